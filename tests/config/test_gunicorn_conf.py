@@ -22,7 +22,7 @@ EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Only what a test gives is given, and no ``.env`` of this checkout."""
+    """An empty environment without the checkout's ``.env``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # or it would make one to stay
     for name in ("FORWARDER_DOTENV", "PORT", *variables()):
@@ -34,7 +34,7 @@ def variables() -> list[str]:
 
 
 def read(path: Path = PATH) -> dict[str, Any]:
-    """What gunicorn finds in the file, which it executes under this name."""
+    """The variables that gunicorn reads after executing the file under this name."""
     return runpy.run_path(str(path), run_name="__config__")
 
 
@@ -146,7 +146,7 @@ SERVER = ROOT / "forwarder" / "server"
     ids=lambda path: path.name,
 )
 def test_gunicorn_conf_imports_no_forwarder_module(path: Path) -> None:
-    """A SIGHUP starts workers out of the master: what it has imported they would run for ever."""
+    """Workers forked after a SIGHUP would run the modules that the master has imported."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = [node.names[0].name for node in ast.walk(tree) if isinstance(node, ast.Import)]
     found += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]

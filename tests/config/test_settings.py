@@ -31,7 +31,7 @@ def read(**environ: str) -> Settings:
 
 
 def read_chat(**environ: str) -> UpstreamSettings:
-    """The upstream ``chat`` with these variables of its own, written without ``CHAT_``."""
+    """The upstream ``chat`` with these variables, written without ``CHAT_``."""
     variables = {f"CHAT_{suffix}": value for suffix, value in environ.items()}
     return read(**{"CHAT_BASE_URL": URL, **variables}).upstreams[0]
 
@@ -602,7 +602,7 @@ def test_each_field_has_one_table_row(
 
 @pytest.fixture
 def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The real environment, empty, while the working directory holds two files of settings."""
+    """An empty real environment, and a working directory with two files of settings."""
     (tmp_path / ".env").write_text("CHAT_BASE_URL=http://file/v1\nCHAT_API=both\n")
     (tmp_path / "other.env").write_text("CHAT_BASE_URL=http://other/v1\n")
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""What is derived from a client's key, and what of that a stolen database would give away."""
+"""Identifiers derived from a client's key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What passes is noted, and passes as it is."""
+"""The recorder passes bytes unchanged and records them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nobody may read is nowhere in a record; everything else is."""
+"""Redaction of keys and configured fields."""
 
 from __future__ import annotations
 

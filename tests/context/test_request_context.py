@@ -34,7 +34,7 @@ Json = dict[str, Any]
 
 @pytest.fixture
 def logged() -> Iterator[list[Any]]:
-    """What request contexts log while the test runs."""
+    """The log messages of request contexts during the test."""
     messages: list[Any] = []
 
     class Keeper(logging.Handler):

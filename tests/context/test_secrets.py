@@ -1,4 +1,4 @@
-"""Which words of an upstream's settings its errors must not quote, and which they may."""
+"""Secrets in upstream settings, and values that are not secrets."""
 
 from __future__ import annotations
 

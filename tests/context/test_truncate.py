@@ -1,4 +1,4 @@
-"""What is left of a request that is too large."""
+"""Truncation of large requests."""
 
 from __future__ import annotations
 

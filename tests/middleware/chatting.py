@@ -1,4 +1,4 @@
-"""Chat calls that are scripted, for what is wrapped around them."""
+"""Scripted chat handlers for tests of middleware."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def one_by_one(chunks: list[Event]) -> list[Batch]:
 
 
 class Scripted:
-    """A call that answers with one script after the other; an exception is raised.
+    """A handler that answers with one script after the other; it raises scripted exceptions.
 
     ``requests`` is what it was asked, ``open`` how many of its streams are neither read to their
     end nor closed.

@@ -1,4 +1,4 @@
-"""Chunks taken apart and put together."""
+"""Reading and building Chat chunks."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from forwarder.middleware.chat_chunks import (
 from tests.middleware.chatting import BASE, USAGE, Scripted, chunk
 
 
-def test_a_chunk_without_choices_has_an_empty_one() -> None:
+def test_first_choice_of_a_chunk_without_choices_is_empty() -> None:
     assert read_first_choice({**BASE, "choices": []}) == read_first_choice({}) == {}
     assert read_first_choice(chunk({"content": "a"}))["delta"] == {"content": "a"}
 
 
-def test_an_ending_belongs_to_the_choice_that_it_ends() -> None:
+def test_final_chunk_keeps_the_choice_index() -> None:
     last = make_final_chunk(chunk({"content": "a"}, index=2), "stop")
     assert last == chunk({}, "stop", index=2)
 
 
-def test_usage_comes_without_choices() -> None:
+def test_usage_chunk_has_no_choices() -> None:
     assert make_usage_chunk(chunk({"content": "a"}), USAGE) == {
         **BASE,
         "choices": [],
@@ -30,7 +30,7 @@ def test_usage_comes_without_choices() -> None:
     }
 
 
-def test_closing_a_stream_ends_it_and_what_is_no_generator_is_left_alone() -> None:
+def test_close_stream_closes_generators_only() -> None:
     upstream = Scripted([[chunk()]])
     stream = upstream({})
     close_stream(stream)
@@ -39,7 +39,7 @@ def test_closing_a_stream_ends_it_and_what_is_no_generator_is_left_alone() -> No
     close_stream(iter([[]]))
 
 
-def test_log_probabilities_wait_until_their_whole_token_is_out() -> None:
+def test_logprobs_wait_for_their_whole_token() -> None:
     logprobs = LogprobBuffer()
     logprobs.feed({"content": [{"token": "ab"}, {"token": "cd"}]})
     logprobs.feed(None)
@@ -49,7 +49,7 @@ def test_log_probabilities_wait_until_their_whole_token_is_out() -> None:
     assert logprobs.pop_rest() is None
 
 
-def test_log_probabilities_may_come_after_their_text() -> None:
+def test_logprobs_may_follow_their_text() -> None:
     logprobs = LogprobBuffer()
     assert logprobs.pop_for_text("ab") is None
     logprobs.feed({"content": [{"token": "ab"}, {"token": "cd"}, {"token": "ef"}]})
@@ -57,7 +57,7 @@ def test_log_probabilities_may_come_after_their_text() -> None:
     assert logprobs.pop_rest() == {"content": [{"token": "cd"}, {"token": "ef"}], "refusal": None}
 
 
-def test_tokens_that_are_parts_of_a_character_are_measured_in_bytes() -> None:
+def test_logprobs_of_partial_characters_are_measured_in_bytes() -> None:
     halves = [{"token": "\\xc3", "bytes": [0xC3]}, {"token": "\\xbc", "bytes": [0xBC]}]
     logprobs = LogprobBuffer()
     logprobs.feed({"content": [*halves, {"token": "ß"}]})

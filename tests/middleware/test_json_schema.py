@@ -1,4 +1,4 @@
-"""JSON schemas on providers that do not know them."""
+"""JSON schemas for providers without schema support."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEVELS = pytest.mark.parametrize("level", ["json_object", "none"])
 
 
 def answered(*scripts: Any, level: str = "json_object", **more: Any) -> tuple[Json, Scripted]:
-    """The folded answer of a call under a schema, and the upstream that was asked."""
+    """The folded answer to a request with a schema, and its upstream."""
     upstream = Scripted(*scripts)
     return fold_chat(with_json_schema(upstream, level)({**ASKED, **more})), upstream
 
@@ -47,7 +47,7 @@ def text_of(answer: Json) -> Any:
 
 
 @LEVELS
-def test_the_schema_is_in_the_prompt_and_the_format_is_lowered(level: str) -> None:
+def test_schema_moves_to_the_prompt_and_format_is_lowered(level: str) -> None:
     system = {"role": "developer", "content": "Be kind."}
     question = {"role": "user", "content": "Who?"}
     _, upstream = answered(one_by_one(said(GOOD)), level=level, messages=[system, question])
@@ -63,7 +63,7 @@ def test_the_schema_is_in_the_prompt_and_the_format_is_lowered(level: str) -> No
     assert '"required":["name"]' in instruction["content"]
 
 
-def test_json_object_is_asked_for_in_words_where_the_provider_knows_no_formats() -> None:
+def test_json_object_is_requested_in_the_prompt_without_format_support() -> None:
     upstream = Scripted(one_by_one(said("Sure", "!")), one_by_one(said('{"any":1}')))
     answer = fold_chat(
         with_json_schema(upstream, "none")({**REQUEST, "response_format": {"type": "json_object"}})
@@ -77,7 +77,7 @@ def test_json_object_is_asked_for_in_words_where_the_provider_knows_no_formats()
     [("json_object", None), ("json_object", {"type": "json_object"}), ("json_object", {"type": "text"}),
      ("none", None), ("none", {"type": "text"})],
 )  # fmt: skip
-def test_other_requests_have_the_very_stream_of_the_call(level: str, response_format: Any) -> None:
+def test_other_requests_get_the_inner_stream(level: str, response_format: Any) -> None:
     stream = iter([[]])
     call = with_json_schema(lambda request: stream, level)
     assert call({**REQUEST, "response_format": response_format}) is stream
@@ -85,7 +85,7 @@ def test_other_requests_have_the_very_stream_of_the_call(level: str, response_fo
 
 
 @pytest.mark.parametrize("level", ["json_schema", "schema_only"])
-def test_a_provider_that_knows_schemas_is_left_alone(level: str) -> None:
+def test_provider_with_schemas_gets_the_request_unchanged(level: str) -> None:
     upstream = Scripted()
     assert with_json_schema(upstream, level) is upstream
 
@@ -99,7 +99,7 @@ def test_a_provider_that_knows_schemas_is_left_alone(level: str) -> None:
         ({"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}, "response_format.json_schema.schema"),
     ],
 )  # fmt: skip
-def test_a_malformed_format_is_refused_before_the_upstream_is_asked(
+def test_malformed_format_is_rejected_before_the_upstream_call(
     response_format: Any, param: str
 ) -> None:
     upstream = Scripted()
@@ -109,7 +109,7 @@ def test_a_malformed_format_is_refused_before_the_upstream_is_asked(
     assert upstream.requests == []
 
 
-def test_a_refusal_is_raised_before_the_stream_begins() -> None:
+def test_upstream_refusal_is_raised_before_the_stream() -> None:
     with pytest.raises(UpstreamRefused):
         with_json_schema(Scripted(UpstreamRefused(429, {})), "json_object")(ASKED)
 
@@ -122,7 +122,7 @@ def test_a_refusal_is_raised_before_the_stream_begins() -> None:
     [GOOD, f"```json\n{GOOD}\n```", f"```\n{GOOD}\n```\n", f"<think>hm {{</think>\n{GOOD}", f" {GOOD}\n",
      f"<think>x</think>\n```json\n{GOOD}\n```"],
 )  # fmt: skip
-def test_an_answer_that_fits_is_given_as_bare_json(text: str) -> None:
+def test_matching_answer_is_reduced_to_json(text: str) -> None:
     answer, upstream = answered(one_by_one(said(*text)))
     assert text_of(answer) == GOOD
     assert answer["usage"] == USAGE
@@ -131,7 +131,7 @@ def test_an_answer_that_fits_is_given_as_bare_json(text: str) -> None:
 
 
 @pytest.mark.parametrize("first", [BAD, WORSE, ""])
-def test_an_answer_that_does_not_fit_is_asked_for_once_more(first: str) -> None:
+def test_mismatching_answer_is_requested_once_more(first: str) -> None:
     answer, upstream = answered(one_by_one(said(first)), one_by_one(said(GOOD)))
     assert text_of(answer) == GOOD
     first_request, second = upstream.requests
@@ -141,40 +141,40 @@ def test_an_answer_that_does_not_fit_is_asked_for_once_more(first: str) -> None:
     assert "does not fit" in second["messages"][-1]["content"]
 
 
-def test_the_model_is_told_what_is_wrong() -> None:
+def test_retry_prompt_names_the_mistake() -> None:
     _, upstream = answered(one_by_one(said(BAD)), one_by_one(said(GOOD)))
     assert "'name' is a required property" in upstream.requests[1]["messages"][-1]["content"]
 
 
-def test_both_attempts_are_in_the_usage() -> None:
+def test_usage_includes_both_attempts() -> None:
     answer, _ = answered(one_by_one(said(BAD)), one_by_one(said(GOOD)))
     assert answer["usage"]["prompt_tokens"] == 20
     assert answer["usage"]["completion_tokens"] == 60
     assert answer["usage"]["total_tokens"] == 80
 
 
-def test_a_second_answer_that_does_not_fit_is_given_as_it_is_and_says_so() -> None:
+def test_second_mismatch_is_sent_with_schema_error() -> None:
     answer, upstream = answered(one_by_one(said(BAD)), one_by_one(said(WORSE)))
     assert text_of(answer) == WORSE
     assert "not valid JSON" in answer["choices"][0]["message"]["metadata"]["schema_error"]
     assert len(upstream.requests) == 2
 
 
-def test_when_the_second_attempt_fails_the_first_answer_is_given() -> None:
+def test_first_answer_is_sent_if_the_retry_fails() -> None:
     answer, _ = answered(one_by_one(said(BAD)), UpstreamRefused(429, {"message": "slow down"}))
     assert text_of(answer) == BAD
     assert answer["choices"][0]["message"]["metadata"]["schema_error"]
 
 
 @pytest.mark.parametrize("finish", ["length", "content_filter"])
-def test_a_cut_answer_is_not_asked_for_again(finish: str) -> None:
+def test_truncated_answer_is_not_retried(finish: str) -> None:
     answer, upstream = answered(one_by_one(said('{"na', finish=finish)))
     assert text_of(answer) == '{"na'
     assert answer["choices"][0]["finish_reason"] == finish
     assert len(upstream.requests) == 1
 
 
-def test_calls_and_refusals_pass() -> None:
+def test_calls_and_refusals_are_not_validated() -> None:
     call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     answer, _ = answered([[chunk({"tool_calls": [call]})], [chunk({}, "tool_calls")]])
     assert answer["choices"][0]["message"]["tool_calls"][0]["id"] == "c"
@@ -182,17 +182,17 @@ def test_calls_and_refusals_pass() -> None:
     assert answer["choices"][0]["message"]["refusal"] == "No."
 
 
-def test_a_thought_in_front_of_the_json_becomes_reasoning() -> None:
+def test_think_block_before_the_json_becomes_reasoning() -> None:
     answer, _ = answered(one_by_one(said(f"<think>hm {{}}</think>\n{GOOD}")))
     assert answer["choices"][0]["message"]["reasoning_content"] == "hm {}"
 
 
-def test_reasoning_stays_with_the_answer() -> None:
+def test_reasoning_is_kept() -> None:
     answer, _ = answered([[chunk({"reasoning_content": "hm"})], *one_by_one(said(GOOD))])
     assert answer["choices"][0]["message"]["reasoning_content"] == "hm"
 
 
-def test_a_streaming_client_gets_it_in_one_piece() -> None:
+def test_streaming_client_gets_the_answer_in_one_chunk() -> None:
     script: list[Batch] = [[], *one_by_one(said(*GOOD)), []]
     batches = list(with_json_schema(Scripted(script), "json_object")(ASKED))
     assert batches[:-1] == [[], []]
@@ -205,7 +205,7 @@ def test_a_streaming_client_gets_it_in_one_piece() -> None:
     assert [mistake for event in answer for mistake in chunk_mistakes(event)] == []
 
 
-def test_a_client_that_waits_hears_that_there_will_be_an_answer(
+def test_waiting_client_gets_heartbeats(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(json_schema, "HEARTBEAT_SECONDS", -1.0)
@@ -213,14 +213,14 @@ def test_a_client_that_waits_hears_that_there_will_be_an_answer(
     assert batches.count([]) == len(batches) - 1 == len(said(*GOOD))
 
 
-def test_a_whole_answer_stays_whole() -> None:
+def test_whole_answer_stays_whole() -> None:
     upstream = Scripted(whole(BAD), whole(f"```json\n{GOOD}\n```"))
     [[answer]] = with_json_schema(upstream, "json_object")({**ASKED, "stream": False})
     assert answer["object"] == "chat.completion"
     assert text_of(answer) == GOOD
 
 
-def test_every_choice_is_checked() -> None:
+def test_every_choice_is_validated() -> None:
     def choices(*texts: str) -> list[Batch]:
         return [[chunk({"content": text}, "stop", index=i)] for i, text in enumerate(texts)]
 
@@ -230,7 +230,7 @@ def test_every_choice_is_checked() -> None:
 
 
 @LEVELS
-def test_answer_whose_check_takes_too_long_is_given_unchecked(level: str) -> None:
+def test_answer_over_the_step_budget_is_sent_unchecked(level: str) -> None:
     names = "[" + ",".join(f'"{i}"' for i in range(500)) + "]"
     wanted = {"type": "json_schema", "json_schema": {"schema": {"uniqueItems": True}}}
     upstream = Scripted(one_by_one(said(f"```json\n{names}\n```")))

@@ -1,4 +1,4 @@
-"""Texts against schemas, and schemas that were made to do harm."""
+"""Validation of texts, and hostile schemas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PERSON: Json = {
 
 
 @pytest.mark.parametrize("text", ['{"name":"A"}', '{"name":"A","age":3}'])
-def test_what_fits_has_no_mistake(text: str) -> None:
+def test_matching_text_has_no_mistake(text: str) -> None:
     assert json_schema_validation.find_mistake(text, PERSON) is None
 
 
@@ -37,17 +37,17 @@ def test_what_fits_has_no_mistake(text: str) -> None:
         ('{"name":"A","x":1}', "Additional properties are not allowed"),
     ],
 )
-def test_what_does_not_fit_is_told(text: str, said: str) -> None:
+def test_mismatch_is_described(text: str, said: str) -> None:
     assert said in str(json_schema_validation.find_mistake(text, PERSON))
 
 
-def test_references_inside_a_schema_are_followed() -> None:
+def test_internal_references_are_followed() -> None:
     schema = {"$ref": "#/$defs/n", "$defs": {"n": {"type": "integer"}}}
     assert json_schema_validation.find_mistake("1", schema) is None
     assert json_schema_validation.find_mistake('"x"', schema)
 
 
-def test_references_to_the_outside_are_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_external_references_are_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[Any] = []
     monkeypatch.setattr("urllib.request.urlopen", lambda *args, **_: fetched.append(args))
     for address in (
@@ -68,7 +68,7 @@ def test_references_to_the_outside_are_never_fetched(monkeypatch: pytest.MonkeyP
         {"patternProperties": {"^(a+)+$": {}}, "unevaluatedProperties": False},
     ],
 )
-def test_expressions_are_not_run(schema: Json) -> None:
+def test_regular_expressions_are_not_run(schema: Json) -> None:
     started = time.monotonic()
     evil = "a" * 40 + "!"
     for text in (f'"{evil}"', f'{{"{evil}":1}}'):
@@ -76,18 +76,18 @@ def test_expressions_are_not_run(schema: Json) -> None:
     assert time.monotonic() - started < 1
 
 
-def test_expressions_of_other_languages_are_no_mistake() -> None:
+def test_foreign_regular_expressions_are_no_mistake() -> None:
     json_schema_validation.check_schema({"type": "string", "pattern": r"^\p{L}+$"}, "p")
 
 
-def test_endless_references_end() -> None:
+def test_cyclic_references_end() -> None:
     schema = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}
     with pytest.raises(json_schema_validation.TooManySteps):
         json_schema_validation.find_mistake("1", schema)
 
 
-def test_deep_values_end_before_the_limit_of_recursion() -> None:
-    """The library calls Rust, which panics there."""
+def test_deep_values_end_before_the_recursion_limit() -> None:
+    """The library calls Rust, which panics at the recursion limit."""
     tree: Json = {"anyOf": [{"type": "null"}, {"oneOf": [{"items": {"$ref": "#"}}]}]}
     for depth in range(1, 900, 7):
         with contextlib.suppress(json_schema_validation.TooManySteps):
@@ -96,7 +96,7 @@ def test_deep_values_end_before_the_limit_of_recursion() -> None:
 
 
 @pytest.mark.parametrize("schema", [{"type": "strin"}, {"required": "name"}, {"properties": []}])
-def test_what_is_no_schema_is_refused(schema: Json) -> None:
+def test_invalid_schema_is_rejected(schema: Json) -> None:
     with pytest.raises(InvalidRequest) as refused:
         json_schema_validation.check_schema(schema, "response_format.json_schema.schema")
     assert refused.value.param == "response_format.json_schema.schema"
@@ -146,7 +146,7 @@ KEYWORDS: list[tuple[Json | bool, str, str]] = [
 
 
 @pytest.mark.parametrize(("schema", "fitting", "others"), KEYWORDS)
-def test_keywords_mean_what_the_standard_says(schema: Json, fitting: str, others: str) -> None:
+def test_keywords_follow_the_standard(schema: Json, fitting: str, others: str) -> None:
     json_schema_validation.check_schema(schema, "p")
     assert {
         text: json_schema_validation.find_mistake(text, schema) for text in fitting.split()
@@ -154,7 +154,7 @@ def test_keywords_mean_what_the_standard_says(schema: Json, fitting: str, others
     assert all(json_schema_validation.find_mistake(text, schema) for text in others.split())
 
 
-def test_mistake_of_a_union_is_that_of_the_way_that_fits_furthest() -> None:
+def test_mistake_of_a_union_is_that_of_the_best_branch() -> None:
     person = {**PERSON, "additionalProperties": True}
     said = json_schema_validation.find_mistake('{"name":1}', {"anyOf": [{"type": "null"}, person]})
     assert said == "at 'name': 1 is not of type 'string'"
@@ -169,8 +169,8 @@ def test_mistake_names_its_place() -> None:
     assert said == "at 'a[1].b': [1] is not of type 'null'"
 
 
-def test_schema_of_another_dialect_inside_selects_no_other_validator() -> None:
-    """Its expressions would run, and without a budget."""
+def test_nested_dialect_selects_no_other_validator() -> None:
+    """Its regular expressions would run without a budget."""
     inner = {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "^b$"}
     assert json_schema_validation.find_mistake('{"a":"a"}', {"properties": {"a": inner}}) is None
 
@@ -231,7 +231,7 @@ def test_malformed_schema_is_refused_with_the_place(schema: Json, place: str) ->
     assert f": at '{place}': " in refused.value.message
 
 
-def test_a_mistake_is_told_in_a_few_words() -> None:
+def test_long_mistake_is_shortened() -> None:
     told = json_schema_validation.find_mistake('"' + "x" * 10_000 + '"', {"type": "integer"})
     assert told is not None
     assert len(told) <= 500

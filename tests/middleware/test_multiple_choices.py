@@ -23,7 +23,7 @@ from tests.middleware.chatting import REQUEST, USAGE, Scripted, chunk, one_by_on
 
 
 class Gated:
-    """A call whose stream number ``i`` says ``a i``, then waits to be let on, then says ``b i``."""
+    """A handler whose stream ``i`` sends ``a i``, waits, and then sends ``b i``."""
 
     def __init__(self, count: int) -> None:
         self.gates = [threading.Event() for _ in range(count)]
@@ -45,7 +45,7 @@ class Gated:
 
 
 class Endless:
-    """A call whose streams go on until they are closed; ``closed`` is released for each."""
+    """A handler whose streams run until they are closed; each then releases ``closed``."""
 
     def __init__(self) -> None:
         self.closed = threading.Semaphore(0)
@@ -64,7 +64,7 @@ class Endless:
             self.closed.release()
 
 
-def test_choices_come_interleaved_each_under_its_own_index() -> None:
+def test_choices_are_interleaved_with_their_own_index() -> None:
     upstream = Gated(4)
     stream = with_multiple_choices(upstream, 8)({**REQUEST, "n": 4})
     seen = [next(stream)[0] for _ in range(4)]
@@ -96,14 +96,14 @@ def test_usage_is_summed_with_the_prompt_counted_once() -> None:
     }
 
 
-def test_usage_is_not_told_when_one_answer_has_none() -> None:
+def test_usage_is_omitted_if_one_answer_has_none() -> None:
     answer = events_of(
         with_multiple_choices(Scripted([said("x")], [said("y")[:-1]]), 8)({**REQUEST, "n": 2})
     )
     assert all(event["choices"] for event in answer)
 
 
-def test_a_whole_answer_has_all_choices_in_order() -> None:
+def test_whole_answer_has_all_choices_in_order() -> None:
     stream = with_multiple_choices(Scripted(*[[said("x")]] * 4), 8)(
         {**REQUEST, "n": 4, "stream": False}
     )
@@ -112,7 +112,7 @@ def test_a_whole_answer_has_all_choices_in_order() -> None:
     assert completion_mistakes({**completion, "object": "chat.completion"}) == []
 
 
-def test_the_sdk_accepts_and_rebuilds_every_choice() -> None:
+def test_sdk_accepts_and_rebuilds_every_choice() -> None:
     answer: list[Event] = events_of(
         with_multiple_choices(Scripted(*[[said("x")]] * 3), 8)({**REQUEST, "n": 3})
     )
@@ -120,7 +120,7 @@ def test_the_sdk_accepts_and_rebuilds_every_choice() -> None:
     assert [c["message"]["content"] for c in rebuilt_completion(answer)["choices"]] == ["x"] * 3
 
 
-def test_silence_is_passed_on() -> None:
+def test_empty_batches_are_passed_on() -> None:
     scripts: Any = [[[], [], *one_by_one(said("x"))], [[], *one_by_one(said("y"))]]
     batches = list(with_multiple_choices(Scripted(*scripts), 8)({**REQUEST, "n": 2}))
     assert batches.count([]) == 3
@@ -129,14 +129,14 @@ def test_silence_is_passed_on() -> None:
 # -- failures -----------------------------------------------------------------------------------
 
 
-def test_a_refusal_of_one_is_raised_before_the_first_byte() -> None:
+def test_refusal_of_one_choice_is_raised_before_the_stream() -> None:
     refused = UpstreamRefused(429, {"message": "slow down"}, {"retry-after": "3"})
     with pytest.raises(UpstreamRefused) as raised:
         with_multiple_choices(Scripted([said("x")], refused, [said("z")]), 8)({**REQUEST, "n": 3})
     assert raised.value is refused
 
 
-def test_a_failure_of_one_fails_all() -> None:
+def test_failure_of_one_choice_fails_all() -> None:
     broken = UpstreamProtocolError("broke")
     call = with_multiple_choices(Scripted([said("x")], [[chunk({"content": "y"})], broken]), 8)
     with pytest.raises(ForwarderError) as raised:
@@ -144,7 +144,7 @@ def test_a_failure_of_one_fails_all() -> None:
     assert raised.value is broken
 
 
-def test_a_mistake_of_our_own_is_not_hidden() -> None:
+def test_unexpected_exception_is_raised() -> None:
     with pytest.raises(KeyError):
         events_of(
             with_multiple_choices(Scripted([said("x")], [KeyError("k")]), 8)({**REQUEST, "n": 2})
@@ -152,7 +152,7 @@ def test_a_mistake_of_our_own_is_not_hidden() -> None:
 
 
 @pytest.mark.parametrize("ending", ["left", "failed"])
-def test_every_stream_is_closed_when_the_answer_is_over(ending: str) -> None:
+def test_all_streams_are_closed_at_the_end(ending: str) -> None:
     upstream = Endless()
     stream = with_multiple_choices(upstream, 8)({**REQUEST, "n": 3})
     assert next(stream)
@@ -168,7 +168,7 @@ def test_every_stream_is_closed_when_the_answer_is_over(ending: str) -> None:
 
 
 @pytest.mark.parametrize("single", [{}, {"n": None}, {"n": 1}])
-def test_one_choice_is_the_very_stream_of_the_call(single: Json) -> None:
+def test_single_choice_is_the_inner_stream(single: Json) -> None:
     stream: EventStream = iter([[]])
     asked: list[Json] = []
     call = with_multiple_choices(lambda request: asked.append(request) or stream, 8)  # type: ignore[func-returns-value]
@@ -177,7 +177,7 @@ def test_one_choice_is_the_very_stream_of_the_call(single: Json) -> None:
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 9, 2.0, "2", True, []])
-def test_a_wrong_or_too_large_number_is_refused_before_the_upstream_is_asked(wrong: Any) -> None:
+def test_invalid_n_is_rejected_before_the_upstream_call(wrong: Any) -> None:
     upstream = Scripted()
     with pytest.raises(InvalidRequest) as refused:
         with_multiple_choices(upstream, 8)({**REQUEST, "n": wrong})
@@ -185,7 +185,7 @@ def test_a_wrong_or_too_large_number_is_refused_before_the_upstream_is_asked(wro
     assert upstream.requests == []
 
 
-def test_no_choice_runs_far_ahead_of_a_slow_client() -> None:
+def test_slow_client_limits_buffered_batches() -> None:
     sent = [0, 0]
     asked = iter(range(2))
 
@@ -207,7 +207,7 @@ def test_no_choice_runs_far_ahead_of_a_slow_client() -> None:
     stream.close()  # type: ignore[attr-defined]
 
 
-def test_several_are_asked_for_as_streams_and_one_as_it_is_wanted() -> None:
+def test_several_choices_are_requested_as_streams() -> None:
     whole = {**REQUEST, "stream": False}
     call = Scripted(*[one_by_one(said("a"))] * 3)
     for n in (2, 1):

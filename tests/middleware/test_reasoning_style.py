@@ -70,7 +70,7 @@ every_style = pytest.mark.parametrize("style", CHAT_REASONING_STYLES)
 
 
 @every_style
-def test_reasoning_is_spelled_as_the_client_wishes(style: str) -> None:
+def test_reasoning_has_the_client_style(style: str) -> None:
     assert message(style, *THOUGHT) == {
         "role": "assistant",
         "refusal": None,
@@ -80,8 +80,8 @@ def test_reasoning_is_spelled_as_the_client_wishes(style: str) -> None:
 
 
 @every_style
-def test_a_whole_answer_is_spelled_as_its_stream_would_be(style: str) -> None:
-    """So it comes from a provider of the client's own protocol that was not asked to stream."""
+def test_whole_answer_equals_the_folded_stream(style: str) -> None:
+    """A provider of the client's protocol sends this without streaming."""
     said = {
         "role": "assistant",
         "content": "Yes.",
@@ -103,7 +103,7 @@ def test_a_whole_answer_is_spelled_as_its_stream_would_be(style: str) -> None:
 
 
 @every_style
-def test_reasoning_is_streamed_as_it_comes(style: str) -> None:
+def test_reasoning_is_streamed(style: str) -> None:
     chunks = wished(style, *THOUGHT)
     if style != "none":
         assert sum("see." in str(c["choices"][0]["delta"]) for c in chunks[:-1]) == 1
@@ -114,9 +114,7 @@ def test_reasoning_is_streamed_as_it_comes(style: str) -> None:
 
 @every_style
 @pytest.mark.parametrize("case", cases("chat_over_responses", streams=True))
-def test_a_wished_answer_is_as_the_sdk_types_it_and_begins_with_its_role(
-    style: str, case: Case
-) -> None:
+def test_styled_answer_matches_sdk_types_and_starts_with_the_role(style: str, case: Case) -> None:
     def call(request: Json) -> EventStream:
         return translate_case(case).answer(iter(as_sent(case.read("upstream.jsonl"))))
 
@@ -130,14 +128,14 @@ def test_a_wished_answer_is_as_the_sdk_types_it_and_begins_with_its_role(
 
 
 @every_style
-def test_a_chunk_that_says_all_at_once_is_taken_apart_in_order(style: str) -> None:
+def test_combined_chunk_is_split_in_order(style: str) -> None:
     deltas = [{"role": "assistant", "reasoning_content": "Let me see.", "content": "Yes."}]
     assert message(style, *deltas) == message(style, *THOUGHT)
     assert wished(style, *deltas)[0]["choices"][0]["delta"]["role"] == "assistant"
 
 
 @pytest.mark.parametrize("style", ["thinking", "think"])
-def test_an_inline_block_is_closed_before_a_call_and_before_the_end(style: str) -> None:
+def test_inline_block_is_closed_before_calls_and_end(style: str) -> None:
     block = SPELLED[style]["content"].removesuffix("Yes.")
     with_call = message(style, ROLE, {"reasoning_content": "Let me see."}, {"tool_calls": [CALL]})
     assert (with_call["content"], with_call["tool_calls"]) == (block, [WHOLE_CALL])
@@ -159,7 +157,7 @@ CITED: dict[str, list[Json]] = {
 @every_style
 @pytest.mark.parametrize("deltas", CITED.values(), ids=CITED)
 @pytest.mark.parametrize("whole", [False, True], ids=["streamed", "whole"])
-def test_a_citation_still_points_at_its_words(style: str, deltas: list[Json], whole: bool) -> None:
+def test_citation_positions_are_shifted(style: str, deltas: list[Json], whole: bool) -> None:
     call = answering(*deltas, {"annotations": [CITATION]})
     if whole:  # as a provider that cannot stream gives it: all thoughts before all words
         completion = fold_chat(call({}))
@@ -178,7 +176,7 @@ def test_a_citation_still_points_at_its_words(style: str, deltas: list[Json], wh
 
 
 @every_style
-def test_log_probabilities_are_told_once(style: str) -> None:
+def test_logprobs_are_sent_once(style: str) -> None:
     entries = {"content": [{"token": "Yes"}], "refusal": None}
     said = chunk({"content": "Yes", "reasoning_content": "t"})
     said["choices"][0]["logprobs"] = entries
@@ -187,13 +185,13 @@ def test_log_probabilities_are_told_once(style: str) -> None:
     assert answer["choices"][0]["logprobs"] == entries
 
 
-def test_a_second_thought_stands_in_a_block_of_its_own() -> None:
+def test_later_reasoning_gets_its_own_block() -> None:
     deltas = [ROLE, {"content": "A"}, {"reasoning_content": "t"}, {"content": "B"}]
     assert message("thinking", *deltas)["content"] == "A\n\n[thinking]t[/thinking]\n\nB"
 
 
 @every_style
-def test_nothing_is_written_into_an_answer_that_has_to_be_json(style: str) -> None:
+def test_inline_styles_do_not_change_json_answers(style: str) -> None:
     for kind in ("json_object", "json_schema"):
         content = message(style, *THOUGHT, response_format={"type": kind})["content"]
         assert content == "Yes."
@@ -204,12 +202,12 @@ def test_nothing_is_written_into_an_answer_that_has_to_be_json(style: str) -> No
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
-def test_a_field_is_kept_beside_json(field: str) -> None:
+def test_field_styles_apply_to_json_answers(field: str) -> None:
     wanted = {"type": "json_object"}
     assert message(field, *THOUGHT, response_format=wanted)[field] == "Let me see."
 
 
-def test_a_summary_apart_from_the_text_stays_in_the_metadata() -> None:
+def test_reasoning_summary_stays_in_metadata() -> None:
     chunks = [
         chunk({"reasoning_content": "t"}),
         chunk({"metadata": {"reasoning_summary": "s"}}, "stop"),
@@ -224,16 +222,16 @@ def test_a_summary_apart_from_the_text_stays_in_the_metadata() -> None:
 
 
 @every_style
-def test_an_answer_without_reasoning_stays_as_it_is(style: str) -> None:
+def test_answer_without_reasoning_is_unchanged(style: str) -> None:
     deltas = [ROLE, {"content": "Yes."}]
     assert wished(style, *deltas) == [*map(chunk, deltas), chunk({}, "stop")]
 
 
-def test_without_a_style_reasoning_stays_as_it_comes() -> None:
+def test_no_style_leaves_reasoning_unchanged() -> None:
     assert wished(None, *THOUGHT) == [*map(chunk, THOUGHT), chunk({}, "stop")]
 
 
-def test_choices_are_spelled_apart() -> None:
+def test_choices_are_formatted_separately() -> None:
     def of(index: int, delta: Json, finish: str | None = None) -> Json:
         made = chunk(delta, finish)
         return {**made, "choices": [{**made["choices"][0], "index": index}]}
@@ -246,7 +244,7 @@ def test_choices_are_spelled_apart() -> None:
     assert [c["message"]["content"] for c in answer["choices"]] == ["<think>a</think>\n\nA", "B"]
 
 
-def test_a_heartbeat_is_passed_on() -> None:
+def test_heartbeat_is_passed_on() -> None:
     stream = with_reasoning_style(lambda request: iter([[], [chunk({"content": "a"})]]), "none")(
         {"stream": True}
     )
@@ -268,7 +266,7 @@ USAGE = {"id": "1", "choices": [], "usage": {"total_tokens": 3}}
         ({"include_usage": True}, True),
     ],
 )
-def test_usage_is_always_asked_for_and_given_when_wanted(
+def test_usage_is_always_requested_and_sent_on_request(
     style: str | None, options: Json | None, given: bool
 ) -> None:
     asked: list[Json] = []
@@ -284,7 +282,7 @@ def test_usage_is_always_asked_for_and_given_when_wanted(
     assert request["stream_options"] == options
 
 
-def test_usage_is_not_asked_for_when_there_is_no_stream() -> None:
+def test_usage_is_not_requested_without_streaming() -> None:
     asked: list[Json] = []
 
     def call(request: Json) -> EventStream:
@@ -296,7 +294,7 @@ def test_usage_is_not_asked_for_when_there_is_no_stream() -> None:
 
 
 @pytest.mark.parametrize("name", ["stream_options", "response_format"])
-def test_a_wish_of_the_wrong_type_is_a_400_that_names_it(name: str) -> None:
+def test_stream_options_of_wrong_type_are_rejected(name: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         wished("thinking", **{name: "x"})
     assert caught.value.param == name
@@ -306,7 +304,7 @@ def test_a_wish_of_the_wrong_type_is_a_400_that_names_it(name: str) -> None:
 
 
 def sent_up(style: str | None, *messages: Any) -> Any:
-    """What reaches the upstream of these messages."""
+    """The messages that reach the upstream."""
     asked: list[Json] = []
 
     def call(request: Json) -> EventStream:
@@ -322,9 +320,7 @@ WORDS = st.text(alphabet="ab \n<>[]/é😀", min_size=1).filter(str.strip)
 
 @every_style
 @given(thought=WORDS, text=WORDS)
-def test_what_a_style_wrote_is_taken_out_of_the_history_again(
-    style: str, thought: str, text: str
-) -> None:
+def test_inserted_reasoning_is_removed_from_history(style: str, thought: str, text: str) -> None:
     answer = message(style, ROLE, {"reasoning_content": thought}, {"content": text})
     [back] = sent_up(style, answer)
     content = back["content"]
@@ -336,7 +332,7 @@ def test_what_a_style_wrote_is_taken_out_of_the_history_again(
 
 @every_style
 @given(texts=st.lists(WORDS, min_size=1, max_size=4))
-def test_text_between_thoughts_stays_one_text(style: str, texts: list[str]) -> None:
+def test_text_between_blocks_stays_one_text(style: str, texts: list[str]) -> None:
     deltas = [delta for text in texts for delta in ({"reasoning_content": "t"}, {"content": text})]
     [back] = sent_up(style, message(style, ROLE, *deltas))
     content = back["content"]
@@ -345,7 +341,7 @@ def test_text_between_thoughts_stays_one_text(style: str, texts: list[str]) -> N
 
 
 @every_style
-def test_a_message_that_only_thought_and_called_has_no_content(style: str) -> None:
+def test_message_with_only_reasoning_and_calls_has_no_content(style: str) -> None:
     [back] = sent_up(style, message(style, {"reasoning_content": "t"}, {"tool_calls": [CALL]}))
     assert not back["content"]
     assert back["tool_calls"] == [WHOLE_CALL]
@@ -362,12 +358,12 @@ def test_a_message_that_only_thought_and_called_has_no_content(style: str) -> No
         "odd",
     ],
 )
-def test_other_messages_are_left_alone(kept: Any) -> None:
+def test_other_messages_are_unchanged(kept: Any) -> None:
     assert sent_up("thinking", kept) == [kept]
     assert sent_up(None, kept) == [kept]
 
 
-def test_what_the_client_says_of_the_reasoning_itself_goes_first() -> None:
+def test_reasoning_content_of_the_client_takes_precedence() -> None:
     said = {"role": "assistant", "content": "<think>a</think>\n\nYes.", "reasoning_content": "b"}
     assert sent_up("think", said) == [
         {"role": "assistant", "content": "Yes.", "reasoning_content": "b"}
@@ -421,7 +417,7 @@ def test_blocks_are_found_in_one_pass(
 _BLOCK = re.compile(
     r"(?:\A|\n\n)(?:\[thinking\](.*?)\[/thinking\]|<think>(.*?)</think>)(?:\n\n|\Z)", re.DOTALL
 )
-"""What a block is, in one expression, which takes quadratic time."""
+"""The definition of a block as one expression, which takes quadratic time."""
 
 PIECES = st.sampled_from(
     ["[thinking]", "[/thinking]", "<think>", "</think>", "\n\n", "\n", "a", " "]
@@ -430,7 +426,7 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES, max_size=14).map("".join))
 @settings(max_examples=400)
-def test_blocks_are_those_of_the_slow_expression(text: str) -> None:
+def test_blocks_match_the_reference_expression(text: str) -> None:
     content, thoughts = reasoning_style.clean_content(text)
 
     assert (content, thoughts) == (

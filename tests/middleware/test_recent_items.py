@@ -1,4 +1,4 @@
-"""Items that can be referred to: whose they are, and how long they stay."""
+"""References to recent items: ownership and eviction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 
 class Answering:
-    """A call that speaks Responses: it keeps its requests and answers with items."""
+    """A Responses handler that records its requests and answers with items."""
 
     def __init__(self, *items: Json, kind: str = "response.completed") -> None:
         self.requests: list[Json] = []
@@ -40,7 +40,7 @@ def told(memory: RecentItems, key: str | None = "k", *items: Json, **request: An
 
 
 def resolved(memory: RecentItems, key: str | None, *items: Json) -> list[Json]:
-    """What a request with these items becomes."""
+    """The input that a request with these items reaches the upstream with."""
     call = Answering()
     list(memory.with_recent_items(call, key)({"input": list(items)}))
     given: list[Json] = call.requests[0]["input"]
@@ -48,7 +48,7 @@ def resolved(memory: RecentItems, key: str | None, *items: Json) -> list[Json]:
 
 
 @pytest.mark.parametrize("reference", [REFERENCE, {"id": "msg_1"}])
-def test_a_reference_becomes_the_item(reference: Json) -> None:
+def test_reference_is_replaced_by_the_item(reference: Json) -> None:
     memory = RecentItems()
     told(memory)
 
@@ -57,7 +57,7 @@ def test_a_reference_becomes_the_item(reference: Json) -> None:
 
 
 @pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "response.failed"])
-def test_every_ending_is_remembered(kind: str) -> None:
+def test_items_of_every_terminal_event_are_kept(kind: str) -> None:
     memory = RecentItems()
     list(memory.with_recent_items(Answering(ITEM, kind=kind), None)({"input": "hi"}))
 
@@ -65,21 +65,21 @@ def test_every_ending_is_remembered(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("teller", "asker"), [("k", "other"), ("k", None), (None, "k")])
-def test_items_belong_to_a_key(teller: str | None, asker: str | None) -> None:
+def test_items_are_separate_for_each_key(teller: str | None, asker: str | None) -> None:
     memory = RecentItems()
     told(memory, teller)
 
     assert resolved(memory, asker, REFERENCE) == [REFERENCE]
 
 
-def test_what_is_not_to_be_stored_is_not() -> None:
+def test_store_false_keeps_nothing() -> None:
     memory = RecentItems()
     told(memory, "k", store=False)
 
     assert resolved(memory, "k", REFERENCE) == [REFERENCE]
 
 
-def test_the_stream_passes_as_it_is() -> None:
+def test_stream_passes_unchanged() -> None:
     call = Answering(ITEM)
 
     assert list(RecentItems().with_recent_items(call, "k")({"input": "hi"})) == list(
@@ -88,7 +88,7 @@ def test_the_stream_passes_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("given", ["hi", None, 5, [], ["msg_1"], [{"role": "user", "id": "msg_1"}]])
-def test_requests_without_references_are_not_touched(given: Any) -> None:
+def test_requests_without_references_are_unchanged(given: Any) -> None:
     memory, call = RecentItems(), Answering()
     told(memory)
     request = {"input": given}
@@ -98,7 +98,7 @@ def test_requests_without_references_are_not_touched(given: Any) -> None:
     assert call.requests[0] is request
 
 
-def test_the_oldest_are_forgotten_first() -> None:
+def test_oldest_items_are_evicted_first() -> None:
     memory = RecentItems(max_bytes=200)
     for number in range(3):
         told(memory, "k", {**ITEM, "id": f"msg_{number}"})
@@ -108,7 +108,7 @@ def test_the_oldest_are_forgotten_first() -> None:
     assert [item.get("role") for item in kept] == [None, "assistant", "assistant"]
 
 
-def test_an_item_that_is_told_again_counts_once() -> None:
+def test_repeated_item_counts_once() -> None:
     memory = RecentItems(max_bytes=200)
     other = {**ITEM, "id": "msg_2"}
     told(memory, "k", other)
@@ -118,7 +118,7 @@ def test_an_item_that_is_told_again_counts_once() -> None:
     assert resolved(memory, "k", {"id": "msg_2"}) == [other]
 
 
-def test_each_reference_to_an_item_counts() -> None:
+def test_each_reference_counts_towards_the_limit() -> None:
     memory = RecentItems(limits=RequestLimits(1000, 1000))
     told(memory)
     assert resolved(memory, "k", *[REFERENCE] * 3) == [ITEM] * 3

@@ -1,4 +1,4 @@
-"""``parallel_tool_calls: false``: one call for each choice, whatever the upstream makes."""
+"""``parallel_tool_calls: false``: one call for each choice."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ def test_only_the_first_call_is_kept(calls: list[Json]) -> None:
     assert all(e["choices"][0]["delta"] for e in events[:-1])
 
 
-def test_calls_in_one_delta_are_parted() -> None:
+def test_further_calls_in_one_delta_are_removed() -> None:
     events = single({"content": "hm", "tool_calls": [call(0, "a", "{}"), call(1, "b", "{1}")]})
     assert calls_of(events) == [("a", "{}")]
     assert events[0]["choices"][0]["delta"]["content"] == "hm"
 
 
-def test_what_else_a_delta_says_is_kept() -> None:
+def test_other_fields_of_a_delta_are_kept() -> None:
     events = single(
         {"tool_calls": [call(0, "a", "{}")]}, {"content": "and", "tool_calls": [call(1, "b")]}
     )
     assert events[1]["choices"][0]["delta"] == {"content": "and"}
 
 
-def test_every_choice_keeps_its_own_first_call() -> None:
+def test_each_choice_keeps_its_first_call() -> None:
     script = [
         [chunk({"tool_calls": [call(0, f"{letter}{index}", "{}")]}, index=index)]
         for letter in "ab"
@@ -78,7 +78,7 @@ def test_every_choice_keeps_its_own_first_call() -> None:
     assert kept == [["a0"], ["a1"]]
 
 
-def test_a_whole_answer_keeps_its_first_call() -> None:
+def test_whole_answer_keeps_its_first_call() -> None:
     message = {
         "role": "assistant",
         "content": None,
@@ -92,7 +92,7 @@ def test_a_whole_answer_keeps_its_first_call() -> None:
     assert kept["choices"][0]["message"]["tool_calls"] == [call(None, "a")]
 
 
-def test_usage_in_a_chunk_that_says_nothing_else_is_kept() -> None:
+def test_usage_of_an_emptied_chunk_is_kept() -> None:
     told = {**chunk({"tool_calls": [call(1, "b")]}), "usage": USAGE}
     script: list[Batch] = [[chunk({"tool_calls": [call(0, "a")]})], [], [told]]
     batches = list(with_single_chat_call(Scripted(script))(SINGLE))
@@ -103,12 +103,12 @@ def test_usage_in_a_chunk_that_says_nothing_else_is_kept() -> None:
 @pytest.mark.parametrize(
     "parallel", [{}, {"parallel_tool_calls": True}, {"parallel_tool_calls": None}]
 )
-def test_other_requests_have_the_very_stream_of_the_call(parallel: Json) -> None:
+def test_other_requests_get_the_inner_stream(parallel: Json) -> None:
     stream = iter([[]])
     assert with_single_chat_call(lambda request: stream)({**REQUEST, **parallel}) is stream
 
 
-def test_the_upstream_is_still_told() -> None:
+def test_upstream_still_gets_the_parameter() -> None:
     upstream = Scripted([[chunk({}, "stop")]])
     with_single_chat_call(upstream)(SINGLE)
     assert upstream.requests == [SINGLE]

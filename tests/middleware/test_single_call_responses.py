@@ -1,4 +1,4 @@
-"""``parallel_tool_calls: false`` over Responses: one call, whatever the upstream makes."""
+"""``parallel_tool_calls: false`` over Responses: one call."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def single(events: list[Event], request: Json = SINGLE) -> list[Event]:
 @pytest.mark.parametrize("kind", ["function_call", "custom_tool_call"])
 @pytest.mark.parametrize("before", [[], [TEXT], [SEARCH]])
 @pytest.mark.parametrize("behind", [[], [{**TEXT, "id": "msg_2"}]])
-def test_the_first_call_is_kept_and_the_rest_moves_up(
+def test_first_call_is_kept_and_later_items_are_renumbered(
     before: list[Json], behind: list[Json], kind: str, indexed: bool
 ) -> None:
     made = [*before, call("a"), call("b", kind), call("c"), *behind]
@@ -56,31 +56,31 @@ def test_the_first_call_is_kept_and_the_rest_moves_up(
     assert single(told(*made, indexed=indexed)) == told(*wanted, indexed=indexed)
 
 
-def test_calls_that_interleave_are_told_apart() -> None:
+def test_interleaved_calls_are_distinguished() -> None:
     events = told(call("a"), call("b"))
     events = [events[0], events[1], events[5], *events[2:5], *events[6:]]
     events = [{**event, "sequence_number": i} for i, event in enumerate(events)]
     assert single(events) == told(call("a"))
 
 
-def test_a_call_that_was_never_announced_is_one_all_the_same() -> None:
+def test_call_without_added_event_is_recognized() -> None:
     quiet = [e for e in told(call("a"), call("b")) if not e["type"].endswith("added")]
     kept = [e for e in told(call("a")) if not e["type"].endswith("added")]
     without = [{k: v for k, v in e.items() if k != "sequence_number"} for e in single(quiet)]
     assert without == [{k: v for k, v in e.items() if k != "sequence_number"} for e in kept]
 
 
-def test_a_whole_answer_has_one_call_too() -> None:
+def test_whole_answer_has_one_call() -> None:
     whole = told(TEXT, call("a"), call("b"))[-1:]
     assert single(whole)[0]["response"]["output"] == [TEXT, call("a")]
 
 
-def test_what_the_providers_own_tools_do_is_no_call() -> None:
+def test_hosted_tool_calls_are_kept() -> None:
     events = told(SEARCH, {**SEARCH, "id": "ws_2"}, TEXT, call("a"))
     assert single(events) == events
 
 
-def test_silence_goes_through() -> None:
+def test_empty_batches_are_passed_on() -> None:
     events = told(call("a"), call("b"))
     script: list[Batch] = [[events[0]], [], events[1:5], events[5:9], [events[-1]]]
     batches = list(with_single_responses_call(Scripted(script))(SINGLE))
@@ -88,7 +88,7 @@ def test_silence_goes_through() -> None:
 
 
 @pytest.mark.parametrize("said", [{}, {"parallel_tool_calls": True}])
-def test_others_have_the_very_stream_of_the_call(said: Json) -> None:
+def test_other_requests_get_the_inner_stream(said: Json) -> None:
     stream = iter([[]])
     request = {"model": "m", "input": "hi", **said}
     assert with_single_responses_call(lambda request: stream)(request) is stream

@@ -1,4 +1,4 @@
-"""``stop``: the answer ends where the first stop sequence begins, however the text arrives."""
+"""``stop``: the answer ends before the first stop sequence, regardless of chunking."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def pieces(draw: st.DrawFn) -> list[str]:
 @example(["a", "b", "c", "d"], ["abcd", "bc"])
 @example(["abc", "x"], ["abcd", "bc"])
 @example(["ab", "ab", "c"], ["abc"])
-def test_the_answer_is_the_text_before_the_first_stop(texts: list[str], stops: list[str]) -> None:
+def test_answer_ends_before_the_first_stop(texts: list[str], stops: list[str]) -> None:
     text = "".join(texts)
 
     answer = stopped(one_by_one(said(*texts, finish="length")), *stops)
@@ -76,7 +76,7 @@ def test_the_answer_is_the_text_before_the_first_stop(texts: list[str], stops: l
 
 
 @given(pieces(), several_stops)
-def test_nothing_certain_is_held_back(texts: list[str], stops: list[str]) -> None:
+def test_only_possible_stops_are_held_back(texts: list[str], stops: list[str]) -> None:
     cutter = StopSequenceFinder(stops)
     given_out = ""
     for i, text in enumerate(texts):
@@ -88,12 +88,12 @@ def test_nothing_certain_is_held_back(texts: list[str], stops: list[str]) -> Non
 
 
 @pytest.mark.parametrize("cut", range(len("Grüezi END wohl") + 1))
-def test_a_stop_is_found_across_every_border(cut: int) -> None:
+def test_stop_is_found_across_chunk_borders(cut: int) -> None:
     text = "Grüezi END wohl"
     assert text_of(stopped(one_by_one(said(text[:cut], text[cut:])), "END")) == "Grüezi "
 
 
-def test_a_text_arrives_as_soon_as_it_is_certain() -> None:
+def test_text_is_sent_as_soon_as_possible() -> None:
     call = with_stop_sequences(Scripted(one_by_one(said("one ", "EN", "x", "END"))), drain=False)
     texts = [text_of(batch) for batch in call({**REQUEST, "stop": "END"})]
     assert texts == ["", "one ", "ENx", ""]
@@ -102,25 +102,25 @@ def test_a_text_arrives_as_soon_as_it_is_certain() -> None:
 # -- what is not text ---------------------------------------------------------------------------
 
 
-def test_a_stop_inside_reasoning_does_not_count() -> None:
+def test_stop_in_reasoning_is_ignored() -> None:
     script = [[chunk({"reasoning_content": "think END think"})], *one_by_one(said("yes"))]
     answer = stopped(script, "END")
     assert text_of(answer) == "yes"
     assert answer[0]["choices"][0]["delta"] == {"reasoning_content": "think END think"}
 
 
-def test_a_stop_across_reasoning_and_text_does_not_count() -> None:
+def test_stop_across_reasoning_and_text_is_ignored() -> None:
     script = [[chunk({"reasoning_content": "think EN"})], *one_by_one(said("D yes"))]
     assert text_of(stopped(script, "END")) == "D yes"
 
 
-def test_a_stop_inside_tool_arguments_does_not_count() -> None:
+def test_stop_in_tool_arguments_is_ignored() -> None:
     call = {**CALL, "function": {"name": "END", "arguments": '{"END":1}'}}
     script = [[chunk({"tool_calls": [call]})], [chunk({}, "tool_calls")]]
     assert stopped(script, "END") == events_of(iter(script))
 
 
-def test_calls_after_the_text_follow_what_was_held_back() -> None:
+def test_calls_follow_held_back_text() -> None:
     script = [
         [chunk({"content": "see EN"})],
         [chunk({"tool_calls": [CALL]})],
@@ -140,7 +140,7 @@ def test_calls_after_the_text_follow_what_was_held_back() -> None:
 
 
 @pytest.mark.parametrize("apart", [True, False])
-def test_calls_after_a_stop_are_not_made(apart: bool) -> None:
+def test_calls_after_a_stop_are_dropped(apart: bool) -> None:
     called: list[Batch] = [[chunk({"content": "see END"})], [chunk({"tool_calls": [CALL]})]]
     if not apart:
         called = [[chunk({"content": "see END", "tool_calls": [CALL]})]]
@@ -150,7 +150,7 @@ def test_calls_after_a_stop_are_not_made(apart: bool) -> None:
     assert all("tool_calls" not in c["delta"] for e in answer for c in e["choices"])
 
 
-def test_text_in_the_finish_chunk_is_looked_at_too() -> None:
+def test_text_in_the_final_chunk_is_searched() -> None:
     assert (
         text_of(stopped([[chunk({"content": "a EN"})], [chunk({"content": "D b"}, "stop")]], "END"))
         == "a "
@@ -158,12 +158,12 @@ def test_text_in_the_finish_chunk_is_looked_at_too() -> None:
     assert text_of(stopped([[chunk({"content": "a EN"}, "stop")]], "END")) == "a EN"
 
 
-def test_silence_is_passed_on() -> None:
+def test_empty_batches_are_passed_on() -> None:
     call = with_stop_sequences(Scripted([[], [chunk({"content": "a"})], []]), drain=False)
     assert list(call({**REQUEST, "stop": "b"})).count([]) == 2
 
 
-def test_log_probabilities_go_with_their_tokens() -> None:
+def test_logprobs_follow_their_tokens() -> None:
     tokens = ["Hello", " EN", "x", " END", " more"]
     script = [
         [chunk({"content": t}, logprobs={"content": [{"token": t}], "refusal": None})]
@@ -173,7 +173,7 @@ def test_log_probabilities_go_with_their_tokens() -> None:
     assert [entry["token"] for one in kept for entry in one["content"]] == ["Hello", " EN", "x"]
 
 
-def test_log_probabilities_that_come_late_go_with_what_was_said() -> None:
+def test_late_logprobs_follow_their_text() -> None:
     entries = [{"token": t} for t in ("He", "llo", " EN")]
     late = chunk({}, logprobs={"content": entries, "refusal": None})
     script = one_by_one([*said("Hello", " EN")[:3], late, *said()[1:]])
@@ -184,8 +184,8 @@ def test_log_probabilities_that_come_late_go_with_what_was_said() -> None:
     ]
 
 
-def test_log_probabilities_that_fit_no_text_are_told_at_the_end() -> None:
-    """So it is when an upstream spells its tokens otherwise than its text."""
+def test_unmatched_logprobs_are_sent_at_the_end() -> None:
+    """Some upstreams spell tokens differently from the text."""
     odd = [chunk({"content": "a"}, logprobs={"content": [{"token": "▁a▁▁"}], "refusal": None})]
     told = stopped([odd, [chunk({}, "stop")]], "END")
     assert [c["logprobs"] for e in told for c in e["choices"]] == [
@@ -197,7 +197,7 @@ def test_log_probabilities_that_fit_no_text_are_told_at_the_end() -> None:
 # -- the upstream, and what it costs ------------------------------------------------------------
 
 
-def test_the_upstream_is_closed_before_the_client_has_the_end() -> None:
+def test_upstream_is_closed_before_the_client_gets_the_end() -> None:
     upstream = Scripted(one_by_one(said("a ", "END", *["more"] * 50)))
     stream = with_stop_sequences(upstream, drain=False)({**REQUEST, "stop": "END"})
     while not finishes(next(stream)):
@@ -222,13 +222,13 @@ def test_usage_is_exact_when_the_upstream_is_drained() -> None:
     assert text_of(events_of(iter(batches))) == "a "
 
 
-def test_usage_that_came_with_the_stop_is_exact() -> None:
+def test_usage_in_the_batch_of_the_stop_is_exact() -> None:
     answer = stopped([said("a END b")], "END")
     assert answer[-1]["usage"] == USAGE
     assert finishes(answer) == ["stop"]
 
 
-def test_an_upstream_that_breaks_while_it_is_drained_is_none_of_the_clients() -> None:
+def test_upstream_failure_while_draining_is_ignored() -> None:
     answer = stopped(
         [[chunk({"content": "aEND"})], UpstreamProtocolError("broke")], "END", drain=True
     )
@@ -236,7 +236,7 @@ def test_an_upstream_that_breaks_while_it_is_drained_is_none_of_the_clients() ->
     assert answer[-1]["usage"]["completion_tokens"] == 1
 
 
-def test_an_upstream_that_breaks_loses_nothing_of_what_was_said() -> None:
+def test_held_back_text_is_sent_before_an_upstream_failure() -> None:
     seen = []
     with pytest.raises(UpstreamProtocolError):  # noqa: PT012
         for batch in with_stop_sequences(
@@ -246,7 +246,7 @@ def test_an_upstream_that_breaks_loses_nothing_of_what_was_said() -> None:
     assert text_of(events_of(iter(seen))) == "a EN"
 
 
-def test_the_sdk_accepts_every_chunk() -> None:
+def test_sdk_accepts_every_chunk() -> None:
     answer = stopped(one_by_one(said("one ", "EN", "D", "two")), "END")
     assert [mistake for event in answer for mistake in chunk_mistakes(event)] == []
 
@@ -255,7 +255,7 @@ def test_the_sdk_accepts_every_chunk() -> None:
 
 
 @pytest.mark.parametrize("nothing", [{}, {"stop": None}, {"stop": []}])
-def test_without_stops_the_stream_is_the_very_stream_of_the_call(nothing: dict[str, Any]) -> None:
+def test_request_without_stops_gets_the_inner_stream(nothing: dict[str, Any]) -> None:
     stream = iter([[]])
     asked: list[Any] = []
     call = with_stop_sequences(lambda request: asked.append(request) or stream, drain=False)  # type: ignore[func-returns-value]
@@ -264,7 +264,7 @@ def test_without_stops_the_stream_is_the_very_stream_of_the_call(nothing: dict[s
 
 
 @pytest.mark.parametrize("drain", [False, True])
-def test_an_answer_that_may_be_cut_is_asked_for_as_a_stream(drain: bool) -> None:
+def test_answer_that_may_be_cut_is_requested_as_stream(drain: bool) -> None:
     asked: list[Any] = []
 
     def call(request: Any) -> Any:
@@ -279,7 +279,7 @@ def test_an_answer_that_may_be_cut_is_asked_for_as_a_stream(drain: bool) -> None
     assert asked == [{**REQUEST, "stream": not drain, "stop": "STOP"}]
 
 
-def test_one_stop_may_be_a_bare_string() -> None:
+def test_stop_may_be_a_string() -> None:
     upstream = Scripted(one_by_one(said("a b")))
     assert text_of(events_of(with_stop_sequences(upstream, False)({**REQUEST, "stop": " "}))) == "a"
 
@@ -290,7 +290,7 @@ NOTED = chunk({"notes": {"annotations": [], "files": [], "metadata": {}}})
 
 
 @pytest.mark.parametrize("drain", [False, True])
-def test_notes_that_come_with_the_stop_are_told_before_the_end(drain: bool) -> None:
+def test_side_data_in_the_batch_of_the_stop_precedes_the_end(drain: bool) -> None:
     batches = [[chunk({"content": "a END"}), NOTED, chunk({"content": "b"})], said("c")]
     answer = stopped(batches, "END", drain=drain)
     assert answer[1:2] == [NOTED]
@@ -298,7 +298,7 @@ def test_notes_that_come_with_the_stop_are_told_before_the_end(drain: bool) -> N
     assert text_of(answer) == "a "
 
 
-def test_notes_that_come_late_are_told_where_the_upstream_is_drained() -> None:
+def test_late_side_data_is_sent_if_the_upstream_is_drained() -> None:
     batches = one_by_one([*said("a END")[:2], NOTED, *said("more")[1:]])
     answer = stopped(batches, "END", drain=True)
     assert answer.index(NOTED) < next(
@@ -308,7 +308,7 @@ def test_notes_that_come_late_are_told_where_the_upstream_is_drained() -> None:
 
 
 @pytest.mark.parametrize("wrong", [5, "", [""], [1], {"a": 1}, ["a"] * 5])
-def test_a_malformed_stop_is_refused_before_the_upstream_is_asked(wrong: Any) -> None:
+def test_malformed_stop_is_rejected_before_the_upstream_call(wrong: Any) -> None:
     upstream = Scripted()
     with pytest.raises(InvalidRequest) as refused:
         with_stop_sequences(upstream, False)({**REQUEST, "stop": wrong})

@@ -1,4 +1,4 @@
-"""Token limits below the upstream's floor: the same pieces are kept however the text arrives."""
+"""Token limits below the upstream's minimum."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def limited(limit: int, script: Any, name: str = "max_completion_tokens") -> lis
         (15, "One two, extraordinary 1234 日本"),
     ],
 )
-def test_the_text_is_cut_at_the_limit(limit: int, kept: str) -> None:
+def test_text_is_cut_at_the_limit(limit: int, kept: str) -> None:
     text = "One two, extraordinary 1234 日本"
     answer = limited(limit, one_by_one(said(text)))
     assert text_of(answer) == kept
@@ -39,9 +39,7 @@ def test_the_text_is_cut_at_the_limit(limit: int, kept: str) -> None:
 
 
 @given(st.text(alphabet="aB 1.日\n", max_size=60), st.integers(1, 15), st.data())
-def test_the_same_pieces_are_kept_however_the_text_arrives(
-    text: str, limit: int, data: st.DataObject
-) -> None:
+def test_cut_does_not_depend_on_chunking(text: str, limit: int, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     texts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     whole, split = limited(limit, [said(text)]), limited(limit, one_by_one(said(*texts)))
@@ -60,7 +58,7 @@ def test_usage_is_capped() -> None:
     }
 
 
-def test_reasoning_counts() -> None:
+def test_reasoning_counts_towards_the_limit() -> None:
     script = [[chunk({"reasoning_content": "I think therefore"})], *one_by_one(said("yes"))]
     answer = limited(2, script)
     assert answer[0]["choices"][0]["delta"] == {"reasoning_content": "I think"}
@@ -68,7 +66,7 @@ def test_reasoning_counts() -> None:
     assert finishes(answer) == ["length"]
 
 
-def test_no_token_is_part_of_a_thought_and_of_the_answer() -> None:
+def test_token_does_not_span_reasoning_and_text() -> None:
     thought, text = chunk({"reasoning_content": "Let me think"}), chunk({"content": "One two"})
     answer = limited(3, [[thought], [text], [chunk({}, finish="stop")]])
     assert text_of(answer) == ""
@@ -77,7 +75,7 @@ def test_no_token_is_part_of_a_thought_and_of_the_answer() -> None:
     assert text_of(answer) == "One"
 
 
-def test_a_call_is_given_whole_or_not_at_all() -> None:
+def test_call_is_sent_whole_or_not_at_all() -> None:
     call = [[chunk({"tool_calls": [CALL]})], [chunk({}, "tool_calls")]]
     assert limited(1, call) == events_of(iter(call))
     answer = limited(1, [[chunk({"content": "Let me see"})], *call])
@@ -85,13 +83,13 @@ def test_a_call_is_given_whole_or_not_at_all() -> None:
     assert all("tool_calls" not in c["delta"] for e in answer for c in e["choices"])
 
 
-def test_log_probabilities_of_what_was_cut_are_cut() -> None:
+def test_logprobs_of_cut_text_are_dropped() -> None:
     entries = [{"token": "One"}, {"token": " two"}, {"token": " three"}]
     script = [[chunk({"content": "One two three"}, logprobs={"content": entries, "refusal": None})]]
     assert limited(2, script)[0]["choices"][0]["logprobs"]["content"] == entries[:2]
 
 
-def test_log_probabilities_may_come_after_what_was_cut() -> None:
+def test_logprobs_may_follow_the_cut() -> None:
     entries = [{"token": "One"}, {"token": " two"}, {"token": " three"}]
     late = chunk({}, logprobs={"content": entries, "refusal": None})
     script = [[chunk({"content": "One two three"})], [chunk({"content": " four"})], [late]]
@@ -101,13 +99,13 @@ def test_log_probabilities_may_come_after_what_was_cut() -> None:
     ]
 
 
-def test_log_probabilities_of_an_answer_that_is_not_cut_are_all_told() -> None:
+def test_logprobs_of_an_uncut_answer_are_all_sent() -> None:
     odd = {"content": [{"token": "▁One▁"}], "refusal": None}
     told = limited(5, [[chunk({"content": "One"}, logprobs=odd)], [chunk({}, "stop")]])
     assert [c["logprobs"] for e in told for c in e["choices"] if c["logprobs"]] == [odd]
 
 
-def test_silence_and_metadata_are_passed_on() -> None:
+def test_empty_batches_and_side_data_are_passed_on() -> None:
     script = [[], *one_by_one(said("a b c")[:-2]), [chunk({"metadata": {"x": 1}}, "stop")]]
     batches = list(with_token_limit(Scripted(script))({**REQUEST, "max_tokens": 1}))
     assert [] in batches
@@ -115,7 +113,7 @@ def test_silence_and_metadata_are_passed_on() -> None:
     assert batches[-1][0]["choices"][0]["finish_reason"] == "length"
 
 
-def test_the_sdk_accepts_every_chunk() -> None:
+def test_sdk_accepts_every_chunk() -> None:
     answer = limited(3, one_by_one(said("one ", "two three", "four five")))
     assert [mistake for event in answer for mistake in chunk_mistakes(event)] == []
 
@@ -124,13 +122,13 @@ def test_the_sdk_accepts_every_chunk() -> None:
     "unlimited", [{}, {"max_tokens": None}, {"max_tokens": 16}, {"max_tokens": "x"},
                   {"max_completion_tokens": 99, "max_tokens": 1}]
 )  # fmt: skip
-def test_other_requests_have_the_very_stream_of_the_call(unlimited: dict[str, Any]) -> None:
+def test_other_requests_get_the_inner_stream(unlimited: dict[str, Any]) -> None:
     stream = iter([[]])
     assert with_token_limit(lambda request: stream)({**REQUEST, **unlimited}) is stream
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_a_limit_below_one_is_refused(name: str) -> None:
+def test_limit_below_one_is_rejected(name: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         limited(0, [], name)
     assert refused.value.param == name

@@ -1,4 +1,4 @@
-"""``truncation: "auto"``: what goes when a conversation is too long, and what never does."""
+"""``truncation: "auto"``: which messages are dropped."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WORDINGS = [
 
 
 @pytest.mark.parametrize("message", WORDINGS)
-def test_every_providers_wording_is_recognised(message: str) -> None:
+def test_wording_of_every_provider_is_recognized(message: str) -> None:
     assert is_context_too_long(UpstreamRefused(400, {"message": message}))
 
 
@@ -54,7 +54,7 @@ def test_every_providers_wording_is_recognised(message: str) -> None:
     "error",
     [{"code": "context_length_exceeded"}, {"code": 1261}, {"type": "exceed_context_size_error"}],
 )
-def test_a_code_is_enough(error: Json) -> None:
+def test_error_code_is_sufficient(error: Json) -> None:
     assert is_context_too_long(UpstreamRefused(400, {"message": "No.", **error}))
 
 
@@ -71,7 +71,7 @@ def test_a_code_is_enough(error: Json) -> None:
         (500, "The server had an error."),
     ],
 )
-def test_other_refusals_are_not_taken_for_it(status: int, message: str) -> None:
+def test_other_refusals_are_not_context_errors(status: int, message: str) -> None:
     upstream = Scripted(UpstreamRefused(status, {"message": message}))
     with pytest.raises(UpstreamRefused, match=message[:9]):
         with_truncation(upstream)(asking(user("1"), said("2"), user("3")))
@@ -106,14 +106,14 @@ SYSTEM = {"role": "developer", "content": "s" * 100}
 
 
 def attempts(*messages: Json, refusals: int = MAX_TRUNCATIONS) -> list[list[Json]]:
-    """The messages of every attempt, when the upstream refuses so many of them."""
+    """The messages of every attempt if the upstream refuses this many."""
     upstream = Scripted(*[TOO_LONG] * refusals, ANSWER)
     with contextlib.suppress(UpstreamRefused):
         events_of(with_truncation(upstream)(asking(*messages)))
     return [request["messages"] for request in upstream.requests]
 
 
-def test_the_older_half_goes_until_it_fits() -> None:
+def test_older_half_is_dropped_until_it_fits() -> None:
     turns = [m for i in range(8) for m in (user(f"q{i}"), said(f"a{i}"))]
     tried = attempts(SYSTEM, *turns, user("now"), refusals=2)
     assert [len(messages) for messages in tried] == [18, 10, 6]
@@ -121,7 +121,7 @@ def test_the_older_half_goes_until_it_fits() -> None:
     assert tried[2] == [SYSTEM, *turns[12:], user("now")]
 
 
-def test_the_request_is_otherwise_the_same() -> None:
+def test_request_is_otherwise_unchanged() -> None:
     upstream = Scripted(TOO_LONG, ANSWER)
     request = {**asking(user("1"), said("2"), user("3")), "temperature": 0.5, "tools": [{"a": 1}]}
     assert (
@@ -131,17 +131,17 @@ def test_the_request_is_otherwise_the_same() -> None:
     assert len(request["messages"]) == 3
 
 
-def test_one_large_message_goes_alone() -> None:
+def test_single_large_message_is_dropped_alone() -> None:
     tried = attempts(user("x" * 900), said("a"), user("b"), said("c"), user("d"), refusals=1)
     assert tried[1] == [user("b"), said("c"), user("d")]
 
 
-def test_an_answer_goes_with_its_question() -> None:
+def test_answer_is_dropped_with_its_question() -> None:
     tried = attempts(user("x" * 900), *calling("1", "2"), said("y"), user("z"), refusals=1)
     assert tried[1] == [user("z")]
 
 
-def test_rounds_of_tools_after_the_last_question_may_go_but_the_last() -> None:
+def test_tool_rounds_after_the_last_question_are_droppable_except_the_last() -> None:
     rounds = [calling(f"{i}a", f"{i}b") for i in range(4)]
     tried = attempts(SYSTEM, user("do it"), *chain(*rounds), refusals=5)
     assert tried[1] == [SYSTEM, user("do it"), *rounds[2], *rounds[3]]
@@ -149,7 +149,7 @@ def test_rounds_of_tools_after_the_last_question_may_go_but_the_last() -> None:
 
 
 @pytest.mark.parametrize("messages", [[user("x")], [SYSTEM, user("x")], [SYSTEM], calling("1")])
-def test_when_nothing_may_go_the_refusal_is_the_answer(messages: list[Json]) -> None:
+def test_refusal_is_raised_if_nothing_is_removable(messages: list[Json]) -> None:
     upstream = Scripted(TOO_LONG)
     with pytest.raises(UpstreamRefused) as refused:
         with_truncation(upstream)(asking(*messages))
@@ -157,7 +157,7 @@ def test_when_nothing_may_go_the_refusal_is_the_answer(messages: list[Json]) -> 
     assert len(upstream.requests) == 1
 
 
-def test_it_is_not_tried_for_ever() -> None:
+def test_number_of_attempts_is_limited() -> None:
     turns = [m for i in range(500) for m in (user(f"q{i}"), said(f"a{i}"))]
     upstream = Scripted(*[TOO_LONG] * (MAX_TRUNCATIONS + 1))
     with pytest.raises(UpstreamRefused):
@@ -174,7 +174,7 @@ blocks = st.one_of(
 
 
 @given(st.lists(blocks, min_size=1, max_size=12))
-def test_no_attempt_breaks_a_conversation(conversation: list[list[Json]]) -> None:
+def test_calls_and_results_stay_together(conversation: list[list[Json]]) -> None:
     messages = [message for block in conversation for message in block]
     questions = [m for m in messages if m["role"] == "user"]
     tried = attempts(*messages)
@@ -199,7 +199,7 @@ def _results(messages: list[Json]) -> list[str]:
 # -- where the refusal stands -------------------------------------------------------------------
 
 
-def test_a_refusal_inside_a_200_counts_before_the_first_event() -> None:
+def test_error_inside_a_200_counts_before_the_first_event() -> None:
     refusal = {"error": {"message": "x", "code": "context_length_exceeded"}}
     upstream = Scripted([[refusal]], [TOO_LONG], ANSWER)
     turns = [m for i in range(8) for m in (user(f"q{i}"), said(f"a{i}"))]
@@ -208,7 +208,7 @@ def test_a_refusal_inside_a_200_counts_before_the_first_event() -> None:
     assert [len(r["messages"]) for r in upstream.requests] == [17, 9, 5]
 
 
-def test_a_refusal_after_the_first_event_is_passed_on() -> None:
+def test_error_after_the_first_event_is_passed_on() -> None:
     upstream = Scripted([[chunk({"content": "a"})], TOO_LONG])
     stream: EventStream = with_truncation(upstream)(asking(user("1"), said("2"), user("3")))
     assert next(stream)
@@ -216,12 +216,12 @@ def test_a_refusal_after_the_first_event_is_passed_on() -> None:
         next(stream)
 
 
-def test_another_error_inside_a_200_is_raised_as_it_is() -> None:
+def test_other_error_inside_a_200_is_raised_unchanged() -> None:
     upstream = Scripted([[{"error": {"message": "no balance", "code": 402}}]])
     with pytest.raises(UpstreamRefused, match="no balance"):
         with_truncation(upstream)(asking(user("1"), said("2"), user("3")))
 
 
-def test_nothing_of_an_answer_is_lost() -> None:
+def test_answer_is_complete() -> None:
     script = [[], [chunk({"content": "a"})], [], [chunk({}, "stop")]]
     assert list(with_truncation(Scripted(script))(asking(user("1")))) == script

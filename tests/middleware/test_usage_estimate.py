@@ -1,4 +1,4 @@
-"""Usage that no upstream reports."""
+"""Estimated and combined usage."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from forwarder.middleware.usage_estimate import cap_usage, estimate_usage, sum_u
 from tests.middleware.chatting import REQUEST, USAGE
 
 
-def test_four_bytes_are_estimated_to_be_a_token() -> None:
+def test_four_bytes_are_one_estimated_token() -> None:
     request = {"messages": [{"role": "user", "content": "x" * 36}], "tools": [{"name": "abcd"}]}
     usage = estimate_usage(request, ["y" * 5, "日本"])
     assert usage == {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
 
 
-def test_the_length_of_a_data_url_says_nothing() -> None:
+def test_data_urls_are_not_counted() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 10_000}}
     assert (
         estimate_usage({"messages": [{"role": "user", "content": [image]}]}, [])["prompt_tokens"]
@@ -22,11 +22,11 @@ def test_the_length_of_a_data_url_says_nothing() -> None:
     )
 
 
-def test_text_that_is_not_unicode_can_be_counted() -> None:
+def test_lone_surrogates_are_counted() -> None:
     assert estimate_usage({}, ["\ud800"])["completion_tokens"] == 1
 
 
-def test_the_prompt_counts_once_or_as_often_as_it_was_sent() -> None:
+def test_prompt_counts_once_or_for_each_usage() -> None:
     once, twice = (
         sum_usages([USAGE, USAGE], prompts=False),
         sum_usages([USAGE, USAGE], prompts=True),
@@ -42,7 +42,7 @@ def test_the_prompt_counts_once_or_as_often_as_it_was_sent() -> None:
     assert once["completion_tokens_details"] == {"reasoning_tokens": 40}
 
 
-def test_details_that_only_one_has_are_kept() -> None:
+def test_details_of_a_single_usage_are_kept() -> None:
     bare = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     assert sum_usages([bare, USAGE], prompts=False)["completion_tokens_details"] == {
         "reasoning_tokens": 20
@@ -50,13 +50,13 @@ def test_details_that_only_one_has_are_kept() -> None:
     assert "completion_tokens_details" not in sum_usages([bare, bare], prompts=False)
 
 
-def test_a_cap_holds_for_the_details_too() -> None:
+def test_cap_applies_to_details() -> None:
     assert cap_usage(USAGE, 5)["completion_tokens_details"] == {"reasoning_tokens": 5}
     assert cap_usage(USAGE, 5)["total_tokens"] == 15
     assert cap_usage(USAGE, 99) == USAGE
 
 
-def test_the_exact_count_of_a_prompt_goes_before_an_estimate() -> None:
+def test_exact_prompt_count_overrides_an_estimate() -> None:
     guess = estimate_usage(REQUEST, ["x" * 400])
     for usages in ([guess, USAGE], [USAGE, guess]):
         total = sum_usages(usages, prompts=False)
@@ -67,6 +67,6 @@ def test_the_exact_count_of_a_prompt_goes_before_an_estimate() -> None:
     assert sum_usages([guess, guess], prompts=False)["prompt_tokens"] == guess["prompt_tokens"]
 
 
-def test_an_estimate_is_plain_json() -> None:
+def test_estimate_serializes_as_json() -> None:
     guess = estimate_usage(REQUEST, ["abcd"])
     assert orjson.loads(orjson.dumps(guess)) == guess

@@ -1,4 +1,4 @@
-"""A Responses upstream that says what a test wants, and the terms of a translation."""
+"""A scripted Responses upstream, and a translation context."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ USAGE: Json = {
 }
 
 
-def terms(strict: bool = False, secret: str = "s") -> TranslationContext:
+def make_translation_context(strict: bool = False, secret: str = "s") -> TranslationContext:
     numbers = itertools.count()
     sealer = TokenCipher([secret])
     return TranslationContext(
@@ -34,7 +34,7 @@ def terms(strict: bool = False, secret: str = "s") -> TranslationContext:
 
 
 def said(text: str, **more: Any) -> Json:
-    """A response in which the model says a text."""
+    """A response with one text message."""
     part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     message = {
         "id": "msg_u",
@@ -59,7 +59,7 @@ def said(text: str, **more: Any) -> Json:
 
 
 class Model:
-    """A call that gives these answers, one batch for each event, and keeps what it was asked."""
+    """A handler that gives these answers, one batch per event, and records its requests."""
 
     def __init__(self, *answers: Json | ForwarderError) -> None:
         self._answers = iter(answers)

@@ -1,4 +1,4 @@
-"""The three ways to ask for a compacted conversation, and what the client gets for it."""
+"""The three ways to request compaction, and their responses."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.middleware.compaction.talking import (
     Model,
     assistant,
     events_of,
+    make_translation_context,
     said,
-    terms,
     user,
 )
 
@@ -47,10 +47,12 @@ def texts(items: list[Json]) -> str:
     return str(items)
 
 
-def test_a_trigger_gives_a_response_of_exactly_one_compaction_item() -> None:
+def test_trigger_returns_exactly_one_compaction_item() -> None:
     model = Model(said("We built it."))
 
-    events = events_of(with_compaction(model, terms(), False)(asked([*TALK, TRIGGER])))
+    events = events_of(
+        with_compaction(model, make_translation_context(), False)(asked([*TALK, TRIGGER]))
+    )
 
     done = [e["item"] for e in events if e["type"] == "response.output_item.done"]
     assert [item["type"] for item in done] == ["compaction"]
@@ -61,14 +63,14 @@ def test_a_trigger_gives_a_response_of_exactly_one_compaction_item() -> None:
     assert mistakes(events) == []
 
 
-def test_the_summary_is_asked_for_without_tools_over_the_same_conversation() -> None:
+def test_summary_request_has_the_conversation_without_tools() -> None:
     model = Model(said("We built it."))
     offered = {"type": "additional_tools", "tools": [{"type": "function", "name": "g"}]}
     request = asked(
         [offered, *TALK, TRIGGER], instructions="Be kind.", text={"verbosity": "low"}, store=True
     )
 
-    events_of(with_compaction(model, terms(), False)(request))
+    events_of(with_compaction(model, make_translation_context(), False)(request))
 
     [sent] = model.asked
     assert sent["input"][:-1] == TALK
@@ -78,8 +80,8 @@ def test_the_summary_is_asked_for_without_tools_over_the_same_conversation() -> 
     assert not {"tools", "text", "tool_choice"} & sent.keys()
 
 
-def test_what_was_compacted_is_opened_in_its_place() -> None:
-    here = terms()
+def test_compaction_item_is_replaced_by_its_summary() -> None:
+    here = make_translation_context()
     made = events_of(with_compaction(Model(said("We built it.")), here, False)(
         asked([*TALK, TRIGGER])
     ))[-1]["response"]["output"]  # fmt: skip
@@ -94,10 +96,12 @@ def test_what_was_compacted_is_opened_in_its_place() -> None:
 
 
 @pytest.mark.parametrize("status", ["incomplete", "completed"])
-def test_a_summary_that_was_cut_off_is_one_all_the_same(status: str) -> None:
+def test_truncated_summary_is_accepted(status: str) -> None:
     model = Model(said("We bui", status=status, incomplete_details={"reason": "max_output_tokens"}))
 
-    events = events_of(with_compaction(model, terms(), False)(asked([*TALK, TRIGGER])))
+    events = events_of(
+        with_compaction(model, make_translation_context(), False)(asked([*TALK, TRIGGER]))
+    )
 
     assert events[-1]["response"]["status"] == "completed"
     assert events[-1]["response"]["incomplete_details"] is None
@@ -107,12 +111,16 @@ def test_a_summary_that_was_cut_off_is_one_all_the_same(status: str) -> None:
     "answer",
     [said(" "), said("", output=[]), said("x", status="failed", error={"code": "server_error"})],
 )
-def test_no_summary_is_a_failure_and_no_empty_item(answer: Json) -> None:
+def test_missing_summary_fails(answer: Json) -> None:
     with pytest.raises(UpstreamError):
-        events_of(with_compaction(Model(answer), terms(), False)(asked([*TALK, TRIGGER])))
+        events_of(
+            with_compaction(Model(answer), make_translation_context(), False)(
+                asked([*TALK, TRIGGER])
+            )
+        )
 
 
-def test_a_trigger_anywhere_else_is_refused_by_its_place() -> None:
+def test_misplaced_trigger_is_rejected() -> None:
     with pytest.raises(InvalidRequest) as caught:
         has_compaction_trigger(asked([user("a"), TRIGGER, user("b")]))
     assert caught.value.param == "input[1]"
@@ -121,24 +129,24 @@ def test_a_trigger_anywhere_else_is_refused_by_its_place() -> None:
 # -- the threshold ----------------------------------------------------------------------------------
 
 
-def test_below_the_threshold_nothing_changes() -> None:
+def test_request_below_the_threshold_is_unchanged() -> None:
     model = Model(said("Yes."))
     request = asked([user("a"), assistant("b"), user("c")], context_management=[
         {"type": "compaction", "compact_threshold": 10_000}
     ])  # fmt: skip
 
-    events = events_of(with_compaction(model, terms(), False)(request))
+    events = events_of(with_compaction(model, make_translation_context(), False)(request))
 
     assert len(model.asked) == 1
     assert model.asked[0] == {k: v for k, v in request.items() if k != "context_management"}
     assert [i["type"] for i in events[-1]["response"]["output"]] == ["message"]
 
 
-def test_above_it_the_answer_comes_behind_a_compaction_item() -> None:
+def test_answer_above_the_threshold_follows_a_compaction_item() -> None:
     model = Model(said("We built it."), said("Yes."))
     request = asked([*TALK, user("done?")], **THRESHOLD)
 
-    events = events_of(with_compaction(model, terms(), False)(request))
+    events = events_of(with_compaction(model, make_translation_context(), False)(request))
 
     assert model.asked[0]["input"][:-1] == TALK
     kept, summary, question = model.asked[1]["input"]
@@ -154,49 +162,53 @@ def test_above_it_the_answer_comes_behind_a_compaction_item() -> None:
     assert sdk.rebuilt_response(events)
 
 
-def test_in_the_midst_of_tools_the_summary_is_the_last_that_the_model_reads() -> None:
+def test_summary_is_last_in_the_middle_of_tool_calls() -> None:
     model = Model(said("We built it."), said("Yes."))
 
-    events_of(with_compaction(model, terms(), False)(asked(TALK, **THRESHOLD)))
+    events_of(with_compaction(model, make_translation_context(), False)(asked(TALK, **THRESHOLD)))
 
     assert [item["role"] for item in model.asked[1]["input"]] == ["user", "user"]
     assert "We built it." in texts(model.asked[1]["input"][-1:])
 
 
 @pytest.mark.parametrize("items", ["a long question " * 9, [user("a long question " * 9)]])
-def test_what_users_said_is_not_worth_a_summary(items: Any) -> None:
+def test_client_messages_alone_are_not_summarized(items: Any) -> None:
     model = Model(said("Yes."))
 
-    events_of(with_compaction(model, terms(), False)(asked(items, **THRESHOLD)))
+    events_of(with_compaction(model, make_translation_context(), False)(asked(items, **THRESHOLD)))
 
     assert [request["input"] for request in model.asked] == [items]
 
 
-def test_what_an_upstream_remembers_is_not_cut_here() -> None:
+def test_stateful_request_is_not_compacted_by_threshold() -> None:
     model = Model(said("Yes."))
     request = asked([*TALK, user("done?")], **THRESHOLD, previous_response_id="resp_1")
 
-    events_of(with_compaction(model, terms(), False)(request))
+    events_of(with_compaction(model, make_translation_context(), False)(request))
 
     assert [len(r["input"]) for r in model.asked] == [len(request["input"])]
 
 
-def test_a_summary_is_of_what_an_upstream_remembers_too() -> None:
+def test_summary_request_keeps_upstream_state() -> None:
     model = Model(said("Sum."))
 
     events_of(
-        with_compaction(model, terms(), False)(asked([TRIGGER], previous_response_id="resp_1"))
+        with_compaction(model, make_translation_context(), False)(
+            asked([TRIGGER], previous_response_id="resp_1")
+        )
     )
 
     assert model.asked[0]["previous_response_id"] == "resp_1"
 
 
 @pytest.mark.parametrize("failure", [UpstreamTimeout("late"), said("", output=[])])
-def test_without_a_summary_the_whole_conversation_is_tried(failure: Any) -> None:
+def test_failed_summary_sends_the_whole_conversation(failure: Any) -> None:
     model = Model(failure, said("Yes."))
 
     events = events_of(
-        with_compaction(model, terms(), False)(asked([*TALK, user("done?")], **THRESHOLD))
+        with_compaction(model, make_translation_context(), False)(
+            asked([*TALK, user("done?")], **THRESHOLD)
+        )
     )
 
     assert model.asked[1]["input"] == [*TALK, user("done?")]
@@ -215,19 +227,25 @@ def test_without_a_summary_the_whole_conversation_is_tried(failure: Any) -> None
         ),
     ],
 )
-def test_a_mistake_in_it_is_named(given: Any, param: str) -> None:
+def test_invalid_context_management_is_named(given: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        with_compaction(Model(), terms(), False)(asked("hi", context_management=given))
+        with_compaction(Model(), make_translation_context(), False)(
+            asked("hi", context_management=given)
+        )
     assert caught.value.param == param
 
 
 # -- the endpoint -----------------------------------------------------------------------------------
 
 
-def test_the_endpoint_gives_the_users_messages_and_one_item() -> None:
+def test_endpoint_returns_client_messages_and_one_item() -> None:
     model = Model(said("We built it."))
 
-    batches = list(make_compact_handler(model, terms(), False)({"model": "m", "input": TALK}))
+    batches = list(
+        make_compact_handler(model, make_translation_context(), False)(
+            {"model": "m", "input": TALK}
+        )
+    )
 
     assert batches[:-1] == [[] for _ in batches[:-1]]
     [[whole]] = batches[-1:]
@@ -241,10 +259,12 @@ def test_the_endpoint_gives_the_users_messages_and_one_item() -> None:
 @pytest.mark.parametrize(
     "given", [{"input": "hello"}, {"previous_response_id": "resp_1"}, {"conversation": "conv_1"}]
 )
-def test_a_text_or_what_is_stored_can_be_compacted_too(given: Any) -> None:
+def test_endpoint_accepts_a_string_and_stored_state(given: Any) -> None:
     model = Model(said("They greeted.", usage=None))
 
-    [whole] = events_of(make_compact_handler(model, terms(), False)({"model": "m", **given}))
+    [whole] = events_of(
+        make_compact_handler(model, make_translation_context(), False)({"model": "m", **given})
+    )
 
     assert [item["type"] for item in whole["output"]][-1] == "compaction"
     assert whole["usage"]["total_tokens"] == 0
@@ -253,11 +273,11 @@ def test_a_text_or_what_is_stored_can_be_compacted_too(given: Any) -> None:
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("given", [{}, {"input": None}, {"input": []}, {"input": ""},
                                    {"input": [TRIGGER]}])  # fmt: skip
-def test_nothing_to_compact_is_a_mistake_of_the_request(given: Any, native: bool) -> None:
+def test_empty_input_is_rejected(given: Any, native: bool) -> None:
     model = Model()
 
     with pytest.raises(InvalidRequest) as raised:
-        make_compact_handler(model, terms(), native)({"model": "m", **given})
+        make_compact_handler(model, make_translation_context(), native)({"model": "m", **given})
 
     assert (raised.value.status, raised.value.param) == (400, "input")
     assert model.asked == []
@@ -266,13 +286,17 @@ def test_nothing_to_compact_is_a_mistake_of_the_request(given: Any, native: bool
 # -- upstreams that compact themselves --------------------------------------------------------------
 
 
-def test_a_native_upstream_is_asked_for_all_of_it() -> None:
+def test_native_upstream_compacts_itself() -> None:
     model = Model(said("Yes."), said("Yes."))
     theirs = {"type": "compaction", "encrypted_content": "gAAAA"}
     request = asked([theirs, *TALK, TRIGGER], **THRESHOLD)
 
-    events_of(with_compaction(model, terms(), True)(request))
-    events_of(make_compact_handler(model, terms(), True)({"model": "m", "input": "hello"}))
+    events_of(with_compaction(model, make_translation_context(), True)(request))
+    events_of(
+        make_compact_handler(model, make_translation_context(), True)(
+            {"model": "m", "input": "hello"}
+        )
+    )
 
     assert model.asked[0] == request
     assert model.asked[1] == {"model": "m", "input": [

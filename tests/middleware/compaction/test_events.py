@@ -1,4 +1,4 @@
-"""Streams of compacted conversations: order, numbers, signs of life."""
+"""Streams of compaction: order, sequence numbers and progress events."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import pytest
 
 from forwarder.core.errors import UpstreamError
 from forwarder.middleware.compaction import events
-from tests.middleware.compaction.talking import Model, events_of, said, terms
+from tests.middleware.compaction.talking import Model, events_of, make_translation_context, said
 
 Json = dict[str, Any]
 ITEM: Json = {"id": "cmp_1", "type": "compaction", "encrypted_content": "sealed"}
 
 
-def test_while_the_summary_is_written_the_client_hears_that_it_is() -> None:
+def test_client_gets_progress_events_during_the_summary() -> None:
     stream = events.stream_compaction_item(
-        Model(said("Long."))({}), lambda text: ITEM, terms().id_source
+        Model(said("Long."))({}), lambda text: ITEM, make_translation_context().id_source
     )
 
     kinds = [event["type"].removeprefix("response.") for event in events_of(stream)]
@@ -26,11 +26,13 @@ def test_while_the_summary_is_written_the_client_hears_that_it_is() -> None:
     assert kinds[-2:] == ["output_item.done", "completed"]
 
 
-def test_a_summary_that_comes_whole_is_announced_all_the_same() -> None:
+def test_summary_in_one_batch_is_announced() -> None:
     whole = [[{"type": "response.completed", "response": said("Short.")}]]
 
     told = events_of(
-        events.stream_compaction_item(iter(whole), lambda text: ITEM, terms().id_source)
+        events.stream_compaction_item(
+            iter(whole), lambda text: ITEM, make_translation_context().id_source
+        )
     )
 
     assert [event["type"].removeprefix("response.") for event in told] == [
@@ -40,25 +42,29 @@ def test_a_summary_that_comes_whole_is_announced_all_the_same() -> None:
     ]
 
 
-def test_an_error_on_the_way_is_a_failure() -> None:
+def test_error_event_fails_the_compaction() -> None:
     broken = [[], [{"type": "error", "message": "full", "code": "server_error"}]]
-    stream = events.stream_compaction_item(iter(broken), lambda text: ITEM, terms().id_source)
+    stream = events.stream_compaction_item(
+        iter(broken), lambda text: ITEM, make_translation_context().id_source
+    )
 
     with pytest.raises(UpstreamError, match="full"):
         events_of(stream)
 
 
-def test_silence_is_passed_on() -> None:
+def test_empty_batches_are_passed_on() -> None:
     [event] = [{"type": "response.completed", "response": said("x")}]
 
     batches = list(
-        events.stream_compaction_item(iter([[], [event]]), lambda text: ITEM, terms().id_source)
+        events.stream_compaction_item(
+            iter([[], [event]]), lambda text: ITEM, make_translation_context().id_source
+        )
     )
 
     assert batches[0] == []
 
 
-def test_an_answer_in_one_event_gets_the_item_too() -> None:
+def test_answer_in_one_event_gets_the_item() -> None:
     model = Model(said("Sum."))
     whole = iter([[{"type": "response.completed", "response": said("Yes.")}]])
 

@@ -1,4 +1,4 @@
-"""What stays beside a summary, and what becomes of compaction items that come back."""
+"""Kept items, and compaction items in requests."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from forwarder.core.errors import Unsupported
 from forwarder.core.ids import ID_SOURCE
 from forwarder.middleware.compaction import window
-from tests.middleware.compaction.talking import assistant, terms, user
+from tests.middleware.compaction.talking import assistant, make_translation_context, user
 
 Json = dict[str, Any]
 
 
 def sealed(text: Any, secret: str = "s") -> Json:
-    blob = terms(secret=secret).encrypt({"compaction": text, "model": "m"})
+    blob = make_translation_context(secret=secret).encrypt({"compaction": text, "model": "m"})
     return {"type": "compaction", "encrypted_content": blob}
 
 
@@ -32,17 +32,19 @@ def texts(items: list[Json]) -> list[str]:
 
 
 def opened(items: list[Json], native: bool = False, strict: bool = False) -> list[Json]:
-    result: list[Json] = window.open_compactions({"input": items}, terms(strict), native)["input"]
+    result: list[Json] = window.open_compactions(
+        {"input": items}, make_translation_context(strict), native
+    )["input"]
     return result
 
 
-def test_a_conversation_without_such_items_is_the_very_same() -> None:
+def test_request_without_compaction_items_is_the_same_object() -> None:
     for given in ("hi", None, [user("hi")], ["?"]):
         request = {"input": given}
-        assert window.open_compactions(request, terms(), False) is request
+        assert window.open_compactions(request, make_translation_context(), False) is request
 
 
-def test_the_last_summary_stands_for_all_before_it_but_what_was_said_to_the_model() -> None:
+def test_last_summary_replaces_earlier_items_except_client_messages() -> None:
     items = [
         {"type": "message", "role": "developer", "content": "rules"},
         user("one"),
@@ -64,13 +66,16 @@ def test_the_last_summary_stands_for_all_before_it_but_what_was_said_to_the_mode
         FOREIGN,
         sealed("x", secret="another"),
         {**sealed("x"), "encrypted_content": sealed("x")["encrypted_content"][:-3] + "abc"},
-        {"type": "compaction", "encrypted_content": terms().encrypt({"reasoning_content": "x"})},
+        {
+            "type": "compaction",
+            "encrypted_content": make_translation_context().encrypt({"reasoning_content": "x"}),
+        },
         {"type": "compaction"},
         {"type": "compaction", "encrypted_content": 7},
     ],
 )
-def test_what_cannot_be_opened_is_left_out_and_counted_or_refused(lost: Json) -> None:
-    here = terms()
+def test_foreign_compaction_is_dropped_or_rejected_in_strict_mode(lost: Json) -> None:
+    here = make_translation_context()
 
     request = window.open_compactions({"input": [assistant("a"), lost, user("b")]}, here, False)
 
@@ -80,7 +85,7 @@ def test_what_cannot_be_opened_is_left_out_and_counted_or_refused(lost: Json) ->
         opened([lost], strict=True)
 
 
-def test_a_native_upstream_gets_its_own_and_a_summary_of_ours_opened() -> None:
+def test_native_upstream_gets_its_own_items_and_our_summary() -> None:
     assert opened([assistant("a"), FOREIGN, user("b")], native=True) == [
         assistant("a"),
         FOREIGN,
@@ -89,15 +94,15 @@ def test_a_native_upstream_gets_its_own_and_a_summary_of_ours_opened() -> None:
     assert texts(opened([assistant("a"), sealed("s"), FOREIGN], native=True)) == ["s", "compaction"]
 
 
-def test_a_native_upstream_does_not_get_what_was_sealed_here_and_is_damaged() -> None:
-    here = terms()
+def test_native_upstream_does_not_get_damaged_own_items() -> None:
+    here = make_translation_context()
     damaged = {"type": "compaction", "encrypted_content": "fwd1.damaged"}
 
     assert window.open_compactions({"input": [damaged]}, here, True)["input"] == []
     assert list(here.loss_report.losses) == ["input.compaction"]
 
 
-def test_of_what_users_said_the_newest_stays_while_there_is_room() -> None:
+def test_newest_user_messages_are_kept_within_the_limit() -> None:
     long = "x" * (window.MAX_KEPT_TOKENS * 3)
     rules = {"type": "message", "role": "system", "content": "rules"}
 
@@ -109,7 +114,7 @@ def test_of_what_users_said_the_newest_stays_while_there_is_room() -> None:
     assert texts(window.select_kept_items([user("old"), user(long + long)])) == [long + long]
 
 
-def test_the_question_is_what_comes_behind_all_that_the_model_did() -> None:
+def test_open_question_is_the_trailing_client_messages() -> None:
     items = [user("a"), assistant("b"), user("c"), user("d")]
 
     assert window.split_open_question(items) == (items[:2], items[2:])
@@ -117,7 +122,7 @@ def test_the_question_is_what_comes_behind_all_that_the_model_did() -> None:
     assert not window.has_model_items(window.split_open_question(items[2:])[0])
 
 
-def test_kept_messages_are_shown_with_all_that_an_output_has() -> None:
+def test_kept_messages_have_the_fields_of_output_items() -> None:
     [plain, rich] = window.make_compact_output(
         [user("a"), {"role": "user", "id": "msg_1", "content": [{"type": "input_image"}]}],
         ID_SOURCE,
@@ -128,13 +133,13 @@ def test_kept_messages_are_shown_with_all_that_an_output_has() -> None:
     assert rich["content"] == [{"type": "input_image"}]
 
 
-def test_only_the_last_summary_is_opened() -> None:
-    here, count = terms(), 0
+def test_only_the_last_summary_is_decrypted() -> None:
+    here, count = make_translation_context(), 0
 
     def unseal(blob: str) -> Any:
         nonlocal count
         count += 1
-        return terms().decrypt(blob)
+        return make_translation_context().decrypt(blob)
 
     items = [sealed(f"summary {i}") for i in range(50)]
     request = {"input": [*items, user("go on")]}

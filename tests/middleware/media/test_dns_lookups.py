@@ -1,4 +1,4 @@
-"""Look-ups: bounded together and for each client, and left when they take too long."""
+"""Look-ups: total limit, limit per client, and time-out."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from forwarder.middleware.media.dns_lookups import LookupPool
 ROOT = Path(__file__).parents[3]
 
 
-def test_a_look_up_gives_what_it_finds_or_raises() -> None:
+def test_look_up_returns_or_raises_its_result() -> None:
     pool = LookupPool(4)
     assert pool.look_up("a", 5, lambda: ["address"]) == ["address"]
     with pytest.raises(UnicodeError):
         pool.look_up("a", 5, lambda: "ä".encode("ascii"))
 
 
-def test_a_client_that_waits_for_slow_names_leaves_room_for_others() -> None:
+def test_client_with_slow_names_leaves_slots_for_others() -> None:
     pool, going_on = LookupPool(4), threading.Event()
     with pytest.raises(TimeoutError):
         pool.look_up("a", 0.05, going_on.wait)
@@ -32,7 +32,7 @@ def test_a_client_that_waits_for_slow_names_leaves_room_for_others() -> None:
     assert pool.look_up("a", 5, lambda: 1) == 1
 
 
-def test_all_look_ups_together_are_bounded() -> None:
+def test_number_of_look_ups_is_limited() -> None:
     pool, going_on = LookupPool(2), threading.Event()
     for client in "ab":
         with pytest.raises(TimeoutError):
@@ -65,5 +65,5 @@ assert time.monotonic() - start < 1.5
 """
 
 
-def test_slow_names_keep_no_upstream_waiting() -> None:
+def test_slow_names_do_not_block_upstreams() -> None:
     subprocess.run([sys.executable, "-c", UNDER_GEVENT], cwd=ROOT, check=True, timeout=60)

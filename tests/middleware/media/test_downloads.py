@@ -1,4 +1,4 @@
-"""Files that an upstream has, brought here."""
+"""Downloads of an upstream's files."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def having(*pieces: bytes, kind: str = "") -> Callable[[str], FileResponse]:
 
 
 @pytest.mark.parametrize("kind", ["", "image/png", "application/octet-stream", "image/png; q=1"])
-def test_a_file_is_its_pieces_and_its_type_is_found(kind: str) -> None:
+def test_download_joins_chunks_and_detects_the_type(kind: str) -> None:
     blob = download(having(PNG[:3], PNG[3:], kind=kind), "file-1", "p", 8)
 
     assert blob == Blob(PNG, "image/png")
 
 
-def test_too_much_is_read_up_to_the_limit_and_no_further() -> None:
+def test_download_stops_at_the_size_limit() -> None:
     def endless():  # type: ignore[no-untyped-def]
         yield PNG
         yield PNG
@@ -55,7 +55,7 @@ def failing(error: Exception) -> Callable[[str], FileResponse]:
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405])
-def test_a_file_that_is_not_given_out_is_the_client_s_affair(status: int) -> None:
+def test_unavailable_file_is_a_client_error(status: int) -> None:
     with pytest.raises(MediaUnavailable) as refused:
         download(failing(UpstreamRefused(status, {})), "file-1", "p.q", 8)
 
@@ -64,6 +64,6 @@ def test_a_file_that_is_not_given_out_is_the_client_s_affair(status: int) -> Non
 
 
 @pytest.mark.parametrize("error", [UpstreamRefused(429, {}), UpstreamKeyRefused("no")])
-def test_other_failures_are_the_upstream_s(error: Exception) -> None:
+def test_other_failures_are_upstream_errors(error: Exception) -> None:
     with pytest.raises(type(error)):
         download(failing(error), "file-1", "p.q", 8)

@@ -1,4 +1,4 @@
-"""Fetching by URL: what is let through, what is refused, and where it is cut."""
+"""Fetching of URLs: allowed URLs, rejections and limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES = {"files.test": "127.0.0.1", "evil.test": "127.0.0.1", "meta.test": "169.
 
 
 class Resolver:
-    """A look-up of made-up names, all private; it keeps what it was asked."""
+    """A resolver of invented private names; it records the look-ups."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -40,7 +40,7 @@ class Resolver:
 def fetcher(
     resolve: Callable[..., Any] | None = None, max_bytes: int = 10_000, seconds: float = 5
 ) -> Fetcher:
-    """A fetcher that may reach ``files.test``, which is private, and else what is public."""
+    """A fetcher that may reach the private host ``files.test`` and public hosts."""
     return Fetcher(AddressGuard(["files.test"], resolve or Resolver()), max_bytes, seconds)
 
 
@@ -114,7 +114,7 @@ class Again:
         self.send = peer.send
 
 
-def test_several_are_fetched_at_once_and_each_only_once() -> None:
+def test_urls_are_fetched_in_parallel_and_once() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         time.sleep(0.3)
@@ -130,7 +130,7 @@ def test_several_are_fetched_at_once_and_each_only_once() -> None:
     assert server.connections == 6
 
 
-def test_a_server_is_known_by_its_certificate_and_name(
+def test_certificate_and_host_name_are_verified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority = Authority(tmp_path)
@@ -143,7 +143,7 @@ def test_a_server_is_known_by_its_certificate_and_name(
         assert "cannot be reached" in refusal(f"https://files.test:{server.port}/")
 
 
-def test_a_name_is_looked_up_once_and_its_address_connected_to() -> None:
+def test_name_is_resolved_once_and_its_address_used() -> None:
     resolve = Resolver()
     with serving(IMAGE) as server:
         fetched(f"http://files.test:{server.port}/", resolve=resolve)
@@ -162,7 +162,7 @@ def test_a_name_is_looked_up_once_and_its_address_connected_to() -> None:
         "evil.test", "evil.test.", "EVIL.test",
     ],
 )  # fmt: skip
-def test_a_private_host_is_not_connected_to(host: str) -> None:
+def test_private_host_is_not_contacted(host: str) -> None:
     with serving(IMAGE) as server:
         said = refusal(f"http://{host}:{server.port}/")
 
@@ -172,7 +172,7 @@ def test_a_private_host_is_not_connected_to(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["meta.test", "169.254.169.254", "10.0.0.1", "[fd00:ec2::254]"])
-def test_nothing_is_sent_to_other_private_hosts(host: str) -> None:
+def test_other_private_hosts_are_not_contacted(host: str) -> None:
     started = time.monotonic()
 
     assert "no public address" in refusal(f"http://{host}/latest/meta-data/")
@@ -187,7 +187,7 @@ def test_nothing_is_sent_to_other_private_hosts(host: str) -> None:
         b"gopher://files.test:{}/", b"http://user@files.test:{}/",
     ],
 )  # fmt: skip
-def test_a_redirect_is_judged_like_the_first_address(location: bytes) -> None:
+def test_redirect_target_is_checked_by_the_guard(location: bytes) -> None:
     def script(peer: Peer) -> None:
         target = location.replace(b"{}", b"%d" % server.port)
         saying(b"HTTP/1.1 302 Found", b"Location: " + target)(peer)
@@ -198,7 +198,7 @@ def test_a_redirect_is_judged_like_the_first_address(location: bytes) -> None:
     assert server.connections == 1
 
 
-def test_redirects_come_to_an_end() -> None:
+def test_number_of_redirects_is_limited() -> None:
     with serving(saying(b"HTTP/1.1 301 Moved", b"Location: /again")) as server:
         assert "more than 3 times" in refusal(f"http://files.test:{server.port}/")
     assert server.connections == 4
@@ -220,7 +220,7 @@ def test_redirects_come_to_an_end() -> None:
         ("http://no-such-host.invalid/", "no public address"),
     ],
 )
-def test_what_is_no_fetchable_url_is_refused(url: str, reason: str) -> None:
+def test_unfetchable_url_is_rejected(url: str, reason: str) -> None:
     assert reason in refusal(url)
 
 
@@ -236,32 +236,32 @@ def test_what_is_no_fetchable_url_is_refused(url: str, reason: str) -> None:
         ([b"nonsense"], "could not be fetched"),
     ],
 )
-def test_what_is_no_image_or_document_is_refused(head: list[bytes], reason: str) -> None:
+def test_other_media_types_are_rejected(head: list[bytes], reason: str) -> None:
     with serving(saying(*head)) as server:
         assert reason in refusal(f"http://files.test:{server.port}/")
 
 
-def test_what_says_nothing_of_its_type_is_known_by_its_content() -> None:
+def test_undeclared_type_is_detected_from_content() -> None:
     with serving(saying(b"HTTP/1.1 200 OK")) as server:
         assert fetched(f"http://files.test:{server.port}/").type == "image/png"
     with serving(saying(b"HTTP/1.1 200 OK", body=b"\x7fELF")) as server:
         assert "neither an image" in refusal(f"http://files.test:{server.port}/")
 
 
-def test_a_host_that_does_not_answer_is_not_described() -> None:
+def test_unreachable_host_is_not_described() -> None:
     assert "cannot be reached" in refusal(f"http://files.test:{unused_port()}/")
 
 
 # -- limits ---------------------------------------------------------------------------------------
 
 
-def test_a_body_that_is_too_large_is_not_read() -> None:
+def test_body_declared_too_large_is_not_read() -> None:
     script = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png", length=10_001)
     with serving(script) as server:
         assert "too large" in refusal(f"http://files.test:{server.port}/")
 
 
-def test_an_endless_body_is_read_to_the_limit_and_not_beyond() -> None:
+def test_endless_body_is_read_up_to_the_limit() -> None:
     sent = 0
 
     def script(peer: Peer) -> None:
@@ -277,7 +277,7 @@ def test_an_endless_body_is_read_to_the_limit_and_not_beyond() -> None:
     assert sent < 2**26  # what the system's own buffers took
 
 
-def test_the_size_limit_holds_for_all_of_a_request_together() -> None:
+def test_size_limit_applies_to_all_urls_together() -> None:
     with serving(IMAGE) as server:
         wanted = {f"http://files.test:{server.port}/{i}": PATH for i in range(3)}
         assert len(fetcher(max_bytes=3 * len(PNG)).fetch_all(wanted)) == 3
@@ -285,7 +285,7 @@ def test_the_size_limit_holds_for_all_of_a_request_together() -> None:
             fetcher(max_bytes=3 * len(PNG) - 1).fetch_all(wanted)
 
 
-def test_a_body_that_ends_early_is_refused() -> None:
+def test_incomplete_body_is_rejected() -> None:
     script = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png", length=len(PNG) + 1)
     with serving(script) as server:
         assert "incomplete" in refusal(f"http://files.test:{server.port}/")
@@ -296,7 +296,7 @@ IN_TIME = 2.0
 
 
 def dripping(head: bytes, drop: bytes) -> Script:
-    """A server that sends a head, and then so little at a time that no read waits for long."""
+    """A server that sends a head and then single bytes, so that no single read times out."""
 
     def script(peer: Peer) -> None:
         peer.request()
@@ -319,7 +319,7 @@ def dripping(head: bytes, drop: bytes) -> Script:
     ids=["silent", "slow head", "slow body", "slow chunks"],
 )
 @pytest.mark.parametrize("tls", [False, True])
-def test_a_slow_server_is_cut_off_in_time(
+def test_slow_server_times_out(
     script: Script, tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority = Authority(tmp_path)
@@ -332,17 +332,17 @@ def test_a_slow_server_is_cut_off_in_time(
         assert time.monotonic() - started < IN_TIME
 
 
-def test_a_slow_handshake_is_cut_off_in_time() -> None:
+def test_slow_handshake_times_out() -> None:
     with serving(lambda peer: peer.server.wait()) as server:
         started = time.monotonic()
         assert "took too long" in refusal(f"https://files.test:{server.port}/", seconds=0.3)
         assert time.monotonic() - started < IN_TIME
 
 
-def test_whatever_fails_when_the_time_is_over_took_too_long(
+def test_failure_after_the_deadline_is_a_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whether a read or the wait for it all ends first is chance, and none of the client's."""
+    """The read or the wait may end first; the client gets the same error."""
     monkeypatch.setattr(fetch.Future, "result", lambda job, seconds: WAIT(job))
     with serving(lambda peer: peer.server.wait()) as server:
         for scheme in ("http", "https"):
@@ -353,7 +353,7 @@ def test_whatever_fails_when_the_time_is_over_took_too_long(
 WAIT = fetch.Future.result
 
 
-def test_a_slow_look_up_is_not_waited_for() -> None:
+def test_slow_look_up_times_out() -> None:
     def resolve(*_: Any, **__: Any) -> Any:
         time.sleep(3)
         return []
@@ -363,7 +363,7 @@ def test_a_slow_look_up_is_not_waited_for() -> None:
     assert time.monotonic() - started < IN_TIME
 
 
-def test_a_request_cannot_make_the_forwarder_call_everywhere() -> None:
+def test_number_of_urls_is_limited() -> None:
     wanted = {f"http://files.test/{i}": f"input[{i}]" for i in range(fetch.MAX_URLS + 1)}
 
     with pytest.raises(InvalidRequest, match="at most 64") as caught:
@@ -371,7 +371,7 @@ def test_a_request_cannot_make_the_forwarder_call_everywhere() -> None:
     assert caught.value.param == "input[64]"
 
 
-def test_all_that_cannot_be_fetched_is_named() -> None:
+def test_error_names_all_unfetchable_urls() -> None:
     with serving(IMAGE) as server:
         there = f"http://files.test:{server.port}/a.png"
         wanted = {"ftp://a/b": "one", there: "two", "http://u:p@files.test/": "three"}

@@ -74,14 +74,12 @@ def test_all_images_and_files_of_a_responses_request_are_found() -> None:
         {"messages": [{"content": {"type": {}}}]},
     ],
 )
-def test_ill_formed_requests_are_left_to_others(request_: dict[str, Any]) -> None:
+def test_malformed_requests_are_skipped(request_: dict[str, Any]) -> None:
     assert found(request_, "chat") == []
 
 
 @pytest.mark.parametrize(("request_", "client"), [(CHAT, "chat"), (RESPONSES, "responses")])
-def test_replacing_changes_only_a_copy_and_only_these_places(
-    request_: dict[str, Any], client: str
-) -> None:
+def test_replacing_copies_only_the_changed_locations(request_: dict[str, Any], client: str) -> None:
     before = copy.deepcopy(request_)
     all_places = list(find_media(request_, client))
 

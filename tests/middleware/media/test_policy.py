@@ -1,4 +1,4 @@
-"""What becomes of images and files, by profile and protocol."""
+"""Conversion of images and files by profile and protocol."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ THERE = {WEB: Blob(b"\x89PNG\r\n\x1a\n", "image/png", "a.png"),
          DOC: Blob(b"%PDF-1.7", "application/pdf", "b.pdf")}  # fmt: skip
 
 STORED = {"file-1": THERE[WEB], "file-2": THERE[DOC]}
-"""What the upstream has under an id."""
+"""The file that the upstream has under an id."""
 
 Json = dict[str, Any]
 
@@ -40,7 +40,7 @@ def NOTHING(file_id: str, path: str) -> Blob:
 
 
 class Fetcher:
-    """Knows two URLs, and what it was asked for."""
+    """Serves two URLs and records the requests."""
 
     def __init__(self) -> None:
         self.wanted: dict[str, str] = {}
@@ -69,7 +69,7 @@ def settled(
     knows_ids: bool = True,
     **knobs: Any,
 ) -> Json:
-    """A part as it goes upstream; its type tells the client's protocol."""
+    """The part that reaches the upstream; its type selects the client's protocol."""
     client = "responses" if part["type"].startswith("input") else "chat"
     request = responses(part) if client == "responses" else chat(part)
     (entry,) = next(iter(request.values()))
@@ -119,7 +119,7 @@ def input_file(**fields: Any) -> Json:
 BOTH = [image, input_image]
 
 
-def test_a_request_without_media_goes_on_as_the_very_same_object() -> None:
+def test_request_without_media_is_the_same_object() -> None:
     sent: list[Json] = []
     request = chat({"type": "text", "text": "y"})
     call = with_media(
@@ -142,24 +142,24 @@ def by_id(file_id: Any) -> Json:
 
 
 @pytest.mark.parametrize("taken", ["url", "base64"])
-def test_an_image_by_id_is_inlined_for_chat_which_has_no_place_for_one(taken: str) -> None:
+def test_image_id_is_inlined_for_chat(taken: str) -> None:
     assert settled(by_id("file-1"), image_url=taken) == input_image(PNG_URL)
 
 
-def test_an_image_by_id_is_handed_on_to_who_takes_it() -> None:
+def test_image_id_is_passed_on_to_responses() -> None:
     assert settled(by_id("file-1"), over="responses") == by_id("file-1")
 
 
 @pytest.mark.parametrize("file_id", ["file-2", "../models", "", 5])
-def test_what_is_no_image_or_no_id_is_refused(file_id: Any) -> None:
+def test_invalid_image_or_file_id_is_rejected(file_id: Any) -> None:
     assert refusal(by_id(file_id)) == (400, "input[0].content[0].file_id")
 
 
-def test_where_no_images_are_taken_none_is_by_id() -> None:
+def test_image_id_is_rejected_if_images_are_not_accepted() -> None:
     assert refusal(by_id("file-1"), image_url="none") == (400, "input[0].content[0]")
 
 
-def test_a_file_by_id_is_handed_on_to_who_knows_it_and_else_inlined_or_uploaded() -> None:
+def test_file_id_is_passed_on_inlined_or_uploaded() -> None:
     asked = input_file(file_id="file-2")
 
     assert settled(asked) == asked
@@ -170,14 +170,14 @@ def test_a_file_by_id_is_handed_on_to_who_knows_it_and_else_inlined_or_uploaded(
     assert uploaded == input_file(file_id="file-of-b.pdf-8")
 
 
-def test_a_file_that_cannot_be_had_may_be_the_upstream_s_own_but_an_image_may_not() -> None:
+def test_unavailable_file_id_is_passed_on_and_image_id_rejected() -> None:
     asked = input_file(file_id="file-3")
 
     assert settled(asked, knows_ids=False) == asked
     assert refusal(by_id("file-3")) == (400, "input[0].content[0].file_id")
 
 
-def test_an_id_that_is_named_twice_is_asked_for_once() -> None:
+def test_repeated_id_is_downloaded_once() -> None:
     asked: list[str] = []
 
     def download(file_id: str, path: str) -> Blob:
@@ -192,7 +192,7 @@ def test_an_id_that_is_named_twice_is_asked_for_once() -> None:
     assert asked == ["file-1"]
 
 
-def test_of_all_images_that_cannot_be_had_is_told_at_once() -> None:
+def test_error_names_all_unavailable_images() -> None:
     def download(file_id: str, path: str) -> Blob:
         if file_id in STORED:
             return STORED[file_id]
@@ -213,12 +213,12 @@ def test_of_all_images_that_cannot_be_had_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("make", BOTH)
 @pytest.mark.parametrize("url", [WEB, PNG_URL, "oss://bucket/a.png"])
-def test_an_image_is_handed_on_where_urls_are_taken(make: Any, url: str) -> None:
+def test_image_url_is_passed_on_if_accepted(make: Any, url: str) -> None:
     assert settled(make(url)) == make(url)
 
 
 @pytest.mark.parametrize("make", BOTH)
-def test_an_image_is_fetched_and_inlined_where_urls_are_not_taken(make: Any) -> None:
+def test_image_url_is_inlined_if_not_accepted(make: Any) -> None:
     fetcher = Fetcher()
 
     assert settled(make(WEB), fetcher=fetcher, image_url="base64") == make(PNG_URL)
@@ -248,7 +248,7 @@ def test_a_data_url_without_a_type_gets_one() -> None:
         (file(file_data="no base64!"), "messages[0].content[1].file.file_data"),
     ],
 )
-def test_a_wrong_data_url_is_refused_by_its_path(part: Json, path: str) -> None:
+def test_invalid_data_url_is_rejected_with_its_path(part: Json, path: str) -> None:
     assert refusal(part) == (400, path)
 
 
@@ -259,11 +259,11 @@ def test_a_wrong_data_url_is_refused_by_its_path(part: Json, path: str) -> None:
         (input_image(WEB), "input[0].content[0].image_url"),
     ],
 )
-def test_nothing_is_fetched_without_leave(part: Json, path: str) -> None:
+def test_nothing_is_fetched_without_permission(part: Json, path: str) -> None:
     assert refusal(part, image_url="base64") == (400, path)
 
 
-def test_what_cannot_be_fetched_is_refused_by_its_path() -> None:
+def test_unfetchable_url_is_rejected_with_its_path() -> None:
     part = input_image("https://example.com/gone.png")
 
     assert refusal(part, image_url="base64", fetcher=Fetcher()) == (
@@ -272,16 +272,16 @@ def test_what_cannot_be_fetched_is_refused_by_its_path() -> None:
     )
 
 
-def test_a_document_is_no_image() -> None:
+def test_document_as_image_is_rejected() -> None:
     assert refusal(image(DOC), image_url="base64", fetcher=Fetcher())[0] == 400
 
 
 @pytest.mark.parametrize("url", [WEB, PNG_URL])
-def test_images_are_refused_where_none_are_taken(url: str) -> None:
+def test_images_are_rejected_if_not_accepted(url: str) -> None:
     assert refusal(input_image(url), image_url="none") == (400, "input[0].content[0]")
 
 
-def test_images_of_tools_are_left_to_the_profile_that_drops_them() -> None:
+def test_tool_images_are_skipped_if_the_profile_drops_them() -> None:
     how: Json = {"image_url": "none", "tool_image": "drop"}
 
     assert settled(image(WEB), role="tool", **how) == image(WEB)
@@ -291,7 +291,7 @@ def test_images_of_tools_are_left_to_the_profile_that_drops_them() -> None:
 # -- files ----------------------------------------------------------------------------------------
 
 
-def test_a_file_by_value_is_handed_on_inline() -> None:
+def test_file_data_is_passed_on() -> None:
     part = file(file_data=PDF_URL, filename="a.pdf")
 
     assert settled(part) == part
@@ -322,16 +322,16 @@ def test_bare_base64_becomes_a_data_url(part: Json, expected: Json) -> None:
         (file(file_id="file-1"), file(file_id="file-1")),
     ],
 )
-def test_a_file_is_uploaded_where_only_ids_are_taken(part: Json, expected: Json) -> None:
+def test_file_is_uploaded_if_only_ids_are_accepted(part: Json, expected: Json) -> None:
     assert settled(part, file="upload") == expected
 
 
 @pytest.mark.parametrize("part", [file(file_data=PDF), file(file_id="f"), input_file(file_url=DOC)])
-def test_files_are_refused_where_none_are_taken(part: Json) -> None:
+def test_files_are_rejected_if_not_accepted(part: Json) -> None:
     assert refusal(part, file="none")[0] == 400
 
 
-def test_a_file_by_url_is_handed_on_to_responses_upstreams() -> None:
+def test_file_url_is_passed_on_to_responses() -> None:
     part = input_file(file_url=DOC)
 
     assert settled(part, over="responses") == part
@@ -345,11 +345,11 @@ def test_a_file_by_url_is_handed_on_to_responses_upstreams() -> None:
         ({"over": "responses", "image_url": "base64"}, input_file(file_data=PDF_URL, filename="b.pdf")),
     ],
 )  # fmt: skip
-def test_a_file_by_url_is_fetched_for_others(how: Json, expected: Json) -> None:
+def test_file_url_is_fetched_for_chat(how: Json, expected: Json) -> None:
     assert settled(input_file(file_url=DOC), fetcher=Fetcher(), **how) == expected
 
 
-def test_a_url_that_is_named_twice_is_fetched_once() -> None:
+def test_repeated_url_is_fetched_once() -> None:
     part = input_image(WEB)
     request = {"input": [{"role": "user", "content": [part, part]}]}
     fetcher, sent = Fetcher(), list[Json]()
@@ -376,14 +376,14 @@ def test_a_url_that_is_named_twice_is_fetched_once() -> None:
         ("data:application/octet-stream;base64,aGk=", "application/octet-stream"),
     ],
 )
-def test_an_image_has_to_be_one(url: str, found: str) -> None:
+def test_image_data_must_be_an_image(url: str, found: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         settled({"type": "image_url", "image_url": {"url": url}})
     assert caught.value.param == "messages[0].content[1].image_url.url"
     assert found in caught.value.message
 
 
-def test_a_type_that_says_nothing_is_said_anew() -> None:
+def test_unspecific_type_is_replaced() -> None:
     part = {
         "type": "image_url",
         "image_url": {"url": f"data:application/octet-stream;base64,{PNG}"},
@@ -407,7 +407,7 @@ def test_a_type_that_says_nothing_is_said_anew() -> None:
         ({"type": "input_file", "file_id": "file-1"}, None),
     ],
 )
-def test_what_no_upstream_could_be_given_is_refused(part: Json, path: str | None) -> None:
+def test_check_media_rejects_invalid_media(part: Json, path: str | None) -> None:
     request: Json = {"input": [{"role": "user", "content": [part]}]}
     [place] = find_media(request, "responses")
     assert place.entry_index == 0

@@ -1,4 +1,4 @@
-"""Files brought to an upstream: once for each content, and deleted when nobody uses them."""
+"""Uploads: once for each content, and deletion after expiry."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def soon(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def test_a_content_is_uploaded_once_whatever_its_name() -> None:
+def test_content_is_uploaded_once_regardless_of_name() -> None:
     store = Store()
     uploads = UploadCache(store, 60)
 
@@ -64,7 +64,7 @@ def test_keys_do_not_share_files() -> None:
     assert [key for _, key in store.uploads] == ["one", "two"]
 
 
-def test_requests_at_the_same_time_upload_once() -> None:
+def test_concurrent_requests_upload_once() -> None:
     store = Store(0.1)
     uploads = UploadCache(store, 60)
     ids: list[str] = []
@@ -80,7 +80,7 @@ def test_requests_at_the_same_time_upload_once() -> None:
     assert len(store.uploads) == 1
 
 
-def test_an_upload_that_failed_is_tried_again() -> None:
+def test_failed_upload_is_retried() -> None:
     store = Store()
     store.fails = 1
     uploads = UploadCache(store, 60)
@@ -90,7 +90,7 @@ def test_an_upload_that_failed_is_tried_again() -> None:
     assert uploads.get_file_id(A) == "file-1"
 
 
-def test_a_file_is_deleted_with_its_own_key_when_it_is_old() -> None:
+def test_expired_file_is_deleted_with_its_key() -> None:
     store = Store()
     uploads = UploadCache(store, 0.05)
     uploads.get_file_id(A, "key")
@@ -99,7 +99,7 @@ def test_a_file_is_deleted_with_its_own_key_when_it_is_old() -> None:
     assert uploads.get_file_id(A, "key") == "file-2"
 
 
-def test_a_file_in_use_stays() -> None:
+def test_used_file_is_kept() -> None:
     store = Store()
     uploads = UploadCache(store, 0.4)
     uploads.get_file_id(B)
@@ -112,7 +112,7 @@ def test_a_file_in_use_stays() -> None:
     assert uploads.get_file_id(A) == "file-2"
 
 
-def test_of_too_many_files_the_one_unused_for_longest_is_deleted() -> None:
+def test_least_recently_used_file_is_deleted_first() -> None:
     store = Store()
     uploads = UploadCache(store, 60, max_files=2)
     for blob in (A, B, A, Blob(b"c", "text/plain")):
@@ -122,7 +122,7 @@ def test_of_too_many_files_the_one_unused_for_longest_is_deleted() -> None:
     assert uploads.get_file_id(A) == "file-1"
 
 
-def test_a_file_that_cannot_be_deleted_is_forgotten() -> None:
+def test_failed_deletion_removes_the_cache_entry() -> None:
     store = Store()
     uploads = UploadCache(store, 60)
     uploads.get_file_id(A)

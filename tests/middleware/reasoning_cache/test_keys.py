@@ -1,4 +1,4 @@
-"""Where reasoning belongs, and when that place is not known again."""
+"""Keys of reasoning, and when they do not match."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ def output(name: str, said: str = "42") -> Json:
 
 
 def said(text: str, **more: Any) -> Json:
-    """A message as an answer has it."""
+    """A message of an answer."""
     part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"type": "message", "id": "msg", "role": "assistant", "status": "completed",
             "content": [part], **more}  # fmt: skip
 
 
 def told(text: str) -> Json:
-    """The same as the history of a chat client has it."""
+    """The same message in a chat client's history."""
     part = {"type": "output_text", "text": text, "annotations": []}
     return {"type": "message", "role": "assistant", "content": [part]}
 
 
 def back(asked: list[Json], given: list[Json], history: list[Json]) -> list[Any]:
-    """The history with what is known again of one answer, told by ids and texts."""
+    """Ids and texts of the history with restored items."""
     kept = anchors.collect_reasoning(asked, given)
     whole = anchors.restore_reasoning(history, lambda keys: kept)
     return [item.get("id") or item.get("call_id") or item["content"][0]["text"] for item in whole]
 
 
-def test_reasoning_comes_back_before_the_call_that_it_led_to() -> None:
+def test_reasoning_is_restored_before_its_call() -> None:
     given = [{**thought("rs"), "status": "completed", "content": None}, call("c", id="fc")]
     history = [user("go"), call("c"), output("c")]
     kept = anchors.collect_reasoning([user("go")], given)
@@ -60,13 +60,13 @@ def test_reasoning_comes_back_before_the_call_that_it_led_to() -> None:
     ]
 
 
-def test_a_call_is_known_again_when_its_arguments_are_written_otherwise() -> None:
+def test_call_matches_with_reformatted_arguments() -> None:
     given = [thought("rs"), call("c", '{"b": 1, "a": "é"}')]
     history = [user("go"), call("c", '{"a":"\\u00e9","b":1}'), output("c")]
     assert back([user("go")], given, history) == ["go", "rs", "c", "c"]
 
 
-def test_of_parallel_calls_each_has_its_own() -> None:
+def test_parallel_calls_have_separate_entries() -> None:
     given = [thought("r1"), call("a"), call("b"), thought("r2"), call("c")]
     history = [user("go"), call("a"), call("b"), call("c"), output("a"), output("b"), output("c")]
 
@@ -75,7 +75,7 @@ def test_of_parallel_calls_each_has_its_own() -> None:
     ]  # fmt: skip
 
 
-def test_a_text_comes_back_with_its_reasoning_and_its_phases() -> None:
+def test_text_is_restored_with_reasoning_and_phases() -> None:
     given = [
         thought("r1"),
         said("Let me see. ", phase="commentary"),
@@ -94,7 +94,7 @@ def test_a_text_comes_back_with_its_reasoning_and_its_phases() -> None:
     assert "id" not in restored[2]
 
 
-def test_a_text_and_its_calls_come_back_together() -> None:
+def test_text_and_calls_are_restored_together() -> None:
     given = [thought("r1"), said("I look."), thought("r2"), call("a")]
 
     assert back([user("go")], given, [user("go"), told("I look."), call("a"), output("a")]) == [
@@ -111,7 +111,7 @@ def test_a_text_and_its_calls_come_back_together() -> None:
         [user("go"), {**call("c"), "type": "custom_tool_call", "input": "{}"}],
     ],
 )
-def test_a_call_that_was_changed_is_not_known_again(changed: list[Json]) -> None:
+def test_changed_call_does_not_match(changed: list[Json]) -> None:
     assert "rs" not in back([user("go")], [thought("rs"), call("c")], changed)
 
 
@@ -124,14 +124,14 @@ def test_a_call_that_was_changed_is_not_known_again(changed: list[Json]) -> None
         [told("Done.")],
     ],
 )
-def test_a_text_is_known_by_its_words_and_what_it_answers(changed: list[Json]) -> None:
+def test_text_key_includes_the_question(changed: list[Json]) -> None:
     given = [thought("rs"), said("Done.")]
 
     assert "rs" not in back([user("go")], given, changed)
     assert "rs" in back([user("go")], given, [user("go"), told(" Done.\n")])
 
 
-def test_a_text_behind_results_is_known_by_the_last_of_them() -> None:
+def test_text_after_results_is_keyed_by_the_last_result() -> None:
     asked = [user("go"), call("c"), output("c", "42")]
     given = [thought("rs"), said("42 it is.")]
 
@@ -139,7 +139,7 @@ def test_a_text_behind_results_is_known_by_the_last_of_them() -> None:
     assert "rs" not in back(asked, given, [*asked[:2], output("c", "43"), told("42 it is.")])
 
 
-def test_what_is_lost_without_a_store_is_not_remembered() -> None:
+def test_reasoning_without_content_is_not_cached() -> None:
     lost = {"type": "reasoning", "id": "rs", "summary": [{"type": "summary_text", "text": "x"}]}
     readable = {**lost, "content": [{"type": "reasoning_text", "text": "x"}]}
 
@@ -147,13 +147,13 @@ def test_what_is_lost_without_a_store_is_not_remembered() -> None:
     assert len(anchors.collect_reasoning([], [readable, call("c")])) == 1
 
 
-def test_reasoning_before_a_hosted_tool_does_not_belong_to_what_follows() -> None:
+def test_reasoning_before_a_hosted_tool_is_not_attached_to_later_items() -> None:
     search = {"type": "web_search_call", "id": "ws"}
 
     assert anchors.collect_reasoning([], [thought("rs"), search, call("c"), said("x")]) == {}
 
 
-def test_plain_answers_need_no_memory() -> None:
+def test_plain_answers_are_not_cached() -> None:
     assert anchors.collect_reasoning([user("go")], [said("Hi."), call("c")]) == {}
     assert anchors.collect_reasoning([], []) == {}
 
@@ -167,18 +167,18 @@ def test_plain_answers_need_no_memory() -> None:
         ("[1, 2]", "[1,2]"),
     ],
 )
-def test_arguments_are_the_same_however_they_are_written(one: str, other: str) -> None:
+def test_normalized_arguments_ignore_formatting(one: str, other: str) -> None:
     assert anchors.normalize_arguments(one) == anchors.normalize_arguments(other)
 
 
 @pytest.mark.parametrize("arguments", ['{"a": ', '{"a":' * 500 + "1" + "}" * 500])
-def test_arguments_that_cannot_be_written_again_stay(arguments: str) -> None:
+def test_unserializable_arguments_are_unchanged(arguments: str) -> None:
     assert anchors.normalize_arguments(arguments) == arguments
 
 
 @pytest.mark.parametrize("question", [None, {"type": "message", "role": "user", "content": "é"}])
-def test_text_of_one_question_is_known_by_the_digest_of_both(question: Any) -> None:
-    """Many texts may answer one question, which is digested once; what is stored keeps its key."""
+def test_text_key_is_the_digest_of_question_and_text(question: Any) -> None:
+    """The incremental digest must equal the stored keys."""
     for text in ("", " a ", "ü\n"):
         whole = anchors.hash_json(["text", question, text.strip()])
         assert anchors.make_text_key(question, text) == whole

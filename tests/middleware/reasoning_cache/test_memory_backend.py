@@ -1,4 +1,4 @@
-"""The shelf of one process: what it keeps, and what makes room."""
+"""The memory backend: values, eviction and expiry."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from forwarder.middleware.reasoning_cache import memory_backend
 from forwarder.middleware.reasoning_cache.memory_backend import MemoryBackend
 
 
-def test_what_was_put_there_last_is_found() -> None:
+def test_latest_value_is_found() -> None:
     kept = MemoryBackend(60)
     kept.put(b"a", b"old")
     kept.put(b"a", b"new")
@@ -17,7 +17,7 @@ def test_what_was_put_there_last_is_found() -> None:
     assert kept.get(b"b") is None
 
 
-def test_what_was_not_used_for_longest_makes_room() -> None:
+def test_least_recently_used_value_is_evicted() -> None:
     kept = MemoryBackend(60, max_values=2)
     for key in (b"a", b"b"):
         kept.put(key, b"x")
@@ -27,7 +27,7 @@ def test_what_was_not_used_for_longest_makes_room() -> None:
     assert [kept.get(key) for key in (b"a", b"b", b"c")] == [b"x", None, b"x"]
 
 
-def test_the_values_together_have_a_limit() -> None:
+def test_total_size_is_limited() -> None:
     kept = MemoryBackend(60, max_bytes=10)
     kept.put(b"a", b"12345")
     kept.put(b"a", b"123456")
@@ -40,7 +40,7 @@ def test_the_values_together_have_a_limit() -> None:
     assert kept.get(b"d") is not None
 
 
-def test_nothing_is_kept_for_long_after_its_last_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_expire_after_their_last_use(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(memory_backend.time, "monotonic", lambda: now[0])
     kept = MemoryBackend(10)

@@ -1,4 +1,4 @@
-"""The wrapper around an upstream's call: what it asks for, the scope, what fails."""
+"""The reasoning cache around an upstream's handler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AGAIN: Json = {"input": [user("go"), call("c"), output("c")], "store": False}
 
 
 class Upstream:
-    """A handler whose answers think before they call; it keeps what it was asked."""
+    """A handler scope answers have reasoning before calls; it records its requests."""
 
     def __init__(self, *refusals: UpstreamRefused | None) -> None:
         self.asked: list[Json] = []
@@ -42,7 +42,7 @@ def recall() -> ReasoningCache:
     return ReasoningCache(MemoryBackend(60))
 
 
-def test_what_was_thought_comes_back_and_the_stream_is_the_same() -> None:
+def test_reasoning_is_restored_and_the_stream_unchanged() -> None:
     upstream, memory = Upstream(), recall()
     recalled = memory.with_reasoning_cache(upstream, MINE, request_encrypted=True)
 
@@ -55,7 +55,7 @@ def test_what_was_thought_comes_back_and_the_stream_is_the_same() -> None:
     assert upstream.asked[1]["input"][1]["encrypted_content"] == "sealed rs"
 
 
-def test_seals_are_asked_for_once_and_only_of_models_that_reason() -> None:
+def test_encrypted_reasoning_is_requested_only_if_enabled() -> None:
     upstream = Upstream()
     sealing = {**ASKED, "include": ["x", "reasoning.encrypted_content"]}
 
@@ -69,7 +69,7 @@ def test_seals_are_asked_for_once_and_only_of_models_that_reason() -> None:
     "scope",
     [("other", "up", "model"), (None, "up", "model"), ("key", "up", "m"), ("key", "u", "model")],
 )
-def test_it_is_for_nobody_else_and_no_other_model(scope: Any) -> None:
+def test_entries_are_separate_for_client_upstream_and_model(scope: Any) -> None:
     upstream, memory = Upstream(), recall()
     list(memory.with_reasoning_cache(upstream, MINE, request_encrypted=False)(ASKED))
 
@@ -85,7 +85,7 @@ def test_it_is_for_nobody_else_and_no_other_model(scope: Any) -> None:
         {"message": "Item 'rs_1' of type 'reasoning' was provided without its item."},
     ],
 )
-def test_an_upstream_that_does_not_accept_it_is_asked_without(error: Json) -> None:
+def test_refused_reasoning_is_removed_and_the_request_retried(error: Json) -> None:
     upstream, memory = Upstream(None, UpstreamRefused(400, error)), recall()
     recalled = memory.with_reasoning_cache(upstream, MINE, request_encrypted=False)
     list(recalled(ASKED))
@@ -102,7 +102,7 @@ def test_an_upstream_that_does_not_accept_it_is_asked_without(error: Json) -> No
         UpstreamRefused(503, {"message": "reasoning is down"}),
     ],
 )
-def test_any_other_refusal_is_the_client_s(refusal: UpstreamRefused) -> None:
+def test_other_refusal_is_raised(refusal: UpstreamRefused) -> None:
     memory = recall()
     recalled = memory.with_reasoning_cache(Upstream(None, refusal), MINE, request_encrypted=False)
     list(recalled(ASKED))
@@ -111,7 +111,7 @@ def test_any_other_refusal_is_the_client_s(refusal: UpstreamRefused) -> None:
         recalled(AGAIN)
 
 
-def test_a_refusal_of_a_request_to_which_nothing_was_added_is_not_tried_again() -> None:
+def test_refusal_of_an_unchanged_request_is_not_retried() -> None:
     upstream = Upstream(UpstreamRefused(400, {"message": "no reasoning here"}))
 
     with pytest.raises(UpstreamRefused):

@@ -1,4 +1,4 @@
-"""The wrapper around a Chat upstream's call; the whole table is in `test_signature_round_trips`."""
+"""The signature cache; `test_signature_round_trips` has the whole table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def said(*calls: Json, **more: Any) -> Json:
 
 
 class Shelf(MemoryBackend):
-    """A shelf that notes how often it is asked, and for how much."""
+    """A backend that counts look-ups and keys."""
 
     def __init__(self) -> None:
         super().__init__(60)
@@ -41,7 +41,7 @@ class Shelf(MemoryBackend):
 
 
 class Upstream:
-    """A call whose answer is one message; it keeps what it was asked."""
+    """A handler that answers with one message and records its requests."""
 
     def __init__(self, message: Json, *refusals: UpstreamRefused | None) -> None:
         self.message = message
@@ -58,11 +58,11 @@ class Upstream:
 
 
 def ask(
-    upstream: Upstream, recall: SignatureCache, *messages: Any, whose: Any = MINE
+    upstream: Upstream, recall: SignatureCache, *messages: Any, scope: Any = MINE
 ) -> LossReport:
-    ledger = LossReport()
-    list(recall.with_signature_cache(upstream, whose, ledger)({"messages": list(messages)}))
-    return ledger
+    loss_report = LossReport()
+    list(recall.with_signature_cache(upstream, scope, loss_report)({"messages": list(messages)}))
+    return loss_report
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def recall(shelf: Shelf) -> SignatureCache:
     return SignatureCache(shelf)
 
 
-def test_a_model_that_signs_nothing_costs_one_look(shelf: Shelf, recall: SignatureCache) -> None:
+def test_model_without_signatures_costs_one_look_up(shelf: Shelf, recall: SignatureCache) -> None:
     upstream = Upstream(said(call()))
     ask(upstream, recall, USER)
     assert shelf.looks == []
@@ -86,7 +86,7 @@ def test_a_model_that_signs_nothing_costs_one_look(shelf: Shelf, recall: Signatu
     assert upstream.asked[-1] == {"messages": [USER, said(call()), USER]}
 
 
-def test_a_message_that_has_signatures_is_sent_as_it_is(recall: SignatureCache) -> None:
+def test_message_with_signatures_is_unchanged(recall: SignatureCache) -> None:
     upstream = Upstream(said(call("a", **SIGNED), call("b"), thinking_blocks=[{"data": "d"}]))
     ask(upstream, recall, USER)
 
@@ -106,7 +106,7 @@ def test_a_message_that_has_signatures_is_sent_as_it_is(recall: SignatureCache) 
         {"role": "assistant", "tool_calls": [{"id": "a", "function": "odd"}]},
     ],
 )
-def test_what_the_client_changed_is_not_signed(changed: Json, recall: SignatureCache) -> None:
+def test_changed_message_gets_no_signatures(changed: Json, recall: SignatureCache) -> None:
     upstream = Upstream(said(call("a", **SIGNED)))
     ask(upstream, recall, USER)
 
@@ -116,18 +116,14 @@ def test_what_the_client_changed_is_not_signed(changed: Json, recall: SignatureC
 
 
 @pytest.mark.parametrize("messages", [None, "odd", ["odd", 1]])
-def test_a_request_of_another_shape_is_for_the_upstream_to_refuse(
-    messages: Any, recall: SignatureCache
-) -> None:
+def test_malformed_request_is_passed_on(messages: Any, recall: SignatureCache) -> None:
     upstream = Upstream(said(call("a", **SIGNED)))
     list(recall.with_signature_cache(upstream, MINE, LossReport())({"messages": messages}))
     assert upstream.asked == [{"messages": messages}]
 
 
 @pytest.mark.parametrize("given", ["", "b"])
-def test_a_call_without_its_id_is_known_by_what_it_answers(
-    given: str, recall: SignatureCache
-) -> None:
+def test_call_without_id_matches_by_question(given: str, recall: SignatureCache) -> None:
     upstream = Upstream(said(call("a", **SIGNED), call("b")))
     ask(upstream, recall, USER)
 
@@ -139,7 +135,7 @@ def test_a_call_without_its_id_is_known_by_what_it_answers(
     assert upstream.asked[-1]["messages"] == [USER, signed, other, calls]
 
 
-def test_a_text_is_known_by_what_it_answers(recall: SignatureCache) -> None:
+def test_text_matches_by_question(recall: SignatureCache) -> None:
     told = {"role": "assistant", "content": "Yes."}
     upstream = Upstream({**told, **SIGNED})
     ask(upstream, recall, USER)
@@ -151,15 +147,15 @@ def test_a_text_is_known_by_what_it_answers(recall: SignatureCache) -> None:
 
 
 @pytest.mark.parametrize(
-    "whose", [("other", "up", "model"), ("key", "other", "model"), ("key", "up", "other")]
+    "scope", [("other", "up", "model"), ("key", "other", "model"), ("key", "up", "other")]
 )
-def test_signatures_are_for_one_client_upstream_and_model(
-    whose: Any, recall: SignatureCache
+def test_signatures_are_separate_for_client_upstream_and_model(
+    scope: Any, recall: SignatureCache
 ) -> None:
     upstream = Upstream(said(call("a", **SIGNED)))
     ask(upstream, recall, USER)
 
-    ask(upstream, recall, USER, said(call("a")), whose=whose)
+    ask(upstream, recall, USER, said(call("a")), scope=scope)
 
     assert upstream.asked[-1]["messages"] == [USER, said(call("a"))]
 
@@ -168,21 +164,21 @@ def refused(message: str, status: int = 400) -> UpstreamRefused:
     return UpstreamRefused(status, {"message": message})
 
 
-def test_refused_signatures_are_left_out_and_named(recall: SignatureCache) -> None:
+def test_refused_signatures_are_removed_and_reported(recall: SignatureCache) -> None:
     upstream = Upstream(said(call("a", **SIGNED)), None, refused("Corrupted thought signature."))
     ask(upstream, recall, USER)
 
-    ledger = ask(upstream, recall, USER, said(call("a")))
+    loss_report = ask(upstream, recall, USER, said(call("a")))
 
     assert upstream.asked[1]["messages"] == [USER, upstream.message]
     assert upstream.asked[2]["messages"] == [USER, said(call("a"))]
-    assert ledger.losses == {"messages.signatures": "the upstream refused them"}
+    assert loss_report.losses == {"messages.signatures": "the upstream refused them"}
 
 
 @pytest.mark.parametrize(
     "refusal", [refused("no such model"), refused("the signature service is down", 503)]
 )
-def test_another_refusal_is_the_client_s(refusal: UpstreamRefused, recall: SignatureCache) -> None:
+def test_other_refusal_is_raised(refusal: UpstreamRefused, recall: SignatureCache) -> None:
     upstream = Upstream(said(call("a", **SIGNED)), None, refusal)
     ask(upstream, recall, USER)
 
@@ -191,7 +187,7 @@ def test_another_refusal_is_the_client_s(refusal: UpstreamRefused, recall: Signa
     assert len(upstream.asked) == 2
 
 
-def test_a_signature_behind_the_finish_is_kept(recall: SignatureCache) -> None:
+def test_signature_after_the_finish_is_stored(recall: SignatureCache) -> None:
     def upstream(request: Json) -> Iterator[list[Json]]:
         asked.append(request)
         finish = {"index": 0, "delta": {"tool_calls": [call("a")]}, "finish_reason": "tool_calls"}
@@ -206,7 +202,7 @@ def test_a_signature_behind_the_finish_is_kept(recall: SignatureCache) -> None:
     assert asked[-1]["messages"][1]["reasoning_opaque"] == "o"
 
 
-def test_a_message_beside_the_deltas_is_not_read_again() -> None:
+def test_message_beside_deltas_is_ignored() -> None:
     reader, whole = ChoiceReader(), ChoiceReader()
     reader.add_choice({"delta": {"content": "Hi"}, "message": {"content": "Hi"}})
     reader.add_choice({"delta": {}, "message": {"content": "Hi"}, "finish_reason": "stop"})
@@ -215,7 +211,7 @@ def test_a_message_beside_the_deltas_is_not_read_again() -> None:
     assert reader.make_entries(b"q").keys() == whole.make_entries(b"q").keys()
 
 
-def test_a_long_text_is_held_in_few_pieces() -> None:
+def test_long_text_is_kept_in_few_pieces() -> None:
     reader = ChoiceReader()
     tracemalloc.start()
     for number in range(20_000):
