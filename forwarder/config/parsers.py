@@ -262,7 +262,7 @@ def parse_capture(text: str) -> str:
     return text
 
 
-def docs_folder(text: str) -> str | None:
+def parse_docs_folder(text: str) -> str | None:
     return None if text.lower() == "off" else text
 
 

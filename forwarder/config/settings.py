@@ -320,7 +320,7 @@ SETTINGS = (
     Setting("CAPTURE_MAX", "capture_max", parsers.parse_size, "2m"),
     Setting("CAPTURE_AGE", "capture_age", parsers.parse_seconds, "86400"),
     Setting("CAPTURE_REDACT", "capture_redact", parsers.parse_fields, ""),
-    Setting("DOCS_DIR", "docs_dir", parsers.docs_folder, "site"),
+    Setting("DOCS_DIR", "docs_dir", parsers.parse_docs_folder, "site"),
 )
 
 UPSTREAM_SETTINGS = (

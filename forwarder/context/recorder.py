@@ -1,7 +1,8 @@
 """Records the bytes and timing of one request for captures.
 
 The recorder keeps references to the immutable byte strings and neither copies nor parses them.
-Without capturing there is no recorder. Bytes beyond the budget are counted but not kept.
+Without capturing there is no recorder. Bytes beyond the budget are counted but not kept. Only a
+request body beyond the budget is parsed, to keep it without its long strings.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from forwarder.config.settings import UpstreamSettings
-from forwarder.context.truncate import truncate_body
 from forwarder.core.types import Batch, Json
 from forwarder.protocols import sse
 
@@ -28,6 +28,9 @@ PIECE_OVERHEAD_BYTES = 32
 
 REFERENCE_MARKERS = (b"previous_response_id", b"conversation", b'"id"')
 """Every request that may refer to stored state contains at least one of these."""
+
+MIN_DROPPED_TEXT_LENGTH = 1000
+"""Strings of at least this many characters are omitted; images and files are far longer."""
 
 
 class RequestHead(NamedTuple):
@@ -68,6 +71,35 @@ def capture_body(data: bytes, budget: CaptureBudget, spare: float) -> CapturedBo
     short = truncate_body(data)
     fits = short is not None and budget.take(len(short), spare)
     return CapturedBody(short if fits else None, len(data), False)
+
+
+def truncate_body(data: bytes) -> bytes | None:
+    """Return a JSON body without its long strings, or ``None`` if it is not valid JSON.
+
+    A long string is omitted entirely, because a partial one could end in half a secret, which
+    redaction would not find.
+    """
+    try:
+        return orjson.dumps(truncate_value(orjson.loads(data)))
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def truncate_value(value: Any) -> Any:
+    if type(value) is str:
+        return value if len(value) < MIN_DROPPED_TEXT_LENGTH else describe_omission(value)
+    if type(value) is list:
+        return [truncate_value(inner) for inner in value]
+    if type(value) is dict:
+        return {name: truncate_value(inner) for name, inner in value.items()}
+    return value
+
+
+def describe_omission(text: str) -> str:
+    """Return the placeholder of an omitted string; it keeps the media type of a data URL."""
+    head, comma, _ = text[:100].partition(",")
+    kind = head + comma if text.startswith("data:") and comma else ""
+    return f"{kind}[{len(text) - len(kind)} characters left out]"
 
 
 class ByteTrack:

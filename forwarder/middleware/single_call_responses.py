@@ -47,7 +47,11 @@ class ParallelCallFilter:
     def filter_event(self, event: Event) -> Event | None:
         """Return the event without calls after the first; ``None`` if it belongs to such a call."""
         place = read_place(event)
-        if place in self._dropped_places or (is_call_event(event) and self._is_other_call(place)):
+        if is_call_event(event):
+            self._first = place if self._first is None else self._first
+            if place != self._first:
+                self._dropped_places.add(place)
+        if place in self._dropped_places:
             self._dropped_count += 1
             return None
         response = event.get("response")
@@ -57,13 +61,6 @@ class ParallelCallFilter:
                 "response": {**response, "output": keep_first_call(response["output"])},
             }
         return self._renumber(event) if self._dropped_count else event
-
-    def _is_other_call(self, place: Any) -> bool:
-        self._first = place if self._first is None else self._first
-        if place == self._first:
-            return False
-        self._dropped_places.add(place)
-        return True
 
     def _renumber(self, event: Event) -> Event:
         moved = dict(event)

@@ -9,7 +9,6 @@ text is split into chunks.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Batch, Event, EventStream, Handler, Json
@@ -48,21 +47,18 @@ def with_token_limit(handler: Handler) -> Handler:
 def read_token_limit(request: Json) -> int | None:
     for name in ("max_completion_tokens", "max_tokens"):
         limit = request.get(name)
-        if limit is not None:
-            return check_token_limit(limit, name)
+        if limit is None:
+            continue
+        if type(limit) is not int:
+            return None  # the translator rejects the wrong type
+        if limit < 1:
+            raise InvalidRequest(
+                f"Invalid '{name}': integer below minimum value. Expected a value >= 1.",
+                param=name,
+                code="integer_below_min_value",
+            )
+        return limit
     return None
-
-
-def check_token_limit(limit: Any, name: str) -> int | None:
-    if type(limit) is not int:
-        return None  # the translator rejects the wrong type
-    if limit < 1:
-        raise InvalidRequest(
-            f"Invalid '{name}': integer below minimum value. Expected a value >= 1.",
-            param=name,
-            code="integer_below_min_value",
-        )
-    return limit
 
 
 def cap_stream(stream: EventStream, limit: int) -> EventStream:
