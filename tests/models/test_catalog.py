@@ -35,7 +35,7 @@ class Listing:
         self.asked = 0
         self.keys: list[str | None] = []
 
-    def models(self, timeout: float, client_key: str | None = None) -> list[Json]:
+    def list_models(self, timeout: float, client_key: str | None = None) -> list[Json]:
         assert 0 < timeout < 30
         self.asked += 1
         self.keys.append(client_key)
@@ -121,7 +121,7 @@ def test_codex_finds_the_plain_names_that_lead_its_requests_to_a_model() -> None
     listing: Any = {"chat": Listing([{"id": "qwen"}]), "responses": Listing([{"id": "gpt"}])}
     for upstream in settings.upstreams:
         listing[upstream.name].settings = upstream
-        listing[upstream.name].profile_of = lambda model: PROFILES["generic"]
+        listing[upstream.name].get_profile = lambda model: PROFILES["generic"]
 
     entries = over(settings, listing, 60).list_codex_entries()
 
@@ -292,7 +292,7 @@ def test_codex_has_an_entry_for_each_model_and_for_those_only_named() -> None:
     [upstream] = settings.upstreams
     listing: Any = Listing([{"id": "qwen-x"}, {"id": "other", "context_length": 7}])
     listing.settings = upstream
-    listing.profile_of = lambda model: PROFILES["generic"]
+    listing.get_profile = lambda model: PROFILES["generic"]
 
     entries = over(settings, {"chat": listing}, 60).list_codex_entries()
 
@@ -321,7 +321,7 @@ def two_upstreams(
         found: Any = Listing(refused if names is None else [{"id": name} for name in names])
         found.settings = upstream
         profile = PROFILES[provider if upstream.name == "responses" else "generic"]
-        found.profile, found.profile_of = profile, lambda model, profile=profile: profile
+        found.profile, found.get_profile = profile, lambda model, profile=profile: profile
         listing[upstream.name] = found
     upstreams: UpstreamPool[Any] = UpstreamPool(lambda u: listing[u.name], settings.upstreams)
     router = Router(settings)
@@ -367,7 +367,7 @@ def test_a_model_stands_in_for_those_that_codex_asks_for_by_itself(
 def test_a_list_that_only_a_client_s_key_gets_says_what_it_has() -> None:
     found, listing = two_upstreams({}, CHAT_API_KEY="passthrough", **USUAL)
     shared: Any = listing["chat"]
-    shared.models = lambda timeout, key=None: [{"id": "gpt-5.6-luna"}] if key == "k" else []
+    shared.list_models = lambda timeout, key=None: [{"id": "gpt-5.6-luna"}] if key == "k" else []
 
     assert found._router.resolve("gpt-5.6-luna", "responses", "k").model == "gpt-5.6-luna"
     assert found._router.resolve("gpt-5.6-luna", "responses", "x").model == "usual"
@@ -386,7 +386,7 @@ def test_requests_do_not_wait_for_a_list_that_is_asked_for_again() -> None:
         return []
 
     slow: Any = listing["chat"]
-    slow.models = answer_late
+    slow.list_models = answer_late
     began = time.monotonic()
     for _ in range(3):
         assert resolve("gpt-5.6-luna", "responses").model == "gpt-5.6-luna"
