@@ -1,9 +1,13 @@
-"""Models of other providers that are registered while the forwarder runs, each with its own key.
+"""Model names: routing to upstreams, model lists, and models registered at run time.
 
-- `names.py`: a name with ``:latest`` and without is one;
-- `remote.py`: a registered model, from the request that creates it to the upstream that it is;
-- `defaults.py`: its parameters and its system prompt, where a client gave none;
-- `registry.py`: all of them, the same for every worker at once;
-- `checking.py`: is the host there, is the key accepted, is the model known;
-- `shapes.py`: what Ollama's clients are told of models.
+- `router.py`: resolves a model name to an upstream and the upstream's own model name.
+- `catalog.py`: caches the model lists of the upstreams and serves them to clients.
+- `codex.py`, `codex_headers.py`: the catalog entries and response headers that Codex reads.
+- `names.py`: Ollama's model names; a name with and without ``:latest`` is the same model.
+- `registered_model.py`: a registered model, its create request and its upstream settings.
+- `register.py`: validates, verifies and stores a registered model.
+- `registry.py`: all registered models, shared by all workers.
+- `probe.py`: checks the host, key and model of an upstream with one request.
+- `health.py`: the last probe result of each upstream and registered model.
+- `ollama_views.py`: models as responses of Ollama's API.
 """

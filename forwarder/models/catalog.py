@@ -1,6 +1,7 @@
-"""What the upstreams list, and whether they answer; asked at most once every few seconds.
+"""The model lists of the upstreams, cached for a few seconds, and the states derived from them.
 
-An upstream that is used with its clients' keys may list other models to each of them.
+An upstream in key passthrough mode may return a different list for each client key. Those lists
+are cached per client.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from forwarder.upstream.client import Upstream
 from forwarder.upstream.pool import UpstreamPool
 
 _LIST_TIMEOUT_SECONDS = 5.0
-"""Seconds that an upstream has for its list."""
+"""Timeout of a model list request to an upstream."""
 
 _NO_LIST_STATUSES = (404, 405, 501)
-"""What a provider answers that has no list."""
+"""Statuses of providers that do not implement the model list."""
 
 _MAX_CACHED_CLIENTS = 256
-"""Clients whose lists are kept; the one that asked first goes first."""
+"""Maximum number of clients with cached lists. The least recently used one is evicted."""
 
 ModelLists = dict[str, list[Json] | ForwarderError]
 
 
 class ModelListCache:
-    """The lists of some upstreams, kept for ``ttl`` seconds."""
+    """Caches the model lists of ``upstreams`` for ``ttl`` seconds. Thread-safe."""
 
     def __init__(self, upstreams: dict[str, Upstream], ttl: float) -> None:
         self._upstreams = upstreams
@@ -47,7 +48,10 @@ class ModelListCache:
         self._fetch_lock = threading.Lock()
 
     def get_fresh(self, client_key: str | None) -> ModelLists:
-        """Lists that are not too old; one caller asks for new ones, and others wait for them."""
+        """Return lists not older than the TTL.
+
+        If they are stale, one caller fetches new lists and concurrent callers wait for it.
+        """
         if self._is_stale():
             with self._fetch_lock:
                 if self._is_stale():
@@ -56,7 +60,10 @@ class ModelListCache:
         return self._lists
 
     def get_last(self, client_key: str | None) -> ModelLists:
-        """The last lists, however old; waits only for the first.  Old ones are then renewed."""
+        """Return the last lists, even stale ones. Only the first call waits for a fetch.
+
+        If the lists are stale, a background thread fetches new ones.
+        """
         if not self._lists:
             return self.get_fresh(client_key)
         if self._is_stale() and not self._fetch_lock.locked():
@@ -68,9 +75,9 @@ class ModelListCache:
 
 
 class Catalog:
-    """The lists of all upstreams, kept for ``ttl`` seconds.
+    """Lists and finds the models of all upstreams; upstream lists are cached for ``ttl`` seconds.
 
-    ``edition`` gives another string when the settings or the registered models have changed.
+    ``edition`` returns a string that changes whenever the settings or the registered models do.
     """
 
     def __init__(
@@ -83,7 +90,8 @@ class Catalog:
         self._router = router
         self._get_version = edition
         self._all_upstreams = upstreams
-        self._upstreams = dict(upstreams)  # those of the configuration; others list nothing here
+        # Only configured upstreams are listed, so later additions to the pool are ignored.
+        self._upstreams = dict(upstreams)
         self._ttl = ttl
         self._lock = threading.Lock()
         self._lists = ModelListCache(self._upstreams, ttl)
@@ -95,51 +103,52 @@ class Catalog:
     def find_model(
         self, name: str, client_key: str | None = None, clients: Iterable[str] = UPSTREAM_PROTOCOLS
     ) -> Json | None:
-        """One of the models, or one that is not listed, but whose name leads to an upstream."""
-        found = find_by_name(name, self.list_models(client_key, clients))
-        owner = None if found else self._router.find_owner(name, clients, client_key)
-        return make_model_object(name, owner) if owner else found
+        """Return the model object for ``name``.
+
+        A name that is not listed but that the router assigns to an owner gets a minimal object.
+        Returns ``None`` if there is no such model.
+        """
+        model = find_by_name(name, self.list_models(client_key, clients))
+        owner = None if model else self._router.find_owner(name, clients, client_key)
+        return make_model_object(name, owner) if owner else model
 
     def find_served_model(
         self, name: str, client: str, client_key: str | None = None
     ) -> Json | None:
-        """The same, or what the default rule has for a ``client`` under a name that nobody claims.
+        """Like `find_model`, but also accept a name that only the default rule can route.
 
-        Its upstream lists it, or has no list that could lack it.
+        ``client`` is the client protocol. The upstream chosen by the default rule must list the
+        model, or must not support model lists at all.
         """
-        found = self.find_model(name, client_key, (client,))
-        if found is not None:
-            return {**found, "id": name}
+        known = self.find_model(name, client_key, (client,))
+        if known is not None:
+            return {**known, "id": name}
         route = self._router.resolve(name, client, client_key)
         model = make_model_object(name, route.upstream.name)
         listed = self._get_all_lists(client_key).get(route.upstream.name)
         if isinstance(listed, list):
-            own = find_by_name(route.model, listed)
-            return {**model, **own, "id": name} if own else None
-        return (
-            model
-            if isinstance(listed, UpstreamRefused) and listed.status in _NO_LIST_STATUSES
-            else None
-        )
+            upstream_model = find_by_name(route.model, listed)
+            return {**model, **upstream_model, "id": name} if upstream_model else None
+        has_no_list = isinstance(listed, UpstreamRefused) and listed.status in _NO_LIST_STATUSES
+        return model if has_no_list else None
 
     def list_models(
         self, client_key: str | None = None, clients: Iterable[str] = UPSTREAM_PROTOCOLS
     ) -> list[Json]:
-        """Model objects under the names that requests can use, configured ones first.
+        """Return model objects under all names that requests can use, configured models first.
 
-        A model that has its upstream's name before its own is listed by its plain name too, where
-        that leads to it for one of ``clients``, which are protocols.
+        A model listed as ``upstream/model`` is also listed as plain ``model`` if the plain name
+        resolves to the same model for at least one of the protocols in ``clients``.
         """
-        found: dict[str, Json] = {}
-        lead_to_same_model = self._router.is_same_model
+        models: dict[str, Json] = {}
 
         def add_model(public: str, upstream: str, more: Json) -> None:
             names = [public]
             plain = public.removeprefix(f"{upstream}/")
-            if plain != public and lead_to_same_model(plain, public, clients, client_key):
+            if plain != public and self._router.is_same_model(plain, public, clients, client_key):
                 names.append(plain)
             for name in names:
-                found.setdefault(name, {**make_model_object(name, upstream), **more, "id": name})
+                models.setdefault(name, {**make_model_object(name, upstream), **more, "id": name})
 
         for model_id, upstream in self._router.list_models(client_key):
             add_model(model_id, upstream, {})
@@ -148,13 +157,13 @@ class Catalog:
                 add_model(
                     self._router.make_public_id(upstream, model["id"], client_key), upstream, model
                 )
-        return list(found.values())
+        return list(models.values())
 
     def list_codex_entries(self, client_key: str | None = None) -> list[Json]:
-        """Codex's entries for the same models, and for those that the settings only name.
+        """Return Codex catalog entries for all listed models and for models named in the settings.
 
-        The models that Codex asks for by itself come last; its users do not see them in its menu.
-        A name that leads nowhere is left out.
+        The helper models that Codex requests by itself come last, with visibility "hide". Names
+        that do not resolve to an upstream are skipped.
         """
         models = {model["id"]: model for model in self.list_models(client_key, ("responses",))}
         for name in self._iter_configured_names(client_key):
@@ -169,31 +178,31 @@ class Catalog:
         return entries
 
     def compute_etag(self) -> str:
-        """Another string when the settings or the registered models change.
+        """Return an ETag that changes with the settings and the registered models.
 
-        The upstreams' own lists have no part in it: workers learn of their changes at different
-        times, and Codex would fetch the catalog again with each worker that answers it.
+        The ETag ignores upstream lists. Workers refresh those at different times, so Codex would
+        fetch the catalog again whenever another worker answers.
         """
         return f'W/"{hashlib.sha256(self._get_version().encode()).hexdigest()[:32]}"'
 
     def has_codex_helper(self, upstream: str, name: str, client_key: str | None) -> bool:
-        """Does an upstream itself have this model that Codex asks for by itself?
+        """Check whether an upstream itself has the Codex helper model ``name``.
 
-        Requests depend on it, so the last list that it gave is good enough.
+        This runs during request routing, so a stale model list is accepted.
         """
         if self._upstreams[upstream].profile.codex_models:
             return True
-        theirs = (
+        cache = (
             self._get_client_cache(client_key) if upstream in self._passthrough_upstreams else None
         )
-        listed = (theirs or self._lists).get_last(client_key if theirs else None).get(upstream)
+        listed = (cache or self._lists).get_last(client_key if cache else None).get(upstream)
         return isinstance(listed, list) and find_by_name(name, listed) is not None
 
     def _iter_configured_names(self, client_key: str | None) -> Iterator[str]:
-        usual = self._router.default_model
-        remote = self._router.find_registered(usual) if usual else None
-        if usual and not (remote and remote.locked):
-            yield usual
+        default = self._router.default_model
+        remote = self._router.find_registered(default) if default else None
+        if default and not (remote and remote.locked):
+            yield default
         for name, upstream in self._upstreams.items():
             for model in upstream.settings.model_info:
                 if not is_pattern(model):
@@ -202,48 +211,40 @@ class Catalog:
     def _make_codex_entry(
         self, model: Json, route: Route, rank: int, client_key: str | None
     ) -> Json:
-        """The entry of a model to which ``route`` leads; ``rank`` is its place, from 0."""
         profile = self._all_upstreams.get_or_create(route.upstream).get_profile(route.model)
         reviewer = f"{route.upstream.name}/{CODEX_REVIEWER}"
-        leads_there = self._router.codex_helper_model or self._router.is_same_model(
+        is_default_reviewer = self._router.codex_helper_model or self._router.is_same_model(
             CODEX_REVIEWER, reviewer, ("responses",), client_key
         )
-        return codex.make_entry(model, route, profile, rank, None if leads_there else reviewer)
+        override = None if is_default_reviewer else reviewer
+        return codex.make_entry(model, route, profile, rank, override)
 
     def describe_states(self, verbose: bool = False) -> dict[str, Any]:
-        """Upstream name -> ``{reachable, models}`` or ``{reachable, error}``.
+        """Return upstream name -> ``{reachable, models}`` or ``{reachable, error}``.
 
-        A key that was refused to the last request is an ``error`` beside a list of models: some
-        providers show theirs to everybody.
-        With ``verbose`` also ``{provider, learned}``: whose profile it has, and by model what its
-        refusals have taught.
+        If the upstream refused its key on the last request, the state has ``error`` and
+        ``key_accepted: false`` even beside a model list, since some providers publish their list.
+        ``verbose`` adds ``{provider, learned}``: the profile name and the learned quirks by model.
         """
-        states = {name: describe_list_state(listed) for name, listed in self._get_lists().items()}
+        lists = self._lists.get_fresh(None)
+        states = {name: describe_list_state(listed) for name, listed in lists.items()}
         for name, state in states.items():
             refusal = self._upstreams[name].key_refusal
             if refusal:
                 state.setdefault("error", refusal)
                 state["key_accepted"] = False
-        return (
-            {n: {**s, **self._describe_profile(n)} for n, s in states.items()}
-            if verbose
-            else states
-        )
-
-    def _describe_profile(self, name: str) -> Json:
-        upstream = self._upstreams[name]
-        return {"provider": upstream.profile.name, "learned": upstream.learned_quirks.describe()}
-
-    def _get_lists(self) -> ModelLists:
-        return self._lists.get_fresh(None)
+            if verbose:
+                upstream = self._upstreams[name]
+                state["provider"] = upstream.profile.name
+                state["learned"] = upstream.learned_quirks.describe()
+        return states
 
     def _get_all_lists(self, client_key: str | None) -> ModelLists:
-        """The lists of all upstreams, as a client is told them."""
-        theirs = self._get_client_cache(client_key)
-        return {**self._get_lists(), **(theirs.get_fresh(client_key) if theirs else {})}
+        cache = self._get_client_cache(client_key)
+        return {**self._lists.get_fresh(None), **(cache.get_fresh(client_key) if cache else {})}
 
     def _get_client_cache(self, client_key: str | None) -> ModelListCache | None:
-        """What those upstreams list to a client that are used with its key."""
+        """Return the client's cache for the upstreams in key passthrough mode, if any."""
         if client_key is None or not self._passthrough_upstreams:
             return None
         owner = hash_client_key(client_key)
@@ -258,17 +259,17 @@ class Catalog:
 
 
 def find_by_name(name: str, models: list[Json]) -> Json | None:
-    """The model of a name, with its tag ``latest`` or without."""
+    """Return the model with this id; ids with and without the tag ``:latest`` are equivalent."""
     by_id = {model["id"]: model for model in models}
-    found = (by_id[form] for form in (name, strip_tag(name), add_tag(name)) if form in by_id)
-    return next(found, None)
+    matches = (by_id[form] for form in (name, strip_tag(name), add_tag(name)) if form in by_id)
+    return next(matches, None)
 
 
 def fetch_lists(upstreams: dict[str, Upstream], client_key: str | None) -> ModelLists:
-    """The lists of these upstreams, asked at once."""
-    with ThreadPoolExecutor(max(1, len(upstreams))) as at_once:
-        asked = at_once.map(lambda upstream: fetch_list(upstream, client_key), upstreams.values())
-        return dict(zip(upstreams, asked, strict=True))
+    """Fetch the lists of all given upstreams in parallel; a failed fetch yields its error."""
+    with ThreadPoolExecutor(max(1, len(upstreams))) as pool:
+        lists = pool.map(lambda upstream: fetch_list(upstream, client_key), upstreams.values())
+        return dict(zip(upstreams, lists, strict=True))
 
 
 def fetch_list(upstream: Upstream, client_key: str | None) -> list[Json] | ForwarderError:
@@ -281,11 +282,11 @@ def fetch_list(upstream: Upstream, client_key: str | None) -> list[Json] | Forwa
 def describe_list_state(listed: list[Json] | ForwarderError) -> Json:
     if isinstance(listed, list):
         return {"reachable": True, "models": len(listed)}
-    # Not every provider lists its models; an answer, whatever it says, shows that it is there.
+    # Not every provider lists its models, but any answer below 500 proves that it is reachable.
     if isinstance(listed, UpstreamRefused) and listed.status < 500:
         return {"reachable": True, "models": None}
-    told = {"key_accepted": False} if isinstance(listed, UpstreamKeyRefused) else {}
-    return {"reachable": False, "error": listed.message, **told}
+    key_state = {"key_accepted": False} if isinstance(listed, UpstreamKeyRefused) else {}
+    return {"reachable": False, "error": listed.message, **key_state}
 
 
 def make_model_object(model_id: str, owner: str) -> Json:

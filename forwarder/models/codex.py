@@ -1,8 +1,9 @@
-"""What Codex wants to know of a model before it uses it, as an entry of its own catalog.
+"""Entries of Codex's model catalog.
 
-Codex asks for ``/models`` with its version and reads ``models`` in the answer, not ``data``.  For
-a model that has no entry it warns and guesses.  An entry is put together from what the operator
-says, what the upstream's list says, what its profile says, and careful defaults, in this order.
+Codex requests ``/models`` with its version and reads ``models`` in the response, not ``data``. For
+a model without an entry Codex prints a warning and guesses its properties. Sources of an entry, in
+order of precedence: the operator's settings, the upstream's model list, the provider profile,
+conservative defaults.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from forwarder.core.types import Json
 from forwarder.providers.profile import Profile
 
 DEFAULT_CONTEXT_WINDOW = 128_000
-"""Tokens, where nobody says it; Codex compacts a little before."""
+"""Tokens, for a model of unknown size. Codex compacts slightly below this."""
 
 _CONTEXT_WINDOW_FIELDS = ("context_window", "max_model_len", "context_length", "max_context_length")
-"""Where providers' lists have a model's context window."""
+"""Fields for the context window in the model lists of various providers."""
 
 _EFFORT_DESCRIPTIONS = {
     "low": "Answers quickly, thinks little",
@@ -48,18 +49,18 @@ the person says goes before all.
 - At the end say briefly what you did and where, what you could not check, and what is left. Name \
 files by their paths; do not repeat what they hold.
 """
-"""Codex insists that an entry brings the prompt; without one it would take none of the list."""
+"""The system prompt. Codex rejects the whole catalog if an entry has none."""
 
 _CONSTANT_FIELDS: Mapping[str, Any] = {
     "description": None,
     "base_instructions": BASE_INSTRUCTIONS,
-    "default_reasoning_level": None,  # what the model does unless asked
+    "default_reasoning_level": None,  # the model's own default
     "shell_type": "shell_command",
     "visibility": "list",
     "supported_in_api": True,
     "availability_nux": None,
     "upgrade": None,
-    "supports_reasoning_summaries": True,  # or Codex would ask for no reasoning to carry
+    "supports_reasoning_summaries": True,  # otherwise Codex would not request any reasoning
     "default_reasoning_summary": "auto",
     "support_verbosity": False,
     "default_verbosity": None,
@@ -71,37 +72,38 @@ _CONSTANT_FIELDS: Mapping[str, Any] = {
     "auto_compact_token_limit": None,
     "effective_context_window_percent": 95,
     "experimental_supported_tools": [],
-    "supports_search_tool": True,  # more than a hundred tools of MCP servers wait behind a search
+    "supports_search_tool": True,  # Codex defers more than 100 MCP tools behind a tool search
 }
 
 _CODE_MODE_MODELS = ("gpt-6*", "gpt-5.6*")
-"""Models of OpenAI that Codex's own catalog has use their tools by writing programs."""
+"""OpenAI models that use tools by writing programs, according to Codex's built-in catalog."""
 
 
 def digest_settings(settings: Settings) -> str:
-    """Another string when the settings from which entries are made have changed."""
+    """Return a digest of all settings that affect catalog entries."""
     named = ("name", "base_url", "provider", "globs", "aliases", "context_window")
     facts = [
         # Sorted: the order of a set differs between processes.
         [sorted(upstream.apis), *(getattr(upstream, n) for n in (*named, "model_info", "quirks"))]
         for upstream in settings.upstreams
     ]
-    made = repr((facts, settings.default_model, settings.codex_helper_model, _CONSTANT_FIELDS))
-    return hashlib.sha256(made.encode()).hexdigest()
+    inputs = repr((facts, settings.default_model, settings.codex_helper_model, _CONSTANT_FIELDS))
+    return hashlib.sha256(inputs.encode()).hexdigest()
 
 
 def make_entry(
     model: Json, route: Route, profile: Profile, rank: int, reviewer: str | None = None
 ) -> Json:
-    """The entry of a model object; ``route`` is that of a Responses client that asks for it.
+    """Make the catalog entry of a model object.
 
-    ``rank`` is its place in the list, from 0.  ``reviewer`` is the name under which Codex's own
-    reviewer is reached at the model's upstream, if its plain name leads elsewhere.
+    ``route`` is the route of a Responses client to the model. ``rank`` is its position in the
+    list, from 0. ``reviewer`` is the qualified name of Codex's reviewer model at the same
+    upstream, or ``None`` if the reviewer's plain name resolves to it.
     """
     upstream, name = route.upstream, route.model
     has_reviewer = profile.codex_models and not upstream.registered
-    said = select_model_info(upstream.model_info, (name, model["id"]))
-    window = said.get("context_window") or upstream.context_window or read_context_window(model)
+    info = select_model_info(upstream.model_info, (name, model["id"]))
+    window = info.get("context_window") or upstream.context_window or read_context_window(model)
     return {
         "slug": model["id"],
         "display_name": model["id"],
@@ -112,34 +114,31 @@ def make_entry(
         "context_window": window or DEFAULT_CONTEXT_WINDOW,
         "max_context_window": window or DEFAULT_CONTEXT_WINDOW,
         "tool_mode": choose_tool_mode(route, profile),
-        # Else Codex has every command approved by a model of OpenAI's.
+        # Without an override Codex sends every command to an OpenAI model for approval.
         "auto_review_model_override": reviewer if has_reviewer else model["id"],
-        **said,
+        **info,
     }
 
 
 def choose_tool_mode(route: Route, profile: Profile) -> str | None:
-    """How Codex offers its tools; None is one by one, which every model understands."""
+    """Return how Codex offers its tools; ``None`` means one by one, which every model supports."""
     native = route.protocol == "responses" and profile.codex_models
-    return "code_mode_only" if native and _matches(route.model, _CODE_MODE_MODELS) else None
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    writes_programs = any(fnmatchcase(route.model, pattern) for pattern in _CODE_MODE_MODELS)
+    return "code_mode_only" if native and writes_programs else None
 
 
 def select_model_info(info: Mapping[str, Mapping[str, Any]], names: tuple[str, ...]) -> Json:
-    """What the operator says of a model; of several patterns the last counts."""
-    said: Json = {}
+    """Merge the operator's fields for a model; later matching patterns override earlier ones."""
+    merged: Json = {}
     for pattern, fields in info.items():
         if any(fnmatchcase(name, pattern) for name in names):
-            said |= fields
-    return said
+            merged |= fields
+    return merged
 
 
 def read_context_window(model: Json) -> int | None:
-    found = (model.get(name) for name in _CONTEXT_WINDOW_FIELDS)
-    return next((size for size in found if type(size) is int and size > 0), None)
+    sizes = (model.get(name) for name in _CONTEXT_WINDOW_FIELDS)
+    return next((size for size in sizes if type(size) is int and size > 0), None)
 
 
 def list_effort_levels(profile: Profile) -> Iterator[Json]:
@@ -149,8 +148,10 @@ def list_effort_levels(profile: Profile) -> Iterator[Json]:
 
 
 def list_input_modalities(model: Json, profile: Profile) -> list[str]:
-    """Codex leaves out images that a model does not take."""
+    """Return the input modalities; Codex omits images for a model without "image"."""
     listed = model.get("architecture")
     listed = listed.get("input_modalities") if isinstance(listed, dict) else None
-    takes = profile.image_url != "none" and (not isinstance(listed, list) or "image" in listed)
-    return ["text", "image"] if takes else ["text"]
+    accepts_images = profile.image_url != "none" and (
+        not isinstance(listed, list) or "image" in listed
+    )
+    return ["text", "image"] if accepts_images else ["text"]

@@ -1,12 +1,13 @@
-"""The response headers that Codex reads, and the events that say the same over a WebSocket.
+"""The response headers that Codex reads, and the equivalent events over a WebSocket.
 
-``X-Reasoning-Included`` says that the reported usage counts the reasoning of earlier turns.
-Without it Codex adds an estimate of its own and compacts too early.  ``X-Models-Etag`` tells it
-that the catalog has changed, ``OpenAI-Model`` which model has answered, and ``X-Codex-…`` what is
-left of the user's limits.
+- ``X-Reasoning-Included``: the reported usage counts the reasoning of earlier turns. Without this
+  header Codex adds its own estimate and compacts too early.
+- ``X-Models-Etag``: the version of the model catalog.
+- ``OpenAI-Model``: the model that answered.
+- ``X-Codex-…``: the user's remaining limits.
 
-Over a WebSocket Codex reads the first of them in the handshake.  ``OpenAI-Model`` it reads in the
-``headers`` of any event, the others in events of their own.
+Over a WebSocket Codex reads ``X-Reasoning-Included`` in the handshake, ``OpenAI-Model`` in the
+``headers`` of any event, and the others in dedicated events.
 """
 
 from __future__ import annotations
@@ -28,26 +29,28 @@ MODELS_ETAG_HEADER = "x-models-etag"
 TURN_STATE_HEADER = "x-codex-turn-state"
 
 TURN_METADATA_HEADER = "X-Codex-Turn-Metadata"
-"""A request header of Codex: a JSON object that names the session's model, among others."""
+"""A request header of Codex: a JSON object whose ``model`` is the session's model."""
 
 _LIMIT_HEADER = re.compile(r"x-(.+)-primary-used-percent")
-"""A header of each family of limits; the usual one is ``codex``."""
+"""A header that each family of limits has. The common family is ``codex``."""
 
 _CREDIT_FIELDS = ("has_credits", "unlimited", "balance")
 _FLAG_VALUES = {"true": True, "1": True, "false": False, "0": False}
 _MAX_JSON_NUMBER = 2**53
-"""A larger number could not be written as JSON."""
+"""Larger numbers lose precision in JSON parsers that use doubles."""
 
 
 def make_response_headers(
     upstream_headers: Mapping[str, str], model: str, route: Route, etag: str
 ) -> dict[str, str]:
-    """The headers of an answer to a Responses client that asked for ``model``.
+    """Return the headers for a Responses client that requested ``model``.
 
-    A Chat upstream counts all that it is sent.  A Responses upstream says itself whether it does.
+    A Chat upstream always counts the reasoning that it receives. A Responses upstream reports this
+    itself in ``upstream_headers``.
 
-    Codex tells its user of a security measure if the model is not the one it asked for.  So the
-    client's own name is given, unless a Responses upstream reports that it has taken another model.
+    Codex shows its user a security notice if ``OpenAI-Model`` differs from the requested model. So
+    the header has the client's own name for the model, unless a Responses upstream reports that it
+    used a different model.
     """
     headers = {**upstream_headers, MODELS_ETAG_HEADER: etag}
     if route.protocol != "responses":
@@ -66,10 +69,11 @@ def make_handshake_headers(
     etag: str,
     client_key: str | None,
 ) -> dict[str, str]:
-    """The headers with which a WebSocket is accepted; ``header`` gives the request's by name.
+    """Return the response headers of a WebSocket handshake.
 
-    One connection serves one session of Codex, which names its model in the handshake.
-    ``includes_reasoning`` tells of a Responses upstream whether its latest answer said so.
+    ``header`` looks up a request header by name. One connection serves one Codex session, and the
+    handshake names its model. ``includes_reasoning`` returns whether the latest response of a
+    Responses upstream had ``X-Reasoning-Included``.
     """
     headers = {MODELS_ETAG_HEADER: etag}
     try:
@@ -84,17 +88,17 @@ def make_handshake_headers(
 
 
 def make_turn_events(headers: Mapping[str, str]) -> list[Event]:
-    """The events with which a turn over a WebSocket tells Codex what these headers say.
+    """Return the WebSocket events that carry the information of these headers.
 
-    ``headers`` are those that an answer to a POST would have, under lower-case names.
+    ``headers`` are the headers of the equivalent HTTP response, with lower-case names.
     """
     events: list[Event] = []
     if MODELS_ETAG_HEADER in headers:
-        told = {MODELS_ETAG_HEADER: headers[MODELS_ETAG_HEADER]}
-        events.append({"type": "codex.response.metadata", "headers": told})
+        values = {MODELS_ETAG_HEADER: headers[MODELS_ETAG_HEADER]}
+        events.append({"type": "codex.response.metadata", "headers": values})
     if TURN_STATE_HEADER in headers:
-        told = {TURN_STATE_HEADER: headers[TURN_STATE_HEADER]}
-        events.append({"type": "response.metadata", "headers": told})
+        values = {TURN_STATE_HEADER: headers[TURN_STATE_HEADER]}
+        events.append({"type": "response.metadata", "headers": values})
     families = (match[1] for match in map(_LIMIT_HEADER.fullmatch, headers) if match)
     return [*events, *(describe_limit(family, headers) for family in families)]
 
@@ -111,15 +115,15 @@ def describe_limit(family: str, headers: Mapping[str, str]) -> Event:
 
 
 def describe_credits(headers: Mapping[str, str]) -> Json | None:
-    found = {
+    texts = {
         name: headers.get(f"x-codex-credits-{name.replace('_', '-')}") for name in _CREDIT_FIELDS
     }
-    flags = {name: _FLAG_VALUES.get((found[name] or "").lower()) for name in _CREDIT_FIELDS[:2]}
-    return None if None in flags.values() else {**found, **flags}
+    flags = {name: _FLAG_VALUES.get((texts[name] or "").lower()) for name in _CREDIT_FIELDS[:2]}
+    return None if None in flags.values() else {**texts, **flags}
 
 
 def describe_window(prefix: str, headers: Mapping[str, str]) -> Json | None:
-    """One window of a limit: in percent, minutes, and seconds since 1970."""
+    """Return one window of a limit: usage in percent, length in minutes, reset in Unix seconds."""
     used = read_number(float, headers.get(f"{prefix}-used-percent"))
     if used is None:
         return None

@@ -1,7 +1,7 @@
-"""How upstreams and registered models fare: what the last check of each has found.
+"""The last probe result of each upstream and registered model.
 
-They are checked when somebody asks, and in the background where the operator wants it.  Each worker
-checks for itself, since each has its own connections.
+Health checks run on request and, if the operator enables it, periodically in the background. Each
+worker runs its own checks because each worker has its own connections.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from forwarder.models.probe import ProbeResult, probe_model_list
 from forwarder.upstream.client import Upstream
 
 _jitter = random.Random()
-"""Its own generator: a thread that goes on must not disturb a program that seeds the shared one."""
+"""A separate generator, so that the background thread does not consume the seeded global one."""
 
 log = logging.getLogger("forwarder.health")
 
@@ -28,9 +28,10 @@ _MAX_CONCURRENT_CHECKS = 16
 
 
 class HealthTarget(NamedTuple):
-    """What is checked: an upstream, and the model of it that matters, if one does.
+    """An upstream to check, optionally with one of its models.
 
-    ``probe`` finds out by a small request whether that is known, where no list tells.
+    ``probe`` sends a small request to the model. It is used when the upstream's model list does
+    not show whether the upstream knows the model.
     """
 
     name: str
@@ -40,9 +41,9 @@ class HealthTarget(NamedTuple):
 
 
 class HealthMonitor:
-    """The last checks; ``targets`` gives what there is to be checked now.
+    """Checks targets and remembers the last result of each; ``targets`` lists the current ones.
 
-    A model is asked by a request, which costs tokens, once in ``ask_interval`` seconds at most.
+    Model probes cost tokens, so each model is probed at most once per ``ask_interval`` seconds.
     """
 
     def __init__(
@@ -58,65 +59,77 @@ class HealthMonitor:
         self._probe_times: dict[str, tuple[Upstream, float]] = {}
 
     def get_last_result(self, name: str, upstream: Upstream) -> ProbeResult | None:
-        """The last check of an upstream; None of one that was registered anew since."""
-        checked, check = self._results.get(name, (None, None))
-        return check if checked is upstream else None
+        """Return the last result for this upstream object.
 
-    def record_result(self, target: HealthTarget, check: ProbeResult) -> ProbeResult:
-        """Remember a check; what was not told this time stays as it was."""
+        Returns ``None`` if there is none, or if the name was registered again since.
+        """
+        checked, result = self._results.get(name, (None, None))
+        return result if checked is upstream else None
+
+    def record_result(self, target: HealthTarget, result: ProbeResult) -> ProbeResult:
+        """Store a result, notify the observer and log changes; returns the stored result.
+
+        A healthy result that leaves ``is_model_known`` open inherits it from the previous one.
+        """
         before = self.get_last_result(target.name, target.upstream)
-        if check.is_healthy and check.is_model_known is None and before and before.is_healthy:
-            check = replace(check, is_model_known=before.is_model_known)
-        self._results[target.name] = target.upstream, check
-        self._observer.on_health_check(target.name, check.is_healthy, check.latency)
-        if not check.is_healthy and (before is None or before.is_healthy):
-            log.warning("'%s' is not well: %s", target.name, check.error)
-        elif check.is_healthy and before is not None and not before.is_healthy:
-            log.warning("'%s' is well again", target.name)
-        return check
+        if result.is_healthy and result.is_model_known is None and before and before.is_healthy:
+            result = replace(result, is_model_known=before.is_model_known)
+        self._results[target.name] = target.upstream, result
+        self._observer.on_health_check(target.name, result.is_healthy, result.latency)
+        if not result.is_healthy and (before is None or before.is_healthy):
+            log.warning(
+                "'%s' is unhealthy: %s",
+                target.name,
+                result.error,
+                extra={"event": "target_unhealthy"},
+            )
+        elif result.is_healthy and before is not None and not before.is_healthy:
+            log.warning("'%s' is healthy again", target.name, extra={"event": "target_recovered"})
+        return result
 
     def check_target(self, target: HealthTarget, max_age: float) -> ProbeResult:
-        """The check of one target, not older than so many seconds."""
-        known = self.get_last_result(target.name, target.upstream)
-        if known is not None and time.time() - known.checked_at < max_age:
-            return known
-        found = probe_model_list(target.upstream, target.model)
-        if target.probe is not None and found.is_healthy and found.is_model_known is None:
-            found = self._probe_unlisted_model(target, found, known)
-        return self.record_result(target, found)
+        """Return a result for one target that is at most ``max_age`` seconds old."""
+        last = self.get_last_result(target.name, target.upstream)
+        if last is not None and time.time() - last.checked_at < max_age:
+            return last
+        result = probe_model_list(target.upstream, target.model)
+        if target.probe is not None and result.is_healthy and result.is_model_known is None:
+            result = self._probe_unlisted_model(target, result, last)
+        return self.record_result(target, result)
 
     def _probe_unlisted_model(
-        self, target: HealthTarget, found: ProbeResult, known: ProbeResult | None
+        self, target: HealthTarget, list_result: ProbeResult, last: ProbeResult | None
     ) -> ProbeResult:
-        """What was found, and of the model what a request tells; one that is known is not asked.
+        """Probe a model that the list does not show.
 
-        One that was asked a short while ago is not asked either: what it said then still holds.
+        The probe is skipped if the model is already known to work, or if it was probed within the
+        interval; then the last failure remains valid.
         """
-        if known is not None and known.is_healthy and known.is_model_known:
-            return found
+        if last is not None and last.is_healthy and last.is_model_known:
+            return list_result
         if not self._may_probe(target):
-            return found if known is None or known.is_healthy else known
-        told = target.probe() if target.probe is not None else found
-        return found if told.fault == "request" else told
+            return list_result if last is None or last.is_healthy else last
+        result = target.probe() if target.probe is not None else list_result
+        return list_result if result.fault == "request" else result
 
     def _may_probe(self, target: HealthTarget) -> bool:
-        """Whether the interval is over; if so, the next one begins."""
-        upstream, asked = self._probe_times.get(target.name, (None, 0.0))
+        """Check whether the probe interval has elapsed; if so, start the next one."""
+        upstream, probed_at = self._probe_times.get(target.name, (None, 0.0))
         now = time.monotonic()
-        if upstream is target.upstream and now - asked < self._probe_interval:
+        if upstream is target.upstream and now - probed_at < self._probe_interval:
             return False
         self._probe_times[target.name] = target.upstream, now
         return True
 
     def check_all(self, max_age: float) -> dict[str, ProbeResult]:
-        """The checks of all targets, of which none is older than so many seconds."""
+        """Check all targets in parallel; each result is at most ``max_age`` seconds old."""
         targets = list(self._targets())
         with ThreadPoolExecutor(max(1, min(_MAX_CONCURRENT_CHECKS, len(targets)))) as pool:
-            found = pool.map(lambda target: self.check_target(target, max_age), targets)
-            return {target.name: check for target, check in zip(targets, found, strict=True)}
+            results = pool.map(lambda target: self.check_target(target, max_age), targets)
+            return {target.name: result for target, result in zip(targets, results, strict=True)}
 
     def start(self, interval: float) -> None:
-        """Check from now on every ``interval`` seconds, as long as the process lives."""
+        """Start a background thread that checks all targets every ``interval`` seconds."""
         spawn(lambda: self._run_forever(interval))
 
     def _run_forever(self, interval: float) -> None:
@@ -124,10 +137,11 @@ class HealthMonitor:
             try:
                 self._forget_missing(self.check_all(0.0))
             except Exception:
-                log.exception("the upstreams could not be checked")
-            time.sleep(interval * _jitter.uniform(0.9, 1.1))  # workers need not ask together
+                log.exception("health checks failed", extra={"event": "health_checks_failed"})
+            # Jitter keeps the workers from probing in step.
+            time.sleep(interval * _jitter.uniform(0.9, 1.1))
 
-    def _forget_missing(self, there: Iterable[str]) -> None:
-        for name in set(self._results) - set(there):
+    def _forget_missing(self, current: Iterable[str]) -> None:
+        for name in set(self._results) - set(current):
             self._results.pop(name, None)
             self._probe_times.pop(name, None)

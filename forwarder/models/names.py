@@ -1,4 +1,4 @@
-"""Names of models as Ollama has them: a tag at their end, which is ``latest`` unless it is told."""
+"""Ollama's model names: ``[host/][namespace/]model[:tag]``, where the default tag is ``latest``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _NAME_PATTERN = re.compile(
 
 
 def is_valid_name(name: str) -> bool:
-    """May a model be registered under this name?"""
+    """Check whether a model can be registered under this name."""
     return _NAME_PATTERN.fullmatch(name) is not None
 
 
 def add_tag(name: str) -> str:
-    """The name with its tag."""
+    """Append ``:latest`` to a name without a tag."""
     return name if ":" in name.rpartition("/")[2] else name + LATEST_TAG
 
 
 def strip_tag(name: str) -> str:
-    """The name without the tag that goes without saying."""
+    """Remove ``:latest`` from a name; other tags stay."""
     return name.removesuffix(LATEST_TAG)

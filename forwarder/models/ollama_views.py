@@ -1,4 +1,4 @@
-"""What Ollama's clients are told of models, in the shapes of its API; never a key."""
+"""Models as responses of Ollama's API (``/api/tags``, ``/api/ps``, ``/api/show``); never a key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import orjson
 
@@ -18,23 +17,26 @@ from forwarder.models.registered_model import RegisteredModel
 from forwarder.providers import Profile, apply_model_overrides, is_reasoning_model, select_profile
 
 _NEVER_EXPIRES = "2318-01-01T00:00:00Z"
-"""Until when what needs no room stays loaded; Ollama says about the same of ``keep_alive: -1``."""
+"""``expires_at`` of remote models, which occupy no memory. Ollama uses a similar date for
+``keep_alive: -1``.
+"""
 
 _MAX_TIMESTAMP_SECONDS = 2**33
-"""Seconds behind which a time is none: some lists have milliseconds."""
+"""Larger values are not Unix seconds; some model lists use milliseconds."""
 
 _EMBEDDING_PATTERN = re.compile(r"embed", re.I)
-"""Models whose names say that they make vectors, and no answers."""
+"""Matches the names of embedding models."""
 
 _PARAMETER_COLUMN_WIDTH = 30
-"""Where Ollama has the values of parameters begin."""
+"""Column at which parameter values start, as in Ollama's output."""
 
 
 @dataclass(frozen=True)
 class ModelView:
-    """A model as far as anybody may know it; ``remote`` is ``None`` for one of the configuration.
+    """The public information about a model.
 
-    ``model`` is the upstream's name for it, ``family`` whose profile it has.
+    ``name`` is the client's name, ``model`` the upstream's name. ``modified`` is in Unix seconds,
+    ``context_window`` in tokens. ``remote`` is ``None`` for a configured model.
     """
 
     name: str
@@ -46,7 +48,7 @@ class ModelView:
 
 
 def view_registered(remote: RegisteredModel, route: Route | None = None) -> ModelView:
-    """A registered model; ``route`` says where one leads that has no host of its own."""
+    """View a registered model; ``route`` is the target of a model without its own host."""
     if route is not None and not remote.host:
         settings = route.upstream
         known = select_profile(settings.provider, settings.base_url, settings.quirks)
@@ -61,7 +63,7 @@ def view_registered(remote: RegisteredModel, route: Route | None = None) -> Mode
 
 
 def view_configured(model: Json, route: Route) -> ModelView:
-    """One of the catalog's models."""
+    """View a model object of the catalog."""
     settings = route.upstream
     known = select_profile(settings.provider, settings.base_url, settings.quirks)
     created = model.get("created")
@@ -75,22 +77,23 @@ def view_configured(model: Json, route: Route) -> ModelView:
 
 
 def make_tag_entry(shown: ModelView) -> Json:
-    """An entry of ``/api/tags``."""
-    told = serialize_model(shown)
+    """Return the model's entry in ``/api/tags``."""
+    fields = shown.remote.get_public_fields() if shown.remote else {"model": shown.model}
+    serialized = orjson.dumps([shown.name, fields], option=orjson.OPT_SORT_KEYS)
     return {
         "name": shown.name,
         "model": shown.name,
         **describe_location(shown),
         "modified_at": format_time(shown.modified),
-        "size": len(told),
-        "digest": hashlib.sha256(told).hexdigest(),
+        "size": len(serialized),
+        "digest": hashlib.sha256(serialized).hexdigest(),
         "details": make_details(shown),
         "capabilities": list_capabilities(shown),
     }
 
 
 def make_running_entry(shown: ModelView) -> Json:
-    """An entry of ``/api/ps``: a remote model is always ready, and needs no room here."""
+    """Return the model's entry in ``/api/ps``: always loaded, without local memory."""
     entry = {
         k: v for k, v in make_tag_entry(shown).items() if k not in ("modified_at", "capabilities")
     }
@@ -103,7 +106,7 @@ def make_running_entry(shown: ModelView) -> Json:
 
 
 def make_description(shown: ModelView, health: Json | None) -> Json:
-    """The answer of ``/api/show``; ``health`` is what the last check found."""
+    """Return the body of ``/api/show``; ``health`` is the last probe result as JSON."""
     remote = shown.remote
     parameters = "\n".join(format_parameters(remote, f"{{:<{_PARAMETER_COLUMN_WIDTH}}} {{}}"))
     family = shown.profile.name
@@ -126,9 +129,9 @@ def make_description(shown: ModelView, health: Json | None) -> Json:
 
 
 def list_capabilities(shown: ModelView) -> list[str]:
-    """What a model can do: as whoever registered it said, or as its profile knows."""
-    said = shown.remote.capabilities if shown.remote else None
-    return list(said) if said else list(guess_capabilities(shown))
+    """Return the capabilities given at registration, otherwise those derived from the profile."""
+    registered = shown.remote.capabilities if shown.remote else None
+    return list(registered or guess_capabilities(shown))
 
 
 def guess_capabilities(shown: ModelView) -> Iterator[str]:
@@ -143,11 +146,6 @@ def guess_capabilities(shown: ModelView) -> Iterator[str]:
         yield "thinking"
 
 
-def serialize_model(shown: ModelView) -> bytes:
-    told = shown.remote.get_public_fields() if shown.remote else {"model": shown.model}
-    return orjson.dumps([shown.name, told], option=orjson.OPT_SORT_KEYS)
-
-
 def describe_location(shown: ModelView) -> Json:
     host = {"remote_host": shown.remote.host} if shown.remote and shown.remote.host else {}
     return {"remote_model": shown.model, **host}
@@ -155,9 +153,8 @@ def describe_location(shown: ModelView) -> Json:
 
 def make_details(shown: ModelView) -> Json:
     family = shown.profile.name
-    copied = shown.remote is not None and not shown.remote.host
     return {
-        "parent_model": shown.remote.model if copied and shown.remote else "",
+        "parent_model": shown.remote.model if shown.remote and not shown.remote.host else "",
         "format": "",
         "family": family,
         "families": [family],
@@ -178,11 +175,7 @@ def make_modelfile(shown: ModelView) -> str:
 def format_parameters(remote: RegisteredModel | None, form: str) -> Iterator[str]:
     for name, value in (remote.parameters if remote else {}).items():
         for each in value if isinstance(value, list) else [value]:
-            yield form.format(name, _written(each))
-
-
-def _written(value: Any) -> str:
-    return orjson.dumps(value).decode()
+            yield form.format(name, orjson.dumps(each).decode())
 
 
 def format_time(seconds: float) -> str:

@@ -1,6 +1,6 @@
-"""Registering a model: its host is judged, its remote is asked, and then it is stored, or nothing.
+"""Registration of a model: validate its host, probe its remote, then store it.
 
-What is wrong is told by the name of the parameter that has to be another one.
+A model that fails a step is not stored. Errors name the request parameter to change.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class RegistrationResult(NamedTuple):
-    """A registered model, the name of its profile, and what its remote said, if it was asked."""
+    """A registered model, the name of its provider profile, and its probe result if verified."""
 
     remote: RegisteredModel
     provider: str
@@ -39,14 +39,16 @@ class RegistrationResult(NamedTuple):
 
     @property
     def report(self) -> Json:
-        """What was found, as JSON."""
+        """The provider and the probe result as JSON."""
         check = {} if self.check is None else self.check.to_json()
         return {"provider": self.provider, "verified": self.check is not None, **check}
 
 
 class ModelRegistration:
-    """Registers models; ``connect`` makes the upstream of settings, ``configured`` are those that
-    the environment has.
+    """Registers models.
+
+    ``connect`` creates an upstream from its settings. ``configured`` are the names of the
+    configured upstreams.
     """
 
     def __init__(
@@ -64,9 +66,9 @@ class ModelRegistration:
         self._configured = configured
 
     def create(self, body: Json, client_key: str | None = None) -> RegistrationResult:
-        """What a request to create a model describes, stored when it is well.
+        """Register the model that an ``/api/create`` request body describes.
 
-        Raises a ClientError that says what is not, StoreUnavailable.
+        Raises a ClientError that names the wrong parameter, or StoreUnavailable.
         """
         wanted = read_create_request(body)
         self._check_name(wanted.name)
@@ -84,13 +86,16 @@ class ModelRegistration:
         return RegistrationResult(self._registry.put(wanted), profile, check)
 
     def copy(self, source: str, destination: str, client_key: str | None = None) -> RegisteredModel:
-        """Give a model another name as well."""
+        """Register an additional name for a model.
+
+        Raises NotFound if ``source`` does not exist, InvalidRequest, or StoreUnavailable.
+        """
         name = validate_name(destination, "destination")
         self._check_name(name)
         return self._store_copy(RegisteredModel(name, source), client_key, "source")
 
     def probe_registered(self, remote: RegisteredModel) -> ProbeResult:
-        """What a small request to a registered model's remote finds out now, or else its list."""
+        """Probe the remote of a registered model over a new connection."""
         upstream = self._connect_for_probe(remote)
         try:
             return probe_remote(remote, upstream)
@@ -98,9 +103,8 @@ class ModelRegistration:
             upstream.close()
 
     def _connect_for_probe(self, remote: RegisteredModel) -> Upstream:
-        """An upstream for one check, whose result the caller reports."""
         upstream = self._connect(shorten_timeouts(remote.upstream))
-        upstream.logs_key_refusal = False
+        upstream.logs_key_refusal = False  # the caller reports the result
         return upstream
 
     def _store_copy(
@@ -110,14 +114,16 @@ class ModelRegistration:
         if source is not None:
             return self._registry.put(copy_model(source.require_key(), wanted))
         if self._catalog.find_model(wanted.model, client_key) is None:
-            raise _as(make_not_found(wanted.model), param)
+            error = make_not_found(wanted.model)
+            raise NotFound(error.message, param=param, code=error.code)
         return self._registry.put(wanted)
 
     def _check_name(self, name: str) -> None:
         head, slash, _ = name.partition("/")
         if slash and head in self._configured:
             raise InvalidRequest(
-                f"'{head}/' is where the models of the upstream '{head}' are; take another name.",
+                f"Invalid value for 'model': the prefix '{head}/' is reserved for the upstream "
+                f"'{head}'. Use another name.",
                 param="model",
                 code="invalid_value",
             )
@@ -126,47 +132,46 @@ class ModelRegistration:
         url = urlsplit(host)
         name, port = url.hostname or "", url.port or _DEFAULT_PORTS[url.scheme]
         try:
-            found = self._guard.look_up(name, port) if name.isascii() else []
+            addresses = self._guard.look_up(name, port) if name.isascii() else []
         except (OSError, UnicodeError):
             raise make_host_error(
                 f"the host name '{shorten_value(name)}' cannot be resolved"
             ) from None
-        if not found:
+        if not addresses:
             raise make_host_error(
-                "it has no public address (the operator's FORWARDER_REMOTE_ALLOW names the "
-                "private ones that may be used)"
+                "it has no public address (the operator can allow private addresses in "
+                "FORWARDER_REMOTE_ALLOW)"
             )
         if url.scheme == "http" and not self._guard.is_exception(name, port):
-            raise make_host_error("it must be https://, since a key would be sent there")
+            raise make_host_error("it must use https://, because the API key is sent to it")
 
     def _verify_remote(self, remote: RegisteredModel, upstream: Upstream) -> ProbeResult:
         check = probe_remote(remote, upstream)
         if not check.is_healthy:
-            param, what = _FAULT_MESSAGES[check.fault or "host"]
-            message = f"{what}: {check.error} Nothing was stored; 'verify': false would not ask."
+            param, reason = _FAULT_MESSAGES[check.fault or "host"]
+            message = (
+                f"{reason}: {check.error} The model was not saved. "
+                "Set 'verify' to false to skip this check."
+            )
             raise InvalidRequest(message, param=param, code="verification_failed")
         return check
 
 
 _FAULT_MESSAGES = {
-    "host": ("remote_host", "The remote_host is wrong, or down"),
-    "key": ("remote_api_key", "The remote does not accept the remote_api_key"),
-    "model": ("from", "The remote does not know the model named by from"),
-    "request": ("from", "The remote refused a small request"),
+    "host": ("remote_host", "'remote_host' is wrong or the host is down"),
+    "key": ("remote_api_key", "The remote does not accept 'remote_api_key'"),
+    "model": ("from", "The remote does not have the model in 'from'"),
+    "request": ("from", "The remote rejected a test request"),
 }
 
 
-def make_host_error(why: str) -> InvalidRequest:
-    message = f"Invalid value for 'remote_host': {why}."
+def make_host_error(reason: str) -> InvalidRequest:
+    message = f"Invalid value for 'remote_host': {reason}."
     return InvalidRequest(message, param="remote_host", code="invalid_value")
 
 
-def _as(error: NotFound, param: str) -> NotFound:
-    return NotFound(error.message, param=param, code=error.code)
-
-
 def shorten_timeouts(settings: UpstreamSettings) -> UpstreamSettings:
-    """Settings with which nobody waits for long, whatever comes instead of an answer."""
+    """Return the settings with timeouts short enough for an interactive check."""
     return replace(
         settings,
         connect_timeout=CHECK_TIMEOUT_SECONDS / 2,
@@ -176,11 +181,7 @@ def shorten_timeouts(settings: UpstreamSettings) -> UpstreamSettings:
 
 
 def probe_remote(remote: RegisteredModel, upstream: Upstream) -> ProbeResult:
-    """What a small request finds out; one that only embeds is looked for in the list."""
+    """Probe a remote with a model request, or with its model list if the model only embeds."""
     if remote.can_answer:
-        return probe_model(upstream, _route(remote, upstream))
+        return probe_model(upstream, Route(upstream.settings, remote.protocol, remote.model))
     return probe_model_list(upstream, remote.model)
-
-
-def _route(remote: RegisteredModel, upstream: Upstream) -> Route:
-    return Route(upstream.settings, remote.protocol, remote.model)

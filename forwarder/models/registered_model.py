@@ -1,6 +1,6 @@
-"""A registered model: what a request for one must say, and the upstream that it is.
+"""A registered model: parsing its create request, and deriving its upstream settings.
 
-One that has no host is another name for a model of the configuration, with defaults of its own.
+A model without a host is an additional name for a configured model, with its own defaults.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from forwarder.protocols.model_defaults import ModelDefaults
 
 
 class RemoteType(NamedTuple):
-    """What a ``remote_type`` means: the protocol, and the profile unless one is named."""
+    """The protocol of a ``remote_type``, and its default provider profile."""
 
     apis: frozenset[str]
     provider: str = ""
@@ -49,15 +49,17 @@ CAPABILITIES = ("completion", "tools", "thinking", "vision", "embedding", "inser
 
 _KEY_PATTERN = re.compile(r"[!-~]+")
 _MAX_NAME_CHARACTERS = 200
-"""Characters of a remote's own name for a model."""
+"""Maximum length of the remote's name for a model."""
 
 
 @dataclass(frozen=True, eq=False)
 class RegisteredModel:
-    """A registered model; ``name`` has its tag, and ``model`` is what the remote calls it.
+    """A registered model.
 
-    Without a ``host`` it is another name for what the configuration calls ``model``.  Of a
-    ``locked`` one the secrets could not be opened.  ``capabilities`` is ``None`` where nobody said.
+    ``name`` includes its tag. ``model`` is the remote's name for it; without a ``host``, it is the
+    name of a configured model. ``created`` and ``modified`` are in Unix seconds. ``capabilities``
+    is ``None`` if the create request had none. ``locked`` means that its secrets could not be
+    decrypted.
     """
 
     name: str
@@ -80,7 +82,7 @@ class RegisteredModel:
 
     @cached_property
     def upstream(self) -> UpstreamSettings:
-        """Where its requests go; the name cannot be that of a configured upstream."""
+        """The settings of its upstream. The tag keeps its name distinct from configured ones."""
         return make_upstream_settings(
             self.name,
             base_url=self.host,
@@ -95,36 +97,36 @@ class RegisteredModel:
 
     @cached_property
     def defaults(self) -> ModelDefaults:
-        """What goes into requests for it."""
+        """The defaults for parameters and system prompt of requests to it."""
         return ModelDefaults(self.parameters, self.system)
 
     @property
     def context_window(self) -> int | None:
-        """Its context window in tokens, where somebody said it."""
+        """Its context window in tokens, if known."""
         return self.parameters.get("num_ctx") or self.context_length
 
     @property
     def can_answer(self) -> bool:
-        """May it be asked for an answer?  Some models can only embed."""
-        can = self.capabilities or ()
-        return "completion" in can or "embedding" not in can
+        """False for a model that can only embed."""
+        capabilities = self.capabilities or ()
+        return "completion" in capabilities or "embedding" not in capabilities
 
     @property
     def protocol(self) -> str:
-        """In which protocol it is asked."""
+        """The protocol of its remote."""
         return next(iter(REMOTE_TYPES[self.kind].apis))
 
     def require_key(self) -> RegisteredModel:
-        """Itself; raises UpstreamKeyRefused when its secrets could not be opened."""
+        """Return the model itself; raises UpstreamKeyRefused if its secrets are locked."""
         if self.locked:
             raise UpstreamKeyRefused(
-                f"The key of the model '{strip_tag(self.name)}' cannot be opened: "
-                "it was sealed with a secret that the forwarder does not have any more."
+                f"The key of the model '{strip_tag(self.name)}' cannot be decrypted: "
+                "the forwarder no longer has the secret that encrypted it."
             )
         return self
 
     def get_public_fields(self) -> Json:
-        """What is no secret of it, without its name and times."""
+        """Return the stored plain fields, without name, version and times."""
         return {
             name: to_plain_value(getattr(self, name))
             for name in _PUBLIC_FIELDS
@@ -132,9 +134,9 @@ class RegisteredModel:
         }
 
     def get_secret_fields(self) -> Json | None:
-        """What is secret of it, if anything is; any header and query value may be."""
-        found = {name: getattr(self, name) for name in _SECRET_FIELDS}
-        return {k: to_plain_value(v) for k, v in found.items() if v} or None
+        """Return the fields to encrypt, or ``None``; headers and query may hold secrets too."""
+        fields = {name: getattr(self, name) for name in _SECRET_FIELDS}
+        return {k: to_plain_value(v) for k, v in fields.items() if v} or None
 
 
 _PUBLIC_FIELDS = (
@@ -150,31 +152,32 @@ def to_plain_value(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def restore_model(told: Json, secrets: Json, **rest: Any) -> RegisteredModel:
-    """A model as it was, of what was told and what was secret."""
-    known = {name: told[name] for name in _PUBLIC_FIELDS if name in told}
-    if "capabilities" in known:
-        known["capabilities"] = tuple(known["capabilities"])
+def restore_model(public: Json, secrets: Json, **rest: Any) -> RegisteredModel:
+    """Rebuild a stored model from its public and its decrypted secret fields."""
+    fields = {name: public[name] for name in _PUBLIC_FIELDS if name in public}
+    if "capabilities" in fields:
+        fields["capabilities"] = tuple(fields["capabilities"])
     return RegisteredModel(
-        **known, **{name: secrets[name] for name in _SECRET_FIELDS if name in secrets}, **rest
+        **fields, **{name: secrets[name] for name in _SECRET_FIELDS if name in secrets}, **rest
     )
 
 
 # -- requests -----------------------------------------------------------------------------------
 
+_NO_LOCAL_MODELS = "the forwarder does not store models, only references to remote ones"
 _UNSUPPORTED_FIELDS = {
-    "files": "models are not stored here, only where they are is",
-    "adapters": "models are not stored here, only where they are is",
-    "quantize": "models are not stored here, only where they are is",
-    "quantization": "models are not stored here, only where they are is",
-    "draft_files": "models are not stored here, only where they are is",
-    "draft_quantize": "models are not stored here, only where they are is",
-    "template": "the remote lays its prompts out itself",
-    "renderer": "the remote lays its prompts out itself",
-    "parser": "the remote reads its answers itself",
-    "messages": "only a system prompt is laid into requests",
+    "files": _NO_LOCAL_MODELS,
+    "adapters": _NO_LOCAL_MODELS,
+    "quantize": _NO_LOCAL_MODELS,
+    "quantization": _NO_LOCAL_MODELS,
+    "draft_files": _NO_LOCAL_MODELS,
+    "draft_quantize": _NO_LOCAL_MODELS,
+    "template": "the remote formats its own prompts",
+    "renderer": "the remote formats its own prompts",
+    "parser": "the remote parses its own answers",
+    "messages": "only a system prompt can be added to requests",
     "modelfile": "send its instructions as fields: from, parameters, system",
-    "path": "models are not stored here, only where they are is",
+    "path": _NO_LOCAL_MODELS,
 }
 _ACCEPTED_FIELDS = frozenset(
     {
@@ -187,19 +190,19 @@ _REMOTE_FIELDS = ("remote_type", "remote_api_key", "remote_headers", "remote_que
 
 
 def read_name(body: Json) -> str:
-    """The name of the model that a request is about, as it is given."""
-    given = read_field(body, "model", STR, "model") or read_field(body, "name", STR, "name")
-    if not given:
+    """Return the model name in an Ollama request body; raises InvalidRequest if it has none."""
+    name = read_field(body, "model", STR, "model") or read_field(body, "name", STR, "name")
+    if not name:
         raise InvalidRequest("model is required", param="model", code="missing_required_parameter")
-    return str(given)
+    return str(name)
 
 
 def validate_name(name: str, param: str) -> str:
-    """A name that a model can be registered under, with its tag."""
+    """Return the name with its tag; raises InvalidRequest if it is not a valid model name."""
     if not is_valid_name(name):
         raise InvalidRequest(
-            f"Invalid value for '{param}': a model's name has letters, digits, '_', '-' and '.', "
-            "perhaps a namespace before a '/', and perhaps a tag behind a ':'.",
+            f"Invalid value for '{param}': a model name consists of letters, digits, '_', '-' and "
+            "'.', with an optional namespace before '/' and an optional tag after ':'.",
             param=param,
             code="invalid_value",
         )
@@ -207,15 +210,15 @@ def validate_name(name: str, param: str) -> str:
 
 
 def read_create_request(body: Json) -> RegisteredModel:
-    """The model that a request to create one describes; one without a host is a copy.
+    """Parse the body of an Ollama create request; without ``remote_host`` the model is a copy.
 
-    Raises InvalidRequest for what is wrong, Unsupported for what remote models do not have.
+    Raises InvalidRequest that names the wrong field, or Unsupported for fields of local models.
     """
-    for name, why in _UNSUPPORTED_FIELDS.items():
+    for name, reason in _UNSUPPORTED_FIELDS.items():
         if body.get(name):
-            raise Unsupported(f"'{name}' is not supported: {why}.", param=name)
+            raise Unsupported(f"'{name}' is not supported: {reason}.", param=name)
     unknown = sorted(body.keys() - _ACCEPTED_FIELDS - _UNSUPPORTED_FIELDS.keys())
-    if unknown:  # left out in silence, a misspelled key would only be missed upstream
+    if unknown:  # ignoring a misspelled 'remote_api_key' would only fail later, at the remote
         raise InvalidRequest(
             f"Unknown parameter: '{unknown[0]}'.", param=unknown[0], code="unknown_parameter"
         )
@@ -223,7 +226,8 @@ def read_create_request(body: Json) -> RegisteredModel:
     source = read_field(body, "from", STR, "from")
     if not source or len(source) > _MAX_NAME_CHARACTERS:
         raise InvalidRequest(
-            "'from' must say what the remote calls the model.",
+            f"'from' must be the remote's name for the model, at most {_MAX_NAME_CHARACTERS} "
+            "characters long.",
             param="from",
             code="missing_required_parameter",
         )
@@ -233,14 +237,14 @@ def read_create_request(body: Json) -> RegisteredModel:
         for field_ in _REMOTE_FIELDS:
             if body.get(field_):
                 raise InvalidRequest(
-                    f"'{field_}' takes a 'remote_host'.", param=field_, code="invalid_value"
+                    f"'{field_}' requires 'remote_host'.", param=field_, code="invalid_value"
                 )
         return RegisteredModel(**common)
     return build_remote_model(str(host), body, common)
 
 
 def copy_model(source: RegisteredModel, wanted: RegisteredModel) -> RegisteredModel:
-    """A registered model under another name; what is ``wanted`` goes before what it has."""
+    """Copy a registered model to the name of ``wanted``, whose fields override the source's."""
     return replace(
         source,
         name=wanted.name,
@@ -253,16 +257,16 @@ def copy_model(source: RegisteredModel, wanted: RegisteredModel) -> RegisteredMo
 
 
 def read_own_fields(body: Json) -> Json:
-    """What is said of the model itself."""
+    """Read and validate the fields that do not concern the remote."""
     parameters = read_field(body, "parameters", DICT, "parameters") or {}
     license_ = read_field(body, "license", (*STR, *LIST), "license")
     info = read_field(body, "info", DICT, "info") or {}
     capabilities = read_field(info, "capabilities", LIST, "info.capabilities")
-    for given in capabilities or ():
-        check_enum(given, CAPABILITIES, "info.capabilities")
+    for capability in capabilities or ():
+        check_enum(capability, CAPABILITIES, "info.capabilities")
     length = info.get("context_length")
     if length is not None and not model_defaults.MODEL_PARAMETERS["num_ctx"].accepts(length):
-        raise make_invalid_value("info.context_length", "a whole number from 1")
+        raise make_invalid_value("info.context_length", "a positive integer")
     return {
         "parameters": model_defaults.validate_model_parameters(parameters),
         "system": read_field(body, "system", STR, "system") or None,
@@ -277,47 +281,46 @@ def build_remote_model(host: str, body: Json, common: Json) -> RegisteredModel:
     check_enum(kind, tuple(REMOTE_TYPES), "remote_type")
     key = read_field(body, "remote_api_key", STR, "remote_api_key") or None
     if key is not None and (not _KEY_PATTERN.fullmatch(key) or key == PASSTHROUGH_KEY):
-        raise make_invalid_value("remote_api_key", "a key without spaces, in plain ASCII")
-    named = read_field(body, "provider", STR, "provider") or ""
+        raise make_invalid_value("remote_api_key", "printable ASCII without spaces")
+    provider = read_field(body, "provider", STR, "provider") or ""
     query = read_field(body, "remote_query", DICT, "remote_query") or {}
     if not all(isinstance(value, str) for value in query.values()):
-        raise make_invalid_value("remote_query", "an object of strings")
-    sent = read_field(body, "remote_headers", DICT, "remote_headers") or {}
-    check_headers(sent)
+        raise make_invalid_value("remote_query", "an object with string values")
+    headers = read_field(body, "remote_headers", DICT, "remote_headers") or {}
+    check_headers(headers)
+    if headers:
+        headers = dict(parse_setting(parse_headers, json.dumps(headers), "remote_headers"))
     return RegisteredModel(
         **common,
         host=read_base_url(host, kind),
         kind=kind,
-        provider=parse_setting(parse_provider, named, "provider"),
+        provider=parse_setting(parse_provider, provider, "provider"),
         key=key,
-        headers=dict(parse_setting(parse_headers, json.dumps(sent), "remote_headers"))
-        if sent
-        else {},
+        headers=headers,
         query=query,
     )
 
 
-def check_headers(given: Json) -> None:
-    """Raise InvalidRequest for headers of the connection or of its framing, which are not its own.
+def check_headers(headers: Json) -> None:
+    """Raise InvalidRequest for duplicate headers and for headers of connection and framing.
 
-    With one of these a remote and a proxy on the way to it could disagree where a request ends.
+    A framing header could make the remote and a proxy disagree about the end of a request.
     """
-    names = [name.lower() for name in given]
-    for name in given:
+    for name in headers:
         if is_connection_header(name.lower()):
             raise InvalidRequest(
-                f"Invalid value for 'remote_headers': '{name[:200]}' is set by the connection.",
+                f"Invalid value for 'remote_headers': the HTTP client sets '{name[:200]}' itself.",
                 param="remote_headers",
                 code="invalid_value",
             )
-    if len(set(names)) < len(names):
+    if len({name.lower() for name in headers}) < len(headers):
         raise make_invalid_value("remote_headers", "an object that names each header once")
 
 
 def read_base_url(host: str, kind: str) -> str:
-    """The base URL; of an Ollama server, that of its OpenAI-compatible API."""
-    given = host if "://" in host else f"https://{host}"
-    base = str(parse_setting(parse_http_url, given, "remote_host"))
+    """Return the base URL; for an Ollama server, the one of its OpenAI-compatible API."""
+    url = host if "://" in host else f"https://{host}"
+    base = str(parse_setting(parse_http_url, url, "remote_host"))
     if kind == "ollama":
         base = base.removesuffix("/api")
         return base if urlsplit(base).path else f"{base}/v1"
@@ -338,6 +341,6 @@ def make_invalid_value(param: str, must_be: str) -> InvalidRequest:
 
 
 def read_flag(body: Json, name: str, default: bool) -> bool:
-    """A switch in a request."""
+    """Return a boolean field of a request body, or ``default`` if it is absent or null."""
     value = body.get(name)
     return default if value is None else bool(check_type(value, BOOL, name))

@@ -1,7 +1,7 @@
-"""All registered models: a copy in each worker's memory, renewed as soon as somebody changes them.
+"""All registered models: each worker caches them and reloads the cache after a change.
 
-A request costs one look at a mark (`store.changes`) and one in a dict.  While the store does not
-answer, what was known goes on being served.
+A request reads the change version (`storage.db.change_notifier`) and looks up a dict. While the
+database is unavailable, workers serve the cached models.
 """
 
 from __future__ import annotations
@@ -29,49 +29,49 @@ from forwarder.storage.db.models import ModelRow
 log = logging.getLogger("forwarder.registry")
 
 ENCRYPTION_PURPOSE = "remote"
-"""What the secrets of models are sealed for: a client that brings one back opens nothing by it."""
+"""Encryption purpose of model secrets. Ciphertexts of other purposes cannot be decrypted as one."""
 
 _RETRY_SECONDS = 1.0
-"""Seconds after which a store that failed is asked again."""
+"""Delay before the next read after a failed one."""
 
 
 class NullModelRegistry:
-    """Where nothing is remembered no model can be registered."""
+    """The registry without a database: it is empty and rejects registrations."""
 
     def get_version(self) -> str:
-        """Another string after each change of what is registered, the same for every worker."""
+        """Return a string that changes with the registered models and is equal in all workers."""
         return ""
 
     def find(self, name: str) -> RegisteredModel | None:
-        """None."""
+        """Return the model of this name, or ``None``."""
         return None
 
     def list_models(self) -> list[RegisteredModel]:
-        """None."""
+        """Return all registered models."""
         return []
 
     def put(self, remote: RegisteredModel) -> RegisteredModel:
-        """Refuses."""
+        """Raise Unsupported."""
         raise make_disabled_error()
 
     def remove(self, name: str) -> RegisteredModel:
-        """Refuses."""
+        """Raise Unsupported."""
         raise make_disabled_error()
 
-    def rotate_secrets(self, of_clients: TokenCipher) -> key_rotation.RotationReport:
-        """Refuses."""
+    def rotate_secrets(self, client_cipher: TokenCipher) -> key_rotation.RotationReport:
+        """Raise Unsupported."""
         raise make_disabled_error()
 
     def adopt_secrets(self, secrets: Collection[str]) -> None:
-        """Does nothing: nothing is sealed."""
+        """Do nothing: this registry has no secrets."""
 
 
 class DatabaseModelRegistry(NullModelRegistry):
-    """The models of a database.
+    """The registered models in a database.
 
-    ``secrets`` seal what is secret of them, the first one, and open it, any; without one nothing
-    can be sealed that another process could open.  ``dropped`` is told the settings of upstreams
-    that are none any more.
+    The first of ``secrets`` encrypts model secrets, and any of them decrypts. Without ``secrets``,
+    models with keys cannot be registered. ``dropped`` is called with the upstream settings of each
+    model that was removed or replaced.
     """
 
     def __init__(
@@ -85,51 +85,57 @@ class DatabaseModelRegistry(NullModelRegistry):
         self._cipher = TokenCipher(tuple(secrets), ENCRYPTION_PURPOSE) if secrets else None
         self._on_dropped = dropped
         self._reload_task = SharedTask(self._reload_models)
-        self._seen_mark: object = self  # no mark that there is
+        self._seen_version: object = self  # equals no version, so the first lookup loads
         self._by_name: Mapping[str, RegisteredModel] = {}
         self._version = ""
         self._retry_at = float("-inf")
 
     def find(self, name: str) -> RegisteredModel | None:
-        """The model of a name, with its tag or without."""
-        # The first run may have begun, for another request, before the change that is looked for.
+        """Return the model of this name, with or without the tag ``:latest``, or ``None``.
+
+        Reloads the cache first if the models have changed. While the database is unavailable,
+        requests do not wait for the reload.
+        """
+        # The first run may have started for another request, before the latest change.
         for _ in range(2):
-            if self._changes.read_version() == self._seen_mark or not self._reload_task.run(
-                self._wait()
-            ):
+            if self._changes.read_version() == self._seen_version:
+                break
+            timeout = MAX_WAIT_SECONDS if time.monotonic() >= self._retry_at else 0.0
+            if not self._reload_task.run(timeout):
                 break
         return self._by_name.get(name)
 
     def preload_models(self) -> None:
-        """Read all models; requests would wait for that only a moment."""
+        """Load all models now; a request would wait only briefly for the load."""
         self._reload_models()
 
     def adopt_secrets(self, secrets: Collection[str]) -> None:
-        """Seal with these secrets from now on, and open with them what is stored."""
+        """Use these secrets from now on, and reload the models with them."""
         self._cipher = TokenCipher(tuple(secrets), ENCRYPTION_PURPOSE)
-        self._seen_mark = self
+        self._seen_version = self
 
     def list_models(self) -> list[RegisteredModel]:
-        """All of them, by name."""
+        """Return all registered models, ordered by name."""
         self.find("")
         return list({remote.name: remote for remote in self._by_name.values()}.values())
 
     def get_version(self) -> str:
-        """A digest of the versions of all models."""
+        """Return a digest of the versions of all models."""
         self.find("")
         return self._version
 
     def put(self, remote: RegisteredModel) -> RegisteredModel:
-        """Register a model, in place of one of its name; gives it as it is stored.
+        """Store a model, replacing one of the same name, and return it as stored.
 
-        Raises Unsupported when its key could not be opened again, StoreUnavailable.
+        Raises Unsupported if it has secrets but FORWARDER_SECRET_KEY is not set, or
+        StoreUnavailable.
         """
         now = time.time()
         secrets, sealed = remote.get_secret_fields(), None
         if secrets is not None:
             if self._cipher is None:
                 raise Unsupported(
-                    "FORWARDER_SECRET_KEY is not set, so no key can be kept in the database.",
+                    "FORWARDER_SECRET_KEY is not set, so the database cannot store API keys.",
                     code="no_secret_key",
                 )
             sealed = self._cipher.encrypt(secrets)
@@ -140,29 +146,25 @@ class DatabaseModelRegistry(NullModelRegistry):
         return self.find(stored.name) or stored
 
     def remove(self, name: str) -> RegisteredModel:
-        """Remove a model; raises NotFound when there is none, StoreUnavailable."""
-        found = self.find(name)
+        """Remove and return a model; raises NotFound or StoreUnavailable."""
+        model = self.find(name)
         if not self._database.write(partial(models.remove, name=add_tag(name))):
             raise make_not_found(name)
         self._changes.publish_change()
-        return found or RegisteredModel(add_tag(name), "")
+        return model or RegisteredModel(add_tag(name), "")
 
-    def rotate_secrets(self, of_clients: TokenCipher) -> key_rotation.RotationReport:
-        """Seal everything in the store anew, with the first secret."""
-        of_models = self._cipher.reencrypt if self._cipher else lambda sealed: None
-        done = key_rotation.rotate_keys(self._database, of_models, of_clients.reencrypt)
-        self._changes.publish_change()  # some may have keys again
-        return done
+    def rotate_secrets(self, client_cipher: TokenCipher) -> key_rotation.RotationReport:
+        """Re-encrypt all stored model secrets and client tokens with the first secret."""
+        reencrypt_models = self._cipher.reencrypt if self._cipher else lambda sealed: None
+        report = key_rotation.rotate_keys(self._database, reencrypt_models, client_cipher.reencrypt)
+        self._changes.publish_change()  # locked models may be usable again
+        return report
 
-    # -- the copy -------------------------------------------------------------------------------
-
-    def _wait(self) -> float:
-        """Seconds that a request waits for the models; none while the store is down."""
-        return MAX_WAIT_SECONDS if time.monotonic() >= self._retry_at else 0.0
+    # -- the cache ------------------------------------------------------------------------------
 
     def _reload_models(self) -> None:
-        mark = self._changes.read_version()
-        if mark == self._seen_mark or time.monotonic() < self._retry_at:
+        version = self._changes.read_version()
+        if version == self._seen_version or time.monotonic() < self._retry_at:
             return
         try:
             rows = self._database.read(models.list_models)
@@ -171,21 +173,21 @@ class DatabaseModelRegistry(NullModelRegistry):
             return
         before, self._by_name = self._by_name, self._index_rows(rows)
         self._version = digest_versions(rows)
-        self._seen_mark = mark
-        there = {id(remote) for remote in self._by_name.values()}
+        self._seen_version = version
+        current = {id(remote) for remote in self._by_name.values()}
         for remote in {id(each): each for each in before.values()}.values():
-            if id(remote) not in there and remote.host:
+            if id(remote) not in current and remote.host:
                 self._on_dropped(remote.upstream)
 
     def _index_rows(self, rows: list[ModelRow]) -> dict[str, RegisteredModel]:
-        """Every name, with the tag ``latest`` and without -> the model; unchanged ones stay."""
-        found: dict[str, RegisteredModel] = {}
+        """Map each name, with and without ``:latest``, to its model; reuse unchanged models."""
+        by_name: dict[str, RegisteredModel] = {}
         for row in rows:
-            known = self._by_name.get(row.name)
-            if known is None or known.version != row.version or known.locked:
-                known = self._read_row(row)
-            found[row.name] = found[strip_tag(row.name)] = known
-        return found
+            model = self._by_name.get(row.name)
+            if model is None or model.version != row.version or model.locked:
+                model = self._read_row(row)
+            by_name[row.name] = by_name[strip_tag(row.name)] = model
+        return by_name
 
     def _read_row(self, row: ModelRow) -> RegisteredModel:
         secrets: Any = {}
@@ -193,9 +195,10 @@ class DatabaseModelRegistry(NullModelRegistry):
             secrets = self._cipher.decrypt(row.sealed) if self._cipher else None
         if secrets is None:
             log.error(
-                "the key of the model '%s' was sealed with a secret that is not in "
-                "FORWARDER_SECRET_KEY; the model cannot be used",
+                "cannot decrypt the key of the model '%s': its secret is not in "
+                "FORWARDER_SECRET_KEY; the model is unusable",
                 row.name,
+                extra={"event": "model_key_locked"},
             )
         return restore_model(
             row.told,
@@ -214,7 +217,7 @@ def digest_versions(rows: list[ModelRow]) -> str:
 
 
 def make_not_found(name: str) -> NotFound:
-    """The error for a model that there is not, in Ollama's words."""
+    """Make the error for an unknown model, with the message that Ollama uses."""
     return NotFound(
         f"model '{shorten_value(name)}' not found", param="model", code="model_not_found"
     )
@@ -222,6 +225,7 @@ def make_not_found(name: str) -> NotFound:
 
 def make_disabled_error() -> Unsupported:
     return Unsupported(
-        "Models cannot be registered here: nothing is stored (FORWARDER_DATABASE_URL).",
+        "Models cannot be registered, because the forwarder has no database "
+        "(FORWARDER_DATABASE_URL).",
         code="store_disabled",
     )

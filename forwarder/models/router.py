@@ -1,14 +1,15 @@
-"""From the model a client asks for to the upstream that serves it.
+"""Routing: resolves the model name of a request to an upstream and the upstream's model name.
 
-In this order: ``upstream/model``, a registered model, an alias, a glob, a stand-in for a model that
-Codex asks for by itself, and else the default rule.
-A name with Ollama's tag ``:latest`` and without is one; where neither is configured it goes
-upstream without.  (An upstream for which they are two has an alias: ``fast=fast:latest``.)
+Order of precedence: ``upstream/model``, a registered model, an alias, a glob, a stand-in for a
+Codex helper model, the default rule.
 
-Where several upstreams would do, the default rule chooses among them: a client goes to the first
-upstream that does not speak its protocol, since that is what a forwarder is for, else to the first.
-A client of an API that no upstream speaks, as Ollama's, goes to the first that speaks Chat, which
-is nearer.
+Names with and without Ollama's tag ``:latest`` are equivalent. If neither form is configured, the
+name goes upstream without the tag. (For an upstream that needs the tag, configure the alias
+``fast=fast:latest``.)
+
+The default rule chooses among several candidate upstreams: the first one that does not speak the
+client's protocol, because such a client needs translation, otherwise the first one. A client of
+Ollama's API, which no upstream speaks, gets the first Chat upstream, because Chat is closer to it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from forwarder.config.parsers import Fallback, is_pattern
+from forwarder.config.parsers import is_pattern
 from forwarder.config.settings import Settings, UpstreamSettings
 from forwarder.context.route import Route
 from forwarder.core.errors import ForwarderError, InvalidRequest, NotFound, shorten_value
@@ -28,25 +29,27 @@ from forwarder.models.registered_model import RegisteredModel
 log = logging.getLogger("forwarder.routing")
 
 UPSTREAM_PROTOCOLS = ("chat", "responses")
-"""What upstreams speak."""
+"""The protocols of upstreams."""
 
 CODEX_REVIEWER = "codex-auto-review"
-"""The model that judges for Codex whether a command may run."""
+"""The model that decides for Codex whether a command may run."""
 
 CODEX_HELPER_MODELS = (CODEX_REVIEWER, "gpt-5.6-luna", "gpt-5.6-terra")
-"""Models that Codex asks for by itself, whatever model its user has chosen."""
+"""Models that Codex requests by itself, independently of the model that its user selected."""
 
 REGISTERED_OWNER = "registered"
-"""Who owns a model that is registered, in lists."""
+"""The owner of registered models in model lists."""
 
 
 class Router:
-    """Resolves model names against the configured upstreams, and those that are registered.
+    """Resolves model names against the configured upstreams and the registered models.
 
-    ``find`` gives a registered model by its name, ``listed`` all of them.  ``check_codex_helper`` says
-    whether an upstream itself has one of the `CODEX_HELPER_MODELS`, as far as the key of a client shows.
+    ``find`` returns a registered model by name, ``listed`` returns all of them.
+    ``check_codex_helper(upstream, name, key)`` checks whether an upstream itself has one of the
+    `CODEX_HELPER_MODELS`.
 
-    A ``key`` is everywhere that of the client, whose lists may differ from those of others.
+    In all methods ``client`` is the client's protocol and ``key`` the client's API key. Upstreams
+    in key passthrough mode may list different models for different keys.
     """
 
     def __init__(
@@ -67,22 +70,22 @@ class Router:
         self.default_file_upstream = next(
             (u.name for u in settings.upstreams if "responses" in u.apis), None
         )
-        """The upstream that has clients' files, where none is named."""
+        """The upstream for client files if the request does not name one."""
         self._by_name = {upstream.name: upstream for upstream in settings.upstreams}
 
     def resolve(self, model: str | None, client: str, key: str | None = None) -> Route:
-        """The route for ``model`` (or the default one) asked for in the ``client`` protocol.
+        """Return the route for ``model``, or for the default model if ``model`` is empty.
 
-        Raises InvalidRequest when there is no model, NotFound when only an upstream is named,
-        UpstreamKeyRefused for a registered one whose key is lost.
+        Raises InvalidRequest if there is no model, NotFound if the name has an upstream prefix but
+        no model, UpstreamKeyRefused for a registered model with a locked key.
         """
         return self.list_routes(model, client, key)[0]
 
     def list_routes(self, model: str | None, client: str, key: str | None = None) -> list[Route]:
-        """That route, and then those of its upstream's fallbacks, in their order.
+        """Return the route of `resolve`, followed by the routes of its upstream's fallbacks.
 
-        A fallback without a model of its own is asked for what it itself calls by the name that
-        the client has for the model, else for the very model of the first.
+        A fallback with its own model uses that one. Otherwise it uses its alias for the client's
+        model name, or else the same upstream model name as the first route.
         """
         name = self._resolve_name(model)
         remote = self.find_registered(name)
@@ -95,32 +98,33 @@ class Router:
         return routes if remote is None else [replace(r, defaults=remote.defaults) for r in routes]
 
     def find_route(self, name: str, client: str, key: str | None = None) -> Route | None:
-        """The route; None where the name leads nowhere, which is logged once."""
+        """Like `resolve`, but return ``None`` and log once per name if it cannot be resolved."""
         try:
             return self.resolve(name, client, key)
         except ForwarderError as error:
             if name not in self._logged_names:
                 self._logged_names.add(name)
-                fields = {"event": "model_unresolvable", "model": shorten_value(name)}
-                log.warning({**fields, "detail": error.message})
+                log.warning(
+                    {
+                        "event": "model_unresolvable",
+                        "model": shorten_value(name),
+                        "detail": error.message,
+                    }
+                )
             return None
 
     def find_registered(self, name: str) -> RegisteredModel | None:
-        """The registered model of a name, unless the name says which upstream it is for."""
+        """Return the registered model of a name; ``None`` for a name with an upstream prefix."""
         return None if self._has_upstream_prefix(name) else self._lookup_registered(name)
 
     def _list_configured_routes(self, model: str, client: str) -> list[Route]:
         upstream, name = self._choose_upstream(model, client)
-        first = make_route(upstream, name, client)
-        return [
-            first,
-            *(self._make_fallback_route(to, name, first, client) for to in upstream.fallback),
-        ]
-
-    def _make_fallback_route(self, to: Fallback, name: str, first: Route, client: str) -> Route:
-        upstream = self._by_name[to.upstream]
-        same = name if name in upstream.aliases else first.model
-        return make_route(upstream, to.model or same, client)
+        routes = [make_route(upstream, name, client)]
+        for fallback in upstream.fallback:
+            other = self._by_name[fallback.upstream]
+            same_model = name if name in other.aliases else routes[0].model
+            routes.append(make_route(other, fallback.model or same_model, client))
+        return routes
 
     def _resolve_name(self, model: str | None) -> str:
         name = model or self.default_model
@@ -133,14 +137,14 @@ class Router:
         return name
 
     def _find_stand_in(self, name: str, client: str, key: str | None) -> str | None:
-        """The model that serves a name which Codex asks for by itself; None if it needs none.
+        """Return the model that replaces a Codex helper model, or ``None`` if none is needed.
 
-        Registered models never do: whoever may register one would have it review commands.
+        A registered model is never a stand-in: its owner could approve commands of other users.
         """
         if not self._is_unclaimed_helper(name):
             return None
-        named = (self.codex_helper_model, self.default_model)
-        usable = [model for model in named if model and self.find_registered(model) is None]
+        configured = (self.codex_helper_model, self.default_model)
+        usable = [model for model in configured if model and self.find_registered(model) is None]
         if not usable:
             return None
         if usable[0] != self.codex_helper_model and self._has_codex_helper(name, client, key):
@@ -159,16 +163,17 @@ class Router:
         return "/" in name and name.partition("/")[0] in self._by_name
 
     def _choose_upstream(self, name: str, client: str) -> tuple[UpstreamSettings, str]:
-        """The upstream, and the client's name for the model without the upstream's."""
+        """Return the upstream, and the client's model name without the upstream prefix."""
         head, slash, rest = name.partition("/")
         if slash and head in self._by_name:
             upstream = self._by_name[head]
             return upstream, normalize_name(require_model_name(rest, name), [upstream])
         name = normalize_name(name, self._upstreams)
-        return choose_preferred(self._candidates(name), client), name
+        candidates = self._find_configured(name) or self._upstreams
+        return choose_preferred(candidates, client), name
 
     def list_models(self, key: str | None = None) -> list[tuple[str, str]]:
-        """``(id, owner)`` of each registered model, alias, and glob that is a plain name."""
+        """Return ``(id, owner)`` of each registered model, alias, and glob without wildcards."""
         usable = (remote for remote in self._list_registered() if not remote.locked)
         registered = [(strip_tag(remote.name), REGISTERED_OWNER) for remote in usable]
         return registered + [
@@ -180,10 +185,10 @@ class Router:
     def find_owner(
         self, name: str, clients: Iterable[str] = UPSTREAM_PROTOCOLS, key: str | None = None
     ) -> str | None:
-        """Who owns a model: whom the configuration or the name itself gives it to.
+        """Return the owner of a model, or ``None`` if only the default rule can route it.
 
-        A name which Codex asks for by itself belongs to the upstream that serves it to one of
-        ``clients``, which are protocols.
+        The owner is an upstream name or `REGISTERED_OWNER`. A Codex helper model belongs to the
+        upstream that serves it to one of the protocols in ``clients``.
         """
         head, _, rest = name.partition("/")
         if rest and head in self._by_name:
@@ -204,26 +209,31 @@ class Router:
         return None
 
     def get_default_upstream(self, client: str) -> UpstreamSettings:
-        """The upstream of a name that nothing in the configuration claims."""
+        """Return the upstream that the default rule chooses for an unknown model."""
         return choose_preferred(self._upstreams, client)
 
     def get_default_route(self, client: str) -> Route:
-        """The route to that upstream, without a model."""
+        """Return the route to the default upstream, without a model."""
         return make_route(self.get_default_upstream(client), "", client)
 
     def make_public_id(self, upstream: str, model: str, key: str | None = None) -> str:
-        """The id under which clients of both protocols reach what ``upstream`` calls ``model``."""
+        """Return the id under which clients of both protocols reach ``model`` of ``upstream``."""
         return self._qualify_name(self._by_name[upstream], model, model, key)
 
     def is_same_model(
         self, name: str, other: str, clients: Iterable[str], key: str | None = None
     ) -> bool:
-        """Do two names that are not registered lead some of ``clients`` to one model?"""
+        """Check whether two names route at least one of ``clients`` to the same upstream model.
+
+        Always false if ``name`` is registered.
+        """
         if self.find_registered(name) is not None:
             return False
         for client in clients:
             first, second = (self.find_route(each, client, key) for each in (name, other))
-            if first and second and get_target(first) == get_target(second):
+            if first is None or second is None:
+                continue
+            if (first.upstream.name, first.model) == (second.upstream.name, second.model):
                 return True
         return False
 
@@ -232,23 +242,20 @@ class Router:
     ) -> str:
         if self.find_registered(name) is not None:
             return f"{upstream.name}/{name}"
-        same = (upstream.name, strip_tag(target))
+        wanted = (upstream.name, strip_tag(target))
         routes = [self.find_route(name, client, key) for client in UPSTREAM_PROTOCOLS]
-        plain = all(r and (r.upstream.name, strip_tag(r.model)) == same for r in routes)
-        return name if plain else f"{upstream.name}/{name}"
-
-    def _candidates(self, name: str) -> Sequence[UpstreamSettings]:
-        """Those with such an alias, else those with a glob for it, else all."""
-        return self._find_configured(name) or self._upstreams
+        is_unique = all(r and (r.upstream.name, strip_tag(r.model)) == wanted for r in routes)
+        return name if is_unique else f"{upstream.name}/{name}"
 
     def _find_configured(self, name: str) -> list[UpstreamSettings]:
+        """Return the upstreams with this alias, otherwise those with a matching glob."""
         return [upstream for upstream in self._upstreams if name in upstream.aliases] or [
             u for u in self._upstreams if has_matching_glob(name, u)
         ]
 
 
 def normalize_name(name: str, upstreams: Sequence[UpstreamSettings]) -> str:
-    """The name, with the tag ``latest`` or without, as it is configured; else without."""
+    """Return the configured form of a name (with or without ``:latest``), by default without."""
     bare = strip_tag(name)
     for form in (name, bare, bare + LATEST_TAG):
         if any(form in u.aliases or form in u.globs for u in upstreams):
@@ -268,16 +275,16 @@ def make_remote_route(remote: RegisteredModel) -> Route:
 
 
 def choose_preferred(candidates: Sequence[UpstreamSettings], client: str) -> UpstreamSettings:
-    """The default rule."""
+    """Apply the default rule of the module docstring."""
     if client not in UPSTREAM_PROTOCOLS:
         return next((u for u in candidates if "chat" in u.apis), candidates[0])
     return next((u for u in candidates if client not in u.apis), candidates[0])
 
 
-def require_model_name(model: str, asked: str) -> str:
+def require_model_name(model: str, requested: str) -> str:
     if not model:
         raise NotFound(
-            f"The model '{shorten_value(asked)}' does not exist.",
+            f"The model '{shorten_value(requested)}' does not exist.",
             param="model",
             code="model_not_found",
         )
@@ -290,11 +297,7 @@ def make_route(upstream: UpstreamSettings, name: str, client: str) -> Route:
     return Route(upstream, protocol, upstream.aliases.get(name, name))
 
 
-def get_target(route: Route) -> tuple[str, str]:
-    return route.upstream.name, route.model
-
-
 def list_literal_models(upstream: UpstreamSettings) -> dict[str, str]:
-    """Name -> the upstream's name, for every model that the configuration spells out."""
+    """Return client name -> upstream name for all aliases and globs without wildcards."""
     literal = {glob: glob for glob in upstream.globs if not is_pattern(glob)}
     return {**upstream.aliases, **literal}

@@ -106,7 +106,7 @@ def test_what_is_wrong_is_told(run: Run, upstream: ScriptedUpstream) -> None:
     arguments = ("models", "create", "mine", "--from=scripted", "--host", upstream.url)
     code, told = run(*arguments, key="sk-another-key")
     assert code == 1
-    assert "does not accept the remote_api_key" in told
+    assert "does not accept 'remote_api_key'" in told
     assert "sk-another-key" not in told
 
     assert run(*arguments, "--no-verify", key="sk-another-key")[0] == 0
@@ -117,7 +117,7 @@ def test_another_name_needs_no_host(run: Run) -> None:
     assert json.loads(run("models", "show", "kind")[1])["remote_model"] == "quick"
     assert run("models", "list")[1].splitlines()[1].split() == ["kind", "fast", "-"]
     code, told = run("models", "create", "kinder", "--from=fast", "--type=ollama")
-    assert (code, "'remote_type' takes a 'remote_host'" in told) == (1, True)
+    assert (code, "'remote_type' requires 'remote_host'" in told) == (1, True)
 
 
 def test_checks_tell_who_is_not_well(run: Run, upstream: ScriptedUpstream) -> None:

@@ -478,7 +478,7 @@ def test_in_the_background_a_remote_is_looked_after(
             assert register(server.url, passing, "mine").status_code == 200
             _until(lambda: 'upstream_up{upstream="mine:latest"} 1.0' in _metrics(server))
         _until(lambda: 'upstream_up{upstream="mine:latest"} 0.0' in _metrics(server))
-        assert "'mine:latest' is not well" in server.log
+        assert "'mine:latest' is unhealthy" in server.log
         shown = api(server.url, "show", {"model": "mine"}).json()
         assert shown["health"]["reachable"] is False
 

@@ -92,8 +92,8 @@ def test_the_log_is_told_once_of_each_turn(caplog: pytest.LogCaptureFixture) -> 
             world.health.check_target(world.targets[0], 0)
 
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
-        "'a' is not well",
-        "'a' is well again",
+        "'a' is unhealthy",
+        "'a' is healthy again",
     ]
 
 

@@ -112,11 +112,11 @@ def test_who_asks_for_no_verification_gets_none(world: World) -> None:
 @pytest.mark.parametrize(
     ("answer", "param", "words"),
     [
-        (gone, "remote_host", "wrong, or down"),
+        (gone, "remote_host", "wrong or the host is down"),
         (refusing(307), "remote_host", "redirect"),
         (refusing(401), "remote_api_key", "does not accept"),
-        (refusing(404, "no such model: m"), "from", "does not know the model"),
-        (refusing(400, "odd"), "from", "refused a small request"),
+        (refusing(404, "no such model: m"), "from", "does not have the model"),
+        (refusing(400, "odd"), "from", "rejected a test request"),
     ],
 )
 def test_what_is_wrong_is_told_by_its_parameter(

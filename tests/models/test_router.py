@@ -333,7 +333,7 @@ def test_one_whose_key_is_lost_is_the_operator_s_matter() -> None:
     lost = RegisteredModel("lost:latest", "m", "https://remote.test/v1", locked=True)
 
     for ask in (registered(lost).resolve, registered(lost).list_routes):
-        with pytest.raises(UpstreamKeyRefused, match="'lost' cannot be opened"):
+        with pytest.raises(UpstreamKeyRefused, match="'lost' cannot be decrypted"):
             ask("lost", "chat")
 
 

@@ -210,7 +210,7 @@ def test_one_whose_key_is_lost_is_told_so(make: Make) -> None:
     assert listed.status_code == 200
     assert "mine" not in listed.text
     copying = {"source": "mine", "destination": "other"}
-    assert "cannot be opened" in ollama.ask("POST", "/api/copy", copying).get_json()["error"]
+    assert "cannot be decrypted" in ollama.ask("POST", "/api/copy", copying).get_json()["error"]
     assert ollama.ask("POST", "/api/show", {"model": "other"}).status_code == 404
 
 
