@@ -1,5 +1,5 @@
-"""What an operator sees from outside: numbers for Prometheus, traces for OpenTelemetry.
+"""Observability: JSON logs, Prometheus metrics, OpenTelemetry traces, captured requests.
 
-Both are observers of exchanges (`exchange.py`): they are told when one begins and when it is over,
-and cost nothing in between.
+Metrics, traces and captures implement `RequestObserver`, which is notified when a request starts
+and when it completes.
 """

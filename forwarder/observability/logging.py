@@ -1,4 +1,4 @@
-"""Log lines as JSON objects, one a line, on standard error."""
+"""Logging to standard error, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import orjson
 from forwarder.core.errors import shorten_value
 
 UNSHORTENED_FIELDS = frozenset({"event", "message", "detail"})
-"""Fields with texts of the forwarder; names and ids in the other fields may be a client's."""
+"""Fields with the forwarder's own texts. The other fields may hold names and ids from clients."""
 
 MAX_LOGGED_NAMES = 40
 
@@ -39,7 +39,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def shorten_field(value: Any) -> Any:
-    """A text or a list of names as far as it says what was asked; bodies are logged whole."""
+    """Shorten a string or a list of names to a loggable length; other values are unchanged."""
     if isinstance(value, str):
         return shorten_value(value)
     if not isinstance(value, list):
@@ -52,7 +52,7 @@ def shorten_field(value: Any) -> Any:
 
 
 def configure_logging(level: str) -> None:
-    """Send the forwarder's records to standard error, once."""
+    """Send the forwarder's log records of this level and above to standard error."""
     root = logging.getLogger("forwarder")
     root.setLevel(level)
     root.propagate = False

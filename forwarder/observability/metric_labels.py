@@ -1,6 +1,7 @@
-"""Label values, of which there may not be any number.
+"""Metric label values of limited cardinality.
 
-Every new value of a label is a new series that is kept for ever, so no client may make them up.
+Each new label value creates a time series that lives as long as the process, so clients must not
+be able to create arbitrary values.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ KNOWN_PARAMETERS = frozenset(name.partition(".")[0] for table in PARAMETER_TABLE
 
 
 class LabelSet:
-    """The values that are named; beyond ``max_learned`` that were learned, all others are ``other``."""
+    """Maps values to labels: known values and up to ``max_learned`` new ones, else ``other``."""
 
     def __init__(self, known: Iterable[str] = (), max_learned: int = 64) -> None:
         self._known = frozenset(known)
@@ -29,7 +30,10 @@ class LabelSet:
         self._max_learned = max_learned
 
     def get_label(self, name: str | None, learn: bool = True) -> str:
-        """``name`` as a label; a new one is learned only if ``learn`` says that it is real."""
+        """Return the label for ``name``; add a new name only if ``learn`` is true.
+
+        Pass ``learn=False`` for a name that a client may have made up.
+        """
         if not name:
             return NO_LABEL
         if name in self._known or name in self._learned:
@@ -41,15 +45,15 @@ class LabelSet:
 
 
 def list_configured_models(settings: Settings) -> set[str]:
-    """The upstreams' names of the models that the configuration spells out."""
-    found = {settings.default_model} if settings.default_model else set()
+    """Return the upstream names of all configured models, without wildcard patterns."""
+    models = {settings.default_model} if settings.default_model else set()
     for upstream in settings.upstreams:
-        found |= {*upstream.aliases.values()}
-        found |= {name for name in upstream.globs if not is_pattern(name)}
-    return found
+        models |= {*upstream.aliases.values()}
+        models |= {name for name in upstream.globs if not is_pattern(name)}
+    return models
 
 
 def label_parameter(name: str) -> str:
-    """A dropped parameter as a label: of ``tools.web_search``, the parameter ``tools``."""
+    """Return the label of a dropped parameter: ``tools`` for ``tools.web_search``."""
     head = name.partition(".")[0]
     return head if head in KNOWN_PARAMETERS else OTHER_LABEL

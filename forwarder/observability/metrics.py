@@ -1,8 +1,8 @@
-"""The numbers of ``GET /metrics``, counted with the official Prometheus client.
+"""The metrics of ``GET /metrics``, based on the official Prometheus client.
 
-All that an exchange noted is counted once, at its end.  With several workers each writes its own
-files into ``PROMETHEUS_MULTIPROC_DIR``, which ``gunicorn.conf.py`` makes, and whichever worker is
-asked adds them up.
+The observer counts a request once, when it completes. With several workers, each one writes its
+own files to ``PROMETHEUS_MULTIPROC_DIR`` (created by ``gunicorn.conf.py``), and the worker that
+serves ``GET /metrics`` merges them.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ ERROR_KINDS: dict[type[errors.ForwarderError], str] = {
     errors.UpstreamProtocolError: "protocol",
     errors.UpstreamTimeout: "timeout",
 }
-"""What the upstream did; that it refused is told by its status."""
+"""Error class -> label ``kind``. `classify_refusal` maps refusals by their status."""
 
 BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class MetricsObserver(RequestObserver):
-    """Counts what becomes of exchanges."""
+    """Counts requests, tokens, errors and breaker states."""
 
     def __init__(self, settings: Settings) -> None:
         self._registry = CollectorRegistry()
@@ -119,37 +119,37 @@ class MetricsObserver(RequestObserver):
             buckets=DURATION_BUCKETS,
         )
 
-    # -- what is told -----------------------------------------------------------------------------
+    # -- observer methods -------------------------------------------------------------------------
 
-    def on_stream_start(self, exchange: RequestContext) -> None:
-        self._open_streams.labels(exchange.route).inc()
+    def on_stream_start(self, context: RequestContext) -> None:
+        self._open_streams.labels(context.route).inc()
 
-    def on_complete(self, exchange: RequestContext, seconds: float) -> None:
-        answered = exchange.first_event_at is not None and exchange.error_class is None
-        upstream = self._upstream_labels.get_label(exchange.upstream)
-        model = self._model_labels.get_label(exchange.model, learn=answered)
-        where = (exchange.route, upstream, model)
-        if exchange.is_streamed:
-            self._open_streams.labels(exchange.route).dec()
-        self._requests.labels(*where, exchange.status).inc()
-        self._count_answer(exchange, where)
-        if exchange.is_streamed:
+    def on_complete(self, context: RequestContext, seconds: float) -> None:
+        answered = context.first_event_at is not None and context.error_class is None
+        upstream = self._upstream_labels.get_label(context.upstream)
+        model = self._model_labels.get_label(context.model, learn=answered)
+        where = (context.route, upstream, model)
+        if context.is_streamed:
+            self._open_streams.labels(context.route).dec()
+        self._requests.labels(*where, context.status).inc()
+        self._count_answer(context, where)
+        if context.is_streamed:
             self._stream_seconds.labels(*where).observe(seconds)
-        for name in exchange.loss_report.losses:
+        for name in context.loss_report.losses:
             self._dropped_parameters.labels(label_parameter(name)).inc()
-        kind = find_error_kind(exchange)
+        kind = find_error_kind(context)
         if kind is not None:
             self._errors.labels(upstream, kind).inc()
 
-    def _count_answer(self, exchange: RequestContext, where: tuple[str, str, str]) -> None:
-        if exchange.first_event_at is None:
+    def _count_answer(self, context: RequestContext, where: tuple[str, str, str]) -> None:
+        if context.first_event_at is None:
             return
         self._first_event_seconds.labels(*where).observe(
-            exchange.first_event_at - exchange.started_at
+            context.first_event_at - context.started_at
         )
-        self._events.labels(*where).inc(exchange.event_count)
+        self._events.labels(*where).inc(context.event_count)
         for counted, tokens in zip(
-            (self._input_tokens, self._output_tokens), exchange.token_counts, strict=True
+            (self._input_tokens, self._output_tokens), context.token_counts, strict=True
         ):
             if tokens:
                 counted.labels(*where).inc(tokens)
@@ -180,35 +180,32 @@ class MetricsObserver(RequestObserver):
         self._upstream_up.labels(name).set(int(well))
         self._check_seconds.labels(name).observe(seconds)
 
-    # -- what is told on --------------------------------------------------------------------------
+    # -- output -----------------------------------------------------------------------------------
 
     def render_text(self) -> bytes:
-        """Everything counted so far, by all workers, in Prometheus' text format."""
-        return generate_latest(self._merge_workers())
-
-    def _merge_workers(self) -> CollectorRegistry:
-        together = CollectorRegistry()
+        """Return the metrics of all workers in Prometheus' text format."""
+        merged = CollectorRegistry()
         try:
-            MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        except ValueError:  # this process is alone
-            return self._registry
-        return together
+            MultiProcessCollector(merged)  # type: ignore[no-untyped-call]
+        except ValueError:  # PROMETHEUS_MULTIPROC_DIR is not set: there is only this process
+            merged = self._registry
+        return generate_latest(merged)
 
 
-def find_error_kind(exchange: RequestContext) -> str | None:
-    """How the upstream failed, if it did."""
-    if exchange.error_class is None:
-        return "failed" if exchange.error else None
-    return classify_error(exchange.error_class, exchange.status)
+def find_error_kind(context: RequestContext) -> str | None:
+    """Return the label ``kind`` for the upstream's failure, or ``None`` if it did not fail."""
+    if context.error_class is None:
+        return "failed" if context.error else None
+    return classify_error(context.error_class, context.status)
 
 
-def classify_error(fault: type[errors.ForwarderError], status: int) -> str | None:
-    if fault is errors.UpstreamRefused:
+def classify_error(error_class: type[errors.ForwarderError], status: int) -> str | None:
+    if error_class is errors.UpstreamRefused:
         return classify_refusal(status)
-    if fault is errors.UpstreamUnavailable:  # it was not even asked
+    if error_class is errors.UpstreamUnavailable:  # no request was sent
         return None
-    named = (kind for error, kind in ERROR_KINDS.items() if issubclass(fault, error))
-    return next(named, OTHER_LABEL if issubclass(fault, errors.UpstreamError) else None)
+    kinds = (kind for error, kind in ERROR_KINDS.items() if issubclass(error_class, error))
+    return next(kinds, OTHER_LABEL if issubclass(error_class, errors.UpstreamError) else None)
 
 
 def classify_refusal(status: int) -> str:

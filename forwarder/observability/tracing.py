@@ -1,10 +1,11 @@
-"""OpenTelemetry's traces: a span for each exchange, and one inside it for each upstream call.
+"""OpenTelemetry traces: one span per client request, with a child span per upstream request.
 
-Spans carry what the log line does, under the names of the GenAI semantic conventions; never a key,
-a prompt or an answer.  A client's ``traceparent`` is taken up, and handed on to the upstream.
+Span attributes follow the GenAI semantic conventions and hold the same facts as the log line.
+They never contain keys, prompts or answers. The client's ``traceparent`` is continued and passed
+on to the upstream.
 
-Only this module needs the packages of ``requirements-otel.txt``, and only whoever has an endpoint
-for traces imports it.
+Only this module needs the packages of ``requirements-otel.txt``. It is imported only if a trace
+endpoint is configured.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from forwarder.protocols.ollama_parameters import EMBEDDING_TABLES
 from forwarder.providers import select_profile
 
 EMBEDDING_ROUTES = frozenset({"embeddings", *EMBEDDING_TABLES})
-"""Routes on which nothing is written."""
+"""Routes of the operation ``embeddings``; all others are ``chat``."""
 
 TRACE_HEADERS = ("traceparent", "tracestate")
 PROPAGATOR = TraceContextTextMapPropagator()
@@ -47,117 +48,117 @@ GENAI_PROVIDERS = {
     "mistral": "mistral_ai",
     "xai": "x_ai",
 }
-"""What the conventions call a provider, where that is not the name of its profile."""
+"""Profile name -> ``gen_ai.provider.name``, if they differ."""
 
 
 def make_tracing_observer() -> TracingObserver:
-    """Traces that are sent to wherever OpenTelemetry's variables say."""
+    """Make the observer; its exporter is configured by OpenTelemetry's environment variables."""
     provider = TracerProvider(resource=make_resource())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return TracingObserver(provider)
 
 
 def make_resource() -> Resource:
-    """What the environment says of this process, which else is called ``forwarder``."""
-    found = Resource.create()
-    if str(found.attributes.get("service.name", "")).startswith("unknown_service"):
-        return found.merge(Resource({"service.name": "forwarder"}))
-    return found
+    """Return the resource from the environment, with ``forwarder`` as the default service name."""
+    resource = Resource.create()
+    if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
+        return resource.merge(Resource({"service.name": "forwarder"}))
+    return resource
 
 
 class TracingObserver(RequestObserver):
-    """Spans of a provider's making, for what becomes of exchanges."""
+    """Creates the spans of client requests and upstream requests."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._tracer = provider.get_tracer("forwarder")
 
-    def on_request(self, exchange: RequestContext, header: Callable[[str], str | None]) -> None:
-        given = {name: value for name in TRACE_HEADERS if (value := header(name))}
-        exchange.span = self._tracer.start_span(
-            exchange.route, context=PROPAGATOR.extract(given), kind=SpanKind.SERVER
+    def on_request(self, context: RequestContext, header: Callable[[str], str | None]) -> None:
+        headers = {name: value for name in TRACE_HEADERS if (value := header(name))}
+        context.span = self._tracer.start_span(
+            context.route, context=PROPAGATOR.extract(headers), kind=SpanKind.SERVER
         )
 
-    def instrument(self, call: Handler, route: Route, exchange: RequestContext) -> Handler:
-        if exchange.span is None:
-            return call
+    def instrument(self, handler: Handler, route: Route, context: RequestContext) -> Handler:
+        if context.span is None:
+            return handler
 
         def handle_request(request: Json) -> EventStream:
-            span = self._start_upstream_span(route, exchange)
+            span = self._start_upstream_span(route, context)
             try:
                 with trace.use_span(span, record_exception=False, set_status_on_exception=False):
-                    stream = call(request)
+                    stream = handler(request)
             except Exception as error:
-                record_error(span, error, exchange)
+                record_error(span, error, context)
                 end_span(span)
                 raise
-            # A stream that nobody reads to its end is over with its exchange.
-            exchange.cleanup.add(end_span, span)
-            return trace_stream(stream, span, exchange)
+            # If the stream is not read to its end, the request's cleanup ends the span.
+            context.cleanup.add(end_span, span)
+            return trace_stream(stream, span, context)
 
         return handle_request
 
-    def _start_upstream_span(self, route: Route, exchange: RequestContext) -> Span:
+    def _start_upstream_span(self, route: Route, context: RequestContext) -> Span:
         attributes = {
-            "gen_ai.operation.name": read_operation(exchange),
+            "gen_ai.operation.name": read_operation(context),
             "gen_ai.provider.name": read_provider(route.upstream),
             "gen_ai.request.model": shorten_value(route.model),
             "forwarder.upstream": route.upstream.name,
             "forwarder.protocol": route.protocol,
         }
         return self._tracer.start_span(
-            f"{read_operation(exchange)} {shorten_value(route.model)}",
-            context=trace.set_span_in_context(exchange.span),
+            f"{read_operation(context)} {shorten_value(route.model)}",
+            context=trace.set_span_in_context(context.span),
             kind=SpanKind.CLIENT,
             attributes=attributes,
         )
 
-    def trace_headers(self, exchange: RequestContext) -> Mapping[str, str]:
+    def trace_headers(self, context: RequestContext) -> Mapping[str, str]:
         headers: dict[str, str] = {}
-        inner = trace.get_current_span()
-        span = inner if inner.get_span_context().is_valid else exchange.span
+        current = trace.get_current_span()
+        span = current if current.get_span_context().is_valid else context.span
         if span is not None:
             PROPAGATOR.inject(headers, context=trace.set_span_in_context(span))
         return headers
 
-    def on_complete(self, exchange: RequestContext, seconds: float) -> None:
-        span = exchange.span
+    def on_complete(self, context: RequestContext, seconds: float) -> None:
+        span = context.span
         if span is None:
             return
-        if exchange.model is not None:
-            span.update_name(f"{read_operation(exchange)} {shorten_value(exchange.model)}")
-        for name, value in iterate_attributes(exchange):
+        if context.model is not None:
+            span.update_name(f"{read_operation(context)} {shorten_value(context.model)}")
+        for name, value in iterate_attributes(context):
             if value is not None:
                 span.set_attribute(name, value)
-        if exchange.status >= 500 or (exchange.error and exchange.status < 400):
-            span.set_status(StatusCode.ERROR, exchange.error)
+        if context.status >= 500 or (context.error and context.status < 400):
+            span.set_status(StatusCode.ERROR, context.error)
         span.end()
 
 
-def read_operation(exchange: RequestContext) -> str:
-    """What the conventions call that which is asked for."""
-    return "embeddings" if exchange.route in EMBEDDING_ROUTES else "chat"
+def read_operation(context: RequestContext) -> str:
+    """Return ``gen_ai.operation.name``."""
+    return "embeddings" if context.route in EMBEDDING_ROUTES else "chat"
 
 
-def iterate_attributes(exchange: RequestContext) -> Iterator[tuple[str, Any]]:
-    input_tokens, output_tokens = exchange.token_counts
-    yield "http.response.status_code", exchange.status
-    yield "error.type", exchange.error
-    if exchange.model is not None:
-        yield "gen_ai.operation.name", read_operation(exchange)
-        yield "gen_ai.request.model", shorten_value(exchange.model)
-    yield "gen_ai.request.stream", exchange.is_streamed
+def iterate_attributes(context: RequestContext) -> Iterator[tuple[str, Any]]:
+    input_tokens, output_tokens = context.token_counts
+    yield "http.response.status_code", context.status
+    yield "error.type", context.error
+    if context.model is not None:
+        yield "gen_ai.operation.name", read_operation(context)
+        yield "gen_ai.request.model", shorten_value(context.model)
+    yield "gen_ai.request.stream", context.is_streamed
     yield "gen_ai.usage.input_tokens", input_tokens
     yield "gen_ai.usage.output_tokens", output_tokens
-    if exchange.first_event_at is not None:
-        yield "gen_ai.response.time_to_first_chunk", exchange.first_event_at - exchange.started_at
-    yield "forwarder.request_id", exchange.id
-    yield "forwarder.route", exchange.route
-    yield "forwarder.upstream", exchange.upstream
-    yield "forwarder.dropped", sorted(exchange.loss_report.losses) or None
+    if context.first_event_at is not None:
+        yield "gen_ai.response.time_to_first_chunk", context.first_event_at - context.started_at
+    yield "forwarder.request_id", context.id
+    yield "forwarder.route", context.route
+    yield "forwarder.upstream", context.upstream
+    yield "forwarder.dropped", sorted(context.loss_report.losses) or None
 
 
-def trace_stream(stream: EventStream, span: Span, exchange: RequestContext) -> EventStream:
-    """The stream as it is; its span learns how it ended, and what it cost."""
+def trace_stream(stream: EventStream, span: Span, context: RequestContext) -> EventStream:
+    """Pass the stream through; record its usage and outcome in the span."""
     usage: Json = {}
     try:
         for batch in stream:
@@ -165,7 +166,7 @@ def trace_stream(stream: EventStream, span: Span, exchange: RequestContext) -> E
                 usage = read_event_usage(batch[-1]) or usage
             yield batch
     except Exception as error:
-        record_error(span, error, exchange)
+        record_error(span, error, context)
         raise
     finally:
         for name, tokens in zip(("input", "output"), read_token_counts(usage), strict=True):
@@ -174,9 +175,9 @@ def trace_stream(stream: EventStream, span: Span, exchange: RequestContext) -> E
         end_span(span)
 
 
-def record_error(span: Span, error: Exception, exchange: RequestContext) -> None:
-    """What went wrong, by its name alone: a provider's message may quote a prompt."""
-    if exchange.is_cancelled or not span.is_recording():
+def record_error(span: Span, error: Exception, context: RequestContext) -> None:
+    """Record the type of an error, not its message: a provider's message may quote a prompt."""
+    if context.is_cancelled or not span.is_recording():
         return
     known = isinstance(error, ForwarderError) and error.code
     span.set_attribute("error.type", known or type(error).__name__)
@@ -186,7 +187,7 @@ def record_error(span: Span, error: Exception, exchange: RequestContext) -> None
 
 
 def end_span(span: Span) -> None:
-    if span.is_recording():  # ending one twice is a warning in the log
+    if span.is_recording():  # OpenTelemetry logs a warning if a span is ended twice
         span.end()
 
 

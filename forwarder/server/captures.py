@@ -51,7 +51,7 @@ def get_capture_store() -> CaptureStore:
     if bridge.capture is None:
         raise NotFound("No exchange is captured here: FORWARDER_CAPTURE is off.")
     require_administrator(bridge.settings)
-    return bridge.capture.shelf
+    return bridge.capture.store
 
 
 def read_limit_argument() -> int:

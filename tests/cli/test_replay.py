@@ -195,7 +195,7 @@ def test_a_client_s_own_key_is_given_by_hand(runs: Runs) -> None:
     code, _, told = runs.replay(exchange, "--key", "sk-own-key")
 
     assert code == 0, told
-    assert "note: what was secret is blotted out of it" in told
+    assert "note: secrets are redacted" in told
     assert runs.asked[0].headers["authorization"] == "Bearer sk-own-key"
 
 

@@ -646,7 +646,7 @@ def test_work_that_is_taken_up_is_asked_for_as_its_client_did(
     assert (second.headers["authorization"], second.headers["x-title"]) == ("Bearer k", "Mine")
     assert other.capture is not None
     deadline = time.monotonic() + 10
-    while not (records := other.capture.shelf.list_newest(9)):
+    while not (records := other.capture.store.list_newest(9)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert len(records) == 1

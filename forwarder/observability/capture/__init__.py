@@ -1,13 +1,12 @@
-"""Whole exchanges, kept to find mistakes by; off unless ``FORWARDER_CAPTURE`` says where.
+"""Captures whole exchanges (request, upstream requests, answers) for debugging.
 
-tape          what passes, taken down as bytes while it passes; costs nothing when there is none
-abridged      requests that are too large, without what makes them so
-frames        those bytes as the JSON that people and programs read, and back
-redaction     what nobody may read is blotted out
-record        a tape as one JSON object, within its limit
-shelves       where the records are: in memory, or in a directory
-capturing     the observer of exchanges that does all this
-playback      an upstream's recorded answers in its place
-replay        a captured request once more, and how its answer differs
-commands      that, in a terminal
+Capturing is off unless ``FORWARDER_CAPTURE`` is set. The recorder of an exchange
+(`forwarder.context.recorder`) collects raw bytes while they pass through.
+
+- `observer.py`: starts recorders and stores their records.
+- `record.py`: makes one redacted JSON record of limited size from a recorder.
+- `serialize.py`: converts answer bytes to readable JSON and back.
+- `stores.py`: stores records in memory or in a directory.
+- `playback.py`: serves recorded upstream answers in place of the network.
+- `replay.py`: repeats a captured request and compares the answers.
 """

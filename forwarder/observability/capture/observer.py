@@ -1,4 +1,4 @@
-"""The observer that captures exchanges: a tape for each, and a record of it when it is over."""
+"""The capture observer: gives each request a recorder and stores its record on completion."""
 
 from __future__ import annotations
 
@@ -27,81 +27,83 @@ log = logging.getLogger("forwarder.capture")
 CAPTURE_OFF, CAPTURE_IN_MEMORY = "off", "memory"
 
 UNCAPTURED_ROUTES = ("stored", "files")
-"""Routes on which no model is asked."""
+"""Routes without model requests."""
 
 MAX_PRUNE_SECONDS = 60.0
-"""Seconds between two looks for what is too old, at the most."""
+"""Maximum interval between two removals of expired records."""
 
 
 UpstreamLister = Callable[[], Iterable[UpstreamSettings]]
-"""Gives those that came while the forwarder runs."""
+"""Lists the upstreams that were registered at run time."""
 
 
 class CaptureObserver(RequestObserver):
-    """What exchanges say goes on tapes; from there, without its secrets, on a shelf.
+    """Records requests and stores them without secrets in a `CaptureStore`.
 
-    Secret are the keys of the settings and of whatever is ``registered`` by then: somebody may ask
-    one model about another's.
+    A record is searched for the keys of all settings and of all upstreams that are ``registered``
+    at its completion, because a prompt for one model may contain the key of another.
     """
 
     def __init__(
         self, settings: Settings, store: CaptureStore, registered: UpstreamLister = tuple
     ) -> None:
-        self.shelf = store
+        self.store = store
         self._list_registered = registered
         self._max_bytes = settings.capture_max
         self._redacted_fields = settings.capture_redact
         self._secrets = collect_settings_secrets(settings)
-        self._worker = BlockingPool(1)  # a long record takes a tenth of a second to make
+        self._worker = BlockingPool(1)  # encoding a long record takes about 0.1 s
         self._prune_seconds = min(MAX_PRUNE_SECONDS, settings.capture_age / 4)
 
     def start(self) -> None:
-        """Let go what is too old from now on, also when nobody asks anything."""
+        """Start the background task that removes expired records, even without requests."""
         spawn(self._run_pruning)
 
-    def make_recorder(self, exchange: RequestContext, asked: RequestHead) -> Recorder | None:
-        """A tape for an exchange; ``None`` where no model is asked."""
-        if exchange.route in UNCAPTURED_ROUTES:
+    def make_recorder(self, context: RequestContext, head: RequestHead) -> Recorder | None:
+        """Return a recorder for the request, or ``None`` for a route without model requests."""
+        if context.route in UNCAPTURED_ROUTES:
             return None
-        return Recorder(asked, self._max_bytes, exchange.started_at)
+        return Recorder(head, self._max_bytes, context.started_at)
 
-    def on_complete(self, exchange: RequestContext, seconds: float) -> None:
-        """Keep what was taken down, if the client brought anything or was turned away."""
-        tape, exchange.recorder = exchange.recorder, None
-        if tape is None or (tape.body is None and exchange.status < 400):
+    def on_complete(self, context: RequestContext, seconds: float) -> None:
+        """Store the record in the background if the request had a body or was rejected."""
+        recorder, context.recorder = context.recorder, None
+        if recorder is None or (recorder.body is None and context.status < 400):
             return
         secrets = self._secrets.union(*map(collect_upstream_secrets, self._list_registered()))
-        self._worker.run(partial(self._store_record, tape, exchange, seconds, secrets))
+        self._worker.run(partial(self._store_record, recorder, context, seconds, secrets))
 
     def _store_record(
-        self, tape: Recorder, exchange: RequestContext, seconds: float, secrets: frozenset[str]
+        self, recorder: Recorder, context: RequestContext, seconds: float, secrets: frozenset[str]
     ) -> None:
         name = generate_name(time.time())
         redaction = Redactor(self._redacted_fields, secrets)
-        self.shelf.put(
-            name, encode_record(name, tape, exchange, seconds, redaction, self._max_bytes)
+        self.store.put(
+            name, encode_record(name, recorder, context, seconds, redaction, self._max_bytes)
         )
 
     def _run_pruning(self) -> None:
         while True:
             time.sleep(self._prune_seconds)
             try:
-                self.shelf.prune()
+                self.store.prune()
             except Exception:
-                log.exception("captured exchanges could not be pruned")
+                log.exception(
+                    "could not remove expired captures", extra={"event": "capture_prune_failed"}
+                )
 
 
 def make_capture_observer(
     settings: Settings, registered: UpstreamLister = tuple
 ) -> CaptureObserver | None:
-    """What captures as the settings say; ``None`` for nothing."""
+    """Return the observer for these settings, or ``None`` if capturing is off."""
     if settings.capture == CAPTURE_OFF:
         return None
     return CaptureObserver(settings, make_capture_store(settings), registered)
 
 
 def make_capture_store(settings: Settings) -> CaptureStore:
-    """Where the settings have the records."""
+    """Return the store that ``settings.capture`` selects; capturing must not be off."""
     limits = CaptureLimits(settings.capture_count, settings.capture_age)
     if settings.capture == CAPTURE_IN_MEMORY:
         return MemoryCaptureStore(limits)

@@ -1,7 +1,7 @@
-"""An upstream that says again what it has said: the answers of one record, in place of the network.
+"""A transport that replaces the network and returns the recorded upstream answers of one record.
 
-It works below the SDK, so that all of today's code reads them: status, headers, bytes, and the way
-in which an answer broke.  They come as fast as they are read.
+It works below the SDK, so the current code processes status, headers, bytes and connection errors
+as in the original exchange. It returns bytes without delay.
 """
 
 from __future__ import annotations
@@ -21,15 +21,19 @@ from forwarder.observability.capture import serialize
 TRANSFER_HEADERS = frozenset(
     {"content-length", "transfer-encoding", "content-encoding", "connection", "keep-alive"}
 )
-"""Headers about how an answer went over, which it does not do again."""
+"""Headers about the original transfer, which do not apply to the played-back answer."""
 
 UPLOAD_ANSWER = {"id": "file-recorded", "object": "file", "bytes": 0, "created_at": 0,
          "filename": "recorded", "purpose": "user_data", "status": "processed"}  # fmt: skip
-"""What any upload is answered with: files are not recorded."""
+"""The answer to all file uploads, which are not recorded."""
 
 
 class PlaybackTransport(httpx2.BaseTransport):
-    """Gives each request the next answer of the same address, or else the next of all."""
+    """Answers requests from recorded attempts; each attempt is used once.
+
+    Order of preference: an attempt with the same URL and body, the same URL, any. Raises
+    ``httpx2.ConnectError`` if no attempts remain.
+    """
 
     def __init__(self, attempts: Sequence[Json]) -> None:
         self._attempts = list(attempts)
@@ -37,7 +41,7 @@ class PlaybackTransport(httpx2.BaseTransport):
 
     @property
     def remaining_count(self) -> int:
-        """How many answers nobody has asked for."""
+        """Number of attempts that no request has used yet."""
         return len(self._attempts)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -60,18 +64,16 @@ class PlaybackTransport(httpx2.BaseTransport):
     def _take_attempt(self, request: httpx2.Request) -> Json:
         address = str(request.url).partition("?")[0]
         with self._lock:
-            same = (
-                a for a in self._attempts if a["url"] == address and is_same_request(a, request)
-            )
-            near = (a for a in self._attempts if a["url"] == address)
-            for found in (*same, *near, *self._attempts):
-                self._attempts.remove(found)
-                return found
+            same_url = [a for a in self._attempts if a["url"] == address]
+            # Concurrent requests may arrive in a different order than they were recorded.
+            same_request = [a for a in same_url if is_same_request(a, request)]
+            for attempt in (*same_request, *same_url, *self._attempts):
+                self._attempts.remove(attempt)
+                return attempt
         raise httpx2.ConnectError("the recording has no more answers", request=request)
 
 
 def is_same_request(attempt: Json, request: httpx2.Request) -> bool:
-    """Requests that were made at the same time may come in another order."""
     try:
         return bool(orjson.loads(request.content) == attempt["request"].get("body"))
     except (ValueError, KeyError, httpx2.RequestNotRead):
@@ -87,8 +89,8 @@ def stream_answer(attempt: Json, request: httpx2.Request) -> Iterator[bytes]:
 def make_transport_error(
     error: Json, request: httpx2.Request, otherwise: type[httpx2.TransportError]
 ) -> Exception:
-    """The failure of this name."""
-    name, message = str(error.get("type")), str(error.get("message") or "it broke")
+    """Rebuild a recorded error by its type name; unknown names become ``otherwise``."""
+    name, message = str(error.get("type")), str(error.get("message") or "connection failed")
     if name == UpstreamTimeout.__name__:
         return UpstreamTimeout(message)
     kind = getattr(httpx2, name, None)
@@ -96,10 +98,11 @@ def make_transport_error(
         kind = otherwise
     failure = kind(message, request=request)
     if isinstance(errno := error.get("errno"), int):
-        failure.__cause__ = OSError(errno, os.strerror(errno))  # makes the subclass of this number
+        # The constructor returns the OSError subclass for this errno.
+        failure.__cause__ = OSError(errno, os.strerror(errno))
     return failure
 
 
 def fetch_placeholders(wanted: Mapping[str, str]) -> Mapping[str, Blob]:
-    """In place of what is at addresses, which the upstream's answer no longer depends on."""
+    """Return a placeholder per URL instead of its content; recorded answers do not depend on it."""
     return {url: Blob(b"not fetched", "image/png", None) for url in wanted}

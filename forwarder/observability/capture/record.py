@@ -1,4 +1,4 @@
-"""One exchange as JSON, when it is over: what was asked, of whom, what came, and when.
+"""The JSON record of one completed exchange: client request, upstream attempts and answers.
 
     {"exchange": {id, request_id, time, route, model, upstream, status, error, duration_ms, whole,
                   redacted},
@@ -8,9 +8,10 @@
                    answer: {at, status, headers, events …}, error}, …],
      "dropped": {name: reason}, "usage", "failed", "retries", "left"}
 
-A body that is no JSON stands as ``text``; answers are as `frames` has them.  ``resumed`` is the
-request with what it stands on, where something that was stored may be a part of it.  What was left
-out because it was too much has its bytes in ``left_out``, and ``whole`` is false then.
+A body that is not JSON is recorded as ``text``; answers have the format of `serialize`. ``resumed``
+is the request body together with the stored history that it refers to. A part that exceeds the
+size limit has its number of omitted bytes in ``left_out``, and ``whole`` is false. Times (``at``)
+are in milliseconds since the start of the exchange.
 """
 
 from __future__ import annotations
@@ -38,34 +39,35 @@ RECORD_HEAD = b'{"exchange":'
 
 def encode_record(
     name: str,
-    tape: Recorder,
-    exchange: RequestContext,
+    recorder: Recorder,
+    context: RequestContext,
     seconds: float,
     redaction: Redactor,
     limit: int,
 ) -> bytes:
-    """The record as it is kept: its summary on the first line, so that a list need not read on.
+    """Encode a redacted record as JSON of at most ``limit`` bytes.
 
-    No longer than ``limit`` bytes; what that takes is left out.
+    The first line holds the summary, so that listing records does not parse whole files. Parts
+    are dropped until the record fits.
     """
-    redaction.found_secrets |= collect_client_key(exchange.client_key)
-    for attempt in tape.attempts:
+    redaction.found_secrets |= collect_client_key(context.client_key)
+    for attempt in recorder.attempts:
         redaction.found_secrets |= collect_upstream_secrets(attempt.upstream)
-    record = RecordBuilder(redaction).build_record(name, tape, exchange, seconds)
-    said = redaction.redact_everywhere(write_record(record), write_record)
+    record = RecordBuilder(redaction).build_record(name, recorder, context, seconds)
+    encoded = redaction.redact_everywhere(write_record(record), write_record)
     for part in iterate_droppable_parts(record):
-        if len(said) <= limit:
+        if len(encoded) <= limit:
             break
         drop_part(record, part)
-        said = redaction.redact_everywhere(write_record(record), write_record)
-    return said
+        encoded = redaction.redact_everywhere(write_record(record), write_record)
+    return encoded
 
 
-def parse_summary(said: bytes) -> Json:
-    """The summary of a record as it is kept, or of its first line; ValueError when it is none."""
-    line = said.partition(b"\n")[0]
+def parse_summary(encoded: bytes) -> Json:
+    """Parse the summary of an encoded record, or of its first line; raises ValueError."""
+    line = encoded.partition(b"\n")[0]
     if not (line.startswith(RECORD_HEAD) and line.endswith(b",")):
-        raise ValueError("This is no record of an exchange.")
+        raise ValueError("This is not a record of an exchange.")
     return dict(orjson.loads(line[len(RECORD_HEAD) : -1]))
 
 
@@ -76,62 +78,61 @@ def write_record(record: Json) -> bytes:
 
 
 class RecordBuilder:
-    """Makes one record, blotted part by part."""
+    """Builds one record and redacts each of its parts."""
 
     def __init__(self, redaction: Redactor) -> None:
         self._redaction = redaction
         self._is_complete = True
 
     def build_record(
-        self, name: str, tape: Recorder, exchange: RequestContext, seconds: float
+        self, name: str, recorder: Recorder, context: RequestContext, seconds: float
     ) -> Json:
         client = {
-            "request": self._make_request(tape),
-            **({"resumed": self._resumed(tape.resumed_body)} if tape.resumed_body else {}),
-            "answer": self._make_answer(tape.status, tape.headers, None, tape.answer),
+            "request": self._make_request(recorder),
+            **(
+                {"resumed": self._make_body(recorder.resumed_body)} if recorder.resumed_body else {}
+            ),
+            "answer": self._make_answer(recorder.status, recorder.headers, None, recorder.answer),
         }
-        upstream = [self._make_attempt(attempt) for attempt in tape.attempts]
+        upstream = [self._make_attempt(attempt) for attempt in recorder.attempts]
         record = {
             "client": drop_nulls(client),
             "upstream": upstream,
-            "dropped": dict(exchange.loss_report.losses),
-            "usage": exchange.usage,
-            "failed": exchange.failed_upstreams or None,
-            "retries": exchange.retries or None,
-            "left": exchange.is_cancelled or None,
+            "dropped": dict(context.loss_report.losses),
+            "usage": context.usage,
+            "failed": context.failed_upstreams or None,
+            "retries": context.retries or None,
+            "left": context.is_cancelled or None,
         }
-        summary = self._make_summary(name, tape, exchange, seconds)
+        summary = self._make_summary(name, recorder, context, seconds)
         return {"exchange": drop_nulls(summary), **drop_nulls(record)}
 
     def _make_summary(
-        self, name: str, tape: Recorder, exchange: RequestContext, seconds: float
+        self, name: str, recorder: Recorder, context: RequestContext, seconds: float
     ) -> Json:
         return {
             "id": name,
-            "request_id": exchange.id,
-            "time": format_time(tape.time),
-            "route": exchange.route,
-            "model": exchange.model,
-            "upstream": exchange.upstream,
-            "status": exchange.status,
-            "error": exchange.error,
+            "request_id": context.id,
+            "time": format_time(recorder.time),
+            "route": context.route,
+            "model": context.model,
+            "upstream": context.upstream,
+            "status": context.status,
+            "error": context.error,
             "duration_ms": serialize.to_milliseconds(seconds),
             "whole": self._is_complete,
             "redacted": self._redaction.redaction_count > 0,
         }
 
-    def _make_request(self, tape: Recorder) -> Json:
-        asked = tape.request_head
+    def _make_request(self, recorder: Recorder) -> Json:
+        head = recorder.request_head
         return {
-            "method": asked.method,
-            "path": asked.path,
-            "query": self._redaction.redact_pairs(asked.query),
-            "headers": self._redaction.redact_pairs(asked.headers),
-            **self._make_body(tape.body),
+            "method": head.method,
+            "path": head.path,
+            "query": self._redaction.redact_pairs(head.query),
+            "headers": self._redaction.redact_pairs(head.headers),
+            **self._make_body(recorder.body),
         }
-
-    def _resumed(self, body: CapturedBody) -> Json:
-        return self._make_body(body)
 
     def _make_body(self, body: CapturedBody | None) -> Json:
         if body is None:
@@ -140,11 +141,11 @@ class RecordBuilder:
         left_out = {} if body.is_complete else {"left_out": body.size - len(body.data or b"")}
         if body.data is None:
             return left_out
-        said = serialize.parse_answer([(0.0, body.data)])
-        said.pop("at", None)
-        if "body" not in said:  # lines of JSON are no body either
-            said = {"text": body.data.decode(errors="replace")}
-        return {**self._redact_parsed(said), **left_out}
+        parsed = serialize.parse_answer([(0.0, body.data)])
+        parsed.pop("at", None)
+        if "body" not in parsed:  # events and JSON lines are not valid request bodies
+            parsed = {"text": body.data.decode(errors="replace")}
+        return {**self._redact_parsed(parsed), **left_out}
 
     def _make_attempt(self, attempt: AttemptCapture) -> Json:
         request = self._make_body(attempt.body)
@@ -170,32 +171,31 @@ class RecordBuilder:
         if status is None and not track.pieces:
             return None
         self._is_complete &= not track.dropped_bytes
-        said = self._redact_parsed(serialize.parse_answer(track.pieces, not track.dropped_bytes))
+        parsed = serialize.parse_answer(track.pieces, not track.dropped_bytes)
         head = {
             "status": status,
             "headers": self._redaction.redact_pairs(headers),
             "head_at": None if at is None else serialize.to_milliseconds(at),
             "left_out": track.dropped_bytes or None,
         }
-        return {**drop_nulls(head), **said}
+        return {**drop_nulls(head), **self._redact_parsed(parsed)}
 
-    def _redact_parsed(self, said: Json) -> Json:
-        """What was read of bytes, blotted where it is data and where it is text."""
-        blotted = dict(said)
+    def _redact_parsed(self, parsed: Json) -> Json:
+        redacted = dict(parsed)
         for name in ("body", "data"):
-            if name in said:
-                blotted[name] = self._redaction.redact_value(said[name])
+            if name in parsed:
+                redacted[name] = self._redaction.redact_value(parsed[name])
         for name in ("text", "latin1"):
-            if name in said:
-                blotted[name] = self._redaction.redact_text(said[name])
+            if name in parsed:
+                redacted[name] = self._redaction.redact_text(parsed[name])
         for name in ("events", "lines"):
-            if name in said:
-                blotted[name] = [self._redact_parsed(each) for each in said[name]]
-        return blotted
+            if name in parsed:
+                redacted[name] = [self._redact_parsed(each) for each in parsed[name]]
+        return redacted
 
 
-def drop_nulls(given: Json) -> Json:
-    return {name: value for name, value in given.items() if value is not None}
+def drop_nulls(fields: Json) -> Json:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def read_model(body: Any) -> str | None:
@@ -208,13 +208,13 @@ def format_time(seconds: float) -> str:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-# -- what is too long ---------------------------------------------------------------------------
+# -- size limit ---------------------------------------------------------------------------------
 
 CONTENT_FIELDS = ("body", "events", "lines", "text", "latin1", "at")
 
 
 def iterate_droppable_parts(record: Json) -> Iterator[Json]:
-    """The parts that may be left out, in the order in which they can be done without."""
+    """Iterate over the parts that may be dropped, the least important first."""
     client, attempts = record["client"], record["upstream"]
     parts = [client.get("answer"), *(attempt["request"] for attempt in attempts)]
     parts += [client.get("resumed"), *(attempt.get("answer") for attempt in attempts)]

@@ -1,6 +1,6 @@
-"""A captured request once more, through today's code; and how its answer differs from that time's.
+"""Replay of a captured request through the current code, and comparison of the answers.
 
-Ids, times and seals are new each time, so they are not compared.
+The comparison ignores ids, times and encrypted content, which differ in each run.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -26,7 +26,7 @@ from forwarder.providers import PROFILES
 
 
 class ReplayRequest(NamedTuple):
-    """A request as it is to be sent again: ``path`` has the query, ``body`` is JSON mostly."""
+    """A request to repeat. ``path`` includes the query; ``body`` is usually JSON."""
 
     path: str
     headers: dict[str, str]
@@ -34,33 +34,34 @@ class ReplayRequest(NamedTuple):
 
 
 def make_replay_request(record: Json, key: str | None) -> ReplayRequest:
-    """The client's request of a record, with ``key`` in the place of the one that is not in there.
+    """Rebuild the client's request from a record, with ``key`` in place of the redacted key.
 
-    Turns of a WebSocket and background work are asked for as streams.  Raises InvalidRequest when
-    the record does not have the request.
+    WebSocket turns and background work become streamed requests. Raises InvalidRequest if the
+    record does not contain the request or the request cannot be replayed.
     """
-    asked = read_part(read_part(record, "client"), "request")
+    request = read_part(read_part(record, "client"), "request")
     body = read_body(record)
-    path, query = str(asked.get("path", "")), asked.get("query") or []
+    path, query = str(request.get("path", "")), request.get("query") or []
     matched = MODEL_PATH.fullmatch(path)
     if matched is None:
-        raise InvalidRequest("Only requests that ask a model are sent again.")
+        raise InvalidRequest("Only model requests can be replayed.")
     queued = read_route(record) == "responses" and isinstance(body, dict) and body.get("background")
     if queued and read_recorded_answer(record).status == 200:
         raise InvalidRequest(
-            "This request was only queued; the work that it asked for is an exchange of its own, "
-            "whose route is 'background'."
+            "This request only queued background work. Replay the record of that work instead; "
+            "its route is 'background'."
         )
-    if asked.get("method") == "GET" or queued or read_route(record) == "background":
+    if request.get("method") == "GET" or queued or read_route(record) == "background":
         path, query = f"{matched['base']}/v1/responses", []
         body = {name: value for name, value in body.items() if name not in DELIVERY_FIELDS}
         body["stream"] = True
-    kept = {k: v for k, v in asked.get("headers") or () if KEPT_HEADERS.fullmatch(k)}
-    headers = {**kept, "Content-Type": "application/json"}
+    headers = {k: v for k, v in request.get("headers") or () if KEPT_HEADERS.fullmatch(k)}
+    headers["Content-Type"] = "application/json"
     if key:
         headers["Authorization"] = f"Bearer {key}"
     data = body if isinstance(body, bytes) else orjson.dumps(body)
-    return ReplayRequest(path + format_query(query), headers, data)
+    suffix = f"?{urlencode([(k, v) for k, v in query])}" if query else ""
+    return ReplayRequest(path + suffix, headers, data)
 
 
 MODEL_PATH = re.compile(
@@ -68,49 +69,46 @@ MODEL_PATH = re.compile(
     r"((/v1)?/(chat/completions|responses|responses/compact|embeddings)"
     r"|/api/(chat|generate|embed|embeddings))"
 )
-"""Paths on which a model is asked; on others a record from elsewhere might change something."""
+"""Paths of model requests. Others are not replayed: a foreign record could change stored data."""
 
 KEPT_HEADERS = re.compile(f"x-forwarder-.*|{'|'.join(CLIENT_HEADERS)}", re.IGNORECASE)
-"""Headers that decide how a request is answered."""
+"""Headers that affect the answer."""
 
 DELIVERY_FIELDS = ("type", "generate", "background", "stream_options")
-"""What says how an answer is wanted that is not wanted so here."""
+"""Fields about the delivery of the answer, which do not apply to the streamed replay."""
 
 
 def list_caveats(record: Json) -> Iterator[str]:
-    """Why the replay may fare otherwise than the original."""
+    """Yield the reasons why the replay may differ from the original."""
     summary = read_part(record, "exchange")
-    asked = read_part(read_part(record, "client"), "request")
-    if "left_out" in asked:
-        yield "the request was too long to be kept whole: its longest texts are left out"
+    request = read_part(read_part(record, "client"), "request")
+    if "left_out" in request:
+        yield "the request exceeded the capture limit: its longest texts are missing"
     elif not summary.get("whole", True):
-        yield "the exchange was too long to be kept whole: its end is left out"
+        yield "the exchange exceeded the capture limit: its end is missing"
     if summary.get("redacted"):
-        yield "what was secret is blotted out of it"
+        yield "secrets are redacted"
 
 
 def read_body(record: Json) -> Any:
+    """Return the request body: a dict if it is a JSON object, otherwise bytes."""
     client = read_part(record, "client")
     resumed = client.get("resumed") or {}
-    asked = read_part(client, "request")
-    found = resumed.get("body") or asked.get("body")
-    if isinstance(found, dict):
-        return found
-    if "body" in asked:
-        return orjson.dumps(asked["body"])
-    if isinstance(asked.get("text"), str):
-        return str(asked["text"]).encode()
-    raise InvalidRequest("The record does not have the client's request.")
+    request = read_part(client, "request")
+    body = resumed.get("body") or request.get("body")
+    if isinstance(body, dict):
+        return body
+    if "body" in request:
+        return orjson.dumps(request["body"])
+    if isinstance(request.get("text"), str):
+        return str(request["text"]).encode()
+    raise InvalidRequest("The record does not contain the client's request.")
 
 
-def format_query(pairs: Sequence[Sequence[str]]) -> str:
-    return f"?{urlencode([(k, v) for k, v in pairs])}" if pairs else ""
-
-
-def read_part(of: Json, name: str) -> Json:
-    part = of.get(name)
+def read_part(parent: Json, name: str) -> Json:
+    part = parent.get(name)
     if not isinstance(part, dict):
-        raise InvalidRequest("This is no record of an exchange.")
+        raise InvalidRequest("This is not a record of an exchange.")
     return part
 
 
@@ -118,11 +116,11 @@ def read_route(record: Json) -> Any:
     return read_part(record, "exchange").get("route")
 
 
-# -- with which settings ------------------------------------------------------------------------
+# -- settings -----------------------------------------------------------------------------------
 
 
 def make_replay_settings(settings: Settings) -> Settings:
-    """The settings for a request that nobody else should notice."""
+    """Return the settings without capture, metrics, tracing and limits."""
     return replace(
         settings,
         capture="off",
@@ -135,24 +133,26 @@ def make_replay_settings(settings: Settings) -> Settings:
 
 
 def make_playback_settings(settings: Settings, record: Json) -> Settings:
-    """The same, in which every upstream that a record names is there, as it was asked.
+    """Like `make_replay_settings`, plus an upstream for each one that the record names.
 
-    Those that today's settings have as well are as they are today.
+    An upstream that is still configured keeps its current settings if it still speaks the recorded
+    protocol. The first recorded upstream comes first.
     """
     settings = make_replay_settings(settings)
-    asked: dict[str, list[Json]] = {}
+    recorded: dict[str, list[Json]] = {}
     for attempt in record.get("upstream") or ():
-        asked.setdefault(str(attempt["upstream"]), []).append(attempt)
-    if not asked:
+        recorded.setdefault(str(attempt["upstream"]), []).append(attempt)
+    if not recorded:
         return settings
     known = {} if settings.demo else {upstream.name: upstream for upstream in settings.upstreams}
-    model = read_requested_model(record)
-    models = {name: attempts[0].get("model") for name, attempts in asked.items()}
-    for name, attempts in asked.items():
+    body = read_body(record)
+    model = body.get("model") if isinstance(body, dict) else None
+    models = {name: attempts[0].get("model") for name, attempts in recorded.items()}
+    for name, attempts in recorded.items():
         if name not in known or not supports_protocol(known[name], attempts[0]):
             others = [Fallback(n, m) for n, m in models.items() if n != name and not known.get(n)]
             known[name] = make_recorded_upstream(name, attempts, model, tuple(others))
-    first = next(iter(asked))
+    first = next(iter(recorded))
     ordered = sorted(known.values(), key=lambda upstream: upstream.name != first)
     return replace(settings, upstreams=tuple(ordered), demo=False)
 
@@ -160,9 +160,9 @@ def make_playback_settings(settings: Settings, record: Json) -> Settings:
 def make_recorded_upstream(
     name: str, attempts: list[Json], model: Any, others: tuple[Fallback, ...]
 ) -> UpstreamSettings:
-    """Settings for an upstream of which only its recorded requests are known."""
+    """Derive the settings of an unconfigured upstream from its recorded attempts."""
     first = attempts[0]
-    given = {
+    environment = {
         f"{ENV_PREFIX}UPSTREAMS": "recorded",
         "RECORDED_BASE_URL": re.sub(
             r"/(chat/completions|responses|responses/compact|embeddings)$", "", first["url"]
@@ -170,15 +170,15 @@ def make_recorded_upstream(
         "RECORDED_API": read_protocol(first),
         "RECORDED_PROVIDER": first["provider"] if first.get("provider") in PROFILES else "",
     }
-    (upstream,) = Settings.from_env(given).upstreams
-    to = first.get("model")
-    aliases = {model: to} if isinstance(model, str) and isinstance(to, str) else {}
+    (upstream,) = Settings.from_env(environment).upstreams
+    target = first.get("model")
+    aliases = {model: target} if isinstance(model, str) and isinstance(target, str) else {}
     retries = min(len(attempts) - 1, 5)
     return replace(upstream, name=name, aliases=aliases, max_retries=retries, fallback=others)
 
 
 def read_protocol(attempt: Json) -> str:
-    """What an upstream spoke; embeddings are the same beside either."""
+    """Return the upstream's protocol; embeddings work with either, so they count as Chat."""
     protocol = str(attempt["protocol"])
     return {"compact": "responses", "embeddings": "chat"}.get(protocol, protocol)
 
@@ -187,45 +187,38 @@ def supports_protocol(upstream: UpstreamSettings, attempt: Json) -> bool:
     return attempt["protocol"] == "embeddings" or read_protocol(attempt) in upstream.apis
 
 
-def read_requested_model(record: Json) -> Any:
-    body = read_body(record)
-    return body.get("model") if isinstance(body, dict) else None
-
-
-# -- what came of it ----------------------------------------------------------------------------
+# -- answers ------------------------------------------------------------------------------------
 
 
 class ReplayAnswer(NamedTuple):
-    """An answer: its status and what was said, as `frames` has it."""
+    """An answer: its status and its content in the format of `serialize`."""
 
     status: int | None
     content: Json
 
     def format_lines(self) -> Iterator[str]:
-        """For people: the status, then a line for each thing that was said."""
+        """Yield readable lines: the status, then one line per JSON value."""
         yield f"status {self.status}" if self.status else "no status"
         for value in iterate_values(self.content):
             yield json.dumps(value, ensure_ascii=False)
 
 
 def read_recorded_answer(record: Json) -> ReplayAnswer:
-    """What the client got when the record was made."""
+    """Return the answer that the client received originally."""
     answer = read_part(record, "client").get("answer") or {}
     return ReplayAnswer(answer.get("status"), answer)
 
 
 def make_replay_answer(status: int, data: bytes, settings: Settings) -> ReplayAnswer:
-    """What came of a replay, blotted as a record is."""
+    """Parse the answer of a replay and redact it like a record."""
     redaction = Redactor(settings.capture_redact, collect_settings_secrets(settings))
-    said = serialize.parse_answer([(0.0, data)])
-    return ReplayAnswer(
-        status,
-        orjson.loads(redaction.redact_everywhere(orjson.dumps(redaction.redact_value(said)))),
-    )
+    parsed = redaction.redact_value(serialize.parse_answer([(0.0, data)]))
+    redacted = redaction.redact_everywhere(orjson.dumps(parsed))
+    return ReplayAnswer(status, orjson.loads(redacted))
 
 
 def diff_answers(before: ReplayAnswer, now: ReplayAnswer) -> list[str]:
-    """The lines in which two answers differ, as a unified diff; none when they say the same."""
+    """Return a unified diff of two answers; empty if they are equal apart from volatile fields."""
     if before.status is None:
         before, now = align_without_status(before, now)
     old, new = (list(iterate_comparable_lines(each)) for each in (before, now))
@@ -235,10 +228,10 @@ def diff_answers(before: ReplayAnswer, now: ReplayAnswer) -> list[str]:
 def align_without_status(
     before: ReplayAnswer, now: ReplayAnswer
 ) -> tuple[ReplayAnswer, ReplayAnswer]:
-    """The events of a turn or of background work, and what a POST is told instead of them.
+    """Make the answer of a WebSocket turn or of background work comparable with an HTTP answer.
 
-    Those say by ``response.failed`` alone what a stream says by ``error`` too, and what a request
-    is told by its status.
+    Turns and background work report an error only as ``response.failed``. A stream also sends an
+    ``error`` event, and a rejected request has an error status.
     """
     if now.status is not None and now.status >= 400:
         return reduce_to_error(before), reduce_to_error(now)
@@ -246,32 +239,29 @@ def align_without_status(
 
 
 def reduce_to_error(answer: ReplayAnswer) -> ReplayAnswer:
-    """The message of the error that an answer is, or ends with."""
+    """Reduce an answer to the message of its error, or of its final error event."""
     last = ([None, *iterate_values(answer.content)])[-1]
-    failed = last if isinstance(last, dict) else {}
-    error = failed.get("error") or (failed.get("response") or {}).get("error") or {}
+    failure = last if isinstance(last, dict) else {}
+    error = failure.get("error") or (failure.get("response") or {}).get("error") or {}
     return ReplayAnswer(None, {"body": error.get("message")})
 
 
 def drop_error_events(answer: ReplayAnswer) -> ReplayAnswer:
+    def is_error(event: Json) -> bool:
+        data = event.get("data")
+        return isinstance(data, dict) and data.get("type") == "error"
+
     events = answer.content.get("events", ())
-    return ReplayAnswer(
-        None, {"events": [each for each in events if read_event_type(each) != "error"]}
-    )
+    return ReplayAnswer(None, {"events": [event for event in events if not is_error(event)]})
 
 
-def read_event_type(event: Json) -> Any:
-    data = event.get("data")
-    return data.get("type") if isinstance(data, dict) else None
-
-
-def iterate_values(said: Json) -> Iterator[Any]:
-    """What was said, without when; comments and the like say nothing."""
-    if "body" in said:
-        yield said["body"]
-    elif "text" in said or "latin1" in said:
-        yield said.get("text", said.get("latin1"))
-    for each in (*said.get("events", ()), *said.get("lines", ())):
+def iterate_values(content: Json) -> Iterator[Any]:
+    """Yield the values of an answer without their times; skip comments and other non-data."""
+    if "body" in content:
+        yield content["body"]
+    elif "text" in content or "latin1" in content:
+        yield content.get("text", content.get("latin1"))
+    for each in (*content.get("events", ()), *content.get("lines", ())):
         if "data" in each:
             yield each["data"]
 
@@ -289,7 +279,7 @@ def iterate_comparable_lines(answer: ReplayAnswer) -> Iterator[str]:
 GENERATED_ID = re.compile(
     r"\b(?:resp|msg|rs|fc|ctc|call|chatcmpl|req|item|cmp|conv|ig|ws)[_-][\w-]{8,}"
 )
-"""Ids as they are made here."""
+"""Matches ids that the forwarder generates."""
 
 VOLATILE_FIELDS = frozenset(
     {
@@ -297,18 +287,18 @@ VOLATILE_FIELDS = frozenset(
         "total_duration", "load_duration", "prompt_eval_duration", "eval_duration",
     }
 )  # fmt: skip
-"""Fields that never say the same twice."""
+"""Fields with a different value in each run."""
 
 STORAGE_FIELDS = frozenset({"store", "previous_response_id", "conversation", "background"})
-"""Fields that say what is stored, which in a replay is nothing."""
+"""Fields about storage. A replay stores nothing."""
 
 
 def drop_volatile_fields(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if k not in STORAGE_FIELDS}
         return {
             k: "*" if k in VOLATILE_FIELDS and v is not None else drop_volatile_fields(v)
-            for k, v in kept.items()
+            for k, v in value.items()
+            if k not in STORAGE_FIELDS
         }
     if isinstance(value, list):
         return [drop_volatile_fields(inner) for inner in value]

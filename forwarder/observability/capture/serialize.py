@@ -1,16 +1,16 @@
-"""Answers as bytes, cut anywhere, and as JSON: for people who read them, and back for a playback.
+"""Conversion of answer bytes to readable JSON for records, and back to bytes for playback.
 
-What is read here is written again so that whoever reads it finds the same: data that is JSON comes
-as JSON, and whatever else was said word for word.
+Input bytes may be split at any position. Encoding a parsed answer yields equivalent bytes: JSON
+data is re-serialized, everything else is copied verbatim.
 
     {"at", "body"}                                 one JSON value
-    {"events": [{"at", "event"?, "data"}, …]}      server-sent events, and in place of one …
-               {"at", "text"}                      … what is none: comments, [DONE], half an event
-    {"lines": [{"at", "data"}, …]}                 one JSON value a line
+    {"events": [{"at", "event"?, "data"}, …]}      server-sent events, or in place of an event:
+               {"at", "text"}                      a comment, [DONE], an incomplete event
+    {"lines": [{"at", "data"}, …]}                 one JSON value per line
     {"at", "text"}                                 anything else
 
-``find_time`` is in milliseconds since the exchange began.  ``latin1`` stands for ``text`` where that was
-no UTF-8, ``open`` says of an event that it did not end.
+``at`` is in milliseconds since the start of the exchange. ``latin1`` replaces ``text`` for bytes
+that are not UTF-8. ``open`` marks an event without its terminating blank line.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ SSE_START = re.compile(rb"\s*(data|event|id|retry)?:")
 
 
 def parse_answer(pieces: TimedPieces, whole: bool = True) -> Json:
-    """What was said in these pieces, of which each has its seconds.
+    """Parse the pieces ``(seconds, bytes)`` of an answer to JSON (see the module docstring).
 
-    When they are not ``whole``, what stands at the cut is left out: it may be half a secret.
+    If the answer was truncated (not ``whole``), its incomplete end is dropped: redaction would not
+    recognize a partial secret.
     """
     data = b"".join(piece for _, piece in pieces)
     if not data:
@@ -53,7 +54,7 @@ def parse_answer(pieces: TimedPieces, whole: bool = True) -> Json:
 
 
 class ArrivalTimes:
-    """When which byte was there."""
+    """Maps a byte offset to the arrival time of its piece."""
 
     def __init__(self, pieces: TimedPieces) -> None:
         self._ends = list(accumulate(len(piece) for _, piece in pieces))
@@ -64,7 +65,7 @@ class ArrivalTimes:
 
 
 def to_milliseconds(seconds: float) -> float:
-    """Milliseconds, for people."""
+    """Convert to milliseconds, rounded to 0.1."""
     return round(seconds * 1000, 1)
 
 
@@ -84,42 +85,42 @@ def decode_text(data: bytes) -> Json:
 
 def parse_events(data: bytes, times: ArrivalTimes, whole: bool) -> Iterator[Json]:
     for block in SSE_BLOCK.finditer(data):
-        said, ended = block[1], bool(block[2])
-        if not said or not (ended or whole):
+        text, is_terminated = block[1], bool(block[2])
+        if not text or not (is_terminated or whole):
             continue
-        event = parse_event(said)
-        yield {"at": times.find_time(block.end()), **event, **({} if ended else {"open": True})}
+        marker = {} if is_terminated else {"open": True}
+        yield {"at": times.find_time(block.end()), **parse_event(text), **marker}
 
 
-def parse_event(said: bytes) -> Json:
-    frame = SSE_EVENT.fullmatch(said)
+def parse_event(text: bytes) -> Json:
+    frame = SSE_EVENT.fullmatch(text)
     value = parse_json(frame[2]) if frame else None
     if frame is None or value is None:
-        return decode_text(said)
+        return decode_text(text)
     name = {} if frame[1] is None else {"event": frame[1].decode()}
     return {**name, "data": value}
 
 
 def parse_lines(data: bytes, times: ArrivalTimes) -> Iterator[Json]:
-    """The lines; none of them when one is no JSON, but for the last, which may be cut off."""
-    found, end = [], 0
+    """Yield the lines if all are JSON (the last one may be cut off); otherwise yield nothing."""
+    lines, end = [], 0
     for line in data.splitlines(keepends=True):
         end += len(line)
         value = parse_json(line)
         if value is not None:
-            found.append({"at": times.find_time(end), "data": value})
+            lines.append({"at": times.find_time(end), "data": value})
         elif line.strip() and end < len(data):
             return
-    yield from found
+    yield from lines
 
 
 def encode_answer(answer: Json) -> list[bytes]:
-    """The bytes of an answer that was read; what came together is together."""
+    """Encode a parsed answer as pieces of bytes; events that arrived together form one piece."""
     if "body" in answer:
         return [orjson.dumps(answer["body"])]
     if "events" in answer:
-        together = groupby(answer["events"], lambda event: event["at"])
-        return [b"".join(map(encode_event, events)) for _, events in together]
+        groups = groupby(answer["events"], lambda event: event["at"])
+        return [b"".join(map(encode_event, events)) for _, events in groups]
     if "lines" in answer:
         return [orjson.dumps(line["data"]) + b"\n" for line in answer["lines"]]
     return [encode_text(answer)]
@@ -133,7 +134,7 @@ def encode_event(event: Json) -> bytes:
     return name + b"data: " + orjson.dumps(event["data"]) + end
 
 
-def encode_text(said: Json) -> bytes:
-    if "latin1" in said:
-        return str(said["latin1"]).encode("latin-1", "replace")
-    return str(said.get("text", "")).encode()
+def encode_text(decoded: Json) -> bytes:
+    if "latin1" in decoded:
+        return str(decoded["latin1"]).encode("latin-1", "replace")
+    return str(decoded.get("text", "")).encode()

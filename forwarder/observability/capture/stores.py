@@ -1,7 +1,8 @@
-"""Where records are kept until there are too many of them, or they are too old.
+"""Stores for capture records, limited in number and age.
 
-In memory they are one worker's, and go with it.  In a directory they are shared by all workers
-that write there, and stay: a file for each, readable by its owner alone, whole or not there.
+The memory store belongs to one worker and is lost when the worker stops. The directory store is
+shared by all workers and survives restarts. It writes each record atomically to a file that only
+its owner can read.
 """
 
 from __future__ import annotations
@@ -22,51 +23,51 @@ from forwarder.observability.capture.record import parse_summary
 
 RECORD_NAME = re.compile(r"ex_([0-9a-f]{12})[0-9a-f]{12}")
 PARTIAL_SUFFIX = ".part"
-"""What the name of a file ends with while it is written."""
+"""File name suffix of a record that is still being written."""
 
 PRUNE_SLACK = 500
-"""Of so many files that may be there, a worker lets one be too much before it looks: a look goes
-over all of them.
+"""A worker prunes after each ``max_records // PRUNE_SLACK + 1`` writes, since pruning lists the
+whole directory.
 """
 
 MAX_WRITE_SECONDS = 60.0
-"""Seconds after which one that is still being written is a dead worker's."""
+"""Age at which a partial file is considered abandoned by a dead worker."""
 
 
 def generate_name(now: float) -> str:
-    """The name of an exchange; the later one sorts behind the earlier."""
+    """Generate a record name; names sort by time (``now``, Unix seconds)."""
     return f"ex_{int(now * 1000):012x}{os.urandom(6).hex()}"
 
 
 def parse_created_at(name: str) -> float | None:
-    """When a name was given, in Unix seconds; ``None`` for what is no such name."""
+    """Return the creation time in a record name, in Unix seconds, or ``None`` if invalid."""
     match = RECORD_NAME.fullmatch(name)
     return int(match[1], 16) / 1000 if match else None
 
 
 class CaptureLimits(NamedTuple):
-    """How many records are kept at most, and for how many seconds."""
+    """Maximum number of records, and their maximum age in seconds."""
 
     max_records: int
     max_age: float
 
 
 class CaptureStore(Protocol):
-    """Keeps records by their names."""
+    """Stores encoded records by name. ``is_shared`` is true if all workers see the same records."""
 
     is_shared: bool
 
-    def put(self, name: str, said: bytes) -> None:
-        """Keep one; the oldest goes when there are too many."""
+    def put(self, name: str, record: bytes) -> None:
+        """Store a record; removes the oldest ones beyond the limit."""
 
     def list_newest(self, limit: int) -> list[Json]:
-        """The summaries of the newest, the newest first."""
+        """Return at most ``limit`` summaries, the newest first."""
 
     def find(self, name: str) -> bytes | None:
-        """The record of that name, or the newest whose request had this id."""
+        """Return the record with this name, or the newest with this request id, or ``None``."""
 
     def prune(self) -> None:
-        """Let go what is too old."""
+        """Remove expired records."""
 
 
 class StoredRecord(NamedTuple):
@@ -76,7 +77,7 @@ class StoredRecord(NamedTuple):
 
 
 class MemoryCaptureStore:
-    """In the memory of this process."""
+    """Stores compressed records in the memory of this process."""
 
     is_shared = False
 
@@ -85,30 +86,30 @@ class MemoryCaptureStore:
         self._now = now
         self._records: deque[StoredRecord] = deque(maxlen=limits.max_records)
 
-    def put(self, name: str, said: bytes) -> None:
-        self._records.append(StoredRecord(name, parse_summary(said), zlib.compress(said, 1)))
+    def put(self, name: str, record: bytes) -> None:
+        self._records.append(StoredRecord(name, parse_summary(record), zlib.compress(record, 1)))
         self.prune()
 
     def list_newest(self, limit: int) -> list[Json]:
         self.prune()
-        return [kept.summary for kept in reversed(list(self._records))][:limit]
+        return [record.summary for record in reversed(list(self._records))][:limit]
 
     def find(self, name: str) -> bytes | None:
         self.prune()
-        for kept in reversed(list(self._records)):
-            if name in (kept.name, kept.summary["request_id"]):
-                return zlib.decompress(kept.compressed)
+        for record in reversed(list(self._records)):
+            if name in (record.name, record.summary["request_id"]):
+                return zlib.decompress(record.compressed)
         return None
 
     def prune(self) -> None:
-        before = self._now() - self._limits.max_age
-        with suppress(IndexError):  # another thread may be at it
-            while (parse_created_at(self._records[0].name) or 0) < before:
+        oldest = self._now() - self._limits.max_age
+        with suppress(IndexError):  # another thread may have removed the last record
+            while (parse_created_at(self._records[0].name) or 0) < oldest:
                 self._records.popleft()
 
 
 class FileCaptureStore:
-    """In a directory, which is made when there is none."""
+    """Stores each record as a file in a directory, which is created on the first write."""
 
     is_shared = True
 
@@ -120,50 +121,43 @@ class FileCaptureStore:
         self._limits = limits
         self._now = now
 
-    def put(self, name: str, said: bytes) -> None:
+    def put(self, name: str, record: bytes) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._make_path(name)
-        aside = path.with_name(path.name + PARTIAL_SUFFIX)
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(said)
-        aside.replace(path)
+        partial_path = path.with_name(path.name + PARTIAL_SUFFIX)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(os.open(partial_path, flags, 0o600), "wb") as file:
+            file.write(record)
+        partial_path.replace(path)
         if next(self._put_counter) % (self._limits.max_records // PRUNE_SLACK + 1) == 0:
             self.prune()
 
     def list_newest(self, limit: int) -> list[Json]:
         self.prune()
-        found: list[Json] = []
-        for _, summary in self._iterate_summaries():
-            found.append(summary)
-            if len(found) == limit:
-                break
-        return found
+        return [summary for _, summary in itertools.islice(self._iterate_summaries(), limit)]
 
     def find(self, name: str) -> bytes | None:
         self.prune()
         if parse_created_at(name) is not None:
             return self._read_record(name)
-        for own, summary in self._iterate_summaries():
+        for record_name, summary in self._iterate_summaries():
             if summary["request_id"] == name:
-                return self._read_record(own)
+                return self._read_record(record_name)
         return None
 
     def prune(self) -> None:
-        """Let go what is too old or too much, and what a dead worker has not written to its end."""
-        names, now = self._list_names(), self._now()
-        kept = names[: self._limits.max_records]
-        gone = names[self._limits.max_records :]
-        gone += [
-            name for name in kept if (parse_created_at(name) or 0) < now - self._limits.max_age
-        ]
-        for path in map(self._make_path, gone):
-            path.unlink(missing_ok=True)
+        """Remove expired and excess records, and abandoned partial files."""
+        now = self._now()
+        for index, name in enumerate(self._list_names()):
+            is_expired = (parse_created_at(name) or 0) < now - self._limits.max_age
+            if is_expired or index >= self._limits.max_records:
+                self._make_path(name).unlink(missing_ok=True)
         for path in self._directory.glob(f"ex_*{PARTIAL_SUFFIX}"):
             if (parse_created_at(path.name.partition(".")[0]) or now) < now - MAX_WRITE_SECONDS:
                 path.unlink(missing_ok=True)
 
     def _list_names(self) -> list[str]:
-        """The newest first."""
+        """List the names of all records, the newest first."""
         names = (path.stem for path in self._directory.glob("ex_*.json"))
         return sorted((name for name in names if parse_created_at(name) is not None), reverse=True)
 

@@ -45,7 +45,7 @@ def ended(
         exchange.recorder.record_body(body)
     exchange.close()
     assert exchange.recorder is None
-    return capture.shelf.list_newest(10)
+    return capture.store.list_newest(10)
 
 
 def test_nothing_captures_unless_it_is_told_to() -> None:
@@ -64,7 +64,7 @@ def test_an_exchange_that_is_over_is_kept() -> None:
 
     (summary,) = ended(capture, "responses", b'{"user":"somebody"}')
 
-    found = json.loads(capture.shelf.find(summary["id"]) or b"")
+    found = json.loads(capture.store.find(summary["id"]) or b"")
     assert found["client"]["request"]["body"] == {"user": "***"}
 
 
@@ -103,7 +103,7 @@ def test_an_exchange_without_a_tape_leaves_nothing() -> None:
     capture = capturing()
     RequestContext("req_1", "responses", LossReport(), observers=[capture]).close()
 
-    assert capture.shelf.list_newest(10) == []
+    assert capture.store.list_newest(10) == []
 
 
 def test_what_cannot_be_kept_harms_nobody(tmp_path: Path) -> None:

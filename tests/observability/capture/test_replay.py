@@ -125,7 +125,7 @@ def test_without_a_request_there_is_nothing_to_send(made: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("path", ["/api/create", "/v1/files", "http://h/v1/responses", "", "/v1"])
 def test_a_record_sends_nothing_but_what_asks_a_model(path: str) -> None:
-    with pytest.raises(InvalidRequest, match="ask a model"):
+    with pytest.raises(InvalidRequest, match="Only model requests"):
         make_replay_request(record(body={}, path=path), None)
 
 
@@ -135,7 +135,7 @@ def test_what_is_not_whole_is_said() -> None:
 
     made["exchange"] |= {"whole": False, "redacted": True}
     assert [note.partition(":")[0] for note in list_caveats(made)] == [
-        "the exchange was too long to be kept whole", "what was secret is blotted out of it",
+        "the exchange exceeded the capture limit", "secrets are redacted",
     ]  # fmt: skip
 
     made["client"]["request"]["left_out"] = 5
