@@ -139,7 +139,7 @@ def test_what_is_not_whole_is_said() -> None:
     ]  # fmt: skip
 
     made["client"]["request"]["left_out"] = 5
-    assert next(list_caveats(made)).startswith("the request was too long")
+    assert next(list_caveats(made)).startswith("the request exceeded the capture limit")
 
 
 # -- settings -------------------------------------------------------------------------------------
