@@ -1,7 +1,7 @@
-"""A built-in upstream that speaks both APIs and needs neither key nor network.
+"""The built-in demo upstream: it speaks both APIs and needs neither key nor network.
 
-It is what the forwarder starts on when no upstream is configured. It stands where a socket
-would, below the SDK, so every other room works as it does with a real provider:
+The forwarder uses it when no upstream is configured. It replaces the network transport below the
+SDK, so all other code works as with a real provider:
 
     openai.OpenAI(
         api_key="demo",
@@ -9,12 +9,12 @@ would, below the SDK, so every other room works as it does with a real provider:
         http_client=httpx2.Client(transport=DemoTransport()),
     )
 
-    transport ─▶ chat_request / responses_request   a request, checked and read as a Prompt
-              ─▶ answer                             a Prompt becomes an Answer, deterministic
-              ─▶ chat_reply / responses_reply       an Answer, whole or as a stream
+    transport ─▶ chat / responses    validate a request and parse it to a DemoPrompt
+              ─▶ answer              make a deterministic DemoAnswer from the DemoPrompt
+              ─▶ chat / responses    serialize the DemoAnswer, whole or as a stream
 
-It is as strict as OpenAI about what it reads, says in every text that it is a demo, and keeps
-nothing between requests.
+It validates requests as strictly as OpenAI does, marks every text as a demo, and keeps no state
+between requests.
 """
 
 from forwarder.demo.transport import DemoTransport

@@ -1,6 +1,6 @@
-"""What the demo says: a Prompt in, an Answer out, no protocol in sight.
+"""The demo's answers, independent of protocols: makes a DemoAnswer from a DemoPrompt.
 
-The same prompt always gets the same answer. A word stands for a token.
+The same prompt always gets the same answer. One word counts as one token.
 """
 
 from __future__ import annotations
@@ -11,33 +11,33 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.demo.formats import AnswerFormat
 from forwarder.demo.invent import ImpossibleSchema, invent_value
-from forwarder.demo.tools import OfferedTool
+from forwarder.demo.options import AnswerFormat, OfferedTool
 
 DEMO_SIGN = "[demo upstream]"
 
 
 @dataclass(frozen=True)
 class DemoPrompt:
-    """What a request asks for."""
+    """A parsed request of either protocol."""
 
     user_text: str
+    """The text of the last user message."""
     word_count: int
-    """How many words the whole input has."""
+    """Number of words of the whole input."""
     tool_results: tuple[str, ...] = ()
-    """The tool results that the request ends with."""
+    """The tool results at the end of the request."""
     tool: OfferedTool | None = None
-    """The tool to call, unless there are results to report."""
+    """The tool to call if there are no tool results."""
     format: AnswerFormat | None = None
     limit: int | None = None
-    """The most words the answer may have, reasoning included."""
+    """Maximum number of words of the answer, including reasoning."""
     includes_reasoning: bool = True
 
 
 @dataclass(frozen=True)
 class AnswerPart:
-    """A stretch of the answer of one kind; the words join to its text without separators."""
+    """A part of the answer of one kind. Its text is the concatenation of ``words``."""
 
     kind: Literal["reasoning", "text", "function", "custom"]
     words: tuple[str, ...]
@@ -51,29 +51,29 @@ class AnswerPart:
 
 @dataclass(frozen=True)
 class DemoAnswer:
-    """At most one piece of reasoning, then at most one piece of text or one call."""
+    """At most one reasoning part, then at most one text part or tool call."""
 
     parts: tuple[AnswerPart, ...]
     input_words: int
     is_cut: bool
-    """Whether the limit ended it."""
+    """True if the word limit truncated the answer."""
 
     @property
     def reasoning_words(self) -> int:
-        return sum(len(piece.words) for piece in self.parts if piece.kind == "reasoning")
+        return sum(len(part.words) for part in self.parts if part.kind == "reasoning")
 
     @property
     def output_words(self) -> int:
-        return sum(len(piece.words) for piece in self.parts)
+        return sum(len(part.words) for part in self.parts)
 
 
 def make_answer(prompt: DemoPrompt) -> DemoAnswer:
-    """The demo's answer; raises InvalidRequest when a schema cannot be satisfied."""
-    thought, piece = choose_output(prompt)
+    """Return the answer to a prompt; raises InvalidRequest if a schema cannot be satisfied."""
+    thought, part = choose_output(prompt)
     reasoning = AnswerPart("reasoning", split_words(f"The demo thinks: {thought}"))
-    pieces = (reasoning, piece) if prompt.includes_reasoning else (piece,)
-    kept = cut_to_limit(pieces, prompt.limit)
-    return DemoAnswer(kept, prompt.word_count, is_cut=kept != pieces)
+    all_parts = (reasoning, part) if prompt.includes_reasoning else (part,)
+    parts = cut_to_limit(all_parts, prompt.limit)
+    return DemoAnswer(parts, prompt.word_count, is_cut=parts != all_parts)
 
 
 def choose_output(prompt: DemoPrompt) -> tuple[str, AnswerPart]:
@@ -90,9 +90,9 @@ def choose_output(prompt: DemoPrompt) -> tuple[str, AnswerPart]:
     )
 
 
-def make_call(tool: OfferedTool, said: str) -> AnswerPart:
+def make_call(tool: OfferedTool, user_text: str) -> AnswerPart:
     if tool.kind == "custom":
-        return AnswerPart("custom", split_words(f"{DEMO_SIGN} You said: {said}"), tool)
+        return AnswerPart("custom", split_words(f"{DEMO_SIGN} You said: {user_text}"), tool)
     return AnswerPart("function", split_words(fill_schema(tool.schema, tool.param)), tool)
 
 
@@ -109,13 +109,13 @@ def split_words(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\s*\S+|\s+$", text))
 
 
-def cut_to_limit(pieces: tuple[AnswerPart, ...], limit: int | None) -> tuple[AnswerPart, ...]:
-    kept: list[AnswerPart] = []
-    for piece in pieces:
-        left = None if limit is None else limit - sum(len(one.words) for one in kept)
-        if left is None or len(piece.words) <= left:
-            kept.append(piece)
+def cut_to_limit(parts: tuple[AnswerPart, ...], limit: int | None) -> tuple[AnswerPart, ...]:
+    shortened: list[AnswerPart] = []
+    for part in parts:
+        left = None if limit is None else limit - sum(len(one.words) for one in shortened)
+        if left is None or len(part.words) <= left:
+            shortened.append(part)
         elif left:
-            kept.append(replace(piece, words=piece.words[:left], is_cut=True))
+            shortened.append(replace(part, words=part.words[:left], is_cut=True))
             break
-    return tuple(kept)
+    return tuple(shortened)

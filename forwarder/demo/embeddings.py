@@ -1,6 +1,7 @@
-"""Embeddings of the demo: the same text always gets the same vector, of length one.
+"""Embeddings of the demo: deterministic vectors of length 1.
 
-A text is the sum of its words, so texts that share words point into about the same direction.
+The vector of a text is the normalized sum of its word vectors, so texts with common words are
+similar.
 """
 
 from __future__ import annotations
@@ -8,19 +9,25 @@ from __future__ import annotations
 import hashlib
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.demo.reading import JSON
+from forwarder.demo.validation import JSON
 
 _MAX_DIMENSIONS = 16
 
 
 def embed_texts(request: JSON) -> JSON:
-    """The answer to a request for embeddings; raises InvalidRequest when it is none."""
+    """Return the response to an embeddings request; raises InvalidRequest."""
     texts = read_texts(request.get("input"))
     size = request.get("dimensions") or _MAX_DIMENSIONS
     if request.get("encoding_format", "float") != "float":
-        raise InvalidRequest("The demo embeds in floats alone.", param="encoding_format")
+        raise InvalidRequest(
+            "Invalid value for 'encoding_format': the demo upstream supports only 'float'.",
+            param="encoding_format",
+        )
     if type(size) is not int or not 0 < size <= _MAX_DIMENSIONS:
-        raise InvalidRequest(f"The demo has {_MAX_DIMENSIONS} dimensions.", param="dimensions")
+        raise InvalidRequest(
+            f"Invalid value for 'dimensions': expected an integer from 1 to {_MAX_DIMENSIONS}.",
+            param="dimensions",
+        )
     words = sum(len(text.split()) for text in texts)
     return {
         "object": "list",
@@ -33,10 +40,13 @@ def embed_texts(request: JSON) -> JSON:
     }
 
 
-def read_texts(given: object) -> list[str]:
-    texts = [given] if isinstance(given, str) else given
+def read_texts(value: object) -> list[str]:
+    texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t for t in texts):
-        raise InvalidRequest("'input' has to be a text, or an array of texts.", param="input")
+        raise InvalidRequest(
+            "Invalid value for 'input': expected a non-empty string, or an array of them.",
+            param="input",
+        )
     return texts
 
 

@@ -1,7 +1,7 @@
-"""A value for a JSON schema: what the demo writes where a model would think.
+"""Generates a JSON value that satisfies a JSON schema.
 
-Only what the schema demands is filled in, and of several ways the first that ends is taken.
-``pattern`` and the conditional keywords are beyond it.
+Objects get only their required properties. Of several alternatives the first finite one is used.
+``pattern`` and conditional keywords (``if``, ``not``, …) are ignored.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import unquote
 
 FILLER_TEXT = "demo"
-MAX_STEPS = 50_000  # spent on one value; a few references can ask for any number
-# A malformed schema fails in as many ways as there are mistakes to make in one.
+MAX_STEPS = 50_000  # per value; a few nested references can demand exponentially many
+# Errors that a malformed schema can cause anywhere in this module.
 MALFORMED_SCHEMA_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -38,11 +38,11 @@ FORMAT_EXAMPLES = {
 
 
 class ImpossibleSchema(ValueError):
-    """The schema is malformed, or no finite value satisfies it."""
+    """The schema is malformed, or no finite value within the step budget satisfies it."""
 
 
 def invent_value(schema: Any) -> Any:
-    """A JSON value that satisfies ``schema``; raises ImpossibleSchema."""
+    """Return a JSON value that satisfies ``schema``; raises ImpossibleSchema."""
     try:
         return ValueInventor(schema, StepBudget(MAX_STEPS)).make_value(schema)
     except ImpossibleSchema:
@@ -58,14 +58,14 @@ class StepBudget:
     def spend(self, steps: int) -> None:
         self.left -= steps
         if self.left < 0:
-            raise ImpossibleSchema(f"it takes a value of more than {MAX_STEPS} parts")
+            raise ImpossibleSchema(f"its value would have more than {MAX_STEPS} parts")
 
 
 @dataclass(frozen=True)
 class ValueInventor:
     root: Any
     budget: StepBudget
-    # The references being followed: meeting one of them again would never end.
+    # The references on the current path; following one of them again would never end.
     open_refs: frozenset[str] = frozenset()
 
     def make_value(self, schema: Any) -> Any:
@@ -80,7 +80,7 @@ class ValueInventor:
     def make_referenced(self, schema: Any) -> Any:
         ref = schema["$ref"]
         if ref in self.open_refs:
-            raise ImpossibleSchema(f"{ref} never ends")
+            raise ImpossibleSchema(f"{ref} is infinitely recursive")
         inside = replace(self, open_refs=self.open_refs | {ref})
         target = resolve_ref(self.root, ref)
         self.budget.spend(count_entries(target) + count_entries(schema) + len(self.open_refs))
@@ -102,7 +102,7 @@ class ValueInventor:
                 return self.make_value(merge_schemas(drop_keyword(schema, keyword), option))
             except ImpossibleSchema:
                 continue
-        raise ImpossibleSchema(f"no way through '{keyword}'")
+        raise ImpossibleSchema(f"no alternative of '{keyword}' has a finite value")
 
     def make_object(self, schema: Any) -> Any:
         properties = schema.get("properties", {})
@@ -134,7 +134,7 @@ class ValueInventor:
             number = math.floor(candidate) if integral else candidate
             if is_within_bounds(number, schema):
                 return number
-        raise ImpossibleSchema("no number fits")
+        raise ImpossibleSchema("no number satisfies its bounds")
 
 
 ValueRule = Callable[[ValueInventor, Any], Any]
@@ -178,7 +178,7 @@ def drop_keyword(schema: Any, keyword: str) -> Any:
 
 
 def count_entries(schema: Any) -> int:
-    """How much there is to copy when a schema is merged with another."""
+    """Return the number of entries that `merge_schemas` copies."""
     if schema is True:
         return 0
     return len(schema) + len(schema.get("properties", ())) + len(schema.get("required", ()))

@@ -1,4 +1,4 @@
-"""The HTTP of the demo: a request object in, a response object out, no socket between."""
+"""The HTTP transport of the demo: answers httpx2 requests without a socket."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import httpx2
 
 from forwarder.core.errors import ClientError, InvalidRequest, NotFound
-from forwarder.demo import chat_reply, chat_request, responses_reply, responses_request
+from forwarder.demo import chat, responses
 from forwarder.demo.answer import DemoAnswer, DemoPrompt, make_answer
 from forwarder.demo.embeddings import embed_texts
-from forwarder.demo.reading import JSON, check_type
+from forwarder.demo.validation import JSON, check_type
 
 DEMO_MODEL = {"id": "demo", "object": "model", "created": 1704067200, "owned_by": "forwarder"}
 MODELS_PATH = "/v1/models"
@@ -22,10 +22,10 @@ EMBEDDINGS_PATH = "/v1/embeddings"
 
 
 class DemoTransport(httpx2.BaseTransport):
-    """Answers Chat Completions, Responses, embeddings and model requests by itself.
+    """Answers Chat Completions, Responses, embeddings and model requests.
 
-    Whatever model a request names, the demo answers as it. Refusals are HTTP answers in
-    OpenAI's shape; nothing is raised.
+    It accepts any model name and repeats it in the response. Invalid requests get an HTTP error
+    response in OpenAI's format; nothing is raised.
     """
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -36,7 +36,7 @@ class DemoTransport(httpx2.BaseTransport):
 
 
 class DemoApi(NamedTuple):
-    """One protocol: how it is read, told whole, told as events, and framed."""
+    """One protocol: its request parser, response builder, event iterator and SSE encoder."""
 
     read_request: Callable[[JSON], DemoPrompt]
     build_answer: Callable[[JSON, DemoAnswer, str, int], JSON]
@@ -57,15 +57,15 @@ def encode_responses_frames(events: Iterable[JSON]) -> Iterator[bytes]:
 
 APIS = {
     "/v1/chat/completions": DemoApi(
-        chat_request.read_prompt,
-        chat_reply.build_completion,
-        chat_reply.iter_chunks,
+        chat.read_prompt,
+        chat.build_completion,
+        chat.iter_chunks,
         encode_chat_frames,
     ),
     "/v1/responses": DemoApi(
-        responses_request.read_prompt,
-        responses_reply.build_response,
-        responses_reply.iter_events,
+        responses.read_prompt,
+        responses.build_response,
+        responses.iter_events,
         encode_responses_frames,
     ),
 }
@@ -85,14 +85,13 @@ def route_request(request: httpx2.Request) -> httpx2.Response:
 
 
 def answer_request(api: DemoApi, request: JSON) -> httpx2.Response:
-    reply = make_answer(api.read_request(request))
-    telling = request, reply, uuid.uuid4().hex, int(time.time())
+    answer = make_answer(api.read_request(request))
+    key, created = uuid.uuid4().hex, int(time.time())
     if not request.get("stream"):
-        return make_json_response(api.build_answer(*telling))
+        return make_json_response(api.build_answer(request, answer, key, created))
     headers = {"content-type": "text/event-stream; charset=utf-8", **make_id_header()}
-    return httpx2.Response(
-        200, headers=headers, content=api.encode_frames(api.iter_events(*telling))
-    )
+    events = api.iter_events(request, answer, key, created)
+    return httpx2.Response(200, headers=headers, content=api.encode_frames(events))
 
 
 def parse_body(content: bytes) -> JSON:
@@ -122,5 +121,5 @@ def make_id_header() -> dict[str, str]:
 
 
 def encode_json(value: Any) -> bytes:
-    # A lone surrogate is legal in JSON and impossible in UTF-8.
+    # A lone surrogate is valid in JSON but cannot be encoded as UTF-8.
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")

@@ -7,8 +7,7 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.demo.answer import DemoPrompt, make_answer
-from forwarder.demo.formats import AnswerFormat
-from forwarder.demo.tools import OfferedTool
+from forwarder.demo.options import AnswerFormat, OfferedTool
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 ADD = OfferedTool("function", "add", SCHEMA, "tools[0].parameters")

@@ -5,73 +5,73 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.demo import reading
+from forwarder.demo import validation
 
 
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
-        ("a", reading.TEXT),
-        (1, reading.WHOLE),
-        (1, reading.DECIMAL),
-        (1.5, reading.DECIMAL),
-        (True, reading.FLAG),
-        ({}, reading.OBJECT),
-        ([], reading.ARRAY),
+        ("a", validation.TEXT),
+        (1, validation.WHOLE),
+        (1, validation.DECIMAL),
+        (1.5, validation.DECIMAL),
+        (True, validation.FLAG),
+        ({}, validation.OBJECT),
+        ([], validation.ARRAY),
     ],
 )
-def test_a_value_of_the_kind_is_let_through(value: Any, kind: reading.JsonKind) -> None:
-    assert reading.check_type(value, kind, "x") == value
+def test_a_value_of_the_kind_is_let_through(value: Any, kind: validation.JsonKind) -> None:
+    assert validation.check_type(value, kind, "x") == value
 
 
 @pytest.mark.parametrize(
     ("value", "kind", "complaint"),
     [
-        (1, reading.TEXT, "expected a string, but got an integer instead"),
-        (True, reading.WHOLE, "expected an integer, but got a boolean instead"),
-        ("1", reading.DECIMAL, "expected a decimal, but got a string instead"),
-        (1, reading.FLAG, "expected a boolean, but got an integer instead"),
+        (1, validation.TEXT, "expected a string, but got an integer instead"),
+        (True, validation.WHOLE, "expected an integer, but got a boolean instead"),
+        ("1", validation.DECIMAL, "expected a decimal, but got a string instead"),
+        (1, validation.FLAG, "expected a boolean, but got an integer instead"),
         ([], (str, dict), "expected a string or an object, but got an array instead"),
-        (None, reading.OBJECT, "expected an object, but got null instead"),
+        (None, validation.OBJECT, "expected an object, but got null instead"),
     ],
 )
 def test_a_value_of_another_kind_is_refused(
-    value: Any, kind: reading.JsonKind, complaint: str
+    value: Any, kind: validation.JsonKind, complaint: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        reading.check_type(value, kind, "x")
+        validation.check_type(value, kind, "x")
     assert complaint in caught.value.message
     assert (caught.value.param, caught.value.code) == ("x", "invalid_type")
 
 
 def test_null_counts_as_absent() -> None:
-    reading.check_parameters(
-        {"a": "there", "b": None}, {"a": reading.TEXT, "b": reading.FLAG}, ["a"]
+    validation.check_parameters(
+        {"a": "there", "b": None}, {"a": validation.TEXT, "b": validation.FLAG}, ["a"]
     )
     with pytest.raises(InvalidRequest) as caught:
-        reading.check_parameters({"a": None}, {"a": reading.TEXT}, ["a"])
+        validation.check_parameters({"a": None}, {"a": validation.TEXT}, ["a"])
     assert (caught.value.param, caught.value.code) == ("a", "missing_required_parameter")
 
 
 def test_a_value_outside_the_list_is_refused_with_the_list() -> None:
     with pytest.raises(InvalidRequest, match="Supported values are: 'a', 'b'") as caught:
-        reading.check_enum("c", ("a", "b"), "x.y")
+        validation.check_enum("c", ("a", "b"), "x.y")
     assert caught.value.param == "x.y"
 
 
 def test_objects_come_with_their_paths() -> None:
-    assert reading.read_objects({"xs": [{"a": 1}]}, "xs", "top.") == [("top.xs[0]", {"a": 1})]
-    assert reading.read_objects({}, "xs") == []
+    assert validation.read_objects({"xs": [{"a": 1}]}, "xs", "top.") == [("top.xs[0]", {"a": 1})]
+    assert validation.read_objects({}, "xs") == []
     with pytest.raises(InvalidRequest) as caught:
-        reading.read_objects({"xs": [{}, 3]}, "xs")
+        validation.read_objects({"xs": [{}, 3]}, "xs")
     assert caught.value.param == "xs[1]"
 
 
 def test_an_integer_below_the_least_is_refused() -> None:
-    assert reading.read_integer({"n": 16}, "n", 16) == 16
-    assert reading.read_integer({}, "n", 16) is None
+    assert validation.read_integer({"n": 16}, "n", 16) == 16
+    assert validation.read_integer({}, "n", 16) is None
     with pytest.raises(InvalidRequest) as caught:
-        reading.read_integer({"n": 15}, "n", 16)
+        validation.read_integer({"n": 15}, "n", 16)
     assert caught.value.code == "integer_below_min_value"
 
 
@@ -87,7 +87,7 @@ def test_an_integer_below_the_least_is_refused() -> None:
     ],
 )
 def test_content_of_any_shape_has_a_text(content: Any, text: str) -> None:
-    assert reading.join_text(content) == text
+    assert validation.join_text(content) == text
 
 
 def test_words_are_those_of_the_texts_only() -> None:
@@ -96,4 +96,4 @@ def test_words_are_those_of_the_texts_only() -> None:
         {"role": "assistant", "tool_calls": [{"id": "x", "function": {"arguments": '{"a": 1}'}}]},
         {"type": "function_call_output", "call_id": "x", "output": "five"},
     ]
-    assert reading.count_words(messages) == 5
+    assert validation.count_words(messages) == 5

@@ -1,6 +1,6 @@
-"""Which of the offered tools a request wants called.
+"""Request options of both protocols: the tool to call and the format of the answer.
 
-Tools and choices arrive here in the flat form of the Responses API.
+Tools and tool choices have the flat form of the Responses API here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.demo.reading import (
+from forwarder.demo.validation import (
     JSON,
     OBJECT,
     TEXT,
@@ -28,7 +28,7 @@ CHOICE_MODES = ("none", "auto", "required")
 
 @dataclass(frozen=True)
 class OfferedTool:
-    """A tool that can be called; ``param`` is where in the request its schema stands."""
+    """A tool that can be called; ``param`` is the path of its schema in the request."""
 
     kind: Literal["function", "custom"]
     name: str
@@ -38,10 +38,10 @@ class OfferedTool:
 
 
 def choose_tool(offers: list[ToolOffer], choice: Any) -> OfferedTool | None:
-    """The tool to call, if any: the first offered one that the choice allows.
+    """Return the first offered tool that ``choice`` allows, or ``None``.
 
-    ``offers`` are tools with their paths. Hosted tools may be among them and are never called.
-    Raises InvalidRequest for a malformed tool, or a choice of a tool that was not offered.
+    ``offers`` are pairs of path and tool. Hosted tools are accepted but never called. Raises
+    InvalidRequest for a malformed tool, or for the choice of a tool that is not offered.
     """
     tools = [tool for offer in offers for tool in iter_tools(offer)]
     if isinstance(choice, dict):
@@ -98,3 +98,33 @@ def select_named(tools: list[OfferedTool], wanted: JSON, at: str) -> list[Offere
             f"Tool choice '{name}' not found in 'tools' parameter.", param="tool_choice"
         )
     return found
+
+
+FORMAT_TYPES = ("text", "json_object", "json_schema")
+
+
+@dataclass(frozen=True)
+class AnswerFormat:
+    """A JSON schema that the answer must satisfy; ``param`` is its path in the request."""
+
+    schema: Any
+    param: str
+
+
+def read_format(spec: JSON | None, at: str, user_text: str, *, nested: bool) -> AnswerFormat | None:
+    """Return the answer format of a request, or ``None`` for plain text.
+
+    ``at`` is the path of ``spec`` including its final dot. ``nested`` selects Chat's form, which
+    wraps the schema and its name in ``json_schema``; the Responses form is flat.
+    """
+    if spec is None:
+        return None
+    kind = check_enum(require_field(spec, "type", TEXT, at), FORMAT_TYPES, f"{at}type")
+    if kind == "json_object":
+        return AnswerFormat({"const": {"demo": True, "you_said": user_text}}, at.rstrip("."))
+    if kind == "text":
+        return None
+    if nested:
+        spec, at = require_field(spec, kind, OBJECT, at), f"{at}{kind}."
+    require_field(spec, "name", TEXT, at)
+    return AnswerFormat(read_field(spec, "schema", OBJECT, at) or {"type": "object"}, f"{at}schema")

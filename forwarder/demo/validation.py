@@ -1,4 +1,7 @@
-"""What both request readers check in the same way, with the messages and codes OpenAI uses."""
+"""Request validation common to both protocols, with OpenAI's messages and error codes.
+
+``at`` is the path of the enclosing object including its final dot; errors name the full path.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,9 @@ TEXT_FIELDS = (
 def check_parameters(
     request: JSON, kinds: Mapping[str, JsonKind], required: Collection[str]
 ) -> None:
-    """Refuse a request that lacks a required parameter or has one of the wrong type.
+    """Check the presence of required parameters and the types of all known ones.
 
-    Null counts as absent, and parameters without a kind are left alone.
+    Null counts as absent; parameters that are not in ``kinds`` are not checked.
     """
     for name in required:
         require_field(request, name, kinds[name], "")
@@ -45,7 +48,7 @@ def check_parameters(
 
 
 def require_field(holder: JSON, name: str, kind: JsonKind, at: str) -> Any:
-    """``holder[name]``, which must be there and of the kind; ``at`` is the path of the holder."""
+    """Return ``holder[name]``, which must be present and of this kind."""
     if holder.get(name) is None:
         raise InvalidRequest(
             f"Missing required parameter: '{at}{name}'.",
@@ -56,14 +59,14 @@ def require_field(holder: JSON, name: str, kind: JsonKind, at: str) -> Any:
 
 
 def read_field(holder: JSON, name: str, kind: JsonKind, at: str) -> Any:
-    """``holder[name]`` or None; when it is there it must be of the kind."""
+    """Return ``holder[name]``, which must be of this kind, or ``None`` if absent."""
     value = holder.get(name)
     return None if value is None else check_type(value, kind, at + name)
 
 
 def check_type(value: Any, kind: JsonKind, param: str) -> Any:
-    """``value``, which must be of the kind."""
-    # bool is an int to Python, not to JSON.
+    """Return ``value``, which must be of this kind."""
+    # In Python bool is a subclass of int; in JSON it is not a number.
     if isinstance(value, kind) and (bool in kind or not isinstance(value, bool)):
         return value
     wanted = " or ".join(TYPE_NAMES[one] for one in kind if one is not int or kind == WHOLE)
@@ -76,7 +79,7 @@ def check_type(value: Any, kind: JsonKind, param: str) -> Any:
 
 
 def check_enum(value: Any, allowed: Collection[str], param: str) -> Any:
-    """``value``, which must be one of those allowed."""
+    """Return ``value``, which must be one of ``allowed``."""
     if value not in allowed:
         names = ", ".join(f"'{name}'" for name in allowed)
         raise InvalidRequest(
@@ -88,7 +91,7 @@ def check_enum(value: Any, allowed: Collection[str], param: str) -> Any:
 
 
 def read_objects(holder: JSON, name: str, at: str = "") -> list[tuple[str, JSON]]:
-    """The objects of the array ``holder[name]``, each with its path; absent counts as empty."""
+    """Return ``(path, object)`` for each element of the array ``holder[name]``, if present."""
     values = read_field(holder, name, ARRAY, at) or []
     paths = [f"{at}{name}[{index}]" for index in range(len(values))]
     return [
@@ -97,7 +100,7 @@ def read_objects(holder: JSON, name: str, at: str = "") -> list[tuple[str, JSON]
 
 
 def read_integer(holder: JSON, name: str, least: int) -> int | None:
-    """``holder[name]``, an integer not below ``least``, or None."""
+    """Return ``holder[name]``, an integer of at least ``least``, or ``None`` if absent."""
     value: int | None = read_field(holder, name, WHOLE, "")
     if value is not None and value < least:
         raise InvalidRequest(
@@ -110,7 +113,7 @@ def read_integer(holder: JSON, name: str, least: int) -> int | None:
 
 
 def check_parts(holder: JSON, name: str, allowed: Collection[str], at: str) -> None:
-    """Check content that is a string or an array of parts of the allowed types."""
+    """Check that content is a string or an array of parts of the allowed types."""
     if isinstance(holder[name], str):
         return
     check_type(holder[name], (str, list), at + name)
@@ -121,14 +124,12 @@ def check_parts(holder: JSON, name: str, allowed: Collection[str], at: str) -> N
 
 
 def join_text(content: Any) -> str:
-    """The text of a string, of parts, or of nothing; a part without text appears as its type."""
+    """Return the text of content; a part without text is represented by ``[type]``."""
     if content is None:
         return ""
-    return (
-        " ".join(map(get_part_text, content))
-        if isinstance(content, list)
-        else get_part_text(content)
-    )
+    if isinstance(content, list):
+        return " ".join(map(get_part_text, content))
+    return get_part_text(content)
 
 
 def get_part_text(part: Any) -> str:
@@ -136,7 +137,7 @@ def get_part_text(part: Any) -> str:
 
 
 def count_words(value: Any) -> int:
-    """How many words the texts of messages or items have."""
+    """Count the words of all texts in messages or items."""
     if isinstance(value, str):
         return len(value.split())
     if isinstance(value, list):

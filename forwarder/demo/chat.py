@@ -1,14 +1,18 @@
-"""Chat Completions requests, checked as strictly as OpenAI does and read as a Prompt."""
+"""The Chat Completions protocol: validates and parses requests, serializes answers.
+
+Reasoning is sent in ``reasoning_content``, as by DeepSeek and similar providers.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import takewhile
 from typing import Any
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.demo.answer import DemoPrompt
-from forwarder.demo.formats import read_format
-from forwarder.demo.reading import (
+from forwarder.demo.answer import AnswerPart, DemoAnswer, DemoPrompt
+from forwarder.demo.options import OfferedTool, ToolOffer, choose_tool, read_format
+from forwarder.demo.validation import (
     ARRAY,
     DECIMAL,
     FLAG,
@@ -26,7 +30,8 @@ from forwarder.demo.reading import (
     read_objects,
     require_field,
 )
-from forwarder.demo.tools import OfferedTool, ToolOffer, choose_tool
+
+# -- requests --------------------------------------------------------------------------------------
 
 PARAMETER_TYPES: dict[str, JsonKind] = {
     "model": TEXT,
@@ -64,7 +69,7 @@ PART_TYPES_BY_ROLE = {
     "tool": ("text",),
     "function": ("text",),
 }
-# What may stand in an assistant message instead of content.
+# Fields that can replace the content of an assistant message.
 CONTENT_ALTERNATIVES = ("tool_calls", "function_call", "refusal", "audio")
 REQUIRED_COMPANIONS = {
     "tool_choice": "tools",
@@ -75,7 +80,7 @@ TOOL_TYPES = ("function", "custom")
 
 
 def read_prompt(request: JSON) -> DemoPrompt:
-    """The Prompt of a Chat Completions request; raises InvalidRequest, naming the parameter."""
+    """Parse a Chat Completions request; raises InvalidRequest that names the parameter."""
     check_parameters(request, PARAMETER_TYPES, required=("model", "messages"))
     check_companions(request)
     messages = read_messages(request)
@@ -99,10 +104,10 @@ def check_companions(request: JSON) -> None:
     for name, company in REQUIRED_COMPANIONS.items():
         if request.get(name) is not None and not request.get(company):
             raise InvalidRequest(
-                f"The '{name}' parameter is only allowed when '{company}' is given.", param=name
+                f"The '{name}' parameter is only allowed when '{company}' is set.", param=name
             )
     if request.get("n") not in (None, 1):
-        raise InvalidRequest("The demo gives one answer: 'n' must be 1.", param="n")
+        raise InvalidRequest("Invalid value for 'n': the demo upstream supports only 1.", param="n")
 
 
 def read_limit(request: JSON) -> int | None:
@@ -205,3 +210,119 @@ def flatten_choice(choice: Any) -> Any:
         flat = [tool for _, tool in (flatten_tool(path, tool) for path, tool in tools)]
         return {**allowed, "type": "allowed_tools", "tools": flat}
     return flatten_tool("tool_choice", choice)[1]
+
+
+# -- answers ---------------------------------------------------------------------------------------
+
+# The input field of each kind of tool call.
+CALL_INPUT_FIELDS = {"function": "arguments", "custom": "input"}
+
+
+def build_completion(request: JSON, answer: DemoAnswer, key: str, created: int) -> JSON:
+    """Return a ``chat.completion``; its ids contain ``key``; ``created`` is in Unix seconds."""
+    choice = {
+        "index": 0,
+        "message": build_message(answer, key),
+        "logprobs": None,
+        "finish_reason": get_finish_reason(answer),
+    }
+    frame = make_frame(request, "chat.completion", key, created)
+    return {**frame, "choices": [choice], "usage": make_usage(answer)}
+
+
+def iter_chunks(request: JSON, answer: DemoAnswer, key: str, created: int) -> Iterator[JSON]:
+    """Yield the ``chat.completion.chunk`` objects of the answer; parameters as above."""
+    frame = make_frame(request, "chat.completion.chunk", key, created)
+    include_usage = (request.get("stream_options") or {}).get("include_usage")
+    if include_usage:
+        frame["usage"] = None
+    for delta in iter_deltas(answer, key):
+        yield {**frame, "choices": [make_choice(delta, None)]}
+    yield {**frame, "choices": [make_choice({}, get_finish_reason(answer))]}
+    if include_usage:
+        yield {**frame, "choices": [], "usage": make_usage(answer)}
+
+
+def make_frame(request: JSON, kind: str, key: str, created: int) -> JSON:
+    return {
+        "id": f"chatcmpl-{key}",
+        "object": kind,
+        "created": created,
+        "model": request["model"],
+        "service_tier": "default",
+        "system_fingerprint": None,
+    }
+
+
+def make_choice(delta: JSON, finish: str | None) -> JSON:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+
+
+def get_finish_reason(answer: DemoAnswer) -> str:
+    if answer.is_cut:
+        return "length"
+    return "tool_calls" if list_calls(answer) else "stop"
+
+
+def list_calls(answer: DemoAnswer) -> list[AnswerPart]:
+    return [part for part in answer.parts if part.tool]
+
+
+def make_opening_delta(answer: DemoAnswer) -> JSON:
+    return {"role": "assistant", "content": None if list_calls(answer) else "", "refusal": None}
+
+
+def build_message(answer: DemoAnswer, key: str) -> JSON:
+    message = make_opening_delta(answer)
+    for part in answer.parts:
+        match part.kind:
+            case "reasoning":
+                message["reasoning_content"] = part.text
+            case "text":
+                message["content"] = part.text
+            case kind:
+                message["tool_calls"] = [make_call(part, key, {CALL_INPUT_FIELDS[kind]: part.text})]
+    return message
+
+
+def iter_deltas(answer: DemoAnswer, key: str) -> Iterator[JSON]:
+    yield make_opening_delta(answer)
+    for part in answer.parts:
+        match part.kind:
+            case "reasoning":
+                yield from ({"reasoning_content": word} for word in part.words)
+            case "text":
+                yield from ({"content": word} for word in part.words)
+            case kind:
+                yield make_call_delta(make_call(part, key, {CALL_INPUT_FIELDS[kind]: ""}))
+                yield from (
+                    make_call_delta({kind: {CALL_INPUT_FIELDS[kind]: word}}) for word in part.words
+                )
+
+
+def make_call(part: AnswerPart, key: str, body: JSON) -> JSON:
+    assert part.tool
+    return {
+        "id": f"call_{key}",
+        "type": part.kind,
+        part.kind: {"name": part.tool.name, **body},
+    }
+
+
+def make_call_delta(call: JSON) -> JSON:
+    return {"tool_calls": [{"index": 0, **call}]}
+
+
+def make_usage(answer: DemoAnswer) -> JSON:
+    return {
+        "prompt_tokens": answer.input_words,
+        "completion_tokens": answer.output_words,
+        "total_tokens": answer.input_words + answer.output_words,
+        "prompt_tokens_details": {"audio_tokens": 0, "cached_tokens": 0, "cache_write_tokens": 0},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": 0,
+            "audio_tokens": 0,
+            "reasoning_tokens": answer.reasoning_words,
+            "rejected_prediction_tokens": 0,
+        },
+    }

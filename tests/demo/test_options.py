@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.demo.tools import OfferedTool, choose_tool
+from forwarder.demo.options import AnswerFormat, OfferedTool, choose_tool, read_format
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
 SEARCH = ("tools[0]", {"type": "web_search"})
@@ -89,4 +89,43 @@ def test_a_malformed_tool_is_refused_even_when_it_would_not_be_called(
 def test_a_choice_that_cannot_be_met_is_refused(choice: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         choose_tool(OFFERS, choice)
+    assert caught.value.param == param
+
+
+EMPTY_SCHEMA = {"type": "object", "properties": {}}
+BODY = {"name": "n", "schema": EMPTY_SCHEMA}
+
+
+@pytest.mark.parametrize("spec", [None, {"type": "text"}])
+def test_text_needs_no_format(spec: Any) -> None:
+    assert read_format(spec, "f.", "hi", nested=True) is None
+
+
+def test_a_json_object_says_what_was_said() -> None:
+    schema = {"const": {"demo": True, "you_said": "hi"}}
+    assert read_format({"type": "json_object"}, "f.", "hi", nested=False) == AnswerFormat(
+        schema, "f"
+    )
+
+
+def test_a_schema_is_found_in_both_forms() -> None:
+    flat = read_format({"type": "json_schema", **BODY}, "f.", "", nested=False)
+    nested = read_format({"type": "json_schema", "json_schema": BODY}, "f.", "", nested=True)
+    assert flat == AnswerFormat(EMPTY_SCHEMA, "f.schema")
+    assert nested == AnswerFormat(EMPTY_SCHEMA, "f.json_schema.schema")
+
+
+@pytest.mark.parametrize(
+    ("spec", "nested", "param"),
+    [
+        ({}, True, "f.type"),
+        ({"type": "yaml"}, True, "f.type"),
+        ({"type": "json_schema", **BODY}, True, "f.json_schema"),
+        ({"type": "json_schema", "json_schema": BODY}, False, "f.name"),
+        ({"type": "json_schema", "name": "n", "schema": "s"}, False, "f.schema"),
+    ],
+)
+def test_a_malformed_format_is_refused(spec: Any, nested: bool, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_format(spec, "f.", "", nested=nested)
     assert caught.value.param == param

@@ -1,14 +1,158 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import Response, ResponseStreamEvent, response_input_item_param
 from pydantic import TypeAdapter
 
-from forwarder.demo import responses_reply
+from forwarder.core.errors import InvalidRequest, NotFound
+from forwarder.demo import responses
 from forwarder.demo.answer import DemoAnswer, DemoPrompt, make_answer
-from forwarder.demo.tools import OfferedTool
+from forwarder.demo.options import OfferedTool
+from forwarder.demo.responses import ITEM_TYPES, read_prompt
+
+USER = {"role": "user", "content": "hi there"}
+TOOL = {"type": "function", "name": "add", "parameters": {"type": "object"}}
+CALL = {"type": "function_call", "call_id": "c1", "name": "add", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "c1", "output": "four"}
+CUSTOM_CALL = {"type": "custom_tool_call", "call_id": "c2", "name": "patch", "input": "x"}
+CUSTOM_RESULT = {"type": "custom_tool_call_output", "call_id": "c2", "output": "five"}
+
+
+def request(*items: Any, **more: Any) -> dict[str, Any]:
+    return {"model": "demo", "input": list(items) or "hi there", **more}
+
+
+def test_a_string_is_what_the_user_said() -> None:
+    prompt = read_prompt(request(instructions="be brief please"))
+    assert (prompt.user_text, prompt.word_count) == ("hi there", 5)
+
+
+def test_the_last_user_message_is_what_was_said() -> None:
+    parts = [{"type": "input_text", "text": "what is"}, {"type": "input_image", "image_url": "x"}]
+    spoken = {"type": "message", "role": "assistant", "content": [
+        {"type": "output_text", "text": "ok", "annotations": []}
+    ]}  # fmt: skip
+    prompt = read_prompt(
+        request(USER, spoken, {"type": "message", "role": "user", "content": parts})
+    )
+    assert prompt.user_text == "what is [input_image]"
+
+
+def test_the_results_at_the_end_are_read_in_order() -> None:
+    parts = {**CUSTOM_RESULT, "output": [{"type": "input_text", "text": "five"}]}
+    assert read_prompt(request(USER, CALL, CUSTOM_CALL, RESULT, parts)).tool_results == (
+        "four",
+        "five",
+    )
+
+
+def test_results_of_client_tools_are_results_too() -> None:
+    shell = {"type": "local_shell_call_output", "id": "c", "output": '{"stdout": "x"}'}
+    screen = {"type": "computer_call_output", "output": {"type": "computer_screenshot"}}
+    assert read_prompt(request(USER, shell)).tool_results == ('{"stdout": "x"}',)
+    assert read_prompt(request(USER, screen)).tool_results == ("[computer_screenshot]",)
+
+
+def test_results_before_a_new_user_message_are_history() -> None:
+    assert read_prompt(request(USER, CALL, RESULT, USER)).tool_results == ()
+
+
+def test_tools_may_come_with_the_request_or_among_the_items() -> None:
+    more = {"type": "additional_tools", "role": "developer", "tools": [TOOL]}
+    with_request, among_items = (
+        read_prompt(request(tools=[TOOL])).tool,
+        read_prompt(request(more, USER)).tool,
+    )
+    assert with_request
+    assert among_items
+    assert with_request.param == "tools[0].parameters"
+    assert among_items.param == "input[0].tools[0].parameters"
+
+
+def test_no_effort_is_no_thought() -> None:
+    assert not read_prompt(request(reasoning={"effort": "none"})).includes_reasoning
+    assert read_prompt(request(reasoning={"effort": "low"})).includes_reasoning
+
+
+def test_the_format_is_read_in_its_flat_form() -> None:
+    wanted = {"type": "json_schema", "name": "n", "schema": {"const": 1}}
+    form = read_prompt(request(text={"format": wanted})).format
+    assert form
+    assert form.schema == {"const": 1}
+
+
+def test_null_and_unknown_parameters_are_let_through() -> None:
+    assert (
+        read_prompt(request(temperature=None, tools=None, presence_penalty=1)).user_text
+        == "hi there"
+    )
+
+
+def test_every_item_type_of_the_sdk_is_known() -> None:
+    known: set[str] = set()
+    for item in get_args(response_input_item_param.ResponseInputItemParam):
+        kind = get_type_hints(item).get("type")
+        known |= _strings(kind)
+    assert known == set(ITEM_TYPES)
+
+
+def _strings(hint: Any) -> set[str]:
+    if isinstance(hint, str):
+        return {hint}
+    return {name for inner in get_args(hint) for name in _strings(inner)}
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"input": "hi"}, "model"),
+        ({"model": "demo"}, "input"),
+        ({"model": "demo", "input": 3}, "input"),
+        (request("hi"), "input[0]"),
+        (request({"content": "hi"}), "input[0].type"),
+        (request({"type": "text"}), "input[0].type"),
+        (request({"role": "tool", "content": "hi"}), "input[0].role"),
+        (request({"role": "user"}), "input[0].content"),
+        (request({**USER, "content": [{"type": "text"}]}), "input[0].content[0].type"),
+        (
+            request({"role": "assistant", "content": [{"type": "input_text", "text": "x"}]}),
+            "input[0].content[0].type",
+        ),
+        (request(USER, {**CALL, "arguments": {}}, RESULT), "input[1].arguments"),
+        (request(USER, CALL, {**RESULT, "output": {}}), "input[2].output"),
+        (request(USER, CALL), "input"),
+        (request(USER, RESULT), "input"),
+        (request(USER, CALL, RESULT, RESULT), "input"),
+        (request(USER, CALL, {**CUSTOM_RESULT, "call_id": "c1"}), "input"),
+        (request(max_output_tokens=15), "max_output_tokens"),
+        (request(temperature="hot"), "temperature"),
+        (request(previous_response_id="resp_1"), "previous_response_id"),
+        (request(tool_choice="required"), "tool_choice"),
+        (request(tools=[{"type": "function", "function": {"name": "nested"}}]), "tools[0].name"),
+        (request(text={"format": {"type": "json_schema", "name": 1}}), "text.format.name"),
+        (request(text={"format": "json"}), "text.format"),
+    ],
+)
+def test_a_bad_request_is_refused_by_its_place(body: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_prompt(body)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (request(USER, conversation="conv_1"), "conversation"),
+        (request({"type": "item_reference", "id": "msg_1"}), "input"),
+    ],
+)
+def test_what_would_need_a_memory_is_not_found(body: Any, param: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        read_prompt(body)
+    assert caught.value.param == param
+
 
 JSON = dict[str, Any]
 
@@ -65,7 +209,7 @@ CUSTOM = [
 
 
 def events(shown: DemoAnswer, request: JSON = ASK) -> list[JSON]:
-    return list(responses_reply.iter_events(request, shown, "k", 7))
+    return list(responses.iter_events(request, shown, "k", 7))
 
 
 def course(shown: DemoAnswer) -> list[str]:
@@ -101,13 +245,13 @@ def test_every_event_is_one_the_sdk_knows(shown: DemoAnswer) -> None:
 
 @SHOWN
 def test_the_whole_is_one_the_sdk_knows(shown: DemoAnswer) -> None:
-    whole = WHOLE.validate_python(responses_reply.build_response(ASK, shown, "k", 7), strict=True)
+    whole = WHOLE.validate_python(responses.build_response(ASK, shown, "k", 7), strict=True)
     assert set(whole.model_extra or ()) <= UNNAMED
 
 
 @SHOWN
 def test_the_stream_folds_to_the_whole(shown: DemoAnswer) -> None:
-    told, whole = events(shown), responses_reply.build_response(ASK, shown, "k", 7)
+    told, whole = events(shown), responses.build_response(ASK, shown, "k", 7)
     done = [event["item"] for event in told if event["type"] == "response.output_item.done"]
     assert told[-1]["response"] == whole
     assert done == whole["output"]
@@ -159,22 +303,22 @@ def test_an_item_opens_empty_but_with_its_name(shown: DemoAnswer) -> None:
     ],
 )
 def test_the_status_tells_how_it_ended(name: str, status: str, last: str) -> None:
-    whole = responses_reply.build_response(ASK, ANSWERS[name], "k", 7)
+    whole = responses.build_response(ASK, ANSWERS[name], "k", 7)
     assert (whole["status"], whole["output"][-1]["status"]) == (status, last)
     reason = {"reason": "max_output_tokens"} if status == "incomplete" else None
     assert whole["incomplete_details"] == reason
 
 
 def test_a_call_has_its_ids_and_its_namespace() -> None:
-    call = responses_reply.build_response(ASK, ANSWERS["function"], "k", 7)["output"][-1]
+    call = responses.build_response(ASK, ANSWERS["function"], "k", 7)["output"][-1]
     assert (call["id"], call["call_id"]) == ("fc_k", "call_k")
     assert (call["namespace"], call["name"]) == ("crm", "add")
     assert call["arguments"] == '{"n": "a b"}'
 
 
 def test_reasoning_is_sealed_only_when_asked() -> None:
-    sealed = responses_reply.build_response(ASK, ANSWERS["text"], "k", 7)["output"][0]
-    bare = responses_reply.build_response({"model": "any"}, ANSWERS["text"], "k", 7)["output"][0]
+    sealed = responses.build_response(ASK, ANSWERS["text"], "k", 7)["output"][0]
+    bare = responses.build_response({"model": "any"}, ANSWERS["text"], "k", 7)["output"][0]
     assert sealed["encrypted_content"]
     assert "encrypted_content" not in bare
     assert sealed["summary"] == bare["summary"]
@@ -190,7 +334,7 @@ def test_the_response_repeats_the_request() -> None:
         "reasoning": {"effort": "low"},
         "text": {"format": {"type": "json_object"}},
     }
-    whole = responses_reply.build_response(request, ANSWERS["text"], "k", 7)
+    whole = responses.build_response(request, ANSWERS["text"], "k", 7)
     assert {name: whole[name] for name in asked} == asked
     assert whole["tools"] == [{**tool, "description": None, "parameters": None, "strict": True}]
     assert whole["reasoning"] == {"effort": "low", "summary": None}
@@ -198,7 +342,7 @@ def test_the_response_repeats_the_request() -> None:
 
 
 def test_usage_counts_words() -> None:
-    assert responses_reply.build_response(ASK, ANSWERS["cut in the text"], "k", 7)["usage"] == {
+    assert responses.build_response(ASK, ANSWERS["cut in the text"], "k", 7)["usage"] == {
         "input_tokens": 1,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": 9,
