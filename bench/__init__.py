@@ -1,22 +1,22 @@
-"""What forwarding costs: CPU microseconds per streamed chunk and per request.
+"""Benchmark of the forwarding cost: CPU microseconds per streamed chunk and per request.
 
     load ──HTTP/SSE──▶ relay      ──HTTP/SSE──▶ upstream
     load ──HTTP/SSE──▶ forwarder  ──HTTP/SSE──▶ upstream
 
-Each of the four is a process of its own on loopback.  The relay runs under the same server as the
-forwarder and copies bytes without reading them, so what it costs no forwarder on this stack can
-save; the ratio of the two, taken in one run, is the figure that means the same on any machine.
+Each of the four boxes is a separate process on loopback. The relay runs under the same server as
+the forwarder and copies bytes without reading them, so its cost is the minimum for this stack. The
+ratio of both costs in one run is comparable across machines.
 
-- `__main__.py` is the command: ``python -m bench --help``.
-- `workloads.py` says what is asked, `shape.py` what is answered.
-- `script.py` renders answers once, `upstream.py` sends them; `relay.py` is the floor.
-- `load.py` asks, `wire.py` and `reading.py` read what came and say what is wrong with it.
-- `processes.py` starts, watches and stops; `measure.py` takes turns; `report.py` prints.
+- `__main__.py`: the command ``python -m bench --help``.
+- `workloads.py`: the requests; `shape.py`: the answers.
+- `script.py` renders each answer once, `upstream.py` sends it; `relay.py` is the baseline.
+- `load.py` sends the requests; `wire.py` and `reading.py` parse and validate the answers.
+- `processes.py` runs the processes; `measure.py` alternates the targets; `report.py` prints.
 
-And what becomes of more requests than it can serve: ``python -m bench.overload --help``.
+Overload test, with more requests than a worker can serve: ``python -m bench.overload --help``.
 
-And what it keeps: ``python -m bench.soak --help`` asks for long and at once, with faults.
+Soak test, with many concurrent streams and faults for a long time: ``python -m bench.soak --help``.
 
-- `soak.py` is the command; `mixture.py` says what is asked and how it has to end.
-- `watched.py` is the forwarder with a count of what it holds.
+- `soak.py`: the command; `mixture.py`: the requests and their expected outcomes.
+- `watched.py`: the forwarder with an additional route that counts open resources.
 """

@@ -13,36 +13,37 @@ from bench.measure import Failed, measured, stage
 from bench.workloads import WORKLOADS, Workload
 
 _ABOUT = """\
-Measure what the forwarder costs, next to a relay that copies the same bytes under the same server.
+Measure the cost of the forwarder, compared with a relay that copies the same bytes under the same
+server.
 
-A scripted upstream, the relay, the forwarder (one worker each) and the load run as processes of
-their own on loopback; nothing else is needed, and nothing is left running.  The figures are CPU
-microseconds, user and system, of the target's processes alone.  Every answer is read to its end
-and compared with what the upstream was told to say; a wrong one is reported and fails the run."""
+A scripted upstream, the relay, the forwarder (one worker each) and the load run as separate
+processes on loopback. The command needs nothing else and leaves nothing running. The figures are
+CPU microseconds (user and system) of the target's processes only. Every answer is read completely
+and compared with the script; the command reports wrong answers and fails."""
 
 _NOTES = """\
 reading the table:
-  client → upstream   the protocol asked in, and the one the forwarder asks in; the relay has no
-                      choice and speaks the client's on both sides
-  µs/chunk            per chunk that carries text, reasoning or arguments, the stream's opening
-                      and ending included
+  client → upstream   the protocol of the client, and the one of the forwarder's upstream request;
+                      the relay uses the client's protocol on both sides
+  µs/chunk            per chunk with text, reasoning or arguments, including the start and the end
+                      of the stream
   µs/request          per whole answer or per whole stream
-  stored              beside a forwarder without a database instead of the relay
-  ratio               the forwarder's cost to the relay's, in this run: the figure to compare
-                      between machines and days, since microseconds change with both
+  stored              compared with a forwarder without a database instead of the relay
+  ratio               cost of the forwarder / cost of the relay in this run: compare this figure
+                      between machines and days, since microseconds vary with both
 
-How much of a burst arrives at once depends on how busy the machine is, and what arrives at once is
-relayed at once; "paced", "short" and "history" are steadier than "burst" and "long".  All workloads
-together take a little over a minute.
+On a busy machine more chunks of a burst arrive together and are relayed together, so "paced",
+"short" and "history" are more stable than "burst" and "long". All workloads together take a little
+over a minute.
 
-exit status: 0 when every answer was right, 1 otherwise.  Needs Linux (/proc)."""
+exit status: 0 if every answer was correct, 1 otherwise. Needs Linux (/proc)."""
 
 
 def main() -> int:
-    """Run the workloads that were asked for; 0 when every answer was right."""
+    """Run the selected workloads; returns 0 if every answer was correct, otherwise 1."""
     options = _options()
     for number in (signal.SIGINT, signal.SIGTERM):
-        # an exception, so that what was started is stopped on the way out
+        # SystemExit, so that the context managers stop the started processes
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:

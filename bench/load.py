@@ -1,7 +1,8 @@
-"""The load: a process that asks, so that what asking costs is nobody's.  ``python -m bench.load``.
+"""The load generator: ``python -m bench.load``.
 
-It reads one job a line on standard input and writes one outcome a line on standard output.
-Answers are only gathered while a job runs; they are read, and doubted, after it.
+It is a separate process, so that its CPU time is not attributed to a target. It reads one job per
+line on standard input and writes one outcome per line on standard output. Answers are only
+collected during a job and validated after it.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from bench import reading, wire
 from bench.workloads import WORKLOADS, Workload
 
 _LIMIT = 120
-"""Seconds that a job may take."""
+"""Timeout of a job in seconds."""
 
 _WORKLOADS = {workload.name: workload for workload in WORKLOADS}
 
 
 @dataclass(frozen=True)
 class Job:
-    """Send ``requests`` of a workload as a client of a protocol to a port on loopback."""
+    """Send ``requests`` requests of a workload in the protocol ``client`` to a loopback port."""
 
     port: int
     client: str
@@ -36,14 +37,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many answers were complete and right, and what was wrong with others, each once."""
+    """The number of complete and correct answers, and the distinct faults of the others."""
 
     completed: int
     faults: list[str]
 
 
 def outcome_of(job: Job) -> Outcome:
-    """Run a job and judge its answers."""
+    """Run a job and validate its answers."""
     workload = _WORKLOADS[job.workload]
     answers, faults = asyncio.run(_gathered(job, workload))
     judged = [_fault(answer, job, workload) for answer in answers]
@@ -67,7 +68,7 @@ async def _gathered(job: Job, workload: Workload) -> tuple[list[bytearray], list
 async def _client(
     port: int, request: bytes, turns: Iterator[int], answers: list[bytearray]
 ) -> None:
-    """One connection that takes turns until none is left."""
+    """Send requests over one connection until no turns are left."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     with closing(writer):
         for _ in turns:
@@ -76,7 +77,7 @@ async def _client(
 
 
 async def answer(reader: asyncio.StreamReader) -> bytearray:
-    """One response, read to its end; raises ConnectionError when it is cut off before."""
+    """Read one complete response; raises ConnectionError if the connection closes before."""
     raw = bytearray()
     while not wire.is_complete(raw):
         data = await reader.read(2**18)
@@ -94,7 +95,7 @@ def _fault(raw: bytearray, job: Job, workload: Workload) -> str | None:
 
 
 def main() -> None:
-    """Do jobs until standard input ends."""
+    """Run jobs until standard input ends."""
     for line in sys.stdin:
         outcome = outcome_of(Job(**json.loads(line)))
         print(json.dumps(asdict(outcome)), flush=True)

@@ -1,6 +1,6 @@
-"""Taking turns: every target does the same job, round by round, and its CPU time is read.
+"""The measurement: every target runs the same job in each round, and its CPU time is recorded.
 
-Targets alternate within a round, so that a slow drift of the machine falls on all of them alike.
+Targets alternate within a round, so that a slow drift of the machine affects all of them equally.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class Failed(Exception):
 
 @dataclass
 class Figures:
-    """CPU microseconds per answered request, one figure a round, and what went wrong."""
+    """CPU microseconds per answered request, one figure per round, and the faults."""
 
     costs: list[float] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
 
 Key = tuple[str, str]
-"""A client's protocol and a target's name."""
+"""The client's protocol and the target's name."""
 
 
 @contextmanager
 def stage(folder: Path) -> Iterator[tuple[list[Running], Ask]]:
-    """The targets, running, and the load that asks them; all of it ends with the context."""
+    """Start the targets and the load generator; stop all of them at the end of the context."""
     with ExitStack() as stack:
         upstream = stack.enter_context(serving("upstream", ["bench.upstream", "{fd}"], folder))
         relay = [*_SERVER, "bench.relay:app"]
@@ -64,7 +64,7 @@ def _relay_env(port: int) -> dict[str, str]:
 
 
 def environment_for(port: int, database: str) -> dict[str, str]:
-    """The settings of a forwarder whose upstreams are all on one port, and of its database."""
+    """Return the environment of a forwarder with this database and all upstreams on one port."""
     url = f"http://127.0.0.1:{port}/v1"
     names = ("CHAT", "RESPONSES")
     settings = {f"{name}_BASE_URL": url for name in names}
@@ -104,10 +104,10 @@ def _load() -> Iterator[Ask]:
 def measured(
     workload: Workload, targets: Sequence[Running], ask: Ask, rounds: int
 ) -> dict[Key, Figures]:
-    """The figures of one workload, for each client and target."""
+    """Measure one workload for each client and target."""
     compared = [target for target in targets if target.name in (workload.beside, "forwarder")]
     turns = [(client, target) for client in workload.clients for target in compared]
-    if not workload.shape.pause:  # pauses make a warm-up long, and leave nothing cold
+    if not workload.shape.pause:  # paced workloads need no warm-up, and it would take long
         for client, target in turns:
             _warmed(workload, client, target, ask)
     figures = {(client, target.name): Figures() for client, target in turns}

@@ -1,4 +1,4 @@
-"""What the soak asks: every kind of answer, some of them broken, and how each must end."""
+"""The requests of the soak test: all kinds of answers, some with faults, and their outcomes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SHAPES = (
     Shape(text=300),
 )
 _SHARE = 0.05
-"""The part of the requests that each thing which can go wrong befalls."""
+"""The share of requests that each kind of fault affects."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One request: what is asked, and what goes wrong with it.
+    """One request and its fault.
 
-    ``fault`` is one of ``bench.shape.FAULTS``, ``leave`` (the client does), or none.
+    ``fault`` is one of ``bench.shape.FAULTS``, ``leave`` (the client disconnects), or ``None``.
     """
 
     client: str
@@ -35,16 +35,16 @@ class Turn:
     fault: str | None
 
     def request(self, port: int) -> bytes:
-        """The bytes that ask for it."""
+        """Return the bytes of the HTTP request."""
         body = self.workload.body(self.client)
         if self.client == "responses":
-            body["store"] = False  # what is stored is kept, up to a limit: memory that may grow
+            body["store"] = False  # stored responses would legitimately grow memory
         if self.fault in FAULTS:
             body["model"] = faulty(body["model"], self.fault)
         return wire.request(port, self.client, orjson.dumps(body))
 
     def wrong(self, raw: bytes | bytearray) -> str | None:
-        """What is wrong with the answer, or ``None``."""
+        """Return the fault of the answer, or ``None`` if it is as expected."""
         status, body = wire.status_of(raw), wire.body_of(raw)
         streamed, about = self.workload.streamed, f"{self.client}, {self.fault or 'sound'}"
         if self.fault == "fail" or (self.fault == "cut" and not streamed):
@@ -59,8 +59,7 @@ class Turn:
 
 
 def drawn(random: Random) -> Turn:
-    """Any turn; a client that leaves, an upstream that breaks off and one that fails are as
-    frequent as each other."""
+    """Draw a random turn. Each kind of fault has the same probability."""
     shape = random.choice(_SHAPES)
     streamed, passthrough = random.random() < 0.7, random.random() < 0.3
     workload = Workload("soak", "", shape, 1, 1, streamed, passthrough=passthrough)

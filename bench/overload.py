@@ -1,4 +1,4 @@
-"""More requests than a worker can serve: ``python -m bench.overload``."""
+"""The overload test, with more requests than a worker can serve: ``python -m bench.overload``."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from bench.shape import Shape
 from bench.workloads import Workload
 
 _ABOUT = """\
-Send one worker of the forwarder 1, 2, 5 and 10 times as many requests as it can serve, and report
-what becomes of them and how long the worker takes to recover.
+Send one worker of the forwarder 1, 2, 5 and 10 times as many requests as it can serve. Report
+their outcomes and the recovery time of the worker.
 
-Half of the requests are streams of 50 chunks, one each 20 ms, the others are short whole answers.
-What the worker can serve is measured first, by nine tenths of the clients that it admits, each of
-which asks again when it is answered.  The loads after that are open: requests arrive at their rate
-whatever becomes of those before them.  Takes about a minute at most.
+Half of the requests are streams of 50 chunks, one every 20 ms; the others are short whole answers.
+The capacity is measured first, with a closed load: as many clients as 90 % of the admission limit,
+each of which sends the next request after an answer. The following loads are open: requests arrive
+at a fixed rate, independently of earlier ones. Takes at most about a minute.
 
-exit status: 0 when every request was answered or refused with Retry-After and the worker recovered
+exit status: 0 if every request was answered or refused with Retry-After and the worker recovered
 within 5 seconds, 1 otherwise."""
 
 _KINDS = (
@@ -38,21 +38,21 @@ _KINDS = (
     Workload("short", "a short whole answer", Shape(text=20), 1, 1, streamed=False),
 )
 _SECONDS = 5.0
-"""How long each load lasts."""
+"""Duration of each load in seconds."""
 
 _PATIENCE = 20.0
-"""Seconds in which every request has to be answered."""
+"""Timeout of a request in seconds."""
 
 MAX_RECOVERY = 5.0
-"""Seconds after which the worker has to be as fast as before."""
+"""Maximum recovery time of the worker in seconds."""
 
 _FAST = 0.25
-"""Seconds in which a worker that has recovered answers a short request; busy machines included."""
+"""Latency in seconds below which a short request counts as fast, even on a busy machine."""
 
 
 @dataclass
 class Outcomes:
-    """What became of the requests of one load, until the last answer; times are in seconds."""
+    """The outcomes of one load up to its last answer; times are in seconds."""
 
     served: int = 0
     elapsed: float = _SECONDS
@@ -65,7 +65,7 @@ class Outcomes:
 
 
 async def ask(port: int, workload: Workload, outcomes: Outcomes) -> None:
-    """Send one request over a connection of its own, and note what became of it."""
+    """Send one request over a new connection and record its outcome."""
     request = wire.request(port, "responses", orjson.dumps(_make_body(workload)))
     started = time.monotonic()
     try:
@@ -103,7 +103,7 @@ def _make_body(workload: Workload) -> dict[str, object]:
 
 
 async def measure_capacity(port: int, clients: int, seconds: float = _SECONDS) -> float:
-    """Requests per second that are served when each client waits for its answer."""
+    """Return the requests served per second if each client waits for its answer."""
     kinds, outcomes = itertools.cycle(_KINDS), Outcomes()
     end = time.monotonic() + seconds
 
@@ -119,7 +119,7 @@ async def measure_capacity(port: int, clients: int, seconds: float = _SECONDS) -
 
 
 async def send_load(port: int, rate: float, seconds: float = _SECONDS) -> tuple[Outcomes, float]:
-    """What became of ``rate`` requests a second, and how long the recovery took afterwards."""
+    """Send ``rate`` requests per second; returns their outcomes and the recovery time."""
     outcomes, kinds = Outcomes(), itertools.cycle(_KINDS)
     started = time.monotonic()
     tasks = []
@@ -133,7 +133,7 @@ async def send_load(port: int, rate: float, seconds: float = _SECONDS) -> tuple[
 
 
 async def measure_recovery(port: int) -> float:
-    """Seconds until the first of five short requests in a row that are answered fast."""
+    """Return the seconds until the first of five consecutive fast answers."""
     began = fast_since = time.monotonic()
     fast = 0
     while fast < 5 and time.monotonic() < began + _PATIENCE:
@@ -149,14 +149,14 @@ async def measure_recovery(port: int) -> float:
 
 
 def find_percentile(seconds: list[float], share: float) -> str:
-    """The value that a ``share`` of them do not exceed, in milliseconds."""
+    """Return the percentile ``share`` (0 to 1) in milliseconds."""
     if not seconds:
         return "–"
     return f"{sorted(seconds)[min(len(seconds) - 1, int(len(seconds) * share))] * 1000:.0f}"
 
 
 def describe_load(factor: float, rate: float, outcomes: Outcomes, recovery: float) -> str:
-    """A row of the table."""
+    """Format a row of the table."""
     total = outcomes.served + len(outcomes.refusals) + len(outcomes.faults)
     cells = [
         f"{factor:g}×",
@@ -180,7 +180,7 @@ _HEADER = """\
 
 
 def run_loads(limit: int, wait: float, folder: Path) -> Iterator[str]:
-    """Rows of the table, and what went wrong."""
+    """Run all loads, print the table, and yield the faults."""
     with ExitStack() as stack:
         upstream = stack.enter_context(serving("upstream", ["bench.upstream", "{fd}"], folder))
         module = ["gunicorn", "-w", "1", "-b", "fd://{fd}", "wsgi:app"]
@@ -190,7 +190,7 @@ def run_loads(limit: int, wait: float, folder: Path) -> Iterator[str]:
             "FORWARDER_LOG_LEVEL": "ERROR",
         }
         port = stack.enter_context(serving("forwarder", module, folder, env)).port
-        asyncio.run(measure_capacity(port, 8, 0.5))  # what is made once is there afterwards
+        asyncio.run(measure_capacity(port, 8, 0.5))  # warm-up
         capacity = asyncio.run(measure_capacity(port, limit * 9 // 10 or 90))
         print(f"One worker serves {capacity:.0f} requests a second.\n\n{_HEADER}", flush=True)
         for factor in (1, 2, 5, 10):
@@ -202,7 +202,7 @@ def run_loads(limit: int, wait: float, folder: Path) -> Iterator[str]:
 
 
 def main() -> int:
-    """Run the loads; 0 when all requests were answered and the worker recovered."""
+    """Run the loads; returns 0 if all requests were answered and the worker recovered."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.overload",
         description=_ABOUT,

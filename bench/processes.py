@@ -1,7 +1,7 @@
-"""Processes on loopback: started on a socket that is already theirs, watched, and stopped.
+"""Starts processes that inherit a listening loopback socket, reads their CPU time, stops them.
 
-The socket listens before its process runs, so no port is guessed and no start is polled for: the
-first request waits until it is answered.
+The socket listens before its process starts, so there is no port guessing and no polling: the
+first request waits in the backlog until the process accepts it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
-"""Variables that processes inherit; the operator's own settings must not change a measurement."""
+"""Inherited environment variables. The operator's settings must not affect a measurement."""
 
 _PATIENCE = 10
-"""Seconds that a process has to end by itself."""
+"""Seconds between SIGTERM and SIGKILL."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A process that serves on a port of loopback; ``log`` is what it says."""
+    """A process that serves on a loopback port; ``log`` is the file with its output."""
 
     name: str
     pid: int
@@ -35,11 +35,11 @@ class Running:
     log: Path
 
     def last_words(self) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
         return self.log.read_text(errors="replace")[-2000:]
 
     def cpu(self) -> float:
-        """User and system microseconds of the process and its descendants so far."""
+        """Return the CPU microseconds (user and system) of the process and its descendants."""
         return sum(map(_cpu_of, tree(self.pid)))
 
 
@@ -47,7 +47,7 @@ class Running:
 def serving(
     name: str, module: list[str], folder: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[Running]:
-    """Run ``python -m module``, in which ``{fd}`` stands for a listening socket, while in here."""
+    """Run ``python -m module`` during the context; ``{fd}`` is replaced by a listening socket."""
     log = folder / f"{name}.log"
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         port = listener.getsockname()[1]
@@ -70,26 +70,26 @@ def serving(
 
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
-    """A clean environment with ``more`` in it."""
+    """Return a clean environment plus ``more``."""
     return {name: os.environ[name] for name in _KEPT if name in os.environ} | dict(more)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a session, and whatever it started."""
+    """Stop a session leader and all processes of its group."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_PATIENCE)
-    with suppress(ProcessLookupError):  # the rule: nothing of it is left
+    with suppress(ProcessLookupError):  # usually all of them have already stopped
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def tree(pid: int) -> list[int]:
-    """A process and its descendants."""
+    """Return the pids of a process and its descendants."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            # the name, in brackets, may hold anything
+            # the process name, in parentheses, may contain any character
             parent = path.read_text().rpartition(")")[2].split()[1]
             children.setdefault(int(parent), []).append(int(path.parent.name))
     found = [pid]
@@ -99,7 +99,7 @@ def tree(pid: int) -> list[int]:
 
 
 def _cpu_of(pid: int) -> float:
-    """Microseconds on a processor, of all threads; finer than the clock ticks of ``stat``."""
+    """Return the CPU microseconds of all threads; ``schedstat`` is more precise than ``stat``."""
     used = 0
     for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with suppress(OSError):

@@ -1,6 +1,6 @@
-"""What an answer says, read as a client reads it, and what is wrong with it.
+"""Parses answers as a client does and validates them.
 
-This is the benchmark's own reading, so that a fast wrong answer is not taken for a fast one.
+The benchmark checks every answer, so that a fast but wrong answer does not count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SAID = {"content": "text", "reasoning_content": "reasoning", "reasoning": "reas
 
 @dataclass
 class Answer:
-    """What was said, in how many pieces, and the endings in the order they came."""
+    """The content of an answer, its number of deltas, and its end markers in order of arrival."""
 
     text: str = ""
     reasoning: str = ""
@@ -38,18 +38,18 @@ class Answer:
     after_end: int = 0
 
     def say(self, kind: str, piece: object) -> None:
-        """Add one piece; an empty one says nothing."""
+        """Append a piece of content; an empty one is not counted as a delta."""
         if piece:
             setattr(self, kind, getattr(self, kind) + str(piece))
             self.deltas += 1
 
     def end(self, how: str) -> None:
-        """Note an ending."""
+        """Record an end marker."""
         self.endings += (how,)
 
 
 def expected(protocol: str, shape: Shape, streamed: bool) -> Answer:
-    """The answer that a client of ``protocol`` should read."""
+    """Return the answer that a client of ``protocol`` should receive."""
     if protocol == "chat":
         endings: tuple[str, ...] = ("tool_calls" if shape.arguments else "stop",)
         endings += ("[DONE]",) if streamed else ()
@@ -65,7 +65,7 @@ def expected(protocol: str, shape: Shape, streamed: bool) -> Answer:
 
 
 def fault(body: bytes, protocol: str, shape: Shape, streamed: bool) -> str | None:
-    """What is wrong with the body of an answer, or ``None``."""
+    """Return the fault of an answer body, or ``None`` if it is correct."""
     try:
         got = read(body, protocol, streamed)
     except (ValueError, LookupError, TypeError) as error:
@@ -82,7 +82,7 @@ def fault(body: bytes, protocol: str, shape: Shape, streamed: bool) -> str | Non
 
 
 def failure_fault(body: bytes, protocol: str) -> str | None:
-    """What is wrong with a stream that has to end by telling of a failure, or ``None``."""
+    """Return the fault of a stream that must end with an error, or ``None`` if it does."""
     try:
         events = [p if p == b"[DONE]" else orjson.loads(p) for p in _payloads(body)]
     except ValueError as error:
@@ -111,7 +111,7 @@ _TOLD_BY = {"chat": _told_by_chunk, "responses": _told_by_event}
 
 
 def read(body: bytes, protocol: str, streamed: bool) -> Answer:
-    """The answer in a body; raises ValueError or LookupError when there is none."""
+    """Parse the answer in a body; raises ValueError, LookupError or TypeError."""
     answer = Answer()
     if streamed:
         for payload in _payloads(body):
@@ -124,7 +124,7 @@ def read(body: bytes, protocol: str, streamed: bool) -> Answer:
 
 
 def _payloads(body: bytes) -> list[bytes]:
-    """The data of each event; comments and event names are passed over."""
+    """Return the data of each event; comments and event names are skipped."""
     blocks = body.split(b"\n\n")
     if blocks.pop():
         raise ValueError("the last event has no end")
@@ -179,7 +179,7 @@ def _read_message(answer: Answer, message: Json) -> None:
 
 
 def _unfold_thinking(answer: Answer) -> None:
-    """Reasoning may stand at the head of the content, as the forwarder writes it by default."""
+    """Move reasoning from the head of the content, the forwarder's default style for Chat."""
     block = _THINKING.match(answer.text)
     if block:
         answer.reasoning += block[1]

@@ -1,7 +1,7 @@
-"""The floor: a WSGI application that copies the upstream's bytes without reading them.
+"""The baseline: a WSGI application that copies the upstream's bytes without reading them.
 
-It asks in HTTP/1.0, with the connection kept, so that the end of an answer is a length and no
-framing has to be taken off.  ``RELAY_PORT`` is the upstream's port on loopback.
+It sends HTTP/1.0 requests with keep-alive, so that answers have a length and no chunked framing to
+remove. ``RELAY_PORT`` is the upstream's loopback port.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _idle: list[socket.socket] = []
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
-    """Send the request on and return what comes back, as it comes."""
+    """Forward the request and stream the answer back."""
     body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
     upstream = _idle.pop() if _idle else _connected()
     upstream.sendall(
@@ -33,7 +33,7 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator
         raise ValueError("the upstream's head did not arrive in one piece")
     status, content_type, length = (group.decode() for group in head.groups())
     headers = [("Content-Type", content_type)]
-    if content_type == "application/json":  # a stream's length is not known beforehand in real life
+    if content_type == "application/json":  # real streams have no known length
         headers.append(("Content-Length", length))
     start_response(status, headers)
     return _copied(upstream, first[head.end() :], int(length))

@@ -1,4 +1,4 @@
-"""The table: Markdown, one row for each workload and client."""
+"""Formats the results as a Markdown table with one row per workload and client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEADER = """\
 
 
 def header(rounds: int) -> str:
-    """What the rows below it were measured on, and the head of the table."""
+    """Return a description of the environment and the table header."""
     return (
         f"CPU time (user and system) on Python {platform.python_version()}, "
         f"{os.cpu_count()} cores, one worker; median of {rounds} rounds.\n\n{_HEADER}"
@@ -25,12 +25,12 @@ def header(rounds: int) -> str:
 
 
 def rows(workload: Workload, figures: Mapping[Key, Figures]) -> str:
-    """A workload's rows; the ratio is the forwarder's cost to that of what it is beside."""
+    """Return a workload's rows; the ratio is the forwarder's cost / the cost of ``beside``."""
     return "\n".join(_row(workload, client, figures) for client in workload.clients)
 
 
 def faults(workload: Workload, figures: Mapping[Key, Figures]) -> list[str]:
-    """One line for each thing that was wrong with an answer."""
+    """Return one line per distinct fault."""
     return [
         f"{workload.name}, {client} client, {target}: {fault}"
         for (client, target), found in figures.items()
@@ -52,7 +52,7 @@ def _row(workload: Workload, client: str, figures: Mapping[Key, Figures]) -> str
 
 
 def _ratio(value: float) -> str:
-    return f"{value:.1f}" if value >= 2 else f"{value:.2f}"  # near one, a tenth is much
+    return f"{value:.1f}" if value >= 2 else f"{value:.2f}"  # near 1, a tenth is significant
 
 
 def _median(costs: list[float]) -> float:

@@ -1,6 +1,6 @@
-"""Every answer of the upstream, rendered once: shape -> the bytes of each write.
+"""Renders the answers of the scripted upstream: shape -> the bytes of each write, cached.
 
-Chunks and events carry the fields that OpenAI sends, since their size is part of the cost.
+Chunks and events have all fields that OpenAI sends, because their size affects the cost.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _LAST_CHUNK = b"0\r\n\r\n"
 
 @lru_cache(maxsize=64)
 def writes(protocol: str, shape: Shape, streamed: bool, chunked: bool) -> tuple[bytes, ...]:
-    """An answer as the upstream sends it, one write for each event.
+    """Return the writes of an answer, one per event.
 
-    ``chunked`` frames the events as HTTP/1.1 does; otherwise the length stands in the head.
+    ``chunked`` selects HTTP/1.1 chunked framing; otherwise the head has a ``Content-Length``.
     """
     if not streamed:
         body = orjson.dumps(_WHOLE[protocol](shape))
@@ -36,19 +36,19 @@ def writes(protocol: str, shape: Shape, streamed: bool, chunked: bool) -> tuple[
 
 
 def half(whole: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """The first half of an answer, which ends within an event."""
+    """Return the first half of an answer, which ends in the middle of an event."""
     middle = len(whole) // 2
     torn = whole[middle]
     return (*whole[:middle], torn[: len(torn) // 2])
 
 
 def refusal(message: str) -> bytes:
-    """A 400 in OpenAI's shape."""
+    """Return a 400 response in OpenAI's format."""
     return _error(b"400 Bad Request", message, "invalid_request_error")
 
 
 def failure() -> bytes:
-    """A 500 in OpenAI's shape."""
+    """Return a 500 response in OpenAI's format."""
     return _error(b"500 Internal Server Error", "The server had an error.", "server_error")
 
 

@@ -1,4 +1,4 @@
-"""Many mixed streams for a long time, some of them broken: ``python -m bench.soak``."""
+"""The soak test, many mixed streams for a long time, some with faults: ``python -m bench.soak``."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from bench.mixture import Turn, drawn
 from bench.processes import Running, serving, tree
 
 _ABOUT = """\
-Ask one worker of the forwarder for many answers at once, for some time: both protocols on either
-side, streams and whole answers, reasoning and tools.  One in twenty is cut by the upstream, one
-in twenty refused with a 500, and one in twenty left by its client.
+Keep many concurrent streams open on one worker of the forwarder for some time: both protocols on
+either side, streams and whole answers, reasoning and tools. The upstream cuts 5 % of the answers
+and refuses 5 % with a 500; clients abandon another 5 %.
 
-The laws: every answer ends exactly once, as it has to; memory does not grow from the second
-quarter of the time to the last; and in the end nothing is held that was not held before.
+The laws: every answer ends exactly once, as expected; memory does not grow from the second quarter
+of the time to the last; and afterwards no additional resources are open.
 
-exit status: 0 when they hold, 1 otherwise.  Needs Linux (/proc)."""
+exit status: 0 if the laws hold, 1 otherwise. Needs Linux (/proc)."""
 
 _PATIENCE = 60
-"""Seconds in which an answer has to end, and in which everything has to be let go of."""
+"""Timeout in seconds of an answer, and of the release of all resources."""
 
 _GROWTH = 12 * 2**20
-"""Bytes that memory may grow: what an allocator moves, not what a leak takes in ten minutes."""
+"""Allowed memory growth in bytes: above allocator noise, below a leak of ten minutes."""
 
 _SPARE = {"descriptors": 4, "connections": 4, "greenlets": 4, "threads": 1, "exchanges": 0}
-"""How much more of each may be held after than before: the pools' kept connections."""
+"""Allowed difference of open resources: idle connections of the pools."""
 
 Held = dict[str, int]
 
 
 class Soak:
-    """The load, and what became of it."""
+    """Sends the load and counts outcomes and faults."""
 
     def __init__(self, port: int, seed: int = 0) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -53,12 +53,12 @@ class Soak:
         self._random = Random(seed)
 
     async def run(self, streams: int, seconds: float) -> None:
-        """Keep so many streams open for so long, and let them end."""
+        """Keep ``streams`` streams open for ``seconds``, then wait for the last answers."""
         end = time.monotonic() + seconds
         await asyncio.gather(*(self._client(end) for _ in range(streams)))
 
     async def _client(self, end: float) -> None:
-        """One client after the other; each keeps its connection until something goes wrong."""
+        """Run one client after another; each one keeps its connection until a fault."""
         while time.monotonic() < end:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             with closing(writer):
@@ -69,7 +69,7 @@ class Soak:
                         break
 
     async def _took(self, turn: Turn, reader: asyncio.StreamReader) -> bool:
-        """Take the answer of a turn and note how it ended; may the connection be used again?"""
+        """Read and record the answer of a turn; returns if the connection is reusable."""
         if turn.fault == "leave":
             with suppress(TimeoutError):
                 await asyncio.wait_for(reader.read(4096), self._random.random())
@@ -92,14 +92,14 @@ class Soak:
 
 
 class Watch:
-    """The memory of a worker, looked at each second."""
+    """Samples the memory of a worker once per second."""
 
     def __init__(self, pid: int) -> None:
         self.memory: list[int] = []
         self._pid = pid
 
     async def run(self, soak: Soak, streams: int, seconds: float) -> None:
-        """Run a soak, and say now and then how it goes."""
+        """Run a soak and print its progress."""
         began, told = time.monotonic(), 0.0
         running = asyncio.create_task(soak.run(streams, seconds))
         while not running.done():
@@ -113,29 +113,29 @@ class Watch:
         await running
 
     def growth(self) -> float:
-        """Bytes by which the last quarter of the time needs more memory than the second."""
+        """Return the memory growth in bytes from the second quarter of the time to the last."""
         quarter = max(1, len(self.memory) // 4)
         return median(self.memory[-quarter:]) - median(self.memory[quarter : 2 * quarter])
 
 
 def memory_of(pid: int) -> int:
-    """The resident bytes of a process."""
+    """Return the resident memory of a process in bytes."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def held_by(port: int) -> Held:
-    """What the worker holds."""
+    """Return the open resources of the worker."""
     with urlopen(f"http://127.0.0.1:{port}/_held", timeout=_PATIENCE) as answer:
         held: Held = json.loads(answer.read())
     return held
 
 
 def let_go(port: int, before: Held) -> Held:
-    """What is held when all is quiet again, or after some time.
+    """Wait until no additional resources are open, or for the timeout; returns the open resources.
 
-    An idle connection to an upstream is let go of when the next one is given back and it is too
-    old, so a few requests are made.
+    A pool closes expired idle connections only when another connection is returned, so this sends
+    a few requests.
     """
     end = time.monotonic() + _PATIENCE
     while leaks(before, held_by(port)) and time.monotonic() < end:
@@ -145,18 +145,18 @@ def let_go(port: int, before: Held) -> Held:
 
 
 def warm(port: int) -> None:
-    """One request of every kind, so that what is made once is there."""
+    """Send a few mixed requests, so that lazily created resources exist."""
     asyncio.run(Soak(port).run(streams=8, seconds=0.5))
 
 
 def leaks(before: Held, after: Held) -> list[str]:
-    """What is held after that was not before."""
+    """Describe the resources that are open after but not before."""
     more = {name: after[name] - before[name] for name in before}
     return [f"{count} more {n} than before" for n, count in more.items() if count > _SPARE[n]]
 
 
 def soaked(streams: int, minutes: float, seed: int, folder: Path) -> list[str]:
-    """Run all of it; the laws that were broken."""
+    """Run the soak test; returns the broken laws."""
     with ExitStack() as stack:
         upstream = stack.enter_context(serving("upstream", ["bench.upstream", "{fd}"], folder))
         module = ["gunicorn", "-w", "1", "-b", "fd://{fd}", "bench.watched:app"]
@@ -187,13 +187,13 @@ def _report(soak: Soak, watch: Watch, before: Held, after: Held) -> str:
 
 
 def broken_laws(wrong: Counter[str], growth: float, leaked: list[str]) -> list[str]:
-    """One line for each law that did not hold."""
+    """Return one line per broken law."""
     grown = [f"memory grew by {growth / 2**20:.1f} MiB"] if growth > _GROWTH else []
     return [f"{count} x {what}" for what, count in wrong.most_common(20)] + grown + leaked
 
 
 def main() -> int:
-    """Soak as long and as wide as asked; 0 when every law held."""
+    """Run the soak test from the command line; returns 0 if all laws held."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.soak",
         description=_ABOUT,

@@ -1,7 +1,7 @@
-"""A scripted upstream that costs next to nothing: ``python -m bench.upstream FD``.
+"""A scripted upstream with minimal cost: ``python -m bench.upstream FD``.
 
-It answers on the listening socket that it was given.  One event of a stream is one ``send``, and
-the open streams take turns, so that nothing is merged on this side.
+It serves the inherited listening socket ``FD``. Each stream event is one ``send``, and open
+streams take turns, so that events are not merged on this side.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _PROTOCOLS = {b"/v1/chat/completions": "chat", b"/v1/responses": "responses"}
 
 
 _FAULTY = {"cut": script.half, "fail": lambda writes: (script.failure(),)}
-"""What is written instead of an answer; one that is cut ends with its connection."""
+"""Fault -> replacement of the answer's writes. After a cut answer the connection is closed."""
 
 
 class Connection:
-    """A client: what it sent of its next request, and what it has still to be sent."""
+    """A client connection: the bytes received of its next request, and the pending writes."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -39,9 +39,9 @@ class Connection:
         self.cut = False
 
     def take(self, data: bytes) -> bool:
-        """Add what arrived; true when it completes a request, whose answer is then in ``writes``.
+        """Add received bytes; returns true if they complete a request and ``writes`` is filled.
 
-        Nobody here sends a request before the last one is answered.
+        Clients do not pipeline: they send a request only after the previous answer.
         """
         self.received += data
         end = self.received.find(b"\r\n\r\n")
@@ -61,7 +61,7 @@ class Connection:
         except (LookupError, ValueError, TypeError) as error:
             self.writes.append(script.refusal(repr(error)))
             return
-        # A client of HTTP/1.0 does not know chunks.
+        # HTTP/1.0 has no chunked framing.
         chunked = b" HTTP/1.1\r\n" in head
         streamed = bool(request.get("stream"))
         writes = script.writes(protocol, shape, streamed, chunked)
@@ -72,7 +72,7 @@ class Connection:
 
 
 class Server:
-    """All connections in one thread: read, wake who paused, send one write each."""
+    """Serves all connections in one thread: read, wake paused streams, send one write each."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
@@ -83,7 +83,7 @@ class Server:
         self._order = itertools.count()
 
     def serve_forever(self) -> None:
-        """Answer until the process is ended."""
+        """Serve until the process is stopped."""
         while True:
             for key, events in self._selector.select(self._patience()):
                 if key.data is None:
@@ -123,7 +123,7 @@ class Server:
             self._ready.append(heapq.heappop(self._paused)[2])
 
     def _send(self, connection: Connection) -> None:
-        if not connection.writes:  # dropped meanwhile
+        if not connection.writes:  # the connection was dropped in the meantime
             return
         write = connection.writes.popleft()
         try:
@@ -158,7 +158,7 @@ class Server:
 
 
 def main() -> None:
-    """Serve on the listening socket whose descriptor is the only argument."""
+    """Serve the listening socket whose file descriptor is the only argument."""
     listener = socket.socket(fileno=int(sys.argv[1]))
     listener.setblocking(False)
     Server(listener).serve_forever()

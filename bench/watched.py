@@ -1,4 +1,4 @@
-"""The forwarder with one more route, which counts what a process could leak: ``GET /_held``."""
+"""The forwarder with an additional route that counts open resources: ``GET /_held``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wsgi import app
 
 @app.get("/_held")
 def held() -> dict[str, Any]:
-    """What the process holds at this moment, the request that asks included."""
+    """Count the open resources of this process, including those of this request."""
     gc.collect()
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
@@ -29,5 +29,5 @@ def held() -> dict[str, Any]:
 def _is_socket(descriptor: str) -> bool:
     try:
         return stat.S_ISSOCK(os.fstat(int(descriptor)).st_mode)
-    except OSError:  # the one that listed them
+    except OSError:  # the descriptor of the listing itself is already closed
         return False

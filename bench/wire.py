@@ -1,6 +1,6 @@
-"""HTTP/1.1 as the load speaks it: requests, and whether a response has ended and what is in it.
+"""The HTTP/1.1 of the load: builds requests, detects the end of responses, extracts bodies.
 
-Nothing is parsed while a measurement runs: an arrival costs the same however long the answer is.
+Responses are not parsed during a measurement, so each arrival has a constant cost.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import re
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
-"""Neither SSE nor JSON holds a bare CRLF, so nothing else in these answers ends like this."""
+"""The last chunk. SSE and JSON bodies contain no CRLF here, so no other data ends like this."""
 
 
 def request(port: int, client: str, body: bytes) -> bytes:
-    """A request of a client of that protocol."""
+    """Return an HTTP request in the protocol ``client``."""
     path = {"chat": "/v1/chat/completions", "responses": "/v1/responses"}[client]
     head = (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer sk-bench\r\n"
@@ -24,7 +24,7 @@ def request(port: int, client: str, body: bytes) -> bytes:
 
 
 def is_complete(raw: bytes | bytearray) -> bool:
-    """Does ``raw`` end where its response ends?"""
+    """Check whether ``raw`` is a complete response."""
     end = raw.find(b"\r\n\r\n")
     if end < 0:
         return False
@@ -35,12 +35,12 @@ def is_complete(raw: bytes | bytearray) -> bool:
 
 
 def status_of(raw: bytes | bytearray) -> int:
-    """The status code of a response."""
+    """Return the status code of a response."""
     return int(raw[9:12])
 
 
 def body_of(raw: bytes | bytearray) -> bytes:
-    """The body of a complete response, without its framing."""
+    """Return the body of a complete response, without chunked framing."""
     end = raw.find(b"\r\n\r\n")
     body = bytes(raw[end + 4 :])
     return _joined(body) if _CHUNKED.search(raw, 0, end) else body

@@ -1,4 +1,4 @@
-"""The workloads: what is asked, how often, and by how many at once."""
+"""The workloads: their requests, request counts and concurrency."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _OTHER = {"chat": "responses", "responses": "chat"}
 
 @dataclass(frozen=True)
 class Workload:
-    """``requests`` in all, over ``connections`` that each send the next when one is answered.
+    """``requests`` requests in total over ``connections``; each one waits for its last answer.
 
-    ``history`` counts the messages before the question; ``passthrough`` names the upstream that
-    speaks the client's own protocol.  ``beside`` is the target that the forwarder is compared with.
+    ``history`` is the number of messages before the question. ``passthrough`` selects the upstream
+    of the client's own protocol. ``beside`` is the target to compare the forwarder with.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Workload:
     clients: tuple[str, ...] = CLIENTS
 
     def upstream(self, client: str) -> str:
-        """The protocol in which the forwarder asks on behalf of ``client``."""
+        """Return the upstream protocol for a client protocol."""
         return client if self.passthrough else _OTHER[client]
 
     def body(self, client: str) -> Json:
-        """The request, as a client of that protocol sends it."""
+        """Return the request body in the protocol ``client``."""
         model = self.shape.model
         head = {"model": f"{client}/{model}" if self.passthrough else model}
         return head | _BODIES[client](self)
@@ -87,11 +87,11 @@ _FUNCTION = {
 _TEXT = Shape(text=200)
 
 WORKLOADS = (
-    Workload("burst", "200 chunks as fast as they are taken", _TEXT, 16, 64),
-    Workload("paced", "200 chunks, one each 20 ms", Shape(text=200, pause=20), 16, 16),
+    Workload("burst", "200 chunks without pauses", _TEXT, 16, 64),
+    Workload("paced", "200 chunks, one every 20 ms", Shape(text=200, pause=20), 16, 16),
     Workload("long", "one stream of 5000 chunks", Shape(text=5000), 1, 2),
     Workload("short", "short whole answers", Shape(text=20), 8, 256, streamed=False),
-    Workload("history", "the same after 100 messages", Shape(text=20), 8, 96, False, history=100),
+    Workload("history", "short, after 100 messages", Shape(text=20), 8, 96, False, history=100),
     Workload("reasoning", "150 chunks of reasoning, 50 of text", Shape(150, 50), 16, 64),
     Workload("arguments", "200 chunks of a tool's arguments", Shape(arguments=200), 16, 64),
     Workload(
