@@ -81,10 +81,10 @@ _CODE_MODE_MODELS = ("gpt-6*", "gpt-5.6*")
 
 def digest_settings(settings: Settings) -> str:
     """Return a digest of all settings that affect catalog entries."""
-    named = ("name", "base_url", "provider", "globs", "aliases", "context_window")
+    fields = ("name", "base_url", "provider", "globs", "aliases", "context_window")
     facts = [
         # Sorted: the order of a set differs between processes.
-        [sorted(upstream.apis), *(getattr(upstream, n) for n in (*named, "model_info", "quirks"))]
+        [sorted(upstream.apis), *(getattr(upstream, n) for n in (*fields, "model_info", "quirks"))]
         for upstream in settings.upstreams
     ]
     inputs = repr((facts, settings.default_model, settings.codex_helper_model, _CONSTANT_FIELDS))

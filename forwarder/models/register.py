@@ -70,20 +70,20 @@ class ModelRegistration:
 
         Raises a ClientError that names the wrong parameter, or StoreUnavailable.
         """
-        wanted = read_create_request(body)
-        self._check_name(wanted.name)
-        if not wanted.host:
-            return RegistrationResult(self._store_copy(wanted, client_key, "from"), "", None)
-        self._check_host(wanted.host)
-        upstream = self._connect_for_probe(wanted)
+        model = read_create_request(body)
+        self._check_name(model.name)
+        if not model.host:
+            return RegistrationResult(self._store_copy(model, client_key, "from"), "", None)
+        self._check_host(model.host)
+        upstream = self._connect_for_probe(model)
         try:
-            profile = upstream.get_profile(wanted.model).name
+            profile = upstream.get_profile(model.model).name
             check = (
-                self._verify_remote(wanted, upstream) if read_flag(body, "verify", True) else None
+                self._verify_remote(model, upstream) if read_flag(body, "verify", True) else None
             )
         finally:
             upstream.close()
-        return RegistrationResult(self._registry.put(wanted), profile, check)
+        return RegistrationResult(self._registry.put(model), profile, check)
 
     def copy(self, source: str, destination: str, client_key: str | None = None) -> RegisteredModel:
         """Register an additional name for a model.
@@ -108,15 +108,15 @@ class ModelRegistration:
         return upstream
 
     def _store_copy(
-        self, wanted: RegisteredModel, client_key: str | None, param: str
+        self, model: RegisteredModel, client_key: str | None, param: str
     ) -> RegisteredModel:
-        source = self._registry.find(wanted.model)
+        source = self._registry.find(model.model)
         if source is not None:
-            return self._registry.put(copy_model(source.require_key(), wanted))
-        if self._catalog.find_model(wanted.model, client_key) is None:
-            error = make_not_found(wanted.model)
+            return self._registry.put(copy_model(source.require_key(), model))
+        if self._catalog.find_model(model.model, client_key) is None:
+            error = make_not_found(model.model)
             raise NotFound(error.message, param=param, code=error.code)
-        return self._registry.put(wanted)
+        return self._registry.put(model)
 
     def _check_name(self, name: str) -> None:
         head, slash, _ = name.partition("/")

@@ -243,16 +243,16 @@ def read_create_request(body: Json) -> RegisteredModel:
     return build_remote_model(str(host), body, common)
 
 
-def copy_model(source: RegisteredModel, wanted: RegisteredModel) -> RegisteredModel:
-    """Copy a registered model to the name of ``wanted``, whose fields override the source's."""
+def copy_model(source: RegisteredModel, target: RegisteredModel) -> RegisteredModel:
+    """Copy a registered model to the name of ``target``, whose fields override the source's."""
     return replace(
         source,
-        name=wanted.name,
-        parameters={**source.parameters, **wanted.parameters},
-        system=wanted.system or source.system,
-        license=wanted.license or source.license,
-        context_length=wanted.context_length or source.context_length,
-        capabilities=wanted.capabilities or source.capabilities,
+        name=target.name,
+        parameters={**source.parameters, **target.parameters},
+        system=target.system or source.system,
+        license=target.license or source.license,
+        context_length=target.context_length or source.context_length,
+        capabilities=target.capabilities or source.capabilities,
     )
 
 

@@ -91,9 +91,9 @@ class Router:
         remote = self.find_registered(name)
         if remote is not None and remote.host:
             return [make_remote_route(remote)]
-        wanted = name if remote is None else remote.model
+        target = name if remote is None else remote.model
         routes = self._list_configured_routes(
-            self._find_stand_in(wanted, client, key) or wanted, client
+            self._find_stand_in(target, client, key) or target, client
         )
         return routes if remote is None else [replace(r, defaults=remote.defaults) for r in routes]
 

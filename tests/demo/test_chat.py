@@ -78,7 +78,7 @@ def test_both_names_of_the_limit_are_known(name: str) -> None:
     assert read_prompt(request()).limit is None
 
 
-def test_no_effort_is_no_thought() -> None:
+def test_effort_none_disables_reasoning() -> None:
     assert not read_prompt(request(reasoning_effort="none")).includes_reasoning
     assert read_prompt(request(reasoning_effort="low")).includes_reasoning
 
@@ -146,7 +146,7 @@ def test_null_and_unknown_parameters_are_let_through() -> None:
         (request(response_format={"type": "json_schema"}), "response_format.json_schema"),
     ],
 )
-def test_a_bad_request_is_refused_by_its_place(body: Any, param: str) -> None:
+def test_invalid_request_names_the_parameter(body: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_prompt(body)
     assert caught.value.param == param
@@ -257,7 +257,7 @@ def test_the_role_comes_once_and_first_and_the_finish_once_and_last(shown: DemoA
         ("cut in the arguments", "length", None),
     ],
 )
-def test_the_finish_tells_how_it_ended(name: str, finish: str, content: str | None) -> None:
+def test_finish_reason(name: str, finish: str, content: str | None) -> None:
     choice = chat.build_completion(ASK, ANSWERS[name], "k", 7)["choices"][0]
     assert (choice["finish_reason"], choice["message"]["content"]) == (finish, content)
     assert choice["message"]["refusal"] is None

@@ -37,7 +37,7 @@ def test_tokens_are_words_and_there_may_be_fewer_dimensions() -> None:
 
 
 @pytest.mark.parametrize("given", [None, "", [], [""], [1], 7, {"a": 1}])
-def test_what_is_no_text_is_refused(given: Any) -> None:
+def test_embedding_input_must_be_text(given: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         embed_texts({"input": given})
     assert caught.value.param == "input"
@@ -47,7 +47,7 @@ def test_what_is_no_text_is_refused(given: Any) -> None:
     ("name", "value"),
     [("dimensions", 17), ("dimensions", "4"), ("dimensions", -1), ("encoding_format", "base64")],
 )
-def test_what_the_demo_has_not_is_refused(name: str, value: Any) -> None:
+def test_unsupported_embedding_parameters_are_rejected(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         embed_texts({"input": "hi", name: value})
     assert caught.value.param == name

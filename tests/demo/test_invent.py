@@ -51,7 +51,7 @@ class Everything(BaseModel):
 
 
 @pytest.mark.parametrize("model", [Leaf, Tree, Everything])
-def test_what_is_invented_satisfies_the_schema_of_a_model(model: type[BaseModel]) -> None:
+def test_invented_value_satisfies_the_schema(model: type[BaseModel]) -> None:
     model.model_validate(invent_value(model.model_json_schema()))
 
 
@@ -163,6 +163,6 @@ def doubled(keyword: str, levels: int) -> dict[str, Any]:
         {"allOf": [{"properties": {f"p{i}": {}}} for i in range(10_000)]},
     ],
 )  # fmt: skip
-def test_schema_that_asks_for_too_much_is_given_up(schema: dict[str, Any]) -> None:
+def test_schema_with_too_many_parts_is_rejected(schema: dict[str, Any]) -> None:
     with pytest.raises(ImpossibleSchema):
         invent_value(schema)

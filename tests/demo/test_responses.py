@@ -71,7 +71,7 @@ def test_tools_may_come_with_the_request_or_among_the_items() -> None:
     assert among_items.param == "input[0].tools[0].parameters"
 
 
-def test_no_effort_is_no_thought() -> None:
+def test_effort_none_disables_reasoning() -> None:
     assert not read_prompt(request(reasoning={"effort": "none"})).includes_reasoning
     assert read_prompt(request(reasoning={"effort": "low"})).includes_reasoning
 
@@ -135,7 +135,7 @@ def _strings(hint: Any) -> set[str]:
         (request(text={"format": "json"}), "text.format"),
     ],
 )
-def test_a_bad_request_is_refused_by_its_place(body: Any, param: str) -> None:
+def test_invalid_request_names_the_parameter(body: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_prompt(body)
     assert caught.value.param == param
@@ -148,7 +148,7 @@ def test_a_bad_request_is_refused_by_its_place(body: Any, param: str) -> None:
         (request({"type": "item_reference", "id": "msg_1"}), "input"),
     ],
 )
-def test_what_would_need_a_memory_is_not_found(body: Any, param: str) -> None:
+def test_references_to_stored_objects_are_not_found(body: Any, param: str) -> None:
     with pytest.raises(NotFound) as caught:
         read_prompt(body)
     assert caught.value.param == param

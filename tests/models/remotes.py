@@ -1,4 +1,4 @@
-"""Remotes that answer as a test tells them, and the upstreams in front of them."""
+"""Scripted remotes, and upstreams that use them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHUNKS = [
 
 
 def well(request: httpx2.Request) -> httpx2.Response:
-    """A provider of the model ``m`` with nothing wrong."""
+    """A healthy provider of the model ``m``."""
     if request.url.path.endswith("/models"):
         return httpx2.Response(200, json={"data": [{"id": "m"}]})
     if request.url.path.endswith("/responses"):
@@ -32,17 +32,17 @@ def well(request: httpx2.Request) -> httpx2.Response:
 
 
 def refusing(status: int, message: str = "no", code: str | None = None) -> Answer:
-    """One that has something against everything."""
+    """A provider that refuses every request."""
     error = {"message": message, "type": "x", "code": code}
     return lambda request: httpx2.Response(status, json={"error": error})
 
 
 def gone(request: httpx2.Request) -> httpx2.Response:
-    """None at all."""
+    """An unreachable provider."""
     raise httpx2.ConnectError("no route")
 
 
 def connected(answer: Answer, settings: UpstreamSettings | None = None) -> Upstream:
-    """The upstream in front of a remote."""
+    """Return an upstream that uses a remote."""
     settings = settings or make_upstream_settings("mine:latest", base_url="https://remote.test/v1")
     return Upstream(settings, httpx2.MockTransport(answer), 15)

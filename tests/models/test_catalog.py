@@ -1,4 +1,4 @@
-"""What upstreams list, under which names, and how often they are asked."""
+"""Model lists of upstreams: names, caching, states."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 
 class Listing:
-    """An upstream that lists models, or does not."""
+    """An upstream with a scripted model list or error."""
 
     def __init__(self, listed: list[Json] | ForwarderError, shared: bool = False) -> None:
         self.listed = listed
@@ -57,7 +57,7 @@ def catalog(ttl: float = 60, models: str = "", **listing: Listing) -> Catalog:
 
 
 def over(settings: Settings, listing: dict[str, Listing], ttl: float) -> Catalog:
-    """A catalog of those upstreams that list something."""
+    """A catalog of the upstreams in ``listing``."""
     here = [u for u in settings.upstreams if u.name in listing]
     upstreams: UpstreamPool[Any] = UpstreamPool(lambda u: listing[u.name], here)
     return Catalog(Router(settings), upstreams, ttl)
@@ -139,7 +139,7 @@ def test_configured_models_come_first_and_count_once() -> None:
     assert [model["id"] for model in found.list_models()] == ["fast", "qwen-max", "qwen-x"]
 
 
-def test_an_upstream_that_fails_hides_no_other() -> None:
+def test_failing_upstream_does_not_hide_other_lists() -> None:
     found = catalog(chat=Listing(UpstreamUnreachable("gone")), responses=Listing([{"id": "gpt"}]))
 
     assert [model["id"] for model in found.list_models()] == ["responses/gpt", "gpt"]
@@ -168,7 +168,7 @@ def test_an_upstream_is_reachable_when_it_answers(
     assert catalog(chat=Listing(listed), responses=Listing([])).describe_states()["chat"] == state
 
 
-def test_a_key_that_was_refused_to_a_request_is_told_beside_a_public_list() -> None:
+def test_state_reports_refused_key_beside_a_public_list() -> None:
     chat = Listing([{"id": "a"}])
     found = catalog(chat=chat)
     chat.key_refusal = "no key"
@@ -275,7 +275,7 @@ def test_the_default_rule_serves_what_no_list_of_its_upstream_lacks(
     assert catalog(models="fast=qwen", **listing).find_served_model("fast", "ollama")
 
 
-def test_a_list_that_only_its_key_gets_says_what_a_client_is_served() -> None:
+def test_served_model_uses_lists_of_passthrough_upstreams() -> None:
     listing = {"chat": Listing([], shared=True), "responses": Listing([])}
 
     assert catalog(**listing).find_served_model("for-k", "ollama", "k")
@@ -364,7 +364,7 @@ def test_a_model_stands_in_for_those_that_codex_asks_for_by_itself(
         assert got == expected.replace("*", "gpt-5.6-luna"), client
 
 
-def test_a_list_that_only_a_client_s_key_gets_says_what_it_has() -> None:
+def test_helper_check_uses_lists_of_passthrough_upstreams() -> None:
     found, listing = two_upstreams({}, CHAT_API_KEY="passthrough", **USUAL)
     shared: Any = listing["chat"]
     shared.list_models = lambda timeout, key=None: [{"id": "gpt-5.6-luna"}] if key == "k" else []
@@ -422,7 +422,7 @@ def test_codex_is_told_where_its_reviewer_is(
     "variables",
     [{"FORWARDER_CODEX_HELPER_MODEL": "chat/"}, {"FORWARDER_DEFAULT_MODEL": "chat/"}],
 )
-def test_a_model_that_leads_nowhere_spoils_no_list(
+def test_unresolvable_model_does_not_break_the_lists(
     variables: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     lists: dict[str, list[str] | None] = {"chat": ["qwen"], "responses": ["codex-auto-review"]}

@@ -1,4 +1,4 @@
-"""Codex's entry of a model: who is believed about it, in which order."""
+"""Catalog entries for Codex: their fields and the precedence of their sources."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def entry(
     return codex.make_entry({"id": "chat/m", **model}, route, PROFILES[provider], 3)
 
 
-def test_an_entry_has_all_that_codex_insists_on() -> None:
+def test_entry_has_all_fields_that_codex_requires() -> None:
     got = entry({})
 
     assert (got["slug"], got["display_name"], got["priority"]) == ("chat/m", "chat/m", 3)
@@ -48,17 +48,17 @@ def test_the_context_window_is_what_the_provider_lists(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "9000", 0, True, -1])
-def test_what_is_no_number_of_tokens_is_not_believed(value: Any) -> None:
+def test_invalid_token_counts_are_ignored(value: Any) -> None:
     assert entry({"context_length": value})["context_window"] == codex.DEFAULT_CONTEXT_WINDOW
 
 
-def test_the_operator_knows_better_than_the_provider() -> None:
+def test_operator_settings_override_the_provider_list() -> None:
     got = entry({"context_length": 9000}, CONTEXT_WINDOW="5000")
 
     assert (got["context_window"], got["max_context_window"]) == (5000, 5000)
 
 
-def test_of_several_patterns_the_last_counts_field_by_field() -> None:
+def test_last_matching_pattern_wins_per_field() -> None:
     info = (
         '{"*": {"context_window": 7, "priority": 1}, "m": {"context_window": 8},'
         ' "chat/m": {"x": 1}, "other": {"priority": 2}}'
@@ -118,7 +118,7 @@ def test_a_model_reviews_itself_where_codex_s_reviewer_is_not_served() -> None:
     assert entry({}, MODEL_INFO=info)["auto_review_model_override"] == "chat/other"
 
 
-def test_tools_may_wait_behind_a_search() -> None:
+def test_entry_supports_tool_search() -> None:
     assert entry({})["supports_search_tool"] is True
 
 

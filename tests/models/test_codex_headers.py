@@ -63,7 +63,7 @@ def test_another_model_is_named_only_when_a_responses_upstream_took_one(
 
 
 @pytest.mark.parametrize("model", ["m\r\nx-evil: 1", "模型"])
-def test_a_name_that_no_header_can_hold_is_left_out(model: str) -> None:
+def test_model_name_with_invalid_header_characters_is_omitted(model: str) -> None:
     assert "openai-model" not in make_response_headers({}, model, route("chat/m"), ETAG)
 
 
@@ -81,7 +81,7 @@ def test_a_name_that_no_header_can_hold_is_left_out(model: str) -> None:
         (None, {"FORWARDER_DEFAULT_MODEL": "responses/m"}, False),
     ],
 )
-def test_the_handshake_speaks_of_the_session_s_model(
+def test_handshake_headers_use_the_session_model(
     metadata: object, variables: dict[str, str], included: bool
 ) -> None:
     header = {"X-Codex-Turn-Metadata": json.dumps(metadata)} if metadata is not None else {}
@@ -91,7 +91,7 @@ def test_the_handshake_speaks_of_the_session_s_model(
 
 
 @pytest.mark.parametrize("metadata", ["{", "[" * 5000])
-def test_metadata_that_is_no_json_is_passed_over(metadata: str) -> None:
+def test_invalid_turn_metadata_is_ignored(metadata: str) -> None:
     header = {"X-Codex-Turn-Metadata": metadata}
     found = make_handshake_headers(header.get, router(), lambda u: False, ETAG, None)
     assert found["x-reasoning-included"] == "true"
@@ -156,7 +156,7 @@ def test_a_turn_without_such_headers_has_no_events() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "much", "inf", "nan", "9" * 400, "1e99"])
-def test_a_limit_that_is_no_number_is_left_out(text: str) -> None:
+def test_codex_limit_without_a_valid_number_is_omitted(text: str) -> None:
     [event] = make_turn_events(
         {"x-codex-primary-used-percent": text, "x-codex-credits-has-credits": text}
     )

@@ -1,4 +1,4 @@
-"""How upstreams fare, by their last checks."""
+"""Health checks of upstreams."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.models.remotes import Answer, connected, gone, refusing, well
 
 
 class Witness(RequestObserver):
-    """Hears of checks."""
+    """Records health check notifications."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, bool]] = []
@@ -29,7 +29,7 @@ class Witness(RequestObserver):
 
 
 class World:
-    """Two targets that answer as they are told."""
+    """Two targets with configurable results."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {"a": well, "b": well}
@@ -46,7 +46,7 @@ class World:
         return {name: check.is_healthy for name, check in self.health.check_all(max_age).items()}
 
 
-def test_all_are_checked_and_one_that_fails_hides_no_other() -> None:
+def test_check_all_reports_all_targets_despite_a_failure() -> None:
     world = World()
     world.answers["a"] = gone
 
@@ -54,7 +54,7 @@ def test_all_are_checked_and_one_that_fails_hides_no_other() -> None:
     assert sorted(world.witness.heard) == [("a", False), ("b", True)]
 
 
-def test_what_was_found_just_now_is_not_asked_again() -> None:
+def test_recent_result_is_reused() -> None:
     world = World()
     world.well()
     world.answers["a"] = gone
@@ -63,7 +63,7 @@ def test_what_was_found_just_now_is_not_asked_again() -> None:
     assert world.well(max_age=0) == {"a": False, "b": True}
 
 
-def test_the_last_check_is_known_until_the_upstream_is_another() -> None:
+def test_last_result_is_dropped_with_its_upstream() -> None:
     world = World()
     target = world.targets[0]
     assert world.health.get_last_result("a", target.upstream) is None
@@ -74,7 +74,7 @@ def test_the_last_check_is_known_until_the_upstream_is_another() -> None:
     assert world.health.get_last_result("a", connected(well)) is None
 
 
-def test_a_model_that_was_known_stays_so_while_its_remote_is_well() -> None:
+def test_known_model_stays_known_while_healthy() -> None:
     world = World()
     world.health.record_result(world.targets[0], ProbeResult(True, True, True))
     world.answers["a"] = refusing(404)  # it lists no models
@@ -84,7 +84,7 @@ def test_a_model_that_was_known_stays_so_while_its_remote_is_well() -> None:
     assert world.health.check_target(world.targets[0], 0).is_model_known is None
 
 
-def test_the_log_is_told_once_of_each_turn(caplog: pytest.LogCaptureFixture) -> None:
+def test_health_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     with caplog.at_level(logging.WARNING, "forwarder.health"):
         for answer in (well, gone, gone, well, well):
@@ -97,7 +97,7 @@ def test_the_log_is_told_once_of_each_turn(caplog: pytest.LogCaptureFixture) -> 
     ]
 
 
-def test_in_the_background_all_are_checked_again_and_again(
+def test_background_checks_repeat(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world, slept = World(), []
@@ -124,7 +124,7 @@ def test_in_the_background_all_are_checked_again_and_again(
 
 
 @pytest.mark.parametrize("lists", [True, False])
-def test_a_model_of_which_no_list_tells_is_asked_until_it_answers(lists: bool) -> None:
+def test_unlisted_model_is_probed_until_it_answers(lists: bool) -> None:
     def others(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200 if lists else 404, json={"data": [{"id": "other"}]})
 
@@ -145,7 +145,7 @@ def test_a_model_of_which_no_list_tells_is_asked_until_it_answers(lists: bool) -
     assert tells == []
 
 
-def test_a_model_that_is_listed_or_only_embeds_is_not_asked() -> None:
+def test_listed_or_embedding_model_is_not_probed() -> None:
     def ask() -> ProbeResult:
         raise AssertionError
 
@@ -165,7 +165,7 @@ def test_a_model_that_is_listed_or_only_embeds_is_not_asked() -> None:
     ).can_answer
 
 
-def test_a_model_is_asked_once_in_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_is_probed_once_per_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(health.time, "monotonic", lambda: now[0])
     asked: list[float] = []

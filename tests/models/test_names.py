@@ -17,7 +17,7 @@ from forwarder.models.names import add_tag, is_valid_name, strip_tag
         ("host:1/qwen", "host:1/qwen:latest", "host:1/qwen"),
     ],
 )
-def test_a_name_has_a_tag(name: str, whole: str, plain: str) -> None:
+def test_name_gets_default_tag(name: str, whole: str, plain: str) -> None:
     assert (add_tag(name), strip_tag(add_tag(name))) == (whole, plain)
 
 
@@ -29,5 +29,5 @@ def test_names_as_ollama_has_them(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", ":x", "a:", "a b", "a\n", "é", "../a", "a//b", "-a", "a" * 81, "a/b/c/d", "a:b:c"]
 )
-def test_others_are_none(name: str) -> None:
+def test_invalid_names(name: str) -> None:
     assert not is_valid_name(name)

@@ -1,4 +1,4 @@
-"""What Ollama's clients are told of models."""
+"""Models as responses of the Ollama API."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_an_entry_of_the_tags() -> None:
     }
 
 
-def test_the_digest_is_that_of_what_everybody_may_know() -> None:
+def test_digest_covers_only_public_fields() -> None:
     def digest(**change: Any) -> str:
         return str(
             ollama_views.make_tag_entry(ollama_views.view_registered(replace(REMOTE, **change)))[
@@ -66,7 +66,7 @@ def test_the_digest_is_that_of_what_everybody_may_know() -> None:
     assert digest(name="other:latest") != digest()
 
 
-def test_a_description() -> None:
+def test_show_response() -> None:
     told = ollama_views.make_description(SHOWN, {"reachable": True})
 
     assert told["parameters"].splitlines() == [
@@ -84,14 +84,14 @@ def test_a_description() -> None:
 
 
 @pytest.mark.parametrize("shape", [ollama_views.make_tag_entry, ollama_views.make_running_entry])
-def test_no_shape_tells_a_secret(shape: Any) -> None:
+def test_ollama_views_contain_no_secret(shape: Any) -> None:
     whole = json.dumps([shape(SHOWN), ollama_views.make_description(SHOWN, None)])
 
     assert "sk-secret" not in whole
     assert "hush" not in whole
 
 
-def test_what_runs_needs_no_room() -> None:
+def test_running_entry_needs_no_memory() -> None:
     entry = ollama_views.make_running_entry(SHOWN)
 
     assert (entry["size_vram"], entry["context_length"]) == (0, 8192)
@@ -115,7 +115,7 @@ def test_capabilities_are_those_of_the_profile(model: str, provider: str, able: 
     assert ollama_views.list_capabilities(ollama_views.view_registered(said)) == ["embedding"]
 
 
-def test_models_of_the_configuration() -> None:
+def test_view_of_configured_models() -> None:
     settings = Settings.from_env(
         {
             "CHAT_BASE_URL": "http://up.test/v1",

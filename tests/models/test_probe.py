@@ -1,4 +1,4 @@
-"""What a remote's answers say of host, key and model."""
+"""Probe results for the answers of a remote."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def found(answer: Answer, protocol: str = "chat") -> ProbeResult:
 
 
 @pytest.mark.parametrize("protocol", ["chat", "responses"])
-def test_one_that_is_well(protocol: str) -> None:
+def test_probe_of_a_healthy_upstream(protocol: str) -> None:
     check = found(well, protocol)
 
     assert (check.is_reachable, check.is_key_accepted, check.is_model_known, check.is_healthy) == (
@@ -33,7 +33,7 @@ def test_one_that_is_well(protocol: str) -> None:
     assert check.checked_at > 0
 
 
-def test_the_request_is_small_and_its_answer_left() -> None:
+def test_probe_request_is_small_and_closes_its_stream() -> None:
     sent: list[bytes] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -73,7 +73,7 @@ def test_the_request_is_small_and_its_answer_left() -> None:
         (307, "elsewhere", None, "host"),
     ],
 )
-def test_refusals_say_what_is_wrong(
+def test_refused_requests_name_the_fault(
     status: int, message: str, code: str | None, wrong: str | None
 ) -> None:
     check = found(refusing(status, message, code))
@@ -90,14 +90,14 @@ def test_refusals_say_what_is_wrong(
     }[wrong]
 
 
-def test_one_that_is_down() -> None:
+def test_probe_of_an_unreachable_upstream() -> None:
     check = found(gone)
 
     assert (check.is_reachable, check.fault) == (False, "host")
     assert "cannot be reached" in str(check.error)
 
 
-def test_other_failures() -> None:
+def test_probe_failures() -> None:
     assert judge_failure(UpstreamProtocolError("odd"), "m").fault == "host"
     assert judge_failure(InvalidRequest("odd"), "m").fault == "request"
 
@@ -122,13 +122,13 @@ def test_the_list_may_name_the_model(model: str | None, known: bool | None) -> N
         (gone, (False, None, "host")),
     ],
 )
-def test_a_list_that_is_refused(answer: Answer, shown: tuple[object, ...]) -> None:
+def test_refused_model_list(answer: Answer, shown: tuple[object, ...]) -> None:
     check = probe_model_list(connected(answer), "m")
 
     assert (check.is_reachable, check.is_key_accepted, check.fault) == shown
 
 
-def test_where_clients_bring_the_keys_none_is_refused() -> None:
+def test_passthrough_upstream_has_no_key_fault() -> None:
     settings = make_upstream_settings("up", base_url="https://remote.test/v1", passthrough_key=True)
 
     check = probe_model_list(connected(refusing(401), settings))
@@ -136,7 +136,7 @@ def test_where_clients_bring_the_keys_none_is_refused() -> None:
     assert (check.is_healthy, check.is_key_accepted, check.error) == (True, None, None)
 
 
-def test_a_check_as_json() -> None:
+def test_probe_result_as_json() -> None:
     well_ = ProbeResult(True, True, None, latency=0.0123, checked_at=5.0).to_json()
     assert well_ == {
         "reachable": True,

@@ -1,4 +1,4 @@
-"""A model is registered when all is well with it, and else nothing is."""
+"""Registration of models: validation, verification, storage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BODY = {"model": "mine", "from": "m", "remote_host": "https://remote.test/v1"}
 
 
 class World:
-    """A registry of its own, and one remote for all hosts."""
+    """A registration with its own registry and one remote for all hosts."""
 
     def __init__(self, path: Path) -> None:
         self.answer: Answer = well
@@ -53,7 +53,7 @@ class World:
         return connected(lambda request: self.answer(request), settings)
 
     def refused(self, **change: Any) -> InvalidRequest:
-        """Why a request was refused, and nothing stored."""
+        """Return the error of a rejected request; checks that nothing was stored."""
         with pytest.raises(InvalidRequest) as caught:
             self.creating.create({**BODY, **change})
         assert self.registry.list_models() == []
@@ -67,7 +67,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.database.close()
 
 
-def test_what_is_well_is_stored_and_told(world: World) -> None:
+def test_verified_model_is_stored_and_reported(world: World) -> None:
     created = world.creating.create({**BODY, "provider": "dashscope"})
 
     found = world.registry.find("mine")
@@ -100,7 +100,7 @@ def test_a_model_that_only_embeds_is_looked_for_in_the_list(world: World) -> Non
     assert caught.value.param == "remote_api_key"
 
 
-def test_who_asks_for_no_verification_gets_none(world: World) -> None:
+def test_verification_can_be_disabled(world: World) -> None:
     world.answer = gone
 
     created = world.creating.create({**BODY, "verify": False})
@@ -119,7 +119,7 @@ def test_who_asks_for_no_verification_gets_none(world: World) -> None:
         (refusing(400, "odd"), "from", "rejected a test request"),
     ],
 )
-def test_what_is_wrong_is_told_by_its_parameter(
+def test_failed_verification_names_the_parameter(
     world: World, answer: Answer, param: str, words: str
 ) -> None:
     world.answer = answer
@@ -131,9 +131,7 @@ def test_what_is_wrong_is_told_by_its_parameter(
     assert "sk-secret-key" not in error.message
 
 
-def test_who_says_nothing_for_ever_is_not_waited_for(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silent_upstream_times_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def comments() -> Iterator[bytes]:
         for _ in range(500):
             time.sleep(0.01)
@@ -160,7 +158,7 @@ def test_who_says_nothing_for_ever_is_not_waited_for(
         "https://löcal.test/v1",
     ],
 )
-def test_a_host_that_may_not_be_is_not_even_asked(world: World, host: str) -> None:
+def test_forbidden_host_is_not_contacted(world: World, host: str) -> None:
     assert world.refused(remote_host=host, verify=False).param == "remote_host"
     assert world.connected == []
 
@@ -184,13 +182,13 @@ def test_a_private_host_that_the_operator_names_may_go_without_tls(world: World,
     assert world.connected[0].base_url == host
 
 
-def test_a_remote_has_not_for_ever_to_answer(world: World) -> None:
+def test_verification_times_out(world: World) -> None:
     world.creating.create(BODY)
 
     assert world.connected[0].first_byte_timeout < 30
 
 
-def test_the_names_of_configured_upstreams_are_theirs(world: World) -> None:
+def test_prefix_of_a_configured_upstream_is_reserved(world: World) -> None:
     error = world.refused(model="chat/mine")
 
     assert error.param == "model"
@@ -222,7 +220,7 @@ def test_a_configured_model_has_another_name(world: World, source: str) -> None:
     assert (other.host, other.model) == ("", source)
 
 
-def test_what_is_not_there_cannot_be_copied(world: World) -> None:
+def test_copy_of_an_unknown_model_is_not_found(world: World) -> None:
     with pytest.raises(NotFound, match="model 'gone' not found") as caught:
         world.creating.copy("gone", "other")
     assert caught.value.param == "source"
@@ -233,7 +231,7 @@ def test_what_is_not_there_cannot_be_copied(world: World) -> None:
         world.creating.copy("fast", "a b")
 
 
-def test_a_registered_model_can_be_asked_again(world: World) -> None:
+def test_registered_model_can_be_probed_again(world: World) -> None:
     remote = world.creating.create(BODY).remote
     assert world.creating.probe_registered(remote).is_healthy
 

@@ -32,7 +32,7 @@ BODY: dict[str, Any] = {
 }
 
 
-def test_a_request_becomes_an_upstream() -> None:
+def test_create_request_becomes_upstream_settings() -> None:
     remote = read_create_request(BODY)
     settings = remote.upstream
 
@@ -60,7 +60,7 @@ def test_a_request_becomes_an_upstream() -> None:
         ("ollama", "https://a/deep/v1", "https://a/deep/v1", {"chat"}, "ollama"),
     ],
 )
-def test_the_type_says_what_is_spoken(
+def test_remote_type_selects_the_protocol(
     kind: str | None, host: str, url: str, apis: set[str], provider: str
 ) -> None:
     body = {"model": "m", "from": "x", "remote_host": host, "remote_type": kind}
@@ -69,7 +69,7 @@ def test_the_type_says_what_is_spoken(
     assert (settings.base_url, {*settings.apis}, settings.provider) == (url, apis, provider)
 
 
-def test_it_comes_back_from_what_is_told_and_what_is_secret() -> None:
+def test_model_is_restored_from_public_and_secret_fields() -> None:
     remote = read_create_request(BODY)
     told, secrets = remote.get_public_fields(), remote.get_secret_fields()
 
@@ -81,7 +81,7 @@ def test_it_comes_back_from_what_is_told_and_what_is_secret() -> None:
     assert [getattr(again, n) for n in names] == [getattr(remote, n) for n in names]
 
 
-def test_what_has_no_secret_has_nothing_to_be_sealed() -> None:
+def test_model_without_secrets_needs_no_cipher() -> None:
     assert (
         read_create_request(
             {"model": "m", "from": "x", "remote_host": "https://a/v1"}
@@ -90,7 +90,7 @@ def test_what_has_no_secret_has_nothing_to_be_sealed() -> None:
     )
 
 
-def test_no_secret_is_in_what_python_says_of_it() -> None:
+def test_repr_contains_no_secret() -> None:
     assert "secret" not in repr(read_create_request(BODY))
 
 
@@ -135,7 +135,7 @@ def test_no_secret_is_in_what_python_says_of_it() -> None:
         ({"messages": [{"role": "user", "content": "x"}]}, "messages"),
     ],
 )
-def test_what_is_wrong_is_named(change: dict[str, Any], param: str) -> None:
+def test_invalid_field_is_named(change: dict[str, Any], param: str) -> None:
     rest = {} if param != "provider" else {k: None for k in BODY if k.startswith("remote_")}
     with pytest.raises(ClientError) as caught:
         read_create_request({**BODY, **rest, **change})
@@ -143,17 +143,17 @@ def test_what_is_wrong_is_named(change: dict[str, Any], param: str) -> None:
     assert "sk-secret" not in caught.value.message
 
 
-def test_what_clients_send_without_a_meaning_is_let_pass() -> None:
+def test_meaningless_client_fields_are_accepted() -> None:
     body = {"name": "m", "from": "x", "files": {}, "template": "", "quantize": None, "stream": True}
     assert (read_create_request(body).name, read_create_request(body).host) == ("m:latest", "")
 
 
-def test_what_remote_models_do_not_have_is_not_merely_wrong() -> None:
+def test_fields_of_local_models_are_unsupported() -> None:
     with pytest.raises(Unsupported, match="'files' is not supported"):
         read_create_request({**BODY, "files": {"a": "b"}})
 
 
-def test_a_copy_is_as_its_source_but_for_what_is_wanted() -> None:
+def test_copied_model_keeps_fields_that_are_not_overridden() -> None:
     source = read_create_request(BODY)
     wanted = read_create_request(
         {"model": "other", "from": "mine", "parameters": {"temperature": 1}}

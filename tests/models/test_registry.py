@@ -1,4 +1,4 @@
-"""All registered models, for every worker at once."""
+"""The registry of models in a database, shared by several workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODEL = RegisteredModel(
 
 
 class Worker:
-    """One process' copy."""
+    """The registry of one worker process."""
 
     def __init__(self, path: Path, *secrets: str) -> None:
         self.database = SqliteDatabase(path / "state.db")
@@ -44,7 +44,7 @@ def workers(tmp_path: Path) -> Iterator[tuple[Worker, Worker]]:
         worker.database.close()
 
 
-def test_each_step_is_known_to_all_at_once(workers: tuple[Worker, Worker]) -> None:
+def test_changes_are_visible_in_all_workers(workers: tuple[Worker, Worker]) -> None:
     here, there = workers
     assert there.names() == []
 
@@ -60,7 +60,7 @@ def test_each_step_is_known_to_all_at_once(workers: tuple[Worker, Worker]) -> No
     assert here.names() == there.names() == []
 
 
-def test_what_was_not_changed_stays_the_very_same(workers: tuple[Worker, Worker]) -> None:
+def test_unchanged_models_are_reused_on_reload(workers: tuple[Worker, Worker]) -> None:
     here, there = workers
     here.registry.put(MODEL)
     here.registry.put(replace(MODEL, name="other:8b"))
@@ -78,7 +78,7 @@ def test_what_was_not_changed_stays_the_very_same(workers: tuple[Worker, Worker]
     assert there.dropped[1:] == [kept.upstream]
 
 
-def test_a_changed_model_is_as_old_as_it_was(workers: tuple[Worker, Worker]) -> None:
+def test_updating_a_model_keeps_its_creation_time(workers: tuple[Worker, Worker]) -> None:
     first = workers[0].registry.put(MODEL)
     second = workers[1].registry.put(MODEL)
 
@@ -86,12 +86,12 @@ def test_a_changed_model_is_as_old_as_it_was(workers: tuple[Worker, Worker]) -> 
     assert second.modified > first.modified > 0
 
 
-def test_what_is_not_there_cannot_be_removed(workers: tuple[Worker, Worker]) -> None:
+def test_removing_an_unknown_model_is_not_found(workers: tuple[Worker, Worker]) -> None:
     with pytest.raises(NotFound, match="model 'gone' not found"):
         workers[0].registry.remove("gone")
 
 
-def test_a_request_asks_no_database(
+def test_lookup_does_not_query_the_database(
     workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, _ = workers
@@ -113,7 +113,7 @@ def test_no_secret_is_in_the_files(workers: tuple[Worker, Worker], tmp_path: Pat
     assert b"org-secret" not in left
 
 
-def test_a_stolen_database_gives_no_key(workers: tuple[Worker, Worker], tmp_path: Path) -> None:
+def test_database_file_contains_no_key(workers: tuple[Worker, Worker], tmp_path: Path) -> None:
     workers[0].registry.put(MODEL)
     thief = Worker(tmp_path, "guessed")
 
@@ -124,7 +124,7 @@ def test_a_stolen_database_gives_no_key(workers: tuple[Worker, Worker], tmp_path
     thief.database.close()
 
 
-def test_after_a_rotation_the_old_secret_opens_nothing(tmp_path: Path) -> None:
+def test_old_secret_decrypts_nothing_after_rotation(tmp_path: Path) -> None:
     old = Worker(tmp_path, "old")
     old.registry.put(MODEL)
     both = Worker(tmp_path, "new", "old")
@@ -142,7 +142,7 @@ def test_after_a_rotation_the_old_secret_opens_nothing(tmp_path: Path) -> None:
     both.database.close()
 
 
-def test_a_rotation_gives_those_their_keys_who_had_none(tmp_path: Path) -> None:
+def test_rotation_unlocks_locked_models(tmp_path: Path) -> None:
     old, new, both = (Worker(tmp_path, *secrets) for secrets in (["old"], ["new"], ["new", "old"]))
     old.registry.put(MODEL)
     found = new.registry.find("mine")
@@ -158,7 +158,7 @@ def test_a_rotation_gives_those_their_keys_who_had_none(tmp_path: Path) -> None:
         worker.database.close()
 
 
-def test_without_a_secret_no_key_is_kept(tmp_path: Path) -> None:
+def test_key_is_rejected_without_a_secret(tmp_path: Path) -> None:
     worker = Worker(tmp_path)
     with pytest.raises(Unsupported, match="FORWARDER_SECRET_KEY"):
         worker.registry.put(MODEL)
@@ -169,7 +169,7 @@ def test_without_a_secret_no_key_is_kept(tmp_path: Path) -> None:
     worker.database.close()
 
 
-def test_while_the_store_fails_what_was_known_is_served(
+def test_cached_models_are_served_while_the_store_fails(
     workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = workers
@@ -191,7 +191,7 @@ def test_while_the_store_fails_what_was_known_is_served(
     assert there.names() == ["later:latest", "mine:latest"]
 
 
-def test_without_a_store_there_are_none_and_will_be_none() -> None:
+def test_null_registry_is_empty_and_rejects_models() -> None:
     none = NullModelRegistry()
 
     assert (none.find("x"), none.list_models()) == (None, [])
@@ -204,7 +204,7 @@ def test_without_a_store_there_are_none_and_will_be_none() -> None:
             refused()
 
 
-def test_adopted_secret_opens_the_keys_of_stored_models(tmp_path: Path) -> None:
+def test_adopted_secret_decrypts_stored_keys(tmp_path: Path) -> None:
     Worker(tmp_path, "s").registry.put(MODEL)
     late = Worker(tmp_path)
     late.registry.preload_models()
@@ -219,7 +219,7 @@ def test_adopted_secret_opens_the_keys_of_stored_models(tmp_path: Path) -> None:
     assert found.key == "sk-secret-key"
 
 
-def test_store_that_hangs_keeps_nobody_waiting(
+def test_hanging_store_does_not_delay_requests(
     workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = workers
@@ -242,7 +242,7 @@ def test_store_that_hangs_keeps_nobody_waiting(
         assert time.monotonic() < deadline
 
 
-def test_each_change_makes_another_edition_which_all_workers_know(
+def test_each_change_changes_the_version_in_all_workers(
     workers: tuple[Worker, Worker],
 ) -> None:
     here, there = workers

@@ -1,4 +1,4 @@
-"""From a model's name to an upstream."""
+"""Routing of model names to upstreams."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_with_nothing_configured_each_client_crosses_over_on_the_demo() -> None:
     assert where(demo, "demo", "responses") == "chat chat demo"
 
 
-# -- what a model's name says ---------------------------------------------------------------------
+# -- model names ----------------------------------------------------------------------------------
 
 SEVERAL = router(
     "first chat fast=qwen-turbo,qwen-*,deep/seek=v3",
@@ -114,7 +114,7 @@ SEVERAL = router(
         ("qwen-max", "first chat qwen-max", "first chat qwen-max"),
         ("gpt-5", "second responses gpt-5", "third chat gpt-5"),
         ("GPT-5", "second responses GPT-5", "first chat GPT-5"),
-        # nobody claims it
+        # unknown name
         ("unknown", "second responses unknown", "first chat unknown"),
     ],
 )
@@ -178,7 +178,7 @@ def test_fallbacks_come_after_the_first_in_their_order(
     assert everywhere(model, client, A=to) == expected
 
 
-def test_fallbacks_of_fallbacks_are_none() -> None:
+def test_fallbacks_of_fallbacks_are_ignored() -> None:
     assert everywhere("a/m", "chat", A="b", B="c") == ["a chat m", "b responses m"]
 
 
@@ -198,7 +198,7 @@ def test_without_a_default_model_it_is_refused(model: str | None) -> None:
     assert (caught.value.param, caught.value.code) == ("model", "missing_required_parameter")
 
 
-def test_an_upstream_alone_is_no_model() -> None:
+def test_upstream_prefix_without_model_is_not_found() -> None:
     with pytest.raises(NotFound) as caught:
         SEVERAL.resolve("first/", "chat")
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
@@ -219,7 +219,7 @@ def test_configured_models_are_listed_under_names_that_lead_to_them() -> None:
     ]
 
 
-def test_patterns_are_no_models() -> None:
+def test_patterns_are_not_listed() -> None:
     assert router("a chat qwen-*,gpt-?,m[12]").list_models() == []
 
 
@@ -285,7 +285,7 @@ MINE = RegisteredModel("mine:latest", "m", "https://remote.test/v1", system="Be 
 
 
 def registered(*remotes: RegisteredModel, models: str = "fast=quick,mine=other") -> Router:
-    """A router that knows these models, over one upstream."""
+    """A router with these registered models and one upstream."""
     known = {name: r for r in remotes for name in (r.name, r.name.removesuffix(":latest"))}
     settings = Settings.from_env({"CHAT_BASE_URL": URL, "CHAT_MODELS": models})
     return Router(settings, known.get, lambda: remotes)
@@ -301,7 +301,7 @@ def test_a_registered_model_goes_before_an_alias(name: str, client: str) -> None
     assert route.defaults.system == "Be kind."
 
 
-def test_who_names_an_upstream_gets_that() -> None:
+def test_upstream_prefix_selects_the_upstream() -> None:
     assert where(registered(MINE), "chat/mine", "chat") == "chat chat other"
     assert registered(MINE).find_registered("chat/mine") is None
 
@@ -312,7 +312,7 @@ def test_a_registered_model_may_be_the_default() -> None:
     assert Router(settings, {"mine": MINE}.get).resolve(None, "chat").model == "m"
 
 
-def test_another_name_leads_where_the_first_does_with_its_own_defaults() -> None:
+def test_copy_routes_like_its_source_with_own_defaults() -> None:
     kind = RegisteredModel("kind:latest", "fast", system="Be kind.")
     route = registered(kind).resolve("kind", "responses")
 
@@ -329,7 +329,7 @@ def test_another_name_is_never_of_a_registered_one() -> None:
     assert registered(circle).resolve("fast", "chat").model == "quick"
 
 
-def test_one_whose_key_is_lost_is_the_operator_s_matter() -> None:
+def test_locked_model_raises_key_refused() -> None:
     lost = RegisteredModel("lost:latest", "m", "https://remote.test/v1", locked=True)
 
     for ask in (registered(lost).resolve, registered(lost).list_routes):
@@ -385,7 +385,7 @@ def test_the_default_model_stands_in_where_a_client_s_own_upstream_lacks_the_nam
 
 
 @pytest.mark.parametrize("client", ["chat", "responses"])
-def test_a_helper_model_goes_before_what_an_upstream_has(client: str) -> None:
+def test_codex_helper_setting_overrides_upstream_helper_models(client: str) -> None:
     found = having("a", "b", default_model="x", codex_helper_model="b/small")
 
     assert where(found, "codex-auto-review", client) == "b responses small"
@@ -408,7 +408,7 @@ def test_an_alias_or_a_pattern_goes_before_the_stand_in(models: str) -> None:
 
 
 def test_a_registered_model_never_stands_in() -> None:
-    """Whoever registers one would have it review Codex's commands."""
+    """The owner of such a model could approve commands of other users."""
     mine = RegisteredModel("mine:latest", "m", "https://remote.test/v1")
 
     def find(name: str) -> RegisteredModel | None:
@@ -435,7 +435,7 @@ def test_a_model_registered_from_a_helper_s_name_has_its_stand_in(name: str) -> 
     assert route.defaults.system == "Be kind."
 
 
-def test_a_client_s_key_goes_with_the_question_what_its_upstream_has() -> None:
+def test_helper_check_uses_the_client_key() -> None:
     found = router("a chat", "b responses", default_model="a/x")
     found.check_codex_helper = lambda upstream, name, key: (upstream, key) == ("a", "k")
 
@@ -453,7 +453,7 @@ def test_a_helper_s_name_belongs_to_the_upstream_that_serves_it() -> None:
     assert having(default_model="b/x").find_owner("gpt-5.5") is None
 
 
-def test_a_stand_in_that_leads_nowhere_spoils_no_list(caplog: pytest.LogCaptureFixture) -> None:
+def test_unresolvable_stand_in_does_not_break_the_lists(caplog: pytest.LogCaptureFixture) -> None:
     found = having(codex_helper_model="a/")
 
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Reads what ``GET /metrics`` says."""
+"""Parses the output of ``GET /metrics``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def counted(text: str) -> dict[str, dict[tuple[str, ...], float]]:
-    """Sample name without ``forwarder_`` -> its labels' values, in the order of their names."""
+    """Map sample name without ``forwarder_`` -> label values sorted by label name -> value."""
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

@@ -1,4 +1,4 @@
-"""Log lines are JSON objects."""
+"""JSON log lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from forwarder.observability import logging as logs
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    """The logger is the process's own."""
+    """Restore the global logger after the test."""
     log = logging.getLogger("forwarder")
     before = log.handlers[:], log.level, log.propagate
     yield
@@ -31,7 +31,7 @@ def line(message: Any, *args: Any, **more: Any) -> dict[str, Any]:
     return parsed
 
 
-def test_a_line_says_when_how_grave_and_what() -> None:
+def test_log_line_has_time_level_and_message() -> None:
     said = line("hello %s\nthere", "Zürich", created=0.25, msecs=250)
 
     assert said == {
@@ -49,7 +49,7 @@ def test_a_dict_is_merged_into_the_line() -> None:
     assert "message" not in said
 
 
-def test_values_of_clients_are_cut() -> None:
+def test_client_values_are_shortened() -> None:
     body = {"input": "x" * 5000}
     names = ["n" * 5000, *"abc" * 20]
     said = line({"model": "m" * 10**6, "dropped": names, "status": 200, "request": body})
@@ -61,7 +61,7 @@ def test_values_of_clients_are_cut() -> None:
 
 
 @pytest.mark.parametrize("field", ["detail", "event"])
-def test_what_the_forwarder_says_is_not_cut(field: str) -> None:
+def test_own_messages_are_not_shortened(field: str) -> None:
     assert line({field: "x" * 5000})[field] == "x" * 5000
 
 

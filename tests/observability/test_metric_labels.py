@@ -1,4 +1,4 @@
-"""No client can make up label values without end."""
+"""Limited label values of metrics."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from forwarder.config.settings import Settings
 from forwarder.observability.metric_labels import LabelSet, label_parameter, list_configured_models
 
 
-def test_what_is_known_is_named_whatever_was_learned() -> None:
+def test_known_labels_do_not_count_as_learned() -> None:
     names = LabelSet(["a"], max_learned=1)
     names.get_label("x")
 
     assert names.get_label("a", learn=False) == "a"
 
 
-def test_no_more_is_learned_than_there_is_room_for() -> None:
+def test_learned_labels_are_limited() -> None:
     names = LabelSet(max_learned=3)
 
     labels = {names.get_label(f"made-up-{i}") for i in range(1000)}
@@ -24,7 +24,7 @@ def test_no_more_is_learned_than_there_is_room_for() -> None:
     assert names.get_label("made-up-1") == "made-up-1"
 
 
-def test_what_is_not_real_is_not_learned() -> None:
+def test_unlearned_name_is_labelled_other() -> None:
     names = LabelSet()
 
     assert names.get_label("typo", learn=False) == "other"
@@ -33,7 +33,7 @@ def test_what_is_not_real_is_not_learned() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
-def test_nothing_has_a_name_too(nothing: str | None) -> None:
+def test_missing_label_value_has_a_name(nothing: str | None) -> None:
     assert LabelSet().get_label(nothing) == "none"
 
 

@@ -1,4 +1,4 @@
-"""What is counted of an exchange."""
+"""Request metrics."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def metrics() -> MetricsObserver:
     )  # fmt: skip
 
 
-def exchange(metrics: MetricsObserver, **more: Any) -> RequestContext:
+def make_context(metrics: MetricsObserver, **more: Any) -> RequestContext:
     given: Json = {"id": "req_1", "route": "chat", "upstream": "up", "model": "m", **more}
     return RequestContext(loss_report=LossReport(), observers=[metrics], **given)
 
@@ -55,7 +55,7 @@ def read(metrics: MetricsObserver) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def test_an_answer_is_counted_once_it_is_over(metrics: MetricsObserver) -> None:
-    done = answered(exchange(metrics), [{"a": 1}, {"b": 2}], [], [USAGE])
+    done = answered(make_context(metrics), [{"a": 1}, {"b": 2}], [], [USAGE])
     assert "requests_total" not in read(metrics)
 
     done.close()
@@ -70,8 +70,8 @@ def test_an_answer_is_counted_once_it_is_over(metrics: MetricsObserver) -> None:
     assert "upstream_errors_total" not in found
 
 
-def test_a_stream_is_open_until_it_is_over(metrics: MetricsObserver) -> None:
-    streaming = exchange(metrics, model="known")
+def test_open_streams_gauge_counts_running_streams(metrics: MetricsObserver) -> None:
+    streaming = make_context(metrics, model="known")
 
     streaming.notify_stream_start()
     assert read(metrics)["open_streams"] == {("chat",): 1}
@@ -96,17 +96,17 @@ def test_a_stream_is_open_until_it_is_over(metrics: MetricsObserver) -> None:
         (UpstreamError("x"), "other"),
     ],
 )
-def test_what_an_upstream_did_is_counted_by_kind(
+def test_upstream_errors_are_counted_by_kind(
     error: ForwarderError, kind: str, metrics: MetricsObserver
 ) -> None:
-    failed = exchange(metrics)
+    failed = make_context(metrics)
     failed.record_failure(error)
     failed.close()
 
     assert read(metrics)["upstream_errors_total"] == {(kind, "up"): 1}
 
 
-def test_a_failure_that_a_fallback_made_good_is_one_too(metrics: MetricsObserver) -> None:
+def test_failure_before_a_successful_fallback_is_counted(metrics: MetricsObserver) -> None:
     metrics.on_failure("up", UpstreamRefused(503, {}))
     metrics.on_failure("spare", UpstreamTimeout("x"))
     metrics.on_failure("spare", InvalidRequest("x"))
@@ -115,8 +115,10 @@ def test_a_failure_that_a_fallback_made_good_is_one_too(metrics: MetricsObserver
     assert found == {("server_error", "up"): 1, ("timeout", "spare"): 1}
 
 
-def test_a_usage_that_cannot_be_counted_leaves_no_stream_open(metrics: MetricsObserver) -> None:
-    odd = answered(exchange(metrics), [{"usage": {"prompt_tokens": -1, "completion_tokens": "3"}}])
+def test_invalid_usage_does_not_leave_a_stream_open(metrics: MetricsObserver) -> None:
+    odd = answered(
+        make_context(metrics), [{"usage": {"prompt_tokens": -1, "completion_tokens": "3"}}]
+    )
     odd.notify_stream_start()
     odd.close()
 
@@ -126,10 +128,10 @@ def test_a_usage_that_cannot_be_counted_leaves_no_stream_open(metrics: MetricsOb
     assert "input_tokens_total" not in found
 
 
-def test_what_the_upstream_told_the_client_itself_is_a_failure_too(
+def test_error_in_a_streamed_answer_is_a_failure(
     metrics: MetricsObserver,
 ) -> None:
-    answered(exchange(metrics), [{"error": {"message": "full"}}]).close()
+    answered(make_context(metrics), [{"error": {"message": "full"}}]).close()
 
     assert read(metrics)["upstream_errors_total"] == {("failed", "up"): 1}
 
@@ -138,10 +140,10 @@ def test_what_the_upstream_told_the_client_itself_is_a_failure_too(
     "error",
     [InvalidRequest("x"), InternalError("x"), ClientDisconnected(), UpstreamUnavailable("x", 1)],
 )
-def test_what_others_did_is_not_the_upstream_s(
+def test_other_failures_are_not_upstream_errors(
     error: ForwarderError, metrics: MetricsObserver
 ) -> None:
-    failed = exchange(metrics)
+    failed = make_context(metrics)
     failed.record_failure(error)
     failed.close()
 
@@ -150,20 +152,20 @@ def test_what_others_did_is_not_the_upstream_s(
     assert [*found["requests_total"]] == [("other", "chat", str(error.status), "up")]
 
 
-def test_a_model_is_named_once_an_upstream_has_answered_for_it(metrics: MetricsObserver) -> None:
+def test_model_label_is_learned_after_an_answer(metrics: MetricsObserver) -> None:
     for model in ("typo", "known"):
-        failed = exchange(metrics, model=model)
+        failed = make_context(metrics, model=model)
         failed.record_failure(UpstreamRefused(404, {}))
         failed.close()
-    answered(exchange(metrics, model="typo"), [USAGE]).close()
+    answered(make_context(metrics, model="typo"), [USAGE]).close()
 
     named = [labels[0] for labels in read(metrics)["requests_total"]]
     assert named == ["other", "known", "typo"]
 
 
-def test_clients_cannot_grow_it_without_bound(metrics: MetricsObserver) -> None:
+def test_label_values_of_clients_are_limited(metrics: MetricsObserver) -> None:
     for i in range(300):
-        made_up = exchange(metrics, model=f"made-up-{i}")
+        made_up = make_context(metrics, model=f"made-up-{i}")
         made_up.loss_report.drop(f"made-up-{i}", "why")
         answered(made_up, [USAGE]).close()
 
@@ -174,7 +176,7 @@ def test_clients_cannot_grow_it_without_bound(metrics: MetricsObserver) -> None:
 
 
 def test_drops_are_counted_by_parameter(metrics: MetricsObserver) -> None:
-    lossy = exchange(metrics)
+    lossy = make_context(metrics)
     for name in ("seed", "tools.mcp", "tools.computer"):
         lossy.loss_report.drop(name, "why")
     lossy.close()
@@ -182,15 +184,15 @@ def test_drops_are_counted_by_parameter(metrics: MetricsObserver) -> None:
     assert read(metrics)["dropped_parameters_total"] == {("seed",): 1, ("tools",): 2}
 
 
-def test_a_request_that_went_nowhere_is_counted(metrics: MetricsObserver) -> None:
-    refused = exchange(metrics, upstream=None, model=None)
+def test_rejected_request_is_counted(metrics: MetricsObserver) -> None:
+    refused = make_context(metrics, upstream=None, model=None)
     refused.record_failure(InvalidRequest("x"))
     refused.close()
 
     assert read(metrics)["requests_total"] == {("none", "chat", "400", "none"): 1}
 
 
-def test_what_is_done_about_trouble_is_counted(metrics: MetricsObserver) -> None:
+def test_retries_fallbacks_and_refusals_are_counted(metrics: MetricsObserver) -> None:
     metrics.on_retry("up", "timeout")
     metrics.on_retry("up", "timeout")
     metrics.on_fallback("up", "spare", "503")
@@ -213,7 +215,7 @@ def test_two_applications_in_a_process_count_for_themselves(metrics: MetricsObse
     assert read(other).get("refusals_total", {}) == {}
 
 
-def test_checks_say_who_is_well_and_how_long_they_took(metrics: MetricsObserver) -> None:
+def test_health_check_metrics(metrics: MetricsObserver) -> None:
     metrics.on_health_check("up", True, 0.2)
     metrics.on_health_check("mine:latest", True, 0.1)
     metrics.on_health_check("mine:latest", False, 20.0)

@@ -1,4 +1,4 @@
-"""The spans of an exchange, and the thread that runs through them."""
+"""Spans of requests and upstream requests, and trace propagation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Traced:
-    """An application whose spans are kept, and the requests that its upstreams got."""
+    """An application with recorded spans, and the requests that its upstreams received."""
 
     def __init__(self, client: FlaskClient, exporter: InMemorySpanExporter) -> None:
         self.client = client
@@ -47,7 +47,7 @@ class Traced:
         return self.client.post(path, json=body, headers=headers, buffered=True)
 
     def spans(self) -> tuple[ReadableSpan, list[ReadableSpan]]:
-        """The one of the exchange, and those of its upstream calls."""
+        """Return the request span and the spans of its upstream requests."""
         found = self._exporter.get_finished_spans()
         [server] = [span for span in found if span.kind is SpanKind.SERVER]
         return server, [span for span in found if span.kind is SpanKind.CLIENT]
@@ -85,9 +85,7 @@ def test_a_long_name_of_a_model_is_cut(traced: Callable[..., Traced]) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_exchange_is_a_span_with_the_upstream_s_call_inside(
-    stream: bool, traced: Callable[..., Traced]
-) -> None:
+def test_request_span_has_upstream_child_span(stream: bool, traced: Callable[..., Traced]) -> None:
     of = traced()
 
     got = of.ask(stream=stream, no_such=1)
@@ -132,7 +130,7 @@ def test_an_exchange_is_a_span_with_the_upstream_s_call_inside(
         ("/v1/embeddings", "embeddings", "embeddings"),
     ],
 )
-def test_a_span_says_what_was_asked_for(
+def test_span_attributes_describe_the_request(
     path: str, operation: str, route: str, traced: Callable[..., Traced]
 ) -> None:
     vectors = httpx2.Response(200, json={"data": [{"embedding": [1.0]}]})
@@ -163,7 +161,7 @@ def test_a_client_s_trace_goes_on_to_the_upstream(traced: Callable[..., Traced])
 
 
 @pytest.mark.parametrize("given", ["", "nonsense", "00-0-0-00"])
-def test_without_one_a_trace_begins_here(given: str, traced: Callable[..., Traced]) -> None:
+def test_new_trace_without_traceparent(given: str, traced: Callable[..., Traced]) -> None:
     of = traced()
 
     of.ask(headers={"traceparent": given} if given else {})
@@ -195,7 +193,7 @@ def test_each_of_several_calls_is_a_span_of_its_own(traced: Callable[..., Traced
     assert (server.attributes or {})["gen_ai.usage.output_tokens"] == 12
 
 
-def test_a_refusal_is_told_without_its_words(traced: Callable[..., Traced]) -> None:
+def test_span_of_a_refusal_has_no_message(traced: Callable[..., Traced]) -> None:
     error = {"error": {"message": "You said: a secret prompt", "code": "overloaded"}}
     of = traced(lambda _: httpx2.Response(503, json=error))
 
@@ -209,7 +207,7 @@ def test_a_refusal_is_told_without_its_words(traced: Callable[..., Traced]) -> N
         assert "secret" not in span.to_json()
 
 
-def test_a_mistake_of_the_client_is_no_error_of_ours(traced: Callable[..., Traced]) -> None:
+def test_client_error_does_not_mark_the_span_as_failed(traced: Callable[..., Traced]) -> None:
     of = traced()
 
     of.ask(temperature="hot")
@@ -235,7 +233,7 @@ def test_a_stream_that_breaks_ends_its_spans(traced: Callable[..., Traced]) -> N
         assert (span.attributes or {})["error.type"] == "upstream_disconnected"
 
 
-def test_a_client_that_leaves_ends_them_too(traced: Callable[..., Traced]) -> None:
+def test_client_disconnect_ends_spans(traced: Callable[..., Traced]) -> None:
     of = traced()
     body = {"model": "chat/m", "input": "hi", "stream": True}
 

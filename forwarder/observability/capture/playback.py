@@ -103,6 +103,6 @@ def make_transport_error(
     return failure
 
 
-def fetch_placeholders(wanted: Mapping[str, str]) -> Mapping[str, Blob]:
+def fetch_placeholders(urls: Mapping[str, str]) -> Mapping[str, Blob]:
     """Return a placeholder per URL instead of its content; recorded answers do not depend on it."""
-    return {url: Blob(b"not fetched", "image/png", None) for url in wanted}
+    return {url: Blob(b"not fetched", "image/png", None) for url in urls}

@@ -1,4 +1,4 @@
-"""Tapes and records, without a forwarder around them."""
+"""Recorders and records for tests."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def tape(limit: int = 10_000, method: str = "POST") -> Recorder:
     return Recorder(asked, limit, time.monotonic())
 
 
-def exchange(**more: Any) -> RequestContext:
+def make_context(**more: Any) -> RequestContext:
     return RequestContext(id="req_1", route="responses", loss_report=LossReport(), **more)
 
 
 def record(of: Recorder, limit: int = 10_000, *fields: str, **more: Any) -> dict[str, Any]:
-    """The record of a tape, which is as long as it may be."""
-    said = encode_record(generate_name(1.0), of, exchange(**more), 0.5, Redactor(fields), limit)
+    """Return the record of a recorder; checks that it fits the limit."""
+    said = encode_record(generate_name(1.0), of, make_context(**more), 0.5, Redactor(fields), limit)
     assert len(said) <= limit
     made: dict[str, Any] = json.loads(said)
     return made

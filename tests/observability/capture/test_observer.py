@@ -1,4 +1,4 @@
-"""Which exchanges are captured, and where they go."""
+"""Selection and storage of captured exchanges."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ def capturing(**more: str) -> CaptureObserver:
 def ended(
     capture: CaptureObserver, route: str, body: bytes | None, **more: Any
 ) -> list[dict[str, Any]]:
-    exchange = RequestContext("req_1", route, LossReport(), observers=[capture], **more)
-    exchange.recorder = capture.make_recorder(exchange, ASKED)
-    if exchange.recorder and body:
-        exchange.recorder.record_body(body)
-    exchange.close()
-    assert exchange.recorder is None
+    context = RequestContext("req_1", route, LossReport(), observers=[capture], **more)
+    context.recorder = capture.make_recorder(context, ASKED)
+    if context.recorder and body:
+        context.recorder.record_body(body)
+    context.close()
+    assert context.recorder is None
     return capture.store.list_newest(10)
 
 
-def test_nothing_captures_unless_it_is_told_to() -> None:
+def test_capture_is_off_by_default() -> None:
     assert make_capture_observer(settings()) is None
 
 
-def test_records_are_where_the_settings_say(tmp_path: Path) -> None:
+def test_settings_select_the_store(tmp_path: Path) -> None:
     assert isinstance(
         make_capture_store(settings(_COUNT="5", **{"": "memory"})), MemoryCaptureStore
     )
     assert isinstance(make_capture_store(settings(**{"": str(tmp_path)})), FileCaptureStore)
 
 
-def test_an_exchange_that_is_over_is_kept() -> None:
+def test_completed_exchange_is_stored() -> None:
     capture = capturing(_REDACT="user")
 
     (summary,) = ended(capture, "responses", b'{"user":"somebody"}')
@@ -80,48 +80,48 @@ def test_an_exchange_that_is_over_is_kept() -> None:
         ("files", None, 404, False),
     ],
 )
-def test_exchanges_in_which_a_model_is_asked_are_kept(
+def test_only_model_requests_are_captured(
     route: str, body: bytes | None, status: int, kept: bool
 ) -> None:
     assert bool(ended(capturing(), route, body, status=status)) is kept
 
 
-def test_no_key_of_what_is_registered_by_then_is_kept() -> None:
+def test_keys_of_registered_models_are_redacted() -> None:
     there: list[UpstreamSettings] = []
-    shelf = MemoryCaptureStore(CaptureLimits(10, 100))
-    capture = CaptureObserver(settings(), shelf, lambda: there)
+    store = MemoryCaptureStore(CaptureLimits(10, 100))
+    capture = CaptureObserver(settings(), store, lambda: there)
     there.append(
         make_upstream_settings("mine:latest", base_url="https://a/v1", api_key="sk-0123456789")
     )
 
     (summary,) = ended(capture, "chat", b'{"messages":[{"content":"is sk-0123456789 right?"}]}')
 
-    assert b"is *** right?" in (shelf.find(summary["id"]) or b"")
+    assert b"is *** right?" in (store.find(summary["id"]) or b"")
 
 
-def test_an_exchange_without_a_tape_leaves_nothing() -> None:
+def test_exchange_without_recorder_is_not_stored() -> None:
     capture = capturing()
     RequestContext("req_1", "responses", LossReport(), observers=[capture]).close()
 
     assert capture.store.list_newest(10) == []
 
 
-def test_what_cannot_be_kept_harms_nobody(tmp_path: Path) -> None:
+def test_failing_capture_store_does_not_affect_requests(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    shelf = FileCaptureStore(tmp_path / "file" / "dir", CaptureLimits(1, 1))
-    exchange = RequestContext(
-        "req_1", "chat", LossReport(), observers=[CaptureObserver(settings(), shelf)]
+    store = FileCaptureStore(tmp_path / "file" / "dir", CaptureLimits(1, 1))
+    context = RequestContext(
+        "req_1", "chat", LossReport(), observers=[CaptureObserver(settings(), store)]
     )
-    exchange.recorder = CaptureObserver(settings(), shelf).make_recorder(exchange, ASKED)
-    assert exchange.recorder is not None
-    exchange.recorder.record_body(b"{}")
+    context.recorder = CaptureObserver(settings(), store).make_recorder(context, ASKED)
+    assert context.recorder is not None
+    context.recorder.record_body(b"{}")
 
-    exchange.close()
+    context.close()
 
-    assert not shelf.list_newest(1)
+    assert not store.list_newest(1)
 
 
-def test_what_is_too_old_goes_while_nobody_asks() -> None:
+def test_expired_records_are_pruned_in_the_background() -> None:
     gone = []
 
     class Told(MemoryCaptureStore):

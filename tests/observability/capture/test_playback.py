@@ -1,4 +1,4 @@
-"""A recorded upstream says again what it has said, and breaks where it broke."""
+"""Playback of recorded upstream answers, including their errors."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def client(*attempts: dict[str, Any]) -> httpx2.Client:
     return httpx2.Client(transport=PlaybackTransport(attempts))
 
 
-def test_an_answer_is_given_as_it_was() -> None:
+def test_playback_returns_the_recorded_answer() -> None:
     answer = client(attempt("hello", status=429)).post(f"{URL}?api-version=1", json={})
 
     assert (answer.status_code, answer.text, answer.headers["a"]) == (429, "hello", "b")
     assert answer.headers.get("content-length") != "9"
 
 
-def test_answers_come_in_their_order_and_those_of_the_same_request_first() -> None:
+def test_playback_prefers_the_attempt_of_the_same_request() -> None:
     playback = PlaybackTransport(
         [
             attempt("other", url="http://other.test/v1/responses"),
@@ -52,7 +52,7 @@ def test_answers_come_in_their_order_and_those_of_the_same_request_first() -> No
     [("ConnectTimeout", httpx2.ConnectTimeout), ("ConnectError", httpx2.ConnectError),
      ("GaiError", httpx2.ConnectError), ("Client", httpx2.ConnectError), ("", httpx2.ConnectError)],
 )  # fmt: skip
-def test_without_an_answer_it_fails_as_it_did(name: str, kind: type[Exception]) -> None:
+def test_attempt_without_an_answer_fails_as_recorded(name: str, kind: type[Exception]) -> None:
     broken = {"url": URL, "request": {}, "error": {"type": name, "message": "why"}}
 
     with pytest.raises(kind, match="why"):
@@ -64,7 +64,7 @@ def test_without_an_answer_it_fails_as_it_did(name: str, kind: type[Exception]) 
     [("ReadError", httpx2.ReadError), ("RemoteProtocolError", httpx2.RemoteProtocolError),
      ("UpstreamTimeout", UpstreamTimeout), ("Stopping", httpx2.ReadError)],
 )  # fmt: skip
-def test_an_answer_breaks_where_it_broke(name: str, kind: type[Exception]) -> None:
+def test_playback_breaks_at_the_recorded_position(name: str, kind: type[Exception]) -> None:
     broken = attempt("as far as here", error={"type": name, "message": "why"})
     heard: list[str] = []
 

@@ -1,4 +1,4 @@
-"""An exchange as JSON: all of it, none of its secrets, and never too long."""
+"""Records: content, redaction, size limit."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from forwarder.context.redaction import Redactor
 from forwarder.observability.capture.record import encode_record, parse_summary
-from tests.observability.capture.taping import UPSTREAM, URL, exchange, record, tape
+from tests.observability.capture.taping import UPSTREAM, URL, make_context, record, tape
 
 
-def test_everything_that_is_known_is_in_it() -> None:
+def test_record_has_all_parts() -> None:
     taken = tape()
     taken.record_body(b'{"model":"a","input":"hi","previous_response_id":"r"}')
     taken.record_resumed_body({"model": "a", "input": ["before", "hi"]})
@@ -20,7 +20,7 @@ def test_everything_that_is_known_is_in_it() -> None:
     attempt.record_head(httpx2.Response(200, headers={"x-request-id": "u", "Set-Cookie": "c"}))
     list(attempt.tap(iter([b'data: {"a":1}\n\n', b"data: [DONE]\n\n"])))
     taken.record_answer_head(200, [("X-Request-Id", "req_1")]).add(b'{"id":"resp_1"}')
-    done = exchange(
+    done = make_context(
         upstream="chat", model="b", retries=1, failed_upstreams=["spare"], usage={"t": 1}
     )
     done.loss_report.note("seed", "not known there")
@@ -61,7 +61,7 @@ def test_everything_that_is_known_is_in_it() -> None:
     assert (made["failed"], made["retries"], made["usage"]) == (["spare"], 1, {"t": 1})
 
 
-def test_of_a_request_that_came_to_nothing_there_is_what_is_known() -> None:
+def test_record_of_a_rejected_request() -> None:
     made = record(tape(), 10_000, status=429, error="rate_limit_exceeded")
 
     assert made["exchange"]["error"] == "rate_limit_exceeded"
@@ -70,7 +70,7 @@ def test_of_a_request_that_came_to_nothing_there_is_what_is_known() -> None:
     assert made["upstream"] == []
 
 
-def test_a_body_that_is_no_json_is_text() -> None:
+def test_record_keeps_non_json_body_as_text() -> None:
     taken = tape()
     taken.record_body(b'{"api_key": "s3cret-value')
 
@@ -90,7 +90,7 @@ def test_a_body_that_is_no_json_is_text() -> None:
         b': bad key sk-upstream of sk-client\n\ndata: {"sk-upstream":1}\n\n',
     ],
 )
-def test_keys_are_nowhere_in_it(said: bytes) -> None:
+def test_record_contains_no_keys(said: bytes) -> None:
     taken = tape()
     taken.record_body(b'{"input":"my key is sk-client"}')
     attempt = taken.record_attempt(
@@ -100,14 +100,16 @@ def test_keys_are_nowhere_in_it(said: bytes) -> None:
     attempt.answer.add(said)
     taken.record_answer_head(400, []).add(said)
 
-    found = encode_record("n", taken, exchange(client_key="sk-client"), 0.1, Redactor(()), 10_000)
+    found = encode_record(
+        "n", taken, make_context(client_key="sk-client"), 0.1, Redactor(()), 10_000
+    )
 
     assert b"sk-upstream" not in found
     assert b"sk-client" not in found
     assert found.count(b"***") >= 6
 
 
-def test_configured_fields_are_blotted_on_every_side() -> None:
+def test_configured_fields_are_redacted_everywhere() -> None:
     taken = tape()
     taken.record_body(b'{"user":"jane.doe@example.com","input":"hi"}')
     taken.record_attempt(UPSTREAM, "generic", "chat", URL, b'{"end_user":"jane.doe@example.com"}')
@@ -120,7 +122,7 @@ def test_configured_fields_are_blotted_on_every_side() -> None:
 
 
 @pytest.mark.parametrize("limit", [1500, 3000, 6000])
-def test_it_is_never_too_long_and_says_what_is_left_out(limit: int) -> None:
+def test_record_fits_the_limit_and_reports_omitted_bytes(limit: int) -> None:
     taken = tape(limit)
     taken.record_body(b'{"input":"' + b"x" * (limit // 3) + b'"}')
     attempt = taken.record_attempt(
@@ -137,7 +139,7 @@ def test_it_is_never_too_long_and_says_what_is_left_out(limit: int) -> None:
     assert "left_out" in json.dumps(made)
 
 
-def test_what_does_not_fit_is_told_from_what_was_not_said() -> None:
+def test_record_reports_bytes_of_omitted_bodies() -> None:
     taken = tape(limit=3000)
     taken.record_body(b'{"input":"%s","model":"m"}' % (b"x" * 5000))
     taken.record_answer_head(200, []).add(b"z" * 5000)
@@ -151,6 +153,6 @@ def test_what_does_not_fit_is_told_from_what_was_not_said() -> None:
 
 
 @pytest.mark.parametrize("said", [b"", b"{}", b'{"exchange":{}', b"not,"])
-def test_what_is_no_record_has_no_summary(said: bytes) -> None:
+def test_parse_summary_rejects_other_data(said: bytes) -> None:
     with pytest.raises(ValueError, match="not a record"):
         parse_summary(said)

@@ -1,4 +1,4 @@
-"""Which request is sent again, with which settings, and when its answer counts as the same."""
+"""Replay requests, replay settings, comparison of answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def attempt(upstream: str = "far", protocol: str = "chat", url: str = URL) -> di
             "provider": "deepseek"}  # fmt: skip
 
 
-def test_a_request_is_the_clients_own_with_a_key_of_today() -> None:
+def test_replay_request_has_the_new_key() -> None:
     headers = [["X-Forwarder-Strict", "true"], ["Authorization", "***"], ["Host", "h"]]
 
     asked = make_replay_request(
@@ -57,7 +57,7 @@ def test_a_request_is_the_clients_own_with_a_key_of_today() -> None:
     }
 
 
-def test_what_decides_the_reasoning_style_goes_with_it() -> None:
+def test_replay_keeps_headers_of_the_reasoning_style() -> None:
     headers = [["User-Agent", "opencode/1.18"], ["X-Title", "Cline"], ["X-Other", "1"]]
     path = "/think/v1/chat/completions"
 
@@ -79,11 +79,11 @@ def test_what_decides_the_reasoning_style_goes_with_it() -> None:
     ("given", "body"),
     [({"text": "{"}, b"{"), ({"body": [1]}, b"[1]"), ({"body": "x"}, b'"x"')],
 )
-def test_a_body_that_was_wrong_is_wrong_again(given: dict[str, Any], body: bytes) -> None:
+def test_replay_sends_an_invalid_body_unchanged(given: dict[str, Any], body: bytes) -> None:
     assert make_replay_request(record(**given), None).body == body
 
 
-def test_what_a_request_stood_on_goes_with_it() -> None:
+def test_replay_includes_the_resumed_history() -> None:
     made = record(body={"input": "hi", "previous_response_id": "r"})
     made["client"]["resumed"] = {"body": {"input": ["before", "hi"]}}
 
@@ -107,7 +107,7 @@ def test_turns_and_background_work_are_asked_for_as_streams(
     assert json.loads(asked.body) == {"input": "hi", "stream": True}
 
 
-def test_what_was_only_queued_is_not_compared_with_the_work() -> None:
+def test_queued_background_request_is_not_replayed() -> None:
     made = record("responses", body={"background": True, "input": "hi"})
     made["client"]["answer"] = {"status": 200, "body": {"status": "queued"}}
 
@@ -118,18 +118,18 @@ def test_what_was_only_queued_is_not_compared_with_the_work() -> None:
 @pytest.mark.parametrize(
     "made", [{}, {"exchange": {}}, {"exchange": {}, "client": {"request": []}}, record()]
 )
-def test_without_a_request_there_is_nothing_to_send(made: dict[str, Any]) -> None:
+def test_record_without_a_request_cannot_be_replayed(made: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         make_replay_request(made, None)
 
 
 @pytest.mark.parametrize("path", ["/api/create", "/v1/files", "http://h/v1/responses", "", "/v1"])
-def test_a_record_sends_nothing_but_what_asks_a_model(path: str) -> None:
+def test_only_model_requests_are_replayed(path: str) -> None:
     with pytest.raises(InvalidRequest, match="Only model requests"):
         make_replay_request(record(body={}, path=path), None)
 
 
-def test_what_is_not_whole_is_said() -> None:
+def test_caveats_report_missing_parts() -> None:
     made = record(body={})
     assert list(list_caveats(made)) == []
 
@@ -145,7 +145,7 @@ def test_what_is_not_whole_is_said() -> None:
 # -- settings -------------------------------------------------------------------------------------
 
 
-def test_nobody_notices_a_replay() -> None:
+def test_replay_settings_disable_observers_and_limits() -> None:
     settings = make_replay_settings(
         Settings.from_env({"FORWARDER_CAPTURE": "memory", "FORWARDER_RATE_LIMIT_REQUESTS": "1/day"})
     )
@@ -153,7 +153,7 @@ def test_nobody_notices_a_replay() -> None:
     assert (settings.capture, settings.metrics, settings.rate_requests) == ("off", False, None)
 
 
-def test_an_upstream_that_is_not_there_today_is_there_again() -> None:
+def test_playback_adds_unconfigured_upstreams() -> None:
     made = record(body={"model": "fast"})
     made["upstream"] = [attempt(), attempt()]
 
@@ -169,7 +169,7 @@ def test_an_upstream_that_is_not_there_today_is_there_again() -> None:
     assert (route.upstream.name, route.protocol, route.model) == ("far", "chat", "m-1")
 
 
-def test_todays_upstream_goes_before_the_recorded_one() -> None:
+def test_configured_upstream_overrides_the_recorded_one() -> None:
     today = Settings.from_env({"FORWARDER_UPSTREAMS": "near,far", "NEAR_BASE_URL": "http://n/v1",
                                "FAR_BASE_URL": "http://f/v1", "FAR_MODELS": "m-*"})  # fmt: skip
     made = record(body={"model": "m-1"})
@@ -185,7 +185,7 @@ def test_todays_upstream_goes_before_the_recorded_one() -> None:
     assert make_playback_settings(today, made).upstreams[0].base_url == "http://up.test/v1"
 
 
-def test_fallbacks_are_there_again() -> None:
+def test_playback_restores_fallbacks() -> None:
     made = record(body={"model": "fast"})
     made["upstream"] = [attempt(), attempt("spare")]
 
@@ -197,7 +197,7 @@ def test_fallbacks_are_there_again() -> None:
     ]
 
 
-def test_without_an_upstream_there_are_those_of_today() -> None:
+def test_record_without_upstreams_uses_configured_ones() -> None:
     assert make_playback_settings(DEMO, record(body={})).upstreams == DEMO.upstreams
 
 
@@ -208,7 +208,7 @@ def stream(*events: Any) -> ReplayAnswer:
     return ReplayAnswer(200, {"events": [{"at": 1, "data": event} for event in events]})
 
 
-def test_ids_times_and_what_is_stored_make_no_difference() -> None:
+def test_comparison_ignores_ids_times_and_storage_fields() -> None:
     def told(name: str, at: int, sealed: str, **more: Any) -> ReplayAnswer:
         response = {"id": f"resp_{name}", "created_at": at, "encrypted_content": sealed, **more}
         return stream({"response": response}, {"item_id": f"msg_{name}", "delta": "x"})
@@ -229,11 +229,11 @@ def test_ids_times_and_what_is_stored_make_no_difference() -> None:
         ReplayAnswer(200, {"text": "x"}),
     ],
 )
-def test_anything_else_does(other: ReplayAnswer) -> None:
+def test_comparison_detects_other_differences(other: ReplayAnswer) -> None:
     assert diff_answers(stream({"a": "x"}), other)
 
 
-def test_which_ids_are_the_same_makes_a_difference() -> None:
+def test_comparison_detects_inconsistent_ids() -> None:
     one, two = "msg_0123456789", "msg_9876543210"
 
     assert diff_answers(stream({"a": one, "b": one}), stream({"a": one, "b": two}))
@@ -251,7 +251,7 @@ ERROR = {"type": "error", "error": {"message": "no"}}
 @pytest.mark.parametrize(
     "turn", [stream({"a": 1}, FAILED), stream(FAILED), stream({**ERROR, "status": 400})]
 )
-def test_a_turn_that_failed_is_compared_with_what_a_post_is_told(turn: ReplayAnswer) -> None:
+def test_failed_turn_compares_with_http_error(turn: ReplayAnswer) -> None:
     before = ReplayAnswer(None, turn.content)
 
     assert not diff_answers(before, ReplayAnswer(400, {"body": {"error": {"message": "no"}}}))
@@ -259,14 +259,14 @@ def test_a_turn_that_failed_is_compared_with_what_a_post_is_told(turn: ReplayAns
     assert diff_answers(before, stream({"a": 2}, ERROR, FAILED))
 
 
-def test_a_turn_that_broke_off_is_compared_with_a_stream_that_did() -> None:
+def test_broken_turn_compares_with_broken_stream() -> None:
     before = ReplayAnswer(None, stream({"a": 1}, FAILED).content)
 
     assert not diff_answers(before, stream({"a": 1}, ERROR, FAILED))
     assert diff_answers(before, stream({"a": 1}))
 
 
-def test_what_comes_is_blotted_as_what_was_captured() -> None:
+def test_replay_answer_is_redacted() -> None:
     settings = Settings.from_env(
         {"FORWARDER_API_KEYS": "sk-client", "FORWARDER_CAPTURE_REDACT": "user"}
     )
@@ -276,7 +276,7 @@ def test_what_comes_is_blotted_as_what_was_captured() -> None:
     assert list(now.format_lines()) == ["status 200", '{"a": "***", "user": "***"}']
 
 
-def test_what_came_then_is_what_the_client_got() -> None:
+def test_recorded_answer_is_the_clients_answer() -> None:
     made = record()
     assert read_recorded_answer(made) == ReplayAnswer(None, {})
 

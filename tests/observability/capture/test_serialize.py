@@ -1,4 +1,4 @@
-"""Answers as JSON and back: whoever reads them finds the same."""
+"""Parsing answers to JSON and encoding them again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ every_answer = pytest.mark.parametrize("data", SAID.values(), ids=SAID.keys())
 
 
 def decoded(data: bytes) -> tuple[list[Any], str | None, bool]:
-    """What the forwarder's own reader makes of bytes, and why it gives up."""
+    """Decode bytes with the SSE decoder; returns the events, the error, and if [DONE] came."""
     decoder, found = SseDecoder(), []
     try:
         found += decoder.feed(data)
@@ -47,7 +47,7 @@ def decoded(data: bytes) -> tuple[list[Any], str | None, bool]:
 
 
 @every_answer
-def test_what_is_written_reads_as_what_was_read(data: bytes) -> None:
+def test_encoded_answer_parses_to_the_same(data: bytes) -> None:
     once = serialize.parse_answer([(0.0, data)])
     written = b"".join(serialize.encode_answer(once))
 
@@ -56,18 +56,18 @@ def test_what_is_written_reads_as_what_was_read(data: bytes) -> None:
 
 
 @every_answer
-def test_it_is_json(data: bytes) -> None:
+def test_log_line_is_json(data: bytes) -> None:
     assert json.loads(json.dumps(serialize.parse_answer([(0.0, data)]))) is not None
 
 
 @given(st.binary(max_size=60), st.sampled_from(sorted(SAID.values())))
-def test_whatever_is_said_comes_back(noise: bytes, data: bytes) -> None:
+def test_any_bytes_survive_parsing_and_encoding(noise: bytes, data: bytes) -> None:
     for said in (noise, data + noise, b"data: " + noise):
         written = b"".join(serialize.encode_answer(serialize.parse_answer([(0.0, said)])))
         assert decoded(written) == decoded(said)
 
 
-def test_wherever_it_is_cut_the_events_are_the_same() -> None:
+def test_events_do_not_depend_on_piece_boundaries() -> None:
     data = SAID["a stream"] + SAID["named events"]
     whole = [{**event, "at": 0} for event in serialize.parse_answer([(0.0, data)])["events"]]
     for cut in range(1, len(data)):
@@ -75,7 +75,7 @@ def test_wherever_it_is_cut_the_events_are_the_same() -> None:
         assert [{**event, "at": 0} for event in read["events"]] == whole
 
 
-def test_an_event_is_there_when_its_end_is() -> None:
+def test_event_time_is_the_arrival_of_its_end() -> None:
     read = serialize.parse_answer(
         [(0.1, b'data: {"a"'), (0.2, b":1}\n\n"), (0.3, b"data: [DONE]\n\n")]
     )
@@ -86,14 +86,14 @@ def test_an_event_is_there_when_its_end_is() -> None:
     assert serialize.encode_answer(read) == [b'data: {"a":1}\n\n', b"data: [DONE]\n\n"]
 
 
-def test_lines_of_json_are_told_apart() -> None:
+def test_json_lines_are_parsed_separately() -> None:
     read = serialize.parse_answer([(0.1, b'{"a":1}\n{"b"'), (0.2, b":2}\n")])
 
     assert read == {"lines": [{"at": 100.0, "data": {"a": 1}}, {"at": 200.0, "data": {"b": 2}}]}
     assert b"".join(serialize.encode_answer(read)) == b'{"a":1}\n{"b":2}\n'
 
 
-def test_what_stands_at_a_cut_of_ours_is_left_out() -> None:
+def test_truncated_answer_drops_its_incomplete_end() -> None:
     assert serialize.parse_answer([(0.0, b'data: {"a":1}\n\ndata: sk-hal')], whole=False) == {
         "events": [{"at": 0.0, "data": {"a": 1}}]
     }
