@@ -172,7 +172,8 @@ class DatabaseModelRegistry(NullModelRegistry):
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             return
         before, self._by_name = self._by_name, self._index_rows(rows)
-        self._version = digest_versions(rows)
+        versions = " ".join(sorted(row.version for row in rows))
+        self._version = hashlib.sha256(versions.encode()).hexdigest() if rows else ""
         self._seen_version = version
         current = {id(remote) for remote in self._by_name.values()}
         for remote in {id(each): each for each in before.values()}.values():
@@ -209,11 +210,6 @@ class DatabaseModelRegistry(NullModelRegistry):
             modified=row.modified,
             locked=secrets is None,
         )
-
-
-def digest_versions(rows: list[ModelRow]) -> str:
-    versions = sorted(row.version for row in rows)
-    return hashlib.sha256(" ".join(versions).encode()).hexdigest() if rows else ""
 
 
 def make_not_found(name: str) -> NotFound:

@@ -90,7 +90,8 @@ class Router:
         name = self._resolve_name(model)
         remote = self.find_registered(name)
         if remote is not None and remote.host:
-            return [make_remote_route(remote)]
+            remote.require_key()
+            return [Route(remote.upstream, remote.protocol, remote.model, remote.defaults)]
         target = name if remote is None else remote.model
         routes = self._list_configured_routes(
             self._find_stand_in(target, client, key) or target, client
@@ -115,7 +116,8 @@ class Router:
 
     def find_registered(self, name: str) -> RegisteredModel | None:
         """Return the registered model of a name; ``None`` for a name with an upstream prefix."""
-        return None if self._has_upstream_prefix(name) else self._lookup_registered(name)
+        head, slash, _ = name.partition("/")
+        return None if slash and head in self._by_name else self._lookup_registered(name)
 
     def _list_configured_routes(self, model: str, client: str) -> list[Route]:
         upstream, name = self._choose_upstream(model, client)
@@ -158,9 +160,6 @@ class Router:
 
     def _has_codex_helper(self, name: str, client: str, key: str | None) -> bool:
         return self.check_codex_helper(self.get_default_upstream(client).name, strip_tag(name), key)
-
-    def _has_upstream_prefix(self, name: str) -> bool:
-        return "/" in name and name.partition("/")[0] in self._by_name
 
     def _choose_upstream(self, name: str, client: str) -> tuple[UpstreamSettings, str]:
         """Return the upstream, and the client's model name without the upstream prefix."""
@@ -267,11 +266,6 @@ def normalize_name(name: str, upstreams: Sequence[UpstreamSettings]) -> str:
 
 def has_matching_glob(name: str, upstream: UpstreamSettings) -> bool:
     return any(fnmatchcase(name, glob) for glob in upstream.globs)
-
-
-def make_remote_route(remote: RegisteredModel) -> Route:
-    remote.require_key()
-    return Route(remote.upstream, remote.protocol, remote.model, remote.defaults)
 
 
 def choose_preferred(candidates: Sequence[UpstreamSettings], client: str) -> UpstreamSettings:
