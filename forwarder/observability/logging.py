@@ -1,4 +1,4 @@
-"""Logging to standard error, one JSON object per line."""
+"""Logging setup: one JSON object per line on standard error."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ import orjson
 from forwarder.core.errors import shorten_value
 
 UNSHORTENED_FIELDS = frozenset({"event", "message", "detail"})
-"""Fields with the forwarder's own texts. The other fields may hold names and ids from clients."""
+"""Fields that the forwarder writes itself. Other fields may hold client input: cut their length."""
 
 MAX_LOGGED_NAMES = 40
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as ``{"time", "level", "logger", …}``; a message that is a dict is merged in."""
+    """Formats a record as one JSON object: ``{"time", "level", "logger", "event", …}``.
+
+    ``event`` names the kind of record. A log call passes it as ``extra={"event": ...}``
+    or as a key of a dict message. The formatter merges a dict message into the object
+    and writes any other message as ``"message"``.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -27,6 +32,8 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
         }
+        if event := getattr(record, "event", None):
+            line["event"] = event
         if isinstance(record.msg, dict):
             line |= {
                 k: v if k in UNSHORTENED_FIELDS else shorten_field(v) for k, v in record.msg.items()
@@ -39,7 +46,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def shorten_field(value: Any) -> Any:
-    """Shorten a string or a list of names to a loggable length; other values are unchanged."""
+    """Shorten a string or a list of names. Other values, such as bodies, stay whole."""
     if isinstance(value, str):
         return shorten_value(value)
     if not isinstance(value, list):
@@ -52,7 +59,7 @@ def shorten_field(value: Any) -> Any:
 
 
 def configure_logging(level: str) -> None:
-    """Send the forwarder's log records of this level and above to standard error."""
+    """Send the forwarder's log records to standard error. Repeated calls replace the handler."""
     root = logging.getLogger("forwarder")
     root.setLevel(level)
     root.propagate = False

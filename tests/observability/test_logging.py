@@ -49,7 +49,22 @@ def test_a_dict_is_merged_into_the_line() -> None:
     assert "message" not in said
 
 
-def test_client_values_are_shortened() -> None:
+def test_text_message_is_logged_with_its_event(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure_logging("INFO")
+    logging.getLogger("forwarder.x").info("try %d", 2, extra={"event": "upstream_retry"})
+
+    logged = json.loads(capsys.readouterr().err)
+    assert (logged["event"], logged["message"]) == ("upstream_retry", "try 2")
+
+
+def test_dict_message_is_logged_with_its_event() -> None:
+    logged = line({"event": "request_done", "status": 200})
+
+    assert (logged["event"], logged["status"]) == ("request_done", 200)
+    assert "message" not in logged
+
+
+def test_values_of_clients_are_cut() -> None:
     body = {"input": "x" * 5000}
     names = ["n" * 5000, *"abc" * 20]
     said = line({"model": "m" * 10**6, "dropped": names, "status": 200, "request": body})
