@@ -1,1 +1,1 @@
-"""The ``forwarder`` command; ``flask --app wsgi`` has the same subcommands beside Flask's own."""
+"""The ``forwarder`` command. ``flask --app wsgi`` also offers its subcommands."""

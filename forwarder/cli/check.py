@@ -1,4 +1,4 @@
-"""``forwarder check``: validates the settings without starting anything."""
+"""``forwarder check``: validates the settings without starting the server."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from forwarder.core.terminal_escapes import print_line
 
 
 class InvalidConfiguration(click.ClickException):
-    """Shows all mistakes, one line each, and exits with 2."""
+    """Prints all mistakes, one per line, and exits with 2."""
 
     exit_code = 2
 
     def __init__(self, mistakes: list[str]) -> None:
-        super().__init__("the configuration is not valid:\n" + "\n".join(mistakes))
+        super().__init__("the configuration is invalid:\n" + "\n".join(mistakes))
 
 
 @click.command("check")
 def check() -> None:
-    """Check all settings, and list every mistake.
+    """Check all settings and list every mistake.
 
     Reads the environment and the file .env in the current directory, as "forwarder serve" does.
-    Contacts no upstream and opens no database.  Exits with 2 if a setting is not valid.
+    Contacts no upstream and opens no database. Exits with 2 if a setting is invalid.
     """
     mistakes: list[str] = []
     gunicorn = read_settings(read_environment(Path.cwd()), mistakes.append)
@@ -44,7 +44,7 @@ def check() -> None:
 
 
 def _summarize(settings: Settings, gunicorn: dict[str, str | int]) -> Iterator[tuple[str, str]]:
-    """Label and text of each line; no line contains a key or a password."""
+    """Yield label and text of each line, without keys and passwords."""
     for upstream in settings.upstreams:
         host = "built-in demo" if settings.demo else urlsplit(upstream.base_url).hostname
         yield "upstream", f"{upstream.name}: {host}, speaks {' and '.join(sorted(upstream.apis))}"

@@ -1,4 +1,4 @@
-"""What the commands that need the application share."""
+"""Access to the application for commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask.cli import with_appcontext
 
 
 def with_bridge(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Load the application when the command runs, and pass its ``Bridge`` as first argument."""
+    """Load the application when the command runs and pass its `Gateway` as first argument."""
 
     @with_appcontext
     @wraps(command)

@@ -22,7 +22,7 @@ from forwarder.config.settings import ConfigError
 def main(context: click.Context) -> None:
     """Translate between OpenAI's Chat Completions and Responses APIs.
 
-    Settings come from the environment, and from the file .env in the current directory.
+    Reads settings from the environment and from the file .env in the current directory.
     """
     context.obj = ScriptInfo(create_app=_load_app, set_debug_flag=False)
 

@@ -1,7 +1,7 @@
-"""``forwarder models`` and ``forwarder keys``: registered models and the secrets in the database.
+"""``forwarder models`` and ``forwarder keys``: registered models and their encrypted keys.
 
-The command asks for a key, or reads it from the environment or standard input: every user of the
-machine can see a command line, and the shell keeps it in its history.
+Commands read a provider's key from a prompt, the environment or standard input, never from the
+command line, which other users of the machine and the shell history can see.
 """
 
 from __future__ import annotations
@@ -33,86 +33,86 @@ KEY_VARIABLE = "REMOTE_API_KEY"
 
 @click.group("models")
 def build_models_group() -> None:
-    """Models of other providers that are registered in the database."""
+    """Manage the registered models of other providers."""
 
 
 @click.group("keys")
 def build_keys_group() -> None:
-    """What is sealed in the database."""
+    """Manage the encryption of the database."""
 
 
 @build_keys_group.command("rotate")
 @with_bridge
-def rotate(bridge: Gateway) -> None:
-    """Seal everything in the database with the first secret of FORWARDER_SECRET_KEY.
+def rotate(gateway: Gateway) -> None:
+    """Re-encrypt the database with the first secret of FORWARDER_SECRET_KEY.
 
-    The others have to be there too, "new,old"; afterwards they are of no use for what is in
-    the database, and can go.
+    List the old secrets behind the new one ("new,old"). Afterwards the database no longer needs
+    the old secrets, and you can remove them.
     """
-    if not bridge.settings.secret_keys:
+    if not gateway.settings.secret_keys:
         raise click.ClickException(
-            "FORWARDER_SECRET_KEY is not set: put a new secret there and, behind a comma, the "
-            "one that is kept in the file beside the database."
+            "FORWARDER_SECRET_KEY is not set: set it to a new secret, a comma and the secret from "
+            "the file beside the database."
         )
-    done = run_or_fail(bridge.rotate_keys)
-    print_line(f"sealed anew: the keys of {done.models} models, {done.rows} other rows")
-    if done.lost_models:
-        lost = ", ".join(map(strip_tag, done.lost_models))
-        raise click.ClickException(f"no secret opens the keys of: {lost}")
+    result = run_or_fail(gateway.rotate_keys)
+    print_line(f"re-encrypted: the keys of {result.models} models, {result.rows} other rows")
+    if result.lost_models:
+        lost = ", ".join(map(strip_tag, result.lost_models))
+        raise click.ClickException(f"no secret decrypts the keys of: {lost}")
 
 
 def refuse_visible_key(context: click.Context, option: click.Parameter, value: Any) -> Any:
     source = context.get_parameter_source(option.name or "")
     if source is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError(
-            f"a key does not belong in a command line: set {KEY_VARIABLE}, or use --key-stdin"
+            f"do not pass a key on the command line: set {KEY_VARIABLE} or use --key-stdin"
         )
     return value
 
 
 @build_models_group.command("create")
 @click.argument("name")
-@click.option("--from", "model", required=True, help="What the remote calls the model.")
-@click.option("--host", help="The remote's base URL; without one, NAME is another name here.")
-@click.option("--type", "kind", type=click.Choice(tuple(REMOTE_TYPES)), help="What it speaks.")
-@click.option("--provider", help="Its profile, where the URL does not give it away.")
+@click.option("--from", "model", required=True, help="The remote's name for the model.")
+@click.option("--host", help="The remote's base URL. Without it, NAME is an alias.")
+@click.option("--type", "kind", type=click.Choice(tuple(REMOTE_TYPES)), help="The remote's API.")
+@click.option("--provider", help="The provider profile, if the URL does not identify it.")
 @click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE")
-@click.option("--system", help="The system prompt, where clients send none.")
-@click.option("--key-stdin", is_flag=True, help="Read the key from the standard input.")
-@click.option("--no-verify", is_flag=True, help="Do not ask the remote first.")
+@click.option("--system", help="The default system prompt.")
+@click.option("--key-stdin", is_flag=True, help="Read the key from standard input.")
+@click.option("--no-verify", is_flag=True, help="Skip the test request to the remote.")
 @click.option("--key", envvar=KEY_VARIABLE, hidden=True, callback=refuse_visible_key)
 @with_bridge
-def create(bridge: Gateway, key: str | None, key_stdin: bool, **given: Any) -> None:
+def create(gateway: Gateway, key: str | None, key_stdin: bool, **options: Any) -> None:
     """Register a model under NAME.
 
-    Its key is asked for, or read from the variable REMOTE_API_KEY or the standard input.
+    Reads the remote's key from the variable REMOTE_API_KEY, standard input or a prompt.
     """
     body: Json = {
-        "model": given["name"],
-        "from": given["model"],
-        "remote_host": given["host"],
-        "remote_type": given["kind"],
-        "provider": given["provider"],
-        "parameters": dict(map(parse_parameter, given["parameters"])),
-        "system": given["system"],
-        "verify": not given["no_verify"],
+        "model": options["name"],
+        "from": options["model"],
+        "remote_host": options["host"],
+        "remote_type": options["kind"],
+        "provider": options["provider"],
+        "parameters": dict(map(parse_parameter, options["parameters"])),
+        "system": options["system"],
+        "verify": not options["no_verify"],
     }
-    if given["host"]:
+    if options["host"]:
         body["remote_api_key"] = read_key(key, key_stdin)
-    created = run_or_fail(lambda: bridge.creating.create(body))
+    created = run_or_fail(lambda: gateway.creating.create(body))
     print_line(
-        f"{given['name']}: {describe_check(created.check) if created.check else 'registered'}"
+        f"{options['name']}: {describe_check(created.check) if created.check else 'registered'}"
     )
 
 
 @build_models_group.command("list")
 @with_bridge
-def list_models(bridge: Gateway) -> None:
+def list_models(gateway: Gateway) -> None:
     """List the registered models."""
     rows = [("NAME", "REMOTE MODEL", "HOST")]
     rows += [
         (strip_tag(remote.name), remote.model, remote.host or "-")
-        for remote in bridge.registry.list_models()
+        for remote in gateway.registry.list_models()
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -123,53 +123,54 @@ def list_models(bridge: Gateway) -> None:
 @build_models_group.command("show")
 @click.argument("name")
 @with_bridge
-def show(bridge: Gateway, name: str) -> None:
-    """Show all that may be known of a registered model."""
-    shown = run_or_fail(lambda: view_model(bridge, find_model(bridge, name)))
-    told = ollama_views.make_description(shown, None)
-    print_line(json.dumps(told, ensure_ascii=False, indent=2))
+def show(gateway: Gateway, name: str) -> None:
+    """Show a registered model without its key."""
+    view = run_or_fail(lambda: view_model(gateway, find_model(gateway, name)))
+    description = ollama_views.make_description(view, None)
+    print_line(json.dumps(description, ensure_ascii=False, indent=2))
 
 
 @build_models_group.command("rm")
 @click.argument("names", nargs=-1, required=True)
 @with_bridge
-def remove(bridge: Gateway, names: tuple[str, ...]) -> None:
-    """Forget registered models."""
+def remove(gateway: Gateway, names: tuple[str, ...]) -> None:
+    """Delete registered models."""
     for name in names:
-        removed = run_or_fail(lambda name=name: bridge.registry.remove(name))  # type: ignore[misc]
+        removed = run_or_fail(lambda name=name: gateway.registry.remove(name))  # type: ignore[misc]
         print_line(f"removed {strip_tag(removed.name)}")
 
 
 @build_models_group.command("check")
 @click.argument("names", nargs=-1)
 @with_bridge
-def check(bridge: Gateway, names: tuple[str, ...]) -> None:
-    """Ask the remotes of models with a small request; of all, and every upstream for its list.
+def check(gateway: Gateway, names: tuple[str, ...]) -> None:
+    """Send a small request to the remotes of the named models.
 
-    The exit code is 1 when one of them is not well.
+    Without NAMES, check all registered models and the model list of every upstream. Exits with 1
+    if a check fails.
     """
-    checks = list(run_checks(bridge, names))
+    checks = list(run_checks(gateway, names))
     if not all(each.is_healthy for each in checks):
         raise click.exceptions.Exit(1)
 
 
-def run_checks(bridge: Gateway, names: tuple[str, ...]) -> Iterator[ProbeResult]:
-    """What was found, told as it is found."""
-    upstreams = () if names else bridge.settings.upstreams
+def run_checks(gateway: Gateway, names: tuple[str, ...]) -> Iterator[ProbeResult]:
+    """Run the checks and print each result at once."""
+    upstreams = () if names else gateway.settings.upstreams
     for settings in upstreams:
         yield report_check(
-            settings.name, probe_model_list(bridge.upstreams.get_or_create(settings))
+            settings.name, probe_model_list(gateway.upstreams.get_or_create(settings))
         )
     remotes = (
-        [find_model(bridge, name) for name in names] if names else bridge.registry.list_models()
+        [find_model(gateway, name) for name in names] if names else gateway.registry.list_models()
     )
     for remote in remotes:
         if remote.locked:
             yield report_check(
-                remote.name, ProbeResult(fault="key", error="its key cannot be opened")
+                remote.name, ProbeResult(fault="key", error="its key cannot be decrypted")
             )
         elif remote.host:
-            yield report_check(remote.name, bridge.creating.probe_registered(remote))
+            yield report_check(remote.name, gateway.creating.probe_registered(remote))
 
 
 def report_check(name: str, check: ProbeResult) -> ProbeResult:
@@ -180,24 +181,24 @@ def report_check(name: str, check: ProbeResult) -> ProbeResult:
 def describe_check(check: ProbeResult) -> str:
     if not check.is_healthy:
         return f"{check.fault} wrong: {' '.join(str(check.error).split())}"
-    found = {
+    checks = {
         "reachable": check.is_reachable,
         "key accepted": check.is_key_accepted,
         "model known": check.is_model_known,
     }
-    said = [what if is_so else f"{what}?" for what, is_so in found.items()]
-    return ", ".join([*said, f"{check.latency * 1000:.0f} ms"])
+    texts = [name if is_confirmed else f"{name}?" for name, is_confirmed in checks.items()]
+    return ", ".join([*texts, f"{check.latency * 1000:.0f} ms"])
 
 
-def find_model(bridge: Gateway, name: str) -> RegisteredModel:
-    remote = bridge.registry.find(name)
+def find_model(gateway: Gateway, name: str) -> RegisteredModel:
+    remote = gateway.registry.find(name)
     if remote is None:
         raise click.ClickException(make_not_found(name).message)
     return remote
 
 
-def view_model(bridge: Gateway, remote: RegisteredModel) -> ModelView:
-    route = None if remote.host else bridge.router.resolve(remote.name, "ollama")
+def view_model(gateway: Gateway, remote: RegisteredModel) -> ModelView:
+    route = None if remote.host else gateway.router.resolve(remote.name, "ollama")
     return ollama_views.view_registered(remote, route)
 
 
@@ -209,15 +210,15 @@ def parse_parameter(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def read_key(given: str | None, from_stdin: bool) -> str | None:
+def read_key(key: str | None, from_stdin: bool) -> str | None:
     if from_stdin:
         return sys.stdin.readline().strip() or None
-    if given is None and is_terminal():
-        asked = click.prompt(
+    if key is None and is_terminal():
+        answer = click.prompt(
             "The remote's key (empty: none)", default="", hide_input=True, show_default=False
         )
-        return str(asked) or None
-    return given or None
+        return str(answer) or None
+    return key or None
 
 
 def is_terminal() -> bool:

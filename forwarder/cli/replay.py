@@ -1,4 +1,4 @@
-"""``forwarder replay``: sends a captured request again and compares the answers."""
+"""``forwarder replay``: resends a captured request and compares the responses."""
 
 from __future__ import annotations
 
@@ -33,82 +33,86 @@ from forwarder.observability.capture.replay import (
 from forwarder.pipeline.gateway import Gateway
 
 AppFactory = Callable[[Settings], Any]
-"""Makes an application."""
+"""Creates an application from settings."""
 
 
 class ReplayError(click.ClickException):
-    """1 says that answers differ."""
+    """Exits with 2, since 1 means that the responses differ."""
 
     exit_code = 2
 
 
-def make_replay_command(make: AppFactory) -> click.Command:
-    """The command; ``make`` is ``create_app``, which imports this module."""
+def make_replay_command(make_app: AppFactory) -> click.Command:
+    """Create the command; ``make_app`` is ``create_app``, which imports this module."""
 
     @click.command("replay")
     @click.argument("name", metavar="ID|FILE")
     @click.option(
         "--upstream",
-        "which",
+        "upstream",
         type=click.Choice(["today", "captured"]),
         default="today",
-        help="Ask today's upstream, or hear again what the captured one said, which asks nobody.",
+        help="Send to the current upstream, or replay the captured upstream responses offline.",
     )
-    @click.option("--key", envvar="REPLAY_KEY", help="The client's key: no record has it.")
+    @click.option(
+        "--key", envvar="REPLAY_KEY", help="The client's key. Captures do not contain it."
+    )
     @with_bridge
-    def command(bridge: Gateway, name: str, which: str, key: str | None) -> None:
-        """Send a captured request again, and show how its answer differs from that time's.
+    def command(gateway: Gateway, name: str, upstream: str, key: str | None) -> None:
+        """Resend a captured request and show how the response differs from the captured one.
 
-        ID is an exchange's or its request's, FILE what GET /forwarder/exchanges/ID gave.  Exits
-        with 1 when the answers differ.  Nothing is stored.
+        ID is the id of a capture or of its request, FILE the output of GET
+        /forwarder/exchanges/ID. Exits with 1 if the responses differ. Stores nothing.
         """
-        settings = bridge.settings
+        settings = gateway.settings
         record = load_record(name, settings)
         try:
             for note in list_caveats(record):
                 print_line(f"note: {note}", err=True)
-            now = run_replay(record, which, key, settings, make)
+            response = run_replay(record, upstream, key, settings, make_app)
         except ForwarderError as error:
             raise ReplayError(escape_control_characters(error.message)) from error
-        print_line("\n".join(now.format_lines()))
-        found = diff_answers(read_recorded_answer(record), now)
-        print_line("\n".join(found or ["The same as was captured."]), err=True)
-        raise SystemExit(1 if found else 0)
+        print_line("\n".join(response.format_lines()))
+        differences = diff_answers(read_recorded_answer(record), response)
+        print_line("\n".join(differences or ["The response equals the captured one."]), err=True)
+        raise SystemExit(1 if differences else 0)
 
     return command
 
 
 def run_replay(
-    record: Json, which: str, key: str | None, settings: Settings, make: AppFactory
+    record: Json, upstream: str, key: str | None, settings: Settings, make_app: AppFactory
 ) -> ReplayAnswer:
-    """What comes today; FORWARDER_API_KEYS has a key for a client who had any of them."""
-    asked = make_replay_request(record, key or next(iter(settings.api_keys), None))
-    if which == "today":
-        app = make(make_replay_settings(settings))
+    """Return the new response. Without ``key``, uses the first of FORWARDER_API_KEYS."""
+    replay_request = make_replay_request(record, key or next(iter(settings.api_keys), None))
+    if upstream == "today":
+        app = make_app(make_replay_settings(settings))
         app.extensions["forwarder"].use_for_replay()
     else:
-        app = make(make_playback_settings(settings, record))
+        app = make_app(make_playback_settings(settings, record))
         playback = PlaybackTransport(record.get("upstream") or ())
         app.extensions["forwarder"].use_for_replay(playback, fetch_placeholders)
-    with app.test_client().post(asked.path, data=asked.body, headers=asked.headers) as answer:
+    with app.test_client().post(
+        replay_request.path, data=replay_request.body, headers=replay_request.headers
+    ) as answer:
         return make_replay_answer(answer.status_code, answer.get_data(), settings)
 
 
 def load_record(name: str, settings: Settings) -> Json:
-    """The record in a file, or where captured ones are."""
+    """Load a capture from a file or from the capture store."""
     file = Path(name)
     if file.is_file():
-        said: bytes | None = file.read_bytes()
+        data: bytes | None = file.read_bytes()
     elif settings.capture in (CAPTURE_OFF, CAPTURE_IN_MEMORY):
         raise ReplayError(
-            f"There is no file '{name}', and FORWARDER_CAPTURE={settings.capture} leaves nothing "
-            "that another process could read: save what GET /forwarder/exchanges/ID gives."
+            f"There is no file '{name}', and other processes cannot read captures with "
+            f"FORWARDER_CAPTURE={settings.capture}. Save the output of GET /forwarder/exchanges/ID."
         )
     else:
-        said = make_capture_store(settings).find(name)
-    if said is None:
+        data = make_capture_store(settings).find(name)
+    if data is None:
         raise ReplayError(f"There is no exchange '{name}' in {settings.capture}.")
     try:
-        return dict(orjson.loads(said))
+        return dict(orjson.loads(data))
     except (ValueError, TypeError):
-        raise ReplayError(f"'{name}' is no record of an exchange.") from None
+        raise ReplayError(f"'{name}' is not a captured exchange.") from None

@@ -1,4 +1,4 @@
-"""``forwarder serve``: replaces the process by gunicorn with the forwarder's configuration."""
+"""``forwarder serve``: runs gunicorn with the forwarder's configuration."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ APPLICATION = "forwarder.wsgi:app"
 def serve(host: str | None, port: int | None, workers: int | None) -> None:
     """Serve the forwarder with gunicorn.
 
-    The options override GUNICORN_BIND and WEB_CONCURRENCY.  All other settings of gunicorn are
-    variables too; gunicorn's own options can be given in GUNICORN_CMD_ARGS.  Without settings it
-    answers from the built-in demo upstream.
+    The options override GUNICORN_BIND and WEB_CONCURRENCY. Other gunicorn settings have variables
+    too; GUNICORN_CMD_ARGS takes gunicorn's own options. Without a configured upstream, the
+    built-in demo answers.
     """
-    # A new process image, since gunicorn's master must not have the application imported: after a
-    # SIGHUP its workers load the code and the settings that are there by then.
+    # exec, since gunicorn's master must not import the application: after SIGHUP, its workers load
+    # the new code and settings.
     command = [sys.executable, "-m", "gunicorn", "--config", gunicorn_conf.__file__]
     if host is not None or port is not None:
         address = host or "127.0.0.1"

@@ -1,4 +1,4 @@
-"""Commands that show how requests are translated and find out what an upstream accepts."""
+"""Commands that show translated requests and probe the quirks of an upstream."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from forwarder.server.request_shape import adapt_shape
 from forwarder.upstream.client import Upstream
 
 LIST_TIMEOUT_SECONDS = 5.0
-"""Seconds for the list of models, when none was named."""
+"""Time-out for the model list if the command names no model."""
 
 
 @click.command("probe")
 @click.argument("name")
-@click.option("--model", help="The upstream's name for the model that is asked.")
+@click.option("--model", help="The upstream's name for the model to probe.")
 @with_bridge
-def build_probe_command(bridge: Gateway, name: str, model: str | None) -> None:
-    """Ask the Chat upstream NAME a few small requests; print what its profile should say."""
-    upstream = bridge.upstreams.get(name)
+def build_probe_command(gateway: Gateway, name: str, model: str | None) -> None:
+    """Probe the Chat upstream NAME with small requests and print the quirks for its profile."""
+    upstream = gateway.upstreams.get(name)
     if upstream is None:
         raise click.UsageError(f"there is no upstream '{name}'")
     try:
@@ -58,24 +58,24 @@ def build_probe_command(bridge: Gateway, name: str, model: str | None) -> None:
 @click.argument("file", type=click.File("rb"), default="-")
 @click.option("--from", "protocol", type=click.Choice(CLIENT_PROTOCOLS), help="The request's API.")
 @click.option("--model", help="The model to ask for instead of the request's own.")
-@click.option("--strict", is_flag=True, help="Refuse what cannot be carried.")
+@click.option("--strict", is_flag=True, help="Reject the request if parameters would be lost.")
 @with_bridge
 def build_translate_command(
-    bridge: Gateway, file: IO[bytes], protocol: str | None, model: str | None, strict: bool
+    gateway: Gateway, file: IO[bytes], protocol: str | None, model: str | None, strict: bool
 ) -> None:
-    """Show the upstream's request for the client's request in FILE; no upstream is called."""
+    """Translate the client request in FILE and print the upstream request. Sends nothing."""
     try:
         request = read_request(file)
         client = detect_protocol(request, protocol)
         if model:
             request["model"] = model
-        ledger = LossReport(
-            strict=strict or bridge.settings.strict,
-            max_schema_nodes=bridge.settings.max_schema_nodes,
+        loss_report = LossReport(
+            strict=strict or gateway.settings.strict,
+            max_schema_nodes=gateway.settings.max_schema_nodes,
         )
-        exchange = RequestContext("translate", "translate", ledger)
-        request = adapt_shape(request, client, exchange)
-        report = bridge.preview(client, request, None, exchange)
+        context = RequestContext("translate", "translate", loss_report)
+        request = adapt_shape(request, client, context)
+        report = gateway.preview(client, request, None, context)
     except ForwarderError as error:
         raise click.ClickException(
             escape_control_characters(" ".join(error.message.split()))
@@ -94,51 +94,49 @@ def read_request(file: IO[bytes]) -> Json:
 
 
 def pick_model(upstream: Upstream) -> str:
-    """An alias says which models are in use here; else any will do."""
+    """Return the model of the first alias or, without aliases, the first listed model."""
     for model in upstream.settings.aliases.values():
         return model
     for listed in upstream.list_models(LIST_TIMEOUT_SECONDS):
         return str(listed["id"])
-    raise click.UsageError("the upstream lists no models: name one with --model")
+    raise click.UsageError("the upstream lists no models: select one with --model")
 
 
 def probe_profile(upstream: Upstream, model: str) -> Profile:
-    """The profile that passes all questions that can be passed."""
+    """Return a profile with which the upstream accepts as many probes as possible."""
     profile = make_openai_profile(upstream.profile)
-    for question in PROBES:
-        profile, verdict = ask_question(upstream, model, question, profile)
-        print_line(f"  {question}: {verdict}", err=True)
+    for probe in PROBES:
+        profile, verdict = try_probe(upstream, model, probe, profile)
+        print_line(f"  {probe}: {verdict}", err=True)
     return profile
 
 
-def ask_question(
-    upstream: Upstream, model: str, question: str, profile: Profile
-) -> tuple[Profile, str]:
-    """The profile with which a question is taken, and how that went."""
-    body, tried = make_probe_request(question, model), profile
+def try_probe(upstream: Upstream, model: str, probe: str, profile: Profile) -> tuple[Profile, str]:
+    """Return a profile with which the upstream accepts the probe, and a verdict."""
+    body, tried = make_probe_request(probe, model), profile
     for attempt in range(MAX_REFUSALS):
         try:
-            send_question(upstream, body, tried)
+            send_probe(upstream, body, tried)
         except UpstreamRefused as refusal:
             sent = adapt_request(body, "chat", tried, LossReport())
-            lesson = infer_quirk(refusal, "chat", sent, tried)
-            if lesson is None:
-                return profile, f"refused, and no mend is known ({refusal.message[:200]})"
-            tried = replace(tried, **lesson.changes)
+            quirk = infer_quirk(refusal, "chat", sent, tried)
+            if quirk is None:
+                return profile, f"rejected, no known quirk helps ({refusal.message[:200]})"
+            tried = replace(tried, **quirk.changes)
         else:
-            return tried, "mended" if attempt else "taken"
-    return profile, "refused, whatever was mended"
+            return tried, "accepted with quirks" if attempt else "accepted"
+    return profile, "rejected despite quirks"
 
 
-def send_question(upstream: Upstream, body: dict[str, object], profile: Profile) -> None:
-    exchange = RequestContext(generate_id("probe"), "probe", LossReport())
+def send_probe(upstream: Upstream, body: dict[str, object], profile: Profile) -> None:
+    context = RequestContext(generate_id("probe"), "probe", LossReport())
     try:
-        for _ in upstream.send(body, "chat", profile, exchange):
+        for _ in upstream.send(body, "chat", profile, context):
             pass
     except UpstreamRefused:
         raise
     except ForwarderError as error:
         if error.code != "upstream_protocol":
-            raise  # an answer that says nothing was an answer
+            raise  # a malformed response still shows that the upstream accepted the request
     finally:
-        exchange.cleanup.close()
+        context.cleanup.close()

@@ -70,7 +70,7 @@ def test_every_mistake_is_listed_once_and_the_exit_code_is_2() -> None:
 
     assert (result.exit_code, result.stdout) == (2, "")
     head, *mistakes = result.stderr.splitlines()
-    assert head == "Error: the configuration is not valid:"
+    assert head == "Error: the configuration is invalid:"
     assert sorted(line.partition(" ")[0] for line in mistakes) == [
         "CHAT_BASE_URL",
         "FORWARDER_STRICT",

@@ -132,7 +132,7 @@ def test_checks_tell_who_is_not_well(run: Run, upstream: ScriptedUpstream) -> No
     assert lines[1].startswith("mine: reachable")
     assert run("models", "check", "gone")[0] == 1
     code, told = run("models", "check", "mine", FORWARDER_SECRET_KEY="another")
-    assert (code, told) == (1, "mine: key wrong: its key cannot be opened\n")
+    assert (code, told) == (1, "mine: key wrong: its key cannot be decrypted\n")
 
 
 def test_secrets_are_changed_without_a_loss(
@@ -144,12 +144,12 @@ def test_secrets_are_changed_without_a_loss(
     kept = (tmp_path / "state.db.key").read_text().strip()
 
     code, told = run("keys", "rotate", FORWARDER_SECRET_KEY=f"new,{kept}")
-    assert (code, told) == (0, "sealed anew: the keys of 1 models, 0 other rows\n")
+    assert (code, told) == (0, "re-encrypted: the keys of 1 models, 0 other rows\n")
 
     assert run("models", "check", "mine", FORWARDER_SECRET_KEY="new")[0] == 0
     assert run("models", "check", "mine", FORWARDER_SECRET_KEY=kept)[0] == 1
     code, told = run("keys", "rotate", FORWARDER_SECRET_KEY=kept)
-    assert (code, "no secret opens the keys of: mine" in told) == (1, True)
+    assert (code, "no secret decrypts the keys of: mine" in told) == (1, True)
 
 
 def test_without_a_database_there_is_nothing_to_do(run: Run) -> None:

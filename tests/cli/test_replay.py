@@ -93,11 +93,11 @@ def test_a_failure_is_reproduced_offline(name: str, streamed_: bool, path: str, 
     again = [
         httpx2.Response(a.status_code, headers=a.headers, content=a.content) for a in FAILURES[name]
     ]
-    exchange = runs.captured(body, *again, path=path)
+    context = runs.captured(body, *again, path=path)
 
-    code, output, told = runs.replay(exchange, "--upstream", "captured")
+    code, output, told = runs.replay(context, "--upstream", "captured")
 
-    assert "The same as was captured." in told, (output, told)
+    assert "The response equals the captured one." in told, (output, told)
     assert code == 0
     assert "error" in output or name == "an event that cannot be read"  # to chat it is nothing new
     assert "sk-upstream" not in output + told
@@ -119,11 +119,11 @@ def test_what_ollama_s_clients_got_is_reproduced_offline(
         httpx2.Response(a.status_code, headers=a.headers, content=a.content)
         for a in FAILURES.get(name, [well])
     ]
-    exchange = runs.captured(body, *answers, path=path)
+    context = runs.captured(body, *answers, path=path)
 
-    code, output, told = runs.replay(exchange, "--upstream", "captured")
+    code, output, told = runs.replay(context, "--upstream", "captured")
 
-    assert "The same as was captured." in told, (output, told)
+    assert "The response equals the captured one." in told, (output, told)
     assert (code, runs.asked) == (0, [])
     assert "sk-upstream" not in output + told
 
@@ -137,7 +137,7 @@ def test_embeddings_are_reproduced_offline(
     path: str, elsewhere: bool, runs: Runs, tmp_path: Path
 ) -> None:
     body = {"model": "m", "prompt" if path == "/api/embeddings" else "input": "hi"}
-    exchange = runs.captured(body, httpx2.Response(200, json=EMBEDDED), path=path)
+    context = runs.captured(body, httpx2.Response(200, json=EMBEDDED), path=path)
     record = tmp_path / "x" / f"{exchange}.json"
     (attempt,) = json.loads(record.read_bytes())["upstream"]
     assert (attempt["protocol"], attempt["answer"]["body"]) == ("embeddings", EMBEDDED)
@@ -146,12 +146,12 @@ def test_embeddings_are_reproduced_offline(
 
     code, output, told = runs.replay(str(record), "--upstream", "captured")
 
-    assert "The same as was captured." in told, (output, told)
+    assert "The response equals the captured one." in told, (output, told)
     assert (code, runs.asked) == (0, [])
 
 
 def test_a_failure_is_reproduced_from_a_file_on_another_machine(runs: Runs, tmp_path: Path) -> None:
-    exchange = runs.captured(BODY, streamed(SAYS[0], chunk(delta={"tool_calls": [7]})))
+    context = runs.captured(BODY, streamed(SAYS[0], chunk(delta={"tool_calls": [7]})))
     file = tmp_path / "record.json"
     file.write_bytes((tmp_path / "x" / f"{exchange}.json").read_bytes())
     runs.environment = {"FORWARDER_LOG_LEVEL": "ERROR"}
@@ -163,10 +163,10 @@ def test_a_failure_is_reproduced_from_a_file_on_another_machine(runs: Runs, tmp_
 
 
 def test_a_change_of_the_code_is_seen(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    exchange = runs.captured(BODY, streamed(*SAYS))
+    context = runs.captured(BODY, streamed(*SAYS))
     monkeypatch.setattr("forwarder.protocols.sse.SseDecoder.feed", lambda self, data: [])
 
-    code, _, told = runs.replay(exchange, "--upstream", "captured")
+    code, _, told = runs.replay(context, "--upstream", "captured")
 
     assert code == 1
     assert "--- captured" in told
@@ -174,12 +174,12 @@ def test_a_change_of_the_code_is_seen(runs: Runs, monkeypatch: pytest.MonkeyPatc
 
 
 def test_todays_upstream_is_asked_with_a_key_and_compared(runs: Runs) -> None:
-    exchange = runs.captured(BODY, streamed(*SAYS))
+    context = runs.captured(BODY, streamed(*SAYS))
 
     runs.answers = iter([streamed(*SAYS)])
-    assert runs.replay(exchange)[0] == 0
+    assert runs.replay(context)[0] == 0
     runs.answers = iter([streamed(chunk(delta={"content": "other"}), SAYS[1])])
-    code, output, told = runs.replay(exchange)
+    code, output, told = runs.replay(context)
 
     assert code == 1
     assert "other" in output
@@ -189,10 +189,10 @@ def test_todays_upstream_is_asked_with_a_key_and_compared(runs: Runs) -> None:
 
 def test_a_client_s_own_key_is_given_by_hand(runs: Runs) -> None:
     runs.environment |= {"FAR_API_KEY": "passthrough", "FORWARDER_API_KEYS": ""}
-    exchange = runs.captured(BODY, streamed(*SAYS))
+    context = runs.captured(BODY, streamed(*SAYS))
     runs.answers = iter([streamed(*SAYS)])
 
-    code, _, told = runs.replay(exchange, "--key", "sk-own-key")
+    code, _, told = runs.replay(context, "--key", "sk-own-key")
 
     assert code == 0, told
     assert "note: secrets are redacted" in told
@@ -200,9 +200,9 @@ def test_a_client_s_own_key_is_given_by_hand(runs: Runs) -> None:
 
 
 def test_a_replay_is_neither_stored_nor_captured(runs: Runs, tmp_path: Path) -> None:
-    exchange = runs.captured({"model": "m", "input": "hi"}, streamed(*SAYS))
+    context = runs.captured({"model": "m", "input": "hi"}, streamed(*SAYS))
 
-    code, output, _ = runs.replay(exchange, "--upstream", "captured")
+    code, output, _ = runs.replay(context, "--upstream", "captured")
 
     assert code == 0
     assert len(list((tmp_path / "x").iterdir())) == 1
@@ -219,11 +219,11 @@ def test_retries_and_fallbacks_go_as_they_went(runs: Runs) -> None:
         "FAR_FALLBACK": "spare",
         "FAR_MODELS": "m",
     }
-    exchange = runs.captured(BODY, httpx2.Response(500, json={}), streamed(*SAYS))
+    context = runs.captured(BODY, httpx2.Response(500, json={}), streamed(*SAYS))
 
-    assert runs.replay(exchange, "--upstream", "captured")[0] == 0
+    assert runs.replay(context, "--upstream", "captured")[0] == 0
     runs.environment = {"FORWARDER_CAPTURE": runs.environment["FORWARDER_CAPTURE"]}
-    assert runs.replay(exchange, "--upstream", "captured")[0] == 0
+    assert runs.replay(context, "--upstream", "captured")[0] == 0
 
 
 def test_what_cannot_be_found_is_said(runs: Runs, tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def test_a_probe_finds_out_what_an_upstream_refuses() -> None:
     assert changes["drop"] == ["metadata"]
     assert changes["response_format"] == "json_object"
     assert "developer_role" not in changes  # the careful profile says so already
-    assert "metadata: mended" in told
-    assert "seed: taken" in told
+    assert "metadata: accepted with quirks" in told
+    assert "seed: accepted" in told
 
 
 def test_what_was_found_is_a_setting_with_which_all_is_taken() -> None:
@@ -98,7 +98,7 @@ def test_what_cannot_be_mended_is_said() -> None:
         upstream.script(faults.status(400, message="Not today."))
         code, _, told = probed("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
     assert code == 0
-    assert "a token limit: refused, and no mend is known (Not today.)" in told
+    assert "a token limit: rejected, no known quirk helps (Not today.)" in told
 
 
 def test_an_upstream_that_is_not_there_is_said_in_one_line() -> None:

@@ -209,7 +209,7 @@ def test_a_failing_request_is_captured_and_its_failure_reproduced(
         assert each["exchange"]["error"], each["exchange"]
         got = replay(given, each["exchange"]["id"], "--upstream", "captured")
         assert got.returncode == 0, (got.stdout, got.stderr)
-        assert "The same as was captured." in got.stderr
+        assert "The response equals the captured one." in got.stderr
         assert "error" in got.stdout
     assert upstream.requests == []
 
