@@ -1,4 +1,4 @@
-"""``python -m forwarder``: the ``forwarder`` command where it is not installed."""
+"""Runs the ``forwarder`` command as ``python -m forwarder``."""
 
 from forwarder.cli.main import main
 

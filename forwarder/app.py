@@ -1,4 +1,4 @@
-"""``create_app``: wiring only."""
+"""The application factory: it connects settings, gateway, blueprints and WSGI middleware."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ log = logging.getLogger("forwarder.app")
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The WSGI application; settings come from the environment unless given.
+    """Create the WSGI application. By default it reads its settings from the environment.
 
-    Raises ConfigError, with one line for each mistake, when the configuration is invalid.
+    Raises ConfigError, with one line per mistake, if the configuration is invalid.
     """
     settings = settings or config.load_settings()
     logs.configure_logging(settings.log_level)
@@ -55,7 +55,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
     app.config["SOCK_SERVER_OPTIONS"] = websocket.build_socket_options(settings)
     set_pause(partial(take_turn, LARGE))
-    bridge = app.extensions["forwarder"] = Gateway(settings)
+    gateway = app.extensions["forwarder"] = Gateway(settings)
     for command in (
         build_probe_command,
         build_translate_command,
@@ -68,14 +68,16 @@ def create_app(settings: Settings | None = None) -> Flask:
         proxied = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=0, x_host=0)
         app.wsgi_app = proxied  # type: ignore[method-assign]
     if settings.rate_requests or settings.rate_tokens:
-        bridge.observers.insert(0, build_rate_limiter(app, bridge))  # what is counted, is charged
+        gateway.observers.insert(
+            0, build_rate_limiter(app, gateway)
+        )  # charge before the metrics count
     if settings.tracing:
-        bridge.observers.extend(build_tracing())
+        gateway.observers.extend(build_tracing())
     for prefix in ("/v1", "/"):
         app.register_blueprint(openai.blueprint, url_prefix=prefix, name=f"openai{prefix}")
-        for room in (files, stored, conversations, websocket):
+        for module in (files, stored, conversations, websocket):
             app.register_blueprint(
-                room.blueprint, url_prefix=prefix, name=f"{room.blueprint.name}{prefix}"
+                module.blueprint, url_prefix=prefix, name=f"{module.blueprint.name}{prefix}"
             )
     app.register_blueprint(ollama.blueprint, url_prefix="/api")
     app.register_blueprint(dry_run.blueprint)
@@ -95,21 +97,21 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def build_rate_limiter(app: Flask, bridge: Gateway) -> RequestObserver:
-    """The limits of clients; who has none set does not pay for the libraries either."""
+def build_rate_limiter(app: Flask, gateway: Gateway) -> RequestObserver:
+    # Imported here: without limits, the process does not load the libraries.
     from flask_limiter import Limiter
 
     from forwarder.server.rate_limit import RateLimitObserver, make_storage_options
 
-    storage = bridge.settings.rate_storage
+    storage = gateway.settings.rate_storage
     limiter = Limiter(
-        lambda: "",  # it is not asked to find out who asks
+        lambda: "",  # unused: RateLimitObserver identifies the client
         app=app,
         storage_uri=storage,
         storage_options=make_storage_options(storage),
         strategy="fixed-window",
     )
-    return RateLimitObserver(limiter.limiter, bridge.settings, bridge.metrics)
+    return RateLimitObserver(limiter.limiter, gateway.settings, gateway.metrics)
 
 
 def build_tracing() -> Iterator[RequestObserver]:
@@ -117,9 +119,10 @@ def build_tracing() -> Iterator[RequestObserver]:
         from forwarder.observability.tracing import make_tracing_observer
     except ImportError as error:
         log.error(
-            "Nothing is traced, though OpenTelemetry has an endpoint: '%s' is not installed "
+            "Tracing is off although an OpenTelemetry endpoint is set: '%s' is not installed "
             "(pip install -r requirements-otel.txt).",
             error.name,
+            extra={"event": "tracing_unavailable"},
         )
     else:
         yield make_tracing_observer()
@@ -129,13 +132,20 @@ def log_configuration(settings: Settings) -> None:
     if settings.demo:
         log.warning(
             "No upstream is configured: answering from the built-in demo. "
-            "Set CHAT_BASE_URL or RESPONSES_BASE_URL to use a provider."
+            "Set CHAT_BASE_URL or RESPONSES_BASE_URL to use a provider.",
+            extra={"event": "demo_upstream"},
         )
     if any(len(secret) < MIN_STRONG_SECRET_LENGTH for secret in settings.secret_keys):
         log.warning(
-            "FORWARDER_SECRET_KEY has a secret of fewer than %d characters, which may be guessed "
-            "by trying. Put a long random one in front of it (openssl rand -base64 32).",
+            "FORWARDER_SECRET_KEY contains a secret of fewer than %d characters, which an attacker "
+            "may guess. Put a long random secret in front of it (openssl rand -base64 32).",
             MIN_STRONG_SECRET_LENGTH,
+            extra={"event": "weak_secret_key"},
         )
     for upstream in settings.upstreams:
-        log.info("upstream '%s' speaks %s", upstream.name, "/".join(sorted(upstream.apis)))
+        log.info(
+            "upstream '%s' speaks %s",
+            upstream.name,
+            "/".join(sorted(upstream.apis)),
+            extra={"event": "upstream_configured"},
+        )

@@ -5,9 +5,9 @@ from forwarder.config.settings import ConfigError
 from forwarder.server.gunicorn_check import find_gunicorn_mistake, refuse_to_load
 
 if mistake := find_gunicorn_mistake():
-    refuse_to_load(f"The forwarder is not started: {mistake}")
+    refuse_to_load(f"The forwarder did not start: {mistake}")
 
 try:
     app = create_app()
 except ConfigError as error:
-    refuse_to_load(f"The forwarder is not configured properly:\n{error}")
+    refuse_to_load(f"The configuration of the forwarder is invalid:\n{error}")
