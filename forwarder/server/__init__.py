@@ -1,1 +1,1 @@
-"""Flask blueprints, one for each API family; thin: they read requests and write answers."""
+"""The HTTP layer: Flask blueprints per API family, request hooks, WSGI middleware, gunicorn."""

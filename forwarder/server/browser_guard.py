@@ -1,10 +1,10 @@
-"""Requests that browsers make for web pages: which of them are served.
+"""Protection against web pages that misuse a forwarder without client keys.
 
-A page cannot show a client's key that it does not know.  Where no keys are asked for, two other
-attacks are possible: a page of another site sends requests (cross-site request forgery), and a page
-whose own name is made to resolve to this machine reads the answers too (DNS rebinding).  The first
-is recognised by its ``Origin`` and ``Sec-Fetch-Site``, the second by its ``Host``.  No page can set
-any of the three.  ``X-Forwarded-Host`` is not read: a page can set it.
+Without keys, two attacks are possible. A page of another site can send requests (cross-site
+request forgery), which the guard detects by ``Origin`` and ``Sec-Fetch-Site``. A page can make its
+own host name resolve to this machine and read the responses (DNS rebinding), which the guard
+detects by ``Host``. Pages cannot set these three headers. They can set ``X-Forwarded-Host``, so
+the guard ignores it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _PROXIED = (
     *("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"),
     *("X-Real-Ip", "Via"),
 )
-"""Headers that proxies add."""
+"""Headers that proxies add to a request."""
 
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-file", "vscode-webview")
-"""Schemes of origins of desktop apps, as Ollama allows them.  A page of a file sends ``null``."""
+"""Origin schemes of desktop apps; Ollama allows the same. HTML files send ``null`` instead."""
 
 _APP_HOST = "tauri.localhost"
-"""The host that Tauri's apps have on Windows, under http or https."""
+"""The origin host of Tauri apps on Windows, with http or https."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -38,61 +38,62 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::([0-9]{1,5}))?", re
 
 
 class Host(NamedTuple):
-    """A ``Host`` header, or the part of an origin behind its scheme."""
+    """The host and port of a ``Host`` header or an origin."""
 
     name: str
     port: int | None
 
     def with_port(self, scheme: str) -> Host:
-        """The same with the port that ``scheme`` implies, if it names none."""
+        """Return the host with the default port of ``scheme`` if it has no port."""
         return Host(self.name, self.port or _DEFAULT_PORTS.get(scheme))
 
 
 def guard_browsers(app: Flask) -> None:
-    """Check every request of ``app``, where no keys of clients are asked for."""
+    """Check the host and origin of every request to ``app`` if no client keys are configured."""
     app.before_request(check_request)
 
 
 def check_request() -> None:
-    bridge: Gateway = current_app.extensions["forwarder"]
-    if not bridge.settings.api_keys:
-        check_host(bridge.settings)
-        check_origin(bridge.settings)
+    gateway: Gateway = current_app.extensions["forwarder"]
+    if not gateway.settings.api_keys:
+        check_host(gateway.settings)
+        check_origin(gateway.settings)
 
 
 def check_host(settings: Settings) -> None:
-    """Raise Forbidden if the request was made to a name that a stranger may have pointed here.
+    """Raise Forbidden if ``Host`` is a name that an attacker may have pointed to this machine.
 
-    Programs that speak HTTP/1.0 may send no name; browsers always send one.
+    The header may be missing: HTTP/1.0 programs omit it, browsers always send it.
     """
     text = request.environ.get("HTTP_HOST", "")
     host = parse_host(text)
     if text and not (host and is_own_host(host.name, settings)):
         name = f"'{host.name[:200]}'" if host else "in this header"
         raise Forbidden(
-            f"The host {name} is not one of this server's. As long as FORWARDER_API_KEYS is not "
-            "set, add it to FORWARDER_HOSTS or use an IP address.",
+            f"The host {name} is not a host of this server. Add it to FORWARDER_HOSTS, use an IP "
+            "address, or set FORWARDER_API_KEYS.",
             code="host_not_allowed",
         )
 
 
 def check_origin(settings: Settings) -> None:
-    """Raise Forbidden if a page of another origin made the request, unless it is allowed to."""
+    """Raise Forbidden for a page of another origin that FORWARDER_CORS_ORIGINS does not list."""
     origin = request.headers.get("Origin")
     cors = settings.cors_origins
     if ANY in cors or (origin is not None and allows_origin(cors, origin)):
         return
     if is_foreign_origin(origin, settings):
         raise Forbidden(
-            "Pages of other origins are not served. FORWARDER_CORS_ORIGINS lists those that are.",
+            "Web pages of this origin are not allowed. Add the origin to FORWARDER_CORS_ORIGINS.",
             code="origin_not_allowed",
         )
 
 
 def is_local(settings: Settings) -> bool:
-    """Whether a program of this machine's user made the request, on this machine and for it.
+    """Return whether a program on this machine sent the request to a loopback address.
 
-    No page of another origin counts as one, not even of FORWARDER_CORS_ORIGINS or of this machine.
+    Requests through a proxy and requests by web pages of other origins are not local, even if
+    FORWARDER_CORS_ORIGINS lists the origin or another port of this machine serves the page.
     """
     host = parse_host(request.environ.get("HTTP_HOST", ""))
     return (
@@ -106,7 +107,7 @@ def is_local(settings: Settings) -> bool:
 
 
 def is_foreign_origin(origin: str | None, settings: Settings) -> bool:
-    """Whether a web page of another origin made the request."""
+    """Return whether a web page of another origin sent the request."""
     if origin is not None and is_app_origin(origin.lower()):
         return False
     if request.headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
@@ -117,14 +118,14 @@ def is_foreign_origin(origin: str | None, settings: Settings) -> bool:
 def is_app_origin(origin: str) -> bool:
     scheme, separator, rest = origin.partition("://")
     host = parse_host(rest)
-    of_tauri = scheme in _DEFAULT_PORTS and host is not None and host.name == _APP_HOST
-    return bool(separator) and (scheme in _APP_SCHEMES or of_tauri)
+    is_tauri_app = scheme in _DEFAULT_PORTS and host is not None and host.name == _APP_HOST
+    return bool(separator) and (scheme in _APP_SCHEMES or is_tauri_app)
 
 
 def is_own_origin(origin: str, settings: Settings) -> bool:
-    """Whether an origin is the address to which the request was made, or FORWARDER_PUBLIC_URL's.
+    """Return whether ``origin`` is the requested address or that of FORWARDER_PUBLIC_URL.
 
-    A proxy may have taken TLS off, so the schemes may differ.
+    The schemes may differ because a proxy may terminate TLS.
     """
     scheme, _, rest = origin.partition("://")
     host = parse_host(rest)
@@ -144,7 +145,7 @@ def is_own_host(name: str, settings: Settings) -> bool:
 
 
 def matches_pattern(name: str, pattern: str) -> bool:
-    """Whether a pattern of FORWARDER_HOSTS (``*``, ``*.example.com``, a name) has this name."""
+    """Match a name with a pattern of FORWARDER_HOSTS: ``*``, ``*.example.com`` or a name."""
     return name.endswith(pattern[1:]) if pattern.startswith("*") else name == pattern
 
 
@@ -155,11 +156,11 @@ def find_public_host(settings: Settings) -> Host | None:
 
 
 def parse_host(text: str) -> Host | None:
-    """A host in its normal form; None if this is none."""
-    found = _HOST.fullmatch(text.lower())
-    if found is None:
+    """Parse and normalize ``name[:port]``; None if ``text`` is malformed."""
+    match = _HOST.fullmatch(text.lower())
+    if match is None:
         return None
-    address, name, port = found.groups()
+    address, name, port = match.groups()
     return Host(address or name.removesuffix("."), int(port) if port else None)
 
 
@@ -169,7 +170,7 @@ def is_loopback(name: str) -> bool:
 
 
 def parse_address(name: str) -> IPv4Address | IPv6Address | None:
-    """An address; one of IPv4 is that too where a socket for both spells it as one of IPv6."""
+    """Parse an IP address. Maps ::ffff:a.b.c.d, the IPv4 peers of dual-stack sockets, back."""
     try:
         address = ip_address(name)
     except ValueError:

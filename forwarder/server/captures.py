@@ -1,4 +1,4 @@
-"""``GET /forwarder/exchanges``: the exchanges that were captured, for administrators."""
+"""``GET /forwarder/exchanges``: captured requests and responses, for administrators."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from forwarder.server.openai import json_answer
 blueprint = Blueprint("captured", __name__)
 
 MAX_LISTED_CAPTURES = 1000
-"""How many a list may have."""
+"""Largest accepted ``limit``."""
 
-MEMORY_HINT = "another worker may have it: in memory, each has its own"
+MEMORY_HINT = "another worker may have it, since each worker keeps its own captures in memory"
 
 
 @blueprint.get("/forwarder/exchanges")
 def list_captures() -> Response:
-    """The newest exchanges, the newest first; ``?limit=`` says how many, 20 unless told.
+    """List the newest captures, newest first; ``?limit=`` defaults to 20.
 
-    ``shared`` says whether they are those of all workers, or of the one that answers.
+    ``shared`` is true if the list covers all workers, false if it covers only this worker.
     """
-    shelf = get_capture_store()
+    store = get_capture_store()
     listed = {
         "object": "list",
-        "shared": shelf.is_shared,
-        "data": shelf.list_newest(read_limit_argument()),
+        "shared": store.is_shared,
+        "data": store.list_newest(read_limit_argument()),
     }
     return forbid_caching(json_answer(listed))
 
 
 @blueprint.get("/forwarder/exchanges/<path:name>")
 def show_capture(name: str) -> Response:
-    """A whole exchange, by its id or by its request's."""
-    shelf = get_capture_store()
-    said = shelf.find(name)
-    if said is None:
-        where = "" if shelf.is_shared else f" here; {MEMORY_HINT}"
+    """Return a whole capture by its own id or by its request id."""
+    store = get_capture_store()
+    capture = store.find(name)
+    if capture is None:
+        where = "" if store.is_shared else f" here; {MEMORY_HINT}"
         raise NotFound(f"There is no exchange '{name[:64]}'{where}.")
-    return forbid_caching(Response(said, mimetype="application/json"))
+    return forbid_caching(Response(capture, mimetype="application/json"))
 
 
 def get_capture_store() -> CaptureStore:
-    bridge: Gateway = current_app.extensions["forwarder"]
-    if bridge.capture is None:
-        raise NotFound("No exchange is captured here: FORWARDER_CAPTURE is off.")
-    require_administrator(bridge.settings)
-    return bridge.capture.store
+    gateway: Gateway = current_app.extensions["forwarder"]
+    if gateway.capture is None:
+        raise NotFound("Captures are disabled: FORWARDER_CAPTURE is off.")
+    require_administrator(gateway.settings)
+    return gateway.capture.store
 
 
 def read_limit_argument() -> int:
@@ -66,6 +66,6 @@ def read_limit_argument() -> int:
 
 
 def forbid_caching(answer: Response) -> Response:
-    """Prompts stand in it: no proxy keeps them."""
+    """Captures contain prompts, which no proxy may store."""
     answer.headers["Cache-Control"] = "no-store"
     return answer

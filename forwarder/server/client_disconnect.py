@@ -1,8 +1,8 @@
-"""Notices that a client has gone while nothing is being written to it.
+"""Detection of clients that disconnect while the upstream has not answered yet.
 
-A closed connection shows itself only when something is read from it or written to it, and while
-an upstream thinks neither happens.  Under gevent a watcher on the client's socket is cheap; under
-threads there is none, and the next keep-alive finds out.
+A closed connection becomes visible only on a read or write, and neither happens while an upstream
+is working. Under gevent, a cheap watcher on the client's socket detects the disconnect. Under
+threads there is no watcher; the next keep-alive write fails instead.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import gevent
 from gevent import get_hub, monkey
 
 _READ_EVENT = 1
-"""What the loop's watcher waits for."""
+"""The libev flag for readable sockets."""
 
 _HANG_UP_EVENTS = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
 def on_client_disconnect(
-    client: socket.socket | None, leave: Callable[[], Any]
+    client: socket.socket | None, on_disconnect: Callable[[], Any]
 ) -> Callable[[], None]:
-    """Call ``leave`` when ``client`` hangs up; gives the function that ends the watch."""
+    """Call ``on_disconnect`` when ``client`` disconnects. Returns a function that stops this."""
     if client is None or not monkey.is_module_patched("socket"):
         return lambda: None
     descriptor = client.fileno()
     watcher = get_hub().loop.io(descriptor, _READ_EVENT)
 
     def check_client() -> None:
-        watcher.stop()  # once is enough: what else there is to read is the next request
+        watcher.stop()  # fires once: other readable data is the next request
         if has_hung_up(descriptor):
-            gevent.spawn(leave)
+            gevent.spawn(on_disconnect)
 
     def stop_watching() -> None:
         watcher.stop()
@@ -44,7 +44,7 @@ def on_client_disconnect(
 
 
 def has_hung_up(descriptor: int) -> bool:
-    # The poll of the system, not gevent's: it is asked in the loop itself and must not wait.
+    # The system's poll, not gevent's: this runs in the event loop itself and must not block.
     poll = monkey.get_original("select", "poll")()
     poll.register(descriptor, _HANG_UP_EVENTS)
     return bool(poll.poll(0))

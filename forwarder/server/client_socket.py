@@ -1,11 +1,11 @@
-"""A client's connection under gunicorn, held to limits of time and of wasted work.
+"""Limits on client connections under gunicorn: time-outs and wasted work.
 
-gunicorn waits without limit for the head of a first request, for a body, and for a client that
-does not read its answer.  It also reads what has already arrived without letting other requests
-run, and skips a body that the application left unread to its end, however long that is.
+gunicorn has no time-out for the head of a first request, for a body, or for a client that does not
+read its response. It reads buffered data without yielding to other requests, and it skips an
+unread body to the end, regardless of its length.
 
-gunicorn's master imports this module with the worker and keeps it over a SIGHUP, so it imports
-nothing else of the forwarder.
+gunicorn's master imports this module with the worker and keeps it after SIGHUP, so the module must
+not import other modules of the forwarder.
 """
 
 from __future__ import annotations
@@ -22,32 +22,31 @@ from gunicorn.http.errors import ParseException
 log = logging.getLogger("forwarder.upstream.transport.client_socket")
 
 MAX_SKIPPED_BYTES = 2**16
-"""A longer rest of a body that the application did not read ends the connection."""
+"""If more of a body is unread, the worker closes the connection instead of skipping the rest."""
 
 _SKIP_SECONDS = 2.0
-"""How long the rest of such a body may take to arrive."""
+"""Time limit for skipping the rest of a body."""
 
 _MIN_BYTES_PER_SECOND = 2**15
-"""Each time so many bytes of a body arrive, it may take one second longer."""
+"""Slowest accepted transfer: each received byte extends the deadline by 1/this second."""
 
 _WIRE_BYTES_PER_BODY_BYTE = 4
-"""What the framing of small chunks may cost; a chunk of one byte takes six."""
+"""Received bytes allowed per body byte. A chunk of one byte takes six bytes on the wire."""
 
 _MAX_RECEIVE_BYTES = 2**16
-"""The most bytes that are taken from the system at once."""
+"""Size limit of one ``recv``."""
 
 _MAX_REASON_CHARACTERS = 200
-"""The most characters of an error that quotes the client."""
+"""Limit for error text that quotes the client."""
 
 TURN_PAUSE_SECONDS = 1e-5
-"""A pause in which other requests run.  One of 0 would end before gevent's loop looks at its
-sockets."""
+"""Pause that lets other requests run. gevent checks no sockets during a pause of 0."""
 
 
 class ClientLimits(NamedTuple):
-    """The forwarder's settings for its clients' connections: four in seconds, one in bytes.
+    """Settings for client connections: time-outs in seconds, ``max_chunk_overhead`` in bytes.
 
-    With a ``queue_timeout`` of 0 new connections wait as long as they have to.
+    A ``queue_timeout`` of 0 means that new connections wait without limit.
     """
 
     head_timeout: float = 10.0
@@ -58,7 +57,7 @@ class ClientLimits(NamedTuple):
 
 
 class RequestBodyError(Exception):
-    """The body of a request cannot be read; ``code`` is the HTTP status of the answer."""
+    """A request body that cannot be read; ``code`` is the HTTP status of the response."""
 
     def __init__(self, code: int, name: str, description: str) -> None:
         super().__init__(description)
@@ -68,7 +67,7 @@ class RequestBodyError(Exception):
 
 
 class ClientSocket:
-    """A client's socket as gunicorn and the application use it."""
+    """A socket wrapper that enforces the limits for gunicorn and the application."""
 
     def __init__(self, sock: Any, limits: ClientLimits) -> None:
         self._sock = sock
@@ -80,7 +79,7 @@ class ClientSocket:
         return getattr(self._sock, name)
 
     def open_body(self, request: Any) -> RequestBody | None:
-        """Begin a request: its body, with limits; None if it has none."""
+        """Begin a request. Returns its limited body, or None without one."""
         self._head_deadline = None
         self._sock.settimeout(self._limits.send_timeout)
         if getattr(request.body.reader, "length", None) != 0:
@@ -88,14 +87,14 @@ class ClientSocket:
         return self._body
 
     def close_body(self) -> None:
-        """End the request: what arrives next is the head of another."""
+        """End the request. The next received bytes are the head of another request."""
         self._body = None
         self._sock.settimeout(None)
 
     def recv(self, size: int, *flags: int) -> bytes:
-        """Receive some bytes.
+        """Receive up to ``size`` bytes.
 
-        A client whose first request's head is late is treated as one that has left.
+        Returns ``b""``, as for a closed connection, if the first request's head is late.
         """
         if self._body is not None and not self._body.is_complete:
             return self._body.receive(self._sock, size)
@@ -108,9 +107,9 @@ class ClientSocket:
             return b""
 
     def sendall(self, data: bytes) -> None:
-        """Send all of it, as long as the client takes some of it within the time-out.
+        """Send ``data`` whole. The time-out applies to each part that the client accepts.
 
-        Raises BrokenPipeError if it does not: gunicorn knows that one.
+        Raises BrokenPipeError, which gunicorn handles, if the client stops reading.
         """
         send = self._sock.send
         try:
@@ -120,15 +119,18 @@ class ClientSocket:
                 while rest:
                     rest = rest[send(rest) :]
         except TimeoutError:
-            log.info("a client did not read its answer in time (limit: FORWARDER_SEND_TIMEOUT)")
-            raise BrokenPipeError(errno.EPIPE, "The client does not read.") from None
+            log.info(
+                "a client did not read its response in time (limit: FORWARDER_SEND_TIMEOUT)",
+                extra={"event": "client_send_timeout"},
+            )
+            raise BrokenPipeError(errno.EPIPE, "The client does not read its response.") from None
 
 
 class RequestBody(Body):  # type: ignore[misc]
-    """gunicorn's body of a request, held to the limits.
+    """gunicorn's request body with limits.
 
-    Unless it is read to its end, or its rest is short enough to be skipped, the answer says that
-    the connection will be closed.
+    The response announces ``Connection: close`` unless the body is read to its end or its rest is
+    short enough to skip.
     """
 
     def __init__(self, request: Any, limits: ClientLimits) -> None:
@@ -143,13 +145,13 @@ class RequestBody(Body):  # type: ignore[misc]
 
     @property
     def is_complete(self) -> bool:
-        """Has it been read to its end?"""
+        """Whether the body has been read to its end."""
         if self.failed:
             return False
         return self.reader.parser is None if self._is_chunked else self.reader.length == 0
 
     def skip_rest(self) -> bool:
-        """Skip what the application left unread; False if the connection cannot be used again."""
+        """Skip the unread rest. Returns False if the connection cannot be reused."""
         if self.is_complete:
             return True
         if self.failed or self._request.must_close:
@@ -163,7 +165,7 @@ class RequestBody(Body):  # type: ignore[misc]
         return self.is_complete
 
     def receive(self, sock: Any, size: int) -> bytes:
-        """What arrives of it at ``sock``.  Raises RequestBodyError at one of the limits."""
+        """Receive up to ``size`` bytes of the body. Raises RequestBodyError at a limit."""
         if self._is_chunked or self._since_turn >= _MAX_RECEIVE_BYTES:
             self._since_turn = 0
             gevent.sleep(TURN_PAUSE_SECONDS)
@@ -208,14 +210,14 @@ class RequestBody(Body):  # type: ignore[misc]
 
 
 def receive_until(deadline: float, sock: Any, size: int, *flags: int) -> bytes:
-    """Receive some bytes; TimeoutError if none have arrived at ``deadline``."""
+    """Receive up to ``size`` bytes. Raises TimeoutError if none arrive before ``deadline``."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise TimeoutError
-    given = sock.gettimeout()
+    previous_timeout = sock.gettimeout()
     sock.settimeout(seconds)
     try:
         received: bytes = sock.recv(size, *flags)
         return received
     finally:
-        sock.settimeout(given)
+        sock.settimeout(previous_timeout)

@@ -1,7 +1,7 @@
-"""Compressed request bodies: ``Content-Encoding`` decoded piece by piece, within a limit.
+"""Streaming decoders for compressed request bodies (``Content-Encoding``), with a size limit.
 
-No more than one piece is decoded at a time, so a small body that decodes into gigabytes is refused
-when it passes the limit, and a large one lets other requests run between two pieces.
+Bodies are decoded in pieces. A small body that decodes into gigabytes is rejected as soon as it
+exceeds the limit, and other requests run between the pieces of a large body.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ else:
     from backports import zstd
 
 MAX_CODINGS = 4
-"""Codings that may be applied one over the other."""
+"""Maximum number of nested codings."""
 
 _INPUT_CHUNK_BYTES = 2**14
 _OUTPUT_CHUNK_BYTES = 2**16
-"""Bytes that are read and decoded at a time."""
+"""Bytes that one step reads and decodes."""
 
 _MAX_STREAMS = 10_000
 _STREAM_COST_BYTES = 2**10
-"""Streams of one coding in a body, of which each takes time even if it is empty: about as much as
-so many bytes."""
+"""Limit and cost of concatenated streams. Opening even an empty stream takes about as long as
+decoding this many bytes."""
 
 _BYTES_BETWEEN_PAUSES = 2**16
 _PAUSE_SECONDS = 1e-5
-"""After so many bytes other requests run.  A pause of 0 would end before gevent's loop looks at its
-sockets."""
+"""How often and how long decoding pauses for other requests. gevent checks no sockets during a
+pause of 0."""
 
 _ZSTD_WINDOW_LOG = 23
-"""The largest window of a zstd body, as RFC 9659 has it: 8 MiB, which a decoder has to allocate."""
+"""Largest zstd window per RFC 9659: 8 MiB. The decoder allocates the whole window."""
 
 
 class Decompressor(Protocol):
-    """One stream of a coding, as the ``zstd`` module of Python 3.14 defines it."""
+    """Decoder for one stream, with the interface of Python 3.14's ``zstd`` module."""
 
     eof: bool
     needs_input: bool
@@ -54,7 +54,7 @@ class Decompressor(Protocol):
 
 
 class ZlibDecompressor:
-    """zlib's decompressor, which hands back the input that did not fit."""
+    """zlib's decompressor with the interface of `Decompressor`."""
 
     def __init__(self, wbits: int) -> None:
         self._inner = zlib.decompressobj(wbits)
@@ -76,7 +76,7 @@ class ZlibDecompressor:
 
 
 class BrotliDecompressor:
-    """Brotli's decompressor, which raises an error for data behind the end of its stream."""
+    """Brotli's decompressor with that interface; it raises an error for data after its end."""
 
     unused_data = b""
 
@@ -107,7 +107,7 @@ def open_gzip(head: bytes) -> Any:
 
 
 def open_deflate(head: bytes) -> Any:
-    """The zlib format, which RFC 9110 asks for, or the bare data that some clients send."""
+    """Accept the zlib format (RFC 9110) and the raw deflate data that some clients send."""
     is_zlib = head[0] & 0x0F == 8
     return ZlibDecompressor(zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)
 
@@ -124,10 +124,10 @@ _DECOMPRESSORS: dict[str, Callable[[bytes], Decompressor]] = {
 }
 
 ACCEPTED_CODINGS = ", ".join(_DECOMPRESSORS)
-"""The codings that are understood, for ``Accept-Encoding``."""
+"""The supported codings, for ``Accept-Encoding``."""
 
 _MULTI_STREAM_CODINGS = frozenset({"zstd", "gzip"})
-"""Codings of which a body may hold several streams, one behind the other."""
+"""Codings that allow several concatenated streams in one body."""
 
 _CODING_ALIASES = {"x-gzip": "gzip"}
 
@@ -135,7 +135,7 @@ _DECOMPRESSION_ERRORS = (zlib.error, zstd.ZstdError, brotli.error)
 
 
 class DecodedStream(io.RawIOBase):
-    """What ``source`` holds in one coding, decoded as it is read."""
+    """A stream that decodes one coding of the data returned by ``read``, up to ``limit`` bytes."""
 
     def __init__(self, read: Callable[[int], bytes], coding: str, limit: int) -> None:
         self._read = read
@@ -152,7 +152,7 @@ class DecodedStream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill ``buffer`` with some bytes; 0 at the end."""
+        """Read into ``buffer``; returns the number of bytes, 0 at the end."""
         if not self._decoded:
             self._decoded = memoryview(self._decode_piece())
         count = min(len(buffer), len(self._decoded))
@@ -161,7 +161,7 @@ class DecodedStream(io.RawIOBase):
         return count
 
     def _decode_piece(self) -> bytes:
-        """Some decoded bytes; empty at the end."""
+        """Return the next decoded bytes, or ``b""`` at the end."""
         while True:
             data = self._unused
             is_at_end = False
@@ -194,7 +194,7 @@ class DecodedStream(io.RawIOBase):
     def _decompress_data(self, data: bytes) -> bytes:
         if data and (self._inner is None or self._inner.eof):
             if self._inner is not None and self._coding not in _MULTI_STREAM_CODINGS:
-                raise self._make_error("has data behind its end")
+                raise self._make_error("has data after its end")
             if self._streams == _MAX_STREAMS:
                 raise self._make_error("has too many parts")
             self._inner = _DECOMPRESSORS[self._coding](data)
@@ -202,9 +202,9 @@ class DecodedStream(io.RawIOBase):
             self._work += _STREAM_COST_BYTES
         if self._inner is None or self._inner.eof:
             return b""
-        most = min(_OUTPUT_CHUNK_BYTES, self._limit - self._size + 1)
+        output_limit = min(_OUTPUT_CHUNK_BYTES, self._limit - self._size + 1)
         try:
-            decoded = self._inner.decompress(data, most)
+            decoded = self._inner.decompress(data, output_limit)
         except _DECOMPRESSION_ERRORS as error:
             raise self._make_error("cannot be decoded") from error
         self._unused = self._inner.unused_data if self._inner.eof else b""
@@ -219,15 +219,15 @@ class DecodedStream(io.RawIOBase):
 
 
 def make_size_error(limit: int) -> TooLarge:
-    """The error for a body of more than ``limit`` bytes."""
+    """Return the error for a body of more than ``limit`` bytes."""
     return TooLarge(f"The request body has more than {limit} bytes.")
 
 
 class DecodedBody(io.RawIOBase):
-    """The body that ``open_body`` gives, decoded as the header ``Content-Encoding`` says.
+    """The body from ``open_body``, decoded according to the ``Content-Encoding`` header.
 
-    Nothing is opened before the first read, and errors are raised there: UnsupportedEncoding,
-    InvalidRequest for broken data, TooLarge for more than ``limit`` bytes.
+    The first read opens the body. Reads raise UnsupportedEncoding, InvalidRequest for corrupt
+    data, and TooLarge for more than ``limit`` bytes.
     """
 
     def __init__(self, open_body: Callable[[], Any], header: str, limit: int) -> None:
@@ -241,7 +241,7 @@ class DecodedBody(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill ``buffer`` with some bytes; 0 at the end."""
+        """Read into ``buffer``; returns the number of bytes, 0 at the end."""
         if self._stream is None:
             self._stream = self._open_stream()
         count: int = self._stream.readinto(buffer)
@@ -251,7 +251,7 @@ class DecodedBody(io.RawIOBase):
         return count
 
     def readall(self) -> bytes:
-        """All that is left."""
+        """Return the rest of the body."""
         return b"".join(iter(lambda: self.read(_OUTPUT_CHUNK_BYTES) or b"", b""))
 
     def _open_stream(self) -> Any:
@@ -263,16 +263,16 @@ class DecodedBody(io.RawIOBase):
 
 
 def read_codings(header: str) -> list[str]:
-    """The codings of a body in the order in which they were applied, without ``identity``.
+    """Return the codings in the order of application, without ``identity``.
 
-    Raises UnsupportedEncoding for one that is not understood, or too many.
+    Raises UnsupportedEncoding for an unknown coding or more than MAX_CODINGS.
     """
-    given = [part.strip().lower() for part in header.split(",")]
-    codings = [_CODING_ALIASES.get(part, part) for part in given if part not in ("", "identity")]
+    names = [part.strip().lower() for part in header.split(",")]
+    codings = [_CODING_ALIASES.get(part, part) for part in names if part not in ("", "identity")]
     for coding in codings:
         if coding not in _DECOMPRESSORS:
             raise UnsupportedEncoding(
-                f"Request bodies in the Content-Encoding '{coding[:32]}' are not understood.",
+                f"The Content-Encoding '{coding[:32]}' is not supported.",
                 ACCEPTED_CODINGS,
             )
     if len(codings) > MAX_CODINGS:

@@ -1,4 +1,4 @@
-"""``/v1/conversations``: conversations and their items, which the store has."""
+"""``/v1/conversations``: stored conversations and their items."""
 
 from __future__ import annotations
 
@@ -27,45 +27,45 @@ from forwarder.storage.resume import conversation_not_found
 blueprint = Blueprint("conversations", __name__)
 
 MAX_ITEMS_PER_REQUEST = 20
-"""Items that are added at once."""
+"""Maximum number of items that one request adds."""
 
 
 @blueprint.post("/conversations")
 def create() -> Response:
-    """A new conversation, which may have items from the start."""
+    """Create a conversation, optionally with items."""
     state, owner = open_store()
     body = read_json_body(request_context.current_context(), required=False)
-    given = read_new_items(body) if body.get("items") is not None else []
-    talk = Conversation(generate_id("conv"), time.time(), read_metadata(body, check_type))
+    new_items = read_new_items(body) if body.get("items") is not None else []
+    created = Conversation(generate_id("conv"), time.time(), read_metadata(body, check_type))
 
     def write(connection: Any) -> None:
-        conversations.create(connection, owner, talk)
-        conversations.append_items(connection, owner, talk.id, given)
+        conversations.create(connection, owner, created)
+        conversations.append_items(connection, owner, created.id, new_items)
 
     state.database.write(write)
-    return json_answer(render_conversation(talk))
+    return json_answer(render_conversation(created))
 
 
 @blueprint.get("/conversations/<name>")
 def conversation(name: str) -> Response:
-    """A conversation without its items."""
+    """Return a conversation without its items."""
     state, owner = open_store()
     return json_answer(render_conversation(find_conversation(state, owner, name)))
 
 
 @blueprint.post("/conversations/<name>")
 def describe(name: str) -> Response:
-    """Give a conversation other metadata."""
+    """Replace the metadata of a conversation."""
     state, owner = open_store()
     metadata = read_metadata(
         read_json_body(request_context.current_context()), check_type, required=True
     )
-    talk = state.database.write(
+    row = state.database.write(
         lambda c: conversations.set_metadata(c, owner, check_stored_id(name), metadata)
     )
-    if talk is None:
+    if row is None:
         raise conversation_not_found(name)
-    return json_answer(render_conversation(talk))
+    return json_answer(render_conversation(row))
 
 
 @blueprint.delete("/conversations/<name>")
@@ -79,20 +79,20 @@ def delete(name: str) -> Response:
 
 @blueprint.post("/conversations/<name>/items")
 def add_items(name: str) -> Response:
-    """Add items at the end."""
+    """Append items to a conversation."""
     state, owner = open_store()
-    given = read_new_items(read_json_body(request_context.current_context()))
-    said = state.database.write(
-        lambda c: conversations.append_items(c, owner, check_stored_id(name), given)
+    new_items = read_new_items(read_json_body(request_context.current_context()))
+    added = state.database.write(
+        lambda c: conversations.append_items(c, owner, check_stored_id(name), new_items)
     )
-    if said is None:
+    if added is None:
         raise conversation_not_found(name)
-    return json_answer(make_list(list(map(render_item, said)), max(len(said), 1)))
+    return json_answer(make_list(list(map(render_item, added)), max(len(added), 1)))
 
 
 @blueprint.get("/conversations/<name>/items")
 def items(name: str) -> Response:
-    """The items, latest first."""
+    """List a page of the items, by default newest first."""
     state, owner = open_store()
     page = read_page(request.args, "desc")
     find_conversation(state, owner, name)
@@ -101,68 +101,67 @@ def items(name: str) -> Response:
         after = find_page_start(
             page, lambda x: conversations.find_item_position(connection, owner, name, x)
         )
-        most = page.limit + 1
         limit = ReadLimit(state.request_limits, "limit", "This page of the list")
         return conversations.list_items(
-            connection, owner, name, after, most, page.is_descending, limit.spend
+            connection, owner, name, after, page.limit + 1, page.is_descending, limit.spend
         )
 
-    said = state.database.read(read)
-    return json_answer(make_list(list(map(render_item, said)), page.limit))
+    rows = state.database.read(read)
+    return json_answer(make_list(list(map(render_item, rows)), page.limit))
 
 
 @blueprint.get("/conversations/<name>/items/<item_id>")
 def item(name: str, item_id: str) -> Response:
-    """An item."""
+    """Return an item."""
     state, owner = open_store()
     only = [check_stored_id(item_id)]
-    said = state.database.read(
+    rows = state.database.read(
         lambda c: conversations.read_items(c, owner, check_stored_id(name), only)
     )
-    if not said:
+    if not rows:
         raise item_not_found(item_id)
-    return json_answer(render_item(said[0]))
+    return json_answer(render_item(rows[0]))
 
 
 @blueprint.delete("/conversations/<name>/items/<item_id>")
 def delete_item(name: str, item_id: str) -> Response:
-    """Delete an item; the conversation without it."""
+    """Delete an item. Returns the conversation."""
     state, owner = open_store()
-    talk = find_conversation(state, owner, name)
-    place = owner, name, check_stored_id(item_id)
-    if not state.database.write(lambda c: conversations.remove_item(c, *place)):
+    row = find_conversation(state, owner, name)
+    key = owner, name, check_stored_id(item_id)
+    if not state.database.write(lambda c: conversations.remove_item(c, *key)):
         raise item_not_found(item_id)
-    return json_answer(render_conversation(talk))
+    return json_answer(render_conversation(row))
 
 
 def read_new_items(body: Json) -> list[tuple[str, Json]]:
-    """The items of a body, each with the id that it has or gets."""
+    """Return ``(id, item)`` for each item of a request body. Items without an id get one."""
     items = checked_items(body.get("items"), "items", MAX_ITEMS_PER_REQUEST)
     batch = generate_id("items")
     return [(str(x.get("id") or derive_id(x, batch, i)), x) for i, x in enumerate(items)]
 
 
 def find_conversation(state: Any, owner: str, name: str) -> Conversation:
-    talk: Conversation | None = state.database.read(
+    row: Conversation | None = state.database.read(
         lambda c: conversations.find(c, owner, check_stored_id(name))
     )
-    if talk is None:
+    if row is None:
         raise conversation_not_found(name)
-    return talk
+    return row
 
 
 def item_not_found(name: str) -> NotFound:
     return NotFound(f"Item with id '{name[:64]}' not found.", param="item_id")
 
 
-def render_conversation(talk: Conversation) -> Json:
+def render_conversation(row: Conversation) -> Json:
     return {
-        "id": talk.id,
+        "id": row.id,
         "object": "conversation",
-        "created_at": int(talk.created),
-        "metadata": talk.metadata,
+        "created_at": int(row.created),
+        "metadata": row.metadata,
     }
 
 
-def render_item(said: ConversationItem) -> Json:
-    return hide_tool_secrets_of(render_stored_item(said.data, said.id))
+def render_item(item: ConversationItem) -> Json:
+    return hide_tool_secrets_of(render_stored_item(item.data, item.id))

@@ -1,8 +1,8 @@
-"""Cross-origin requests: which web pages may use the forwarder from a browser.
+"""CORS middleware: lets web pages of configured origins use the forwarder from a browser.
 
-``FORWARDER_CORS_ORIGINS`` lists their origins, or ``*`` for all; none by default.  Preflights are
-answered here, before keys are asked for, and are neither logged nor counted.  Credentials are
-never allowed: clients send their key in a header, not in a cookie.
+``FORWARDER_CORS_ORIGINS`` lists the origins, or ``*`` for all; the default is none. The middleware
+answers preflights before authentication, and they appear in neither log nor metrics. It never
+allows credentials: clients send their key in a header, not in a cookie.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ANY = "*"
 
 _METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 _MAX_AGE = "600"
-"""Seconds for which browsers may keep the answer to a preflight."""
+"""Seconds for which browsers may cache a preflight response."""
 
 _HEADER_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, -]{1,4096}", re.ASCII)
 
@@ -30,18 +30,18 @@ _ALWAYS_EXPOSED = (
 _ALWAYS_READABLE = frozenset(
     {"cache-control", "content-language", "content-length", "content-type", "vary"}
 )
-"""Headers of an answer that pages can read, or have no use for."""
+"""Response headers that pages can always read or do not need."""
 
 Headers = list[tuple[str, str]]
 
 
 def allows_origin(origins: tuple[str, ...], origin: str) -> bool:
-    """Is this one of the origins, in the form in which browsers send it?"""
+    """Return whether ``origins`` contains ``origin``, which has the form browsers send."""
     return ANY in origins or origin.lower() in origins
 
 
 class CrossOrigin:
-    """WSGI middleware that lets pages of ``origins`` read the answers of ``app``."""
+    """WSGI middleware that lets pages of ``origins`` read the responses of ``app``."""
 
     def __init__(self, app: WsgiApp, origins: tuple[str, ...]) -> None:
         self._app = app
@@ -64,10 +64,10 @@ class CrossOrigin:
         return self._app(environ, start_shared)
 
     def _list_headers(self, allowed: str | None) -> Headers:
-        """The headers of every answer; ``allowed`` is the request's origin, if it is allowed."""
+        """Return the headers of every response; ``allowed`` is the request's origin or None."""
         if ANY in self._origins:
             return [("Access-Control-Allow-Origin", ANY)] if allowed else []
-        # A cache must not give a page the answer that another client got without these headers.
+        # Without Vary, a cache could serve a page a response that lacks these headers.
         vary = [("Vary", "Origin")]
         return [("Access-Control-Allow-Origin", allowed), *vary] if allowed else vary
 

@@ -1,4 +1,4 @@
-"""``POST /forwarder/translate``: what a request would become, and what of it; nobody is called."""
+"""``POST /forwarder/translate``: shows the translated request and its losses, sends nothing."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ blueprint = Blueprint("dry_run", __name__)
 
 @blueprint.post("/forwarder/translate")
 def translate() -> Response:
-    """The upstream's request for a client's: the body is that request, as it would be sent.
+    """Translate the client request in the body and return the upstream request.
 
-    ``?from=chat`` or ``?from=responses`` says which API it is for, where that cannot be seen; and
-    ``?from=ollama`` or ``?from=ollama_generate`` that it is for one of Ollama's.
+    ``?from=`` names the API of the request: ``chat`` or ``responses`` if the body is ambiguous,
+    ``ollama`` or ``ollama_generate`` for Ollama's APIs.
     """
-    bridge: Gateway = current_app.extensions["forwarder"]
-    exchange = request_context.current_context()
-    exchange.client_key = require_client_key(bridge.settings.api_keys)
+    gateway: Gateway = current_app.extensions["forwarder"]
+    context = request_context.current_context()
+    context.client_key = require_client_key(gateway.settings.api_keys)
     request_context.check_strictness()
-    body = read_json_body(exchange)
+    body = read_json_body(context)
     client = detect_protocol(body, request.args.get("from"))
-    body = adapt_shape(body, client, exchange)
+    body = adapt_shape(body, client, context)
     style = get_requested_style(request, client)
-    return json_answer(bridge.preview(client, body, style, exchange))
+    return json_answer(gateway.preview(client, body, style, context))

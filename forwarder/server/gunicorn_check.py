@@ -1,8 +1,7 @@
-"""Whether gunicorn serves the forwarder as ``gunicorn.conf.py`` wants it.
+"""Start-up check that gunicorn uses the settings of ``gunicorn.conf.py``.
 
-gunicorn looks for that file in the directory where it is started.  Elsewhere it continues without
-it, with a worker that serves one request at a time.  A worker class on the command line overrides
-the file.  gunicorn reports neither, so the forwarder checks both.
+gunicorn reads that file only from its working directory. Elsewhere it silently uses a worker that
+serves one request at a time. A worker class on the command line also overrides the file silently.
 """
 
 from __future__ import annotations
@@ -16,47 +15,47 @@ from typing import Any, NoReturn
 WORKER_CLASS = "forwarder.server.gunicorn_worker.Worker"
 
 EXIT_WILL_NOT_LOAD = 4
-"""gunicorn's exit code for an application that does not load; after others it tries for ever."""
+"""gunicorn's exit code for an application that fails to load. gunicorn retries after others."""
 
 MAX_WAIT_SECONDS = 20.0
-"""How long a worker waits for the exit of another; less than gunicorn's own time-out."""
+"""How long a worker waits until another worker exits. Less than gunicorn's own time-out."""
 
 _POLL_SECONDS = 0.05
 
 
 def find_gunicorn_mistake() -> str | None:
-    """Why the gunicorn that imports the forwarder just now must not serve it.
+    """Return the reason why the importing gunicorn process must not serve the forwarder.
 
-    ``None`` if nothing is wrong, or if it is not gunicorn.
+    Returns None if its settings are right or if the importing process is not gunicorn.
     """
     config = next((each.cfg for each in iter_gunicorn_objects()), None)
     if config is None:
         return None
     if config.worker_class_str != WORKER_CLASS:
         return (
-            f"gunicorn would serve it with its worker '{config.worker_class_str}' instead of the "
-            'forwarder\'s. Start it with "forwarder serve", or start gunicorn in the directory of '
-            "wsgi.py or with -c /path/of/gunicorn.conf.py, and without a worker class of your own."
+            f"gunicorn uses the worker class '{config.worker_class_str}' instead of the "
+            'forwarder\'s. Run "forwarder serve", or start gunicorn in the directory of wsgi.py or '
+            "with -c /path/to/gunicorn.conf.py, and do not set another worker class."
         )
     if config.preload_app:
         return (
-            "gunicorn would load it before gevent replaces the sockets. "
+            "with --preload, gunicorn loads it before gevent replaces the sockets. "
             "Start gunicorn without --preload."
         )
     return None
 
 
 def refuse_to_load(message: str) -> NoReturn:
-    """Write ``message`` and exit, so that gunicorn ends too.
+    """Write ``message`` to standard error and exit so that gunicorn exits too.
 
-    gunicorn ends when a worker exits with ``EXIT_WILL_NOT_LOAD``.  If a second worker does so while it
-    ends, gunicorn fails with a traceback.  So one of the workers exits so at once, and the others
-    wait until gunicorn tells them to exit.
+    gunicorn exits when a worker exits with ``EXIT_WILL_NOT_LOAD``, but fails with a traceback if
+    a second worker does the same meanwhile. So one worker exits with this code at once, and the
+    others wait until gunicorn stops them.
     """
     sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
     worker = next((each for each in iter_gunicorn_objects() if hasattr(each, "age")), None)
-    # Of as many workers as gunicorn starts at once, exactly one has such an age.
+    # Exactly one of the workers that gunicorn starts together has such an age.
     if worker is not None and (worker.age - 1) % worker.cfg.workers:
         deadline = time.monotonic() + MAX_WAIT_SECONDS
         while worker.alive and time.monotonic() < deadline:
@@ -67,9 +66,9 @@ def refuse_to_load(message: str) -> NoReturn:
 
 
 def iter_gunicorn_objects() -> Iterator[Any]:
-    """gunicorn's objects that are loading the forwarder, innermost first: they are on the stack.
+    """Yield the gunicorn objects that are loading the forwarder, innermost first.
 
-    There is no other way to them that is the same in the master and in a worker.
+    They are on the call stack; no other access works in both the master and a worker.
     """
     frame: FrameType | None = sys._getframe()
     while frame is not None:

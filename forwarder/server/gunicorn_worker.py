@@ -1,16 +1,16 @@
-"""gunicorn's gevent worker, which leaves without cutting anybody off.
+"""A gunicorn gevent worker with graceful shutdown for streams and limits for clients.
 
-What gunicorn does itself when a worker has to go (SIGTERM, a deploy by SIGHUP, ``max_requests``):
-it accepts no more connections, answers further requests on kept ones with ``Connection: close``,
-and waits for ``graceful_timeout``.  Two things are added.  Kept connections on which nothing
-happens are closed after a moment, since they would hold the worker for all that time; and shortly
-before the time is over, what still runs is ended in its client's protocol.
+When a worker stops (SIGTERM, reload by SIGHUP, ``max_requests``), gunicorn accepts no more
+connections, answers requests on open ones with ``Connection: close`` and waits for
+``graceful_timeout``. This worker adds two steps. It soon closes idle connections, which would
+otherwise keep it alive until the time-out. Shortly before the time-out, it ends running responses
+with an error in their protocol.
 
-A worker that gunicorn aborts, because it has not moved for ``timeout`` seconds, ends at once and
-is replaced.  Clients' connections are held to the limits of ``client_socket``.
+If gunicorn aborts a worker that was blocked for ``timeout`` seconds, the worker exits at once and
+gunicorn replaces it. Client connections are subject to the limits of ``client_socket``.
 
-gunicorn's master imports this module, and keeps it over a SIGHUP: it and ``client_socket`` must
-import nothing else of the forwarder, or a deploy would run old code and new.
+gunicorn's master imports this module and keeps it after SIGHUP. This module and ``client_socket``
+must not import other modules of the forwarder, or a reload would mix old and new code.
 """
 
 from __future__ import annotations
@@ -35,36 +35,35 @@ from gunicorn.workers.ggevent import GeventWorker
 from forwarder.server.client_socket import TURN_PAUSE_SECONDS, ClientLimits, ClientSocket
 
 _POLL_SECONDS = 0.2
-"""Seconds between two looks at whether it is time to go."""
+"""Seconds between two checks for shutdown."""
 
 _IDLE_LINGER_SECONDS = 2.0
-"""Seconds that kept connections have left when a worker goes.  Clients that ask again meanwhile
-are answered, and told to close; only those that were idle for longer find their connection
-closed."""
+"""Seconds after which a stopping worker closes idle connections. If a client sends a request
+before, the worker answers it with ``Connection: close``."""
 
 _SHUTDOWN_MARGIN_SECONDS = 2.0
-"""Seconds before the end of the grace when running answers are ended: time to tell it, and for
-gunicorn, which looks once a second, to see that nothing is left."""
+"""Seconds before the end of the grace period when the worker ends running responses. It needs
+time to send the errors, and gunicorn checks only once a second whether connections are left."""
 
 _ABORT_EXIT_CODE = 1
-"""The exit code of a worker that gunicorn has aborted; gunicorn replaces it."""
+"""Exit code after an abort. gunicorn replaces such a worker."""
 
 _MAX_LINGER_BYTES = 2**20
-"""What is still taken of a body that nobody reads, so that its client reads the answer before its
-connection is reset."""
+"""Bytes of an unread body that the worker still reads. The client can then read the response
+before the connection is reset."""
 
 _GC_THRESHOLDS = (10_000, 20, 50)
-"""Objects made and not freed before a collection, and how many of one generation before the next;
-a stream leaves next to no cycles behind."""
+"""Thresholds for ``gc.set_threshold``. They are high because a stream leaves almost no reference
+cycles behind."""
 
 _LAST_RECEIVED = struct.Struct("52xI")
-"""Linux's ``tcp_info`` up to ``tcpi_last_data_recv``, which is in milliseconds."""
+"""Linux's ``tcp_info`` up to ``tcpi_last_data_recv`` (milliseconds)."""
 
 _MAX_REFUSED_BYTES = 2**16
 
 _PROBES = (b"GET /health", b"GET /ready", b"GET /metrics")
 
-_LATE_MESSAGE = b"The request has waited too long for its turn (limit: FORWARDER_QUEUE_TIMEOUT)."
+_LATE_MESSAGE = b"The request has waited too long for a worker (limit: FORWARDER_QUEUE_TIMEOUT)."
 _LATE_OPENAI = (
     b'{"error":{"message":"%b","type":"server_error","param":null,"code":"overloaded"}}'
     % _LATE_MESSAGE
@@ -79,7 +78,7 @@ _poll = monkey.get_original("select", "poll")
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
-    """For gunicorn's ``worker_class``; the application may be any."""
+    """The value of gunicorn's ``worker_class``. Works with any WSGI application."""
 
     def __init__(self, *args: Any, **given: Any) -> None:
         super().__init__(*args, **given)
@@ -90,7 +89,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._serving_since = inf
 
     def run(self) -> None:
-        """Serve until told to go."""
+        """Serve requests until gunicorn stops the worker."""
         tune_garbage_collector()
         raise_file_limit()
         self._limits = read_client_limits(self._get_forwarder())
@@ -103,14 +102,14 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._await_background_work()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """SIGQUIT and SIGINT give no grace, but running answers are told."""
+        """SIGQUIT and SIGINT: no grace period, but running responses end with an error."""
         gevent.spawn(self._stop_running)
         super().handle_quit(sig, frame)
 
     def handle_abort(self, sig: int, frame: Any) -> None:
-        """SIGABRT: the worker has not moved for too long, and must not go on.
+        """SIGABRT: the worker was blocked for too long, so exit at once.
 
-        gunicorn's own way, SystemExit, would end one request only: the one that happens to run.
+        gunicorn raises SystemExit here, which would end only the greenlet that is running.
         """
         stack = "".join(traceback.format_stack(frame))
         self.log.critical("Worker aborted (pid:%s), busy in:\n%s", self.pid, stack)
@@ -119,7 +118,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         os._exit(_ABORT_EXIT_CODE)
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
-        """Serve a connection, unless its first request has waited for too long."""
+        """Serve a connection, or refuse it if its first request has waited too long."""
         if self._limits.queue_timeout and self._has_waited_too_long(client):
             if refuse_late(client):
                 return
@@ -131,14 +130,14 @@ class Worker(GeventWorker):  # type: ignore[misc]
             del self._clients[getcurrent()]
 
     def _has_waited_too_long(self, client: socket.socket) -> bool:
-        """Has a request waited for this worker, rather than for a worker to start?"""
+        """Whether the request waited too long for this worker, other than for its start."""
         wait = measure_wait(client)
         return wait > self._limits.queue_timeout and time.monotonic() - wait > self._serving_since
 
     def handle_request(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> None:
         """Serve a request.
 
-        Raises StopIteration, gunicorn's word for it, if the connection cannot be used again.
+        Raises StopIteration, as gunicorn expects, if the connection cannot be reused.
         """
         body = sock.open_body(req)
         try:
@@ -153,13 +152,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 close_graceful(sock, max_drain=_MAX_LINGER_BYTES)
             raise StopIteration
         if req.unreader.buf.tell() or has_pending_data(sock):
-            gevent.sleep(
-                TURN_PAUSE_SECONDS
-            )  # a client that sends many requests at once is not alone
+            # Let other clients run: this one has already sent its next request.
+            gevent.sleep(TURN_PAUSE_SECONDS)
 
     @contextmanager
     def timeout_ctx(self) -> Iterator[None]:
-        """gunicorn waits in here for the next request of a connection."""
+        """gunicorn waits inside this context for the next request of a connection."""
         with gevent.Timeout(self.cfg.keepalive, False) as timeout:  # type: ignore[arg-type]
             self._idle[getcurrent()] = timeout
             try:
@@ -181,7 +179,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             gevent.sleep(_POLL_SECONDS)
 
     def _await_background_work(self) -> None:
-        """Work that has no client keeps the worker too, until it is done or the grace is over."""
+        """Wait for background work, at most until the end of the grace period."""
         running = getattr(self._get_forwarder(), "running", ())
         while running and time.monotonic() < self._leaving_at + self.cfg.graceful_timeout:
             self.notify()
@@ -190,12 +188,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self.log.warning("Worker graceful timeout (pid:%s): %d running", self.pid, len(running))
 
     def _get_running_grace(self) -> float:
-        """Seconds that running answers have to end when the worker goes."""
+        """Seconds until a stopping worker ends running responses."""
         grace = self.cfg.graceful_timeout
         return float(max(grace - _SHUTDOWN_MARGIN_SECONDS, grace / 2))
 
     def _check_background_grace(self) -> None:
-        """Say so if background work cannot have the grace that the operator wants it to have."""
+        """Warn if gunicorn's time-out is too short for FORWARDER_BACKGROUND_GRACE."""
         settings = getattr(self._get_forwarder(), "settings", None)
         wanted, limit = (
             getattr(settings, "background_grace", None) or 0.0,
@@ -203,40 +201,39 @@ class Worker(GeventWorker):  # type: ignore[misc]
         )
         if wanted > limit:
             self.log.warning(
-                "FORWARDER_BACKGROUND_GRACE (%g s) is longer than gunicorn's graceful timeout "
-                "allows: background work has %g s. Raise GUNICORN_GRACEFUL_TIMEOUT to %g.",
+                "FORWARDER_BACKGROUND_GRACE (%g s) exceeds gunicorn's graceful timeout: "
+                "background work has only %g s. Raise GUNICORN_GRACEFUL_TIMEOUT to %g.",
                 wanted,
                 limit,
                 wanted + _SHUTDOWN_MARGIN_SECONDS,
             )
 
     def _stop_running(self) -> None:
-        """End what the forwarder runs."""
         self._notify_running("announce")
         self._notify_running("stop")
 
     def _notify_running(self, word: str) -> None:
-        """An older forwarder knows nothing of this."""
-        bridge = self._get_forwarder()
-        if bridge is not None:
-            getattr(bridge.running, word, lambda: None)()
+        """Call a method of the forwarder's ``running``. An older forwarder may lack it."""
+        gateway = self._get_forwarder()
+        if gateway is not None:
+            getattr(gateway.running, word, lambda: None)()
 
     def _get_forwarder(self) -> Any:
-        """The forwarder's; another application has none."""
+        """Return the application's gateway, or None for another application."""
         return getattr(self.wsgi, "extensions", {}).get("forwarder")
 
     def _close_idle(self, waiting: Any) -> None:
-        """End the wait for a next request as its time-out would, unless one is just coming."""
+        """Time out the wait for a next request now, unless a request has arrived."""
         timeout = self._idle.get(waiting)
         if timeout is not None and not has_pending_data(self._clients[waiting]):
             waiting.throw(timeout)
 
 
 def tune_garbage_collector() -> None:
-    """Keep the garbage collector from what is here to stay.
+    """Exclude permanent objects from garbage collection.
 
-    Without this it looks through the whole program every few hundred streams, which took a tenth
-    of their time, all streams waiting meanwhile.
+    Otherwise the collector scans the whole program every few hundred streams. That took a tenth of
+    the run time and blocked all streams meanwhile.
     """
     gc.collect()
     gc.freeze()
@@ -244,31 +241,31 @@ def tune_garbage_collector() -> None:
 
 
 def raise_file_limit() -> None:
-    """Allow as many open files as the system lets the process have; each connection is one."""
+    """Raise the soft limit of open files to the hard limit: each connection is an open file."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # macOS has a lower limit than it tells
+    with suppress(ValueError, OSError):  # macOS enforces a lower limit than it reports
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def measure_wait(client: socket.socket) -> float:
-    """Seconds since data last arrived on a connection; 0 if none has, or if it is unknown.
+    """Return the seconds since data last arrived; 0 without pending data or if unknown.
 
-    For a connection that was just accepted this is how long its request waited for the worker.
+    For a newly accepted connection, this is the time that its request waited for the worker.
     """
     if not has_pending_data(client):
         return 0.0
     try:
         info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED.size)
         return float(_LAST_RECEIVED.unpack(info)[0]) / 1000
-    except (OSError, AttributeError, struct.error):  # no TCP, or not Linux
+    except (OSError, AttributeError, struct.error):  # not TCP, or not Linux
         return 0.0
 
 
 def refuse_late(client: socket.socket) -> bool:
-    """Answer a first request with 503 and close its connection; False if it must be served.
+    """Answer a first request with 503 and close the connection. Returns False for probes.
 
-    A refusal by the application would cost almost as much as an answer.  Probes are served, or an
-    overloaded worker would be taken for a dead one.
+    The application would need almost as much time to refuse a request as to serve it. Probes are
+    served, since a monitor would otherwise consider an overloaded worker dead.
     """
     client.setblocking(False)
     start = b""
@@ -276,9 +273,9 @@ def refuse_late(client: socket.socket) -> bool:
         start = client.recv(_MAX_REFUSED_BYTES, socket.MSG_PEEK)
         if not start or start.startswith(_PROBES):
             return False
-        while client.recv(_MAX_REFUSED_BYTES):  # what is left unread would reset the connection
+        while client.recv(_MAX_REFUSED_BYTES):  # unread data would reset the connection
             pass
-    except OSError:  # nothing more is here
+    except OSError:  # no more data has arrived
         pass
     try:
         body = _LATE_OLLAMA if start.startswith(b"POST /api/") else _LATE_OPENAI
@@ -290,15 +287,15 @@ def refuse_late(client: socket.socket) -> bool:
     return True
 
 
-def read_client_limits(bridge: Any) -> ClientLimits:
-    """The limits that the forwarder is set to; the defaults for another application."""
-    settings = getattr(bridge, "settings", None)
+def read_client_limits(gateway: Any) -> ClientLimits:
+    """Return the limits of the gateway's settings, or the defaults for another application."""
+    settings = getattr(gateway, "settings", None)
     given = {name: getattr(settings, name, None) for name in ClientLimits._fields}
     return ClientLimits(**{name: value for name, value in given.items() if value is not None})
 
 
 def has_pending_data(client: Any) -> bool:
-    # The poll of the system, not gevent's: it is asked in the loop itself and must not wait.
+    # The system's poll, not gevent's: this runs in the event loop itself and must not block.
     poll = _poll()
     poll.register(client.fileno(), 1)
     return bool(poll.poll(0))

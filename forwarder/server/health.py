@@ -1,6 +1,6 @@
-"""Is the forwarder alive, and are its upstreams there?
+"""Liveness and readiness probes: ``GET /health`` and ``GET /ready``.
 
-Those who ask do so every few seconds, so only the log's debug level tells of it while all is well.
+Probes run every few seconds, so successful probes are logged at DEBUG only.
 """
 
 from __future__ import annotations
@@ -22,71 +22,74 @@ blueprint = Blueprint("health", __name__)
 
 @blueprint.before_request
 def log_at_debug() -> None:
-    """Let the exchange's line be one for debugging."""
+    """Log this request at DEBUG."""
     request_context.current_context().log_level = logging.DEBUG
 
 
 @blueprint.get("/health")
 def health() -> Response:
-    """Alive: the process answers."""
+    """Liveness: return 200 while the process answers."""
     return jsonify(status="ok")
 
 
 @blueprint.get("/ready")
 def ready() -> tuple[Response, int]:
-    """Ready: at least one upstream can be reached and its breaker is not open; the body says which.
+    """Readiness: 200 if at least one upstream is reachable and its breaker is not open, else 503.
 
-    A store that does not answer makes it ``degraded``: requests that need no store are served.
-    ``?verbose`` adds whose profile each has, what was learned beside it, and how it stands, and how
-    the registered models fare, for administrators and clients with a key.
+    The body lists the upstreams. An unreachable store makes the status ``degraded``, since the
+    forwarder still serves requests that need no store. ``?verbose`` adds the provider profile,
+    learned quirks and breaker state of each upstream and the health of the registered models, for
+    administrators and clients with a key.
     """
-    bridge: Gateway = current_app.extensions["forwarder"]
+    gateway: Gateway = current_app.extensions["forwarder"]
     verbose = "verbose" in request.args
     if verbose:
-        authorize_verbose(bridge.settings)
-    states = bridge.catalog.describe_states(verbose)
-    for name, standing in bridge.resilience.describe_states().items():
-        if name not in states:  # it was registered
+        authorize_verbose(gateway.settings)
+    states = gateway.catalog.describe_states(verbose)
+    for name, standing in gateway.resilience.describe_states().items():
+        if name not in states:  # a registered model's upstream
             continue
         if standing["breaker"] == OPEN:
             states[name] |= {"reachable": False, "error": "Its breaker is open."}
         if verbose:
             states[name] |= {"resilience": standing}
-    able = any(state["reachable"] for state in states.values())
-    store = describe_store(bridge)
-    status = "unavailable" if not able else "degraded" if "error" in store else "ok"
-    told = {"models": describe_models(bridge, states)} if verbose else {}
-    body = jsonify(status=status, upstreams=states, store=store, **told)
-    return body, 200 if able else 503
+    is_ready = any(state["reachable"] for state in states.values())
+    store = describe_store(gateway)
+    status = "unavailable" if not is_ready else "degraded" if "error" in store else "ok"
+    verbose_fields = {"models": describe_models(gateway, states)} if verbose else {}
+    body = jsonify(status=status, upstreams=states, store=store, **verbose_fields)
+    return body, 200 if is_ready else 503
 
 
 def authorize_verbose(settings: Settings) -> None:
-    """Raise Unauthorized or Forbidden unless an administrator asks, or a client with a key."""
+    """Raise Unauthorized or Forbidden unless the caller is an administrator or has a client key."""
     if not settings.api_keys:
         require_administrator(settings)
     elif settings.admin_keys or not is_local(settings):
         require_client_key((*settings.api_keys, *settings.admin_keys))
 
 
-def describe_store(bridge: Gateway) -> Json:
-    """What kind of store there is, and whether it can be read and written."""
-    if bridge.database is None:
+def describe_store(gateway: Gateway) -> Json:
+    """Return the kind of the store and whether it can be read and written."""
+    if gateway.database is None:
         return {"kind": "none"}
-    error = bridge.database.find_error(bridge.settings.ready_ttl)
-    state = {"kind": bridge.database.kind, "reachable": error is None}
+    error = gateway.database.find_error(gateway.settings.ready_ttl)
+    state = {"kind": gateway.database.kind, "reachable": error is None}
     return state if error is None else {**state, "error": error}
 
 
-def describe_models(bridge: Gateway, states: Json) -> Json:
-    """What is registered -> how it fares; beside it, the upstreams' states get theirs."""
-    standings = bridge.resilience.describe_states()
-    found: Json = {}
-    for name, check in bridge.health.check_all(bridge.settings.ready_ttl).items():
+def describe_models(gateway: Gateway, states: Json) -> Json:
+    """Return registered model -> health, and add the health of upstreams to ``states``."""
+    standings = gateway.resilience.describe_states()
+    models: Json = {}
+    for name, check in gateway.health.check_all(gateway.settings.ready_ttl).items():
         if name in states:
             states[name] |= {"health": check.to_json()}
         else:
-            found[name] = {**check.to_json(), "resilience": standings.get(name)}
-    for remote in bridge.registry.list_models():
+            models[name] = {**check.to_json(), "resilience": standings.get(name)}
+    for remote in gateway.registry.list_models():
         if remote.locked:
-            found[remote.name] = {"error": "Its key cannot be opened: the secret is missing."}
-    return found
+            models[remote.name] = {
+                "error": "The forwarder cannot decrypt its key: the secret is missing."
+            }
+    return models

@@ -1,4 +1,4 @@
-"""A request's body as the JSON object that it has to be."""
+"""Parsing of request bodies: decompression, size checks, JSON."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from forwarder.server.content_encoding import DecodedBody
 
 
 def install_decoding(app: Flask) -> None:
-    """Have compressed request bodies decoded for all routes of ``app``, up to the limit."""
+    """Decode compressed request bodies for all routes of ``app``, up to MAX_CONTENT_LENGTH."""
     app.before_request(decode_body)
 
 
 def decode_body() -> None:
-    """Replace the body by its decoded form, and have the headers describe that.
+    """Replace the request stream with the decoded body and remove ``Content-Encoding``.
 
-    A body of unknown length gets the same limit; Werkzeug would truncate it there without an error.
+    The limit also applies to bodies of unknown length: Werkzeug would truncate them silently.
     """
     header = request.environ.pop("HTTP_CONTENT_ENCODING", "")
     limit = request.max_content_length
     if limit is not None and (header or "CONTENT_LENGTH" not in request.environ):
-        # One byte more, or a body of exactly the limit would not be read to its end.
+        # One more byte, so that the reader sees the end of a body of exactly the limit.
         open_body = partial(get_input_stream, request.environ, max_content_length=limit + 1)
         request.stream = DecodedBody(open_body, header, limit)  # type: ignore[assignment]
 
 
 def read_body(data: bytes, max_values: int) -> Json:
-    """The JSON object of a request body.
+    """Parse a request body into a JSON object.
 
-    Large bodies take turns, and other requests run between the steps.
+    Large bodies are parsed one at a time, and other requests run between the steps.
 
-    Raises TooLarge if it holds more than about ``max_values`` values, InvalidRequest if it is
-    missing, malformed or too deeply nested to re-serialize.
+    Raises TooLarge if the body holds more than about ``max_values`` values, InvalidRequest if it
+    is missing, malformed, no object, or too deeply nested to re-serialize.
     """
     size = len(data)
     take_turn(size)

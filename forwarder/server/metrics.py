@@ -1,4 +1,4 @@
-"""``GET /metrics``, for Prometheus."""
+"""``GET /metrics``: metrics of all workers in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """What all workers have counted; for those with the key, where there is one."""
-    bridge: Gateway = current_app.extensions["forwarder"]
-    if not isinstance(bridge.metrics, MetricsObserver):
-        raise NotFound("Nothing is counted here: FORWARDER_METRICS is false.")
-    require_metrics_key(bridge.settings.metrics_key)
-    return Response(bridge.metrics.render_text(), content_type=_TYPE)
-
-
-def require_metrics_key(key: str | None) -> None:
+    """Return the metrics. Requires a bearer token if FORWARDER_METRICS_KEY is set."""
+    gateway: Gateway = current_app.extensions["forwarder"]
+    if not isinstance(gateway.metrics, MetricsObserver):
+        raise NotFound("Metrics are disabled: FORWARDER_METRICS is false.")
+    key = gateway.settings.metrics_key
     if key is not None and not has_key(read_bearer_token(), (key,)):
-        raise Unauthorized("The metrics are not for everybody: FORWARDER_METRICS_KEY is set.")
+        raise Unauthorized("Metrics require the bearer token of FORWARDER_METRICS_KEY.")
+    return Response(gateway.metrics.render_text(), content_type=_TYPE)

@@ -1,4 +1,4 @@
-"""Ollama's API: ``/api/chat``, ``/api/generate`` and its two ways to embed."""
+"""Ollama's API for clients: ``/api/chat``, ``/api/generate``, ``/api/embed[dings]``."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ blueprint = Blueprint("ollama", __name__)
 
 @blueprint.post("/chat")
 def chat() -> Response:
-    """A conversation, over whichever upstream the model leads to."""
+    """Answer a conversation."""
     return openai.serve("ollama")
 
 
 @blueprint.post("/generate")
 def generate() -> Response:
-    """The same for a single prompt."""
+    """Answer a single prompt."""
     return openai.serve("ollama_generate")
 
 
 @blueprint.post("/embed")
 def embed() -> Response:
-    """Embeddings of texts, where the upstream has them."""
+    """Return embeddings of one or several texts."""
     return openai.serve_embeddings("ollama_embed")
 
 
 @blueprint.post("/embeddings")
 def embeddings() -> Response:
-    """The older way to embed one text."""
+    """Return the embedding of one text (Ollama's older API)."""
     return openai.serve_embeddings("ollama_embeddings")

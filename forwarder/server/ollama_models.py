@@ -1,7 +1,7 @@
-"""The part of Ollama's API that is about models: registering them, showing, copying, deleting.
+"""Ollama's API for models: register, show, list, copy and delete.
 
-Whoever may ask for answers may read; what all share is changed by administrators alone.  Bodies
-are not logged, whatever is: one of them holds a key.
+Clients may read; only administrators may change models. Request bodies are never logged, since
+``/api/create`` contains the key of a provider.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from forwarder.server.openai import json_answer
 blueprint = Blueprint("registry", __name__)
 
 VERSION = "0.33.0"
-"""Ollama's version whose API this is; clients look what they may use."""
+"""Reported version of Ollama. Clients enable features by it."""
 
 _NOTHING_TO_PULL = (
     "pull model manifest: file does not exist (no upstream has a model '{name}'; "
@@ -41,26 +41,26 @@ _NOTHING_TO_PULL = (
 )
 
 _CLIENT = "ollama"
-"""In whose protocol models are asked that are shown here."""
+"""The client protocol for which models are resolved here."""
 
 
 @blueprint.get("/")
 def alive() -> Response:
-    """What Ollama answers; some clients look for these very words."""
+    """Return Ollama's greeting. Some clients check for these exact words."""
     request_context.current_context().log_level = logging.DEBUG
     return Response("Ollama is running", mimetype="text/plain")
 
 
 @blueprint.get("/api/version")
 def version() -> Response:
-    """Which Ollama this would be."""
+    """Return the emulated Ollama version."""
     request_context.current_context().log_level = logging.DEBUG
     return json_answer({"version": VERSION})
 
 
 @blueprint.post("/api/create")
 def create() -> Response:
-    """Register a model, after its remote has said that it is well."""
+    """Register a model after a successful test request to its remote host."""
     authorize_administrator()
     body = read_ollama_body()
     streamed = read_flag(body, "stream", True)
@@ -73,35 +73,35 @@ def create() -> Response:
 
 @blueprint.post("/api/show")
 def show() -> Response:
-    """All that may be known of a model, and how its remote fares; ``verbose`` asks it now."""
+    """Describe a model and the health of its remote host; ``verbose`` probes the host now."""
     authorize_reader()
     body = read_ollama_body()
     name = read_name(body)
-    shown = view_model(name)
-    check = check_model(shown.remote, read_flag(body, "verbose", False)) if shown.remote else None
-    return json_answer(ollama_views.make_description(shown, check.to_json() if check else None))
+    view = view_model(name)
+    check = check_model(view.remote, read_flag(body, "verbose", False)) if view.remote else None
+    return json_answer(ollama_views.make_description(view, check.to_json() if check else None))
 
 
 @blueprint.get("/api/tags")
 def tags() -> Response:
-    """Every model that a request can name."""
+    """List all models that a request can name."""
     authorize_reader()
     return json_answer(
-        {"models": [ollama_views.make_tag_entry(shown) for shown in list_all_models()]}
+        {"models": [ollama_views.make_tag_entry(view) for view in list_all_models()]}
     )
 
 
 @blueprint.get("/api/ps")
 def ps() -> Response:
-    """The registered models, which are always ready."""
+    """List the registered models as loaded: they are always ready."""
     authorize_reader()
-    shown = map(view_registered_model, get_gateway().registry.list_models())
-    return json_answer({"models": [ollama_views.make_running_entry(each) for each in shown]})
+    view = map(view_registered_model, get_gateway().registry.list_models())
+    return json_answer({"models": [ollama_views.make_running_entry(each) for each in view]})
 
 
 @blueprint.post("/api/copy")
 def copy() -> Response:
-    """Give a model another name as well."""
+    """Register a model under a second name."""
     authorize_administrator()
     body = read_ollama_body()
     source, destination = (require_field(body, n, STR, n) for n in ("source", "destination"))
@@ -111,26 +111,26 @@ def copy() -> Response:
 
 @blueprint.delete("/api/delete")
 def delete() -> Response:
-    """Forget a registered model; those of the environment are the operator's."""
+    """Delete a registered model. Raises Unsupported for models of the configuration."""
     authorize_administrator()
     name = read_name(read_ollama_body())
-    bridge = get_gateway()
+    gateway = get_gateway()
     if (
-        bridge.registry.find(name) is None
-        and bridge.catalog.find_model(name, read_client_key()) is not None
+        gateway.registry.find(name) is None
+        and gateway.catalog.find_model(name, read_client_key()) is not None
     ):
         raise Unsupported(
-            f"model '{shorten_value(name)}' is not registered but configured, in the forwarder's "
-            "environment.",
+            f"model '{shorten_value(name)}' is defined in the forwarder's environment and cannot "
+            "be deleted here.",
             param="model",
         )
-    bridge.registry.remove(name)
+    gateway.registry.remove(name)
     return Response(status=200)
 
 
 @blueprint.post("/api/pull")
 def pull() -> Response:
-    """Report success for a model that is served here: clients pull before they first use one."""
+    """Report success for an available model: clients pull a model before they first use it."""
     authorize_reader()
     body = read_ollama_body()
     name = read_name(body)
@@ -145,26 +145,25 @@ def pull() -> Response:
 
 @blueprint.post("/api/push")
 def push() -> Response:
-    """Refuse: there is nothing to upload."""
+    """Refuse uploads of models."""
     authorize_reader()
     raise Unsupported(
-        "Models are not pushed from here, they stay where they are; "
-        "POST /api/create registers one with its remote_host."
+        "The forwarder cannot push models; POST /api/create registers one with its remote_host."
     )
 
 
 @blueprint.route("/api/blobs/<digest>", methods=["HEAD", "POST"])
 def blob(digest: str) -> Response:
-    """No file of a model is stored here."""
+    """Refuse model files."""
     authorize_reader()
-    raise Unsupported("Files of models are not stored here; POST /api/create takes a remote_host.")
+    raise Unsupported("The forwarder stores no model files; POST /api/create takes a remote_host.")
 
 
-# -- who asks, and what for ---------------------------------------------------------------------
+# -- authorization and bodies -------------------------------------------------------------------
 
 
 def authorize_reader() -> None:
-    """Let clients and administrators in."""
+    """Raise Unauthorized unless the caller has a client or an administrator key."""
     settings = get_gateway().settings
     known = (*settings.api_keys, *settings.admin_keys) if settings.api_keys else ()
     require_client_key(known)
@@ -175,41 +174,41 @@ def authorize_administrator() -> None:
 
 
 def read_client_key() -> str | None:
-    """The key of whoever asks, for what upstreams list to it; an administrator's is not theirs."""
+    """Return the client's key for the upstreams' model lists. Never an administrator key."""
     key = require_client_key(())
     return None if has_key(key or "", get_gateway().settings.admin_keys) else key
 
 
 def read_ollama_body() -> Json:
-    room = request_context.reserve_body_memory(request_context.current_context())
+    reservation = request_context.reserve_body_memory(request_context.current_context())
     try:
-        data = room.read_all(request.stream.read)
+        data = reservation.read_all(request.stream.read)
         return read_body(data, get_gateway().settings.max_json_values)
     except HTTPException as error:  # too large, or cut off
         raise request_context.convert_http_error(error) from None
 
 
 def note_health(created: RegistrationResult) -> None:
-    """Let what was found be known as the model's health."""
+    """Record the result of the test request as the health of the model."""
     target = get_gateway().health_target(created.remote)
     if target is not None and created.check is not None:
         get_gateway().health.record_result(target, created.check)
 
 
 def check_model(remote: RegisteredModel, now: bool) -> ProbeResult | None:
-    bridge = get_gateway()
-    target = bridge.health_target(remote)
+    gateway = get_gateway()
+    target = gateway.health_target(remote)
     if target is None:
         return None
     if now:
-        return bridge.health.check_target(target, bridge.settings.ready_ttl)
-    return bridge.health.get_last_result(target.name, target.upstream)
+        return gateway.health.check_target(target, gateway.settings.ready_ttl)
+    return gateway.health.get_last_result(target.name, target.upstream)
 
 
 def list_create_statuses(created: RegistrationResult) -> Iterator[Json]:
-    """The lines that tell what was done, as Ollama sends them."""
+    """Yield the status lines of a create request in Ollama's format."""
     if created.check is not None:
-        yield {"status": f"asked {created.remote.host}", "found": created.report}
+        yield {"status": f"verified {created.remote.host}", "found": created.report}
     elif created.provider:
         yield {"status": f"not verified, profile {created.provider}", "found": created.report}
     yield {"status": "writing manifest"}
@@ -217,7 +216,7 @@ def list_create_statuses(created: RegistrationResult) -> Iterator[Json]:
 
 
 def list_pull_statuses(error: str | None) -> Iterator[Json]:
-    """The lines of a pull, which in Ollama's API fails after it has begun."""
+    """Yield the status lines of a pull. In Ollama's API, an error follows the first line."""
     yield {"status": "pulling manifest"}
     if error:
         yield {"error": error}
@@ -228,7 +227,7 @@ def list_pull_statuses(error: str | None) -> Iterator[Json]:
 
 
 def answer_lines(values: Iterator[Json]) -> Response:
-    """A stream of which all lines are known."""
+    """Return an NDJSON response whose lines are all known."""
     lines = b"".join(orjson.dumps(value) + b"\n" for value in values)
     return Response(lines, mimetype="application/x-ndjson")
 
@@ -237,12 +236,12 @@ def answer_lines(values: Iterator[Json]) -> Response:
 
 
 def list_all_models() -> Iterator[ModelView]:
-    """The registered models, and then the catalog's; each name once."""
-    bridge = get_gateway()
-    remotes = bridge.registry.list_models()
+    """Yield the registered models, then those of the catalog, each name once."""
+    gateway = get_gateway()
+    remotes = gateway.registry.list_models()
     yield from map(view_registered_model, remotes)
     seen = {remote.name for remote in remotes}
-    for model in bridge.catalog.list_models(read_client_key(), (_CLIENT,)):
+    for model in gateway.catalog.list_models(read_client_key(), (_CLIENT,)):
         if add_tag(model["id"]) not in seen:
             seen.add(add_tag(model["id"]))
             yield ollama_views.view_configured(model, find_chat_route(model["id"]))
@@ -258,33 +257,33 @@ def view_registered_model(remote: RegisteredModel) -> ModelView:
 
 
 def view_model(name: str) -> ModelView:
-    bridge = get_gateway()
-    remote = bridge.router.find_registered(name)
+    gateway = get_gateway()
+    remote = gateway.router.find_registered(name)
     if remote is not None:
         return view_registered_model(remote)
-    model = bridge.catalog.find_served_model(name, _CLIENT, read_client_key())
+    model = gateway.catalog.find_served_model(name, _CLIENT, read_client_key())
     if model is None:
         raise make_not_found(name)
     return ollama_views.view_configured(model, find_chat_route(name))
 
 
 def is_served(name: str) -> bool:
-    """Would ``/api/chat`` find a model of this name?"""
-    bridge = get_gateway()
+    """Return whether ``/api/chat`` accepts this model name."""
+    gateway = get_gateway()
     try:
-        registered = bridge.router.find_registered(name)
+        registered = gateway.router.find_registered(name)
         return bool(
-            registered or bridge.catalog.find_served_model(name, _CLIENT, read_client_key())
+            registered or gateway.catalog.find_served_model(name, _CLIENT, read_client_key())
         )
     except NotFound:
         return False
 
 
 def find_chat_route(name: str) -> Route:
-    """Where ``/api/chat`` would lead."""
+    """Return the route of ``/api/chat`` for a model."""
     return get_gateway().router.resolve(name, _CLIENT, read_client_key())
 
 
 def get_gateway() -> Gateway:
-    bridge: Gateway = current_app.extensions["forwarder"]
-    return bridge
+    gateway: Gateway = current_app.extensions["forwarder"]
+    return gateway

@@ -1,6 +1,6 @@
-"""OpenAI's two APIs: ``/v1/chat/completions``, ``/v1/responses``, ``/v1/models`` and embeddings.
+"""OpenAI's APIs: ``/v1/chat/completions``, ``/v1/responses``, ``/v1/models``, ``/v1/embeddings``.
 
-How a request is served, streaming or not, is the same for every API: `serve` and `serve_embeddings`.
+The blueprints of all APIs share `serve` and `serve_embeddings`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ blueprint = Blueprint("openai", __name__)
 
 
 class Framing(NamedTuple):
-    """How the stream of a protocol is written: its events, its silence and its end."""
+    """The stream format of a protocol: events, keep-alives and end marker."""
 
     encode: Callable[[Batch], bytes]
     keep_alive: bytes = sse.KEEP_ALIVE
@@ -58,74 +58,66 @@ _FRAMINGS = {
 
 @blueprint.post("/chat/completions")
 def chat_completions() -> Response:
-    """Chat Completions, over whichever upstream the model leads to."""
+    """Create a chat completion."""
     return serve("chat")
 
 
 @blueprint.post("/responses")
 def responses() -> Response:
-    """Responses, over whichever upstream the model leads to."""
+    """Create a response."""
     return serve("responses")
 
 
 @blueprint.post("/responses/compact")
 def compact() -> Response:
-    """A conversation made short: what users said, and the rest in one sealed item."""
+    """Compact a conversation: user messages stay, one encrypted item replaces the rest."""
     return serve_whole_answer(stream_compaction)
 
 
-def stream_compaction(body: Json, exchange: RequestContext) -> EventStream:
-    return get_gateway().compact(adapt_shape(body, "responses", exchange), exchange)
+def stream_compaction(body: Json, context: RequestContext) -> EventStream:
+    return get_gateway().compact(adapt_shape(body, "responses", context), context)
 
 
 @blueprint.post("/embeddings")
 def embeddings() -> Response:
-    """Embeddings, passed through to an upstream that has them."""
+    """Create embeddings with an upstream that supports them."""
     return serve_embeddings("embeddings")
 
 
 def serve_embeddings(client: str) -> Response:
-    """Embeddings for a ``client``'s protocol."""
+    """Answer an embeddings request of the protocol ``client``."""
     request_context.current_context().route = client
     return serve_whole_answer(partial(get_gateway().embed, client))
 
 
 def serve_whole_answer(ask: Callable[[Json, RequestContext], EventStream]) -> Response:
-    """An answer that is never streamed: the last of its events."""
-    exchange = request_context.current_context()
-    request_context.authenticate(exchange)
+    """Answer with the last event of ``ask``, for endpoints without streaming."""
+    context = request_context.current_context()
+    request_context.authenticate(context)
     try:
-        return read_last_event(ask, exchange)
-    except ShutdownInterrupt:
+        body = read_json_body(context)
+        request_context.watch_disconnect(context)
+        stream = context.set_response_stream(ask(body, context))
+        try:
+            return json_answer([event for batch in stream for event in batch][-1])
+        except MALFORMED_EVENT_ERRORS as error:
+            raise malformed_event() from error
+    except ShutdownInterrupt:  # report the shutdown to the client as an error
         raise ShuttingDown from None
-
-
-def read_last_event(
-    ask: Callable[[Json, RequestContext], EventStream], exchange: RequestContext
-) -> Response:
-    body = read_json_body(exchange)
-    request_context.watch_disconnect(exchange)
-    stream = exchange.set_response_stream(ask(body, exchange))
-    try:
-        return json_answer([event for batch in stream for event in batch][-1])
-    except MALFORMED_EVENT_ERRORS as error:
-        raise malformed_event() from error
 
 
 @blueprint.get("/responses")
 def upgrade() -> Response:
-    """A GET that is no WebSocket: Codex goes on over HTTP when it is told so by a 426."""
-    raise UpgradeRefused("Send a POST, or a WebSocket's handshake.")
+    """Answer 426 to a GET without WebSocket handshake. Codex then falls back to HTTP."""
+    raise UpgradeRefused("Send a POST request or a WebSocket handshake.")
 
 
 @blueprint.get("/models")
 def models() -> Response:
-    """Every model that a request can name; to Codex, which tells its version, also its own way."""
+    """List all models that a request can name. Codex (``client_version``) gets its own list too."""
     key = require_client_key(get_gateway().settings.api_keys)
     catalog = get_gateway().catalog
-    etag = (
-        catalog.compute_etag()
-    )  # taken first: a model that is registered meanwhile makes another one
+    etag = catalog.compute_etag()  # before the list: a model registered meanwhile changes it
     listed: Json = {"object": "list", "data": catalog.list_models(key)}
     if "client_version" in request.args:
         listed["models"] = catalog.list_codex_entries(key)
@@ -136,7 +128,7 @@ def models() -> Response:
 
 @blueprint.get("/models/<path:model>")
 def model(model: str) -> Response:
-    """One model of that list, or one that an alias, a pattern or its own name leads somewhere."""
+    """Return one model. It need not be listed: an alias or a pattern may match it."""
     key = require_client_key(get_gateway().settings.api_keys)
     entry = get_gateway().catalog.find_model(model, key)
     if entry is None:
@@ -146,114 +138,107 @@ def model(model: str) -> Response:
 
 
 def serve(protocol: str) -> Response:
-    """The answer to a request of a protocol, streamed if it is wanted so."""
-    exchange = request_context.current_context()
-    exchange.route = protocol
-    request_context.authenticate(exchange)
+    """Answer the current request in its protocol, streamed if the request asks for it."""
+    context = request_context.current_context()
+    context.route = protocol
+    request_context.authenticate(context)
     try:
-        return answer_request(protocol, exchange)
-    except ShutdownInterrupt:  # the end of the process is told as any failure is
+        gateway, body = get_gateway(), adapt_shape(read_json_body(context), protocol, context)
+        request_context.watch_disconnect(context)
+        wants_stream = gateway.wants_stream(protocol, body)
+        style = get_requested_style(request, protocol)
+        if protocol == "responses" and is_background(body):
+            return start_background_work(body, wants_stream, style, context)
+        stream = context.set_response_stream(gateway.stream(protocol, body, style, context))
+        if wants_stream:
+            return stream_answer(protocol, stream, context)
+        try:
+            return json_answer(FOLDS[protocol](stream))
+        except MALFORMED_EVENT_ERRORS as error:
+            raise malformed_event() from error
+    except ShutdownInterrupt:  # report the shutdown to the client as an error
         raise ShuttingDown from None
 
 
-def answer_request(protocol: str, exchange: RequestContext) -> Response:
-    bridge, body = get_gateway(), adapt_shape(read_json_body(exchange), protocol, exchange)
-    request_context.watch_disconnect(exchange)
-    streamed = bridge.wants_stream(protocol, body)
-    style = get_requested_style(request, protocol)
-    if protocol == "responses" and is_background(body):
-        return start_background_work(body, streamed, style, exchange)
-    stream = exchange.set_response_stream(bridge.stream(protocol, body, style, exchange))
-    return (
-        stream_answer(protocol, stream, exchange)
-        if streamed
-        else encode_whole_answer(protocol, stream)
-    )
-
-
 def start_background_work(
-    body: Json, streamed: bool, style: str | None, exchange: RequestContext
+    body: Json, wants_stream: bool, style: str | None, context: RequestContext
 ) -> Response:
-    """Work that outlives this request; its events, if they are wanted, come from the store."""
+    """Start work that outlives this request. A requested stream reads its events from the store."""
     queued = get_gateway().start_background(
-        body, style, exchange, request_context.new_background_context("background")
+        body, style, context, request_context.new_background_context("background")
     )
-    if not streamed:
+    if not wants_stream:
         return json_answer(queued)
-    shown = list if wants_encrypted_reasoning(body) else hide_batch_reasoning
-    return stream_stored_events(queued["id"], -1, exchange, shown)
+    filter_batch = list if wants_encrypted_reasoning(body) else hide_batch_reasoning
+    return stream_stored_events(queued["id"], -1, context, filter_batch)
 
 
 def stream_stored_events(
     response_id: str,
     after: int,
-    exchange: RequestContext,
-    shown: Callable[[Batch], Batch] = list,
+    context: RequestContext,
+    filter_batch: Callable[[Batch], Batch] = list,
 ) -> Response:
-    """The stored events of a response behind a number, and those to come, as they are shown."""
-    bridge = get_gateway()
-    owner, patience = bridge.store.find_owner(exchange), bridge.settings.keepalive
-    events = bridge.store.background.stream_events(
-        owner, response_id, after, patience, exchange.wait
+    """Stream the stored and future events of a response.
+
+    Starts after the sequence number ``after`` and filters each batch with ``filter_batch``.
+    """
+    gateway = get_gateway()
+    owner, patience = gateway.store.find_owner(context), gateway.settings.keepalive
+    events = gateway.store.background.stream_events(
+        owner, response_id, after, patience, context.wait
     )
-    stream = exchange.set_response_stream(exchange.convert_errors(map(shown, events)))
-    return stream_answer("responses", append_follower_error(stream), exchange)
+    stream = context.set_response_stream(context.convert_errors(map(filter_batch, events)))
+    return stream_answer("responses", append_follower_error(stream), context)
 
 
-def read_json_body(exchange: RequestContext, required: bool = True) -> Json:
-    """The object that the request's body is; InvalidRequest when it is none.
+def read_json_body(context: RequestContext, required: bool = True) -> Json:
+    """Read, log and record the request body. Raises InvalidRequest unless it is a JSON object.
 
-    A body that is not ``required`` may be left out, for an empty object.
+    With ``required=False``, a missing body is an empty object.
     """
     data = request_context.pop_body()
-    if exchange.recorder is not None:
-        exchange.recorder.record_body(data)
+    if context.recorder is not None:
+        context.recorder.record_body(data)
     limit = get_gateway().settings.max_json_values
     body = read_body(data, limit) if data or required else {}
-    exchange.log_request(body)
+    context.log_request(body)
     return body
 
 
-def encode_whole_answer(protocol: str, stream: EventStream) -> Response:
-    try:
-        return json_answer(FOLDS[protocol](stream))
-    except MALFORMED_EVENT_ERRORS as error:
-        raise malformed_event() from error
-
-
-def stream_answer(protocol: str, stream: EventStream, exchange: RequestContext) -> Response:
-    """A response whose status is known: the first batch is there before the answer begins."""
+def stream_answer(protocol: str, stream: EventStream, context: RequestContext) -> Response:
+    """Start a streamed response. The first batch is read before, so it determines the status."""
     first = next(stream, None)
-    begun = itertools.chain([first] if first is not None else [], stream)
-    exchange.notify_stream_start()
-    pieces = report_unread_answer(encode_stream(protocol, begun), exchange)
-    response = Response(pieces, mimetype=_FRAMINGS[protocol].mimetype)
+    events = itertools.chain([first] if first is not None else [], stream)
+    context.notify_stream_start()
+    chunks = report_unread_answer(encode_stream(protocol, events), context)
+    response = Response(chunks, mimetype=_FRAMINGS[protocol].mimetype)
     response.headers["Cache-Control"] = "no-cache"
-    response.headers["X-Accel-Buffering"] = "no"  # or nginx would gather the events
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would buffer the events
     return response
 
 
-def report_unread_answer(pieces: Iterator[bytes], exchange: RequestContext) -> Iterator[bytes]:
-    """The pieces; should the client not take them all, the exchange is told."""
+def report_unread_answer(chunks: Iterator[bytes], context: RequestContext) -> Iterator[bytes]:
+    """Pass the chunks on. Record a disconnect if the client does not read all of them."""
     try:
-        yield from pieces
+        yield from chunks
     except GeneratorExit:
-        exchange.record_disconnect()
+        context.record_disconnect()
         raise
 
 
 def encode_stream(protocol: str, stream: EventStream) -> Iterator[bytes]:
     encode, keep_alive, end, _ = _FRAMINGS[protocol]
     failed = False
-    told = ERROR_ENCODERS[protocol](stream)
-    for batch in told:
+    batches = ERROR_ENCODERS[protocol](stream)
+    for batch in batches:
         if not batch:
             yield keep_alive
             continue
         try:
             data = encode(batch)
-        except TypeError:  # a number too large, or nested too deeply
-            batch = told.throw(malformed_event())
+        except TypeError:  # an integer is too large, or the nesting is too deep
+            batch = batches.throw(malformed_event())
             data = encode(batch)
         failed = bool(batch[-1].get("error"))
         yield data
@@ -262,10 +247,10 @@ def encode_stream(protocol: str, stream: EventStream) -> Iterator[bytes]:
 
 
 def json_answer(value: Json) -> Response:
-    """A whole answer."""
+    """Return a JSON response."""
     return Response(orjson.dumps(value), mimetype="application/json")
 
 
 def get_gateway() -> Gateway:
-    bridge: Gateway = current_app.extensions["forwarder"]
-    return bridge
+    gateway: Gateway = current_app.extensions["forwarder"]
+    return gateway

@@ -1,7 +1,7 @@
-"""Base URLs as people configure them, all leading to the same routes.
+"""Path normalization for the base URLs that users configure in clients.
 
-Clients append ``/chat/completions`` to a base URL that may already end with a slash or lack one,
-have ``/v1`` twice, or begin with ``/openai`` as Azure's and others' do.
+Clients append ``/chat/completions`` to a base URL that may end with a slash, contain ``/v1`` twice
+or start with ``/openai``, as for Azure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BASE = re.compile(r"((/openai)?/v1)+(?=/|\Z)")
 
 
 class PathAliases:
-    """WSGI middleware that gives ``app`` every path in its one normal form."""
+    """WSGI middleware that normalizes the request path for ``app``."""
 
     def __init__(self, app: WsgiApp) -> None:
         self._app = app
@@ -30,7 +30,7 @@ class PathAliases:
 
 
 def normalize_path(path: str) -> str:
-    """The path without doubled and trailing slashes, below ``/v1`` or below no base at all."""
+    """Return ``path`` without repeated or trailing slashes, with at most one ``/v1`` base."""
     path = _SLASHES.sub("/", path)
     base = _BASE.match(path)
     if base is not None:

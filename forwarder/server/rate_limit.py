@@ -1,12 +1,12 @@
-"""Requests and tokens that a client may have in a window of time.
+"""Rate limits: requests and tokens per client and time window.
 
-Windows are fixed: they begin with a client's first use and are over after a second, a minute, an
-hour or a day.  Requests are counted as they come.  What an answer costs in tokens is known when it
-is over and charged then, even if that is more than was left; from there on the client is refused
-until its window is over.  Requests that run at the same time can therefore go over together.
+Windows are fixed. A window starts with the client's first use and lasts a second, a minute, an
+hour or a day. A request is charged when it starts. Tokens are charged when the response ends, even
+if they exceed the remaining amount; the client is then rejected until the window ends. Concurrent
+requests can therefore exceed a token limit together.
 
-Flask-Limiter sets up the storage and the strategy.  Its decorators are not used: they charge when
-a request begins, know only costs that are known by then, and answer in a shape of their own.
+Flask-Limiter sets up the storage and the strategy. Its decorators do not fit: they charge at the
+start of a request, when the tokens are unknown, and use their own error format.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ log = logging.getLogger("forwarder.ratelimit")
 T = TypeVar("T")
 
 REDIS_SOCKET_TIMEOUT = 0.5
-"""Seconds after which a connection to Redis that says nothing is given up.
+"""Seconds after which a silent connection to Redis fails.
 
-No request waits that long: see `forwarder.upstream.transport.backend`.
+Requests do not wait that long while Redis is down: see `forwarder.core.backend_breaker`.
 """
 
 MAX_REDIS_CONNECTIONS = 32
-"""Connections of one worker to Redis; calls beyond them wait for one that is free."""
+"""Connections to Redis per worker. Further calls wait for a free connection."""
 
 
 def make_storage_options(storage: str) -> dict[str, Any]:
-    """The options of a storage for `limits`; its exceptions are all StorageError."""
+    """Return the storage options for `limits`. With them, all its errors are StorageError."""
     if storage.startswith("memory"):
         return {}
     from redis.backoff import NoBackoff
@@ -53,33 +53,33 @@ def make_storage_options(storage: str) -> dict[str, Any]:
     pool = BlockingConnectionPool.from_url(
         storage.replace("redis+unix", "unix"),
         max_connections=MAX_REDIS_CONNECTIONS,
-        timeout=None,  # a full pool is no failure, and every call ends by the socket time-out
+        timeout=None,  # wait for a connection: each call ends by the socket time-out
         socket_timeout=REDIS_SOCKET_TIMEOUT,
         socket_connect_timeout=REDIS_SOCKET_TIMEOUT,
-        retry=Retry(NoBackoff(), 1),  # once: a connection that lay idle may be closed
+        retry=Retry(NoBackoff(), 1),  # once: Redis may have closed an idle connection
     )
     return {"wrap_exceptions": True, "connection_pool": pool}
 
 
 class RateLimit:
-    """One limit, of ``requests`` or of ``tokens``."""
+    """One limit; ``kind`` is ``requests`` or ``tokens``."""
 
     def __init__(self, kind: str, text: str, limiter: RateLimiter) -> None:
         self.kind = kind
         self.item: RateLimitItem = parse(text)
         self._limiter = limiter
 
-    def charge(self, who: str, cost: int) -> bool:
-        """Charge ``cost``, whatever is left; whether that was enough."""
-        return self._limiter.hit(self.item, self.kind, who, cost=cost)
+    def charge(self, account_id: str, cost: int) -> bool:
+        """Charge ``cost`` in any case. Returns False if it exceeds the remaining amount."""
+        return self._limiter.hit(self.item, self.kind, account_id, cost=cost)
 
-    def read_remaining(self, who: str) -> tuple[int, float]:
-        """How much is left, and in how many seconds the window is over."""
-        stats = self._limiter.get_window_stats(self.item, self.kind, who)
+    def read_remaining(self, account_id: str) -> tuple[int, float]:
+        """Return the remaining amount and the seconds until the window ends."""
+        stats = self._limiter.get_window_stats(self.item, self.kind, account_id)
         return stats.remaining, max(0.0, stats.reset_time - time.time())
 
     def make_headers(self, remaining: int, reset: float) -> dict[str, str]:
-        """The state of it, as OpenAI tells it."""
+        """Return the state of the limit as OpenAI's response headers."""
         return {
             f"x-ratelimit-limit-{self.kind}": str(self.item.amount),
             f"x-ratelimit-remaining-{self.kind}": str(remaining),
@@ -97,7 +97,7 @@ class RateLimit:
 
 
 class LimitState(NamedTuple):
-    """What is left of a limit, whether that is enough, and in how many seconds it is over."""
+    """The state of a limit for one request; ``reset_seconds`` is the rest of the window."""
 
     limit: RateLimit
     is_enough: bool
@@ -106,7 +106,7 @@ class LimitState(NamedTuple):
 
 
 class RateLimitObserver(RequestObserver):
-    """The limits of all clients; ``observer`` is told of everyone who is turned away."""
+    """Enforces the limits of all clients and reports rejections to ``observer``."""
 
     def __init__(self, limiter: RateLimiter, settings: Settings, observer: RequestObserver) -> None:
         self._settings = settings
@@ -120,40 +120,44 @@ class RateLimitObserver(RequestObserver):
             describe_error,
         )
 
-    def authorize(self, exchange: RequestContext, address: str | None) -> None:
-        """Count a request, and note in it what is left.
+    def authorize(self, context: RequestContext, address: str | None) -> None:
+        """Charge a request and add the rate limit headers to ``context``.
 
-        Raises RateLimited when nothing is left, and LimitsUnknown when the storage does not answer
-        and the operator wants no request let through then.
+        Raises RateLimited if a limit is exceeded, and RateLimitsUnavailable if the storage does not
+        answer and FORWARDER_RATE_LIMIT_WHEN_DOWN is ``refuse``.
         """
-        who = exchange.account_id = make_account_id(exchange.client_key, address, self._settings)
-        states = self._call_storage(lambda: list(self._read_states(who)))
+        account_id = context.account_id = make_account_id(
+            context.client_key, address, self._settings
+        )
+        states = self._call_storage(lambda: list(self._read_states(account_id)))
         if states is None:
             self._apply_outage_policy()
             return
         for limit, _, remaining, reset in states:
-            exchange.rate_limit_headers |= limit.make_headers(remaining, reset)
-        for limit, enough, _, reset in states:
-            if not enough:
+            context.rate_limit_headers |= limit.make_headers(remaining, reset)
+        for limit, is_enough, _, reset in states:
+            if not is_enough:
                 self._observer.on_rejection(limit.kind)
                 raise limit.make_error(reset)
 
-    def on_complete(self, exchange: RequestContext, seconds: float) -> None:
-        """Charge what the answer has cost."""
-        tokens, who, cost = self._token_limit, exchange.account_id, compute_cost(exchange)
-        if tokens is not None and who is not None and cost:
-            self._call_storage(lambda: tokens.charge(who, cost))
+    def on_complete(self, context: RequestContext, seconds: float) -> None:
+        """Charge the tokens of the response."""
+        tokens, account_id, cost = self._token_limit, context.account_id, compute_cost(context)
+        if tokens is not None and account_id is not None and cost:
+            self._call_storage(lambda: tokens.charge(account_id, cost))
 
-    def _read_states(self, who: str) -> Iterator[LimitState]:
+    def _read_states(self, account_id: str) -> Iterator[LimitState]:
         if self._request_limit is not None:
-            enough = self._request_limit.charge(who, 1)
-            yield LimitState(self._request_limit, enough, *self._request_limit.read_remaining(who))
+            is_enough = self._request_limit.charge(account_id, 1)
+            yield LimitState(
+                self._request_limit, is_enough, *self._request_limit.read_remaining(account_id)
+            )
         if self._token_limit is not None:
-            remaining, reset = self._token_limit.read_remaining(who)
+            remaining, reset = self._token_limit.read_remaining(account_id)
             yield LimitState(self._token_limit, remaining > 0, remaining, reset)
 
     def _call_storage(self, ask: Callable[[], T]) -> T | None:
-        """What the storage says; ``None`` while it is down."""
+        """Return the result of ``ask``, or None while the storage is down."""
         if type(self._storage) is MemoryStorage:
             return ask()
         try:
@@ -167,13 +171,17 @@ class RateLimitObserver(RequestObserver):
 
     def _log_storage_state(self, error: str | None) -> None:
         if error is None:
-            log.warning("the storage of the rate limits answers again")
+            log.warning(
+                "the rate limit storage answers again", extra={"event": "rate_limit_storage_up"}
+            )
             return
-        fate = {"allow": "pass unlimited", "refuse": "are refused"}
+        policy = {"allow": "pass unlimited", "refuse": "are refused"}[self._settings.rate_when_down]
         log.error(
-            "the storage of the rate limits does not answer (%s): requests %s until it does",
-            error, fate[self._settings.rate_when_down],
-        )  # fmt: skip
+            "the rate limit storage does not answer (%s): requests %s until it does",
+            error,
+            policy,
+            extra={"event": "rate_limit_storage_down"},
+        )
 
     def _apply_outage_policy(self) -> None:
         if self._settings.rate_when_down == "refuse":
@@ -182,7 +190,7 @@ class RateLimitObserver(RequestObserver):
 
 
 def describe_error(error: Exception) -> str:
-    """The kind of a failure; its text may hold the address, with a password in it."""
+    """Return the class of an error. Its text may contain the storage URL with a password."""
     return type(error.__cause__ or error).__name__
 
 
@@ -190,14 +198,14 @@ def make_limit(kind: str, text: str | None, limiter: RateLimiter) -> RateLimit |
     return RateLimit(kind, text, limiter) if text else None
 
 
-def compute_cost(exchange: RequestContext) -> int:
-    """Tokens in and out; of an answer that broke off before it told them, its events."""
-    told = [tokens for tokens in exchange.token_counts if tokens]
-    return sum(told) if told else exchange.event_count
+def compute_cost(context: RequestContext) -> int:
+    """Return input plus output tokens, or the number of events if a response has no usage."""
+    counts = [tokens for tokens in context.token_counts if tokens]
+    return sum(counts) if counts else context.event_count
 
 
 def format_duration(seconds: float) -> str:
-    """As OpenAI writes it: ``250ms``, ``1s``, ``6m0s``."""
+    """Format seconds as OpenAI does: ``250ms``, ``1s``, ``6m0s``."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms" if seconds > 0 else "0s"
     minutes, rest = divmod(math.ceil(seconds), 60)

@@ -1,7 +1,7 @@
-"""Base paths that choose the reasoning style, for clients that cannot send headers.
+"""Base paths that select the reasoning style, for clients that cannot send headers.
 
-``/think/v1/chat/completions`` is ``/v1/chat/completions`` in the style ``think``.  Every route is
-served below such a base path; a style of the other API has no effect on a request.
+``/think/v1/chat/completions`` is ``/v1/chat/completions`` with the style ``think``. All routes
+accept such a base path. A style of the other API has no effect.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _STYLE = "forwarder.reasoning_style"
-"""The name of the style in the environment of a request."""
+"""WSGI environment key of the style."""
 
 
 def install_base_paths(app: Flask) -> None:
-    """Have a style at the head of a request's path taken for its mount point."""
+    """Treat a style at the start of the request path as the mount point of ``app``."""
     inner = app.wsgi_app
 
     def set_base_path(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -35,13 +35,13 @@ def install_base_paths(app: Flask) -> None:
     app.wsgi_app = set_base_path  # type: ignore[method-assign]
 
 
-def get_base_path(asked: Request) -> str:
-    """The base path of a request, or ``""``."""
-    style = asked.environ.get(_STYLE)
+def get_base_path(flask_request: Request) -> str:
+    """Return the base path of a request, or ``""``."""
+    style = flask_request.environ.get(_STYLE)
     return f"/{style}" if style else ""
 
 
-def get_requested_style(asked: Request, api: str) -> str | None:
-    """The style that a request asks for: by its header, or else by its base path."""
-    style: str | None = asked.environ.get(_STYLE)
-    return asked.headers.get(HEADER) or (style if style in STYLES.get(api, ()) else None)
+def get_requested_style(flask_request: Request, api: str) -> str | None:
+    """Return the reasoning style from the header or, without one, from the base path."""
+    style: str | None = flask_request.environ.get(_STYLE)
+    return flask_request.headers.get(HEADER) or (style if style in STYLES.get(api, ()) else None)

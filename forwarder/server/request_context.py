@@ -1,7 +1,7 @@
-"""The ends of an exchange that are Flask's: what the request says of it, what the answer says.
+"""The request context under Flask: creation, authentication, error responses, headers.
 
-Every request is one exchange, from before it is known where it leads until its answer is over, so
-every answer has an id and every request a line in the log, whatever became of it.
+Flask hooks open a `RequestContext` before routing and close it after the response. So each
+response has a request id and each request has a log record, including failed ones.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def install_hooks(app: Flask) -> None:
-    """Have each request of ``app`` begin an exchange, and its answer or failure end it."""
+    """Open a context for each request of ``app`` and close it after the response or failure."""
     app.before_request(open_context)
     app.after_request(finish_response)
     app.register_error_handler(Exception, handle_error)
@@ -60,27 +60,29 @@ def install_hooks(app: Flask) -> None:
 
 
 def current_context() -> RequestContext:
-    """The exchange of the current request."""
-    exchange: RequestContext = g.exchange
-    return exchange
+    """Return the context of the current request."""
+    context: RequestContext = g.context
+    return context
 
 
 def open_context() -> None:
-    # Each use of one of Flask's proxies costs as much as a small function.
-    asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-    bridge = current_app.extensions["forwarder"]
-    g.exchange = new_context(asked, bridge, name_route(asked), is_observed_route(asked))
+    # Each access through one of Flask's proxies costs as much as a small function call.
+    flask_request: Request = request._get_current_object()  # type: ignore[attr-defined]
+    gateway = current_app.extensions["forwarder"]
+    g.context = new_context(
+        flask_request, gateway, name_route(flask_request), is_observed_route(flask_request)
+    )
 
 
-def name_route(asked: Request) -> str:
-    """What the log calls a request: its view, or where it tried to go."""
-    if asked.endpoint is None:
-        return f"{asked.method} {asked.path}"[:MAX_ROUTE_LENGTH]
-    return asked.endpoint.rpartition(".")[2]
+def name_route(flask_request: Request) -> str:
+    """Return the route for the log: the view name, or method and path if no view matches."""
+    if flask_request.endpoint is None:
+        return f"{flask_request.method} {flask_request.path}"[:MAX_ROUTE_LENGTH]
+    return flask_request.endpoint.rpartition(".")[2]
 
 
 def handle_error(error: Exception) -> Response:
-    """The one door for errors: whatever ended a request leaves as one of ours."""
+    """Convert any exception into an error response of the client's API."""
     if isinstance(error, HTTPException | RequestBodyError):
         error = convert_http_error(error)
     failure = current_context().record_failure(error)
@@ -91,26 +93,26 @@ def handle_error(error: Exception) -> Response:
 
 
 def encode_error_body(failure: ForwarderError) -> dict[str, Any]:
-    """What is wrong, in the words of the API that was asked: Ollama's has nothing but a message."""
+    """Return the error body of the client's API. Ollama's contains only a message."""
     return {"error": failure.message} if request.path.startswith("/api/") else failure.make_body()
 
 
 def finish_response(response: Response) -> Response:
-    exchange = current_context()
-    exchange.status = response.status_code
-    add_headers(response.headers, exchange)
-    if exchange.recorder is not None:
-        record_response(response, exchange.recorder)
+    context = current_context()
+    context.status = response.status_code
+    add_headers(response.headers, context)
+    if context.recorder is not None:
+        record_response(response, context.recorder)
     if response.is_streamed:
-        response.call_on_close(exchange.close)
+        response.call_on_close(context.close)
     else:
-        exchange.close()  # all that was opened for it has been read
+        context.close()  # the response is complete
     return response
 
 
-def record_response(response: Response, tape: Recorder) -> None:
-    """Put the answer on the tape, a stream while it goes out."""
-    track = tape.record_answer_head(response.status_code, list(response.headers.items()))
+def record_response(response: Response, recorder: Recorder) -> None:
+    """Record the response. A stream is recorded while it is sent."""
+    track = recorder.record_answer_head(response.status_code, list(response.headers.items()))
     if response.is_streamed:
         response.response = track.tap(cast(Iterable[bytes], response.response))
     else:
@@ -118,25 +120,25 @@ def record_response(response: Response, tape: Recorder) -> None:
 
 
 def close_unfinished_context(error: BaseException | None) -> None:
-    """Close the exchange of a request that ends by itself, without an answer of the application.
+    """Close the context of a request that ends without a response.
 
-    The process ends, or the greenlet is killed: no error handler hears of that.
+    This happens at process exit or if the greenlet is killed; Flask calls no error handler then.
     """
-    if error is not None and not isinstance(error, Exception) and "exchange" in g:
-        exchange = current_context()
-        exchange.record_failure(ShuttingDown())
-        exchange.close()
+    if error is not None and not isinstance(error, Exception) and "context" in g:
+        context = current_context()
+        context.record_failure(ShuttingDown())
+        context.close()
 
 
 def new_context(
-    asked: Request, bridge: Gateway, route: str, watched: bool = True
+    flask_request: Request, gateway: Gateway, route: str, is_observed: bool = True
 ) -> RequestContext:
-    """A new exchange for a request."""
-    settings = bridge.settings
-    header = asked.headers.get
-    given = header("X-Request-Id", "")
-    exchange = RequestContext(
-        id=given if _ID.fullmatch(given) else generate_id("req"),
+    """Create the context of a request; ``is_observed=False`` leaves out the observers."""
+    settings = gateway.settings
+    header = flask_request.headers.get
+    client_id = header("X-Request-Id", "")
+    context = RequestContext(
+        id=client_id if _ID.fullmatch(client_id) else generate_id("req"),
         route=route,
         loss_report=LossReport(
             strict=settings.strict or header(_STRICT, "").lower() in _TRUE_VALUES,
@@ -144,79 +146,87 @@ def new_context(
         ),
         log_sample_rate=settings.log_sample,
         log_bodies=settings.log_bodies,
-        get_base_url=partial(build_public_address, settings.public_url, asked),
+        get_base_url=partial(build_public_address, settings.public_url, flask_request),
         rendered_field=find_rendered_field(header),
-        observers=bridge.observers if watched else (),
-        client_headers=bridge.header_selection.select(asked.headers.items()),
+        observers=gateway.observers if is_observed else (),
+        client_headers=gateway.header_selection.select(flask_request.headers.items()),
     )
-    exchange.notify_request(header)
-    return exchange
+    context.notify_request(header)
+    return context
 
 
-def reserve_body_memory(exchange: RequestContext) -> BodyReservation:
-    """Room for the body of a request, until its exchange ends."""
-    bridge: Gateway = current_app.extensions["forwarder"]
-    room = BodyReservation(bridge.body_memory)
-    exchange.cleanup.add(room.release)
-    return room
+def reserve_body_memory(context: RequestContext) -> BodyReservation:
+    """Open a memory reservation for the request body, released with ``context``."""
+    gateway: Gateway = current_app.extensions["forwarder"]
+    reservation = BodyReservation(gateway.body_memory)
+    context.cleanup.add(reservation.release)
+    return reservation
 
 
 def new_background_context(route: str) -> RequestContext:
-    """An exchange for work that is begun by this request, and outlives it.
+    """Create the context of background work that outlives the current request.
 
-    Raises Overloaded when there is no room to hold the body for it.
+    Raises Overloaded if the memory limit leaves no room for the request body.
     """
-    asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-    own, more = current_context(), new_context(asked, current_app.extensions["forwarder"], route)
-    more.id, more.client_key, more.account_id = generate_id("req"), own.client_key, own.account_id
-    more.client_address = own.client_address
-    more.body_size = own.body_size
-    reserve_body_memory(more).resize(own.body_size)
-    if own.recorder is not None:
-        more.recorder = own.recorder.make_child(more.started_at)
-    return more
-
-
-def build_public_address(public_url: str | None, asked: Request) -> str:
-    """Where the client reaches the forwarder; few answers need to say it, and some only later."""
-    return (public_url or asked.url_root).rstrip("/")
-
-
-def is_observed_route(asked: Request) -> bool:
-    """Probes would fill the counts, and addresses that nobody serves are anybody's invention.
-
-    Of a WebSocket the turns count, each for itself.
-    """
-    return (asked.blueprint or "health").partition("/")[0] not in _UNOBSERVED_ROUTES
-
-
-def authenticate(exchange: RequestContext, has_body: bool = True) -> None:
-    """Note who asks; raises what says that it may not, has had its share, or comes too many.
-
-    The body is read before the exchange takes one of the places (FORWARDER_MAX_CONCURRENT), so
-    that slow clients do not hold them.
-    """
-    bridge: Gateway = current_app.extensions["forwarder"]
-    exchange.client_key = require_client_key(bridge.settings.api_keys)
-    if bridge.capture is not None:
-        exchange.recorder = bridge.capture.make_recorder(exchange, describe_request(request))
-    check_strictness()
-    exchange.client_address = request.remote_addr
-    exchange.account_id = make_account_id(
-        exchange.client_key, exchange.client_address, bridge.settings
+    flask_request: Request = request._get_current_object()  # type: ignore[attr-defined]
+    current, background = (
+        current_context(),
+        new_context(flask_request, current_app.extensions["forwarder"], route),
     )
-    exchange.authorize(exchange.client_address)
+    background.id, background.client_key, background.account_id = (
+        generate_id("req"),
+        current.client_key,
+        current.account_id,
+    )
+    background.client_address = current.client_address
+    background.body_size = current.body_size
+    reserve_body_memory(background).resize(current.body_size)
+    if current.recorder is not None:
+        background.recorder = current.recorder.make_child(background.started_at)
+    return background
+
+
+def build_public_address(public_url: str | None, flask_request: Request) -> str:
+    """Return the base URL under which the client reaches the forwarder."""
+    return (public_url or flask_request.url_root).rstrip("/")
+
+
+def is_observed_route(flask_request: Request) -> bool:
+    """Return whether observers such as metrics see the request.
+
+    They do not see probes and unknown paths, which clients can invent. For a WebSocket they see
+    each turn instead of the connection.
+    """
+    return (flask_request.blueprint or "health").partition("/")[0] not in _UNOBSERVED_ROUTES
+
+
+def authenticate(context: RequestContext, has_body: bool = True) -> None:
+    """Authenticate the request, check its limits, read its body and admit it.
+
+    Raises Unauthorized, RateLimited or Overloaded. The body is read before the request takes one
+    of the FORWARDER_MAX_CONCURRENT slots, so that slow clients do not occupy them.
+    """
+    gateway: Gateway = current_app.extensions["forwarder"]
+    context.client_key = require_client_key(gateway.settings.api_keys)
+    if gateway.capture is not None:
+        context.recorder = gateway.capture.make_recorder(context, describe_request(request))
+    check_strictness()
+    context.client_address = request.remote_addr
+    context.account_id = make_account_id(
+        context.client_key, context.client_address, gateway.settings
+    )
+    context.authorize(context.client_address)
     if has_body:
         receive_body()
-    bridge.resilience.admit_request(exchange)
-    exchange.run = run = bridge.running.add_request()
-    exchange.cleanup.add(bridge.running.remove_request, run)
+    gateway.resilience.admit_request(context)
+    context.run = run = gateway.running.add_request()
+    context.cleanup.add(gateway.running.remove_request, run)
 
 
 def receive_body() -> None:
-    """Read the whole request body in advance; `pop_body` gives it.
+    """Read the whole request body in advance; `pop_body` returns it.
 
-    A form is read too: its large files go to disk.
+    Forms are parsed too; Werkzeug writes large files to disk.
     """
     if request.mimetype == "multipart/form-data":
         _ = request.form
@@ -225,62 +235,65 @@ def receive_body() -> None:
 
 
 def pop_body() -> bytes:
-    """The request body, once: nothing here keeps it afterwards."""
+    """Return the request body once. No reference remains, so that its memory can be freed."""
     received: bytes | None = g.pop("body", None)
     return read_whole_body() if received is None else received
 
 
 def read_whole_body() -> bytes:
-    exchange = current_context()
-    data = reserve_body_memory(exchange).read_all(request.stream.read)
-    exchange.body_size = len(data)
+    context = current_context()
+    data = reserve_body_memory(context).read_all(request.stream.read)
+    context.body_size = len(data)
     return data
 
 
-def describe_request(asked: Request) -> RequestHead:
-    """The head of a request."""
-    query = list(asked.args.items(multi=True))
+def describe_request(flask_request: Request) -> RequestHead:
+    """Return the request without its body, for a capture."""
+    query = list(flask_request.args.items(multi=True))
     return RequestHead(
-        asked.method, get_base_path(asked) + asked.path, query, list(asked.headers.items())
+        flask_request.method,
+        get_base_path(flask_request) + flask_request.path,
+        query,
+        list(flask_request.headers.items()),
     )
 
 
 def check_strictness() -> None:
-    """Raise InvalidRequest for a header of which it is not clear what it wants."""
-    if said := request.headers.get(_STRICT, "").lower():
-        check_enum(said, (*_TRUE_VALUES, *_FALSE_VALUES), _STRICT)
+    """Raise InvalidRequest for an unknown value of ``X-Forwarder-Strict``."""
+    if value := request.headers.get(_STRICT, "").lower():
+        check_enum(value, (*_TRUE_VALUES, *_FALSE_VALUES), _STRICT)
 
 
-def watch_disconnect(exchange: RequestContext) -> None:
-    """Notice from here on that the client leaves.
+def watch_disconnect(context: RequestContext) -> None:
+    """Cancel ``context`` when the client disconnects.
 
-    To be called when its whole request has been read: the watch ends with the next byte that comes.
+    Call this after the whole request has been read: the watch ends with the next received byte.
     """
-    exchange.cleanup.add(
-        on_client_disconnect(request.environ.get("gunicorn.socket"), exchange.cancel)
+    context.cleanup.add(
+        on_client_disconnect(request.environ.get("gunicorn.socket"), context.cancel)
     )
 
 
-def add_headers(headers: Headers, exchange: RequestContext) -> None:
-    """Put what the client should know of the exchange into an answer's headers."""
-    for name, value in exchange.reply_headers.items():
+def add_headers(headers: Headers, context: RequestContext) -> None:
+    """Add the headers of the context: request id, upstream, losses and rate limits."""
+    for name, value in context.reply_headers.items():
         headers.setdefault(name, value)
-    if exchange.rate_limit_headers:
-        add_limit_headers(headers, exchange.rate_limit_headers)
-    headers["X-Request-Id"] = exchange.id
-    if exchange.upstream:
-        headers["X-Forwarder-Upstream"] = exchange.upstream
-    headers.update(loss_header(exchange))
+    if context.rate_limit_headers:
+        add_limit_headers(headers, context.rate_limit_headers)
+    headers["X-Request-Id"] = context.id
+    if context.upstream:
+        headers["X-Forwarder-Upstream"] = context.upstream
+    headers.update(loss_header(context))
 
 
-def loss_header(exchange: RequestContext) -> dict[str, str]:
-    """The header that names what did not go over; none when all did."""
-    dropped = sorted(exchange.loss_report.losses)
+def loss_header(context: RequestContext) -> dict[str, str]:
+    """Return the header that lists dropped parameters, or an empty dict without any."""
+    dropped = sorted(context.loss_report.losses)
     return {"X-Forwarder-Dropped": quote_names(dropped)} if dropped else {}
 
 
 def add_limit_headers(headers: Headers, limits: dict[str, str]) -> None:
-    """Our own limits are those the client meets; the upstream's beside them would confuse it."""
+    """Replace the upstream's rate limit headers by those of the forwarder's own limits."""
     names = list(headers.keys())
     for name in names:
         if name.lower().startswith(_LIMIT_HEADER_PREFIX):
@@ -290,7 +303,7 @@ def add_limit_headers(headers: Headers, limits: dict[str, str]) -> None:
 
 
 def convert_http_error(error: HTTPException | RequestBodyError) -> ForwarderError:
-    """One of Werkzeug's own refusals, or the worker's, as ours."""
+    """Convert an error of Werkzeug or of the gunicorn worker."""
     return _ERRORS_BY_STATUS.get(error.code or 500, InvalidRequest)(error.description or error.name)
 
 
@@ -304,7 +317,7 @@ _ERRORS_BY_STATUS: dict[int, type[ForwarderError]] = {
 
 
 def quote_names(names: list[str]) -> str:
-    """Names for a header: clients choose some of them, so they are quoted and kept short."""
+    """Join names for a header. Clients choose some names, so quote and shorten them."""
     quoted = [
         quote(name[:MAX_NAME_LENGTH], safe=_UNQUOTED_CHARACTERS)
         for name in names[:MAX_HEADER_NAMES]

@@ -1,8 +1,8 @@
-"""Requests that come in the shape of the other API, or nearly in that of their own.
+"""Adapts request bodies that mix the shapes of Chat Completions and Responses.
 
-Cursor posts ``input`` and flat tools to ``/chat/completions`` and reads a chat completion.  Other
-clients call the token limit by its older name.  These are read as they are meant.  A body that can
-only be meant for the other API is refused with the address where it belongs.
+Cursor posts ``input`` and flat tools to ``/chat/completions`` and expects a chat completion. Other
+clients use an older name of the token limit. The forwarder converts both. It rejects a body that
+only the other API can serve, with the path of that API.
 """
 
 from __future__ import annotations
@@ -19,29 +19,28 @@ from forwarder.protocols.parameters import RESPONSES_OVER_CHAT
 from forwarder.translation import responses_over_chat
 
 _TOKEN_LIMITS = ("max_completion_tokens", "max_tokens")
-"""What Chat Completions calls ``max_output_tokens``."""
+"""Chat Completions names for ``max_output_tokens``."""
 
 _ONLY_RESPONSES = ("previous_response_id", "conversation", "prompt", "background")
-"""Parameters of Responses that no chat completion can honour."""
+"""Responses parameters without an equivalent in Chat Completions."""
 
 _SHARED_PARAMETERS = ("store", "stream_options")
-"""Parameters of both APIs that translation leaves to the forwarder."""
+"""Parameters of both APIs that the translators do not handle."""
 
 _UNSUPPORTED_PARAMETERS = ("truncation", "context_management")
 
 
-def adapt_shape(request: Json, client: str, exchange: RequestContext) -> Json:
-    """The request in the shape of the ``client`` protocol.
+def adapt_shape(request: Json, client: str, context: RequestContext) -> Json:
+    """Return the request body in the shape of the protocol ``client``.
 
-    Raises InvalidRequest for a body that belongs to the other API, and for a limit that no upstream
-    could keep.  What is lost by the change is
-    noted in the ledger of ``exchange``.
+    Records the losses of the conversion in the loss report of ``context``. Raises InvalidRequest
+    for a body that belongs to the other API and for an invalid token or tool call limit.
     """
     if client == "responses":
         return adapt_responses(request)
     if client == "chat":
-        adapted = adapt_chat(request, exchange)
-        exchange.conversion_losses = dict(exchange.loss_report.losses)
+        adapted = adapt_chat(request, context)
+        context.conversion_losses = dict(context.loss_report.losses)
         return adapted
     return request
 
@@ -49,8 +48,8 @@ def adapt_shape(request: Json, client: str, exchange: RequestContext) -> Json:
 def adapt_responses(request: Json) -> Json:
     if request.get("messages") is not None and request.get("input") is None:
         raise InvalidRequest(
-            "Missing required parameter: 'input'. A body with 'messages' is one of Chat "
-            "Completions: POST it to /v1/chat/completions.",
+            "Missing required parameter: 'input'. Send a body with 'messages' to "
+            "/v1/chat/completions.",
             param="input",
             code="missing_required_parameter",
         )
@@ -66,20 +65,20 @@ def adapt_responses(request: Json) -> Json:
 
 
 def check_tool_calls(request: Json) -> None:
-    most = read_field(request, "max_tool_calls", INT, "max_tool_calls")
-    if most is not None and most < 1:
+    limit = read_field(request, "max_tool_calls", INT, "max_tool_calls")
+    if limit is not None and limit < 1:
         raise InvalidRequest(
             "Invalid 'max_tool_calls': expected a value of at least 1, "
-            f"but got {shorten_value(most)} instead.",
+            f"but got {shorten_value(limit)} instead.",
             param="max_tool_calls",
             code="integer_below_min_value",
         )
 
 
-def adapt_chat(request: Json, exchange: RequestContext) -> Json:
+def adapt_chat(request: Json, context: RequestContext) -> Json:
     if request.get("messages") is None and request.get("input") is not None:
-        exchange.has_converted_body = True
-        return convert_to_chat(request, exchange.loss_report)
+        context.has_converted_body = True
+        return convert_to_chat(request, context.loss_report)
     tools, choice = request.get("tools"), request.get("tool_choice")
     if isinstance(tools, list) and any(map(is_flat_tool, tools)):
         request = {
@@ -91,13 +90,13 @@ def adapt_chat(request: Json, exchange: RequestContext) -> Json:
     return request
 
 
-def convert_to_chat(request: Json, ledger: LossReport) -> Json:
-    """Cursor's shape: a Responses body, beside which parameters of Chat Completions may stand."""
+def convert_to_chat(request: Json, loss_report: LossReport) -> Json:
+    """Convert Cursor's shape: a Responses body that may contain Chat Completions parameters."""
     only = [name for name in _ONLY_RESPONSES if request.get(name)]
     if only or not isinstance(request["input"], list):
         raise InvalidRequest(
-            f"Missing required parameter: 'messages'. A body with '{(only or ['input'])[0]}' is "
-            "one of the Responses API: POST it to /v1/responses.",
+            f"Missing required parameter: 'messages'. Send a body with "
+            f"'{(only or ['input'])[0]}' to /v1/responses.",
             param="messages",
             code="missing_required_parameter",
         )
@@ -105,18 +104,18 @@ def convert_to_chat(request: Json, ledger: LossReport) -> Json:
     others = {k: v for k, v in request.items() if k not in own or k in _SHARED_PARAMETERS}
     for name in _UNSUPPORTED_PARAMETERS:
         if own.get(name) not in (None, *RESPONSES_OVER_CHAT[name].neutral):
-            ledger.drop(name, "Chat Completions has no such setting")
-    terms = TranslationContext(
-        ID_SOURCE, ledger, encrypt=str, decrypt=lambda sealed: None, custom_tools=True
+            loss_report.drop(name, "Chat Completions has no such parameter")
+    translation_context = TranslationContext(
+        ID_SOURCE, loss_report, encrypt=str, decrypt=lambda sealed: None, custom_tools=True
     )
     own |= {"model": request.get("model") or "default", "tools": flatten_tools(own.get("tools"))}
-    chat = responses_over_chat.translate_request(own, terms).chat_request
-    chat.pop("stream_options", None)  # the usage is the client's to ask for
+    chat = responses_over_chat.translate_request(own, translation_context).chat_request
+    chat.pop("stream_options", None)  # only the client may request usage
     return {**chat, **others, "model": request.get("model")}
 
 
 def is_flat_tool(tool: Any) -> bool:
-    """Is this a function or a freeform tool, or a choice of one, in the shape of Responses?"""
+    """Return whether a tool or tool choice (function or custom) has the flat Responses shape."""
     kind = tool.get("type") if isinstance(tool, dict) else None
     return kind in ("function", "custom") and kind not in tool and "name" in tool
 
@@ -130,7 +129,7 @@ def nest_tool(tool: Json) -> Json:
 
 
 def flatten_tools(tools: Any) -> Any:
-    """Tools of which some are nested as in Chat Completions, beside ``input``."""
+    """Flatten the function tools that are nested as in Chat Completions."""
     if not isinstance(tools, list):
         return tools
     return [

@@ -1,4 +1,4 @@
-"""What was stored of both APIs: responses and chat completions, by their ids."""
+"""Routes for stored responses and stored chat completions."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def open_store() -> tuple[ConversationStore, str]:
-    """The state, and whose part of it the client may see; who may not ask is turned away."""
+    """Authenticate the client. Returns the store and the owner whose data the client may access."""
     state = authenticate_client().store
     return state, state.find_owner(request_context.current_context())
 
 
 def authenticate_client() -> Gateway:
-    exchange = request_context.current_context()
-    exchange.route = "stored"
-    request_context.authenticate(exchange)
+    context = request_context.current_context()
+    context.route = "stored"
+    request_context.authenticate(context)
     return get_gateway()
 
 
 def get_gateway() -> Gateway:
-    bridge: Gateway = current_app.extensions["forwarder"]
-    return bridge
+    gateway: Gateway = current_app.extensions["forwarder"]
+    return gateway
 
 
 def check_stored_id(name: str) -> str:
-    """An id as it may be; others there are none of."""
+    """Return a valid id. Raises NotFound for a malformed one."""
     if not _ID.fullmatch(name):
-        raise NotFound(f"There is no '{name[:64]}'.")
+        raise NotFound(f"There is no object with id '{name[:64]}'.")
     return name
 
 
@@ -69,7 +69,7 @@ def check_stored_id(name: str) -> str:
 
 @blueprint.get("/responses/<name>")
 def response(name: str) -> Response:
-    """A response; with ``stream`` its events, those to come included."""
+    """Return a response; with ``?stream=true``, stream its stored and future events."""
     state, owner = open_store()
     including = IncludeFilter(request.args.items(multi=True))
     if not read_flag("stream"):
@@ -78,13 +78,13 @@ def response(name: str) -> Response:
                 state.background.read_response(owner, check_stored_id(name)).body
             )
         )
-    exchange = request_context.current_context()
-    request_context.watch_disconnect(exchange)
+    context = request_context.current_context()
+    request_context.watch_disconnect(context)
     try:
         return stream_stored_events(
-            check_stored_id(name), read_starting_after(), exchange, including.filter_batch
+            check_stored_id(name), read_starting_after(), context, including.filter_batch
         )
-    except ShutdownInterrupt:  # the end of the process is told as any failure is
+    except ShutdownInterrupt:  # report the shutdown to the client as an error
         raise ShuttingDown from None
 
 
@@ -110,27 +110,27 @@ def read_starting_after() -> int:
 
 @blueprint.delete("/responses/<name>")
 def delete_response(name: str) -> Response:
-    """Delete a response; work on it ends."""
+    """Delete a response and cancel its background work."""
     state, owner = open_store()
-    kept = state.background.remove_response(owner, check_stored_id(name))
-    if kept is None:
+    removed = state.background.remove_response(owner, check_stored_id(name))
+    if removed is None:
         raise response_not_found(name)
-    get_gateway().cancel_at_upstream(kept, request_context.current_context())
+    get_gateway().cancel_at_upstream(removed, request_context.current_context())
     return json_answer({"id": name, "object": "response", "deleted": True})
 
 
 @blueprint.post("/responses/<name>/cancel")
 def cancel(name: str) -> Response:
-    """End the background work on a response, here and at an upstream that does it."""
+    """Cancel the background work on a response, also at an upstream that runs it."""
     state, owner = open_store()
-    kept = state.background.cancel_response(owner, check_stored_id(name))
-    get_gateway().cancel_at_upstream(kept, request_context.current_context())
-    return json_answer(IncludeFilter(()).filter_response(kept.body))
+    cancelled = state.background.cancel_response(owner, check_stored_id(name))
+    get_gateway().cancel_at_upstream(cancelled, request_context.current_context())
+    return json_answer(IncludeFilter(()).filter_response(cancelled.body))
 
 
 @blueprint.get("/responses/<name>/input_items")
 def input_items(name: str) -> Response:
-    """What a response answers: its own input, behind all that it continues."""
+    """List the input of a response, with the history that it continues."""
     state, owner = open_store()
     page, including = read_page(request.args, "desc"), IncludeFilter(request.args.items(multi=True))
     check_stored_id(name)
@@ -138,7 +138,7 @@ def input_items(name: str) -> Response:
     def read(connection: Any) -> list[Json]:
         if responses.find(connection, owner, name) is None:
             raise response_not_found(name)
-        limit = ReadLimit(state.request_limits, subject="With what it continues, the input")
+        limit = ReadLimit(state.request_limits, subject="The input including its history")
         return read_response_input(connection, owner, name, limit.spend)
 
     items = [including.filter_item(item) for item in state.database.read(read)]
@@ -147,27 +147,25 @@ def input_items(name: str) -> Response:
 
 @blueprint.post("/responses/input_tokens")
 def input_tokens() -> Response:
-    """About how many tokens a request's input has; the header says that it is an estimate."""
-    bridge, exchange = authenticate_client(), request_context.current_context()
-    body = adapt_shape(read_json_body(exchange), "responses", exchange)
-    found: list[Json] = []
+    """Estimate the input tokens of a request. A response header marks the estimate."""
+    gateway, context = authenticate_client(), request_context.current_context()
+    body = adapt_shape(read_json_body(context), "responses", context)
+    expanded: list[Json] = []
 
-    def count_tokens(asked: Json) -> EventStream:
-        found.append(asked)
+    def capture_request(request: Json) -> EventStream:
+        expanded.append(request)
         return iter(())
 
-    asked = {**deepcopy(body), "input": to_items(body.get("input"))}
+    as_items = {**deepcopy(body), "input": to_items(body.get("input"))}
     read_field(body, "input", (str, list), "input")
-    deque(
-        bridge.state.with_history(count_tokens, exchange, UpstreamMemory(""), translated=True)(
-            asked
-        ),
-        maxlen=0,
+    handler = gateway.state.with_history(
+        capture_request, context, UpstreamMemory(""), translated=True
     )
+    deque(handler(as_items), maxlen=0)
     answer = json_answer(
         {
             "object": "response.input_tokens",
-            "input_tokens": token_estimate.estimate_input_tokens(found[0], found[0]["input"]),
+            "input_tokens": token_estimate.estimate_input_tokens(expanded[0], expanded[0]["input"]),
         }
     )
     answer.headers["X-Forwarder-Estimated"] = "input_tokens"
@@ -179,39 +177,45 @@ def input_tokens() -> Response:
 
 @blueprint.get("/chat/completions")
 def chat_completions() -> Response:
-    """The stored chat completions, or those with a certain model or metadata."""
+    """List stored chat completions, optionally filtered by model and metadata."""
     state, owner = open_store()
     page = read_page(request.args, "asc")
     model = request.args.get("model")
     if model is not None:
         check_id(model, "model")
-    wanted = {k[9:-1]: v for k, v in request.args.items() if re.fullmatch(r"metadata\[.+\]", k)}
+    metadata = {k[9:-1]: v for k, v in request.args.items() if re.fullmatch(r"metadata\[.+\]", k)}
 
     def read(connection: Any) -> list[stored_completions.StoredCompletion]:
         after = find_page_start(
             page, lambda x: stored_completions.find_position(connection, owner, x)
         )
-        most = page.limit + 1
         limit = ReadLimit(state.request_limits, "limit", "This page of the list")
         return stored_completions.list_page(
-            connection, owner, after, most, page.is_descending, model, wanted, limit.spend
+            connection,
+            owner,
+            after,
+            page.limit + 1,
+            page.is_descending,
+            model,
+            metadata,
+            limit.spend,
         )
 
-    found = state.database.read(read)
+    rows = state.database.read(read)
     return json_answer(
-        make_list(list(map(completion_recorder.render_completion, found)), page.limit)
+        make_list(list(map(completion_recorder.render_completion, rows)), page.limit)
     )
 
 
 @blueprint.get("/chat/completions/<name>")
 def chat_completion(name: str) -> Response:
-    """A stored chat completion."""
+    """Return a stored chat completion."""
     return json_answer(completion_recorder.render_completion(find_completion(name)))
 
 
 @blueprint.get("/chat/completions/<name>/messages")
 def messages(name: str) -> Response:
-    """The messages that a stored chat completion answers."""
+    """List the messages of the request for a stored chat completion."""
     completion = find_completion(name)
     return json_answer(
         make_page(completion_recorder.render_messages(completion), read_page(request.args, "asc"))
@@ -228,7 +232,7 @@ def find_completion(name: str) -> stored_completions.StoredCompletion:
 
 @blueprint.post("/chat/completions/<name>")
 def describe_completion(name: str) -> Response:
-    """Give a stored chat completion other metadata."""
+    """Replace the metadata of a stored chat completion."""
     state, owner = open_store()
     metadata = read_metadata(
         read_json_body(request_context.current_context()), check_type, required=True

@@ -1,7 +1,7 @@
-"""The WebSocket of the Responses API: the handshake, and who may have one.
+"""The WebSocket endpoint of the Responses API: authorization and handshake.
 
-A connection is an exchange of its own, for the log; so is each of its turns, which are counted,
-limited and traced as any request is.
+The connection and each of its turns have a request context and a log record. Turns appear in
+metrics, rate limits and traces like any request; the connection does not.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from forwarder.server.websocket_turns import WebSocketSession
 blueprint = Blueprint("websocket", __name__)
 
 PING_SECONDS = 25.0
-"""Seconds between two pings; a client that does not answer one is gone."""
+"""Seconds between pings. A client that does not answer a ping counts as disconnected."""
 
 _SOCKETS = ("gunicorn.socket", "werkzeug.socket")
 
 
 def build_socket_options(settings: Settings) -> dict[str, Any]:
-    """What flask-sock is told of every connection."""
+    """Return the value of flask-sock's SOCK_SERVER_OPTIONS."""
     return {
         "ping_interval": PING_SECONDS,
         "max_message_size": settings.max_body,
@@ -41,31 +41,33 @@ def build_socket_options(settings: Settings) -> dict[str, Any]:
 
 @blueprint.before_request
 def check_upgrade() -> None:
-    """Refuse by a status what cannot become a connection; afterwards there are only events."""
+    """Reject invalid handshakes with an HTTP error. Later errors can only be sent as events."""
     key = require_client_key(get_gateway().settings.api_keys)
-    found = [name for name in _SOCKETS if name in request.environ]
-    if not found:
-        raise UpgradeRefused("This server has no WebSockets; send a POST.")
-    check_origin(get_gateway().settings)  # a browser lets any page open a WebSocket to anywhere
+    socket_keys = [name for name in _SOCKETS if name in request.environ]
+    if not socket_keys:
+        raise UpgradeRefused("This server does not support WebSockets. Send a POST request.")
+    check_origin(get_gateway().settings)  # browsers let any page open a WebSocket to any host
     check_handshake()
-    bridge = get_gateway()
+    gateway = get_gateway()
     headers = make_handshake_headers(
         request.headers.get,
-        bridge.router,
-        lambda settings: bridge.upstreams.get_or_create(settings).includes_reasoning,
-        bridge.catalog.compute_etag(),
+        gateway.router,
+        lambda settings: gateway.upstreams.get_or_create(settings).includes_reasoning,
+        gateway.catalog.compute_etag(),
         key,
     )
-    # Of compressed messages, 3 MB become 3 GB before anybody can look at their size.
+    # Refuse compression: 3 MB may become 3 GB before the size check.
     request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
-    for name in found:
+    for name in socket_keys:
         request.environ[name] = LockedSocket(request.environ[name], PING_SECONDS, headers)
 
 
 def check_handshake() -> None:
     version = request.headers.get("Sec-WebSocket-Version", "")
     if version != "13" or not is_websocket_key(request.headers.get("Sec-WebSocket-Key", "")):
-        raise InvalidRequest("This is no WebSocket handshake.", code="invalid_handshake")
+        raise InvalidRequest(
+            "The request is not a valid WebSocket handshake.", code="invalid_handshake"
+        )
 
 
 def is_websocket_key(text: str) -> bool:
@@ -76,7 +78,7 @@ def is_websocket_key(text: str) -> bool:
 
 
 def websocket(ws: Any) -> None:
-    """Responses, each a turn on one connection."""
+    """Serve the turns of one connection."""
     WebSocketSession(ws, get_gateway()).run()
 
 
@@ -84,5 +86,5 @@ Sock().route("/responses", bp=blueprint)(websocket)
 
 
 def get_gateway() -> Gateway:
-    bridge: Gateway = current_app.extensions["forwarder"]
-    return bridge
+    gateway: Gateway = current_app.extensions["forwarder"]
+    return gateway

@@ -1,7 +1,8 @@
-"""What a connection remembers of its own responses, so that a client need not send all again.
+"""The history of one WebSocket connection, so that clients need not resend earlier items.
 
-``previous_response_id`` continues a response of the same connection, stored or not: the items
-that led to it, and those it gave, go before the new ones.  What is kept ends with the connection.
+``previous_response_id`` can continue any response of the same connection, stored or not: the
+forwarder puts the response's input and output before the new items. The history ends with the
+connection.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from forwarder.core.types import Json
 from forwarder.core.validate import LIST, STR, check_type, read_field
 
 MAX_CONTINUABLE_RESPONSES = 16
-"""Responses that can be continued; of more the oldest is forgotten."""
+"""Number of responses that clients can continue. The oldest is dropped first."""
 
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """A response that can be continued: all items up to its end; ``size`` is theirs, in bytes.
+    """A response that clients can continue, with all items up to its end.
 
-    ``segments`` are lists of items as JSON, one for each turn: parsed items would take many times
-    their size, for as long as the connection lies idle.
-    ``conversation`` is that of a turn which is only prepared: what continues it is said there.
-    ``stored_base_id`` is the response that the first of the items continue, which is stored elsewhere.
+    ``segments`` holds the items as one JSON array per turn, since parsed items need many times the
+    memory; ``size`` is their total in bytes. ``conversation`` is the conversation of a turn with
+    ``generate: false``, which turns that continue it use too. ``stored_base_id`` is the stored
+    response that the first item continues.
     """
 
     segments: tuple[bytes, ...]
@@ -42,94 +43,94 @@ class HistoryEntry:
         return [item for segment in self.segments for item in orjson.loads(segment)]
 
     def spend_items(self, limit: ReadLimit) -> None:
-        """Count the items as a part of the request that continues them.  Raises TooLarge."""
+        """Charge the items to the limit of the request. Raises TooLarge if it is exceeded."""
         for segment in self.segments:
             limit.spend(segment)
 
 
 class SessionHistory:
-    """The latest responses of a connection, as many as fit into ``max_bytes``."""
+    """The latest responses of a connection, limited to ``max_bytes``."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[str, HistoryEntry] = OrderedDict()
 
-    def find_previous(self, request: Json, elsewhere: bool) -> HistoryEntry | None:
-        """What a request continues, if it is remembered here.
+    def find_previous(self, request: Json, keeps_responses: bool) -> HistoryEntry | None:
+        """Return the entry that a request continues, or None if it is unknown here.
 
-        With ``elsewhere`` a stored response is left to those who store it.
+        With ``keeps_responses``, stored responses return None: the store or the upstream adds them.
         """
         name = read_field(request, "previous_response_id", STR, "previous_response_id")
         link = self._entries.get(str(name))
-        return None if link is None or (link.is_stored and elsewhere) else link
+        return None if link is None or (link.is_stored and keeps_responses) else link
 
     def add_response(self, response: Json, link: HistoryEntry | None, request: Json) -> None:
-        """Remember a response that is over, what it continued, and what was asked for it."""
-        asked = read_input_items(request)
-        given = [item for item in response.get("output") or () if is_replayable(item)]
-        segment = orjson.dumps([*asked, *given])
+        """Add a finished response with its request and the entry that it continued."""
+        output = [item for item in response.get("output") or () if is_replayable(item)]
+        segment = orjson.dumps([*read_input_items(request), *output])
         size = (link.size if link else 0) + len(segment)
         if size > self._max_bytes or not response.get("id"):
             return
         before = link.segments if link else ()
-        # What was only prepared is known to this connection alone.
+        # Only this connection knows the responses of "generate": false.
         prepared = request.get("generate") is False
         stored = request.get("store") is not False and not prepared
-        where = read_conversation(request, link) if prepared else None
-        behind = link.stored_base_id if link else request.get("previous_response_id")
+        conversation = read_conversation(request, link) if prepared else None
+        base_id = link.stored_base_id if link else request.get("previous_response_id")
         self._entries[response["id"]] = HistoryEntry(
-            (*before, segment), size, stored, where, behind
+            (*before, segment), size, stored, conversation, base_id
         )
         while len(self._entries) > MAX_CONTINUABLE_RESPONSES or self._total_size > self._max_bytes:
             self._entries.popitem(last=False)
 
     @property
     def _total_size(self) -> int:
-        """No less than what all links hold; what several hold counts for each."""
+        """Upper bound of the memory of all entries: shared segments count for each entry."""
         return sum(link.size for link in self._entries.values())
 
     def forget_previous(self, request: Json) -> None:
-        """What a failed request continued cannot be continued any more."""
+        """Drop the entry that a failed request continued, as OpenAI does."""
         self._entries.pop(str(request.get("previous_response_id")), None)
 
 
 def expand_history(request: Json, link: HistoryEntry) -> Json:
-    """The request with all that it continues spelled out."""
+    """Return the request with the items of ``link`` before its own."""
     own = strip_history(request, link)
     return {**own, "input": [*link.items, *own["input"]]}
 
 
 def strip_history(request: Json, link: HistoryEntry) -> Json:
-    """The request without the items that it continues, and its input as items.
+    """Return the request with its own input as items, without the items of ``link``.
 
-    What those continue that is stored elsewhere is for whoever stores it to put before them.
+    It names the conversation or stored response on which ``link`` is based, so that the store or
+    the upstream can add that history.
     """
     rest = {k: v for k, v in request.items() if k != "previous_response_id"}
-    where = read_conversation(request, link)
-    there = {"conversation": where, "previous_response_id": link.stored_base_id}
-    given = {k: v for k, v in there.items() if v is not None}
-    return {**rest, **given, "input": read_input_items(request)}
+    conversation = read_conversation(request, link)
+    bases = {"conversation": conversation, "previous_response_id": link.stored_base_id}
+    present = {k: v for k, v in bases.items() if v is not None}
+    return {**rest, **present, "input": read_input_items(request)}
 
 
 def read_conversation(request: Json, link: HistoryEntry | None) -> Any:
-    """The conversation that a request names, or the prepared turn that it continues."""
-    given = request.get("conversation")
-    return link.conversation if given is None and link else given
+    """Return the conversation of a request, by default that of the entry it continues."""
+    conversation = request.get("conversation")
+    return link.conversation if conversation is None and link else conversation
 
 
 def read_input_items(request: Json) -> list[Any]:
-    """A request's input as a list of items."""
-    given = request.get("input")
-    if given is None:
+    """Return the input of a request as a list of items."""
+    value = request.get("input")
+    if value is None:
         return []
-    if isinstance(given, str):
-        return [{"type": "message", "role": "user", "content": given}]
-    items: list[Any] = check_type(given, LIST, "input")
+    if isinstance(value, str):
+        return [{"type": "message", "role": "user", "content": value}]
+    items: list[Any] = check_type(value, LIST, "input")
     return items
 
 
 def previous_response_not_found(name: Any) -> InvalidRequest:
-    """The error for a response that nobody remembers."""
+    """Return the error for an unknown ``previous_response_id``."""
     return InvalidRequest(
         f"Previous response with id '{shorten_value(name)}' not found.",
         param="previous_response_id",
@@ -138,7 +139,7 @@ def previous_response_not_found(name: Any) -> InvalidRequest:
 
 
 def is_replayable(item: Json) -> bool:
-    """Reasoning that was neither stored nor sealed is not known to its upstream any more."""
+    """Return False for reasoning without content: its upstream no longer knows it."""
     return item.get("type") != "reasoning" or any(
         item.get(name) for name in ("encrypted_content", "content", "summary")
     )

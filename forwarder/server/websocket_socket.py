@@ -1,7 +1,7 @@
-"""A client's socket for those who send in pieces and from several threads.
+"""A socket wrapper for WebSocket libraries that call ``send`` from several threads.
 
-``send`` of a socket may send a part; behind a slow client it does.  What a WebSocket sends has to
-go out whole, and never between the halves of something else.
+``socket.send`` may send only a part, as with slow clients. WebSocket frames must be sent whole and
+must not interleave.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ def do_nothing() -> None:
 
 
 class LockedSocket:
-    """A socket on which all that is given to `send` goes out, one after the other.
+    """A socket whose `send` sends all data and holds a lock meanwhile.
 
-    A peer that takes nothing for ``patience`` seconds counts as gone (an OSError).  The first thing
-    sent is the answer to a handshake, and gets ``headers``.
+    `send` raises OSError if the peer accepts no data for ``timeout`` seconds. The first `send` is
+    the handshake response; the socket adds ``headers`` to it.
     """
 
     def __init__(
-        self, sock: Any, patience: float, headers: Mapping[str, str] = MappingProxyType({})
+        self, sock: Any, timeout: float, headers: Mapping[str, str] = MappingProxyType({})
     ) -> None:
         self._sock = sock
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
         self._lock = threading.Lock()
         self.before_receiving: Callable[[], object] = do_nothing
-        sock.settimeout(patience)
+        sock.settimeout(timeout)
 
     def send(self, data: bytes) -> int:
-        """Send all of it."""
+        """Send all of ``data`` and return its length."""
         with self._lock:
             if self._headers:
                 data, self._headers = insert_headers(data, self._headers), b""
@@ -41,7 +41,7 @@ class LockedSocket:
         return len(data)
 
     def recv(self, size: int) -> bytes:
-        """Receive up to ``size`` bytes, if ``before_receiving`` does not raise an OSError."""
+        """Call ``before_receiving``, which may raise OSError, then receive up to ``size`` bytes."""
         self.before_receiving()
         data: bytes = self._sock.recv(size)
         return data

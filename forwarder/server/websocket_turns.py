@@ -1,11 +1,11 @@
-"""The turns of one WebSocket connection, each of them what a POST would be.
+"""The turns of one WebSocket connection. Each turn corresponds to one POST request.
 
-``response.create`` asks, the events of a stream answer, and exactly one of them ends the turn:
-the response's own terminal event or, when there was no response yet, an ``error`` with a status.
-Turns run one after the other; what is asked meanwhile waits.
+A client starts a turn with ``response.create`` and receives the events of a stream. Exactly one
+event ends the turn: the terminal event of the response or, before a response exists, an ``error``
+with a status. Turns run one at a time; further messages wait.
 
-``response.interrupt``, which Codex sends, ends the turn under way as incomplete: of its items only
-the finished ones count.  It is acknowledged in any case, since Codex waits for that.
+Codex sends ``response.interrupt`` to end the current turn as incomplete, with only the finished
+items. The session always acknowledges it, since Codex waits for that.
 """
 
 from __future__ import annotations
@@ -62,54 +62,52 @@ from forwarder.translation.responses_over_chat.response_skeleton import make_res
 log = logging.getLogger("forwarder.websocket")
 
 MAX_WAITING_MESSAGES = 8
-"""Messages that may wait for the turn before them."""
+"""Maximum number of messages that wait for the current turn."""
 
 POLL_SECONDS = 5.0
-"""Seconds after which the reader looks whether its connection is still there."""
+"""Seconds between two checks of the reader thread whether the connection is open."""
 
 TURN_PAUSE_SECONDS = 1e-5
-"""Seconds to pause so that others run."""
+"""Pause that lets other threads run."""
 
-_GOING_AWAY, _POLICY, _TOO_BIG, _MISTAKE, _TRY_LATER = 1001, 1008, 1009, 1011, 1013
-"""Codes with which a connection is closed."""
+_GOING_AWAY, _POLICY, _TOO_BIG, _INTERNAL_ERROR, _TRY_LATER = 1001, 1008, 1009, 1011, 1013
+"""WebSocket close codes."""
 
 _LOCAL_FIELDS = ("type", "stream", "stream_options", "generate", "background", "stream_id")
-"""What a message has and a POST of the same does not, or says otherwise."""
+"""Fields of a message that a POST body lacks or that have another meaning there."""
 
 _STREAM_ID = re.compile(r"[\w.-]{1,256}", re.ASCII)
-"""How a lane may be called."""
+"""Valid ``stream_id`` values."""
 
 _IGNORED = frozenset({"response.processed"})
-"""What Codex tells, and nobody here needs to know."""
+"""Messages of Codex that need no reaction."""
 
 _INTERRUPT = "response.interrupt"
 _MAX_INTERRUPT = 4096
-"""Bytes of a message that are looked through before it is its turn."""
+"""Longer messages are not checked for an interrupt before their turn."""
 
 
 class WebSocketSession:
-    """One connection: a reader that fills a queue, and the turns that empty it."""
+    """One connection: a reader thread fills a queue, and the turns consume it."""
 
-    def __init__(self, ws: Any, bridge: Gateway) -> None:
+    def __init__(self, ws: Any, gateway: Gateway) -> None:
         self._ws = ws
-        self._bridge = bridge
-        self._chain = SessionHistory(bridge.settings.websocket_memory)
+        self._gateway = gateway
+        self._chain = SessionHistory(gateway.settings.websocket_memory)
         self._messages: queue.Queue[bytes | None] = queue.Queue(MAX_WAITING_MESSAGES)
-        self._room = BodyReservation(bridge.body_memory)
+        self._room = BodyReservation(gateway.body_memory)
         self._waiting_bytes = self._turn_bytes = 0
         self._current: RequestContext | None = None
-        self._answering: tuple[str, RequestContext] | None = (
-            None  # the id of the response under way
-        )
+        self._answering: tuple[str, RequestContext] | None = None  # id of the current response
         self._interrupted: RequestContext | None = None
         self._latest_id: str | None = None
         self._turns = 0
         self._leaving = self._gone = False
 
     def run(self) -> None:
-        """Serve turns until either side leaves."""
+        """Serve turns until the client disconnects or the process stops."""
         self._ws.sock.before_receiving = self._enforce_memory_limit
-        with self._bridge.running.add_listener(self._stop_for_shutdown):
+        with self._gateway.running.add_listener(self._stop_for_shutdown):
             threading.Thread(target=self._read_messages, daemon=True).start()
             try:
                 while (message := self._next_message()) is not None:
@@ -118,28 +116,28 @@ class WebSocketSession:
                         self._serve_turn(message)
                     else:
                         self._send_event(self._acknowledge(interrupt))
-                    del message  # or the idle connection would keep it
+                    del message  # free its memory while the connection is idle
                     self._turn_bytes = 0
                     self._resize_reservation()
             except (ConnectionClosed, OSError):
                 self._cancel_turn()
             except Exception:
-                log.exception("a connection broke")
-                self._close_socket(_MISTAKE, "The forwarder made a mistake.")
+                log.exception("a connection failed", extra={"event": "websocket_failed"})
+                self._close_socket(_INTERNAL_ERROR, "The forwarder has an internal error.")
             finally:
                 self._room.release()
 
     # -- the connection -------------------------------------------------------------------------
 
     def _next_message(self) -> bytes | None:
-        """The next message; None when there will be none, and the connection is closed."""
+        """Return the next message, or close the connection and return None."""
         if self._leaving:
-            self._close_socket(_GOING_AWAY, "The forwarder is being restarted.")
+            self._close_socket(_GOING_AWAY, "The forwarder is restarting.")
             return None
         try:
-            message = self._messages.get(timeout=self._bridge.settings.websocket_idle)
+            message = self._messages.get(timeout=self._gateway.settings.websocket_idle)
         except queue.Empty:
-            self._close_socket(_GOING_AWAY, "Nothing was asked for too long.")
+            self._close_socket(_GOING_AWAY, "The connection was idle for too long.")
             return None
         if message is None:
             return self._next_message() if self._leaving else None
@@ -148,7 +146,7 @@ class WebSocketSession:
         return message
 
     def _read_messages(self) -> None:
-        """Take messages as they come, which also notices a client that leaves."""
+        """Receive messages in the reader thread. This also detects a disconnect."""
         try:
             while not self._gone:
                 if not self._receive_message() and not self._ws.connected:
@@ -160,7 +158,7 @@ class WebSocketSession:
         self._cancel_turn()
 
     def _receive_message(self) -> bool:
-        """Put the next message behind those that wait; False when none has come."""
+        """Queue the next message. Returns False if none arrived in time."""
         message = self._ws.receive(timeout=POLL_SECONDS)
         if message is None:
             return False
@@ -173,14 +171,14 @@ class WebSocketSession:
         return True
 
     def _interrupt(self, asked: Json) -> None:
-        """End the turn under way if it is the one that is meant; it is acknowledged afterwards."""
+        """Cancel the current turn if the message refers to it. `_acknowledge` answers later."""
         answering = self._answering
         if answering is not None and asked.get("response_id") in (None, answering[0]):
             self._interrupted = answering[1]
             answering[1].cancel()
 
     def _acknowledge(self, asked: Json) -> Event:
-        """The answer to an interrupt.  One that came too late has nothing left to end."""
+        """Return the acknowledgement of an interrupt: failed if it names another response."""
         wanted, latest = asked.get("response_id"), self._latest_id
         is_accepted = latest is not None and wanted in (None, latest)
         kind = f"{_INTERRUPT}.{'accepted' if is_accepted else 'failed'}"
@@ -188,48 +186,51 @@ class WebSocketSession:
         return tag_with_stream_id(event, asked)
 
     def _enforce_memory_limit(self) -> None:
-        """Close the connection, and raise OSError, if too much of it is held in memory.
+        """Close the connection and raise OSError if its messages take too much memory.
 
-        Called before more is received, in the thread that receives.
+        The reader thread calls this before it receives more data.
         """
         if self._gone:
             return
         if self._ws.input_buffer:
-            time.sleep(TURN_PAUSE_SECONDS)  # the reader may take it
+            time.sleep(TURN_PAUSE_SECONDS)  # let the reader thread consume it
         code = _TOO_BIG
         try:
-            held = self._resize_reservation()
-            if held <= self._bridge.settings.max_body:
+            waiting = self._resize_reservation()
+            if waiting <= self._gateway.settings.max_body:
                 return
-            reason = "Too many bytes are waiting (limit: FORWARDER_MAX_BODY)."
+            reason = "The waiting messages are too large (limit: FORWARDER_MAX_BODY)."
         except Overloaded:
-            code, reason = _TRY_LATER, "There is no room (limit: FORWARDER_MAX_BODY_MEMORY)."
+            code, reason = (
+                _TRY_LATER,
+                "Not enough memory for messages (limit: FORWARDER_MAX_BODY_MEMORY).",
+            )
         self._close_socket(code, reason)
         raise OSError(reason)
 
     def _resize_reservation(self) -> int:
-        """Take as much room as messages take; the bytes of those that are not being served."""
+        """Reserve memory for all messages. Returns the bytes of the waiting ones."""
         arriving = len(self._ws.incoming_message or b"") + sum(map(len, self._ws.input_buffer))
         waiting = self._waiting_bytes + arriving
         self._room.resize(waiting + self._turn_bytes)
         return waiting
 
     def _cancel_turn(self) -> None:
-        """Nobody listens any more: what is being made for the client ends."""
+        """Cancel the current turn after a disconnect."""
         self._gone = True
         if self._current is not None:
             self._current.cancel()
         self._wake_reader()
 
     def _stop_for_shutdown(self) -> None:
-        """The process is about to end: no more turns."""
+        """Accept no more turns: the process is stopping."""
         self._leaving = True
         self._wake_reader()
 
     def _wake_reader(self) -> None:
         try:
             self._messages.put_nowait(None)
-        except queue.Full:  # then nobody sleeps
+        except queue.Full:  # then the consumer is not waiting
             return
 
     def _close_socket(self, code: int, reason: str) -> None:
@@ -248,57 +249,59 @@ class WebSocketSession:
 
     def _serve_turn(self, message: bytes) -> None:
         asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-        exchange = self._current = request_context.new_context(asked, self._bridge, "responses")
+        context = self._current = request_context.new_context(asked, self._gateway, "responses")
         if self._turns:
-            exchange.id = generate_id("req")  # the client's own is that of the first
+            context.id = generate_id(
+                "req"
+            )  # X-Request-Id of the handshake names the first turn only
         self._turns += 1
-        exchange.client_headers.pop(IDEMPOTENCY_KEY, None)  # the handshake's, for all turns
+        context.client_headers.pop(IDEMPOTENCY_KEY, None)  # the same for all turns
         try:
-            for event in self._answer_message(message, exchange):
-                if exchange.recorder is not None:
-                    exchange.recorder.record_events([event])
+            for event in self._answer_message(message, context):
+                if context.recorder is not None:
+                    context.recorder.record_events([event])
                 self._send_event(event)
         finally:
             self._current = self._answering = self._interrupted = None
-            exchange.close()
+            context.close()
 
-    def _answer_message(self, data: bytes, exchange: RequestContext) -> Iterator[Event]:
+    def _answer_message(self, data: bytes, context: RequestContext) -> Iterator[Event]:
         asked: Json = {}
         try:
-            request_context.authenticate(exchange, has_body=False)
-            exchange.body_size = len(data)
-            if exchange.recorder is not None:
-                exchange.recorder.record_body(data)
-            asked = read_body(data, self._bridge.settings.max_json_values)
-            exchange.log_request(asked)
+            request_context.authenticate(context, has_body=False)
+            context.body_size = len(data)
+            if context.recorder is not None:
+                context.recorder.record_body(data)
+            asked = read_body(data, self._gateway.settings.max_json_values)
+            context.log_request(asked)
             if asked.get("type") in _IGNORED:
                 return
             stream, link = self._begin_turn(
-                adapt_shape(check_message(asked), "responses", exchange), exchange
+                adapt_shape(check_message(asked), "responses", context), context
             )
         except (Exception, ShutdownInterrupt) as error:
             self._chain.forget_previous(asked)
-            yield tag_with_stream_id(error_event(exchange.record_failure(error)), asked)
+            yield tag_with_stream_id(error_event(context.record_failure(error)), asked)
             return
         events = read_until_terminal(stream)
         first = next(events, None)
-        for event in itertools.chain(_sign(first, exchange) if first else (), events):
-            if self._interrupted is exchange and event.get("type") == "response.failed":
+        for event in itertools.chain(add_header_events(first, context) if first else (), events):
+            if self._interrupted is context and event.get("type") == "response.failed":
                 event = _as_interrupted(event)
                 asked = {**asked, "store": False}  # only this connection knows the response
-            self._note_response(event, asked, link, exchange)
+            self._note_response(event, asked, link, context)
             yield tag_with_stream_id(echo_request_fields(event, asked) if link else event, asked)
 
     def _begin_turn(
-        self, asked: Json, exchange: RequestContext
+        self, asked: Json, context: RequestContext
     ) -> tuple[EventStream, HistoryEntry | None]:
-        """The stream of a turn with its first batch read, and what it continues."""
+        """Return the stream of a turn, with its first batch read, and the entry it continues."""
         body = {k: v for k, v in asked.items() if k not in _LOCAL_FIELDS}
         read_history_reference(body)
-        link = self._chain.find_previous(body, self._bridge.keeps_responses(body, exchange))
+        link = self._chain.find_previous(body, self._gateway.keeps_responses(body, context))
         if link is not None:
             limits = RequestLimits(
-                self._bridge.settings.max_body, self._bridge.settings.max_json_values
+                self._gateway.settings.max_body, self._gateway.settings.max_json_values
             )
             limit = ReadLimit(limits, "previous_response_id")
             limit.spend_value(body)
@@ -306,34 +309,34 @@ class WebSocketSession:
         if asked.get("generate") is False:
             return self._answer_without_upstream(body, link), link
         if link is None:
-            return self._open_stream(body, exchange), None
+            return self._open_stream(body, context), None
 
         def drop_parameter(name: str, reason: str) -> None:
-            exchange.loss_report.drop(name, reason)  # each upstream begins a ledger
+            context.loss_report.drop(name, reason)  # each upstream attempt starts a new report
 
         earlier = EarlierItems(link.items, "previous_response_id")
         own = strip_history(body, link)
         return call_with_earlier_items(
-            lambda whole: self._open_stream(whole, exchange), own, earlier, drop_parameter
+            lambda whole: self._open_stream(whole, context), own, earlier, drop_parameter
         ), link
 
-    def _open_stream(self, body: Json, exchange: RequestContext) -> EventStream:
+    def _open_stream(self, body: Json, context: RequestContext) -> EventStream:
         body["stream"] = True
         style = get_requested_style(request, "responses")
-        stream = exchange.set_response_stream(
-            self._bridge.stream("responses", body, style, exchange)
+        stream = context.set_response_stream(
+            self._gateway.stream("responses", body, style, context)
         )
-        exchange.notify_stream_start()
+        context.notify_stream_start()
         first = next(stream, None)
         return itertools.chain([] if first is None else [first], stream)
 
     def _answer_without_upstream(self, body: Json, link: HistoryEntry | None) -> EventStream:
-        """A response that says nothing, for the next turn to continue; no upstream is asked."""
+        """Return an empty response for the next turn to continue, without an upstream request."""
         if link is None and body.get("previous_response_id"):
             raise previous_response_not_found(body["previous_response_id"])
         body = expand_history(body, link) if link else body
         read_input_items(body)
-        model = body.get("model") or self._bridge.settings.default_model
+        model = body.get("model") or self._gateway.settings.default_model
         now = ID_SOURCE.now()
         blank = make_response_skeleton(
             {**body, "model": model}, generate_id("resp"), now
@@ -344,12 +347,12 @@ class WebSocketSession:
         return iter([[{"type": k, "response": r, "sequence_number": i} for i, (k, r) in events]])
 
     def _note_response(
-        self, event: Event, asked: Json, link: HistoryEntry | None, exchange: RequestContext
+        self, event: Event, asked: Json, link: HistoryEntry | None, context: RequestContext
     ) -> None:
         kind = event.get("type")
         if self._answering is None and isinstance(event.get("response"), dict):
             self._latest_id = str(event["response"].get("id"))
-            self._answering = self._latest_id, exchange
+            self._answering = self._latest_id, context
         if kind == "response.failed":
             self._chain.forget_previous(asked)
         elif kind in TERMINAL_EVENTS:
@@ -374,7 +377,7 @@ def check_message(asked: Json) -> Json:
             code="invalid_value",
         )
     if asked.get("background"):
-        raise Unsupported("There is no background work over a WebSocket.", param="background")
+        raise Unsupported("'background' is not supported over a WebSocket.", param="background")
     if asked.get("stream_id") is not None and not is_stream_id(asked["stream_id"]):
         raise InvalidRequest(
             "Invalid value for 'stream_id': expected up to 256 letters, digits, '_', '-' or '.'.",
@@ -385,7 +388,7 @@ def check_message(asked: Json) -> Json:
 
 
 def _read_interrupt(data: bytes) -> Json | None:
-    """The message if it is an interrupt; any other is left to its turn."""
+    """Return the message if it is an interrupt, else None."""
     if len(data) > _MAX_INTERRUPT or _INTERRUPT.encode() not in data:
         return None
     try:
@@ -396,7 +399,7 @@ def _read_interrupt(data: bytes) -> Json | None:
 
 
 def _as_interrupted(event: Event) -> Event:
-    """The failure of a turn that its client has interrupted, as the end that it wanted."""
+    """Convert the failure of an interrupted turn into an incomplete response."""
     ended = {"status": "incomplete", "incomplete_details": {"reason": "interrupted"}}
     response = {**event["response"], **ended, "error": None, "store": False}
     return {**event, "type": "response.incomplete", "response": response}
@@ -407,28 +410,29 @@ def is_stream_id(name: Any) -> bool:
 
 
 def tag_with_stream_id(event: Event, asked: Json) -> Event:
-    """Whoever asks in a lane is answered in it; the lanes take turns like all else."""
-    lane = asked.get("stream_id")
-    return {**event, "stream_id": lane} if is_stream_id(lane) else event
+    """Copy the ``stream_id`` of a message to an event that answers it."""
+    stream_id = asked.get("stream_id")
+    return {**event, "stream_id": stream_id} if is_stream_id(stream_id) else event
 
 
 def read_until_terminal(stream: EventStream) -> Iterator[Event]:
-    """The events of a response up to its terminal one, be it the failure to go on.
+    """Yield the events of a response up to its terminal event, which may report a failure.
 
-    An ``error`` before that is not sent: over a WebSocket it would end the turn, and the terminal
-    event the next one.  Later sequence numbers are lowered, so that they leave no gap.
+    Earlier ``error`` events are skipped: over a WebSocket, clients take them for the end of the
+    turn and the terminal event for the end of the next one. The following sequence numbers are lowered
+    to leave no gap.
     """
-    told = append_responses_error(stream)
+    batches = append_responses_error(stream)
     skipped = 0
-    for batch in told:
+    for batch in batches:
         for event in batch:
             if event.get("type") == "error":
                 skipped += 1
                 continue
             try:
                 orjson.dumps(event)
-            except TypeError:  # a number too large, or nested too deeply
-                failure = told.throw(malformed_event())
+            except TypeError:  # an integer is too large, or the nesting is too deep
+                failure = batches.throw(malformed_event())
                 skipped += len(failure) - 1
                 yield renumber_event(failure[-1], skipped)
                 return
@@ -436,24 +440,24 @@ def read_until_terminal(stream: EventStream) -> Iterator[Event]:
 
 
 def renumber_event(event: Event, skipped: int) -> Event:
-    """An event whose sequence number is lowered by the number of events that were not sent."""
+    """Lower the sequence number of an event by the number of skipped events."""
     number = event.get("sequence_number")
     return {**event, "sequence_number": number - skipped} if type(number) is int else event
 
 
-def _sign(event: Event, exchange: RequestContext) -> list[Event]:
-    """The first event, with what the headers of an answer to a POST would say is lost.
+def add_header_events(event: Event, context: RequestContext) -> list[Event]:
+    """Return the first event with the headers that report losses in a POST response.
 
-    Codex gets all these headers, most of them in events of its own, which go first.  Other clients
-    do not: their types know neither.  An ``error`` has its headers in this place, too.
+    Codex gets all response headers, most of them in separate events before the first. Other
+    clients do not, since their types lack these events. An ``error`` event also carries headers.
     """
     if TURN_METADATA_HEADER not in request.headers:
-        lost = request_context.loss_header(exchange)
+        lost = request_context.loss_header(context)
         return [{**event, "headers": lost}] if lost else [event]
     headers = Headers()
-    request_context.add_headers(headers, exchange)
-    told = {name.lower(): value for name, value in headers.items()}
-    return [*make_turn_events(told), {**event, "headers": told}]
+    request_context.add_headers(headers, context)
+    values = {name.lower(): value for name, value in headers.items()}
+    return [*make_turn_events(values), {**event, "headers": values}]
 
 
 def echo_request_fields(event: Event, asked: Json) -> Event:
@@ -465,6 +469,6 @@ def echo_request_fields(event: Event, asked: Json) -> Event:
 
 
 def error_event(failure: ForwarderError) -> Event:
-    """The event for a turn that did not come to a response."""
+    """Return the error event for a turn that failed before a response existed."""
     event = {"type": "error", "status": failure.status, **failure.make_body()}
     return {**event, "headers": dict(failure.headers)} if failure.headers else event

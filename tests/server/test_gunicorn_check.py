@@ -136,7 +136,7 @@ class LoadingWorker:
         return self._looks_left > 0
 
     def load(self) -> None:
-        refuse_to_load("The forwarder is not started: why.")
+        refuse_to_load("The forwarder did not start: why.")
 
 
 @pytest.mark.parametrize("ends_after", [None, 0, 3])
@@ -152,7 +152,7 @@ def test_one_of_the_workers_makes_gunicorn_end(
 
     told = 0 if ends_after is not None else EXIT_WILL_NOT_LOAD
     assert codes == [EXIT_WILL_NOT_LOAD, told, told]
-    assert capsys.readouterr().err == "The forwarder is not started: why.\n" * 3
+    assert capsys.readouterr().err == "The forwarder did not start: why.\n" * 3
 
 
 def test_without_gunicorn_it_exits_at_once() -> None:
@@ -166,7 +166,7 @@ def test_several_workers_with_a_wrong_setting_end_without_a_traceback(checkout: 
     code, output = run("-w", "4", cwd=checkout, FORWARDER_MAX_BODY="x")
 
     assert code == EXIT_WILL_NOT_LOAD, output
-    assert "The forwarder is not configured properly" in output
+    assert "The configuration of the forwarder is invalid" in output
     assert "Traceback" not in output
 
 
@@ -180,7 +180,7 @@ def test_without_its_settings_gunicorn_does_not_start(
     lines = [line for line in output.splitlines() if line.startswith("The forwarder")]
     assert len(set(lines)) == 1, output
     assert "'sync'" in lines[0]
-    assert "-c /path/of/gunicorn.conf.py" in lines[0]
+    assert "-c /path/to/gunicorn.conf.py" in lines[0]
     assert "Traceback" not in output
 
 
@@ -200,7 +200,7 @@ def test_options_that_lose_the_worker_are_refused(
     code, output = run(*options, cwd=checkout)
 
     assert code == 4, output
-    assert output.count("The forwarder is not started: ") >= 1
+    assert output.count("The forwarder did not start: ") >= 1
     assert word in output
     assert "Traceback" not in output
 
@@ -229,4 +229,4 @@ def test_its_settings_can_be_checked_from_anywhere(checkout: Path, elsewhere: Pa
     conf = str(checkout / "gunicorn.conf.py")
     for options, cwd in (((), checkout), (("-c", conf), elsewhere)):
         code, output = run(*options, "--check-config", cwd=cwd)
-        assert (code, "The forwarder is not started" in output) == (0, False)
+        assert (code, "The forwarder did not start" in output) == (0, False)

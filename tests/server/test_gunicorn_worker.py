@@ -201,8 +201,8 @@ logging.basicConfig(format="%(message)s", stream=sys.stdout)
 worker._check_background_grace()
 """
     said = (
-        "FORWARDER_BACKGROUND_GRACE (2 s) is longer than gunicorn's graceful timeout allows: "
-        "background work has 0.5 s. Raise GUNICORN_GRACEFUL_TIMEOUT to 4."
+        "FORWARDER_BACKGROUND_GRACE (2 s) exceeds gunicorn's graceful timeout: "
+        "background work has only 0.5 s. Raise GUNICORN_GRACEFUL_TIMEOUT to 4."
     )
 
     assert printed("import sys" + act) == (said if warned else "")

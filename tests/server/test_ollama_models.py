@@ -87,7 +87,7 @@ def test_unless_told_otherwise_it_tells_line_by_line(ollama: Ollama) -> None:
     assert got.mimetype == "application/x-ndjson"
     lines = [json.loads(line) for line in got.text.splitlines()]
     assert [line["status"] for line in lines] == [
-        "asked http://127.0.0.1:9/v1",
+        "verified http://127.0.0.1:9/v1",
         "writing manifest",
         "success",
     ]
@@ -203,7 +203,7 @@ def test_one_whose_key_is_lost_is_told_so(make: Make) -> None:
     got = ollama.ask("POST", "/v1/responses", {"model": "mine", "input": "hi"})
 
     assert (got.status_code, got.get_json()["error"]["code"]) == (403, "upstream_authentication")
-    assert "cannot be opened" in ollama.ask("GET", "/ready?verbose").text
+    assert "cannot decrypt its key" in ollama.ask("GET", "/ready?verbose").text
     assert ollama.ask("POST", "/api/show", {"model": "mine"}).status_code == 200
     assert ollama.ask("GET", "/api/tags").status_code == 200
     listed = ollama.ask("GET", "/v1/models?client_version=1")

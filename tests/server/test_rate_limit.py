@@ -80,27 +80,27 @@ def limits_of(
 
 
 def admitted(limits: RateLimitObserver, key: str = "a") -> RequestContext:
-    exchange = RequestContext("req_1", "chat", LossReport(), client_key=key, observers=[limits])
-    exchange.authorize("192.0.2.1")
-    return exchange
+    context = RequestContext("req_1", "chat", LossReport(), client_key=key, observers=[limits])
+    context.authorize("192.0.2.1")
+    return context
 
 
 def refusal(limits: RateLimitObserver, key: str = "a") -> tuple[ForwarderError, RequestContext]:
-    exchange = RequestContext("req_1", "chat", LossReport(), client_key=key, observers=[limits])
+    context = RequestContext("req_1", "chat", LossReport(), client_key=key, observers=[limits])
     with pytest.raises(ForwarderError) as raised:
-        exchange.authorize("192.0.2.1")
-    return raised.value, exchange
+        context.authorize("192.0.2.1")
+    return raised.value, context
 
 
 def spent(limits: RateLimitObserver, usage: dict[str, int] | None, events: int = 0) -> None:
-    exchange = admitted(limits)
-    exchange.usage, exchange.event_count = usage, events
-    exchange.close()
+    context = admitted(limits)
+    context.usage, context.event_count = usage, events
+    context.close()
 
 
-def told(exchange: RequestContext, kind: str) -> list[str]:
+def told(context: RequestContext, kind: str) -> list[str]:
     names = (f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset"))
-    return [exchange.rate_limit_headers[name] for name in names]
+    return [context.rate_limit_headers[name] for name in names]
 
 
 def test_requests_are_counted_as_they_come(clock: Clock) -> None:
@@ -119,7 +119,7 @@ def test_one_too_many_is_refused_as_openai_refuses_it(clock: Clock) -> None:
     admitted(limits)
     clock.now += 12.5
 
-    error, exchange = refusal(limits)
+    error, context = refusal(limits)
 
     assert isinstance(error, RateLimited)
     assert error.status == 429
@@ -130,7 +130,7 @@ def test_one_too_many_is_refused_as_openai_refuses_it(clock: Clock) -> None:
         "code": "rate_limit_exceeded",
     }
     assert error.headers == {"Retry-After": "48"}
-    assert told(exchange, "requests") == ["1", "0", "48s"]
+    assert told(context, "requests") == ["1", "0", "48s"]
     assert watching.reasons == ["requests"]
 
 
@@ -168,11 +168,11 @@ def test_whoever_is_over_is_refused_from_then_on(clock: Clock) -> None:
     spent(limits, {"input_tokens": 60, "output_tokens": 30})
 
     clock.now += 59.5
-    error, exchange = refusal(limits)
+    error, context = refusal(limits)
 
     assert (error.type, error.headers) == ("tokens", {"Retry-After": "1"})
-    assert told(exchange, "tokens") == ["100", "0", "500ms"]
-    assert told(exchange, "requests") == ["9", "6", "500ms"]
+    assert told(context, "tokens") == ["100", "0", "500ms"]
+    assert told(context, "requests") == ["9", "6", "500ms"]
     assert watching.reasons == ["tokens"]
     clock.now += 0.5
     assert told(admitted(limits), "tokens") == ["100", "100", "0s"]
@@ -189,10 +189,10 @@ def test_an_answer_that_broke_off_costs_its_events(clock: Clock) -> None:
 
 def test_who_was_never_admitted_is_charged_nothing(clock: Clock) -> None:
     limits = limits_of(TOKENS="100/minute")
-    exchange = RequestContext("req_1", "chat", LossReport(), client_key="a", observers=[limits])
-    exchange.usage = {"input_tokens": 60, "output_tokens": 30}
+    context = RequestContext("req_1", "chat", LossReport(), client_key="a", observers=[limits])
+    context.usage = {"input_tokens": 60, "output_tokens": 30}
 
-    exchange.close()
+    context.close()
 
     assert told(admitted(limits), "tokens")[1] == "100"
 
@@ -263,11 +263,11 @@ def test_the_operator_may_want_nobody_then(clock: Clock, logged: list[str]) -> N
 def test_a_charge_that_fails_breaks_no_answer(clock: Clock, logged: list[str]) -> None:
     storage = Failing()
     limits = limits_of(storage, TOKENS="100/minute")
-    exchange = admitted(limits)
-    exchange.usage = {"input_tokens": 1, "output_tokens": 1}
+    context = admitted(limits)
+    context.usage = {"input_tokens": 1, "output_tokens": 1}
     storage.down = True
 
-    exchange.close()
+    context.close()
 
     assert len(logged) == 1
 

@@ -64,13 +64,13 @@ def test_a_request_that_is_killed_gives_its_place_back_and_is_logged(
     app: Flask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by the end of the process: neither the application nor Flask answers then."""
-    bridge = app.extensions["forwarder"]
-    monkeypatch.setattr(bridge, "stream", lambda *given: sys.exit(1))
+    gateway = app.extensions["forwarder"]
+    monkeypatch.setattr(gateway, "stream", lambda *given: sys.exit(1))
 
     with caplog.at_level("INFO", "forwarder.exchange"), pytest.raises(SystemExit):
         app.test_client().post("/v1/responses", json={"model": "m", "input": "hi"})
 
-    assert len(bridge.running) == 0
+    assert len(gateway.running) == 0
     (line,) = [record.msg for record in caplog.records if record.name == "forwarder.exchange"]
     assert (line["status"], line["error"]) == (503, "shutting_down")
 
@@ -78,19 +78,19 @@ def test_a_request_that_is_killed_gives_its_place_back_and_is_logged(
 def test_a_request_has_its_place_when_its_body_is_here(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bridge, order = app.extensions["forwarder"], []
-    admit = bridge.resilience.admit_request
+    gateway, order = app.extensions["forwarder"], []
+    admit = gateway.resilience.admit_request
 
     class Body(io.BytesIO):
         def readinto(self, buffer: Any) -> int:
             order.append("body")
             return super().readinto(buffer)
 
-    def admitted(exchange: RequestContext) -> None:
+    def admitted(context: RequestContext) -> None:
         order.append("place")
-        admit(exchange)
+        admit(context)
 
-    monkeypatch.setattr(bridge.resilience, "admit_request", admitted)
+    monkeypatch.setattr(gateway.resilience, "admit_request", admitted)
     body = json.dumps({"model": "m", "input": "hi"}).encode()
     answer = app.test_client().post(
         "/v1/responses", input_stream=Body(body), content_length=len(body)
@@ -102,13 +102,13 @@ def test_a_request_has_its_place_when_its_body_is_here(
 
 
 def test_an_answer_is_signed() -> None:
-    exchange = RequestContext(id="req_1", route="chat", loss_report=LossReport())
-    exchange.loss_report.drop("seed", "why")
-    exchange.loss_report.drop("logit_bias", "why")
-    exchange.reply_headers = {"retry-after": "9", "x-upstream-request-id": "up"}
+    context = RequestContext(id="req_1", route="chat", loss_report=LossReport())
+    context.loss_report.drop("seed", "why")
+    context.loss_report.drop("logit_bias", "why")
+    context.reply_headers = {"retry-after": "9", "x-upstream-request-id": "up"}
     answer = Response(headers={"Retry-After": "1"})
 
-    request_context.add_headers(answer.headers, exchange)
+    request_context.add_headers(answer.headers, context)
 
     assert answer.headers["X-Request-Id"] == "req_1"
     assert answer.headers["X-Forwarder-Dropped"] == "logit_bias, seed"
@@ -132,8 +132,8 @@ def test_the_upstream_is_named_once_there_is_one() -> None:
 
 
 def test_our_limits_go_before_the_upstream_s() -> None:
-    exchange = RequestContext(id="req_1", route="chat", loss_report=LossReport())
-    exchange.reply_headers = {
+    context = RequestContext(id="req_1", route="chat", loss_report=LossReport())
+    context.reply_headers = {
         "x-ratelimit-limit-requests": "9",
         "x-ratelimit-reset-tokens": "1s",
         "retry-after": "9",
@@ -141,12 +141,12 @@ def test_our_limits_go_before_the_upstream_s() -> None:
     answer, refusal = Response(), UpstreamRefused(429, {}, {"X-RateLimit-Limit-Requests": "9"})
 
     for told in (answer, refusal):
-        request_context.add_headers(told.headers, exchange)
+        request_context.add_headers(told.headers, context)
         assert told.headers["x-ratelimit-limit-requests" if told is answer else
                             "X-RateLimit-Limit-Requests"] == "9"  # fmt: skip
-    exchange.rate_limit_headers = {"x-ratelimit-limit-requests": "2"}
+    context.rate_limit_headers = {"x-ratelimit-limit-requests": "2"}
     for told in (answer, refusal):
-        request_context.add_headers(told.headers, exchange)
+        request_context.add_headers(told.headers, context)
         limits = {k.lower(): v for k, v in told.headers.items() if k.lower().startswith("x-rate")}
         assert limits == {"x-ratelimit-limit-requests": "2"}
         assert told.headers["retry-after"] == "9"

@@ -63,8 +63,8 @@ CURSOR: Json = {
 
 
 def adapt(request: Json, client: str, strict: bool = False) -> tuple[Json, RequestContext]:
-    exchange = RequestContext("id", client, LossReport(strict=strict))
-    return adapt_shape(request, client, exchange), exchange
+    context = RequestContext("id", client, LossReport(strict=strict))
+    return adapt_shape(request, client, context), context
 
 
 def refusal(request: Json, client: str) -> InvalidRequest:
@@ -77,7 +77,7 @@ def refusal(request: Json, client: str) -> InvalidRequest:
 
 
 def test_cursors_shape_is_read_as_a_chat_request() -> None:
-    chat, exchange = adapt(CURSOR, "chat")
+    chat, context = adapt(CURSOR, "chat")
 
     assert chat == {
         "model": "m",
@@ -109,7 +109,7 @@ def test_cursors_shape_is_read_as_a_chat_request() -> None:
         "max_tokens": 100,
         "temperature": 1,
     }
-    assert exchange.loss_report.losses.keys() == {"truncation"}
+    assert context.loss_report.losses.keys() == {"truncation"}
 
 
 def test_the_usage_is_told_only_when_it_was_asked_for() -> None:

@@ -34,7 +34,7 @@ def kept(chain: SessionHistory, name: str, **more: Any) -> None:
 def test_a_continued_request_has_all_that_was_said() -> None:
     chain = SessionHistory(1000)
     kept(chain, "r1", store=False)
-    link = chain.find_previous(after("r1"), elsewhere=True)
+    link = chain.find_previous(after("r1"), keeps_responses=True)
 
     assert link is not None
     assert expand_history(after("r1", model="m"), link) == {
@@ -42,7 +42,7 @@ def test_a_continued_request_has_all_that_was_said() -> None:
         "input": [HI, SAID, {**HI, "content": "and?"}],
     }
     chain.add_response(response("r2", SAID), link, after("r1"))
-    second = chain.find_previous(after("r2"), elsewhere=False)
+    second = chain.find_previous(after("r2"), keeps_responses=False)
     assert second is not None
     assert len(second.items) == 4
 
@@ -50,16 +50,16 @@ def test_a_continued_request_has_all_that_was_said() -> None:
 def test_what_continues_a_prepared_turn_is_said_in_its_conversation() -> None:
     chain = SessionHistory(1000)
     kept(chain, "r1", generate=False, conversation="conv_1")
-    link = chain.find_previous(after("r1"), elsewhere=True)
+    link = chain.find_previous(after("r1"), keeps_responses=True)
     assert link is not None
     assert expand_history(after("r1"), link)["conversation"] == "conv_1"
 
     chain.add_response(response("r2"), link, after("r1", generate=False))
-    second = chain.find_previous(after("r2"), elsewhere=True)
+    second = chain.find_previous(after("r2"), keeps_responses=True)
     assert second is not None
     assert expand_history(after("r2"), second)["conversation"] == "conv_1"
     chain.add_response(response("r3"), second, after("r2", store=False))
-    third = chain.find_previous(after("r3"), elsewhere=True)
+    third = chain.find_previous(after("r3"), keeps_responses=True)
     assert third is not None
     assert "conversation" not in expand_history(after("r3"), third)
 
@@ -68,7 +68,7 @@ def test_what_is_stored_elsewhere_stays_behind_what_is_not() -> None:
     chain = SessionHistory(1000)
     chain.add_response(response("r2", SAID), None, after("r1", store=False))
     for name, request in (("r3", after("r2", store=False)), ("r4", after("r3", generate=False))):
-        link = chain.find_previous(request, elsewhere=True)
+        link = chain.find_previous(request, keeps_responses=True)
         assert link is not None
         assert expand_history(request, link)["previous_response_id"] == "r1"
         chain.add_response(response(name, SAID), link, request)
@@ -80,18 +80,18 @@ def test_who_stores_responses_is_left_those_that_were_stored() -> None:
     kept(chain, "kept", store=False)
     kept(chain, "prepared", generate=False)
 
-    assert chain.find_previous(after("prepared"), elsewhere=True) is not None
-    assert chain.find_previous(after("stored"), elsewhere=True) is None
-    assert chain.find_previous(after("stored"), elsewhere=False) is not None
-    assert chain.find_previous(after("kept"), elsewhere=True) is not None
+    assert chain.find_previous(after("prepared"), keeps_responses=True) is not None
+    assert chain.find_previous(after("stored"), keeps_responses=True) is None
+    assert chain.find_previous(after("stored"), keeps_responses=False) is not None
+    assert chain.find_previous(after("kept"), keeps_responses=True) is not None
 
 
 def test_without_a_name_or_with_a_strange_one_nothing_is_continued() -> None:
     chain = SessionHistory(1000)
-    assert chain.find_previous({"input": "hi"}, elsewhere=False) is None
-    assert chain.find_previous(after("lost"), elsewhere=False) is None
+    assert chain.find_previous({"input": "hi"}, keeps_responses=False) is None
+    assert chain.find_previous(after("lost"), keeps_responses=False) is None
     with pytest.raises(InvalidRequest):
-        chain.find_previous({"previous_response_id": 7}, elsewhere=False)
+        chain.find_previous({"previous_response_id": 7}, keeps_responses=False)
 
 
 def test_what_failed_is_forgotten() -> None:
@@ -101,19 +101,19 @@ def test_what_failed_is_forgotten() -> None:
     chain.forget_previous(after("r1"))
     chain.forget_previous({})
 
-    assert chain.find_previous(after("r1"), elsewhere=False) is None
+    assert chain.find_previous(after("r1"), keeps_responses=False) is None
 
 
 def test_memory_is_bounded_in_size() -> None:
     chain = SessionHistory(300)
     kept(chain, "small")
     chain.add_response(response("large", {**SAID, "content": "x" * 300}), None, {"input": "hi"})
-    assert chain.find_previous(after("large"), elsewhere=False) is None
-    assert chain.find_previous(after("small"), elsewhere=False) is not None
+    assert chain.find_previous(after("large"), keeps_responses=False) is None
+    assert chain.find_previous(after("small"), keeps_responses=False) is not None
 
     chain.add_response(response("fits", {**SAID, "content": "x" * 110}), None, {"input": "hi"})
-    assert chain.find_previous(after("fits"), elsewhere=False) is not None
-    assert chain.find_previous(after("small"), elsewhere=False) is None
+    assert chain.find_previous(after("fits"), keeps_responses=False) is not None
+    assert chain.find_previous(after("small"), keeps_responses=False) is None
 
 
 def test_memory_is_bounded_in_number() -> None:
@@ -121,15 +121,15 @@ def test_memory_is_bounded_in_number() -> None:
     for number in range(17):
         kept(chain, f"r{number}")
 
-    assert chain.find_previous(after("r0"), elsewhere=False) is None
-    assert chain.find_previous(after("r1"), elsewhere=False) is not None
+    assert chain.find_previous(after("r0"), keeps_responses=False) is None
+    assert chain.find_previous(after("r1"), keeps_responses=False) is not None
 
 
 def test_a_chain_s_size_is_that_of_all_its_links() -> None:
     chain, link = SessionHistory(300), None
     for number in range(9):
         chain.add_response(response(f"r{number}", SAID), link, {"input": "hi"})
-        link = chain.find_previous(after(f"r{number}"), elsewhere=False)
+        link = chain.find_previous(after(f"r{number}"), keeps_responses=False)
         if link is None:
             break
     assert 1 < number < 8
@@ -140,7 +140,7 @@ def test_reasoning_that_its_upstream_cannot_know_any_more_stays_out() -> None:
     lost = {"type": "reasoning", "id": "rs_1", "summary": []}
     sealed = {**lost, "encrypted_content": "x"}
     chain.add_response(response("r1", lost, sealed, SAID), None, {"input": "hi", "store": False})
-    link = chain.find_previous(after("r1"), elsewhere=True)
+    link = chain.find_previous(after("r1"), keeps_responses=True)
 
     assert link is not None
     assert link.items == [HI, sealed, SAID]

@@ -156,7 +156,7 @@ def test_the_process_s_end_closes_a_connection_at_once(app: Flask) -> None:
 
 
 def test_more_messages_than_may_wait_close_it(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_context, "authenticate", lambda exchange: time.sleep(1))
+    monkeypatch.setattr(request_context, "authenticate", lambda context: time.sleep(1))
 
     ws = played(app, Played(*[create()] * (MAX_WAITING_MESSAGES + 2)))
 
@@ -282,7 +282,7 @@ class Images:
 def images(serve: Serve) -> tuple[Images, Flask]:
     made = Images()
     app = serve(made.answer, CHAT_QUIRKS='{"image_url": "base64"}').application
-    app.extensions["forwarder"]._fetch_for = lambda exchange: made.fetch
+    app.extensions["forwarder"]._fetch_for = lambda context: made.fetch
     return made, app
 
 
