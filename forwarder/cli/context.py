@@ -10,7 +10,7 @@ from flask import current_app
 from flask.cli import with_appcontext
 
 
-def with_bridge(command: Callable[..., Any]) -> Callable[..., Any]:
+def with_gateway(command: Callable[..., Any]) -> Callable[..., Any]:
     """Load the application when the command runs and pass its `Gateway` as first argument."""
 
     @with_appcontext

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 import orjson
 
-from forwarder.cli.context import with_bridge
+from forwarder.cli.context import with_gateway
 from forwarder.core.errors import ForwarderError
 from forwarder.core.terminal_escapes import escape_control_characters, print_line
 from forwarder.core.types import Json
@@ -42,7 +42,7 @@ def build_keys_group() -> None:
 
 
 @build_keys_group.command("rotate")
-@with_bridge
+@with_gateway
 def rotate(gateway: Gateway) -> None:
     """Re-encrypt the database with the first secret of FORWARDER_SECRET_KEY.
 
@@ -81,7 +81,7 @@ def refuse_visible_key(context: click.Context, option: click.Parameter, value: A
 @click.option("--key-stdin", is_flag=True, help="Read the key from standard input.")
 @click.option("--no-verify", is_flag=True, help="Skip the test request to the remote.")
 @click.option("--key", envvar=KEY_VARIABLE, hidden=True, callback=refuse_visible_key)
-@with_bridge
+@with_gateway
 def create(gateway: Gateway, key: str | None, key_stdin: bool, **options: Any) -> None:
     """Register a model under NAME.
 
@@ -106,7 +106,7 @@ def create(gateway: Gateway, key: str | None, key_stdin: bool, **options: Any) -
 
 
 @build_models_group.command("list")
-@with_bridge
+@with_gateway
 def list_models(gateway: Gateway) -> None:
     """List the registered models."""
     rows = [("NAME", "REMOTE MODEL", "HOST")]
@@ -122,7 +122,7 @@ def list_models(gateway: Gateway) -> None:
 
 @build_models_group.command("show")
 @click.argument("name")
-@with_bridge
+@with_gateway
 def show(gateway: Gateway, name: str) -> None:
     """Show a registered model without its key."""
     view = run_or_fail(lambda: view_model(gateway, find_model(gateway, name)))
@@ -132,7 +132,7 @@ def show(gateway: Gateway, name: str) -> None:
 
 @build_models_group.command("rm")
 @click.argument("names", nargs=-1, required=True)
-@with_bridge
+@with_gateway
 def remove(gateway: Gateway, names: tuple[str, ...]) -> None:
     """Delete registered models."""
     for name in names:
@@ -142,7 +142,7 @@ def remove(gateway: Gateway, names: tuple[str, ...]) -> None:
 
 @build_models_group.command("check")
 @click.argument("names", nargs=-1)
-@with_bridge
+@with_gateway
 def check(gateway: Gateway, names: tuple[str, ...]) -> None:
     """Send a small request to the remotes of the named models.
 

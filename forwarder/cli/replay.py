@@ -9,7 +9,7 @@ from typing import Any
 import click
 import orjson
 
-from forwarder.cli.context import with_bridge
+from forwarder.cli.context import with_gateway
 from forwarder.config.settings import Settings
 from forwarder.core.errors import ForwarderError
 from forwarder.core.terminal_escapes import escape_control_characters, print_line
@@ -57,7 +57,7 @@ def make_replay_command(make_app: AppFactory) -> click.Command:
     @click.option(
         "--key", envvar="REPLAY_KEY", help="The client's key. Captures do not contain it."
     )
-    @with_bridge
+    @with_gateway
     def command(gateway: Gateway, name: str, upstream: str, key: str | None) -> None:
         """Resend a captured request and show how the response differs from the captured one.
 

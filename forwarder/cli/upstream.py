@@ -9,7 +9,7 @@ from typing import IO
 import click
 import orjson
 
-from forwarder.cli.context import with_bridge
+from forwarder.cli.context import with_gateway
 from forwarder.config.parsers import make_prefix
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ForwarderError, InvalidRequest, UpstreamRefused
@@ -40,7 +40,7 @@ LIST_TIMEOUT_SECONDS = 5.0
 @click.command("probe")
 @click.argument("name")
 @click.option("--model", help="The upstream's name for the model to probe.")
-@with_bridge
+@with_gateway
 def build_probe_command(gateway: Gateway, name: str, model: str | None) -> None:
     """Probe the Chat upstream NAME with small requests and print the quirks for its profile."""
     upstream = gateway.upstreams.get(name)
@@ -59,7 +59,7 @@ def build_probe_command(gateway: Gateway, name: str, model: str | None) -> None:
 @click.option("--from", "protocol", type=click.Choice(CLIENT_PROTOCOLS), help="The request's API.")
 @click.option("--model", help="The model to ask for instead of the request's own.")
 @click.option("--strict", is_flag=True, help="Reject the request if parameters would be lost.")
-@with_bridge
+@with_gateway
 def build_translate_command(
     gateway: Gateway, file: IO[bytes], protocol: str | None, model: str | None, strict: bool
 ) -> None:

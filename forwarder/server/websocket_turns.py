@@ -419,8 +419,8 @@ def read_until_terminal(stream: EventStream) -> Iterator[Event]:
     """Yield the events of a response up to its terminal event, which may report a failure.
 
     Earlier ``error`` events are skipped: over a WebSocket, clients take them for the end of the
-    turn and the terminal event for the end of the next one. The following sequence numbers are lowered
-    to leave no gap.
+    turn and the terminal event for the end of the next one. The following sequence numbers are
+    lowered to leave no gap.
     """
     batches = append_responses_error(stream)
     skipped = 0

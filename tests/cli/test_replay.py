@@ -93,9 +93,9 @@ def test_a_failure_is_reproduced_offline(name: str, streamed_: bool, path: str, 
     again = [
         httpx2.Response(a.status_code, headers=a.headers, content=a.content) for a in FAILURES[name]
     ]
-    context = runs.captured(body, *again, path=path)
+    capture_id = runs.captured(body, *again, path=path)
 
-    code, output, told = runs.replay(context, "--upstream", "captured")
+    code, output, told = runs.replay(capture_id, "--upstream", "captured")
 
     assert "The response equals the captured one." in told, (output, told)
     assert code == 0
@@ -119,9 +119,9 @@ def test_what_ollama_s_clients_got_is_reproduced_offline(
         httpx2.Response(a.status_code, headers=a.headers, content=a.content)
         for a in FAILURES.get(name, [well])
     ]
-    context = runs.captured(body, *answers, path=path)
+    capture_id = runs.captured(body, *answers, path=path)
 
-    code, output, told = runs.replay(context, "--upstream", "captured")
+    code, output, told = runs.replay(capture_id, "--upstream", "captured")
 
     assert "The response equals the captured one." in told, (output, told)
     assert (code, runs.asked) == (0, [])
@@ -137,8 +137,8 @@ def test_embeddings_are_reproduced_offline(
     path: str, elsewhere: bool, runs: Runs, tmp_path: Path
 ) -> None:
     body = {"model": "m", "prompt" if path == "/api/embeddings" else "input": "hi"}
-    context = runs.captured(body, httpx2.Response(200, json=EMBEDDED), path=path)
-    record = tmp_path / "x" / f"{exchange}.json"
+    capture_id = runs.captured(body, httpx2.Response(200, json=EMBEDDED), path=path)
+    record = tmp_path / "x" / f"{capture_id}.json"
     (attempt,) = json.loads(record.read_bytes())["upstream"]
     assert (attempt["protocol"], attempt["answer"]["body"]) == ("embeddings", EMBEDDED)
     if elsewhere:
@@ -151,9 +151,9 @@ def test_embeddings_are_reproduced_offline(
 
 
 def test_a_failure_is_reproduced_from_a_file_on_another_machine(runs: Runs, tmp_path: Path) -> None:
-    context = runs.captured(BODY, streamed(SAYS[0], chunk(delta={"tool_calls": [7]})))
+    capture_id = runs.captured(BODY, streamed(SAYS[0], chunk(delta={"tool_calls": [7]})))
     file = tmp_path / "record.json"
-    file.write_bytes((tmp_path / "x" / f"{exchange}.json").read_bytes())
+    file.write_bytes((tmp_path / "x" / f"{capture_id}.json").read_bytes())
     runs.environment = {"FORWARDER_LOG_LEVEL": "ERROR"}
 
     code, output, told = runs.replay(str(file), "--upstream", "captured")
@@ -163,10 +163,10 @@ def test_a_failure_is_reproduced_from_a_file_on_another_machine(runs: Runs, tmp_
 
 
 def test_a_change_of_the_code_is_seen(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    context = runs.captured(BODY, streamed(*SAYS))
+    capture_id = runs.captured(BODY, streamed(*SAYS))
     monkeypatch.setattr("forwarder.protocols.sse.SseDecoder.feed", lambda self, data: [])
 
-    code, _, told = runs.replay(context, "--upstream", "captured")
+    code, _, told = runs.replay(capture_id, "--upstream", "captured")
 
     assert code == 1
     assert "--- captured" in told
@@ -174,12 +174,12 @@ def test_a_change_of_the_code_is_seen(runs: Runs, monkeypatch: pytest.MonkeyPatc
 
 
 def test_todays_upstream_is_asked_with_a_key_and_compared(runs: Runs) -> None:
-    context = runs.captured(BODY, streamed(*SAYS))
+    capture_id = runs.captured(BODY, streamed(*SAYS))
 
     runs.answers = iter([streamed(*SAYS)])
-    assert runs.replay(context)[0] == 0
+    assert runs.replay(capture_id)[0] == 0
     runs.answers = iter([streamed(chunk(delta={"content": "other"}), SAYS[1])])
-    code, output, told = runs.replay(context)
+    code, output, told = runs.replay(capture_id)
 
     assert code == 1
     assert "other" in output
@@ -189,10 +189,10 @@ def test_todays_upstream_is_asked_with_a_key_and_compared(runs: Runs) -> None:
 
 def test_a_client_s_own_key_is_given_by_hand(runs: Runs) -> None:
     runs.environment |= {"FAR_API_KEY": "passthrough", "FORWARDER_API_KEYS": ""}
-    context = runs.captured(BODY, streamed(*SAYS))
+    capture_id = runs.captured(BODY, streamed(*SAYS))
     runs.answers = iter([streamed(*SAYS)])
 
-    code, _, told = runs.replay(context, "--key", "sk-own-key")
+    code, _, told = runs.replay(capture_id, "--key", "sk-own-key")
 
     assert code == 0, told
     assert "note: secrets are redacted" in told
@@ -200,9 +200,9 @@ def test_a_client_s_own_key_is_given_by_hand(runs: Runs) -> None:
 
 
 def test_a_replay_is_neither_stored_nor_captured(runs: Runs, tmp_path: Path) -> None:
-    context = runs.captured({"model": "m", "input": "hi"}, streamed(*SAYS))
+    capture_id = runs.captured({"model": "m", "input": "hi"}, streamed(*SAYS))
 
-    code, output, _ = runs.replay(context, "--upstream", "captured")
+    code, output, _ = runs.replay(capture_id, "--upstream", "captured")
 
     assert code == 0
     assert len(list((tmp_path / "x").iterdir())) == 1
@@ -219,11 +219,11 @@ def test_retries_and_fallbacks_go_as_they_went(runs: Runs) -> None:
         "FAR_FALLBACK": "spare",
         "FAR_MODELS": "m",
     }
-    context = runs.captured(BODY, httpx2.Response(500, json={}), streamed(*SAYS))
+    capture_id = runs.captured(BODY, httpx2.Response(500, json={}), streamed(*SAYS))
 
-    assert runs.replay(context, "--upstream", "captured")[0] == 0
+    assert runs.replay(capture_id, "--upstream", "captured")[0] == 0
     runs.environment = {"FORWARDER_CAPTURE": runs.environment["FORWARDER_CAPTURE"]}
-    assert runs.replay(context, "--upstream", "captured")[0] == 0
+    assert runs.replay(capture_id, "--upstream", "captured")[0] == 0
 
 
 def test_what_cannot_be_found_is_said(runs: Runs, tmp_path: Path) -> None:
