@@ -1,6 +1,6 @@
-"""``/docs``: the documentation, if it was built into the folder ``FORWARDER_DOCS_DIR``.
+"""``GET /docs``: the documentation site, if it was built into ``FORWARDER_DOCS_DIR``.
 
-It needs no client key: it contains nothing of this installation.
+It requires no client key, since it contains no data of this installation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ blueprint = Blueprint("docs", __name__)
 
 _INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
 
-# Styles may be inline, since columns of tables are aligned by them.
+# Inline styles are allowed: the site aligns table columns with them.
 _POLICY = (
     "default-src 'self'; script-src {scripts}; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self'; "
@@ -34,20 +34,20 @@ _POLICY = (
 
 @blueprint.before_request
 def log_at_debug_level() -> None:
-    """A page consists of many files, each of which would have a line in the log."""
+    """Log at DEBUG: a page consists of many files, each with its own log record."""
     request_context.current_context().log_level = logging.DEBUG
 
 
 @blueprint.get("/docs")
 def redirect_to_first_page() -> Redirect:
-    """Redirect to a page beside which the relative links of the site lead to its files."""
+    """Redirect to the first page, from which the relative links of the site work."""
     _find_folder()
     return redirect(url_for("docs.serve_page", path="index.html"))
 
 
 @blueprint.get("/docs/<path:path>")
 def serve_page(path: str) -> Response:
-    """A file of the site.  Raises NotFound if it is not there, or not below the folder."""
+    """Return a file of the site. Raises NotFound for a missing file or one outside the folder."""
     folder = _find_folder()
     try:
         response = send_from_directory(folder, path)
@@ -63,18 +63,18 @@ def serve_page(path: str) -> Response:
 
 
 def _find_folder() -> Path:
-    """The folder of the site, absolute: Flask takes a relative one to be below the package."""
-    bridge: Gateway = current_app.extensions["forwarder"]
-    name = bridge.settings.docs_dir
+    """Return the folder as absolute path: Flask resolves relative ones against the package."""
+    gateway: Gateway = current_app.extensions["forwarder"]
+    name = gateway.settings.docs_dir
     if name is None or not (Path(name) / "index.html").is_file():
         raise NotFound(
-            "The documentation was not built here: run 'mkdocs build' where the forwarder runs, "
-            "or set FORWARDER_DOCS_DIR to the folder of the site."
+            "The documentation is not built. Run 'mkdocs build' in the forwarder's directory or "
+            "set FORWARDER_DOCS_DIR to the folder of the site."
         )
     return Path(name).absolute()
 
 
 def _hash_inline_scripts(page: bytes) -> list[str]:
-    """The sources by which a policy allows the scripts that stand in the page itself."""
+    """Return the policy sources that allow the inline scripts of the page."""
     digests = (hashlib.sha256(script).digest() for script in _INLINE_SCRIPT.findall(page))
     return [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]

@@ -80,8 +80,8 @@ _poll = monkey.get_original("select", "poll")
 class Worker(GeventWorker):  # type: ignore[misc]
     """The value of gunicorn's ``worker_class``. Works with any WSGI application."""
 
-    def __init__(self, *args: Any, **given: Any) -> None:
-        super().__init__(*args, **given)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._clients: dict[Any, ClientSocket] = {}
         self._idle: dict[Any, gevent.Timeout] = {}
         self._limits = ClientLimits()
@@ -195,17 +195,17 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def _check_background_grace(self) -> None:
         """Warn if gunicorn's time-out is too short for FORWARDER_BACKGROUND_GRACE."""
         settings = getattr(self._get_forwarder(), "settings", None)
-        wanted, limit = (
+        requested, limit = (
             getattr(settings, "background_grace", None) or 0.0,
             self._get_running_grace(),
         )
-        if wanted > limit:
+        if requested > limit:
             self.log.warning(
                 "FORWARDER_BACKGROUND_GRACE (%g s) exceeds gunicorn's graceful timeout: "
                 "background work has only %g s. Raise GUNICORN_GRACEFUL_TIMEOUT to %g.",
-                wanted,
+                requested,
                 limit,
-                wanted + _SHUTDOWN_MARGIN_SECONDS,
+                requested + _SHUTDOWN_MARGIN_SECONDS,
             )
 
     def _stop_running(self) -> None:
@@ -290,8 +290,8 @@ def refuse_late(client: socket.socket) -> bool:
 def read_client_limits(gateway: Any) -> ClientLimits:
     """Return the limits of the gateway's settings, or the defaults for another application."""
     settings = getattr(gateway, "settings", None)
-    given = {name: getattr(settings, name, None) for name in ClientLimits._fields}
-    return ClientLimits(**{name: value for name, value in given.items() if value is not None})
+    values = {name: getattr(settings, name, None) for name in ClientLimits._fields}
+    return ClientLimits(**{name: value for name, value in values.items() if value is not None})
 
 
 def has_pending_data(client: Any) -> bool:

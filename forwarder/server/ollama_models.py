@@ -63,10 +63,10 @@ def create() -> Response:
     """Register a model after a successful test request to its remote host."""
     authorize_administrator()
     body = read_ollama_body()
-    streamed = read_flag(body, "stream", True)
+    wants_stream = read_flag(body, "stream", True)
     created = get_gateway().creating.create(body, read_client_key())
     note_health(created)
-    if not streamed:
+    if not wants_stream:
         return json_answer({"status": "success", "found": created.report})
     return answer_lines(list_create_statuses(created))
 
@@ -134,9 +134,9 @@ def pull() -> Response:
     authorize_reader()
     body = read_ollama_body()
     name = read_name(body)
-    streamed = read_flag(body, "stream", True)
+    wants_stream = read_flag(body, "stream", True)
     error = None if is_served(name) else _NOTHING_TO_PULL.format(name=name)
-    if streamed:
+    if wants_stream:
         return answer_lines(list_pull_statuses(error))
     if error:
         raise NotFound(error, param="model", code="model_not_found")

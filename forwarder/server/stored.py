@@ -224,10 +224,12 @@ def messages(name: str) -> Response:
 
 def find_completion(name: str) -> stored_completions.StoredCompletion:
     state, owner = open_store()
-    found = state.database.read(lambda c: stored_completions.find(c, owner, check_stored_id(name)))
-    if found is None:
+    completion = state.database.read(
+        lambda c: stored_completions.find(c, owner, check_stored_id(name))
+    )
+    if completion is None:
         raise completion_not_found(name)
-    return found
+    return completion
 
 
 @blueprint.post("/chat/completions/<name>")
@@ -237,12 +239,12 @@ def describe_completion(name: str) -> Response:
     metadata = read_metadata(
         read_json_body(request_context.current_context()), check_type, required=True
     )
-    found = state.database.write(
+    completion = state.database.write(
         lambda c: stored_completions.set_metadata(c, owner, check_stored_id(name), metadata)
     )
-    if found is None:
+    if completion is None:
         raise completion_not_found(name)
-    return json_answer(completion_recorder.render_completion(found))
+    return json_answer(completion_recorder.render_completion(completion))
 
 
 @blueprint.delete("/chat/completions/<name>")

@@ -61,22 +61,22 @@ class SessionHistory:
         With ``keeps_responses``, stored responses return None: the store or the upstream adds them.
         """
         name = read_field(request, "previous_response_id", STR, "previous_response_id")
-        link = self._entries.get(str(name))
-        return None if link is None or (link.is_stored and keeps_responses) else link
+        entry = self._entries.get(str(name))
+        return None if entry is None or (entry.is_stored and keeps_responses) else entry
 
-    def add_response(self, response: Json, link: HistoryEntry | None, request: Json) -> None:
+    def add_response(self, response: Json, entry: HistoryEntry | None, request: Json) -> None:
         """Add a finished response with its request and the entry that it continued."""
         output = [item for item in response.get("output") or () if is_replayable(item)]
         segment = orjson.dumps([*read_input_items(request), *output])
-        size = (link.size if link else 0) + len(segment)
+        size = (entry.size if entry else 0) + len(segment)
         if size > self._max_bytes or not response.get("id"):
             return
-        before = link.segments if link else ()
+        before = entry.segments if entry else ()
         # Only this connection knows the responses of "generate": false.
         prepared = request.get("generate") is False
         stored = request.get("store") is not False and not prepared
-        conversation = read_conversation(request, link) if prepared else None
-        base_id = link.stored_base_id if link else request.get("previous_response_id")
+        conversation = read_conversation(request, entry) if prepared else None
+        base_id = entry.stored_base_id if entry else request.get("previous_response_id")
         self._entries[response["id"]] = HistoryEntry(
             (*before, segment), size, stored, conversation, base_id
         )
@@ -86,36 +86,36 @@ class SessionHistory:
     @property
     def _total_size(self) -> int:
         """Upper bound of the memory of all entries: shared segments count for each entry."""
-        return sum(link.size for link in self._entries.values())
+        return sum(entry.size for entry in self._entries.values())
 
     def forget_previous(self, request: Json) -> None:
         """Drop the entry that a failed request continued, as OpenAI does."""
         self._entries.pop(str(request.get("previous_response_id")), None)
 
 
-def expand_history(request: Json, link: HistoryEntry) -> Json:
-    """Return the request with the items of ``link`` before its own."""
-    own = strip_history(request, link)
-    return {**own, "input": [*link.items, *own["input"]]}
+def expand_history(request: Json, entry: HistoryEntry) -> Json:
+    """Return the request with the items of ``entry`` before its own."""
+    own = strip_history(request, entry)
+    return {**own, "input": [*entry.items, *own["input"]]}
 
 
-def strip_history(request: Json, link: HistoryEntry) -> Json:
-    """Return the request with its own input as items, without the items of ``link``.
+def strip_history(request: Json, entry: HistoryEntry) -> Json:
+    """Return the request with its own input as items, without the items of ``entry``.
 
-    It names the conversation or stored response on which ``link`` is based, so that the store or
+    It names the conversation or stored response on which ``entry`` is based, so that the store or
     the upstream can add that history.
     """
     rest = {k: v for k, v in request.items() if k != "previous_response_id"}
-    conversation = read_conversation(request, link)
-    bases = {"conversation": conversation, "previous_response_id": link.stored_base_id}
+    conversation = read_conversation(request, entry)
+    bases = {"conversation": conversation, "previous_response_id": entry.stored_base_id}
     present = {k: v for k, v in bases.items() if v is not None}
     return {**rest, **present, "input": read_input_items(request)}
 
 
-def read_conversation(request: Json, link: HistoryEntry | None) -> Any:
+def read_conversation(request: Json, entry: HistoryEntry | None) -> Any:
     """Return the conversation of a request, by default that of the entry it continues."""
     conversation = request.get("conversation")
-    return link.conversation if conversation is None and link else conversation
+    return entry.conversation if conversation is None and entry else conversation
 
 
 def read_input_items(request: Json) -> list[Any]:

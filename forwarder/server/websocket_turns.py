@@ -93,9 +93,9 @@ class WebSocketSession:
     def __init__(self, ws: Any, gateway: Gateway) -> None:
         self._ws = ws
         self._gateway = gateway
-        self._chain = SessionHistory(gateway.settings.websocket_memory)
+        self._history = SessionHistory(gateway.settings.websocket_memory)
         self._messages: queue.Queue[bytes | None] = queue.Queue(MAX_WAITING_MESSAGES)
-        self._room = BodyReservation(gateway.body_memory)
+        self._reservation = BodyReservation(gateway.body_memory)
         self._waiting_bytes = self._turn_bytes = 0
         self._current: RequestContext | None = None
         self._answering: tuple[str, RequestContext] | None = None  # id of the current response
@@ -125,7 +125,7 @@ class WebSocketSession:
                 log.exception("a connection failed", extra={"event": "websocket_failed"})
                 self._close_socket(_INTERNAL_ERROR, "The forwarder has an internal error.")
             finally:
-                self._room.release()
+                self._reservation.release()
 
     # -- the connection -------------------------------------------------------------------------
 
@@ -170,20 +170,20 @@ class WebSocketSession:
             self._interrupt(interrupt)
         return True
 
-    def _interrupt(self, asked: Json) -> None:
+    def _interrupt(self, message: Json) -> None:
         """Cancel the current turn if the message refers to it. `_acknowledge` answers later."""
         answering = self._answering
-        if answering is not None and asked.get("response_id") in (None, answering[0]):
+        if answering is not None and message.get("response_id") in (None, answering[0]):
             self._interrupted = answering[1]
             answering[1].cancel()
 
-    def _acknowledge(self, asked: Json) -> Event:
+    def _acknowledge(self, message: Json) -> Event:
         """Return the acknowledgement of an interrupt: failed if it names another response."""
-        wanted, latest = asked.get("response_id"), self._latest_id
-        is_accepted = latest is not None and wanted in (None, latest)
+        requested_id, latest = message.get("response_id"), self._latest_id
+        is_accepted = latest is not None and requested_id in (None, latest)
         kind = f"{_INTERRUPT}.{'accepted' if is_accepted else 'failed'}"
-        event = {"type": kind, "response_id": latest if is_accepted else wanted}
-        return tag_with_stream_id(event, asked)
+        event = {"type": kind, "response_id": latest if is_accepted else requested_id}
+        return tag_with_stream_id(event, message)
 
     def _enforce_memory_limit(self) -> None:
         """Close the connection and raise OSError if its messages take too much memory.
@@ -212,7 +212,7 @@ class WebSocketSession:
         """Reserve memory for all messages. Returns the bytes of the waiting ones."""
         arriving = len(self._ws.incoming_message or b"") + sum(map(len, self._ws.input_buffer))
         waiting = self._waiting_bytes + arriving
-        self._room.resize(waiting + self._turn_bytes)
+        self._reservation.resize(waiting + self._turn_bytes)
         return waiting
 
     def _cancel_turn(self) -> None:
@@ -220,14 +220,14 @@ class WebSocketSession:
         self._gone = True
         if self._current is not None:
             self._current.cancel()
-        self._wake_reader()
+        self._wake_consumer()
 
     def _stop_for_shutdown(self) -> None:
         """Accept no more turns: the process is stopping."""
         self._leaving = True
-        self._wake_reader()
+        self._wake_consumer()
 
-    def _wake_reader(self) -> None:
+    def _wake_consumer(self) -> None:
         try:
             self._messages.put_nowait(None)
         except queue.Full:  # then the consumer is not waiting
@@ -248,8 +248,10 @@ class WebSocketSession:
     # -- a turn ---------------------------------------------------------------------------------
 
     def _serve_turn(self, message: bytes) -> None:
-        asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-        context = self._current = request_context.new_context(asked, self._gateway, "responses")
+        flask_request: Request = request._get_current_object()  # type: ignore[attr-defined]
+        context = self._current = request_context.new_context(
+            flask_request, self._gateway, "responses"
+        )
         if self._turns:
             context.id = generate_id(
                 "req"
@@ -266,59 +268,61 @@ class WebSocketSession:
             context.close()
 
     def _answer_message(self, data: bytes, context: RequestContext) -> Iterator[Event]:
-        asked: Json = {}
+        message: Json = {}
         try:
             request_context.authenticate(context, has_body=False)
             context.body_size = len(data)
             if context.recorder is not None:
                 context.recorder.record_body(data)
-            asked = read_body(data, self._gateway.settings.max_json_values)
-            context.log_request(asked)
-            if asked.get("type") in _IGNORED:
+            message = read_body(data, self._gateway.settings.max_json_values)
+            context.log_request(message)
+            if message.get("type") in _IGNORED:
                 return
-            stream, link = self._begin_turn(
-                adapt_shape(check_message(asked), "responses", context), context
+            stream, entry = self._begin_turn(
+                adapt_shape(check_message(message), "responses", context), context
             )
         except (Exception, ShutdownInterrupt) as error:
-            self._chain.forget_previous(asked)
-            yield tag_with_stream_id(error_event(context.record_failure(error)), asked)
+            self._history.forget_previous(message)
+            yield tag_with_stream_id(error_event(context.record_failure(error)), message)
             return
         events = read_until_terminal(stream)
         first = next(events, None)
         for event in itertools.chain(add_header_events(first, context) if first else (), events):
             if self._interrupted is context and event.get("type") == "response.failed":
-                event = _as_interrupted(event)
-                asked = {**asked, "store": False}  # only this connection knows the response
-            self._note_response(event, asked, link, context)
-            yield tag_with_stream_id(echo_request_fields(event, asked) if link else event, asked)
+                event = _mark_interrupted(event)
+                message = {**message, "store": False}  # only this connection knows the response
+            self._note_response(event, message, entry, context)
+            yield tag_with_stream_id(
+                echo_request_fields(event, message) if entry else event, message
+            )
 
     def _begin_turn(
-        self, asked: Json, context: RequestContext
+        self, message: Json, context: RequestContext
     ) -> tuple[EventStream, HistoryEntry | None]:
         """Return the stream of a turn, with its first batch read, and the entry it continues."""
-        body = {k: v for k, v in asked.items() if k not in _LOCAL_FIELDS}
+        body = {k: v for k, v in message.items() if k not in _LOCAL_FIELDS}
         read_history_reference(body)
-        link = self._chain.find_previous(body, self._gateway.keeps_responses(body, context))
-        if link is not None:
+        entry = self._history.find_previous(body, self._gateway.keeps_responses(body, context))
+        if entry is not None:
             limits = RequestLimits(
                 self._gateway.settings.max_body, self._gateway.settings.max_json_values
             )
             limit = ReadLimit(limits, "previous_response_id")
             limit.spend_value(body)
-            link.spend_items(limit)
-        if asked.get("generate") is False:
-            return self._answer_without_upstream(body, link), link
-        if link is None:
+            entry.spend_items(limit)
+        if message.get("generate") is False:
+            return self._answer_without_upstream(body, entry), entry
+        if entry is None:
             return self._open_stream(body, context), None
 
         def drop_parameter(name: str, reason: str) -> None:
             context.loss_report.drop(name, reason)  # each upstream attempt starts a new report
 
-        earlier = EarlierItems(link.items, "previous_response_id")
-        own = strip_history(body, link)
+        earlier = EarlierItems(entry.items, "previous_response_id")
+        own = strip_history(body, entry)
         return call_with_earlier_items(
             lambda whole: self._open_stream(whole, context), own, earlier, drop_parameter
-        ), link
+        ), entry
 
     def _open_stream(self, body: Json, context: RequestContext) -> EventStream:
         body["stream"] = True
@@ -330,33 +334,33 @@ class WebSocketSession:
         first = next(stream, None)
         return itertools.chain([] if first is None else [first], stream)
 
-    def _answer_without_upstream(self, body: Json, link: HistoryEntry | None) -> EventStream:
+    def _answer_without_upstream(self, body: Json, entry: HistoryEntry | None) -> EventStream:
         """Return an empty response for the next turn to continue, without an upstream request."""
-        if link is None and body.get("previous_response_id"):
+        if entry is None and body.get("previous_response_id"):
             raise previous_response_not_found(body["previous_response_id"])
-        body = expand_history(body, link) if link else body
+        body = expand_history(body, entry) if entry else body
         read_input_items(body)
         model = body.get("model") or self._gateway.settings.default_model
         now = ID_SOURCE.now()
         blank = make_response_skeleton(
             {**body, "model": model}, generate_id("resp"), now
         ) | make_history_fields(read_history_reference(body), False)
-        done = {**blank, "status": "completed", "completed_at": now, "usage": _NO_USAGE}
-        kinds = {"response.created": blank, "response.completed": done}
-        events = enumerate(kinds.items())
+        completed = {**blank, "status": "completed", "completed_at": now, "usage": _NO_USAGE}
+        responses = {"response.created": blank, "response.completed": completed}
+        events = enumerate(responses.items())
         return iter([[{"type": k, "response": r, "sequence_number": i} for i, (k, r) in events]])
 
     def _note_response(
-        self, event: Event, asked: Json, link: HistoryEntry | None, context: RequestContext
+        self, event: Event, message: Json, entry: HistoryEntry | None, context: RequestContext
     ) -> None:
         kind = event.get("type")
         if self._answering is None and isinstance(event.get("response"), dict):
             self._latest_id = str(event["response"].get("id"))
             self._answering = self._latest_id, context
         if kind == "response.failed":
-            self._chain.forget_previous(asked)
+            self._history.forget_previous(message)
         elif kind in TERMINAL_EVENTS:
-            self._chain.add_response(event["response"], link, asked)
+            self._history.add_response(event["response"], entry, message)
 
 
 _NO_USAGE: Json = {
@@ -368,23 +372,23 @@ _NO_USAGE: Json = {
 }
 
 
-def check_message(asked: Json) -> Json:
-    kind = asked.get("type")
+def check_message(message: Json) -> Json:
+    kind = message.get("type")
     if kind != "response.create":
         raise InvalidRequest(
             f"Invalid value for 'type': {shorten_value(repr(kind))}; expected 'response.create'.",
             param="type",
             code="invalid_value",
         )
-    if asked.get("background"):
+    if message.get("background"):
         raise Unsupported("'background' is not supported over a WebSocket.", param="background")
-    if asked.get("stream_id") is not None and not is_stream_id(asked["stream_id"]):
+    if message.get("stream_id") is not None and not is_stream_id(message["stream_id"]):
         raise InvalidRequest(
             "Invalid value for 'stream_id': expected up to 256 letters, digits, '_', '-' or '.'.",
             param="stream_id",
             code="invalid_stream_id",
         )
-    return asked
+    return message
 
 
 def _read_interrupt(data: bytes) -> Json | None:
@@ -392,13 +396,13 @@ def _read_interrupt(data: bytes) -> Json | None:
     if len(data) > _MAX_INTERRUPT or _INTERRUPT.encode() not in data:
         return None
     try:
-        asked = orjson.loads(data)
+        message = orjson.loads(data)
     except orjson.JSONDecodeError:
         return None
-    return asked if isinstance(asked, dict) and asked.get("type") == _INTERRUPT else None
+    return message if isinstance(message, dict) and message.get("type") == _INTERRUPT else None
 
 
-def _as_interrupted(event: Event) -> Event:
+def _mark_interrupted(event: Event) -> Event:
     """Convert the failure of an interrupted turn into an incomplete response."""
     ended = {"status": "incomplete", "incomplete_details": {"reason": "interrupted"}}
     response = {**event["response"], **ended, "error": None, "store": False}
@@ -409,9 +413,9 @@ def is_stream_id(name: Any) -> bool:
     return isinstance(name, str) and _STREAM_ID.fullmatch(name) is not None
 
 
-def tag_with_stream_id(event: Event, asked: Json) -> Event:
+def tag_with_stream_id(event: Event, message: Json) -> Event:
     """Copy the ``stream_id`` of a message to an event that answers it."""
-    stream_id = asked.get("stream_id")
+    stream_id = message.get("stream_id")
     return {**event, "stream_id": stream_id} if is_stream_id(stream_id) else event
 
 
@@ -460,11 +464,11 @@ def add_header_events(event: Event, context: RequestContext) -> list[Event]:
     return [*make_turn_events(values), {**event, "headers": values}]
 
 
-def echo_request_fields(event: Event, asked: Json) -> Event:
+def echo_request_fields(event: Event, message: Json) -> Event:
     response = event.get("response")
     if not isinstance(response, dict):
         return event
-    previous = {"previous_response_id": asked["previous_response_id"]}
+    previous = {"previous_response_id": message["previous_response_id"]}
     return {**event, "response": {**response, **previous}}
 
 

@@ -233,7 +233,7 @@ def test_what_cannot_be_found_is_said(runs: Runs, tmp_path: Path) -> None:
 
     code, _, told = runs.replay("ex_nothing", FORWARDER_CAPTURE="memory")
     assert code == 2
-    assert "another process" in told
+    assert "other processes" in told
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "{}", '{"exchange": {}}'])

@@ -511,7 +511,7 @@ def test_what_a_turn_continues_counts_as_its_own(
         app.preprocess_request()
         connection = WebSocketSession(ws, app.extensions["forwarder"])
         link = HistoryEntry((orjson.dumps([0] * 900),), 900, False)
-        monkeypatch.setattr(connection._chain, "find_previous", lambda *_: link)
+        monkeypatch.setattr(connection._history, "find_previous", lambda *_: link)
         with pytest.raises(TooLarge, match="FORWARDER_MAX_JSON_VALUES"):
             connection._begin_turn(
                 create(previous_response_id="r", input=items), request_context.current_context()
