@@ -1,4 +1,4 @@
-"""``forwarder check``: all mistakes at once, or a summary without secrets."""
+"""``forwarder check``: lists all mistakes, or a summary without secrets."""
 
 from __future__ import annotations
 

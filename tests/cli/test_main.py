@@ -1,4 +1,4 @@
-"""The ``forwarder`` command: its subcommands, and what they do with settings that are not valid."""
+"""The ``forwarder`` command: subcommands and invalid settings."""
 
 from __future__ import annotations
 

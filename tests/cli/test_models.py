@@ -1,4 +1,4 @@
-"""Registered models and secrets, from the terminal."""
+"""Commands for registered models and keys."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Exit code and all output of a command, on a database of the test's own."""
+    """Run a command on the test's database; return exit code and output."""
 
     def command(
         *arguments: str, given: str = "", key: str | None = None, **environment: str
@@ -89,7 +89,7 @@ def test_a_key_in_the_command_line_is_refused(run: Run, upstream: ScriptedUpstre
     assert "--key " not in run("models", "create", "--help")[1]
 
 
-def test_a_key_is_asked_for_where_somebody_sits(
+def test_key_is_prompted_for_in_a_terminal(
     run: Run, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "is_terminal", lambda: True)
@@ -102,7 +102,7 @@ def test_a_key_is_asked_for_where_somebody_sits(
     assert KEY not in told
 
 
-def test_what_is_wrong_is_told(run: Run, upstream: ScriptedUpstream) -> None:
+def test_errors_are_printed(run: Run, upstream: ScriptedUpstream) -> None:
     arguments = ("models", "create", "mine", "--from=scripted", "--host", upstream.url)
     code, told = run(*arguments, key="sk-another-key")
     assert code == 1
@@ -120,7 +120,7 @@ def test_another_name_needs_no_host(run: Run) -> None:
     assert (code, "'remote_type' requires 'remote_host'" in told) == (1, True)
 
 
-def test_checks_tell_who_is_not_well(run: Run, upstream: ScriptedUpstream) -> None:
+def test_check_reports_failing_remotes(run: Run, upstream: ScriptedUpstream) -> None:
     create(run, upstream)
     code, told = run("models", "check", "mine")
     assert (code, told.startswith("mine: reachable, key accepted, model known")) == (0, True)
@@ -135,9 +135,7 @@ def test_checks_tell_who_is_not_well(run: Run, upstream: ScriptedUpstream) -> No
     assert (code, told) == (1, "mine: key wrong: its key cannot be decrypted\n")
 
 
-def test_secrets_are_changed_without_a_loss(
-    run: Run, upstream: ScriptedUpstream, tmp_path: Path
-) -> None:
+def test_rotate_re_encrypts_all_keys(run: Run, upstream: ScriptedUpstream, tmp_path: Path) -> None:
     create(run, upstream)
     code, told = run("keys", "rotate")
     assert (code, "beside the database" in told) == (1, True)

@@ -1,4 +1,4 @@
-"""A captured request once more, in a terminal: what came, and whether it is the same."""
+"""The ``replay`` command: resends captured requests and compares responses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PAGE = httpx2.Response(200, text="<html>no</html>", headers={"content-type": "te
 
 
 class Runs:
-    """A forwarder that captures into a directory, and the command beside it."""
+    """A forwarder that captures into a directory, and its replay command."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[httpx2.Request] = []
@@ -50,7 +50,7 @@ class Runs:
         return answer
 
     def captured(self, body: Any, *answers: httpx2.Response, path: str = "/v1/responses") -> str:
-        """The id of an exchange in which the upstream answered so."""
+        """Return the id of a capture with these upstream responses."""
         self.answers = iter(answers)
         client = create_app(Settings.from_env(self.environment)).test_client()
         headers = {"Authorization": "Bearer sk-client"}
@@ -99,7 +99,7 @@ def test_a_failure_is_reproduced_offline(name: str, streamed_: bool, path: str, 
 
     assert "The response equals the captured one." in told, (output, told)
     assert code == 0
-    assert "error" in output or name == "an event that cannot be read"  # to chat it is nothing new
+    assert "error" in output or name == "an event that cannot be read"  # Chat clients do not see it
     assert "sk-upstream" not in output + told
     assert runs.asked == []
 
@@ -107,7 +107,7 @@ def test_a_failure_is_reproduced_offline(name: str, streamed_: bool, path: str, 
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
 @pytest.mark.parametrize("streamed_", [True, False])
 @pytest.mark.parametrize("name", ["well", *FAILURES])
-def test_what_ollama_s_clients_got_is_reproduced_offline(
+def test_ollama_responses_are_reproduced_offline(
     name: str, streamed_: bool, path: str, runs: Runs
 ) -> None:
     asked = {"prompt": "hi", "messages": [{"role": "user", "content": "hi"}]}
@@ -162,7 +162,7 @@ def test_a_failure_is_reproduced_from_a_file_on_another_machine(runs: Runs, tmp_
     assert "cannot be read" in output
 
 
-def test_a_change_of_the_code_is_seen(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_shows_a_changed_response(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     capture_id = runs.captured(BODY, streamed(*SAYS))
     monkeypatch.setattr("forwarder.protocols.sse.SseDecoder.feed", lambda self, data: [])
 
@@ -187,7 +187,7 @@ def test_todays_upstream_is_asked_with_a_key_and_compared(runs: Runs) -> None:
     assert {r.headers["authorization"] for r in runs.asked} == {"Bearer sk-upstream"}
 
 
-def test_a_client_s_own_key_is_given_by_hand(runs: Runs) -> None:
+def test_replay_takes_the_client_key_as_option(runs: Runs) -> None:
     runs.environment |= {"FAR_API_KEY": "passthrough", "FORWARDER_API_KEYS": ""}
     capture_id = runs.captured(BODY, streamed(*SAYS))
     runs.answers = iter([streamed(*SAYS)])
@@ -212,7 +212,7 @@ def test_a_replay_is_neither_stored_nor_captured(runs: Runs, tmp_path: Path) -> 
     assert found.status_code == 404
 
 
-def test_retries_and_fallbacks_go_as_they_went(runs: Runs) -> None:
+def test_replay_repeats_retries_and_fallbacks(runs: Runs) -> None:
     runs.environment |= {
         "FORWARDER_UPSTREAMS": "far,spare",
         "SPARE_BASE_URL": "http://spare.test/v1",
@@ -226,7 +226,7 @@ def test_retries_and_fallbacks_go_as_they_went(runs: Runs) -> None:
     assert runs.replay(capture_id, "--upstream", "captured")[0] == 0
 
 
-def test_what_cannot_be_found_is_said(runs: Runs, tmp_path: Path) -> None:
+def test_replay_of_an_unknown_capture_is_an_error(runs: Runs, tmp_path: Path) -> None:
     code, _, told = runs.replay("ex_nothing")
     assert code == 2
     assert "There is no exchange 'ex_nothing'" in told
@@ -237,7 +237,7 @@ def test_what_cannot_be_found_is_said(runs: Runs, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "{}", '{"exchange": {}}'])
-def test_what_is_no_record_is_said(text: str, runs: Runs, tmp_path: Path) -> None:
+def test_replay_of_an_invalid_file_is_an_error(text: str, runs: Runs, tmp_path: Path) -> None:
     file = tmp_path / "record.json"
     file.write_text(text)
 

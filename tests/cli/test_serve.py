@@ -1,4 +1,4 @@
-"""``forwarder serve``: the gunicorn that it becomes."""
+"""``forwarder serve``: the gunicorn command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator can ask for in a terminal."""
+"""The ``probe`` and ``translate`` commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _closed() -> Iterator[None]:
 
 
 def run(*arguments: str, given: str = "", **environment: str) -> tuple[int, str, str]:
-    """Exit code, output and error output of a command."""
+    """Run a command; return exit code, stdout and stderr."""
     app = create_app(Settings.from_env({"FORWARDER_LOG_LEVEL": "ERROR", **environment}))
     result = app.test_cli_runner().invoke(args=arguments, input=given)
     return result.exit_code, result.stdout, result.stderr
@@ -44,7 +44,7 @@ def found(output: str, variable: str) -> dict[str, Any]:
     return changes
 
 
-def test_a_probe_finds_out_what_an_upstream_refuses() -> None:
+def test_probe_finds_rejected_parameters() -> None:
     refuse = {"developer_role", "stream_options", "json_schema", "metadata", "later_system"}
     with ScriptedUpstream(refuse=refuse) as upstream:
         code, output, told = probed(
@@ -59,12 +59,12 @@ def test_a_probe_finds_out_what_an_upstream_refuses() -> None:
     assert changes["stream_options"] is False
     assert changes["drop"] == ["metadata"]
     assert changes["response_format"] == "json_object"
-    assert "developer_role" not in changes  # the careful profile says so already
+    assert "developer_role" not in changes  # the default profile already contains it
     assert "metadata: accepted with quirks" in told
     assert "seed: accepted" in told
 
 
-def test_what_was_found_is_a_setting_with_which_all_is_taken() -> None:
+def test_probe_output_is_a_valid_quirks_setting() -> None:
     refuse = {"developer_role", "stream_options", "json_schema", "metadata", "later_system"}
     with ScriptedUpstream(refuse=refuse) as upstream:
         _, output, _ = probed("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
@@ -84,7 +84,7 @@ def test_what_was_found_is_a_setting_with_which_all_is_taken() -> None:
         assert len(upstream.requests) == 1
 
 
-def test_what_has_to_be_left_out_is_found() -> None:
+def test_probe_finds_parameters_to_drop() -> None:
     with ScriptedUpstream(refuse={"tool_choice", "top_p", "same_role_twice"}) as upstream:
         _, output, _ = probed("chat", CHAT_BASE_URL=upstream.url, CHAT_MODELS="a=b")
         assert {request.body["model"] for request in upstream.requests} == {"b"}
@@ -93,7 +93,7 @@ def test_what_has_to_be_left_out_is_found() -> None:
     assert changes["drop"] == ["tool_choice", "top_p"]
 
 
-def test_what_cannot_be_mended_is_said() -> None:
+def test_probe_reports_unknown_refusals() -> None:
     with ScriptedUpstream() as upstream:
         upstream.script(faults.status(400, message="Not today."))
         code, _, told = probed("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
@@ -101,14 +101,14 @@ def test_what_cannot_be_mended_is_said() -> None:
     assert "a token limit: rejected, no known quirk helps (Not today.)" in told
 
 
-def test_an_upstream_that_is_not_there_is_said_in_one_line() -> None:
+def test_probe_of_an_unreachable_upstream_prints_one_line() -> None:
     code, output, told = probed("chat", CHAT_BASE_URL=f"http://127.0.0.1:{unused_port()}/v1")
     assert code == 1
     assert output == ""
     assert "cannot be reached" in told
 
 
-def test_an_unknown_name_is_said() -> None:
+def test_probe_of_an_unknown_upstream_is_an_error() -> None:
     code, _, told = probed("none")
     assert code == 2
     assert "there is no upstream 'none'" in told
@@ -135,7 +135,7 @@ def test_a_request_is_shown_in_a_terminal() -> None:
     assert "Grüezi" in output
 
 
-def test_options_say_what_the_request_does_not() -> None:
+def test_translate_options_override_the_request() -> None:
     given = json.dumps({"input": "hi", "messages": []})
 
     code, output, _ = run("translate", "--from", "responses", "--model", "chat/x", given=given)

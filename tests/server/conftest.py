@@ -1,4 +1,4 @@
-"""An application on the built-in demo, and one whose upstreams a test answers for."""
+"""Clients of the application with the demo upstream or a mock upstream."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Serve = Callable[..., FlaskClient]
 
 @pytest.fixture
 def demo() -> FlaskClient:
-    """A client of an application that was told nothing."""
+    """A client of an application without settings."""
     return create_app(Settings.from_env({})).test_client()
 
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
-    """Make a client of an application whose upstreams answer as told."""
+    """Create a client of an application whose upstreams call the given handler."""
 
     def served(answer: Answer, **environment: str) -> FlaskClient:
         transport = httpx2.MockTransport(answer)
@@ -41,6 +41,6 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
 
 
 def streamed(*events: Any, done: bool = True) -> httpx2.Response:
-    """A stream of these events."""
+    """Return an SSE response with these events."""
     frames = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
     return httpx2.Response(200, text=frames + ("data: [DONE]\n\n" if done else ""))

@@ -1,4 +1,4 @@
-"""Who may ask: clients by their keys, administrators by theirs or by sitting at the machine."""
+"""Authentication of clients and administrators."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def key_of(app: Flask, known: tuple[str, ...], **headers: str) -> str | None:
         ({"api_key": "", "X_Api_Key": "def"}, "def"),
     ],
 )
-def test_without_keys_whatever_was_given_is_the_client_s(
+def test_without_keys_any_key_is_accepted(
     given: dict[str, str], key: str | None, app: Flask
 ) -> None:
     assert key_of(app, (), **given) == key
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_every_key_opens(key: str, app: Flask) -> None:
+def test_each_configured_key_is_accepted(key: str, app: Flask) -> None:
     assert key_of(app, KEYS, Authorization=f"Bearer {key}") == key
     assert key_of(app, KEYS, X_Api_Key=key) == key
 
 
 @pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer key-three"},
                                    {"api_key": "key-on"}, {"api_key": "schlüssel"}])  # fmt: skip
-def test_anything_else_does_not(given: dict[str, str], app: Flask) -> None:
+def test_other_keys_are_unauthorized(given: dict[str, str], app: Flask) -> None:
     with pytest.raises(Unauthorized) as refused:
         key_of(app, KEYS, **given)
 
@@ -61,7 +61,7 @@ def test_anything_else_does_not(given: dict[str, str], app: Flask) -> None:
     assert not any(value in refused.value.message for value in given.values())
 
 
-def test_every_key_is_compared_whichever_it_is(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_keys_are_compared(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[Any] = []
     real = auth.hmac.compare_digest
 
@@ -76,12 +76,12 @@ def test_every_key_is_compared_whichever_it_is(app: Flask, monkeypatch: pytest.M
 
 
 def refusal(app: Flask, admins: tuple[str, ...], key: str = "", **request: Any) -> Any:
-    """What `administers` raises, if it does."""
+    """Return the error of `require_administrator`, or None."""
     headers = {"Authorization": f"Bearer {key}", **request.pop("headers", {})}
     environment = {
         "FORWARDER_ADMIN_KEYS": ",".join(admins),
         "FORWARDER_API_KEYS": "client",
-        "FORWARDER_CORS_ORIGINS": "*",  # to be a page that may ask is not to be an administrator
+        "FORWARDER_CORS_ORIGINS": "*",  # CORS origins are not administrators
     }
     with app.test_request_context(headers=headers, **request):
         try:
@@ -95,7 +95,7 @@ def refusal(app: Flask, admins: tuple[str, ...], key: str = "", **request: Any) 
     ("key", "error"),
     [("key-two", None), ("", Unauthorized), ("else", Unauthorized), ("client", Forbidden)],
 )
-def test_with_keys_of_administrators_it_takes_one(
+def test_admin_keys_are_required_if_configured(
     key: str, error: type[ClientError] | None, app: Flask
 ) -> None:
     assert refusal(app, KEYS, key, environ_base=HERE) is error
@@ -123,7 +123,7 @@ def test_with_keys_of_administrators_it_takes_one(
         ({"environ_base": HERE, "base_url": "http://rebound.example"}, Forbidden),
     ],
 )
-def test_without_keys_it_takes_to_sit_at_the_machine(
+def test_without_admin_keys_only_local_requests_administer(
     request_: dict[str, Any], error: type[ClientError] | None, app: Flask
 ) -> None:
     assert refusal(app, (), "client", **request_) is error

@@ -1,4 +1,4 @@
-"""Which requests of browsers are served where no keys of clients are asked for."""
+"""Browser requests to a forwarder without client keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HERE = "http://127.0.0.1:8000"
 
 
 class Upstream:
-    """Counts the requests that are paid for."""
+    """A mock upstream that counts requests."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -35,7 +35,7 @@ def upstream() -> Upstream:
 
 
 def refuses(serve: Serve, upstream: Upstream, headers: dict[str, str], **environment: str) -> str:
-    """The code of the error that a request with these headers meets; "" if it is answered."""
+    """Return the error code for a request with these headers, or ""."""
     got = serve(upstream, **environment).post("/v1/chat/completions", json=CHAT, headers=headers)
     code = got.get_json()["error"]["code"] if got.status_code == 403 else ""
     assert (got.status_code, upstream.asked) in ((403, 0), (200, 1))
@@ -172,8 +172,8 @@ def test_a_listed_origin_does_not_excuse_the_host(serve: Serve, upstream: Upstre
     assert refuses(serve, upstream, headers, **listed) == "host_not_allowed"
 
 
-def test_a_key_protects_by_itself(serve: Serve, upstream: Upstream) -> None:
-    """A page that knows the key is a client."""
+def test_client_keys_replace_the_guard(serve: Serve, upstream: Upstream) -> None:
+    """A page that sends the key is a client."""
     headers = {"Host": "rebound.example", "Origin": "https://evil.example", "X-Api-Key": "k"}
     assert refuses(serve, upstream, headers, FORWARDER_API_KEYS="k") == ""
 
@@ -182,7 +182,7 @@ def test_a_key_protects_by_itself(serve: Serve, upstream: Upstream) -> None:
     "path",
     ["/", "/health", "/ready", "/metrics", "/v1/models", "/v1/files", "/api/tags", "/nothing"],
 )
-def test_no_route_is_left_open(path: str, serve: Serve, upstream: Upstream) -> None:
+def test_every_route_is_guarded(path: str, serve: Serve, upstream: Upstream) -> None:
     client = serve(upstream)
 
     assert client.get(path, headers={"Host": "rebound.example"}).status_code == 403

@@ -1,4 +1,4 @@
-"""Who may read what was captured, and that it is what happened."""
+"""Access to captures, and their content."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def captured(client: FlaskClient, **headers: str) -> list[Any]:
     return [client.get(f"{PATH}/{each['id']}", headers=headers).json for each in got.json["data"]]
 
 
-def test_without_it_there_is_a_reason_and_no_tape(serve: Serve, tmp_path: Path) -> None:
+def test_captures_are_off_by_default(serve: Serve, tmp_path: Path) -> None:
     client = serve(answer)
     ask(client)
 
@@ -45,7 +45,7 @@ def test_without_it_there_is_a_reason_and_no_tape(serve: Serve, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("key", "status"), [("sk-admin", 200), ("sk-client", 403), ("sk-other", 401), ("", 401)]
 )
-def test_only_administrators_read_it(key: str, status: int, serve: Serve) -> None:
+def test_only_administrators_read_captures(key: str, status: int, serve: Serve) -> None:
     client = serve(
         answer,
         FORWARDER_CAPTURE="memory",
@@ -60,7 +60,7 @@ def test_only_administrators_read_it(key: str, status: int, serve: Serve) -> Non
     )
 
 
-def test_without_administrators_it_takes_to_sit_at_the_machine(serve: Serve) -> None:
+def test_without_admin_keys_only_local_requests_read_captures(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory")
 
     assert client.get(PATH).status_code == 200
@@ -68,7 +68,7 @@ def test_without_administrators_it_takes_to_sit_at_the_machine(serve: Serve) -> 
     assert client.get(PATH, headers={"X-Forwarded-For": "10.0.0.1"}).status_code == 403
 
 
-def test_an_exchange_tells_the_base_path_that_chose_its_style(serve: Serve) -> None:
+def test_capture_contains_the_base_path(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory")
     body = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
@@ -79,9 +79,7 @@ def test_an_exchange_tells_the_base_path_that_chose_its_style(serve: Serve) -> N
 
 
 @pytest.mark.parametrize("where", ["memory", "files"])
-def test_an_exchange_is_there_with_both_of_its_sides(
-    where: str, serve: Serve, tmp_path: Path
-) -> None:
+def test_capture_has_client_and_upstream_side(where: str, serve: Serve, tmp_path: Path) -> None:
     client = serve(answer, FORWARDER_CAPTURE=where if where == "memory" else f"{tmp_path}/x")
     ask(client, stream=True, logit_bias={"1": 1}, user="me")
 
@@ -98,7 +96,7 @@ def test_an_exchange_is_there_with_both_of_its_sides(
     assert client.get(PATH).headers["Cache-Control"] == "no-store"
 
 
-def test_the_newest_come_first_and_as_many_as_are_wanted(serve: Serve) -> None:
+def test_captures_are_listed_newest_first_up_to_the_limit(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory", FORWARDER_CAPTURE_COUNT="3")
     for number in range(5):
         ask(client, metadata={"n": str(number)})
@@ -115,7 +113,7 @@ def test_a_limit_is_a_number(limit: str, serve: Serve) -> None:
     assert (got.status_code, got.json["error"]["param"]) == (400, "limit")
 
 
-def test_it_is_found_by_the_id_of_its_request_whatever_that_is(serve: Serve) -> None:
+def test_capture_is_found_by_request_id(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory")
     client.post(
         "/v1/responses", json={"model": "m", "input": "hi"}, headers={"X-Request-Id": "a/b"}
@@ -135,7 +133,7 @@ REFUSALS: list[tuple[dict[str, Any], int, str | None]] = [
 
 
 @pytest.mark.parametrize(("request_", "status", "code"), REFUSALS)
-def test_what_is_refused_here_is_captured(
+def test_rejected_requests_are_captured(
     request_: dict[str, Any], status: int, code: str, serve: Serve
 ) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory")
@@ -147,14 +145,14 @@ def test_what_is_refused_here_is_captured(
     assert found["upstream"] == []
 
 
-def test_whoever_shows_no_key_pushes_nothing_out(serve: Serve) -> None:
+def test_unauthorized_requests_are_not_captured(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory", FORWARDER_API_KEYS="sk-client")
     ask(client)
 
     assert captured(client) == []
 
 
-def test_whoever_has_had_too_much_is_captured(serve: Serve) -> None:
+def test_rate_limited_requests_are_captured(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory", FORWARDER_RATE_LIMIT_REQUESTS="1/day")
     ask(client)
     ask(client)
@@ -164,7 +162,7 @@ def test_whoever_has_had_too_much_is_captured(serve: Serve) -> None:
     assert "body" not in over["client"]["request"]
 
 
-def test_every_try_is_there(serve: Serve) -> None:
+def test_every_attempt_is_captured(serve: Serve) -> None:
     answers = iter([httpx2.Response(500, json={"error": {"message": "no"}}), streamed(DELTA, STOP)])
     client = serve(lambda _: next(answers), FORWARDER_CAPTURE="memory", CHAT_MAX_RETRIES="1")
     ask(client)
@@ -175,7 +173,7 @@ def test_every_try_is_there(serve: Serve) -> None:
     assert found["retries"] == 1
 
 
-def test_what_breaks_midway_is_there_as_far_as_it_went(serve: Serve) -> None:
+def test_aborted_response_is_captured_partially(serve: Serve) -> None:
     def broken(_: httpx2.Request) -> httpx2.Response:
         def pieces() -> Any:
             yield f"data: {json.dumps(DELTA)}\n\n".encode()
@@ -193,7 +191,7 @@ def test_what_breaks_midway_is_there_as_far_as_it_went(serve: Serve) -> None:
     assert found["client"]["answer"]["events"][-1]["data"]["type"] == "response.failed"
 
 
-def test_a_client_that_leaves_is_there_with_what_it_got(serve: Serve) -> None:
+def test_disconnect_is_captured_with_the_sent_part(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory")
     got = client.post("/v1/responses", json={"model": "chat/m", "input": "hi", "stream": True})
     next(iter(got.response))
@@ -204,7 +202,7 @@ def test_a_client_that_leaves_is_there_with_what_it_got(serve: Serve) -> None:
     assert found["client"]["answer"]["events"]
 
 
-def test_what_is_dropped_is_told(serve: Serve) -> None:
+def test_dropped_parameters_are_captured(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory")
     ask(client, tools=[{"type": "web_search"}])
 
@@ -212,7 +210,7 @@ def test_what_is_dropped_is_told(serve: Serve) -> None:
     assert list(found["dropped"])
 
 
-def test_what_is_stored_and_files_are_not_captured(serve: Serve) -> None:
+def test_stored_objects_and_files_are_not_captured(serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(200, json={"data": []}), FORWARDER_CAPTURE="memory")
     client.get("/v1/files", buffered=True)
     client.get("/v1/responses/resp_1")
@@ -233,7 +231,7 @@ def test_a_request_that_stands_on_another_has_what_it_stands_on(serve: Serve) ->
     ]  # fmt: skip
 
 
-def test_background_work_is_an_exchange_of_its_own(serve: Serve) -> None:
+def test_background_work_has_its_own_capture(serve: Serve) -> None:
     import time
 
     client = serve(answer, FORWARDER_CAPTURE="memory")

@@ -1,4 +1,4 @@
-"""A client's hanging up is noticed while nothing is written to it, and only that."""
+"""Detection of disconnects while nothing is written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ print(bool(left))
     ],
     ids=["hangs up", "sends its next request", "waits", "hangs up afterwards"],
 )
-def test_only_hanging_up_is_leaving(act: str, noticed: bool) -> None:
+def test_only_a_disconnect_calls_back(act: str, noticed: bool) -> None:
     program = PROGRAM.format(act=act)
 
     done = subprocess.run(

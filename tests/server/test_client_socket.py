@@ -1,4 +1,4 @@
-"""A client's connection: what limits hold for a request's head and body, and for an answer."""
+"""Limits of a client connection: request head, body and response."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ LIMITS = ClientLimits(
 
 
 class Pair(NamedTuple):
-    """Both ends of a connection."""
+    """Return both ends of a connection."""
 
     client: socket.socket
     server: ClientSocket
 
     def read_request(self, *headers: str) -> tuple[Any, RequestBody | None]:
-        """The request with these headers, and its body."""
+        """Return a parsed request with these headers, and its body."""
         head = "\r\n".join(["POST / HTTP/1.1", "Host: x", *headers, "", ""])
         self.client.sendall(head.encode())
         request = next(RequestParser(Config(), self.server, ("127.0.0.1", 1)))
@@ -62,7 +62,7 @@ CHUNKED = "Transfer-Encoding: chunked"
 # -- head ------------------------------------------------------------------------------------------
 
 
-def test_a_late_head_is_treated_as_the_end(pair: Pair) -> None:
+def test_late_head_is_treated_as_disconnect(pair: Pair) -> None:
     pair.client.sendall(b"GET / HT")
 
     assert pair.server.recv(99) == b"GET / HT"
@@ -101,7 +101,7 @@ def test_a_body_is_read_as_it_was_sent(header: str, sent: bytes, pair: Pair) -> 
     assert not request.must_close
 
 
-def test_behind_a_body_that_was_read_there_is_no_limit(pair: Pair) -> None:
+def test_no_limit_applies_after_the_body(pair: Pair) -> None:
     _, body = pair.open_body(length(2))
     pair.client.sendall(b"{}")
     body.read()
@@ -140,7 +140,7 @@ def test_a_body_that_goes_on_arriving_has_more_time(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("chunk", [b"1\r\nx\r\n", b"1;" + b"e" * 500 + b"\r\nx\r\n"])
-def test_chunks_that_cost_more_than_they_hold_are_a_413(chunk: bytes, pair: Pair) -> None:
+def test_too_small_chunks_are_a_413(chunk: bytes, pair: Pair) -> None:
     _, body = pair.open_body(CHUNKED)
     pair.client.sendall(chunk * (60_000 // len(chunk)))
 
@@ -165,7 +165,7 @@ def test_malformed_chunks_are_a_400(sent: bytes, pair: Pair) -> None:
     assert not body.skip_rest()
 
 
-# -- a body that nobody reads ----------------------------------------------------------------------
+# -- unread bodies ---------------------------------------------------------------------------------
 
 
 def test_a_short_rest_is_skipped(pair: Pair) -> None:
@@ -177,14 +177,14 @@ def test_a_short_rest_is_skipped(pair: Pair) -> None:
     assert body.skip_rest()
 
 
-def test_a_short_rest_that_does_not_come_ends_the_connection(pair: Pair) -> None:
+def test_missing_rest_ends_the_connection(pair: Pair) -> None:
     _, body = pair.open_body(length(1000))
 
     assert not body.skip_rest()
 
 
 @pytest.mark.parametrize("header", [length(MAX_SKIPPED_BYTES + 1), CHUNKED])
-def test_a_longer_one_is_not_read_and_the_answer_says_so(header: str, pair: Pair) -> None:
+def test_long_rest_is_not_read_and_closes_the_connection(header: str, pair: Pair) -> None:
     request, body = pair.open_body(header)
 
     assert request.must_close
@@ -199,7 +199,7 @@ def test_a_connection_that_was_to_be_closed_is_closed(pair: Pair) -> None:
     assert request.should_close()
 
 
-# -- answer ----------------------------------------------------------------------------------------
+# -- response --------------------------------------------------------------------------------------
 
 
 def test_an_answer_is_sent_whole_to_a_slow_client(pair: Pair) -> None:
@@ -215,7 +215,7 @@ def test_an_answer_is_sent_whole_to_a_slow_client(pair: Pair) -> None:
     assert received == len(sent)
 
 
-def test_a_client_that_does_not_read_counts_as_gone(pair: Pair) -> None:
+def test_client_that_does_not_read_is_disconnected(pair: Pair) -> None:
     pair.read_request()
     with pytest.raises(BrokenPipeError):
         pair.server.sendall(b"x" * 10_000_000)

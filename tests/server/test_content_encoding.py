@@ -1,4 +1,4 @@
-"""Compressed bodies: every coding, in pieces, and within the limit."""
+"""Decoding of compressed bodies: codings, pieces, limits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NOISE = random.Random(1).randbytes(300_000)
 
 
 class Trickle(io.BytesIO):
-    """A body of which a few bytes arrive at a time."""
+    """A body whose bytes arrive in small pieces."""
 
     def read(self, size: int | None = -1) -> bytes:
         return super().read(min(size or 7, 7) if size and size > 0 else 7)
@@ -138,7 +138,7 @@ def test_a_bomb_is_refused_before_it_takes_the_memory(coding: str) -> None:
 
 def test_a_bomb_in_the_middle_of_several_codings_is_refused() -> None:
     empty = bytearray(gzip.compress(b""))
-    empty[3] = 8  # a file name follows the head
+    empty[3] = 8  # a file name follows the header
     named = bytes(empty[:10]) + b"n" * (2 * 2**20) + b"\0" + bytes(empty[10:])
     assert decode(named, "gzip", 2**22) == b""
     bomb = zstd.compress(named)
@@ -168,7 +168,7 @@ def test_a_zstd_window_that_takes_too_much_memory_is_refused() -> None:
         decode(data, "zstd")
 
 
-def test_other_codings_are_not_understood() -> None:
+def test_other_codings_are_refused() -> None:
     for header in ("compress", "gzip, lzma", "gzip;q=1"):
         with pytest.raises(UnsupportedEncoding) as raised:
             read_codings(header)
@@ -176,13 +176,13 @@ def test_other_codings_are_not_understood() -> None:
         assert raised.value.headers == {"Accept-Encoding": "zstd, br, gzip, deflate"}
 
 
-def test_only_a_few_codings_are_undone() -> None:
+def test_too_many_codings_are_refused() -> None:
     assert read_codings(", ".join(["gzip"] * MAX_CODINGS)) == ["gzip"] * MAX_CODINGS
     with pytest.raises(UnsupportedEncoding):
         read_codings(", ".join(["gzip"] * (MAX_CODINGS + 1)))
 
 
-def test_nothing_is_opened_before_it_is_read() -> None:
+def test_body_is_opened_on_first_read() -> None:
     def fail() -> io.BytesIO:
         raise AssertionError
 

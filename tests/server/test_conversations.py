@@ -1,4 +1,4 @@
-"""The routes of conversations, where they refuse."""
+"""Errors of the conversation routes."""
 
 from __future__ import annotations
 

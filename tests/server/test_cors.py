@@ -1,4 +1,4 @@
-"""Which pages may read answers, and what browsers are told before they ask."""
+"""CORS headers and preflights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cors_of(got: object) -> dict[str, str]:
     return {k: v for k, v in headers.items() if k.startswith("Access-Control-")}
 
 
-def test_no_page_is_allowed_unless_set(serve: Serve) -> None:
+def test_no_origin_is_allowed_by_default(serve: Serve) -> None:
     client = serve(answer)
 
     got = client.get("/health", headers={"Origin": PAGE})
@@ -70,9 +70,7 @@ def test_pages_of_these_origins_are_allowed(
     assert "Access-Control-Allow-Credentials" not in got.headers
 
 
-def test_a_preflight_is_answered_before_a_key_is_asked_for(
-    serve: Serve, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_preflight_needs_no_key(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     client = serve(answer, FORWARDER_CORS_ORIGINS=PAGE, FORWARDER_API_KEYS="k")
     capsys.readouterr()
 
@@ -99,7 +97,7 @@ def test_a_preflight_from_the_internet_may_reach_a_private_network(serve: Serve)
     assert cors_of(other) == {}
 
 
-def test_a_preflight_cannot_put_anything_else_into_headers(serve: Serve) -> None:
+def test_preflight_cannot_inject_headers(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CORS_ORIGINS="*")
 
     got = client.options(
@@ -128,7 +126,7 @@ def test_streams_and_errors_can_be_read_too(origins: str, serve: Serve) -> None:
         assert {"X-Request-Id", "X-Forwarder-Upstream", "X-Forwarder-Dropped"} <= set(exposed)
 
 
-def test_all_that_an_answer_tells_in_headers_can_be_read(serve: Serve) -> None:
+def test_response_headers_are_exposed(serve: Serve) -> None:
     def limited(_: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(429, headers={"Retry-After": "3"}, json={"error": {"message": "m"}})
 
@@ -159,11 +157,11 @@ def test_pages_that_are_allowed_get_a_websocket(serve: Serve) -> None:
         return got.status_code
 
     assert status(PAGE) == 403
-    assert status(PAGE, FORWARDER_CORS_ORIGINS=PAGE) == 400  # only its key is wrong
+    assert status(PAGE, FORWARDER_CORS_ORIGINS=PAGE) == 400  # only the key is wrong
     assert status("https://evil.example", FORWARDER_CORS_ORIGINS=PAGE) == 403
 
 
-def test_a_page_elsewhere_is_never_the_administrator(serve: Serve) -> None:
+def test_page_of_another_origin_is_no_administrator(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CORS_ORIGINS="*")
     body = {"model": "x", "from": "y", "remote_host": "https://h.example"}
 

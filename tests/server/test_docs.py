@@ -1,4 +1,4 @@
-"""The documentation, served from the folder in which it was built."""
+"""The documentation site under ``/docs``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``POST /forwarder/translate``: the door to the dry run."""
+"""``POST /forwarder/translate``, the dry run."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def test_strictness_is_honoured(demo: FlaskClient) -> None:
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, "seed")
 
 
-def test_a_style_that_is_none_is_refused(demo: FlaskClient) -> None:
+def test_unknown_style_is_refused(demo: FlaskClient) -> None:
     got = demo.post("/forwarder/translate", json=CHAT, headers={"X-Forwarder-Reasoning": "loud"})
 
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, "X-Forwarder-Reasoning")
 
 
-def test_it_is_for_those_with_a_key(serve: Serve) -> None:
+def test_dry_run_needs_a_key(serve: Serve) -> None:
     client = serve(nobody, FORWARDER_API_KEYS="k")
 
     assert client.post("/forwarder/translate", json=CHAT).status_code == 401

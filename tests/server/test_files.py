@@ -1,4 +1,4 @@
-"""Files that pass through to the upstream that has them."""
+"""Files passed through to an upstream."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEYS = {"RESPONSES_API_KEY": "sk-up", "CHAT_API_KEY": "sk-chat"}
 
 
 class Upstream:
-    """Keeps what it is asked, and answers each the same."""
+    """A mock upstream that records requests and always answers the same."""
 
     def __init__(self, *answer: object, **more: object) -> None:
         self.requests: list[httpx2.Request] = []
@@ -58,7 +58,7 @@ def test_each_request_goes_to_the_upstream_that_speaks_responses(
 
 
 @pytest.mark.parametrize("size", [3, 2**20])
-def test_a_file_is_stored_with_all_that_the_client_said_of_it(serve: Serve, size: int) -> None:
+def test_upload_keeps_all_form_fields(serve: Serve, size: int) -> None:
     upstream = Upstream()
     form = httpx2.Request(
         "POST",
@@ -166,7 +166,7 @@ def test_a_file_in_an_answer_has_a_link_to_the_upstream_that_made_it(
         assert asked[-1] == f"http://{upstream}.test{path}"
 
 
-def test_content_is_handed_on_as_it_comes_and_its_source_closed(serve: Serve) -> None:
+def test_content_is_streamed_and_the_upstream_closed(serve: Serve) -> None:
     pulled: list[int] = []
     closed: list[bool] = []
 
@@ -199,7 +199,7 @@ def test_content_is_handed_on_as_it_comes_and_its_source_closed(serve: Serve) ->
     assert closed
 
 
-def test_a_refusal_of_the_upstream_is_handed_on(serve: Serve) -> None:
+def test_upstream_error_is_passed_on(serve: Serve) -> None:
     error = {"error": {"message": "No such File object: x", "type": "invalid_request_error"}}
 
     got = client(serve, Upstream(404, json=error)).get("/v1/files/x")
@@ -216,20 +216,20 @@ def test_a_refusal_of_the_upstream_is_handed_on(serve: Serve) -> None:
         "/v1/containers/c/files/%2e%2e/content", "/v1/files/ä",
     ],
 )  # fmt: skip
-def test_an_id_cannot_lead_elsewhere(serve: Serve, path: str) -> None:
+def test_file_id_cannot_change_the_path(serve: Serve, path: str) -> None:
     upstream = Upstream()
 
     assert client(serve, upstream).get(path).status_code == 404
     assert upstream.requests == []
 
 
-def test_an_unknown_upstream_is_a_mistake_of_the_client(serve: Serve) -> None:
+def test_unknown_upstream_is_a_400(serve: Serve) -> None:
     got = client(serve, Upstream()).get("/v1/files?upstream=nobody")
 
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, "upstream")
 
 
-def test_without_an_upstream_that_has_files_there_are_none(serve: Serve) -> None:
+def test_files_need_a_responses_upstream(serve: Serve) -> None:
     got = client(serve, Upstream(), RESPONSES_BASE_URL="", RESPONSES_API_KEY="").get("/v1/files")
 
     assert (got.status_code, got.get_json()["error"]["code"]) == (404, "not_found")
@@ -253,7 +253,7 @@ def test_a_file_over_the_limit_is_refused(serve: Serve) -> None:
     assert (got.status_code, upstream.requests) == (413, [])
 
 
-def test_an_upstream_that_is_away_is_told(serve: Serve) -> None:
+def test_unreachable_file_upstream_is_reported(serve: Serve) -> None:
     def away(request: httpx2.Request) -> httpx2.Response:
         raise httpx2.ConnectError("no")
 
@@ -290,14 +290,14 @@ def test_content_never_runs_as_a_page(
     assert got.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_what_is_known_of_a_file_never_runs_as_a_page(serve: Serve) -> None:
+def test_file_metadata_never_runs_as_a_page(serve: Serve) -> None:
     upstream = Upstream(200, headers={"content-type": "text/html"}, content=b"<script/>")
 
     for path in ("/v1/files", "/v1/files/file-1"):
         assert client(serve, upstream).get(path).headers["Content-Security-Policy"] == "sandbox"
 
 
-# -- whose they are -------------------------------------------------------------------------------
+# -- ownership ------------------------------------------------------------------------------------
 
 A, B = {"Authorization": "Bearer key-a"}, {"Authorization": "Bearer key-b"}
 LONG = "file-abcdefghijklmnopqrstuv"
@@ -319,7 +319,7 @@ def test_one_client_does_not_see_the_files_of_another(serve: Serve, path: str, m
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 @pytest.mark.parametrize("name", ["file-1", "a" * 19])
-def test_an_id_that_could_be_guessed_is_not_found_among_strangers(
+def test_guessable_file_id_is_not_found_with_shared_keys(
     serve: Serve, method: str, name: str
 ) -> None:
     upstream = Upstream()
@@ -331,7 +331,7 @@ def test_an_id_that_could_be_guessed_is_not_found_among_strangers(
     assert upstream.requests == []
 
 
-def test_who_stores_a_file_has_it_by_its_id(serve: Serve) -> None:
+def test_uploaded_file_is_read_by_its_id(serve: Serve) -> None:
     upstream = Upstream()
     served = client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
     form = {"purpose": "user_data", "file": (io.BytesIO(b"x"), "a.txt")}

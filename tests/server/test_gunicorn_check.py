@@ -1,4 +1,4 @@
-"""gunicorn as operators start it: from anywhere, and with options that would lose the worker."""
+"""Start of gunicorn from other directories and with wrong options."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GUNICORN = (sys.executable, "-m", "gunicorn")
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout with a ``.env`` file of its own."""
+    """A checkout with its own ``.env`` file."""
     path = tmp_path / "checkout"
     path.mkdir()
     for name in ("wsgi.py", "gunicorn.conf.py"):
@@ -59,7 +59,7 @@ def environment() -> dict[str, str]:
 
 
 def run(*options: str, cwd: Path, **more: str) -> tuple[int, str]:
-    """The exit code and the output of a gunicorn that ends by itself."""
+    """Return exit code and output of a gunicorn that exits."""
     done = subprocess.run(
         [*GUNICORN, "-b", f"127.0.0.1:{free_port()}", *options, "wsgi:app"],
         cwd=cwd,
@@ -74,7 +74,7 @@ def run(*options: str, cwd: Path, **more: str) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def serving(*options: str, cwd: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The address of a gunicorn that serves, and its process."""
+    """Start gunicorn; return its address and process."""
     url = f"http://127.0.0.1:{free_port()}"
     log_path = cwd / "log"
     command = [*GUNICORN, "-b", url.removeprefix("http://"), *options, "wsgi:app"]
@@ -119,7 +119,7 @@ def test_the_worker_is_found_under_its_name() -> None:
 
 
 class LoadingWorker:
-    """One of three workers that gunicorn starts at once."""
+    """One of three workers that gunicorn starts together."""
 
     def __init__(self, age: int, ends_after: int | None) -> None:
         self.age = age
@@ -129,7 +129,7 @@ class LoadingWorker:
 
     @property
     def alive(self) -> bool:
-        """False after gunicorn has sent SIGTERM."""
+        """False after SIGTERM."""
         if self._looks_left is None:
             return True
         self._looks_left -= 1
@@ -140,7 +140,7 @@ class LoadingWorker:
 
 
 @pytest.mark.parametrize("ends_after", [None, 0, 3])
-def test_one_of_the_workers_makes_gunicorn_end(
+def test_one_worker_stops_gunicorn(
     ends_after: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(under_test, "MAX_WAIT_SECONDS", 0.3)
@@ -194,7 +194,7 @@ def test_without_its_settings_gunicorn_does_not_start(
         (("--preload",), "without --preload"),
     ],
 )
-def test_options_that_lose_the_worker_are_refused(
+def test_options_that_change_the_worker_are_refused(
     options: tuple[str, ...], word: str, checkout: Path
 ) -> None:
     code, output = run(*options, cwd=checkout)

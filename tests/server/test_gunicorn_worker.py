@@ -1,4 +1,4 @@
-"""The worker by itself, with any application; with the forwarder it is tests/live/test_steady.py."""
+"""The worker with other applications; tests/live/test_steady.py runs it with the forwarder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REQUEST = b"GET /?%b HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A gunicorn with one worker and a grace of 8 seconds, and its port."""
+    """Start gunicorn with one worker and a grace period of 8 seconds; return its port."""
     (tmp_path / "small.py").write_text(APP)
     listener = socket.create_server(("127.0.0.1", 0))
     listener.set_inheritable(True)
@@ -69,7 +69,9 @@ def ask(sock: socket.socket, query: bytes = b"") -> bytes:
     return answer
 
 
-def test_idle_connections_do_not_hold_it(served: tuple[subprocess.Popen[bytes], int]) -> None:
+def test_idle_connections_do_not_delay_shutdown(
+    served: tuple[subprocess.Popen[bytes], int],
+) -> None:
     process, port = served
     with connected(port) as sock, connected(port):
         assert b"keep-alive" in ask(sock)
@@ -98,7 +100,7 @@ def test_a_kept_connection_is_answered_once_more_and_told_to_close(
     assert process.wait(10) == 0
 
 
-def test_a_worker_that_does_not_move_is_replaced(
+def test_blocked_worker_is_replaced(
     served: tuple[subprocess.Popen[bytes], int],
 ) -> None:
     process, port = served
@@ -117,7 +119,7 @@ def test_a_worker_that_does_not_move_is_replaced(
     assert process.wait(10) == 0
 
 
-def test_what_is_here_to_stay_is_not_looked_through_for_garbage(
+def test_permanent_objects_are_frozen(
     served: tuple[subprocess.Popen[bytes], int],
 ) -> None:
     with connected(served[1]) as sock:
@@ -171,9 +173,7 @@ def printed(act: str) -> str:
 
 
 @pytest.mark.parametrize(("grace", "seconds"), [(None, 1), (0, 1), (2, 1)])
-def test_what_never_ends_holds_a_worker_for_its_grace_only(
-    grace: float | None, seconds: int
-) -> None:
+def test_endless_work_ends_with_the_grace_period(grace: float | None, seconds: int) -> None:
     act = f"""
 def stuck():
     run = running.add_request({grace})
@@ -193,7 +193,7 @@ os._exit(0)
 
 
 @pytest.mark.parametrize(("wanted", "warned"), [(None, False), (0.5, False), (2.0, True)])
-def test_a_background_grace_that_cannot_be_had_is_told(wanted: float | None, warned: bool) -> None:
+def test_too_long_background_grace_is_logged(wanted: float | None, warned: bool) -> None:
     act = f"""
 settings = SimpleNamespace(background_grace={wanted})
 worker.wsgi.extensions["forwarder"].settings = settings

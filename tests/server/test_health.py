@@ -1,4 +1,4 @@
-"""Alive, and ready."""
+"""Liveness and readiness probes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from forwarder.config.settings import Settings
 from tests.server.conftest import Serve
 
 
-def test_a_process_that_answers_is_alive(serve: Serve) -> None:
+def test_health_is_ok(serve: Serve) -> None:
     asked: list[httpx2.Request] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -47,7 +47,7 @@ def test_one_reachable_upstream_is_enough(serve: Serve) -> None:
     assert [states[name]["reachable"] for name in ("chat", "responses")] == [False, True]
 
 
-def test_none_is_not(serve: Serve) -> None:
+def test_no_reachable_upstream_is_not_ready(serve: Serve) -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
         raise httpx2.ConnectError("no")
 
@@ -57,7 +57,7 @@ def test_none_is_not(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
-def test_probes_that_find_all_well_are_told_only_to_those_who_debug(
+def test_successful_probes_are_logged_at_debug(
     path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for level in ("INFO", "DEBUG"):
@@ -71,9 +71,7 @@ def test_probes_that_find_all_well_are_told_only_to_those_who_debug(
         assert [line["level"] for line in told] == ([] if level == "INFO" else ["debug"])
 
 
-def test_a_probe_that_finds_nobody_is_told(
-    serve: Serve, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_readiness_is_logged(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
         raise httpx2.ConnectError("no")
 
@@ -83,7 +81,7 @@ def test_a_probe_that_finds_nobody_is_told(
     assert (line["route"], line["status"], line["level"]) == ("ready", 503, "info")
 
 
-def test_an_upstream_that_is_left_alone_is_not_ready(serve: Serve) -> None:
+def test_upstream_with_open_breaker_is_not_ready(serve: Serve) -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
         if request.url.path.endswith("/models"):
             return httpx2.Response(200, json={"data": []})

@@ -1,4 +1,4 @@
-"""What is a request's body, and how a mistake in one is named."""
+"""Parsing of request bodies and its errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from forwarder.server.json_body import read_body
 from tests.server.conftest import Serve
 
 
-def test_an_object_is_given_as_it_is() -> None:
+def test_json_object_is_parsed() -> None:
     assert read_body(b'{"a": [1, null]}', 1000) == {"a": [1, None]}
 
 
@@ -30,7 +30,7 @@ def test_anything_else_is_refused(data: bytes) -> None:
     assert caught.value.code == "invalid_json"
 
 
-def test_what_cannot_be_written_again_is_refused_by_its_place() -> None:
+def test_unserializable_body_is_refused_by_parameter() -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_body(b'{"a": {"b": NaN}}', 1000)
     assert caught.value.param == "a.b"
@@ -96,7 +96,7 @@ def test_every_route_reads_compressed_bodies(
 
 
 def _error(got: Any, path: str) -> str:
-    """The message of an error, in the shape of the API that was asked."""
+    """Return the error message from the error format of the API."""
     error = got.get_json()["error"]
     if path.startswith("/api/"):
         assert isinstance(error, str)
@@ -106,7 +106,7 @@ def _error(got: Any, path: str) -> str:
 
 
 @every_route
-def test_a_coding_that_is_not_understood_is_a_415(path: str, demo: FlaskClient) -> None:
+def test_unknown_coding_is_a_415(path: str, demo: FlaskClient) -> None:
     got = demo.post(path, data=b"{}", headers={"Content-Encoding": "compress"})
 
     assert got.status_code == 415

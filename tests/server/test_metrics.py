@@ -1,4 +1,4 @@
-"""Who may read the numbers, and that they are those of the requests."""
+"""Access to the metrics, and their values."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def test_files_are_counted_without_a_model(serve: Serve) -> None:
     assert found["requests_total"] == {("none", "files", "200", "responses"): 1}
 
 
-def test_probes_and_addresses_that_nobody_serves_are_not_counted(demo: FlaskClient) -> None:
+def test_probes_and_unknown_paths_are_not_counted(demo: FlaskClient) -> None:
     for path in ("/health", "/ready", "/metrics", "/no/such/thing"):
         demo.get(path, buffered=True)
 
     assert counted(demo.get("/metrics").text).get("requests_total", {}) == {}
 
 
-def test_nothing_is_counted_when_nobody_wants_it(serve: Serve) -> None:
+def test_disabled_metrics_are_not_found(serve: Serve) -> None:
     got = serve(lambda _: httpx2.Response(200), FORWARDER_METRICS="false").get("/metrics")
 
     assert (got.status_code, got.get_json()["error"]["code"]) == (404, "not_found")
@@ -52,7 +52,7 @@ def test_nothing_is_counted_when_nobody_wants_it(serve: Serve) -> None:
     [("Bearer right", 200), ("bearer  right", 200), ("Bearer wrong", 401), ("Basic right", 401),
      ("", 401), ("Bearer richtig-ü", 401)],
 )  # fmt: skip
-def test_a_key_keeps_others_out(given: str, status: int, serve: Serve) -> None:
+def test_metrics_key_is_required(given: str, status: int, serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(200), FORWARDER_METRICS_KEY="right")
 
     got = client.get("/metrics", headers={"Authorization": given} if given else {})
@@ -60,7 +60,7 @@ def test_a_key_keeps_others_out(given: str, status: int, serve: Serve) -> None:
     assert got.status_code == status
 
 
-def test_the_keys_of_clients_do_not_open_it(serve: Serve) -> None:
+def test_client_keys_do_not_give_access_to_metrics(serve: Serve) -> None:
     client = serve(
         lambda _: httpx2.Response(200), FORWARDER_METRICS_KEY="m", FORWARDER_API_KEYS="c"
     )

@@ -1,4 +1,4 @@
-"""Ollama's API: lines, statuses and errors in its own shape."""
+"""Ollama's API: lines, statuses and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ollama's API about models: its shapes, its errors, and who may use it."""
+"""Ollama's API for models: responses, errors, authorization."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FROM_AFAR = {"REMOTE_ADDR": "8.8.8.8"}
 
 
 class Ollama:
-    """An application with a registry of its own, and a remote that a test answers for."""
+    """An application with its own registry and a mock remote."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path, **environment: str) -> None:
         self.answer: Answer = well
@@ -65,7 +65,7 @@ def ollama(make: Make) -> Ollama:
     return make()
 
 
-def test_it_says_what_ollama_s_clients_look_for(ollama: Ollama) -> None:
+def test_greeting_and_version_are_ollamas(ollama: Ollama) -> None:
     assert ollama.ask("GET", "/").text == "Ollama is running"
     assert ollama.ask("HEAD", "/").status_code == 200
     assert ollama.ask("GET", "/api/version").get_json() == {"version": "0.33.0"}
@@ -81,7 +81,7 @@ def test_a_model_is_created_in_one_answer(ollama: Ollama) -> None:
     assert ollama.requests[0].headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_unless_told_otherwise_it_tells_line_by_line(ollama: Ollama) -> None:
+def test_create_streams_status_lines_by_default(ollama: Ollama) -> None:
     got = ollama.ask("POST", "/api/create", BODY)
 
     assert got.mimetype == "application/x-ndjson"
@@ -97,7 +97,7 @@ def test_unless_told_otherwise_it_tells_line_by_line(ollama: Ollama) -> None:
     assert copied.text.splitlines()[0] == '{"status":"writing manifest"}'
 
 
-def test_what_fails_has_a_status_and_a_message_and_stores_nothing(ollama: Ollama) -> None:
+def test_failed_create_has_a_status_and_stores_nothing(ollama: Ollama) -> None:
     for answer, stream in ((gone, True), (refusing(401), False)):
         ollama.answer = answer
         got = ollama.create(stream=stream, remote_api_key=KEY)
@@ -110,7 +110,7 @@ def test_what_fails_has_a_status_and_a_message_and_stores_nothing(ollama: Ollama
     }
 
 
-def test_it_is_shown_everywhere_and_its_key_nowhere(ollama: Ollama) -> None:
+def test_registered_model_is_listed_without_its_key(ollama: Ollama) -> None:
     ollama.create(remote_api_key=KEY, parameters={"num_ctx": 4096})
     got = [
         ollama.ask("GET", "/api/tags"),
@@ -140,7 +140,7 @@ def test_it_is_shown_everywhere_and_its_key_nowhere(ollama: Ollama) -> None:
     assert got[6].get_json()["models"]["mine:latest"]["reachable"] is True
 
 
-def test_one_that_is_down_is_seen_by_who_asks_now(make: Make) -> None:
+def test_verbose_show_probes_the_remote(make: Make) -> None:
     impatient = make(FORWARDER_READY_TTL="0")
     impatient.create()
     impatient.answer = gone
@@ -155,7 +155,7 @@ def test_one_that_is_down_is_seen_by_who_asks_now(make: Make) -> None:
     assert 'forwarder_upstream_up{upstream="mine:latest"} 0.0' in metrics
 
 
-def test_requests_for_it_go_to_its_remote(ollama: Ollama) -> None:
+def test_requests_for_a_registered_model_go_to_its_remote(ollama: Ollama) -> None:
     ollama.create(remote_api_key=KEY, parameters={"temperature": 0.5}, system="Be kind.")
     ollama.requests.clear()
 
@@ -180,7 +180,7 @@ def test_requests_for_it_go_to_its_remote(ollama: Ollama) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
-def test_one_that_is_not_well_gets_the_client_a_clear_answer(
+def test_failing_remote_gives_a_clear_error(
     ollama: Ollama, answer: Answer, status: int, code: str, path: str
 ) -> None:
     ollama.create(remote_api_key=KEY)
@@ -196,7 +196,7 @@ def test_one_that_is_not_well_gets_the_client_a_clear_answer(
     assert KEY not in got.text
 
 
-def test_one_whose_key_is_lost_is_told_so(make: Make) -> None:
+def test_lost_key_of_a_model_is_reported(make: Make) -> None:
     make(FORWARDER_SECRET_KEY="old").create(remote_api_key=KEY)
     ollama = make(FORWARDER_SECRET_KEY="new", FORWARDER_DEFAULT_MODEL="mine")
 
@@ -214,7 +214,7 @@ def test_one_whose_key_is_lost_is_told_so(make: Make) -> None:
     assert ollama.ask("POST", "/api/show", {"model": "other"}).status_code == 404
 
 
-def test_whatever_has_a_tag_can_be_shown(ollama: Ollama) -> None:
+def test_every_listed_tag_can_be_shown(ollama: Ollama) -> None:
     ollama.create()
     tags = ollama.ask("GET", "/api/tags").get_json()["models"]
 
@@ -237,7 +237,7 @@ def test_a_name_is_shown_as_api_chat_would_serve_it(make: Make) -> None:
         RESPONSES_MODELS="shared",
     )
 
-    for name in ("m", "m:latest", "shared"):  # "m" is listed by both, under longer names
+    for name in ("m", "m:latest", "shared"):  # both list "m" under longer names
         shown = ollama.ask("POST", "/api/show", {"model": name}).get_json()
         assert shown["details"]["context_length"] == 1000
         asked = {"model": name, "messages": [{"role": "user", "content": "hi"}]}
@@ -248,7 +248,7 @@ def test_a_name_is_shown_as_api_chat_would_serve_it(make: Make) -> None:
 
 
 @pytest.mark.parametrize("path", ["files", "containers/c/files/f/content"])
-def test_its_files_are_found_by_a_worker_that_has_not_used_it(ollama: Ollama, path: str) -> None:
+def test_files_of_a_registered_model_are_found_by_other_workers(ollama: Ollama, path: str) -> None:
     ollama.create(verify=False, remote_api_key=KEY)
     where = f"/v1/{path}?upstream=mine:latest"
 
@@ -274,7 +274,7 @@ def test_files_of_a_registered_model_are_not_listed_for_clients(make: Make) -> N
     assert ollama.client.get(f"/v1/files/{'f' * 20}/content", headers=named).status_code == 200
 
 
-def test_it_is_copied_and_deleted(ollama: Ollama) -> None:
+def test_registered_model_is_copied_and_deleted(ollama: Ollama) -> None:
     ollama.create()
     copied = ollama.ask("POST", "/api/copy", {"source": "mine", "destination": "other:8b"})
     assert (copied.status_code, copied.data) == (200, b"")
@@ -283,13 +283,13 @@ def test_it_is_copied_and_deleted(ollama: Ollama) -> None:
     assert (deleted.status_code, deleted.data) == (200, b"")
     assert ollama.ask("DELETE", "/api/delete", {"model": "mine"}).status_code == 404
     assert ollama.ask("POST", "/api/show", {"model": "other:8b"}).status_code == 200
-    # It is no upstream any more, whoever had it in mind.
+    # It is no upstream any more, also for requests that name it.
     bridge_ = ollama.app.extensions["forwarder"]
     assert "mine:latest" not in bridge_.upstreams
     assert "mine:latest" not in bridge_.resilience.upstream_states
 
 
-def test_another_name_for_a_configured_model(ollama: Ollama) -> None:
+def test_configured_model_gets_a_second_name(ollama: Ollama) -> None:
     ollama.ask("POST", "/api/create", {"model": "kind", "from": "fast", "system": "Be kind."})
     shown = ollama.ask("POST", "/api/show", {"model": "kind"}).get_json()
     assert (shown["remote_model"], shown["details"]["parent_model"]) == ("quick", "fast")
@@ -300,7 +300,7 @@ def test_another_name_for_a_configured_model(ollama: Ollama) -> None:
     assert json.loads(ollama.requests[-1].content)["messages"][0]["content"] == "Be kind."
 
 
-def test_what_the_environment_has_cannot_be_deleted(ollama: Ollama) -> None:
+def test_configured_model_cannot_be_deleted(ollama: Ollama) -> None:
     got = ollama.ask("DELETE", "/api/delete", {"model": "fast"})
 
     assert got.status_code == 400
@@ -315,7 +315,7 @@ def test_what_the_environment_has_cannot_be_deleted(ollama: Ollama) -> None:
         ("HEAD", "/api/blobs/sha256:1"),
     ],
 )
-def test_what_makes_no_sense_is_refused(ollama: Ollama, method: str, path: str) -> None:
+def test_push_and_blobs_are_refused(ollama: Ollama, method: str, path: str) -> None:
     got = ollama.ask(method, path, {"model": "mine"} if method == "POST" else None)
 
     assert got.status_code == 400
@@ -341,7 +341,7 @@ def test_bad_input_has_an_error_in_ollama_s_shape(ollama: Ollama, path: str, bod
     assert isinstance(got.get_json()["error"], str)
 
 
-# -- who may ----------------------------------------------------------------------------------
+# -- authorization ----------------------------------------------------------------------------
 
 WRITING = [
     ("POST", "/api/create", {**BODY, "verify": False}),
@@ -353,7 +353,7 @@ READING = [("GET", "/api/tags", None), ("GET", "/api/ps", None),
 
 
 @pytest.mark.parametrize(("method", "path", "body"), WRITING)
-def test_without_an_admin_key_only_this_machine_writes(
+def test_without_admin_keys_only_local_requests_write(
     ollama: Ollama, method: str, path: str, body: Any
 ) -> None:
     ollama.create()
@@ -364,9 +364,7 @@ def test_without_an_admin_key_only_this_machine_writes(
 
 
 @pytest.mark.parametrize(("method", "path", "body"), WRITING)
-def test_with_admin_keys_one_of_them_writes_from_anywhere(
-    make: Make, method: str, path: str, body: Any
-) -> None:
+def test_admin_key_writes_from_anywhere(make: Make, method: str, path: str, body: Any) -> None:
     ollama = make(FORWARDER_ADMIN_KEYS="boss", FORWARDER_API_KEYS="client")
     boss, client = ({"Authorization": f"Bearer {key}"} for key in ("boss", "client"))
     ollama.ask("POST", "/api/create", {**BODY, "verify": False}, headers=boss)
@@ -389,7 +387,7 @@ def test_clients_and_administrators_read(make: Make, method: str, path: str, bod
         assert got.status_code == 200
 
 
-def test_no_upstream_is_shown_an_administrator_s_key(make: Make) -> None:
+def test_admin_key_is_not_sent_upstream(make: Make) -> None:
     ollama = make(FORWARDER_ADMIN_KEYS="boss", CHAT_API_KEY="passthrough")
     boss = {"Authorization": "Bearer boss"}
 
@@ -400,7 +398,7 @@ def test_no_upstream_is_shown_an_administrator_s_key(make: Make) -> None:
     assert not any("boss" in str(request.headers) for request in ollama.requests)
 
 
-def test_no_key_goes_to_the_log_even_where_bodies_do(
+def test_keys_are_not_logged_even_with_bodies(
     make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ollama = make(FORWARDER_LOG_BODIES="true", FORWARDER_LOG_LEVEL="DEBUG")
@@ -413,7 +411,7 @@ def test_no_key_goes_to_the_log_even_where_bodies_do(
     assert KEY not in told.err + told.out
 
 
-def test_where_nothing_is_stored_nothing_can_be_registered(make: Make) -> None:
+def test_create_needs_a_database(make: Make) -> None:
     ollama = make(FORWARDER_DATABASE_URL="none")
 
     got = ollama.create()
@@ -432,7 +430,7 @@ def lines_of(got: TestResponse) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["fast", "fast:latest", "listed", "mine", "mine:latest"])
-def test_a_model_that_is_served_here_counts_as_pulled(ollama: Ollama, name: str) -> None:
+def test_pull_of_a_served_model_succeeds(ollama: Ollama, name: str) -> None:
     ollama.create()
     ollama.answer = lambda request: httpx2.Response(200, json={"data": [{"id": "listed"}]})
 
@@ -447,7 +445,7 @@ def test_a_model_that_is_served_here_counts_as_pulled(ollama: Ollama, name: str)
 
 
 @pytest.mark.parametrize("name", ["unknown", "unknown:8b", "chat/"])
-def test_a_model_that_is_not_cannot_be_pulled(ollama: Ollama, name: str) -> None:
+def test_pull_of_an_unknown_model_fails(ollama: Ollama, name: str) -> None:
     ollama.answer = lambda request: httpx2.Response(200, json={"data": [{"id": "listed"}]})
 
     streamed = ollama.ask("POST", "/api/pull", {"model": name})

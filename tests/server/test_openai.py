@@ -37,7 +37,7 @@ def test_an_answer_is_whole_unless_asked_otherwise(path: str, demo: FlaskClient)
 
 
 @every_route
-def test_a_stream_is_not_cached_nor_gathered_on_its_way(path: str, demo: FlaskClient) -> None:
+def test_stream_is_neither_cached_nor_buffered(path: str, demo: FlaskClient) -> None:
     got = demo.post(path, json={**BODIES[path], "stream": True})
 
     assert got.mimetype == "text/event-stream"
@@ -45,7 +45,7 @@ def test_a_stream_is_not_cached_nor_gathered_on_its_way(path: str, demo: FlaskCl
     assert got.headers["X-Accel-Buffering"] == "no"
 
 
-def test_only_chat_says_that_it_is_done(demo: FlaskClient) -> None:
+def test_only_chat_streams_end_with_done(demo: FlaskClient) -> None:
     texts = [demo.post(path, json={**body, "stream": True}).text for path, body in BODIES.items()]
 
     assert [text.endswith("data: [DONE]\n\n") for text in texts] == [True, False]
@@ -82,7 +82,7 @@ def test_a_request_without_a_key_has_an_id_and_a_line_too(
 
 
 @every_route
-def test_too_large_a_body_is_named_so(path: str, serve: Serve) -> None:
+def test_too_large_body_is_a_413(path: str, serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(500), FORWARDER_MAX_BODY="100")
 
     got = client.post(path, data=b"x" * 101)
@@ -166,7 +166,7 @@ def test_models_are_found_by_their_whole_name(demo: FlaskClient) -> None:
 
 @pytest.mark.parametrize(("key", "asked"), [("k", "codex-auto-review"), ("x", "usual")])
 @pytest.mark.parametrize("protocol", ["responses", "chat"])
-def test_a_name_of_codex_s_own_is_served_as_the_client_s_key_shows(
+def test_codex_model_is_routed_by_the_client_key(
     key: str, asked: str, protocol: str, serve: Serve
 ) -> None:
     bodies = []
@@ -200,7 +200,7 @@ def test_a_name_of_codex_s_own_is_served_as_the_client_s_key_shows(
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/demo"])
-def test_models_are_for_those_with_a_key(path: str, serve: Serve) -> None:
+def test_models_need_a_key(path: str, serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(200, json={"data": []}), FORWARDER_API_KEYS="k")
 
     assert client.get(path).status_code == 401
@@ -217,7 +217,7 @@ def test_codex_gets_its_own_catalog_beside_the_list(demo: FlaskClient) -> None:
     assert listed == [model["id"] for model in told["data"]]
 
 
-def test_an_answer_tells_codex_what_it_reads(serve: Serve) -> None:
+def test_response_has_the_headers_that_codex_reads(serve: Serve) -> None:
     client = serve(lambda request: streamed(chunk("Hello.", "stop")))
     catalog = client.get("/v1/models?client_version=0.171.0")
 
@@ -295,7 +295,7 @@ def test_a_foreign_compaction_is_named_in_the_header_or_refused(demo: FlaskClien
 
 
 @pytest.mark.parametrize("path", ["v1/responses", "v1/chat/completions", "forwarder/translate"])
-def test_it_must_be_clear_whether_a_request_is_strict(path: str, demo: FlaskClient) -> None:
+def test_invalid_strict_header_is_refused(path: str, demo: FlaskClient) -> None:
     question = [{"role": "user", "content": "hi"}]
     asked = {"messages": question} if path.endswith("completions") else {"input": question}
     for said, status in {"maybe": 400, "TRUE": 200, "off": 200, "0": 200, "": 200}.items():
@@ -347,7 +347,7 @@ CLIENT_HEADERS = {
 
 @every_route
 @pytest.mark.parametrize("over", ["chat", "responses"])
-def test_headers_that_mean_something_to_providers_go_on(path: str, over: str, serve: Serve) -> None:
+def test_provider_headers_are_forwarded(path: str, over: str, serve: Serve) -> None:
     asked: list[httpx2.Headers] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -502,7 +502,7 @@ CHAT_TOOL = {"type": "function", "function": {"name": "f"}}
 def test_an_error_quotes_200_characters_of_a_value(
     path: str, body: dict[str, Any], serve: Serve
 ) -> None:
-    """The upstream speaks the other protocol, so that all is read here."""
+    """The upstream speaks the other protocol, so the forwarder reads every event."""
     upstream = {"responses": "chat", "chat/completions": "responses"}[path]
     client = serve(lambda _: httpx2.Response(500), FORWARDER_UPSTREAMS=upstream)
 

@@ -1,4 +1,4 @@
-"""Base URLs in all the forms in which people configure them."""
+"""Base URLs in all configured forms."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_path_has_one_normal_form(path: str, normal: str) -> None:
 @pytest.mark.parametrize("end", ["", "/", "//"])
 def test_every_base_url_leads_to_the_same_route(base: str, end: str, demo: FlaskClient) -> None:
     def ask(method: str, route: str, **given: Any) -> tuple[int, str]:
-        path = {"PATH_INFO": f"{base}{route}{end}"}  # as part of a URL, "//chat" would be a host
+        path = {"PATH_INFO": f"{base}{route}{end}"}  # in a URL, "//chat" would be a host
         got = demo.open("/", method=method, environ_overrides=path, **given)
         return got.status_code, got.get_json().get("object")
 

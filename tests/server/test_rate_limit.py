@@ -1,4 +1,4 @@
-"""What clients may have in a window of time, by a clock that stands still."""
+"""Rate limits, with a manual clock."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ START = 1_700_000_000.0
 
 
 class Clock:
-    """The time of day, and of the process; both go on only when they are told to."""
+    """Wall clock and monotonic clock that tests advance."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = START
@@ -103,7 +103,7 @@ def told(context: RequestContext, kind: str) -> list[str]:
     return [context.rate_limit_headers[name] for name in names]
 
 
-def test_requests_are_counted_as_they_come(clock: Clock) -> None:
+def test_requests_are_charged_at_start(clock: Clock) -> None:
     limits = limits_of(REQUESTS="2/minute")
 
     assert told(admitted(limits), "requests") == ["2", "1", "1m0s"]
@@ -113,7 +113,7 @@ def test_requests_are_counted_as_they_come(clock: Clock) -> None:
     assert not any("tokens" in name for name in second.rate_limit_headers)
 
 
-def test_one_too_many_is_refused_as_openai_refuses_it(clock: Clock) -> None:
+def test_exceeded_limit_has_openais_error(clock: Clock) -> None:
     watching = Watching()
     limits = limits_of(watching=watching, REQUESTS="1/minute")
     admitted(limits)
@@ -134,7 +134,7 @@ def test_one_too_many_is_refused_as_openai_refuses_it(clock: Clock) -> None:
     assert watching.reasons == ["requests"]
 
 
-def test_the_window_moves_on(clock: Clock) -> None:
+def test_limit_resets_after_the_window(clock: Clock) -> None:
     limits = limits_of(REQUESTS="1/minute")
     admitted(limits)
     for _ in range(5):
@@ -145,7 +145,7 @@ def test_the_window_moves_on(clock: Clock) -> None:
     assert told(admitted(limits), "requests") == ["1", "0", "1m0s"]
 
 
-def test_every_key_has_its_own_share(clock: Clock) -> None:
+def test_each_key_has_its_own_limit(clock: Clock) -> None:
     limits = limits_of(REQUESTS="1/minute")
     admitted(limits, "a")
     refusal(limits, "a")
@@ -153,7 +153,7 @@ def test_every_key_has_its_own_share(clock: Clock) -> None:
     admitted(limits, "b")
 
 
-def test_tokens_are_charged_when_the_answer_is_over(clock: Clock) -> None:
+def test_tokens_are_charged_at_the_end(clock: Clock) -> None:
     limits = limits_of(TOKENS="100/minute")
 
     spent(limits, {"prompt_tokens": 50, "completion_tokens": 30})
@@ -161,7 +161,7 @@ def test_tokens_are_charged_when_the_answer_is_over(clock: Clock) -> None:
     assert told(admitted(limits), "tokens") == ["100", "20", "1m0s"]
 
 
-def test_whoever_is_over_is_refused_from_then_on(clock: Clock) -> None:
+def test_client_over_its_token_limit_is_refused(clock: Clock) -> None:
     watching = Watching()
     limits = limits_of(watching=watching, REQUESTS="9/minute", TOKENS="100/minute")
     spent(limits, {"input_tokens": 60, "output_tokens": 30})
@@ -178,7 +178,7 @@ def test_whoever_is_over_is_refused_from_then_on(clock: Clock) -> None:
     assert told(admitted(limits), "tokens") == ["100", "100", "0s"]
 
 
-def test_an_answer_that_broke_off_costs_its_events(clock: Clock) -> None:
+def test_aborted_response_costs_its_events(clock: Clock) -> None:
     limits = limits_of(TOKENS="100/minute")
 
     spent(limits, None, events=7)
@@ -187,7 +187,7 @@ def test_an_answer_that_broke_off_costs_its_events(clock: Clock) -> None:
     assert told(admitted(limits), "tokens")[1] == "93"
 
 
-def test_who_was_never_admitted_is_charged_nothing(clock: Clock) -> None:
+def test_request_without_admission_is_not_charged(clock: Clock) -> None:
     limits = limits_of(TOKENS="100/minute")
     context = RequestContext("req_1", "chat", LossReport(), client_key="a", observers=[limits])
     context.usage = {"input_tokens": 60, "output_tokens": 30}
@@ -197,7 +197,7 @@ def test_who_was_never_admitted_is_charged_nothing(clock: Clock) -> None:
     assert told(admitted(limits), "tokens")[1] == "100"
 
 
-# -- a storage that is down -----------------------------------------------------------------------
+# -- storage outages ------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -211,13 +211,13 @@ def logged() -> Iterator[list[str]]:
     log, keeper = logging.getLogger("forwarder.ratelimit"), Keeper()
     log.addHandler(keeper)
     before = log.level
-    log.setLevel(logging.INFO)  # whatever an application before has set
+    log.setLevel(logging.INFO)  # independent of earlier applications
     yield lines
     log.setLevel(before)
     log.removeHandler(keeper)
 
 
-def test_a_storage_that_is_down_limits_nobody(clock: Clock, logged: list[str]) -> None:
+def test_storage_outage_allows_requests_by_default(clock: Clock, logged: list[str]) -> None:
     storage = Failing()
     limits = limits_of(storage, REQUESTS="1/minute", TOKENS="1/minute")
     storage.down = True
@@ -231,7 +231,7 @@ def test_a_storage_that_is_down_limits_nobody(clock: Clock, logged: list[str]) -
     assert "password" not in line
 
 
-def test_limits_hold_again_once_the_storage_answers(logged: list[str]) -> None:
+def test_limits_apply_again_after_a_storage_outage(logged: list[str]) -> None:
     storage = Failing()
     limits = limits_of(storage, REQUESTS="1/hour")
     storage.down = True
@@ -247,7 +247,7 @@ def test_limits_hold_again_once_the_storage_answers(logged: list[str]) -> None:
     assert "answers again" in logged[-1]
 
 
-def test_the_operator_may_want_nobody_then(clock: Clock, logged: list[str]) -> None:
+def test_storage_outage_can_refuse_requests(clock: Clock, logged: list[str]) -> None:
     storage, watching = Failing(), Watching()
     limits = limits_of(storage, watching, REQUESTS="1/minute", WHEN_DOWN="refuse")
     storage.down = True
@@ -260,7 +260,7 @@ def test_the_operator_may_want_nobody_then(clock: Clock, logged: list[str]) -> N
     assert "are refused" in logged[0]
 
 
-def test_a_charge_that_fails_breaks_no_answer(clock: Clock, logged: list[str]) -> None:
+def test_failed_charge_does_not_break_the_response(clock: Clock, logged: list[str]) -> None:
     storage = Failing()
     limits = limits_of(storage, TOKENS="100/minute")
     context = admitted(limits)
@@ -272,12 +272,12 @@ def test_a_charge_that_fails_breaks_no_answer(clock: Clock, logged: list[str]) -
     assert len(logged) == 1
 
 
-# -- what is told ---------------------------------------------------------------------------------
+# -- headers and metrics --------------------------------------------------------------------------
 
 URL = {"CHAT_BASE_URL": "http://up.test/v1"}
 
 
-def test_no_key_is_in_what_the_storage_sees() -> None:
+def test_storage_contains_no_client_keys() -> None:
     storage = MemoryStorage()
     admitted(limits_of(storage, REQUESTS="1/minute"), key="a-secret-key")
 
@@ -335,7 +335,7 @@ def test_a_stream_is_charged_exactly(serve: Callable[..., FlaskClient]) -> None:
     assert 'forwarder_refusals_total{reason="tokens"} 1.0' in metrics
 
 
-def test_the_client_meets_our_limits_only(serve: Callable[..., FlaskClient]) -> None:
+def test_client_sees_only_own_rate_limit_headers(serve: Callable[..., FlaskClient]) -> None:
     theirs = asked(serve())
     ours = asked(serve(FORWARDER_RATE_LIMIT_REQUESTS="9/hour"))
 
@@ -345,7 +345,7 @@ def test_the_client_meets_our_limits_only(serve: Callable[..., FlaskClient]) -> 
     assert ours.headers["x-ratelimit-limit-requests"] == "9"
 
 
-def test_files_are_requests_too(serve: Callable[..., FlaskClient]) -> None:
+def test_file_requests_are_limited(serve: Callable[..., FlaskClient]) -> None:
     client = serve(FORWARDER_RATE_LIMIT_REQUESTS="1/hour", RESPONSES_BASE_URL="http://up.test/v1")
 
     codes = [client.get("/v1/files", buffered=True).status_code for _ in range(2)]
@@ -353,7 +353,7 @@ def test_files_are_requests_too(serve: Callable[..., FlaskClient]) -> None:
     assert codes == [200, 429]
 
 
-def test_what_asks_no_upstream_is_not_limited(serve: Callable[..., FlaskClient]) -> None:
+def test_requests_without_upstream_are_not_limited(serve: Callable[..., FlaskClient]) -> None:
     client = serve(FORWARDER_RATE_LIMIT_REQUESTS="1/hour", FORWARDER_API_KEYS="k")
 
     assert [asked(client).status_code for _ in range(3)] == [401] * 3
@@ -363,7 +363,7 @@ def test_what_asks_no_upstream_is_not_limited(serve: Callable[..., FlaskClient])
 
 
 @pytest.mark.parametrize(("proxies", "codes"), [("0", [200, 429]), ("1", [200, 200])])
-def test_an_address_is_believed_only_from_a_proxy(
+def test_forwarded_address_needs_a_trusted_proxy(
     proxies: str, codes: list[int], serve: Callable[..., FlaskClient]
 ) -> None:
     client = serve(FORWARDER_RATE_LIMIT_REQUESTS="1/hour", FORWARDER_TRUSTED_PROXIES=proxies)
@@ -372,7 +372,7 @@ def test_an_address_is_believed_only_from_a_proxy(
     assert [asked(client, X_Forwarded_For=address).status_code for address in given] == codes
 
 
-def test_what_a_client_puts_before_the_proxy_s_word_counts_for_nothing(
+def test_forged_forwarded_addresses_are_ignored(
     serve: Callable[..., FlaskClient],
 ) -> None:
     client = serve(FORWARDER_RATE_LIMIT_REQUESTS="1/hour", FORWARDER_TRUSTED_PROXIES="1")
@@ -382,7 +382,7 @@ def test_what_a_client_puts_before_the_proxy_s_word_counts_for_nothing(
     assert codes == [200, 429]
 
 
-def test_without_limits_nothing_is_asked_or_told(serve: Callable[..., FlaskClient]) -> None:
+def test_without_limits_there_are_no_headers(serve: Callable[..., FlaskClient]) -> None:
     client = serve()
 
     assert not client.application.extensions.get("limiter")

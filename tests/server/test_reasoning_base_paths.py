@@ -1,4 +1,4 @@
-"""Base paths that choose the reasoning style."""
+"""Base paths that select the reasoning style."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INLINE = {"thinking": "[thinking]Hm.[/thinking]\n\nHi", "think": "<think>Hm.</th
 
 
 def answer(request: httpx2.Request) -> httpx2.Response:
-    """An answer with reasoning, whole or streamed, in the API that was asked."""
+    """Return a response with reasoning in the API of the request, whole or streamed."""
     body = json.loads(request.read())
     if request.url.path.endswith("responses"):
         thought = {
@@ -150,7 +150,7 @@ def test_the_header_goes_before_the_base_path_and_that_before_the_key(serve: Ser
     assert message_of(client, base, **first)["content"] == INLINE["think"]
     header = {"X-Forwarder-Reasoning": "thinking"}
     assert message_of(client, base, **first, **header)["content"] == INLINE["thinking"]
-    summary_base = "/summary/v1/chat/completions"  # a style of the other API chooses nothing here
+    summary_base = "/summary/v1/chat/completions"  # a style of the other API has no effect
     assert "reasoning" not in message_of(client, summary_base, **first)
 
 

@@ -1,4 +1,4 @@
-"""What a request says of its exchange, and what an answer says."""
+"""Creation of the request context, response headers, errors."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def test_a_client_s_id_is_kept(given: str, app: Flask) -> None:
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "two words", "ümlaut", "a\tb"])
-def test_an_id_that_could_harm_is_replaced(given: str, app: Flask) -> None:
+def test_unsafe_request_id_is_replaced(given: str, app: Flask) -> None:
     assert begun(app, X_Request_Id=given).id.startswith("req_")
 
 
-def test_ids_that_are_made_are_different(app: Flask) -> None:
+def test_generated_request_ids_differ(app: Flask) -> None:
     assert begun(app).id != begun(app).id
 
 
@@ -50,20 +50,22 @@ def test_ids_that_are_made_are_different(app: Flask) -> None:
     ("given", "strict"),
     [({}, False), ({"X_Forwarder_Strict": "TRUE"}, True), ({"X_Forwarder_Strict": "no"}, False)],
 )
-def test_a_request_may_be_strict(given: dict[str, str], strict: bool, app: Flask) -> None:
+def test_strict_header_makes_a_request_strict(
+    given: dict[str, str], strict: bool, app: Flask
+) -> None:
     assert begun(app, **given).loss_report.strict is strict
 
 
-def test_strictness_of_the_operator_cannot_be_undone() -> None:
+def test_strict_setting_overrides_the_header() -> None:
     app = create_app(Settings.from_env({"FORWARDER_STRICT": "true"}))
 
     assert begun(app, X_Forwarder_Strict="false").loss_report.strict
 
 
-def test_a_request_that_is_killed_gives_its_place_back_and_is_logged(
+def test_killed_request_releases_its_slot_and_is_logged(
     app: Flask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As by the end of the process: neither the application nor Flask answers then."""
+    """SystemExit, as at process exit: neither the application nor Flask answers."""
     gateway = app.extensions["forwarder"]
     monkeypatch.setattr(gateway, "stream", lambda *given: sys.exit(1))
 
@@ -75,9 +77,7 @@ def test_a_request_that_is_killed_gives_its_place_back_and_is_logged(
     assert (line["status"], line["error"]) == (503, "shutting_down")
 
 
-def test_a_request_has_its_place_when_its_body_is_here(
-    app: Flask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slot_is_taken_after_the_body_was_read(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     gateway, order = app.extensions["forwarder"], []
     admit = gateway.resilience.admit_request
 
@@ -101,7 +101,7 @@ def test_a_request_has_its_place_when_its_body_is_here(
     assert "body" in order
 
 
-def test_an_answer_is_signed() -> None:
+def test_response_has_the_request_id() -> None:
     context = RequestContext(id="req_1", route="chat", loss_report=LossReport())
     context.loss_report.drop("seed", "why")
     context.loss_report.drop("logit_bias", "why")
@@ -116,7 +116,7 @@ def test_an_answer_is_signed() -> None:
     assert answer.headers["Retry-After"] == "1"
 
 
-def test_the_upstream_is_named_once_there_is_one() -> None:
+def test_upstream_header_is_set_once_known() -> None:
     before, after = Response(), Response()
 
     request_context.add_headers(
@@ -131,7 +131,7 @@ def test_the_upstream_is_named_once_there_is_one() -> None:
     assert after.headers["X-Forwarder-Upstream"] == "qwen"
 
 
-def test_our_limits_go_before_the_upstream_s() -> None:
+def test_own_rate_limit_headers_replace_the_upstreams() -> None:
     context = RequestContext(id="req_1", route="chat", loss_report=LossReport())
     context.reply_headers = {
         "x-ratelimit-limit-requests": "9",
@@ -152,7 +152,7 @@ def test_our_limits_go_before_the_upstream_s() -> None:
         assert told.headers["retry-after"] == "9"
 
 
-def test_nothing_dropped_is_not_mentioned() -> None:
+def test_dropped_header_is_absent_without_losses() -> None:
     answer = Response()
 
     request_context.add_headers(
@@ -172,7 +172,7 @@ def test_nothing_dropped_is_not_mentioned() -> None:
         (500, "internal_error"),
     ],
 )
-def test_werkzeug_s_refusals_become_ours(status: int, code: str | None) -> None:
+def test_werkzeug_errors_are_converted(status: int, code: str | None) -> None:
     with pytest.raises(HTTPException) as raised:
         abort(status)
 

@@ -1,4 +1,4 @@
-"""Requests in the shape of the other API: read, or refused with the right address."""
+"""Requests in the shape of the other API: converted or rejected."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_cursors_shape_is_read_as_a_chat_request() -> None:
     assert context.loss_report.losses.keys() == {"truncation"}
 
 
-def test_the_usage_is_told_only_when_it_was_asked_for() -> None:
+def test_usage_is_sent_only_on_request() -> None:
     body = {"input": [{"role": "user", "content": "Hi"}], "stream": True}
     assert "stream_options" not in adapt(body, "chat")[0]
 

@@ -1,6 +1,6 @@
-"""What a Chat provider signs comes back to it, however its client keeps the conversation.
+"""Signatures of Chat providers return to them, for all ways to continue a conversation.
 
-One table: every form of signature, every way to go on with a conversation, streamed and whole.
+The table covers every signature format and every client, streamed and whole.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ FORMS = {
 
 
 class Provider:
-    """Answers turn after turn, and keeps what it was sent."""
+    """A mock provider that answers turns and records requests."""
 
     def __init__(self, form: str) -> None:
         self.form = FORMS[form]
@@ -182,13 +182,13 @@ class Provider:
         ]  # fmt: skip
 
     def signed(self, turn: int) -> Json:
-        """The signatures of its answer of a turn."""
+        """Return the signatures in the response of a turn."""
         message = fold_chat(iter([copy.deepcopy(self.chunks(turn))]))["choices"][0]["message"]
         return signatures(message)
 
     @property
     def given_back(self) -> list[Json]:
-        """The signatures in the last request, message by message of the assistant."""
+        """Return the signatures in the last request, per assistant message."""
         return [signatures(m) for m in self.bodies[-1]["messages"] if m["role"] == "assistant"]
 
 
@@ -208,7 +208,7 @@ def signatures(message: Json) -> Json:
 
 
 class ResponsesClient:
-    """Talks by the Responses API: stateless, by the last response or in a conversation."""
+    """A Responses client: stateless, with previous_response_id or with a conversation."""
 
     def __init__(self, workers: list[FlaskClient], stream: bool, mode: str) -> None:
         self.workers = workers
@@ -258,7 +258,7 @@ class ResponsesClient:
 
 
 class ChatClient:
-    """Talks by the Chat API; keeps messages as they come, or only what the API documents."""
+    """A Chat client that keeps messages whole or only their documented fields."""
 
     def __init__(self, workers: list[FlaskClient], stream: bool, mode: str) -> None:
         self.workers = workers
@@ -292,7 +292,7 @@ class ChatClient:
 
 
 class OllamaClient:
-    """Talks by Ollama's API, whose calls have no ids."""
+    """An Ollama client; its calls have no ids."""
 
     def __init__(self, workers: list[FlaskClient], stream: bool, mode: str) -> None:
         self.workers = workers
@@ -316,7 +316,7 @@ class OllamaClient:
 
 
 def documented(made: Json) -> Json:
-    """A call as a client that reads its arguments keeps it, and writes them again."""
+    """Return a call whose arguments were parsed and serialized again."""
     arguments = json.dumps(json.loads(made["function"]["arguments"]), separators=(",", ":"))
     function = {"name": made["function"]["name"], "arguments": arguments}
     return {"id": made["id"], "type": "function", "function": function}
@@ -340,7 +340,7 @@ CLIENTS: dict[str, tuple[Any, str]] = {
 
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with all tables; to copy it is faster than to make them again for each test."""
+    """A database file with all tables; copying it is faster than creating the tables."""
     database = SqliteDatabase(tmp_path_factory.mktemp("empty") / "forwarder.db")
     database.prepare()
     database.close()
@@ -461,7 +461,7 @@ def test_a_placeholder_for_a_lost_signature_is_named(mode: str, workers: Any) ->
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("mode", ["previous", "conversation", "sealed"])
 @pytest.mark.parametrize("form", FORMS)
-def test_what_is_stored_or_sealed_needs_no_recall(
+def test_stored_or_encrypted_signatures_need_no_cache(
     form: str, mode: str, stream: bool, workers: Any
 ) -> None:
     provider = Provider(form)
@@ -542,7 +542,7 @@ def test_a_chat_client_sees_the_fields_as_they_came(form: str, workers: Any) -> 
     ],
 )
 def test_calls_of_every_tool_are_known_again(tool: Json, arguments: str, workers: Any) -> None:
-    """What goes back is not always the very text that came, nor has every call an id."""
+    """Clients may reformat arguments and omit call ids."""
     bodies: list[Json] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -592,7 +592,7 @@ def test_each_of_several_choices_can_be_gone_on_with(workers: Any) -> None:
 
 
 class ResponsesProvider:
-    """Seals its reasoning; it keeps what it was sent."""
+    """A mock provider with encrypted reasoning; it records requests."""
 
     def __init__(self) -> None:
         self.inputs: list[list[Json]] = []

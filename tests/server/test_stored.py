@@ -1,4 +1,4 @@
-"""The routes of what is stored, where they refuse."""
+"""Errors of the routes for stored objects."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_what_is_not_there_is_not_found(method: str, path: str, demo: FlaskClien
         ("/input_items?after=nobody", "after"),
     ],
 )
-def test_a_query_that_makes_no_sense_is_refused(path: str, param: str, demo: FlaskClient) -> None:
+def test_invalid_query_is_refused(path: str, param: str, demo: FlaskClient) -> None:
     made = demo.post("/v1/responses", json={"model": "demo", "input": "hi"}).get_json()
     got = demo.get(f"/v1/responses/{made['id']}{path}")
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, param)
@@ -63,13 +63,13 @@ def test_bodies_are_checked(demo: FlaskClient) -> None:
         assert (got.status_code, got.get_json()["error"]["param"]) == (400, param), path
 
 
-def test_a_key_is_asked_for_where_keys_are(demo: FlaskClient) -> None:
+def test_key_is_required_if_configured(demo: FlaskClient) -> None:
     client = create_app(Settings.from_env({"FORWARDER_API_KEYS": "k"})).test_client()
     for path in (f"/v1/responses/{NAME}", "/v1/chat/completions", "/v1/conversations/x"):
         assert client.get(path).status_code == 401
 
 
-def test_where_nothing_is_stored_that_is_said() -> None:
+def test_missing_store_is_reported() -> None:
     client = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"})).test_client()
     for path in (f"/v1/responses/{NAME}", "/v1/chat/completions", "/v1/conversations/x"):
         got = client.get(path)
@@ -80,7 +80,7 @@ def test_where_nothing_is_stored_that_is_said() -> None:
     assert got.get_json()["error"]["code"] == "store_disabled"
 
 
-def test_where_nothing_is_stored_tokens_are_estimated_of_what_is_given() -> None:
+def test_tokens_are_estimated_without_a_store() -> None:
     client = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"})).test_client()
     got = client.post("/v1/responses/input_tokens", json={"input": "hello there"})
     assert (got.status_code, got.get_json()["input_tokens"] > 2) == (200, True)
@@ -89,7 +89,7 @@ def test_where_nothing_is_stored_tokens_are_estimated_of_what_is_given() -> None
         assert (got.status_code, got.get_json()["error"]["param"]) == (400, name)
 
 
-def test_where_nothing_is_stored_a_chat_client_that_asks_for_it_is_told() -> None:
+def test_chat_store_parameter_without_a_store_is_reported() -> None:
     client = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"})).test_client()
     asked = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "store": True}
     got = client.post("/v1/chat/completions", json=asked)

@@ -1,4 +1,4 @@
-"""What a client logs in with at an MCP server goes to the upstream, and is nowhere else."""
+"""Credentials for MCP servers reach the upstream and appear nowhere else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BODY = {"input": "Hi.", "tools": [TOOL]}
 
 
 class Upstream:
-    """Speaks both APIs, and echoes the tools of a Responses request as they came."""
+    """A mock upstream for both APIs that echoes the tools of Responses requests."""
 
     def __init__(self) -> None:
         self.tools: list[Any] = []

@@ -1,4 +1,4 @@
-"""Who gets a connection and who a status; the connections themselves are in tests/live."""
+"""WebSocket handshakes; tests/live covers connections."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_without_a_socket_there_is_no_connection(demo: FlaskClient) -> None:
     assert (got.status_code, got.get_json()["error"]["code"]) == (426, "upgrade_required")
 
 
-def test_a_key_is_asked_for_before_the_connection_stands(serve: Serve) -> None:
+def test_handshake_requires_a_key(serve: Serve) -> None:
     client = serve(lambda _: None, FORWARDER_API_KEYS="k")
 
     assert client.get("/v1/responses", headers=HANDSHAKE).status_code == 401
@@ -43,8 +43,8 @@ def test_a_key_is_asked_for_before_the_connection_stands(serve: Serve) -> None:
         ("https://f.example:8443", 403),
     ],
 )
-def test_of_other_origins_no_page_gets_in(origin: str, status: int, serve: Serve) -> None:
-    """What a page of our own address is refused for comes after that."""
+def test_handshake_of_other_origins_is_refused(origin: str, status: int, serve: Serve) -> None:
+    """A page of the own origin passes the origin check; the handshake fails later."""
     client = serve(lambda _: None, FORWARDER_PUBLIC_URL="https://f.example")
     headers = {**HANDSHAKE, "Origin": origin, "Sec-WebSocket-Key": "short"}
 
@@ -64,7 +64,7 @@ def test_of_other_origins_no_page_gets_in(origin: str, status: int, serve: Serve
         {"Sec-WebSocket-Key": ""},
     ],
 )
-def test_a_wrong_handshake_is_named_so(wrong: dict[str, str], demo: FlaskClient) -> None:
+def test_invalid_handshake_is_refused(wrong: dict[str, str], demo: FlaskClient) -> None:
     got = demo.get(
         "/v1/responses",
         headers={**HANDSHAKE, **wrong},

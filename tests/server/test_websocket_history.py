@@ -1,4 +1,4 @@
-"""What a connection remembers of its responses, and for how long."""
+"""The history of a WebSocket connection and its limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def kept(chain: SessionHistory, name: str, **more: Any) -> None:
     chain.add_response(response(name, SAID), None, {"input": "hi", **more})
 
 
-def test_a_continued_request_has_all_that_was_said() -> None:
+def test_expanded_request_has_all_earlier_items() -> None:
     chain = SessionHistory(1000)
     kept(chain, "r1", store=False)
     link = chain.find_previous(after("r1"), keeps_responses=True)
@@ -47,7 +47,7 @@ def test_a_continued_request_has_all_that_was_said() -> None:
     assert len(second.items) == 4
 
 
-def test_what_continues_a_prepared_turn_is_said_in_its_conversation() -> None:
+def test_continuation_of_a_prepared_turn_uses_its_conversation() -> None:
     chain = SessionHistory(1000)
     kept(chain, "r1", generate=False, conversation="conv_1")
     link = chain.find_previous(after("r1"), keeps_responses=True)
@@ -64,7 +64,7 @@ def test_what_continues_a_prepared_turn_is_said_in_its_conversation() -> None:
     assert "conversation" not in expand_history(after("r3"), third)
 
 
-def test_what_is_stored_elsewhere_stays_behind_what_is_not() -> None:
+def test_stored_base_is_kept_when_expanding() -> None:
     chain = SessionHistory(1000)
     chain.add_response(response("r2", SAID), None, after("r1", store=False))
     for name, request in (("r3", after("r2", store=False)), ("r4", after("r3", generate=False))):
@@ -74,7 +74,7 @@ def test_what_is_stored_elsewhere_stays_behind_what_is_not() -> None:
         chain.add_response(response(name, SAID), link, request)
 
 
-def test_who_stores_responses_is_left_those_that_were_stored() -> None:
+def test_stored_responses_are_left_to_the_store() -> None:
     chain = SessionHistory(1000)
     kept(chain, "stored")
     kept(chain, "kept", store=False)
@@ -86,7 +86,7 @@ def test_who_stores_responses_is_left_those_that_were_stored() -> None:
     assert chain.find_previous(after("kept"), keeps_responses=True) is not None
 
 
-def test_without_a_name_or_with_a_strange_one_nothing_is_continued() -> None:
+def test_unknown_previous_response_is_not_found() -> None:
     chain = SessionHistory(1000)
     assert chain.find_previous({"input": "hi"}, keeps_responses=False) is None
     assert chain.find_previous(after("lost"), keeps_responses=False) is None
@@ -94,7 +94,7 @@ def test_without_a_name_or_with_a_strange_one_nothing_is_continued() -> None:
         chain.find_previous({"previous_response_id": 7}, keeps_responses=False)
 
 
-def test_what_failed_is_forgotten() -> None:
+def test_failed_response_is_forgotten() -> None:
     chain = SessionHistory(1000)
     kept(chain, "r1")
     chain.forget_previous(after("r1"))
@@ -104,7 +104,7 @@ def test_what_failed_is_forgotten() -> None:
     assert chain.find_previous(after("r1"), keeps_responses=False) is None
 
 
-def test_memory_is_bounded_in_size() -> None:
+def test_history_is_bounded_in_size() -> None:
     chain = SessionHistory(300)
     kept(chain, "small")
     chain.add_response(response("large", {**SAID, "content": "x" * 300}), None, {"input": "hi"})
@@ -116,7 +116,7 @@ def test_memory_is_bounded_in_size() -> None:
     assert chain.find_previous(after("small"), keeps_responses=False) is None
 
 
-def test_memory_is_bounded_in_number() -> None:
+def test_history_is_bounded_in_number() -> None:
     chain = SessionHistory(100_000)
     for number in range(17):
         kept(chain, f"r{number}")
@@ -125,7 +125,7 @@ def test_memory_is_bounded_in_number() -> None:
     assert chain.find_previous(after("r1"), keeps_responses=False) is not None
 
 
-def test_a_chain_s_size_is_that_of_all_its_links() -> None:
+def test_entry_size_includes_earlier_turns() -> None:
     chain, link = SessionHistory(300), None
     for number in range(9):
         chain.add_response(response(f"r{number}", SAID), link, {"input": "hi"})
@@ -135,7 +135,7 @@ def test_a_chain_s_size_is_that_of_all_its_links() -> None:
     assert 1 < number < 8
 
 
-def test_reasoning_that_its_upstream_cannot_know_any_more_stays_out() -> None:
+def test_unknown_reasoning_is_not_replayed() -> None:
     chain = SessionHistory(2000)
     lost = {"type": "reasoning", "id": "rs_1", "summary": []}
     sealed = {**lost, "encrypted_content": "x"}
@@ -153,7 +153,7 @@ def test_an_input_is_a_list_or_a_text() -> None:
         read_input_items({"input": 7})
 
 
-def test_a_lost_response_is_named() -> None:
+def test_missing_response_is_named() -> None:
     error = previous_response_not_found("r1")
     assert (error.code, error.param) == ("previous_response_not_found", "previous_response_id")
     assert "r1" in error.message

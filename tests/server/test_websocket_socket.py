@@ -1,4 +1,4 @@
-"""A socket whose sends go out whole, behind a slow peer and from several threads."""
+"""Sends are whole with slow peers and several threads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_sends_of_several_threads_do_not_mix() -> None:
     assert data in (b"a" * SIZE + b"b" * SIZE, b"b" * SIZE + b"a" * SIZE)
 
 
-def test_headers_go_into_the_first_thing_sent_and_no_other() -> None:
+def test_headers_are_added_to_the_first_send_only() -> None:
     ours, theirs = socket.socketpair()
     answer = b"HTTP/1.1 101 \r\nUpgrade: websocket\r\n\r\n"
     with ours, theirs:
@@ -49,13 +49,13 @@ def test_headers_go_into_the_first_thing_sent_and_no_other() -> None:
         assert received(theirs, len(expected)) == expected
 
 
-def test_a_peer_that_takes_nothing_counts_as_gone() -> None:
+def test_blocked_peer_is_an_os_error() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(OSError, match="timed out"):
         LockedSocket(ours, 0.1).send(b"x" * SIZE)
 
 
-def test_all_else_is_the_socket_s_own() -> None:
+def test_other_attributes_are_the_sockets() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         whole = LockedSocket(ours, 1)

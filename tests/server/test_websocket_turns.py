@@ -1,4 +1,4 @@
-"""Turns of a connection over a WebSocket that a test plays."""
+"""Turns over a fake WebSocket."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Json = dict[str, Any]
 
 
 class Played:
-    """A WebSocket: what the client sends, what it gets, and the code that closes it."""
+    """A fake WebSocket with scripted messages; records events and close code."""
 
     def __init__(self, *messages: Any) -> None:
         self._incoming: queue.Queue[Any] = queue.Queue()
@@ -70,7 +70,7 @@ class Played:
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Flask:
-    """The forwarder over a chat upstream that says hi."""
+    """The forwarder with a Chat upstream that answers hi."""
     chunk = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
     transport = httpx2.MockTransport(lambda _: streamed(chunk))
     monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
@@ -110,7 +110,7 @@ def test_a_type_of_a_message_is_quoted_by_200_characters(app: Flask) -> None:
     assert len(event["error"]["message"]) < 300
 
 
-def test_what_codex_only_tells_is_not_answered(app: Flask) -> None:
+def test_notifications_of_codex_get_no_answer(app: Flask) -> None:
     assert played(app, Played({"type": "response.processed"}, 0.2)).sent == []
 
 
@@ -118,7 +118,7 @@ def interrupt(**more: Any) -> Json:
     return {"type": "response.interrupt", "mode": "discard_partial_items", **more}
 
 
-def test_an_interrupt_that_comes_too_late_is_accepted_and_changes_nothing(app: Flask) -> None:
+def test_late_interrupt_is_accepted_without_effect(app: Flask) -> None:
     ws = Played(create(), 0.3, interrupt(stream_id="a"), create(), 0.3)
     played(app, ws)
 
@@ -145,7 +145,7 @@ def test_a_message_that_only_looks_like_an_interrupt_gets_one_answer(
     assert (event["type"], event["error"]["param"]) == ("error", "type")
 
 
-def test_the_process_s_end_closes_a_connection_at_once(app: Flask) -> None:
+def test_shutdown_closes_a_connection(app: Flask) -> None:
     ws = Played(2.0)
     running = app.extensions["forwarder"].running
     threading.Timer(0.3, running.announce).start()
@@ -155,7 +155,9 @@ def test_the_process_s_end_closes_a_connection_at_once(app: Flask) -> None:
     assert ws.code == 1001
 
 
-def test_more_messages_than_may_wait_close_it(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_waiting_messages_close_the_connection(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(request_context, "authenticate", lambda context: time.sleep(1))
 
     ws = played(app, Played(*[create()] * (MAX_WAITING_MESSAGES + 2)))
@@ -172,7 +174,7 @@ def test_a_client_that_cannot_be_written_to_is_gone(app: Flask) -> None:
     assert ws.sent == []
 
 
-def test_a_mistake_here_closes_the_connection_and_is_logged(
+def test_internal_error_closes_the_connection_and_is_logged(
     app: Flask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ws = Played(create(), 0.5)
@@ -182,7 +184,7 @@ def test_a_mistake_here_closes_the_connection_and_is_logged(
     assert "ours" in caplog.text
 
 
-def test_who_asks_in_a_lane_is_answered_in_it(app: Flask) -> None:
+def test_stream_id_is_copied_to_events(app: Flask) -> None:
     ws = played(
         app,
         Played(
@@ -211,7 +213,7 @@ def test_who_asks_in_a_lane_is_answered_in_it(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "ä", "x" * 257, 7, ["a"]])
-def test_a_lane_that_cannot_be_is_refused(name: Any, app: Flask) -> None:
+def test_invalid_stream_id_is_refused(name: Any, app: Flask) -> None:
     (event,) = played(app, Played(create(stream_id=name), 0.3)).sent
 
     assert (event["type"], event["status"]) == ("error", 400)
@@ -219,7 +221,7 @@ def test_a_lane_that_cannot_be_is_refused(name: Any, app: Flask) -> None:
     assert "stream_id" not in event
 
 
-def test_the_first_event_of_a_turn_names_what_is_lost(app: Flask) -> None:
+def test_first_event_of_a_turn_has_the_loss_header(app: Flask) -> None:
     ws = played(app, Played(create(no_such=1, access_programs={"a": 1}), create(), 0.5))
 
     first, *others = ws.sent
@@ -232,7 +234,7 @@ def test_the_first_event_of_a_turn_names_what_is_lost(app: Flask) -> None:
 
 
 class Turns(Played):
-    """Each message is made of the event that ended the turn before it."""
+    """A fake WebSocket that builds each message from the previous terminal event."""
 
     def __init__(self, *asks: Callable[[Json], Json]) -> None:
         super().__init__()
@@ -257,7 +259,7 @@ class Turns(Played):
 
 
 class Images:
-    """Fetches images as long as they are there; ``asked`` is what the upstream gets."""
+    """A media fetcher whose images can disappear; ``asked`` records upstream requests."""
 
     def __init__(self) -> None:
         self.gone: set[str] = set()
@@ -310,7 +312,7 @@ def test_a_mistake_is_named_where_the_client_made_it(
 
 
 @pytest.mark.parametrize("store", [True, False])
-def test_an_earlier_image_that_is_gone_does_not_end_a_conversation(
+def test_missing_earlier_image_does_not_end_a_conversation(
     store: bool, images: tuple[Images, Flask]
 ) -> None:
     fetcher, app = images
@@ -326,7 +328,7 @@ def test_an_earlier_image_that_is_gone_does_not_end_a_conversation(
         assert "[image no longer available]" in str(asked["messages"][0])
 
 
-def test_an_answer_names_the_earlier_image_that_is_gone(images: tuple[Images, Flask]) -> None:
+def test_missing_earlier_image_is_reported(images: tuple[Images, Flask]) -> None:
     fetcher, app = images
     client = app.test_client()
     made = client.post("/v1/responses", json=looks("https://x/a.png")).get_json()
@@ -340,7 +342,7 @@ def test_an_answer_names_the_earlier_image_that_is_gone(images: tuple[Images, Fl
     assert (got.status_code, param) == (400, "previous_response_id.input_image")
 
 
-def test_nor_does_one_that_the_upstream_had_by_an_id(images: tuple[Images, Flask]) -> None:
+def test_missing_earlier_image_id_does_not_end_a_conversation(images: tuple[Images, Flask]) -> None:
     fetcher, app = images
     client = app.test_client()
     part = {"type": "input_image", "file_id": "file-1"}
@@ -478,13 +480,13 @@ def test_messages_that_wait_may_have_as_many_bytes_as_a_body(app: Flask) -> None
         assert ws.code == 1009
 
 
-def test_a_connection_gives_back_the_room_of_its_messages(app: Flask) -> None:
+def test_connection_releases_the_memory_of_messages(app: Flask) -> None:
     memory = app.extensions["forwarder"].body_memory
     played(app, Played(create(input="x" * 10_000), 0.5))
     assert memory.used == 0
 
 
-def test_without_room_a_connection_is_closed(app: Flask) -> None:
+def test_memory_limit_closes_a_connection(app: Flask) -> None:
     bridge_ = app.extensions["forwarder"]
     ws = Played()
     with app.test_request_context("/v1/responses"):
@@ -497,7 +499,7 @@ def test_without_room_a_connection_is_closed(app: Flask) -> None:
     assert ws.code == 1013
 
 
-def test_what_a_turn_continues_counts_as_its_own(
+def test_continued_items_count_towards_the_limit(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = app.extensions["forwarder"].settings
