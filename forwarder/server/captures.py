@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, request
 
 from forwarder.core.errors import InvalidRequest, NotFound
 from forwarder.observability.capture.stores import CaptureStore
-from forwarder.pipeline.gateway import Gateway
 from forwarder.server.auth import require_administrator
 from forwarder.server.openai import json_answer
+from forwarder.server.request_context import get_gateway
 
 blueprint = Blueprint("captured", __name__)
 
@@ -47,7 +47,7 @@ def show_capture(name: str) -> Response:
 
 
 def get_capture_store() -> CaptureStore:
-    gateway: Gateway = current_app.extensions["forwarder"]
+    gateway = get_gateway()
     if gateway.capture is None:
         raise NotFound("Captures are disabled: FORWARDER_CAPTURE is off.")
     require_administrator(gateway.settings)

@@ -11,14 +11,14 @@ import logging
 import re
 from pathlib import Path
 
-from flask import Blueprint, Response, current_app, redirect, send_from_directory, url_for
+from flask import Blueprint, Response, redirect, send_from_directory, url_for
 from werkzeug.exceptions import HTTPException
 from werkzeug.security import safe_join
 from werkzeug.wrappers import Response as Redirect
 
 from forwarder.core.errors import NotFound
-from forwarder.pipeline.gateway import Gateway
 from forwarder.server import request_context
+from forwarder.server.request_context import get_gateway
 
 blueprint = Blueprint("docs", __name__)
 
@@ -64,7 +64,7 @@ def serve_page(path: str) -> Response:
 
 def _find_folder() -> Path:
     """Return the folder as absolute path: Flask resolves relative ones against the package."""
-    gateway: Gateway = current_app.extensions["forwarder"]
+    gateway = get_gateway()
     name = gateway.settings.docs_dir
     if name is None or not (Path(name) / "index.html").is_file():
         raise NotFound(

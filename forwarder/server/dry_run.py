@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, request
 
 from forwarder.pipeline.dry_run import detect_protocol
-from forwarder.pipeline.gateway import Gateway
 from forwarder.server import request_context
 from forwarder.server.auth import require_client_key
 from forwarder.server.openai import json_answer, read_json_body
 from forwarder.server.reasoning_base_paths import get_requested_style
+from forwarder.server.request_context import get_gateway
 from forwarder.server.request_shape import adapt_shape
 
 blueprint = Blueprint("dry_run", __name__)
@@ -22,7 +22,7 @@ def translate() -> Response:
     ``?from=`` names the API of the request: ``chat`` or ``responses`` if the body is ambiguous,
     ``ollama`` or ``ollama_generate`` for Ollama's APIs.
     """
-    gateway: Gateway = current_app.extensions["forwarder"]
+    gateway = get_gateway()
     context = request_context.current_context()
     context.client_key = require_client_key(gateway.settings.api_keys)
     request_context.check_strictness()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 
 from forwarder.config.settings import UpstreamSettings
@@ -20,9 +20,9 @@ from forwarder.context.request_context import RequestContext
 from forwarder.core.data_urls import UNKNOWN
 from forwarder.core.errors import Forbidden, InvalidRequest, NotFound, ShuttingDown
 from forwarder.core.shutdown import ShutdownInterrupt
-from forwarder.pipeline.gateway import Gateway
 from forwarder.server import request_context
 from forwarder.server.browser_guard import is_local
+from forwarder.server.request_context import get_gateway
 from forwarder.upstream.client import MultipartForm, Upstream
 
 blueprint = Blueprint("files", __name__)
@@ -160,8 +160,3 @@ def read_form() -> MultipartForm:
         request.form.to_dict(),
         [(field, (f.filename or "file", f.stream, f.mimetype or UNKNOWN)) for field, f in files],
     )
-
-
-def get_gateway() -> Gateway:
-    gateway: Gateway = current_app.extensions["forwarder"]
-    return gateway

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from flask import Blueprint, Response, current_app, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 
 from forwarder.config.settings import Settings
 from forwarder.core.types import Json
@@ -15,6 +15,7 @@ from forwarder.pipeline.gateway import Gateway
 from forwarder.server import request_context
 from forwarder.server.auth import require_administrator, require_client_key
 from forwarder.server.browser_guard import is_local
+from forwarder.server.request_context import get_gateway
 from forwarder.upstream.resilience.breaker import OPEN
 
 blueprint = Blueprint("health", __name__)
@@ -41,7 +42,7 @@ def ready() -> tuple[Response, int]:
     learned quirks and breaker state of each upstream and the health of the registered models, for
     administrators and clients with a key.
     """
-    gateway: Gateway = current_app.extensions["forwarder"]
+    gateway = get_gateway()
     verbose = "verbose" in request.args
     if verbose:
         authorize_verbose(gateway.settings)

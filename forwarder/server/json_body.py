@@ -54,7 +54,8 @@ def read_body(data: bytes, max_values: int) -> Json:
         raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
     take_turn(size)
     if json_lenient.is_too_deep(data, body):
-        raise nesting_error(body)
+        name = next(n for n, value in body.items() if not json_lenient.is_writable({n: value}))
+        raise InvalidRequest(f"'{name}' is nested too deeply.", param=name, code="invalid_value")
     take_turn(size)
     return body
 
@@ -68,8 +69,3 @@ def parse_json(data: bytes) -> Any:
         ) from None
     except ValueError:
         raise InvalidRequest("The request body is not valid JSON.", code="invalid_json") from None
-
-
-def nesting_error(body: Json) -> InvalidRequest:
-    name = next(name for name, value in body.items() if not json_lenient.is_writable({name: value}))
-    return InvalidRequest(f"'{name}' is nested too deeply.", param=name, code="invalid_value")

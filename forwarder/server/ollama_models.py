@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 
 import orjson
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 
 from forwarder.context.route import Route
@@ -24,11 +24,11 @@ from forwarder.models.probe import ProbeResult
 from forwarder.models.register import RegistrationResult
 from forwarder.models.registered_model import RegisteredModel, read_flag, read_name
 from forwarder.models.registry import make_not_found
-from forwarder.pipeline.gateway import Gateway
 from forwarder.server import request_context
 from forwarder.server.auth import has_key, require_administrator, require_client_key
 from forwarder.server.json_body import read_body
 from forwarder.server.openai import json_answer
+from forwarder.server.request_context import get_gateway
 
 blueprint = Blueprint("registry", __name__)
 
@@ -64,8 +64,11 @@ def create() -> Response:
     authorize_administrator()
     body = read_ollama_body()
     wants_stream = read_flag(body, "stream", True)
-    created = get_gateway().creating.create(body, read_client_key())
-    note_health(created)
+    gateway = get_gateway()
+    created = gateway.creating.create(body, read_client_key())
+    target = gateway.health_target(created.remote)
+    if target is not None and created.check is not None:
+        gateway.health.record_result(target, created.check)
     if not wants_stream:
         return json_answer({"status": "success", "found": created.report})
     return answer_lines(list_create_statuses(created))
@@ -188,13 +191,6 @@ def read_ollama_body() -> Json:
         raise request_context.convert_http_error(error) from None
 
 
-def note_health(created: RegistrationResult) -> None:
-    """Record the result of the test request as the health of the model."""
-    target = get_gateway().health_target(created.remote)
-    if target is not None and created.check is not None:
-        get_gateway().health.record_result(target, created.check)
-
-
 def check_model(remote: RegisteredModel, now: bool) -> ProbeResult | None:
     gateway = get_gateway()
     target = gateway.health_target(remote)
@@ -282,8 +278,3 @@ def is_served(name: str) -> bool:
 def find_chat_route(name: str) -> Route:
     """Return the route of ``/api/chat`` for a model."""
     return get_gateway().router.resolve(name, _CLIENT, read_client_key())
-
-
-def get_gateway() -> Gateway:
-    gateway: Gateway = current_app.extensions["forwarder"]
-    return gateway

@@ -11,13 +11,12 @@ from functools import partial
 from typing import NamedTuple
 
 import orjson
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, request
 
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import NotFound, ShuttingDown, UpgradeRefused, shorten_value
 from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.core.types import Batch, EventStream, Json
-from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols import ndjson, sse
 from forwarder.protocols.stream_end import (
     ERROR_ENCODERS,
@@ -29,6 +28,7 @@ from forwarder.server import request_context
 from forwarder.server.auth import require_client_key
 from forwarder.server.json_body import read_body
 from forwarder.server.reasoning_base_paths import get_requested_style
+from forwarder.server.request_context import get_gateway
 from forwarder.server.request_shape import adapt_shape
 from forwarder.storage.include import hide_batch_reasoning, wants_encrypted_reasoning
 from forwarder.storage.resume import is_background
@@ -249,8 +249,3 @@ def encode_stream(protocol: str, stream: EventStream) -> Iterator[bytes]:
 def json_answer(value: Json) -> Response:
     """Return a JSON response."""
     return Response(orjson.dumps(value), mimetype="application/json")
-
-
-def get_gateway() -> Gateway:
-    gateway: Gateway = current_app.extensions["forwarder"]
-    return gateway

@@ -131,7 +131,11 @@ class RateLimitObserver(RequestObserver):
         )
         states = self._call_storage(lambda: list(self._read_states(account_id)))
         if states is None:
-            self._apply_outage_policy()
+            if self._settings.rate_when_down == "refuse":
+                self._observer.on_rejection("limits_unknown")
+                raise RateLimitsUnavailable(
+                    "The rate limits cannot be checked now; try again later."
+                )
             return
         for limit, _, remaining, reset in states:
             context.rate_limit_headers |= limit.make_headers(remaining, reset)
@@ -182,11 +186,6 @@ class RateLimitObserver(RequestObserver):
             policy,
             extra={"event": "rate_limit_storage_down"},
         )
-
-    def _apply_outage_policy(self) -> None:
-        if self._settings.rate_when_down == "refuse":
-            self._observer.on_rejection("limits_unknown")
-            raise RateLimitsUnavailable("The rate limits cannot be checked now; try again later.")
 
 
 def describe_error(error: Exception) -> str:

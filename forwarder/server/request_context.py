@@ -17,7 +17,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
 from forwarder.context.client_identity import make_account_id
-from forwarder.context.recorder import Recorder, RequestHead
+from forwarder.context.recorder import RequestHead
 from forwarder.context.request_context import RequestContext
 from forwarder.core.body_memory import BodyReservation
 from forwarder.core.errors import (
@@ -59,6 +59,12 @@ def install_hooks(app: Flask) -> None:
     app.teardown_request(close_unfinished_context)
 
 
+def get_gateway() -> Gateway:
+    """Return the gateway of the current application."""
+    gateway: Gateway = current_app.extensions["forwarder"]
+    return gateway
+
+
 def current_context() -> RequestContext:
     """Return the context of the current request."""
     context: RequestContext = g.context
@@ -68,7 +74,7 @@ def current_context() -> RequestContext:
 def open_context() -> None:
     # Each access through one of Flask's proxies costs as much as a small function call.
     flask_request: Request = request._get_current_object()  # type: ignore[attr-defined]
-    gateway = current_app.extensions["forwarder"]
+    gateway = get_gateway()
     g.context = new_context(
         flask_request, gateway, name_route(flask_request), is_observed_route(flask_request)
     )
@@ -102,21 +108,18 @@ def finish_response(response: Response) -> Response:
     context.status = response.status_code
     add_headers(response.headers, context)
     if context.recorder is not None:
-        record_response(response, context.recorder)
+        recording = context.recorder.record_answer_head(
+            response.status_code, list(response.headers.items())
+        )
+        if response.is_streamed:  # recorded while it is sent
+            response.response = recording.tap(cast(Iterable[bytes], response.response))
+        else:
+            recording.add(response.get_data())
     if response.is_streamed:
         response.call_on_close(context.close)
     else:
         context.close()  # the response is complete
     return response
-
-
-def record_response(response: Response, recorder: Recorder) -> None:
-    """Record the response. A stream is recorded while it is sent."""
-    track = recorder.record_answer_head(response.status_code, list(response.headers.items()))
-    if response.is_streamed:
-        response.response = track.tap(cast(Iterable[bytes], response.response))
-    else:
-        track.add(response.get_data())
 
 
 def close_unfinished_context(error: BaseException | None) -> None:
@@ -157,7 +160,7 @@ def new_context(
 
 def reserve_body_memory(context: RequestContext) -> BodyReservation:
     """Open a memory reservation for the request body, released with ``context``."""
-    gateway: Gateway = current_app.extensions["forwarder"]
+    gateway = get_gateway()
     reservation = BodyReservation(gateway.body_memory)
     context.cleanup.add(reservation.release)
     return reservation
@@ -171,7 +174,7 @@ def new_background_context(route: str) -> RequestContext:
     flask_request: Request = request._get_current_object()  # type: ignore[attr-defined]
     current, background = (
         current_context(),
-        new_context(flask_request, current_app.extensions["forwarder"], route),
+        new_context(flask_request, get_gateway(), route),
     )
     background.id, background.client_key, background.account_id = (
         generate_id("req"),
@@ -206,7 +209,7 @@ def authenticate(context: RequestContext, has_body: bool = True) -> None:
     Raises Unauthorized, RateLimited or Overloaded. The body is read before the request takes one
     of the FORWARDER_MAX_CONCURRENT slots, so that slow clients do not occupy them.
     """
-    gateway: Gateway = current_app.extensions["forwarder"]
+    gateway = get_gateway()
     context.client_key = require_client_key(gateway.settings.api_keys)
     if gateway.capture is not None:
         context.recorder = gateway.capture.make_recorder(context, describe_request(request))

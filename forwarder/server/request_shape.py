@@ -53,7 +53,14 @@ def adapt_responses(request: Json) -> Json:
             param="input",
             code="missing_required_parameter",
         )
-    check_tool_calls(request)
+    max_calls = read_field(request, "max_tool_calls", INT, "max_tool_calls")
+    if max_calls is not None and max_calls < 1:
+        raise InvalidRequest(
+            "Invalid 'max_tool_calls': expected a value of at least 1, "
+            f"but got {shorten_value(max_calls)} instead.",
+            param="max_tool_calls",
+            code="integer_below_min_value",
+        )
     if request.get("max_output_tokens") is not None:
         return request
     for name in _TOKEN_LIMITS:
@@ -62,17 +69,6 @@ def adapt_responses(request: Json) -> Json:
             rest = {k: v for k, v in request.items() if k not in _TOKEN_LIMITS}
             return {**rest, "max_output_tokens": limit}
     return request
-
-
-def check_tool_calls(request: Json) -> None:
-    limit = read_field(request, "max_tool_calls", INT, "max_tool_calls")
-    if limit is not None and limit < 1:
-        raise InvalidRequest(
-            "Invalid 'max_tool_calls': expected a value of at least 1, "
-            f"but got {shorten_value(limit)} instead.",
-            param="max_tool_calls",
-            code="integer_below_min_value",
-        )
 
 
 def adapt_chat(request: Json, context: RequestContext) -> Json:

@@ -7,7 +7,7 @@ from collections import deque
 from copy import deepcopy
 from typing import Any
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, request
 
 from forwarder.core.errors import InvalidRequest, NotFound, ShuttingDown
 from forwarder.core.read_limit import ReadLimit
@@ -17,6 +17,7 @@ from forwarder.core.validate import check_type, read_field
 from forwarder.pipeline.gateway import Gateway
 from forwarder.server import request_context
 from forwarder.server.openai import json_answer, read_json_body, stream_stored_events
+from forwarder.server.request_context import get_gateway
 from forwarder.server.request_shape import adapt_shape
 from forwarder.storage import ConversationStore, UpstreamMemory, completion_recorder, token_estimate
 from forwarder.storage.background import response_not_found
@@ -50,11 +51,6 @@ def authenticate_client() -> Gateway:
     context.route = "stored"
     request_context.authenticate(context)
     return get_gateway()
-
-
-def get_gateway() -> Gateway:
-    gateway: Gateway = current_app.extensions["forwarder"]
-    return gateway
 
 
 def check_stored_id(name: str) -> str:

@@ -10,15 +10,15 @@ import base64
 import binascii
 from typing import Any
 
-from flask import Blueprint, current_app, request
+from flask import Blueprint, request
 from flask_sock import Sock
 
 from forwarder.config.settings import Settings
 from forwarder.core.errors import InvalidRequest, UpgradeRefused
 from forwarder.models.codex_headers import make_handshake_headers
-from forwarder.pipeline.gateway import Gateway
 from forwarder.server.auth import require_client_key
 from forwarder.server.browser_guard import check_origin
+from forwarder.server.request_context import get_gateway
 from forwarder.server.websocket_socket import LockedSocket
 from forwarder.server.websocket_turns import WebSocketSession
 
@@ -64,17 +64,14 @@ def check_upgrade() -> None:
 
 def check_handshake() -> None:
     version = request.headers.get("Sec-WebSocket-Version", "")
-    if version != "13" or not is_websocket_key(request.headers.get("Sec-WebSocket-Key", "")):
+    try:
+        key = base64.b64decode(request.headers.get("Sec-WebSocket-Key", ""), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if version != "13" or len(key) != 16:
         raise InvalidRequest(
             "The request is not a valid WebSocket handshake.", code="invalid_handshake"
         )
-
-
-def is_websocket_key(text: str) -> bool:
-    try:
-        return len(base64.b64decode(text, validate=True)) == 16
-    except (binascii.Error, ValueError):
-        return False
 
 
 def websocket(ws: Any) -> None:
@@ -83,8 +80,3 @@ def websocket(ws: Any) -> None:
 
 
 Sock().route("/responses", bp=blueprint)(websocket)
-
-
-def get_gateway() -> Gateway:
-    gateway: Gateway = current_app.extensions["forwarder"]
-    return gateway
