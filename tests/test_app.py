@@ -39,6 +39,8 @@ def test_every_api_route_is_there_with_and_without_its_prefix() -> None:
         "/health",
         "/ready",
         "/metrics",
+        "/docs",
+        "/docs/<path:path>",
         "/forwarder/translate",
         "/api/chat",
         "/api/generate",
