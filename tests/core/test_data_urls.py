@@ -11,7 +11,7 @@ from forwarder.core import data_urls
 PDF = b"%PDF-1.7 ..."
 
 
-def encoded(content: bytes) -> str:
+def encode_base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
@@ -28,7 +28,7 @@ def encoded(content: bytes) -> str:
     ],
 )
 def test_data_is_read_in_every_usual_spelling(text: str, kind: str) -> None:
-    blob = data_urls.parse_data(text.format(encoded(PDF)))
+    blob = data_urls.parse_data(text.format(encode_base64(PDF)))
 
     assert (blob.data, blob.type) == (PDF, kind)
 
@@ -82,7 +82,7 @@ def test_a_type_is_as_declared_or_else_by_content_or_name(
 def test_a_blob_is_written_as_a_data_url_that_reads_back() -> None:
     url = data_urls.Blob(PDF, "application/pdf").data_url
 
-    assert url == f"data:application/pdf;base64,{encoded(PDF)}"
+    assert url == f"data:application/pdf;base64,{encode_base64(PDF)}"
     assert data_urls.parse_data(url) == (PDF, "application/pdf", None)
 
 

@@ -34,7 +34,7 @@ def resolving(**names: str) -> Any:
     return resolve
 
 
-def reached(host: str, *allow: str, **names: str) -> list[str]:
+def find_addresses(host: str, *allow: str, **names: str) -> list[str]:
     """The allowed addresses of a host."""
     found = AddressGuard(allow, resolving(**names)).find_allowed(host, 80)
     return [address[0] for _, address in found]
@@ -59,20 +59,20 @@ def test_addresses_of_the_internet_are_public(address: str) -> None:
     ],
 )  # fmt: skip
 def test_private_host_is_refused_in_every_spelling(host: str) -> None:
-    assert reached(host) == []
+    assert find_addresses(host) == []
 
 
 def test_ambiguous_address_is_not_looked_up() -> None:
-    assert reached("134744072", **{"134744072": "8.8.8.8"}) == []
+    assert find_addresses("134744072", **{"134744072": "8.8.8.8"}) == []
 
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_name_with_a_private_address_is_refused(address: str) -> None:
-    assert reached("evil.test", **{"evil.test": address}) == []
+    assert find_addresses("evil.test", **{"evil.test": address}) == []
 
 
 def test_only_public_addresses_of_a_name_are_used() -> None:
-    assert reached("mixed.test", **{"mixed.test": "10.0.0.1 8.8.8.8 ::1"}) == ["8.8.8.8"]
+    assert find_addresses("mixed.test", **{"mixed.test": "10.0.0.1 8.8.8.8 ::1"}) == ["8.8.8.8"]
 
 
 @pytest.mark.parametrize("resolve_error", [socket.gaierror("no such name"), UnicodeError("long")])
@@ -91,12 +91,12 @@ def test_look_up_distinguishes_forbidden_and_unknown_names() -> None:
 
 @pytest.mark.parametrize("allow", ["10.1.0.0/16", "10.1.2.3", "files.test", "FILES.test"])
 def test_allowed_private_host_is_reached(allow: str) -> None:
-    assert reached("files.test", allow, **{"files.test": "10.1.2.3"}) == ["10.1.2.3"]
+    assert find_addresses("files.test", allow, **{"files.test": "10.1.2.3"}) == ["10.1.2.3"]
 
 
 @pytest.mark.parametrize("allow", ["10.2.0.0/16", "10.1.2.4", "other.test", "test", "fd00::/8"])
 def test_allow_list_permits_only_its_entries(allow: str) -> None:
-    assert reached("files.test", allow, **{"files.test": "10.1.2.3"}) == []
+    assert find_addresses("files.test", allow, **{"files.test": "10.1.2.3"}) == []
 
 
 @pytest.mark.parametrize(

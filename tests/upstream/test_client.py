@@ -42,7 +42,7 @@ class Provider:
 
     def __init__(self, answer: Handler | None = None) -> None:
         self.requests: list[httpx2.Request] = []
-        self._answer = answer or (lambda _: streamed(CHUNK))
+        self._answer = answer or (lambda _: make_stream(CHUNK))
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         request.read()
@@ -54,22 +54,22 @@ class Provider:
         return json.loads(self.requests[-1].content)
 
 
-def streamed(*events: Any) -> httpx2.Response:
+def make_stream(*events: Any) -> httpx2.Response:
     frames = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
     return httpx2.Response(200, text=frames + "data: [DONE]\n\n")
 
 
-def refusing(status: int, **answer: Any) -> Provider:
+def make_refusing_provider(status: int, **answer: Any) -> Provider:
     return Provider(lambda _: httpx2.Response(status, **answer))
 
 
-def upstream_of(provider: Provider, **environment: str) -> Upstream:
+def make_upstream(provider: Provider, **environment: str) -> Upstream:
     given = {"FORWARDER_UPSTREAMS": "up", **ENVIRONMENT, **environment}
     [settings] = Settings.from_env(given).upstreams
     return Upstream(settings, httpx2.MockTransport(provider), heartbeat=5)
 
 
-def asked(
+def send_request(
     upstream: Upstream,
     request: dict[str, Any] | None = None,
     protocol: str = "chat",
@@ -89,7 +89,7 @@ def asked(
 def test_a_request_goes_out_under_the_upstream_s_own_name_for_the_model() -> None:
     provider = Provider()
 
-    events, _ = asked(upstream_of(provider))
+    events, _ = send_request(make_upstream(provider))
 
     assert events == [CHUNK]
     assert str(provider.requests[0].url) == "http://up.test/v1/chat/completions"
@@ -103,7 +103,7 @@ def test_request_reveals_nothing_about_the_machine(
     monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-openai")
     provider = Provider()
 
-    asked(upstream_of(provider))
+    send_request(make_upstream(provider))
 
     told = ("x-stainless", "openai-")
     headers = provider.requests[0].headers
@@ -111,12 +111,12 @@ def test_request_reveals_nothing_about_the_machine(
     assert headers["user-agent"].startswith("OpenAI/Python ")
 
 
-def headers_of(
+def send_for_headers(
     given: dict[str, str], *bodies: dict[str, Any], **environment: str
 ) -> list[httpx2.Headers]:
     """Send these bodies in one context; return the headers of the requests."""
     provider = Provider()
-    upstream = upstream_of(provider, **environment)
+    upstream = make_upstream(provider, **environment)
     context = RequestContext(
         id="req_1", route="chat", loss_report=LossReport(), client_headers=given
     )
@@ -129,7 +129,7 @@ def headers_of(
 def test_headers_of_the_client_are_sent_on() -> None:
     given = {"Openai-Beta": "a=1", "Http-Referer": "https://a.example", "X-Title": "A"}
 
-    [sent] = headers_of(given, CHAT)
+    [sent] = send_for_headers(given, CHAT)
 
     assert given.items() <= {name.title(): value for name, value in sent.items()}.items()
 
@@ -137,7 +137,7 @@ def test_headers_of_the_client_are_sent_on() -> None:
 def test_headers_that_the_operator_has_set_are_not_replaced() -> None:
     given = {"Openai-Organization": "theirs", "X-Title": "theirs"}
 
-    [sent] = headers_of(given, CHAT, UP_HEADERS="openai-organization: ours; X-Other: b")
+    [sent] = send_for_headers(given, CHAT, UP_HEADERS="openai-organization: ours; X-Other: b")
 
     assert sent.get_list("openai-organization") == ["ours"]
     assert sent["x-title"] == "theirs"
@@ -146,7 +146,7 @@ def test_headers_that_the_operator_has_set_are_not_replaced() -> None:
 def test_an_idempotency_key_is_for_one_body_and_its_repeats() -> None:
     key, other = {"Idempotency-Key": "one"}, {**CHAT, "temperature": 0}
 
-    sent = headers_of(key, CHAT, other, CHAT)
+    sent = send_for_headers(key, CHAT, other, CHAT)
 
     assert [headers.get("idempotency-key") for headers in sent] == ["one", None, "one"]
 
@@ -171,9 +171,9 @@ def test_an_upstream_gets_the_key_that_is_meant_for_it(
     environment: dict[str, str], client_key: str | None, sent: dict[str, str]
 ) -> None:
     provider = Provider()
-    upstream = upstream_of(provider, **environment)
+    upstream = make_upstream(provider, **environment)
 
-    asked(upstream, key=client_key)
+    send_request(upstream, key=client_key)
 
     headers = provider.requests[0].headers
     assert {k: headers[k] for k in ("authorization", "api-key") if k in headers} == sent
@@ -182,7 +182,7 @@ def test_an_upstream_gets_the_key_that_is_meant_for_it(
 def test_headers_and_query_of_the_operator_are_sent() -> None:
     provider = Provider()
 
-    asked(upstream_of(provider, UP_HEADERS="X-Team: red", UP_QUERY="api-version=1"))
+    send_request(make_upstream(provider, UP_HEADERS="X-Team: red", UP_QUERY="api-version=1"))
 
     assert provider.requests[0].headers["x-team"] == "red"
     assert dict(provider.requests[0].url.params) == {"api-version": "1"}
@@ -203,19 +203,21 @@ def test_own_chat_body_is_adapted_only_by_known_quirks(
     provider = Provider()
     message = {"role": "developer", "content": "hi"}
 
-    asked(upstream_of(provider, **environment), {**CHAT, "messages": [message]}, client=client)
+    send_request(
+        make_upstream(provider, **environment), {**CHAT, "messages": [message]}, client=client
+    )
 
     assert provider.body["messages"][0]["role"] == role
 
 
 def test_seals_are_not_sent_to_a_responses_upstream() -> None:
-    provider = Provider(lambda _: streamed({"type": "response.completed",
+    provider = Provider(lambda _: make_stream({"type": "response.completed",
                                             "response": {"output": [{}]}}))  # fmt: skip
     said = {"role": "user", "content": "hi"}
     sealed = {"type": "reasoning", "summary": [], "encrypted_content": "fwd1.x"}
 
-    asked(
-        upstream_of(provider), {"input": [said, sealed], "stream": True}, "responses", "responses"
+    send_request(
+        make_upstream(provider), {"input": [said, sealed], "stream": True}, "responses", "responses"
     )
 
     assert provider.body["input"] == [said]
@@ -223,9 +225,9 @@ def test_seals_are_not_sent_to_a_responses_upstream() -> None:
 
 def test_an_answer_s_headers_reach_the_exchange() -> None:
     headers = {"x-request-id": "up-1", "x-ratelimit-limit-tokens": "9", "server": "nginx"}
-    provider = refusing(200, text='data: {"choices": []}\n\n', headers=headers)
+    provider = make_refusing_provider(200, text='data: {"choices": []}\n\n', headers=headers)
     context = RequestContext(id="req_1", route="chat", loss_report=LossReport())
-    upstream = upstream_of(provider)
+    upstream = make_upstream(provider)
 
     upstream.make_handler(Route(upstream.settings, "chat", "m"), "chat", context)(CHAT)
 
@@ -240,16 +242,16 @@ def test_an_answer_s_headers_reach_the_exchange() -> None:
 
 def failure(upstream: Upstream) -> UpstreamError:
     with pytest.raises(UpstreamError) as caught:
-        asked(upstream)
+        send_request(upstream)
     return caught.value
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 408, 409, 422, 429, 500, 503])
 def test_a_refusal_keeps_its_status_error_and_headers(status: int) -> None:
     error = {"message": "no", "type": "t", "code": 1210, "param": "messages", "more": [1]}
-    provider = refusing(status, json={"error": error}, headers={"retry-after": "3"})
+    provider = make_refusing_provider(status, json={"error": error}, headers={"retry-after": "3"})
 
-    raised = failure(upstream_of(provider))
+    raised = failure(make_upstream(provider))
 
     assert isinstance(raised, UpstreamRefused)
     assert (raised.status, raised.headers) == (status, {"retry-after": "3"})
@@ -271,21 +273,21 @@ def test_a_refusal_keeps_its_status_error_and_headers(status: int) -> None:
     ],
 )
 def test_errors_are_read_in_every_shape(answer: dict[str, Any], message: str) -> None:
-    assert failure(upstream_of(refusing(400, **answer))).message == message
+    assert failure(make_upstream(make_refusing_provider(400, **answer))).message == message
 
 
 def test_refused_key_is_reported_as_the_forwarders_unless_passed_through() -> None:
-    provider = refusing(401, json={"error": {"message": "bad key"}})
+    provider = make_refusing_provider(401, json={"error": {"message": "bad key"}})
 
-    assert isinstance(failure(upstream_of(provider)), UpstreamKeyRefused)
-    theirs = failure(upstream_of(provider, UP_API_KEY="passthrough"))
+    assert isinstance(failure(make_upstream(provider)), UpstreamKeyRefused)
+    theirs = failure(make_upstream(provider, UP_API_KEY="passthrough"))
     assert (theirs.status, theirs.message) == (401, "bad key")
 
 
 REFUSED_KEYS = [
     httpx2.Response(401, json={"error": {"message": "bad key"}}),
     httpx2.Response(400, json={"error": "Incorrect API key provided."}),
-    streamed({"error": {"message": "bad key", "code": 401}}),
+    make_stream({"error": {"message": "bad key", "code": 401}}),
 ]
 
 
@@ -294,16 +296,16 @@ REFUSED_KEYS = [
 def test_a_refused_key_is_remembered_until_a_request_succeeds(
     answer: httpx2.Response, stream: bool
 ) -> None:
-    answers = [answer, answer, streamed(CHUNK)]
-    upstream = upstream_of(Provider(lambda _: answers.pop(0)))
+    answers = [answer, answer, make_stream(CHUNK)]
+    upstream = make_upstream(Provider(lambda _: answers.pop(0)))
     request = {**CHAT, "stream": stream}
     for _ in range(2):
         with pytest.raises(UpstreamKeyRefused, match="UP_API_KEY") as raised:
-            asked(upstream, request)
+            send_request(upstream, request)
         assert upstream.key_refusal == raised.value.message
         assert (raised.value.status, raised.value.code) == (403, "upstream_authentication")
 
-    asked(upstream, request)
+    send_request(upstream, request)
 
     assert upstream.key_refusal is None
 
@@ -344,17 +346,17 @@ def test_key_refused_in_midstream_is_reported_as_the_forwarders(case: str, toget
             events.extend(event for batch in stream for event in batch)
         return events, raised.value
 
-    upstream = upstream_of(Provider(answer))
+    upstream = make_upstream(Provider(answer))
     events, error = told(upstream)
     assert events == before
     assert isinstance(error, UpstreamKeyRefused)
     assert upstream.key_refusal == error.message
 
-    theirs = told(upstream_of(Provider(answer), UP_API_KEY="passthrough"))[1]
+    theirs = told(make_upstream(Provider(answer), UP_API_KEY="passthrough"))[1]
     assert (theirs.status, theirs.code) == (401, "invalid_api_key")
 
 
-def compacted(upstream: Upstream) -> list[Any]:
+def send_compaction(upstream: Upstream) -> list[Any]:
     context = RequestContext(id="req_1", route="responses", loss_report=LossReport())
     route = Route(upstream.settings, "responses", "their-model")
     try:
@@ -365,7 +367,7 @@ def compacted(upstream: Upstream) -> list[Any]:
         context.cleanup.close()
 
 
-def embedded(upstream: Upstream) -> list[Any]:
+def send_embedding(upstream: Upstream) -> list[Any]:
     context = RequestContext(id="req_1", route="embeddings", loss_report=LossReport())
     route = Route(upstream.settings, "chat", "their-model")
     call = upstream.make_embeddings_handler(route, context)
@@ -375,13 +377,13 @@ def embedded(upstream: Upstream) -> list[Any]:
         context.cleanup.close()
 
 
-@pytest.mark.parametrize("ask", [compacted, embedded])
+@pytest.mark.parametrize("ask", [send_compaction, send_embedding])
 @pytest.mark.parametrize("status", [401, 200])
 def test_a_key_that_is_refused_for_a_whole_answer_is_remembered_too(
     ask: Callable[[Upstream], list[Any]], status: int
 ) -> None:
     error = {"error": {"message": "bad key", "code": "invalid_api_key"}}
-    upstream = upstream_of(refusing(status, json=error))
+    upstream = make_upstream(make_refusing_provider(status, json=error))
 
     with pytest.raises(UpstreamKeyRefused, match="UP_API_KEY") as raised:
         ask(upstream)
@@ -395,7 +397,9 @@ def key_refusals(caplog: pytest.LogCaptureFixture) -> list[Any]:
 
 
 def test_refused_key_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    upstream = upstream_of(refusing(401, json={"error": {"message": f"bad key {KEY}"}}))
+    upstream = make_upstream(
+        make_refusing_provider(401, json={"error": {"message": f"bad key {KEY}"}})
+    )
     for _ in range(3):
         failure(upstream)
         with pytest.raises(UpstreamKeyRefused):
@@ -411,11 +415,11 @@ def test_refused_key_is_not_logged_again_soon(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = httpx2.Response(401, json={"error": {"message": "bad key"}})
-    turns = itertools.cycle([refused, streamed(CHUNK)])
-    upstream = upstream_of(Provider(lambda _: next(turns)))
+    turns = itertools.cycle([refused, make_stream(CHUNK)])
+    upstream = make_upstream(Provider(lambda _: next(turns)))
     for _ in range(5):
         failure(upstream)
-        asked(upstream)
+        send_request(upstream)
     assert len(key_refusals(caplog)) == 1
 
     monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 601)
@@ -425,7 +429,7 @@ def test_refused_key_is_not_logged_again_soon(
 
 
 def test_own_check_does_not_log_a_refused_key(caplog: pytest.LogCaptureFixture) -> None:
-    upstream = upstream_of(refusing(401))
+    upstream = make_upstream(make_refusing_provider(401))
     upstream.logs_key_refusal = False
 
     failure(upstream)
@@ -443,26 +447,26 @@ def below_v1(request: httpx2.Request) -> httpx2.Response:
     if request.url.path == "/v1/models":
         return httpx2.Response(200, json=LIST)
     if request.url.path == "/v1/chat/completions":
-        return streamed(CHUNK)
+        return make_stream(CHUNK)
     return httpx2.Response(404, json={"detail": "Not Found"})
 
 
-def paged(request: httpx2.Request) -> httpx2.Response:
+def answer_with_page(request: httpx2.Request) -> httpx2.Response:
     """The same, with a web page for all other paths."""
     found = below_v1(request)
     return found if found.status_code == 200 else httpx2.Response(200, html="<!doctype html>")
 
 
-@pytest.mark.parametrize("answer", [below_v1, paged])
+@pytest.mark.parametrize("answer", [below_v1, answer_with_page])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_base_url_without_its_version_is_named(answer: Handler, stream: bool) -> None:
     provider = Provider(answer)
-    upstream = upstream_of(provider, UP_BASE_URL="http://up.test")
+    upstream = make_upstream(provider, UP_BASE_URL="http://up.test")
 
     for protocol in ("chat", "responses"):
         body = {**CHAT, "stream": stream}
         with pytest.raises(UpstreamMisconfigured) as raised:
-            asked(upstream, body, protocol)
+            send_request(upstream, body, protocol)
         assert raised.value.message == (
             "The upstream 'up' on up.test has no API at its base URL (UP_BASE_URL): "
             "the base URL lacks '/v1' at its end."
@@ -481,7 +485,7 @@ def test_base_url_is_hidden_because_it_may_contain_a_key() -> None:
         )
 
     base = "http://up.test:8080/secret-of-the-path"
-    error = failure(upstream_of(Provider(answer), UP_BASE_URL=base))
+    error = failure(make_upstream(Provider(answer), UP_BASE_URL=base))
 
     assert isinstance(error, UpstreamMisconfigured)
     assert "secret" not in error.message
@@ -489,11 +493,11 @@ def test_base_url_is_hidden_because_it_may_contain_a_key() -> None:
     assert "lacks '/v1'" in error.message
 
 
-@pytest.mark.parametrize("ask", [compacted, embedded])
+@pytest.mark.parametrize("ask", [send_compaction, send_embedding])
 def test_a_base_url_without_its_version_is_named_for_a_whole_answer_too(
     ask: Callable[[Upstream], list[Any]],
 ) -> None:
-    upstream = upstream_of(Provider(below_v1), UP_BASE_URL="http://up.test")
+    upstream = make_upstream(Provider(below_v1), UP_BASE_URL="http://up.test")
 
     with pytest.raises(UpstreamMisconfigured, match="lacks '/v1'"):
         ask(upstream)
@@ -508,7 +512,7 @@ def test_unknown_model_does_not_mean_a_wrong_base_url() -> None:
         return httpx2.Response(404, json={"error": {"message": "no such model"}})
 
     provider = Provider(answer)
-    upstream = upstream_of(provider, UP_BASE_URL="http://up.test")
+    upstream = make_upstream(provider, UP_BASE_URL="http://up.test")
 
     for _ in range(3):
         raised = failure(upstream)
@@ -525,7 +529,7 @@ def test_base_url_of_a_provider_with_own_paths_is_accepted() -> None:
         known = request.url.path == "/their/chat"
         return httpx2.Response(400 if known else 404, json={"error": {"message": "no"}})
 
-    upstream = upstream_of(
+    upstream = make_upstream(
         Provider(answer),
         UP_BASE_URL="http://up.test",
         UP_API="chat",
@@ -537,8 +541,8 @@ def test_base_url_of_a_provider_with_own_paths_is_accepted() -> None:
 
 
 def test_base_url_with_a_version_is_accepted() -> None:
-    provider = refusing(404)
-    upstream = upstream_of(provider)
+    provider = make_refusing_provider(404)
+    upstream = make_upstream(provider)
 
     assert type(failure(upstream)) is UpstreamRefused
     with pytest.raises(UpstreamRefused):
@@ -549,7 +553,7 @@ def test_base_url_with_a_version_is_accepted() -> None:
 def test_plain_http_to_a_port_for_tls_is_named() -> None:
     said = "<center>The plain HTTP request was sent to HTTPS port</center>"
 
-    raised = failure(upstream_of(refusing(400, html=said)))
+    raised = failure(make_upstream(make_refusing_provider(400, html=said)))
 
     assert isinstance(raised, UpstreamMisconfigured)
     assert "(UP_BASE_URL) must begin with https://" in raised.message
@@ -570,7 +574,7 @@ def test_plain_http_to_a_port_for_tls_is_named() -> None:
 def test_a_failed_connection_says_why(error: Exception, words: str) -> None:
     limits = {"UP_CONNECT_TIMEOUT": "7", "UP_FIRST_BYTE_TIMEOUT": "9"}
 
-    assert failure(upstream_of(raising(error), **limits)).message.endswith(words)
+    assert failure(make_upstream(raising(error), **limits)).message.endswith(words)
 
 
 def test_a_failed_connection_names_the_proxy_without_its_password(
@@ -581,9 +585,9 @@ def test_a_failed_connection_names_the_proxy_without_its_password(
     refused.__cause__ = ConnectionRefusedError(111, "x")
 
     messages = [
-        failure(upstream_of(raising(refused))).message,
-        failure(upstream_of(raising(httpx2.ConnectTimeout("x")))).message,
-        failure(upstream_of(refusing(407))).message,
+        failure(make_upstream(raising(refused))).message,
+        failure(make_upstream(raising(httpx2.ConnectTimeout("x")))).message,
+        failure(make_upstream(make_refusing_provider(407))).message,
     ]
 
     assert all("the proxy http://proxy.test:3128" in message for message in messages)
@@ -601,10 +605,10 @@ def test_a_failed_connection_names_the_proxy_without_its_password(
     ],
 )
 def test_a_key_is_refused_in_many_ways(status: int, body: dict[str, Any]) -> None:
-    provider = refusing(status, json=body)
+    provider = make_refusing_provider(status, json=body)
 
-    assert isinstance(failure(upstream_of(provider)), UpstreamKeyRefused)
-    theirs = failure(upstream_of(provider, UP_API_KEY="passthrough"))
+    assert isinstance(failure(make_upstream(provider)), UpstreamKeyRefused)
+    theirs = failure(make_upstream(provider, UP_API_KEY="passthrough"))
     assert theirs.code == "invalid_api_key"
     assert theirs.status in (401, 403)
 
@@ -613,19 +617,19 @@ def test_a_key_is_refused_in_many_ways(status: int, body: dict[str, Any]) -> Non
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_error_in_base_resp_is_found_with_every_profile(provider: str, stream: bool) -> None:
     body = {"choices": None, "base_resp": {"status_code": 1002, "status_msg": "slower"}}
-    answer = streamed(body) if stream else httpx2.Response(200, json=body)
-    upstream = upstream_of(Provider(lambda _: answer), UP_PROVIDER=provider)
+    answer = make_stream(body) if stream else httpx2.Response(200, json=body)
+    upstream = make_upstream(Provider(lambda _: answer), UP_PROVIDER=provider)
 
     with pytest.raises(UpstreamRefused) as raised:
-        asked(upstream, {**CHAT, "stream": stream})
+        send_request(upstream, {**CHAT, "stream": stream})
 
     assert (raised.value.status, raised.value.message) == (429, "slower")
 
 
 def test_code_beside_the_error_object_is_read() -> None:
-    provider = refusing(400, json={"code": "the_code", "error": "plain"})
+    provider = make_refusing_provider(400, json={"code": "the_code", "error": "plain"})
 
-    assert failure(upstream_of(provider)).make_body() == {
+    assert failure(make_upstream(provider)).make_body() == {
         "error": {
             "message": "plain",
             "type": "invalid_request_error",
@@ -637,17 +641,17 @@ def test_code_beside_the_error_object_is_read() -> None:
 
 def test_the_name_that_aws_gives_an_error_in_a_header_is_its_code() -> None:
     headers = {"x-amzn-errortype": "ThrottlingException:http://up.test/"}
-    provider = refusing(400, json={"message": "Wait."}, headers=headers)
-    assert failure(upstream_of(provider)).code == "rate_limit_exceeded"
+    provider = make_refusing_provider(400, json={"message": "Wait."}, headers=headers)
+    assert failure(make_upstream(provider)).code == "rate_limit_exceeded"
 
     headers = {"x-amzn-errortype": "ValidationException"}
-    provider = refusing(400, json={"message": "No."}, headers=headers)
-    assert failure(upstream_of(provider)).code == "ValidationException"
+    provider = make_refusing_provider(400, json={"message": "No."}, headers=headers)
+    assert failure(make_upstream(provider)).code == "ValidationException"
 
 
 def test_key_is_redacted_in_an_error_instead_of_a_chunk() -> None:
-    answer = streamed(CHUNK, {"object": "error", "message": f"bad {KEY}", "code": 500})
-    events, _ = asked(upstream_of(Provider(lambda _: answer)))
+    answer = make_stream(CHUNK, {"object": "error", "message": f"bad {KEY}", "code": 500})
+    events, _ = send_request(make_upstream(Provider(lambda _: answer)))
 
     assert events[-1]["error"]["message"] == "bad ***"
 
@@ -655,22 +659,22 @@ def test_key_is_redacted_in_an_error_instead_of_a_chunk() -> None:
 def test_key_is_redacted_in_every_field_of_an_error() -> None:
     error = {"message": f"bad {KEY}", "metadata": {"raw": [f"Bearer {KEY}"]}}
 
-    raised = failure(upstream_of(refusing(400, json={"error": error})))
+    raised = failure(make_upstream(make_refusing_provider(400, json={"error": error})))
 
     assert KEY not in json.dumps(raised.make_body())
     assert raised.message == "bad ***"
 
 
 def test_long_error_is_cut_after_redaction() -> None:
-    provider = refusing(400, text=f"{'x' * 497}{KEY}")
+    provider = make_refusing_provider(400, text=f"{'x' * 497}{KEY}")
 
-    assert failure(upstream_of(provider)).message == "x" * 497 + "***"
+    assert failure(make_upstream(provider)).message == "x" * 497 + "***"
 
 
 def test_secret_header_is_redacted() -> None:
-    provider = refusing(400, json={"error": {"message": "who is gate-secret-1?"}})
+    provider = make_refusing_provider(400, json={"error": {"message": "who is gate-secret-1?"}})
 
-    raised = failure(upstream_of(provider, UP_HEADERS="X-Gateway-Token: gate-secret-1"))
+    raised = failure(make_upstream(provider, UP_HEADERS="X-Gateway-Token: gate-secret-1"))
 
     assert raised.message == "who is ***?"
 
@@ -695,7 +699,7 @@ def raising(error: Exception) -> Provider:
 def test_network_failures_become_upstream_errors(
     error: Exception, kind: type[UpstreamError], status: int
 ) -> None:
-    raised = failure(upstream_of(raising(error)))
+    raised = failure(make_upstream(raising(error)))
 
     assert isinstance(raised, kind)
     assert raised.status == status
@@ -713,13 +717,15 @@ def test_stalled_error_body_becomes_an_upstream_error(
         yield b'{"error"'
         raise error
 
-    assert isinstance(failure(upstream_of(refusing(500, content=body()))), kind)
+    assert isinstance(failure(make_upstream(make_refusing_provider(500, content=body()))), kind)
 
 
 def test_the_sdk_does_not_retry() -> None:
-    provider = refusing(503, headers={"retry-after-ms": "1", "x-should-retry": "true"})
+    provider = make_refusing_provider(
+        503, headers={"retry-after-ms": "1", "x-should-retry": "true"}
+    )
 
-    failure(upstream_of(provider, UP_MAX_RETRIES="1"))
+    failure(make_upstream(provider, UP_MAX_RETRIES="1"))
 
     assert len(provider.requests) == 1
 
@@ -736,7 +742,7 @@ def test_the_sdk_does_not_retry() -> None:
 def test_connect_timeout_differs_from_read_timeout(
     error: Exception, kind: type[UpstreamError]
 ) -> None:
-    assert type(failure(upstream_of(raising(error)))) is kind
+    assert type(failure(make_upstream(raising(error)))) is kind
 
 
 class Watched(httpx2.SyncByteStream):
@@ -769,7 +775,7 @@ class Watched(httpx2.SyncByteStream):
 def test_an_answer_that_breaks_before_it_begins_fails_at_once_and_is_closed(
     body: Watched, kind: type[UpstreamError]
 ) -> None:
-    upstream = upstream_of(Provider(lambda _: httpx2.Response(200, stream=body)))
+    upstream = make_upstream(Provider(lambda _: httpx2.Response(200, stream=body)))
     context = RequestContext(id="req_1", route="chat", loss_report=LossReport())
 
     with pytest.raises(kind):
@@ -783,21 +789,23 @@ def test_an_answer_that_breaks_before_it_begins_fails_at_once_and_is_closed(
 
 def test_models_are_plain_objects_with_an_id() -> None:
     listed = {"data": [{"id": "a", "x": 1}, {"id": ""}, "b", {"name": "c"}]}
-    provider = refusing(200, json=listed)
+    provider = make_refusing_provider(200, json=listed)
 
-    assert upstream_of(provider, UP_API_KEY="").list_models(1.0) == [{"id": "a", "x": 1}]
+    assert make_upstream(provider, UP_API_KEY="").list_models(1.0) == [{"id": "a", "x": 1}]
     assert provider.requests[0].url.path == "/v1/models"
 
 
 def test_list_of_models_without_a_wrapper_is_read() -> None:
     listed = [{"id": "a", "type": "chat"}, {"id": 7}, "b"]  # as Together AI has it
 
-    assert upstream_of(refusing(200, json=listed)).list_models(1.0) == [{"id": "a", "type": "chat"}]
+    assert make_upstream(make_refusing_provider(200, json=listed)).list_models(1.0) == [
+        {"id": "a", "type": "chat"}
+    ]
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b"7", b'{"data": null}', b'{"data": 7}'])
 def test_invalid_list_of_models_is_empty_or_an_error(body: bytes) -> None:
-    upstream = upstream_of(refusing(200, content=body))
+    upstream = make_upstream(make_refusing_provider(200, content=body))
     try:
         assert upstream.list_models(1.0) == []
     except UpstreamError as error:
@@ -808,7 +816,7 @@ def test_a_response_that_the_upstream_makes_is_followed_and_cancelled_by_its_id(
     done = {"type": "response.completed", "response": {"id": "resp/1", "output": [{}]}}
     data = f"data: {json.dumps(done)}\n\n"
     provider = Provider(lambda _: httpx2.Response(200, text=data))
-    upstream = upstream_of(provider, UP_API="responses", UP_QUERY="api-version=1")
+    upstream = make_upstream(provider, UP_API="responses", UP_QUERY="api-version=1")
     context = RequestContext(
         id="req_1", route="background", loss_report=LossReport(), followed_response_id="resp/1"
     )
@@ -828,7 +836,7 @@ def test_a_response_that_the_upstream_makes_is_followed_and_cancelled_by_its_id(
 def test_an_upstream_that_compacts_is_asked_at_its_own_address() -> None:
     whole = {"object": "response.compaction", "output": [], "usage": {"input_tokens": 1}}
     provider = Provider(lambda _: httpx2.Response(200, json=whole))
-    upstream = upstream_of(provider, UP_PROVIDER="openai")
+    upstream = make_upstream(provider, UP_PROVIDER="openai")
     context = RequestContext(id="req_1", route="responses", loss_report=LossReport())
     route = Route(upstream.settings, "responses", "their-model")
 
@@ -842,9 +850,9 @@ def test_an_upstream_that_compacts_is_asked_at_its_own_address() -> None:
 
 
 def test_refusal_to_compact_is_passed_on() -> None:
-    provider = refusing(404, json={"error": {"message": "no such path"}})
+    provider = make_refusing_provider(404, json={"error": {"message": "no such path"}})
     context = RequestContext(id="req_1", route="responses", loss_report=LossReport())
-    upstream = upstream_of(provider)
+    upstream = make_upstream(provider)
     route = Route(upstream.settings, "responses", "their-model")
 
     with pytest.raises(UpstreamRefused, match="no such path"):
@@ -858,7 +866,7 @@ def test_embeddings_are_asked_for_as_they_are() -> None:
     answer = {"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 1}, "more": 2}
     provider = Provider(lambda _: httpx2.Response(200, json=answer))
 
-    assert embedded(upstream_of(provider)) == [[answer]]
+    assert send_embedding(make_upstream(provider)) == [[answer]]
     assert str(provider.requests[0].url) == "http://up.test/v1/embeddings"
     assert provider.requests[0].headers["authorization"] == f"Bearer {KEY}"
     assert provider.body == {"model": "their-model", "input": ["a"], "vendor": {"x": 1}}
@@ -875,7 +883,7 @@ def test_embeddings_are_asked_for_as_they_are() -> None:
 )
 def test_an_upstream_without_embeddings_is_named(status: int, answer: dict[str, Any]) -> None:
     with pytest.raises(NotFound, match="'up' has no embeddings") as caught:
-        embedded(upstream_of(refusing(status, **answer)))
+        send_embedding(make_upstream(make_refusing_provider(status, **answer)))
     assert caught.value.code == "no_embeddings"
 
 
@@ -884,13 +892,17 @@ def test_an_upstream_without_embeddings_is_named(status: int, answer: dict[str, 
 )
 def test_refusal_to_embed_is_passed_on(status: int, message: str) -> None:
     with pytest.raises(UpstreamRefused, match=message) as caught:
-        embedded(upstream_of(refusing(status, json={"error": {"message": message}})))
+        send_embedding(
+            make_upstream(make_refusing_provider(status, json={"error": {"message": message}}))
+        )
     assert caught.value.status == status
 
 
 def test_answer_without_embeddings_is_an_upstream_error() -> None:
     with pytest.raises(UpstreamProtocolError):
-        embedded(upstream_of(Provider(lambda _: httpx2.Response(200, json={"object": "list"}))))
+        send_embedding(
+            make_upstream(Provider(lambda _: httpx2.Response(200, json={"object": "list"})))
+        )
 
 
 @pytest.mark.parametrize(("stream", "seconds"), [(True, 300.0), (False, 600.0), (None, 600.0)])
@@ -898,7 +910,7 @@ def test_a_whole_answer_has_more_time_than_a_stream_to_begin(
     stream: bool | None, seconds: float
 ) -> None:
     provider = Provider()
-    asked(upstream_of(provider), {**CHAT, "stream": stream})
+    send_request(make_upstream(provider), {**CHAT, "stream": stream})
     timeout = provider.requests[0].extensions["timeout"]
     assert (timeout["read"], timeout["connect"]) == (seconds, 10.0)
 
@@ -913,13 +925,13 @@ def test_a_whole_answer_that_is_refused_is_put_together_from_a_stream(protocol: 
     def answer(request: httpx2.Request) -> httpx2.Response:
         if not json.loads(request.content)["stream"]:
             return httpx2.Response(400, json=ONLY_STREAMS)
-        return streamed(CHUNK if protocol == "chat" else done)
+        return make_stream(CHUNK if protocol == "chat" else done)
 
     provider = Provider(answer)
-    upstream = upstream_of(provider)
+    upstream = make_upstream(provider)
     for _ in range(2):
         body: dict[str, Any] = {"input": "hi"} if protocol == "responses" else CHAT
-        events, _ = asked(upstream, {**body, "stream": False}, protocol, client=protocol)
+        events, _ = send_request(upstream, {**body, "stream": False}, protocol, client=protocol)
         assert events == [CHUNK if protocol == "chat" else done]
 
     streams = [json.loads(request.content)["stream"] for request in provider.requests]
@@ -934,20 +946,20 @@ def test_compressed_answers_are_refused_and_compressed_errors_keep_their_status(
 
     def answer(status: int) -> Upstream:
         stream = httpx2.ByteStream(b"packed")
-        return upstream_of(
+        return make_upstream(
             Provider(lambda _: httpx2.Response(status, headers=packed, stream=stream))
         )
 
     with pytest.raises(UpstreamProtocolError, match="Content-Encoding 'br', though 'identity'"):
-        asked(answer(200))
+        send_request(answer(200))
     with pytest.raises(UpstreamRefused) as refused:
-        asked(answer(429))
+        send_request(answer(429))
     assert refused.value.status == 429
 
 
 def test_a_list_of_models_has_a_limit() -> None:
     provider = Provider(lambda _: httpx2.Response(200, stream=httpx2.ByteStream(b" " * 2000)))
-    settings = upstream_of(provider).settings
+    settings = make_upstream(provider).settings
     upstream = Upstream(settings, httpx2.MockTransport(provider), 1.0, max_answer=1000)
     with pytest.raises(UpstreamProtocolError, match="1000 bytes .limit: FORWARDER_MAX_ANSWER"):
         upstream.list_models(1.0)
@@ -958,13 +970,13 @@ def test_chat_answer_does_not_change_includes_reasoning() -> None:
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         if request.url.path.endswith("/chat/completions"):
-            return streamed(CHUNK)
-        response = streamed(completed)
+            return make_stream(CHUNK)
+        response = make_stream(completed)
         response.headers["x-reasoning-included"] = "true"
         return response
 
-    upstream = upstream_of(Provider(answer))
-    asked(upstream, {"model": "m", "input": "hi"}, "responses", "responses")
-    asked(upstream)
+    upstream = make_upstream(Provider(answer))
+    send_request(upstream, {"model": "m", "input": "hi"}, "responses", "responses")
+    send_request(upstream)
 
     assert upstream.includes_reasoning

@@ -11,22 +11,24 @@ from forwarder.core.errors import UpstreamRefused
 from forwarder.upstream.key_refusal import describe_key_refusal, is_key_refusal
 
 
-def refused(status: int, message: str = "no", code: Any = None) -> UpstreamRefused:
+def make_refusal(status: int, message: str = "no", code: Any = None) -> UpstreamRefused:
     return UpstreamRefused(status, {"message": message, "code": code})
 
 
 @pytest.mark.parametrize(
     "refusal",
     [
-        refused(401, "whatever it says"),
-        refused(401, "The api key format is incorrect"),
-        refused(400, "API key not valid. Please pass a valid API key."),
-        refused(400, "API key expired. Please renew the API key."),
-        refused(400, "Incorrect API key provided. You can obtain an API key from https://x.test."),
-        refused(403, "Your API key is invalid"),
-        refused(403, "Invalid X-API-Key"),
-        refused(400, "no", code="invalid_api_key"),
-        refused(403, "no", code="INVALID-API-KEY"),
+        make_refusal(401, "whatever it says"),
+        make_refusal(401, "The api key format is incorrect"),
+        make_refusal(400, "API key not valid. Please pass a valid API key."),
+        make_refusal(400, "API key expired. Please renew the API key."),
+        make_refusal(
+            400, "Incorrect API key provided. You can obtain an API key from https://x.test."
+        ),
+        make_refusal(403, "Your API key is invalid"),
+        make_refusal(403, "Invalid X-API-Key"),
+        make_refusal(400, "no", code="invalid_api_key"),
+        make_refusal(403, "no", code="INVALID-API-KEY"),
     ],
     ids=lambda refusal: refusal.message,
 )
@@ -37,14 +39,14 @@ def test_a_refusal_of_the_key_is_recognised(refusal: UpstreamRefused) -> None:
 @pytest.mark.parametrize(
     "refusal",
     [
-        refused(400, "Invalid value for 'messages[0].role'."),
-        refused(400, "Unknown parameter: 'api_key'."),
-        refused(403, "Your account has no access to the model."),
-        refused(403, "Country, region, or territory not supported"),
-        refused(402, "Insufficient balance", code="invalid_api_key"),
-        refused(404, "No such model"),
-        refused(429, "Invalid API key"),
-        refused(500, "Incorrect API key"),
+        make_refusal(400, "Invalid value for 'messages[0].role'."),
+        make_refusal(400, "Unknown parameter: 'api_key'."),
+        make_refusal(403, "Your account has no access to the model."),
+        make_refusal(403, "Country, region, or territory not supported"),
+        make_refusal(402, "Insufficient balance", code="invalid_api_key"),
+        make_refusal(404, "No such model"),
+        make_refusal(429, "Invalid API key"),
+        make_refusal(500, "Incorrect API key"),
     ],
     ids=lambda refusal: refusal.message,
 )
@@ -52,12 +54,12 @@ def test_another_refusal_is_not_taken_for_one(refusal: UpstreamRefused) -> None:
     assert not is_key_refusal(refusal)
 
 
-def configured(**environment: str) -> UpstreamSettings:
+def make_settings(**environment: str) -> UpstreamSettings:
     given = {"FORWARDER_UPSTREAMS": "deep-seek", "DEEP_SEEK_BASE_URL": "http://up.test/v1"}
     return Settings.from_env({**given, **environment}).upstreams[0]
 
 
-def registered(**given: Any) -> UpstreamSettings:
+def make_registered_settings(**given: Any) -> UpstreamSettings:
     return make_upstream_settings(
         "mine:latest", base_url="http://up.test/v1", registered=True, **given
     )
@@ -67,37 +69,37 @@ def registered(**given: Any) -> UpstreamSettings:
     ("settings", "words"),
     [
         (
-            configured(DEEP_SEEK_API_KEY="sk-0123456789"),
+            make_settings(DEEP_SEEK_API_KEY="sk-0123456789"),
             "The upstream 'deep-seek' refuses the forwarder's key (DEEP_SEEK_API_KEY).",
         ),
         (
-            configured(),
+            make_settings(),
             "The upstream 'deep-seek' wants a key, and none is configured: "
             "DEEP_SEEK_API_KEY is not set.",
         ),
         (
-            configured(DEEP_SEEK_API_KEY="sk-0", DEEP_SEEK_HEADERS="authorization: Basic x"),
+            make_settings(DEEP_SEEK_API_KEY="sk-0", DEEP_SEEK_HEADERS="authorization: Basic x"),
             "The upstream 'deep-seek' refuses the forwarder's key (DEEP_SEEK_HEADERS).",
         ),
         (
-            configured(DEEP_SEEK_HEADERS="X-Api-Key: secret"),
+            make_settings(DEEP_SEEK_HEADERS="X-Api-Key: secret"),
             "The upstream 'deep-seek' refuses the forwarder's key (DEEP_SEEK_HEADERS).",
         ),
         (
-            configured(DEEP_SEEK_QUERY="key=secret"),
+            make_settings(DEEP_SEEK_QUERY="key=secret"),
             "The upstream 'deep-seek' refuses the forwarder's key (DEEP_SEEK_QUERY).",
         ),
         (
-            registered(api_key="sk-0123456789"),
+            make_registered_settings(api_key="sk-0123456789"),
             "The remote of the model 'mine:latest' refuses the model's own key (remote_api_key).",
         ),
         (
-            registered(),
+            make_registered_settings(),
             "The remote of the model 'mine:latest' wants a key, and the model has none "
             "(remote_api_key).",
         ),
         (
-            registered(headers={"X-Api-Key": "secret"}),
+            make_registered_settings(headers={"X-Api-Key": "secret"}),
             "The remote of the model 'mine:latest' refuses the model's own key (remote_headers).",
         ),
     ],
@@ -105,7 +107,7 @@ def registered(**given: Any) -> UpstreamSettings:
 def test_the_message_names_the_setting_and_quotes_the_upstream(
     settings: UpstreamSettings, words: str
 ) -> None:
-    error = describe_key_refusal(refused(401, "Invalid API Key."), settings)
+    error = describe_key_refusal(make_refusal(401, "Invalid API Key."), settings)
 
     assert error.message == f"{words} It says: Invalid API Key."
 
@@ -122,12 +124,14 @@ def test_the_message_names_the_setting_and_quotes_the_upstream(
     ],
 )
 def test_keys_in_the_upstream_s_words_are_redacted_even_masked_ones(key: str) -> None:
-    refusal = refused(401, f"Incorrect API key provided: {key}. Find yours at https://x.test/keys.")
+    refusal = make_refusal(
+        401, f"Incorrect API key provided: {key}. Find yours at https://x.test/keys."
+    )
 
-    message = describe_key_refusal(refusal, configured()).message
+    message = describe_key_refusal(refusal, make_settings()).message
 
     assert message.endswith("Incorrect API key provided: ***. Find yours at https://x.test/keys.")
 
 
 def test_long_words_are_cut() -> None:
-    assert len(describe_key_refusal(refused(401, "no " * 9999), configured()).message) < 700
+    assert len(describe_key_refusal(make_refusal(401, "no " * 9999), make_settings()).message) < 700

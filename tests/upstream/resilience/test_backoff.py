@@ -16,13 +16,13 @@ from forwarder.upstream.resilience.backoff import (
 )
 
 
-def taken(pauses: Backoff, asked: float | None = None) -> list[float]:
+def list_delays(pauses: Backoff, asked: float | None = None) -> list[float]:
     """All pauses until the backoff gives up."""
     return list(iter(lambda: pauses.next_delay(asked), None))
 
 
 def test_each_is_twice_as_long_as_the_one_before_up_to_the_longest() -> None:
-    assert taken(Backoff(6, 100, chance=lambda: 0)) == [
+    assert list_delays(Backoff(6, 100, chance=lambda: 0)) == [
         0.5,
         1,
         2,
@@ -41,12 +41,12 @@ def test_chance_makes_them_shorter(chance: float, share: float) -> None:
 
 @pytest.mark.parametrize("most", [0, 1, 3])
 def test_there_are_no_more_than_allowed(most: int) -> None:
-    assert len(taken(Backoff(most, 1000))) == most
+    assert len(list_delays(Backoff(most, 1000))) == most
 
 
 def test_together_they_take_no_longer_than_allowed() -> None:
-    assert taken(Backoff(5, 3.4, chance=lambda: 0)) == [0.5, 1]
-    assert taken(Backoff(5, 0)) == []
+    assert list_delays(Backoff(5, 3.4, chance=lambda: 0)) == [0.5, 1]
+    assert list_delays(Backoff(5, 0)) == []
 
 
 @pytest.mark.parametrize("chance", [0.0, 1.0])

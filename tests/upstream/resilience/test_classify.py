@@ -22,7 +22,7 @@ WELL, ILL, FAILED, UNKNOWN = (
 )
 
 
-def refused(status: int, code: str | None = None, **headers: str) -> UpstreamRefused:
+def make_refusal(status: int, code: str | None = None, **headers: str) -> UpstreamRefused:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return UpstreamRefused(status, {"message": "no", "code": code}, named)
 
@@ -42,20 +42,20 @@ TABLE = [
     (errors.UpstreamConnectTimeout("x"), True, True, ILL),
     (UpstreamUnavailable("x", 5), False, True, UNKNOWN),
     (Overloaded("x"), False, True, UNKNOWN),
-    *((refused(status), False, False, WELL) for status in (400, 401, 403, 404, 413, 422)),
-    (refused(402), False, True, WELL),
-    (refused(408), True, True, WELL),
-    (refused(409), True, False, WELL),
-    (refused(429), True, True, UNKNOWN),
-    (refused(429, code="insufficient_quota"), False, True, UNKNOWN),
-    (refused(429, code="usage_limit_reached"), False, True, UNKNOWN),
-    (refused(429, code="slow_down"), True, True, UNKNOWN),
-    (refused(503, code="server_is_overloaded"), True, True, FAILED),
-    (refused(500, code="context_length_exceeded"), False, False, WELL),
-    (refused(500, code="model_not_found"), False, False, WELL),
-    *((refused(status), True, True, FAILED) for status in (500, 502, 503, 504, 529)),
-    (refused(503, x_should_retry="false"), False, True, FAILED),
-    (refused(400, x_should_retry="true"), True, False, WELL),
+    *((make_refusal(status), False, False, WELL) for status in (400, 401, 403, 404, 413, 422)),
+    (make_refusal(402), False, True, WELL),
+    (make_refusal(408), True, True, WELL),
+    (make_refusal(409), True, False, WELL),
+    (make_refusal(429), True, True, UNKNOWN),
+    (make_refusal(429, code="insufficient_quota"), False, True, UNKNOWN),
+    (make_refusal(429, code="usage_limit_reached"), False, True, UNKNOWN),
+    (make_refusal(429, code="slow_down"), True, True, UNKNOWN),
+    (make_refusal(503, code="server_is_overloaded"), True, True, FAILED),
+    (make_refusal(500, code="context_length_exceeded"), False, False, WELL),
+    (make_refusal(500, code="model_not_found"), False, False, WELL),
+    *((make_refusal(status), True, True, FAILED) for status in (500, 502, 503, 504, 529)),
+    (make_refusal(503, x_should_retry="false"), False, True, FAILED),
+    (make_refusal(400, x_should_retry="true"), True, False, WELL),
 ]
 
 
@@ -81,14 +81,14 @@ def test_every_failure_has_its_row() -> None:
 
 
 def test_a_client_s_empty_account_is_its_own_matter() -> None:
-    assert not is_worth_fallback(refused(402), own_key=False)
-    assert is_worth_fallback(refused(503), own_key=False)
+    assert not is_worth_fallback(make_refusal(402), own_key=False)
+    assert is_worth_fallback(make_refusal(503), own_key=False)
 
 
 @pytest.mark.parametrize(
     ("error", "word"),
     [
-        (refused(503, code="whatever a provider writes here"), "503"),
+        (make_refusal(503, code="whatever a provider writes here"), "503"),
         (errors.UpstreamTimeout("x"), "upstream_timeout"),
         (Overloaded("x"), "overloaded"),
         (errors.InvalidRequest("x"), "invalid_request_error"),

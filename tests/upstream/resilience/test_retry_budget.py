@@ -11,7 +11,7 @@ from forwarder.upstream.resilience.retry_budget import (
 from tests.upstream.resilience.helpers import Clock
 
 
-def spent(budget: RetryBudget) -> int:
+def count_retries(budget: RetryBudget) -> int:
     """How many retries there are."""
     count = 0
     while budget.spend():
@@ -20,27 +20,27 @@ def spent(budget: RetryBudget) -> int:
 
 
 def test_it_begins_full() -> None:
-    assert spent(RetryBudget(Clock())) == MAX_SAVED_RETRIES
+    assert count_retries(RetryBudget(Clock())) == MAX_SAVED_RETRIES
 
 
 def test_requests_earn_their_share() -> None:
     budget = RetryBudget(Clock())
-    spent(budget)
+    count_retries(budget)
 
     for _ in range(20):
         budget.earn()
 
-    assert spent(budget) == round(20 * RETRIES_PER_REQUEST)
+    assert count_retries(budget) == round(20 * RETRIES_PER_REQUEST)
 
 
 def test_time_earns_a_few() -> None:
     clock = Clock()
     budget = RetryBudget(clock)
-    spent(budget)
+    count_retries(budget)
 
     clock.pass_(4 / RETRIES_PER_SECOND)
 
-    assert spent(budget) == 4
+    assert count_retries(budget) == 4
 
 
 def test_no_more_is_saved_than_a_burst() -> None:
@@ -51,7 +51,7 @@ def test_no_more_is_saved_than_a_burst() -> None:
     for _ in range(1000):
         budget.earn()
 
-    assert spent(budget) == MAX_SAVED_RETRIES
+    assert count_retries(budget) == MAX_SAVED_RETRIES
 
 
 def test_in_a_storm_retries_are_a_fifth_of_the_requests() -> None:

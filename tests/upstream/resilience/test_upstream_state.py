@@ -204,7 +204,7 @@ def test_concurrency_limit_of_an_upstream() -> None:
     stood.standing.admit_request()
 
 
-def opened(**environment: str) -> Stood:
+def make_open_state(**environment: str) -> Stood:
     stood = Stood(BREAKER_FAILURES="1", BREAKER_COOLDOWN="4.2", **environment)
     with pytest.raises(UpstreamUnreachable):
         stood.ask(Scripted(GONE))
@@ -212,7 +212,7 @@ def opened(**environment: str) -> Stood:
 
 
 def test_open_breaker_refuses_with_retry_after() -> None:
-    stood = opened(MAX_CONCURRENT="1")
+    stood = make_open_state(MAX_CONCURRENT="1")
 
     for _ in range(3):  # and no slot is lost over it
         with pytest.raises(UpstreamUnavailable) as refused:
@@ -225,7 +225,7 @@ def test_open_breaker_refuses_with_retry_after() -> None:
 
 
 def test_trial_request_decides_the_breaker() -> None:
-    stood = opened()
+    stood = make_open_state()
     stood.clock.pass_(5)
     held = stood.standing.admit_request()
     with pytest.raises(UpstreamUnavailable):
@@ -238,7 +238,7 @@ def test_trial_request_decides_the_breaker() -> None:
 
 
 def test_trial_that_ends_without_a_call_permits_another() -> None:
-    stood = opened()
+    stood = make_open_state()
     stood.clock.pass_(5)
 
     stood.standing.admit_request().close()
@@ -247,7 +247,7 @@ def test_trial_that_ends_without_a_call_permits_another() -> None:
 
 
 def test_a_refusal_of_the_request_shows_that_the_upstream_is_there() -> None:
-    stood = opened()
+    stood = make_open_state()
     stood.clock.pass_(5)
     stood.standing.admit_request()
 
@@ -335,7 +335,7 @@ def test_with_a_fallback_bad_answers_to_one_client_open_no_breaker(error: Forwar
 @every_bad_answer
 def test_without_a_fallback_a_bad_answer_on_probation_closes_it(error: ForwarderError) -> None:
     """It shows that the upstream can be reached again."""
-    stood = opened()
+    stood = make_open_state()
     stood.clock.pass_(5)
     stood.standing.admit_request()
 

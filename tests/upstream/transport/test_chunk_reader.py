@@ -16,12 +16,12 @@ from forwarder.upstream.transport.chunk_reader import (
 from tests.helpers.loopback import Peer, chunk, serving
 
 
-def pumped(pieces: Iterator[bytes], heartbeat: float = 5) -> ThreadedReader:
+def make_reader(pieces: Iterator[bytes], heartbeat: float = 5) -> ThreadedReader:
     return ThreadedReader(httpx2.Response(200, content=pieces), heartbeat)
 
 
 def test_pieces_come_as_they_were_sent() -> None:
-    assert list(pumped(iter([b"one", b"two"]))) == [b"one", b"two"]
+    assert list(make_reader(iter([b"one", b"two"]))) == [b"one", b"two"]
 
 
 def test_silence_is_an_empty_piece() -> None:
@@ -33,7 +33,7 @@ def test_silence_is_an_empty_piece() -> None:
         yield b"two"
 
     heard = []
-    for piece in pumped(pieces(), heartbeat=0.02):
+    for piece in make_reader(pieces(), heartbeat=0.02):
         heard.append(piece)
         if heard.count(b"") == 2:
             go.set()
@@ -49,7 +49,7 @@ def test_patience_ends_the_wait() -> None:
         yield b"one"
         go.wait(5)
 
-    arrivals = pumped(pieces())
+    arrivals = make_reader(pieces())
     heard = iter(arrivals)
     assert next(heard) == b"one"
     arrivals.silence_limit = 0.02
@@ -63,7 +63,7 @@ def test_a_failure_reaches_the_reader() -> None:
         yield b"one"
         raise httpx2.ReadError("broke")
 
-    heard = iter(pumped(pieces()))
+    heard = iter(make_reader(pieces()))
 
     assert next(heard) == b"one"
     with pytest.raises(httpx2.ReadError, match="broke"):
@@ -91,7 +91,7 @@ def test_the_thread_is_never_far_ahead_of_the_reader() -> None:
             sent.append(1)
             yield bytes(MAX_BUFFERED_BYTES // 4)
 
-    heard = iter(pumped(pieces()))
+    heard = iter(make_reader(pieces()))
     for read in range(1, 20):
         next(heard)
         assert len(sent) <= read + 5
@@ -108,7 +108,7 @@ def test_closing_ends_a_thread_that_waits_for_room() -> None:
         finally:
             ended.set()
 
-    arrivals = pumped(pieces())
+    arrivals = make_reader(pieces())
     next(iter(arrivals))
     arrivals.close()
 
@@ -153,7 +153,7 @@ def test_an_answer_that_was_read_leaves_its_connection() -> None:
 
 
 def test_nothing_is_read_after_closing() -> None:
-    arrivals = pumped(iter([b"one"]))
+    arrivals = make_reader(iter([b"one"]))
     arrivals.close()
 
     assert list(arrivals) == []

@@ -41,7 +41,7 @@ NOBODY: ssl.SSLContext = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts no authority."""
 
 
-def described(
+def describe_failure(
     make: Make, url: str, tls: ssl.SSLContext = NOBODY, proxies: Mapping[str, str] | None = None
 ) -> str:
     """The description of the error of a request to ``url``."""
@@ -71,14 +71,16 @@ def trusting(authority: Authority) -> ssl.SSLContext:
 @both
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 64 + ".invalid"])
 def test_a_host_name_that_cannot_be_resolved_is_named(make: Make, host: str) -> None:
-    assert described(make, f"http://{host}/v1") == f"the host name '{host}' cannot be resolved"
+    assert (
+        describe_failure(make, f"http://{host}/v1") == f"the host name '{host}' cannot be resolved"
+    )
 
 
 @both
 def test_a_refused_connection_names_host_and_port(make: Make) -> None:
     port = unused_port()
 
-    found = described(make, f"http://127.0.0.1:{port}/v1")
+    found = describe_failure(make, f"http://127.0.0.1:{port}/v1")
 
     assert found == f"127.0.0.1:{port} refused the connection"
 
@@ -90,7 +92,7 @@ def test_a_reset_connection_is_described(make: Make) -> None:
         peer.reset()
 
     with serving(script) as server:
-        found = described(make, server.url)
+        found = describe_failure(make, server.url)
 
     assert found == f"localhost:{server.port} reset the connection (does it expect https://?)"
 
@@ -98,7 +100,7 @@ def test_a_reset_connection_is_described(make: Make) -> None:
 @both
 def test_a_connection_that_closes_without_an_answer_is_described(make: Make) -> None:
     with serving(lambda peer: peer.request() and None) as server:
-        found = described(make, server.url)
+        found = describe_failure(make, server.url)
 
     assert found.startswith(f"localhost:{server.port} closed the connection before its answer")
 
@@ -113,7 +115,7 @@ def test_an_answer_that_is_not_http_is_described(make: Make, answer: bytes) -> N
         peer.send(answer)
 
     with serving(script) as server:
-        found = described(make, server.url)
+        found = describe_failure(make, server.url)
 
     expected = f"localhost:{server.port} did not answer in HTTP (does it expect https://?)"
     assert found == expected
@@ -170,7 +172,7 @@ def test_a_forbidden_address_differs_from_an_unknown_name(
     def make(tls: ssl.SSLContext, proxies: Mapping[str, str]) -> httpx2.BaseTransport:
         return PinnedTransport(lookup) if threads else GeventTransport(proxies={}, lookup=lookup)
 
-    assert described(make, "http://inside.test/v1") == words
+    assert describe_failure(make, "http://inside.test/v1") == words
 
 
 # -- TLS ------------------------------------------------------------------------------------------
@@ -191,7 +193,7 @@ def test_a_bad_certificate_names_the_check_that_failed(
 ) -> None:
     tls = authority.server("localhost", **certificate)  # type: ignore[arg-type]
     with serving(lambda peer: None, tls) as server:
-        found = described(make, server.url, trusting(authority))
+        found = describe_failure(make, server.url, trusting(authority))
 
     assert found.startswith(f"TLS with localhost:{server.port} failed: {words}")
 
@@ -201,7 +203,7 @@ def test_an_unknown_authority_is_named_with_the_setting_that_helps(
     make: Make, authority: Authority
 ) -> None:
     with serving(lambda peer: None, authority.server("localhost")) as server:
-        found = described(make, server.url)
+        found = describe_failure(make, server.url)
 
     assert "its certificate comes from an unknown authority" in found
     assert "SSL_CERT_FILE" in found
@@ -210,7 +212,7 @@ def test_an_unknown_authority_is_named_with_the_setting_that_helps(
 @both
 def test_a_certificate_for_another_host_is_described(make: Make, authority: Authority) -> None:
     with serving(lambda peer: None, authority.server("example.org")) as server:
-        found = described(make, server.url, trusting(authority))
+        found = describe_failure(make, server.url, trusting(authority))
 
     assert found.endswith("its certificate is for another host name than 'localhost'")
 
@@ -224,7 +226,7 @@ def test_a_certificate_without_key_identifiers_is_described(
     strict.verify_flags |= ssl.VERIFY_X509_STRICT
     tls = authority.server("localhost", key_identifiers=False)
     with serving(lambda peer: None, tls) as server:
-        found = described(make, server.url, strict)
+        found = describe_failure(make, server.url, strict)
 
     assert "a rule that Python 3.13 and newer enforce: Missing Authority Key Identifier" in found
 
@@ -248,7 +250,7 @@ def test_the_tests_own_authority_passes_strict_checks(make: Make, authority: Aut
 @both
 def test_plain_http_where_tls_was_expected_is_described(make: Make) -> None:
     with serving(lambda peer: peer.send(b"HTTP/1.1 400 Bad\r\n\r\n")) as server:
-        found = described(make, f"https://localhost:{server.port}/v1")
+        found = describe_failure(make, f"https://localhost:{server.port}/v1")
 
     assert "it answers in plain HTTP" in found
     assert "http://?" in found
@@ -260,7 +262,7 @@ def test_a_handshake_that_fails_names_openssl_s_reason(make: Make, authority: Au
     tls.maximum_version = ssl.TLSVersion.TLSv1_2
     tls.set_ciphers("AES256-SHA")  # needs RSA, and the key is none
     with serving(lambda peer: None, tls) as server:
-        found = described(make, server.url, trusting(authority))
+        found = describe_failure(make, server.url, trusting(authority))
 
     assert "no protocol or cipher in common (sslv3 alert handshake failure)" in found
 
@@ -285,7 +287,7 @@ def test_other_failures_of_tls_are_described(reason: str, words: str) -> None:
 
 
 @contextmanager
-def proxied(script: Callable[[Peer], None]) -> Iterator[dict[str, str]]:
+def serve_proxy(script: Callable[[Peer], None]) -> Iterator[dict[str, str]]:
     """The setting for a proxy with a password that behaves like ``script``."""
     with serving(script) as server:
         address = f"http://user:pass@localhost:{server.port}"
@@ -297,7 +299,7 @@ def test_a_proxy_that_cannot_be_reached_is_named_without_its_password(make: Make
     port = unused_port()
     address = f"http://user:pass@127.0.0.1:{port}"
 
-    found = described(make, "https://up.test/v1", proxies={"https": address})
+    found = describe_failure(make, "https://up.test/v1", proxies={"https": address})
 
     proxy = f"127.0.0.1:{port}"
     assert found == f"the proxy http://{proxy} cannot be reached: {proxy} refused the connection"
@@ -305,7 +307,9 @@ def test_a_proxy_that_cannot_be_reached_is_named_without_its_password(make: Make
 
 @both
 def test_a_proxy_whose_name_cannot_be_resolved_is_named(make: Make) -> None:
-    found = described(make, "http://up.test/v1", proxies={"http": "http://u:p@proxy.invalid:3128"})
+    found = describe_failure(
+        make, "http://up.test/v1", proxies={"http": "http://u:p@proxy.invalid:3128"}
+    )
 
     assert found == (
         "the proxy http://proxy.invalid:3128 cannot be reached: "
@@ -319,8 +323,8 @@ def test_a_proxy_that_refuses_says_how(make: Make) -> None:
         peer.request()
         peer.send(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
 
-    with proxied(script) as proxies:
-        found = described(make, "https://up.test/v1", proxies=proxies)
+    with serve_proxy(script) as proxies:
+        found = describe_failure(make, "https://up.test/v1", proxies=proxies)
         assert found.startswith(f"the proxy {find_proxy('https://up.test', proxies)} refused")
 
     assert "to connect to up.test:443 (407 Proxy Authentication Required" in found
@@ -329,8 +333,8 @@ def test_a_proxy_that_refuses_says_how(make: Make) -> None:
 
 @both
 def test_what_fails_behind_a_proxy_names_it(make: Make) -> None:
-    with proxied(lambda peer: peer.request() and None) as proxies:
-        found = described(make, "http://up.test/v1", proxies=proxies)
+    with serve_proxy(lambda peer: peer.request() and None) as proxies:
+        found = describe_failure(make, "http://up.test/v1", proxies=proxies)
         assert f"through the proxy {find_proxy('http://up.test', proxies)}" in found
 
     assert found.startswith("up.test:80 closed the connection")
@@ -339,7 +343,9 @@ def test_what_fails_behind_a_proxy_names_it(make: Make) -> None:
 def test_a_proxy_of_another_kind_is_described() -> None:
     proxies = {"http": "socks5://p:1"}
 
-    assert "'socks5' are not supported" in described(over_gevent, "http://x", proxies=proxies)
+    assert "'socks5' are not supported" in describe_failure(
+        over_gevent, "http://x", proxies=proxies
+    )
     assert find_proxy("http://x", proxies) is None
 
 

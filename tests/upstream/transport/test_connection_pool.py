@@ -32,7 +32,7 @@ def holding(peer: Peer) -> None:
 
 
 @contextmanager
-def pooled(
+def make_pool(
     server: Server, size: int = 10, tls: ssl.SSLContext | None = None
 ) -> Iterator[ServerConnectionPool]:
     pool = ServerConnectionPool(httpx2.URL(server.url), None, tls, size)
@@ -52,7 +52,7 @@ def trusting(authority: Authority) -> ssl.SSLContext:
 
 
 def test_a_returned_connection_is_used_again() -> None:
-    with serving(holding) as server, pooled(server) as pool:
+    with serving(holding) as server, make_pool(server) as pool:
         first, used = pool.acquire(NO_LIMITS, fresh=False)
         assert not used
         pool.return_socket(first)
@@ -65,7 +65,7 @@ def test_a_returned_connection_is_used_again() -> None:
 
 
 def test_a_released_connection_is_closed() -> None:
-    with serving(holding) as server, pooled(server) as pool:
+    with serving(holding) as server, make_pool(server) as pool:
         sock, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.release_socket(sock)
         assert sock.fileno() == -1
@@ -75,7 +75,7 @@ def test_a_released_connection_is_closed() -> None:
 
 
 def test_a_fresh_connection_can_be_demanded() -> None:
-    with serving(holding) as server, pooled(server) as pool:
+    with serving(holding) as server, make_pool(server) as pool:
         first, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.return_socket(first)
         second, used = pool.acquire(NO_LIMITS, fresh=True)
@@ -87,7 +87,7 @@ def test_a_fresh_connection_can_be_demanded() -> None:
 
 @pytest.mark.parametrize("script", [lambda peer: None, lambda peer: peer.send(b"stray")])
 def test_a_kept_connection_that_was_closed_or_spoilt_is_not_used(script: object) -> None:
-    with serving(script) as server, pooled(server) as pool:  # type: ignore[arg-type]
+    with serving(script) as server, make_pool(server) as pool:  # type: ignore[arg-type]
         first, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.return_socket(first)
         time.sleep(0.05)
@@ -102,7 +102,7 @@ def test_idle_connections_are_closed_without_further_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connection_pool, "MAX_IDLE_SECONDS", 0.3)
-    with serving(holding) as server, pooled(server) as pool:
+    with serving(holding) as server, make_pool(server) as pool:
         first, second = (pool.acquire(NO_LIMITS, fresh=False)[0] for _ in range(2))
         pool.return_socket(first)
         gevent.sleep(0.2)
@@ -121,7 +121,7 @@ def test_idle_connections_are_closed_without_further_requests(
 def test_a_connection_that_was_idle_too_long_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if the busy event loop has not closed it yet."""
     monkeypatch.setattr(connection_pool, "MAX_IDLE_SECONDS", 0.1)
-    with serving(holding) as server, pooled(server) as pool:
+    with serving(holding) as server, make_pool(server) as pool:
         sock, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.return_socket(sock)
         time.sleep(0.15)  # the loop stands still
@@ -133,7 +133,7 @@ def test_a_connection_that_was_idle_too_long_is_not_used(monkeypatch: pytest.Mon
 
 
 def test_a_closed_pool_leaves_no_timer() -> None:
-    with serving(holding) as server, pooled(server) as pool:
+    with serving(holding) as server, make_pool(server) as pool:
         pool.return_socket(pool.acquire(NO_LIMITS, fresh=False)[0])
         timer = pool._prune_timer
         assert timer.active
@@ -148,7 +148,7 @@ def test_a_closed_pool_leaves_no_timer() -> None:
 )
 def test_file_numbers_above_a_thousand_are_kept_too() -> None:
     """``select`` refuses them, and with it the check that the library's pool would make."""
-    with serving(holding) as server, pooled(server) as pool:
+    with serving(holding) as server, make_pool(server) as pool:
         below = [os.open(os.devnull, os.O_RDONLY) for _ in range(1024)]
         sock, _ = pool.acquire(NO_LIMITS, fresh=False)
         assert sock.fileno() > 1023
@@ -162,7 +162,7 @@ def test_file_numbers_above_a_thousand_are_kept_too() -> None:
 
 
 def test_closing_the_pool_closes_what_is_kept_and_what_comes_back() -> None:
-    with serving(holding) as server, pooled(server) as pool:
+    with serving(holding) as server, make_pool(server) as pool:
         first, _ = pool.acquire(NO_LIMITS, fresh=False)
         second, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.return_socket(first)
@@ -175,7 +175,7 @@ def test_closing_the_pool_closes_what_is_kept_and_what_comes_back() -> None:
 
 
 def test_waiting_for_a_place_has_a_limit() -> None:
-    with serving(holding) as server, pooled(server, size=1) as pool:
+    with serving(holding) as server, make_pool(server, size=1) as pool:
         sock, _ = pool.acquire(NO_LIMITS, fresh=False)
         with pytest.raises(httpx2.PoolTimeout):
             pool.acquire({"pool": 0.05}, fresh=False)
@@ -231,7 +231,7 @@ def authority(tmp_path: Path) -> Authority:
 def test_a_server_with_a_trusted_certificate_is_accepted(authority: Authority) -> None:
     with (
         serving(holding, authority.server("localhost")) as server,
-        pooled(server, tls=trusting(authority)) as pool,
+        make_pool(server, tls=trusting(authority)) as pool,
     ):
         sock, _ = pool.acquire({"connect": 2}, fresh=False)
         assert sock.version() == "TLSv1.3"
@@ -242,7 +242,7 @@ def test_a_server_with_an_unknown_certificate_is_a_connect_error(authority: Auth
     stranger = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with (
         serving(holding, authority.server("localhost")) as server,
-        pooled(server, tls=stranger) as pool,
+        make_pool(server, tls=stranger) as pool,
         pytest.raises(httpx2.ConnectError, match="CERTIFICATE_VERIFY_FAILED"),
     ):
         pool.acquire({"connect": 2}, fresh=False)
@@ -251,7 +251,7 @@ def test_a_server_with_an_unknown_certificate_is_a_connect_error(authority: Auth
 def test_a_server_with_another_name_is_a_connect_error(authority: Authority) -> None:
     with (
         serving(holding, authority.server("example.org")) as server,
-        pooled(server, tls=trusting(authority)) as pool,
+        make_pool(server, tls=trusting(authority)) as pool,
         pytest.raises(httpx2.ConnectError, match=r"[Hh]ostname"),
     ):
         pool.acquire({"connect": 2}, fresh=False)
@@ -283,7 +283,7 @@ def test_records_that_have_arrived_together_are_one_piece(authority: Authority) 
 
     with (
         serving(script, authority.server("localhost")) as server,
-        pooled(server, tls=trusting(authority)) as pool,
+        make_pool(server, tls=trusting(authority)) as pool,
     ):
         sock, _ = pool.acquire({"connect": 2}, fresh=False)
         time.sleep(0.1)
@@ -299,7 +299,7 @@ def test_records_that_have_arrived_together_are_one_piece(authority: Authority) 
 def test_silence_behind_tls_is_a_time_out(authority: Authority) -> None:
     with (
         serving(holding, authority.server("localhost")) as server,
-        pooled(server, tls=trusting(authority)) as pool,
+        make_pool(server, tls=trusting(authority)) as pool,
     ):
         sock, _ = pool.acquire({"connect": 2}, fresh=False)
         sock.settimeout(0.05)

@@ -18,7 +18,7 @@ def alarm() -> Iterator[DeadlineTimer]:
     alarm.close()
 
 
-def waited(alarm: DeadlineTimer, limit: float, seconds: float) -> float | None:
+def measure_wait(alarm: DeadlineTimer, limit: float, seconds: float) -> float | None:
     """The time until the timer ended a wait of ``seconds``; ``None`` if it did not."""
     started = time.monotonic()
     alarm.start_wait(limit)
@@ -33,23 +33,23 @@ def waited(alarm: DeadlineTimer, limit: float, seconds: float) -> float | None:
 
 def test_an_alarm_ends_a_wait_that_takes_too_long(alarm: DeadlineTimer) -> None:
     for _ in range(2):
-        assert waited(alarm, 0.05, 2) == pytest.approx(0.05, abs=0.04)
+        assert measure_wait(alarm, 0.05, 2) == pytest.approx(0.05, abs=0.04)
 
 
 def test_an_alarm_counts_each_wait_by_itself(alarm: DeadlineTimer) -> None:
-    assert [waited(alarm, 0.1, 0.03) for _ in range(8)] == [None] * 8
-    assert waited(alarm, 0.1, 2) == pytest.approx(0.1, abs=0.05)
+    assert [measure_wait(alarm, 0.1, 0.03) for _ in range(8)] == [None] * 8
+    assert measure_wait(alarm, 0.1, 2) == pytest.approx(0.1, abs=0.05)
 
 
 def test_an_alarm_does_not_ring_between_waits(alarm: DeadlineTimer) -> None:
-    assert waited(alarm, 0.03, 0) is None
+    assert measure_wait(alarm, 0.03, 0) is None
     gevent.sleep(0.06)
-    assert waited(alarm, 0.03, 2) == pytest.approx(0.03, abs=0.3)
+    assert measure_wait(alarm, 0.03, 2) == pytest.approx(0.03, abs=0.3)
 
 
 def test_an_alarm_takes_a_shorter_limit_at_once(alarm: DeadlineTimer) -> None:
-    assert waited(alarm, 5, 0) is None
-    assert waited(alarm, 0.03, 2) == pytest.approx(0.03, abs=0.3)
+    assert measure_wait(alarm, 5, 0) is None
+    assert measure_wait(alarm, 0.03, 2) == pytest.approx(0.03, abs=0.3)
 
 
 def test_an_alarm_that_is_closed_does_not_ring(alarm: DeadlineTimer) -> None:

@@ -34,7 +34,7 @@ def client_of(timeout: float | None = 5.0, **settings: object) -> Iterator[httpx
         yield client
 
 
-def opened(client: httpx2.Client) -> int:
+def count_opened(client: httpx2.Client) -> int:
     transport = client._transport
     assert isinstance(transport, GeventTransport)
     return transport.opened_connections
@@ -71,7 +71,7 @@ def test_a_body_of_unknown_length_goes_out_in_chunks() -> None:
         response = client.post(server.url, content=iter([b"ab", b"", b"cd"]))
         assert response.content == b"4\r\nabcd\r\n0\r\n\r\n"
         assert client.post(server.url, content=iter([])).content == b"0\r\n\r\n"
-        assert opened(client) == 1
+        assert count_opened(client) == 1
 
 
 def test_large_bodies_cross_both_ways() -> None:
@@ -92,7 +92,7 @@ def test_interim_responses_are_passed_over() -> None:
         for _ in range(2):
             response = client.get(server.url)
             assert (response.text, "link" in response.headers) == ("final", False)
-        assert opened(client) == 1
+        assert count_opened(client) == 1
 
 
 def test_head_has_no_body_and_keeps_its_connection() -> None:
@@ -106,7 +106,7 @@ def test_head_has_no_body_and_keeps_its_connection() -> None:
         response = client.head(server.url)
         assert (response.content, response.headers["content-length"]) == (b"", "5")
         assert client.get(server.url).content == b"hello"
-        assert opened(client) == 1
+        assert count_opened(client) == 1
 
 
 def test_an_answer_before_the_whole_request_was_read_is_received() -> None:
@@ -139,7 +139,7 @@ def test_a_header_that_is_not_ascii_spoils_no_answer() -> None:
             answer = client.get(server.url)
             assert answer.text == "ok"
             assert answer.headers.raw[1:] == [(b"X-Region", b"caf\xc3\xa9"), (b"X-Odd", b"\xff")]
-        assert opened(client) == 1
+        assert count_opened(client) == 1
 
 
 def test_other_schemes_are_refused() -> None:
@@ -213,7 +213,7 @@ def test_a_kept_connection_that_dies_under_the_request_is_replaced(
         client.get(server.url)
         assert client.request(method, server.url).text == "hello"
         assert server.requests[1] == server.requests[2]
-        assert opened(client) == 2
+        assert count_opened(client) == 2
 
 
 @every_ending
@@ -271,7 +271,7 @@ def test_a_dead_connection_is_not_replaced_by_another_dead_one() -> None:
         running = [gevent.spawn(client.get, server.url) for _ in range(2)]
         gevent.joinall(running, timeout=5)
         assert client.get(server.url).text == "hello"
-        assert opened(client) == 3
+        assert count_opened(client) == 3
 
 
 def test_a_fresh_connection_that_dies_is_not_tried_again() -> None:
@@ -303,7 +303,7 @@ def test_a_connection_is_not_kept_when_the_server_says_so() -> None:
     with serving(script) as server, client_of() as client:
         client.get(server.url)
         client.get(server.url)
-        assert opened(client) == 2
+        assert count_opened(client) == 2
 
 
 # -- failures ---------------------------------------------------------------------------------
@@ -428,7 +428,7 @@ def test_tls_is_spoken_and_its_connections_are_kept(authority: Authority) -> Non
     ):
         for size in (1, 100_000, 2):
             assert client.post(server.url, content=b"x" * size).content == b"x" * size
-        assert opened(client) == 1
+        assert count_opened(client) == 1
 
 
 def test_a_certificate_from_a_stranger_is_a_connect_error(authority: Authority) -> None:
@@ -524,7 +524,7 @@ def test_a_plain_request_names_its_whole_url_to_the_proxy() -> None:
         with client_of(proxies=settings) as client:
             for _ in range(2):
                 assert client.post("http://far.example:81/a?b=c", content=b"hi").text == "hi"
-            assert opened(client) == 1
+            assert count_opened(client) == 1
     lines = proxy.requests[0].partition(b"\r\n\r\n")[0].split(b"\r\n")
     assert lines[0] == b"POST http://far.example:81/a?b=c HTTP/1.1"
     assert b"Host: far.example:81" in lines

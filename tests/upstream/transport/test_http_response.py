@@ -19,7 +19,7 @@ from tests.helpers.loopback import Peer, Script, Server, chunk, serving
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
-def parsed(*pieces: bytes, method: str = "GET") -> HttpResponseParser:
+def parse_message(*pieces: bytes, method: str = "GET") -> HttpResponseParser:
     message = HttpResponseParser(method)
     for piece in pieces:
         message.parse(piece)
@@ -50,7 +50,7 @@ WHOLE = {
 def test_a_message_is_the_same_whole_and_byte_by_byte(name: str) -> None:
     data, body = WHOLE[name]
     for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
-        message = parsed(*pieces)
+        message = parse_message(*pieces)
 
         assert message.is_finished
         assert message.take_body() == body
@@ -58,7 +58,7 @@ def test_a_message_is_the_same_whole_and_byte_by_byte(name: str) -> None:
 
 
 def test_a_body_is_taken_once() -> None:
-    message = parsed(HEAD + b"Content-Length: 4\r\n\r\nab")
+    message = parse_message(HEAD + b"Content-Length: 4\r\n\r\nab")
 
     assert message.take_body() == b"ab"
     message.parse(b"c")
@@ -67,7 +67,7 @@ def test_a_body_is_taken_once() -> None:
 
 
 def test_an_interim_head_is_not_the_head() -> None:
-    message = parsed(b"HTTP/1.1 100 Continue\r\nX-A: 1\r\n\r\n")
+    message = parse_message(b"HTTP/1.1 100 Continue\r\nX-A: 1\r\n\r\n")
 
     assert not message.has_head
     message.parse(HEAD + b"X-B: 2\r\n\r\n")
@@ -76,7 +76,7 @@ def test_an_interim_head_is_not_the_head() -> None:
 
 
 def test_headers_keep_their_order_and_repetitions() -> None:
-    message = parsed(
+    message = parse_message(
         HEAD + b"X-A: 1\r\nSet-Cookie: a\r\nset-cookie: b\r\nContent-Length: 0\r\n\r\n"
     )
 
@@ -84,7 +84,7 @@ def test_headers_keep_their_order_and_repetitions() -> None:
 
 
 def test_a_body_without_length_ends_with_the_connection() -> None:
-    message = parsed(HEAD + b"\r\nabc")
+    message = parse_message(HEAD + b"\r\nabc")
 
     assert not message.is_finished
     message.parse(b"")
@@ -96,7 +96,7 @@ def test_a_body_without_length_ends_with_the_connection() -> None:
     "headers", [b"Content-Length: 4", b"Transfer-Encoding: chunked"], ids=["length", "chunks"]
 )
 def test_a_message_that_ends_too_early_is_broken(headers: bytes) -> None:
-    message = parsed(HEAD + headers + b"\r\n\r\n")
+    message = parse_message(HEAD + headers + b"\r\n\r\n")
 
     with pytest.raises(httpx2.RemoteProtocolError):
         message.parse(b"")
@@ -105,14 +105,14 @@ def test_a_message_that_ends_too_early_is_broken(headers: bytes) -> None:
 @pytest.mark.parametrize("data", [b"SSH-2.0-x\r\n", b"HTTP/1.1 abc\r\n\r\n", b"\x16\x03\x01\x00"])
 def test_what_is_not_http_is_refused(data: bytes) -> None:
     with pytest.raises(httpx2.RemoteProtocolError):
-        parsed(data)
+        parse_message(data)
 
 
 @pytest.mark.parametrize("more", [HEAD, HEAD + b"Content-Length: 1\r\n\r\nb", b"garbage"])
 @pytest.mark.parametrize("apart", [True, False])
 def test_what_follows_the_end_spoils_only_the_connection(more: bytes, apart: bool) -> None:
     data = HEAD + b"Content-Length: 1\r\n\r\na"
-    message = parsed(data, more) if apart else parsed(data + more)
+    message = parse_message(data, more) if apart else parse_message(data + more)
 
     assert message.is_finished
     assert message.take_body() == b"a"
@@ -120,7 +120,7 @@ def test_what_follows_the_end_spoils_only_the_connection(more: bytes, apart: boo
 
 
 def test_a_head_answers_head_whatever_length_it_names() -> None:
-    message = parsed(HEAD + b"Content-Length: 4\r\n\r\n", method="HEAD")
+    message = parse_message(HEAD + b"Content-Length: 4\r\n\r\n", method="HEAD")
 
     assert message.is_finished
     assert message.take_body() == b""
@@ -128,7 +128,7 @@ def test_a_head_answers_head_whatever_length_it_names() -> None:
 
 
 def test_a_body_after_head_spoils_the_connection() -> None:
-    message = parsed(HEAD + b"Content-Length: 4\r\n\r\nabcd", method="HEAD")
+    message = parse_message(HEAD + b"Content-Length: 4\r\n\r\nabcd", method="HEAD")
 
     assert message.is_finished
     assert message.should_close()
@@ -457,7 +457,7 @@ def turns_of_a_neighbour(read_seconds: float, use_seconds: float) -> int:
     data = iter([chunk(b"x")] * 50 + [chunk(b"")])
     pool = SimpleNamespace(receive=receive, return_socket=lambda _: None)
     sock = SimpleNamespace(settimeout=lambda _: None)
-    message = parsed(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    message = parse_message(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
     arrivals = GeventChunkReader(message, sock, pool, None, None)  # type: ignore[arg-type]
     greenlet = gevent.spawn(neighbour)
     for _ in arrivals:
@@ -478,7 +478,7 @@ def test_waiting_stream_does_not_sleep() -> None:
 def test_a_large_arrival_is_handed_on_in_portions_between_which_sockets_are_served() -> None:
     body = bytes(range(256)) * 512
     pool = SimpleNamespace(return_socket=lambda _: None)
-    message = parsed(HEAD + b"Content-Length: %d\r\n\r\n" % len(body), body)
+    message = parse_message(HEAD + b"Content-Length: %d\r\n\r\n" % len(body), body)
     sock = SimpleNamespace(settimeout=lambda _: None)
     arrivals = GeventChunkReader(message, sock, pool, None, None)  # type: ignore[arg-type]
     ours, theirs = gevent.socket.socketpair()
