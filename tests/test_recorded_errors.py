@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import UpstreamKeyRefused, UpstreamRefused
-from tests.upstream.test_client import asked, refusing, upstream_of
+from tests.upstream.test_client import make_refusing_provider, make_upstream, send_request
 
 FOLDER = os.environ.get("RECORDINGS", "")
 
@@ -63,10 +63,10 @@ def test_a_recorded_error_has_its_status_and_code(line: dict[str, Any]) -> None:
     body: Any = line["body"]
     text = body if isinstance(body, str) else json.dumps(body)
     known = next(((s, c) for fragment, s, c in EXPECTED if fragment in text), None)
-    provider = refusing(line["status"], content=text.encode())
+    provider = make_refusing_provider(line["status"], content=text.encode())
 
     with pytest.raises(UpstreamRefused) as caught:
-        asked(upstream_of(provider, UP_API_KEY="passthrough"), key="theirs")
+        send_request(make_upstream(provider, UP_API_KEY="passthrough"), key="theirs")
 
     error = caught.value
     assert (error.status, error.code) == (known or (line["status"], _own_code(text)))
@@ -82,7 +82,7 @@ def test_a_recorded_refusal_of_the_key_is_told_apart(line: dict[str, Any]) -> No
     is_key = any(f in text and code == "invalid_api_key" for f, _, code in EXPECTED)
 
     with pytest.raises(UpstreamKeyRefused if is_key else UpstreamRefused):
-        asked(upstream_of(refusing(line["status"], content=text.encode())))
+        send_request(make_upstream(make_refusing_provider(line["status"], content=text.encode())))
 
 
 def _parsed(text: str) -> Any:

@@ -50,6 +50,7 @@ def running(
         **{k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR")},
         "FORWARDER_DOTENV": "",
         "FORWARDER_DATABASE_URL": f"sqlite:///{directory}/forwarder-{port}.db",
+        "FORWARDER_QUEUE_TIMEOUT": "30",  # a busy machine keeps requests waiting
         **environment,
     }
     command = [sys.executable, "-m", *(word.format(port=port) for word in module)]
