@@ -71,7 +71,6 @@ def to_delta(message: Json) -> Json:
     return {**message, "tool_calls": [{**call, "index": i} for i, call in enumerate(calls)]}
 
 
-
 def is_embedding(entry: Any) -> bool:
     """Return True if an entry holds a vector, as numbers or in Base64, and a valid index."""
     if not isinstance(entry, dict) or type(entry.get("index") or 0) is not int:
