@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # modules and tests stay; to look through them again and again takes a tenth of the run
+
+
+@pytest.fixture(autouse=True)
+def _propagate_log_records() -> None:
+    """An application that an earlier test made keeps log records from `caplog`."""
+    logging.getLogger("forwarder").propagate = True
 
 
 @pytest.fixture(scope="session", autouse=True)

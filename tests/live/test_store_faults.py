@@ -246,7 +246,8 @@ def test_what_was_sealed_opens_after_the_store_is_back(
 def hang(server: Postgres, sign: int) -> None:
     """Stop, or continue, the server and every process of it."""
     for process in server.processes():
-        os.kill(process, sign)
+        with contextlib.suppress(ProcessLookupError):  # it may have ended meanwhile
+            os.kill(process, sign)
 
 
 def took(server: Server, client: str, **more: Any) -> float:
