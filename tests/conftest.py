@@ -52,7 +52,9 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def _propagate_log_records() -> None:
     """An application that an earlier test made keeps log records from `caplog`."""
-    logging.getLogger("forwarder").propagate = True
+    logger = logging.getLogger("forwarder")
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session", autouse=True)
