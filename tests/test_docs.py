@@ -18,7 +18,8 @@ from forwarder.app import create_app
 from forwarder.config import gunicorn_conf
 from forwarder.config.settings import DOTENV_VARIABLE, SETTINGS, UPSTREAM_SETTINGS, Settings
 from forwarder.core import errors
-from forwarder.protocols.client_reasoning_style import ALL_STYLES, KNOWN_CLIENTS
+from forwarder.protocols.client_reasoning_style import KNOWN_CLIENTS
+from forwarder.protocols.registry import ALL_STYLES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -17,8 +17,9 @@ from forwarder.core.ids import generate_id
 from forwarder.core.terminal_escapes import escape_control_characters, print_line
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
-from forwarder.pipeline.dry_run import CLIENT_PROTOCOLS, detect_protocol
+from forwarder.pipeline.dry_run import detect_protocol
 from forwarder.pipeline.gateway import Gateway
+from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.providers import Profile
 from forwarder.providers.adapt_request import adapt_request
 from forwarder.providers.learn import infer_quirk
@@ -56,7 +57,9 @@ def build_probe_command(gateway: Gateway, name: str, model: str | None) -> None:
 
 @click.command("translate")
 @click.argument("file", type=click.File("rb"), default="-")
-@click.option("--from", "protocol", type=click.Choice(CLIENT_PROTOCOLS), help="The request's API.")
+@click.option(
+    "--from", "protocol", type=click.Choice(list(CLIENT_PROTOCOLS)), help="The request's API."
+)
 @click.option("--model", help="The model to ask for instead of the request's own.")
 @click.option("--strict", is_flag=True, help="Reject the request if parameters would be lost.")
 @with_gateway

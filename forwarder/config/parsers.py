@@ -15,12 +15,14 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from forwarder.protocols.client_reasoning_style import ALL_STYLES, STYLES
+from forwarder.protocols.chat import CHAT
+from forwarder.protocols.registry import ALL_STYLES
+from forwarder.protocols.responses import RESPONSES
 
 ENV_PREFIX = "FORWARDER_"
 PASSTHROUGH_KEY = "passthrough"
-CHAT = frozenset({"chat"})
-RESPONSES = frozenset({"responses"})
+CHAT_API = frozenset({CHAT.name})
+RESPONSES_API = frozenset({RESPONSES.name})
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -327,9 +329,11 @@ def parse_tokens(text: str) -> int | None:
     return make_number_parser(int, 0, 1_000_000_000, "")(text) or None
 
 
-parse_api = make_choice_parser({"chat": CHAT, "responses": RESPONSES, "both": CHAT | RESPONSES})
-parse_chat_style = make_word_parser(*STYLES["chat"])
-parse_responses_style = make_word_parser(*STYLES["responses"])
+parse_api = make_choice_parser(
+    {"chat": CHAT_API, "responses": RESPONSES_API, "both": CHAT_API | RESPONSES_API}
+)
+parse_chat_style = make_word_parser(*CHAT.reasoning_styles)
+parse_responses_style = make_word_parser(*RESPONSES.reasoning_styles)
 
 
 @with_error_message("KEY=STYLE pairs separated by commas; STYLE is one of " + ", ".join(ALL_STYLES))

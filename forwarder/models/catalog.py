@@ -21,7 +21,8 @@ from forwarder.core.errors import ForwarderError, UpstreamKeyRefused, UpstreamRe
 from forwarder.core.types import Json
 from forwarder.models import codex
 from forwarder.models.names import add_tag, strip_tag
-from forwarder.models.router import CODEX_HELPER_MODELS, CODEX_REVIEWER, UPSTREAM_PROTOCOLS, Router
+from forwarder.models.router import CODEX_HELPER_MODELS, CODEX_REVIEWER, Router
+from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 from forwarder.upstream.client import Upstream
 from forwarder.upstream.pool import UpstreamPool
 
@@ -165,12 +166,13 @@ class Catalog:
         The helper models that Codex requests by itself come last, with visibility "hide". Names
         that do not resolve to an upstream are skipped.
         """
-        models = {model["id"]: model for model in self.list_models(client_key, ("responses",))}
+        listed = self.list_models(client_key, (codex.CODEX_PROTOCOL,))
+        models = {model["id"]: model for model in listed}
         for name in self._iter_configured_names(client_key):
             models.setdefault(name, make_model_object(name, ""))
         entries: list[Json] = []
         for name in dict.fromkeys((*models, *CODEX_HELPER_MODELS)):
-            route = self._router.find_route(name, "responses", client_key)
+            route = self._router.find_route(name, codex.CODEX_PROTOCOL, client_key)
             if route is not None:
                 model = models.get(name) or make_model_object(name, "")
                 entry = self._make_codex_entry(model, route, len(entries), client_key)
@@ -214,7 +216,7 @@ class Catalog:
         profile = self._all_upstreams.get_or_create(route.upstream).get_profile(route.model)
         reviewer = f"{route.upstream.name}/{CODEX_REVIEWER}"
         is_default_reviewer = self._router.codex_helper_model or self._router.is_same_model(
-            CODEX_REVIEWER, reviewer, ("responses",), client_key
+            CODEX_REVIEWER, reviewer, (codex.CODEX_PROTOCOL,), client_key
         )
         override = None if is_default_reviewer else reviewer
         return codex.make_entry(model, route, profile, rank, override)

@@ -16,7 +16,11 @@ from typing import Any
 from forwarder.config.settings import Settings
 from forwarder.context.route import Route
 from forwarder.core.types import Json
+from forwarder.protocols.responses import RESPONSES
 from forwarder.providers.profile import Profile
+
+CODEX_PROTOCOL = RESPONSES.name
+"""The protocol that Codex speaks, and its models at OpenAI."""
 
 DEFAULT_CONTEXT_WINDOW = 128_000
 """Tokens, for a model of unknown size. Codex compacts slightly below this."""
@@ -122,7 +126,7 @@ def make_entry(
 
 def choose_tool_mode(route: Route, profile: Profile) -> str | None:
     """Return how Codex offers its tools; ``None`` means one by one, which every model supports."""
-    native = route.protocol == "responses" and profile.codex_models
+    native = route.protocol == CODEX_PROTOCOL and profile.codex_models
     writes_programs = any(fnmatchcase(route.model, pattern) for pattern in _CODE_MODE_MODELS)
     return "code_mode_only" if native and writes_programs else None
 

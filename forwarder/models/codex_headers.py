@@ -20,6 +20,7 @@ from forwarder.config.settings import UpstreamSettings
 from forwarder.context.route import Route
 from forwarder.core.errors import ForwarderError
 from forwarder.core.types import Event, Json
+from forwarder.models.codex import CODEX_PROTOCOL
 from forwarder.models.router import Router
 from forwarder.upstream.client import REASONING_INCLUDED_HEADER
 
@@ -53,7 +54,7 @@ def make_response_headers(
     used a different model.
     """
     headers = {**upstream_headers, MODELS_ETAG_HEADER: etag}
-    if route.protocol != "responses":
+    if route.protocol != CODEX_PROTOCOL:
         headers |= {MODEL_HEADER: model, REASONING_INCLUDED_HEADER: "true"}
     elif headers.get(MODEL_HEADER, route.model).lower() == route.model.lower():
         headers[MODEL_HEADER] = model
@@ -78,11 +79,11 @@ def make_handshake_headers(
     headers = {MODELS_ETAG_HEADER: etag}
     try:
         route = router.resolve(
-            read_session_model(header(TURN_METADATA_HEADER)), "responses", client_key
+            read_session_model(header(TURN_METADATA_HEADER)), CODEX_PROTOCOL, client_key
         )
     except ForwarderError:
-        route = router.get_default_route("responses")
-    if route.protocol != "responses" or includes_reasoning(route.upstream):
+        route = router.get_default_route(CODEX_PROTOCOL)
+    if route.protocol != CODEX_PROTOCOL or includes_reasoning(route.upstream):
         headers[REASONING_INCLUDED_HEADER] = "true"
     return headers
 

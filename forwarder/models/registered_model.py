@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from forwarder.config.parsers import (
-    CHAT,
+    CHAT_API,
     PASSTHROUGH_KEY,
-    RESPONSES,
+    RESPONSES_API,
     Parser,
     parse_headers,
     parse_http_url,
@@ -33,16 +33,21 @@ from forwarder.protocols.model_defaults import ModelDefaults
 
 
 class RemoteType(NamedTuple):
-    """The protocol of a ``remote_type``, and its default provider profile."""
+    """The protocol of a ``remote_type``, and its default provider profile.
+
+    ``own_path`` is the path of the server's own API, which stands beside its OpenAI-compatible
+    API at ``/v1``.
+    """
 
     apis: frozenset[str]
     provider: str = ""
+    own_path: str = ""
 
 
 REMOTE_TYPES: Mapping[str, RemoteType] = {
-    "openai": RemoteType(CHAT),
-    "openai-responses": RemoteType(RESPONSES),
-    "ollama": RemoteType(CHAT, "ollama"),
+    "openai": RemoteType(CHAT_API),
+    "openai-responses": RemoteType(RESPONSES_API),
+    "ollama": RemoteType(CHAT_API, "ollama", own_path="/api"),
 }
 
 CAPABILITIES = ("completion", "tools", "thinking", "vision", "embedding", "insert", "audio")
@@ -318,11 +323,12 @@ def check_headers(headers: Json) -> None:
 
 
 def read_base_url(host: str, kind: str) -> str:
-    """Return the base URL; for an Ollama server, the one of its OpenAI-compatible API."""
+    """Return the base URL of the OpenAI-compatible API."""
     url = host if "://" in host else f"https://{host}"
     base = str(parse_setting(parse_http_url, url, "remote_host"))
-    if kind == "ollama":
-        base = base.removesuffix("/api")
+    own_path = REMOTE_TYPES[kind].own_path
+    if own_path:
+        base = base.removesuffix(own_path)
         return base if urlsplit(base).path else f"{base}/v1"
     return base
 

@@ -25,11 +25,11 @@ from forwarder.context.route import Route
 from forwarder.core.errors import ForwarderError, InvalidRequest, NotFound, shorten_value
 from forwarder.models.names import LATEST_TAG, strip_tag
 from forwarder.models.registered_model import RegisteredModel
+from forwarder.protocols.chat import CHAT
+from forwarder.protocols.registry import PROTOCOLS, UPSTREAM_PROTOCOLS
+from forwarder.protocols.responses import RESPONSES
 
 log = logging.getLogger("forwarder.routing")
-
-UPSTREAM_PROTOCOLS = ("chat", "responses")
-"""The protocols of upstreams."""
 
 CODEX_REVIEWER = "codex-auto-review"
 """The model that decides for Codex whether a command may run."""
@@ -68,7 +68,7 @@ class Router:
         self._logged_names: set[str] = set()
         self._upstreams = settings.upstreams
         self.default_file_upstream = next(
-            (u.name for u in settings.upstreams if "responses" in u.apis), None
+            (u.name for u in settings.upstreams if RESPONSES.name in u.apis), None
         )
         """The upstream for client files if the request does not name one."""
         self._by_name = {upstream.name: upstream for upstream in settings.upstreams}
@@ -196,7 +196,7 @@ class Router:
             return REGISTERED_OWNER
         chosen = self._find_configured(normalize_name(name, self._upstreams))
         if chosen:
-            return choose_preferred(chosen, "chat").name
+            return choose_preferred(chosen, CHAT.name).name
         if self._is_unclaimed_helper(name):
             for client in clients:
                 is_served = self._find_stand_in(name, client, key) or self._has_codex_helper(
@@ -271,7 +271,8 @@ def has_matching_glob(name: str, upstream: UpstreamSettings) -> bool:
 def choose_preferred(candidates: Sequence[UpstreamSettings], client: str) -> UpstreamSettings:
     """Apply the default rule of the module docstring."""
     if client not in UPSTREAM_PROTOCOLS:
-        return next((u for u in candidates if "chat" in u.apis), candidates[0])
+        near = PROTOCOLS[client].upstream_api
+        return next((u for u in candidates if near in u.apis), candidates[0])
     return next((u for u in candidates if client not in u.apis), candidates[0])
 
 
@@ -286,7 +287,7 @@ def require_model_name(model: str, requested: str) -> str:
 
 
 def make_route(upstream: UpstreamSettings, name: str, client: str) -> Route:
-    near = client if client in UPSTREAM_PROTOCOLS else "chat"
+    near = PROTOCOLS[client].upstream_api
     protocol = near if near in upstream.apis else next(iter(upstream.apis))
     return Route(upstream, protocol, upstream.aliases.get(name, name))
 

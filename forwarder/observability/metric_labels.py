@@ -10,15 +10,15 @@ from collections.abc import Iterable
 
 from forwarder.config.parsers import is_pattern
 from forwarder.config.settings import Settings
-from forwarder.protocols.ollama_parameters import OLLAMA_CHAT, OLLAMA_GENERATE
-from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
+from forwarder.protocols.registry import CLIENT_PROTOCOLS
 
 OTHER_LABEL = "other"
 NO_LABEL = "none"
 
 MAX_LABEL_LENGTH = 128
-PARAMETER_TABLES = (CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT, OLLAMA_CHAT, OLLAMA_GENERATE)
-KNOWN_PARAMETERS = frozenset(name.partition(".")[0] for table in PARAMETER_TABLES for name in table)
+KNOWN_PARAMETERS = frozenset(
+    name.partition(".")[0] for each in CLIENT_PROTOCOLS.values() for name in each.parameters
+)
 
 
 class LabelSet:

@@ -32,11 +32,8 @@ from forwarder.context.request_context import (
 from forwarder.context.route import Route
 from forwarder.core.errors import ForwarderError, shorten_value
 from forwarder.core.types import EventStream, Handler, Json
-from forwarder.protocols.ollama_parameters import EMBEDDING_TABLES
+from forwarder.protocols.registry import EMBEDDING_PROTOCOLS
 from forwarder.providers import select_profile
-
-EMBEDDING_ROUTES = frozenset({"embeddings", *EMBEDDING_TABLES})
-"""Routes of the operation ``embeddings``; all others are ``chat``."""
 
 TRACE_HEADERS = ("traceparent", "tracestate")
 PROPAGATOR = TraceContextTextMapPropagator()
@@ -136,7 +133,7 @@ class TracingObserver(RequestObserver):
 
 def read_operation(context: RequestContext) -> str:
     """Return ``gen_ai.operation.name``."""
-    return "embeddings" if context.route in EMBEDDING_ROUTES else "chat"
+    return "embeddings" if context.route in EMBEDDING_PROTOCOLS else "chat"
 
 
 def iterate_attributes(context: RequestContext) -> Iterator[tuple[str, Any]]:

@@ -24,12 +24,14 @@ from forwarder.middleware.compaction import (
 from forwarder.middleware.media import MediaIO
 from forwarder.middleware.reasoning_cache import ReasoningCache
 from forwarder.middleware.reasoning_cache.signatures import SignatureCache
+from forwarder.protocols.chat import CHAT
 from forwarder.protocols.client_reasoning_style import (
-    AUTO,
     resolve_chat_style,
     resolve_responses_style,
     select_style,
 )
+from forwarder.protocols.protocol import AUTO_STYLE
+from forwarder.protocols.responses import RESPONSES
 from forwarder.providers import Profile, is_reasoning_model
 from forwarder.storage import (
     ConversationStore,
@@ -77,13 +79,12 @@ class Attempt:
     @property
     def compacts_natively(self) -> bool:
         """Whether this upstream compacts conversations itself."""
-        return self.route.protocol == "responses" and self.profile.compaction
+        return self.route.protocol == RESPONSES.name and self.profile.compaction
 
     @property
     def extra_parameters(self) -> frozenset[str]:
         """Sampling parameters that the upstream accepts beyond those of its API."""
-        over_chat = self.route.protocol == "chat"
-        return self.profile.chat_takes if over_chat else self.profile.responses_takes
+        return self.profile.get_extra_parameters(self.route.protocol)
 
     @cached_property
     def translation_context(self) -> TranslationContext:
@@ -107,9 +108,9 @@ class Attempt:
             caches_signatures=settings.reasoning_ttl > 0,
             make_client_url=partial(make_file_url, self.context, self.route.upstream.name),
         )
-        if self.client != "responses":
+        if self.client != RESPONSES.name:
             return context
-        style = self._select_style("responses", settings.responses_reasoning)
+        style = self._select_style(RESPONSES.name, settings.responses_reasoning)
         return replace(
             context,
             reasoning=resolve_responses_style(style, self.request),
@@ -120,8 +121,8 @@ class Attempt:
     @property
     def chat_style(self) -> str | None:
         """The reasoning style of a chat client; None passes reasoning through unchanged."""
-        style = self._select_style("chat", self.services.settings.chat_reasoning)
-        if style == AUTO and self.route.protocol == "chat":
+        style = self._select_style(CHAT.name, self.services.settings.chat_reasoning)
+        if style == AUTO_STYLE and self.route.protocol == CHAT.name:
             return None
         return resolve_chat_style(style, self.request, self.context.rendered_field)
 
@@ -135,7 +136,7 @@ class Attempt:
     def upstream_memory(self) -> UpstreamMemory:
         """What the upstream keeps of earlier turns, and what has to be read here."""
         upstream = self.route.upstream
-        keeps = self.route.protocol == "responses" and self.profile.keeps_responses
+        keeps = self.route.protocol == RESPONSES.name and self.profile.keeps_responses
         # A conversation that is compacted here has to be read here.
         goes_on = self.compaction is not make_compact_handler or self.compacts_natively
         return UpstreamMemory(upstream.name, keeps, upstream.passthrough_key, goes_on)

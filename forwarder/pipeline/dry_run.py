@@ -17,9 +17,11 @@ from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import check_enum
-from forwarder.models.router import UPSTREAM_PROTOCOLS
-from forwarder.protocols.ollama_parameters import OLLAMA_TABLES, flatten_options
-from forwarder.protocols.parameters import PARAMETER_TABLES, Disposition
+from forwarder.protocols.chat import CHAT
+from forwarder.protocols.ollama import flatten_options
+from forwarder.protocols.parameters import Disposition
+from forwarder.protocols.registry import CLIENT_PROTOCOLS, UPSTREAM_PROTOCOLS
+from forwarder.protocols.responses import RESPONSES
 from forwarder.protocols.tool_secrets import hide_tool_secrets_of
 from forwarder.translation.chat_over_responses.request import MIN_OUTPUT_TOKENS
 from forwarder.upstream.client import PreviewedRequest
@@ -31,24 +33,20 @@ def detect_protocol(request: Json, named: str | None) -> str:
     Raises InvalidRequest if the protocol is ambiguous.
     """
     if named is not None:
-        return str(check_enum(named, CLIENT_PROTOCOLS, "from"))
-    like = [protocol for name, protocol in _DISTINCTIVE_FIELDS.items() if name in request]
+        return str(check_enum(named, tuple(CLIENT_PROTOCOLS), "from"))
+    like = [
+        protocol.name
+        for protocol in UPSTREAM_PROTOCOLS.values()
+        if protocol.conversation.parameter in request
+    ]
     if len(like) != 1:
         raise InvalidRequest(
-            "The API of this request is ambiguous; add from=chat, from=responses, "
-            "from=ollama or from=ollama_generate.",
+            "The API of this request is ambiguous; add one of "
+            f"{', '.join(f'from={name}' for name in CLIENT_PROTOCOLS)}.",
             param="from",
             code="missing_required_parameter",
         )
     return like[0]
-
-
-CLIENT_PROTOCOLS = (*UPSTREAM_PROTOCOLS, *OLLAMA_TABLES)
-"""Protocols of which requests can be previewed."""
-
-_PARAMETER_TABLES = {**PARAMETER_TABLES, **OLLAMA_TABLES}
-
-_DISTINCTIVE_FIELDS = {"messages": "chat", "input": "responses"}
 
 
 class DryRunFinished(Exception):
@@ -125,9 +123,10 @@ def build_report(
     run: DryRun,
 ) -> Json:
     """The report: the upstream request, and the disposition of every parameter."""
+    flat = flatten_options(asked) if CLIENT_PROTOCOLS[client].has_nested_options else asked
     dispositions = {
         name: find_disposition(name, value, client, route.protocol, sent, dropped)
-        for name, value in (flatten_options(asked) if client in OLLAMA_TABLES else asked).items()
+        for name, value in flat.items()
         if value is not None
     }
     return {
@@ -176,7 +175,8 @@ def find_disposition(
     for names, is_emulated, disposition in _EMULATIONS:
         if name in names and is_emulated(value, client, over, sent):
             return disposition
-    disposition = _PARAMETER_TABLES[client].get(name, _CARRIED) if client != over else _CARRIED
+    table = CLIENT_PROTOCOLS[client].parameters if client != over else {}
+    disposition = table.get(name, _CARRIED)
     if value in disposition.neutral:
         return _NEUTRAL
     if disposition.kind == "carried" and sent.body.get(name) != value:
@@ -196,13 +196,14 @@ _UNSUPPORTED_FORMATS = {"json_object": ("json_schema",), "none": ("json_schema",
 
 
 def is_schema_checked(value: Any, client: str, over: str, sent: PreviewedRequest) -> bool:
-    wanted = value.get("format") or {} if client == "responses" else value
-    lacking = _UNSUPPORTED_FORMATS.get(sent.profile.response_format, ()) if over == "chat" else ()
+    wanted = value.get("format") or {} if client == RESPONSES.name else value
+    over_chat = over == CHAT.name
+    lacking = _UNSUPPORTED_FORMATS.get(sent.profile.response_format, ()) if over_chat else ()
     return wanted.get("type") in lacking
 
 
 def is_limit_low(value: Any, client: str, over: str, sent: PreviewedRequest) -> bool:
-    return client == "chat" != over and bool(value < MIN_OUTPUT_TOKENS)
+    return client == CHAT.name != over and bool(value < MIN_OUTPUT_TOKENS)
 
 
 _EMULATIONS: tuple[

@@ -60,12 +60,14 @@ from forwarder.observability.metrics import MetricsObserver
 from forwarder.pipeline.attempt import Attempt, PipelineServices
 from forwarder.pipeline.dry_run import DryRun, build_report
 from forwarder.pipeline.pipeline import (
-    OLLAMA_PROTOCOLS,
     build_embeddings_handler,
     build_handler,
 )
+from forwarder.protocols.chat import CHAT
 from forwarder.protocols.chat_reasoning import find_reasoning_field
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
+from forwarder.protocols.registry import CLIENT_PROTOCOLS
+from forwarder.protocols.responses import RESPONSES
 from forwarder.storage import ConversationStore, NullConversationStore, OwnerResolver, RequestLimits
 from forwarder.storage.background import BackgroundLimits, BackgroundTask, TakeoverCallbacks
 from forwarder.storage.background_requests import (
@@ -182,8 +184,8 @@ class Gateway:
         that `stream` raises before it calls an upstream.
         """
         background = self.store.background
-        self.preview("responses", deepcopy(request), style, context)
-        self._find_routes("responses", request, context)
+        self.preview(RESPONSES.name, deepcopy(request), style, context)
+        self._find_routes(RESPONSES.name, request, context)
         self.resilience.admit_request(work)
         self.resume_background_work()
         stored = StoredRequest(
@@ -219,7 +221,7 @@ class Gateway:
     ) -> BackgroundTask:
         """The task for a background request."""
         request = {**stored.request, "stream": True}
-        made = partial(self._stream_unrecorded, "responses", request, stored.style, work)
+        made = partial(self._stream_unrecorded, RESPONSES.name, request, stored.style, work)
         follow = partial(self._follow_upstream_response, request, stored.style, work)
         repeats = self.settings.background_attempts > 1 and is_repeatable(request)
         return BackgroundTask(
@@ -232,8 +234,8 @@ class Gateway:
         """The stream of a response that an upstream is already generating."""
         work.followed_response_id = origin.upstream_id
         asked = {k: v for k, v in request.items() if k not in LOCAL_PARAMETERS} | {"input": []}
-        answer = partial(self._stream_from_route, "responses", asked, style, work)
-        routes = self._find_routes("responses", asked, work)
+        answer = partial(self._stream_from_route, RESPONSES.name, asked, style, work)
+        routes = self._find_routes(RESPONSES.name, asked, work)
         there = [route for route in routes if route.upstream.name == origin.upstream]
         if not there:
             raise NotFound(f"The upstream '{origin.upstream}' does not serve this model any more.")
@@ -322,7 +324,7 @@ class Gateway:
         call = attempt.upstream.make_handler(route, client, context)
         model = request["model"]
         stream = build_handler(attempt, self._with_retries(call, route, context))(request)
-        if client == "responses":
+        if client == RESPONSES.name:
             context.reply_headers = make_response_headers(
                 context.reply_headers, model, route, self.catalog.compute_etag()
             )
@@ -354,7 +356,7 @@ class Gateway:
     def compact(self, request: Json, context: RequestContext) -> EventStream:
         """The answer to ``/responses/compact``, as a stream of one event."""
         request["stream"] = False
-        routes = self._find_routes("responses", request, context)
+        routes = self._find_routes(RESPONSES.name, request, context)
         answer = partial(self._compact_at_route, request, context)
         return context.convert_errors(self.resilience.open_first_available(routes, answer, context))
 
@@ -363,14 +365,14 @@ class Gateway:
     ) -> EventStream:
         """Compact by the upstream if it can, otherwise by a summary of its model."""
         attempt = self._new_attempt(
-            route, "responses", None, context, request, make_compact_handler
+            route, RESPONSES.name, None, context, request, make_compact_handler
         )
         if attempt.compacts_natively:
             request = {k: v for k, v in request.items() if k != "stream"}
             attempt = replace(attempt, request=request)
             call = attempt.upstream.make_compaction_handler(route, context)
         else:
-            call = attempt.upstream.make_handler(route, "responses", context)
+            call = attempt.upstream.make_handler(route, RESPONSES.name, context)
         return build_handler(attempt, self._with_retries(call, route, context))(request)
 
     def embed(self, client: str, request: Json, context: RequestContext) -> EventStream:
@@ -445,15 +447,15 @@ class Gateway:
         """Whether to stream the answer; sets ``stream`` in the request if it is missing."""
         asked = read_field(request, "stream", BOOL, "stream")
         if asked is None:
-            asked = client in OLLAMA_PROTOCOLS or (
-                client == "chat" and self.settings.chat_default_stream
+            asked = CLIENT_PROTOCOLS[client].streams_by_default or (
+                client == CHAT.name and self.settings.chat_default_stream
             )
             request["stream"] = asked
         return bool(asked)
 
     def keeps_responses(self, request: Json, context: RequestContext) -> bool:
         """Whether the response to a Responses request can be stored, here or upstream."""
-        own = self._find_routes("responses", request, context)[0].protocol == "responses"
+        own = self._find_routes(RESPONSES.name, request, context)[0].protocol == RESPONSES.name
         return own or not isinstance(self.state, NullConversationStore)
 
     def _list_local_parameters(self, client: str, request: Json, route: Route) -> frozenset[str]:
@@ -463,9 +465,9 @@ class Gateway:
         client that did not send that field gets no report of it.
         """
         here = self.state.list_local_parameters(client, request, client != route.protocol)
-        if client == "chat" and find_reasoning_field(request.get("messages")) is None:
+        if client == CHAT.name and find_reasoning_field(request.get("messages")) is None:
             here |= {"messages.reasoning_content"}
-        return here if client == "responses" else here | _UNREQUESTED_PARAMETERS
+        return here if client == RESPONSES.name else here | _UNREQUESTED_PARAMETERS
 
     def _find_routes(self, client: str, request: Json, context: RequestContext) -> list[Route]:
         model = request.get("model") or self.settings.default_model
@@ -567,7 +569,7 @@ class Gateway:
     def _find_recording_upstream(self, context: RequestContext) -> str | None:
         """The name of the upstream that answered, if it stores responses itself."""
         upstream = self.upstreams.get(context.upstream or "")
-        if upstream is None or "responses" not in upstream.settings.apis:
+        if upstream is None or RESPONSES.name not in upstream.settings.apis:
             return None
         return upstream.settings.name if upstream.profile.keeps_responses else None
 

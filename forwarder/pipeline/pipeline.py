@@ -25,13 +25,12 @@ from forwarder.middleware.stop_sequences import with_stop_sequences
 from forwarder.middleware.token_limit import with_token_limit
 from forwarder.middleware.truncation import with_truncation
 from forwarder.pipeline.attempt import Attempt
+from forwarder.protocols.chat import CHAT
+from forwarder.protocols.registry import CLIENT_PROTOCOLS, EMBEDDINGS
+from forwarder.protocols.responses import RESPONSES
 from forwarder.protocols.stream_end import blame_upstream_for_malformed_events
 from forwarder.protocols.tool_secrets import with_hidden_tools
 from forwarder.translation import translate_handler
-
-OLLAMA_PROTOCOLS = ("ollama", "ollama_generate")
-"""Ollama's two ways of asking for an answer."""
-
 
 # -- which attempts a stage applies to ---------------------------------------------------------
 
@@ -41,35 +40,33 @@ def is_any(attempt: Attempt) -> bool:
 
 
 def is_chat_client(attempt: Attempt) -> bool:
-    return attempt.client == "chat"
+    return attempt.client == CHAT.name
 
 
 def is_responses_client(attempt: Attempt) -> bool:
-    return attempt.client == "responses"
+    return attempt.client == RESPONSES.name
 
 
 def is_chat_over_responses(attempt: Attempt) -> bool:
-    return attempt.client == "chat" and attempt.route.protocol == "responses"
+    return is_chat_client(attempt) and attempt.route.protocol == RESPONSES.name
 
 
 def is_responses_passthrough(attempt: Attempt) -> bool:
-    return attempt.client == "responses" == attempt.route.protocol
+    return is_responses_client(attempt) and attempt.route.protocol == RESPONSES.name
 
 
 def is_chat_upstream(attempt: Attempt) -> bool:
-    return attempt.route.protocol == "chat"
+    return attempt.route.protocol == CHAT.name
 
 
 def needs_single_responses_call(attempt: Attempt) -> bool:
     """An upstream that keeps its responses waits for the results of all calls in them."""
-    over_responses = attempt.route.protocol == "responses"
-    return over_responses and not (
-        attempt.client == "responses" and attempt.profile.keeps_responses
-    )
+    over_responses = attempt.route.protocol == RESPONSES.name
+    return over_responses and not (is_responses_client(attempt) and attempt.profile.keeps_responses)
 
 
 def remembers_signatures(attempt: Attempt) -> bool:
-    return attempt.services.settings.reasoning_ttl > 0 and attempt.route.protocol == "chat"
+    return attempt.services.settings.reasoning_ttl > 0 and is_chat_upstream(attempt)
 
 
 def remembers_reasoning(attempt: Attempt) -> bool:
@@ -211,8 +208,9 @@ def build_handler(attempt: Attempt, terminal: Handler) -> Handler:
     Raises ForwarderError for a request that a stage refuses.
     """
     check_schema_sizes(attempt.request, attempt.services.settings.max_schema)
-    if attempt.client in OLLAMA_PROTOCOLS:
-        return build_ollama_handler(attempt, terminal)
+    served_as = CLIENT_PROTOCOLS[attempt.client].served_as
+    if served_as is not None:
+        return build_translated_handler(attempt, served_as, terminal)
     return blame_upstream_for_malformed_events(wrap_stages(terminal, attempt))
 
 
@@ -224,16 +222,16 @@ def wrap_stages(handler: Handler, attempt: Attempt, stages: Sequence[Stage] = PI
     return handler
 
 
-def build_ollama_handler(attempt: Attempt, terminal: Handler) -> Handler:
-    """Ollama's API: a translation over a chat client's whole pipeline."""
-    chat = replace(attempt, client="chat", style="reasoning_content")
+def build_translated_handler(attempt: Attempt, served_as: str, terminal: Handler) -> Handler:
+    """A translation over the whole pipeline of another client protocol, as for Ollama's API."""
+    inner = replace(attempt, client=served_as, style="reasoning_content")
     context = replace(attempt.translation_context, extensions=attempt.extra_parameters)
-    handler = translate_handler(build_handler(chat, terminal), attempt.client, "chat", context)
+    handler = translate_handler(build_handler(inner, terminal), attempt.client, served_as, context)
     return blame_upstream_for_malformed_events(handler)
 
 
 def build_embeddings_handler(attempt: Attempt, terminal: Handler) -> Handler:
     """The handler of a request for embeddings."""
     metered, context = wrap_metering(terminal, attempt), attempt.translation_context
-    handler = translate_handler(metered, attempt.client, "embeddings", context)
+    handler = translate_handler(metered, attempt.client, EMBEDDINGS.name, context)
     return blame_upstream_for_malformed_events(handler)

@@ -9,26 +9,16 @@ get ``[thinking]`` blocks; a Responses client gets a summary if it requests one,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from forwarder.core.types import Json
 from forwarder.core.validate import check_enum
 from forwarder.protocols import chat_reasoning
+from forwarder.protocols.protocol import AUTO_STYLE
+from forwarder.protocols.registry import CLIENT_PROTOCOLS
 
 HEADER = "X-Forwarder-Reasoning"
-AUTO = "auto"
-
-CHAT_REASONING_STYLES = ("thinking", "think", "reasoning_content", "reasoning", "parts", "none")
-"""The reasoning styles that a chat client can choose from."""
-
-STYLES: Mapping[str, tuple[str, ...]] = {
-    "chat": (AUTO, *CHAT_REASONING_STYLES),
-    "responses": (AUTO, "summary", "text", "both"),
-}
-"""Client API -> the styles that its clients can choose from."""
-
-ALL_STYLES = tuple(dict.fromkeys(style for styles in STYLES.values() for style in styles))
 
 
 class KnownClient(NamedTuple):
@@ -94,13 +84,14 @@ def select_style(
     ``requested``.
     """
     if requested:
-        return str(check_enum(requested, STYLES[api], HEADER))
-    return next((style for style in key_styles if style in STYLES[api]), default_style)
+        return str(check_enum(requested, CLIENT_PROTOCOLS[api].reasoning_styles, HEADER))
+    styles = CLIENT_PROTOCOLS[api].reasoning_styles
+    return next((style for style in key_styles if style in styles), default_style)
 
 
 def resolve_chat_style(style: str, request: Json, rendered_field: str | None) -> str:
     """Resolve ``auto``: the field in the client's history, else the field that it renders."""
-    if style != AUTO:
+    if style != AUTO_STYLE:
         return style
     return (
         chat_reasoning.find_reasoning_field(request.get("messages")) or rendered_field or "thinking"
@@ -109,7 +100,7 @@ def resolve_chat_style(style: str, request: Json, rendered_field: str | None) ->
 
 def resolve_responses_style(style: str, request: Json) -> str:
     """Resolve ``auto``: a summary if the request asks for one, else the text."""
-    if style != AUTO:
+    if style != AUTO_STYLE:
         return style
     value = request.get("reasoning")
     reasoning = value if isinstance(value, dict) else {}

@@ -190,23 +190,23 @@ CHAT_TOOLS: DispositionTable = {
 }
 """A Chat client's ``tools``."""
 
-ITEM_TABLES: dict[str, dict[str, DispositionTable]] = {
-    "responses": {
-        "input items": INPUT_ITEMS,
-        "parts of messages": INPUT_PARTS,
-        "parts of the assistant's messages": OUTPUT_PARTS,
-        "parts of tools' results": RESULT_PARTS,
-        "tools": RESPONSES_TOOLS,
-    },
-    "chat": {
-        "messages": CHAT_MESSAGES,
-        "parts of messages": CHAT_USER_PARTS,
-        "parts of the assistant's messages": CHAT_ASSISTANT_PARTS,
-        "tool calls": CHAT_TOOL_CALLS,
-        "tools": CHAT_TOOLS,
-    },
+RESPONSES_ITEM_TABLES: dict[str, DispositionTable] = {
+    "input items": INPUT_ITEMS,
+    "parts of messages": INPUT_PARTS,
+    "parts of the assistant's messages": OUTPUT_PARTS,
+    "parts of tools' results": RESULT_PARTS,
+    "tools": RESPONSES_TOOLS,
 }
-"""The client's protocol -> the title of a table -> the table."""
+"""The title of a table -> the table, for Responses clients."""
+
+CHAT_ITEM_TABLES: dict[str, DispositionTable] = {
+    "messages": CHAT_MESSAGES,
+    "parts of messages": CHAT_USER_PARTS,
+    "parts of the assistant's messages": CHAT_ASSISTANT_PARTS,
+    "tool calls": CHAT_TOOL_CALLS,
+    "tools": CHAT_TOOLS,
+}
+"""The title of a table -> the table, for Chat clients."""
 
 
 def parse_row_type(row: str) -> str:

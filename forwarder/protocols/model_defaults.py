@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import EventStream, Handler, Json
+from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 
 _MIN_OUTPUT_TOKENS = 16
 """The smallest ``max_output_tokens`` that the Responses API takes."""
@@ -196,15 +197,17 @@ NO_DEFAULTS = ModelDefaults()
 
 def add_system_prompt(request: Json, protocol: str, system: str) -> Json:
     """Put a system prompt in front of the conversation unless the client sent one."""
-    value = request.get("messages" if protocol == "chat" else "input")
+    conversation = UPSTREAM_PROTOCOLS[protocol].conversation
+    value = request.get(conversation.parameter)
     entries = value if isinstance(value, list) else []
     if any(isinstance(each, dict) and each.get("role") in _INSTRUCTION_ROLES for each in entries):
         return request
-    if protocol == "chat":
-        if not isinstance(value, list):  # the translator reports the error
-            return request
-        return {**request, "messages": [{"role": "system", "content": system}, *value]}
-    return request if request.get("instructions") else {**request, "instructions": system}
+    if conversation.instructions is not None:
+        has_own = bool(request.get(conversation.instructions))
+        return request if has_own else {**request, conversation.instructions: system}
+    if not isinstance(value, list):  # the translator reports the error
+        return request
+    return {**request, conversation.parameter: [{"role": "system", "content": system}, *value]}
 
 
 _INSTRUCTION_ROLES = ("system", "developer")

@@ -159,10 +159,6 @@ CHAT_OVER_RESPONSES: dict[str, Disposition] = {
 }
 """A Chat client's parameters over a Responses upstream."""
 
-PARAMETER_TABLES = {"responses": RESPONSES_OVER_CHAT, "chat": CHAT_OVER_RESPONSES}
-"""The client's protocol -> the dispositions of its parameters over the other protocol."""
-
-
 _UNKNOWN_PARAMETER = offer(ANY, "neither API knows this parameter")
 _OTHER_API_PARAMETER = offer(ANY, "only the other API knows this parameter")
 _KNOWN_PARAMETERS = RESPONSES_OVER_CHAT.keys() | CHAT_OVER_RESPONSES.keys()

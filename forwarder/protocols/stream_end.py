@@ -210,12 +210,6 @@ def classify_error_event(event: Event, refusal: UpstreamError) -> Event:
     return {**event, "code": refusal.code, "message": refusal.message, **nested}
 
 
-COMPLETENESS_CHECKS = {
-    "chat": require_complete_chat_stream,
-    "responses": require_complete_responses_stream,
-}
-
-
 def blame_upstream_for_malformed_events(handler: Handler) -> Handler:
     """Wrap a handler: exceptions from malformed events become UpstreamMalformedEvent."""
 
@@ -300,14 +294,6 @@ def append_ollama_error(stream: EventStream) -> InterruptibleStream:
         yield from stream
     except ForwarderError as error:
         yield [{"error": error.message}]
-
-
-ERROR_ENCODERS = {
-    "chat": append_chat_error,
-    "responses": append_responses_error,
-    "ollama": append_ollama_error,
-    "ollama_generate": append_ollama_error,
-}
 
 
 UNKNOWN_RESPONSE: Json = {

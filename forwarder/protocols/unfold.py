@@ -6,6 +6,7 @@ cannot, the stream has the events that would have carried the answer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from forwarder.core.errors import UpstreamProtocolError
@@ -14,25 +15,14 @@ from forwarder.protocols.mappings import find_error, to_upstream_error
 
 
 def unfold_answer(protocol: str, body: Json, streamed: bool) -> Batch:
-    """Return the batch of events for a complete answer.
+    """Return the batch of events for a complete answer of an upstream's endpoint.
 
-    Raises UpstreamError if the body holds an error or is no answer of this protocol.
+    Raises UpstreamError if the body holds an error or is no answer of this endpoint.
     """
     error = find_error(body)
     if error and body.get("object") != "response":
         raise to_upstream_error(error)
-    if protocol == "chat":
-        return unfold_chat(body, streamed)
-    if protocol == "compact":
-        if not isinstance(body.get("output"), list):
-            raise UpstreamProtocolError("The upstream's answer is not a compacted conversation.")
-        return [body]
-    if protocol == "embeddings":
-        data = body.get("data")
-        if not isinstance(data, list) or not all(map(is_embedding, data)):
-            raise UpstreamProtocolError("The upstream's answer contains no valid embeddings.")
-        return [body]
-    return unfold_response(body, streamed)
+    return _UNFOLDERS[protocol](body, streamed)
 
 
 def unfold_chat(body: Json, streamed: bool) -> Batch:
@@ -144,3 +134,25 @@ _SIDE_FIELDS = ("annotations", "logprobs")
 
 def number_events(batch: Batch) -> Batch:
     return [{**event, "sequence_number": i} for i, event in enumerate(batch)]
+
+
+def unfold_compaction(body: Json, streamed: bool) -> Batch:
+    if not isinstance(body.get("output"), list):
+        raise UpstreamProtocolError("The upstream's answer is not a compacted conversation.")
+    return [body]
+
+
+def unfold_embeddings(body: Json, streamed: bool) -> Batch:
+    data = body.get("data")
+    if not isinstance(data, list) or not all(map(is_embedding, data)):
+        raise UpstreamProtocolError("The upstream's answer contains no valid embeddings.")
+    return [body]
+
+
+_UNFOLDERS: dict[str, Callable[[Json, bool], Batch]] = {
+    "chat": unfold_chat,
+    "responses": unfold_response,
+    "compact": unfold_compaction,
+    "embeddings": unfold_embeddings,
+}
+"""An upstream's endpoint -> the function that converts its whole answers."""

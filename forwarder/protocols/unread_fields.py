@@ -130,6 +130,9 @@ _NOTE_REASONS = {
 }
 """Fields that came with an earlier answer and have no effect in a request."""
 
+_CONVERSATIONS = {"chat": "messages", "responses": "input"}
+"""The client's protocol -> the parameter with its conversation."""
+
 _DROP_REASONS = {"prompt_cache_breakpoint": BREAKPOINT_LOSS, "detail": FILE_DETAIL_LOSS}
 _DEFAULT_REASON = "the forwarder does not know this field"
 
@@ -150,7 +153,7 @@ def report_ignored_fields(
 
 
 def find_ignored_fields(request: Json, client: str, extra_fields: frozenset[str]) -> Iterator[str]:
-    root = "messages" if client == "chat" else "input"
+    root = _CONVERSATIONS[client]
     for entry in iterate_objects(request.get(root)):
         if entry.keys() == _PLAIN_MESSAGE_FIELDS and type(entry["content"]) is str:
             continue  # most messages of a long history are like this

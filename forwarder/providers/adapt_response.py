@@ -25,13 +25,25 @@ def adapt_response(
 
     ``saw_done_marker`` returns whether ``[DONE]`` arrived.
     """
-    if protocol == "responses":
-        return (
-            repair_stream(stream, saw_done_marker, ID_SOURCE)
-            if profile.repair_responses
-            else stream
-        )
+    return _RESPONSE_ADAPTERS[protocol](stream, request, profile, saw_done_marker)
+
+
+def adapt_chat_stream(
+    stream: EventStream, request: Json, profile: Profile, saw_done_marker: Callable[[], bool]
+) -> EventStream:
     long_names = map_long_names(request, profile.tool_name_limit)
     if not long_names:
         return stream
     return ([restore_names(event, long_names) for event in batch] for batch in stream)
+
+
+def adapt_responses_stream(
+    stream: EventStream, request: Json, profile: Profile, saw_done_marker: Callable[[], bool]
+) -> EventStream:
+    if not profile.repair_responses:
+        return stream
+    return repair_stream(stream, saw_done_marker, ID_SOURCE)
+
+
+_RESPONSE_ADAPTERS = {"chat": adapt_chat_stream, "responses": adapt_responses_stream}
+"""The upstream's protocol -> the function that adapts its streams."""

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 from forwarder.core.errors import UpstreamRefused
 from forwarder.core.types import Json
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
+from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 from forwarder.providers.error_parsing import (
     find_complaint_kinds,
     find_refused_parameters,
     is_about_value,
 )
-from forwarder.providers.profile import Profile, ProfileChanges
+from forwarder.providers.profile import API_FIELDS, Profile, ProfileChanges
 from forwarder.providers.responses_api import SUMMARY_PARAMETER
 from forwarder.providers.tools import is_tool_forced
 
@@ -94,7 +95,7 @@ def infer_from_names(case: RefusalCase) -> Iterator[InferredQuirk]:
 def is_reasoning_model_refusal(case: RefusalCase, name: str) -> bool:
     """Return True if OpenAI's API refuses sampling, and so reveals that the model reasons."""
     return (
-        case.protocol == "responses"
+        API_FIELDS[case.protocol].shows_reasoning_models
         and case.profile.reasons == "auto"
         and name in ("temperature", "top_p")
         and "not supported with this model" in case.message
@@ -139,17 +140,17 @@ _ESSENTIAL_PARAMETERS = frozenset(
 
 
 def infer_developer_role(case: RefusalCase) -> ProfileChanges:
-    name = "developer_role" if case.protocol == "chat" else "responses_developer"
+    name = API_FIELDS[case.protocol].developer_role
     return {name: "system"} if has_role(case, "developer") else {}
 
 
 def infer_system_role(case: RefusalCase) -> ProfileChanges:
-    name = "developer_role" if case.protocol == "chat" else "responses_developer"
+    name = API_FIELDS[case.protocol].developer_role
     return {name: "user"} if has_role(case, "system") else {}
 
 
 def has_role(case: RefusalCase, role: str) -> bool:
-    messages = case.body.get("messages" if case.protocol == "chat" else "input")
+    messages = case.body.get(UPSTREAM_PROTOCOLS[case.protocol].conversation.parameter)
     return isinstance(messages, list) and any(m.get("role") == role for m in messages)
 
 
@@ -214,7 +215,7 @@ _KNOWN_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 def infer_effort(case: RefusalCase) -> ProfileChanges:
     """Drop the effort if the provider refuses it with any value."""
-    name = "reasoning_effort" if case.protocol == "chat" else "reasoning"
+    name = API_FIELDS[case.protocol].effort_parameter
     return {"drop": case.profile.drop | {name}} if name in case.body else {}
 
 
@@ -224,7 +225,7 @@ def infer_reasoning(case: RefusalCase) -> ProfileChanges:
     if not reasoning:
         return {}
     without = {"drop": case.profile.drop | {"reasoning"}}
-    if case.protocol == "chat":
+    if not API_FIELDS[case.protocol].shows_reasoning_models:
         return without
     wants_effort = isinstance(reasoning, dict) and bool(reasoning.get("effort"))
     return {"reasons": False, **(without if wants_effort else {})}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 log = logging.getLogger("forwarder.profiles")
 
@@ -209,6 +209,11 @@ class Profile:
     )
     """A pattern of model names (``qwen3-*``) -> changes for them; later patterns win."""
 
+    def get_extra_parameters(self, protocol: str) -> frozenset[str]:
+        """Return the parameters that this provider accepts beyond those of the API."""
+        extra: frozenset[str] = getattr(self, API_FIELDS[protocol].extra_parameters)
+        return extra
+
 
 _FIELDS_BY_NAME = {each.name: each for each in fields(Profile) if each.metadata}
 
@@ -244,3 +249,23 @@ def validate_quirks(quirks: ProfileChanges) -> ProfileChanges:
             raise ValueError("a JSON object whose 'models' contain no 'models'")
     valid_models = {pattern: validate_quirks(changes) for pattern, changes in models.items()}
     return {**quirks, "models": valid_models} if models else quirks
+
+
+class ApiFields(NamedTuple):
+    """The names that differ by the upstream's API: two profile fields and a parameter.
+
+    ``shows_reasoning_models`` is true for an API that refuses parameters because the model does or
+    does not reason.
+    """
+
+    developer_role: str
+    extra_parameters: str
+    effort_parameter: str
+    shows_reasoning_models: bool
+
+
+API_FIELDS = {
+    "chat": ApiFields("developer_role", "chat_takes", "reasoning_effort", False),
+    "responses": ApiFields("responses_developer", "responses_takes", "reasoning", True),
+}
+"""The upstream's protocol -> its names."""

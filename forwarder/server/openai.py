@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
 
 import orjson
 from flask import Blueprint, Response, request
@@ -17,9 +16,8 @@ from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import NotFound, ShuttingDown, UpgradeRefused, shorten_value
 from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.core.types import Batch, EventStream, Json
-from forwarder.protocols import ndjson, sse
+from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.protocols.stream_end import (
-    ERROR_ENCODERS,
     MALFORMED_EVENT_ERRORS,
     append_follower_error,
     malformed_event,
@@ -32,28 +30,8 @@ from forwarder.server.request_context import get_gateway
 from forwarder.server.request_shape import adapt_shape
 from forwarder.storage.include import hide_batch_reasoning, wants_encrypted_reasoning
 from forwarder.storage.resume import is_background
-from forwarder.translation import FOLDS
 
 blueprint = Blueprint("openai", __name__)
-
-
-class Framing(NamedTuple):
-    """The stream format of a protocol: events, keep-alives and end marker."""
-
-    encode: Callable[[Batch], bytes]
-    keep_alive: bytes = sse.KEEP_ALIVE
-    end: bytes = b""
-    mimetype: str = "text/event-stream"
-
-
-_LINES = Framing(ndjson.encode_lines, ndjson.KEEP_ALIVE, mimetype="application/x-ndjson")
-
-_FRAMINGS = {
-    "chat": Framing(sse.encode_chat, end=sse.DONE),
-    "responses": Framing(sse.encode_responses),
-    "ollama": _LINES,
-    "ollama_generate": _LINES,
-}
 
 
 @blueprint.post("/chat/completions")
@@ -147,13 +125,13 @@ def serve(protocol: str) -> Response:
         request_context.watch_disconnect(context)
         wants_stream = gateway.wants_stream(protocol, body)
         style = get_requested_style(request, protocol)
-        if protocol == "responses" and is_background(body):
+        if CLIENT_PROTOCOLS[protocol].runs_in_background and is_background(body):
             return start_background_work(body, wants_stream, style, context)
         stream = context.set_response_stream(gateway.stream(protocol, body, style, context))
         if wants_stream:
             return stream_answer(protocol, stream, context)
         try:
-            return json_answer(FOLDS[protocol](stream))
+            return json_answer(CLIENT_PROTOCOLS[protocol].fold(stream))
         except MALFORMED_EVENT_ERRORS as error:
             raise malformed_event() from error
     except ShutdownInterrupt:  # report the shutdown to the client as an error
@@ -212,7 +190,7 @@ def stream_answer(protocol: str, stream: EventStream, context: RequestContext) -
     events = itertools.chain([first] if first is not None else [], stream)
     context.notify_stream_start()
     chunks = report_unread_answer(encode_stream(protocol, events), context)
-    response = Response(chunks, mimetype=_FRAMINGS[protocol].mimetype)
+    response = Response(chunks, mimetype=CLIENT_PROTOCOLS[protocol].framing.mimetype)
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would buffer the events
     return response
@@ -228,9 +206,9 @@ def report_unread_answer(chunks: Iterator[bytes], context: RequestContext) -> It
 
 
 def encode_stream(protocol: str, stream: EventStream) -> Iterator[bytes]:
-    encode, keep_alive, end, _ = _FRAMINGS[protocol]
+    encode, keep_alive, end, _ = CLIENT_PROTOCOLS[protocol].framing
     failed = False
-    batches = ERROR_ENCODERS[protocol](stream)
+    batches = CLIENT_PROTOCOLS[protocol].append_error(stream)
     for batch in batches:
         if not batch:
             yield keep_alive

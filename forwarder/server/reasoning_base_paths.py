@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, Request
 
-from forwarder.protocols.client_reasoning_style import ALL_STYLES, HEADER, STYLES
+from forwarder.protocols.client_reasoning_style import HEADER
+from forwarder.protocols.registry import ALL_STYLES, CLIENT_PROTOCOLS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -44,4 +45,5 @@ def get_base_path(flask_request: Request) -> str:
 def get_requested_style(flask_request: Request, api: str) -> str | None:
     """Return the reasoning style from the header or, without one, from the base path."""
     style: str | None = flask_request.environ.get(_STYLE)
-    return flask_request.headers.get(HEADER) or (style if style in STYLES.get(api, ()) else None)
+    styles = CLIENT_PROTOCOLS[api].reasoning_styles
+    return flask_request.headers.get(HEADER) or (style if style in styles else None)

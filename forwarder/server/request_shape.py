@@ -15,7 +15,9 @@ from forwarder.core.ids import ID_SOURCE
 from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import INT, read_field
+from forwarder.protocols.chat import CHAT
 from forwarder.protocols.parameters import RESPONSES_OVER_CHAT
+from forwarder.protocols.responses import RESPONSES
 from forwarder.translation import responses_over_chat
 
 _TOKEN_LIMITS = ("max_completion_tokens", "max_tokens")
@@ -36,16 +38,11 @@ def adapt_shape(request: Json, client: str, context: RequestContext) -> Json:
     Records the losses of the conversion in the loss report of ``context``. Raises InvalidRequest
     for a body that belongs to the other API and for an invalid token or tool call limit.
     """
-    if client == "responses":
-        return adapt_responses(request)
-    if client == "chat":
-        adapted = adapt_chat(request, context)
-        context.conversion_losses = dict(context.loss_report.losses)
-        return adapted
-    return request
+    adapt = _SHAPE_ADAPTERS.get(client)
+    return request if adapt is None else adapt(request, context)
 
 
-def adapt_responses(request: Json) -> Json:
+def adapt_responses(request: Json, context: RequestContext) -> Json:
     if request.get("messages") is not None and request.get("input") is None:
         raise InvalidRequest(
             "Missing required parameter: 'input'. Send a body with 'messages' to "
@@ -72,6 +69,12 @@ def adapt_responses(request: Json) -> Json:
 
 
 def adapt_chat(request: Json, context: RequestContext) -> Json:
+    adapted = convert_chat_shape(request, context)
+    context.conversion_losses = dict(context.loss_report.losses)
+    return adapted
+
+
+def convert_chat_shape(request: Json, context: RequestContext) -> Json:
     if request.get("messages") is None and request.get("input") is not None:
         context.has_converted_body = True
         return convert_to_chat(request, context.loss_report)
@@ -138,3 +141,7 @@ def flatten_tools(tools: Any) -> Any:
 
 def drop_type(tool: Json) -> Json:
     return {name: value for name, value in tool.items() if name != "type"}
+
+
+_SHAPE_ADAPTERS = {CHAT.name: adapt_chat, RESPONSES.name: adapt_responses}
+"""The protocols whose requests come in other shapes."""

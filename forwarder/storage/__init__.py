@@ -17,6 +17,7 @@ from forwarder.core.shutdown import InFlightRequests
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.middleware.reasoning_style import request_usage
 from forwarder.middleware.recent_items import RecentItems
+from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.storage.background import BackgroundLimits, BackgroundRunner
 from forwarder.storage.completion_recorder import (
     CompletionRecorder,
@@ -80,7 +81,7 @@ class ConversationStore:
 
         Response metadata is local only for translated requests; otherwise the upstream returns it.
         """
-        if client == "chat":
+        if CLIENT_PROTOCOLS[client].stored_object == "chat.completion":
             return STORED_COMPLETION_PARAMETERS if request.get("store") is True else frozenset()
         stores_metadata = (
             translated and is_stored(request) and not self.database.write_breaker.is_open
@@ -100,7 +101,8 @@ class ConversationStore:
         more is stored; the client does not receive the addition. Raises StoreUnavailable if the
         database is not writable and the answer has to be stored.
         """
-        if client == "responses":
+        stored_object = CLIENT_PROTOCOLS[client].stored_object
+        if stored_object == "response":
             reference = read_history_reference(request)
             can_store = self._can_store(request, reference, context)
             owner = self.find_owner(context) if self.is_answer_stored(request) else ""
@@ -114,9 +116,7 @@ class ConversationStore:
             return (
                 recorder.record if can_store else partial(record_without_storing, recorder, context)
             )
-        if client != "chat" or not is_completion_stored(
-            request
-        ):  # Ollama has no stored completions
+        if stored_object != "chat.completion" or not is_completion_stored(request):
             return lambda stream: stream
         check_stored_completion(request)
         if self.database.write_breaker.is_open:
@@ -179,7 +179,9 @@ class NullConversationStore:
         self, client: str, request: Json, context: RequestContext, origin: OriginGetter
     ) -> Callable[[EventStream], EventStream]:
         """Return a wrapper that stores nothing; report ``store`` as a loss to chat clients."""
-        if client == "responses" or not is_completion_stored(request):
+        if CLIENT_PROTOCOLS[client].stored_object == "response" or not is_completion_stored(
+            request
+        ):
             return lambda stream: stream
 
         def drop_store(stream: EventStream) -> EventStream:

@@ -10,10 +10,10 @@ from forwarder.core.ids import generate_id
 from forwarder.core.types import Batch, EventStream, Json
 from forwarder.core.validate import BOOL, DICT, INT, LIST, check_type, read_field
 from forwarder.middleware.reasoning_style import drop_usage_chunks, wants_usage
+from forwarder.protocols.fold import fold_chat
 from forwarder.storage.db import Database, completions
 from forwarder.storage.db.completions import StoredCompletion
 from forwarder.storage.pagination import read_metadata
-from forwarder.translation import FOLDS
 
 
 def check_stored_completion(request: Json) -> None:
@@ -88,7 +88,7 @@ class CompletionRecorder:
         return self._id
 
     def _build_completion(self, batches: list[Batch]) -> StoredCompletion:
-        body = FOLDS["chat"](iter(batches))
+        body = fold_chat(iter(batches))
         raw_messages = self._request.get("messages")
         messages: list[Any] = raw_messages if isinstance(raw_messages, list) else []
         model = str(body.get("model") or self._request["model"])

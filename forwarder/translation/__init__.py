@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import EventStream, Handler, Json
-from forwarder.protocols.fold import fold_chat, fold_responses
 from forwarder.translation import (
     chat_over_responses,
     ollama_embeddings,
@@ -26,15 +25,6 @@ from forwarder.translation.ollama_over_chat.forms import (
     GENERATE_ENDPOINT,
     OllamaEndpoint,
 )
-from forwarder.translation.ollama_over_chat.stream import fold_ollama
-
-FOLDS: dict[str, Callable[[EventStream], Json]] = {
-    "chat": fold_chat,
-    "responses": fold_responses,
-    "ollama": fold_ollama,
-    "ollama_generate": fold_ollama,
-}
-"""Protocol -> the function that folds a stream of that protocol into one whole answer."""
 
 
 def translate_handler(

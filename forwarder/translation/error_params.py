@@ -9,65 +9,12 @@ value, so the path means nothing to the client.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from forwarder.core.error_kinds import ErrorKind
 from forwarder.core.errors import UpstreamRefused, shorten_value
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream, Handler, Json
-
-_OLLAMA_NAMES: Mapping[str, tuple[str, ...]] = {
-    "messages": ("messages", "prompt"),
-    "messages.reasoning_content": ("messages.thinking",),
-    "tools": ("tools",),
-    "response_format": ("format",),
-    "reasoning_effort": ("think",),
-    "max_completion_tokens": ("options.num_predict",),
-    "max_tokens": ("options.num_predict",),
-    "repeat_penalty": ("options.repeat_penalty",),
-    "repetition_penalty": ("options.repeat_penalty",),
-    **{
-        name: (f"options.{name}",)
-        for name in (
-            "temperature", "top_p", "top_k", "min_p", "seed", "stop", "presence_penalty",
-            "frequency_penalty", "repeat_last_n", "typical_p", "mirostat", "mirostat_tau",
-            "mirostat_eta",
-        )
-    },
-}  # fmt: skip
-
-CLIENT_PARAMETER_NAMES: dict[str, Mapping[str, tuple[str, ...]]] = {
-    "responses": {
-        "messages": ("input",),
-        "tools": ("tools",),
-        "tool_choice": ("tool_choice",),
-        "max_completion_tokens": ("max_output_tokens",),
-        "max_tokens": ("max_output_tokens",),
-        "response_format": ("text.format",),
-        "verbosity": ("text.verbosity",),
-        "reasoning_effort": ("reasoning.effort",),
-        "logprobs": ("include", "top_logprobs"),
-        "web_search_options": ("tools",),
-    },
-    "chat": {
-        "input": ("messages",),
-        "tools": ("tools", "functions", "web_search_options", "modalities"),
-        "tool_choice": ("tool_choice", "function_call"),
-        "max_output_tokens": ("max_completion_tokens", "max_tokens"),
-        "text.format": ("response_format",),
-        "text.verbosity": ("verbosity",),
-        "text": ("response_format", "verbosity"),
-        "reasoning": ("reasoning_effort",),
-        "include": ("logprobs",),
-    },
-    "ollama": _OLLAMA_NAMES,
-    "ollama_generate": _OLLAMA_NAMES,
-    "ollama_embed": {},
-    "ollama_embeddings": {"input": ("prompt",)},
-}
-"""The client's protocol -> the upstream's parameter -> the client's possible names for it."""
-
-_OLLAMA_PROTOCOLS = frozenset({"ollama", "ollama_generate", "ollama_embed", "ollama_embeddings"})
+from forwarder.protocols.registry import PROTOCOLS
 
 _PATH_STEP = re.compile(r"[^.\[]+")
 
@@ -79,7 +26,8 @@ def with_client_parameter_names(handler: Handler, client: str) -> Handler:
         try:
             return handler(request)
         except UpstreamRefused as refusal:
-            if client in _OLLAMA_PROTOCOLS and refusal.kind is ErrorKind.MODEL_NOT_FOUND:
+            unknown_model = refusal.kind is ErrorKind.MODEL_NOT_FOUND
+            if unknown_model and PROTOCOLS[client].words_unknown_model:
                 raise model_not_found(refusal, request) from refusal
             if refusal.param:
                 refusal.param = map_to_client_parameter(refusal.param, client, request)
@@ -100,7 +48,7 @@ def map_to_client_parameter(param: str, client: str, request: Json) -> str:
 
     Returns ``param`` unchanged if the request has no such parameter.
     """
-    names = CLIENT_PARAMETER_NAMES[client]
+    names = PROTOCOLS[client].parameter_names
     steps = _PATH_STEP.findall(param)
     known = names.get(".".join(steps[:2])) or names.get(steps[0] if steps else "")
     if not known:
@@ -112,7 +60,7 @@ def map_to_client_parameter(param: str, client: str, request: Json) -> str:
 def rename_losses(loss_report: LossReport, client: str, request: Json) -> None:
     """Rename the losses that inner translations reported to the ``client`` protocol's names."""
     for name, reason in list(loss_report.losses.items()):
-        known = CLIENT_PARAMETER_NAMES[client].get(name)
+        known = PROTOCOLS[client].parameter_names.get(name)
         if known:
             del loss_report.losses[name]
             loss_report.note(map_to_client_parameter(name, client, request), reason)

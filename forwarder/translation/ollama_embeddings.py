@@ -11,7 +11,7 @@ from forwarder.core.errors import UpstreamProtocolError
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import STR, check_type, require_field
-from forwarder.protocols.ollama_parameters import OLLAMA_EMBED, OLLAMA_EMBEDDINGS, flatten_options
+from forwarder.protocols.ollama import OLLAMA_EMBED, OLLAMA_EMBEDDINGS, flatten_options
 from forwarder.protocols.parameters import validate_parameters
 
 

@@ -48,11 +48,10 @@ from forwarder.core.errors import (
 from forwarder.core.large_bodies import take_turn
 from forwarder.core.types import Batch, Handler, Json
 from forwarder.core.types import EventStream as Batches
-from forwarder.protocols.stream_end import (
-    COMPLETENESS_CHECKS,
-    MALFORMED_EVENT_ERRORS,
-    malformed_event,
-)
+from forwarder.protocols.chat import CHAT
+from forwarder.protocols.registry import EMBEDDINGS, UPSTREAM_PROTOCOLS
+from forwarder.protocols.responses import RESPONSES
+from forwarder.protocols.stream_end import MALFORMED_EVENT_ERRORS, malformed_event
 from forwarder.providers import (
     PASSTHROUGH_PROFILE,
     PROFILES,
@@ -185,10 +184,10 @@ class Upstream:
         )
         # Absolute URLs: joining paths with the base URL takes the SDK a tenth of a call.
         self._urls = {
-            "chat": join_url(settings.base_url, self.profile.chat_path),
-            "responses": join_url(settings.base_url, self.profile.responses_path),
+            CHAT.name: join_url(settings.base_url, self.profile.chat_path),
+            RESPONSES.name: join_url(settings.base_url, self.profile.responses_path),
             "compact": join_url(settings.base_url, f"{self.profile.responses_path}/compact"),
-            "embeddings": join_url(settings.base_url, "embeddings"),
+            EMBEDDINGS.name: join_url(settings.base_url, "embeddings"),
         }
         self._client = SdkClient(
             api_key=settings.api_key or "none",
@@ -234,8 +233,8 @@ class Upstream:
         """Make the handler for compaction; its stream is one event, the whole answer."""
 
         def handle_request(request: Json) -> Batches:
-            body, profile = self._prepare_request(request, route, "responses", context)
-            body = adapt_body(body, "responses", profile, context)
+            body, profile = self._prepare_request(request, route, RESPONSES.name, context)
+            body = adapt_body(body, RESPONSES.name, profile, context)
             return self._send_unstreamed("compact", body, context)
 
         return handle_request
@@ -249,7 +248,7 @@ class Upstream:
         def handle_request(request: Json) -> Batches:
             body = {**request, "model": route.model}
             try:
-                return self._send_unstreamed("embeddings", body, context)
+                return self._send_unstreamed(EMBEDDINGS.name, body, context)
             except UpstreamRefused as refusal:
                 if refusal.status in ABSENT_STATUSES and "model" not in refusal.message.lower():
                     raise NotFound(
@@ -275,7 +274,8 @@ class Upstream:
         """Return the body for the upstream, and the profile that adapts it."""
         # The generic profile adapts a chat client's own chat body only by learned quirks.
         is_passthrough = (
-            client == route.protocol == "chat"
+            client == route.protocol
+            and UPSTREAM_PROTOCOLS[client].passes_unadapted
             and not context.has_converted_body
             and self.profile == PROFILES["generic"]
         )
@@ -341,14 +341,13 @@ class Upstream:
         """Return the events of a response after reading the first batch."""
         context.cleanup.add(response.close)
         context.reply_headers = response.headers
-        if protocol == "responses":
+        if protocol == RESPONSES.name:
             self.includes_reasoning = REASONING_INCLUDED_HEADER in response.headers
         stream = adapt_response(
             response.iter_batches(), body, protocol, profile, response.saw_done_marker
         )
-        return self._await_first_batch(
-            response, COMPLETENESS_CHECKS[protocol](stream, response.saw_done_marker)
-        )
+        require_complete = UPSTREAM_PROTOCOLS[protocol].require_complete
+        return self._await_first_batch(response, require_complete(stream, response.saw_done_marker))
 
     def _await_first_batch(self, response: UpstreamResponse, stream: Batches) -> Batches:
         """Read the first batch of ``stream``; if that fails, close the response at once."""
@@ -473,7 +472,7 @@ class Upstream:
         headers = self._build_headers(context, content)
         attempt = context.record_attempt(self.settings, self.profile.name, protocol, url, content)
         with self._error_conversion, CancellationScope(context), attempt:
-            if streamed and protocol in ("chat", "responses"):
+            if streamed and protocol in UPSTREAM_PROTOCOLS:
                 request = EncodedRequest(url, content, context.id)
                 unread = self._client.open_stream(protocol, request, headers, self._timeout)
             else:
@@ -505,18 +504,18 @@ class Upstream:
 
     def _reopen_response(self, response_id: str, context: RequestContext) -> UpstreamResponse:
         """Open the stream of an existing background response, from its beginning."""
-        url = f"{self._urls['responses']}/{quote(response_id, safe='')}"
+        url = f"{self._urls[RESPONSES.name]}/{quote(response_id, safe='')}"
         request = EncodedRequest(url, None, context.id)
         headers = self._build_headers(context)
         with self._error_conversion, CancellationScope(context):
             unread = self._client.reopen_stream(response_id, request, headers, self._timeout)
-        return UpstreamResponse(unread, "responses", True, self.settings, self._heartbeat)
+        return UpstreamResponse(unread, RESPONSES.name, True, self.settings, self._heartbeat)
 
     def cancel_response(self, response_id: str, context: RequestContext) -> None:
         """Cancel a background response of this upstream."""
         with self._error_conversion, CancellationScope(context):
             self._client.post(
-                f"{self._urls['responses']}/{quote(response_id, safe='')}/cancel",
+                f"{self._urls[RESPONSES.name]}/{quote(response_id, safe='')}/cancel",
                 cast_to=httpx2.Response,
                 options={
                     "headers": self._build_headers(context),

@@ -16,6 +16,7 @@ import openai
 from openai import Omit, OpenAI, Stream, not_given, omit
 from openai.lib.streaming.responses import ResponseStreamManager
 
+from forwarder.protocols.chat import CHAT
 from forwarder.upstream.transport.sdk_http_client import parse_url
 
 _USER_AGENT = f"OpenAI/Python {openai.__version__}"
@@ -90,7 +91,7 @@ class SdkClient(OpenAI):
         ``protocol`` is ``chat`` or ``responses``.  Raises the SDK's errors.
         """
         options: Any = {"extra_body": request, "extra_headers": headers, "timeout": timeout}
-        if protocol == "chat":
+        if protocol == CHAT.name:
             stream: Stream[Any] = self.chat.completions.create(
                 model=_IN_EXTRA_BODY, messages=_IN_EXTRA_BODY, stream=True, **options
             )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.protocols.items import ITEM_TABLES, DispositionTable
-from forwarder.protocols.ollama_parameters import EMBEDDING_TABLES, OLLAMA_TABLES
-from forwarder.protocols.parameters import PARAMETER_TABLES
+from forwarder.protocols.items import DispositionTable
+from forwarder.protocols.ollama import OLLAMA_EMBEDDING_PROTOCOLS, OLLAMA_PROTOCOLS
+from forwarder.protocols.registry import PROTOCOLS, UPSTREAM_PROTOCOLS
 from tools.docgen.parameters import (
     DISPOSITIONS,
     render_ollama_summary,
@@ -28,17 +28,17 @@ def read_summary(text: str, column: int) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("client", PARAMETER_TABLES)
+@pytest.mark.parametrize("client", UPSTREAM_PROTOCOLS)
 def test_summary_has_every_parameter_with_its_disposition(client: str) -> None:
     found = read_summary(render_summary(), COLUMNS[client])
 
-    assert found == {name: row.kind for name, row in PARAMETER_TABLES[client].items()}
+    assert found == {name: row.kind for name, row in UPSTREAM_PROTOCOLS[client].parameters.items()}
 
 
 def test_ollama_summary_has_every_parameter_with_its_disposition() -> None:
     found = read_summary(render_ollama_summary(), 1)
 
-    assert found == {n: row.kind for table in OLLAMA_TABLES.values() for n, row in table.items()}
+    assert found == {n: row.kind for each in OLLAMA_PROTOCOLS for n, row in each.parameters.items()}
 
 
 def lines_of(rows: DispositionTable) -> list[str]:
@@ -48,20 +48,21 @@ def lines_of(rows: DispositionTable) -> list[str]:
 def test_tables_have_every_row_with_its_reason() -> None:
     text = render_tables()
 
-    for client, tables in ITEM_TABLES.items():
-        for rows in (PARAMETER_TABLES[client], *tables.values()):
+    for each in UPSTREAM_PROTOCOLS.values():
+        for rows in (each.parameters, *each.item_tables.values()):
             assert rows
             assert all(line in text for line in lines_of(rows))
-    ollama = [*OLLAMA_TABLES.values(), *EMBEDDING_TABLES.values()]
+    ollama = [each.parameters for each in (*OLLAMA_PROTOCOLS, *OLLAMA_EMBEDDING_PROTOCOLS)]
     assert all(line in text for rows in ollama for line in lines_of(rows))
-    count = sum(map(len, [*PARAMETER_TABLES.values(), *ollama]))
-    count += sum(len(rows) for tables in ITEM_TABLES.values() for rows in tables.values())
+    count = sum(map(len, ollama))
+    for each in UPSTREAM_PROTOCOLS.values():
+        count += len(each.parameters) + sum(map(len, each.item_tables.values()))
     assert text.count("\n| `") == count
 
 
 def test_every_disposition_has_a_meaning() -> None:
-    tables = [*PARAMETER_TABLES.values(), *OLLAMA_TABLES.values(), *EMBEDDING_TABLES.values()]
-    tables += [rows for each in ITEM_TABLES.values() for rows in each.values()]
+    tables = [each.parameters for each in PROTOCOLS.values()]
+    tables += [rows for each in UPSTREAM_PROTOCOLS.values() for rows in each.item_tables.values()]
 
     assert {row.kind for rows in tables for row in rows.values()} == DISPOSITIONS.keys()
 

@@ -11,7 +11,7 @@ from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import EventStream, Handler
 from forwarder.middleware import reasoning_style
 from forwarder.middleware.reasoning_style import with_reasoning_style
-from forwarder.protocols.client_reasoning_style import CHAT_REASONING_STYLES
+from forwarder.protocols.chat import CHAT_REASONING_STYLES
 from forwarder.protocols.fold import fold_chat
 from tests.helpers import sdk
 from tests.helpers.cases import Case, cases

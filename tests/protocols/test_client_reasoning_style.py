@@ -8,12 +8,12 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.protocols.client_reasoning_style import (
-    STYLES,
     find_rendered_field,
     resolve_chat_style,
     resolve_responses_style,
     select_style,
 )
+from forwarder.protocols.registry import CLIENT_PROTOCOLS
 
 Json = dict[str, Any]
 
@@ -85,7 +85,9 @@ def test_select_style_refuses_style_of_other_api(api: str, style: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         select_style(api, style, (), "auto")
     assert refused.value.param == "X-Forwarder-Reasoning"
-    assert all(f"'{known}'" in refused.value.message for known in STYLES[api])
+    assert all(
+        f"'{known}'" in refused.value.message for known in CLIENT_PROTOCOLS[api].reasoning_styles
+    )
 
 
 def make_history(**fields: Any) -> list[Json]:

@@ -35,8 +35,9 @@ from forwarder.core.errors import ForwarderError
 from forwarder.core.translation_context import LossReport
 from forwarder.pipeline import gateway
 from forwarder.pipeline.gateway import Gateway
-from forwarder.protocols.items import ITEM_TABLES, parse_row_type
+from forwarder.protocols.items import parse_row_type
 from forwarder.protocols.parameters import Disposition
+from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 
 Json = dict[str, Any]
 
@@ -61,7 +62,9 @@ UNIONS: dict[tuple[str, str], Any] = {
 BEYOND = {("responses", "parts of messages"): {"input_audio"}}
 """Types that clients send although the unions lack them."""
 
-TABLES = [(client, about) for client, tables in ITEM_TABLES.items() for about in tables]
+TABLES = [
+    (client, about) for client, each in UPSTREAM_PROTOCOLS.items() for about in each.item_tables
+]
 
 
 def names(hint: Any) -> Iterator[str]:
@@ -87,12 +90,14 @@ def test_every_table_has_an_sdk_union() -> None:
 def test_every_sdk_type_has_a_disposition(client: str, about: str) -> None:
     known = variants(client, about)
     assert len(known) > 1
-    assert known - set(map(parse_row_type, ITEM_TABLES[client][about])) == set()
+    assert known - set(map(parse_row_type, UPSTREAM_PROTOCOLS[client].item_tables[about])) == set()
 
 
 @pytest.mark.parametrize(("client", "about"), TABLES)
 def test_rows_beyond_the_sdk_are_known_exceptions(client: str, about: str) -> None:
-    beyond = set(map(parse_row_type, ITEM_TABLES[client][about])) - variants(client, about)
+    beyond = set(map(parse_row_type, UPSTREAM_PROTOCOLS[client].item_tables[about])) - variants(
+        client, about
+    )
     assert beyond == BEYOND.get((client, about), set())
 
 
@@ -210,7 +215,8 @@ INPUT_PART_SAMPLES: dict[str, Json] = {
     "input_audio": SOUND,
 }  # fmt: skip
 RESULT_PART_SAMPLES = {
-    row: INPUT_PART_SAMPLES[row] for row in ITEM_TABLES["responses"]["parts of tools' results"]
+    row: INPUT_PART_SAMPLES[row]
+    for row in UPSTREAM_PROTOCOLS["responses"].item_tables["parts of tools' results"]
 }
 
 RESPONSES_TOOL_SAMPLES: dict[str, Json] = {
@@ -339,7 +345,7 @@ SAMPLES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Any], Json]]] = {
 @pytest.mark.parametrize(("client", "about"), TABLES)
 def test_every_row_has_a_sample(client: str, about: str) -> None:
     samples, _ = SAMPLES[client, about]
-    assert samples.keys() == ITEM_TABLES[client][about].keys()
+    assert samples.keys() == UPSTREAM_PROTOCOLS[client].item_tables[about].keys()
     for row, sample in samples.items():
         assert f'"{parse_row_type(row)}"' in json.dumps(sample), row
 
@@ -349,7 +355,7 @@ def test_every_row_has_a_sample(client: str, about: str) -> None:
 ROWS = [
     pytest.param(client, about, row, disposition, id=f"{client}-{about}-{row}".replace(" ", "_"))
     for client, about in TABLES
-    for row, disposition in ITEM_TABLES[client][about].items()
+    for row, disposition in UPSTREAM_PROTOCOLS[client].item_tables[about].items()
 ]
 
 

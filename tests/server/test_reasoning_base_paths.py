@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from forwarder.protocols.client_reasoning_style import ALL_STYLES, STYLES
+from forwarder.protocols.registry import ALL_STYLES, CLIENT_PROTOCOLS
 from tests.server.conftest import Serve, streamed
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -67,7 +67,7 @@ def forms_of(client: FlaskClient, path: str, **body: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat/completions"])
-@pytest.mark.parametrize("style", STYLES["chat"])
+@pytest.mark.parametrize("style", CLIENT_PROTOCOLS["chat"].reasoning_styles)
 def test_a_base_path_chooses_the_style_of_a_chat_client(
     style: str, path: str, client: FlaskClient
 ) -> None:

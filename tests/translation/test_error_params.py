@@ -11,8 +11,8 @@ from forwarder.core.errors import UpstreamRefused
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
+from forwarder.protocols.registry import PROTOCOLS
 from forwarder.translation.error_params import (
-    CLIENT_PARAMETER_NAMES,
     map_to_client_parameter,
     rename_losses,
 )
@@ -67,7 +67,7 @@ def test_parameter_is_renamed_to_the_clients(
     ],
 )
 def test_names_are_parameters_of_both_apis(client: str, own: Json, upstreams: Json) -> None:
-    for theirs, ours in CLIENT_PARAMETER_NAMES[client].items():
+    for theirs, ours in PROTOCOLS[client].parameter_names.items():
         assert theirs.partition(".")[0] in upstreams
         assert {name.partition(".")[0] for name in ours} <= own.keys()
 

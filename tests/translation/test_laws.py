@@ -15,9 +15,8 @@ from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Batch, Event, EventStream
 from forwarder.protocols import unfold
 from forwarder.protocols.mappings import TERMINAL_EVENTS
-from forwarder.protocols.stream_end import COMPLETENESS_CHECKS, ERROR_ENCODERS
+from forwarder.protocols.registry import CLIENT_PROTOCOLS, UPSTREAM_PROTOCOLS
 from forwarder.providers import PROFILES, adapt_request
-from forwarder.translation import FOLDS
 from tests.fake_provider import check_chat, check_responses
 from tests.helpers import sdk
 from tests.helpers.cases import Case, cases
@@ -53,7 +52,7 @@ def translate_events(case: Case, chunking: str = "as sent") -> list[Event]:
 
 
 def fold(case: Case, events: list[Event]) -> Json:
-    return FOLDS[case.client](iter([events]))
+    return CLIENT_PROTOCOLS[case.client].fold(iter([events]))
 
 
 # -- requests and answers -----------------------------------------------------------------------
@@ -299,8 +298,8 @@ def test_response_survives_chat_and_back(case: Case) -> None:
     chunks = translate_events_over("chat_over_responses", translate_events(case))
     back = translate_events_over("responses_over_chat", chunks)
     expected = said_by_response(response)
-    assert said_by_completion(FOLDS["chat"](iter([chunks]))) == expected
-    assert said_by_response(FOLDS["responses"](iter([back]))) == expected
+    assert said_by_completion(CLIENT_PROTOCOLS["chat"].fold(iter([chunks]))) == expected
+    assert said_by_response(CLIENT_PROTOCOLS["responses"].fold(iter([back]))) == expected
 
 
 @to_chat
@@ -308,15 +307,15 @@ def test_completion_survives_responses_and_back(case: Case) -> None:
     chunks = translate_events(case)
     events = translate_events_over("responses_over_chat", chunks)
     back = translate_events_over("chat_over_responses", events)
-    expected = said_by_completion(FOLDS["chat"](iter([chunks])))
-    assert said_by_response(FOLDS["responses"](iter([events]))) == expected
-    assert said_by_completion(FOLDS["chat"](iter([back]))) == expected
+    expected = said_by_completion(CLIENT_PROTOCOLS["chat"].fold(iter([chunks])))
+    assert said_by_response(CLIENT_PROTOCOLS["responses"].fold(iter([events]))) == expected
+    assert said_by_completion(CLIENT_PROTOCOLS["chat"].fold(iter([back]))) == expected
 
 
 @to_chat
 def test_call_ids_survive_the_round_trip(case: Case) -> None:
     def ids(chunks: list[Event]) -> list[str]:
-        message = FOLDS["chat"](iter([chunks]))["choices"][0]["message"]
+        message = CLIENT_PROTOCOLS["chat"].fold(iter([chunks]))["choices"][0]["message"]
         return [call["id"] for call in message.get("tool_calls") or ()]
 
     chunks = translate_events(case)
@@ -353,7 +352,7 @@ HISTORIES = {
 def test_whole_message_equals_its_stream(case: Case) -> None:
     """The items are equal, with the values of the case's upstream."""
     upstream = case.read("upstream.jsonl")
-    completion = FOLDS["chat"](iter([upstream]))
+    completion = CLIENT_PROTOCOLS["chat"].fold(iter([upstream]))
     streamed = fold(case, translate_events(case))
     for asked_to_stream in (False, True):
         batch = unfold.unfold_answer("chat", completion, streamed=asked_to_stream)
@@ -365,7 +364,7 @@ def test_whole_message_equals_its_stream(case: Case) -> None:
 @to_responses
 def test_whole_completion_equals_its_stream(case: Case) -> None:
     streamed = fold(case, translate_events(case))
-    completion = FOLDS["chat"](
+    completion = CLIENT_PROTOCOLS["chat"].fold(
         iter([translate_events_over("chat_over_responses", translate_events(case))])
     )
     for asked_to_stream in (False, True):
@@ -408,8 +407,12 @@ def break_everywhere(case: Case, how: str) -> Iterator[list[Event]]:
     """Yield the client's events for a break after every event of the upstream."""
     events = case.read("upstream.jsonl")
     for length in range(1, len(events)):
-        upstream = COMPLETENESS_CHECKS[case.upstream](BREAKS[how](events[:length]), lambda: False)
-        yield events_of(ERROR_ENCODERS[case.client](translate_case(case).answer(upstream)))
+        upstream = UPSTREAM_PROTOCOLS[case.upstream].require_complete(
+            BREAKS[how](events[:length]), lambda: False
+        )
+        yield events_of(
+            CLIENT_PROTOCOLS[case.client].append_error(translate_case(case).answer(upstream))
+        )
 
 
 def has_finish_reason(case: Case, events: list[Event]) -> bool:

@@ -10,9 +10,8 @@ import pytest
 from forwarder.core.errors import ForwarderError, UpstreamError
 from forwarder.core.translation_context import LossReport
 from forwarder.middleware.reasoning_style import with_reasoning_style
-from forwarder.protocols.stream_end import COMPLETENESS_CHECKS
+from forwarder.protocols.registry import CLIENT_PROTOCOLS, UPSTREAM_PROTOCOLS
 from forwarder.providers import PROFILES, adapt_request
-from forwarder.translation import FOLDS
 from tests.helpers.cases import Case, cases
 from tests.helpers.mutations import nulled, spoiled
 from tests.helpers.translating import (
@@ -70,13 +69,17 @@ def test_stream_with_a_missing_field_is_read_or_an_upstream_error(case: Case) ->
 
 
 def fold_translated(case: Case, stream: Any) -> None:
-    events_of(translate_case(case).answer(COMPLETENESS_CHECKS[case.upstream](stream, lambda: True)))
+    events_of(
+        translate_case(case).answer(
+            UPSTREAM_PROTOCOLS[case.upstream].require_complete(stream, lambda: True)
+        )
+    )
 
 
 def fold_passthrough(case: Case, stream: Any) -> None:
-    honest = COMPLETENESS_CHECKS[case.upstream](stream, lambda: True)
+    honest = UPSTREAM_PROTOCOLS[case.upstream].require_complete(stream, lambda: True)
     if case.upstream == "chat":
         wished = with_reasoning_style(lambda request: honest, "thinking")({"stream": True})
-        FOLDS["chat"](wished)
+        CLIENT_PROTOCOLS["chat"].fold(wished)
     else:
-        FOLDS["responses"](honest)
+        CLIENT_PROTOCOLS["responses"].fold(honest)

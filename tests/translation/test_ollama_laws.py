@@ -16,8 +16,8 @@ import pytest
 from forwarder.core.errors import UpstreamUnreachable
 from forwarder.core.types import Batch, Event, EventStream
 from forwarder.protocols import unfold
-from forwarder.protocols.stream_end import COMPLETENESS_CHECKS, ERROR_ENCODERS
-from forwarder.translation import FOLDS, ollama_over_chat
+from forwarder.protocols.registry import CLIENT_PROTOCOLS, UPSTREAM_PROTOCOLS
+from forwarder.translation import ollama_over_chat
 from forwarder.translation.ollama_over_chat.forms import (
     CHAT_ENDPOINT,
     GENERATE_ENDPOINT,
@@ -58,7 +58,7 @@ def is_supported(case: Case) -> bool:
 
 
 def completion_of(case: Case) -> Json:
-    return FOLDS["chat"](iter(at_once(chunks_of(case))))
+    return CLIENT_PROTOCOLS["chat"].fold(iter(at_once(chunks_of(case))))
 
 
 def is_object(text: str) -> bool:
@@ -91,7 +91,7 @@ def lines_of(
 
 def fold_without_times(lines: list[Event]) -> Json:
     """Return the whole answer without durations."""
-    answer = FOLDS["ollama"](iter([lines]))
+    answer = CLIENT_PROTOCOLS["ollama"].fold(iter([lines]))
     return {name: value for name, value in answer.items() if not name.endswith("_duration")}
 
 
@@ -180,8 +180,10 @@ def test_broken_stream_ends_with_one_error(
 ) -> None:
     chunks = chunks_of(case)
     for length in range(1, len(chunks)):
-        upstream = COMPLETENESS_CHECKS["chat"](how(chunks[:length]), lambda: False)
-        lines = events_of(ERROR_ENCODERS[protocol](translate_chunks(upstream, PROTOCOLS[protocol])))
+        upstream = UPSTREAM_PROTOCOLS["chat"].require_complete(how(chunks[:length]), lambda: False)
+        lines = events_of(
+            CLIENT_PROTOCOLS[protocol].append_error(translate_chunks(upstream, PROTOCOLS[protocol]))
+        )
         choices = [choice for c in chunks[:length] for choice in c.get("choices") or ()]
         open_ones = {c.get("index") for c in choices}
         open_ones -= {c.get("index") for c in choices if c.get("finish_reason")}

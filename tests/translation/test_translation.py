@@ -7,7 +7,8 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest, UpstreamRefused
 from forwarder.core.types import Batch, EventStream
-from forwarder.translation import FOLDS, translate_handler
+from forwarder.protocols.registry import CLIENT_PROTOCOLS
+from forwarder.translation import translate_handler
 from tests.helpers.cases import Case
 from tests.helpers.translating import as_sent, terms
 
@@ -38,7 +39,7 @@ def test_handler_is_translated_to_the_other_protocol(
         requests.append(request)
         return iter(as_sent(case.read("upstream.jsonl")))
 
-    answer = FOLDS[client](
+    answer = CLIENT_PROTOCOLS[client].fold(
         translate_handler(handler, client, upstream, terms())(case.read("request.json"))
     )
     assert requests == [case.read("upstream.request.json")]
@@ -101,7 +102,7 @@ def test_ollama_client_is_served_over_a_responses_upstream() -> None:
         "messages": [{"role": "user", "content": "Hi."}],
         "options": {"seed": 1},
     }
-    answer = FOLDS["ollama"](ollama(request))
+    answer = CLIENT_PROTOCOLS["ollama"].fold(ollama(request))
 
     assert requests[0]["input"][0]["content"] == [{"type": "input_text", "text": "Hi."}]
     assert (

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
-from forwarder.protocols.items import ITEM_TABLES, parse_row_type
-from forwarder.protocols.ollama_parameters import EMBEDDING_TABLES, OLLAMA_TABLES
-from forwarder.protocols.parameters import PARAMETER_TABLES, Disposition
+from forwarder.protocols.items import parse_row_type
+from forwarder.protocols.ollama import OLLAMA_EMBEDDING_PROTOCOLS, OLLAMA_PROTOCOLS
+from forwarder.protocols.parameters import Disposition
+from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 from tools.docgen.markdown import format_code, render_table
 
 _DIRECTIONS = {
@@ -40,11 +41,13 @@ def render_summary() -> str:
     rows = (
         [
             f"*{kind}*: {meaning}",
-            *(_names_of(PARAMETER_TABLES[client], kind) for client in _DIRECTIONS),
+            *(_names_of(UPSTREAM_PROTOCOLS[client].parameters, kind) for client in _DIRECTIONS),
         ]
         for kind, meaning in DISPOSITIONS.items()
         if any(
-            row.kind == kind for client in _DIRECTIONS for row in PARAMETER_TABLES[client].values()
+            row.kind == kind
+            for client in _DIRECTIONS
+            for row in UPSTREAM_PROTOCOLS[client].parameters.values()
         )
     )
     return render_table(["disposition", *_DIRECTIONS.values()], rows)
@@ -52,7 +55,7 @@ def render_summary() -> str:
 
 def render_ollama_summary() -> str:
     """The parameters of Ollama's API that generate text, by disposition."""
-    merged = {name: row for each in OLLAMA_TABLES.values() for name, row in each.items()}
+    merged = {name: row for each in OLLAMA_PROTOCOLS for name, row in each.parameters.items()}
     rows = (
         [f"*{kind}*: {meaning}", _names_of(merged, kind)]
         for kind, meaning in DISPOSITIONS.items()
@@ -74,14 +77,14 @@ def iter_sections() -> Iterator[str]:
     for client, direction in _DIRECTIONS.items():
         yield f"## {direction}"
         yield "### Parameters"
-        yield _table_of("parameter", PARAMETER_TABLES[client])
-        for about, rows in ITEM_TABLES[client].items():
+        yield _table_of("parameter", UPSTREAM_PROTOCOLS[client].parameters)
+        for about, rows in UPSTREAM_PROTOCOLS[client].item_tables.items():
             yield f"### {about[0].upper()}{about[1:]}"
             yield _table_of("role" if about == "messages" else "type", rows)
     yield "## Ollama client, Chat or embeddings upstream"
-    for client, rows in {**OLLAMA_TABLES, **EMBEDDING_TABLES}.items():
-        yield f"### {_OLLAMA_PATHS[client]}"
-        yield _table_of("parameter", rows)
+    for each in (*OLLAMA_PROTOCOLS, *OLLAMA_EMBEDDING_PROTOCOLS):
+        yield f"### {_OLLAMA_PATHS[each.name]}"
+        yield _table_of("parameter", each.parameters)
 
 
 def _table_of(what: str, rows: Mapping[str, Disposition]) -> str:

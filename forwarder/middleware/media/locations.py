@@ -8,6 +8,7 @@ from typing import Any
 
 from forwarder.core.pacing import iter_paced
 from forwarder.core.types import Json
+from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,12 @@ _KINDS = {
 _NESTED = ("image_url", "file")
 """Chat's parts, which wrap their value in an object under the name of their type."""
 
-_ENTRIES = {
-    "chat": ("messages", ("content", "images")),
-    "responses": ("input", ("content", "output")),
-}
-
 _CONTAINERS = (list, dict)
 
 
 def find_media(request: Json, client: str) -> Iterator[MediaLocation]:
     """Yield the images and files in a request of the ``client`` protocol; skip malformed ones."""
-    root, fields = _ENTRIES[client]
+    root, fields, _ = UPSTREAM_PROTOCOLS[client].conversation
     entries = request.get(root)
     for i, entry in enumerate(iter_paced(entries if isinstance(entries, list) else ())):
         if isinstance(entry, dict):

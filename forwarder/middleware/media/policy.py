@@ -20,6 +20,7 @@ from forwarder.core.pacing import iter_paced
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import STR, missing_parameter, read_field
 from forwarder.middleware.media.locations import MediaLocation, find_media, replace_media
+from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 from forwarder.providers import Profile
 
 Fetch = Callable[[Mapping[str, str]], Mapping[str, Blob]]
@@ -115,7 +116,7 @@ class MediaRules:
         """
         accepts_urls = self.profile.image_url == "url"
         if location.kind == "file":
-            accepts_urls = accepts_urls and self.over == "responses"
+            accepts_urls = accepts_urls and UPSTREAM_PROTOCOLS[self.over].has_media_ids
         return bool(location.url) and not data_urls.is_data_url(location.url) and not accepts_urls
 
     def _resolve(self, location: MediaLocation, fetched: Mapping[str, Blob]) -> Json:
@@ -132,8 +133,9 @@ class MediaRules:
         value = location.value
         if location.url or "file_data" in value or "file_id" not in value:
             return False
-        is_translated = self.client == "responses" and self.over == "chat"
-        return is_translated and not (location.kind == "file" and self.media_io.knows_ids)
+        if self.client == self.over or UPSTREAM_PROTOCOLS[self.over].has_media_ids:
+            return False
+        return not (location.kind == "file" and self.media_io.knows_ids)
 
     def _download_files(self, locations: list[MediaLocation]) -> Mapping[str, Blob]:
         """Return id -> file; raises MediaUnavailable with the ids of all unavailable files."""

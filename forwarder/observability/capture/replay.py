@@ -21,7 +21,14 @@ from forwarder.context.redaction import Redactor, collect_settings_secrets
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
 from forwarder.observability.capture import serialize
-from forwarder.protocols.client_reasoning_style import ALL_STYLES, CLIENT_HEADERS
+from forwarder.protocols.client_reasoning_style import CLIENT_HEADERS
+from forwarder.protocols.registry import (
+    ALL_STYLES,
+    CLIENT_PROTOCOLS,
+    EMBEDDING_PROTOCOLS,
+    EMBEDDINGS,
+)
+from forwarder.protocols.responses import RESPONSES
 from forwarder.providers import PROFILES
 
 
@@ -45,7 +52,9 @@ def make_replay_request(record: Json, key: str | None) -> ReplayRequest:
     matched = MODEL_PATH.fullmatch(path)
     if matched is None:
         raise InvalidRequest("Only model requests can be replayed.")
-    queued = read_route(record) == "responses" and isinstance(body, dict) and body.get("background")
+    protocol = CLIENT_PROTOCOLS.get(read_route(record))
+    runs_in_background = protocol is not None and protocol.runs_in_background
+    queued = runs_in_background and isinstance(body, dict) and body.get("background")
     if queued and read_recorded_answer(record).status == 200:
         raise InvalidRequest(
             "This request only queued background work. Replay the record of that work instead; "
@@ -180,11 +189,14 @@ def make_recorded_upstream(
 def read_protocol(attempt: Json) -> str:
     """Return the upstream's protocol; embeddings work with either, so they count as Chat."""
     protocol = str(attempt["protocol"])
-    return {"compact": "responses", "embeddings": "chat"}.get(protocol, protocol)
+    return _API_OF_ENDPOINT.get(protocol, protocol)
+
+
+_API_OF_ENDPOINT = {"compact": RESPONSES.name, EMBEDDINGS.name: EMBEDDINGS.upstream_api}
 
 
 def supports_protocol(upstream: UpstreamSettings, attempt: Json) -> bool:
-    return attempt["protocol"] == "embeddings" or read_protocol(attempt) in upstream.apis
+    return attempt["protocol"] in EMBEDDING_PROTOCOLS or read_protocol(attempt) in upstream.apis
 
 
 # -- answers ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, STR, read_field
-from forwarder.protocols.ollama_parameters import OLLAMA_CHAT, OLLAMA_GENERATE
+from forwarder.protocols.ollama import OLLAMA_CHAT, OLLAMA_GENERATE
 from forwarder.protocols.parameters import Disposition
 from forwarder.translation.ollama_over_chat.messages import OllamaHistoryReader, make_content
 

@@ -18,7 +18,7 @@ from forwarder.core.validate import (
     read_field,
     require_field,
 )
-from forwarder.protocols.ollama_parameters import flatten_options
+from forwarder.protocols.ollama import flatten_options
 from forwarder.protocols.parameters import validate_parameters
 from forwarder.translation.ollama_over_chat.forms import CHAT_ENDPOINT, OllamaEndpoint
 

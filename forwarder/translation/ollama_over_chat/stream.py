@@ -211,36 +211,3 @@ class OllamaBuilder:
                 "message": f"The upstream ended with '{self._finish_reason}'."
             }
             raise to_upstream_error(error)
-
-
-# -- whole answers ------------------------------------------------------------------------------
-
-_TEXT_FIELDS = ("content", "response", "thinking")
-_LIST_FIELDS = ("tool_calls", "logprobs")
-
-
-def fold_ollama(stream: EventStream) -> Json:
-    """Return the last line with the texts and lists of all lines, for a client without streaming.
-
-    Raises UpstreamProtocolError if the last line is not ``done``.
-    """
-    pieces: dict[str, list[Any]] = {}
-    line: Json = {}
-    for batch in stream:
-        for line in batch:
-            for source in (line, line.get("message") or {}):
-                for name in (*_TEXT_FIELDS, *_LIST_FIELDS):
-                    if name in source:
-                        pieces.setdefault(name, []).append(source[name])
-    if not line.get("done"):
-        raise UpstreamProtocolError("The upstream's stream ended before its answer was finished.")
-    whole: Json = {name: "".join(pieces[name]) for name in _TEXT_FIELDS if name in pieces}
-    whole |= {
-        name: [entry for entries in pieces[name] for entry in entries]
-        for name in _LIST_FIELDS
-        if name in pieces
-    }
-    logprobs = {"logprobs": whole.pop("logprobs")} if "logprobs" in whole else {}
-    if "message" not in line:
-        return {**line, **whole, **logprobs}
-    return {**line, "message": {**line["message"], **whole}, **logprobs}

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import UpstreamError, UpstreamProtocolError, UpstreamRefused
+from forwarder.protocols.ollama import fold_ollama
 from forwarder.translation import ollama_over_chat
 from forwarder.translation.ollama_over_chat.forms import GENERATE_ENDPOINT
-from forwarder.translation.ollama_over_chat.stream import fold_ollama
 from tests.helpers.ollama import chunk, lines, mistakes, prepared
 from tests.helpers.translating import STAMP, terms
 

@@ -8,12 +8,17 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.types import EventStream, Json
-from forwarder.protocols.ollama_parameters import EMBEDDING_TABLES, OLLAMA_TABLES, flatten_options
+from forwarder.protocols.ollama import (
+    OLLAMA_EMBEDDING_PROTOCOLS,
+    OLLAMA_PROTOCOLS,
+    flatten_options,
+)
 from forwarder.protocols.parameters import Disposition
+from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.translation import translate_handler
 from tests.helpers.translating import terms
 
-TABLES = {**OLLAMA_TABLES, **EMBEDDING_TABLES}
+TABLES = {each.name: each.parameters for each in (*OLLAMA_PROTOCOLS, *OLLAMA_EMBEDDING_PROTOCOLS)}
 REQUESTS: dict[str, Json] = {
     "ollama": {"model": "m", "messages": [{"role": "user", "content": "Hi."}]},
     "ollama_generate": {"model": "m", "prompt": "Hi."},
@@ -58,9 +63,9 @@ def translate_request(client: str, request: Json, **options: Any) -> tuple[Json,
 
     def handler(body: Json) -> EventStream:
         sent.append(body)
-        return iter([[CHUNK if client in OLLAMA_TABLES else EMBEDDED]])
+        return iter([[CHUNK if client in CLIENT_PROTOCOLS else EMBEDDED]])
 
-    upstream = "chat" if client in OLLAMA_TABLES else "embeddings"
+    upstream = "chat" if client in CLIENT_PROTOCOLS else "embeddings"
     list(translate_handler(handler, client, upstream, context)(request))
     return sent[0], context.loss_report.losses
 

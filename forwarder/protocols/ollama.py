@@ -1,12 +1,18 @@
-"""Dispositions of the parameters of Ollama's API over Chat Completions and over embeddings.
+"""Ollama's API for clients: its parameters over Chat Completions and embeddings, and its streams.
 
 Parameters that Ollama nests in ``options`` have names with that prefix: ``options.num_ctx``.
 """
 
 from __future__ import annotations
 
-from forwarder.core.types import Json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from forwarder.core.errors import UpstreamProtocolError
+from forwarder.core.types import EventStream, Json
 from forwarder.core.validate import ANY, BOOL, DICT, INT, LIST, NUMBER, STR, read_field
+from forwarder.protocols import ndjson
 from forwarder.protocols.parameters import (
     Disposition,
     carry,
@@ -16,6 +22,8 @@ from forwarder.protocols.parameters import (
     refuse,
     remap,
 )
+from forwarder.protocols.protocol import ClientProtocol, Framing, Protocol
+from forwarder.protocols.stream_end import append_ollama_error
 
 _RUNNER_REASON = "a setting of Ollama's runner; the upstream manages its models itself"
 _SAMPLING_REASON = (
@@ -129,12 +137,6 @@ OLLAMA_EMBEDDINGS: dict[str, Disposition] = {
 }
 """The parameters of ``/api/embeddings``."""
 
-OLLAMA_TABLES = {"ollama": OLLAMA_CHAT, "ollama_generate": OLLAMA_GENERATE}
-"""The client's protocol -> the dispositions of its parameters over Chat Completions."""
-
-EMBEDDING_TABLES = {"ollama_embed": OLLAMA_EMBED, "ollama_embeddings": OLLAMA_EMBEDDINGS}
-"""The client's protocol -> the dispositions of its parameters over embeddings."""
-
 
 def flatten_options(request: Json) -> Json:
     """Move the options of a request to its top level, as ``options.<name>``.
@@ -144,3 +146,99 @@ def flatten_options(request: Json) -> Json:
     options = read_field(request, "options", DICT, "options") or {}
     rest = {name: value for name, value in request.items() if name != "options"}
     return {**rest, **{f"options.{name}": value for name, value in options.items()}}
+
+
+_TEXT_FIELDS = ("content", "response", "thinking")
+_LIST_FIELDS = ("tool_calls", "logprobs")
+
+
+def fold_ollama(stream: EventStream) -> Json:
+    """Return the last line with the texts and lists of all lines, for a client without streaming.
+
+    Raises UpstreamProtocolError if the last line is not ``done``.
+    """
+    pieces: dict[str, list[Any]] = {}
+    line: Json = {}
+    for batch in stream:
+        for line in batch:
+            for source in (line, line.get("message") or {}):
+                for name in (*_TEXT_FIELDS, *_LIST_FIELDS):
+                    if name in source:
+                        pieces.setdefault(name, []).append(source[name])
+    if not line.get("done"):
+        raise UpstreamProtocolError("The upstream's stream ended before its answer was finished.")
+    whole: Json = {name: "".join(pieces[name]) for name in _TEXT_FIELDS if name in pieces}
+    whole |= {
+        name: [entry for entries in pieces[name] for entry in entries]
+        for name in _LIST_FIELDS
+        if name in pieces
+    }
+    logprobs = {"logprobs": whole.pop("logprobs")} if "logprobs" in whole else {}
+    if "message" not in line:
+        return {**line, **whole, **logprobs}
+    return {**line, "message": {**line["message"], **whole}, **logprobs}
+
+
+_PARAMETER_NAMES: dict[str, tuple[str, ...]] = {
+    "messages": ("messages", "prompt"),
+    "messages.reasoning_content": ("messages.thinking",),
+    "tools": ("tools",),
+    "response_format": ("format",),
+    "reasoning_effort": ("think",),
+    "max_completion_tokens": ("options.num_predict",),
+    "max_tokens": ("options.num_predict",),
+    "repeat_penalty": ("options.repeat_penalty",),
+    "repetition_penalty": ("options.repeat_penalty",),
+    **{
+        name: (f"options.{name}",)
+        for name in (
+            "temperature", "top_p", "top_k", "min_p", "seed", "stop", "presence_penalty",
+            "frequency_penalty", "repeat_last_n", "typical_p", "mirostat", "mirostat_tau",
+            "mirostat_eta",
+        )
+    },
+}  # fmt: skip
+
+
+def make_client_protocol(name: str, parameters: Mapping[str, Disposition]) -> ClientProtocol:
+    return ClientProtocol(
+        name,
+        upstream_api="chat",
+        parameters=parameters,
+        parameter_names=_PARAMETER_NAMES,
+        words_unknown_model=True,
+        framing=Framing(ndjson.encode_lines, ndjson.KEEP_ALIVE, mimetype="application/x-ndjson"),
+        fold=fold_ollama,
+        append_error=append_ollama_error,
+        served_as="chat",
+        streams_by_default=True,
+        has_nested_options=True,
+    )
+
+
+def make_embeddings_protocol(
+    name: str,
+    parameters: Mapping[str, Disposition],
+    parameter_names: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+) -> Protocol:
+    return Protocol(
+        name,
+        upstream_api="chat",
+        parameters=parameters,
+        parameter_names=parameter_names,
+        words_unknown_model=True,
+        is_embedding=True,
+    )
+
+
+OLLAMA_PROTOCOLS = (
+    make_client_protocol("ollama", OLLAMA_CHAT),
+    make_client_protocol("ollama_generate", OLLAMA_GENERATE),
+)
+"""``/api/chat`` and ``/api/generate``."""
+
+OLLAMA_EMBEDDING_PROTOCOLS = (
+    make_embeddings_protocol("ollama_embed", OLLAMA_EMBED),
+    make_embeddings_protocol("ollama_embeddings", OLLAMA_EMBEDDINGS, {"input": ("prompt",)}),
+)
+"""``/api/embed`` and the older ``/api/embeddings``."""

@@ -1,0 +1,39 @@
+"""The Responses API."""
+
+from __future__ import annotations
+
+from forwarder.protocols import sse
+from forwarder.protocols.fold import fold_responses
+from forwarder.protocols.items import RESPONSES_ITEM_TABLES
+from forwarder.protocols.parameters import RESPONSES_OVER_CHAT
+from forwarder.protocols.protocol import AUTO_STYLE, Conversation, Framing, UpstreamProtocol
+from forwarder.protocols.stream_end import append_responses_error, require_complete_responses_stream
+
+RESPONSES = UpstreamProtocol(
+    "responses",
+    upstream_api="responses",
+    parameters=RESPONSES_OVER_CHAT,
+    parameter_names={
+        "messages": ("input",),
+        "tools": ("tools",),
+        "tool_choice": ("tool_choice",),
+        "max_completion_tokens": ("max_output_tokens",),
+        "max_tokens": ("max_output_tokens",),
+        "response_format": ("text.format",),
+        "verbosity": ("text.verbosity",),
+        "reasoning_effort": ("reasoning.effort",),
+        "logprobs": ("include", "top_logprobs"),
+        "web_search_options": ("tools",),
+    },
+    framing=Framing(sse.encode_responses, sse.KEEP_ALIVE),
+    fold=fold_responses,
+    append_error=append_responses_error,
+    runs_in_background=True,
+    stored_object="response",
+    reasoning_styles=(AUTO_STYLE, "summary", "text", "both"),
+    conversation=Conversation("input", ("content", "output"), instructions="instructions"),
+    item_tables=RESPONSES_ITEM_TABLES,
+    require_complete=require_complete_responses_stream,
+    has_media_ids=True,
+    passes_unadapted=False,
+)

@@ -1,0 +1,79 @@
+"""The protocols, and that nothing else decides by their names."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import forwarder
+from forwarder.protocols.registry import (
+    CLIENT_PROTOCOLS,
+    EMBEDDING_PROTOCOLS,
+    PROTOCOLS,
+    UPSTREAM_PROTOCOLS,
+)
+from forwarder.translation import TRANSLATIONS
+
+PACKAGE = Path(forwarder.__file__).parent
+
+DECIDERS = ("pipeline/", "upstream/")
+"""The declared pipeline, and the package that calls the upstreams' two APIs."""
+
+
+def test_every_protocol_is_found_by_its_own_name() -> None:
+    assert all(protocol.name == name for name, protocol in PROTOCOLS.items())
+    assert PROTOCOLS.keys() == CLIENT_PROTOCOLS.keys() | EMBEDDING_PROTOCOLS.keys()
+    assert CLIENT_PROTOCOLS.keys() >= UPSTREAM_PROTOCOLS.keys()
+
+
+def test_every_client_protocol_has_a_translation_and_an_upstream_api() -> None:
+    assert PROTOCOLS.keys() - {"embeddings"} == TRANSLATIONS.keys()
+    for protocol in PROTOCOLS.values():
+        assert protocol.upstream_api in UPSTREAM_PROTOCOLS
+    for client in CLIENT_PROTOCOLS.values():
+        assert client.served_as is None or client.served_as in UPSTREAM_PROTOCOLS
+
+
+@pytest.mark.parametrize("name", CLIENT_PROTOCOLS)
+def test_framing_writes_events_that_end_with_a_line(name: str) -> None:
+    framing = CLIENT_PROTOCOLS[name].framing
+    assert framing.encode([{"type": "x"}, {"type": "y"}]).endswith(b"\n")
+    assert framing.keep_alive
+    assert framing.mimetype in ("text/event-stream", "application/x-ndjson")
+
+
+def find_decisions(tree: ast.Module) -> Iterator[tuple[int, bool]]:
+    """Lines that compare with a protocol's name, and whether it is written as a literal."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare):
+            continue
+        for each in (part for side in (node.left, *node.comparators) for part in ast.walk(side)):
+            if isinstance(each, ast.Constant) and each.value in PROTOCOLS:
+                yield node.lineno, True
+            elif is_name_of_protocol(each) and isinstance(node.ops[0], ast.Eq | ast.NotEq):
+                yield node.lineno, False
+
+
+def is_name_of_protocol(node: ast.AST) -> bool:
+    names = ("CHAT.name", "RESPONSES.name", "EMBEDDINGS.name")
+    return isinstance(node, ast.Attribute) and ast.unparse(node) in names
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_no_module_decides_by_the_name_of_a_protocol(path: Path) -> None:
+    place = str(path.relative_to(PACKAGE))
+    found = list(find_decisions(ast.parse(path.read_text(encoding="utf-8"))))
+
+    assert [line for line, is_literal in found if is_literal] == []
+    assert found == [] or place.startswith(DECIDERS)
+
+
+def test_decisions_are_found() -> None:
+    source = "a == 'chat'\nb in ('responses', 'x')\nc != CHAT.name\nd == 'other'\n"
+    source += "CHAT.name in upstream.apis\n"
+    assert list(find_decisions(ast.parse(source))) == [(1, True), (2, True), (3, False)]
