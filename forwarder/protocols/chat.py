@@ -5,7 +5,7 @@ from __future__ import annotations
 from forwarder.protocols import sse
 from forwarder.protocols.fold import fold_chat
 from forwarder.protocols.items import CHAT_ITEM_TABLES
-from forwarder.protocols.parameters import CHAT_OVER_RESPONSES
+from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, list_client_names
 from forwarder.protocols.protocol import AUTO_STYLE, Conversation, Framing, UpstreamProtocol
 from forwarder.protocols.stream_end import append_chat_error, require_complete_chat_stream
 
@@ -16,17 +16,7 @@ CHAT = UpstreamProtocol(
     "chat",
     upstream_api="chat",
     parameters=CHAT_OVER_RESPONSES,
-    parameter_names={
-        "input": ("messages",),
-        "tools": ("tools", "functions", "web_search_options", "modalities"),
-        "tool_choice": ("tool_choice", "function_call"),
-        "max_output_tokens": ("max_completion_tokens", "max_tokens"),
-        "text.format": ("response_format",),
-        "text.verbosity": ("verbosity",),
-        "text": ("response_format", "verbosity"),
-        "reasoning": ("reasoning_effort",),
-        "include": ("logprobs",),
-    },
+    parameter_names=list_client_names(CHAT_OVER_RESPONSES),
     framing=Framing(sse.encode_chat, sse.KEEP_ALIVE, end=sse.DONE),
     fold=fold_chat,
     append_error=append_chat_error,

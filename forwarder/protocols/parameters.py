@@ -16,7 +16,8 @@ without a report, and nothing is emulated for it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from forwarder.core.errors import Unsupported
@@ -26,20 +27,31 @@ from forwarder.core.validate import ANY, BOOL, DICT, INT, LIST, NUMBER, STR, Jso
 
 
 class Disposition(NamedTuple):
-    """The kind of a disposition, the JSON types of the parameter, the reason, neutral values."""
+    """The row of a parameter: its disposition, its JSON types, the reason, neutral values.
+
+    ``sent_as`` are the upstream's parameters that it becomes. ``fields`` are the fields that are
+    read in an object, each with the upstream's parameter that it becomes, or ``""``.
+    """
 
     kind: str
     types: JsonTypes = ANY
     reason: str = ""
     neutral: tuple[Any, ...] = ()
+    sent_as: tuple[str, ...] = ()
+    fields: Mapping[str, str] = MappingProxyType({})
 
 
 def carry(types: JsonTypes) -> Disposition:
     return Disposition("carried", types)
 
 
-def remap(types: JsonTypes, reason: str) -> Disposition:
-    return Disposition("mapped", types, reason)
+def remap(
+    types: JsonTypes,
+    reason: str,
+    sent_as: tuple[str, ...] = (),
+    fields: Mapping[str, str] = MappingProxyType({}),
+) -> Disposition:
+    return Disposition("mapped", types, reason, sent_as=sent_as, fields=fields)
 
 
 def emulate(types: JsonTypes, reason: str, *neutral: Any) -> Disposition:
@@ -77,8 +89,12 @@ COMMON_PARAMETERS = {
     "stream_options": keep_local(
         DICT, "usage is always requested from the upstream, and returned if the client wants it"
     ),
-    "tools": remap(LIST, "converted from the flat to the nested shape; namespaces are flattened"),
-    "tool_choice": remap((str, dict), "between the nested and the flat shape"),
+    "tools": remap(
+        LIST,
+        "converted from the flat to the nested shape; namespaces are flattened",
+        ("tools",),
+    ),
+    "tool_choice": remap((str, dict), "between the nested and the flat shape", ("tool_choice",)),
 }
 
 RESPONSES_OVER_CHAT: dict[str, Disposition] = {
@@ -97,23 +113,42 @@ RESPONSES_OVER_CHAT: dict[str, Disposition] = {
     ),
     "frequency_penalty": carry(NUMBER),
     "image": drop(DICT, "Chat Completions has no image compression"),
-    "include": remap(LIST, "requests log probabilities, or is done by the forwarder"),
-    "input": remap((str, list), "becomes messages"),
+    "include": remap(
+        LIST, "requests log probabilities, or is done by the forwarder", ("logprobs",)
+    ),
+    "input": remap((str, list), "becomes messages", ("messages",)),
     "instructions": remap(STR, "becomes the first message"),
     "logit_bias": carry(DICT),
-    "max_output_tokens": remap(INT, "sent as `max_completion_tokens`"),
+    "max_output_tokens": remap(
+        INT, "sent as `max_completion_tokens`", ("max_completion_tokens", "max_tokens")
+    ),
     "max_tool_calls": keep_local(INT, "counts hosted tools, and none runs over this upstream"),
     "presence_penalty": carry(NUMBER),
     "previous_response_id": emulate(STR, "the earlier turns are put before the input"),
     "prompt": refuse(DICT, "prompt templates are stored at OpenAI"),
     "prompt_cache_options": remap(DICT, "sent without `comparison_response_id` and `prewarm`"),
-    "reasoning": remap(DICT, "the effort is sent; the summary selects the form of reasoning here"),
+    "reasoning": remap(
+        DICT,
+        "the effort is sent; the summary selects the form of reasoning here",
+        fields={
+            "effort": "reasoning_effort",
+            "summary": "",
+            "generate_summary": "",
+            "mode": "",
+            "context": "",
+        },
+    ),
     "seed": carry(INT),
     "service_tier": remap(STR, "`ultrafast` is sent as `priority`"),
     "stop": carry((str, list)),
     "store": keep_local(BOOL, "the forwarder stores the response; the upstream stores nothing"),
-    "text": remap(DICT, "becomes response_format and verbosity"),
-    "top_logprobs": remap(INT, "sent with `logprobs: true`"),
+    "text": remap(
+        DICT,
+        "becomes response_format and verbosity",
+        fields={"format": "response_format", "verbosity": "verbosity"},
+    ),
+    "tools": COMMON_PARAMETERS["tools"]._replace(sent_as=("tools", "web_search_options")),
+    "top_logprobs": remap(INT, "sent with `logprobs: true`", ("logprobs",)),
     "truncation": emulate(
         STR,
         "the oldest turns are removed if the upstream says that the context is full",
@@ -133,31 +168,51 @@ CHAT_OVER_RESPONSES: dict[str, Disposition] = {
     **COMMON_PARAMETERS,
     "audio": refuse(DICT, "the Responses API answers in text"),
     "frequency_penalty": offer(NUMBER, _NO_SUCH_PARAMETER, 0),
-    "function_call": remap((str, dict), "the older form of `tool_choice`"),
-    "functions": remap(LIST, "the older form of `tools`"),
+    "function_call": remap((str, dict), "the older form of `tool_choice`", ("tool_choice",)),
+    "functions": remap(LIST, "the older form of `tools`", ("tools",)),
     "logit_bias": offer(DICT, _NO_SUCH_PARAMETER, {}),
-    "logprobs": remap(BOOL, "requested by `include`"),
-    "max_completion_tokens": remap(INT, "sent as `max_output_tokens`, at least 16"),
-    "max_tokens": remap(INT, "sent as `max_output_tokens`, at least 16"),
-    "messages": remap(LIST, "become input items"),
+    "logprobs": remap(BOOL, "requested by `include`", ("include",)),
+    "max_completion_tokens": remap(
+        INT, "sent as `max_output_tokens`, at least 16", ("max_output_tokens",)
+    ),
+    "max_tokens": remap(INT, "sent as `max_output_tokens`, at least 16", ("max_output_tokens",)),
+    "messages": remap(LIST, "become input items", ("input",)),
     "modalities": remap(
-        LIST, "images are requested by the image_generation tool; audio is not supported"
+        LIST,
+        "images are requested by the image_generation tool; audio is not supported",
+        ("tools",),
     ),
     "n": emulate(INT, "that many requests are sent, and their answers merged", 1),
     "prediction": offer(DICT, _NO_SUCH_PARAMETER),
     "presence_penalty": offer(NUMBER, _NO_SUCH_PARAMETER, 0),
     "prompt_cache_options": carry(DICT),
-    "reasoning_effort": remap(STR, "sent as `reasoning.effort`"),
-    "response_format": remap(DICT, "sent as `text.format`"),
+    "reasoning_effort": remap(STR, "sent as `reasoning.effort`", ("reasoning",)),
+    "response_format": remap(DICT, "sent as `text.format`", ("text.format", "text")),
     "seed": offer(INT, _NO_SUCH_PARAMETER),
     "service_tier": carry(STR),
     "stop": emulate((str, list), "the answer is cut here", []),
     "store": remap(BOOL, "the Responses API stores by default"),
     "top_logprobs": remap(INT, "sent with `logprobs`"),
-    "verbosity": remap(STR, "sent as `text.verbosity`"),
-    "web_search_options": remap(DICT, "becomes the web_search tool"),
+    "verbosity": remap(STR, "sent as `text.verbosity`", ("text.verbosity", "text")),
+    "web_search_options": remap(
+        DICT,
+        "becomes the web_search tool",
+        ("tools",),
+        {"search_context_size": "", "user_location": ""},
+    ),
 }
 """A Chat client's parameters over a Responses upstream."""
+
+
+def list_client_names(table: Mapping[str, Disposition]) -> dict[str, tuple[str, ...]]:
+    """Return the upstream's parameter -> the client's possible names for it, from a table."""
+    names: dict[str, tuple[str, ...]] = {}
+    for name, row in table.items():
+        inner = {f"{name}.{field}": sent_as for field, sent_as in row.fields.items() if sent_as}
+        for own, sent_as in (*((name, each) for each in row.sent_as), *inner.items()):
+            names[sent_as] = (*names.get(sent_as, ()), own)
+    return names
+
 
 _UNKNOWN_PARAMETER = offer(ANY, "neither API knows this parameter")
 _OTHER_API_PARAMETER = offer(ANY, "only the other API knows this parameter")

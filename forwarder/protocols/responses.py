@@ -5,7 +5,7 @@ from __future__ import annotations
 from forwarder.protocols import sse
 from forwarder.protocols.fold import fold_responses
 from forwarder.protocols.items import RESPONSES_ITEM_TABLES
-from forwarder.protocols.parameters import RESPONSES_OVER_CHAT
+from forwarder.protocols.parameters import RESPONSES_OVER_CHAT, list_client_names
 from forwarder.protocols.protocol import AUTO_STYLE, Conversation, Framing, UpstreamProtocol
 from forwarder.protocols.stream_end import append_responses_error, require_complete_responses_stream
 
@@ -13,18 +13,7 @@ RESPONSES = UpstreamProtocol(
     "responses",
     upstream_api="responses",
     parameters=RESPONSES_OVER_CHAT,
-    parameter_names={
-        "messages": ("input",),
-        "tools": ("tools",),
-        "tool_choice": ("tool_choice",),
-        "max_completion_tokens": ("max_output_tokens",),
-        "max_tokens": ("max_output_tokens",),
-        "response_format": ("text.format",),
-        "verbosity": ("text.verbosity",),
-        "reasoning_effort": ("reasoning.effort",),
-        "logprobs": ("include", "top_logprobs"),
-        "web_search_options": ("tools",),
-    },
+    parameter_names=list_client_names(RESPONSES_OVER_CHAT),
     framing=Framing(sse.encode_responses, sse.KEEP_ALIVE),
     fold=fold_responses,
     append_error=append_responses_error,

@@ -14,6 +14,7 @@ from forwarder.core.pacing import iter_paced
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
 from forwarder.protocols.chat_reasoning import REASONING_DETAIL_FIELDS
+from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
 from forwarder.protocols.signatures import CALL_FIELDS
 
 FieldTree = Mapping[str, Any]
@@ -100,11 +101,8 @@ _TOOL_FIELDS: dict[str, dict[str, FieldTree]] = {
 }
 
 _SETTING_FIELDS: dict[str, dict[str, FieldTree]] = {
-    "chat": {"web_search_options": field_tree("search_context_size", "user_location")},
-    "responses": {
-        "reasoning": field_tree("effort", "summary", "generate_summary", "mode", "context"),
-        "text": field_tree("format", "verbosity"),
-    },
+    client: {name: field_tree(*row.fields) for name, row in table.items() if row.fields}
+    for client, table in (("chat", CHAT_OVER_RESPONSES), ("responses", RESPONSES_OVER_CHAT))
 }
 
 # -- reasons for the loss report ------------------------------------------------------------------
