@@ -27,6 +27,7 @@ from forwarder.server import (
     dry_run,
     files,
     health,
+    images,
     json_body,
     metrics,
     ollama,
@@ -75,7 +76,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         gateway.observers.extend(build_tracing())
     for prefix in ("/v1", "/"):
         app.register_blueprint(openai.blueprint, url_prefix=prefix, name=f"openai{prefix}")
-        for module in (files, stored, conversations, websocket):
+        for module in (files, images, stored, conversations, websocket):
             app.register_blueprint(
                 module.blueprint, url_prefix=prefix, name=f"{module.blueprint.name}{prefix}"
             )

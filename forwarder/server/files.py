@@ -20,6 +20,7 @@ from forwarder.context.request_context import RequestContext
 from forwarder.core.data_urls import UNKNOWN
 from forwarder.core.errors import Forbidden, InvalidRequest, NotFound, ShuttingDown
 from forwarder.core.shutdown import ShutdownInterrupt
+from forwarder.core.types import Json
 from forwarder.server import request_context
 from forwarder.server.browser_guard import is_local
 from forwarder.server.request_context import get_gateway
@@ -89,7 +90,8 @@ def forward_file_request(path: str, name: str | None = None, lists: bool = False
                 )
             if name is not None and len(name) < MIN_UNGUESSABLE_ID_LENGTH:
                 raise NotFound(f"There is no file '{name}'.")
-        return send_to_upstream(path, upstream, context)
+        form = read_form() if request.method == "POST" else None
+        return send_to_upstream(path, upstream, context, form)
     except ShutdownInterrupt:  # report the shutdown to the client as an error
         raise ShuttingDown from None
 
@@ -108,13 +110,15 @@ def has_files_of_other_clients(upstream: UpstreamSettings) -> bool:
     return len(settings.api_keys) > 1 or not (settings.api_keys or is_local(settings))
 
 
-def send_to_upstream(path: str, upstream: Upstream, context: RequestContext) -> Response:
+def send_to_upstream(
+    path: str, upstream: Upstream, context: RequestContext, content: MultipartForm | Json | None
+) -> Response:
+    """Pass a request through with this form or JSON, and its answer back, unread."""
     context.upstream = upstream.settings.name
     query = {k: v for k, v in request.args.items() if k != "upstream"}
-    form = read_form() if request.method == "POST" else None
     request_context.watch_disconnect(context)
     method = "GET" if request.method == "HEAD" else request.method
-    upstream_response = upstream.passthrough(method, path, query, context, form)
+    upstream_response = upstream.passthrough(method, path, query, context, content)
     response = Response(
         context.set_response_stream(report_broken_download(upstream_response.chunks, context)),
         upstream_response.status,
@@ -136,13 +140,21 @@ def report_broken_download(chunks: Iterator[bytes], context: RequestContext) -> 
 
 
 def choose_upstream() -> Upstream:
-    gateway = get_gateway()
+    upstream = find_selected_upstream()
+    if upstream is None:
+        name = get_gateway().router.default_file_upstream
+        upstream = get_gateway().find_upstream(name) if name else None
+        if upstream is None:
+            raise NotFound("No upstream supports files. Select one with ?upstream=.")
+    return upstream
+
+
+def find_selected_upstream() -> Upstream | None:
+    """Return the upstream that the request names, or None; raises InvalidRequest if unknown."""
     name = request.headers.get("X-Forwarder-Upstream") or request.args.get("upstream")
     if name is None:
-        name = gateway.router.default_file_upstream
-        if name is None:
-            raise NotFound("No upstream supports files. Select one with ?upstream=.")
-    upstream = gateway.find_upstream(name)
+        return None
+    upstream = get_gateway().find_upstream(name)
     if upstream is None:
         raise InvalidRequest(
             f"There is no upstream '{name[:64]}'.", param="upstream", code="invalid_value"

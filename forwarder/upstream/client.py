@@ -580,18 +580,25 @@ class Upstream:
         path: str,
         query: Json,
         context: RequestContext,
-        form: MultipartForm | None = None,
+        content: MultipartForm | Json | None = None,
     ) -> PassthroughResponse:
-        """Send a GET, POST or DELETE below the base URL; the answer is closed with ``context``."""
+        """Send a GET, POST or DELETE below the base URL; the answer is closed with ``context``.
+
+        ``content`` is a form, or a value to send as JSON.
+        """
         headers = {**self._build_headers(context), "Accept": "*/*"}
         arguments: Json = {}
-        if form is not None:
+        if isinstance(content, MultipartForm):
             headers["Content-Type"] = "multipart/form-data"
-            arguments |= {"body": form.fields, "files": form.files}
+            arguments |= {"body": content.fields, "files": content.files}
+        elif content is not None:
+            arguments["body"] = content
         if method != "DELETE":  # the SDK cannot return an unread answer to a DELETE
             arguments |= {"stream": True, "stream_cls": Stream[object]}
         send: Any = getattr(self._client, method.lower())
-        options = {"headers": headers, "params": query}
+        options: Json = {"headers": headers, "params": query}
+        if content is not None:
+            options["timeout"] = self._unstreamed_timeout
         with self._error_conversion, CancellationScope(context):
             response = send(path, cast_to=httpx2.Response, options=options, **arguments)
         context.cleanup.add(response.close)
