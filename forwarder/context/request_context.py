@@ -80,6 +80,9 @@ class RequestObserver:
     def on_rejection(self, reason: str, upstream: str | None = None) -> None:
         """The forwarder rejected a request; ``upstream`` is set if one would have served it."""
 
+    def close(self) -> None:
+        """The process ends, or its services do: stop background work of this observer."""
+
 
 @dataclass
 class RequestContext:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import gevent
 from gevent import monkey
@@ -66,9 +66,18 @@ class TaskResult(Generic[T]):
             self.error = None  # it references this frame: a cycle for the garbage collector
 
 
-def spawn(work: Callable[[], object]) -> None:
+class BackgroundRun(Protocol):
+    """Work that runs in the background."""
+
+    def join(self, timeout: float | None = None) -> object:
+        """Wait for its end, at most ``timeout`` seconds."""
+
+
+def spawn(work: Callable[[], object]) -> BackgroundRun:
     """Run ``work`` in the background: in a greenlet under gevent, else in a daemon thread."""
     if monkey.is_module_patched("threading"):
-        gevent.spawn(work)
-    else:
-        threading.Thread(target=work, daemon=True).start()
+        greenlet: BackgroundRun = gevent.spawn(work)
+        return greenlet
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread

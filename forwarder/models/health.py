@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from forwarder.context.request_context import RequestObserver
-from forwarder.core.concurrency import spawn
+from forwarder.core.periodic_task import PeriodicTask
 from forwarder.models.probe import ProbeResult, probe_model_list
 from forwarder.upstream.client import Upstream
 
@@ -57,6 +58,7 @@ class HealthMonitor:
         self._probe_interval = ask_interval
         self._results: dict[str, tuple[Upstream, ProbeResult]] = {}
         self._probe_times: dict[str, tuple[Upstream, float]] = {}
+        self._checks: PeriodicTask | None = None
 
     def get_last_result(self, name: str, upstream: Upstream) -> ProbeResult | None:
         """Return the last result for this upstream object.
@@ -129,19 +131,29 @@ class HealthMonitor:
             return {target.name: result for target, result in zip(targets, results, strict=True)}
 
     def start(self, interval: float) -> None:
-        """Start a background thread that checks all targets every ``interval`` seconds."""
-        spawn(lambda: self._run_forever(interval))
+        """Check all targets in the background now and every ``interval`` seconds until `stop`."""
+        self._checks = PeriodicTask(
+            self._check_and_forget, partial(vary_pause, interval), runs_at_once=True
+        )
+        self._checks.start()
 
-    def _run_forever(self, interval: float) -> None:
-        while True:
-            try:
-                self._forget_missing(self.check_all(0.0))
-            except Exception:
-                log.exception("health checks failed", extra={"event": "health_checks_failed"})
-            # Jitter keeps the workers from probing in step.
-            time.sleep(interval * _jitter.uniform(0.9, 1.1))
+    def stop(self) -> None:
+        """End the background checks, if there are any."""
+        if self._checks is not None:
+            self._checks.stop()
+
+    def _check_and_forget(self) -> None:
+        try:
+            self._forget_missing(self.check_all(0.0))
+        except Exception:
+            log.exception("health checks failed", extra={"event": "health_checks_failed"})
 
     def _forget_missing(self, current: Iterable[str]) -> None:
         for name in set(self._results) - set(current):
             self._results.pop(name, None)
             self._probe_times.pop(name, None)
+
+
+def vary_pause(interval: float) -> float:
+    """Return about ``interval`` seconds: jitter keeps the workers from probing in step."""
+    return interval * _jitter.uniform(0.9, 1.1)

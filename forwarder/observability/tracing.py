@@ -67,7 +67,12 @@ class TracingObserver(RequestObserver):
     """Creates the spans of client requests and upstream requests."""
 
     def __init__(self, provider: TracerProvider) -> None:
+        self._provider = provider
         self._tracer = provider.get_tracer("forwarder")
+
+    def close(self) -> None:
+        """Export the finished spans and stop the exporter."""
+        self._provider.shutdown()
 
     def on_request(self, context: RequestContext, header: Callable[[str], str | None]) -> None:
         headers = {name: value for name in TRACE_HEADERS if (value := header(name))}

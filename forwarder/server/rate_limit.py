@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -114,8 +115,9 @@ class RateLimitObserver(RequestObserver):
         self._request_limit = make_limit("requests", settings.rate_requests, limiter)
         self._token_limit = make_limit("tokens", settings.rate_tokens, limiter)
         self._storage = limiter.storage
+        self._closed = threading.Event()
         self._backend = BoundedBackend(
-            BackendBreaker(self._check_storage, self._log_storage_state),
+            BackendBreaker(self._check_storage, self._log_storage_state, stop=self._closed),
             (StorageError, OSError),
             describe_error,
         )
@@ -149,6 +151,10 @@ class RateLimitObserver(RequestObserver):
         tokens, account_id, cost = self._token_limit, context.account_id, compute_cost(context)
         if tokens is not None and account_id is not None and cost:
             self._call_storage(lambda: tokens.charge(account_id, cost))
+
+    def close(self) -> None:
+        """Stop waiting for a storage that is down."""
+        self._closed.set()
 
     def _read_states(self, account_id: str) -> Iterator[LimitState]:
         if self._request_limit is not None:

@@ -205,6 +205,8 @@ class Upstream:
         """Close idle connections; answers that are being read continue."""
         if self._transport is not None:
             self._transport.close()
+        else:
+            self._client.close()
 
     def make_handler(self, route: Route, client: str, context: RequestContext) -> Handler:
         """Make the handler that calls this upstream in ``route.protocol``.

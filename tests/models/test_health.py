@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from typing import Any
 
 import httpx2
 import pytest
 
 from forwarder.context.request_context import RequestObserver
 from forwarder.models import health
-from forwarder.models.health import HealthMonitor, HealthTarget
+from forwarder.models.health import HealthMonitor, HealthTarget, vary_pause
 from forwarder.models.probe import ProbeResult
 from forwarder.models.registered_model import RegisteredModel
 from tests.models.remotes import Answer, connected, gone, refusing, well
@@ -100,27 +100,41 @@ def test_health_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> Non
 def test_background_checks_repeat(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world, slept = World(), []
-    begun: list[Any] = []
-    monkeypatch.setattr(health, "spawn", begun.append)
+    world, intervals = World(), []
+    third = threading.Event()
 
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        if len(slept) == 1:
+    def vary_pause(interval: float) -> float:
+        intervals.append(interval)
+        if len(intervals) == 1:
             world.targets.pop()
-        if len(slept) == 2:
+        if len(intervals) == 2:
             world.health._targets = lambda: [].pop()  # a mistake ends nothing
-        if len(slept) == 3:
-            raise KeyboardInterrupt
+        if len(intervals) == 3:
+            third.set()
+            return 60.0
+        return 0.0
 
+    monkeypatch.setattr(health, "vary_pause", vary_pause)
+    before = threading.active_count()
     world.health.start(10)
-    monkeypatch.setattr(time, "sleep", sleep)
-    with pytest.raises(KeyboardInterrupt):
-        begun[0]()
+    assert third.wait(10)
+    world.health.stop()
 
-    assert all(9 <= seconds <= 11 for seconds in slept)
+    assert threading.active_count() == before
+    assert intervals == [10, 10, 10]
     assert sorted(world.witness.heard) == [("a", True), ("a", True), ("b", True)]
     assert [*world.health._results] == ["a"]
+
+
+def test_pauses_between_checks_vary() -> None:
+    pauses = [vary_pause(10) for _ in range(100)]
+
+    assert all(9 <= pause <= 11 for pause in pauses)
+    assert len(set(pauses)) > 50
+
+
+def test_checks_that_did_not_start_can_be_stopped() -> None:
+    World().health.stop()
 
 
 @pytest.mark.parametrize("lists", [True, False])

@@ -18,7 +18,10 @@ from tests.server.conftest import Answer, streamed
 need_opentelemetry()
 
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider  # noqa: E402
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
+from opentelemetry.sdk.trace.export import (  # noqa: E402
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+)
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import (  # noqa: E402
     InMemorySpanExporter,
 )
@@ -251,3 +254,13 @@ def test_files_are_traced_without_a_model(traced: Callable[..., Traced]) -> None
     server, calls = of.spans()
     assert (server.name, calls) == ("files", [])
     assert f"{server.context.span_id:016x}" in of.requests[0].headers["traceparent"]
+
+
+def test_finished_spans_are_exported_when_the_observer_is_closed() -> None:
+    provider, exporter = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    provider.get_tracer("test").start_span("last").end()
+
+    TracingObserver(provider).close()
+
+    assert [span.name for span in exporter.get_finished_spans()] == ["last"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -245,6 +246,22 @@ def test_limits_apply_again_after_a_storage_outage(logged: list[str]) -> None:
 
     refusal(limits)
     assert "answers again" in logged[-1]
+
+
+def test_closed_limits_stop_asking_a_storage_that_is_down(logged: list[str]) -> None:
+    storage = Failing()
+    limits = limits_of(storage, REQUESTS="1/hour")
+    before = threading.active_count()
+    storage.down = True
+    admitted(limits)
+    assert threading.active_count() > before
+
+    limits.close()
+
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline, "the storage is still asked"
+        time.sleep(0.01)
 
 
 def test_storage_outage_can_refuse_requests(clock: Clock, logged: list[str]) -> None:

@@ -52,6 +52,7 @@ class UploadCache:
         self._files: OrderedDict[UploadKey, UploadedFile] = OrderedDict()
         self._lock = threading.Lock()
         self._sweeper: threading.Timer | None = None
+        self._is_closed = False
 
     def get_file_id(self, blob: Blob, client_key: str | None = None) -> str:
         """Return the upstream's id of a file; upload it if it is not cached.
@@ -70,6 +71,14 @@ class UploadCache:
             file_id = entry.id
         self._schedule_sweep()
         return file_id
+
+    def close(self) -> None:
+        """Schedule no further sweep; uploaded files stay at the upstream."""
+        with self._lock:
+            self._is_closed = True
+            if self._sweeper is not None:
+                self._sweeper.cancel()
+                self._sweeper = None
 
     def sweep(self) -> None:
         """Delete files that are unused for too long or exceed the maximum number."""
@@ -104,7 +113,8 @@ class UploadCache:
         """Schedule the next sweep for the oldest file; at once if there are too many files."""
         with self._lock:
             too_many = len(self._files) > self._max_files
-            if not self._files or (self._sweeper is not None and not too_many):
+            is_scheduled = self._sweeper is not None and not too_many
+            if not self._files or is_scheduled or self._is_closed:
                 return
             oldest = next(iter(self._files.values())).used
             wait = 0.0 if too_many else max(0.0, oldest + self._max_age - time.monotonic())

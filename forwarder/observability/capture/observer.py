@@ -12,7 +12,8 @@ from forwarder.config.settings import Settings, UpstreamSettings
 from forwarder.context.recorder import Recorder, RequestHead
 from forwarder.context.redaction import Redactor, collect_settings_secrets, collect_upstream_secrets
 from forwarder.context.request_context import RequestContext, RequestObserver
-from forwarder.core.concurrency import BlockingPool, spawn
+from forwarder.core.concurrency import BlockingPool
+from forwarder.core.periodic_task import PeriodicTask
 from forwarder.observability.capture.record import encode_record
 from forwarder.observability.capture.stores import (
     CaptureLimits,
@@ -53,11 +54,16 @@ class CaptureObserver(RequestObserver):
         self._redacted_fields = settings.capture_redact
         self._secrets = collect_settings_secrets(settings)
         self._worker = BlockingPool(1)  # encoding a long record takes about 0.1 s
-        self._prune_seconds = min(MAX_PRUNE_SECONDS, settings.capture_age / 4)
+        prune_seconds = min(MAX_PRUNE_SECONDS, settings.capture_age / 4)
+        self._pruning = PeriodicTask(self._prune_store, lambda: prune_seconds)
 
     def start(self) -> None:
         """Start the background task that removes expired records, even without requests."""
-        spawn(self._run_pruning)
+        self._pruning.start()
+
+    def close(self) -> None:
+        """End the background task."""
+        self._pruning.stop()
 
     def make_recorder(self, context: RequestContext, head: RequestHead) -> Recorder | None:
         """Return a recorder for the request, or ``None`` for a route without model requests."""
@@ -82,15 +88,13 @@ class CaptureObserver(RequestObserver):
             name, encode_record(name, recorder, context, seconds, redaction, self._max_bytes)
         )
 
-    def _run_pruning(self) -> None:
-        while True:
-            time.sleep(self._prune_seconds)
-            try:
-                self.store.prune()
-            except Exception:
-                log.exception(
-                    "could not remove expired captures", extra={"event": "capture_prune_failed"}
-                )
+    def _prune_store(self) -> None:
+        try:
+            self.store.prune()
+        except Exception:
+            log.exception(
+                "could not remove expired captures", extra={"event": "capture_prune_failed"}
+            )
 
 
 def make_capture_observer(

@@ -134,3 +134,16 @@ def test_failed_deletion_removes_the_cache_entry() -> None:
     assert store.deleted == [("file-1", None)]
     store.fails = 0
     assert uploads.get_file_id(A) == "file-2"
+
+
+def test_a_closed_cache_deletes_nothing_any_more() -> None:
+    store = Store()
+    uploads = UploadCache(store, 0.05)
+    uploads.get_file_id(A)
+    before = threading.active_count()
+    uploads.close()
+    assert soon(lambda: threading.active_count() == before - 1)
+    uploads.get_file_id(B)
+    time.sleep(0.1)
+
+    assert store.deleted == []

@@ -138,3 +138,13 @@ def test_expired_records_are_pruned_in_the_background() -> None:
     while len(gone) < 2 and time.monotonic() < deadline:
         time.sleep(0.005)
     assert len(gone) >= 2, "a failure ends it"
+
+
+def test_pruning_ends_when_the_observer_is_closed() -> None:
+    before = threading.active_count()
+    capture = CaptureObserver(settings(_AGE="600"), MemoryCaptureStore(CaptureLimits(1, 600)))
+    assert threading.active_count() == before
+    capture.start()
+    assert threading.active_count() == before + 1
+    capture.close()
+    assert threading.active_count() == before
