@@ -24,7 +24,7 @@ from forwarder.models.registered_model import (
     read_flag,
     validate_name,
 )
-from forwarder.models.registry import NullModelRegistry, make_not_found
+from forwarder.models.registry import ModelRegistry, make_not_found
 from forwarder.upstream.client import Upstream
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -53,7 +53,7 @@ class ModelRegistration:
 
     def __init__(
         self,
-        registry: NullModelRegistry,
+        registry: ModelRegistry,
         catalog: Catalog,
         guard: AddressGuard,
         connect: Callable[[UpstreamSettings], Upstream],

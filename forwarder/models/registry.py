@@ -1,5 +1,8 @@
 """All registered models: each worker caches them and reloads the cache after a change.
 
+`ModelRegistry` is the interface, `DatabaseModelRegistry` stores models in a database, and
+`NullModelRegistry` replaces it if no database is configured.
+
 A request reads the change version (`storage.db.change_notifier`) and looks up a dict. While the
 database is unavailable, workers serve the cached models.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
@@ -35,19 +39,57 @@ _RETRY_SECONDS = 1.0
 """Delay before the next read after a failed one."""
 
 
-class NullModelRegistry:
+class ModelRegistry(ABC):
+    """The registered models. A name is valid with and without the tag ``:latest``."""
+
+    @abstractmethod
+    def get_version(self) -> str:
+        """Return a string that changes with the registered models and is equal in all workers."""
+
+    @abstractmethod
+    def find(self, name: str) -> RegisteredModel | None:
+        """Return the model of this name, or ``None``."""
+
+    @abstractmethod
+    def list_models(self) -> list[RegisteredModel]:
+        """Return all registered models, ordered by name."""
+
+    @abstractmethod
+    def put(self, remote: RegisteredModel) -> RegisteredModel:
+        """Store a model, replacing one of the same name, and return it as stored.
+
+        Raises Unsupported if models or their keys cannot be stored, or StoreUnavailable.
+        """
+
+    @abstractmethod
+    def remove(self, name: str) -> RegisteredModel:
+        """Remove and return a model; raises NotFound, Unsupported or StoreUnavailable."""
+
+    @abstractmethod
+    def rotate_secrets(self, client_cipher: TokenCipher) -> key_rotation.RotationReport:
+        """Re-encrypt all stored model secrets and client tokens with the first secret.
+
+        Raises Unsupported or StoreUnavailable.
+        """
+
+    @abstractmethod
+    def adopt_secrets(self, secrets: Collection[str]) -> None:
+        """Use these secrets from now on."""
+
+
+class NullModelRegistry(ModelRegistry):
     """The registry without a database: it is empty and rejects registrations."""
 
     def get_version(self) -> str:
-        """Return a string that changes with the registered models and is equal in all workers."""
+        """Return an empty string."""
         return ""
 
     def find(self, name: str) -> RegisteredModel | None:
-        """Return the model of this name, or ``None``."""
+        """Return ``None``."""
         return None
 
     def list_models(self) -> list[RegisteredModel]:
-        """Return all registered models."""
+        """Return no models."""
         return []
 
     def put(self, remote: RegisteredModel) -> RegisteredModel:
@@ -66,7 +108,7 @@ class NullModelRegistry:
         """Do nothing: this registry has no secrets."""
 
 
-class DatabaseModelRegistry(NullModelRegistry):
+class DatabaseModelRegistry(ModelRegistry):
     """The registered models in a database.
 
     The first of ``secrets`` encrypts model secrets, and any of them decrypts. Without ``secrets``,

@@ -35,7 +35,6 @@ from forwarder.protocols.responses import RESPONSES
 from forwarder.providers import Profile, is_reasoning_model
 from forwarder.storage import (
     ConversationStore,
-    NullConversationStore,
     OwnerResolver,
     UpstreamMemory,
 )
@@ -50,7 +49,7 @@ class PipelineServices(NamedTuple):
     reasoning_cache: ReasoningCache
     signature_cache: SignatureCache
     owners: OwnerResolver
-    store: ConversationStore | NullConversationStore
+    store: ConversationStore
 
 
 @dataclass(frozen=True)

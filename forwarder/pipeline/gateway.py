@@ -53,7 +53,7 @@ from forwarder.models.codex_headers import make_response_headers
 from forwarder.models.health import HealthMonitor, HealthTarget
 from forwarder.models.register import ModelRegistration
 from forwarder.models.registered_model import RegisteredModel
-from forwarder.models.registry import DatabaseModelRegistry, NullModelRegistry
+from forwarder.models.registry import DatabaseModelRegistry, ModelRegistry, NullModelRegistry
 from forwarder.models.router import Router
 from forwarder.observability.capture.observer import make_capture_observer
 from forwarder.observability.metrics import MetricsObserver
@@ -68,7 +68,13 @@ from forwarder.protocols.chat_reasoning import find_reasoning_field
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.protocols.responses import RESPONSES
-from forwarder.storage import ConversationStore, NullConversationStore, OwnerResolver, RequestLimits
+from forwarder.storage import (
+    ConversationStore,
+    DatabaseConversationStore,
+    NullConversationStore,
+    OwnerResolver,
+    RequestLimits,
+)
 from forwarder.storage.background import BackgroundLimits, BackgroundTask, TakeoverCallbacks
 from forwarder.storage.background_requests import (
     StoredRequest,
@@ -207,7 +213,7 @@ class Gateway:
 
     def resume_background_work(self) -> None:
         """Start taking over background work of workers that have stopped."""
-        if isinstance(self.state, ConversationStore):
+        if isinstance(self.state, DatabaseConversationStore):
             takeover = TakeoverCallbacks(
                 self._new_background_context,
                 self._can_read_request,
@@ -309,9 +315,9 @@ class Gateway:
         return self._new_background_task(stored, taken.request, work)
 
     @property
-    def store(self) -> ConversationStore:
+    def store(self) -> DatabaseConversationStore:
         """The conversation store; raises Unsupported if nothing is stored."""
-        if isinstance(self.state, NullConversationStore):
+        if not isinstance(self.state, DatabaseConversationStore):
             raise Unsupported("Nothing is stored here.", code="store_disabled")
         return self.state
 
@@ -479,7 +485,7 @@ class Gateway:
         request["model"] = model
         return routes
 
-    def _build_registry(self, secrets: Sequence[str]) -> NullModelRegistry:
+    def _build_registry(self, secrets: Sequence[str]) -> ModelRegistry:
         if self.database is None:
             return NullModelRegistry()
         registry = DatabaseModelRegistry(self.database, secrets, self._drop_upstream)
@@ -544,7 +550,7 @@ class Gateway:
         if upstream is not None:
             upstream.close()
 
-    def _build_conversation_store(self) -> ConversationStore | NullConversationStore:
+    def _build_conversation_store(self) -> ConversationStore:
         settings, database = self.settings, self.database
         request_limits = RequestLimits(settings.max_body, settings.max_json_values)
         if database is None:
@@ -558,7 +564,9 @@ class Gateway:
             settings.background_unsaved_age,
             settings.background_unsaved_max,
         )
-        return ConversationStore(database, self.running, limits, request_limits, self._owners)
+        return DatabaseConversationStore(
+            database, self.running, limits, request_limits, self._owners
+        )
 
     def _build_cache_backend(self) -> CacheBackend:
         ttl = self.settings.reasoning_ttl

@@ -19,7 +19,12 @@ from forwarder.server import request_context
 from forwarder.server.openai import json_answer, read_json_body, stream_stored_events
 from forwarder.server.request_context import get_gateway
 from forwarder.server.request_shape import adapt_shape
-from forwarder.storage import ConversationStore, UpstreamMemory, completion_recorder, token_estimate
+from forwarder.storage import (
+    DatabaseConversationStore,
+    UpstreamMemory,
+    completion_recorder,
+    token_estimate,
+)
 from forwarder.storage.background import response_not_found
 from forwarder.storage.db import completions as stored_completions
 from forwarder.storage.db import responses
@@ -40,7 +45,7 @@ _ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
-def open_store() -> tuple[ConversationStore, str]:
+def open_store() -> tuple[DatabaseConversationStore, str]:
     """Authenticate the client. Returns the store and the owner whose data the client may access."""
     state = authenticate_client().store
     return state, state.find_owner(request_context.current_context())

@@ -1,12 +1,13 @@
 """Conversation state that outlives a request: stored responses, conversations and completions.
 
-`ConversationStore` uses a database. `NullConversationStore` replaces it if no database is
-configured; it rejects requests that need one. Both wrap handlers and streams and depend neither on
-Flask nor on an SQL dialect.
+`ConversationStore` is the interface. `DatabaseConversationStore` uses a database, and
+`NullConversationStore` replaces it if no database is configured; it rejects requests that need one.
+Both wrap handlers and streams and depend neither on Flask nor on an SQL dialect.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 
@@ -46,7 +47,31 @@ STORED_COMPLETION_PARAMETERS = frozenset({"store", "metadata"})
 """Parameters that are handled here when a completion is stored."""
 
 
-class ConversationStore:
+class ConversationStore(ABC):
+    """The conversation state that a request needs on its way to an upstream and back."""
+
+    @abstractmethod
+    def with_history(
+        self, handler: Handler, context: RequestContext, memory: UpstreamMemory, translated: bool
+    ) -> Handler:
+        """Wrap a Responses handler: resolve or reject the history that its requests refer to."""
+
+    @abstractmethod
+    def list_local_parameters(self, client: str, request: Json, translated: bool) -> frozenset[str]:
+        """Return the parameters that are handled here, so that no upstream has to support them."""
+
+    @abstractmethod
+    def is_answer_stored(self, request: Json) -> bool:
+        """Whether the response to a request is stored, on its own or in a conversation."""
+
+    @abstractmethod
+    def make_recorder(
+        self, client: str, request: Json, context: RequestContext, origin: OriginGetter
+    ) -> Callable[[EventStream], EventStream]:
+        """Return a wrapper that stores the answer while it is streamed to the client."""
+
+
+class DatabaseConversationStore(ConversationStore):
     """State in a database."""
 
     def __init__(
@@ -147,7 +172,7 @@ def record_without_storing(
     return recorder.record(stream)
 
 
-class NullConversationStore:
+class NullConversationStore(ConversationStore):
     """State without a database: this process remembers recent items for a short time."""
 
     def __init__(self, limits: RequestLimits = DEFAULT_REQUEST_LIMITS) -> None:
@@ -214,6 +239,7 @@ def refuse_stored_state(request: Json) -> None:
 
 __all__ = [
     "ConversationStore",
+    "DatabaseConversationStore",
     "NullConversationStore",
     "OwnerResolver",
     "RequestLimits",

@@ -17,7 +17,7 @@ from forwarder.core.errors import (
 from forwarder.core.shutdown import InFlightRequests
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream, Json
-from forwarder.storage import ConversationStore, NullConversationStore, UpstreamMemory
+from forwarder.storage import DatabaseConversationStore, NullConversationStore, UpstreamMemory
 from forwarder.storage.db import conversations
 from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import SqliteDatabase
@@ -71,7 +71,7 @@ def test_request_without_state_passes_without_a_database() -> None:
 
 @pytest.mark.parametrize("client", ["chat", "responses"])
 def test_answers_are_stored(client: str, database: SqliteDatabase) -> None:
-    state = ConversationStore(database, InFlightRequests())
+    state = DatabaseConversationStore(database, InFlightRequests())
     wrap = state.make_recorder(client, {"input": "hi", "store": True}, CONTEXT, lambda: None)
     stream: EventStream = iter(())
     assert wrap(stream) is not stream
@@ -85,7 +85,7 @@ def test_turn_locks_its_conversation_until_its_context_closes(
         lambda c: conversations.create(c, hash_client_key("k"), Conversation("conv", 1.0, {}))
     )
     state, request = (
-        ConversationStore(database, InFlightRequests()),
+        DatabaseConversationStore(database, InFlightRequests()),
         {"input": "hi", "conversation": "conv"},
     )
     context = RequestContext("x", "responses", LossReport(), client_key="k")
@@ -112,7 +112,7 @@ def test_request_that_needs_the_store_is_refused_while_it_cannot_be_written(
     client: str, request_: Json, failing: SqliteDatabase
 ) -> None:
     with pytest.raises(StoreUnavailable):
-        ConversationStore(failing, InFlightRequests()).make_recorder(
+        DatabaseConversationStore(failing, InFlightRequests()).make_recorder(
             client, request_, CONTEXT, lambda: None
         )
 
@@ -121,7 +121,7 @@ def test_response_that_is_not_asked_to_be_stored_is_served_while_the_store_fails
     failing: SqliteDatabase,
 ) -> None:
     context = RequestContext("x", "responses", LossReport(), client_key="k")
-    state = ConversationStore(failing, InFlightRequests())
+    state = DatabaseConversationStore(failing, InFlightRequests())
     events = [
         {"type": kind, "response": {"id": "resp_1", "status": status, "store": True, "output": []}}
         for kind, status in (
@@ -143,7 +143,7 @@ def test_strict_request_is_refused_while_its_response_cannot_be_stored(
 ) -> None:
     context = RequestContext("x", "responses", LossReport(strict=True), client_key="k")
     with pytest.raises(StoreUnavailable):
-        ConversationStore(failing, InFlightRequests()).make_recorder(
+        DatabaseConversationStore(failing, InFlightRequests()).make_recorder(
             "responses", {"input": "hi"}, context, lambda: None
         )
 
@@ -156,7 +156,7 @@ def test_request_that_needs_no_store_passes_untouched_while_it_fails(
     client: str, request_: Json, failing: SqliteDatabase
 ) -> None:
     stream: EventStream = iter(())
-    wrap = ConversationStore(failing, InFlightRequests()).make_recorder(
+    wrap = DatabaseConversationStore(failing, InFlightRequests()).make_recorder(
         client, request_, CONTEXT, lambda: None
     )
     assert wrap(stream) is stream
@@ -186,7 +186,7 @@ def test_parameters_of_stored_answers_are_local(
     client: str, request_: Json, translated: bool, names: set[str], database: SqliteDatabase
 ) -> None:
     assert (
-        ConversationStore(database, InFlightRequests()).list_local_parameters(
+        DatabaseConversationStore(database, InFlightRequests()).list_local_parameters(
             client, request_, translated
         )
         == names
@@ -208,7 +208,7 @@ def test_parameters_of_stored_answers_are_local(
 def test_completion_that_cannot_be_stored_is_rejected_early(
     more: Json, param: str, database: SqliteDatabase
 ) -> None:
-    state = ConversationStore(database, InFlightRequests())
+    state = DatabaseConversationStore(database, InFlightRequests())
     with pytest.raises(InvalidRequest) as refused:
         state.make_recorder("chat", {"store": True, **more}, CONTEXT, lambda: None)
     assert refused.value.param == param
@@ -217,5 +217,5 @@ def test_completion_that_cannot_be_stored_is_rejected_early(
 def test_unstored_completion_is_not_validated(database: SqliteDatabase) -> None:
     odd = {"n": "2", "messages": "hi", "metadata": "x"}
     stream: EventStream = iter(())
-    state = ConversationStore(database, InFlightRequests())
+    state = DatabaseConversationStore(database, InFlightRequests())
     assert state.make_recorder("chat", odd, CONTEXT, lambda: None)(stream) is stream
