@@ -13,8 +13,8 @@ import pytest
 from hypothesis import settings
 from werkzeug.routing import Rule
 
-from forwarder.pipeline import gateway
-from forwarder.storage.db import Database, open, open_database
+from forwarder.services import Services
+from forwarder.storage.db import open
 from tests.helpers.serial import SerialTests
 
 # The same examples on every run and every machine: a red test is red for everybody.
@@ -81,16 +81,16 @@ def _stored_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _stores_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An application has its store for as long as the process lives; a test run makes hundreds."""
-    opened: list[Database] = []
+def _services_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An application never closes its services; a test run makes hundreds."""
+    built: list[Services] = []
+    build = Services.build
 
-    def open_noted(url: str) -> Database | None:
-        database = open_database(url)
-        opened.extend([database] if database is not None else [])
-        return database
+    def build_noted(*given: Any, **named: Any) -> Services:
+        built.append(build(*given, **named))
+        return built[-1]
 
-    monkeypatch.setattr(gateway, "open_database", open_noted)
+    monkeypatch.setattr(Services, "build", build_noted)
     yield
-    for database in opened:
-        database.close()
+    for services in built:
+        services.close()

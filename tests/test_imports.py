@@ -86,6 +86,7 @@ ELSEWHERE = {
     "cli/context.py": "cli/test_models.py",
     "config/parsers.py": "config/test_settings.py",
     "pipeline/attempt.py": "pipeline/test_gateway.py",
+    "pipeline/upstream_calls.py": "pipeline/test_gateway.py",
     "context/route.py": "models/test_router.py",
 }
 """Modules that are tested through another, and where."""
@@ -181,23 +182,38 @@ LAYERS = (
     "storage",
     "models",
     "observability",
+    "services",
     "pipeline",
     "server",
     "cli",
 )
-"""The packages, lowest first: each imports only those before it."""
+"""The packages and the composition root, lowest first: each imports only those before it."""
 
 
 def test_packages_import_only_lower_layers() -> None:
     found = {path.relative_to(PACKAGE).parts[0] for path in MODULES if path.parent != PACKAGE}
-    assert found == set(LAYERS)
+    assert found | {"services"} == set(LAYERS)
     for path in MODULES:
-        package = path.relative_to(PACKAGE).parts[0]
+        package = path.relative_to(PACKAGE).with_suffix("").parts[0]
         for module in imports(path) & NAMES:
             other = module.split(".")[1] if "." in module else package
             if package in LAYERS and other in LAYERS:
                 lower = LAYERS.index(other) <= LAYERS.index(package)
                 assert lower, f"{path.relative_to(PACKAGE)} imports {module}"
+
+
+COMPOSERS = ("app.py", "cli/", "services.py")
+
+
+@every_module
+def test_only_the_application_and_commands_build_services(path: Path) -> None:
+    calls = [
+        ast.unparse(node.func)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    if not str(path.relative_to(PACKAGE)).startswith(COMPOSERS):
+        assert not {"Services", "Services.build", "open_database"} & set(calls)
 
 
 @every_module

@@ -26,6 +26,7 @@ from forwarder.middleware.media.locations import find_media, replace_media
 from forwarder.pipeline.gateway import Gateway
 from forwarder.providers import schemas
 from forwarder.server.json_body import read_body
+from forwarder.services import Services
 from forwarder.storage.db import responses
 from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.items import derive_id
@@ -91,26 +92,26 @@ def assert_linear(make_work: Callable[[int], Callable[[], Any]]) -> None:
 # -- the request path -------------------------------------------------------------------------------
 
 
-def bridge_of(**environment: str) -> Gateway:
+def services_of(**environment: str) -> Services:
     upstreams = {
         "CHAT_BASE_URL": "http://chat.test/v1",
         "RESPONSES_BASE_URL": "http://responses.test/v1",
     }
-    return Gateway(Settings.from_env({**upstreams, **environment}))
+    return Services.build(Settings.from_env({**upstreams, **environment}))
 
 
 def assert_path_is_linear(
     client: str, over: str, make: Callable[[int], Json], **environment: str
 ) -> None:
     """The same of the path of a request from its body to what its upstream would get."""
-    bridge = bridge_of(**environment)
+    gateway = Gateway(services_of(**environment))
 
     def make_work(size: int) -> Callable[[], Any]:
         body = orjson.dumps({"model": f"{over}/m", **make(size)})
 
         def work() -> Json:
             request = read_body(body, 10**6)
-            return bridge.preview(
+            return gateway.preview(
                 client, request, None, RequestContext("req", client, LossReport())
             )
 
@@ -346,19 +347,20 @@ def test_costs_of_a_format_that_is_emulated_grow_linearly(level: str) -> None:
 
 def test_costs_of_references_grow_linearly() -> None:
     """To all items of a stored response, by the ids that they were given here."""
-    bridge, owner = bridge_of(), ANONYMOUS
+    services, owner = services_of(), ANONYMOUS
+    gateway, store = Gateway(services), services.require_store()
 
     def make_work(size: int) -> Callable[[], Any]:
         name = f"resp_{size}"
         asked = [{"role": "user", "content": TEXT} for _ in range(size)]
         kept = StoredResponse(name, "completed", asked, {"output": []}, 1.0)
-        bridge.store.database.write(lambda c: responses.add(c, owner, kept, []))
+        store.database.write(lambda c: responses.add(c, owner, kept, []))
         wanted = [
             {"type": "item_reference", "id": derive_id(item, name, i)}
             for i, item in enumerate(asked)
         ]
         request = {"model": "chat/m", "input": wanted}
-        return lambda: bridge.preview(
+        return lambda: gateway.preview(
             "responses", dict(request), None, RequestContext("r", "r", LossReport())
         )
 

@@ -1,21 +1,68 @@
-"""Access to the application for commands."""
+"""Access to settings and services for commands."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-from flask import current_app
-from flask.cli import with_appcontext
+import click
+from flask.cli import ScriptInfo
+
+from forwarder.cli.check import InvalidConfiguration
+from forwarder.config.settings import ConfigError, Settings, load_settings
+from forwarder.observability.logging import configure_logging
+from forwarder.server.extension import ForwarderExtension, get_extension
+from forwarder.services import Services
 
 
-def with_gateway(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Load the application when the command runs and pass its `Gateway` as first argument."""
+def with_services(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Pass `Services` as first argument to a command; no background loop runs for it."""
 
-    @with_appcontext
     @wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:
-        return command(current_app.extensions["forwarder"], *arguments, **options)
+        with open_services() as services:
+            return command(services, *arguments, **options)
 
     return run
+
+
+def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Pass `Settings` as first argument to a command that builds services of its own."""
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> Any:
+        return command(read_settings(), *arguments, **options)
+
+    return run
+
+
+@contextmanager
+def open_services() -> Iterator[Services]:
+    """The services of the loaded application, or else own ones until the end of the command."""
+    extension = find_loaded_extension()
+    if extension is not None:
+        yield extension.services
+        return
+    with Services.build(read_settings()) as services:
+        yield services
+
+
+def read_settings() -> Settings:
+    """Return the settings of the loaded application, or else those of the environment."""
+    extension = find_loaded_extension()
+    if extension is not None:
+        return extension.settings
+    try:
+        settings = load_settings()
+    except ConfigError as error:
+        raise InvalidConfiguration(error.mistakes) from error
+    configure_logging(settings.log_level)
+    return settings
+
+
+def find_loaded_extension() -> ForwarderExtension | None:
+    """Return the extension of the application that ``flask`` has loaded to find its commands."""
+    script = click.get_current_context().find_object(ScriptInfo)
+    return None if script is None else get_extension(script.load_app())

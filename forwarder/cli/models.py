@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 import orjson
 
-from forwarder.cli.context import with_gateway
+from forwarder.cli.context import with_services
 from forwarder.core.errors import ForwarderError
 from forwarder.core.terminal_escapes import escape_control_characters, print_line
 from forwarder.core.types import Json
@@ -24,7 +24,7 @@ from forwarder.models.ollama_views import ModelView
 from forwarder.models.probe import ProbeResult, probe_model_list
 from forwarder.models.registered_model import REMOTE_TYPES, RegisteredModel
 from forwarder.models.registry import make_not_found
-from forwarder.pipeline.gateway import Gateway
+from forwarder.services import Services
 
 T = TypeVar("T")
 
@@ -42,19 +42,19 @@ def build_keys_group() -> None:
 
 
 @build_keys_group.command("rotate")
-@with_gateway
-def rotate(gateway: Gateway) -> None:
+@with_services
+def rotate(services: Services) -> None:
     """Re-encrypt the database with the first secret of FORWARDER_SECRET_KEY.
 
     List the old secrets behind the new one ("new,old"). Afterwards the database no longer needs
     the old secrets, and you can remove them.
     """
-    if not gateway.settings.secret_keys:
+    if not services.settings.secret_keys:
         raise click.ClickException(
             "FORWARDER_SECRET_KEY is not set: set it to a new secret, a comma and the secret from "
             "the file beside the database."
         )
-    result = run_or_fail(gateway.rotate_keys)
+    result = run_or_fail(services.rotate_keys)
     print_line(f"re-encrypted: the keys of {result.models} models, {result.rows} other rows")
     if result.lost_models:
         lost = ", ".join(map(strip_tag, result.lost_models))
@@ -81,8 +81,8 @@ def refuse_visible_key(context: click.Context, option: click.Parameter, value: A
 @click.option("--key-stdin", is_flag=True, help="Read the key from standard input.")
 @click.option("--no-verify", is_flag=True, help="Skip the test request to the remote.")
 @click.option("--key", envvar=KEY_VARIABLE, hidden=True, callback=refuse_visible_key)
-@with_gateway
-def create(gateway: Gateway, key: str | None, key_stdin: bool, **options: Any) -> None:
+@with_services
+def create(services: Services, key: str | None, key_stdin: bool, **options: Any) -> None:
     """Register a model under NAME.
 
     Reads the remote's key from the variable REMOTE_API_KEY, standard input or a prompt.
@@ -99,20 +99,20 @@ def create(gateway: Gateway, key: str | None, key_stdin: bool, **options: Any) -
     }
     if options["host"]:
         body["remote_api_key"] = read_key(key, key_stdin)
-    created = run_or_fail(lambda: gateway.creating.create(body))
+    created = run_or_fail(lambda: services.registration.create(body))
     print_line(
         f"{options['name']}: {describe_check(created.check) if created.check else 'registered'}"
     )
 
 
 @build_models_group.command("list")
-@with_gateway
-def list_models(gateway: Gateway) -> None:
+@with_services
+def list_models(services: Services) -> None:
     """List the registered models."""
     rows = [("NAME", "REMOTE MODEL", "HOST")]
     rows += [
         (strip_tag(remote.name), remote.model, remote.host or "-")
-        for remote in gateway.registry.list_models()
+        for remote in services.registry.list_models()
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -122,47 +122,47 @@ def list_models(gateway: Gateway) -> None:
 
 @build_models_group.command("show")
 @click.argument("name")
-@with_gateway
-def show(gateway: Gateway, name: str) -> None:
+@with_services
+def show(services: Services, name: str) -> None:
     """Show a registered model without its key."""
-    view = run_or_fail(lambda: view_model(gateway, find_model(gateway, name)))
+    view = run_or_fail(lambda: view_model(services, find_model(services, name)))
     description = ollama_views.make_description(view, None)
     print_line(json.dumps(description, ensure_ascii=False, indent=2))
 
 
 @build_models_group.command("rm")
 @click.argument("names", nargs=-1, required=True)
-@with_gateway
-def remove(gateway: Gateway, names: tuple[str, ...]) -> None:
+@with_services
+def remove(services: Services, names: tuple[str, ...]) -> None:
     """Delete registered models."""
     for name in names:
-        removed = run_or_fail(lambda name=name: gateway.registry.remove(name))  # type: ignore[misc]
+        removed = run_or_fail(lambda name=name: services.registry.remove(name))  # type: ignore[misc]
         print_line(f"removed {strip_tag(removed.name)}")
 
 
 @build_models_group.command("check")
 @click.argument("names", nargs=-1)
-@with_gateway
-def check(gateway: Gateway, names: tuple[str, ...]) -> None:
+@with_services
+def check(services: Services, names: tuple[str, ...]) -> None:
     """Send a small request to the remotes of the named models.
 
     Without NAMES, check all registered models and the model list of every upstream. Exits with 1
     if a check fails.
     """
-    checks = list(run_checks(gateway, names))
+    checks = list(run_checks(services, names))
     if not all(each.is_healthy for each in checks):
         raise click.exceptions.Exit(1)
 
 
-def run_checks(gateway: Gateway, names: tuple[str, ...]) -> Iterator[ProbeResult]:
+def run_checks(services: Services, names: tuple[str, ...]) -> Iterator[ProbeResult]:
     """Run the checks and print each result at once."""
-    upstreams = () if names else gateway.settings.upstreams
+    upstreams = () if names else services.settings.upstreams
     for settings in upstreams:
         yield report_check(
-            settings.name, probe_model_list(gateway.upstreams.get_or_create(settings))
+            settings.name, probe_model_list(services.upstreams.get_or_create(settings))
         )
     remotes = (
-        [find_model(gateway, name) for name in names] if names else gateway.registry.list_models()
+        [find_model(services, name) for name in names] if names else services.registry.list_models()
     )
     for remote in remotes:
         if remote.locked:
@@ -170,7 +170,7 @@ def run_checks(gateway: Gateway, names: tuple[str, ...]) -> Iterator[ProbeResult
                 remote.name, ProbeResult(fault="key", error="its key cannot be decrypted")
             )
         elif remote.host:
-            yield report_check(remote.name, gateway.creating.probe_registered(remote))
+            yield report_check(remote.name, services.registration.probe_registered(remote))
 
 
 def report_check(name: str, check: ProbeResult) -> ProbeResult:
@@ -190,15 +190,15 @@ def describe_check(check: ProbeResult) -> str:
     return ", ".join([*texts, f"{check.latency * 1000:.0f} ms"])
 
 
-def find_model(gateway: Gateway, name: str) -> RegisteredModel:
-    remote = gateway.registry.find(name)
+def find_model(services: Services, name: str) -> RegisteredModel:
+    remote = services.registry.find(name)
     if remote is None:
         raise click.ClickException(make_not_found(name).message)
     return remote
 
 
-def view_model(gateway: Gateway, remote: RegisteredModel) -> ModelView:
-    route = None if remote.host else gateway.router.resolve(remote.name, "ollama")
+def view_model(services: Services, remote: RegisteredModel) -> ModelView:
+    route = None if remote.host else services.router.resolve(remote.name, "ollama")
     return ollama_views.view_registered(remote, route)
 
 

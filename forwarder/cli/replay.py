@@ -9,7 +9,7 @@ from typing import Any
 import click
 import orjson
 
-from forwarder.cli.context import with_gateway
+from forwarder.cli.context import with_settings
 from forwarder.config.settings import Settings
 from forwarder.core.errors import ForwarderError
 from forwarder.core.terminal_escapes import escape_control_characters, print_line
@@ -30,10 +30,10 @@ from forwarder.observability.capture.replay import (
     make_replay_settings,
     read_recorded_answer,
 )
-from forwarder.pipeline.gateway import Gateway
+from forwarder.services import ReplayOverrides, Services
 
-AppFactory = Callable[[Settings], Any]
-"""Creates an application from settings."""
+AppFactory = Callable[[Services], Any]
+"""Creates an application over services."""
 
 
 class ReplayError(click.ClickException):
@@ -43,7 +43,7 @@ class ReplayError(click.ClickException):
 
 
 def make_replay_command(make_app: AppFactory) -> click.Command:
-    """Create the command; ``make_app`` is ``create_app``, which imports this module."""
+    """Create the command; ``make_app`` is `app.make_app`, whose module imports this one."""
 
     @click.command("replay")
     @click.argument("name", metavar="ID|FILE")
@@ -57,14 +57,13 @@ def make_replay_command(make_app: AppFactory) -> click.Command:
     @click.option(
         "--key", envvar="REPLAY_KEY", help="The client's key. Captures do not contain it."
     )
-    @with_gateway
-    def command(gateway: Gateway, name: str, upstream: str, key: str | None) -> None:
+    @with_settings
+    def command(settings: Settings, name: str, upstream: str, key: str | None) -> None:
         """Resend a captured request and show how the response differs from the captured one.
 
         ID is the id of a capture or of its request, FILE the output of GET
         /forwarder/exchanges/ID. Exits with 1 if the responses differ. Stores nothing.
         """
-        settings = gateway.settings
         record = load_record(name, settings)
         try:
             for note in list_caveats(record):
@@ -86,15 +85,19 @@ def run_replay(
     """Return the new response. Without ``key``, uses the first of FORWARDER_API_KEYS."""
     replay_request = make_replay_request(record, key or next(iter(settings.api_keys), None))
     if upstream == "today":
-        app = make_app(make_replay_settings(settings))
-        app.extensions["forwarder"].use_for_replay()
+        replay_settings, overrides = make_replay_settings(settings), ReplayOverrides()
     else:
-        app = make_app(make_playback_settings(settings, record))
+        replay_settings = make_playback_settings(settings, record)
         playback = PlaybackTransport(record.get("upstream") or ())
-        app.extensions["forwarder"].use_for_replay(playback, fetch_placeholders)
-    with app.test_client().post(
-        replay_request.path, data=replay_request.body, headers=replay_request.headers
-    ) as answer:
+        overrides = ReplayOverrides(playback, fetch_placeholders)
+    with (
+        Services.build(replay_settings, overrides) as services,
+        make_app(services)
+        .test_client()
+        .post(
+            replay_request.path, data=replay_request.body, headers=replay_request.headers
+        ) as answer,
+    ):
         return make_replay_answer(answer.status_code, answer.get_data(), settings)
 
 

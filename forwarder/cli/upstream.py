@@ -9,7 +9,7 @@ from typing import IO
 import click
 import orjson
 
-from forwarder.cli.context import with_gateway
+from forwarder.cli.context import with_services
 from forwarder.config.parsers import make_prefix
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ForwarderError, InvalidRequest, UpstreamRefused
@@ -32,6 +32,7 @@ from forwarder.providers.probe import (
     make_probe_request,
 )
 from forwarder.server.request_shape import adapt_shape
+from forwarder.services import Services
 from forwarder.upstream.client import Upstream
 
 LIST_TIMEOUT_SECONDS = 5.0
@@ -41,10 +42,10 @@ LIST_TIMEOUT_SECONDS = 5.0
 @click.command("probe")
 @click.argument("name")
 @click.option("--model", help="The upstream's name for the model to probe.")
-@with_gateway
-def build_probe_command(gateway: Gateway, name: str, model: str | None) -> None:
+@with_services
+def build_probe_command(services: Services, name: str, model: str | None) -> None:
     """Probe the Chat upstream NAME with small requests and print the quirks for its profile."""
-    upstream = gateway.upstreams.get(name)
+    upstream = services.upstreams.get(name)
     if upstream is None:
         raise click.UsageError(f"there is no upstream '{name}'")
     try:
@@ -62,9 +63,9 @@ def build_probe_command(gateway: Gateway, name: str, model: str | None) -> None:
 )
 @click.option("--model", help="The model to ask for instead of the request's own.")
 @click.option("--strict", is_flag=True, help="Reject the request if parameters would be lost.")
-@with_gateway
+@with_services
 def build_translate_command(
-    gateway: Gateway, file: IO[bytes], protocol: str | None, model: str | None, strict: bool
+    services: Services, file: IO[bytes], protocol: str | None, model: str | None, strict: bool
 ) -> None:
     """Translate the client request in FILE and print the upstream request. Sends nothing."""
     try:
@@ -73,12 +74,12 @@ def build_translate_command(
         if model:
             request["model"] = model
         loss_report = LossReport(
-            strict=strict or gateway.settings.strict,
-            max_schema_nodes=gateway.settings.max_schema_nodes,
+            strict=strict or services.settings.strict,
+            max_schema_nodes=services.settings.max_schema_nodes,
         )
         context = RequestContext("translate", "translate", loss_report)
         request = adapt_shape(request, client, context)
-        report = gateway.preview(client, request, None, context)
+        report = Gateway(services).preview(client, request, None, context)
     except ForwarderError as error:
         raise click.ClickException(
             escape_control_characters(" ".join(error.message.split()))

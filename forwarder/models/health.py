@@ -9,16 +9,20 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+from forwarder.config.settings import UpstreamSettings
 from forwarder.context.request_context import RequestObserver
 from forwarder.core.periodic_task import PeriodicTask
 from forwarder.models.probe import ProbeResult, probe_model_list
+from forwarder.models.registered_model import RegisteredModel
+from forwarder.models.registry import ModelRegistry
 from forwarder.upstream.client import Upstream
+from forwarder.upstream.pool import UpstreamPool
 
 _jitter = random.Random()
 """A separate generator, so that the background thread does not consume the seeded global one."""
@@ -39,6 +43,42 @@ class HealthTarget(NamedTuple):
     upstream: Upstream
     model: str | None
     probe: Callable[[], ProbeResult] | None = None
+
+
+class HealthTargets:
+    """Lists the targets: ``configured`` upstreams, and registered models with a host.
+
+    ``probe`` sends a small request to a registered model.
+    """
+
+    def __init__(
+        self,
+        configured: Sequence[UpstreamSettings],
+        upstreams: UpstreamPool[Upstream],
+        registry: ModelRegistry,
+        probe: Callable[[RegisteredModel], ProbeResult],
+    ) -> None:
+        self._configured = configured
+        self._upstreams = upstreams
+        self._registry = registry
+        self._probe = probe
+
+    def list_targets(self) -> Iterator[HealthTarget]:
+        """Yield all current targets."""
+        for settings in self._configured:
+            yield HealthTarget(settings.name, self._upstreams.get_or_create(settings), None)
+        for remote in self._registry.list_models():
+            target = self.make_target(remote)
+            if target is not None:
+                yield target
+
+    def make_target(self, remote: RegisteredModel) -> HealthTarget | None:
+        """Return the target of a registered model, or None if it has no host or no key."""
+        if not remote.host or remote.locked:
+            return None
+        probe = partial(self._probe, remote) if remote.can_answer else None
+        upstream = self._upstreams.get_or_create(remote.upstream)
+        return HealthTarget(remote.name, upstream, remote.model, probe)
 
 
 class HealthMonitor:

@@ -1,4 +1,4 @@
-"""Logging setup: one JSON object per line on standard error."""
+"""Logging: one JSON object per line on standard error, and the lines about the configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 
 import orjson
 
+from forwarder.config.settings import Settings
+from forwarder.core.encryption import MIN_STRONG_SECRET_LENGTH
 from forwarder.core.errors import shorten_value
+
+log = logging.getLogger("forwarder.app")
 
 UNSHORTENED_FIELDS = frozenset({"event", "message", "detail"})
 """Fields that the forwarder writes itself. Other fields may hold client input: cut their length."""
@@ -66,3 +70,27 @@ def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root.handlers[:] = [handler]
+
+
+def log_configuration(settings: Settings) -> None:
+    """Log the upstreams, and warn about settings that are unsafe or surprising."""
+    if settings.demo:
+        log.warning(
+            "No upstream is configured: answering from the built-in demo. "
+            "Set CHAT_BASE_URL or RESPONSES_BASE_URL to use a provider.",
+            extra={"event": "demo_upstream"},
+        )
+    if any(len(secret) < MIN_STRONG_SECRET_LENGTH for secret in settings.secret_keys):
+        log.warning(
+            "FORWARDER_SECRET_KEY contains a secret of fewer than %d characters, which an attacker "
+            "may guess. Put a long random secret in front of it (openssl rand -base64 32).",
+            MIN_STRONG_SECRET_LENGTH,
+            extra={"event": "weak_secret_key"},
+        )
+    for upstream in settings.upstreams:
+        log.info(
+            "upstream '%s' speaks %s",
+            upstream.name,
+            "/".join(sorted(upstream.apis)),
+            extra={"event": "upstream_configured"},
+        )

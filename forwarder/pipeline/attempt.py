@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from forwarder.config.settings import Settings
 from forwarder.context.client_identity import hash_client_key
 from forwarder.context.request_context import RequestContext
 from forwarder.context.route import Route
-from forwarder.core.encryption import TokenCipher
 from forwarder.core.ids import ID_SOURCE
 from forwarder.core.read_limit import ReadLimit, RequestLimits
 from forwarder.core.translation_context import TranslationContext
@@ -22,8 +20,6 @@ from forwarder.middleware.compaction import (
     with_compaction,
 )
 from forwarder.middleware.media import MediaIO
-from forwarder.middleware.reasoning_cache import ReasoningCache
-from forwarder.middleware.reasoning_cache.signatures import SignatureCache
 from forwarder.protocols.chat import CHAT
 from forwarder.protocols.client_reasoning_style import (
     resolve_chat_style,
@@ -33,23 +29,9 @@ from forwarder.protocols.client_reasoning_style import (
 from forwarder.protocols.protocol import AUTO_STYLE
 from forwarder.protocols.responses import RESPONSES
 from forwarder.providers import Profile, is_reasoning_model
-from forwarder.storage import (
-    ConversationStore,
-    OwnerResolver,
-    UpstreamMemory,
-)
+from forwarder.services import Services
+from forwarder.storage import UpstreamMemory
 from forwarder.upstream.client import Upstream
-
-
-class PipelineServices(NamedTuple):
-    """The long-lived objects that stages use."""
-
-    settings: Settings
-    cipher: TokenCipher
-    reasoning_cache: ReasoningCache
-    signature_cache: SignatureCache
-    owners: OwnerResolver
-    store: ConversationStore
 
 
 @dataclass(frozen=True)
@@ -60,7 +42,7 @@ class Attempt:
     of Responses requests: `with_compaction`, or `make_compact_handler` for ``/responses/compact``.
     """
 
-    services: PipelineServices
+    services: Services
     upstream: Upstream
     route: Route
     client: str

@@ -13,12 +13,12 @@ import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
-from flask import Flask, current_app, request
+from flask import Flask, request
 
 from forwarder.config.settings import Settings
 from forwarder.core.errors import Forbidden
-from forwarder.pipeline.gateway import Gateway
 from forwarder.server.cors import ANY, allows_origin
+from forwarder.server.extension import get_services
 
 _PROXIED = (
     *("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"),
@@ -54,10 +54,10 @@ def guard_browsers(app: Flask) -> None:
 
 
 def check_request() -> None:
-    gateway: Gateway = current_app.extensions["forwarder"]
-    if not gateway.settings.api_keys:
-        check_host(gateway.settings)
-        check_origin(gateway.settings)
+    settings = get_services().settings
+    if not settings.api_keys:
+        check_host(settings)
+        check_origin(settings)
 
 
 def check_host(settings: Settings) -> None:

@@ -9,8 +9,8 @@ from flask import Blueprint, Response, request
 from forwarder.core.errors import InvalidRequest, NotFound
 from forwarder.observability.capture.stores import CaptureStore
 from forwarder.server.auth import require_administrator
+from forwarder.server.extension import get_services
 from forwarder.server.openai import json_answer
-from forwarder.server.request_context import get_gateway
 
 blueprint = Blueprint("captured", __name__)
 
@@ -47,11 +47,11 @@ def show_capture(name: str) -> Response:
 
 
 def get_capture_store() -> CaptureStore:
-    gateway = get_gateway()
-    if gateway.capture is None:
+    services = get_services()
+    if services.capture is None:
         raise NotFound("Captures are disabled: FORWARDER_CAPTURE is off.")
-    require_administrator(gateway.settings)
-    return gateway.capture.store
+    require_administrator(services.settings)
+    return services.capture.store
 
 
 def read_limit_argument() -> int:

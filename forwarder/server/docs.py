@@ -18,7 +18,7 @@ from werkzeug.wrappers import Response as Redirect
 
 from forwarder.core.errors import NotFound
 from forwarder.server import request_context
-from forwarder.server.request_context import get_gateway
+from forwarder.server.extension import get_services
 
 blueprint = Blueprint("docs", __name__)
 
@@ -64,8 +64,8 @@ def serve_page(path: str) -> Response:
 
 def _find_folder() -> Path:
     """Return the folder as absolute path: Flask resolves relative ones against the package."""
-    gateway = get_gateway()
-    name = gateway.settings.docs_dir
+    services = get_services()
+    name = services.settings.docs_dir
     if name is None or not (Path(name) / "index.html").is_file():
         raise NotFound(
             "The documentation is not built. Run 'mkdocs build' in the forwarder's directory or "

@@ -23,7 +23,7 @@ from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.core.types import Json
 from forwarder.server import request_context
 from forwarder.server.browser_guard import is_local
-from forwarder.server.request_context import get_gateway
+from forwarder.server.extension import get_services
 from forwarder.upstream.client import MultipartForm, Upstream
 
 blueprint = Blueprint("files", __name__)
@@ -102,7 +102,7 @@ def has_files_of_other_clients(upstream: UpstreamSettings) -> bool:
     All local clients without keys count as one client. The upstream of a registered model belongs
     to the administrator.
     """
-    settings = get_gateway().settings
+    settings = get_services().settings
     if upstream.passthrough_key or settings.shared_files:
         return False
     if upstream.registered:
@@ -142,8 +142,9 @@ def report_broken_download(chunks: Iterator[bytes], context: RequestContext) -> 
 def choose_upstream() -> Upstream:
     upstream = find_selected_upstream()
     if upstream is None:
-        name = get_gateway().router.default_file_upstream
-        upstream = get_gateway().find_upstream(name) if name else None
+        services = get_services()
+        name = services.router.default_file_upstream
+        upstream = services.find_upstream(name) if name else None
         if upstream is None:
             raise NotFound("No upstream supports files. Select one with ?upstream=.")
     return upstream
@@ -154,7 +155,7 @@ def find_selected_upstream() -> Upstream | None:
     name = request.headers.get("X-Forwarder-Upstream") or request.args.get("upstream")
     if name is None:
         return None
-    upstream = get_gateway().find_upstream(name)
+    upstream = get_services().find_upstream(name)
     if upstream is None:
         raise InvalidRequest(
             f"There is no upstream '{name[:64]}'.", param="upstream", code="invalid_value"

@@ -214,12 +214,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def _notify_running(self, word: str) -> None:
         """Call a method of the forwarder's ``running``. An older forwarder may lack it."""
-        gateway = self._get_forwarder()
-        if gateway is not None:
-            getattr(gateway.running, word, lambda: None)()
+        forwarder = self._get_forwarder()
+        if forwarder is not None:
+            getattr(forwarder.running, word, lambda: None)()
 
     def _get_forwarder(self) -> Any:
-        """Return the application's gateway, or None for another application."""
+        """Return the application's `ForwarderExtension`, or None for another application."""
         return getattr(self.wsgi, "extensions", {}).get("forwarder")
 
     def _close_idle(self, waiting: Any) -> None:
@@ -287,9 +287,9 @@ def refuse_late(client: socket.socket) -> bool:
     return True
 
 
-def read_client_limits(gateway: Any) -> ClientLimits:
-    """Return the limits of the gateway's settings, or the defaults for another application."""
-    settings = getattr(gateway, "settings", None)
+def read_client_limits(forwarder: Any) -> ClientLimits:
+    """Return the limits of the forwarder's settings, or the defaults for another application."""
+    settings = getattr(forwarder, "settings", None)
     values = {name: getattr(settings, name, None) for name in ClientLimits._fields}
     return ClientLimits(**{name: value for name, value in values.items() if value is not None})
 

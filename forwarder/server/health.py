@@ -11,11 +11,11 @@ from flask import Blueprint, Response, jsonify, request
 
 from forwarder.config.settings import Settings
 from forwarder.core.types import Json
-from forwarder.pipeline.gateway import Gateway
 from forwarder.server import request_context
 from forwarder.server.auth import require_administrator, require_client_key
 from forwarder.server.browser_guard import is_local
-from forwarder.server.request_context import get_gateway
+from forwarder.server.extension import get_services
+from forwarder.services import Services
 from forwarder.upstream.resilience.breaker import OPEN
 
 blueprint = Blueprint("health", __name__)
@@ -42,12 +42,12 @@ def ready() -> tuple[Response, int]:
     learned quirks and breaker state of each upstream and the health of the registered models, for
     administrators and clients with a key.
     """
-    gateway = get_gateway()
+    services = get_services()
     verbose = "verbose" in request.args
     if verbose:
-        authorize_verbose(gateway.settings)
-    states = gateway.catalog.describe_states(verbose)
-    for name, standing in gateway.resilience.describe_states().items():
+        authorize_verbose(services.settings)
+    states = services.catalog.describe_states(verbose)
+    for name, standing in services.resilience.describe_states().items():
         if name not in states:  # a registered model's upstream
             continue
         if standing["breaker"] == OPEN:
@@ -55,9 +55,9 @@ def ready() -> tuple[Response, int]:
         if verbose:
             states[name] |= {"resilience": standing}
     is_ready = any(state["reachable"] for state in states.values())
-    store = describe_store(gateway)
+    store = describe_store(services)
     status = "unavailable" if not is_ready else "degraded" if "error" in store else "ok"
-    verbose_fields = {"models": describe_models(gateway, states)} if verbose else {}
+    verbose_fields = {"models": describe_models(services, states)} if verbose else {}
     body = jsonify(status=status, upstreams=states, store=store, **verbose_fields)
     return body, 200 if is_ready else 503
 
@@ -70,25 +70,25 @@ def authorize_verbose(settings: Settings) -> None:
         require_client_key((*settings.api_keys, *settings.admin_keys))
 
 
-def describe_store(gateway: Gateway) -> Json:
+def describe_store(services: Services) -> Json:
     """Return the kind of the store and whether it can be read and written."""
-    if gateway.database is None:
+    if services.database is None:
         return {"kind": "none"}
-    error = gateway.database.find_error(gateway.settings.ready_ttl)
-    state = {"kind": gateway.database.kind, "reachable": error is None}
+    error = services.database.find_error(services.settings.ready_ttl)
+    state = {"kind": services.database.kind, "reachable": error is None}
     return state if error is None else {**state, "error": error}
 
 
-def describe_models(gateway: Gateway, states: Json) -> Json:
+def describe_models(services: Services, states: Json) -> Json:
     """Return registered model -> health, and add the health of upstreams to ``states``."""
-    standings = gateway.resilience.describe_states()
+    standings = services.resilience.describe_states()
     models: Json = {}
-    for name, check in gateway.health.check_all(gateway.settings.ready_ttl).items():
+    for name, check in services.health.check_all(services.settings.ready_ttl).items():
         if name in states:
             states[name] |= {"health": check.to_json()}
         else:
             models[name] = {**check.to_json(), "resilience": standings.get(name)}
-    for remote in gateway.registry.list_models():
+    for remote in services.registry.list_models():
         if remote.locked:
             models[remote.name] = {
                 "error": "The forwarder cannot decrypt its key: the secret is missing."

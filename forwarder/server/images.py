@@ -15,9 +15,9 @@ from forwarder.core.types import Json
 from forwarder.core.validate import STR, read_field
 from forwarder.protocols.responses import RESPONSES
 from forwarder.server import request_context
+from forwarder.server.extension import get_services
 from forwarder.server.files import find_selected_upstream, read_form, send_to_upstream
 from forwarder.server.openai import read_json_body
-from forwarder.server.request_context import get_gateway
 from forwarder.upstream.client import MultipartForm, Upstream
 
 blueprint = Blueprint("images", __name__)
@@ -64,16 +64,16 @@ def choose_upstream(model: str | None, client_key: str | None) -> tuple[Upstream
 
     Raises InvalidRequest if the header names an unknown upstream.
     """
-    gateway = get_gateway()
-    selected, router = find_selected_upstream(), gateway.router
+    services = get_services()
+    selected, router = find_selected_upstream(), services.router
     if selected is not None:
         settings = selected.settings
         return selected, settings.aliases.get(model, model) if model else None
     if model and router.find_owner(model) is not None:
         route = router.resolve(model, RESPONSES.name, client_key)
-        return gateway.upstreams.get_or_create(route.upstream), route.model
-    default = gateway.find_upstream(
-        router.default_file_upstream or gateway.settings.upstreams[0].name
+        return services.upstreams.get_or_create(route.upstream), route.model
+    default = services.find_upstream(
+        router.default_file_upstream or services.settings.upstreams[0].name
     )
     assert default is not None
     return default, model

@@ -26,9 +26,9 @@ from forwarder.models.registered_model import RegisteredModel, read_flag, read_n
 from forwarder.models.registry import make_not_found
 from forwarder.server import request_context
 from forwarder.server.auth import has_key, require_administrator, require_client_key
+from forwarder.server.extension import get_services
 from forwarder.server.json_body import read_body
 from forwarder.server.openai import json_answer
-from forwarder.server.request_context import get_gateway
 
 blueprint = Blueprint("registry", __name__)
 
@@ -64,11 +64,11 @@ def create() -> Response:
     authorize_administrator()
     body = read_ollama_body()
     wants_stream = read_flag(body, "stream", True)
-    gateway = get_gateway()
-    created = gateway.creating.create(body, read_client_key())
-    target = gateway.health_target(created.remote)
+    services = get_services()
+    created = services.registration.create(body, read_client_key())
+    target = services.health_targets.make_target(created.remote)
     if target is not None and created.check is not None:
-        gateway.health.record_result(target, created.check)
+        services.health.record_result(target, created.check)
     if not wants_stream:
         return json_answer({"status": "success", "found": created.report})
     return answer_lines(list_create_statuses(created))
@@ -98,7 +98,7 @@ def tags() -> Response:
 def ps() -> Response:
     """List the registered models as loaded: they are always ready."""
     authorize_reader()
-    view = map(view_registered_model, get_gateway().registry.list_models())
+    view = map(view_registered_model, get_services().registry.list_models())
     return json_answer({"models": [ollama_views.make_running_entry(each) for each in view]})
 
 
@@ -108,7 +108,7 @@ def copy() -> Response:
     authorize_administrator()
     body = read_ollama_body()
     source, destination = (require_field(body, n, STR, n) for n in ("source", "destination"))
-    get_gateway().creating.copy(source, destination, read_client_key())
+    get_services().registration.copy(source, destination, read_client_key())
     return Response(status=200)
 
 
@@ -117,17 +117,17 @@ def delete() -> Response:
     """Delete a registered model. Raises Unsupported for models of the configuration."""
     authorize_administrator()
     name = read_name(read_ollama_body())
-    gateway = get_gateway()
+    services = get_services()
     if (
-        gateway.registry.find(name) is None
-        and gateway.catalog.find_model(name, read_client_key()) is not None
+        services.registry.find(name) is None
+        and services.catalog.find_model(name, read_client_key()) is not None
     ):
         raise Unsupported(
             f"model '{shorten_value(name)}' is defined in the forwarder's environment and cannot "
             "be deleted here.",
             param="model",
         )
-    gateway.registry.remove(name)
+    services.registry.remove(name)
     return Response(status=200)
 
 
@@ -167,38 +167,38 @@ def blob(digest: str) -> Response:
 
 def authorize_reader() -> None:
     """Raise Unauthorized unless the caller has a client or an administrator key."""
-    settings = get_gateway().settings
+    settings = get_services().settings
     known = (*settings.api_keys, *settings.admin_keys) if settings.api_keys else ()
     require_client_key(known)
 
 
 def authorize_administrator() -> None:
-    require_administrator(get_gateway().settings)
+    require_administrator(get_services().settings)
 
 
 def read_client_key() -> str | None:
     """Return the client's key for the upstreams' model lists. Never an administrator key."""
     key = require_client_key(())
-    return None if has_key(key or "", get_gateway().settings.admin_keys) else key
+    return None if has_key(key or "", get_services().settings.admin_keys) else key
 
 
 def read_ollama_body() -> Json:
     reservation = request_context.reserve_body_memory(request_context.current_context())
     try:
         data = reservation.read_all(request.stream.read)
-        return read_body(data, get_gateway().settings.max_json_values)
+        return read_body(data, get_services().settings.max_json_values)
     except HTTPException as error:  # too large, or cut off
         raise request_context.convert_http_error(error) from None
 
 
 def check_model(remote: RegisteredModel, now: bool) -> ProbeResult | None:
-    gateway = get_gateway()
-    target = gateway.health_target(remote)
+    services = get_services()
+    target = services.health_targets.make_target(remote)
     if target is None:
         return None
     if now:
-        return gateway.health.check_target(target, gateway.settings.ready_ttl)
-    return gateway.health.get_last_result(target.name, target.upstream)
+        return services.health.check_target(target, services.settings.ready_ttl)
+    return services.health.get_last_result(target.name, target.upstream)
 
 
 def list_create_statuses(created: RegistrationResult) -> Iterator[Json]:
@@ -233,11 +233,11 @@ def answer_lines(values: Iterator[Json]) -> Response:
 
 def list_all_models() -> Iterator[ModelView]:
     """Yield the registered models, then those of the catalog, each name once."""
-    gateway = get_gateway()
-    remotes = gateway.registry.list_models()
+    services = get_services()
+    remotes = services.registry.list_models()
     yield from map(view_registered_model, remotes)
     seen = {remote.name for remote in remotes}
-    for model in gateway.catalog.list_models(read_client_key(), (_CLIENT,)):
+    for model in services.catalog.list_models(read_client_key(), (_CLIENT,)):
         if add_tag(model["id"]) not in seen:
             seen.add(add_tag(model["id"]))
             yield ollama_views.view_configured(model, find_chat_route(model["id"]))
@@ -247,17 +247,17 @@ def view_registered_model(remote: RegisteredModel) -> ModelView:
     route = (
         None
         if remote.host
-        else get_gateway().router.find_route(remote.name, _CLIENT, read_client_key())
+        else get_services().router.find_route(remote.name, _CLIENT, read_client_key())
     )
     return ollama_views.view_registered(remote, route)
 
 
 def view_model(name: str) -> ModelView:
-    gateway = get_gateway()
-    remote = gateway.router.find_registered(name)
+    services = get_services()
+    remote = services.router.find_registered(name)
     if remote is not None:
         return view_registered_model(remote)
-    model = gateway.catalog.find_served_model(name, _CLIENT, read_client_key())
+    model = services.catalog.find_served_model(name, _CLIENT, read_client_key())
     if model is None:
         raise make_not_found(name)
     return ollama_views.view_configured(model, find_chat_route(name))
@@ -265,11 +265,11 @@ def view_model(name: str) -> ModelView:
 
 def is_served(name: str) -> bool:
     """Return whether ``/api/chat`` accepts this model name."""
-    gateway = get_gateway()
+    services = get_services()
     try:
-        registered = gateway.router.find_registered(name)
+        registered = services.router.find_registered(name)
         return bool(
-            registered or gateway.catalog.find_served_model(name, _CLIENT, read_client_key())
+            registered or services.catalog.find_served_model(name, _CLIENT, read_client_key())
         )
     except NotFound:
         return False
@@ -277,4 +277,4 @@ def is_served(name: str) -> bool:
 
 def find_chat_route(name: str) -> Route:
     """Return the route of ``/api/chat`` for a model."""
-    return get_gateway().router.resolve(name, _CLIENT, read_client_key())
+    return get_services().router.resolve(name, _CLIENT, read_client_key())

@@ -24,9 +24,9 @@ from forwarder.protocols.stream_end import (
 )
 from forwarder.server import request_context
 from forwarder.server.auth import require_client_key
+from forwarder.server.extension import get_gateway, get_services
 from forwarder.server.json_body import read_body
 from forwarder.server.reasoning_base_paths import get_requested_style
-from forwarder.server.request_context import get_gateway
 from forwarder.server.request_shape import adapt_shape
 from forwarder.storage.include import hide_batch_reasoning, wants_encrypted_reasoning
 from forwarder.storage.resume import is_background
@@ -93,8 +93,8 @@ def upgrade() -> Response:
 @blueprint.get("/models")
 def models() -> Response:
     """List all models that a request can name. Codex (``client_version``) gets its own list too."""
-    key = require_client_key(get_gateway().settings.api_keys)
-    catalog = get_gateway().catalog
+    key = require_client_key(get_services().settings.api_keys)
+    catalog = get_services().catalog
     etag = catalog.compute_etag()  # before the list: a model registered meanwhile changes it
     listed: Json = {"object": "list", "data": catalog.list_models(key)}
     if "client_version" in request.args:
@@ -107,8 +107,8 @@ def models() -> Response:
 @blueprint.get("/models/<path:model>")
 def model(model: str) -> Response:
     """Return one model. It need not be listed: an alias or a pattern may match it."""
-    key = require_client_key(get_gateway().settings.api_keys)
-    entry = get_gateway().catalog.find_model(model, key)
+    key = require_client_key(get_services().settings.api_keys)
+    entry = get_services().catalog.find_model(model, key)
     if entry is None:
         message = f"The model '{shorten_value(model)}' does not exist."
         raise NotFound(message, param="model", code="model_not_found")
@@ -161,11 +161,9 @@ def stream_stored_events(
 
     Starts after the sequence number ``after`` and filters each batch with ``filter_batch``.
     """
-    gateway = get_gateway()
-    owner, patience = gateway.store.find_owner(context), gateway.settings.keepalive
-    events = gateway.store.background.stream_events(
-        owner, response_id, after, patience, context.wait
-    )
+    store, patience = get_services().require_store(), get_services().settings.keepalive
+    owner = store.find_owner(context)
+    events = store.background.stream_events(owner, response_id, after, patience, context.wait)
     stream = context.set_response_stream(context.convert_errors(map(filter_batch, events)))
     return stream_answer("responses", append_follower_error(stream), context)
 
@@ -178,7 +176,7 @@ def read_json_body(context: RequestContext, required: bool = True) -> Json:
     data = request_context.pop_body()
     if context.recorder is not None:
         context.recorder.record_body(data)
-    limit = get_gateway().settings.max_json_values
+    limit = get_services().settings.max_json_values
     body = read_body(data, limit) if data or required else {}
     context.log_request(body)
     return body

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, cast
 from urllib.parse import quote
 
-from flask import Flask, Request, Response, current_app, g, jsonify, request
+from flask import Flask, Request, Response, g, jsonify, request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
@@ -33,12 +33,13 @@ from forwarder.core.errors import (
 from forwarder.core.ids import generate_id
 from forwarder.core.translation_context import LossReport
 from forwarder.core.validate import check_enum
-from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols.client_reasoning_style import find_rendered_field
 from forwarder.server.auth import require_client_key
 from forwarder.server.client_disconnect import on_client_disconnect
 from forwarder.server.client_socket import RequestBodyError
+from forwarder.server.extension import get_services
 from forwarder.server.reasoning_base_paths import get_base_path
+from forwarder.services import Services
 
 _UNQUOTED_CHARACTERS = " !#$&'()*+-./:;<=>?@[]^_`{|}~"
 MAX_NAME_LENGTH = 64
@@ -59,12 +60,6 @@ def install_hooks(app: Flask) -> None:
     app.teardown_request(close_unfinished_context)
 
 
-def get_gateway() -> Gateway:
-    """Return the gateway of the current application."""
-    gateway: Gateway = current_app.extensions["forwarder"]
-    return gateway
-
-
 def current_context() -> RequestContext:
     """Return the context of the current request."""
     context: RequestContext = g.context
@@ -74,9 +69,8 @@ def current_context() -> RequestContext:
 def open_context() -> None:
     # Each access through one of Flask's proxies costs as much as a small function call.
     flask_request: Request = request._get_current_object()  # type: ignore[attr-defined]
-    gateway = get_gateway()
     g.context = new_context(
-        flask_request, gateway, name_route(flask_request), is_observed_route(flask_request)
+        flask_request, get_services(), name_route(flask_request), is_observed_route(flask_request)
     )
 
 
@@ -134,10 +128,10 @@ def close_unfinished_context(error: BaseException | None) -> None:
 
 
 def new_context(
-    flask_request: Request, gateway: Gateway, route: str, is_observed: bool = True
+    flask_request: Request, services: Services, route: str, is_observed: bool = True
 ) -> RequestContext:
     """Create the context of a request; ``is_observed=False`` leaves out the observers."""
-    settings = gateway.settings
+    settings = services.settings
     header = flask_request.headers.get
     client_id = header("X-Request-Id", "")
     context = RequestContext(
@@ -151,8 +145,8 @@ def new_context(
         log_bodies=settings.log_bodies,
         get_base_url=partial(build_public_address, settings.public_url, flask_request),
         rendered_field=find_rendered_field(header),
-        observers=gateway.observers if is_observed else (),
-        client_headers=gateway.header_selection.select(flask_request.headers.items()),
+        observers=services.observers if is_observed else (),
+        client_headers=services.header_selection.select(flask_request.headers.items()),
     )
     context.notify_request(header)
     return context
@@ -160,8 +154,7 @@ def new_context(
 
 def reserve_body_memory(context: RequestContext) -> BodyReservation:
     """Open a memory reservation for the request body, released with ``context``."""
-    gateway = get_gateway()
-    reservation = BodyReservation(gateway.body_memory)
+    reservation = BodyReservation(get_services().body_memory)
     context.cleanup.add(reservation.release)
     return reservation
 
@@ -174,7 +167,7 @@ def new_background_context(route: str) -> RequestContext:
     flask_request: Request = request._get_current_object()  # type: ignore[attr-defined]
     current, background = (
         current_context(),
-        new_context(flask_request, get_gateway(), route),
+        new_context(flask_request, get_services(), route),
     )
     background.id, background.client_key, background.account_id = (
         generate_id("req"),
@@ -209,21 +202,21 @@ def authenticate(context: RequestContext, has_body: bool = True) -> None:
     Raises Unauthorized, RateLimited or Overloaded. The body is read before the request takes one
     of the FORWARDER_MAX_CONCURRENT slots, so that slow clients do not occupy them.
     """
-    gateway = get_gateway()
-    context.client_key = require_client_key(gateway.settings.api_keys)
-    if gateway.capture is not None:
-        context.recorder = gateway.capture.make_recorder(context, describe_request(request))
+    services = get_services()
+    context.client_key = require_client_key(services.settings.api_keys)
+    if services.capture is not None:
+        context.recorder = services.capture.make_recorder(context, describe_request(request))
     check_strictness()
     context.client_address = request.remote_addr
     context.account_id = make_account_id(
-        context.client_key, context.client_address, gateway.settings
+        context.client_key, context.client_address, services.settings
     )
     context.authorize(context.client_address)
     if has_body:
         receive_body()
-    gateway.resilience.admit_request(context)
-    context.run = run = gateway.running.add_request()
-    context.cleanup.add(gateway.running.remove_request, run)
+    services.resilience.admit_request(context)
+    context.run = run = services.running.add_request()
+    context.cleanup.add(services.running.remove_request, run)
 
 
 def receive_body() -> None:

@@ -14,11 +14,11 @@ from forwarder.core.read_limit import ReadLimit
 from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.core.types import EventStream, Json
 from forwarder.core.validate import check_type, read_field
-from forwarder.pipeline.gateway import Gateway
 from forwarder.server import request_context
+from forwarder.server.extension import get_gateway, get_services
 from forwarder.server.openai import json_answer, read_json_body, stream_stored_events
-from forwarder.server.request_context import get_gateway
 from forwarder.server.request_shape import adapt_shape
+from forwarder.services import Services
 from forwarder.storage import (
     DatabaseConversationStore,
     UpstreamMemory,
@@ -47,15 +47,15 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 def open_store() -> tuple[DatabaseConversationStore, str]:
     """Authenticate the client. Returns the store and the owner whose data the client may access."""
-    state = authenticate_client().store
+    state = authenticate_client().require_store()
     return state, state.find_owner(request_context.current_context())
 
 
-def authenticate_client() -> Gateway:
+def authenticate_client() -> Services:
     context = request_context.current_context()
     context.route = "stored"
     request_context.authenticate(context)
-    return get_gateway()
+    return get_services()
 
 
 def check_stored_id(name: str) -> str:
@@ -149,7 +149,7 @@ def input_items(name: str) -> Response:
 @blueprint.post("/responses/input_tokens")
 def input_tokens() -> Response:
     """Estimate the input tokens of a request. A response header marks the estimate."""
-    gateway, context = authenticate_client(), request_context.current_context()
+    services, context = authenticate_client(), request_context.current_context()
     body = adapt_shape(read_json_body(context), "responses", context)
     expanded: list[Json] = []
 
@@ -159,7 +159,7 @@ def input_tokens() -> Response:
 
     as_items = {**deepcopy(body), "input": to_items(body.get("input"))}
     read_field(body, "input", (str, list), "input")
-    handler = gateway.state.with_history(
+    handler = services.store.with_history(
         capture_request, context, UpstreamMemory(""), translated=True
     )
     deque(handler(as_items), maxlen=0)

@@ -18,7 +18,7 @@ from forwarder.core.errors import InvalidRequest, UpgradeRefused
 from forwarder.models.codex_headers import make_handshake_headers
 from forwarder.server.auth import require_client_key
 from forwarder.server.browser_guard import check_origin
-from forwarder.server.request_context import get_gateway
+from forwarder.server.extension import get_gateway, get_services
 from forwarder.server.websocket_socket import LockedSocket
 from forwarder.server.websocket_turns import WebSocketSession
 
@@ -42,18 +42,18 @@ def build_socket_options(settings: Settings) -> dict[str, Any]:
 @blueprint.before_request
 def check_upgrade() -> None:
     """Reject invalid handshakes with an HTTP error. Later errors can only be sent as events."""
-    key = require_client_key(get_gateway().settings.api_keys)
+    key = require_client_key(get_services().settings.api_keys)
     socket_keys = [name for name in _SOCKETS if name in request.environ]
     if not socket_keys:
         raise UpgradeRefused("This server does not support WebSockets. Send a POST request.")
-    check_origin(get_gateway().settings)  # browsers let any page open a WebSocket to any host
+    check_origin(get_services().settings)  # browsers let any page open a WebSocket to any host
     check_handshake()
-    gateway = get_gateway()
+    services = get_services()
     headers = make_handshake_headers(
         request.headers.get,
-        gateway.router,
-        lambda settings: gateway.upstreams.get_or_create(settings).includes_reasoning,
-        gateway.catalog.compute_etag(),
+        services.router,
+        lambda settings: services.upstreams.get_or_create(settings).includes_reasoning,
+        services.catalog.compute_etag(),
         key,
     )
     # Refuse compression: 3 MB may become 3 GB before the size check.
@@ -76,7 +76,7 @@ def check_handshake() -> None:
 
 def websocket(ws: Any) -> None:
     """Serve the turns of one connection."""
-    WebSocketSession(ws, get_gateway()).run()
+    WebSocketSession(ws, get_services(), get_gateway()).run()
 
 
 Sock().route("/responses", bp=blueprint)(websocket)

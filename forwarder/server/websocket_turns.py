@@ -54,6 +54,7 @@ from forwarder.server.websocket_history import (
     read_input_items,
     strip_history,
 )
+from forwarder.services import Services
 from forwarder.storage.history_errors import EarlierItems, call_with_earlier_items
 from forwarder.storage.response_recorder import make_history_fields
 from forwarder.storage.resume import read_history_reference
@@ -90,12 +91,13 @@ _MAX_INTERRUPT = 4096
 class WebSocketSession:
     """One connection: a reader thread fills a queue, and the turns consume it."""
 
-    def __init__(self, ws: Any, gateway: Gateway) -> None:
+    def __init__(self, ws: Any, services: Services, gateway: Gateway) -> None:
         self._ws = ws
+        self._services = services
         self._gateway = gateway
-        self._history = SessionHistory(gateway.settings.websocket_memory)
+        self._history = SessionHistory(services.settings.websocket_memory)
         self._messages: queue.Queue[bytes | None] = queue.Queue(MAX_WAITING_MESSAGES)
-        self._reservation = BodyReservation(gateway.body_memory)
+        self._reservation = BodyReservation(services.body_memory)
         self._waiting_bytes = self._turn_bytes = 0
         self._current: RequestContext | None = None
         self._answering: tuple[str, RequestContext] | None = None  # id of the current response
@@ -107,7 +109,7 @@ class WebSocketSession:
     def run(self) -> None:
         """Serve turns until the client disconnects or the process stops."""
         self._ws.sock.before_receiving = self._enforce_memory_limit
-        with self._gateway.running.add_listener(self._stop_for_shutdown):
+        with self._services.running.add_listener(self._stop_for_shutdown):
             threading.Thread(target=self._read_messages, daemon=True).start()
             try:
                 while (message := self._next_message()) is not None:
@@ -135,7 +137,7 @@ class WebSocketSession:
             self._close_socket(_GOING_AWAY, "The forwarder is restarting.")
             return None
         try:
-            message = self._messages.get(timeout=self._gateway.settings.websocket_idle)
+            message = self._messages.get(timeout=self._services.settings.websocket_idle)
         except queue.Empty:
             self._close_socket(_GOING_AWAY, "The connection was idle for too long.")
             return None
@@ -197,7 +199,7 @@ class WebSocketSession:
         code = _TOO_BIG
         try:
             waiting = self._resize_reservation()
-            if waiting <= self._gateway.settings.max_body:
+            if waiting <= self._services.settings.max_body:
                 return
             reason = "The waiting messages are too large (limit: FORWARDER_MAX_BODY)."
         except Overloaded:
@@ -250,7 +252,7 @@ class WebSocketSession:
     def _serve_turn(self, message: bytes) -> None:
         flask_request: Request = request._get_current_object()  # type: ignore[attr-defined]
         context = self._current = request_context.new_context(
-            flask_request, self._gateway, "responses"
+            flask_request, self._services, "responses"
         )
         if self._turns:
             context.id = generate_id(
@@ -274,7 +276,7 @@ class WebSocketSession:
             context.body_size = len(data)
             if context.recorder is not None:
                 context.recorder.record_body(data)
-            message = read_body(data, self._gateway.settings.max_json_values)
+            message = read_body(data, self._services.settings.max_json_values)
             context.log_request(message)
             if message.get("type") in _IGNORED:
                 return
@@ -305,7 +307,7 @@ class WebSocketSession:
         entry = self._history.find_previous(body, self._gateway.keeps_responses(body, context))
         if entry is not None:
             limits = RequestLimits(
-                self._gateway.settings.max_body, self._gateway.settings.max_json_values
+                self._services.settings.max_body, self._services.settings.max_json_values
             )
             limit = ReadLimit(limits, "previous_response_id")
             limit.spend_value(body)
@@ -340,7 +342,7 @@ class WebSocketSession:
             raise previous_response_not_found(body["previous_response_id"])
         body = expand_history(body, entry) if entry else body
         read_input_items(body)
-        model = body.get("model") or self._gateway.settings.default_model
+        model = body.get("model") or self._services.settings.default_model
         now = ID_SOURCE.now()
         blank = make_response_skeleton(
             {**body, "model": model}, generate_id("resp"), now

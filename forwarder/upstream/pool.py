@@ -48,12 +48,6 @@ class UpstreamPool(Mapping[str, T], Generic[T]):
                 return None
             return self._entries.pop(settings.name)[1]
 
-    def rebuild(self) -> None:
-        """Create all objects anew."""
-        with self._lock:
-            every = [settings for settings, _ in self._entries.values()]
-            self._entries = {each.name: (each, self._make(each)) for each in every}
-
     def __getitem__(self, name: str) -> T:
         return self._entries[name][1]
 

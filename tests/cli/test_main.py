@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from forwarder import __version__
+from forwarder.app import create_app
 from forwarder.cli.main import main
+from forwarder.config.settings import Settings
+from forwarder.server.extension import get_extension
+from forwarder.services import Services
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +53,32 @@ def test_a_command_lists_all_mistakes_in_the_settings(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert "\nCHAT_BASE_URL must be" in result.stderr
     assert "\nFORWARDER_STRICT must be" in result.stderr
+
+
+def test_a_command_starts_no_background_loop_and_closes_what_it_opens(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ended: list[Services] = []
+    close = Services.close
+    monkeypatch.setattr(Services, "start", lambda self: pytest.fail("loops were started"))
+    monkeypatch.setattr(Services, "close", lambda self: (close(self), ended.append(self))[0])
+    (tmp_path / ".env").write_text("FORWARDER_HEALTH_INTERVAL=1\nFORWARDER_CAPTURE=memory\n")
+    threads = threading.active_count()
+
+    result = CliRunner().invoke(main, ["models", "list"])
+
+    assert result.exit_code == 0, result.output
+    assert len(ended) == 1
+    assert threading.active_count() == threads
+
+
+def test_a_command_of_flask_uses_the_services_of_its_application(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"}))
+    monkeypatch.setattr(Services, "build", lambda *_: pytest.fail("services were built"))
+
+    result = app.test_cli_runner().invoke(args=["models", "list"])
+
+    assert result.exit_code == 0, result.output
+    assert get_extension(app).services._is_closed is False

@@ -9,9 +9,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from forwarder import services
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from forwarder.pipeline import gateway
 from tests.server.conftest import streamed
 
 CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
@@ -33,7 +33,7 @@ class Runs:
         self.asked: list[httpx2.Request] = []
         self.answers: Any = None
         transport = httpx2.MockTransport(self._answer)
-        monkeypatch.setattr(gateway, "select_transport", lambda *given: transport)
+        monkeypatch.setattr(services, "select_transport", lambda *given: transport)
         self.environment = {
             "FORWARDER_UPSTREAMS": "far",
             "FAR_BASE_URL": "http://up.test/v1",

@@ -20,7 +20,7 @@ from tests.helpers.loopback import unused_port
 def _closed() -> Iterator[None]:
     with httpx2.HTTPTransport() as transport, pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "forwarder.pipeline.gateway.select_transport",
+            "forwarder.services.select_transport",
             lambda *a: select_transport(*a) or transport,
         )
         yield

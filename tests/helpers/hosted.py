@@ -10,6 +10,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
+from forwarder.server.extension import get_extension
 
 
 class _Quiet(WSGIRequestHandler):
@@ -35,5 +36,4 @@ def hosting(environment: Mapping[str, str]) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
-        for upstream in app.extensions["forwarder"].upstreams.values():
-            upstream._client.close()  # a program keeps its connections as long as it runs
+        get_extension(app).services.close()  # a program keeps its connections as long as it runs

@@ -171,7 +171,7 @@ def upstream(provider: str) -> Iterator[ScriptedUpstream]:
 def _one_transport() -> Iterator[None]:
     """For all forwarders, since making one takes longer than most tests."""
     with httpx2.HTTPTransport() as transport, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("forwarder.pipeline.gateway.select_transport", lambda *_: transport)
+        patch.setattr("forwarder.services.select_transport", lambda *_: transport)
         yield
 
 

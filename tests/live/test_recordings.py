@@ -145,7 +145,7 @@ def forwarder() -> Iterator[FlaskClient]:
         }
     environment["FORWARDER_UPSTREAMS"] = ",".join(names)
     with httpx2.HTTPTransport() as transport, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("forwarder.pipeline.gateway.select_transport", lambda *_: transport)
+        patch.setattr("forwarder.services.select_transport", lambda *_: transport)
         yield create_app(Settings.from_env(environment)).test_client()
     listener.stop()
     assert not listener.failures

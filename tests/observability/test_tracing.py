@@ -9,9 +9,10 @@ import httpx2
 import pytest
 from flask.testing import FlaskClient
 
+from forwarder import services
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from forwarder.pipeline import gateway
+from forwarder.server.extension import get_extension
 from tests.helpers.tracing import need_opentelemetry
 from tests.server.conftest import Answer, streamed
 
@@ -64,12 +65,12 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Traced]:
             return answer(request)
 
         transport = httpx2.MockTransport(kept)
-        monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
+        monkeypatch.setattr(services, "select_transport", lambda settings, heartbeat: transport)
         url = "http://up.test/v1"
         app = create_app(Settings.from_env({"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url}))
         provider, exporter = TracerProvider(), InMemorySpanExporter()
         provider.add_span_processor(SimpleSpanProcessor(exporter))
-        app.extensions["forwarder"].observers.append(TracingObserver(provider))
+        get_extension(app).services.observers.append(TracingObserver(provider))
         of = Traced(app.test_client(), exporter)
         return of
 

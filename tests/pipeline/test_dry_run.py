@@ -8,15 +8,16 @@ from typing import Any
 import httpx2
 import pytest
 
+from forwarder import services
 from forwarder.config.settings import Settings
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ForwarderError, InvalidRequest, Unsupported
 from forwarder.core.translation_context import LossReport
 from forwarder.middleware.media import Fetcher, UploadCache
-from forwarder.pipeline import gateway
 from forwarder.pipeline.dry_run import detect_protocol
 from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
+from forwarder.services import Services
 from tests.helpers.cases import Case, cases
 
 Json = dict[str, Any]
@@ -36,7 +37,7 @@ class Wire:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.posted: list[tuple[str, Json]] = []
         transport = httpx2.MockTransport(self._answer)
-        monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
+        monkeypatch.setattr(services, "select_transport", lambda settings, heartbeat: transport)
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":
@@ -50,12 +51,16 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     return Wire(monkeypatch)
 
 
-def bridge_of(**environment: str) -> Gateway:
+def services_of(**environment: str) -> Services:
     upstreams = {
         "CHAT_BASE_URL": "http://chat.test/v1",
         "RESPONSES_BASE_URL": "http://responses.test/v1",
     }
-    return Gateway(Settings.from_env({**upstreams, **environment}))
+    return Services.build(Settings.from_env({**upstreams, **environment}))
+
+
+def bridge_of(**environment: str) -> Gateway:
+    return Gateway(services_of(**environment))
 
 
 def exchange(strict: bool = False) -> RequestContext:
@@ -131,10 +136,11 @@ def test_so_it_is_with_emulations_and_profiles_and_passing_through(
 
 
 def test_what_was_learned_is_used_here_too(wire: Wire) -> None:
-    over = bridge_of()
-    over.upstreams["chat"].learned_quirks.remember("m", {"max_tokens": "max_completion_tokens"})
+    services = services_of()
+    learned = services.upstreams["chat"].learned_quirks
+    learned.remember("m", {"max_tokens": "max_completion_tokens"})
 
-    told = over.preview("responses", responses(max_output_tokens=9), None, exchange())
+    told = Gateway(services).preview("responses", responses(max_output_tokens=9), None, exchange())
 
     assert told["request"]["max_completion_tokens"] == 9
 

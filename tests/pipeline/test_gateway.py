@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-import sqlalchemy as sa
 
 from forwarder.config.settings import Settings
 from forwarder.context.request_context import RequestContext
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InternalError, InvalidRequest, Overloaded, Unsupported
 from forwarder.core.translation_context import LossReport
-from forwarder.pipeline import gateway
 from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols.fold import fold_chat
+from forwarder.services import ReplayOverrides, Services
 from forwarder.storage import NullConversationStore
-from forwarder.storage.background_requests import StoredRequest
-from forwarder.storage.db.background_leases import ResponseOrigin
 
 Json = dict[str, Any]
 
@@ -56,7 +51,9 @@ class Upstreams:
         """A parameter -> the error that a request with it gets."""
         self.response: Json = RESPONSE
         transport = httpx2.MockTransport(self._answer)
-        monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
+        monkeypatch.setattr(
+            "forwarder.services.select_transport", lambda settings, heartbeat: transport
+        )
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         self.bodies.append(json.loads(request.read()))
@@ -78,11 +75,14 @@ def upstreams(monkeypatch: pytest.MonkeyPatch) -> Upstreams:
     return Upstreams(monkeypatch)
 
 
-def bridge_of(**environment: str) -> Gateway:
+def services_of(replay: ReplayOverrides | None = None, **environment: str) -> Services:
     url = "http://up.test/v1"
-    return Gateway(
-        Settings.from_env({"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, **environment})
-    )
+    settings = {"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, **environment}
+    return Services.build(Settings.from_env(settings), replay)
+
+
+def bridge_of(**environment: str) -> Gateway:
+    return Gateway(services_of(**environment))
 
 
 def opened(
@@ -539,7 +539,9 @@ def test_embeddings_go_to_the_fallback_too(upstreams: Upstreams) -> None:
     assert [body["input"] for body in upstreams.bodies] == ["hi", "hi"]
 
 
-def test_a_rehearsal_asks_nobody_fetches_nothing_and_stores_nothing(upstreams: Upstreams) -> None:
+def test_a_replay_asks_its_own_transport_and_fetcher_and_stores_nothing(
+    upstreams: Upstreams,
+) -> None:
     heard: list[str] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -548,164 +550,24 @@ def test_a_rehearsal_asks_nobody_fetches_nothing_and_stores_nothing(upstreams: U
             return httpx2.Response(200, json={"id": "file-1", "object": "file"})
         return httpx2.Response(200, text="".join(f"data: {json.dumps(c)}\n\n" for c in CHUNKS))
 
-    over = bridge_of(CHAT_QUIRKS='{"file": "upload", "image_url": "base64"}')
-    over.use_for_replay(
+    overrides = ReplayOverrides(
         httpx2.MockTransport(answer), lambda urls: {u: Blob(b"x", "a/b", None) for u in urls}
     )
+    services = services_of(overrides, CHAT_QUIRKS='{"file": "upload", "image_url": "base64"}')
     part = {"type": "input_file", "file_url": "https://a.test/x.pdf"}
     said = [{"role": "user", "content": [part]}]
 
-    opened(over, "responses", input=said)
+    opened(Gateway(services), "responses", input=said)
 
     assert heard == ["/v1/files", "/v1/chat/completions"]
     assert upstreams.bodies == []
-    assert isinstance(over.state, NullConversationStore)
+    assert isinstance(services.store, NullConversationStore)
 
 
-def test_a_rehearsal_with_the_upstreams_of_today_asks_them(upstreams: Upstreams) -> None:
-    over = bridge_of()
-    over.use_for_replay()
+def test_a_replay_with_the_upstreams_of_today_asks_them(upstreams: Upstreams) -> None:
+    services = services_of(ReplayOverrides())
 
-    opened(over, "responses")
+    opened(Gateway(services), "responses")
 
     assert len(upstreams.bodies) == 1
-    assert isinstance(over.state, NullConversationStore)
-
-
-# -- background work that is taken up -------------------------------------------------------------
-
-
-class Hanging:
-    """An upstream that hangs at the first request, and answers the others."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.requests: list[httpx2.Request] = []
-        self.go = threading.Event()
-        transport = httpx2.MockTransport(self._answer)
-        monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
-        monkeypatch.setattr("forwarder.storage.background.TAKEOVER_POLL_SECONDS", 0.02)
-        monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 0.02)
-        monkeypatch.setattr("forwarder.storage.db.settling.PROBE_SECONDS", 0.0)
-
-    def _answer(self, request: httpx2.Request) -> httpx2.Response:
-        request.read()
-        self.requests.append(request)
-        if len(self.requests) == 1:
-            self.go.wait(10)
-        text = "".join(f"data: {json.dumps(event)}\n\n" for event in CHUNKS)
-        return httpx2.Response(200, text=text + "data: [DONE]\n\n")
-
-
-def leave_work(tmp_path: Path, hanging: Hanging, **environment: str) -> tuple[str, Gateway]:
-    """A background response whose worker renews no lease, and another worker."""
-    url = f"sqlite:///{tmp_path}/state.db"
-    given = {"FORWARDER_DATABASE_URL": url, "CHAT_API_KEY": "passthrough", **environment}
-    first = bridge_of(**{**given, "FORWARDER_SECRET_KEY": "one"})
-    exchange = RequestContext("r", "responses", LossReport(), client_key="k")
-    work = RequestContext(
-        "w", "background", LossReport(), client_key="k", client_headers={"X-Title": "Mine"},
-        get_base_url=lambda: "http://here", account_id="payer",
-    )  # fmt: skip
-    asked = {"model": "chat/m", "input": "hi", "background": True}
-    name = first.start_background(asked, None, exchange, work)["id"]
-    deadline = time.monotonic() + 10
-    while not hanging.requests:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    first.running.announce()  # it takes nothing up again
-    first.store.background._jobs.clear()
-    time.sleep(0.5)  # until its last write
-    database = first.store.database
-    database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
-    return name, bridge_of(**given)
-
-
-def wait_for_end(bridge_: Gateway, name: str) -> Json:
-    deadline = time.monotonic() + 10
-    owner = bridge_.store.database.read(lambda c: c.scalar(sa.text("SELECT owner FROM responses")))
-    while (kept := bridge_.store.background.read_response(owner, name)).is_running:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return kept.body
-
-
-def test_work_that_is_taken_up_is_asked_for_as_its_client_did(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    hanging = Hanging(monkeypatch)
-    name, other = leave_work(
-        tmp_path, hanging, FORWARDER_SECRET_KEY="two,one", FORWARDER_CAPTURE="memory"
-    )
-    other.resume_background_work()
-    body = wait_for_end(other, name)
-    hanging.go.set()
-
-    assert (body["status"], body["metadata"]) == ("completed", {"forwarder.attempt": "2"})
-    first, second = hanging.requests
-    assert first.content == second.content
-    assert (second.headers["authorization"], second.headers["x-title"]) == ("Bearer k", "Mine")
-    assert other.capture is not None
-    deadline = time.monotonic() + 10
-    while not (records := other.capture.store.list_newest(9)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert len(records) == 1
-
-
-def test_work_is_left_to_workers_that_can_read_its_request(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    hanging = Hanging(monkeypatch)
-    name, other = leave_work(tmp_path, hanging, FORWARDER_SECRET_KEY="another")
-    url = f"sqlite:///{tmp_path}/state.db"
-    same = bridge_of(
-        FORWARDER_DATABASE_URL=url, CHAT_API_KEY="passthrough", FORWARDER_SECRET_KEY="one"
-    )
-    other.resume_background_work()
-    time.sleep(0.5)
-    database = other.store.database
-    status = database.read(lambda c: c.scalar(sa.text("SELECT status FROM responses")))
-    assert status in ("queued", "in_progress")
-    same.resume_background_work()
-    body = wait_for_end(same, name)
-    hanging.go.set()
-
-    assert (body["status"], body["metadata"]) == ("completed", {"forwarder.attempt": "2"})
-
-
-def test_work_that_no_worker_can_read_fails_after_a_while_and_says_why(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("forwarder.storage.db.background_leases.MAX_UNREADABLE_SECONDS", 1.0)
-    hanging = Hanging(monkeypatch)
-    name, other = leave_work(tmp_path, hanging, FORWARDER_SECRET_KEY="another")
-    other.resume_background_work()
-    body = wait_for_end(other, name)
-    hanging.go.set()
-
-    assert body["status"] == "failed"
-    assert "FORWARDER_SECRET_KEY" in body["error"]["message"]
-    assert len(hanging.requests) == 1
-
-
-def test_work_is_cancelled_at_its_upstream_with_the_key_of_its_client(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    requests: list[httpx2.Request] = []
-
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        requests.append(request)
-        return httpx2.Response(200 if len(requests) == 1 else 404, json={})
-
-    transport = httpx2.MockTransport(answer)
-    monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
-    over = bridge_of(RESPONSES_API_KEY="passthrough")
-    stored = StoredRequest({}, None, "k", None, "", False, None, {"X-Title": "Mine"})
-    sealed = over._cipher.encrypt(stored.to_json())
-    for request in (sealed, None):  # what the upstream refuses is for the log alone
-        over._cancel_work(ResponseOrigin("responses", "resp_1"), request)
-    over._cancel_work(ResponseOrigin("gone", "resp_1"), sealed)
-
-    assert [request.url.path for request in requests] == ["/v1/responses/resp_1/cancel"] * 2
-    first = requests[0].headers
-    assert (first["authorization"], first["x-title"]) == ("Bearer k", "Mine")
+    assert isinstance(services.store, NullConversationStore)

@@ -29,15 +29,16 @@ from openai.types.responses.response_input_item_param import ResponseInputItemPa
 from openai.types.responses.response_output_message_param import Content
 from openai.types.responses.tool_param import ToolParam
 
+from forwarder import services
 from forwarder.config.settings import Settings
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ForwarderError
 from forwarder.core.translation_context import LossReport
-from forwarder.pipeline import gateway
 from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols.items import parse_row_type
 from forwarder.protocols.parameters import Disposition
 from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
+from forwarder.services import Services
 
 Json = dict[str, Any]
 
@@ -370,13 +371,12 @@ class DryRun:
         text = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
         transport = httpx2.MockTransport(lambda _: httpx2.Response(200, text=text))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
+            patch.setattr(services, "select_transport", lambda settings, heartbeat: transport)
             url = "http://up.test/v1"
-            self._gateway = Gateway(
-                Settings.from_env(
-                    {"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, "FORWARDER_API_KEYS": "k"}
-                )
+            settings = Settings.from_env(
+                {"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, "FORWARDER_API_KEYS": "k"}
             )
+            self._gateway = Gateway(Services.build(settings))
         self.remembered: str = self._run("hi")["id"]
         self.compacted: str = self._run([ASKED, TRIGGER])["encrypted_content"]
 

@@ -10,9 +10,9 @@ import httpx2
 import pytest
 from flask.testing import FlaskClient
 
+from forwarder import services
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from forwarder.pipeline import gateway
 
 Answer = Callable[[httpx2.Request], httpx2.Response]
 Serve = Callable[..., FlaskClient]
@@ -30,7 +30,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
 
     def served(answer: Answer, **environment: str) -> FlaskClient:
         transport = httpx2.MockTransport(answer)
-        monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
+        monkeypatch.setattr(services, "select_transport", lambda settings, heartbeat: transport)
         upstreams = {
             "CHAT_BASE_URL": "http://up.test/v1",
             "RESPONSES_BASE_URL": "http://up.test/v1",

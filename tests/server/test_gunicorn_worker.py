@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.core.shutdown import InFlightRequests
-from forwarder.pipeline.gateway import Gateway
+from forwarder.server.extension import ForwarderExtension
 
 ROOT = Path(__file__).parents[2]
 APP = """
@@ -231,7 +231,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
 @pytest.mark.parametrize(
     ("owner", "method"),
     [
-        (Gateway, "resume_background_work"),
+        (ForwarderExtension, "resume_background_work"),
         (InFlightRequests, "announce"),
         (InFlightRequests, "stop"),
     ],

@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
+from forwarder.server.extension import get_extension
 from tests.server.conftest import Serve
 
 
@@ -138,7 +139,7 @@ def test_store_that_fails_makes_it_degraded_and_takes_no_traffic_away(tmp_path: 
     store = got.get_json()["store"]
     assert (store["kind"], store["reachable"]) == ("sqlite", False)
     assert store["error"] in ("Not a directory", "File exists")
-    client.application.extensions["forwarder"].database.close()
+    get_extension(client.application).services.close()
 
 
 @pytest.mark.parametrize(

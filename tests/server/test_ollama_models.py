@@ -12,9 +12,10 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from forwarder import services
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from forwarder.pipeline import gateway
+from forwarder.server.extension import get_extension
 from tests.models.remotes import Answer, gone, refusing, well
 
 BODY = {"model": "mine", "from": "m", "remote_host": "http://127.0.0.1:9/v1"}
@@ -29,7 +30,7 @@ class Ollama:
         self.answer: Answer = well
         self.requests: list[httpx2.Request] = []
         transport = httpx2.MockTransport(self._answer)
-        monkeypatch.setattr(gateway, "select_transport", lambda *given: transport)
+        monkeypatch.setattr(services, "select_transport", lambda *given: transport)
         given = {
             "CHAT_BASE_URL": "http://up.test/v1",
             "CHAT_MODELS": "fast=quick",
@@ -284,9 +285,9 @@ def test_registered_model_is_copied_and_deleted(ollama: Ollama) -> None:
     assert ollama.ask("DELETE", "/api/delete", {"model": "mine"}).status_code == 404
     assert ollama.ask("POST", "/api/show", {"model": "other:8b"}).status_code == 200
     # It is no upstream any more, also for requests that name it.
-    bridge_ = ollama.app.extensions["forwarder"]
-    assert "mine:latest" not in bridge_.upstreams
-    assert "mine:latest" not in bridge_.resilience.upstream_states
+    services = get_extension(ollama.app).services
+    assert "mine:latest" not in services.upstreams
+    assert "mine:latest" not in services.resilience.upstream_states
 
 
 def test_configured_model_gets_a_second_name(ollama: Ollama) -> None:

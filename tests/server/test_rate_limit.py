@@ -15,12 +15,12 @@ from limits.errors import StorageError
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 
+from forwarder import services
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.errors import ForwarderError, RateLimited, RateLimitsUnavailable
 from forwarder.core.translation_context import LossReport
-from forwarder.pipeline import gateway
 from forwarder.server.rate_limit import RateLimitObserver, format_duration
 from tests.server.conftest import streamed
 
@@ -324,7 +324,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FlaskClient]:
             return answered
 
         transport = httpx2.MockTransport(answer)
-        monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
+        monkeypatch.setattr(services, "select_transport", lambda settings, heartbeat: transport)
         return create_app(Settings.from_env({**URL, **environment})).test_client()
 
     return served

@@ -17,6 +17,7 @@ from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import UpstreamRefused
 from forwarder.core.translation_context import LossReport
 from forwarder.server import request_context
+from forwarder.server.extension import get_extension
 
 KEYS = ("key-one", "key-two")
 
@@ -29,7 +30,7 @@ def app() -> Flask:
 def begun(app: Flask, **headers: str) -> RequestContext:
     given = {k.replace("_", "-"): v for k, v in headers.items()}
     with app.test_request_context(headers=given) as context:
-        return request_context.new_context(context.request, app.extensions["forwarder"], "test")
+        return request_context.new_context(context.request, get_extension(app).services, "test")
 
 
 @pytest.mark.parametrize("given", ["a", "my-id-42", "x" * 128, "!~"])
@@ -66,20 +67,20 @@ def test_killed_request_releases_its_slot_and_is_logged(
     app: Flask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SystemExit, as at process exit: neither the application nor Flask answers."""
-    gateway = app.extensions["forwarder"]
-    monkeypatch.setattr(gateway, "stream", lambda *given: sys.exit(1))
+    forwarder = get_extension(app)
+    monkeypatch.setattr(forwarder.gateway, "stream", lambda *given: sys.exit(1))
 
     with caplog.at_level("INFO", "forwarder.exchange"), pytest.raises(SystemExit):
         app.test_client().post("/v1/responses", json={"model": "m", "input": "hi"})
 
-    assert len(gateway.running) == 0
+    assert len(forwarder.running) == 0
     (line,) = [record.msg for record in caplog.records if record.name == "forwarder.exchange"]
     assert (line["status"], line["error"]) == (503, "shutting_down")
 
 
 def test_slot_is_taken_after_the_body_was_read(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    gateway, order = app.extensions["forwarder"], []
-    admit = gateway.resilience.admit_request
+    services, order = get_extension(app).services, []
+    admit = services.resilience.admit_request
 
     class Body(io.BytesIO):
         def readinto(self, buffer: Any) -> int:
@@ -90,7 +91,7 @@ def test_slot_is_taken_after_the_body_was_read(app: Flask, monkeypatch: pytest.M
         order.append("place")
         admit(context)
 
-    monkeypatch.setattr(gateway.resilience, "admit_request", admitted)
+    monkeypatch.setattr(services.resilience, "admit_request", admitted)
     body = json.dumps({"model": "m", "input": "hi"}).encode()
     answer = app.test_client().post(
         "/v1/responses", input_stream=Body(body), content_length=len(body)

@@ -17,13 +17,14 @@ import pytest
 from flask import Flask
 from simple_websocket import ConnectionClosed
 
+from forwarder import services
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import MediaUnavailable, TooLarge
-from forwarder.pipeline import gateway
 from forwarder.protocols.mappings import TERMINAL_EVENTS
 from forwarder.server import request_context
+from forwarder.server.extension import get_extension
 from forwarder.server.websocket_history import HistoryEntry
 from forwarder.server.websocket_turns import MAX_WAITING_MESSAGES, WebSocketSession
 from tests.server.conftest import Serve, streamed
@@ -73,16 +74,21 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Flask:
     """The forwarder with a Chat upstream that answers hi."""
     chunk = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
     transport = httpx2.MockTransport(lambda _: streamed(chunk))
-    monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
+    monkeypatch.setattr(services, "select_transport", lambda settings, heartbeat: transport)
     return create_app(
         Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1", "FORWARDER_WEBSOCKET_IDLE": "5"})
     )
 
 
+def new_session(app: Flask, ws: Played) -> WebSocketSession:
+    forwarder = get_extension(app)
+    return WebSocketSession(ws, forwarder.services, forwarder.gateway)
+
+
 def played(app: Flask, ws: Played) -> Played:
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
-        WebSocketSession(ws, app.extensions["forwarder"]).run()
+        new_session(app, ws).run()
     return ws
 
 
@@ -147,7 +153,7 @@ def test_a_message_that_only_looks_like_an_interrupt_gets_one_answer(
 
 def test_shutdown_closes_a_connection(app: Flask) -> None:
     ws = Played(2.0)
-    running = app.extensions["forwarder"].running
+    running = get_extension(app).running
     threading.Timer(0.3, running.announce).start()
 
     played(app, ws)
@@ -284,7 +290,7 @@ class Images:
 def images(serve: Serve) -> tuple[Images, Flask]:
     made = Images()
     app = serve(made.answer, CHAT_QUIRKS='{"image_url": "base64"}').application
-    app.extensions["forwarder"]._fetch_for = lambda context: made.fetch
+    get_extension(app).services.make_fetch = lambda context: made.fetch
     return made, app
 
 
@@ -453,7 +459,7 @@ def test_the_handshake_s_headers_go_on_with_every_turn(
     }
     with app.test_request_context("/v1/responses", headers=headers):
         app.preprocess_request()
-        WebSocketSession(Played(create(), create(), 0.5), app.extensions["forwarder"]).run()
+        new_session(app, Played(create(), create(), 0.5)).run()
 
     assert len(asked) == 2
     for sent in asked:
@@ -463,17 +469,17 @@ def test_the_handshake_s_headers_go_on_with_every_turn(
 
 
 def test_messages_that_wait_may_have_as_many_bytes_as_a_body(app: Flask) -> None:
-    bridge_ = app.extensions["forwarder"]
+    memory = get_extension(app).services.body_memory
     ws = Played(create(), 0.2)
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
-        connection = WebSocketSession(ws, bridge_)
+        connection = new_session(app, ws)
         connection.run()
         ws.connected, ws.code = True, None
-        connection = WebSocketSession(ws, bridge_)
+        connection = new_session(app, ws)
         ws.incoming_message = bytearray(40 * 2**20)
         connection._enforce_memory_limit()
-        assert bridge_.body_memory.used == 40 * 2**20
+        assert memory.used == 40 * 2**20
         ws.input_buffer = ["x" * 30 * 2**20]
         with pytest.raises(OSError, match="FORWARDER_MAX_BODY"):
             connection._enforce_memory_limit()
@@ -481,18 +487,18 @@ def test_messages_that_wait_may_have_as_many_bytes_as_a_body(app: Flask) -> None
 
 
 def test_connection_releases_the_memory_of_messages(app: Flask) -> None:
-    memory = app.extensions["forwarder"].body_memory
+    memory = get_extension(app).services.body_memory
     played(app, Played(create(input="x" * 10_000), 0.5))
     assert memory.used == 0
 
 
 def test_memory_limit_closes_a_connection(app: Flask) -> None:
-    bridge_ = app.extensions["forwarder"]
+    memory = get_extension(app).services.body_memory
     ws = Played()
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
-        connection = WebSocketSession(ws, bridge_)
-        bridge_.body_memory.reserve(96 * 2**20, refuses=True)
+        connection = new_session(app, ws)
+        memory.reserve(96 * 2**20, refuses=True)
         ws.incoming_message = bytearray(100_000)
         with pytest.raises(OSError, match="FORWARDER_MAX_BODY_MEMORY"):
             connection._enforce_memory_limit()
@@ -502,16 +508,15 @@ def test_memory_limit_closes_a_connection(app: Flask) -> None:
 def test_continued_items_count_towards_the_limit(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = app.extensions["forwarder"].settings
-    monkeypatch.setattr(
-        app.extensions["forwarder"], "settings", replace(settings, max_json_values=1000)
-    )
+    services = get_extension(app).services
+    settings = replace(services.settings, max_json_values=1000)
+    monkeypatch.setattr(services, "settings", settings)
     items = [{"role": "user", "content": []} for _ in range(600)]
     first = create(input=items, store=False)
     ws = Played(first, 0.5)
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
-        connection = WebSocketSession(ws, app.extensions["forwarder"])
+        connection = new_session(app, ws)
         link = HistoryEntry((orjson.dumps([0] * 900),), 900, False)
         monkeypatch.setattr(connection._history, "find_previous", lambda *_: link)
         with pytest.raises(TooLarge, match="FORWARDER_MAX_JSON_VALUES"):

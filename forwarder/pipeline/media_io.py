@@ -1,0 +1,57 @@
+"""The media functions of an attempt: fetch URLs, upload files, download files."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from forwarder.context.request_context import RequestContext
+from forwarder.context.route import Route
+from forwarder.core.data_urls import Blob
+from forwarder.middleware.media import MediaIO, download
+from forwarder.pipeline.dry_run import DryRun
+from forwarder.services import Services
+from forwarder.upstream.client import PassthroughResponse
+
+
+def build_media_io(services: Services, route: Route, context: RequestContext) -> MediaIO:
+    """The media functions for an attempt over ``route``."""
+    return MediaIO(
+        services.make_fetch(context) if services.make_fetch else None,
+        partial(upload_file, services, route, context),
+        partial(download_file, services, route, context),
+        keeps_files(services, route),
+    )
+
+
+def build_dry_media_io(services: Services, route: Route, run: DryRun) -> MediaIO:
+    """The media functions for a dry run, which give placeholders."""
+    fetch = run.fetch if services.make_fetch else None
+    return MediaIO(fetch, run.upload, run.download, keeps_files(services, route))
+
+
+def keeps_files(services: Services, route: Route) -> bool:
+    """Whether clients' files are at the upstream of ``route``."""
+    return services.router.default_file_upstream in (None, route.upstream.name)
+
+
+def upload_file(
+    services: Services, route: Route, context: RequestContext, blob: Blob, path: str
+) -> str:
+    """The upstream's file id of ``blob``; uploads it if the upstream does not have it."""
+    key = context.client_key if route.upstream.passthrough_key else None
+    id_of = partial(services.uploads.get_or_create(route.upstream).get_file_id, blob, key)
+    state = services.resilience.upstream_states.get_or_create(route.upstream)
+    return state.run_with_retries(id_of, context)
+
+
+def download_file(
+    services: Services, route: Route, context: RequestContext, file_id: str, path: str
+) -> Blob:
+    """A file from the upstream that keeps files, or else from the route's upstream."""
+    keeper, upstreams = services.router.default_file_upstream, services.upstreams
+    upstream = upstreams[keeper] if keeper else upstreams.get_or_create(route.upstream)
+
+    def get_file(what: str) -> PassthroughResponse:
+        return upstream.passthrough("GET", what, {}, context)
+
+    return download(get_file, file_id, path, services.settings.fetch_max)

@@ -1,0 +1,169 @@
+"""The calls of upstreams that answer a request.
+
+A request is resolved to routes. `Resilience` tries them in order until one answers; each attempt
+runs through the pipeline (`pipeline.py`). What is done with the answer is decided by the caller:
+`gateway.py` for clients that wait, `background_work.py` for background work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from forwarder.context.request_context import RequestContext
+from forwarder.context.route import Route
+from forwarder.core.errors import InvalidRequest, NotFound
+from forwarder.core.types import EventStream, Handler, Json
+from forwarder.middleware.compaction import (
+    HandlerWrapper,
+    make_compact_handler,
+    with_compaction,
+)
+from forwarder.models.codex_headers import make_response_headers
+from forwarder.pipeline.attempt import Attempt
+from forwarder.pipeline.media_io import build_media_io
+from forwarder.pipeline.pipeline import build_embeddings_handler, build_handler
+from forwarder.protocols.chat import CHAT
+from forwarder.protocols.chat_reasoning import find_reasoning_field
+from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
+from forwarder.protocols.responses import RESPONSES
+from forwarder.services import Services
+from forwarder.storage.db.background_leases import ResponseOrigin
+from forwarder.storage.resume import LOCAL_PARAMETERS
+
+
+class UpstreamCalls:
+    """Opens the streams of upstreams; a stream's upstream has answered when it is returned.
+
+    All methods raise ForwarderError if the request is invalid or all of its upstreams fail.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def find_routes(self, client: str, request: Json, context: RequestContext) -> list[Route]:
+        """The routes of a request, in the order in which they are tried; sets its ``model``."""
+        services = self._services
+        model = request.get("model") or services.settings.default_model
+        if model is not None and not isinstance(model, str):
+            raise InvalidRequest(
+                "Invalid type for 'model': expected a string.", param="model", code="invalid_type"
+            )
+        routes = services.router.list_routes(model, client, context.client_key)
+        request["model"] = model
+        return routes
+
+    def open_stream(
+        self, client: str, request: Json, style: str | None, context: RequestContext
+    ) -> EventStream:
+        """The stream of the first route that answers, without recording it."""
+        routes = self.find_routes(client, request, context)
+        answer = partial(self._stream_from_route, client, request, style, context)
+        return self._services.resilience.open_first_available(routes, answer, context)
+
+    def follow_response(
+        self, request: Json, style: str | None, work: RequestContext, origin: ResponseOrigin
+    ) -> EventStream:
+        """The stream of a response that an upstream is already generating."""
+        work.followed_response_id = origin.upstream_id
+        asked = {k: v for k, v in request.items() if k not in LOCAL_PARAMETERS} | {"input": []}
+        answer = partial(self._stream_from_route, RESPONSES.name, asked, style, work)
+        routes = self.find_routes(RESPONSES.name, asked, work)
+        there = [route for route in routes if route.upstream.name == origin.upstream]
+        if not there:
+            raise NotFound(f"The upstream '{origin.upstream}' does not serve this model any more.")
+        return self._services.resilience.open_first_available(there, answer, work)
+
+    def open_compaction(self, request: Json, context: RequestContext) -> EventStream:
+        """The answer to a compaction request, as a stream of one event."""
+        routes = self.find_routes(RESPONSES.name, request, context)
+        answer = partial(self._compact_at_route, request, context)
+        return self._services.resilience.open_first_available(routes, answer, context)
+
+    def open_embeddings(self, client: str, request: Json, context: RequestContext) -> EventStream:
+        """The answer to an embeddings request, as a stream of one event."""
+        routes = self.find_routes(client, request, context)
+        answer = partial(self._embed_at_route, client, request, context)
+        return self._services.resilience.open_first_available(routes, answer, context)
+
+    def find_recording_upstream(self, context: RequestContext) -> str | None:
+        """The name of the upstream that answered, if it stores responses itself."""
+        upstream = self._services.upstreams.get(context.upstream or "")
+        if upstream is None or RESPONSES.name not in upstream.settings.apis:
+            return None
+        return upstream.settings.name if upstream.profile.keeps_responses else None
+
+    def new_attempt(
+        self,
+        route: Route,
+        client: str,
+        style: str | None,
+        context: RequestContext,
+        request: Json,
+        compaction: HandlerWrapper = with_compaction,
+    ) -> Attempt:
+        """An attempt to serve the request over ``route``."""
+        services = self._services
+        media_io = build_media_io(services, route, context)
+        upstream = services.upstreams.get_or_create(route.upstream)
+        return Attempt(
+            services, upstream, route, client, style, context, request, media_io, compaction
+        )
+
+    def list_local_parameters(self, client: str, request: Json, route: Route) -> frozenset[str]:
+        """Parameters that are not reported as lost: handled here, or not sent by the client.
+
+        Reasoning in a ``[thinking]`` block becomes a field that some upstreams do not accept.  A
+        client that did not send that field gets no report of it.
+        """
+        store = self._services.store
+        here = store.list_local_parameters(client, request, client != route.protocol)
+        if client == CHAT.name and find_reasoning_field(request.get("messages")) is None:
+            here |= {"messages.reasoning_content"}
+        return here if client == RESPONSES.name else here | _UNREQUESTED_PARAMETERS
+
+    def _stream_from_route(
+        self, client: str, request: Json, style: str | None, context: RequestContext, route: Route
+    ) -> EventStream:
+        """The stream of the upstream of one route."""
+        context.loss_report.local_parameters = self.list_local_parameters(client, request, route)
+        attempt = self.new_attempt(route, client, style, context, request)
+        call = attempt.upstream.make_handler(route, client, context)
+        model = request["model"]
+        stream = build_handler(attempt, self._with_retries(call, route, context))(request)
+        if client == RESPONSES.name:
+            context.reply_headers = make_response_headers(
+                context.reply_headers, model, route, self._services.catalog.compute_etag()
+            )
+        return stream
+
+    def _compact_at_route(
+        self, request: Json, context: RequestContext, route: Route
+    ) -> EventStream:
+        """Compact by the upstream if it can, otherwise by a summary of its model."""
+        attempt = self.new_attempt(
+            route, RESPONSES.name, None, context, request, make_compact_handler
+        )
+        if attempt.compacts_natively:
+            request = {k: v for k, v in request.items() if k != "stream"}
+            attempt = replace(attempt, request=request)
+            call = attempt.upstream.make_compaction_handler(route, context)
+        else:
+            call = attempt.upstream.make_handler(route, RESPONSES.name, context)
+        return build_handler(attempt, self._with_retries(call, route, context))(request)
+
+    def _embed_at_route(
+        self, client: str, request: Json, context: RequestContext, route: Route
+    ) -> EventStream:
+        attempt = self.new_attempt(route, client, None, context, request)
+        call = attempt.upstream.make_embeddings_handler(route, context)
+        return build_embeddings_handler(attempt, self._with_retries(call, route, context))(request)
+
+    def _with_retries(self, call: Handler, route: Route, context: RequestContext) -> Handler:
+        """The upstream's handler as observers see it, with retries and the circuit breaker."""
+        state = self._services.resilience.upstream_states.get_or_create(route.upstream)
+        return state.with_retries(context.instrument(call, route), context)
+
+
+_UNREQUESTED_PARAMETERS = frozenset({"reasoning.summary", f"include.{INCLUDE_ENCRYPTED_REASONING}"})
+"""Parameters that the forwarder itself adds to requests of other clients."""

@@ -1,0 +1,61 @@
+"""The forwarder's objects in a Flask application, as ``app.extensions["forwarder"]``."""
+
+from __future__ import annotations
+
+from flask import Flask, current_app
+
+from forwarder.config.settings import Settings
+from forwarder.core.shutdown import InFlightRequests
+from forwarder.pipeline.gateway import Gateway
+from forwarder.services import Services
+
+_NAME = "forwarder"
+
+
+class ForwarderExtension:
+    """The services and the gateway of an application.
+
+    gunicorn's worker reads ``settings`` and ``running`` and calls `resume_background_work`, all by
+    name: after a SIGHUP it may be of another version than the application.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.gateway = Gateway(services)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the application."""
+        return self.services.settings
+
+    @property
+    def running(self) -> InFlightRequests:
+        """The requests in flight."""
+        return self.services.running
+
+    def resume_background_work(self) -> None:
+        """Start taking over background work of workers that have stopped."""
+        self.gateway.resume_background_work()
+
+
+def install_extension(app: Flask, services: Services) -> None:
+    """Make ``services`` and their gateway those of ``app``."""
+    app.extensions[_NAME] = ForwarderExtension(services)
+
+
+def get_extension(app: Flask) -> ForwarderExtension:
+    """Return the extension of an application."""
+    extension: ForwarderExtension = app.extensions[_NAME]
+    return extension
+
+
+def get_services() -> Services:
+    """Return the services of the current application."""
+    extension: ForwarderExtension = current_app.extensions[_NAME]
+    return extension.services
+
+
+def get_gateway() -> Gateway:
+    """Return the gateway of the current application."""
+    extension: ForwarderExtension = current_app.extensions[_NAME]
+    return extension.gateway

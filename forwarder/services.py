@@ -1,0 +1,402 @@
+"""The composition root: builds and connects the objects that live as long as the process.
+
+`Services.build` opens the database; no constructor does, and none starts a thread. Background loops
+begin in `Services.start` and end in `Services.close`. Only the application starts them: commands
+and replays need none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from secrets import token_urlsafe
+from typing import NamedTuple
+
+import httpx2
+
+from forwarder.config.settings import Settings, UpstreamSettings
+from forwarder.context.request_context import RequestContext, RequestObserver
+from forwarder.core.body_memory import MEMORY_PER_BYTE, BodyMemory
+from forwarder.core.cleanup import CleanupStack
+from forwarder.core.client_headers import HeaderSelection
+from forwarder.core.concurrency import get_address_info
+from forwarder.core.encryption import TokenCipher
+from forwarder.core.errors import Unsupported
+from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.ssrf import AddressGuard
+from forwarder.middleware.media import Fetcher, UploadCache
+from forwarder.middleware.media.policy import Fetch
+from forwarder.middleware.reasoning_cache import ReasoningCache
+from forwarder.middleware.reasoning_cache.memory_backend import CacheBackend, MemoryBackend
+from forwarder.middleware.reasoning_cache.signatures import SignatureCache
+from forwarder.models.catalog import Catalog
+from forwarder.models.codex import digest_settings
+from forwarder.models.health import HealthMonitor, HealthTargets
+from forwarder.models.register import ModelRegistration
+from forwarder.models.registry import DatabaseModelRegistry, ModelRegistry, NullModelRegistry
+from forwarder.models.router import Router
+from forwarder.observability.capture.observer import CaptureObserver, make_capture_observer
+from forwarder.observability.logging import log_configuration
+from forwarder.observability.metrics import MetricsObserver
+from forwarder.storage import (
+    ConversationStore,
+    DatabaseConversationStore,
+    NullConversationStore,
+    OwnerResolver,
+    RequestLimits,
+)
+from forwarder.storage.background import BackgroundLimits
+from forwarder.storage.db import Database, Pruner, load_secrets, open_database
+from forwarder.storage.db.key_rotation import RotationReport
+from forwarder.storage.reasoning_cache import DatabaseBackend
+from forwarder.upstream.client import Upstream
+from forwarder.upstream.pool import UpstreamPool
+from forwarder.upstream.resilience import Resilience
+from forwarder.upstream.transport.select import select_transport
+
+log = logging.getLogger("forwarder.services")
+
+MakeFetch = Callable[[RequestContext], Fetch]
+"""Returns the media fetcher for the client of a context."""
+
+
+class ReplayOverrides(NamedTuple):
+    """Replacements for the replay of a captured request, which stores no answer.
+
+    ``transport`` answers instead of all upstreams, and ``fetch`` replaces the media fetcher.
+    """
+
+    transport: httpx2.BaseTransport | None = None
+    fetch: Fetch | None = None
+
+
+@dataclass(eq=False)
+class Services:
+    """The long-lived objects of a process.
+
+    ``observers`` see each request; ``metrics`` also receives the events of upstreams.  ``capture``
+    and ``database`` are None if they are off, ``make_fetch`` if URLs are not fetched.  ``store``
+    keeps conversations; `require_store` returns it with the operations that need a database.
+    """
+
+    settings: Settings
+    observers: list[RequestObserver]
+    metrics: RequestObserver
+    capture: CaptureObserver | None
+    header_selection: HeaderSelection
+    running: InFlightRequests
+    body_memory: BodyMemory
+    database: Database | None
+    pruner: Pruner | None
+    cipher: TokenCipher
+    owners: OwnerResolver
+    store: ConversationStore
+    reasoning_cache: ReasoningCache
+    signature_cache: SignatureCache
+    upstreams: UpstreamPool[Upstream]
+    uploads: UpstreamPool[UploadCache]
+    resilience: Resilience
+    make_fetch: MakeFetch | None
+    registry: ModelRegistry
+    router: Router
+    catalog: Catalog
+    registration: ModelRegistration
+    health_targets: HealthTargets
+    health: HealthMonitor
+    _is_started: bool = field(default=False, init=False)
+    _is_closed: bool = field(default=False, init=False)
+
+    @classmethod
+    def build(cls, settings: Settings, replay: ReplayOverrides | None = None) -> Services:
+        """Open the database and build all objects; the caller closes them.
+
+        A database that is not usable yet is no error: the database retries in the background.
+        """
+        metrics = MetricsObserver(settings) if settings.metrics else RequestObserver()
+        guard = AddressGuard(settings.remote_allow)
+        connector = UpstreamConnector(settings, guard, replay.transport if replay else None)
+        upstreams = UpstreamPool(connector.connect, settings.upstreams)
+        uploads = UpstreamPool(
+            lambda each: UploadCache(upstreams.get_or_create(each), settings.upload_max_age),
+            settings.upstreams,
+        )
+        resilience = Resilience(settings, metrics)
+
+        database = open_database(settings.database_url)
+        new_secret = token_urlsafe(32)
+        secrets = settings.secret_keys or load_secrets(database, new_secret)
+        cipher = TokenCipher(secrets or (new_secret,))
+        # A capture does not contain its client's key.
+        cipher.accepts_all_owners = replay is not None
+        owners = OwnerResolver(database, ())
+        owners.add_secrets(secrets)
+        registry = build_registry(
+            database, secrets, partial(drop_upstream, upstreams, uploads, resilience)
+        )
+        if database is not None and database.kind == "sqlite" and not secrets:
+            adopt = partial(adopt_secret, database, new_secret, cipher, owners, registry)
+            database.recovery_callbacks.append(adopt)
+        cache_backend = build_cache_backend(settings, database, cipher)
+        running = InFlightRequests()
+        store = build_store(settings, None if replay else database, running, owners)
+
+        router = Router(settings, registry.find, registry.list_models)
+        digest = digest_settings(settings)
+        catalog = Catalog(
+            router, upstreams, settings.ready_ttl, lambda: f"{digest} {registry.get_version()}"
+        )
+        router.check_codex_helper = catalog.has_codex_helper
+        registration = ModelRegistration(
+            registry, catalog, guard, connector.connect, connector.configured_names
+        )
+        health_targets = HealthTargets(
+            settings.upstreams, upstreams, registry, registration.probe_registered
+        )
+        capture = make_capture_observer(settings, partial(list_registered_upstreams, registry))
+        log_configuration(settings)
+        return cls(
+            settings=settings,
+            observers=[*([metrics] if settings.metrics else []), *([capture] if capture else [])],
+            metrics=metrics,
+            capture=capture,
+            header_selection=HeaderSelection(settings.client_headers),
+            running=running,
+            body_memory=build_body_memory(settings),
+            database=database,
+            pruner=build_pruner(settings, database),
+            cipher=cipher,
+            owners=owners,
+            store=store,
+            reasoning_cache=ReasoningCache(cache_backend),
+            signature_cache=SignatureCache(cache_backend),
+            upstreams=upstreams,
+            uploads=uploads,
+            resilience=resilience,
+            make_fetch=build_fetch_factory(settings, replay.fetch if replay else None),
+            registry=registry,
+            router=router,
+            catalog=catalog,
+            registration=registration,
+            health_targets=health_targets,
+            health=HealthMonitor(
+                health_targets.list_targets, metrics, settings.health_ask_interval
+            ),
+        )
+
+    # -- life -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the background loops; repeated calls have no effect."""
+        if self._is_closed:
+            raise RuntimeError("closed services cannot be started")
+        if self._is_started:
+            return
+        self._is_started = True
+        if self.settings.tracing:  # its exporter has a thread
+            self.observers.extend(build_tracing())
+        if self.capture is not None:
+            self.capture.start()
+        if self.pruner is not None:
+            self.pruner.start()
+        if self.settings.health_interval:
+            self.health.start(self.settings.health_interval)
+
+    def close(self) -> None:
+        """End the background loops, and close connections and the database.
+
+        Requests in flight are not ended: see `InFlightRequests.stop`. Repeated calls have no
+        effect.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        cleanup = CleanupStack()  # the last one is closed first
+        if self.database is not None:
+            cleanup.add(self.database.close)
+        for upstream in self.upstreams.values():
+            cleanup.add(upstream.close)
+        for uploads in self.uploads.values():
+            cleanup.add(uploads.close)
+        for observer in self.observers:
+            cleanup.add(observer.close)
+        cleanup.add(self.health.stop)
+        cleanup.close()
+
+    def __enter__(self) -> Services:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- lookups --------------------------------------------------------------------------------
+
+    def require_store(self) -> DatabaseConversationStore:
+        """Return the conversation store; raises Unsupported if nothing is stored."""
+        if not isinstance(self.store, DatabaseConversationStore):
+            raise Unsupported("Nothing is stored here.", code="store_disabled")
+        return self.store
+
+    def find_upstream(self, name: str) -> Upstream | None:
+        """Return the configured or registered upstream of this name, or None.
+
+        Raises UpstreamKeyRefused if the key of a registered upstream cannot be decrypted.
+        """
+        if any(each.name == name for each in self.settings.upstreams):
+            return self.upstreams[name]
+        remote = self.registry.find(name)
+        if remote is None or not remote.host:
+            return None
+        return self.upstreams.get_or_create(remote.require_key().upstream)
+
+    def rotate_keys(self) -> RotationReport:
+        """Encrypt everything that is stored with the first secret."""
+        self.owners.rotate_keys()
+        return self.registry.rotate_secrets(self.cipher)
+
+
+# -- upstreams ------------------------------------------------------------------------------------
+
+
+class UpstreamConnector:
+    """Creates upstreams from their settings; ``transport`` replaces their own ones."""
+
+    def __init__(
+        self, settings: Settings, guard: AddressGuard, transport: httpx2.BaseTransport | None
+    ) -> None:
+        self.configured_names = frozenset(each.name for each in settings.upstreams)
+        self._settings = settings
+        self._guard = guard
+        self._transport = transport
+
+    def connect(self, upstream: UpstreamSettings) -> Upstream:
+        """Create an upstream, whose connections are opened by its requests."""
+        heartbeat = min(self._settings.keepalive, upstream.idle_timeout)
+        transport = self._transport
+        if transport is None and upstream.name in self.configured_names:
+            transport = select_transport(upstream, heartbeat)
+        elif transport is None:  # a registered host may not lead into the private network
+            transport = select_transport(upstream, heartbeat, self._guard.look_up)
+        return Upstream(upstream, transport, heartbeat, self._settings.max_answer)
+
+
+def drop_upstream(
+    upstreams: UpstreamPool[Upstream],
+    uploads: UpstreamPool[UploadCache],
+    resilience: Resilience,
+    settings: UpstreamSettings,
+) -> None:
+    """Close an upstream that was registered; running answers continue."""
+    resilience.upstream_states.drop(settings)
+    uploads.drop(settings)
+    upstream = upstreams.drop(settings)
+    if upstream is not None:
+        upstream.close()
+
+
+def list_registered_upstreams(registry: ModelRegistry) -> Iterator[UpstreamSettings]:
+    """Yield the upstreams of registered models."""
+    return (remote.upstream for remote in registry.list_models() if remote.host)
+
+
+def build_fetch_factory(settings: Settings, fetch: Fetch | None) -> MakeFetch | None:
+    """Return the factory of media fetchers; all of them are ``fetch`` if that is given.
+
+    Returns None if fetching is off or clients need no keys.
+    """
+    if fetch is not None:
+        return lambda context: fetch
+    if not settings.fetch or not settings.api_keys:
+        return None
+    guard = AddressGuard(settings.fetch_allow, get_address_info)
+    lookups = settings.fetch_lookups
+    fetcher = Fetcher(guard, settings.fetch_max, settings.fetch_timeout, lookups)
+    return lambda context: partial(fetcher.fetch_all, client=context.account_id or "")
+
+
+def build_body_memory(settings: Settings) -> BodyMemory:
+    # One body of the maximum size always has room.
+    return BodyMemory(max(settings.max_body_memory, settings.max_body * MEMORY_PER_BYTE))
+
+
+# -- storage --------------------------------------------------------------------------------------
+
+
+def build_registry(
+    database: Database | None,
+    secrets: Sequence[str],
+    dropped: Callable[[UpstreamSettings], object],
+) -> ModelRegistry:
+    if database is None:
+        return NullModelRegistry()
+    registry = DatabaseModelRegistry(database, secrets, dropped)
+    registry.preload_models()
+    return registry
+
+
+def adopt_secret(
+    database: Database,
+    new_secret: str,
+    cipher: TokenCipher,
+    owners: OwnerResolver,
+    registry: ModelRegistry,
+) -> None:
+    """Use the secret file beside the database once the database can be read.
+
+    If there is no such file, the secret that this process made up is saved as one.
+    """
+    secrets = load_secrets(database, new_secret)
+    if secrets:
+        cipher.add_secrets(secrets)
+        owners.add_secrets(secrets)
+        registry.adopt_secrets(secrets)
+
+
+def build_store(
+    settings: Settings,
+    database: Database | None,
+    running: InFlightRequests,
+    owners: OwnerResolver,
+) -> ConversationStore:
+    request_limits = RequestLimits(settings.max_body, settings.max_json_values)
+    if database is None:
+        return NullConversationStore(request_limits)
+    limits = BackgroundLimits(
+        settings.background_attempts,
+        settings.background_grace,
+        settings.background_unsaved_age,
+        settings.background_unsaved_max,
+    )
+    return DatabaseConversationStore(database, running, limits, request_limits, owners)
+
+
+def build_pruner(settings: Settings, database: Database | None) -> Pruner | None:
+    if database is None:
+        return None
+    max_age = settings.store_days * 86400 if settings.store_days else None
+    return Pruner(database, max_age, settings.store_max_size, settings.reasoning_ttl)
+
+
+def build_cache_backend(
+    settings: Settings, database: Database | None, cipher: TokenCipher
+) -> CacheBackend:
+    if database is None or not settings.reasoning_ttl:
+        return MemoryBackend(settings.reasoning_ttl)
+    return DatabaseBackend(database, cipher, settings.reasoning_ttl)
+
+
+def build_tracing() -> Iterator[RequestObserver]:
+    """Yield the observer of traces, if its library is installed."""
+    # Imported here: without traces, the process does not load the library.
+    try:
+        from forwarder.observability.tracing import make_tracing_observer
+    except ImportError as error:
+        log.error(
+            "Tracing is off although an OpenTelemetry endpoint is set: '%s' is not installed "
+            "(pip install -r requirements-otel.txt).",
+            error.name,
+            extra={"event": "tracing_unavailable"},
+        )
+    else:
+        yield make_tracing_observer()

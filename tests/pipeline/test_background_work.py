@@ -1,0 +1,179 @@
+"""Background work that another worker takes over, and its cancellation at an upstream."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import sqlalchemy as sa
+
+from forwarder.config.settings import Settings
+from forwarder.context.request_context import RequestContext
+from forwarder.core.translation_context import LossReport
+from forwarder.pipeline.background_work import BackgroundWork
+from forwarder.pipeline.gateway import Gateway
+from forwarder.pipeline.upstream_calls import UpstreamCalls
+from forwarder.services import Services
+from forwarder.storage.background_requests import StoredRequest
+from forwarder.storage.db.background_leases import ResponseOrigin
+
+Json = dict[str, Any]
+
+CHUNKS = [
+    {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]},
+    {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}},
+]
+
+
+def services_of(**environment: str) -> Services:
+    url = "http://up.test/v1"
+    return Services.build(
+        Settings.from_env({"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, **environment})
+    )
+
+
+class Hanging:
+    """An upstream that hangs at the first request, and answers the others."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.requests: list[httpx2.Request] = []
+        self.go = threading.Event()
+        transport = httpx2.MockTransport(self._answer)
+        monkeypatch.setattr(
+            "forwarder.services.select_transport", lambda settings, heartbeat: transport
+        )
+        monkeypatch.setattr("forwarder.storage.background.TAKEOVER_POLL_SECONDS", 0.02)
+        monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 0.02)
+        monkeypatch.setattr("forwarder.storage.db.settling.PROBE_SECONDS", 0.0)
+
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        request.read()
+        self.requests.append(request)
+        if len(self.requests) == 1:
+            self.go.wait(10)
+        text = "".join(f"data: {json.dumps(event)}\n\n" for event in CHUNKS)
+        return httpx2.Response(200, text=text + "data: [DONE]\n\n")
+
+
+def leave_work(tmp_path: Path, hanging: Hanging, **environment: str) -> tuple[str, Services]:
+    """A background response whose worker renews no lease, and another worker."""
+    url = f"sqlite:///{tmp_path}/state.db"
+    given = {"FORWARDER_DATABASE_URL": url, "CHAT_API_KEY": "passthrough", **environment}
+    first = services_of(**{**given, "FORWARDER_SECRET_KEY": "one"})
+    exchange = RequestContext("r", "responses", LossReport(), client_key="k")
+    work = RequestContext(
+        "w", "background", LossReport(), client_key="k", client_headers={"X-Title": "Mine"},
+        get_base_url=lambda: "http://here", account_id="payer",
+    )  # fmt: skip
+    asked = {"model": "chat/m", "input": "hi", "background": True}
+    name = Gateway(first).start_background(asked, None, exchange, work)["id"]
+    deadline = time.monotonic() + 10
+    while not hanging.requests:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    first.running.announce()  # it takes nothing up again
+    first.require_store().background._jobs.clear()
+    time.sleep(0.5)  # until its last write
+    database = first.require_store().database
+    database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
+    return name, services_of(**given)
+
+
+def wait_for_end(services: Services, name: str) -> Json:
+    deadline = time.monotonic() + 10
+    store = services.require_store()
+    owner = store.database.read(lambda c: c.scalar(sa.text("SELECT owner FROM responses")))
+    while (kept := store.background.read_response(owner, name)).is_running:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return kept.body
+
+
+def test_work_that_is_taken_up_is_asked_for_as_its_client_did(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hanging = Hanging(monkeypatch)
+    name, other = leave_work(
+        tmp_path, hanging, FORWARDER_SECRET_KEY="two,one", FORWARDER_CAPTURE="memory"
+    )
+    Gateway(other).resume_background_work()
+    body = wait_for_end(other, name)
+    hanging.go.set()
+
+    assert (body["status"], body["metadata"]) == ("completed", {"forwarder.attempt": "2"})
+    first, second = hanging.requests
+    assert first.content == second.content
+    assert (second.headers["authorization"], second.headers["x-title"]) == ("Bearer k", "Mine")
+    assert other.capture is not None
+    deadline = time.monotonic() + 10
+    while not (records := other.capture.store.list_newest(9)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert len(records) == 1
+
+
+def test_work_is_left_to_workers_that_can_read_its_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hanging = Hanging(monkeypatch)
+    name, other = leave_work(tmp_path, hanging, FORWARDER_SECRET_KEY="another")
+    url = f"sqlite:///{tmp_path}/state.db"
+    same = services_of(
+        FORWARDER_DATABASE_URL=url, CHAT_API_KEY="passthrough", FORWARDER_SECRET_KEY="one"
+    )
+    Gateway(other).resume_background_work()
+    time.sleep(0.5)
+    database = other.require_store().database
+    status = database.read(lambda c: c.scalar(sa.text("SELECT status FROM responses")))
+    assert status in ("queued", "in_progress")
+    Gateway(same).resume_background_work()
+    body = wait_for_end(same, name)
+    hanging.go.set()
+
+    assert (body["status"], body["metadata"]) == ("completed", {"forwarder.attempt": "2"})
+
+
+def test_work_that_no_worker_can_read_fails_after_a_while_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("forwarder.storage.db.background_leases.MAX_UNREADABLE_SECONDS", 1.0)
+    hanging = Hanging(monkeypatch)
+    name, other = leave_work(tmp_path, hanging, FORWARDER_SECRET_KEY="another")
+    Gateway(other).resume_background_work()
+    body = wait_for_end(other, name)
+    hanging.go.set()
+
+    assert body["status"] == "failed"
+    assert "FORWARDER_SECRET_KEY" in body["error"]["message"]
+    assert len(hanging.requests) == 1
+
+
+def test_work_is_cancelled_at_its_upstream_with_the_key_of_its_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        requests.append(request)
+        return httpx2.Response(200 if len(requests) == 1 else 404, json={})
+
+    transport = httpx2.MockTransport(answer)
+    monkeypatch.setattr(
+        "forwarder.services.select_transport", lambda settings, heartbeat: transport
+    )
+    services = services_of(RESPONSES_API_KEY="passthrough")
+    work = BackgroundWork(services, UpstreamCalls(services))
+    stored = StoredRequest({}, None, "k", None, "", False, None, {"X-Title": "Mine"})
+    sealed = services.cipher.encrypt(stored.to_json())
+    for request in (sealed, None):  # what the upstream refuses is for the log alone
+        work._cancel_work(ResponseOrigin("responses", "resp_1"), request)
+    work._cancel_work(ResponseOrigin("gone", "resp_1"), sealed)
+
+    assert [request.url.path for request in requests] == ["/v1/responses/resp_1/cancel"] * 2
+    first = requests[0].headers
+    assert (first["authorization"], first["x-title"]) == ("Bearer k", "Mine")

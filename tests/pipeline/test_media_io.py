@@ -1,0 +1,108 @@
+"""The media functions of an attempt: which upstream uploads, downloads and keeps files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from forwarder.config.settings import Settings
+from forwarder.context.request_context import RequestContext
+from forwarder.core.data_urls import Blob
+from forwarder.core.translation_context import LossReport
+from forwarder.pipeline.dry_run import DryRun
+from forwarder.pipeline.media_io import build_dry_media_io, build_media_io
+from forwarder.services import ReplayOverrides, Services
+
+
+class Files:
+    """Two upstreams; notes where files are uploaded and downloaded."""
+
+    def __init__(self, **environment: str) -> None:
+        self.asked: list[str] = []
+        self.failures = 0
+        settings = Settings.from_env(
+            {
+                "FORWARDER_UPSTREAMS": "one,two",
+                "ONE_BASE_URL": "http://one.test/v1",
+                "TWO_BASE_URL": "http://two.test/v1",
+                "ONE_API": "chat",
+                "TWO_API": "responses",
+                "FORWARDER_DATABASE_URL": "none",
+                **environment,
+            }
+        )
+        transport = httpx2.MockTransport(self._answer)
+        self.services = Services.build(settings, ReplayOverrides(transport))
+        self.context = RequestContext("req_1", "chat", LossReport())
+
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        request.read()
+        self.asked.append(f"{request.method} {request.url.host}{request.url.path}")
+        if self.failures:
+            self.failures -= 1
+            return httpx2.Response(503, headers={"retry-after-ms": "1"}, json={})
+        if request.url.path.endswith("/content"):
+            return httpx2.Response(200, content=b"pdf")
+        return httpx2.Response(
+            200, json={"id": "file-1", "object": "file", "filename": "a.pdf", "bytes": 3}
+        )
+
+
+@pytest.fixture
+def files() -> Iterator[Files]:
+    made = Files()
+    yield made
+    made.services.close()
+
+
+def test_a_file_is_uploaded_once_to_the_upstream_of_the_route(files: Files) -> None:
+    route = files.services.router.resolve("one/m", "chat")
+    media_io = build_media_io(files.services, route, files.context)
+    blob = Blob(b"x", "application/pdf", "a.pdf")
+
+    assert [media_io.upload(blob, "messages"), media_io.upload(blob, "messages")] == ["file-1"] * 2
+    assert files.asked == ["POST one.test/v1/files"]
+
+
+def test_a_failed_upload_is_retried() -> None:
+    files = Files(ONE_MAX_RETRIES="1")
+    files.failures = 1
+    route = files.services.router.resolve("one/m", "chat")
+    media_io = build_media_io(files.services, route, files.context)
+
+    assert media_io.upload(Blob(b"x", "application/pdf", "a.pdf"), "messages") == "file-1"
+    assert len(files.asked) == 2
+    assert files.context.retries == 1
+    files.services.close()
+
+
+def test_a_file_is_downloaded_from_the_upstream_that_keeps_files(files: Files) -> None:
+    assert files.services.router.default_file_upstream == "two"
+    route = files.services.router.resolve("one/m", "chat")
+    media_io = build_media_io(files.services, route, files.context)
+
+    assert media_io.download("file-1", "messages").data == b"pdf"
+    assert {each.partition("/")[0] for each in files.asked} == {"GET two.test"}
+    assert not media_io.knows_ids
+
+
+def test_the_upstream_that_keeps_files_knows_their_ids(files: Files) -> None:
+    route = files.services.router.resolve("two/m", "responses")
+
+    assert build_media_io(files.services, route, files.context).knows_ids
+
+
+@pytest.mark.parametrize("keys", ["", "k"])
+def test_urls_are_fetched_only_for_clients_with_keys(keys: str) -> None:
+    made = Files(FORWARDER_API_KEYS=keys)
+    route = made.services.router.resolve("one/m", "chat")
+    media_io = build_media_io(made.services, route, made.context)
+    run = DryRun(lambda request: pytest.fail("nothing is sent"))
+    dry = build_dry_media_io(made.services, route, run)
+
+    assert (media_io.fetch is not None, dry.fetch is not None) == (bool(keys), bool(keys))
+    assert dry.upload(Blob(b"x", "application/pdf", "a.pdf"), "messages")
+    assert made.asked == []
+    made.services.close()

@@ -1,0 +1,261 @@
+"""The composition root: what is opened and started, when, and that all of it is closed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from forwarder.config.settings import Settings
+from forwarder.context.request_context import RequestContext, RequestObserver
+from forwarder.core.errors import Unsupported
+from forwarder.core.translation_context import LossReport
+from forwarder.models.registry import DatabaseModelRegistry, NullModelRegistry
+from forwarder.observability.capture.observer import CaptureObserver
+from forwarder.pipeline.gateway import Gateway
+from forwarder.services import ReplayOverrides, Services, build_tracing
+from forwarder.storage import DatabaseConversationStore, NullConversationStore
+from tests.fake_provider import ScriptedUpstream
+from tests.helpers.loopback import unused_port
+
+ROOT = Path(__file__).parent.parent
+
+
+def make_settings(directory: Path, **environment: str) -> Settings:
+    """Settings with all loops: captures, pruning and health checks."""
+    return Settings.from_env(
+        {
+            "FORWARDER_DATABASE_URL": f"sqlite:///{directory}/state.db",
+            "FORWARDER_CAPTURE": "memory",
+            "FORWARDER_HEALTH_INTERVAL": "600",
+            "CHAT_BASE_URL": "http://up.test/v1",
+            **environment,
+        }
+    )
+
+
+def list_open_files() -> list[str]:
+    """List what the open descriptors refer to."""
+    files: list[str] = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # that of the listing itself is closed by now
+            files.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return sorted(files)
+
+
+def count_threads() -> int:
+    """Count the threads, without those in which the test's own upstream answers."""
+    return sum("process_request" not in thread.name for thread in threading.enumerate())
+
+
+def wait_for_threads(count: int) -> None:
+    """Wait until exactly ``count`` threads are left: a thread ends after it was told to."""
+    deadline = time.monotonic() + 5
+    while count_threads() != count:
+        assert time.monotonic() < deadline, threading.enumerate()
+        time.sleep(0.01)
+
+
+def test_build_opens_the_database_and_starts_no_thread(tmp_path: Path) -> None:
+    threads = count_threads()
+    settings = make_settings(tmp_path)
+    assert not (tmp_path / "state.db").exists()
+    with Services.build(settings) as services:
+        assert (tmp_path / "state.db").exists()
+        assert isinstance(services.store, DatabaseConversationStore)
+        assert isinstance(services.registry, DatabaseModelRegistry)
+        assert isinstance(services.capture, CaptureObserver)
+        wait_for_threads(threads)
+
+
+def test_constructors_open_nothing_and_start_nothing(tmp_path: Path) -> None:
+    with Services.build(make_settings(tmp_path)) as services:
+        parts = {f.name: getattr(services, f.name) for f in fields(services) if f.init}
+        threads, files = count_threads(), list_open_files()
+
+        Gateway(Services(**parts))
+
+        assert (count_threads(), list_open_files()) == (threads, files)
+
+
+def test_start_and_close_are_symmetrical(tmp_path: Path) -> None:
+    with ScriptedUpstream() as upstream:
+        threads, files = count_threads(), list_open_files()
+        services = Services.build(make_settings(tmp_path, CHAT_BASE_URL=upstream.url))
+        services.start()
+        services.start()
+        deadline = time.monotonic() + 5
+        while services.health.get_last_result("chat", services.upstreams["chat"]) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        wait_for_threads(threads + 3)  # pruning of captures and of the database, health checks
+        stream_answer(services)
+        opened = set(list_open_files()) - set(files)
+        assert any(name.endswith("state.db") for name in opened)
+        assert any(name.startswith("socket:") for name in opened)
+
+        services.close()
+        services.close()
+
+        wait_for_threads(threads)
+        deadline = time.monotonic() + 5
+        while left := set(list_open_files()) - set(files):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.01)
+
+
+def stream_answer(services: Services) -> None:
+    """Stream an answer that is stored, so that all connections are used."""
+    context = RequestContext("req_1", "responses", LossReport(), observers=services.observers)
+    request = {"model": "m", "input": "hi", "stream": True}
+    assert list(Gateway(services).stream("responses", request, None, context))
+    context.close()
+
+
+def test_closed_services_cannot_be_started(tmp_path: Path) -> None:
+    with Services.build(make_settings(tmp_path)) as services:
+        pass
+    with pytest.raises(RuntimeError):
+        services.start()
+
+
+def test_a_part_that_cannot_be_closed_does_not_keep_the_others_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = Services.build(make_settings(tmp_path))
+    monkeypatch.setattr(services.health, "stop", lambda: 1 / 0)
+    services.close()
+
+    assert services.database is not None
+    assert services.database.closed.is_set()
+
+
+class Traces(RequestObserver):
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_tracing_begins_with_the_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    traces = Traces()
+    monkeypatch.setattr("forwarder.services.build_tracing", lambda: [traces])
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+    with Services.build(make_settings(tmp_path, **endpoint)) as services:
+        assert traces not in services.observers
+        services.start()
+        services.start()
+        assert services.observers.count(traces) == 1
+        assert services.observers[-1] is traces
+        assert not traces.is_closed
+    assert traces.is_closed
+
+
+def test_tracing_without_its_library_is_reported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "forwarder.observability.tracing", None)
+
+    assert list(build_tracing()) == []
+    [record] = caplog.records
+    assert vars(record)["event"] == "tracing_unavailable"
+
+
+def test_without_a_database_nothing_is_stored(tmp_path: Path) -> None:
+    with Services.build(make_settings(tmp_path, FORWARDER_DATABASE_URL="none")) as services:
+        assert (services.database, services.pruner) == (None, None)
+        assert isinstance(services.store, NullConversationStore)
+        assert isinstance(services.registry, NullModelRegistry)
+        with pytest.raises(Unsupported):
+            services.require_store()
+
+
+def test_a_replay_stores_nothing_and_asks_its_own_transport(tmp_path: Path) -> None:
+    transport = httpx2.MockTransport(lambda request: httpx2.Response(200, json={}))
+    overrides = ReplayOverrides(transport, lambda urls: {})
+    with Services.build(make_settings(tmp_path), overrides) as services:
+        assert isinstance(services.store, NullConversationStore)
+        assert isinstance(services.registry, DatabaseModelRegistry)
+        assert services.upstreams["chat"]._transport is transport
+        assert services.make_fetch is not None
+        assert services.cipher.accepts_all_owners
+    with Services.build(make_settings(tmp_path)) as services:
+        assert not services.cipher.accepts_all_owners
+        assert services.make_fetch is None
+
+
+def test_only_configured_and_registered_upstreams_are_found(tmp_path: Path) -> None:
+    environment = {"FORWARDER_SECRET_KEY": "s" * 32, "FORWARDER_REMOTE_ALLOW": "127.0.0.1"}
+    with (
+        ScriptedUpstream() as upstream,
+        Services.build(make_settings(tmp_path, **environment)) as services,
+    ):
+        body = {"model": "mine", "from": "m", "remote_host": upstream.url, "verify": False}
+        services.registration.create(body)
+
+        assert services.find_upstream("chat") is services.upstreams["chat"]
+        found = services.find_upstream("mine:latest")
+        assert found is not None
+        assert found.settings.base_url == upstream.url
+        assert services.find_upstream("other") is None
+        names = [target.name for target in services.health_targets.list_targets()]
+        assert names == ["chat", "mine:latest"]
+
+        services.registry.remove("mine")
+
+        assert services.find_upstream("mine:latest") is None
+        assert "mine:latest" not in services.upstreams
+
+
+GREENLETS = """
+from gevent import monkey; monkey.patch_all()
+import gc, gevent, os
+from greenlet import greenlet
+from forwarder.config.settings import Settings
+from forwarder.services import Services
+
+def count():
+    gevent.sleep(0.1)
+    gc.collect()
+    alive = sum(isinstance(o, gevent.Greenlet) and not o.dead for o in gc.get_objects())
+    return alive, len(os.listdir("/proc/self/fd"))
+
+settings = Settings.from_env(dict(os.environ))
+with Services.build(settings):  # what is opened once in a process
+    pass
+before = count()
+services = Services.build(settings)
+built = count()
+services.start()
+started = count()
+services.close()
+after = count()
+print(built[0] - before[0], started[0] - built[0], after[0] - before[0], after[1] - before[1])
+"""
+
+
+def test_loops_of_a_gevent_worker_end_too(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GREENLETS],
+        cwd=ROOT,
+        env={
+            "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db",
+            "FORWARDER_CAPTURE": "memory",
+            "FORWARDER_HEALTH_INTERVAL": "600",
+            "CHAT_BASE_URL": f"http://127.0.0.1:{unused_port()}/v1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.stdout.split() == ["0", "3", "0", "0"], done.stderr
