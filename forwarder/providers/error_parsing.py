@@ -29,8 +29,8 @@ _COMPLAINT_PATTERNS: tuple[tuple[str, str, str], ...] = (
     ("schema", "",
      r"moonshot flavored|(invalid|unsupported|valid).{0,40}schema|\$ref|\$schema|prefixItems"),
     ("format", "chat", r"response_?format.{0,60}(unavailable|support|invalid|must be|type)"),
-    ("text only", "chat", r"(valid string|must be a string|expected a string).*content"),
-    ("null content", "chat", r"(valid string|must be a string|null|none).*content|"
+    ("text only", "chat", r"(valid string|must be a string|expected a string).{0,300}content"),
+    ("null content", "chat", r"(valid string|must be a string|null|none).{0,300}content|"
                              r"content.{0,40}(null|none|empty)"),
     ("stream", "",
      r"only (support|accept|availab)\w* .{0,20}stream|only stream|stream(ing)?[- ]only|non-?stream|"
@@ -65,7 +65,9 @@ _NAME_PATTERNS = tuple(
     )
 )
 
-_PYDANTIC_LOCATION = re.compile(r"['\"]loc['\"]: ?[\[(]['\"]body['\"], ?(?P<path>[^\])]*)[\])]")
+_PYDANTIC_LOCATION = re.compile(
+    r"['\"]loc['\"]: ?[\[(]['\"]body['\"], ?(?P<path>[^\])]{0,300})[\])]"
+)
 """Pydantic's location of an extra field: ``["body", "messages", 0, "user", "name"]``."""
 
 

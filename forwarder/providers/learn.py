@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from forwarder.core.error_kinds import MAX_SEARCHED_CHARACTERS
 from forwarder.core.errors import UpstreamRefused
 from forwarder.core.types import Json
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
@@ -46,7 +47,8 @@ def infer_quirk(
     """
     if refusal.status not in REQUEST_ERROR_STATUSES or not profile.learn:
         return None
-    case = RefusalCase(refusal.message, refusal.param, protocol, body, profile)
+    message = refusal.message[:MAX_SEARCHED_CHARACTERS]
+    case = RefusalCase(message, refusal.param, protocol, body, profile)
     for quirk in (*infer_from_phrases(case), *infer_from_names(case)):
         if any(getattr(profile, name) != value for name, value in quirk.changes.items()):
             return quirk
@@ -54,7 +56,7 @@ def infer_quirk(
 
 
 class RefusalCase(NamedTuple):
-    """A provider's message, and the request that it refuses."""
+    """The head of a provider's message, and the request that it refuses."""
 
     message: str
     param: str | None

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from forwarder.core.error_kinds import MAX_SEARCHED_CHARACTERS
 from forwarder.core.errors import UpstreamRefused
 from forwarder.providers import PASSTHROUGH_PROFILE, PROFILES, Profile
 from forwarder.providers.learn import InferredQuirk, infer_quirk
@@ -255,6 +256,16 @@ def test_only_request_error_statuses_teach(status: int) -> None:
 def test_learning_can_be_switched_off() -> None:
     stubborn = replace(GENERIC, learn=False)
     assert infer_changes("Unknown parameter: 'metadata'", {"metadata": {}}, stubborn) is None
+
+
+def test_only_the_head_of_a_long_message_is_searched() -> None:
+    """A text that almost matches everywhere must not take quadratic time."""
+    late = " " * MAX_SEARCHED_CHARACTERS + "Unknown parameter: 'metadata'"
+
+    assert infer_changes(late, {"metadata": {}}) is None
+    for text in ("null ", "valid string ", "'loc': ['body', ", "unknown parameter 'a ", "values "):
+        for protocol in ("chat", "responses"):
+            infer_changes(text * 80_000, {"metadata": {}}, protocol=protocol)
 
 
 def test_no_quirk_for_parameter_that_was_not_sent() -> None:
