@@ -71,7 +71,11 @@ from forwarder.upstream.key_refusal import (
 )
 from forwarder.upstream.response import UpstreamResponse, parse_model_list, select_client_headers
 from forwarder.upstream.sdk_client import DEFAULT_OPTIONS, EncodedRequest, SdkClient
-from forwarder.upstream.transport.answer_limits import MAX_ANSWER_BYTES, UnreadableAnswer
+from forwarder.upstream.transport.answer_limits import (
+    MAX_ANSWER_BYTES,
+    UnreadableAnswer,
+    read_model_list,
+)
 from forwarder.upstream.transport.connection_errors import describe_connection_error, find_proxy
 from forwarder.upstream.transport.sdk_http_client import SdkHttpClient, StockHttpClient
 
@@ -418,8 +422,15 @@ class Upstream:
         options: Any = {"timeout": timeout, "headers": self._build_auth_headers(client_key)}
         try:
             with self._error_conversion:
-                response = self._client.get("/models", cast_to=httpx2.Response, options=options)
-            models = parse_model_list(response.content)
+                response = self._client.get(
+                    "/models",
+                    cast_to=httpx2.Response,
+                    options=options,
+                    stream=True,  # unread, because a list has a limit of its own
+                    stream_cls=Stream[object],
+                )
+                body = read_model_list(response, self._max_answer)
+            models = parse_model_list(body)
         except (UpstreamRefused, UpstreamProtocolError) as error:
             if not isinstance(error, UpstreamRefused) or error.status in ABSENT_STATUSES:
                 self._check_base_url(client_key)

@@ -7,6 +7,7 @@ that stalls.  This module detects these cases, so that no other module needs to.
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -29,8 +30,16 @@ from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.core.types import EventStream, Json
 from forwarder.protocols import unfold
 from forwarder.protocols.mappings import TERMINAL_EVENTS
+from forwarder.protocols.registry import EMBEDDINGS
 from forwarder.protocols.sse import BOM, SseDecoder
-from forwarder.upstream.transport.answer_limits import MAX_ANSWER_BYTES, describe_oversized_answer
+from forwarder.upstream.transport.answer_limits import (
+    MAX_ANSWER_BYTES,
+    MAX_ANSWER_VALUES,
+    MAX_EMBEDDING_VALUES,
+    UnreadableAnswer,
+    check_values,
+    describe_oversized_answer,
+)
 from forwarder.upstream.transport.chunk_reader import open_chunk_reader
 from forwarder.upstream.transport.connection_errors import describe_broken_answer
 
@@ -51,6 +60,9 @@ reused, and for late usage."""
 
 _USAGE_WAIT_SECONDS = 2.0
 """Seconds to wait after a finish reason for usage and ``[DONE]``, which not every vendor sends."""
+
+_MAX_VALUES = {EMBEDDINGS.name: MAX_EMBEDDING_VALUES}
+"""Protocol -> limit for the JSON values of a whole answer, if it is not ``MAX_ANSWER_VALUES``."""
 
 
 class UpstreamResponse:
@@ -181,21 +193,29 @@ class UpstreamResponse:
 
     def _read_whole_answer(self, first: bytes, pieces: Iterator[bytes]) -> EventStream:
         """Read a whole JSON answer; yield it as one event, or as the events of a stream."""
-        body = [first]
-        size = len(first)
+        read = io.BytesIO()  # unlike a list of pieces, it returns its bytes without a copy
+        size = read.write(first)
         for piece in pieces:
-            body.append(piece)
-            size += len(piece)
+            size += read.write(piece)
             if size > self._max_answer:
-                name = self._settings.name
-                raise UpstreamProtocolError(
-                    f"The upstream '{name}' {describe_oversized_answer(self._max_answer)}."
-                )
+                raise self._make_limit_error(describe_oversized_answer(self._max_answer))
             if not piece:
                 yield []
+        body = read.getvalue()
+        del read
         take_turn(size)
-        answer = self._redact_error(parse_json_object(b"".join(body)))
+        try:
+            check_values(body, _MAX_VALUES.get(self._protocol, MAX_ANSWER_VALUES))
+        except UnreadableAnswer as error:
+            raise self._make_limit_error(str(error)) from None
+        take_turn(size)
+        answer = parse_json_object(body)
+        del body  # it is large, and the generator lives as long as the answer is used
+        answer = self._redact_error(answer)
         yield unfold.unfold_answer(self._protocol, answer, self._streamed)
+
+    def _make_limit_error(self, problem: str) -> UpstreamProtocolError:
+        return UpstreamProtocolError(f"The upstream '{self._settings.name}' {problem}.")
 
     def _redact_error(self, event: Json) -> Json:
         """Redact secrets in an event with an error, because errors can quote keys."""

@@ -21,6 +21,7 @@ from forwarder.core.errors import (
     UpstreamUnreachable,
 )
 from forwarder.core.shutdown import ShutdownInterrupt
+from forwarder.upstream import response as response_module
 from forwarder.upstream.response import UpstreamResponse, select_client_headers
 
 KEY = "sk-secret"
@@ -343,3 +344,17 @@ def test_a_whole_answer_has_a_limit() -> None:
     answer = UpstreamResponse(response, "chat", False, settings.upstreams[0], 1.0, max_answer=1000)
     with pytest.raises(UpstreamProtocolError, match="1000 bytes .limit: FORWARDER_MAX_ANSWER"):
         list(answer.iter_batches())
+
+
+def test_values_of_a_whole_answer_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(response_module, "MAX_ANSWER_VALUES", 1000)
+    arriving = Arriving(b'{"choices":[' + b",".join([b"[]"] * 2000) + b"]}")
+    with pytest.raises(UpstreamProtocolError, match="'chat' answered with more than 1000 JSON"):
+        list(reply(arriving, streamed=False).iter_batches())
+
+
+def test_embeddings_may_hold_more_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(response_module, "MAX_ANSWER_VALUES", 1000)
+    body = {"data": [{"embedding": [0.5] * 2000}]}
+    arriving = Arriving(json.dumps(body).encode())
+    assert list(reply(arriving, "embeddings", streamed=False).iter_batches()) == [[body]]

@@ -9,9 +9,13 @@ import pytest
 
 from forwarder.upstream.transport.answer_limits import (
     MAX_ERROR_BODY_BYTES,
+    MAX_MODEL_LIST_BYTES,
+    MAX_MODEL_LIST_VALUES,
     UnreadableAnswer,
+    check_values,
     limit_answer,
     read_answer,
+    read_model_list,
 )
 
 
@@ -72,3 +76,26 @@ def test_other_answers_are_read_as_they_are(headers: dict[str, str]) -> None:
     limit_answer(response)
     read_answer(response, 4)
     assert response.content == b"body"
+
+
+def test_a_list_of_models_has_a_limit_of_its_own() -> None:
+    stream = Endless()
+    with pytest.raises(
+        UnreadableAnswer, match=f"list of models of more than {MAX_MODEL_LIST_BYTES}"
+    ):
+        read_model_list(httpx2.Response(200, stream=stream), 2 * MAX_MODEL_LIST_BYTES)
+    assert stream.closed
+    with pytest.raises(UnreadableAnswer, match="1000 bytes .limit: FORWARDER_MAX_ANSWER"):
+        read_model_list(httpx2.Response(200, stream=Endless()), 1000)
+
+
+def test_a_list_of_models_holds_few_values() -> None:
+    data = b"[" + b",".join([b"1"] * (MAX_MODEL_LIST_VALUES + 2)) + b"]"
+    with pytest.raises(UnreadableAnswer, match=f"{MAX_MODEL_LIST_VALUES} JSON values"):
+        read_model_list(httpx2.Response(200, stream=httpx2.ByteStream(data)), 2**20)
+
+
+def test_commas_in_texts_are_no_values() -> None:
+    check_values(b'["' + b"," * 100 + b'"]', 10)
+    with pytest.raises(UnreadableAnswer, match="10 JSON values"):
+        check_values(b"[" + b"1," * 100 + b"1]", 10)
