@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from forwarder.core.errors import InvalidRequest
+from forwarder.core.errors import InvalidRequest, shorten_value
 from forwarder.demo.invent import ImpossibleSchema, invent_value
 from forwarder.demo.options import AnswerFormat, OfferedTool
 
@@ -101,7 +101,7 @@ def fill_schema(schema: Any, param: str) -> str:
         return json.dumps(invent_value(schema), ensure_ascii=False)
     except ImpossibleSchema as error:
         raise InvalidRequest(
-            f"Invalid schema: {error}.", param=param, code="invalid_json_schema"
+            f"Invalid schema: {shorten_value(error)}.", param=param, code="invalid_json_schema"
         ) from error
 
 

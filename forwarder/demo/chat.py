@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import takewhile
 from typing import Any
 
-from forwarder.core.errors import InvalidRequest
+from forwarder.core.errors import InvalidRequest, shorten_value
 from forwarder.demo.answer import AnswerPart, DemoAnswer, DemoPrompt
 from forwarder.demo.options import OfferedTool, ToolOffer, choose_tool, read_format
 from forwarder.demo.validation import (
@@ -165,7 +165,7 @@ def match_output(waiting: set[str], message: JSON, at: str) -> None:
     if call_id not in waiting:
         raise InvalidRequest(
             "messages with role 'tool' must be a response to a preceding message "
-            f"with 'tool_calls'; '{call_id}' is not waiting for one.",
+            f"with 'tool_calls'; '{shorten_value(call_id)}' is not waiting for one.",
             param=f"{at}tool_call_id",
         )
     waiting.remove(call_id)

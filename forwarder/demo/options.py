@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from forwarder.core.errors import InvalidRequest
+from forwarder.core.errors import InvalidRequest, shorten_value
 from forwarder.demo.validation import (
     JSON,
     OBJECT,
@@ -95,7 +95,8 @@ def select_named(tools: list[OfferedTool], wanted: JSON, at: str) -> list[Offere
     found = [tool for tool in tools if (tool.kind, tool.name) == (kind, name)]
     if not found:
         raise InvalidRequest(
-            f"Tool choice '{name}' not found in 'tools' parameter.", param="tool_choice"
+            f"Tool choice '{shorten_value(name)}' not found in 'tools' parameter.",
+            param="tool_choice",
         )
     return found
 

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterator
 from itertools import takewhile
 
-from forwarder.core.errors import InvalidRequest, NotFound
+from forwarder.core.errors import InvalidRequest, NotFound, shorten_value
 from forwarder.demo.answer import AnswerPart, DemoAnswer, DemoPrompt
 from forwarder.demo.options import OfferedTool, choose_tool, read_format
 from forwarder.demo.validation import (
@@ -105,7 +105,7 @@ def read_prompt(request: JSON) -> DemoPrompt:
 def check_stored_references(request: JSON) -> None:
     if previous := request.get("previous_response_id"):
         raise InvalidRequest(
-            f"Previous response with id '{previous}' not found.",
+            f"Previous response with id '{shorten_value(previous)}' not found.",
             param="previous_response_id",
             code="previous_response_not_found",
         )
@@ -143,7 +143,7 @@ def check_item(item: JSON, at: str) -> None:
             at,
         )
     elif kind == "item_reference":
-        raise NotFound(f"Item with id '{item.get('id')}' not found.", param="input")
+        raise NotFound(f"Item with id '{shorten_value(item.get('id'))}' not found.", param="input")
     for name in CALL_FIELDS.get(kind, ()):
         require_field(item, name, TEXT, at)
 
@@ -157,14 +157,15 @@ def check_pairs(items: list[JSON]) -> None:
             match_output(waiting, OUTPUT_TYPES[item["type"]], item["call_id"])
     for kind, call_id in sorted(waiting):
         raise InvalidRequest(
-            f"No tool output found for {format_type(kind)} {call_id}.", param="input"
+            f"No tool output found for {format_type(kind)} {shorten_value(call_id)}.", param="input"
         )
 
 
 def match_output(waiting: set[tuple[str, str]], kind: str, call_id: str) -> None:
     if (kind, call_id) not in waiting:
         raise InvalidRequest(
-            f"No tool call found for {format_type(kind)} output with call_id {call_id}.",
+            f"No tool call found for {format_type(kind)} output with call_id "
+            f"{shorten_value(call_id)}.",
             param="input",
         )
     waiting.remove((kind, call_id))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import httpx2
 
-from forwarder.core.errors import ClientError, InvalidRequest, NotFound
+from forwarder.core.errors import ClientError, InvalidRequest, NotFound, shorten_value
 from forwarder.demo import chat, responses
 from forwarder.demo.answer import DemoAnswer, DemoPrompt, make_answer
 from forwarder.demo.embeddings import embed_texts
@@ -107,7 +107,11 @@ def parse_body(content: bytes) -> JSON:
 
 def get_model(name: str) -> JSON:
     if name != DEMO_MODEL["id"]:
-        raise NotFound(f"The model '{name}' does not exist.", param="model", code="model_not_found")
+        raise NotFound(
+            f"The model '{shorten_value(name)}' does not exist.",
+            param="model",
+            code="model_not_found",
+        )
     return DEMO_MODEL
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from forwarder.core.errors import InvalidRequest
+from forwarder.core.errors import InvalidRequest, shorten_value
 
 JSON = dict[str, Any]
 JsonKind = tuple[type, ...]
@@ -83,7 +83,7 @@ def check_enum(value: Any, allowed: Collection[str], param: str) -> Any:
     if value not in allowed:
         names = ", ".join(f"'{name}'" for name in allowed)
         raise InvalidRequest(
-            f"Invalid value: '{value}'. Supported values are: {names}.",
+            f"Invalid value: '{shorten_value(value)}'. Supported values are: {names}.",
             param=param,
             code="invalid_value",
         )
@@ -105,7 +105,7 @@ def read_integer(holder: JSON, name: str, least: int) -> int | None:
     if value is not None and value < least:
         raise InvalidRequest(
             f"Invalid '{name}': integer below minimum value. "
-            f"Expected a value >= {least}, but got {value} instead.",
+            f"Expected a value >= {least}, but got {shorten_value(value)} instead.",
             param=name,
             code="integer_below_min_value",
         )

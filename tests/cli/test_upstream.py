@@ -64,6 +64,18 @@ def test_probe_finds_rejected_parameters() -> None:
     assert "seed: accepted" in told
 
 
+def test_control_characters_of_an_upstream_are_escaped() -> None:
+    with ScriptedUpstream() as upstream:
+        upstream.script(faults.status(400, message="\x1b[2J\x9b31m\u202eno"))
+        code, _, told = probed("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
+        upstream.script(faults.status(401, message="\x1b[2Jno"))
+        _, _, refused = probed("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
+    assert code == 0
+    assert r"(\x1b[2J\x9b31m\u202eno)" in told
+    assert r"\x1b[2Jno" in refused
+    assert "\x1b" not in told + refused
+
+
 def test_probe_output_is_a_valid_quirks_setting() -> None:
     refuse = {"developer_role", "stream_options", "json_schema", "metadata", "later_system"}
     with ScriptedUpstream(refuse=refuse) as upstream:
