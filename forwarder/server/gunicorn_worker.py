@@ -15,6 +15,7 @@ must not import other modules of the forwarder, or a reload would mix old and ne
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import resource
@@ -56,6 +57,11 @@ _GC_THRESHOLDS = (10_000, 20, 50)
 """Thresholds for ``gc.set_threshold``. They are high because a stream leaves almost no reference
 cycles behind."""
 
+_MMAP_THRESHOLD_PARAMETER = -3
+"""``M_MMAP_THRESHOLD`` of glibc's ``mallopt``."""
+
+_LARGE_BUFFER_BYTES = 2**20
+
 _LAST_RECEIVED = struct.Struct("52xI")
 """Linux's ``tcp_info`` up to ``tcpi_last_data_recv`` (milliseconds)."""
 
@@ -91,6 +97,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def run(self) -> None:
         """Serve requests until gunicorn stops the worker."""
         tune_garbage_collector()
+        return_large_buffers()
         raise_file_limit()
         self._limits = read_client_limits(self._get_forwarder())
         self._check_background_grace()
@@ -238,6 +245,16 @@ def tune_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+
+
+def return_large_buffers() -> None:
+    """Have glibc return large buffers to the system as soon as they are freed.
+
+    Otherwise it raises the size of such buffers to 32 MB when it meets some, and keeps up to 64 MB
+    of freed memory. A worker held 30 MB more after a body of 60 MB.
+    """
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD_PARAMETER, _LARGE_BUFFER_BYTES)
 
 
 def raise_file_limit() -> None:

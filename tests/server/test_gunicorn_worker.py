@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import signal
 import socket
@@ -155,6 +156,7 @@ FINISH = """
 from types import SimpleNamespace
 from gunicorn.config import Config
 from forwarder.server.gunicorn_worker import Worker, read_client_limits, raise_file_limit
+from forwarder.server.gunicorn_worker import return_large_buffers
 from forwarder.core.shutdown import InFlightRequests
 import gevent, logging, os, resource, time
 config = Config(); config.set("graceful_timeout", 1)
@@ -215,6 +217,26 @@ print(*read_client_limits(SimpleNamespace(settings=settings)), *read_client_limi
 """
 
     assert printed(act) == "1.5 30.0 7.0 65536 2.0 10.0 30.0 60.0 65536 2.0"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have no mallopt")
+def test_freed_buffers_are_returned_to_the_system() -> None:
+    act = """
+def measure():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+def fill_and_free():
+    bytearray(b"x") * 20_000_000
+    bytearray(b"x") * 19_000_000
+
+return_large_buffers()
+before = measure()
+fill_and_free()
+print(measure() - before < 5_000_000)
+"""
+
+    assert printed(act) == "True"
 
 
 def test_as_many_files_may_be_open_as_the_system_allows() -> None:
