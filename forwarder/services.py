@@ -18,7 +18,7 @@ import httpx2
 
 from forwarder.config.settings import Settings, UpstreamSettings
 from forwarder.context.request_context import RequestContext, RequestObserver
-from forwarder.core.body_memory import MEMORY_PER_BYTE, BodyMemory
+from forwarder.core.body_memory import PEAK_COPIES, BodyMemory
 from forwarder.core.cleanup import CleanupStack
 from forwarder.core.client_headers import HeaderSelection
 from forwarder.core.concurrency import get_address_info
@@ -317,7 +317,7 @@ def build_fetch_factory(settings: Settings, fetch: Fetch | None) -> MakeFetch | 
 
 def build_body_memory(settings: Settings) -> BodyMemory:
     # One body of the maximum size always has room.
-    return BodyMemory(max(settings.max_body_memory, settings.max_body * MEMORY_PER_BYTE))
+    return BodyMemory(max(settings.max_body_memory, settings.max_body * PEAK_COPIES))
 
 
 # -- storage --------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def assert_path_is_linear(
         body = orjson.dumps({"model": f"{over}/m", **make(size)})
 
         def work() -> Json:
-            request = read_body(body, 10**6)
+            request = read_body(body, 10**6, lambda text: None)
             return gateway.preview(
                 client, request, None, RequestContext("req", client, LossReport())
             )

@@ -3,7 +3,8 @@
 Each body has its own limit, but many large bodies at once could still exhaust the memory.  Bytes
 count when they arrive, so a client that announces a large body and sends nothing reserves nothing.
 Each byte counts twice: until the upstream answers, the process holds the body both as parsed values
-and as the bytes sent to the upstream.
+and as the bytes sent to the upstream.  The largest body counts once more, because the parser copies
+it; bodies are parsed one at a time.
 """
 
 from __future__ import annotations
@@ -12,35 +13,66 @@ import io
 import threading
 from collections.abc import Callable
 
-from forwarder.core.errors import Overloaded
+from forwarder.core.errors import Overloaded, TooLarge
 
 _READ_BYTES = 2**16
 """Bytes per read. Bodies up to this size are never refused."""
 
-MEMORY_PER_BYTE = 2
+_HELD_COPIES = 2
 """Bytes of memory per byte of a body while its request is served."""
+
+PEAK_COPIES = _HELD_COPIES + 1
+"""Bytes of memory per byte of a body while it is parsed."""
 
 
 class BodyMemory:
-    """``max_bytes`` bytes of memory for bodies; ``used`` counts bytes of bodies."""
+    """``max_bytes`` bytes of memory for bodies, of which ``used`` are reserved."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self.lock = threading.Lock()
+        self.max_bytes = max_bytes
         self.used = 0
+        self._lock = threading.Lock()
+        self._large_sizes: dict[BodyReservation, int] = {}
 
-    def reserve(self, count: int, refuses: bool) -> None:
-        """Reserve ``count`` more bytes, or release bytes if it is negative.
+    def reserve(self, owner: BodyReservation, size: int, text: int) -> None:
+        """Reserve memory for a body of ``size`` bytes and ``text`` more bytes for its texts.
 
-        The caller holds ``lock``.  If ``refuses`` is set, raises Overloaded above the limit.
+        It replaces what ``owner`` had reserved.  Raises Overloaded if a large body would need more
+        than the limit.
         """
-        needed = (self.used + count) * MEMORY_PER_BYTE
-        if refuses and count > 0 and needed > self._max_bytes:
-            raise Overloaded(
-                "The bodies of running requests use all memory that is available to them "
-                f"({self._max_bytes} bytes, limit: FORWARDER_MAX_BODY_MEMORY)."
+        with self._lock:
+            added = _HELD_COPIES * (size - owner.size) + text - owner.text
+            is_large = size > _READ_BYTES
+            if added > 0 and (is_large or text):
+                largest = max(size, *self._large_sizes.values(), 0)
+                if self.used + added + largest > self.max_bytes:
+                    raise self._make_error()
+            self.used += added
+            if is_large:
+                self._large_sizes[owner] = size
+            else:
+                self._large_sizes.pop(owner, None)
+
+    def check_announced(self, size: int) -> None:
+        """Raise Overloaded if there is no memory now for a body that a client announces."""
+        with self._lock:
+            largest = max(size, *self._large_sizes.values(), 0)
+            if size > _READ_BYTES and self.used + _HELD_COPIES * size + largest > self.max_bytes:
+                raise self._make_error()
+
+    def check_text(self, size: int, text: int) -> None:
+        """Raise TooLarge if a body of ``size`` bytes never has room for its texts."""
+        if size * PEAK_COPIES + text > self.max_bytes:
+            raise TooLarge(
+                "The texts of the request body need too much memory, because they are not plain "
+                f"ASCII ({self.max_bytes} bytes, limit: FORWARDER_MAX_BODY_MEMORY)."
             )
-        self.used += count
+
+    def _make_error(self) -> Overloaded:
+        return Overloaded(
+            "The bodies of running requests use all memory that is available to them "
+            f"({self.max_bytes} bytes, limit: FORWARDER_MAX_BODY_MEMORY)."
+        )
 
 
 class BodyReservation:
@@ -48,23 +80,34 @@ class BodyReservation:
 
     def __init__(self, memory: BodyMemory) -> None:
         self._memory = memory
-        self.size = 0
+        self.size = self.text = 0
 
-    def resize(self, size: int) -> None:
-        """Set the reservation to ``size`` bytes.  Raises Overloaded if the limit is exceeded.
+    def resize(self, size: int, text: int = 0) -> None:
+        """Set the reservation to a body of ``size`` bytes.  Raises Overloaded above the limit.
 
         Small bodies are never refused, so a few slow large bodies do not block other requests.
         """
-        with self._memory.lock:
-            self._memory.reserve(size - self.size, refuses=size > _READ_BYTES)
-            self.size = size
+        self._memory.reserve(self, size, text)
+        self.size, self.text = size, text
+
+    def add_text(self, size: int, text: int) -> None:
+        """Reserve ``text`` bytes for the texts of a body of ``size`` bytes, in addition to it.
+
+        Raises TooLarge if they never have room, Overloaded if they have none now.
+        """
+        self._memory.check_text(size, text)
+        self.resize(self.size, self.text + text)
 
     def release(self) -> None:
         """Release the whole reservation."""
         self.resize(0)
 
-    def read_all(self, read: Callable[[int], bytes]) -> bytes:
-        """Read a body to its end; each piece is reserved before the next one is read."""
+    def read_all(self, read: Callable[[int], bytes], announced: int = 0) -> bytes:
+        """Read a body to its end; each piece is reserved before the next one is read.
+
+        Raises Overloaded at once if there is no memory for the ``announced`` bytes.
+        """
+        self._memory.check_announced(announced)
         body = io.BytesIO()  # unlike a list of pieces, it returns its bytes without a copy
         while piece := read(_READ_BYTES):
             self.resize(body.write(piece) + self.size)

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from forwarder.core.pacing import give_way
+from forwarder.core.pacing import LARGE, give_way
 
 MAX_WRITABLE_DEPTH = 254
 """The nesting depth that orjson can write; it reads four times as deep."""
@@ -27,7 +27,19 @@ ALWAYS_SHALLOW_BYTES = MAX_WRITABLE_DEPTH - RESERVED_DEPTH
 """JSON text of up to this many bytes cannot be too deep."""
 
 
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_BEYOND_BMP = re.compile(rb"[\xf0-\xf7]")
+_ESCAPE_BEYOND_BMP = re.compile(rb"\\u[dD][89a-fA-F]")
+"""The characters that Python stores in four bytes: in UTF-8, and one half of an escape."""
+
+_QUOTES_PER_SLICE = 10_000
+_MAX_QUOTES = 100
+_BACKSLASH = 92
+
+_SURROGATE_BYTES = 12
+"""Bytes of two escapes."""
+
+_WINDOW_BYTES = 2**14
+"""Bytes of JSON text whose strings are measured together."""
 
 
 class NonFiniteLiteral(str):
@@ -148,16 +160,128 @@ def count_values(data: bytes, limit: int) -> int:
     Stops after ``limit``.  Returns 0 for text that is not JSON.
     """
     count = position = 0
-    while count <= limit:
-        quote = data.find(b'"', position)
-        if quote < 0:
-            return count + data.count(b",", position)
-        count += data.count(b",", position, quote)
-        string = _STRING.match(data, quote)
-        if string is None:  # the string does not end, so this is not JSON
+    for begin, end in iter_strings(data):
+        count += data.count(b",", position, begin)
+        if count > limit:
+            return count
+        if end < 0:  # the string does not end, so this is not JSON
             return 0
-        position = string.end()
-    return count
+        position = end
+    return count + data.count(b",", position)
+
+
+def measure_text(data: bytes) -> int:
+    """Return about how many bytes the strings of JSON text take in memory beyond their length.
+
+    One character beyond Latin-1 makes Python store all characters of its string in two bytes, one
+    beyond U+FFFF in four, and a copy in UTF-8 is kept beside them.  Text with lone surrogates is
+    copied as a whole to repair it.
+    """
+    more = repair = 0
+    span_width = span_bytes = 0  # of the string that reaches into the window
+    for at in range(0, len(data), _WINDOW_BYTES):
+        if at % LARGE == 0:
+            give_way()
+        window = data[at : at + _WINDOW_BYTES]
+        width = measure_width(window)
+        if (width == 4 or b"\xed" in window) and not repair and has_lone_surrogate(data, at):
+            repair = len(data)
+        first, last = find_quote(window), rfind_quote(window)
+        if first is None or last is None:
+            span_width, span_bytes = max(span_width, width), span_bytes + len(window)
+            continue
+        head, tail = window[:first], window[last:]
+        span_width = max(span_width, measure_width(head) if width else 0)
+        more += span_width * (span_bytes + first)
+        if width and first < last:
+            more += measure_width(window[first:last]) * (last - first)
+        span_width, span_bytes = measure_width(tail) if width else 0, len(tail)
+    return repair + more + span_width * span_bytes
+
+
+def find_quote(window: bytes) -> int | None:
+    """Return the first quote behind no backslash, which surely begins or ends a string.
+
+    Gives up after some quotes.
+    """
+    at = 0
+    for _ in range(_MAX_QUOTES):
+        at = window.find(b'"', at + 1)
+        if at < 0:
+            return None
+        if window[at - 1] != _BACKSLASH:
+            return at
+    return None
+
+
+def rfind_quote(window: bytes) -> int | None:
+    """Return the last quote behind no backslash.  Gives up after some quotes."""
+    at = len(window)
+    for _ in range(_MAX_QUOTES):
+        at = window.rfind(b'"', 1, at)
+        if at < 0:
+            return None
+        if window[at - 1] != _BACKSLASH:
+            return at
+    return None
+
+
+def measure_width(window: bytes) -> int:
+    """Return how many bytes the characters of a string take beyond one: 0, 2 or 4."""
+    width = 0
+    if not window.isascii():
+        width = 4 if _BEYOND_BMP.search(window) else 2
+    if width < 4 and b"\\" in window and rb"\u" in window:
+        width = 4 if _ESCAPE_BEYOND_BMP.search(window) else 2
+    return width
+
+
+def has_lone_surrogate(data: bytes, at: int) -> bool:
+    """Return whether a lone surrogate begins in the window at ``at``."""
+    end = at + _WINDOW_BYTES
+    matches = (half.search(data, at, end + _SURROGATE_BYTES) for half in _LONE_SURROGATES)
+    return any(match is not None and match.start() < end for match in matches)
+
+
+def iter_strings(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of each string in JSON text; the end is -1 if there is none.
+
+    Pauses regularly.
+    """
+    number = position = 0
+    while (begin := data.find(b'"', position)) >= 0:
+        number += 1
+        if number % _QUOTES_PER_SLICE == 0:
+            give_way()
+        position = find_string_end(data, begin + 1)
+        yield begin, position
+        if position < 0:
+            return
+
+
+def find_string_end(data: bytes, begin: int) -> int:
+    """Return the position behind the quote that ends a string, or -1."""
+    number, quote = 0, data.find(b'"', begin)
+    while quote >= 0:
+        if data[quote - 1] != _BACKSLASH or count_backslashes(data, begin, quote) % 2 == 0:
+            return quote + 1
+        number += 1
+        if number % _QUOTES_PER_SLICE == 0:
+            give_way()
+        quote = data.find(b'"', quote + 1)
+    return -1
+
+
+def count_backslashes(data: bytes, begin: int, end: int) -> int:
+    """Return how many backslashes stand before ``end``, at most back to ``begin``."""
+    start = end
+    while start > begin:
+        window = data[max(begin, start - _WINDOW_BYTES if end - start else start - 8) : start]
+        rest = len(window.rstrip(b"\\"))
+        start -= len(window) - rest
+        if rest:
+            break
+    return end - start
 
 
 @contextmanager

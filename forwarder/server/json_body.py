@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from werkzeug.wsgi import get_input_stream
 from forwarder.core import json_lenient
 from forwarder.core.errors import InvalidRequest, TooLarge
 from forwarder.core.large_bodies import take_turn
+from forwarder.core.pacing import LARGE
 from forwarder.core.types import Json
 from forwarder.server.content_encoding import DecodedBody
 
@@ -33,10 +35,12 @@ def decode_body() -> None:
         request.stream = DecodedBody(open_body, header, limit)  # type: ignore[assignment]
 
 
-def read_body(data: bytes, max_values: int) -> Json:
+def read_body(data: bytes, max_values: int, reserve_text: Callable[[int], None]) -> Json:
     """Parse a request body into a JSON object.
 
     Large bodies are parsed one at a time, and other requests run between the steps.
+    ``reserve_text`` reserves the memory that the texts of a large body take beyond its size; it may
+    raise to refuse the body.
 
     Raises TooLarge if the body holds more than about ``max_values`` values, InvalidRequest if it
     is missing, malformed, no object, or too deeply nested to re-serialize.
@@ -48,6 +52,8 @@ def read_body(data: bytes, max_values: int) -> Json:
             f"The request body holds more than {max_values} JSON values "
             "(limit: FORWARDER_MAX_JSON_VALUES)."
         )
+    if size >= LARGE:
+        reserve_text(json_lenient.measure_text(data))
     take_turn(size)
     body = parse_json(data)
     if not isinstance(body, dict):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 
 import orjson
 from flask import Blueprint, Response, request
@@ -186,7 +187,8 @@ def read_ollama_body() -> Json:
     reservation = request_context.reserve_body_memory(request_context.current_context())
     try:
         data = reservation.read_all(request.stream.read)
-        return read_body(data, get_services().settings.max_json_values)
+        reserve = partial(reservation.add_text, len(data))
+        return read_body(data, get_services().settings.max_json_values, reserve)
     except HTTPException as error:  # too large, or cut off
         raise request_context.convert_http_error(error) from None
 

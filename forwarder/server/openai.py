@@ -177,7 +177,8 @@ def read_json_body(context: RequestContext, required: bool = True) -> Json:
     if context.recorder is not None:
         context.recorder.record_body(data)
     limit = get_services().settings.max_json_values
-    body = read_body(data, limit) if data or required else {}
+    reserve = partial(request_context.reserve_text_memory, context)
+    body = read_body(data, limit, reserve) if data or required else {}
     context.log_request(body)
     return body
 

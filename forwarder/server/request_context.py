@@ -159,6 +159,11 @@ def reserve_body_memory(context: RequestContext) -> BodyReservation:
     return reservation
 
 
+def reserve_text_memory(context: RequestContext, text: int) -> None:
+    """Reserve the memory that the texts of the request body take beyond its size."""
+    reserve_body_memory(context).add_text(context.body_size, text)
+
+
 def new_background_context(route: str) -> RequestContext:
     """Create the context of background work that outlives the current request.
 
@@ -238,7 +243,8 @@ def pop_body() -> bytes:
 
 def read_whole_body() -> bytes:
     context = current_context()
-    data = reserve_body_memory(context).read_all(request.stream.read)
+    announced = request.content_length or 0
+    data = reserve_body_memory(context).read_all(request.stream.read, announced)
     context.body_size = len(data)
     return data
 

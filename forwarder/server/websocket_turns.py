@@ -17,6 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import orjson
@@ -196,26 +197,28 @@ class WebSocketSession:
             return
         if self._ws.input_buffer:
             time.sleep(TURN_PAUSE_SECONDS)  # let the reader thread consume it
-        code = _TOO_BIG
-        try:
-            waiting = self._resize_reservation()
-            if waiting <= self._services.settings.max_body:
-                return
+        if self._count_waiting_bytes() > self._services.settings.max_body:
+            code = _TOO_BIG
             reason = "The waiting messages are too large (limit: FORWARDER_MAX_BODY)."
-        except Overloaded:
-            code, reason = (
-                _TRY_LATER,
-                "Not enough memory for messages (limit: FORWARDER_MAX_BODY_MEMORY).",
-            )
+        else:
+            try:
+                self._resize_reservation()
+            except Overloaded:
+                code = _TRY_LATER
+                reason = "Not enough memory for messages (limit: FORWARDER_MAX_BODY_MEMORY)."
+            else:
+                return
         self._close_socket(code, reason)
         raise OSError(reason)
 
-    def _resize_reservation(self) -> int:
-        """Reserve memory for all messages. Returns the bytes of the waiting ones."""
+    def _count_waiting_bytes(self) -> int:
+        """Return the bytes of the messages that wait or arrive."""
         arriving = len(self._ws.incoming_message or b"") + sum(map(len, self._ws.input_buffer))
-        waiting = self._waiting_bytes + arriving
-        self._reservation.resize(waiting + self._turn_bytes)
-        return waiting
+        return self._waiting_bytes + arriving
+
+    def _resize_reservation(self) -> None:
+        """Reserve memory for all messages."""
+        self._reservation.resize(self._count_waiting_bytes() + self._turn_bytes)
 
     def _cancel_turn(self) -> None:
         """Cancel the current turn after a disconnect."""
@@ -276,7 +279,8 @@ class WebSocketSession:
             context.body_size = len(data)
             if context.recorder is not None:
                 context.recorder.record_body(data)
-            message = read_body(data, self._services.settings.max_json_values)
+            limit = self._services.settings.max_json_values
+            message = read_body(data, limit, partial(request_context.reserve_text_memory, context))
             context.log_request(message)
             if message.get("type") in _IGNORED:
                 return

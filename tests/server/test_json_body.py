@@ -19,23 +19,28 @@ from forwarder.server.json_body import read_body
 from tests.server.conftest import Serve
 
 
+def read(data: bytes, max_values: int) -> dict[str, Any]:
+    """Parse a body whose texts have room."""
+    return read_body(data, max_values, lambda text: None)
+
+
 def test_json_object_is_parsed() -> None:
-    assert read_body(b'{"a": [1, null]}', 1000) == {"a": [1, None]}
+    assert read(b'{"a": [1, null]}', 1000) == {"a": [1, None]}
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'"x"', b"\xff"])
 def test_anything_else_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        read_body(data, 1000)
+        read(data, 1000)
     assert caught.value.code == "invalid_json"
 
 
 def test_unserializable_body_is_refused_by_parameter() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        read_body(b'{"a": {"b": NaN}}', 1000)
+        read(b'{"a": {"b": NaN}}', 1000)
     assert caught.value.param == "a.b"
     with pytest.raises(InvalidRequest) as caught:
-        read_body(b'{"fine": 1, "deep": ' + b"[" * 400 + b"]" * 400 + b"}", 1000)
+        read(b'{"fine": 1, "deep": ' + b"[" * 400 + b"]" * 400 + b"}", 1000)
     assert caught.value.param == "deep"
 
 
@@ -44,19 +49,55 @@ def test_unserializable_body_is_refused_by_parameter() -> None:
 )
 def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(data: bytes) -> None:
     with pytest.raises(TooLarge, match="FORWARDER_MAX_JSON_VALUES"):
-        read_body(data, 1000)
+        read(data, 1000)
 
 
 def test_commas_within_strings_are_not_counted() -> None:
     text = 'a, "b", \\' * 4000
     body = {"a": text, "b": [text, 1]}
-    assert read_body(json.dumps(body).encode(), 1000) == body
+    assert read(json.dumps(body).encode(), 1000) == body
+
+
+@pytest.mark.parametrize(
+    ("text", "more"),
+    [("x", 0), ("é", 2), ("—", 2), ("😀", 4), ("\n" * 60_000, 0), ('"' * 60_000 + "—", 2)],
+)
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_texts_beyond_ascii_need_more_memory(text: str, more: int, ascii_only: bool) -> None:
+    asked: list[int] = []
+    body = {"other": "x" * 1_000_000, "text": "x" * 1_000_000 + text, "b": "x\\"}
+    data = json.dumps(body, ensure_ascii=ascii_only).encode()
+
+    assert read_body(data, 1000, asked.append) == body
+    assert asked == [pytest.approx(len(json.dumps(body["text"])) * more, rel=0.05)]
+
+
+def test_text_that_is_repaired_is_copied() -> None:
+    asked: list[int] = []
+    data = b'{"a":"' + b"x" * 2_000_000 + rb'","b":"\ud800"}'
+
+    assert read_body(data, 1000, asked.append)["b"] == "\ufffd"
+    assert asked == [pytest.approx(2_000_000, rel=0.01)]
+
+
+def test_short_texts_beside_a_long_one_need_little_more() -> None:
+    asked: list[int] = []
+    body = {"before": "😀", "image": "x" * 2_000_000, "after": "😀", "a": "é\\", "b": '"é'}
+
+    assert read_body(json.dumps(body).encode(), 1000, asked.append) == body
+    assert 0 < asked[0] < 100_000
+
+
+def test_small_texts_need_no_more_memory() -> None:
+    asked: list[int] = []
+    assert read_body('{"a": "😀"}'.encode(), 1000, asked.append) == {"a": "😀"}
+    assert asked == []
 
 
 @pytest.mark.parametrize("data", [b'{"a": "' + b",\\" * 4000, b"," * 2000 + b'"'])
 def test_a_string_that_does_not_end_is_no_json(data: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        read_body(data, 5000)
+        read(data, 5000)
 
 
 ASKED: dict[str, dict[str, Any]] = {

@@ -20,6 +20,7 @@ from simple_websocket import ConnectionClosed
 from forwarder import services
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
+from forwarder.core.body_memory import BodyReservation
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import MediaUnavailable, TooLarge
 from forwarder.protocols.mappings import TERMINAL_EVENTS
@@ -479,7 +480,7 @@ def test_messages_that_wait_may_have_as_many_bytes_as_a_body(app: Flask) -> None
         connection = new_session(app, ws)
         ws.incoming_message = bytearray(40 * 2**20)
         connection._enforce_memory_limit()
-        assert memory.used == 40 * 2**20
+        assert memory.used == 2 * 40 * 2**20
         ws.input_buffer = ["x" * 30 * 2**20]
         with pytest.raises(OSError, match="FORWARDER_MAX_BODY"):
             connection._enforce_memory_limit()
@@ -498,7 +499,7 @@ def test_memory_limit_closes_a_connection(app: Flask) -> None:
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
         connection = new_session(app, ws)
-        memory.reserve(96 * 2**20, refuses=True)
+        BodyReservation(memory).resize(64 * 2**20)
         ws.incoming_message = bytearray(100_000)
         with pytest.raises(OSError, match="FORWARDER_MAX_BODY_MEMORY"):
             connection._enforce_memory_limit()
