@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
@@ -35,7 +35,7 @@ PACE = 0.02
 MAX_STALL = 0.5
 """Seconds that a neighbour may wait for its next chunk, beyond what the control waits."""
 
-MAX_MEMORY_GROWTH = 400 * 2**20
+MAX_MEMORY_GROWTH = 400 * 10**6
 """Bytes of resident memory that an attack may cost all processes of a server together."""
 
 TIMEOUT = 30.0
@@ -85,16 +85,23 @@ class Neighbour:
 
     @contextmanager
     def watch(
-        self, server: Server, max_stall: float = MAX_STALL, key: str = "k"
+        self,
+        server: Server,
+        max_stall: float = MAX_STALL,
+        key: str = "k",
+        lost: Collection[int] = (),
     ) -> Iterator[Readings]:
         """Run an attack on ``server`` beside a paced stream through each of its workers.
 
         Afterwards the streams have ended well, each worker has answered one more request, and no
-        worker was lost; stalls and memory are within their limits.
+        worker was lost; stalls and memory are within their limits.  Workers that the attack means
+        to end are in ``lost``: no stream goes through them, and others have replaced them.
         """
         assert self.control is not None
         workers = list_workers(server)
-        servers = [[self.control.url, list_workers(self.control)], [server.url, workers]]
+        kept = [worker for worker in workers if worker not in lost]
+        control = list_workers(self.control)
+        servers = [[self.control.url, control, control], [server.url, workers, kept]]
         assert self._ask({"servers": servers, "key": key}) == "started"
         readings = Readings()
         before = measure_memory(server)
@@ -109,7 +116,9 @@ class Neighbour:
             with Path(report).open("a") as file:
                 print(os.environ.get("PYTEST_CURRENT_TEST"), readings, file=file)
         assert got["faults"] == []
-        assert list_workers(server) == workers
+        after = list_workers(server)
+        assert len(after) == len(workers)
+        assert set(after) & set(workers) == set(kept)
         assert readings.stall <= max_stall + readings.control_stall, readings
         assert readings.memory_growth <= MAX_MEMORY_GROWTH, readings
 
@@ -136,6 +145,27 @@ def list_workers(server: Server) -> list[int]:
     pid = server.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return sorted(map(int, children.split()))
+
+
+def connect_to_worker(url: str, pid: int, workers: Collection[int]) -> HTTPConnection:
+    """A kept connection that worker ``pid`` has accepted; the others are stopped for that moment."""
+    connection = HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT)
+    others = [worker for worker in workers if worker != pid]
+    for other in others:
+        os.kill(other, signal.SIGSTOP)
+    try:
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+    finally:
+        for other in others:
+            os.kill(other, signal.SIGCONT)
+    return connection
+
+
+def connect_to_each_worker(server: Server) -> list[HTTPConnection]:
+    """A kept connection to each worker of a server."""
+    workers = list_workers(server)
+    return [connect_to_worker(server.url, pid, workers) for pid in workers]
 
 
 def measure_memory(server: Server) -> int:
@@ -210,20 +240,14 @@ def _make_answer(kind: str, **choice: Any) -> Json:
 class Reader:
     """A stream through one worker of a forwarder, read as it comes."""
 
-    def __init__(self, url: str, pid: int, others: list[int], key: str) -> None:
+    def __init__(self, url: str, pid: int, workers: list[int], key: str) -> None:
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         self.faults: list[str] = []
         self.stall = 0.0
         self._schedule = Path(f"/proc/{pid}/schedstat")
-        self._connection = HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT)
-        for other in others:  # so that it is this worker that accepts the connection
-            os.kill(other, signal.SIGSTOP)
-        try:
-            self._answer = self._post(stream=True)
-            self._answer.readline()
-        finally:
-            for other in others:
-                os.kill(other, signal.SIGCONT)
+        self._connection = connect_to_worker(url, pid, workers)
+        self._answer = self._post(stream=True)
+        self._answer.readline()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -276,9 +300,9 @@ def main() -> None:
         asked = json.loads(line)
         Upstream.is_over.clear()
         control, *readers = (
-            Reader(url, pid, [other for other in workers if other != pid], asked["key"])
-            for url, workers in asked["servers"]
-            for pid in workers
+            Reader(url, pid, workers, asked["key"])
+            for url, workers, watched in asked["servers"]
+            for pid in watched
         )
         print('"started"', flush=True)
         sys.stdin.readline()

@@ -23,6 +23,30 @@ HANDSHAKE = {
 }
 EVIL = "http://evil.example"
 
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def without_keys(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
+    """Two workers that any program on this machine may use."""
+    return serve(neighbour.settings | settings(upstream, WEB_CONCURRENCY="2"))
+
+
+@pytest.fixture(scope="module")
+def with_keys(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
+    """Two workers with clients of their own, and for the pages of all origins."""
+    keys = {"FORWARDER_API_KEYS": "k,key-a,key-b", "FORWARDER_CORS_ORIGINS": "*"}
+    return serve(neighbour.settings | settings(upstream, WEB_CONCURRENCY="2", **keys))
+
+
+@pytest.fixture(autouse=True)
+def _watched(request: pytest.FixtureRequest, neighbour: Neighbour) -> Iterator[None]:
+    """A neighbour beside each attack."""
+    names = {"without_keys", "with_keys", "storing"} & set(request.fixturenames)
+    [name] = names
+    with neighbour.watch(request.getfixturevalue(name)):
+        yield
+
 
 def send_raw(server: Server, method: str, path: str, body: bytes, **headers: str) -> int:
     """The status of an answer to a request with exactly these headers."""
@@ -36,23 +60,23 @@ def send_raw(server: Server, method: str, path: str, body: bytes, **headers: str
 
 
 def test_a_page_of_another_site_spends_nothing(
-    forwarder: Server, upstream: ScriptedUpstream
+    without_keys: Server, upstream: ScriptedUpstream
 ) -> None:
     body = json.dumps(asking("chat")).encode()
     for origin in (EVIL, "null", "http://127.0.0.1:1"):
-        page = {"Host": urlsplit(forwarder.url).netloc, "Content_Type": "text/plain"}
-        status = send_raw(forwarder, "POST", "/v1/chat/completions", body, Origin=origin, **page)
+        page = {"Host": urlsplit(without_keys.url).netloc, "Content_Type": "text/plain"}
+        status = send_raw(without_keys, "POST", "/v1/chat/completions", body, Origin=origin, **page)
         assert status == 403
     assert upstream.requests == []
 
 
-def test_a_rebound_page_reads_nothing(forwarder: Server, upstream: ScriptedUpstream) -> None:
+def test_a_rebound_page_reads_nothing(without_keys: Server, upstream: ScriptedUpstream) -> None:
     body = json.dumps(asking("responses")).encode()
     rebound = {"Host": "rebound.example:8000", "Origin": "http://rebound.example:8000"}
 
-    assert send_raw(forwarder, "POST", "/v1/responses", body, **rebound) == 403
+    assert send_raw(without_keys, "POST", "/v1/responses", body, **rebound) == 403
     for path in ("/v1/chat/completions", "/v1/files", "/v1/models", "/api/tags", "/metrics"):
-        assert send_raw(forwarder, "GET", path, b"", **rebound) == 403
+        assert send_raw(without_keys, "GET", path, b"", **rebound) == 403
     assert upstream.requests == []
 
 
@@ -67,19 +91,18 @@ def test_a_rebound_page_reads_nothing(forwarder: Server, upstream: ScriptedUpstr
     ],
 )
 def test_a_websocket_has_the_same_rule(
-    host: str, origin: str, status: int, forwarder: Server
+    host: str, origin: str, status: int, without_keys: Server
 ) -> None:
     headers = {name.replace("-", "_"): value for name, value in HANDSHAKE.items()}
-    got = send_raw(forwarder, "GET", "/v1/responses", b"", Host=host, Origin=origin, **headers)
+    got = send_raw(without_keys, "GET", "/v1/responses", b"", Host=host, Origin=origin, **headers)
     assert got == status
 
 
-def test_no_page_is_the_administrator(serve: Serve, upstream: ScriptedUpstream) -> None:
-    server = serve(settings(upstream, FORWARDER_API_KEYS="k", FORWARDER_CORS_ORIGINS="*"))
+def test_no_page_is_the_administrator(with_keys: Server) -> None:
     body = {"source": "m", "destination": "n"}
 
     def copy(**headers: str) -> int:
-        return http.post(f"{server.url}/api/copy", json=body, headers=headers).status_code
+        return http.post(f"{with_keys.url}/api/copy", json=body, headers=headers).status_code
 
     assert copy() == 404  # it may, and there is no such model
     for origin in (EVIL, "http://localhost:3000", "null"):
@@ -91,12 +114,11 @@ def test_no_page_is_the_administrator(serve: Serve, upstream: ScriptedUpstream) 
 
 
 def test_a_seal_of_one_client_tells_another_nothing(
-    serve: Serve, upstream: ScriptedUpstream
+    with_keys: Server, upstream: ScriptedUpstream
 ) -> None:
-    server = serve(settings(upstream, FORWARDER_API_KEYS="key-a,key-b"))
     first = asking("responses", model="chat/m", include=["reasoning.encrypted_content"])
     upstream.script(Answer(text="Done.", reasoning="a private thought"))
-    output = ask(server, "responses", first, X_Api_Key="key-a").json["output"]
+    output = ask(with_keys, "responses", first, X_Api_Key="key-a").json["output"]
     assert output[0]["encrypted_content"].startswith("fwd2.")
 
     def ask_again(key: str) -> str:
@@ -104,7 +126,7 @@ def test_a_seal_of_one_client_tells_another_nothing(
         upstream.requests.clear()
         item = {**output[0], "summary": [], "content": []}
         history = [item, *output[1:], {"role": "user", "content": "Print your reasoning."}]
-        got = ask(server, "responses", {"model": "chat/m", "input": history}, X_Api_Key=key)
+        got = ask(with_keys, "responses", {"model": "chat/m", "input": history}, X_Api_Key=key)
         assert got.status == 200
         return json.dumps([request.body for request in upstream.requests]) + got.text
 
@@ -126,14 +148,6 @@ def storing(
     return serve(neighbour.settings | settings(upstream, **more))
 
 
-@pytest.fixture
-def _watched(storing: Server, neighbour: Neighbour) -> Iterator[None]:
-    """A neighbour beside the attack."""
-    with neighbour.watch(storing):
-        yield
-
-
-@pytest.mark.usefixtures("_watched")
 @pytest.mark.parametrize("name", ["a\0b", LONG, "\0", "€" * 1000])
 def test_ids_that_no_database_can_index_are_refused(name: str, storing: Server) -> None:
     user = {"role": "user", "content": "hi"}
@@ -157,10 +171,13 @@ def test_ids_that_no_database_can_index_are_refused(name: str, storing: Server) 
     assert http.get(f"{storing.url}/ready").json()["store"]["reachable"]
 
 
-@pytest.mark.usefixtures("_watched")
-@pytest.mark.parametrize("count", [40_000, 100_000])
-def test_many_references_leave_the_store_well(count: int, storing: Server) -> None:
+@pytest.mark.parametrize(
+    ("count", "status"),
+    [(40_000, 400), (200_000, 400), (300_000, 413)],  # the last has too many JSON values
+)
+def test_many_references_leave_the_store_well(count: int, status: int, storing: Server) -> None:
     references = [{"type": "item_reference", "id": f"msg_{i}"} for i in range(count)]
-    got = ask(storing, "responses", {"model": "chat/m", "input": references})
-    assert got.status == 400
+    body = {"model": "chat/m", "input": references}
+    got = http.post(f"{storing.v1}/responses", json=body, timeout=60)
+    assert got.status_code == status
     assert http.get(f"{storing.url}/ready").json()["store"]["reachable"]

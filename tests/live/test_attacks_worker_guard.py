@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import Serve, settings
-from tests.live.neighbour import Neighbour, list_workers
+from tests.live.neighbour import Neighbour, connect_to_each_worker, list_workers
 from tests.live.server import Server
 from tests.live.talk import PATHS, asking, http
 
@@ -42,9 +43,10 @@ def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Se
 
 
 @pytest.fixture(scope="module")
-def single(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
-    """One worker with three places, one of which the neighbour takes."""
-    return serve(with_short_limits(upstream, neighbour, FORWARDER_MAX_CONCURRENT="3"))
+def narrow(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
+    """Two workers with three places each, of which the neighbour takes one."""
+    places = {"FORWARDER_MAX_CONCURRENT": "3", "WEB_CONCURRENCY": "2"}
+    return serve(with_short_limits(upstream, neighbour, **places))
 
 
 def with_short_limits(
@@ -100,6 +102,21 @@ def ask(server: Server, key: str = "k") -> int:
     headers = {"Authorization": f"Bearer {key}"}
     answer = http.post(f"{server.v1}{PATHS['chat']}", json=asking("chat"), headers=headers)
     return answer.status_code
+
+
+def ask_over(connection: HTTPConnection) -> int:
+    """The status of an answer from the worker that has accepted the connection."""
+    headers = {"Authorization": "Bearer k", "Content-Type": "application/json"}
+    connection.request("POST", f"/v1{PATHS['chat']}", json.dumps(asking("chat")), headers)
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
+def get_socket(connection: HTTPConnection) -> socket.socket:
+    """The socket of an open connection."""
+    sock: socket.socket = connection.sock
+    return sock
 
 
 def flood(sock: socket.socket, data: bytes, seconds: float = SECONDS) -> int:
@@ -220,21 +237,25 @@ def test_bad_chunks_are_a_400_in_the_client_s_protocol(body: bytes, server: Serv
 
 @pytest.mark.parametrize("framing", [CHUNKED, "Content-Length: 1000"])
 def test_a_slow_body_ends_in_a_408_and_holds_no_place(
-    framing: str, single: Server, neighbour: Neighbour
+    framing: str, narrow: Server, neighbour: Neighbour
 ) -> None:
-    with neighbour.watch(single):
-        socks = [connect(single) for _ in range(5)]  # more than FORWARDER_MAX_CONCURRENT
+    with neighbour.watch(narrow), ExitStack() as stack:
+        others = connect_to_each_worker(narrow)
+        # For each worker more than FORWARDER_MAX_CONCURRENT.
+        attackers = [each for _ in range(5) for each in connect_to_each_worker(narrow)]
+        for each in (*attackers, *others):
+            stack.callback(each.close)
+        socks = [get_socket(attacker) for attacker in attackers]
         for sock in socks:
             sock.sendall(head("/v1/chat/completions", framing) + b"1\r\n{\r\n")
         time.sleep(0.3)
 
-        assert ask(single) == 200
+        assert [ask_over(other) for other in others] == [200, 200]
         started = time.monotonic()
         for sock in socks:
-            with sock:
-                status, error = read_error(sock)
-                assert (status, error["code"]) == (408, "request_timeout")
-                assert "FORWARDER_BODY_TIMEOUT" in error["message"]
+            status, error = read_error(sock)
+            assert (status, error["code"]) == (408, "request_timeout")
+            assert "FORWARDER_BODY_TIMEOUT" in error["message"]
         assert time.monotonic() - started < 8
 
 
@@ -306,49 +327,87 @@ def test_a_request_that_has_waited_too_long_is_refused(
 # -- clients that do not read ----------------------------------------------------------------------
 
 
-def ask_and_never_read(server: Server, upstream: ScriptedUpstream) -> socket.socket:
-    upstream.script(Answer(text="word " * 4_000_000, pieces=2000))
-    url = urlsplit(server.url)
-    body = json.dumps(asking("chat", stream=True)).encode()
-    sock = socket.socket()
+def ask_and_never_read(sock: socket.socket, upstream: ScriptedUpstream) -> None:
+    """Ask for more than the connection can hold, and read nothing of it."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.connect((url.hostname, url.port))
+    asked = len(upstream.requests)
+    upstream.script(Answer(text="word " * 4_000_000, pieces=2000))
+    body = json.dumps(asking("chat", stream=True)).encode()
     sock.sendall(head("/v1/chat/completions", f"Content-Length: {len(body)}") + body)
-    return sock
+    until(lambda: len(upstream.requests) > asked)  # it and no other has the script
+
+
+def await_full_connection(sock: socket.socket) -> None:
+    """Wait until the server waits for this client to read: its queue is full and stays so."""
+    before = 0
+
+    def is_full() -> bool:
+        nonlocal before
+        time.sleep(1)
+        last, before = before, measure_send_queue(sock)
+        return before == last > 100_000
+
+    until(is_full, 40)
+
+
+def measure_send_queue(sock: socket.socket) -> int:
+    """The bytes that the server has written to this connection and that wait to be received."""
+    client, server = (f":{name[1]:04X}" for name in (sock.getsockname(), sock.getpeername()))
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        if local.endswith(server) and remote.endswith(client):
+            return int(queues.partition(":")[0], 16)
+    return 0
+
+
+def has_served(server: Server) -> bool:
+    """Whether a request was served; while workers start, it may fail or take too long."""
+    with suppress(httpx2.HTTPError):
+        return ask(server) == 200
+    return False
 
 
 def test_a_client_that_never_reads_does_not_hold_up_a_deploy(
-    serve: Serve, upstream: ScriptedUpstream
+    serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour
 ) -> None:
-    server = serve(settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="2"))
-    (before,) = list_workers(server)
-    with ask_and_never_read(server, upstream):
-        until(lambda: upstream.requests)
-        time.sleep(0.5)
+    more = {"WEB_CONCURRENCY": "2", "GUNICORN_GRACEFUL_TIMEOUT": "2"}
+    server = serve(neighbour.settings | settings(upstream, **more))
+    before = list_workers(server)
+    with ExitStack() as stack:
+        for connection in connect_to_each_worker(server):
+            stack.callback(connection.close)
+            sock = get_socket(connection)
+            ask_and_never_read(sock, upstream)
+            await_full_connection(sock)
         server.process.send_signal(signal.SIGHUP)
 
-        until(lambda: before not in list_workers(server), 15)
+        # Without a limit they would wait for the send time-out of a minute.
+        until(lambda: not set(before) & set(list_workers(server)), 40)
+        until(lambda: server.log.count('"left":true') == 2)
 
-    until(lambda: '"left":true' in server.log)
-    assert until(lambda: ask(server) == 200)
+    until(lambda: has_served(server), 40)
+    assert len(list_workers(server)) == 2
 
 
 def test_a_client_that_never_reads_gives_its_place_back(
-    single: Server, upstream: ScriptedUpstream, neighbour: Neighbour
+    narrow: Server, upstream: ScriptedUpstream, neighbour: Neighbour
 ) -> None:
-    left = single.log.count('"left":true')
-    with neighbour.watch(single), ExitStack() as stack:
-        for _ in range(2):
-            stack.enter_context(ask_and_never_read(single, upstream))
-        until(lambda: len(upstream.requests) == 2)
-        time.sleep(0.5)
-        assert ask(single) == 503
+    left = narrow.log.count('"left":true')
+    with neighbour.watch(narrow), ExitStack() as stack:
+        others = connect_to_each_worker(narrow)
+        attackers = [each for _ in range(2) for each in connect_to_each_worker(narrow)]
+        for each in (*attackers, *others):
+            stack.callback(each.close)
+        for attacker in attackers:
+            ask_and_never_read(get_socket(attacker), upstream)
+        assert [ask_over(other) for other in others] == [503, 503]
 
-        until(lambda: ask(single) == 200)
+        for other in others:
+            until(lambda other=other: ask_over(other) == 200)  # type: ignore[misc]
 
-    until(lambda: single.log.count('"left":true') == left + 2)
-    assert "FORWARDER_SEND_TIMEOUT" in single.log
-    assert "Traceback" not in single.log
+    until(lambda: narrow.log.count('"left":true') == left + 4)
+    assert "FORWARDER_SEND_TIMEOUT" in narrow.log
+    assert "Traceback" not in narrow.log
 
 
 # -- workers that do not move ----------------------------------------------------------------------
@@ -366,9 +425,48 @@ def test_an_aborted_worker_is_replaced(serve: Serve, upstream: ScriptedUpstream)
         (after,) = until(lambda: [pid for pid in list_workers(server) if pid != before])
     until(lambda: "Worker aborted" in server.log)
 
-    answer = until(lambda: http.post(f"{server.v1}/responses", json=asking("responses")))
-    assert answer.status_code == 200
+    until(lambda: has_served(server), 40)
     assert list_workers(server) == [after]
+
+
+BUSY = signal.SIGRTMIN + 1
+"""The signal that keeps a worker of `BUSY_PROGRAM` busy."""
+
+BUSY_PROGRAM = f"""
+import signal, time
+
+def stay_busy(*_):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        pass
+
+signal.signal({BUSY}, stay_busy)
+"""
+
+
+def test_a_worker_that_does_not_move_is_replaced_and_nobody_else_notices(
+    serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BUSY_PROGRAM)
+    more = {"WEB_CONCURRENCY": "2", "GUNICORN_TIMEOUT": "4", "PYTHONPATH": str(tmp_path)}
+    server = serve(neighbour.settings | settings(upstream, **more))
+    busy, other = list_workers(server)
+    statuses: list[int] = []
+
+    def is_replaced() -> bool:
+        statuses.append(ask(server))
+        return busy not in list_workers(server)
+
+    with neighbour.watch(server, lost=[busy]):
+        os.kill(busy, BUSY)
+        until(is_replaced, 40)
+        until(lambda: len(list_workers(server)) == 2)
+        statuses += [ask(server) for _ in range(5)]
+
+    assert set(statuses) == {200}
+    assert len(statuses) > 10
+    assert "Worker aborted" in server.log
+    assert other in list_workers(server)
 
 
 def test_a_worker_may_open_as_many_files_as_the_system_allows(server: Server) -> None:
