@@ -27,6 +27,8 @@ ALWAYS_SHALLOW_BYTES = MAX_WRITABLE_DEPTH - RESERVED_DEPTH
 """JSON text of up to this many bytes cannot be too deep."""
 
 
+_STRING_PART = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+
 _BEYOND_BMP = re.compile(rb"[\xf0-\xf7]")
 _ESCAPE_BEYOND_BMP = re.compile(rb"\\u[dD][89a-fA-F]")
 """The characters that Python stores in four bytes: in UTF-8, and one half of an escape."""
@@ -261,27 +263,19 @@ def iter_strings(data: bytes) -> Iterator[tuple[int, int]]:
 
 def find_string_end(data: bytes, begin: int) -> int:
     """Return the position behind the quote that ends a string, or -1."""
-    number, quote = 0, data.find(b'"', begin)
-    while quote >= 0:
-        if data[quote - 1] != _BACKSLASH or count_backslashes(data, begin, quote) % 2 == 0:
-            return quote + 1
-        number += 1
-        if number % _QUOTES_PER_SLICE == 0:
-            give_way()
-        quote = data.find(b'"', quote + 1)
-    return -1
-
-
-def count_backslashes(data: bytes, begin: int, end: int) -> int:
-    """Return how many backslashes stand before ``end``, at most back to ``begin``."""
-    start = end
-    while start > begin:
-        window = data[max(begin, start - _WINDOW_BYTES if end - start else start - 8) : start]
-        rest = len(window.rstrip(b"\\"))
-        start -= len(window) - rest
-        if rest:
+    quote = data.find(b'"', begin)  # much faster than the pattern
+    if quote < 0 or data[quote - 1] != _BACKSLASH:
+        return quote + 1 if quote >= 0 else -1
+    position = begin
+    while part := _STRING_PART.match(data, position, position + LARGE):
+        end = part.end()
+        if data.startswith(b'"', end):
+            return end + 1
+        if end == position:
             break
-    return end - start
+        position = end
+        give_way()
+    return -1
 
 
 @contextmanager
