@@ -108,7 +108,7 @@ def build_rate_limiter(app: Flask, services: Services) -> RequestObserver:
         lambda: "",  # unused: RateLimitObserver identifies the client
         app=app,
         storage_uri=storage,
-        storage_options=make_storage_options(storage),
+        storage_options=make_storage_options(storage, services.settings.rate_timeout),
         strategy="fixed-window",
     )
     return RateLimitObserver(limiter.limiter, services.settings, services.metrics)

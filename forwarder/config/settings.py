@@ -160,6 +160,7 @@ class Settings:
     rate_tokens: str | None
     rate_storage: str = field(repr=False)
     rate_when_down: str
+    rate_timeout: float
     trusted_proxies: int
     capture: str
     capture_count: int
@@ -312,6 +313,7 @@ SETTINGS = (
         parsers.make_word_parser("allow", "refuse"),
         "allow",
     ),
+    Setting("RATE_LIMIT_TIMEOUT", "rate_timeout", parsers.parse_seconds, "0.07"),
     Setting("TRUSTED_PROXIES", "trusted_proxies", parsers.make_number_parser(int, 0, 16, ""), "0"),
     Setting("CAPTURE", "capture", parsers.parse_capture, "off"),
     Setting(

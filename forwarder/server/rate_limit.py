@@ -34,7 +34,7 @@ log = logging.getLogger("forwarder.ratelimit")
 T = TypeVar("T")
 
 REDIS_SOCKET_TIMEOUT = 0.5
-"""Seconds after which a silent connection to Redis fails.
+"""Seconds after which a silent connection to Redis fails; FORWARDER_RATE_LIMIT_TIMEOUT raises it.
 
 Requests do not wait that long while Redis is down: see `forwarder.core.backend_breaker`.
 """
@@ -43,20 +43,24 @@ MAX_REDIS_CONNECTIONS = 32
 """Connections to Redis per worker. Further calls wait for a free connection."""
 
 
-def make_storage_options(storage: str) -> dict[str, Any]:
-    """Return the storage options for `limits`. With them, all its errors are StorageError."""
+def make_storage_options(storage: str, timeout: float) -> dict[str, Any]:
+    """Return the storage options for `limits`. With them, all its errors are StorageError.
+
+    ``timeout`` is the number of seconds after which the storage counts as down.
+    """
     if storage.startswith("memory"):
         return {}
     from redis.backoff import NoBackoff
     from redis.connection import BlockingConnectionPool
     from redis.retry import Retry
 
+    socket_timeout = max(REDIS_SOCKET_TIMEOUT, timeout)
     pool = BlockingConnectionPool.from_url(
         storage.replace("redis+unix", "unix"),
         max_connections=MAX_REDIS_CONNECTIONS,
         timeout=None,  # wait for a connection: each call ends by the socket time-out
-        socket_timeout=REDIS_SOCKET_TIMEOUT,
-        socket_connect_timeout=REDIS_SOCKET_TIMEOUT,
+        socket_timeout=socket_timeout,
+        socket_connect_timeout=socket_timeout,
         retry=Retry(NoBackoff(), 1),  # once: Redis may have closed an idle connection
     )
     return {"wrap_exceptions": True, "connection_pool": pool}
@@ -120,6 +124,7 @@ class RateLimitObserver(RequestObserver):
             BackendBreaker(self._check_storage, self._log_storage_state, stop=self._closed),
             (StorageError, OSError),
             describe_error,
+            settings.rate_timeout,
         )
 
     def authorize(self, context: RequestContext, address: str | None) -> None:

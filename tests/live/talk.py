@@ -142,16 +142,27 @@ class Answered:
 
 
 def ask(
-    server: Server, client: str, body: Any, *, path: str = "", **headers: str | bytes
+    server: Server,
+    client: str,
+    body: Any,
+    *,
+    path: str = "",
+    timeout: float = LIMIT,
+    **headers: str | bytes,
 ) -> Answered:
     """Post a request, a JSON value or raw bytes, and read the whole answer.
 
-    Words of header names are joined by ``_``.
+    Words of header names are joined by ``_``. ``timeout`` is in seconds without any data.
     """
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     url = f"{server.url}{path}" if path else f"{server.v1}{PATHS[client]}"
-    got = http.post(url, content=content, headers={"content-type": "application/json", **given})
+    got = http.post(
+        url,
+        content=content,
+        headers={"content-type": "application/json", **given},
+        timeout=timeout,
+    )
     return Answered(client, got.status_code, got.headers, got.text)
 
 

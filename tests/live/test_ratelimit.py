@@ -16,7 +16,7 @@ from tests.fake_provider import ScriptedUpstream
 from tests.live.conftest import settings
 from tests.live.redis import needs_redis, redis_at, redis_process
 from tests.live.server import GUNICORN, Server, free_port, running
-from tests.live.talk import Answered, ask, asking
+from tests.live.talk import LIMIT, Answered, ask, asking
 from tests.live.test_metrics import once, read, workers_of
 
 TWO = (*GUNICORN, "-w", "2")
@@ -46,9 +46,9 @@ def two(
         yield server
 
 
-def asked(server: Server, key: str, stream: bool = False) -> Answered:
+def asked(server: Server, key: str, stream: bool = False, timeout: float = LIMIT) -> Answered:
     body = asking("chat", stream=stream)
-    return ask(server, "chat", body, Authorization=f"Bearer {key}")
+    return ask(server, "chat", body, timeout=timeout, Authorization=f"Bearer {key}")
 
 
 def by_each_worker(server: Server, key: str) -> list[Answered]:
@@ -175,9 +175,11 @@ def test_limit_holds_in_a_burst_of_more_requests_than_connections(
         FORWARDER_API_KEYS="sk-burst",
         FORWARDER_RATE_LIMIT_REQUESTS="100/hour",
         FORWARDER_RATE_LIMIT_STORAGE=storage,
+        FORWARDER_RATE_LIMIT_TIMEOUT="60",  # a busy test machine is not a Redis that hangs
+        FORWARDER_QUEUE_TIMEOUT="60",
     )
     with running(given, tmp_path) as server, ThreadPoolExecutor(300) as pool:
-        answers = list(pool.map(lambda _: asked(server, "sk-burst"), range(300)))
+        answers = list(pool.map(lambda _: asked(server, "sk-burst", timeout=60), range(300)))
         log = server.log
 
     assert Counter(answer.status for answer in answers) == {200: 100, 429: 200}

@@ -277,6 +277,32 @@ def test_storage_outage_can_refuse_requests(clock: Clock, logged: list[str]) -> 
     assert "are refused" in logged[0]
 
 
+class Hanging(MemoryStorage):
+    """A storage that does not answer until ``go`` is set."""
+
+    STORAGE_SCHEME = ["hanging"]
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        super().__init__()
+
+    def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        assert self.go.wait(20)
+        return int(super().incr(key, expiry, amount))
+
+
+@pytest.mark.parametrize("seconds", ["0.05", "20"])
+def test_request_waits_for_a_slow_storage_until_the_timeout(seconds: str) -> None:
+    storage = Hanging()
+    limits = limits_of(storage, REQUESTS="1/hour", TIMEOUT=seconds)
+    waiting = seconds == "20"
+    if waiting:
+        threading.Timer(0.3, storage.go.set).start()  # several times the default
+
+    assert bool(admitted(limits).rate_limit_headers) is waiting
+    storage.go.set()
+
+
 def test_failed_charge_does_not_break_the_response(clock: Clock, logged: list[str]) -> None:
     storage = Failing()
     limits = limits_of(storage, TOKENS="100/minute")
