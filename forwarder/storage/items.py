@@ -23,7 +23,7 @@ from forwarder.core.validate import (
 from forwarder.middleware.media.locations import find_media, replace_media
 from forwarder.middleware.media.policy import check_media
 from forwarder.protocols.items import INPUT_ITEMS, parse_row_type
-from forwarder.storage.db.ids import MAX_ID_BYTES, is_valid_id
+from forwarder.storage.db.tables import MAX_ID_BYTES, is_valid_id
 from forwarder.translation.responses_over_chat.request import check_item
 
 ITEM_TYPES = frozenset(map(parse_row_type, INPUT_ITEMS)) - {"item_reference", "compaction_trigger"}

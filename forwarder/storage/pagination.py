@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
 from forwarder.core.validate import check_enum
-from forwarder.storage.db.ids import is_valid_id
+from forwarder.storage.db.tables import is_valid_id
 
 MAX_PAGE_SIZE = 100
 

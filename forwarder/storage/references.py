@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from forwarder.core.types import Json
 from forwarder.storage.db import conversations, responses
 from forwarder.storage.db.compression import SpendCallback
-from forwarder.storage.db.ids import split_batches
+from forwarder.storage.db.tables import split_batches
 from forwarder.storage.items import parse_derived_id
 
 

@@ -19,8 +19,8 @@ from forwarder.storage import references
 from forwarder.storage.conversation_lock import ConversationLock
 from forwarder.storage.db import Database, conversations, responses
 from forwarder.storage.db.event_log import EventLogChunk, EventLogPacker, InvalidSequenceNumber
-from forwarder.storage.db.ids import is_valid_id
 from forwarder.storage.db.responses import StoredResponse
+from forwarder.storage.db.tables import is_valid_id
 from forwarder.storage.include import hide_event_reasoning, wants_encrypted_reasoning
 from forwarder.storage.items import derive_id, render_item, to_items
 from forwarder.storage.resume import HistoryReference, is_stored, read_history_reference

@@ -19,8 +19,8 @@ from forwarder.storage.conversation_lock import ConversationLocks
 from forwarder.storage.db import conversations, responses
 from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import SqliteDatabase
-from forwarder.storage.db.ids import is_valid_id
 from forwarder.storage.db.responses import StoredResponse
+from forwarder.storage.db.tables import is_valid_id
 from forwarder.storage.response_recorder import ResponseRecorder
 from forwarder.storage.resume import read_response_input
 

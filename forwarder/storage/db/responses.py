@@ -15,9 +15,8 @@ from forwarder.storage.db import event_log
 from forwarder.storage.db.clock import NOW
 from forwarder.storage.db.compression import SpendCallback, count_written, pack_json, unpack_json
 from forwarder.storage.db.event_log import EventLogChunk
-from forwarder.storage.db.ids import is_valid_id, split_batches
 from forwarder.storage.db.statements import make_insert, make_upsert
-from forwarder.storage.db.tables import events, items, responses
+from forwarder.storage.db.tables import events, is_valid_id, items, responses, split_batches
 
 RUNNING_STATUSES = ("queued", "in_progress")
 """Statuses of a background response that has not ended."""

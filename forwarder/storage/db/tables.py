@@ -1,11 +1,15 @@
-"""Table declarations for queries; ``migrations/`` creates the tables.
+"""Table declarations for queries, and which ids the tables can store.
+
+``migrations/`` creates the tables.
 
 Times are Unix seconds. ``owner`` is derived from a client's API key (`client_identity.py`) and is
-the first part of every key, so that each query is limited to one client. ``size`` is the
-approximate number of bytes of a row.
+the first part of every key, so that each query is limited to one client. ``used`` is the
+last use of a row, and ``size`` its approximate number of bytes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
 
 import sqlalchemy as sa
 
@@ -17,6 +21,15 @@ BIG_INTEGER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 def make_key_column(name: str) -> sa.Column[str]:
     return sa.Column(name, sa.Text, primary_key=True)
+
+
+def make_usage_columns(table: str) -> tuple[sa.schema.SchemaItem, ...]:
+    """Return the columns by which `retention.py` chooses the rows that it deletes, and an index."""
+    return (
+        sa.Column("used", sa.Double, nullable=False),
+        sa.Column("size", BIG_INTEGER, nullable=False),
+        sa.Index(f"{table}_by_use", "used", "size"),
+    )
 
 
 def make_partial_index(name: str, *columns: str) -> sa.Index:
@@ -31,8 +44,7 @@ responses = sa.Table(
     make_key_column("owner"),
     make_key_column("id"),
     sa.Column("created", sa.Double, nullable=False),
-    sa.Column("used", sa.Double, nullable=False),
-    sa.Column("size", BIG_INTEGER, nullable=False),
+    *make_usage_columns("responses"),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("hidden", sa.Boolean, nullable=False),
     sa.Column("previous", sa.Text),
@@ -47,7 +59,6 @@ responses = sa.Table(
     sa.Column("log", sa.LargeBinary),
     sa.Column("request", sa.Text),
     sa.Column("attempt", BIG_INTEGER),
-    sa.Index("responses_by_use", "used", "size"),
     make_partial_index("responses_by_previous", "owner", "previous"),
     make_partial_index("responses_by_lease", "lease"),
 )
@@ -95,12 +106,10 @@ conversations = sa.Table(
     make_key_column("owner"),
     make_key_column("id"),
     sa.Column("created", sa.Double, nullable=False),
-    sa.Column("used", sa.Double, nullable=False),
-    sa.Column("size", BIG_INTEGER, nullable=False),
+    *make_usage_columns("conversations"),
     sa.Column("metadata", sa.LargeBinary, nullable=False),
     sa.Column("holder", sa.Text),
     sa.Column("lease", sa.Double),
-    sa.Index("conversations_by_use", "used", "size"),
 )
 """``holder`` is the running turn, and ``lease`` the expiry time of its lock."""
 
@@ -130,14 +139,12 @@ completions = sa.Table(
     sa.Column("owner", sa.Text, nullable=False),
     sa.Column("id", sa.Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
-    sa.Column("used", sa.Double, nullable=False),
-    sa.Column("size", BIG_INTEGER, nullable=False),
+    *make_usage_columns("completions"),
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("metadata", sa.LargeBinary, nullable=False),
     sa.Column("messages", sa.LargeBinary, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.UniqueConstraint("owner", "id"),
-    sa.Index("completions_by_use", "used", "size"),
     sqlite_autoincrement=True,
 )
 
@@ -146,10 +153,8 @@ reasoning = sa.Table(
     metadata,
     make_key_column("owner"),
     make_key_column("id"),
-    sa.Column("used", sa.Double, nullable=False),
-    sa.Column("size", BIG_INTEGER, nullable=False),
+    *make_usage_columns("thoughts"),
     sa.Column("data", sa.LargeBinary, nullable=False),
-    sa.Index("thoughts_by_use", "used", "size"),
 )
 """Encrypted reasoning for clients that cannot return it. ``owner`` is a hash of the owner, the
 upstream and the model; ``id`` is a hash of the position of the reasoning.
@@ -207,3 +212,24 @@ scheduled_jobs = sa.Table(
     sa.Column("due", sa.Double, nullable=False),
 )
 """Recurring jobs that one of all workers runs, and when they are due."""
+
+
+# -- ids ------------------------------------------------------------------------------------------
+
+MAX_ID_BYTES = 1024
+"""PostgreSQL limits index rows to 2,700 bytes, which also contain the owner and the holder."""
+
+MAX_IDS_PER_STATEMENT = 5000
+"""Maximum number of ids in one statement. SQLite allows 32,766 parameters, PostgreSQL 65,535."""
+
+
+def is_valid_id(name: str) -> bool:
+    """Whether an id can be stored. PostgreSQL text cannot contain NUL."""
+    return len(name) <= MAX_ID_BYTES and "\0" not in name and len(name.encode()) <= MAX_ID_BYTES
+
+
+def split_batches(names: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the distinct names in batches of `MAX_IDS_PER_STATEMENT`."""
+    ordered = list(dict.fromkeys(names))
+    for start in range(0, len(ordered), MAX_IDS_PER_STATEMENT):
+        yield ordered[start : start + MAX_IDS_PER_STATEMENT]
