@@ -43,9 +43,9 @@ OWNERS = {
     "referencing": ("middleware/",),
     "limits": ("server/rate_limit.py",),
     "redis": ("server/rate_limit.py",),
-    "sqlalchemy": ("storage/",),
-    "alembic": ("storage/",),
-    "psycopg": ("storage/",),
+    "sqlalchemy": ("storage/db/", "storage/repositories/"),
+    "alembic": ("storage/db/",),
+    "psycopg": ("storage/db/",),
 }
 """Library -> the only packages or modules that import it."""
 
@@ -131,6 +131,20 @@ def test_libraries_are_imported_only_by_their_owners(path: Path) -> None:
     for module in imports(path):
         owners = OWNERS.get(module.partition(".")[0])
         assert owners is None or place.startswith(owners), f"{place} imports {module}"
+
+
+@every_module
+def test_only_repositories_query_the_database(path: Path) -> None:
+    """Other modules call the named operations of `storage.repositories`."""
+    queries = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("read", "write", "write_without_timeout")
+        and ast.unparse(node.value).endswith("database")
+    ]
+    place = str(path.relative_to(PACKAGE))
+    assert place.startswith(OWNERS["sqlalchemy"]) or not queries, f"{place}: {queries}"
 
 
 @pytest.mark.parametrize(

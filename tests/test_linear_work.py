@@ -354,7 +354,7 @@ def test_costs_of_references_grow_linearly() -> None:
         name = f"resp_{size}"
         asked = [{"role": "user", "content": TEXT} for _ in range(size)]
         kept = StoredResponse(name, "completed", asked, {"output": []}, 1.0)
-        store.database.write(lambda c: responses.add(c, owner, kept, []))
+        store._database.write(lambda c: responses.add(c, owner, kept, []))
         wanted = [
             {"type": "item_reference", "id": derive_id(item, name, i)}
             for i, item in enumerate(asked)

@@ -15,7 +15,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from forwarder.config.settings import UpstreamSettings
@@ -25,10 +24,11 @@ from forwarder.core.errors import NotFound, StoreUnavailable, Unsupported, short
 from forwarder.core.ids import generate_id
 from forwarder.models.names import add_tag, strip_tag
 from forwarder.models.registered_model import RegisteredModel, restore_model
-from forwarder.storage.db import key_rotation, models
+from forwarder.storage.db import key_rotation
 from forwarder.storage.db.change_notifier import make_change_notifier
 from forwarder.storage.db.database import Database
 from forwarder.storage.db.models import ModelRow
+from forwarder.storage.repositories.models import ModelRepository
 
 log = logging.getLogger("forwarder.registry")
 
@@ -123,7 +123,8 @@ class DatabaseModelRegistry(ModelRegistry):
         dropped: Callable[[UpstreamSettings], object],
     ) -> None:
         self._database = database
-        self._changes = make_change_notifier(database, models.read_generation)
+        self._models = ModelRepository(database)
+        self._changes = make_change_notifier(database, self._models.read_generation)
         self._cipher = TokenCipher(tuple(secrets), ENCRYPTION_PURPOSE) if secrets else None
         self._on_dropped = dropped
         self._reload_task = SharedTask(self._reload_models)
@@ -183,14 +184,14 @@ class DatabaseModelRegistry(ModelRegistry):
             sealed = self._cipher.encrypt(secrets)
         stored = replace(remote, version=generate_id("v"), created=now, modified=now)
         row = ModelRow(stored.name, stored.version, now, now, stored.get_public_fields(), sealed)
-        self._database.write(partial(models.put, row=row))
+        self._models.put(row)
         self._changes.publish_change()
         return self.find(stored.name) or stored
 
     def remove(self, name: str) -> RegisteredModel:
         """Remove and return a model; raises NotFound or StoreUnavailable."""
         model = self.find(name)
-        if not self._database.write(partial(models.remove, name=add_tag(name))):
+        if not self._models.remove(add_tag(name)):
             raise make_not_found(name)
         self._changes.publish_change()
         return model or RegisteredModel(add_tag(name), "")
@@ -209,7 +210,7 @@ class DatabaseModelRegistry(ModelRegistry):
         if version == self._seen_version or time.monotonic() < self._retry_at:
             return
         try:
-            rows = self._database.read(models.list_models)
+            rows = self._models.list_models()
         except StoreUnavailable:
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             return

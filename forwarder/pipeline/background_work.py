@@ -22,7 +22,7 @@ from forwarder.protocols.responses import RESPONSES
 from forwarder.services import Services
 from forwarder.storage import DatabaseConversationStore
 from forwarder.storage.background import BackgroundTask, TakeoverCallbacks
-from forwarder.storage.background_requests import (
+from forwarder.storage.background.stored_request import (
     StoredRequest,
     is_readable,
     is_repeatable,

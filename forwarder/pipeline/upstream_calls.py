@@ -29,7 +29,7 @@ from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
 from forwarder.protocols.responses import RESPONSES
 from forwarder.services import Services
 from forwarder.storage.db.background_leases import ResponseOrigin
-from forwarder.storage.resume import LOCAL_PARAMETERS
+from forwarder.storage.history_reference import LOCAL_PARAMETERS
 
 
 class UpstreamCalls:

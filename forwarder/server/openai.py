@@ -28,8 +28,8 @@ from forwarder.server.extension import get_gateway, get_services
 from forwarder.server.json_body import read_body
 from forwarder.server.reasoning_base_paths import get_requested_style
 from forwarder.server.request_shape import adapt_shape
+from forwarder.storage.history_reference import is_background
 from forwarder.storage.include import hide_batch_reasoning, wants_encrypted_reasoning
-from forwarder.storage.resume import is_background
 
 blueprint = Blueprint("openai", __name__)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import deque
 from copy import deepcopy
-from typing import Any
 
 from flask import Blueprint, Response, request
 
@@ -13,56 +12,29 @@ from forwarder.core.errors import InvalidRequest, NotFound, ShuttingDown
 from forwarder.core.read_limit import ReadLimit
 from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.core.types import EventStream, Json
-from forwarder.core.validate import check_type, read_field
+from forwarder.core.validate import read_field
 from forwarder.server import request_context
-from forwarder.server.extension import get_gateway, get_services
+from forwarder.server.extension import get_gateway
 from forwarder.server.openai import json_answer, read_json_body, stream_stored_events
 from forwarder.server.request_shape import adapt_shape
-from forwarder.services import Services
-from forwarder.storage import (
-    DatabaseConversationStore,
-    UpstreamMemory,
-    completion_recorder,
-    token_estimate,
+from forwarder.server.stored_objects import (
+    answer_deletion,
+    authenticate_client,
+    check_stored_id,
+    open_store,
+    read_new_metadata,
+    require_found,
 )
-from forwarder.storage.background import response_not_found
-from forwarder.storage.db import completions as stored_completions
-from forwarder.storage.db import responses
+from forwarder.storage import UpstreamMemory, completion_recorder, token_estimate
+from forwarder.storage.db.completions import StoredCompletion
+from forwarder.storage.history_reference import response_not_found
 from forwarder.storage.include import IncludeFilter
 from forwarder.storage.items import check_id, to_items
-from forwarder.storage.pagination import (
-    find_page_start,
-    make_list,
-    make_page,
-    read_metadata,
-    read_page,
-)
-from forwarder.storage.resume import read_response_input
+from forwarder.storage.pagination import make_list, make_page, read_page
 
 blueprint = Blueprint("stored", __name__)
 
-_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
-
-
-def open_store() -> tuple[DatabaseConversationStore, str]:
-    """Authenticate the client. Returns the store and the owner whose data the client may access."""
-    state = authenticate_client().require_store()
-    return state, state.find_owner(request_context.current_context())
-
-
-def authenticate_client() -> Services:
-    context = request_context.current_context()
-    context.route = "stored"
-    request_context.authenticate(context)
-    return get_services()
-
-
-def check_stored_id(name: str) -> str:
-    """Return a valid id. Raises NotFound for a malformed one."""
-    if not _ID.fullmatch(name):
-        raise NotFound(f"There is no object with id '{name[:64]}'.")
-    return name
 
 
 # -- responses ------------------------------------------------------------------------------------
@@ -71,12 +43,12 @@ def check_stored_id(name: str) -> str:
 @blueprint.get("/responses/<name>")
 def response(name: str) -> Response:
     """Return a response; with ``?stream=true``, stream its stored and future events."""
-    state, owner = open_store()
+    store, owner = open_store()
     including = IncludeFilter(request.args.items(multi=True))
     if not read_flag("stream"):
         return json_answer(
             including.filter_response(
-                state.background.read_response(owner, check_stored_id(name)).body
+                store.background.read_response(owner, check_stored_id(name)).body
             )
         )
     context = request_context.current_context()
@@ -112,10 +84,10 @@ def read_starting_after() -> int:
 @blueprint.delete("/responses/<name>")
 def delete_response(name: str) -> Response:
     """Delete a response and cancel its background work."""
-    state, owner = open_store()
-    removed = state.background.remove_response(owner, check_stored_id(name))
-    if removed is None:
-        raise response_not_found(name)
+    store, owner = open_store()
+    removed = require_found(
+        store.background.remove_response(owner, check_stored_id(name)), response_not_found(name)
+    )
     get_gateway().cancel_at_upstream(removed, request_context.current_context())
     return json_answer({"id": name, "object": "response", "deleted": True})
 
@@ -123,8 +95,8 @@ def delete_response(name: str) -> Response:
 @blueprint.post("/responses/<name>/cancel")
 def cancel(name: str) -> Response:
     """Cancel the background work on a response, also at an upstream that runs it."""
-    state, owner = open_store()
-    cancelled = state.background.cancel_response(owner, check_stored_id(name))
+    store, owner = open_store()
+    cancelled = store.background.cancel_response(owner, check_stored_id(name))
     get_gateway().cancel_at_upstream(cancelled, request_context.current_context())
     return json_answer(IncludeFilter(()).filter_response(cancelled.body))
 
@@ -132,18 +104,14 @@ def cancel(name: str) -> Response:
 @blueprint.get("/responses/<name>/input_items")
 def input_items(name: str) -> Response:
     """List the input of a response, with the history that it continues."""
-    state, owner = open_store()
+    store, owner = open_store()
     page, including = read_page(request.args, "desc"), IncludeFilter(request.args.items(multi=True))
     check_stored_id(name)
-
-    def read(connection: Any) -> list[Json]:
-        if responses.find(connection, owner, name) is None:
-            raise response_not_found(name)
-        limit = ReadLimit(state.request_limits, subject="The input including its history")
-        return read_response_input(connection, owner, name, limit.spend)
-
-    items = [including.filter_item(item) for item in state.database.read(read)]
-    return json_answer(make_page(items, page))
+    limit = ReadLimit(store.request_limits, subject="The input including its history")
+    items = require_found(
+        store.history.list_input_items(owner, name, limit.spend), response_not_found(name)
+    )
+    return json_answer(make_page(list(map(including.filter_item, items)), page))
 
 
 @blueprint.post("/responses/input_tokens")
@@ -179,30 +147,15 @@ def input_tokens() -> Response:
 @blueprint.get("/chat/completions")
 def chat_completions() -> Response:
     """List stored chat completions, optionally filtered by model and metadata."""
-    state, owner = open_store()
+    store, owner = open_store()
     page = read_page(request.args, "asc")
     model = request.args.get("model")
     if model is not None:
         check_id(model, "model")
     metadata = {k[9:-1]: v for k, v in request.args.items() if re.fullmatch(r"metadata\[.+\]", k)}
 
-    def read(connection: Any) -> list[stored_completions.StoredCompletion]:
-        after = find_page_start(
-            page, lambda x: stored_completions.find_position(connection, owner, x)
-        )
-        limit = ReadLimit(state.request_limits, "limit", "This page of the list")
-        return stored_completions.list_page(
-            connection,
-            owner,
-            after,
-            page.limit + 1,
-            page.is_descending,
-            model,
-            metadata,
-            limit.spend,
-        )
-
-    rows = state.database.read(read)
+    limit = ReadLimit(store.request_limits, "limit", "This page of the list")
+    rows = store.completions.list_page(owner, page, model, metadata, limit.spend)
     return json_answer(
         make_list(list(map(completion_recorder.render_completion, rows)), page.limit)
     )
@@ -223,40 +176,28 @@ def messages(name: str) -> Response:
     )
 
 
-def find_completion(name: str) -> stored_completions.StoredCompletion:
-    state, owner = open_store()
-    completion = state.database.read(
-        lambda c: stored_completions.find(c, owner, check_stored_id(name))
-    )
-    if completion is None:
-        raise completion_not_found(name)
-    return completion
+def find_completion(name: str) -> StoredCompletion:
+    store, owner = open_store()
+    found = store.completions.find(owner, check_stored_id(name))
+    return require_found(found, completion_not_found(name))
 
 
 @blueprint.post("/chat/completions/<name>")
 def describe_completion(name: str) -> Response:
     """Replace the metadata of a stored chat completion."""
-    state, owner = open_store()
-    metadata = read_metadata(
-        read_json_body(request_context.current_context()), check_type, required=True
-    )
-    completion = state.database.write(
-        lambda c: stored_completions.set_metadata(c, owner, check_stored_id(name), metadata)
-    )
-    if completion is None:
-        raise completion_not_found(name)
+    store, owner = open_store()
+    metadata = read_new_metadata()
+    changed = store.completions.set_metadata(owner, check_stored_id(name), metadata)
+    completion = require_found(changed, completion_not_found(name))
     return json_answer(completion_recorder.render_completion(completion))
 
 
 @blueprint.delete("/chat/completions/<name>")
 def delete_completion(name: str) -> Response:
     """Delete a stored chat completion."""
-    state, owner = open_store()
-    if not state.database.write(
-        lambda c: stored_completions.remove(c, owner, check_stored_id(name))
-    ):
-        raise completion_not_found(name)
-    return json_answer({"id": name, "object": "chat.completion.deleted", "deleted": True})
+    store, owner = open_store()
+    was_found = store.completions.remove(owner, check_stored_id(name))
+    return answer_deletion(was_found, name, "chat.completion.deleted", completion_not_found(name))
 
 
 def completion_not_found(name: str) -> NotFound:

@@ -13,7 +13,6 @@ from typing import Any
 
 import orjson
 
-from forwarder.core.errors import InvalidRequest, shorten_value
 from forwarder.core.read_limit import ReadLimit
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, STR, check_type, read_field
@@ -127,15 +126,6 @@ def read_input_items(request: Json) -> list[Any]:
         return [{"type": "message", "role": "user", "content": value}]
     items: list[Any] = check_type(value, LIST, "input")
     return items
-
-
-def previous_response_not_found(name: Any) -> InvalidRequest:
-    """Return the error for an unknown ``previous_response_id``."""
-    return InvalidRequest(
-        f"Previous response with id '{shorten_value(name)}' not found.",
-        param="previous_response_id",
-        code="previous_response_not_found",
-    )
 
 
 def is_replayable(item: Json) -> bool:

@@ -51,14 +51,16 @@ from forwarder.server.websocket_history import (
     HistoryEntry,
     SessionHistory,
     expand_history,
-    previous_response_not_found,
     read_input_items,
     strip_history,
 )
 from forwarder.services import Services
 from forwarder.storage.history_errors import EarlierItems, call_with_earlier_items
+from forwarder.storage.history_reference import (
+    previous_response_not_found,
+    read_history_reference,
+)
 from forwarder.storage.response_recorder import make_history_fields
-from forwarder.storage.resume import read_history_reference
 from forwarder.translation.responses_over_chat.response_skeleton import make_response_skeleton
 
 log = logging.getLogger("forwarder.websocket")

@@ -27,16 +27,20 @@ from forwarder.storage.completion_recorder import (
 )
 from forwarder.storage.conversation_lock import ConversationLocks
 from forwarder.storage.db import Database
-from forwarder.storage.owners import OwnerResolver
-from forwarder.storage.response_recorder import ResponseRecorder
-from forwarder.storage.resume import (
+from forwarder.storage.history_reference import (
     LOCAL_PARAMETERS,
     HistoryReference,
     UpstreamMemory,
     is_stored,
     read_history_reference,
-    with_history,
 )
+from forwarder.storage.owners import OwnerResolver
+from forwarder.storage.repositories.completions import CompletionRepository
+from forwarder.storage.repositories.conversations import ConversationRepository
+from forwarder.storage.repositories.history import HistoryRepository
+from forwarder.storage.repositories.responses import ResponseRepository
+from forwarder.storage.response_recorder import ResponseRecorder
+from forwarder.storage.resume import with_history
 
 OriginGetter = Callable[[], str | None]
 """Returns the upstream that stores the response too, or None. Call it after the answer has begun.
@@ -72,7 +76,7 @@ class ConversationStore(ABC):
 
 
 class DatabaseConversationStore(ConversationStore):
-    """State in a database."""
+    """State in a database; the repositories serve the routes for stored objects."""
 
     def __init__(
         self,
@@ -82,9 +86,13 @@ class DatabaseConversationStore(ConversationStore):
         request_limits: RequestLimits = DEFAULT_REQUEST_LIMITS,
         owners: OwnerResolver | None = None,
     ) -> None:
-        self.database = database
+        self._database = database
         self._owners = owners or OwnerResolver(database, ())
         self.request_limits = request_limits
+        self.conversations = ConversationRepository(database)
+        self.completions = CompletionRepository(database)
+        self.history = HistoryRepository(database)
+        self._responses = ResponseRepository(database)
         self._locks = ConversationLocks(database)
         self.background = BackgroundRunner(
             database, running, self._locks, limits, self._owners.migrate_owner
@@ -99,7 +107,7 @@ class DatabaseConversationStore(ConversationStore):
     ) -> Handler:
         """Wrap a Responses handler: resolve the history that its requests refer to."""
         find_owner, drop = partial(self.find_owner, context), context.loss_report.drop
-        return with_history(handler, self.database, find_owner, memory, drop, self.request_limits)
+        return with_history(handler, self.history, find_owner, memory, drop, self.request_limits)
 
     def list_local_parameters(self, client: str, request: Json, translated: bool) -> frozenset[str]:
         """Return the parameters that are handled here, so that no upstream has to support them.
@@ -109,7 +117,7 @@ class DatabaseConversationStore(ConversationStore):
         if CLIENT_PROTOCOLS[client].stored_object == "chat.completion":
             return STORED_COMPLETION_PARAMETERS if request.get("store") is True else frozenset()
         stores_metadata = (
-            translated and is_stored(request) and not self.database.write_breaker.is_open
+            translated and is_stored(request) and not self._database.write_breaker.is_open
         )
         return frozenset({"metadata"}) if stores_metadata else frozenset()
 
@@ -136,7 +144,7 @@ class DatabaseConversationStore(ConversationStore):
                 lock = self._locks.acquire(owner, reference.conversation)
                 context.cleanup.add(lock.release_now)
             recorder = ResponseRecorder(
-                self.database, owner, dict(request), origin, lock, can_store
+                self._responses, owner, dict(request), origin, lock, can_store
             )
             return (
                 recorder.record if can_store else partial(record_without_storing, recorder, context)
@@ -144,10 +152,10 @@ class DatabaseConversationStore(ConversationStore):
         if stored_object != "chat.completion" or not is_completion_stored(request):
             return lambda stream: stream
         check_stored_completion(request)
-        if self.database.write_breaker.is_open:
+        if self._database.write_breaker.is_open:
             raise StoreUnavailable
         owner = self.find_owner(context)
-        completion = CompletionRecorder(self.database, owner, dict(request), origin)
+        completion = CompletionRecorder(self.completions, owner, dict(request), origin)
         request |= request_usage(request)
         return completion.record
 
@@ -158,7 +166,7 @@ class DatabaseConversationStore(ConversationStore):
 
         The API stores responses by default; most clients that omit ``store`` do not need it.
         """
-        if not self.database.write_breaker.is_open or not is_stored(request):
+        if not self._database.write_breaker.is_open or not is_stored(request):
             return True
         if request.get("store") or reference.conversation is not None or context.loss_report.strict:
             raise StoreUnavailable

@@ -11,9 +11,9 @@ from forwarder.core.types import Batch, EventStream, Json
 from forwarder.core.validate import BOOL, DICT, INT, LIST, check_type, read_field
 from forwarder.middleware.reasoning_style import drop_usage_chunks, wants_usage
 from forwarder.protocols.fold import fold_chat
-from forwarder.storage.db import Database, completions
 from forwarder.storage.db.completions import StoredCompletion
 from forwarder.storage.pagination import read_metadata
+from forwarder.storage.repositories.completions import CompletionRepository
 
 
 def check_stored_completion(request: Json) -> None:
@@ -39,9 +39,13 @@ class CompletionRecorder:
     """
 
     def __init__(
-        self, database: Database, owner: str, request: Json, origin: Callable[[], str | None]
+        self,
+        completions: CompletionRepository,
+        owner: str,
+        request: Json,
+        origin: Callable[[], str | None],
     ) -> None:
-        self._database = database
+        self._completions = completions
         self._owner = owner
         self._request = request
         self._get_origin = origin
@@ -74,7 +78,7 @@ class CompletionRecorder:
                 yield batch
         if batches and not batches[-1][-1].get("error"):
             completion = self._build_completion(batches)
-            self._database.write(lambda c: completions.add(c, self._owner, completion))
+            self._completions.add(self._owner, completion)
         yield from final_batches
 
     def _set_stored_id(self, batch: Batch) -> Batch:

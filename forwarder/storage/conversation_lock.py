@@ -11,15 +11,13 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from functools import partial
-
-import sqlalchemy as sa
 
 from forwarder.core.concurrency import spawn
-from forwarder.core.errors import ConversationLocked, StoreUnavailable
-from forwarder.core.ids import generate_id
-from forwarder.storage.db import Database, conversations
+from forwarder.core.errors import StoreUnavailable
+from forwarder.storage.db import Database
 from forwarder.storage.db.clock import LEASE_SECONDS
+from forwarder.storage.db.conversations import ConversationLease, make_lease
+from forwarder.storage.repositories.conversations import ConversationRepository
 
 log = logging.getLogger("forwarder.state")
 
@@ -29,37 +27,18 @@ LOCK_RENEW_SECONDS = LEASE_SECONDS / 5
 
 @dataclass(frozen=True, eq=False)
 class ConversationLock:
-    """One turn's lock of a conversation."""
+    """One turn's lock of a conversation.
+
+    The lease is acquired and released either here, or in the transaction that stores the turn: then
+    call `start_renewal` or `mark_released` afterwards.
+    """
 
     locks: ConversationLocks
-    owner: str
-    conversation: str
-    holder_id: str
-
-    def acquire(self, connection: sa.Connection) -> None:
-        """Acquire the lock if the conversation exists.
-
-        Raises ConversationLocked if another turn holds it. Call `start_renewal` after the
-        transaction.
-        """
-        place = self.owner, self.conversation
-        if conversations.acquire_lease(connection, *place, self.holder_id):
-            return
-        if conversations.find(connection, *place) is not None:
-            raise ConversationLocked
+    lease: ConversationLease
 
     def start_renewal(self) -> None:
-        """Renew the lease until `release` or `release_now`."""
+        """Renew the lease until `mark_released` or `release_now`."""
         self.locks.add(self)
-
-    def renew(self, connection: sa.Connection) -> None:
-        """Renew the lease."""
-        place = self.owner, self.conversation
-        conversations.renew_lease(connection, *place, self.holder_id)
-
-    def release(self, connection: sa.Connection) -> None:
-        """Release the lock when the transaction commits. Call `mark_released` afterwards."""
-        conversations.release_lease(connection, self.owner, self.conversation, self.holder_id)
 
     def mark_released(self) -> bool:
         """Stop the renewal. Returns False if it was stopped before."""
@@ -68,26 +47,29 @@ class ConversationLock:
     def release_now(self) -> None:
         """Release the lock in a transaction of its own, unless it was released before."""
         if self.mark_released():
-            self.locks.database.write(self.release)
+            self.locks.repository.release_lease(self.lease)
 
 
 class ConversationLocks:
     """The conversation locks of this process."""
 
     def __init__(self, database: Database) -> None:
-        self.database = database
+        self.repository = ConversationRepository(database)
         self._active: set[ConversationLock] = set()
         self._lock = threading.Lock()
         self._is_renewing = False
 
     def new_lock(self, owner: str, conversation: str) -> ConversationLock:
         """Return a lock that is not acquired yet."""
-        return ConversationLock(self, owner, conversation, generate_id("turn"))
+        return ConversationLock(self, make_lease(owner, conversation))
 
     def acquire(self, owner: str, conversation: str) -> ConversationLock:
-        """Return an acquired lock. Raises ConversationLocked if another turn holds it."""
+        """Return an acquired lock; it locks nothing if the conversation does not exist.
+
+        Raises ConversationLocked if another turn holds it.
+        """
         lock = self.new_lock(owner, conversation)
-        self.database.write(lock.acquire)
+        self.repository.acquire_lock(lock.lease)
         lock.start_renewal()
         return lock
 
@@ -110,20 +92,17 @@ class ConversationLocks:
         while True:
             time.sleep(LOCK_RENEW_SECONDS)
             with self._lock:
-                active = sorted(self._active, key=lambda lock: lock.holder_id)
-                if not active:
+                leases = sorted(
+                    (lock.lease for lock in self._active), key=lambda lease: lease.holder
+                )
+                if not leases:
                     self._is_renewing = False
                     return
             try:
-                self.database.write(partial(renew_locks, locks=active))
+                self.repository.renew_leases(leases)
             except StoreUnavailable:
                 continue  # the database logged it; the next renewal may succeed
             except Exception:
                 log.exception(
                     "could not renew conversation locks", extra={"event": "lock_renewal_failed"}
                 )
-
-
-def renew_locks(connection: sa.Connection, locks: list[ConversationLock]) -> None:
-    for lock in locks:
-        lock.renew(connection)

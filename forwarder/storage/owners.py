@@ -18,13 +18,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 
-from sqlalchemy import Connection
-
 from forwarder.context.client_identity import derive_owner, hash_client_key, is_guessable
 from forwarder.core.concurrency import spawn
 from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import StoreUnavailable
-from forwarder.storage.db import Database, owners
+from forwarder.storage.db import Database
+from forwarder.storage.repositories.owners import OwnerRepository
 
 KEY_PURPOSE = "owner"
 
@@ -46,6 +45,7 @@ class OwnerResolver:
 
     def __init__(self, database: Database | None, secrets: Sequence[str]) -> None:
         self._database = database
+        self._repository = OwnerRepository(database) if database is not None else None
         self._keys: list[bytes] = []
         self._checked_at: OrderedDict[str, float] = OrderedDict()
         self._move_lock = threading.Lock()
@@ -54,13 +54,13 @@ class OwnerResolver:
 
     def add_secrets(self, secrets: Sequence[str]) -> None:
         """Use these secrets, which were not available at construction."""
-        if self._database is None or not secrets:
+        if self._database is None or self._repository is None or not secrets:
             return
         self._cipher, self._has_secret = TokenCipher(secrets, KEY_PURPOSE), True
         try:
-            self._load_keys(self._database)
+            self._load_keys(self._repository)
         except StoreUnavailable:
-            spawn(partial(self._load_keys_later, self._database))
+            spawn(partial(self._load_keys_later, self._repository, self._database.closed))
 
     def derive_owner(self, client_key: str | None) -> str:
         """Return the owner without a database query."""
@@ -72,11 +72,11 @@ class OwnerResolver:
 
         While the database is not writable, the result may be an earlier owner.
         """
-        if client_key and self._database is not None and self._has_secret:
+        if client_key and self._repository is not None and self._has_secret:
             try:
                 if not self._keys:
-                    self._load_keys(self._database)
-                return self._migrate_earlier_owners(self._database, client_key)
+                    self._load_keys(self._repository)
+                return self._migrate_earlier_owners(self._repository, client_key)
             except StoreUnavailable:
                 pass  # the database logged it; operations that need the owner fail
         return self.derive_owner(client_key)
@@ -86,44 +86,36 @@ class OwnerResolver:
 
         Rows stay while a turn is running in one of their conversations. Raises StoreUnavailable.
         """
-        if self._database is None or not self._keys or not is_guessable(owner):
+        if self._repository is None or not self._keys or not is_guessable(owner):
             return owner
         now = derive_owner(self._keys[0], owner)
-
-        def move_rows(connection: Connection) -> str:
-            if owners.has_running_turn(connection, owner):
-                return owner
-            owners.move_owner(connection, owner, now)
-            return now
-
-        return self._database.write_without_timeout(move_rows)
+        return now if self._repository.move_idle_owner(owner, now) else owner
 
     def rotate_keys(self) -> None:
         """Re-encrypt the owner keys under the first secret, and replace guessable owners.
 
         Raises StoreUnavailable.
         """
-        if self._database is None or not self._has_secret:
+        if self._repository is None or not self._has_secret:
             return
-        for name, sealed in self._database.read(owners.list_keys):
+        for name, sealed in self._repository.list_keys():
             renewed = self._cipher.reencrypt(sealed)
             if renewed is not None:
-                self._database.write(partial(owners.replace_key, name=name, sealed=renewed))
-        for owner in self._database.read(owners.list_owners):
+                self._repository.replace_key(name, renewed)
+        for owner in self._repository.list_owners():
             self.migrate_owner(owner)
 
-    def _migrate_earlier_owners(self, database: Database, client_key: str) -> str:
+    def _migrate_earlier_owners(self, repository: OwnerRepository, client_key: str) -> str:
         now, digest = self.derive_owner(client_key), hash_client_key(client_key)
         if time.monotonic() - self._checked_at.get(digest, float("-inf")) < CHECK_SECONDS:
             return now
         earlier = [digest, *(derive_owner(key, digest) for key in self._keys[1:])]
         is_done = True
         for before in earlier:
-            if database.read(partial(owners.has_rows, owner=before)):
+            if repository.has_rows(before):
                 try:
                     with self._move_lock:  # the client's concurrent requests wait for the move
-                        move = partial(owners.move_owner, before=before, now=now)
-                        is_done &= database.write_without_timeout(move)
+                        is_done &= repository.move_owner(before, now)
                 except StoreUnavailable:
                     return before
         if is_done:
@@ -135,29 +127,21 @@ class OwnerResolver:
 
     # -- the keys -------------------------------------------------------------------------------
 
-    def _load_keys(self, database: Database) -> None:
+    def _load_keys(self, repository: OwnerRepository) -> None:
         """Decrypt the owner keys, or create the first one."""
-        self._keys = self._decrypt_keys(database.read(owners.list_keys)) or database.write(
-            self._make_key
-        )
+        keys = self._decrypt_keys(repository.list_keys())
+        if not keys:
+            new_key = self._cipher.encrypt(random.token_bytes(32).hex())
+            # Another worker may be faster; then its key is used.
+            keys = self._decrypt_keys(repository.add_key_unless(self._decrypt_keys, new_key))
+        self._keys = keys
 
-    def _load_keys_later(self, database: Database) -> None:
-        while not self._keys and not database.closed.wait(RETRY_SECONDS):
+    def _load_keys_later(self, repository: OwnerRepository, closed: threading.Event) -> None:
+        while not self._keys and not closed.wait(RETRY_SECONDS):
             try:
-                self._load_keys(database)
+                self._load_keys(repository)
             except StoreUnavailable:
                 continue  # the database logged it
-
-    def _make_key(self, connection: Connection) -> list[bytes]:
-        owners.take_transaction_lock(connection, "owner key")
-        keys = self._decrypt_keys(
-            owners.list_keys(connection)
-        )  # another worker may have been faster
-        if not keys:
-            key = random.token_bytes(32)
-            owners.add_key(connection, self._cipher.encrypt(key.hex()))
-            keys = [key]
-        return keys
 
     def _decrypt_keys(self, rows: list[tuple[str, str]]) -> list[bytes]:
         opened = [self._cipher.decrypt(sealed) for _, sealed in rows]

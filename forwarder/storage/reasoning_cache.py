@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import orjson
 
@@ -19,9 +19,9 @@ from forwarder.core.concurrency import spawn
 from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import StoreUnavailable
 from forwarder.middleware.reasoning_cache.memory_backend import MemoryBackend
-from forwarder.storage.db import Database, reasoning
+from forwarder.storage.db import Database
 from forwarder.storage.db.reasoning import StoredReasoning
-from forwarder.storage.db.write_batching import DatabaseWork
+from forwarder.storage.repositories.reasoning import ReasoningRepository
 
 T = TypeVar("T")
 
@@ -42,11 +42,9 @@ class CachedValue(NamedTuple):
 
 
 class StoreAccess:
-    """Read or write access to the database, and the time until which it is paused."""
+    """The time until which read or write access to the database is paused."""
 
-    def __init__(self, run_work: Callable[[DatabaseWork[Any]], Any]) -> None:
-        self.do = run_work
-        self.paused_until = 0.0
+    paused_until = 0.0
 
 
 class DatabaseBackend:
@@ -60,8 +58,9 @@ class DatabaseBackend:
         self._cipher = sealer
         self._ttl = ttl
         self._memory = MemoryBackend(ttl)
-        self._read_access = StoreAccess(database.read)
-        self._write_access = StoreAccess(database.write)
+        self._reasoning = ReasoningRepository(database)
+        self._read_access = StoreAccess()
+        self._write_access = StoreAccess()
 
     def find(self, owner: bytes, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """Return the cached values of an owner, by key."""
@@ -83,26 +82,29 @@ class DatabaseBackend:
         now = _TIMESTAMP.pack(time.time())
         self._memory.store(owner, {key: now + value for key, value in values.items()})
         sealed = {key.hex(): self._encrypt(owner, key, value) for key, value in values.items()}
-        self._try_access(self._write_access, lambda c: reasoning.add(c, owner.hex(), sealed))
+        self._try_access(self._write_access, lambda: self._reasoning.add(owner.hex(), sealed))
 
     def _read_store(
         self, owner: str, names: Iterable[str], stale_before: float
     ) -> dict[str, StoredReasoning]:
-        """Read values from the database, and record the use of those last used before ``late``."""
+        """Read values from the database.
+
+        Records the use of those that were last used before ``stale_before``.
+        """
         if not names:
             return {}
         now = time.time()
         rows = self._try_access(
-            self._read_access, lambda c: reasoning.find(c, owner, names, now - self._ttl)
+            self._read_access, lambda: self._reasoning.find(owner, names, now - self._ttl)
         )
         if rows is None:
             return {}
         old = [name for name, row in rows.items() if row.used < stale_before]
         if old:
-            self._try_access(self._write_access, lambda c: reasoning.touch(c, owner, old))
+            self._try_access(self._write_access, lambda: self._reasoning.touch(owner, old))
         return rows | {name: rows[name]._replace(used=now) for name in old}
 
-    def _try_access(self, access: StoreAccess, work: DatabaseWork[T]) -> T | None:
+    def _try_access(self, access: StoreAccess, work: Callable[[], T]) -> T | None:
         """Run ``work``. Returns None if access is paused, fails or takes too long.
 
         Work that finishes after the timeout still takes effect.
@@ -114,7 +116,7 @@ class DatabaseBackend:
 
         def run_attempt() -> None:
             try:
-                results.append(access.do(work))
+                results.append(work())
                 access.paused_until = 0.0
             except StoreUnavailable:  # the database logged it
                 self._read_access.paused_until = self._write_access.paused_until = (

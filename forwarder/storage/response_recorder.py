@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
-
-import sqlalchemy as sa
 
 from forwarder.core.ids import generate_id
 from forwarder.core.types import Batch, EventStream, Json
 from forwarder.protocols.mappings import TERMINAL_EVENTS
 from forwarder.protocols.stream_end import MALFORMED_EVENT_ERRORS, malformed_event
-from forwarder.storage import references
 from forwarder.storage.conversation_lock import ConversationLock
-from forwarder.storage.db import Database, conversations, responses
 from forwarder.storage.db.event_log import EventLogChunk, EventLogPacker, InvalidSequenceNumber
 from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.db.tables import is_valid_id
+from forwarder.storage.history_reference import (
+    HistoryReference,
+    is_stored,
+    read_history_reference,
+)
 from forwarder.storage.include import hide_event_reasoning, wants_encrypted_reasoning
-from forwarder.storage.items import derive_id, render_item, to_items
-from forwarder.storage.resume import HistoryReference, is_stored, read_history_reference
+from forwarder.storage.items import to_items
+from forwarder.storage.repositories.responses import ResponseRepository
 
 MAX_EVENTS_PER_CHUNK = 512
 """Maximum number of events in one chunk of an event log."""
@@ -39,7 +39,7 @@ class ResponseRecorder:
 
     def __init__(
         self,
-        database: Database,
+        responses: ResponseRepository,
         owner: str,
         request: Json,
         origin: Callable[[], str | None],
@@ -47,7 +47,7 @@ class ResponseRecorder:
         can_store: bool = True,
     ) -> None:
         self._can_store = can_store
-        self._database = database
+        self._responses = responses
         self._owner = owner
         self._get_origin = origin
         self._lock = lock
@@ -133,11 +133,6 @@ class ResponseRecorder:
 
     def _store_response(self, response: Json) -> None:
         self._pack_events()  # outside the writer thread: it would compete with this one for the GIL
-        self._database.write(lambda c: self._write_response(c, response))
-        if self._lock is not None:
-            self._lock.mark_released()
-
-    def _write_response(self, connection: sa.Connection, response: Json) -> None:
         stored = StoredResponse(
             id=response["id"],
             status=response.get("status") or "completed",
@@ -146,15 +141,17 @@ class ResponseRecorder:
             created=time.time(),
             previous=self._history.previous,
             conversation=self._history.conversation,
-            before=read_last_item_number(connection, self._owner, self._history.conversation),
             upstream=self._get_origin(),
             upstream_id=self._upstream_id if is_valid_id(self._upstream_id or "") else None,
         )
-        if self._is_stored:
-            responses.add(connection, self._owner, stored, self._chunks)
-        append_to_conversation(connection, self._owner, stored)
+        self._responses.store_answer(
+            self._owner,
+            stored,
+            self._chunks if self._is_stored else None,
+            self._lock.lease if self._lock else None,
+        )
         if self._lock is not None:
-            self._lock.release(connection)
+            self._lock.mark_released()
 
 
 def count_opening_events(batch: Batch) -> int:
@@ -169,44 +166,6 @@ def make_history_fields(reference: HistoryReference, stored: bool) -> Json:
     if reference.conversation is not None:
         fields["conversation"] = {"id": reference.conversation}
     return fields
-
-
-def read_last_item_number(
-    connection: sa.Connection, owner: str, conversation: str | None
-) -> int | None:
-    """Return the number of the last item of a conversation."""
-    if conversation is None:
-        return None
-    return conversations.read_last_number(connection, owner, conversation)
-
-
-def append_to_conversation(connection: sa.Connection, owner: str, stored: StoredResponse) -> None:
-    """Append a response's input and output to its conversation, unless the response failed."""
-    if stored.conversation is None or stored.status not in ("completed", "incomplete"):
-        return
-    items: list[Any] = [
-        *resolve_input_references(connection, owner, stored.input),
-        *(stored.body.get("output") or ()),
-    ]
-    rendered_items = [
-        render_item(item, derive_id(item, stored.id, i)) for i, item in enumerate(items)
-    ]
-    for i, (rendered, item) in enumerate(zip(rendered_items, items, strict=True)):
-        if not is_valid_id(rendered["id"]):  # upstreams may send any id
-            rendered["id"] = derive_id(item, stored.id, i)
-    raw = [(rendered["id"], item) for rendered, item in zip(rendered_items, items, strict=True)]
-    conversations.append_items(connection, owner, stored.conversation, raw)
-
-
-def resolve_input_references(connection: sa.Connection, owner: str, items: list[Any]) -> list[Any]:
-    """Return the items with references replaced by the referenced items, under the same ids."""
-    names = references.list_references(items)
-    if not names:
-        return items
-    found_items = references.find_items(connection, owner, names)
-    return references.replace_references(
-        items, {n: {"id": n, **item} for n, item in found_items.items()}
-    )
 
 
 def is_own_response_id(response_id: str) -> bool:

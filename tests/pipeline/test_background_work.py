@@ -19,7 +19,7 @@ from forwarder.pipeline.background_work import BackgroundWork
 from forwarder.pipeline.gateway import Gateway
 from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.services import Services
-from forwarder.storage.background_requests import StoredRequest
+from forwarder.storage.background.stored_request import StoredRequest
 from forwarder.storage.db.background_leases import ResponseOrigin
 
 Json = dict[str, Any]
@@ -47,7 +47,7 @@ class Hanging:
         monkeypatch.setattr(
             "forwarder.services.select_transport", lambda settings, heartbeat: transport
         )
-        monkeypatch.setattr("forwarder.storage.background.TAKEOVER_POLL_SECONDS", 0.02)
+        monkeypatch.setattr("forwarder.storage.background.takeover.TAKEOVER_POLL_SECONDS", 0.02)
         monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 0.02)
         monkeypatch.setattr("forwarder.storage.db.settling.PROBE_SECONDS", 0.0)
 
@@ -79,7 +79,7 @@ def leave_work(tmp_path: Path, hanging: Hanging, **environment: str) -> tuple[st
     first.running.announce()  # it takes nothing up again
     first.require_store().background._jobs.clear()
     time.sleep(0.5)  # until its last write
-    database = first.require_store().database
+    database = first.require_store()._database
     database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
     return name, services_of(**given)
 
@@ -87,7 +87,7 @@ def leave_work(tmp_path: Path, hanging: Hanging, **environment: str) -> tuple[st
 def wait_for_end(services: Services, name: str) -> Json:
     deadline = time.monotonic() + 10
     store = services.require_store()
-    owner = store.database.read(lambda c: c.scalar(sa.text("SELECT owner FROM responses")))
+    owner = store._database.read(lambda c: c.scalar(sa.text("SELECT owner FROM responses")))
     while (kept := store.background.read_response(owner, name)).is_running:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -128,7 +128,7 @@ def test_work_is_left_to_workers_that_can_read_its_request(
     )
     Gateway(other).resume_background_work()
     time.sleep(0.5)
-    database = other.require_store().database
+    database = other.require_store()._database
     status = database.read(lambda c: c.scalar(sa.text("SELECT status FROM responses")))
     assert status in ("queued", "in_progress")
     Gateway(same).resume_background_work()

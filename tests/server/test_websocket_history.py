@@ -10,7 +10,6 @@ from forwarder.core.errors import InvalidRequest
 from forwarder.server.websocket_history import (
     SessionHistory,
     expand_history,
-    previous_response_not_found,
     read_input_items,
 )
 
@@ -151,9 +150,3 @@ def test_an_input_is_a_list_or_a_text() -> None:
     assert read_input_items({"input": [HI]}) == [HI]
     with pytest.raises(InvalidRequest):
         read_input_items({"input": 7})
-
-
-def test_missing_response_is_named() -> None:
-    error = previous_response_not_found("r1")
-    assert (error.code, error.param) == ("previous_response_not_found", "previous_response_id")
-    assert "r1" in error.message

@@ -13,6 +13,7 @@ from forwarder.storage import completion_recorder
 from forwarder.storage.completion_recorder import CompletionRecorder
 from forwarder.storage.db import completions as stored
 from forwarder.storage.db.database import SqliteDatabase
+from forwarder.storage.repositories.completions import CompletionRepository
 
 REQUEST: Json = {
     "model": "m",
@@ -22,7 +23,7 @@ REQUEST: Json = {
 }
 
 
-def chunk(text: str | None = None, finish: str | None = None, index: int = 0) -> Json:
+def make_chunk(text: str | None = None, finish: str | None = None, index: int = 0) -> Json:
     choice = {"index": index, "delta": {"content": text}, "finish_reason": finish}
     return {"id": "c", "object": "chat.completion.chunk", "model": "m", "choices": [choice]}
 
@@ -33,7 +34,8 @@ USAGE: Json = {"id": "c", "model": "m", "choices": [], "usage": {"total_tokens":
 def make_recorder(
     database: SqliteDatabase, origin: str | None = "up", **more: Any
 ) -> CompletionRecorder:
-    return CompletionRecorder(database, "o", {**REQUEST, **more}, lambda: origin)
+    completions = CompletionRepository(database)
+    return CompletionRecorder(completions, "o", {**REQUEST, **more}, lambda: origin)
 
 
 def record_batches(
@@ -45,7 +47,7 @@ def record_batches(
 
 
 def test_completion_is_stored_before_its_end_is_sent(database: SqliteDatabase) -> None:
-    batches = [[chunk("Hel")], [], [chunk("lo")], [chunk(finish="stop")], [USAGE]]
+    batches = [[make_chunk("Hel")], [], [make_chunk("lo")], [make_chunk(finish="stop")], [USAGE]]
 
     assert record_batches(database, batches) == [(b, i > 2) for i, b in enumerate(batches)]
     stored_completion = database.read(lambda c: stored.find(c, "o", "c"))
@@ -56,7 +58,7 @@ def test_completion_is_stored_before_its_end_is_sent(database: SqliteDatabase) -
 
 
 def test_usage_is_stored_and_sent_only_on_request(database: SqliteDatabase) -> None:
-    batches = [[chunk("x")], [], [chunk(finish="stop")], [USAGE]]
+    batches = [[make_chunk("x")], [], [make_chunk(finish="stop")], [USAGE]]
     for options, expected in ((None, batches[:-1]), ({"include_usage": True}, batches)):
         recorder = make_recorder(database, stream=True, stream_options=options)
         assert list(recorder.record(iter(batches))) == expected
@@ -66,7 +68,7 @@ def test_usage_is_stored_and_sent_only_on_request(database: SqliteDatabase) -> N
 
 
 def test_completion_ends_with_its_last_choice(database: SqliteDatabase) -> None:
-    batches = [[chunk("a", "stop")], [chunk("b", index=1)], [chunk(None, "stop", 1)]]
+    batches = [[make_chunk("a", "stop")], [make_chunk("b", index=1)], [make_chunk(None, "stop", 1)]]
 
     assert [expected for _, expected in record_batches(database, batches, n=2)] == [
         False,
@@ -94,7 +96,7 @@ def test_id_is_generated_unless_the_upstream_stores_it(
 ) -> None:
     message = {"role": "assistant", "content": "x"}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    batches: list[Batch] = [[chunk("Hel")], [chunk("lo", "stop")], [USAGE]]
+    batches: list[Batch] = [[make_chunk("Hel")], [make_chunk("lo", "stop")], [USAGE]]
     if whole:
         batches = [[{"id": "c", "model": "m", "choices": [choice]}]]
     expected = [
@@ -110,13 +112,13 @@ def test_id_is_generated_unless_the_upstream_stores_it(
 
 
 def test_completion_without_id_gets_one(database: SqliteDatabase) -> None:
-    nameless = {k: v for k, v in chunk("x", "stop").items() if k != "id"}
+    nameless = {k: v for k, v in make_chunk("x", "stop").items() if k != "id"}
     [[expected]] = make_recorder(database).record(iter([[nameless]]))
     assert expected["id"].startswith("chatcmpl-")
 
 
 def test_failed_completion_is_not_stored(database: SqliteDatabase) -> None:
-    batches: list[Batch] = [[chunk("x")], [{"error": {"message": "no"}}]]
+    batches: list[Batch] = [[make_chunk("x")], [{"error": {"message": "no"}}]]
     assert [expected for _, expected in record_batches(database, batches)] == [False, False]
 
 
@@ -130,7 +132,7 @@ def test_invalid_completion_request_is_rejected_early(database: SqliteDatabase) 
 
 
 def test_messages_are_rendered_with_their_parts(database: SqliteDatabase) -> None:
-    list(record_batches(database, [[chunk("x", "stop")]]))
+    list(record_batches(database, [[make_chunk("x", "stop")]]))
     stored_completion = database.read(lambda c: stored.find(c, "o", "c"))
     assert stored_completion is not None
     [message] = completion_recorder.render_messages(stored_completion)
@@ -153,7 +155,7 @@ def test_messages_are_rendered_with_their_parts(database: SqliteDatabase) -> Non
 def test_malformed_messages_are_rendered(
     message: Any, content: Any, parts: Any, database: SqliteDatabase
 ) -> None:
-    list(record_batches(database, [[chunk("x", "stop")]], messages=[message]))
+    list(record_batches(database, [[make_chunk("x", "stop")]], messages=[message]))
     stored_completion = database.read(lambda c: stored.find(c, "o", "c"))
     assert stored_completion is not None
     [expected] = completion_recorder.render_messages(stored_completion)
@@ -161,7 +163,7 @@ def test_malformed_messages_are_rendered(
 
 
 def test_messages_that_are_not_a_list_are_ignored(database: SqliteDatabase) -> None:
-    list(record_batches(database, [[chunk("x", "stop")]], messages="x"))
+    list(record_batches(database, [[make_chunk("x", "stop")]], messages="x"))
     stored_completion = database.read(lambda c: stored.find(c, "o", "c"))
     assert stored_completion is not None
     assert completion_recorder.render_messages(stored_completion) == []

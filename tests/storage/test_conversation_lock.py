@@ -12,32 +12,32 @@ import sqlalchemy as sa
 from forwarder.core.errors import ConversationLocked, StoreUnavailable
 from forwarder.storage import conversation_lock
 from forwarder.storage.conversation_lock import ConversationLock, ConversationLocks
-from forwarder.storage.db import conversations
 from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import SqliteDatabase
+from forwarder.storage.repositories.conversations import ConversationRepository
 
 
 @pytest.fixture(autouse=True)
-def _talk(database: SqliteDatabase) -> None:
-    database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
+def _conversation(database: SqliteDatabase) -> None:
+    ConversationRepository(database).create("o", Conversation("conv", 1.0, {}))
 
 
-def lease(database: SqliteDatabase) -> float | None:
+def read_lease(database: SqliteDatabase) -> float | None:
     found: float | None = database.read(
         lambda c: c.scalar(sa.text("SELECT lease FROM conversations"))
     )
     return found
 
 
-def until(true: Callable[[], Any]) -> None:
+def wait_until(is_true: Callable[[], Any]) -> None:
     deadline = time.monotonic() + 10
-    while not true():
+    while not is_true():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def release_in_transaction(database: SqliteDatabase, lock: ConversationLock) -> None:
-    database.write(lock.release)
+    ConversationRepository(database).release_lease(lock.lease)
     lock.mark_released()
 
 
@@ -69,7 +69,7 @@ def test_missing_conversation_is_not_locked(database: SqliteDatabase) -> None:
         locks.acquire("o", "none"),
         locks.acquire("other", "conv"),
     ]
-    assert lease(database) is None
+    assert read_lease(database) is None
     for lock in acquired:
         lock.release_now()
 
@@ -77,14 +77,15 @@ def test_missing_conversation_is_not_locked(database: SqliteDatabase) -> None:
 def test_lock_of_a_dead_worker_expires(database: SqliteDatabase) -> None:
     dead, living = ConversationLocks(database), ConversationLocks(database)
     lock = dead.new_lock("o", "conv")
-    database.write(lock.acquire)  # no renewal
+    conversations = ConversationRepository(database)
+    conversations.acquire_lock(lock.lease)  # no renewal
     with pytest.raises(ConversationLocked):
         living.acquire("o", "conv")
 
     database.write(lambda c: c.execute(sa.text("UPDATE conversations SET lease = lease - 20")))
     now = living.acquire("o", "conv")
-    database.write(lock.renew)  # the worker is alive, but its lease has expired
-    database.write(lock.release)
+    conversations.renew_leases([lock.lease])  # the worker is alive, but its lease has expired
+    conversations.release_lease(lock.lease)
     with pytest.raises(ConversationLocked):
         dead.acquire("o", "conv")
     now.release_now()
@@ -103,12 +104,12 @@ def test_lock_is_renewed(database: SqliteDatabase, monkeypatch: pytest.MonkeyPat
     locks = ConversationLocks(database)
     lock = locks.acquire("o", "conv")
     monkeypatch.setattr(database, "write", failing)
-    until(lambda: not failures)
-    before = lease(database) or 0.0
-    until(lambda: (lease(database) or 0.0) > before)
+    wait_until(lambda: not failures)
+    before = read_lease(database) or 0.0
+    wait_until(lambda: (read_lease(database) or 0.0) > before)
     lock.release_now()
-    until(lambda: not locks._is_renewing)
+    wait_until(lambda: not locks._is_renewing)
     again = locks.acquire("o", "conv")
-    before = lease(database) or 0.0
-    until(lambda: (lease(database) or 0.0) > before)
+    before = read_lease(database) or 0.0
+    wait_until(lambda: (read_lease(database) or 0.0) > before)
     again.release_now()

@@ -14,21 +14,21 @@ from forwarder.core.errors import (
     UpstreamProtocolError,
 )
 from forwarder.core.types import Batch, Json
-from forwarder.storage import references
 from forwarder.storage.conversation_lock import ConversationLocks
 from forwarder.storage.db import conversations, responses
 from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.db.tables import is_valid_id
+from forwarder.storage.repositories.history import HistoryRepository, find_items
+from forwarder.storage.repositories.responses import ResponseRepository
 from forwarder.storage.response_recorder import ResponseRecorder
-from forwarder.storage.resume import read_response_input
 
 ITEM: Json = {"type": "message", "id": "msg_1", "role": "assistant", "content": []}
 NAME = "resp_" + "0" * 32
 
 
-def answer(name: str = NAME, deltas: int = 2, status: str = "completed") -> list[Batch]:
+def make_answer(name: str = NAME, deltas: int = 2, status: str = "completed") -> list[Batch]:
     begun = {"id": name, "status": "in_progress", "output": []}
     over = {"id": name, "status": status, "output": [ITEM]}
     events: Batch = [
@@ -42,7 +42,8 @@ def answer(name: str = NAME, deltas: int = 2, status: str = "completed") -> list
 def make_recorder(
     database: SqliteDatabase, origin: str | None = None, **request: Any
 ) -> ResponseRecorder:
-    return ResponseRecorder(database, "o", {"model": "m", "input": "hi", **request}, lambda: origin)
+    given = {"model": "m", "input": "hi", **request}
+    return ResponseRecorder(ResponseRepository(database), "o", given, lambda: origin)
 
 
 def find_stored(database: SqliteDatabase, name: str = NAME) -> StoredResponse | None:
@@ -51,7 +52,7 @@ def find_stored(database: SqliteDatabase, name: str = NAME) -> StoredResponse | 
 
 @pytest.mark.parametrize("status", ["completed", "incomplete", "failed"])
 def test_answer_is_stored_before_its_end_is_sent(database: SqliteDatabase, status: str) -> None:
-    for batch in make_recorder(database).record(iter(answer(status=status))):
+    for batch in make_recorder(database).record(iter(make_answer(status=status))):
         stored = find_stored(database)
         assert (stored is not None) == (batch[-1]["type"] == f"response.{status}")
 
@@ -65,7 +66,7 @@ def test_event_log_equals_the_stream(
     database: SqliteDatabase, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("forwarder.storage.response_recorder.MAX_EVENTS_PER_CHUNK", at_once)
-    batches = list(make_recorder(database, stream=True).record(iter(answer(deltas=9))))
+    batches = list(make_recorder(database, stream=True).record(iter(make_answer(deltas=9))))
 
     stored = find_stored(database)
     assert stored is not None
@@ -81,7 +82,7 @@ def test_invalid_upstream_numbers_disable_the_log(
     database: SqliteDatabase, numbers: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("forwarder.storage.response_recorder.MAX_EVENTS_PER_CHUNK", 3)
-    events = [event for batch in answer(deltas=10) for event in batch]
+    events = [event for batch in make_answer(deltas=10) for event in batch]
     odd = [[{**e, "sequence_number": n}] for e, n in zip(events, numbers, strict=True)]
     list(make_recorder(database, stream=True).record(iter(odd)))
 
@@ -94,7 +95,7 @@ def test_gaps_in_upstream_numbers_are_allowed(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("forwarder.storage.response_recorder.MAX_EVENTS_PER_CHUNK", 3)
-    events = [event for batch in answer(deltas=10) for event in batch]
+    events = [event for batch in make_answer(deltas=10) for event in batch]
     odd = [[{**e, "sequence_number": 7 + 2 * i + i // 5}] for i, e in enumerate(events)]
     batches = [e for batch in make_recorder(database, stream=True).record(iter(odd)) for e in batch]
 
@@ -108,13 +109,13 @@ def test_gaps_in_upstream_numbers_are_allowed(
 
 
 def test_unstored_stream_is_unchanged(database: SqliteDatabase) -> None:
-    stream = iter(answer())
+    stream = iter(make_answer())
     assert make_recorder(database, store=False).record(stream) is stream
 
 
 def test_response_contains_its_history_fields(database: SqliteDatabase) -> None:
     given = make_recorder(database, previous_response_id="resp_0", store=False)
-    first, *_, last = given.record(iter(answer()))
+    first, *_, last = given.record(iter(make_answer()))
     for event in (*first, *last):
         assert event["response"]["previous_response_id"] == "resp_0"
         assert event["response"]["store"] is False
@@ -122,14 +123,14 @@ def test_response_contains_its_history_fields(database: SqliteDatabase) -> None:
 
 
 def test_upstream_ids_are_replaced_unless_stored_there(database: SqliteDatabase) -> None:
-    batches = list(make_recorder(database).record(iter(answer("1"))))
+    batches = list(make_recorder(database).record(iter(make_answer("1"))))
     names = {e["response"]["id"] for batch in batches for e in batch if "response" in e}
     [name] = names
     stored = find_stored(database, name)
     assert stored is not None
     assert (len(name), stored.upstream, stored.upstream_id) == (37, None, "1")
 
-    list(make_recorder(database, "up").record(iter(answer("1"))))
+    list(make_recorder(database, "up").record(iter(make_answer("1"))))
     stored = find_stored(database, "1")
     assert stored is not None
     assert (stored.upstream, stored.upstream_id) == ("up", "1")
@@ -138,7 +139,9 @@ def test_upstream_ids_are_replaced_unless_stored_there(database: SqliteDatabase)
 def test_turn_is_appended_to_its_conversation(database: SqliteDatabase) -> None:
     database.write(lambda c: conversations.create(c, "o", Conversation("conv_1", 1.0, {})))
     for status in ("completed", "failed"):
-        list(make_recorder(database, conversation="conv_1").record(iter(answer(status=status))))
+        list(
+            make_recorder(database, conversation="conv_1").record(iter(make_answer(status=status)))
+        )
 
     items = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
     assert [each.data["role"] for each in items] == ["user", "assistant"]
@@ -151,7 +154,7 @@ def test_unstored_turn_is_appended_to_its_conversation(database: SqliteDatabase)
     database.write(lambda c: conversations.create(c, "o", Conversation("conv_1", 1.0, {})))
     for stream in (False, True):
         given = make_recorder(database, conversation="conv_1", store=False, stream=stream)
-        [*_, (last,)] = given.record(iter(answer("1")))
+        [*_, (last,)] = given.record(iter(make_answer("1")))
         assert find_stored(database, last["response"]["id"]) is None
 
     items = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
@@ -160,10 +163,11 @@ def test_unstored_turn_is_appended_to_its_conversation(database: SqliteDatabase)
 
 def test_referenced_items_are_appended_to_the_conversation(database: SqliteDatabase) -> None:
     database.write(lambda c: conversations.create(c, "o", Conversation("conv_1", 1.0, {})))
-    list(make_recorder(database).record(iter(answer())))
-    listed = database.read(lambda c: read_response_input(c, "o", NAME))
+    list(make_recorder(database).record(iter(make_answer())))
+    listed = HistoryRepository(database).list_input_items("o", NAME)
+    assert listed is not None
     given = [{"type": "item_reference", "id": name} for name in (listed[0]["id"], "unknown")]
-    another = iter(answer("resp_" + "1" * 32))
+    another = iter(make_answer("resp_" + "1" * 32))
     list(make_recorder(database, conversation="conv_1", input=given).record(another))
 
     items = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
@@ -178,7 +182,7 @@ def test_storage_error_fails_the_stream(
         raise StoreUnavailable
 
     monkeypatch.setattr(database, "write", broken)
-    stream = make_recorder(database).record(iter(answer()))
+    stream = make_recorder(database).record(iter(make_answer()))
     assert len([next(stream) for _ in range(3)]) == 3
     with pytest.raises(StoreUnavailable):
         next(stream)
@@ -191,7 +195,7 @@ def test_malformed_terminal_event_is_an_upstream_error(database: SqliteDatabase)
 
 
 def test_heartbeats_are_passed_on(database: SqliteDatabase) -> None:
-    beats: list[Batch] = [[], *answer(), []]
+    beats: list[Batch] = [[], *make_answer(), []]
     assert list(make_recorder(database).record(iter(beats)))[0] == []  # noqa: RUF015
 
 
@@ -199,7 +203,8 @@ def record_locked(database: SqliteDatabase, stored: bool) -> Iterator[Batch]:
     """Return the recorded stream of a turn that holds a conversation lock."""
     lock = ConversationLocks(database).acquire("o", "conv")
     given = {"model": "m", "input": "hi", "conversation": "conv", "store": stored}
-    return iter(ResponseRecorder(database, "o", given, lambda: None, lock).record(iter(answer())))
+    recorder = ResponseRecorder(ResponseRepository(database), "o", given, lambda: None, lock)
+    return iter(recorder.record(iter(make_answer())))
 
 
 def is_free(database: SqliteDatabase) -> bool:
@@ -232,7 +237,7 @@ def test_conversation_is_released_after_a_storage_error(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
-    monkeypatch.setattr(ResponseRecorder, "_write_response", lambda *given: 1 / 0)
+    monkeypatch.setattr(ResponseRepository, "store_answer", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(record_locked(database, True))
     assert is_free(database)
@@ -240,11 +245,9 @@ def test_conversation_is_released_after_a_storage_error(
 
 def test_more_items_with_ids_than_a_statement_takes_parameters(database: SqliteDatabase) -> None:
     items = [{"id": f"msg_{i}", "role": "user", "content": "x"} for i in range(40_000)]
-    list(make_recorder(database, input=items).record(iter(answer())))
+    list(make_recorder(database, input=items).record(iter(make_answer())))
 
-    found_items = database.read(
-        lambda c: references.find_items(c, "o", [item["id"] for item in items])
-    )
+    found_items = database.read(lambda c: find_items(c, "o", [item["id"] for item in items]))
     assert len(found_items) == 40_000
 
 
@@ -252,7 +255,7 @@ def test_more_items_with_ids_than_a_statement_takes_parameters(database: SqliteD
 def test_unindexable_upstream_ids_are_replaced(database: SqliteDatabase, name: str) -> None:
     talk = Conversation("conv_1", 1.0, {})
     database.write(lambda c: conversations.create(c, "o", talk))
-    batches = answer(name)
+    batches = make_answer(name)
     batches[-1][-1]["response"]["output"] = [{**ITEM, "id": name}]
 
     batches = list(make_recorder(database, "up", conversation="conv_1").record(iter(batches)))
@@ -264,14 +267,14 @@ def test_unindexable_upstream_ids_are_replaced(database: SqliteDatabase, name: s
     assert stored.upstream_id is None
     items = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
     assert all(is_valid_id(item.id) for item in items)
-    assert database.read(lambda c: references.find_items(c, "o", [name])) == {}
+    assert database.read(lambda c: find_items(c, "o", [name])) == {}
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 2000])
 @pytest.mark.parametrize("param", ["previous_response_id", "conversation", "input[0].id"])
 def test_unindexable_ids_are_rejected(database: SqliteDatabase, param: str, name: str) -> None:
-    asked = {param: name} if "[" not in param else {"input": [{"id": name, "role": "user"}]}
+    request = {param: name} if "[" not in param else {"input": [{"id": name, "role": "user"}]}
     with pytest.raises(InvalidRequest) as refused:
-        make_recorder(database, **asked)
+        make_recorder(database, **request)
     assert (refused.value.param, refused.value.code) == (param, "invalid_value")
     assert name not in refused.value.message

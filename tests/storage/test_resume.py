@@ -14,10 +14,12 @@ from forwarder.storage.db import conversations, responses
 from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.responses import StoredResponse
-from forwarder.storage.resume import UpstreamMemory, with_history
+from forwarder.storage.history_reference import UpstreamMemory
+from forwarder.storage.repositories.history import HistoryRepository
+from forwarder.storage.resume import with_history
 
 USER: Json = {"type": "message", "role": "user", "content": "one"}
-SAID: Json = {"type": "message", "role": "assistant", "id": "msg_1", "content": "two"}
+ANSWER: Json = {"type": "message", "role": "assistant", "id": "msg_1", "content": "two"}
 NEXT: Json = {"type": "message", "role": "user", "content": "three"}
 
 
@@ -34,7 +36,7 @@ def call_with_history(
         requests.append(request)
         return iter(())
 
-    with_history(handler, database, lambda: owner, memory, LossReport().drop)(
+    with_history(handler, HistoryRepository(database), lambda: owner, memory, LossReport().drop)(
         {"model": "m", **request}
     )
     return requests[0]
@@ -43,13 +45,19 @@ def call_with_history(
 @pytest.fixture(autouse=True)
 def _first(database: SqliteDatabase) -> None:
     one = StoredResponse(
-        "resp_1", "completed", [USER], {"output": [SAID]}, 1.0, upstream="up", upstream_id="theirs"
+        "resp_1",
+        "completed",
+        [USER],
+        {"output": [ANSWER]},
+        1.0,
+        upstream="up",
+        upstream_id="theirs",
     )
     database.write(lambda c: responses.add(c, "o", one, []))
     later = one._replace(id="resp_2", status="queued")
     database.write(lambda c: responses.add(c, "o", later, []))
     database.write(lambda c: conversations.create(c, "o", Conversation("conv_1", 1.0, {})))
-    request_input = [("a", USER), ("b", SAID)]
+    request_input = [("a", USER), ("b", ANSWER)]
     database.write(lambda c: conversations.append_items(c, "o", "conv_1", request_input))
 
 
@@ -61,7 +69,7 @@ def _first(database: SqliteDatabase) -> None:
 def test_history_is_prepended(database: SqliteDatabase, base: Json) -> None:
     for request_input in ("three", [NEXT]):
         request = call_with_history(database, input=request_input, background=False, **base)
-        assert request == {"model": "m", "input": [USER, SAID, NEXT]}
+        assert request == {"model": "m", "input": [USER, ANSWER, NEXT]}
 
 
 def test_request_without_history_is_unchanged(database: SqliteDatabase) -> None:
@@ -97,13 +105,13 @@ def test_upstream_that_stores_responses_gets_the_id(database: SqliteDatabase) ->
     elsewhere = call_with_history(
         database, UpstreamMemory("another", stores_responses=True), **request_input
     )
-    assert elsewhere["input"] == [USER, SAID, NEXT]
+    assert elsewhere["input"] == [USER, ANSWER, NEXT]
 
 
 def test_upstream_that_cannot_continue_gets_the_history(database: SqliteDatabase) -> None:
     memory = UpstreamMemory("up", stores_responses=True, can_continue=False)
     request = call_with_history(database, memory, input=[NEXT], previous_response_id="resp_1")
-    assert request == {"model": "m", "input": [USER, SAID, NEXT]}
+    assert request == {"model": "m", "input": [USER, ANSWER, NEXT]}
 
 
 def test_unknown_history_is_passed_to_upstreams_with_client_keys(
@@ -128,25 +136,13 @@ def test_missing_history_is_not_found(database: SqliteDatabase, memory: Upstream
             call_with_history(database, memory, owner, input="hi", conversation=name)
 
 
-@pytest.mark.parametrize(
-    ("request_", "param"),
-    [
-        ({"previous_response_id": "resp_1", "conversation": "conv_1"}, "previous_response_id"),
-        ({"previous_response_id": "resp_2"}, "previous_response_id"),
-        ({"previous_response_id": 5}, "previous_response_id"),
-        ({"conversation": {}}, "conversation.id"),
-        ({"conversation": 5}, "conversation"),
-        ({"background": "yes"}, "background"),
-        ({"background": True, "store": False}, "background"),
-        ({"background_options": "2h"}, "background_options"),
-    ],
-)
-def test_contradictory_parameters_are_rejected(
-    database: SqliteDatabase, request_: Json, param: str
-) -> None:
+def test_running_response_cannot_be_continued(database: SqliteDatabase) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        call_with_history(database, input="hi", **request_)
-    assert refused.value.param == param
+        call_with_history(database, input="hi", previous_response_id="resp_2")
+    assert (refused.value.param, refused.value.code) == (
+        "previous_response_id",
+        "previous_response_not_completed",
+    )
 
 
 def test_background_options_are_not_forwarded(database: SqliteDatabase) -> None:
@@ -163,27 +159,27 @@ def test_references_are_resolved_for_their_owner(database: SqliteDatabase) -> No
         NEXT,
     ]
     assert call_with_history(database, input=request_input)["input"] == [
-        SAID,
-        SAID,
+        ANSWER,
+        ANSWER,
         {"id": "msg_x"},
         NEXT,
     ]
     assert call_with_history(database, owner="p", input=request_input)["input"] == request_input
 
 
-@pytest.mark.parametrize(("place", "told"), [(2, "input[0].content"), (1, "conversation")])
+@pytest.mark.parametrize(("place", "param"), [(2, "input[0].content"), (1, "conversation")])
 def test_error_names_the_position_in_the_client_input(
-    database: SqliteDatabase, place: int, told: str
+    database: SqliteDatabase, place: int, param: str
 ) -> None:
     def handler(request: Json) -> EventStream:
         raise InvalidRequest("Wrong.", param=f"input[{place}].content")
 
     for base in ({"previous_response_id": "resp_1"}, {"conversation": "conv_1"}):
         with pytest.raises(ForwarderError) as refused:
-            with_history(handler, database, lambda: "o", UP, LossReport().drop)(
+            with_history(handler, HistoryRepository(database), lambda: "o", UP, LossReport().drop)(
                 {"input": [NEXT], **base}
             )
-        assert refused.value.param == (told if place == 2 else next(iter(base)))
+        assert refused.value.param == (param if place == 2 else next(iter(base)))
 
 
 def test_references_of_earlier_turns_are_resolved(
@@ -200,12 +196,14 @@ def test_references_of_earlier_turns_are_resolved(
         return iter(())
 
     request_input = {"input": [NEXT], "previous_response_id": "resp_3"}
-    with_history(handler, database, lambda: "o", UP, loss_report.drop)(request_input)
-    assert requests[0]["input"] == [SAID, NEXT]
+    with_history(handler, HistoryRepository(database), lambda: "o", UP, loss_report.drop)(
+        request_input
+    )
+    assert requests[0]["input"] == [ANSWER, NEXT]
     assert [*loss_report.losses] == ["previous_response_id.item_reference"]
 
 
-LARGE: Json = {**SAID, "id": "msg_large", "content": "x" * 10_000}
+LARGE: Json = {**ANSWER, "id": "msg_large", "content": "x" * 10_000}
 SMALL_LIMITS = RequestLimits(50_000, 1000)
 
 
@@ -216,7 +214,7 @@ def resume_within(database: SqliteDatabase, limits: RequestLimits, **request: An
         requests.append(request)
         return iter(())
 
-    with_history(handler, database, lambda: "o", UP, LossReport().drop, limits)(
+    with_history(handler, HistoryRepository(database), lambda: "o", UP, LossReport().drop, limits)(
         {"model": "m", **request}
     )
     return requests

@@ -2,13 +2,12 @@
 
 - `database.py` runs functions in transactions, `open.py` opens the configured database,
   `migrate.py` and ``migrations/`` create the tables that `tables.py` declares.
-- `responses.py`, `background_leases.py`, `conversations.py`, `completions.py`, `models.py` and
-  `reasoning.py` are functions of a connection. Several of them in one `Database.write` form one
-  transaction.
+- `responses.py`, `background_leases.py`, `conversations.py`, `completions.py`, `models.py`,
+  `owners.py` and `reasoning.py` are functions of a connection. The repositories
+  (`storage.repositories`) combine them to transactions.
 - `statements.py` holds precompiled SQL for queries that run on every request.
 - `change_notifier.py` tells other workers about changed models, and `key_rotation.py` re-encrypts
   stored values.
-- `owners.py` moves data from one owner to another.
 - `tombstones.py` remembers the list positions of deleted rows.
 - `retention.py` deletes old data.
 """

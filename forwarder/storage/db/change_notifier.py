@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import sqlalchemy as sa
-
 from forwarder.core.backend_breaker import MAX_WAIT_SECONDS, SharedTask
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db.database import Database, SqliteDatabase
@@ -35,13 +33,11 @@ class ChangeNotifier(Protocol):
         """Announce a committed change."""
 
 
-def make_change_notifier(
-    database: Database, generation: Callable[[sa.Connection], int]
-) -> ChangeNotifier:
-    """Return the notifier for a database; ``generation`` reads a server's number of changes."""
+def make_change_notifier(database: Database, read_generation: Callable[[], int]) -> ChangeNotifier:
+    """Return the notifier for a database; ``read_generation`` returns its number of changes."""
     if isinstance(database, SqliteDatabase):
         return FileChangeNotifier(database.path.with_name(f"{database.path.name}.models"))
-    return PollingChangeNotifier(lambda: database.read(generation))
+    return PollingChangeNotifier(read_generation)
 
 
 class FileChangeNotifier:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from forwarder.core.errors import ConversationLocked
+from forwarder.core.ids import generate_id
 from forwarder.core.types import Json
 from forwarder.storage.db import tombstones
 from forwarder.storage.db.clock import NEW_LEASE, NOW
@@ -33,6 +35,14 @@ class ConversationItem(NamedTuple):
     number: int
     id: str
     data: Json
+
+
+class ConversationLease(NamedTuple):
+    """The lease with which one turn, the ``holder``, locks a conversation."""
+
+    owner: str
+    conversation: str
+    holder: str
 
 
 def match_conversation(owner: str, name: str) -> sa.ColumnElement[bool]:
@@ -93,6 +103,22 @@ def acquire_lease(connection: sa.Connection, owner: str, name: str, holder: str)
     free = conversations.c.lease.is_(None) | (conversations.c.lease < NOW)
     update = sa.update(conversations).where(match_conversation(owner, name), free)
     return connection.execute(update.values(holder=holder, lease=NEW_LEASE)).rowcount > 0
+
+
+def make_lease(owner: str, name: str) -> ConversationLease:
+    """Return the lease of a new turn, which is not acquired yet."""
+    return ConversationLease(owner, name, generate_id("turn"))
+
+
+def acquire_lock(connection: sa.Connection, lease: ConversationLease) -> None:
+    """Acquire a lease if its conversation exists.
+
+    Raises ConversationLocked if another holder's lease is still valid.
+    """
+    if acquire_lease(connection, *lease):
+        return
+    if find(connection, lease.owner, lease.conversation) is not None:
+        raise ConversationLocked
 
 
 def renew_lease(connection: sa.Connection, owner: str, name: str, holder: str) -> None:

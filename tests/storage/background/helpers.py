@@ -16,14 +16,14 @@ from forwarder.core.shutdown import InFlightRequests
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Batch, EventStream, Json
 from forwarder.storage.background import (
+    BackgroundLimits,
     BackgroundRunner,
     BackgroundTask,
-    StreamFollower,
-    StreamOpener,
     TakeoverCallbacks,
 )
+from forwarder.storage.background.job import StreamFollower, StreamOpener
 from forwarder.storage.conversation_lock import ConversationLocks
-from forwarder.storage.db import background_leases
+from forwarder.storage.db import background_leases, responses
 from forwarder.storage.db.database import SqliteDatabase
 
 ITEM: Json = {"type": "message", "id": "msg_1", "role": "assistant", "content": []}
@@ -42,10 +42,10 @@ ANSWER: list[Batch] = [
 
 
 def new_task(open_stream: StreamOpener, **more: Any) -> BackgroundTask:
-    def unfollowable(origin: background_leases.ResponseOrigin) -> EventStream:
+    def refuse_to_follow(origin: background_leases.ResponseOrigin) -> EventStream:
         raise AssertionError
 
-    return BackgroundTask(open_stream, **{"follow_stream": unfollowable, **more})
+    return BackgroundTask(open_stream, **{"follow_stream": refuse_to_follow, **more})
 
 
 def start_job(background: BackgroundRunner, answer: EventStream, **request: Any) -> str:
@@ -57,15 +57,15 @@ def start_job(background: BackgroundRunner, answer: EventStream, **request: Any)
 def read_events(background: BackgroundRunner, name: str, after: int = -1) -> list[Json]:
     deadline = time.monotonic() + 10
 
-    def waited(seconds: float) -> bool:
+    def wait(seconds: float) -> bool:
         time.sleep(0.01)
         return time.monotonic() < deadline
 
-    job_task = background.stream_events("o", name, after, 60, waited)
+    job_task = background.stream_events("o", name, after, 60, wait)
     return [event for batch in job_task for event in batch]
 
 
-def until(holds: Callable[[], Any]) -> Any:
+def wait_until(holds: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + 10
     while not (found := holds()):
         assert time.monotonic() < deadline, "not in time"
@@ -134,7 +134,7 @@ def leave_job_behind(database: SqliteDatabase, open_stream: StreamOpener, **give
             "id"
         ]
     )
-    until(lambda: dead.read_response("o", name).status == "in_progress")
+    wait_until(lambda: dead.read_response("o", name).status == "in_progress")
     dead._jobs.clear()  # no further lease renewal
     return name
 
@@ -145,11 +145,15 @@ def read_stored_events(background: BackgroundRunner, name: str) -> list[Json]:
     ]
 
 
-KEPT: Json = {**THEIRS, "background": True}
+STORED_UPSTREAM: Json = {**THEIRS, "background": True}
 NATIVE: list[Batch] = [
-    [make_event("created", response=KEPT)],
+    [make_event("created", response=STORED_UPSTREAM)],
     [make_event("output_text.delta", delta="x"), make_event("output_text.delta", delta="y")],
-    [make_event("completed", response={**KEPT, "status": "completed", "output": [ITEM]})],
+    [
+        make_event(
+            "completed", response={**STORED_UPSTREAM, "status": "completed", "output": [ITEM]}
+        )
+    ],
 ]
 
 
@@ -159,3 +163,49 @@ def start_upstream_job(
     context = RequestContext("x", "background", LossReport(), upstream="up")
     job_task = new_task(open_stream, follow_stream=follow, encrypted_request="sealed")
     return str(background.start_job("o", {"model": "m", "input": "hi"}, context, job_task)["id"])
+
+
+def store_lost_response(database: SqliteDatabase, name: str = "a") -> None:
+    """Store a response with an expired lease that cannot be repeated."""
+    body = {"id": name, "background": True, "output": []}
+    lease = time.time() - 1
+    lost = responses.StoredResponse(name, "in_progress", [], body, 1.0, worker="w", lease=lease)
+    database.write(lambda c: responses.add(c, "o", lost, []))
+
+
+def new_runner(
+    database: SqliteDatabase, limits: BackgroundLimits | None = None
+) -> BackgroundRunner:
+    return BackgroundRunner(database, InFlightRequests(), ConversationLocks(database), limits)
+
+
+def answer_again(context: RequestContext, taken: background_leases.ClaimedWork) -> BackgroundTask:
+    return new_task(lambda: iter(ANSWER))
+
+
+class RecordedCancellations(list[tuple[background_leases.ResponseOrigin, str | None]]):
+    """Records cancellations at upstreams."""
+
+    def __call__(self, origin: background_leases.ResponseOrigin, request: str | None) -> None:
+        self.append((origin, request))
+
+
+UPSTREAM_CANCELLATION = (background_leases.ResponseOrigin("up", "theirs"), "sealed")
+
+
+class WriteFailures:
+    """Makes writes fail, either before they run or after they took effect."""
+
+    def __init__(self, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.before = self.after = False
+        write = database._run_write
+
+        def write_or_fail(work: Callable[[sa.Connection], Any]) -> Any:
+            if self.before:
+                raise sa.exc.OperationalError("x", None, OSError("disk full"))
+            done = write(work)
+            if self.after:
+                raise sa.exc.DBAPIError("COMMIT", None, OSError("no answer"))
+            return done
+
+        monkeypatch.setattr(database, "_run_write", write_or_fail)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.storage.background_requests import (
+from forwarder.storage.background.stored_request import (
     StoredRequest,
     is_readable,
     is_repeatable,

@@ -1,0 +1,62 @@
+"""What the routes for stored objects share: access, ids, metadata, and answers."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+from flask import Response
+
+from forwarder.core.errors import NotFound
+from forwarder.core.types import Json
+from forwarder.core.validate import check_type
+from forwarder.server import request_context
+from forwarder.server.extension import get_services
+from forwarder.server.openai import json_answer, read_json_body
+from forwarder.services import Services
+from forwarder.storage import DatabaseConversationStore
+from forwarder.storage.pagination import read_metadata
+
+T = TypeVar("T")
+
+_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
+
+
+def open_store() -> tuple[DatabaseConversationStore, str]:
+    """Authenticate the client. Returns the store and the owner whose data the client may access."""
+    store = authenticate_client().require_store()
+    return store, store.find_owner(request_context.current_context())
+
+
+def authenticate_client() -> Services:
+    context = request_context.current_context()
+    context.route = "stored"
+    request_context.authenticate(context)
+    return get_services()
+
+
+def check_stored_id(name: str) -> str:
+    """Return a valid id. Raises NotFound for a malformed one."""
+    if not _ID.fullmatch(name):
+        raise NotFound(f"There is no object with id '{name[:64]}'.")
+    return name
+
+
+def read_new_metadata() -> Json:
+    """Return the metadata of a request that replaces it. Raises InvalidRequest."""
+    body = read_json_body(request_context.current_context())
+    return read_metadata(body, check_type, required=True)
+
+
+def require_found(found: T | None, error: NotFound) -> T:
+    """Return an object that was found. Raises ``error`` if there is none."""
+    if found is None:
+        raise error
+    return found
+
+
+def answer_deletion(was_found: bool, name: str, kind: str, error: NotFound) -> Response:
+    """Return the answer to a deletion; ``kind`` is its object type. Raises ``error``."""
+    if not was_found:
+        raise error
+    return json_answer({"id": name, "object": kind, "deleted": True})

@@ -1,0 +1,399 @@
+"""Taking over jobs of other workers, and failing those that cannot be repeated."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from forwarder.context.client_identity import derive_owner
+from forwarder.context.request_context import RequestContext
+from forwarder.core.errors import (
+    Overloaded,
+)
+from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.translation_context import LossReport
+from forwarder.core.types import EventStream
+from forwarder.storage.background import BackgroundLimits, BackgroundRunner, BackgroundTask
+from forwarder.storage.background.job import StreamOpener
+from forwarder.storage.conversation_lock import ConversationLocks
+from forwarder.storage.db import background_leases as work
+from forwarder.storage.db import conversations, responses
+from forwarder.storage.db.conversations import Conversation
+from forwarder.storage.db.database import SqliteDatabase
+from forwarder.storage.owners import OwnerResolver
+from tests.storage.background.helpers import (
+    ANSWER,
+    NATIVE,
+    UPSTREAM_CANCELLATION,
+    RecordedCancellations,
+    WriteFailures,
+    answer_again,
+    expire_leases,
+    leave_job_behind,
+    new_runner,
+    new_task,
+    read_events,
+    read_stored_events,
+    start_takeover,
+    start_upstream_job,
+    store_lost_response,
+    wait_and_answer,
+    wait_until,
+)
+
+fast = pytest.mark.usefixtures("_short_intervals")
+
+
+@pytest.fixture
+def stuck() -> Iterator[StreamOpener]:
+    """An upstream stream that stalls after two batches."""
+    go = threading.Event()
+
+    def open_stream() -> EventStream:
+        yield ANSWER[0]
+        yield ANSWER[1]
+        yield from wait_and_answer(go)
+
+    yield open_stream
+    go.set()
+
+
+@fast
+def test_job_of_a_dead_worker_is_repeated(
+    background: BackgroundRunner, database: SqliteDatabase, stuck: StreamOpener
+) -> None:
+    response_id = leave_job_behind(database, stuck)
+    wait_until(lambda: len(read_stored_events(background, response_id)) > 3)
+    seen = read_stored_events(background, response_id)
+    expire_leases(database)
+    assert background.read_response("o", response_id).is_running  # another worker can repeat it
+    requests: list[tuple[str, Any]] = []
+
+    def revive(context: RequestContext, taken: work.ClaimedWork) -> BackgroundTask:
+        requests.append((taken.request, taken.response.input))
+        return new_task(lambda: iter(ANSWER))
+
+    start_takeover(background, revive)
+    rest = read_events(background, response_id, seen[-1]["sequence_number"])
+
+    assert [requests[0][0], requests[0][1][0]["content"]] == ["sealed", "hi"]
+    assert [e["type"].removeprefix("response.") for e in rest] == [
+        "queued", "in_progress", "output_text.delta", "completed",
+    ]  # fmt: skip
+    numbers = [e["sequence_number"] for e in rest]
+    assert numbers == list(range(numbers[0], numbers[0] + 4))
+    assert numbers[0] > seen[-1]["sequence_number"]
+    marked = {"a": "b", work.ATTEMPT_KEY: "2"}
+    assert [e["response"]["metadata"] for e in rest if "response" in e] == [marked] * 2 + [
+        {work.ATTEMPT_KEY: "2"}  # the upstream decides the other keys
+    ]
+
+
+@fast
+def test_job_is_moved_to_the_current_owner_before_takeover(
+    database: SqliteDatabase, stuck: StreamOpener
+) -> None:
+    response_id = leave_job_behind(database, stuck)
+    wait_until(
+        lambda: (
+            len(
+                read_stored_events(
+                    BackgroundRunner(database, InFlightRequests(), ConversationLocks(database)),
+                    response_id,
+                )
+            )
+            > 3
+        )
+    )
+    expire_leases(database)
+    owners = OwnerResolver(database, ["s"])
+    owner = derive_owner(owners._keys[0], "o")
+    other = BackgroundRunner(
+        database, InFlightRequests(), ConversationLocks(database), settle_owner=owners.migrate_owner
+    )
+
+    start_takeover(other, lambda context, taken: new_task(lambda: iter(ANSWER)))
+
+    wait_until(lambda: database.read(lambda c: responses.find(c, owner, response_id)))
+    wait_until(lambda: not other.read_response(owner, response_id).is_running)
+    assert other.read_response(owner, response_id).status == "completed"
+    assert database.read(lambda c: responses.find(c, "o", response_id)) is None
+
+
+@fast
+def test_takeover_waits_for_capacity_and_conversation(
+    background: BackgroundRunner, database: SqliteDatabase, stuck: StreamOpener
+) -> None:
+    database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
+    response_id = leave_job_behind(database, stuck, conversation="conv")
+    expire_leases(database)
+    crowded = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
+    refused: list[int] = []
+
+    def refuse() -> RequestContext:
+        refused.append(1)
+        raise Overloaded("no")
+
+    start_takeover(
+        crowded, lambda context, taken: new_task(lambda: iter(ANSWER)), new_context=refuse
+    )
+    admitted = start_takeover(background, lambda context, taken: new_task(lambda: iter(ANSWER)))
+    time.sleep(0.3)
+    assert (refused, admitted) == ([], [])  # no context is created before the job can be claimed
+    assert background.read_response("o", response_id).is_running
+
+    database.write(lambda c: c.execute(sa.text("UPDATE conversations SET lease = lease - 60")))
+    assert read_events(background, response_id)[-1]["type"] == "response.completed"
+    assert len(admitted) == 1
+
+
+@fast
+def test_worker_does_not_take_over_its_own_job(
+    background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        background._executor._writer, "_write_progress", lambda: time.sleep(0.05)
+    )  # so that the lease is renewed too late
+    go = threading.Event()
+    job_task = new_task(lambda: wait_and_answer(go), encrypted_request="sealed", is_repeatable=True)
+    context = RequestContext("x", "background", LossReport())
+    response_id = background.start_job("o", {"model": "m", "input": "hi"}, context, job_task)["id"]
+    expire_leases(database)
+    admitted = start_takeover(background, lambda context, taken: new_task(lambda: iter(())))
+    time.sleep(0.3)
+    go.set()
+
+    assert read_events(background, response_id)[-1]["type"] == "response.completed"
+    assert admitted == []
+
+
+@fast
+def test_shutting_down_process_takes_nothing_over(
+    database: SqliteDatabase, stuck: StreamOpener
+) -> None:
+    running = InFlightRequests()
+    leaving = BackgroundRunner(database, running, ConversationLocks(database))
+    leave_job_behind(database, stuck)
+    expire_leases(database)
+    running.announce()
+
+    admitted = start_takeover(leaving, lambda context, taken: new_task(lambda: iter(ANSWER)))
+    time.sleep(0.2)
+    assert admitted == []
+
+
+@fast
+def test_takeover_follows_the_upstream_response(
+    background: BackgroundRunner, database: SqliteDatabase
+) -> None:
+    go = threading.Event()
+
+    def open_stream() -> EventStream:
+        yield from NATIVE[:2]
+        yield from wait_and_answer(go, NATIVE[2:])
+
+    dead = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
+    response_id = start_upstream_job(dead, open_stream, lambda origin: iter(()))
+    wait_until(lambda: len(read_stored_events(dead, response_id)) == 5)
+    wait_until(lambda: dead.read_response("o", response_id).upstream_id)
+    dead._jobs.clear()
+    expire_leases(database)
+
+    def follow(origin: work.ResponseOrigin) -> EventStream:
+        yield from NATIVE
+
+    start_takeover(background, lambda context, taken: new_task(list, follow_stream=follow))
+    events = read_events(background, response_id)
+    go.set()
+
+    assert [e.get("delta") for e in events] == [None, None, None, "x", "y", None]
+    assert [e["sequence_number"] for e in events] == list(range(6))
+    assert work.ATTEMPT_KEY not in events[-1]["response"]["metadata"]
+
+
+@fast
+def test_failed_takeover_cancels_the_upstream_response(database: SqliteDatabase) -> None:
+    go, cancels = threading.Event(), RecordedCancellations()
+
+    def open_stream() -> EventStream:
+        yield NATIVE[0]
+        yield from wait_and_answer(go, NATIVE[2:])
+
+    dead = new_runner(database)
+    name = start_upstream_job(dead, open_stream, lambda origin: iter(()))
+    wait_until(lambda: dead.read_response("o", name).upstream_id)
+    dead._jobs.clear()
+    time.sleep(0.5)  # wait for its last write
+    expire_leases(database)
+    background = new_runner(database, BackgroundLimits(max_attempts=1))
+    start_takeover(background, answer_again, cancel_upstream=cancels)
+
+    assert read_events(background, name)[-1]["type"] == "response.failed"
+    wait_until(lambda: cancels)
+    assert cancels == [UPSTREAM_CANCELLATION]
+    go.set()
+
+
+# -- expired leases -------------------------------------------------------------------------------
+
+
+@fast
+def test_lost_response_fails_without_a_reader(
+    background: BackgroundRunner, database: SqliteDatabase
+) -> None:
+    store_lost_response(database)
+    start_takeover(background, answer_again)
+
+    wait_until(lambda: not database.read(lambda c: work.is_running(c, "o", "a")))
+
+
+@fast
+def test_leases_are_evaluated_only_after_the_database_settled(
+    background: BackgroundRunner,
+    database: SqliteDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    failures: WriteFailures,
+) -> None:
+    monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 0.6)
+    store_lost_response(database)
+    failures.before = True
+    start_takeover(background, answer_again)
+    for _ in range(10):  # reads keep working
+        assert background.read_response("o", "a").is_running
+        time.sleep(0.1)
+    failures.before = False
+    wait_until(lambda: not database.write_breaker.is_open)
+    recovered = time.monotonic()
+    wait_until(lambda: not background.read_response("o", "a").is_running)
+
+    assert time.monotonic() - recovered > 0.4
+
+
+@fast
+def test_new_worker_waits_before_it_evaluates_leases(
+    background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only released jobs have no worker that may be about to renew the lease."""
+    monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 1.0)
+    go = threading.Event()
+    handed_back, left = (leave_job_behind(database, lambda: wait_and_answer(go)) for _ in range(2))
+    expire_leases(database)
+    store_lost_response(database)
+    worker = sa.text("UPDATE responses SET worker = NULL WHERE id = :id")
+    database.write(lambda c: c.execute(worker, {"id": handed_back}))
+    start_takeover(background, answer_again)
+    begun = time.monotonic()
+
+    def has_ended(name: str) -> bool:
+        return not database.read(lambda c: work.is_running(c, "o", name))
+
+    wait_until(lambda: has_ended(handed_back))
+    assert not has_ended("a")
+    assert not has_ended(left)
+    wait_until(lambda: has_ended("a") and has_ended(left))
+    assert time.monotonic() - begun > 0.9
+    go.set()
+
+
+# -- jobs that cannot be taken over ---------------------------------------------------------------
+
+
+def check_second_attempt(background: BackgroundRunner, name: str) -> None:
+    last = read_events(background, name)[-1]
+    assert last["type"] == "response.completed"
+    assert last["response"]["metadata"] == {work.ATTEMPT_KEY: "2"}
+
+
+@fast
+def test_takeover_continues_after_an_error(
+    background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, lost, looks = threading.Event(), work.list_lost, []
+
+    def fail_once(connection: sa.Connection, skip: list[str]) -> list[tuple[str, str]]:
+        looks.append(1)
+        if len(looks) == 1:
+            raise TypeError
+        return lost(connection, skip)
+
+    monkeypatch.setattr(work, "list_lost", fail_once)
+    name = leave_job_behind(database, lambda: wait_and_answer(go))
+    expire_leases(database)
+    start_takeover(background, answer_again)
+
+    check_second_attempt(background, name)
+    go.set()
+
+
+@fast
+def test_locked_conversations_do_not_block_other_jobs(
+    background: BackgroundRunner, database: SqliteDatabase
+) -> None:
+    go = threading.Event()
+    for i in range(work.MAX_WAITING + 1):
+        talk = Conversation(f"conv{i}", 1.0, {})
+        database.write(lambda c, talk=talk: conversations.create(c, "o", talk))  # type: ignore[misc]
+        leave_job_behind(database, lambda: wait_and_answer(go), conversation=talk.id)
+    expire_leases(database)
+    free = leave_job_behind(database, lambda: wait_and_answer(go))
+    database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
+    start_takeover(background, answer_again)
+
+    check_second_attempt(background, free)
+    go.set()
+
+
+@fast
+@pytest.mark.parametrize("spoiled", ["body = 'z'", "request = 'foreign'"])
+def test_unreadable_jobs_do_not_block_other_jobs(
+    spoiled: str, background: BackgroundRunner, database: SqliteDatabase
+) -> None:
+    go = threading.Event()
+    for _ in range(work.MAX_WAITING + 1):
+        leave_job_behind(database, lambda: wait_and_answer(go))
+    expire_leases(database)
+    database.write(lambda c: c.execute(sa.text(f"UPDATE responses SET worker = 'gone', {spoiled}")))
+    sound = leave_job_behind(database, lambda: wait_and_answer(go))
+    expire_leases(database)
+    admitted = start_takeover(
+        background, answer_again, can_decrypt=lambda request: request == "sealed"
+    )
+
+    check_second_attempt(background, sound)
+    go.set()
+    wait_until(lambda: all(not context.cleanup for context in admitted))
+
+
+@fast
+def test_context_is_closed_if_the_task_cannot_be_rebuilt(
+    background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forwarder.storage.background.takeover.SKIP_SECONDS", 0.02)
+    go, closed = threading.Event(), threading.Event()
+    name = leave_job_behind(database, lambda: wait_and_answer(go))
+    expire_leases(database)
+    admitted: list[RequestContext] = []
+
+    def admit() -> RequestContext:
+        context = RequestContext("again", "background", LossReport())
+        context.cleanup.add(closed.set)
+        admitted.append(context)
+        return context
+
+    def revive(context: RequestContext, taken: work.ClaimedWork) -> BackgroundTask:
+        if len(admitted) == 1:
+            raise TypeError("of another version")
+        return answer_again(context, taken)
+
+    start_takeover(background, revive, new_context=admit)
+    assert closed.wait(10)
+    expire_leases(database)
+
+    assert read_events(background, name)[-1]["type"] == "response.completed"
+    assert background.read_response("o", name).body["metadata"][work.ATTEMPT_KEY] == "3"
+    go.set()
