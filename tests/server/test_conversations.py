@@ -21,24 +21,24 @@ from tests.server.conftest import Serve
         ("DELETE", "/items/msg_1"),
     ],
 )
-def test_what_is_not_there_is_not_found(method: str, path: str, demo: FlaskClient) -> None:
+def test_missing_conversation_is_not_found(method: str, path: str, demo: FlaskClient) -> None:
     got = demo.open(f"/v1/conversations/conv_x{path}", method=method)
     assert (got.status_code, got.get_json()["error"]["code"]) == (404, "not_found")
 
 
-def test_nothing_is_added_to_what_is_not_there(demo: FlaskClient) -> None:
+def test_missing_conversation_cannot_be_changed(demo: FlaskClient) -> None:
     for path, body in (("", {"metadata": {}}), ("/items", {"items": []})):
         assert demo.post(f"/v1/conversations/conv_x{path}", json=body).status_code == 404
 
 
-def test_a_list_without_items_is_one(demo: FlaskClient) -> None:
+def test_conversation_without_items_has_an_empty_list(demo: FlaskClient) -> None:
     made = demo.post("/v1/conversations", json={}).get_json()
     assert made["metadata"] == {}
     listed = demo.get(f"/v1/conversations/{made['id']}/items").get_json()
     assert (listed["data"], listed["has_more"], listed["first_id"]) == ([], False, None)
 
 
-def test_items_without_ids_get_some(demo: FlaskClient) -> None:
+def test_items_without_ids_get_distinct_ids(demo: FlaskClient) -> None:
     user = {"role": "user", "content": "hi"}
     made = demo.post("/v1/conversations", json={"items": [user, user]}).get_json()
     listed = demo.get(f"/v1/conversations/{made['id']}/items?order=asc").get_json()["data"]
@@ -46,7 +46,7 @@ def test_items_without_ids_get_some(demo: FlaskClient) -> None:
     assert [item["status"] for item in listed] == ["completed", "completed"]
 
 
-def test_items_can_be_deleted_while_one_pages_through_them(demo: FlaskClient) -> None:
+def test_items_can_be_deleted_while_paging(demo: FlaskClient) -> None:
     given = [{"role": "user", "content": str(i)} for i in range(5)]
     at = "/v1/conversations/" + demo.post("/v1/conversations", json={"items": given}).json["id"]
     seen, after = [], ""
@@ -73,16 +73,14 @@ def test_items_can_be_deleted_while_one_pages_through_them(demo: FlaskClient) ->
         ({"role": "user", "content": "x", "id": 5}, "items[0].id"),
     ],
 )  # fmt: skip
-def test_what_no_response_could_stand_on_is_not_let_in(
-    item: Any, param: str, demo: FlaskClient
-) -> None:
+def test_invalid_items_are_rejected(item: Any, param: str, demo: FlaskClient) -> None:
     made = demo.post("/v1/conversations", json={}).get_json()
     for path in ("", f"/{made['id']}/items"):
         got = demo.post(f"/v1/conversations{path}", json={"items": [item]})
         assert (got.status_code, got.get_json()["error"]["param"]) == (400, param)
 
 
-def test_the_ids_of_what_is_asked_are_checked(serve: Serve) -> None:
+def test_ids_of_input_items_are_checked(serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(500))
     item = {"role": "user", "content": "x", "id": 5}
     got = client.post("/v1/responses", json={"model": "chat/m", "input": [item]})

@@ -27,7 +27,7 @@ NAME = "resp_" + "0" * 32
         ("DELETE", "/v1/chat/completions/chatcmpl-x"),
     ],
 )
-def test_what_is_not_there_is_not_found(method: str, path: str, demo: FlaskClient) -> None:
+def test_missing_object_is_not_found(method: str, path: str, demo: FlaskClient) -> None:
     got = demo.open(path, method=method)
     assert got.status_code == 404
     assert got.get_json()["error"]["code"] == "not_found"
@@ -74,9 +74,9 @@ def test_missing_store_is_reported() -> None:
     for path in (f"/v1/responses/{NAME}", "/v1/chat/completions", "/v1/conversations/x"):
         got = client.get(path)
         assert (got.status_code, got.get_json()["error"]["code"]) == (400, "store_disabled")
-    asked = {"model": "demo", "input": "hi"}
-    assert client.post("/v1/responses", json=asked).status_code == 200
-    got = client.post("/v1/responses", json={**asked, "background": True})
+    request = {"model": "demo", "input": "hi"}
+    assert client.post("/v1/responses", json=request).status_code == 200
+    got = client.post("/v1/responses", json={**request, "background": True})
     assert got.get_json()["error"]["code"] == "store_disabled"
 
 
@@ -91,19 +91,19 @@ def test_tokens_are_estimated_without_a_store() -> None:
 
 def test_chat_store_parameter_without_a_store_is_reported() -> None:
     client = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"})).test_client()
-    asked = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "store": True}
-    got = client.post("/v1/chat/completions", json=asked)
+    request = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "store": True}
+    got = client.post("/v1/chat/completions", json=request)
     assert (got.status_code, got.headers["X-Forwarder-Dropped"]) == (200, "store")
-    got = client.post("/v1/chat/completions", json={**asked, "store": False})
+    got = client.post("/v1/chat/completions", json={**request, "store": False})
     assert "X-Forwarder-Dropped" not in got.headers
     strict = {"X-Forwarder-Strict": "1"}
-    got = client.post("/v1/chat/completions", json=asked, headers=strict)
+    got = client.post("/v1/chat/completions", json=request, headers=strict)
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, "store")
 
 
-def test_completions_can_be_deleted_while_one_pages_through_them(demo: FlaskClient) -> None:
-    asked = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "store": True}
-    made = [demo.post("/v1/chat/completions", json=asked).get_json()["id"] for _ in range(5)]
+def test_completions_can_be_deleted_while_paging(demo: FlaskClient) -> None:
+    request = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "store": True}
+    made = [demo.post("/v1/chat/completions", json=request).get_json()["id"] for _ in range(5)]
     seen, after = [], ""
     while True:
         page = demo.get(f"/v1/chat/completions?limit=2{after}").get_json()
@@ -120,8 +120,8 @@ def test_completions_can_be_deleted_while_one_pages_through_them(demo: FlaskClie
 
 
 def test_a_streamed_completion_is_stored_with_its_usage(demo: FlaskClient) -> None:
-    asked = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "stream": True}
-    got = demo.post("/v1/chat/completions", json={**asked, "store": True})
+    request = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    got = demo.post("/v1/chat/completions", json={**request, "store": True})
     chunks = [json.loads(line[6:]) for line in got.text.splitlines() if line[6:7] == "{"]
     assert all(chunk["choices"] and not chunk.get("usage") for chunk in chunks)
     [name] = {chunk["id"] for chunk in chunks}

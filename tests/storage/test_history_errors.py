@@ -15,14 +15,14 @@ GONE = "https://x/gone.png"
 OWN: Json = {"role": "user", "content": "and now?"}
 
 
-def picture(url: str) -> Json:
+def make_image(url: str) -> Json:
     return {"type": "input_image", "image_url": url}
 
 
 def make_message(*urls: str) -> Json:
     return {
         "role": "user",
-        "content": [{"type": "input_text", "text": "look"}, *map(picture, urls)],
+        "content": [{"type": "input_text", "text": "look"}, *map(make_image, urls)],
     }
 
 
@@ -63,7 +63,7 @@ def test_earlier_items_are_prepended() -> None:
 
 def test_unavailable_earlier_media_become_a_note() -> None:
     document = {"type": "input_file", "file_url": "https://x/gone.pdf"}
-    result = {"type": "function_call_output", "call_id": "c", "output": [picture(GONE)]}
+    result = {"type": "function_call_output", "call_id": "c", "output": [make_image(GONE)]}
     earlier = [
         make_message(GONE, "https://x/a.png"),
         result,
@@ -75,7 +75,7 @@ def test_unavailable_earlier_media_become_a_note() -> None:
     assert [*loss_report.losses] == ["conversation.input_file", "conversation.input_image"]
     note = {"type": "input_text", "text": "[image no longer available]"}
     message, got, read, own = handler.inputs[-1]
-    assert message["content"][1:] == [note, picture("https://x/a.png")]
+    assert message["content"][1:] == [note, make_image("https://x/a.png")]
     assert got == {**result, "output": [note]}
     assert read["content"] == [{"type": "input_text", "text": "[file no longer available]"}]
     assert (own, len(handler.inputs)) == (OWN, 2)

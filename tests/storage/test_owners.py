@@ -26,12 +26,12 @@ from tests.live.postgres import needs_postgres, running_postgres
 OLD = hash_client_key("k")
 
 
-def add(database: Database, owner: str, name: str = "chat_1") -> None:
+def add_completion(database: Database, owner: str, name: str = "chat_1") -> None:
     completion = StoredCompletion(name, 1.0, "m", {}, [], {})
     database.write(partial(completions.add, owner=owner, completion=completion))
 
 
-def names(database: Database, owner: str) -> set[str]:
+def list_names(database: Database, owner: str) -> set[str]:
     listed = partial(
         completions.list_page,
         owner=owner,
@@ -57,7 +57,7 @@ def test_a_key_has_one_owner_for_all_workers_and_another_in_another_database(
 
 def test_owner_cannot_be_guessed_from_the_database(database: SqliteDatabase) -> None:
     owners = OwnerResolver(database, ["s"])
-    add(database, owners.find_owner("k"))
+    add_completion(database, owners.find_owner("k"))
 
     [(_, sealed)] = database.read(stored.list_keys)
     files = b"".join(p.read_bytes() for p in database.path.parent.glob("state.db*"))
@@ -70,37 +70,37 @@ def test_owner_cannot_be_guessed_from_the_database(database: SqliteDatabase) -> 
 @pytest.mark.parametrize("secrets", [[], ["s"]])
 def test_clients_without_a_key_stay_one_owner(database: SqliteDatabase, secrets: list[str]) -> None:
     owners = OwnerResolver(database, secrets)
-    add(database, ANONYMOUS)
+    add_completion(database, ANONYMOUS)
 
     assert (
         owners.find_owner(None) == owners.find_owner("") == owners.derive_owner(None) == ANONYMOUS
     )
     owners.rotate_keys()
-    assert names(database, ANONYMOUS) == {"chat_1"}
+    assert list_names(database, ANONYMOUS) == {"chat_1"}
 
 
 def test_without_a_secret_or_a_database_owners_are_digests(database: SqliteDatabase) -> None:
-    add(database, OLD)
+    add_completion(database, OLD)
 
     assert (
         OwnerResolver(database, []).find_owner("k")
         == OwnerResolver(None, ["s"]).find_owner("k")
         == OLD
     )
-    assert names(database, OLD) == {"chat_1"}
+    assert list_names(database, OLD) == {"chat_1"}
     assert OwnerResolver(database, []).migrate_owner(OLD) == OLD
     assert database.read(stored.list_keys) == []
 
 
 def test_data_of_older_versions_is_moved_at_the_first_request(database: SqliteDatabase) -> None:
-    add(database, OLD)
-    add(database, hash_client_key("l"), "another's")
+    add_completion(database, OLD)
+    add_completion(database, hash_client_key("l"), "another's")
     owners = OwnerResolver(database, ["s"])
 
     owner = owners.find_owner("k")
 
-    assert (names(database, owner), names(database, OLD)) == ({"chat_1"}, set())
-    assert names(database, hash_client_key("l")) == {"another's"}
+    assert (list_names(database, owner), list_names(database, OLD)) == ({"chat_1"}, set())
+    assert list_names(database, hash_client_key("l")) == {"another's"}
 
 
 def test_earlier_owners_are_checked_periodically(
@@ -108,14 +108,14 @@ def test_earlier_owners_are_checked_periodically(
 ) -> None:
     owners = OwnerResolver(database, ["s"])
     owner = owners.find_owner("k")
-    add(database, OLD)  # as a worker of an older version does
+    add_completion(database, OLD)  # as a worker of an older version does
 
     with monkeypatch.context() as patch:
         patch.setattr(database, "read", lambda work: pytest.fail("was looked after already"))
         assert owners.find_owner("k") == owner
     monkeypatch.setattr(module, "CHECK_SECONDS", 0.0)
     assert owners.find_owner("k") == owner
-    assert names(database, owner) == {"chat_1"}
+    assert list_names(database, owner) == {"chat_1"}
 
 
 def test_number_of_remembered_owners_is_limited(
@@ -148,16 +148,16 @@ def test_locked_conversation_is_moved_after_its_turn(
 def test_unwritable_database_keeps_earlier_owners(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add(database, OLD)
+    add_completion(database, OLD)
     owners = OwnerResolver(database, ["s"])
     with monkeypatch.context() as patch:
-        patch.setattr(database, "write_without_timeout", fail)
+        patch.setattr(database, "write_without_timeout", raise_unavailable)
         assert owners.find_owner("k") == OLD
 
     assert owners.find_owner("k") == owners.derive_owner("k") != OLD
 
 
-def fail(*_: object) -> Any:
+def raise_unavailable(*_: object) -> Any:
     raise StoreUnavailable
 
 
@@ -167,13 +167,13 @@ def test_owner_keys_are_loaded_when_the_database_is_back(
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
     owner = OwnerResolver(database, ["s"]).find_owner("k")
     with monkeypatch.context() as patch:
-        patch.setattr(database, "read", fail)
+        patch.setattr(database, "read", raise_unavailable)
         late = OwnerResolver(database, ["s"])
         assert late.find_owner("k") == late.derive_owner("k") == OLD
 
     assert late.find_owner("k") == owner
     with monkeypatch.context() as patch:
-        patch.setattr(database, "read", fail)
+        patch.setattr(database, "read", raise_unavailable)
         beside = OwnerResolver(database, ["s"])
     wait_until_loaded(beside)
     assert beside.derive_owner("k") == owner
@@ -211,7 +211,7 @@ def test_a_change_of_the_secret_changes_no_owner(database: SqliteDatabase) -> No
 def test_rotation_moves_all_guessable_owners(database: SqliteDatabase) -> None:
     """This includes owners of clients that never return."""
     for key in ("k", "l"):
-        add(database, hash_client_key(key))
+        add_completion(database, hash_client_key(key))
     owners = OwnerResolver(database, ["s"])
 
     owners.rotate_keys()
@@ -225,24 +225,24 @@ def test_data_under_another_secret_is_moved_when_both_are_set(
     database: SqliteDatabase,
 ) -> None:
     first, other = OwnerResolver(database, ["first"]), OwnerResolver(database, ["other"])
-    add(database, first.find_owner("k"), "chat_1")
-    add(database, other.find_owner("k"), "chat_2")
+    add_completion(database, first.find_owner("k"), "chat_1")
+    add_completion(database, other.find_owner("k"), "chat_2")
     assert first.find_owner("k") != other.find_owner("k")
 
     both = OwnerResolver(database, ["other", "first"])
 
     assert both.find_owner("k") == first.find_owner("k")
-    assert names(database, both.find_owner("k")) == {"chat_1", "chat_2"}
+    assert list_names(database, both.find_owner("k")) == {"chat_1", "chat_2"}
 
 
 def test_rows_are_moved_without_their_client(database: SqliteDatabase) -> None:
-    add(database, OLD)
+    add_completion(database, OLD)
     owners = OwnerResolver(database, ["s"])
 
     owner = owners.migrate_owner(OLD)
 
     assert owner == owners.migrate_owner(owner) == owners.derive_owner("k")
-    assert names(database, owner) == {"chat_1"}
+    assert list_names(database, owner) == {"chat_1"}
 
 
 # -- several processes ----------------------------------------------------------------------------
@@ -271,14 +271,14 @@ def find_owner(url: str, barrier: Any, found: Any) -> None:
     database = open_one(url)
     barrier.wait(60)
     owner = OwnerResolver(database, ["s"]).find_owner("k")
-    found.put((owner, len(names(database, owner))))
+    found.put((owner, len(list_names(database, owner))))
     database.close()
 
 
 def test_concurrent_processes_move_data_once(url: str) -> None:
     database = open_one(url)
     for number in range(5):
-        add(database, OLD, f"chat_{number}")
+        add_completion(database, OLD, f"chat_{number}")
     context = multiprocessing.get_context("spawn")
     barrier, found = context.Barrier(3), context.Queue()
     workers = [context.Process(target=find_owner, args=(url, barrier, found)) for _ in range(3)]
@@ -291,6 +291,6 @@ def test_concurrent_processes_move_data_once(url: str) -> None:
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert len(results) == 1
     [(owner, rows)] = results
-    assert (rows, len(names(database, owner)), names(database, OLD)) == (5, 5, set())
+    assert (rows, len(list_names(database, owner)), list_names(database, OLD)) == (5, 5, set())
     assert len(database.read(stored.list_keys)) == 1
     database.close()

@@ -20,16 +20,16 @@ from forwarder.storage.pagination import (
 ALL = [{"id": name} for name in "abcde"]
 
 
-def names(page: PageRequest) -> tuple[str, bool]:
+def list_page_names(page: PageRequest) -> tuple[str, bool]:
     found = make_page(ALL, page)
     return "".join(entry["id"] for entry in found["data"]), found["has_more"]
 
 
 def test_page_respects_limit_cursor_and_order() -> None:
-    assert names(PageRequest(20, None, False)) == ("abcde", False)
-    assert names(PageRequest(2, None, True)) == ("ed", True)
-    assert names(PageRequest(2, "b", False)) == ("cd", True)
-    assert names(PageRequest(2, "b", True)) == ("a", False)
+    assert list_page_names(PageRequest(20, None, False)) == ("abcde", False)
+    assert list_page_names(PageRequest(2, None, True)) == ("ed", True)
+    assert list_page_names(PageRequest(2, "b", False)) == ("cd", True)
+    assert list_page_names(PageRequest(2, "b", True)) == ("a", False)
     assert (make_list([], 5)["first_id"], make_list(ALL, 2)["last_id"]) == (None, "b")
     with pytest.raises(InvalidRequest, match="'x' is not in this list"):
         make_page(ALL, PageRequest(2, "x", False))

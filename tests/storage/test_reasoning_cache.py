@@ -53,11 +53,11 @@ def database(tmp_path: Path) -> Iterator[WatchedDatabase]:
     made.close()
 
 
-def worker(database: SqliteDatabase, secret: str = "s") -> DatabaseBackend:
+def new_worker(database: SqliteDatabase, secret: str = "s") -> DatabaseBackend:
     return DatabaseBackend(database, TokenCipher([secret]), TTL)
 
 
-def age(database: WatchedDatabase, seconds: float) -> None:
+def set_age(database: WatchedDatabase, seconds: float) -> None:
     """Set the last use of all values to ``seconds`` ago."""
     at = sa.text("UPDATE thoughts SET used = :used").bindparams(used=time.time() - seconds)
     database.write(lambda c: c.execute(at))
@@ -70,7 +70,7 @@ def read_use(database: WatchedDatabase) -> float:
 
 
 def test_value_is_shared_between_workers(database: WatchedDatabase) -> None:
-    one, two = worker(database), worker(database)
+    one, two = new_worker(database), new_worker(database)
     one.store(ME, {b"a": b'["x"]', b"b": b"[1]"})
 
     assert two.find(ME, [b"a", b"b", b"c"]) == {b"a": b'["x"]', b"b": b"[1]"}
@@ -79,7 +79,7 @@ def test_value_is_shared_between_workers(database: WatchedDatabase) -> None:
 
 
 def test_known_value_needs_no_query(database: WatchedDatabase) -> None:
-    one, two = worker(database), worker(database)
+    one, two = new_worker(database), new_worker(database)
     one.store(ME, {b"a": b"[1]"})
     assert one.find(ME, [b"a"])
     assert one.find(ME, []) == {}
@@ -89,44 +89,44 @@ def test_known_value_needs_no_query(database: WatchedDatabase) -> None:
 
 
 def test_stored_value_is_encrypted(database: WatchedDatabase) -> None:
-    worker(database).store(ME, {b"a": b'["a certain text"]'})
+    new_worker(database).store(ME, {b"a": b'["a certain text"]'})
 
     data = database.read(lambda c: c.scalar(sa.text("SELECT data FROM thoughts")))
     assert b"certain" not in data
-    assert worker(database, "another").find(ME, [b"a"]) == {}
+    assert new_worker(database, "another").find(ME, [b"a"]) == {}
 
 
 def test_value_moved_to_another_row_is_ignored(database: WatchedDatabase) -> None:
-    worker(database).store(ME, {b"a": b"[1]"})
+    new_worker(database).store(ME, {b"a": b"[1]"})
     moved = sa.text("UPDATE thoughts SET owner = :owner").bindparams(owner=OTHER.hex())
     database.write(lambda c: c.execute(moved))
 
-    assert worker(database).find(OTHER, [b"a"]) == {}
+    assert new_worker(database).find(OTHER, [b"a"]) == {}
 
 
 def test_expired_value_is_not_found(database: WatchedDatabase) -> None:
-    worker(database).store(ME, {b"a": b"[1]"})
-    age(database, TTL + 1)
+    new_worker(database).store(ME, {b"a": b"[1]"})
+    set_age(database, TTL + 1)
 
-    assert worker(database).find(ME, [b"a"]) == {}
+    assert new_worker(database).find(ME, [b"a"]) == {}
 
 
 def test_used_value_does_not_expire(database: WatchedDatabase) -> None:
-    worker(database).store(ME, {b"a": b"[1]"})
-    age(database, TTL / 5)
-    two = worker(database)
+    new_worker(database).store(ME, {b"a": b"[1]"})
+    set_age(database, TTL / 5)
+    two = new_worker(database)
     assert two.find(ME, [b"a"])
     assert read_use(database) > TTL / 6  # recorded only from time to time
 
-    age(database, TTL / 2)
-    assert worker(database).find(ME, [b"a"])
+    set_age(database, TTL / 2)
+    assert new_worker(database).find(ME, [b"a"])
     assert read_use(database) < 60
 
 
 def test_use_of_a_known_value_is_recorded(
     database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = worker(database)
+    one = new_worker(database)
     one.store(ME, {b"a": b"[1]"})
     later = time.time() + TTL / 2
     with monkeypatch.context() as patch:
@@ -140,7 +140,7 @@ def test_use_of_a_known_value_is_recorded(
 def test_database_failure_pauses_access(
     database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = worker(database), worker(database)
+    one, two = new_worker(database), new_worker(database)
     one.store(ME, {b"a": b"[1]"})
     database.fails = True
     two.store(ME, {b"b": b"[2]"})
@@ -158,8 +158,8 @@ def test_hanging_database_pauses_access(
     database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reasoning_cache, "MAX_WAIT_SECONDS", 0.03)
-    worker(database).store(ME, {b"a": b'["x"]'})
-    one = worker(database)
+    new_worker(database).store(ME, {b"a": b'["x"]'})
+    one = new_worker(database)
     database.free.clear()
 
     for _ in range(20):

@@ -20,14 +20,16 @@ from tests.live.postgres import Postgres, needs_postgres, postgres_process
 ITEM: Json = {"type": "message", "id": "msg_1"}
 
 
-def event(number: int, kind: str = "x", **more: Any) -> Json:
+def make_event(number: int, kind: str = "x", **more: Any) -> Json:
     return {"type": kind, "sequence_number": number, **more}
 
 
-def queue(database: SqliteDatabase, name: str = "a", lease: float = 60.0) -> StoredResponse:
+def queue_response(
+    database: SqliteDatabase, name: str = "a", lease: float = 60.0
+) -> StoredResponse:
     body = {"id": name, "background": True, "output": []}
     one = StoredResponse(name, "queued", [], body, 1.0, worker="w", lease=time.time() + lease)
-    database.write(lambda c: responses.add(c, "o", one, [event_log.pack_events([event(0)])]))
+    database.write(lambda c: responses.add(c, "o", one, [event_log.pack_events([make_event(0)])]))
     return find_response(database, name)
 
 
@@ -45,16 +47,18 @@ def read_log(database: Database) -> list[Any]:
 
 def finish_work(database: Database, worker: str = "w", number: int = 2) -> bool:
     body = {"id": "a", "status": "completed", "output": [ITEM]}
-    last = [event(number, "response.completed", response=body)]
+    last = [make_event(number, "response.completed", response=body)]
     return database.write(
         lambda c: background_leases.finish_work(c, "o", "a", worker, body, "up", last)
     )
 
 
 def test_progress_and_end_are_stored(database: SqliteDatabase) -> None:
-    queue(database)
+    queue_response(database)
     assert database.read(lambda c: background_leases.list_own(c, "w")) == {("o", "a")}
-    assert database.write(lambda c: background_leases.append_progress(c, "o", "a", "w", [event(1)]))
+    assert database.write(
+        lambda c: background_leases.append_progress(c, "o", "a", "w", [make_event(1)])
+    )
     assert find_response(database).status == "in_progress"
     assert finish_work(database)
 
@@ -67,22 +71,24 @@ def test_progress_and_end_are_stored(database: SqliteDatabase) -> None:
 
 @pytest.mark.parametrize("worker", ["other", "w"])
 def test_worker_without_the_lease_cannot_write(database: SqliteDatabase, worker: str) -> None:
-    one = queue(database)
+    one = queue_response(database)
     if worker == "w":
         database.write(lambda c: background_leases.end_work(c, "o", one, "cancelled", None))
     before = read_log(database)
 
     assert not database.write(
-        lambda c: background_leases.append_progress(c, "o", "a", worker, [event(7)])
+        lambda c: background_leases.append_progress(c, "o", "a", worker, [make_event(7)])
     )
     assert not finish_work(database, worker)
     assert read_log(database) == before
 
 
 def test_cancelled_response_keeps_its_output(database: SqliteDatabase) -> None:
-    one = queue(database)
-    done = event(1, "response.output_item.done", item=ITEM)
-    database.write(lambda c: background_leases.append_progress(c, "o", "a", "w", [done, event(2)]))
+    one = queue_response(database)
+    done = make_event(1, "response.output_item.done", item=ITEM)
+    database.write(
+        lambda c: background_leases.append_progress(c, "o", "a", "w", [done, make_event(2)])
+    )
 
     ended = database.write(lambda c: background_leases.end_work(c, "o", one, "cancelled", None))
     assert ended.body == find_response(database).body
@@ -93,7 +99,7 @@ def test_cancelled_response_keeps_its_output(database: SqliteDatabase) -> None:
 
 
 def test_job_with_expired_lease_is_listed_and_failed(database: SqliteDatabase) -> None:
-    alive, dead = queue(database, "b"), queue(database, lease=-1)
+    alive, dead = queue_response(database, "b"), queue_response(database, lease=-1)
 
     assert (alive.is_lost, dead.is_lost) == (False, True)
     assert database.read(background_leases.list_lost) == [("o", "a")]
@@ -109,7 +115,7 @@ def test_job_with_expired_lease_is_listed_and_failed(database: SqliteDatabase) -
 
 def test_only_the_named_leases_of_a_worker_are_renewed(database: SqliteDatabase) -> None:
     for name in ("a", "b"):
-        queue(database, name, lease=-1)
+        queue_response(database, name, lease=-1)
     database.write(lambda c: background_leases.renew_leases(c, "other", ["a", "b"]))
     assert set(database.read(background_leases.list_lost)) == {("o", "a"), ("o", "b")}
     database.write(lambda c: background_leases.renew_leases(c, "w", ["a"]))
@@ -117,19 +123,19 @@ def test_only_the_named_leases_of_a_worker_are_renewed(database: SqliteDatabase)
 
 
 def test_failed_response_keeps_its_output(database: SqliteDatabase) -> None:
-    queue(database)
+    queue_response(database)
     made = [
-        event(1, "response.output_item.done", output_index=0, item=ITEM),
-        event(
+        make_event(1, "response.output_item.done", output_index=0, item=ITEM),
+        make_event(
             2, "response.output_item.added", output_index=1, item={"type": "message", "id": "msg_2"}
         ),
-        event(3, "response.output_text.delta", output_index=1, content_index=0, delta="So fa"),
+        make_event(3, "response.output_text.delta", output_index=1, content_index=0, delta="So fa"),
     ]
     database.write(lambda c: background_leases.append_progress(c, "o", "a", "w", made))
     body = {"id": "a", "status": "failed", "output": []}
     last = [
-        event(4, "response.output_text.delta", output_index=1, content_index=0, delta="r."),
-        event(5, "response.failed", response=body),
+        make_event(4, "response.output_text.delta", output_index=1, content_index=0, delta="r."),
+        make_event(5, "response.failed", response=body),
     ]
     assert database.write(
         lambda c: background_leases.finish_work(c, "o", "a", "w", body, "up", last)
@@ -143,25 +149,25 @@ def test_failed_response_keeps_its_output(database: SqliteDatabase) -> None:
 # -- attempts -------------------------------------------------------------------------------------
 
 
-def begin(database: Database, request: str | None = "sealed") -> None:
+def begin_work(database: Database, request: str | None = "sealed") -> None:
     body = {"id": "a", "background": True, "output": [], "metadata": {"k": "v"}}
     one = StoredResponse("a", "queued", [], body, 1.0)
-    opening = [event(0, "response.created", response=body), event(1, "response.queued")]
+    opening = [make_event(0, "response.created", response=body), make_event(1, "response.queued")]
     database.write(lambda c: responses.add(c, "o", one, [event_log.pack_events(opening)]))
     database.write(lambda c: background_leases.grant_lease(c, "o", "a", "w", request))
     database.write(
         lambda c: background_leases.append_progress(
-            c, "o", "a", "w", [event(2), event(3), event(4)]
+            c, "o", "a", "w", [make_event(2), make_event(3), make_event(4)]
         )
     )
 
 
-def lapse(database: Database) -> None:
+def expire_leases(database: Database) -> None:
     statement = sa.text("UPDATE responses SET lease = lease - 60")
     database.write(lambda c: c.execute(statement))
 
 
-def size(database: Database) -> Any:
+def read_size(database: Database) -> Any:
     return database.read(lambda c: c.scalar(sa.text("SELECT size FROM responses")))
 
 
@@ -172,12 +178,12 @@ def take_up(
 
 
 def test_released_job_is_claimed_once(database: SqliteDatabase) -> None:
-    begin(database)
+    begin_work(database)
     assert database.read(background_leases.list_waiting) == []
     assert not database.write(lambda c: background_leases.release_work(c, "o", "a", "other"))
     assert database.write(lambda c: background_leases.release_work(c, "o", "a", "w"))
     assert not database.write(
-        lambda c: background_leases.append_progress(c, "o", "a", "w", [event(5)])
+        lambda c: background_leases.append_progress(c, "o", "a", "w", [make_event(5)])
     )
     assert (
         database.read(background_leases.list_waiting),
@@ -187,11 +193,11 @@ def test_released_job_is_claimed_once(database: SqliteDatabase) -> None:
         [],
     )
 
-    before = size(database)
+    before = read_size(database)
     taken = take_up(database, "x")
     assert isinstance(taken, background_leases.ClaimedWork)
     assert take_up(database, "y") is None
-    assert size(database) < before
+    assert read_size(database) < before
     assert (taken.request, taken.attempt, taken.next_number) == ("sealed", 2, 6)
     assert taken.response.body["metadata"] == {"k": "v", "forwarder.attempt": "2"}
     # Events of the first attempt are deleted, and their numbers are not reused.
@@ -222,11 +228,11 @@ def test_search_for_waiting_jobs_uses_an_index(database: SqliteDatabase) -> None
 
 
 def test_number_of_attempts_is_limited(database: SqliteDatabase) -> None:
-    begin(database)
-    lapse(database)
+    begin_work(database)
+    expire_leases(database)
     assert isinstance(take_up(database, "x", attempts=2), background_leases.ClaimedWork)
     assert not find_response(database).is_lost
-    lapse(database)
+    expire_leases(database)
 
     assert database.read(background_leases.list_waiting) == []
     assert find_response(database).is_lost
@@ -234,8 +240,8 @@ def test_number_of_attempts_is_limited(database: SqliteDatabase) -> None:
 
 
 def test_lowered_attempt_limit_fails_the_job(database: SqliteDatabase) -> None:
-    begin(database)
-    lapse(database)
+    begin_work(database)
+    expire_leases(database)
 
     assert take_up(database, "x", attempts=1) == find_response(database)
     assert (find_response(database).status, find_response(database).body["error"]) == (
@@ -245,16 +251,16 @@ def test_lowered_attempt_limit_fails_the_job(database: SqliteDatabase) -> None:
 
 
 def test_request_is_deleted_at_the_end(database: SqliteDatabase) -> None:
-    begin(database)
+    begin_work(database)
     assert finish_work(database, number=5)
     column = sa.text("SELECT request FROM responses")
     assert database.read(lambda c: c.scalar(column)) is None
 
 
 def test_job_without_request_is_not_released(database: SqliteDatabase) -> None:
-    begin(database, None)
+    begin_work(database, None)
     assert not database.write(lambda c: background_leases.release_work(c, "o", "a", "w"))
-    lapse(database)
+    expire_leases(database)
     assert database.read(background_leases.list_waiting) == []
     assert find_response(database).is_lost
 
@@ -265,11 +271,11 @@ def test_worker_clock_does_not_affect_leases(
     real = time.time
     for skew in (-3600.0, 3600.0):
         monkeypatch.setattr(time, "time", lambda skew=skew: real() + skew)
-        begin(database)
+        begin_work(database)
         assert database.read(background_leases.list_waiting) == []
         database.write(lambda c: background_leases.renew_leases(c, "w", ["a"]))
         assert abs((find_response(database).lease or 0) - real() - 15) < 5
-        lapse(database)
+        expire_leases(database)
         assert database.read(background_leases.list_waiting) == [("o", "a")]
 
 
@@ -296,9 +302,13 @@ def either(request: pytest.FixtureRequest) -> Iterator[Database]:
 
 
 def test_repeated_events_are_stored_once(either: Database) -> None:
-    begin(either)
-    before = size(either)
-    pieces = [[event(5), event(6)], [event(5), event(6), event(7)], [event(8)]]
+    begin_work(either)
+    before = read_size(either)
+    pieces = [
+        [make_event(5), make_event(6)],
+        [make_event(5), make_event(6), make_event(7)],
+        [make_event(8)],
+    ]
     for piece in (*pieces, pieces[2]):
         assert either.write(
             lambda c, piece=piece: background_leases.append_progress(c, "o", "a", "w", piece)
@@ -306,11 +316,11 @@ def test_repeated_events_are_stored_once(either: Database) -> None:
 
     assert [number for _, number in read_log(either)] == list(range(9))
     stored = sa.text("SELECT sum(length(data)) FROM events WHERE first >= 5")
-    assert size(either) - before == either.read(lambda c: c.scalar(stored))
+    assert read_size(either) - before == either.read(lambda c: c.scalar(stored))
 
 
 def test_repeated_end_is_stored_once(either: Database) -> None:
-    begin(either)
+    begin_work(either)
     for _ in range(2):
         assert finish_work(either, number=5)
 
@@ -321,19 +331,19 @@ def test_repeated_end_is_stored_once(either: Database) -> None:
 @pytest.mark.parametrize("number", [5, 3])
 def test_answer_replaces_the_failure_of_an_expired_lease(either: Database, number: int) -> None:
     """This includes earlier events whose commit was not acknowledged."""
-    begin(either, None)
-    lapse(either)
+    begin_work(either, None)
+    expire_leases(either)
     assert either.write(lambda c: background_leases.reap(c, "o", "a"))
     if number == 3:
         either.write(lambda c: responses.cut_log(c, "o", "a", 2))
-        for piece in ([event(2)], [event(3), event(4)]):
+        for piece in ([make_event(2)], [make_event(3), make_event(4)]):
             either.write(
                 lambda c, piece=piece: responses.append_events(
                     c, "o", "a", event_log.pack_events(piece)
                 )
             )  # type: ignore[misc]
     body = {"id": "a", "status": "completed", "output": [ITEM]}
-    last = [*map(event, range(number, 6)), event(6, "response.completed", response=body)]
+    last = [*map(make_event, range(number, 6)), make_event(6, "response.completed", response=body)]
     assert either.write(lambda c: background_leases.finish_work(c, "o", "a", "w", body, "up", last))
 
     one = find_response(either)
@@ -344,13 +354,13 @@ def test_answer_replaces_the_failure_of_an_expired_lease(either: Database, numbe
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "taken"])
 def test_other_ends_are_final(database: SqliteDatabase, status: str) -> None:
-    begin(database, None)
-    lapse(database)
+    begin_work(database, None)
+    expire_leases(database)
     if status == "taken":
         database.write(lambda c: c.execute(sa.text("UPDATE responses SET worker = 'x'")))
     elif status == "failed":
         body = {"id": "a", "status": "failed", "output": [], "error": {"code": "no"}}
-        failed = [event(5, "response.failed", response=body)]
+        failed = [make_event(5, "response.failed", response=body)]
         database.write(
             lambda c: background_leases.finish_work(c, "o", "a", "w", body, "up", failed)
         )
@@ -364,11 +374,11 @@ def test_other_ends_are_final(database: SqliteDatabase, status: str) -> None:
 
 
 def test_failure_does_not_replace_the_failure_of_an_expired_lease(database: SqliteDatabase) -> None:
-    begin(database, None)
-    lapse(database)
+    begin_work(database, None)
+    expire_leases(database)
     database.write(lambda c: background_leases.reap(c, "o", "a"))
     body = {"id": "a", "status": "failed", "output": [], "error": {"code": "no"}}
-    failed = [event(5, "response.failed", response=body)]
+    failed = [make_event(5, "response.failed", response=body)]
     database.write(lambda c: background_leases.finish_work(c, "o", "a", "w", body, "up", failed))
 
     assert find_response(database).body["error"] == background_leases.WORKER_DIED_ERROR
@@ -386,7 +396,7 @@ def test_job_in_a_locked_conversation_is_not_listed(either: Database) -> None:
         )  # type: ignore[misc]
         if talk == "gone":
             either.write(lambda c, one=one: background_leases.release_work(c, "o", one.id, "w"))  # type: ignore[misc]
-    lapse(either)
+    expire_leases(either)
 
     names = [name for _, name in either.read(background_leases.list_waiting)]
     assert sorted(names) == ["r8", "r9"]

@@ -11,7 +11,9 @@ from forwarder.storage.db.completions import StoredCompletion
 from forwarder.storage.db.database import SqliteDatabase
 
 
-def add(database: SqliteDatabase, name: str, owner: str = "o", **more: Any) -> StoredCompletion:
+def add_completion(
+    database: SqliteDatabase, name: str, owner: str = "o", **more: Any
+) -> StoredCompletion:
     given: Any = {
         "created": 1.0,
         "model": "m",
@@ -24,7 +26,7 @@ def add(database: SqliteDatabase, name: str, owner: str = "o", **more: Any) -> S
     return made
 
 
-def listed(
+def list_names(
     database: SqliteDatabase,
     after: str | None = None,
     most: int = 10,
@@ -32,20 +34,20 @@ def listed(
     model: str | None = None,
     **metadata: str,
 ) -> list[str]:
-    mark = place(database, after) if after else None
+    mark = find_place(database, after) if after else None
     found = database.read(
         lambda c: completions.list_page(c, "o", mark, most, falling, model, metadata)
     )
     return [each.id for each in found]
 
 
-def place(database: SqliteDatabase, name: str, owner: str = "o") -> int | None:
+def find_place(database: SqliteDatabase, name: str, owner: str = "o") -> int | None:
     return database.read(lambda c: completions.find_position(c, owner, name))
 
 
 def test_completion_is_replaced_and_limited_to_its_owner(database: SqliteDatabase) -> None:
-    add(database, "a", model="old")
-    made = add(database, "a", messages=[{"role": "user", "content": "hi"}])
+    add_completion(database, "a", model="old")
+    made = add_completion(database, "a", messages=[{"role": "user", "content": "hi"}])
 
     assert database.read(lambda c: completions.find(c, "o", "a")) == made
     assert database.read(lambda c: completions.find(c, "p", "a")) is None
@@ -53,7 +55,7 @@ def test_completion_is_replaced_and_limited_to_its_owner(database: SqliteDatabas
     assert changed == made._replace(metadata={"x": "y"})
     assert not database.write(lambda c: completions.remove(c, "p", "a"))
     assert database.write(lambda c: completions.remove(c, "o", "a"))
-    assert listed(database) == []
+    assert list_names(database) == []
 
 
 @pytest.mark.parametrize("page", [1, 2, 200])
@@ -62,28 +64,28 @@ def test_completions_are_listed_in_pages(
 ) -> None:
     monkeypatch.setattr(completions, "FILTER_PAGE_SIZE", page)
     for i, name in enumerate("abcde"):
-        add(database, name, model="mn"[i % 2], metadata={"k": "xy"[i % 2], "all": "1"})
-    add(database, "f", owner="p")
+        add_completion(database, name, model="mn"[i % 2], metadata={"k": "xy"[i % 2], "all": "1"})
+    add_completion(database, "f", owner="p")
 
-    assert listed(database) == [*"abcde"]
-    assert listed(database, falling=True, most=2) == ["e", "d"]
-    assert listed(database, "b", most=2) == ["c", "d"]
-    assert listed(database, "b", falling=True) == ["a"]
-    assert listed(database, model="m") == ["a", "c", "e"]
-    assert listed(database, k="y", all="1") == ["b", "d"]
-    assert listed(database, k="y", model="m") == []
+    assert list_names(database) == [*"abcde"]
+    assert list_names(database, falling=True, most=2) == ["e", "d"]
+    assert list_names(database, "b", most=2) == ["c", "d"]
+    assert list_names(database, "b", falling=True) == ["a"]
+    assert list_names(database, model="m") == ["a", "c", "e"]
+    assert list_names(database, k="y", all="1") == ["b", "d"]
+    assert list_names(database, k="y", model="m") == []
 
 
 def test_deleted_completion_keeps_its_position(database: SqliteDatabase) -> None:
     for name in "abcd":
-        add(database, name)
+        add_completion(database, name)
     for name in "bc":
         database.write(lambda c, name=name: completions.remove(c, "o", name))  # type: ignore[misc]
 
-    assert listed(database, "b") == listed(database, "c") == ["d"]
-    assert listed(database, "c", falling=True) == ["a"]
-    assert place(database, "b", owner="p") is None
-    assert place(database, "e") is None
-    add(database, "b")
-    assert listed(database, "b") == []
-    assert listed(database) == ["a", "d", "b"]
+    assert list_names(database, "b") == list_names(database, "c") == ["d"]
+    assert list_names(database, "c", falling=True) == ["a"]
+    assert find_place(database, "b", owner="p") is None
+    assert find_place(database, "e") is None
+    add_completion(database, "b")
+    assert list_names(database, "b") == []
+    assert list_names(database) == ["a", "d", "b"]

@@ -15,7 +15,7 @@ def create_conversation(
     return conversation
 
 
-def add(
+def add_items(
     database: SqliteDatabase, *names: str, conversation: str = "c", owner: str = "o"
 ) -> list[str] | None:
     pairs = [(name, {"say": name}) for name in names]
@@ -34,7 +34,7 @@ def test_conversation_is_limited_to_its_owner(database: SqliteDatabase) -> None:
     assert database.read(lambda c: conversations.find(c, "p", "c")) is None
     assert database.write(lambda c: conversations.set_metadata(c, "p", "c", {})) is None
     assert not database.write(lambda c: conversations.remove(c, "p", "c"))
-    assert add(database, "x", owner="p") is None
+    assert add_items(database, "x", owner="p") is None
     changed = database.write(lambda c: conversations.set_metadata(c, "o", "c", {"x": "y"}))
     assert changed == conversation._replace(metadata={"x": "y"})
 
@@ -43,9 +43,9 @@ def test_items_keep_their_order_without_duplicates(database: SqliteDatabase) -> 
     create_conversation(database)
     create_conversation(database, "d")
 
-    assert add(database, "z", "y") == ["z", "y"]
-    assert add(database, "z", conversation="d") == ["z"]
-    assert add(database, "y", "a") == ["y", "a"]
+    assert add_items(database, "z", "y") == ["z", "y"]
+    assert add_items(database, "z", conversation="d") == ["z"]
+    assert add_items(database, "y", "a") == ["y", "a"]
     assert list_ids(database) == ["z", "y", "a"]
     assert database.write(lambda c: conversations.remove_item(c, "o", "c", "y"))
     assert not database.write(lambda c: conversations.remove_item(c, "o", "c", "y"))
@@ -55,9 +55,9 @@ def test_items_keep_their_order_without_duplicates(database: SqliteDatabase) -> 
 def test_items_up_to_a_number(database: SqliteDatabase) -> None:
     create_conversation(database)
     assert database.read(lambda c: conversations.read_last_number(c, "o", "c")) == 0
-    add(database, "a", "b")
+    add_items(database, "a", "b")
     until = database.read(lambda c: conversations.read_last_number(c, "o", "c"))
-    add(database, "c")
+    add_items(database, "c")
 
     rows = database.read(lambda c: conversations.read_items(c, "o", "c", max_number=until))
     assert [(each.id, each.data) for each in rows] == [("a", {"say": "a"}), ("b", {"say": "b"})]
@@ -65,7 +65,7 @@ def test_items_up_to_a_number(database: SqliteDatabase) -> None:
 
 def test_items_are_deleted_with_their_conversation(database: SqliteDatabase) -> None:
     create_conversation(database)
-    add(database, "a")
+    add_items(database, "a")
 
     assert database.write(lambda c: conversations.remove(c, "o", "c"))
     assert list_ids(database) == []
@@ -76,8 +76,8 @@ def test_items_are_listed_in_pages_and_deleted_ones_keep_their_position(
 ) -> None:
     create_conversation(database)
     create_conversation(database, "d")
-    add(database, *"abcde")
-    add(database, "x", conversation="d")
+    add_items(database, *"abcde")
+    add_items(database, "x", conversation="d")
 
     def behind(name: str, falling: bool = False, most: int = 9) -> list[str]:
         after = database.read(lambda c: conversations.find_item_position(c, "o", "c", name))
@@ -89,7 +89,7 @@ def test_items_are_listed_in_pages_and_deleted_ones_keep_their_position(
     for name in "bc":
         assert database.write(lambda c, name=name: conversations.remove_item(c, "o", "c", name))  # type: ignore[misc]
     assert (behind("b"), behind("c", True)) == ([*"de"], ["a"])
-    add(database, "b")
+    add_items(database, "b")
     assert behind("e") == ["b"]
     for owner, conversation, name in (("o", "c", "x"), ("p", "c", "c"), ("o", "d", "c")):
         place = (owner, conversation, name)
@@ -102,8 +102,8 @@ def test_items_are_listed_in_pages_and_deleted_ones_keep_their_position(
 def test_items_are_found_in_any_conversation(database: SqliteDatabase) -> None:
     for conversation in "cd":
         create_conversation(database, conversation)
-    add(database, "a", "b")
-    add(database, "x", conversation="d")
+    add_items(database, "a", "b")
+    add_items(database, "x", conversation="d")
 
     found = database.read(lambda c: conversations.find_items_by_id(c, "o", ["a", "x", "y"]))
     assert found == {"a": {"say": "a"}, "x": {"say": "x"}}

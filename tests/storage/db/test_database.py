@@ -20,47 +20,47 @@ from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.tables import scheduled_jobs
 
 
-def due(connection: sa.Connection) -> list[str]:
+def list_names(connection: sa.Connection) -> list[str]:
     return list(
         connection.scalars(sa.select(scheduled_jobs.c.name).order_by(scheduled_jobs.c.name))
     )
 
 
-def note(connection: sa.Connection, name: str) -> None:
+def insert_name(connection: sa.Connection, name: str) -> None:
     connection.execute(sa.insert(scheduled_jobs).values(name=name, due=0))
 
 
 def test_written_rows_are_visible(database: SqliteDatabase) -> None:
-    database.write(lambda c: note(c, "a"))
+    database.write(lambda c: insert_name(c, "a"))
     other = SqliteDatabase(database.path)
 
-    assert other.read(due) == ["a"]
+    assert other.read(list_names) == ["a"]
     other.close()
 
 
 def test_write_is_atomic(database: SqliteDatabase) -> None:
     def half(connection: sa.Connection) -> None:
-        note(connection, "a")
+        insert_name(connection, "a")
         raise NotFound("no")
 
     with pytest.raises(NotFound):
         database.write(half)
-    assert database.read(due) == []
-    database.write(lambda c: note(c, "b"))
-    assert database.read(due) == ["b"]
+    assert database.read(list_names) == []
+    database.write(lambda c: insert_name(c, "b"))
+    assert database.read(list_names) == ["b"]
 
 
 def test_database_error_raises_store_unavailable(
     database: SqliteDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
-    database.write(lambda c: note(c, "secret"))
+    database.write(lambda c: insert_name(c, "secret"))
 
     with pytest.raises(StoreUnavailable) as failed:
-        database.write(lambda c: note(c, "secret"))
+        database.write(lambda c: insert_name(c, "secret"))
     assert (failed.value.status, failed.value.headers) == (503, {"retry-after": "1"})
     assert "IntegrityError" in caplog.text
     assert "secret" not in caplog.text
-    assert database.read(due) == ["secret"]
+    assert database.read(list_names) == ["secret"]
 
 
 def test_writers_are_serialized(database: SqliteDatabase) -> None:
@@ -69,7 +69,7 @@ def test_writers_are_serialized(database: SqliteDatabase) -> None:
 
     def many(one: SqliteDatabase, mark: str) -> None:
         for number in range(40):
-            one.write(lambda c, number=number: note(c, f"{mark}{number}"))  # type: ignore[misc]
+            one.write(lambda c, number=number: insert_name(c, f"{mark}{number}"))  # type: ignore[misc]
 
     writers = [
         threading.Thread(target=many, args=(one, f"{mark}{i}"))
@@ -80,14 +80,14 @@ def test_writers_are_serialized(database: SqliteDatabase) -> None:
         writer.start()
     for writer in writers:
         writer.join()
-    assert len(database.read(due)) == 240
+    assert len(database.read(list_names)) == 240
     other.close()
 
 
 def test_free_pages_are_reclaimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.05)
     database = SqliteDatabase(tmp_path / "x.db")
-    database.write(lambda c: note(c, "x" * 100_000))
+    database.write(lambda c: insert_name(c, "x" * 100_000))
     database.write(lambda c: c.execute(sa.delete(scheduled_jobs)))
     other = sqlite3.connect(database.path, isolation_level=None)
 
@@ -108,15 +108,15 @@ def test_unusable_path_is_retried(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable):
         database.prepare()
     with pytest.raises(StoreUnavailable):
-        database.read(due)
+        database.read(list_names)
 
     (tmp_path / "there").unlink()
-    assert eventually(lambda: database.find_error(0.0) is None)
-    assert database.read(due) == []
+    assert comes_true(lambda: database.find_error(0.0) is None)
+    assert database.read(list_names) == []
     database.close()
 
 
-def eventually(holds: Callable[[], bool]) -> bool:
+def comes_true(holds: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 20
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -130,7 +130,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def locking(path: Path, how: str = "BEGIN EXCLUSIVE") -> Iterator[None]:
+def lock_database(path: Path, how: str = "BEGIN EXCLUSIVE") -> Iterator[None]:
     """Another process with a long write transaction."""
     other = sqlite3.connect(path, isolation_level=None)
     other.execute(how)
@@ -147,13 +147,13 @@ def test_file_that_is_locked_when_a_worker_starts_is_used_once_it_is_free(
 ) -> None:
     (tmp_path / "x.db").touch()
     database = SqliteDatabase(tmp_path / "x.db")
-    with locking(database.path):
+    with lock_database(database.path):
         with pytest.raises(StoreUnavailable):
             database.start()
         assert "database is locked" in str(database.find_error(60.0))
 
-    assert eventually(lambda: database.find_error(60.0) is None)
-    database.write(lambda c: note(c, "a"))
+    assert comes_true(lambda: database.find_error(60.0) is None)
+    database.write(lambda c: insert_name(c, "a"))
     assert "database is locked" in caplog.text
     assert "can be read again" in caplog.text
     database.close()
@@ -165,15 +165,15 @@ def test_file_that_is_locked_for_writers_can_be_read(tmp_path: Path) -> None:
     database.start()
     database.close()
     database = SqliteDatabase(tmp_path / "x.db")
-    with locking(database.path, "BEGIN IMMEDIATE"):
+    with lock_database(database.path, "BEGIN IMMEDIATE"):
         with pytest.raises(StoreUnavailable):
             database.start()
-        assert database.read(due) == []
+        assert database.read(list_names) == []
         with pytest.raises(StoreUnavailable):
-            database.write(lambda c: note(c, "a"))
+            database.write(lambda c: insert_name(c, "a"))
 
-    assert eventually(lambda: database.find_error(60.0) is None)
-    assert database.read(due) == []
+    assert comes_true(lambda: database.find_error(60.0) is None)
+    assert database.read(list_names) == []
     database.close()
 
 
@@ -186,11 +186,11 @@ def test_writers_of_a_locked_file_fail_together(tmp_path: Path) -> None:
 
     def write(name: str) -> None:
         try:
-            database.write(lambda c: note(c, name))
+            database.write(lambda c: insert_name(c, name))
         except StoreUnavailable as failure:
             failures.append(failure)
 
-    with locking(database.path, "BEGIN IMMEDIATE"):
+    with lock_database(database.path, "BEGIN IMMEDIATE"):
         started = time.monotonic()
         writers = [threading.Thread(target=write, args=(f"{i}",)) for i in range(60)]
         for writer in writers:
@@ -201,7 +201,7 @@ def test_writers_of_a_locked_file_fail_together(tmp_path: Path) -> None:
 
     assert len(failures) == 60
     assert took < 60 * 0.3 / 2
-    assert database.read(due) == []
+    assert database.read(list_names) == []
     database.close()
 
 
@@ -217,13 +217,13 @@ def test_corrupt_database_is_reported(tmp_path: Path) -> None:
 
 
 def test_refused_statement_is_no_outage(database: SqliteDatabase) -> None:
-    database.write(lambda c: note(c, "a"))
+    database.write(lambda c: insert_name(c, "a"))
     with pytest.raises(StoreUnavailable):
-        database.write(lambda c: note(c, "a"))
+        database.write(lambda c: insert_name(c, "a"))
 
     assert database.find_error(60.0) is None
-    database.write(lambda c: note(c, "b"))
-    assert database.read(due) == ["a", "b"]
+    database.write(lambda c: insert_name(c, "b"))
+    assert database.read(list_names) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_failed_trial_opens_the_breaker(
 
     assert database.find_error(0.0) == "InsufficientPrivilege"
     with pytest.raises(StoreUnavailable):
-        database.write(lambda c: note(c, "a"))
+        database.write(lambda c: insert_name(c, "a"))
     assert not database.read_breaker.is_open
 
 
@@ -276,7 +276,7 @@ def test_database_files_are_private(mode: int | None, tmp_path: Path) -> None:
     try:
         database = SqliteDatabase(path)
         database.start()
-        database.write(lambda c: note(c, "a"))
+        database.write(lambda c: insert_name(c, "a"))
     finally:
         os.umask(before)
     modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}

@@ -20,7 +20,7 @@ from forwarder.storage.db.event_log import (
 RESPONSE: Json = {"id": "resp_1", "output": []}
 
 
-def delta(number: int, text: str, item: str = "msg_1") -> Json:
+def make_delta(number: int, text: str, item: str = "msg_1") -> Json:
     return {
         "type": "response.output_text.delta",
         "item_id": item,
@@ -31,10 +31,10 @@ def delta(number: int, text: str, item: str = "msg_1") -> Json:
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.text(max_size=3), st.booleans()), min_size=1))
-def test_event_log_round_trip(said: list[tuple[str, str, bool]]) -> None:
+def test_event_log_round_trip(steps: list[tuple[str, str, bool]]) -> None:
     events = [
-        delta(i + 7, text, item) if is_delta else {"type": "x", "sequence_number": i + 7}
-        for i, (item, text, is_delta) in enumerate(said)
+        make_delta(i + 7, text, item) if is_delta else {"type": "x", "sequence_number": i + 7}
+        for i, (item, text, is_delta) in enumerate(steps)
     ]
 
     piece = pack_events(events)
@@ -55,12 +55,12 @@ def _events() -> st.SearchStrategy[Json]:
     st.integers(0, 9),
 )
 def test_event_log_round_trip_of_generated_events(
-    said: list[tuple[Json, int, bool, bool]], number: int
+    steps: list[tuple[Json, int, bool, bool]], number: int
 ) -> None:
     """Events are numbered in ascending order with gaps; batches and chunks may end after each."""
     packer, events, batch = EventLogPacker(), [], []
     pieces: list[EventLogChunk] = []
-    for event, step, ends_batch, ends_piece in said:
+    for event, step, ends_batch, ends_piece in steps:
         number += step
         batch.append({**event, "sequence_number": number})
         if ends_batch or ends_piece:
@@ -97,14 +97,19 @@ def test_invalid_sequence_numbers_are_rejected(
 
 
 def test_a_run_of_deltas_is_one_record() -> None:
-    events = [delta(i, "word ") for i in range(100)]
+    events = [make_delta(i, "word ") for i in range(100)]
 
     assert len(unpack_json(pack_events(events).data)) == 1
     assert len(pack_events(events).data) < len(orjson.dumps(events)) / 10
 
 
 def test_deltas_that_do_not_follow_each_other_keep_their_numbers() -> None:
-    events = [delta(0, "a"), delta(5, "b"), delta(6, "c"), delta(7, "d", "msg_2")]
+    events = [
+        make_delta(0, "a"),
+        make_delta(5, "b"),
+        make_delta(6, "c"),
+        make_delta(7, "d", "msg_2"),
+    ]
 
     assert list(unpack_events(pack_events(events).data, RESPONSE)) == events
 

@@ -31,7 +31,7 @@ def add_response(connection: sa.Connection, name: str, body: Any, given: Any) ->
     )  # fmt: skip
 
 
-def fill(connection: sa.Connection) -> None:
+def store_rows(connection: sa.Connection) -> None:
     add_response(connection, "resp_1", {"output": [ITEM]}, [{"nested": [ITEM]}])
     add_response(connection, "resp_2", {"output": []}, ["fwd1.not ours", 7])
     connection.execute(
@@ -50,7 +50,7 @@ def fill(connection: sa.Connection) -> None:
     )  # fmt: skip
 
 
-def everything(connection: sa.Connection) -> list[Any]:
+def read_everything(connection: sa.Connection) -> list[Any]:
     found = [*connection.execute(sa.select(response_table.c.input, response_table.c.body))]
     found += connection.execute(
         sa.select(response_table.c.log).where(response_table.c.log.is_not(None))
@@ -61,15 +61,15 @@ def everything(connection: sa.Connection) -> list[Any]:
 
 
 def test_all_encrypted_columns_are_rotated(database: SqliteDatabase) -> None:
-    database.write(fill)
+    database.write(store_rows)
 
     done = key_rotation.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt)
 
     assert done == key_rotation.RotationReport(0, 3, [])
-    left = str(database.read(everything))
+    left = str(database.read(read_everything))
     assert SEALED not in left
     assert "fwd1.not ours" in left
-    [item] = database.read(everything)[1]["output"]
+    [item] = database.read(read_everything)[1]["output"]
     assert NEW.decrypt(item["encrypted_content"]) == {"text": "Hm"}
     assert {**item, "encrypted_content": SEALED} == ITEM
 
@@ -142,12 +142,12 @@ def test_cached_reasoning_is_rotated(database: SqliteDatabase) -> None:
     assert done == key_rotation.RotationReport(0, 1, [])
     for sealer, found in ((NEW, {key: b'{"text":"Hm"}'}), (OLD, {})):
         assert DatabaseBackend(database, sealer, 60).find(owner, [key, other]) == found
-    kept = database.read(lambda c: reasoning.find(c, owner.hex(), [key.hex()], 0.0))
-    assert OLD.decrypt(kept[key.hex()].data.decode()) is None
+    rows = database.read(lambda c: reasoning.find(c, owner.hex(), [key.hex()], 0.0))
+    assert OLD.decrypt(rows[key.hex()].data.decode()) is None
 
 
 def test_files_contain_no_value_under_the_old_secret(database: SqliteDatabase) -> None:
-    database.write(fill)
+    database.write(store_rows)
     row = ModelRow("gone", "v", 1.0, 1.0, {}, OLD.encrypt({"key": "sk-gone"}))
     database.write(partial(models.put, row=row))
     database.write(partial(models.remove, name="gone"))

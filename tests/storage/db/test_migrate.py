@@ -46,7 +46,7 @@ def test_database_of_a_newer_version_is_not_changed(tmp_path: Path) -> None:
     second.close()
 
 
-def start(path: str) -> None:
+def start_worker(path: str) -> None:
     made = SqliteDatabase(Path(path))
     made.prepare()
     made.close()
@@ -55,7 +55,7 @@ def start(path: str) -> None:
 def test_concurrent_migrations(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     path = str(tmp_path / "x.db")
-    workers = [context.Process(target=start, args=(path,)) for _ in range(6)]
+    workers = [context.Process(target=start_worker, args=(path,)) for _ in range(6)]
     for worker in workers:
         worker.start()
     for worker in workers:

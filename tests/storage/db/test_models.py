@@ -13,21 +13,21 @@ from forwarder.storage.db.models import ModelRow
 ROW = ModelRow("a:latest", "v1", 1.0, 1.0, {"remote_model": "m"}, "sealed")
 
 
-def put(database: SqliteDatabase, row: ModelRow) -> None:
+def put_row(database: SqliteDatabase, row: ModelRow) -> None:
     database.write(partial(models.put, row=row))
 
 
 def test_models_are_listed_by_name(database: SqliteDatabase) -> None:
     second = ROW._replace(name="Z:8b", sealed=None)
-    put(database, ROW)
-    put(database, second)
+    put_row(database, ROW)
+    put_row(database, second)
 
     assert database.read(models.list_models) == [second, ROW]
 
 
 def test_replaced_model_keeps_its_creation_time(database: SqliteDatabase) -> None:
-    put(database, ROW)
-    put(database, ModelRow("a:latest", "v2", 9.0, 9.0, {}, None))
+    put_row(database, ROW)
+    put_row(database, ModelRow("a:latest", "v2", 9.0, 9.0, {}, None))
 
     assert database.read(models.list_models) == [ModelRow("a:latest", "v2", 1.0, 9.0, {}, None)]
 
@@ -48,8 +48,8 @@ def test_concurrent_writers_of_models_are_serialized(database: SqliteDatabase) -
 
 def test_generation_counts_changes(database: SqliteDatabase) -> None:
     assert database.read(models.read_generation) == 0
-    put(database, ROW)
-    put(database, ROW)
+    put_row(database, ROW)
+    put_row(database, ROW)
     assert database.read(models.read_generation) == 2
 
     assert database.write(partial(models.remove, name="a:latest"))

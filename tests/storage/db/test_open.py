@@ -108,13 +108,13 @@ def test_key_file_that_others_can_read_is_made_private(
     mode: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "x.db.key"
-    path.write_text("kept\n")
+    path.write_text("a stored secret\n")
     path.chmod(mode)
 
-    assert load_secrets(SqliteDatabase(tmp_path / "x.db")) == ("kept",)
+    assert load_secrets(SqliteDatabase(tmp_path / "x.db")) == ("a stored secret",)
     assert path.stat().st_mode & 0o777 == 0o600
     assert "was readable by other users" in caplog.text
-    assert "kept\n" not in caplog.text
+    assert "a stored secret\n" not in caplog.text
 
 
 @pytest.mark.parametrize("content", ["planted", ""])

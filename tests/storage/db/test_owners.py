@@ -53,7 +53,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         made.close()
 
 
-def fill(connection: sa.Connection, owner: str) -> None:
+def store_rows(connection: sa.Connection, owner: str) -> None:
     """Store at least one row of every kind that a client can own."""
     conversations.create(connection, owner, Conversation("conv_1", 1.0, {}))
     conversations.append_items(connection, owner, "conv_1", [("msg_1", MESSAGE)])
@@ -67,7 +67,7 @@ def fill(connection: sa.Connection, owner: str) -> None:
     tombstones.add_tombstone(connection, owner, "conv_1", "msg_0", 1)
 
 
-def count(database: Database, owner: str) -> dict[str, int]:
+def count_rows(database: Database, owner: str) -> dict[str, int]:
     """Return the number of an owner's rows by table."""
 
     def read(connection: sa.Connection) -> dict[str, int]:
@@ -86,26 +86,26 @@ NOTHING = dict.fromkeys(TABLES, 0)
 
 def test_move_is_complete_and_limited_to_the_owner(database: Database) -> None:
     for owner in ("before", "other"):
-        database.write(partial(fill, owner=owner))
-    full = count(database, "before")
+        database.write(partial(store_rows, owner=owner))
+    full = count_rows(database, "before")
     assert 0 not in full.values()
 
     assert database.write_without_timeout(lambda c: owners.move_owner(c, "before", "now"))
 
-    assert (count(database, "before"), count(database, "now")) == (NOTHING, full)
-    assert count(database, "other") == full
+    assert (count_rows(database, "before"), count_rows(database, "now")) == (NOTHING, full)
+    assert count_rows(database, "other") == full
     chain = database.read(lambda c: responses.read_chain(c, "now", "resp_2"))
     assert [stored.id for stored in chain] == ["resp_1", "resp_2"]
     database.write(lambda c: responses.remove(c, "now", "resp_2"))
     database.write(lambda c: conversations.remove(c, "now", "conv_1"))
     assert (
-        count(database, "now").items()
+        count_rows(database, "now").items()
         >= {"conversation_items": 0, "responses": 1, "events": 2}.items()
     )
 
 
 def test_owners_with_data_are_listed(database: Database) -> None:
-    database.write(partial(fill, owner="o"))
+    database.write(partial(store_rows, owner="o"))
 
     assert database.read(lambda c: [owners.has_rows(c, o) for o in ("o", "p")]) == [True, False]
     assert database.read(owners.list_owners) == {"o"}
@@ -113,35 +113,35 @@ def test_owners_with_data_are_listed(database: Database) -> None:
 
 def test_row_of_the_new_owner_wins(database: Database) -> None:
     for owner in ("before", "now"):
-        database.write(partial(fill, owner=owner))
-    full = count(database, "now")
+        database.write(partial(store_rows, owner=owner))
+    full = count_rows(database, "now")
     own = StoredResponse("resp_3", "completed", [], {"output": []}, 1.0)
     database.write(lambda c: responses.add(c, "before", own, []))
 
     assert database.write_without_timeout(lambda c: owners.move_owner(c, "before", "now"))
 
-    assert count(database, "before") == NOTHING
-    assert count(database, "now") == {**full, "responses": full["responses"] + 1}
+    assert count_rows(database, "before") == NOTHING
+    assert count_rows(database, "now") == {**full, "responses": full["responses"] + 1}
 
 
 def test_conversations_stay_during_a_turn(database: Database) -> None:
-    database.write(partial(fill, owner="before"))
-    full = count(database, "before")
+    database.write(partial(store_rows, owner="before"))
+    full = count_rows(database, "before")
     database.write(lambda c: conversations.acquire_lease(c, "before", "conv_1", "turn"))
     move = partial(owners.move_owner, before="before", now="now")
 
     assert not database.write_without_timeout(move)
-    left = {name for name, rows in count(database, "before").items() if rows}
+    left = {name for name, rows in count_rows(database, "before").items() if rows}
     database.write(lambda c: conversations.release_lease(c, "before", "conv_1", "turn"))
 
     assert left == {"conversations", "conversation_items", "gone"}
     assert database.write_without_timeout(move)
-    assert (count(database, "before"), count(database, "now")) == (NOTHING, full)
+    assert (count_rows(database, "before"), count_rows(database, "now")) == (NOTHING, full)
 
 
 def test_concurrent_moves(database: Database) -> None:
-    database.write(partial(fill, owner="before"))
-    full = count(database, "before")
+    database.write(partial(store_rows, owner="before"))
+    full = count_rows(database, "before")
 
     def move(connection: sa.Connection) -> bool:
         moved = owners.move_owner(connection, "before", "now")
@@ -150,7 +150,7 @@ def test_concurrent_moves(database: Database) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(database.write_without_timeout, [move] * 4))
-    assert (count(database, "before"), count(database, "now")) == (NOTHING, full)
+    assert (count_rows(database, "before"), count_rows(database, "now")) == (NOTHING, full)
 
 
 def test_owner_keys_are_listed_by_age_and_replaced(database: Database) -> None:

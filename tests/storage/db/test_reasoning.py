@@ -11,41 +11,43 @@ from forwarder.storage.db import reasoning
 from forwarder.storage.db.database import SqliteDatabase
 
 
-def find(database: SqliteDatabase, owner: str, *names: str, since: float = 0.0) -> dict[str, bytes]:
+def find_data(
+    database: SqliteDatabase, owner: str, *names: str, since: float = 0.0
+) -> dict[str, bytes]:
     found = database.read(lambda c: reasoning.find(c, owner, names, since))
     return {name: thought.data for name, thought in found.items()}
 
 
-def add(database: SqliteDatabase, owner: str, **given: bytes) -> None:
+def add_values(database: SqliteDatabase, owner: str, **given: bytes) -> None:
     database.write(lambda c: reasoning.add(c, owner, given))
 
 
 def test_latest_value_is_found_by_its_owner(database: SqliteDatabase) -> None:
-    add(database, "me", a=b"old", b=b"x")
-    add(database, "me", a=b"new", c=b"y")
-    add(database, "other", a=b"not mine")
+    add_values(database, "me", a=b"old", b=b"x")
+    add_values(database, "me", a=b"new", c=b"y")
+    add_values(database, "other", a=b"not mine")
 
-    assert find(database, "me", "a", "b", "d") == {"a": b"new", "b": b"x"}
-    assert find(database, "other", "a", "b") == {"a": b"not mine"}
+    assert find_data(database, "me", "a", "b", "d") == {"a": b"new", "b": b"x"}
+    assert find_data(database, "other", "a", "b") == {"a": b"not mine"}
 
 
 def test_value_last_used_before_the_limit_is_not_found(database: SqliteDatabase) -> None:
-    add(database, "me", a=b"1", b=b"2")
-    add(database, "other", a=b"3")
+    add_values(database, "me", a=b"1", b=b"2")
+    add_values(database, "other", a=b"3")
     database.write(lambda c: c.execute(sa.text("UPDATE thoughts SET used = 5")))
-    assert find(database, "me", "a", since=5.0)
-    assert not find(database, "me", "a", since=6.0)
+    assert find_data(database, "me", "a", since=5.0)
+    assert not find_data(database, "me", "a", since=6.0)
 
     database.write(lambda c: reasoning.touch(c, "me", ["a", "none"]))
     now = time.time()
-    assert find(database, "me", "a", "b", since=now - 60) == {"a": b"1"}
-    assert not find(database, "other", "a", since=now - 60)
+    assert find_data(database, "me", "a", "b", since=now - 60) == {"a": b"1"}
+    assert not find_data(database, "other", "a", since=now - 60)
 
 
 @pytest.mark.parametrize("many", [0, 1, 1201])
 def test_any_number_of_values_can_be_found(many: int, database: SqliteDatabase) -> None:
     given = {str(i): b"x" for i in range(many)}
     if given:
-        add(database, "me", **given)
+        add_values(database, "me", **given)
 
-    assert find(database, "me", *given) == given
+    assert find_data(database, "me", *given) == given

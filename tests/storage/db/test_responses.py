@@ -25,7 +25,7 @@ def make_response(name: str, previous: str | None = None, **more: Any) -> Stored
     return StoredResponse(id=name, previous=previous, created=1.0, **{**fields, **more})
 
 
-def add(database: SqliteDatabase, *many: StoredResponse, owner: str = "o") -> None:
+def add_responses(database: SqliteDatabase, *many: StoredResponse, owner: str = "o") -> None:
     for one in many:
         database.write(lambda c, one=one: responses.add(c, owner, one, []))  # type: ignore[misc]
 
@@ -36,7 +36,7 @@ def list_chain(database: SqliteDatabase, name: str, owner: str = "o") -> list[st
 
 def test_response_round_trip(database: SqliteDatabase) -> None:
     one = make_response("a", upstream="u", upstream_id="x", conversation="c", before=5)
-    add(database, one)
+    add_responses(database, one)
 
     stored = database.read(lambda c: responses.find(c, "o", "a"))
     assert stored == one._replace(used=1.0, body={**one.body, "status": "completed"})
@@ -44,7 +44,7 @@ def test_response_round_trip(database: SqliteDatabase) -> None:
 
 
 def test_chain_is_ordered_and_limited_to_its_owner(database: SqliteDatabase) -> None:
-    add(
+    add_responses(
         database,
         make_response("a"),
         make_response("b", "a"),
@@ -52,7 +52,7 @@ def test_chain_is_ordered_and_limited_to_its_owner(database: SqliteDatabase) -> 
         make_response("d", "b"),
         make_response("e", "lost"),
     )
-    add(database, make_response("b"), owner="p")
+    add_responses(database, make_response("b"), owner="p")
 
     assert list_chain(database, "c") == ["a", "b", "c"]
     assert list_chain(database, "d") == ["a", "b", "d"]
@@ -64,13 +64,13 @@ def test_chain_is_ordered_and_limited_to_its_owner(database: SqliteDatabase) -> 
 
 def test_cyclic_chain_ends(database: SqliteDatabase, monkeypatch: Any) -> None:
     monkeypatch.setattr(responses, "MAX_CHAIN_LENGTH", 10)
-    add(database, make_response("a", "a"))
+    add_responses(database, make_response("a", "a"))
 
     assert len(list_chain(database, "a")) == 11
 
 
 def test_response_with_the_same_id_is_replaced(database: SqliteDatabase) -> None:
-    add(database, make_response("a"), make_response("a", status="incomplete"))
+    add_responses(database, make_response("a"), make_response("a", status="incomplete"))
 
     stored = database.read(lambda c: responses.find(c, "o", "a"))
     assert stored is not None
@@ -80,7 +80,7 @@ def test_response_with_the_same_id_is_replaced(database: SqliteDatabase) -> None
 def test_continued_response_is_hidden_until_its_successors_are_deleted(
     database: SqliteDatabase,
 ) -> None:
-    add(database, make_response("a"), make_response("b", "a"), make_response("c", "b"))
+    add_responses(database, make_response("a"), make_response("b", "a"), make_response("c", "b"))
 
     assert database.write(lambda c: responses.remove(c, "o", "b"))
     assert not database.write(lambda c: responses.remove(c, "o", "b"))
@@ -95,7 +95,7 @@ def test_continued_response_is_hidden_until_its_successors_are_deleted(
 
 def test_item_is_found_in_its_latest_response(database: SqliteDatabase) -> None:
     other = {**ITEM, "content": ["new"]}
-    add(
+    add_responses(
         database,
         make_response("a", body={"output": [ITEM]}),
         make_response("b", body={"output": [other, {}]}),
@@ -111,7 +111,7 @@ def test_input_item_is_found_unless_an_output_has_its_id(
 ) -> None:
     own = {"role": "user", "id": "mine", "content": "x"}
     fields = [own, {**ITEM, "content": ["as sent back"]}, {"type": "item_reference", "id": "r"}]
-    add(
+    add_responses(
         database,
         make_response("a", body={"output": [ITEM]}),
         make_response("b", "a")._replace(input=fields),
@@ -136,21 +136,21 @@ def test_event_log_is_read_from_any_number(database: SqliteDatabase, after: int,
 
 
 @pytest.mark.parametrize(
-    ("status", "cut", "told"), [("completed", 3, 5), ("completed", 0, 0), ("queued", 0, 5)]
+    ("status", "cut", "event_count"), [("completed", 3, 5), ("completed", 0, 0), ("queued", 0, 5)]
 )
 def test_older_workers_find_a_complete_log_or_none(
-    database: SqliteDatabase, status: str, cut: int, told: int
+    database: SqliteDatabase, status: str, cut: int, event_count: int
 ) -> None:
     """Older versions ignore the ``log`` column and synthesize events instead."""
     pieces = [event_log.pack_events(part) for part in (EVENTS[:cut], EVENTS[cut:]) if part]
     database.write(lambda c: responses.add(c, "o", make_response("a", status=status), pieces))
 
     stored = database.read(lambda c: list(c.scalars(sa.select(tables.events.c.data))))
-    assert sum(len(list(event_log.unpack_events(data, {}))) for data in stored) == told
+    assert sum(len(list(event_log.unpack_events(data, {}))) for data in stored) == event_count
 
 
 def test_use_is_recorded(database: SqliteDatabase) -> None:
-    add(database, make_response("a"))
+    add_responses(database, make_response("a"))
     stale = database.read(lambda c: responses.find(c, "o", "a"))
     assert stale is not None
     assert responses.is_stale(stale)

@@ -19,7 +19,7 @@ DAY = 86400.0
 HUGE = 2**40
 
 
-def add(
+def add_response(
     database: SqliteDatabase, name: str, age: float, status: str = "completed", size: int = 0
 ) -> None:
     created = time.time() - age
@@ -34,8 +34,8 @@ def list_existing(database: SqliteDatabase) -> list[str]:
 
 
 def test_unused_rows_are_pruned_by_age(database: SqliteDatabase) -> None:
-    add(database, "a", 40 * DAY)
-    add(database, "b", 20 * DAY)
+    add_response(database, "a", 40 * DAY)
+    add_response(database, "b", 20 * DAY)
     old = time.time() - 40 * DAY
     database.write(lambda c: conversations.create(c, "o", Conversation("c", old, {})))
     database.write(lambda c: completions.add(c, "o", StoredCompletion("d", old, "m", {}, [], {})))
@@ -65,7 +65,7 @@ def test_reasoning_has_its_own_maximum_age(database: SqliteDatabase) -> None:
 
 def test_oldest_rows_are_pruned_by_size(database: SqliteDatabase) -> None:
     for i, name in enumerate("abcd"):
-        add(database, name, (4 - i) * DAY, size=20_000)
+        add_response(database, name, (4 - i) * DAY, size=20_000)
 
     Pruner(database, None, 25_000).prune()
     assert list_existing(database) == ["c", "d"]
@@ -90,7 +90,7 @@ def test_pruning_stops_when_the_database_is_closed(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "PRUNE_SECONDS", 0.04)
-    add(database, "a", 40 * DAY)
+    add_response(database, "a", 40 * DAY)
     begun: list[Callable[[], object]] = []
     monkeypatch.setattr(retention, "spawn", begun.append)
     Pruner(database, 30 * DAY, HUGE).start()
@@ -166,7 +166,7 @@ def test_clock_jump_suspends_pruning_by_age(
     pruner = Pruner(database, 30 * DAY, HUGE)
     pruner.prune_if_due()
     # Simulate a clock that was set forward by 40 days after the last pruning.
-    add(database, "a", 40 * DAY)
+    add_response(database, "a", 40 * DAY)
     set_due = "UPDATE chores SET due = due - 86400.0 * 40 WHERE name = 'prune'"
     database.write(lambda c: c.exec_driver_sql(set_due))
     assert pruner.prune_if_due()

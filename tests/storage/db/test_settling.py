@@ -28,12 +28,12 @@ class Store:
         if self.fails:
             raise StoreUnavailable
 
-    def pass_time(self, asked: StabilityMonitor, seconds: float) -> bool:
+    def pass_time(self, monitor: StabilityMonitor, seconds: float) -> bool:
         """Poll once per second; return the last result."""
         answer = False
         for _ in range(round(seconds)):
             self.now += 1.0
-            answer = asked.has_settled()
+            answer = monitor.has_settled()
         return answer
 
 
@@ -45,50 +45,50 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.fixture
-def asked(store: Store) -> StabilityMonitor:
+def monitor(store: Store) -> StabilityMonitor:
     return StabilityMonitor(store.probe)
 
 
-def test_database_settles_after_successful_writes(store: Store, asked: StabilityMonitor) -> None:
-    assert not asked.has_settled()
-    assert not store.pass_time(asked, SETTLE_SECONDS - 1)
-    assert store.pass_time(asked, 1)
+def test_database_settles_after_successful_writes(store: Store, monitor: StabilityMonitor) -> None:
+    assert not monitor.has_settled()
+    assert not store.pass_time(monitor, SETTLE_SECONDS - 1)
+    assert store.pass_time(monitor, 1)
     assert store.probes == SETTLE_SECONDS + 1
 
 
-def test_failed_write_restarts_settling(store: Store, asked: StabilityMonitor) -> None:
-    store.pass_time(asked, SETTLE_SECONDS + 1)
+def test_failed_write_restarts_settling(store: Store, monitor: StabilityMonitor) -> None:
+    store.pass_time(monitor, SETTLE_SECONDS + 1)
     store.fails = True
-    assert not store.pass_time(asked, 1)
+    assert not store.pass_time(monitor, 1)
     store.fails = False
-    assert not store.pass_time(asked, SETTLE_SECONDS)
-    assert store.pass_time(asked, 1)
-    asked.restart()
-    assert not store.pass_time(asked, SETTLE_SECONDS)
-    assert store.pass_time(asked, 1)
+    assert not store.pass_time(monitor, SETTLE_SECONDS)
+    assert store.pass_time(monitor, 1)
+    monitor.restart()
+    assert not store.pass_time(monitor, SETTLE_SECONDS)
+    assert store.pass_time(monitor, 1)
 
 
 @pytest.mark.parametrize(("pause", "settled"), [(7.0, True), (8.0, False), (3600.0, False)])
 def test_long_probe_gap_restarts_settling(
-    pause: float, settled: bool, store: Store, asked: StabilityMonitor
+    pause: float, settled: bool, store: Store, monitor: StabilityMonitor
 ) -> None:
-    store.pass_time(asked, SETTLE_SECONDS + 1)
+    store.pass_time(monitor, SETTLE_SECONDS + 1)
     store.now += pause
-    assert asked.has_settled() is settled
+    assert monitor.has_settled() is settled
 
 
-def test_hanging_database_has_not_settled(store: Store, asked: StabilityMonitor) -> None:
-    store.pass_time(asked, SETTLE_SECONDS + 1)
+def test_hanging_database_has_not_settled(store: Store, monitor: StabilityMonitor) -> None:
+    store.pass_time(monitor, SETTLE_SECONDS + 1)
     store.seconds = SETTLE_SECONDS + 1
-    assert not store.pass_time(asked, 1)
+    assert not store.pass_time(monitor, 1)
     store.seconds = 0.0
-    assert not store.pass_time(asked, SETTLE_SECONDS - 1)
-    assert store.pass_time(asked, 1)
+    assert not store.pass_time(monitor, SETTLE_SECONDS - 1)
+    assert store.pass_time(monitor, 1)
 
 
-def test_concurrent_callers_share_one_probe(store: Store, asked: StabilityMonitor) -> None:
+def test_concurrent_callers_share_one_probe(store: Store, monitor: StabilityMonitor) -> None:
     for _ in range(5):
-        asked.has_settled()
+        monitor.has_settled()
     assert store.probes == 1
 
 

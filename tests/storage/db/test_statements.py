@@ -55,11 +55,11 @@ def test_driver_error_is_a_database_error(database: SqliteDatabase) -> None:
 
 
 def test_placeholders_match_the_driver() -> None:
-    asked: list[tuple[str, Any]] = []
+    executed: list[tuple[str, Any]] = []
 
     class Driver:
         def execute(self, sql: str, values: Any) -> Any:
-            asked.append((sql, values))
+            executed.append((sql, values))
             return SimpleNamespace(rowcount=1)
 
     for style in ("qmark", "pyformat"):
@@ -68,7 +68,7 @@ def test_placeholders_match_the_driver() -> None:
             connection=SimpleNamespace(driver_connection=Driver()),
         )
         Statement("UPDATE t SET a = :a, b = x::text WHERE c = :c").run(connection, {"c": 2, "a": 1})
-    assert asked == [
+    assert executed == [
         ("UPDATE t SET a = ?, b = x::text WHERE c = ?", [1, 2]),
         ("UPDATE t SET a = %(a)s, b = x::text WHERE c = %(c)s", {"c": 2, "a": 1}),
     ]

@@ -26,13 +26,13 @@ from forwarder.storage.db.write_batching import QueuedWrite, WriteBatcher
 Do = Callable[..., Future[Any]]
 
 
-def note(connection: sa.Connection, name: str) -> str:
+def insert_name(connection: sa.Connection, name: str) -> str:
     connection.execute(sa.insert(scheduled_jobs).values(name=name, due=0))
     return name
 
 
 def note_and_fail(connection: sa.Connection, name: str) -> str:
-    note(connection, name)
+    insert_name(connection, name)
     raise NotFound(name)
 
 
@@ -99,9 +99,9 @@ def test_batch_size_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_failing_write_does_not_affect_others(database: SqliteDatabase) -> None:
     with block_batcher(database._write_batcher, 5) as do:
-        futures = [do(note, name) for name in "abc"]
+        futures = [do(insert_name, name) for name in "abc"]
         failing = do(note_and_fail, "d")
-        twice = do(note, "a")
+        twice = do(insert_name, "a")
 
     assert sorted([*list_names(database)]) == ["a", "b", "c"]
     assert [each.exception(5) is None for each in futures[1:]] == [True, True]
@@ -188,15 +188,15 @@ monkey.patch_all()
 import gevent
 from forwarder.storage.db.write_batching import WriteBatcher
 
-again, told = [], []
+again, results = [], []
 group = WriteBatcher(lambda work: work(None))
 def hasty():
-    while not told and len(again) < 1000:
+    while not results and len(again) < 1000:
         again.append(group.run_in_batch(lambda _: None))
 def others():
-    told.append(group.run_in_batch(lambda _: None))
+    results.append(group.run_in_batch(lambda _: None))
 gevent.joinall([gevent.spawn(work) for work in (hasty, others, others)], timeout=20)
-print(len(told), len(again) < 10)
+print(len(results), len(again) < 10)
 """
 
 
