@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from bench import report
-from bench.measure import Failed, measured, stage
+from bench.measure import MeasurementFailed, measure_workload, start_targets
 from bench.workloads import WORKLOADS, Workload
 
 _ABOUT = """\
@@ -41,57 +41,60 @@ exit status: 0 if every answer was correct, 1 otherwise. Needs Linux (/proc)."""
 
 def main() -> int:
     """Run the selected workloads; returns 0 if every answer was correct, otherwise 1."""
-    options = _options()
+    options = parse_options()
     for number in (signal.SIGINT, signal.SIGTERM):
         # SystemExit, so that the context managers stop the started processes
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            faults = _run(options.only or list(WORKLOADS), options.rounds, Path(folder))
-    except Failed as failure:
+            faults = run_workloads(options.only or list(WORKLOADS), options.rounds, Path(folder))
+    except MeasurementFailed as failure:
         faults = [str(failure)]
     print("\n".join(["", *faults]) if faults else "", file=sys.stderr)
     return 1 if faults else 0
 
 
-def _run(workloads: list[Workload], rounds: int, folder: Path) -> list[str]:
+def run_workloads(workloads: list[Workload], rounds: int, folder: Path) -> list[str]:
     faults = []
-    with stage(folder) as (targets, ask):
-        print(report.header(rounds), flush=True)
+    with start_targets(folder) as (targets, run_job):
+        print(report.format_header(rounds), flush=True)
         for workload in workloads:
-            figures = measured(workload, targets, ask, rounds)
-            print(report.rows(workload, figures), flush=True)
-            faults += report.faults(workload, figures)
+            figures = measure_workload(workload, targets, run_job, rounds)
+            print(report.format_rows(workload, figures), flush=True)
+            faults += report.list_faults(workload, figures)
     return faults
 
 
-def _options() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description=_ABOUT,
-        epilog=f"workloads:\n{_catalogue()}\n\n{_NOTES}",
+        epilog=f"workloads:\n{describe_workloads()}\n\n{_NOTES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--rounds", type=_positive, default=3, help="measurements of each figure (default: 3)"
+        "--rounds", type=parse_positive, default=3, help="measurements of each figure (default: 3)"
     )
     parser.add_argument(
-        "--only", type=_named, metavar="NAME,…", help="some workloads instead of all of them"
+        "--only",
+        type=parse_workload_names,
+        metavar="NAME,…",
+        help="some workloads instead of all of them",
     )
     return parser.parse_args()
 
 
-def _catalogue() -> str:
+def describe_workloads() -> str:
     return "\n".join(f"  {w.name:<13} {w.about} (c={w.connections})" for w in WORKLOADS)
 
 
-def _positive(text: str) -> int:
+def parse_positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError("must be a number from 1")
     return int(text)
 
 
-def _named(text: str) -> list[Workload]:
+def parse_workload_names(text: str) -> list[Workload]:
     known = {workload.name: workload for workload in WORKLOADS}
     names = text.split(",")
     unknown = ", ".join(name for name in names if name not in known)

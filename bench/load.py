@@ -43,21 +43,21 @@ class Outcome:
     faults: list[str]
 
 
-def outcome_of(job: Job) -> Outcome:
+def run_job(job: Job) -> Outcome:
     """Run a job and validate its answers."""
     workload = _WORKLOADS[job.workload]
-    answers, faults = asyncio.run(_gathered(job, workload))
-    judged = [_fault(answer, job, workload) for answer in answers]
-    faults += [fault for fault in judged if fault]
-    return Outcome(judged.count(None), sorted(set(faults)))
+    answers, faults = asyncio.run(collect_answers(job, workload))
+    verdicts = [find_fault(answer, job, workload) for answer in answers]
+    faults += [fault for fault in verdicts if fault]
+    return Outcome(verdicts.count(None), sorted(set(faults)))
 
 
-async def _gathered(job: Job, workload: Workload) -> tuple[list[bytearray], list[str]]:
+async def collect_answers(job: Job, workload: Workload) -> tuple[list[bytearray], list[str]]:
     answers: list[bytearray] = []
     turns = iter(range(job.requests))
-    request = wire.request(job.port, job.client, orjson.dumps(workload.body(job.client)))
+    request = wire.build_request(job.port, job.client, orjson.dumps(workload.make_body(job.client)))
     connections = min(workload.connections, job.requests)
-    clients = [_client(job.port, request, turns, answers) for _ in range(connections)]
+    clients = [run_client(job.port, request, turns, answers) for _ in range(connections)]
     try:
         ends = await asyncio.wait_for(asyncio.gather(*clients, return_exceptions=True), _LIMIT)
     except TimeoutError:
@@ -65,7 +65,7 @@ async def _gathered(job: Job, workload: Workload) -> tuple[list[bytearray], list
     return answers, [f"connection: {end!r}" for end in ends if end is not None]
 
 
-async def _client(
+async def run_client(
     port: int, request: bytes, turns: Iterator[int], answers: list[bytearray]
 ) -> None:
     """Send requests over one connection until no turns are left."""
@@ -73,10 +73,10 @@ async def _client(
     with closing(writer):
         for _ in turns:
             writer.write(request)
-            answers.append(await answer(reader))
+            answers.append(await read_answer(reader))
 
 
-async def answer(reader: asyncio.StreamReader) -> bytearray:
+async def read_answer(reader: asyncio.StreamReader) -> bytearray:
     """Read one complete response; raises ConnectionError if the connection closes before."""
     raw = bytearray()
     while not wire.is_complete(raw):
@@ -87,17 +87,17 @@ async def answer(reader: asyncio.StreamReader) -> bytearray:
     return raw
 
 
-def _fault(raw: bytearray, job: Job, workload: Workload) -> str | None:
-    status = wire.status_of(raw)
+def find_fault(raw: bytearray, job: Job, workload: Workload) -> str | None:
+    status = wire.read_status(raw)
     if status != 200:
-        return f"status {status}: {wire.body_of(raw)[:200]!r}"
-    return reading.fault(wire.body_of(raw), job.client, workload.shape, workload.streamed)
+        return f"status {status}: {wire.read_body(raw)[:200]!r}"
+    return reading.find_fault(wire.read_body(raw), job.client, workload.shape, workload.streamed)
 
 
 def main() -> None:
     """Run jobs until standard input ends."""
     for line in sys.stdin:
-        outcome = outcome_of(Job(**json.loads(line)))
+        outcome = run_job(Job(**json.loads(line)))
         print(json.dumps(asdict(outcome)), flush=True)
 
 

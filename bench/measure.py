@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bench.load import Job, Outcome
-from bench.processes import ROOT, Running, environment, serving, stop
+from bench.processes import ROOT, ServerProcess, make_environment, run_server, stop_process
 from bench.workloads import Workload
 
 _SERVER = ["gunicorn", "-w", "1", "-b", "fd://{fd}", "--no-control-socket"]
-Ask = Callable[[Job], Outcome]
+JobRunner = Callable[[Job], Outcome]
 
 
-class Failed(Exception):
+class MeasurementFailed(Exception):
     """A target could not be measured."""
 
 
@@ -38,17 +38,21 @@ Key = tuple[str, str]
 
 
 @contextmanager
-def stage(folder: Path) -> Iterator[tuple[list[Running], Ask]]:
+def start_targets(folder: Path) -> Iterator[tuple[list[ServerProcess], JobRunner]]:
     """Start the targets and the load generator; stop all of them at the end of the context."""
     with ExitStack() as stack:
-        upstream = stack.enter_context(serving("upstream", ["bench.upstream", "{fd}"], folder))
+        upstream = stack.enter_context(run_server("upstream", ["bench.upstream", "{fd}"], folder))
         relay = [*_SERVER, "bench.relay:app"]
         forwarder = [*_SERVER, "wsgi:app"]
         targets = [
-            stack.enter_context(serving("relay", relay, folder, _relay_env(upstream.port))),
+            stack.enter_context(
+                run_server("relay", relay, folder, make_relay_environment(upstream.port))
+            ),
             *(
                 stack.enter_context(
-                    serving(name, forwarder, folder, environment_for(upstream.port, database))
+                    run_server(
+                        name, forwarder, folder, make_forwarder_environment(upstream.port, database)
+                    )
                 )
                 for name, database in (
                     ("unstored", "none"),
@@ -56,14 +60,14 @@ def stage(folder: Path) -> Iterator[tuple[list[Running], Ask]]:
                 )
             ),
         ]
-        yield targets, stack.enter_context(_load())
+        yield targets, stack.enter_context(start_load())
 
 
-def _relay_env(port: int) -> dict[str, str]:
+def make_relay_environment(port: int) -> dict[str, str]:
     return {"RELAY_PORT": str(port)}
 
 
-def environment_for(port: int, database: str) -> dict[str, str]:
+def make_forwarder_environment(port: int, database: str) -> dict[str, str]:
     """Return the environment of a forwarder with this database and all upstreams on one port."""
     url = f"http://127.0.0.1:{port}/v1"
     names = ("CHAT", "RESPONSES")
@@ -73,11 +77,11 @@ def environment_for(port: int, database: str) -> dict[str, str]:
 
 
 @contextmanager
-def _load() -> Iterator[Ask]:
+def start_load() -> Iterator[JobRunner]:
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.load"],
         cwd=ROOT,
-        env=environment({}),
+        env=make_environment({}),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -87,49 +91,53 @@ def _load() -> Iterator[Ask]:
     assert to is not None
     assert of is not None
 
-    def ask(job: Job) -> Outcome:
+    def run_job(job: Job) -> Outcome:
         to.write(json.dumps(asdict(job)).encode() + b"\n")
         to.flush()
         answer = of.readline()
         if not answer:
-            raise Failed("the load has ended")
+            raise MeasurementFailed("the load has ended")
         return Outcome(**json.loads(answer))
 
     try:
-        yield ask
+        yield run_job
     finally:
-        stop(process)
+        stop_process(process)
 
 
-def measured(
-    workload: Workload, targets: Sequence[Running], ask: Ask, rounds: int
+def measure_workload(
+    workload: Workload, targets: Sequence[ServerProcess], run_job: JobRunner, rounds: int
 ) -> dict[Key, Figures]:
     """Measure one workload for each client and target."""
     compared = [target for target in targets if target.name in (workload.beside, "forwarder")]
     turns = [(client, target) for client in workload.clients for target in compared]
     if not workload.shape.pause:  # paced workloads need no warm-up, and it would take long
         for client, target in turns:
-            _warmed(workload, client, target, ask)
+            warm_up_target(workload, client, target, run_job)
     figures = {(client, target.name): Figures() for client, target in turns}
     for _ in range(rounds):
         for client, target in turns:
-            _measure(workload, client, target, ask, figures[client, target.name])
+            measure_round(workload, client, target, run_job, figures[client, target.name])
     return figures
 
 
-def _warmed(workload: Workload, client: str, target: Running, ask: Ask) -> None:
-    outcome = ask(Job(target.port, client, workload.name, workload.connections))
+def warm_up_target(
+    workload: Workload, client: str, target: ServerProcess, run_job: JobRunner
+) -> None:
+    outcome = run_job(Job(target.port, client, workload.name, workload.connections))
     if not outcome.completed:
-        raise Failed(
+        raise MeasurementFailed(
             f"{target.name} does not answer '{workload.name}' from a {client} client: "
-            f"{'; '.join(outcome.faults)}\n{target.last_words()}"
+            f"{'; '.join(outcome.faults)}\n{target.read_log_end()}"
         )
 
 
-def _measure(workload: Workload, client: str, target: Running, ask: Ask, figures: Figures) -> None:
-    before = target.cpu()
-    outcome = ask(Job(target.port, client, workload.name, workload.requests))
-    used = target.cpu() - before
+def measure_round(
+    workload: Workload, client: str, target: ServerProcess, run_job: JobRunner, figures: Figures
+) -> None:
+    before = target.read_cpu_time()
+    outcome = run_job(Job(target.port, client, workload.name, workload.requests))
+    used = target.read_cpu_time() - before
     figures.faults += outcome.faults
     if outcome.completed:
         figures.costs.append(used / outcome.completed)

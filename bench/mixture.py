@@ -8,7 +8,7 @@ from random import Random
 import orjson
 
 from bench import reading, wire
-from bench.shape import FAULTS, Shape, faulty
+from bench.shape import FAULTS, Shape, add_fault
 from bench.workloads import CLIENTS, Workload
 
 _SHAPES = (
@@ -34,31 +34,31 @@ class Turn:
     workload: Workload
     fault: str | None
 
-    def request(self, port: int) -> bytes:
+    def build_request(self, port: int) -> bytes:
         """Return the bytes of the HTTP request."""
-        body = self.workload.body(self.client)
+        body = self.workload.make_body(self.client)
         if self.client == "responses":
             body["store"] = False  # stored responses would legitimately grow memory
         if self.fault in FAULTS:
-            body["model"] = faulty(body["model"], self.fault)
-        return wire.request(port, self.client, orjson.dumps(body))
+            body["model"] = add_fault(body["model"], self.fault)
+        return wire.build_request(port, self.client, orjson.dumps(body))
 
-    def wrong(self, raw: bytes | bytearray) -> str | None:
+    def find_fault(self, raw: bytes | bytearray) -> str | None:
         """Return the fault of the answer, or ``None`` if it is as expected."""
-        status, body = wire.status_of(raw), wire.body_of(raw)
+        status, body = wire.read_status(raw), wire.read_body(raw)
         streamed, about = self.workload.streamed, f"{self.client}, {self.fault or 'sound'}"
         if self.fault == "fail" or (self.fault == "cut" and not streamed):
-            found = _refusal_fault(status, body, 500 if self.fault == "fail" else 502)
+            found = find_refusal_fault(status, body, 500 if self.fault == "fail" else 502)
         elif status != 200:
             found = f"status {status}: {body[:200]!r}"
         elif self.fault == "cut":
-            found = reading.failure_fault(body, self.client)
+            found = reading.find_failure_fault(body, self.client)
         else:
-            found = reading.fault(body, self.client, self.workload.shape, streamed)
+            found = reading.find_fault(body, self.client, self.workload.shape, streamed)
         return f"{about}: {found}" if found else None
 
 
-def drawn(random: Random) -> Turn:
+def draw_turn(random: Random) -> Turn:
     """Draw a random turn. Each kind of fault has the same probability."""
     shape = random.choice(_SHAPES)
     streamed, passthrough = random.random() < 0.7, random.random() < 0.3
@@ -69,7 +69,7 @@ def drawn(random: Random) -> Turn:
     return Turn(random.choice(CLIENTS), workload, fault)
 
 
-def _refusal_fault(status: int, body: bytes, expected: int) -> str | None:
+def find_refusal_fault(status: int, body: bytes, expected: int) -> str | None:
     if status != expected:
         return f"status {status} instead of {expected}: {body[:200]!r}"
     error = orjson.loads(body).get("error")

@@ -16,8 +16,8 @@ from pathlib import Path
 import orjson
 
 from bench import wire
-from bench.measure import environment_for
-from bench.processes import serving
+from bench.measure import make_forwarder_environment
+from bench.processes import run_server
 from bench.shape import Shape
 from bench.workloads import Workload
 
@@ -64,9 +64,9 @@ class Outcomes:
     faults: list[str] = field(default_factory=list)
 
 
-async def ask(port: int, workload: Workload, outcomes: Outcomes) -> None:
+async def send_request(port: int, workload: Workload, outcomes: Outcomes) -> None:
     """Send one request over a new connection and record its outcome."""
-    request = wire.request(port, "responses", orjson.dumps(_make_body(workload)))
+    request = wire.build_request(port, "responses", orjson.dumps(make_body(workload)))
     started = time.monotonic()
     try:
         async with asyncio.timeout(_PATIENCE):
@@ -84,11 +84,11 @@ async def ask(port: int, workload: Workload, outcomes: Outcomes) -> None:
         outcomes.faults.append(f"{workload.name}: {error!r}")
         return
     outcomes.last_answer = arrivals[-1]
-    status, seconds = wire.status_of(raw), arrivals[-1] - started
+    status, seconds = wire.read_status(raw), arrivals[-1] - started
     if status in (429, 503) and b"\r\nretry-after:" in bytes(raw).lower():
         outcomes.refusals.append(seconds)
     elif status != 200:
-        outcomes.faults.append(f"{workload.name}: status {status} {wire.body_of(raw)[:200]!r}")
+        outcomes.faults.append(f"{workload.name}: status {status} {wire.read_body(raw)[:200]!r}")
     else:
         outcomes.served += 1
         if workload.streamed:
@@ -98,8 +98,8 @@ async def ask(port: int, workload: Workload, outcomes: Outcomes) -> None:
             outcomes.short.append(seconds)
 
 
-def _make_body(workload: Workload) -> dict[str, object]:
-    return {**workload.body("responses"), "store": False}
+def make_body(workload: Workload) -> dict[str, object]:
+    return {**workload.make_body("responses"), "store": False}
 
 
 async def measure_capacity(port: int, clients: int, seconds: float = _SECONDS) -> float:
@@ -109,7 +109,7 @@ async def measure_capacity(port: int, clients: int, seconds: float = _SECONDS) -
 
     async def ask_again() -> None:
         while time.monotonic() < end:
-            await ask(port, next(kinds), outcomes)
+            await send_request(port, next(kinds), outcomes)
 
     started = time.monotonic()
     await asyncio.gather(*(ask_again() for _ in range(clients)))
@@ -125,7 +125,7 @@ async def send_load(port: int, rate: float, seconds: float = _SECONDS) -> tuple[
     tasks = []
     for number in range(int(rate * seconds)):
         await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
-        tasks.append(asyncio.create_task(ask(port, next(kinds), outcomes)))
+        tasks.append(asyncio.create_task(send_request(port, next(kinds), outcomes)))
     recovery = await measure_recovery(port)
     await asyncio.gather(*tasks)
     outcomes.elapsed = max(_SECONDS, outcomes.last_answer - started)
@@ -138,7 +138,7 @@ async def measure_recovery(port: int) -> float:
     fast = 0
     while fast < 5 and time.monotonic() < began + _PATIENCE:
         sent, outcomes = time.monotonic(), Outcomes()
-        await ask(port, _KINDS[1], outcomes)
+        await send_request(port, _KINDS[1], outcomes)
         if outcomes.short and outcomes.short[0] < _FAST:
             fast_since = fast_since if fast else sent
             fast += 1
@@ -182,14 +182,14 @@ _HEADER = """\
 def run_loads(limit: int, wait: float, folder: Path) -> Iterator[str]:
     """Run all loads, print the table, and yield the faults."""
     with ExitStack() as stack:
-        upstream = stack.enter_context(serving("upstream", ["bench.upstream", "{fd}"], folder))
+        upstream = stack.enter_context(run_server("upstream", ["bench.upstream", "{fd}"], folder))
         module = ["gunicorn", "-w", "1", "-b", "fd://{fd}", "wsgi:app"]
-        env = environment_for(upstream.port, "none") | {
+        env = make_forwarder_environment(upstream.port, "none") | {
             "FORWARDER_MAX_CONCURRENT": str(limit),
             "FORWARDER_QUEUE_TIMEOUT": str(wait),
             "FORWARDER_LOG_LEVEL": "ERROR",
         }
-        port = stack.enter_context(serving("forwarder", module, folder, env)).port
+        port = stack.enter_context(run_server("forwarder", module, folder, env)).port
         asyncio.run(measure_capacity(port, 8, 0.5))  # warm-up
         capacity = asyncio.run(measure_capacity(port, limit * 9 // 10 or 90))
         print(f"One worker serves {capacity:.0f} requests a second.\n\n{_HEADER}", flush=True)

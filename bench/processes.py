@@ -26,7 +26,7 @@ _PATIENCE = 10
 
 
 @dataclass(frozen=True)
-class Running:
+class ServerProcess:
     """A process that serves on a loopback port; ``log`` is the file with its output."""
 
     name: str
@@ -34,19 +34,19 @@ class Running:
     port: int
     log: Path
 
-    def last_words(self) -> str:
+    def read_log_end(self) -> str:
         """Return the end of its log."""
         return self.log.read_text(errors="replace")[-2000:]
 
-    def cpu(self) -> float:
+    def read_cpu_time(self) -> float:
         """Return the CPU microseconds (user and system) of the process and its descendants."""
-        return sum(map(_cpu_of, tree(self.pid)))
+        return sum(map(read_process_cpu_time, list_process_tree(self.pid)))
 
 
 @contextmanager
-def serving(
+def run_server(
     name: str, module: list[str], folder: Path, env: Mapping[str, str] | None = None
-) -> Iterator[Running]:
+) -> Iterator[ServerProcess]:
     """Run ``python -m module`` during the context; ``{fd}`` is replaced by a listening socket."""
     log = folder / f"{name}.log"
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
@@ -56,7 +56,7 @@ def serving(
             process = subprocess.Popen(
                 [sys.executable, "-m", *(part.format(fd=fd) for part in module)],
                 cwd=ROOT,
-                env=environment(env or {}),
+                env=make_environment(env or {}),
                 pass_fds=[fd],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -64,17 +64,17 @@ def serving(
                 start_new_session=True,
             )
     try:
-        yield Running(name, process.pid, port, log)
+        yield ServerProcess(name, process.pid, port, log)
     finally:
-        stop(process)
+        stop_process(process)
 
 
-def environment(more: Mapping[str, str]) -> dict[str, str]:
+def make_environment(more: Mapping[str, str]) -> dict[str, str]:
     """Return a clean environment plus ``more``."""
     return {name: os.environ[name] for name in _KEPT if name in os.environ} | dict(more)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop_process(process: subprocess.Popen[bytes]) -> None:
     """Stop a session leader and all processes of its group."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
@@ -84,7 +84,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def tree(pid: int) -> list[int]:
+def list_process_tree(pid: int) -> list[int]:
     """Return the pids of a process and its descendants."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -98,7 +98,7 @@ def tree(pid: int) -> list[int]:
     return found
 
 
-def _cpu_of(pid: int) -> float:
+def read_process_cpu_time(pid: int) -> float:
     """Return the CPU microseconds of all threads; ``schedstat`` is more precise than ``stat``."""
     used = 0
     for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):

@@ -22,7 +22,7 @@ _idle: list[socket.socket] = []
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
     """Forward the request and stream the answer back."""
     body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-    upstream = _idle.pop() if _idle else _connected()
+    upstream = _idle.pop() if _idle else connect_upstream()
     upstream.sendall(
         b"POST %s HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n%s"
         % (environ["PATH_INFO"].encode(), len(body), body)
@@ -36,16 +36,16 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator
     if content_type == "application/json":  # real streams have no known length
         headers.append(("Content-Length", length))
     start_response(status, headers)
-    return _copied(upstream, first[head.end() :], int(length))
+    return copy_answer(upstream, first[head.end() :], int(length))
 
 
-def _connected() -> socket.socket:
+def connect_upstream() -> socket.socket:
     upstream = socket.create_connection(("127.0.0.1", int(os.environ["RELAY_PORT"])))
     upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return upstream
 
 
-def _copied(upstream: socket.socket, data: bytes, left: int) -> Iterator[bytes]:
+def copy_answer(upstream: socket.socket, data: bytes, left: int) -> Iterator[bytes]:
     while data:
         left -= len(data)
         yield data

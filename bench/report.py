@@ -16,7 +16,7 @@ _HEADER = """\
 |---|---|--:|--:|--:|--:|--:|"""
 
 
-def header(rounds: int) -> str:
+def format_header(rounds: int) -> str:
     """Return a description of the environment and the table header."""
     return (
         f"CPU time (user and system) on Python {platform.python_version()}, "
@@ -24,12 +24,12 @@ def header(rounds: int) -> str:
     )
 
 
-def rows(workload: Workload, figures: Mapping[Key, Figures]) -> str:
+def format_rows(workload: Workload, figures: Mapping[Key, Figures]) -> str:
     """Return a workload's rows; the ratio is the forwarder's cost / the cost of ``beside``."""
-    return "\n".join(_row(workload, client, figures) for client in workload.clients)
+    return "\n".join(format_row(workload, client, figures) for client in workload.clients)
 
 
-def faults(workload: Workload, figures: Mapping[Key, Figures]) -> list[str]:
+def list_faults(workload: Workload, figures: Mapping[Key, Figures]) -> list[str]:
     """Return one line per distinct fault."""
     return [
         f"{workload.name}, {client} client, {target}: {fault}"
@@ -38,22 +38,24 @@ def faults(workload: Workload, figures: Mapping[Key, Figures]) -> list[str]:
     ]
 
 
-def _row(workload: Workload, client: str, figures: Mapping[Key, Figures]) -> str:
-    costs = [_median(figures[client, target].costs) for target in (workload.beside, "forwarder")]
+def format_row(workload: Workload, client: str, figures: Mapping[Key, Figures]) -> str:
+    costs = [
+        compute_median(figures[client, target].costs) for target in (workload.beside, "forwarder")
+    ]
     chunks = workload.shape.chunks if workload.streamed else 0
     cells = [
         workload.name,
-        f"{client} → {workload.upstream(client)}",
+        f"{client} → {workload.get_upstream(client)}",
         *(f"{cost / chunks:.1f}" if cost and chunks else "–" for cost in costs),
         *(f"{cost:.0f}" if cost else "–" for cost in costs),
-        _ratio(costs[1] / costs[0]) if all(costs) else "–",
+        format_ratio(costs[1] / costs[0]) if all(costs) else "–",
     ]
     return "| " + " | ".join(cells) + " |"
 
 
-def _ratio(value: float) -> str:
+def format_ratio(value: float) -> str:
     return f"{value:.1f}" if value >= 2 else f"{value:.2f}"  # near 1, a tenth is significant
 
 
-def _median(costs: list[float]) -> float:
+def compute_median(costs: list[float]) -> float:
     return median(costs) if costs else 0.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from bench.shape import Shape, pieces, words
+from bench.shape import Shape, make_argument_pieces, make_words
 
 Json = dict[str, Any]
 
@@ -19,50 +19,50 @@ _LAST_CHUNK = b"0\r\n\r\n"
 
 
 @lru_cache(maxsize=64)
-def writes(protocol: str, shape: Shape, streamed: bool, chunked: bool) -> tuple[bytes, ...]:
+def build_writes(protocol: str, shape: Shape, streamed: bool, chunked: bool) -> tuple[bytes, ...]:
     """Return the writes of an answer, one per event.
 
     ``chunked`` selects HTTP/1.1 chunked framing; otherwise the head has a ``Content-Length``.
     """
     if not streamed:
         body = orjson.dumps(_WHOLE[protocol](shape))
-        return (_head("application/json", f"Content-Length: {len(body)}") + body,)
+        return (build_head("application/json", f"Content-Length: {len(body)}") + body,)
     events = _STREAM[protocol](shape)
     if not chunked:
         length = sum(map(len, events))
-        return _headed(f"Content-Length: {length}", events)
+        return prepend_head(f"Content-Length: {length}", events)
     framed = [b"%x\r\n%s\r\n" % (len(event), event) for event in events]
-    return (*_headed("Transfer-Encoding: chunked", framed), _LAST_CHUNK)
+    return (*prepend_head("Transfer-Encoding: chunked", framed), _LAST_CHUNK)
 
 
-def half(whole: tuple[bytes, ...]) -> tuple[bytes, ...]:
+def cut_in_half(whole: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """Return the first half of an answer, which ends in the middle of an event."""
     middle = len(whole) // 2
     torn = whole[middle]
     return (*whole[:middle], torn[: len(torn) // 2])
 
 
-def refusal(message: str) -> bytes:
+def build_refusal(message: str) -> bytes:
     """Return a 400 response in OpenAI's format."""
-    return _error(b"400 Bad Request", message, "invalid_request_error")
+    return build_error(b"400 Bad Request", message, "invalid_request_error")
 
 
-def failure() -> bytes:
+def build_failure() -> bytes:
     """Return a 500 response in OpenAI's format."""
-    return _error(b"500 Internal Server Error", "The server had an error.", "server_error")
+    return build_error(b"500 Internal Server Error", "The server had an error.", "server_error")
 
 
-def _error(status: bytes, message: str, kind: str) -> bytes:
+def build_error(status: bytes, message: str, kind: str) -> bytes:
     body = orjson.dumps({"error": {"message": message, "type": kind}})
-    head = _head("application/json", f"Content-Length: {len(body)}")
+    head = build_head("application/json", f"Content-Length: {len(body)}")
     return head.replace(b"200 OK", status) + body
 
 
-def _headed(framing: str, events: list[bytes]) -> tuple[bytes, ...]:
-    return (_head("text/event-stream; charset=utf-8", framing) + events[0], *events[1:])
+def prepend_head(framing: str, events: list[bytes]) -> tuple[bytes, ...]:
+    return (build_head("text/event-stream; charset=utf-8", framing) + events[0], *events[1:])
 
 
-def _head(content_type: str, framing: str) -> bytes:
+def build_head(content_type: str, framing: str) -> bytes:
     return (
         f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n"
         f"x-request-id: req_bench\r\n{framing}\r\n\r\n"
@@ -74,47 +74,55 @@ def _head(content_type: str, framing: str) -> bytes:
 _CALL = {"id": "call_bench", "type": "function"}
 
 
-def _chat_stream(shape: Shape) -> list[bytes]:
-    deltas = [{"role": "assistant", "content": "", "refusal": None}, *_chat_deltas(shape)]
-    reasons = [None] * len(deltas) + [_finish(shape)]
+def build_chat_stream(shape: Shape) -> list[bytes]:
+    deltas = [{"role": "assistant", "content": "", "refusal": None}, *list_chat_deltas(shape)]
+    reasons = [None] * len(deltas) + [get_finish_reason(shape)]
     chunks = [
         {
-            **_chat_base("chat.completion.chunk", shape),
+            **make_chat_base("chat.completion.chunk", shape),
             "choices": [{"index": 0, "delta": d, "logprobs": None, "finish_reason": reason}],
             "usage": None,
         }
         for d, reason in zip([*deltas, {}], reasons, strict=True)
     ]
-    last = _chat_base("chat.completion.chunk", shape) | {"choices": [], "usage": _chat_usage(shape)}
+    last = make_chat_base("chat.completion.chunk", shape) | {
+        "choices": [],
+        "usage": make_chat_usage(shape),
+    }
     return [b"data: %s\n\n" % orjson.dumps(c) for c in (*chunks, last)] + [b"data: [DONE]\n\n"]
 
 
-def _chat_deltas(shape: Shape) -> list[Json]:
-    deltas: list[Json] = [{"reasoning_content": word} for word in words(shape.reasoning)]
-    deltas += [{"content": word} for word in words(shape.text)]
+def list_chat_deltas(shape: Shape) -> list[Json]:
+    deltas: list[Json] = [{"reasoning_content": word} for word in make_words(shape.reasoning)]
+    deltas += [{"content": word} for word in make_words(shape.text)]
     if shape.arguments:
         opened = {"index": 0, **_CALL, "function": {"name": "lookup", "arguments": ""}}
         deltas.append({"tool_calls": [opened]})
     deltas += [
         {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
-        for piece in pieces(shape.arguments)
+        for piece in make_argument_pieces(shape.arguments)
     ]
     return deltas
 
 
-def _chat_whole(shape: Shape) -> Json:
-    message: Json = {"role": "assistant", "content": "".join(words(shape.text)) or None}
+def build_completion(shape: Shape) -> Json:
+    message: Json = {"role": "assistant", "content": "".join(make_words(shape.text)) or None}
     if shape.reasoning:
-        message["reasoning_content"] = "".join(words(shape.reasoning))
+        message["reasoning_content"] = "".join(make_words(shape.reasoning))
     if shape.arguments:
-        function = {"name": "lookup", "arguments": "".join(pieces(shape.arguments))}
+        function = {"name": "lookup", "arguments": "".join(make_argument_pieces(shape.arguments))}
         message["tool_calls"] = [{**_CALL, "function": function}]
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(shape)}
-    whole = {"choices": [choice], "usage": _chat_usage(shape)}
-    return _chat_base("chat.completion", shape) | whole
+    choice = {
+        "index": 0,
+        "message": message,
+        "logprobs": None,
+        "finish_reason": get_finish_reason(shape),
+    }
+    whole = {"choices": [choice], "usage": make_chat_usage(shape)}
+    return make_chat_base("chat.completion", shape) | whole
 
 
-def _chat_base(kind: str, shape: Shape) -> Json:
+def make_chat_base(kind: str, shape: Shape) -> Json:
     return {
         "id": "chatcmpl-bench",
         "object": kind,
@@ -125,11 +133,11 @@ def _chat_base(kind: str, shape: Shape) -> Json:
     }
 
 
-def _finish(shape: Shape) -> str:
+def get_finish_reason(shape: Shape) -> str:
     return "tool_calls" if shape.arguments else "stop"
 
 
-def _chat_usage(shape: Shape) -> Json:
+def make_chat_usage(shape: Shape) -> Json:
     return {
         "prompt_tokens": 10,
         "completion_tokens": shape.chunks,
@@ -142,96 +150,96 @@ def _chat_usage(shape: Shape) -> Json:
 # -- responses ----------------------------------------------------------------------------------
 
 
-def _responses_stream(shape: Shape) -> list[bytes]:
-    opening = _response(shape, "in_progress", [])
-    items = _items(shape)
+def build_responses_stream(shape: Shape) -> list[bytes]:
+    opening = make_response(shape, "in_progress", [])
+    items = make_items(shape)
     events: list[Json] = [
         {"type": "response.created", "response": opening},
         {"type": "response.in_progress", "response": opening},
     ]
     for index, item in enumerate(items):
         events += _ITEM_EVENTS[item["type"]](shape, index, item)
-    done = _response(shape, "completed", items)
+    done = make_response(shape, "completed", items)
     events.append({"type": "response.completed", "response": done})
-    return [_named({**event, "sequence_number": i}) for i, event in enumerate(events)]
+    return [encode_event({**event, "sequence_number": i}) for i, event in enumerate(events)]
 
 
-def _named(event: Json) -> bytes:
+def encode_event(event: Json) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (event["type"].encode(), orjson.dumps(event))
 
 
-def _reasoning_events(shape: Shape, index: int, item: Json) -> list[Json]:
+def list_reasoning_events(shape: Shape, index: int, item: Json) -> list[Json]:
     at = {"item_id": item["id"], "output_index": index, "summary_index": 0}
     part = item["summary"][0]
     prefix = "response.reasoning_summary"
     return [
-        _added(index, {**item, "summary": []}),
+        make_added_event(index, {**item, "summary": []}),
         {"type": f"{prefix}_part.added", **at, "part": {**part, "text": ""}},
-        *_deltas(f"{prefix}_text.delta", words(shape.reasoning), at),
+        *list_delta_events(f"{prefix}_text.delta", make_words(shape.reasoning), at),
         {"type": f"{prefix}_text.done", **at, "text": part["text"]},
         {"type": f"{prefix}_part.done", **at, "part": part},
-        _done(index, item),
+        make_done_event(index, item),
     ]
 
 
-def _message_events(shape: Shape, index: int, item: Json) -> list[Json]:
+def list_message_events(shape: Shape, index: int, item: Json) -> list[Json]:
     at = {"item_id": item["id"], "output_index": index, "content_index": 0}
     part = item["content"][0]
     text = {**at, "logprobs": []}
     return [
-        _added(index, {**item, "status": "in_progress", "content": []}),
+        make_added_event(index, {**item, "status": "in_progress", "content": []}),
         {"type": "response.content_part.added", **at, "part": {**part, "text": ""}},
-        *_deltas("response.output_text.delta", words(shape.text), text),
+        *list_delta_events("response.output_text.delta", make_words(shape.text), text),
         {"type": "response.output_text.done", **text, "text": part["text"]},
         {"type": "response.content_part.done", **at, "part": part},
-        _done(index, item),
+        make_done_event(index, item),
     ]
 
 
-def _call_events(shape: Shape, index: int, item: Json) -> list[Json]:
+def list_call_events(shape: Shape, index: int, item: Json) -> list[Json]:
     at = {"item_id": item["id"], "output_index": index}
     prefix = "response.function_call_arguments"
     return [
-        _added(index, {**item, "status": "in_progress", "arguments": ""}),
-        *_deltas(f"{prefix}.delta", pieces(shape.arguments), at),
+        make_added_event(index, {**item, "status": "in_progress", "arguments": ""}),
+        *list_delta_events(f"{prefix}.delta", make_argument_pieces(shape.arguments), at),
         {"type": f"{prefix}.done", **at, "arguments": item["arguments"]},
-        _done(index, item),
+        make_done_event(index, item),
     ]
 
 
-def _added(index: int, item: Json) -> Json:
+def make_added_event(index: int, item: Json) -> Json:
     return {"type": "response.output_item.added", "output_index": index, "item": item}
 
 
-def _done(index: int, item: Json) -> Json:
+def make_done_event(index: int, item: Json) -> Json:
     return {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
-def _deltas(kind: str, texts: list[str], at: Json) -> list[Json]:
+def list_delta_events(kind: str, texts: list[str], at: Json) -> list[Json]:
     return [{"type": kind, **at, "delta": text, "obfuscation": "x8Kq"} for text in texts]
 
 
-def _items(shape: Shape) -> list[Json]:
+def make_items(shape: Shape) -> list[Json]:
     items: list[Json] = []
     if shape.reasoning:
-        summary = {"type": "summary_text", "text": "".join(words(shape.reasoning))}
+        summary = {"type": "summary_text", "text": "".join(make_words(shape.reasoning))}
         items.append({"id": "rs_bench", "type": "reasoning", "summary": [summary]})
     if shape.text:
-        text = "".join(words(shape.text))
+        text = "".join(make_words(shape.text))
         part = {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
         items.append({"id": "msg_bench", "type": "message", "role": "assistant", "content": [part]})
     if shape.arguments:
-        arguments = "".join(pieces(shape.arguments))
+        arguments = "".join(make_argument_pieces(shape.arguments))
         called = {"call_id": "call_bench", "name": "lookup", "arguments": arguments}
         items.append({"id": "fc_bench", "type": "function_call", **called})
     return [{**item, "status": "completed"} for item in items]
 
 
-def _responses_whole(shape: Shape) -> Json:
-    return _response(shape, "completed", _items(shape))
+def build_whole_response(shape: Shape) -> Json:
+    return make_response(shape, "completed", make_items(shape))
 
 
-def _response(shape: Shape, status: str, output: list[Json]) -> Json:
+def make_response(shape: Shape, status: str, output: list[Json]) -> Json:
     return {
         "id": "resp_bench",
         "object": "response",
@@ -253,12 +261,12 @@ def _response(shape: Shape, status: str, output: list[Json]) -> Json:
         "tools": [],
         "top_p": 1.0,
         "truncation": "disabled",
-        "usage": _responses_usage(shape) if status == "completed" else None,
+        "usage": make_responses_usage(shape) if status == "completed" else None,
         "metadata": {},
     }
 
 
-def _responses_usage(shape: Shape) -> Json:
+def make_responses_usage(shape: Shape) -> Json:
     return {
         "input_tokens": 10,
         "input_tokens_details": {"cached_tokens": 0},
@@ -269,9 +277,9 @@ def _responses_usage(shape: Shape) -> Json:
 
 
 _ITEM_EVENTS = {
-    "reasoning": _reasoning_events,
-    "message": _message_events,
-    "function_call": _call_events,
+    "reasoning": list_reasoning_events,
+    "message": list_message_events,
+    "function_call": list_call_events,
 }
-_STREAM = {"chat": _chat_stream, "responses": _responses_stream}
-_WHOLE = {"chat": _chat_whole, "responses": _responses_whole}
+_STREAM = {"chat": build_chat_stream, "responses": build_responses_stream}
+_WHOLE = {"chat": build_completion, "responses": build_whole_response}

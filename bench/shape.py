@@ -36,7 +36,7 @@ class Shape:
         return self.reasoning + self.text + self.arguments
 
     @classmethod
-    def of(cls, model: str) -> Shape:
+    def parse(cls, model: str) -> Shape:
         """Parse the shape from a model name with any prefix; raises ValueError."""
         found = _NAME.search(model)
         if found is None:
@@ -44,23 +44,23 @@ class Shape:
         return cls(*map(int, found.groups()))
 
 
-def faulty(model: str, fault: str) -> str:
+def add_fault(model: str, fault: str) -> str:
     """Return the model name for the same shape with one of `FAULTS`."""
     return model.replace("bench-", f"{fault}-bench-")
 
 
-def fault_of(model: str) -> str | None:
+def read_fault(model: str) -> str | None:
     """Return the fault in a model name, or ``None``."""
     found = _FAULTY.search(model)
     return found[1] if found else None
 
 
-def words(count: int) -> list[str]:
+def make_words(count: int) -> list[str]:
     """Return ``count`` pieces of text or reasoning."""
     return [f"w{i:04d} " for i in range(count)]
 
 
-def pieces(count: int) -> list[str]:
+def make_argument_pieces(count: int) -> list[str]:
     """Return ``count`` pieces of tool arguments that form a JSON object."""
     if count < 2:
         return ["{}"] * count

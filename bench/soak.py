@@ -17,9 +17,9 @@ from statistics import median
 from urllib.request import urlopen
 
 from bench import load
-from bench.measure import environment_for
-from bench.mixture import Turn, drawn
-from bench.processes import Running, serving, tree
+from bench.measure import make_forwarder_environment
+from bench.mixture import Turn, draw_turn
+from bench.processes import ServerProcess, list_process_tree, run_server
 
 _ABOUT = """\
 Keep many concurrent streams open on one worker of the forwarder for some time: both protocols on
@@ -40,7 +40,7 @@ _GROWTH = 12 * 2**20
 _SPARE = {"descriptors": 4, "connections": 4, "greenlets": 4, "threads": 1, "exchanges": 0}
 """Allowed difference of open resources: idle connections of the pools."""
 
-Held = dict[str, int]
+OpenResources = dict[str, int]
 
 
 class Soak:
@@ -63,12 +63,12 @@ class Soak:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             with closing(writer):
                 while time.monotonic() < end:
-                    turn = drawn(self._random)
-                    writer.write(turn.request(self._port))
-                    if not await self._took(turn, reader):
+                    turn = draw_turn(self._random)
+                    writer.write(turn.build_request(self._port))
+                    if not await self._receive_answer(turn, reader):
                         break
 
-    async def _took(self, turn: Turn, reader: asyncio.StreamReader) -> bool:
+    async def _receive_answer(self, turn: Turn, reader: asyncio.StreamReader) -> bool:
         """Read and record the answer of a turn; returns if the connection is reusable."""
         if turn.fault == "leave":
             with suppress(TimeoutError):
@@ -76,14 +76,16 @@ class Soak:
             self.outcomes["left by the client"] += 1
             return False
         try:
-            raw = await asyncio.wait_for(load.answer(reader), _PATIENCE)
+            raw = await asyncio.wait_for(load.read_answer(reader), _PATIENCE)
         except (OSError, TimeoutError) as error:
-            self._note(turn, f"{turn.client}, {turn.fault or 'sound'}: no end ({error!r})")
+            self._record_outcome(
+                turn, f"{turn.client}, {turn.fault or 'sound'}: no end ({error!r})"
+            )
             return False
-        self._note(turn, turn.wrong(raw))
+        self._record_outcome(turn, turn.find_fault(raw))
         return True
 
-    def _note(self, turn: Turn, wrong: str | None) -> None:
+    def _record_outcome(self, turn: Turn, wrong: str | None) -> None:
         if wrong:
             self.broken[wrong] += 1
         kind = "streamed" if turn.workload.streamed else "whole"
@@ -100,93 +102,96 @@ class Watch:
 
     async def run(self, soak: Soak, streams: int, seconds: float) -> None:
         """Run a soak and print its progress."""
-        began, told = time.monotonic(), 0.0
+        started_at, next_report_at = time.monotonic(), 0.0
         running = asyncio.create_task(soak.run(streams, seconds))
         while not running.done():
-            self.memory.append(memory_of(self._pid))
-            passed = time.monotonic() - began
-            if passed >= told:
+            self.memory.append(read_memory(self._pid))
+            passed = time.monotonic() - started_at
+            if passed >= next_report_at:
                 size = f"{self.memory[-1] / 2**20:6.1f} MiB"
                 print(f"{passed:6.0f} s  {size}  {soak.outcomes.total():7d} answers", flush=True)
-                told += max(5.0, seconds / 20)
+                next_report_at += max(5.0, seconds / 20)
             await asyncio.wait([running], timeout=1)
         await running
 
-    def growth(self) -> float:
+    def compute_growth(self) -> float:
         """Return the memory growth in bytes from the second quarter of the time to the last."""
         quarter = max(1, len(self.memory) // 4)
         return median(self.memory[-quarter:]) - median(self.memory[quarter : 2 * quarter])
 
 
-def memory_of(pid: int) -> int:
+def read_memory(pid: int) -> int:
     """Return the resident memory of a process in bytes."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def held_by(port: int) -> Held:
+def read_open_resources(port: int) -> OpenResources:
     """Return the open resources of the worker."""
     with urlopen(f"http://127.0.0.1:{port}/_held", timeout=_PATIENCE) as answer:
-        held: Held = json.loads(answer.read())
+        held: OpenResources = json.loads(answer.read())
     return held
 
 
-def let_go(port: int, before: Held) -> Held:
+def wait_for_release(port: int, before: OpenResources) -> OpenResources:
     """Wait until no additional resources are open, or for the timeout; returns the open resources.
 
     A pool closes expired idle connections only when another connection is returned, so this sends
     a few requests.
     """
     end = time.monotonic() + _PATIENCE
-    while leaks(before, held_by(port)) and time.monotonic() < end:
+    while list_leaks(before, read_open_resources(port)) and time.monotonic() < end:
         time.sleep(3)
-        warm(port)
-    return held_by(port)
+        warm_up(port)
+    return read_open_resources(port)
 
 
-def warm(port: int) -> None:
+def warm_up(port: int) -> None:
     """Send a few mixed requests, so that lazily created resources exist."""
     asyncio.run(Soak(port).run(streams=8, seconds=0.5))
 
 
-def leaks(before: Held, after: Held) -> list[str]:
+def list_leaks(before: OpenResources, after: OpenResources) -> list[str]:
     """Describe the resources that are open after but not before."""
     more = {name: after[name] - before[name] for name in before}
     return [f"{count} more {n} than before" for n, count in more.items() if count > _SPARE[n]]
 
 
-def soaked(streams: int, minutes: float, seed: int, folder: Path) -> list[str]:
+def run_soak(streams: int, minutes: float, seed: int, folder: Path) -> list[str]:
     """Run the soak test; returns the broken laws."""
     with ExitStack() as stack:
-        upstream = stack.enter_context(serving("upstream", ["bench.upstream", "{fd}"], folder))
+        upstream = stack.enter_context(run_server("upstream", ["bench.upstream", "{fd}"], folder))
         module = ["gunicorn", "-w", "1", "-b", "fd://{fd}", "bench.watched:app"]
-        settings = environment_for(upstream.port, f"sqlite:///{folder}/state.db")
+        settings = make_forwarder_environment(upstream.port, f"sqlite:///{folder}/state.db")
         env = {**settings, "FORWARDER_LOG_LEVEL": "ERROR"}
-        forwarder = stack.enter_context(serving("forwarder", module, folder, env))
-        warm(forwarder.port)
-        before = held_by(forwarder.port)
-        soak, watch = Soak(forwarder.port, seed), Watch(_worker_of(forwarder))
+        forwarder = stack.enter_context(run_server("forwarder", module, folder, env))
+        warm_up(forwarder.port)
+        before = read_open_resources(forwarder.port)
+        soak, watch = Soak(forwarder.port, seed), Watch(find_worker(forwarder))
         asyncio.run(watch.run(soak, streams, minutes * 60))
-        after = let_go(forwarder.port, before)
-        print(_report(soak, watch, before, after), flush=True)
-        words = forwarder.last_words().strip()
+        after = wait_for_release(forwarder.port, before)
+        print(format_report(soak, watch, before, after), flush=True)
+        words = forwarder.read_log_end().strip()
     unforeseen = [words] if "Traceback" in words else []
-    return broken_laws(soak.broken, watch.growth(), leaks(before, after)) + unforeseen
+    return (
+        list_broken_laws(soak.broken, watch.compute_growth(), list_leaks(before, after))
+        + unforeseen
+    )
 
 
-def _worker_of(forwarder: Running) -> int:
-    _, worker = tree(forwarder.pid)
+def find_worker(forwarder: ServerProcess) -> int:
+    _, worker = list_process_tree(forwarder.pid)
     return worker
 
 
-def _report(soak: Soak, watch: Watch, before: Held, after: Held) -> str:
+def format_report(soak: Soak, watch: Watch, before: OpenResources, after: OpenResources) -> str:
     lines = [f"  {count:8d}  {outcome}" for outcome, count in sorted(soak.outcomes.items())]
-    grown = f"memory: {watch.growth() / 2**20:+.1f} MiB from the second quarter to the last"
+    grown = f"memory: {watch.compute_growth() / 2**20:+.1f} MiB from the second quarter to the last"
     held = [f"{name}: {count} before, {after[name]} after" for name, count in before.items()]
     return "\n".join(["", "outcomes:", *lines, grown, *held])
 
 
-def broken_laws(wrong: Counter[str], growth: float, leaked: list[str]) -> list[str]:
+def list_broken_laws(wrong: Counter[str], growth: float, leaked: list[str]) -> list[str]:
     """Return one line per broken law."""
     grown = [f"memory grew by {growth / 2**20:.1f} MiB"] if growth > _GROWTH else []
     return [f"{count} x {what}" for what, count in wrong.most_common(20)] + grown + leaked
@@ -204,7 +209,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the mixture (default: 1)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        broken = soaked(options.streams, options.minutes, options.seed, Path(folder))
+        broken = run_soak(options.streams, options.minutes, options.seed, Path(folder))
     print("\n".join(["", "broken laws:", *broken]) if broken else "\nall laws held", flush=True)
     return 1 if broken else 0
 

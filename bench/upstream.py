@@ -18,13 +18,13 @@ from collections import deque
 import orjson
 
 from bench import script
-from bench.shape import Shape, fault_of
+from bench.shape import Shape, read_fault
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _PROTOCOLS = {b"/v1/chat/completions": "chat", b"/v1/responses": "responses"}
 
 
-_FAULTY = {"cut": script.half, "fail": lambda writes: (script.failure(),)}
+_FAULTY = {"cut": script.cut_in_half, "fail": lambda writes: (script.build_failure(),)}
 """Fault -> replacement of the answer's writes. After a cut answer the connection is closed."""
 
 
@@ -38,7 +38,7 @@ class Connection:
         self.pause = 0.0
         self.cut = False
 
-    def take(self, data: bytes) -> bool:
+    def receive(self, data: bytes) -> bool:
         """Add received bytes; returns true if they complete a request and ``writes`` is filled.
 
         Clients do not pipeline: they send a request only after the previous answer.
@@ -50,22 +50,22 @@ class Connection:
         if end < 0 or (length and len(body) < int(length[1])):
             return False
         self.received = b""
-        self._answer(head, body)
+        self._queue_answer(head, body)
         return True
 
-    def _answer(self, head: bytes, body: bytes) -> None:
+    def _queue_answer(self, head: bytes, body: bytes) -> None:
         try:
             protocol = _PROTOCOLS[head.split(b" ", 2)[1]]
             request = orjson.loads(body)
-            shape = Shape.of(request["model"])
+            shape = Shape.parse(request["model"])
         except (LookupError, ValueError, TypeError) as error:
-            self.writes.append(script.refusal(repr(error)))
+            self.writes.append(script.build_refusal(repr(error)))
             return
         # HTTP/1.0 has no chunked framing.
         chunked = b" HTTP/1.1\r\n" in head
         streamed = bool(request.get("stream"))
-        writes = script.writes(protocol, shape, streamed, chunked)
-        fault = fault_of(request["model"])
+        writes = script.build_writes(protocol, shape, streamed, chunked)
+        fault = read_fault(request["model"])
         self.cut = fault == "cut"
         self.writes.extend(_FAULTY[fault](writes) if fault else writes)
         self.pause = shape.pause / 1000
@@ -85,18 +85,18 @@ class Server:
     def serve_forever(self) -> None:
         """Serve until the process is stopped."""
         while True:
-            for key, events in self._selector.select(self._patience()):
+            for key, events in self._selector.select(self._compute_wait()):
                 if key.data is None:
                     self._accept()
                 elif events & selectors.EVENT_WRITE:
-                    self._unblock(key.data)
+                    self._resume_blocked(key.data)
                 else:
                     self._read(key.data)
-            self._wake()
+            self._resume_paused()
             for _ in range(len(self._ready)):
                 self._send(self._ready.popleft())
 
-    def _patience(self) -> float | None:
+    def _compute_wait(self) -> float | None:
         if self._ready:
             return 0
         return max(0, self._paused[0][0] - time.monotonic()) if self._paused else None
@@ -114,10 +114,10 @@ class Server:
             data = b""
         if not data:
             self._drop(connection)
-        elif connection.take(data):
+        elif connection.receive(data):
             self._ready.append(connection)
 
-    def _wake(self) -> None:
+    def _resume_paused(self) -> None:
         now = time.monotonic()
         while self._paused and self._paused[0][0] <= now:
             self._ready.append(heapq.heappop(self._paused)[2])
@@ -144,7 +144,7 @@ class Server:
         elif connection.cut:
             self._drop(connection)
 
-    def _unblock(self, connection: Connection) -> None:
+    def _resume_blocked(self, connection: Connection) -> None:
         self._wait_for(connection, selectors.EVENT_READ)
         self._ready.append(connection)
 

@@ -14,19 +14,19 @@ from wsgi import app
 
 
 @app.get("/_held")
-def held() -> dict[str, Any]:
+def count_open_resources() -> dict[str, Any]:
     """Count the open resources of this process, including those of this request."""
     gc.collect()
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
-        "connections": sum(map(_is_socket, os.listdir("/proc/self/fd"))),
+        "connections": sum(map(is_socket, os.listdir("/proc/self/fd"))),
         "greenlets": sum(isinstance(o, greenlet) and not o.dead for o in gc.get_objects()),
         "threads": threading.active_count(),
         "exchanges": len(app.extensions["forwarder"].running),
     }
 
 
-def _is_socket(descriptor: str) -> bool:
+def is_socket(descriptor: str) -> bool:
     try:
         return stat.S_ISSOCK(os.fstat(int(descriptor)).st_mode)
     except OSError:  # the descriptor of the listing itself is already closed

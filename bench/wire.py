@@ -13,7 +13,7 @@ _LAST_CHUNK = b"\r\n0\r\n\r\n"
 """The last chunk. SSE and JSON bodies contain no CRLF here, so no other data ends like this."""
 
 
-def request(port: int, client: str, body: bytes) -> bytes:
+def build_request(port: int, client: str, body: bytes) -> bytes:
     """Return an HTTP request in the protocol ``client``."""
     path = {"chat": "/v1/chat/completions", "responses": "/v1/responses"}[client]
     head = (
@@ -34,19 +34,19 @@ def is_complete(raw: bytes | bytearray) -> bool:
     return raw.endswith(_LAST_CHUNK)
 
 
-def status_of(raw: bytes | bytearray) -> int:
+def read_status(raw: bytes | bytearray) -> int:
     """Return the status code of a response."""
     return int(raw[9:12])
 
 
-def body_of(raw: bytes | bytearray) -> bytes:
+def read_body(raw: bytes | bytearray) -> bytes:
     """Return the body of a complete response, without chunked framing."""
     end = raw.find(b"\r\n\r\n")
     body = bytes(raw[end + 4 :])
-    return _joined(body) if _CHUNKED.search(raw, 0, end) else body
+    return join_chunks(body) if _CHUNKED.search(raw, 0, end) else body
 
 
-def _joined(framed: bytes) -> bytes:
+def join_chunks(framed: bytes) -> bytes:
     pieces: list[bytes] = []
     position = 0
     while True:

@@ -34,19 +34,19 @@ class Workload:
     beside: str = "relay"
     clients: tuple[str, ...] = CLIENTS
 
-    def upstream(self, client: str) -> str:
+    def get_upstream(self, client: str) -> str:
         """Return the upstream protocol for a client protocol."""
         return client if self.passthrough else _OTHER[client]
 
-    def body(self, client: str) -> Json:
+    def make_body(self, client: str) -> Json:
         """Return the request body in the protocol ``client``."""
         model = self.shape.model
         head = {"model": f"{client}/{model}" if self.passthrough else model}
         return head | _BODIES[client](self)
 
 
-def _chat_body(workload: Workload) -> Json:
-    messages = [{"role": "system", "content": _TERSE}, *_history(workload), _QUESTION]
+def make_chat_body(workload: Workload) -> Json:
+    messages = [{"role": "system", "content": _TERSE}, *make_history(workload), _QUESTION]
     body: Json = {"messages": messages, "stream": workload.streamed}
     if workload.streamed:
         body["stream_options"] = {"include_usage": True}
@@ -55,21 +55,21 @@ def _chat_body(workload: Workload) -> Json:
     return body
 
 
-def _responses_body(workload: Workload) -> Json:
-    turns = [*_history(workload), _QUESTION]
+def make_responses_body(workload: Workload) -> Json:
+    turns = [*make_history(workload), _QUESTION]
     body: Json = {"instructions": _TERSE, "input": turns, "stream": workload.streamed}
     if workload.shape.arguments:
         body["tools"] = [{"type": "function", **_FUNCTION}]
     return body
 
 
-def _history(workload: Workload) -> list[Json]:
+def make_history(workload: Workload) -> list[Json]:
     roles = ("user", "assistant")
     text = "lorem ipsum " * 40
     return [{"role": roles[i % 2], "content": text} for i in range(workload.history)]
 
 
-_BODIES = {"chat": _chat_body, "responses": _responses_body}
+_BODIES = {"chat": make_chat_body, "responses": make_responses_body}
 _TERSE = "You are terse."
 _QUESTION = {"role": "user", "content": "Say something."}
 _FUNCTION = {

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from bench import script, wire
-from bench.mixture import Turn, drawn
-from bench.shape import FAULTS, Shape, fault_of
+from bench.mixture import Turn, draw_turn
+from bench.shape import FAULTS, Shape, read_fault
 from bench.workloads import CLIENTS, Workload
 
 SHAPE = Shape(text=3)
@@ -31,7 +31,7 @@ def stream(body: bytes) -> bytes:
 
 def test_everything_occurs_and_faults_are_rare():
     random = Random(1)
-    turns = [drawn(random) for _ in range(4000)]
+    turns = [draw_turn(random) for _ in range(4000)]
 
     faults = Counter(turn.fault for turn in turns)
     assert set(faults) == {None, "leave", *FAULTS}
@@ -45,42 +45,44 @@ def test_everything_occurs_and_faults_are_rare():
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("fault", [*FAULTS, "leave", None])
 def test_a_request_says_what_shall_go_wrong_upstream(client: str, fault: str | None):
-    raw = turn(client, fault).request(80)
+    raw = turn(client, fault).build_request(80)
     model = orjson.loads(raw.partition(b"\r\n\r\n")[2])["model"]
 
-    assert fault_of(model) == (fault if fault in FAULTS else None)
-    assert Shape.of(model) == SHAPE
+    assert read_fault(model) == (fault if fault in FAULTS else None)
+    assert Shape.parse(model) == SHAPE
 
 
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("client", CLIENTS)
 def test_sound_answers_are_sound(client: str, streamed: bool):
-    raw = b"".join(script.writes(client, SHAPE, streamed, True))
+    raw = b"".join(script.build_writes(client, SHAPE, streamed, True))
 
-    assert turn(client, streamed=streamed).wrong(raw) is None
-    assert "endings" in str(turn(client, "cut").wrong(raw)) or not streamed
+    assert turn(client, streamed=streamed).find_fault(raw) is None
+    assert "endings" in str(turn(client, "cut").find_fault(raw)) or not streamed
 
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_cut_has_to_be_told_once_and_last(client: str):
     cut, told = turn(client, "cut"), TOLD[client]
 
-    assert cut.wrong(stream(told)) is None
-    assert "endings" in str(cut.wrong(stream(told + told)))
-    assert "endings" in str(cut.wrong(stream(told[: told.index(b"\n\n") + 2])))
-    assert "cannot be read" in str(cut.wrong(stream(told[:-1])))
-    assert "sound" in str(turn(client).wrong(stream(told)))
+    assert cut.find_fault(stream(told)) is None
+    assert "endings" in str(cut.find_fault(stream(told + told)))
+    assert "endings" in str(cut.find_fault(stream(told[: told.index(b"\n\n") + 2])))
+    assert "cannot be read" in str(cut.find_fault(stream(told[:-1])))
+    assert "sound" in str(turn(client).find_fault(stream(told)))
 
 
 def test_nothing_may_follow_the_failure():
     late = TOLD["chat"] + b'data: {"choices":[]}\n\n'
 
-    assert "after the failure" in str(turn("chat", "cut").wrong(stream(late)))
+    assert "after the failure" in str(turn("chat", "cut").find_fault(stream(late)))
 
 
 def test_an_upstream_s_refusal_has_its_status_and_says_why():
-    assert turn("chat", "fail").wrong(script.failure()) is None
-    assert "400 instead of 500" in str(turn("chat", "fail").wrong(script.refusal("no")))
-    assert "status 500" in str(turn("chat").wrong(script.failure()))
-    assert "500 instead of 502" in str(turn("chat", "cut", streamed=False).wrong(script.failure()))
-    assert not wire.body_of(script.failure()).endswith(b"\n")
+    assert turn("chat", "fail").find_fault(script.build_failure()) is None
+    assert "400 instead of 500" in str(turn("chat", "fail").find_fault(script.build_refusal("no")))
+    assert "status 500" in str(turn("chat").find_fault(script.build_failure()))
+    assert "500 instead of 502" in str(
+        turn("chat", "cut", streamed=False).find_fault(script.build_failure())
+    )
+    assert not wire.read_body(script.build_failure()).endswith(b"\n")

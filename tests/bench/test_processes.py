@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from bench import processes
-from bench.processes import Running, environment, stop
+from bench.processes import ServerProcess, make_environment, stop_process
 
 CHILD = "import time; sum(range(3_000_000)); print('up', flush=True); time.sleep(60)"
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}])"
@@ -24,7 +24,7 @@ def started(program: str) -> subprocess.Popen[bytes]:
 
 def test_children_end_with_their_parent():
     process = started(PARENT)
-    stop(process)
+    stop_process(process)
     assert process.stdout
     with process.stdout as out:
         assert out.read() == b""  # the last holder of the pipe is gone
@@ -32,9 +32,11 @@ def test_children_end_with_their_parent():
 
 def test_what_children_cost_is_counted(tmp_path):
     process = started(PARENT)
-    (child,) = processes.tree(process.pid)[1:]
-    whole, part = (Running("", pid, 0, tmp_path).cpu() for pid in (process.pid, child))
-    stop(process)
+    (child,) = processes.list_process_tree(process.pid)[1:]
+    whole, part = (
+        ServerProcess("", pid, 0, tmp_path).read_cpu_time() for pid in (process.pid, child)
+    )
+    stop_process(process)
     assert process.stdout
     process.stdout.close()
     assert whole > part > 0
@@ -42,7 +44,7 @@ def test_what_children_cost_is_counted(tmp_path):
 
 def test_settings_of_the_operator_are_not_inherited(monkeypatch):
     monkeypatch.setenv("CHAT_BASE_URL", "https://example.org")
-    inherited = environment({"RELAY_PORT": "1"})
+    inherited = make_environment({"RELAY_PORT": "1"})
     assert "CHAT_BASE_URL" not in inherited
     assert inherited["RELAY_PORT"] == "1"
     assert inherited["PATH"] == os.environ["PATH"]

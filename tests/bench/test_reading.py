@@ -19,27 +19,27 @@ FEW = Shape(text=3)
 
 
 def body(protocol: str, shape: Shape, streamed: bool = True) -> bytes:
-    return wire.body_of(b"".join(script.writes(protocol, shape, streamed, True)))
+    return wire.read_body(b"".join(script.build_writes(protocol, shape, streamed, True)))
 
 
 def fault(changed: bytes, protocol: str = "chat", shape: Shape = FEW) -> str:
     """What is found in a stream that is known to be wrong."""
-    return str(reading.fault(changed, protocol, shape, True))
+    return str(reading.find_fault(changed, protocol, shape, True))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.model)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_stream_is_read_as_it_was_scripted(protocol: str, shape: Shape):
-    answer = reading.read(body(protocol, shape), protocol, True)
-    assert answer == reading.expected(protocol, shape, True)
+    answer = reading.read_answer(body(protocol, shape), protocol, True)
+    assert answer == reading.make_expected_answer(protocol, shape, True)
     assert answer.deltas == shape.chunks
-    assert reading.fault(body(protocol, shape), protocol, shape, True) is None
+    assert reading.find_fault(body(protocol, shape), protocol, shape, True) is None
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.model)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_whole_answer_is_read_as_it_was_scripted(protocol: str, shape: Shape):
-    assert reading.fault(body(protocol, shape, False), protocol, shape, False) is None
+    assert reading.find_fault(body(protocol, shape, False), protocol, shape, False) is None
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -81,10 +81,10 @@ def test_a_stream_cut_in_an_event_cannot_be_read():
 
 def test_keep_alive_comments_say_nothing():
     commented = body("chat", FEW).replace(b"data: [DONE]", b": keep-alive\n\ndata: [DONE]")
-    assert reading.fault(commented, "chat", FEW, True) is None
+    assert reading.find_fault(commented, "chat", FEW, True) is None
 
 
 def test_reasoning_at_the_head_of_the_content_is_reasoning():
     whole = b'{"choices":[{"message":{"content":"[thinking]w0000 [/thinking]\\n\\nw0000 "},'
-    answer = reading.read(whole + b'"finish_reason":"stop"}]}', "chat", False)
+    answer = reading.read_answer(whole + b'"finish_reason":"stop"}]}', "chat", False)
     assert (answer.reasoning, answer.text) == ("w0000 ", "w0000 ")

@@ -21,7 +21,7 @@ def figures(relay: list[float], forwarder: list[float]) -> dict[tuple[str, str],
 
 
 def test_a_row_has_medians_and_their_ratio():
-    table = report.rows(STREAM, figures([500.0, 1000.0, 9000.0], [3000.0]))
+    table = report.format_rows(STREAM, figures([500.0, 1000.0, 9000.0], [3000.0]))
     assert table.splitlines() == [
         "| burst | responses → chat | 5.0 | 15.0 | 1000 | 3000 | 3.0 |",
         "| burst | chat → responses | 5.0 | 15.0 | 1000 | 3000 | 3.0 |",
@@ -29,11 +29,11 @@ def test_a_row_has_medians_and_their_ratio():
 
 
 def test_a_whole_answer_has_no_chunks():
-    assert "| – | – | 200 | 900 | 4.5 |" in report.rows(WHOLE, figures([200.0], [900.0]))
+    assert "| – | – | 200 | 900 | 4.5 |" in report.format_rows(WHOLE, figures([200.0], [900.0]))
 
 
 def test_what_could_not_be_measured_is_a_dash():
-    assert "| 5.0 | – | 1000 | – | – |" in report.rows(STREAM, figures([1000.0], []))
+    assert "| 5.0 | – | 1000 | – | – |" in report.format_rows(STREAM, figures([1000.0], []))
 
 
 def test_what_is_beside_another_forwarder_is_compared_with_that():
@@ -44,11 +44,11 @@ def test_what_is_beside_another_forwarder_is_compared_with_that():
         ("responses", "unstored"): Figures([4000.0]),
         ("responses", "forwarder"): Figures([4400.0]),
     }
-    assert report.rows(stored, found) == (
+    assert report.format_rows(stored, found) == (
         "| stored | responses → chat | 20.0 | 22.0 | 4000 | 4400 | 1.10 |"
     )
 
 
 def test_each_fault_is_told_once():
     found = {("chat", "forwarder"): Figures([], ["other text", "other text"])}
-    assert report.faults(STREAM, found) == ["burst, chat client, forwarder: other text"]
+    assert report.list_faults(STREAM, found) == ["burst, chat client, forwarder: other text"]

@@ -42,23 +42,23 @@ def test_a_short_one_holds_every_law():
     ],
 )
 def test_a_broken_law_is_told(wrong, growth, leaked, told):
-    assert soak.broken_laws(Counter(wrong), growth, leaked) == told
+    assert soak.list_broken_laws(Counter(wrong), growth, leaked) == told
 
 
 def test_what_is_still_held_is_a_leak():
-    assert soak.leaks(QUIET, {**QUIET, "descriptors": 13, "greenlets": 1}) == []
-    assert soak.leaks(QUIET, {**QUIET, "exchanges": 1}) == ["1 more exchanges than before"]
+    assert soak.list_leaks(QUIET, {**QUIET, "descriptors": 13, "greenlets": 1}) == []
+    assert soak.list_leaks(QUIET, {**QUIET, "exchanges": 1}) == ["1 more exchanges than before"]
 
 
 def test_memory_is_compared_after_it_has_settled():
     watch = soak.Watch(os.getpid())
     watch.memory = [1, 50, 60, 61, 61, 62, 63, 64]
 
-    assert watch.growth() == 63.5 - 60.5
-    assert soak.memory_of(os.getpid()) > 2**20
+    assert watch.compute_growth() == 63.5 - 60.5
+    assert soak.read_memory(os.getpid()) > 2**20
 
 
-@pytest.mark.parametrize("answer", [b"", script.writes("chat", Shape(text=3), True, True)[0]])
+@pytest.mark.parametrize("answer", [b"", script.build_writes("chat", Shape(text=3), True, True)[0]])
 def test_an_answer_that_is_cut_off_breaks_a_law(answer: bytes):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=cut_off, args=(listener, answer), daemon=True).start()

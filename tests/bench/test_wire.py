@@ -11,7 +11,7 @@ SHAPE = Shape(reasoning=2, text=3, arguments=2)
 
 ANSWERS = {
     f"{protocol}-{'stream' if streamed else 'whole'}-{'chunked' if chunked else 'length'}": (
-        script.writes(protocol, SHAPE, streamed, chunked)
+        script.build_writes(protocol, SHAPE, streamed, chunked)
     )
     for protocol in ("chat", "responses")
     for streamed in (True, False)
@@ -29,7 +29,7 @@ def test_a_response_is_complete_with_its_last_byte_and_not_before(writes: tuple[
 @pytest.mark.parametrize("protocol", ["chat", "responses"])
 def test_both_framings_hold_the_same_body(protocol: str):
     framed, plain = (
-        wire.body_of(b"".join(script.writes(protocol, SHAPE, True, chunked)))
+        wire.read_body(b"".join(script.build_writes(protocol, SHAPE, True, chunked)))
         for chunked in (True, False)
     )
     assert framed == plain
@@ -37,6 +37,6 @@ def test_both_framings_hold_the_same_body(protocol: str):
 
 
 def test_a_refusal_has_its_status():
-    raw = script.refusal("no")
-    assert wire.status_of(raw) == 400
+    raw = script.build_refusal("no")
+    assert wire.read_status(raw) == 400
     assert wire.is_complete(raw)

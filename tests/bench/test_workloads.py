@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from bench.shape import Shape, pieces, words
+from bench.shape import Shape, make_argument_pieces, make_words
 from bench.workloads import CLIENTS, WORKLOADS, Workload
 
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
 def test_the_model_of_a_request_names_its_shape(workload: Workload, client: str):
-    assert Shape.of(workload.body(client)["model"]) == workload.shape
+    assert Shape.parse(workload.make_body(client)["model"]) == workload.shape
 
 
 def test_passing_through_names_the_upstream_and_keeps_the_protocol():
     workload = Workload("w", "", Shape(text=1), 1, 1, passthrough=True)
-    assert workload.body("chat")["model"] == "chat/bench-0-1-0-0"
-    assert [workload.upstream(client) for client in CLIENTS] == list(CLIENTS)
+    assert workload.make_body("chat")["model"] == "chat/bench-0-1-0-0"
+    assert [workload.get_upstream(client) for client in CLIENTS] == list(CLIENTS)
 
 
 def test_every_workload_has_a_name_of_its_own():
@@ -26,9 +26,9 @@ def test_every_workload_has_a_name_of_its_own():
 
 def test_a_model_of_no_shape_is_refused():
     with pytest.raises(ValueError, match="gpt-5"):
-        Shape.of("gpt-5")
+        Shape.parse("gpt-5")
 
 
 def test_there_are_as_many_pieces_as_asked_for():
-    assert [len(words(n)) for n in range(5)] == [0, 1, 2, 3, 4]
-    assert [len(pieces(n)) for n in range(5)] == [0, 1, 2, 3, 4]
+    assert [len(make_words(n)) for n in range(5)] == [0, 1, 2, 3, 4]
+    assert [len(make_argument_pieces(n)) for n in range(5)] == [0, 1, 2, 3, 4]
