@@ -16,33 +16,30 @@ from forwarder.core.large_bodies import take_turn
 from forwarder.core.pacing import LARGE, set_pause
 from forwarder.observability.logging import configure_logging
 from forwarder.server import (
-    captures,
     conversations,
+    diagnostics,
     docs,
-    dry_run,
     files,
     health,
     images,
     json_body,
     metrics,
     ollama,
-    ollama_models,
     openai,
     request_context,
     stored,
     websocket,
 )
+from forwarder.server.base_paths import PathAliases, install_base_paths
 from forwarder.server.browser_guard import guard_browsers
 from forwarder.server.cors import CrossOrigin
 from forwarder.server.extension import install_extension
-from forwarder.server.path_aliases import PathAliases
-from forwarder.server.reasoning_base_paths import install_base_paths
 from forwarder.services import Services
 
 OPENAI_MODULES = (openai, files, images, stored, conversations, websocket)
 """Modules of which the routes have the prefix ``/v1``, which may be left out."""
 
-OTHER_MODULES = (dry_run, captures, ollama_models, docs, health, metrics)
+OTHER_MODULES = (ollama, diagnostics, docs, health, metrics)
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -84,7 +81,6 @@ def make_app(services: Services) -> Flask:
         for prefix in ("/v1", "/"):
             name = f"{module.blueprint.name}{prefix}"
             app.register_blueprint(module.blueprint, url_prefix=prefix, name=name)
-    app.register_blueprint(ollama.blueprint, url_prefix="/api")
     for module in OTHER_MODULES:
         app.register_blueprint(module.blueprint)
     app.wsgi_app = PathAliases(app.wsgi_app)  # type: ignore[method-assign]

@@ -37,7 +37,7 @@ from forwarder.models.health import HealthMonitor, HealthTargets
 from forwarder.models.register import ModelRegistration
 from forwarder.models.registry import DatabaseModelRegistry, ModelRegistry, NullModelRegistry
 from forwarder.models.router import Router
-from forwarder.observability.capture.observer import CaptureObserver, make_capture_observer
+from forwarder.observability.capture import CaptureObserver, make_capture_observer
 from forwarder.observability.logging import log_configuration
 from forwarder.observability.metrics import MetricsObserver
 from forwarder.storage import (

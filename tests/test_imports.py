@@ -65,7 +65,7 @@ PURE = frozenset(
 )
 """What translators may import of the standard library: nothing with side effects."""
 
-FRAMINGS = ("ndjson.py", "sse.py")
+FRAMINGS = ("framing.py",)
 """Modules of `protocols` that read and write bytes."""
 
 PURE_PACKAGES = (
@@ -83,11 +83,10 @@ PURE_PACKAGES = (
 """What translators may import of the forwarder."""
 
 ELSEWHERE = {
-    "cli/context.py": "cli/test_models.py",
     "config/parsers.py": "config/test_settings.py",
     "pipeline/attempt.py": "pipeline/test_gateway.py",
     "pipeline/upstream_calls.py": "pipeline/test_gateway.py",
-    "context/route.py": "models/test_router.py",
+    "cli/context.py": "cli/test_main.py",
 }
 """Modules that are tested through another, and where."""
 

@@ -19,7 +19,7 @@ from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.errors import Unsupported
 from forwarder.core.translation_context import LossReport
 from forwarder.models.registry import DatabaseModelRegistry, NullModelRegistry
-from forwarder.observability.capture.observer import CaptureObserver
+from forwarder.observability.capture import CaptureObserver
 from forwarder.pipeline.gateway import Gateway
 from forwarder.services import ReplayOverrides, Services, build_tracing
 from forwarder.storage import DatabaseConversationStore, NullConversationStore

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import click
 
+from forwarder.cli import print_line
 from forwarder.config.gunicorn_conf import read_environment, read_settings
 from forwarder.config.settings import ConfigError, Settings, load_settings
-from forwarder.core.terminal_escapes import print_line
 
 
 class InvalidConfiguration(click.ClickException):

@@ -14,15 +14,14 @@ from typing import Any, TypeVar
 import click
 import orjson
 
+from forwarder.cli import escape_control_characters, print_line
 from forwarder.cli.context import with_services
 from forwarder.core.errors import ForwarderError
-from forwarder.core.terminal_escapes import escape_control_characters, print_line
 from forwarder.core.types import Json
 from forwarder.models import ollama_views
-from forwarder.models.names import strip_tag
 from forwarder.models.ollama_views import ModelView
 from forwarder.models.probe import ProbeResult, probe_model_list
-from forwarder.models.registered_model import REMOTE_TYPES, RegisteredModel
+from forwarder.models.registered_model import REMOTE_TYPES, RegisteredModel, strip_tag
 from forwarder.models.registry import make_not_found
 from forwarder.services import Services
 

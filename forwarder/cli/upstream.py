@@ -9,19 +9,19 @@ from typing import IO
 import click
 import orjson
 
+from forwarder.cli import escape_control_characters, print_line
 from forwarder.cli.context import with_services
 from forwarder.config.parsers import make_prefix
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ForwarderError, InvalidRequest, UpstreamRefused
 from forwarder.core.ids import generate_id
-from forwarder.core.terminal_escapes import escape_control_characters, print_line
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
 from forwarder.pipeline.dry_run import detect_protocol
 from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.providers import Profile
-from forwarder.providers.adapt_request import adapt_request
+from forwarder.providers.adapt import adapt_request
 from forwarder.providers.learn import infer_quirk
 from forwarder.providers.learned_cache import serialize_changes
 from forwarder.providers.probe import (

@@ -16,7 +16,7 @@ import orjson
 
 from forwarder.config.settings import UpstreamSettings
 from forwarder.core.types import Batch, Json
-from forwarder.protocols import sse
+from forwarder.protocols import framing
 
 ElapsedClock = Callable[[], float]
 """Returns the seconds since the request began."""
@@ -276,7 +276,7 @@ class Recorder:
 
     def record_events(self, batch: Batch) -> None:
         """Record events of a response that has no HTTP stream (WebSocket or background)."""
-        self.answer.add(sse.encode_responses(batch))
+        self.answer.add(framing.encode_responses(batch))
 
     def make_child(self, started: float) -> Recorder:
         """Create a recorder for background work that the same request starts."""

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from forwarder.config.settings import UpstreamSettings
 from forwarder.context.recorder import NULL_ATTEMPT_RECORDER, AttemptRecorder, Recorder
 from forwarder.context.redaction import Redactor
-from forwarder.context.route import Route
 from forwarder.core.cleanup import CleanupStack
 from forwarder.core.errors import (
     ClientDisconnected,
@@ -26,10 +25,24 @@ from forwarder.core.shutdown import InFlightRequest, ShutdownInterrupt
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Event, EventStream, Handler, Json
 from forwarder.protocols.mappings import read_usage
+from forwarder.protocols.model_defaults import NO_DEFAULTS, ModelDefaults
 
 log = logging.getLogger("forwarder.exchange")
 
 S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Route:
+    """The upstream that serves a request, its protocol, and the upstream's own model name.
+
+    ``defaults`` fill parameters that the client did not set.
+    """
+
+    upstream: UpstreamSettings
+    protocol: str
+    model: str
+    defaults: ModelDefaults = NO_DEFAULTS
 
 
 class RequestObserver:

@@ -1,4 +1,4 @@
-"""Limit for the memory that the request bodies of a process use together.
+"""The memory of request bodies: a limit for all bodies of a process, and the size of parsed values.
 
 Each body has its own limit, but many large bodies at once could still exhaust the memory.  Bytes
 count when they arrive, so a client that announces a large body and sends nothing reserves nothing.
@@ -12,6 +12,8 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable
+from sys import getsizeof
+from typing import Any
 
 from forwarder.core.errors import Overloaded, TooLarge
 
@@ -112,3 +114,21 @@ class BodyReservation:
         while piece := read(_READ_BYTES):
             self.resize(body.write(piece) + self.size)
         return body.getvalue()
+
+
+def measure_heap(value: Any) -> int:
+    """Return about how many bytes the objects of a parsed JSON value take.
+
+    Keys do not count, because the parser creates each of them once; true, false and null neither.
+    """
+    size, rest = 0, [value]
+    while rest:
+        one = rest.pop()
+        if one is None or one is True or one is False:
+            continue
+        size += getsizeof(one)
+        if type(one) is dict:
+            rest += one.values()
+        elif type(one) is list:
+            rest += one
+    return size

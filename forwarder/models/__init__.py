@@ -3,8 +3,7 @@
 - `router.py`: resolves a model name to an upstream and the upstream's own model name.
 - `catalog.py`: caches the model lists of the upstreams and serves them to clients.
 - `codex.py`, `codex_headers.py`: the catalog entries and response headers that Codex reads.
-- `names.py`: Ollama's model names; a name with and without ``:latest`` is the same model.
-- `registered_model.py`: a registered model, its create request and its upstream settings.
+- `registered_model.py`: a registered model, its name, create request and upstream settings.
 - `register.py`: validates, verifies and stores a registered model.
 - `registry.py`: all registered models, shared by all workers.
 - `probe.py`: checks the host, key and model of an upstream with one request.

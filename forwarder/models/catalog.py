@@ -16,11 +16,11 @@ from typing import Any
 
 from forwarder.config.parsers import is_pattern
 from forwarder.context.client_identity import hash_client_key
-from forwarder.context.route import Route
+from forwarder.context.request_context import Route
 from forwarder.core.errors import ForwarderError, UpstreamKeyRefused, UpstreamRefused
 from forwarder.core.types import Json
 from forwarder.models import codex
-from forwarder.models.names import add_tag, strip_tag
+from forwarder.models.registered_model import add_tag, strip_tag
 from forwarder.models.router import CODEX_HELPER_MODELS, CODEX_REVIEWER, Router
 from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 from forwarder.upstream.client import Upstream

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from forwarder.config.settings import Settings
-from forwarder.context.route import Route
+from forwarder.context.request_context import Route
 from forwarder.core.types import Json
 from forwarder.protocols.responses import RESPONSES
 from forwarder.providers.profile import Profile

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from forwarder.config.settings import UpstreamSettings
-from forwarder.context.route import Route
+from forwarder.context.request_context import Route
 from forwarder.core.errors import ForwarderError
 from forwarder.core.types import Event, Json
 from forwarder.models.codex import CODEX_PROTOCOL

@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 
 import orjson
 
-from forwarder.context.route import Route
+from forwarder.context.request_context import Route
 from forwarder.core.types import Json
-from forwarder.models.names import add_tag, strip_tag
-from forwarder.models.registered_model import RegisteredModel
+from forwarder.models.registered_model import RegisteredModel, add_tag, strip_tag
 from forwarder.providers import Profile, apply_model_overrides, is_reasoning_model, select_profile
 
 _NEVER_EXPIRES = "2318-01-01T00:00:00Z"

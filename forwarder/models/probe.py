@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from forwarder.context.request_context import RequestContext
-from forwarder.context.route import Route
+from forwarder.context.request_context import RequestContext, Route
 from forwarder.core.error_kinds import ErrorKind
 from forwarder.core.errors import (
     ForwarderError,

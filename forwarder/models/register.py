@@ -11,7 +11,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from forwarder.config.settings import UpstreamSettings
-from forwarder.context.route import Route
+from forwarder.context.request_context import Route
 from forwarder.core.errors import InvalidRequest, NotFound, shorten_value
 from forwarder.core.ssrf import AddressGuard
 from forwarder.core.types import Json

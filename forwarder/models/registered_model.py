@@ -27,9 +27,16 @@ from forwarder.core.client_headers import is_connection_header
 from forwarder.core.errors import InvalidRequest, Unsupported, UpstreamKeyRefused
 from forwarder.core.types import Json
 from forwarder.core.validate import BOOL, DICT, LIST, STR, check_enum, check_type, read_field
-from forwarder.models.names import add_tag, is_valid_name, strip_tag
 from forwarder.protocols import model_defaults
 from forwarder.protocols.model_defaults import ModelDefaults
+
+LATEST_TAG = ":latest"
+"""The tag of a name without a tag: ``[host/][namespace/]model[:tag]``."""
+
+_PART_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
+_NAME_PATTERN = re.compile(
+    rf"({_PART_PATTERN}/){{0,2}}{_PART_PATTERN}(:{_PART_PATTERN})?", re.ASCII
+)
 
 
 class RemoteType(NamedTuple):
@@ -350,3 +357,21 @@ def read_flag(body: Json, name: str, default: bool) -> bool:
     """Return a boolean field of a request body, or ``default`` if it is absent or null."""
     value = body.get(name)
     return default if value is None else bool(check_type(value, BOOL, name))
+
+
+# -- names -------------------------------------------------------------------------------------
+
+
+def is_valid_name(name: str) -> bool:
+    """Check whether a model can be registered under this name."""
+    return _NAME_PATTERN.fullmatch(name) is not None
+
+
+def add_tag(name: str) -> str:
+    """Append ``:latest`` to a name without a tag."""
+    return name if ":" in name.rpartition("/")[2] else name + LATEST_TAG
+
+
+def strip_tag(name: str) -> str:
+    """Remove ``:latest`` from a name; other tags stay."""
+    return name.removesuffix(LATEST_TAG)

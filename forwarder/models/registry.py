@@ -22,8 +22,7 @@ from forwarder.core.backend_breaker import MAX_WAIT_SECONDS, SharedTask
 from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import NotFound, StoreUnavailable, Unsupported, shorten_value
 from forwarder.core.ids import generate_id
-from forwarder.models.names import add_tag, strip_tag
-from forwarder.models.registered_model import RegisteredModel, restore_model
+from forwarder.models.registered_model import RegisteredModel, add_tag, restore_model, strip_tag
 from forwarder.storage.db import key_rotation
 from forwarder.storage.db.change_notifier import make_change_notifier
 from forwarder.storage.db.database import Database

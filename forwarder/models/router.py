@@ -21,10 +21,9 @@ from fnmatch import fnmatchcase
 
 from forwarder.config.parsers import is_pattern
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.context.route import Route
+from forwarder.context.request_context import Route
 from forwarder.core.errors import ForwarderError, InvalidRequest, NotFound, shorten_value
-from forwarder.models.names import LATEST_TAG, strip_tag
-from forwarder.models.registered_model import RegisteredModel
+from forwarder.models.registered_model import LATEST_TAG, RegisteredModel, strip_tag
 from forwarder.protocols.chat import CHAT
 from forwarder.protocols.registry import PROTOCOLS, UPSTREAM_PROTOCOLS
 from forwarder.protocols.responses import RESPONSES

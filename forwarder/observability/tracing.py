@@ -26,10 +26,10 @@ from forwarder.config.settings import UpstreamSettings
 from forwarder.context.request_context import (
     RequestContext,
     RequestObserver,
+    Route,
     read_event_usage,
     read_token_counts,
 )
-from forwarder.context.route import Route
 from forwarder.core.errors import ForwarderError, shorten_value
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.protocols.registry import EMBEDDING_PROTOCOLS

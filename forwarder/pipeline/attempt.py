@@ -7,8 +7,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from forwarder.context.client_identity import hash_client_key
-from forwarder.context.request_context import RequestContext
-from forwarder.context.route import Route
+from forwarder.context.request_context import RequestContext, Route
 from forwarder.core.ids import ID_SOURCE
 from forwarder.core.read_limit import ReadLimit, RequestLimits
 from forwarder.core.translation_context import TranslationContext

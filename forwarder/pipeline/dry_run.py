@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from forwarder.context.route import Route
+from forwarder.context.request_context import Route
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import EventStream, Handler, Json

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from forwarder.context.request_context import RequestContext
-from forwarder.context.route import Route
+from forwarder.context.request_context import RequestContext, Route
 from forwarder.core.data_urls import Blob
 from forwarder.middleware.media import MediaIO, download
 from forwarder.pipeline.dry_run import DryRun

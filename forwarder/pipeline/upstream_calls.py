@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from forwarder.context.request_context import RequestContext
-from forwarder.context.route import Route
+from forwarder.context.request_context import RequestContext, Route
 from forwarder.core.errors import InvalidRequest, NotFound
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.middleware.compaction import (

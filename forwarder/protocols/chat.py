@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forwarder.protocols import sse
+from forwarder.protocols import framing
 from forwarder.protocols.fold import fold_chat
 from forwarder.protocols.items import CHAT_ITEM_TABLES
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, list_client_names
@@ -17,7 +17,7 @@ CHAT = UpstreamProtocol(
     upstream_api="chat",
     parameters=CHAT_OVER_RESPONSES,
     parameter_names=list_client_names(CHAT_OVER_RESPONSES),
-    framing=Framing(sse.encode_chat, sse.KEEP_ALIVE, end=sse.DONE),
+    framing=Framing(framing.encode_chat, framing.KEEP_ALIVE, end=framing.DONE),
     fold=fold_chat,
     append_error=append_chat_error,
     stored_object="chat.completion",

@@ -1,7 +1,7 @@
 """Selects the style in which a client gets reasoning.
 
 The precedence is the header ``X-Forwarder-Reasoning``, the base path
-(`server/reasoning_base_paths.py`), the client's key, the setting.  This module also resolves the
+(`server/base_paths.py`), the client's key, the setting.  This module also resolves the
 style ``auto``: a chat client that is known to render a reasoning field gets that field, all others
 get ``[thinking]`` blocks; a Responses client gets a summary if it requests one, else the text.
 """

@@ -12,7 +12,7 @@ from typing import Any
 from forwarder.core.errors import UpstreamProtocolError
 from forwarder.core.types import EventStream, Json
 from forwarder.core.validate import ANY, BOOL, DICT, INT, LIST, NUMBER, STR, read_field
-from forwarder.protocols import ndjson
+from forwarder.protocols import framing
 from forwarder.protocols.parameters import (
     Disposition,
     carry,
@@ -207,7 +207,9 @@ def make_client_protocol(name: str, parameters: Mapping[str, Disposition]) -> Cl
         parameters=parameters,
         parameter_names=_PARAMETER_NAMES,
         words_unknown_model=True,
-        framing=Framing(ndjson.encode_lines, ndjson.KEEP_ALIVE, mimetype="application/x-ndjson"),
+        framing=Framing(
+            framing.encode_lines, framing.LINE_KEEP_ALIVE, mimetype="application/x-ndjson"
+        ),
         fold=fold_ollama,
         append_error=append_ollama_error,
         served_as="chat",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forwarder.protocols import sse
+from forwarder.protocols import framing
 from forwarder.protocols.fold import fold_responses
 from forwarder.protocols.items import RESPONSES_ITEM_TABLES
 from forwarder.protocols.parameters import RESPONSES_OVER_CHAT, list_client_names
@@ -14,7 +14,7 @@ RESPONSES = UpstreamProtocol(
     upstream_api="responses",
     parameters=RESPONSES_OVER_CHAT,
     parameter_names=list_client_names(RESPONSES_OVER_CHAT),
-    framing=Framing(sse.encode_responses, sse.KEEP_ALIVE),
+    framing=Framing(framing.encode_responses, framing.KEEP_ALIVE),
     fold=fold_responses,
     append_error=append_responses_error,
     runs_in_background=True,

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from forwarder.core.types import Json
+from forwarder.providers import PASSTHROUGH_PROFILE
 from forwarder.providers.profile import PROFILE_FIELDS, Profile, ProfileChanges
-from forwarder.providers.select import PASSTHROUGH_PROFILE
 
 MAX_REFUSALS = 6
 """The number of refusals after which a probe is given up."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from forwarder.server.path_aliases import WsgiApp
+from forwarder.server.base_paths import WsgiApp
 
 ANY = "*"
 

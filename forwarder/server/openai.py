@@ -24,9 +24,9 @@ from forwarder.protocols.stream_end import (
 )
 from forwarder.server import request_context
 from forwarder.server.auth import require_client_key
+from forwarder.server.base_paths import get_requested_style
 from forwarder.server.extension import get_gateway, get_services
 from forwarder.server.json_body import read_body
-from forwarder.server.reasoning_base_paths import get_requested_style
 from forwarder.server.request_shape import adapt_shape
 from forwarder.storage.history_reference import is_background
 from forwarder.storage.include import hide_batch_reasoning, wants_encrypted_reasoning

@@ -35,10 +35,10 @@ from forwarder.core.translation_context import LossReport
 from forwarder.core.validate import check_enum
 from forwarder.protocols.client_reasoning_style import find_rendered_field
 from forwarder.server.auth import require_client_key
+from forwarder.server.base_paths import get_base_path
 from forwarder.server.client_disconnect import on_client_disconnect
 from forwarder.server.client_socket import RequestBodyError
 from forwarder.server.extension import get_services
-from forwarder.server.reasoning_base_paths import get_base_path
 from forwarder.services import Services
 
 _UNQUOTED_CHARACTERS = " !#$&'()*+-./:;<=>?@[]^_`{|}~"

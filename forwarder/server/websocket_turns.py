@@ -44,8 +44,8 @@ from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols.mappings import TERMINAL_EVENTS
 from forwarder.protocols.stream_end import append_responses_error, malformed_event
 from forwarder.server import request_context
+from forwarder.server.base_paths import get_requested_style
 from forwarder.server.json_body import read_body
-from forwarder.server.reasoning_base_paths import get_requested_style
 from forwarder.server.request_shape import adapt_shape
 from forwarder.server.websocket_history import (
     HistoryEntry,

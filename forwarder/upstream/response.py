@@ -29,9 +29,9 @@ from forwarder.core.large_bodies import take_turn
 from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.core.types import EventStream, Json
 from forwarder.protocols import unfold
+from forwarder.protocols.framing import BOM, SseDecoder
 from forwarder.protocols.mappings import TERMINAL_EVENTS
 from forwarder.protocols.registry import EMBEDDINGS
-from forwarder.protocols.sse import BOM, SseDecoder
 from forwarder.upstream.transport.answer_limits import (
     MAX_ANSWER_BYTES,
     MAX_ANSWER_VALUES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from forwarder import __version__
 from forwarder.app import create_app
 from forwarder.cli.main import main
+from forwarder.config import gunicorn_conf
 from forwarder.config.settings import Settings
 from forwarder.server.extension import get_extension
 from forwarder.services import Services
@@ -82,3 +84,35 @@ def test_a_command_of_flask_uses_the_services_of_its_application(
 
     assert result.exit_code == 0, result.output
     assert get_extension(app).services._is_closed is False
+
+
+GUNICORN = [sys.executable, "-m", "gunicorn", "--config", gunicorn_conf.__file__]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], []),
+        (["--port", "9000"], ["--bind", "127.0.0.1:9000"]),
+        (["--host", "0.0.0.0"], ["--bind", "0.0.0.0:8000"]),
+        (["--host", "::1", "--port", "0"], ["--bind", "[::1]:0"]),
+        (["--workers", "3"], ["--workers", "3"]),
+    ],
+)
+def test_options_become_those_of_gunicorn(
+    options: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr("os.execv", lambda path, command: started.append((path, command)))
+
+    result = CliRunner().invoke(main, ["serve", *options])
+
+    assert result.exit_code == 0, result.output
+    assert started == [(sys.executable, [*GUNICORN, *expected, "forwarder.wsgi:app"])]
+
+
+@pytest.mark.parametrize("options", [["--port", "70000"], ["--workers", "0"], ["stray"]])
+def test_bad_options_start_nothing(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.execv", lambda *_: pytest.fail("gunicorn was started"))
+
+    assert CliRunner().invoke(main, ["serve", *options]).exit_code == 2

@@ -164,7 +164,7 @@ def test_a_failure_is_reproduced_from_a_file_on_another_machine(runs: Runs, tmp_
 
 def test_replay_shows_a_changed_response(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     capture_id = runs.captured(BODY, streamed(*SAYS))
-    monkeypatch.setattr("forwarder.protocols.sse.SseDecoder.feed", lambda self, data: [])
+    monkeypatch.setattr("forwarder.protocols.framing.SseDecoder.feed", lambda self, data: [])
 
     code, _, told = runs.replay(capture_id, "--upstream", "captured")
 

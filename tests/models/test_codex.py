@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from forwarder.config.settings import Settings
-from forwarder.context.route import Route
+from forwarder.context.request_context import Route
 from forwarder.models import codex
 from forwarder.providers import PROFILES
 

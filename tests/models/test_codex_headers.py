@@ -7,7 +7,7 @@ import json
 import pytest
 
 from forwarder.config.settings import Settings
-from forwarder.context.route import Route
+from forwarder.context.request_context import Route
 from forwarder.models.codex_headers import (
     make_handshake_headers,
     make_response_headers,

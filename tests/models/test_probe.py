@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from forwarder.config.settings import make_upstream_settings
-from forwarder.context.route import Route
+from forwarder.context.request_context import Route
 from forwarder.core.errors import InvalidRequest, UpstreamProtocolError
 from forwarder.models.probe import ProbeResult, judge_failure, probe_model, probe_model_list
 from tests.models.remotes import Answer, connected, gone, refusing, well

@@ -9,11 +9,14 @@ import pytest
 from forwarder.core.errors import ClientError, InvalidRequest, Unsupported
 from forwarder.models.registered_model import (
     RegisteredModel,
+    add_tag,
     copy_model,
+    is_valid_name,
     read_create_request,
     read_flag,
     read_name,
     restore_model,
+    strip_tag,
     validate_name,
 )
 
@@ -180,3 +183,29 @@ def test_names_and_switches_in_requests() -> None:
     with pytest.raises(InvalidRequest) as caught:
         validate_name("a/b/c/d", "destination")
     assert caught.value.param == "destination"
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "plain"),
+    [
+        ("qwen", "qwen:latest", "qwen"),
+        ("qwen:latest", "qwen:latest", "qwen"),
+        ("qwen:8b", "qwen:8b", "qwen:8b"),
+        ("me/qwen", "me/qwen:latest", "me/qwen"),
+        ("host:1/qwen", "host:1/qwen:latest", "host:1/qwen"),
+    ],
+)
+def test_name_gets_default_tag(name: str, whole: str, plain: str) -> None:
+    assert (add_tag(name), strip_tag(add_tag(name))) == (whole, plain)
+
+
+@pytest.mark.parametrize("name", ["a", "me/a", "x/me/a:1.5-b", "Qwen_3.5", "_a", "a" * 80])
+def test_names_as_ollama_has_them(name: str) -> None:
+    assert is_valid_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ":x", "a:", "a b", "a\n", "é", "../a", "a//b", "-a", "a" * 81, "a/b/c/d", "a:b:c"]
+)
+def test_invalid_names(name: str) -> None:
+    assert not is_valid_name(name)

@@ -6,7 +6,7 @@ import pytest
 
 from forwarder.core.translation_context import LossReport
 from forwarder.providers import PROFILES
-from forwarder.providers.adapt_request import adapt_request
+from forwarder.providers.adapt import adapt_request
 from forwarder.providers.probe import PROBES, diff_profiles, make_openai_profile, make_probe_request
 from tests.fake_provider import check_chat
 

@@ -1,16 +1,474 @@
-"""Ollama's API: lines, statuses and errors."""
+"""Ollama's API for models: responses, errors, authorization."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
+from forwarder import services
+from forwarder.app import create_app
+from forwarder.config.settings import Settings
+from forwarder.server.extension import get_extension
 from tests.helpers.ollama import mistakes
+from tests.models.remotes import Answer, gone, refusing, well
 from tests.server.conftest import Serve, streamed
+
+BODY = {"model": "mine", "from": "m", "remote_host": "http://127.0.0.1:9/v1"}
+KEY = "sk-remote-secret"
+FROM_AFAR = {"REMOTE_ADDR": "8.8.8.8"}
+
+
+class Ollama:
+    """An application with its own registry and a mock remote."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path, **environment: str) -> None:
+        self.answer: Answer = well
+        self.requests: list[httpx2.Request] = []
+        transport = httpx2.MockTransport(self._answer)
+        monkeypatch.setattr(services, "select_transport", lambda *given: transport)
+        given = {
+            "CHAT_BASE_URL": "http://up.test/v1",
+            "CHAT_MODELS": "fast=quick",
+            "FORWARDER_DATABASE_URL": f"sqlite:///{path}/state.db",
+            "FORWARDER_REMOTE_ALLOW": "127.0.0.1",
+            **environment,
+        }
+        self.app = create_app(Settings.from_env(given))
+        self.client: FlaskClient = self.app.test_client()
+
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        request.read()
+        self.requests.append(request)
+        return self.answer(request)
+
+    def ask(self, method: str, path: str, body: Any = None, **given: Any) -> TestResponse:
+        return self.client.open(path, method=method, json=body, **given)
+
+    def create(self, **change: Any) -> TestResponse:
+        return self.ask("POST", "/api/create", {**BODY, "stream": False, **change})
+
+
+Make = Callable[..., Ollama]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Make:
+    return lambda **environment: Ollama(monkeypatch, tmp_path, **environment)
+
+
+@pytest.fixture
+def ollama(make: Make) -> Ollama:
+    return make()
+
+
+def test_greeting_and_version_are_ollamas(ollama: Ollama) -> None:
+    assert ollama.ask("GET", "/").text == "Ollama is running"
+    assert ollama.ask("HEAD", "/").status_code == 200
+    assert ollama.ask("GET", "/api/version").get_json() == {"version": "0.33.0"}
+
+
+def test_a_model_is_created_in_one_answer(ollama: Ollama) -> None:
+    got = ollama.create(remote_api_key=KEY)
+
+    assert got.status_code == 200
+    body = got.get_json()
+    assert body["status"] == "success"
+    assert body["found"]["key_accepted"] is body["found"]["model_known"] is True
+    assert ollama.requests[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_create_streams_status_lines_by_default(ollama: Ollama) -> None:
+    got = ollama.ask("POST", "/api/create", BODY)
+
+    assert got.mimetype == "application/x-ndjson"
+    lines = [json.loads(line) for line in got.text.splitlines()]
+    assert [line["status"] for line in lines] == [
+        "verified http://127.0.0.1:9/v1",
+        "writing manifest",
+        "success",
+    ]
+    again = ollama.ask("POST", "/api/create", {**BODY, "verify": False})
+    assert "not verified" in again.text.splitlines()[0]
+    copied = ollama.ask("POST", "/api/create", {"model": "other", "from": "mine"})
+    assert copied.text.splitlines()[0] == '{"status":"writing manifest"}'
+
+
+def test_failed_create_has_a_status_and_stores_nothing(ollama: Ollama) -> None:
+    for answer, stream in ((gone, True), (refusing(401), False)):
+        ollama.answer = answer
+        got = ollama.create(stream=stream, remote_api_key=KEY)
+        assert got.status_code == 400
+        assert [*got.get_json()] == ["error"]
+        assert KEY not in got.text
+    assert ollama.client.get("/api/show", json={}).status_code == 405
+    assert ollama.ask("POST", "/api/show", {"model": "mine"}).get_json() == {
+        "error": "model 'mine' not found"
+    }
+
+
+def test_registered_model_is_listed_without_its_key(ollama: Ollama) -> None:
+    ollama.create(remote_api_key=KEY, parameters={"num_ctx": 4096})
+    got = [
+        ollama.ask("GET", "/api/tags"),
+        ollama.ask("GET", "/api/ps"),
+        ollama.ask("POST", "/api/show", {"model": "mine:latest"}),
+        ollama.ask("POST", "/api/show", {"name": "mine", "verbose": True}),
+        ollama.ask("GET", "/v1/models?client_version=1"),
+        ollama.ask("GET", "/v1/models/mine"),
+        ollama.ask("GET", "/ready?verbose"),
+        ollama.ask("POST", "/forwarder/translate", {"model": "mine", "input": "hi"}),
+    ]
+
+    assert [each.status_code for each in got] == [200] * len(got)
+    assert all("mine" in each.text for each in got)
+    assert not any(KEY in each.text for each in got)
+    tags, ps, show = (each.get_json() for each in got[:3])
+    assert [model["name"] for model in tags["models"]] == [
+        "mine:latest",
+        "fast:latest",
+        "m:latest",
+    ]
+    assert [model["name"] for model in ps["models"]] == ["mine:latest"]
+    assert (show["remote_model"], show["remote_host"]) == ("m", BODY["remote_host"])
+    assert show["health"]["model_known"] is True
+    codex = {entry["slug"]: entry["context_window"] for entry in got[4].get_json()["models"]}
+    assert codex["mine"] == 4096
+    assert got[6].get_json()["models"]["mine:latest"]["reachable"] is True
+
+
+def test_verbose_show_probes_the_remote(make: Make) -> None:
+    impatient = make(FORWARDER_READY_TTL="0")
+    impatient.create()
+    impatient.answer = gone
+
+    show = impatient.ask("POST", "/api/show", {"model": "mine", "verbose": True}).get_json()
+    assert show["health"]["reachable"] is False
+    ready = impatient.ask("GET", "/ready?verbose").get_json()
+    assert "cannot be reached" in ready["models"]["mine:latest"]["error"]
+    assert ready["upstreams"]["chat"]["health"]["reachable"] is False
+    assert "models" not in impatient.ask("GET", "/ready").get_json()
+    metrics = impatient.ask("GET", "/metrics").text
+    assert 'forwarder_upstream_up{upstream="mine:latest"} 0.0' in metrics
+
+
+def test_requests_for_a_registered_model_go_to_its_remote(ollama: Ollama) -> None:
+    ollama.create(remote_api_key=KEY, parameters={"temperature": 0.5}, system="Be kind.")
+    ollama.requests.clear()
+
+    got = ollama.ask("POST", "/v1/responses", {"model": "mine:latest", "input": "hi"})
+
+    assert got.status_code == 200
+    assert got.get_json()["temperature"] == 0.5
+    [sent] = ollama.requests
+    assert str(sent.url) == "http://127.0.0.1:9/v1/chat/completions"
+    body = json.loads(sent.content)
+    assert (body["model"], body["temperature"]) == ("m", 0.5)
+    assert body["messages"][0] == {"role": "system", "content": "Be kind."}
+    assert got.headers["X-Forwarder-Upstream"] == "mine:latest"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "code"),
+    [
+        (gone, 502, "upstream_unreachable"),
+        (refusing(401), 403, "upstream_authentication"),
+        (refusing(404, "no such model", "model_not_found"), 404, "model_not_found"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
+def test_failing_remote_gives_a_clear_error(
+    ollama: Ollama, answer: Answer, status: int, code: str, path: str
+) -> None:
+    ollama.create(remote_api_key=KEY)
+    ollama.answer = answer
+    asked = {"model": "mine", "input": "hi", "messages": [{"role": "user", "content": "hi"}]}
+    del asked["messages" if path.endswith("responses") else "input"]
+
+    got = ollama.ask("POST", path, asked)
+
+    error = got.get_json()["error"]
+    assert (got.status_code, error["code"]) == (status, code)
+    assert ("the model's own key (remote_api_key)" in error["message"]) is (status == 403)
+    assert KEY not in got.text
+
+
+def test_lost_key_of_a_model_is_reported(make: Make) -> None:
+    make(FORWARDER_SECRET_KEY="old").create(remote_api_key=KEY)
+    ollama = make(FORWARDER_SECRET_KEY="new", FORWARDER_DEFAULT_MODEL="mine")
+
+    got = ollama.ask("POST", "/v1/responses", {"model": "mine", "input": "hi"})
+
+    assert (got.status_code, got.get_json()["error"]["code"]) == (403, "upstream_authentication")
+    assert "cannot decrypt its key" in ollama.ask("GET", "/ready?verbose").text
+    assert ollama.ask("POST", "/api/show", {"model": "mine"}).status_code == 200
+    assert ollama.ask("GET", "/api/tags").status_code == 200
+    listed = ollama.ask("GET", "/v1/models?client_version=1")
+    assert listed.status_code == 200
+    assert "mine" not in listed.text
+    copying = {"source": "mine", "destination": "other"}
+    assert "cannot be decrypted" in ollama.ask("POST", "/api/copy", copying).get_json()["error"]
+    assert ollama.ask("POST", "/api/show", {"model": "other"}).status_code == 404
+
+
+def test_every_listed_tag_can_be_shown(ollama: Ollama) -> None:
+    ollama.create()
+    tags = ollama.ask("GET", "/api/tags").get_json()["models"]
+
+    for tag in tags:
+        shown = ollama.ask("POST", "/api/show", {"model": tag["name"]})
+        assert (tag["name"], shown.status_code) == (tag["name"], 200)
+        told = shown.get_json()
+        assert {name: told[name] for name in ("remote_model", "modified_at", "details")} == {
+            name: tag[name] for name in ("remote_model", "modified_at", "details")
+        }
+    assert len(tags) == 3
+
+
+def test_a_name_is_shown_as_api_chat_would_serve_it(make: Make) -> None:
+    ollama = make(
+        RESPONSES_BASE_URL="http://other.test/v1",
+        CHAT_CONTEXT_WINDOW="1000",
+        RESPONSES_CONTEXT_WINDOW="2000",
+        CHAT_MODELS="shared",
+        RESPONSES_MODELS="shared",
+    )
+
+    for name in ("m", "m:latest", "shared"):  # both list "m" under longer names
+        shown = ollama.ask("POST", "/api/show", {"model": name}).get_json()
+        assert shown["details"]["context_length"] == 1000
+        asked = {"model": name, "messages": [{"role": "user", "content": "hi"}]}
+        chat = ollama.ask("POST", "/api/chat", asked)
+        assert chat.headers["X-Forwarder-Upstream"] == "chat"
+    for name in ("nobody's", "chat/"):
+        assert ollama.ask("POST", "/api/show", {"model": name}).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["files", "containers/c/files/f/content"])
+def test_files_of_a_registered_model_are_found_by_other_workers(ollama: Ollama, path: str) -> None:
+    ollama.create(verify=False, remote_api_key=KEY)
+    where = f"/v1/{path}?upstream=mine:latest"
+
+    assert ollama.client.get(where).status_code == 200
+
+    assert str(ollama.requests[-1].url) == f"http://127.0.0.1:9/v1/{path}"
+    assert ollama.requests[-1].headers["authorization"] == f"Bearer {KEY}"
+    ollama.ask("DELETE", "/api/delete", {"model": "mine"})
+    assert ollama.client.get(where).status_code == 400
+
+
+def test_files_of_a_registered_model_are_not_listed_for_clients(make: Make) -> None:
+    ollama = make(FORWARDER_ADMIN_KEYS="sk-admin", FORWARDER_API_KEYS="sk-client")
+    admin, client = ({"Authorization": f"Bearer sk-{who}"} for who in ("admin", "client"))
+    body = {**BODY, "stream": False, "verify": False, "remote_api_key": KEY}
+    assert ollama.ask("POST", "/api/create", body, headers=admin).status_code == 200
+    asked = len(ollama.requests)
+    named = {**client, "X-Forwarder-Upstream": "mine:latest"}
+
+    assert ollama.client.get("/v1/files", headers=named).status_code == 403
+    assert ollama.client.get("/v1/files/file-1/content", headers=named).status_code == 404
+    assert len(ollama.requests) == asked
+    assert ollama.client.get(f"/v1/files/{'f' * 20}/content", headers=named).status_code == 200
+
+
+def test_registered_model_is_copied_and_deleted(ollama: Ollama) -> None:
+    ollama.create()
+    copied = ollama.ask("POST", "/api/copy", {"source": "mine", "destination": "other:8b"})
+    assert (copied.status_code, copied.data) == (200, b"")
+
+    deleted = ollama.ask("DELETE", "/api/delete", {"name": "mine"})
+    assert (deleted.status_code, deleted.data) == (200, b"")
+    assert ollama.ask("DELETE", "/api/delete", {"model": "mine"}).status_code == 404
+    assert ollama.ask("POST", "/api/show", {"model": "other:8b"}).status_code == 200
+    # It is no upstream any more, also for requests that name it.
+    services = get_extension(ollama.app).services
+    assert "mine:latest" not in services.upstreams
+    assert "mine:latest" not in services.resilience.upstream_states
+
+
+def test_configured_model_gets_a_second_name(ollama: Ollama) -> None:
+    ollama.ask("POST", "/api/create", {"model": "kind", "from": "fast", "system": "Be kind."})
+    shown = ollama.ask("POST", "/api/show", {"model": "kind"}).get_json()
+    assert (shown["remote_model"], shown["details"]["parent_model"]) == ("quick", "fast")
+
+    got = ollama.ask("POST", "/v1/responses", {"model": "kind", "input": "hi"})
+
+    assert got.headers["X-Forwarder-Upstream"] == "chat"
+    assert json.loads(ollama.requests[-1].content)["messages"][0]["content"] == "Be kind."
+
+
+def test_configured_model_cannot_be_deleted(ollama: Ollama) -> None:
+    got = ollama.ask("DELETE", "/api/delete", {"model": "fast"})
+
+    assert got.status_code == 400
+    assert "environment" in got.get_json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/push"),
+        ("POST", "/api/blobs/sha256:1"),
+        ("HEAD", "/api/blobs/sha256:1"),
+    ],
+)
+def test_push_and_blobs_are_refused(ollama: Ollama, method: str, path: str) -> None:
+    got = ollama.ask(method, path, {"model": "mine"} if method == "POST" else None)
+
+    assert got.status_code == 400
+    if method == "POST":
+        assert "remote_host" in got.get_json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/show", b"{}"),
+        ("/api/show", b"nonsense"),
+        ("/api/create", b"[]"),
+        ("/api/create", b'{"model": "x"}'),
+        ("/api/create", b'{"model": "x", "from": "m", "stream": "no"}'),
+        ("/api/copy", b'{"source": "mine"}'),
+    ],
+)
+def test_bad_input_has_an_error_in_ollama_s_shape(ollama: Ollama, path: str, body: bytes) -> None:
+    got = ollama.client.post(path, data=body)
+
+    assert got.status_code == 400
+    assert isinstance(got.get_json()["error"], str)
+
+
+# -- authorization ----------------------------------------------------------------------------
+
+WRITING = [
+    ("POST", "/api/create", {**BODY, "verify": False}),
+    ("POST", "/api/copy", {"source": "mine", "destination": "x"}),
+    ("DELETE", "/api/delete", {"model": "mine"}),
+]
+READING = [("GET", "/api/tags", None), ("GET", "/api/ps", None),
+           ("POST", "/api/show", {"model": "mine"})]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path", "body"), WRITING)
+def test_without_admin_keys_only_local_requests_write(
+    ollama: Ollama, method: str, path: str, body: Any
+) -> None:
+    ollama.create()
+
+    refused = ollama.ask(method, path, body, environ_base=FROM_AFAR)
+    assert (refused.status_code, [*refused.get_json()]) == (403, ["error"])
+    assert ollama.ask(method, path, body).status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path", "body"), WRITING)
+def test_admin_key_writes_from_anywhere(make: Make, method: str, path: str, body: Any) -> None:
+    ollama = make(FORWARDER_ADMIN_KEYS="boss", FORWARDER_API_KEYS="client")
+    boss, client = ({"Authorization": f"Bearer {key}"} for key in ("boss", "client"))
+    ollama.ask("POST", "/api/create", {**BODY, "verify": False}, headers=boss)
+
+    assert ollama.ask(method, path, body).status_code == 401
+    assert ollama.ask(method, path, body, headers=client).status_code == 403
+    allowed = ollama.ask(method, path, body, headers=boss, environ_base=FROM_AFAR)
+    assert allowed.status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path", "body"), READING)
+def test_clients_and_administrators_read(make: Make, method: str, path: str, body: Any) -> None:
+    ollama = make(FORWARDER_ADMIN_KEYS="boss", FORWARDER_API_KEYS="client")
+    boss = {"Authorization": "Bearer boss"}
+    ollama.ask("POST", "/api/create", {**BODY, "verify": False}, headers=boss)
+
+    assert ollama.ask(method, path, body).status_code == 401
+    for key in ("boss", "client"):
+        got = ollama.ask(method, path, body, headers={"Authorization": f"Bearer {key}"})
+        assert got.status_code == 200
+
+
+def test_admin_key_is_not_sent_upstream(make: Make) -> None:
+    ollama = make(FORWARDER_ADMIN_KEYS="boss", CHAT_API_KEY="passthrough")
+    boss = {"Authorization": "Bearer boss"}
+
+    ollama.ask("GET", "/api/tags", headers=boss)
+    ollama.ask("POST", "/api/copy", {"source": "x", "destination": "y"}, headers=boss)
+
+    assert ollama.requests
+    assert not any("boss" in str(request.headers) for request in ollama.requests)
+
+
+def test_keys_are_not_logged_even_with_bodies(
+    make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ollama = make(FORWARDER_LOG_BODIES="true", FORWARDER_LOG_LEVEL="DEBUG")
+    ollama.create(remote_api_key=KEY)
+    ollama.answer = refusing(401, f"bad key {KEY}")
+    ollama.create(remote_api_key=KEY, model="other")
+
+    told = capsys.readouterr()
+    assert '"create"' in told.err + told.out
+    assert KEY not in told.err + told.out
+
+
+def test_create_needs_a_database(make: Make) -> None:
+    ollama = make(FORWARDER_DATABASE_URL="none")
+
+    got = ollama.create()
+    assert got.status_code == 400
+    assert "FORWARDER_DATABASE_URL" in got.get_json()["error"]
+    assert ollama.ask("DELETE", "/api/delete", {"model": "mine"}).status_code == 400
+    assert [m["name"] for m in ollama.ask("GET", "/api/tags").get_json()["models"]] == [
+        "fast:latest",
+        "m:latest",
+    ]
+
+
+def read_lines(got: TestResponse) -> list[dict[str, Any]]:
+    assert got.mimetype == "application/x-ndjson"
+    return [json.loads(line) for line in got.text.splitlines()]
+
+
+@pytest.mark.parametrize("name", ["fast", "fast:latest", "listed", "mine", "mine:latest"])
+def test_pull_of_a_served_model_succeeds(ollama: Ollama, name: str) -> None:
+    ollama.create()
+    ollama.answer = lambda request: httpx2.Response(200, json={"data": [{"id": "listed"}]})
+
+    streamed = ollama.ask("POST", "/api/pull", {"model": name})
+    older = ollama.ask("POST", "/api/pull", {"name": name, "insecure": True, "stream": True})
+    whole = ollama.ask("POST", "/api/pull", {"model": name, "stream": False})
+
+    statuses = ["pulling manifest", "verifying sha256 digest", "writing manifest", "success"]
+    assert read_lines(streamed) == [{"status": status} for status in statuses]
+    assert older.text == streamed.text
+    assert (whole.status_code, whole.get_json()) == (200, {"status": "success"})
+
+
+@pytest.mark.parametrize("name", ["unknown", "unknown:8b", "chat/"])
+def test_pull_of_an_unknown_model_fails(ollama: Ollama, name: str) -> None:
+    ollama.answer = lambda request: httpx2.Response(200, json={"data": [{"id": "listed"}]})
+
+    streamed = ollama.ask("POST", "/api/pull", {"model": name})
+    whole = ollama.ask("POST", "/api/pull", {"model": name, "stream": False})
+
+    first, last = read_lines(streamed)
+    assert (streamed.status_code, first) == (200, {"status": "pulling manifest"})
+    assert last["error"].startswith("pull model manifest: file does not exist")
+    assert (whole.status_code, whole.get_json()) == (404, last)
+    assert name in last["error"]
+
+
+def test_a_pull_needs_a_name_and_a_key(make: Make) -> None:
+    ollama = make(FORWARDER_API_KEYS="k")
+
+    assert ollama.ask("POST", "/api/pull", {"model": "fast"}).status_code == 401
+    key = {"Authorization": "Bearer k"}
+    assert ollama.ask("POST", "/api/pull", {"model": "fast"}, headers=key).status_code == 200
+    assert ollama.ask("POST", "/api/pull", {}, headers=key).status_code == 400
+
 
 Json = dict[str, Any]
 

@@ -13,8 +13,7 @@ import httpx2
 import pytest
 
 from forwarder.config.settings import Settings
-from forwarder.context.request_context import RequestContext
-from forwarder.context.route import Route
+from forwarder.context.request_context import RequestContext, Route
 from forwarder.core.errors import (
     NotFound,
     UpstreamConnectTimeout,

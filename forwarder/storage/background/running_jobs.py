@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from forwarder.core.heap_size import measure_heap
+from forwarder.core.body_memory import measure_heap
 from forwarder.storage.background.job import BackgroundJob
 
 log = logging.getLogger("forwarder.background")

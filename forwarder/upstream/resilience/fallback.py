@@ -10,8 +10,7 @@ from typing import Any
 
 from forwarder.config.settings import Settings, UpstreamSettings
 from forwarder.context.client_identity import make_account_id
-from forwarder.context.request_context import RequestContext, RequestObserver
-from forwarder.context.route import Route
+from forwarder.context.request_context import RequestContext, RequestObserver, Route
 from forwarder.core.errors import ForwarderError, Overloaded
 from forwarder.core.types import EventStream
 from forwarder.upstream.pool import UpstreamPool

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.observability.capture import serialize
-from forwarder.protocols.sse import SseDecoder
+from forwarder.protocols.framing import SseDecoder
 
 SAID = {
     "a stream": b'data: {"a":1}\n\ndata: {"b":"\xc3\xbc"}\n\ndata: [DONE]\n\n',

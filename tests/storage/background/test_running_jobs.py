@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from forwarder.core.heap_size import measure_heap
+from forwarder.core.body_memory import measure_heap
 from forwarder.core.shutdown import InFlightRequests
 from forwarder.core.types import Batch
 from forwarder.storage.background import BackgroundLimits, BackgroundRunner

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.context.request_context import RequestContext
-from forwarder.context.route import Route
+from forwarder.context.request_context import RequestContext, Route
 from forwarder.core.errors import (
     ForwarderError,
     InvalidRequest,

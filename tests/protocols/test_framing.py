@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
 from forwarder.core.errors import UpstreamProtocolError
-from forwarder.protocols import sse
+from forwarder.protocols import framing
 
 CHUNK = {"id": "c1", "choices": [{"index": 0, "delta": {"content": "grüße 🎉 \u2028 end"}}]}
 CREATED = {"type": "response.created", "sequence_number": 0}
@@ -60,7 +60,7 @@ BROKEN = {
 
 
 def decode(pieces: list[bytes]) -> list[dict[str, Any]]:
-    decoder = sse.SseDecoder()
+    decoder = framing.SseDecoder()
     events = [event for piece in pieces for event in decoder.feed(piece)]
     return events + decoder.flush()
 
@@ -93,14 +93,14 @@ def test_decode_with_any_cuts(names: list[str], cuts: list[int]) -> None:
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r", b"\r\r"])
 def test_decoder_returns_event_at_its_last_byte(end: bytes) -> None:
-    decoder = sse.SseDecoder()
+    decoder = framing.SseDecoder()
 
     assert decoder.feed(b'data: {"a":1}' + end[:-1]) == []
     assert decoder.feed(end[-1:]) == [{"a": 1}]
 
 
 def test_decoder_sees_done_marker() -> None:
-    decoder = sse.SseDecoder()
+    decoder = framing.SseDecoder()
 
     assert decoder.feed(b'data: {"a":1}\n\n') == [{"a": 1}]
     assert not decoder.saw_done_marker
@@ -110,7 +110,7 @@ def test_decoder_sees_done_marker() -> None:
 
 
 def test_decoder_sees_done_marker_without_blank_line() -> None:
-    decoder = sse.SseDecoder()
+    decoder = framing.SseDecoder()
     decoder.feed(b"data: [DONE]")
 
     assert decoder.flush() == []
@@ -118,7 +118,7 @@ def test_decoder_sees_done_marker_without_blank_line() -> None:
 
 
 def test_flush_completes_event_without_blank_line() -> None:
-    decoder = sse.SseDecoder()
+    decoder = framing.SseDecoder()
 
     assert decoder.feed(b'data: {"a":1}\n') == []
     assert decoder.flush() == [{"a": 1}]
@@ -126,7 +126,7 @@ def test_flush_completes_event_without_blank_line() -> None:
 
 
 def test_flush_ignores_half_an_event() -> None:
-    decoder = sse.SseDecoder()
+    decoder = framing.SseDecoder()
     decoder.feed(b'data: {"a":1}\n\ndata: {"a":')
 
     assert decoder.flush() == []
@@ -135,14 +135,14 @@ def test_flush_ignores_half_an_event() -> None:
 @pytest.mark.parametrize("name", BROKEN)
 def test_decoder_refuses_data_that_is_no_object_without_quoting_it(name: str) -> None:
     with pytest.raises(UpstreamProtocolError) as caught:
-        sse.SseDecoder().feed(BROKEN[name])
+        framing.SseDecoder().feed(BROKEN[name])
 
     assert "hello" not in caught.value.message
 
 
 def test_decoder_refuses_endless_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
-    decoder = sse.SseDecoder()
+    monkeypatch.setattr(framing, "MAX_EVENT_BYTES", 1000)
+    decoder = framing.SseDecoder()
 
     assert decoder.feed(b"data: " + b"x" * 900) == []
     with pytest.raises(UpstreamProtocolError, match="1000 bytes"):
@@ -163,26 +163,44 @@ def _read_by_the_sdk(data: bytes) -> list[tuple[str | None, str]]:
 def test_sdk_reads_encoded_responses_events() -> None:
     events = [CREATED, {"type": "response.output_text.delta", "delta": "a\nb\u2028c"}]
 
-    read = _read_by_the_sdk(sse.encode_responses(events))
+    read = _read_by_the_sdk(framing.encode_responses(events))
 
     assert [(name, json.loads(data)) for name, data in read] == [(e["type"], e) for e in events]
 
 
 def test_sdk_reads_encoded_chat_chunks() -> None:
-    read = _read_by_the_sdk(sse.encode_chat([CHUNK, CHUNK]) + sse.KEEP_ALIVE + sse.DONE)
+    read = _read_by_the_sdk(framing.encode_chat([CHUNK, CHUNK]) + framing.KEEP_ALIVE + framing.DONE)
 
     assert [name for name, _ in read] == [None, None, None]
     assert [json.loads(data) for _, data in read[:2]] == [CHUNK, CHUNK]
     assert read[2][1] == "[DONE]"
 
 
-@pytest.mark.parametrize("encode", [sse.encode_chat, sse.encode_responses])
+@pytest.mark.parametrize("encode", [framing.encode_chat, framing.encode_responses])
 def test_encode_decode_round_trip(encode: Any) -> None:
     events = [CREATED, CHUNK, {"type": "error\ndata: {}", "message": "m"}]
 
     assert decode([encode(events)]) == events
 
 
-@pytest.mark.parametrize("encode", [sse.encode_chat, sse.encode_responses])
+@pytest.mark.parametrize("encode", [framing.encode_chat, framing.encode_responses])
 def test_encode_empty_batch(encode: Any) -> None:
     assert encode([]) == b""
+
+
+def test_encode_lines() -> None:
+    events: list[dict[str, Any]] = [{"text": "ü\u2028\n"}, {"done": True}]
+    data = framing.encode_lines(events)
+    assert data.endswith(b"\n")
+    assert [json.loads(line) for line in data.removesuffix(b"\n").split(b"\n")] == events
+
+
+def test_keep_alive_is_part_of_the_next_line() -> None:
+    data = framing.LINE_KEEP_ALIVE + framing.LINE_KEEP_ALIVE + framing.encode_lines([{"a": 1}])
+    [line] = data.splitlines()
+    assert json.loads(line) == {"a": 1}
+
+
+def test_encode_lines_raises_for_non_json() -> None:
+    with pytest.raises(TypeError):
+        framing.encode_lines([{"a": 2**70}])

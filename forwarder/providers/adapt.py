@@ -1,8 +1,8 @@
-"""Adapts an upstream request body to its provider.
+"""Adapts an upstream request body to its provider, and repairs the provider's answer.
 
-Each step ``(body, profile, loss_report)`` may change the top level of the body, which is a copy.
-Deeper values are shared with the client's request: a step replaces them instead of changing them.
-A step reports all losses in the loss report.
+Each step of `adapt_request`, ``(body, profile, loss_report)``, may change the top level of the
+body, which is a copy. Deeper values are shared with the client's request: a step replaces them
+instead of changing them. A step reports all losses in the loss report.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from collections.abc import Callable
 
 import orjson
 
+from forwarder.core.ids import ID_SOURCE
 from forwarder.core.translation_context import LossReport
-from forwarder.core.types import Json
+from forwarder.core.types import EventStream, Json
 from forwarder.core.validate import DICT, read_field
 from forwarder.providers import media, messages, names, responses_api, thinking, tools
+from forwarder.providers.names import map_long_names, restore_names
 from forwarder.providers.profile import Profile
+from forwarder.providers.responses_repair import repair_stream
 
 
 def adapt_request(body: Json, protocol: str, profile: Profile, loss_report: LossReport) -> Json:
@@ -160,3 +163,42 @@ _ADAPTATION_STEPS: dict[str, tuple[AdaptationStep, ...]] = {
         responses_api.adapt_items,
     ),
 }
+
+
+# -- answers ------------------------------------------------------------------------------------
+
+
+def adapt_response(
+    stream: EventStream,
+    request: Json,
+    protocol: str,
+    profile: Profile,
+    saw_done_marker: Callable[[], bool],
+) -> EventStream:
+    """Repair the answer to ``request``, the body before `adapt_request`.
+
+    Restores tool names that `adapt_request` shortened. A stream that needs neither is returned
+    unchanged. ``saw_done_marker`` returns whether ``[DONE]`` arrived.
+    """
+    return _RESPONSE_ADAPTERS[protocol](stream, request, profile, saw_done_marker)
+
+
+def adapt_chat_stream(
+    stream: EventStream, request: Json, profile: Profile, saw_done_marker: Callable[[], bool]
+) -> EventStream:
+    long_names = map_long_names(request, profile.tool_name_limit)
+    if not long_names:
+        return stream
+    return ([restore_names(event, long_names) for event in batch] for batch in stream)
+
+
+def adapt_responses_stream(
+    stream: EventStream, request: Json, profile: Profile, saw_done_marker: Callable[[], bool]
+) -> EventStream:
+    if not profile.repair_responses:
+        return stream
+    return repair_stream(stream, saw_done_marker, ID_SOURCE)
+
+
+_RESPONSE_ADAPTERS = {"chat": adapt_chat_stream, "responses": adapt_responses_stream}
+"""The upstream's protocol -> the function that adapts its streams."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.core.terminal_escapes import escape_control_characters, print_line
+from forwarder.cli import escape_control_characters, print_line
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""Server-sent events: decodes bytes into event dicts and encodes them again.
+"""The framings of streams: server-sent events, and newline-delimited JSON for Ollama's clients.
 
-The decoder splits bytes, not text: ``str.splitlines`` would also split inside a JSON string that
-holds U+2028 or U+0085.  Decoding and encoding are the forwarder's innermost loops.
+The decoder of server-sent events splits bytes, not text: ``str.splitlines`` would also split inside
+a JSON string that holds U+2028 or U+0085.  Decoding and encoding are the forwarder's innermost
+loops.
 """
 
 from __future__ import annotations
@@ -158,3 +159,15 @@ def encode_event_head(kind: object) -> bytes:
     if not isinstance(kind, str) or not kind.isprintable():
         return b"data: "
     return f"event: {kind}\ndata: ".encode()
+
+
+# -- newline-delimited JSON ---------------------------------------------------------------------
+
+LINE_KEEP_ALIVE = b" "
+"""Keeps newline-delimited JSON alive.  The format has no comments, and clients parse every line as
+JSON, even an empty one; but white space may precede the object of the next line."""
+
+
+def encode_lines(events: Sequence[dict[str, Any]]) -> bytes:
+    """Encode each event as one line; raises TypeError for values that are not JSON."""
+    return b"".join([orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE) for event in events])

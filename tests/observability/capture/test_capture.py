@@ -14,7 +14,7 @@ from forwarder.config.settings import Settings, UpstreamSettings, make_upstream_
 from forwarder.context.recorder import RequestHead
 from forwarder.context.request_context import RequestContext
 from forwarder.core.translation_context import LossReport
-from forwarder.observability.capture.observer import (
+from forwarder.observability.capture import (
     CaptureObserver,
     make_capture_observer,
     make_capture_store,

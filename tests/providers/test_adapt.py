@@ -9,7 +9,8 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import LossReport
-from forwarder.providers import PROFILES, adapt_request
+from forwarder.core.types import Batch
+from forwarder.providers import PROFILES, Profile, adapt_request, adapt_response
 from tests.providers.adapting import Json, adapt, adapt_messages
 
 USER = {"role": "user", "content": "U"}
@@ -166,3 +167,47 @@ def test_json_object_becomes_schema_for_schema_only_providers() -> None:
 def test_long_call_ids_are_replaced() -> None:
     (result,) = adapt_messages({"role": "tool", "tool_call_id": "x" * 50, "content": "a"})
     assert result["tool_call_id"].startswith("call_")
+
+
+LONG = "x" * 70
+TOOLS = [{"type": "function", "function": {"name": LONG}}]
+
+
+def restore(request: dict[str, Any], profile: Profile, *batches: Batch) -> list[Batch]:
+    return list(adapt_response(iter(batches), request, "chat", profile, lambda: True))
+
+
+@pytest.mark.parametrize("protocol", ["chat", "responses"])
+def test_adapt_response_returns_the_same_stream(protocol: str) -> None:
+    stream = iter([[{}]])
+    adapted = adapt_response(stream, {"stream": True}, protocol, PROFILES["generic"], lambda: True)
+    assert adapted is stream
+
+
+def test_adapt_response_restores_names() -> None:
+    short = {"function": {"name": f"{'x' * 55}_"}}
+    chunk = {"choices": [{"delta": {"tool_calls": [short]}}]}
+    from forwarder.providers.names import map_long_names
+
+    (short["function"]["name"],) = map_long_names({"tools": TOOLS}, 64)
+    ((adapted,), silence) = restore({"tools": TOOLS}, Profile("some"), [chunk], [])
+    assert adapted["choices"][0]["delta"]["tool_calls"][0]["function"]["name"] == LONG
+    assert silence == []
+
+
+def test_adapt_response_repairs_forced_stream() -> None:
+    event = {"type": "response.output_text.delta", "delta": "a"}
+    adapted = adapt_response(
+        iter([[event]]), {"stream": False}, "responses", PROFILES["lmstudio"], lambda: False
+    )
+    assert len(next(adapted)) == 5
+
+
+def test_adapt_response_repairs_native_stream() -> None:
+    event = {"type": "response.output_text.delta", "delta": "a"}
+    for name, count in (("lmstudio", 5), ("openai", 1)):
+        stream = iter([[event]])
+        adapted = adapt_response(
+            stream, {"stream": True}, "responses", PROFILES[name], lambda: False
+        )
+        assert len(next(adapted)) == count

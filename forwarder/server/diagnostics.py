@@ -1,4 +1,8 @@
-"""``GET /forwarder/exchanges``: captured requests and responses, for administrators."""
+"""Diagnostics of requests: the dry run and the captures.
+
+- ``POST /forwarder/translate`` shows the translated request and its losses, and sends nothing.
+- ``GET /forwarder/exchanges`` shows captured requests and responses to administrators.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,37 @@ from flask import Blueprint, Response, request
 
 from forwarder.core.errors import InvalidRequest, NotFound
 from forwarder.observability.capture.stores import CaptureStore
-from forwarder.server.auth import require_administrator
-from forwarder.server.extension import get_services
-from forwarder.server.openai import json_answer
+from forwarder.pipeline.dry_run import detect_protocol
+from forwarder.server import request_context
+from forwarder.server.auth import require_administrator, require_client_key
+from forwarder.server.base_paths import get_requested_style
+from forwarder.server.extension import get_gateway, get_services
+from forwarder.server.openai import json_answer, read_json_body
+from forwarder.server.request_shape import adapt_shape
 
-blueprint = Blueprint("captured", __name__)
+blueprint = Blueprint("diagnostics", __name__)
 
 MAX_LISTED_CAPTURES = 1000
 """Largest accepted ``limit``."""
 
 MEMORY_HINT = "another worker may have it, since each worker keeps its own captures in memory"
+
+
+@blueprint.post("/forwarder/translate")
+def translate() -> Response:
+    """Translate the client request in the body and return the upstream request.
+
+    ``?from=`` names the API of the request: ``chat`` or ``responses`` if the body is ambiguous,
+    ``ollama`` or ``ollama_generate`` for Ollama's APIs.
+    """
+    context = request_context.current_context()
+    context.client_key = require_client_key(get_services().settings.api_keys)
+    request_context.check_strictness()
+    body = read_json_body(context)
+    client = detect_protocol(body, request.args.get("from"))
+    body = adapt_shape(body, client, context)
+    style = get_requested_style(request, client)
+    return json_answer(get_gateway().preview(client, body, style, context))
 
 
 @blueprint.get("/forwarder/exchanges")

@@ -1,13 +1,18 @@
-"""Base paths that select the reasoning style, for clients that cannot send headers.
+"""Base URLs that users configure in clients: normalized paths, and paths that select a style.
 
+Clients append ``/chat/completions`` to a base URL that may end with a slash, contain ``/v1`` twice
+or start with ``/openai``, as for Azure. `PathAliases` normalizes such paths.
+
+A base path can also select the reasoning style, for clients that cannot send headers.
 ``/think/v1/chat/completions`` is ``/v1/chat/completions`` with the style ``think``. All routes
 accept such a base path. A style of the other API has no effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Request
 
@@ -47,3 +52,31 @@ def get_requested_style(flask_request: Request, api: str) -> str | None:
     style: str | None = flask_request.environ.get(_STYLE)
     styles = CLIENT_PROTOCOLS[api].reasoning_styles
     return flask_request.headers.get(HEADER) or (style if style in styles else None)
+
+
+WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+_SLASHES = re.compile("/{2,}")
+_BASE = re.compile(r"((/openai)?/v1)+(?=/|\Z)")
+
+
+class PathAliases:
+    """WSGI middleware that normalizes the request path for ``app``."""
+
+    def __init__(self, app: WsgiApp) -> None:
+        self._app = app
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        environ["PATH_INFO"] = normalize_path(environ.get("PATH_INFO", ""))
+        return self._app(environ, start_response)
+
+
+def normalize_path(path: str) -> str:
+    """Return ``path`` without repeated or trailing slashes, with at most one ``/v1`` base."""
+    path = _SLASHES.sub("/", path)
+    base = _BASE.match(path)
+    if base is not None:
+        path = "/v1" + path[base.end() :]
+    return path.rstrip("/") or "/"
