@@ -71,6 +71,7 @@ FRAMINGS = ("framing.py",)
 PURE_PACKAGES = (
     "forwarder.translation",
     "forwarder.protocols",
+    "forwarder.core.error_classification",
     "forwarder.core.error_kinds",
     "forwarder.core.errors",
     "forwarder.core.ids",
@@ -83,6 +84,7 @@ PURE_PACKAGES = (
 """What translators may import of the forwarder."""
 
 ELSEWHERE = {
+    "core/error_kinds.py": "core/test_error_classification.py",
     "config/parsers.py": "config/test_settings.py",
     "pipeline/attempt.py": "pipeline/test_gateway.py",
     "pipeline/upstream_calls.py": "pipeline/test_gateway.py",

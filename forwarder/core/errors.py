@@ -41,7 +41,8 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from forwarder.core.error_kinds import ErrorKind, classify
+from forwarder.core.error_classification import classify
+from forwarder.core.error_kinds import ErrorKind
 
 _NO_RETRY_HEADERS = {"X-Should-Retry": "false"}
 """For configuration mistakes: the same request would fail again."""

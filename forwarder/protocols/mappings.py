@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from forwarder.core.error_kinds import classify, read_error
+from forwarder.core.error_classification import classify, read_error
 from forwarder.core.errors import UpstreamError, UpstreamProtocolError, UpstreamRefused
 from forwarder.core.types import Json
 

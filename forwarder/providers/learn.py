@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from forwarder.core.error_kinds import MAX_SEARCHED_CHARACTERS
+from forwarder.core.error_classification import MAX_SEARCHED_CHARACTERS
 from forwarder.core.errors import UpstreamRefused
 from forwarder.core.types import Json
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING

@@ -30,7 +30,7 @@ from forwarder.context.secrets import redact_headers, redact_secrets
 from forwarder.core.cancellation import CancellationScope
 from forwarder.core.client_headers import IDEMPOTENCY_KEY
 from forwarder.core.data_urls import Blob
-from forwarder.core.error_kinds import read_error
+from forwarder.core.error_classification import read_error
 from forwarder.core.errors import (
     InvalidRequest,
     NotFound,

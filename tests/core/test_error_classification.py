@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.error_kinds import MAX_SEARCHED_CHARACTERS, ErrorKind, classify, read_error
+from forwarder.core.error_classification import MAX_SEARCHED_CHARACTERS, classify, read_error
+from forwarder.core.error_kinds import ErrorKind
 
 Json = dict[str, Any]
 
