@@ -1,14 +1,20 @@
-"""Redacts keys, and the fields that the operator configures, in captures and logged bodies.
+"""Removes secrets, in one of two ways, from everything that may leave the process.
 
-A value that is redacted in one place is also redacted everywhere else in the record, in plain,
+`Redactor` removes keys, and the fields that the operator configures, from captured records. A value
+that is redacted in one place is also redacted everywhere else in the record, in plain,
 JSON-escaped and percent-encoded form. The same holds for the keys in the settings. A redacted
 value keeps its shape, so that a captured request can be replayed.
+
+`redact_secrets` and `redact_headers` remove the secrets in an upstream's settings from its errors
+and headers. Only some configured headers and query values are secrets, and redacting a harmless
+word may hide the cause of an error. A value counts as a secret if its name indicates one or if it
+looks random.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import islice
@@ -18,10 +24,13 @@ from urllib.parse import quote, unquote
 import orjson
 
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.context.secrets import MIN_REDACTED_LENGTH, list_secrets
+from forwarder.core.types import Json
 from forwarder.core.url_secrets import hide_url_secrets, is_random, is_telling
 
 REDACTED = "***"
+
+MIN_REDACTED_LENGTH = 8
+"""A shorter value is a placeholder rather than a secret, and may be part of any word."""
 
 MAX_SEARCHED_LENGTH = 4096
 """Redacted values longer than this are not searched for in the rest of the record."""
@@ -210,6 +219,35 @@ def is_json(data: bytes) -> bool:
     return True
 
 
+# -- errors and headers of upstreams --------------------------------------------------------------
+
+
+def redact_secrets(error: Json, settings: UpstreamSettings) -> Json:
+    """Return an upstream's error object without the secrets in that upstream's settings."""
+    redacted = original = orjson.dumps(error)
+    for secret in list_secrets(settings):
+        redacted = redacted.replace(orjson.dumps(secret)[1:-1], REDACTED.encode())
+    return error if redacted == original else dict(orjson.loads(redacted))
+
+
+def redact_headers(headers: Mapping[str, str], settings: UpstreamSettings) -> dict[str, str]:
+    """Return an upstream's response headers without secrets.
+
+    Secrets in values are replaced. Headers with a secret in their name are removed.
+    """
+    redacted = dict(headers)
+    for secret in list_secrets(settings):
+        redacted = {
+            name: value.replace(secret, REDACTED)
+            for name, value in redacted.items()
+            if secret.lower() not in name.lower()
+        }
+    return redacted
+
+
+# -- secrets in the settings -----------------------------------------------------------------------
+
+
 def collect_settings_secrets(settings: Settings) -> frozenset[str]:
     """Return the keys in the settings, without those shorter than MIN_REDACTED_LENGTH."""
     own = [*settings.api_keys, *settings.admin_keys, *settings.secret_keys]
@@ -227,3 +265,28 @@ def collect_upstream_secrets(settings: UpstreamSettings) -> frozenset[str]:
 def collect_client_key(client_key: str | None) -> frozenset[str]:
     """Return the client's key as a set; empty if there is none or it is too short."""
     return frozenset([client_key] if client_key and len(client_key) >= MIN_REDACTED_LENGTH else ())
+
+
+def list_secrets(settings: UpstreamSettings) -> list[str]:
+    """Return the secrets among the key, headers and query, plain and percent-encoded.
+
+    Longer ones come first, because one secret may contain another.
+    """
+    secrets = {
+        *split_words(settings.api_key or ""),
+        *find_secret_words(settings.headers),
+        *find_secret_words(settings.query),
+    }
+    forms = secrets | {quote(word, safe="") for word in secrets}
+    return sorted(forms, key=len, reverse=True)
+
+
+def find_secret_words(values: Mapping[str, str]) -> Iterator[str]:
+    for name, value in values.items():
+        if is_telling(name) or is_random(value):
+            yield from split_words(value)
+
+
+def split_words(value: str) -> Iterator[str]:
+    """Yield the words that are long enough to be secrets, which excludes ``Bearer``."""
+    return (word for word in value.split() if len(word) >= MIN_REDACTED_LENGTH)

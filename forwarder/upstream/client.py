@@ -25,8 +25,8 @@ import orjson
 from openai import Omit, Stream
 
 from forwarder.config.settings import UpstreamSettings
+from forwarder.context.redaction import redact_headers, redact_secrets
 from forwarder.context.request_context import RequestContext, Route
-from forwarder.context.secrets import redact_headers, redact_secrets
 from forwarder.core.cancellation import CancellationScope
 from forwarder.core.client_headers import IDEMPOTENCY_KEY
 from forwarder.core.data_urls import Blob

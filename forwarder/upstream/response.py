@@ -17,7 +17,7 @@ import httpx2
 import orjson
 
 from forwarder.config.settings import UpstreamSettings
-from forwarder.context.secrets import redact_headers, redact_secrets
+from forwarder.context.redaction import redact_headers, redact_secrets
 from forwarder.core import json_lenient
 from forwarder.core.errors import (
     ShuttingDown,
