@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+from cachetools import LRUCache
 
 from forwarder.config.parsers import is_pattern
 from forwarder.context.client_identity import hash_client_key
@@ -96,7 +97,7 @@ class Catalog:
         self._ttl = ttl
         self._lock = threading.Lock()
         self._lists = ModelListCache(self._upstreams, ttl)
-        self._client_lists: OrderedDict[str, ModelListCache] = OrderedDict()
+        self._client_lists: LRUCache[str, ModelListCache] = LRUCache(_MAX_CACHED_CLIENTS)
         self._passthrough_upstreams = {
             n: u for n, u in upstreams.items() if u.settings.passthrough_key
         }
@@ -251,13 +252,9 @@ class Catalog:
             return None
         owner = hash_client_key(client_key)
         with self._lock:
-            cache = self._client_lists.setdefault(
+            return self._client_lists.setdefault(
                 owner, ModelListCache(self._passthrough_upstreams, self._ttl)
             )
-            self._client_lists.move_to_end(owner)
-            while len(self._client_lists) > _MAX_CACHED_CLIENTS:
-                self._client_lists.popitem(last=False)
-        return cache
 
 
 def find_by_name(name: str, models: list[Json]) -> Json | None:

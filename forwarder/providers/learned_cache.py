@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+
+from cachetools import TTLCache
 
 from forwarder.core.types import Json
 from forwarder.providers.profile import Profile, ProfileChanges
@@ -18,39 +20,37 @@ _MAX_MODELS = 256
 
 
 class LearnedQuirks:
-    """The learned quirks of one upstream by model; evicts the oldest model first."""
+    """The learned quirks of one upstream by model; evicts the least recently used model."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._entries: OrderedDict[str, tuple[float, ProfileChanges]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._entries: TTLCache[str, tuple[float, ProfileChanges]] = TTLCache(
+            _MAX_MODELS, _MAX_AGE_SECONDS, timer=clock
+        )
 
     def apply_to(self, model: str, profile: Profile) -> Profile:
         """Return the profile with the quirks of this model; unchanged if it has no quirks."""
-        if not self._entries:
-            return profile
-        changes = self._get_changes(model)
+        with self._lock:
+            _, changes = self._entries.get(model, (0.0, {}))
         return replace(profile, **changes) if changes else profile
 
     def remember(self, model: str, changes: ProfileChanges) -> None:
         """Add changes to those of this model and renew their lifetime."""
-        known = self._get_changes(model)
-        self._entries.pop(model, None)
-        self._entries[model] = (self._clock() + _MAX_AGE_SECONDS, {**known, **changes})
-        while len(self._entries) > _MAX_MODELS:
-            self._entries.popitem(last=False)
+        with self._lock:
+            _, known = self._entries.get(model, (0.0, {}))
+            until = self._clock() + _MAX_AGE_SECONDS
+            self._entries[model] = until, {**known, **changes}
 
     def describe(self) -> dict[str, Json]:
         """Return model -> its quirks as JSON, with ``seconds_left``."""
         now = self._clock()
+        with self._lock:
+            entries = list(self._entries.items())
         return {
             model: {**serialize_changes(changes), "seconds_left": round(until - now)}
-            for model, (until, changes) in list(self._entries.items())
-            if until > now
+            for model, (until, changes) in entries
         }
-
-    def _get_changes(self, model: str) -> ProfileChanges:
-        until, changes = self._entries.get(model, (0.0, {}))
-        return changes if until > self._clock() else {}
 
 
 def serialize_changes(changes: ProfileChanges) -> Json:

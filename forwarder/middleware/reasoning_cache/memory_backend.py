@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Protocol
+
+from cachetools import TTLCache
 
 
 class CacheBackend(Protocol):
@@ -27,11 +28,11 @@ class MemoryBackend:
     """
 
     def __init__(self, ttl: float, max_bytes: int = 32 * 2**20, max_values: int = 20_000) -> None:
-        self._ttl = ttl
-        self._max_bytes = max_bytes
         self._max_values = max_values
-        self._bytes = 0
-        self._values: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
+        # A lambda, so that tests can replace the clock.
+        self._values: TTLCache[bytes, bytes] = TTLCache(
+            max_bytes, ttl, timer=lambda: time.monotonic(), getsizeof=len
+        )
         self._lock = threading.Lock()
 
     def find(self, owner: bytes, keys: Iterable[bytes]) -> dict[bytes, bytes]:
@@ -45,31 +46,21 @@ class MemoryBackend:
             self.put(owner + key, value)
 
     def get(self, key: bytes) -> bytes | None:
-        """Return a value and mark it as used; ``None`` if it does not exist."""
+        """Return a value and renew its lifetime; ``None`` if it does not exist."""
         with self._lock:
-            self._drop_expired()
-            if key not in self._values:
-                return None
-            _, value = self._values.pop(key)
-            self._values[key] = time.monotonic(), value
+            value = self._values.get(key)
+            if value is not None:
+                self._values[key] = value
             return value
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Store a value; evict the least recently used values if there is no room."""
+        """Store a value; evict the least recently used values if there is no room.
+
+        A value that is larger than the whole cache is not stored.
+        """
         with self._lock:
-            self._remove(key)
-            self._values[key] = time.monotonic(), value
-            self._bytes += len(value)
-            self._drop_expired()
-            while self._bytes > self._max_bytes or len(self._values) > self._max_values:
-                self._remove(next(iter(self._values)))
-
-    def _drop_expired(self) -> None:
-        oldest = time.monotonic() - self._ttl
-        # The values are ordered by their last use.
-        while self._values and next(iter(self._values.values()))[0] < oldest:
-            self._remove(next(iter(self._values)))
-
-    def _remove(self, key: bytes) -> None:
-        _, value = self._values.pop(key, (0.0, b""))
-        self._bytes -= len(value)
+            self._values.pop(key, None)
+            if len(value) <= self._values.maxsize:
+                self._values[key] = value
+            while len(self._values) > self._max_values:
+                self._values.popitem()
