@@ -85,6 +85,7 @@ PURE_PACKAGES = (
 
 ELSEWHERE = {
     "core/error_kinds.py": "core/test_error_classification.py",
+    "protocols/types.py": "protocols/test_unfold.py",
     "config/parsers.py": "config/test_settings.py",
     "pipeline/attempt.py": "pipeline/test_gateway.py",
     "pipeline/upstream_calls.py": "pipeline/test_gateway.py",

@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 from forwarder.core.types import Event, EventStream, Json
+from forwarder.protocols.types import ChunkChoice, FinishReason
 from forwarder.translation.chat_over_responses.side_data import SIDE_DATA
 
 TEXT_FIELDS = ("reasoning_content", "content", "refusal")
@@ -26,15 +27,20 @@ def has_side_data(chunk: Event) -> bool:
     return SIDE_DATA in (read_first_choice(chunk).get("delta") or {})
 
 
-def replace_choice(chunk: Event, choice: Json) -> Event:
+def replace_choice(chunk: Event, choice: Json | ChunkChoice) -> Event:
     """Return a copy of the chunk with ``choice`` as its only choice."""
     return {**chunk, "choices": [choice]}
 
 
-def make_final_chunk(chunk: Event, reason: str) -> Event:
+def make_final_chunk(chunk: Event, reason: FinishReason) -> Event:
     """Build the chunk that finishes the choice of ``chunk`` with this ``finish_reason``."""
     index = read_first_choice(chunk).get("index") or 0
-    choice: Json = {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
+    choice: ChunkChoice = {
+        "index": index,
+        "delta": {},
+        "logprobs": None,
+        "finish_reason": reason,
+    }
     return replace_choice(chunk, choice)
 
 

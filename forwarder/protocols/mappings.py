@@ -11,6 +11,7 @@ from typing import Any
 from forwarder.core.error_classification import classify, read_error
 from forwarder.core.errors import UpstreamError, UpstreamProtocolError, UpstreamRefused
 from forwarder.core.types import Json
+from forwarder.protocols.types import ChatUsage, PromptTokensDetails, ResponsesUsage
 
 # -- finish reasons -----------------------------------------------------------------------------
 
@@ -124,7 +125,7 @@ def to_response_error(error: Json, status: int) -> Json:
 # -- usage --------------------------------------------------------------------------------------
 
 
-def map_usage_to_responses(usage: Json | None) -> Json | None:
+def map_usage_to_responses(usage: Json | None) -> ResponsesUsage | None:
     """Chat usage -> Responses usage with all fields that the SDK requires."""
     if not usage:
         return None
@@ -147,13 +148,13 @@ def map_usage_to_responses(usage: Json | None) -> Json | None:
     }
 
 
-def map_usage_to_chat(usage: Json | None) -> Json | None:
+def map_usage_to_chat(usage: Json | None) -> ChatUsage | None:
     """Responses usage -> Chat usage."""
     if not usage:
         return None
     details = usage.get("input_tokens_details") or {}
     prompt, completion = read_count(usage, "input_tokens"), read_count(usage, "output_tokens")
-    prompt_details = {"cached_tokens": read_count(details, "cached_tokens")}
+    prompt_details: PromptTokensDetails = {"cached_tokens": read_count(details, "cached_tokens")}
     if details.get("cache_write_tokens") is not None:
         prompt_details["cache_write_tokens"] = read_count(details, "cache_write_tokens")
     return {

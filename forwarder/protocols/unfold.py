@@ -12,6 +12,7 @@ from typing import Any
 from forwarder.core.errors import UpstreamProtocolError
 from forwarder.core.types import Batch, Event, Json
 from forwarder.protocols.mappings import find_error, to_upstream_error
+from forwarder.protocols.types import make_item_added, make_item_done
 
 
 def unfold_answer(protocol: str, body: Json, streamed: bool) -> Batch:
@@ -100,13 +101,13 @@ def unfold_item(index: int, item: Json) -> Batch:
     place = {"item_id": item.get("id"), "output_index": index}
     added = {**item, "content": []} if parts else item
     return [
-        {"type": "response.output_item.added", "output_index": index, "item": added},
+        make_item_added(added, index),
         *(
             e
             for i, part in enumerate(parts or ())
             for e in unfold_part({**place, "content_index": i}, part)
         ),
-        {"type": "response.output_item.done", "output_index": index, "item": item},
+        make_item_done(item, index),
     ]
 
 

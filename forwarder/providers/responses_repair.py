@@ -12,6 +12,7 @@ from collections.abc import Callable
 from forwarder.core.ids import IdSource
 from forwarder.core.types import Batch, Event, EventStream, Json
 from forwarder.protocols.mappings import TERMINAL_EVENTS, map_usage_to_responses
+from forwarder.protocols.types import ResponsesUsage
 from forwarder.providers.responses_repair_items import (
     RepairedItem,
     RepairedItems,
@@ -222,7 +223,7 @@ _RESPONSE_DEFAULTS: Json = {
 """The required fields of a response besides its id and time."""
 
 
-def complete_usage(usage: Json) -> Json:
+def complete_usage(usage: Json) -> Json | ResponsesUsage:
     """Add the counts that the SDK requires; also accepts chat's names."""
     if "prompt_tokens" in usage:
         return map_usage_to_responses(usage) or usage

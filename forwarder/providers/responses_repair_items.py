@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from forwarder.core.ids import IdSource
 from forwarder.core.types import Batch, Event, Json
+from forwarder.protocols.types import make_item_added, make_item_done, make_output_text
 
 _ID_PREFIXES = {
     "message": "msg",
@@ -82,15 +83,14 @@ class RepairedItem:
             else {}
         )
         item = {**self.json, **blank}
-        return {"type": "response.output_item.added", "output_index": self.index, "item": item}
+        return make_item_added(item, self.index)
 
     def close(self) -> Batch:
         """Finish an item without a ``done`` event; return its held events and that event."""
         text = "".join(self._texts)
         field = _CALL_INPUT_FIELDS.get(self.json["type"])
         if self.json["type"] == "message" and not self.json["content"]:
-            part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-            self.json = {**self.json, "content": [part]}
+            self.json = {**self.json, "content": [make_output_text(text)]}
         elif field and not self.json[field]:
             self.json = {**self.json, field: text}
         if "status" in self.json:
@@ -99,8 +99,7 @@ class RepairedItem:
 
     def make_done_event(self) -> Event:
         self.is_done = True
-        item = self.json
-        return {"type": "response.output_item.done", "output_index": self.index, "item": item}
+        return make_item_done(self.json, self.index)
 
     def release_events(self) -> Batch:
         """Return the announcement and the events that waited for it; empty if none waited."""

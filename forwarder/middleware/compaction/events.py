@@ -12,6 +12,12 @@ from forwarder.core.types import Batch, Event, EventStream, Handler, Json
 from forwarder.middleware.compaction import summary
 from forwarder.protocols.fold import fold_responses
 from forwarder.protocols.mappings import TERMINAL_EVENTS, to_upstream_error
+from forwarder.protocols.types import (
+    ResponsesUsage,
+    make_empty_usage,
+    make_item_added,
+    make_item_done,
+)
 
 _START_EVENTS = ("response.created", "response.queued", "response.in_progress")
 
@@ -37,14 +43,14 @@ def stream_compaction_item(
                 events.append(event)
             elif kind in TERMINAL_EVENTS:
                 item = {**make_finished_item(event, make_item), "id": item_id}
-                events += [] if is_announced else [make_added_event(item, 0)]
-                events += [make_done_event(item, 0), make_completed_event(event, [item])]
+                events += [] if is_announced else [make_item_added(item, 0)]
+                events += [make_item_done(item, 0), make_completed_event(event, [item])]
             elif kind == "error":
                 raise to_upstream_error(event.get("error") or event)
         if not events and batch:
             if not is_announced:
                 empty = {"id": item_id, "type": "compaction", "encrypted_content": ""}
-                events.append(make_added_event(empty, 0))
+                events.append(make_item_added(empty, 0))
                 is_announced = True
             progress = {"item_id": item_id, "output_index": 0}
             events.append({"type": "response.compaction.compacting", **progress})
@@ -56,14 +62,6 @@ def make_finished_item(event: Event, make_item: CompactionItemFactory) -> Json:
     if event["type"] == "response.failed":
         raise to_upstream_error(response.get("error"))
     return make_item(summary.read_summary(response))
-
-
-def make_added_event(item: Json, index: int) -> Event:
-    return {"type": "response.output_item.added", "output_index": index, "item": item}
-
-
-def make_done_event(item: Json, index: int) -> Event:
-    return {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
 def make_completed_event(event: Event, output: list[Json]) -> Event:
@@ -83,19 +81,9 @@ def stream_compact_answer(
             "object": "response.compaction",
             "created_at": response.get("created_at") or id_source.now(),
             "output": [*messages, *response["output"]],
-            "usage": response.get("usage") or _NO_USAGE,
+            "usage": response.get("usage") or make_empty_usage(),  # required
         }
     ]
-
-
-_NO_USAGE: Json = {
-    "input_tokens": 0,
-    "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-    "output_tokens": 0,
-    "output_tokens_details": {"reasoning_tokens": 0},
-    "total_tokens": 0,
-}
-"""Sent if the upstream reports no usage, because the field is required."""
 
 
 def collect_batches(stream: EventStream) -> Any:
@@ -127,7 +115,7 @@ def stream_continuation(
     yield from prepend_item(handler(shorter), item, response.get("usage"))
 
 
-def prepend_item(stream: EventStream, item: Json, usage: Json | None) -> EventStream:
+def prepend_item(stream: EventStream, item: Json, usage: ResponsesUsage | None) -> EventStream:
     """Insert an item at the start of a response's output, and add ``usage`` to its usage."""
     shift = 0
     for batch in stream:
@@ -136,13 +124,13 @@ def prepend_item(stream: EventStream, item: Json, usage: Json | None) -> EventSt
             if not shift and event.get("type") not in _START_EVENTS:
                 shift = 2
                 first = event.get("sequence_number") or 0
-                out.append({**make_added_event(item, 0), "sequence_number": first})
-                out.append({**make_done_event(item, 0), "sequence_number": first + 1})
+                out.append({**make_item_added(item, 0), "sequence_number": first})
+                out.append({**make_item_done(item, 0), "sequence_number": first + 1})
             out.append(shift_event(event, shift, item, usage))
         yield out
 
 
-def shift_event(event: Event, shift: int, item: Json, usage: Json | None) -> Event:
+def shift_event(event: Event, shift: int, item: Json, usage: ResponsesUsage | None) -> Event:
     event = {**event, "sequence_number": (event.get("sequence_number") or 0) + shift}
     if "output_index" in event:
         event["output_index"] += 1
