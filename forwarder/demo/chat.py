@@ -10,13 +10,13 @@ from itertools import takewhile
 from typing import Any
 
 from forwarder.core.errors import InvalidRequest, shorten_value
+from forwarder.core.types import Json
 from forwarder.demo.answer import AnswerPart, DemoAnswer, DemoPrompt
 from forwarder.demo.options import OfferedTool, ToolOffer, choose_tool, read_format
 from forwarder.demo.validation import (
     ARRAY,
     DECIMAL,
     FLAG,
-    JSON,
     OBJECT,
     TEXT,
     WHOLE,
@@ -30,6 +30,7 @@ from forwarder.demo.validation import (
     read_objects,
     require_field,
 )
+from forwarder.protocols.types import ChatUsage, ChoiceDelta, ChunkChoice, FinishReason
 
 # -- requests --------------------------------------------------------------------------------------
 
@@ -79,7 +80,7 @@ REQUIRED_COMPANIONS = {
 TOOL_TYPES = ("function", "custom")
 
 
-def read_prompt(request: JSON) -> DemoPrompt:
+def read_prompt(request: Json) -> DemoPrompt:
     """Parse a Chat Completions request; raises InvalidRequest that names the parameter."""
     check_parameters(request, PARAMETER_TYPES, required=("model", "messages"))
     check_companions(request)
@@ -100,7 +101,7 @@ def read_prompt(request: JSON) -> DemoPrompt:
     )
 
 
-def check_companions(request: JSON) -> None:
+def check_companions(request: Json) -> None:
     for name, company in REQUIRED_COMPANIONS.items():
         if request.get(name) is not None and not request.get(company):
             raise InvalidRequest(
@@ -110,12 +111,12 @@ def check_companions(request: JSON) -> None:
         raise InvalidRequest("Invalid value for 'n': the demo upstream supports only 1.", param="n")
 
 
-def read_limit(request: JSON) -> int | None:
+def read_limit(request: Json) -> int | None:
     limits = (read_integer(request, name, 1) for name in ("max_completion_tokens", "max_tokens"))
     return next((limit for limit in limits if limit is not None), None)
 
 
-def read_messages(request: JSON) -> list[JSON]:
+def read_messages(request: Json) -> list[Json]:
     messages = read_objects(request, "messages")
     if not messages:
         raise InvalidRequest(
@@ -129,7 +130,7 @@ def read_messages(request: JSON) -> list[JSON]:
     return [message for _, message in messages]
 
 
-def check_message(message: JSON, at: str) -> None:
+def check_message(message: Json, at: str) -> None:
     role = check_enum(
         require_field(message, "role", TEXT, at), tuple(PART_TYPES_BY_ROLE), f"{at}role"
     )
@@ -141,7 +142,7 @@ def check_message(message: JSON, at: str) -> None:
         check_call(call, f"{path}.")
 
 
-def check_call(call: JSON, at: str) -> None:
+def check_call(call: Json, at: str) -> None:
     require_field(call, "id", TEXT, at)
     kind = check_enum(require_field(call, "type", TEXT, at), TOOL_TYPES, f"{at}type")
     body = require_field(call, kind, OBJECT, at)
@@ -149,7 +150,7 @@ def check_call(call: JSON, at: str) -> None:
         require_field(body, name, TEXT, f"{at}{kind}.")
 
 
-def check_pairs(messages: list[tuple[str, JSON]]) -> None:
+def check_pairs(messages: list[tuple[str, Json]]) -> None:
     waiting: set[str] = set()
     for path, message in messages:
         if message["role"] == "tool":
@@ -160,7 +161,7 @@ def check_pairs(messages: list[tuple[str, JSON]]) -> None:
     require_no_pending_calls(waiting)
 
 
-def match_output(waiting: set[str], message: JSON, at: str) -> None:
+def match_output(waiting: set[str], message: Json, at: str) -> None:
     call_id = require_field(message, "tool_call_id", TEXT, at)
     if call_id not in waiting:
         raise InvalidRequest(
@@ -181,22 +182,22 @@ def require_no_pending_calls(waiting: set[str]) -> None:
         )
 
 
-def find_user_text(messages: list[JSON]) -> str:
+def find_user_text(messages: list[Json]) -> str:
     users = [message for message in messages if message["role"] == "user"]
     return join_text(users[-1]["content"]) if users else ""
 
 
-def find_tool_results(messages: list[JSON]) -> tuple[str, ...]:
+def find_tool_results(messages: list[Json]) -> tuple[str, ...]:
     last = takewhile(lambda message: message["role"] in ("tool", "function"), reversed(messages))
     return tuple(join_text(message["content"]) for message in last)[::-1]
 
 
-def read_tool(request: JSON) -> OfferedTool | None:
+def read_tool(request: Json) -> OfferedTool | None:
     offers = [flatten_tool(path, tool) for path, tool in read_objects(request, "tools")]
     return choose_tool(offers, flatten_choice(request.get("tool_choice")))
 
 
-def flatten_tool(path: str, tool: JSON) -> ToolOffer:
+def flatten_tool(path: str, tool: Json) -> ToolOffer:
     kind = check_enum(require_field(tool, "type", TEXT, f"{path}."), TOOL_TYPES, f"{path}.type")
     return f"{path}.{kind}", {**require_field(tool, kind, OBJECT, f"{path}."), "type": kind}
 
@@ -218,7 +219,7 @@ def flatten_choice(choice: Any) -> Any:
 CALL_INPUT_FIELDS = {"function": "arguments", "custom": "input"}
 
 
-def build_completion(request: JSON, answer: DemoAnswer, key: str, created: int) -> JSON:
+def build_completion(request: Json, answer: DemoAnswer, key: str, created: int) -> Json:
     """Return a ``chat.completion``; its ids contain ``key``; ``created`` is in Unix seconds."""
     choice = {
         "index": 0,
@@ -230,7 +231,7 @@ def build_completion(request: JSON, answer: DemoAnswer, key: str, created: int) 
     return {**frame, "choices": [choice], "usage": make_usage(answer)}
 
 
-def iter_chunks(request: JSON, answer: DemoAnswer, key: str, created: int) -> Iterator[JSON]:
+def iter_chunks(request: Json, answer: DemoAnswer, key: str, created: int) -> Iterator[Json]:
     """Yield the ``chat.completion.chunk`` objects of the answer; parameters as above."""
     frame = make_frame(request, "chat.completion.chunk", key, created)
     include_usage = (request.get("stream_options") or {}).get("include_usage")
@@ -243,7 +244,7 @@ def iter_chunks(request: JSON, answer: DemoAnswer, key: str, created: int) -> It
         yield {**frame, "choices": [], "usage": make_usage(answer)}
 
 
-def make_frame(request: JSON, kind: str, key: str, created: int) -> JSON:
+def make_frame(request: Json, kind: str, key: str, created: int) -> Json:
     return {
         "id": f"chatcmpl-{key}",
         "object": kind,
@@ -254,11 +255,11 @@ def make_frame(request: JSON, kind: str, key: str, created: int) -> JSON:
     }
 
 
-def make_choice(delta: JSON, finish: str | None) -> JSON:
+def make_choice(delta: ChoiceDelta, finish: FinishReason | None) -> ChunkChoice:
     return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
 
 
-def get_finish_reason(answer: DemoAnswer) -> str:
+def get_finish_reason(answer: DemoAnswer) -> FinishReason:
     if answer.is_cut:
         return "length"
     return "tool_calls" if list_calls(answer) else "stop"
@@ -268,11 +269,11 @@ def list_calls(answer: DemoAnswer) -> list[AnswerPart]:
     return [part for part in answer.parts if part.tool]
 
 
-def make_opening_delta(answer: DemoAnswer) -> JSON:
+def make_opening_delta(answer: DemoAnswer) -> ChoiceDelta:
     return {"role": "assistant", "content": None if list_calls(answer) else "", "refusal": None}
 
 
-def build_message(answer: DemoAnswer, key: str) -> JSON:
+def build_message(answer: DemoAnswer, key: str) -> ChoiceDelta:
     message = make_opening_delta(answer)
     for part in answer.parts:
         match part.kind:
@@ -285,14 +286,16 @@ def build_message(answer: DemoAnswer, key: str) -> JSON:
     return message
 
 
-def iter_deltas(answer: DemoAnswer, key: str) -> Iterator[JSON]:
+def iter_deltas(answer: DemoAnswer, key: str) -> Iterator[ChoiceDelta]:
     yield make_opening_delta(answer)
     for part in answer.parts:
         match part.kind:
             case "reasoning":
-                yield from ({"reasoning_content": word} for word in part.words)
+                for word in part.words:
+                    yield {"reasoning_content": word}
             case "text":
-                yield from ({"content": word} for word in part.words)
+                for word in part.words:
+                    yield {"content": word}
             case kind:
                 yield make_call_delta(make_call(part, key, {CALL_INPUT_FIELDS[kind]: ""}))
                 yield from (
@@ -300,7 +303,7 @@ def iter_deltas(answer: DemoAnswer, key: str) -> Iterator[JSON]:
                 )
 
 
-def make_call(part: AnswerPart, key: str, body: JSON) -> JSON:
+def make_call(part: AnswerPart, key: str, body: Json) -> Json:
     assert part.tool
     return {
         "id": f"call_{key}",
@@ -309,11 +312,11 @@ def make_call(part: AnswerPart, key: str, body: JSON) -> JSON:
     }
 
 
-def make_call_delta(call: JSON) -> JSON:
+def make_call_delta(call: Json) -> ChoiceDelta:
     return {"tool_calls": [{"index": 0, **call}]}
 
 
-def make_usage(answer: DemoAnswer) -> JSON:
+def make_usage(answer: DemoAnswer) -> ChatUsage:
     return {
         "prompt_tokens": answer.input_words,
         "completion_tokens": answer.output_words,

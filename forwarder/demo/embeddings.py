@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.demo.validation import JSON
+from forwarder.core.types import Json
 
 _MAX_DIMENSIONS = 16
 
 
-def embed_texts(request: JSON) -> JSON:
+def embed_texts(request: Json) -> Json:
     """Return the response to an embeddings request; raises InvalidRequest."""
     texts = read_texts(request.get("input"))
     size = request.get("dimensions") or _MAX_DIMENSIONS

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from forwarder.core.errors import InvalidRequest, shorten_value
+from forwarder.core.types import Json
 from forwarder.demo.validation import (
-    JSON,
     OBJECT,
     TEXT,
     check_enum,
@@ -21,7 +21,7 @@ from forwarder.demo.validation import (
     require_field,
 )
 
-ToolOffer = tuple[str, JSON]
+ToolOffer = tuple[str, Json]
 NAME_PATTERN = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 CHOICE_MODES = ("none", "auto", "required")
 
@@ -62,7 +62,7 @@ def iter_tools(offer: ToolOffer, namespace: str | None = None) -> Iterator[Offer
             yield from iter_tools(child, read_tool_name(spec, path))
 
 
-def read_tool_name(spec: JSON, path: str) -> str:
+def read_tool_name(spec: Json, path: str) -> str:
     name: str = require_field(spec, "name", TEXT, f"{path}.")
     if not NAME_PATTERN.fullmatch(name):
         raise InvalidRequest(
@@ -74,7 +74,7 @@ def read_tool_name(spec: JSON, path: str) -> str:
     return name
 
 
-def select_allowed(tools: list[OfferedTool], choice: JSON) -> list[OfferedTool]:
+def select_allowed(tools: list[OfferedTool], choice: Json) -> list[OfferedTool]:
     kind = require_field(choice, "type", TEXT, "tool_choice.")
     if kind == "allowed_tools":
         check_enum(
@@ -87,7 +87,7 @@ def select_allowed(tools: list[OfferedTool], choice: JSON) -> list[OfferedTool]:
     return select_named(tools, choice, "tool_choice.")
 
 
-def select_named(tools: list[OfferedTool], wanted: JSON, at: str) -> list[OfferedTool]:
+def select_named(tools: list[OfferedTool], wanted: Json, at: str) -> list[OfferedTool]:
     kind = require_field(wanted, "type", TEXT, at)
     if kind not in ("function", "custom"):
         return []
@@ -112,7 +112,7 @@ class AnswerFormat:
     param: str
 
 
-def read_format(spec: JSON | None, at: str, user_text: str, *, nested: bool) -> AnswerFormat | None:
+def read_format(spec: Json | None, at: str, user_text: str, *, nested: bool) -> AnswerFormat | None:
     """Return the answer format of a request, or ``None`` for plain text.
 
     ``at`` is the path of ``spec`` including its final dot. ``nested`` selects Chat's form, which

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from itertools import takewhile
 
 from forwarder.core.errors import InvalidRequest, NotFound, shorten_value
+from forwarder.core.types import Json
 from forwarder.demo.answer import AnswerPart, DemoAnswer, DemoPrompt
 from forwarder.demo.options import OfferedTool, choose_tool, read_format
 from forwarder.demo.validation import (
     ARRAY,
     DECIMAL,
     FLAG,
-    JSON,
     OBJECT,
     TEXT,
     WHOLE,
@@ -27,6 +27,14 @@ from forwarder.demo.validation import (
     read_integer,
     read_objects,
     require_field,
+)
+from forwarder.protocols.input_items import previous_response_not_found, read_input_items
+from forwarder.protocols.types import (
+    ResponsesUsage,
+    SummaryText,
+    make_item_added,
+    make_item_done,
+    make_output_text,
 )
 
 # -- requests --------------------------------------------------------------------------------------
@@ -81,7 +89,7 @@ ITEM_TYPES = (
 )  # fmt: skip
 
 
-def read_prompt(request: JSON) -> DemoPrompt:
+def read_prompt(request: Json) -> DemoPrompt:
     """Parse a Responses request; raises InvalidRequest or NotFound that name the parameter."""
     check_parameters(request, PARAMETER_TYPES, required=("model", "input"))
     check_stored_references(request)
@@ -102,21 +110,17 @@ def read_prompt(request: JSON) -> DemoPrompt:
     )
 
 
-def check_stored_references(request: JSON) -> None:
+def check_stored_references(request: Json) -> None:
     if previous := request.get("previous_response_id"):
-        raise InvalidRequest(
-            f"Previous response with id '{shorten_value(previous)}' not found.",
-            param="previous_response_id",
-            code="previous_response_not_found",
-        )
+        raise previous_response_not_found(previous)
     if request.get("conversation"):
         raise NotFound("The demo upstream does not store conversations.", param="conversation")
 
 
-def read_items(request: JSON) -> list[JSON]:
+def read_items(request: Json) -> list[Json]:
     if isinstance(request["input"], str):
-        return [{"type": "message", "role": "user", "content": request["input"]}]
-    items: list[JSON] = []
+        return read_input_items(request["input"])
+    items: list[Json] = []
     for path, item in read_objects(request, "input"):
         if item.get("type") is None and "role" in item:
             item = {**item, "type": "message"}
@@ -126,7 +130,7 @@ def read_items(request: JSON) -> list[JSON]:
     return items
 
 
-def check_item(item: JSON, at: str) -> None:
+def check_item(item: Json, at: str) -> None:
     kind = check_enum(require_field(item, "type", TEXT, at), ITEM_TYPES, f"{at}type")
     if kind == "message":
         role = check_enum(
@@ -148,7 +152,7 @@ def check_item(item: JSON, at: str) -> None:
         require_field(item, name, TEXT, at)
 
 
-def check_pairs(items: list[JSON]) -> None:
+def check_pairs(items: list[Json]) -> None:
     waiting: set[tuple[str, str]] = set()
     for item in items:
         if item["type"] in CALL_FIELDS:
@@ -175,17 +179,17 @@ def format_type(kind: str) -> str:
     return kind.replace("_", " ")
 
 
-def find_user_text(items: list[JSON]) -> str:
+def find_user_text(items: list[Json]) -> str:
     users = [item for item in items if item.get("role") == "user"]
     return join_text(users[-1]["content"]) if users else ""
 
 
-def find_tool_results(items: list[JSON]) -> tuple[str, ...]:
+def find_tool_results(items: list[Json]) -> tuple[str, ...]:
     last = takewhile(lambda item: item["type"].endswith("_output"), reversed(items))
     return tuple(join_text(item.get("output")) for item in last)[::-1]
 
 
-def read_tool(request: JSON, items: list[JSON]) -> OfferedTool | None:
+def read_tool(request: Json, items: list[Json]) -> OfferedTool | None:
     offers = read_objects(request, "tools")
     for index, item in enumerate(items):
         if item["type"] == "additional_tools":
@@ -203,7 +207,7 @@ def read_tool(request: JSON, items: list[JSON]) -> OfferedTool | None:
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
 ID_PREFIXES = {"reasoning": "rs", "text": "msg", "function": "fc", "custom": "ctc"}
 # Request parameters that the response repeats, with their defaults.
-REQUEST_DEFAULTS: JSON = {
+REQUEST_DEFAULTS: Json = {
     "background": False,
     "frequency_penalty": 0,
     "instructions": None,
@@ -226,7 +230,7 @@ REQUEST_DEFAULTS: JSON = {
 }
 
 
-def build_response(request: JSON, answer: DemoAnswer, key: str, created: int) -> JSON:
+def build_response(request: Json, answer: DemoAnswer, key: str, created: int) -> Json:
     """Return a finished ``response``; its ids contain ``key``; ``created`` is in Unix seconds."""
     return {
         **make_frame(request, key, created),
@@ -238,27 +242,27 @@ def build_response(request: JSON, answer: DemoAnswer, key: str, created: int) ->
     }
 
 
-def iter_events(request: JSON, answer: DemoAnswer, key: str, created: int) -> Iterator[JSON]:
+def iter_events(request: Json, answer: DemoAnswer, key: str, created: int) -> Iterator[Json]:
     """Yield the numbered stream events; the last one holds the whole response."""
     for number, event in enumerate(generate_events(request, answer, key, created)):
         yield {"type": event["type"], "sequence_number": number, **event}
 
 
-def generate_events(request: JSON, answer: DemoAnswer, key: str, created: int) -> Iterator[JSON]:
+def generate_events(request: Json, answer: DemoAnswer, key: str, created: int) -> Iterator[Json]:
     opening = make_frame(request, key, created)
     yield {"type": "response.created", "response": opening}
     yield {"type": "response.in_progress", "response": opening}
     for index, part in enumerate(answer.parts):
         item = make_item(part, key, request)
-        at = {"output_index": index}
-        yield {"type": "response.output_item.added", **at, "item": make_open_item(item)}
-        yield from PART_STREAMERS[part.kind](part, {"item_id": item["id"], **at})
-        yield {"type": "response.output_item.done", **at, "item": item}
+        yield make_item_added(make_open_item(item), index)
+        at = {"item_id": item["id"], "output_index": index}
+        yield from PART_STREAMERS[part.kind](part, at)
+        yield make_item_done(item, index)
     response = build_response(request, answer, key, created)
     yield {"type": f"response.{response['status']}", "response": response}
 
 
-def make_frame(request: JSON, key: str, created: int) -> JSON:
+def make_frame(request: Json, key: str, created: int) -> Json:
     parameters = {name: request.get(name) for name in REQUEST_DEFAULTS}
     return {
         "id": f"resp_{key}",
@@ -279,13 +283,13 @@ def make_frame(request: JSON, key: str, created: int) -> JSON:
     }
 
 
-def echo_tool(tool: JSON) -> JSON:
+def echo_tool(tool: Json) -> Json:
     if tool["type"] != "function":
         return tool
     return {"description": None, "parameters": None, "strict": True, **tool}
 
 
-def make_item(part: AnswerPart, key: str, request: JSON) -> JSON:
+def make_item(part: AnswerPart, key: str, request: Json) -> Json:
     item = {
         "id": f"{ID_PREFIXES[part.kind]}_{key}",
         "status": "incomplete" if part.is_cut else "completed",
@@ -295,7 +299,11 @@ def make_item(part: AnswerPart, key: str, request: JSON) -> JSON:
             encrypted = ENCRYPTED_REASONING in (request.get("include") or ())
             return {**item, **make_reasoning_body(part.text, encrypted)}
         case "text":
-            body = {"type": "message", "role": "assistant", "content": [make_text_part(part.text)]}
+            body = {
+                "type": "message",
+                "role": "assistant",
+                "content": [make_output_text(part.text)],
+            }
             return {**item, **body}
         case "function":
             return {
@@ -313,33 +321,29 @@ def make_item(part: AnswerPart, key: str, request: JSON) -> JSON:
             }
 
 
-def make_reasoning_body(text: str, encrypted: bool) -> JSON:
+def make_reasoning_body(text: str, encrypted: bool) -> Json:
     body = {"type": "reasoning", "summary": [make_summary_part(text)]}
     content = base64.b64encode(text.encode("utf-8", "replace")).decode()
     return {**body, "encrypted_content": content} if encrypted else body
 
 
-def make_call_fields(part: AnswerPart, key: str) -> JSON:
+def make_call_fields(part: AnswerPart, key: str) -> Json:
     assert part.tool
     space = {"namespace": part.tool.namespace} if part.tool.namespace else {}
     return {"call_id": f"call_{key}", "name": part.tool.name, **space}
 
 
-def make_open_item(item: JSON) -> JSON:
+def make_open_item(item: Json) -> Json:
     empty = {"content": [], "summary": [], "arguments": "", "input": ""}
     emptied = {name: empty.get(name, value) for name, value in item.items()}
     return {**emptied, "status": "in_progress"}
 
 
-def make_text_part(text: str) -> JSON:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-
-def make_summary_part(text: str) -> JSON:
+def make_summary_part(text: str) -> SummaryText:
     return {"type": "summary_text", "text": text}
 
 
-def stream_reasoning(part: AnswerPart, at: JSON) -> Iterator[JSON]:
+def stream_reasoning(part: AnswerPart, at: Json) -> Iterator[Json]:
     at = {**at, "summary_index": 0}
     cut = {"status": "incomplete"} if part.is_cut else {}
     part_event, text_event = "response.reasoning_summary_part", "response.reasoning_summary_text"
@@ -350,17 +354,17 @@ def stream_reasoning(part: AnswerPart, at: JSON) -> Iterator[JSON]:
     yield {"type": f"{part_event}.done", **at, "part": make_summary_part(part.text), **cut}
 
 
-def stream_text(part: AnswerPart, at: JSON) -> Iterator[JSON]:
+def stream_text(part: AnswerPart, at: Json) -> Iterator[Json]:
     at = {**at, "content_index": 0}
     part_event, text_event = "response.content_part", "response.output_text"
-    yield {"type": f"{part_event}.added", **at, "part": make_text_part("")}
+    yield {"type": f"{part_event}.added", **at, "part": make_output_text("")}
     for word in part.words:
         yield {"type": f"{text_event}.delta", **at, "delta": word, "logprobs": []}
     yield {"type": f"{text_event}.done", **at, "text": part.text, "logprobs": []}
-    yield {"type": f"{part_event}.done", **at, "part": make_text_part(part.text)}
+    yield {"type": f"{part_event}.done", **at, "part": make_output_text(part.text)}
 
 
-def stream_function_call(part: AnswerPart, at: JSON) -> Iterator[JSON]:
+def stream_function_call(part: AnswerPart, at: Json) -> Iterator[Json]:
     assert part.tool
     kind = "response.function_call_arguments"
     for word in part.words:
@@ -368,7 +372,7 @@ def stream_function_call(part: AnswerPart, at: JSON) -> Iterator[JSON]:
     yield {"type": f"{kind}.done", **at, "name": part.tool.name, "arguments": part.text}
 
 
-def stream_custom_call(part: AnswerPart, at: JSON) -> Iterator[JSON]:
+def stream_custom_call(part: AnswerPart, at: Json) -> Iterator[Json]:
     kind = "response.custom_tool_call_input"
     for word in part.words:
         yield {"type": f"{kind}.delta", **at, "delta": word}
@@ -383,7 +387,7 @@ PART_STREAMERS = {
 }
 
 
-def make_usage(answer: DemoAnswer) -> JSON:
+def make_usage(answer: DemoAnswer) -> ResponsesUsage:
     return {
         "input_tokens": answer.input_words,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},

@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from forwarder.core.errors import InvalidRequest, shorten_value
+from forwarder.core.types import Json
+from forwarder.core.validate import missing_parameter
 
-JSON = dict[str, Any]
 JsonKind = tuple[type, ...]
 
 TEXT: JsonKind = (str,)
@@ -35,7 +36,7 @@ TEXT_FIELDS = (
 
 
 def check_parameters(
-    request: JSON, kinds: Mapping[str, JsonKind], required: Collection[str]
+    request: Json, kinds: Mapping[str, JsonKind], required: Collection[str]
 ) -> None:
     """Check the presence of required parameters and the types of all known ones.
 
@@ -47,18 +48,14 @@ def check_parameters(
         read_field(request, name, kind, "")
 
 
-def require_field(holder: JSON, name: str, kind: JsonKind, at: str) -> Any:
+def require_field(holder: Json, name: str, kind: JsonKind, at: str) -> Any:
     """Return ``holder[name]``, which must be present and of this kind."""
     if holder.get(name) is None:
-        raise InvalidRequest(
-            f"Missing required parameter: '{at}{name}'.",
-            param=at + name,
-            code="missing_required_parameter",
-        )
+        raise missing_parameter(at + name)
     return check_type(holder[name], kind, at + name)
 
 
-def read_field(holder: JSON, name: str, kind: JsonKind, at: str) -> Any:
+def read_field(holder: Json, name: str, kind: JsonKind, at: str) -> Any:
     """Return ``holder[name]``, which must be of this kind, or ``None`` if absent."""
     value = holder.get(name)
     return None if value is None else check_type(value, kind, at + name)
@@ -90,7 +87,7 @@ def check_enum(value: Any, allowed: Collection[str], param: str) -> Any:
     return value
 
 
-def read_objects(holder: JSON, name: str, at: str = "") -> list[tuple[str, JSON]]:
+def read_objects(holder: Json, name: str, at: str = "") -> list[tuple[str, Json]]:
     """Return ``(path, object)`` for each element of the array ``holder[name]``, if present."""
     values = read_field(holder, name, ARRAY, at) or []
     paths = [f"{at}{name}[{index}]" for index in range(len(values))]
@@ -99,7 +96,7 @@ def read_objects(holder: JSON, name: str, at: str = "") -> list[tuple[str, JSON]
     ]
 
 
-def read_integer(holder: JSON, name: str, least: int) -> int | None:
+def read_integer(holder: Json, name: str, least: int) -> int | None:
     """Return ``holder[name]``, an integer of at least ``least``, or ``None`` if absent."""
     value: int | None = read_field(holder, name, WHOLE, "")
     if value is not None and value < least:
@@ -112,7 +109,7 @@ def read_integer(holder: JSON, name: str, least: int) -> int | None:
     return value
 
 
-def check_parts(holder: JSON, name: str, allowed: Collection[str], at: str) -> None:
+def check_parts(holder: Json, name: str, allowed: Collection[str], at: str) -> None:
     """Check that content is a string or an array of parts of the allowed types."""
     if isinstance(holder[name], str):
         return

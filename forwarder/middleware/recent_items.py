@@ -7,14 +7,15 @@ separate for each client key, and local to this process.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Any
+import threading
 
 import orjson
+from cachetools import LRUCache
 
 from forwarder.context.client_identity import hash_client_key
 from forwarder.core.read_limit import DEFAULT_REQUEST_LIMITS, ReadLimit, RequestLimits
 from forwarder.core.types import Batch, EventStream, Handler, Json
+from forwarder.protocols.input_items import list_item_references, replace_item_references
 from forwarder.protocols.mappings import TERMINAL_EVENTS
 
 MAX_REMEMBERED_BYTES = 64 * 2**20
@@ -22,15 +23,14 @@ MAX_REMEMBERED_BYTES = 64 * 2**20
 
 
 class RecentItems:
-    """The items of recent answers; the oldest are evicted first."""
+    """The items of recent answers; the least recently used are evicted first."""
 
     def __init__(
         self, max_bytes: int = MAX_REMEMBERED_BYTES, limits: RequestLimits = DEFAULT_REQUEST_LIMITS
     ) -> None:
         self._limits = limits
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._items: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._items: LRUCache[tuple[str, str], bytes] = LRUCache(max_bytes, getsizeof=len)
+        self._lock = threading.Lock()
 
     def with_recent_items(self, handler: Handler, client_key: str | None) -> Handler:
         """Wrap a handler: resolve references in requests and keep the items of responses.
@@ -46,22 +46,18 @@ class RecentItems:
         return handle_request
 
     def _resolve_references(self, request: Json, owner: str) -> Json:
-        items = request.get("input")
-        if not isinstance(items, list) or not any(map(is_item_reference, items)):
+        """Replace references; the translator rejects those to unknown items."""
+        names = list_item_references(request.get("input"))
+        if not names:
             return request
+        with self._lock:
+            found = {name: self._items.get((owner, name)) for name in names}
         limit = ReadLimit(self._limits, "input")
         limit.spend_value(request)
-        resolved = [self._find_item(owner, i, limit) if is_item_reference(i) else i for i in items]
-        return {**request, "input": resolved}
-
-    def _find_item(self, owner: str, reference: Json, limit: ReadLimit) -> Json:
-        """Return the item, or the unknown reference itself, which the translator rejects."""
-        data = self._items.get((owner, str(reference.get("id"))))
-        if data is None:
-            return reference
-        limit.spend(data)
-        item: Json = orjson.loads(data)
-        return item
+        for name in names:
+            limit.spend(found[name] or b"")
+        items = {name: orjson.loads(data) for name, data in found.items() if data is not None}
+        return {**request, "input": replace_item_references(request["input"], items)}
 
     def _record_stream(self, stream: EventStream, owner: str) -> EventStream:
         for batch in stream:
@@ -71,16 +67,8 @@ class RecentItems:
     def _store_items(self, batch: Batch, owner: str) -> None:
         if not batch or batch[-1].get("type") not in TERMINAL_EVENTS:
             return
-        for item in batch[-1]["response"].get("output") or ():
-            data, before = orjson.dumps(item), self._items.pop((owner, item["id"]), b"")
-            self._items[owner, item["id"]] = data
-            self._bytes += len(data) - len(before)
-        while self._bytes > self._max_bytes:
-            _, data = self._items.popitem(last=False)
-            self._bytes -= len(data)
-
-
-def is_item_reference(item: Any) -> bool:
-    if not isinstance(item, dict) or "id" not in item:
-        return False
-    return item.get("type") == "item_reference" or not ("type" in item or "role" in item)
+        with self._lock:
+            for item in batch[-1]["response"].get("output") or ():
+                data = orjson.dumps(item)
+                if len(data) <= self._items.maxsize:
+                    self._items[owner, item["id"]] = data

@@ -1,15 +1,11 @@
-"""Estimates usage for cut answers and adds up the usage of several answers."""
+"""Estimates the usage of cut answers and adds up the usage of several answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from forwarder.core.types import Json
-
-BYTES_PER_TOKEN = 4
-"""Rule of thumb for common tokenizers: four English letters, or about one and a third Chinese
-characters (three bytes each)."""
+from forwarder.protocols.token_estimate import estimate_request_tokens, sum_text_tokens
 
 
 class EstimatedUsage(Json):
@@ -18,34 +14,10 @@ class EstimatedUsage(Json):
 
 def estimate_usage(request: Json, texts: Iterable[str]) -> EstimatedUsage:
     """Estimate the usage of an answer to ``request`` that consists of ``texts``."""
-    prompt = count_tokens(iterate_texts([request.get("messages"), request.get("tools")]))
-    completion = count_tokens(texts)
+    prompt, completion = estimate_request_tokens(request), sum_text_tokens(texts)
     return EstimatedUsage(
         prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
     )
-
-
-def estimate_tokens(value: Any) -> int:
-    """Estimate the tokens of all strings in a JSON value."""
-    return count_tokens(iterate_texts(value))
-
-
-def count_tokens(texts: Iterable[str]) -> int:
-    size = sum(len(text.encode(errors="replace")) for text in texts)
-    return -(-size // BYTES_PER_TOKEN)
-
-
-def iterate_texts(value: Any) -> Iterable[str]:
-    """Yield every string in a JSON value except data URLs, whose length is unrelated to tokens."""
-    remaining = [value]
-    while remaining:
-        inner = remaining.pop()
-        if isinstance(inner, str) and not inner.startswith("data:"):
-            yield inner
-        elif isinstance(inner, list):
-            remaining += inner
-        elif isinstance(inner, dict):
-            remaining += inner.values()
 
 
 def sum_usages(usages: list[Json], prompts: bool) -> Json:

@@ -13,6 +13,7 @@ from forwarder.core.read_limit import ReadLimit
 from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.core.types import EventStream, Json
 from forwarder.core.validate import read_field
+from forwarder.protocols.token_estimate import estimate_request_tokens
 from forwarder.server import request_context
 from forwarder.server.extension import get_gateway
 from forwarder.server.openai import json_answer, read_json_body, stream_stored_events
@@ -25,7 +26,7 @@ from forwarder.server.stored_objects import (
     read_new_metadata,
     require_found,
 )
-from forwarder.storage import UpstreamMemory, completion_recorder, token_estimate
+from forwarder.storage import UpstreamMemory, completion_recorder
 from forwarder.storage.db.completions import StoredCompletion
 from forwarder.storage.history_reference import response_not_found
 from forwarder.storage.include import IncludeFilter
@@ -134,7 +135,7 @@ def input_tokens() -> Response:
     answer = json_answer(
         {
             "object": "response.input_tokens",
-            "input_tokens": token_estimate.estimate_input_tokens(expanded[0], expanded[0]["input"]),
+            "input_tokens": estimate_request_tokens(expanded[0]),
         }
     )
     answer.headers["X-Forwarder-Estimated"] = "input_tokens"

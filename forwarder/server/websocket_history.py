@@ -7,15 +7,16 @@ connection.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from cachetools import FIFOCache
 
 from forwarder.core.read_limit import ReadLimit
 from forwarder.core.types import Json
-from forwarder.core.validate import LIST, STR, check_type, read_field
+from forwarder.core.validate import STR, read_field
+from forwarder.protocols.input_items import read_input_items
 
 MAX_CONTINUABLE_RESPONSES = 16
 """Number of responses that clients can continue. The oldest is dropped first."""
@@ -51,8 +52,10 @@ class SessionHistory:
     """The latest responses of a connection, limited to ``max_bytes``."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._entries: OrderedDict[str, HistoryEntry] = OrderedDict()
+        # Shared segments count for each entry, so the limit is an upper bound of the memory.
+        self._entries: FIFOCache[str, HistoryEntry] = FIFOCache(
+            max_bytes, getsizeof=lambda entry: entry.size
+        )
 
     def find_previous(self, request: Json, keeps_responses: bool) -> HistoryEntry | None:
         """Return the entry that a request continues, or None if it is unknown here.
@@ -66,9 +69,9 @@ class SessionHistory:
     def add_response(self, response: Json, entry: HistoryEntry | None, request: Json) -> None:
         """Add a finished response with its request and the entry that it continued."""
         output = [item for item in response.get("output") or () if is_replayable(item)]
-        segment = orjson.dumps([*read_input_items(request), *output])
+        segment = orjson.dumps([*read_input_items(request.get("input")), *output])
         size = (entry.size if entry else 0) + len(segment)
-        if size > self._max_bytes or not response.get("id"):
+        if size > self._entries.maxsize or not response.get("id"):
             return
         before = entry.segments if entry else ()
         # Only this connection knows the responses of "generate": false.
@@ -79,13 +82,8 @@ class SessionHistory:
         self._entries[response["id"]] = HistoryEntry(
             (*before, segment), size, stored, conversation, base_id
         )
-        while len(self._entries) > MAX_CONTINUABLE_RESPONSES or self._total_size > self._max_bytes:
-            self._entries.popitem(last=False)
-
-    @property
-    def _total_size(self) -> int:
-        """Upper bound of the memory of all entries: shared segments count for each entry."""
-        return sum(entry.size for entry in self._entries.values())
+        while len(self._entries) > MAX_CONTINUABLE_RESPONSES:
+            self._entries.popitem()
 
     def forget_previous(self, request: Json) -> None:
         """Drop the entry that a failed request continued, as OpenAI does."""
@@ -108,24 +106,13 @@ def strip_history(request: Json, entry: HistoryEntry) -> Json:
     conversation = read_conversation(request, entry)
     bases = {"conversation": conversation, "previous_response_id": entry.stored_base_id}
     present = {k: v for k, v in bases.items() if v is not None}
-    return {**rest, **present, "input": read_input_items(request)}
+    return {**rest, **present, "input": read_input_items(request.get("input"))}
 
 
 def read_conversation(request: Json, entry: HistoryEntry | None) -> Any:
     """Return the conversation of a request, by default that of the entry it continues."""
     conversation = request.get("conversation")
     return entry.conversation if conversation is None and entry else conversation
-
-
-def read_input_items(request: Json) -> list[Any]:
-    """Return the input of a request as a list of items."""
-    value = request.get("input")
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [{"type": "message", "role": "user", "content": value}]
-    items: list[Any] = check_type(value, LIST, "input")
-    return items
 
 
 def is_replayable(item: Json) -> bool:

@@ -41,8 +41,10 @@ from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.core.types import Event, EventStream, Json
 from forwarder.models.codex_headers import TURN_METADATA_HEADER, make_turn_events
 from forwarder.pipeline.gateway import Gateway
+from forwarder.protocols.input_items import previous_response_not_found, read_input_items
 from forwarder.protocols.mappings import TERMINAL_EVENTS
 from forwarder.protocols.stream_end import append_responses_error, malformed_event
+from forwarder.protocols.types import make_empty_usage
 from forwarder.server import request_context
 from forwarder.server.base_paths import get_requested_style
 from forwarder.server.json_body import read_body
@@ -51,13 +53,11 @@ from forwarder.server.websocket_history import (
     HistoryEntry,
     SessionHistory,
     expand_history,
-    read_input_items,
     strip_history,
 )
 from forwarder.services import Services
 from forwarder.storage.history_errors import EarlierItems, call_with_earlier_items
 from forwarder.storage.history_reference import (
-    previous_response_not_found,
     read_history_reference,
 )
 from forwarder.storage.response_recorder import make_history_fields
@@ -347,14 +347,14 @@ class WebSocketSession:
         if entry is None and body.get("previous_response_id"):
             raise previous_response_not_found(body["previous_response_id"])
         body = expand_history(body, entry) if entry else body
-        read_input_items(body)
+        read_input_items(body.get("input"))  # checks it
         model = body.get("model") or self._services.settings.default_model
         now = ID_SOURCE.now()
         blank = make_response_skeleton(
             {**body, "model": model}, generate_id("resp"), now
         ) | make_history_fields(read_history_reference(body), False)
-        completed = {**blank, "status": "completed", "completed_at": now, "usage": _NO_USAGE}
-        responses = {"response.created": blank, "response.completed": completed}
+        end = {"status": "completed", "completed_at": now, "usage": make_empty_usage()}
+        responses = {"response.created": blank, "response.completed": blank | end}
         events = enumerate(responses.items())
         return iter([[{"type": k, "response": r, "sequence_number": i} for i, (k, r) in events]])
 
@@ -369,15 +369,6 @@ class WebSocketSession:
             self._history.forget_previous(message)
         elif kind in TERMINAL_EVENTS:
             self._history.add_response(event["response"], entry, message)
-
-
-_NO_USAGE: Json = {
-    "input_tokens": 0,
-    "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-    "output_tokens": 0,
-    "output_tokens_details": {"reasoning_tokens": 0},
-    "total_tokens": 0,
-}
 
 
 def check_message(message: Json) -> Json:

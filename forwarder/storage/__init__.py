@@ -12,12 +12,13 @@ from collections.abc import Callable
 from functools import partial
 
 from forwarder.context.request_context import RequestContext
-from forwarder.core.errors import InvalidRequest, StoreUnavailable, Unsupported
+from forwarder.core.errors import StoreUnavailable, Unsupported
 from forwarder.core.read_limit import DEFAULT_REQUEST_LIMITS, RequestLimits
 from forwarder.core.shutdown import InFlightRequests
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.middleware.reasoning_style import request_usage
 from forwarder.middleware.recent_items import RecentItems
+from forwarder.protocols.input_items import previous_response_not_found
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.storage.background import BackgroundLimits, BackgroundRunner
 from forwarder.storage.completion_recorder import (
@@ -233,11 +234,7 @@ NOT_STORED_LOSS = "store", "this server has no database"
 def refuse_stored_state(request: Json) -> None:
     reference = read_history_reference(request)
     if reference.previous is not None:
-        raise InvalidRequest(
-            "Previous response not found: this server does not store responses.",
-            param="previous_response_id",
-            code="previous_response_not_found",
-        )
+        raise previous_response_not_found(reference.previous, "This server stores no responses.")
     for name in ("conversation", "background"):
         if request.get(name):
             raise Unsupported(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from forwarder.core.errors import InvalidRequest, NotFound, shorten_value
+from forwarder.core.errors import InvalidRequest, NotFound
 from forwarder.core.types import Json
 from forwarder.core.validate import BOOL, DICT, STR, read_field, require_field
 from forwarder.storage.items import check_id
@@ -85,15 +85,6 @@ def is_background(request: Json) -> bool:
 def response_not_found(name: str) -> NotFound:
     """The response does not exist, or belongs to another client."""
     return NotFound(f"Response with id '{name[:64]}' not found.", param="response_id")
-
-
-def previous_response_not_found(name: object) -> InvalidRequest:
-    """The response that a request continues does not exist, or belongs to another client."""
-    return InvalidRequest(
-        f"Previous response with id '{shorten_value(name)}' not found.",
-        param="previous_response_id",
-        code="previous_response_not_found",
-    )
 
 
 def conversation_not_found(name: str, param: str | None = None) -> NotFound:

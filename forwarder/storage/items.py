@@ -22,6 +22,7 @@ from forwarder.core.validate import (
 )
 from forwarder.middleware.media.locations import find_media, replace_media
 from forwarder.middleware.media.policy import check_media
+from forwarder.protocols.input_items import read_input_items
 from forwarder.protocols.items import INPUT_ITEMS, parse_row_type
 from forwarder.storage.db.tables import MAX_ID_BYTES, is_valid_id
 from forwarder.translation.responses_over_chat.request import check_item
@@ -62,16 +63,15 @@ def to_items(request_input: Any) -> list[Json]:
 
     Raises InvalidRequest for an item that is not an object or whose id cannot be stored.
     """
-    if isinstance(request_input, str):
-        return [{"type": "message", "role": "user", "content": request_input}]
-    if not isinstance(request_input, list):
+    if not isinstance(request_input, str | list):
         return []
-    for i, item in enumerate(request_input):
+    items = read_input_items(request_input)
+    for i, item in enumerate(items):
         if type(item) is not dict:
             check_type(item, DICT, f"input[{i}]")
         if type(item.get("id")) is str:
             check_id(item["id"], f"input[{i}].id")
-    return request_input
+    return items
 
 
 def check_id(name: str, param: str) -> None:

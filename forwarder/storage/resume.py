@@ -11,7 +11,11 @@ from collections.abc import Callable
 
 from forwarder.core.read_limit import DEFAULT_REQUEST_LIMITS, ReadLimit, RequestLimits
 from forwarder.core.types import EventStream, Handler, Json
-from forwarder.storage import references
+from forwarder.protocols.input_items import (
+    is_item_reference,
+    list_item_references,
+    replace_item_references,
+)
 from forwarder.storage.history_errors import EarlierItems, LossCallback, call_with_earlier_items
 from forwarder.storage.history_reference import (
     LOCAL_PARAMETERS,
@@ -43,24 +47,24 @@ def with_history(
         rest = {k: v for k, v in request.items() if k not in LOCAL_PARAMETERS}
         if memory.stores_responses and is_background(request):
             rest["background"] = True  # continues at the upstream even if this process dies
-        if not reference.is_set and not references.list_references(request_input):
+        if not reference.is_set and not list_item_references(request_input):
             return handler(rest)
         limit = ReadLimit(limits, reference.param if reference.is_set else "input")
         limit.spend_value(rest)
         owner = find_owner()
         past, found_items = history.read_history(owner, reference, memory, request_input, limit)
-        if references.list_references(request_input):
-            rest["input"] = references.replace_references(rest["input"], found_items)
+        if list_item_references(request_input):
+            rest["input"] = replace_item_references(rest["input"], found_items)
         if past is None:
             return handler(rest | {k: v for k, v in request.items() if k in LOCAL_PARAMETERS[:2]})
         history.note_use(owner, past.used_responses)
         if past.upstream_response_id is not None:
             return handler({**rest, "previous_response_id": past.upstream_response_id})
         own = {**rest, "input": to_items(rest.get("input"))}
-        earlier = references.replace_references(past.items, found_items)
-        if references.list_references(earlier):
+        earlier = replace_item_references(past.items, found_items)
+        if list_item_references(earlier):
             drop(f"{reference.param}.item_reference", "the referenced item no longer exists")
-        earlier = [item for item in earlier if not references.is_reference(item)]
+        earlier = [item for item in earlier if not is_item_reference(item)]
         return call_with_earlier_items(handler, own, EarlierItems(earlier, reference.param), drop)
 
     return handle_request

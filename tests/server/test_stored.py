@@ -89,6 +89,28 @@ def test_tokens_are_estimated_without_a_store() -> None:
         assert (got.status_code, got.get_json()["error"]["param"]) == (400, name)
 
 
+def test_estimate_is_the_one_that_the_compaction_threshold_uses(demo: FlaskClient) -> None:
+    image = {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="}
+    asked = {
+        "model": "demo",
+        "input": [
+            {"role": "user", "content": [image] * 20},
+            {"role": "assistant", "content": "Twenty pictures."},
+            {"role": "user", "content": "What do they show?"},
+        ],
+    }
+    tokens = demo.post("/v1/responses/input_tokens", json=asked).get_json()["input_tokens"]
+    assert tokens > 20 * 765
+
+    def list_output_types(threshold: int) -> list[str]:
+        entry = {"type": "compaction", "compact_threshold": threshold}
+        got = demo.post("/v1/responses", json={**asked, "context_management": [entry]})
+        return [item["type"] for item in got.get_json()["output"]]
+
+    assert "compaction" in list_output_types(tokens)
+    assert "compaction" not in list_output_types(tokens + 1)
+
+
 def test_chat_store_parameter_without_a_store_is_reported() -> None:
     client = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"})).test_client()
     request = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "store": True}

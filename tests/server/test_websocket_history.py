@@ -7,11 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.server.websocket_history import (
-    SessionHistory,
-    expand_history,
-    read_input_items,
-)
+from forwarder.server.websocket_history import SessionHistory, expand_history
 
 Json = dict[str, Any]
 HI: Json = {"type": "message", "role": "user", "content": "hi"}
@@ -143,10 +139,3 @@ def test_unknown_reasoning_is_not_replayed() -> None:
 
     assert link is not None
     assert link.items == [HI, sealed, SAID]
-
-
-def test_an_input_is_a_list_or_a_text() -> None:
-    assert read_input_items({}) == []
-    assert read_input_items({"input": [HI]}) == [HI]
-    with pytest.raises(InvalidRequest):
-        read_input_items({"input": 7})

@@ -8,11 +8,11 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
+from forwarder.protocols.input_items import previous_response_not_found
 from forwarder.storage.history_reference import (
     HistoryReference,
     is_background,
     is_stored,
-    previous_response_not_found,
     read_history_reference,
 )
 

@@ -18,7 +18,8 @@ from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import DICT, INT, LIST, check_type, read_field
 from forwarder.middleware.compaction import events, summary, window
-from forwarder.middleware.compaction.window import estimate_request_tokens
+from forwarder.protocols.input_items import read_input_items
+from forwarder.protocols.token_estimate import estimate_request_tokens
 
 __all__ = ["HandlerWrapper", "has_compaction_trigger", "make_compact_handler", "with_compaction"]
 
@@ -129,12 +130,8 @@ def make_compaction_item(text: str, request: Json, context: TranslationContext) 
 
 def normalize_input(request: Json) -> Json:
     """Return the request with its input as a list of items."""
-    items: Any = request.get("input")
-    if items is None or items == "":
-        items = []
-    if isinstance(items, str):
-        items = [{"type": "message", "role": "user", "content": items}]
-    return {**request, "input": check_type(items, LIST, "input")}
+    value = request.get("input")
+    return {**request, "input": read_input_items(None if value == "" else value)}
 
 
 def check_not_empty(request: Json) -> None:

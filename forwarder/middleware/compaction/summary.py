@@ -6,6 +6,7 @@ from typing import Any
 
 from forwarder.core.errors import UpstreamProtocolError
 from forwarder.core.types import Json
+from forwarder.protocols.input_items import make_user_message
 
 STATE_PARAMETERS = ("previous_response_id", "conversation")
 """Parameters that refer to conversation state outside the request's input."""
@@ -45,7 +46,7 @@ def make_summary_request(request: Json, items: list[Any]) -> Json:
         for item in items
         if not isinstance(item, dict) or item.get("type") != "additional_tools"
     ]
-    prompt = {"type": "message", "role": "user", "content": SUMMARY_PROMPT}
+    prompt = make_user_message(SUMMARY_PROMPT)
     return {**copied, "input": [*history, prompt], "store": False, "stream": True}
 
 

@@ -11,25 +11,20 @@ from typing import Any
 from forwarder.core.ids import IdSource
 from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.core.types import Json
-from forwarder.middleware.usage_estimate import estimate_tokens
 from forwarder.protocols.chat_reasoning import is_own_token
+from forwarder.protocols.input_items import make_user_message
+from forwarder.protocols.token_estimate import estimate_content_tokens
 
 MAX_KEPT_TOKENS = 64_000
 """Limit of user messages kept before a summary, in estimated tokens; the oldest go first."""
 
 TRIGGER_ITEM: Json = {"type": "compaction_trigger"}
-_COUNTED_PARAMETERS = ("instructions", "input", "tools")
 
 _SUMMARY_PREFIX = (
     "[Here the conversation was shortened. What you have said and done until here, "
     "in your own summary:]\n\n"
 )
 _FOREIGN_REASON = "only its maker can decrypt it"
-
-
-def estimate_request_tokens(request: Json) -> int:
-    """Estimate the input tokens of a Responses request."""
-    return estimate_tokens([request.get(name) for name in _COUNTED_PARAMETERS])
 
 
 def open_compactions(request: Json, context: TranslationContext, native: bool) -> Json:
@@ -97,7 +92,7 @@ def is_compaction_trigger(item: Any) -> bool:
 def make_summary_message(text: str) -> Json:
     """Return the message in which the model receives a summary."""
     content = [{"type": "input_text", "text": _SUMMARY_PREFIX + text}]
-    return {"type": "message", "role": "user", "content": content}
+    return make_user_message(content)
 
 
 def select_kept_items(items: list[Any]) -> list[Json]:
@@ -108,7 +103,7 @@ def select_kept_items(items: list[Any]) -> list[Json]:
         if not is_client_message(item):
             continue
         if item.get("role") == "user":
-            remaining -= max(1, estimate_tokens(item.get("content")))
+            remaining -= max(1, estimate_content_tokens(item.get("content")))
             if remaining < 0 and kept:
                 continue
         kept.append(item)

@@ -11,6 +11,11 @@ import sqlalchemy as sa
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.read_limit import ReadLimit, spend_references
 from forwarder.core.types import Json
+from forwarder.protocols.input_items import (
+    is_item_reference,
+    list_item_references,
+    previous_response_not_found,
+)
 from forwarder.storage.db import Database, conversations, responses
 from forwarder.storage.db.compression import SpendCallback
 from forwarder.storage.db.conversations import ConversationItem
@@ -20,10 +25,8 @@ from forwarder.storage.history_reference import (
     HistoryReference,
     UpstreamMemory,
     conversation_not_found,
-    previous_response_not_found,
 )
 from forwarder.storage.items import derive_id, parse_derived_id, render_item
-from forwarder.storage.references import is_reference, list_references
 
 
 class StoredHistory(NamedTuple):
@@ -56,7 +59,9 @@ class HistoryRepository:
 
         def read(connection: sa.Connection) -> tuple[StoredHistory | None, dict[str, Json]]:
             past = find_history(connection, owner, reference, memory, limit)
-            names = list_references(request_input) + list_references(past.items if past else [])
+            names = list_item_references(request_input) + list_item_references(
+                past.items if past else []
+            )
             if not names:
                 return past, {}
             found_items = find_items(connection, owner, names, limit.spend)
@@ -186,7 +191,7 @@ def find_items(
             unresolved += [name for name in missing if name not in found_items]
     if unresolved:
         found_items |= find_derived_items(connection, owner, unresolved, spend)
-    return {name: item for name, item in found_items.items() if not is_reference(item)}
+    return {name: item for name, item in found_items.items() if not is_item_reference(item)}
 
 
 def find_derived_items(

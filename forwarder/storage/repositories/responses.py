@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from forwarder.core.types import Batch
+from forwarder.protocols.input_items import list_item_references, replace_item_references
 from forwarder.protocols.mappings import TERMINAL_EVENTS
 from forwarder.protocols.unfold import unfold_answer
 from forwarder.storage.db import Database, conversations, responses
@@ -16,7 +17,6 @@ from forwarder.storage.db.event_log import EventLogChunk
 from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.db.tables import is_valid_id
 from forwarder.storage.items import derive_id, render_item
-from forwarder.storage.references import list_references, replace_references
 from forwarder.storage.repositories.history import find_items
 
 
@@ -117,8 +117,8 @@ def append_to_conversation(connection: sa.Connection, owner: str, stored: Stored
 
 def resolve_input_references(connection: sa.Connection, owner: str, items: list[Any]) -> list[Any]:
     """Return the items with references replaced by the referenced items, under the same ids."""
-    names = list_references(items)
+    names = list_item_references(items)
     if not names:
         return items
     found_items = find_items(connection, owner, names)
-    return replace_references(items, {n: {"id": n, **item} for n, item in found_items.items()})
+    return replace_item_references(items, {n: {"id": n, **item} for n, item in found_items.items()})

@@ -146,16 +146,3 @@ def test_only_the_last_summary_is_decrypted() -> None:
     result = window.open_compactions(request, replace(here, decrypt=unseal), False)["input"]
     assert "summary 49" in result[0]["content"][0]["text"]
     assert count == 1
-
-
-def test_request_tokens_count_instructions_input_and_tools() -> None:
-    request = {"instructions": "a" * 40, "input": [{"content": "b" * 40}], "user": "c" * 400}
-
-    assert window.estimate_request_tokens(request) == 20
-    assert window.estimate_request_tokens({**request, "tools": [{"name": "d" * 40}]}) == 30
-
-
-def test_request_tokens_ignore_data_urls() -> None:
-    image = {"image_url": "data:image/png;base64," + "A" * 4000}
-
-    assert window.estimate_request_tokens({"input": [image]}) == 0

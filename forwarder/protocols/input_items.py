@@ -1,0 +1,62 @@
+"""Reads the ``input`` of a Responses request: its items, and references to earlier ones.
+
+A client refers to an earlier item by its id, and to an earlier response by
+``previous_response_id``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from forwarder.core.errors import InvalidRequest, shorten_value
+from forwarder.core.types import Json
+from forwarder.core.validate import LIST, check_type
+
+
+def read_input_items(request_input: Any) -> list[Any]:
+    """Return an ``input`` as a list of items: a string is one user message, null is no item.
+
+    Raises InvalidRequest for any other type. The items are not checked.
+    """
+    if request_input is None:
+        return []
+    if isinstance(request_input, str):
+        return [make_user_message(request_input)]
+    items: list[Any] = check_type(request_input, LIST, "input")
+    return items
+
+
+def make_user_message(content: str | list[Json]) -> Json:
+    """Return a message item of the user."""
+    return {"type": "message", "role": "user", "content": content}
+
+
+def is_item_reference(item: Any) -> bool:
+    """Return whether an item is a reference. Malformed references are rejected elsewhere."""
+    if not isinstance(item, dict) or not isinstance(item.get("id"), str):
+        return False
+    return item.get("type") == "item_reference" or not (item.get("type") or "role" in item)
+
+
+def list_item_references(items: Any) -> list[str]:
+    """Return the ids of all item references; empty if ``items`` is not a list."""
+    if type(items) is not list:
+        return []
+    return [item["id"] for item in items if is_item_reference(item)]
+
+
+def replace_item_references(items: list[Any], found_items: Mapping[str, Json]) -> list[Any]:
+    """Return the items with references replaced; references that were not found stay."""
+    return [
+        found_items.get(item["id"], item) if is_item_reference(item) else item for item in items
+    ]
+
+
+def previous_response_not_found(name: object, *reason: str) -> InvalidRequest:
+    """Return the error for a ``previous_response_id`` that does not exist for this client."""
+    return InvalidRequest(
+        " ".join((f"Previous response with id '{shorten_value(name)}' not found.", *reason)),
+        param="previous_response_id",
+        code="previous_response_not_found",
+    )
