@@ -54,7 +54,7 @@ from forwarder.storage.reasoning_cache import DatabaseBackend
 from forwarder.upstream.client import Upstream
 from forwarder.upstream.pool import UpstreamPool
 from forwarder.upstream.resilience import Resilience
-from forwarder.upstream.transport.select import select_transport
+from forwarder.upstream.transport import select_transport
 
 log = logging.getLogger("forwarder.services")
 

@@ -11,7 +11,7 @@ import pytest
 
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from forwarder.upstream.transport.select import select_transport
+from forwarder.upstream.transport import select_transport
 from tests.fake_provider import ScriptedUpstream, faults
 from tests.helpers.loopback import unused_port
 

@@ -8,13 +8,12 @@ the size limit. No proxy is used, because the forwarder could not check the addr
 from __future__ import annotations
 
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from functools import cache, partial
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from posixpath import basename
 from urllib.parse import unquote
@@ -25,6 +24,7 @@ from forwarder.core.data_urls import UNKNOWN, Blob, detect_type
 from forwarder.core.errors import InvalidRequest, MediaUnavailable
 from forwarder.core.ssrf import AddressGuard, ResolvedAddress
 from forwarder.middleware.media.dns_lookups import LookupPool
+from forwarder.upstream.transport.pinned_transport import create_trust_context
 
 MAX_REDIRECTS = 3
 MAX_LOOKUPS = 8
@@ -182,7 +182,7 @@ class FetchSession:
         raise self._explain_failure("its host cannot be reached")
 
     def _wrap_tls(self, sock: socket.socket, host: str) -> socket.socket:
-        tls = build_tls_context().wrap_socket(
+        tls = create_trust_context().wrap_socket(
             sock, server_hostname=host, do_handshake_on_connect=False
         )
         try:
@@ -256,8 +256,3 @@ def check_type_is_known(kind: str, known: tuple[str, ...]) -> None:
 
 def refuse_url(path: str, reason: str) -> str:
     return f"Invalid value for '{path}': {reason}."
-
-
-@cache
-def build_tls_context() -> ssl.SSLContext:
-    return httpx2.create_ssl_context()

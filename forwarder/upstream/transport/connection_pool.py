@@ -10,7 +10,6 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import cache
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -180,12 +179,6 @@ class ServerConnectionPool(ConnectionPool):
             tls.close()
             raise
         return tls
-
-
-@cache
-def create_trust_context() -> ssl.SSLContext:
-    """Return httpx2's TLS context: the system's store, or SSL_CERT_FILE and SSL_CERT_DIR."""
-    return httpx2.create_ssl_context()
 
 
 def select_proxy(url: httpx2.URL, proxies: Mapping[str, str]) -> httpx2.URL | None:

@@ -21,11 +21,10 @@ from forwarder.upstream.transport.answer_limits import MAX_HEAD_BYTES
 from forwarder.upstream.transport.connection_pool import (
     RECEIVE_BYTES,
     ServerConnectionPool,
-    create_trust_context,
     select_proxy,
 )
 from forwarder.upstream.transport.http_response import GeventChunkReader, HttpResponseParser
-from forwarder.upstream.transport.pinned_transport import AddressLookup
+from forwarder.upstream.transport.pinned_transport import AddressLookup, create_trust_context
 
 _STALE_SECONDS = 1.0
 """Seconds within which a connection that the server has already closed fails."""

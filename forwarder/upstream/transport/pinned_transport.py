@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import httpcore2
@@ -18,6 +20,12 @@ NO_ADDRESS_MESSAGE = "No address that may be connected to."
 """The message of a ConnectError if the look-up returns no address."""
 
 
+@cache
+def create_trust_context() -> ssl.SSLContext:
+    """Return httpx2's TLS context: the system's store, or SSL_CERT_FILE and SSL_CERT_DIR."""
+    return httpx2.create_ssl_context()
+
+
 class PinnedTransport(httpx2.HTTPTransport):
     """Looks each name up once, and connects to the returned addresses."""
 
@@ -25,7 +33,7 @@ class PinnedTransport(httpx2.HTTPTransport):
         super().__init__()
         # Only the pool, not the transport, has a parameter for the network backend.
         self._pool: Any = httpcore2.ConnectionPool(
-            ssl_context=httpx2.create_ssl_context(), network_backend=PinnedNetworkBackend(lookup)
+            ssl_context=create_trust_context(), network_backend=PinnedNetworkBackend(lookup)
         )
 
     def close(self) -> None:

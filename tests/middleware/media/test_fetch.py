@@ -135,7 +135,7 @@ def test_certificate_and_host_name_are_verified(
 ) -> None:
     authority = Authority(tmp_path)
     trust = ssl.create_default_context(cafile=str(authority.file))
-    monkeypatch.setattr(fetch, "build_tls_context", lambda: trust)
+    monkeypatch.setattr(fetch, "create_trust_context", lambda: trust)
 
     with serving(IMAGE, authority.server("files.test")) as server:
         assert fetched(f"https://files.test:{server.port}/").data == PNG
@@ -324,7 +324,7 @@ def test_slow_server_times_out(
 ) -> None:
     authority = Authority(tmp_path)
     trust = ssl.create_default_context(cafile=str(authority.file))
-    monkeypatch.setattr(fetch, "build_tls_context", lambda: trust)
+    monkeypatch.setattr(fetch, "create_trust_context", lambda: trust)
     with serving(script, authority.server("files.test") if tls else None) as server:
         started = time.monotonic()
         url = f"http{'s' * tls}://files.test:{server.port}/"

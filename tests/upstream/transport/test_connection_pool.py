@@ -311,7 +311,7 @@ def test_silence_behind_tls_is_a_time_out(authority: Authority) -> None:
 PATCHED = """
 from gevent import monkey; monkey.patch_all()
 import sys, gevent, gevent.ssl, httpx2
-from forwarder.upstream.transport.connection_pool import create_trust_context
+from forwarder.upstream.transport.pinned_transport import create_trust_context
 from forwarder.upstream.transport.gevent_transport import GeventTransport
 assert isinstance(create_trust_context(), gevent.ssl.SSLContext)
 client = httpx2.Client(transport=GeventTransport())

@@ -7,9 +7,9 @@ from gevent import monkey
 
 from forwarder.config.settings import Settings
 from forwarder.demo import DemoTransport
+from forwarder.upstream.transport import select_transport
 from forwarder.upstream.transport.gevent_transport import GeventTransport
 from forwarder.upstream.transport.pinned_transport import PinnedTransport
-from forwarder.upstream.transport.select import select_transport
 
 [REAL] = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"}).upstreams
 DEMO = Settings.from_env({}).upstreams[0]
