@@ -119,7 +119,7 @@ class Services:
         connector = UpstreamConnector(settings, guard, replay.transport if replay else None)
         upstreams = UpstreamPool(connector.connect, settings.upstreams)
         uploads = UpstreamPool(
-            lambda each: UploadCache(upstreams.get_or_create(each), settings.upload_max_age),
+            lambda each: UploadCache(upstreams.get_or_create(each).files, settings.upload_max_age),
             settings.upstreams,
         )
         resilience = Resilience(settings, metrics)

@@ -22,7 +22,7 @@ every_module = pytest.mark.parametrize(
 )
 
 OWNERS = {
-    "openai": ("upstream/client.py", "upstream/sdk_client.py"),
+    "openai": ("upstream/connection.py", "upstream/errors.py", "upstream/sdk_client.py"),
     "flask": ("app.py", "server/", "cli/"),
     "werkzeug": ("app.py", "server/"),
     "gevent": ("core/", "upstream/transport/", "server/"),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import UpstreamKeyRefused, UpstreamRefused
-from tests.upstream.test_client import make_refusing_provider, make_upstream, send_request
+from tests.upstream.sending import make_refusing_provider, make_upstream, send_request
 
 FOLDER = os.environ.get("RECORDINGS", "")
 

@@ -104,7 +104,7 @@ class ModelRegistration:
 
     def _connect_for_probe(self, remote: RegisteredModel) -> Upstream:
         upstream = self._connect(shorten_timeouts(remote.upstream))
-        upstream.logs_key_refusal = False  # the caller reports the result
+        upstream.errors.logs_key_refusal = False  # the caller reports the result
         return upstream
 
     def _store_copy(

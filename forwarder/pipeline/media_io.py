@@ -9,7 +9,7 @@ from forwarder.core.data_urls import Blob
 from forwarder.middleware.media import MediaIO, download
 from forwarder.pipeline.dry_run import DryRun
 from forwarder.services import Services
-from forwarder.upstream.client import PassthroughResponse
+from forwarder.upstream.files import PassthroughResponse
 
 
 def build_media_io(services: Services, route: Route, context: RequestContext) -> MediaIO:
@@ -51,6 +51,6 @@ def download_file(
     upstream = upstreams[keeper] if keeper else upstreams.get_or_create(route.upstream)
 
     def get_file(what: str) -> PassthroughResponse:
-        return upstream.passthrough("GET", what, {}, context)
+        return upstream.files.passthrough("GET", what, {}, context)
 
     return download(get_file, file_id, path, services.settings.fetch_max)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from forwarder.core.types import Batch, EventStream, Json
 from forwarder.protocols.items import DispositionTable
 from forwarder.protocols.parameters import Disposition
-from forwarder.protocols.stream_end import InterruptibleStream
+from forwarder.protocols.stream_end import CompletenessCheck, InterruptibleStream
 
 AUTO_STYLE = "auto"
 """The reasoning style that depends on the client and its request."""
@@ -93,7 +93,7 @@ class UpstreamProtocol(ClientProtocol):
     conversation: Conversation
     item_tables: Mapping[str, DispositionTable]
     """Title -> the dispositions of the typed objects in a client's conversation and tools."""
-    require_complete: Callable[[EventStream, Callable[[], bool]], EventStream]
+    require_complete: CompletenessCheck
     has_media_ids: bool
     """Images can be named by the id of a file, and files by URL."""
     passes_unadapted: bool

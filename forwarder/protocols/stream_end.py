@@ -35,8 +35,23 @@ _CONTENT_FIELDS = frozenset({"content", "refusal", "tool_calls", "function_call"
                    *REASONING_FIELDS, *REASONING_DETAIL_FIELDS})  # fmt: skip
 
 
+RefusalConverter = Callable[[UpstreamError], UpstreamError]
+"""Returns the exception to raise for an error in an answer; it may blame the forwarder's key."""
+
+
+CompletenessCheck = Callable[..., EventStream]
+"""The stream, whether ``[DONE]`` arrived, and optionally a `RefusalConverter` -> the stream."""
+
+
+def keep_refusal(refusal: UpstreamError) -> UpstreamError:
+    """Return the refusal itself."""
+    return refusal
+
+
 def require_complete_chat_stream(
-    stream: EventStream, saw_done_marker: Callable[[], bool]
+    stream: EventStream,
+    saw_done_marker: Callable[[], bool],
+    convert_refusal: RefusalConverter = keep_refusal,
 ) -> EventStream:
     """Pass a chat stream on; raise UpstreamProtocolError if it ends before its answer.
 
@@ -44,37 +59,31 @@ def require_complete_chat_stream(
     reason.
     """
     state = ChatStreamState()
+    has_sent = False
     try:
-        yield from track_chat_stream(stream, state, saw_done_marker)
+        for batch in stream:
+            for i, chunk in enumerate(batch):
+                state.record_chunk(chunk)
+                if state.error:
+                    refusal = to_upstream_error(state.error)
+                    if not has_sent and not state.seen_fields:
+                        # The client can still get an HTTP status.
+                        raise convert_refusal(refusal)
+                    if is_key_refusal(refusal):
+                        yield batch[:i]
+                        raise convert_refusal(refusal)
+                    yield [*batch[:i], classify_chunk_error(chunk, refusal)]
+                    return
+            if state.is_complete:  # `fold.py` reads nothing after a complete answer
+                state.require_completion(saw_done_marker())
+            has_sent = has_sent or bool(batch)
+            yield batch
     except (UpstreamUnreachable, UpstreamTimeout, ShuttingDown):
         if not state.is_finished:  # a failure after the last finish reason is harmless
             raise
-    if state.error:
-        return
     state.require_completion(saw_done_marker())
     if state.finish_reason is None:
         yield [state.make_final_chunk()]
-
-
-def track_chat_stream(
-    stream: EventStream, state: ChatStreamState, saw_done_marker: Callable[[], bool]
-) -> EventStream:
-    for batch in stream:
-        for i, chunk in enumerate(batch):
-            state.record_chunk(chunk)
-            if state.error:
-                refusal = to_upstream_error(state.error)
-                if not state.has_sent and not state.seen_fields:
-                    raise refusal  # the client can still get an HTTP status
-                if is_key_refusal(refusal):
-                    yield batch[:i]
-                    raise refusal
-                yield [*batch[:i], classify_chunk_error(chunk, refusal)]
-                return
-        if state.is_complete:  # `fold.py` reads nothing after a complete answer
-            state.require_completion(saw_done_marker())
-        state.has_sent = state.has_sent or bool(batch)
-        yield batch
 
 
 def is_key_refusal(refusal: UpstreamError) -> bool:
@@ -105,7 +114,6 @@ class ChatStreamState:
         self._finished_choices: set[Any] = set()  # indexes
         self.seen_fields: set[str] = set()
         self.is_complete = False
-        self.has_sent = False
         self.error: Any = None
         self._last_chunk: Event = {}
 
@@ -146,7 +154,9 @@ class ChatStreamState:
 
 
 def require_complete_responses_stream(
-    stream: EventStream, saw_done_marker: Callable[[], bool]
+    stream: EventStream,
+    saw_done_marker: Callable[[], bool],
+    convert_refusal: RefusalConverter = keep_refusal,
 ) -> EventStream:
     """Pass a Responses stream on up to its terminal event; raise UpstreamError if it has none.
 
@@ -162,20 +172,20 @@ def require_complete_responses_stream(
                     refusal = to_upstream_error(read_failed_response_error(event))
                     output = (event.get("response") or {}).get("output")
                     if not (has_sent or has_output or output):
-                        raise refusal
+                        raise convert_refusal(refusal)
                     if is_key_refusal(refusal):
                         yield batch[:i]
-                        raise refusal
+                        raise convert_refusal(refusal)
                     event = classify_response_failure(event, refusal)
                 yield [*batch[:i], event]
                 return
             if kind == "error":
                 refusal = to_upstream_error(event.get("error") or event)
                 if not has_output:
-                    raise refusal
+                    raise convert_refusal(refusal)
                 if is_key_refusal(refusal):
                     yield batch[:i]
-                    raise refusal
+                    raise convert_refusal(refusal)
                 failed = batch[i] = classify_error_event(event, refusal)
             has_output = has_output or "response" not in event
         has_sent = has_sent or bool(batch)

@@ -24,7 +24,8 @@ from forwarder.core.types import Json
 from forwarder.server import request_context
 from forwarder.server.browser_guard import is_local
 from forwarder.server.extension import get_services
-from forwarder.upstream.client import MultipartForm, Upstream
+from forwarder.upstream.client import Upstream
+from forwarder.upstream.files import MultipartForm
 
 blueprint = Blueprint("files", __name__)
 
@@ -118,7 +119,7 @@ def send_to_upstream(
     query = {k: v for k, v in request.args.items() if k != "upstream"}
     request_context.watch_disconnect(context)
     method = "GET" if request.method == "HEAD" else request.method
-    upstream_response = upstream.passthrough(method, path, query, context, content)
+    upstream_response = upstream.files.passthrough(method, path, query, context, content)
     response = Response(
         context.set_response_stream(report_broken_download(upstream_response.chunks, context)),
         upstream_response.status,

@@ -18,7 +18,8 @@ from forwarder.server import request_context
 from forwarder.server.extension import get_services
 from forwarder.server.files import find_selected_upstream, read_form, send_to_upstream
 from forwarder.server.openai import read_json_body
-from forwarder.upstream.client import MultipartForm, Upstream
+from forwarder.upstream.client import Upstream
+from forwarder.upstream.files import MultipartForm
 
 blueprint = Blueprint("images", __name__)
 

@@ -6,11 +6,19 @@ The server has no API below such a URL: it answers 404, or a web page for every 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from urllib.parse import urlsplit
 
 import httpx2
 import orjson
+
+from forwarder.core.errors import UpstreamMisconfigured
+from forwarder.upstream.connection import UpstreamConnection
+
+_CHECK_CACHE_SECONDS = 60.0
+"""Seconds for which the result of a check is cached."""
 
 _VERSION_PATTERN = re.compile(r"/v\d+[a-z\d]*(/|$)")
 """The version in a path: ``/v1``, ``/api/v1``, ``/v1beta/openai``."""
@@ -23,6 +31,33 @@ ABSENT_STATUSES = (404, 405, 501)
 
 Probe = Callable[[str, str], "httpx2.Response | None"]
 """Method and URL -> the response to a request without content; ``None`` if there was none."""
+
+
+class BaseUrlCheck:
+    """Checks the base URL of one upstream after answers that an incomplete URL would explain."""
+
+    def __init__(self, connection: UpstreamConnection) -> None:
+        self._connection = connection
+        self._missing_path: str | None = None
+        self._checked_at = float("-inf")
+
+    def require_complete_url(self, client_key: str | None) -> None:
+        """Raise UpstreamMisconfigured if the API is below the base URL instead of at it."""
+        settings, connection = self._connection.settings, self._connection
+        if has_version(settings.base_url):
+            return
+        if time.monotonic() - self._checked_at > _CHECK_CACHE_SECONDS:
+            self._checked_at = time.monotonic()
+            calls = [connection.urls[api] for api in settings.apis]
+            probe = partial(connection.probe, client_key=client_key)
+            self._missing_path = find_missing_path(settings.base_url, calls, probe)
+        if self._missing_path:
+            setting = connection.errors.name_setting("BASE_URL", "remote_host")
+            host = urlsplit(settings.base_url).netloc  # the path may contain a key
+            raise UpstreamMisconfigured(
+                f"The upstream '{settings.name}' on {host} has no API at its base URL "
+                f"({setting}): the base URL lacks '{self._missing_path}' at its end."
+            )
 
 
 def has_version(base_url: str) -> bool:

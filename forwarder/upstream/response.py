@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -84,9 +85,8 @@ class UpstreamResponse:
         self._protocol = protocol
         self._streamed = streamed
         self._settings = settings
-        self._has_single_choice = (
-            choices == 1
-        )  # the finish of one choice says nothing about the others
+        # With several choices, the finish of one says nothing about the others.
+        self._has_single_choice = choices == 1
         self._decoder = SseDecoder()
         self._reader = open_chunk_reader(response, heartbeat)
         # Referenced here, so that a reader that stops early does not close the connection.
@@ -117,9 +117,25 @@ class UpstreamResponse:
 
     def iter_batches(self) -> EventStream:
         """Yield the events in batches as they arrive, and empty batches during silence."""
+        pieces, decoder = self._chunks, self._decoder
         try:
-            for batch in self._decode_batches():
-                yield list(map(self._redact_error, batch)) if any(map(has_error, batch)) else batch
+            first = yield from self._read_first_bytes(pieces)
+            if is_json_body(first, self._response, self._streamed):
+                yield from self._read_whole_answer(first, pieces)
+                return
+            for data in itertools.chain([first] if first else [], pieces):
+                batch = decoder.feed(data)
+                if any(map(has_error, batch)):
+                    batch = list(map(self._redact_error, batch))
+                if batch or not data:
+                    yield batch
+                if decoder.saw_done_marker or (batch and batch[-1].get("type") in TERMINAL_EVENTS):
+                    self._reader.silence_limit = _DRAIN_SECONDS
+                elif self._has_single_choice and batch and is_finish_chunk(batch[-1]):
+                    self._reader.silence_limit = _USAGE_WAIT_SECONDS
+            rest = decoder.flush()
+            if rest:
+                yield list(map(self._redact_error, rest))
         except ShutdownInterrupt:
             raise ShuttingDown from None
         except httpx2.TimeoutException:
@@ -130,33 +146,6 @@ class UpstreamResponse:
                 f"The connection to the upstream '{self._settings.name}' broke: {why}.",
                 code="upstream_disconnected",
             ) from None
-
-    def _decode_batches(self) -> EventStream:
-        pieces = self._chunks
-        first = yield from self._read_first_bytes(pieces)
-        if is_json_body(first, self._response, self._streamed):
-            yield from self._read_whole_answer(first, pieces)
-            return
-        feed = self._decoder.feed
-        batch = feed(first)
-        while True:
-            if batch:
-                yield batch
-            if self._decoder.saw_done_marker or (
-                batch and batch[-1].get("type") in TERMINAL_EVENTS
-            ):
-                self._reader.silence_limit = _DRAIN_SECONDS
-            elif self._has_single_choice and batch and is_finish_chunk(batch[-1]):
-                self._reader.silence_limit = _USAGE_WAIT_SECONDS
-            data = next(pieces, None)
-            if data is None:
-                break
-            if not data:
-                yield []
-            batch = feed(data)
-        rest = self._decoder.flush()
-        if rest:
-            yield rest
 
     def _read_first_bytes(self, pieces: Iterator[bytes]) -> Generator[list[Json], None, bytes]:
         """Read until the format of the answer can be detected, however small the pieces are."""
@@ -275,7 +264,10 @@ def has_error(event: Json) -> bool:
         return True
     if event.get("type") in ("error", "response.failed"):
         return True
-    return any(choice.get("error") for choice in event.get("choices") or ())
+    choices = event.get("choices")
+    if not choices:
+        return False
+    return any(choice.get("error") for choice in choices)
 
 
 def parse_json_object(body: bytes) -> Json:

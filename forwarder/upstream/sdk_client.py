@@ -9,18 +9,23 @@ caller gets the unread response of the stream object.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple, cast
 
 import httpx2
 import openai
 from openai import Omit, OpenAI, Stream, not_given, omit
 from openai.lib.streaming.responses import ResponseStreamManager
+from openai.resources.responses import Responses
 
 from forwarder.protocols.chat import CHAT
 from forwarder.upstream.transport.sdk_http_client import parse_url
 
 _USER_AGENT = f"OpenAI/Python {openai.__version__}"
 """The SDK's own User-Agent. The SDK would derive another one from the name of a subclass."""
+
+RAW_STREAM = Stream[object]
+"""The stream class for calls whose unread response is returned instead of a stream."""
 
 DEFAULT_OPTIONS: dict[str, Any] = {
     "params": {},
@@ -49,6 +54,17 @@ class EncodedRequest(NamedTuple):
     id: str
 
 
+class EncodedResponses(Responses):
+    """The SDK's methods for responses, for bodies that are already encoded.
+
+    `stream` requires ``model`` and ``input``.  They travel in the encoded body, so they are left
+    out of the typed one: the SDK would hash their large union types in every call.
+    """
+
+    def create(self, **parameters: Any) -> Any:
+        return super().create(**{**parameters, "model": omit, "input": omit})
+
+
 class UnreadStream(Stream[Any]):
     """The SDK's stream object around an unread ``response``. It decodes and yields no events."""
 
@@ -74,6 +90,11 @@ class SdkClient(OpenAI):
         # The SDK imports their modules on first use, which takes a quarter of a second.
         _ = self.chat.completions, self.responses
 
+    @cached_property
+    def responses(self) -> EncodedResponses:
+        """The methods for responses."""
+        return EncodedResponses(self)
+
     def _prepare_url(self, url: str) -> httpx2.URL:
         """Parse each whole URL only once: there are few, and each is used many times."""
         return parse_url(url) if url.startswith("http") else super()._prepare_url(url)
@@ -96,8 +117,27 @@ class SdkClient(OpenAI):
                 model=_IN_EXTRA_BODY, messages=_IN_EXTRA_BODY, stream=True, **options
             )
             return stream.response
-        # This method insists on both parameters. `post` replaces them.
         return read_raw_response(self.responses.stream(model="", input="", **options))
+
+    def send_unread(
+        self, request: EncodedRequest, headers: Mapping[str, Any], timeout: Any
+    ) -> httpx2.Response:
+        """Send a request for a whole answer and return its response, unread."""
+        options: Any = {
+            **DEFAULT_OPTIONS,
+            "headers": headers,
+            "idempotency_key": request.id,
+            "timeout": timeout,
+        }
+        response: Any = super().post(
+            request.url,
+            content=request.content,
+            cast_to=httpx2.Response,
+            options=options,
+            stream=True,
+            stream_cls=RAW_STREAM,
+        )
+        return cast(httpx2.Response, response)
 
     def reopen_stream(
         self, response_id: str, request: EncodedRequest, headers: Mapping[str, Any], timeout: Any

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import httpx2
 import pytest
 
+from forwarder.core.errors import UpstreamMisconfigured, UpstreamRefused
 from forwarder.upstream.base_url import find_missing_path, has_version
+from forwarder.upstream.client import Upstream
+from tests.upstream.sending import (
+    CHAT,
+    CHUNK,
+    Handler,
+    Provider,
+    failure,
+    make_refusing_provider,
+    make_stream,
+    make_upstream,
+    send_compaction,
+    send_embedding,
+    send_request,
+)
 
 LIST = httpx2.Response(200, json={"object": "list", "data": [{"id": "m"}]})
 UNAUTHORIZED = httpx2.Response(401, json={"error": {"message": "no"}})
@@ -81,3 +99,116 @@ def test_a_base_url_with_a_version_is_not_probed(base_url: str, versioned: bool)
     assert has_version(base_url) is versioned
     assert missing(server, base_url) is None
     assert (server.asked == []) is versioned
+
+
+# -- after an answer that an incomplete base URL would explain ---------------------------------
+
+MODELS = {"object": "list", "data": [{"id": "m"}]}
+
+
+def below_v1(request: httpx2.Request) -> httpx2.Response:
+    """A server with its API below ``/v1`` only."""
+    if request.url.path == "/v1/models":
+        return httpx2.Response(200, json=MODELS)
+    if request.url.path == "/v1/chat/completions":
+        return make_stream(CHUNK)
+    return httpx2.Response(404, json={"detail": "Not Found"})
+
+
+def answer_with_page(request: httpx2.Request) -> httpx2.Response:
+    """The same, with a web page for all other paths."""
+    found = below_v1(request)
+    return found if found.status_code == 200 else httpx2.Response(200, html="<!doctype html>")
+
+
+@pytest.mark.parametrize("answer", [below_v1, answer_with_page])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_base_url_without_its_version_is_named(answer: Handler, stream: bool) -> None:
+    provider = Provider(answer)
+    upstream = make_upstream(provider, UP_BASE_URL="http://up.test")
+
+    for protocol in ("chat", "responses"):
+        body = {**CHAT, "stream": stream}
+        with pytest.raises(UpstreamMisconfigured) as raised:
+            send_request(upstream, body, protocol)
+        assert raised.value.message == (
+            "The upstream 'up' on up.test has no API at its base URL (UP_BASE_URL): "
+            "the base URL lacks '/v1' at its end."
+        )
+    with pytest.raises(UpstreamMisconfigured):
+        upstream.list_models(1)
+    probes = [r for r in provider.requests if r.url.path == "/v1/models"]
+    assert len(probes) == 1
+
+
+def test_base_url_is_hidden_because_it_may_contain_a_key() -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        path = request.url.path.removeprefix("/secret-of-the-path")
+        return below_v1(
+            httpx2.Request(request.method, f"http://up.test{path}", content=request.content)
+        )
+
+    base = "http://up.test:8080/secret-of-the-path"
+    error = failure(make_upstream(Provider(answer), UP_BASE_URL=base))
+
+    assert isinstance(error, UpstreamMisconfigured)
+    assert "secret" not in error.message
+    assert "on up.test:8080 " in error.message
+    assert "lacks '/v1'" in error.message
+
+
+@pytest.mark.parametrize("ask", [send_compaction, send_embedding])
+def test_a_base_url_without_its_version_is_named_for_a_whole_answer_too(
+    ask: Callable[[Upstream], list[Any]],
+) -> None:
+    upstream = make_upstream(Provider(below_v1), UP_BASE_URL="http://up.test")
+
+    with pytest.raises(UpstreamMisconfigured, match="lacks '/v1'"):
+        ask(upstream)
+
+
+def test_unknown_model_does_not_mean_a_wrong_base_url() -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path == "/v1/models":
+            return httpx2.Response(200, json=MODELS)
+        if request.content == b"{}":
+            return httpx2.Response(400, json={"error": {"message": "no model"}})
+        return httpx2.Response(404, json={"error": {"message": "no such model"}})
+
+    provider = Provider(answer)
+    upstream = make_upstream(provider, UP_BASE_URL="http://up.test")
+
+    for _ in range(3):
+        raised = failure(upstream)
+        assert (type(raised), raised.message) == (UpstreamRefused, "no such model")
+    assert len(provider.requests) == 3 + 2, "what was found is remembered for a while"
+
+
+def test_base_url_of_a_provider_with_own_paths_is_accepted() -> None:
+    """Azure lists models below ``/openai/v1`` whatever its deployments are called."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("/openai/v1/models"):
+            return httpx2.Response(200, json=MODELS)
+        known = request.url.path == "/their/chat"
+        return httpx2.Response(400 if known else 404, json={"error": {"message": "no"}})
+
+    upstream = make_upstream(
+        Provider(answer),
+        UP_BASE_URL="http://up.test",
+        UP_API="chat",
+        UP_QUIRKS='{"chat_path": "/their/chat"}',
+    )
+
+    with pytest.raises(UpstreamRefused):
+        upstream.list_models(1)
+
+
+def test_base_url_with_a_version_is_accepted() -> None:
+    provider = make_refusing_provider(404)
+    upstream = make_upstream(provider)
+
+    assert type(failure(upstream)) is UpstreamRefused
+    with pytest.raises(UpstreamRefused):
+        upstream.list_models(1)
+    assert len(provider.requests) == 2
