@@ -88,9 +88,10 @@ class ChatCompletionBuilder:
         return {**self._chunk_base, "choices": [choice]}
 
     def _emit_delta(self, delta: Json) -> Batch:
-        """Make a chunk, preceded by the role chunk if it is the first."""
+        """Make a chunk, preceded by the role chunk if it is the first.  This is the hot path."""
         if self._role_sent:
-            return [self._make_chunk(delta)]
+            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+            return [{**self._chunk_base, "choices": [choice]}]
         self._role_sent = True
         content = None if "tool_calls" in delta or "function_call" in delta else ""
         opening = {"role": "assistant", "content": content, "refusal": None}

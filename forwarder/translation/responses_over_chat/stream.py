@@ -121,7 +121,25 @@ class ResponseBuilder:
         if is_new_tier or chunk.get("usage") or not _RARE_FIELDS.isdisjoint(chunk):
             self._read_side_fields(chunk)
         choice = self._choice_selector.find(choices)
-        return self._read_choice(choice) if choice else []
+        if choice is None:
+            return []
+        delta = choice.get("delta")
+        if delta is None:
+            delta = read_delta(choice)
+        if choice.get("logprobs"):
+            self._logprobs += read_text_logprobs(choice, delta)
+        content, reasoning = delta.get("content"), delta.get("reasoning_content")
+        if len(delta) != 1:
+            events = self._read_delta(delta)
+        elif type(content) is str:  # the hot path: most deltas are a piece of text or reasoning
+            events = self._add_text(content) if content else []
+        elif type(reasoning) is str:
+            events = self._emit_reasoning(reasoning) if reasoning else []
+        else:
+            events = self._read_delta(delta)
+        if choice.get("finish_reason"):
+            self._finish_choice(choice)
+        return events
 
     def _read_side_fields(self, chunk: Json) -> None:
         """Read the error, usage, moderation and service tier of a chunk."""
@@ -159,29 +177,6 @@ class ResponseBuilder:
         return [*events, {"type": f"response.{status}", "response": self._response}]
 
     # -- reading a choice -----------------------------------------------------------------------
-
-    def _read_choice(self, choice: Json) -> Batch:
-        delta = read_delta(choice)
-        content = delta.get("content")
-        if choice.get("logprobs") and (content or not has_more_than_text(delta)):
-            self._logprobs += read_text_logprobs(choice, delta)
-        events = (
-            self._read_delta(delta) if len(delta) > 1 else self._read_single_field(delta, content)
-        )
-        if choice.get("finish_reason"):
-            self._finish_choice(choice)
-        return events
-
-    def _read_single_field(self, delta: Json, content: Any) -> Batch:
-        """Read a delta with one field.  This is the hot path: most are text or reasoning."""
-        if type(content) is str:
-            return self._add_text(content) if content else []
-        reasoning = delta.get("reasoning_content")
-        return (
-            self._emit_reasoning(reasoning)
-            if reasoning and type(reasoning) is str
-            else self._read_delta(delta)
-        )
 
     def _read_delta(self, delta: Json) -> Batch:
         events: Batch = []
@@ -395,15 +390,12 @@ class ResponseBuilder:
 
 def read_text_logprobs(choice: Json, delta: Json) -> list[Json]:
     """Return the log probabilities of the text alone, without the rest of the delta."""
-    entries, content = logprobs.read_entries(choice["logprobs"]), delta.get("content")
-    if type(content) is not str or not has_more_than_text(delta):
+    content, reasoning = delta.get("content"), chat_reasoning.read_text(delta)
+    has_calls = any(map(delta.get, CALL_DELTA_FIELDS))
+    has_more = bool(reasoning or delta.get("refusal") or has_calls)
+    if has_more and not content:
+        return []
+    entries = logprobs.read_entries(choice["logprobs"])
+    if not has_more or type(content) is not str:
         return entries
-    is_last = not any(map(delta.get, CALL_DELTA_FIELDS))
-    return logprobs.select_text_entries(entries, chat_reasoning.read_text(delta), content, is_last)
-
-
-def has_more_than_text(delta: Json) -> bool:
-    """Whether the log probabilities of this delta may belong to other fields than its text."""
-    return bool(
-        chat_reasoning.read_text(delta) or any(map(delta.get, ("refusal", *CALL_DELTA_FIELDS)))
-    )
+    return logprobs.select_text_entries(entries, reasoning, content, not has_calls)
