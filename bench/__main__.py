@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from bench import report
@@ -47,17 +48,22 @@ def main() -> int:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            faults = run_workloads(options.only or list(WORKLOADS), options.rounds, Path(folder))
+            workloads = options.only or list(WORKLOADS)
+            faults = run_workloads(workloads, options.rounds, Path(folder), options.base)
     except MeasurementFailed as failure:
         faults = [str(failure)]
     print("\n".join(["", *faults]) if faults else "", file=sys.stderr)
     return 1 if faults else 0
 
 
-def run_workloads(workloads: list[Workload], rounds: int, folder: Path) -> list[str]:
+def run_workloads(
+    workloads: list[Workload], rounds: int, folder: Path, base: Path | None
+) -> list[str]:
     faults = []
-    with start_targets(folder) as (targets, run_job):
-        print(report.format_header(rounds), flush=True)
+    if base is not None:
+        workloads = [replace(workload, beside="base") for workload in workloads]
+    with start_targets(folder, base) as (targets, run_job):
+        print(report.format_header(rounds, "relay" if base is None else "base"), flush=True)
         for workload in workloads:
             figures = measure_workload(workload, targets, run_job, rounds)
             print(report.format_rows(workload, figures), flush=True)
@@ -74,6 +80,12 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--rounds", type=parse_positive, default=3, help="measurements of each figure (default: 3)"
+    )
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="DIRECTORY",
+        help="compare with the forwarder of another checkout instead of the relay",
     )
     parser.add_argument(
         "--only",

@@ -38,12 +38,23 @@ Key = tuple[str, str]
 
 
 @contextmanager
-def start_targets(folder: Path) -> Iterator[tuple[list[ServerProcess], JobRunner]]:
-    """Start the targets and the load generator; stop all of them at the end of the context."""
+def start_targets(
+    folder: Path, base: Path | None = None
+) -> Iterator[tuple[list[ServerProcess], JobRunner]]:
+    """Start the targets and the load generator; stop all of them at the end of the context.
+
+    ``base`` is another checkout, whose forwarder is the target ``base``.
+    """
     with ExitStack() as stack:
         upstream = stack.enter_context(run_server("upstream", ["bench.upstream", "{fd}"], folder))
         relay = [*_SERVER, "bench.relay:app"]
         forwarder = [*_SERVER, "wsgi:app"]
+        forwarders = [
+            ("unstored", "none", ROOT),
+            ("forwarder", f"sqlite:///{folder}/state.db", ROOT),
+        ]
+        if base is not None:
+            forwarders.append(("base", f"sqlite:///{folder}/base.db", base))
         targets = [
             stack.enter_context(
                 run_server("relay", relay, folder, make_relay_environment(upstream.port))
@@ -51,13 +62,14 @@ def start_targets(folder: Path) -> Iterator[tuple[list[ServerProcess], JobRunner
             *(
                 stack.enter_context(
                     run_server(
-                        name, forwarder, folder, make_forwarder_environment(upstream.port, database)
+                        name,
+                        forwarder,
+                        folder,
+                        make_forwarder_environment(upstream.port, database),
+                        checkout,
                     )
                 )
-                for name, database in (
-                    ("unstored", "none"),
-                    ("forwarder", f"sqlite:///{folder}/state.db"),
-                )
+                for name, database, checkout in forwarders
             ),
         ]
         yield targets, stack.enter_context(start_load())

@@ -45,9 +45,16 @@ class ServerProcess:
 
 @contextmanager
 def run_server(
-    name: str, module: list[str], folder: Path, env: Mapping[str, str] | None = None
+    name: str,
+    module: list[str],
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    checkout: Path = ROOT,
 ) -> Iterator[ServerProcess]:
-    """Run ``python -m module`` during the context; ``{fd}`` is replaced by a listening socket."""
+    """Run ``python -m module`` in a checkout during the context.
+
+    ``{fd}`` is replaced by a listening socket.
+    """
     log = folder / f"{name}.log"
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         port = listener.getsockname()[1]
@@ -55,7 +62,7 @@ def run_server(
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", *(part.format(fd=fd) for part in module)],
-                cwd=ROOT,
+                cwd=checkout,
                 env=make_environment(env or {}),
                 pass_fds=[fd],
                 stdin=subprocess.DEVNULL,

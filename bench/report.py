@@ -11,16 +11,17 @@ from bench.measure import Figures, Key
 from bench.workloads import Workload
 
 _HEADER = """\
-| workload | client → upstream | relay µs/chunk | forwarder µs/chunk | relay µs/request \
+| workload | client → upstream | {0} µs/chunk | forwarder µs/chunk | {0} µs/request \
 | forwarder µs/request | ratio |
 |---|---|--:|--:|--:|--:|--:|"""
 
 
-def format_header(rounds: int) -> str:
+def format_header(rounds: int, beside: str) -> str:
     """Return a description of the environment and the table header."""
     return (
         f"CPU time (user and system) on Python {platform.python_version()}, "
-        f"{os.cpu_count()} cores, one worker; median of {rounds} rounds.\n\n{_HEADER}"
+        f"{os.cpu_count()} cores, one worker; median of {rounds} rounds.\n\n"
+        f"{_HEADER.format(beside)}"
     )
 
 
