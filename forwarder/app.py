@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -42,6 +44,14 @@ OPENAI_MODULES = (openai, files, images, stored, conversations, websocket)
 OTHER_MODULES = (ollama, diagnostics, docs, health, metrics)
 
 
+class Application(Flask):
+    """A Flask application without asynchronous functions."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function itself; Flask inspects each hook and view in every request."""
+        return func
+
+
 def create_app(settings: Settings | None = None) -> Flask:
     """Create the WSGI application. By default it reads its settings from the environment.
 
@@ -58,7 +68,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 def make_app(services: Services) -> Flask:
     """Create an application over ``services``, which the caller starts and closes."""
     settings = services.settings
-    app = Flask("forwarder", static_folder=None)
+    app = Application("forwarder", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
     app.config["SOCK_SERVER_OPTIONS"] = websocket.build_socket_options(settings)
     set_pause(partial(take_turn, LARGE))

@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from forwarder.config.settings import Settings
 from forwarder.core.encryption import derive_key
+
+_MAX_CACHED_ADDRESSES = 1024
+"""How many normalized addresses are cached: parsing one takes longer than hashing it."""
 
 OWNER_PREFIX = "hmac-"
 """Prefix of owners that are an HMAC rather than a plain hash."""
@@ -59,6 +63,7 @@ def make_account_id(key: str | None, address: str | None, settings: Settings) ->
     return hmac.digest(derive_key(settings.secret_keys[0], "payer"), text.encode(), "sha256").hex()
 
 
+@lru_cache(maxsize=_MAX_CACHED_ADDRESSES)
 def normalize_address(address: str | None) -> str:
     try:
         parsed = ip_address(address or "")

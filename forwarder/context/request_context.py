@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -319,7 +319,8 @@ class RequestContext:
             seconds = time.monotonic() - self.started_at
             self._notify("on_complete", seconds)
             level = self.log_level if self.status < 400 else max(self.log_level, logging.INFO)
-            log.log(level, {k: v for k, v in self._make_log_fields(seconds) if v is not None})
+            if log.isEnabledFor(level):
+                log.log(level, self._make_log_fields(seconds))
 
     def _release_stream(self) -> None:
         """Break the reference cycle context -> run -> generator -> context.
@@ -344,25 +345,29 @@ class RequestContext:
                 event = {"event": "observer_failed"}
                 log.error("observer failed in request %s", self.id, exc_info=error, extra=event)
 
-    def _make_log_fields(self, seconds: float) -> Iterator[tuple[str, Any]]:
+    def _make_log_fields(self, seconds: float) -> Json:
         input_tokens, output_tokens = self.token_counts
-        yield "event", "request_done"
-        yield "id", self.id
-        yield "route", self.route
-        yield "upstream", self.upstream
-        yield "model", self.model
-        yield "status", self.status
-        yield "error", self.error
-        yield "detail", self.detail
-        yield "failed", self.failed_upstreams or None
-        yield "retries", self.retries or None
-        yield "left", self.is_cancelled or None
-        yield "input_tokens", input_tokens
-        yield "output_tokens", output_tokens
-        if self.first_event_at is not None:
-            yield "first_event_ms", to_milliseconds(self.first_event_at - self.started_at)
-        yield "duration_ms", to_milliseconds(seconds)
-        yield "dropped", sorted(self.loss_report.losses) or None
+        first_event = self.first_event_at
+        waited = None if first_event is None else to_milliseconds(first_event - self.started_at)
+        fields = {
+            "event": "request_done",
+            "id": self.id,
+            "route": self.route,
+            "upstream": self.upstream,
+            "model": self.model,
+            "status": self.status,
+            "error": self.error,
+            "detail": self.detail,
+            "failed": self.failed_upstreams or None,
+            "retries": self.retries or None,
+            "left": self.is_cancelled or None,
+            "input_tokens": input_tokens,
+            "output_tokens": output_tokens,
+            "first_event_ms": waited,
+            "duration_ms": to_milliseconds(seconds),
+            "dropped": sorted(self.loss_report.losses) or None,
+        }
+        return {k: v for k, v in fields.items() if v is not None}
 
 
 def read_event_usage(event: Event) -> Json | None:

@@ -23,8 +23,10 @@ MAX_WRITABLE_DEPTH = 254
 RESERVED_DEPTH = 16
 """Levels that stay free for the objects that later wrap a value."""
 
-ALWAYS_SHALLOW_BYTES = MAX_WRITABLE_DEPTH - RESERVED_DEPTH
-"""JSON text of up to this many bytes cannot be too deep."""
+MAX_DEPTH = MAX_WRITABLE_DEPTH - RESERVED_DEPTH
+
+ALWAYS_SHALLOW_BYTES = 2 * MAX_DEPTH
+"""JSON text of up to this many bytes cannot be too deep: each level has two brackets."""
 
 
 _STRING_PART = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
@@ -129,10 +131,7 @@ class NonFiniteNumber(ValueError):
 
 def is_too_deep(data: bytes, value: Any) -> bool:
     """Return whether ``value``, parsed from ``data``, is too deep to be serialized again."""
-    if (
-        len(data) < ALWAYS_SHALLOW_BYTES
-        or data.count(b"[") + data.count(b"{") < ALWAYS_SHALLOW_BYTES
-    ):
+    if len(data) < ALWAYS_SHALLOW_BYTES or data.count(b"[") + data.count(b"{") < MAX_DEPTH:
         return False
     return not is_writable(value)
 

@@ -122,6 +122,8 @@ def split_thinking_blocks(content: str) -> tuple[str, list[str]]:
     Runs in linear time: each search starts where the last one ended, and a missing end tag is
     searched for only once.
     """
+    if "[/" not in content and "</" not in content:
+        return content, []  # most texts of a long history
     rest: list[str] = []
     thoughts: list[str] = []
     ends = {k: end for k, end in _BLOCK_ENDS.items() if k[0] + "/" + k[1:] in content}

@@ -132,6 +132,8 @@ def wrap_hidden_tools(handler: Handler, attempt: Attempt) -> Handler:
 
 def wrap_translation(handler: Handler, attempt: Attempt) -> Handler:
     over = attempt.route.protocol
+    if attempt.client == over:
+        return handler
     return translate_handler(handler, attempt.client, over, attempt.translation_context)
 
 

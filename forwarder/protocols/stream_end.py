@@ -118,20 +118,21 @@ class ChatStreamState:
         self._last_chunk: Event = {}
 
     def record_chunk(self, chunk: Event) -> None:
-        if "error" in chunk or not chunk.get("choices"):
+        choices = chunk.get("choices")
+        if "error" in chunk or not choices:
             self.error = find_error(chunk)
-        for choice in chunk.get("choices") or ():
-            self.is_complete = "message" in choice and bool(choice.get("finish_reason"))
+        for choice in choices or ():
             delta = choice.get("delta") or choice.get("message") or {}
             for name in delta:
                 if name not in self.seen_fields and name in _CONTENT_FIELDS and delta[name]:
                     self.seen_fields.add(name)
-            index = choice.get("index")
+            index, finish = choice.get("index"), choice.get("finish_reason")
             self._started_choices.add(index)
-            if choice.get("finish_reason"):
-                self.finish_reason = choice["finish_reason"]
+            self.is_complete = bool(finish) and "message" in choice
+            if finish:
+                self.finish_reason = finish
                 self._finished_choices.add(index)
-                if self.finish_reason in FAILED_FINISH_REASONS and choice.get("error"):
+                if finish in FAILED_FINISH_REASONS and choice.get("error"):
                     self.error = choice["error"]
             self._last_chunk = chunk
 

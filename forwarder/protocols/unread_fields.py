@@ -150,52 +150,70 @@ def report_ignored_fields(
             loss_report.drop(name, _DROP_REASONS.get(field, _DEFAULT_REASON))
 
 
-def find_ignored_fields(request: Json, client: str, extra_fields: frozenset[str]) -> Iterator[str]:
+def find_ignored_fields(request: Json, client: str, extra_fields: frozenset[str]) -> list[str]:
     root = _CONVERSATIONS[client]
-    for entry in iterate_objects(request.get(root)):
-        if entry.keys() == _PLAIN_MESSAGE_FIELDS and type(entry["content"]) is str:
+    found: list[str] = []
+    entries = request.get(root)
+    for entry in iter_paced(entries if isinstance(entries, list) else ()):
+        if not isinstance(entry, dict) or (
+            entry.keys() == _PLAIN_MESSAGE_FIELDS and type(entry["content"]) is str
+        ):
             continue  # most messages of a long history are like this
-        for name in find_ignored_in_entry(entry, client, root):
-            if name.rpartition(".")[2] not in extra_fields:
-                yield name
-    yield from find_ignored_in_tools(request.get("tools"), client)
+        ignored: list[str] = []
+        check_entry(entry, client, root, ignored)
+        found += [name for name in ignored if name.rpartition(".")[2] not in extra_fields]
+    check_tools(request.get("tools"), client, found)
     for name, fields in _SETTING_FIELDS[client].items():
-        yield from find_ignored_in_object(request.get(name), fields, name)
+        check_object(request.get(name), fields, name, found)
+    return found
 
 
-def find_ignored_in_entry(entry: Json, client: str, name: str) -> Iterator[str]:
-    """Yield the paths of unread fields of a message or an item."""
+# Each of these functions appends the paths of unread fields to ``ignored``.
+
+
+def check_entry(entry: Json, client: str, path: str, ignored: list[str]) -> None:
+    """Check a message or an item, and the parts, calls and tools in it."""
     if "role" in entry and entry.get("type", "message") == "message":
-        yield from find_ignored_in_object(entry, _MESSAGE_FIELDS[client], name)
-    elif (item := _ITEM_FIELDS.get(read_type(entry))) is not None:
-        yield from find_ignored_in_object(entry, item, name)
+        check_object(entry, _MESSAGE_FIELDS[client], path, ignored)
+    elif (fields := _ITEM_FIELDS.get(read_type(entry))) is not None:
+        check_object(entry, fields, path, ignored)
     for place in ("content", "output", "images"):
-        for part in iterate_objects(entry.get(place)):
-            fields = _PART_FIELDS[client].get(read_type(part))
-            if fields is not None:
-                yield from find_ignored_in_object(part, fields, f"{name}.{place}")
-    for call in iterate_objects(entry.get("tool_calls")):
-        yield from find_ignored_in_object(call, _TOOL_CALL_FIELDS, f"{name}.tool_calls")
-    yield from find_ignored_in_tools(entry.get("tools"), client)
+        parts = entry.get(place)
+        if isinstance(parts, list):
+            check_parts(parts, _PART_FIELDS[client], f"{path}.{place}", ignored)
+    if "tool_calls" in entry:
+        for call in iterate_objects(entry["tool_calls"]):
+            check_object(call, _TOOL_CALL_FIELDS, f"{path}.tool_calls", ignored)
+    if "tools" in entry:
+        check_tools(entry["tools"], client, ignored)
 
 
-def find_ignored_in_tools(tools: Any, client: str) -> Iterator[str]:
+def check_parts(
+    parts: list[Any], part_fields: Mapping[str, FieldTree], path: str, ignored: list[str]
+) -> None:
+    for part in iterate_objects(parts):
+        fields = part_fields.get(read_type(part))
+        if fields is not None:
+            check_object(part, fields, path, ignored)
+
+
+def check_tools(tools: Any, client: str, ignored: list[str]) -> None:
     for tool in iterate_objects(tools):
         if tool.get("type") == "namespace":
-            yield from find_ignored_in_tools(tool.get("tools"), client)
+            check_tools(tool.get("tools"), client, ignored)
         elif (fields := _TOOL_FIELDS[client].get(read_type(tool))) is not None:
-            yield from find_ignored_in_object(tool, fields, f"tools.{tool['type']}")
+            check_object(tool, fields, f"tools.{tool['type']}", ignored)
 
 
-def find_ignored_in_object(value: Any, fields: FieldTree, name: str) -> Iterator[str]:
+def check_object(value: Any, fields: FieldTree, path: str, ignored: list[str]) -> None:
     if not isinstance(value, dict):
         return
-    for field in value.keys() - fields.keys():
-        if value[field]:
-            yield f"{name}.{field}"
-    for field, inner in fields.items():
-        if inner is not None:
-            yield from find_ignored_in_object(value.get(field), inner, f"{name}.{field}")
+    for field, inner in value.items():
+        if field not in fields:
+            if inner:
+                ignored.append(f"{path}.{field}")
+        elif (inner_fields := fields[field]) is not None:
+            check_object(inner, inner_fields, f"{path}.{field}", ignored)
 
 
 def read_type(value: Json) -> str:
@@ -203,5 +221,5 @@ def read_type(value: Json) -> str:
 
 
 def iterate_objects(value: Any) -> Iterator[Json]:
-    if isinstance(value, list):
-        yield from (each for each in iter_paced(value) if isinstance(each, dict))
+    entries = value if isinstance(value, list) else ()
+    return (each for each in iter_paced(entries) if isinstance(each, dict))

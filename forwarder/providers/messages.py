@@ -23,6 +23,7 @@ _REASONING_FIELD_NAMES = frozenset({*REASONING_FIELDS, *REASONING_DETAIL_FIELDS}
 
 _SYSTEM_ROLES = ("system", "developer")
 _PLAIN_ROLES = ("user", "tool")
+_PLAIN_FIELDS = frozenset({"role", "content", "tool_call_id"})
 
 
 def adapt_messages(messages: list[Json], profile: Profile) -> list[Json]:
@@ -81,7 +82,7 @@ def adapt_message(message: Json, profile: Profile) -> Json:
     if (
         role in _PLAIN_ROLES
         and type(message.get("content")) is str
-        and profile.extra_message_fields
+        and (profile.extra_message_fields or message.keys() <= _PLAIN_FIELDS)
     ):
         return message  # as most messages
     adapted = message

@@ -63,52 +63,30 @@ def adapt_items(body: Json, profile: Profile, loss_report: LossReport) -> None:
     A Responses upstream cannot decrypt items that this forwarder encrypted for another upstream.
     """
     items = body.get("input")
-    if not isinstance(items, list) or not any(needs_adaptation(item, profile) for item in items):
+    if not isinstance(items, list):
         return
+    adapted: list[Any] = []
     for item in items:
-        if is_dropped(item, profile):
-            loss_report.note("input.reasoning", "only another upstream can read it")
-        elif has_unaccepted_text(item, profile):
-            loss_report.note("input.reasoning.content", f"{profile.name} does not take it")
-    body["input"] = [adapt_item(item, profile) for item in items if not is_dropped(item, profile)]
+        kept = adapt_item(item, profile, loss_report) if isinstance(item, dict) else item
+        if kept is not None:
+            adapted.append(kept)
+    body["input"] = adapted
 
 
-def needs_adaptation(item: Any, profile: Profile) -> bool:
-    return isinstance(item, dict) and (
-        item.get("role") in ("developer", "system")
-        or item.get("type") == "reasoning"
-        or is_forwarder_encrypted(item)
-    )
-
-
-def is_dropped(item: Any, profile: Profile) -> bool:
-    if not isinstance(item, dict):
-        return False
-    return is_forwarder_encrypted(item) or (
-        item.get("type") == "reasoning" and profile.reasoning_items == "drop"
-    )
-
-
-def has_unaccepted_text(item: Any, profile: Profile) -> bool:
-    return (
-        not profile.keep_reasoning_text
-        and isinstance(item, dict)
-        and item.get("type") == "reasoning"
-        and bool(item.get("content"))
-    )
-
-
-def is_forwarder_encrypted(item: Json) -> bool:
-    return is_own_token(item.get("encrypted_content"))
-
-
-def adapt_item(item: Any, profile: Profile) -> Any:
-    if not isinstance(item, dict):
-        return item
-    if item.get("role") == "developer":
+def adapt_item(item: Json, profile: Profile, loss_report: LossReport) -> Json | None:
+    """Return an item as the provider takes it; ``None`` if it takes none of it."""
+    role = item.get("role")
+    if role == "developer":
         return {**item, "role": profile.responses_developer}
-    if item.get("role") == "system":
+    if role == "system":
         return {**item, "role": profile.responses_system}
-    if has_unaccepted_text(item, profile):
+    is_reasoning = item.get("type") == "reasoning"
+    if is_own_token(item.get("encrypted_content")) or (
+        is_reasoning and profile.reasoning_items == "drop"
+    ):
+        loss_report.note("input.reasoning", "only another upstream can read it")
+        return None
+    if is_reasoning and item.get("content") and not profile.keep_reasoning_text:
+        loss_report.note("input.reasoning.content", f"{profile.name} does not take it")
         return {k: v for k, v in item.items() if k != "content"}
     return item

@@ -10,6 +10,7 @@ the guard ignores it.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
@@ -35,6 +36,10 @@ _APP_HOST = "tauri.localhost"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::([0-9]{1,5}))?", re.ASCII)
+
+
+_MAX_CACHED_HOSTS = 256
+"""How many parsed hosts and addresses are cached; most requests name the same one."""
 
 
 class Host(NamedTuple):
@@ -155,6 +160,7 @@ def find_public_host(settings: Settings) -> Host | None:
     return host.with_port(scheme) if host else None
 
 
+@lru_cache(maxsize=_MAX_CACHED_HOSTS)
 def parse_host(text: str) -> Host | None:
     """Parse and normalize ``name[:port]``; None if ``text`` is malformed."""
     match = _HOST.fullmatch(text.lower())
@@ -169,6 +175,7 @@ def is_loopback(name: str) -> bool:
     return name == "localhost" or (address is not None and address.is_loopback)
 
 
+@lru_cache(maxsize=_MAX_CACHED_HOSTS)
 def parse_address(name: str) -> IPv4Address | IPv6Address | None:
     """Parse an IP address. Maps ::ffff:a.b.c.d, the IPv4 peers of dual-stack sockets, back."""
     try:

@@ -37,7 +37,7 @@ def translate() -> Response:
     """
     context = request_context.current_context()
     context.client_key = require_client_key(get_services().settings.api_keys)
-    request_context.check_strictness()
+    request_context.check_strictness(request_context.get_request())
     body = read_json_body(context)
     client = detect_protocol(body, request.args.get("from"))
     body = adapt_shape(body, client, context)

@@ -66,9 +66,14 @@ def current_context() -> RequestContext:
     return context
 
 
-def open_context() -> None:
-    # Each access through one of Flask's proxies costs as much as a small function call.
+def get_request() -> Request:
+    """Return the current request without Flask's proxy, which looks it up at each access."""
     flask_request: Request = request._get_current_object()  # type: ignore[attr-defined]
+    return flask_request
+
+
+def open_context() -> None:
+    flask_request = get_request()
     g.context = new_context(
         flask_request, get_services(), name_route(flask_request), is_observed_route(flask_request)
     )
@@ -169,10 +174,9 @@ def new_background_context(route: str) -> RequestContext:
 
     Raises Overloaded if the memory limit leaves no room for the request body.
     """
-    flask_request: Request = request._get_current_object()  # type: ignore[attr-defined]
     current, background = (
         current_context(),
-        new_context(flask_request, get_services(), route),
+        new_context(get_request(), get_services(), route),
     )
     background.id, background.client_key, background.account_id = (
         generate_id("req"),
@@ -207,44 +211,43 @@ def authenticate(context: RequestContext, has_body: bool = True) -> None:
     Raises Unauthorized, RateLimited or Overloaded. The body is read before the request takes one
     of the FORWARDER_MAX_CONCURRENT slots, so that slow clients do not occupy them.
     """
-    services = get_services()
+    services, flask_request = get_services(), get_request()
     context.client_key = require_client_key(services.settings.api_keys)
     if services.capture is not None:
-        context.recorder = services.capture.make_recorder(context, describe_request(request))
-    check_strictness()
-    context.client_address = request.remote_addr
+        context.recorder = services.capture.make_recorder(context, describe_request(flask_request))
+    check_strictness(flask_request)
+    context.client_address = flask_request.remote_addr
     context.account_id = make_account_id(
         context.client_key, context.client_address, services.settings
     )
     context.authorize(context.client_address)
     if has_body:
-        receive_body()
+        receive_body(flask_request, context)
     services.resilience.admit_request(context)
     context.run = run = services.running.add_request()
     context.cleanup.add(services.running.remove_request, run)
 
 
-def receive_body() -> None:
+def receive_body(flask_request: Request, context: RequestContext) -> None:
     """Read the whole request body in advance; `pop_body` returns it.
 
     Forms are parsed too; Werkzeug writes large files to disk.
     """
-    if request.mimetype == "multipart/form-data":
-        _ = request.form
+    if flask_request.mimetype == "multipart/form-data":
+        _ = flask_request.form
     else:
-        g.body = read_whole_body()
+        g.body = read_whole_body(flask_request, context)
 
 
 def pop_body() -> bytes:
     """Return the request body once. No reference remains, so that its memory can be freed."""
     received: bytes | None = g.pop("body", None)
-    return read_whole_body() if received is None else received
+    return read_whole_body(get_request(), current_context()) if received is None else received
 
 
-def read_whole_body() -> bytes:
-    context = current_context()
-    announced = request.content_length or 0
-    data = reserve_body_memory(context).read_all(request.stream.read, announced)
+def read_whole_body(flask_request: Request, context: RequestContext) -> bytes:
+    announced = flask_request.content_length or 0
+    data = reserve_body_memory(context).read_all(flask_request.stream.read, announced)
     context.body_size = len(data)
     return data
 
@@ -260,9 +263,9 @@ def describe_request(flask_request: Request) -> RequestHead:
     )
 
 
-def check_strictness() -> None:
+def check_strictness(flask_request: Request) -> None:
     """Raise InvalidRequest for an unknown value of ``X-Forwarder-Strict``."""
-    if value := request.headers.get(_STRICT, "").lower():
+    if value := flask_request.headers.get(_STRICT, "").lower():
         check_enum(value, (*_TRUE_VALUES, *_FALSE_VALUES), _STRICT)
 
 

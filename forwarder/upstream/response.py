@@ -125,7 +125,7 @@ class UpstreamResponse:
                 return
             for data in itertools.chain([first] if first else [], pieces):
                 batch = decoder.feed(data)
-                if any(map(has_error, batch)):
+                if decoder.may_have_error:
                     batch = list(map(self._redact_error, batch))
                 if batch or not data:
                     yield batch

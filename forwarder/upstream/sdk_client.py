@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 import httpx2
 import openai
 from openai import Omit, OpenAI, Stream, not_given, omit
+from openai._models import FinalRequestOptions
 from openai.lib.streaming.responses import ResponseStreamManager
 from openai.resources.responses import Responses
 
@@ -87,6 +88,7 @@ class SdkClient(OpenAI):
         json = "application/json"
         fixed = {"Accept": json, "Content-Type": json, "User-Agent": _USER_AGENT}
         self._fixed_headers: dict[str, str | Omit] = {**fixed, **headers}
+        self._has_default_query = bool(self.default_query)
         # The SDK imports their modules on first use, which takes a quarter of a second.
         _ = self.chat.completions, self.responses
 
@@ -98,6 +100,25 @@ class SdkClient(OpenAI):
     def _prepare_url(self, url: str) -> httpx2.URL:
         """Parse each whole URL only once: there are few, and each is used many times."""
         return parse_url(url) if url.startswith("http") else super()._prepare_url(url)
+
+    def _build_request(
+        self, options: FinalRequestOptions, *, retries_taken: int = 0
+    ) -> httpx2.Request:
+        """Build a request whose body is encoded; the SDK builds all others.
+
+        Merging a query, a form and files takes the SDK a fifth of a call, and there are none.
+        """
+        if not isinstance(options.content, bytes) or options.params or self._has_default_query:
+            return super()._build_request(options, retries_taken=retries_taken)
+        headers = self._build_headers(options, retries_taken=retries_taken)
+        timeout: Any = options.timeout
+        return self._client.build_request(
+            options.method,
+            options.url,
+            headers=headers.multi_items(),
+            content=options.content,
+            timeout=timeout,
+        )
 
     @property
     def default_headers(self) -> dict[str, str | Omit]:

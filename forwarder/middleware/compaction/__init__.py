@@ -81,11 +81,14 @@ def has_compaction_trigger(request: Json) -> bool:
     items = request.get("input")
     if not isinstance(items, list):
         return False
-    indexes = [i for i, item in enumerate(items) if window.is_compaction_trigger(item)]
-    if indexes and indexes[0] != len(items) - 1:
-        path = f"input[{indexes[0]}]"
-        raise InvalidRequest(f"'{path}': a compaction_trigger must be the last item.", param=path)
-    return bool(indexes)
+    for i, item in enumerate(items):
+        if isinstance(item, dict) and item.get("type") == window.TRIGGER_ITEM["type"]:
+            if i == len(items) - 1:
+                return True
+            path = f"input[{i}]"
+            message = f"'{path}': a compaction_trigger must be the last item."
+            raise InvalidRequest(message, param=path)
+    return False
 
 
 def run_triggered_compaction(

@@ -76,13 +76,13 @@ class SignatureCache:
 
     def _attach_signatures(self, messages: list[Any], owner: bytes) -> list[Any]:
         """Return the messages with cached signatures; ``messages`` itself if there are none."""
-        unsigned = [
-            number for number, message in enumerate(messages) if is_unsigned_message(message)
-        ]
-        # One look-up shows whether this model uses signatures at all, before hashing messages.
-        if not unsigned or not self._backend.find(owner, [SIGNS_KEY]):
+        # One look-up shows whether this model uses signatures at all, before reading messages.
+        if not any(map(is_answer, messages)) or not self._backend.find(owner, [SIGNS_KEY]):
             return messages
-        anchors = dict(iterate_message_keys(messages, set(unsigned)))
+        unsigned = {
+            number for number, message in enumerate(messages) if is_unsigned_message(message)
+        }
+        anchors = dict(iterate_message_keys(messages, unsigned))
         wanted = {key for keys in anchors.values() for key in keys}
         entries = {k: orjson.loads(v) for k, v in self._backend.find(owner, wanted).items()}
         if not entries:
@@ -183,12 +183,14 @@ class ChoiceReader:
 # -- cache keys -----------------------------------------------------------------------------------
 
 
+def is_answer(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") == "assistant"
+
+
 def is_unsigned_message(message: Any) -> bool:
-    if not isinstance(message, dict) or message.get("role") != "assistant":
+    if not is_answer(message) or read_message_signatures(message):
         return False
-    return not read_message_signatures(message) and not any(
-        map(read_call_signatures, read_tool_calls(message))
-    )
+    return not any(map(read_call_signatures, read_tool_calls(message)))
 
 
 def iterate_message_keys(

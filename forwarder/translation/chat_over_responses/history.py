@@ -90,8 +90,9 @@ class ChatHistoryReader:
         content = self._convert_content(message, path)
         if content:
             self.items.append({"type": "message", "role": "assistant", "content": content})
-        images = read_field(message, "images", LIST, f"{path}.images") or []
-        self.items += self._image_history.convert_images(images, f"{path}.images")
+        images = read_field(message, "images", LIST, f"{path}.images")
+        if images:
+            self.items += self._image_history.convert_images(images, f"{path}.images")
         for i, call in enumerate(
             read_field(message, "tool_calls", LIST, f"{path}.tool_calls") or ()
         ):

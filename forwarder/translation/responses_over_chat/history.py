@@ -69,6 +69,8 @@ class AssistantTurn:
 
     def to_messages(self) -> list[Json]:
         """Return the assistant message, its tool messages, its images, then all other messages."""
+        if not (self.reasoning or self.calls or self.images or self.waiting):
+            return [self.message] if self.has_text else []
         self.message |= {
             name: join_reasoning_pieces(pieces) for name, pieces in self.reasoning.items()
         }
@@ -115,7 +117,8 @@ class ResponsesHistoryReader:
 
     def _read_item(self, item: Json, path: str) -> None:
         kind = read_item_type(item, path)
-        read_field(item, "id", STR, f"{path}.id")
+        if "id" in item:
+            read_field(item, "id", STR, f"{path}.id")
         if kind == "message":
             self._read_message(item, path)
         elif kind in CALL_TYPES:
@@ -138,11 +141,14 @@ class ResponsesHistoryReader:
     # -- messages -------------------------------------------------------------------------------
 
     def _read_message(self, item: Json, path: str) -> None:
-        role = check_enum(require_field(item, "role", STR, f"{path}.role"), _ROLES, f"{path}.role")
+        role: Any = item.get("role")
         content = item.get("content")
+        if role not in _ROLES:
+            check_enum(require_field(item, "role", STR, f"{path}.role"), _ROLES, f"{path}.role")
         if content is None:
             content = ""
-        check_type(content, (str, list), f"{path}.content")
+        elif type(content) is not str:
+            check_type(content, (str, list), f"{path}.content")
         if role == "assistant":
             self._add_assistant_content(content, f"{path}.content")
             return
@@ -167,7 +173,8 @@ class ResponsesHistoryReader:
         if self._turn.is_answered or self._turn.has_text:
             self._end_turn()
         self._turn.message.update(fields)
-        self._attach_reasoning()
+        if self._reasoning:
+            self._attach_reasoning()
 
     # -- calls and outputs ----------------------------------------------------------------------
 

@@ -51,7 +51,8 @@ def translate_request(request: Json, context: TranslationContext) -> TranslatedR
     chat["messages"] = build_messages(request, toolbox, context)
     items = request.get("input")
     for i, item in enumerate(items if isinstance(items, list) else ()):
-        apply_configuration_update(chat, item, f"input[{i}]", context)
+        if item.get("type") == "configuration_update":
+            apply_configuration_update(chat, item, f"input[{i}]", context)
     if not chat["messages"]:  # the upstream's error would name 'messages', unknown to the client
         raise InvalidRequest("'input' has no content.", param="input", code="empty_array")
     finalize_tools(chat, toolbox, request, context.loss_report)
@@ -74,15 +75,14 @@ def build_messages(request: Json, toolbox: Toolbox, context: TranslationContext)
 def check_item(item: Json, path: str, context: TranslationContext) -> None:
     """Raise InvalidRequest for an item that is invalid in every history."""
     ResponsesHistoryReader(Toolbox(context), context).check_item(item, path)
-    apply_configuration_update({}, item, path, context)
+    if item.get("type") == "configuration_update":
+        apply_configuration_update({}, item, path, context)
 
 
 def apply_configuration_update(
     chat: Json, item: Json, path: str, context: TranslationContext
 ) -> None:
     """Apply a ``configuration_update`` item to ``chat``; later updates override earlier ones."""
-    if item.get("type") != "configuration_update":
-        return
     for name, mapper in (("reasoning", map_reasoning), ("text", map_text)):
         update = read_field(item, name, DICT, f"{path}.{name}") or {}
         if update.get("format"):
