@@ -178,9 +178,9 @@ def read_count(usage: Json, key: str) -> int:
 def read_usage(chunk: Json) -> Json | None:
     """Return a chunk's usage: at the top, in Groq's ``x_groq`` or in a choice (Moonshot)."""
     usage: Json | None = chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage")
-    if usage:
-        return usage
-    return next((c["usage"] for c in chunk.get("choices") or () if c.get("usage")), None)
+    for choice in () if usage else chunk.get("choices") or ():
+        usage = usage or choice.get("usage")
+    return usage or None
 
 
 # -- service tiers ------------------------------------------------------------------------------

@@ -188,39 +188,35 @@ def stream_answer(protocol: str, stream: EventStream, context: RequestContext) -
     first = next(stream, None)
     events = itertools.chain([first] if first is not None else [], stream)
     context.notify_stream_start()
-    chunks = report_unread_answer(encode_stream(protocol, events), context)
+    chunks = encode_stream(protocol, events, context)
     response = Response(chunks, mimetype=CLIENT_PROTOCOLS[protocol].framing.mimetype)
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would buffer the events
     return response
 
 
-def report_unread_answer(chunks: Iterator[bytes], context: RequestContext) -> Iterator[bytes]:
-    """Pass the chunks on. Record a disconnect if the client does not read all of them."""
-    try:
-        yield from chunks
-    except GeneratorExit:
-        context.record_disconnect()
-        raise
-
-
-def encode_stream(protocol: str, stream: EventStream) -> Iterator[bytes]:
+def encode_stream(protocol: str, stream: EventStream, context: RequestContext) -> Iterator[bytes]:
+    """Encode a stream. Record a disconnect if the client does not read all of it."""
     encode, keep_alive, end, _ = CLIENT_PROTOCOLS[protocol].framing
     failed = False
     batches = CLIENT_PROTOCOLS[protocol].append_error(stream)
-    for batch in batches:
-        if not batch:
-            yield keep_alive
-            continue
-        try:
-            data = encode(batch)
-        except TypeError:  # an integer is too large, or the nesting is too deep
-            batch = batches.throw(malformed_event())
-            data = encode(batch)
-        failed = bool(batch[-1].get("error"))
-        yield data
-    if end and not failed:
-        yield end
+    try:
+        for batch in batches:
+            if not batch:
+                yield keep_alive
+                continue
+            try:
+                data = encode(batch)
+            except TypeError:  # an integer is too large, or the nesting is too deep
+                batch = batches.throw(malformed_event())
+                data = encode(batch)
+            failed = bool(batch[-1].get("error"))
+            yield data
+        if end and not failed:
+            yield end
+    except GeneratorExit:
+        context.record_disconnect()
+        raise
 
 
 def json_answer(value: Json) -> Response:

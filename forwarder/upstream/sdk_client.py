@@ -55,17 +55,6 @@ class EncodedRequest(NamedTuple):
     id: str
 
 
-class EncodedResponses(Responses):
-    """The SDK's methods for responses, for bodies that are already encoded.
-
-    `stream` requires ``model`` and ``input``.  They travel in the encoded body, so they are left
-    out of the typed one: the SDK would hash their large union types in every call.
-    """
-
-    def create(self, **parameters: Any) -> Any:
-        return super().create(**{**parameters, "model": omit, "input": omit})
-
-
 class UnreadStream(Stream[Any]):
     """The SDK's stream object around an unread ``response``. It decodes and yields no events."""
 
@@ -74,6 +63,18 @@ class UnreadStream(Stream[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return iter(())
+
+
+class EncodedResponses(Responses):
+    """The SDK's methods for responses, for bodies that are already encoded."""
+
+    def create(self, **parameters: Any) -> Any:
+        """Create a response; `stream` calls this.
+
+        `stream` requires ``model`` and ``input``, which are in the encoded body.  They are left out
+        here, because the SDK would hash their large union types in every call.
+        """
+        return super().create(**{**parameters, "model": omit, "input": omit})
 
 
 class SdkClient(OpenAI):
@@ -143,7 +144,7 @@ class SdkClient(OpenAI):
     def send_unread(
         self, request: EncodedRequest, headers: Mapping[str, Any], timeout: Any
     ) -> httpx2.Response:
-        """Send a request for a whole answer and return its response, unread."""
+        """Send a request and return its response, unread."""
         options: Any = {
             **DEFAULT_OPTIONS,
             "headers": headers,

@@ -52,3 +52,12 @@ def test_what_is_beside_another_forwarder_is_compared_with_that():
 def test_each_fault_is_told_once():
     found = {("chat", "forwarder"): Figures([], ["other text", "other text"])}
     assert report.list_faults(STREAM, found) == ["burst, chat client, forwarder: other text"]
+
+
+def test_the_table_names_what_is_compared():
+    assert "| relay µs/chunk | forwarder µs/chunk | relay µs/request" in report.format_header(
+        3, "relay"
+    )
+    assert "| base µs/chunk | forwarder µs/chunk | base µs/request" in report.format_header(
+        3, "base"
+    )
