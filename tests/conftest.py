@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpcore2
 import pytest
 from hypothesis import settings
 from werkzeug.routing import Rule
@@ -58,19 +60,38 @@ def _propagate_log_records() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _rules_compiled_once() -> Iterator[None]:
-    """Tests create thousands of applications, and most of that is compiling the same URL rules."""
-    compile_builder = Rule._compile_builder
-    builders: dict[tuple[str, bool], Any] = {}
+def _cache_url_rules() -> Iterator[None]:
+    """Tests create thousands of applications, and much of that is compiling the same URL rules."""
+    compile_rule = Rule.compile
+    compiled: dict[tuple[object, ...], dict[str, Any]] = {}
+    results = ("_parts", "_trace", "_converters", "_build", "_build_unknown", "arguments")
 
-    def find_builder(rule: Rule, append_unknown: bool = True) -> Any:
-        key = (rule.rule, append_unknown)
-        if key not in builders:
-            builders[key] = compile_builder(rule, append_unknown)
-        return builders[key]
+    def compile_once(rule: Rule) -> None:
+        key = (rule.rule, rule.subdomain, rule.host, rule.merge_slashes, str(rule.defaults))
+        if key not in compiled:
+            compile_rule(rule)
+            compiled[key] = {name: getattr(rule, name) for name in results}
+        vars(rule).update(compiled[key])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Rule, "_compile_builder", find_builder)
+        patch.setattr(Rule, "compile", compile_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _share_ssl_contexts() -> Iterator[None]:
+    """To load the system's certificates takes longer than most tests that make an HTTP client."""
+    make_context = httpcore2.default_ssl_context
+    contexts: dict[tuple[object, ...], ssl.SSLContext] = {}
+
+    def get_context(*, _trust_env: bool = True) -> ssl.SSLContext:
+        key = (_trust_env, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+        if key not in contexts:
+            contexts[key] = make_context(_trust_env=_trust_env)
+        return contexts[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpcore2, "default_ssl_context", get_context)
         yield
 
 
