@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Batch, Event
 from forwarder.translation import ollama_over_chat
 from forwarder.translation.ollama_over_chat.forms import CHAT_ENDPOINT, OllamaEndpoint
 from forwarder.translation.ollama_over_chat.request import TranslatedOllamaRequest
+from tests.helpers.packages import import_client
 from tests.helpers.translating import events_of, terms
 
 Json = dict[str, Any]
@@ -50,7 +49,7 @@ def chunk(finish: str | None = None, **delta: Any) -> Event:
 
 def mistakes(line: Json) -> list[str]:
     """What is wrong with a line, by the types of Ollama's package; skips where it is not there."""
-    ollama = pytest.importorskip("ollama")
+    ollama = import_client("ollama")
     kind = ollama.ChatResponse if "message" in line else ollama.GenerateResponse
     read = kind.model_validate(line, strict=True).model_dump(exclude_none=True)
     lost = line.keys() - read.keys()

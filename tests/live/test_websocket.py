@@ -22,6 +22,7 @@ from tests.fake_provider.faults import cut, silent, stalled, status
 from tests.fake_provider.scenarios import HELLO
 from tests.fake_provider.wire import Stall
 from tests.helpers import sdk
+from tests.helpers.packages import import_client
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import FLASK, GUNICORN, Server, running
 
@@ -511,7 +512,7 @@ def test_over_an_upstream_that_stores_a_stored_response_is_its_own_to_continue(
 
 
 def test_the_sdk_s_own_connection_works(forwarder: Server) -> None:
-    pytest.importorskip("websockets")
+    import_client("websockets")
     client = OpenAI(base_url=forwarder.v1, api_key=KEY)
     with client.responses.connect() as connection:
         include: Any = ["no.such"]

@@ -16,6 +16,7 @@ from forwarder.protocols.ollama import (
 from forwarder.protocols.parameters import Disposition
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.translation import translate_handler
+from tests.helpers.packages import import_client
 from tests.helpers.translating import terms
 
 TABLES = {each.name: each.parameters for each in (*OLLAMA_PROTOCOLS, *OLLAMA_EMBEDDING_PROTOCOLS)}
@@ -72,7 +73,7 @@ def translate_request(client: str, request: Json, **options: Any) -> tuple[Json,
 
 @pytest.mark.parametrize("client", TABLES)
 def test_every_parameter_of_the_package_has_a_disposition(client: str) -> None:
-    ollama = pytest.importorskip("ollama._types")
+    ollama = import_client("ollama._types")
     known = set(getattr(ollama, TYPES[client]).model_fields) - {"options"}
     known |= {f"options.{name}" for name in ollama.Options.model_fields}
     assert known - TABLES[client].keys() == set()
