@@ -6,7 +6,9 @@ import gc
 import logging
 import os
 import ssl
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Generator, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,21 @@ def _skips_live(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     if run := os.environ.get("PYTEST_XDIST_TESTRUNUID"):
         config.pluginmanager.register(SerialTests(run))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Refuse processes to tests without the marker ``live``, which keeps the quick lane quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("live") is None:
+            patch.setattr(subprocess.Popen, "__init__", _refuse_process)
+            patch.setattr(BaseProcess, "start", _refuse_process)
+        return (yield)
+
+
+def _refuse_process(*_: object, **__: object) -> None:
+    # An OSError, because libraries that ask `uname` about the machine go on without it.
+    raise PermissionError("A test that starts a process needs the marker 'live'.")
 
 
 def pytest_collection_finish() -> None:

@@ -16,6 +16,8 @@ from forwarder.protocols.fold import fold_chat
 from tests.helpers.translating import events_of, terms, translate
 from tests.test_linear_work import assert_linear
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 
 TEXT = "Let me see what there is to see here. " * 10

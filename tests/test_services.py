@@ -243,6 +243,7 @@ print(built[0] - before[0], started[0] - built[0], after[0] - before[0], after[1
 """
 
 
+@pytest.mark.live
 def test_loops_of_a_gevent_worker_end_too(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", GREENLETS],

@@ -28,6 +28,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess
         yield running
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("workload", UNPACED)
 @pytest.mark.parametrize("client", CLIENTS)
 def test_every_answer_of_the_upstream_is_right(upstream: ServerProcess, client: str, workload: str):
@@ -58,6 +59,7 @@ def test_a_connection_that_ends_early_is_a_fault():
     assert "closed after" in outcome.faults[0]
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("client", CLIENTS)
 def test_the_relay_hands_on_what_the_upstream_sends(

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from bench import processes
 from bench.processes import ServerProcess, make_environment, stop_process
 
@@ -22,6 +24,7 @@ def started(program: str) -> subprocess.Popen[bytes]:
     return process
 
 
+@pytest.mark.live
 def test_children_end_with_their_parent():
     process = started(PARENT)
     stop_process(process)
@@ -30,6 +33,7 @@ def test_children_end_with_their_parent():
         assert out.read() == b""  # the last holder of the pipe is gone
 
 
+@pytest.mark.live
 def test_what_children_cost_is_counted(tmp_path):
     process = started(PARENT)
     (child,) = processes.list_process_tree(process.pid)[1:]

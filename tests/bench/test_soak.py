@@ -20,6 +20,7 @@ from bench.shape import Shape
 QUIET = {"descriptors": 9, "connections": 2, "greenlets": 4, "threads": 1, "exchanges": 0}
 
 
+@pytest.mark.live
 @pytest.mark.slow
 def test_a_short_one_holds_every_law():
     command = [sys.executable, "-m", "bench.soak", "--minutes", "0.04", "--streams", "4"]
@@ -82,6 +83,7 @@ def cut_off(listener: socket.socket, answer: bytes) -> None:
             connection.sendall(answer)
 
 
+@pytest.mark.live
 @pytest.mark.slow
 def test_the_forwarder_that_is_watched_says_what_it_holds():
     program = (

@@ -158,6 +158,7 @@ def test_gunicorn_conf_imports_no_forwarder_module(path: Path) -> None:
     )
 
 
+@pytest.mark.live
 def test_gunicorn_command_line_overrides_settings(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gunicorn", "--print-config", "-w", "2", "wsgi:app"]
     env = {"PATH": "", "FORWARDER_DOTENV": "", "WEB_CONCURRENCY": "5", "GUNICORN_BACKLOG": "99"}

@@ -69,6 +69,7 @@ def wordless(peer: Peer) -> None:
     [(wordless, 0, "RemoteProtocolError"), (silent, 1, "ReadError")],
     ids=["fresh", "kept"],
 )
+@pytest.mark.live
 def test_disconnect_of_the_client_ends_the_wait_for_the_head(
     script: object, kept: int, error: str
 ) -> None:

@@ -68,6 +68,7 @@ except ZeroDivisionError:
 """
 
 
+@pytest.mark.live
 def test_under_gevent_the_loop_keeps_running() -> None:
     done = subprocess.run(
         [sys.executable, "-c", UNDER_GEVENT], capture_output=True, text=True, timeout=30

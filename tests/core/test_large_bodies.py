@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 UNDER_GEVENT = """
@@ -37,5 +39,6 @@ turnstile.wait_turn(LARGE)  # who is interrupted gives its turn back
 """
 
 
+@pytest.mark.live
 def test_other_requests_run_between_large_steps() -> None:
     subprocess.run([sys.executable, "-c", UNDER_GEVENT], cwd=ROOT, check=True, timeout=60)

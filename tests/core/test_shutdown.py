@@ -70,10 +70,12 @@ STOPPED = "gevent.spawn(serve, *({times})); gevent.sleep(0.05); running.stop()"
     ],
     ids=["connecting", "reading", "writing, then reading", "writing to its end", "nearly done"],
 )
+@pytest.mark.live
 def test_request_is_interrupted_while_it_waits_for_the_upstream(times: str, told: str) -> None:
     assert result_of(STOPPED.format(times=times)) == f"{told} 0"
 
 
+@pytest.mark.live
 def test_request_that_keeps_waiting_is_interrupted_again() -> None:
     act = """
 def stubborn():
@@ -104,18 +106,21 @@ gevent.sleep(0)
 """
 
 
+@pytest.mark.live
 def test_request_has_its_own_grace() -> None:
     act = GRACE + "running.announce(); gevent.sleep(3); running.stop()"
 
     assert result_of(act) == "[(0, 0), (2, 2), (None, 3)] 0"
 
 
+@pytest.mark.live
 def test_own_grace_ends_at_stop() -> None:
     act = GRACE + "running.announce(); gevent.sleep(1); running.stop(); told.sort(key=str)"
 
     assert result_of(act) == "[(0, 0), (2, 1), (None, 1)] 0"
 
 
+@pytest.mark.live
 def test_request_with_a_dead_greenlet_is_not_waited_for() -> None:
     act = """
 gevent.spawn(running.add_request).join()

@@ -122,6 +122,7 @@ def test_entry_supports_tool_search() -> None:
     assert entry({})["supports_search_tool"] is True
 
 
+@pytest.mark.live
 def test_the_digest_is_the_same_in_all_processes() -> None:
     program = (
         "from forwarder.models.codex import digest_settings as d; from forwarder.config.settings import Settings\n"

@@ -34,6 +34,7 @@ print(bool(left))
     ],
     ids=["hangs up", "sends its next request", "waits", "hangs up afterwards"],
 )
+@pytest.mark.live
 def test_only_a_disconnect_calls_back(act: str, noticed: bool) -> None:
     program = PROGRAM.format(act=act)
 

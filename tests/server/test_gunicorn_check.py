@@ -26,7 +26,7 @@ from forwarder.server.gunicorn_check import (
 from forwarder.server.gunicorn_worker import Worker
 from tests.live.server import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 GUNICORN = (sys.executable, "-m", "gunicorn")

@@ -70,6 +70,7 @@ def ask(sock: socket.socket, query: bytes = b"") -> bytes:
     return answer
 
 
+@pytest.mark.live
 def test_idle_connections_do_not_delay_shutdown(
     served: tuple[subprocess.Popen[bytes], int],
 ) -> None:
@@ -84,6 +85,7 @@ def test_idle_connections_do_not_delay_shutdown(
         assert 1 < time.monotonic() - asked < 6
 
 
+@pytest.mark.live
 def test_a_kept_connection_is_answered_once_more_and_told_to_close(
     served: tuple[subprocess.Popen[bytes], int],
 ) -> None:
@@ -101,6 +103,7 @@ def test_a_kept_connection_is_answered_once_more_and_told_to_close(
     assert process.wait(10) == 0
 
 
+@pytest.mark.live
 def test_blocked_worker_is_replaced(
     served: tuple[subprocess.Popen[bytes], int],
 ) -> None:
@@ -120,6 +123,7 @@ def test_blocked_worker_is_replaced(
     assert process.wait(10) == 0
 
 
+@pytest.mark.live
 def test_permanent_objects_are_frozen(
     served: tuple[subprocess.Popen[bytes], int],
 ) -> None:
@@ -131,6 +135,7 @@ def test_permanent_objects_are_frozen(
     assert int(kept[1]) > 10_000
 
 
+@pytest.mark.live
 def test_a_connection_without_requests_ends_after_the_keep_alive() -> None:
     program = """
 from gunicorn.config import Config
@@ -175,6 +180,7 @@ def printed(act: str) -> str:
 
 
 @pytest.mark.parametrize(("grace", "seconds"), [(None, 1), (0, 1), (2, 1)])
+@pytest.mark.live
 def test_endless_work_ends_with_the_grace_period(grace: float | None, seconds: int) -> None:
     act = f"""
 def stuck():
@@ -195,6 +201,7 @@ os._exit(0)
 
 
 @pytest.mark.parametrize(("wanted", "warned"), [(None, False), (0.5, False), (2.0, True)])
+@pytest.mark.live
 def test_too_long_background_grace_is_logged(wanted: float | None, warned: bool) -> None:
     act = f"""
 settings = SimpleNamespace(background_grace={wanted})
@@ -210,6 +217,7 @@ worker._check_background_grace()
     assert printed("import sys" + act) == (said if warned else "")
 
 
+@pytest.mark.live
 def test_the_limits_are_those_of_the_forwarder() -> None:
     act = """
 settings = SimpleNamespace(head_timeout=1.5, send_timeout=7.0)
@@ -219,6 +227,7 @@ print(*read_client_limits(SimpleNamespace(settings=settings)), *read_client_limi
     assert printed(act) == "1.5 30.0 7.0 65536 2.0 10.0 30.0 60.0 65536 2.0"
 
 
+@pytest.mark.live
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have no mallopt")
 def test_freed_buffers_are_returned_to_the_system() -> None:
     act = """
@@ -239,6 +248,7 @@ print(measure() - before < 5_000_000)
     assert printed(act) == "True"
 
 
+@pytest.mark.live
 def test_as_many_files_may_be_open_as_the_system_allows() -> None:
     act = """
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -65,6 +65,7 @@ def test_other_attributes_are_the_sockets() -> None:
         assert whole.recv(5) == b"hello"
 
 
+@pytest.mark.live
 def test_under_gevent_too() -> None:
     program = """
 from gevent import monkey; monkey.patch_all()

@@ -248,7 +248,9 @@ def test_rows_are_moved_without_their_client(database: SqliteDatabase) -> None:
 # -- several processes ----------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgres", marks=[needs_postgres, pytest.mark.live])]
+)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/shared.db"
@@ -275,6 +277,8 @@ def find_owner(url: str, barrier: Any, found: Any) -> None:
     database.close()
 
 
+@pytest.mark.live
+@pytest.mark.slow
 def test_concurrent_processes_move_data_once(url: str) -> None:
     database = open_one(url)
     for number in range(5):

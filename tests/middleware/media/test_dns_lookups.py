@@ -65,5 +65,6 @@ assert time.monotonic() - start < 1.5
 """
 
 
+@pytest.mark.live
 def test_slow_names_do_not_block_upstreams() -> None:
     subprocess.run([sys.executable, "-c", UNDER_GEVENT], cwd=ROOT, check=True, timeout=60)

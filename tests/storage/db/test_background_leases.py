@@ -288,7 +288,9 @@ def server() -> Iterator[Postgres]:
         yield running
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=needs_postgres)])
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgresql", marks=[needs_postgres, pytest.mark.live])]
+)
 def either(request: pytest.FixtureRequest) -> Iterator[Database]:
     if request.param == "sqlite":
         yield request.getfixturevalue("database")

@@ -52,6 +52,8 @@ def start_worker(path: str) -> None:
     made.close()
 
 
+@pytest.mark.live
+@pytest.mark.slow
 def test_concurrent_migrations(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     path = str(tmp_path / "x.db")

@@ -38,7 +38,9 @@ TABLES = (
 MESSAGE = {"type": "message", "id": "msg_1", "role": "assistant", "content": "hi"}
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgres", marks=[needs_postgres, pytest.mark.live])]
+)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     if request.param == "sqlite":
         made: Database = SqliteDatabase(tmp_path / "state.db")

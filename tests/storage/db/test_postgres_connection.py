@@ -19,7 +19,7 @@ from forwarder.storage.db.postgres_connection import (
 )
 from tests.live.postgres import Postgres, needs_postgres, postgres_process
 
-pytestmark = needs_postgres
+pytestmark = [needs_postgres, pytest.mark.live]
 
 
 @pytest.fixture(scope="module")

@@ -175,6 +175,7 @@ print(third.get(timeout=5), sorted(done))
 """
 
 
+@pytest.mark.live
 def test_interrupted_writer_leaves_its_write_queued() -> None:
     run = subprocess.run(
         [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=30
@@ -200,6 +201,7 @@ print(len(results), len(again) < 10)
 """
 
 
+@pytest.mark.live
 def test_repeated_writer_does_not_starve_others() -> None:
     run = subprocess.run([sys.executable, "-c", HASTY], capture_output=True, text=True, timeout=30)
     assert run.stdout == "2 True\n", run.stderr
