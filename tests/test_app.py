@@ -95,7 +95,7 @@ def test_every_answer_has_an_id_and_every_request_a_line(
     assert line["level"] == "info"
 
 
-def test_a_known_failure_is_told_with_its_headers() -> None:
+def test_forwarder_error_has_its_status_and_headers() -> None:
     app = app_of()
 
     @app.get("/fails")
@@ -108,7 +108,7 @@ def test_a_known_failure_is_told_with_its_headers() -> None:
     assert got.get_json()["error"]["extra"] == 1
 
 
-def test_an_unforeseen_failure_is_ours_and_only_the_log_knows_more(
+def test_unexpected_error_is_a_500_with_details_only_in_the_log(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     app = app_of()

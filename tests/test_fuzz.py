@@ -116,7 +116,7 @@ def mistakes(answered: Answered) -> list[str]:
 @every_pairing
 @broadly
 @given(random=randoms, breaks=st.integers(0, 3), answer=st.sampled_from(ANSWERS))
-def test_every_request_is_answered_or_refused_by_name(
+def test_invalid_request_is_answered_or_refused_by_parameter(
     client: str,
     over: str,
     random: Random,
@@ -157,7 +157,7 @@ def assert_refused(answered: Answered, upstream: ScriptedUpstream) -> None:
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @broadly
 @given(random=randoms, breaks=st.integers(1, 3), answer=st.sampled_from(ANSWERS))
-def test_every_answer_is_handed_on_or_is_the_upstream_s_fault(
+def test_invalid_answer_is_translated_or_an_upstream_error(
     client: str,
     over: Protocol,
     stream: bool,
@@ -231,9 +231,7 @@ def test_refusals_that_were_missing(
     assert (answered.status, answered.error["param"]) == (400, param)
 
 
-def test_a_text_that_was_cut_within_a_character_is_no_fault(
-    post: Post, upstream: ScriptedUpstream
-) -> None:
+def test_text_cut_within_a_character_is_accepted(post: Post, upstream: ScriptedUpstream) -> None:
     upstream.forget()
 
     answered = post("chat", generated.encoded(asking("chat", "cut \ud83d", model="responses/m")))
@@ -289,9 +287,7 @@ def test_strange_values_of_a_response_do_not_reach_a_chat_client(
     assert answered.mistakes == []
 
 
-def test_a_number_of_a_tool_call_that_is_too_large_is_left_out(
-    post: Post, upstream: ScriptedUpstream
-) -> None:
+def test_too_large_tool_call_index_is_ignored(post: Post, upstream: ScriptedUpstream) -> None:
     upstream.forget()
     arguments = {"command": ["ls"], "timeout_ms": 10**30}
     upstream.script(Answer(calls=[Call("local_shell", arguments)]))
@@ -303,7 +299,7 @@ def test_a_number_of_a_tool_call_that_is_too_large_is_left_out(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_arguments_that_nobody_can_write_again_are_told_as_the_upstream_s_fault(
+def test_too_deeply_nested_arguments_are_an_upstream_error(
     stream: bool, post: Post, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()

@@ -59,7 +59,7 @@ def recorded() -> list[Any]:
 
 
 @pytest.mark.parametrize("line", recorded())
-def test_a_recorded_error_has_its_status_and_code(line: dict[str, Any]) -> None:
+def test_recorded_error_has_its_status_and_code(line: dict[str, Any]) -> None:
     body: Any = line["body"]
     text = body if isinstance(body, str) else json.dumps(body)
     known = next(((s, c) for fragment, s, c in EXPECTED if fragment in text), None)
@@ -76,7 +76,7 @@ def test_a_recorded_error_has_its_status_and_code(line: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("line", recorded())
-def test_a_recorded_refusal_of_the_key_is_told_apart(line: dict[str, Any]) -> None:
+def test_recorded_key_refusal_is_recognised(line: dict[str, Any]) -> None:
     body: Any = line["body"]
     text = body if isinstance(body, str) else json.dumps(body)
     is_key = any(f in text and code == "invalid_api_key" for f, _, code in EXPECTED)

@@ -62,7 +62,7 @@ def test_a_connection_that_ends_early_is_a_fault():
 @pytest.mark.live
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("client", CLIENTS)
-def test_the_relay_hands_on_what_the_upstream_sends(
+def test_relay_forwards_the_bytes_of_the_upstream(
     upstream: ServerProcess, monkeypatch: pytest.MonkeyPatch, client: str, streamed: bool
 ):
     monkeypatch.setenv("RELAY_PORT", str(upstream.port))

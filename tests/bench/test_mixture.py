@@ -44,7 +44,7 @@ def test_everything_occurs_and_faults_are_rare():
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("fault", [*FAULTS, "leave", None])
-def test_a_request_says_what_shall_go_wrong_upstream(client: str, fault: str | None):
+def test_request_names_the_upstream_failure(client: str, fault: str | None):
     raw = turn(client, fault).build_request(80)
     model = orjson.loads(raw.partition(b"\r\n\r\n")[2])["model"]
 
@@ -62,7 +62,7 @@ def test_sound_answers_are_sound(client: str, streamed: bool):
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_cut_has_to_be_told_once_and_last(client: str):
+def test_cut_stream_must_end_with_one_error(client: str):
     cut, told = turn(client, "cut"), TOLD[client]
 
     assert cut.find_fault(stream(told)) is None

@@ -61,7 +61,7 @@ def test_a_worker_that_refuses_has_not_recovered(monkeypatch: pytest.MonkeyPatch
         assert asyncio.run(overload.measure_recovery(port)) == 0.3
 
 
-def test_a_row_shows_what_became_of_a_load() -> None:
+def test_report_row_shows_the_results_of_a_load() -> None:
     outcomes = Outcomes(served=50, short=[0.01, 0.02], refusals=[0.5] * 50)
     row = describe_load(2, 20.0, outcomes, 1.25)
     assert row == "| 2× | 20 | 10 | 50% | 500 / 500 | 20 / 20 | – | – | 0 | 1.2 |"

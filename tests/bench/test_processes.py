@@ -34,7 +34,7 @@ def test_children_end_with_their_parent():
 
 
 @pytest.mark.live
-def test_what_children_cost_is_counted(tmp_path):
+def test_cpu_time_includes_child_processes(tmp_path):
     process = started(PARENT)
     (child,) = processes.list_process_tree(process.pid)[1:]
     whole, part = (

@@ -32,11 +32,11 @@ def test_a_whole_answer_has_no_chunks():
     assert "| – | – | 200 | 900 | 4.5 |" in report.format_rows(WHOLE, figures([200.0], [900.0]))
 
 
-def test_what_could_not_be_measured_is_a_dash():
+def test_unmeasured_value_is_a_dash():
     assert "| 5.0 | – | 1000 | – | – |" in report.format_rows(STREAM, figures([1000.0], []))
 
 
-def test_what_is_beside_another_forwarder_is_compared_with_that():
+def test_workload_is_compared_with_the_one_named_by_beside():
     stored = Workload(
         "stored", "", Shape(text=200), 16, 64, beside="unstored", clients=("responses",)
     )
@@ -49,7 +49,7 @@ def test_what_is_beside_another_forwarder_is_compared_with_that():
     )
 
 
-def test_each_fault_is_told_once():
+def test_each_fault_is_reported_once():
     found = {("chat", "forwarder"): Figures([], ["other text", "other text"])}
     assert report.list_faults(STREAM, found) == ["burst, chat client, forwarder: other text"]
 

@@ -22,7 +22,7 @@ QUIET = {"descriptors": 9, "connections": 2, "greenlets": 4, "threads": 1, "exch
 
 @pytest.mark.live
 @pytest.mark.slow
-def test_a_short_one_holds_every_law():
+def test_short_soak_holds_every_law():
     command = [sys.executable, "-m", "bench.soak", "--minutes", "0.04", "--streams", "4"]
 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
@@ -42,11 +42,11 @@ def test_a_short_one_holds_every_law():
         ({}, 0, ["9 more greenlets than before"], ["9 more greenlets than before"]),
     ],
 )
-def test_a_broken_law_is_told(wrong, growth, leaked, told):
+def test_broken_laws_are_reported(wrong, growth, leaked, told):
     assert soak.list_broken_laws(Counter(wrong), growth, leaked) == told
 
 
-def test_what_is_still_held_is_a_leak():
+def test_resources_still_held_are_leaks():
     assert soak.list_leaks(QUIET, {**QUIET, "descriptors": 13, "greenlets": 1}) == []
     assert soak.list_leaks(QUIET, {**QUIET, "exchanges": 1}) == ["1 more exchanges than before"]
 
@@ -85,7 +85,7 @@ def cut_off(listener: socket.socket, answer: bytes) -> None:
 
 @pytest.mark.live
 @pytest.mark.slow
-def test_the_forwarder_that_is_watched_says_what_it_holds():
+def test_watched_forwarder_reports_its_open_resources():
     program = (
         "from bench.watched import app; "
         "held = app.test_client().get('/_held').json; print(sorted(held)); "

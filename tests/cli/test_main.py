@@ -99,7 +99,7 @@ GUNICORN = [sys.executable, "-m", "gunicorn", "--config", gunicorn_conf.__file__
         (["--workers", "3"], ["--workers", "3"]),
     ],
 )
-def test_options_become_those_of_gunicorn(
+def test_serve_passes_options_to_gunicorn(
     options: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[tuple[str, list[str]]] = []
@@ -112,7 +112,7 @@ def test_options_become_those_of_gunicorn(
 
 
 @pytest.mark.parametrize("options", [["--port", "70000"], ["--workers", "0"], ["stray"]])
-def test_bad_options_start_nothing(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_refuses_bad_options(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.execv", lambda *_: pytest.fail("gunicorn was started"))
 
     assert CliRunner().invoke(main, ["serve", *options]).exit_code == 2

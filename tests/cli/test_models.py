@@ -55,7 +55,7 @@ def create(run: Run, upstream: ScriptedUpstream, name: str = "mine") -> None:
     assert code == 0, told
 
 
-def test_a_model_comes_is_seen_and_goes(run: Run, upstream: ScriptedUpstream) -> None:
+def test_models_are_created_listed_and_deleted(run: Run, upstream: ScriptedUpstream) -> None:
     code, told = run(
         *("models", "create", "mine", "--from=scripted", "--host", upstream.url),
         *("--parameter", "temperature=0.5", "--parameter", "stop=END", "--system", "Be kind."),
@@ -150,7 +150,7 @@ def test_rotate_re_encrypts_all_keys(run: Run, upstream: ScriptedUpstream, tmp_p
     assert (code, "no secret decrypts the keys of: mine" in told) == (1, True)
 
 
-def test_without_a_database_there_is_nothing_to_do(run: Run) -> None:
+def test_commands_fail_without_a_database(run: Run) -> None:
     for arguments in (("models", "rm", "x"), ("keys", "rotate")):
         code, told = run(*arguments, FORWARDER_DATABASE_URL="none", FORWARDER_SECRET_KEY="s")
         assert code == 1

@@ -173,7 +173,7 @@ def test_replay_shows_a_changed_response(runs: Runs, monkeypatch: pytest.MonkeyP
     assert '+ "type": "response.failed"' in told or "+status 502" in told
 
 
-def test_todays_upstream_is_asked_with_a_key_and_compared(runs: Runs) -> None:
+def test_replay_calls_the_current_upstream_and_compares(runs: Runs) -> None:
     capture_id = runs.captured(BODY, streamed(*SAYS))
 
     runs.answers = iter([streamed(*SAYS)])

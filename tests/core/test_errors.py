@@ -43,7 +43,7 @@ def test_an_error_has_a_status_and_a_body_of_openais_shape(
         (errors.UpstreamMisconfigured, 502, "upstream_base_url"),
     ],
 )
-def test_a_mistake_in_the_configuration_is_not_worth_a_retry(
+def test_configuration_error_is_not_retryable(
     kind: type[ForwarderError], status: int, code: str
 ) -> None:
     error = kind("Why.")
@@ -84,7 +84,7 @@ def test_shutdown_error_has_retry_after() -> None:
     assert (error.status, error.code, error.headers) == (503, "shutting_down", {"retry-after": "1"})
 
 
-def test_an_error_may_name_a_parameter_and_a_code_of_its_own() -> None:
+def test_error_may_have_a_parameter_and_a_code() -> None:
     error = InvalidRequest("Why.", param="tools[0].name", code="invalid_value")
     assert error.make_error_object()["param"] == "tools[0].name"
     assert error.make_error_object()["code"] == "invalid_value"
@@ -119,7 +119,7 @@ def test_a_refusal_of_the_upstream_is_handed_on(status: int, given: Any, shown: 
     assert error.headers == {"retry-after": "1"}
 
 
-def test_a_refusal_keeps_what_a_vendor_adds_and_says_something_of_its_own() -> None:
+def test_refusal_keeps_vendor_fields_and_has_a_message() -> None:
     error = UpstreamRefused(500, {"metadata": {"provider": "x"}, "message": ""})
     assert error.make_body()["error"]["metadata"] == {"provider": "x"}
     assert error.make_body()["error"]["message"] == "The upstream answered 500."

@@ -37,11 +37,11 @@ def said(**wishes: Any) -> tuple[str, str]:
         ({"format": FORMAT, "tool_results": ("4",)}, "text", '{"n": 1}'),
     ],
 )
-def test_the_answer_follows_the_wish(wishes: dict[str, Any], kind: str, text: str) -> None:
+def test_answer_follows_the_requested_format(wishes: dict[str, Any], kind: str, text: str) -> None:
     assert said(**wishes) == (kind, text)
 
 
-def test_the_demo_thinks_before_it_speaks_unless_told_not_to() -> None:
+def test_reasoning_precedes_the_text_unless_disabled() -> None:
     thoughtful = make_answer(DemoPrompt("hi", 1)).parts
     assert [piece.kind for piece in thoughtful] == ["reasoning", "text"]
     assert thoughtful[0].text == "The demo thinks: I say it back."
@@ -51,7 +51,7 @@ def test_the_demo_thinks_before_it_speaks_unless_told_not_to() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "  two\n\nlines  ", "日本 語", "\u2028 a\u0085b "])
-def test_words_join_to_exactly_what_was_said(text: str) -> None:
+def test_streamed_words_join_to_the_text(text: str) -> None:
     assert make_answer(DemoPrompt(text, 0)).parts[-1].text == f"[demo upstream] You said: {text}"
 
 
@@ -79,7 +79,7 @@ def test_a_limit_below_the_word_count_cuts_the_answer(
     assert [piece.is_cut for piece in reply.parts] == cut_pieces
 
 
-def test_a_limit_that_is_just_enough_cuts_nothing() -> None:
+def test_sufficient_token_limit_does_not_cut() -> None:
     free, limited = make_answer(DemoPrompt("hi", 1)), make_answer(DemoPrompt("hi", 1, limit=12))
     assert not limited.is_cut
     assert limited == free

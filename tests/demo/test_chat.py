@@ -24,7 +24,7 @@ def request(*messages: Any, **more: Any) -> dict[str, Any]:
     return {"model": "demo", "messages": list(messages) or [USER], **more}
 
 
-def test_the_last_user_message_is_what_was_said() -> None:
+def test_prompt_is_the_last_user_message() -> None:
     prompt = read_prompt(
         request(USER, {"role": "assistant", "content": "ok"}, {**USER, "content": "bye"})
     )
@@ -198,7 +198,7 @@ def _grow(grown: dict[str, Any], delta: dict[str, Any]) -> None:
 
 
 @SHOWN
-def test_the_stream_folds_to_the_whole(shown: DemoAnswer) -> None:
+def test_folded_stream_equals_the_completion(shown: DemoAnswer) -> None:
     parts, whole = chunks(shown), chat.build_completion(ASK, shown, "k", 7)
     assert fold(parts) == whole["choices"][0]["message"]
     assert parts[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
@@ -207,7 +207,7 @@ def test_the_stream_folds_to_the_whole(shown: DemoAnswer) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ANSWERS.keys() - {"custom"}))
-def test_every_chunk_is_one_the_sdk_knows(name: str) -> None:
+def test_chunks_have_the_sdk_type(name: str) -> None:
     for part in chunks(ANSWERS[name]):
         chunk = CHUNK.validate_python(part, strict=True)
         assert not chunk.model_extra
@@ -228,7 +228,7 @@ def test_a_custom_call_streams_although_the_chunk_type_of_the_sdk_lacks_it() -> 
 
 
 @SHOWN
-def test_the_whole_is_one_the_sdk_knows(shown: DemoAnswer) -> None:
+def test_completion_has_the_sdk_type(shown: DemoAnswer) -> None:
     whole = WHOLE.validate_python(chat.build_completion(ASK, shown, "k", 7), strict=True)
     assert not whole.model_extra
     assert set(whole.choices[0].message.model_extra or ()) <= {"reasoning_content"}
@@ -276,7 +276,7 @@ def test_usage_comes_in_a_last_chunk_without_choices_when_asked() -> None:
 
 
 @pytest.mark.parametrize("options", [None, {}, {"include_usage": False}])
-def test_usage_is_not_sent_unasked(options: Any) -> None:
+def test_usage_is_omitted_by_default(options: Any) -> None:
     parts = chunks(ANSWERS["text"], {**ASK, "stream_options": options})
     assert not any("usage" in part for part in parts)
     assert all(part["choices"] for part in parts)

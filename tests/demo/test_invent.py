@@ -99,7 +99,7 @@ def test_the_parts_of_all_of_are_joined() -> None:
     assert invent_value(schema) == {"name": "n", "age": 3}
 
 
-def test_an_option_is_joined_with_what_stands_beside_it() -> None:
+def test_any_of_option_is_merged_with_its_siblings() -> None:
     schema = {
         "required": ["a"],
         "anyOf": [

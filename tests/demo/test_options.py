@@ -101,7 +101,7 @@ def test_text_needs_no_format(spec: Any) -> None:
     assert read_format(spec, "f.", "hi", nested=True) is None
 
 
-def test_a_json_object_says_what_was_said() -> None:
+def test_json_object_contains_the_prompt() -> None:
     schema = {"const": {"demo": True, "you_said": "hi"}}
     assert read_format({"type": "json_object"}, "f.", "hi", nested=False) == AnswerFormat(
         schema, "f"

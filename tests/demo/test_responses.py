@@ -24,12 +24,12 @@ def request(*items: Any, **more: Any) -> dict[str, Any]:
     return {"model": "demo", "input": list(items) or "hi there", **more}
 
 
-def test_a_string_is_what_the_user_said() -> None:
+def test_string_input_is_the_prompt() -> None:
     prompt = read_prompt(request(instructions="be brief please"))
     assert (prompt.user_text, prompt.word_count) == ("hi there", 5)
 
 
-def test_the_last_user_message_is_what_was_said() -> None:
+def test_prompt_is_the_last_user_message() -> None:
     parts = [{"type": "input_text", "text": "what is"}, {"type": "input_image", "image_url": "x"}]
     spoken = {"type": "message", "role": "assistant", "content": [
         {"type": "output_text", "text": "ok", "annotations": []}
@@ -236,7 +236,7 @@ def test_the_events_come_in_their_order(name: str, wanted: list[str]) -> None:
 
 
 @SHOWN
-def test_every_event_is_one_the_sdk_knows(shown: DemoAnswer) -> None:
+def test_events_have_the_sdk_type(shown: DemoAnswer) -> None:
     for event in events(shown):
         known = EVENT.validate_python(event, strict=True)
         assert known.type == event["type"]
@@ -244,13 +244,13 @@ def test_every_event_is_one_the_sdk_knows(shown: DemoAnswer) -> None:
 
 
 @SHOWN
-def test_the_whole_is_one_the_sdk_knows(shown: DemoAnswer) -> None:
+def test_response_has_the_sdk_type(shown: DemoAnswer) -> None:
     whole = WHOLE.validate_python(responses.build_response(ASK, shown, "k", 7), strict=True)
     assert set(whole.model_extra or ()) <= UNNAMED
 
 
 @SHOWN
-def test_the_stream_folds_to_the_whole(shown: DemoAnswer) -> None:
+def test_folded_stream_equals_the_response(shown: DemoAnswer) -> None:
     told, whole = events(shown), responses.build_response(ASK, shown, "k", 7)
     done = [event["item"] for event in told if event["type"] == "response.output_item.done"]
     assert told[-1]["response"] == whole
@@ -258,7 +258,7 @@ def test_the_stream_folds_to_the_whole(shown: DemoAnswer) -> None:
 
 
 @SHOWN
-def test_deltas_add_up_to_what_is_done(shown: DemoAnswer) -> None:
+def test_deltas_add_up_to_the_done_event(shown: DemoAnswer) -> None:
     grown: dict[int, str] = {}
     for event in events(shown):
         if "delta" in event:
@@ -302,7 +302,7 @@ def test_an_item_opens_empty_but_with_its_name(shown: DemoAnswer) -> None:
         ("cut in the input", "incomplete", "incomplete"),
     ],
 )
-def test_the_status_tells_how_it_ended(name: str, status: str, last: str) -> None:
+def test_status_shows_how_the_response_ended(name: str, status: str, last: str) -> None:
     whole = responses.build_response(ASK, ANSWERS[name], "k", 7)
     assert (whole["status"], whole["output"][-1]["status"]) == (status, last)
     reason = {"reason": "max_output_tokens"} if status == "incomplete" else None

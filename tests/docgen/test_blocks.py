@@ -17,13 +17,13 @@ HEAD, TAIL = f"<!-- b: written by `{COMMAND}` -->", "<!-- end of b -->"
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
-def test_page_has_what_the_code_says(block: Block) -> None:
+def test_generated_blocks_match_the_code(block: Block) -> None:
     page = (ROOT / block.file).read_text(encoding="utf-8")
 
     assert replace_block(page, block) == page, f"bring {block.file} up to date by: {COMMAND}"
 
 
-def test_block_is_replaced_and_nothing_around_it() -> None:
+def test_only_the_block_is_replaced() -> None:
     replaced = replace_block(f"before\n{HEAD}\nold\n{TAIL}\nafter\n", BLOCK)
 
     assert replaced == f"before\n{HEAD}\n\nnew \\1\n\n{TAIL}\nafter\n"

@@ -14,7 +14,7 @@ def test_a_table_has_a_head_and_rows() -> None:
     ]
 
 
-def test_nothing_in_a_cell_ends_it() -> None:
+def test_cell_text_is_escaped() -> None:
     assert render_table(["a"], [["x|y\nz"]]).splitlines()[2] == "| x\\|y z |"
 
 

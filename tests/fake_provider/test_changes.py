@@ -25,7 +25,7 @@ def calls(said: list[Json]) -> list[Json]:
 
 
 @pytest.mark.parametrize("change", [*faults.CHANGES, *faults.CALL_CHANGES])
-def test_a_change_leaves_what_it_was_given(change: Change) -> None:
+def test_change_does_not_modify_its_input(change: Change) -> None:
     """Events are values."""
     before = str(CALLS)
 
@@ -51,7 +51,7 @@ def test_usage_can_ride_on_the_finish() -> None:
     assert said[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-def test_usage_can_be_null_though_nobody_asked() -> None:
+def test_usage_null_adds_a_null_usage() -> None:
     """Where there is one it stays."""
     said = changes.usage_null(chunks(Answer(text="a"), Ask("chat", {"stream": True})), ASK)
 

@@ -116,7 +116,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("protocol", "answer", "name"), CASES)
-def test_what_is_harmless_tells_the_same(
+def test_harmless_faults_keep_the_answer(
     protocol: Protocol, answer: Answer, name: str, read: Read
 ) -> None:
     """To a reader that is liberal enough."""
@@ -130,7 +130,7 @@ def test_what_is_harmless_tells_the_same(
     ("protocol", "name"),
     [(protocol, name) for protocol in BODIES for name in faults.fatal(TEXT, protocol)],
 )
-def test_what_is_fatal_tells_nothing(protocol: Protocol, name: str, read: Read) -> None:
+def test_fatal_faults_have_no_answer(protocol: Protocol, name: str, read: Read) -> None:
     """However liberal the reader is."""
     said = read(protocol, faults.fatal(TEXT, protocol)[name])
 

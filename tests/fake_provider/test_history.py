@@ -49,12 +49,12 @@ STEPS = [
     [Ask("chat", {"messages": MESSAGES}), Ask("responses", {"input": ITEMS})],
     ids=["chat", "responses"],
 )
-def test_both_protocols_tell_the_same_story(ask: Ask) -> None:
+def test_both_protocols_have_the_same_steps(ask: Ask) -> None:
     """Users, calls and results; the rest does not matter."""
     assert [step for step in steps(ask) if step.kind != "other"] == STEPS
 
 
-def test_what_a_stored_response_knew_comes_first() -> None:
+def test_stored_turns_precede_the_input() -> None:
     """Its input and its output."""
     turn = Turn.after(Turn.after(None, "hi", ITEMS[2:3]), ITEMS[4:5], [])
 

@@ -79,7 +79,7 @@ def test_every_scenario_answers_without_tools(make: Make, name: str) -> None:
         ("reasoning_tool", 1, None),
     ],
 )
-def test_tools_are_called_and_then_their_results_are_told(
+def test_tool_results_are_repeated_in_the_text(
     make: Make, name: str, count: int, text: str | None
 ) -> None:
     """The text at the end repeats what the tools said."""
@@ -202,7 +202,7 @@ def test_structured_output_follows_its_schema(ask: Ask) -> None:
 
 
 @protocols
-def test_the_simple_scenarios_are_what_they_are_called(make: Make) -> None:
+def test_simple_scenarios_match_their_names(make: Make) -> None:
     """One by one."""
     by_name = {name: answer(make(f"[[scenario:{name} tool=x]]")) for name in SCENARIOS}
 

@@ -81,7 +81,7 @@ def test_further_parameters_can_be_known(post: Post) -> None:
         assert post(up, "/chat/completions", {**body, "other": 1}).status_code == 400
 
 
-def test_a_vendor_refuses_what_it_is_told_to(post: Post) -> None:
+def test_refuse_option_rejects_parameters(post: Post) -> None:
     """By the names of its knobs; others are a mistake of the test."""
     with ScriptedUpstream(refuse={"stream_options"}) as up:
         body = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}

@@ -35,7 +35,7 @@ class Dog(TypedDict, total=False):
         ("any", str | Literal["a"]),
     ],
 )
-def test_what_fits_is_not_mentioned(value: Any, kind: Any) -> None:
+def test_matching_value_has_no_violation(value: Any, kind: Any) -> None:
     """Of whatever type."""
     assert check(value, kind, "x") == []
 
@@ -81,7 +81,9 @@ def test_what_fits_is_not_mentioned(value: Any, kind: Any) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_named(value: Any, kind: Any, message: str, param: str) -> None:
+def test_mismatching_value_is_a_violation_with_its_path(
+    value: Any, kind: Any, message: str, param: str
+) -> None:
     """With the path to it."""
     found = check(value, kind, "x")
 

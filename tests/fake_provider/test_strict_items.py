@@ -110,7 +110,7 @@ def test_an_output_needs_a_call_id() -> None:
     assert "input[2].call_id" in [violation.param for violation in found]
 
 
-def test_what_was_stored_is_known() -> None:
+def test_stored_calls_and_items_can_be_referenced() -> None:
     """Calls before it can be answered, items can be named by their id."""
     thought = {"type": "reasoning", "id": "rs_9", "summary": []}
     turns = {"resp_1": Turn([USER], [thought, call(id="fc_9")])}

@@ -44,7 +44,7 @@ def test_a_strict_function_needs_a_closed_schema() -> None:
     assert {violation.code for violation in found} == {"invalid_function_parameters"}
 
 
-def test_a_strict_format_needs_one_too() -> None:
+def test_strict_format_needs_a_closed_schema() -> None:
     """And a good name."""
     assert not list(format_violations({"name": "x", "strict": True, "schema": CLOSED}, "p"))
     assert list(format_violations({"name": "x", "strict": True, "schema": {"type": "object"}}, "p"))
@@ -62,7 +62,7 @@ def test_a_strict_format_needs_one_too() -> None:
         {**CLOSED, "properties": {"a": {"anyOf": [{"type": "null"}, {"type": "object"}]}}},
     ],
 )
-def test_what_is_open_somewhere_is_open(schema: Json) -> None:
+def test_nested_open_schema_is_a_violation(schema: Json) -> None:
     """However deep."""
     assert list(strict_problems(CLOSED)) == []
     assert len(list(strict_problems(schema))) == 1

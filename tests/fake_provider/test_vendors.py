@@ -77,7 +77,7 @@ CASES: dict[str, tuple[Json, Json]] = {
 """Knob -> a request that it refuses, and one that it lets pass."""
 
 
-def test_every_knob_has_its_case() -> None:
+def test_every_refusal_option_has_a_case() -> None:
     """So that each is tested below."""
     assert CASES.keys() == KNOBS.keys()
 
@@ -90,7 +90,7 @@ def test_fields_of_answers_are_extra_too() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_knob_refuses_what_it_is_for(name: str) -> None:
+def test_refusal_option_rejects_its_parameter(name: str) -> None:
     """And nothing else."""
     wrong, right = CASES[name]
 

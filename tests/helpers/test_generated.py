@@ -44,7 +44,7 @@ def test_requests_are_of_all_kinds(protocol: str) -> None:
     assert fields(generated.BASES[protocol]).keys() <= {name for body in made for name in body}
 
 
-def test_what_is_broken_is_a_copy_and_another_most_of_the_time() -> None:
+def test_broken_value_is_a_changed_copy() -> None:
     given = {"a": [{"b": 1, "type": "x"}, "c"], "d": None}
     before = copy.deepcopy(given)
 
@@ -57,7 +57,7 @@ def test_what_is_broken_is_a_copy_and_another_most_of_the_time() -> None:
     )
 
 
-def test_a_mark_stands_for_depth() -> None:
+def test_deep_marker_is_encoded_as_nested_lists() -> None:
     text = generated.encoded({"a": generated.DEEP}).decode()
     assert text == '{"a": ' + "[" * 600 + "]" * 600 + "}"
 

@@ -142,7 +142,7 @@ def test_a_deploy_hands_work_to_another_worker(
     assert "".join(deltas) == "The second attempt."
 
 
-def test_a_follower_whose_worker_goes_is_told_to_ask_again(
+def test_follower_of_a_stopping_worker_gets_a_retryable_error(
     start: Start, upstream: ScriptedUpstream
 ) -> None:
     server = start()
@@ -162,7 +162,7 @@ def test_a_follower_whose_worker_goes_is_told_to_ask_again(
     assert numbers == sorted(set(numbers))
 
 
-def test_a_grace_of_its_own_lets_work_end_in_a_deploy(
+def test_background_grace_lets_work_end_during_a_deploy(
     start: Start, upstream: ScriptedUpstream
 ) -> None:
     server = start(FORWARDER_BACKGROUND_GRACE="20", GUNICORN_GRACEFUL_TIMEOUT="22")
@@ -310,7 +310,7 @@ time.time = lambda: _real() + {seconds}
 
 
 @pytest.mark.parametrize("skew", [-3600, 3600])
-def test_a_machine_with_a_wrong_clock_harms_nobody(
+def test_wrong_clock_of_one_machine_does_no_harm(
     skew: int, start: Start, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(_SKEW.format(seconds=skew))

@@ -147,13 +147,13 @@ def test_no_secret_is_in_any_file_or_answer(
 @pytest.mark.parametrize(
     ("key", "status"), [(ADMIN, 200), (CLIENT, 403), ("sk-no", 401), ("", 401)]
 )
-def test_only_administrators_read_it(key: str, status: int, two: Server) -> None:
+def test_only_administrators_read_captures(key: str, status: int, two: Server) -> None:
     assert admin(two, key=key).status_code == status
     if status != 200:
         assert admin(two, f"{PATH}/x", key=key).status_code == status
 
 
-def test_without_it_there_is_a_reason_and_no_file(
+def test_capture_disabled_is_reported_and_writes_no_file(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with running(settings(upstream), tmp_path) as server:
@@ -167,7 +167,7 @@ def test_without_it_there_is_a_reason_and_no_file(
     assert not any("ex" in name for name in before)
 
 
-def test_there_are_never_too_many_nor_too_long_nor_too_old_ones(
+def test_captures_are_limited_in_number_size_and_age(
     given: dict[str, str], upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     directory = tmp_path / "exchanges"
@@ -222,7 +222,7 @@ def test_a_failing_request_is_captured_and_its_failure_reproduced(
 
 
 @pytest.mark.parametrize("kind", ["openai", "openai-responses"])
-def test_what_failed_with_a_registered_model_is_reproduced_where_it_is_and_where_it_is_not(
+def test_failure_with_a_registered_model_is_replayed_with_and_without_it(
     kind: str, given: dict[str, str], upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     given |= {
@@ -313,7 +313,7 @@ def test_a_client_that_leaves_is_captured(two: Server, upstream: ScriptedUpstrea
     assert found["client"]["answer"]["events"]
 
 
-def test_what_memory_keeps_is_saved_and_replayed(
+def test_capture_in_memory_is_saved_and_replayed(
     given: dict[str, str], upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     given |= {"FORWARDER_CAPTURE": "memory"}

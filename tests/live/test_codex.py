@@ -197,7 +197,7 @@ def test_a_session_that_was_compacted_can_be_resumed(
     assert "exec_command" not in told
 
 
-def test_over_a_websocket_it_works_too(
+def test_codex_works_over_a_websocket(
     workshop: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """It prepares a response, and sends only what is new in each turn."""

@@ -107,7 +107,7 @@ def test_the_catalog_is_asked_for_again_when_a_model_was_registered(
 
 
 @pytest.mark.parametrize("websockets", ["false", "true"])
-def test_what_an_upstream_says_of_limits_and_usage_reaches_codex(
+def test_rate_limits_and_usage_of_the_upstream_reach_codex(
     websockets: str, workshop: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """Codex notes both in the file of its session."""
@@ -201,7 +201,7 @@ def test_a_command_is_reviewed_by_the_session_s_own_model(
 
 
 @pytest.mark.parametrize("name", ["codex-auto-review", "gpt-5.6-luna", "gpt-5.6-terra"])
-def test_another_model_stands_in_for_those_that_only_codex_knows(
+def test_codex_helper_models_are_substituted(
     name: str, workshop: Path, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     """By its built-in catalog Codex has such a model write programs that use the tools."""

@@ -38,7 +38,7 @@ def last(upstream: ScriptedUpstream) -> str:
 
 
 @over_both
-def test_what_was_compacted_is_where_the_next_turn_begins(
+def test_next_turn_continues_from_the_compaction(
     model: str, client: OpenAI, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text=SUMMARY, usage=Usage(input=30, output=5)))

@@ -69,7 +69,7 @@ def test_an_answer_ends_before_its_stop(
 
 
 @either
-def test_a_stop_that_never_comes_changes_nothing(
+def test_unmatched_stop_changes_nothing(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text=TEXT, reasoning="STOP?", calls=[Call("f", id="c")], pieces=9))
@@ -231,7 +231,7 @@ def test_a_message_of_old_has_room_for_one_call(
     assert choice["finish_reason"] == "function_call"
 
 
-def test_an_upstream_that_keeps_its_responses_hears_of_all_its_calls(
+def test_upstream_with_stored_responses_gets_results_of_all_calls(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     """It would refuse the next turn, in which the result of one is missing."""
@@ -323,7 +323,7 @@ def test_a_provider_that_knows_schemas_gets_them(
     assert upstream.requests[0].body["response_format"]["type"] == "json_schema"
 
 
-def test_a_client_that_waits_for_a_schema_hears_from_us(
+def test_client_gets_keep_alives_while_a_schema_is_validated(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Stream(Answer(text=FIT, pieces=2), framing=Framing(delay=0.4)))

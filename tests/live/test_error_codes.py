@@ -129,7 +129,7 @@ def test_a_context_that_is_too_long_is_a_400(
 
 @every_pairing
 @every_wording
-def test_in_the_midst_of_a_stream_it_is_told_with_its_code(
+def test_error_within_a_stream_has_its_code(
     client: str, over: str, error: Json, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(breaking(error))
@@ -148,7 +148,7 @@ def test_in_the_midst_of_a_stream_it_is_told_with_its_code(
 
 @every_upstream
 @every_wording
-def test_over_a_websocket_it_is_told_before_and_after_the_beginning(
+def test_error_over_a_websocket_has_its_code(
     over: str, error: Json, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(refusing(error), saying(event_with(error, over, "nested")), breaking(error))
@@ -192,7 +192,7 @@ def get(forwarder: Server, name: str) -> Json:
 @either
 @pytest.mark.parametrize("shape", ["nested", "flat", "failed"])
 @pytest.mark.parametrize(("error", "status", "code"), FIRST)
-def test_an_error_that_comes_first_gets_the_status_that_its_code_means(
+def test_error_as_the_first_event_has_the_status_of_its_code(
     client: str, over: str, stream: bool, shape: str, error: Json, status: int, code: str,
     forwarder: Server, upstream: ScriptedUpstream,
 ) -> None:  # fmt: skip
@@ -211,7 +211,7 @@ def test_an_error_that_comes_first_gets_the_status_that_its_code_means(
 @either
 @pytest.mark.parametrize("shape", ["nested", "flat"])
 @pytest.mark.parametrize(("error", "status", "code"), FIRST)
-def test_an_error_that_is_the_whole_answer_does_so_too(
+def test_error_as_the_only_answer_has_the_status_of_its_code(
     client: str, over: str, stream: bool, shape: str, error: Json, status: int, code: str,
     forwarder: Server, upstream: ScriptedUpstream,
 ) -> None:  # fmt: skip
@@ -308,7 +308,7 @@ def patient(serve: Serve, upstream: ScriptedUpstream) -> Server:
         ({"message": "No.", "code": "model_not_found"}, 503, 1),
     ],
 )
-def test_only_what_passes_is_tried_again(
+def test_only_temporary_errors_are_retried(
     client: str, over: str, in_stream: bool, error: Json, status: int, requests: int,
     patient: Server, upstream: ScriptedUpstream,
 ) -> None:  # fmt: skip

@@ -119,7 +119,7 @@ BEYOND_THE_SDK = {
 
 
 @pytest.mark.parametrize(("client", "over", "stream", "name"), vendors())
-def test_a_vendor_s_ways_change_nothing(
+def test_vendor_variations_change_nothing(
     client: str, over: str, stream: bool, name: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(faults.harmless(ANSWER, protocol(over))[name])
@@ -170,7 +170,7 @@ def test_a_finished_empty_answer_is_an_answer(
     assert tokens(answered) == 30
 
 
-def test_an_error_of_null_is_none(forwarder: Server, upstream: ScriptedUpstream) -> None:
+def test_null_error_is_no_error(forwarder: Server, upstream: ScriptedUpstream) -> None:
     def nulls(chunks: list[Json], _: Any) -> list[Json]:
         return [{**chunk, "error": None} for chunk in chunks]
 
@@ -441,7 +441,7 @@ def test_the_upstream_is_left_before_it_has_answered(
     assert request.closed_by_client.wait(PATIENCE / 2)
 
 
-def test_so_is_one_that_is_asked_for_a_file(serve: Serve) -> None:
+def test_file_download_is_cancelled_when_the_client_disconnects(serve: Serve) -> None:
     left = threading.Event()
 
     def silent(peer: Peer) -> None:

@@ -140,7 +140,7 @@ def test_an_image_is_fetched_and_inlined(
         "http://127.0.0.1:{}/private", "file:///etc/passwd", "http://no-such.invalid/",
     ],
 )  # fmt: skip
-def test_what_may_not_be_fetched_is_refused_by_its_path(
+def test_forbidden_url_is_refused_by_path(
     forwarder: Server, up: Loopback, images: Loopback, client: str, url: str
 ) -> None:
     asking = with_image(client, url.format(images.port), "fetching/m")
@@ -178,7 +178,7 @@ def test_a_server_that_stalls_is_left_in_time(forwarder: Server, up: Loopback) -
         ({"FORWARDER_API_KEYS": "k", "FORWARDER_FETCH": "off"}, "k", 400),
     ],
 )
-def test_nothing_is_fetched_for_just_anybody(
+def test_urls_are_fetched_only_for_authenticated_clients(
     serve: Serve, up: Loopback, images: Loopback, more: dict[str, str], key: str | None, status: int
 ) -> None:
     server = serve(

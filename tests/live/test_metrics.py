@@ -104,9 +104,7 @@ def test_both_workers_had_a_part_in_it(two: Server, tmp_path: Path) -> None:
     assert once(two, lambda found: sum(found["requests_total"].values()) == 6)
 
 
-def test_what_a_dead_worker_had_open_is_open_no_more(
-    two: Server, upstream: ScriptedUpstream
-) -> None:
+def test_gauges_of_a_dead_worker_are_removed(two: Server, upstream: ScriptedUpstream) -> None:
     upstream.script(faults.stalled(Answer(text="word " * 9, pieces=9), after=3))
     body = json.dumps(asking("responses", stream=True))
     begun, over = threading.Event(), threading.Event()

@@ -242,7 +242,7 @@ def test_openai_s_client_embeds_too(forwarder: Server, upstream: ScriptedUpstrea
 
 @python
 @over_either
-def test_a_model_is_loaded_by_asking_nothing(
+def test_empty_request_loads_a_model(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     assert client(forwarder).chat(model).done_reason == "load"
@@ -406,7 +406,7 @@ def test_the_javascript_client_embeds(forwarder: Server, upstream: ScriptedUpstr
 
 @javascript
 @over_either
-def test_the_javascript_client_is_told_of_failures(
+def test_javascript_client_raises_on_failures(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(

@@ -99,7 +99,9 @@ def test_an_upstream_waits_for_a_client_that_does_not_read(
 
 
 @every_server
-def test_so_does_one_that_is_asked_several_times(module: tuple[str, ...], tmp_path: Path) -> None:
+def test_slow_reader_of_several_choices_stops_the_upstream(
+    module: tuple[str, ...], tmp_path: Path
+) -> None:
     with flooded("responses", module, tmp_path) as (server, flood), asked(server, "chat", n=2):
         assert flood.stopped()
         assert flood.sent < 2 * BETWEEN

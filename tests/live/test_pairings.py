@@ -86,7 +86,7 @@ REASONING_AS = {"chat": "reasoning_content", "responses": "summary"}
 
 @pytest.mark.parametrize("over", PATHS)
 @pytest.mark.parametrize("wanted", [False, True], ids=["not asked", "asked"])
-def test_a_chat_stream_tells_usage_when_asked(
+def test_chat_stream_has_usage_on_request(
     over: str, wanted: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     options = {"stream_options": {"include_usage": True}} if wanted else {}
@@ -99,7 +99,7 @@ def test_a_chat_stream_tells_usage_when_asked(
 
 
 @every_pairing
-def test_a_whole_answer_tells_usage(client: str, over: str, forwarder: Server) -> None:
+def test_answer_has_usage(client: str, over: str, forwarder: Server) -> None:
     usage = ask(forwarder, client, asking(client, model=f"{over}/m")).json["usage"]
 
     assert usage["total_tokens"] == 30
@@ -424,7 +424,9 @@ def test_sealed_reasoning_returns_to_a_message_with_calls(
     assert [message["tool_call_id"] for message in answers] == ["call_a", "call_b"]
 
 
-def test_what_others_sealed_is_left_out(forwarder: Server, upstream: ScriptedUpstream) -> None:
+def test_reasoning_encrypted_by_others_is_dropped(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
     foreign = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAAAfoo"}
     said = {"type": "message", "role": "assistant", "content": "Hello."}
     history = [{"role": "user", "content": "hi"}, foreign, said, {"role": "user", "content": "on"}]
@@ -754,7 +756,9 @@ LOST = [
 
 @pytest.mark.parametrize(("client", "lost"), LOST)
 @either
-def test_what_is_lost_is_named(client: str, lost: Json, stream: bool, forwarder: Server) -> None:
+def test_dropped_parameters_are_named(
+    client: str, lost: Json, stream: bool, forwarder: Server
+) -> None:
     answered = ask(forwarder, client, asking(client, stream=stream, **lost))
 
     assert answered.status == 200, answered.text
@@ -787,7 +791,7 @@ def test_strict_requests_lose_nothing(
         ),
     ],
 )
-def test_what_cannot_be_carried_is_refused(
+def test_uncarriable_parameter_is_refused(
     client: str, more: Json, param: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     answered = ask(forwarder, client, asking(client, **more))
@@ -1037,7 +1041,7 @@ def guarded(serve: Serve, upstream: ScriptedUpstream) -> Server:
         {"api_key": "client-key"},
     ],
 )
-def test_without_a_valid_key_nobody_gets_in(
+def test_invalid_key_is_refused(
     client: str, given: dict[str, str | bytes], guarded: Server, upstream: ScriptedUpstream
 ) -> None:
     answered = ask(guarded, client, asking(client, model="own/m"), **given)

@@ -245,7 +245,7 @@ def test_a_refusal_is_mended_once_and_remembered() -> None:
         assert learned(client)["m"]["drop"] == ["metadata"]
 
 
-def test_what_passes_through_stays_as_it_is_but_for_what_was_learned() -> None:
+def test_passthrough_changes_only_learned_parameters() -> None:
     with ScriptedUpstream(refuse={"developer_role"}) as scripted:
         client = forwarder(scripted, "generic")
         parts = [{"type": "text", "text": "a"}]
@@ -272,7 +272,7 @@ def test_a_mend_that_does_not_help_is_not_remembered() -> None:
 OTHER = {"reasoning_effort": "high", "service_tier": "default"}
 
 
-def test_a_value_that_nobody_knows_is_its_clients_alone() -> None:
+def test_invalid_value_affects_only_its_client() -> None:
     with ScriptedUpstream() as scripted:
         client = forwarder(scripted, "generic")
         assert asked(client, reasoning_effort="lots").status_code == 400
@@ -295,7 +295,7 @@ def test_a_refused_value_is_left_out_once_and_others_go_over() -> None:
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_mend_of_which_nothing_was_heard_is_not_remembered(status: int) -> None:
+def test_quirk_is_not_learned_if_the_retry_fails(status: int) -> None:
     with ScriptedUpstream() as scripted:
         refusal = faults.status(400, message="Unknown parameter: 'metadata'.")
         scripted.script(refusal, *[faults.status(status)] * 5)
@@ -305,7 +305,7 @@ def test_a_mend_of_which_nothing_was_heard_is_not_remembered(status: int) -> Non
         assert learned(client) == {}
 
 
-def test_it_is_tried_again_only_once_and_the_next_request_goes_on_learning() -> None:
+def test_each_request_learns_one_quirk() -> None:
     with ScriptedUpstream(refuse={"metadata", "user"}) as scripted:
         client = forwarder(scripted, "generic")
         assert asked(client, metadata={"a": "b"}, user="u").status_code == 400
@@ -335,7 +335,7 @@ def test_whole_answers_are_put_together_where_there_are_only_streams(
         assert [request.body["stream"] for request in scripted.requests] == asked
 
 
-def test_strict_clients_hear_what_would_be_left_out() -> None:
+def test_strict_mode_refuses_parameters_of_learned_quirks() -> None:
     with ScriptedUpstream(refuse={"metadata"}) as scripted:
         client = forwarder(scripted, "generic")
         body = {"model": "m", "messages": [{"role": "user", "content": "a"}], "metadata": {}}
@@ -346,7 +346,7 @@ def test_strict_clients_hear_what_would_be_left_out() -> None:
         assert answer.get_json()["error"]["param"] == "metadata"
 
 
-def test_who_turned_learning_off_gets_the_refusal() -> None:
+def test_refusal_reaches_the_client_if_learning_is_disabled() -> None:
     with ScriptedUpstream(refuse={"metadata"}) as scripted:
         client = forwarder(scripted, "generic", learn=False)
         assert asked(client, metadata={"a": "b"}).status_code == 400
@@ -383,7 +383,7 @@ KEPT = {"store": True, "metadata": {"a": "b"}}
 
 @pytest.mark.parametrize("provider", ["deepseek", "mistral"])
 @pytest.mark.parametrize("path", ["chat/completions", "responses"])
-def test_what_is_stored_here_no_provider_needs_to_know(
+def test_metadata_is_stored_but_not_sent_to_providers_that_refuse_it(
     path: str, provider: str, tmp_path: Path
 ) -> None:
     question = [{"role": "user", "content": "hi"}]

@@ -115,7 +115,7 @@ def test_not_one_too_many_gets_through_at_once(
 
 @needs_redis
 @pytest.mark.parametrize("fate", ["allow", "refuse"])
-def test_a_redis_that_is_not_there_holds_nobody_up(
+def test_unreachable_redis_does_not_delay_requests(
     fate: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -146,7 +146,7 @@ def _limited_again(server: Server) -> Answered:
 
 
 @needs_redis
-def test_it_works_again_when_redis_does(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+def test_rate_limit_returns_when_redis_does(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     port = free_port()
     given = settings(
         upstream,
@@ -189,7 +189,7 @@ def test_limit_holds_in_a_burst_of_more_requests_than_connections(
 
 @needs_redis
 @pytest.mark.parametrize("fate", ["allow", "refuse"])
-def test_redis_that_hangs_holds_nobody_up(
+def test_hanging_redis_does_not_delay_requests(
     fate: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     """The process is stopped: its connections stay open, and say nothing."""

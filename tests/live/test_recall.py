@@ -115,7 +115,7 @@ def test_on_no_worker_does_another_client_get_it(
     assert not set(kinds(upstream)) <= set(PLAIN)
 
 
-def test_without_a_store_a_worker_remembers_for_itself(
+def test_signatures_are_kept_in_memory_without_a_store(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     server = serve(settings(upstream, FORWARDER_DATABASE_URL="none"))
@@ -149,7 +149,7 @@ def test_a_history_that_was_changed_works_without_it(
     assert set(kinds(upstream)) <= set(PLAIN)
 
 
-def test_it_can_be_switched_off(serve: Serve, upstream: ScriptedUpstream) -> None:
+def test_reasoning_cache_can_be_disabled(serve: Serve, upstream: ScriptedUpstream) -> None:
     server = serve(settings(upstream, FORWARDER_REASONING_TTL="0"))
     upstream.script(Answer(reasoning="x", calls=[Call("f", id="z1")]), Answer(text="Hi."))
     turn(server, turn(server, [{"role": "user", "content": "go"}]))

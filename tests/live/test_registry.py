@@ -157,7 +157,7 @@ def test_documented_commands_work(servers: list[Server], remote: ScriptedUpstrea
 
 
 @pytest.mark.parametrize("kind", ["openai", "openai-responses", "ollama"])
-def test_it_is_used_by_the_sdk_s_two_calls(
+def test_registered_model_serves_the_openai_sdk(
     servers: list[Server], anywhere: Anywhere, remote: ScriptedUpstream, kind: str
 ) -> None:
     assert register(anywhere(), remote, "sdk", remote_type=kind).status_code == 200
@@ -180,7 +180,7 @@ def test_it_is_used_by_the_sdk_s_two_calls(
 
 
 @pytest.mark.parametrize("kind", ["openai", "openai-responses", "ollama"])
-def test_it_is_used_by_every_call_of_ollama_s(
+def test_registered_model_serves_the_ollama_client(
     servers: list[Server], anywhere: Anywhere, remote: ScriptedUpstream, kind: str
 ) -> None:
     beyond = {"num_ctx": 4096, "top_k": 3, "repeat_penalty": 1.1, "min_p": 0.1}
@@ -245,7 +245,7 @@ def test_all_workers_see_each_step_at_once(
 
 
 @pytest.mark.parametrize("where", ["off", "memory", "a directory"])
-def test_the_key_is_found_nowhere_whatever_is_captured(
+def test_key_of_a_registered_model_is_in_no_file_or_answer(
     where: str, upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
 ) -> None:
     more = {"remote_headers": {"X-Auth": SIDE_KEY}, "remote_query": {"token": SIDE_KEY}}
@@ -383,7 +383,7 @@ def test_hostile_hosts_are_refused_and_not_asked(
     assert remote.requests == []
 
 
-def test_what_was_allowed_once_is_not_connected_to_when_it_is_not_any_more(
+def test_host_removed_from_the_allow_list_is_refused(
     upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
 ) -> None:
     given = environment(upstream, f"sqlite:///{tmp_path}/s.db")
@@ -413,7 +413,7 @@ def test_a_redirect_is_not_followed(
     api(servers[0].url, "delete", {"model": "turning"}, "DELETE")
 
 
-def test_without_an_admin_key_nobody_writes_from_elsewhere(
+def test_remote_clients_cannot_write_without_an_admin_key(
     servers: list[Server], remote: ScriptedUpstream
 ) -> None:
     afar = {"X-Forwarded-For": "8.8.8.8"}
@@ -430,7 +430,7 @@ def test_without_an_admin_key_nobody_writes_from_elsewhere(
 # -- remotes that are not well ----------------------------------------------------------------
 
 
-def test_a_remote_that_is_not_well_is_told_at_every_door(
+def test_unhealthy_remote_is_reported_on_every_route(
     servers: list[Server], remote: ScriptedUpstream
 ) -> None:
     url = servers[1].url  # it has one worker, which has a health to tell
@@ -469,7 +469,7 @@ def test_a_remote_that_is_not_well_is_told_at_every_door(
     api(url, "delete", {"model": "ill"}, "DELETE")
 
 
-def test_in_the_background_a_remote_is_looked_after(
+def test_health_of_a_remote_is_checked_in_the_background(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     given = environment(upstream, f"sqlite:///{tmp_path}/s.db", FORWARDER_HEALTH_INTERVAL="0.2")

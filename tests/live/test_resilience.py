@@ -136,7 +136,7 @@ def test_the_other_protocol_serves_when_one_fails(
 
 @every_client
 @pytest.mark.parametrize(("first", "then"), [("gone", "spare_chat"), ("wrong", "spare_responses")])
-def test_so_does_another_for_one_that_is_gone_or_refuses_our_key(
+def test_fallback_serves_for_an_upstream_that_is_gone_or_refuses_the_key(
     client: str, first: str, then: str, falling: Server
 ) -> None:
     answered = ask(falling, client, asking(client, model=f"{first}/m", stream=True))
@@ -162,7 +162,7 @@ def test_a_request_that_is_refused_goes_nowhere_else(
 
 
 @every_client
-def test_when_nobody_can_the_first_one_s_failure_is_told(
+def test_first_error_is_returned_if_all_upstreams_fail(
     client: str, falling: Server, upstream: ScriptedUpstream, spare: ScriptedUpstream
 ) -> None:
     upstream.script(faults.status(429, retry_after=9))
@@ -177,7 +177,7 @@ def test_when_nobody_can_the_first_one_s_failure_is_told(
 
 @every_client
 @every_upstream
-def test_nothing_is_asked_again_after_the_first_byte(
+def test_nothing_is_retried_after_the_first_byte(
     client: str, over: str, falling: Server, upstream: ScriptedUpstream, spare: ScriptedUpstream
 ) -> None:
     upstream.script(faults.cut(Answer(text=TEXT, pieces=8), after=8, reset=False))
@@ -212,7 +212,7 @@ def busy(code: int = 503, milliseconds: int = 1) -> Scripted:
 @every_upstream
 @either
 @pytest.mark.parametrize("name", ["status", "html_200", "cut_at_once"])
-def test_what_fails_before_it_begins_is_asked_again(
+def test_failure_before_the_first_event_is_retried(
     client: str, over: str, stream: bool, name: str, retrying: Server, upstream: ScriptedUpstream
 ) -> None:
     if name == "cut_at_once" and not stream and client == over:

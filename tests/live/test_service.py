@@ -137,7 +137,7 @@ def test_bodies_are_logged_when_the_operator_wants_them(
 # -- start and stop -------------------------------------------------------------------------------
 
 
-def test_it_stops_when_told_and_ends_what_it_has_begun(
+def test_sigterm_stops_the_server_after_running_requests(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     server = serve(settings(upstream))

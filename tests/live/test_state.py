@@ -159,9 +159,7 @@ def test_the_events_of_a_stream_can_be_heard_again(over: str, ask: Ask) -> None:
 
 
 @over_either
-def test_what_has_to_be_asked_for_is_shown_to_who_asks(
-    over: str, ask: Ask, upstream: ScriptedUpstream
-) -> None:
+def test_include_shows_optional_fields(over: str, ask: Ask, upstream: ScriptedUpstream) -> None:
     upstream.script(Answer(reasoning="thinking", text="Hi."))
     sealed: Any = ["reasoning.encrypted_content"]
     image: Any = {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "low"}
@@ -198,7 +196,7 @@ def test_an_answer_that_was_not_streamed_has_events_too(ask: Ask) -> None:
 
 
 @over_either
-def test_what_is_not_to_be_stored_is_not(over: str, ask: Ask) -> None:
+def test_store_false_stores_nothing(over: str, ask: Ask) -> None:
     made = ask().responses.create(model=f"{over}/m", input="hi", store=False)
 
     with pytest.raises(openai.NotFoundError):
@@ -306,7 +304,7 @@ def talk_of(client: OpenAI, name: str) -> list[tuple[str, str]]:
 
 
 @over_either
-def test_of_two_turns_at_once_one_is_told_to_wait(
+def test_second_of_two_concurrent_turns_is_refused(
     over: str, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     talk = ask().conversations.create()
@@ -366,7 +364,7 @@ def test_turns_of_many_at_once_are_taken_one_by_one(
 
 
 @over_either
-def test_who_leaves_or_fails_lets_the_next_turn_begin(
+def test_conversation_is_unlocked_after_a_failure_or_disconnect(
     over: str, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     talk = ask().conversations.create()
@@ -609,7 +607,7 @@ def test_a_turn_of_a_worker_that_died_does_not_hold_its_conversation(
     assert [text for role, text in talk_of(ask(), talk.id) if role == "user"] == ["lives"]
 
 
-def test_what_a_client_was_told_is_there_when_its_worker_dies(
+def test_completed_responses_survive_a_killed_worker(
     doomed: Server, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     """Streams that are killed at any moment: each is either whole, or not there."""

@@ -102,7 +102,7 @@ def _ends(long: bool, told_whole: bool) -> faults.Scripted:
 
 
 @pytest.mark.parametrize(("client", "over"), PAIRINGS)
-def test_a_stop_is_told_where_the_upstream_has_not_answered_yet(
+def test_stop_ends_requests_still_waiting_for_the_upstream(
     client: str, over: str, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     more = {f"{name.upper()}_MAX_RETRIES": "2" for name in PATHS}
@@ -121,7 +121,9 @@ def test_a_stop_is_told_where_the_upstream_has_not_answered_yet(
     assert len(upstream.requests) == 1 + len(n)  # nobody tried again
 
 
-def test_a_quick_stop_is_told_too(serve: Serve, upstream: ScriptedUpstream) -> None:
+def test_sigint_ends_running_streams_with_an_error(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
     server = serve(settings(upstream))
     upstream.script(faults.stalled(LONG, after=9))
     with ThreadPoolExecutor(1) as pool:

@@ -208,7 +208,7 @@ def test_disk_that_fills_up_while_a_worker_serves(
         assert_stores(server)
 
 
-def test_what_was_sealed_opens_after_the_store_is_back(
+def test_encrypted_reasoning_decrypts_after_the_store_returns(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     """Without a key file there is a secret all the same, which that file gets later."""

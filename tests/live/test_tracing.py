@@ -76,7 +76,7 @@ def test_a_collector_gets_every_span_also_the_last(
     assert handed_on < {span.span_id.hex() for span in spans}
 
 
-def test_nothing_is_handed_on_that_nobody_traces(
+def test_traceparent_is_not_forwarded_without_tracing(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with running(settings(upstream), tmp_path) as server:

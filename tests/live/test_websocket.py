@@ -214,7 +214,7 @@ def test_a_turn_that_fails_takes_what_it_continued_along(either: Server) -> None
     assert error_of(stale)[1] == "previous_response_not_found"
 
 
-def test_what_is_no_request_is_an_error_and_the_connection_goes_on(either: Server) -> None:
+def test_invalid_message_is_an_error_and_keeps_the_connection(either: Server) -> None:
     with talking(either) as talk:
         for message in ("{", "[]", '{"type": "x"}', '{"x": NaN}', "\ud7ff"):
             talk.ws.send(message)
@@ -280,9 +280,7 @@ def test_a_response_can_be_prepared_and_continued(
 # -- the connection ---------------------------------------------------------------------------------
 
 
-def test_who_is_not_let_in_gets_a_status_instead_of_a_connection(
-    serve: Serve, upstream: ScriptedUpstream
-) -> None:
+def test_unauthorized_handshake_gets_a_status(serve: Serve, upstream: ScriptedUpstream) -> None:
     server = serve(settings(upstream, FORWARDER_API_KEYS="k"))
 
     refused = httpx2.get(f"{server.v1}/responses", headers=HANDSHAKE, trust_env=False)
@@ -292,7 +290,7 @@ def test_who_is_not_let_in_gets_a_status_instead_of_a_connection(
 
 
 @pytest.mark.parametrize(("model", "included"), [("chat/m", "true"), ("responses/m", None)])
-def test_the_handshake_tells_codex_what_it_reads(
+def test_handshake_has_the_headers_that_codex_reads(
     model: str, included: str | None, either: Server
 ) -> None:
     catalog = httpx2.get(f"{either.v1}/models", trust_env=False)
@@ -344,7 +342,7 @@ def test_codex_gets_the_headers_of_an_answer(either: Server, upstream: ScriptedU
     assert "x-reasoning-included: true" in answer.lower()
 
 
-def test_a_get_that_is_no_handshake_is_told_what_to_do(either: Server) -> None:
+def test_get_without_a_complete_handshake_is_refused(either: Server) -> None:
     plain = httpx2.get(f"{either.v1}/responses", trust_env=False)
     half = httpx2.get(
         f"{either.v1}/responses",
@@ -429,7 +427,7 @@ def test_an_interrupted_turn_ends_incomplete_and_can_be_continued(
         assert said == ["count", "go on"]
 
 
-def test_what_continues_an_interrupted_turn_knows_its_finished_items(
+def test_turn_after_an_interruption_has_the_finished_items(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     def stall_behind_item(frames: list[bytes]) -> list[Any]:
@@ -475,7 +473,7 @@ def test_each_turn_is_a_request_for_the_log_the_counts_and_the_limits(
     until(lambda: lines(server, "websocket"))
 
 
-def test_when_the_process_ends_idle_connections_close_and_running_turns_are_told(
+def test_shutdown_closes_idle_connections_and_fails_running_turns(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     server = serve(settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="5"))
@@ -547,7 +545,7 @@ def shake_hands(server: Server, headers: dict[str, str]) -> tuple[socket.socket,
 @pytest.mark.parametrize(
     "data", [b"\xff\xff\xff\xff\xff", b"\x81\x02hi", b"GET / HTTP/1.1\r\n\r\n"], ids=repr
 )
-def test_what_is_no_frame_ends_the_connection(data: bytes, forwarder: Server) -> None:
+def test_invalid_frame_ends_the_connection(data: bytes, forwarder: Server) -> None:
     with raw(forwarder) as sock:
         sock.sendall(data)
         left = sock.recv(4096)

@@ -180,7 +180,7 @@ def test_state_reports_refused_key_beside_a_public_list() -> None:
     assert found.describe_states()["chat"] == {"reachable": True, "models": 1}
 
 
-def test_upstreams_are_asked_once_for_a_while() -> None:
+def test_model_lists_are_cached() -> None:
     chat = Listing([])
     kept, fresh = catalog(chat=chat), catalog(ttl=0, chat=chat)
 
@@ -208,7 +208,7 @@ def test_a_client_s_key_is_used_where_keys_are_passed_through() -> None:
     assert responses.keys == [None]
 
 
-def test_the_lists_of_only_so_many_clients_are_kept() -> None:
+def test_number_of_cached_lists_is_limited() -> None:
     chat = Listing([], shared=True)
     found = catalog(chat=chat, responses=Listing([]))
 
@@ -264,7 +264,7 @@ def test_a_listed_model_is_found_with_its_tag_and_without(name: str, listed: str
         (UpstreamUnreachable("gone"), None),
     ],
 )
-def test_the_default_rule_serves_what_no_list_of_its_upstream_lacks(
+def test_default_rule_serves_names_unless_the_upstream_list_lacks_them(
     chat: list[Json] | ForwarderError, found: Json | None
 ) -> None:
     listing = {"chat": Listing(chat), "responses": Listing([{"id": "gpt"}])}
@@ -349,7 +349,7 @@ SMALL = {"FORWARDER_CODEX_HELPER_MODEL": "chat/small"}
         ({"chat": ["qwen"]}, "generic", {"CHAT_MODELS": "fast=qwen"}, "chat/*", "responses/*"),
     ],
 )
-def test_a_model_stands_in_for_those_that_codex_asks_for_by_itself(
+def test_codex_helper_models_are_substituted(
     lists: dict[str, list[str] | None],
     provider: str,
     variables: dict[str, str],
@@ -374,7 +374,7 @@ def test_helper_check_uses_lists_of_passthrough_upstreams() -> None:
     assert found._router.resolve("gpt-5.6-luna", "responses").model == "usual"
 
 
-def test_requests_do_not_wait_for_a_list_that_is_asked_for_again() -> None:
+def test_refresh_of_a_list_does_not_delay_requests() -> None:
     found, listing = two_upstreams({"chat": ["gpt-5.6-luna"]}, ttl=0, **USUAL)
     resolve = found._router.resolve
     assert resolve("gpt-5.6-luna", "responses").model == "gpt-5.6-luna"
@@ -406,7 +406,7 @@ def test_requests_do_not_wait_for_a_list_that_is_asked_for_again() -> None:
         ("generic", USUAL, ["chat/qwen", "responses/gpt"]),
     ],
 )
-def test_codex_is_told_where_its_reviewer_is(
+def test_codex_catalog_names_the_review_model(
     provider: str, variables: dict[str, str], reviewers: list[str | None]
 ) -> None:
     found, _ = two_upstreams({"chat": ["qwen"], "responses": ["gpt"]}, provider, **variables)

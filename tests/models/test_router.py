@@ -275,7 +275,7 @@ def test_a_name_with_the_tag_latest_and_without_is_one(
     assert where(router(f"a chat {models}", "b responses"), name, "chat") == expected
 
 
-def test_what_an_upstream_lists_with_the_tag_keeps_its_name() -> None:
+def test_public_id_keeps_a_listed_tag() -> None:
     assert router("a chat").make_public_id("a", "llama3:latest") == "llama3:latest"
 
 
@@ -374,7 +374,7 @@ def having(*owners: str, **settings: str) -> Router:
         ("b", "ollama", "a chat y"),
     ],
 )
-def test_the_default_model_stands_in_where_a_client_s_own_upstream_lacks_the_name(
+def test_default_model_replaces_a_name_the_client_upstream_lacks(
     name: str, owners: str, client: str, expected: str
 ) -> None:
     found = having(*owners, default_model="x")
@@ -395,19 +395,19 @@ def test_codex_helper_setting_overrides_upstream_helper_models(client: str) -> N
     ("client", "expected"),
     [("responses", "a chat codex-auto-review"), ("chat", "b responses codex-auto-review")],
 )
-def test_without_a_model_to_stand_in_the_name_stays_as_it_is(client: str, expected: str) -> None:
+def test_name_is_unchanged_without_a_substitute_model(client: str, expected: str) -> None:
     assert where(having(), "codex-auto-review", client) == expected
 
 
 @pytest.mark.parametrize("models", ["gpt-5.6-luna=mine", "gpt-*"])
-def test_an_alias_or_a_pattern_goes_before_the_stand_in(models: str) -> None:
+def test_alias_and_pattern_precede_the_substitute_model(models: str) -> None:
     found = router("a chat", f"b responses {models}", codex_helper_model="a/other")
 
     assert where(found, "gpt-5.6-luna", "responses").startswith("b responses")
     assert where(found, "a/gpt-5.6-luna", "responses") == "a chat gpt-5.6-luna"
 
 
-def test_a_registered_model_never_stands_in() -> None:
+def test_registered_model_is_never_a_substitute() -> None:
     """The owner of such a model could approve commands of other users."""
     mine = RegisteredModel("mine:latest", "m", "https://remote.test/v1")
 
@@ -424,7 +424,7 @@ def test_a_registered_model_never_stands_in() -> None:
 
 
 @pytest.mark.parametrize("name", ["kind", "codex-auto-review"])
-def test_a_model_registered_from_a_helper_s_name_has_its_stand_in(name: str) -> None:
+def test_model_registered_from_a_helper_name_uses_the_substitute(name: str) -> None:
     kind = RegisteredModel(f"{name}:latest", "codex-auto-review", system="Be kind.")
     environment = {"CHAT_BASE_URL": URL, "FORWARDER_DEFAULT_MODEL": "x"}
     found = Router(Settings.from_env(environment), {name: kind}.get)
@@ -453,7 +453,7 @@ def test_a_helper_s_name_belongs_to_the_upstream_that_serves_it() -> None:
     assert having(default_model="b/x").find_owner("gpt-5.5") is None
 
 
-def test_unresolvable_stand_in_does_not_break_the_lists(caplog: pytest.LogCaptureFixture) -> None:
+def test_unresolvable_substitute_does_not_break_the_lists(caplog: pytest.LogCaptureFixture) -> None:
     found = having(codex_helper_model="a/")
 
     for _ in range(2):

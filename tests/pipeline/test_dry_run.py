@@ -94,7 +94,7 @@ def posted(wire: Wire, client: str, request: Json, **environment: str) -> tuple[
 
 @pytest.mark.parametrize("case", cases())
 @pytest.mark.parametrize("provider", ["generic", "mistral"])
-def test_what_is_shown_is_what_is_posted(case: Case, provider: str, wire: Wire) -> None:
+def test_shown_request_equals_the_sent_request(case: Case, provider: str, wire: Wire) -> None:
     environment = {"CHAT_PROVIDER": provider, "RESPONSES_PROVIDER": "openai"}
     request = case.read("request.json")
 
@@ -126,7 +126,7 @@ def test_what_is_shown_is_what_is_posted(case: Case, provider: str, wire: Wire) 
         ("chat", chat(model=None), {"FORWARDER_DEFAULT_MODEL": "chat/qwen"}),
     ],
 )
-def test_so_it_is_with_emulations_and_profiles_and_passing_through(
+def test_shown_request_includes_emulations_and_profiles(
     client: str, request_: Json, environment: dict[str, str], wire: Wire
 ) -> None:
     told = shown(client, request_, **environment)
@@ -135,7 +135,7 @@ def test_so_it_is_with_emulations_and_profiles_and_passing_through(
     assert (told["upstream"]["url"], told["request"]) == (url, body)
 
 
-def test_what_was_learned_is_used_here_too(wire: Wire) -> None:
+def test_dry_run_uses_learned_quirks(wire: Wire) -> None:
     services = services_of()
     learned = services.upstreams["chat"].learned_quirks
     learned.remember("m", {"max_tokens": "max_completion_tokens"})
@@ -194,7 +194,7 @@ def test_every_parameter_has_the_fate_that_its_table_says(wire: Wire) -> None:
     assert told["emulated"] == {"n": CHAT_OVER_RESPONSES["n"].reason}
 
 
-def test_what_a_profile_does_is_told(wire: Wire) -> None:
+def test_dry_run_shows_changes_of_the_profile(wire: Wire) -> None:
     told = shown(
         "chat",
         chat(model="chat/m", user="me", max_completion_tokens=9, top_p=1),
@@ -212,7 +212,7 @@ def test_what_a_profile_does_is_told(wire: Wire) -> None:
     assert told["dropped"] == {"user": "mistral does not take it"}
 
 
-def test_what_is_not_a_parameter_is_dropped_by_its_path(wire: Wire) -> None:
+def test_unknown_parameter_is_dropped_by_path(wire: Wire) -> None:
     told = shown("responses", responses(tools=[{"type": "web_search"}]))
 
     assert told["fates"]["tools"]["fate"] == "mapped"
@@ -230,7 +230,7 @@ FORMATS: list[tuple[Json, str, bool]] = [
 
 
 @pytest.mark.parametrize(("wanted", "provider", "emulated"), FORMATS)
-def test_a_schema_that_is_made_up_for_is_told(
+def test_dry_run_shows_an_emulated_schema(
     wanted: Json, provider: str, emulated: bool, wire: Wire
 ) -> None:
     flat = {"type": wanted["type"], **wanted.get("json_schema", {})}
@@ -257,7 +257,7 @@ def test_a_schema_that_is_made_up_for_is_told(
         ("chat", {"model": "chat/m", "n": 2, "stop": "x", "max_tokens": 3}, []),
     ],
 )
-def test_only_what_is_emulated_is_told_to_be(
+def test_dry_run_lists_only_active_emulations(
     client: str, more: Json, emulated: list[str], wire: Wire
 ) -> None:
     told = shown(client, (chat if client == "chat" else responses)(**more))
@@ -292,7 +292,7 @@ def picture(**more: Any) -> Json:
 
 
 @pytest.mark.usefixtures("_no_hands")
-def test_what_would_be_fetched_is_named(wire: Wire) -> None:
+def test_dry_run_names_urls_to_fetch(wire: Wire) -> None:
     told = shown("responses", picture(), CHAT_PROVIDER="ollama", FORWARDER_API_KEYS="k")
 
     assert told["would_fetch"] == ["input[0].content[0].image_url"]
@@ -303,7 +303,7 @@ def test_what_would_be_fetched_is_named(wire: Wire) -> None:
 
 
 @pytest.mark.usefixtures("_no_hands")
-def test_what_would_be_uploaded_is_named(wire: Wire) -> None:
+def test_dry_run_names_files_to_upload(wire: Wire) -> None:
     file = {"type": "input_file", "file_url": "https://files.test/b.pdf"}
     given = {"type": "input_file", "file_data": "data:application/pdf;base64,JVBERi0="}
     quirks = '{"file": "upload", "image_url": "base64"}'
@@ -334,7 +334,7 @@ def test_a_file_that_would_be_fetched_keeps_its_name(wire: Wire) -> None:
     assert part["file"]["filename"] == "b.pdf"
 
 
-def test_where_nothing_is_fetched_it_is_refused_as_it_would_be(wire: Wire) -> None:
+def test_dry_run_refuses_urls_if_fetching_is_forbidden(wire: Wire) -> None:
     with pytest.raises(Unsupported) as refused:
         shown("responses", picture(), CHAT_PROVIDER="ollama", FORWARDER_FETCH="off")
 
@@ -344,14 +344,14 @@ def test_where_nothing_is_fetched_it_is_refused_as_it_would_be(wire: Wire) -> No
 # -- it refuses as the call would -------------------------------------------------------------------
 
 
-def test_what_would_be_refused_is_refused(wire: Wire) -> None:
+def test_dry_run_refuses_invalid_requests(wire: Wire) -> None:
     for name, value in (("prompt", {"id": "p"}), ("temperature", "hot"), ("input", 5)):
         with pytest.raises(ForwarderError) as refused:
             shown("responses", responses(**{name: value}))
         assert (refused.value.status, refused.value.param) == (400, name)
 
 
-def test_strictness_refuses_what_would_be_dropped(wire: Wire) -> None:
+def test_dry_run_in_strict_mode_refuses_dropped_parameters(wire: Wire) -> None:
     with pytest.raises(Unsupported) as refused:
         shown("chat", chat(seed=7), strict=True)
 
@@ -379,7 +379,7 @@ def test_a_request_too_deep_to_be_sent_is_too_deep_to_be_shown(wire: Wire) -> No
         ({}, "responses", "responses"),
     ],
 )
-def test_a_request_is_known_by_what_it_holds_or_is_called(
+def test_protocol_is_detected_by_fields_or_name(
     request_: Json, named: str | None, protocol: str
 ) -> None:
     assert detect_protocol(request_, named) == protocol
@@ -393,7 +393,7 @@ def test_a_request_is_known_by_what_it_holds_or_is_called(
         ({"input": ""}, "completions", "invalid_value"),
     ],
 )
-def test_else_it_is_asked_for(request_: Json, named: str | None, code: str) -> None:
+def test_undetectable_protocol_is_an_error(request_: Json, named: str | None, code: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         detect_protocol(request_, named)
 
@@ -409,7 +409,7 @@ def test_truncation_is_the_table_s_to_explain(wire: Wire) -> None:
 # -- Ollama ----------------------------------------------------------------------------------------
 
 
-def test_what_becomes_of_ollama_s_options_is_told_of_each() -> None:
+def test_dry_run_shows_the_disposition_of_each_ollama_option() -> None:
     options = {"seed": 1, "num_ctx": 4096, "temperature": 0, "mirostat": 0}
     told = shown("ollama", {**CHAT, "model": "responses/m", "options": options, "keep_alive": "5m"})
 

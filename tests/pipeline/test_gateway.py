@@ -135,7 +135,7 @@ def test_usage_is_noted_before_it_is_taken_out(upstreams: Upstreams) -> None:
     assert exchange.usage == CHUNKS[2]["usage"]
 
 
-def test_what_an_upstream_takes_beyond_its_protocol_reaches_it(upstreams: Upstreams) -> None:
+def test_extra_parameters_of_an_upstream_reach_it(upstreams: Upstreams) -> None:
     quirks = {"RESPONSES_QUIRKS": '{"responses_takes": ["seed", "top_k"]}'}
     for over, kept in ((bridge_of(), {}), (bridge_of(**quirks), {"seed": 7, "top_k": 3})):
         _, exchange = opened(over, "chat", seed=7, top_k=3, min_p=0.1)
@@ -146,7 +146,7 @@ def test_what_an_upstream_takes_beyond_its_protocol_reaches_it(upstreams: Upstre
 
 
 @pytest.mark.parametrize("model", [None, ""])
-def test_the_default_model_stands_in(model: str | None, upstreams: Upstreams) -> None:
+def test_default_model_is_used_without_a_model(model: str | None, upstreams: Upstreams) -> None:
     _, exchange = opened(bridge_of(FORWARDER_DEFAULT_MODEL="qwen"), "responses", model)
 
     assert exchange.model == upstreams.bodies[0]["model"] == "qwen"
@@ -172,7 +172,7 @@ def test_a_model_is_a_name(model: Any, code: str, upstreams: Upstreams) -> None:
         ("reasoning", "think", "chat/m", {"content": "<think>Hm."}),
     ],
 )
-def test_a_request_s_style_goes_before_the_operator_s(
+def test_reasoning_style_of_the_request_overrides_the_setting(
     setting: str, style: str | None, model: str, head: Json, upstreams: Upstreams
 ) -> None:
     events, _ = opened(bridge_of(FORWARDER_CHAT_REASONING=setting), "chat", model, style)
@@ -192,7 +192,7 @@ def test_a_request_s_style_goes_before_the_operator_s(
         ("text", "summary", None, "summary"),
     ],
 )
-def test_a_responses_client_has_styles_of_its_own(
+def test_responses_client_has_its_own_reasoning_styles(
     setting: str, style: str | None, summary: str | None, form: str, upstreams: Upstreams
 ) -> None:
     over = bridge_of(FORWARDER_RESPONSES_REASONING=setting)
@@ -224,7 +224,7 @@ def test_styles_are_not_mixed_up(client: str, style: str, upstreams: Upstreams) 
         ("m", False),
     ],
 )
-def test_summaries_are_asked_of_models_that_reason(
+def test_reasoning_summary_is_requested_from_reasoning_models(
     model: str, asked: bool, upstreams: Upstreams
 ) -> None:
     opened(bridge_of(), "chat", model)
@@ -290,7 +290,7 @@ def test_an_organization_that_gets_no_summaries_keeps_sealed_reasoning(
     ]  # fmt: skip
 
 
-def test_a_responses_client_is_told_that_a_model_does_not_reason(upstreams: Upstreams) -> None:
+def test_reasoning_is_reported_dropped_for_a_model_without_reasoning(upstreams: Upstreams) -> None:
     asked = {
         "reasoning": {"effort": "low", "summary": "auto"},
         "include": ["reasoning.encrypted_content"],
@@ -362,7 +362,7 @@ def test_a_fallback_gets_the_request_in_its_own_protocol(
     assert exchange.failed_upstreams == [first]
 
 
-def test_what_a_failed_upstream_could_not_carry_is_not_told_of_the_answer(
+def test_losses_of_a_failed_upstream_are_not_reported(
     upstreams: Upstreams,
 ) -> None:
     upstreams.failing = {"responses": 1}
@@ -373,7 +373,7 @@ def test_what_a_failed_upstream_could_not_carry_is_not_told_of_the_answer(
     assert exchange.loss_report.losses == {}
 
 
-def test_of_several_choices_only_the_failed_one_is_asked_again(upstreams: Upstreams) -> None:
+def test_only_the_failed_choice_is_retried(upstreams: Upstreams) -> None:
     upstreams.failing = {"responses": 1}
 
     events, exchange = opened(bridge_of(RESPONSES_MAX_RETRIES="1"), "chat", n=3)
@@ -404,7 +404,7 @@ def test_a_mistake_of_ours_leaves_as_one(
         opened(over, "chat", "chat/m")
 
 
-def test_a_model_that_searches_is_told_how(upstreams: Upstreams) -> None:
+def test_search_model_gets_the_search_options(upstreams: Upstreams) -> None:
     over = bridge_of(CHAT_PROVIDER="openai")
     search = {"type": "web_search", "search_context_size": "low"}
     for model, options, dropped in (
@@ -500,9 +500,7 @@ def test_an_ollama_client_s_body_is_mended_for_its_upstream(
 
 
 @every_ollama
-def test_what_is_emulated_for_chat_clients_is_for_ollama_s_too(
-    client: str, upstreams: Upstreams
-) -> None:
+def test_ollama_clients_get_the_emulations_of_chat(client: str, upstreams: Upstreams) -> None:
     lines, exchange = lines_of(
         bridge_of(), client, model="responses/m", options={"stop": ["i"], "seed": 1}
     )
@@ -513,14 +511,14 @@ def test_what_is_emulated_for_chat_clients_is_for_ollama_s_too(
     assert set(exchange.loss_report.losses) == {"options.seed"}
 
 
-def test_ollama_streams_unless_told_otherwise() -> None:
+def test_ollama_streams_by_default() -> None:
     over = bridge_of()
     assert over.wants_stream("ollama", {})
     assert over.wants_stream("ollama_generate", {"stream": None})
     assert not over.wants_stream("ollama", {"stream": False})
 
 
-def test_nothing_of_an_ollama_client_s_is_stored(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_ollama_requests_are_not_stored(upstreams: Upstreams, tmp_path: Path) -> None:
     over = bridge_of(FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/f.db")
     lines, exchange = lines_of(over, "ollama", store=True)
 

@@ -48,7 +48,7 @@ TOO_LONG = UpstreamRefused(400, {"message": "x", "code": "context_length_exceede
 MESSAGES = [{"role": "user", "content": "a"}] * 3
 
 
-def test_every_choice_is_stopped_and_limited_on_its_own() -> None:
+def test_stop_and_limit_apply_to_each_choice() -> None:
     scripts = [
         one_by_one(said("one END two")),
         one_by_one(said("three four", " five")),
@@ -63,14 +63,14 @@ def test_every_choice_is_stopped_and_limited_on_its_own() -> None:
     assert completion["usage"]["prompt_tokens"] == USAGE["prompt_tokens"]
 
 
-def test_the_exact_usage_of_one_choice_tells_the_prompt_of_all() -> None:
+def test_prompt_tokens_are_those_of_one_choice() -> None:
     scripts = [one_by_one(said("one END", " two")), one_by_one(said("three"))]
     call = wrap_for_responses(Scripted(*scripts), stop_drain=False, max_choices=8)
     completion = fold_chat(call({**REQUEST, "n": 2, "stop": "END"}))
     assert completion["usage"]["prompt_tokens"] == USAGE["prompt_tokens"]
 
 
-def test_what_stands_beside_the_text_is_told_where_it_is_cut() -> None:
+def test_annotations_are_cut_with_the_text() -> None:
     noted = chunk({"notes": {"annotations": [[3, {"a": 1}]], "files": [], "metadata": {}}})
     script = one_by_one([chunk({"content": "one two"}), noted, *said(" END")])
     for cut in ({"stop": "END"}, {"max_tokens": 1}):
@@ -79,7 +79,7 @@ def test_what_stands_beside_the_text_is_told_where_it_is_cut() -> None:
         assert message["annotations"] == [{"a": 1}]
 
 
-def test_a_request_that_uses_none_has_the_very_stream_of_the_call() -> None:
+def test_request_without_emulations_gets_the_unwrapped_stream() -> None:
     stream = iter([[]])
     asked = []
     call = wrap_for_chat(lambda request: asked.append(request) or stream, "json_object", None)  # type: ignore[func-returns-value]
@@ -87,7 +87,7 @@ def test_a_request_that_uses_none_has_the_very_stream_of_the_call() -> None:
     assert asked[0] is REQUEST
 
 
-def test_a_conversation_is_shortened_only_for_those_who_want_it() -> None:
+def test_conversation_is_truncated_only_on_request() -> None:
     upstream = Scripted(TOO_LONG, [[chunk({"content": "ok"}, "stop")]])
     events_of(wrap_for_chat(upstream, "json_schema", "auto")({**REQUEST, "messages": MESSAGES}))
     assert [len(request["messages"]) for request in upstream.requests] == [3, 2]

@@ -220,7 +220,7 @@ def test_stored_objects_and_files_are_not_captured(serve: Serve) -> None:
     assert captured(client) == []
 
 
-def test_a_request_that_stands_on_another_has_what_it_stands_on(serve: Serve) -> None:
+def test_capture_of_a_continued_response_includes_its_history(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory")
     first = client.post("/v1/responses", json={"model": "chat/m", "input": "one"}).json["id"]
     ask(client, previous_response_id=first)
@@ -283,7 +283,7 @@ def test_a_request_is_shown_and_not_sent(
     assert told["request"]["model"] == "m"
 
 
-def test_what_is_dropped_is_in_the_header_too(demo: FlaskClient) -> None:
+def test_dropped_parameters_are_in_the_header(demo: FlaskClient) -> None:
     got = demo.post("/forwarder/translate", json={**CHAT, "seed": 1})
 
     assert got.headers["X-Forwarder-Dropped"] == "seed"

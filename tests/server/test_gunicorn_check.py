@@ -110,7 +110,7 @@ def _status(url: str, **headers: str) -> int:
         return 0
 
 
-def test_it_is_not_gunicorn_that_runs_the_tests() -> None:
+def test_mistake_is_none_outside_of_gunicorn() -> None:
     assert find_gunicorn_mistake() is None
 
 

@@ -86,7 +86,7 @@ def test_idle_connections_do_not_delay_shutdown(
 
 
 @pytest.mark.live
-def test_a_kept_connection_is_answered_once_more_and_told_to_close(
+def test_kept_connection_gets_one_more_answer_with_connection_close(
     served: tuple[subprocess.Popen[bytes], int],
 ) -> None:
     process, port = served

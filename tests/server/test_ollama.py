@@ -502,7 +502,7 @@ def said(line: Json) -> str:
 
 @every_route
 @over_either
-def test_an_answer_is_lines_unless_asked_otherwise(
+def test_answer_is_streamed_as_lines_by_default(
     path: str, upstream: str, demo: FlaskClient
 ) -> None:
     for stream in ({}, {"stream": True}, {"stream": None}):
@@ -540,7 +540,7 @@ def test_errors_have_the_shape_of_their_api(path: str, demo: FlaskClient) -> Non
 
 
 @pytest.mark.parametrize("path", {**BODIES, **EMBEDDING})
-def test_a_key_is_asked_for(path: str, serve: Serve) -> None:
+def test_missing_key_is_refused(path: str, serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(500), FORWARDER_API_KEYS="k")
 
     for headers in ({}, {"Authorization": "Bearer other"}):
@@ -560,7 +560,7 @@ def test_a_key_is_asked_for(path: str, serve: Serve) -> None:
         (400, "Invalid model: m", "1500"),
     ],
 )
-def test_a_model_that_there_is_not_is_told_so_that_clients_may_pull_it(
+def test_unknown_model_has_the_error_that_makes_clients_pull(
     path: str, status: int, message: str, code: Any, serve: Serve
 ) -> None:
     refusal = {"error": {"message": message, "code": code}}
@@ -581,7 +581,7 @@ def test_a_model_that_there_is_not_is_told_so_that_clients_may_pull_it(
         "Unsupported parameter: 'temperature' is not supported with this model.",
     ],
 )
-def test_what_a_model_cannot_do_is_not_taken_for_its_absence(
+def test_unsupported_feature_is_not_reported_as_unknown_model(
     path: str, message: str, serve: Serve
 ) -> None:
     client = serve(lambda _: httpx2.Response(400, json={"error": {"message": message}}))
@@ -659,7 +659,7 @@ def test_a_strict_client_is_refused_what_would_be_dropped(path: str, demo: Flask
     assert "'options.num_ctx'" in got.get_json()["error"]
 
 
-def test_a_model_is_loaded_and_unloaded_by_asking_nothing(serve: Serve) -> None:
+def test_empty_request_loads_and_unloads_a_model(serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(500))
 
     for body, reason in (({}, "load"), ({"keep_alive": 0}, "unload")):
@@ -686,7 +686,7 @@ def test_texts_are_embedded(upstream: str, demo: FlaskClient) -> None:
     assert got["/api/embed"].headers["X-Forwarder-Upstream"] == upstream
 
 
-def test_what_openai_s_clients_ask_passes_through(serve: Serve) -> None:
+def test_openai_embeddings_request_passes_through(serve: Serve) -> None:
     asked: list[Json] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -712,7 +712,7 @@ def test_an_upstream_without_embeddings_says_so(path: str, serve: Serve) -> None
 
 
 @pytest.mark.parametrize("path", EMBEDDING)
-def test_an_answer_that_holds_none_is_the_upstream_s_fault(path: str, serve: Serve) -> None:
+def test_embeddings_answer_without_vectors_is_an_upstream_error(path: str, serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(200, json={"data": [7]}))
 
     got = client.post(path, json=EMBEDDING[path])

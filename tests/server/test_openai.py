@@ -29,7 +29,7 @@ def chunk(text: str, finish: str | None = None, **more: Any) -> dict[str, Any]:
 
 
 @every_route
-def test_an_answer_is_whole_unless_asked_otherwise(path: str, demo: FlaskClient) -> None:
+def test_answer_is_not_streamed_by_default(path: str, demo: FlaskClient) -> None:
     for stream in ({}, {"stream": False}, {"stream": None}):
         got = demo.post(path, json={**BODIES[path], **stream})
         assert got.mimetype == "application/json"
@@ -100,7 +100,7 @@ def test_a_failure_before_the_first_event_is_a_status(serve: Serve) -> None:
             assert got.get_json()["error"]["message"] == "full"
 
 
-def test_a_failure_after_it_is_the_last_event(serve: Serve) -> None:
+def test_failure_after_the_first_event_is_the_last_event(serve: Serve) -> None:
     client = serve(lambda _: streamed(chunk("Hi"), {"error": {"message": "full"}}, done=False))
 
     got = client.post("/v1/chat/completions", json=asking_chat())
@@ -256,7 +256,7 @@ def test_a_conversation_is_compacted_and_goes_on_from_there(serve: Serve) -> Non
     assert "We launch on Tuesday." in sent[1]["messages"][1]["content"]
 
 
-def test_an_upstream_that_compacts_itself_is_asked_to(serve: Serve) -> None:
+def test_compaction_is_passed_to_upstreams_that_support_it(serve: Serve) -> None:
     whole = {"id": "r", "object": "response.compaction", "created_at": 1, "output": []}
     paths: list[str] = []
 
@@ -275,7 +275,7 @@ def test_an_upstream_that_compacts_itself_is_asked_to(serve: Serve) -> None:
     ("body", "param"),
     [({"input": TALK}, "model"), ({"model": "m", "input": 7}, "input")],
 )
-def test_what_cannot_be_compacted_is_refused_by_name(
+def test_compaction_refuses_unsupported_parameters(
     body: dict[str, Any], param: str, demo: FlaskClient
 ) -> None:
     got = demo.post("/v1/responses/compact", json=body)
@@ -307,7 +307,7 @@ def test_invalid_strict_header_is_refused(path: str, demo: FlaskClient) -> None:
             assert "'off'" in got.get_json()["error"]["message"]
 
 
-def test_what_users_said_stays_beside_a_summary_of_what_the_upstream_keeps(serve: Serve) -> None:
+def test_compaction_keeps_user_messages_beside_the_summary(serve: Serve) -> None:
     part = {"type": "output_text", "text": "said", "annotations": []}
     message = {"type": "message", "id": "msg_1", "role": "assistant", "content": [part]}
     over = {"id": "resp_1", "object": "response", "status": "completed", "output": [message]}
@@ -445,7 +445,7 @@ ANSWER = {
         },
     ],
 )
-def test_a_client_that_sends_no_reasoning_is_not_told_that_it_was_lost(
+def test_reasoning_is_not_reported_lost_if_the_client_sent_none(
     environment: dict[str, str], strict: str, serve: Serve
 ) -> None:
     over = environment["FORWARDER_UPSTREAMS"]

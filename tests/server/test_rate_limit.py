@@ -362,7 +362,7 @@ def asked(client: FlaskClient, **headers: str) -> Any:
     return client.post("/v1/responses", json=body, headers=given, buffered=True)
 
 
-def test_a_stream_is_charged_exactly(serve: Callable[..., FlaskClient]) -> None:
+def test_streamed_usage_is_charged_exactly(serve: Callable[..., FlaskClient]) -> None:
     client = serve(FORWARDER_RATE_LIMIT_TOKENS="150/hour", FORWARDER_RATE_LIMIT_REQUESTS="9/hour")
 
     left = [asked(client).headers["x-ratelimit-remaining-tokens"] for _ in range(2)]

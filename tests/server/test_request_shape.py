@@ -117,7 +117,7 @@ def test_usage_is_sent_only_on_request() -> None:
     assert "stream_options" not in adapt(body, "chat")[0]
 
 
-def test_a_body_in_its_own_shape_is_left_as_it_is() -> None:
+def test_body_of_the_right_protocol_is_unchanged() -> None:
     chat = {"model": "m", "messages": [], "tools": [NESTED], "tool_choice": {"type": "function"}}
     responses = {"model": "m", "input": "Hi", "tools": [FLAT], "max_output_tokens": 5}
     assert adapt(chat, "chat")[0] is chat
@@ -163,14 +163,14 @@ def test_nested_tools_beside_input_are_read_too() -> None:
         ({"input": "Hello", "background": True}, "background"),
     ],
 )
-def test_a_responses_body_is_told_where_to_post(body: Json, name: str) -> None:
+def test_responses_body_error_names_the_right_path(body: Json, name: str) -> None:
     error = refusal({"model": "m", **body}, "chat")
     assert error.param == "messages"
     assert f"'{name}'" in error.message
     assert "/v1/responses" in error.message
 
 
-def test_strictness_holds_for_what_the_change_of_shape_loses() -> None:
+def test_strict_mode_covers_losses_of_the_conversion() -> None:
     with pytest.raises(Unsupported, match="truncation"):
         adapt(CURSOR, "chat", strict=True)
 
@@ -178,7 +178,7 @@ def test_strictness_holds_for_what_the_change_of_shape_loses() -> None:
 # -- at /responses --------------------------------------------------------------------------------
 
 
-def test_a_chat_body_is_told_where_to_post() -> None:
+def test_chat_body_error_names_the_right_path() -> None:
     error = refusal({"model": "m", "messages": [{"role": "user", "content": "Hi"}]}, "responses")
     assert error.param == "input"
     assert "/v1/chat/completions" in error.message
@@ -282,7 +282,7 @@ def test_the_limit_reaches_the_upstream(over: str, serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens", "/forwarder/translate?from=responses"])  # fmt: skip
-def test_every_route_of_responses_tells_where_to_post(path: str, serve: Serve) -> None:
+def test_chat_body_error_on_every_responses_route(path: str, serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(500))
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 
@@ -293,7 +293,7 @@ def test_every_route_of_responses_tells_where_to_post(path: str, serve: Serve) -
 
 @pytest.mark.parametrize("over", ["chat", "responses"])
 @pytest.mark.parametrize("more", [{}, {"stream": True}, {"background": True}])
-def test_no_upstream_is_asked_for_no_tool_calls(over: str, more: Json, serve: Serve) -> None:
+def test_zero_max_tool_calls_is_refused(over: str, more: Json, serve: Serve) -> None:
     client = serve(lambda _: pytest.fail("asked"), FORWARDER_UPSTREAMS=over)
 
     got = client.post(

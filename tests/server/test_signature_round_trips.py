@@ -474,7 +474,7 @@ def test_stored_or_encrypted_signatures_need_no_cache(
 
 
 @pytest.mark.parametrize("mode", ["bare", "dropping"])
-def test_without_a_store_a_worker_remembers_for_itself(mode: str, workers: Any) -> None:
+def test_signatures_are_kept_in_memory_without_a_store(mode: str, workers: Any) -> None:
     provider = Provider("late_signature")
     [worker, _] = workers(provider, FORWARDER_DATABASE_URL="none")
     make = ChatClient if mode == "dropping" else ResponsesClient
@@ -504,7 +504,7 @@ def test_stored_seals_are_shown_only_when_asked_for(background: bool, workers: A
 
 
 @pytest.mark.parametrize("mode", ["bare", "dropping"])
-def test_an_upstream_that_refuses_its_signatures_is_asked_without(mode: str, workers: Any) -> None:
+def test_refused_signatures_are_removed_on_retry(mode: str, workers: Any) -> None:
     provider = Provider("extra_content")
     make = ChatClient if mode == "dropping" else ResponsesClient
     talk = make(workers(provider), False, mode)
@@ -569,7 +569,7 @@ def test_calls_of_every_tool_are_known_again(tool: Json, arguments: str, workers
     ]
 
 
-def test_each_of_several_choices_can_be_gone_on_with(workers: Any) -> None:
+def test_each_of_several_choices_can_be_continued(workers: Any) -> None:
     bodies: list[Json] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:

@@ -16,11 +16,11 @@ HANDSHAKE = {
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/responses"])
-def test_a_plain_get_is_told_to_upgrade(path: str, demo: FlaskClient) -> None:
+def test_plain_get_is_a_426(path: str, demo: FlaskClient) -> None:
     assert demo.get(path).status_code == 426
 
 
-def test_without_a_socket_there_is_no_connection(demo: FlaskClient) -> None:
+def test_handshake_without_a_socket_is_a_426(demo: FlaskClient) -> None:
     got = demo.get("/v1/responses", headers=HANDSHAKE)
 
     assert (got.status_code, got.get_json()["error"]["code"]) == (426, "upgrade_required")

@@ -172,7 +172,7 @@ def test_too_many_waiting_messages_close_the_connection(
     assert ws.code == 1008
 
 
-def test_a_client_that_cannot_be_written_to_is_gone(app: Flask) -> None:
+def test_failed_write_ends_the_session(app: Flask) -> None:
     ws = Played(create(), 0.5)
     ws.broken = True
 
@@ -433,7 +433,7 @@ def test_a_conversation_and_an_earlier_response_exclude_each_other(
     assert ws.ends[-1]["error"]["param"] == "previous_response_id"
 
 
-def test_a_chat_body_is_told_where_to_post(app: Flask) -> None:
+def test_chat_body_error_names_the_right_path(app: Flask) -> None:
     messages = [{"role": "user", "content": "hi"}]
     ws = played(app, Played(create(input=None, messages=messages), 0.2))
 

@@ -62,14 +62,14 @@ def test_the_missing_part_is_found(
     assert missing(Server(otherwise, **{f"{path[1:]}/models": listed})) == path
 
 
-def test_a_server_that_answers_at_its_base_url_too_lacks_nothing() -> None:
+def test_probe_finds_nothing_missing_if_the_base_url_answers() -> None:
     calls = {"v1/models": LIST, "chat/completions": BAD_REQUEST}
 
     assert missing(Server(NOT_FOUND, **calls)) is None
 
 
 @pytest.mark.parametrize("otherwise", [NOT_FOUND, PAGE, BAD_REQUEST, None])
-def test_a_server_without_an_api_lacks_nothing_that_is_known(
+def test_probe_finds_nothing_missing_without_an_api(
     otherwise: httpx2.Response | None,
 ) -> None:
     assert missing(Server(otherwise)) is None
@@ -158,7 +158,7 @@ def test_base_url_is_hidden_because_it_may_contain_a_key() -> None:
 
 
 @pytest.mark.parametrize("ask", [send_compaction, send_embedding])
-def test_a_base_url_without_its_version_is_named_for_a_whole_answer_too(
+def test_base_url_without_version_is_named_for_a_non_streamed_request(
     ask: Callable[[Upstream], list[Any]],
 ) -> None:
     upstream = make_upstream(Provider(below_v1), UP_BASE_URL="http://up.test")

@@ -177,7 +177,7 @@ def test_key_refused_in_midstream_is_reported_as_the_forwarders(case: str, toget
 
 @pytest.mark.parametrize("ask", [send_compaction, send_embedding])
 @pytest.mark.parametrize("status", [401, 200])
-def test_a_key_that_is_refused_for_a_whole_answer_is_remembered_too(
+def test_refused_key_of_a_non_streamed_request_is_remembered(
     ask: Callable[[Upstream], list[Any]], status: int
 ) -> None:
     error = {"error": {"message": "bad key", "code": "invalid_api_key"}}
@@ -273,7 +273,7 @@ def test_invalid_list_of_models_is_empty_or_an_error(body: bytes) -> None:
         assert error.status == 502
 
 
-def test_an_upstream_that_compacts_is_asked_at_its_own_address() -> None:
+def test_compaction_is_sent_to_the_upstream_compact_path() -> None:
     whole = {"object": "response.compaction", "output": [], "usage": {"input_tokens": 1}}
     provider = Provider(lambda _: httpx2.Response(200, json=whole))
     upstream = make_upstream(provider, UP_PROVIDER="openai")
@@ -299,7 +299,7 @@ def test_refusal_to_compact_is_passed_on() -> None:
         upstream.make_compaction_handler(route, context)({"model": "ours", "input": "hi"})
 
 
-def test_embeddings_are_asked_for_as_they_are() -> None:
+def test_embeddings_request_is_sent_unchanged() -> None:
     answer = {"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 1}, "more": 2}
     provider = Provider(lambda _: httpx2.Response(200, json=answer))
 

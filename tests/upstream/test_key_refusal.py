@@ -50,7 +50,7 @@ def test_a_refusal_of_the_key_is_recognised(refusal: UpstreamRefused) -> None:
     ],
     ids=lambda refusal: refusal.message,
 )
-def test_another_refusal_is_not_taken_for_one(refusal: UpstreamRefused) -> None:
+def test_other_refusals_are_not_key_refusals(refusal: UpstreamRefused) -> None:
     assert not is_key_refusal(refusal)
 
 
@@ -123,7 +123,7 @@ def test_the_message_names_the_setting_and_quotes_the_upstream(
         "****7890",
     ],
 )
-def test_keys_in_the_upstream_s_words_are_redacted_even_masked_ones(key: str) -> None:
+def test_full_and_masked_keys_in_upstream_messages_are_redacted(key: str) -> None:
     refusal = make_refusal(
         401, f"Incorrect API key provided: {key}. Find yours at https://x.test/keys."
     )

@@ -19,7 +19,7 @@ class Made:
         self.settings = settings
 
 
-def test_the_first_are_there_at_once_and_others_when_they_are_asked_for() -> None:
+def test_pool_creates_further_upstreams_on_demand() -> None:
     kept = UpstreamPool(Made, [CHAT])
     assert [*kept] == ["chat"]
     assert "later" not in kept
@@ -39,7 +39,7 @@ def test_other_settings_of_the_same_name_are_another_upstream() -> None:
     assert kept["chat"].settings is changed
 
 
-def test_what_is_dropped_is_given_back_once() -> None:
+def test_pool_drop_returns_an_upstream_once() -> None:
     kept = UpstreamPool(Made, [CHAT])
     made = kept["chat"]
 
@@ -49,7 +49,7 @@ def test_what_is_dropped_is_given_back_once() -> None:
     assert not kept
 
 
-def test_those_who_ask_at_once_get_the_same() -> None:
+def test_concurrent_calls_get_the_same_upstream() -> None:
     kept: UpstreamPool[Made] = UpstreamPool(Made)
     with ThreadPoolExecutor(8) as pool:
         made = {id(each) for each in pool.map(lambda _: kept.get_or_create(LATER), range(64))}

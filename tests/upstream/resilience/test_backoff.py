@@ -21,7 +21,7 @@ def list_delays(pauses: Backoff, asked: float | None = None) -> list[float]:
     return list(iter(lambda: pauses.next_delay(asked), None))
 
 
-def test_each_is_twice_as_long_as_the_one_before_up_to_the_longest() -> None:
+def test_backoff_doubles_the_delay_up_to_the_maximum() -> None:
     assert list_delays(Backoff(6, 100, chance=lambda: 0)) == [
         0.5,
         1,
@@ -35,29 +35,29 @@ def test_each_is_twice_as_long_as_the_one_before_up_to_the_longest() -> None:
 @pytest.mark.parametrize(
     ("chance", "share"), [(0.0, 1), (0.5, 1 - JITTER_SHARE / 2), (1.0, 1 - JITTER_SHARE)]
 )
-def test_chance_makes_them_shorter(chance: float, share: float) -> None:
+def test_backoff_jitter_shortens_the_delay(chance: float, share: float) -> None:
     assert Backoff(1, 100, chance=lambda: chance).next_delay(None) == FIRST_DELAY_SECONDS * share
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])
-def test_there_are_no_more_than_allowed(most: int) -> None:
+def test_backoff_limits_the_number_of_delays(most: int) -> None:
     assert len(list_delays(Backoff(most, 1000))) == most
 
 
-def test_together_they_take_no_longer_than_allowed() -> None:
+def test_backoff_limits_the_sum_of_delays() -> None:
     assert list_delays(Backoff(5, 3.4, chance=lambda: 0)) == [0.5, 1]
     assert list_delays(Backoff(5, 0)) == []
 
 
 @pytest.mark.parametrize("chance", [0.0, 1.0])
-def test_an_upstream_is_not_asked_sooner_than_it_wants(chance: float) -> None:
+def test_backoff_respects_retry_after(chance: float) -> None:
     pause = Backoff(1, 10, chance=lambda: chance).next_delay(9.0)
 
     assert pause is not None
     assert 9 <= pause <= 9 + FIRST_DELAY_SECONDS
 
 
-def test_an_upstream_that_wants_too_long_is_not_asked_again() -> None:
+def test_backoff_gives_up_if_retry_after_is_too_long() -> None:
     pauses = Backoff(3, 10, chance=lambda: 0)
 
     assert pauses.next_delay(10.1) is None
@@ -90,11 +90,9 @@ PAST = format_datetime(datetime.fromtimestamp(NOW - 30, UTC), usegmt=True)
         ({"retry-after": ""}, None),
     ],
 )
-def test_what_an_upstream_wants_is_read_in_every_form(
-    headers: dict[str, str], seconds: float | None
-) -> None:
+def test_parse_retry_after_reads_all_forms(headers: dict[str, str], seconds: float | None) -> None:
     assert parse_retry_after(headers, now=lambda: NOW) == seconds
 
 
-def test_for_ever_is_too_long() -> None:
+def test_backoff_gives_up_if_retry_after_is_infinite() -> None:
     assert Backoff(3, 86_400).next_delay(float("inf")) is None

@@ -54,7 +54,7 @@ def opened(made: Made) -> Made:
     return made
 
 
-def test_failures_in_a_row_open_it(made: Made) -> None:
+def test_breaker_opens_after_failures_in_a_row(made: Made) -> None:
     made.note(ILL, ILL)
     assert made.breaker.state == CLOSED
     assert made.breaker.allow_request()
@@ -65,13 +65,13 @@ def test_failures_in_a_row_open_it(made: Made) -> None:
     assert not made.breaker.allow_request()
 
 
-def test_a_success_between_them_begins_the_row_anew(made: Made) -> None:
+def test_breaker_success_resets_the_count_of_failures(made: Made) -> None:
     made.note(ILL, ILL, WELL, ILL, ILL)
 
     assert made.breaker.state == CLOSED
 
 
-def test_what_says_nothing_neither_counts_nor_mends(made: Made) -> None:
+def test_breaker_ignores_unknown_outcomes(made: Made) -> None:
     made.note(*[UNKNOWN] * 9, ILL, ILL, UNKNOWN)
     assert made.breaker.state == CLOSED
 
@@ -80,7 +80,7 @@ def test_what_says_nothing_neither_counts_nor_mends(made: Made) -> None:
     assert made.breaker.state == OPEN
 
 
-def test_nothing_opens_one_that_is_switched_off() -> None:
+def test_breaker_with_zero_failures_never_opens() -> None:
     made = Made(failures=0)
 
     made.note(*[ILL] * 1000)
@@ -89,7 +89,7 @@ def test_nothing_opens_one_that_is_switched_off() -> None:
     assert made.told == []
 
 
-def test_a_share_of_failures_opens_it() -> None:
+def test_breaker_opens_at_the_share_of_failures() -> None:
     made = Made(failures=0, share=0.5)
 
     made.note(*[WELL, ILL] * (MIN_ANSWERS_FOR_SHARE // 2 - 1), WELL)
@@ -99,7 +99,7 @@ def test_a_share_of_failures_opens_it() -> None:
     assert made.breaker.state == OPEN
 
 
-def test_after_it_has_closed_the_share_begins_anew() -> None:
+def test_breaker_share_restarts_after_closing() -> None:
     made = Made(failures=0, share=0.5)
     made.note(*[ILL] * MIN_ANSWERS_FOR_SHARE)
     made.clock.pass_(5)
@@ -110,7 +110,7 @@ def test_after_it_has_closed_the_share_begins_anew() -> None:
     assert made.breaker.state == CLOSED
 
 
-def test_the_share_is_one_of_the_last_while_only() -> None:
+def test_breaker_share_counts_only_the_window() -> None:
     made = Made(failures=0, share=0.5)
     made.note(*[ILL] * (MIN_ANSWERS_FOR_SHARE - 1))
     made.clock.pass_(11)
@@ -120,14 +120,14 @@ def test_the_share_is_one_of_the_last_while_only() -> None:
     assert made.breaker.state == CLOSED
 
 
-def test_until_the_cool_down_is_over_nothing_passes(opened: Made) -> None:
+def test_open_breaker_refuses_during_the_cooldown(opened: Made) -> None:
     opened.clock.pass_(4.9)
 
     assert opened.breaker.remaining_cooldown == pytest.approx(0.1)
     assert not opened.breaker.allow_request()
 
 
-def test_then_one_passes_and_no_other(opened: Made) -> None:
+def test_half_open_breaker_allows_one_trial(opened: Made) -> None:
     opened.clock.pass_(5)
 
     assert opened.breaker.state == HALF_OPEN
@@ -135,7 +135,7 @@ def test_then_one_passes_and_no_other(opened: Made) -> None:
     assert opened.told == [OPEN, HALF_OPEN]
 
 
-def test_its_success_closes(opened: Made) -> None:
+def test_successful_trial_closes_the_breaker(opened: Made) -> None:
     opened.clock.pass_(5)
     opened.breaker.allow_request()
 
@@ -147,7 +147,7 @@ def test_its_success_closes(opened: Made) -> None:
     assert opened.breaker.state == CLOSED, "the row from before counts no more"
 
 
-def test_its_failure_opens_again(opened: Made) -> None:
+def test_failed_trial_reopens_the_breaker(opened: Made) -> None:
     opened.clock.pass_(5)
     opened.breaker.allow_request()
 
@@ -159,7 +159,7 @@ def test_its_failure_opens_again(opened: Made) -> None:
     assert opened.breaker.allow_request()
 
 
-def test_when_it_says_nothing_another_may_try(opened: Made) -> None:
+def test_unknown_outcome_of_a_trial_allows_another_trial(opened: Made) -> None:
     opened.clock.pass_(5)
     opened.breaker.allow_request()
 
@@ -168,7 +168,7 @@ def test_when_it_says_nothing_another_may_try(opened: Made) -> None:
     assert [opened.breaker.allow_request() for _ in range(2)] == [True, False]
 
 
-def test_one_that_takes_long_does_not_keep_the_others_out_for_ever(opened: Made) -> None:
+def test_slow_trial_allows_another_trial_after_the_cooldown(opened: Made) -> None:
     opened.clock.pass_(5)
     opened.breaker.allow_request()
     term = opened.breaker.term
@@ -180,7 +180,7 @@ def test_one_that_takes_long_does_not_keep_the_others_out_for_ever(opened: Made)
     assert opened.breaker.state == CLOSED, "the slow one counts as well"
 
 
-def test_what_began_before_it_opened_says_nothing_any_more(made: Made) -> None:
+def test_breaker_ignores_outcomes_of_an_earlier_term(made: Made) -> None:
     term = made.breaker.term
     made.note(ILL, ILL, ILL)
     made.clock.pass_(5)
@@ -192,7 +192,7 @@ def test_what_began_before_it_opened_says_nothing_any_more(made: Made) -> None:
     assert made.breaker.state == HALF_OPEN
 
 
-def test_a_window_counts_what_is_in_it() -> None:
+def test_failure_window_forgets_old_outcomes() -> None:
     clock = Clock()
     recent = FailureWindow(10, clock)
     for _ in range(MIN_ANSWERS_FOR_SHARE):
@@ -213,20 +213,20 @@ def test_a_window_counts_what_is_in_it() -> None:
 # -- failures that a request may have caused ------------------------------------------------------
 
 
-def test_such_failures_of_one_client_do_not_open_it(made: Made) -> None:
+def test_ambiguous_failures_of_one_client_do_not_open_the_breaker(made: Made) -> None:
     made.note(*[FAILED] * 50, client="a")
 
     assert made.breaker.state == CLOSED
 
 
-def test_such_failures_of_two_clients_open_it(made: Made) -> None:
+def test_ambiguous_failures_of_two_clients_open_the_breaker(made: Made) -> None:
     made.note(FAILED, FAILED, client="a")
     made.note(FAILED, client="b")
 
     assert made.breaker.state == OPEN
 
 
-def test_such_failures_of_one_client_do_not_add_to_others(made: Made) -> None:
+def test_ambiguous_failures_of_one_client_do_not_add_to_other_failures(made: Made) -> None:
     made.note(*[FAILED] * 50, client="a")
     made.note(ILL, ILL)
     assert made.breaker.state == CLOSED
@@ -235,7 +235,7 @@ def test_such_failures_of_one_client_do_not_add_to_others(made: Made) -> None:
     assert made.breaker.state == OPEN
 
 
-def test_a_success_between_them_forgets_the_clients(made: Made) -> None:
+def test_breaker_success_forgets_the_clients_of_ambiguous_failures(made: Made) -> None:
     made.note(*[FAILED] * 3, client="a")
     made.note(WELL, client="a")
     made.note(*[FAILED] * 3, client="b")
@@ -243,7 +243,7 @@ def test_a_success_between_them_forgets_the_clients(made: Made) -> None:
     assert made.breaker.state == CLOSED
 
 
-def test_a_share_of_such_failures_counts_for_two_clients_only() -> None:
+def test_share_of_ambiguous_failures_needs_two_clients() -> None:
     made = Made(failures=0, share=0.5)
     made.note(*[WELL] * 10, *[FAILED] * 30, client="a")
     assert made.breaker.state == CLOSED

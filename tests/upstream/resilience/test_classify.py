@@ -64,7 +64,7 @@ TABLE = [
     TABLE,
     ids=[f"{type(e).__name__}-{e.status}-{i}" for i, (e, *_) in enumerate(TABLE)],
 )
-def test_a_failure_means(
+def test_failure_is_classified(
     error: ForwarderError, again: bool, elsewhere: bool, said: Outcome
 ) -> None:
     assert is_worth_retry(error) is again
@@ -72,7 +72,7 @@ def test_a_failure_means(
     assert classify_outcome(error) is said
 
 
-def test_every_failure_has_its_row() -> None:
+def test_every_error_class_is_classified() -> None:
     kinds = {kind for kind in vars(errors).values() if isinstance(kind, type)}
     named = {type(error) for error, *_ in TABLE}
     missing = {k for k in kinds if issubclass(k, errors.UpstreamError)} - named
@@ -80,7 +80,7 @@ def test_every_failure_has_its_row() -> None:
     assert missing == {errors.UpstreamError}
 
 
-def test_a_client_s_empty_account_is_its_own_matter() -> None:
+def test_payment_required_for_a_client_key_is_not_worth_fallback() -> None:
     assert not is_worth_fallback(make_refusal(402), own_key=False)
     assert is_worth_fallback(make_refusal(503), own_key=False)
 

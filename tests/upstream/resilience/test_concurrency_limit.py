@@ -7,21 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from forwarder.upstream.resilience.concurrency_limit import ConcurrencyLimit
 
 
-def test_there_are_as_many_as_allowed() -> None:
+def test_concurrency_limit_gives_the_configured_number_of_slots() -> None:
     slots = ConcurrencyLimit(2)
 
     assert [slots.acquire() is not None for _ in range(3)] == [True, True, False]
     assert slots.in_use == 2
 
 
-def test_without_a_limit_they_are_only_counted() -> None:
+def test_concurrency_without_limit_is_only_counted() -> None:
     slots = ConcurrencyLimit(None)
 
     assert all(slots.acquire() for _ in range(50))
     assert slots.in_use == 50
 
 
-def test_a_slot_that_is_freed_can_be_taken_again() -> None:
+def test_released_slot_can_be_acquired_again() -> None:
     slots = ConcurrencyLimit(1)
     free = slots.acquire()
     assert free is not None
@@ -32,7 +32,7 @@ def test_a_slot_that_is_freed_can_be_taken_again() -> None:
     assert slots.acquire() is not None
 
 
-def test_a_slot_is_freed_once_however_often_it_is_told() -> None:
+def test_slot_is_released_only_once() -> None:
     slots = ConcurrencyLimit(2)
     first, second = slots.acquire(), slots.acquire()
     assert first is not None

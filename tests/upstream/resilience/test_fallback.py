@@ -66,7 +66,7 @@ class World:
         ]
 
 
-def test_the_first_is_asked_and_no_other() -> None:
+def test_fallback_is_not_used_if_the_first_upstream_answers() -> None:
     world = World()
 
     assert world.ask() == [[{"from": "a"}]]
@@ -78,7 +78,7 @@ def test_the_first_is_asked_and_no_other() -> None:
 @pytest.mark.parametrize(
     "error", [BUSY, UpstreamUnreachable("gone"), UpstreamKeyRefused("wrong key")]
 )
-def test_the_next_is_asked_when_it_cannot(error: ForwarderError) -> None:
+def test_fallback_tries_the_next_upstream_after_a_failure(error: ForwarderError) -> None:
     world = World({"a": error, "b": error})
 
     assert world.ask() == [[{"from": "c"}]]
@@ -91,7 +91,7 @@ def test_the_next_is_asked_when_it_cannot(error: ForwarderError) -> None:
     ]
 
 
-def test_each_failure_that_the_client_is_not_told_is_told_once() -> None:
+def test_fallback_reports_each_hidden_failure_once() -> None:
     gone = UpstreamUnreachable("gone")
     saved, lost = World({"a": BUSY, "b": gone}), World({"a": BUSY, "b": WRONG, "c": gone})
 
@@ -102,7 +102,7 @@ def test_each_failure_that_the_client_is_not_told_is_told_once() -> None:
     assert lost.witness.failures == [("b", WRONG), ("c", gone)]
 
 
-def test_what_was_noted_of_one_that_failed_is_not_the_answer_s() -> None:
+def test_fallback_discards_losses_and_headers_of_failed_upstreams() -> None:
     world = World({"a": BUSY})
 
     world.ask()
@@ -111,7 +111,7 @@ def test_what_was_noted_of_one_that_failed_is_not_the_answer_s() -> None:
     assert world.context.reply_headers == {"from": "b"}
 
 
-def test_strictness_holds_for_all() -> None:
+def test_fallback_keeps_strict_mode() -> None:
     world = World({"a": BUSY})
     world.context.loss_report.strict = True
     world.open = lambda route: iter([[{"strict": world.context.loss_report.strict}]])  # type: ignore[method-assign]
@@ -119,20 +119,20 @@ def test_strictness_holds_for_all() -> None:
     assert world.ask() == [[{"strict": True}]]
 
 
-def test_a_request_that_is_wrong_is_wrong_everywhere() -> None:
+def test_fallback_is_not_used_for_an_invalid_request() -> None:
     world = World({"a": WRONG})
 
     assert world.fail() is WRONG
     assert world.asked == ["a"]
 
 
-def test_a_fallback_that_cannot_take_it_is_passed_over() -> None:
+def test_fallback_skips_upstreams_that_cannot_carry_the_request() -> None:
     world = World({"a": BUSY, "b": InvalidRequest("cannot be carried")})
 
     assert world.ask() == [[{"from": "c"}]]
 
 
-def test_when_all_fail_the_client_is_told_of_the_first() -> None:
+def test_fallback_raises_the_first_error_if_all_fail() -> None:
     world = World({"a": BUSY, "b": WRONG, "c": UpstreamUnreachable("gone")})
 
     assert world.fail() is BUSY
@@ -142,7 +142,7 @@ def test_when_all_fail_the_client_is_told_of_the_first() -> None:
     assert world.context.reply_headers == {"from": "a"}
 
 
-def test_one_whose_breaker_is_open_is_not_asked() -> None:
+def test_fallback_skips_upstreams_with_an_open_breaker() -> None:
     world = World({"a": UpstreamUnreachable("gone")}, A_BREAKER_FAILURES="1")
     standing = world.resilience.upstream_states["a"]
     with pytest.raises(UpstreamUnreachable):
@@ -167,7 +167,7 @@ def test_one_whose_breaker_is_open_is_not_asked() -> None:
         ({}, [(None, "2001:db8::1"), (None, "2001:db8::2")], CLOSED),
     ],
 )
-def test_clients_are_told_apart_by_keys_that_are_checked_or_else_by_addresses(
+def test_breaker_distinguishes_clients_by_checked_key_or_address(
     environment: dict[str, str], clients: list[tuple[str | None, str]], state: str
 ) -> None:
     world = World(A_BREAKER_FAILURES="2", A_FALLBACK="b", **environment)
@@ -184,7 +184,7 @@ def _busy() -> EventStream:
     raise BUSY
 
 
-def test_one_that_is_full_is_not_asked() -> None:
+def test_fallback_skips_upstreams_at_their_concurrency_limit() -> None:
     world = World(A_MAX_CONCURRENT="1")
     world.resilience.upstream_states["a"].concurrency_limit.acquire()
 
@@ -192,7 +192,7 @@ def test_one_that_is_full_is_not_asked() -> None:
     assert world.asked == ["b"]
 
 
-def test_nobody_else_is_asked_for_a_client_that_has_gone() -> None:
+def test_fallback_stops_after_a_client_disconnect() -> None:
     world = World({"a": BUSY})
     world.context.cancel()
 
@@ -203,7 +203,7 @@ def test_nobody_else_is_asked_for_a_client_that_has_gone() -> None:
 # -- slots ----------------------------------------------------------------------------------------
 
 
-def test_a_slot_is_held_by_the_one_that_answers_until_the_exchange_ends() -> None:
+def test_answering_upstream_holds_its_slot_until_the_request_ends() -> None:
     world = World({"a": BUSY})
 
     world.ask()
@@ -213,7 +213,7 @@ def test_a_slot_is_held_by_the_one_that_answers_until_the_exchange_ends() -> Non
     assert world.taken == [0, 0, 0]
 
 
-def test_a_slot_is_free_again_after_a_failure() -> None:
+def test_slot_is_released_after_a_failure() -> None:
     world = World(dict.fromkeys(NAMES, BUSY))
 
     world.fail()
@@ -221,7 +221,7 @@ def test_a_slot_is_free_again_after_a_failure() -> None:
     assert world.taken == [0, 0, 0]
 
 
-def test_a_slot_is_freed_by_a_mistake_of_ours_too() -> None:
+def test_slot_is_released_after_an_internal_error() -> None:
     world = World()
 
     def mistaken(route: Route) -> EventStream:
@@ -233,7 +233,7 @@ def test_a_slot_is_freed_by_a_mistake_of_ours_too() -> None:
     assert world.taken == [0, 0, 0]
 
 
-def test_leaving_and_ending_free_a_slot_once() -> None:
+def test_disconnect_and_end_release_a_slot_once() -> None:
     world = World()
     other = patient()
     world.resilience.admit_request(world.context)
@@ -247,7 +247,7 @@ def test_leaving_and_ending_free_a_slot_once() -> None:
     assert world.resilience.concurrency_limit.in_use == 1
 
 
-def test_a_worker_takes_so_many_and_no_more() -> None:
+def test_worker_refuses_requests_above_its_concurrency_limit() -> None:
     world = World(FORWARDER_MAX_CONCURRENT="1")
     world.resilience.admit_request(world.context)
 
@@ -260,7 +260,7 @@ def test_a_worker_takes_so_many_and_no_more() -> None:
     world.resilience.admit_request(patient())
 
 
-def test_it_tells_how_all_stand() -> None:
+def test_describe_states_has_every_upstream() -> None:
     world = World({"a": BUSY})
     world.ask()
 

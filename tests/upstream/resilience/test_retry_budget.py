@@ -19,11 +19,11 @@ def count_retries(budget: RetryBudget) -> int:
     return count
 
 
-def test_it_begins_full() -> None:
+def test_retry_budget_starts_full() -> None:
     assert count_retries(RetryBudget(Clock())) == MAX_SAVED_RETRIES
 
 
-def test_requests_earn_their_share() -> None:
+def test_retry_budget_grows_with_requests() -> None:
     budget = RetryBudget(Clock())
     count_retries(budget)
 
@@ -33,7 +33,7 @@ def test_requests_earn_their_share() -> None:
     assert count_retries(budget) == round(20 * RETRIES_PER_REQUEST)
 
 
-def test_time_earns_a_few() -> None:
+def test_retry_budget_grows_with_time() -> None:
     clock = Clock()
     budget = RetryBudget(clock)
     count_retries(budget)
@@ -43,7 +43,7 @@ def test_time_earns_a_few() -> None:
     assert count_retries(budget) == 4
 
 
-def test_no_more_is_saved_than_a_burst() -> None:
+def test_retry_budget_has_a_maximum() -> None:
     clock = Clock()
     budget = RetryBudget(clock)
 
@@ -54,7 +54,7 @@ def test_no_more_is_saved_than_a_burst() -> None:
     assert count_retries(budget) == MAX_SAVED_RETRIES
 
 
-def test_in_a_storm_retries_are_a_fifth_of_the_requests() -> None:
+def test_retry_budget_limits_retries_to_a_share_of_requests() -> None:
     clock = Clock()
     budget = RetryBudget(clock)
     retries = 0

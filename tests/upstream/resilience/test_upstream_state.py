@@ -84,7 +84,7 @@ def test_temporary_failure_is_retried() -> None:
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
-def test_the_last_failure_is_raised_when_there_are_no_more(retries: int) -> None:
+def test_last_failure_is_raised_after_the_last_retry(retries: int) -> None:
     stood = Stood(MAX_RETRIES=str(retries))
     last = UpstreamRefused(502, {"message": "the last"})
     call = Scripted(*[BUSY] * retries, last)
@@ -246,7 +246,7 @@ def test_trial_that_ends_without_a_call_permits_another() -> None:
     stood.standing.admit_request()
 
 
-def test_a_refusal_of_the_request_shows_that_the_upstream_is_there() -> None:
+def test_refused_trial_request_closes_the_breaker() -> None:
     stood = make_open_state()
     stood.clock.pass_(5)
     stood.standing.admit_request()
@@ -311,7 +311,7 @@ def test_without_a_fallback_bad_answers_open_no_breaker(error: ForwarderError) -
 
 @every_silence
 @pytest.mark.parametrize("environment", [{}, WITH_FALLBACK], ids=["alone", "fallback"])
-def test_failures_to_connect_and_time_outs_open_it_for_any_client(
+def test_connection_failures_and_timeouts_open_the_breaker_for_any_client(
     error: ForwarderError, environment: dict[str, str]
 ) -> None:
     stood = Stood(BREAKER_FAILURES="3", **environment)
@@ -333,7 +333,7 @@ def test_with_a_fallback_bad_answers_to_one_client_open_no_breaker(error: Forwar
 
 
 @every_bad_answer
-def test_without_a_fallback_a_bad_answer_on_probation_closes_it(error: ForwarderError) -> None:
+def test_bad_answer_to_a_trial_closes_the_breaker_without_fallback(error: ForwarderError) -> None:
     """It shows that the upstream can be reached again."""
     stood = make_open_state()
     stood.clock.pass_(5)

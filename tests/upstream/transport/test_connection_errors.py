@@ -332,7 +332,7 @@ def test_a_proxy_that_refuses_says_how(make: Make) -> None:
 
 
 @both
-def test_what_fails_behind_a_proxy_names_it(make: Make) -> None:
+def test_failure_behind_a_proxy_names_the_proxy(make: Make) -> None:
     with serve_proxy(lambda peer: peer.request() and None) as proxies:
         found = describe_failure(make, "http://up.test/v1", proxies=proxies)
         assert f"through the proxy {find_proxy('http://up.test', proxies)}" in found

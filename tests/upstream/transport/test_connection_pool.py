@@ -326,7 +326,7 @@ except httpx2.ConnectError as error:
 
 @pytest.mark.parametrize(("known", "expected"), [(True, "hello True"), (False, "refused True")])
 @pytest.mark.live
-def test_in_a_worker_the_environment_says_whom_to_trust(
+def test_worker_reads_trusted_certificates_from_the_environment(
     known: bool, expected: str, authority: Authority
 ) -> None:
     def script(peer: Peer) -> None:

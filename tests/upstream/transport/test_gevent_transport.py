@@ -203,7 +203,7 @@ def closing_once(ending: Script) -> Script:
 @pytest.mark.parametrize(
     ("method", "resend_posts"), [("POST", True), ("GET", False), ("DELETE", False)]
 )
-def test_a_kept_connection_that_dies_under_the_request_is_replaced(
+def test_idle_connection_closed_by_the_server_is_replaced(
     method: str, resend_posts: bool, ending: Script
 ) -> None:
     with (
@@ -227,7 +227,7 @@ def test_a_post_is_not_sent_twice_unless_retries_are_on(ending: Script) -> None:
 
 
 @pytest.mark.parametrize("ending", [Peer.close, Peer.reset], ids=["close", "reset"])
-def test_a_server_that_dies_over_its_work_is_not_asked_again(ending: Script) -> None:
+def test_request_is_not_repeated_after_the_server_began_to_work(ending: Script) -> None:
     """The server had the request for a while, so the connection was not stale."""
 
     def script(peer: Peer) -> None:
@@ -358,7 +358,7 @@ def test_a_reset_is_a_read_error() -> None:
         client.get(server.url)
 
 
-def test_what_is_not_http_is_a_protocol_error() -> None:
+def test_non_http_answer_is_a_protocol_error() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(b"220 mail ready\r\n")
@@ -654,7 +654,7 @@ def test_the_sdk_understands_a_refused_connection() -> None:
         post(client)
 
 
-def test_half_an_error_is_a_time_out_that_the_sdk_lets_through() -> None:
+def test_incomplete_error_body_is_a_read_timeout_behind_the_sdk() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(b"HTTP/1.1 500 Oops\r\nContent-Length: 9\r\n\r\nabc")
@@ -671,7 +671,7 @@ def test_half_an_error_is_a_time_out_that_the_sdk_lets_through() -> None:
 # -- where it may connect ---------------------------------------------------------------------
 
 
-def test_it_connects_to_what_a_look_up_gives_and_asks_nobody_else() -> None:
+def test_transport_connects_only_to_addresses_of_its_lookup() -> None:
     asked: list[tuple[str, int]] = []
 
     def lookup(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
@@ -746,7 +746,7 @@ def test_white_space_before_an_answer_has_a_limit() -> None:
         ask_hostile(script)
 
 
-def test_one_deadline_holds_for_the_whole_head() -> None:
+def test_response_head_has_one_deadline() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         for letter in b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n":

@@ -103,14 +103,14 @@ def test_a_message_that_ends_too_early_is_broken(headers: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"SSH-2.0-x\r\n", b"HTTP/1.1 abc\r\n\r\n", b"\x16\x03\x01\x00"])
-def test_what_is_not_http_is_refused(data: bytes) -> None:
+def test_non_http_answer_is_refused(data: bytes) -> None:
     with pytest.raises(httpx2.RemoteProtocolError):
         parse_message(data)
 
 
 @pytest.mark.parametrize("more", [HEAD, HEAD + b"Content-Length: 1\r\n\r\nb", b"garbage"])
 @pytest.mark.parametrize("apart", [True, False])
-def test_what_follows_the_end_spoils_only_the_connection(more: bytes, apart: bool) -> None:
+def test_bytes_after_the_end_only_prevent_reuse_of_the_connection(more: bytes, apart: bool) -> None:
     data = HEAD + b"Content-Length: 1\r\n\r\na"
     message = parse_message(data, more) if apart else parse_message(data + more)
 
@@ -119,7 +119,7 @@ def test_what_follows_the_end_spoils_only_the_connection(more: bytes, apart: boo
     assert message.should_close()
 
 
-def test_a_head_answers_head_whatever_length_it_names() -> None:
+def test_answer_to_a_head_request_has_no_body() -> None:
     message = parse_message(HEAD + b"Content-Length: 4\r\n\r\n", method="HEAD")
 
     assert message.is_finished
@@ -193,12 +193,12 @@ def slowly(*pieces: bytes) -> Script:
     return then_answering(script)
 
 
-def test_what_arrives_apart_is_handed_on_apart() -> None:
+def test_separate_chunks_are_returned_separately() -> None:
     with opening(slowly(b"a", b"b", b"c")) as opened:
         assert list(opened.arrivals) == [b"a", b"b", b"c"]
 
 
-def test_what_has_arrived_together_is_one_piece() -> None:
+def test_chunks_that_arrived_together_are_one_piece() -> None:
     def script(peer: Peer) -> None:
         peer.start_chunked()
         peer.send(b"".join(chunk(b"%d " % n) for n in range(100)), chunk(b""))

@@ -19,7 +19,7 @@ def answering(peer: Peer) -> None:
         peer.answer(b"here")
 
 
-def test_it_connects_to_what_the_look_up_gives() -> None:
+def test_pinned_transport_connects_to_looked_up_addresses() -> None:
     asked: list[Any] = []
 
     def lookup(host: str, port: int) -> list[Any]:
@@ -35,7 +35,7 @@ def test_it_connects_to_what_the_look_up_gives() -> None:
     assert asked == [("nowhere.invalid", port)]
 
 
-def test_without_an_address_it_connects_to_nobody() -> None:
+def test_pinned_transport_without_an_address_fails() -> None:
     with (
         serving(answering) as server,
         httpx2.Client(transport=PinnedTransport(lambda host, port: [])) as client,
@@ -54,7 +54,7 @@ def test_the_next_address_is_tried_when_one_does_not_answer() -> None:
         assert client.get(server.url).text == "here"
 
 
-def test_when_none_answers_it_says_so() -> None:
+def test_pinned_transport_fails_if_no_address_answers() -> None:
     with (
         httpx2.Client(transport=PinnedTransport(lambda host, port: [LOOPBACK])) as client,
         pytest.raises(httpx2.ConnectError),
