@@ -606,7 +606,7 @@ def test_the_sdk_hands_over_an_unread_response() -> None:
     with serving(script) as server, sdk(server.url, heartbeat=1.0) as client:
         for _ in range(2):
             arrivals = list(post(client).extensions["arrivals"])
-            assert arrivals == [b"data: {}\n\n", b"data: [DONE]\n\n"]
+            assert b"".join(arrivals) == b"data: {}\n\ndata: [DONE]\n\n"
     assert server.connections == 1
 
 
