@@ -185,7 +185,7 @@ def test_a_replay_stores_nothing_and_asks_its_own_transport(tmp_path: Path) -> N
     with Services.build(make_settings(tmp_path), overrides) as services:
         assert isinstance(services.store, NullConversationStore)
         assert isinstance(services.registry, DatabaseModelRegistry)
-        assert services.upstreams["chat"]._transport is transport
+        assert services.upstreams["chat"]._connection._transport is transport
         assert services.make_fetch is not None
         assert services.cipher.accepts_all_owners
     with Services.build(make_settings(tmp_path)) as services:

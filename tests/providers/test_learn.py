@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.error_kinds import MAX_SEARCHED_CHARACTERS
+from forwarder.core.error_classification import MAX_SEARCHED_CHARACTERS
 from forwarder.core.errors import UpstreamRefused
 from forwarder.providers import PASSTHROUGH_PROFILE, PROFILES, Profile
 from forwarder.providers.learn import InferredQuirk, infer_quirk
