@@ -25,7 +25,11 @@ OWNERS = {
     "openai": ("upstream/connection.py", "upstream/errors.py", "upstream/sdk_client.py"),
     "flask": ("app.py", "server/", "cli/"),
     "werkzeug": ("app.py", "server/"),
-    "gevent": ("core/", "upstream/transport/", "server/"),
+    "gevent": ("core/", "hosted_tools/", "upstream/transport/", "server/"),
+    "mcp": ("hosted_tools/",),
+    "mcp_types": ("hosted_tools/",),
+    "anyio": ("hosted_tools/",),
+    "asyncio": ("hosted_tools/",),
     "geventhttpclient": ("upstream/transport/",),
     "gunicorn": ("server/", "cli/"),
     "cryptography": ("core/encryption.py",),
@@ -90,6 +94,8 @@ ELSEWHERE = {
     "pipeline/attempt.py": "pipeline/test_gateway.py",
     "pipeline/upstream_calls.py": "pipeline/test_gateway.py",
     "cli/context.py": "cli/test_main.py",
+    "hosted_tools/mcp_session.py": "hosted_tools/test_mcp_client.py",
+    "hosted_tools/mcp_stdio.py": "hosted_tools/test_mcp_client.py",
 }
 """Modules that are tested through another, and where."""
 
@@ -195,6 +201,7 @@ LAYERS = (
     "demo",
     "upstream",
     "middleware",
+    "hosted_tools",
     "storage",
     "models",
     "observability",

@@ -1,0 +1,29 @@
+"""Runs hosted tools (``mcp``, ``web_search``) for upstreams that do not run them.
+
+Design:
+
+- **One stage of the pipeline** (`loop.py`), on the level of the Responses protocol and outside of
+  translation, so it works the same over Chat and Responses upstreams. It offers hosted tools to the
+  model as functions; when the model calls them it runs them and asks again, until the model answers
+  or calls a tool of the client. What the upstream runs itself, or may not run here, passes.
+- **One response** (`response_merger.py`): the events of all rounds are numbered anew as one stream
+  with one beginning and one end. A call of a hosted function is shown as the item of its kind
+  (`hosted_function.py`), with that kind's events; calls of one round run at the same time and are
+  shown one after the other. Usage is summed. A whole answer has only its terminal event.
+- **No state**: the next turn is made from the items that the client (or the storage) carries.
+  Item ids hold the round and the upstream's call id, so `history.py` makes the same function calls
+  and outputs again, parallel where they were parallel, and the upstream's prompt cache matches.
+- **Mixed turns**: hosted calls are run, calls of the client's tools are handed over, and the
+  response ends. An approval request ends it too; the approved call is run first in the next turn.
+- **A failure of a tool is a result**: an item with ``error`` and an output that the model sees. A
+  server whose tools cannot be listed is named to client and model. Only malformed requests are
+  refused, with a 400 that names the parameter.
+- **MCP** (`mcp_client.py`, `mcp_session.py`) by the official SDK, in one asyncio loop in a native
+  thread (`asyncio_thread.py`). The loop waits with the system's selector and never enters gevent's
+  hub; greenlets are woken by an async watcher. Sessions belong to a response; those of commands
+  (`mcp_stdio.py`, the operator's only) are shared. Lists of tools are cached by server and
+  credentials.
+- **Guarded**: clients' URLs are resolved once, by the address guard, and the connection goes to the
+  resolved address (`http_client.py`). Number, size and time of everything are bounded. Secrets of
+  servers are in no item, error or log.
+"""

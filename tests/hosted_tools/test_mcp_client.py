@@ -1,0 +1,331 @@
+"""The MCP client against servers built with the official SDK."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from forwarder.core.ssrf import AddressGuard
+from forwarder.hosted_tools.asyncio_thread import PendingTask, TaskCancelled
+from forwarder.hosted_tools.mcp_client import McpClient, McpConnections, McpFailure, McpLimits
+from forwarder.hosted_tools.mcp_content import CUT_NOTE, MAX_TEXT_LENGTH
+from forwarder.hosted_tools.mcp_server import McpServer
+from forwarder.hosted_tools.mcp_session import SessionLimits
+from tests.helpers.loopback import chunk, serving, unused_port
+from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
+
+LOOPBACK = AddressGuard(["127.0.0.1"])
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[str]:
+    with serving_mcp() as root:
+        yield root
+
+
+@pytest.fixture
+def client() -> Iterator[McpClient]:
+    client = McpClient(LOOPBACK)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def connections(client: McpClient) -> Iterator[McpConnections]:
+    connections = client.open_connections()
+    yield connections
+    connections.close()
+
+
+def server_at(root: str, path: str = "/mcp", **headers: str) -> McpServer:
+    return McpServer("tests", url=root + path, headers=headers)
+
+
+def failure_of(task: PendingTask[Any]) -> McpFailure:
+    with pytest.raises(McpFailure) as raised:
+        task.unwrap()
+    return raised.value
+
+
+def wait_for_event(connections: McpConnections, server: McpServer, event: str) -> None:
+    for _ in range(100):
+        if event in connections.call_tool(server, "events", {}).unwrap().text:
+            return
+        time.sleep(0.05)
+    raise AssertionError(event)
+
+
+def test_tools_are_listed_with_schemas_and_annotations(
+    root: str, connections: McpConnections
+) -> None:
+    tools = {tool["name"]: tool for tool in connections.list_tools(server_at(root)).unwrap()}
+    assert tools["echo"]["description"] == "Say a text again."
+    assert tools["echo"]["input_schema"]["properties"]["text"]["type"] == "string"
+    assert tools["echo"]["annotations"] == {"readOnlyHint": True}
+    assert tools["add"]["annotations"] is None
+
+
+def test_call_returns_texts_structures_and_images(root: str, connections: McpConnections) -> None:
+    server = server_at(root)
+    assert connections.call_tool(server, "echo", {"text": "höi"}).unwrap().output == "höi"
+    assert connections.call_tool(server, "add", {"a": 1, "b": 2}).unwrap().output == "3"
+    picture = connections.call_tool(server, "picture", {}).unwrap()
+    assert picture.text.splitlines()[0] == "a pixel"
+    assert isinstance(picture.output, list)
+    assert [part["type"] for part in picture.output] == ["input_text", "input_image"]
+    assert picture.output[1]["image_url"].startswith("data:image/png;base64,iVBOR")
+
+
+def test_calls_of_one_response_run_at_the_same_time(root: str, connections: McpConnections) -> None:
+    server = server_at(root)
+    connections.call_tool(server, "echo", {"text": "warm"}).unwrap()
+    before = time.monotonic()
+    tasks = [connections.call_tool(server, "hang", {"seconds": 0.5}) for _ in range(5)]
+    assert [task.unwrap().text for task in tasks] == ["slept"] * 5
+    assert time.monotonic() - before < 2
+
+
+def test_failing_tool_is_a_result_with_an_error(root: str, connections: McpConnections) -> None:
+    result = connections.call_tool(server_at(root), "fail", {}).unwrap()
+    assert result.is_error
+    assert "the disk is full" in result.text
+
+
+def test_invalid_arguments_are_a_result_with_an_error(
+    root: str, connections: McpConnections
+) -> None:
+    assert connections.call_tool(server_at(root), "add", {"a": "one"}).unwrap().is_error
+
+
+def test_unknown_tool_is_a_result_with_an_error(root: str, connections: McpConnections) -> None:
+    result = connections.call_tool(server_at(root), "nosuch", {}).unwrap()
+    assert result.is_error
+    assert "nosuch" in result.text
+
+
+def test_long_text_is_cut(root: str, connections: McpConnections) -> None:
+    task = connections.call_tool(server_at(root), "long_text", {"length": MAX_TEXT_LENGTH + 10})
+    text = task.unwrap().text
+    assert text == "x" * MAX_TEXT_LENGTH + CUT_NOTE
+
+
+def test_response_above_the_limit_fails(root: str) -> None:
+    client = McpClient(LOOPBACK, McpLimits(sessions=SessionLimits(max_response=50_000)))
+    connections = client.open_connections()
+    server = server_at(root)
+    failure = failure_of(connections.call_tool(server, "long_text", {"length": 100_000}))
+    assert "too large" in failure.message
+    assert connections.call_tool(server, "echo", {"text": "a"}).unwrap().text == "a"
+    connections.close()
+    client.close()
+
+
+def test_bearer_token_is_sent_and_a_refusal_names_the_status(client: McpClient) -> None:
+    with serving_mcp("--protected") as root:
+        connections = client.open_connections()
+        good = server_at(root, Authorization=f"Bearer {TOKEN}")
+        assert connections.call_tool(good, "echo", {"text": "in"}).unwrap().text == "in"
+        for server in (server_at(root), server_at(root, Authorization="Bearer wrong-token")):
+            failure = failure_of(connections.list_tools(server))
+            assert (failure.kind, failure.code) == ("http_error", 401)
+            assert "401" in failure.message
+            assert "wrong-token" not in failure.message
+        connections.close()
+
+
+def test_hanging_call_ends_at_its_time_limit_and_the_server_is_told(root: str) -> None:
+    client = McpClient(LOOPBACK, McpLimits(call_seconds=1.0))
+    connections = client.open_connections()
+    server = server_at(root)
+    connections.call_tool(server, "echo", {"text": "warm"}).unwrap()
+    before = time.monotonic()
+    with pytest.raises(TimeoutError):
+        connections.call_tool(server, "hang", {}).unwrap()
+    assert 0.9 < time.monotonic() - before < 3
+    wait_for_event(connections, server, "hang cancelled")
+    connections.close()
+    client.close()
+
+
+def test_cancelled_call_ends_at_once(root: str, connections: McpConnections) -> None:
+    server = server_at(root)
+    task = connections.call_tool(server, "hang", {})
+    wait_for_event(connections, server, "hang started")
+    before = time.monotonic()
+    task.cancel()
+    with pytest.raises(TaskCancelled):
+        task.unwrap()
+    assert time.monotonic() - before < 2
+
+
+def test_server_that_dies_in_a_call_fails_it(client: McpClient) -> None:
+    with serving_mcp() as root:
+        connections = client.open_connections()
+        server = server_at(root)
+        connections.call_tool(server, "echo", {"text": "warm"}).unwrap()
+        failure = failure_of(connections.call_tool(server, "die", {}))
+        assert failure.code == -32000
+        assert "127.0.0.1" not in failure.message
+        again = failure_of(connections.call_tool(server, "echo", {"text": "a"}))
+        assert "cannot be reached" in again.message
+        connections.close()
+
+
+@pytest.mark.parametrize("options", [["--old"], ["--transport", "sse"]])
+def test_servers_of_earlier_protocols_work(client: McpClient, options: list[str]) -> None:
+    with serving_mcp(*options) as root:
+        connections = client.open_connections()
+        server = server_at(root, "/sse" if "sse" in options else "/mcp")
+        assert len(connections.list_tools(server).unwrap()) > 5
+        assert connections.call_tool(server, "echo", {"text": "old"}).unwrap().text == "old"
+        connections.close()
+
+
+def test_command_of_the_operator_is_a_server(client: McpClient) -> None:
+    module = "tests.hosted_tools.mcp_server_process"
+    command = (sys.executable, "-m", module, "--transport", "stdio")
+    server = McpServer("local", command=command, is_trusted=True)
+    for _ in range(2):  # the session outlives the first response
+        connections = client.open_connections()
+        assert connections.call_tool(server, "note", {}).unwrap().text == "noted"
+        connections.close()
+    connections = client.open_connections()
+    seen = connections.call_tool(server, "events", {}).unwrap().text
+    assert seen.count("note called") == 2
+    failure = failure_of(connections.call_tool(server, "die", {}))
+    assert failure.code == -32000
+    assert connections.call_tool(server, "echo", {"text": "up"}).unwrap().text == "up"
+    connections.close()
+
+
+def test_missing_command_fails(client: McpClient) -> None:
+    server = McpServer("local", command=("/nonexistent/program",), is_trusted=True)
+    connections = client.open_connections()
+    assert "cannot be started" in failure_of(connections.list_tools(server)).message
+    connections.close()
+
+
+def test_guard_refuses_private_addresses_of_clients_but_not_of_the_operator(root: str) -> None:
+    client = McpClient(AddressGuard())
+    connections = client.open_connections()
+    failure = failure_of(connections.list_tools(server_at(root)))
+    assert "no address that may be connected to" in failure.message
+    trusted = McpServer("tests", url=f"{root}/mcp", is_trusted=True)
+    assert connections.list_tools(trusted).unwrap()
+    connections.close()
+    client.close()
+
+
+def test_name_is_looked_up_once_and_its_address_used(root: str) -> None:
+    port = root.rpartition(":")[2]
+    asked: list[str] = []
+
+    def resolve(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+        asked.append(host)
+        return [(2, 1, 6, "", ("127.0.0.1", port))]
+
+    client = McpClient(AddressGuard(["localhost"], resolve))
+    connections = client.open_connections()
+    server = McpServer("tests", url=f"http://localhost:{port}/mcp")
+    assert connections.list_tools(server).unwrap()
+    assert set(asked) == {"localhost"}
+    connections.close()
+    client.close()
+
+
+def test_unreachable_server_fails(connections: McpConnections) -> None:
+    server = server_at(f"http://127.0.0.1:{unused_port()}")
+    assert "cannot be reached" in failure_of(connections.list_tools(server)).message
+
+
+def test_redirect_to_another_host_is_not_followed(connections: McpConnections) -> None:
+    def redirect(peer: Any) -> None:
+        while peer.request():
+            peer.send(
+                b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://169.254.169.254/\r\n"
+                b"Content-Length: 0\r\n\r\n"
+            )
+
+    with serving(redirect) as server:
+        failure = failure_of(connections.list_tools(server_at(f"http://127.0.0.1:{server.port}")))
+    assert "169.254.169.254" not in failure.message or failure.kind == "mcp_protocol_error"
+
+
+def test_secrets_reach_no_log_and_no_error(
+    connections: McpConnections, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(peer: Any) -> None:
+        while request := peer.request():
+            asked = json.loads(request.partition(b"\r\n\r\n")[2])
+            error = {"code": -1, "message": f"bad token {TOKEN}"}
+            reply = {"jsonrpc": "2.0", "id": asked["id"], "error": error}
+            peer.answer(json.dumps(reply).encode(), b"Content-Type: application/json")
+
+    with serving(fail) as server, caplog.at_level("DEBUG"):
+        root = f"http://127.0.0.1:{server.port}"
+        remote = server_at(root, "/mcp?token=hunter2-hunter2", Authorization=f"Bearer {TOKEN}")
+        message = failure_of(connections.list_tools(remote)).message
+    seen = message + "".join(capfd.readouterr())
+    seen += "".join(r.getMessage() for r in caplog.records if not r.name.startswith("http"))
+    assert message == "bad token ***"
+    assert "sesame" not in seen
+    assert "hunter2" not in seen
+
+
+def test_endless_response_is_bounded() -> None:
+    def flood(peer: Any) -> None:
+        while peer.request():
+            peer.send(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n"
+            )
+            for _ in range(400):
+                peer.send(chunk(b" " * 65536))
+
+    client = McpClient(LOOPBACK, McpLimits(sessions=SessionLimits(max_response=2**20)))
+    connections = client.open_connections()
+    with serving(flood) as server:
+        failure = failure_of(connections.list_tools(server_at(f"http://127.0.0.1:{server.port}")))
+    assert "too large" in failure.message
+    connections.close()
+    client.close()
+
+
+def test_lists_are_cached_by_credentials_and_expire(root: str) -> None:
+    client = McpClient(LOOPBACK, McpLimits(cache_seconds=0.5))
+    server = server_at(root)
+
+    def list_tools(server: McpServer) -> float:
+        connections = client.open_connections()
+        before = time.monotonic()
+        connections.list_tools(server).unwrap()
+        connections.close()
+        return time.monotonic() - before
+
+    list_tools(server)
+    gone = McpServer("tests", url=server.url, headers={"X-Key": "other-key"})
+    assert client._cache.get_tools(server) is not None
+    assert client._cache.get_tools(gone) is None
+    time.sleep(0.6)
+    assert client._cache.get_tools(server) is None
+    list_tools(server)
+    client.close()
+
+
+def test_closed_client_ends_operations_and_starts_none(root: str) -> None:
+    client = McpClient(LOOPBACK)
+    connections = client.open_connections()
+    server = server_at(root)
+    connections.call_tool(server, "echo", {"text": "warm"}).unwrap()
+    task = connections.call_tool(server, "hang", {})
+    time.sleep(0.1)
+    client.close()
+    with pytest.raises(TaskCancelled):
+        task.unwrap()
+    with pytest.raises(TaskCancelled):
+        connections.list_tools(server)
