@@ -27,3 +27,18 @@ Design:
   resolved address (`http_client.py`). Number, size and time of everything are bounded. Secrets of
   servers are in no item, error or log.
 """
+
+from forwarder.hosted_tools.loop import LoopContext, with_hosted_tools
+from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
+from forwarder.hosted_tools.mcp_server import McpServer, parse_server_file
+from forwarder.hosted_tools.mcp_tools import McpPolicy
+
+__all__ = [
+    "LoopContext",
+    "McpClient",
+    "McpLimits",
+    "McpPolicy",
+    "McpServer",
+    "parse_server_file",
+    "with_hosted_tools",
+]

@@ -1,0 +1,100 @@
+"""``tool_choice`` for requests whose hosted tools are offered as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from forwarder.core.errors import InvalidRequest, shorten_value
+from forwarder.core.types import Json
+from forwarder.core.validate import DICT, LIST, STR, check_enum, check_type, require_field
+
+FunctionsByType = Mapping[str, Callable[[Json, str], list[str] | None]]
+"""Type of a hosted tool -> function that returns the names of the functions which a reference to
+the tool means, or ``None`` if the reference is not to a tool that runs here.
+
+It gets the reference and its path, and may raise InvalidRequest."""
+
+
+def convert_choice(choice: Any, functions: FunctionsByType) -> Any:
+    """Return ``tool_choice`` for the first request to the upstream.
+
+    Only references to hosted tools change. Raises InvalidRequest for unknown ones.
+    """
+    if not isinstance(choice, dict):
+        return choice
+    if choice.get("type") == "allowed_tools":
+        return convert_allowed_tools(choice, functions)
+    names = find_functions(choice, functions, "tool_choice")
+    if names is None:
+        return choice
+    if not names:
+        raise no_such_tools("tool_choice")
+    if len(names) == 1:
+        return make_reference(names[0])
+    return make_allowed_tools("required", [make_reference(name) for name in names])
+
+
+def convert_allowed_tools(choice: Json, functions: FunctionsByType) -> Any:
+    mode = check_enum(choice.get("mode", "auto"), ("auto", "required"), "tool_choice.mode")
+    references: list[Any] = []
+    given = require_field(choice, "tools", LIST, "tool_choice.tools")
+    for index, reference in enumerate(given):
+        path = f"tool_choice.tools[{index}]"
+        names = find_functions(check_type(reference, DICT, path), functions, path)
+        found = [reference] if names is None else map(make_reference, names)
+        references += found
+    if given and not references:
+        if mode == "required":
+            raise no_such_tools("tool_choice.tools")
+        return "none"
+    return {**choice, "mode": mode, "tools": references}
+
+
+def find_functions(reference: Json, functions: FunctionsByType, path: str) -> list[str] | None:
+    kind = require_field(reference, "type", STR, f"{path}.type")
+    find = functions.get(kind)
+    return None if find is None else find(reference, path)
+
+
+def relax_choice(choice: Any) -> Any:
+    """Return ``tool_choice`` for the requests after a hosted call: the demand for one is met."""
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        return {**choice, "mode": "auto"}
+    return choice if choice in ("none", "auto", None) else "auto"
+
+
+def make_final_choice(client_tools: list[Any]) -> Any:
+    """Return ``tool_choice`` for a request after which no hosted tool may be called.
+
+    ``client_tools`` are the tools of the client that can be referred to.
+    """
+    named = [tool for tool in client_tools if isinstance(tool, dict) and tool.get("name")]
+    references = [
+        {"type": tool["type"], "name": tool["name"]}
+        for tool in named
+        if tool.get("type") in ("function", "custom")
+    ]
+    return make_allowed_tools("auto", references) if references else "none"
+
+
+def make_reference(name: str) -> Json:
+    return {"type": "function", "name": name}
+
+
+def make_allowed_tools(mode: str, references: list[Json]) -> Json:
+    return {"type": "allowed_tools", "mode": mode, "tools": references}
+
+
+def no_such_tools(path: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"'{path}' demands a hosted tool, but its server offers no such tool.", param=path
+    )
+
+
+def unknown_label(label: str, path: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"'{path}': no MCP server in 'tools' has the label '{shorten_value(label)}'.",
+        param=f"{path}.server_label",
+        code="invalid_value",
+    )

@@ -1,0 +1,228 @@
+"""A Responses upstream that answers with scripted items, and the laws of a client's stream."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from forwarder.core.types import Batch, Event, EventStream
+from tests.helpers.sdk import event_mistakes, response_mistakes
+
+Json = dict[str, Any]
+
+USAGE: Json = {
+    "input_tokens": 10,
+    "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0},
+    "output_tokens": 5,
+    "output_tokens_details": {"reasoning_tokens": 2},
+    "total_tokens": 15,
+}
+
+
+def text(content: str, name: str = "msg_1") -> Json:
+    part = {"type": "output_text", "text": content, "annotations": [], "logprobs": []}
+    return {
+        "type": "message",
+        "id": name,
+        "role": "assistant",
+        "status": "completed",
+        "content": [part],
+    }
+
+
+def call(name: str, arguments: str, call_id: str = "call_1") -> Json:
+    return {
+        "type": "function_call",
+        "id": f"fc_{call_id}",
+        "call_id": call_id,
+        "name": name,
+        "arguments": arguments,
+        "status": "completed",
+    }
+
+
+def thought(content: str, name: str = "rs_1") -> Json:
+    return {
+        "type": "reasoning",
+        "id": name,
+        "summary": [{"type": "summary_text", "text": content}],
+        "encrypted_content": f"sealed {content}",
+        "status": "completed",
+    }
+
+
+Round = list[Json] | Exception | tuple[str, list[Json]] | Callable[[Json], list[Json]]
+"""Items; an error; a status with items; or a function of the request that returns items."""
+
+
+class ScriptedUpstream:
+    """A handler that answers each request with the next round; ``requests`` is what it was asked."""
+
+    def __init__(self, *rounds: Round, streamed: bool = True) -> None:
+        self.requests: list[Json] = []
+        self.open = 0
+        self._rounds = list(rounds)
+        self._streamed = streamed
+
+    def __call__(self, request: Json) -> EventStream:
+        self.requests.append(copy.deepcopy(request))
+        answer = self._rounds.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        if callable(answer):
+            answer = answer(request)
+        status, items = answer if isinstance(answer, tuple) else ("completed", answer)
+        self.open += 1
+        stream = self._stream(make_response(request, len(self.requests), status, items))
+        next(stream)
+        return stream
+
+    def _stream(self, response: Json) -> Iterator[Batch]:
+        try:
+            yield []
+            for event in make_events(response) if self._streamed else make_whole(response):
+                yield [copy.deepcopy(event)]
+        finally:
+            self.open -= 1
+
+
+def make_response(request: Json, number: int, status: str, items: list[Json]) -> Json:
+    reason = {"reason": "max_output_tokens"} if status == "incomplete" else None
+    error = {"code": "server_error", "message": "broken"} if status == "failed" else None
+    return {
+        "id": f"resp_{number}",
+        "object": "response",
+        "created_at": 1_700_000_000 + number,
+        "status": status,
+        "model": "m",
+        "output": items,
+        "parallel_tool_calls": True,
+        "tool_choice": request.get("tool_choice") or "auto",
+        "tools": request.get("tools") or [],
+        "usage": USAGE,
+        "incomplete_details": reason,
+        "error": error,
+    }
+
+
+def make_whole(response: Json) -> list[Event]:
+    return [{"type": f"response.{response['status']}", "response": response}]
+
+
+def make_events(response: Json) -> list[Event]:
+    started = {**response, "status": "in_progress", "output": [], "usage": None}
+    started |= {"incomplete_details": None, "error": None}
+    events: list[Event] = [
+        {"type": "response.created", "response": started},
+        {"type": "response.in_progress", "response": started},
+    ]
+    for index, item in enumerate(response["output"]):
+        events += make_item_events(index, item)
+    events += make_whole(response)
+    return [{**event, "sequence_number": i} for i, event in enumerate(events)]
+
+
+def make_item_events(index: int, item: Json) -> list[Event]:
+    place = {"output_index": index}
+    at_item = {**place, "item_id": item["id"]}
+    begun: Json = {**item, "status": "in_progress"}
+    middle: list[Event] = []
+    if item["type"] == "message":
+        part = item["content"][0]
+        begun["content"] = []
+        at_part = {**at_item, "content_index": 0}
+        middle = make_text_events(at_part, part)
+    elif item["type"] == "function_call":
+        begun["arguments"] = ""
+        stem = "response.function_call_arguments"
+        middle = [
+            {"type": f"{stem}.delta", **at_item, "delta": item["arguments"]},
+            {
+                "type": f"{stem}.done",
+                **at_item,
+                "arguments": item["arguments"],
+                "name": item["name"],
+            },
+        ]
+    elif item["type"] == "reasoning":
+        begun = {k: v for k, v in begun.items() if k != "encrypted_content"} | {"summary": []}
+        middle = make_summary_events(at_item, item["summary"][0]["text"])
+    return [
+        {"type": "response.output_item.added", **place, "item": begun},
+        *middle,
+        {"type": "response.output_item.done", **place, "item": item},
+    ]
+
+
+def make_text_events(place: Json, part: Json) -> list[Event]:
+    content = part["text"]
+    pieces = [content[i : i + 5] for i in range(0, len(content), 5)]
+    return [
+        {"type": "response.content_part.added", **place, "part": {**part, "text": ""}},
+        *(
+            {"type": "response.output_text.delta", **place, "delta": piece, "logprobs": []}
+            for piece in pieces
+        ),
+        {"type": "response.output_text.done", **place, "text": content, "logprobs": []},
+        {"type": "response.content_part.done", **place, "part": part},
+    ]
+
+
+def make_summary_events(at_item: Json, content: str) -> list[Event]:
+    place = {**at_item, "summary_index": 0}
+    part = {"type": "summary_text", "text": content}
+    stem = "response.reasoning_summary"
+    return [
+        {"type": f"{stem}_part.added", **place, "part": {**part, "text": ""}},
+        {"type": f"{stem}_text.delta", **place, "delta": content},
+        {"type": f"{stem}_text.done", **place, "text": content},
+        {"type": f"{stem}_part.done", **place, "part": part},
+    ]
+
+
+# -- laws ---------------------------------------------------------------------------------------
+
+_HOSTED = ("mcp_call", "web_search_call")
+
+
+def check_stream(events: list[Event]) -> Json:
+    """Assert that a client's stream is legal; return its final response."""
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    kinds = [event["type"] for event in events]
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    ends = [
+        kind
+        for kind in kinds
+        if kind.removeprefix("response.") in ("completed", "incomplete", "failed")
+    ]
+    assert len(ends) == 1
+    assert kinds[-1] == ends[0]
+    assert not [mistake for event in events for mistake in event_mistakes(event)]
+    response: Json = events[-1]["response"]
+    assert not response_mistakes(response)
+    assert {e["response"]["id"] for e in events if "response" in e} == {response["id"]}
+    check_items(events, response["output"])
+    return response
+
+
+def check_items(events: list[Event], output: list[Json]) -> None:
+    opened: list[Json] = []
+    done: dict[int, Json] = {}
+    for event in events:
+        kind = event["type"]
+        if kind == "response.output_item.added":
+            assert event["output_index"] == len(opened)
+            waiting = [i for i, item in enumerate(opened) if i not in done]
+            assert not any(opened[i]["type"] in _HOSTED for i in waiting), "an open hosted call"
+            opened.append(event["item"])
+        elif kind == "response.output_item.done":
+            item = done[event["output_index"]] = event["item"]
+            begun = opened[event["output_index"]]
+            assert (item["id"], item["type"]) == (begun["id"], begun["type"])
+        elif "output_index" in event:
+            assert event["output_index"] < len(opened)
+            assert event["output_index"] not in done
+            assert event["item_id"] == opened[event["output_index"]]["id"]
+    assert [done[i] for i in range(len(opened))] == output
+    assert len({item["id"] for item in output}) == len(output)

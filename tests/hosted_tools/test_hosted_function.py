@@ -1,0 +1,47 @@
+"""Ids and arguments of hosted calls."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.core.ids import generate_id
+from forwarder.hosted_tools.hosted_function import (
+    make_function_tool,
+    make_item_id,
+    make_token,
+    parse_arguments,
+    parse_item_id,
+)
+from tests.helpers.translating import counting_mint
+
+
+@pytest.mark.parametrize("call_id", ["call_1", "toolu_01AB-cd", "x" * 48])
+def test_item_id_holds_round_and_call_id(call_id: str) -> None:
+    token = make_token(generate_id)
+    item_id = make_item_id("mcp", token, call_id, generate_id)
+    assert parse_item_id(item_id) == (token, call_id)
+    assert item_id != make_item_id("mcp", token, call_id, generate_id)
+    assert len(item_id) <= 72
+
+
+@pytest.mark.parametrize("call_id", ["", "a b", "x" * 49, "ä"])
+def test_other_call_ids_are_replaced_by_the_item_id(call_id: str) -> None:
+    item_id = make_item_id("mcp", "00000001", call_id, counting_mint().new_id)
+    assert parse_item_id(item_id) == (None, item_id)
+
+
+def test_foreign_item_ids_are_their_call_ids() -> None:
+    assert parse_item_id("mcp_682d4379df088191") == (None, "mcp_682d4379df088191")
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [('{"a":1}', {"a": 1}), ("", {}), ("[1]", None), ("{", None), ("1", None)],
+)
+def test_arguments_must_be_an_object(text: str, arguments: object) -> None:
+    assert parse_arguments(text) == arguments
+
+
+def test_function_tool_is_not_strict() -> None:
+    tool = make_function_tool("f", None, {"type": "object"}, defer_loading=True)
+    assert (tool["strict"], tool["description"], tool["defer_loading"]) == (False, "", True)

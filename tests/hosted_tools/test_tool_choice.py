@@ -1,0 +1,74 @@
+"""``tool_choice`` with hosted tools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest
+from forwarder.hosted_tools.tool_choice import convert_choice, make_final_choice, relax_choice
+
+Json = dict[str, Any]
+
+
+def find(reference: Json, path: str) -> list[str]:
+    return [name for name in ("a__x", "a__y") if reference.get("name") in (None, name[3:])]
+
+
+CONVERTERS = {"mcp": find}
+X, Y = ({"type": "function", "name": f"a__{letter}"} for letter in "xy")
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("auto", "auto"),
+        ("required", "required"),
+        (None, None),
+        ({"type": "function", "name": "f"}, {"type": "function", "name": "f"}),
+        ({"type": "mcp", "name": "x"}, X),
+        ({"type": "mcp"}, {"type": "allowed_tools", "mode": "required", "tools": [X, Y]}),
+        (
+            {"type": "allowed_tools", "tools": [{"type": "mcp"}, {"type": "custom", "name": "c"}]},
+            {
+                "type": "allowed_tools",
+                "mode": "auto",
+                "tools": [X, Y, {"type": "custom", "name": "c"}],
+            },
+        ),
+        ({"type": "allowed_tools", "tools": [{"type": "mcp", "name": "z"}]}, "none"),
+    ],
+)
+def test_references_to_hosted_tools_become_functions(choice: Any, expected: Any) -> None:
+    assert convert_choice(choice, CONVERTERS) == expected
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"type": "mcp", "name": "z"},
+        {"type": "allowed_tools", "mode": "required", "tools": [{"type": "mcp", "name": "z"}]},
+        {"type": "allowed_tools", "mode": "sometimes", "tools": []},
+        {"type": "allowed_tools", "tools": ["x"]},
+        {"name": "x"},
+    ],
+)
+def test_choice_that_cannot_be_met_is_refused(choice: Any) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        convert_choice(choice, CONVERTERS)
+    assert str(refused.value.param).startswith("tool_choice")
+
+
+def test_demand_for_a_call_is_met_by_the_first_round() -> None:
+    assert relax_choice("required") == "auto"
+    assert relax_choice("none") == "none"
+    assert relax_choice(X) == "auto"
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": [X]}
+    assert relax_choice(allowed) == {**allowed, "mode": "auto"}
+
+
+def test_last_round_allows_only_tools_of_the_client() -> None:
+    assert make_final_choice([{"type": "local_shell"}]) == "none"
+    choice = make_final_choice([{"type": "custom", "name": "c"}, {"type": "web_search"}])
+    assert choice["tools"] == [{"type": "custom", "name": "c"}]
