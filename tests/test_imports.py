@@ -30,6 +30,7 @@ OWNERS = {
     "mcp_types": ("hosted_tools/",),
     "anyio": ("hosted_tools/",),
     "asyncio": ("hosted_tools/",),
+    "trafilatura": ("hosted_tools/",),
     "geventhttpclient": ("upstream/transport/",),
     "gunicorn": ("server/", "cli/"),
     "cryptography": ("core/encryption.py",),

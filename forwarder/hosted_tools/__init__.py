@@ -23,6 +23,9 @@ Design:
   hub; greenlets are woken by an async watcher. Sessions belong to a response; those of commands
   (`mcp_stdio.py`, the operator's only) are shared. Lists of tools are cached by server and
   credentials.
+- **Web search** (`web_search.py`): three functions (search, open a page, find in it) over the
+  operator's engine (`web_search_backends.py`) and the guarded fetcher (`page_reader.py`). Links of
+  the answer to pages that the model has seen become ``url_citation`` annotations (`citations.py`).
 - **Guarded**: clients' URLs are resolved once, by the address guard, and the connection goes to the
   resolved address (`http_client.py`). Number, size and time of everything are bounded. Secrets of
   servers are in no item, error or log.
@@ -32,13 +35,20 @@ from forwarder.hosted_tools.loop import LoopContext, with_hosted_tools
 from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
 from forwarder.hosted_tools.mcp_server import McpServer, parse_server_file
 from forwarder.hosted_tools.mcp_tools import McpPolicy
+from forwarder.hosted_tools.page_reader import PageReader
+from forwarder.hosted_tools.web_search import WebSearch
+from forwarder.hosted_tools.web_search_backends import BACKENDS, SearchEngine
 
 __all__ = [
+    "BACKENDS",
     "LoopContext",
     "McpClient",
     "McpLimits",
     "McpPolicy",
     "McpServer",
+    "PageReader",
+    "SearchEngine",
+    "WebSearch",
     "parse_server_file",
     "with_hosted_tools",
 ]

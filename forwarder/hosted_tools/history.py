@@ -151,30 +151,39 @@ class HistoryConverter:
     def _convert_web_search(self, item: Json, path: str) -> None:
         call_id = read_field(item, "id", STR, f"{path}.id") or f"ws_{len(self._items)}"
         action = item.get("action") if isinstance(item.get("action"), dict) else {}
-        arguments, output = describe_search(action or {})
-        self._add_call(call_id, SEARCH_FUNCTION, arguments, output)
+        name, arguments, output = describe_search(action or {})
+        self._add_call(call_id, name, arguments, output)
 
     def _skip(self, item: Json, path: str) -> None:
         """Leave an item out that is not part of the conversation with the model."""
 
 
-SEARCH_FUNCTION = "web_search"
-"""The name of the function of web searches."""
+SEARCH_FUNCTIONS = {
+    "search": "web_search",
+    "open_page": "web_open_page",
+    "find_in_page": "web_find_in_page",
+}
+"""Action of a ``web_search_call`` -> the function of the model."""
 
 
-def describe_search(action: Json) -> tuple[str, str]:
-    """Return the arguments and the output of a web search of an earlier turn."""
-    kind = action.get("type")
-    if kind in ("open_page", "find_in_page"):
-        names = ("url", "pattern") if kind == "find_in_page" else ("url",)
-        arguments = {"action": kind, **{name: action.get(name) or "" for name in names}}
+def describe_search(action: Json) -> tuple[str, str, str]:
+    """Return function, arguments and output of a web search of an earlier turn.
+
+    Its results are not in the item, only their sources if the client asked for them.
+    """
+    kind = str(action.get("type"))
+    if kind == "open_page":
+        arguments = {"url": action.get("url") or ""}
+    elif kind == "find_in_page":
+        arguments = {"url": action.get("url") or "", "pattern": action.get("pattern") or ""}
     else:
-        query = action.get("query") or " ".join(map(str, action.get("queries") or ()))
-        arguments = {"query": query}
+        kind = "search"
+        queries = action.get("queries") or ()
+        arguments = {"query": action.get("query") or " ".join(map(str, queries))}
     sources = [s.get("url") for s in action.get("sources") or () if isinstance(s, dict)]
     found = "\n".join(str(url) for url in sources if url)
     output = f"Sources:\n{found}" if found else "The result was used in the answer that follows."
-    return orjson.dumps(arguments).decode(), output
+    return SEARCH_FUNCTIONS[kind], orjson.dumps(arguments).decode(), output
 
 
 _CONVERTERS: dict[str, Callable[[HistoryConverter, Json, str], None]] = {

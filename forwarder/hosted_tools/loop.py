@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from forwarder.core.cancellation import CancelToken
-from forwarder.core.errors import ClientDisconnected, InvalidRequest
+from forwarder.core.errors import ClientDisconnected, InvalidRequest, shorten_value
 from forwarder.core.ids import ID_SOURCE, IdSource
 from forwarder.core.types import Batch, EventStream, Handler, Json
 from forwarder.core.validate import INT, LIST, STR, check_type, read_field, require_field
 from forwarder.hosted_tools.asyncio_thread import PendingTask, TaskCancelled
 from forwarder.hosted_tools.history import (
     MCP_ITEMS,
+    SEARCH_FUNCTIONS,
     Approval,
     HistoryConverter,
     has_items,
@@ -51,14 +52,22 @@ from forwarder.hosted_tools.mcp_tools import (
 )
 from forwarder.hosted_tools.response_merger import HostedCall, ResponseMerger, Round, new_round
 from forwarder.hosted_tools.tool_choice import (
+    FunctionLookup,
     convert_choice,
     make_final_choice,
     relax_choice,
     unknown_label,
 )
+from forwarder.hosted_tools.web_search import (
+    SOURCES_INCLUDE,
+    SearchSession,
+    WebSearch,
+    can_search,
+    read_search_tool,
+)
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
 from forwarder.protocols.tool_secrets import hide_tool_secrets
-from forwarder.translation.responses_over_chat.toolbox import flatten_name
+from forwarder.translation.responses_over_chat.toolbox import WEB_SEARCH_TYPES, flatten_name
 
 MAX_ROUNDS = 32
 """Maximum number of requests to the upstream for one response; in the last one, the model may call
@@ -76,7 +85,8 @@ class LoopContext(NamedTuple):
     ``token`` is the waiting client. ``heartbeat`` is the interval in seconds of empty batches while
     tools run. ``keeps_encrypted_reasoning`` is true if the response is stored with it even though
     the client did not ask for it. ``history_items`` are the types of items in the history that the
-    upstream does not know.
+    upstream does not know. ``search`` is ``None`` if no search engine is configured or the upstream
+    searches itself.
     """
 
     client: McpClient
@@ -87,6 +97,11 @@ class LoopContext(NamedTuple):
     max_rounds: int = MAX_ROUNDS
     keeps_encrypted_reasoning: bool = False
     history_items: Collection[str] = MCP_ITEMS
+    search: WebSearch | None = None
+
+    def can_run(self, tool: Any) -> bool:
+        """Whether a tool of a request is run here."""
+        return self.policy.can_run(tool) or (self.search is not None and can_search(tool))
 
 
 def with_hosted_tools(handler: Handler, context: LoopContext) -> Handler:
@@ -94,7 +109,7 @@ def with_hosted_tools(handler: Handler, context: LoopContext) -> Handler:
 
     def handle_request(request: Json) -> EventStream:
         tools = read_field(request, "tools", LIST, "tools") or []
-        if not any(map(context.policy.can_run, tools)) and not has_items(
+        if not any(map(context.can_run, tools)) and not has_items(
             request.get("input"), context.history_items
         ):
             return handler(request)
@@ -138,7 +153,8 @@ class ResponseRun:
             [(i, tool) for i, tool in enumerate(tools) if self._context.policy.can_run(tool)],
             self._context.policy,
         )
-        client_tools = [tool for tool in tools if not self._context.policy.can_run(tool)]
+        client_tools = [tool for tool in tools if not self._context.can_run(tool)]
+        search = self._open_search(tools)
         approvals = read_approvals(items)
         self._check_due_approvals(approvals, configs)
         merger = ResponseMerger(
@@ -147,8 +163,11 @@ class ResponseRun:
             self._make_shown_fields(),
             max_calls,
             self._hides_encrypted(),
+            search.sources if search else {},
         )
-        self._add_functions(configs, items, client_tools, merger)
+        self._add_mcp_functions(configs, items, client_tools, merger)
+        for function in search.make_functions() if search else ():
+            self._add_search_function(function, client_tools)
         approvals = self._run_approved_calls(approvals, merger)
         upstream_request = self._make_request(items, client_tools, configs, approvals)
         stream = self._handler(upstream_request)
@@ -174,16 +193,21 @@ class ResponseRun:
         choice = self._request.get("tool_choice")
         if choice is not None:
             labels = {config.server.label for config in configs}
-            request["tool_choice"] = convert_choice(
-                choice, {"mcp": lambda ref, path: self._find_mcp_functions(ref, path, labels)}
-            )
+            converters: dict[str, FunctionLookup] = {
+                "mcp": lambda ref, path: self._find_mcp_functions(ref, path, labels)
+            }
+            if SEARCH_FUNCTIONS["search"] in self._functions:
+                converters |= dict.fromkeys(WEB_SEARCH_TYPES, find_search_functions)
+            request["tool_choice"] = convert_choice(choice, converters)
         include = read_field(request, "include", LIST, "include") or []
         if self._functions and INCLUDE_ENCRYPTED_REASONING not in include:
             # Without it, reasoning could not be sent back in the next round.
-            request["include"] = [*include, INCLUDE_ENCRYPTED_REASONING]
+            include = [*include, INCLUDE_ENCRYPTED_REASONING]
+        if include:
+            request["include"] = [value for value in include if value != SOURCES_INCLUDE]
         return request
 
-    def _find_mcp_functions(self, reference: Json, path: str, labels: set[str]) -> list[str] | None:
+    def _find_mcp_functions(self, reference: Json, path: str, labels: set[str]) -> list[str]:
         label = require_field(reference, "server_label", STR, f"{path}.server_label")
         if label not in labels:
             raise unknown_label(label, path)
@@ -217,7 +241,7 @@ class ResponseRun:
 
     # -- tools ----------------------------------------------------------------------------------
 
-    def _add_functions(
+    def _add_mcp_functions(
         self,
         configs: list[McpToolConfig],
         items: list[Any],
@@ -259,6 +283,21 @@ class ResponseRun:
             taken.add(name)
             self._names[config.server.label, tool["name"]] = name
             self._functions[name] = McpFunction(name, tool, config, self._connections)
+
+    def _open_search(self, tools: list[Any]) -> SearchSession | None:
+        """Return the web search of the request; if it has several such tools, the first counts."""
+        search = self._context.search
+        for index, tool in enumerate(tools if search else ()):
+            if search is not None and can_search(tool):
+                include = self._request.get("include") or []
+                config = read_search_tool(tool, f"tools[{index}]")
+                return SearchSession(search, config, SOURCES_INCLUDE in include)
+        return None
+
+    def _add_search_function(self, function: HostedFunction, client_tools: list[Any]) -> None:
+        if any(isinstance(t, dict) and t.get("name") == function.name for t in client_tools):
+            raise tool_name_collision("web_search", function.name)
+        self._functions[function.name] = function
 
     def _await(self, task: PendingTask[list[McpTool]]) -> list[McpTool]:
         """Wait for a list of tools. Raises McpFailure or ClientDisconnected."""
@@ -414,11 +453,21 @@ def choose_name(label: str, tool: str, taken: set[Any]) -> str:
         name = flatten_name(tool, namespace)
         if name not in taken:
             return name
-    raise InvalidRequest(
-        f"The tool '{tool}' of the MCP server '{label}' would have the name of another tool.",
+    raise tool_name_collision(f"{label}.{tool}", name)
+
+
+def tool_name_collision(tool: str, name: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"The hosted tool '{shorten_value(tool)}' would have the name of another tool, "
+        f"'{shorten_value(name)}'.",
         param="tools",
         code="tool_name_collision",
     )
+
+
+def find_search_functions(reference: Json, path: str) -> list[str]:
+    """A forced web search is a search: the model cannot open a page before it."""
+    return [SEARCH_FUNCTIONS["search"]]
 
 
 def normalize_input(value: Any) -> list[Any]:

@@ -14,10 +14,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from forwarder.core.ids import IdSource
 from forwarder.core.types import Batch, Event, EventStream, Json
+from forwarder.hosted_tools.citations import annotate_event, annotate_item
 from forwarder.hosted_tools.hosted_function import (
     CallOutcome,
     HostedFunction,
@@ -89,8 +91,11 @@ class Round:
 
 
 class ResponseMerger:
-    """The state of one response; ``shown`` are fields of the client's request that every response
-    object shows instead of the upstream's."""
+    """The state of one response.
+
+    ``shown`` are fields of the client's request that every response object shows instead of the
+    upstream's. ``sources`` are the pages that the model has seen so far, which it may cite.
+    """
 
     def __init__(
         self,
@@ -99,6 +104,7 @@ class ResponseMerger:
         shown: Json,
         max_calls: int | None,
         hides_encrypted: bool,
+        sources: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.usage: Json | None = None
         self.output: list[Json] = []
@@ -109,6 +115,7 @@ class ResponseMerger:
         self._shown = shown
         self._max_calls = max_calls
         self._hides_encrypted = hides_encrypted
+        self._sources = sources
         self._numbers = itertools.count()
         self._next_index = 0
         self._first: Json = {}
@@ -244,7 +251,8 @@ class ResponseMerger:
             if place.is_done:
                 add_client_item(item, round_)
                 self._set_output(place.index or 0, moved["item"])
-        return [moved]
+            return [moved]
+        return [*annotate_event(moved, self._sources)]
 
     # -- hosted calls ---------------------------------------------------------------------------
 
@@ -394,6 +402,8 @@ class ResponseMerger:
         self.output[index] = item
 
     def _clean_item(self, item: Json) -> Json:
+        if item.get("type") == "message":
+            return annotate_item(item, self._sources)
         if not self._hides_encrypted or item.get("type") != "reasoning":
             return item
         return {name: value for name, value in item.items() if name != "encrypted_content"}

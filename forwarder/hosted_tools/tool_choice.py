@@ -9,11 +9,13 @@ from forwarder.core.errors import InvalidRequest, shorten_value
 from forwarder.core.types import Json
 from forwarder.core.validate import DICT, LIST, STR, check_enum, check_type, require_field
 
-FunctionsByType = Mapping[str, Callable[[Json, str], list[str] | None]]
-"""Type of a hosted tool -> function that returns the names of the functions which a reference to
-the tool means, or ``None`` if the reference is not to a tool that runs here.
+FunctionLookup = Callable[[Json, str], list[str]]
+"""A reference to a hosted tool and its path -> the names of the functions that it means.
 
-It gets the reference and its path, and may raise InvalidRequest."""
+It may raise InvalidRequest."""
+
+FunctionsByType = Mapping[str, FunctionLookup]
+"""Type of a hosted tool that runs here -> look-up of its functions."""
 
 
 def convert_choice(choice: Any, functions: FunctionsByType) -> Any:

@@ -1,0 +1,128 @@
+"""``url_citation`` annotations for the sources that the model cites in its text.
+
+The model is told to cite by Markdown links. A link or a bare URL of a known source becomes an
+annotation; the text itself stays as the model wrote it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+from forwarder.core.types import Json
+
+MAX_CITATIONS = 200
+"""Maximum number of annotations of one text."""
+
+MAX_URLS = 2_000
+"""Maximum number of URLs of one text that are compared with the sources."""
+
+MAX_LINK_TEXT = 300
+"""Maximum number of characters of the text of a Markdown link."""
+
+_URL = re.compile(r"https?://[^\s<>\[\]\"'`|]+")
+_TRAILING = ".,;:!?*_"
+"""Characters after a URL that belong to the sentence."""
+
+
+def find_citations(text: str, sources: Mapping[str, str]) -> list[Json]:
+    """Return the annotations of a text; ``sources`` maps URLs to titles.
+
+    The indexes count characters; ``end_index`` is behind the last one of the link.
+    """
+    titles = {normalize_url(url): (url, title) for url, title in sources.items()}
+    citations: list[Json] = []
+    for match in islice(_URL.finditer(text), MAX_URLS):
+        url = cut_at_closing_parenthesis(match[0])
+        begin, end = match.start(), match.start() + len(url)
+        link = find_link_text(text, begin) if text[end : end + 1] == ")" else None
+        if link is not None:
+            begin, end = link, end + 1
+        else:
+            url = url.rstrip(_TRAILING)
+            end = begin + len(url)
+        source = titles.get(normalize_url(url))
+        if source is not None:
+            citations.append(make_citation(begin, end, *source))
+            if len(citations) == MAX_CITATIONS:
+                break
+    return citations
+
+
+def cut_at_closing_parenthesis(url: str) -> str:
+    """Cut a URL before a parenthesis that it does not open itself."""
+    depth = 0
+    for index, sign in enumerate(url):
+        depth += (sign == "(") - (sign == ")")
+        if depth < 0:
+            return url[:index]
+    return url
+
+
+def find_link_text(text: str, begin: int) -> int | None:
+    """Return where a Markdown link begins whose URL begins at ``begin``."""
+    if text[max(0, begin - 2) : begin] != "](":
+        return None
+    first = max(0, begin - 3 - MAX_LINK_TEXT)
+    opened = text.rfind("[", first, begin - 2)
+    inner = text[opened + 1 : begin - 2]
+    return None if opened < 0 or not inner or "]" in inner or "\n" in inner else opened
+
+
+def normalize_url(url: str) -> str:
+    """Return a form that is equal for URLs which models write differently."""
+    bare = re.sub(r"^https?://(www\.)?", "", url.partition("#")[0].strip())
+    return re.sub(r"[?&]utm_[^&]*", "", bare).rstrip("/")
+
+
+def make_citation(begin: int, end: int, url: str, title: str) -> Json:
+    return {
+        "type": "url_citation",
+        "start_index": begin,
+        "end_index": end,
+        "title": title,
+        "url": url,
+    }
+
+
+def annotate_part(part: Any, sources: Mapping[str, str]) -> Any:
+    """Return an ``output_text`` part with the citations of its text; others unchanged."""
+    if not isinstance(part, dict) or part.get("type") != "output_text" or not sources:
+        return part
+    citations = find_citations(str(part.get("text") or ""), sources)
+    if not citations:
+        return part
+    return {**part, "annotations": [*(part.get("annotations") or ()), *citations]}
+
+
+def annotate_item(item: Json, sources: Mapping[str, str]) -> Json:
+    """Return a message with the citations of its texts; other items unchanged."""
+    content = item.get("content")
+    if not sources or item.get("type") != "message" or not isinstance(content, list):
+        return item
+    return {**item, "content": [annotate_part(part, sources) for part in content]}
+
+
+def annotate_event(event: Json, sources: Mapping[str, str]) -> list[Json]:
+    """Return an event of a message's text with citations, after the events that announce them."""
+    kind = event.get("type")
+    if not sources or kind not in ("response.output_text.done", "response.content_part.done"):
+        return [event]
+    if kind == "response.content_part.done":
+        return [{**event, "part": annotate_part(event.get("part"), sources)}]
+    place = {name: event.get(name) for name in ("item_id", "output_index", "content_index")}
+    citations = find_citations(str(event.get("text") or ""), sources)
+    return [
+        *(
+            {
+                "type": "response.output_text.annotation.added",
+                **place,
+                "annotation_index": index,
+                "annotation": citation,
+            }
+            for index, citation in enumerate(citations)
+        ),
+        event,
+    ]

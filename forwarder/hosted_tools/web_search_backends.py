@@ -1,0 +1,272 @@
+"""Search engines: how each is asked, and its results in one form.
+
+`BACKENDS` has one row for each engine. All of them answer JSON over HTTP. The operator configures
+one by name, address and key, so its address is not guarded.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import httpx2
+import orjson
+
+from forwarder.core.types import Json
+
+MAX_ANSWER_BYTES = 4 * 2**20
+MAX_QUERY_LENGTH = 400
+MAX_SITE_OPERATORS = 8
+"""Domains that a query names for engines without a parameter for domains."""
+
+_TAG = re.compile(r"<[^<>]{0,200}>")
+_SPACE = re.compile(r"\s+")
+
+
+class SearchResult(NamedTuple):
+    """One result; ``snippet`` is plain text, ``published`` a date as the engine writes it."""
+
+    title: str
+    url: str
+    snippet: str
+    published: str | None = None
+
+
+class SearchOptions(NamedTuple):
+    """What a request asks of the search.
+
+    ``country`` is a two-letter code. ``allowed`` and ``blocked`` are domains, which include their
+    subdomains; empty ``allowed`` allows all.
+    """
+
+    max_results: int = 8
+    snippet_length: int = 600
+    country: str | None = None
+    city: str | None = None
+    allowed: tuple[str, ...] = ()
+    blocked: tuple[str, ...] = ()
+
+    def allows(self, url: str) -> bool:
+        """Return whether the domain filters allow a URL."""
+        host = (urlsplit(url).hostname or "").lower().removesuffix(".")
+        if any(is_subdomain(host, domain) for domain in self.blocked):
+            return False
+        return not self.allowed or any(is_subdomain(host, domain) for domain in self.allowed)
+
+
+class BackendRequest(NamedTuple):
+    """An HTTP request to an engine, relative to its address."""
+
+    path: str
+    query: Mapping[str, str] = {}
+    body: Json | None = None
+
+
+class Backend(NamedTuple):
+    """A search engine.
+
+    ``make_request`` makes the request for a query, ``read_results`` finds the results in the
+    answer. ``key_header`` and ``key_prefix`` say how the key is sent.
+    """
+
+    url: str | None
+    key_header: str
+    key_prefix: str
+    make_request: Callable[[str, SearchOptions], BackendRequest]
+    read_results: Callable[[Json], Any]
+    read_result: Callable[[Json], SearchResult]
+    needs_key: bool = True
+
+
+class SearchFailure(Exception):
+    """A search failed; the message is for the model and the client."""
+
+
+def is_subdomain(host: str, domain: str) -> bool:
+    return host == domain or host.endswith(f".{domain}")
+
+
+# -- engines ------------------------------------------------------------------------------------
+
+
+def add_site_operators(query: str, options: SearchOptions) -> str:
+    """Name the domains in the query, for engines that have no parameter for them."""
+    sites = [f"site:{domain}" for domain in options.allowed[:MAX_SITE_OPERATORS]]
+    query += f" ({' OR '.join(sites)})" if len(sites) > 1 else "".join(f" {s}" for s in sites)
+    return query + "".join(f" -site:{d}" for d in options.blocked[:MAX_SITE_OPERATORS])
+
+
+def make_searxng_request(query: str, options: SearchOptions) -> BackendRequest:
+    words = {"q": add_site_operators(query, options), "format": "json", "pageno": "1"}
+    return BackendRequest("/search", words)
+
+
+def read_searxng_result(result: Json) -> SearchResult:
+    return make_result(result, "content", result.get("publishedDate"))
+
+
+def make_brave_request(query: str, options: SearchOptions) -> BackendRequest:
+    words = {"q": add_site_operators(query, options), "count": str(min(options.max_results, 20))}
+    if options.country:
+        words["country"] = options.country
+    return BackendRequest("/res/v1/web/search", words)
+
+
+def read_brave_results(answer: Json) -> Any:
+    return (answer.get("web") or {}).get("results")
+
+
+def read_brave_result(result: Json) -> SearchResult:
+    more = [str(text) for text in result.get("extra_snippets") or ()]
+    text = " ".join([str(result.get("description") or ""), *more])
+    return make_result({**result, "text": text}, "text", result.get("page_age"))
+
+
+def make_tavily_request(query: str, options: SearchOptions) -> BackendRequest:
+    body: Json = {"query": query, "max_results": min(options.max_results, 20)}
+    if options.allowed:
+        body["include_domains"] = list(options.allowed)
+    if options.blocked:
+        body["exclude_domains"] = list(options.blocked)
+    return BackendRequest("/search", body=body)
+
+
+def read_tavily_result(result: Json) -> SearchResult:
+    return make_result(result, "content", result.get("published_date"))
+
+
+def make_exa_request(query: str, options: SearchOptions) -> BackendRequest:
+    contents = {"text": {"maxCharacters": options.snippet_length}}
+    body: Json = {"query": query, "numResults": options.max_results, "contents": contents}
+    if options.allowed:
+        body["includeDomains"] = list(options.allowed)
+    elif options.blocked:  # Exa takes only one of the two
+        body["excludeDomains"] = list(options.blocked)
+    if options.country:
+        body["userLocation"] = options.country
+    return BackendRequest("/search", body=body)
+
+
+def read_exa_result(result: Json) -> SearchResult:
+    return make_result(result, "text", result.get("publishedDate"))
+
+
+def make_result(result: Json, text_field: str, published: Any) -> SearchResult:
+    url = str(result.get("url") or "")
+    title = clean_text(str(result.get("title") or "")) or url
+    snippet = clean_text(str(result.get(text_field) or ""))
+    return SearchResult(title, url, snippet, str(published)[:40] if published else None)
+
+
+def clean_text(text: str) -> str:
+    """Return plain text: some engines mark the words of the query by HTML."""
+    return _SPACE.sub(" ", html.unescape(_TAG.sub("", text))).strip()
+
+
+def read_list(answer: Json) -> Any:
+    return answer.get("results")
+
+
+BACKENDS: Mapping[str, Backend] = {
+    "searxng": Backend(
+        None, "Authorization", "Bearer ", make_searxng_request, read_list, read_searxng_result,
+        needs_key=False,
+    ),
+    "brave": Backend(
+        "https://api.search.brave.com", "X-Subscription-Token", "", make_brave_request,
+        read_brave_results, read_brave_result,
+    ),
+    "tavily": Backend(
+        "https://api.tavily.com", "Authorization", "Bearer ", make_tavily_request, read_list,
+        read_tavily_result,
+    ),
+    "exa": Backend(
+        "https://api.exa.ai", "x-api-key", "", make_exa_request, read_list, read_exa_result
+    ),
+}  # fmt: skip
+"""Name in ``FORWARDER_WEB_SEARCH`` -> engine, with its public address."""
+
+
+# -- searching ----------------------------------------------------------------------------------
+
+
+class SearchEngine:
+    """The operator's search engine; ``seconds`` limits each search."""
+
+    def __init__(
+        self, name: str, url: str | None = None, key: str | None = None, seconds: float = 10.0
+    ) -> None:
+        self.name = name
+        self._backend = BACKENDS[name]
+        self._url = (url or self._backend.url or "").rstrip("/")
+        self._key = key
+        self._seconds = seconds
+
+    def search(self, query: str, options: SearchOptions) -> list[SearchResult]:
+        """Return the results that the filters allow, best first. Raises SearchFailure."""
+        request = self._backend.make_request(query[:MAX_QUERY_LENGTH], options)
+        found = self._backend.read_results(self._send(request))
+        if not isinstance(found, list):
+            raise SearchFailure("The search engine sent an answer without results.")
+        results: dict[str, SearchResult] = {}
+        for entry in found:
+            result = self._backend.read_result(entry) if isinstance(entry, dict) else None
+            if result is None or not result.url.startswith(("http://", "https://")):
+                continue
+            if options.allows(result.url):
+                cut = cut_text(result.snippet, options.snippet_length)
+                results.setdefault(result.url, result._replace(snippet=cut))
+        return list(results.values())[: options.max_results]
+
+    def _send(self, request: BackendRequest) -> Json:
+        headers = {"Accept": "application/json", "User-Agent": "forwarder"}
+        if self._key:
+            headers[self._backend.key_header] = f"{self._backend.key_prefix}{self._key}"
+        try:
+            with (
+                httpx2.Client(
+                    timeout=self._seconds, verify=get_tls_context(), trust_env=False
+                ) as client,
+                client.stream(
+                    "GET" if request.body is None else "POST",
+                    self._url + request.path,
+                    params=dict(request.query),
+                    json=request.body,
+                    headers=headers,
+                ) as response,
+            ):
+                if response.status_code != 200:
+                    raise SearchFailure(f"The search engine answered {response.status_code}.")
+                answer = orjson.loads(self._read_body(response))
+        except httpx2.TimeoutException:
+            raise SearchFailure("The search engine did not answer in time.") from None
+        except httpx2.HTTPError:
+            raise SearchFailure("The search engine cannot be reached.") from None
+        except ValueError:
+            raise SearchFailure("The search engine sent an answer that is not JSON.") from None
+        if not isinstance(answer, dict):
+            raise SearchFailure("The search engine sent an answer without results.")
+        return answer
+
+    def _read_body(self, response: httpx2.Response) -> bytes:
+        deadline = time.monotonic() + self._seconds
+        body = bytearray()
+        for piece in response.iter_bytes():
+            body += piece
+            if len(body) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
+                raise SearchFailure("The search engine's answer is too large or too slow.")
+        return bytes(body)
+
+
+def cut_text(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+@cache
+def get_tls_context() -> Any:
+    return httpx2.create_ssl_context()

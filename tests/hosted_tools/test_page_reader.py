@@ -1,0 +1,83 @@
+"""Pages that the model opens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from forwarder.core.ssrf import AddressGuard
+from forwarder.hosted_tools import page_reader
+from forwarder.hosted_tools.page_reader import PageFailure, PageReader, find_in_text
+from forwarder.middleware.media import Fetcher
+from tests.helpers.loopback import Peer, serving
+
+HTML = b"""<html><head><title>Cats</title></head><body><nav>Menu Home About</nav><article>
+<h1>Cats</h1><p>The cat is a small carnivorous mammal, and it sleeps for most of the day.</p>
+<p>It is the only domesticated species of its family, which has many wild members.</p>
+<script>alert('never')</script></article><footer>Imprint</footer></body></html>"""
+
+
+def answering(body: bytes, kind: bytes) -> Callable[[Peer], None]:
+    def serve(peer: Peer) -> None:
+        peer.request()
+        peer.answer(body, b"Content-Type: " + kind, b"Connection: close")
+
+    return serve
+
+
+def read(script: Callable[[Peer], None], guard: AddressGuard | None = None) -> page_reader.Page:
+    reader = PageReader(Fetcher(guard or AddressGuard(["127.0.0.1"]), 2**22, 5))
+    with serving(script) as server:
+        return reader.read_page(f"http://127.0.0.1:{server.port}/cats", "client")
+
+
+def test_page_is_read_as_its_text() -> None:
+    page = read(answering(HTML, b"text/html; charset=utf-8"))
+    assert page.title == "Cats"
+    assert "small carnivorous mammal" in page.text
+    assert "never" not in page.text
+    assert "<p>" not in page.text
+
+
+def test_plain_text_is_read_as_it_is() -> None:
+    assert read(answering("höi".encode(), b"text/plain")).text == "höi"
+
+
+def refuse(peer: Peer) -> None:
+    peer.request()
+    peer.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (refuse, "its server answered 404"),
+        (answering(b"%PDF-1.7", b"application/pdf"), "no readable text"),
+        (answering(b"<html></html>", b"text/html"), "no readable text"),
+        (answering(b"x", b"video/mp4"), "could not be opened"),
+    ],
+)
+def test_page_that_cannot_be_read_fails(script: Callable[[Peer], None], reason: str) -> None:
+    with pytest.raises(PageFailure, match=reason):
+        read(script)
+
+
+def test_private_address_is_refused() -> None:
+    with pytest.raises(PageFailure, match="no public address"):
+        read(answering(HTML, b"text/html"), AddressGuard())
+
+
+def test_large_page_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_reader, "MAX_PAGE_BYTES", 100)
+    with pytest.raises(PageFailure, match="too large"):
+        read(answering(HTML, b"text/html"))
+
+
+def test_passages_around_matches_are_found() -> None:
+    text = "a" * 1000 + " The Needle " + "b" * 1000 + " needle needle " + "c" * 1000
+    passages = find_in_text(text, "needle")
+    assert len(passages) == 2
+    assert all("eedle" in passage and len(passage) < 700 for passage in passages)
+    assert find_in_text(text, "n.edle") == []
+    assert len(find_in_text(("x" + "y" * 700) * 50, "x")) == page_reader.MAX_MATCHES

@@ -1,0 +1,262 @@
+"""The web search in the loop."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest
+from forwarder.core.ssrf import AddressGuard
+from forwarder.hosted_tools.history import MCP_ITEMS, SEARCH_ITEMS
+from forwarder.hosted_tools.loop import LoopContext, with_hosted_tools
+from forwarder.hosted_tools.mcp_client import McpClient
+from forwarder.hosted_tools.mcp_tools import McpPolicy
+from forwarder.hosted_tools.page_reader import Page, PageFailure
+from forwarder.hosted_tools.web_search import WebSearch, read_search_tool
+from forwarder.hosted_tools.web_search_backends import (
+    SearchFailure,
+    SearchOptions,
+    SearchResult,
+)
+from tests.helpers.translating import events_of
+from tests.hosted_tools.scripted_upstream import ScriptedUpstream, call, check_stream, text
+from tests.hosted_tools.test_loop import Token
+
+Json = dict[str, Any]
+QUESTION: Json = {"type": "message", "role": "user", "content": "cats?"}
+TOOL: Json = {"type": "web_search"}
+
+
+class Engine:
+    """A search engine that knows two pages."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, SearchOptions]] = []
+
+    def search(self, query: str, options: SearchOptions) -> list[SearchResult]:
+        self.asked.append((query, options))
+        if query == "broken":
+            raise SearchFailure("The search engine answered 500.")
+        return [
+            SearchResult("Cats", "https://example.org/cats", "All about cats.", "2026-01-01"),
+            SearchResult("Dogs", "https://example.org/dogs", "Not about cats."),
+        ]
+
+
+class Reader:
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+
+    def read_page(self, url: str, client: str) -> Page:
+        self.opened.append(url)
+        if "missing" in url:
+            raise PageFailure("The page could not be opened: its server answered 404.")
+        return Page("Cats", "Cats sleep a lot. " * 2000)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def reader() -> Reader:
+    return Reader()
+
+
+@pytest.fixture
+def context(engine: Any, reader: Any) -> LoopContext:
+    client = McpClient(AddressGuard())  # never used, so it starts no thread
+    search = WebSearch(engine, reader, "client")
+    items = MCP_ITEMS | SEARCH_ITEMS
+    return LoopContext(client, McpPolicy(), Token(), search=search, history_items=items)
+
+
+def ask(tool: Json, *items: Json, **more: Any) -> Json:
+    return {
+        "model": "m",
+        "input": [*(items or (QUESTION,))],
+        "tools": [tool],
+        "stream": True,
+        **more,
+    }
+
+
+def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
+    return check_stream(events_of(with_hosted_tools(upstream, context)(request)))
+
+
+CITED = "Cats sleep ([Cats](https://example.org/cats))."
+SEARCH = call("web_search", '{"query":"cats"}')
+
+
+def test_search_is_run_shown_and_cited(context: LoopContext, engine: Engine) -> None:
+    upstream = ScriptedUpstream([SEARCH], [text(CITED)])
+    events = events_of(with_hosted_tools(upstream, context)(ask(TOOL)))
+    response = check_stream(events)
+    search, message = response["output"]
+    assert search == {
+        "id": search["id"],
+        "type": "web_search_call",
+        "status": "completed",
+        "action": {"type": "search", "query": "cats", "queries": ["cats"]},
+    }
+    kinds = [e["type"].removeprefix("response.") for e in events if e.get("output_index") == 0]
+    assert kinds == [
+        "output_item.added",
+        "web_search_call.in_progress",
+        "web_search_call.searching",
+        "web_search_call.completed",
+        "output_item.done",
+    ]
+    (citation,) = message["content"][0]["annotations"]
+    begin, end = citation["start_index"], citation["end_index"]
+    assert CITED[begin:end] == "[Cats](https://example.org/cats)"
+    assert (citation["title"], citation["url"]) == ("Cats", "https://example.org/cats")
+    added = [e for e in events if e["type"] == "response.output_text.annotation.added"]
+    assert [event["annotation"] for event in added] == [citation]
+    output = upstream.requests[1]["input"][-1]["output"]
+    assert "https://example.org/dogs" in output
+    assert "Published: 2026-01-01" in output
+    assert response["tools"] == [TOOL]
+    assert [tool["name"] for tool in upstream.requests[0]["tools"]] == [
+        "web_search", "web_open_page", "web_find_in_page"
+    ]  # fmt: skip
+
+
+def test_sources_are_shown_on_request(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([SEARCH], [text("Done.")])
+    response = run(upstream, context, ask(TOOL, include=["web_search_call.action.sources"]))
+    assert response["output"][0]["action"]["sources"] == [
+        {"type": "url", "url": "https://example.org/cats"},
+        {"type": "url", "url": "https://example.org/dogs"},
+    ]
+    assert upstream.requests[0]["include"] == ["reasoning.encrypted_content"]
+
+
+def test_whole_answer_is_cited_too(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([SEARCH], [text(CITED)], streamed=False)
+    (event,) = events_of(with_hosted_tools(upstream, context)({**ask(TOOL), "stream": False}))
+    assert len(event["response"]["output"][1]["content"][0]["annotations"]) == 1
+
+
+def test_pages_are_opened_once_and_searched(context: LoopContext, reader: Reader) -> None:
+    url = "https://example.org/cats"
+    upstream = ScriptedUpstream(
+        [call("web_open_page", json.dumps({"url": url}), "call_1")],
+        [call("web_find_in_page", json.dumps({"url": url, "pattern": "SLEEP"}), "call_2")],
+        [call("web_find_in_page", json.dumps({"url": url, "pattern": "bark"}), "call_3")],
+        [text(CITED)],
+    )
+    response = run(upstream, context, ask(TOOL))
+    actions = [item["action"] for item in response["output"][:3]]
+    assert actions[0] == {"type": "open_page", "url": url}
+    assert actions[1] == {"type": "find_in_page", "url": url, "pattern": "SLEEP"}
+    assert reader.opened == [url]
+    outputs = [i["output"] for i in upstream.requests[3]["input"] if "output" in i]
+    assert "The page is longer" in outputs[0]
+    assert "Cats sleep a lot." in outputs[1]
+    assert outputs[2] == "The page does not contain 'bark'."
+    assert response["output"][3]["content"][0]["annotations"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "reason"),
+    [
+        ("web_search", '{"query":"broken"}', "answered 500"),
+        ("web_search", "{}", "lack 'query'"),
+        ("web_search", "[", "lack 'query'"),
+        ("web_open_page", '{"url":"https://example.org/missing"}', "answered 404"),
+        ("web_open_page", '{"url":"https://other.org/"}', "do not allow"),
+    ],
+)
+def test_failed_search_is_an_item_that_the_model_sees(
+    context: LoopContext, name: str, arguments: str, reason: str
+) -> None:
+    upstream = ScriptedUpstream([call(name, arguments)], [text("Sorry.")])
+    tool = {**TOOL, "filters": {"allowed_domains": ["example.org"]}}
+    response = run(upstream, context, ask(tool))
+    assert response["output"][0]["status"] == "failed"
+    assert reason in upstream.requests[1]["input"][-1]["output"]
+    assert response["status"] == "completed"
+
+
+def test_settings_of_the_tool_reach_the_engine(context: LoopContext, engine: Engine) -> None:
+    tool = {
+        "type": "web_search_preview",
+        "search_context_size": "high",
+        "user_location": {"type": "approximate", "country": "de", "city": "Berlin"},
+        "filters": {"allowed_domains": ["Example.org"], "blocked_domains": ["bad.org"]},
+    }
+    upstream = ScriptedUpstream([SEARCH], [text("Done.")])
+    events_of(with_hosted_tools(upstream, context)(ask(tool)))
+    ((_, options),) = engine.asked
+    assert options == SearchOptions(12, 1200, "DE", "Berlin", ("example.org",), ("bad.org",))
+
+
+@pytest.mark.parametrize("kind", ["web_search", "web_search_preview"])
+def test_forced_search_is_a_forced_function(context: LoopContext, kind: str) -> None:
+    upstream = ScriptedUpstream([SEARCH], [text("Done.")])
+    request = ask({"type": kind}, tool_choice={"type": kind})
+    events_of(with_hosted_tools(upstream, context)(request))
+    choices = [request["tool_choice"] for request in upstream.requests]
+    assert choices == [{"type": "function", "name": "web_search"}, "auto"]
+
+
+def test_searches_of_earlier_turns_become_function_calls(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([SEARCH, call("web_open_page", '{"url":"https://example.org/a"}', "call_2")],
+                                [text(CITED)], [text("More.")])  # fmt: skip
+    sources = ["web_search_call.action.sources"]
+    response = run(upstream, context, ask(TOOL, include=sources))
+    run(upstream, context, ask(TOOL, QUESTION, *response["output"], QUESTION))
+    history = upstream.requests[2]["input"]
+    assert [item["type"] for item in history[1:5]] == [
+        *["function_call"] * 2, *["function_call_output"] * 2
+    ]  # fmt: skip
+    assert [item.get("call_id") for item in history[1:3]] == ["call_1", "call_2"]
+    assert history[1]["arguments"] == '{"query":"cats"}'
+    assert "https://example.org/cats" in history[3]["output"]
+
+
+def test_search_without_id_as_codex_carries_it_is_converted(context: LoopContext) -> None:
+    item = {"type": "web_search_call", "status": "completed", "action": {"type": "search"}}
+    upstream = ScriptedUpstream([text("Done.")])
+    run(upstream, context, ask(TOOL, QUESTION, item, dict(item), QUESTION))
+    calls = [i["call_id"] for i in upstream.requests[0]["input"] if i["type"] == "function_call"]
+    assert len(set(calls)) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"search_context_size": "huge"}, "search_context_size"),
+        ({"search_context_size": 1}, "search_context_size"),
+        ({"user_location": {"country": "Germany"}}, "user_location.country"),
+        ({"user_location": {"city": 1}}, "user_location.city"),
+        ({"filters": {"allowed_domains": ["https://a.org"]}}, "filters.allowed_domains[0]"),
+        ({"filters": {"allowed_domains": "a.org"}}, "filters.allowed_domains"),
+        ({"filters": {"blocked_domains": ["a.org"] * 101}}, "filters.blocked_domains"),
+        ({"external_web_access": "no"}, "external_web_access"),
+    ],
+)
+def test_bad_search_tool_is_refused_by_name(change: Json, param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        read_search_tool({**TOOL, **change}, "tools[0]")
+    assert refused.value.param == f"tools[0].{param}"
+
+
+def test_search_without_web_access_is_left_to_the_upstream(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([text("Hi.")])
+    request = ask({**TOOL, "external_web_access": False})
+    events_of(with_hosted_tools(upstream, context)(request))
+    assert upstream.requests == [request]
+
+
+def test_client_function_of_the_same_name_is_refused(context: LoopContext) -> None:
+    own = {"type": "function", "name": "web_search", "parameters": {}}
+    request = {**ask(TOOL), "tools": [TOOL, own]}
+    with pytest.raises(InvalidRequest) as refused:
+        with_hosted_tools(ScriptedUpstream(), context)(request)
+    assert refused.value.code == "tool_name_collision"

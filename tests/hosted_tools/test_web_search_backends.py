@@ -1,0 +1,143 @@
+"""Search engines: each is asked in its own words, and its results are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from forwarder.hosted_tools import web_search_backends
+from forwarder.hosted_tools.web_search_backends import (
+    BACKENDS,
+    SearchEngine,
+    SearchFailure,
+    SearchOptions,
+    SearchResult,
+)
+from tests.helpers.loopback import Peer, chunk, serving, unused_port
+
+Json = dict[str, Any]
+OPTIONS = SearchOptions(3, 40, "DE", "Berlin", ("example.org",), ("bad.example.org",))
+URL = "https://www.example.org/a"
+
+ANSWERS: dict[str, Json] = {
+    "searxng": {"results": [{"title": "T", "url": URL, "content": "A &amp; B", "publishedDate": "2026"}]},
+    "brave": {"web": {"results": [
+        {"title": "<b>T</b>", "url": URL, "description": "A &amp; B", "page_age": "2026"}
+    ]}},
+    "tavily": {"results": [{"title": "T", "url": URL, "content": "A & B", "published_date": "2026"}]},
+    "exa": {"results": [{"title": "T", "url": URL, "text": "A & B", "publishedDate": "2026"}]},
+}  # fmt: skip
+
+SITES = "cats site:example.org -site:bad.example.org"
+REQUESTS: dict[str, tuple[str, str, Json]] = {
+    "searxng": ("GET", "/search", {"q": SITES, "format": "json", "pageno": "1"}),
+    "brave": ("GET", "/res/v1/web/search", {"q": SITES, "count": "3", "country": "DE"}),
+    "tavily": (
+        "POST",
+        "/search",
+        {
+            "query": "cats",
+            "max_results": 3,
+            "include_domains": ["example.org"],
+            "exclude_domains": ["bad.example.org"],
+        },
+    ),
+    "exa": (
+        "POST",
+        "/search",
+        {
+            "query": "cats",
+            "numResults": 3,
+            "contents": {"text": {"maxCharacters": 40}},
+            "includeDomains": ["example.org"],
+            "userLocation": "DE",
+        },
+    ),
+}
+KEYS = {
+    "searxng": "authorization: bearer key-1",
+    "brave": "x-subscription-token: key-1",
+    "tavily": "authorization: bearer key-1",
+    "exa": "x-api-key: key-1",
+}
+
+
+def answering(answer: object, head: bytes = b"HTTP/1.1 200 OK") -> Callable[[Peer], None]:
+    def serve(peer: Peer) -> None:
+        peer.request()
+        body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        peer.send(head + b"\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body)
+
+    return serve
+
+
+def search(name: str, script: Callable[[Peer], None], options: SearchOptions = OPTIONS) -> Any:
+    """The results, and the request that the engine got."""
+    with serving(script) as server:
+        engine = SearchEngine(name, f"http://127.0.0.1:{server.port}/", "key-1", 1.0)
+        return engine.search("cats", options), server.requests[0].decode()
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_engine_is_asked_in_its_words_and_its_results_are_read(name: str) -> None:
+    results, request = search(name, answering(ANSWERS[name]))
+    assert results == [SearchResult("T", URL, "A & B", "2026")]
+    head, _, body = request.partition("\r\n\r\n")
+    method, target, _ = head.splitlines()[0].split(" ")
+    url = urlsplit(target)
+    words = json.loads(body) if body else {k: v[0] for k, v in parse_qs(url.query).items()}
+    assert (method, url.path, words) == REQUESTS[name]
+    assert KEYS[name] in head.lower()
+
+
+def results_of(*urls: str) -> Json:
+    return {"results": [{"title": u, "url": u, "content": "x" * 100} for u in urls]}
+
+
+def test_results_are_filtered_by_domain_cut_and_bounded() -> None:
+    urls = ["https://example.org/1", "https://sub.example.org/2", "https://evilexample.org/3",
+            "https://bad.example.org/4", "ftp://example.org/5", "https://example.org/1",
+            "https://example.org/6", "https://example.org/7"]  # fmt: skip
+    results, _ = search("searxng", answering(results_of(*urls)))
+    assert [result.url for result in results] == [urls[0], urls[1], urls[6]]
+    assert results[0].snippet == "x" * 39 + "…"
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (answering({}, b"HTTP/1.1 401 Unauthorized"), "answered 401"),
+        (answering(b"<html>"), "not JSON"),
+        (answering([]), "without results"),
+        (answering({"error": "key-1 is wrong"}), "without results"),
+        (lambda peer: (peer.request(), peer.server.wait()), "in time"),
+        (lambda peer: (peer.request(), peer.close()), "cannot be reached"),
+    ],
+)
+def test_failure_is_named_without_the_key(script: Any, reason: str) -> None:
+    with pytest.raises(SearchFailure, match=reason) as failed:
+        search("tavily", script)
+    assert "key-1" not in str(failed.value)
+
+
+def test_engine_that_is_not_there_fails() -> None:
+    engine = SearchEngine("searxng", f"http://127.0.0.1:{unused_port()}")
+    with pytest.raises(SearchFailure, match="cannot be reached"):
+        engine.search("cats", SearchOptions())
+
+
+def test_endless_answer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_search_backends, "MAX_ANSWER_BYTES", 1000)
+
+    def flood(peer: Peer) -> None:
+        peer.request()
+        peer.start_chunked()
+        for _ in range(100):
+            peer.send(chunk(b" " * 1000))
+
+    with pytest.raises(SearchFailure, match="too large"):
+        search("searxng", flood)
