@@ -26,6 +26,7 @@ from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import Unsupported
 from forwarder.core.shutdown import InFlightRequests
 from forwarder.core.ssrf import AddressGuard
+from forwarder.hosted_tools.services import HostedToolServices
 from forwarder.middleware.media import Fetcher, UploadCache
 from forwarder.middleware.media.policy import Fetch
 from forwarder.middleware.reasoning_cache import ReasoningCache
@@ -98,6 +99,7 @@ class Services:
     upstreams: UpstreamPool[Upstream]
     uploads: UpstreamPool[UploadCache]
     resilience: Resilience
+    hosted_tools: HostedToolServices
     make_fetch: MakeFetch | None
     registry: ModelRegistry
     router: Router
@@ -174,6 +176,7 @@ class Services:
             upstreams=upstreams,
             uploads=uploads,
             resilience=resilience,
+            hosted_tools=HostedToolServices(settings, is_offline=replay is not None),
             make_fetch=build_fetch_factory(settings, replay.fetch if replay else None),
             registry=registry,
             router=router,
@@ -221,6 +224,7 @@ class Services:
             cleanup.add(uploads.close)
         for observer in self.observers:
             cleanup.add(observer.close)
+        cleanup.add(self.hosted_tools.close)
         cleanup.add(self.health.stop)
         cleanup.close()
 

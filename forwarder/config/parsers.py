@@ -116,6 +116,11 @@ def parse_public_url(text: str) -> str:
     return parse_http_url(text).removesuffix("/v1").rstrip("/")
 
 
+@with_error_message("an http:// or https:// address without user, query or fragment")
+def parse_service_url(text: str) -> str:
+    return parse_http_url(text)
+
+
 @with_error_message("a key without spaces, in plain ASCII, and without the word Bearer")
 def parse_key(text: str) -> str | None:
     require(re.fullmatch(r"[!-~]*", text))
@@ -329,6 +334,7 @@ def parse_tokens(text: str) -> int | None:
     return make_number_parser(int, 0, 1_000_000_000, "")(text) or None
 
 
+parse_search_engine = make_word_parser("off", "searxng", "brave", "tavily", "exa")
 parse_api = make_choice_parser(
     {"chat": CHAT_API, "responses": RESPONSES_API, "both": CHAT_API | RESPONSES_API}
 )

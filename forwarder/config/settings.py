@@ -94,8 +94,9 @@ class Settings:
     ``rate_tokens`` are limits such as ``60/minute``, or ``None``. ``capture`` is ``off``,
     ``memory`` or a directory; ``capture_max`` is in bytes. ``background_grace`` is ``None`` if
     background work has the grace period of all other answers; ``background_unsaved_max`` is in
-    bytes. ``docs_dir`` is the folder of the built documentation, ``None`` if it is not served.
-    ``demo`` is true if no upstream is configured and ``upstreams`` are the built-in demo.
+    bytes. ``mcp_servers`` is the path of a file; ``tool_timeout`` is in seconds. ``docs_dir`` is
+    the folder of the built documentation, ``None`` if it is not served. ``demo`` is true if no
+    upstream is configured and ``upstreams`` are the built-in demo.
     """
 
     upstreams: tuple[UpstreamSettings, ...]
@@ -112,6 +113,12 @@ class Settings:
     key_reasoning: Mapping[str, tuple[str, ...]] = field(repr=False, hash=False)
     chat_default_stream: bool
     hosted_tools: str
+    mcp_urls: bool
+    mcp_servers: str | None
+    tool_timeout: float
+    web_search: str
+    web_search_url: str | None
+    web_search_key: str | None = field(repr=False)
     stop_drain: bool
     max_choices: int
     strict: bool
@@ -180,6 +187,7 @@ class Settings:
         upstreams, demo = read_upstreams(reader, names)
         reader.find_lost_fallbacks(upstreams)
         reader.find_unknown_keys(values)
+        reader.find_incomplete_search(values)
         if reader.mistakes:
             raise ConfigError(list(dict.fromkeys(reader.mistakes)))
         tracing = any(reader.environ.get(name) for name in TRACING_VARIABLES)
@@ -236,6 +244,12 @@ SETTINGS = (
     Setting("KEY_REASONING", "key_reasoning", parsers.parse_key_styles, ""),
     Setting("CHAT_DEFAULT_STREAM", "chat_default_stream", parsers.parse_flag, "false"),
     Setting("HOSTED_TOOLS", "hosted_tools", parsers.make_word_parser("drop", "refuse"), "drop"),
+    Setting("MCP_URLS", "mcp_urls", parsers.parse_on_off, "on"),
+    Setting("MCP_SERVERS", "mcp_servers", str, None),
+    Setting("TOOL_TIMEOUT", "tool_timeout", parsers.parse_seconds, "60"),
+    Setting("WEB_SEARCH", "web_search", parsers.parse_search_engine, "off"),
+    Setting("WEB_SEARCH_URL", "web_search_url", parsers.parse_service_url, None),
+    Setting("WEB_SEARCH_KEY", "web_search_key", parsers.parse_key, None),
     Setting("STOP_DRAIN", "stop_drain", parsers.parse_flag, "false"),
     Setting("MAX_CHOICES", "max_choices", parsers.make_number_parser(int, 1, 128, ""), "8"),
     Setting("STRICT", "strict", parsers.parse_flag, "false"),
@@ -423,6 +437,13 @@ class EnvironmentReader:
             self.mistakes.append(
                 f"{ENV_PREFIX}KEY_REASONING must use only keys from {ENV_PREFIX}API_KEYS"
             )
+
+    def find_incomplete_search(self, values: dict[str, Any]) -> None:
+        """Record a mistake if the web search lacks the address or the key that it needs."""
+        engine = values["web_search"]
+        suffix = "WEB_SEARCH_URL" if engine == "searxng" else "WEB_SEARCH_KEY"
+        if engine not in (None, "off") and not self.environ.get(ENV_PREFIX + suffix):
+            self.mistakes.append(f"{ENV_PREFIX}{suffix} must be set for the web search {engine}")
 
     def find_misspelled(self, names: tuple[str, ...]) -> None:
         """Record a mistake for each variable that looks like a setting but is none.

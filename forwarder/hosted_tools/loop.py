@@ -86,7 +86,7 @@ class LoopContext(NamedTuple):
     tools run. ``keeps_encrypted_reasoning`` is true if the response is stored with it even though
     the client did not ask for it. ``history_items`` are the types of items in the history that the
     upstream does not know. ``search`` is ``None`` if no search engine is configured or the upstream
-    searches itself.
+    searches itself. With ``is_preview`` no server is called, so MCP tools are left out.
     """
 
     client: McpClient
@@ -98,6 +98,7 @@ class LoopContext(NamedTuple):
     keeps_encrypted_reasoning: bool = False
     history_items: Collection[str] = MCP_ITEMS
     search: WebSearch | None = None
+    is_preview: bool = False
 
     def can_run(self, tool: Any) -> bool:
         """Whether a tool of a request is run here."""
@@ -171,6 +172,8 @@ class ResponseRun:
         approvals = self._run_approved_calls(approvals, merger)
         upstream_request = self._make_request(items, client_tools, configs, approvals)
         stream = self._handler(upstream_request)
+        if not self._functions and not merger.has_prelude:
+            return stream
         rounds = self._run_rounds(merger, upstream_request, stream, client_tools)
         next(rounds)  # its cleanup runs only once it has begun
         return rounds
@@ -249,6 +252,8 @@ class ResponseRun:
         merger: ResponseMerger,
     ) -> None:
         """List the tools of all servers, offer them, and show the lists that are new."""
+        if self._context.is_preview:
+            return
         lists: list[tuple[McpToolConfig, list[McpTool] | PendingTask[list[McpTool]]]] = []
         for config in configs:
             carried = find_carried_tools(items, config)
@@ -333,6 +338,8 @@ class ResponseRun:
         self, approvals: dict[str, Approval], merger: ResponseMerger
     ) -> dict[str, Approval]:
         """Run the calls that the client has just approved; return the approvals with outputs."""
+        if self._context.is_preview:
+            return approvals
         due = {name: approval for name, approval in approvals.items() if approval.is_due}
         running = {name: self._start_approved(approval) for name, approval in due.items()}
         done = dict(approvals)

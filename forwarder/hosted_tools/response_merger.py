@@ -126,6 +126,11 @@ class ResponseMerger:
     def is_limit_reached(self) -> bool:
         return self._max_calls is not None and self.call_count >= self._max_calls
 
+    @property
+    def has_prelude(self) -> bool:
+        """Whether there are items that come before the model's."""
+        return bool(self._prelude)
+
     def add_prelude(self, item: Json, events: tuple[str, ...]) -> None:
         """Add an item that comes before the model's; ``events`` are between its begin and end."""
         self._prelude.append((item, events))

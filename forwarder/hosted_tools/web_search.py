@@ -64,10 +64,13 @@ CONTEXT_SIZES = {
 
 
 class WebSearch(NamedTuple):
-    """The operator's search; ``client`` identifies the client of a request to the page reader."""
+    """The operator's search; ``client`` identifies the client of a request to the page reader.
+
+    Without ``reader``, the model cannot open pages.
+    """
 
     engine: SearchEngine
-    reader: PageReader
+    reader: PageReader | None
     client: str = ""
 
 
@@ -138,7 +141,8 @@ class SearchSession:
         self._pages: dict[str, Page] = {}
 
     def make_functions(self) -> list[HostedFunction]:
-        return [SearchFunction(self), OpenPageFunction(self), FindInPageFunction(self)]
+        pages = [OpenPageFunction(self), FindInPageFunction(self)]
+        return [SearchFunction(self), *(pages if self.search.reader else ())]
 
     def run_search(self, query: str) -> tuple[str, Json]:
         """Search; return the output for the model and more fields of the action."""
@@ -153,11 +157,13 @@ class SearchSession:
         if not self.tool.options.allows(url):
             raise PageFailure("The domain filters of the search do not allow this page.")
         page = self._pages.get(url)
-        if page is None:
+        if page is None and self.search.reader is not None:
             page = self.search.reader.read_page(url, self.search.client)
             if len(self._pages) < MAX_PAGES:
                 self._pages[url] = page
             self.sources[url] = page.title
+        if page is None:
+            raise PageFailure("Pages cannot be opened here.")
         return page
 
 

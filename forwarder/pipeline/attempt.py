@@ -39,6 +39,7 @@ class Attempt:
 
     ``style`` is the reasoning style that this request asks for.  ``compaction`` wraps the handler
     of Responses requests: `with_compaction`, or `make_compact_handler` for ``/responses/compact``.
+    With ``is_preview`` nothing is called.
     """
 
     services: Services
@@ -50,6 +51,7 @@ class Attempt:
     request: Json
     media_io: MediaIO
     compaction: HandlerWrapper = with_compaction
+    is_preview: bool = False
 
     @cached_property
     def profile(self) -> Profile:

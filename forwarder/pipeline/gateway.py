@@ -102,7 +102,8 @@ class Gateway:
         context.loss_report.local_parameters = calls.list_local_parameters(client, request, route)
         show = partial(attempt.upstream.preview, route=route, client=client, context=context)
         run = DryRun(show)
-        attempt = replace(attempt, media_io=build_dry_media_io(self._services, route, run))
+        media_io = build_dry_media_io(self._services, route, run)
+        attempt = replace(attempt, media_io=media_io, is_preview=True)
         sent = run.capture_request(build_handler(attempt, run.handle_request), request)
         return build_report(asked, client, route, sent, context.loss_report.losses, run)
 

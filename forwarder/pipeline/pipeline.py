@@ -14,6 +14,7 @@ from forwarder.core.client_headers import IDEMPOTENCY_KEY
 from forwarder.core.schema_size import check_schema_sizes
 from forwarder.core.types import Handler
 from forwarder.core.validate import STR, check_enum, check_type
+from forwarder.hosted_tools import with_hosted_tools
 from forwarder.middleware.cut_annotations import with_cut_annotations
 from forwarder.middleware.json_schema import with_json_schema
 from forwarder.middleware.media import with_media
@@ -49,6 +50,11 @@ def is_responses_client(attempt: Attempt) -> bool:
 
 def is_chat_over_responses(attempt: Attempt) -> bool:
     return is_chat_client(attempt) and attempt.route.protocol == RESPONSES.name
+
+
+def is_responses_over_chat(attempt: Attempt) -> bool:
+    """A Responses upstream runs hosted tools itself."""
+    return is_responses_client(attempt) and is_chat_upstream(attempt)
 
 
 def is_responses_passthrough(attempt: Attempt) -> bool:
@@ -101,6 +107,17 @@ def wrap_metering(handler: Handler, attempt: Attempt) -> Handler:
 
 def wrap_compaction(handler: Handler, attempt: Attempt) -> Handler:
     return attempt.compaction(handler, attempt.translation_context, attempt.compacts_natively)
+
+
+def wrap_hosted_tools(handler: Handler, attempt: Attempt) -> Handler:
+    context = attempt.services.hosted_tools.make_context(
+        attempt.context,
+        attempt.context.account_id or "",
+        searches_itself=attempt.profile.web_search_options,
+        keeps_encrypted_reasoning=attempt.translation_context.stores_encrypted_reasoning,
+        is_preview=attempt.is_preview,
+    )
+    return with_hosted_tools(handler, context)
 
 
 def wrap_media(handler: Handler, attempt: Attempt) -> Handler:
@@ -186,6 +203,7 @@ PIPELINE = (
     Stage(is_any, wrap_client_defaults),
     Stage(is_any, wrap_metering),
     Stage(is_responses_client, wrap_compaction),
+    Stage(is_responses_over_chat, wrap_hosted_tools),
     Stage(is_any, wrap_media),
     Stage(is_chat_over_responses, wrap_multiple_choices),  # each choice is stopped on its own
     Stage(is_chat_over_responses, wrap_cut_annotations),

@@ -1,0 +1,89 @@
+"""The hosted tools that the settings allow, and what they need for as long as the process runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from forwarder.config.settings import ConfigError, Settings
+from forwarder.core.cancellation import CancelToken
+from forwarder.core.concurrency import get_address_info
+from forwarder.core.ssrf import AddressGuard
+from forwarder.hosted_tools.history import MCP_ITEMS, SEARCH_ITEMS
+from forwarder.hosted_tools.loop import LoopContext
+from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
+from forwarder.hosted_tools.mcp_server import McpServer, parse_server_file
+from forwarder.hosted_tools.mcp_tools import McpPolicy
+from forwarder.hosted_tools.page_reader import PageReader
+from forwarder.hosted_tools.web_search import WebSearch
+from forwarder.hosted_tools.web_search_backends import SearchEngine
+from forwarder.middleware.media import Fetcher
+
+
+class HostedToolServices:
+    """Makes the loop's context for each request.
+
+    With ``is_offline`` no server is called, as in a preview. Raises ConfigError if the file of
+    servers is wrong.
+    """
+
+    def __init__(self, settings: Settings, is_offline: bool = False) -> None:
+        self._is_offline = is_offline
+        guard = AddressGuard(settings.remote_allow, get_address_info)
+        self.client = McpClient(guard, McpLimits(call_seconds=settings.tool_timeout))
+        # A client without a key could use the forwarder to reach servers in its name.
+        allows_urls = settings.mcp_urls and bool(settings.api_keys)
+        self._policy = McpPolicy(read_servers(settings.mcp_servers), allows_urls)
+        self._search = build_search(settings)
+
+    def make_context(
+        self,
+        token: CancelToken,
+        account: str,
+        searches_itself: bool = False,
+        keeps_encrypted_reasoning: bool = False,
+        is_preview: bool = False,
+    ) -> LoopContext:
+        """Return the context of a request.
+
+        ``token`` is the waiting client, ``account`` identifies it to the fetcher. With
+        ``searches_itself``, the upstream's model searches the web, and no engine is used.
+        """
+        search = None if self._search is None else self._search._replace(client=account)
+        return LoopContext(
+            self.client,
+            self._policy,
+            token,
+            keeps_encrypted_reasoning=keeps_encrypted_reasoning,
+            history_items=MCP_ITEMS | SEARCH_ITEMS,
+            search=None if searches_itself else search,
+            is_preview=is_preview or self._is_offline,
+        )
+
+    def close(self) -> None:
+        self.client.close()
+
+
+def read_servers(path: str | None) -> dict[str, McpServer]:
+    if path is None:
+        return {}
+    try:
+        return dict(parse_server_file(Path(path).read_text(encoding="utf-8")))
+    except (OSError, UnicodeError):
+        raise ConfigError(["FORWARDER_MCP_SERVERS must be the path of a readable file"]) from None
+    except ValueError as error:
+        message = f"FORWARDER_MCP_SERVERS must be the path of a valid file: {error}"
+        raise ConfigError([message]) from None
+
+
+def build_search(settings: Settings) -> WebSearch | None:
+    if settings.web_search == "off":
+        return None
+    engine = SearchEngine(
+        settings.web_search, settings.web_search_url, settings.web_search_key,
+        min(settings.tool_timeout, 15.0),
+    )  # fmt: skip
+    if not settings.fetch:
+        return WebSearch(engine, None)
+    guard = AddressGuard(settings.fetch_allow, get_address_info)
+    fetcher = Fetcher(guard, settings.fetch_max, settings.fetch_timeout, settings.fetch_lookups)
+    return WebSearch(engine, PageReader(fetcher))

@@ -1,0 +1,214 @@
+"""Hosted tools by settings, and through the whole forwarder over a Chat upstream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from forwarder.config.settings import ConfigError, Settings
+from forwarder.hosted_tools.services import HostedToolServices
+from tests.fake_provider.answers import Answer, Call
+from tests.fake_provider.scripted import ScriptedUpstream
+from tests.helpers.hosted import hosting
+from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
+from tests.hosted_tools.test_loop import Token
+
+Json = dict[str, Any]
+MCP: Json = {"type": "mcp", "server_label": "s", "server_url": "https://mcp.example/"}
+SEARCH: Json = {"type": "web_search"}
+SEARXNG = {"FORWARDER_WEB_SEARCH": "searxng", "FORWARDER_WEB_SEARCH_URL": "http://searxng.test"}
+
+
+def context_of(environment: dict[str, str], **options: Any) -> Any:
+    services = HostedToolServices(Settings.from_env(environment))
+    return services.make_context(Token(), "account", **options)
+
+
+def test_urls_of_clients_need_keys_and_the_setting() -> None:
+    keys = {"FORWARDER_API_KEYS": "k"}
+    assert context_of(keys).can_run(MCP)
+    assert not context_of({}).can_run(MCP)
+    assert not context_of({**keys, "FORWARDER_MCP_URLS": "off"}).can_run(MCP)
+
+
+def test_servers_of_the_operator_need_no_keys(tmp_path: Path) -> None:
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": {"s": {"command": "true"}}}))
+    context = context_of({"FORWARDER_MCP_SERVERS": str(path)})
+    assert context.can_run({"type": "mcp", "server_label": "s"})
+    assert not context.can_run({"type": "mcp", "server_label": "other"})
+    assert not context.can_run(MCP)
+
+
+def test_wrong_file_of_servers_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "mcp.json"
+    for content in (None, "{}"):
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(ConfigError, match="FORWARDER_MCP_SERVERS"):
+            context_of({"FORWARDER_MCP_SERVERS": str(path)})
+
+
+def test_web_search_is_off_unless_an_engine_is_set() -> None:
+    assert not context_of({}).can_run(SEARCH)
+    assert context_of(SEARXNG).can_run(SEARCH)
+    assert not context_of(SEARXNG, searches_itself=True).can_run(SEARCH)
+    assert context_of(SEARXNG).search.reader is not None
+    assert context_of({**SEARXNG, "FORWARDER_FETCH": "off"}).search.reader is None
+
+
+@pytest.mark.parametrize(
+    ("engine", "missing"),
+    [("searxng", "FORWARDER_WEB_SEARCH_URL"), ("exa", "FORWARDER_WEB_SEARCH_KEY")],
+)
+def test_engine_without_address_or_key_is_a_mistake(engine: str, missing: str) -> None:
+    with pytest.raises(ConfigError, match=missing):
+        Settings.from_env({"FORWARDER_WEB_SEARCH": engine})
+
+
+# -- through the forwarder ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[str]:
+    with serving_mcp("--protected") as root:
+        yield root
+
+
+@pytest.fixture
+def upstream() -> Iterator[ScriptedUpstream]:
+    with ScriptedUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def client(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[openai.OpenAI]:
+    environment = {
+        "CHAT_BASE_URL": upstream.url,
+        "FORWARDER_API_KEYS": "k",
+        "FORWARDER_REMOTE_ALLOW": "127.0.0.1",
+        "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
+    }
+    with (
+        hosting(environment) as address,
+        openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) as client,
+    ):
+        yield client
+
+
+def mcp_tool(root: str, **more: Any) -> Any:
+    return {
+        "type": "mcp",
+        "server_label": "tests",
+        "server_url": f"{root}/mcp",
+        "authorization": TOKEN,
+        "require_approval": "never",
+        **more,
+    }
+
+
+def calls(name: str, **arguments: Any) -> Answer:
+    return Answer(calls=[Call(name=name, arguments=json.dumps(arguments))])
+
+
+def test_sdk_streams_a_response_with_an_mcp_call(
+    client: openai.OpenAI, upstream: ScriptedUpstream, root: str
+) -> None:
+    upstream.script(calls("tests__echo", text="hi"), Answer(text="It said hi."))
+    with client.responses.stream(model="m", input="go", tools=[mcp_tool(root)]) as stream:
+        kinds = [event.type for event in stream]
+        response = stream.get_final_response()
+    assert "response.mcp_call.completed" in kinds
+    assert kinds.count("response.completed") == 1
+    assert response.output_text == "It said hi."
+    call: Any = response.output[1]
+    assert (call.type, call.output, call.status) == ("mcp_call", "hi", "completed")
+    assert TOKEN not in response.model_dump_json()
+    messages = upstream.requests[1].body["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
+    assert messages[2]["content"] == "hi"
+
+
+def test_next_turn_continues_from_the_stored_response(
+    client: openai.OpenAI, upstream: ScriptedUpstream, root: str
+) -> None:
+    upstream.script(
+        calls("tests__echo", text="hi"), Answer(text="It said hi."), Answer(text="Bye.")
+    )
+    tools = [mcp_tool(root)]
+    first = client.responses.create(model="m", input="go", tools=tools)
+    stored = client.responses.retrieve(first.id)
+    assert [item.type for item in stored.output] == ["mcp_list_tools", "mcp_call", "message"]
+    second = client.responses.create(
+        model="m", input="bye", tools=tools, previous_response_id=first.id
+    )
+    assert [item.type for item in second.output] == ["message"]
+    roles = [message["role"] for message in upstream.requests[2].body["messages"]]
+    assert roles == ["user", "assistant", "tool", "assistant", "user"]
+
+
+def test_approval_goes_round_by_stored_responses(
+    client: openai.OpenAI, upstream: ScriptedUpstream, root: str
+) -> None:
+    upstream.script(calls("tests__add", a=2, b=3), Answer(text="5."))
+    tools = [mcp_tool(root, require_approval="always")]
+    first = client.responses.create(model="m", input="go", tools=tools)
+    request: Any = first.output[-1]
+    assert request.type == "mcp_approval_request"
+    answer: Any = {
+        "type": "mcp_approval_response",
+        "approval_request_id": request.id,
+        "approve": True,
+    }
+    second = client.responses.create(
+        model="m", input=[answer], tools=tools, previous_response_id=first.id
+    )
+    call: Any = second.output[0]
+    assert (call.type, call.output) == ("mcp_call", "5")
+    assert second.output_text == "5."
+
+
+def test_background_response_runs_tools(
+    client: openai.OpenAI, upstream: ScriptedUpstream, root: str
+) -> None:
+    upstream.script(calls("tests__echo", text="hi"), Answer(text="Done."))
+    started = client.responses.create(
+        model="m", input="go", tools=[mcp_tool(root)], background=True, stream=True
+    )
+    last: Any = list(started)[-1]
+    assert last.type == "response.completed"
+    assert [item.type for item in last.response.output] == [
+        "mcp_list_tools", "mcp_call", "message"
+    ]  # fmt: skip
+    assert len(upstream.requests) == 2
+
+
+def test_bad_server_is_a_400_that_names_it(client: openai.OpenAI, root: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(
+            model="m", input="go", tools=[mcp_tool(root, server_url="file:///etc/passwd")]
+        )
+    assert refused.value.param == "tools[0].server_url"
+
+
+def test_preview_calls_no_server(client: openai.OpenAI, root: str) -> None:
+    approved: list[Any] = [
+        {
+            "type": "mcp_approval_request",
+            "id": "mcpr_1",
+            "name": "die",
+            "server_label": "tests",
+            "arguments": "{}",
+        },
+        {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True},
+    ]
+    body: Json = {"model": "m", "input": approved, "tools": [mcp_tool("http://127.0.0.1:1")]}
+    address = str(client.base_url).removesuffix("/v1/")
+    report: Any = client.post(f"{address}/forwarder/translate", body=body, cast_to=object)
+    messages = report["request"]["messages"]
+    assert [message["role"] for message in messages] == ["assistant", "tool"]

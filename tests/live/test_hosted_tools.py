@@ -1,0 +1,134 @@
+"""The Agents SDK's hosted tools over a Chat upstream: the forwarder runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+
+from tests.fake_provider import ScriptedUpstream
+from tests.fake_provider.answers import Answer, Call
+from tests.helpers.loopback import Peer, serving
+from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
+from tests.live.clients import needs_python_package
+from tests.live.conftest import Serve, settings
+from tests.live.server import Server
+
+pytestmark = needs_python_package("agents")
+
+streams = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+RESULT = {"title": "Cats", "url": "https://example.org/cats", "content": "Cats sleep."}
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[str]:
+    with serving_mcp("--protected") as root:
+        yield root
+
+
+@pytest.fixture(scope="module")
+def searxng() -> Iterator[str]:
+    def answer(peer: Peer) -> None:
+        peer.request()
+        peer.answer(json.dumps({"results": [RESULT]}).encode(), b"Connection: close")
+
+    with serving(answer) as server:
+        yield f"http://127.0.0.1:{server.port}"
+
+
+@pytest.fixture
+def forwarder(serve: Serve, upstream: ScriptedUpstream, searxng: str) -> Server:
+    """A forwarder that may call loopback, and searches by a server of SearXNG's shape."""
+    return serve(
+        settings(
+            upstream,
+            FORWARDER_API_KEYS="k",
+            FORWARDER_REMOTE_ALLOW="127.0.0.1",
+            FORWARDER_WEB_SEARCH="searxng",
+            FORWARDER_WEB_SEARCH_URL=searxng,
+        )
+    )
+
+
+def run(forwarder: Server, tools: list[Any], streamed: bool) -> Any:
+    """The result of an agent with these tools, whose model is a Chat upstream's."""
+    import agents
+
+    async def answer() -> Any:
+        async with AsyncOpenAI(base_url=forwarder.v1, api_key="k", max_retries=0) as client:
+            model = agents.OpenAIResponsesModel("chat/scripted", client)
+            agent = agents.Agent(name="a", model=model, tools=tools)
+            config = agents.RunConfig(tracing_disabled=True)
+            if not streamed:
+                return await agents.Runner.run(agent, "go", run_config=config)
+            result = agents.Runner.run_streamed(agent, "go", run_config=config)
+            async for _ in result.stream_events():
+                pass
+            return result
+
+    return asyncio.run(answer())
+
+
+def hosted_mcp(root: str, approval: str, on_approval: Callable[[Any], Any] | None = None) -> Any:
+    import agents
+
+    config: Any = {
+        "type": "mcp",
+        "server_label": "tests",
+        "server_url": f"{root}/mcp",
+        "authorization": TOKEN,
+        "require_approval": approval,
+    }
+    return agents.HostedMCPTool(tool_config=config, on_approval_request=on_approval)
+
+
+@streams
+def test_hosted_mcp_tool_is_run(
+    forwarder: Server, upstream: ScriptedUpstream, root: str, streamed: bool
+) -> None:
+    upstream.script(
+        Answer(calls=[Call("tests__echo", '{"text":"hi"}')]), Answer(text="It said hi.")
+    )
+    result = run(forwarder, [hosted_mcp(root, "never")], streamed)
+    assert result.final_output == "It said hi."
+    outputs = [item for response in result.raw_responses for item in response.output]
+    assert [item.type for item in outputs] == ["mcp_list_tools", "mcp_call", "message"]
+    assert outputs[1].output == "hi"
+
+
+def test_hosted_mcp_tool_is_approved_by_the_sdk(
+    forwarder: Server, upstream: ScriptedUpstream, root: str
+) -> None:
+    asked: list[Any] = []
+
+    def approve(request: Any) -> Any:
+        asked.append(request.data.name)
+        return {"approve": True}
+
+    upstream.script(Answer(calls=[Call("tests__add", '{"a":1,"b":2}')]), Answer(text="3."))
+    result = run(forwarder, [hosted_mcp(root, "always", approve)], False)
+    assert (asked, result.final_output) == (["add"], "3.")
+    messages = upstream.requests[-1].body["messages"]
+    assert messages[-1]["content"] == "3"
+
+
+@streams
+def test_web_search_tool_is_run_and_cited(
+    forwarder: Server, upstream: ScriptedUpstream, streamed: bool
+) -> None:
+    import agents
+
+    text = "They sleep ([Cats](https://example.org/cats))."
+    upstream.script(Answer(calls=[Call("web_search", '{"query":"cats"}')]), Answer(text=text))
+    result = run(forwarder, [agents.WebSearchTool()], streamed)
+    search, message = result.raw_responses[0].output
+    assert (search.type, search.status, search.action.query) == (
+        "web_search_call", "completed", "cats"
+    )  # fmt: skip
+    (citation,) = message.content[0].annotations
+    assert (citation.type, citation.url) == ("url_citation", "https://example.org/cats")
+    assert text[citation.start_index : citation.end_index].startswith("[Cats]")
