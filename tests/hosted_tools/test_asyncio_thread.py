@@ -133,6 +133,7 @@ print("fine")
 """
 
 
+@pytest.mark.live
 def test_under_gevent_greenlets_run_while_tools_are_called() -> None:
     with serving_mcp() as root:
         done = subprocess.run(

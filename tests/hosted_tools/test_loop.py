@@ -37,6 +37,8 @@ from tests.hosted_tools.scripted_upstream import (
     thought,
 )
 
+pytestmark = pytest.mark.live  # an MCP server in a process of its own
+
 Json = dict[str, Any]
 QUESTION: Json = {"type": "message", "role": "user", "content": "go"}
 

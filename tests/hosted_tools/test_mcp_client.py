@@ -19,6 +19,8 @@ from forwarder.hosted_tools.mcp_session import SessionLimits
 from tests.helpers.loopback import chunk, serving, unused_port
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 
+pytestmark = pytest.mark.live  # an MCP server in a process of its own
+
 LOOPBACK = AddressGuard(["127.0.0.1"])
 
 

@@ -18,6 +18,8 @@ from tests.helpers.hosted import hosting
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 from tests.hosted_tools.test_loop import Token
 
+pytestmark = pytest.mark.live  # an MCP server in a process of its own
+
 Json = dict[str, Any]
 MCP: Json = {"type": "mcp", "server_label": "s", "server_url": "https://mcp.example/"}
 SEARCH: Json = {"type": "web_search"}
