@@ -14,6 +14,8 @@ from forwarder.protocols.ollama import OLLAMA_CHAT
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
 from tests.server.conftest import Serve
 
+pytestmark = pytest.mark.slow  # hundreds of requests for each API
+
 Json = dict[str, Any]
 
 LONG = "x" * 10_000

@@ -22,6 +22,8 @@ from forwarder.protocols.unfold import unfold_answer as whole_events
 from forwarder.storage.db.database import SqliteDatabase
 from tests.server.conftest import Serve, streamed
 
+pytestmark = pytest.mark.slow  # hundreds of round trips through two workers
+
 Json = dict[str, Any]
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]

@@ -46,6 +46,8 @@ from tests.storage.background.helpers import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow  # waits for leases to expire
+
 fast = pytest.mark.usefixtures("_short_intervals")
 
 
