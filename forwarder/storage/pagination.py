@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
 from forwarder.core.validate import check_enum
+from forwarder.storage.db.numbered_lists import NumberedPage
 from forwarder.storage.db.tables import is_valid_id
 
 MAX_PAGE_SIZE = 100
@@ -21,12 +22,14 @@ class PageRequest(NamedTuple):
     is_descending: bool
 
 
-def read_page(query: Mapping[str, str], order: str) -> PageRequest:
+def read_page(
+    query: Mapping[str, str], order: str, default_size: int = 20, max_size: int = MAX_PAGE_SIZE
+) -> PageRequest:
     """Parse pagination parameters; ``order`` is the default order. Raises InvalidRequest."""
-    text = query.get("limit", "20")
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_PAGE_SIZE:
+    text = query.get("limit", str(default_size))
+    if not text.isdecimal() or not 1 <= int(text) <= max_size:
         raise InvalidRequest(
-            f"Invalid value for 'limit': expected an integer from 1 to {MAX_PAGE_SIZE}.",
+            f"Invalid value for 'limit': expected an integer from 1 to {max_size}.",
             param="limit",
             code="invalid_value",
         )
@@ -47,31 +50,50 @@ def make_page(entries: Sequence[Json], page: PageRequest) -> Json:
 
 def find_page_start(page: PageRequest, find_position: Callable[[str], int | None]) -> int | None:
     """Return the position after which a page starts, for a list that the database pages."""
-    if page.after is None:
+    return find_cursor(page.after, "after", find_position)
+
+
+def find_numbered_page(
+    page: PageRequest, before: str | None, find_position: Callable[[str], int | None]
+) -> NumberedPage:
+    """Return the page of a list that the database pages in both directions."""
+    after = find_cursor(page.after, "after", find_position)
+    before_position = find_cursor(before or None, "before", find_position)
+    return NumberedPage(page.limit, after, before_position, page.is_descending)
+
+
+def find_cursor(
+    name: str | None, param: str, find_position: Callable[[str], int | None]
+) -> int | None:
+    if name is None:
         return None
-    position = find_position(page.after) if is_valid_id(page.after) else None
+    position = find_position(name) if is_valid_id(name) else None
     if position is None:
-        raise unknown_cursor(page.after)
+        raise unknown_cursor(name, param)
     return position
 
 
-def unknown_cursor(after: str) -> InvalidRequest:
+def unknown_cursor(name: str, param: str = "after") -> InvalidRequest:
     return InvalidRequest(
-        f"Invalid value for 'after': '{after[:64]}' is not in this list.",
-        param="after",
+        f"Invalid value for '{param}': '{name[:64]}' is not in this list.",
+        param=param,
         code="invalid_value",
     )
 
 
 def make_list(entries: Sequence[Json], limit: int) -> Json:
     """Return the first ``limit`` entries as a list object; ``has_more`` tells if there are more."""
-    data = list(entries[:limit])
+    return make_list_object(list(entries[:limit]), len(entries) > limit)
+
+
+def make_list_object(data: list[Json], has_more: bool) -> Json:
+    """Return the list object of a page."""
     return {
         "object": "list",
         "data": data,
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
-        "has_more": len(entries) > limit,
+        "has_more": has_more,
     }
 
 

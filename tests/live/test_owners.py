@@ -27,6 +27,12 @@ OWNED = {
     "responses", "events", "items", "conversations", "conversation_items", "completions", "gone",
 }  # fmt: skip
 
+LATER = (
+    "vector_store_words", "vector_store_chunks", "vector_store_files", "vector_store_batches",
+    "vector_stores", "file_parts", "files", "owner_keys",
+)  # fmt: skip
+"""Tables that the older version does not have; those that refer to others come first."""
+
 
 def client_of(server: Server, key: str = MINE) -> OpenAI:
     return OpenAI(base_url=server.v1, api_key=key, max_retries=0, timeout=60)
@@ -61,7 +67,8 @@ def make_older(database: str, names: dict[str, str]) -> None:
                 for table in OWNED
             ),
         )
-    execute(database, "DROP TABLE owner_keys", "UPDATE alembic_version SET version_num = '0007'")
+    dropped = [f"DROP TABLE IF EXISTS {table}" for table in LATER]
+    execute(database, *dropped, "UPDATE alembic_version SET version_num = '0007'")
     assert owners_of(database) == set(map(hash_client_key, names))
 
 

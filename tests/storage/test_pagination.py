@@ -8,8 +8,10 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.validate import check_type
+from forwarder.storage.db.numbered_lists import NumberedPage
 from forwarder.storage.pagination import (
     PageRequest,
+    find_numbered_page,
     find_page_start,
     make_list,
     make_page,
@@ -46,7 +48,23 @@ def test_unknown_cursor_is_rejected() -> None:
     assert refused.value.param == "after"
 
 
+def test_numbered_page_has_both_cursors() -> None:
+    places = {"a": 7, "b": 9}
+
+    page = find_numbered_page(PageRequest(2, "a", True), "b", places.get)
+
+    assert page == NumberedPage(2, 7, 9, True)
+    assert find_numbered_page(PageRequest(2, None, False), "", places.get) == NumberedPage(
+        2, None, None, False
+    )
+    with pytest.raises(InvalidRequest) as refused:
+        find_numbered_page(PageRequest(2, None, False), "x", places.get)
+    assert refused.value.param == "before"
+
+
 def test_page_parameters_are_parsed() -> None:
+    assert read_page({}, "desc", 500, 1000) == PageRequest(500, None, True)
+    assert read_page({"limit": "1000"}, "desc", 500, 1000).limit == 1000
     assert read_page({}, "desc") == PageRequest(20, None, True)
     assert read_page({"limit": "3", "after": "x", "order": "asc"}, "desc") == PageRequest(
         3, "x", False

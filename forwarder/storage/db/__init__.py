@@ -5,6 +5,8 @@
 - `responses.py`, `background_leases.py`, `conversations.py`, `completions.py`, `models.py`,
   `owners.py` and `reasoning.py` are functions of a connection. The repositories
   (`storage.repositories`) combine them to transactions.
+- `files.py`, `vector_stores.py` and `vector_chunks.py` are functions of a connection too, for
+  files, vector stores and their passages; `numbered_lists.py` pages them.
 - `statements.py` holds precompiled SQL for queries that run on every request.
 - `change_notifier.py` tells other workers about changed models, and `key_rotation.py` re-encrypts
   stored values.

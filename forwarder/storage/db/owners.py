@@ -14,19 +14,37 @@ from forwarder.storage.db.tables import (
     conversation_items,
     conversations,
     events,
+    file_parts,
+    files,
     items,
     owner_keys,
     responses,
     tombstones,
+    vector_store_batches,
+    vector_store_chunks,
+    vector_store_files,
+    vector_stores,
 )
 
 RESPONSE_TABLES = (responses, events, items)
 CONVERSATION_TABLES = (conversations, conversation_items, tombstones)
+FILE_TABLES = (
+    files,
+    file_parts,
+    vector_stores,
+    vector_store_batches,
+    vector_store_files,
+    vector_store_chunks,
+)
+CHILD_TABLES = frozenset({events, conversation_items, *FILE_TABLES} - {files, vector_stores})
+"""Tables whose rows are moved together with their parent rows."""
 
 FIND_ANY_ROW = Statement(
     "SELECT 1 WHERE EXISTS (SELECT 1 FROM responses WHERE owner = :owner) "
     "OR EXISTS (SELECT 1 FROM conversations WHERE owner = :owner) "
-    "OR EXISTS (SELECT 1 FROM completions WHERE owner = :owner)"
+    "OR EXISTS (SELECT 1 FROM completions WHERE owner = :owner) "
+    "OR EXISTS (SELECT 1 FROM files WHERE owner = :owner) "
+    "OR EXISTS (SELECT 1 FROM vector_stores WHERE owner = :owner)"
 )
 
 
@@ -49,13 +67,13 @@ def replace_key(connection: sa.Connection, name: str, sealed: str) -> None:
 
 
 def has_rows(connection: sa.Connection, owner: str) -> bool:
-    """Whether an owner has responses, conversations or completions."""
+    """Whether an owner has any stored data."""
     return bool(FIND_ANY_ROW.fetch_rows(connection, {"owner": owner}))
 
 
 def list_owners(connection: sa.Connection) -> set[str]:
-    """Return all owners with responses, conversations or completions."""
-    tables = responses, conversations, completions
+    """Return all owners with stored data."""
+    tables = responses, conversations, completions, files, vector_stores
     return {
         owner
         for table in tables
@@ -79,9 +97,10 @@ def move_owner(connection: sa.Connection, before: str, now: str) -> bool:
     """
     take_transaction_lock(connection, now)
     must_stay = has_running_turn(connection, before)
-    for group in (RESPONSE_TABLES, (completions,), () if must_stay else CONVERSATION_TABLES):
+    conversation_tables = () if must_stay else CONVERSATION_TABLES
+    for group in (RESPONSE_TABLES, (completions,), FILE_TABLES, conversation_tables):
         for table in group:
-            if table not in (events, conversation_items):  # moved together with their parent rows
+            if table not in CHILD_TABLES:
                 other = table.alias()
                 existing_ids = sa.select(other.c.id).where(other.c.owner == now)
                 delete_duplicates = sa.delete(table).where(

@@ -6,17 +6,20 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from forwarder.core.concurrency import spawn
 from forwarder.core.errors import StoreUnavailable
-from forwarder.storage.db import responses, tombstones
+from forwarder.storage.db import files, responses, tombstones, vector_stores
 from forwarder.storage.db.clock import NOW
 from forwarder.storage.db.database import Database
 from forwarder.storage.db.tables import completions, conversations, reasoning, scheduled_jobs
+from forwarder.storage.db.tables import files as file_table
 from forwarder.storage.db.tables import responses as response_table
+from forwarder.storage.db.tables import vector_stores as vector_store_table
 
 log = logging.getLogger("forwarder.store")
 
@@ -43,7 +46,14 @@ CHECKS_PER_ROUND = 15
 PRUNE_JOB, CLOCK_JOB = "prune", "clock"
 """Scheduled jobs: the next pruning, and the time from which the clock is trusted."""
 
-PRUNED_TABLES = (response_table, conversations, completions, reasoning)
+PRUNED_TABLES = (
+    response_table,
+    conversations,
+    completions,
+    reasoning,
+    file_table,
+    vector_store_table,
+)
 
 
 class Pruner:
@@ -99,9 +109,11 @@ class Pruner:
         """Delete expired rows, and the oldest rows above the size limit."""
         self._database.written_bytes = 0
         self._database.write(tombstones.remove_expired)
-        deleted = (sum(self._delete_old()) if by_age else 0) + sum(self._delete_excess())
+        by_clock = chain(self._delete_old(), self._delete_expired()) if by_age else ()
+        deleted = sum(by_clock) + sum(self._delete_excess())
         if deleted:
             self._database.write(responses.reap_hidden)
+            self._database.write(vector_stores.refresh_all_sizes)
             self._database.reclaim_space()
             log.info("pruned %d rows", deleted, extra={"event": "database_pruned"})
 
@@ -113,6 +125,12 @@ class Pruner:
             deleted = MAX_DELETED_ROWS
             while deleted == MAX_DELETED_ROWS:
                 deleted = self._database.write(partial(delete_matching, table=table, condition=old))
+                yield deleted
+
+    def _delete_expired(self) -> Iterator[int]:
+        """Delete files, and files from vector stores, whose clients set a time for it."""
+        for remove in (files.remove_expired, vector_stores.remove_expired):
+            while deleted := self._database.write(remove):
                 yield deleted
 
     def _delete_excess(self) -> Iterator[int]:

@@ -148,6 +148,132 @@ completions = sa.Table(
     sqlite_autoincrement=True,
 )
 
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("number", BIG_INTEGER, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    *make_usage_columns("files"),
+    sa.Column("filename", sa.Text, nullable=False),
+    sa.Column("purpose", sa.Text, nullable=False),
+    sa.Column("expires", sa.Double),
+    sa.Column("complete", sa.Boolean, nullable=False),
+    sa.UniqueConstraint("owner", "id"),
+    sqlite_autoincrement=True,
+)
+"""Files of clients. ``complete`` is false while a file is being uploaded."""
+
+file_parts = sa.Table(
+    "file_parts",
+    metadata,
+    make_key_column("owner"),
+    make_key_column("file"),
+    sa.Column("number", BIG_INTEGER, primary_key=True, autoincrement=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.ForeignKeyConstraint(["owner", "file"], ["files.owner", "files.id"], ondelete="CASCADE"),
+)
+"""The contents of files, in parts numbered from 0."""
+
+vector_stores = sa.Table(
+    "vector_stores",
+    metadata,
+    sa.Column("number", BIG_INTEGER, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    *make_usage_columns("vector_stores"),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("description", sa.Text),
+    sa.Column("metadata", sa.LargeBinary, nullable=False),
+    sa.Column("expires_days", BIG_INTEGER),
+    sa.Column("embedding_model", sa.Text),
+    sa.UniqueConstraint("owner", "id"),
+    sqlite_autoincrement=True,
+)
+"""``embedding_model`` makes all vectors of a store, which has none if it is null."""
+
+
+def make_vector_store_foreign_key() -> sa.ForeignKeyConstraint:
+    return sa.ForeignKeyConstraint(
+        ["owner", "store"], ["vector_stores.owner", "vector_stores.id"], ondelete="CASCADE"
+    )
+
+
+vector_store_batches = sa.Table(
+    "vector_store_batches",
+    metadata,
+    make_key_column("owner"),
+    make_key_column("id"),
+    sa.Column("store", sa.Text, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("cancelled", sa.Boolean, nullable=False),
+    sa.Index("vector_store_batches_by_store", "owner", "store"),
+    make_vector_store_foreign_key(),
+)
+
+vector_store_files = sa.Table(
+    "vector_store_files",
+    metadata,
+    sa.Column("number", BIG_INTEGER, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("store", sa.Text, nullable=False),
+    sa.Column("file", sa.Text, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("error_code", sa.Text),
+    sa.Column("error_message", sa.Text),
+    sa.Column("size", BIG_INTEGER, nullable=False),
+    sa.Column("attributes", sa.LargeBinary, nullable=False),
+    sa.Column("chunk_tokens", BIG_INTEGER, nullable=False),
+    sa.Column("overlap_tokens", BIG_INTEGER, nullable=False),
+    sa.Column("batch", sa.Text),
+    sa.Column("worker", sa.Text),
+    sa.Column("lease", sa.Double),
+    sa.Column("attempt", BIG_INTEGER, nullable=False),
+    sa.UniqueConstraint("owner", "store", "file"),
+    sa.Index("vector_store_files_by_file", "owner", "file"),
+    sa.Index(
+        "vector_store_files_pending",
+        "owner",
+        "number",
+        sqlite_where=sa.text("status = 'in_progress'"),
+        postgresql_where=sa.text("status = 'in_progress'"),
+    ),
+    sa.ForeignKeyConstraint(["owner", "file"], ["files.owner", "files.id"], ondelete="CASCADE"),
+    make_vector_store_foreign_key(),
+    sqlite_autoincrement=True,
+)
+"""Files in vector stores. ``worker`` splits and embeds a file until ``lease``; ``attempt`` is the
+number of workers that have begun to.
+"""
+
+vector_store_chunks = sa.Table(
+    "vector_store_chunks",
+    metadata,
+    sa.Column("number", BIG_INTEGER, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("store", sa.Text, nullable=False),
+    sa.Column("file", sa.Text, nullable=False),
+    sa.Column("bits", sa.LargeBinary),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("vector", sa.LargeBinary),
+    sa.Index("vector_store_chunks_by_file", "owner", "store", "file", "number"),
+    sa.Index("vector_store_chunks_by_store", "owner", "store", "number", "file", "bits"),
+    sa.ForeignKeyConstraint(
+        ["owner", "store", "file"],
+        ["vector_store_files.owner", "vector_store_files.store", "vector_store_files.file"],
+        ondelete="CASCADE",
+    ),
+    sqlite_autoincrement=True,
+)
+"""Passages of files. ``vector`` is the embedding as 32-bit floats, and ``bits`` the signs of its
+numbers, which the index contains so that a search reads no other columns. Each database has its own
+full-text index, which only `vector_chunks.py` uses: in SQLite the table ``vector_store_words``, in
+PostgreSQL the column ``words``.
+"""
+
 reasoning = sa.Table(
     "thoughts",
     metadata,

@@ -27,8 +27,14 @@ def test_latest_version_matches_the_migrations() -> None:
 
 
 def test_migrations_create_the_declared_tables(database: SqliteDatabase) -> None:
+    def is_compared(item: object, name: str | None, kind: str, *more: object) -> bool:
+        return kind != "table" or not str(name).startswith("vector_store_words")  # full text
+
     def difference(connection: sa.Connection) -> list[object]:
-        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+        options = {"include_object": is_compared}
+        return list(
+            compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+        )
 
     assert database.read(difference) == []
     assert database.read(migrate.read_version) == migrate.LATEST_VERSION

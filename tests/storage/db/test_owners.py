@@ -15,15 +15,21 @@ from forwarder.storage.db import (
     completions,
     conversations,
     event_log,
+    files,
     owners,
     responses,
     tombstones,
+    vector_chunks,
+    vector_stores,
 )
 from forwarder.storage.db.completions import StoredCompletion
 from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import Database, PostgresqlDatabase, SqliteDatabase
+from forwarder.storage.db.files import StoredFile
 from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.db.tables import metadata
+from forwarder.storage.db.vector_chunks import NewChunk
+from forwarder.storage.db.vector_stores import FileBatch, NewStoreFile, VectorStore
 from tests.live.postgres import needs_postgres, running_postgres
 
 TABLES = (
@@ -34,6 +40,12 @@ TABLES = (
     "conversation_items",
     "completions",
     "gone",
+    "files",
+    "file_parts",
+    "vector_stores",
+    "vector_store_batches",
+    "vector_store_files",
+    "vector_store_chunks",
 )
 MESSAGE = {"type": "message", "id": "msg_1", "role": "assistant", "content": "hi"}
 
@@ -67,6 +79,20 @@ def store_rows(connection: sa.Connection, owner: str) -> None:
     responses.add(connection, owner, stored._replace(id="resp_2", previous="resp_1"), log)
     completions.add(connection, owner, StoredCompletion("chat_1", 1.0, "m", {}, [], {}))
     tombstones.add_tombstone(connection, owner, "conv_1", "msg_0", 1)
+    files.reserve(connection, owner, StoredFile("file-1", 1.0, 2, "a.txt", "assistants", None), 9)
+    files.add_part(connection, owner, "file-1", 0, b"hi")
+    files.mark_complete(connection, owner, "file-1")
+    store = VectorStore("vs_1", 1.0, 1.0, 0, "s", None, {}, None, None)
+    vector_stores.create(connection, owner, store)
+    vector_stores.create_batch(connection, owner, FileBatch("vsfb_1", "vs_1", 1.0, False))
+    vector_stores.add_files(
+        connection, owner, "vs_1", [NewStoreFile("file-1", {}, 800, 400)], 1.0, "vsfb_1"
+    )
+    claimed = vector_stores.claim_file(connection, "w")
+    assert claimed is not None
+    chunk = NewChunk("hi", ("hi",), None, None)
+    assert vector_chunks.add_chunks(connection, claimed, "w", [chunk])
+    vector_stores.finish_file(connection, claimed, "w", 2, None)
 
 
 def count_rows(database: Database, owner: str) -> dict[str, int]:

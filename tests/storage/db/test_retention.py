@@ -5,10 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from forwarder.storage.db import completions, conversations, reasoning, responses, retention
+from forwarder.storage.db import (
+    completions,
+    conversations,
+    files,
+    reasoning,
+    responses,
+    retention,
+    vector_stores,
+)
 from forwarder.storage.db.completions import StoredCompletion
 from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import SqliteDatabase
@@ -191,3 +200,27 @@ def test_clock_set_back_does_not_stop_pruning(database: SqliteDatabase) -> None:
     database.write(lambda c: c.exec_driver_sql(set_due))
     assert pruner.prune_if_due()
     assert not pruner.prune_if_due()
+
+
+def test_files_and_vector_stores_are_pruned(database: SqliteDatabase) -> None:
+    old, now = time.time() - 40 * DAY, time.time()
+    for name, created, expires in (
+        ("file-old", old, None),
+        ("file-expired", now, now - 1),
+        ("file-kept", now, now + 100),
+    ):
+        file = files.StoredFile(name, created, 5, "a", "assistants", expires)
+        database.write(partial(files.reserve, owner="o", file=file, max_bytes=100))
+        database.write(partial(files.mark_complete, owner="o", name=name))
+    for name, used in (("vs_old", old), ("vs_kept", now)):
+        store = vector_stores.VectorStore(name, old, used, 0, "", None, {}, None, None)
+        database.write(partial(vector_stores.create, owner="o", store=store))
+
+    Pruner(database, 30 * DAY, HUGE).prune()
+
+    def list_ids(table: str) -> list[str]:
+        query = f"SELECT id FROM {table} ORDER BY id"
+        return list(database.read(lambda c: c.exec_driver_sql(query).scalars().all()))
+
+    assert list_ids("files") == ["file-kept"]
+    assert list_ids("vector_stores") == ["vs_kept"]

@@ -1,0 +1,144 @@
+"""Passages of vector stores: full text and vectors, on both databases."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import pytest
+
+from forwarder.storage.db import files, vector_chunks, vector_stores
+from forwarder.storage.db.database import Database
+from forwarder.storage.db.files import StoredFile
+from forwarder.storage.db.vector_chunks import NewChunk
+from forwarder.storage.db.vector_stores import NewStoreFile, VectorStore
+
+STORE, OTHER_STORE = "vs_00aa", "vs_00bb"
+TEXTS = {
+    "file-1": ["the refund policy of the shop", "opening hours of the shop"],
+    "file-2": ["refunds are paid within thirty days, a refund takes longer on holidays"],
+}
+
+
+def fill(database: Database, store: str, owner: str = "o") -> None:
+    row = VectorStore(store, 1.0, 1.0, 0, "s", None, {}, None, None)
+    database.write(partial(vector_stores.create, owner=owner, store=row))
+    for name, texts in TEXTS.items():
+        file = StoredFile(name, time.time(), 4, f"{name}.txt", "assistants", None)
+        if database.read(partial(files.find, owner=owner, name=name)) is None:
+            database.write(partial(files.reserve, owner=owner, file=file, max_bytes=1000))
+            database.write(partial(files.mark_complete, owner=owner, name=name))
+        new_files = [NewStoreFile(name, {}, 800, 400)]
+        database.write(
+            partial(
+                vector_stores.add_files, owner=owner, store=store, new_files=new_files, created=1.0
+            )
+        )
+        claimed = database.write(partial(vector_stores.claim_file, worker="w"))
+        assert claimed is not None
+        new_chunks = [NewChunk(text, text.split(), b"vector", b"bits") for text in texts]
+        add = partial(vector_chunks.add_chunks, claimed=claimed, worker="w", new_chunks=new_chunks)
+        assert database.write(add)
+        finish = partial(vector_stores.finish_file, claimed=claimed, worker="w", size=1, error=None)
+        database.write(finish)
+
+
+def find(
+    database: Database, *words: str, store: str = STORE, file_ids: list[str] | None = None
+) -> list[str]:
+    """Return the texts that are found by words."""
+    numbers = database.read(
+        partial(
+            vector_chunks.find_words,
+            owner="o",
+            store=store,
+            words=words,
+            file_ids=file_ids,
+            limit=10,
+        )
+    )
+    found = database.read(partial(vector_chunks.read_texts, owner="o", numbers=numbers))
+    return [found[number].text for number in numbers]
+
+
+@pytest.fixture
+def filled(any_database: Database) -> Database:
+    fill(any_database, STORE)
+    fill(any_database, OTHER_STORE)
+    return any_database
+
+
+def test_words_are_found_in_their_forms(filled: Database) -> None:
+    assert set(find(filled, "refund")) == {TEXTS["file-1"][0], TEXTS["file-2"][0]}
+    assert find(filled, "hour") == [TEXTS["file-1"][1]]
+    assert find(filled, "nothing") == []
+    assert find(filled, "refund", store="vs_none") == []
+
+
+def test_passage_with_more_words_comes_first(filled: Database) -> None:
+    assert find(filled, "refund", "thirty", "holidays")[0] == TEXTS["file-2"][0]
+
+
+def test_words_are_found_in_the_given_files(filled: Database) -> None:
+    assert find(filled, "refund", file_ids=["file-2"]) == [TEXTS["file-2"][0]]
+    assert find(filled, "refund", file_ids=[]) == []
+
+
+@pytest.mark.parametrize("word", ["or", "and", "near", "not"])
+def test_words_are_no_operators(filled: Database, word: str) -> None:
+    assert len(find(filled, "refund", word.upper(), word)) == 2
+
+
+def test_another_owner_finds_nothing(filled: Database) -> None:
+    read = partial(
+        vector_chunks.find_words, owner="x", store=STORE, words=["refund"], file_ids=None, limit=9
+    )
+    assert filled.read(read) == []
+    assert (
+        filled.read(partial(vector_chunks.scan_bits, owner="x", store=STORE, after=0, limit=9))
+        == []
+    )
+
+
+def test_scan_returns_passages_in_pages(filled: Database) -> None:
+    scan = partial(vector_chunks.scan_bits, owner="o", store=STORE)
+
+    first = filled.read(partial(scan, after=0, limit=2))
+    rest = filled.read(partial(scan, after=first[-1].number, limit=2))
+
+    assert [chunk.file for chunk in [*first, *rest]] == ["file-1", "file-1", "file-2"]
+    assert {bytes(chunk.bits) for chunk in first} == {b"bits"}
+    numbers = [chunk.number for chunk in first]
+    vectors = filled.read(partial(vector_chunks.read_vectors, owner="o", numbers=numbers))
+    assert sorted(vectors) == [(number, b"vector") for number in numbers]
+    assert filled.read(partial(vector_chunks.read_vectors, owner="x", numbers=numbers)) == []
+
+
+def test_scan_reads_only_an_index_in_sqlite(filled: Database) -> None:
+    if filled.kind != "sqlite":
+        pytest.skip("the plan of SQLite")
+    plan = filled.read(
+        lambda c: c.exec_driver_sql(
+            "EXPLAIN QUERY PLAN SELECT number, file, bits FROM vector_store_chunks"
+            " WHERE owner = 'o' AND store = 's' AND number > 1 ORDER BY number LIMIT 9"
+        ).all()
+    )
+    assert "COVERING INDEX vector_store_chunks_by_store" in str(plan)
+
+
+def test_removed_passages_leave_the_full_text_index(filled: Database) -> None:
+    filled.write(partial(files.remove, owner="o", name="file-2"))
+    assert find(filled, "refund") == [TEXTS["file-1"][0]]
+    filled.write(partial(vector_stores.remove, owner="o", name=STORE))
+    assert find(filled, "refund") == []
+    assert find(filled, "refund", store=OTHER_STORE) == [TEXTS["file-1"][0]]
+    if filled.kind == "sqlite":
+        count = filled.read(
+            lambda c: c.exec_driver_sql("SELECT count(*) FROM vector_store_words").scalar()
+        )
+        assert count == 2
+
+
+def test_size_of_a_passage_is_that_of_its_text_and_vector() -> None:
+    assert NewChunk("ä", (), b"1234", b"1").size == 6
+    assert NewChunk("a", (), None, None).size == 1
