@@ -30,6 +30,7 @@ from forwarder.server import (
     openai,
     request_context,
     stored,
+    vector_stores,
     websocket,
 )
 from forwarder.server.base_paths import PathAliases, install_base_paths
@@ -38,7 +39,7 @@ from forwarder.server.cors import CrossOrigin
 from forwarder.server.extension import install_extension
 from forwarder.services import Services
 
-OPENAI_MODULES = (openai, files, images, stored, conversations, websocket)
+OPENAI_MODULES = (openai, files, images, vector_stores, stored, conversations, websocket)
 """Modules of which the routes have the prefix ``/v1``, which may be left out."""
 
 OTHER_MODULES = (ollama, diagnostics, docs, health, metrics)

@@ -51,7 +51,9 @@ from forwarder.storage import (
 from forwarder.storage.background import BackgroundLimits
 from forwarder.storage.db import Database, Pruner, load_secrets, open_database
 from forwarder.storage.db.key_rotation import RotationReport
+from forwarder.storage.files import FileStore
 from forwarder.storage.reasoning_cache import DatabaseBackend
+from forwarder.storage.repositories.files import FileRepository
 from forwarder.upstream.client import Upstream
 from forwarder.upstream.pool import UpstreamPool
 from forwarder.upstream.resilience import Resilience
@@ -78,8 +80,9 @@ class Services:
     """The long-lived objects of a process.
 
     ``observers`` see each request; ``metrics`` also receives the events of upstreams.  ``capture``
-    and ``database`` are None if they are off, ``make_fetch`` if URLs are not fetched.  ``store``
-    keeps conversations; `require_store` returns it with the operations that need a database.
+    and ``database`` are None if they are off, ``make_fetch`` if URLs are not fetched.  ``files``
+    is None without a database.  ``store`` keeps conversations; `require_store` returns it with the
+    operations that need a database.
     """
 
     settings: Settings
@@ -98,6 +101,7 @@ class Services:
     signature_cache: SignatureCache
     upstreams: UpstreamPool[Upstream]
     uploads: UpstreamPool[UploadCache]
+    files: FileStore | None
     resilience: Resilience
     hosted_tools: HostedToolServices
     make_fetch: MakeFetch | None
@@ -175,6 +179,7 @@ class Services:
             signature_cache=SignatureCache(cache_backend),
             upstreams=upstreams,
             uploads=uploads,
+            files=build_file_store(settings, database),
             resilience=resilience,
             hosted_tools=HostedToolServices(settings, is_offline=replay is not None),
             make_fetch=build_fetch_factory(settings, replay.fetch if replay else None),
@@ -239,8 +244,22 @@ class Services:
     def require_store(self) -> DatabaseConversationStore:
         """Return the conversation store; raises Unsupported if nothing is stored."""
         if not isinstance(self.store, DatabaseConversationStore):
-            raise Unsupported("Nothing is stored here.", code="store_disabled")
+            raise store_disabled()
         return self.store
+
+    @property
+    def stores_files(self) -> bool:
+        """Whether the files of clients are in the database, and not at an upstream."""
+        if self.settings.files != "auto":
+            return self.settings.files == "store"
+        has_upstream = self.router.default_file_upstream is not None and not self.settings.demo
+        return not has_upstream and self.files is not None
+
+    def require_files(self) -> FileStore:
+        """Return the files of clients; raises Unsupported if nothing is stored."""
+        if self.files is None:
+            raise store_disabled()
+        return self.files
 
     def find_upstream(self, name: str) -> Upstream | None:
         """Return the configured or registered upstream of this name, or None.
@@ -373,6 +392,16 @@ def build_store(
         settings.background_unsaved_max,
     )
     return DatabaseConversationStore(database, running, limits, request_limits, owners)
+
+
+def build_file_store(settings: Settings, database: Database | None) -> FileStore | None:
+    if database is None:
+        return None
+    return FileStore(FileRepository(database), settings.file_max, settings.files_max)
+
+
+def store_disabled() -> Unsupported:
+    return Unsupported("Nothing is stored here.", code="store_disabled")
 
 
 def build_pruner(settings: Settings, database: Database | None) -> Pruner | None:

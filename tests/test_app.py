@@ -34,6 +34,11 @@ def test_every_api_route_is_there_with_and_without_its_prefix() -> None:
     api |= {"/responses/input_tokens", "/chat/completions/<name>"}
     api |= {"/chat/completions/<name>/messages", "/conversations", "/conversations/<name>"}
     api |= {"/conversations/<name>/items", "/conversations/<name>/items/<item_id>"}
+    store = "/vector_stores/<store_id>"
+    batch = f"{store}/file_batches/<batch_id>"
+    api |= {"/vector_stores", store, f"{store}/search", f"{store}/file_batches", batch}
+    api |= {f"{batch}/cancel", f"{batch}/files", f"{store}/files", f"{store}/files/<file_id>"}
+    api |= {f"{store}/files/<file_id>/content"}
     ollama = {f"/api/{name}" for name in ("create", "show", "tags", "ps", "copy", "delete")}
     ollama |= {"/", "/api/version", "/api/pull", "/api/push", "/api/blobs/<digest>"}
     assert paths == api | {f"/v1{path}" for path in api} | {

@@ -51,6 +51,9 @@ OWNERS = {
     "sqlalchemy": ("storage/db/", "storage/repositories/"),
     "alembic": ("storage/db/",),
     "psycopg": ("storage/db/",),
+    "pypdf": ("vector_stores/extract.py",),
+    "docx": ("vector_stores/extract.py",),
+    "lxml": ("vector_stores/extract.py",),
 }
 """Library -> the only packages or modules that import it."""
 
@@ -206,6 +209,7 @@ LAYERS = (
     "middleware",
     "hosted_tools",
     "storage",
+    "vector_stores",
     "models",
     "observability",
     "services",

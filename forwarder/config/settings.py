@@ -94,9 +94,10 @@ class Settings:
     ``rate_tokens`` are limits such as ``60/minute``, or ``None``. ``capture`` is ``off``,
     ``memory`` or a directory; ``capture_max`` is in bytes. ``background_grace`` is ``None`` if
     background work has the grace period of all other answers; ``background_unsaved_max`` is in
-    bytes. ``mcp_servers`` is the path of a file; ``tool_timeout`` is in seconds. ``docs_dir`` is
-    the folder of the built documentation, ``None`` if it is not served. ``demo`` is true if no
-    upstream is configured and ``upstreams`` are the built-in demo.
+    bytes. ``files`` is ``auto``, ``store`` or ``upstream``; ``file_max`` and ``files_max`` (of one
+    client) are in bytes. ``mcp_servers`` is the path of a file; ``tool_timeout`` is in seconds.
+    ``docs_dir`` is the folder of the built documentation, ``None`` if it is not served. ``demo`` is
+    true if no upstream is configured and ``upstreams`` are the built-in demo.
     """
 
     upstreams: tuple[UpstreamSettings, ...]
@@ -149,6 +150,10 @@ class Settings:
     health_ask_interval: float
     upload_max_age: float
     shared_files: bool
+    files: str
+    file_max: int
+    files_max: int
+    embedding_model: str | None
     secret_keys: tuple[str, ...] = field(repr=False)
     database_url: str = field(repr=False)
     store_days: float
@@ -188,6 +193,7 @@ class Settings:
         reader.find_lost_fallbacks(upstreams)
         reader.find_unknown_keys(values)
         reader.find_incomplete_search(values)
+        reader.find_unusable_embedding_model(upstreams, values)
         if reader.mistakes:
             raise ConfigError(list(dict.fromkeys(reader.mistakes)))
         tracing = any(reader.environ.get(name) for name in TRACING_VARIABLES)
@@ -290,6 +296,10 @@ SETTINGS = (
     Setting("HEALTH_ASK_INTERVAL", "health_ask_interval", parsers.parse_seconds_from_zero, "60"),
     Setting("UPLOAD_MAX_AGE", "upload_max_age", parsers.parse_seconds, "3600"),
     Setting("SHARED_FILES", "shared_files", parsers.parse_flag, "false"),
+    Setting("FILES", "files", parsers.make_word_parser("auto", "store", "upstream"), "auto"),
+    Setting("FILE_MAX", "file_max", parsers.parse_size, "64m"),
+    Setting("FILES_MAX", "files_max", parsers.parse_size, "512m"),
+    Setting("EMBEDDING_MODEL", "embedding_model", str, None),
     Setting("SECRET_KEY", "secret_keys", lambda text: tuple(parsers.split_commas(text)), ""),
     Setting("DATABASE_URL", "database_url", parsers.parse_database, "sqlite:///forwarder.db"),
     Setting(
@@ -444,6 +454,23 @@ class EnvironmentReader:
         suffix = "WEB_SEARCH_URL" if engine == "searxng" else "WEB_SEARCH_KEY"
         if engine not in (None, "off") and not self.environ.get(ENV_PREFIX + suffix):
             self.mistakes.append(f"{ENV_PREFIX}{suffix} must be set for the web search {engine}")
+
+    def find_unusable_embedding_model(
+        self, upstreams: tuple[UpstreamSettings, ...], values: dict[str, Any]
+    ) -> None:
+        """Record a mistake if the embedding model has no upstream with a key of its own.
+
+        Files are embedded in the background, when no client's key is at hand.
+        """
+        name = values["embedding_model"]
+        if name is None:
+            return
+        prefix, _, model = name.partition("/")
+        if not model or all(prefix != u.name or u.passthrough_key for u in upstreams):
+            self.mistakes.append(
+                f"{ENV_PREFIX}EMBEDDING_MODEL must be an upstream with a key of its own, a slash, "
+                "and a model"
+            )
 
     def find_misspelled(self, names: tuple[str, ...]) -> None:
         """Record a mistake for each variable that looks like a setting but is none.

@@ -22,6 +22,12 @@ native_sleep = monkey.get_original("time", "sleep")
 get_address_info = monkey.get_original("socket", "getaddrinfo")
 """``socket.getaddrinfo`` for a native thread."""
 
+spawn_process: Callable[..., int] = monkey.get_original("os", "posix_spawn")
+"""``os.posix_spawn``, which works in every thread."""
+
+wait_process: Callable[[int, int], tuple[int, int]] = monkey.get_original("os", "waitpid")
+"""``os.waitpid`` for a process that `spawn_process` has started; gevent's knows only its own."""
+
 
 class BlockingPool:
     """Runs blocking work, at most ``max_tasks`` pieces at once.

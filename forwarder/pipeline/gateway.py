@@ -7,12 +7,14 @@ from dataclasses import replace
 from functools import partial
 
 from forwarder.context.request_context import RequestContext
+from forwarder.core.errors import Unsupported
 from forwarder.core.types import EventStream, Json
 from forwarder.core.validate import BOOL, read_field
 from forwarder.pipeline.background_work import BackgroundWork
 from forwarder.pipeline.dry_run import DryRun, build_report
 from forwarder.pipeline.media_io import build_dry_media_io
 from forwarder.pipeline.pipeline import build_handler
+from forwarder.pipeline.text_embedder import build_vector_stores
 from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.protocols.chat import CHAT
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
@@ -20,6 +22,7 @@ from forwarder.protocols.responses import RESPONSES
 from forwarder.services import Services
 from forwarder.storage import NullConversationStore
 from forwarder.storage.db.responses import StoredResponse
+from forwarder.vector_stores.service import VectorStoreService
 
 
 class Gateway:
@@ -29,6 +32,7 @@ class Gateway:
         self._services = services
         self._calls = UpstreamCalls(services)
         self._background = BackgroundWork(services, self._calls)
+        self._vector_stores = build_vector_stores(services, self._calls)
 
     def stream(
         self, client: str, request: Json, style: str | None, context: RequestContext
@@ -66,6 +70,21 @@ class Gateway:
     def resume_background_work(self) -> None:
         """Start taking over background work of workers that have stopped."""
         self._background.start_takeover()
+        if self._vector_stores is not None and self._services.stores_files:
+            self._vector_stores.start()
+
+    @property
+    def vector_stores(self) -> VectorStoreService:
+        """The vector stores of clients; raises Unsupported if files are not stored here."""
+        if not self._services.stores_files:
+            raise Unsupported(
+                "Vector stores need files that are stored here, and this server passes files to an "
+                "upstream. FORWARDER_FILES=store changes that.",
+                code="vector_stores_disabled",
+            )
+        self._services.require_files()
+        assert self._vector_stores is not None
+        return self._vector_stores
 
     def cancel_at_upstream(self, kept: StoredResponse, context: RequestContext) -> None:
         """Cancel a response at its upstream after it was cancelled or deleted here.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from forwarder.context.request_context import RequestContext, Route
-from forwarder.core.data_urls import Blob
+from forwarder.core.data_urls import Blob, detect_type
+from forwarder.core.errors import InvalidRequest, NotFound
 from forwarder.middleware.media import MediaIO, download
 from forwarder.pipeline.dry_run import DryRun
 from forwarder.services import Services
@@ -19,6 +20,7 @@ def build_media_io(services: Services, route: Route, context: RequestContext) ->
         partial(upload_file, services, route, context),
         partial(download_file, services, route, context),
         keeps_files(services, route),
+        partial(read_stored_file, services, context) if services.stores_files else None,
     )
 
 
@@ -41,6 +43,26 @@ def upload_file(
     id_of = partial(services.uploads.get_or_create(route.upstream).get_file_id, blob, key)
     state = services.resilience.upstream_states.get_or_create(route.upstream)
     return state.run_with_retries(id_of, context)
+
+
+def read_stored_file(
+    services: Services, context: RequestContext, file_id: str, path: str
+) -> Blob | None:
+    """The client's own file in the database; None if there is none with this id.
+
+    Raises InvalidRequest if it is larger than FORWARDER_FETCH_MAX.
+    """
+    owner, files = services.owners.find_owner(context.client_key), services.require_files()
+    try:
+        file = files.find(owner, file_id)
+    except NotFound:
+        return None
+    if file.size > services.settings.fetch_max:
+        raise InvalidRequest(
+            f"Invalid value for '{path}': the file is too large.", param=path, code="invalid_value"
+        )
+    data = b"".join(files.iterate_content(owner, file_id))
+    return Blob(data, detect_type(data, None, file.filename), file.filename)
 
 
 def download_file(

@@ -1,7 +1,8 @@
-"""``/v1/files`` and container files, passed through to an upstream.
+"""``/v1/files`` and container files, passed through to an upstream or stored here.
 
-The default is the first upstream that speaks Responses. A request selects another one with the
-header ``X-Forwarder-Upstream`` or, in links, with ``?upstream=``.
+FORWARDER_FILES decides where files are; `stored_files.py` serves those in the database. The default
+upstream is the first one that speaks Responses. A request selects another one with the header
+``X-Forwarder-Upstream`` or, in links, with ``?upstream=``; such a request always goes there.
 
 If all clients share one upstream key, the upstream holds the files of all of them. Clients then
 cannot list files, but can read a file if they know its id, which is too long to guess.
@@ -13,7 +14,6 @@ import re
 from collections.abc import Iterator
 
 from flask import Blueprint, Response, request
-from werkzeug.exceptions import HTTPException
 
 from forwarder.config.settings import UpstreamSettings
 from forwarder.context.request_context import RequestContext
@@ -21,7 +21,7 @@ from forwarder.core.data_urls import UNKNOWN
 from forwarder.core.errors import Forbidden, InvalidRequest, NotFound, ShuttingDown
 from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.core.types import Json
-from forwarder.server import request_context
+from forwarder.server import request_context, stored_files
 from forwarder.server.browser_guard import is_local
 from forwarder.server.extension import get_services
 from forwarder.upstream.client import Upstream
@@ -39,18 +39,29 @@ _FORWARDED_HEADERS = ("content-type", "content-disposition", "content-length")
 @blueprint.route("/files", methods=["GET", "POST"])
 def files() -> Response:
     """List files or upload one. Listing raises Forbidden if other clients may own files."""
+    if is_stored_here():
+        return stored_files.upload() if request.method == "POST" else stored_files.list_files()
     return forward_file_request("/files", lists=request.method != "POST")
 
 
 @blueprint.route("/files/<file>", methods=["GET", "DELETE"])
 def file(file: str) -> Response:
     """Return the metadata of a file, or delete the file."""
+    if is_stored_here():
+        return stored_files.remove(file) if request.method == "DELETE" else stored_files.get(file)
     return forward_file_request(f"/files/{check_file_id(file)}", file)
 
 
 @blueprint.get("/files/<file>/content")
 def content(file: str) -> Response:
     """Return the content of a file."""
+    if is_stored_here():
+        stored, parts = stored_files.open_content(file)
+        chunks = report_broken_download(parts, request_context.current_context())
+        response = protect_browsers(Response(chunks, mimetype=UNKNOWN))
+        response.headers["Content-Length"] = str(stored.size)
+        response.headers.set("Content-Disposition", "attachment", filename=stored.filename)
+        return response
     return send_as_attachment(forward_file_request(f"/files/{check_file_id(file)}/content", file))
 
 
@@ -59,6 +70,12 @@ def container_content(container: str, file: str) -> Response:
     """Return the content of a file that a tool created in its container."""
     path = f"/containers/{check_file_id(container)}/files/{check_file_id(file)}/content"
     return send_as_attachment(forward_file_request(path, max(container, file, key=len)))
+
+
+def is_stored_here() -> bool:
+    """Whether the request is about files in the database."""
+    names_upstream = "X-Forwarder-Upstream" in request.headers or "upstream" in request.args
+    return get_services().stores_files and not names_upstream
 
 
 def send_as_attachment(answer: Response) -> Response:
@@ -127,6 +144,11 @@ def send_to_upstream(
     for name in _FORWARDED_HEADERS:
         if name in upstream_response.headers:
             response.headers[name] = upstream_response.headers[name]
+    return protect_browsers(response)
+
+
+def protect_browsers(response: Response) -> Response:
+    """Make browsers run nothing of a file."""
     response.headers["X-Content-Type-Options"] = "nosniff"  # no HTML from a text file
     response.headers["Content-Security-Policy"] = "sandbox"
     return response
@@ -166,10 +188,7 @@ def find_selected_upstream() -> Upstream | None:
 
 def read_form() -> MultipartForm:
     """Return the multipart form of the request. Werkzeug keeps large files on disk."""
-    try:
-        files = request.files.items(multi=True)
-    except HTTPException as error:  # too large, or cut off
-        raise request_context.convert_http_error(error) from None
+    files = stored_files.read_form_files()
     return MultipartForm(
         request.form.to_dict(),
         [(field, (f.filename or "file", f.stream, f.mimetype or UNKNOWN)) for field, f in files],

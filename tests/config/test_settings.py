@@ -161,6 +161,10 @@ def test_forwarder_defaults() -> None:
         health_ask_interval=60.0,
         upload_max_age=3600.0,
         shared_files=False,
+        files="auto",
+        file_max=64 * 2**20,
+        files_max=512 * 2**20,
+        embedding_model=None,
         secret_keys=(),
         database_url="sqlite:///forwarder.db",
         store_days=30.0,
@@ -570,6 +574,24 @@ def test_make_upstream_settings_uses_defaults() -> None:
     own = {"name": "late:latest", "base_url": "https://late/v1", "api_key": "sk-late"}
 
     assert config.make_upstream_settings(**own) == dataclasses.replace(read_chat(), **own)
+
+
+@pytest.mark.parametrize(
+    "model", ["embedder", "other/embedder", "chat/", "passing/embedder", "/embedder"]
+)
+def test_embedding_model_needs_an_upstream_with_a_key(model: str) -> None:
+    environment = {
+        "FORWARDER_UPSTREAMS": "chat,passing",
+        "CHAT_BASE_URL": URL,
+        "CHAT_API_KEY": "sk-x",
+        "PASSING_BASE_URL": URL,
+        "PASSING_API_KEY": "passthrough",
+    }
+    settings = read(**environment, FORWARDER_EMBEDDING_MODEL="chat/a/b")
+    assert settings.embedding_model == "chat/a/b"
+    assert mistakes(**environment, FORWARDER_EMBEDDING_MODEL=model) == [
+        "FORWARDER_EMBEDDING_MODEL must be an upstream with a key of its own, a slash, and a model"
+    ]
 
 
 def test_key_style_of_an_unknown_key_is_a_mistake() -> None:

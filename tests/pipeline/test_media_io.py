@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from forwarder.config.settings import Settings
 from forwarder.context.request_context import RequestContext
 from forwarder.core.data_urls import Blob
+from forwarder.core.errors import InvalidRequest
 from forwarder.core.translation_context import LossReport
 from forwarder.pipeline.dry_run import DryRun
 from forwarder.pipeline.media_io import build_dry_media_io, build_media_io
@@ -92,6 +95,37 @@ def test_the_upstream_that_keeps_files_knows_their_ids(files: Files) -> None:
     route = files.services.router.resolve("two/m", "responses")
 
     assert build_media_io(files.services, route, files.context).knows_ids
+
+
+def test_a_stored_file_is_read_for_its_owner(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/state.db"
+    files = Files(FORWARDER_FILES="store", FORWARDER_DATABASE_URL=url, FORWARDER_FETCH_MAX="5")
+    services, context = files.services, files.context
+    owner = services.owners.find_owner(context.client_key)
+    small, large = (
+        services.require_files().upload(owner, BytesIO(data), len(data), "a.txt", "user_data").id
+        for data in (b"hello", b"hello!")
+    )
+    stranger = RequestContext("req_2", "chat", LossReport(), client_key="other")
+
+    with services:
+        route = services.router.resolve("one/m", "chat")
+        read = build_media_io(services, route, context).read_stored
+        read_as_stranger = build_media_io(services, route, stranger).read_stored
+        assert read is not None
+        assert read_as_stranger is not None
+        assert read(small, "at") == Blob(b"hello", "text/plain", "a.txt")
+        assert read("file-none", "at") is None
+        assert read_as_stranger(small, "at") is None
+        with pytest.raises(InvalidRequest) as raised:
+            read(large, "messages[0].content[0].file.file_id")
+        assert raised.value.param == "messages[0].content[0].file.file_id"
+    assert files.asked == []
+
+
+def test_without_stored_files_none_is_read(files: Files) -> None:
+    route = files.services.router.resolve("one/m", "chat")
+    assert build_media_io(files.services, route, files.context).read_stored is None
 
 
 @pytest.mark.parametrize("keys", ["", "k"])

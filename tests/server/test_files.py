@@ -230,7 +230,8 @@ def test_unknown_upstream_is_a_400(serve: Serve) -> None:
 
 
 def test_files_need_a_responses_upstream(serve: Serve) -> None:
-    got = client(serve, Upstream(), RESPONSES_BASE_URL="", RESPONSES_API_KEY="").get("/v1/files")
+    environment = {"RESPONSES_BASE_URL": "", "RESPONSES_API_KEY": "", "FORWARDER_FILES": "upstream"}
+    got = client(serve, Upstream(), **environment).get("/v1/files")
 
     assert (got.status_code, got.get_json()["error"]["code"]) == (404, "not_found")
 

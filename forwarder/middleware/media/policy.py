@@ -33,16 +33,22 @@ Download = Callable[[str, str], Blob]
 """Downloads the file of an id from the upstream with files. Takes the id's path in the request."""
 
 
+ReadStored = Callable[[str, str], Blob | None]
+"""Returns the forwarder's own file of an id, or None. Takes the id's path in the request."""
+
+
 class MediaIO(NamedTuple):
     """The I/O functions of media; ``fetch`` is ``None`` if fetching is not allowed.
 
     ``knows_ids`` is true if the upstream that serves the request is the one with the files.
+    ``read_stored`` is ``None`` if the forwarder itself stores no files.
     """
 
     fetch: Fetch | None
     upload: Upload
     download: Download
     knows_ids: bool
+    read_stored: ReadStored | None = None
 
 
 _ID = re.compile(r"\w[\w.:-]{0,255}", re.ASCII)
@@ -130,8 +136,7 @@ class MediaRules:
 
         Chat has no image ids, and file ids are valid only at the upstream with the files.
         """
-        value = location.value
-        if location.url or "file_data" in value or "file_id" not in value:
+        if not is_reference(location):
             return False
         if self.client == self.over or UPSTREAM_PROTOCOLS[self.over].has_media_ids:
             return False
@@ -139,10 +144,12 @@ class MediaRules:
 
     def _download_files(self, locations: list[MediaLocation]) -> Mapping[str, Blob]:
         """Return id -> file; raises MediaUnavailable with the ids of all unavailable files."""
+        files = self._read_stored_files(locations)
         wanted = {read_file_id(at): at for at in locations if self._must_download(at)}
-        files: dict[str, Blob] = {}
         errors: list[MediaUnavailable] = []
         for file_id, location in wanted.items():
+            if file_id in files:
+                continue
             try:
                 files[file_id] = self.media_io.download(file_id, f"{location.path}.file_id")
             except InvalidRequest as error:
@@ -154,6 +161,19 @@ class MediaRules:
         for first in errors:
             first.names = frozenset().union(*(error.names for error in errors))
             raise first
+        return files
+
+    def _read_stored_files(self, locations: list[MediaLocation]) -> dict[str, Blob]:
+        """Return id -> file for the forwarder's own files, whose ids no upstream knows."""
+        files: dict[str, Blob] = {}
+        if self.media_io.read_stored is None:
+            return files
+        for location in filter(is_reference, locations):
+            file_id = location.value["file_id"]
+            if isinstance(file_id, str) and file_id not in files:
+                blob = self.media_io.read_stored(file_id, f"{location.path}.file_id")
+                if blob is not None:
+                    files[file_id] = blob
         return files
 
     def _build_image(self, location: MediaLocation, fetched: Blob | None) -> Json:
@@ -177,6 +197,12 @@ class MediaRules:
         if file_data and data_urls.declares_type(file_data, blob.type):
             return location.value
         return {**others, "filename": blob.name, "file_data": blob.data_url}
+
+
+def is_reference(location: MediaLocation) -> bool:
+    """Whether only an id says which image or file it is."""
+    value = location.value
+    return not location.url and "file_data" not in value and "file_id" in value
 
 
 def check_media(location: MediaLocation) -> None:

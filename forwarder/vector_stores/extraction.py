@@ -1,0 +1,98 @@
+"""Runs `extract.py` in a process of its own, which is killed if it takes too long.
+
+The process reads and writes temporary files, so that nobody waits for pipes. It is started by
+``posix_spawn`` and awaited by polling, because gevent's `subprocess` forks the whole worker and
+works only in the main thread.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from forwarder.core.concurrency import spawn_process, wait_process
+from forwarder.vector_stores import extract
+
+TIMEOUT_SECONDS = 120.0
+"""Seconds after which a process is killed; it also limits its own processor time."""
+
+POLL_SECONDS = 0.02
+
+
+class ExtractionError(Exception):
+    """A file has no readable text; ``code`` is the error code of the API."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
+def extract_text(content: Iterable[bytes], filename: str, is_cancelled: Callable[[], bool]) -> str:
+    """Return the text of a file. Raises ExtractionError, also if ``is_cancelled`` returns True."""
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as target:
+        for part in content:
+            source.write(part)
+        source.flush()
+        source.seek(0)
+        run_extractor(source, target, filename, is_cancelled)
+        target.seek(0)
+        status, _, length = target.readline().decode().partition(" ")
+        result = target.read()
+    if not length or len(result) != int(length):
+        raise ExtractionError(
+            extract.INVALID, "The text could not be extracted within the limits of time and memory."
+        )
+    text = result.decode()
+    if status != extract.OK:
+        raise ExtractionError(status, text)
+    return text
+
+
+def run_extractor(
+    source: IO[bytes], target: IO[bytes], filename: str, is_cancelled: Callable[[], bool]
+) -> None:
+    """Run the program to its end. It is killed after `TIMEOUT_SECONDS` or if it is cancelled."""
+    program = str(Path(extract.__file__))
+    with open(os.devnull, "wb") as nowhere:
+        pid = spawn_process(
+            sys.executable,
+            [sys.executable, "-I", program, filename.replace("\0", "")],
+            {},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, source.fileno(), 0),
+                (os.POSIX_SPAWN_DUP2, target.fileno(), 1),
+                (os.POSIX_SPAWN_DUP2, nowhere.fileno(), 2),
+            ],
+            setpgroup=0,
+            setsigmask=(),
+        )
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    try:
+        while not is_reaped(pid):
+            if time.monotonic() > deadline or is_cancelled():
+                return
+            time.sleep(POLL_SECONDS)
+    finally:
+        end_process(pid)
+
+
+def end_process(pid: int) -> None:
+    """Kill a process if it still runs, and wait for its end."""
+    while not is_reaped(pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(POLL_SECONDS)
+
+
+def is_reaped(pid: int) -> bool:
+    try:
+        return wait_process(pid, os.WNOHANG)[0] != 0
+    except ChildProcessError:  # it was reaped before, here or by gevent's handler of SIGCHLD
+        return True

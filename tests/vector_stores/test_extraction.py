@@ -1,0 +1,107 @@
+"""The process that extracts texts: its results, and its end."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from forwarder.vector_stores import extraction
+from forwarder.vector_stores.extraction import ExtractionError, extract_text
+from tests.vector_stores.documents import make_docx, make_pdf
+
+
+def extract(data: bytes, filename: str, is_cancelled: bool = False) -> str:
+    return extract_text([data[:3], data[3:]], filename, lambda: is_cancelled)
+
+
+def test_text_comes_from_a_process() -> None:
+    assert extract("Grüße\n".encode(), "a.txt") == "Grüße"
+    assert extract(make_pdf("Hello"), "a.pdf") == "Hello"
+    assert extract(make_docx("Hello"), "a.docx") == "Hello"
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "code"),
+    [
+        (b"", "a.txt", "invalid_file"),
+        (b"%PDF-1.7\nbroken", "a.pdf", "invalid_file"),
+        (b"PK\x03\x04broken", "a.docx", "invalid_file"),
+        (b"\x89PNG\0", "a.png", "unsupported_file"),
+    ],
+)
+def test_reason_comes_from_the_process(data: bytes, name: str, code: str) -> None:
+    with pytest.raises(ExtractionError) as raised:
+        extract(data, name)
+    assert raised.value.code == code
+    assert raised.value.message.startswith("The ")
+
+
+def write_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(text)
+    monkeypatch.setattr(extraction.extract, "__file__", str(program))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "",
+        "import os; os.kill(os.getpid(), 9)",
+        "print('ok 5'); print('abc')",
+        "print('hello')",
+    ],
+)
+def test_process_that_dies_is_an_invalid_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    write_program(tmp_path, monkeypatch, program)
+    with pytest.raises(ExtractionError, match="limits"):
+        extract(b"x", "a.txt")
+
+
+@pytest.mark.parametrize("cause", ["timeout", "cancelled"])
+def test_process_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str) -> None:
+    write_program(
+        tmp_path,
+        monkeypatch,
+        f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+        "import time; time.sleep(60)",
+    )
+    started = time.monotonic()
+    if cause == "timeout":
+        monkeypatch.setattr(extraction, "TIMEOUT_SECONDS", 1.0)
+    with pytest.raises(ExtractionError, match="limits"):
+        extract_text(
+            [b"x"], "a.txt", lambda: cause == "cancelled" and time.monotonic() > started + 1
+        )
+
+    assert time.monotonic() < started + 30
+    pid = (tmp_path / "pid").read_text()
+    if pid:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
+
+
+def test_process_has_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAT_API_KEY", "sk-secret")
+    write_program(
+        tmp_path,
+        monkeypatch,
+        "import os; names = ','.join(sorted(os.environ)); print('ok', len(names), flush=True)\n"
+        "os.write(1, names.encode())",
+    )
+    assert "CHAT_API_KEY" not in extract(b"x", "a.txt")
+
+
+def test_process_limits_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Path(extraction.extract.__file__).read_text()
+    program = source.replace(
+        "text, status = extract_text(", "bytearray(2 << 30); text, status = extract_text("
+    )
+    assert program != source
+    write_program(tmp_path, monkeypatch, program)
+    with pytest.raises(ExtractionError, match="too much memory"):
+        extract(b"x", "a.txt")
