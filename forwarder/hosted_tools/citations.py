@@ -1,7 +1,8 @@
-"""``url_citation`` annotations for the sources that the model cites in its text.
+"""``url_citation`` and ``file_citation`` annotations for the sources that the model cites.
 
-The model is told to cite by Markdown links. A link or a bare URL of a known source becomes an
-annotation; the text itself stays as the model wrote it.
+The model is told to cite pages by Markdown links, and files by their id. A link or a bare URL of a
+known source, and the id of a known file, become annotations; the text itself stays as the model
+wrote it.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ MAX_LINK_TEXT = 300
 """Maximum number of characters of the text of a Markdown link."""
 
 _URL = re.compile(r"https?://[^\s<>\[\]\"'`|]+")
+_FILE_ID = re.compile(r"\bfile-[A-Za-z0-9_-]{1,128}")
 _TRAILING = ".,;:!?*_"
 """Characters after a URL that belong to the sentence."""
 
 
 def find_citations(text: str, sources: Mapping[str, str]) -> list[Json]:
-    """Return the annotations of a text; ``sources`` maps URLs to titles.
+    """Return the annotations of a text; ``sources`` maps URLs and ids of files to titles.
 
     The indexes count characters; ``end_index`` is behind the last one of the link.
     """
@@ -48,6 +50,10 @@ def find_citations(text: str, sources: Mapping[str, str]) -> list[Json]:
             citations.append(make_citation(begin, end, *source))
             if len(citations) == MAX_CITATIONS:
                 break
+    for match in islice(_FILE_ID.finditer(text), MAX_CITATIONS - len(citations)):
+        file_id = match[0].rstrip("-_")
+        if file_id in sources:
+            citations.append(make_file_citation(match.start(), file_id, sources[file_id]))
     return citations
 
 
@@ -85,6 +91,10 @@ def make_citation(begin: int, end: int, url: str, title: str) -> Json:
         "title": title,
         "url": url,
     }
+
+
+def make_file_citation(index: int, file_id: str, filename: str) -> Json:
+    return {"type": "file_citation", "file_id": file_id, "filename": filename, "index": index}
 
 
 def annotate_part(part: Any, sources: Mapping[str, str]) -> Any:

@@ -13,7 +13,7 @@ import orjson
 
 from forwarder.core.errors import InvalidRequest, shorten_value
 from forwarder.core.types import Json
-from forwarder.core.validate import BOOL, STR, read_field, require_field
+from forwarder.core.validate import BOOL, LIST, STR, read_field, require_field
 from forwarder.hosted_tools.hosted_function import parse_item_id
 from forwarder.hosted_tools.mcp_tools import read_call_output
 
@@ -154,6 +154,15 @@ class HistoryConverter:
         name, arguments, output = describe_search(action or {})
         self._add_call(call_id, name, arguments, output)
 
+    def _convert_file_search(self, item: Json, path: str) -> None:
+        call_id = read_field(item, "id", STR, f"{path}.id") or f"fs_{len(self._items)}"
+        queries = read_field(item, "queries", LIST, f"{path}.queries") or []
+        arguments = orjson.dumps({"query": " ".join(map(str, queries))}).decode()
+        results = read_field(item, "results", LIST, f"{path}.results") or []
+        texts = [str(each.get("text") or "") for each in results if isinstance(each, dict)]
+        output = "\n\n".join(filter(None, texts)) or UNKNOWN_RESULT
+        self._add_call(call_id, FILE_SEARCH_FUNCTION, arguments, output)
+
     def _skip(self, item: Json, path: str) -> None:
         """Leave an item out that is not part of the conversation with the model."""
 
@@ -164,6 +173,10 @@ SEARCH_FUNCTIONS = {
     "find_in_page": "web_find_in_page",
 }
 """Action of a ``web_search_call`` -> the function of the model."""
+
+
+UNKNOWN_RESULT = "The result was used in the answer that follows."
+"""The output of an earlier search whose results the client does not send."""
 
 
 def describe_search(action: Json) -> tuple[str, str, str]:
@@ -182,8 +195,12 @@ def describe_search(action: Json) -> tuple[str, str, str]:
         arguments = {"query": action.get("query") or " ".join(map(str, queries))}
     sources = [s.get("url") for s in action.get("sources") or () if isinstance(s, dict)]
     found = "\n".join(str(url) for url in sources if url)
-    output = f"Sources:\n{found}" if found else "The result was used in the answer that follows."
+    output = f"Sources:\n{found}" if found else UNKNOWN_RESULT
     return SEARCH_FUNCTIONS[kind], orjson.dumps(arguments).decode(), output
+
+
+FILE_SEARCH_FUNCTION = "file_search"
+"""The function of the model for a ``file_search_call``."""
 
 
 _CONVERTERS: dict[str, Callable[[HistoryConverter, Json, str], None]] = {
@@ -192,12 +209,13 @@ _CONVERTERS: dict[str, Callable[[HistoryConverter, Json, str], None]] = {
     "mcp_approval_response": HistoryConverter._skip,
     "mcp_list_tools": HistoryConverter._skip,
     "web_search_call": HistoryConverter._convert_web_search,
+    "file_search_call": HistoryConverter._convert_file_search,
 }
 
 MCP_ITEMS = frozenset(
     {"mcp_call", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response"}
 )
-SEARCH_ITEMS = frozenset({"web_search_call"})
+SEARCH_ITEMS = frozenset({"web_search_call", "file_search_call"})
 
 
 def has_items(items: Any, kinds: Collection[str]) -> bool:

@@ -18,7 +18,14 @@ from forwarder.core.ids import ID_SOURCE, IdSource
 from forwarder.core.types import Batch, EventStream, Handler, Json
 from forwarder.core.validate import INT, LIST, STR, check_type, read_field, require_field
 from forwarder.hosted_tools.asyncio_thread import PendingTask, TaskCancelled
+from forwarder.hosted_tools.file_search import (
+    RESULTS_INCLUDE,
+    FileSearchFunction,
+    PrepareFileSearch,
+    is_file_search,
+)
 from forwarder.hosted_tools.history import (
+    FILE_SEARCH_FUNCTION,
     MCP_ITEMS,
     SEARCH_FUNCTIONS,
     Approval,
@@ -86,7 +93,8 @@ class LoopContext(NamedTuple):
     tools run. ``keeps_encrypted_reasoning`` is true if the response is stored with it even though
     the client did not ask for it. ``history_items`` are the types of items in the history that the
     upstream does not know. ``search`` is ``None`` if no search engine is configured or the upstream
-    searches itself. With ``is_preview`` no server is called, so MCP tools are left out.
+    searches itself, ``prepare_file_search`` if no files are stored here. With ``is_preview`` no
+    server is called, so MCP tools are left out.
     """
 
     client: McpClient
@@ -98,11 +106,16 @@ class LoopContext(NamedTuple):
     keeps_encrypted_reasoning: bool = False
     history_items: Collection[str] = MCP_ITEMS
     search: WebSearch | None = None
+    prepare_file_search: PrepareFileSearch | None = None
     is_preview: bool = False
 
     def can_run(self, tool: Any) -> bool:
         """Whether a tool of a request is run here."""
-        return self.policy.can_run(tool) or (self.search is not None and can_search(tool))
+        return (
+            self.policy.can_run(tool)
+            or (self.search is not None and can_search(tool))
+            or (self.prepare_file_search is not None and is_file_search(tool))
+        )
 
 
 def with_hosted_tools(handler: Handler, context: LoopContext) -> Handler:
@@ -156,6 +169,8 @@ class ResponseRun:
         )
         client_tools = [tool for tool in tools if not self._context.can_run(tool)]
         search = self._open_search(tools)
+        sources: dict[str, str] = search.sources if search else {}
+        file_search = self._open_file_search(tools, sources)
         approvals = read_approvals(items)
         self._check_due_approvals(approvals, configs)
         merger = ResponseMerger(
@@ -164,11 +179,13 @@ class ResponseRun:
             self._make_shown_fields(),
             max_calls,
             self._hides_encrypted(),
-            search.sources if search else {},
+            sources,
         )
         self._add_mcp_functions(configs, items, client_tools, merger)
         for function in search.make_functions() if search else ():
-            self._add_search_function(function, client_tools)
+            self._add_search_function("web_search", function, client_tools)
+        if file_search is not None:
+            self._add_search_function("file_search", file_search, client_tools)
         approvals = self._run_approved_calls(approvals, merger)
         upstream_request = self._make_request(items, client_tools, configs, approvals)
         stream = self._handler(upstream_request)
@@ -201,13 +218,17 @@ class ResponseRun:
             }
             if SEARCH_FUNCTIONS["search"] in self._functions:
                 converters |= dict.fromkeys(WEB_SEARCH_TYPES, find_search_functions)
+            if FILE_SEARCH_FUNCTION in self._functions:
+                converters["file_search"] = lambda ref, path: [FILE_SEARCH_FUNCTION]
             request["tool_choice"] = convert_choice(choice, converters)
         include = read_field(request, "include", LIST, "include") or []
         if self._functions and INCLUDE_ENCRYPTED_REASONING not in include:
             # Without it, reasoning could not be sent back in the next round.
             include = [*include, INCLUDE_ENCRYPTED_REASONING]
         if include:
-            request["include"] = [value for value in include if value != SOURCES_INCLUDE]
+            request["include"] = [
+                value for value in include if value not in (SOURCES_INCLUDE, RESULTS_INCLUDE)
+            ]
         return request
 
     def _find_mcp_functions(self, reference: Json, path: str, labels: set[str]) -> list[str]:
@@ -299,9 +320,22 @@ class ResponseRun:
                 return SearchSession(search, config, SOURCES_INCLUDE in include)
         return None
 
-    def _add_search_function(self, function: HostedFunction, client_tools: list[Any]) -> None:
+    def _open_file_search(
+        self, tools: list[Any], sources: dict[str, str]
+    ) -> FileSearchFunction | None:
+        """Return the file search of the request; of several such tools the first counts."""
+        prepare = self._context.prepare_file_search
+        for index, tool in enumerate(tools if prepare else ()):
+            if prepare is not None and is_file_search(tool):
+                shows_results = RESULTS_INCLUDE in (self._request.get("include") or [])
+                return FileSearchFunction(prepare(tool, f"tools[{index}]"), sources, shows_results)
+        return None
+
+    def _add_search_function(
+        self, kind: str, function: HostedFunction, client_tools: list[Any]
+    ) -> None:
         if any(isinstance(t, dict) and t.get("name") == function.name for t in client_tools):
-            raise tool_name_collision("web_search", function.name)
+            raise tool_name_collision(kind, function.name)
         self._functions[function.name] = function
 
     def _await(self, task: PendingTask[list[McpTool]]) -> list[McpTool]:

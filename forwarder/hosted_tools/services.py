@@ -8,6 +8,7 @@ from forwarder.config.settings import ConfigError, Settings
 from forwarder.core.cancellation import CancelToken
 from forwarder.core.concurrency import get_address_info
 from forwarder.core.ssrf import AddressGuard
+from forwarder.hosted_tools.file_search import PrepareFileSearch
 from forwarder.hosted_tools.history import MCP_ITEMS, SEARCH_ITEMS
 from forwarder.hosted_tools.loop import LoopContext
 from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
@@ -41,6 +42,7 @@ class HostedToolServices:
         account: str,
         searches_itself: bool = False,
         keeps_encrypted_reasoning: bool = False,
+        prepare_file_search: PrepareFileSearch | None = None,
         is_preview: bool = False,
     ) -> LoopContext:
         """Return the context of a request.
@@ -56,6 +58,7 @@ class HostedToolServices:
             keeps_encrypted_reasoning=keeps_encrypted_reasoning,
             history_items=MCP_ITEMS | SEARCH_ITEMS,
             search=None if searches_itself else search,
+            prepare_file_search=prepare_file_search,
             is_preview=is_preview or self._is_offline,
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from forwarder.core.concurrency import spawn
-from forwarder.core.errors import shorten_value
+from forwarder.core.errors import ForwarderError, shorten_value
 from forwarder.core.types import Json
 from forwarder.core.validate import BOOL, DICT, LIST, STR, check_enum, check_type, read_field
 from forwarder.hosted_tools.history import SEARCH_FUNCTIONS
@@ -233,7 +233,7 @@ class WebFunction(HostedFunction):
         if missing:
             message = f"The arguments of the call lack '{missing[0]}'."
             return FinishedCall(lambda item: make_search_outcome(item, "failed", message))
-        return BackgroundCall(lambda: self.run(texts))
+        return BackgroundCall(lambda: self.run(texts), make_search_outcome)
 
     def run(self, texts: dict[str, str]) -> tuple[str, Json]:
         """Run the call; return the output for the model and more fields of the action.
@@ -285,10 +285,17 @@ class FindInPageFunction(WebFunction):
 
 
 class BackgroundCall:
-    """A search in the background; it ends by its own time limits, also if it is cancelled."""
+    """A search in the background; it ends by its own time limits, also if it is cancelled.
 
-    def __init__(self, work: Callable[[], tuple[str, Json]]) -> None:
+    ``work`` returns the output for the model and more fields. ``make_outcome`` makes the outcome
+    from the item, its status, the output and those fields.
+    """
+
+    def __init__(
+        self, work: Callable[[], tuple[str, Json]], make_outcome: Callable[..., CallOutcome]
+    ) -> None:
         self._work = work
+        self._make_outcome = make_outcome
         self._done = threading.Event()
         self._output: str | None = None
         self._fields: Json = {}
@@ -305,15 +312,17 @@ class BackgroundCall:
 
     def read_outcome(self, item: Json) -> CallOutcome:
         if self._output is None:
-            return make_search_outcome(item, "failed", self._error or "The search was cancelled.")
-        item = {**item, "action": {**item["action"], **self._fields}}
-        return make_search_outcome(item, "completed", self._output)
+            reason = self._error or "The search was cancelled."
+            return self._make_outcome(item, "failed", reason)
+        return self._make_outcome(item, "completed", self._output, self._fields)
 
     def _run(self) -> None:
         try:
             self._output, self._fields = self._work()
         except (SearchFailure, PageFailure) as failure:
             self._error = str(failure)
+        except ForwarderError as failure:
+            self._error = failure.message
         except Exception:
             self._error = "The search failed unexpectedly."
             if not self._is_cancelled:
@@ -322,6 +331,9 @@ class BackgroundCall:
             self._done.set()
 
 
-def make_search_outcome(item: Json, status: str, output: str) -> CallOutcome:
+def make_search_outcome(
+    item: Json, status: str, output: str, action_fields: Json | None = None
+) -> CallOutcome:
     events = ("response.web_search_call.completed",) if status == "completed" else ()
-    return CallOutcome({**item, "status": status}, events, output)
+    action = {**item["action"], **(action_fields or {})}
+    return CallOutcome({**item, "action": action, "status": status}, events, output)

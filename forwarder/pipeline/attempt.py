@@ -12,6 +12,7 @@ from forwarder.core.ids import ID_SOURCE
 from forwarder.core.read_limit import ReadLimit, RequestLimits
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
+from forwarder.hosted_tools.file_search import PrepareFileSearch
 from forwarder.middleware.compaction import (
     HandlerWrapper,
     has_compaction_trigger,
@@ -39,7 +40,8 @@ class Attempt:
 
     ``style`` is the reasoning style that this request asks for.  ``compaction`` wraps the handler
     of Responses requests: `with_compaction`, or `make_compact_handler` for ``/responses/compact``.
-    With ``is_preview`` nothing is called.
+    With ``is_preview`` nothing is called.  ``file_search`` checks the client's tools of that type;
+    None if they cannot run here.
     """
 
     services: Services
@@ -52,6 +54,7 @@ class Attempt:
     media_io: MediaIO
     compaction: HandlerWrapper = with_compaction
     is_preview: bool = False
+    file_search: PrepareFileSearch | None = None
 
     @cached_property
     def profile(self) -> Profile:

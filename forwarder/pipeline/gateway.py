@@ -33,6 +33,8 @@ class Gateway:
         self._calls = UpstreamCalls(services)
         self._background = BackgroundWork(services, self._calls)
         self._vector_stores = build_vector_stores(services, self._calls)
+        if services.stores_files:
+            self._calls.vector_stores = self._vector_stores
 
     def stream(
         self, client: str, request: Json, style: str | None, context: RequestContext

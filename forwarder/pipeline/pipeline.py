@@ -115,6 +115,7 @@ def wrap_hosted_tools(handler: Handler, attempt: Attempt) -> Handler:
         attempt.context.account_id or "",
         searches_itself=attempt.profile.web_search_options,
         keeps_encrypted_reasoning=attempt.translation_context.stores_encrypted_reasoning,
+        prepare_file_search=attempt.file_search,
         is_preview=attempt.is_preview,
     )
     return with_hosted_tools(handler, context)

@@ -20,6 +20,7 @@ from forwarder.middleware.compaction import (
 )
 from forwarder.models.codex_headers import make_response_headers
 from forwarder.pipeline.attempt import Attempt
+from forwarder.pipeline.file_search import build_file_search
 from forwarder.pipeline.media_io import build_media_io
 from forwarder.pipeline.pipeline import build_embeddings_handler, build_handler
 from forwarder.protocols.chat import CHAT
@@ -29,6 +30,7 @@ from forwarder.protocols.responses import RESPONSES
 from forwarder.services import Services
 from forwarder.storage.db.background_leases import ResponseOrigin
 from forwarder.storage.history_reference import LOCAL_PARAMETERS
+from forwarder.vector_stores.service import VectorStoreService
 
 
 class UpstreamCalls:
@@ -39,6 +41,8 @@ class UpstreamCalls:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self.vector_stores: VectorStoreService | None = None
+        """The vector stores that the tool ``file_search`` searches; None if it cannot run here."""
 
     def find_routes(self, client: str, request: Json, context: RequestContext) -> list[Route]:
         """The routes of a request, in the order in which they are tried; sets its ``model``."""
@@ -105,8 +109,21 @@ class UpstreamCalls:
         services = self._services
         media_io = build_media_io(services, route, context)
         upstream = services.upstreams.get_or_create(route.upstream)
+        file_search = None
+        if self.vector_stores is not None:
+            get_owner = partial(services.owners.find_owner, context.client_key)
+            file_search = build_file_search(self.vector_stores, get_owner)
         return Attempt(
-            services, upstream, route, client, style, context, request, media_io, compaction
+            services,
+            upstream,
+            route,
+            client,
+            style,
+            context,
+            request,
+            media_io,
+            compaction,
+            file_search=file_search,
         )
 
     def list_local_parameters(self, client: str, request: Json, route: Route) -> frozenset[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, OpenAI
 
 from tests.fake_provider import ScriptedUpstream
 from tests.fake_provider.answers import Answer, Call
@@ -132,3 +132,31 @@ def test_web_search_tool_is_run_and_cited(
     (citation,) = message.content[0].annotations
     assert (citation.type, citation.url) == ("url_citation", "https://example.org/cats")
     assert text[citation.start_index : citation.end_index].startswith("[Cats]")
+
+
+@streams
+def test_file_search_tool_is_run_and_cited(
+    serve: Serve, upstream: ScriptedUpstream, streamed: bool
+) -> None:
+    import agents
+
+    given = settings(upstream, FORWARDER_API_KEYS="k", FORWARDER_FILES="store")
+    forwarder = serve(given)
+    with OpenAI(base_url=forwarder.v1, api_key="k", max_retries=0) as client:
+        store = client.vector_stores.create(name="manuals")
+        content = ("manual.txt", b"To reset the device, hold the button.")
+        kept = client.vector_stores.files.upload_and_poll(
+            vector_store_id=store.id, file=content, poll_interval_ms=50
+        )
+    text = f"Hold the button [{kept.id}]."
+    upstream.script(Answer(calls=[Call("file_search", '{"query":"reset"}')]), Answer(text=text))
+    tool = agents.FileSearchTool(vector_store_ids=[store.id], include_search_results=True)
+    result = run(forwarder, [tool], streamed)
+    search, message = result.raw_responses[0].output
+    assert (search.type, search.status, search.queries) == (
+        "file_search_call", "completed", ["reset"]
+    )  # fmt: skip
+    assert [found.filename for found in search.results] == ["manual.txt"]
+    (citation,) = message.content[0].annotations
+    assert (citation.type, citation.file_id) == ("file_citation", kept.id)
+    assert "hold the button" in upstream.requests[-1].body["messages"][-1]["content"]

@@ -1,0 +1,182 @@
+"""The file search in the loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest, UpstreamUnreachable
+from forwarder.core.ssrf import AddressGuard
+from forwarder.hosted_tools.file_search import NO_RESULTS, FilePassage, SearchFiles
+from forwarder.hosted_tools.history import MCP_ITEMS, SEARCH_ITEMS
+from forwarder.hosted_tools.loop import LoopContext, with_hosted_tools
+from forwarder.hosted_tools.mcp_client import McpClient
+from forwarder.hosted_tools.mcp_tools import McpPolicy
+from tests.helpers.translating import events_of
+from tests.hosted_tools.scripted_upstream import ScriptedUpstream, call, check_stream, text
+from tests.hosted_tools.test_loop import Token
+
+Json = dict[str, Any]
+QUESTION: Json = {"type": "message", "role": "user", "content": "reset?"}
+TOOL: Json = {"type": "file_search", "vector_store_ids": ["vs_1"]}
+PASSAGE = FilePassage("file-abc", "manual.pdf", 0.75, {"year": 2026}, "Hold the button.")
+SEARCH = call("file_search", '{"query":"reset"}')
+CITED = "Hold the button [file-abc]."
+
+
+class Files:
+    """Vector stores with one passage; records tools and queries."""
+
+    def __init__(self) -> None:
+        self.tools: list[tuple[Json, str]] = []
+        self.queries: list[str] = []
+
+    def prepare(self, tool: Json, path: str) -> SearchFiles:
+        self.tools.append((tool, path))
+        if "vector_store_ids" not in tool:
+            raise InvalidRequest("missing", param=f"{path}.vector_store_ids")
+        return self.search
+
+    def search(self, query: str) -> list[FilePassage]:
+        self.queries.append(query)
+        if query == "down":
+            raise UpstreamUnreachable("The embedding model does not answer.")
+        return [PASSAGE] if query == "reset" else []
+
+
+@pytest.fixture
+def files() -> Files:
+    return Files()
+
+
+@pytest.fixture
+def context(files: Files) -> LoopContext:
+    client = McpClient(AddressGuard())  # never used, so it starts no thread
+    items = MCP_ITEMS | SEARCH_ITEMS
+    return LoopContext(
+        client, McpPolicy(), Token(), prepare_file_search=files.prepare, history_items=items
+    )
+
+
+def ask(*items: Json, tools: list[Any] | None = None, **more: Any) -> Json:
+    given = [*(items or (QUESTION,))]
+    return {"model": "m", "input": given, "tools": tools or [TOOL], "stream": True, **more}
+
+
+def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
+    return check_stream(events_of(with_hosted_tools(upstream, context)(request)))
+
+
+def test_search_is_run_shown_and_cited(context: LoopContext, files: Files) -> None:
+    upstream = ScriptedUpstream([SEARCH], [text(CITED)])
+    events = events_of(with_hosted_tools(upstream, context)(ask()))
+    response = check_stream(events)
+    search, message = response["output"]
+    assert search == {
+        "id": search["id"],
+        "type": "file_search_call",
+        "status": "completed",
+        "queries": ["reset"],
+        "results": None,
+    }
+    kinds = [e["type"].removeprefix("response.") for e in events if e.get("output_index") == 0]
+    assert kinds == [
+        "output_item.added",
+        "file_search_call.in_progress",
+        "file_search_call.searching",
+        "file_search_call.completed",
+        "output_item.done",
+    ]
+    (citation,) = message["content"][0]["annotations"]
+    assert citation == {
+        "type": "file_citation",
+        "file_id": "file-abc",
+        "filename": "manual.pdf",
+        "index": CITED.index("file-abc"),
+    }
+    added = [e for e in events if e["type"] == "response.output_text.annotation.added"]
+    assert [event["annotation"] for event in added] == [citation]
+    assert files.tools == [(TOOL, "tools[0]")]
+    assert files.queries == ["reset"]
+    output = upstream.requests[1]["input"][-1]["output"]
+    assert "File: manual.pdf [file-abc]\nHold the button." in output
+    assert [tool["name"] for tool in upstream.requests[0]["tools"]] == ["file_search"]
+    assert response["tools"] == [TOOL]
+
+
+def test_results_are_shown_on_request(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([SEARCH], [text("Done.")])
+    response = run(upstream, context, ask(include=["file_search_call.results"]))
+    assert response["output"][0]["results"] == [PASSAGE._asdict()]
+    assert upstream.requests[0]["include"] == ["reasoning.encrypted_content"]
+
+
+def test_whole_answer_is_cited_too(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([SEARCH], [text(CITED)], streamed=False)
+    (event,) = events_of(with_hosted_tools(upstream, context)({**ask(), "stream": False}))
+    assert len(event["response"]["output"][1]["content"][0]["annotations"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ('{"query":"down"}', "does not answer"),
+        ('{"query":" "}', "lack 'query'"),
+        ("[", "lack 'query'"),
+    ],
+)
+def test_failed_search_is_an_item_that_the_model_sees(
+    context: LoopContext, arguments: str, reason: str
+) -> None:
+    upstream = ScriptedUpstream([call("file_search", arguments)], [text("Sorry.")])
+    response = run(upstream, context, ask())
+    assert response["output"][0]["status"] == "failed"
+    assert reason in upstream.requests[1]["input"][-1]["output"]
+    assert response["status"] == "completed"
+
+
+def test_search_without_results_says_so(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([call("file_search", '{"query":"other"}')], [text("Unknown.")])
+    response = run(upstream, context, ask(include=["file_search_call.results"]))
+    assert response["output"][0]["results"] == []
+    assert upstream.requests[1]["input"][-1]["output"] == NO_RESULTS
+
+
+def test_forced_search_is_a_forced_function(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([SEARCH], [text("Done.")])
+    run(upstream, context, ask(tool_choice={"type": "file_search"}))
+    first, second = (request["tool_choice"] for request in upstream.requests)
+    assert first == {"type": "function", "name": "file_search"}
+    assert second == "auto"
+
+
+def test_next_turn_repeats_call_and_results(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([SEARCH], [text(CITED)])
+    include = ["file_search_call.results"]
+    response = run(upstream, context, ask(include=include))
+    later = ScriptedUpstream([text("Yes.")])
+    run(later, context, ask(QUESTION, *response["output"], QUESTION, include=include))
+    _, made, output, _, _ = later.requests[0]["input"]
+    assert (made["type"], made["name"]) == ("function_call", "file_search")
+    assert made["arguments"] == '{"query":"reset"}'
+    assert output["call_id"] == made["call_id"]
+    assert output["output"] == "Hold the button."
+
+
+def test_invalid_tool_is_refused(context: LoopContext) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        with_hosted_tools(ScriptedUpstream(), context)(ask(tools=[{"type": "file_search"}]))
+    assert refused.value.param == "tools[0].vector_store_ids"
+
+
+def test_function_of_the_client_with_the_same_name_is_refused(context: LoopContext) -> None:
+    own = {"type": "function", "name": "file_search", "parameters": {}}
+    with pytest.raises(InvalidRequest, match="file_search"):
+        with_hosted_tools(ScriptedUpstream(), context)(ask(tools=[TOOL, own]))
+
+
+def test_without_stored_files_the_tool_passes(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([text("Hi.")])
+    run(upstream, context._replace(prepare_file_search=None), ask())
+    assert upstream.requests[0]["tools"] == [TOOL]
