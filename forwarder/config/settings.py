@@ -3,7 +3,8 @@
 Two tables declare all settings: ``SETTINGS`` holds the ``FORWARDER_…`` variables, and
 ``UPSTREAM_SETTINGS`` holds the variables that each upstream has under its own prefix
 (``CHAT_BASE_URL`` for the upstream ``chat``). A row names the variable, its field, its parser and
-its default as text; ``.env.example`` documents the same rows for operators.
+its default as text; ``.env.example`` documents the same rows for operators. Settings of gunicorn
+are in `gunicorn_conf.py`.
 
 - Only `load_settings` reads ``os.environ``; all other functions take a mapping.
 - All mistakes are collected before they are reported, one line each.

@@ -2,7 +2,8 @@
 
 A closed connection becomes visible only on a read or write, and neither happens while an upstream
 is working. Under gevent, a cheap watcher on the client's socket detects the disconnect. Under
-threads there is no watcher; the next keep-alive write fails instead.
+threads there is no watcher; the next keep-alive write fails instead. `RequestContext.cancel` ends
+the request's work then.
 """
 
 from __future__ import annotations

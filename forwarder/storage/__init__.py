@@ -26,6 +26,7 @@ from forwarder.storage.completion_recorder import (
     check_stored_completion,
     is_completion_stored,
 )
+from forwarder.storage.conversation_history import with_history
 from forwarder.storage.conversation_lock import ConversationLocks
 from forwarder.storage.db import Database
 from forwarder.storage.history_reference import (
@@ -41,7 +42,6 @@ from forwarder.storage.repositories.conversations import ConversationRepository
 from forwarder.storage.repositories.history import HistoryRepository
 from forwarder.storage.repositories.responses import ResponseRepository
 from forwarder.storage.response_recorder import ResponseRecorder
-from forwarder.storage.resume import with_history
 
 OriginGetter = Callable[[], str | None]
 """Returns the upstream that stores the response too, or None. Call it after the answer has begun.

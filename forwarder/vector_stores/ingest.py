@@ -22,7 +22,7 @@ from forwarder.storage.db.vector_stores import PendingFile
 from forwarder.storage.files import FileStore
 from forwarder.storage.repositories.vector_stores import VectorStoreRepository
 from forwarder.vector_stores.chunking import ChunkingStrategy, split_text
-from forwarder.vector_stores.extraction import ExtractionError, extract_text
+from forwarder.vector_stores.extraction_process import ExtractionError, extract_text
 from forwarder.vector_stores.vectors import MAX_DIMENSIONS, normalize, pack_bits, pack_vector
 from forwarder.vector_stores.words import split_words
 

@@ -1,4 +1,7 @@
-"""Backoff: whether to retry, and how long to wait before."""
+"""Backoff: how often to retry, and how long to wait before each retry.
+
+`classify.py` says which failures are worth a retry; `upstream_state.py` puts both together.
+"""
 
 from __future__ import annotations
 

@@ -10,13 +10,13 @@ from forwarder.core.errors import ForwarderError, InvalidRequest, NotFound, TooL
 from forwarder.core.read_limit import RequestLimits
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream, Json
+from forwarder.storage.conversation_history import with_history
 from forwarder.storage.db import conversations, responses
 from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.history_reference import UpstreamMemory
 from forwarder.storage.repositories.history import HistoryRepository
-from forwarder.storage.resume import with_history
 
 USER: Json = {"type": "message", "role": "user", "content": "one"}
 ANSWER: Json = {"type": "message", "role": "assistant", "id": "msg_1", "content": "two"}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.vector_stores import extraction
-from forwarder.vector_stores.extraction import ExtractionError, extract_text
+from forwarder.vector_stores import extraction_process
+from forwarder.vector_stores.extraction_process import ExtractionError, extract_text
 from tests.vector_stores.documents import make_docx, make_pdf
 
 
@@ -42,7 +42,7 @@ def test_reason_comes_from_the_process(data: bytes, name: str, code: str) -> Non
 def write_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     program = tmp_path / "program.py"
     program.write_text(text)
-    monkeypatch.setattr(extraction.extract, "__file__", str(program))
+    monkeypatch.setattr(extraction_process.extract, "__file__", str(program))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_process_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caus
     )
     started = time.monotonic()
     if cause == "timeout":
-        monkeypatch.setattr(extraction, "TIMEOUT_SECONDS", 1.0)
+        monkeypatch.setattr(extraction_process, "TIMEOUT_SECONDS", 1.0)
     with pytest.raises(ExtractionError, match="limits"):
         extract_text(
             [b"x"], "a.txt", lambda: cause == "cancelled" and time.monotonic() > started + 1
@@ -97,7 +97,7 @@ def test_process_has_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_process_limits_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Path(extraction.extract.__file__).read_text()
+    source = Path(extraction_process.extract.__file__).read_text()
     program = source.replace(
         "text, status = extract_text(", "bytearray(2 << 30); text, status = extract_text("
     )
