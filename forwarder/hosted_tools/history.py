@@ -57,7 +57,7 @@ def read_approvals(items: list[Any]) -> dict[str, Approval]:
     """
     approvals: dict[str, Approval] = {}
     for index, item in enumerate(items):
-        kind = item.get("type") if isinstance(item, dict) else None
+        kind = read_kind(item)
         path = f"input[{index}]"
         if kind == "mcp_approval_request":
             check_call_item(item, path)
@@ -74,7 +74,8 @@ def read_approvals(items: list[Any]) -> dict[str, Approval]:
             answer = {"answer_index": index, "approve": approve, "reason": reason}
             approvals[name] = approvals[name]._replace(**answer)
         elif kind == "mcp_call":
-            request_id = item.get("approval_request_id")
+            param = f"{path}.approval_request_id"
+            request_id = read_field(item, "approval_request_id", STR, param)
             if request_id in approvals:
                 approvals[request_id] = approvals[request_id]._replace(call=item)
     return approvals
@@ -103,8 +104,8 @@ class HistoryConverter:
     def convert_items(self, items: list[Any]) -> list[Any]:
         """Return the items for the upstream. Raises InvalidRequest for malformed hosted calls."""
         for index, item in enumerate(items):
-            kind = item.get("type") if isinstance(item, dict) else None
-            converter = _CONVERTERS.get(str(kind)) if kind in self._kinds else None
+            kind = read_kind(item)
+            converter = _CONVERTERS.get(kind) if kind in self._kinds else None
             if converter is not None:
                 converter(self, item, f"input[{index}]")
             else:
@@ -151,7 +152,7 @@ class HistoryConverter:
     def _convert_web_search(self, item: Json, path: str) -> None:
         call_id = read_field(item, "id", STR, f"{path}.id") or f"ws_{len(self._items)}"
         action = item.get("action") if isinstance(item.get("action"), dict) else {}
-        name, arguments, output = describe_search(action or {})
+        name, arguments, output = describe_search(action or {}, f"{path}.action")
         self._add_call(call_id, name, arguments, output)
 
     def _convert_file_search(self, item: Json, path: str) -> None:
@@ -179,10 +180,11 @@ UNKNOWN_RESULT = "The result was used in the answer that follows."
 """The output of an earlier search whose results the client does not send."""
 
 
-def describe_search(action: Json) -> tuple[str, str, str]:
+def describe_search(action: Json, path: str) -> tuple[str, str, str]:
     """Return function, arguments and output of a web search of an earlier turn.
 
-    Its results are not in the item, only their sources if the client asked for them.
+    Its results are not in the item, only their sources if the client asked for them. Raises
+    InvalidRequest.
     """
     kind = str(action.get("type"))
     if kind == "open_page":
@@ -191,10 +193,11 @@ def describe_search(action: Json) -> tuple[str, str, str]:
         arguments = {"url": action.get("url") or "", "pattern": action.get("pattern") or ""}
     else:
         kind = "search"
-        queries = action.get("queries") or ()
+        queries = read_field(action, "queries", LIST, f"{path}.queries") or ()
         arguments = {"query": action.get("query") or " ".join(map(str, queries))}
-    sources = [s.get("url") for s in action.get("sources") or () if isinstance(s, dict)]
-    found = "\n".join(str(url) for url in sources if url)
+    sources = read_field(action, "sources", LIST, f"{path}.sources") or ()
+    urls = [source.get("url") for source in sources if isinstance(source, dict)]
+    found = "\n".join(str(url) for url in urls if url)
     output = f"Sources:\n{found}" if found else UNKNOWN_RESULT
     return SEARCH_FUNCTIONS[kind], orjson.dumps(arguments).decode(), output
 
@@ -220,9 +223,13 @@ SEARCH_ITEMS = frozenset({"web_search_call", "file_search_call"})
 
 def has_items(items: Any, kinds: Collection[str]) -> bool:
     """Return whether an input has an item of one of these types."""
-    return isinstance(items, list) and any(
-        isinstance(item, dict) and item.get("type") in kinds for item in items
-    )
+    return isinstance(items, list) and any(read_kind(item) in kinds for item in items)
+
+
+def read_kind(item: Any) -> str:
+    """Return the type of an item; empty if it has none. Translation refuses a malformed type."""
+    kind = item.get("type") if isinstance(item, dict) else None
+    return kind if isinstance(kind, str) else ""
 
 
 def check_call_item(item: Json, path: str) -> None:

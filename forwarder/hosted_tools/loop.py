@@ -279,7 +279,7 @@ class ResponseRun:
         for config in configs:
             carried = find_carried_tools(items, config)
             lists.append((config, carried or self._connections.list_tools(config.server)))
-        taken = {tool.get("name") for tool in client_tools if isinstance(tool, dict)}
+        taken = find_names(client_tools)
         with self._cancel_on_disconnect(*(found for _, found in lists)):
             for config, found in lists:
                 self._add_server(config, found, taken, merger)
@@ -288,7 +288,7 @@ class ResponseRun:
         self,
         config: McpToolConfig,
         found: list[McpTool] | PendingTask[list[McpTool]],
-        taken: set[Any],
+        taken: set[str],
         merger: ResponseMerger,
     ) -> None:
         tools: list[McpTool] = []
@@ -315,7 +315,7 @@ class ResponseRun:
         search = self._context.search
         for index, tool in enumerate(tools if search else ()):
             if search is not None and can_search(tool):
-                include = self._request.get("include") or []
+                include = read_field(self._request, "include", LIST, "include") or []
                 config = read_search_tool(tool, f"tools[{index}]")
                 return SearchSession(search, config, SOURCES_INCLUDE in include)
         return None
@@ -327,14 +327,15 @@ class ResponseRun:
         prepare = self._context.prepare_file_search
         for index, tool in enumerate(tools if prepare else ()):
             if prepare is not None and is_file_search(tool):
-                shows_results = RESULTS_INCLUDE in (self._request.get("include") or [])
+                include = read_field(self._request, "include", LIST, "include") or []
+                shows_results = RESULTS_INCLUDE in include
                 return FileSearchFunction(prepare(tool, f"tools[{index}]"), sources, shows_results)
         return None
 
     def _add_search_function(
         self, kind: str, function: HostedFunction, client_tools: list[Any]
     ) -> None:
-        if any(isinstance(t, dict) and t.get("name") == function.name for t in client_tools):
+        if function.name in find_names(client_tools):
             raise tool_name_collision(kind, function.name)
         self._functions[function.name] = function
 
@@ -488,7 +489,13 @@ class ResponseRun:
             callbacks.difference_update(cancels)
 
 
-def choose_name(label: str, tool: str, taken: set[Any]) -> str:
+def find_names(tools: list[Any]) -> set[str]:
+    """Return the names of tools; translation refuses malformed ones."""
+    names = (tool.get("name") for tool in tools if isinstance(tool, dict))
+    return {name for name in names if isinstance(name, str)}
+
+
+def choose_name(label: str, tool: str, taken: set[str]) -> str:
     """Return the name of the function for a tool. Raises InvalidRequest if it is taken."""
     for namespace in (label, f"mcp__{label}"):
         name = flatten_name(tool, namespace)

@@ -95,8 +95,9 @@ class McpPolicy(NamedTuple):
         """Whether an ``mcp`` tool is run here; others are left to the upstream or dropped."""
         if not isinstance(tool, dict) or tool.get("type") != "mcp":
             return False
+        label = tool.get("server_label")
         return self.allows_urls or (
-            tool.get("server_url") is None and tool.get("server_label") in self.servers
+            tool.get("server_url") is None and isinstance(label, str) and label in self.servers
         )
 
 
@@ -406,14 +407,16 @@ def list_events(item: Json) -> tuple[str, ...]:
 def find_carried_tools(items: list[Any], config: McpToolConfig) -> list[McpTool] | None:
     """Return the tools of the server's latest ``mcp_list_tools`` item in the history, if usable.
 
-    A list that failed, or that lacks a tool which the request names, is not used.
+    A list that failed, or that lacks a tool which the request names, is not used. Raises
+    InvalidRequest for a list that is no array.
     """
-    for item in reversed(items):
+    for index, item in reversed([*enumerate(items)]):
         if not isinstance(item, dict) or item.get("type") != "mcp_list_tools":
             continue
         if item.get("server_label") != config.server.label or item.get("error"):
             continue
-        tools = [read_carried_tool(tool) for tool in item.get("tools") or ()]
+        listed = read_field(item, "tools", LIST, f"input[{index}].tools") or []
+        tools = [read_carried_tool(tool) for tool in listed]
         carried = [tool for tool in tools if tool is not None]
         wanted = config.allowed.names or frozenset()
         if len(carried) == len(tools) and wanted <= {tool["name"] for tool in carried}:

@@ -85,7 +85,8 @@ def can_search(tool: Any) -> bool:
     """Whether a tool is a web search that may access the web."""
     return (
         isinstance(tool, dict)
-        and tool.get("type") in WEB_SEARCH_TYPES
+        and isinstance(tool.get("type"), str)
+        and tool["type"] in WEB_SEARCH_TYPES
         and tool.get("external_web_access") is not False
     )
 
@@ -225,6 +226,9 @@ class WebFunction(HostedFunction):
 
     def make_action(self, texts: dict[str, str]) -> Json:
         return {"type": self.action, **texts}
+
+    def cut_item(self, item: Json) -> Json:
+        return {**item, "status": "failed"}  # these items have no status "incomplete"
 
     def start_call(self, arguments: str) -> RunningCall:
         values = parse_arguments(arguments) or {}

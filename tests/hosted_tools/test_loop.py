@@ -659,6 +659,39 @@ def test_bad_mcp_tool_is_refused_by_name(
     assert refused.value.param == param
 
 
+ITEM: Json = {"name": "echo", "server_label": "tests", "arguments": "{}"}
+
+
+@pytest.mark.parametrize(
+    ("item", "param"),
+    [
+        ({"type": "mcp_list_tools", "server_label": "tests", "tools": 5}, "input[0].tools"),
+        ({**ITEM, "type": "mcp_call", "id": 5}, "input[0].id"),
+        (
+            {**ITEM, "type": "mcp_call", "id": "mcp_1", "approval_request_id": {}},
+            "input[0].approval_request_id",
+        ),
+        ({**ITEM, "type": "mcp_approval_request", "id": []}, "input[0].id"),
+    ],
+)
+def test_bad_item_is_refused_by_name(
+    context: LoopContext, mcp: Json, item: Json, param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        with_hosted_tools(ScriptedUpstream(), context)(ask([mcp], item))
+    assert refused.value.param == param
+
+
+def test_malformed_types_and_names_are_left_to_translation(context: LoopContext, mcp: Json) -> None:
+    upstream = ScriptedUpstream([text("a")])
+    tools = [{"type": "function", "name": []}, {"type": {}}, mcp]
+    events_of(with_hosted_tools(upstream, context)(ask(tools, {"type": []})))
+    assert upstream.requests[0]["tools"][:2] == tools[:2]
+    assert upstream.requests[0]["input"] == [{"type": []}]
+    policy = McpPolicy({})
+    assert not policy.can_run({"type": "mcp", "server_label": []})
+
+
 def test_two_servers_of_one_label_are_refused(context: LoopContext, mcp: Json) -> None:
     with pytest.raises(InvalidRequest) as refused:
         with_hosted_tools(ScriptedUpstream(), context)(ask([mcp, mcp]))

@@ -88,6 +88,25 @@ def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json
     return check_stream(events_of(with_hosted_tools(upstream, context)(request)))
 
 
+@pytest.mark.parametrize("name", ["queries", "sources"])
+def test_malformed_earlier_search_is_refused_by_name(context: LoopContext, name: str) -> None:
+    item = {"type": "web_search_call", "id": "ws_1", "action": {"type": "search", name: 5}}
+    with pytest.raises(InvalidRequest) as refused:
+        with_hosted_tools(ScriptedUpstream(), context)(ask(TOOL, item))
+    assert refused.value.param == f"input[0].action.{name}"
+
+
+def test_include_that_is_no_list_is_refused(context: LoopContext) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        with_hosted_tools(ScriptedUpstream(), context)(ask(TOOL, include=5))
+    assert refused.value.param == "include"
+
+
+def test_search_of_a_response_that_was_cut_has_failed(context: LoopContext) -> None:
+    response = run(ScriptedUpstream(("incomplete", [SEARCH])), context, ask(TOOL))
+    assert response["output"][0]["status"] == "failed"
+
+
 CITED = "Cats sleep ([Cats](https://example.org/cats))."
 SEARCH = call("web_search", '{"query":"cats"}')
 
