@@ -425,6 +425,7 @@ class ResponseRun:
                 reason = find_stop_reason(request, merger)
                 is_over = not outputs or round_.has_client_calls or needs_approval(round_)
                 if is_over or reason is not None or number == self._context.max_rounds:
+                    self.close()  # readers of whole answers do not read on after the last event
                     yield merger.make_terminal(round_, None if is_over else reason)
                     return
                 is_last = merger.is_limit_reached or number == self._context.max_rounds - 1

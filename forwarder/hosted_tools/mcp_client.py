@@ -15,12 +15,13 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from forwarder.core.concurrency import get_address_info
 from forwarder.core.ssrf import AddressGuard, ResolvedAddress
-from forwarder.hosted_tools.asyncio_thread import AsyncioThread, PendingTask
+from forwarder.hosted_tools.asyncio_thread import AsyncioThread, PendingTask, TaskCancelled
 from forwarder.hosted_tools.http_client import AddressResolver
 from forwarder.hosted_tools.mcp_content import McpTool, ToolResult, measure_tools
 from forwarder.hosted_tools.mcp_server import McpServer
@@ -226,7 +227,8 @@ class McpConnections:
         """Close the sessions; this does not wait until they are closed."""
         if self._is_used:
             self._is_used = False
-            self._client.start_task(self._close_sessions, None)
+            with suppress(TaskCancelled):  # the client is closed, and has closed all sessions
+                self._client.start_task(self._close_sessions, None)
 
     def _start(self, work: Callable[[], Coroutine[Any, Any, T]], seconds: float) -> PendingTask[T]:
         self._is_used = True

@@ -20,7 +20,7 @@ from forwarder.core.ssrf import AddressGuard
 from forwarder.core.types import Batch, Event
 from forwarder.hosted_tools.history import NOT_ANSWERED
 from forwarder.hosted_tools.loop import LIMIT_NOTE, LoopContext, with_hosted_tools
-from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
+from forwarder.hosted_tools.mcp_client import McpClient, McpConnections, McpLimits
 from forwarder.hosted_tools.mcp_server import McpServer
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.protocols.fold import fold_responses
@@ -338,6 +338,25 @@ def test_disconnected_client_cancels_the_call(context: LoopContext, mcp: Json) -
     timer.join()
     assert len(upstream.requests) == 1
     assert not token.cancel_callbacks
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_sessions_are_closed_before_the_terminal_event(
+    context: LoopContext, mcp: Json, streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[McpConnections] = []
+    close = McpConnections.close
+
+    def record_close(connections: McpConnections) -> None:
+        closed.append(connections)
+        close(connections)
+
+    monkeypatch.setattr(McpConnections, "close", record_close)
+    rounds = [call("tests__echo", '{"text":"a"}')], [text("Done.")]
+    stream = with_hosted_tools(ScriptedUpstream(*rounds, streamed=streamed), context)(ask([mcp]))
+    events = (event for batch in stream for event in batch)
+    assert any(event["type"] == "response.completed" for event in events)  # reads no further
+    assert len(closed) == 1
 
 
 def test_closed_stream_closes_the_upstreams(context: LoopContext, mcp: Json) -> None:

@@ -331,3 +331,4 @@ def test_closed_client_ends_operations_and_starts_none(root: str) -> None:
         task.unwrap()
     with pytest.raises(TaskCancelled):
         connections.list_tools(server)
+    connections.close()  # raises nothing
