@@ -94,7 +94,9 @@ class LoopContext(NamedTuple):
     the client did not ask for it. ``history_items`` are the types of items in the history that the
     upstream does not know. ``search`` is ``None`` if no search engine is configured or the upstream
     searches itself, ``prepare_file_search`` if no files are stored here. With ``is_preview`` no
-    server is called, so MCP tools are left out.
+    server is called, so MCP tools are left out. ``approved_calls`` are the outcomes of approved
+    calls by request id; they belong to the client's request, so that a fallback to another upstream
+    does not run the calls again.
     """
 
     client: McpClient
@@ -108,6 +110,7 @@ class LoopContext(NamedTuple):
     search: WebSearch | None = None
     prepare_file_search: PrepareFileSearch | None = None
     is_preview: bool = False
+    approved_calls: dict[str, Any] | None = None
 
     def can_run(self, tool: Any) -> bool:
         """Whether a tool of a request is run here."""
@@ -376,27 +379,35 @@ class ResponseRun:
         if self._context.is_preview:
             return approvals
         due = {name: approval for name, approval in approvals.items() if approval.is_due}
-        running = {name: self._start_approved(approval) for name, approval in due.items()}
-        done = dict(approvals)
+        known = self._context.approved_calls
+        outcomes: dict[str, CallOutcome] = {} if known is None else known
+        running = {
+            name: self._start_approved(approval)
+            for name, approval in due.items()
+            if name not in outcomes
+        }
         with self._cancel_on_disconnect(*running.values()):
             for name, call in running.items():
                 call.wait(None)
                 self._check_client()
-                request = due[name].request
-                call_id = parse_item_id(name).call_id
-                item = make_call_item(
-                    make_item_id("mcp", self._token, call_id, self._context.id_source.new_id),
-                    request["server_label"],
-                    request["name"],
-                    request["arguments"],
-                    name,
-                )
-                outcome = call.read_outcome(item)
-                merger.call_count += 1
-                events = (*McpFunction.start_events, *outcome.events)
-                merger.add_prelude(outcome.item, events)
-                done[name] = due[name]._replace(output=outcome.output)
+                outcomes[name] = call.read_outcome(self._make_approved_item(due[name].request))
+        done = dict(approvals)
+        for name, approval in due.items():
+            outcome = outcomes[name]
+            merger.call_count += 1
+            merger.add_prelude(outcome.item, (*McpFunction.start_events, *outcome.events))
+            done[name] = approval._replace(output=outcome.output)
         return done
+
+    def _make_approved_item(self, request: Json) -> Json:
+        call_id = parse_item_id(request["id"]).call_id
+        return make_call_item(
+            make_item_id("mcp", self._token, call_id, self._context.id_source.new_id),
+            request["server_label"],
+            request["name"],
+            request["arguments"],
+            request["id"],
+        )
 
     def _start_approved(self, approval: Approval) -> RunningCall:
         request = approval.request

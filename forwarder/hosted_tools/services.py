@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from forwarder.config.settings import ConfigError, Settings
 from forwarder.core.cancellation import CancelToken
@@ -44,11 +45,13 @@ class HostedToolServices:
         keeps_encrypted_reasoning: bool = False,
         prepare_file_search: PrepareFileSearch | None = None,
         is_preview: bool = False,
+        approved_calls: dict[str, Any] | None = None,
     ) -> LoopContext:
         """Return the context of a request.
 
         ``token`` is the waiting client, ``account`` identifies it to the fetcher. With
-        ``searches_itself``, the upstream's model searches the web, and no engine is used.
+        ``searches_itself``, the upstream's model searches the web, and no engine is used. For the
+        other parameters see `LoopContext`.
         """
         search = None if self._search is None else self._search._replace(client=account)
         return LoopContext(
@@ -60,6 +63,7 @@ class HostedToolServices:
             search=None if searches_itself else search,
             prepare_file_search=prepare_file_search,
             is_preview=is_preview or self._is_offline,
+            approved_calls=approved_calls,
         )
 
     def close(self) -> None:

@@ -117,6 +117,7 @@ def wrap_hosted_tools(handler: Handler, attempt: Attempt) -> Handler:
         keeps_encrypted_reasoning=attempt.translation_context.stores_encrypted_reasoning,
         prepare_file_search=attempt.file_search,
         is_preview=attempt.is_preview,
+        approved_calls=attempt.context.approved_calls,
     )
     return with_hosted_tools(handler, context)
 

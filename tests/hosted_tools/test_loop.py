@@ -602,6 +602,30 @@ def test_approved_call_is_run_before_the_model_is_asked(
     assert upstream.requests[1]["input"][:4] == sent
 
 
+def test_approved_call_is_run_once_although_the_first_upstream_fails(
+    context: LoopContext, mcp: Json
+) -> None:
+    tool = {**mcp, "require_approval": {"always": {"tool_names": ["note"]}, "never": {}}}
+    context = context._replace(approved_calls={})
+    asking = run(ScriptedUpstream([call("tests__note", "{}")]), context, ask([tool]))
+    (asked,) = items_of(asking, "mcp_approval_request")
+    before = count_notes(context, mcp)
+    request = ask([tool], QUESTION, *asking["output"], answer([asked], True))
+    upstream = ScriptedUpstream(UpstreamProtocolError("no"), [text("Noted.")])
+    with pytest.raises(UpstreamProtocolError):
+        with_hosted_tools(upstream, context)(request)
+    response = run(upstream, context, request)
+    assert items_of(response, "mcp_call")[0]["output"] == "noted"
+    assert upstream.requests[0]["input"] == upstream.requests[1]["input"]
+    assert count_notes(context, mcp) == before + 1
+
+
+def count_notes(context: LoopContext, mcp: Json) -> int:
+    upstream = ScriptedUpstream([call("tests__events", "{}")], [text("Done.")])
+    (item,) = items_of(run(upstream, context, ask([mcp])), "mcp_call")
+    return str(item["output"]).count("note called")
+
+
 def test_refused_call_is_told_to_the_model(
     context: LoopContext, asked: tuple[Json, list[Json]]
 ) -> None:
