@@ -80,6 +80,9 @@ MAX_ROUNDS = 32
 """Maximum number of requests to the upstream for one response; in the last one, the model may call
 no hosted tool."""
 
+MAX_CALLS = 128
+"""Maximum number of hosted calls of one response; ``max_tool_calls`` can only lower it."""
+
 MIN_OUTPUT_TOKENS = 16
 """The smallest ``max_output_tokens`` that upstreams accept."""
 
@@ -180,7 +183,7 @@ class ResponseRun:
             self._functions,
             self._context.id_source,
             self._make_shown_fields(),
-            max_calls,
+            MAX_CALLS if max_calls is None else min(max_calls, MAX_CALLS),
             self._hides_encrypted(),
             sources,
         )

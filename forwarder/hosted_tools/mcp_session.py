@@ -99,7 +99,7 @@ class McpSession:
         result: ToolResult = await self._run(
             lambda client: self._send_call(client, name, arguments)
         )
-        return result._replace(text=self.server.hide_secrets(result.text))
+        return hide_result_secrets(result, self.server)
 
     async def close(self) -> None:
         """Close the session; the server is told, and a command is ended."""
@@ -257,6 +257,15 @@ class McpSession:
     def _fail(self, code: int, reason: str, kind: str = "mcp_protocol_error") -> McpFailure:
         message = f"The MCP server '{self.server.label}' cannot be used: {reason}."
         return McpFailure(kind, code, message)
+
+
+def hide_result_secrets(result: ToolResult, server: McpServer) -> ToolResult:
+    """Return a result without the server's secrets, which it may repeat."""
+    parts = [
+        {**part, "text": server.hide_secrets(part["text"])} if "text" in part else part
+        for part in result.parts
+    ]
+    return result._replace(parts=parts, text=server.hide_secrets(result.text))
 
 
 async def end_task(task: asyncio.Future[Any]) -> None:

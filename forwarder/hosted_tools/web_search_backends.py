@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import html
 import re
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -21,6 +23,9 @@ from forwarder.core.types import Json
 
 MAX_ANSWER_BYTES = 4 * 2**20
 MAX_QUERY_LENGTH = 400
+MAX_PARALLEL_SEARCHES = 16
+"""Requests to the engine at the same time; others wait within their time limit."""
+
 MAX_SITE_OPERATORS = 8
 """Domains that a query names for engines without a parameter for domains."""
 
@@ -206,11 +211,13 @@ class SearchEngine:
         self._url = (url or self._backend.url or "").rstrip("/")
         self._key = key
         self._seconds = seconds
+        self._slots = threading.BoundedSemaphore(MAX_PARALLEL_SEARCHES)
 
     def search(self, query: str, options: SearchOptions) -> list[SearchResult]:
         """Return the results that the filters allow, best first. Raises SearchFailure."""
         request = self._backend.make_request(query[:MAX_QUERY_LENGTH], options)
-        found = self._backend.read_results(self._send(request))
+        with self.use_slot():
+            found = self._backend.read_results(self._send(request))
         if not isinstance(found, list):
             raise SearchFailure("The search engine sent an answer without results.")
         results: dict[str, SearchResult] = {}
@@ -222,6 +229,16 @@ class SearchEngine:
                 cut = cut_text(result.snippet, options.snippet_length)
                 results.setdefault(result.url, result._replace(snippet=cut))
         return list(results.values())[: options.max_results]
+
+    @contextmanager
+    def use_slot(self) -> Iterator[None]:
+        """Wait for a slot and hold it in the context. Raises SearchFailure if none gets free."""
+        if not self._slots.acquire(timeout=self._seconds):
+            raise SearchFailure("Too many searches are running.")
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     def _send(self, request: BackendRequest) -> Json:
         headers = {"Accept": "application/json", "User-Agent": "forwarder"}

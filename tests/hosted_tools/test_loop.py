@@ -459,6 +459,19 @@ def test_calls_above_max_tool_calls_are_not_run(context: LoopContext, mcp: Json)
     assert upstream.requests[1]["tool_choice"] == "none"
 
 
+@pytest.mark.parametrize("asked", [None, 100])
+def test_calls_are_limited_without_max_tool_calls(
+    context: LoopContext, mcp: Json, asked: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forwarder.hosted_tools.loop.MAX_CALLS", 2)
+    many = [call("tests__echo", '{"text":"a"}', f"call_{n}") for n in range(5)]
+    upstream = ScriptedUpstream(many, [text("Enough.")])
+    response = run(upstream, context, ask([mcp], max_tool_calls=asked))
+    assert len(items_of(response, "mcp_call")) == 2
+    outputs = [i for i in upstream.requests[1]["input"] if i["type"] == "function_call_output"]
+    assert [each["output"] for each in outputs] == ["a", "a", *[LIMIT_NOTE] * 3]
+
+
 def test_last_round_allows_only_the_clients_tools(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], [text("Done.")])
     run(upstream, context._replace(max_rounds=2), ask([mcp, WEATHER]))

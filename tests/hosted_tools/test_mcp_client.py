@@ -13,9 +13,9 @@ import pytest
 from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools.asyncio_thread import PendingTask, TaskCancelled
 from forwarder.hosted_tools.mcp_client import McpClient, McpConnections, McpFailure, McpLimits
-from forwarder.hosted_tools.mcp_content import CUT_NOTE, MAX_TEXT_LENGTH
+from forwarder.hosted_tools.mcp_content import CUT_NOTE, MAX_TEXT_LENGTH, ToolResult
 from forwarder.hosted_tools.mcp_server import McpServer
-from forwarder.hosted_tools.mcp_session import SessionLimits
+from forwarder.hosted_tools.mcp_session import SessionLimits, hide_result_secrets
 from tests.helpers.loopback import chunk, serving, unused_port
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 
@@ -277,6 +277,16 @@ def test_secrets_reach_no_log_and_no_error(
     assert message == "bad token ***"
     assert "sesame" not in seen
     assert "hunter2" not in seen
+
+
+def test_secrets_of_the_server_are_hidden_in_all_parts_of_a_result() -> None:
+    server = McpServer("s", url="http://host/", headers={"Authorization": f"Bearer {TOKEN}"})
+    image = {"type": "input_image", "image_url": "data:image/png;base64,AA==", "detail": "auto"}
+    text = f"got {TOKEN}"
+    parts = [{"type": "input_text", "text": text}, image]
+    hidden = hide_result_secrets(ToolResult(parts, text), server)
+    assert hidden.output == [{"type": "input_text", "text": "got ***"}, image]
+    assert hidden.text == "got ***"
 
 
 def test_endless_response_is_bounded() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -128,6 +129,29 @@ def test_engine_that_is_not_there_fails() -> None:
     engine = SearchEngine("searxng", f"http://127.0.0.1:{unused_port()}")
     with pytest.raises(SearchFailure, match="cannot be reached"):
         engine.search("cats", SearchOptions())
+
+
+def test_searches_above_the_limit_wait_and_then_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_search_backends, "MAX_PARALLEL_SEARCHES", 1)
+    arrived, release = threading.Event(), threading.Event()
+
+    def answer(peer: Peer) -> None:
+        peer.request()
+        arrived.set()
+        release.wait(5)
+        peer.answer(json.dumps(ANSWERS["searxng"]).encode(), b"Connection: close")
+
+    with serving(answer) as server:
+        engine = SearchEngine("searxng", f"http://127.0.0.1:{server.port}", seconds=0.5)
+        running = threading.Thread(target=lambda: engine.search("cats", SearchOptions()))
+        running.start()
+        assert arrived.wait(5)
+        timer = threading.Timer(0.3, release.set)  # in time for the one that waits
+        timer.start()
+        assert engine.search("cats", SearchOptions())
+        running.join()
+        with engine.use_slot(), pytest.raises(SearchFailure, match="Too many searches"):
+            engine.search("cats", SearchOptions())
 
 
 def test_endless_answer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
