@@ -15,6 +15,7 @@ from forwarder.hosted_tools.services import HostedToolServices
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream
 from tests.helpers.hosted import hosting
+from tests.helpers.loopback import unused_port
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 from tests.hosted_tools.test_loop import Token
 
@@ -214,3 +215,38 @@ def test_preview_calls_no_server(client: openai.OpenAI, root: str) -> None:
     report: Any = client.post(f"{address}/forwarder/translate", body=body, cast_to=object)
     messages = report["request"]["messages"]
     assert [message["role"] for message in messages] == ["assistant", "tool"]
+
+
+def test_fallback_does_not_repeat_an_approved_call(
+    upstream: ScriptedUpstream, root: str, tmp_path: Path
+) -> None:
+    environment = {
+        "FORWARDER_UPSTREAMS": "chat,spare",
+        "CHAT_BASE_URL": f"http://127.0.0.1:{unused_port()}",
+        "CHAT_FALLBACK": "spare",
+        "SPARE_BASE_URL": upstream.url,
+        "FORWARDER_API_KEYS": "k",
+        "FORWARDER_REMOTE_ALLOW": "127.0.0.1",
+        "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
+    }
+    rule = {"always": {"tool_names": ["note"]}, "never": {"tool_names": ["events"]}}
+    tools = [mcp_tool(root, require_approval=rule)]
+    with (
+        hosting(environment) as address,
+        openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) as client,
+    ):
+        upstream.script(calls("tests__note"), Answer(text="Noted."))
+        first = client.responses.create(model="m", input="go", tools=tools)
+        approved: Any = {
+            "type": "mcp_approval_response",
+            "approval_request_id": first.output[-1].id,
+            "approve": True,
+        }
+        second = client.responses.create(
+            model="m", input=[approved], tools=tools, previous_response_id=first.id
+        )
+        assert second.output_text == "Noted."
+        upstream.script(calls("tests__events"), Answer(text="Done."))
+        third = client.responses.create(model="m", input="go", tools=tools)
+    seen: Any = third.output[1]
+    assert seen.output.count("note called") == 1
