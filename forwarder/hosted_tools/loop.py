@@ -97,9 +97,9 @@ class LoopContext(NamedTuple):
     the client did not ask for it. ``history_items`` are the types of items in the history that the
     upstream does not know. ``search`` is ``None`` if no search engine is configured or the upstream
     searches itself, ``prepare_file_search`` if no files are stored here. With ``is_preview`` no
-    server is called, so MCP tools are left out. ``approved_calls`` are the outcomes of approved
-    calls by request id; they belong to the client's request, so that a fallback to another upstream
-    does not run the calls again.
+    server is called, so only lists of tools that the history has are offered. ``approved_calls``
+    are the outcomes of approved calls by request id; they belong to the client's request, so that a
+    fallback to another upstream does not run the calls again.
     """
 
     client: McpClient
@@ -279,12 +279,11 @@ class ResponseRun:
         merger: ResponseMerger,
     ) -> None:
         """List the tools of all servers, offer them, and show the lists that are new."""
-        if self._context.is_preview:
-            return
         lists: list[tuple[McpToolConfig, list[McpTool] | PendingTask[list[McpTool]]]] = []
         for config in configs:
             carried = find_carried_tools(items, config)
-            lists.append((config, carried or self._connections.list_tools(config.server)))
+            if carried or not self._context.is_preview:
+                lists.append((config, carried or self._connections.list_tools(config.server)))
         taken = find_names(client_tools)
         with self._cancel_on_disconnect(*(found for _, found in lists)):
             for config, found in lists:

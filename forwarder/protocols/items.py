@@ -41,6 +41,7 @@ _CARRIED_ITEM = Disposition("carried")
 
 _HOSTED_TOOL_RECORD = drop_item("Chat Completions has no form for hosted tool calls")
 _FUNCTION_CALL = remap_item("becomes a call of the function that stands for the tool")
+_HOSTED_CALL = remap_item("becomes a function call and its output")
 _TOOL_RESULT = remap_item("becomes the tool message of its call")
 
 INPUT_ITEMS: DispositionTable = {
@@ -67,16 +68,16 @@ INPUT_ITEMS: DispositionTable = {
     "compaction": emulate_item("decrypted, and replaces the turns that it summarizes"),
     "compaction, made elsewhere": drop_item("only its maker can decrypt it"),
     "compaction_trigger": emulate_item("the model summarizes the conversation, without tools"),
-    "web_search_call": _HOSTED_TOOL_RECORD,
+    "web_search_call": _HOSTED_CALL,
     "file_search_call": _HOSTED_TOOL_RECORD,
     "code_interpreter_call": _HOSTED_TOOL_RECORD,
     "image_generation_call": remap_item("becomes an image of the user after its turn"),
     "computer_call": _HOSTED_TOOL_RECORD,
     "computer_call_output": _HOSTED_TOOL_RECORD,
-    "mcp_list_tools": _HOSTED_TOOL_RECORD,
-    "mcp_call": _HOSTED_TOOL_RECORD,
-    "mcp_approval_request": _HOSTED_TOOL_RECORD,
-    "mcp_approval_response": _HOSTED_TOOL_RECORD,
+    "mcp_list_tools": emulate_item("its tools are offered as functions, if `tools` has the server"),
+    "mcp_call": _HOSTED_CALL,
+    "mcp_approval_request": _HOSTED_CALL,
+    "mcp_approval_response": emulate_item("an approved call is run, a refusal becomes its output"),
     "program": _HOSTED_TOOL_RECORD,
     "program_output": _HOSTED_TOOL_RECORD,
 }
@@ -120,6 +121,13 @@ RESULT_PARTS: DispositionTable = {
 """The parts of tool results of a Responses client."""
 
 _HOSTED_TOOL = drop_item("the upstream cannot run this tool")
+_MCP_TOOL = emulate_item(
+    "run by the forwarder: by URL for clients with keys (`FORWARDER_MCP_URLS`), by the label of a "
+    "configured server (`FORWARDER_MCP_SERVERS`); otherwise dropped"
+)
+_WEB_SEARCH_TOOL = emulate_item(
+    "run by the forwarder if `FORWARDER_WEB_SEARCH` names an engine, otherwise dropped"
+)
 _WRAPPED_TOOL = remap_item("becomes a function; its calls are converted back")
 
 RESPONSES_TOOLS: DispositionTable = {
@@ -132,14 +140,14 @@ RESPONSES_TOOLS: DispositionTable = {
     "tool_search, run by the client": _WRAPPED_TOOL,
     "tool_search": _HOSTED_TOOL,
     "namespace": remap_item("its tools are offered under joined names"),
-    "web_search": _HOSTED_TOOL,
-    "web_search_2025_08_26": _HOSTED_TOOL,
-    "web_search_preview": _HOSTED_TOOL,
-    "web_search_preview_2025_03_11": _HOSTED_TOOL,
+    "web_search": _WEB_SEARCH_TOOL,
+    "web_search_2025_08_26": _WEB_SEARCH_TOOL,
+    "web_search_preview": _WEB_SEARCH_TOOL,
+    "web_search_preview_2025_03_11": _WEB_SEARCH_TOOL,
     "file_search": _HOSTED_TOOL,
     "code_interpreter": _HOSTED_TOOL,
     "image_generation": _HOSTED_TOOL,
-    "mcp": _HOSTED_TOOL,
+    "mcp": _MCP_TOOL,
     "computer": _HOSTED_TOOL,
     "computer_use_preview": _HOSTED_TOOL,
     "programmatic_tool_calling": _HOSTED_TOOL,

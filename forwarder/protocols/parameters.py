@@ -122,7 +122,7 @@ RESPONSES_OVER_CHAT: dict[str, Disposition] = {
     "max_output_tokens": remap(
         INT, "sent as `max_completion_tokens`", ("max_completion_tokens", "max_tokens")
     ),
-    "max_tool_calls": keep_local(INT, "counts hosted tools, and none runs over this upstream"),
+    "max_tool_calls": keep_local(INT, "limits the hosted tools that the forwarder runs"),
     "presence_penalty": carry(NUMBER),
     "previous_response_id": emulate(STR, "the earlier turns are put before the input"),
     "prompt": refuse(DICT, "prompt templates are stored at OpenAI"),

@@ -748,6 +748,19 @@ def test_malformed_types_and_names_are_left_to_translation(context: LoopContext,
     assert not policy.can_run({"type": "mcp", "server_label": []})
 
 
+def test_preview_offers_only_the_tools_of_carried_lists(context: LoopContext) -> None:
+    listed = {"name": "echo", "input_schema": {"type": "object"}}
+    carried = {"type": "mcp_list_tools", "server_label": "old", "tools": [listed]}
+    tools = [
+        {"type": "mcp", "server_label": label, "server_url": "http://127.0.0.1:1/"}
+        for label in ("old", "new")
+    ]
+    upstream = ScriptedUpstream([text("Hi.")])
+    preview = context._replace(is_preview=True)
+    events_of(with_hosted_tools(upstream, preview)(ask(tools, carried, QUESTION)))
+    assert [tool["name"] for tool in upstream.requests[0]["tools"]] == ["old__echo"]
+
+
 def test_two_servers_of_one_label_are_refused(context: LoopContext, mcp: Json) -> None:
     with pytest.raises(InvalidRequest) as refused:
         with_hosted_tools(ScriptedUpstream(), context)(ask([mcp, mcp]))

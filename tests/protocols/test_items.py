@@ -137,7 +137,13 @@ def result(call: Json, **output: Any) -> list[Json]:
     return pair(silent, {"type": f"{kind}_output", **output})
 
 
-ITEM_SAMPLES: dict[str, list[Json]] = {
+MCP_TOOL: Json = {"type": "mcp", "server_label": "s", "server_url": "http://mcp.test/"}
+MCP_CALL: Json = {"id": "m", "name": "x", "arguments": "{}", "server_label": "s"}
+MCP_LIST: Json = {"type": "mcp_list_tools", "id": "m", "server_label": "s",
+                  "tools": [{"name": MARK, "input_schema": {"type": "object"}}]}  # fmt: skip
+MCP_REQUEST: Json = {"input": [ASKED, MCP_LIST], "tools": [MCP_TOOL]}
+
+ITEM_SAMPLES: dict[str, Any] = {
     "message": [{"type": "message", "role": "user", "content": MARK}],
     "message, with a phase": [
         {"type": "message", "role": "assistant", "content": "hi", "phase": MARK}
@@ -184,13 +190,14 @@ ITEM_SAMPLES: dict[str, list[Json]] = {
                        "pending_safety_checks": []}],
     "computer_call_output": [{"type": "computer_call_output", "call_id": "c",
                               "output": {"type": "computer_screenshot", "image_url": URL}}],
-    "mcp_list_tools": [{"type": "mcp_list_tools", "id": "m", "server_label": MARK, "tools": []}],
-    "mcp_call": [{"type": "mcp_call", "id": "m", "name": MARK, "arguments": "{}",
-                  "server_label": "s"}],
-    "mcp_approval_request": [{"type": "mcp_approval_request", "id": "m", "name": MARK,
-                              "arguments": "{}", "server_label": "s"}],
-    "mcp_approval_response": [{"type": "mcp_approval_response", "approve": True,
-                               "approval_request_id": MARK}],
+    "mcp_list_tools": MCP_REQUEST,
+    "mcp_call": [{**MCP_CALL, "type": "mcp_call", "name": MARK}],
+    "mcp_approval_request": [{**MCP_CALL, "type": "mcp_approval_request", "name": MARK}],
+    "mcp_approval_response": [
+        {**MCP_CALL, "type": "mcp_approval_request"},
+        {"type": "mcp_approval_response", "approve": False, "approval_request_id": "m",
+         "reason": MARK},
+    ],
     "program": [{"type": "program", "id": "p", "call_id": "c", "code": MARK, "fingerprint": "f"}],
     "program_output": [{"type": "program_output", "id": "p", "call_id": "c", "result": MARK,
                         "status": "completed"}],
@@ -231,21 +238,29 @@ RESPONSES_TOOL_SAMPLES: dict[str, Json] = {
                                        "description": MARK},
     "tool_search": {"type": "tool_search"},
     "namespace": {"type": "namespace", "name": "n", "description": "d", "tools": [FUNCTION]},
-    "web_search": {"type": "web_search", "search_context_size": MARK},
+    "web_search": {"type": "web_search"},
     "web_search_2025_08_26": {"type": "web_search_2025_08_26"},
     "web_search_preview": {"type": "web_search_preview"},
     "web_search_preview_2025_03_11": {"type": "web_search_preview_2025_03_11"},
     "file_search": {"type": "file_search", "vector_store_ids": [MARK]},
     "code_interpreter": {"type": "code_interpreter", "container": MARK},
     "image_generation": {"type": "image_generation", "model": MARK},
-    "mcp": {"type": "mcp", "server_label": MARK},
+    "mcp": MCP_REQUEST,
     "computer": {"type": "computer"},
     "computer_use_preview": {"type": "computer_use_preview", "environment": "linux",
                              "display_height": 1, "display_width": 1},
     "programmatic_tool_calling": {"type": "programmatic_tool_calling"},
 }  # fmt: skip
 
-ARRIVING_AS = {"local_shell": "local_shell", "shell": "commands", "apply_patch": "V4A"}
+ARRIVING_AS = {
+    "local_shell": "local_shell",
+    "shell": "commands",
+    "apply_patch": "V4A",
+    "web_search": "web_open_page",
+    "web_search_2025_08_26": "web_open_page",
+    "web_search_preview": "web_open_page",
+    "web_search_preview_2025_03_11": "web_open_page",
+}
 """Row -> a text in its function, for tools whose definition cannot contain the mark."""
 
 
@@ -374,7 +389,13 @@ class DryRun:
             patch.setattr(services, "select_transport", lambda settings, heartbeat: transport)
             url = "http://up.test/v1"
             settings = Settings.from_env(
-                {"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, "FORWARDER_API_KEYS": "k"}
+                {
+                    "CHAT_BASE_URL": url,
+                    "RESPONSES_BASE_URL": url,
+                    "FORWARDER_API_KEYS": "k",
+                    "FORWARDER_WEB_SEARCH": "searxng",
+                    "FORWARDER_WEB_SEARCH_URL": "http://searxng.test",
+                }
             )
             self._gateway = Gateway(Services.build(settings))
         self.remembered: str = self._run("hi")["id"]
