@@ -89,7 +89,8 @@ def build_search(settings: Settings) -> WebSearch | None:
         settings.web_search, settings.web_search_url, settings.web_search_key,
         min(settings.tool_timeout, 15.0),
     )  # fmt: skip
-    if not settings.fetch:
+    # Without keys, anyone who reaches the forwarder could fetch pages in its name.
+    if not settings.fetch or not settings.api_keys:
         return WebSearch(engine, None)
     guard = AddressGuard(settings.fetch_allow, get_address_info)
     fetcher = Fetcher(guard, settings.fetch_max, settings.fetch_timeout, settings.fetch_lookups)

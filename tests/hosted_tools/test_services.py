@@ -61,8 +61,13 @@ def test_web_search_is_off_unless_an_engine_is_set() -> None:
     assert not context_of({}).can_run(SEARCH)
     assert context_of(SEARXNG).can_run(SEARCH)
     assert not context_of(SEARXNG, searches_itself=True).can_run(SEARCH)
-    assert context_of(SEARXNG).search.reader is not None
-    assert context_of({**SEARXNG, "FORWARDER_FETCH": "off"}).search.reader is None
+
+
+def test_pages_are_opened_only_for_clients_with_keys() -> None:
+    keys = {**SEARXNG, "FORWARDER_API_KEYS": "k"}
+    assert context_of(keys).search.reader is not None
+    assert context_of({**keys, "FORWARDER_FETCH": "off"}).search.reader is None
+    assert context_of(SEARXNG).search.reader is None
 
 
 @pytest.mark.parametrize(
