@@ -91,7 +91,7 @@ def build_search(settings: Settings) -> WebSearch | None:
     )  # fmt: skip
     # Without keys, anyone who reaches the forwarder could fetch pages in its name.
     if not settings.fetch or not settings.api_keys:
-        return WebSearch(engine, None)
+        return WebSearch(engine, None, seconds=settings.tool_timeout)
     guard = AddressGuard(settings.fetch_allow, get_address_info)
     fetcher = Fetcher(guard, settings.fetch_max, settings.fetch_timeout, settings.fetch_lookups)
-    return WebSearch(engine, PageReader(fetcher))
+    return WebSearch(engine, PageReader(fetcher), seconds=settings.tool_timeout)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -66,12 +67,13 @@ CONTEXT_SIZES = {
 class WebSearch(NamedTuple):
     """The operator's search; ``client`` identifies the client of a request to the page reader.
 
-    Without ``reader``, the model cannot open pages.
+    Without ``reader``, the model cannot open pages. ``seconds`` limits each call.
     """
 
     engine: SearchEngine
     reader: PageReader | None
     client: str = ""
+    seconds: float = 60.0
 
 
 class SearchTool(NamedTuple):
@@ -237,7 +239,8 @@ class WebFunction(HostedFunction):
         if missing:
             message = f"The arguments of the call lack '{missing[0]}'."
             return FinishedCall(lambda item: make_search_outcome(item, "failed", message))
-        return BackgroundCall(lambda: self.run(texts), make_search_outcome)
+        seconds = self.session.search.seconds
+        return BackgroundCall(lambda: self.run(texts), make_search_outcome, seconds)
 
     def run(self, texts: dict[str, str]) -> tuple[str, Json]:
         """Run the call; return the output for the model and more fields of the action.
@@ -289,17 +292,22 @@ class FindInPageFunction(WebFunction):
 
 
 class BackgroundCall:
-    """A search in the background; it ends by its own time limits, also if it is cancelled.
+    """A search in the background.
 
     ``work`` returns the output for the model and more fields. ``make_outcome`` makes the outcome
-    from the item, its status, the output and those fields.
+    from the item, its status, the output and those fields. If the call is cancelled or takes longer
+    than ``seconds``, it is abandoned: its work runs on until its own limits end it.
     """
 
     def __init__(
-        self, work: Callable[[], tuple[str, Json]], make_outcome: Callable[..., CallOutcome]
+        self,
+        work: Callable[[], tuple[str, Json]],
+        make_outcome: Callable[..., CallOutcome],
+        seconds: float = 60.0,
     ) -> None:
         self._work = work
         self._make_outcome = make_outcome
+        self._ends_at = time.monotonic() + seconds
         self._done = threading.Event()
         self._output: str | None = None
         self._fields: Json = {}
@@ -308,7 +316,9 @@ class BackgroundCall:
         spawn(self._run)
 
     def wait(self, seconds: float | None) -> bool:
-        return self._done.wait(seconds)
+        left = max(0.0, self._ends_at - time.monotonic())
+        is_done = self._done.wait(left if seconds is None else min(seconds, left))
+        return is_done or time.monotonic() >= self._ends_at
 
     def cancel(self) -> None:
         self._is_cancelled = True
@@ -316,7 +326,7 @@ class BackgroundCall:
 
     def read_outcome(self, item: Json) -> CallOutcome:
         if self._output is None:
-            reason = self._error or "The search was cancelled."
+            reason = self._error or "The call took too long."
             return self._make_outcome(item, "failed", reason)
         return self._make_outcome(item, "completed", self._output, self._fields)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -100,6 +101,26 @@ def test_include_that_is_no_list_is_refused(context: LoopContext) -> None:
     with pytest.raises(InvalidRequest) as refused:
         with_hosted_tools(ScriptedUpstream(), context)(ask(TOOL, include=5))
     assert refused.value.param == "include"
+
+
+def test_call_that_takes_too_long_fails(context: LoopContext, reader: Any) -> None:
+    release = threading.Event()
+
+    def read_slowly(url: str, client: str) -> Page:
+        release.wait(10)
+        raise PageFailure("late")
+
+    reader.read_page = read_slowly
+    assert context.search is not None
+    context = context._replace(search=context.search._replace(seconds=0.1), heartbeat=0.02)
+    page = call("web_open_page", '{"url":"https://example.org/cats"}')
+    upstream = ScriptedUpstream([page], [text("Oh.")])
+    try:
+        response = run(upstream, context, ask(TOOL))
+    finally:
+        release.set()
+    assert response["output"][0]["status"] == "failed"
+    assert upstream.requests[1]["input"][-1]["output"] == "The call took too long."
 
 
 def test_search_of_a_response_that_was_cut_has_failed(context: LoopContext) -> None:
