@@ -88,7 +88,8 @@ def refuse_answer(name: str, message: str, param: str) -> InvalidRequest:
 class HistoryConverter:
     """Converts the items of one request's input.
 
-    ``kinds`` are the item types to convert; others are left to the upstream.
+    ``kinds`` are the item types to convert; others are left to the upstream. ``origins`` are the
+    places in the input that the converted items come from.
     """
 
     def __init__(
@@ -97,13 +98,16 @@ class HistoryConverter:
         self._find_name = find_name
         self._approvals = approvals
         self._kinds = kinds
+        self.origins: list[int] = []
+        self._index = 0
         self._items: list[Any] = []
-        self._outputs: list[Json] = []
+        self._outputs: list[tuple[int, Json]] = []
         self._round: str | None = None
 
     def convert_items(self, items: list[Any]) -> list[Any]:
         """Return the items for the upstream. Raises InvalidRequest for malformed hosted calls."""
         for index, item in enumerate(items):
+            self._index = index
             kind = read_kind(item)
             converter = _CONVERTERS.get(kind) if kind in self._kinds else None
             if converter is not None:
@@ -111,12 +115,17 @@ class HistoryConverter:
             else:
                 if kind not in _CLIENT_CALLS:
                     self._end_round()
-                self._items.append(item)
+                self._add_item(index, item)
         self._end_round()
         return self._items
 
+    def _add_item(self, index: int, item: Any) -> None:
+        self._items.append(item)
+        self.origins.append(index)
+
     def _end_round(self) -> None:
-        self._items += self._outputs
+        for index, output in self._outputs:
+            self._add_item(index, output)
         self._outputs = []
         self._round = None
 
@@ -125,8 +134,8 @@ class HistoryConverter:
         if self._outputs and (parts.round_token is None or parts.round_token != self._round):
             self._end_round()
         self._round = parts.round_token
-        self._items.append(make_function_call(parts.call_id, name, arguments))
-        self._outputs.append(make_function_output(parts.call_id, output))
+        self._add_item(self._index, make_function_call(parts.call_id, name, arguments))
+        self._outputs.append((self._index, make_function_output(parts.call_id, output)))
 
     def _convert_mcp_call(self, item: Json, path: str) -> None:
         check_call_item(item, path)

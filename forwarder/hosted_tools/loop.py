@@ -8,12 +8,19 @@ client gets one response.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from forwarder.core.cancellation import CancelToken
-from forwarder.core.errors import ClientDisconnected, InvalidRequest, shorten_value
+from forwarder.core.errors import (
+    ClientDisconnected,
+    ClientError,
+    InvalidRequest,
+    Unsupported,
+    shorten_value,
+)
 from forwarder.core.ids import ID_SOURCE, IdSource
 from forwarder.core.types import Batch, EventStream, Handler, Json
 from forwarder.core.validate import INT, LIST, STR, check_type, read_field, require_field
@@ -89,6 +96,10 @@ MIN_OUTPUT_TOKENS = 16
 LIMIT_NOTE = "This call was not run, because the limit of tool calls of this response is reached."
 
 
+_PLACE = re.compile(r"\b(tools|input)\[(\d{1,6})\]")
+"""A place in the request, in an error."""
+
+
 class LoopContext(NamedTuple):
     """What the loop needs beside the handler.
 
@@ -155,6 +166,7 @@ class ResponseRun:
         self._functions: dict[str, HostedFunction] = {}
         self._names: dict[tuple[str, str], str] = {}  # label and tool -> function
         self._lost_servers: dict[str, str] = {}  # label -> reason
+        self._origins: list[int] = []  # place of an item upstream -> place in the client's input
         self._token = make_token(context.id_source.new_id)
 
     def close(self) -> None:
@@ -194,7 +206,10 @@ class ResponseRun:
             self._add_search_function("file_search", file_search, client_tools)
         approvals = self._run_approved_calls(approvals, merger)
         upstream_request = self._make_request(items, client_tools, configs, approvals)
-        stream = self._handler(upstream_request)
+        try:
+            stream = self._handler(upstream_request)
+        except (InvalidRequest, Unsupported) as error:
+            raise self._restore_paths(error, tools) from None
         if not self._functions and not merger.has_prelude:
             return stream
         rounds = self._run_rounds(merger, upstream_request, stream, client_tools)
@@ -213,6 +228,7 @@ class ResponseRun:
         request = {k: v for k, v in self._request.items() if k != "max_tool_calls"}
         converter = HistoryConverter(self._find_name, approvals, self._context.history_items)
         request["input"] = [*converter.convert_items(items), *self._make_notes()]
+        self._origins = converter.origins
         definitions = [function.definition for function in self._functions.values()]
         if self._request.get("tools") is not None:
             request["tools"] = [*client_tools, *definitions]
@@ -236,6 +252,19 @@ class ResponseRun:
                 value for value in include if value not in (SOURCES_INCLUDE, RESULTS_INCLUDE)
             ]
         return request
+
+    def _restore_paths(self, error: ClientError, tools: list[Any]) -> ClientError:
+        """Return an error of the translation that names the places in the client's request."""
+        client_tools = [i for i, tool in enumerate(tools) if not self._context.can_run(tool)]
+        places = {"tools": client_tools, "input": self._origins}
+
+        def restore_path(match: re.Match[str]) -> str:
+            name, index = match[1], int(match[2])
+            return f"{name}[{places[name][index]}]" if index < len(places[name]) else match[0]
+
+        error.message = _PLACE.sub(restore_path, error.message)
+        error.param = None if error.param is None else _PLACE.sub(restore_path, error.param)
+        return error
 
     def _find_mcp_functions(self, reference: Json, path: str, labels: set[str]) -> list[str]:
         label = require_field(reference, "server_label", STR, f"{path}.server_label")

@@ -761,6 +761,23 @@ def test_preview_offers_only_the_tools_of_carried_lists(context: LoopContext) ->
     assert [tool["name"] for tool in upstream.requests[0]["tools"]] == ["old__echo"]
 
 
+def test_error_of_the_translation_names_the_clients_places(context: LoopContext, mcp: Json) -> None:
+    listed = {"type": "mcp_list_tools", "server_label": "other", "tools": []}
+    items = [
+        listed,
+        listed,
+        {**ITEM, "type": "mcp_call", "id": "mcp_1", "output": "a"},
+        QUESTION,
+    ]
+    error = InvalidRequest("'tools[1].name' and 'input[2].role' are bad.", param="tools[1].name")
+    upstream = ScriptedUpstream(error)
+    with pytest.raises(InvalidRequest) as refused:
+        with_hosted_tools(upstream, context)(ask([WEATHER, mcp, WEATHER], *items))
+    assert upstream.requests[0]["input"][2] == QUESTION  # after the call and its output
+    assert refused.value.message == "'tools[2].name' and 'input[3].role' are bad."
+    assert refused.value.param == "tools[2].name"
+
+
 def test_two_servers_of_one_label_are_refused(context: LoopContext, mcp: Json) -> None:
     with pytest.raises(InvalidRequest) as refused:
         with_hosted_tools(ScriptedUpstream(), context)(ask([mcp, mcp]))
