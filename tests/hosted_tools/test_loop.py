@@ -202,6 +202,7 @@ def test_parallel_calls_run_at_the_same_time_and_are_shown_in_order(
     context: LoopContext, mcp: Json
 ) -> None:
     arguments = '{"seconds":0.6}'
+    run(ScriptedUpstream([text("Hi.")]), context, ask([mcp]))  # imports the SDK, which takes long
     upstream = ScriptedUpstream(
         [call("tests__hang", arguments, f"call_{i}") for i in range(4)], [text("Done.")]
     )
