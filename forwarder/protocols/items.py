@@ -69,7 +69,7 @@ INPUT_ITEMS: DispositionTable = {
     "compaction, made elsewhere": drop_item("only its maker can decrypt it"),
     "compaction_trigger": emulate_item("the model summarizes the conversation, without tools"),
     "web_search_call": _HOSTED_CALL,
-    "file_search_call": _HOSTED_TOOL_RECORD,
+    "file_search_call": _HOSTED_CALL,
     "code_interpreter_call": _HOSTED_TOOL_RECORD,
     "image_generation_call": remap_item("becomes an image of the user after its turn"),
     "computer_call": _HOSTED_TOOL_RECORD,
