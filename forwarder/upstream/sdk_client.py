@@ -121,6 +121,23 @@ class SdkClient(OpenAI):
             timeout=timeout,
         )
 
+    # The SDK's versions of these four serve its own ways to obtain a key (a function, a workload's
+    # identity, a provider) and import a module in each call. All keys here are fixed strings.
+
+    def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
+        return options
+
+    def _prepare_request(self, request: httpx2.Request) -> None:
+        """Leave the request as it is."""
+
+    def _custom_auth(self, security: Any) -> httpx2.Auth | None:
+        return None
+
+    def _send_request(
+        self, request: httpx2.Request, *, stream: bool, **options: Any
+    ) -> httpx2.Response:
+        return self._client.send(request, stream=stream, **options)
+
     @property
     def default_headers(self) -> dict[str, str | Omit]:
         """The headers that every request has."""
