@@ -18,7 +18,10 @@ from typing import Any
 from forwarder.core.errors import Overloaded, TooLarge
 
 _READ_BYTES = 2**16
-"""Bytes per read. Bodies up to this size are never refused."""
+"""Most bytes per read. Bodies up to this size are never refused."""
+
+_MIN_READ_BYTES = 2**10
+"""Bytes per read when nothing more is expected."""
 
 _HELD_COPIES = 2
 """Bytes of memory per byte of a body while its request is served."""
@@ -111,9 +114,14 @@ class BodyReservation:
         """
         self._memory.check_announced(announced)
         body = io.BytesIO()  # unlike a list of pieces, it returns its bytes without a copy
-        while piece := read(_READ_BYTES):
+        # A read allocates as many bytes as it may return.  So it asks for what is expected, and
+        # for as much again as has come beyond that, as with a compressed body.
+        while piece := read(self._choose_read_size(announced)):
             self.resize(body.write(piece) + self.size)
         return body.getvalue()
+
+    def _choose_read_size(self, announced: int) -> int:
+        return max(_MIN_READ_BYTES, min(_READ_BYTES, abs(announced - self.size)))
 
 
 def measure_heap(value: Any) -> int:
