@@ -8,8 +8,10 @@ serves ``GET /metrics`` merges them.
 from __future__ import annotations
 
 from functools import partial
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from forwarder.config.settings import Settings
@@ -21,6 +23,8 @@ from forwarder.observability.metric_labels import (
     label_parameter,
     list_configured_models,
 )
+
+Metric = TypeVar("Metric", bound=MetricWrapperBase)
 
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 ANSWER_LABELS = ("route", "upstream", "model")
@@ -47,6 +51,7 @@ class MetricsObserver(RequestObserver):
         self._upstream_labels = LabelSet(
             (upstream.name for upstream in settings.upstreams), max_learned=256
         )
+        self._series: dict[tuple[object, ...], MetricWrapperBase] = {}
         self._create_request_metrics()
         self._create_failure_metrics()
 
@@ -122,7 +127,7 @@ class MetricsObserver(RequestObserver):
     # -- observer methods -------------------------------------------------------------------------
 
     def on_stream_start(self, context: RequestContext) -> None:
-        self._open_streams.labels(context.route).inc()
+        self._find_series(self._open_streams, context.route).inc()
 
     def on_complete(self, context: RequestContext, seconds: float) -> None:
         answered = context.first_event_at is not None and context.error_class is None
@@ -130,11 +135,11 @@ class MetricsObserver(RequestObserver):
         model = self._model_labels.get_label(context.model, learn=answered)
         where = (context.route, upstream, model)
         if context.is_streamed:
-            self._open_streams.labels(context.route).dec()
-        self._requests.labels(*where, context.status).inc()
+            self._find_series(self._open_streams, context.route).dec()
+        self._find_series(self._requests, *where, context.status).inc()
         self._count_answer(context, where)
         if context.is_streamed:
-            self._stream_seconds.labels(*where).observe(seconds)
+            self._find_series(self._stream_seconds, *where).observe(seconds)
         for name in context.loss_report.losses:
             self._dropped_parameters.labels(label_parameter(name)).inc()
         kind = find_error_kind(context)
@@ -144,15 +149,26 @@ class MetricsObserver(RequestObserver):
     def _count_answer(self, context: RequestContext, where: tuple[str, str, str]) -> None:
         if context.first_event_at is None:
             return
-        self._first_event_seconds.labels(*where).observe(
+        self._find_series(self._first_event_seconds, *where).observe(
             context.first_event_at - context.started_at
         )
-        self._events.labels(*where).inc(context.event_count)
+        self._find_series(self._events, *where).inc(context.event_count)
         for counted, tokens in zip(
             (self._input_tokens, self._output_tokens), context.token_counts, strict=True
         ):
             if tokens:
-                counted.labels(*where).inc(tokens)
+                self._find_series(counted, *where).inc(tokens)
+
+    def _find_series(self, metric: Metric, *labels: str | int) -> Metric:
+        """Return the time series of these labels; the label sets bound how many there are.
+
+        The Prometheus client needs as long to look one up as to count.
+        """
+        key = (metric, *labels)
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = metric.labels(*labels)
+        return series  # type: ignore[return-value]
 
     def on_retry(self, upstream: str, reason: str) -> None:
         self._retries.labels(
