@@ -136,6 +136,8 @@ class ModelDefaults:
         self, handler: Handler, client: str, drops: FieldNames = frozenset()
     ) -> Handler:
         """Wrap the handler of client requests: fill early parameters that no ``drops`` names."""
+        if not self.parameters and not self.system:
+            return handler
         fields = self._iter_fields(client, True, (), drops)
         return with_defaults(handler, client, fields, self.system)
 
@@ -150,6 +152,8 @@ class ModelDefaults:
 
         ``takes`` are the fields that this upstream takes beyond its protocol.
         """
+        if not self.parameters and not self.system:
+            return handler
         fields = self._iter_fields(protocol, False, takes, drops)
         return with_defaults(handler, protocol, fields, None)
 

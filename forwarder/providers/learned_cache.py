@@ -28,9 +28,12 @@ class LearnedQuirks:
         self._entries: TTLCache[str, tuple[float, ProfileChanges]] = TTLCache(
             _MAX_MODELS, _MAX_AGE_SECONDS, timer=clock
         )
+        self._has_learned = False  # most upstreams never have a quirk to learn
 
     def apply_to(self, model: str, profile: Profile) -> Profile:
         """Return the profile with the quirks of this model; unchanged if it has no quirks."""
+        if not self._has_learned:
+            return profile
         with self._lock:
             _, changes = self._entries.get(model, (0.0, {}))
         return replace(profile, **changes) if changes else profile
@@ -41,6 +44,7 @@ class LearnedQuirks:
             _, known = self._entries.get(model, (0.0, {}))
             until = self._clock() + _MAX_AGE_SECONDS
             self._entries[model] = until, {**known, **changes}
+            self._has_learned = True
 
     def describe(self) -> dict[str, Json]:
         """Return model -> its quirks as JSON, with ``seconds_left``."""
