@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -78,7 +78,15 @@ class Attempt:
         limits = RequestLimits(settings.max_body, settings.max_json_values)
         limit = ReadLimit(limits, subject="With what is sealed in it, the request")
         owner = hash_client_key(self.context.client_key)
-        context = TranslationContext(
+        of_client: dict[str, Any] = {}
+        if self.client == RESPONSES.name:
+            style = self._select_style(RESPONSES.name, settings.responses_reasoning)
+            of_client = {
+                "reasoning": resolve_responses_style(style, self.request),
+                "stores_encrypted_reasoning": self.compaction is not make_compact_handler
+                and self.services.store.is_answer_stored(self.request),
+            }
+        return TranslationContext(
             id_source=ID_SOURCE,
             loss_report=self.context.loss_report,
             encrypt=partial(cipher.encrypt, owner=owner),
@@ -92,15 +100,7 @@ class Attempt:
             origin=f"{self.route.upstream.name}/{self.route.model}",
             caches_signatures=settings.reasoning_ttl > 0,
             make_client_url=partial(make_file_url, self.context, self.route.upstream.name),
-        )
-        if self.client != RESPONSES.name:
-            return context
-        style = self._select_style(RESPONSES.name, settings.responses_reasoning)
-        return replace(
-            context,
-            reasoning=resolve_responses_style(style, self.request),
-            stores_encrypted_reasoning=self.compaction is not make_compact_handler
-            and self.services.store.is_answer_stored(self.request),
+            **of_client,
         )
 
     @property

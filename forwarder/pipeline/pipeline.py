@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from forwarder.core.client_headers import IDEMPOTENCY_KEY
@@ -36,50 +37,73 @@ from forwarder.translation import translate_handler
 # -- which attempts a stage applies to ---------------------------------------------------------
 
 
-def is_any(attempt: Attempt) -> bool:
+class AttemptKind(NamedTuple):
+    """What decides which stages an attempt has; ``over`` is the upstream's protocol."""
+
+    client: str
+    over: str
+    upstream_keeps_responses: bool
+    upstream_needs_reasoning: bool
+    remembers_reasoning: bool
+
+
+def get_kind(attempt: Attempt) -> AttemptKind:
+    profile = attempt.profile
+    return AttemptKind(
+        attempt.client,
+        attempt.route.protocol,
+        profile.keeps_responses,
+        profile.reasoning_items == "keep",
+        attempt.services.settings.reasoning_ttl > 0,
+    )
+
+
+def is_any(kind: AttemptKind) -> bool:
     return True
 
 
-def is_chat_client(attempt: Attempt) -> bool:
-    return attempt.client == CHAT.name
+def is_chat_client(kind: AttemptKind) -> bool:
+    return kind.client == CHAT.name
 
 
-def is_responses_client(attempt: Attempt) -> bool:
-    return attempt.client == RESPONSES.name
+def is_responses_client(kind: AttemptKind) -> bool:
+    return kind.client == RESPONSES.name
 
 
-def is_chat_over_responses(attempt: Attempt) -> bool:
-    return is_chat_client(attempt) and attempt.route.protocol == RESPONSES.name
+def is_chat_over_responses(kind: AttemptKind) -> bool:
+    return is_chat_client(kind) and kind.over == RESPONSES.name
 
 
-def is_responses_over_chat(attempt: Attempt) -> bool:
+def is_responses_over_chat(kind: AttemptKind) -> bool:
     """A Responses upstream runs hosted tools itself."""
-    return is_responses_client(attempt) and is_chat_upstream(attempt)
+    return is_responses_client(kind) and is_chat_upstream(kind)
 
 
-def is_responses_passthrough(attempt: Attempt) -> bool:
-    return is_responses_client(attempt) and attempt.route.protocol == RESPONSES.name
+def is_responses_passthrough(kind: AttemptKind) -> bool:
+    return is_responses_client(kind) and kind.over == RESPONSES.name
 
 
-def is_chat_upstream(attempt: Attempt) -> bool:
-    return attempt.route.protocol == CHAT.name
+def is_chat_upstream(kind: AttemptKind) -> bool:
+    return kind.over == CHAT.name
 
 
-def needs_single_responses_call(attempt: Attempt) -> bool:
+def is_translated(kind: AttemptKind) -> bool:
+    return kind.client != kind.over
+
+
+def needs_single_responses_call(kind: AttemptKind) -> bool:
     """An upstream that keeps its responses waits for the results of all calls in them."""
-    over_responses = attempt.route.protocol == RESPONSES.name
-    return over_responses and not (is_responses_client(attempt) and attempt.profile.keeps_responses)
+    is_kept = is_responses_client(kind) and kind.upstream_keeps_responses
+    return kind.over == RESPONSES.name and not is_kept
 
 
-def remembers_signatures(attempt: Attempt) -> bool:
-    return attempt.services.settings.reasoning_ttl > 0 and is_chat_upstream(attempt)
+def remembers_signatures(kind: AttemptKind) -> bool:
+    return kind.remembers_reasoning and is_chat_upstream(kind)
 
 
-def remembers_reasoning(attempt: Attempt) -> bool:
+def remembers_reasoning(kind: AttemptKind) -> bool:
     return (
-        attempt.services.settings.reasoning_ttl > 0
-        and is_chat_over_responses(attempt)
-        and attempt.profile.reasoning_items == "keep"
+        kind.remembers_reasoning and is_chat_over_responses(kind) and kind.upstream_needs_reasoning
     )
 
 
@@ -91,9 +115,9 @@ def wrap_reasoning_style(handler: Handler, attempt: Attempt) -> Handler:
 
 
 def wrap_history(handler: Handler, attempt: Attempt) -> Handler:
-    is_translated = attempt.client != attempt.route.protocol
+    crosses_protocols = attempt.client != attempt.route.protocol
     store = attempt.services.store
-    return store.with_history(handler, attempt.context, attempt.upstream_memory, is_translated)
+    return store.with_history(handler, attempt.context, attempt.upstream_memory, crosses_protocols)
 
 
 def wrap_client_defaults(handler: Handler, attempt: Attempt) -> Handler:
@@ -151,8 +175,6 @@ def wrap_hidden_tools(handler: Handler, attempt: Attempt) -> Handler:
 
 def wrap_translation(handler: Handler, attempt: Attempt) -> Handler:
     over = attempt.route.protocol
-    if attempt.client == over:
-        return handler
     return translate_handler(handler, attempt.client, over, attempt.translation_context)
 
 
@@ -180,7 +202,7 @@ def wrap_json_schema(handler: Handler, attempt: Attempt) -> Handler:
 
 
 def wrap_truncation(handler: Handler, attempt: Attempt) -> Handler:
-    truncation = attempt.truncation if is_responses_client(attempt) else None
+    truncation = attempt.truncation if attempt.client == RESPONSES.name else None
     if truncation is not None:
         check_enum(check_type(truncation, STR, "truncation"), ("auto", "disabled"), "truncation")
     return with_truncation(handler) if truncation == "auto" else handler
@@ -192,11 +214,14 @@ def wrap_upstream_defaults(handler: Handler, attempt: Attempt) -> Handler:
     )
 
 
+Wrap = Callable[[Handler, Attempt], Handler]
+
+
 class Stage(NamedTuple):
     """A wrapper around handlers, and the attempts that it applies to."""
 
-    applies: Callable[[Attempt], bool]
-    wrap: Callable[[Handler, Attempt], Handler]
+    applies: Callable[[AttemptKind], bool]
+    wrap: Wrap
 
 
 PIPELINE = (
@@ -212,7 +237,7 @@ PIPELINE = (
     Stage(is_chat_over_responses, wrap_stop_sequences),
     Stage(is_chat_over_responses, wrap_token_limit),
     Stage(is_responses_passthrough, wrap_hidden_tools),
-    Stage(is_any, wrap_translation),
+    Stage(is_translated, wrap_translation),
     Stage(remembers_signatures, wrap_signature_cache),
     Stage(remembers_reasoning, wrap_reasoning_cache),
     Stage(needs_single_responses_call, wrap_single_responses_call),
@@ -233,14 +258,21 @@ def build_handler(attempt: Attempt, terminal: Handler) -> Handler:
     served_as = CLIENT_PROTOCOLS[attempt.client].served_as
     if served_as is not None:
         return build_translated_handler(attempt, served_as, terminal)
-    return blame_upstream_for_malformed_events(wrap_stages(terminal, attempt))
+    return blame_upstream_for_malformed_events(
+        wrap_stages(terminal, attempt, select_wraps(get_kind(attempt)))
+    )
 
 
-def wrap_stages(handler: Handler, attempt: Attempt, stages: Sequence[Stage] = PIPELINE) -> Handler:
-    """The handler inside all stages that apply; the first stage is the outermost."""
-    for stage in reversed(stages):
-        if stage.applies(attempt):
-            handler = stage.wrap(handler, attempt)
+@lru_cache(maxsize=64)
+def select_wraps(kind: AttemptKind) -> tuple[Wrap, ...]:
+    """The wrappers of the stages that apply, in their order; there are few kinds of attempts."""
+    return tuple(stage.wrap for stage in PIPELINE if stage.applies(kind))
+
+
+def wrap_stages(handler: Handler, attempt: Attempt, wraps: Sequence[Wrap]) -> Handler:
+    """The handler inside all of ``wraps``; the first one is the outermost."""
+    for wrap in reversed(wraps):
+        handler = wrap(handler, attempt)
     return handler
 
 

@@ -29,7 +29,8 @@ def wrap_for_responses(handler: Handler, stop_drain: bool, max_choices: int) -> 
         request=REQUEST,
         services=SimpleNamespace(settings=settings),
     )
-    return wrap_stages(handler, attempt, [s for s in PIPELINE if s[0] is is_chat_over_responses])
+    wraps = [stage.wrap for stage in PIPELINE if stage.applies is is_chat_over_responses]
+    return wrap_stages(handler, attempt, wraps)
 
 
 def wrap_for_chat(handler: Handler, response_format: str, truncation: Any) -> Handler:
@@ -41,7 +42,8 @@ def wrap_for_chat(handler: Handler, response_format: str, truncation: Any) -> Ha
         truncation=truncation,
         services=SimpleNamespace(settings=SimpleNamespace(max_schema_nodes=50_000)),
     )
-    return wrap_stages(handler, attempt, [s for s in PIPELINE if s[0] is is_chat_upstream])
+    wraps = [stage.wrap for stage in PIPELINE if stage.applies is is_chat_upstream]
+    return wrap_stages(handler, attempt, wraps)
 
 
 TOO_LONG = UpstreamRefused(400, {"message": "x", "code": "context_length_exceeded"})
