@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 from cachetools import LRUCache
@@ -186,7 +187,7 @@ class Catalog:
         The ETag ignores upstream lists. Workers refresh those at different times, so Codex would
         fetch the catalog again whenever another worker answers.
         """
-        return f'W/"{hashlib.sha256(self._get_version().encode()).hexdigest()[:32]}"'
+        return make_etag(self._get_version())
 
     def has_codex_helper(self, upstream: str, name: str, client_key: str | None) -> bool:
         """Check whether an upstream itself has the Codex helper model ``name``.
@@ -290,3 +291,9 @@ def describe_list_state(listed: list[Json] | ForwarderError) -> Json:
 
 def make_model_object(model_id: str, owner: str) -> Json:
     return {"id": model_id, "object": "model", "created": 0, "owned_by": owner}
+
+
+@lru_cache(maxsize=8)
+def make_etag(version: str) -> str:
+    """Return the ETag of a version of the catalog; each Responses answer has one."""
+    return f'W/"{hashlib.sha256(version.encode()).hexdigest()[:32]}"'

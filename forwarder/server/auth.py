@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hmac
 
-from flask import request
-
 from forwarder.config.settings import Settings
 from forwarder.core.errors import Forbidden, Unauthorized
 from forwarder.server.browser_guard import is_local
+from forwarder.server.extension import get_request
 
 _KEY_HEADERS = ("api-key", "X-Api-Key")
 
@@ -52,12 +51,14 @@ def require_administrator(settings: Settings) -> None:
 
 def read_key() -> str:
     """Return the API key in the form OpenAI, Azure or Anthropic clients send it, or ``""``."""
-    return read_bearer_token() or next(filter(None, map(request.headers.get, _KEY_HEADERS)), "")
+    return read_bearer_token() or next(
+        filter(None, map(get_request().headers.get, _KEY_HEADERS)), ""
+    )
 
 
 def read_bearer_token() -> str:
     """Return the bearer token of the ``Authorization`` header, or ``""``."""
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    scheme, _, key = get_request().headers.get("Authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 

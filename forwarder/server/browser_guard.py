@@ -14,12 +14,12 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
-from flask import Flask, request
+from flask import Flask
 
 from forwarder.config.settings import Settings
 from forwarder.core.errors import Forbidden
 from forwarder.server.cors import ANY, allows_origin
-from forwarder.server.extension import get_services
+from forwarder.server.extension import get_request, get_services
 
 _PROXIED = (
     *("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"),
@@ -70,7 +70,7 @@ def check_host(settings: Settings) -> None:
 
     The header may be missing: HTTP/1.0 programs omit it, browsers always send it.
     """
-    text = request.environ.get("HTTP_HOST", "")
+    text = get_request().environ.get("HTTP_HOST", "")
     host = parse_host(text)
     if text and not (host and is_own_host(host.name, settings)):
         name = f"'{host.name[:200]}'" if host else "in this header"
@@ -83,7 +83,7 @@ def check_host(settings: Settings) -> None:
 
 def check_origin(settings: Settings) -> None:
     """Raise Forbidden for a page of another origin that FORWARDER_CORS_ORIGINS does not list."""
-    origin = request.headers.get("Origin")
+    origin = get_request().headers.get("Origin")
     cors = settings.cors_origins
     if ANY in cors or (origin is not None and allows_origin(cors, origin)):
         return
@@ -100,14 +100,14 @@ def is_local(settings: Settings) -> bool:
     Requests through a proxy and requests by web pages of other origins are not local, even if
     FORWARDER_CORS_ORIGINS lists the origin or another port of this machine serves the page.
     """
-    host = parse_host(request.environ.get("HTTP_HOST", ""))
+    host = parse_host(get_request().environ.get("HTTP_HOST", ""))
     return (
-        not any(name in request.headers for name in _PROXIED)
-        and is_loopback(request.remote_addr or "")
+        not any(name in get_request().headers for name in _PROXIED)
+        and is_loopback(get_request().remote_addr or "")
         and host is not None
         and is_loopback(host.name)
-        and not is_foreign_origin(request.headers.get("Origin"), settings)
-        and request.headers.get("Sec-Fetch-Site") != "same-site"
+        and not is_foreign_origin(get_request().headers.get("Origin"), settings)
+        and get_request().headers.get("Sec-Fetch-Site") != "same-site"
     )
 
 
@@ -115,7 +115,7 @@ def is_foreign_origin(origin: str | None, settings: Settings) -> bool:
     """Return whether a web page of another origin sent the request."""
     if origin is not None and is_app_origin(origin.lower()):
         return False
-    if request.headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
+    if get_request().headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
         return True
     return origin is not None and not is_own_origin(origin.lower(), settings)
 
@@ -136,7 +136,7 @@ def is_own_origin(origin: str, settings: Settings) -> bool:
     host = parse_host(rest)
     if scheme not in _DEFAULT_PORTS or host is None:
         return False
-    own = (parse_host(request.environ.get("HTTP_HOST", "")), find_public_host(settings))
+    own = (parse_host(get_request().environ.get("HTTP_HOST", "")), find_public_host(settings))
     return host.with_port(scheme) in [each.with_port(scheme) for each in own if each]
 
 

@@ -16,7 +16,7 @@ from forwarder.pipeline.dry_run import detect_protocol
 from forwarder.server import request_context
 from forwarder.server.auth import require_administrator, require_client_key
 from forwarder.server.base_paths import get_requested_style
-from forwarder.server.extension import get_gateway, get_services
+from forwarder.server.extension import get_gateway, get_request, get_services
 from forwarder.server.openai import json_answer, read_json_body
 from forwarder.server.request_shape import adapt_shape
 
@@ -37,7 +37,7 @@ def translate() -> Response:
     """
     context = request_context.current_context()
     context.client_key = require_client_key(get_services().settings.api_keys)
-    request_context.check_strictness(request_context.get_request())
+    request_context.check_strictness(get_request())
     body = read_json_body(context)
     client = detect_protocol(body, request.args.get("from"))
     body = adapt_shape(body, client, context)

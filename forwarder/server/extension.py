@@ -1,8 +1,11 @@
-"""The forwarder's objects in a Flask application, as ``app.extensions["forwarder"]``."""
+"""The forwarder's objects in a Flask application, and Flask's current objects without a proxy.
+
+The forwarder's objects are ``app.extensions["forwarder"]``.
+"""
 
 from __future__ import annotations
 
-from flask import Flask, current_app
+from flask import Flask, Request, current_app, request
 
 from forwarder.config.settings import Settings
 from forwarder.core.shutdown import InFlightRequests
@@ -51,11 +54,24 @@ def get_extension(app: Flask) -> ForwarderExtension:
 
 def get_services() -> Services:
     """Return the services of the current application."""
-    extension: ForwarderExtension = current_app.extensions[_NAME]
-    return extension.services
+    return get_current_extension().services
 
 
 def get_gateway() -> Gateway:
     """Return the gateway of the current application."""
-    extension: ForwarderExtension = current_app.extensions[_NAME]
-    return extension.gateway
+    return get_current_extension().gateway
+
+
+def get_current_extension() -> ForwarderExtension:
+    """Return the extension of the current application.
+
+    Flask's proxy would look the application up again for each of its attributes.
+    """
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    return get_extension(app)
+
+
+def get_request() -> Request:
+    """Return the current request without Flask's proxy, which looks it up at each access."""
+    flask_request: Request = request._get_current_object()  # type: ignore[attr-defined]
+    return flask_request

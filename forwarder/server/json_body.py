@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from flask import Flask, request
+from flask import Flask
 from werkzeug.wsgi import get_input_stream
 
 from forwarder.core import json_lenient
@@ -15,6 +15,7 @@ from forwarder.core.large_bodies import take_turn
 from forwarder.core.pacing import LARGE
 from forwarder.core.types import Json
 from forwarder.server.content_encoding import DecodedBody
+from forwarder.server.extension import get_request
 
 
 def install_decoding(app: Flask) -> None:
@@ -27,12 +28,15 @@ def decode_body() -> None:
 
     The limit also applies to bodies of unknown length: Werkzeug would truncate them silently.
     """
-    header = request.environ.pop("HTTP_CONTENT_ENCODING", "")
-    limit = request.max_content_length
-    if limit is not None and (header or "CONTENT_LENGTH" not in request.environ):
+    flask_request = get_request()
+    environ = flask_request.environ
+    header = environ.pop("HTTP_CONTENT_ENCODING", "")
+    limit = flask_request.max_content_length
+    flask_request.max_content_length = limit  # else Flask reads its configuration at each access
+    if limit is not None and (header or "CONTENT_LENGTH" not in environ):
         # One more byte, so that the reader sees the end of a body of exactly the limit.
-        open_body = partial(get_input_stream, request.environ, max_content_length=limit + 1)
-        request.stream = DecodedBody(open_body, header, limit)  # type: ignore[assignment]
+        open_body = partial(get_input_stream, environ, max_content_length=limit + 1)
+        flask_request.stream = DecodedBody(open_body, header, limit)  # type: ignore[assignment]
 
 
 def read_body(data: bytes, max_values: int, reserve_text: Callable[[int], None]) -> Json:

@@ -25,7 +25,7 @@ from forwarder.protocols.stream_end import (
 from forwarder.server import request_context
 from forwarder.server.auth import require_client_key
 from forwarder.server.base_paths import get_requested_style
-from forwarder.server.extension import get_gateway, get_services
+from forwarder.server.extension import get_gateway, get_request, get_services
 from forwarder.server.json_body import read_body
 from forwarder.server.request_shape import adapt_shape
 from forwarder.storage.history_reference import is_background
@@ -124,7 +124,7 @@ def serve(protocol: str) -> Response:
         gateway, body = get_gateway(), adapt_shape(read_json_body(context), protocol, context)
         request_context.watch_disconnect(context)
         wants_stream = gateway.wants_stream(protocol, body)
-        style = get_requested_style(request, protocol)
+        style = get_requested_style(get_request(), protocol)
         if CLIENT_PROTOCOLS[protocol].runs_in_background and is_background(body):
             return start_background_work(body, wants_stream, style, context)
         stream = context.set_response_stream(gateway.stream(protocol, body, style, context))

@@ -38,7 +38,7 @@ from forwarder.server.auth import require_client_key
 from forwarder.server.base_paths import get_base_path
 from forwarder.server.client_disconnect import on_client_disconnect
 from forwarder.server.client_socket import RequestBodyError
-from forwarder.server.extension import get_services
+from forwarder.server.extension import get_request, get_services
 from forwarder.services import Services
 
 _UNQUOTED_CHARACTERS = " !#$&'()*+-./:;<=>?@[]^_`{|}~"
@@ -64,12 +64,6 @@ def current_context() -> RequestContext:
     """Return the context of the current request."""
     context: RequestContext = g.context
     return context
-
-
-def get_request() -> Request:
-    """Return the current request without Flask's proxy, which looks it up at each access."""
-    flask_request: Request = request._get_current_object()  # type: ignore[attr-defined]
-    return flask_request
 
 
 def open_context() -> None:
@@ -275,7 +269,7 @@ def watch_disconnect(context: RequestContext) -> None:
     Call this after the whole request has been read: the watch ends with the next received byte.
     """
     context.cleanup.add(
-        on_client_disconnect(request.environ.get("gunicorn.socket"), context.cancel)
+        on_client_disconnect(get_request().environ.get("gunicorn.socket"), context.cancel)
     )
 
 
