@@ -37,14 +37,12 @@ _BLOCKS = re.compile(
 class SseDecoder:
     """Decodes bytes, cut anywhere, into event dicts.
 
-    ``saw_done_marker`` is true once ``[DONE]`` arrived.  ``may_have_error`` is false if the latest
-    events certainly have no error.  Raises UpstreamProtocolError for data that is not a JSON object
-    and for an event of more than `MAX_EVENT_BYTES`.
+    ``saw_done_marker`` is true once ``[DONE]`` arrived.  Raises UpstreamProtocolError for data that
+    is not a JSON object and for an event of more than `MAX_EVENT_BYTES`.
     """
 
     def __init__(self) -> None:
         self.saw_done_marker = False
-        self.may_have_error = False
         self._rest = bytearray()
         self._after_cr = False
 
@@ -95,7 +93,6 @@ class SseDecoder:
 
     def _parse_events(self, blocks: bytes) -> list[dict[str, Any]]:
         events, small = [], json_lenient.ALWAYS_SHALLOW_BYTES
-        self.may_have_error = mentions_error(blocks)
         for name, payload, other in _BLOCKS.findall(blocks):
             if other:
                 name, payload = read_fields(other)
@@ -119,20 +116,6 @@ class SseDecoder:
         elif payload and payload != b"null" and not payload.startswith(b"{"):
             raise UpstreamProtocolError("The upstream sent an event that is not a JSON object.")
         return payload.startswith(b"{")
-
-
-def mentions_error(blocks: bytes) -> bool:
-    """Return whether JSON text may contain a field or a type of an error, of any vendor.
-
-    Searching the bytes of a burst costs a fraction of looking these fields up in each event.
-    """
-    return (
-        b"error" in blocks
-        or b"message" in blocks
-        or b"failed" in blocks
-        or b"base_resp" in blocks
-        or b"\\u" in blocks  # any of these words, with an escape in it
-    )
 
 
 def encode_responses(batch: Sequence[dict[str, Any]]) -> bytes:

@@ -125,8 +125,9 @@ class UpstreamResponse:
                 return
             for data in itertools.chain([first] if first else [], pieces):
                 batch = decoder.feed(data)
-                if decoder.may_have_error:
-                    batch = list(map(self._redact_error, batch))
+                for number, event in enumerate(batch):
+                    if has_error(event):
+                        batch[number] = redact_secrets(event, self._settings)
                 if batch or not data:
                     yield batch
                 if decoder.saw_done_marker or (batch and batch[-1].get("type") in TERMINAL_EVENTS):
@@ -264,10 +265,10 @@ def has_error(event: Json) -> bool:
         return True
     if event.get("type") in ("error", "response.failed"):
         return True
-    choices = event.get("choices")
-    if not choices:
-        return False
-    return any(choice.get("error") for choice in choices)
+    for choice in event.get("choices") or ():  # noqa: SIM110, a generator takes twice as long
+        if choice.get("error"):
+            return True
+    return False
 
 
 def parse_json_object(body: bytes) -> Json:

@@ -204,24 +204,3 @@ def test_keep_alive_is_part_of_the_next_line() -> None:
 def test_encode_lines_raises_for_non_json() -> None:
     with pytest.raises(TypeError):
         framing.encode_lines([{"a": 2**70}])
-
-
-@pytest.mark.parametrize(
-    ("frame", "expected"),
-    [
-        (b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n', False),
-        (b'data: {"error":{"message":"no"}}\n\n', True),
-        (b'data: {"\\u0065rror":{"code":1}}\n\n', True),
-        (b'data: {"base_resp":{"status_code":1002}}\n\n', True),
-        (b'event: response.failed\ndata: {"response":{}}\n\n', True),
-        (b'data: {"object":"x","message":"bare"}\n\n', True),
-    ],
-)
-def test_events_that_may_have_an_error_are_marked_even_if_cut(frame: bytes, expected: bool) -> None:
-    for cut in range(1, len(frame)):
-        decoder = framing.SseDecoder()
-        decoder.feed(frame[:cut])
-        decoder.feed(frame[cut:])
-        assert decoder.may_have_error is expected
-        decoder.feed(b'data: {"choices":[]}\n\n')
-        assert not decoder.may_have_error

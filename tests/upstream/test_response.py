@@ -237,6 +237,8 @@ def test_total_timeout_limits_an_answer(pieces: list[bytes]) -> None:
         b'{"type": "response.failed", "response": {"error": {"message": "bad sk-secret"}}}',
         b'{"base_resp": {"status_code": 1004, "status_msg": "bad sk-secret"}}',
         b'{"choices": [{"finish_reason": "error", "error": {"message": "bad sk-secret"}}]}',
+        b'{"\\u0065rror": {"message": "bad sk-secret"}}',
+        b'{"object": "x", "message": "bad sk-secret"}',
     ],
 )
 def test_key_is_redacted_in_errors_of_a_stream(event: bytes) -> None:
