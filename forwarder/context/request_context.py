@@ -289,21 +289,21 @@ class RequestContext:
     def _meter_stream(self, stream: EventStream) -> EventStream:
         for batch in stream:
             if batch:
-                self._meter_batch(batch)
+                self.event_count += len(batch)
+                if self.first_event_at is None:
+                    self.first_event_at = time.monotonic()
+                self._record_last_event(batch[-1])
+                if self.log_sample_rate:
+                    self._log_sample(batch)
             yield batch
 
-    def _meter_batch(self, batch: list[Event]) -> None:
-        if self.first_event_at is None:
-            self.first_event_at = time.monotonic()
-        self.event_count += len(batch)
-        last = batch[-1]
-        usage = read_event_usage(last)
+    def _record_last_event(self, event: Event) -> None:
+        """Record usage and errors, which only the last event of a batch has."""
+        usage = read_event_usage(event)
         if isinstance(usage, dict):
             self.usage = usage
-        if last.get("error") or last.get("type") in ("error", "response.failed"):
+        if event.get("error") or event.get("type") in ("error", "response.failed"):
             self.error = "upstream_failed"  # the client receives the upstream's own error event
-        if self.log_sample_rate:
-            self._log_sample(batch)
 
     def _log_sample(self, batch: list[Event]) -> None:
         for event in batch:

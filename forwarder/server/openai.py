@@ -6,8 +6,9 @@ The blueprints of all APIs share `serve` and `serve_embeddings`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import orjson
 from flask import Blueprint, Response, request
@@ -30,6 +31,9 @@ from forwarder.server.json_body import read_body
 from forwarder.server.request_shape import adapt_shape
 from forwarder.storage.history_reference import is_background
 from forwarder.storage.include import hide_batch_reasoning, wants_encrypted_reasoning
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 blueprint = Blueprint("openai", __name__)
 
@@ -183,13 +187,35 @@ def read_json_body(context: RequestContext, required: bool = True) -> Json:
     return body
 
 
+class EventStreamResponse(Response):
+    """A streamed response whose chunks are bytes.
+
+    Werkzeug would pass each chunk through two more iterators, one to encode text, one to close.
+    """
+
+    def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
+        """Return the chunks as the WSGI server iterates over them."""
+        return ClosingChunks(cast(Iterable[bytes], self.response), self.close)
+
+
+class ClosingChunks:
+    """The chunks of a response; the WSGI server calls ``close`` after the last one."""
+
+    def __init__(self, chunks: Iterable[bytes], close: Callable[[], None]) -> None:
+        self._chunks = chunks
+        self.close = close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._chunks)
+
+
 def stream_answer(protocol: str, stream: EventStream, context: RequestContext) -> Response:
     """Start a streamed response. The first batch is read before, so it determines the status."""
     first = next(stream, None)
     events = itertools.chain([first] if first is not None else [], stream)
     context.notify_stream_start()
     chunks = encode_stream(protocol, events, context)
-    response = Response(chunks, mimetype=CLIENT_PROTOCOLS[protocol].framing.mimetype)
+    response = EventStreamResponse(chunks, mimetype=CLIENT_PROTOCOLS[protocol].framing.mimetype)
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would buffer the events
     return response

@@ -398,7 +398,7 @@ def test_a_mistake_of_ours_leaves_as_one(
     upstreams: Upstreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = bridge_of()
-    monkeypatch.setattr(RequestContext, "_meter_batch", lambda self, batch: 1 / 0)
+    monkeypatch.setattr(RequestContext, "_record_last_event", lambda self, event: 1 / 0)
 
     with pytest.raises(InternalError):
         opened(over, "chat", "chat/m")
