@@ -45,10 +45,12 @@ class ReasoningCache:
         return handle_request
 
     def _call_with_reasoning(self, handler: Handler, request: Json, owner: bytes) -> EventStream:
-        restored = anchors.restore_reasoning(
-            request["input"], lambda keys: self._find_reasoning(owner, keys)
-        )
-        if len(restored) == len(request["input"]):
+        items = request["input"]
+        # One look-up shows whether this model has any reasoning, before the history is hashed.
+        if not any(map(anchors.has_key, items)) or not self._backend.find(owner, [REASONS_KEY]):
+            return handler(request)
+        restored = anchors.restore_reasoning(items, lambda keys: self._find_reasoning(owner, keys))
+        if len(restored) == len(items):
             return handler({**request, "input": restored})
         try:
             return handler({**request, "input": restored})
@@ -71,7 +73,12 @@ class ReasoningCache:
         output = (batch[-1].get("response") or {}).get("output") or ()
         entries = anchors.collect_reasoning(history, output)
         if entries:
-            self._backend.store(owner, {key: orjson.dumps(items) for key, items in entries.items()})
+            values = {key: orjson.dumps(items) for key, items in entries.items()}
+            self._backend.store(owner, {**values, REASONS_KEY: b"[]"})
+
+
+REASONS_KEY = anchors.hash_json(["reasons"])
+"""Key that exists for every client, upstream and model with cached reasoning."""
 
 
 def request_encrypted_reasoning(request: Json) -> Json:

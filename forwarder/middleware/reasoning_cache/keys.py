@@ -79,6 +79,11 @@ def iterate_keys(items: list[Any]) -> Iterator[bytes | None]:
             yield None
 
 
+def has_key(item: Json) -> bool:
+    """Return whether reasoning can be cached for this item."""
+    return item.get("type") in CALL_INPUT_FIELDS or is_assistant_message(item)
+
+
 def find_question(items: list[Any]) -> Any:
     """Return the last item that is not from the model; an answer to ``items`` answers it."""
     return next((item for item in reversed(items) if is_model_input(item)), None)
