@@ -10,6 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase, translate
+from functools import lru_cache
+
+_MAX_CACHED_NAMES = 256
+"""For how many names the selection is cached; clients send the same few names."""
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
@@ -60,17 +64,21 @@ class HeaderSelection:
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
         self._pattern = re.compile("|".join(map(translate, (*ALWAYS_FORWARDED, *patterns))))
+        self._is_selected = lru_cache(_MAX_CACHED_NAMES)(self._match_name)
 
     def select(self, headers: Iterable[tuple[str, str]]) -> dict[str, str]:
         """Select from a request's headers; omit values that no HTTP library would send."""
         selected = {}
         for name, value in headers:
-            lower = name.lower()
-            if self._pattern.match(lower) and not _NEVER_FORWARDED_PATTERN.match(lower):
-                value = drop_websocket_beta(value) if lower == "openai-beta" else value
+            if self._is_selected(name):
+                value = drop_websocket_beta(value) if name.lower() == "openai-beta" else value
                 if _VALUE_PATTERN.fullmatch(value):
                     selected[name] = value
         return selected
+
+    def _match_name(self, name: str) -> bool:
+        lower = name.lower()
+        return bool(self._pattern.match(lower)) and not _NEVER_FORWARDED_PATTERN.match(lower)
 
 
 def drop_websocket_beta(value: str) -> str:
