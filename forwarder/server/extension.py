@@ -54,21 +54,16 @@ def get_extension(app: Flask) -> ForwarderExtension:
 
 def get_services() -> Services:
     """Return the services of the current application."""
-    return get_current_extension().services
+    # Flask's proxy would look the application up again for each of its attributes.
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    extension: ForwarderExtension = app.extensions[_NAME]
+    return extension.services
 
 
 def get_gateway() -> Gateway:
     """Return the gateway of the current application."""
-    return get_current_extension().gateway
-
-
-def get_current_extension() -> ForwarderExtension:
-    """Return the extension of the current application.
-
-    Flask's proxy would look the application up again for each of its attributes.
-    """
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-    return get_extension(app)
+    extension: ForwarderExtension = current_app.extensions[_NAME]
+    return extension.gateway
 
 
 def get_request() -> Request:
