@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
 from referencing import Registry
 
 from forwarder.core.errors import InvalidRequest
+from forwarder.core.pacing import give_way
 from forwarder.core.types import Json
 
 MAX_STEPS = 50_000
@@ -106,7 +106,7 @@ class SchemaCheck:
             raise TooManySteps
         if self._budget < self._next_pause:
             self._next_pause = self._budget - _STEPS_PER_PAUSE
-            time.sleep(0)
+            give_way()
 
     def _prepare(self, schema: Any) -> Any:
         """Copy a schema without the keywords whose cost has no bound.
