@@ -51,21 +51,24 @@ def list_open_files() -> list[str]:
     return sorted(files)
 
 
-def count_threads() -> int:
-    """Count the threads, without those in which the test's own upstream answers."""
-    return sum("process_request" not in thread.name for thread in threading.enumerate())
+def list_threads() -> set[threading.Thread]:
+    """The threads, without those in which the test's own upstream answers."""
+    return {each for each in threading.enumerate() if "process_request" not in each.name}
 
 
-def wait_for_threads(count: int) -> None:
-    """Wait until exactly ``count`` threads are left: a thread ends after it was told to."""
+def wait_for_new_threads(before: set[threading.Thread], count: int) -> None:
+    """Wait until exactly ``count`` threads beside ``before`` run.
+
+    A thread ends after it was told to, and those of earlier tests may still end.
+    """
     deadline = time.monotonic() + 5
-    while count_threads() != count:
-        assert time.monotonic() < deadline, threading.enumerate()
+    while len(new := list_threads() - before) != count:
+        assert time.monotonic() < deadline, new
         time.sleep(0.01)
 
 
 def test_build_opens_the_database_and_starts_no_thread(tmp_path: Path) -> None:
-    threads = count_threads()
+    threads = list_threads()
     settings = make_settings(tmp_path)
     assert not (tmp_path / "state.db").exists()
     with Services.build(settings) as services:
@@ -73,22 +76,23 @@ def test_build_opens_the_database_and_starts_no_thread(tmp_path: Path) -> None:
         assert isinstance(services.store, DatabaseConversationStore)
         assert isinstance(services.registry, DatabaseModelRegistry)
         assert isinstance(services.capture, CaptureObserver)
-        wait_for_threads(threads)
+        wait_for_new_threads(threads, 0)
 
 
 def test_constructors_open_nothing_and_start_nothing(tmp_path: Path) -> None:
     with Services.build(make_settings(tmp_path)) as services:
         parts = {f.name: getattr(services, f.name) for f in fields(services) if f.init}
-        threads, files = count_threads(), list_open_files()
+        threads, files = list_threads(), list_open_files()
 
         Gateway(Services(**parts))
 
-        assert (count_threads(), list_open_files()) == (threads, files)
+        assert list_threads() <= threads
+        assert list_open_files() == files
 
 
 def test_start_and_close_are_symmetrical(tmp_path: Path) -> None:
     with ScriptedUpstream() as upstream:
-        threads, files = count_threads(), list_open_files()
+        threads, files = list_threads(), list_open_files()
         services = Services.build(make_settings(tmp_path, CHAT_BASE_URL=upstream.url))
         services.start()
         services.start()
@@ -96,7 +100,7 @@ def test_start_and_close_are_symmetrical(tmp_path: Path) -> None:
         while services.health.get_last_result("chat", services.upstreams["chat"]) is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        wait_for_threads(threads + 3)  # pruning of captures and of the database, health checks
+        wait_for_new_threads(threads, 3)  # pruning of captures and of the database, health checks
         stream_answer(services)
         opened = set(list_open_files()) - set(files)
         assert any(name.endswith("state.db") for name in opened)
@@ -105,7 +109,7 @@ def test_start_and_close_are_symmetrical(tmp_path: Path) -> None:
         services.close()
         services.close()
 
-        wait_for_threads(threads)
+        wait_for_new_threads(threads, 0)
         deadline = time.monotonic() + 5
         while left := set(list_open_files()) - set(files):
             assert time.monotonic() < deadline, left
