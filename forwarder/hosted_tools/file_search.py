@@ -54,7 +54,8 @@ def is_file_search(tool: Any) -> bool:
 class FileSearchFunction(HostedFunction):
     """The function that searches files.
 
-    ``sources`` receives the id and the name of each file that the model has seen.
+    ``sources`` receives the id and the name of each file that the model has seen. ``seconds``
+    limits each call.
     """
 
     id_prefix = "fs"
@@ -63,8 +64,11 @@ class FileSearchFunction(HostedFunction):
         "response.file_search_call.searching",
     )
 
-    def __init__(self, search: SearchFiles, sources: dict[str, str], shows_results: bool) -> None:
+    def __init__(
+        self, search: SearchFiles, sources: dict[str, str], shows_results: bool, seconds: float
+    ) -> None:
         super().__init__(FILE_SEARCH_FUNCTION)
+        self._seconds = seconds
         self._search = search
         self._sources = sources
         self._shows_results = shows_results
@@ -96,7 +100,7 @@ class FileSearchFunction(HostedFunction):
         if not isinstance(query, str) or not query.strip():
             message = "The arguments of the call lack 'query'."
             return FinishedCall(lambda item: make_outcome(item, "failed", message))
-        return BackgroundCall(lambda: self._run(query.strip()), make_outcome)
+        return BackgroundCall(lambda: self._run(query.strip()), make_outcome, self._seconds)
 
     def _run(self, query: str) -> tuple[str, Json]:
         passages = self._search(query)

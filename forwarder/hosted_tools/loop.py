@@ -107,10 +107,11 @@ class LoopContext(NamedTuple):
     tools run. ``keeps_encrypted_reasoning`` is true if the response is stored with it even though
     the client did not ask for it. ``history_items`` are the types of items in the history that the
     upstream does not know. ``search`` is ``None`` if no search engine is configured or the upstream
-    searches itself, ``prepare_file_search`` if no files are stored here. With ``is_preview`` no
-    server is called, so only lists of tools that the history has are offered. ``approved_calls``
-    are the outcomes of approved calls by request id; they belong to the client's request, so that a
-    fallback to another upstream does not run the calls again.
+    searches itself, ``prepare_file_search`` if no files are stored here; ``call_seconds`` limits a
+    call of that. With ``is_preview`` no server is called, so only lists of tools that the history
+    has are offered. ``approved_calls`` are the outcomes of approved calls by request id; they
+    belong to the client's request, so that a fallback to another upstream does not run the calls
+    again.
     """
 
     client: McpClient
@@ -123,6 +124,7 @@ class LoopContext(NamedTuple):
     history_items: Collection[str] = MCP_ITEMS
     search: WebSearch | None = None
     prepare_file_search: PrepareFileSearch | None = None
+    call_seconds: float = 60.0
     is_preview: bool = False
     approved_calls: dict[str, Any] | None = None
 
@@ -362,8 +364,11 @@ class ResponseRun:
         for index, tool in enumerate(tools if prepare else ()):
             if prepare is not None and is_file_search(tool):
                 include = read_field(self._request, "include", LIST, "include") or []
+                search = prepare(tool, f"tools[{index}]")
                 shows_results = RESULTS_INCLUDE in include
-                return FileSearchFunction(prepare(tool, f"tools[{index}]"), sources, shows_results)
+                return FileSearchFunction(
+                    search, sources, shows_results, self._context.call_seconds
+                )
         return None
 
     def _add_search_function(

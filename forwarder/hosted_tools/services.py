@@ -31,6 +31,7 @@ class HostedToolServices:
     def __init__(self, settings: Settings, is_offline: bool = False) -> None:
         self._is_offline = is_offline
         guard = AddressGuard(settings.remote_allow, get_address_info)
+        self._call_seconds = settings.tool_timeout
         self.client = McpClient(guard, McpLimits(call_seconds=settings.tool_timeout))
         # A client without a key could use the forwarder to reach servers in its name.
         allows_urls = settings.mcp_urls and bool(settings.api_keys)
@@ -62,6 +63,7 @@ class HostedToolServices:
             history_items=MCP_ITEMS | SEARCH_ITEMS,
             search=None if searches_itself else search,
             prepare_file_search=prepare_file_search,
+            call_seconds=self._call_seconds,
             is_preview=is_preview or self._is_offline,
             approved_calls=approved_calls,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -242,12 +243,12 @@ class WebFunction(HostedFunction):
         seconds = self.session.search.seconds
         return BackgroundCall(lambda: self.run(texts), make_search_outcome, seconds)
 
+    @abstractmethod
     def run(self, texts: dict[str, str]) -> tuple[str, Json]:
         """Run the call; return the output for the model and more fields of the action.
 
         Raises SearchFailure or PageFailure.
         """
-        raise NotImplementedError
 
 
 class SearchFunction(WebFunction):
@@ -303,7 +304,7 @@ class BackgroundCall:
         self,
         work: Callable[[], tuple[str, Json]],
         make_outcome: Callable[..., CallOutcome],
-        seconds: float = 60.0,
+        seconds: float,
     ) -> None:
         self._work = work
         self._make_outcome = make_outcome

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from forwarder.core.errors import InvalidRequest, shorten_value
+from forwarder.core.errors import shorten_value
 from forwarder.core.types import Json
 from forwarder.core.validate import DICT, INT, LIST, STR, check_type, read_field, require_field
 from forwarder.hosted_tools.file_search import FilePassage, PrepareFileSearch, SearchFiles
+from forwarder.hosted_tools.mcp_tools import invalid_value
 from forwarder.vector_stores.attributes import Filter, read_filter
 from forwarder.vector_stores.search import (
     DEFAULT_RESULTS,
@@ -68,8 +69,3 @@ def search_passages(
         owner, ids, [query[:MAX_QUERY_LENGTH]], matches, options, max_results, param
     )
     return [FilePassage(*result) for result in found]
-
-
-def invalid_value(param: str, reason: str) -> InvalidRequest:
-    message = f"Invalid value for '{param}': {reason}."
-    return InvalidRequest(message, param=param, code="invalid_value")

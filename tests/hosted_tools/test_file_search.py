@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -133,6 +134,21 @@ def test_failed_search_is_an_item_that_the_model_sees(
     response = run(upstream, context, ask())
     assert response["output"][0]["status"] == "failed"
     assert reason in upstream.requests[1]["input"][-1]["output"]
+    assert response["status"] == "completed"
+
+
+def test_search_that_takes_too_long_fails(context: LoopContext) -> None:
+    released = threading.Event()
+
+    def search(query: str) -> list[FilePassage]:
+        released.wait(10)
+        return []
+
+    slow = context._replace(prepare_file_search=lambda tool, path: search, call_seconds=0.05)
+    upstream = ScriptedUpstream([SEARCH], [text("Sorry.")])
+    response = run(upstream, slow, ask())
+    released.set()
+    assert response["output"][0]["status"] == "failed"
     assert response["status"] == "completed"
 
 
