@@ -98,10 +98,15 @@ ELSEWHERE = {
     "pipeline/attempt.py": "pipeline/test_gateway.py",
     "pipeline/upstream_calls.py": "pipeline/test_gateway.py",
     "cli/context.py": "cli/test_main.py",
+    "hosted_tools/first_request.py": "hosted_tools/test_loop.py",
     "hosted_tools/history.py": "hosted_tools/test_loop.py",
+    "hosted_tools/kinds.py": "hosted_tools/test_loop.py",
+    "hosted_tools/mcp_kind.py": "hosted_tools/test_loop.py",
     "hosted_tools/mcp_session.py": "hosted_tools/test_mcp_client.py",
     "hosted_tools/mcp_stdio.py": "hosted_tools/test_mcp_client.py",
     "hosted_tools/mcp_tools.py": "hosted_tools/test_loop.py",
+    "hosted_tools/tool_client.py": "hosted_tools/test_file_search.py",
+    "hosted_tools/tool_kind.py": "hosted_tools/test_loop.py",
 }
 """Modules that are tested through another, and where."""
 

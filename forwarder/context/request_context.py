@@ -109,8 +109,8 @@ class RequestContext:
     ``recorder`` is set if the request is captured. ``rendered_field`` is the field in which the
     client is known to render reasoning. ``followed_response_id`` is the id of a response that the
     upstream is already generating and that only has to be followed. ``body_size`` is the size of
-    the request body in bytes. ``approved_calls`` are the outcomes of approved calls of hosted
-    tools, which a fallback to another upstream does not run again.
+    the request body in bytes. ``tool_memory`` is what hosted tools
+    leave for a fallback to another upstream, such as the outcomes of calls that ran already.
     """
 
     id: str
@@ -151,7 +151,7 @@ class RequestContext:
     span: Any = None
     recorder: Recorder | None = None
     body_size: int = 0
-    approved_calls: dict[str, Any] = field(default_factory=dict)
+    tool_memory: dict[str, Any] = field(default_factory=dict)
     _cancel_event: threading.Event | None = None
     _first_body_hash: int | None = None
 

@@ -6,6 +6,9 @@ Design:
   translation, so it works the same over Chat and Responses upstreams. It offers hosted tools to the
   model as functions; when the model calls them it runs them and asks again, until the model answers
   or calls a tool of the client. What the upstream runs itself, or may not run here, passes.
+- **Kinds** (`tool_kind.py`): each kind of hosted tools is a class in its own module and a line in
+  the table of `kinds.py`. It knows its tools, its items, and its names in ``tool_choice`` and
+  ``include``; `first_request.py` asks the kinds for the functions of a request.
 - **One response** (`response_merger.py`): the events of all rounds are numbered anew as one stream
   with one beginning and one end. A call of a hosted function is shown as the item of its kind
   (`hosted_function.py`), with that kind's events; calls of one round run at the same time and are
@@ -31,7 +34,8 @@ Design:
   servers are in no item, error or log.
 """
 
-from forwarder.hosted_tools.loop import LoopContext, with_hosted_tools
+from forwarder.hosted_tools.first_request import LoopContext
+from forwarder.hosted_tools.loop import with_hosted_tools
 from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
 from forwarder.hosted_tools.mcp_server import McpServer, parse_server_file
 from forwarder.hosted_tools.mcp_tools import McpPolicy

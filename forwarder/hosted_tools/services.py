@@ -9,13 +9,13 @@ from forwarder.config.settings import ConfigError, Settings
 from forwarder.core.cancellation import CancelToken
 from forwarder.core.concurrency import get_address_info
 from forwarder.core.ssrf import AddressGuard
-from forwarder.hosted_tools.file_search import PrepareFileSearch
-from forwarder.hosted_tools.history import MCP_ITEMS, SEARCH_ITEMS
-from forwarder.hosted_tools.loop import LoopContext
+from forwarder.hosted_tools.first_request import LoopContext
+from forwarder.hosted_tools.kinds import ToolResources, build_kinds
 from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
 from forwarder.hosted_tools.mcp_server import McpServer, parse_server_file
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.page_reader import PageReader
+from forwarder.hosted_tools.tool_client import ToolClient
 from forwarder.hosted_tools.web_search import WebSearch
 from forwarder.hosted_tools.web_search_backends import SearchEngine
 from forwarder.middleware.media import Fetcher
@@ -31,41 +31,36 @@ class HostedToolServices:
     def __init__(self, settings: Settings, is_offline: bool = False) -> None:
         self._is_offline = is_offline
         guard = AddressGuard(settings.remote_allow, get_address_info)
-        self._call_seconds = settings.tool_timeout
         self.client = McpClient(guard, McpLimits(call_seconds=settings.tool_timeout))
         # A client without a key could use the forwarder to reach servers in its name.
         allows_urls = settings.mcp_urls and bool(settings.api_keys)
-        self._policy = McpPolicy(read_servers(settings.mcp_servers), allows_urls)
-        self._search = build_search(settings)
+        policy = McpPolicy(read_servers(settings.mcp_servers), allows_urls)
+        search = build_search(settings)
+        resources = ToolResources(self.client, policy, search, settings.tool_timeout)
+        self._kinds = build_kinds(resources)
+        self._kinds_without_search = build_kinds(resources._replace(search=None))
 
     def make_context(
         self,
         token: CancelToken,
-        account: str,
+        client: ToolClient,
         searches_itself: bool = False,
         keeps_encrypted_reasoning: bool = False,
-        prepare_file_search: PrepareFileSearch | None = None,
         is_preview: bool = False,
-        approved_calls: dict[str, Any] | None = None,
+        memory: dict[str, Any] | None = None,
     ) -> LoopContext:
         """Return the context of a request.
 
-        ``token`` is the waiting client, ``account`` identifies it to the fetcher. With
-        ``searches_itself``, the upstream's model searches the web, and no engine is used. For the
-        other parameters see `LoopContext`.
+        ``token`` is the waiting client. With ``searches_itself``, the upstream's model searches
+        the web, and no engine is used. For the other parameters see `LoopContext`.
         """
-        search = None if self._search is None else self._search._replace(client=account)
         return LoopContext(
-            self.client,
-            self._policy,
+            self._kinds_without_search if searches_itself else self._kinds,
             token,
+            client,
             keeps_encrypted_reasoning=keeps_encrypted_reasoning,
-            history_items=MCP_ITEMS | SEARCH_ITEMS,
-            search=None if searches_itself else search,
-            prepare_file_search=prepare_file_search,
-            call_seconds=self._call_seconds,
             is_preview=is_preview or self._is_offline,
-            approved_calls=approved_calls,
+            memory=memory,
         )
 
     def close(self) -> None:

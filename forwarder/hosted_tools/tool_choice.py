@@ -9,10 +9,10 @@ from forwarder.core.errors import InvalidRequest, shorten_value
 from forwarder.core.types import Json
 from forwarder.core.validate import DICT, LIST, STR, check_enum, check_type, require_field
 
-FunctionLookup = Callable[[Json, str], list[str]]
+FunctionLookup = Callable[[Json, str], list[str] | None]
 """A reference to a hosted tool and its path -> the names of the functions that it means.
 
-It may raise InvalidRequest."""
+``None`` leaves the reference as it is. Raises InvalidRequest for unknown tools."""
 
 FunctionsByType = Mapping[str, FunctionLookup]
 """Type of a hosted tool that runs here -> look-up of its functions."""

@@ -12,7 +12,7 @@ from forwarder.core.ids import ID_SOURCE
 from forwarder.core.read_limit import ReadLimit, RequestLimits
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
-from forwarder.hosted_tools.file_search import PrepareFileSearch
+from forwarder.hosted_tools.tool_client import PrepareFileSearch
 from forwarder.middleware.compaction import (
     HandlerWrapper,
     has_compaction_trigger,

@@ -16,6 +16,7 @@ from forwarder.core.schema_size import check_schema_sizes
 from forwarder.core.types import Handler
 from forwarder.core.validate import STR, check_enum, check_type
 from forwarder.hosted_tools import with_hosted_tools
+from forwarder.hosted_tools.tool_client import ToolClient
 from forwarder.middleware.cut_annotations import with_cut_annotations
 from forwarder.middleware.json_schema import with_json_schema
 from forwarder.middleware.media import with_media
@@ -136,12 +137,11 @@ def wrap_compaction(handler: Handler, attempt: Attempt) -> Handler:
 def wrap_hosted_tools(handler: Handler, attempt: Attempt) -> Handler:
     context = attempt.services.hosted_tools.make_context(
         attempt.context,
-        attempt.context.account_id or "",
+        ToolClient(attempt.context.account_id or "", attempt.file_search),
         searches_itself=attempt.profile.web_search_options,
         keeps_encrypted_reasoning=attempt.translation_context.stores_encrypted_reasoning,
-        prepare_file_search=attempt.file_search,
         is_preview=attempt.is_preview,
-        approved_calls=attempt.context.approved_calls,
+        memory=attempt.context.tool_memory,
     )
     return with_hosted_tools(handler, context)
 

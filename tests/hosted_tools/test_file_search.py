@@ -9,11 +9,18 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest, UpstreamUnreachable
 from forwarder.core.ssrf import AddressGuard
-from forwarder.hosted_tools.file_search import NO_RESULTS, FilePassage, SearchFiles
-from forwarder.hosted_tools.history import MCP_ITEMS, SEARCH_ITEMS
-from forwarder.hosted_tools.loop import LoopContext, with_hosted_tools
+from forwarder.hosted_tools.file_search import NO_RESULTS
+from forwarder.hosted_tools.first_request import LoopContext
+from forwarder.hosted_tools.kinds import ToolResources, build_kinds
+from forwarder.hosted_tools.loop import with_hosted_tools
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_tools import McpPolicy
+from forwarder.hosted_tools.tool_client import (
+    FilePassage,
+    PrepareFileSearch,
+    SearchFiles,
+    ToolClient,
+)
 from tests.helpers.translating import events_of
 from tests.hosted_tools.scripted_upstream import ScriptedUpstream, call, check_stream, text
 from tests.hosted_tools.test_loop import Token
@@ -53,11 +60,13 @@ def files() -> Files:
 
 @pytest.fixture
 def context(files: Files) -> LoopContext:
+    return make_context(files.prepare)
+
+
+def make_context(prepare: PrepareFileSearch | None, seconds: float = 60.0) -> LoopContext:
     client = McpClient(AddressGuard())  # never used, so it starts no thread
-    items = MCP_ITEMS | SEARCH_ITEMS
-    return LoopContext(
-        client, McpPolicy(), Token(), prepare_file_search=files.prepare, history_items=items
-    )
+    kinds = build_kinds(ToolResources(client, McpPolicy(), call_seconds=seconds))
+    return LoopContext(kinds, Token(), ToolClient(prepare_file_search=prepare))
 
 
 def ask(*items: Json, tools: list[Any] | None = None, **more: Any) -> Json:
@@ -137,14 +146,14 @@ def test_failed_search_is_an_item_that_the_model_sees(
     assert response["status"] == "completed"
 
 
-def test_search_that_takes_too_long_fails(context: LoopContext) -> None:
+def test_search_that_takes_too_long_fails() -> None:
     released = threading.Event()
 
     def search(query: str) -> list[FilePassage]:
         released.wait(10)
         return []
 
-    slow = context._replace(prepare_file_search=lambda tool, path: search, call_seconds=0.05)
+    slow = make_context(lambda tool, path: search, seconds=0.05)
     upstream = ScriptedUpstream([SEARCH], [text("Sorry.")])
     response = run(upstream, slow, ask())
     released.set()
@@ -192,7 +201,7 @@ def test_function_of_the_client_with_the_same_name_is_refused(context: LoopConte
         with_hosted_tools(ScriptedUpstream(), context)(ask(tools=[TOOL, own]))
 
 
-def test_without_stored_files_the_tool_passes(context: LoopContext) -> None:
+def test_without_stored_files_the_tool_passes() -> None:
     upstream = ScriptedUpstream([text("Hi.")])
-    run(upstream, context._replace(prepare_file_search=None), ask())
+    run(upstream, make_context(None), ask())
     assert upstream.requests[0]["tools"] == [TOOL]

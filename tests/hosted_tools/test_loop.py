@@ -18,9 +18,11 @@ from forwarder.core.errors import (
 )
 from forwarder.core.ssrf import AddressGuard
 from forwarder.core.types import Batch, Event
-from forwarder.hosted_tools.history import NOT_ANSWERED
-from forwarder.hosted_tools.loop import LIMIT_NOTE, LoopContext, with_hosted_tools
+from forwarder.hosted_tools.first_request import LoopContext
+from forwarder.hosted_tools.kinds import ToolResources, build_kinds
+from forwarder.hosted_tools.loop import LIMIT_NOTE, with_hosted_tools
 from forwarder.hosted_tools.mcp_client import McpClient, McpConnections, McpLimits
+from forwarder.hosted_tools.mcp_kind import NOT_ANSWERED
 from forwarder.hosted_tools.mcp_server import McpServer
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.protocols.fold import fold_responses
@@ -71,7 +73,11 @@ def client() -> Iterator[McpClient]:
 
 @pytest.fixture
 def context(client: McpClient) -> LoopContext:
-    return LoopContext(client, McpPolicy(allows_urls=True), Token(), heartbeat=0.05)
+    return make_context(client, McpPolicy(allows_urls=True))
+
+
+def make_context(client: McpClient, policy: McpPolicy) -> LoopContext:
+    return LoopContext(build_kinds(ToolResources(client, policy)), Token(), heartbeat=0.05)
 
 
 @pytest.fixture
@@ -620,7 +626,7 @@ def test_approved_call_is_run_once_although_the_first_upstream_fails(
     context: LoopContext, mcp: Json
 ) -> None:
     tool = {**mcp, "require_approval": {"always": {"tool_names": ["note"]}, "never": {}}}
-    context = context._replace(approved_calls={})
+    context = context._replace(memory={})
     asking = run(ScriptedUpstream([call("tests__note", "{}")]), context, ask([tool]))
     (asked,) = items_of(asking, "mcp_approval_request")
     before = count_notes(context, mcp)
@@ -792,21 +798,17 @@ def test_choice_of_an_unknown_server_is_refused(context: LoopContext, mcp: Json)
     assert refused.value.param == "tool_choice.server_label"
 
 
-def test_server_of_the_operator_is_used_by_its_label(
-    context: LoopContext, client: McpClient, root: str
-) -> None:
+def test_server_of_the_operator_is_used_by_its_label(client: McpClient, root: str) -> None:
     servers = {"house": McpServer("house", url=f"{root}/mcp", is_trusted=True)}
     policy = McpPolicy(servers)
     tool = {"type": "mcp", "server_label": "house", "require_approval": "never"}
     upstream = ScriptedUpstream([call("house__echo", '{"text":"a"}')], [text("Done.")])
-    response = run(upstream, context._replace(policy=policy), ask([tool]))
+    response = run(upstream, make_context(client, policy), ask([tool]))
     assert response["output"][1]["output"] == "a"
 
 
-def test_server_by_url_is_left_to_the_upstream_if_not_allowed(
-    context: LoopContext, mcp: Json
-) -> None:
+def test_server_by_url_is_left_to_the_upstream_if_not_allowed(client: McpClient, mcp: Json) -> None:
     upstream = ScriptedUpstream([text("Hi.")])
     request = ask([mcp])
-    events_of(with_hosted_tools(upstream, context._replace(policy=McpPolicy()))(request))
+    events_of(with_hosted_tools(upstream, make_context(client, McpPolicy()))(request))
     assert upstream.requests == [request]

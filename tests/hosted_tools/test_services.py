@@ -11,7 +11,8 @@ import openai
 import pytest
 
 from forwarder.config.settings import ConfigError, Settings
-from forwarder.hosted_tools.services import HostedToolServices
+from forwarder.hosted_tools.services import HostedToolServices, build_search
+from forwarder.hosted_tools.tool_client import ToolClient
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream
 from tests.helpers.hosted import hosting
@@ -29,23 +30,28 @@ SEARXNG = {"FORWARDER_WEB_SEARCH": "searxng", "FORWARDER_WEB_SEARCH_URL": "http:
 
 def context_of(environment: dict[str, str], **options: Any) -> Any:
     services = HostedToolServices(Settings.from_env(environment))
-    return services.make_context(Token(), "account", **options)
+    return services.make_context(Token(), ToolClient("account"), **options)
+
+
+def can_open_pages(environment: dict[str, str]) -> bool:
+    search = build_search(Settings.from_env(environment))
+    return search is not None and search.reader is not None
 
 
 def test_urls_of_clients_need_keys_and_the_setting() -> None:
     keys = {"FORWARDER_API_KEYS": "k"}
-    assert context_of(keys).can_run(MCP)
-    assert not context_of({}).can_run(MCP)
-    assert not context_of({**keys, "FORWARDER_MCP_URLS": "off"}).can_run(MCP)
+    assert context_of(keys).find_kind(MCP)
+    assert not context_of({}).find_kind(MCP)
+    assert not context_of({**keys, "FORWARDER_MCP_URLS": "off"}).find_kind(MCP)
 
 
 def test_servers_of_the_operator_need_no_keys(tmp_path: Path) -> None:
     path = tmp_path / "mcp.json"
     path.write_text(json.dumps({"mcpServers": {"s": {"command": "true"}}}))
     context = context_of({"FORWARDER_MCP_SERVERS": str(path)})
-    assert context.can_run({"type": "mcp", "server_label": "s"})
-    assert not context.can_run({"type": "mcp", "server_label": "other"})
-    assert not context.can_run(MCP)
+    assert context.find_kind({"type": "mcp", "server_label": "s"})
+    assert not context.find_kind({"type": "mcp", "server_label": "other"})
+    assert not context.find_kind(MCP)
 
 
 def test_wrong_file_of_servers_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
@@ -58,16 +64,16 @@ def test_wrong_file_of_servers_is_a_mistake_of_the_configuration(tmp_path: Path)
 
 
 def test_web_search_is_off_unless_an_engine_is_set() -> None:
-    assert not context_of({}).can_run(SEARCH)
-    assert context_of(SEARXNG).can_run(SEARCH)
-    assert not context_of(SEARXNG, searches_itself=True).can_run(SEARCH)
+    assert not context_of({}).find_kind(SEARCH)
+    assert context_of(SEARXNG).find_kind(SEARCH)
+    assert not context_of(SEARXNG, searches_itself=True).find_kind(SEARCH)
 
 
 def test_pages_are_opened_only_for_clients_with_keys() -> None:
     keys = {**SEARXNG, "FORWARDER_API_KEYS": "k"}
-    assert context_of(keys).search.reader is not None
-    assert context_of({**keys, "FORWARDER_FETCH": "off"}).search.reader is None
-    assert context_of(SEARXNG).search.reader is None
+    assert can_open_pages(keys)
+    assert not can_open_pages({**keys, "FORWARDER_FETCH": "off"})
+    assert not can_open_pages(SEARXNG)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.ssrf import AddressGuard
-from forwarder.hosted_tools.history import MCP_ITEMS, SEARCH_ITEMS
-from forwarder.hosted_tools.loop import LoopContext, with_hosted_tools
+from forwarder.hosted_tools.first_request import LoopContext
+from forwarder.hosted_tools.kinds import ToolResources, build_kinds
+from forwarder.hosted_tools.loop import with_hosted_tools
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.page_reader import Page, PageFailure
@@ -69,10 +70,13 @@ def reader() -> Reader:
 
 @pytest.fixture
 def context(engine: Any, reader: Any) -> LoopContext:
+    return make_context(WebSearch(engine, reader))
+
+
+def make_context(search: WebSearch) -> LoopContext:
     client = McpClient(AddressGuard())  # never used, so it starts no thread
-    search = WebSearch(engine, reader, "client")
-    items = MCP_ITEMS | SEARCH_ITEMS
-    return LoopContext(client, McpPolicy(), Token(), search=search, history_items=items)
+    kinds = build_kinds(ToolResources(client, McpPolicy(), search))
+    return LoopContext(kinds, Token(), heartbeat=0.02)
 
 
 def ask(tool: Json, *items: Json, **more: Any) -> Json:
@@ -103,7 +107,7 @@ def test_include_that_is_no_list_is_refused(context: LoopContext) -> None:
     assert refused.value.param == "include"
 
 
-def test_call_that_takes_too_long_fails(context: LoopContext, reader: Any) -> None:
+def test_call_that_takes_too_long_fails(engine: Any, reader: Any) -> None:
     release = threading.Event()
 
     def read_slowly(url: str, client: str) -> Page:
@@ -111,8 +115,7 @@ def test_call_that_takes_too_long_fails(context: LoopContext, reader: Any) -> No
         raise PageFailure("late")
 
     reader.read_page = read_slowly
-    assert context.search is not None
-    context = context._replace(search=context.search._replace(seconds=0.1), heartbeat=0.02)
+    context = make_context(WebSearch(engine, reader, seconds=0.1))
     page = call("web_open_page", '{"url":"https://example.org/cats"}')
     upstream = ScriptedUpstream([page], [text("Oh.")])
     try:

@@ -1,0 +1,231 @@
+"""Makes the first request of a response: hosted tools become functions, hosted items calls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from forwarder.core.cancellation import CancelToken
+from forwarder.core.errors import ClientError
+from forwarder.core.ids import ID_SOURCE, IdSource
+from forwarder.core.types import Json
+from forwarder.core.validate import LIST, check_type, read_field
+from forwarder.hosted_tools.history import HistoryConverter, has_items
+from forwarder.hosted_tools.hosted_function import HostedFunction
+from forwarder.hosted_tools.kinds import KindTable
+from forwarder.hosted_tools.tool_choice import FunctionLookup, convert_choice
+from forwarder.hosted_tools.tool_client import ToolClient
+from forwarder.hosted_tools.tool_kind import (
+    ClientWatch,
+    PreludeItem,
+    ToolKind,
+    ToolRequest,
+    ToolSet,
+)
+from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
+from forwarder.protocols.tool_secrets import hide_tool_secrets
+
+MAX_ROUNDS = 32
+"""Maximum number of requests to the upstream for one response; in the last one, the model may call
+no hosted tool."""
+
+_PLACE = re.compile(r"\b(tools|input)\[(\d{1,6})\]")
+"""A place in the request, in an error."""
+
+
+class LoopContext(NamedTuple):
+    """What the loop needs beside the handler.
+
+    ``kinds`` are the kinds of tools that run here. ``token`` is the waiting client. ``heartbeat``
+    is the interval in seconds of empty batches while tools run. ``keeps_encrypted_reasoning`` is
+    true if the response is stored with it even though the client did not ask for it. With
+    ``is_preview`` no server is called, so only lists of tools that the history has are offered.
+    ``memory`` belongs to the client's request, so that a fallback to another upstream does not run
+    approved calls again.
+    """
+
+    kinds: KindTable
+    token: CancelToken
+    client: ToolClient = ToolClient()
+    id_source: IdSource = ID_SOURCE
+    heartbeat: float = 5.0
+    max_rounds: int = MAX_ROUNDS
+    keeps_encrypted_reasoning: bool = False
+    is_preview: bool = False
+    memory: dict[str, Any] | None = None
+
+    def find_kind(self, tool: Any) -> ToolKind | None:
+        """Return the kind that runs a tool of a request here, if one does."""
+        kind = self.kinds.find_kind(tool)
+        return kind if kind is not None and kind.can_run(tool, self.client) else None
+
+    def is_needed(self, request: Json) -> bool:
+        """Whether a request has tools that run here, or items in its history of such tools."""
+        tools = read_field(request, "tools", LIST, "tools") or []
+        return any(self.find_kind(tool) is not None for tool in tools) or has_items(
+            request.get("input"), self.kinds.by_item_type
+        )
+
+
+class FirstRequest:
+    """The tools of a client's request, opened, and its form for the upstream.
+
+    ``functions`` are the hosted ones by name, ``client_tools`` the tools that pass.
+    """
+
+    def __init__(self, request: Json, context: LoopContext) -> None:
+        """Validate the hosted tools and items; call no server. Raises InvalidRequest."""
+        self.functions: dict[str, HostedFunction] = {}
+        self.sources: dict[str, str] = {}
+        self.items = normalize_input(request.get("input"))
+        self._request = request
+        self._context = context
+        self._include = read_field(request, "include", LIST, "include") or []
+        self._origins: list[int] = []  # place of an item upstream -> place in the client's input
+        self._client_places: list[int] = []  # of the client's tools in the request
+        self._sets: dict[ToolKind, ToolSet] = {}
+        try:
+            self._open_tools()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_tools(self) -> None:
+        context = self._context
+        tools: dict[ToolKind, list[tuple[int, Json]]] = {each: [] for each in context.kinds.kinds}
+        for index, tool in enumerate(self._tools):
+            kind = context.find_kind(tool)
+            if kind is None:
+                self._client_places.append(index)
+            else:
+                tools[kind].append((index, tool))
+        watch, memory = ClientWatch(context.token), {} if context.memory is None else context.memory
+        for kind, own in tools.items():
+            self._sets[kind] = kind.open_tools(
+                ToolRequest(
+                    own, self.items, self._include, context.client, watch, context.id_source,
+                    self.sources, context.is_preview, memory,
+                )
+            )  # fmt: skip
+
+    def close(self) -> None:
+        for tool_set in self._sets.values():
+            tool_set.close()
+
+    @property
+    def _tools(self) -> Sequence[Any]:
+        return self._request.get("tools") or ()
+
+    @property
+    def client_tools(self) -> list[Any]:
+        return [self._tools[index] for index in self._client_places]
+
+    @property
+    def prelude(self) -> list[PreludeItem]:
+        """The items that come before the model's."""
+        return [item for tool_set in self._sets.values() for item in tool_set.prelude]
+
+    @property
+    def call_count(self) -> int:
+        """The number of calls in the prelude."""
+        return sum(tool_set.call_count for tool_set in self._sets.values())
+
+    def prepare(self) -> Json:
+        """List the functions, run the calls that are due, and return the request for the upstream.
+
+        Raises InvalidRequest or ClientDisconnected.
+        """
+        taken = find_names(self.client_tools)
+        for tool_set in self._sets.values():
+            for function in tool_set.list_functions(taken):
+                self.functions[function.name] = function
+                taken.add(function.name)
+        request = {k: v for k, v in self._request.items() if k != "max_tool_calls"}
+        if self._request.get("tools") is not None:
+            definitions = [function.definition for function in self.functions.values()]
+            request["tools"] = [*self.client_tools, *definitions]
+        if self._request.get("tool_choice") is not None:
+            request["tool_choice"] = convert_choice(request["tool_choice"], self._make_lookups())
+        include = self._make_include()
+        if include or "include" in request:
+            request["include"] = include
+        for tool_set in self._sets.values():
+            tool_set.run_due_calls()
+        request["input"] = [*self._convert_items(), *self._make_notes()]
+        return request
+
+    def _make_lookups(self) -> dict[str, FunctionLookup]:
+        return {
+            name: tool_set.find_functions
+            for kind, tool_set in self._sets.items()
+            for name in kind.tool_types
+        }
+
+    def _make_include(self) -> list[Any]:
+        include = self._include
+        if self.functions and INCLUDE_ENCRYPTED_REASONING not in include:
+            # Without it, reasoning could not be sent back in the next round.
+            include = [*include, INCLUDE_ENCRYPTED_REASONING]
+        own = self._context.kinds.include_values
+        return [value for value in include if not isinstance(value, str) or value not in own]
+
+    def _convert_items(self) -> list[Any]:
+        converter = HistoryConverter(
+            {
+                name: self._sets[kind].convert_item
+                for name, kind in self._context.kinds.by_item_type.items()
+            }
+        )
+        self._origins = converter.origins
+        return converter.convert_items(self.items)
+
+    def _make_notes(self) -> list[Json]:
+        """Make the message that tells the model what is missing."""
+        notes = [note for tool_set in self._sets.values() for note in tool_set.notes]
+        if not notes:
+            return []
+        return [{"type": "message", "role": "developer", "content": "\n".join(notes)}]
+
+    # -- what the client is shown ---------------------------------------------------------------
+
+    @property
+    def shown_fields(self) -> Json:
+        """The fields that every response object has of the client's request."""
+        request = self._request
+        names = ("tool_choice", "max_tool_calls")
+        shown = {name: request[name] for name in names if request.get(name) is not None}
+        return {**shown, "tools": hide_tool_secrets(request.get("tools") or [])}
+
+    @property
+    def hides_encrypted(self) -> bool:
+        """Whether encrypted reasoning is only there for the loop."""
+        is_wanted = INCLUDE_ENCRYPTED_REASONING in self._include
+        return not (is_wanted or self._context.keeps_encrypted_reasoning)
+
+    def restore_paths(self, error: ClientError) -> ClientError:
+        """Return an error of the translation that names the places in the client's request."""
+        places = {"tools": self._client_places, "input": self._origins}
+
+        def restore_path(match: re.Match[str]) -> str:
+            name, index = match[1], int(match[2])
+            return f"{name}[{places[name][index]}]" if index < len(places[name]) else match[0]
+
+        error.message = _PLACE.sub(restore_path, error.message)
+        error.param = None if error.param is None else _PLACE.sub(restore_path, error.param)
+        return error
+
+
+def find_names(tools: list[Any]) -> set[str]:
+    """Return the names of tools; translation refuses malformed ones."""
+    names = (tool.get("name") for tool in tools if isinstance(tool, dict))
+    return {name for name in names if isinstance(name, str)}
+
+
+def normalize_input(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [{"type": "message", "role": "user", "content": value}]
+    items: list[Any] = check_type(value, (str, list), "input")
+    return items

@@ -1,0 +1,52 @@
+"""The table of the kinds of hosted tools, and the look-up of a kind by a tool or an item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from forwarder.hosted_tools.file_search import FileSearchKind
+from forwarder.hosted_tools.mcp_client import McpClient
+from forwarder.hosted_tools.mcp_kind import McpKind
+from forwarder.hosted_tools.mcp_tools import McpPolicy
+from forwarder.hosted_tools.tool_kind import ToolKind
+from forwarder.hosted_tools.web_search import WebSearch, WebSearchKind
+
+
+class ToolResources(NamedTuple):
+    """What the settings give to kinds of tools.
+
+    ``search`` is ``None`` if no search engine is configured. ``call_seconds`` limits a call.
+    """
+
+    client: McpClient
+    policy: McpPolicy
+    search: WebSearch | None = None
+    call_seconds: float = 60.0
+
+
+KIND_BUILDERS: tuple[Callable[[ToolResources], ToolKind], ...] = (
+    lambda resources: McpKind(resources.client, resources.policy),
+    lambda resources: WebSearchKind(resources.search),
+    lambda resources: FileSearchKind(resources.call_seconds),
+)
+"""The kinds in the order in which their functions are offered."""
+
+
+class KindTable:
+    """The kinds that run here for an upstream."""
+
+    def __init__(self, kinds: Iterable[ToolKind]) -> None:
+        self.kinds = (*kinds,)
+        self.by_item_type = {each: kind for kind in self.kinds for each in kind.item_types}
+        self.include_values = frozenset[str]().union(*(each.include_values for each in self.kinds))
+        self._by_tool_type = {each: kind for kind in self.kinds for each in kind.tool_types}
+
+    def find_kind(self, tool: Any) -> ToolKind | None:
+        """Return the kind of a tool or of a reference to one by its type."""
+        name = tool.get("type") if isinstance(tool, dict) else None
+        return self._by_tool_type.get(name) if isinstance(name, str) else None
+
+
+def build_kinds(resources: ToolResources) -> KindTable:
+    return KindTable(build(resources) for build in KIND_BUILDERS)
