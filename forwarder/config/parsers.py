@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from forwarder.protocols.chat import CHAT
+from forwarder.protocols.hosted_tools import EVERY_TOOL, HOSTED_TOOLS
 from forwarder.protocols.registry import ALL_STYLES
 from forwarder.protocols.responses import RESPONSES
 
@@ -204,6 +205,14 @@ def parse_quirks(text: str) -> Mapping[str, Any]:
     return MappingProxyType(
         dict(validate_quirks(with_error_message("a JSON object")(parse_object)(text)))
     )
+
+
+@with_error_message("all, none, or some of " + ", ".join(HOSTED_TOOLS) + ", separated by commas")
+def parse_tool_names(text: str) -> frozenset[str]:
+    names = frozenset(split_commas(text.lower()))
+    require(names <= {EVERY_TOOL, "none", *HOSTED_TOOLS})
+    require(len(names) == 1 or not names & {EVERY_TOOL, "none"})
+    return names - {"none"}
 
 
 @with_error_message("a JSON object of objects by model pattern")

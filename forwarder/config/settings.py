@@ -45,7 +45,8 @@ class UpstreamSettings:
 
     ``aliases`` maps a client's model name to the upstream's; ``globs`` are ``fnmatchcase``
     patterns. With ``passthrough_key`` the client's own key goes upstream and ``api_key`` is
-    ``None``. ``provider`` is ``""`` if the provider is detected from the address. ``fallback``
+    ``None``. ``hosted_tools`` are the tools that the upstream runs itself, ``None`` if its profile
+    decides. ``provider`` is ``""`` if the provider is detected from the address. ``fallback``
     lists other upstreams in the order of attempts. 0, or ``None`` for limits, disables a feature.
     ``context_window`` is in tokens, ``None`` if unknown. ``model_info`` maps model patterns to
     fields of Codex's model catalog. ``registered`` is true for a model registered at run time.
@@ -62,6 +63,7 @@ class UpstreamSettings:
     headers: Mapping[str, str] = field(repr=False, hash=False)
     query: Mapping[str, str] = field(repr=False, hash=False)
     quirks: Mapping[str, Any] = field(repr=False, hash=False)
+    hosted_tools: frozenset[str] | None
     connect_timeout: float
     first_byte_timeout: float
     whole_timeout: float
@@ -361,6 +363,7 @@ UPSTREAM_SETTINGS = (
     Setting("HEADERS", "headers", parsers.parse_headers, ""),
     Setting("QUERY", "query", parsers.parse_query, ""),
     Setting("QUIRKS", "quirks", parsers.parse_quirks, "{}"),
+    Setting("HOSTED_TOOLS", "hosted_tools", parsers.parse_tool_names, None),
     Setting("CONNECT_TIMEOUT", "connect_timeout", parsers.parse_seconds, "10"),
     Setting("FIRST_BYTE_TIMEOUT", "first_byte_timeout", parsers.parse_seconds, "300"),
     Setting("WHOLE_TIMEOUT", "whole_timeout", parsers.parse_seconds, "600"),

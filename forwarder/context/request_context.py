@@ -109,8 +109,9 @@ class RequestContext:
     ``recorder`` is set if the request is captured. ``rendered_field`` is the field in which the
     client is known to render reasoning. ``followed_response_id`` is the id of a response that the
     upstream is already generating and that only has to be followed. ``body_size`` is the size of
-    the request body in bytes. ``tool_memory`` is what hosted tools
-    leave for a fallback to another upstream, such as the outcomes of calls that ran already.
+    the request body in bytes. ``is_answer_composed`` is true if the answer is made
+    here of several upstream answers, so that no upstream has it. ``tool_memory`` is what hosted
+    tools leave for a fallback to another upstream, such as the outcomes of calls that ran already.
     """
 
     id: str
@@ -151,6 +152,7 @@ class RequestContext:
     span: Any = None
     recorder: Recorder | None = None
     body_size: int = 0
+    is_answer_composed: bool = False
     tool_memory: dict[str, Any] = field(default_factory=dict)
     _cancel_event: threading.Event | None = None
     _first_body_hash: int | None = None
@@ -287,15 +289,20 @@ class RequestContext:
             self._set_error(ClientDisconnected())
 
     def _meter_stream(self, stream: EventStream) -> EventStream:
-        for batch in stream:
-            if batch:
-                self.event_count += len(batch)
-                if self.first_event_at is None:
-                    self.first_event_at = time.monotonic()
-                self._record_last_event(batch[-1])
-                if self.log_sample_rate:
-                    self._log_sample(batch)
-            yield batch
+        try:
+            for batch in stream:
+                if batch:
+                    self.event_count += len(batch)
+                    if self.first_event_at is None:
+                        self.first_event_at = time.monotonic()
+                    self._record_last_event(batch[-1])
+                    if self.log_sample_rate:
+                        self._log_sample(batch)
+                yield batch
+        except ForwarderError as error:
+            if error.usage is not None:
+                self.usage = error.usage
+            raise
 
     def _record_last_event(self, event: Event) -> None:
         """Record usage and errors, which only the last event of a batch has."""

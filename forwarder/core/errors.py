@@ -59,13 +59,17 @@ def shorten_value(value: object) -> str:
 
 
 class ForwarderError(Exception):
-    """A failure with an HTTP status and an OpenAI-shaped body."""
+    """A failure with an HTTP status and an OpenAI-shaped body.
+
+    ``usage`` are the tokens of the rounds before the one that failed, for an answer of several.
+    """
 
     status = 500
     type = "server_error"
     code: str | None = None
     param: str | None = None
     default_headers: Mapping[str, str] = {}
+    usage: dict[str, Any] | None = None
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         if (

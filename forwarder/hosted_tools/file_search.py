@@ -134,8 +134,8 @@ class FileSearchKind(ToolKind):
         prepare = request.client.prepare_file_search
         if prepare is None or not request.tools:
             return FileSearchToolSet(None)
-        index, tool = request.tools[0]
-        search = prepare(tool, f"tools[{index}]")
+        path, tool = request.tools[0]
+        search = prepare(tool, path)
         shows_results = RESULTS_INCLUDE in request.include
         return FileSearchToolSet(
             FileSearchFunction(search, request.sources, shows_results, self._seconds)

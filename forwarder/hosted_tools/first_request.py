@@ -11,7 +11,7 @@ from forwarder.core.errors import ClientError
 from forwarder.core.ids import ID_SOURCE, IdSource
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, check_type, read_field
-from forwarder.hosted_tools.history import HistoryConverter, has_items
+from forwarder.hosted_tools.history import HistoryConverter, read_kind
 from forwarder.hosted_tools.hosted_function import HostedFunction
 from forwarder.hosted_tools.kinds import KindTable
 from forwarder.hosted_tools.tool_choice import FunctionLookup, convert_choice
@@ -23,12 +23,16 @@ from forwarder.hosted_tools.tool_kind import (
     ToolRequest,
     ToolSet,
 )
+from forwarder.protocols.hosted_tools import find_hosted_name
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
 from forwarder.protocols.tool_secrets import hide_tool_secrets
 
 MAX_ROUNDS = 32
 """Maximum number of requests to the upstream for one response; in the last one, the model may call
 no hosted tool."""
+
+ADDITIONAL_TOOLS = "additional_tools"
+"""The type of items that offer more tools from their place in the conversation on."""
 
 _PLACE = re.compile(r"\b(tools|input)\[(\d{1,6})\]")
 """A place in the request, in an error."""
@@ -37,10 +41,12 @@ _PLACE = re.compile(r"\b(tools|input)\[(\d{1,6})\]")
 class LoopContext(NamedTuple):
     """What the loop needs beside the handler.
 
-    ``kinds`` are the kinds of tools that run here. ``token`` is the waiting client. ``heartbeat``
+    ``kinds`` are the kinds of tools that run here, ``native`` the names of the tools that the
+    upstream runs itself. ``token`` is the waiting client. ``heartbeat``
     is the interval in seconds of empty batches while tools run. ``keeps_encrypted_reasoning`` is
     true if the response is stored with it even though the client did not ask for it. With
     ``is_preview`` no server is called, so only lists of tools that the history has are offered.
+    ``asks_encrypted_reasoning`` is false for an upstream that would refuse to encrypt it.
     ``memory`` belongs to the client's request, so that a fallback to another upstream does not run
     approved calls again.
     """
@@ -52,6 +58,8 @@ class LoopContext(NamedTuple):
     heartbeat: float = 5.0
     max_rounds: int = MAX_ROUNDS
     keeps_encrypted_reasoning: bool = False
+    asks_encrypted_reasoning: bool = True
+    native: frozenset[str] = frozenset()
     is_preview: bool = False
     memory: dict[str, Any] | None = None
 
@@ -62,16 +70,26 @@ class LoopContext(NamedTuple):
 
     def is_needed(self, request: Json) -> bool:
         """Whether a request has tools that run here, or items in its history of such tools."""
-        tools = read_field(request, "tools", LIST, "tools") or []
-        return any(self.find_kind(tool) is not None for tool in tools) or has_items(
-            request.get("input"), self.kinds.by_item_type
-        )
+        if not self.kinds:
+            return False
+        tools, items = read_field(request, "tools", LIST, "tools") or (), request.get("input")
+        if any(self.find_kind(tool) is not None for tool in tools):
+            return True
+        for item in items if isinstance(items, list) else ():
+            kind = read_kind(item)
+            if kind in self.kinds.by_item_type:
+                return True
+            more = item.get("tools") if kind == ADDITIONAL_TOOLS else None
+            if isinstance(more, list) and any(self.find_kind(tool) is not None for tool in more):
+                return True
+        return False
 
 
 class FirstRequest:
     """The tools of a client's request, opened, and its form for the upstream.
 
-    ``functions`` are the hosted ones by name, ``client_tools`` the tools that pass.
+    ``functions`` are the hosted ones by name, ``client_tools`` the tools of the parameter ``tools``
+    that pass. Tools in ``additional_tools`` items are run here too.
     """
 
     def __init__(self, request: Json, context: LoopContext) -> None:
@@ -84,6 +102,7 @@ class FirstRequest:
         self._include = read_field(request, "include", LIST, "include") or []
         self._origins: list[int] = []  # place of an item upstream -> place in the client's input
         self._client_places: list[int] = []  # of the client's tools in the request
+        self._client_names: set[str] = set()
         self._sets: dict[ToolKind, ToolSet] = {}
         try:
             self._open_tools()
@@ -93,13 +112,24 @@ class FirstRequest:
 
     def _open_tools(self) -> None:
         context = self._context
-        tools: dict[ToolKind, list[tuple[int, Json]]] = {each: [] for each in context.kinds.kinds}
+        tools: dict[ToolKind, list[tuple[str, Json]]] = {each: [] for each in context.kinds.kinds}
         for index, tool in enumerate(self._tools):
             kind = context.find_kind(tool)
             if kind is None:
                 self._client_places.append(index)
             else:
-                tools[kind].append((index, tool))
+                tools[kind].append((f"tools[{index}]", tool))
+        self._client_names = find_names(self.client_tools)
+        for i, item in enumerate(self.items):
+            if read_kind(item) != ADDITIONAL_TOOLS:
+                continue
+            path = f"input[{i}].tools"
+            for j, tool in enumerate(read_field(item, "tools", LIST, path) or ()):
+                kind = context.find_kind(tool)
+                if kind is None:
+                    self._client_names |= find_names([tool])
+                else:
+                    tools[kind].append((f"{path}[{j}]", tool))
         watch, memory = ClientWatch(context.token), {} if context.memory is None else context.memory
         for kind, own in tools.items():
             self._sets[kind] = kind.open_tools(
@@ -122,6 +152,12 @@ class FirstRequest:
         return [self._tools[index] for index in self._client_places]
 
     @property
+    def callable_tools(self) -> list[Any]:
+        """The client's tools that the upstream does not drop."""
+        native = {None, *self._context.native}
+        return [tool for tool in self.client_tools if find_hosted_name(tool) in native]
+
+    @property
     def prelude(self) -> list[PreludeItem]:
         """The items that come before the model's."""
         return [item for tool_set in self._sets.values() for item in tool_set.prelude]
@@ -136,13 +172,13 @@ class FirstRequest:
 
         Raises InvalidRequest or ClientDisconnected.
         """
-        taken = find_names(self.client_tools)
+        taken = {*self._client_names}
         for tool_set in self._sets.values():
             for function in tool_set.list_functions(taken):
                 self.functions[function.name] = function
                 taken.add(function.name)
         request = {k: v for k, v in self._request.items() if k != "max_tool_calls"}
-        if self._request.get("tools") is not None:
+        if self._request.get("tools") is not None or self.functions:
             definitions = [function.definition for function in self.functions.values()]
             request["tools"] = [*self.client_tools, *definitions]
         if self._request.get("tool_choice") is not None:
@@ -164,21 +200,33 @@ class FirstRequest:
 
     def _make_include(self) -> list[Any]:
         include = self._include
-        if self.functions and INCLUDE_ENCRYPTED_REASONING not in include:
+        asks = self.functions and self._context.asks_encrypted_reasoning
+        if asks and INCLUDE_ENCRYPTED_REASONING not in include:
             # Without it, reasoning could not be sent back in the next round.
             include = [*include, INCLUDE_ENCRYPTED_REASONING]
         own = self._context.kinds.include_values
         return [value for value in include if not isinstance(value, str) or value not in own]
 
     def _convert_items(self) -> list[Any]:
-        converter = HistoryConverter(
-            {
-                name: self._sets[kind].convert_item
-                for name, kind in self._context.kinds.by_item_type.items()
-            }
-        )
+        kinds = self._context.kinds.by_item_type
+        converter = HistoryConverter({name: self._sets[kind] for name, kind in kinds.items()})
         self._origins = converter.origins
-        return converter.convert_items(self.items)
+        return converter.convert_items([*map(self._remove_hosted_tools, self.items)])
+
+    def _remove_hosted_tools(self, item: Any) -> Any:
+        """Return an ``additional_tools`` item without the tools that run here."""
+        if read_kind(item) != ADDITIONAL_TOOLS or not item.get("tools"):
+            return item
+        passed = [tool for tool in item["tools"] if self._context.find_kind(tool) is None]
+        return item if len(passed) == len(item["tools"]) else {**item, "tools": passed}
+
+    def find_function(self, name: str) -> HostedFunction | None:
+        """Return the hosted function that the model means by a name, offered or not."""
+        function = self.functions.get(name)
+        if function is None and name not in self._client_names:
+            missing = (each.find_missing_function(name) for each in self._sets.values())
+            function = next(filter(None, missing), None)
+        return function
 
     def _make_notes(self) -> list[Json]:
         """Make the message that tells the model what is missing."""

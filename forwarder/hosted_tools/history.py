@@ -6,12 +6,12 @@ upstream sees the conversation as it was when the calls were made, and its promp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from forwarder.core.types import Json
 from forwarder.hosted_tools.hosted_function import parse_item_id
-from forwarder.hosted_tools.tool_kind import HistoryCall
+from forwarder.hosted_tools.tool_kind import HistoryCall, ToolSet
 
 _CLIENT_CALLS = frozenset(
     {
@@ -20,19 +20,16 @@ _CLIENT_CALLS = frozenset(
     }
 )  # fmt: skip
 
-ItemConverter = Callable[[Json, int], HistoryCall | None]
-"""An item and its index in the input -> the call that it shows; None leaves the item out."""
-
 
 class HistoryConverter:
     """Converts the items of one request's input.
 
-    ``converters`` has the converters by item type; items of other types are left to the upstream.
+    ``owners`` has the tools that own items, by item type; other items are left to the upstream.
     ``origins`` are the places in the input that the converted items come from.
     """
 
-    def __init__(self, converters: Mapping[str, ItemConverter]) -> None:
-        self._converters = converters
+    def __init__(self, owners: Mapping[str, ToolSet]) -> None:
+        self._owners = owners
         self.origins: list[int] = []
         self._items: list[Any] = []
         self._outputs: list[tuple[int, Json]] = []
@@ -42,9 +39,9 @@ class HistoryConverter:
         """Return the items for the upstream. Raises InvalidRequest for malformed hosted calls."""
         for index, item in enumerate(items):
             kind = read_kind(item)
-            converter = self._converters.get(kind)
-            if converter is not None:
-                call = converter(item, index)
+            owner = self._owners.get(kind)
+            if owner is not None and owner.owns_item(item):
+                call = owner.convert_item(item, index)
                 if call is not None:
                     self._add_call(index, call)
             else:
@@ -71,11 +68,6 @@ class HistoryConverter:
         self._round = parts.round_token
         self._add_item(index, make_function_call(parts.call_id, call.name, call.arguments))
         self._outputs.append((index, make_function_output(parts.call_id, call.output)))
-
-
-def has_items(items: Any, kinds: Collection[str]) -> bool:
-    """Return whether an input has an item of one of these types."""
-    return isinstance(items, list) and any(read_kind(item) in kinds for item in items)
 
 
 def read_kind(item: Any) -> str:

@@ -9,7 +9,7 @@ from forwarder.hosted_tools.file_search import FileSearchKind
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_kind import McpKind
 from forwarder.hosted_tools.mcp_tools import McpPolicy
-from forwarder.hosted_tools.tool_kind import ToolKind
+from forwarder.hosted_tools.tool_kind import HistoryKind, ToolKind
 from forwarder.hosted_tools.web_search import WebSearch, WebSearchKind
 
 
@@ -41,6 +41,20 @@ class KindTable:
         self.by_item_type = {each: kind for kind in self.kinds for each in kind.item_types}
         self.include_values = frozenset[str]().union(*(each.include_values for each in self.kinds))
         self._by_tool_type = {each: kind for kind in self.kinds for each in kind.tool_types}
+
+    def __bool__(self) -> bool:
+        return bool(self.kinds)
+
+    def restrict(self, native: frozenset[str], knows_items: bool) -> KindTable:
+        """Return the kinds for an upstream that runs the tools named ``native`` itself.
+
+        ``knows_items`` is true if it also takes items of these tools in the history.
+        """
+        restricted = [
+            kind.restrict(native) or (None if knows_items else HistoryKind(kind))
+            for kind in self.kinds
+        ]
+        return KindTable(kind for kind in restricted if kind is not None)
 
     def find_kind(self, tool: Any) -> ToolKind | None:
         """Return the kind of a tool or of a reference to one by its type."""

@@ -9,16 +9,15 @@ client gets one response.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
 
-from forwarder.core.errors import InvalidRequest, Unsupported
+from forwarder.core.errors import ForwarderError, InvalidRequest, Unsupported
 from forwarder.core.types import Batch, EventStream, Handler, Json
 from forwarder.core.validate import INT, read_field
 from forwarder.hosted_tools.first_request import FirstRequest, LoopContext
 from forwarder.hosted_tools.history import make_function_output
 from forwarder.hosted_tools.hosted_function import CallOutcome, RunningCall
 from forwarder.hosted_tools.response_merger import HostedCall, ResponseMerger, Round, new_round
-from forwarder.hosted_tools.tool_choice import make_final_choice, relax_choice
+from forwarder.hosted_tools.tool_choice import end_hosted_calls, relax_choice
 from forwarder.hosted_tools.tool_kind import ClientWatch
 
 MAX_CALLS = 128
@@ -41,6 +40,19 @@ def with_hosted_tools(handler: Handler, context: LoopContext) -> Handler:
     return handle_request
 
 
+def with_unstored_rounds(handler: Handler) -> Handler:
+    """Wrap the handler of an upstream that keeps responses: it keeps no rounds of an answer.
+
+    A round is no response that a client could continue, read or delete.
+    """
+
+    def handle_request(request: Json) -> EventStream:
+        rest = {name: value for name, value in request.items() if name != "background"}
+        return handler({**rest, "store": False})
+
+    return handle_request
+
+
 def start_response(handler: Handler, request: Json, context: LoopContext) -> EventStream:
     """Prepare the tools and connect to the upstream; return the events of the response.
 
@@ -51,7 +63,7 @@ def start_response(handler: Handler, request: Json, context: LoopContext) -> Eve
     try:
         upstream_request = first.prepare()
         merger = ResponseMerger(
-            first.functions,
+            first.find_function,
             context.id_source,
             first.shown_fields,
             MAX_CALLS if max_calls is None else min(max_calls, MAX_CALLS),
@@ -91,7 +103,6 @@ class ResponseRounds:
     def run(self, request: Json, stream: EventStream) -> EventStream:
         """Yield the events of the response; the first batch is empty."""
         merger, max_rounds = self._merger, self._context.max_rounds
-        client_tools = self._first.client_tools
         try:
             yield []
             for number in range(1, max_rounds + 1):
@@ -106,8 +117,15 @@ class ResponseRounds:
                     yield merger.make_terminal(round_, None if is_over else reason)
                     return
                 is_last = merger.is_limit_reached or number == max_rounds - 1
-                request = make_next_request(request, round_, outputs, is_last, client_tools)
+                request = make_next_request(request, round_, outputs)
+                if is_last:
+                    request = end_hosted_calls(
+                        request, self._first.callable_tools, self._first.functions
+                    )
                 stream = self._handler(limit_output(request, merger))
+        except ForwarderError as error:
+            error.usage = merger.usage
+            raise
         finally:
             self._first.close()
 
@@ -133,7 +151,7 @@ class ResponseRounds:
                     self._watch.check()
                     outcome = outcomes[id(thing)] = running.read_outcome(thing.item)
                     yield merger.finish_call(thing, outcome)
-                elif thing.mode == "run":
+                elif thing.mode in ("run", "cut"):
                     yield merger.cut_call(thing)
         return [
             make_function_output(call.call_id, outcomes[id(call)].output)
@@ -169,13 +187,9 @@ def read_output_tokens(merger: ResponseMerger) -> int:
     return used if type(used) is int else 0
 
 
-def make_next_request(
-    request: Json, round_: Round, outputs: list[Json], is_last: bool, client_tools: list[Any]
-) -> Json:
+def make_next_request(request: Json, round_: Round, outputs: list[Json]) -> Json:
     """Return the request of the next round: the last one, its answer, and the calls' outputs."""
     following = {**request, "input": [*request["input"], *round_.items, *outputs]}
     if "tool_choice" in request:
         following["tool_choice"] = relax_choice(request["tool_choice"])
-    if is_last:
-        following["tool_choice"] = make_final_choice(client_tools)
     return following

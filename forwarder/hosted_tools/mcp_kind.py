@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from forwarder.core.errors import ClientDisconnected, InvalidRequest, shorten_value
@@ -21,9 +22,11 @@ from forwarder.hosted_tools.mcp_client import McpClient, McpFailure
 from forwarder.hosted_tools.mcp_content import McpTool
 from forwarder.hosted_tools.mcp_session import INVALID_PARAMS, REQUEST_TIMEOUT
 from forwarder.hosted_tools.mcp_tools import (
+    MISSING_TOOL,
     McpFunction,
     McpPolicy,
     McpToolConfig,
+    MissingMcpFunction,
     check_tool_count,
     find_carried_tools,
     list_events,
@@ -58,28 +61,49 @@ class McpKind(ToolKind):
         {"mcp_call", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response"}
     )
 
-    def __init__(self, client: McpClient, policy: McpPolicy) -> None:
+    def __init__(self, client: McpClient, policy: McpPolicy, is_restricted: bool = False) -> None:
+        """With ``is_restricted``, only the operator's servers are used, by their labels."""
         self._client = client
         self._policy = policy
+        self._is_restricted = is_restricted
+
+    def restrict(self, native: frozenset[str]) -> ToolKind | None:
+        """An upstream that runs MCP tools itself does not know the operator's servers."""
+        if self.name not in native:
+            return self
+        if not self._policy.servers:
+            return None
+        return McpKind(self._client, self._policy._replace(allows_urls=False), is_restricted=True)
 
     def can_run(self, tool: Json, client: ToolClient) -> bool:
         return self._policy.can_run(tool)
 
     def open_tools(self, request: ToolRequest) -> ToolSet:
         configs = read_mcp_tools(request.tools, self._policy)
-        return McpToolSet(self._client, request, configs)
+        labels = frozenset(self._policy.servers) if self._is_restricted else None
+        return McpToolSet(self._client, request, configs, labels)
 
 
 class McpToolSet(ToolSet):
-    """The MCP servers of one request."""
+    """The MCP servers of one request.
+
+    ``own_labels`` are those of the servers that are used here if the upstream uses others itself.
+    """
 
     def __init__(
-        self, client: McpClient, request: ToolRequest, configs: list[McpToolConfig]
+        self,
+        client: McpClient,
+        request: ToolRequest,
+        configs: list[McpToolConfig],
+        own_labels: frozenset[str] | None = None,
     ) -> None:
         super().__init__()
         self._request = request
         self._configs = configs
-        self._approvals = read_approvals(request.items)
+        self._own_labels = own_labels
+        self._approvals = read_approvals(
+            [(i, item) for i, item in enumerate(request.items) if self.owns_item(item)]
+        )
         self._check_due_approvals()
         self._connections = client.open_connections()
         self._functions: dict[tuple[str, str], McpFunction] = {}  # by label and tool
@@ -136,6 +160,8 @@ class McpToolSet(ToolSet):
 
     def find_functions(self, reference: Json, path: str) -> list[str] | None:
         label = require_field(reference, "server_label", STR, f"{path}.server_label")
+        if label not in self._labels and self._own_labels is not None:
+            return None
         if label not in self._labels:
             raise unknown_label(label, path)
         name = read_field(reference, "name", STR, f"{path}.name")
@@ -144,6 +170,13 @@ class McpToolSet(ToolSet):
             for (server, tool), function in self._functions.items()
             if server == label and name in (None, tool)
         ]
+
+    def find_missing_function(self, name: str) -> HostedFunction | None:
+        for label in self._labels:
+            for prefix in (f"{label}__", f"mcp__{label}__"):
+                if name.startswith(prefix):
+                    return MissingMcpFunction(name, label, name.removeprefix(prefix))
+        return None
 
     @property
     def _labels(self) -> set[str]:
@@ -203,11 +236,20 @@ class McpToolSet(ToolSet):
         request = approval.request
         function = self._functions.get((request["server_label"], request["name"]))
         if function is None:
-            message = "The server does not offer this tool, or 'allowed_tools' does not allow it."
-            return make_failed_call(McpFailure("mcp_protocol_error", INVALID_PARAMS, message))
+            return make_failed_call(McpFailure("mcp_protocol_error", INVALID_PARAMS, MISSING_TOOL))
         return function.start_call(request["arguments"])
 
     # -- history --------------------------------------------------------------------------------
+
+    def owns_item(self, item: Any) -> bool:
+        """Whether an item was made here; the upstream knows its own."""
+        if self._own_labels is None or not isinstance(item, dict):
+            return True
+        kind = read_kind(item)
+        if kind == "mcp_list_tools":
+            return item.get("server_label") in self._own_labels
+        name = item.get("approval_request_id" if kind == "mcp_approval_response" else "id")
+        return isinstance(name, str) and parse_item_id(name).round_token is not None
 
     def convert_item(self, item: Json, index: int) -> HistoryCall | None:
         kind = read_kind(item)
@@ -272,13 +314,13 @@ class Approval(NamedTuple):
         return self.approve is True and self.call is None
 
 
-def read_approvals(items: list[Any]) -> dict[str, Approval]:
-    """Return the requests for approval by id, with their answers.
+def read_approvals(items: Iterable[tuple[int, Any]]) -> dict[str, Approval]:
+    """Return the requests for approval by id, with their answers; ``items`` have their indexes.
 
     Raises InvalidRequest for an answer to an unknown or already answered request.
     """
     approvals: dict[str, Approval] = {}
-    for index, item in enumerate(items):
+    for index, item in items:
         kind = read_kind(item)
         path = f"input[{index}]"
         if kind == "mcp_approval_request":

@@ -45,6 +45,8 @@ MAX_SERVERS = 16
 
 MAX_HEADERS = 32
 
+MISSING_TOOL = "The server does not offer this tool, or 'allowed_tools' does not allow it."
+
 
 class ToolFilter(NamedTuple):
     """Selects tools by name or by their ``readOnlyHint``; ``None`` selects all."""
@@ -101,9 +103,9 @@ class McpPolicy(NamedTuple):
         )
 
 
-def read_mcp_tools(tools: list[tuple[int, Json]], policy: McpPolicy) -> list[McpToolConfig]:
-    """Validate ``mcp`` tools, given with their index. Raises InvalidRequest or Unsupported."""
-    configs = [read_mcp_tool(tool, f"tools[{index}]", policy) for index, tool in tools]
+def read_mcp_tools(tools: list[tuple[str, Json]], policy: McpPolicy) -> list[McpToolConfig]:
+    """Validate ``mcp`` tools, given with their paths. Raises InvalidRequest or Unsupported."""
+    configs = [read_mcp_tool(tool, path, policy) for path, tool in tools]
     if len(configs) > MAX_SERVERS:
         raise InvalidRequest(f"A request may use at most {MAX_SERVERS} MCP servers.", param="tools")
     seen: set[str] = set()
@@ -299,6 +301,29 @@ class McpFunction(HostedFunction):
             return make_failed_call(McpFailure("mcp_protocol_error", INVALID_PARAMS, message))
         task = self._connections.call_tool(self.server, self.tool["name"], values)
         return McpCall(task, self.server)
+
+
+class MissingMcpFunction(HostedFunction):
+    """A tool that the model calls although its server does not offer it; the call fails."""
+
+    id_prefix = "mcp"
+    start_events = McpFunction.start_events
+    argument_events = McpFunction.argument_events
+
+    def __init__(self, name: str, label: str, tool: str) -> None:
+        super().__init__(name)
+        self._label = label
+        self._tool = tool
+
+    @property
+    def definition(self) -> Json:
+        return make_function_tool(self.name, None, {"type": "object", "properties": {}})
+
+    def make_item(self, item_id: str, arguments: str) -> Json:
+        return make_call_item(item_id, self._label, self._tool, arguments)
+
+    def start_call(self, arguments: str) -> RunningCall:
+        return make_failed_call(McpFailure("mcp_protocol_error", INVALID_PARAMS, MISSING_TOOL))
 
 
 class McpCall:

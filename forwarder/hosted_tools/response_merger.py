@@ -12,7 +12,7 @@ The merger then makes no other event either.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -43,12 +43,13 @@ CLIENT_CALLS = frozenset(
 """Item types of calls that the client has to answer."""
 
 
-@dataclass
+@dataclass(eq=False)
 class HostedCall:
     """The model's call of a hosted function.
 
-    ``mode`` is ``run``, ``ask`` (the client has to approve it first) or ``skip`` (the limit of
-    calls is reached). ``index`` is its place in the output; ``item`` its item for the client.
+    ``mode`` is ``run``, ``ask`` (the client has to approve it first), ``skip`` (the limit of calls
+    is reached) or ``cut`` (the model has not finished it). ``index`` is its place in the
+    output; ``item`` its item for the client.
     """
 
     function: HostedFunction
@@ -58,6 +59,7 @@ class HostedCall:
     arguments: str = ""
     index: int | None = None
     item: Json = field(default_factory=dict)
+    is_begun: bool = False
     sent_arguments: bool = False
 
 
@@ -93,13 +95,14 @@ class Round:
 class ResponseMerger:
     """The state of one response.
 
-    ``shown`` are fields of the client's request that every response object shows instead of the
-    upstream's. ``sources`` are the pages that the model has seen so far, which it may cite.
+    ``find_function`` returns the hosted function of a name. ``shown`` are fields of the client's
+    request that every response object shows instead of the upstream's. ``sources`` are the pages
+    that the model has seen so far, which it may cite.
     """
 
     def __init__(
         self,
-        functions: Mapping[str, HostedFunction],
+        find_function: Callable[[str], HostedFunction | None],
         id_source: IdSource,
         shown: Json,
         max_calls: int | None,
@@ -110,7 +113,7 @@ class ResponseMerger:
         self.output: list[Json] = []
         self.call_count = 0
         self.is_streamed = False
-        self._functions = functions
+        self._find_function = find_function
         self._id_source = id_source
         self._shown = shown
         self._max_calls = max_calls
@@ -121,6 +124,7 @@ class ResponseMerger:
         self._first: Json = {}
         self._prelude: list[tuple[Json, tuple[str, ...]]] = []
         self._held: list[Event | HostedCall] | None = None
+        self._ready: Batch = []  # events before all that is held
 
     @property
     def is_limit_reached(self) -> bool:
@@ -207,6 +211,10 @@ class ResponseMerger:
             elif index in round_.places and not round_.places[index].is_done:
                 done = {"type": "response.output_item.done", "output_index": index, "item": item}
                 out += self._emit(self._read_item_event(done, round_))
+        for place in round_.places.values():
+            if place.call is not None and not place.is_done:
+                place.is_done, place.call.mode = True, "cut"
+                out += self._emit(self._finish_arguments(place.call, {}, round_))
         return out
 
     def _read_whole_item(self, index: int, item: Json, round_: Round) -> Batch:
@@ -241,8 +249,11 @@ class ResponseMerger:
             round_.places[key] = place
             if place.call is None:
                 place.index = self._allocate_index()
-            elif place.call.mode == "run" and place.call.function.argument_events:
-                return [*self._begin_call(place.call)]
+            elif place.call.mode == "run":
+                place.call.index = self._allocate_index()
+                # Without events for its arguments, its place is held until it is complete.
+                shows = bool(place.call.function.argument_events)
+                return [*self._begin_call(place.call)] if shows else [place.call]
             else:
                 return []
         place.is_done = kind == "response.output_item.done"
@@ -265,7 +276,7 @@ class ResponseMerger:
         """Return the call if an item is one of a hosted function."""
         if item.get("type") != "function_call" or item.get("namespace"):
             return None
-        function = self._functions.get(str(item.get("name")))
+        function = self._find_function(str(item.get("name")))
         if function is None:
             return None
         call_id = str(item.get("call_id") or item.get("id") or "")
@@ -280,7 +291,7 @@ class ResponseMerger:
 
     def _begin_call(self, call: HostedCall) -> Iterator[Event]:
         """Yield the events at the beginning of a call's item."""
-        call.index = self._allocate_index()
+        call.is_begun = True
         call.item = call.function.make_item(call.item_id, call.arguments)
         yield {
             "type": "response.output_item.added",
@@ -296,7 +307,7 @@ class ResponseMerger:
         kind = event.get("type")
         if kind == "response.output_item.done":
             return self._finish_arguments(call, event.get("item") or {}, round_)
-        if call.index is None or kind not in (_ARGUMENT_DELTA, _ARGUMENT_DONE):
+        if not call.is_begun or kind not in (_ARGUMENT_DELTA, _ARGUMENT_DONE):
             return []
         place = {"item_id": call.item_id, "output_index": call.index}
         stem = call.function.argument_events
@@ -309,10 +320,11 @@ class ResponseMerger:
         self, call: HostedCall, item: Json, round_: Round
     ) -> list[Event | HostedCall]:
         """The model has written the call: show what is not yet shown of it, and hold it."""
-        round_.items.append(item)
+        if item:
+            round_.items.append(item)
         call.arguments = str(item.get("arguments") or "{}")
         round_.calls.append(call)
-        if call.mode == "skip":
+        if call.mode == "skip" or (call.mode == "cut" and call.index is None):
             return []
         out: list[Event | HostedCall] = []
         if call.mode == "ask":
@@ -326,14 +338,30 @@ class ResponseMerger:
             ]
             return out if self.is_streamed else []
         if call.index is None:
+            call.index = self._allocate_index()
+        if not call.is_begun:
             out += self._begin_call(call)
         call.item = call.function.make_item(call.item_id, call.arguments)
-        self._set_output(call.index or 0, call.item)
+        self._set_output(call.index, call.item)
         stem = call.function.argument_events
         if stem and not call.sent_arguments:
             place = {"item_id": call.item_id, "output_index": call.index}
             out.append({"type": f"{stem}.done", **place, "arguments": call.arguments})
-        return [*out, call] if self.is_streamed else []
+        if not self.is_streamed:
+            return []
+        return self._begin_held(call, out) if self._held and call in self._held else [*out, call]
+
+    def _begin_held(
+        self, call: HostedCall, events: list[Event | HostedCall]
+    ) -> list[Event | HostedCall]:
+        """Put the first events of a call before its place in what is held."""
+        held = self._held or []
+        place = held.index(call)
+        if place == 0:
+            self._ready += [event for event in events if not isinstance(event, HostedCall)]
+        else:
+            held[place:place] = events
+        return []
 
     def take_held(self) -> list[Event | HostedCall]:
         """Return the held events and calls, in the client's order, and end the holding."""
@@ -384,7 +412,7 @@ class ResponseMerger:
 
     def _emit(self, things: list[Event | HostedCall] | Batch) -> Batch:
         """Return the events to send now; hold the rest back from the first hosted call on."""
-        out: Batch = []
+        out, self._ready = self._ready, []
         for thing in things:
             if self._held is None and isinstance(thing, HostedCall):
                 self._held = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +38,31 @@ class HostedToolServices:
         policy = McpPolicy(read_servers(settings.mcp_servers), allows_urls)
         search = build_search(settings)
         resources = ToolResources(self.client, policy, search, settings.tool_timeout)
-        self._kinds = build_kinds(resources)
-        self._kinds_without_search = build_kinds(resources._replace(search=None))
+        self._restrict = lru_cache(maxsize=64)(build_kinds(resources).restrict)
 
     def make_context(
         self,
         token: CancelToken,
         client: ToolClient,
-        searches_itself: bool = False,
+        native: frozenset[str] = frozenset(),
+        knows_items: bool = False,
         keeps_encrypted_reasoning: bool = False,
+        asks_encrypted_reasoning: bool = True,
         is_preview: bool = False,
         memory: dict[str, Any] | None = None,
     ) -> LoopContext:
         """Return the context of a request.
 
-        ``token`` is the waiting client. With ``searches_itself``, the upstream's model searches
-        the web, and no engine is used. For the other parameters see `LoopContext`.
+        ``token`` is the waiting client, ``native`` the names of the tools that the upstream runs
+        itself; with ``knows_items`` it also takes their items. For the other parameters see
+        `LoopContext`.
         """
         return LoopContext(
-            self._kinds_without_search if searches_itself else self._kinds,
+            self._restrict(native, knows_items),
             token,
             client,
+            native=native,
+            asks_encrypted_reasoning=asks_encrypted_reasoning,
             keeps_encrypted_reasoning=keeps_encrypted_reasoning,
             is_preview=is_preview or self._is_offline,
             memory=memory,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from forwarder.core.errors import InvalidRequest, shorten_value
@@ -66,18 +66,22 @@ def relax_choice(choice: Any) -> Any:
     return choice if choice in ("none", "auto", None) else "auto"
 
 
-def make_final_choice(client_tools: list[Any]) -> Any:
-    """Return ``tool_choice`` for a request after which no hosted tool may be called.
+def end_hosted_calls(request: Json, client_tools: list[Any], functions: Collection[str]) -> Json:
+    """Return a request in which the model may call only ``client_tools``.
 
-    ``client_tools`` are the tools of the client that can be referred to.
+    The hosted ``functions`` are left out of its tools, because not every tool can be named in
+    ``tool_choice``. If there are no other tools they stay, and none may be called: a history with
+    calls but no tools is refused by some providers.
     """
-    named = [tool for tool in client_tools if isinstance(tool, dict) and tool.get("name")]
-    references = [
-        {"type": tool["type"], "name": tool["name"]}
-        for tool in named
-        if tool.get("type") in ("function", "custom")
-    ]
-    return make_allowed_tools("auto", references) if references else "none"
+    choice = request.get("tool_choice")
+    if isinstance(choice, dict):
+        passed = [each for each in choice["tools"] if each.get("name") not in functions]
+        choice = {**choice, "tools": passed} if passed else "none"
+    if not client_tools or choice == "none":
+        return {**request, "tool_choice": "none"}
+    rest = {name: value for name, value in request.items() if name != "tool_choice"}
+    chosen = {} if choice is None else {"tool_choice": choice}
+    return {**rest, **chosen, "tools": client_tools}
 
 
 def make_reference(name: str) -> Json:

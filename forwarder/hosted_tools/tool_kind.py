@@ -77,13 +77,13 @@ class ClientWatch:
 class ToolRequest:
     """What a kind may know of a request.
 
-    ``tools`` are the tools of the kind with their indexes in the request, ``items`` the input.
+    ``tools`` are the tools of the kind with their paths in the request, ``items`` the input.
     ``sources`` receives what the model has seen and may cite: URLs of pages and ids of files, with
     their titles. With ``is_preview`` nothing may be called. ``memory`` belongs to the client's
     request: a fallback to another upstream finds in it what an earlier attempt left.
     """
 
-    tools: list[tuple[int, Json]]
+    tools: list[tuple[str, Json]]
     items: list[Any]
     include: Collection[str]
     client: ToolClient
@@ -115,6 +115,13 @@ class ToolSet(ABC):
         ClientDisconnected.
         """
 
+    def find_missing_function(self, name: str) -> HostedFunction | None:
+        """Return a function that fails if the model calls a tool of this kind that is not offered.
+
+        ``None`` if the name is none of this kind's.
+        """
+        return None
+
     def run_due_calls(self) -> None:  # noqa: B027 (few kinds have such calls)
         """Run calls that have to be done before the model is asked; their results are items."""
 
@@ -124,6 +131,10 @@ class ToolSet(ABC):
         ``None`` leaves the reference to the upstream. Raises InvalidRequest for unknown tools.
         """
         return None
+
+    def owns_item(self, item: Json) -> bool:
+        """Whether an item of the kind's types is converted; others are left to the upstream."""
+        return True
 
     @abstractmethod
     def convert_item(self, item: Json, index: int) -> HistoryCall | None:
@@ -149,6 +160,13 @@ class ToolKind(ABC):
     item_types: frozenset[str]
     include_values: frozenset[str] = frozenset()
 
+    def restrict(self, native: frozenset[str]) -> ToolKind | None:
+        """Return the kind for an upstream that runs the tools named ``native`` itself.
+
+        ``None`` if everything of this kind is left to the upstream.
+        """
+        return None if self.name in native else self
+
     @abstractmethod
     def can_run(self, tool: Json, client: ToolClient) -> bool:
         """Whether a tool of its types is run here; others are left to the upstream."""
@@ -156,6 +174,22 @@ class ToolKind(ABC):
     @abstractmethod
     def open_tools(self, request: ToolRequest) -> ToolSet:
         """Validate the tools of a request, which may be none. Raises InvalidRequest."""
+
+
+class HistoryKind(ToolKind):
+    """A kind whose tools the upstream runs itself, but whose items it does not know."""
+
+    def __init__(self, kind: ToolKind) -> None:
+        self.name = kind.name
+        self.tool_types = kind.tool_types
+        self.item_types = kind.item_types
+        self._kind = kind
+
+    def can_run(self, tool: Json, client: ToolClient) -> bool:
+        return False
+
+    def open_tools(self, request: ToolRequest) -> ToolSet:
+        return self._kind.open_tools(request)
 
 
 def reserve_name(tool: str, name: str, taken: Collection[str]) -> None:

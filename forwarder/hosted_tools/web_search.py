@@ -43,7 +43,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchOptions,
     SearchResult,
 )
-from forwarder.translation.responses_over_chat.toolbox import WEB_SEARCH_TYPES
+from forwarder.protocols.hosted_tools import WEB_SEARCH_TYPES
 
 MAX_DOMAINS = 100
 MAX_PAGES = 16
@@ -382,7 +382,7 @@ class WebSearchKind(ToolKind):
     """``search`` is ``None`` if no search engine is configured."""
 
     name = "web_search"
-    tool_types = frozenset(WEB_SEARCH_TYPES)
+    tool_types = WEB_SEARCH_TYPES
     item_types = frozenset({"web_search_call"})
     include_values = frozenset({SOURCES_INCLUDE})
 
@@ -396,9 +396,9 @@ class WebSearchKind(ToolKind):
         """Open the search of a request; if it has several such tools, the first counts."""
         if self._search is None or not request.tools:
             return WebSearchToolSet(None)
-        index, tool = request.tools[0]
+        path, tool = request.tools[0]
         search = self._search._replace(client=request.client.account)
-        config = read_search_tool(tool, f"tools[{index}]")
+        config = read_search_tool(tool, path)
         shows_sources = SOURCES_INCLUDE in request.include
         return WebSearchToolSet(SearchSession(search, config, shows_sources, request.sources))
 

@@ -12,7 +12,8 @@ from forwarder.core.ids import ID_SOURCE
 from forwarder.core.read_limit import ReadLimit, RequestLimits
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
-from forwarder.hosted_tools.tool_client import PrepareFileSearch
+from forwarder.hosted_tools import LoopContext
+from forwarder.hosted_tools.tool_client import PrepareFileSearch, ToolClient
 from forwarder.middleware.compaction import (
     HandlerWrapper,
     has_compaction_trigger,
@@ -26,6 +27,7 @@ from forwarder.protocols.client_reasoning_style import (
     resolve_responses_style,
     select_style,
 )
+from forwarder.protocols.hosted_tools import EVERY_TOOL, expand_tool_names
 from forwarder.protocols.protocol import AUTO_STYLE
 from forwarder.protocols.responses import RESPONSES
 from forwarder.providers import Profile, is_reasoning_model
@@ -61,6 +63,42 @@ class Attempt:
         """The provider profile of the route's model."""
         return self.upstream.get_profile(self.route.model)
 
+    @cached_property
+    def native_tools(self) -> frozenset[str]:
+        """The names of the hosted tools that the upstream runs itself."""
+        named = self.route.upstream.hosted_tools
+        if self.route.protocol == CHAT.name:
+            searches = self.profile.web_search_options
+            names = frozenset({"web_search"}) if searches else frozenset()
+            return names if named is None else named & {"web_search", EVERY_TOOL}
+        return self.profile.hosted_tools if named is None else named
+
+    @cached_property
+    def loop_context(self) -> LoopContext:
+        """What the loop of hosted tools needs."""
+        context = self.context
+        is_chat = self.route.protocol == CHAT.name
+        return self.services.hosted_tools.make_context(
+            context,
+            ToolClient(context.account_id or "", self.file_search),
+            native=expand_tool_names(self.native_tools),
+            knows_items=not is_chat,
+            keeps_encrypted_reasoning=self.translation_context.stores_encrypted_reasoning,
+            asks_encrypted_reasoning=is_chat or self.translation_context.can_summarize,
+            is_preview=self.is_preview,
+            memory=context.tool_memory,
+        )
+
+    @cached_property
+    def runs_tools(self) -> bool:
+        """Whether the answer is made here of several upstream answers, as tools run here."""
+        return self.client == RESPONSES.name and self.loop_context.is_needed(self.request)
+
+    @property
+    def is_compaction(self) -> bool:
+        """Whether the request is one of ``/responses/compact``."""
+        return self.compaction is make_compact_handler
+
     @property
     def compacts_natively(self) -> bool:
         """Whether this upstream compacts conversations itself."""
@@ -83,7 +121,7 @@ class Attempt:
             style = self._select_style(RESPONSES.name, settings.responses_reasoning)
             of_client = {
                 "reasoning": resolve_responses_style(style, self.request),
-                "stores_encrypted_reasoning": self.compaction is not make_compact_handler
+                "stores_encrypted_reasoning": not self.is_compaction
                 and self.services.store.is_answer_stored(self.request),
             }
         return TranslationContext(
@@ -93,7 +131,7 @@ class Attempt:
             decrypt=partial(cipher.decrypt, owner=owner, spend=limit.spend),
             hosted_tools=settings.hosted_tools,
             custom_tools=self.profile.custom_tools,
-            web_search=self.profile.web_search_options,
+            web_search=bool(self.native_tools & {"web_search", EVERY_TOOL}),
             can_summarize=is_reasoning_model(self.profile, self.route.model),
             extensions=self.profile.responses_takes,
             server_calls=self.profile.server_calls,
@@ -123,13 +161,15 @@ class Attempt:
         upstream = self.route.upstream
         keeps = self.route.protocol == RESPONSES.name and self.profile.keeps_responses
         # A conversation that is compacted here has to be read here.
-        goes_on = self.compaction is not make_compact_handler or self.compacts_natively
+        goes_on = not self.is_compaction or self.compacts_natively
+        # The upstream has not seen all rounds of an answer whose tools run here.
+        goes_on = goes_on and not (keeps and self.runs_tools)
         return UpstreamMemory(upstream.name, keeps, upstream.passthrough_key, goes_on)
 
     @property
     def truncation(self) -> Any:
         """The ``truncation`` of a Responses request; a summary may always drop the oldest turns."""
-        if self.compaction is make_compact_handler or has_compaction_trigger(self.request):
+        if self.is_compaction or has_compaction_trigger(self.request):
             return "auto"
         return self.request.get("truncation")
 

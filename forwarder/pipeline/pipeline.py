@@ -15,8 +15,7 @@ from forwarder.core.client_headers import IDEMPOTENCY_KEY
 from forwarder.core.schema_size import check_schema_sizes
 from forwarder.core.types import Handler
 from forwarder.core.validate import STR, check_enum, check_type
-from forwarder.hosted_tools import with_hosted_tools
-from forwarder.hosted_tools.tool_client import ToolClient
+from forwarder.hosted_tools import with_dropped_tools, with_hosted_tools, with_unstored_rounds
 from forwarder.middleware.cut_annotations import with_cut_annotations
 from forwarder.middleware.json_schema import with_json_schema
 from forwarder.middleware.media import with_media
@@ -29,6 +28,7 @@ from forwarder.middleware.token_limit import with_token_limit
 from forwarder.middleware.truncation import with_truncation
 from forwarder.pipeline.attempt import Attempt
 from forwarder.protocols.chat import CHAT
+from forwarder.protocols.hosted_tools import EVERY_TOOL
 from forwarder.protocols.registry import CLIENT_PROTOCOLS, EMBEDDINGS
 from forwarder.protocols.responses import RESPONSES
 from forwarder.protocols.stream_end import blame_upstream_for_malformed_events
@@ -73,11 +73,6 @@ def is_responses_client(kind: AttemptKind) -> bool:
 
 def is_chat_over_responses(kind: AttemptKind) -> bool:
     return is_chat_client(kind) and kind.over == RESPONSES.name
-
-
-def is_responses_over_chat(kind: AttemptKind) -> bool:
-    """A Responses upstream runs hosted tools itself."""
-    return is_responses_client(kind) and is_chat_upstream(kind)
 
 
 def is_responses_passthrough(kind: AttemptKind) -> bool:
@@ -135,15 +130,21 @@ def wrap_compaction(handler: Handler, attempt: Attempt) -> Handler:
 
 
 def wrap_hosted_tools(handler: Handler, attempt: Attempt) -> Handler:
-    context = attempt.services.hosted_tools.make_context(
-        attempt.context,
-        ToolClient(attempt.context.account_id or "", attempt.file_search),
-        searches_itself=attempt.profile.web_search_options,
-        keeps_encrypted_reasoning=attempt.translation_context.stores_encrypted_reasoning,
-        is_preview=attempt.is_preview,
-        memory=attempt.context.tool_memory,
-    )
+    context = attempt.loop_context
+    if not context.kinds or (attempt.compacts_natively and attempt.is_compaction):
+        return handler
+    if attempt.runs_tools:
+        attempt.context.client_headers.pop(IDEMPOTENCY_KEY, None)  # the rounds are no repetitions
+        if attempt.profile.keeps_responses and attempt.route.protocol == RESPONSES.name:
+            handler = with_unstored_rounds(handler)
     return with_hosted_tools(handler, context)
+
+
+def wrap_dropped_tools(handler: Handler, attempt: Attempt) -> Handler:
+    if EVERY_TOOL in attempt.native_tools:
+        return handler
+    refuses = attempt.services.settings.hosted_tools == "refuse"
+    return with_dropped_tools(handler, attempt.native_tools, attempt.context.loss_report, refuses)
 
 
 def wrap_media(handler: Handler, attempt: Attempt) -> Handler:
@@ -230,7 +231,8 @@ PIPELINE = (
     Stage(is_any, wrap_client_defaults),
     Stage(is_any, wrap_metering),
     Stage(is_responses_client, wrap_compaction),
-    Stage(is_responses_over_chat, wrap_hosted_tools),
+    Stage(is_responses_client, wrap_hosted_tools),
+    Stage(is_responses_passthrough, wrap_dropped_tools),
     Stage(is_any, wrap_media),
     Stage(is_chat_over_responses, wrap_multiple_choices),  # each choice is stopped on its own
     Stage(is_chat_over_responses, wrap_cut_annotations),

@@ -92,6 +92,8 @@ class UpstreamCalls:
     def find_recording_upstream(self, context: RequestContext) -> str | None:
         """The name of the upstream that answered, if it stores responses itself."""
         upstream = self._services.upstreams.get(context.upstream or "")
+        if context.is_answer_composed:
+            return None
         if upstream is None or RESPONSES.name not in upstream.settings.apis:
             return None
         return upstream.settings.name if upstream.profile.keeps_responses else None
@@ -144,6 +146,7 @@ class UpstreamCalls:
         """The stream of the upstream of one route."""
         context.loss_report.local_parameters = self.list_local_parameters(client, request, route)
         attempt = self.new_attempt(route, client, style, context, request)
+        context.is_answer_composed = attempt.runs_tools
         call = attempt.upstream.make_handler(route, client, context)
         model = request["model"]
         stream = build_handler(attempt, self._with_retries(call, route, context))(request)

@@ -128,6 +128,9 @@ _MCP_TOOL = emulate_item(
 _WEB_SEARCH_TOOL = emulate_item(
     "run by the forwarder if `FORWARDER_WEB_SEARCH` names an engine, otherwise dropped"
 )
+_FILE_SEARCH_TOOL = emulate_item(
+    "run by the forwarder if files are stored here (`FORWARDER_FILES`), otherwise dropped"
+)
 _WRAPPED_TOOL = remap_item("becomes a function; its calls are converted back")
 
 RESPONSES_TOOLS: DispositionTable = {
@@ -144,7 +147,7 @@ RESPONSES_TOOLS: DispositionTable = {
     "web_search_2025_08_26": _WEB_SEARCH_TOOL,
     "web_search_preview": _WEB_SEARCH_TOOL,
     "web_search_preview_2025_03_11": _WEB_SEARCH_TOOL,
-    "file_search": _HOSTED_TOOL,
+    "file_search": _FILE_SEARCH_TOOL,
     "code_interpreter": _HOSTED_TOOL,
     "image_generation": _HOSTED_TOOL,
     "mcp": _MCP_TOOL,

@@ -350,5 +350,7 @@ class ResponseStreamState:
             events.append(encode_error_event(detail))
         response = {**self._response, "status": "failed", "output": self._items}
         response["error"] = to_response_error(detail, error.status)
+        if error.usage is not None:
+            response["usage"] = error.usage
         events.append({"type": "response.failed", "response": response})
         return [{**e, "sequence_number": self._number + 1 + i} for i, e in enumerate(events)]

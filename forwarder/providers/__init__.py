@@ -78,6 +78,7 @@ def convert_types(changes: ProfileChanges) -> ProfileChanges:
 
 _FIELD_TYPES: dict[str, Callable[[Any], Any]] = {
     "drop": frozenset,
+    "hosted_tools": frozenset,
     "chat_takes": frozenset,
     "responses_takes": frozenset,
     "server_calls": tuple,

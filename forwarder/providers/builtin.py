@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from forwarder.protocols.hosted_tools import ALL_HOSTED_TOOLS
 from forwarder.providers.profile import Profile
 
 _OPENAI_ONLY_PARAMETERS = frozenset(
@@ -97,6 +98,9 @@ _CHAT_TEMPLATE_FIELDS: dict[str, Any] = {
     "drop": _OPENAI_ONLY_PARAMETERS,
 }
 """Servers that build the prompt with the model's chat template."""
+
+_NO_HOSTED_TOOLS: dict[str, Any] = {"hosted_tools": frozenset[str]()}
+"""Servers for models, which run no tools unless they are configured to."""
 
 _SIGNATURE_FIELDS: dict[str, Any] = {
     "extra_message_fields": False,
@@ -223,6 +227,7 @@ _ALL_PROFILES = (
     Profile(
         "groq",
         ("api.groq.com",),
+        hosted_tools=frozenset({"mcp", "code_interpreter"}),
         extra_message_fields=False,
         max_tokens="max_completion_tokens",
         reasoning_field="reasoning",
@@ -265,6 +270,7 @@ _ALL_PROFILES = (
     Profile(
         "xai",
         ("api.x.ai",),
+        hosted_tools=frozenset({"mcp", "web_search", "file_search", "code_interpreter"}),
         effort_map={**_EFFORTS_UP_TO_HIGH, "none": None},
         file="none",
         drop=_OPENAI_ONLY_PARAMETERS,
@@ -283,6 +289,7 @@ _ALL_PROFILES = (
     Profile(
         "copilot",
         ("githubcopilot.com",),
+        hosted_tools=ALL_HOSTED_TOOLS - {"image_generation"},
         max_tokens="as_is",
         reasoning_field=None,
         file="none",
@@ -331,6 +338,7 @@ _ALL_PROFILES = (
     Profile(
         "openrouter",
         ("openrouter.ai",),
+        hosted_tools=frozenset({"web_search", "image_generation"}),
         reasoning_field="reasoning",
         thinking_switch="reasoning",
         effort_map={"max": "xhigh"},
@@ -353,6 +361,7 @@ _ALL_PROFILES = (
     ),
     Profile(
         "vllm",
+        **_NO_HOSTED_TOOLS,
         repair_responses=True,
         chat_takes=_REPETITION_PARAMETERS,
         responses_takes=_PENALTY_PARAMETERS
@@ -361,12 +370,14 @@ _ALL_PROFILES = (
     ),
     Profile(
         "sglang",
+        **_NO_HOSTED_TOOLS,
         chat_takes=_REPETITION_PARAMETERS,
         responses_takes=_PENALTY_PARAMETERS | {"top_k", "min_p", "repetition_penalty"},
         **_CHAT_TEMPLATE_FIELDS,
     ),
     Profile(
         "llamacpp",
+        **_NO_HOSTED_TOOLS,
         schema_dialect="plain",
         repair_responses=True,
         chat_takes=frozenset(
@@ -388,6 +399,7 @@ _ALL_PROFILES = (
     Profile(
         "ollama",
         (":11434",),
+        **_NO_HOSTED_TOOLS,
         schema_dialect="plain",
         reasoning_field="reasoning",
         effort_map=_EFFORTS_UP_TO_HIGH,
@@ -399,6 +411,7 @@ _ALL_PROFILES = (
     Profile(
         "lmstudio",
         (":1234",),
+        **_NO_HOSTED_TOOLS,
         chat_takes=frozenset({"top_k", "repeat_penalty"}),
         response_format="schema_only",
         thinking_switch="template",

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+from forwarder.protocols.hosted_tools import EVERY_TOOL, HOSTED_TOOLS
+
 log = logging.getLogger("forwarder.profiles")
 
 ProfileChanges = Mapping[str, Any]
@@ -59,6 +61,10 @@ def define_object(takes: str, accepts_value: Callable[[Any], bool]) -> Any:
 def is_name_list(value: Any) -> bool:
     is_list = isinstance(value, list | tuple | frozenset)
     return is_list and all(isinstance(name, str) for name in value)
+
+
+def is_tool_list(value: Any) -> bool:
+    return is_name_list(value) and {*value} <= {EVERY_TOOL, *HOSTED_TOOLS}
 
 
 @dataclass(frozen=True)
@@ -197,6 +203,11 @@ class Profile:
     """The provider stores responses, which can be continued by id."""
     codex_models: bool = define_switch(False)
     """The provider serves the models that Codex itself uses, such as codex-auto-review."""
+    hosted_tools: frozenset[str] = define_field(
+        frozenset({EVERY_TOOL}), "an array of all, " + ", ".join(HOSTED_TOOLS), is_tool_list
+    )
+    """The hosted tools that the provider runs itself in the Responses API; the forwarder runs or
+    drops the others.  ``all`` also passes tools that are not known here."""
     responses_takes: frozenset[str] = define_field(frozenset(), "an array of names", is_name_list)
     """Parameters and types of content parts beyond OpenAI's that are accepted."""
 

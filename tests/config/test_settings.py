@@ -217,6 +217,7 @@ def test_upstream_defaults() -> None:
         headers={},
         query={},
         quirks={},
+        hosted_tools=None,
         connect_timeout=10.0,
         first_byte_timeout=300.0,
         whole_timeout=600.0,

@@ -198,7 +198,8 @@ def check_stream(events: list[Event]) -> Json:
     ]
     assert len(ends) == 1
     assert kinds[-1] == ends[0]
-    assert not [mistake for event in events for mistake in event_mistakes(event)]
+    mistakes = [mistake for event in events for mistake in event_mistakes(event)]
+    assert not mistakes, mistakes[:3]
     response: Json = events[-1]["response"]
     assert not response_mistakes(response)
     assert {e["response"]["id"] for e in events if "response" in e} == {response["id"]}

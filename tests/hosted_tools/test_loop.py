@@ -482,11 +482,8 @@ def test_calls_are_limited_without_max_tool_calls(
 def test_last_round_allows_only_the_clients_tools(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], [text("Done.")])
     run(upstream, context._replace(max_rounds=2), ask([mcp, WEATHER]))
-    assert upstream.requests[1]["tool_choice"] == {
-        "type": "allowed_tools",
-        "mode": "auto",
-        "tools": [{"type": "function", "name": "weather"}],
-    }
+    assert upstream.requests[1]["tools"] == [WEATHER]
+    assert "tool_choice" not in upstream.requests[1]
 
 
 def test_model_that_never_stops_calling_is_stopped(context: LoopContext, mcp: Json) -> None:

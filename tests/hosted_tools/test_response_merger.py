@@ -51,15 +51,19 @@ class Echo(HostedFunction):
         return FinishedCall(lambda item: CallOutcome({**item, "status": "completed"}, (), "out"))
 
 
-def merge(events: list[Event]) -> tuple[list[Event], Round]:
+def merge(events: list[Event], function: HostedFunction | None = None) -> tuple[list[Event], Round]:
     """The client's events of a round and its end, with all hosted calls run."""
     mint = counting_mint()
-    merger = ResponseMerger({"echo": Echo("echo")}, mint, {"tools": []}, None, False)
+    merger = ResponseMerger(
+        {"echo": function or Echo("echo")}.get, mint, {"tools": []}, None, False
+    )
     round_ = new_round(mint)
     out = events_of(merger.read_round(iter([[event] for event in events]), round_))
     for thing in merger.take_held():
         if isinstance(thing, dict):
             out += merger.number_events([thing])
+        elif thing.mode == "cut":
+            out += merger.cut_call(thing)
         else:
             outcome = thing.function.start_call(thing.arguments).read_outcome(thing.item)
             out += merger.finish_call(thing, outcome)
@@ -126,3 +130,33 @@ def test_function_of_a_clients_namespace_is_the_clients(namespace: str | None) -
     own = {**call("echo", "{}"), "namespace": namespace}
     _, round_ = merge(make_events(make_response({}, 1, "completed", [own])))
     assert round_.has_client_calls is (namespace is not None)
+
+
+class Quiet(Echo):
+    """A hosted function without events for its arguments, like a search."""
+
+    argument_events = ""
+
+
+def test_quiet_call_keeps_its_place_before_later_items() -> None:
+    own = call("weather", "{}", "call_3")
+    events = make_events(make_response({}, 1, "completed", [ITEMS[1], own, ITEMS[2]]))
+    places = [[e for e in events if e.get("output_index") == i] for i in range(3)]
+    mixed = [event for row in zip(*places, strict=True) for event in row]
+    merged, round_ = merge([*events[:2], *mixed, events[-1]], Quiet("echo"))
+    response = check_stream(merged)
+    kinds = [item["type"] for item in response["output"]]
+    assert kinds == ["mcp_call", "function_call", "mcp_call"]
+    assert [each.arguments for each in round_.calls] == ["{}", '{"a":1}']
+
+
+@pytest.mark.parametrize("function", [Echo("echo"), Quiet("echo")], ids=["echo", "quiet"])
+def test_call_that_is_never_done_is_cut(function: Echo) -> None:
+    response = {**RESPONSE, "status": "incomplete", "output": [ITEMS[0]]}
+    end = {"type": "response.incomplete", "sequence_number": 99, "response": response}
+    begun = [e for e in EVENTS if e.get("output_index") in (0, 1)][:-1]
+    merged, round_ = merge([*EVENTS[:2], *begun, end], function)
+    assert [item["status"] for item in check_stream(merged)["output"]] == [
+        "completed", "incomplete"
+    ]  # fmt: skip
+    assert round_.items == [ITEMS[0]]

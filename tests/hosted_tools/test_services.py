@@ -66,7 +66,7 @@ def test_wrong_file_of_servers_is_a_mistake_of_the_configuration(tmp_path: Path)
 def test_web_search_is_off_unless_an_engine_is_set() -> None:
     assert not context_of({}).find_kind(SEARCH)
     assert context_of(SEARXNG).find_kind(SEARCH)
-    assert not context_of(SEARXNG, searches_itself=True).find_kind(SEARCH)
+    assert not context_of(SEARXNG, native=frozenset({"web_search"})).find_kind(SEARCH)
 
 
 def test_pages_are_opened_only_for_clients_with_keys() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.hosted_tools.tool_choice import convert_choice, make_final_choice, relax_choice
+from forwarder.hosted_tools.tool_choice import convert_choice, end_hosted_calls, relax_choice
 
 Json = dict[str, Any]
 
@@ -68,7 +68,23 @@ def test_demand_for_a_call_is_met_by_the_first_round() -> None:
     assert relax_choice(allowed) == {**allowed, "mode": "auto"}
 
 
-def test_last_round_allows_only_tools_of_the_client() -> None:
-    assert make_final_choice([{"type": "local_shell"}]) == "none"
-    choice = make_final_choice([{"type": "custom", "name": "c"}, {"type": "web_search"}])
-    assert choice["tools"] == [{"type": "custom", "name": "c"}]
+def test_last_round_has_only_tools_of_the_client() -> None:
+    client = [{"type": "shell"}, {"type": "namespace", "name": "n", "tools": []}]
+    request = {"tools": [*client, {**X, "parameters": {}}], "tool_choice": "auto"}
+    assert end_hosted_calls(request, client, {"a__x"}) == {"tools": client, "tool_choice": "auto"}
+    allowed = {"type": "allowed_tools", "mode": "auto", "tools": [X, {"type": "shell"}]}
+    ended = end_hosted_calls({**request, "tool_choice": allowed}, client, {"a__x"})
+    assert ended["tool_choice"]["tools"] == [{"type": "shell"}]
+
+
+@pytest.mark.parametrize(
+    ("choice", "client"),
+    [
+        ("auto", []),
+        ("none", [{"type": "shell"}]),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [X]}, [{"type": "shell"}]),
+    ],
+)
+def test_last_round_without_allowed_tools_calls_none(choice: Any, client: list[Json]) -> None:
+    request = {"tools": [*client, X], "tool_choice": choice}
+    assert end_hosted_calls(request, client, {"a__x"}) == {**request, "tool_choice": "none"}

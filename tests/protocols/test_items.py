@@ -242,7 +242,7 @@ RESPONSES_TOOL_SAMPLES: dict[str, Json] = {
     "web_search_2025_08_26": {"type": "web_search_2025_08_26"},
     "web_search_preview": {"type": "web_search_preview"},
     "web_search_preview_2025_03_11": {"type": "web_search_preview_2025_03_11"},
-    "file_search": {"type": "file_search", "vector_store_ids": [MARK]},
+    "file_search": {"type": "file_search", "vector_store_ids": ["<store>"]},
     "code_interpreter": {"type": "code_interpreter", "container": MARK},
     "image_generation": {"type": "image_generation", "model": MARK},
     "mcp": MCP_REQUEST,
@@ -260,6 +260,7 @@ ARRIVING_AS = {
     "web_search_2025_08_26": "web_open_page",
     "web_search_preview": "web_open_page",
     "web_search_preview_2025_03_11": "web_open_page",
+    "file_search": "file_search",
 }
 """Row -> a text in its function, for tools whose definition cannot contain the mark."""
 
@@ -393,11 +394,16 @@ class DryRun:
                     "CHAT_BASE_URL": url,
                     "RESPONSES_BASE_URL": url,
                     "FORWARDER_API_KEYS": "k",
+                    "FORWARDER_FILES": "store",
                     "FORWARDER_WEB_SEARCH": "searxng",
                     "FORWARDER_WEB_SEARCH_URL": "http://searxng.test",
                 }
             )
-            self._gateway = Gateway(Services.build(settings))
+            built = Services.build(settings)
+            self._gateway = Gateway(built)
+        owner = built.owners.find_owner(None)
+        stores = self._gateway.vector_stores
+        self.store: str = stores.create_store(owner, "s", None, {}, None, [])["id"]
         self.remembered: str = self._run("hi")["id"]
         self.compacted: str = self._run([ASKED, TRIGGER])["encrypted_content"]
 
@@ -415,7 +421,7 @@ class DryRun:
 
     def translate(self, client: str, request: Json, strict: bool = False) -> Json:
         text = json.dumps({"model": "m", **request}).replace("<remembered>", self.remembered)
-        text = text.replace("<compacted>", self.compacted)
+        text = text.replace("<compacted>", self.compacted).replace("<store>", self.store)
         context = RequestContext("req_2", "translate", LossReport(strict=strict))
         return self._gateway.preview(client, json.loads(text), None, context)
 

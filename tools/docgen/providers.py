@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, fields
 from typing import Any
 
+from forwarder.protocols.hosted_tools import EVERY_TOOL
 from forwarder.providers import PROFILES, Profile
 from forwarder.providers.profile import PROFILE_FIELDS, ProfileChanges
 from tools.docgen.markdown import format_code, render_table
@@ -110,6 +111,13 @@ def _describe_drop(names: frozenset[str]) -> str:
     rest = format_code(sorted(names - usual_drops() if has_usual else names))
     parts = (["the usual parameters"] if has_usual else []) + ([rest] if rest else [])
     return f"drops {' and '.join(parts)}" if parts else "drops no parameters"
+
+
+def _describe_hosted_tools(names: frozenset[str]) -> str:
+    if EVERY_TOOL in names:
+        return "Responses: the upstream runs hosted tools itself"
+    own = format_code(sorted(names)) or "no hosted tools"
+    return f"Responses: the upstream runs {own} itself"
 
 
 def _describe_length(limit: int) -> str:
@@ -287,6 +295,7 @@ FIELD_DESCRIPTIONS: dict[str, Words] = {
         True: "`previous_response_id` is sent to its Responses API",
         False: "earlier turns are sent again",
     },
+    "hosted_tools": _describe_hosted_tools,
     "codex_models": {
         True: "has the models that Codex requests by itself",
         False: "another model replaces those that Codex requests by itself",

@@ -24,6 +24,7 @@ from forwarder.core.validate import (
     read_field,
     require_field,
 )
+from forwarder.protocols.hosted_tools import WEB_SEARCH_TYPES, is_container_shell
 from forwarder.translation.responses_over_chat.tool_kinds import (
     CUSTOM,
     FUNCTION,
@@ -43,16 +44,6 @@ _FIELD_TYPES: dict[str, JsonTypes] = {
     "strict": BOOL,
 }
 """The fields read from a client's tool definition.  Hosted tools may give them other types."""
-
-WEB_SEARCH_TYPES = frozenset(
-    {
-        "web_search",
-        "web_search_2025_08_26",
-        "web_search_preview",
-        "web_search_preview_2025_03_11",
-    }
-)
-"""All types of the web search tool, current and former."""
 
 _LOCATION_FIELDS = ("city", "country", "region", "timezone")
 _CARRIED_SEARCH_FIELDS = ("type", "search_context_size", "user_location")
@@ -248,7 +239,7 @@ def flatten_name(name: str, namespace: str | None) -> str:
 def is_hosted(tool: Json) -> bool:
     """Whether a shell runs in a container, or a tool search on the server, not at the client."""
     if tool["type"] == "shell":
-        return bool((tool.get("environment") or {}).get("type", "local") != "local")
+        return is_container_shell(tool)
     return tool["type"] == "tool_search" and tool.get("execution") != "client"
 
 

@@ -1,0 +1,349 @@
+"""Hosted tools through the whole forwarder: the same over Chat and over Responses upstreams."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx2
+import openai
+import pytest
+
+from tests.fake_provider import faults
+from tests.fake_provider.answers import Answer, Call
+from tests.fake_provider.scripted import ScriptedUpstream
+from tests.helpers.hosted import hosting
+from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
+from tests.hosted_tools.scripted_upstream import check_stream
+from tests.hosted_tools.search_server import PAGE, serving_search
+
+pytestmark = pytest.mark.live  # an MCP server in a process of its own
+
+Json = dict[str, Any]
+CITED = f"Cats sleep ([Cats]({PAGE['url']}))."
+SEARCH: Any = {"type": "web_search"}
+WEATHER: Any = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+
+
+class Setup(NamedTuple):
+    """A forwarder over ``upstream``; ``client`` is the SDK's, ``url`` the forwarder's address."""
+
+    client: openai.OpenAI
+    upstream: ScriptedUpstream
+    url: str
+    is_chat: bool
+
+    def list_inputs(self, index: int) -> list[str]:
+        """The types or roles of the conversation in a request to the upstream."""
+        body = self.upstream.requests[index].body
+        if self.is_chat:
+            return [message["role"] for message in body["messages"]]
+        if isinstance(body["input"], str):
+            return ["message"]
+        return [item.get("type") or "message" for item in body["input"]]
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[str]:
+    with serving_mcp("--protected") as root:
+        yield root
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[str]:
+    with serving_search() as url:
+        yield url
+
+
+UPSTREAMS = {
+    "chat": {"CHAT_HOSTED_TOOLS": "none"},
+    "vllm responses": {"RESPONSES_PROVIDER": "vllm"},
+    "openai responses": {"RESPONSES_PROVIDER": "openai", "RESPONSES_HOSTED_TOOLS": "none"},
+}
+
+
+@pytest.fixture(params=UPSTREAMS)
+def setup(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> Iterator[Setup]:
+    with ScriptedUpstream() as upstream:
+        name = "CHAT" if request.param == "chat" else "RESPONSES"
+        environment = {
+            **UPSTREAMS[request.param],
+            f"{name}_BASE_URL": upstream.url,
+            f"{name}_API_KEY": "u",
+            "FORWARDER_WEB_SEARCH": "searxng",
+            "FORWARDER_WEB_SEARCH_URL": engine,
+            "FORWARDER_API_KEYS": "k",
+            "FORWARDER_REMOTE_ALLOW": "127.0.0.1",
+            "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
+        }
+        with (
+            hosting(environment) as url,
+            openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client,
+        ):
+            yield Setup(client, upstream, url, name == "CHAT")
+
+
+def mcp_tool(root: str, **more: Any) -> Any:
+    return {
+        "type": "mcp",
+        "server_label": "tests",
+        "server_url": f"{root}/mcp",
+        "authorization": TOKEN,
+        "require_approval": "never",
+        **more,
+    }
+
+
+def calls(name: str, **arguments: Any) -> Answer:
+    return Answer(calls=[Call(name=name, arguments=json.dumps(arguments))])
+
+
+def stream_events(setup: Setup, **body: Any) -> list[Json]:
+    """The events of a stream as they are sent."""
+    with (
+        httpx2.Client(headers={"Authorization": "Bearer k"}, timeout=30) as client,
+        client.stream(
+            "POST", f"{setup.url}/v1/responses", json={"model": "m", "stream": True, **body}
+        ) as response,
+    ):
+        lines = [*response.iter_lines()]
+    data = [line.removeprefix("data: ") for line in lines if line.startswith("data: {")]
+    events = [json.loads(each) for each in data]
+    for event in events:
+        event.pop("obfuscation", None)  # OpenAI's padding, which the SDK does not declare
+    return events
+
+
+def test_streamed_search_is_legal_and_cited(setup: Setup) -> None:
+    setup.upstream.script(
+        Answer(text="Let me see.", calls=calls("web_search", query="cats").calls),
+        Answer(text=CITED),
+    )
+    response = check_stream(stream_events(setup, input="cats?", tools=[SEARCH]))
+    before, search, message = response["output"]
+    assert before["content"][0]["text"] == "Let me see."
+    assert (search["type"], search["status"]) == ("web_search_call", "completed")
+    assert message["content"][0]["annotations"][0]["url"] == PAGE["url"]
+    assert response["tools"] == [SEARCH]
+    first, second = (recorded.body for recorded in setup.upstream.requests)
+    assert first["tools"] == second["tools"]
+    one = setup.client.responses.create(model="m", input="hi").usage  # of one round
+    assert one is not None
+    assert response["usage"]["total_tokens"] == 2 * one.total_tokens
+
+
+def test_whole_search_equals_the_stream(setup: Setup) -> None:
+    rounds = calls("web_search", query="cats"), Answer(text=CITED)
+    setup.upstream.script(*rounds, *rounds)
+    whole = setup.client.responses.create(model="m", input="cats?", tools=[SEARCH])
+    streamed = check_stream(stream_events(setup, input="cats?", tools=[SEARCH]))
+    kinds = [item.type for item in whole.output]
+    assert kinds == [item["type"] for item in streamed["output"]] == ["web_search_call", "message"]
+    assert whole.output_text == CITED
+    text: Any = whole.output[1]
+    assert text.content[0].annotations[0].url == PAGE["url"]
+    assert whole.usage is not None
+    assert whole.usage.total_tokens == streamed["usage"]["total_tokens"]
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_next_turn_repeats_the_rounds(setup: Setup, root: str, stored: bool) -> None:
+    tools = [mcp_tool(root)]
+    setup.upstream.script(
+        calls("tests__echo", text="hi"), Answer(text="It said hi."), Answer(text="Bye.")
+    )
+    first = setup.client.responses.create(model="m", input="go", tools=tools, store=stored)
+    assert [item.type for item in first.output] == ["mcp_list_tools", "mcp_call", "message"]
+    if stored:
+        shown = setup.client.responses.retrieve(first.id)
+        assert [item.type for item in shown.output] == [item.type for item in first.output]
+        second = setup.client.responses.create(
+            model="m", input="bye", tools=tools, previous_response_id=first.id
+        )
+    else:
+        carried: list[Any] = [{"role": "user", "content": "go"}, *first.output]
+        second = setup.client.responses.create(
+            model="m", input=[*carried, {"role": "user", "content": "bye"}], tools=tools
+        )
+    assert second.output_text == "Bye."
+    assert [item.type for item in second.output] == ["message"]
+    kinds = (
+        ["user", "assistant", "tool", "assistant", "user"]
+        if setup.is_chat
+        else ["message", "function_call", "function_call_output", "message", "message"]
+    )
+    assert setup.list_inputs(2) == kinds
+    assert "previous_response_id" not in setup.upstream.requests[2].body
+
+
+def test_turn_without_tools_continues_from_rounds_made_here(setup: Setup) -> None:
+    setup.upstream.script(
+        calls("web_search", query="cats"), Answer(text=CITED), Answer(text="A."), Answer(text="B.")
+    )
+    first = setup.client.responses.create(model="m", input="cats?", tools=[SEARCH])
+    second = setup.client.responses.create(model="m", input="and?", previous_response_id=first.id)
+    third = setup.client.responses.create(model="m", input="so?", previous_response_id=second.id)
+    assert (second.output_text, third.output_text) == ("A.", "B.")
+    assert setup.list_inputs(2)[1:3] in (
+        ["assistant", "tool"], ["function_call", "function_call_output"]
+    )  # fmt: skip
+    last = setup.upstream.requests[3].body
+    if last.get("previous_response_id") is None:
+        assert len(setup.list_inputs(3)) == 7
+    else:  # the upstream has the second turn, with the whole history
+        assert setup.list_inputs(3) == ["message"]
+
+
+def test_rounds_are_not_kept_by_the_upstream(setup: Setup) -> None:
+    setup.upstream.script(calls("web_search", query="cats"), Answer(text=CITED))
+    response = setup.client.responses.create(model="m", input="cats?", tools=[SEARCH])
+    assert setup.client.responses.retrieve(response.id).store is True  # here
+    assert not any(recorded.body.get("store") for recorded in setup.upstream.requests)
+
+
+def test_background_response_runs_tools(setup: Setup) -> None:
+    setup.upstream.script(calls("web_search", query="cats"), Answer(text=CITED))
+    started = setup.client.responses.create(
+        model="m", input="cats?", tools=[SEARCH], background=True, stream=True
+    )
+    last: Any = list(started)[-1]
+    assert last.type == "response.completed"
+    assert [item.type for item in last.response.output] == ["web_search_call", "message"]
+    assert not any(recorded.body.get("background") for recorded in setup.upstream.requests)
+
+
+def test_client_and_hosted_calls_of_one_turn_are_both_in_the_next(setup: Setup) -> None:
+    both = [
+        Call(name="web_search", arguments='{"query":"cats"}'),
+        Call(name="weather", arguments="{}"),
+    ]
+    setup.upstream.script(Answer(calls=both), Answer(text="Done."))
+    first = setup.client.responses.create(model="m", input="go", tools=[SEARCH, WEATHER])
+    assert [item.type for item in first.output] == ["web_search_call", "function_call"]
+    call: Any = first.output[1]
+    result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    second = setup.client.responses.create(
+        model="m", input=[result], tools=[SEARCH, WEATHER], previous_response_id=first.id
+    )
+    assert second.output_text == "Done."
+    kinds = setup.list_inputs(1)
+    assert kinds in (
+        ["user", "assistant", "tool", "tool"],
+        ["message", *["function_call"] * 2, *["function_call_output"] * 2],
+    )
+
+
+def test_failed_round_ends_the_stream_with_the_usage_so_far(setup: Setup) -> None:
+    setup.upstream.script(calls("web_search", query="cats"), faults.status(503))
+    response = check_failure(stream_events(setup, input="cats?", tools=[SEARCH]))
+    assert response["usage"]["total_tokens"] > 0
+    assert [item["type"] for item in response["output"]] == ["web_search_call"]
+
+
+def check_failure(events: list[Json]) -> Json:
+    kinds = [event["type"] for event in events]
+    assert kinds[-2:] == ["error", "response.failed"]
+    assert sum(kind in ("response.completed", "response.failed") for kind in kinds) == 1
+    response: Json = events[-1]["response"]
+    return response
+
+
+def test_call_of_a_tool_that_is_not_offered_fails(setup: Setup, root: str) -> None:
+    setup.upstream.script(calls("tests__unheard", a=1), Answer(text="Oh."))
+    tool = mcp_tool(root, allowed_tools=["echo"])
+    response = check_stream(stream_events(setup, input="go", tools=[tool]))
+    call = response["output"][1]
+    assert (call["type"], call["name"], call["status"]) == ("mcp_call", "unheard", "failed")
+    assert "does not offer this tool" in call["error"]["message"]
+    assert response["output"][2]["content"][0]["text"] == "Oh."
+
+
+def test_tools_of_an_item_run_too(setup: Setup, root: str) -> None:
+    setup.upstream.script(calls("tests__echo", text="hi"), Answer(text="Done."))
+    items: list[Any] = [
+        {"role": "user", "content": "go"},
+        {"type": "additional_tools", "role": "developer", "tools": [mcp_tool(root)]},
+    ]
+    response = check_stream(stream_events(setup, input=items))
+    kinds = [item["type"] for item in response["output"]]
+    assert kinds == ["mcp_list_tools", "mcp_call", "message"]
+    assert TOKEN not in json.dumps([recorded.body for recorded in setup.upstream.requests])
+
+
+def test_bad_tool_in_an_item_is_named(setup: Setup, root: str) -> None:
+    tool = mcp_tool(root, server_url="ftp://x")
+    items: list[Any] = [{"type": "additional_tools", "role": "developer", "tools": [tool]}]
+    with pytest.raises(openai.BadRequestError) as refused:
+        setup.client.responses.create(model="m", input=items)
+    assert refused.value.param == "input[0].tools[0].server_url"
+
+
+def test_tools_that_run_nowhere_are_dropped_by_name(setup: Setup) -> None:
+    setup.upstream.script(Answer(text="Hi."), Answer(text="Hi."))
+    tools: Any = [{"type": "code_interpreter", "container": {"type": "auto"}}, WEATHER]
+    answer = setup.client.responses.with_raw_response.create(model="m", input="hi", tools=tools)
+    assert "tools.code_interpreter" in answer.headers["x-forwarder-dropped"]
+    sent = setup.upstream.requests[0].body["tools"]
+    assert [tool.get("type") for tool in sent] == ["function"]
+    with pytest.raises(openai.BadRequestError) as refused:
+        setup.client.responses.create(
+            model="m", input="hi", tools=tools, tool_choice={"type": "code_interpreter"}
+        )
+    assert refused.value.param == "tool_choice"
+
+
+def test_upstream_that_runs_all_tools_gets_them(engine: str) -> None:
+    with ScriptedUpstream(strict=False) as upstream:
+        environment = {
+            "RESPONSES_BASE_URL": upstream.url,
+            "RESPONSES_API_KEY": "u",
+            "RESPONSES_PROVIDER": "openai",
+            "FORWARDER_WEB_SEARCH": "searxng",
+            "FORWARDER_WEB_SEARCH_URL": engine,
+        }
+        tools: Any = [SEARCH, {"type": "image_generation"}]
+        with (
+            hosting(environment) as url,
+            openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client,
+        ):
+            client.responses.create(model="m", input="hi", tools=tools)
+        assert upstream.requests[0].body["tools"] == tools
+
+
+def test_operators_server_runs_here_beside_the_upstreams_tools(tmp_path: Path) -> None:
+    with serving_mcp() as root, ScriptedUpstream(strict=False) as upstream:
+        path = tmp_path / "mcp.json"
+        path.write_text(json.dumps({"mcpServers": {"house": {"url": f"{root}/mcp"}}}))
+        environment = {
+            "RESPONSES_BASE_URL": upstream.url,
+            "RESPONSES_API_KEY": "u",
+            "RESPONSES_PROVIDER": "openai",
+            "FORWARDER_MCP_SERVERS": str(path),
+            "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
+        }
+        house: Any = {"type": "mcp", "server_label": "house", "require_approval": "never"}
+        other: Any = {**house, "server_label": "other", "server_url": "https://mcp.example/"}
+        upstream.script(calls("house__echo", text="hi"), Answer(text="Done."), Answer(text="Bye."))
+        with (
+            hosting(environment) as url,
+            openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client,
+        ):
+            first = client.responses.create(model="m", input="go", tools=[house, other])
+            theirs: Any = {"type": "mcp_call", "id": "mcp_68a0", "name": "x", "arguments": "{}",
+                           "server_label": "other", "output": "o", "error": None}  # fmt: skip
+            client.responses.create(
+                model="m",
+                input=[theirs, {"role": "user", "content": "bye"}],
+                tools=[house, other],
+                previous_response_id=first.id,
+            )
+        assert [item.type for item in first.output] == ["mcp_list_tools", "mcp_call", "message"]
+        sent = upstream.requests[0].body["tools"]
+        assert [tool for tool in sent if tool["type"] == "mcp"] == [other]
+        last = upstream.requests[2].body["input"]
+        kinds = [item.get("type") or "message" for item in last]
+        assert kinds == [
+            "message", "function_call", "function_call_output", "message", "mcp_call", "message"
+        ]  # fmt: skip
