@@ -215,6 +215,21 @@ def parse_tool_names(text: str) -> frozenset[str]:
     return names - {"none"}
 
 
+class McpTarget(NamedTuple):
+    """A tool of one of the operator's MCP servers."""
+
+    label: str
+    tool: str
+
+
+@with_error_message("mcp:LABEL/TOOL")
+def parse_mcp_target(text: str) -> McpTarget:
+    kind, _, target = text.partition(":")
+    label, _, tool = target.partition("/")
+    require(kind == "mcp" and label and tool)
+    return McpTarget(label, tool)
+
+
 @with_error_message("a JSON object of objects by model pattern")
 def parse_model_info(text: str) -> Mapping[str, Mapping[str, Any]]:
     info = parse_object(text)

@@ -24,7 +24,14 @@ from typing import Any, NamedTuple
 from dotenv import load_dotenv
 
 from forwarder.config import parsers
-from forwarder.config.parsers import ENV_PREFIX, PASSTHROUGH_KEY, Fallback, Parser
+from forwarder.config.parsers import (
+    ENV_PREFIX,
+    PASSTHROUGH_KEY,
+    Fallback,
+    McpTarget,
+    Parser,
+)
+from forwarder.protocols.hosted_tools import HOSTED_TOOLS
 
 DOTENV_VARIABLE = "FORWARDER_DOTENV"
 TRACING_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -98,7 +105,8 @@ class Settings:
     ``memory`` or a directory; ``capture_max`` is in bytes. ``background_grace`` is ``None`` if
     background work has the grace period of all other answers; ``background_unsaved_max`` is in
     bytes. ``files`` is ``auto``, ``store`` or ``upstream``; ``file_max`` and ``files_max`` (of one
-    client) are in bytes. ``mcp_servers`` is the path of a file; ``tool_timeout`` is in seconds.
+    client) are in bytes. ``mcp_servers`` is the path of a file; ``mapped_tools`` are MCP
+    tools by the name of the hosted tool that they stand for. ``tool_timeout`` is in seconds.
     ``docs_dir`` is the folder of the built documentation, ``None`` if it is not served. ``demo`` is
     true if no upstream is configured and ``upstreams`` are the built-in demo.
     """
@@ -119,6 +127,7 @@ class Settings:
     hosted_tools: str
     mcp_urls: bool
     mcp_servers: str | None
+    mapped_tools: Mapping[str, McpTarget] = field(hash=False)
     tool_timeout: float
     web_search: str
     web_search_url: str | None
@@ -191,6 +200,8 @@ class Settings:
         reader = EnvironmentReader(environ)
         values = reader.read_table(ENV_PREFIX, SETTINGS)
         names = values.pop("upstreams") or ()
+        targets = {name: values.pop(f"mapped_{name}") for name in MAPPABLE_TOOLS}
+        values["mapped_tools"] = {name: each for name, each in targets.items() if each is not None}
         reader.find_misspelled(names)
         upstreams, demo = read_upstreams(reader, names)
         reader.find_lost_fallbacks(upstreams)
@@ -239,6 +250,9 @@ class Setting(NamedTuple):
     default: str | None
 
 
+MAPPABLE_TOOLS = tuple(name for name in HOSTED_TOOLS if name != "mcp")
+"""Hosted tools that an MCP tool can stand for."""
+
 SETTINGS = (
     Setting("UPSTREAMS", "upstreams", parsers.parse_names, "chat,responses"),
     Setting("DEFAULT_MODEL", "default_model", str, None),
@@ -255,6 +269,10 @@ SETTINGS = (
     Setting("HOSTED_TOOLS", "hosted_tools", parsers.make_word_parser("drop", "refuse"), "drop"),
     Setting("MCP_URLS", "mcp_urls", parsers.parse_on_off, "on"),
     Setting("MCP_SERVERS", "mcp_servers", str, None),
+    *(
+        Setting(f"HOSTED_TOOL_{name.upper()}", f"mapped_{name}", parsers.parse_mcp_target, None)
+        for name in MAPPABLE_TOOLS
+    ),
     Setting("TOOL_TIMEOUT", "tool_timeout", parsers.parse_seconds, "60"),
     Setting("WEB_SEARCH", "web_search", parsers.parse_search_engine, "off"),
     Setting("WEB_SEARCH_URL", "web_search_url", parsers.parse_service_url, None),

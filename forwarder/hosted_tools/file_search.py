@@ -20,13 +20,14 @@ from forwarder.hosted_tools.hosted_function import (
 )
 from forwarder.hosted_tools.tool_client import FilePassage, SearchFiles, ToolClient
 from forwarder.hosted_tools.tool_kind import (
+    UNKNOWN_RESULT,
     HistoryCall,
     ToolKind,
     ToolRequest,
     ToolSet,
     reserve_name,
 )
-from forwarder.hosted_tools.web_search import UNKNOWN_RESULT, BackgroundCall
+from forwarder.hosted_tools.web_search import BackgroundCall
 
 FUNCTION = "file_search"
 """The function of the model for a ``file_search_call``."""

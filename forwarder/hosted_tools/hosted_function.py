@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from forwarder.core.types import Json
+from forwarder.core.types import Event, Json
 
 _TOKEN_LENGTH = 8
 _EMBEDDABLE_CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,48}")
@@ -74,6 +74,10 @@ class HostedFunction(ABC):
     @abstractmethod
     def start_call(self, arguments: str) -> RunningCall:
         """Start a call with the model's arguments."""
+
+    def make_detail_events(self, item: Json) -> list[Event]:
+        """Make the events after ``start_events``, without the place of the item."""
+        return []
 
     def cut_item(self, item: Json) -> Json:
         """Return the item of a call that is not run, because the response ends before."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from forwarder.hosted_tools.file_search import FileSearchKind
+from forwarder.hosted_tools.mapped_tools import MappedTool, build_mapped_kind
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_kind import McpKind
 from forwarder.hosted_tools.mcp_tools import McpPolicy
@@ -17,12 +18,14 @@ class ToolResources(NamedTuple):
     """What the settings give to kinds of tools.
 
     ``search`` is ``None`` if no search engine is configured. ``call_seconds`` limits a call.
+    ``mapped`` are hosted tools that MCP tools stand for.
     """
 
     client: McpClient
     policy: McpPolicy
     search: WebSearch | None = None
     call_seconds: float = 60.0
+    mapped: tuple[MappedTool, ...] = ()
 
 
 KIND_BUILDERS: tuple[Callable[[ToolResources], ToolKind], ...] = (
@@ -63,4 +66,12 @@ class KindTable:
 
 
 def build_kinds(resources: ToolResources) -> KindTable:
-    return KindTable(build(resources) for build in KIND_BUILDERS)
+    """Return the kinds; a mapped tool takes the place of the kind with its name."""
+    mapped = {each.name: build_mapped_kind(resources.client, each) for each in resources.mapped}
+    own = [build(resources) for build in KIND_BUILDERS]
+    return KindTable(
+        [
+            *(HistoryKind(kind) if kind.name in mapped else kind for kind in own),
+            *mapped.values(),
+        ]
+    )

@@ -255,7 +255,7 @@ class McpFunction(HostedFunction):
     """A tool of an MCP server as a function of the model."""
 
     id_prefix = "mcp"
-    start_events = ("response.mcp_call.in_progress",)
+    start_events: tuple[str, ...] = ("response.mcp_call.in_progress",)
     argument_events = "response.mcp_call_arguments"
 
     def __init__(

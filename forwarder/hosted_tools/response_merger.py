@@ -298,8 +298,11 @@ class ResponseMerger:
             "output_index": call.index,
             "item": call.item,
         }
+        place = {"item_id": call.item_id, "output_index": call.index}
         for kind in call.function.start_events:
-            yield {"type": kind, "item_id": call.item_id, "output_index": call.index}
+            yield {"type": kind, **place}
+        for event in call.function.make_detail_events(call.item):
+            yield {**event, **place}
 
     def _read_call_event(
         self, event: Event, call: HostedCall, round_: Round

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from forwarder.core.concurrency import get_address_info
 from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools.first_request import LoopContext
 from forwarder.hosted_tools.kinds import ToolResources, build_kinds
+from forwarder.hosted_tools.mapped_tools import MappedTool
 from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
 from forwarder.hosted_tools.mcp_server import McpServer, parse_server_file
 from forwarder.hosted_tools.mcp_tools import McpPolicy
@@ -35,9 +37,11 @@ class HostedToolServices:
         self.client = McpClient(guard, McpLimits(call_seconds=settings.tool_timeout))
         # A client without a key could use the forwarder to reach servers in its name.
         allows_urls = settings.mcp_urls and bool(settings.api_keys)
-        policy = McpPolicy(read_servers(settings.mcp_servers), allows_urls)
+        servers = read_servers(settings.mcp_servers)
+        policy = McpPolicy(servers, allows_urls)
         search = build_search(settings)
-        resources = ToolResources(self.client, policy, search, settings.tool_timeout)
+        mapped = map_tools(settings, servers)
+        resources = ToolResources(self.client, policy, search, settings.tool_timeout, mapped)
         self._restrict = lru_cache(maxsize=64)(build_kinds(resources).restrict)
 
     def make_context(
@@ -82,6 +86,21 @@ def read_servers(path: str | None) -> dict[str, McpServer]:
     except ValueError as error:
         message = f"FORWARDER_MCP_SERVERS must be the path of a valid file: {error}"
         raise ConfigError([message]) from None
+
+
+def map_tools(settings: Settings, servers: Mapping[str, McpServer]) -> tuple[MappedTool, ...]:
+    """Return the mapped tools. Raises ConfigError if a server is not configured."""
+    lost = [
+        f"FORWARDER_HOSTED_TOOL_{name.upper()} must name a server in FORWARDER_MCP_SERVERS"
+        for name, target in settings.mapped_tools.items()
+        if target.label not in servers
+    ]
+    if lost:
+        raise ConfigError(lost)
+    return tuple(
+        MappedTool(name, servers[target.label], target.tool)
+        for name, target in settings.mapped_tools.items()
+    )
 
 
 def build_search(settings: Settings) -> WebSearch | None:

@@ -20,6 +20,9 @@ from forwarder.core.types import Json
 from forwarder.hosted_tools.hosted_function import HostedFunction
 from forwarder.hosted_tools.tool_client import ToolClient
 
+UNKNOWN_RESULT = "The result was used in the answer that follows."
+"""The output of an earlier call whose results the client does not send."""
+
 
 class HistoryCall(NamedTuple):
     """A hosted call of an earlier turn as a function call; ``item_id`` is the id of its item."""
@@ -181,7 +184,7 @@ class HistoryKind(ToolKind):
 
     def __init__(self, kind: ToolKind) -> None:
         self.name = kind.name
-        self.tool_types = kind.tool_types
+        self.tool_types = frozenset()
         self.item_types = kind.item_types
         self._kind = kind
 

@@ -127,6 +127,7 @@ def test_forwarder_defaults() -> None:
         hosted_tools="drop",
         mcp_urls=True,
         mcp_servers=None,
+        mapped_tools={},
         tool_timeout=60,
         web_search="off",
         web_search_url=None,
@@ -617,7 +618,12 @@ def test_settings_are_hashable() -> None:
 @pytest.mark.parametrize(
     ("table", "settings", "beside"),
     [
-        (SETTINGS, Settings, {"demo", "tracing"}),
+        # Rows of mapped tools are collected in one field.
+        (
+            tuple(row for row in SETTINGS if not row.field.startswith("mapped_")),
+            Settings,
+            {"demo", "tracing", "mapped_tools"},
+        ),
         (UPSTREAM_SETTINGS, UpstreamSettings, {"name", "registered"}),
     ],
 )

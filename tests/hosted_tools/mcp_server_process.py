@@ -79,6 +79,13 @@ def make_server(protected: bool) -> Any:
         """A picture and a caption."""
         return ["a pixel", Image(data=PIXEL, format="png")]
 
+    @server.tool(structured_output=False)
+    def run(source: str, timeout: int = 5) -> list[Any]:
+        """Run Python."""
+        if source == "draw()":
+            return ["drawn", Image(data=PIXEL, format="png")]
+        return [f"ran {source}"]
+
     @server.tool()
     def fail() -> str:
         """Always fails."""

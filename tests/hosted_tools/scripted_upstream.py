@@ -183,7 +183,10 @@ def make_summary_events(at_item: Json, content: str) -> list[Event]:
 
 # -- laws ---------------------------------------------------------------------------------------
 
-_HOSTED = ("mcp_call", "web_search_call", "file_search_call")
+_HOSTED = (
+    "mcp_call", "web_search_call", "file_search_call", "code_interpreter_call",
+    "image_generation_call",
+)  # fmt: skip
 
 
 def check_stream(events: list[Event]) -> Json:
