@@ -30,7 +30,7 @@ OWNERS = {
     "mcp_types": ("hosted_tools/",),
     "anyio": ("hosted_tools/",),
     "asyncio": ("hosted_tools/",),
-    "trafilatura": ("hosted_tools/",),
+    "trafilatura": ("text_extraction/extract.py",),
     "geventhttpclient": ("upstream/transport/",),
     "gunicorn": ("server/", "cli/"),
     "cryptography": ("core/encryption.py",),
@@ -51,9 +51,9 @@ OWNERS = {
     "sqlalchemy": ("storage/db/", "storage/repositories/"),
     "alembic": ("storage/db/",),
     "psycopg": ("storage/db/",),
-    "pypdf": ("vector_stores/extract.py",),
-    "docx": ("vector_stores/extract.py",),
-    "lxml": ("vector_stores/extract.py",),
+    "pypdf": ("text_extraction/extract.py",),
+    "docx": ("text_extraction/extract.py",),
+    "lxml": ("text_extraction/extract.py",),
 }
 """Library -> the only packages or modules that import it."""
 
@@ -209,6 +209,7 @@ LAYERS = (
     "translation",
     "config",
     "context",
+    "text_extraction",
     "demo",
     "upstream",
     "middleware",

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import re
+import threading
 from typing import NamedTuple
 
-from forwarder.core.concurrency import BlockingPool
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest
 from forwarder.hosted_tools.web_search_backends import clean_text
 from forwarder.middleware.media import Fetcher
+from forwarder.text_extraction.extraction_process import (
+    ExtractionError,
+    extract_file,
+    extract_page,
+)
 
 MAX_PAGE_BYTES = 3 * 2**20
 """Larger pages are not parsed."""
 
 MAX_PARSERS = 2
-"""Pages that are parsed at the same time, in native threads."""
+"""Pages that are parsed at the same time, each in a process; others wait `WAIT_SECONDS`."""
+
+WAIT_SECONDS = 20.0
 
 MAX_MATCHES = 10
 MATCH_CONTEXT = 300
 """Characters before and after a match of `find_in_text`."""
 
 _TITLE = re.compile(rb"<title[^<>]{0,200}>([^<>]{1,1000})</title", re.IGNORECASE)
-_PARSED_TYPES = ("text/html", "application/xhtml")
+_HTML_TYPES = ("text/html", "application/xhtml")
 _TEXT_TYPES = ("text/", "application/json", "application/xml")
+_PDF_TYPE = "application/pdf"
 
 
 class Page(NamedTuple):
@@ -40,7 +48,7 @@ class PageReader:
 
     def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher
-        self._pool = BlockingPool(MAX_PARSERS)
+        self._slots = threading.BoundedSemaphore(MAX_PARSERS)
 
     def read_page(self, url: str, client: str) -> Page:
         """Fetch a page and return its readable text. Raises PageFailure."""
@@ -51,26 +59,29 @@ class PageReader:
             raise PageFailure(f"The page could not be opened: {reason}") from None
         if len(blob.data) > MAX_PAGE_BYTES:
             raise PageFailure("The page could not be opened: it is too large.")
-        # In a native thread, because parsing a page takes up to seconds.
-        return self._pool.run(lambda: extract_page(blob, url))
-
-
-def extract_page(blob: Blob, url: str) -> Page:
-    """Return the readable text of a document. Raises PageFailure if it has none."""
-    kind = blob.type or ""
-    if not kind.startswith((*_PARSED_TYPES, *_TEXT_TYPES)):
+        kind = blob.type or ""
+        if kind.startswith((*_HTML_TYPES, _PDF_TYPE)):
+            return self._parse_page(blob, url)
+        if kind.startswith(_TEXT_TYPES):
+            return Page(url, blob.data.decode("utf-8", "replace"))
         raise PageFailure(f"The page has no readable text: it is of type {kind}.")
-    if not kind.startswith(_PARSED_TYPES):
-        return Page(url, blob.data.decode("utf-8", "replace"))
-    from trafilatura import bare_extraction  # slow to import
 
-    document = bare_extraction(blob.data, url=url, favor_recall=True, include_links=False)
-    text = getattr(document, "text", None)
-    if not text:
-        raise PageFailure("The page has no readable text.")
-    title = _TITLE.search(blob.data)
-    name = clean_text(title[1].decode("utf-8", "replace")) if title else ""
-    return Page(name or url, str(text))
+    def _parse_page(self, blob: Blob, url: str) -> Page:
+        if not self._slots.acquire(timeout=WAIT_SECONDS):
+            raise PageFailure("The page could not be read: too many pages are being read.")
+        try:
+            if (blob.type or "").startswith(_PDF_TYPE):
+                return Page(url, extract_file([blob.data], "page.pdf", lambda: False))
+            return Page(find_title(blob.data) or url, extract_page(blob.data, url))
+        except ExtractionError as failure:
+            raise PageFailure(f"The page could not be read: {failure.message}") from None
+        finally:
+            self._slots.release()
+
+
+def find_title(html: bytes) -> str:
+    title = _TITLE.search(html)
+    return clean_text(title[1].decode("utf-8", "replace")) if title else ""
 
 
 def find_in_text(text: str, pattern: str) -> list[str]:

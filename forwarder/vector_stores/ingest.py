@@ -21,8 +21,8 @@ from forwarder.storage.db.vector_chunks import NewChunk
 from forwarder.storage.db.vector_stores import PendingFile
 from forwarder.storage.files import FileStore
 from forwarder.storage.repositories.vector_stores import VectorStoreRepository
+from forwarder.text_extraction.extraction_process import ExtractionError, extract_file
 from forwarder.vector_stores.chunking import ChunkingStrategy, split_text
-from forwarder.vector_stores.extraction_process import ExtractionError, extract_text
 from forwarder.vector_stores.vectors import MAX_DIMENSIONS, normalize, pack_bits, pack_vector
 from forwarder.vector_stores.words import split_words
 
@@ -128,7 +128,7 @@ class Ingestor:
         """Store the passages of a claimed file; return their bytes."""
         claimed = claim.file
         content = self._files.iterate_content(claimed.owner, claimed.file)
-        text = extract_text(content, claimed.filename, claim.is_lost.is_set)
+        text = extract_file(content, claimed.filename, claim.is_lost.is_set)
         room = self._files.max_owner - self._files.measure_owner(claimed.owner)
         size = 0
         strategy = ChunkingStrategy(claimed.chunk_tokens, claimed.overlap_tokens)

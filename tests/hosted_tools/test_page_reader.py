@@ -10,7 +10,9 @@ from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools import page_reader
 from forwarder.hosted_tools.page_reader import PageFailure, PageReader, find_in_text
 from forwarder.middleware.media import Fetcher
+from forwarder.text_extraction import extraction_process
 from tests.helpers.loopback import Peer, serving
+from tests.text_extraction.documents import make_pdf
 
 HTML = b"""<html><head><title>Cats</title></head><body><nav>Menu Home About</nav><article>
 <h1>Cats</h1><p>The cat is a small carnivorous mammal, and it sleeps for most of the day.</p>
@@ -44,6 +46,10 @@ def test_plain_text_is_read_as_it_is() -> None:
     assert read(answering("höi".encode(), b"text/plain")).text == "höi"
 
 
+def test_pdf_is_read() -> None:
+    assert read(answering(make_pdf("Hello"), b"application/pdf")).text == "Hello"
+
+
 def refuse(peer: Peer) -> None:
     peer.request()
     peer.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
@@ -53,7 +59,7 @@ def refuse(peer: Peer) -> None:
     ("script", "reason"),
     [
         (refuse, "its server answered 404"),
-        (answering(b"%PDF-1.7", b"application/pdf"), "no readable text"),
+        (answering(b"%PDF-1.7", b"application/pdf"), "could not be read: The PDF file"),
         (answering(b"<html></html>", b"text/html"), "no readable text"),
         (answering(b"x", b"video/mp4"), "could not be opened"),
     ],
@@ -71,6 +77,19 @@ def test_private_address_is_refused() -> None:
 def test_large_page_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_reader, "MAX_PAGE_BYTES", 100)
     with pytest.raises(PageFailure, match="too large"):
+        read(answering(HTML, b"text/html"))
+
+
+def test_page_that_takes_too_long_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extraction_process, "PAGE_SECONDS", 0.0)
+    with pytest.raises(PageFailure, match="could not be read: .* limits of time and memory"):
+        read(answering(HTML, b"text/html"))
+
+
+def test_page_waits_for_others_only_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_reader, "MAX_PARSERS", 0)
+    monkeypatch.setattr(page_reader, "WAIT_SECONDS", 0.01)
+    with pytest.raises(PageFailure, match="too many pages"):
         read(answering(HTML, b"text/html"))
 
 

@@ -22,7 +22,7 @@ from openai import OpenAI
 from tests.live.conftest import Serve
 from tests.live.neighbour import Neighbour, list_workers
 from tests.live.server import Server, running
-from tests.vector_stores.documents import HTML, make_docx, make_pdf
+from tests.text_extraction.documents import HTML, make_docx, make_pdf
 
 DIMENSIONS = 1536
 

@@ -14,8 +14,8 @@ from forwarder.storage.db import vector_chunks, vector_stores
 from forwarder.storage.db.vector_stores import NewStoreFile
 from forwarder.vector_stores import ingest
 from forwarder.vector_stores.ingest import Ingestor, pack_embeddings
+from tests.text_extraction.documents import HTML, make_docx, make_pdf
 from tests.vector_stores.conftest import OWNER, Client, Open, embed
-from tests.vector_stores.documents import HTML, make_docx, make_pdf
 
 
 def get_file(client: Client, store: str, name: str) -> dict[str, Any]:

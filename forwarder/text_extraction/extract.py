@@ -1,8 +1,9 @@
-"""Extract the text of a file. A program of its own, so that a file cannot harm the worker.
+"""Extract the text of a document. A program of its own, so that it cannot harm the worker.
 
-It runs as ``python -I extract.py FILENAME``, reads the content from standard input, and writes a
-line with a status and the number of characters, then the text, or the reason if there is none. It
-imports nothing of the forwarder, gets no environment, and limits its own memory and time.
+It runs as ``python -I extract.py KIND NAME``, reads the content from standard input, and writes a
+line with a status and the number of bytes, then the text, or the reason if there is none. `KINDS`
+has the kinds of documents. The program imports nothing of the forwarder, gets no environment, and
+limits its own memory and time.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from collections.abc import Callable, Iterator
 
 OK, INVALID, UNSUPPORTED = "ok", "invalid_file", "unsupported_file"
 
+FILE, PAGE = "file", "page"
+"""Kinds of documents: a file, of which the name is given, and a web page, of which the URL is."""
+
 MEMORY_BYTES = 1 << 30
-CPU_SECONDS = 60
+CPU_SECONDS = {FILE: 60, PAGE: 20}
 NICENESS = 10
 """Other processes come first."""
 
@@ -84,6 +88,17 @@ def limit_pieces(pieces: Iterator[str]) -> Iterator[str]:
         if total > MAX_CHARACTERS:
             raise InvalidFile(f"The file has more than {MAX_CHARACTERS} characters of text.")
         yield piece
+
+
+def extract_page(data: bytes, url: str) -> str:
+    """Return the main text of a web page, without menus and footers. Raises InvalidFile."""
+    from trafilatura import bare_extraction
+
+    document = bare_extraction(data, url=url, favor_recall=True, include_links=False)
+    text = getattr(document, "text", None)
+    if not text:
+        raise InvalidFile("The page has no readable text.")
+    return "".join(limit_pieces(iter([str(text)])))
 
 
 def extract_pdf(data: bytes) -> Iterator[str]:
@@ -168,26 +183,32 @@ def extract_plain(data: bytes) -> Iterator[str]:
         yield data.decode("cp1252", "replace")  # what older Windows programs write
 
 
-def limit_resources() -> None:
+KINDS: dict[str, Callable[[bytes, str], str]] = {FILE: extract_text, PAGE: extract_page}
+"""Kind of a document -> the function that returns its text."""
+
+
+def limit_resources(kind: str) -> None:
+    seconds = CPU_SECONDS[kind]
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(NICENESS)
 
 
 def main() -> None:
-    """Read the file from standard input, and write its text or the reason why there is none."""
-    limit_resources()
+    """Read a document from standard input, and write its text or the reason why there is none."""
+    kind, name = sys.argv[1:]
+    limit_resources(kind)
     try:
-        text, status = extract_text(sys.stdin.buffer.read(), sys.argv[1]), OK
+        text, status = KINDS[kind](sys.stdin.buffer.read(), name), OK
     except UnsupportedFile as error:
         text, status = str(error), UNSUPPORTED
     except InvalidFile as error:
         text, status = str(error), INVALID
     except MemoryError:
-        text, status = "The file needs too much memory.", INVALID
-    except Exception as error:  # whatever a parser raises for a broken file
-        text, status = f"The file cannot be read ({type(error).__name__}).", INVALID
+        text, status = f"The {kind} needs too much memory.", INVALID
+    except Exception as error:  # whatever a parser raises for a broken document
+        text, status = f"The {kind} cannot be read ({type(error).__name__}).", INVALID
     content = text.encode("utf-8", "replace")
     sys.stdout.buffer.write(f"{status} {len(content)}\n".encode() + content)
 

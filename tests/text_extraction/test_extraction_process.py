@@ -8,19 +8,30 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.vector_stores import extraction_process
-from forwarder.vector_stores.extraction_process import ExtractionError, extract_text
-from tests.vector_stores.documents import make_docx, make_pdf
+from forwarder.text_extraction import extraction_process
+from forwarder.text_extraction.extraction_process import ExtractionError, extract_file, extract_page
+from tests.text_extraction.documents import make_docx, make_pdf
 
 
 def extract(data: bytes, filename: str, is_cancelled: bool = False) -> str:
-    return extract_text([data[:3], data[3:]], filename, lambda: is_cancelled)
+    return extract_file([data[:3], data[3:]], filename, lambda: is_cancelled)
 
 
 def test_text_comes_from_a_process() -> None:
     assert extract("Grüße\n".encode(), "a.txt") == "Grüße"
     assert extract(make_pdf("Hello"), "a.pdf") == "Hello"
     assert extract(make_docx("Hello"), "a.docx") == "Hello"
+
+
+def test_text_of_a_page_has_no_scripts() -> None:
+    text, script = "The cat is a small mammal that sleeps all day.", "<script>alert(1)</script>"
+    html = f"<html><body><article><p>{text}</p>{script}</article></body></html>"
+    assert extract_page(html.encode(), "https://example.org/") == text
+
+
+def test_page_without_text_is_an_invalid_file() -> None:
+    with pytest.raises(ExtractionError, match="The page has no readable text"):
+        extract_page(b"<html></html>", "https://example.org/")
 
 
 @pytest.mark.parametrize(
@@ -72,9 +83,9 @@ def test_process_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caus
     )
     started = time.monotonic()
     if cause == "timeout":
-        monkeypatch.setattr(extraction_process, "TIMEOUT_SECONDS", 1.0)
+        monkeypatch.setattr(extraction_process, "FILE_SECONDS", 1.0)
     with pytest.raises(ExtractionError, match="limits"):
-        extract_text(
+        extract_file(
             [b"x"], "a.txt", lambda: cause == "cancelled" and time.monotonic() > started + 1
         )
 
@@ -98,9 +109,7 @@ def test_process_has_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_process_limits_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Path(extraction_process.extract.__file__).read_text()
-    program = source.replace(
-        "text, status = extract_text(", "bytearray(2 << 30); text, status = extract_text("
-    )
+    program = source.replace("text, status = KINDS", "bytearray(2 << 30); text, status = KINDS")
     assert program != source
     write_program(tmp_path, monkeypatch, program)
     with pytest.raises(ExtractionError, match="too much memory"):

@@ -7,9 +7,9 @@ import zipfile
 
 import pytest
 
-from forwarder.vector_stores import extract
-from forwarder.vector_stores.extract import InvalidFile, UnsupportedFile, extract_text
-from tests.vector_stores.documents import HTML, make_docx, make_pdf
+from forwarder.text_extraction import extract
+from forwarder.text_extraction.extract import InvalidFile, UnsupportedFile, extract_text
+from tests.text_extraction.documents import HTML, make_docx, make_pdf
 
 
 def test_pdf_pages_are_read() -> None:

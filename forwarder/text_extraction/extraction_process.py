@@ -18,30 +18,46 @@ from pathlib import Path
 from typing import IO
 
 from forwarder.core.concurrency import spawn_process, wait_process
-from forwarder.vector_stores import extract
+from forwarder.text_extraction import extract
 
-TIMEOUT_SECONDS = 120.0
-"""Seconds after which a process is killed; it also limits its own processor time."""
+FILE_SECONDS, PAGE_SECONDS = 120.0, 40.0
+"""Seconds after which a process for a file or a page is killed; it also limits its own processor
+time."""
 
 POLL_SECONDS = 0.02
 
 
 class ExtractionError(Exception):
-    """A file has no readable text; ``code`` is the error code of the API."""
+    """A document has no readable text; ``code`` is the error code of the API."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code, self.message = code, message
 
 
-def extract_text(content: Iterable[bytes], filename: str, is_cancelled: Callable[[], bool]) -> str:
+def extract_file(content: Iterable[bytes], filename: str, is_cancelled: Callable[[], bool]) -> str:
     """Return the text of a file. Raises ExtractionError, also if ``is_cancelled`` returns True."""
+    return extract_text(extract.FILE, content, filename, FILE_SECONDS, is_cancelled)
+
+
+def extract_page(content: bytes, url: str) -> str:
+    """Return the main text of a web page. Raises ExtractionError."""
+    return extract_text(extract.PAGE, [content], url, PAGE_SECONDS, lambda: False)
+
+
+def extract_text(
+    kind: str,
+    content: Iterable[bytes],
+    name: str,
+    seconds: float,
+    is_cancelled: Callable[[], bool],
+) -> str:
     with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as target:
         for part in content:
             source.write(part)
         source.flush()
         source.seek(0)
-        run_extractor(source, target, filename, is_cancelled)
+        run_extractor([kind, name.replace("\0", "")], source, target, seconds, is_cancelled)
         target.seek(0)
         status, _, length = target.readline().decode().partition(" ")
         result = target.read()
@@ -56,14 +72,18 @@ def extract_text(content: Iterable[bytes], filename: str, is_cancelled: Callable
 
 
 def run_extractor(
-    source: IO[bytes], target: IO[bytes], filename: str, is_cancelled: Callable[[], bool]
+    arguments: list[str],
+    source: IO[bytes],
+    target: IO[bytes],
+    seconds: float,
+    is_cancelled: Callable[[], bool],
 ) -> None:
-    """Run the program to its end. It is killed after `TIMEOUT_SECONDS` or if it is cancelled."""
+    """Run the program to its end. It is killed after ``seconds`` or if it is cancelled."""
     program = str(Path(extract.__file__))
     with open(os.devnull, "wb") as nowhere:
         pid = spawn_process(
             sys.executable,
-            [sys.executable, "-I", program, filename.replace("\0", "")],
+            [sys.executable, "-I", program, *arguments],
             {},
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, source.fileno(), 0),
@@ -73,7 +93,7 @@ def run_extractor(
             setpgroup=0,
             setsigmask=(),
         )
-    deadline = time.monotonic() + TIMEOUT_SECONDS
+    deadline = time.monotonic() + seconds
     try:
         while not is_reaped(pid):
             if time.monotonic() > deadline or is_cancelled():
