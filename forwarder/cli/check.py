@@ -11,6 +11,7 @@ import click
 from forwarder.cli import print_line
 from forwarder.config.gunicorn_conf import read_environment, read_settings
 from forwarder.config.settings import ConfigError, Settings, load_settings
+from forwarder.hosted_tools.services import read_servers
 
 
 class InvalidConfiguration(click.ClickException):
@@ -34,6 +35,7 @@ def check() -> None:
     settings = None
     try:
         settings = load_settings()
+        read_servers(settings)
     except ConfigError as error:
         mistakes = [*error.mistakes, *mistakes]
     if mistakes or settings is None:

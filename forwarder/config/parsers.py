@@ -335,6 +335,9 @@ def parse_fields(text: str) -> tuple[str, ...]:
     return fields
 
 
+SEARCH_ENGINES = ("searxng", "brave", "tavily", "exa")
+"""Engines that search the web; `forwarder.hosted_tools.web_search_backends` asks them."""
+
 parse_flag = make_choice_parser(
     {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 )
@@ -358,7 +361,28 @@ def parse_tokens(text: str) -> int | None:
     return make_number_parser(int, 0, 1_000_000_000, "")(text) or None
 
 
-parse_search_engine = make_word_parser("off", "searxng", "brave", "tavily", "exa")
+class SearchSource(NamedTuple):
+    """Where the web is searched: ``kind`` is ``off``, an engine, ``upstream`` or ``mcp``.
+
+    ``name`` and ``item`` are an upstream and its model, or the label of an MCP server and its tool.
+    """
+
+    kind: str
+    name: str = ""
+    item: str = ""
+
+
+@with_error_message("off, searxng, brave, tavily, exa, upstream:NAME/MODEL, or mcp:LABEL/TOOL")
+def parse_search_source(text: str) -> SearchSource:
+    kind, sign, target = text.partition(":")
+    if not sign:
+        require(kind.lower() in ("off", *SEARCH_ENGINES))
+        return SearchSource(kind.lower())
+    name, _, item = target.partition("/")
+    require(kind.lower() in ("upstream", "mcp") and name and item)
+    return SearchSource(kind.lower(), name, item)
+
+
 parse_api = make_choice_parser(
     {"chat": CHAT_API, "responses": RESPONSES_API, "both": CHAT_API | RESPONSES_API}
 )

@@ -27,9 +27,11 @@ from forwarder.config import parsers
 from forwarder.config.parsers import (
     ENV_PREFIX,
     PASSTHROUGH_KEY,
+    SEARCH_ENGINES,
     Fallback,
     McpTarget,
     Parser,
+    SearchSource,
 )
 from forwarder.protocols.hosted_tools import HOSTED_TOOLS
 
@@ -129,7 +131,7 @@ class Settings:
     mcp_servers: str | None
     mapped_tools: Mapping[str, McpTarget] = field(hash=False)
     tool_timeout: float
-    web_search: str
+    web_search: SearchSource
     web_search_url: str | None
     web_search_key: str | None = field(repr=False)
     stop_drain: bool
@@ -206,7 +208,7 @@ class Settings:
         upstreams, demo = read_upstreams(reader, names)
         reader.find_lost_fallbacks(upstreams)
         reader.find_unknown_keys(values)
-        reader.find_incomplete_search(values)
+        reader.find_incomplete_search(upstreams, values)
         reader.find_unusable_embedding_model(upstreams, values)
         if reader.mistakes:
             raise ConfigError(list(dict.fromkeys(reader.mistakes)))
@@ -274,7 +276,7 @@ SETTINGS = (
         for name in MAPPABLE_TOOLS
     ),
     Setting("TOOL_TIMEOUT", "tool_timeout", parsers.parse_seconds, "60"),
-    Setting("WEB_SEARCH", "web_search", parsers.parse_search_engine, "off"),
+    Setting("WEB_SEARCH", "web_search", parsers.parse_search_source, "off"),
     Setting("WEB_SEARCH_URL", "web_search_url", parsers.parse_service_url, None),
     Setting("WEB_SEARCH_KEY", "web_search_key", parsers.parse_key, None),
     Setting("STOP_DRAIN", "stop_drain", parsers.parse_flag, "false"),
@@ -470,12 +472,25 @@ class EnvironmentReader:
                 f"{ENV_PREFIX}KEY_REASONING must use only keys from {ENV_PREFIX}API_KEYS"
             )
 
-    def find_incomplete_search(self, values: dict[str, Any]) -> None:
-        """Record a mistake if the web search lacks the address or the key that it needs."""
-        engine = values["web_search"]
-        suffix = "WEB_SEARCH_URL" if engine == "searxng" else "WEB_SEARCH_KEY"
-        if engine not in (None, "off") and not self.environ.get(ENV_PREFIX + suffix):
-            self.mistakes.append(f"{ENV_PREFIX}{suffix} must be set for the web search {engine}")
+    def find_incomplete_search(
+        self, upstreams: tuple[UpstreamSettings, ...], values: dict[str, Any]
+    ) -> None:
+        """Record a mistake if the web search lacks an address, a key, an upstream or servers."""
+        source: SearchSource | None = values["web_search"]
+        if source is None:
+            return
+        suffix = "WEB_SEARCH_URL" if source.kind == "searxng" else "WEB_SEARCH_KEY"
+        if source.kind in SEARCH_ENGINES and not self.environ.get(ENV_PREFIX + suffix):
+            self.mistakes.append(f"{ENV_PREFIX}{suffix} must be set for this web search")
+        if source.kind == "upstream" and not has_own_key(upstreams, source.name):
+            self.mistakes.append(
+                f"{ENV_PREFIX}WEB_SEARCH=upstream:NAME/MODEL must name an upstream with a key of "
+                "its own"
+            )
+        if source.kind == "mcp" and not self.environ.get(ENV_PREFIX + "MCP_SERVERS"):
+            self.mistakes.append(
+                f"{ENV_PREFIX}WEB_SEARCH=mcp:LABEL/TOOL needs a server in {ENV_PREFIX}MCP_SERVERS"
+            )
 
     def find_unusable_embedding_model(
         self, upstreams: tuple[UpstreamSettings, ...], values: dict[str, Any]
@@ -488,7 +503,7 @@ class EnvironmentReader:
         if name is None:
             return
         prefix, _, model = name.partition("/")
-        if not model or all(prefix != u.name or u.passthrough_key for u in upstreams):
+        if not model or not has_own_key(upstreams, prefix):
             self.mistakes.append(
                 f"{ENV_PREFIX}EMBEDDING_MODEL must be an upstream with a key of its own, a slash, "
                 "and a model"
@@ -515,6 +530,11 @@ class EnvironmentReader:
                 self.mistakes.append(
                     f"{variable} is not a setting; .env.example lists all settings"
                 )
+
+
+def has_own_key(upstreams: tuple[UpstreamSettings, ...], name: str) -> bool:
+    """Whether an upstream is configured and can be called without a client's key."""
+    return any(name == each.name and not each.passthrough_key for each in upstreams)
 
 
 def read_upstreams(

@@ -112,6 +112,7 @@ class RequestContext:
     the request body in bytes. ``is_answer_composed`` is true if the answer is made
     here of several upstream answers, so that no upstream has it. ``tool_memory`` is what hosted
     tools leave for a fallback to another upstream, such as the outcomes of calls that ran already.
+    ``runs_hosted_tools`` is false for requests that a hosted tool itself makes.
     """
 
     id: str
@@ -154,6 +155,7 @@ class RequestContext:
     body_size: int = 0
     is_answer_composed: bool = False
     tool_memory: dict[str, Any] = field(default_factory=dict)
+    runs_hosted_tools: bool = True
     _cancel_event: threading.Event | None = None
     _first_body_hash: int | None = None
 

@@ -27,7 +27,8 @@ Design:
   (`mcp_stdio.py`, the operator's only) are shared. Lists of tools are cached by server and
   credentials.
 - **Web search** (`web_search.py`): three functions (search, open a page, find in it) over the
-  operator's engine (`web_search_backends.py`) and the guarded fetcher (`page_reader.py`). Links of
+  operator's engine (`web_search_backends.py`), an upstream that searches (`upstream_search.py`) or
+  a tool of an MCP server (`mcp_search.py`), and the guarded fetcher (`page_reader.py`). Links of
   the answer to pages that the model has seen become ``url_citation`` annotations (`citations.py`).
 - **Guarded**: clients' URLs are resolved once, by the address guard, and the connection goes to the
   resolved address (`http_client.py`). Number, size and time of everything are bounded. Secrets of

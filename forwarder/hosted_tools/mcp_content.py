@@ -36,12 +36,13 @@ class ToolResult(NamedTuple):
     """The result of a call.
 
     ``parts`` are ``input_text`` and ``input_image`` parts for the model; ``text`` is their text for
-    the client's item, where images are only named.
+    the client's item, where images are only named. ``structured`` is the structured content.
     """
 
     parts: list[Json]
     text: str
     is_error: bool = False
+    structured: Any = None
 
     @property
     def output(self) -> str | list[Json]:
@@ -100,7 +101,7 @@ def convert_result(result: Json) -> ToolResult:
         texts.append(text)
         if not room:
             break
-    return ToolResult(parts, "\n".join(texts), result.get("isError") is True)
+    return ToolResult(parts, "\n".join(texts), result.get("isError") is True, structured)
 
 
 def read_image(block: Json) -> str | None:

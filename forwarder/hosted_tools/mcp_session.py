@@ -265,7 +265,21 @@ def hide_result_secrets(result: ToolResult, server: McpServer) -> ToolResult:
         {**part, "text": server.hide_secrets(part["text"])} if "text" in part else part
         for part in result.parts
     ]
-    return result._replace(parts=parts, text=server.hide_secrets(result.text))
+    structured = hide_value_secrets(result.structured, server)
+    return result._replace(
+        parts=parts, text=server.hide_secrets(result.text), structured=structured
+    )
+
+
+def hide_value_secrets(value: Any, server: McpServer) -> Any:
+    """Return a JSON value without the server's secrets."""
+    if isinstance(value, str):
+        return server.hide_secrets(value)
+    if isinstance(value, list):
+        return [hide_value_secrets(each, server) for each in value]
+    if isinstance(value, dict):
+        return {name: hide_value_secrets(each, server) for name, each in value.items()}
+    return value
 
 
 async def end_task(task: asyncio.Future[Any]) -> None:

@@ -11,16 +11,19 @@ from forwarder.config.settings import ConfigError, Settings
 from forwarder.core.cancellation import CancelToken
 from forwarder.core.concurrency import get_address_info
 from forwarder.core.ssrf import AddressGuard
+from forwarder.core.types import Json
 from forwarder.hosted_tools.first_request import LoopContext
 from forwarder.hosted_tools.kinds import ToolResources, build_kinds
 from forwarder.hosted_tools.mapped_tools import MappedTool
 from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
+from forwarder.hosted_tools.mcp_search import McpSearch
 from forwarder.hosted_tools.mcp_server import McpServer, parse_server_file
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.page_reader import PageReader
 from forwarder.hosted_tools.tool_client import ToolClient
+from forwarder.hosted_tools.upstream_search import AskUpstream, UpstreamSearch
 from forwarder.hosted_tools.web_search import WebSearch
-from forwarder.hosted_tools.web_search_backends import SearchEngine
+from forwarder.hosted_tools.web_search_backends import SearchBackend, SearchEngine
 from forwarder.middleware.media import Fetcher
 
 
@@ -28,7 +31,7 @@ class HostedToolServices:
     """Makes the loop's context for each request.
 
     With ``is_offline`` no server is called, as in a preview. Raises ConfigError if the file of
-    servers is wrong.
+    servers is wrong. ``ask_upstream`` asks a model for a tool; the gateway sets it.
     """
 
     def __init__(self, settings: Settings, is_offline: bool = False) -> None:
@@ -37,9 +40,10 @@ class HostedToolServices:
         self.client = McpClient(guard, McpLimits(call_seconds=settings.tool_timeout))
         # A client without a key could use the forwarder to reach servers in its name.
         allows_urls = settings.mcp_urls and bool(settings.api_keys)
-        servers = read_servers(settings.mcp_servers)
+        servers = read_servers(settings)
+        self.ask_upstream: AskUpstream | None = None
+        search = self._build_search(settings, servers)
         policy = McpPolicy(servers, allows_urls)
-        search = build_search(settings)
         mapped = map_tools(settings, servers)
         resources = ToolResources(self.client, policy, search, settings.tool_timeout, mapped)
         self._restrict = lru_cache(maxsize=64)(build_kinds(resources).restrict)
@@ -75,12 +79,50 @@ class HostedToolServices:
     def close(self) -> None:
         self.client.close()
 
+    def _build_search(
+        self, settings: Settings, servers: Mapping[str, McpServer]
+    ) -> WebSearch | None:
+        source, seconds = settings.web_search, settings.tool_timeout
+        engine: SearchBackend
+        if source.kind == "off":
+            return None
+        if source.kind == "upstream":
+            engine = UpstreamSearch(f"{source.name}/{source.item}", self._ask_upstream)
+        elif source.kind == "mcp":
+            engine = McpSearch(self.client, servers[source.name], source.item)
+        else:
+            url, key = settings.web_search_url, settings.web_search_key
+            engine = SearchEngine(source.kind, url, key, min(seconds, 15.0))
+        return WebSearch(engine, build_page_reader(settings), seconds=seconds)
 
-def read_servers(path: str | None) -> dict[str, McpServer]:
-    if path is None:
-        return {}
+    def _ask_upstream(self, request: Json, client: str) -> Json:
+        assert self.ask_upstream is not None, "set by the gateway"
+        return self.ask_upstream(request, client)
+
+
+def read_servers(settings: Settings) -> Mapping[str, McpServer]:
+    """Return the operator's MCP servers by label.
+
+    Raises ConfigError if the file is wrong, or lacks a server that another setting names.
+    """
+    servers: Mapping[str, McpServer] = {}
+    if settings.mcp_servers is not None:
+        servers = read_server_file(settings.mcp_servers)
+    named = {
+        f"FORWARDER_HOSTED_TOOL_{name.upper()}": target.label
+        for name, target in settings.mapped_tools.items()
+    }
+    if settings.web_search.kind == "mcp":
+        named["FORWARDER_WEB_SEARCH=mcp:LABEL/TOOL"] = settings.web_search.name
+    lost = [setting for setting, label in named.items() if label not in servers]
+    if lost:
+        raise ConfigError([f"{each} must name a server in FORWARDER_MCP_SERVERS" for each in lost])
+    return servers
+
+
+def read_server_file(path: str) -> Mapping[str, McpServer]:
     try:
-        return dict(parse_server_file(Path(path).read_text(encoding="utf-8")))
+        return parse_server_file(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeError):
         raise ConfigError(["FORWARDER_MCP_SERVERS must be the path of a readable file"]) from None
     except ValueError as error:
@@ -89,30 +131,18 @@ def read_servers(path: str | None) -> dict[str, McpServer]:
 
 
 def map_tools(settings: Settings, servers: Mapping[str, McpServer]) -> tuple[MappedTool, ...]:
-    """Return the mapped tools. Raises ConfigError if a server is not configured."""
-    lost = [
-        f"FORWARDER_HOSTED_TOOL_{name.upper()} must name a server in FORWARDER_MCP_SERVERS"
-        for name, target in settings.mapped_tools.items()
-        if target.label not in servers
-    ]
-    if lost:
-        raise ConfigError(lost)
+    """Return the mapped tools, whose servers are configured."""
     return tuple(
         MappedTool(name, servers[target.label], target.tool)
         for name, target in settings.mapped_tools.items()
     )
 
 
-def build_search(settings: Settings) -> WebSearch | None:
-    if settings.web_search == "off":
-        return None
-    engine = SearchEngine(
-        settings.web_search, settings.web_search_url, settings.web_search_key,
-        min(settings.tool_timeout, 15.0),
-    )  # fmt: skip
+def build_page_reader(settings: Settings) -> PageReader | None:
     # Without keys, anyone who reaches the forwarder could fetch pages in its name.
     if not settings.fetch or not settings.api_keys:
-        return WebSearch(engine, None, seconds=settings.tool_timeout)
+        return None
     guard = AddressGuard(settings.fetch_allow, get_address_info)
-    fetcher = Fetcher(guard, settings.fetch_max, settings.fetch_timeout, settings.fetch_lookups)
-    return WebSearch(engine, PageReader(fetcher), seconds=settings.tool_timeout)
+    return PageReader(
+        Fetcher(guard, settings.fetch_max, settings.fetch_timeout, settings.fetch_lookups)
+    )

@@ -1,7 +1,8 @@
 """Search engines: how each is asked, and its results in one form.
 
 `BACKENDS` has one row for each engine. All of them answer JSON over HTTP. The operator configures
-one by name, address and key, so its address is not guarded.
+one by name, address and key, so its address is not guarded. Other searches of the same interface
+(`SearchBackend`) are in `upstream_search.py` and `mcp_search.py`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import html
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import httpx2
@@ -40,6 +41,13 @@ class SearchResult(NamedTuple):
     url: str
     snippet: str
     published: str | None = None
+
+
+class SearchAnswer(NamedTuple):
+    """What a search has found; ``text`` is what the searcher itself says about it, if it does."""
+
+    results: list[SearchResult]
+    text: str = ""
 
 
 class SearchOptions(NamedTuple):
@@ -90,6 +98,16 @@ class Backend(NamedTuple):
 
 class SearchFailure(Exception):
     """A search failed; the message is for the model and the client."""
+
+
+class SearchBackend(Protocol):
+    """Searches the web for all clients."""
+
+    def search(self, query: str, options: SearchOptions, client: str) -> SearchAnswer:
+        """Return the results that the filters allow, best first.
+
+        ``client`` identifies the client who is charged. Raises SearchFailure or ForwarderError.
+        """
 
 
 def is_subdomain(host: str, domain: str) -> bool:
@@ -213,22 +231,14 @@ class SearchEngine:
         self._seconds = seconds
         self._slots = threading.BoundedSemaphore(MAX_PARALLEL_SEARCHES)
 
-    def search(self, query: str, options: SearchOptions) -> list[SearchResult]:
-        """Return the results that the filters allow, best first. Raises SearchFailure."""
+    def search(self, query: str, options: SearchOptions, client: str = "") -> SearchAnswer:
         request = self._backend.make_request(query[:MAX_QUERY_LENGTH], options)
         with self.use_slot():
             found = self._backend.read_results(self._send(request))
         if not isinstance(found, list):
             raise SearchFailure("The search engine sent an answer without results.")
-        results: dict[str, SearchResult] = {}
-        for entry in found:
-            result = self._backend.read_result(entry) if isinstance(entry, dict) else None
-            if result is None or not result.url.startswith(("http://", "https://")):
-                continue
-            if options.allows(result.url):
-                cut = cut_text(result.snippet, options.snippet_length)
-                results.setdefault(result.url, result._replace(snippet=cut))
-        return list(results.values())[: options.max_results]
+        results = (self._backend.read_result(each) for each in found if isinstance(each, dict))
+        return SearchAnswer(select_results(results, options))
 
     @contextmanager
     def use_slot(self) -> Iterator[None]:
@@ -278,6 +288,18 @@ class SearchEngine:
             if len(body) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
                 raise SearchFailure("The search engine's answer is too large or too slow.")
         return bytes(body)
+
+
+def select_results(results: Iterable[SearchResult], options: SearchOptions) -> list[SearchResult]:
+    """Return the first results of each page that the filters allow, with cut snippets."""
+    selected: dict[str, SearchResult] = {}
+    for result in results:
+        if result.url.startswith(("http://", "https://")) and options.allows(result.url):
+            cut = cut_text(result.snippet, options.snippet_length)
+            selected.setdefault(result.url, result._replace(snippet=cut))
+            if len(selected) == options.max_results:
+                break
+    return list(selected.values())
 
 
 def cut_text(text: str, length: int) -> str:

@@ -78,10 +78,11 @@ class Attempt:
         """What the loop of hosted tools needs."""
         context = self.context
         is_chat = self.route.protocol == CHAT.name
+        native = self.native_tools if context.runs_hosted_tools else frozenset({EVERY_TOOL})
         return self.services.hosted_tools.make_context(
             context,
             ToolClient(context.account_id or "", self.file_search),
-            native=expand_tool_names(self.native_tools),
+            native=expand_tool_names(native),
             knows_items=not is_chat,
             keeps_encrypted_reasoning=self.translation_context.stores_encrypted_reasoning,
             asks_encrypted_reasoning=is_chat or self.translation_context.can_summarize,

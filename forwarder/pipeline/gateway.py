@@ -12,6 +12,7 @@ from forwarder.core.types import EventStream, Json
 from forwarder.core.validate import BOOL, read_field
 from forwarder.pipeline.background_work import BackgroundWork
 from forwarder.pipeline.dry_run import DryRun, build_report
+from forwarder.pipeline.internal_requests import UpstreamAsker
 from forwarder.pipeline.media_io import build_dry_media_io
 from forwarder.pipeline.pipeline import build_handler
 from forwarder.pipeline.text_embedder import build_vector_stores
@@ -32,6 +33,7 @@ class Gateway:
         self._services = services
         self._calls = UpstreamCalls(services)
         self._background = BackgroundWork(services, self._calls)
+        services.hosted_tools.ask_upstream = UpstreamAsker(services, self._calls).ask
         self._vector_stores = build_vector_stores(services, self._calls)
         if services.stores_files:
             self._calls.vector_stores = self._vector_stores

@@ -5,11 +5,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ForwarderError, UpstreamProtocolError
-from forwarder.core.ids import generate_id
-from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
+from forwarder.pipeline.internal_requests import new_internal_context
 from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.protocols.registry import EMBEDDINGS
 from forwarder.services import Services
@@ -27,7 +25,7 @@ class TextEmbedder:
 
     def embed(self, model: str, texts: Sequence[str]) -> list[array[float]]:
         """Return the vectors of texts. Raises ForwarderError."""
-        context = self._new_context()
+        context = new_internal_context(self._services, EMBEDDINGS.name)
         request: Json = {"model": model, "input": list(texts), "encoding_format": "float"}
         try:
             stream = self._calls.open_embeddings(EMBEDDINGS.name, request, context)
@@ -45,19 +43,6 @@ class TextEmbedder:
         if len(vectors) != len(texts):
             raise UpstreamProtocolError("The upstream has not embedded every text.")
         return vectors
-
-    def _new_context(self) -> RequestContext:
-        settings = self._services.settings
-        return RequestContext(
-            id=generate_id("req"),
-            route=EMBEDDINGS.name,
-            loss_report=LossReport(
-                strict=settings.strict, max_schema_nodes=settings.max_schema_nodes
-            ),
-            log_sample_rate=settings.log_sample,
-            log_bodies=settings.log_bodies,
-            observers=self._services.observers,
-        )
 
 
 def build_vector_stores(services: Services, calls: UpstreamCalls) -> VectorStoreService | None:

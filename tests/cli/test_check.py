@@ -87,3 +87,11 @@ def test_a_settings_file_that_does_not_exist_is_a_mistake(monkeypatch: pytest.Mo
 
     assert result.exit_code == 2
     assert "FORWARDER_DOTENV must be the path of a file" in result.stderr
+
+
+def test_web_search_by_an_unknown_server_is_a_mistake() -> None:
+    Path("mcp.json").write_text('{"mcpServers": {"web": {"command": "true"}}}')
+    result = check("FORWARDER_MCP_SERVERS=mcp.json", "FORWARDER_WEB_SEARCH=mcp:other/search")
+
+    assert result.exit_code == 2
+    assert "must name a server in FORWARDER_MCP_SERVERS" in result.stderr

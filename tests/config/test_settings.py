@@ -12,6 +12,7 @@ import pytest
 from dotenv import dotenv_values
 
 from forwarder.config import settings as config
+from forwarder.config.parsers import SearchSource
 from forwarder.config.settings import (
     SETTINGS,
     UPSTREAM_SETTINGS,
@@ -129,7 +130,7 @@ def test_forwarder_defaults() -> None:
         mcp_servers=None,
         mapped_tools={},
         tool_timeout=60,
-        web_search="off",
+        web_search=SearchSource("off"),
         web_search_url=None,
         web_search_key=None,
         stop_drain=False,

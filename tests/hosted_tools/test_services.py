@@ -11,12 +11,12 @@ import openai
 import pytest
 
 from forwarder.config.settings import ConfigError, Settings
-from forwarder.hosted_tools.services import HostedToolServices, build_search
+from forwarder.hosted_tools.services import HostedToolServices, build_page_reader
 from forwarder.hosted_tools.tool_client import ToolClient
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream
 from tests.helpers.hosted import hosting
-from tests.helpers.loopback import unused_port
+from tests.helpers.loopback import Peer, serving, unused_port
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 from tests.hosted_tools.test_loop import Token
 
@@ -34,8 +34,7 @@ def context_of(environment: dict[str, str], **options: Any) -> Any:
 
 
 def can_open_pages(environment: dict[str, str]) -> bool:
-    search = build_search(Settings.from_env(environment))
-    return search is not None and search.reader is not None
+    return build_page_reader(Settings.from_env(environment)) is not None
 
 
 def test_urls_of_clients_need_keys_and_the_setting() -> None:
@@ -83,6 +82,36 @@ def test_pages_are_opened_only_for_clients_with_keys() -> None:
 def test_engine_without_address_or_key_is_a_mistake(engine: str, missing: str) -> None:
     with pytest.raises(ConfigError, match=missing):
         Settings.from_env({"FORWARDER_WEB_SEARCH": engine})
+
+
+UPSTREAM = {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_API_KEY": "sk"}
+
+
+@pytest.mark.parametrize(
+    ("source", "more", "reason"),
+    [
+        ("upstream:chat", UPSTREAM, "must be off, searxng, .* upstream:NAME/MODEL"),
+        ("bing", UPSTREAM, "must be off, searxng"),
+        ("upstream:other/m", UPSTREAM, "must name an upstream with a key of its own"),
+        ("upstream:chat/m", {**UPSTREAM, "CHAT_API_KEY": "passthrough"}, "key of its own"),
+        ("mcp:web/search", UPSTREAM, "needs a server in FORWARDER_MCP_SERVERS"),
+        ("mcp:web", UPSTREAM, "mcp:LABEL/TOOL"),
+    ],
+)
+def test_wrong_source_of_searches_is_a_mistake(
+    source: str, more: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        Settings.from_env({**more, "FORWARDER_WEB_SEARCH": source})
+
+
+def test_search_by_an_unknown_server_is_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": {"web": {"command": "true"}}}))
+    servers = {"FORWARDER_MCP_SERVERS": str(path)}
+    assert context_of({**servers, "FORWARDER_WEB_SEARCH": "mcp:web/search"}).find_kind(SEARCH)
+    with pytest.raises(ConfigError, match="must name a server in FORWARDER_MCP_SERVERS"):
+        context_of({**servers, "FORWARDER_WEB_SEARCH": "mcp:other/search"})
 
 
 # -- through the forwarder ----------------------------------------------------------------------
@@ -261,3 +290,52 @@ def test_fallback_does_not_repeat_an_approved_call(
         third = client.responses.create(model="m", input="go", tools=tools)
     seen: Any = third.output[1]
     assert seen.output.count("note called") == 1
+
+
+def test_upstream_searches_for_the_model_of_another(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    citation = {
+        "type": "url_citation",
+        "start_index": 0,
+        "end_index": 4,
+        "title": "Cats",
+        "url": "https://example.org/cats",
+    }
+    part = {"type": "output_text", "text": "Cats sleep.", "annotations": [citation]}
+    message = {
+        "type": "message",
+        "id": "msg_1",
+        "role": "assistant",
+        "status": "completed",
+        "content": [part],
+    }
+    found = {"id": "resp_1", "object": "response", "status": "completed", "output": [message]}
+
+    def search(peer: Peer) -> None:
+        peer.request()
+        body = json.dumps({**found, "created_at": 1, "model": "searcher"}).encode()
+        peer.answer(body, b"Content-Type: application/json", b"Connection: close")
+
+    text = "They sleep ([Cats](https://example.org/cats))."
+    upstream.script(calls("web_search", query="cats"), Answer(text=text))
+    with serving(search) as searcher:
+        environment = {
+            "CHAT_BASE_URL": upstream.url,
+            "RESPONSES_BASE_URL": f"http://127.0.0.1:{searcher.port}/v1",
+            "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
+            "FORWARDER_WEB_SEARCH": "upstream:responses/searcher",
+        }
+        with (
+            hosting(environment) as address,
+            openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) as client,
+        ):
+            response: Any = client.responses.create(model="chat/m", input="cats?", tools=[SEARCH])
+    assert [item.type for item in response.output] == ["web_search_call", "message"]
+    assert response.output[0].status == "completed"
+    assert response.output[1].content[0].annotations[0].url == "https://example.org/cats"
+    result = upstream.requests[1].body["messages"][-1]["content"]
+    assert result.startswith("Cats sleep.\n\n1. Cats\nURL: https://example.org/cats")
+    asked = json.loads(searcher.requests[0].partition(b"\r\n\r\n")[2])
+    assert (asked["model"], asked["input"]) == ("searcher", "cats")
+    assert asked["tools"] == [{"type": "web_search", "search_context_size": "medium"}]

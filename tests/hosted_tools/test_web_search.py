@@ -16,8 +16,10 @@ from forwarder.hosted_tools.loop import with_hosted_tools
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.page_reader import Page, PageFailure
+from forwarder.hosted_tools.tool_client import ToolClient
 from forwarder.hosted_tools.web_search import WebSearch, read_search_tool
 from forwarder.hosted_tools.web_search_backends import (
+    SearchAnswer,
     SearchFailure,
     SearchOptions,
     SearchResult,
@@ -36,15 +38,18 @@ class Engine:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, SearchOptions]] = []
+        self.text = ""
 
-    def search(self, query: str, options: SearchOptions) -> list[SearchResult]:
+    def search(self, query: str, options: SearchOptions, client: str) -> SearchAnswer:
+        assert client == "client"
         self.asked.append((query, options))
         if query == "broken":
             raise SearchFailure("The search engine answered 500.")
-        return [
+        results = [
             SearchResult("Cats", "https://example.org/cats", "All about cats.", "2026-01-01"),
             SearchResult("Dogs", "https://example.org/dogs", "Not about cats."),
         ]
+        return SearchAnswer(results, self.text)
 
 
 class Reader:
@@ -76,7 +81,7 @@ def context(engine: Any, reader: Any) -> LoopContext:
 def make_context(search: WebSearch) -> LoopContext:
     client = McpClient(AddressGuard())  # never used, so it starts no thread
     kinds = build_kinds(ToolResources(client, McpPolicy(), search))
-    return LoopContext(kinds, Token(), heartbeat=0.02)
+    return LoopContext(kinds, Token(), ToolClient("client"), heartbeat=0.02)
 
 
 def ask(tool: Json, *items: Json, **more: Any) -> Json:
@@ -177,6 +182,16 @@ def test_sources_are_shown_on_request(context: LoopContext) -> None:
         {"type": "url", "url": "https://example.org/dogs"},
     ]
     assert upstream.requests[0]["include"] == ["reasoning.encrypted_content"]
+
+
+def test_text_of_the_searcher_comes_before_the_results(
+    context: LoopContext, engine: Engine
+) -> None:
+    engine.text = "Cats sleep a lot."
+    upstream = ScriptedUpstream([SEARCH], [text("Done.")])
+    run(upstream, context, ask(TOOL))
+    output = upstream.requests[1]["input"][-1]["output"]
+    assert output.startswith("Cats sleep a lot.\n\n1. Cats\nURL: https://example.org/cats\n")
 
 
 def test_whole_answer_is_cited_too(context: LoopContext) -> None:

@@ -80,7 +80,7 @@ def search(name: str, script: Callable[[Peer], None], options: SearchOptions = O
     """The results, and the request that the engine got."""
     with serving(script) as server:
         engine = SearchEngine(name, f"http://127.0.0.1:{server.port}/", "key-1", 1.0)
-        return engine.search("cats", options), server.requests[0].decode()
+        return engine.search("cats", options).results, server.requests[0].decode()
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -148,7 +148,7 @@ def test_searches_above_the_limit_wait_and_then_fail(monkeypatch: pytest.MonkeyP
         assert arrived.wait(5)
         timer = threading.Timer(0.3, release.set)  # in time for the one that waits
         timer.start()
-        assert engine.search("cats", SearchOptions())
+        assert engine.search("cats", SearchOptions()).results
         running.join()
         with engine.use_slot(), pytest.raises(SearchFailure, match="Too many searches"):
             engine.search("cats", SearchOptions())

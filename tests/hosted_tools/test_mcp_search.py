@@ -1,0 +1,152 @@
+"""Web search by a tool of an MCP server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from forwarder.core.ssrf import AddressGuard
+from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
+from forwarder.hosted_tools.mcp_content import ToolResult
+from forwarder.hosted_tools.mcp_search import McpSearch, make_arguments, read_answer
+from forwarder.hosted_tools.mcp_server import McpServer
+from forwarder.hosted_tools.web_search_backends import (
+    SearchAnswer,
+    SearchFailure,
+    SearchOptions,
+    SearchResult,
+)
+from tests.helpers.loopback import unused_port
+from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
+
+Json = dict[str, Any]
+OPTIONS = SearchOptions(3, 40, None, None, ("example.org",), ("bad.example.org",))
+URL = "https://example.org/cats"
+CATS = SearchResult("Cats", URL, "They sleep.")
+
+
+def schema(*required: str, **types: str) -> Json:
+    return {"properties": {n: {"type": t} for n, t in types.items()}, "required": list(required)}
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments"),
+    [
+        (
+            schema(query="string"),
+            {"query": "cats site:example.org -site:bad.example.org"},
+        ),
+        (
+            schema(q="string", count="number", include_domains="array"),
+            {"q": "cats", "count": 3, "include_domains": ["example.org"]},
+        ),
+        (
+            schema(
+                query="string", limit="string", allowed_domains="array", blocked_domains="array"
+            ),
+            {
+                "query": "cats",
+                "allowed_domains": ["example.org"],
+                "blocked_domains": ["bad.example.org"],
+            },
+        ),
+        (
+            schema("words", words="string", lang="string"),
+            {"words": "cats site:example.org -site:bad.example.org"},
+        ),
+    ],
+)
+def test_arguments_follow_the_schema_of_the_tool(given: Json, arguments: Json) -> None:
+    assert make_arguments(given, "cats", OPTIONS) == arguments
+
+
+def test_optional_types_count() -> None:
+    given = {"properties": {"query": {"anyOf": [{"type": "string"}, {"type": "null"}]}}}
+    assert make_arguments(given, "cats", SearchOptions()) == {"query": "cats"}
+
+
+@pytest.mark.parametrize("given", [{}, {"properties": 5}, schema(n="integer", other="string")])
+def test_tool_without_a_query_is_a_failure(given: Json) -> None:
+    with pytest.raises(SearchFailure, match="no parameter for a query"):
+        make_arguments(given, "cats", SearchOptions())
+
+
+FOUND = {"title": "<b>Cats</b>", "url": URL, "description": "They sleep."}
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        ToolResult([], "other text", structured={"web": {"results": [FOUND, FOUND]}}),
+        ToolResult([], json.dumps([FOUND])),
+        ToolResult([], f"Title: Cats\nURL: {URL}\nDescription: They sleep."),
+        ToolResult([], f"## [Cats]({URL})\nThey sleep."),
+        ToolResult([], f"**Cats**\n{URL}.\nThey sleep.\n\n---\nend of the results"),
+    ],
+    ids=["structured", "json", "labels", "markdown", "plain"],
+)
+def test_results_are_read_from_any_form(result: ToolResult) -> None:
+    (found,) = read_answer(result, SearchOptions()).results
+    assert found._replace(snippet=found.snippet.rstrip(".")) == CATS._replace(snippet="They sleep")
+
+
+def test_results_of_other_domains_are_left_out() -> None:
+    text = f"Title: A\nURL: https://other.example/\nTitle: Cats\nURL: {URL}\nContent: They sleep."
+    assert read_answer(ToolResult([], text), OPTIONS).results == [
+        CATS._replace(snippet="They sleep")
+    ]
+
+
+def test_text_without_urls_is_passed_on_unless_filters_must_hold() -> None:
+    result = ToolResult([], "Cats sleep.")
+    assert read_answer(result, SearchOptions()) == SearchAnswer([], "Cats sleep.")
+    assert read_answer(result, OPTIONS) == SearchAnswer([])
+
+
+# -- with a server --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[str]:
+    with serving_mcp("--protected") as root:
+        yield root
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[McpClient]:
+    client = McpClient(AddressGuard(), McpLimits(call_seconds=1.0))
+    yield client
+    client.close()
+
+
+def search(client: McpClient, url: str, tool: str, query: str) -> SearchAnswer:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    server = McpServer("web", url=url, headers=headers, is_trusted=True)
+    return McpSearch(client, server, tool).search(query, SearchOptions(), "client")
+
+
+@pytest.mark.live
+def test_server_is_searched(client: McpClient, root: str) -> None:
+    query = json.dumps([{**FOUND, "description": f"They sleep. {TOKEN}"}])
+    answer = search(client, f"{root}/mcp", "echo", query)
+    assert answer.results == [CATS._replace(snippet="They sleep. ***")]
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(
+    ("tool", "reason"),
+    [("missing", "'web' has no tool"), ("fail", "no parameter"), ("add", "no parameter")],
+)
+def test_tool_that_cannot_search_is_a_failure(
+    client: McpClient, root: str, tool: str, reason: str
+) -> None:
+    with pytest.raises(SearchFailure, match=reason):
+        search(client, f"{root}/mcp", tool, "cats")
+
+
+def test_server_that_is_not_there_is_a_failure(client: McpClient) -> None:
+    with pytest.raises(SearchFailure, match="'web'"):
+        search(client, f"http://127.0.0.1:{unused_port()}/mcp", "echo", "cats")

@@ -1,0 +1,101 @@
+"""Web search by an upstream: what it is asked, and what is read from its answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.hosted_tools.upstream_search import UpstreamSearch
+from forwarder.hosted_tools.web_search_backends import SearchFailure, SearchOptions, SearchResult
+
+Json = dict[str, Any]
+
+CITATION = {
+    "type": "url_citation",
+    "start_index": 0,
+    "end_index": 4,
+    "title": "Cats",
+    "url": "https://example.org/cats",
+}
+SEARCH = {
+    "type": "web_search_call",
+    "status": "completed",
+    "action": {
+        "type": "search",
+        "query": "cats",
+        "sources": [
+            {"type": "url", "url": "https://example.org/cats"},
+            {"type": "url", "url": "https://example.org/dogs"},
+        ],
+    },
+}
+MESSAGE = {
+    "type": "message",
+    "content": [
+        {"type": "output_text", "text": "Cats sleep.", "annotations": [CITATION]},
+        {"type": "refusal", "refusal": "no"},
+    ],
+}
+
+
+def search(options: SearchOptions, *output: Any, status: str = "completed") -> tuple[Any, Json]:
+    """The answer of a search, and the request that the upstream got."""
+    asked: list[Json] = []
+
+    def ask(request: Json, client: str) -> Json:
+        assert client == "client"
+        asked.append(request)
+        return {"status": status, "output": list(output)}
+
+    return UpstreamSearch("responses/m", ask).search("cats", options, "client"), asked[0]
+
+
+def test_cited_pages_come_before_other_sources() -> None:
+    answer, _ = search(SearchOptions(), SEARCH, MESSAGE)
+    assert answer.text == "Cats sleep."
+    assert answer.results == [
+        SearchResult("Cats", "https://example.org/cats", ""),
+        SearchResult("https://example.org/dogs", "https://example.org/dogs", ""),
+    ]
+
+
+def test_search_is_demanded_with_the_options() -> None:
+    options = SearchOptions(4, 300, "DE", "Berlin", ("example.org",), ("bad.example.org",))
+    _, request = search(options, MESSAGE)
+    assert request["tools"] == [
+        {
+            "type": "web_search",
+            "search_context_size": "low",
+            "user_location": {"type": "approximate", "country": "DE", "city": "Berlin"},
+            "filters": {
+                "allowed_domains": ["example.org"],
+                "blocked_domains": ["bad.example.org"],
+            },
+        }
+    ]
+    assert (request["model"], request["input"]) == ("responses/m", "cats")
+    assert (request["tool_choice"], request["store"]) == ("required", False)
+    _, request = search(SearchOptions(max_results=12), MESSAGE)
+    assert request["tools"] == [{"type": "web_search", "search_context_size": "high"}]
+
+
+def test_pages_that_the_filters_forbid_are_left_out() -> None:
+    answer, _ = search(SearchOptions(blocked=("www.example.org",)), SEARCH)
+    assert len(answer.results) == 2
+    with pytest.raises(SearchFailure, match="not searched"):
+        search(SearchOptions(allowed=("example.com",)), SEARCH, MESSAGE)
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "reason"),
+    [
+        ([], "completed", "not searched"),
+        ([{"type": "message", "content": "text"}, 5], "completed", "not searched"),
+        ([{**SEARCH, "action": None}], "completed", "not searched"),
+        ([MESSAGE], "failed", "has failed"),
+    ],
+)
+def test_answer_without_pages_is_a_failure(output: list[Any], status: str, reason: str) -> None:
+    with pytest.raises(SearchFailure, match=reason):
+        search(SearchOptions(), *output, status=status)

@@ -1,0 +1,109 @@
+"""Requests that the forwarder itself makes to upstreams."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+import pytest
+
+from forwarder.config.settings import Settings
+from forwarder.context.request_context import RequestContext, RequestObserver
+from forwarder.core.errors import UpstreamError, UpstreamRefused
+from forwarder.pipeline.internal_requests import UpstreamAsker
+from forwarder.pipeline.upstream_calls import UpstreamCalls
+from forwarder.services import ReplayOverrides, Services
+
+Json = dict[str, Any]
+ANSWER: Json = {
+    "id": "resp_1",
+    "object": "response",
+    "status": "completed",
+    "model": "m",
+    "output": [],
+    "usage": {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7},
+}
+SEARCH = {"type": "web_search"}
+
+
+class Payers(RequestObserver):
+    """Notes who pays for how many tokens."""
+
+    def __init__(self) -> None:
+        self.paid: list[tuple[str | None, Any, int]] = []
+
+    def on_complete(self, context: RequestContext, seconds: float) -> None:
+        self.paid.append((context.account_id, context.token_counts, context.status))
+
+
+def build(handle: Any, **more: str) -> tuple[Services, UpstreamAsker, Payers]:
+    environment = {
+        "CHAT_BASE_URL": "http://chat.test/v1",
+        "CHAT_API_KEY": "sk-chat",
+        "RESPONSES_BASE_URL": "http://up.test/v1",
+        "RESPONSES_API_KEY": "sk-up",
+        "RESPONSES_MAX_RETRIES": "0",
+        "FORWARDER_DATABASE_URL": "none",
+        "FORWARDER_WEB_SEARCH": "searxng",
+        "FORWARDER_WEB_SEARCH_URL": "http://127.0.0.1:9",
+        **more,
+    }
+    services = Services.build(
+        Settings.from_env(environment), ReplayOverrides(httpx2.MockTransport(handle))
+    )
+    payers = Payers()
+    services.observers.append(payers)
+    return services, UpstreamAsker(services, UpstreamCalls(services)), payers
+
+
+def make_request(model: str) -> Json:
+    return {"model": model, "input": "cats", "tools": [SEARCH], "store": False, "stream": False}
+
+
+def test_client_pays_for_the_answer() -> None:
+    sent: list[tuple[str, Json]] = []
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        sent.append((str(request.url), json.loads(request.read())))
+        return httpx2.Response(200, json=ANSWER)
+
+    services, asker, payers = build(handle)
+    with services:
+        response = asker.ask(make_request("responses/m"), "account")
+    assert (response["id"], response["status"]) == ("resp_1", "completed")
+    [(url, body)] = sent
+    assert url == "http://up.test/v1/responses"
+    assert (body["model"], body["tools"]) == ("m", [SEARCH])
+    assert payers.paid == [("account", (3, 4), 200)]
+
+
+def test_tools_of_the_request_are_not_run_here() -> None:
+    sent: list[Json] = []
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        sent.append(json.loads(request.read()))
+        message = {"role": "assistant", "content": "Cats sleep."}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        completion = {"id": "c", "object": "chat.completion", "choices": [choice]}
+        return httpx2.Response(200, json=completion)
+
+    services, asker, _ = build(handle)
+    with services:
+        asker.ask(make_request("chat/m"), "account")
+    assert "tools" not in sent[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (httpx2.Response(400, json={"error": {"message": "no search"}}), UpstreamRefused),
+        (httpx2.Response(200, content=b"{"), UpstreamError),
+        (httpx2.Response(200, json=[]), UpstreamError),
+    ],
+)
+def test_failure_is_the_upstreams(answer: httpx2.Response, kind: type[Exception]) -> None:
+    services, asker, payers = build(lambda request: answer)
+    with services, pytest.raises(kind):
+        asker.ask(make_request("responses/m"), "account")
+    assert payers.paid[0][2] >= 400
