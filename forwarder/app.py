@@ -29,6 +29,7 @@ from forwarder.server import (
     ollama,
     openai,
     request_context,
+    standalone_search,
     stored,
     vector_stores,
     websocket,
@@ -39,7 +40,9 @@ from forwarder.server.cors import CrossOrigin
 from forwarder.server.extension import install_extension
 from forwarder.services import Services
 
-OPENAI_MODULES = (openai, files, images, vector_stores, stored, conversations, websocket)
+OPENAI_MODULES = (
+    openai, files, images, vector_stores, standalone_search, stored, conversations, websocket,
+)  # fmt: skip
 """Modules of which the routes have the prefix ``/v1``, which may be left out."""
 
 OTHER_MODULES = (ollama, diagnostics, docs, health, metrics)

@@ -30,6 +30,7 @@ Design:
   operator's engine (`web_search_backends.py`), an upstream that searches (`upstream_search.py`) or
   a tool of an MCP server (`mcp_search.py`), and the guarded fetcher (`page_reader.py`). Links of
   the answer to pages that the model has seen become ``url_citation`` annotations (`citations.py`).
+  Codex's own search (`standalone_search.py`) uses the same engine and reader.
 - **Guarded**: clients' URLs are resolved once, by the address guard, and the connection goes to the
   resolved address (`http_client.py`). Number, size and time of everything are bounded. Secrets of
   servers are in no item, error or log.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from forwarder.core.data_urls import Blob
@@ -35,8 +36,11 @@ _PDF_TYPE = "application/pdf"
 
 
 class Page(NamedTuple):
+    """A page; ``links`` are the texts and URLs of its first links."""
+
     title: str
     text: str
+    links: Sequence[tuple[str, str]] = ()
 
 
 class PageFailure(Exception):
@@ -72,7 +76,7 @@ class PageReader:
         try:
             if (blob.type or "").startswith(_PDF_TYPE):
                 return Page(url, extract_file([blob.data], "page.pdf", lambda: False))
-            return Page(find_title(blob.data) or url, extract_page(blob.data, url))
+            return Page(find_title(blob.data) or url, *extract_page(blob.data, url))
         except ExtractionError as failure:
             raise PageFailure(f"The page could not be read: {failure.message}") from None
         finally:

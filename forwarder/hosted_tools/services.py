@@ -42,7 +42,7 @@ class HostedToolServices:
         allows_urls = settings.mcp_urls and bool(settings.api_keys)
         servers = read_servers(settings)
         self.ask_upstream: AskUpstream | None = None
-        search = self._build_search(settings, servers)
+        self._search = search = self._build_search(settings, servers)
         policy = McpPolicy(servers, allows_urls)
         mapped = map_tools(settings, servers)
         resources = ToolResources(self.client, policy, search, settings.tool_timeout, mapped)
@@ -75,6 +75,10 @@ class HostedToolServices:
             is_preview=is_preview or self._is_offline,
             memory=memory,
         )
+
+    def find_search(self, account: str) -> WebSearch | None:
+        """Return the web search for a client; ``None`` if none is configured."""
+        return None if self._search is None else self._search._replace(client=account)
 
     def close(self) -> None:
         self.client.close()

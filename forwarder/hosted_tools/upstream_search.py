@@ -66,10 +66,13 @@ class UpstreamSearch:
         filters = {"allowed_domains": options.allowed, "blocked_domains": options.blocked}
         if any(filters.values()):
             tool["filters"] = {name: list(value) for name, value in filters.items() if value}
+        query = query[:MAX_QUERY_LENGTH]
+        if options.recent_days:
+            query += f"\nOnly pages of the last {options.recent_days} days count."
         return {
             "model": self._model,
             "instructions": INSTRUCTIONS,
-            "input": query[:MAX_QUERY_LENGTH],
+            "input": query,
             "tools": [tool],
             "tool_choice": "required",
             "include": [SOURCES_INCLUDE],

@@ -147,10 +147,15 @@ def read_domains(filters: Json, key: str, path: str) -> tuple[str, ...]:
     for index, value in enumerate(values):
         param = f"{path}.{key}[{index}]"
         domain = check_type(value, STR, param).lower().removesuffix(".")
-        if not _DOMAIN.fullmatch(domain):
+        if not is_domain(domain):
             raise invalid_value(param, "it must be a domain without scheme and path")
         domains.append(domain)
     return tuple(domains)
+
+
+def is_domain(text: str) -> bool:
+    """Whether a text in small letters is a domain, without scheme and path."""
+    return _DOMAIN.fullmatch(text) is not None
 
 
 class SearchSession:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -29,6 +30,12 @@ MAX_PARALLEL_SEARCHES = 16
 
 MAX_SITE_OPERATORS = 8
 """Domains that a query names for engines without a parameter for domains."""
+
+TIME_RANGES = {"day": 1, "week": 7, "month": 31, "year": 366}
+"""Names of engines for the age of pages, in days."""
+
+MAX_RECENT_DAYS = TIME_RANGES["year"]
+"""Older pages are recent for no search."""
 
 _TAG = re.compile(r"<[^<>]{0,200}>")
 _SPACE = re.compile(r"\s+")
@@ -54,7 +61,7 @@ class SearchOptions(NamedTuple):
     """What a request asks of the search.
 
     ``country`` is a two-letter code. ``allowed`` and ``blocked`` are domains, which include their
-    subdomains; empty ``allowed`` allows all.
+    subdomains; empty ``allowed`` allows all. ``recent_days`` is the age of the oldest pages.
     """
 
     max_results: int = 8
@@ -63,6 +70,13 @@ class SearchOptions(NamedTuple):
     city: str | None = None
     allowed: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
+    recent_days: int | None = None
+
+    @property
+    def time_range(self) -> str | None:
+        """The shortest of ``day``, ``week``, ``month`` and ``year`` that has the recent days."""
+        days = self.recent_days or MAX_RECENT_DAYS + 1
+        return next((name for name, length in TIME_RANGES.items() if days <= length), None)
 
     def allows(self, url: str) -> bool:
         """Return whether the domain filters allow a URL."""
@@ -126,6 +140,8 @@ def add_site_operators(query: str, options: SearchOptions) -> str:
 
 def make_searxng_request(query: str, options: SearchOptions) -> BackendRequest:
     words = {"q": add_site_operators(query, options), "format": "json", "pageno": "1"}
+    if options.time_range:
+        words["time_range"] = options.time_range
     return BackendRequest("/search", words)
 
 
@@ -137,6 +153,8 @@ def make_brave_request(query: str, options: SearchOptions) -> BackendRequest:
     words = {"q": add_site_operators(query, options), "count": str(min(options.max_results, 20))}
     if options.country:
         words["country"] = options.country
+    if options.time_range:
+        words["freshness"] = f"p{options.time_range[0]}"
     return BackendRequest("/res/v1/web/search", words)
 
 
@@ -156,6 +174,8 @@ def make_tavily_request(query: str, options: SearchOptions) -> BackendRequest:
         body["include_domains"] = list(options.allowed)
     if options.blocked:
         body["exclude_domains"] = list(options.blocked)
+    if options.time_range:
+        body["time_range"] = options.time_range
     return BackendRequest("/search", body=body)
 
 
@@ -172,6 +192,9 @@ def make_exa_request(query: str, options: SearchOptions) -> BackendRequest:
         body["excludeDomains"] = list(options.blocked)
     if options.country:
         body["userLocation"] = options.country
+    if options.recent_days:
+        begin = datetime.now(UTC) - timedelta(days=min(options.recent_days, MAX_RECENT_DAYS))
+        body["startPublishedDate"] = begin.strftime("%Y-%m-%dT00:00:00Z")
     return BackendRequest("/search", body=body)
 
 

@@ -9,11 +9,13 @@ limits its own memory and time.
 from __future__ import annotations
 
 import io
+import json
 import os
 import resource
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from urllib.parse import urljoin
 
 OK, INVALID, UNSUPPORTED = "ok", "invalid_file", "unsupported_file"
 
@@ -32,6 +34,10 @@ MAX_UNPACKED_BYTES = 200 << 20
 """Bytes of an unpacked office document."""
 
 DETECTED_BYTES = 1024
+
+MAX_LINKS = 100
+MAX_LINK_TEXT = 100
+"""Links of a web page, and characters of the text of each."""
 
 _SKIPPED_TAGS = frozenset({"script", "style", "noscript", "template", "head"})
 _BLOCK_TAGS = frozenset(
@@ -91,14 +97,37 @@ def limit_pieces(pieces: Iterator[str]) -> Iterator[str]:
 
 
 def extract_page(data: bytes, url: str) -> str:
-    """Return the main text of a web page, without menus and footers. Raises InvalidFile."""
+    """Return the main text of a web page, without menus and footers, and its links, as JSON.
+
+    The form is ``{"text": …, "links": [[text, URL], …]}``. Raises InvalidFile.
+    """
     from trafilatura import bare_extraction
 
     document = bare_extraction(data, url=url, favor_recall=True, include_links=False)
     text = getattr(document, "text", None)
     if not text:
         raise InvalidFile("The page has no readable text.")
-    return "".join(limit_pieces(iter([str(text)])))
+    if len(text) > MAX_CHARACTERS:
+        raise InvalidFile(f"The page has more than {MAX_CHARACTERS} characters of text.")
+    return json.dumps({"text": str(text), "links": list(find_links(data, url))})
+
+
+def find_links(data: bytes, url: str) -> Iterator[tuple[str, str]]:
+    """Yield the texts and absolute URLs of the first different links of a page."""
+    import lxml.html
+
+    found: set[str] = set()
+    for element in lxml.html.document_fromstring(data).iter("a"):
+        try:
+            target = urljoin(url, str(element.get("href") or "")).partition("#")[0]
+        except ValueError:
+            continue
+        if target.startswith(("http://", "https://")) and target not in (*found, url):
+            found.add(target)
+            text = " ".join(element.text_content().split())
+            yield text[:MAX_LINK_TEXT], target
+        if len(found) == MAX_LINKS:
+            return
 
 
 def extract_pdf(data: bytes) -> Iterator[str]:

@@ -7,6 +7,7 @@ works only in the main thread.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from forwarder.core.concurrency import spawn_process, wait_process
 from forwarder.text_extraction import extract
@@ -40,9 +41,17 @@ def extract_file(content: Iterable[bytes], filename: str, is_cancelled: Callable
     return extract_text(extract.FILE, content, filename, FILE_SECONDS, is_cancelled)
 
 
-def extract_page(content: bytes, url: str) -> str:
-    """Return the main text of a web page. Raises ExtractionError."""
-    return extract_text(extract.PAGE, [content], url, PAGE_SECONDS, lambda: False)
+class PageText(NamedTuple):
+    """The main text of a web page, and the texts and URLs of its links."""
+
+    text: str
+    links: list[tuple[str, str]]
+
+
+def extract_page(content: bytes, url: str) -> PageText:
+    """Return the main text and the links of a web page. Raises ExtractionError."""
+    page = json.loads(extract_text(extract.PAGE, [content], url, PAGE_SECONDS, lambda: False))
+    return PageText(page["text"], [(text, target) for text, target in page["links"]])
 
 
 def extract_text(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.text_extraction import extraction_process
+from forwarder.text_extraction.extract import MAX_LINKS
 from forwarder.text_extraction.extraction_process import ExtractionError, extract_file, extract_page
 from tests.text_extraction.documents import make_docx, make_pdf
 
@@ -26,7 +27,30 @@ def test_text_comes_from_a_process() -> None:
 def test_text_of_a_page_has_no_scripts() -> None:
     text, script = "The cat is a small mammal that sleeps all day.", "<script>alert(1)</script>"
     html = f"<html><body><article><p>{text}</p>{script}</article></body></html>"
-    assert extract_page(html.encode(), "https://example.org/") == text
+    assert extract_page(html.encode(), "https://example.org/") == (text, [])
+
+
+def test_links_of_a_page_are_absolute_and_different() -> None:
+    urls = [
+        "/a",
+        "b#top",
+        "b",
+        "https://other.example/",
+        "javascript:x",
+        "mailto:x",
+        "http://[",
+        "#c",
+    ]
+    links = "".join(f"<a href='{url}'>to  <b>{url}</b></a>" for url in urls)
+    html = f"<html><body><p>The cat is a small mammal that sleeps all day.</p>{links}</body></html>"
+    assert extract_page(html.encode(), "https://example.org/p/").links == [
+        ("to /a", "https://example.org/a"),
+        ("to b#top", "https://example.org/p/b"),
+        ("to https://other.example/", "https://other.example/"),
+    ]
+    many = "".join(f"<a href='/{number}'>{number}</a>" for number in range(200))
+    html = f"<html><body><p>The cat is a small mammal that sleeps all day.</p>{many}</body></html>"
+    assert len(extract_page(html.encode(), "https://example.org/").links) == MAX_LINKS
 
 
 def test_page_without_text_is_an_invalid_file() -> None:

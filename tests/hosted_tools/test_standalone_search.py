@@ -1,0 +1,254 @@
+"""Commands of Codex's standalone search."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest, UpstreamTimeout
+from forwarder.hosted_tools import standalone_search
+from forwarder.hosted_tools.page_reader import Page, PageFailure
+from forwarder.hosted_tools.standalone_search import StandaloneSearch, read_search_request
+from forwarder.hosted_tools.web_search import WebSearch
+from forwarder.hosted_tools.web_search_backends import (
+    SearchAnswer,
+    SearchFailure,
+    SearchOptions,
+    SearchResult,
+)
+
+Json = dict[str, Any]
+URL = "https://example.org/cats"
+LINES = [f"Line {number} about cats." for number in range(3000)]
+
+
+class Engine:
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, SearchOptions, str]] = []
+
+    def search(self, query: str, options: SearchOptions, client: str) -> SearchAnswer:
+        self.asked.append((query, options, client))
+        if query == "broken":
+            raise SearchFailure("The search engine answered 500.")
+        if query == "slow":
+            raise UpstreamTimeout("The upstream did not answer in time.")
+        if query == "bug":
+            raise RuntimeError("secret")
+        if query == "nothing":
+            return SearchAnswer([])
+        return SearchAnswer([SearchResult("Cats", URL, f"About {query}.", "2026-01-01")])
+
+
+class Reader:
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+
+    def read_page(self, url: str, client: str) -> Page:
+        self.opened.append(url)
+        if "missing" in url:
+            raise PageFailure("The page could not be opened: its server answered 404.")
+        links = [("Dogs", "https://example.org/dogs"), ("Lost", "https://example.org/missing")]
+        return Page("Cats", "\n".join(LINES), links)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def reader() -> Reader:
+    return Reader()
+
+
+@pytest.fixture
+def run(engine: Any, reader: Any) -> Callable[..., str]:
+    def run_commands(commands: Json, **more: Any) -> str:
+        body = {"id": "s", "model": "m", "commands": commands, **more}
+        search = WebSearch(engine, reader, "client", 5.0)
+        return StandaloneSearch(search, read_search_request(body)).run()
+
+    return run_commands
+
+
+def test_results_have_their_urls_as_references(run: Any, engine: Engine) -> None:
+    output = run({"search_query": [{"q": "cats"}, {"q": "dogs"}]})
+    assert output.startswith(
+        "search_query 'cats'\n- Cats\nURL: https://example.org/cats\nPublished: 2026-01-01\n"
+        "About cats.\n\nsearch_query 'dogs'\n- Cats\n"
+    )
+    assert "The ref_id of a page is its URL." in output
+    assert {query for query, _, _ in engine.asked} == {"cats", "dogs"}
+    assert {client for _, _, client in engine.asked} == {"client"}
+
+
+def test_queries_and_settings_become_options(run: Any, engine: Engine) -> None:
+    settings = {
+        "user_location": {"type": "approximate", "country": "de", "city": "Berlin"},
+        "filters": {"blocked_domains": ["bad.example"]},
+        "search_context_size": "high",
+        "allowed_callers": ["direct"],
+        "external_web_access": True,
+    }
+    query = {"q": "cats", "recency": 7, "domains": ["https://Example.org/x", "two words"]}
+    run({"search_query": [query], "response_length": "short"}, settings=settings)
+    assert engine.asked[0][1] == SearchOptions(
+        4, 300, "DE", "Berlin", ("example.org",), ("bad.example",), 7
+    )
+
+
+def test_domains_of_a_query_cannot_widen_the_settings(run: Any, engine: Engine) -> None:
+    settings = {"filters": {"allowed_domains": ["example.org"]}}
+    queries = [{"q": "a", "domains": ["sub.example.org", "other.example"]},
+               {"q": "b", "domains": ["other.example"]}]  # fmt: skip
+    output = run({"search_query": queries}, settings=settings)
+    assert [options.allowed for _, options, _ in engine.asked] == [("sub.example.org",)]
+    assert "search_query 'b'\nFailed: The settings of the search do not allow" in output
+
+
+def test_page_is_opened_at_a_line_with_its_links(run: Any) -> None:
+    output = run({"open": [{"ref_id": URL, "lineno": 100}], "response_length": "short"})
+    assert output.startswith(f"open {URL}\nCats\nURL: {URL}\nLines 95-")
+    assert "\n\nLine 95 about cats.\nLine 96 about cats." in output
+    next_line = int(re.findall(r"Open it with lineno (\d+)", output)[0])
+    assert f"Line {next_line - 2} about" in output
+    assert f"Line {next_line + 1} about" not in output
+    assert "Links:\n0: Dogs https://example.org/dogs\n1: Lost" in output
+
+
+def test_line_after_the_end_shows_the_end(run: Any) -> None:
+    output = run({"open": [{"ref_id": URL, "lineno": 10**9}]})
+    assert "Line 2999 about cats." in output
+
+
+def test_link_is_opened_by_its_number(run: Any, reader: Reader) -> None:
+    clicks = [{"ref_id": URL, "id": 0}, {"ref_id": URL, "id": 1}, {"ref_id": URL, "id": 2}]
+    output = run({"click": clicks})
+    assert "click 0\nCats\nURL: https://example.org/dogs" in output
+    assert "click 1\nFailed: The page could not be opened: its server answered 404." in output
+    assert "click 2\nFailed: The page has no link of this number." in output
+
+
+def test_text_is_found(run: Any) -> None:
+    finds = [{"ref_id": URL, "pattern": "LINE 77 "}, {"ref_id": URL, "pattern": "dogs"}]
+    output = run({"find": finds})
+    assert "Line 77 about cats." in output
+    assert f"find 'dogs' in {URL}\nThe page does not contain this text." in output
+
+
+@pytest.mark.parametrize(
+    ("commands", "reason"),
+    [
+        ({"search_query": [{"q": " "}]}, "The query is empty."),
+        ({"search_query": [{"q": "broken"}]}, "The search engine answered 500."),
+        ({"search_query": [{"q": "slow"}]}, "The upstream did not answer in time."),
+        ({"open": [{"ref_id": "turn0search0"}]}, "The reference is not known. The ref_id"),
+        ({"find": [{"ref_id": URL, "pattern": ""}]}, "The pattern is empty."),
+        ({"weather": [{"location": "Bern"}]}, "This command is not available."),
+        ({"time": [{"utc_offset": "3"}]}, "The offset must have the form +03:00."),
+        ({"time": [{"utc_offset": "+24:00"}]}, "The offset must have the form +03:00."),
+    ],
+)
+def test_failure_is_a_text_for_the_model(run: Any, commands: Json, reason: str) -> None:
+    assert f"\nFailed: {reason}" in run(commands)
+
+
+def test_unexpected_failure_shows_no_details(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert "\nFailed unexpectedly." in run({"search_query": [{"q": "bug"}]})
+    assert caplog.records[0].__dict__["event"] == "search_command_failed"
+
+
+def test_search_without_results_says_so(run: Any) -> None:
+    assert "The search has no results." in run({"search_query": [{"q": "nothing"}]})
+
+
+def test_time_is_told_in_an_offset(run: Any) -> None:
+    output = run({"time": [{"utc_offset": "-03:30"}]})
+    assert re.match(r"time -03:30\n\d{4}-\d\d-\d\d \d\d:\d\d:\d\d -0330\n", output)
+
+
+@pytest.mark.parametrize("access", [False, "index_only"])
+def test_without_live_access_pages_are_not_opened(run: Any, reader: Reader, access: object) -> None:
+    commands = {"search_query": [{"q": "cats"}], "open": [{"ref_id": URL}]}
+    output = run(commands, settings={"external_web_access": access})
+    assert "About cats." in output
+    assert "allow no live access" in output
+    assert reader.opened == []
+
+
+def test_output_is_cut_to_the_tokens_that_are_left(run: Any) -> None:
+    output = run({"open": [{"ref_id": URL}]}, max_output_tokens=100)
+    assert len(output) == 400 + len(standalone_search.CUT_NOTE)
+    assert output.endswith("Its end was left out.]")
+
+
+def test_too_many_operations_are_named(run: Any, engine: Engine) -> None:
+    count = standalone_search.MAX_OPERATIONS
+    output = run({"search_query": [{"q": f"q{number}"} for number in range(count + 1)]})
+    assert len(engine.asked) == count
+    assert f"search_query 'q{count}'\nToo many commands" in output
+
+
+def test_operation_that_takes_too_long_is_left_behind(engine: Any, reader: Any) -> None:
+    release = threading.Event()
+
+    def read_slowly(url: str, client: str) -> Page:
+        release.wait(10)
+        raise PageFailure("late")
+
+    reader.read_page = read_slowly
+    body = {"commands": {"open": [{"ref_id": URL}], "search_query": [{"q": "cats"}]}}
+    search = WebSearch(engine, reader, "client", 0.2)
+    try:
+        output = StandaloneSearch(search, read_search_request(body)).run()
+    finally:
+        release.set()
+    assert "About cats." in output
+    assert f"open {URL}\nIt took too long." in output
+
+
+@pytest.mark.parametrize("commands", [None, {}, {"search_query": []}, {"unknown": [{}]}])
+def test_call_without_commands_says_so(run: Any, commands: Any) -> None:
+    assert run(commands) == "The call has no command that could be run."
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"commands": []}, "commands"),
+        ({"commands": {"search_query": {}}}, "commands.search_query"),
+        ({"commands": {"search_query": ["cats"]}}, "commands.search_query[0]"),
+        ({"commands": {"search_query": [{}]}}, "commands.search_query[0].q"),
+        ({"commands": {"search_query": [{"q": 5}]}}, "commands.search_query[0].q"),
+        (
+            {"commands": {"search_query": [{"q": "a", "domains": [5]}]}},
+            "commands.search_query[0].domains[0]",
+        ),
+        (
+            {"commands": {"search_query": [{"q": "a", "recency": "7"}]}},
+            "commands.search_query[0].recency",
+        ),
+        ({"commands": {"open": [{"lineno": 5}]}}, "commands.open[0].ref_id"),
+        ({"commands": {"click": [{"ref_id": URL}]}}, "commands.click[0].id"),
+        ({"commands": {"find": [{"ref_id": URL}]}}, "commands.find[0].pattern"),
+        ({"commands": {"response_length": "huge"}}, "commands.response_length"),
+        ({"settings": 5}, "settings"),
+        ({"settings": {"search_context_size": "huge"}}, "settings.search_context_size"),
+        (
+            {"settings": {"filters": {"allowed_domains": ["a b"]}}},
+            "settings.filters.allowed_domains[0]",
+        ),
+        ({"settings": {"external_web_access": 1}}, "settings.external_web_access"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+    ],
+)
+def test_malformed_request_is_refused_by_name(
+    engine: Any, reader: Any, body: Json, param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        StandaloneSearch(WebSearch(engine, reader), read_search_request(body)).run()
+    assert refused.value.param == param
