@@ -339,3 +339,137 @@ def test_upstream_searches_for_the_model_of_another(
     asked = json.loads(searcher.requests[0].partition(b"\r\n\r\n")[2])
     assert (asked["model"], asked["input"]) == ("searcher", "cats")
     assert asked["tools"] == [{"type": "web_search", "search_context_size": "medium"}]
+
+
+@pytest.fixture
+def searching_client(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[openai.OpenAI]:
+    """A client of a forwarder with a search engine of SearXNG's shape and stored files."""
+    found = {"title": "Cats", "url": "https://example.org/cats", "content": "Cats sleep."}
+
+    def answer(peer: Peer) -> None:
+        peer.request()
+        peer.answer(json.dumps({"results": [found]}).encode(), b"Connection: close")
+
+    with serving(answer) as searxng:
+        environment = {
+            "CHAT_BASE_URL": upstream.url,
+            "FORWARDER_FILES": "store",
+            "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
+            "FORWARDER_WEB_SEARCH": "searxng",
+            "FORWARDER_WEB_SEARCH_URL": f"http://127.0.0.1:{searxng.port}",
+        }
+        with (
+            hosting(environment) as address,
+            openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) as client,
+        ):
+            yield client
+
+
+@pytest.mark.parametrize("kind", ["web_search", "web_search_2025_08_26"])
+def test_next_turn_has_the_search_but_needs_no_tools(
+    searching_client: openai.OpenAI, upstream: ScriptedUpstream, kind: Any
+) -> None:
+    upstream.script(calls("web_search", query="cats"), Answer(text="Asleep."), Answer(text="Yes."))
+    tool: Any = {"type": kind, "search_context_size": "low"}
+    stream = searching_client.responses.create(model="m", input="cats?", tools=[tool], stream=True)
+    first: Any = list(stream)[-1]
+    second = searching_client.responses.create(
+        model="m", input="Sure?", previous_response_id=first.response.id
+    )
+    assert [item.type for item in second.output] == ["message"]
+    body = upstream.requests[2].body
+    assert [message["role"] for message in body["messages"]] == [
+        "user", "assistant", "tool", "assistant", "user"
+    ]  # fmt: skip
+    assert "tools" not in body
+
+
+def test_log_probabilities_of_the_last_round_are_included(
+    searching_client: openai.OpenAI, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(calls("web_search", query="cats"), Answer(text="Asleep."))
+    searching_client.responses.create(
+        model="m", input="cats?", tools=[SEARCH], include=["message.output_text.logprobs"]
+    )  # type: ignore[call-overload]
+    assert [request.body.get("logprobs") for request in upstream.requests] == [True, True]
+
+
+def test_search_of_an_empty_store_is_completed_without_results(
+    searching_client: openai.OpenAI, upstream: ScriptedUpstream
+) -> None:
+    store = searching_client.vector_stores.create(name="empty")
+    upstream.script(calls("file_search", query="experts"), Answer(text="I do not know."))
+    response = searching_client.responses.create(
+        model="m",
+        input="How many?",
+        tools=[{"type": "file_search", "vector_store_ids": [store.id]}],
+        include=["file_search_call.results"],
+    )
+    search: Any = response.output[0]
+    assert (search.status, search.queries, search.results) == ("completed", ["experts"], [])
+    assert response.output_text == "I do not know."
+
+
+def test_filters_of_the_tool_select_files(
+    searching_client: openai.OpenAI, upstream: ScriptedUpstream
+) -> None:
+    store = searching_client.vector_stores.create(name="reports")
+    for region, quarter in (("us", 1), ("us", 2), ("eu", 1)):
+        searching_client.vector_stores.files.upload_and_poll(
+            vector_store_id=store.id,
+            file=(f"{region}{quarter}.txt", f"Report of {region}, Q{quarter}.".encode()),
+            attributes={"region": region, "quarter": quarter},
+            poll_interval_ms=20,
+        )
+    upstream.script(calls("file_search", query="report"), Answer(text="One."))
+    filters: Any = {
+        "type": "and",
+        "filters": [
+            {"type": "eq", "key": "region", "value": "us"},
+            {"type": "lt", "key": "quarter", "value": 2},
+        ],
+    }
+    response = searching_client.responses.create(
+        model="m",
+        input="What is new?",
+        tools=[{"type": "file_search", "vector_store_ids": [store.id], "filters": filters}],
+        include=["file_search_call.results"],
+    )
+    search: Any = response.output[0]
+    assert [result.filename for result in search.results] == ["us1.txt"]
+    assert search.results[0].attributes == {"region": "us", "quarter": 1}
+
+
+def test_calls_one_by_one_are_asked_for_in_each_round(
+    client: openai.OpenAI, upstream: ScriptedUpstream, root: str
+) -> None:
+    upstream.script(
+        calls("tests__echo", text="a"), calls("tests__echo", text="b"), Answer(text="Done.")
+    )
+    response = client.responses.create(
+        model="m", input="go", tools=[mcp_tool(root)], parallel_tool_calls=False
+    )
+    assert [item.type for item in response.output] == [
+        "mcp_list_tools", "mcp_call", "mcp_call", "message"
+    ]  # fmt: skip
+    assert response.parallel_tool_calls is False
+    sent = [request.body.get("parallel_tool_calls") for request in upstream.requests]
+    assert sent == [False, False, False]
+
+
+def test_max_tool_calls_limits_no_functions_of_the_client(
+    client: openai.OpenAI, upstream: ScriptedUpstream, root: str
+) -> None:
+    wanted = [Call("get_weather", "{}"), Call("get_time", "{}")]
+    functions: Any = [
+        {"type": "function", "name": call.name, "parameters": {"type": "object", "properties": {}}}
+        for call in wanted
+    ]
+    for tools in (functions, [*functions, mcp_tool(root)]):
+        upstream.script(Answer(calls=wanted))
+        response: Any = client.responses.create(
+            model="m", input="go", tools=tools, max_tool_calls=1
+        )
+        names = [item.name for item in response.output if item.type == "function_call"]
+        assert names == ["get_weather", "get_time"]
+        assert response.max_tool_calls == 1
