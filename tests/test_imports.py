@@ -99,6 +99,7 @@ ELSEWHERE = {
     "pipeline/upstream_calls.py": "pipeline/test_gateway.py",
     "cli/context.py": "cli/test_main.py",
     "hosted_tools/first_request.py": "hosted_tools/test_loop.py",
+    "hosted_tools/background_call.py": "hosted_tools/test_web_search.py",
     "hosted_tools/history.py": "hosted_tools/test_loop.py",
     "hosted_tools/kinds.py": "hosted_tools/test_loop.py",
     "hosted_tools/mcp_kind.py": "hosted_tools/test_loop.py",

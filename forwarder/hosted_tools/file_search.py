@@ -10,6 +10,7 @@ import orjson
 
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, STR, read_field
+from forwarder.hosted_tools.background_call import BackgroundCall
 from forwarder.hosted_tools.hosted_function import (
     CallOutcome,
     FinishedCall,
@@ -27,7 +28,6 @@ from forwarder.hosted_tools.tool_kind import (
     ToolSet,
     reserve_name,
 )
-from forwarder.hosted_tools.web_search import BackgroundCall
 
 FUNCTION = "file_search"
 """The function of the model for a ``file_search_call``."""

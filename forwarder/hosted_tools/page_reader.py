@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest
+from forwarder.hosted_tools.background_call import ToolFailure
 from forwarder.hosted_tools.web_search_backends import clean_text
 from forwarder.middleware.media import Fetcher
 from forwarder.text_extraction.extraction_process import (
@@ -43,7 +44,7 @@ class Page(NamedTuple):
     links: Sequence[tuple[str, str]] = ()
 
 
-class PageFailure(Exception):
+class PageFailure(ToolFailure):
     """A page could not be read; the message is for the model and the client."""
 
 

@@ -29,6 +29,7 @@ from forwarder.core.validate import (
     read_field,
     require_field,
 )
+from forwarder.hosted_tools.background_call import ToolFailure
 from forwarder.hosted_tools.page_reader import Page, PageFailure, find_in_text
 from forwarder.hosted_tools.web_search import (
     CITE_NOTE,
@@ -76,7 +77,7 @@ class SearchRequest(NamedTuple):
 class Operation(NamedTuple):
     """One entry of a command: its name for the model, and the work that returns its result.
 
-    The work raises SearchFailure, PageFailure or ForwarderError.
+    The work raises ToolFailure or ForwarderError.
     """
 
     name: str
@@ -265,7 +266,7 @@ def run_operations(operations: list[Operation], seconds: float) -> list[str]:
     def run(index: int) -> None:
         try:
             results[index] = operations[index].work()
-        except (SearchFailure, PageFailure) as failure:
+        except ToolFailure as failure:
             results[index] = f"Failed: {failure}"
         except ForwarderError as failure:
             results[index] = f"Failed: {failure.message}"

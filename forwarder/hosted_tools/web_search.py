@@ -7,18 +7,15 @@ pages are untrusted: they reach the model as outputs of functions only.
 from __future__ import annotations
 
 import re
-import threading
-import time
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import orjson
 
-from forwarder.core.concurrency import spawn
-from forwarder.core.errors import ForwarderError, shorten_value
+from forwarder.core.errors import shorten_value
 from forwarder.core.types import Json
 from forwarder.core.validate import BOOL, DICT, LIST, STR, check_enum, check_type, read_field
+from forwarder.hosted_tools.background_call import BackgroundCall
 from forwarder.hosted_tools.hosted_function import (
     CallOutcome,
     FinishedCall,
@@ -41,7 +38,6 @@ from forwarder.hosted_tools.tool_kind import (
 from forwarder.hosted_tools.web_search_backends import (
     SearchAnswer,
     SearchBackend,
-    SearchFailure,
     SearchOptions,
     SearchResult,
 )
@@ -313,60 +309,6 @@ class FindInPageFunction(WebFunction):
         if not passages:
             return f"The page does not contain '{shorten_value(texts['pattern'])}'.", {}
         return "\n\n".join([*passages, CITE_NOTE]), {}
-
-
-class BackgroundCall:
-    """A search in the background.
-
-    ``work`` returns the output for the model and more fields. ``make_outcome`` makes the outcome
-    from the item, its status, the output and those fields. If the call is cancelled or takes longer
-    than ``seconds``, it is abandoned: its work runs on until its own limits end it.
-    """
-
-    def __init__(
-        self,
-        work: Callable[[], tuple[str, Json]],
-        make_outcome: Callable[..., CallOutcome],
-        seconds: float,
-    ) -> None:
-        self._work = work
-        self._make_outcome = make_outcome
-        self._ends_at = time.monotonic() + seconds
-        self._done = threading.Event()
-        self._output: str | None = None
-        self._fields: Json = {}
-        self._error: str | None = None
-        self._is_cancelled = False
-        spawn(self._run)
-
-    def wait(self, seconds: float | None) -> bool:
-        left = max(0.0, self._ends_at - time.monotonic())
-        is_done = self._done.wait(left if seconds is None else min(seconds, left))
-        return is_done or time.monotonic() >= self._ends_at
-
-    def cancel(self) -> None:
-        self._is_cancelled = True
-        self._done.set()
-
-    def read_outcome(self, item: Json) -> CallOutcome:
-        if self._output is None:
-            reason = self._error or "The call took too long."
-            return self._make_outcome(item, "failed", reason)
-        return self._make_outcome(item, "completed", self._output, self._fields)
-
-    def _run(self) -> None:
-        try:
-            self._output, self._fields = self._work()
-        except (SearchFailure, PageFailure) as failure:
-            self._error = str(failure)
-        except ForwarderError as failure:
-            self._error = failure.message
-        except Exception:
-            self._error = "The search failed unexpectedly."
-            if not self._is_cancelled:
-                raise
-        finally:
-            self._done.set()
 
 
 def make_search_outcome(

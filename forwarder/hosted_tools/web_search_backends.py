@@ -22,6 +22,7 @@ import httpx2
 import orjson
 
 from forwarder.core.types import Json
+from forwarder.hosted_tools.background_call import ToolFailure
 
 MAX_ANSWER_BYTES = 4 * 2**20
 MAX_QUERY_LENGTH = 400
@@ -110,7 +111,7 @@ class Backend(NamedTuple):
     needs_key: bool = True
 
 
-class SearchFailure(Exception):
+class SearchFailure(ToolFailure):
     """A search failed; the message is for the model and the client."""
 
 

@@ -1,0 +1,70 @@
+"""Calls of hosted tools that run in a greenlet of their own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from forwarder.core.concurrency import spawn
+from forwarder.core.errors import ForwarderError
+from forwarder.core.types import Json
+from forwarder.hosted_tools.hosted_function import CallOutcome
+
+
+class ToolFailure(Exception):
+    """A call failed; the message is for the model and the client."""
+
+
+class BackgroundCall:
+    """A call in the background.
+
+    ``work`` returns the output for the model and more fields. ``make_outcome`` makes the outcome
+    from the item, its status, the output and those fields. If the call is cancelled or takes longer
+    than ``seconds``, it is abandoned: its work runs on until its own limits end it.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[], tuple[str, Json]],
+        make_outcome: Callable[..., CallOutcome],
+        seconds: float,
+    ) -> None:
+        self._work = work
+        self._make_outcome = make_outcome
+        self._ends_at = time.monotonic() + seconds
+        self._done = threading.Event()
+        self._output: str | None = None
+        self._fields: Json = {}
+        self._error: str | None = None
+        self._is_cancelled = False
+        spawn(self._run)
+
+    def wait(self, seconds: float | None) -> bool:
+        left = max(0.0, self._ends_at - time.monotonic())
+        is_done = self._done.wait(left if seconds is None else min(seconds, left))
+        return is_done or time.monotonic() >= self._ends_at
+
+    def cancel(self) -> None:
+        self._is_cancelled = True
+        self._done.set()
+
+    def read_outcome(self, item: Json) -> CallOutcome:
+        if self._output is None:
+            reason = self._error or "The call took too long."
+            return self._make_outcome(item, "failed", reason)
+        return self._make_outcome(item, "completed", self._output, self._fields)
+
+    def _run(self) -> None:
+        try:
+            self._output, self._fields = self._work()
+        except ToolFailure as failure:
+            self._error = str(failure)
+        except ForwarderError as failure:
+            self._error = failure.message
+        except Exception:
+            self._error = "The call failed unexpectedly."
+            if not self._is_cancelled:
+                raise
+        finally:
+            self._done.set()
