@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 
 import httpx2
 import openai
-from openai import Omit, OpenAI, Stream, not_given, omit
+from openai import Omit, OpenAI, Stream, omit
 from openai._models import FinalRequestOptions
 from openai.lib.streaming.responses import ResponseStreamManager
 from openai.resources.responses import Responses
@@ -28,17 +28,9 @@ _USER_AGENT = f"OpenAI/Python {openai.__version__}"
 RAW_STREAM = Stream[object]
 """The stream class for calls whose unread response is returned instead of a stream."""
 
-DEFAULT_OPTIONS: dict[str, Any] = {
-    "params": {},
-    "max_retries": 0,
-    "follow_redirects": None,
-    "security": {},
-    "extra_json": None,
-    "synthesize_event_and_data": None,
-    "stream_mode": "legacy",
-    "post_parser": not_given,
-}
-"""Values for the SDK's remaining request options. The SDK deep-copies defaults it must fill in."""
+_BLANK_OPTIONS = FinalRequestOptions.construct(method="", url="", params={}, max_retries=0)
+"""The SDK's options that are the same for all encoded requests.  To fill in their defaults for each
+request would take the SDK as long as to send it."""
 
 _IN_EXTRA_BODY: Any = omit
 """Stands for a required parameter that travels in `extra_body`."""
@@ -111,18 +103,20 @@ class SdkClient(OpenAI):
         """
         if not isinstance(options.content, bytes) or options.params or self._has_default_query:
             return super()._build_request(options, retries_taken=retries_taken)
-        headers = self._build_headers(options, retries_taken=retries_taken)
         timeout: Any = options.timeout
         return self._client.build_request(
             options.method,
             options.url,
-            headers=headers.multi_items(),
+            headers=self._build_headers(options, retries_taken=retries_taken),
             content=options.content,
             timeout=timeout,
         )
 
-    # The SDK's versions of these four serve its own ways to obtain a key (a function, a workload's
+    # The SDK's versions of these five serve its own ways to obtain a key (a function, a workload's
     # identity, a provider) and import a module in each call. All keys here are fixed strings.
+
+    def _validate_headers(self, headers: Any, custom_headers: Any) -> None:
+        """Accept the headers: `UpstreamConnection` sets or omits ``Authorization`` itself."""
 
     def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         return options
@@ -162,21 +156,7 @@ class SdkClient(OpenAI):
         self, request: EncodedRequest, headers: Mapping[str, Any], timeout: Any
     ) -> httpx2.Response:
         """Send a request and return its response, unread."""
-        options: Any = {
-            **DEFAULT_OPTIONS,
-            "headers": headers,
-            "idempotency_key": request.id,
-            "timeout": timeout,
-        }
-        response: Any = super().post(
-            request.url,
-            content=request.content,
-            cast_to=httpx2.Response,
-            options=options,
-            stream=True,
-            stream_cls=RAW_STREAM,
-        )
-        return cast(httpx2.Response, response)
+        return self._send_encoded("post", request, {"headers": headers, "timeout": timeout})
 
     def reopen_stream(
         self, response_id: str, request: EncodedRequest, headers: Mapping[str, Any], timeout: Any
@@ -190,24 +170,35 @@ class SdkClient(OpenAI):
         request = arguments.get("options", {}).get("extra_json")
         if not isinstance(request, EncodedRequest):
             return super().post(path, **arguments)
-        arguments |= {"body": None, "content": request.content}
-        response = super().post(request.url, **replace_options(arguments, request))
-        return UnreadStream(response)
+        return UnreadStream(self._send_encoded("post", request, arguments["options"]))
 
     def get(self, path: str, **arguments: Any) -> Any:
         """Send a GET request; an `EncodedRequest` in `extra_body` replaces the path."""
         request = arguments.get("options", {}).get("extra_json")
         if not isinstance(request, EncodedRequest):
             return super().get(path, **arguments)
-        return UnreadStream(super().get(request.url, **replace_options(arguments, request)))
+        return UnreadStream(self._send_encoded("get", request, arguments["options"]))
 
-
-def replace_options(arguments: dict[str, Any], request: EncodedRequest) -> dict[str, Any]:
-    """Return ``arguments`` without the SDK's types: `post` and `get` then give the raw response."""
-    options = {**DEFAULT_OPTIONS, **arguments["options"]}
-    # The headers already authenticate the request, so the SDK needs no security scheme.
-    options |= {"extra_json": None, "security": {}, "idempotency_key": request.id}
-    return {**arguments, "cast_to": httpx2.Response, "options": options}
+    def _send_encoded(
+        self, method: str, request: EncodedRequest, options: Mapping[str, Any]
+    ) -> httpx2.Response:
+        """Send a request with these options of `post` or `get`; return its response, unread."""
+        own: dict[str, Any] = {
+            "method": method,
+            "url": request.url,
+            "content": request.content,
+            "extra_json": None,
+            "security": {},  # the headers authenticate the request
+            "idempotency_key": request.id,
+        }
+        # With this type the SDK returns the response itself.
+        response: Any = self.request(
+            httpx2.Response,
+            _BLANK_OPTIONS.model_copy(update={**options, **own}),
+            stream=True,
+            stream_cls=RAW_STREAM,
+        )
+        return cast(httpx2.Response, response)
 
 
 def read_raw_response(manager: ResponseStreamManager[Any]) -> httpx2.Response:

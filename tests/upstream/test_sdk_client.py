@@ -14,7 +14,7 @@ from openai._base_client import BaseClient
 from openai.resources.chat import Completions
 from openai.resources.responses import Responses
 
-from forwarder.upstream.sdk_client import DEFAULT_OPTIONS, EncodedRequest, SdkClient
+from forwarder.upstream.sdk_client import EncodedRequest, SdkClient
 from forwarder.upstream.transport.sdk_http_client import SdkHttpClient
 
 HEADERS = {"Authorization": "Bearer key", "X-Title": "A", "X-Stainless-Read-Timeout": openai.Omit()}
@@ -97,13 +97,8 @@ def test_a_stream_is_requested_with_the_same_headers_and_time_outs_as_a_whole_an
 ) -> None:
     transport = Transport()
     open_stream(transport, protocol)
-    options: Any = {**DEFAULT_OPTIONS, "headers": HEADERS, "timeout": TIMEOUT}
-    make_client(transport).post(
-        "http://up.test/own/path",
-        content=orjson.dumps(BODY),
-        cast_to=httpx2.Response,
-        options=options,
-    )
+    request = EncodedRequest("http://up.test/own/path", orjson.dumps(BODY), "req_1")
+    make_client(transport).send_unread(request, HEADERS, TIMEOUT)
 
     streamed, whole = transport.requests
 

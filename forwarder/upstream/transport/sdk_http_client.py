@@ -39,11 +39,12 @@ class SdkHttpClient(httpx2.Client):
         if not isinstance(content, bytes) or options.get("params"):
             return super().build_request(method, url, timeout=timeout, **options)
         target = parse_url(url) if isinstance(url, str) else url
-        length = [("Content-Length", str(len(content)))]
+        headers = httpx2.Headers(options["headers"])
+        length = (b"Content-Length", b"%d" % len(content))
         return httpx2.Request(
             method,
             target,
-            headers=[*make_host_header(target, options["headers"]), *options["headers"], *length],
+            headers=[*make_host_header(target, headers), *headers.raw, length],
             stream=httpx2.ByteStream(content),  # from ``content`` it would derive all of this
             extensions={"timeout": httpx2.Timeout(timeout).as_dict()},
         )
@@ -76,10 +77,9 @@ class StockHttpClient(httpx2.Client):
         return response
 
 
-def make_host_header(url: httpx2.URL, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def make_host_header(url: httpx2.URL, headers: httpx2.Headers) -> list[tuple[bytes, bytes]]:
     """Return the Host header, unless the operator has configured one."""
-    is_configured = any(name.lower() == "host" for name, _ in headers)
-    return [] if is_configured else [("Host", url.netloc.decode("ascii"))]
+    return [] if "host" in headers else [(b"Host", url.netloc)]
 
 
 parse_url = functools.lru_cache(_MAX_CACHED_URLS)(httpx2.URL)
