@@ -15,6 +15,11 @@ from forwarder.core.pacing import LARGE
 _PAUSE_SECONDS = 1e-4
 """Seconds for other requests.  A pause of 0 would end before the loop polls its sockets."""
 
+_get_thread_id = monkey.get_original("_thread", "get_ident")
+
+_LOOP_THREAD_ID = _get_thread_id()
+"""The thread that imports this module runs the event loop."""
+
 
 class Turnstile:
     """Admits one large step at a time."""
@@ -25,9 +30,13 @@ class Turnstile:
     def wait_turn(self, size: int) -> None:
         """Wait for a turn to work on ``size`` bytes; the turn ends when the caller next waits.
 
-        Returns at once for small bodies, and under threads, which are preempted anyway.
+        Returns at once for small bodies, and in threads, which are preempted anyway: all threads
+        without gevent, and native threads that read the database or parse.  A native thread has no
+        running loop, which would end its turn.
         """
         if size < LARGE or not monkey.is_module_patched("threading"):
+            return
+        if _get_thread_id() != _LOOP_THREAD_ID:
             return
         self._semaphore.acquire()
         try:

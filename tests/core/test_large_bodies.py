@@ -42,3 +42,26 @@ turnstile.wait_turn(LARGE)  # who is interrupted gives its turn back
 @pytest.mark.live
 def test_other_requests_run_between_large_steps() -> None:
     subprocess.run([sys.executable, "-c", UNDER_GEVENT], cwd=ROOT, check=True, timeout=60)
+
+
+IN_NATIVE_THREADS = """
+from gevent import monkey
+monkey.patch_all()
+import gevent
+from gevent.threadpool import ThreadPool
+from forwarder.core.large_bodies import Turnstile
+from forwarder.core.pacing import LARGE
+turnstile = Turnstile()
+def work():
+    turnstile.wait_turn(LARGE)
+    return "done"
+pool = ThreadPool(2)
+with gevent.Timeout(20):
+    assert [pool.apply(work) for _ in range(4)] == ["done"] * 4
+    work()  # the turn of a thread that has no loop would never end
+"""
+
+
+@pytest.mark.live
+def test_native_threads_take_no_turns() -> None:
+    subprocess.run([sys.executable, "-c", IN_NATIVE_THREADS], cwd=ROOT, check=True, timeout=60)
