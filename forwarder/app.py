@@ -38,6 +38,7 @@ from forwarder.server.base_paths import PathAliases, install_base_paths
 from forwarder.server.browser_guard import guard_browsers
 from forwarder.server.cors import CrossOrigin
 from forwarder.server.extension import install_extension
+from forwarder.server.form_body import MAX_FORM_PARTS, FormRequest
 from forwarder.services import Services
 
 OPENAI_MODULES = (
@@ -50,6 +51,8 @@ OTHER_MODULES = (ollama, diagnostics, docs, health, metrics)
 
 class Application(Flask):
     """A Flask application without asynchronous functions."""
+
+    request_class = FormRequest
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function itself; Flask inspects each hook and view in every request."""
@@ -74,6 +77,7 @@ def make_app(services: Services) -> Flask:
     settings = services.settings
     app = Application("forwarder", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
+    app.config["MAX_FORM_PARTS"] = MAX_FORM_PARTS
     app.config["SOCK_SERVER_OPTIONS"] = websocket.build_socket_options(settings)
     set_pause(partial(take_turn, LARGE))
     install_extension(app, services)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from forwarder.config.settings import UpstreamSettings
 from forwarder.context.recorder import NULL_ATTEMPT_RECORDER, AttemptRecorder, Recorder
 from forwarder.context.redaction import Redactor
+from forwarder.core.body_memory import BodyMemory, BodyReservation
 from forwarder.core.cleanup import CleanupStack
 from forwarder.core.errors import (
     ClientDisconnected,
@@ -108,10 +110,11 @@ class RequestContext:
     reasons. ``has_converted_body`` is true if the body had the shape of the other API.
     ``recorder`` is set if the request is captured. ``rendered_field`` is the field in which the
     client is known to render reasoning. ``followed_response_id`` is the id of a response that the
-    upstream is already generating and that only has to be followed. ``body_size`` is the size of
-    the request body in bytes. ``is_answer_composed`` is true if the answer is made
-    here of several upstream answers, so that no upstream has it. ``tool_memory`` is what hosted
-    tools leave for a fallback to another upstream, such as the outcomes of calls that ran already.
+    upstream is already generating and that only has to be followed. ``body_memory`` is the limit of
+    memory for bodies; ``body_size`` is the size of the request body in bytes, ``body_text`` the
+    bytes that its texts take beyond it. ``is_answer_composed`` is true if the answer is made here
+    of several upstream answers, so that no upstream has it. ``tool_memory`` is what hosted tools
+    leave for a fallback to another upstream, such as the outcomes of calls that ran already.
     ``runs_hosted_tools`` is false for requests that a hosted tool itself makes.
     """
 
@@ -152,12 +155,15 @@ class RequestContext:
     has_converted_body: bool = False
     span: Any = None
     recorder: Recorder | None = None
+    body_memory: BodyMemory = field(default_factory=lambda: BodyMemory(sys.maxsize))
     body_size: int = 0
+    body_text: int = 0
     is_answer_composed: bool = False
     tool_memory: dict[str, Any] = field(default_factory=dict)
     runs_hosted_tools: bool = True
     _cancel_event: threading.Event | None = None
     _first_body_hash: int | None = None
+    _added_memory: BodyReservation | None = None
 
     def notify_request(self, header: Callable[[str], str | None]) -> None:
         """Notify the observers that the request has arrived."""
@@ -214,6 +220,25 @@ class RequestContext:
         self.upstream, self.model = upstream, model
         self.loss_report = replace(self.loss_report, losses=dict(self.conversion_losses))
         self.reply_headers = {}
+        self.release_added_memory()
+
+    def release_added_memory(self) -> None:
+        """Release `added_memory`: the data that was added to the request is dropped."""
+        if self._added_memory is not None:
+            self._added_memory.release()
+
+    def reserve_memory(self) -> BodyReservation:
+        """Return a new reservation of memory, which is released with this context."""
+        reservation = BodyReservation(self.body_memory)
+        self.cleanup.add(reservation.release)
+        return reservation
+
+    @property
+    def added_memory(self) -> BodyReservation:
+        """The reservation for data that this attempt adds to the request body."""
+        if self._added_memory is None:
+            self._added_memory = self.reserve_memory()
+        return self._added_memory
 
     def notify_stream_start(self) -> None:
         """Mark the response as a stream that has started, and notify the observers."""
@@ -326,6 +351,8 @@ class RequestContext:
         try:
             self.cleanup.close()
         finally:
+            if self._added_memory is not None:
+                self._added_memory.close()  # database work may still run, and read more
             self._release_stream()
             seconds = time.monotonic() - self.started_at
             self._notify("on_complete", seconds)

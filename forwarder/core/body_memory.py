@@ -5,17 +5,23 @@ count when they arrive, so a client that announces a large body and sends nothin
 Each byte counts twice: until the upstream answers, the process holds the body both as parsed values
 and as the bytes sent to the upstream.  The largest body counts once more, because the parser copies
 it; bodies are parsed one at a time.
+
+Data that the forwarder adds to a request counts in the same way: the history that the request
+continues, and the images and files that it names.
 """
 
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Callable
 from sys import getsizeof
 from typing import Any
 
+from gevent import monkey
+
 from forwarder.core.errors import Overloaded, TooLarge
+from forwarder.core.json_lenient import measure_text
+from forwarder.core.pacing import LARGE
 
 _READ_BYTES = 2**16
 """Most bytes per read. Bodies up to this size are never refused."""
@@ -29,6 +35,9 @@ _HELD_COPIES = 2
 PEAK_COPIES = _HELD_COPIES + 1
 """Bytes of memory per byte of a body while it is parsed."""
 
+_NativeLock = monkey.get_original("_thread", "RLock")
+"""A lock for all threads: native threads read the database, and have no event loop to wait in."""
+
 
 class BodyMemory:
     """``max_bytes`` bytes of memory for bodies, of which ``used`` are reserved."""
@@ -36,27 +45,45 @@ class BodyMemory:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.used = 0
-        self._lock = threading.Lock()
+        self._lock = _NativeLock()
         self._large_sizes: dict[BodyReservation, int] = {}
 
     def reserve(self, owner: BodyReservation, size: int, text: int) -> None:
         """Reserve memory for a body of ``size`` bytes and ``text`` more bytes for its texts.
 
         It replaces what ``owner`` had reserved.  Raises Overloaded if a large body would need more
-        than the limit.
+        than the limit.  Does nothing after ``owner`` is closed.
         """
         with self._lock:
+            if owner.is_closed:
+                return
             added = _HELD_COPIES * (size - owner.size) + text - owner.text
             is_large = size > _READ_BYTES
             if added > 0 and (is_large or text):
                 largest = max(size, *self._large_sizes.values(), 0)
                 if self.used + added + largest > self.max_bytes:
                     raise self._make_error()
-            self.used += added
-            if is_large:
-                self._large_sizes[owner] = size
-            else:
-                self._large_sizes.pop(owner, None)
+            self._set(owner, size, text)
+
+    def hold(self, owner: BodyReservation, size: int) -> None:
+        """Count ``size`` bytes that exist already, even above the limit.  Replaces as `reserve`."""
+        with self._lock:
+            if not owner.is_closed:
+                self._set(owner, size, 0)
+
+    def close(self, owner: BodyReservation) -> None:
+        """Release what ``owner`` has reserved; it reserves nothing more."""
+        with self._lock:
+            self._set(owner, 0, 0)
+            owner.is_closed = True
+
+    def _set(self, owner: BodyReservation, size: int, text: int) -> None:
+        self.used += _HELD_COPIES * (size - owner.size) + text - owner.text
+        owner.size, owner.text = size, text
+        if size > _READ_BYTES:
+            self._large_sizes[owner] = size
+        else:
+            self._large_sizes.pop(owner, None)
 
     def check_announced(self, size: int) -> None:
         """Raise Overloaded if there is no memory now for a body that a client announces."""
@@ -81,11 +108,16 @@ class BodyMemory:
 
 
 class BodyReservation:
-    """The memory that one request or connection has reserved."""
+    """The memory that one request or connection has reserved.
+
+    Only its `BodyMemory` changes ``size``, ``text`` and ``is_closed``, because several threads may
+    use one reservation.
+    """
 
     def __init__(self, memory: BodyMemory) -> None:
         self._memory = memory
         self.size = self.text = 0
+        self.is_closed = False
 
     def resize(self, size: int, text: int = 0) -> None:
         """Set the reservation to a body of ``size`` bytes.  Raises Overloaded above the limit.
@@ -93,7 +125,24 @@ class BodyReservation:
         Small bodies are never refused, so a few slow large bodies do not block other requests.
         """
         self._memory.reserve(self, size, text)
-        self.size, self.text = size, text
+
+    def grow(self, size: int, text: int = 0) -> None:
+        """Reserve memory for ``size`` more bytes, and ``text`` more bytes for their texts.
+
+        Raises TooLarge if the texts never have room, Overloaded if there is none now.
+        """
+        if text:
+            self._memory.check_text(self.size + size, self.text + text)
+        self.resize(self.size + size, self.text + text)
+
+    def add_json(self, data: bytes, times: int = 1) -> None:
+        """Reserve memory for JSON text that is used ``times`` times.  Raises as `grow`."""
+        text = measure_text(data) if len(data) >= LARGE else 0
+        self.grow(len(data) * times, text)
+
+    def hold(self, size: int) -> None:
+        """Set the reservation to ``size`` bytes that exist already, even above the limit."""
+        self._memory.hold(self, size)
 
     def add_text(self, size: int, text: int) -> None:
         """Reserve ``text`` bytes for the texts of a body of ``size`` bytes, in addition to it.
@@ -104,8 +153,12 @@ class BodyReservation:
         self.resize(self.size, self.text + text)
 
     def release(self) -> None:
-        """Release the whole reservation."""
+        """Release the whole reservation; it can be used again."""
         self.resize(0)
+
+    def close(self) -> None:
+        """Release the whole reservation for good: work that still runs reserves nothing more."""
+        self._memory.close(self)
 
     def read_all(self, read: Callable[[int], bytes], announced: int = 0) -> bytes:
         """Read a body to its end; each piece is reserved before the next one is read.

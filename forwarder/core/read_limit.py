@@ -2,7 +2,7 @@
 
 A request of a few bytes can refer to large stored data many times: items by reference, a chain of
 earlier turns, a conversation.  The request and this data together may not exceed the limits of a
-request.  Each use counts.
+request.  Each use counts.  The data also takes memory of the process's limit for bodies.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import orjson
 
+from forwarder.core.body_memory import BodyReservation
 from forwarder.core.errors import TooLarge
 from forwarder.core.json_lenient import count_values
 from forwarder.core.types import Json
@@ -30,27 +31,54 @@ class ReadLimit:
     """Counts the data of one request against its limits.
 
     Errors name ``param``, the parameter that refers to the data, and begin with ``subject``.
+    ``memory`` is where the data is reserved in addition, ``used_bytes`` what counts already.
     """
 
     def __init__(
         self,
-        limits: RequestLimits,
+        limits: RequestLimits = DEFAULT_REQUEST_LIMITS,
         param: str | None = None,
         subject: str = "With what it continues and refers to, the request",
+        memory: BodyReservation | None = None,
+        used_bytes: int = 0,
     ) -> None:
         self._limits = limits
         self._param = param
         self._subject = subject
-        self._bytes = 0
+        self._memory = memory
+        self._bytes = used_bytes
         self._commas = 0
         self._values = 0
 
     def spend(self, data: bytes, times: int = 1) -> None:
-        """Count JSON text that becomes part of the request ``times`` times.  Raises TooLarge."""
-        max_bytes, max_values = self._limits
-        self._bytes += len(data) * times
+        """Count JSON text that becomes part of the request ``times`` times.
+
+        Raises TooLarge, and Overloaded if there is no memory for it now.
+        """
+        self._count(data, times)
+        if self._memory is not None:
+            self._memory.add_json(data, times)
+
+    def spend_request(self, request: object) -> None:
+        """Count the request itself, whose memory is reserved already.  Raises TooLarge."""
+        self._count(orjson.dumps(request), 1)
+
+    def spend_bytes(self, size: int, param: str | None = None) -> None:
+        """Count ``size`` bytes of data other than JSON, for ``param``.  Raises as `spend`."""
+        self._count_bytes(size, param)
+        if self._memory is not None:
+            self._memory.grow(size)
+
+    def _count_bytes(self, size: int, param: str | None = None) -> None:
+        max_bytes = self._limits.max_bytes
+        self._bytes += size
         if self._bytes > max_bytes:
-            raise self._make_error(f"is larger than {max_bytes} bytes", "FORWARDER_MAX_BODY")
+            problem = f"is larger than {max_bytes} bytes"
+            raise self._make_error(problem, "FORWARDER_MAX_BODY", param)
+
+    def _count(self, data: bytes, times: int) -> None:
+        max_values = self._limits.max_values
+        self._count_bytes(len(data) * times)
         # Counting commas is fast. It overestimates, because strings contain commas too.
         self._commas += data.count(b",") * times
         if self._commas > max_values:
@@ -60,11 +88,12 @@ class ReadLimit:
             raise self._make_error(problem, "FORWARDER_MAX_JSON_VALUES")
 
     def spend_value(self, value: object, times: int = 1) -> None:
-        """Count a JSON value.  Raises TooLarge."""
+        """Count a JSON value.  Raises as `spend`."""
         self.spend(orjson.dumps(value), times)
 
-    def _make_error(self, problem: str, setting: str) -> TooLarge:
-        return TooLarge(f"{self._subject} {problem} (limit: {setting}).", param=self._param)
+    def _make_error(self, problem: str, setting: str, param: str | None = None) -> TooLarge:
+        message = f"{self._subject} {problem} (limit: {setting})."
+        return TooLarge(message, param=param or self._param)
 
 
 def spend_references(limit: ReadLimit, names: list[str], values: dict[str, Json]) -> None:

@@ -8,11 +8,13 @@ separate for each client key, and local to this process.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import orjson
 from cachetools import LRUCache
 
 from forwarder.context.client_identity import hash_client_key
+from forwarder.core.body_memory import BodyReservation
 from forwarder.core.read_limit import DEFAULT_REQUEST_LIMITS, ReadLimit, RequestLimits
 from forwarder.core.types import Batch, EventStream, Handler, Json
 from forwarder.protocols.input_items import list_item_references, replace_item_references
@@ -32,28 +34,36 @@ class RecentItems:
         self._items: LRUCache[tuple[str, str], bytes] = LRUCache(max_bytes, getsizeof=len)
         self._lock = threading.Lock()
 
-    def with_recent_items(self, handler: Handler, client_key: str | None) -> Handler:
+    def with_recent_items(
+        self,
+        handler: Handler,
+        client_key: str | None,
+        get_reservation: Callable[[], BodyReservation | None] = lambda: None,
+    ) -> Handler:
         """Wrap a handler: resolve references in requests and keep the items of responses.
 
-        The handler raises an error if the resolved request exceeds the request limits.
+        ``get_reservation`` returns where the memory of the items is reserved.  The handler raises
+        an error if the resolved request exceeds the request limits.
         """
         owner = hash_client_key(client_key)
 
         def handle_request(request: Json) -> EventStream:
-            stream = handler(self._resolve_references(request, owner))
+            stream = handler(self._resolve_references(request, owner, get_reservation))
             return stream if request.get("store") is False else self._record_stream(stream, owner)
 
         return handle_request
 
-    def _resolve_references(self, request: Json, owner: str) -> Json:
+    def _resolve_references(
+        self, request: Json, owner: str, get_reservation: Callable[[], BodyReservation | None]
+    ) -> Json:
         """Replace references; the translator rejects those to unknown items."""
         names = list_item_references(request.get("input"))
         if not names:
             return request
         with self._lock:
             found = {name: self._items.get((owner, name)) for name in names}
-        limit = ReadLimit(self._limits, "input")
-        limit.spend_value(request)
+        limit = ReadLimit(self._limits, "input", memory=get_reservation())
+        limit.spend_request(request)
         for name in names:
             limit.spend(found[name] or b"")
         items = {name: orjson.loads(data) for name, data in found.items() if data is not None}

@@ -46,7 +46,8 @@ class BackgroundWork:
     ) -> Json:
         """Start work for the client of ``context`` and return the queued response.
 
-        ``work`` is the context of the work; it is closed when the work ends.
+        ``work`` is the context of the work; it is closed when the work ends.  If the work does not
+        start, the caller frees its resources.
         """
         services = self._services
         store = services.require_store()
@@ -64,11 +65,7 @@ class BackgroundWork:
             client_headers=work.client_headers,
         )
         task = self._new_task(stored, services.cipher.encrypt(stored.to_json()), work)
-        try:
-            return store.background.start_job(store.find_owner(context), request, work, task)
-        except Exception:
-            work.cleanup.close()  # the work does not start, so its slot is free
-            raise
+        return store.background.start_job(store.find_owner(context), request, work, task)
 
     def start_takeover(self) -> None:
         """Start taking over background work of workers that have stopped."""
@@ -119,6 +116,7 @@ class BackgroundWork:
             log_sample_rate=settings.log_sample,
             log_bodies=settings.log_bodies,
             observers=self._services.observers,
+            body_memory=self._services.body_memory,
         )
 
     def _can_read_request(self, sealed: str) -> bool:

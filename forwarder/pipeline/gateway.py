@@ -67,9 +67,13 @@ class Gateway:
         ``work`` is the context of the work; it is closed when the work ends.  Raises the errors
         that `stream` raises before it calls an upstream.
         """
-        self._services.require_store()
-        self.preview(RESPONSES.name, deepcopy(request), style, context)
-        return self._background.start(request, style, context, work)
+        try:
+            self._services.require_store()
+            self.preview(RESPONSES.name, deepcopy(request), style, context)
+            return self._background.start(request, style, context, work)
+        except BaseException:
+            work.cleanup.close()  # the work does not start, so its slot and memory are free
+            raise
 
     def resume_background_work(self) -> None:
         """Start taking over background work of workers that have stopped."""
@@ -127,7 +131,10 @@ class Gateway:
         run = DryRun(show)
         media_io = build_dry_media_io(self._services, route, run)
         attempt = replace(attempt, media_io=media_io, is_preview=True)
-        sent = run.capture_request(build_handler(attempt, run.handle_request), request)
+        try:
+            sent = run.capture_request(build_handler(attempt, run.handle_request), request)
+        finally:
+            context.release_added_memory()
         return build_report(asked, client, route, sent, context.loss_report.losses, run)
 
     def wants_stream(self, client: str, request: Json) -> bool:

@@ -8,7 +8,6 @@ from flask import Blueprint, Response, request
 
 from forwarder.core.errors import NotFound
 from forwarder.core.ids import generate_id
-from forwarder.core.read_limit import ReadLimit
 from forwarder.core.types import Json
 from forwarder.core.validate import check_type
 from forwarder.protocols.tool_secrets import hide_tool_secrets_of
@@ -17,6 +16,7 @@ from forwarder.server.openai import json_answer, read_json_body
 from forwarder.server.stored_objects import (
     answer_deletion,
     check_stored_id,
+    make_read_limit,
     open_store,
     read_new_metadata,
     require_found,
@@ -87,7 +87,7 @@ def items(name: str) -> Response:
     store, owner = open_store()
     page = read_page(request.args, "desc")
     find_conversation(store, owner, name)
-    limit = ReadLimit(store.request_limits, "limit", "This page of the list")
+    limit = make_read_limit(store, "limit", "This page of the list")
     rows = store.conversations.list_page(owner, name, page, limit.spend)
     return json_answer(make_list(list(map(render_item, rows)), page.limit))
 

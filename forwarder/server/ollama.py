@@ -210,7 +210,7 @@ def read_client_key() -> str | None:
 
 
 def read_ollama_body() -> Json:
-    reservation = request_context.reserve_body_memory(request_context.current_context())
+    reservation = request_context.current_context().reserve_memory()
     try:
         data = reservation.read_all(request.stream.read)
         reserve = partial(reservation.add_text, len(data))

@@ -39,12 +39,14 @@ from forwarder.server.base_paths import get_base_path
 from forwarder.server.client_disconnect import on_client_disconnect
 from forwarder.server.client_socket import RequestBodyError
 from forwarder.server.extension import get_request, get_services
+from forwarder.server.form_body import FormRequest
 from forwarder.services import Services
 
 _UNQUOTED_CHARACTERS = " !#$&'()*+-./:;<=>?@[]^_`{|}~"
 MAX_NAME_LENGTH = 64
 MAX_HEADER_NAMES = 40
 MAX_ROUTE_LENGTH = 100
+MAX_UNCOUNTED_ANSWER_BYTES = 2**16
 _LIMIT_HEADER_PREFIX = "x-ratelimit-"
 _STRICT = "X-Forwarder-Strict"
 _TRUE_VALUES, _FALSE_VALUES = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -112,7 +114,20 @@ def finish_response(response: Response) -> Response:
         response.call_on_close(context.close)
     else:
         context.close()  # the response is complete
+        hold_answer_memory(response, context)
     return response
+
+
+def hold_answer_memory(response: Response, context: RequestContext) -> None:
+    """Count the memory of a large response until the client has received it.
+
+    It may be as large as the request body, and clients may read slowly.
+    """
+    size = response.calculate_content_length() or 0
+    if size > MAX_UNCOUNTED_ANSWER_BYTES and request.method != "HEAD":  # those are not closed
+        reservation = BodyReservation(context.body_memory)
+        reservation.hold(size)
+        response.call_on_close(reservation.close)
 
 
 def close_unfinished_context(error: BaseException | None) -> None:
@@ -145,22 +160,17 @@ def new_context(
         get_base_url=partial(build_public_address, settings.public_url, flask_request),
         rendered_field=find_rendered_field(header),
         observers=services.observers if is_observed else (),
+        body_memory=services.body_memory,
         client_headers=services.header_selection.select(flask_request.headers.items()),
     )
     context.notify_request(header)
     return context
 
 
-def reserve_body_memory(context: RequestContext) -> BodyReservation:
-    """Open a memory reservation for the request body, released with ``context``."""
-    reservation = BodyReservation(get_services().body_memory)
-    context.cleanup.add(reservation.release)
-    return reservation
-
-
 def reserve_text_memory(context: RequestContext, text: int) -> None:
     """Reserve the memory that the texts of the request body take beyond its size."""
-    reserve_body_memory(context).add_text(context.body_size, text)
+    context.reserve_memory().add_text(context.body_size, text)
+    context.body_text = text
 
 
 def new_background_context(route: str) -> RequestContext:
@@ -178,8 +188,8 @@ def new_background_context(route: str) -> RequestContext:
         current.account_id,
     )
     background.client_address = current.client_address
-    background.body_size = current.body_size
-    reserve_body_memory(background).resize(current.body_size)
+    background.body_size, background.body_text = current.body_size, current.body_text
+    background.reserve_memory().resize(current.body_size, current.body_text)
     if current.recorder is not None:
         background.recorder = current.recorder.make_child(background.started_at)
     return background
@@ -225,10 +235,10 @@ def authenticate(context: RequestContext, has_body: bool = True) -> None:
 def receive_body(flask_request: Request, context: RequestContext) -> None:
     """Read the whole request body in advance; `pop_body` returns it.
 
-    Forms are parsed too; Werkzeug writes large files to disk.
+    Forms are parsed too; their files are written to disk.
     """
     if flask_request.mimetype == "multipart/form-data":
-        _ = flask_request.form
+        cast(FormRequest, flask_request).read_form(context.reserve_memory())
     else:
         g.body = read_whole_body(flask_request, context)
 
@@ -241,7 +251,7 @@ def pop_body() -> bytes:
 
 def read_whole_body(flask_request: Request, context: RequestContext) -> bytes:
     announced = flask_request.content_length or 0
-    data = reserve_body_memory(context).read_all(flask_request.stream.read, announced)
+    data = context.reserve_memory().read_all(flask_request.stream.read, announced)
     context.body_size = len(data)
     return data
 

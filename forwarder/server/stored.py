@@ -9,7 +9,6 @@ from copy import deepcopy
 from flask import Blueprint, Response, request
 
 from forwarder.core.errors import InvalidRequest, NotFound, ShuttingDown
-from forwarder.core.read_limit import ReadLimit
 from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.core.types import EventStream, Json
 from forwarder.core.validate import read_field
@@ -22,6 +21,8 @@ from forwarder.server.stored_objects import (
     answer_deletion,
     authenticate_client,
     check_stored_id,
+    make_read_limit,
+    make_reserve_callback,
     open_store,
     read_new_metadata,
     require_found,
@@ -47,11 +48,9 @@ def response(name: str) -> Response:
     store, owner = open_store()
     including = IncludeFilter(request.args.items(multi=True))
     if not read_flag("stream"):
-        return json_answer(
-            including.filter_response(
-                store.background.read_response(owner, check_stored_id(name)).body
-            )
-        )
+        reserve = make_reserve_callback()
+        stored = store.background.read_response(owner, check_stored_id(name), reserve)
+        return json_answer(including.filter_response(stored.body))
     context = request_context.current_context()
     request_context.watch_disconnect(context)
     try:
@@ -108,7 +107,7 @@ def input_items(name: str) -> Response:
     store, owner = open_store()
     page, including = read_page(request.args, "desc"), IncludeFilter(request.args.items(multi=True))
     check_stored_id(name)
-    limit = ReadLimit(store.request_limits, subject="The input including its history")
+    limit = make_read_limit(store, None, "The input including its history")
     items = require_found(
         store.history.list_input_items(owner, name, limit.spend), response_not_found(name)
     )
@@ -155,7 +154,7 @@ def chat_completions() -> Response:
         check_id(model, "model")
     metadata = {k[9:-1]: v for k, v in request.args.items() if re.fullmatch(r"metadata\[.+\]", k)}
 
-    limit = ReadLimit(store.request_limits, "limit", "This page of the list")
+    limit = make_read_limit(store, "limit", "This page of the list")
     rows = store.completions.list_page(owner, page, model, metadata, limit.spend)
     return json_answer(
         make_list(list(map(completion_recorder.render_completion, rows)), page.limit)
@@ -179,7 +178,7 @@ def messages(name: str) -> Response:
 
 def find_completion(name: str) -> StoredCompletion:
     store, owner = open_store()
-    found = store.completions.find(owner, check_stored_id(name))
+    found = store.completions.find(owner, check_stored_id(name), make_reserve_callback())
     return require_found(found, completion_not_found(name))
 
 

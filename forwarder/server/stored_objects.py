@@ -8,6 +8,7 @@ from typing import TypeVar
 from flask import Response
 
 from forwarder.core.errors import NotFound
+from forwarder.core.read_limit import ReadLimit
 from forwarder.core.types import Json
 from forwarder.core.validate import check_type
 from forwarder.server import request_context
@@ -15,6 +16,7 @@ from forwarder.server.extension import get_services
 from forwarder.server.openai import json_answer, read_json_body
 from forwarder.services import Services
 from forwarder.storage import DatabaseConversationStore
+from forwarder.storage.db.compression import SpendCallback
 from forwarder.storage.pagination import read_metadata
 
 T = TypeVar("T")
@@ -33,6 +35,20 @@ def authenticate_client() -> Services:
     context.route = "stored"
     request_context.authenticate(context)
     return get_services()
+
+
+def make_read_limit(store: DatabaseConversationStore, param: str | None, subject: str) -> ReadLimit:
+    """Return the limit for the data of an answer; its memory is reserved for the request."""
+    memory = request_context.current_context().added_memory
+    return ReadLimit(store.request_limits, param, subject, memory)
+
+
+def make_reserve_callback() -> SpendCallback:
+    """Return the function that reserves memory for each stored JSON text of an answer.
+
+    Database threads call it; it raises Overloaded.
+    """
+    return request_context.current_context().added_memory.add_json
 
 
 def check_stored_id(name: str) -> str:

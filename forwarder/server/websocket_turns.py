@@ -130,7 +130,7 @@ class WebSocketSession:
                 log.exception("a connection failed", extra={"event": "websocket_failed"})
                 self._close_socket(_INTERNAL_ERROR, "The forwarder has an internal error.")
             finally:
-                self._reservation.release()
+                self._reservation.close()  # the reader thread may still run
 
     # -- the connection -------------------------------------------------------------------------
 
@@ -315,8 +315,9 @@ class WebSocketSession:
             limits = RequestLimits(
                 self._services.settings.max_body, self._services.settings.max_json_values
             )
-            limit = ReadLimit(limits, "previous_response_id")
-            limit.spend_value(body)
+            param = "previous_response_id"
+            limit = ReadLimit(limits, param, memory=context.added_memory)
+            limit.spend_request(body)
             entry.spend_items(limit)
         if message.get("generate") is False:
             return self._answer_without_upstream(body, entry), entry

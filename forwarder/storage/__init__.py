@@ -108,7 +108,15 @@ class DatabaseConversationStore(ConversationStore):
     ) -> Handler:
         """Wrap a Responses handler: resolve the history that its requests refer to."""
         find_owner, drop = partial(self.find_owner, context), context.loss_report.drop
-        return with_history(handler, self.history, find_owner, memory, drop, self.request_limits)
+        return with_history(
+            handler,
+            self.history,
+            find_owner,
+            memory,
+            drop,
+            self.request_limits,
+            lambda: context.added_memory,
+        )
 
     def list_local_parameters(self, client: str, request: Json, translated: bool) -> frozenset[str]:
         """Return the parameters that are handled here, so that no upstream has to support them.
@@ -193,7 +201,9 @@ class NullConversationStore(ConversationStore):
         """Reject requests that need a database, unless the upstream may store them itself."""
         if not translated:
             return handler
-        remembering = self._recent_items.with_recent_items(handler, context.client_key)
+        remembering = self._recent_items.with_recent_items(
+            handler, context.client_key, lambda: context.added_memory
+        )
 
         def handle_request(request: Json) -> EventStream:
             refuse_stored_state(request)

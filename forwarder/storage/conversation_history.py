@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from forwarder.core.body_memory import BodyReservation
 from forwarder.core.read_limit import DEFAULT_REQUEST_LIMITS, ReadLimit, RequestLimits
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.protocols.input_items import (
@@ -34,12 +35,14 @@ def with_history(
     memory: UpstreamMemory,
     drop: LossCallback,
     limits: RequestLimits = DEFAULT_REQUEST_LIMITS,
+    get_reservation: Callable[[], BodyReservation | None] = lambda: None,
 ) -> Handler:
     """Wrap a Responses handler: prepend the history that its requests refer to.
 
     ``find_owner`` is called only if there is something to look up. ``drop`` is called for history
-    that does not reach the upstream. Raises TooLarge if a request with its history exceeds
-    ``limits``.
+    that does not reach the upstream. ``get_reservation`` returns where the memory of the history is
+    reserved. Raises TooLarge if a request with its history exceeds ``limits``, and Overloaded if
+    there is no memory for it now.
     """
 
     def handle_request(request: Json) -> EventStream:
@@ -49,8 +52,9 @@ def with_history(
             rest["background"] = True  # continues at the upstream even if this process dies
         if not reference.is_set and not list_item_references(request_input):
             return handler(rest)
-        limit = ReadLimit(limits, reference.param if reference.is_set else "input")
-        limit.spend_value(rest)
+        param = reference.param if reference.is_set else "input"
+        limit = ReadLimit(limits, param, memory=get_reservation())
+        limit.spend_request(rest)
         owner = find_owner()
         past, found_items = history.read_history(owner, reference, memory, request_input, limit)
         if list_item_references(request_input):

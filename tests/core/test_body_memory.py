@@ -85,6 +85,28 @@ def test_texts_beyond_ascii_count_too() -> None:
     assert memory.used == 0
 
 
+def test_a_closed_reservation_takes_nothing_more() -> None:
+    memory = BodyMemory(2_000_000)
+    room = BodyReservation(memory)
+    room.resize(300_000)
+    room.close()
+    room.grow(300_000)
+    room.hold(300_000)
+    assert (memory.used, room.size) == (0, 0)
+    BodyReservation(memory).resize(600_000)
+
+
+def test_what_exists_already_is_counted_above_the_limit() -> None:
+    memory = BodyMemory(1_000_000)
+    answer = BodyReservation(memory)
+    answer.hold(900_000)
+    assert memory.used == 1_800_000
+    with pytest.raises(Overloaded):
+        BodyReservation(memory).resize(100_000)
+    answer.close()
+    BodyReservation(memory).resize(100_000)
+
+
 DELTA = {
     "type": "response.output_text.delta",
     "item_id": "msg_0123456789abcdef0123456789abcdef",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
-from forwarder.core.errors import TooLarge
+from forwarder.core.body_memory import BodyMemory, BodyReservation
+from forwarder.core.errors import Overloaded, TooLarge
 from forwarder.core.read_limit import ReadLimit, RequestLimits, spend_references
 
 
@@ -33,3 +35,20 @@ def test_an_item_counts_for_each_reference_to_it() -> None:
     spend_references(limit, ["a", "b", "c", *["a"] * 5], there)
     with pytest.raises(TooLarge):
         spend_references(limit, ["a"] * 6, there)
+
+
+def test_what_is_pulled_in_takes_memory_but_the_request_does_not() -> None:
+    memory = BodyMemory(6_000_000)
+    reservation = BodyReservation(memory)
+    limit = ReadLimit(memory=reservation)
+    limit.spend_request({"text": "x" * 100_000})
+    assert memory.used == 0
+    limit.spend(b"x" * 100_000, times=3)
+    limit.spend_bytes(100_000)
+    assert memory.used == 800_000
+    with pytest.raises(Overloaded, match="FORWARDER_MAX_BODY_MEMORY"):
+        limit.spend(b"x" * 1_900_000)
+    with pytest.raises(TooLarge, match="not plain ASCII"):
+        limit.spend(orjson.dumps("x" * 1_500_000 + "\U0001f600"))
+    reservation.close()
+    assert memory.used == 0

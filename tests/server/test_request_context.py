@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException, abort
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from forwarder.context.request_context import RequestContext
+from forwarder.core.body_memory import BodyReservation
 from forwarder.core.errors import UpstreamRefused
 from forwarder.core.translation_context import LossReport
 from forwarder.server import request_context
@@ -181,3 +182,76 @@ def test_werkzeug_errors_are_converted(status: int, code: str | None) -> None:
 
     assert (error.status, error.code) == (status, code)
     assert error.message
+
+
+# -- the memory of bodies -------------------------------------------------------------------------
+
+LARGE = "x" * 200_000
+
+
+def test_background_work_that_does_not_start_reserves_nothing(app: Flask) -> None:
+    memory, client = get_extension(app).services.body_memory, app.test_client()
+    for wrong in ({"input": [LARGE]}, {"temperature": "hot"}, {"tools": 5}):
+        body = {"model": "demo", "input": LARGE, "background": True, **wrong}
+        with client.post("/v1/responses", json=body) as got:
+            assert got.status_code in (400, 404), got.text
+        assert memory.used == 0
+
+
+def test_history_takes_memory(app: Flask) -> None:
+    memory, client = get_extension(app).services.body_memory, app.test_client()
+    first = client.post(
+        "/v1/responses", json={"model": "demo", "input": LARGE}, buffered=True
+    ).get_json()
+    more = {"model": "demo", "input": "more", "previous_response_id": first["id"]}
+    others = BodyReservation(memory)
+    others.hold(memory.max_bytes // 2 - 100_000)
+    refused = client.post("/v1/responses", json=more, buffered=True)
+
+    assert refused.status_code == 503
+    assert "FORWARDER_MAX_BODY_MEMORY" in refused.get_json()["error"]["message"]
+    assert refused.headers["Retry-After"]
+    others.close()
+    assert client.post("/v1/responses", json=more, buffered=True).status_code == 200
+    assert memory.used == 0
+
+
+@pytest.mark.parametrize("path", ["", "/input_items"])
+def test_stored_data_that_is_read_takes_memory(path: str, app: Flask) -> None:
+    memory, client = get_extension(app).services.body_memory, app.test_client()
+    body = {"model": "demo", "input": LARGE, "instructions": LARGE}
+    made = client.post("/v1/responses", json=body, buffered=True).get_json()
+    url = f"/v1/responses/{made['id']}{path}"
+    others = BodyReservation(memory)
+    others.hold(memory.max_bytes // 2 - 100_000)
+
+    assert client.get(url, buffered=True).status_code == 503
+    others.close()
+    assert client.get(url, buffered=True).status_code == 200
+    assert memory.used == 0
+
+
+def test_a_large_answer_takes_memory_until_it_is_sent(app: Flask) -> None:
+    memory, client = get_extension(app).services.body_memory, app.test_client()
+    body = {"model": "demo", "input": "hi", "instructions": LARGE}
+    with client.post("/v1/responses", json=body, buffered=False) as got:
+        assert memory.used == 2 * int(got.headers["Content-Length"])
+        assert memory.used > 2 * len(LARGE)
+    assert memory.used == 0
+    name = got.get_json()["id"]
+    with client.head(f"/v1/responses/{name}"):
+        pass
+    assert memory.used == 0
+
+
+def test_data_of_an_earlier_attempt_takes_no_memory(app: Flask) -> None:
+    memory = get_extension(app).services.body_memory
+    context = RequestContext("req_1", "chat", LossReport(), body_memory=memory)
+    context.added_memory.grow(100_000)
+    context.new_attempt("other", "m")
+    assert memory.used == 0
+    context.added_memory.grow(50_000)
+    assert memory.used == 100_000
+    context.close()
+    context.added_memory.grow(50_000)  # database work that ends later
+    assert memory.used == 0

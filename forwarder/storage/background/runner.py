@@ -16,6 +16,7 @@ from forwarder.storage.background.stopping import JobStopper
 from forwarder.storage.background.takeover import JobTakeover, TakeoverCallbacks
 from forwarder.storage.conversation_lock import ConversationLocks
 from forwarder.storage.db import Database
+from forwarder.storage.db.compression import SpendCallback
 from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.history_reference import read_history_reference, response_not_found
 from forwarder.storage.items import to_items
@@ -120,12 +121,14 @@ class BackgroundRunner:
         if job is not None and not job.is_over:
             self._stopper.stop_job(job, ends_upstream=stored.upstream_id is None)
 
-    def read_response(self, owner: str, response_id: str) -> StoredResponse:
-        """Return a stored response. A lost job that cannot be repeated is failed first.
+    def read_response(
+        self, owner: str, response_id: str, spend: SpendCallback | None = None
+    ) -> StoredResponse:
+        """Return a stored response, without its input. A lost job is failed first if necessary.
 
-        Raises NotFound.
+        ``spend`` receives the JSON text of the response before it is parsed. Raises NotFound.
         """
-        stored = self._responses.find(owner, response_id)
+        stored = self._responses.find(owner, response_id, spend)
         if stored is None:
             raise response_not_found(response_id)
         is_lost = stored.is_lost and (owner, response_id) not in self._jobs

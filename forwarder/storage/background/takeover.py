@@ -159,7 +159,8 @@ class JobTakeover:
         owner = self._settle_owner(owner)
         context = callbacks.new_context()
         try:
-            claimed, lease = self._repository.claim(owner, name, self._max_attempts)
+            reserve = context.reserve_memory().add_json
+            claimed, lease = self._repository.claim(owner, name, self._max_attempts, reserve)
             if isinstance(claimed, ClaimedWork):
                 task = callbacks.rebuild_task(context, claimed)
         except ConversationLocked:

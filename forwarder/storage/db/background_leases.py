@@ -19,7 +19,7 @@ from forwarder.core.types import Batch, Json
 from forwarder.protocols.partial_output import collect_output
 from forwarder.storage.db import conversations, event_log, responses
 from forwarder.storage.db.clock import NEW_LEASE, NOW
-from forwarder.storage.db.compression import count_written, pack_json
+from forwarder.storage.db.compression import SpendCallback, count_written, pack_json
 from forwarder.storage.db.responses import RUNNING_STATUSES, StoredResponse, match_response
 from forwarder.storage.db.tables import conversations as conversation_table
 from forwarder.storage.db.tables import events
@@ -319,9 +319,16 @@ def release_work(connection: sa.Connection, owner: str, response_id: str, worker
 
 
 def claim_work(
-    connection: sa.Connection, owner: str, response_id: str, worker: str, max_attempts: int
+    connection: sa.Connection,
+    owner: str,
+    response_id: str,
+    worker: str,
+    max_attempts: int,
+    spend: SpendCallback | None = None,
 ) -> ClaimedWork | StoredResponse | None:
     """Take over a waiting job. ``None`` if another worker claimed it first.
+
+    ``spend`` receives the JSON texts of the job before they are parsed.
 
     After ``max_attempts`` attempts the response fails and is returned as stored.
 
@@ -333,7 +340,7 @@ def claim_work(
         match_response(owner, response_id), match_lapsed(), table.c.request.is_not(None)
     )
     row = connection.execute(query.with_for_update()).first()
-    stored = responses.find(connection, owner, response_id) if row else None
+    stored = responses.find(connection, owner, response_id, spend=spend) if row else None
     if row is None or stored is None:
         return None
     origin = (

@@ -61,15 +61,17 @@ def add(connection: sa.Connection, owner: str, completion: StoredCompletion) -> 
     )
 
 
-def find(connection: sa.Connection, owner: str, name: str) -> StoredCompletion | None:
+def find(
+    connection: sa.Connection, owner: str, name: str, spend: SpendCallback | None = None
+) -> StoredCompletion | None:
     """Return a completion."""
     row = connection.execute(sa.select(*_COLUMNS).where(match_completion(owner, name))).first()
-    return to_completion(row) if row else None
+    return to_completion(row, spend) if row else None
 
 
 def to_completion(row: Sequence[Any], spend: SpendCallback | None = None) -> StoredCompletion:
     name, created, model, metadata, messages, body = row
-    request_messages = [] if messages is None else unpack_json(messages)
+    request_messages = [] if messages is None else unpack_json(messages, spend)
     return StoredCompletion(
         name, created, model, unpack_json(metadata), request_messages, unpack_json(body, spend)
     )

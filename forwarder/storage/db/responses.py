@@ -76,13 +76,16 @@ _IS_LOST = (
     & responses.c.request.is_(None)
 )
 _FULL_COLUMNS = [*(responses.c[name] for name in _COLUMNS), _IS_LOST]
+_BODY_COLUMNS = [sa.null() if c is responses.c.input else c for c in _FULL_COLUMNS]
+"""The same columns without the input, which may be much larger than the body."""
+
 _CONTENT_COLUMNS = (responses.c.input, responses.c.body)
 _CONTENT_NAMES = ("input", "body")
 _HEAD_COLUMNS = [
     *(sa.null() if n in _CONTENT_NAMES else responses.c[n] for n in _COLUMNS),
     _IS_LOST,
 ]
-"""The same columns without the large ones."""
+"""Without the body either."""
 
 ROWS_PER_FETCH = 4
 """Rows with large columns that a server sends at once."""
@@ -93,15 +96,21 @@ def match_response(owner: str, response_id: str) -> sa.ColumnElement[bool]:
 
 
 def find(
-    connection: sa.Connection, owner: str, response_id: str, lock: bool = False
+    connection: sa.Connection,
+    owner: str,
+    response_id: str,
+    lock: bool = False,
+    has_input: bool = True,
+    spend: SpendCallback | None = None,
 ) -> StoredResponse | None:
     """Return a response that is not deleted; ``lock`` locks its row until the transaction ends.
 
-    (SQLite has a single writer and needs no row lock.)
+    (SQLite has a single writer and needs no row lock.)  Without ``has_input``, the input is empty.
     """
-    query = sa.select(*_FULL_COLUMNS).where(match_response(owner, response_id), ~responses.c.hidden)
+    columns = _FULL_COLUMNS if has_input else _BODY_COLUMNS
+    query = sa.select(*columns).where(match_response(owner, response_id), ~responses.c.hidden)
     row = connection.execute(query.with_for_update() if lock else query).first()
-    return to_stored_response(row) if row else None
+    return to_stored_response(row, spend) if row else None
 
 
 def find_all(
@@ -140,12 +149,13 @@ def read_chain(connection: sa.Connection, owner: str, response_id: str) -> list[
     return [to_stored_response(row) for row in rows]
 
 
-def to_stored_response(row: Sequence[Any]) -> StoredResponse:
+def to_stored_response(row: Sequence[Any], spend: SpendCallback | None = None) -> StoredResponse:
     stored = StoredResponse(*row)
     if row[3] is None:  # a head
         return stored._replace(input=[], body={})
-    body = {**unpack_json(row[3]), "status": stored.status}
-    return stored._replace(input=unpack_json(row[2]), body=body)
+    body = {**unpack_json(row[3], spend), "status": stored.status}
+    response_input = [] if row[2] is None else unpack_json(row[2], spend)
+    return stored._replace(input=response_input, body=body)
 
 
 def read_contents(

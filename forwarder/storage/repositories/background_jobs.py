@@ -10,6 +10,7 @@ from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Batch, Json
 from forwarder.storage.db import Database, background_leases, conversations, event_log, responses
 from forwarder.storage.db.background_leases import ClaimedWork, ResponseOrigin
+from forwarder.storage.db.compression import SpendCallback
 from forwarder.storage.db.conversations import ConversationLease
 from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.repositories.responses import append_to_conversation, read_last_item_number
@@ -173,19 +174,24 @@ class BackgroundJobRepository:
         return self._database.read(lambda c: background_leases.find_request(c, owner, response_id))
 
     def claim(
-        self, owner: str, response_id: str, max_attempts: int
+        self,
+        owner: str,
+        response_id: str,
+        max_attempts: int,
+        spend: SpendCallback | None = None,
     ) -> tuple[ClaimedWork | StoredResponse | None, ConversationLease | None]:
         """Take over a waiting job, with a new lease on its conversation.
 
         The job is None if another worker was faster, and the failed response after ``max_attempts``
-        attempts. Raises ConversationLocked if a turn is running in the conversation.
+        attempts. ``spend`` receives the JSON texts of the job before they are parsed. Raises
+        ConversationLocked if a turn is running in the conversation.
         """
 
         def write(
             connection: sa.Connection,
         ) -> tuple[ClaimedWork | StoredResponse | None, ConversationLease | None]:
             claimed = background_leases.claim_work(
-                connection, owner, response_id, self._worker_id, max_attempts
+                connection, owner, response_id, self._worker_id, max_attempts, spend
             )
             if not isinstance(claimed, ClaimedWork) or claimed.response.conversation is None:
                 return claimed, None

@@ -21,9 +21,11 @@ class CompletionRepository:
         """Store a completion, replacing one with the same id."""
         self._database.write(lambda c: completions.add(c, owner, completion))
 
-    def find(self, owner: str, name: str) -> StoredCompletion | None:
-        """Return a completion."""
-        return self._database.read(lambda c: completions.find(c, owner, name))
+    def find(
+        self, owner: str, name: str, spend: SpendCallback | None = None
+    ) -> StoredCompletion | None:
+        """Return a completion; ``spend`` receives its JSON texts before they are parsed."""
+        return self._database.read(lambda c: completions.find(c, owner, name, spend))
 
     def set_metadata(self, owner: str, name: str, metadata: Json) -> StoredCompletion | None:
         """Replace the metadata of a completion. Returns None if it does not exist."""

@@ -12,6 +12,7 @@ from forwarder.protocols.input_items import list_item_references, replace_item_r
 from forwarder.protocols.mappings import TERMINAL_EVENTS
 from forwarder.protocols.unfold import unfold_answer
 from forwarder.storage.db import Database, conversations, responses
+from forwarder.storage.db.compression import SpendCallback
 from forwarder.storage.db.conversations import ConversationLease
 from forwarder.storage.db.event_log import EventLogChunk
 from forwarder.storage.db.responses import StoredResponse
@@ -26,9 +27,16 @@ class ResponseRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def find(self, owner: str, response_id: str) -> StoredResponse | None:
-        """Return a response that is not deleted."""
-        return self._database.read(lambda c: responses.find(c, owner, response_id))
+    def find(
+        self, owner: str, response_id: str, spend: SpendCallback | None = None
+    ) -> StoredResponse | None:
+        """Return a response that is not deleted, without its input.
+
+        Clients poll, and the input of a response may be large.
+        """
+        return self._database.read(
+            lambda c: responses.find(c, owner, response_id, has_input=False, spend=spend)
+        )
 
     def store_answer(
         self,

@@ -1,0 +1,66 @@
+"""Multipart forms: their files are on disk, and the memory of the rest is reserved.
+
+Werkzeug keeps files of up to 500 kB in memory. A form with many of them would take the memory of a
+large body that is not counted.
+"""
+
+from __future__ import annotations
+
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
+
+from flask import Request
+
+from forwarder.core.body_memory import BodyReservation
+
+MAX_FORM_PARTS = 100
+"""Fields and files of one form; each file is an open file of the process."""
+
+
+class FormFile(SpooledTemporaryFile[bytes]):
+    """A temporary file; what is written to it needs no memory of ``reservation`` any more."""
+
+    def __init__(self, reservation: BodyReservation) -> None:
+        super().__init__(max_size=1)  # 0 would keep it in memory
+        self._reservation = reservation
+
+    def write(self, data: Any) -> int:
+        """Write to the disk; returns the number of bytes."""
+        count: int = super().write(data)
+        self._reservation.grow(-count)
+        return count
+
+
+class FormStream:
+    """A request stream that reserves memory for each piece that is read."""
+
+    def __init__(self, stream: Any, reservation: BodyReservation) -> None:
+        self._stream = stream
+        self._reservation = reservation
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to ``size`` bytes.  Raises Overloaded if there is no memory for them."""
+        data: bytes = self._stream.read(size)
+        self._reservation.grow(len(data))
+        return data
+
+
+class FormRequest(Request):
+    """A Flask request whose form is read by `read_form`."""
+
+    _reservation: BodyReservation
+
+    def read_form(self, reservation: BodyReservation) -> None:
+        """Parse the multipart form.  Raises Overloaded if its fields need too much memory."""
+        self._reservation = reservation
+        self.stream = FormStream(self.stream, reservation)  # type: ignore[assignment]
+        _ = self.form
+
+    def _get_file_stream(
+        self,
+        total_content_length: int | None,
+        content_type: str | None,
+        filename: str | None = None,
+        content_length: int | None = None,
+    ) -> IO[bytes]:
+        return FormFile(self._reservation)
