@@ -114,8 +114,8 @@ class Attempt:
     def translation_context(self) -> TranslationContext:
         """What the translators may know of this attempt."""
         settings, cipher = self.services.settings, self.services.cipher
-        limits = RequestLimits(settings.max_body, settings.max_json_values)
-        limit = ReadLimit(limits, subject="With what is sealed in it, the request")
+        subject = "With what is sealed in it, the request"
+        limit = ReadLimit(self._limits, subject=subject, memory=self.context.added_memory)
         owner = hash_client_key(self.context.client_key)
         of_client: dict[str, Any] = {}
         if self.client == RESPONSES.name:
@@ -141,6 +141,20 @@ class Attempt:
             make_client_url=partial(make_file_url, self.context, self.route.upstream.name),
             **of_client,
         )
+
+    def make_media_limit(self) -> ReadLimit:
+        """Return the limit for images and files that the request names and does not contain."""
+        return ReadLimit(
+            self._limits,
+            subject="With the images and files that it names, the request",
+            memory=self.context.added_memory,
+            used_bytes=self.context.body_size,
+        )
+
+    @property
+    def _limits(self) -> RequestLimits:
+        settings = self.services.settings
+        return RequestLimits(settings.max_body, settings.max_json_values)
 
     @property
     def chat_style(self) -> str | None:

@@ -149,7 +149,14 @@ def wrap_dropped_tools(handler: Handler, attempt: Attempt) -> Handler:
 
 def wrap_media(handler: Handler, attempt: Attempt) -> Handler:
     over = attempt.route.protocol
-    return with_media(handler, attempt.client, over, attempt.profile, attempt.media_io)
+    return with_media(
+        handler,
+        attempt.client,
+        over,
+        attempt.profile,
+        attempt.media_io,
+        attempt.make_media_limit,
+    )
 
 
 def wrap_multiple_choices(handler: Handler, attempt: Attempt) -> Handler:

@@ -17,6 +17,7 @@ from forwarder.core import data_urls
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest, MediaUnavailable, Unsupported
 from forwarder.core.pacing import iter_paced
+from forwarder.core.read_limit import ReadLimit
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import STR, missing_parameter, read_field
 from forwarder.middleware.media.locations import MediaLocation, find_media, replace_media
@@ -55,24 +56,65 @@ _ID = re.compile(r"\w[\w.:-]{0,255}", re.ASCII)
 LOCATIONS_PER_SLICE = 500
 """Images and files that are processed before other greenlets can run."""
 
+MAX_FILE_IDS = 500
+"""Maximum number of different ids in one request that are looked up here."""
+
 _FILE_FIELDS = ("file_data", "file_url", "file_id", "filename")
 
 
 def with_media(
-    handler: Handler, client: str, over: str, profile: Profile, media_io: MediaIO
+    handler: Handler,
+    client: str,
+    over: str,
+    profile: Profile,
+    media_io: MediaIO,
+    make_limit: Callable[[], ReadLimit] = ReadLimit,
 ) -> Handler:
     """Wrap a handler of the ``client`` protocol so that the upstream gets only media it accepts.
 
-    ``over`` is the upstream's protocol. The handler raises InvalidRequest or Unsupported with the
-    path in the request before it calls the upstream.
+    ``over`` is the upstream's protocol. ``make_limit`` returns the limit for the media that the
+    request names and does not contain. The handler raises InvalidRequest, TooLarge or Unsupported
+    with the path in the request before it calls the upstream.
     """
     rules = MediaRules(client, over, profile, media_io)
 
     def handle_request(request: Json) -> EventStream:
         locations = list(find_media(request, client))
-        return handler(rules.apply(request, locations) if locations else request)
+        if not locations:
+            return handler(request)
+        return handler(rules.apply(request, locations, make_limit()))
 
     return handle_request
+
+
+class LoadedMedia:
+    """The media that were loaded for one request, by URL or id; each use counts."""
+
+    def __init__(self, limit: ReadLimit) -> None:
+        self._limit = limit
+        self._blobs: dict[str, Blob] = {}
+        self._used: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._blobs
+
+    def add(self, name: str, blob: Blob, path: str) -> None:
+        """Add media that were loaded for ``path``.  Raises TooLarge."""
+        self._spend(blob, path)
+        self._blobs[name] = blob
+
+    def use(self, name: str, path: str) -> Blob | None:
+        """Return the media for one more ``path``, or None if none were loaded.  Raises TooLarge."""
+        blob = self._blobs.get(name)
+        if blob is None:
+            return None
+        if name in self._used:
+            self._spend(blob, path)
+        self._used.add(name)
+        return blob
+
+    def _spend(self, blob: Blob, path: str) -> None:
+        self._limit.spend_bytes(len(blob.data) * 4 // 3, path)  # Base64
 
 
 @dataclass(frozen=True)
@@ -82,14 +124,16 @@ class MediaRules:
     profile: Profile
     media_io: MediaIO
 
-    def apply(self, request: Json, locations: list[MediaLocation]) -> Json:
+    def apply(self, request: Json, locations: list[MediaLocation], limit: ReadLimit) -> Json:
         """Return the request in the form that the upstream accepts."""
         relevant = [location for location in locations if not self._is_dropped_later(location)]
         for location in relevant:
             self._require_supported(location)
-        fetched = {**self._fetch_urls(relevant), **self._download_files(relevant)}
+        loaded = LoadedMedia(limit)
+        self._fetch_urls(relevant, loaded)
+        self._download_files(relevant, loaded)
         changes = [
-            (location, self._resolve(location, fetched))
+            (location, self._resolve(location, loaded))
             for location in iter_paced(relevant, LOCATIONS_PER_SLICE)
         ]
         return replace_media(request, [(at, v) for at, v in changes if v is not at.value])
@@ -104,16 +148,17 @@ class MediaRules:
         if accepted[location.kind] == "none":
             raise unsupported_media(location.path, f"the upstream does not accept {location.kind}s")
 
-    def _fetch_urls(self, locations: list[MediaLocation]) -> Mapping[str, Blob]:
+    def _fetch_urls(self, locations: list[MediaLocation], loaded: LoadedMedia) -> None:
         wanted = {at.url: at.url_path for at in locations if self._must_fetch(at)}
         if not wanted:
-            return {}
+            return
         if self.media_io.fetch is None:
             path = next(iter(wanted.values()))
             raise unsupported_media(
                 path, "the upstream does not accept URLs here; send the data instead"
             )
-        return self.media_io.fetch(wanted)
+        for url, blob in self.media_io.fetch(wanted).items():
+            loaded.add(url, blob, wanted[url])
 
     def _must_fetch(self, location: MediaLocation) -> bool:
         """Return whether the upstream cannot fetch this URL itself.
@@ -125,8 +170,9 @@ class MediaRules:
             accepts_urls = accepts_urls and UPSTREAM_PROTOCOLS[self.over].has_media_ids
         return bool(location.url) and not data_urls.is_data_url(location.url) and not accepts_urls
 
-    def _resolve(self, location: MediaLocation, fetched: Mapping[str, Blob]) -> Json:
-        blob = fetched.get(location.url or str(location.value.get("file_id")))
+    def _resolve(self, location: MediaLocation, loaded: LoadedMedia) -> Json:
+        name = location.url or str(location.value.get("file_id"))
+        blob = loaded.use(name, location.url_path if location.url else f"{location.path}.file_id")
         if location.kind == "image":
             return self._build_image(location, blob)
         return self._build_file(location, blob)
@@ -142,39 +188,45 @@ class MediaRules:
             return False
         return not (location.kind == "file" and self.media_io.knows_ids)
 
-    def _download_files(self, locations: list[MediaLocation]) -> Mapping[str, Blob]:
-        """Return id -> file; raises MediaUnavailable with the ids of all unavailable files."""
-        files = self._read_stored_files(locations)
+    def _download_files(self, locations: list[MediaLocation], loaded: LoadedMedia) -> None:
+        """Load files by id; raises MediaUnavailable with the ids of all unavailable files."""
+        self._read_stored_files(locations, loaded)
         wanted = {read_file_id(at): at for at in locations if self._must_download(at)}
+        check_id_count(wanted)
         errors: list[MediaUnavailable] = []
         for file_id, location in wanted.items():
-            if file_id in files:
+            if file_id in loaded:
                 continue
+            path = f"{location.path}.file_id"
             try:
-                files[file_id] = self.media_io.download(file_id, f"{location.path}.file_id")
+                blob = self.media_io.download(file_id, path)
             except InvalidRequest as error:
                 if location.kind == "file":
                     continue  # the id is passed on, because the upstream may know it
                 if not isinstance(error, MediaUnavailable):
                     raise
                 errors.append(error)
+            else:
+                loaded.add(file_id, blob, path)
         for first in errors:
             first.names = frozenset().union(*(error.names for error in errors))
             raise first
-        return files
 
-    def _read_stored_files(self, locations: list[MediaLocation]) -> dict[str, Blob]:
-        """Return id -> file for the forwarder's own files, whose ids no upstream knows."""
-        files: dict[str, Blob] = {}
+    def _read_stored_files(self, locations: list[MediaLocation], loaded: LoadedMedia) -> None:
+        """Load the forwarder's own files, whose ids no upstream knows."""
         if self.media_io.read_stored is None:
-            return files
-        for location in filter(is_reference, locations):
-            file_id = location.value["file_id"]
-            if isinstance(file_id, str) and file_id not in files:
-                blob = self.media_io.read_stored(file_id, f"{location.path}.file_id")
-                if blob is not None:
-                    files[file_id] = blob
-        return files
+            return
+        wanted = {
+            at.value["file_id"]: at
+            for at in filter(is_reference, locations)
+            if isinstance(at.value["file_id"], str)
+        }
+        check_id_count(wanted)
+        for file_id, location in wanted.items():
+            path = f"{location.path}.file_id"
+            blob = self.media_io.read_stored(file_id, path)
+            if blob is not None:
+                loaded.add(file_id, blob, path)
 
     def _build_image(self, location: MediaLocation, fetched: Blob | None) -> Json:
         if not fetched and not data_urls.is_data_url(location.url):
@@ -203,6 +255,14 @@ def is_reference(location: MediaLocation) -> bool:
     """Whether only an id says which image or file it is."""
     value = location.value
     return not location.url and "file_data" not in value and "file_id" in value
+
+
+def check_id_count(wanted: Mapping[str, MediaLocation]) -> None:
+    """Raise InvalidRequest if a request has too many ids that are looked up here."""
+    if len(wanted) > MAX_FILE_IDS:
+        location = list(wanted.values())[MAX_FILE_IDS]
+        reason = f"a request may contain at most {MAX_FILE_IDS} file ids"
+        raise invalid_media(f"{location.path}.file_id", reason)
 
 
 def check_media(location: MediaLocation) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from forwarder.core.data_urls import Blob
-from forwarder.core.errors import ForwarderError, InvalidRequest, MediaUnavailable
+from forwarder.core.errors import ForwarderError, InvalidRequest, MediaUnavailable, TooLarge
+from forwarder.core.read_limit import ReadLimit, RequestLimits
 from forwarder.middleware.media.locations import find_media
-from forwarder.middleware.media.policy import MediaIO, check_media, with_media
+from forwarder.middleware.media.policy import MAX_FILE_IDS, MediaIO, check_media, with_media
 from forwarder.providers import Profile
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
@@ -190,6 +191,42 @@ def test_repeated_id_is_downloaded_once() -> None:
     list(call(request))
 
     assert asked == ["file-1"]
+
+
+@pytest.mark.parametrize(("how", "allowed"), [("inline", 3), ("upload", 3)])
+def test_each_use_of_a_file_counts(how: str, allowed: int) -> None:
+    data = b"%PDF-" + bytes(745)  # 1000 bytes in Base64
+    sent: list[Json] = []
+    call = with_media(
+        lambda r: iter(sent.append(r) or ()),
+        "responses",
+        "chat",
+        Profile("x", file=how),
+        MediaIO(None, lambda blob, path: "file-9", NOTHING, True, lambda name, path: Blob(data, "application/pdf")),
+        lambda: ReadLimit(RequestLimits(max_bytes=3500), used_bytes=400),
+    )  # fmt: skip
+
+    def ask(uses: int) -> None:
+        parts = [{"type": "input_file", "file_id": "file-1"} for _ in range(uses)]
+        call({"input": [{"role": "user", "content": parts}]})
+
+    ask(allowed)
+    assert len(sent) == 1
+    with pytest.raises(TooLarge, match="FORWARDER_MAX_BODY") as refused:
+        ask(200)
+    assert refused.value.param == f"input[0].content[{allowed}].file_id"
+    assert len(sent) == 1
+
+
+def test_too_many_ids_are_not_looked_up() -> None:
+    asked: list[str] = []
+    hands = MediaIO(None, str, NOTHING, True, lambda name, path: asked.append(name))
+    call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), hands)
+    parts = [by_id(f"file-{i}") for i in range(MAX_FILE_IDS + 1)]
+    with pytest.raises(InvalidRequest, match="at most 500 file ids") as refused:
+        call({"input": [{"role": "user", "content": parts}]})
+    assert refused.value.param == "input[0].content[500].file_id"
+    assert asked == []
 
 
 def test_error_names_all_unavailable_images() -> None:
