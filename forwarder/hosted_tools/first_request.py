@@ -34,6 +34,9 @@ no hosted tool."""
 ADDITIONAL_TOOLS = "additional_tools"
 """The type of items that offer more tools from their place in the conversation on."""
 
+MAX_OUTPUT_BYTES = 2**25
+"""Maximum size of the results of all hosted calls of one response. Each round sends them again."""
+
 _PLACE = re.compile(r"\b(tools|input)\[(\d{1,6})\]")
 """A place in the request, in an error."""
 
@@ -57,6 +60,7 @@ class LoopContext(NamedTuple):
     id_source: IdSource = ID_SOURCE
     heartbeat: float = 5.0
     max_rounds: int = MAX_ROUNDS
+    max_output_bytes: int = MAX_OUTPUT_BYTES
     keeps_encrypted_reasoning: bool = False
     asks_encrypted_reasoning: bool = True
     native: frozenset[str] = frozenset()

@@ -27,6 +27,7 @@ MIN_OUTPUT_TOKENS = 16
 """The smallest ``max_output_tokens`` that upstreams accept."""
 
 LIMIT_NOTE = "This call was not run, because the limit of tool calls of this response is reached."
+SIZE_NOTE = "The result was left out, because the results of this response are too large."
 
 
 def with_hosted_tools(handler: Handler, context: LoopContext) -> Handler:
@@ -99,6 +100,7 @@ class ResponseRounds:
         self._first = first
         self._merger = merger
         self._watch = ClientWatch(context.token)
+        self._output_bytes = 0
 
     def run(self, request: Json, stream: EventStream) -> EventStream:
         """Yield the events of the response; the first batch is empty."""
@@ -154,12 +156,27 @@ class ResponseRounds:
                 elif thing.mode in ("run", "cut"):
                     yield merger.cut_call(thing)
         return [
-            make_function_output(call.call_id, outcomes[id(call)].output)
+            make_function_output(call.call_id, self._limit_size(outcomes[id(call)].output))
             if id(call) in outcomes
             else make_function_output(call.call_id, LIMIT_NOTE)
             for call in round_.calls
             if id(call) in outcomes or (call.mode == "skip" and round_.is_complete)
         ]
+
+    def _limit_size(self, output: str | list[Json]) -> str | list[Json]:
+        """Return the output of a call, or a note if the outputs are too large together."""
+        size = measure_output(output)
+        if self._output_bytes + size > self._context.max_output_bytes:
+            return SIZE_NOTE
+        self._output_bytes += size
+        return output
+
+
+def measure_output(output: str | list[Json]) -> int:
+    """Return about how many bytes an output has: its characters, with those of its images."""
+    if isinstance(output, str):
+        return len(output)
+    return sum(len(part.get("text") or part.get("image_url") or "") for part in output)
 
 
 def needs_approval(round_: Round) -> bool:

@@ -20,7 +20,7 @@ from forwarder.core.ssrf import AddressGuard
 from forwarder.core.types import Batch, Event
 from forwarder.hosted_tools.first_request import LoopContext
 from forwarder.hosted_tools.kinds import ToolResources, build_kinds
-from forwarder.hosted_tools.loop import LIMIT_NOTE, with_hosted_tools
+from forwarder.hosted_tools.loop import LIMIT_NOTE, SIZE_NOTE, with_hosted_tools
 from forwarder.hosted_tools.mcp_client import McpClient, McpConnections, McpLimits
 from forwarder.hosted_tools.mcp_kind import NOT_ANSWERED
 from forwarder.hosted_tools.mcp_server import McpServer
@@ -477,6 +477,22 @@ def test_calls_are_limited_without_max_tool_calls(
     assert len(items_of(response, "mcp_call")) == 2
     outputs = [i for i in upstream.requests[1]["input"] if i["type"] == "function_call_output"]
     assert [each["output"] for each in outputs] == ["a", "a", *[LIMIT_NOTE] * 3]
+
+
+def test_results_of_one_response_are_limited_together(context: LoopContext, mcp: Json) -> None:
+    calls = [
+        call("tests__echo", json.dumps({"text": mark * 400}), f"call_{mark}") for mark in "abc"
+    ]
+    upstream = ScriptedUpstream(calls[:2], calls[2:], [text("Done.")])
+    response = run(upstream, context._replace(max_output_bytes=900), ask([mcp]))
+
+    assert [len(item["output"]) for item in items_of(response, "mcp_call")] == [400] * 3
+    outputs = [
+        item["output"]
+        for item in upstream.requests[-1]["input"]
+        if item["type"] == "function_call_output"
+    ]
+    assert outputs == ["a" * 400, "b" * 400, SIZE_NOTE]
 
 
 def test_last_round_allows_only_the_clients_tools(context: LoopContext, mcp: Json) -> None:
