@@ -23,7 +23,7 @@ from tests.fake_provider.faults import silent
 from tests.live.conftest import Serve, settings
 from tests.live.neighbour import Neighbour, connect_to_each_worker, measure_memory
 from tests.live.server import Server
-from tests.live.talk import ask
+from tests.live.talk import Answered, ask, http
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +49,18 @@ def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Se
 
 
 @pytest.fixture(scope="module")
+def storing(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
+    """The same limits, and files that are stored here."""
+    limits = {
+        "WEB_CONCURRENCY": "2",
+        "FORWARDER_MAX_BODY": str(MAX_BODY),
+        "FORWARDER_MAX_BODY_MEMORY": str(BODY_MEMORY),
+        "FORWARDER_FILES": "store",
+    }
+    return serve(neighbour.settings | settings(upstream, **limits))
+
+
+@pytest.fixture(scope="module")
 def roomy(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
     """Two workers with the limits that hold unless others are set."""
     return serve(neighbour.settings | settings(upstream, WEB_CONCURRENCY="2"))
@@ -57,7 +69,7 @@ def roomy(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Ser
 @pytest.fixture(autouse=True)
 def _watched(request: pytest.FixtureRequest, neighbour: Neighbour) -> Iterator[None]:
     """A neighbour beside each attack on a server of this module."""
-    names = [name for name in ("server", "roomy") if name in request.fixturenames]
+    names = [name for name in ("server", "storing", "roomy") if name in request.fixturenames]
     with contextlib.ExitStack() as stack:
         for name in names:
             stack.enter_context(neighbour.watch(request.getfixturevalue(name), MAX_STALL))
@@ -184,6 +196,51 @@ def test_all_bodies_of_a_worker_together_have_a_limit(server: Server) -> None:
         assert [status for status, *_ in ask_each_worker(server, 2)] == [200, 200]
     time.sleep(0.5)
     assert [status for status, *_ in ask_each_worker(server, 7 * MB)] == [200, 200]
+
+
+def test_refused_background_requests_leave_no_memory_reserved(server: Server) -> None:
+    wrong = {"model": "chat/m", "input": "x" * (4 * MB), "background": True, "temperature": "hot"}
+    for connection in connect_to_each_worker(server):
+        with contextlib.closing(connection):
+            for _ in range(4):
+                headers = {"Content-Type": "application/json"}
+                connection.request("POST", "/v1/responses", json.dumps(wrong), headers)
+                got = connection.getresponse()
+                assert (got.status, got.read()[:9]) == (400, b'{"error":')
+            assert ask_over(connection, 7 * MB)[0] == 200
+
+
+def test_many_uses_of_one_stored_file_are_refused(
+    storing: Server, upstream: ScriptedUpstream
+) -> None:
+    file = ("a.pdf", b"%PDF-" + bytes(3 * MB), "application/pdf")
+    form = {"purpose": "user_data"}
+    stored = http.post(f"{storing.v1}/files", data=form, files={"file": file}).json()
+    part = {"type": "input_file", "file_id": stored["id"]}
+
+    def ask_with(uses: int) -> Answered:
+        message = {"role": "user", "content": [part] * uses}
+        return ask(storing, "responses", {"model": "chat/m", "input": [message]})
+
+    assert ask_with(1).status == 200
+    upstream.requests.clear()
+    refused = ask_with(1000)
+    assert refused.status == 413
+    assert "FORWARDER_MAX_BODY" in refused.error["message"]
+    assert refused.error["param"] == "input[0].content[1].file_id"
+    assert not upstream.requests
+
+
+@pytest.mark.parametrize("field", [False, True])
+def test_forms_of_many_small_parts_take_little_memory(field: bool, storing: Server) -> None:
+    parts = {
+        f"f{i}": (None if field else f"{i}.png", b"x" * 75_000, "image/png") for i in range(90)
+    }
+    before = measure_memory(storing)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: http.post(f"{storing.v1}/files", files=parts), range(16)))
+    assert {answer.status_code for answer in answers} <= {400, 503}
+    assert measure_memory(storing) - before < 60 * MB
 
 
 # -- WebSockets -----------------------------------------------------------------------------------
