@@ -20,6 +20,7 @@ from openai import OpenAI
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import settings
 from tests.live.keeping_upstream import KeepingUpstream
+from tests.live.postgres import create_database, needs_postgres
 from tests.live.server import Server, running
 
 pytestmark = pytest.mark.slow
@@ -30,6 +31,14 @@ LONG = Answer(text="first attempt " * 20, pieces=20)
 SHORT = Answer(text="The second attempt.")
 
 Start = Callable[..., Server]
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database for each test: servers take over what another test has left."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/state.db"
+    return create_database(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture
@@ -375,7 +384,7 @@ def test_a_deploy_only_follows_what_an_upstream_does_in_the_background(
             model="responses/m", input="more", background=True, previous_response_id=queued.id
         )
         until(lambda: len(provider.posts) == 2)
-        client.responses.cancel(more.id)  # the tests share a database
+        client.responses.cancel(more.id)
     assert provider.posts[1]["previous_response_id"] == "resp_upstream1"
 
 
