@@ -25,7 +25,7 @@ from tests.live.neighbour import Neighbour, connect_to_each_worker, measure_memo
 from tests.live.server import Server
 from tests.live.talk import Answered, ask, http
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.serial]  # each measures stalls and memory
 
 Json = dict[str, Any]
 
@@ -135,7 +135,6 @@ LARGE_TEXTS: dict[str, tuple[bytes, set[int]]] = {
 """The start of a body's text in JSON, and the possible statuses."""
 
 
-@pytest.mark.serial
 @pytest.mark.parametrize(("text", "statuses"), LARGE_TEXTS.values(), ids=LARGE_TEXTS)
 def test_large_bodies_at_once_take_little_memory(
     text: bytes, statuses: set[int], roomy: Server
