@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from forwarder.config.settings import Settings
 from forwarder.context.request_context import RequestContext
+from forwarder.core.body_memory import BodyReservation
 from forwarder.core.translation_context import LossReport
 from forwarder.pipeline.background_work import BackgroundWork
 from forwarder.pipeline.gateway import Gateway
@@ -60,7 +61,9 @@ class Hanging:
         return httpx2.Response(200, text=text + "data: [DONE]\n\n")
 
 
-def leave_work(tmp_path: Path, hanging: Hanging, **environment: str) -> tuple[str, Services]:
+def leave_work(
+    tmp_path: Path, hanging: Hanging, text: str = "hi", **environment: str
+) -> tuple[str, Services]:
     """A background response whose worker renews no lease, and another worker."""
     url = f"sqlite:///{tmp_path}/state.db"
     given = {"FORWARDER_DATABASE_URL": url, "CHAT_API_KEY": "passthrough", **environment}
@@ -70,7 +73,7 @@ def leave_work(tmp_path: Path, hanging: Hanging, **environment: str) -> tuple[st
         "w", "background", LossReport(), client_key="k", client_headers={"X-Title": "Mine"},
         get_base_url=lambda: "http://here", account_id="payer",
     )  # fmt: skip
-    asked = {"model": "chat/m", "input": "hi", "background": True}
+    asked = {"model": "chat/m", "input": text, "background": True}
     name = Gateway(first).start_background(asked, None, exchange, work)["id"]
     deadline = time.monotonic() + 10
     while not hanging.requests:
@@ -115,6 +118,29 @@ def test_work_that_is_taken_up_is_asked_for_as_its_client_did(
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert len(records) == 1
+
+
+def test_work_is_taken_up_only_if_there_is_memory_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hanging = Hanging(monkeypatch)
+    name, other = leave_work(tmp_path, hanging, "x" * 200_000, FORWARDER_SECRET_KEY="one")
+    memory = other.body_memory
+    others = BodyReservation(memory)
+    others.hold(memory.max_bytes // 2 - 100_000)
+    Gateway(other).resume_background_work()
+    time.sleep(0.5)
+    assert len(hanging.requests) == 1
+    others.close()
+    body = wait_for_end(other, name)
+    hanging.go.set()
+
+    assert body["status"] == "completed"
+    assert len(hanging.requests) == 2
+    deadline = time.monotonic() + 10
+    while memory.used:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_work_is_left_to_workers_that_can_read_its_request(
