@@ -111,11 +111,12 @@ class RequestContext:
     ``recorder`` is set if the request is captured. ``rendered_field`` is the field in which the
     client is known to render reasoning. ``followed_response_id`` is the id of a response that the
     upstream is already generating and that only has to be followed. ``body_memory`` is the limit of
-    memory for bodies; ``body_size`` is the size of the request body in bytes, ``body_text`` the
-    bytes that its texts take beyond it. ``is_answer_composed`` is true if the answer is made here
-    of several upstream answers, so that no upstream has it. ``tool_memory`` is what hosted tools
-    leave for a fallback to another upstream, such as the outcomes of calls that ran already.
-    ``runs_hosted_tools`` is false for requests that a hosted tool itself makes.
+    memory for bodies, ``body_reservation`` what the request body has of it; ``body_size`` is the
+    size of the request body in bytes, ``body_text`` the bytes that its texts take beyond it.
+    ``is_answer_composed`` is true if the answer is made here of several upstream answers, so that
+    no upstream has it. ``tool_memory`` is what hosted tools leave for a fallback to another
+    upstream, such as the outcomes of calls that ran already. ``runs_hosted_tools`` is false for
+    requests that a hosted tool itself makes.
     """
 
     id: str
@@ -156,6 +157,7 @@ class RequestContext:
     span: Any = None
     recorder: Recorder | None = None
     body_memory: BodyMemory = field(default_factory=lambda: BodyMemory(sys.maxsize))
+    body_reservation: BodyReservation | None = None
     body_size: int = 0
     body_text: int = 0
     is_answer_composed: bool = False

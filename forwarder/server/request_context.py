@@ -169,14 +169,15 @@ def new_context(
 
 def reserve_text_memory(context: RequestContext, text: int) -> None:
     """Reserve the memory that the texts of the request body take beyond its size."""
-    context.reserve_memory().add_text(context.body_size, text)
+    reservation = context.body_reservation or context.reserve_memory()
+    reservation.add_text(context.body_size, text)
     context.body_text = text
 
 
 def new_background_context(route: str) -> RequestContext:
     """Create the context of background work that outlives the current request.
 
-    Raises Overloaded if the memory limit leaves no room for the request body.
+    The work takes over the memory that the request body has reserved.
     """
     current, background = (
         current_context(),
@@ -189,6 +190,8 @@ def new_background_context(route: str) -> RequestContext:
     )
     background.client_address = current.client_address
     background.body_size, background.body_text = current.body_size, current.body_text
+    if current.body_reservation is not None:
+        current.body_reservation.release()
     background.reserve_memory().resize(current.body_size, current.body_text)
     if current.recorder is not None:
         background.recorder = current.recorder.make_child(background.started_at)
@@ -251,7 +254,8 @@ def pop_body() -> bytes:
 
 def read_whole_body(flask_request: Request, context: RequestContext) -> bytes:
     announced = flask_request.content_length or 0
-    data = context.reserve_memory().read_all(flask_request.stream.read, announced)
+    context.body_reservation = reservation = context.reserve_memory()
+    data = reservation.read_all(flask_request.stream.read, announced)
     context.body_size = len(data)
     return data
 

@@ -198,6 +198,14 @@ def test_background_work_that_does_not_start_reserves_nothing(app: Flask) -> Non
         assert memory.used == 0
 
 
+def test_the_largest_body_is_accepted_as_background_work() -> None:
+    limits = {"FORWARDER_MAX_BODY": "300k", "FORWARDER_MAX_BODY_MEMORY": "300k"}
+    app = create_app(Settings.from_env(limits))
+    body = {"model": "demo", "input": "x" * 300_000, "background": True}
+    got = app.test_client().post("/v1/responses", json=body, buffered=True)
+    assert got.status_code == 200
+
+
 def test_history_takes_memory(app: Flask) -> None:
     memory, client = get_extension(app).services.body_memory, app.test_client()
     first = client.post(
