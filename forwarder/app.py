@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Request
+from flask.sessions import NullSession, SessionInterface
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from forwarder.cli.models import build_keys_group, build_models_group
@@ -49,8 +50,21 @@ OPENAI_MODULES = (
 OTHER_MODULES = (ollama, diagnostics, docs, health, metrics)
 
 
+class NoSessions(SessionInterface):
+    """Gives all requests the same empty session, which cannot be changed: no view uses one."""
+
+    def __init__(self) -> None:
+        self._session = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:
+        """Return the empty session."""
+        return self._session
+
+
 class Application(Flask):
-    """A Flask application without asynchronous functions."""
+    """A Flask application without asynchronous functions and without sessions."""
+
+    session_interface = NoSessions()
 
     request_class = FormRequest
 

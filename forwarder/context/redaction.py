@@ -29,6 +29,9 @@ from forwarder.core.url_secrets import hide_url_secrets, is_random, is_telling
 
 REDACTED = "***"
 
+_MAX_CACHED_UPSTREAMS = 64
+"""For how many upstreams the secrets are cached; they are needed for each answer."""
+
 MIN_REDACTED_LENGTH = 8
 """A shorter value is a placeholder rather than a secret, and may be part of any word."""
 
@@ -267,7 +270,8 @@ def collect_client_key(client_key: str | None) -> frozenset[str]:
     return frozenset([client_key] if client_key and len(client_key) >= MIN_REDACTED_LENGTH else ())
 
 
-def list_secrets(settings: UpstreamSettings) -> list[str]:
+@lru_cache(maxsize=_MAX_CACHED_UPSTREAMS)
+def list_secrets(settings: UpstreamSettings) -> tuple[str, ...]:
     """Return the secrets among the key, headers and query, plain and percent-encoded.
 
     Longer ones come first, because one secret may contain another.
@@ -278,7 +282,7 @@ def list_secrets(settings: UpstreamSettings) -> list[str]:
         *find_secret_words(settings.query),
     }
     forms = secrets | {quote(word, safe="") for word in secrets}
-    return sorted(forms, key=len, reverse=True)
+    return tuple(sorted(forms, key=len, reverse=True))
 
 
 def find_secret_words(values: Mapping[str, str]) -> Iterator[str]:

@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from forwarder.config.parsers import is_pattern
 from forwarder.config.settings import Settings, UpstreamSettings
@@ -35,6 +36,9 @@ CODEX_REVIEWER = "codex-auto-review"
 
 CODEX_HELPER_MODELS = (CODEX_REVIEWER, "gpt-5.6-luna", "gpt-5.6-terra")
 """Models that Codex requests by itself, independently of the model that its user selected."""
+
+_MAX_CACHED_NAMES = 256
+"""For how many names of models the configured routes are cached."""
 
 REGISTERED_OWNER = "registered"
 """The owner of registered models in model lists."""
@@ -71,6 +75,7 @@ class Router:
         )
         """The upstream for client files if the request does not name one."""
         self._by_name = {upstream.name: upstream for upstream in settings.upstreams}
+        self._list_configured_routes = lru_cache(_MAX_CACHED_NAMES)(self._find_configured_routes)
 
     def resolve(self, model: str | None, client: str, key: str | None = None) -> Route:
         """Return the route for ``model``, or for the default model if ``model`` is empty.
@@ -95,7 +100,9 @@ class Router:
         routes = self._list_configured_routes(
             self._find_stand_in(target, client, key) or target, client
         )
-        return routes if remote is None else [replace(r, defaults=remote.defaults) for r in routes]
+        if remote is None:
+            return list(routes)
+        return [replace(route, defaults=remote.defaults) for route in routes]
 
     def find_route(self, name: str, client: str, key: str | None = None) -> Route | None:
         """Like `resolve`, but return ``None`` and log once per name if it cannot be resolved."""
@@ -118,14 +125,15 @@ class Router:
         head, slash, _ = name.partition("/")
         return None if slash and head in self._by_name else self._lookup_registered(name)
 
-    def _list_configured_routes(self, model: str, client: str) -> list[Route]:
+    def _find_configured_routes(self, model: str, client: str) -> tuple[Route, ...]:
+        """Return the routes that the settings give a name; cached as `_list_configured_routes`."""
         upstream, name = self._choose_upstream(model, client)
         routes = [make_route(upstream, name, client)]
         for fallback in upstream.fallback:
             other = self._by_name[fallback.upstream]
             same_model = name if name in other.aliases else routes[0].model
             routes.append(make_route(other, fallback.model or same_model, client))
-        return routes
+        return tuple(routes)
 
     def _resolve_name(self, model: str | None) -> str:
         name = model or self.default_model

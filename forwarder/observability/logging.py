@@ -67,6 +67,10 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger("forwarder")
     root.setLevel(level)
     root.propagate = False
+    # Skip what no formatter here shows: a walk through the stack, and the names of threads.
+    # https://docs.python.org/3/howto/logging.html#optimization
+    logging._srcfile = None
+    logging.logThreads = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root.handlers[:] = [handler]

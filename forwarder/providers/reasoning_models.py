@@ -8,6 +8,7 @@ add prefixes and tags to a name (``openai/gpt-5.5``, ``us.anthropic.claude-opus-
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from forwarder.providers.profile import Profile
 
@@ -36,6 +37,9 @@ _REASONING_FAMILIES = (
 )
 """Models that reason before they answer, at least by default."""
 
+_MAX_CACHED_NAMES = 256
+"""For how many model names the decision is cached."""
+
 _FAMILY_PATTERN = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(_REASONING_FAMILIES)})")
 _REASONING_PATTERN = re.compile(r"(?<![a-z0-9])(?:think|reason)(?:er|ing)?(?![a-z])")
 _NEGATION_PATTERN = re.compile(r"(?<![a-z0-9])non?[-_]?(?:think|reason)")
@@ -51,6 +55,7 @@ def is_reasoning_model(profile: Profile, model: str) -> bool:
     return has_reasoning_name(model) if profile.reasons == "auto" else profile.reasons is True
 
 
+@lru_cache(maxsize=_MAX_CACHED_NAMES)
 def has_reasoning_name(model: str) -> bool:
     name = model.rpartition("/")[2].lower()
     if name.startswith("ft:"):  # ft:<base model>:<names chosen by the owner>

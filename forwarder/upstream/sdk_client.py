@@ -20,7 +20,7 @@ from openai.lib.streaming.responses import ResponseStreamManager
 from openai.resources.responses import Responses
 
 from forwarder.protocols.chat import CHAT
-from forwarder.upstream.transport.sdk_http_client import parse_url
+from forwarder.upstream.transport.sdk_http_client import parse_target
 
 _USER_AGENT = f"OpenAI/Python {openai.__version__}"
 """The SDK's own User-Agent. The SDK would derive another one from the name of a subclass."""
@@ -92,7 +92,7 @@ class SdkClient(OpenAI):
 
     def _prepare_url(self, url: str) -> httpx2.URL:
         """Parse each whole URL only once: there are few, and each is used many times."""
-        return parse_url(url) if url.startswith("http") else super()._prepare_url(url)
+        return parse_target(url)[0] if url.startswith("http") else super()._prepare_url(url)
 
     def _build_request(
         self, options: FinalRequestOptions, *, retries_taken: int = 0
@@ -112,11 +112,15 @@ class SdkClient(OpenAI):
             timeout=timeout,
         )
 
-    # The SDK's versions of these five serve its own ways to obtain a key (a function, a workload's
+    # The SDK's versions of these six serve its own ways to obtain a key (a function, a workload's
     # identity, a provider) and import a module in each call. All keys here are fixed strings.
 
+    def _auth_headers(self, security: Any) -> dict[str, str]:
+        """Add no header: `UpstreamConnection` sets or omits ``Authorization`` in each request."""
+        return {}
+
     def _validate_headers(self, headers: Any, custom_headers: Any) -> None:
-        """Accept the headers: `UpstreamConnection` sets or omits ``Authorization`` itself."""
+        """Accept the headers, also without ``Authorization``."""
 
     def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         return options

@@ -261,7 +261,7 @@ def test_secret_query_values_are_redacted(query: str, quoted: str) -> None:
     ],
 )
 def test_common_values_are_not_redacted(environment: dict[str, str]) -> None:
-    assert list_secrets(settings(**environment)) == []
+    assert list_secrets(settings(**environment)) == ()
 
 
 def test_nested_secrets_are_redacted_whole() -> None:

@@ -38,13 +38,14 @@ class SdkHttpClient(httpx2.Client):
         content = options.get("content")
         if not isinstance(content, bytes) or options.get("params"):
             return super().build_request(method, url, timeout=timeout, **options)
-        target = parse_url(url) if isinstance(url, str) else url
+        target, netloc = parse_target(str(url))
         headers = httpx2.Headers(options["headers"])
+        host = [] if "host" in headers else [(b"Host", netloc)]  # an operator may have set one
         length = (b"Content-Length", b"%d" % len(content))
         return httpx2.Request(
             method,
             target,
-            headers=[*make_host_header(target, headers), *headers.raw, length],
+            headers=[*host, *headers.raw, length],
             stream=httpx2.ByteStream(content),  # from ``content`` it would derive all of this
             extensions={"timeout": httpx2.Timeout(timeout).as_dict()},
         )
@@ -77,10 +78,8 @@ class StockHttpClient(httpx2.Client):
         return response
 
 
-def make_host_header(url: httpx2.URL, headers: httpx2.Headers) -> list[tuple[bytes, bytes]]:
-    """Return the Host header, unless the operator has configured one."""
-    return [] if "host" in headers else [(b"Host", url.netloc)]
-
-
-parse_url = functools.lru_cache(_MAX_CACHED_URLS)(httpx2.URL)
-"""Parse a URL; cached."""
+@functools.lru_cache(_MAX_CACHED_URLS)
+def parse_target(url: str) -> tuple[httpx2.URL, bytes]:
+    """Return a parsed URL, and its host and port for the Host header."""
+    parsed = httpx2.URL(url)
+    return parsed, parsed.netloc
