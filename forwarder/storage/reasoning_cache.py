@@ -1,5 +1,8 @@
 """Reasoning cache in the database, shared by all workers, with a cache in this process in front.
 
+Most models have no reasoning to remember. Then the process also remembers that a mark is missing,
+until another worker sets one, so that requests need no query.
+
 The next turn of a conversation may reach any worker. A database that fails or is slow is not used
 for a while; requests continue with the values that this process has.
 """
@@ -10,16 +13,20 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import orjson
+from cachetools import TTLCache
 
 from forwarder.core.backend_breaker import wait_for_event
 from forwarder.core.concurrency import spawn
 from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import StoreUnavailable
-from forwarder.middleware.reasoning_cache.memory_backend import MemoryBackend
+from forwarder.middleware.reasoning_cache.memory_backend import MemoryBackend, add_mark
 from forwarder.storage.db import Database
+from forwarder.storage.db.change_notifier import FileChangeNotifier
+from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.reasoning import StoredReasoning
 from forwarder.storage.repositories.reasoning import ReasoningRepository
 
@@ -30,6 +37,11 @@ PAUSE_SECONDS = 10.0
 
 MAX_WAIT_SECONDS = 0.25
 """Seconds that a request waits for the database; the cached value is optional."""
+
+MISSING_MARK_SECONDS = 60.0
+"""Seconds until a missing mark is looked up again: workers of an older version announce none."""
+
+MAX_MISSING_MARKS = 10_000
 
 _TIMESTAMP = struct.Struct("d")
 
@@ -46,6 +58,10 @@ class StoreAccess:
 
     paused_until = 0.0
 
+    @property
+    def is_paused(self) -> bool:
+        return time.monotonic() < self.paused_until
+
 
 class DatabaseBackend:
     """Keeps values until ``ttl`` seconds after their last use, which is recorded from time to time.
@@ -61,6 +77,9 @@ class DatabaseBackend:
         self._reasoning = ReasoningRepository(database)
         self._read_access = StoreAccess()
         self._write_access = StoreAccess()
+        self._missing_marks = (
+            MissingMarks(database) if isinstance(database, SqliteDatabase) else None
+        )
 
     def find(self, owner: bytes, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """Return the cached values of an owner, by key."""
@@ -77,12 +96,32 @@ class DatabaseBackend:
                 self._memory.put(owner + lookups[name], _TIMESTAMP.pack(cached.noted_at) + value)
         return {key: cached.value for key, cached in known.items()}
 
-    def store(self, owner: bytes, values: Mapping[bytes, bytes]) -> None:
+    def has_mark(self, owner: bytes, mark: bytes) -> bool:
+        """Return whether an owner has the mark."""
+        if self._missing_marks is None:
+            return bool(self.find(owner, [mark]))
+        version = self._missing_marks.read_version()
+        if self._missing_marks.contains(owner + mark, version):
+            return False
+        has_mark = bool(self.find(owner, [mark]))
+        if not has_mark and not self._read_access.is_paused:
+            self._missing_marks.add(owner + mark, version)
+        return has_mark
+
+    def store(self, owner: bytes, values: Mapping[bytes, bytes], mark: bytes | None = None) -> None:
         """Store an owner's values in this process and, if possible, in the database."""
         now = _TIMESTAMP.pack(time.time())
+        is_new_mark = mark is not None and not self._memory.find(owner, [mark])
+        values = add_mark(values, mark)
         self._memory.store(owner, {key: now + value for key, value in values.items()})
         sealed = {key.hex(): self._encrypt(owner, key, value) for key, value in values.items()}
-        self._try_access(self._write_access, lambda: self._reasoning.add(owner.hex(), sealed))
+
+        def add() -> None:
+            self._reasoning.add(owner.hex(), sealed)
+            if is_new_mark and self._missing_marks is not None:
+                self._missing_marks.announce_mark()
+
+        self._try_access(self._write_access, add)
 
     def _read_store(
         self, owner: str, names: Iterable[str], stale_before: float
@@ -109,7 +148,7 @@ class DatabaseBackend:
 
         Work that finishes after the timeout still takes effect.
         """
-        if time.monotonic() < access.paused_until:
+        if access.is_paused:
             return None
         results: list[T] = []
         ended = threading.Event()
@@ -138,6 +177,36 @@ class DatabaseBackend:
         """Decrypt a value. None if it is of another row, or if its secret is unknown."""
         place, value = self._cipher.decrypt(data.decode()) or (None, None)
         return orjson.dumps(value) if place == (owner + key).hex() else None
+
+
+class MissingMarks:
+    """The marks that owners did not have at a version of an SQLite database's marks."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._changes = FileChangeNotifier(
+            database.path.with_name(f"{database.path.name}.reasoning")
+        )
+        self._versions: TTLCache[bytes, object] = TTLCache(MAX_MISSING_MARKS, MISSING_MARK_SECONDS)
+        self._lock = threading.Lock()
+
+    def read_version(self) -> object:
+        """Return the version of all marks; read it before looking for a mark."""
+        return self._changes.read_version()
+
+    def contains(self, key: bytes, version: object) -> bool:
+        """Return whether the mark is known to be missing at this version."""
+        with self._lock:
+            return key in self._versions and self._versions[key] == version
+
+    def add(self, key: bytes, version: object) -> None:
+        """Remember that the mark was missing at this version."""
+        with self._lock:
+            self._versions[key] = version
+
+    def announce_mark(self) -> None:
+        """Tell all workers that a mark was set."""
+        with suppress(OSError):  # then they find it after MISSING_MARK_SECONDS
+            self._changes.publish_change()
 
 
 def unpack_value(packed: bytes) -> CachedValue:

@@ -171,3 +171,50 @@ def test_hanging_database_pauses_access(
     while one.find(ME, [b"a"]) != {b"a": b'["x"]'}:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_missing_mark_is_looked_up_once(database: WatchedDatabase) -> None:
+    one = new_worker(database)
+
+    assert not one.has_mark(ME, b"mark")
+    assert not one.has_mark(ME, b"mark")
+    assert database.reads == 1
+    assert not one.has_mark(OTHER, b"mark")
+    assert database.reads == 2
+
+
+def test_mark_of_another_worker_is_seen_at_once(database: WatchedDatabase) -> None:
+    one, two = new_worker(database), new_worker(database)
+    assert not one.has_mark(ME, b"mark")
+
+    two.store(ME, {b"a": b"[1]"}, b"mark")
+
+    assert one.has_mark(ME, b"mark")
+    assert two.has_mark(ME, b"mark")
+    assert one.find(ME, [b"a"]) == {b"a": b"[1]"}
+
+
+def test_second_value_announces_no_mark(database: WatchedDatabase) -> None:
+    one, two = new_worker(database), new_worker(database)
+    one.store(ME, {b"a": b"[1]"}, b"mark")
+    assert not two.has_mark(OTHER, b"mark")
+    reads = database.reads
+
+    one.store(ME, {b"b": b"[2]"}, b"mark")
+
+    assert not two.has_mark(OTHER, b"mark")
+    assert database.reads == reads
+
+
+def test_mark_is_not_missing_because_the_database_failed(
+    database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_worker(database).store(ME, {b"a": b"[1]"}, b"mark")
+    two = new_worker(database)
+    database.fails = True
+    assert not two.has_mark(ME, b"mark")
+
+    database.fails = False
+    later = time.monotonic() + reasoning_cache.PAUSE_SECONDS + 1
+    monkeypatch.setattr(reasoning_cache.time, "monotonic", lambda: later)
+    assert two.has_mark(ME, b"mark")

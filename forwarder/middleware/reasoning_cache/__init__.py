@@ -47,7 +47,7 @@ class ReasoningCache:
     def _call_with_reasoning(self, handler: Handler, request: Json, owner: bytes) -> EventStream:
         items = request["input"]
         # One look-up shows whether this model has any reasoning, before the history is hashed.
-        if not any(map(anchors.has_key, items)) or not self._backend.find(owner, [REASONS_KEY]):
+        if not any(map(anchors.has_key, items)) or not self._backend.has_mark(owner, REASONS_KEY):
             return handler(request)
         restored = anchors.restore_reasoning(items, lambda keys: self._find_reasoning(owner, keys))
         if len(restored) == len(items):
@@ -74,11 +74,11 @@ class ReasoningCache:
         entries = anchors.collect_reasoning(history, output)
         if entries:
             values = {key: orjson.dumps(items) for key, items in entries.items()}
-            self._backend.store(owner, {**values, REASONS_KEY: b"[]"})
+            self._backend.store(owner, values, REASONS_KEY)
 
 
 REASONS_KEY = anchors.hash_json(["reasons"])
-"""Key that exists for every client, upstream and model with cached reasoning."""
+"""The mark of every client, upstream and model with cached reasoning."""
 
 
 def request_encrypted_reasoning(request: Json) -> Json:

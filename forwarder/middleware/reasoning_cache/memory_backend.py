@@ -9,15 +9,23 @@ from typing import Protocol
 
 from cachetools import TTLCache
 
+MARK_VALUE = b"[]"
+
 
 class CacheBackend(Protocol):
-    """Stores values separately for each owner; may lose any value at any time."""
+    """Stores values separately for each owner; may lose any value at any time.
+
+    A mark is a key that exists once an owner has values of a kind.
+    """
 
     def find(self, owner: bytes, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """Return the values that exist for these keys."""
 
-    def store(self, owner: bytes, values: Mapping[bytes, bytes]) -> None:
-        """Store values under their keys."""
+    def has_mark(self, owner: bytes, mark: bytes) -> bool:
+        """Return whether an owner has the mark, faster than `find`."""
+
+    def store(self, owner: bytes, values: Mapping[bytes, bytes], mark: bytes | None = None) -> None:
+        """Store values under their keys, and set the mark."""
 
 
 class MemoryBackend:
@@ -40,9 +48,13 @@ class MemoryBackend:
         pairs = ((key, self.get(owner + key)) for key in keys)
         return {key: value for key, value in pairs if value is not None}
 
-    def store(self, owner: bytes, values: Mapping[bytes, bytes]) -> None:
-        """Store the values of an owner."""
-        for key, value in values.items():
+    def has_mark(self, owner: bytes, mark: bytes) -> bool:
+        """Return whether an owner has the mark."""
+        return bool(self.find(owner, [mark]))
+
+    def store(self, owner: bytes, values: Mapping[bytes, bytes], mark: bytes | None = None) -> None:
+        """Store the values of an owner, and set the mark."""
+        for key, value in add_mark(values, mark).items():
             self.put(owner + key, value)
 
     def get(self, key: bytes) -> bytes | None:
@@ -64,3 +76,8 @@ class MemoryBackend:
                 self._values[key] = value
             while len(self._values) > self._max_values:
                 self._values.popitem()
+
+
+def add_mark(values: Mapping[bytes, bytes], mark: bytes | None) -> Mapping[bytes, bytes]:
+    """Return the values with the mark, if there is one."""
+    return values if mark is None else {**values, mark: MARK_VALUE}

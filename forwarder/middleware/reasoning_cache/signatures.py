@@ -77,7 +77,7 @@ class SignatureCache:
     def _attach_signatures(self, messages: list[Any], owner: bytes) -> list[Any]:
         """Return the messages with cached signatures; ``messages`` itself if there are none."""
         # One look-up shows whether this model uses signatures at all, before reading messages.
-        if not any(map(is_answer, messages)) or not self._backend.find(owner, [SIGNS_KEY]):
+        if not any(map(is_answer, messages)) or not self._backend.has_mark(owner, SIGNS_KEY):
             return messages
         unsigned = {
             number for number, message in enumerate(messages) if is_unsigned_message(message)
@@ -115,8 +115,8 @@ class SignatureCache:
             if reader.has_signatures:
                 values |= reader.make_entries(hash_json(question))
         if values:
-            values[SIGNS_KEY] = {}
-            self._backend.store(owner, {key: orjson.dumps(value) for key, value in values.items()})
+            encoded = {key: orjson.dumps(value) for key, value in values.items()}
+            self._backend.store(owner, encoded, SIGNS_KEY)
 
 
 class ChoiceReader:
@@ -273,7 +273,7 @@ def hash_json(value: Any) -> bytes:
 
 
 SIGNS_KEY = hash_json(["signs"])
-"""Key that exists for every model that has sent signatures."""
+"""The mark of every model that has sent signatures."""
 
 
 def is_about_signatures(refusal: UpstreamRefused) -> bool:
