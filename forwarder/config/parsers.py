@@ -230,6 +230,19 @@ def parse_mcp_target(text: str) -> McpTarget:
     return McpTarget(label, tool)
 
 
+@with_error_message("web_search, mcp:LABEL and mapped tools, separated by commas")
+def parse_extra_tools(text: str) -> tuple[str, ...]:
+    names = tuple(split_commas(text))
+    for name in names:
+        kind, _, label = name.partition(":")
+        require(bool(label) if kind == "mcp" else name in EXTRA_TOOLS)
+    return names
+
+
+EXTRA_TOOLS = tuple(name for name in HOSTED_TOOLS if name not in ("mcp", "file_search"))
+"""Hosted tools without parameters of their own, which every request may have."""
+
+
 @with_error_message("a JSON object of objects by model pattern")
 def parse_model_info(text: str) -> Mapping[str, Mapping[str, Any]]:
     info = parse_object(text)

@@ -108,7 +108,8 @@ class Settings:
     background work has the grace period of all other answers; ``background_unsaved_max`` is in
     bytes. ``files`` is ``auto``, ``store`` or ``upstream``; ``file_max`` and ``files_max`` (of one
     client) are in bytes. ``mcp_servers`` is the path of a file; ``mapped_tools`` are MCP
-    tools by the name of the hosted tool that they stand for. ``tool_timeout`` is in seconds.
+    tools by the name of the hosted tool that they stand for. ``tools_for_all`` are
+    names of hosted tools, and ``mcp:`` with a label. ``tool_timeout`` is in seconds.
     ``docs_dir`` is the folder of the built documentation, ``None`` if it is not served. ``demo`` is
     true if no upstream is configured and ``upstreams`` are the built-in demo.
     """
@@ -130,6 +131,7 @@ class Settings:
     mcp_urls: bool
     mcp_servers: str | None
     mapped_tools: Mapping[str, McpTarget] = field(hash=False)
+    tools_for_all: tuple[str, ...]
     tool_timeout: float
     web_search: SearchSource
     web_search_url: str | None
@@ -275,6 +277,7 @@ SETTINGS = (
         Setting(f"HOSTED_TOOL_{name.upper()}", f"mapped_{name}", parsers.parse_mcp_target, None)
         for name in MAPPABLE_TOOLS
     ),
+    Setting("TOOLS_FOR_ALL", "tools_for_all", parsers.parse_extra_tools, ""),
     Setting("TOOL_TIMEOUT", "tool_timeout", parsers.parse_seconds, "60"),
     Setting("WEB_SEARCH", "web_search", parsers.parse_search_source, "off"),
     Setting("WEB_SEARCH_URL", "web_search_url", parsers.parse_service_url, None),

@@ -36,9 +36,14 @@ Design:
   servers are in no item, error or log.
 """
 
+from forwarder.hosted_tools.chat_loop import with_hosted_chat_tools, with_search_parameter_names
 from forwarder.hosted_tools.dropped_tools import with_dropped_tools
 from forwarder.hosted_tools.first_request import LoopContext
-from forwarder.hosted_tools.loop import with_hosted_tools, with_unstored_rounds
+from forwarder.hosted_tools.loop import (
+    with_extra_tools,
+    with_hosted_tools,
+    with_unstored_rounds,
+)
 from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
 from forwarder.hosted_tools.mcp_server import McpServer, parse_server_file
 from forwarder.hosted_tools.mcp_tools import McpPolicy
@@ -58,6 +63,9 @@ __all__ = [
     "WebSearch",
     "parse_server_file",
     "with_dropped_tools",
+    "with_extra_tools",
+    "with_hosted_chat_tools",
     "with_hosted_tools",
+    "with_search_parameter_names",
     "with_unstored_rounds",
 ]

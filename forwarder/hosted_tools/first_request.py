@@ -50,6 +50,7 @@ class LoopContext(NamedTuple):
     true if the response is stored with it even though the client did not ask for it. With
     ``is_preview`` no server is called, so only lists of tools that the history has are offered.
     ``asks_encrypted_reasoning`` is false for an upstream that would refuse to encrypt it.
+    ``keeps_calls`` is false if the client cannot carry hosted calls to its next request.
     ``memory`` belongs to the client's request, so that a fallback to another upstream does not run
     approved calls again.
     """
@@ -64,6 +65,7 @@ class LoopContext(NamedTuple):
     keeps_encrypted_reasoning: bool = False
     asks_encrypted_reasoning: bool = True
     native: frozenset[str] = frozenset()
+    keeps_calls: bool = True
     is_preview: bool = False
     memory: dict[str, Any] | None = None
 
@@ -232,12 +234,16 @@ class FirstRequest:
             function = next(filter(None, missing), None)
         return function
 
+    @property
+    def notes(self) -> list[str]:
+        """Texts that say what is missing."""
+        return [note for tool_set in self._sets.values() for note in tool_set.notes]
+
     def _make_notes(self) -> list[Json]:
         """Make the message that tells the model what is missing."""
-        notes = [note for tool_set in self._sets.values() for note in tool_set.notes]
-        if not notes:
+        if not self.notes:
             return []
-        return [{"type": "message", "role": "developer", "content": "\n".join(notes)}]
+        return [{"type": "message", "role": "developer", "content": "\n".join(self.notes)}]
 
     # -- what the client is shown ---------------------------------------------------------------
 

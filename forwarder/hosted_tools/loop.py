@@ -9,16 +9,18 @@ client gets one response.
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 from forwarder.core.errors import ForwarderError, InvalidRequest, Unsupported
 from forwarder.core.types import Batch, EventStream, Handler, Json
-from forwarder.core.validate import INT, read_field
+from forwarder.core.validate import INT, LIST, read_field
 from forwarder.hosted_tools.first_request import FirstRequest, LoopContext
 from forwarder.hosted_tools.history import make_function_output
 from forwarder.hosted_tools.hosted_function import CallOutcome, RunningCall
 from forwarder.hosted_tools.response_merger import HostedCall, ResponseMerger, Round, new_round
 from forwarder.hosted_tools.tool_choice import end_hosted_calls, relax_choice
 from forwarder.hosted_tools.tool_kind import ClientWatch
+from forwarder.protocols.hosted_tools import find_hosted_name
 
 MAX_CALLS = 128
 """Maximum number of hosted calls of one response; ``max_tool_calls`` can only lower it."""
@@ -52,6 +54,26 @@ def with_unstored_rounds(handler: Handler) -> Handler:
         return handler({**rest, "store": False})
 
     return handle_request
+
+
+def with_extra_tools(handler: Handler, tools: list[Json]) -> Handler:
+    """Wrap a Responses handler: add tools to each request that has none of their type or label."""
+
+    def handle_request(request: Json) -> EventStream:
+        own = read_field(request, "tools", LIST, "tools") or []
+        known = {identify_tool(tool) for tool in own}
+        added = [tool for tool in tools if identify_tool(tool) not in known]
+        if not added or request.get("tool_choice") == "none":
+            return handler(request)
+        return handler({**request, "tools": [*own, *added]})
+
+    return handle_request
+
+
+def identify_tool(tool: Any) -> tuple[str | None, str]:
+    """Return the name of a hosted tool and the label of its server."""
+    label = tool.get("server_label") if isinstance(tool, dict) else None
+    return find_hosted_name(tool), label if isinstance(label, str) else ""
 
 
 def start_response(handler: Handler, request: Json, context: LoopContext) -> EventStream:
@@ -136,7 +158,10 @@ class ResponseRounds:
         merger = self._merger
         started: dict[int, RunningCall] = {}
         outcomes: dict[int, CallOutcome] = {}
-        if round_.is_complete:
+        # Calls beside the client's own are lost if the client cannot carry them: the model asks for
+        # them again when it has the client's results.
+        is_kept = self._context.keeps_calls or not round_.has_client_calls
+        if round_.is_complete and is_kept:
             for call in round_.calls:
                 if call.mode == "run":
                     started[id(call)] = call.function.start_call(call.arguments)

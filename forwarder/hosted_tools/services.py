@@ -44,6 +44,7 @@ class HostedToolServices:
         self.ask_upstream: AskUpstream | None = None
         self._search = search = self._build_search(settings, servers)
         policy = McpPolicy(servers, allows_urls)
+        self.extra_tools = [*map(make_extra_tool, settings.tools_for_all)]
         mapped = map_tools(settings, servers)
         resources = ToolResources(self.client, policy, search, settings.tool_timeout, mapped)
         self._restrict = lru_cache(maxsize=64)(build_kinds(resources).restrict)
@@ -56,6 +57,7 @@ class HostedToolServices:
         knows_items: bool = False,
         keeps_encrypted_reasoning: bool = False,
         asks_encrypted_reasoning: bool = True,
+        keeps_calls: bool = True,
         is_preview: bool = False,
         memory: dict[str, Any] | None = None,
     ) -> LoopContext:
@@ -71,6 +73,7 @@ class HostedToolServices:
             client,
             native=native,
             asks_encrypted_reasoning=asks_encrypted_reasoning,
+            keeps_calls=keeps_calls,
             keeps_encrypted_reasoning=keeps_encrypted_reasoning,
             is_preview=is_preview or self._is_offline,
             memory=memory,
@@ -116,6 +119,9 @@ def read_servers(settings: Settings) -> Mapping[str, McpServer]:
         f"FORWARDER_HOSTED_TOOL_{name.upper()}": target.label
         for name, target in settings.mapped_tools.items()
     }
+    for name in settings.tools_for_all:
+        if name.startswith("mcp:"):
+            named[f"FORWARDER_TOOLS_FOR_ALL={name}"] = name.removeprefix("mcp:")
     if settings.web_search.kind == "mcp":
         named["FORWARDER_WEB_SEARCH=mcp:LABEL/TOOL"] = settings.web_search.name
     lost = [setting for setting, label in named.items() if label not in servers]
@@ -132,6 +138,21 @@ def read_server_file(path: str) -> Mapping[str, McpServer]:
     except ValueError as error:
         message = f"FORWARDER_MCP_SERVERS must be the path of a valid file: {error}"
         raise ConfigError([message]) from None
+
+
+def make_extra_tool(name: str) -> Json:
+    """Return a tool that every request gets; ``name`` is a hosted tool, or ``mcp:`` and a label."""
+    kind, _, label = name.partition(":")
+    if kind == "mcp":
+        return {"type": kind, "server_label": label, "require_approval": "never"}
+    return {"type": kind, **_REQUIRED_FIELDS.get(kind, {})}
+
+
+_REQUIRED_FIELDS: dict[str, Json] = {
+    "code_interpreter": {"container": {"type": "auto"}},
+    "shell": {"environment": {"type": "container_auto"}},
+}
+"""Fields without which a tool is not valid, or not hosted."""
 
 
 def map_tools(settings: Settings, servers: Mapping[str, McpServer]) -> tuple[MappedTool, ...]:

@@ -12,6 +12,7 @@ from forwarder.core.ids import ID_SOURCE
 from forwarder.core.read_limit import ReadLimit, RequestLimits
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
+from forwarder.core.validate import DICT, check_type
 from forwarder.hosted_tools import LoopContext
 from forwarder.hosted_tools.tool_client import PrepareFileSearch, ToolClient
 from forwarder.middleware.compaction import (
@@ -33,6 +34,7 @@ from forwarder.protocols.responses import RESPONSES
 from forwarder.providers import Profile, is_reasoning_model
 from forwarder.services import Services
 from forwarder.storage import UpstreamMemory
+from forwarder.translation.chat_over_responses.request import make_search_tool
 from forwarder.upstream.client import Upstream
 
 
@@ -70,7 +72,7 @@ class Attempt:
         if self.route.protocol == CHAT.name:
             searches = self.profile.web_search_options
             names = frozenset({"web_search"}) if searches else frozenset()
-            return names if named is None else named & {"web_search", EVERY_TOOL}
+            return names if named is None else expand_tool_names(named) & {"web_search"}
         return self.profile.hosted_tools if named is None else named
 
     @cached_property
@@ -86,14 +88,43 @@ class Attempt:
             knows_items=not is_chat,
             keeps_encrypted_reasoning=self.translation_context.stores_encrypted_reasoning,
             asks_encrypted_reasoning=is_chat or self.translation_context.can_summarize,
+            keeps_calls=self.client == RESPONSES.name,
             is_preview=self.is_preview,
             memory=context.tool_memory,
         )
 
     @cached_property
+    def extra_tools(self) -> list[Json]:
+        """The operator's tools for all requests, as far as they run here or at the upstream."""
+        tools = self.services.hosted_tools.extra_tools
+        if not tools or self.is_compaction or not self.context.runs_hosted_tools:
+            return []
+        native = self.loop_context.native if self.route.protocol == RESPONSES.name else frozenset()
+        return [
+            tool
+            for tool in tools
+            if self.loop_context.find_kind(tool) is not None
+            or (tool["type"] in native and tool["type"] != "mcp")
+        ]
+
+    @cached_property
+    def chat_tools(self) -> list[Json]:
+        """The tools of a Chat request that run here, as a Responses request has them."""
+        options, tools = self.request.get("web_search_options"), self.extra_tools
+        if options is not None and "web_search" not in self.loop_context.native:
+            search = make_search_tool(check_type(options, DICT, "web_search_options"))
+            others = [tool for tool in tools if tool["type"] != "web_search"]
+            tools = [search, *others] if self.loop_context.find_kind(search) else others
+        return [tool for tool in tools if self.loop_context.find_kind(tool) is not None]
+
+    @cached_property
     def runs_tools(self) -> bool:
         """Whether the answer is made here of several upstream answers, as tools run here."""
-        return self.client == RESPONSES.name and self.loop_context.is_needed(self.request)
+        if self.client == RESPONSES.name:
+            extra = any(self.loop_context.find_kind(tool) for tool in self.extra_tools)
+            return extra or self.loop_context.is_needed(self.request)
+        may_run = "web_search_options" in self.request or self.services.hosted_tools.extra_tools
+        return self.client == CHAT.name and bool(may_run) and bool(self.chat_tools)
 
     @property
     def is_compaction(self) -> bool:
@@ -132,7 +163,7 @@ class Attempt:
             decrypt=partial(cipher.decrypt, owner=owner, spend=limit.spend),
             hosted_tools=settings.hosted_tools,
             custom_tools=self.profile.custom_tools,
-            web_search=bool(self.native_tools & {"web_search", EVERY_TOOL}),
+            web_search="web_search" in expand_tool_names(self.native_tools),
             can_summarize=is_reasoning_model(self.profile, self.route.model),
             extensions=self.profile.responses_takes,
             server_calls=self.profile.server_calls,

@@ -15,7 +15,14 @@ from forwarder.core.client_headers import IDEMPOTENCY_KEY
 from forwarder.core.schema_size import check_schema_sizes
 from forwarder.core.types import Handler
 from forwarder.core.validate import STR, check_enum, check_type
-from forwarder.hosted_tools import with_dropped_tools, with_hosted_tools, with_unstored_rounds
+from forwarder.hosted_tools import (
+    with_dropped_tools,
+    with_extra_tools,
+    with_hosted_chat_tools,
+    with_hosted_tools,
+    with_search_parameter_names,
+    with_unstored_rounds,
+)
 from forwarder.middleware.cut_annotations import with_cut_annotations
 from forwarder.middleware.json_schema import with_json_schema
 from forwarder.middleware.media import with_media
@@ -79,6 +86,10 @@ def is_responses_passthrough(kind: AttemptKind) -> bool:
     return is_responses_client(kind) and kind.over == RESPONSES.name
 
 
+def is_chat_passthrough(kind: AttemptKind) -> bool:
+    return is_chat_client(kind) and is_chat_upstream(kind)
+
+
 def is_chat_upstream(kind: AttemptKind) -> bool:
     return kind.over == CHAT.name
 
@@ -127,6 +138,31 @@ def wrap_metering(handler: Handler, attempt: Attempt) -> Handler:
 
 def wrap_compaction(handler: Handler, attempt: Attempt) -> Handler:
     return attempt.compaction(handler, attempt.translation_context, attempt.compacts_natively)
+
+
+def wrap_extra_tools(handler: Handler, attempt: Attempt) -> Handler:
+    tools = attempt.extra_tools
+    return with_extra_tools(handler, tools) if tools else handler
+
+
+def wrap_choices_of_chat_tools(handler: Handler, attempt: Attempt) -> Handler:
+    return wrap_multiple_choices(handler, attempt) if attempt.runs_tools else handler
+
+
+def wrap_chat_tools(handler: Handler, attempt: Attempt) -> Handler:
+    if not attempt.runs_tools or attempt.request.get("functions"):
+        return handler
+    attempt.context.client_headers.pop(IDEMPOTENCY_KEY, None)
+    attempt.context.has_converted_body = True  # later rounds have messages that are made here
+    context, loss_report = attempt.loop_context, attempt.context.loss_report
+    return with_hosted_chat_tools(handler, attempt.chat_tools, context, loss_report)
+
+
+def wrap_translated_tools(handler: Handler, attempt: Attempt) -> Handler:
+    """Run the tools of a Chat client over a Responses upstream, on the level of that protocol."""
+    if attempt.runs_tools:
+        handler = with_search_parameter_names(wrap_hosted_tools(handler, attempt))
+    return wrap_extra_tools(handler, attempt)
 
 
 def wrap_hosted_tools(handler: Handler, attempt: Attempt) -> Handler:
@@ -237,9 +273,12 @@ PIPELINE = (
     Stage(is_responses_client, wrap_history),
     Stage(is_any, wrap_client_defaults),
     Stage(is_any, wrap_metering),
+    Stage(is_responses_client, wrap_extra_tools),
     Stage(is_responses_client, wrap_compaction),
     Stage(is_responses_client, wrap_hosted_tools),
     Stage(is_responses_passthrough, wrap_dropped_tools),
+    Stage(is_chat_passthrough, wrap_choices_of_chat_tools),
+    Stage(is_chat_passthrough, wrap_chat_tools),
     Stage(is_any, wrap_media),
     Stage(is_chat_over_responses, wrap_multiple_choices),  # each choice is stopped on its own
     Stage(is_chat_over_responses, wrap_cut_annotations),
@@ -249,6 +288,8 @@ PIPELINE = (
     Stage(is_translated, wrap_translation),
     Stage(remembers_signatures, wrap_signature_cache),
     Stage(remembers_reasoning, wrap_reasoning_cache),
+    Stage(is_chat_over_responses, wrap_translated_tools),
+    Stage(is_chat_over_responses, wrap_dropped_tools),
     Stage(needs_single_responses_call, wrap_single_responses_call),
     Stage(is_chat_upstream, wrap_single_chat_call),
     Stage(is_chat_upstream, wrap_json_schema),

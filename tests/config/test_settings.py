@@ -129,6 +129,7 @@ def test_forwarder_defaults() -> None:
         mcp_urls=True,
         mcp_servers=None,
         mapped_tools={},
+        tools_for_all=(),
         tool_timeout=60,
         web_search=SearchSource("off"),
         web_search_url=None,

@@ -28,6 +28,9 @@ def wrap_for_responses(handler: Handler, stop_drain: bool, max_choices: int) -> 
         route=SimpleNamespace(protocol="responses"),
         request=REQUEST,
         services=SimpleNamespace(settings=settings),
+        native_tools={"all"},
+        runs_tools=False,
+        extra_tools=[],
     )
     wraps = [stage.wrap for stage in PIPELINE if stage.applies is is_chat_over_responses]
     return wrap_stages(handler, attempt, wraps)

@@ -183,6 +183,11 @@ def set_text_format(value: Json, out: Json) -> None:
 
 
 def add_web_search_tool(value: Json, out: Json) -> None:
+    out["tools"] = [*out.get("tools", ()), make_search_tool(value)]
+
+
+def make_search_tool(value: Json) -> Json:
+    """Return the tool for ``web_search_options``. Raises InvalidRequest."""
     tool: Json = {"type": "web_search"}
     if value.get("search_context_size"):
         tool["search_context_size"] = value["search_context_size"]
@@ -192,7 +197,7 @@ def add_web_search_tool(value: Json, out: Json) -> None:
             location.get("approximate") or {}, DICT, "web_search_options.user_location"
         )
         tool["user_location"] = {"type": "approximate", **approximate}
-    out["tools"] = [*out.get("tools", ()), tool]
+    return tool
 
 
 _PARAMETER_MAPPERS: dict[str, Callable[[Any, Json], None]] = {

@@ -1,0 +1,370 @@
+"""The pipeline stage that runs hosted tools between a Chat client and a Chat upstream.
+
+A Chat client has no items for hosted calls: it gets the texts of all rounds as one message, with
+the pages that the model cites in ``annotations``. The rounds are Chat requests, because the detour
+over the Responses protocol would lose parameters and fields that only Chat has (``logit_bias``,
+``logprobs``, reasoning fields, extensions of providers). Over a Responses upstream the request is
+translated anyway, so there the Responses loop (`loop.py`) runs inside of the translation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from typing import Any
+
+from forwarder.core.errors import ForwarderError, InvalidRequest
+from forwarder.core.translation_context import LossReport
+from forwarder.core.types import Batch, Event, EventStream, Handler, Json
+from forwarder.core.validate import LIST, read_field
+from forwarder.hosted_tools.citations import find_citations
+from forwarder.hosted_tools.first_request import FirstRequest, LoopContext
+from forwarder.hosted_tools.hosted_function import HostedFunction, RunningCall
+from forwarder.hosted_tools.loop import LIMIT_NOTE, MAX_CALLS, MIN_OUTPUT_TOKENS
+from forwarder.hosted_tools.tool_kind import ClientWatch
+from forwarder.middleware.chat_chunks import close_stream, make_usage_chunk
+from forwarder.middleware.usage_estimate import sum_usages
+from forwarder.protocols.fold import build_choice, is_complete_answer, merge_chunk
+from forwarder.protocols.hosted_tools import find_hosted_name
+from forwarder.protocols.mappings import nest_annotation
+from forwarder.protocols.tool_call_index import ToolCallIndex
+from forwarder.protocols.unfold import to_chunk
+
+_TOOL = re.compile(r"tools\[(\d{1,6})\]")
+_IDENTITY = ("id", "created", "model")
+_LIMITS = ("max_completion_tokens", "max_tokens")
+_UNSENT_FIELDS = frozenset({"annotations", "metadata", "audio", "images"})
+"""Fields of the model's message that are not sent back within an answer."""
+
+
+def with_hosted_chat_tools(
+    handler: Handler, tools: list[Json], context: LoopContext, loss_report: LossReport
+) -> Handler:
+    """Wrap a Chat handler that gives one choice, so that it runs ``tools``.
+
+    These are hosted tools as a Responses request has them. Servers whose tools cannot be listed
+    enter the loss report.
+    """
+
+    def handle_request(request: Json) -> EventStream:
+        if request.get("tool_choice") == "none":
+            return handler(without_search(request))
+        first = open_tools(request, tools, context)
+        try:
+            upstream_request = make_first_request(request, first)
+            for note in first.notes:
+                loss_report.note("tools.hosted", note)
+            stream = handler(upstream_request)
+            rounds = ChatRounds(handler, context, first).run(upstream_request, stream)
+            next(rounds)  # its cleanup runs only once it has begun
+            return rounds
+        except BaseException:
+            first.close()
+            raise
+
+    return handle_request
+
+
+def open_tools(request: Json, tools: list[Json], context: LoopContext) -> FirstRequest:
+    """Open the hosted tools beside the client's functions. Raises InvalidRequest."""
+    all_tools = [*list_client_names(request), *tools]
+    try:
+        return FirstRequest({"tools": all_tools}, context)
+    except InvalidRequest as error:
+        name_search_options(error, all_tools)
+        raise
+
+
+def with_search_parameter_names(handler: Handler) -> Handler:
+    """Wrap a Responses handler whose client speaks Chat: name its parameter in errors."""
+
+    def handle_request(request: Json) -> EventStream:
+        try:
+            return handler(request)
+        except InvalidRequest as error:
+            name_search_options(error, request.get("tools") or [])
+            raise
+
+    return handle_request
+
+
+def name_search_options(error: InvalidRequest, tools: list[Json]) -> None:
+    """Change an error about the web search tool to name the Chat parameter."""
+    match = _TOOL.match(error.param or "")
+    if match is None or int(match[1]) >= len(tools):
+        return
+    if find_hosted_name(tools[int(match[1])]) == "web_search":
+        error.message = error.message.replace(match[0], "web_search_options")
+        error.param = _TOOL.sub("web_search_options", error.param or "", count=1)
+
+
+def list_client_names(request: Json) -> list[Json]:
+    """Return the client's functions as far as their names may collide."""
+    names = []
+    for tool in read_field(request, "tools", LIST, "tools") or []:
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        body = tool.get(kind) if isinstance(kind, str) else None
+        if isinstance(body, dict) and isinstance(body.get("name"), str):
+            names.append({"type": "function", "name": body["name"]})
+    return names
+
+
+def make_first_request(request: Json, first: FirstRequest) -> Json:
+    first.prepare()
+    functions = [make_chat_tool(each.definition) for each in first.functions.values()]
+    if not functions:
+        return without_search(request)
+    return {**without_search(request), "tools": [*(request.get("tools") or ()), *functions]}
+
+
+def without_search(request: Json) -> Json:
+    return {name: value for name, value in request.items() if name != "web_search_options"}
+
+
+def make_chat_tool(definition: Json) -> Json:
+    names = ("name", "description", "parameters")
+    return {"type": "function", "function": {name: definition[name] for name in names}}
+
+
+# -- rounds -------------------------------------------------------------------------------------
+
+
+class ChatRound:
+    """One round: what is read of it, and the model's calls of hosted functions.
+
+    ``calls`` are the functions by the number of their call. ``finish`` is the chunk with the finish
+    reason.
+    """
+
+    def __init__(self) -> None:
+        self.calls: dict[int, HostedFunction] = {}
+        self.has_client_calls = False
+        self.has_failed = False
+        self.has_text = False
+        self.finish: Event | None = None
+        self.usage: Json | None = None
+        self.completion: Json = {}
+        self.choices: dict[int, Json] = {}
+        self._index = ToolCallIndex()
+        self._client_places: dict[int, int] = {}  # number of a call -> index for the client
+        self._nameless: dict[int, list[Json]] = {}
+
+    @property
+    def message(self) -> Json:
+        message: Json = build_choice(self.choices.get(0, {}))["message"]
+        return {
+            name: value
+            for name, value in message.items()
+            if name not in _UNSENT_FIELDS and (value is not None or name == "content")
+        }
+
+    @property
+    def finish_reason(self) -> Any:
+        return None if self.finish is None else self.finish["choices"][0].get("finish_reason")
+
+    def split_calls(self, deltas: list[Json], first: FirstRequest) -> list[Json]:
+        """Return the deltas of the client's calls; those of hosted functions are noted."""
+        shown = []
+        for delta in deltas:
+            number = self._index.find(delta)
+            if number in self.calls:
+                continue
+            if number not in self._client_places:
+                body = delta.get("function") or delta.get("custom") or {}
+                waiting = self._nameless.setdefault(number, [])
+                waiting.append(delta)
+                if not body.get("name"):
+                    continue
+                del self._nameless[number]
+                function = first.find_function(body["name"]) if "custom" not in delta else None
+                if function is not None:
+                    self.calls[number] = function
+                    continue
+                self.has_client_calls = True
+                self._client_places[number] = len(self._client_places)
+                shown += [{**each, "index": self._client_places[number]} for each in waiting]
+            else:
+                shown.append({**delta, "index": self._client_places[number]})
+        return shown
+
+
+class ChatRounds:
+    """The rounds of one completion, and what of them the client has got."""
+
+    def __init__(self, handler: Handler, context: LoopContext, first: FirstRequest) -> None:
+        self._handler = handler
+        self._context = context
+        self._first = first
+        self._watch = ClientWatch(context.token)
+        self._identity: Json = {}
+        self._text = ""
+        self._usages: list[Json] = []
+        self._call_count = 0
+        self._is_later = False
+
+    def run(self, request: Json, stream: EventStream) -> EventStream:
+        """Yield the chunks of the completion; the first batch is empty."""
+        max_rounds, client_tools = (
+            self._context.max_rounds,
+            count_client_tools(request, self._first),
+        )
+        try:
+            yield []
+            for number in range(1, max_rounds + 1):
+                round_ = ChatRound()
+                yield from self._read_round(stream, round_)
+                if round_.usage is not None:
+                    self._usages.append(round_.usage)
+                # The client cannot carry hosted calls, so beside its own they would be lost: the
+                # model asks for them again when it has the client's results.
+                goes_on = bool(round_.calls) and not round_.has_client_calls
+                goes_on = goes_on and round_.finish is not None and not round_.has_failed
+                is_cut = round_.finish_reason in ("length", "content_filter")
+                limited = self._limit_output(request)
+                if not goes_on or is_cut or limited is None or number == max_rounds:
+                    self._first.close()
+                    yield self._end(round_, "length" if limited is None else "stop")
+                    return
+                outputs = yield from self._run_calls(round_)
+                request = {
+                    **request,
+                    "messages": [*(request.get("messages") or ()), round_.message, *outputs],
+                }
+                if self._call_count >= MAX_CALLS or number == max_rounds - 1:
+                    request = end_hosted_calls(request, client_tools)
+                self._is_later = True
+                stream = self._handler(self._limit_output(request) or request)
+        except ForwarderError as error:
+            if self._usages:
+                error.usage = sum_usages(self._usages, prompts=True)
+            raise
+        finally:
+            self._first.close()
+
+    def _read_round(self, stream: EventStream, round_: ChatRound) -> EventStream:
+        try:
+            for batch in stream:
+                out: Batch = []
+                for chunk in batch:
+                    if is_complete_answer(chunk):
+                        chunk = to_chunk(chunk, chunk["choices"])
+                    merge_chunk(round_.completion, round_.choices, chunk)
+                    out += self._read_chunk(chunk, round_)
+                if out or not batch:
+                    yield out
+        finally:
+            close_stream(stream)
+
+    def _read_chunk(self, chunk: Event, round_: ChatRound) -> Batch:
+        """Return what the client gets of a chunk: no hosted calls, no end, and no usage."""
+        if not self._identity:
+            self._identity = {name: chunk[name] for name in _IDENTITY if name in chunk}
+        shown = {**chunk, **self._identity}
+        if chunk.get("usage"):
+            round_.usage = chunk["usage"]
+        if "usage" in shown:
+            shown["usage"] = None
+        if chunk.get("error"):
+            round_.has_failed = True
+            return [shown]
+        if not chunk.get("choices"):
+            return [] if chunk.get("usage") else [shown]
+        choice = chunk["choices"][0]
+        delta = {name: v for name, v in (choice.get("delta") or {}).items() if name != "tool_calls"}
+        calls = round_.split_calls((choice.get("delta") or {}).get("tool_calls") or [], self._first)
+        if calls:
+            delta["tool_calls"] = calls
+        if self._is_later:
+            delta.pop("role", None)
+        delta = self._join_text(delta, round_)
+        if choice.get("finish_reason"):
+            round_.finish = {**shown, "choices": [{**choice, "delta": {}}]}
+        has_content = any(value not in (None, "") for value in delta.values())
+        if not has_content and not choice.get("logprobs"):
+            return []
+        return [{**shown, "choices": [{**choice, "delta": delta, "finish_reason": None}]}]
+
+    def _join_text(self, delta: Json, round_: ChatRound) -> Json:
+        """Separate the text of a round from that of the rounds before."""
+        content = delta.get("content")
+        if not isinstance(content, str) or not content:
+            return delta
+        if not round_.has_text and self._text and not self._text[-1].isspace():
+            content = f"\n\n{content}"
+        round_.has_text = True
+        self._text += content
+        return {**delta, "content": content}
+
+    def _run_calls(self, round_: ChatRound) -> Generator[Batch, None, list[Json]]:
+        """Run the hosted calls of a round at the same time; returns the messages with outputs."""
+        calls = round_.message.get("tool_calls") or []
+        started: list[tuple[Json, Json, RunningCall | None]] = []
+        for number, function in sorted(round_.calls.items()):
+            arguments = str((calls[number].get("function") or {}).get("arguments") or "{}")
+            if self._call_count < MAX_CALLS:
+                self._call_count += 1
+                item = function.make_item("", arguments)
+                started.append((calls[number], item, function.start_call(arguments)))
+            else:
+                started.append((calls[number], {}, None))
+        outputs = []
+        running = [each for _, _, each in started if each is not None]
+        with self._watch.cancel_on_disconnect(*running):
+            for call, item, task in started:
+                output: str | list[Json] = LIMIT_NOTE
+                if task is not None:
+                    while not task.wait(self._context.heartbeat):
+                        self._watch.check()
+                        yield []
+                    self._watch.check()
+                    output = task.read_outcome(item).output
+                outputs.append(make_tool_message(str(call.get("id") or ""), output))
+        return outputs
+
+    def _limit_output(self, request: Json) -> Json | None:
+        """Return the request with the output tokens that are left; ``None`` if none are."""
+        used = sum(usage.get("completion_tokens") or 0 for usage in self._usages)
+        limits = {name: request[name] for name in _LIMITS if type(request.get(name)) is int}
+        if any(limit - used < MIN_OUTPUT_TOKENS for limit in limits.values()) and used:
+            return None
+        return {**request, **{name: limit - used for name, limit in limits.items()}}
+
+    def _end(self, round_: ChatRound, reason: str) -> Batch:
+        """Return the last chunks: citations, the finish reason, and the usage of all rounds."""
+        if round_.has_failed or round_.finish is None:
+            return []
+        out: Batch = []
+        choice = round_.finish["choices"][0]
+        citations = [*map(nest_annotation, find_citations(self._text, self._first.sources))]
+        if citations:
+            cited = {**choice, "delta": {"annotations": citations}, "finish_reason": None}
+            out.append({**round_.finish, "choices": [cited]})
+        if round_.calls and not round_.has_client_calls and choice["finish_reason"] == "tool_calls":
+            choice = {**choice, "finish_reason": reason}
+        out.append({**round_.finish, "choices": [choice]})
+        if self._usages:
+            out.append(make_usage_chunk(round_.finish, sum_usages(self._usages, prompts=True)))
+        return out
+
+
+def count_client_tools(request: Json, first: FirstRequest) -> int:
+    """Return how many of the request's tools are the client's; they come first."""
+    return len(request.get("tools") or ()) - len(first.functions)
+
+
+def end_hosted_calls(request: Json, client_tools: int) -> Json:
+    """Return a request in which the model may call only the client's tools."""
+    if not client_tools:
+        return {**request, "tool_choice": "none"}
+    return {**request, "tools": request["tools"][:client_tools]}
+
+
+def make_tool_message(call_id: str, output: str | list[Json]) -> Json:
+    content: str | list[Json] = output if isinstance(output, str) else [*map(make_part, output)]
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
+
+
+def make_part(part: Json) -> Json:
+    if part.get("type") == "input_image":
+        return {"type": "image_url", "image_url": {"url": part["image_url"]}}
+    return {"type": "text", "text": part.get("text") or ""}
