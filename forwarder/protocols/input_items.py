@@ -6,7 +6,7 @@ A client refers to an earlier item by its id, and to an earlier response by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from forwarder.core.errors import InvalidRequest, shorten_value
@@ -30,6 +30,12 @@ def read_input_items(request_input: Any) -> list[Any]:
 def make_user_message(content: str | list[Json]) -> Json:
     """Return a message item of the user."""
     return {"type": "message", "role": "user", "content": content}
+
+
+def has_items_of(items: list[Any], types: Collection[str]) -> bool:
+    """Return whether an input has an item of one of these types."""
+    kinds = [item.get("type") for item in items if isinstance(item, dict)]
+    return not {kind for kind in kinds if isinstance(kind, str)}.isdisjoint(types)
 
 
 def is_item_reference(item: Any) -> bool:

@@ -79,12 +79,10 @@ def add_instruction(messages: list[Json], text: str) -> list[Json]:
 
 def adapt_message(message: Json, profile: Profile) -> Json:
     role = message.get("role")
-    if (
-        role in _PLAIN_ROLES
-        and type(message.get("content")) is str
-        and (profile.extra_message_fields or message.keys() <= _PLAIN_FIELDS)
-    ):
-        return message  # as most messages
+    if type(message.get("content")) is str and role not in _SYSTEM_ROLES:
+        is_plain = message.keys() <= _PLAIN_FIELDS
+        if is_plain or (profile.extra_message_fields and role in _PLAIN_ROLES):
+            return message  # as most messages
     adapted = message
     if role in _SYSTEM_ROLES:
         adapted = rename_role(message, profile.developer_role)

@@ -117,4 +117,7 @@ def adapt_schema(holder: Json, key: str, path: str, dialect: str, max_nodes: int
 def read_objects(holder: Json, key: str) -> list[Json]:
     """Return the list of objects under ``key``, empty if absent; else raise InvalidRequest."""
     items = read_field(holder, key, LIST, key) or []
-    return [check_type(item, DICT, f"{key}[{i}]") for i, item in enumerate(items)]
+    for i, item in enumerate(items):
+        if type(item) is not dict:
+            check_type(item, DICT, f"{key}[{i}]")
+    return list(items)

@@ -18,7 +18,7 @@ from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import DICT, INT, LIST, check_type, read_field
 from forwarder.middleware.compaction import events, summary, window
-from forwarder.protocols.input_items import read_input_items
+from forwarder.protocols.input_items import has_items_of, read_input_items
 from forwarder.protocols.token_estimate import estimate_request_tokens
 
 __all__ = ["HandlerWrapper", "has_compaction_trigger", "make_compact_handler", "with_compaction"]
@@ -79,7 +79,7 @@ def has_compaction_trigger(request: Json) -> bool:
     Raises InvalidRequest if a ``compaction_trigger`` has another position.
     """
     items = request.get("input")
-    if not isinstance(items, list):
+    if not isinstance(items, list) or not has_items_of(items, [window.TRIGGER_ITEM["type"]]):
         return False
     for i, item in enumerate(items):
         if isinstance(item, dict) and item.get("type") == window.TRIGGER_ITEM["type"]:

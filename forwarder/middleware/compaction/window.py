@@ -12,13 +12,15 @@ from forwarder.core.ids import IdSource
 from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.core.types import Json
 from forwarder.protocols.chat_reasoning import is_own_token
-from forwarder.protocols.input_items import make_user_message
+from forwarder.protocols.input_items import has_items_of, make_user_message
 from forwarder.protocols.token_estimate import estimate_content_tokens
 
 MAX_KEPT_TOKENS = 64_000
 """Limit of user messages kept before a summary, in estimated tokens; the oldest go first."""
 
 TRIGGER_ITEM: Json = {"type": "compaction_trigger"}
+
+_COMPACTION_TYPES = ("compaction", "compaction_summary")
 
 _SUMMARY_PREFIX = (
     "[Here the conversation was shortened. What you have said and done until here, "
@@ -34,7 +36,7 @@ def open_compactions(request: Json, context: TranslationContext, native: bool) -
     that cannot be decrypted are dropped and reported; a native upstream gets its own ones.
     """
     items = request.get("input")
-    if not isinstance(items, list) or not any(map(is_compaction, items)):
+    if not isinstance(items, list) or not has_items_of(items, _COMPACTION_TYPES):
         return request
     last, text = open_last_compaction(items, context)
     before = [item for item in items[: max(last, 0)] if not is_compaction(item)]
@@ -73,7 +75,7 @@ def is_for_upstream(item: Any, native: bool) -> bool:
 
 
 def is_compaction(item: Any) -> bool:
-    return isinstance(item, dict) and item.get("type") in ("compaction", "compaction_summary")
+    return isinstance(item, dict) and item.get("type") in _COMPACTION_TYPES
 
 
 def decrypt_summary(item: Json, context: TranslationContext) -> str | None:

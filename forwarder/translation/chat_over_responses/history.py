@@ -24,6 +24,25 @@ from forwarder.translation.chat_over_responses.images import ImageHistory
 
 _TOOL_CALL_SHAPES = ("function", "custom")
 
+_PLAIN_FIELDS = frozenset({"role", "content"})
+
+
+def make_input_part(text: str) -> Json:
+    return {"type": "input_text", "text": text}
+
+
+def make_output_part(text: str) -> Json:
+    return {"type": "output_text", "text": text, "annotations": []}
+
+
+_PLAIN_PARTS: dict[str, Callable[[str], Json]] = {
+    "user": make_input_part,
+    "system": make_input_part,
+    "developer": make_input_part,
+    "assistant": make_output_part,
+}
+"""The role of a message -> the function that makes the part for its text."""
+
 
 def accepts_reasoning_text(context: TranslationContext) -> bool:
     """Whether the upstream accepts earlier reasoning as text.  OpenAI's wants it encrypted."""
@@ -55,6 +74,8 @@ class ChatHistoryReader:
         Raises InvalidRequest for malformed messages and for calls without a tool message.
         """
         for i, message in enumerate(iter_paced(messages)):
+            if self._add_plain_message(message):
+                continue
             path = f"messages[{i}]"
             role = require_field(check_type(message, DICT, path), "role", STR, f"{path}.role")
             reader = _ROLE_READERS[check_enum(role, tuple(_ROLE_READERS), f"{path}.role")]
@@ -63,6 +84,22 @@ class ChatHistoryReader:
             reader(self, message, path)
         self._check_all_answered(f"messages[{len(messages) - 1}]")
         return self.items
+
+    def _add_plain_message(self, message: Any) -> bool:
+        """Add a message that is only a role and a text, as most of a long history are.
+
+        Returns False, without a change, for all other messages.
+        """
+        if self._unanswered or type(message) is not dict or message.keys() != _PLAIN_FIELDS:
+            return False
+        role, content = message["role"], message["content"]
+        if type(role) is not str or role not in _PLAIN_PARTS or type(content) is not str:
+            return False
+        if content or role != "assistant":
+            self.items.append(
+                {"type": "message", "role": role, "content": [_PLAIN_PARTS[role](content)]}
+            )
+        return True
 
     def _check_all_answered(self, path: str) -> None:
         if self._unanswered:
@@ -81,7 +118,7 @@ class ChatHistoryReader:
         if isinstance(content, list):
             content = content_parts.convert_parts(content, self._user_converters, f"{path}.content")
         else:
-            content = [{"type": "input_text", "text": content}]
+            content = [make_input_part(content)]
         self.items.append({"type": "message", "role": message["role"], "content": content})
 
     def _read_assistant_message(self, message: Json, path: str) -> None:
@@ -121,7 +158,7 @@ class ChatHistoryReader:
                 content, content_parts.ASSISTANT_TO_RESPONSES, f"{path}.content"
             )
         elif content:
-            parts = [{"type": "output_text", "text": content, "annotations": []}]
+            parts = [make_output_part(content)]
         return [*parts, {"type": "refusal", "refusal": refusal}] if refusal else parts
 
     def _read_call(self, call: Json, path: str) -> None:

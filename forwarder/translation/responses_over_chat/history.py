@@ -9,7 +9,6 @@ one turn.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from forwarder.core.errors import InvalidRequest, shorten_value
@@ -38,20 +37,23 @@ from forwarder.translation.responses_over_chat.tool_kinds import (
 from forwarder.translation.responses_over_chat.toolbox import Toolbox, flatten_name
 
 _ROLES = ("user", "assistant", "system", "developer")
+_PLAIN_FIELD_SETS = ({"role", "content"}, {"type", "role", "content"})
+"""The fields of a message without an id or a status."""
+
 _IMAGE_NOTE = "[You made this image:]"
 
 
-@dataclass
 class AssistantTurn:
     """One assistant message, its tool messages, and the messages that must follow them."""
 
-    message: Json = field(default_factory=lambda: {"role": "assistant", "content": None})
-    reasoning: dict[str, list[Any]] = field(default_factory=dict)  # field -> its pieces
-    calls: dict[str, Json] = field(default_factory=dict)
-    own_ids: dict[str, str] = field(default_factory=dict)
-    tool_messages: dict[str, Json] = field(default_factory=dict)
-    images: list[Json] = field(default_factory=list)
-    waiting: list[Json] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.message: Json = {"role": "assistant", "content": None}
+        self.reasoning: dict[str, list[Any]] = {}  # field -> its pieces
+        self.calls: dict[str, Json] = {}
+        self.own_ids: dict[str, str] = {}
+        self.tool_messages: dict[str, Json] = {}
+        self.images: list[Json] = []
+        self.waiting: list[Json] = []
 
     @property
     def has_text(self) -> bool:
@@ -100,10 +102,30 @@ class ResponsesHistoryReader:
         Raises InvalidRequest for malformed items and for calls and outputs without their partner.
         """
         for i, item in enumerate(iter_paced(items)):
+            if self._add_plain_message(item):
+                continue
             path = f"input[{i}]"
             self._read_item(check_type(item, DICT, path), path)
         self._end_turn()
         return self.messages
+
+    def _add_plain_message(self, item: Any) -> bool:
+        """Add a message that is only a role and a text, as most of a long history are.
+
+        Returns False, without a change, for all other items.
+        """
+        if type(item) is not dict or item.keys() not in _PLAIN_FIELD_SETS:
+            return False
+        role, content = item["role"], item["content"]
+        if role not in _ROLES or type(content) is not str:
+            return False
+        if item.get("type", "message") != "message":
+            return False
+        if role == "assistant":
+            self._add_assistant_fields({"content": content})
+        else:
+            self._add_message({"role": role, "content": content})
+        return True
 
     def check_item(self, item: Json, path: str) -> None:
         """Check one item without its history: a call's output is accepted without its call."""
@@ -150,7 +172,7 @@ class ResponsesHistoryReader:
         elif type(content) is not str:
             check_type(content, (str, list), f"{path}.content")
         if role == "assistant":
-            self._add_assistant_content(content, f"{path}.content")
+            self._add_assistant_fields(convert_assistant_content(content, f"{path}.content"))
             return
         self._add_message(
             {"role": role, "content": convert_content(role, content, f"{path}.content")}
@@ -165,8 +187,8 @@ class ResponsesHistoryReader:
         self._reasoning = {}
         self.messages.append(message)
 
-    def _add_assistant_content(self, content: Any, path: str) -> None:
-        fields = convert_assistant_content(content, path)
+    def _add_assistant_fields(self, fields: Json) -> None:
+        """Add the content and refusal of an assistant's message."""
         if self._turn.has_open_calls and (self._turn.has_text or self._turn.waiting):
             self._turn.waiting.append({"role": "assistant", **fields})
             return
