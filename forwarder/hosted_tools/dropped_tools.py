@@ -11,6 +11,7 @@ from forwarder.core.errors import Unsupported
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import LIST, read_field
+from forwarder.hosted_tools.first_request import ADDITIONAL_TOOLS
 from forwarder.protocols.hosted_tools import find_hosted_name
 from forwarder.translation.responses_over_chat.toolbox import unsupported_hosted_tool
 
@@ -29,23 +30,40 @@ def with_dropped_tools(
         name = find_hosted_name(tool)
         return name is not None and name not in native
 
+    def drop_tools(tools: list[Any], path: str) -> list[Any]:
+        """Return the tools that are sent; the others enter the loss report."""
+        for index, tool in enumerate(tools):
+            if is_dropped(tool) and refuses:
+                raise unsupported_hosted_tool(tool["type"], f"{path}[{index}]")
+            if is_dropped(tool):
+                loss_report.drop(f"tools.{tool['type']}", LOSS_REASON)
+        return [tool for tool in tools if not is_dropped(tool)]
+
+    def drop_item_tools(items: list[Any]) -> list[Any]:
+        """Return the input with only such tools in ``additional_tools`` items."""
+        changed = [*items]
+        for i, item in enumerate(items):
+            if isinstance(item, dict) and item.get("type") == ADDITIONAL_TOOLS:
+                path = f"input[{i}].tools"
+                tools = read_field(item, "tools", LIST, path) or []
+                if any(map(is_dropped, tools)):
+                    changed[i] = {**item, "tools": drop_tools(tools, path)}
+        return changed
+
     def handle_request(request: Json) -> EventStream:
+        if isinstance(request.get("input"), list):
+            request = {**request, "input": drop_item_tools(request["input"])}
         tools = read_field(request, "tools", LIST, "tools") or []
-        dropped = [(i, tool["type"]) for i, tool in enumerate(tools) if is_dropped(tool)]
-        for index, kind in dropped:
-            if refuses:
-                raise unsupported_hosted_tool(kind, f"tools[{index}]")
-            loss_report.drop(f"tools.{kind}", LOSS_REASON)
-        if not dropped:
+        if not any(map(is_dropped, tools)):
             return handler(request)
-        rest = {**request, "tools": [tool for tool in tools if not is_dropped(tool)]}
+        rest = {**request, "tools": drop_tools(tools, "tools")}
         choice = request.get("tool_choice")
         if isinstance(choice, dict) and is_dropped(choice):
             raise unsupported_hosted_tool(choice["type"], "tool_choice")
         if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
             rest["tool_choice"] = drop_references(choice, is_dropped)
         if not rest["tools"]:
-            check_no_demand(choice, dropped[0][1])
+            check_no_demand(choice, next(filter(is_dropped, tools))["type"])
             rest = {k: v for k, v in rest.items() if k not in ("tools", "tool_choice")}
         return handler(rest)
 

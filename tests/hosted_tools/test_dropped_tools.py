@@ -39,6 +39,16 @@ def test_request_without_such_tools_is_unchanged() -> None:
         assert send(request) == (request, LossReport())
 
 
+def test_tools_of_an_item_are_dropped_too() -> None:
+    item: Json = {"type": "additional_tools", "tools": [CODE, WEATHER]}
+    sent, report = send({"input": ["x", item]})
+    assert sent["input"] == ["x", {**item, "tools": [WEATHER]}]
+    assert [*report.losses] == ["tools.code_interpreter"]
+    with pytest.raises(Unsupported) as refused:
+        send({"input": [item]}, refuses=True)
+    assert refused.value.param == "input[0].tools[0]"
+
+
 def test_choice_loses_the_dropped_tools() -> None:
     choice = {"type": "allowed_tools", "mode": "auto", "tools": [CODE, REFERENCE]}
     sent, _ = send({"tools": [CODE, WEATHER], "tool_choice": choice})
