@@ -374,8 +374,8 @@ def parse_tokens(text: str) -> int | None:
     return make_number_parser(int, 0, 1_000_000_000, "")(text) or None
 
 
-class SearchSource(NamedTuple):
-    """Where the web is searched: ``kind`` is ``off``, an engine, ``upstream`` or ``mcp``.
+class ToolSource(NamedTuple):
+    """What runs a hosted tool: ``kind`` is ``off``, an engine, or what the other fields name.
 
     ``name`` and ``item`` are an upstream and its model, or the label of an MCP server and its tool.
     """
@@ -386,14 +386,25 @@ class SearchSource(NamedTuple):
 
 
 @with_error_message("off, searxng, brave, tavily, exa, upstream:NAME/MODEL, or mcp:LABEL/TOOL")
-def parse_search_source(text: str) -> SearchSource:
+def parse_search_source(text: str) -> ToolSource:
     kind, sign, target = text.partition(":")
     if not sign:
         require(kind.lower() in ("off", *SEARCH_ENGINES))
-        return SearchSource(kind.lower())
+        return ToolSource(kind.lower())
     name, _, item = target.partition("/")
     require(kind.lower() in ("upstream", "mcp") and name and item)
-    return SearchSource(kind.lower(), name, item)
+    return ToolSource(kind.lower(), name, item)
+
+
+@with_error_message("off, images:NAME/MODEL, or model:NAME/MODEL")
+def parse_image_source(text: str) -> ToolSource:
+    kind, sign, target = text.partition(":")
+    if not sign:
+        require(kind.lower() == "off")
+        return ToolSource("off")
+    name, _, item = target.partition("/")
+    require(kind.lower() in ("images", "model") and name and item)
+    return ToolSource(kind.lower(), name, item)
 
 
 parse_api = make_choice_parser(

@@ -31,7 +31,7 @@ from forwarder.config.parsers import (
     Fallback,
     McpTarget,
     Parser,
-    SearchSource,
+    ToolSource,
 )
 from forwarder.protocols.hosted_tools import HOSTED_TOOLS
 
@@ -133,9 +133,10 @@ class Settings:
     mapped_tools: Mapping[str, McpTarget] = field(hash=False)
     tools_for_all: tuple[str, ...]
     tool_timeout: float
-    web_search: SearchSource
+    web_search: ToolSource
     web_search_url: str | None
     web_search_key: str | None = field(repr=False)
+    image_generation: ToolSource
     stop_drain: bool
     max_choices: int
     strict: bool
@@ -211,6 +212,7 @@ class Settings:
         reader.find_lost_fallbacks(upstreams)
         reader.find_unknown_keys(values)
         reader.find_incomplete_search(upstreams, values)
+        reader.find_unusable_image_maker(upstreams, values)
         reader.find_unusable_embedding_model(upstreams, values)
         if reader.mistakes:
             raise ConfigError(list(dict.fromkeys(reader.mistakes)))
@@ -282,6 +284,7 @@ SETTINGS = (
     Setting("WEB_SEARCH", "web_search", parsers.parse_search_source, "off"),
     Setting("WEB_SEARCH_URL", "web_search_url", parsers.parse_service_url, None),
     Setting("WEB_SEARCH_KEY", "web_search_key", parsers.parse_key, None),
+    Setting("IMAGE_GENERATION", "image_generation", parsers.parse_image_source, "off"),
     Setting("STOP_DRAIN", "stop_drain", parsers.parse_flag, "false"),
     Setting("MAX_CHOICES", "max_choices", parsers.make_number_parser(int, 1, 128, ""), "8"),
     Setting("STRICT", "strict", parsers.parse_flag, "false"),
@@ -479,7 +482,7 @@ class EnvironmentReader:
         self, upstreams: tuple[UpstreamSettings, ...], values: dict[str, Any]
     ) -> None:
         """Record a mistake if the web search lacks an address, a key, an upstream or servers."""
-        source: SearchSource | None = values["web_search"]
+        source: ToolSource | None = values["web_search"]
         if source is None:
             return
         suffix = "WEB_SEARCH_URL" if source.kind == "searxng" else "WEB_SEARCH_KEY"
@@ -493,6 +496,16 @@ class EnvironmentReader:
         if source.kind == "mcp" and not self.environ.get(ENV_PREFIX + "MCP_SERVERS"):
             self.mistakes.append(
                 f"{ENV_PREFIX}WEB_SEARCH=mcp:LABEL/TOOL needs a server in {ENV_PREFIX}MCP_SERVERS"
+            )
+
+    def find_unusable_image_maker(
+        self, upstreams: tuple[UpstreamSettings, ...], values: dict[str, Any]
+    ) -> None:
+        """Record a mistake if the maker of images has no upstream with a key of its own."""
+        source: ToolSource | None = values["image_generation"]
+        if source is not None and source.kind != "off" and not has_own_key(upstreams, source.name):
+            self.mistakes.append(
+                f"{ENV_PREFIX}IMAGE_GENERATION must name an upstream with a key of its own"
             )
 
     def find_unusable_embedding_model(

@@ -31,6 +31,8 @@ Design:
   a tool of an MCP server (`mcp_search.py`), and the guarded fetcher (`page_reader.py`). Links of
   the answer to pages that the model has seen become ``url_citation`` annotations (`citations.py`).
   Codex's own search (`standalone_search.py`) uses the same engine and reader.
+- **Images** (`image_generation.py`): one function, by the images API of an upstream or a model that
+  makes images (`image_makers.py`). The client gets the image, the model a note.
 - **Guarded**: clients' URLs are resolved once, by the address guard, and the connection goes to the
   resolved address (`http_client.py`). Number, size and time of everything are bounded. Secrets of
   servers are in no item, error or log.

@@ -41,9 +41,12 @@ class BackgroundCall:
         spawn(self._run)
 
     def wait(self, seconds: float | None) -> bool:
+        return self._done.wait(self.limit_wait(seconds)) or time.monotonic() >= self._ends_at
+
+    def limit_wait(self, seconds: float | None) -> float:
+        """Return the seconds to wait, at most until the call is abandoned."""
         left = max(0.0, self._ends_at - time.monotonic())
-        is_done = self._done.wait(left if seconds is None else min(seconds, left))
-        return is_done or time.monotonic() >= self._ends_at
+        return left if seconds is None else min(seconds, left)
 
     def cancel(self) -> None:
         self._is_cancelled = True
@@ -68,3 +71,7 @@ class BackgroundCall:
                 raise
         finally:
             self._done.set()
+            self.on_end()
+
+    def on_end(self) -> None:
+        """Called when the work has ended."""

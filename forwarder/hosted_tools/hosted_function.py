@@ -79,6 +79,13 @@ class HostedFunction(ABC):
         """Make the events after ``start_events``, without the place of the item."""
         return []
 
+    def take_events(self, call: RunningCall) -> list[Event]:
+        """Return the events of a running call since the last time, without the place of its item.
+
+        A call with events ends a wait early when it has one.
+        """
+        return []
+
     def cut_item(self, item: Json) -> Json:
         """Return the item of a call that is not run, because the response ends before."""
         return {**item, "status": "incomplete"}

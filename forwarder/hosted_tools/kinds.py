@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from forwarder.hosted_tools.file_search import FileSearchKind
+from forwarder.hosted_tools.image_generation import FetchImage, ImageGenerationKind
+from forwarder.hosted_tools.image_makers import IMAGE_SECONDS, ImageMaker
 from forwarder.hosted_tools.mapped_tools import MappedTool, build_mapped_kind
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_kind import McpKind
@@ -17,7 +19,9 @@ from forwarder.hosted_tools.web_search import WebSearch, WebSearchKind
 class ToolResources(NamedTuple):
     """What the settings give to kinds of tools.
 
-    ``search`` is ``None`` if no search engine is configured. ``call_seconds`` limits a call.
+    ``search`` is ``None`` if no search engine is configured, ``images`` if no maker of images is.
+    ``call_seconds`` limits a call; an image may take `IMAGE_SECONDS` if that is longer.
+    ``fetch_image`` is ``None`` if images by URL are not fetched.
     ``mapped`` are hosted tools that MCP tools stand for.
     """
 
@@ -25,6 +29,8 @@ class ToolResources(NamedTuple):
     policy: McpPolicy
     search: WebSearch | None = None
     call_seconds: float = 60.0
+    images: ImageMaker | None = None
+    fetch_image: FetchImage | None = None
     mapped: tuple[MappedTool, ...] = ()
 
 
@@ -32,6 +38,9 @@ KIND_BUILDERS: tuple[Callable[[ToolResources], ToolKind], ...] = (
     lambda resources: McpKind(resources.client, resources.policy),
     lambda resources: WebSearchKind(resources.search),
     lambda resources: FileSearchKind(resources.call_seconds),
+    lambda resources: ImageGenerationKind(
+        resources.images, resources.fetch_image, max(resources.call_seconds, IMAGE_SECONDS)
+    ),
 )
 """The kinds in the order in which their functions are offered."""
 

@@ -174,8 +174,9 @@ class ResponseRounds:
                     running = started[id(thing)]
                     while not running.wait(self._context.heartbeat):
                         self._watch.check()
-                        yield []
+                        yield merger.show_progress(thing, thing.function.take_events(running))
                     self._watch.check()
+                    yield merger.show_progress(thing, thing.function.take_events(running))
                     outcome = outcomes[id(thing)] = running.read_outcome(thing.item)
                     yield merger.finish_call(thing, outcome)
                 elif thing.mode in ("run", "cut"):

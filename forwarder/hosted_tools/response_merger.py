@@ -371,6 +371,13 @@ class ResponseMerger:
         held, self._held = self._held or [], None
         return held
 
+    def show_progress(self, call: HostedCall, events: list[Event]) -> Batch:
+        """Return the events of a call that runs."""
+        if not self.is_streamed:
+            return []
+        place = {"item_id": call.item_id, "output_index": call.index}
+        return self.number_events([{**event, **place} for event in events])
+
     def finish_call(self, call: HostedCall, outcome: CallOutcome) -> Batch:
         """Return the events at the end of a call's item."""
         return self._end_call(call, outcome.item, outcome.events)

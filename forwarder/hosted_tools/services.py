@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from forwarder.config.settings import ConfigError, Settings
 from forwarder.core.cancellation import CancelToken
 from forwarder.core.concurrency import get_address_info
+from forwarder.core.data_urls import Blob
 from forwarder.core.ssrf import AddressGuard
 from forwarder.core.types import Json
 from forwarder.hosted_tools.first_request import LoopContext
+from forwarder.hosted_tools.image_generation import FetchImage
+from forwarder.hosted_tools.image_makers import ApiImageMaker, ChatImageMaker, ImageMaker
 from forwarder.hosted_tools.kinds import ToolResources, build_kinds
 from forwarder.hosted_tools.mapped_tools import MappedTool
 from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
@@ -20,8 +23,8 @@ from forwarder.hosted_tools.mcp_search import McpSearch
 from forwarder.hosted_tools.mcp_server import McpServer, parse_server_file
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.page_reader import PageReader
-from forwarder.hosted_tools.tool_client import ToolClient
-from forwarder.hosted_tools.upstream_search import AskUpstream, UpstreamSearch
+from forwarder.hosted_tools.tool_client import ToolClient, UpstreamAccess
+from forwarder.hosted_tools.upstream_search import UpstreamSearch
 from forwarder.hosted_tools.web_search import WebSearch
 from forwarder.hosted_tools.web_search_backends import SearchBackend, SearchEngine
 from forwarder.middleware.media import Fetcher
@@ -31,7 +34,7 @@ class HostedToolServices:
     """Makes the loop's context for each request.
 
     With ``is_offline`` no server is called, as in a preview. Raises ConfigError if the file of
-    servers is wrong. ``ask_upstream`` asks a model for a tool; the gateway sets it.
+    servers is wrong. ``upstreams`` is what tools may ask of upstreams; the gateway sets it.
     """
 
     def __init__(self, settings: Settings, is_offline: bool = False) -> None:
@@ -41,12 +44,20 @@ class HostedToolServices:
         # A client without a key could use the forwarder to reach servers in its name.
         allows_urls = settings.mcp_urls and bool(settings.api_keys)
         servers = read_servers(settings)
-        self.ask_upstream: AskUpstream | None = None
+        self.upstreams: UpstreamAccess | None = None
         self._search = search = self._build_search(settings, servers)
         policy = McpPolicy(servers, allows_urls)
         self.extra_tools = [*map(make_extra_tool, settings.tools_for_all)]
         mapped = map_tools(settings, servers)
-        resources = ToolResources(self.client, policy, search, settings.tool_timeout, mapped)
+        resources = ToolResources(
+            self.client,
+            policy,
+            search,
+            settings.tool_timeout,
+            self._build_image_maker(settings),
+            build_image_fetch(settings),
+            mapped,
+        )
         self._restrict = lru_cache(maxsize=64)(build_kinds(resources).restrict)
 
     def make_context(
@@ -94,7 +105,7 @@ class HostedToolServices:
         if source.kind == "off":
             return None
         if source.kind == "upstream":
-            engine = UpstreamSearch(f"{source.name}/{source.item}", self._ask_upstream)
+            engine = UpstreamSearch(f"{source.name}/{source.item}", self._get_upstreams)
         elif source.kind == "mcp":
             engine = McpSearch(self.client, servers[source.name], source.item)
         else:
@@ -102,9 +113,17 @@ class HostedToolServices:
             engine = SearchEngine(source.kind, url, key, min(seconds, 15.0))
         return WebSearch(engine, build_page_reader(settings), seconds=seconds)
 
-    def _ask_upstream(self, request: Json, client: str) -> Json:
-        assert self.ask_upstream is not None, "set by the gateway"
-        return self.ask_upstream(request, client)
+    def _build_image_maker(self, settings: Settings) -> ImageMaker | None:
+        kind, name, model = settings.image_generation
+        if kind == "off":
+            return None
+        if kind == "images":
+            return ApiImageMaker(name, model, self._get_upstreams)
+        return ChatImageMaker(f"{name}/{model}", self._get_upstreams)
+
+    def _get_upstreams(self) -> UpstreamAccess:
+        assert self.upstreams is not None, "set by the gateway"
+        return self.upstreams
 
 
 def read_servers(settings: Settings) -> Mapping[str, McpServer]:
@@ -164,10 +183,23 @@ def map_tools(settings: Settings, servers: Mapping[str, McpServer]) -> tuple[Map
 
 
 def build_page_reader(settings: Settings) -> PageReader | None:
-    # Without keys, anyone who reaches the forwarder could fetch pages in its name.
+    fetcher = build_fetcher(settings)
+    return None if fetcher is None else PageReader(fetcher)
+
+
+def build_image_fetch(settings: Settings) -> FetchImage | None:
+    fetcher = build_fetcher(settings)
+    return None if fetcher is None else partial(fetch_image, fetcher)
+
+
+def build_fetcher(settings: Settings) -> Fetcher | None:
+    # Without keys, anyone who reaches the forwarder could fetch URLs in its name.
     if not settings.fetch or not settings.api_keys:
         return None
     guard = AddressGuard(settings.fetch_allow, get_address_info)
-    return PageReader(
-        Fetcher(guard, settings.fetch_max, settings.fetch_timeout, settings.fetch_lookups)
-    )
+    return Fetcher(guard, settings.fetch_max, settings.fetch_timeout, settings.fetch_lookups)
+
+
+def fetch_image(fetcher: Fetcher, url: str, client: str) -> Blob:
+    """Fetch an image for a client. Raises InvalidRequest, whose message names the reason."""
+    return fetcher.fetch_all({url: "the image"}, client)[url]

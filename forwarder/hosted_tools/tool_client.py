@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from forwarder.core.types import Json
+from forwarder.upstream.files import MultipartForm, PassthroughResponse
 
 
 class FilePassage(NamedTuple):
@@ -34,3 +35,44 @@ class ToolClient(NamedTuple):
 
     account: str = ""
     prepare_file_search: PrepareFileSearch | None = None
+
+
+class MadeImage(NamedTuple):
+    """An image as Base64, more fields of its item, and the usage of its maker."""
+
+    data: str
+    fields: Json
+    usage: Json | None = None
+
+
+class CallScope(Protocol):
+    """A call of a tool; ``cancel_callbacks`` are called when it is cancelled."""
+
+    cancel_callbacks: set[Callable[[], None]]
+
+
+class UpstreamAccess(Protocol):
+    """What tools may ask of upstreams; ``client`` is the account that pays for the tokens.
+
+    All methods raise ForwarderError. An answer may take as long as a call of a tool.
+    """
+
+    def ask(self, request: Json, client: str) -> Json:
+        """Answer a Responses request, without a stream."""
+
+    def ask_chat(self, request: Json, client: str, call: CallScope) -> Json:
+        """Answer a Chat request, without a stream."""
+
+    def send_images(
+        self,
+        upstream: str,
+        path: str,
+        content: Json | MultipartForm,
+        client: str,
+        call: CallScope,
+        read: Callable[[PassthroughResponse], MadeImage],
+    ) -> MadeImage:
+        """Send a request of the images API to an upstream; ``read`` reads its answer."""
+
+
+GetUpstreams = Callable[[], UpstreamAccess]

@@ -6,10 +6,11 @@ answer cites and that its search has found are the results.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from forwarder.core.types import Json
+from forwarder.hosted_tools.tool_client import GetUpstreams
 from forwarder.hosted_tools.web_search_backends import (
     SearchAnswer,
     SearchFailure,
@@ -19,9 +20,6 @@ from forwarder.hosted_tools.web_search_backends import (
     cut_text,
     select_results,
 )
-
-AskUpstream = Callable[[Json, str], Json]
-"""A Responses request and the client who is charged -> the response. Raises ForwarderError."""
 
 MAX_QUERY_LENGTH = 2_000
 MAX_OUTPUT_TOKENS = 4_000
@@ -42,12 +40,12 @@ _CONTEXT_SIZES = ((4, "low"), (8, "medium"))
 class UpstreamSearch:
     """Searches by the model ``model``, which is named as clients name it."""
 
-    def __init__(self, model: str, ask: AskUpstream) -> None:
+    def __init__(self, model: str, get_upstreams: GetUpstreams) -> None:
         self._model = model
-        self._ask = ask
+        self._get_upstreams = get_upstreams
 
     def search(self, query: str, options: SearchOptions, client: str) -> SearchAnswer:
-        response = self._ask(self._make_request(query, options), client)
+        response = self._get_upstreams().ask(self._make_request(query, options), client)
         if response.get("status") == "failed":
             raise SearchFailure("The upstream that searches the web has failed.")
         output = [item for item in response.get("output") or () if isinstance(item, dict)]

@@ -33,7 +33,7 @@ class Gateway:
         self._services = services
         self._calls = UpstreamCalls(services)
         self._background = BackgroundWork(services, self._calls)
-        services.hosted_tools.ask_upstream = UpstreamAsker(services, self._calls).ask
+        services.hosted_tools.upstreams = UpstreamAsker(services, self._calls)
         self._vector_stores = build_vector_stores(services, self._calls)
         if services.stores_files:
             self._calls.vector_stores = self._vector_stores

@@ -7,17 +7,23 @@ hosted tools.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ForwarderError, UpstreamTimeout
 from forwarder.core.ids import generate_id
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
+from forwarder.hosted_tools.image_makers import IMAGE_SECONDS
+from forwarder.hosted_tools.tool_client import CallScope, MadeImage
 from forwarder.pipeline.upstream_calls import UpstreamCalls
-from forwarder.protocols.fold import fold_responses
+from forwarder.protocols.chat import CHAT
+from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.protocols.responses import RESPONSES
 from forwarder.protocols.stream_end import MALFORMED_EVENT_ERRORS, malformed_event
 from forwarder.services import Services
+from forwarder.upstream.files import MultipartForm, PassthroughResponse
 
 
 def new_internal_context(services: Services, route: str, client: str = "") -> RequestContext:
@@ -36,24 +42,62 @@ def new_internal_context(services: Services, route: str, client: str = "") -> Re
 
 
 class UpstreamAsker:
-    """Asks models for hosted tools, for example to search the web."""
+    """Asks upstreams for hosted tools, for example to search the web or to make images."""
 
     def __init__(self, services: Services, calls: UpstreamCalls) -> None:
         self._services = services
         self._calls = calls
 
     def ask(self, request: Json, client: str) -> Json:
-        """Answer a Responses request; ``client`` pays for its tokens.
+        """Answer a Responses request, without a stream; ``client`` pays for its tokens.
 
         The answer may take as long as a call of a tool. Raises ForwarderError.
         """
         context = new_internal_context(self._services, RESPONSES.name, client)
-        timer = threading.Timer(self._services.settings.tool_timeout, context.cancel)
+        return self._ask(RESPONSES.name, request, context, self._services.settings.tool_timeout)
+
+    def ask_chat(self, request: Json, client: str, call: CallScope) -> Json:
+        """Answer a Chat request that makes an image, without a stream. Raises ForwarderError."""
+        context = new_internal_context(self._services, CHAT.name, client)
+        with cancel_with(call, context):
+            return self._ask(CHAT.name, request, context, self._image_seconds)
+
+    def send_images(
+        self,
+        upstream: str,
+        path: str,
+        content: Json | MultipartForm,
+        client: str,
+        call: CallScope,
+        read: Callable[[PassthroughResponse], MadeImage],
+    ) -> MadeImage:
+        """Send a request of the images API; ``read`` reads its answer. Raises ForwarderError."""
+        context = new_internal_context(self._services, "images", client)
+        context.upstream = upstream
+        with cancel_with(call, context), self._run(context, self._image_seconds):
+            target = self._services.upstreams[upstream]
+            response = target.files.passthrough("POST", path, {}, context, content)
+            made = read(response)
+            context.usage = made.usage
+            return made
+
+    @property
+    def _image_seconds(self) -> float:
+        return max(self._services.settings.tool_timeout, IMAGE_SECONDS)
+
+    def _ask(self, client: str, request: Json, context: RequestContext, seconds: float) -> Json:
+        with self._run(context, seconds):
+            stream = self._calls.open_stream(client, request, None, context)
+            return CLIENT_PROTOCOLS[client].fold(context.convert_errors(stream))
+
+    @contextmanager
+    def _run(self, context: RequestContext, seconds: float) -> Iterator[None]:
+        """Run a request, and cancel it after ``seconds``; record its failure, and close it."""
+        timer = threading.Timer(seconds, context.cancel)
         timer.daemon = True
         timer.start()
         try:
-            stream = self._calls.open_stream(RESPONSES.name, request, None, context)
-            return fold_responses(context.convert_errors(stream))
+            yield
         except ForwarderError as error:
             context.record_failure(error)
             if context.is_cancelled:
@@ -64,3 +108,13 @@ class UpstreamAsker:
         finally:
             timer.cancel()
             context.close()
+
+
+@contextmanager
+def cancel_with(call: CallScope, context: RequestContext) -> Iterator[None]:
+    """Cancel a request when the call of the tool is cancelled."""
+    call.cancel_callbacks.add(context.cancel)
+    try:
+        yield
+    finally:
+        call.cancel_callbacks.discard(context.cancel)

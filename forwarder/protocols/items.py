@@ -131,6 +131,10 @@ _WEB_SEARCH_TOOL = emulate_item(
 _FILE_SEARCH_TOOL = emulate_item(
     "run by the forwarder if files are stored here (`FORWARDER_FILES`), otherwise dropped"
 )
+_IMAGE_TOOL = emulate_item(
+    "run by the forwarder if `FORWARDER_IMAGE_GENERATION` names a maker of images, otherwise "
+    "dropped"
+)
 _WRAPPED_TOOL = remap_item("becomes a function; its calls are converted back")
 
 RESPONSES_TOOLS: DispositionTable = {
@@ -149,7 +153,7 @@ RESPONSES_TOOLS: DispositionTable = {
     "web_search_preview_2025_03_11": _WEB_SEARCH_TOOL,
     "file_search": _FILE_SEARCH_TOOL,
     "code_interpreter": _HOSTED_TOOL,
-    "image_generation": _HOSTED_TOOL,
+    "image_generation": _IMAGE_TOOL,
     "mcp": _MCP_TOOL,
     "computer": _HOSTED_TOOL,
     "computer_use_preview": _HOSTED_TOOL,

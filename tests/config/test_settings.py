@@ -12,7 +12,7 @@ import pytest
 from dotenv import dotenv_values
 
 from forwarder.config import settings as config
-from forwarder.config.parsers import SearchSource
+from forwarder.config.parsers import ToolSource
 from forwarder.config.settings import (
     SETTINGS,
     UPSTREAM_SETTINGS,
@@ -131,9 +131,10 @@ def test_forwarder_defaults() -> None:
         mapped_tools={},
         tools_for_all=(),
         tool_timeout=60,
-        web_search=SearchSource("off"),
+        web_search=ToolSource("off"),
         web_search_url=None,
         web_search_key=None,
+        image_generation=ToolSource("off"),
         stop_drain=False,
         max_choices=8,
         strict=False,

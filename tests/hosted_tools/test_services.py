@@ -105,6 +105,28 @@ def test_wrong_source_of_searches_is_a_mistake(
         Settings.from_env({**more, "FORWARDER_WEB_SEARCH": source})
 
 
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("images:chat", "must be off, images:NAME/MODEL, or model:NAME/MODEL"),
+        ("dalle", "must be off, images:NAME/MODEL, or model:NAME/MODEL"),
+        ("images:other/m", "must name an upstream with a key of its own"),
+        ("model:other/m", "must name an upstream with a key of its own"),
+    ],
+)
+def test_wrong_maker_of_images_is_a_mistake(source: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        Settings.from_env({**UPSTREAM, "FORWARDER_IMAGE_GENERATION": source})
+
+
+def test_images_are_off_unless_a_maker_is_set() -> None:
+    tool = {"type": "image_generation"}
+    assert not context_of(UPSTREAM).find_kind(tool)
+    for source in ("images:chat/m", "model:chat/m"):
+        context = context_of({**UPSTREAM, "FORWARDER_IMAGE_GENERATION": source})
+        assert context.find_kind(tool)
+
+
 def test_search_by_an_unknown_server_is_a_mistake(tmp_path: Path) -> None:
     path = tmp_path / "mcp.json"
     path.write_text(json.dumps({"mcpServers": {"web": {"command": "true"}}}))
@@ -473,3 +495,49 @@ def test_max_tool_calls_limits_no_functions_of_the_client(
         names = [item.name for item in response.output if item.type == "function_call"]
         assert names == ["get_weather", "get_time"]
         assert response.max_tool_calls == 1
+
+
+def test_model_makes_images_and_edits_those_of_stored_turns(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    urls = [f"data:image/png;base64,{data}" for data in ("iVBORw0KGgoA", "iVBORw0KGgoB")]
+
+    def draw(peer: Peer) -> None:
+        while peer.request():
+            image = {"type": "image_url", "image_url": {"url": urls[len(artist.requests) - 1]}}
+            message = {"role": "assistant", "content": None, "images": [image]}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            answer = {"id": "c", "object": "chat.completion", "choices": [choice]}
+            body = json.dumps({**answer, "created": 1, "model": "artist"}).encode()
+            peer.answer(body, b"Content-Type: application/json")
+
+    upstream.script(
+        calls("image_generation", prompt="a cat"), Answer(text="Here."),
+        calls("image_generation", prompt="darker", action="edit"), Answer(text="Darker."),
+    )  # fmt: skip
+    tool: Any = {"type": "image_generation"}
+    with serving(draw) as artist:
+        environment = {
+            "FORWARDER_UPSTREAMS": "chat,artist",
+            "CHAT_BASE_URL": upstream.url,
+            "ARTIST_API": "chat",
+            "ARTIST_BASE_URL": f"http://127.0.0.1:{artist.port}/v1",
+            "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
+            "FORWARDER_IMAGE_GENERATION": "model:artist/artist",
+        }
+        with (
+            hosting(environment) as address,
+            openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) as client,
+        ):
+            first = client.responses.create(model="chat/m", input="A cat!", tools=[tool])
+            second: Any = client.responses.create(
+                model="chat/m", input="Darker!", tools=[tool], previous_response_id=first.id
+            )
+    image: Any = first.output[0]
+    assert (image.status, image.result) == ("completed", "iVBORw0KGgoA")
+    assert (second.output[0].action, second.output[0].result) == ("edit", "iVBORw0KGgoB")
+    asked = [json.loads(each.partition(b"\r\n\r\n")[2]) for each in artist.requests]
+    assert asked[1]["messages"][0]["content"] == [
+        {"type": "text", "text": "darker"},
+        {"type": "image_url", "image_url": {"url": urls[0]}},
+    ]

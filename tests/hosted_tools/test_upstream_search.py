@@ -43,12 +43,15 @@ def search(options: SearchOptions, *output: Any, status: str = "completed") -> t
     """The answer of a search, and the request that the upstream got."""
     asked: list[Json] = []
 
-    def ask(request: Json, client: str) -> Json:
-        assert client == "client"
-        asked.append(request)
-        return {"status": status, "output": list(output)}
+    class Upstreams:
+        def ask(self, request: Json, client: str) -> Json:
+            assert client == "client"
+            asked.append(request)
+            return {"status": status, "output": list(output)}
 
-    return UpstreamSearch("responses/m", ask).search("cats", options, "client"), asked[0]
+    get_upstreams: Any = Upstreams
+    searcher = UpstreamSearch("responses/m", get_upstreams)
+    return searcher.search("cats", options, "client"), asked[0]
 
 
 def test_cited_pages_come_before_other_sources() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from openai import AsyncOpenAI, OpenAI
 from tests.fake_provider import ScriptedUpstream
 from tests.fake_provider.answers import Answer, Call
 from tests.helpers.loopback import Peer, serving
+from tests.helpers.loopback import Server as Loopback
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 from tests.live.clients import needs_python_package
 from tests.live.conftest import Serve, settings
@@ -54,7 +56,7 @@ def forwarder(serve: Serve, upstream: ScriptedUpstream, searxng: str) -> Server:
     )
 
 
-def run(forwarder: Server, tools: list[Any], streamed: bool) -> Any:
+def run(forwarder: Server, tools: list[Any], streamed: bool, given: Any = "go") -> Any:
     """The result of an agent with these tools, whose model is a Chat upstream's."""
     import agents
 
@@ -64,8 +66,8 @@ def run(forwarder: Server, tools: list[Any], streamed: bool) -> Any:
             agent = agents.Agent(name="a", model=model, tools=tools)
             config = agents.RunConfig(tracing_disabled=True)
             if not streamed:
-                return await agents.Runner.run(agent, "go", run_config=config)
-            result = agents.Runner.run_streamed(agent, "go", run_config=config)
+                return await agents.Runner.run(agent, given, run_config=config)
+            result = agents.Runner.run_streamed(agent, given, run_config=config)
             async for _ in result.stream_events():
                 pass
             return result
@@ -160,3 +162,67 @@ def test_file_search_tool_is_run_and_cited(
     (citation,) = message.content[0].annotations
     assert (citation.type, citation.file_id) == ("file_citation", kept.id)
     assert "hold the button" in upstream.requests[-1].body["messages"][-1]["content"]
+
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+
+
+@pytest.fixture(scope="module")
+def images() -> Iterator[Loopback]:
+    """An images API that streams one draft."""
+
+    def answer(peer: Peer) -> None:
+        is_edit = b"/images/edits" in peer.request()
+        if is_edit:
+            body = json.dumps({"data": [{"b64_json": PNG}]}).encode()
+            return peer.answer(body, b"Content-Type: application/json", b"Connection: close")
+        draft = {"type": "image_generation.partial_image", "b64_json": PNG}
+        done = {"type": "image_generation.completed", "b64_json": PNG, "size": "1024x1024"}
+        body = b"".join(f"data: {json.dumps(each)}\n\n".encode() for each in (draft, done))
+        return peer.answer(body, b"Content-Type: text/event-stream", b"Connection: close")
+
+    with serving(answer) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def image_forwarder(serve: Serve, upstream: ScriptedUpstream, images: Loopback) -> Server:
+    return serve(
+        settings(
+            upstream,
+            FORWARDER_UPSTREAMS="chat,responses,pics",
+            PICS_API="responses",
+            PICS_BASE_URL=f"http://127.0.0.1:{images.port}/v1",
+            PICS_API_KEY="sk-pics",
+            FORWARDER_IMAGE_GENERATION="images:pics/gpt-image-2",
+        )
+    )
+
+
+@streams
+def test_image_generation_tool_is_run_and_edits_in_the_next_turn(
+    image_forwarder: Server, upstream: ScriptedUpstream, images: Loopback, streamed: bool
+) -> None:
+    import agents
+
+    images.requests.clear()
+    upstream.script(
+        Answer(calls=[Call("image_generation", '{"prompt":"a cat"}')]), Answer(text="Here."),
+        Answer(calls=[Call("image_generation", '{"prompt":"darker","action":"edit"}')]),
+        Answer(text="Darker."),
+    )  # fmt: skip
+    config: Any = {"type": "image_generation", "quality": "low", "partial_images": 1}
+    tools = [agents.ImageGenerationTool(tool_config=config)]
+    first = run(image_forwarder, tools, streamed)
+    image, message = first.raw_responses[0].output
+    assert (image.type, image.status, image.result) == ("image_generation_call", "completed", PNG)
+    assert (message.type, first.final_output) == ("message", "Here.")
+    again = [*first.to_input_list(), {"role": "user", "content": "darker"}]
+    second = run(image_forwarder, tools, streamed, again)
+    assert second.raw_responses[0].output[0].action == "edit"
+    generated, edited = images.requests
+    assert b'"quality":"low"' in generated
+    assert b"sk-pics" in generated
+    assert b'name="image"; filename="image.png"' in edited
+    messages = upstream.requests[2].body["messages"]
+    assert [each["role"] for each in messages] == ["user", "assistant", "tool", "assistant", "user"]

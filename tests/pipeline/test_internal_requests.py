@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -11,9 +13,11 @@ import pytest
 from forwarder.config.settings import Settings
 from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.errors import UpstreamError, UpstreamRefused
+from forwarder.hosted_tools.tool_client import MadeImage
 from forwarder.pipeline.internal_requests import UpstreamAsker
 from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.services import ReplayOverrides, Services
+from forwarder.upstream.files import MultipartForm, PassthroughResponse
 
 Json = dict[str, Any]
 ANSWER: Json = {
@@ -92,6 +96,76 @@ def test_tools_of_the_request_are_not_run_here() -> None:
     with services:
         asker.ask(make_request("chat/m"), "account")
     assert "tools" not in sent[0]
+
+
+class Call:
+    def __init__(self) -> None:
+        self.cancel_callbacks: set[Callable[[], None]] = set()
+
+
+def test_model_is_asked_for_an_image() -> None:
+    sent: list[Json] = []
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        sent.append(json.loads(request.read()))
+        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBOR"}}
+        message = {"role": "assistant", "content": "Here.", "images": [image]}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        completion = {"id": "c", "object": "chat.completion", "choices": [choice]}
+        return httpx2.Response(200, json=completion)
+
+    services, asker, payers = build(handle)
+    request = {
+        "model": "chat/pics",
+        "messages": [{"role": "user", "content": "a cat"}],
+        "modalities": ["image", "text"],
+        "stream": False,
+    }
+    with services:
+        completion = asker.ask_chat(request, "account", Call())
+    url = completion["choices"][0]["message"]["images"][0]["image_url"]["url"]
+    assert url == "data:image/png;base64,iVBOR"
+    assert (sent[0]["model"], sent[0]["modalities"]) == ("pics", ["image", "text"])
+    assert payers.paid[0][0] == "account"
+
+
+def read_image(response: PassthroughResponse) -> MadeImage:
+    answer = json.loads(b"".join(response.chunks))
+    return MadeImage(answer["data"][0]["b64_json"], {}, answer["usage"])
+
+
+def test_images_are_requested_with_the_upstreams_key_and_paid_by_the_client() -> None:
+    sent: list[httpx2.Request] = []
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request)
+        answer = {"data": [{"b64_json": "iVBOR"}], "usage": ANSWER["usage"]}
+        return httpx2.Response(200, json=answer)
+
+    services, asker, payers = build(handle)
+    form = MultipartForm(
+        {"prompt": "darker"}, [("image", ("a.png", io.BytesIO(b"x"), "image/png"))]
+    )
+    contents: list[Any] = [{"prompt": "a cat"}, form]
+    with services:
+        for content in contents:
+            made = asker.send_images(
+                "responses", "/images/edits", content, "account", Call(), read_image
+            )
+            assert made.data == "iVBOR"
+    assert {str(request.url) for request in sent} == {"http://up.test/v1/images/edits"}
+    assert {request.headers["authorization"] for request in sent} == {"Bearer sk-up"}
+    assert json.loads(sent[0].content) == {"prompt": "a cat"}
+    assert sent[1].headers["content-type"].startswith("multipart/form-data; boundary=")
+    assert payers.paid == [("account", (3, 4), 200)] * 2
+
+
+def test_refusal_of_the_images_api_is_passed_on() -> None:
+    answer = httpx2.Response(400, json={"error": {"message": "no such size"}})
+    services, asker, payers = build(lambda request: answer)
+    with services, pytest.raises(UpstreamRefused, match="no such size"):
+        asker.send_images("responses", "/images/generations", {}, "account", Call(), read_image)
+    assert payers.paid[0][2] == 400
 
 
 @pytest.mark.parametrize(

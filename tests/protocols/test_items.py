@@ -256,6 +256,7 @@ ARRIVING_AS = {
     "local_shell": "local_shell",
     "shell": "commands",
     "apply_patch": "V4A",
+    "image_generation": "What the image shows",
     "web_search": "web_open_page",
     "web_search_2025_08_26": "web_open_page",
     "web_search_preview": "web_open_page",
@@ -397,6 +398,8 @@ class DryRun:
                     "FORWARDER_FILES": "store",
                     "FORWARDER_WEB_SEARCH": "searxng",
                     "FORWARDER_WEB_SEARCH_URL": "http://searxng.test",
+                    "RESPONSES_API_KEY": "k",
+                    "FORWARDER_IMAGE_GENERATION": "images:responses/m",
                 }
             )
             built = Services.build(settings)

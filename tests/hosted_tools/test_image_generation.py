@@ -1,0 +1,369 @@
+"""The image generation in the loop."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from typing import Any
+
+import pytest
+
+from forwarder.core.data_urls import Blob
+from forwarder.core.errors import InvalidRequest, UpstreamRefused
+from forwarder.core.ssrf import AddressGuard
+from forwarder.hosted_tools import image_generation
+from forwarder.hosted_tools.first_request import LoopContext
+from forwarder.hosted_tools.image_makers import ImageFailure, ImageRequest
+from forwarder.hosted_tools.kinds import ToolResources, build_kinds
+from forwarder.hosted_tools.loop import with_hosted_tools
+from forwarder.hosted_tools.mcp_client import McpClient
+from forwarder.hosted_tools.mcp_tools import McpPolicy
+from forwarder.hosted_tools.tool_client import MadeImage, ToolClient
+from tests.helpers.translating import events_of
+from tests.hosted_tools.scripted_upstream import ScriptedUpstream, call, check_stream, text
+from tests.hosted_tools.test_loop import Token
+
+Json = dict[str, Any]
+PNG = b"\x89PNG\r\n\x1a\n"
+MADE = base64.b64encode(PNG + b"made").decode()
+GIVEN = f"data:image/png;base64,{base64.b64encode(PNG + b'given').decode()}"
+TOOL: Json = {"type": "image_generation"}
+CAT = '{"prompt":"a cat"}'
+EDIT = '{"prompt":"darker","action":"edit"}'
+
+
+class Maker:
+    def __init__(self) -> None:
+        self.asked: list[ImageRequest] = []
+        self.clients: set[str] = set()
+        self.drafts = 0
+        self.error: Exception | None = None
+
+    def make_image(self, request: ImageRequest, client: str, progress: Any) -> MadeImage:
+        self.asked.append(request)
+        self.clients.add(client)
+        for number in range(self.drafts):
+            fields = {"quality": "low", "revised_prompt": "?"}
+            progress.add_partial_image(f"draft{number}", fields)
+        if self.error is not None:
+            raise self.error
+        return MadeImage(MADE, {"output_format": "png", "size": "1x1"})
+
+
+@pytest.fixture
+def maker() -> Maker:
+    return Maker()
+
+
+def fetch(url: str, client: str) -> Blob:
+    return Blob(PNG + url.encode(), "image/png")
+
+
+@pytest.fixture
+def context(maker: Any) -> LoopContext:
+    client = McpClient(AddressGuard())  # never used, so it starts no thread
+    kinds = build_kinds(
+        ToolResources(client, McpPolicy(), images=maker, fetch_image=fetch, call_seconds=1)
+    )
+    return LoopContext(kinds, Token(), ToolClient("client"), heartbeat=0.02)
+
+
+def ask(*items: Json, tool: Json = TOOL, **more: Any) -> Json:
+    question = {"type": "message", "role": "user", "content": "a cat, please"}
+    request = {"model": "m", "input": [*(items or (question,))], "tools": [tool], "stream": True}
+    return {**request, **more}
+
+
+def image_call(arguments: str = CAT, call_id: str = "call_1") -> Json:
+    return call("image_generation", arguments, call_id)
+
+
+def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
+    return check_stream(events_of(with_hosted_tools(upstream, context)(request)))
+
+
+def user(*parts: Json) -> Json:
+    return {"type": "message", "role": "user", "content": [*parts]}
+
+
+def test_image_is_made_and_shown(context: LoopContext, maker: Maker) -> None:
+    upstream = ScriptedUpstream([image_call()], [text("Here it is.")])
+    events = events_of(with_hosted_tools(upstream, context)(ask()))
+    image, _ = check_stream(events)["output"]
+    assert image == {
+        "id": image["id"],
+        "type": "image_generation_call",
+        "status": "completed",
+        "result": MADE,
+        "action": "generate",
+        "revised_prompt": "a cat",
+        "output_format": "png",
+        "size": "1x1",
+    }
+    kinds = [e["type"].removeprefix("response.") for e in events if e.get("output_index") == 0]
+    assert kinds == [
+        "output_item.added",
+        "image_generation_call.in_progress",
+        "image_generation_call.generating",
+        "image_generation_call.completed",
+        "output_item.done",
+    ]
+    assert upstream.requests[1]["input"][-1]["output"] == image_generation.MADE_NOTE
+    assert MADE not in str(upstream.requests)
+    assert (maker.asked, maker.clients) == ([ImageRequest("a cat")], {"client"})
+
+
+def test_whole_answer_has_the_image(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([image_call()], [text("Here.")], streamed=False)
+    (event,) = events_of(with_hosted_tools(upstream, context)(ask(stream=False)))
+    assert event["response"]["output"][0]["result"] == MADE
+
+
+def test_drafts_are_streamed_while_the_call_runs(context: LoopContext, maker: Any) -> None:
+    drafted, release = threading.Event(), threading.Event()
+
+    def make_slowly(request: ImageRequest, client: str, progress: Any) -> MadeImage:
+        progress.add_partial_image("draft0", {"quality": "low", "revised_prompt": "?"})
+        drafted.set()
+        release.wait(5)
+        progress.add_partial_image("draft1", {})
+        return MadeImage(MADE, {})
+
+    maker.make_image = make_slowly
+    upstream = ScriptedUpstream([image_call()], [text("Here.")])
+    events: list[Json] = []
+    for batch in with_hosted_tools(upstream, context)(ask(tool={**TOOL, "partial_images": 2})):
+        events += batch
+        if any("partial_image_index" in event for event in batch):
+            release.set()  # so the first draft came while the call ran
+    check_stream(events)
+    drafts = [e for e in events if e["type"] == "response.image_generation_call.partial_image"]
+    assert [(e["partial_image_index"], e["partial_image_b64"]) for e in drafts] == [
+        (0, "draft0"), (1, "draft1")
+    ]  # fmt: skip
+    assert drafts[0]["quality"] == "low"
+    assert "revised_prompt" not in drafts[0]
+
+
+def test_options_of_the_tool_reach_the_maker(context: LoopContext, maker: Maker) -> None:
+    options = {
+        "size": "1536x1024",
+        "quality": "high",
+        "background": "transparent",
+        "output_format": "webp",
+        "output_compression": 80,
+        "moderation": "low",
+    }
+    tool = {**TOOL, **options, "partial_images": 1, "input_fidelity": None, "model": "gpt-image-2"}
+    run(ScriptedUpstream([image_call()], [text("Here.")]), context, ask(tool=tool))
+    assert maker.asked == [ImageRequest("a cat", options=options, partial_images=1)]
+    automatic = {**TOOL, "size": "auto", "quality": "auto", "background": "auto"}
+    run(ScriptedUpstream([image_call()], [text("Here.")]), context, ask(tool=automatic))
+    assert maker.asked[1].options == {}
+
+
+# -- edits ----------------------------------------------------------------------------------------
+
+
+def test_images_of_the_user_are_edited(context: LoopContext, maker: Maker) -> None:
+    parts = [{"type": "input_text", "text": "darker"}, {"type": "input_image", "image_url": GIVEN},
+             {"type": "input_image", "image_url": "https://example.org/a.png"}]  # fmt: skip
+    mask = {"image_url": GIVEN}
+    upstream = ScriptedUpstream([image_call(EDIT)], [text("Here.")])
+    response = run(upstream, context, ask(user(*parts), tool={**TOOL, "input_image_mask": mask}))
+    (request,) = maker.asked
+    assert [image.data for image in request.images] == [
+        PNG + b"given", PNG + b"https://example.org/a.png"
+    ]  # fmt: skip
+    assert request.mask == Blob(PNG + b"given", "image/png")
+    assert response["output"][0]["action"] == "edit"
+
+
+def test_earlier_image_is_edited_in_the_next_turn(context: LoopContext, maker: Maker) -> None:
+    first = run(ScriptedUpstream([image_call()], [text("Here.")]), context, ask())
+    upstream = ScriptedUpstream([image_call(EDIT)], [text("Darker.")])
+    question = {"type": "message", "role": "user", "content": "a cat, please"}
+    again = {"type": "message", "role": "user", "content": "darker"}
+    run(upstream, context, ask(question, *first["output"], again))
+    assert [image.data for image in maker.asked[1].images] == [PNG + b"made"]
+    sent = upstream.requests[0]["input"]
+    assert [item["type"] for item in sent] == [
+        "message", "function_call", "function_call_output", "message", "message"
+    ]  # fmt: skip
+    assert (sent[1]["call_id"], sent[1]["arguments"]) == ("call_1", '{"prompt":"a cat"}')
+    assert sent[2]["output"] == image_generation.EARLIER_NOTE
+
+
+def test_image_of_the_same_response_is_edited(context: LoopContext, maker: Maker) -> None:
+    run(
+        ScriptedUpstream([image_call()], [image_call(EDIT, "call_2")], [text("Here.")]),
+        context,
+        ask(),
+    )
+    assert [image.data for image in maker.asked[1].images] == [PNG + b"made"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ([{"type": "input_text", "text": "?"}], "has no image to edit"),
+        ([{"type": "input_image", "file_id": "file-1"}], "only named by a file id"),
+        ([{"type": "input_image", "image_url": "data:image/png,x"}], "is not of the form"),
+    ],
+)
+def test_image_that_cannot_be_edited_is_a_failed_item(
+    context: LoopContext, maker: Maker, parts: list[Json], reason: str
+) -> None:
+    upstream = ScriptedUpstream([image_call(EDIT)], [text("Oh.")])
+    response = run(upstream, context, ask(user(*parts)))
+    assert response["output"][0]["status"] == "failed"
+    assert reason in response["output"][0]["error"]["message"]
+    assert maker.asked == []
+
+
+def test_urls_are_not_fetched_without_a_fetcher(context: LoopContext, maker: Any) -> None:
+    client = McpClient(AddressGuard())
+    kinds = build_kinds(ToolResources(client, McpPolicy(), images=maker))
+    part = {"type": "input_image", "image_url": "https://example.org/a.png"}
+    upstream = ScriptedUpstream([image_call(EDIT)], [text("Oh.")])
+    response = run(upstream, context._replace(kinds=kinds), ask(user(part)))
+    assert "are not fetched here" in response["output"][0]["error"]["message"]
+
+
+def test_action_of_the_tool_holds(context: LoopContext, maker: Maker) -> None:
+    upstream = ScriptedUpstream([image_call(CAT)], [text("Here.")])
+    part = {"type": "input_image", "image_url": GIVEN}
+    run(upstream, context, ask(user(part), tool={**TOOL, "action": "edit"}))
+    assert len(maker.asked[0].images) == 1
+    (function,) = upstream.requests[0]["tools"]
+    assert list(function["parameters"]["properties"]) == ["prompt"]
+
+
+# -- failures and history -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ImageFailure("The image is too large."), "The image is too large."),
+        (UpstreamRefused(400, {"message": "no such size"}), "no such size"),
+    ],
+)
+def test_failure_is_an_item_that_the_model_sees(
+    context: LoopContext, maker: Maker, error: Exception, reason: str
+) -> None:
+    maker.error = error
+    upstream = ScriptedUpstream([image_call()], [text("Oh.")])
+    item = run(upstream, context, ask())["output"][0]
+    assert (item["status"], item["result"]) == ("failed", None)
+    assert reason in item["error"]["message"]
+    assert reason in upstream.requests[1]["input"][-1]["output"]
+
+
+def test_call_without_prompt_has_failed(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([image_call("{}")], [text("Oh.")])
+    item = run(upstream, context, ask())["output"][0]
+    assert "lack 'prompt'" in item["error"]["message"]
+
+
+def test_images_of_a_response_are_limited(
+    context: LoopContext, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_generation, "MAX_IMAGES", 1)
+    upstream = ScriptedUpstream([image_call()], [image_call(CAT, "call_2")], [text("Here.")])
+    statuses = [item.get("status") for item in run(upstream, context, ask())["output"]]
+    assert statuses == ["completed", "failed", "completed"]
+    assert len(maker.asked) == 1
+
+
+def test_size_of_the_images_of_a_response_is_limited(
+    context: LoopContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_generation, "MAX_TOTAL_LENGTH", len(MADE))
+    upstream = ScriptedUpstream([image_call()], [image_call(CAT, "call_2")], [text("Here.")])
+    first, second, _ = run(upstream, context, ask())["output"]
+    assert (first["result"], second["result"]) == (MADE, None)
+    assert "too large together" in second["error"]["message"]
+
+
+def test_image_of_a_response_that_was_cut_has_failed(context: LoopContext, maker: Maker) -> None:
+    response = run(ScriptedUpstream(("incomplete", [image_call()])), context, ask())
+    assert response["output"][0]["status"] == "failed"
+    assert maker.asked == []
+
+
+def test_images_of_other_origins_stay_images(context: LoopContext) -> None:
+    other = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": MADE}
+    upstream = ScriptedUpstream([text("Nice.")])
+    question = {"type": "message", "role": "user", "content": "?"}
+    run(upstream, context, ask(question, other, question))
+    assert upstream.requests[0]["input"][1] == other
+
+
+def test_failed_image_of_an_earlier_turn_tells_its_reason(
+    context: LoopContext, maker: Maker
+) -> None:
+    maker.error = ImageFailure("The image is too large.")
+    first = run(ScriptedUpstream([image_call()], [text("Oh.")]), context, ask())
+    upstream = ScriptedUpstream([text("Sorry.")])
+    question = {"type": "message", "role": "user", "content": "?"}
+    run(upstream, context, ask(question, *first["output"], question))
+    assert upstream.requests[0]["input"][2]["output"] == "The image is too large."
+
+
+def test_forced_tool_is_a_forced_function(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([image_call()], [text("Here.")])
+    run(upstream, context, ask(tool_choice={"type": "image_generation"}))
+    assert upstream.requests[0]["tool_choice"] == {"type": "function", "name": "image_generation"}
+
+
+def test_without_a_maker_the_tool_and_its_items_pass(context: LoopContext) -> None:
+    kinds = build_kinds(ToolResources(McpClient(AddressGuard()), McpPolicy()))
+    request = ask()
+    upstream = ScriptedUpstream([text("Hm.")])
+    run(upstream, context._replace(kinds=kinds), request)
+    assert upstream.requests == [request]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"action": "draw"}, "action"),
+        ({"size": 5}, "size"),
+        ({"quality": "best"}, "quality"),
+        ({"background": "red"}, "background"),
+        ({"output_format": "bmp"}, "output_format"),
+        ({"output_compression": 101}, "output_compression"),
+        ({"partial_images": 4}, "partial_images"),
+        ({"input_image_mask": {"file_id": "file-1"}}, "input_image_mask.image_url"),
+        ({"input_image_mask": {"image_url": "https://x/"}}, "input_image_mask.image_url"),
+    ],
+)
+def test_bad_tool_is_refused_by_name(context: LoopContext, change: Json, param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        with_hosted_tools(ScriptedUpstream(), context)(ask(tool={**TOOL, **change}))
+    assert refused.value.param == f"tools[0].{param}"
+
+
+def test_cancelled_call_cancels_its_request(maker: Any) -> None:
+    started, cancelled = threading.Event(), threading.Event()
+
+    def make_slowly(request: ImageRequest, client: str, progress: Any) -> MadeImage:
+        progress.cancel_callbacks.add(cancelled.set)
+        started.set()
+        cancelled.wait(5)
+        raise ImageFailure("cancelled")
+
+    maker.make_image = make_slowly
+    client = McpClient(AddressGuard())
+    kinds = build_kinds(ToolResources(client, McpPolicy(), images=maker))
+    token = Token()
+    stream = with_hosted_tools(
+        ScriptedUpstream([image_call()], [text("Here.")]),
+        LoopContext(kinds, token, ToolClient("client"), heartbeat=0.02),
+    )(ask())
+    for _ in stream:
+        if started.is_set():
+            break
+    stream.close()
+    assert cancelled.wait(5)
