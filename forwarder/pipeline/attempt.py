@@ -100,11 +100,15 @@ class Attempt:
         if not tools or self.is_compaction or not self.context.runs_hosted_tools:
             return []
         native = self.loop_context.native if self.route.protocol == RESPONSES.name else frozenset()
+        own = read_tool_names(self.request.get("tools"))  # a client's `web_search` takes precedence
         return [
             tool
             for tool in tools
-            if self.loop_context.find_kind(tool) is not None
-            or (tool["type"] in native and tool["type"] != "mcp")
+            if (
+                self.loop_context.find_kind(tool) is not None
+                or (tool["type"] in native and tool["type"] != "mcp")
+            )
+            and tool["type"] not in own
         ]
 
     @cached_property
@@ -224,6 +228,16 @@ class Attempt:
         """Owner, upstream and model, for which reasoning is remembered."""
         owner = self.services.owners.derive_owner(self.context.client_key)
         return owner, self.route.upstream.name, self.route.model
+
+
+def read_tool_names(tools: Any) -> set[str]:
+    """Return the names of a client's tools, of Responses or nested as in Chat."""
+    names = set()
+    for tool in tools if isinstance(tools, list) else ():
+        if isinstance(tool, dict):
+            body = tool.get("function")
+            names.add(str((body if isinstance(body, dict) else tool).get("name")))
+    return names
 
 
 def make_file_url(context: RequestContext, upstream: str, path: str) -> str:

@@ -305,6 +305,18 @@ def test_choice_of_no_tool_is_kept(setup: Setup) -> None:
     assert not setup.bodies[1].get("tools")
 
 
+@pytest.mark.parametrize("tools_for_all", ["web_search"])
+def test_clients_function_takes_the_place_of_the_operators_tool(setup: Setup) -> None:
+    setup.upstream.script(SEARCH, SEARCH)
+    body = {"name": "web_search", "parameters": {"type": "object"}}
+    own: Any = {"type": "function", "function": body}
+    answer = setup.client.chat.completions.create(model="m", messages=QUESTION, tools=[own])
+    assert answer.choices[0].message.tool_calls[0].function.name == "web_search"
+    flat: Any = {"type": "function", **body}
+    response = setup.client.responses.create(model="m", input="go", tools=[flat])
+    assert [item.type for item in response.output] == ["function_call"]
+
+
 def test_tools_of_the_request_come_before_the_operators() -> None:
     extra = [{"type": "web_search"}, {"type": "mcp", "server_label": "a"}]
     own = [{"type": "web_search_preview"}, {"type": "mcp", "server_label": "b"}]
