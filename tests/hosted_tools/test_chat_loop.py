@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +14,18 @@ import openai
 import pytest
 
 from forwarder.config.settings import ConfigError, Settings
-from forwarder.hosted_tools.loop import with_extra_tools
+from forwarder.core.errors import ClientDisconnected, UpstreamProtocolError
+from forwarder.core.ssrf import AddressGuard
+from forwarder.core.translation_context import LossReport
+from forwarder.hosted_tools.chat_loop import make_tool_message, with_hosted_chat_tools
+from forwarder.hosted_tools.first_request import LoopContext
+from forwarder.hosted_tools.kinds import ToolResources, build_kinds
+from forwarder.hosted_tools.loop import LIMIT_NOTE, with_extra_tools
+from forwarder.hosted_tools.mcp_client import McpClient
+from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.services import HostedToolServices
+from forwarder.hosted_tools.web_search import WebSearch
+from forwarder.hosted_tools.web_search_backends import SearchAnswer, SearchResult
 from tests.fake_provider import faults
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream
@@ -23,6 +35,7 @@ from tests.hosted_tools.mcp_server_process import serving_mcp
 from tests.hosted_tools.scripted_upstream import ScriptedUpstream as ScriptedHandler
 from tests.hosted_tools.scripted_upstream import text
 from tests.hosted_tools.search_server import PAGE, serving_search
+from tests.hosted_tools.test_loop import Token
 
 pytestmark = pytest.mark.live  # an MCP server in a process of its own
 
@@ -258,6 +271,201 @@ def test_upstream_that_searches_gets_the_options(engine: str, tmp_path: Path) ->
             client.responses.create(model="m", input="hi", tools=[{"type": "web_search"}])
         assert [recorded.body["web_search_options"] for recorded in upstream.requests] == [{}, {}]
         assert not any(recorded.body.get("tools") for recorded in upstream.requests)
+
+
+# -- the loop of Chat requests ------------------------------------------------------------------
+
+
+class ChatHandler:
+    """A Chat handler that answers each request with the next list of chunks, or raises."""
+
+    def __init__(self, *rounds: list[Json] | Exception) -> None:
+        self.requests: list[Json] = []
+        self.open = 0
+        self._rounds = [*rounds]
+
+    def __call__(self, request: Json) -> Iterator[list[Json]]:
+        self.requests.append(copy.deepcopy(request))
+        answer = self._rounds.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        self.open += 1
+        return self._stream(answer)
+
+    def _stream(self, chunks: list[Json]) -> Iterator[list[Json]]:
+        try:
+            for each in chunks:
+                yield [each]
+        finally:
+            self.open -= 1
+
+
+def chunk(delta: Json, finish: str | None = None, **more: Any) -> Json:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    base = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    return {**base, "choices": [choice], **more}
+
+
+def call_delta(index: int, name: str | None, arguments: str, call_id: str | None = None) -> Json:
+    body = {"arguments": arguments} if name is None else {"name": name, "arguments": arguments}
+    delta: Json = {"index": index, "function": body}
+    return {"tool_calls": [delta if call_id is None else {**delta, "id": call_id}]}
+
+
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+SEARCHING = [
+    chunk(call_delta(0, "web_search", '{"query"', "call_1")),
+    chunk(call_delta(0, None, ':"cats"}')),
+    chunk({}, "tool_calls", usage=USAGE),
+]
+ANSWER = [chunk({"role": "assistant", "content": "Meow."}), chunk({}, "stop", usage=USAGE)]
+
+
+class Engine:
+    def __init__(self, wait: threading.Event | None = None) -> None:
+        self._wait = wait
+
+    def search(self, query: str, options: Any, client: str) -> SearchAnswer:
+        if self._wait is not None:
+            self._wait.wait(10)
+        return SearchAnswer([SearchResult("Cats", PAGE["url"], "All about cats.")])
+
+
+def make_context(engine: Any = None, token: Any = None, **more: Any) -> LoopContext:
+    client = McpClient(AddressGuard())  # never used, so it starts no thread
+    search = WebSearch(engine or Engine(), None)
+    kinds = build_kinds(ToolResources(client, McpPolicy(), search))
+    return LoopContext(kinds, token or Token(), heartbeat=0.02, keeps_calls=False, **more)
+
+
+def run(handler: ChatHandler, context: LoopContext | None = None, **request: Any) -> list[Json]:
+    loop = with_hosted_chat_tools(
+        handler, [{"type": "web_search"}], context or make_context(), LossReport()
+    )
+    chunks = events_of(loop({"messages": QUESTION, "stream": True, **request}))
+    assert handler.open == 0
+    return chunks
+
+
+def test_calls_are_sent_back_as_the_model_made_them() -> None:
+    first = [chunk({"role": "assistant", "reasoning_content": "Hm."}), *SEARCHING]
+    handler = ChatHandler(first, ANSWER)
+    chunks = run(handler, tool_choice="auto")
+    _, assistant, tool = handler.requests[1]["messages"]
+    assert assistant == {
+        "role": "assistant",
+        "content": None,
+        "reasoning_content": "Hm.",
+        "tool_calls": [
+            {
+                "type": "function",
+                "function": {"name": "web_search", "arguments": '{"query":"cats"}'},
+                "id": "call_1",
+            }
+        ],
+    }
+    assert (tool["role"], tool["tool_call_id"]) == ("tool", "call_1")
+    assert PAGE["url"] in tool["content"]
+    assert chunks[-1]["usage"]["total_tokens"] == 30
+    assert [c["choices"][0]["delta"].get("role") for c in chunks if c["choices"]].count(
+        "assistant"
+    ) == 1
+
+
+def test_clients_calls_are_streamed_beside_hidden_ones() -> None:
+    handler = ChatHandler(
+        [
+            chunk(call_delta(0, "web_search", '{"query":"x"}', "call_1")),
+            chunk({"tool_calls": [{"index": 1, "id": "call_2"}]}),  # its name comes later
+            chunk(call_delta(1, "weather", '{"city":')),
+            chunk(call_delta(1, None, '"Rome"}')),
+            chunk({}, "tool_calls"),
+        ]
+    )
+    chunks = run(handler)
+    calls = [each for c in chunks for each in c["choices"][0]["delta"].get("tool_calls") or ()]
+    assert [each["index"] for each in calls] == [0, 0, 0]
+    assert (calls[0]["id"], calls[1]["function"]["name"]) == ("call_2", "weather")
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    assert len(handler.requests) == 1
+
+
+def test_last_round_has_only_the_clients_tools() -> None:
+    own = {"type": "function", "function": {"name": "weather"}}
+    handler = ChatHandler(SEARCHING, SEARCHING)
+    chunks = run(handler, make_context(max_rounds=2), tools=[own])
+    assert [len(request["tools"]) for request in handler.requests] == [2, 1]
+    assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
+    handler = ChatHandler(SEARCHING, ANSWER)
+    run(handler, make_context(max_rounds=2))
+    assert handler.requests[1]["tool_choice"] == "none"
+
+
+def test_call_beyond_the_limit_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forwarder.hosted_tools.chat_loop.MAX_CALLS", 1)
+    two = [SEARCHING[0], SEARCHING[1], chunk(call_delta(1, "web_search", "{}", "call_2"))]
+    handler = ChatHandler([*two, chunk({}, "tool_calls")], ANSWER)
+    run(handler)
+    outputs = [each["content"] for each in handler.requests[1]["messages"][2:]]
+    assert (PAGE["url"] in outputs[0], outputs[1]) == (True, LIMIT_NOTE)
+
+
+def test_limit_of_tokens_ends_the_answer() -> None:
+    handler = ChatHandler(SEARCHING)
+    chunks = run(handler, max_tokens=20)
+    assert chunks[-2]["choices"][0]["finish_reason"] == "length"
+
+
+def test_cut_answer_runs_nothing() -> None:
+    handler = ChatHandler([*SEARCHING[:2], chunk({}, "length")])
+    assert run(handler)[-1]["choices"][0]["finish_reason"] == "length"
+
+
+def test_chunks_with_more_than_text_are_kept() -> None:
+    probability = {"content": [{"token": "Meow"}]}
+    logged = chunk({"content": "Meow"})
+    logged["choices"][0]["logprobs"] = probability
+    filtered = {**chunk({}), "choices": [], "prompt_filter_results": [1]}
+    chunks = run(ChatHandler([filtered, logged, *ANSWER]))
+    assert chunks[0]["prompt_filter_results"] == [1]
+    assert chunks[1]["choices"][0]["logprobs"] == probability
+
+
+def test_error_in_a_stream_ends_it() -> None:
+    failed = {"error": {"message": "broken", "code": "server_error"}}
+    handler = ChatHandler([*SEARCHING[:2], failed])
+    assert run(handler)[-1]["error"] == failed["error"]
+    assert len(handler.requests) == 1
+
+
+def test_failure_of_a_later_round_has_the_usage_so_far() -> None:
+    with pytest.raises(UpstreamProtocolError) as failed:
+        run(ChatHandler(SEARCHING, UpstreamProtocolError("no")))
+    assert failed.value.usage == USAGE
+
+
+def test_disconnected_client_cancels_the_search() -> None:
+    released, token = threading.Event(), Token()
+    timer = threading.Timer(0.1, token.cancel)
+    timer.start()
+    try:
+        with pytest.raises(ClientDisconnected):
+            run(ChatHandler(SEARCHING), make_context(Engine(released), token))
+    finally:
+        released.set()
+        timer.join()
+    assert not token.cancel_callbacks
+
+
+def test_pictures_of_a_tool_are_parts_of_its_message() -> None:
+    parts = [
+        {"type": "input_text", "text": "a"},
+        {"type": "input_image", "image_url": "data:image/png;base64,AA"},
+    ]
+    assert make_tool_message("c", parts)["content"] == [
+        {"type": "text", "text": "a"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}},
+    ]
 
 
 # -- tools of the operator ----------------------------------------------------------------------
