@@ -8,6 +8,9 @@ it; bodies are parsed one at a time.
 
 Data that the forwarder adds to a request counts in the same way: the history that the request
 continues, and the images and files that it names.
+
+Data that connections keep between their requests counts too, once.  It never refuses a body: the
+data that was not used for the longest time is dropped as soon as bodies need its memory.
 """
 
 from __future__ import annotations
@@ -40,13 +43,38 @@ _NativeLock = monkey.get_original("_thread", "RLock")
 
 
 class BodyMemory:
-    """``max_bytes`` bytes of memory for bodies, of which ``used`` are reserved."""
+    """``max_bytes`` bytes of memory for bodies, of which ``used`` are reserved.
+
+    ``kept`` more bytes are kept between requests.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.used = 0
+        self.used = self.kept = 0
         self._lock = _NativeLock()
         self._large_sizes: dict[BodyReservation, int] = {}
+        self._kept: dict[KeptData, int] = {}  # in the order of their last use
+
+    def keep(self, data: KeptData, size: int) -> None:
+        """Count ``size`` bytes of ``data``, which are used now.  0 ends the count.
+
+        Data that exceeds the memory is dropped, the longest unused first.
+        """
+        with self._lock:
+            self.kept -= self._kept.pop(data, 0)
+            if size and not data.is_closed:
+                self._kept[data] = size
+                self.kept += size
+                self._drop_kept()
+
+    def _drop_kept(self) -> None:
+        if not self._kept:
+            return
+        room = self.max_bytes - self.used - max(self._large_sizes.values(), default=0)
+        while self.kept > room and self._kept:
+            data = next(iter(self._kept))
+            self.kept -= self._kept.pop(data)
+            data.drop()
 
     def reserve(self, owner: BodyReservation, size: int, text: int) -> None:
         """Reserve memory for a body of ``size`` bytes and ``text`` more bytes for its texts.
@@ -84,6 +112,7 @@ class BodyMemory:
             self._large_sizes[owner] = size
         else:
             self._large_sizes.pop(owner, None)
+        self._drop_kept()
 
     def check_announced(self, size: int) -> None:
         """Raise Overloaded if there is no memory now for a body that a client announces."""
@@ -175,6 +204,28 @@ class BodyReservation:
 
     def _choose_read_size(self, announced: int) -> int:
         return max(_MIN_READ_BYTES, min(_READ_BYTES, abs(announced - self.size)))
+
+
+class KeptData:
+    """What one connection keeps between its requests.
+
+    ``drop`` is called if bodies need the memory, in any thread; it forgets the data and must not
+    wait.
+    """
+
+    def __init__(self, memory: BodyMemory, drop: Callable[[], None]) -> None:
+        self._memory = memory
+        self.drop = drop
+        self.is_closed = False
+
+    def resize(self, size: int) -> None:
+        """Set the size of the data, which is used now.  This may drop it, or that of others."""
+        self._memory.keep(self, size)
+
+    def close(self) -> None:
+        """Count the data no longer, for good."""
+        self.is_closed = True
+        self._memory.keep(self, 0)
 
 
 def measure_heap(value: Any) -> int:

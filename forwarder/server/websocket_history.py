@@ -2,7 +2,7 @@
 
 ``previous_response_id`` can continue any response of the same connection, stored or not: the
 forwarder puts the response's input and output before the new items. The history ends with the
-connection.
+connection, or when bodies need its memory.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 from cachetools import FIFOCache
 
+from forwarder.core.body_memory import BodyMemory, KeptData
 from forwarder.core.read_limit import ReadLimit
 from forwarder.core.types import Json
 from forwarder.core.validate import STR, read_field
@@ -20,6 +21,9 @@ from forwarder.protocols.input_items import read_input_items
 
 MAX_CONTINUABLE_RESPONSES = 16
 """Number of responses that clients can continue. The oldest is dropped first."""
+
+SEGMENT_BYTES = 100
+"""Bytes that a segment takes in addition to its JSON text."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,31 @@ class HistoryEntry:
 
 
 class SessionHistory:
-    """The latest responses of a connection, limited to ``max_bytes``."""
+    """The latest responses of a connection, limited to ``max_bytes``.
 
-    def __init__(self, max_bytes: int) -> None:
+    They count in ``memory``, which may drop them all.
+    """
+
+    def __init__(self, max_bytes: int, memory: BodyMemory) -> None:
+        self._max_bytes = max_bytes
+        self._kept = KeptData(memory, self._forget_all)
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        # Another thread may be in the middle of a change, so the old cache is left as it is.
         # Shared segments count for each entry, so the limit is an upper bound of the memory.
         self._entries: FIFOCache[str, HistoryEntry] = FIFOCache(
-            max_bytes, getsizeof=lambda entry: entry.size
+            self._max_bytes, getsizeof=lambda entry: entry.size
         )
+
+    def close(self) -> None:
+        """Forget all responses: the connection has ended."""
+        self._kept.close()
+        self._forget_all()
+
+    def _measure_kept(self) -> None:
+        segments = {id(each): each for entry in self._entries.values() for each in entry.segments}
+        self._kept.resize(sum(len(each) + SEGMENT_BYTES for each in segments.values()))
 
     def find_previous(self, request: Json, keeps_responses: bool) -> HistoryEntry | None:
         """Return the entry that a request continues, or None if it is unknown here.
@@ -70,8 +92,8 @@ class SessionHistory:
         """Add a finished response with its request and the entry that it continued."""
         output = [item for item in response.get("output") or () if is_replayable(item)]
         segment = orjson.dumps([*read_input_items(request.get("input")), *output])
-        size = (entry.size if entry else 0) + len(segment)
-        if size > self._entries.maxsize or not response.get("id"):
+        size = (entry.size if entry else 0) + len(segment) + SEGMENT_BYTES
+        if size > self._max_bytes or not response.get("id"):
             return
         before = entry.segments if entry else ()
         # Only this connection knows the responses of "generate": false.
@@ -79,15 +101,18 @@ class SessionHistory:
         stored = request.get("store") is not False and not prepared
         conversation = read_conversation(request, entry) if prepared else None
         base_id = entry.stored_base_id if entry else request.get("previous_response_id")
-        self._entries[response["id"]] = HistoryEntry(
+        entries = self._entries
+        entries[response["id"]] = HistoryEntry(
             (*before, segment), size, stored, conversation, base_id
         )
-        while len(self._entries) > MAX_CONTINUABLE_RESPONSES:
-            self._entries.popitem()
+        while len(entries) > MAX_CONTINUABLE_RESPONSES:
+            entries.popitem()
+        self._measure_kept()
 
     def forget_previous(self, request: Json) -> None:
         """Drop the entry that a failed request continued, as OpenAI does."""
-        self._entries.pop(str(request.get("previous_response_id")), None)
+        if self._entries.pop(str(request.get("previous_response_id")), None) is not None:
+            self._measure_kept()
 
 
 def expand_history(request: Json, entry: HistoryEntry) -> Json:

@@ -1,15 +1,23 @@
-"""A socket wrapper for WebSocket libraries that call ``send`` from several threads.
+"""What a WebSocket library needs from its socket and its decoder beyond its own use of them.
 
-``socket.send`` may send only a part, as with slow clients. WebSocket frames must be sent whole and
-must not interleave.
+The library calls ``send`` from several threads. ``socket.send`` may send only a part, as with slow
+clients. WebSocket frames must be sent whole and must not interleave. It handles all frames that
+have arrived in one go, which may be ten thousand.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
+
+TURN_PAUSE_SECONDS = 1e-5
+"""Pause that lets other threads run."""
+
+FRAMES_PER_TURN = 200
+"""Frames that are handled without a pause: a few milliseconds of work."""
 
 
 def do_nothing() -> None:
@@ -30,6 +38,7 @@ class LockedSocket:
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
         self._lock = threading.Lock()
         self.before_receiving: Callable[[], object] = do_nothing
+        self.received_bytes = 0
         sock.settimeout(timeout)
 
     def send(self, data: bytes) -> int:
@@ -44,6 +53,7 @@ class LockedSocket:
         """Call ``before_receiving``, which may raise OSError, then receive up to ``size`` bytes."""
         self.before_receiving()
         data: bytes = self._sock.recv(size)
+        self.received_bytes += len(data)
         return data
 
     def __getattr__(self, name: str) -> Any:
@@ -53,3 +63,15 @@ class LockedSocket:
 def insert_headers(answer: bytes, lines: bytes) -> bytes:
     head, end, rest = answer.partition(b"\r\n\r\n")
     return head + b"\r\n" + lines + b"\r\n" + rest if end else answer
+
+
+def add_pauses(read_events: Callable[[], Iterable[Any]]) -> Callable[[], Iterator[Any]]:
+    """Return a function that yields the same events, and lets other threads run in between."""
+
+    def read_with_pauses() -> Iterator[Any]:
+        for number, event in enumerate(read_events(), 1):
+            yield event
+            if number % FRAMES_PER_TURN == 0:
+                time.sleep(TURN_PAUSE_SECONDS)
+
+    return read_with_pauses

@@ -55,6 +55,7 @@ from forwarder.server.websocket_history import (
     expand_history,
     strip_history,
 )
+from forwarder.server.websocket_socket import TURN_PAUSE_SECONDS
 from forwarder.services import Services
 from forwarder.storage.history_errors import EarlierItems, call_with_earlier_items
 from forwarder.storage.history_reference import (
@@ -71,8 +72,8 @@ MAX_WAITING_MESSAGES = 8
 POLL_SECONDS = 5.0
 """Seconds between two checks of the reader thread whether the connection is open."""
 
-TURN_PAUSE_SECONDS = 1e-5
-"""Pause that lets other threads run."""
+_WIRE_BYTES_PER_MESSAGE_BYTE = 4
+"""Received bytes allowed per byte of a message; a frame of one byte takes seven."""
 
 _GOING_AWAY, _POLICY, _TOO_BIG, _INTERNAL_ERROR, _TRY_LATER = 1001, 1008, 1009, 1011, 1013
 """WebSocket close codes."""
@@ -98,10 +99,11 @@ class WebSocketSession:
         self._ws = ws
         self._services = services
         self._gateway = gateway
-        self._history = SessionHistory(services.settings.websocket_memory)
+        self._history = SessionHistory(services.settings.websocket_memory, services.body_memory)
         self._messages: queue.Queue[bytes | None] = queue.Queue(MAX_WAITING_MESSAGES)
         self._reservation = BodyReservation(services.body_memory)
         self._waiting_bytes = self._turn_bytes = 0
+        self._message_start = 0  # in the bytes that were received
         self._current: RequestContext | None = None
         self._answering: tuple[str, RequestContext] | None = None  # id of the current response
         self._interrupted: RequestContext | None = None
@@ -131,6 +133,7 @@ class WebSocketSession:
                 self._close_socket(_INTERNAL_ERROR, "The forwarder has an internal error.")
             finally:
                 self._reservation.close()  # the reader thread may still run
+                self._history.close()
 
     # -- the connection -------------------------------------------------------------------------
 
@@ -202,6 +205,11 @@ class WebSocketSession:
         if self._count_waiting_bytes() > self._services.settings.max_body:
             code = _TOO_BIG
             reason = "The waiting messages are too large (limit: FORWARDER_MAX_BODY)."
+        elif self._measure_overhead() > self._services.settings.max_chunk_overhead:
+            code = _TOO_BIG
+            reason = (
+                "The frames of the message are too small (limit: FORWARDER_MAX_CHUNK_OVERHEAD)."
+            )
         else:
             try:
                 self._resize_reservation()
@@ -217,6 +225,14 @@ class WebSocketSession:
         """Return the bytes of the messages that wait or arrive."""
         arriving = len(self._ws.incoming_message or b"") + sum(map(len, self._ws.input_buffer))
         return self._waiting_bytes + arriving
+
+    def _measure_overhead(self) -> int:
+        """Return the bytes received for the arriving message beyond those of its frames' data."""
+        received: int = self._ws.sock.received_bytes
+        message = self._ws.incoming_message
+        if message is None:
+            self._message_start = received
+        return received - self._message_start - _WIRE_BYTES_PER_MESSAGE_BYTE * len(message or b"")
 
     def _resize_reservation(self) -> None:
         """Reserve memory for all messages."""

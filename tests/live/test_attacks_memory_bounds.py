@@ -301,3 +301,18 @@ def test_an_idle_connection_keeps_little(server: Server) -> None:
     time.sleep(0.3)
     assert measure_memory(server) - before < 60 * MB
     ws.close()
+
+
+def test_idle_connections_together_keep_little(server: Server) -> None:
+    before = measure_memory(server)
+    body = {"type": "response.create", "model": "chat/m", "generate": False, "store": False}
+    connections = [connect(server) for _ in range(40)]
+    for ws in connections:
+        ws.send(json.dumps({**body, "input": "x" * (4 * MB - 1000)}))
+        while json.loads(ws.receive(timeout=10))["type"] != "response.completed":
+            pass
+    time.sleep(0.3)
+    assert measure_memory(server) - before < 2 * BODY_MEMORY + 30 * MB
+    assert [status for status, *_ in ask_each_worker(server, 7 * MB)] == [200, 200]
+    for ws in connections:
+        ws.close()

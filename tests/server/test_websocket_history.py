@@ -6,12 +6,21 @@ from typing import Any
 
 import pytest
 
+from forwarder.core.body_memory import BodyMemory, BodyReservation
 from forwarder.core.errors import InvalidRequest
-from forwarder.server.websocket_history import SessionHistory, expand_history
+from forwarder.server import websocket_history
+from forwarder.server.websocket_history import expand_history
 
 Json = dict[str, Any]
 HI: Json = {"type": "message", "role": "user", "content": "hi"}
 SAID: Json = {"type": "message", "role": "assistant", "content": []}
+
+
+class SessionHistory(websocket_history.SessionHistory):
+    """A history with enough memory, unless the test has its own."""
+
+    def __init__(self, max_bytes: int, memory: BodyMemory | None = None) -> None:
+        super().__init__(max_bytes, memory or BodyMemory(10**9))
 
 
 def response(name: str, *output: Json) -> Json:
@@ -100,13 +109,13 @@ def test_failed_response_is_forgotten() -> None:
 
 
 def test_history_is_bounded_in_size() -> None:
-    chain = SessionHistory(300)
+    chain = SessionHistory(500)
     kept(chain, "small")
-    chain.add_response(response("large", {**SAID, "content": "x" * 300}), None, {"input": "hi"})
+    chain.add_response(response("large", {**SAID, "content": "x" * 500}), None, {"input": "hi"})
     assert chain.find_previous(after("large"), keeps_responses=False) is None
     assert chain.find_previous(after("small"), keeps_responses=False) is not None
 
-    chain.add_response(response("fits", {**SAID, "content": "x" * 110}), None, {"input": "hi"})
+    chain.add_response(response("fits", {**SAID, "content": "x" * 210}), None, {"input": "hi"})
     assert chain.find_previous(after("fits"), keeps_responses=False) is not None
     assert chain.find_previous(after("small"), keeps_responses=False) is None
 
@@ -121,7 +130,7 @@ def test_history_is_bounded_in_number() -> None:
 
 
 def test_entry_size_includes_earlier_turns() -> None:
-    chain, link = SessionHistory(300), None
+    chain, link = SessionHistory(1000), None
     for number in range(9):
         chain.add_response(response(f"r{number}", SAID), link, {"input": "hi"})
         link = chain.find_previous(after(f"r{number}"), keeps_responses=False)
@@ -139,3 +148,57 @@ def test_unknown_reasoning_is_not_replayed() -> None:
 
     assert link is not None
     assert link.items == [HI, sealed, SAID]
+
+
+# -- the memory of all connections ---------------------------------------------------------------
+
+
+def is_known(history: SessionHistory, name: str) -> bool:
+    return history.find_previous(after(name), keeps_responses=False) is not None
+
+
+def test_shared_turns_count_once_in_the_memory() -> None:
+    memory = BodyMemory(10**6)
+    history, entry = SessionHistory(100_000, memory), None
+    for number in range(5):
+        request = {"input": "x" * 1000}
+        history.add_response(response(f"r{number}"), entry, request)
+        entry = history.find_previous(after(f"r{number}"), keeps_responses=False)
+    assert 5000 < memory.kept < 6000
+    history.forget_previous(after("r4"))
+    assert 4000 < memory.kept < 5000
+    history.close()
+    assert memory.kept == 0
+
+
+def test_the_history_that_is_unused_for_the_longest_gives_way_to_bodies() -> None:
+    memory = BodyMemory(1_000_000)
+    histories = [SessionHistory(10**6, memory) for _ in range(3)]
+    for history in (*histories, histories[0]):
+        history.add_response(response("r1"), None, {"input": "x" * 100_000})
+    body = BodyReservation(memory)
+    body.resize(250_000)  # three times
+    assert [is_known(history, "r1") for history in histories] == [True, False, True]
+    body.resize(333_000)
+    assert [is_known(history, "r1") for history in histories] == [False, False, False]
+    assert memory.kept == 0
+    body.release()
+    histories[1].add_response(response("r2"), None, {"input": "x" * 100_000})
+    assert is_known(histories[1], "r2")
+
+
+def test_all_histories_together_have_a_limit() -> None:
+    memory = BodyMemory(1_000_000)
+    histories = [SessionHistory(10**6, memory) for _ in range(10)]
+    for history in histories:
+        history.add_response(response("r1"), None, {"input": "x" * 300_000})
+    assert memory.kept < 1_000_000
+    assert [is_known(history, "r1") for history in histories] == [False] * 7 + [True] * 3
+
+
+def test_a_closed_history_counts_nothing_more() -> None:
+    memory = BodyMemory(1_000_000)
+    history = SessionHistory(10**6, memory)
+    history.close()
+    history.add_response(response("r1"), None, {"input": "x" * 1000})
+    assert memory.kept == 0

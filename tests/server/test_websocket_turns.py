@@ -44,7 +44,7 @@ class Played:
         self.sent: list[Json] = []
         self.code: int | None = None
         self.broken = False
-        self.sock = SimpleNamespace()
+        self.sock = SimpleNamespace(received_bytes=0)
         self.input_buffer: list[Any] = []
         self.incoming_message: str | bytearray | None = None
 
@@ -504,6 +504,41 @@ def test_memory_limit_closes_a_connection(app: Flask) -> None:
         with pytest.raises(OSError, match="FORWARDER_MAX_BODY_MEMORY"):
             connection._enforce_memory_limit()
     assert ws.code == 1013
+
+
+def test_a_message_in_tiny_frames_closes_the_connection(app: Flask) -> None:
+    ws = Played()
+    with app.test_request_context("/v1/responses"):
+        app.preprocess_request()
+        connection = new_session(app, ws)
+        for received in (100_000, 200_000):  # whole messages or pings
+            ws.sock.received_bytes = received
+            connection._enforce_memory_limit()
+        ws.incoming_message = bytearray(40_000)
+        ws.sock.received_bytes = 200_000 + 4 * 40_000 + 2**16
+        connection._enforce_memory_limit()
+        ws.sock.received_bytes += 1
+        with pytest.raises(OSError, match="FORWARDER_MAX_CHUNK_OVERHEAD"):
+            connection._enforce_memory_limit()
+    assert ws.code == 1009
+
+
+def test_history_counts_in_the_memory_of_the_worker(app: Flask) -> None:
+    memory = get_extension(app).services.body_memory
+    first = create(input="x" * 10_000, store=False)
+    kept: list[int] = []
+    ws = Played(first, 0.5)
+    ws.close = lambda *_: kept.append(memory.kept)  # type: ignore[method-assign]
+    with app.test_request_context("/v1/responses"):
+        app.preprocess_request()
+        connection = new_session(app, ws)
+        connection._services = replace(
+            connection._services, settings=replace(connection._services.settings, websocket_idle=1)
+        )
+        ws._incoming.put(2.0)
+        connection.run()
+    assert kept[0] > 10_000
+    assert memory.kept == 0
 
 
 def test_continued_items_count_towards_the_limit(
