@@ -29,6 +29,7 @@ from forwarder.protocols.hosted_tools import find_hosted_name
 from forwarder.protocols.mappings import nest_annotation
 from forwarder.protocols.tool_call_index import ToolCallIndex
 from forwarder.protocols.unfold import to_chunk
+from forwarder.translation.chat_over_responses.images import IMAGE_CALL_TYPE, ImageDeltaWriter
 
 _TOOL = re.compile(r"tools\[(\d{1,6})\]")
 _IDENTITY = ("id", "created", "model")
@@ -69,7 +70,7 @@ def open_tools(request: Json, tools: list[Json], context: LoopContext) -> FirstR
     """Open the hosted tools beside the client's functions. Raises InvalidRequest."""
     all_tools = [*list_client_names(request), *tools]
     try:
-        return FirstRequest({"tools": all_tools}, context)
+        return FirstRequest({"tools": all_tools, "input": list_images(request)}, context)
     except InvalidRequest as error:
         name_search_options(error, all_tools)
         raise
@@ -107,6 +108,20 @@ def list_client_names(request: Json) -> list[Json]:
         if isinstance(body, dict) and isinstance(body.get("name"), str):
             names.append({"type": "function", "name": body["name"]})
     return names
+
+
+def list_images(request: Json) -> list[Json]:
+    """Return the images of the user's messages as input items, for tools that edit images."""
+    items = []
+    for message in read_field(request, "messages", LIST, "messages") or []:
+        content = message.get("content") if isinstance(message, dict) else None
+        parts = content if isinstance(content, list) else []
+        found = [part.get("image_url") for part in parts if isinstance(part, dict)]
+        urls = [image.get("url") for image in found if isinstance(image, dict)]
+        images = [{"type": "input_image", "image_url": url} for url in urls]
+        if images:
+            items.append({"type": "message", "role": message.get("role"), "content": images})
+    return items
 
 
 def make_first_request(request: Json, first: FirstRequest) -> Json:
@@ -201,6 +216,7 @@ class ChatRounds:
         self._usages: list[Json] = []
         self._call_count = 0
         self._is_later = False
+        self._images = ImageDeltaWriter()
 
     def run(self, request: Json, stream: EventStream) -> EventStream:
         """Yield the chunks of the completion; the first batch is empty."""
@@ -317,7 +333,11 @@ class ChatRounds:
                         self._watch.check()
                         yield []
                     self._watch.check()
-                    output = task.read_outcome(item).output
+                    outcome = task.read_outcome(item)
+                    output = outcome.output
+                    if outcome.item.get("type") == IMAGE_CALL_TYPE:
+                        deltas = self._images.write_image(call.get("id"), outcome.item)
+                        yield [make_chunk(round_.finish, delta) for delta in deltas]
                 outputs.append(make_tool_message(str(call.get("id") or ""), output))
         return outputs
 
@@ -337,14 +357,19 @@ class ChatRounds:
         choice = round_.finish["choices"][0]
         citations = [*map(nest_annotation, find_citations(self._text, self._first.sources))]
         if citations:
-            cited = {**choice, "delta": {"annotations": citations}, "finish_reason": None}
-            out.append({**round_.finish, "choices": [cited]})
+            out.append(make_chunk(round_.finish, {"annotations": citations}))
         if round_.calls and not round_.has_client_calls and choice["finish_reason"] == "tool_calls":
             choice = {**choice, "finish_reason": reason}
         out.append({**round_.finish, "choices": [choice]})
         if self._usages:
             out.append(make_usage_chunk(round_.finish, sum_usages(self._usages, prompts=True)))
         return out
+
+
+def make_chunk(end: Event | None, delta: Json) -> Event:
+    """Return a chunk with a delta; ``end`` is the last chunk of the round."""
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+    return {**(end or {}), "choices": [choice]}
 
 
 def count_client_tools(request: Json, first: FirstRequest) -> int:

@@ -119,6 +119,8 @@ class Attempt:
             search = make_search_tool(check_type(options, DICT, "web_search_options"))
             others = [tool for tool in tools if tool["type"] != "web_search"]
             tools = [search, *others] if self.loop_context.find_kind(search) else others
+        if self.route.protocol == RESPONSES.name and self._wants_image:
+            tools = [*tools, {"type": "image_generation"}]
         return [tool for tool in tools if self.loop_context.find_kind(tool) is not None]
 
     @cached_property
@@ -127,8 +129,16 @@ class Attempt:
         if self.client == RESPONSES.name:
             extra = any(self.loop_context.find_kind(tool) for tool in self.extra_tools)
             return extra or self.loop_context.is_needed(self.request)
-        may_run = "web_search_options" in self.request or self.services.hosted_tools.extra_tools
+        asks = self.request.keys() & {"web_search_options", "modalities"}
+        may_run = asks or self.services.hosted_tools.extra_tools
         return self.client == CHAT.name and bool(may_run) and bool(self.chat_tools)
+
+    @property
+    def _wants_image(self) -> bool:
+        """Whether the translation of a Chat request adds the tool that makes images."""
+        modalities = self.request.get("modalities")
+        wants = isinstance(modalities, list) and "image" in modalities
+        return wants and "modalities" not in self.extra_parameters
 
     @property
     def is_compaction(self) -> bool:

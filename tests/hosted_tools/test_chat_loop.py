@@ -17,7 +17,11 @@ from forwarder.config.settings import ConfigError, Settings
 from forwarder.core.errors import ClientDisconnected, UpstreamProtocolError
 from forwarder.core.ssrf import AddressGuard
 from forwarder.core.translation_context import LossReport
-from forwarder.hosted_tools.chat_loop import make_tool_message, with_hosted_chat_tools
+from forwarder.hosted_tools.chat_loop import (
+    list_images,
+    make_tool_message,
+    with_hosted_chat_tools,
+)
 from forwarder.hosted_tools.first_request import LoopContext
 from forwarder.hosted_tools.kinds import ToolResources, build_kinds
 from forwarder.hosted_tools.loop import LIMIT_NOTE, with_extra_tools
@@ -99,6 +103,7 @@ def setup(
             "FORWARDER_WEB_SEARCH": "searxng",
             "FORWARDER_WEB_SEARCH_URL": engine,
             "FORWARDER_MCP_SERVERS": servers,
+            "FORWARDER_HOSTED_TOOL_IMAGE_GENERATION": "mcp:box/picture",
             "FORWARDER_TOOLS_FOR_ALL": tools_for_all,
             "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
         }
@@ -457,6 +462,18 @@ def test_disconnected_client_cancels_the_search() -> None:
     assert not token.cancel_callbacks
 
 
+def test_images_of_the_user_are_given_to_tools() -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "a"}, part]}, *QUESTION]
+    assert list_images({"messages": messages}) == [
+        {
+            "type": "message",
+            "role": "user",
+            "content": [{"type": "input_image", "image_url": "data:image/png;base64,AA"}],
+        }
+    ]
+
+
 def test_pictures_of_a_tool_are_parts_of_its_message() -> None:
     parts = [
         {"type": "input_text", "text": "a"},
@@ -491,6 +508,36 @@ def test_operators_tools_run_for_every_client(setup: Setup, client_api: str) -> 
         content = httpx2.post(f"{setup.url}/api/chat", json=body).json()["message"]["content"]
     assert content == "It said hi."
     assert '"hi"' in json.dumps(setup.bodies[1])
+
+
+PICTURE = Answer(calls=[Call(name="image_generation", arguments="{}")])
+
+
+@pytest.mark.parametrize("tools_for_all", ["image_generation"])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_images_are_part_of_the_message(setup: Setup, streamed: bool) -> None:
+    setup.upstream.script(PICTURE, Answer(text="Look."))
+    body: Any = {"model": "m", "messages": QUESTION}
+    if streamed:
+        stream = setup.client.chat.completions.create(**body, stream=True)
+        deltas = [c.model_dump()["choices"][0]["delta"] for c in stream if c.choices]
+        images = [image for delta in deltas for image in delta.get("images") or ()]
+    else:
+        message = setup.client.chat.completions.create(**body).choices[0].message
+        assert message.content == "Look."
+        images = message.model_dump()["images"]
+    (image,) = images
+    assert image["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
+
+
+@pytest.mark.parametrize("upstream_name", ["RESPONSES"])
+def test_modality_of_images_makes_them_over_responses(setup: Setup) -> None:
+    setup.upstream.script(PICTURE, Answer(text="Look."))
+    modalities: Any = ["text", "image"]
+    answer = setup.client.chat.completions.create(
+        model="m", messages=QUESTION, modalities=modalities
+    )
+    assert answer.choices[0].message.model_dump()["images"]
 
 
 @pytest.mark.parametrize("tools_for_all", ["web_search,mcp:gone"])
