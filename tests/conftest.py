@@ -7,6 +7,7 @@ import logging
 import os
 import ssl
 import subprocess
+import sys
 from collections.abc import Generator, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,6 +27,9 @@ settings.register_profile("forwarder", derandomize=True, deadline=None, database
 settings.load_profile("forwarder")
 
 LIVE = Path(__file__).parent / "live"
+
+# Without bytecode, every worker of every run would compile all tests, and rewrite their assertions.
+sys.dont_write_bytecode = False
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -9,17 +9,14 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from forwarder.translation import chat_over_responses, ollama_over_chat, responses_over_chat
+from tests.helpers.check_cases import check_each
 
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "forwarder"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-every_module = pytest.mark.parametrize(
-    "path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE))
-)
+every_module = check_each("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 OWNERS = {
     "openai": ("upstream/connection.py", "upstream/errors.py", "upstream/sdk_client.py"),
@@ -122,10 +119,15 @@ NAMES = frozenset(map(name_of, MODULES))
 
 
 @functools.cache
+def parse_module(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports(path: Path) -> frozenset[str]:
     """The modules that a module imports, wherever in it."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parse_module(path)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -158,7 +160,7 @@ def test_only_repositories_query_the_database(path: Path) -> None:
     """Other modules call the named operations of `storage.repositories`."""
     queries = [
         ast.unparse(node)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(parse_module(path))
         if isinstance(node, ast.Attribute)
         and node.attr in ("read", "write", "write_without_timeout")
         and ast.unparse(node.value).endswith("database")
@@ -167,7 +169,7 @@ def test_only_repositories_query_the_database(path: Path) -> None:
     assert place.startswith(OWNERS["sqlalchemy"]) or not queries, f"{place}: {queries}"
 
 
-@pytest.mark.parametrize(
+@check_each(
     "path",
     [
         path
@@ -246,7 +248,7 @@ COMPOSERS = ("app.py", "cli/", "services.py")
 def test_only_the_application_and_commands_build_services(path: Path) -> None:
     calls = [
         ast.unparse(node.func)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(parse_module(path))
         if isinstance(node, ast.Call)
     ]
     if not str(path.relative_to(PACKAGE)).startswith(COMPOSERS):
@@ -255,7 +257,7 @@ def test_only_the_application_and_commands_build_services(path: Path) -> None:
 
 @every_module
 def test_only_config_reads_the_environment(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parse_module(path)
     read = [
         node.attr
         for node in ast.walk(tree)
@@ -268,7 +270,7 @@ def test_only_config_reads_the_environment(path: Path) -> None:
 
 def has_logic(path: Path) -> bool:
     """Is there anything in a module that could be wrong?"""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parse_module(path)
     return any(isinstance(node, ast.FunctionDef) for node in ast.walk(tree))
 
 

@@ -7,19 +7,19 @@ import json
 from random import Random
 from typing import get_args
 
-import pytest
 from openai.types.chat import ChatCompletionMessageParam
 from openai.types.responses.response_input_item_param import ResponseInputItemParam
 
 from tests.fake_provider import Answer
 from tests.fake_provider.shape import check, fields
 from tests.helpers import generated
+from tests.helpers.check_cases import check_each
 
 PROTOCOLS = ("chat", "responses")
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("seed", range(20))
+@check_each("protocol", PROTOCOLS)
+@check_each("seed", range(20))
 def test_every_parameter_is_of_its_type(protocol: str, seed: int) -> None:
     for name, field in fields(generated.BASES[protocol]).items():
         made = generated.value(Random(seed), field.type)
@@ -27,7 +27,7 @@ def test_every_parameter_is_of_its_type(protocol: str, seed: int) -> None:
         assert check(made, field.type, name) == []
 
 
-@pytest.mark.parametrize("kind", [ChatCompletionMessageParam, ResponseInputItemParam])
+@check_each("kind", [ChatCompletionMessageParam, ResponseInputItemParam])
 def test_every_member_of_a_union_is_made_at_some_time(kind: object) -> None:
     made = [generated.value(Random(seed), kind) for seed in range(4000)]
 
@@ -35,7 +35,7 @@ def test_every_member_of_a_union_is_made_at_some_time(kind: object) -> None:
         assert any(check(value, member, "") == [] for value in made), member
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@check_each("protocol", PROTOCOLS)
 def test_requests_are_of_all_kinds(protocol: str) -> None:
     made = [generated.request(Random(seed), protocol, "m") for seed in range(3000)]
 
@@ -62,7 +62,7 @@ def test_deep_marker_is_encoded_as_nested_lists() -> None:
     assert text == '{"a": ' + "[" * 600 + "]" * 600 + "}"
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@check_each("protocol", PROTOCOLS)
 def test_events_come_from_answers_and_from_cases(protocol: generated.Protocol) -> None:
     told = [generated.events(Random(seed), protocol, Answer(text="Hi")) for seed in range(100)]
 

@@ -15,6 +15,7 @@ from forwarder.protocols.chat import CHAT_REASONING_STYLES
 from forwarder.protocols.fold import fold_chat
 from tests.helpers import sdk
 from tests.helpers.cases import Case, cases
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import as_sent, events_of, translate_case
 
 Json = dict[str, Any]
@@ -66,7 +67,7 @@ SPELLED: dict[str, Json] = {
     "none": {"content": "Yes."},
 }  # fmt: skip
 
-every_style = pytest.mark.parametrize("style", CHAT_REASONING_STYLES)
+every_style = check_each("style", CHAT_REASONING_STYLES)
 
 
 @every_style
@@ -113,7 +114,7 @@ def test_reasoning_is_streamed(style: str) -> None:
 
 
 @every_style
-@pytest.mark.parametrize("case", cases("chat_over_responses", streams=True))
+@check_each("case", cases("chat_over_responses", streams=True))
 def test_styled_answer_matches_sdk_types_and_starts_with_the_role(style: str, case: Case) -> None:
     def call(request: Json) -> EventStream:
         return translate_case(case).answer(iter(as_sent(case.read("upstream.jsonl"))))
@@ -134,7 +135,7 @@ def test_combined_chunk_is_split_in_order(style: str) -> None:
     assert wished(style, *deltas)[0]["choices"][0]["delta"]["role"] == "assistant"
 
 
-@pytest.mark.parametrize("style", ["thinking", "think"])
+@check_each("style", ["thinking", "think"])
 def test_inline_block_is_closed_before_calls_and_end(style: str) -> None:
     block = SPELLED[style]["content"].removesuffix("Yes.")
     with_call = message(style, ROLE, {"reasoning_content": "Let me see."}, {"tool_calls": [CALL]})
@@ -155,8 +156,8 @@ CITED: dict[str, list[Json]] = {
 
 
 @every_style
-@pytest.mark.parametrize("deltas", CITED.values(), ids=CITED)
-@pytest.mark.parametrize("whole", [False, True], ids=["streamed", "whole"])
+@check_each("deltas", CITED.values(), ids=CITED)
+@check_each("whole", [False, True], ids=["streamed", "whole"])
 def test_citation_positions_are_shifted(style: str, deltas: list[Json], whole: bool) -> None:
     call = answering(*deltas, {"annotations": [CITATION]})
     if whole:  # as a provider that cannot stream gives it: all thoughts before all words
@@ -201,7 +202,7 @@ def test_inline_styles_do_not_change_json_answers(style: str) -> None:
     )
 
 
-@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@check_each("field", ["reasoning_content", "reasoning"])
 def test_field_styles_apply_to_json_answers(field: str) -> None:
     wanted = {"type": "json_object"}
     assert message(field, *THOUGHT, response_format=wanted)[field] == "Let me see."
@@ -256,8 +257,8 @@ def test_heartbeat_is_passed_on() -> None:
 USAGE = {"id": "1", "choices": [], "usage": {"total_tokens": 3}}
 
 
-@pytest.mark.parametrize("style", [None, "thinking"])
-@pytest.mark.parametrize(
+@check_each("style", [None, "thinking"])
+@check_each(
     ("options", "given"),
     [
         (None, False),
@@ -293,7 +294,7 @@ def test_usage_is_not_requested_without_streaming() -> None:
     assert "stream_options" not in asked[0]
 
 
-@pytest.mark.parametrize("name", ["stream_options", "response_format"])
+@check_each("name", ["stream_options", "response_format"])
 def test_stream_options_of_wrong_type_are_rejected(name: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         wished("thinking", **{name: "x"})
@@ -347,7 +348,7 @@ def test_message_with_only_reasoning_and_calls_has_no_content(style: str) -> Non
     assert back["tool_calls"] == [WHOLE_CALL]
 
 
-@pytest.mark.parametrize(
+@check_each(
     "kept",
     [
         {"role": "user", "content": "[thinking]mine[/thinking]\n\nYes."},

@@ -8,8 +8,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
-
 from forwarder.core.errors import UpstreamUnreachable
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Batch, Event, EventStream
@@ -20,6 +18,7 @@ from forwarder.providers import PROFILES, adapt_request
 from tests.fake_provider import check_chat, check_responses
 from tests.helpers import sdk
 from tests.helpers.cases import Case, cases
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import (
     CHUNKINGS,
     answered,
@@ -39,11 +38,11 @@ MISTAKES = {"responses": sdk.event_mistakes, "chat": sdk.chunk_mistakes}
 VENDOR_PARAMETERS = {"chat_template_kwargs", "enable_thinking", "reasoning_split", "thinking"}
 STRICT: dict[str, Callable[..., list[Any]]] = {"chat": check_chat, "responses": check_responses}
 
-every_case = pytest.mark.parametrize("case", cases())
-every_stream = pytest.mark.parametrize("case", cases(streams=True))
-to_responses = pytest.mark.parametrize("case", cases("responses_over_chat", streams=True))
-to_chat = pytest.mark.parametrize("case", cases("chat_over_responses", streams=True))
-every_chunking = pytest.mark.parametrize("chunking", CHUNKINGS)
+every_case = check_each("case", cases())
+every_stream = check_each("case", cases(streams=True))
+to_responses = check_each("case", cases("responses_over_chat", streams=True))
+to_chat = check_each("case", cases("chat_over_responses", streams=True))
+every_chunking = check_each("chunking", CHUNKINGS)
 
 
 @functools.cache
@@ -66,7 +65,7 @@ def test_request_is_translated_as_recorded(case: Case) -> None:
 
 
 @every_case
-@pytest.mark.parametrize("streamed", [False, True])
+@check_each("streamed", [False, True])
 def test_stream_parameter_follows_the_client(case: Case, streamed: bool) -> None:
     request = {**case.read("request.json"), "stream": streamed}
     context = terms(**case.read("terms.json", {}))
@@ -83,8 +82,9 @@ def test_translated_request_is_valid_for_strict_providers(case: Case) -> None:
     beyond = set(case.read("terms.json", {}).get("extensions", ()))
     providers = [p for p in PROFILES.values() if beyond <= p.responses_takes]
     assert providers
+    request = translate_case(case).request
     for profile in providers:
-        body = adapt_request(translate_case(case).request, case.upstream, profile, LossReport())
+        body = adapt_request(copy.deepcopy(request), case.upstream, profile, LossReport())
         check = STRICT[case.upstream]
         known = _without_parts(_as_openai_body(body), beyond)
         assert check(known, extra=beyond) == [], profile.name
@@ -400,7 +400,7 @@ def report_error(events: list[Event]) -> EventStream:
 
 
 BREAKS = {"cut": cut_stream, "disconnected": disconnect_stream, "reported": report_error}
-every_break = pytest.mark.parametrize("how", BREAKS)
+every_break = check_each("how", BREAKS, parts=3)
 
 
 def break_everywhere(case: Case, how: str) -> Iterator[list[Event]]:

@@ -11,8 +11,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from forwarder.core.errors import UpstreamUnreachable
 from forwarder.core.types import Batch, Event, EventStream
 from forwarder.protocols import unfold
@@ -24,6 +22,7 @@ from forwarder.translation.ollama_over_chat.forms import (
     OllamaEndpoint,
 )
 from tests.helpers.cases import Case, cases
+from tests.helpers.check_cases import check_each
 from tests.helpers.ollama import mistakes, prepared
 from tests.helpers.translating import (
     CHUNKINGS,
@@ -69,12 +68,12 @@ def is_object(text: str) -> bool:
 
 
 ALL = [param for param in cases(streams=True) if is_supported(param.values[0])]
-every_stream = pytest.mark.parametrize("case", ALL)
-every_added_up = pytest.mark.parametrize(
+every_stream = check_each("case", ALL)
+every_added_up = check_each(
     "case", [param for param in ALL if param.values[0].name != "repeated_names"]
 )
 """The completion of ``repeated_names`` has doubled names, so it cannot be compared."""
-every_form = pytest.mark.parametrize("protocol", PROTOCOLS)
+every_form = check_each("protocol", PROTOCOLS)
 
 
 def translate_chunks(batches: EventStream, form: OllamaEndpoint = CHAT_ENDPOINT) -> EventStream:
@@ -109,7 +108,7 @@ def test_lines_match_ollamas_types(case: Case, protocol: str) -> None:
 
 
 @every_stream
-@pytest.mark.parametrize("chunking", CHUNKINGS)
+@check_each("chunking", CHUNKINGS)
 def test_only_the_last_line_is_done(case: Case, chunking: str) -> None:
     lines = lines_of(case, chunking)
     assert [line["done"] for line in lines].index(True) == len(lines) - 1
@@ -174,7 +173,7 @@ def report_error(chunks: list[Event]) -> EventStream:
 
 @every_stream
 @every_form
-@pytest.mark.parametrize("how", [cut_stream, disconnect_stream, report_error])
+@check_each("how", [cut_stream, disconnect_stream, report_error])
 def test_broken_stream_ends_with_one_error(
     case: Case, protocol: str, how: Callable[[list[Event]], EventStream]
 ) -> None:
