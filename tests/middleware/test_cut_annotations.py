@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.core.types import Event
 from forwarder.middleware.cut_annotations import with_cut_annotations
+from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import chunk_mistakes
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import REQUEST, Scripted, chunk, one_by_one, said
@@ -68,7 +67,7 @@ def test_empty_batches_pass_and_side_data_chunks_do_not() -> None:
     assert [len(batch) for batch in batches] == [1, 0, 2]
 
 
-@pytest.mark.parametrize("uncut", [{}, {"stop": []}, {"max_tokens": 16}, {"max_tokens": None}])
+@check_each("uncut", [{}, {"stop": []}, {"max_tokens": 16}, {"max_tokens": None}])
 def test_uncut_answer_is_the_inner_stream(uncut: Json) -> None:
     stream = iter([[]])
     assert with_cut_annotations(lambda request: stream)({**REQUEST, **uncut}) is stream

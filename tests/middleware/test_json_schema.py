@@ -11,6 +11,7 @@ from forwarder.core.types import Batch, Event
 from forwarder.middleware import json_schema
 from forwarder.middleware.json_schema import with_json_schema
 from forwarder.protocols.fold import fold_chat
+from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import chunk_mistakes
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import BASE, REQUEST, USAGE, Scripted, chunk, one_by_one, said
@@ -24,7 +25,7 @@ FORMAT = {
 }
 ASKED = {**REQUEST, "response_format": FORMAT}
 GOOD, BAD, WORSE = '{"name":"A"}', '{"nme":"A"}', "Certainly!"
-LEVELS = pytest.mark.parametrize("level", ["json_object", "none"])
+LEVELS = check_each("level", ["json_object", "none"])
 
 
 def answered(*scripts: Any, level: str = "json_object", **more: Any) -> tuple[Json, Scripted]:
@@ -72,7 +73,7 @@ def test_json_object_is_requested_in_the_prompt_without_format_support() -> None
     assert "response_format" not in upstream.requests[0]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("level", "response_format"),
     [("json_object", None), ("json_object", {"type": "json_object"}), ("json_object", {"type": "text"}),
      ("none", None), ("none", {"type": "text"})],
@@ -84,13 +85,13 @@ def test_other_requests_get_the_inner_stream(level: str, response_format: Any) -
     assert call(REQUEST) is stream
 
 
-@pytest.mark.parametrize("level", ["json_schema", "schema_only"])
+@check_each("level", ["json_schema", "schema_only"])
 def test_provider_with_schemas_gets_the_request_unchanged(level: str) -> None:
     upstream = Scripted()
     assert with_json_schema(upstream, level) is upstream
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("response_format", "param"),
     [
         ("json", "response_format"),
@@ -117,7 +118,7 @@ def test_upstream_refusal_is_raised_before_the_stream() -> None:
 # -- the answer ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@check_each(
     "text",
     [GOOD, f"```json\n{GOOD}\n```", f"```\n{GOOD}\n```\n", f"<think>hm {{</think>\n{GOOD}", f" {GOOD}\n",
      f"<think>x</think>\n```json\n{GOOD}\n```"],
@@ -130,7 +131,7 @@ def test_matching_answer_is_reduced_to_json(text: str) -> None:
     assert len(upstream.requests) == 1
 
 
-@pytest.mark.parametrize("first", [BAD, WORSE, ""])
+@check_each("first", [BAD, WORSE, ""])
 def test_mismatching_answer_is_requested_once_more(first: str) -> None:
     answer, upstream = answered(one_by_one(said(first)), one_by_one(said(GOOD)))
     assert text_of(answer) == GOOD
@@ -166,7 +167,7 @@ def test_first_answer_is_sent_if_the_retry_fails() -> None:
     assert answer["choices"][0]["message"]["metadata"]["schema_error"]
 
 
-@pytest.mark.parametrize("finish", ["length", "content_filter"])
+@check_each("finish", ["length", "content_filter"])
 def test_truncated_answer_is_not_retried(finish: str) -> None:
     answer, upstream = answered(one_by_one(said('{"na', finish=finish)))
     assert text_of(answer) == '{"na'

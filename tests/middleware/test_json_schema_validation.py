@@ -10,6 +10,7 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.middleware import json_schema_validation
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -21,12 +22,12 @@ PERSON: Json = {
 }
 
 
-@pytest.mark.parametrize("text", ['{"name":"A"}', '{"name":"A","age":3}'])
+@check_each("text", ['{"name":"A"}', '{"name":"A","age":3}'])
 def test_matching_text_has_no_mistake(text: str) -> None:
     assert json_schema_validation.find_mistake(text, PERSON) is None
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("text", "said"),
     [
         ("", "not valid JSON"),
@@ -60,7 +61,7 @@ def test_external_references_are_never_fetched(monkeypatch: pytest.MonkeyPatch) 
     assert fetched == []
 
 
-@pytest.mark.parametrize(
+@check_each(
     "schema",
     [
         {"pattern": "^(a+)+$"},
@@ -95,7 +96,7 @@ def test_deep_values_end_before_the_recursion_limit() -> None:
     assert json_schema_validation.find_mistake("[" * 20 + "]" * 20, tree) is None
 
 
-@pytest.mark.parametrize("schema", [{"type": "strin"}, {"required": "name"}, {"properties": []}])
+@check_each("schema", [{"type": "strin"}, {"required": "name"}, {"properties": []}])
 def test_invalid_schema_is_rejected(schema: Json) -> None:
     with pytest.raises(InvalidRequest) as refused:
         json_schema_validation.check_schema(schema, "response_format.json_schema.schema")
@@ -145,7 +146,7 @@ KEYWORDS: list[tuple[Json | bool, str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("schema", "fitting", "others"), KEYWORDS)
+@check_each(("schema", "fitting", "others"), KEYWORDS)
 def test_keywords_follow_the_standard(schema: Json, fitting: str, others: str) -> None:
     json_schema_validation.check_schema(schema, "p")
     assert {
@@ -185,7 +186,7 @@ def numbers(count: int) -> str:
     return "[" + ",".join(map(str, range(count))) + "]"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("text", "schema"),
     [
         ("1", chained("anyOf", 40)),
@@ -210,7 +211,7 @@ def test_schema_of_too_many_nodes_is_refused() -> None:
         json_schema_validation.check_schema(schema, "p", max_nodes=1000)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("schema", "place"),
     [
         ({"properties": {"a": {"anyOf": [{}, {"minLength": -1}]}}}, "properties.a.anyOf[1].minLength"),

@@ -17,6 +17,7 @@ from forwarder.core.errors import (
 from forwarder.core.types import Event, EventStream, Json
 from forwarder.middleware.multiple_choices import MAX_PENDING_BATCHES, with_multiple_choices
 from forwarder.protocols.fold import fold_chat
+from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import chunk_mistakes, completion_mistakes, rebuilt_completion
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import REQUEST, USAGE, Scripted, chunk, one_by_one, said
@@ -151,7 +152,7 @@ def test_unexpected_exception_is_raised() -> None:
         )  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("ending", ["left", "failed"])
+@check_each("ending", ["left", "failed"])
 def test_all_streams_are_closed_at_the_end(ending: str) -> None:
     upstream = Endless()
     stream = with_multiple_choices(upstream, 8)({**REQUEST, "n": 3})
@@ -167,7 +168,7 @@ def test_all_streams_are_closed_at_the_end(ending: str) -> None:
 # -- the request --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("single", [{}, {"n": None}, {"n": 1}])
+@check_each("single", [{}, {"n": None}, {"n": 1}])
 def test_single_choice_is_the_inner_stream(single: Json) -> None:
     stream: EventStream = iter([[]])
     asked: list[Json] = []
@@ -176,7 +177,7 @@ def test_single_choice_is_the_inner_stream(single: Json) -> None:
     assert asked == [REQUEST]
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 9, 2.0, "2", True, []])
+@check_each("wrong", [0, -1, 9, 2.0, "2", True, []])
 def test_invalid_n_is_rejected_before_the_upstream_call(wrong: Any) -> None:
     upstream = Scripted()
     with pytest.raises(InvalidRequest) as refused:

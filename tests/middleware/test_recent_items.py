@@ -10,6 +10,7 @@ from forwarder.core.errors import TooLarge
 from forwarder.core.read_limit import RequestLimits
 from forwarder.core.types import EventStream
 from forwarder.middleware.recent_items import RecentItems
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -47,7 +48,7 @@ def resolved(memory: RecentItems, key: str | None, *items: Json) -> list[Json]:
     return given
 
 
-@pytest.mark.parametrize("reference", [REFERENCE, {"id": "msg_1"}])
+@check_each("reference", [REFERENCE, {"id": "msg_1"}])
 def test_reference_is_replaced_by_the_item(reference: Json) -> None:
     memory = RecentItems()
     told(memory)
@@ -56,7 +57,7 @@ def test_reference_is_replaced_by_the_item(reference: Json) -> None:
     assert resolved(memory, "k", said, reference, said) == [said, ITEM, said]
 
 
-@pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "response.failed"])
+@check_each("kind", ["response.completed", "response.incomplete", "response.failed"])
 def test_items_of_every_terminal_event_are_kept(kind: str) -> None:
     memory = RecentItems()
     list(memory.with_recent_items(Answering(ITEM, kind=kind), None)({"input": "hi"}))
@@ -64,7 +65,7 @@ def test_items_of_every_terminal_event_are_kept(kind: str) -> None:
     assert resolved(memory, None, REFERENCE) == [ITEM]
 
 
-@pytest.mark.parametrize(("teller", "asker"), [("k", "other"), ("k", None), (None, "k")])
+@check_each(("teller", "asker"), [("k", "other"), ("k", None), (None, "k")])
 def test_items_are_separate_for_each_key(teller: str | None, asker: str | None) -> None:
     memory = RecentItems()
     told(memory, teller)
@@ -87,7 +88,7 @@ def test_stream_passes_unchanged() -> None:
     )
 
 
-@pytest.mark.parametrize("given", ["hi", None, 5, [], ["msg_1"], [{"role": "user", "id": "msg_1"}]])
+@check_each("given", ["hi", None, 5, [], ["msg_1"], [{"role": "user", "id": "msg_1"}]])
 def test_requests_without_references_are_unchanged(given: Any) -> None:
     memory, call = RecentItems(), Answering()
     told(memory)

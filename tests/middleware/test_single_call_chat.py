@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.core.types import Batch, Event
 from forwarder.middleware.single_call_chat import with_single_chat_call
 from forwarder.protocols.fold import fold_chat
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import BASE, REQUEST, USAGE, Scripted, chunk
 
@@ -46,7 +45,7 @@ ON_ONE_INDEX = [call(0, "a"), call(0, None, "{}"), call(0, "b"), call(0, None, "
 WITHOUT_INDEX = [call(None, "a"), call(None, None, "{}"), call(None, "b"), call(None, None, "{1}")]
 
 
-@pytest.mark.parametrize("calls", [ONE_AFTER_THE_OTHER, INTERLEAVED, ON_ONE_INDEX, WITHOUT_INDEX])
+@check_each("calls", [ONE_AFTER_THE_OTHER, INTERLEAVED, ON_ONE_INDEX, WITHOUT_INDEX])
 def test_only_the_first_call_is_kept(calls: list[Json]) -> None:
     events = single(*({"tool_calls": [delta]} for delta in calls))
     assert calls_of(events) == [("a", "{}")]
@@ -100,9 +99,7 @@ def test_usage_of_an_emptied_chunk_is_kept() -> None:
     assert batches[2] == [{**told, "choices": []}]
 
 
-@pytest.mark.parametrize(
-    "parallel", [{}, {"parallel_tool_calls": True}, {"parallel_tool_calls": None}]
-)
+@check_each("parallel", [{}, {"parallel_tool_calls": True}, {"parallel_tool_calls": None}])
 def test_other_requests_get_the_inner_stream(parallel: Json) -> None:
     stream = iter([[]])
     assert with_single_chat_call(lambda request: stream)({**REQUEST, **parallel}) is stream

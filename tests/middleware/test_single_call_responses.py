@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.core.types import Batch, Event
 from forwarder.middleware.single_call_responses import with_single_responses_call
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import Scripted
 
@@ -44,10 +43,10 @@ def single(events: list[Event], request: Json = SINGLE) -> list[Event]:
     return events_of(with_single_responses_call(Scripted(script))(request))
 
 
-@pytest.mark.parametrize("indexed", [True, False])
-@pytest.mark.parametrize("kind", ["function_call", "custom_tool_call"])
-@pytest.mark.parametrize("before", [[], [TEXT], [SEARCH]])
-@pytest.mark.parametrize("behind", [[], [{**TEXT, "id": "msg_2"}]])
+@check_each("indexed", [True, False])
+@check_each("kind", ["function_call", "custom_tool_call"])
+@check_each("before", [[], [TEXT], [SEARCH]])
+@check_each("behind", [[], [{**TEXT, "id": "msg_2"}]])
 def test_first_call_is_kept_and_later_items_are_renumbered(
     before: list[Json], behind: list[Json], kind: str, indexed: bool
 ) -> None:
@@ -87,7 +86,7 @@ def test_empty_batches_are_passed_on() -> None:
     assert [len(batch) for batch in batches] == [1, 0, 4, 1]
 
 
-@pytest.mark.parametrize("said", [{}, {"parallel_tool_calls": True}])
+@check_each("said", [{}, {"parallel_tool_calls": True}])
 def test_other_requests_get_the_inner_stream(said: Json) -> None:
     stream = iter([[]])
     request = {"model": "m", "input": "hi", **said}

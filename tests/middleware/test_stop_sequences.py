@@ -12,6 +12,7 @@ from forwarder.core.errors import InvalidRequest, UpstreamProtocolError
 from forwarder.core.types import Batch, Event
 from forwarder.middleware.stop_sequences import StopSequenceFinder, with_stop_sequences
 from forwarder.protocols.fold import fold_chat
+from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import chunk_mistakes, rebuilt_completion
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import REQUEST, USAGE, Scripted, chunk, one_by_one, said
@@ -87,7 +88,7 @@ def test_only_possible_stops_are_held_back(texts: list[str], stops: list[str]) -
         assert any(stop.startswith(held) and stop != held for stop in stops)
 
 
-@pytest.mark.parametrize("cut", range(len("Grüezi END wohl") + 1))
+@check_each("cut", range(len("Grüezi END wohl") + 1))
 def test_stop_is_found_across_chunk_borders(cut: int) -> None:
     text = "Grüezi END wohl"
     assert text_of(stopped(one_by_one(said(text[:cut], text[cut:])), "END")) == "Grüezi "
@@ -139,7 +140,7 @@ def test_calls_follow_held_back_text() -> None:
     ]
 
 
-@pytest.mark.parametrize("apart", [True, False])
+@check_each("apart", [True, False])
 def test_calls_after_a_stop_are_dropped(apart: bool) -> None:
     called: list[Batch] = [[chunk({"content": "see END"})], [chunk({"tool_calls": [CALL]})]]
     if not apart:
@@ -254,7 +255,7 @@ def test_sdk_accepts_every_chunk() -> None:
 # -- the request --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("nothing", [{}, {"stop": None}, {"stop": []}])
+@check_each("nothing", [{}, {"stop": None}, {"stop": []}])
 def test_request_without_stops_gets_the_inner_stream(nothing: dict[str, Any]) -> None:
     stream = iter([[]])
     asked: list[Any] = []
@@ -263,7 +264,7 @@ def test_request_without_stops_gets_the_inner_stream(nothing: dict[str, Any]) ->
     assert asked == [REQUEST]
 
 
-@pytest.mark.parametrize("drain", [False, True])
+@check_each("drain", [False, True])
 def test_answer_that_may_be_cut_is_requested_as_stream(drain: bool) -> None:
     asked: list[Any] = []
 
@@ -289,7 +290,7 @@ def test_stop_may_be_a_string() -> None:
 NOTED = chunk({"notes": {"annotations": [], "files": [], "metadata": {}}})
 
 
-@pytest.mark.parametrize("drain", [False, True])
+@check_each("drain", [False, True])
 def test_side_data_in_the_batch_of_the_stop_precedes_the_end(drain: bool) -> None:
     batches = [[chunk({"content": "a END"}), NOTED, chunk({"content": "b"})], said("c")]
     answer = stopped(batches, "END", drain=drain)
@@ -307,7 +308,7 @@ def test_late_side_data_is_sent_if_the_upstream_is_drained() -> None:
     assert NOTED not in stopped(batches, "END")
 
 
-@pytest.mark.parametrize("wrong", [5, "", [""], [1], {"a": 1}, ["a"] * 5])
+@check_each("wrong", [5, "", [""], [1], {"a": 1}, ["a"] * 5])
 def test_malformed_stop_is_rejected_before_the_upstream_call(wrong: Any) -> None:
     upstream = Scripted()
     with pytest.raises(InvalidRequest) as refused:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Event
 from forwarder.middleware.token_limit import with_token_limit
+from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import chunk_mistakes
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import REQUEST, USAGE, Scripted, chunk, one_by_one, said
@@ -21,7 +22,7 @@ def limited(limit: int, script: Any, name: str = "max_completion_tokens") -> lis
     return events_of(with_token_limit(Scripted(script))({**REQUEST, name: limit}))
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("limit", "kept"),
     [
         (1, "One"),
@@ -118,7 +119,7 @@ def test_sdk_accepts_every_chunk() -> None:
     assert [mistake for event in answer for mistake in chunk_mistakes(event)] == []
 
 
-@pytest.mark.parametrize(
+@check_each(
     "unlimited", [{}, {"max_tokens": None}, {"max_tokens": 16}, {"max_tokens": "x"},
                   {"max_completion_tokens": 99, "max_tokens": 1}]
 )  # fmt: skip
@@ -127,7 +128,7 @@ def test_other_requests_get_the_inner_stream(unlimited: dict[str, Any]) -> None:
     assert with_token_limit(lambda request: stream)({**REQUEST, **unlimited}) is stream
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@check_each("name", ["max_tokens", "max_completion_tokens"])
 def test_limit_below_one_is_rejected(name: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         limited(0, [], name)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from forwarder.core.errors import UpstreamRefused
 from forwarder.core.types import EventStream
 from forwarder.middleware.truncation import MAX_TRUNCATIONS, is_context_too_long, with_truncation
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import REQUEST, Scripted, chunk
 
@@ -45,12 +46,12 @@ WORDINGS = [
 ]
 
 
-@pytest.mark.parametrize("message", WORDINGS)
+@check_each("message", WORDINGS)
 def test_wording_of_every_provider_is_recognized(message: str) -> None:
     assert is_context_too_long(UpstreamRefused(400, {"message": message}))
 
 
-@pytest.mark.parametrize(
+@check_each(
     "error",
     [{"code": "context_length_exceeded"}, {"code": 1261}, {"type": "exceed_context_size_error"}],
 )
@@ -58,7 +59,7 @@ def test_error_code_is_sufficient(error: Json) -> None:
     assert is_context_too_long(UpstreamRefused(400, {"message": "No.", **error}))
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("status", "message"),
     [
         (429, "Rate limit: please reduce the length of the messages; tokens per minute exceeded."),
@@ -148,7 +149,7 @@ def test_tool_rounds_after_the_last_question_are_droppable_except_the_last() -> 
     assert tried[-1] == [SYSTEM, user("do it"), *rounds[3]]
 
 
-@pytest.mark.parametrize("messages", [[user("x")], [SYSTEM, user("x")], [SYSTEM], calling("1")])
+@check_each("messages", [[user("x")], [SYSTEM, user("x")], [SYSTEM], calling("1")])
 def test_refusal_is_raised_if_nothing_is_removable(messages: list[Json]) -> None:
     upstream = Scripted(TOO_LONG)
     with pytest.raises(UpstreamRefused) as refused:

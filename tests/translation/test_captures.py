@@ -11,6 +11,7 @@ import pytest
 from forwarder.core.translation_context import LossReport
 from forwarder.providers import PROFILES, adapt_request
 from tests.fake_provider import check_chat, check_responses
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of, terms, translate
 
 Json = dict[str, Any]
@@ -46,8 +47,8 @@ def test_every_client_has_a_capture() -> None:
     assert len(RESPONSES) > 10
 
 
-@pytest.mark.parametrize("body", RESPONSES)
-@pytest.mark.parametrize("provider", PROVIDERS)
+@check_each("body", RESPONSES)
+@check_each("provider", PROVIDERS)
 def test_captured_responses_requests_are_valid_for_chat_providers(
     body: Json, provider: str
 ) -> None:
@@ -56,8 +57,8 @@ def test_captured_responses_requests_are_valid_for_chat_providers(
     assert dropped <= {"tools.web_search", "reasoning.context"}
 
 
-@pytest.mark.parametrize("body", CHAT)
-@pytest.mark.parametrize("provider", PROVIDERS)
+@check_each("body", CHAT)
+@check_each("provider", PROVIDERS)
 def test_captured_chat_requests_are_valid_for_responses_providers(
     body: Json, provider: str
 ) -> None:
@@ -66,7 +67,7 @@ def test_captured_chat_requests_are_valid_for_responses_providers(
     assert dropped == set()
 
 
-@pytest.mark.parametrize("body", RESPONSES)
+@check_each("body", RESPONSES)
 def test_client_tools_are_offered_and_found_again(body: Json) -> None:
     """A call of each offered function is translated to the tool that the client defined."""
     translated = translate("responses_over_chat", body, terms())

@@ -6,6 +6,7 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.translation import content_parts
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -53,7 +54,7 @@ CONVERTED: list[tuple[str, Json, Json]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("table", "part", "converted"), CONVERTED)
+@check_each(("table", "part", "converted"), CONVERTED)
 def test_part_is_converted(table: str, part: Json, converted: Json) -> None:
     assert content_parts.convert_parts([part], getattr(content_parts, table), "content") == [
         converted
@@ -102,7 +103,7 @@ REFUSED: list[tuple[str, Any, type[Exception], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("table", "part", "raised", "param"), REFUSED)
+@check_each(("table", "part", "raised", "param"), REFUSED)
 def test_unsupported_part_error_names_the_path(
     table: str, part: Any, raised: type[Exception], param: str
 ) -> None:

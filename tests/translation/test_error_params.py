@@ -16,6 +16,7 @@ from forwarder.translation.error_params import (
     map_to_client_parameter,
     rename_losses,
 )
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import terms
 
 Json = dict[str, Any]
@@ -52,14 +53,14 @@ RENAMED: list[tuple[str, str, str, Json]] = [
 ]
 
 
-@pytest.mark.parametrize(("param", "expected", "client", "request_"), RENAMED)
+@check_each(("param", "expected", "client", "request_"), RENAMED)
 def test_parameter_is_renamed_to_the_clients(
     param: str, expected: str, client: str, request_: Json
 ) -> None:
     assert map_to_client_parameter(param, client, request_) == expected
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("client", "own", "upstreams"),
     [
         ("responses", RESPONSES_OVER_CHAT, CHAT_OVER_RESPONSES),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import pytest
-
 from forwarder.translation import images
+from tests.helpers.check_cases import check_each
 
 PNG = "iVBORw0KGgo="
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("data", "image_format", "url"),
     [
         (PNG, None, f"data:image/png;base64,{PNG}"),
@@ -35,7 +34,7 @@ def test_make_data_url_from_base64(data: str, image_format: Any, url: str) -> No
     assert images.make_data_url(data, image_format) == url
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("url", "read"),
     [
         (f"data:image/png;base64,{PNG}", (PNG, "png")),

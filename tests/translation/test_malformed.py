@@ -5,14 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import pytest
-
 from forwarder.core.errors import ForwarderError, UpstreamError
 from forwarder.core.translation_context import LossReport
 from forwarder.middleware.reasoning_style import with_reasoning_style
 from forwarder.protocols.registry import CLIENT_PROTOCOLS, UPSTREAM_PROTOCOLS
 from forwarder.providers import PROFILES, adapt_request
 from tests.helpers.cases import Case, cases
+from tests.helpers.check_cases import check_each
 from tests.helpers.mutations import nulled, spoiled
 from tests.helpers.translating import (
     events_of,
@@ -32,7 +31,7 @@ def is_a_400_that_names_the_place(refusal: ForwarderError | None) -> bool:
     return refusal is None or (refusal.status == 400 and bool(refusal.param))
 
 
-@pytest.mark.parametrize("case", cases())
+@check_each("case", cases())
 def test_malformed_request_is_translated_or_refused_with_its_path(case: Case) -> None:
     context = case.read("terms.json", {})
     for request in spoiled(case.read("request.json")):
@@ -40,7 +39,7 @@ def test_malformed_request_is_translated_or_refused_with_its_path(case: Case) ->
         assert is_a_400_that_names_the_place(refusal)
 
 
-@pytest.mark.parametrize("case", cases())
+@check_each("case", cases())
 def test_malformed_passthrough_body_is_adapted_or_refused(case: Case) -> None:
     for body in spoiled(case.read("upstream.request.json"), (None, "wrong", [1], {"a": 1})):
         for name in QUIRKY:
@@ -50,14 +49,14 @@ def test_malformed_passthrough_body_is_adapted_or_refused(case: Case) -> None:
             assert is_a_400_that_names_the_place(refusal)
 
 
-@pytest.mark.parametrize("case", cases("chat_over_responses"))
+@check_each("case", cases("chat_over_responses"))
 def test_reasoning_style_of_a_malformed_request_is_read_or_refused(case: Case) -> None:
     wished = with_reasoning_style(lambda body: iter([]), "thinking")
     for request in spoiled(case.read("request.json"), (None, "wrong", [1], {"a": 1})):
         assert is_a_400_that_names_the_place(refusal_of(partial(wished, request)))
 
 
-@pytest.mark.parametrize("case", cases(streams=True))
+@check_each("case", cases(streams=True))
 def test_stream_with_a_missing_field_is_read_or_an_upstream_error(case: Case) -> None:
     events = case.read("upstream.jsonl")
     for i, event in enumerate(events):

@@ -9,6 +9,7 @@ import pytest
 from forwarder.core.errors import InvalidRequest, UpstreamProtocolError
 from forwarder.core.types import EventStream, Json
 from forwarder.translation import translate_handler
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import terms
 
 ANSWER: Json = {
@@ -64,7 +65,7 @@ def test_embeddings_returns_the_upstreams_vector() -> None:
     assert upstream.requests == [{"model": "m", "input": "a", "encoding_format": "float"}]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("client", "fields", "answer"),
     [
         ("ollama_embed", {"input": []}, {"embeddings": []}),
@@ -81,7 +82,7 @@ def test_empty_input_sends_no_upstream_request(client: str, fields: Json, answer
     assert upstream.requests == []
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("client", "fields", "param"),
     [
         ("ollama_embed", {"input": [1]}, "input[0]"),
@@ -96,10 +97,8 @@ def test_malformed_parameter_is_named(client: str, fields: Json, param: str) -> 
     assert caught.value.param == param
 
 
-@pytest.mark.parametrize(
-    "data", [[], [{"embedding": "AAAA"}], [{"embedding": []}], [{"embedding": None}]]
-)
-@pytest.mark.parametrize("client", ["ollama_embed", "ollama_embeddings"])
+@check_each("data", [[], [{"embedding": "AAAA"}], [{"embedding": []}], [{"embedding": None}]])
+@check_each("client", ["ollama_embed", "ollama_embeddings"])
 def test_answer_without_vectors_is_an_upstream_error(client: str, data: list[Any]) -> None:
     with pytest.raises(UpstreamProtocolError):
         embed(client, Upstream({"data": data}), input="a", prompt="a")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import terms, translate
 
 Json = dict[str, Any]
@@ -80,7 +79,7 @@ SAME: dict[str, list[Json]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("messages", SAME.values(), ids=SAME)
+@check_each("messages", SAME.values(), ids=SAME)
 def test_conversation_survives_the_round_trip(messages: list[Json]) -> None:
     assert [*map(plain, there_and_back(messages))] == messages
 

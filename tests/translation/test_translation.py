@@ -10,6 +10,7 @@ from forwarder.core.types import Batch, EventStream
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.translation import translate_handler
 from tests.helpers.cases import Case
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import as_sent, terms
 
 Json = dict[str, Any]
@@ -18,10 +19,10 @@ PAIRS = [
     (Case("text", "responses_over_chat"), "responses", "chat"),
     (Case("text", "chat_over_responses"), "chat", "responses"),
 ]
-both_ways = pytest.mark.parametrize(("case", "client", "upstream"), PAIRS)
+both_ways = check_each(("case", "client", "upstream"), PAIRS)
 
 
-@pytest.mark.parametrize("protocol", ["chat", "responses"])
+@check_each("protocol", ["chat", "responses"])
 def test_same_protocol_returns_the_same_handler(protocol: str) -> None:
     def handler(request: Json) -> EventStream:
         raise AssertionError("the handler was called")

@@ -13,6 +13,7 @@ from forwarder.middleware.compaction import (
     with_compaction,
 )
 from tests.helpers import sdk
+from tests.helpers.check_cases import check_each
 from tests.middleware.compaction.talking import (
     USAGE,
     Model,
@@ -95,7 +96,7 @@ def test_compaction_item_is_replaced_by_its_summary() -> None:
     assert here.loss_report.losses == {}
 
 
-@pytest.mark.parametrize("status", ["incomplete", "completed"])
+@check_each("status", ["incomplete", "completed"])
 def test_truncated_summary_is_accepted(status: str) -> None:
     model = Model(said("We bui", status=status, incomplete_details={"reason": "max_output_tokens"}))
 
@@ -107,7 +108,7 @@ def test_truncated_summary_is_accepted(status: str) -> None:
     assert events[-1]["response"]["incomplete_details"] is None
 
 
-@pytest.mark.parametrize(
+@check_each(
     "answer",
     [said(" "), said("", output=[]), said("x", status="failed", error={"code": "server_error"})],
 )
@@ -171,7 +172,7 @@ def test_summary_is_last_in_the_middle_of_tool_calls() -> None:
     assert "We built it." in texts(model.asked[1]["input"][-1:])
 
 
-@pytest.mark.parametrize("items", ["a long question " * 9, [user("a long question " * 9)]])
+@check_each("items", ["a long question " * 9, [user("a long question " * 9)]])
 def test_client_messages_alone_are_not_summarized(items: Any) -> None:
     model = Model(said("Yes."))
 
@@ -201,7 +202,7 @@ def test_summary_request_keeps_upstream_state() -> None:
     assert model.asked[0]["previous_response_id"] == "resp_1"
 
 
-@pytest.mark.parametrize("failure", [UpstreamTimeout("late"), said("", output=[])])
+@check_each("failure", [UpstreamTimeout("late"), said("", output=[])])
 def test_failed_summary_sends_the_whole_conversation(failure: Any) -> None:
     model = Model(failure, said("Yes."))
 
@@ -215,7 +216,7 @@ def test_failed_summary_sends_the_whole_conversation(failure: Any) -> None:
     assert [i["type"] for i in events[-1]["response"]["output"]] == ["message"]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("given", "param"),
     [
         ("x", "context_management"),
@@ -256,7 +257,7 @@ def test_endpoint_returns_client_messages_and_one_item() -> None:
     assert (whole["object"], whole["usage"]) == ("response.compaction", USAGE)
 
 
-@pytest.mark.parametrize(
+@check_each(
     "given", [{"input": "hello"}, {"previous_response_id": "resp_1"}, {"conversation": "conv_1"}]
 )
 def test_endpoint_accepts_a_string_and_stored_state(given: Any) -> None:
@@ -270,8 +271,8 @@ def test_endpoint_accepts_a_string_and_stored_state(given: Any) -> None:
     assert whole["usage"]["total_tokens"] == 0
 
 
-@pytest.mark.parametrize("native", [True, False])
-@pytest.mark.parametrize("given", [{}, {"input": None}, {"input": []}, {"input": ""},
+@check_each("native", [True, False])
+@check_each("given", [{}, {"input": None}, {"input": []}, {"input": ""},
                                    {"input": [TRIGGER]}])  # fmt: skip
 def test_empty_input_is_rejected(given: Any, native: bool) -> None:
     model = Model()

@@ -10,6 +10,7 @@ import pytest
 from forwarder.core.errors import Unsupported
 from forwarder.core.ids import ID_SOURCE
 from forwarder.middleware.compaction import window
+from tests.helpers.check_cases import check_each
 from tests.middleware.compaction.talking import assistant, make_translation_context, user
 
 Json = dict[str, Any]
@@ -60,7 +61,7 @@ def test_last_summary_replaces_earlier_items_except_client_messages() -> None:
     assert texts(opened(items)) == ["rules", "one", "two", "new", "kept", "three"]
 
 
-@pytest.mark.parametrize(
+@check_each(
     "lost",
     [
         FOREIGN,

@@ -15,6 +15,7 @@ from forwarder.core.errors import (
     UpstreamRefused,
 )
 from forwarder.middleware.media.downloads import FileResponse, download
+from tests.helpers.check_cases import check_each
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -27,7 +28,7 @@ def having(*pieces: bytes, kind: str = "") -> Callable[[str], FileResponse]:
     return get
 
 
-@pytest.mark.parametrize("kind", ["", "image/png", "application/octet-stream", "image/png; q=1"])
+@check_each("kind", ["", "image/png", "application/octet-stream", "image/png; q=1"])
 def test_download_joins_chunks_and_detects_the_type(kind: str) -> None:
     blob = download(having(PNG[:3], PNG[3:], kind=kind), "file-1", "p", 8)
 
@@ -54,7 +55,7 @@ def failing(error: Exception) -> Callable[[str], FileResponse]:
     return get
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 405])
+@check_each("status", [400, 403, 404, 405])
 def test_unavailable_file_is_a_client_error(status: int) -> None:
     with pytest.raises(MediaUnavailable) as refused:
         download(failing(UpstreamRefused(status, {})), "file-1", "p.q", 8)
@@ -63,7 +64,7 @@ def test_unavailable_file_is_a_client_error(status: int) -> None:
     assert refused.value.code == "invalid_value"
 
 
-@pytest.mark.parametrize("error", [UpstreamRefused(429, {}), UpstreamKeyRefused("no")])
+@check_each("error", [UpstreamRefused(429, {}), UpstreamKeyRefused("no")])
 def test_other_failures_are_upstream_errors(error: Exception) -> None:
     with pytest.raises(type(error)):
         download(failing(error), "file-1", "p.q", 8)

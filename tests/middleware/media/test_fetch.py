@@ -17,6 +17,7 @@ from forwarder.core.ssrf import AddressGuard
 from forwarder.middleware.media import fetch
 from forwarder.middleware.media.fetch import Fetcher
 from tests.helpers.certificates import Authority
+from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, Script, chunk, serving, unused_port
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
@@ -154,7 +155,7 @@ def test_name_is_resolved_once_and_its_address_used() -> None:
 # -- what is not ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@check_each(
     "host",
     [
         "127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "0.0.0.0",
@@ -171,7 +172,7 @@ def test_private_host_is_not_contacted(host: str) -> None:
     assert "127.0.0.1" not in said.replace(host, "")
 
 
-@pytest.mark.parametrize("host", ["meta.test", "169.254.169.254", "10.0.0.1", "[fd00:ec2::254]"])
+@check_each("host", ["meta.test", "169.254.169.254", "10.0.0.1", "[fd00:ec2::254]"])
 def test_other_private_hosts_are_not_contacted(host: str) -> None:
     started = time.monotonic()
 
@@ -179,7 +180,7 @@ def test_other_private_hosts_are_not_contacted(host: str) -> None:
     assert time.monotonic() - started < 1
 
 
-@pytest.mark.parametrize(
+@check_each(
     "location",
     [
         b"http://127.0.0.1:{}/", b"http://evil.test:{}/", b"//localhost:{}/", b"http://[::1]:{}/",
@@ -204,7 +205,7 @@ def test_number_of_redirects_is_limited() -> None:
     assert server.connections == 4
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("url", "reason"),
     [
         ("file:///etc/passwd", "only http and https"),
@@ -224,7 +225,7 @@ def test_unfetchable_url_is_rejected(url: str, reason: str) -> None:
     assert reason in refusal(url)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("head", "reason"),
     [
         ([b"HTTP/1.1 404 Gone", b"Content-Type: image/png"], "answered 404"),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import pytest
-
 from forwarder.middleware.media.locations import find_media, replace_media
+from tests.helpers.check_cases import check_each
 
 CHAT: dict[str, Any] = {
     "messages": [
@@ -63,7 +62,7 @@ def test_all_images_and_files_of_a_responses_request_are_found() -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@check_each(
     "request_",
     [
         {},
@@ -78,7 +77,7 @@ def test_malformed_requests_are_skipped(request_: dict[str, Any]) -> None:
     assert found(request_, "chat") == []
 
 
-@pytest.mark.parametrize(("request_", "client"), [(CHAT, "chat"), (RESPONSES, "responses")])
+@check_each(("request_", "client"), [(CHAT, "chat"), (RESPONSES, "responses")])
 def test_replacing_copies_only_the_changed_locations(request_: dict[str, Any], client: str) -> None:
     before = copy.deepcopy(request_)
     all_places = list(find_media(request_, client))

@@ -14,6 +14,7 @@ from forwarder.core.read_limit import ReadLimit, RequestLimits
 from forwarder.middleware.media.locations import find_media
 from forwarder.middleware.media.policy import MAX_FILE_IDS, MediaIO, check_media, with_media
 from forwarder.providers import Profile
+from tests.helpers.check_cases import check_each
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 PDF = base64.b64encode(b"%PDF-1.7").decode()
@@ -142,7 +143,7 @@ def by_id(file_id: Any) -> Json:
     return {"type": "input_image", "file_id": file_id, "detail": "low"}
 
 
-@pytest.mark.parametrize("taken", ["url", "base64"])
+@check_each("taken", ["url", "base64"])
 def test_image_id_is_inlined_for_chat(taken: str) -> None:
     assert settled(by_id("file-1"), image_url=taken) == input_image(PNG_URL)
 
@@ -151,7 +152,7 @@ def test_image_id_is_passed_on_to_responses() -> None:
     assert settled(by_id("file-1"), over="responses") == by_id("file-1")
 
 
-@pytest.mark.parametrize("file_id", ["file-2", "../models", "", 5])
+@check_each("file_id", ["file-2", "../models", "", 5])
 def test_invalid_image_or_file_id_is_rejected(file_id: Any) -> None:
     assert refusal(by_id(file_id)) == (400, "input[0].content[0].file_id")
 
@@ -248,13 +249,13 @@ def test_error_names_all_unavailable_images() -> None:
 # -- images ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", BOTH)
-@pytest.mark.parametrize("url", [WEB, PNG_URL, "oss://bucket/a.png"])
+@check_each("make", BOTH)
+@check_each("url", [WEB, PNG_URL, "oss://bucket/a.png"])
 def test_image_url_is_passed_on_if_accepted(make: Any, url: str) -> None:
     assert settled(make(url)) == make(url)
 
 
-@pytest.mark.parametrize("make", BOTH)
+@check_each("make", BOTH)
 def test_image_url_is_inlined_if_not_accepted(make: Any) -> None:
     fetcher = Fetcher()
 
@@ -262,7 +263,7 @@ def test_image_url_is_inlined_if_not_accepted(make: Any) -> None:
     assert list(fetcher.wanted) == [WEB]
 
 
-@pytest.mark.parametrize("make", BOTH)
+@check_each("make", BOTH)
 def test_a_data_url_is_not_fetched(make: Any) -> None:
     assert settled(make(PNG_URL), image_url="base64") == make(PNG_URL)
 
@@ -271,7 +272,7 @@ def test_a_data_url_without_a_type_gets_one() -> None:
     assert settled(image(f"data:;base64,{PNG}")) == image(PNG_URL)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("part", "path"),
     [
         (image("data:image/png;base64,AAA"), "messages[0].content[1].image_url.url"),
@@ -289,7 +290,7 @@ def test_invalid_data_url_is_rejected_with_its_path(part: Json, path: str) -> No
     assert refusal(part) == (400, path)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("part", "path"),
     [
         (image(WEB), "messages[0].content[1].image_url.url"),
@@ -313,7 +314,7 @@ def test_document_as_image_is_rejected() -> None:
     assert refusal(image(DOC), image_url="base64", fetcher=Fetcher())[0] == 400
 
 
-@pytest.mark.parametrize("url", [WEB, PNG_URL])
+@check_each("url", [WEB, PNG_URL])
 def test_images_are_rejected_if_not_accepted(url: str) -> None:
     assert refusal(input_image(url), image_url="none") == (400, "input[0].content[0]")
 
@@ -334,7 +335,7 @@ def test_file_data_is_passed_on() -> None:
     assert settled(part) == part
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("part", "expected"),
     [
         (file(file_data=PDF), file(file_data=PDF_URL, filename="file.pdf")),
@@ -348,7 +349,7 @@ def test_bare_base64_becomes_a_data_url(part: Json, expected: Json) -> None:
     assert settled(part) == expected
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("part", "expected"),
     [
         (file(file_data=PDF_URL, filename="a.pdf"), file(file_id="file-of-a.pdf-8")),
@@ -363,7 +364,7 @@ def test_file_is_uploaded_if_only_ids_are_accepted(part: Json, expected: Json) -
     assert settled(part, file="upload") == expected
 
 
-@pytest.mark.parametrize("part", [file(file_data=PDF), file(file_id="f"), input_file(file_url=DOC)])
+@check_each("part", [file(file_data=PDF), file(file_id="f"), input_file(file_url=DOC)])
 def test_files_are_rejected_if_not_accepted(part: Json) -> None:
     assert refusal(part, file="none")[0] == 400
 
@@ -374,7 +375,7 @@ def test_file_url_is_passed_on_to_responses() -> None:
     assert settled(part, over="responses") == part
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("how", "expected"),
     [
         ({}, input_file(file_data=PDF_URL, filename="b.pdf")),
@@ -404,7 +405,7 @@ def test_repeated_url_is_fetched_once() -> None:
     assert request["input"][0]["content"] == [part, part]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("url", "found"),
     [
         ("data:text/plain;base64,aGk=", "text/plain"),
@@ -431,7 +432,7 @@ def test_unspecific_type_is_replaced() -> None:
     assert settled(file)["file_data"] == PDF_URL
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("part", "path"),
     [
         ({"type": "input_image"}, "image_url"),

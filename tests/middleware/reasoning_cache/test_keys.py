@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.middleware.reasoning_cache import keys as anchors
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -102,7 +101,7 @@ def test_text_and_calls_are_restored_together() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@check_each(
     "changed",
     [
         [user("go"), call("c", '{"x": 1}'), output("c")],
@@ -115,7 +114,7 @@ def test_changed_call_does_not_match(changed: list[Json]) -> None:
     assert "rs" not in back([user("go")], [thought("rs"), call("c")], changed)
 
 
-@pytest.mark.parametrize(
+@check_each(
     "changed",
     [
         [user("go"), told("Done!")],
@@ -158,7 +157,7 @@ def test_plain_answers_are_not_cached() -> None:
     assert anchors.collect_reasoning([], []) == {}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("one", "other"),
     [
         ('{"a": 1, "b": "é"}', '{"b":"\\u00e9","a":1}'),
@@ -171,12 +170,12 @@ def test_normalized_arguments_ignore_formatting(one: str, other: str) -> None:
     assert anchors.normalize_arguments(one) == anchors.normalize_arguments(other)
 
 
-@pytest.mark.parametrize("arguments", ['{"a": ', '{"a":' * 500 + "1" + "}" * 500])
+@check_each("arguments", ['{"a": ', '{"a":' * 500 + "1" + "}" * 500])
 def test_unserializable_arguments_are_unchanged(arguments: str) -> None:
     assert anchors.normalize_arguments(arguments) == arguments
 
 
-@pytest.mark.parametrize("question", [None, {"type": "message", "role": "user", "content": "é"}])
+@check_each("question", [None, {"type": "message", "role": "user", "content": "é"}])
 def test_text_key_is_the_digest_of_question_and_text(question: Any) -> None:
     """The incremental digest must equal the stored keys."""
     for text in ("", " a ", "ü\n"):

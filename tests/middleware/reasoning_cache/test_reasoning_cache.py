@@ -10,6 +10,7 @@ import pytest
 from forwarder.core.errors import UpstreamRefused
 from forwarder.middleware.reasoning_cache import ReasoningCache
 from forwarder.middleware.reasoning_cache.memory_backend import MemoryBackend
+from tests.helpers.check_cases import check_each
 from tests.middleware.reasoning_cache.test_keys import call, output, thought, user
 
 Json = dict[str, Any]
@@ -65,7 +66,7 @@ def test_encrypted_reasoning_is_requested_only_if_enabled() -> None:
     assert upstream.asked == [sealing, ASKED]
 
 
-@pytest.mark.parametrize(
+@check_each(
     "scope",
     [("other", "up", "model"), (None, "up", "model"), ("key", "up", "m"), ("key", "u", "model")],
 )
@@ -78,7 +79,7 @@ def test_entries_are_separate_for_client_upstream_and_model(scope: Any) -> None:
     assert upstream.asked[1] == AGAIN
 
 
-@pytest.mark.parametrize(
+@check_each(
     "error",
     [
         {"code": "invalid_encrypted_content", "message": "could not be verified"},
@@ -95,7 +96,7 @@ def test_refused_reasoning_is_removed_and_the_request_retried(error: Json) -> No
     assert len(upstream.asked[1]["input"]) == 4
 
 
-@pytest.mark.parametrize(
+@check_each(
     "refusal",
     [
         UpstreamRefused(400, {"message": "no such model"}),

@@ -7,6 +7,7 @@ import pytest
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import TranslationContext
 from forwarder.translation.chat_over_responses.history import ChatHistoryReader
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import terms
 
 Json = dict[str, Any]
@@ -35,7 +36,7 @@ def part(kind: str, text: str) -> Json:
     return {"type": kind, "text": text, **({"annotations": []} if kind == "output_text" else {})}
 
 
-@pytest.mark.parametrize("role", ["system", "developer", "user"])
+@check_each("role", ["system", "developer", "user"])
 def test_roles_are_kept_in_order(role: str) -> None:
     for content in ("Hi.", [{"type": "text", "text": "Hi."}]):
         assert read_items({"role": role, "content": content}) == [
@@ -53,14 +54,14 @@ ASSISTANT: list[tuple[Json, list[Json]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("message", "content"), ASSISTANT)
+@check_each(("message", "content"), ASSISTANT)
 def test_assistant_content_becomes_output(message: Json, content: list[Json]) -> None:
     assert read_items({"role": "assistant", **message}) == [
         {"type": "message", "role": "assistant", "content": content}
     ]
 
 
-@pytest.mark.parametrize("content", [None, "", []])
+@check_each("content", [None, "", []])
 def test_empty_assistant_content_adds_no_message(content: Any) -> None:
     assert read_items({"role": "assistant", "content": content}) == []
     input_items = read_items(make_calls("a", content=content), make_result("a"))
@@ -80,7 +81,7 @@ def test_output_type_follows_its_call() -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("content", "output"),
     [
         ("done", "done"),
@@ -184,7 +185,7 @@ REFUSED: list[tuple[list[Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("messages", "param", "words"), REFUSED)
+@check_each(("messages", "param", "words"), REFUSED)
 def test_malformed_message_error_names_the_path(
     messages: list[Any], param: str, words: str
 ) -> None:

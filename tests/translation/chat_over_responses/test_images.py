@@ -6,6 +6,7 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.translation.chat_over_responses.images import ImageDeltaWriter, ImageHistory
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -17,7 +18,7 @@ def url_of(item: Json) -> str:
     return str(delta["images"][0]["image_url"]["url"])
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("item", "url"),
     [
         ({"result": PNG}, f"data:image/png;base64,{PNG}"),
@@ -68,7 +69,7 @@ def user_message(url: str = f"data:image/png;base64,{PNG}") -> Json:
     return {"type": "message", "role": "user", "content": [part]}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("images", "items"),
     [
         ([], []),
@@ -91,7 +92,7 @@ def test_image_id_is_used_once_per_history() -> None:
     assert back.convert_images([make_image(id="ig_1")], "b") == [user_message()]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("entry", "param"),
     [
         ("odd", "images[0]"),

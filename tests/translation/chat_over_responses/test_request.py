@@ -9,6 +9,7 @@ import pytest
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import TranslationContext
 from forwarder.translation.chat_over_responses import translate_request
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import terms
 
 Json = dict[str, Any]
@@ -87,7 +88,7 @@ MAPPED: list[tuple[Json, Json]] = [
 ]
 
 
-@pytest.mark.parametrize(("request_", "out"), MAPPED)
+@check_each(("request_", "out"), MAPPED)
 def test_parameter_is_mapped(request_: Json, out: Json) -> None:
     assert translate_to_responses(**request_) == {**BASE, **out}
 
@@ -119,7 +120,7 @@ def test_reasoning_model_is_asked_for_a_summary() -> None:
     ] == {"effort": "none"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("request_", "legacy"),
     [({}, False), ({"tools": [TOOL]}, False), ({"functions": [FUNCTION]}, True),
      ({"functions": [FUNCTION], "tools": []}, True), ({"functions": [FUNCTION], "tools": [TOOL]}, False),
@@ -150,7 +151,7 @@ REFUSED: list[tuple[Json, Any, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("request_", "raised", "param"), REFUSED)
+@check_each(("request_", "raised", "param"), REFUSED)
 def test_unsupported_parameter_error_names_it(request_: Json, raised: Any, param: str) -> None:
     with pytest.raises(raised) as caught:
         translate_to_responses(**request_)

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.translation.chat_over_responses.side_data import SideData
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -50,13 +49,13 @@ def test_file_is_listed_once_with_all_its_fields() -> None:
     ]
 
 
-@pytest.mark.parametrize("odd", ["../x", "a/b", "a?b", "a\nb", ".", "ü"])
+@check_each("odd", ["../x", "a/b", "a?b", "a\nb", ".", "ü"])
 def test_unsafe_file_id_has_no_url(odd: str) -> None:
     assert make_side_data({"type": "file_path", "file_id": odd}).files == [{"file_id": odd}]
     assert "url" not in make_side_data(make_citation(container_id=odd)).files[0]
 
 
-@pytest.mark.parametrize("odd", [None, "", 7, ["a"]])
+@check_each("odd", [None, "", 7, ["a"]])
 def test_file_without_an_id_is_ignored(odd: Any) -> None:
     assert make_side_data({"type": "file_path", "file_id": odd}).files == []
 

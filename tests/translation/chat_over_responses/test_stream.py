@@ -11,6 +11,7 @@ from forwarder.protocols.fold import fold_chat
 from forwarder.translation.chat_over_responses.request import is_answer_cut
 from forwarder.translation.chat_over_responses.stream import EVENT_HANDLERS
 from tests.helpers import sdk
+from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import EVENT_TYPES
 from tests.helpers.translating import NOW, events_of, terms, translate
 
@@ -60,7 +61,7 @@ def test_completion_has_its_own_id_without_a_response_id() -> None:
     assert (first["id"], first["model"], first["created"]) == ("chatcmpl-1", "m", NOW)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("kind", "details", "finish"),
     [
         ("completed", None, "stop"),
@@ -76,7 +77,7 @@ def test_finish_reason_is_mapped(kind: str, details: Json | None, finish: str) -
     assert translate_events(last)[-1]["choices"][0]["finish_reason"] == finish
 
 
-@pytest.mark.parametrize(
+@check_each(
     "failed",
     [
         make_event(
@@ -306,7 +307,7 @@ def test_cut_answer_streams_its_side_data() -> None:
     assert not any("annotations" in delta or "metadata" in delta for delta in deltas)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("request_", "cut"),
     [
         ({}, False),
@@ -327,7 +328,7 @@ def test_answer_is_cut_at_stops_and_low_limits(request_: Json, cut: bool) -> Non
 # -- provider peculiarities ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("tier", "expected"), [("on_demand", "default"), ("ultrafast", "priority"), ("flex", "flex")]
 )
 def test_service_tier_is_mapped_to_chats_values(tier: str, expected: str) -> None:
@@ -342,7 +343,7 @@ SEARCH = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "xs_call_1",
           "name": "x_keyword_search", "input": '{"query": "a"}'}  # fmt: skip
 
 
-@pytest.mark.parametrize("streamed", [True, False])
+@check_each("streamed", [True, False])
 def test_provider_answered_calls_are_ignored(streamed: bool) -> None:
     own = {**SEARCH, "call_id": "call_1", "name": "patch"}
     steps = [
@@ -374,7 +375,7 @@ def test_answer_after_provider_calls_finishes_with_stop() -> None:
     assert "tool_calls" not in choice["message"]
 
 
-@pytest.mark.parametrize("streamed", [True, False])
+@check_each("streamed", [True, False])
 def test_citation_without_position_is_placed_at_the_end(streamed: bool) -> None:
     """xAI sends only the URL."""
     bare = {"type": "url_citation", "url": "https://x.ai", "title": None}

@@ -12,6 +12,7 @@ from forwarder.translation.chat_over_responses.tools import (
     convert_tool_choice,
     convert_tools,
 )
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -44,7 +45,7 @@ TOOLS: list[tuple[Json, Json]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("nested", "flat"), TOOLS)
+@check_each(("nested", "flat"), TOOLS)
 def test_tool_is_flattened(nested: Json, flat: Json) -> None:
     assert convert_tools([nested]) == [flat]
     if nested["type"] == "function":
@@ -66,12 +67,12 @@ CHOICES: list[tuple[Any, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("nested", "flat"), CHOICES)
+@check_each(("nested", "flat"), CHOICES)
 def test_tool_choice_is_flattened(nested: Any, flat: Any) -> None:
     assert convert_tool_choice(nested) == flat
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("old", "new"),
     [("none", "none"), ("auto", "auto"), ({"name": "f"}, {"type": "function", "name": "f"})],
 )
@@ -111,7 +112,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("read", "value", "param"), REFUSED)
+@check_each(("read", "value", "param"), REFUSED)
 def test_malformed_tool_error_names_the_path(read: Any, value: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read(value)
@@ -121,7 +122,7 @@ def test_malformed_tool_error_names_the_path(read: Any, value: Any, param: str) 
 OFFERED = [{"type": "function", "name": "f"}, {"type": "web_search"}]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("choice", "tools", "met"),
     [
         ("auto", [], True),

@@ -8,6 +8,7 @@ import pytest
 
 from forwarder.core.errors import UpstreamProtocolError
 from forwarder.translation.ollama_over_chat.calls import OllamaToolCallCollector
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -41,7 +42,7 @@ def test_repeated_name_is_not_doubled() -> None:
     assert tool_call == {"function": {"index": 0, "name": "f", "arguments": {}}}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("text", "arguments"),
     [
         ("", {}),
@@ -57,7 +58,7 @@ def test_arguments_become_an_object(text: Any, arguments: Json) -> None:
     assert tool_call["function"]["arguments"] == arguments
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '"x"', "7", "{'a': 1}", "[" * 100_000])
+@check_each("text", ["{", "[1]", '"x"', "7", "{'a': 1}", "[" * 100_000])
 def test_invalid_arguments_are_an_upstream_error_unless_cut(text: str) -> None:
     with pytest.raises(UpstreamProtocolError, match="'f'"):
         collect_calls(make_delta(0, text, "f"))

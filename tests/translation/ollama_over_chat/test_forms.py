@@ -8,6 +8,7 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.translation.ollama_over_chat.forms import CHAT_ENDPOINT, GENERATE_ENDPOINT
+from tests.helpers.check_cases import check_each
 from tests.helpers.ollama import prepared
 from tests.helpers.translating import terms
 
@@ -33,7 +34,7 @@ def test_invalid_image_error_names_the_parameter() -> None:
     assert caught.value.param == "images[0]"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "value"),
     [("context", [1, 2]), ("suffix", "end"), ("template", "{{ .Prompt }}"), ("raw", True),
      ("_debug_render_only", True)],

@@ -14,6 +14,7 @@ from forwarder.translation.ollama_over_chat.messages import (
     make_content,
     serialize_arguments,
 )
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -42,7 +43,7 @@ def map_results(messages: list[Json]) -> dict[str, str]:
     return {m["content"]: m["tool_call_id"] for m in messages if m["role"] == "tool"}
 
 
-@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "User"])
+@check_each("role", ["system", "developer", "user", "assistant", "User"])
 def test_text_is_unchanged(role: str) -> None:
     [converted] = read_history({"role": role, "content": "Grüezi"})
     assert converted == {"role": role.lower(), "content": "Grüezi"}
@@ -52,7 +53,7 @@ def test_missing_text_is_empty() -> None:
     assert read_history({"role": "user"}) == [{"role": "user", "content": ""}]
 
 
-@pytest.mark.parametrize(("data", "kind"), [(PNG, "png"), (JPEG, "jpeg"), ("AAAA", "png")])
+@check_each(("data", "kind"), [(PNG, "png"), (JPEG, "jpeg"), ("AAAA", "png")])
 def test_image_becomes_a_part_after_the_text(data: str, kind: str) -> None:
     [converted] = read_history({"role": "user", "content": "What?", "images": [data]})
     shown = {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{data}"}}
@@ -64,7 +65,7 @@ def test_image_url_without_text_is_accepted() -> None:
     assert make_content("", [url], "x") == [{"type": "image_url", "image_url": {"url": url}}]
 
 
-@pytest.mark.parametrize("image", ["not base64!", "", 7, None])
+@check_each("image", ["not base64!", "", 7, None])
 def test_invalid_image_error_names_the_path(image: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_history({"role": "user", "images": [PNG, image]})
@@ -80,7 +81,7 @@ def test_long_invalid_image_is_refused_quickly() -> None:
     assert time.process_time() - began < 1
 
 
-@pytest.mark.parametrize("image", ["aGk=", "a Gk\n=\n", "aA==", "aA= =\n", "aGkh\n"])
+@check_each("image", ["aGk=", "a Gk\n=\n", "aA==", "aA= =\n", "aGkh\n"])
 def test_base64_with_line_breaks_is_accepted(image: str) -> None:
     assert make_content("", [image], "x")
 
@@ -104,7 +105,7 @@ def test_call_gets_an_id_and_its_arguments_are_serialized() -> None:
     assert answer == {"role": "tool", "tool_call_id": "call_1", "content": "1"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("arguments", "text"), [({"a": "ü", "b": [1]}, '{"a":"ü","b":[1]}'), ('{"a": 1}', '{"a": 1}')]
 )
 def test_arguments_are_serialized_compactly(arguments: Any, text: str) -> None:
@@ -123,7 +124,7 @@ def test_unnamed_results_are_matched_in_order() -> None:
     assert map_results(converted) == {"one": "call_1", "two": "call_2"}
 
 
-@pytest.mark.parametrize("field", ["tool_name", "name"])
+@check_each("field", ["tool_name", "name"])
 def test_named_results_are_matched_by_tool(field: str) -> None:
     names = [
         make_result("b2", **{field: "b"}),
@@ -147,7 +148,7 @@ def test_client_ids_are_kept_and_never_generated() -> None:
     assert map_results(converted) == {"a": "call_1", "b": "call_2"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     "messages",
     [
         [make_result("1")],
@@ -166,7 +167,7 @@ def test_result_may_have_images() -> None:
     assert [part["type"] for part in converted["content"]] == ["text", "image_url"]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("message", "param"),
     [
         ("hi", "messages[0]"),

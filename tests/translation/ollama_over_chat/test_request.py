@@ -9,6 +9,7 @@ import pytest
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.translation.ollama_over_chat.forms import GENERATE_ENDPOINT
 from tests.fake_provider import check_chat
+from tests.helpers.check_cases import check_each
 from tests.helpers.ollama import USER, chat, prepared
 from tests.helpers.translating import terms
 
@@ -34,17 +35,17 @@ def test_options_become_parameters() -> None:
     assert check_chat(body) == []
 
 
-@pytest.mark.parametrize("limit", [-1, -2, 0])
+@check_each("limit", [-1, -2, 0])
 def test_unlimited_num_predict_is_omitted(limit: int) -> None:
     assert "max_completion_tokens" not in chat(options={"num_predict": limit})
 
 
-@pytest.mark.parametrize(("stop", "expected"), [("x", "x"), (["x"], ["x"]), ([], None), ("", None)])
+@check_each(("stop", "expected"), [("x", "x"), (["x"], ["x"]), ([], None), ("", None)])
 def test_empty_stop_is_omitted(stop: Any, expected: Any) -> None:
     assert chat(options={"stop": stop}).get("stop") == expected
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("takes", "fields", "expected"),
     [
         ({"top_k", "min_p"}, {"top_k": 3, "min_p": 0.1}, {"top_k": 3, "min_p": 0.1}),
@@ -64,7 +65,7 @@ def test_extensions_of_the_upstream_are_carried(
     assert context.loss_report.losses == {}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("think", "effort"),
     [(True, "medium"), (False, "none"), ("low", "low"), ("max", "max"), (None, None)],
 )
@@ -83,7 +84,7 @@ def test_format_is_json_or_a_schema() -> None:
     assert check_chat(chat(format=schema)) == []
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("fields", "expected"),
     [
         ({}, {}),
@@ -105,7 +106,7 @@ def test_tools_are_converted() -> None:
     assert "tools" not in chat(tools=[])
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("fields", "param"),
     [
         ({"model": None}, "model"),
@@ -138,7 +139,7 @@ def test_other_tool_types_are_refused() -> None:
     assert caught.value.param == "tools[0].type"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("keep_alive", "instead"),
     [(None, "load"), ("5m", "load"), (-1, "load"), (0.5, "load"), ("0.5s", "load"),
      (0, "unload"), (0.0, "unload"), ("0", "unload"), ("0s", "unload"), ("0.0m", "unload")],

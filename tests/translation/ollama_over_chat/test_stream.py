@@ -10,6 +10,7 @@ from forwarder.core.errors import UpstreamError, UpstreamProtocolError, Upstream
 from forwarder.protocols.ollama import fold_ollama
 from forwarder.translation import ollama_over_chat
 from forwarder.translation.ollama_over_chat.forms import GENERATE_ENDPOINT
+from tests.helpers.check_cases import check_each
 from tests.helpers.ollama import chunk, lines, mistakes, prepared
 from tests.helpers.translating import STAMP, terms
 
@@ -52,14 +53,12 @@ def test_missing_token_counts_are_omitted() -> None:
     assert last["total_duration"] > 0
 
 
-@pytest.mark.parametrize(
-    "usage", [{"x_groq": {"usage": USAGE["usage"]}}, {"usage": USAGE["usage"]}]
-)
+@check_each("usage", [{"x_groq": {"usage": USAGE["usage"]}}, {"usage": USAGE["usage"]}])
 def test_usage_on_the_finish_chunk_is_read(usage: Json) -> None:
     assert lines([[{**chunk("stop", content="x"), **usage}]])[-1]["eval_count"] == 3
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("finish", "reason"),
     [("stop", "stop"), ("tool_calls", "stop"), ("length", "length"), ("max_tokens", "length"),
      ("content_filter", "content_filter"), ("eos", "stop")],
@@ -68,7 +67,7 @@ def test_finish_reason_is_mapped(finish: str, reason: str) -> None:
     assert lines([[chunk(finish, content="x")]])[-1]["done_reason"] == reason
 
 
-@pytest.mark.parametrize(
+@check_each(
     "deltas",
     [
         [{"reasoning_content": "Hm."}, {"content": "Hi"}],
@@ -182,7 +181,7 @@ def test_heartbeat_is_forwarded() -> None:
 # -- faults -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("batches", "kind"),
     [
         ([[chunk(content="x")]], UpstreamProtocolError),

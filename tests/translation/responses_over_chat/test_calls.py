@@ -10,6 +10,7 @@ from forwarder.translation.responses_over_chat.calls import PendingCall
 from forwarder.translation.responses_over_chat.items import ToolCallItem
 from forwarder.translation.responses_over_chat.tool_kinds import FUNCTION, SHELL
 from forwarder.translation.responses_over_chat.toolbox import ClientTool
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -76,7 +77,7 @@ CASES: dict[str, tuple[list[Json], list[str], tuple[str, str, str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@check_each("name", CASES)
 def test_call_opens_once_its_name_is_complete(name: str) -> None:
     deltas, events, (call_id, tool, arguments) = CASES[name]
     emitted, item = write_call(*deltas)

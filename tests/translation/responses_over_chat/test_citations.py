@@ -2,13 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.translation.responses_over_chat.citations import (
     CitationBuffer,
     flatten_annotation,
     move_annotation,
 )
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -16,7 +15,7 @@ URL = {"start_index": 4, "end_index": 7, "title": "One", "url": "https://example
 FLAT = {"type": "url_citation", **URL}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("nested", "expected"),
     [
         ({"type": "url_citation", "url_citation": URL}, FLAT),
@@ -37,7 +36,7 @@ def test_annotation_is_flattened_and_completed(nested: Any, expected: Any) -> No
     assert flatten_annotation(nested) == expected
 
 
-@pytest.mark.parametrize(("offset", "ends"), [(0, (4, 7)), (3, (1, 4)), (6, (0, 1)), (9, (0, 0))])
+@check_each(("offset", "ends"), [(0, (4, 7)), (3, (1, 4)), (6, (0, 1)), (9, (0, 0))])
 def test_positions_are_shifted_to_the_start_of_the_text(offset: int, ends: tuple[int, int]) -> None:
     moved = move_annotation(FLAT, offset)
     assert (moved["start_index"], moved["end_index"]) == ends

@@ -14,9 +14,10 @@ from forwarder.translation.responses_over_chat.custom_tool_input import (
     read_json,
     read_object,
 )
+from tests.helpers.check_cases import check_each
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("text", "value"),
     [
         ('{"a": 1}', {"a": 1}),
@@ -32,7 +33,7 @@ def test_read_json_accepts_typical_mistakes(text: str, value: Any) -> None:
     assert read_json(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"a": 1', "*** Begin Patch", '"a\\"'])
+@check_each("text", ["", "{", '{"a": 1', "*** Begin Patch", '"a\\"'])
 def test_read_json_raises_for_other_text(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         read_json(text)
@@ -51,13 +52,13 @@ def test_custom_input_can_always_be_encoded(text: str) -> None:
     read_custom_input(f'{{"input": "{text}"}}').encode()
 
 
-@pytest.mark.parametrize("text", ['[{"a": 1}]', '"a"', "1", "null"])
+@check_each("text", ['[{"a": 1}]', '"a"', "1", "null"])
 def test_read_object_returns_only_objects(text: str) -> None:
     assert read_object(text) == {}
     assert read_object('{"a": 1}') == {"a": 1}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("arguments", "text"),
     [
         ('{"input": "a"}', "a"),
@@ -76,7 +77,7 @@ def test_custom_input_is_read_from_any_wrapping(arguments: str, text: str) -> No
     assert read_custom_input(arguments) == text
 
 
-@pytest.mark.parametrize("name", ["input", "patch", "command", "code", "text", "content"])
+@check_each("name", ["input", "patch", "command", "code", "text", "content"])
 def test_input_head_matches_the_first_field_only(name: str) -> None:
     head = INPUT_HEAD.match(f' {{\n"{name}" : "a"}}')
     assert head
@@ -123,12 +124,12 @@ def test_unwrapper_reads_malformed_input_independent_of_chunking(body: str, cut:
     assert whole_input.startswith(streamed)
 
 
-@pytest.mark.parametrize("text", ["*** Begin Patch", '"quoted"', "", '{"other": "a"}', "[1]", "{"])
+@check_each("text", ["*** Begin Patch", '"quoted"', "", '{"other": "a"}', "[1]", "{"])
 def test_unwrapper_holds_back_unexpected_arguments(text: str) -> None:
     assert unwrap(list(text)) == ("", read_custom_input(text))
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("arguments", "text"),
     [
         ('{"input": "a\\nb', "a\nb"),

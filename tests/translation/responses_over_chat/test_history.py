@@ -15,6 +15,7 @@ from forwarder.providers import PROFILES, adapt_request
 from forwarder.translation.responses_over_chat.history import ResponsesHistoryReader
 from forwarder.translation.responses_over_chat.toolbox import Toolbox
 from tests.fake_provider import check_chat
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import SEAL, refusal_of, terms
 
 Json = dict[str, Any]
@@ -137,7 +138,7 @@ TURNS: dict[str, tuple[list[Json], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", TURNS)
+@check_each("name", TURNS)
 def test_items_are_grouped_into_turns(name: str) -> None:
     items, expected = TURNS[name]
     assert summarize_turns(*items) == expected
@@ -239,7 +240,7 @@ IMAGE = {"type": "input_image", "image_url": "https://example.org/a.png"}
 CHAT_IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("item", "message"),
     [
         (user("Hi."), user("Hi.")),
@@ -264,7 +265,7 @@ def test_message_content_is_converted(item: Json, message: Json) -> None:
     assert read_messages(item) == [message]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("result", "content"),
     [
         ("done", "done"),
@@ -318,7 +319,7 @@ IMAGES: dict[str, tuple[list[Json], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@check_each("name", IMAGES)
 def test_generated_image_becomes_a_user_message(name: str) -> None:
     items, expected = IMAGES[name]
     assert [
@@ -334,7 +335,7 @@ def describe_content(content: Any) -> str:
     return "+".join(part["image_url"]["url"][-1] for part in images)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("more", "url"),
     [
         ({"result": "AAAA", "output_format": "svg"}, "data:image/svg+xml;base64,AAAA"),
@@ -439,7 +440,7 @@ REFUSED: list[tuple[list[Any], str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("items", "param", "words"), REFUSED)
+@check_each(("items", "param", "words"), REFUSED)
 def test_malformed_item_error_names_the_path(items: list[Any], param: str, words: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_messages(*items)

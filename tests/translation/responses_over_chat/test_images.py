@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.translation.responses_over_chat.images import (
     AnswerImage,
     ImageItem,
@@ -11,6 +9,7 @@ from forwarder.translation.responses_over_chat.images import (
     read_image,
 )
 from tests.helpers import sdk
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -18,7 +17,7 @@ PNG = "data:image/png;base64,iVBORw0KGgo="
 DRAWN = AnswerImage("iVBORw0KGgo=", "png")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("part", "expected"),
     [
         ({"type": "image_url", "image_url": {"url": PNG}}, DRAWN),
@@ -49,7 +48,7 @@ def test_image_is_read_from_all_vendor_formats(part: Any, expected: Any) -> None
     assert read_image(part) == expected
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("url", "text"),
     [
         ("https://example.org/a.png?b=c", "![image](https://example.org/a.png?b=c)"),
@@ -67,7 +66,7 @@ def event_names(events: list[Json]) -> list[str]:
     return [event["type"].rpartition(".")[2] for event in events]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("status", "item_status", "closing"),
     [("completed", "completed", ["completed", "done"]), ("incomplete", "generating", ["done"])],
 )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.translation.responses_over_chat.items import MessageItem, ReasoningItem, ToolCallItem
 from forwarder.translation.responses_over_chat.tool_kinds import (
     APPLY_PATCH,
@@ -16,6 +14,7 @@ from forwarder.translation.responses_over_chat.tool_kinds import (
     ToolKind,
 )
 from forwarder.translation.responses_over_chat.toolbox import ClientTool
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -113,7 +112,7 @@ def test_text_part_has_annotations_and_logprobs() -> None:
     assert (message.has_open_text, message.text_length) == (False, 1)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("style", "stems"),
     [("summary", ["reasoning_summary_text"]), ("text", ["reasoning_text"]),
      ("both", ["reasoning_text", "reasoning_summary_text"])],
@@ -145,7 +144,7 @@ def test_reasoning_is_emitted_in_each_style(style: str, stems: list[str]) -> Non
     assert ("content" in thought.final_item) == ("reasoning_text" in stems)
 
 
-@pytest.mark.parametrize("style", ["summary", "text", "both"])
+@check_each("style", ["summary", "text", "both"])
 def test_empty_reasoning_can_be_encrypted(style: str) -> None:
     thought = ReasoningItem("rs_1", 0, style)
     thought.encrypted_content = "fwd1.x"
@@ -187,7 +186,7 @@ CALLS: list[tuple[ToolKind, list[str], bool, str, list[str]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "pieces", "native", "status", "between"), CALLS)
+@check_each(("kind", "pieces", "native", "status", "between"), CALLS)
 def test_call_input_streams(
     kind: ToolKind, pieces: list[str], native: bool, status: str, between: list[str]
 ) -> None:
@@ -206,9 +205,7 @@ def test_function_done_event_has_the_name() -> None:
     ] == ["t"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "status"), [(LOCAL_SHELL, "incomplete"), (APPLY_PATCH, "in_progress")]
-)
+@check_each(("kind", "status"), [(LOCAL_SHELL, "incomplete"), (APPLY_PATCH, "in_progress")])
 def test_cut_call_has_no_partial_action(kind: ToolKind, status: str) -> None:
     item = events_of_call(kind, '{"command": ["rm", "-rf', status="incomplete")[-1]["item"]
     assert item["status"] == status

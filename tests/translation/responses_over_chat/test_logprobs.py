@@ -2,18 +2,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.translation.responses_over_chat.logprobs import (
     read_entries,
     select_last_entries,
     select_text_entries,
 )
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("source", "expected"),
     [
         ({"token": "é", "logprob": -0.5, "bytes": None},
@@ -31,9 +30,7 @@ def test_entry_has_all_required_fields(source: Json, expected: Json) -> None:
     assert read_entries({"content": [source, None]}) == [expected]
 
 
-@pytest.mark.parametrize(
-    "source", [{"content": None}, {"refusal": []}, {"content": {}}, [], "x", 1]
-)
+@check_each("source", [{"content": None}, {"refusal": []}, {"content": {}}, [], "x", 1])
 def test_missing_entries_give_an_empty_list(source: Any) -> None:
     assert read_entries(source) == []
 
@@ -42,7 +39,7 @@ def make_entries(*tokens: str) -> list[Json]:
     return read_entries({"content": [{"token": token, "logprob": -1} for token in tokens]})
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("tokens", "thought", "text", "is_last", "expected"),
     [
         (["H", "i"], "", "Hi", True, ["H", "i"]),
@@ -61,7 +58,7 @@ def test_text_entries_are_selected_from_a_mixed_delta(
     )
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("text", "expected"), [("", []), ("é", ["é"]), ("bé", ["b", "é"]), ("xaabé", ["aa", "b", "é"])]
 )
 def test_last_entries_lie_wholly_within_the_text(text: str, expected: list[str]) -> None:

@@ -10,6 +10,7 @@ from openai.types.responses import ResponseIncludable
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import TranslationContext
 from forwarder.translation.responses_over_chat import translate_request
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import terms
 
 Json = dict[str, Any]
@@ -77,7 +78,7 @@ MAPPED: list[tuple[Json, Json]] = [
 ]
 
 
-@pytest.mark.parametrize(("request_", "sent"), MAPPED)
+@check_each(("request_", "sent"), MAPPED)
 def test_parameter_is_mapped(request_: Json, sent: Json) -> None:
     assert translate_to_chat(**request_) == {**BASE, **sent}
 
@@ -147,7 +148,7 @@ def test_unknown_include_values_are_reported() -> None:
     assert refused.value.param == "include.nonsense"
 
 
-@pytest.mark.parametrize("name", get_args(ResponseIncludable))
+@check_each("name", get_args(ResponseIncludable))
 def test_known_include_values_are_not_reported(name: str) -> None:
     assert "include" not in translate_to_chat(terms(strict=True), include=[name])
 
@@ -159,7 +160,7 @@ def test_search_sources_are_reported_with_native_search() -> None:
     assert set(context.loss_report.losses) == {"include.web_search_call.action.sources"}
 
 
-@pytest.mark.parametrize("name", ["n", "max_tokens", "response_format", "reasoning_effort"])
+@check_each("name", ["n", "max_tokens", "response_format", "reasoning_effort"])
 def test_chat_parameter_is_reported_as_such(name: str) -> None:
     context = terms()
     translate_to_chat(context, **{name: 1})
@@ -193,7 +194,7 @@ REFUSED: list[tuple[Json, Any, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("request_", "raised", "param"), REFUSED)
+@check_each(("request_", "raised", "param"), REFUSED)
 def test_unsupported_parameter_error_names_it(request_: Json, raised: Any, param: str) -> None:
     with pytest.raises(raised) as caught:
         translate_to_chat(**request_)

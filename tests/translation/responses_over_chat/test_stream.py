@@ -10,6 +10,7 @@ from forwarder.core.errors import UpstreamError, UpstreamProtocolError, Upstream
 from forwarder.protocols import unfold
 from forwarder.protocols.fold import fold_responses
 from tests.helpers import sdk
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import NOW, SEAL, events_of, terms, translate
 
 Json = dict[str, Any]
@@ -31,13 +32,13 @@ STOP = make_chunk(finish="stop")
 SAID = make_chunk({"content": "a"})
 
 
-@pytest.mark.parametrize("finish", ["stop", "tool_calls", "function_call", "eos"])
+@check_each("finish", ["stop", "tool_calls", "function_call", "eos"])
 def test_unknown_finish_reason_completes_the_response(finish: str) -> None:
     response = translate_chunks(SAID, make_chunk(finish=finish))
     assert (response["status"], response["completed_at"]) == ("completed", NOW)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("finish", "reason"),
     [("length", "max_output_tokens"), ("max_tokens", "max_output_tokens"),
      ("model_length", "max_output_tokens"), ("content_filter", "content_filter")],
@@ -48,7 +49,7 @@ def test_cut_answer_is_incomplete_with_a_reason(finish: str, reason: str) -> Non
     assert response["incomplete_details"] == {"reason": reason}
 
 
-@pytest.mark.parametrize("finish", ["error", "abort", "insufficient_system_resource"])
+@check_each("finish", ["error", "abort", "insufficient_system_resource"])
 def test_failed_finish_reason_raises(finish: str) -> None:
     with pytest.raises(UpstreamError, match=finish):
         translate_chunks(SAID, make_chunk(finish=finish))
@@ -123,7 +124,7 @@ PNG = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0K
 CITED = {"type": "url_citation", "start_index": 0, "end_index": 2, "title": "T", "url": "u"}
 
 
-@pytest.mark.parametrize("streamed", [False, True])
+@check_each("streamed", [False, True])
 def test_whole_message_has_all_fields_of_a_stream(streamed: bool) -> None:
     message = {"role": "assistant", "content": "Hi", "annotations": [CITED], "images": [PNG]}
     entries = [{"token": "Hi", "logprob": -0.5, "bytes": None, "top_logprobs": []}]
@@ -141,7 +142,7 @@ def test_whole_message_has_all_fields_of_a_stream(streamed: bool) -> None:
     assert drawn["result"] == "iVBORw0KGgo="
 
 
-@pytest.mark.parametrize("streamed", [False, True])
+@check_each("streamed", [False, True])
 def test_whole_message_with_legacy_function_call(streamed: bool) -> None:
     message = {"role": "assistant", "content": None, "tool_calls": None}
     message["function_call"] = {"name": "f", "arguments": '{"a": 1}'}
@@ -194,7 +195,7 @@ def test_cut_image_is_not_completed() -> None:
     assert (image["status"], image["result"]) == ("generating", "iVBORw0KGgo=")
 
 
-@pytest.mark.parametrize("images", [None, [], [None], [{}], [{"image_url": None}], [{"type": "x"}]])
+@check_each("images", [None, [], [None], [{}], [{"image_url": None}], [{"type": "x"}]])
 def test_malformed_images_are_ignored(images: Any) -> None:
     [message_item] = translate_chunks(make_chunk({"content": "a", "images": images}), STOP)[
         "output"
@@ -223,7 +224,7 @@ def text_of(response: Json) -> str:
     )
 
 
-@pytest.mark.parametrize(
+@check_each(
     "chunks",
     [
         [make_choices((0, "a", None)), make_choices((1, "x", None)), make_choices((0, "b", None)),
@@ -238,14 +239,14 @@ def test_further_choices_are_ignored(chunks: list[Json]) -> None:
     assert (text_of(response), response["status"]) == ("ab", "completed")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("tier", "expected"), [("on_demand", "default"), ("priority", "priority"), ("", "default")]
 )
 def test_service_tier_is_mapped_to_the_apis_values(tier: str, expected: str) -> None:
     assert translate_chunks({**SAID, "service_tier": tier}, STOP)["service_tier"] == expected
 
 
-@pytest.mark.parametrize(
+@check_each(
     "blank",
     [{"reasoning_content": "\n\n"}, {"reasoning": " "}, {"content": "<think>\n\n</think>\n\n"},
      {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "\n"}]}]}],

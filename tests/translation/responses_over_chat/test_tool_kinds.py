@@ -3,26 +3,25 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
-
 from forwarder.translation.responses_over_chat.tool_kinds import (
     CALL_TYPES,
     OUTPUT_TYPES,
     TOOL_KINDS,
 )
 from tests.fake_provider import check_chat
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
 
-@pytest.mark.parametrize("name", TOOL_KINDS)
+@check_each("name", TOOL_KINDS)
 def test_kinds_are_found_by_call_and_output_type(name: str) -> None:
     kind = TOOL_KINDS[name]
     assert CALL_TYPES[kind.call_type] == (name, kind)
     assert OUTPUT_TYPES[kind.output_type] is kind
 
 
-@pytest.mark.parametrize("name", TOOL_KINDS)
+@check_each("name", TOOL_KINDS)
 def test_every_kind_makes_a_valid_strict_function(name: str) -> None:
     kind = TOOL_KINDS[name]
     function = {
@@ -63,7 +62,7 @@ WRITTEN: list[tuple[str, Any, Json]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "arguments", "expected"), WRITTEN)
+@check_each(("name", "arguments", "expected"), WRITTEN)
 def test_arguments_become_call_fields(name: str, arguments: Any, expected: Json) -> None:
     fields = TOOL_KINDS[name].make_call_fields(json.dumps(arguments))
     field, _ = TOOL_KINDS[name].input_field
@@ -84,7 +83,7 @@ GIVEN: list[tuple[str, Json, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "item", "arguments"), GIVEN)
+@check_each(("name", "item", "arguments"), GIVEN)
 def test_history_call_becomes_arguments(name: str, item: Json, arguments: Any) -> None:
     assert json.loads(TOOL_KINDS[name].make_arguments(item)) == arguments
 
@@ -100,6 +99,6 @@ RESULTS: list[tuple[str, Json, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "item", "text"), RESULTS)
+@check_each(("name", "item", "text"), RESULTS)
 def test_output_becomes_the_tool_message_text(name: str, item: Json, text: str) -> None:
     assert TOOL_KINDS[name].read_result(item, "input[0]") == text

@@ -17,6 +17,7 @@ from forwarder.translation.responses_over_chat.toolbox import (
     flatten_name,
     make_search_options,
 )
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import refusal_of, terms, translate
 
 Json = dict[str, Any]
@@ -39,7 +40,7 @@ def make_namespace(name: str, *tools: Json) -> Json:
 # -- names --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "space", "flat"),
     [
         ("read", None, "read"),
@@ -107,7 +108,7 @@ def test_unknown_tool_is_a_function() -> None:
 EMPTY = {"type": "object", "properties": {}}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("tool", "sent"),
     [
         (make_function("f"), {"name": "f", "parameters": EMPTY}),
@@ -136,7 +137,7 @@ def test_custom_tool_becomes_a_function_with_its_grammar_in_the_description() ->
     assert tool["function"]["parameters"]["properties"]["input"]["type"] == "string"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("given_format", "sent"),
     [
         (GRAMMAR, {"type": "grammar", "grammar": {"syntax": "regex", "definition": "a+"}}),
@@ -164,7 +165,7 @@ HOSTED = [
 ]
 
 
-@pytest.mark.parametrize("tool", HOSTED)
+@check_each("tool", HOSTED)
 def test_hosted_tool_is_dropped_and_reported_or_refused(tool: Json) -> None:
     dropping = terms()
     assert make_toolbox(tool, context=dropping).chat_tools == []
@@ -174,7 +175,7 @@ def test_hosted_tool_is_dropped_and_reported_or_refused(tool: Json) -> None:
             make_toolbox(tool, context=refusing)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("tool", "param"),
     [
         ("f", "tools[0]"),
@@ -229,7 +230,7 @@ def make_offered_toolbox() -> Toolbox:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("choice", "sent"), CHOICES)
+@check_each(("choice", "sent"), CHOICES)
 def test_tool_choice_is_nested(choice: Any, sent: Any) -> None:
     assert make_offered_toolbox().convert_choice(choice) == sent
 
@@ -240,12 +241,12 @@ def test_choice_of_a_native_custom_tool_stays_custom() -> None:
     assert choice == {"type": "custom", "custom": {"name": "c"}}
 
 
-@pytest.mark.parametrize("mode", ["none", "auto"])
+@check_each("mode", ["none", "auto"])
 def test_tool_choice_is_omitted_without_tools(mode: str) -> None:
     assert make_toolbox({"type": "web_search"}).convert_choice(mode) is None
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("choice", "raised", "param"),
     [
         ("always", InvalidRequest, "tool_choice"),
@@ -270,9 +271,7 @@ def test_impossible_tool_choice_is_refused(choice: Any, raised: Any, param: str)
     assert caught.value.param == param
 
 
-@pytest.mark.parametrize(
-    ("tools", "raised"), [([], InvalidRequest), ([{"type": "web_search"}], Unsupported)]
-)
+@check_each(("tools", "raised"), [([], InvalidRequest), ([{"type": "web_search"}], Unsupported)])
 def test_required_tool_choice_needs_a_tool(tools: list[Json], raised: Any) -> None:
     with pytest.raises(raised) as caught:
         make_toolbox(*tools).convert_choice("required")
@@ -285,7 +284,7 @@ OSLO = {"type": "approximate", "city": "Oslo", "country": "NO", "region": None}
 NESTED = {"type": "approximate", "approximate": {"city": "Oslo", "country": "NO"}}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("tool", "expected", "lost"),
     [
         ({}, {}, []),
@@ -302,7 +301,7 @@ def test_search_options_take_chats_form(tool: Json, expected: Json, lost: list[s
     assert list(loss_report.losses) == [f"tools.web_search.{name}" for name in lost]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("tool", "param"),
     [
         ({"search_context_size": 1}, "tools[0].search_context_size"),
@@ -344,7 +343,7 @@ CHOICES: list[tuple[Any, list[Json], bool, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("choice", "tools", "searches", "sent"), CHOICES)
+@check_each(("choice", "tools", "searches", "sent"), CHOICES)
 def test_search_is_offered_unless_the_choice_forbids_it(
     choice: Any, tools: list[Json], searches: bool, sent: Any
 ) -> None:
