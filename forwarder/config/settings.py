@@ -149,6 +149,7 @@ class Settings:
     head_timeout: float
     body_timeout: float
     send_timeout: float
+    min_send_rate: int
     max_chunk_overhead: int
     max_body_memory: int
     max_answer: int
@@ -307,6 +308,7 @@ SETTINGS = (
     Setting("HEAD_TIMEOUT", "head_timeout", parsers.parse_seconds, "10"),
     Setting("BODY_TIMEOUT", "body_timeout", parsers.parse_seconds, "30"),
     Setting("SEND_TIMEOUT", "send_timeout", parsers.parse_seconds, "60"),
+    Setting("MIN_SEND_RATE", "min_send_rate", parsers.parse_size, "4k"),
     Setting("MAX_CHUNK_OVERHEAD", "max_chunk_overhead", parsers.parse_size, "64k"),
     Setting("MAX_BODY_MEMORY", "max_body_memory", parsers.parse_size, "192m"),
     Setting("MAX_ANSWER", "max_answer", parsers.parse_size, "64m"),

@@ -46,12 +46,14 @@ TURN_PAUSE_SECONDS = 1e-5
 class ClientLimits(NamedTuple):
     """Settings for client connections: time-outs in seconds, ``max_chunk_overhead`` in bytes.
 
-    A ``queue_timeout`` of 0 means that new connections wait without limit.
+    ``min_send_rate`` is in bytes per second. A ``queue_timeout`` of 0 means that new connections
+    wait without limit.
     """
 
     head_timeout: float = 10.0
     body_timeout: float = 30.0
     send_timeout: float = 60.0
+    min_send_rate: int = 4096
     max_chunk_overhead: int = 2**16
     queue_timeout: float = 2.0
 
@@ -74,6 +76,7 @@ class ClientSocket:
         self._limits = limits
         self._body: RequestBody | None = None
         self._head_deadline: float | None = time.monotonic() + limits.head_timeout
+        self._patience = limits.send_timeout
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -81,6 +84,7 @@ class ClientSocket:
     def open_body(self, request: Any) -> RequestBody | None:
         """Begin a request. Returns its limited body, or None without one."""
         self._head_deadline = None
+        self._patience = self._limits.send_timeout
         self._sock.settimeout(self._limits.send_timeout)
         if getattr(request.body.reader, "length", None) != 0:
             request.body = self._body = RequestBody(request, self._limits)
@@ -107,23 +111,38 @@ class ClientSocket:
             return b""
 
     def sendall(self, data: bytes) -> None:
-        """Send ``data`` whole. The time-out applies to each part that the client accepts.
+        """Send ``data`` whole.
 
-        Raises BrokenPipeError, which gunicorn handles, if the client stops reading.
+        Raises BrokenPipeError, which gunicorn handles, if the client stops reading or reads too
+        slowly.
         """
-        send = self._sock.send
         try:
-            sent = send(data)
+            sent = self._send_part(data)
             if sent < len(data):
                 rest = memoryview(data)[sent:]
                 while rest:
-                    rest = rest[send(rest) :]
+                    rest = rest[self._send_part(rest) :]
         except TimeoutError:
             log.info(
-                "a client did not read its response in time (limit: FORWARDER_SEND_TIMEOUT)",
+                "a client did not read its response in time (limits: FORWARDER_SEND_TIMEOUT, "
+                "FORWARDER_MIN_SEND_RATE)",
                 extra={"event": "client_send_timeout"},
             )
             raise BrokenPipeError(errno.EPIPE, "The client does not read its response.") from None
+
+    def _send_part(self, data: bytes | memoryview) -> int:
+        """Send what the client accepts now or next, and return its length.
+
+        Raises TimeoutError if the client accepts nothing, or if all waits of the request together
+        exceed the time-out by more than the accepted bytes take at the slowest rate.
+        """
+        started = time.monotonic()
+        sent: int = self._sock.send(data)
+        gained = sent / self._limits.min_send_rate - (time.monotonic() - started)
+        self._patience = min(self._patience + gained, self._limits.send_timeout)
+        if self._patience < 0:
+            raise TimeoutError
+        return sent
 
 
 class RequestBody(Body):  # type: ignore[misc]

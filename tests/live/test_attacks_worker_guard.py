@@ -46,6 +46,7 @@ def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Se
 def narrow(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
     """Two workers with three places each, of which the neighbour takes one."""
     places = {"FORWARDER_MAX_CONCURRENT": "3", "WEB_CONCURRENCY": "2"}
+    places["FORWARDER_MIN_SEND_RATE"] = "20m"
     return serve(with_short_limits(upstream, neighbour, **places))
 
 
@@ -408,6 +409,35 @@ def test_a_client_that_never_reads_gives_its_place_back(
     until(lambda: narrow.log.count('"left":true') == left + 4)
     assert "FORWARDER_SEND_TIMEOUT" in narrow.log
     assert "Traceback" not in narrow.log
+
+
+def read_slowly(sock: socket.socket, is_over: threading.Event) -> None:
+    """Read about 3 MB a second, so that the server never waits for long."""
+    with suppress(OSError):
+        while not is_over.is_set() and sock.recv(30_000):
+            time.sleep(0.01)
+
+
+def test_a_client_that_reads_too_slowly_gives_its_place_back(
+    narrow: Server, upstream: ScriptedUpstream, neighbour: Neighbour
+) -> None:
+    left, is_over = narrow.log.count('"left":true'), threading.Event()
+    with neighbour.watch(narrow), ExitStack() as stack:
+        others = connect_to_each_worker(narrow)
+        attackers = [each for _ in range(2) for each in connect_to_each_worker(narrow)]
+        for each in (*attackers, *others):
+            stack.callback(each.close)
+        stack.callback(is_over.set)
+        for attacker in attackers:
+            sock = get_socket(attacker)
+            ask_and_never_read(sock, upstream)
+            threading.Thread(target=read_slowly, args=(sock, is_over), daemon=True).start()
+        assert [ask_over(other) for other in others] == [503, 503]
+
+        for other in others:
+            until(lambda other=other: ask_over(other) == 200)  # type: ignore[misc]
+        until(lambda: narrow.log.count('"left":true') == left + 4)
+        assert not is_over.is_set()
 
 
 # -- workers that do not move ----------------------------------------------------------------------

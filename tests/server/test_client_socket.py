@@ -21,7 +21,11 @@ from forwarder.server.client_socket import (
 )
 
 LIMITS = ClientLimits(
-    head_timeout=1.0, body_timeout=0.6, send_timeout=0.6, max_chunk_overhead=10_000
+    head_timeout=1.0,
+    body_timeout=0.6,
+    send_timeout=0.6,
+    min_send_rate=50_000,
+    max_chunk_overhead=10_000,
 )
 
 
@@ -230,3 +234,44 @@ def test_the_limit_for_an_answer_ends_with_its_request(pair: Pair) -> None:
     pair.server.close_body()
 
     assert pair.server.gettimeout() is None
+
+
+def test_a_client_that_reads_too_slowly_is_disconnected(pair: Pair) -> None:
+    pair.read_request()
+    pair.server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
+    rate, read, is_over = LIMITS.min_send_rate, 0, threading.Event()
+
+    def read_slowly() -> None:
+        nonlocal read
+        while not is_over.wait(0.2):  # half of the slowest rate, and shorter than the time-out
+            read += len(pair.client.recv(rate // 10))
+
+    reader = threading.Thread(target=read_slowly, daemon=True)
+    reader.start()
+    started = time.monotonic()
+    with pytest.raises(BrokenPipeError):
+        pair.server.sendall(b"x" * 100 * rate)
+    assert LIMITS.send_timeout < time.monotonic() - started < 10
+    is_over.set()
+    reader.join(5)
+    assert read > 0
+
+
+def test_a_slow_client_that_is_fast_enough_reads_all(pair: Pair) -> None:
+    pair.read_request()
+    pair.server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
+    read = 0
+
+    def read_steadily() -> None:
+        nonlocal read
+        while piece := pair.client.recv(LIMITS.min_send_rate // 10):
+            read += len(piece)
+            time.sleep(0.05)  # twice the slowest rate
+
+    reader = threading.Thread(target=read_steadily, daemon=True)
+    reader.start()
+    for _ in range(15):
+        pair.server.sendall(b"x" * (LIMITS.min_send_rate // 5))
+    pair.server.shutdown(socket.SHUT_WR)
+    reader.join(10)
+    assert read == 15 * (LIMITS.min_send_rate // 5)
