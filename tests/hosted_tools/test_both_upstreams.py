@@ -235,6 +235,26 @@ def test_client_and_hosted_calls_of_one_turn_are_both_in_the_next(setup: Setup) 
     )
 
 
+def test_reasoning_goes_back_with_the_calls(setup: Setup) -> None:
+    setup.upstream.script(
+        Answer(reasoning="Hm.", calls=calls("web_search", query="cats").calls), Answer(text=CITED)
+    )
+    response = check_stream(
+        stream_events(setup, model="gpt-5.5", input="cats?", tools=[SEARCH], store=False)
+    )
+    kinds = [item["type"] for item in response["output"]]
+    assert kinds == ["reasoning", "web_search_call", "message"]
+    assert "encrypted_content" not in response["output"][0]
+    second = setup.upstream.requests[1].body
+    if setup.is_chat:
+        assert "Hm." in json.dumps(second["messages"][1])
+    else:
+        assert [item["type"] for item in second["input"][1:]] == [
+            "reasoning", "function_call", "function_call_output"
+        ]  # fmt: skip
+        assert second["input"][1]["encrypted_content"]
+
+
 def test_failed_round_ends_the_stream_with_the_usage_so_far(setup: Setup) -> None:
     setup.upstream.script(calls("web_search", query="cats"), faults.status(503))
     response = check_failure(stream_events(setup, input="cats?", tools=[SEARCH]))
