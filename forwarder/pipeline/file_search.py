@@ -25,11 +25,11 @@ MAX_STORES = 10
 
 
 def build_file_search(
-    stores: VectorStoreService, get_owner: Callable[[], str]
+    stores: VectorStoreService, get_owner: Callable[[], str], payer: str = ""
 ) -> PrepareFileSearch:
     """Return the check of a client's ``file_search`` tools.
 
-    ``get_owner`` returns the owner of the client's stored data.
+    ``get_owner`` returns the owner of the client's stored data. ``payer`` pays for embeddings.
     """
 
     def prepare(tool: Json, path: str) -> SearchFiles:
@@ -48,8 +48,9 @@ def build_file_search(
             raise invalid_value(f"{path}.max_num_results", given)
         stores.find_stores(owner, ids, param)
         return partial(
-            search_passages, stores, owner, ids, matches, options, count or DEFAULT_RESULTS, param
-        )
+            search_passages, stores, owner, ids, matches, options, count or DEFAULT_RESULTS, param,
+            payer,
+        )  # fmt: skip
 
     return prepare
 
@@ -62,10 +63,11 @@ def search_passages(
     options: RankingOptions,
     max_results: int,
     param: str,
+    payer: str,
     query: str,
 ) -> list[FilePassage]:
     """Return the passages that fit the model's query best."""
     found = stores.search_stores(
-        owner, ids, [query[:MAX_QUERY_LENGTH]], matches, options, max_results, param
+        owner, ids, [query[:MAX_QUERY_LENGTH]], matches, options, max_results, param, payer
     )
     return [FilePassage(*result) for result in found]

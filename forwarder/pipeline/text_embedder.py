@@ -23,9 +23,9 @@ class TextEmbedder:
         self._services = services
         self._calls = calls
 
-    def embed(self, model: str, texts: Sequence[str]) -> list[array[float]]:
-        """Return the vectors of texts. Raises ForwarderError."""
-        context = new_internal_context(self._services, EMBEDDINGS.name)
+    def embed(self, model: str, texts: Sequence[str], payer: str) -> list[array[float]]:
+        """Return the vectors of texts; ``payer`` pays for the tokens. Raises ForwarderError."""
+        context = new_internal_context(self._services, EMBEDDINGS.name, payer)
         request: Json = {"model": model, "input": list(texts), "encoding_format": "float"}
         try:
             stream = self._calls.open_embeddings(EMBEDDINGS.name, request, context)

@@ -114,7 +114,7 @@ class UpstreamCalls:
         file_search = None
         if self.vector_stores is not None:
             get_owner = partial(services.owners.find_owner, context.client_key)
-            file_search = build_file_search(self.vector_stores, get_owner)
+            file_search = build_file_search(self.vector_stores, get_owner, context.account_id or "")
         return Attempt(
             services,
             upstream,

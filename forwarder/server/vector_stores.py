@@ -63,6 +63,11 @@ def open_vector_stores() -> tuple[VectorStoreService, str]:
     return stores, get_services().owners.find_owner(context.client_key)
 
 
+def find_payer() -> str | None:
+    """Return the account of the client, which pays for embeddings."""
+    return request_context.current_context().account_id
+
+
 # -- stores ---------------------------------------------------------------------------------------
 
 
@@ -82,7 +87,7 @@ def create_store() -> Response:
             read_text(body, "description", MAX_DESCRIPTION_LENGTH),
             read_metadata(body, check_type),
             read_expiry(body),
-            [NewStoreFile(name, {}, *strategy) for name in ids],
+            [NewStoreFile(name, {}, *strategy, find_payer()) for name in ids],
         )
     )
 
@@ -146,7 +151,13 @@ def search(store_id: str) -> Response:
     if read_field(body, "rewrite_query", BOOL, "rewrite_query"):
         context.loss_report.drop("rewrite_query", "queries are searched as they are")
     results = stores.search_store(
-        owner, store_id, queries, matches, options, max_results or DEFAULT_RESULTS
+        owner,
+        store_id,
+        queries,
+        matches,
+        options,
+        max_results or DEFAULT_RESULTS,
+        find_payer() or "",
     )
     return json_answer(
         {
@@ -249,7 +260,7 @@ def create_batch(store_id: str) -> Response:
     strategy = read_strategy(
         read_field(body, "chunking_strategy", DICT, "chunking_strategy"), "chunking_strategy"
     )
-    new_files = [NewStoreFile(name, attributes, *strategy) for name in ids]
+    new_files = [NewStoreFile(name, attributes, *strategy, find_payer()) for name in ids]
     return json_answer(stores.create_batch(owner, store_id, new_files, "file_ids"))
 
 
@@ -344,7 +355,7 @@ def read_new_file(body: Json, prefix: str) -> NewStoreFile:
     strategy: ChunkingStrategy = read_strategy(
         read_field(body, "chunking_strategy", DICT, path), path
     )
-    return NewStoreFile(file_id, attributes, *strategy)
+    return NewStoreFile(file_id, attributes, *strategy, find_payer())
 
 
 def check_count(entries: list[Any], max_count: int, param: str) -> list[Any]:

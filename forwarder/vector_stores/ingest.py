@@ -28,8 +28,8 @@ from forwarder.vector_stores.words import split_words
 
 log = logging.getLogger("forwarder.vector_stores")
 
-Embed = Callable[[str, Sequence[str]], Sequence[Sequence[float]]]
-"""Returns the vectors of texts by a model's name. Raises ForwarderError."""
+Embed = Callable[[str, Sequence[str], str], Sequence[Sequence[float]]]
+"""A model's name, texts, and the account that pays -> their vectors. Raises ForwarderError."""
 
 MAX_ATTEMPTS = 5
 """Workers that begin to process a file. Each deploy may interrupt one."""
@@ -155,7 +155,7 @@ class Ingestor:
         wait = RETRY_SECONDS
         while True:
             try:
-                return self._embed(model, texts)
+                return self._embed(model, texts, claim.file.payer or "")
             except ForwarderError as error:
                 if error.status not in RETRIED_STATUSES or wait > MAX_RETRY_SECONDS:
                     raise

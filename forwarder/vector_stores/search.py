@@ -124,18 +124,20 @@ class Searcher:
         matches: Filter | None,
         options: RankingOptions,
         max_results: int,
+        payer: str,
     ) -> list[SearchResult]:
         """Return the best passages of the stores, best first.
 
-        A passage that several queries find has the best of its scores. Raises the errors of the
-        upstream that embeds the queries, and StoreUnavailable.
+        A passage that several queries find has the best of its scores. ``payer`` is the account
+        that pays for the embedding of the queries. Raises the errors of the upstream that embeds
+        them, and StoreUnavailable.
         """
         names = [store.id for store in stores]
         infos = self._read_files(owner, names, matches)
         if not infos:
             return []
         scores: dict[int, float] = {}
-        vectors = self._embed_queries(stores, queries, options)
+        vectors = self._embed_queries(stores, queries, options, payer)
         for store in stores:
             allowed = (
                 None if matches is None else [file for name, file in infos if name == store.id]
@@ -162,6 +164,7 @@ class Searcher:
         stores: Sequence[VectorStore],
         queries: Sequence[str],
         options: RankingOptions,
+        payer: str,
     ) -> dict[tuple[str | None, int], Sequence[float]]:
         """Return (model, number of the query) -> vector."""
         if options.embedding_weight <= 0:
@@ -170,7 +173,7 @@ class Searcher:
         return {
             (model, i): vector
             for model in sorted(models)
-            for i, vector in enumerate(self._embed(model, queries))
+            for i, vector in enumerate(self._embed(model, queries, payer))
         }
 
     def _read_files(

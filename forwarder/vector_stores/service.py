@@ -256,12 +256,13 @@ class VectorStoreService:
         matches: Filter | None,
         options: RankingOptions,
         max_results: int,
+        payer: str = "",
     ) -> list[SearchResult]:
-        """Return the best passages of a store, best first."""
+        """Return the best passages of a store, best first; ``payer`` pays for the embedding."""
         store = self._find_store(owner, store_id)
         if is_expired(store):
             raise store_expired(store_id, "vector_store_id")
-        return self._searcher.search(owner, [store], queries, matches, options, max_results)
+        return self._searcher.search(owner, [store], queries, matches, options, max_results, payer)
 
     def search_stores(
         self,
@@ -272,14 +273,16 @@ class VectorStoreService:
         options: RankingOptions,
         max_results: int,
         param: str,
+        payer: str = "",
     ) -> list[SearchResult]:
         """Return the best passages of several stores, best first, for the tool ``file_search``.
 
-        ``param`` is the path of the ids in the request, such as ``tools[0].vector_store_ids``.
-        Raises InvalidRequest with it if one of the stores does not exist or has expired.
+        ``payer`` pays for the embedding. ``param`` is the path of the ids in the request, such as
+        ``tools[0].vector_store_ids``. Raises InvalidRequest with it if one of the stores does not
+        exist or has expired.
         """
         stores = self.find_stores(owner, store_ids, param)
-        return self._searcher.search(owner, stores, queries, matches, options, max_results)
+        return self._searcher.search(owner, stores, queries, matches, options, max_results, payer)
 
     def find_stores(self, owner: str, store_ids: Sequence[str], param: str) -> list[VectorStore]:
         """Return stores that can be searched; raises InvalidRequest like `search_stores`."""

@@ -43,15 +43,15 @@ def test_search_uses_the_options_of_the_tool(stores: Any) -> None:
         "filters": {"type": "eq", "key": "a", "value": 1},
         "ranking_options": {"ranker": "auto", "score_threshold": 0.25},
     }
-    search = build_file_search(stores, lambda: "o")(tool, "tools[2]")
+    search = build_file_search(stores, lambda: "o", "payer")(tool, "tools[2]")
 
     assert search("x" * 9999) == [FilePassage("file-1", "a.txt", 0.5, {"a": 1}, "text")]
-    [(owner, ids, queries, matches, options, count, param)] = stores.searches
+    [(owner, ids, queries, matches, options, count, param, payer)] = stores.searches
     assert (owner, ids, count) == ("o", ["vs_1"], 3)
     assert queries == ["x" * MAX_QUERY_LENGTH]
     assert matches is not None
     assert options == RankingOptions(0.25)
-    assert param == "tools[2].vector_store_ids"
+    assert (param, payer) == ("tools[2].vector_store_ids", "payer")
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_texts_are_embedded_in_their_order() -> None:
     services, embedder = make_embedder(httpx2.Response(200, json={"data": entries}), requests)
 
     with services:
-        vectors = embedder.embed("chat/e", ["a", "b"])
+        vectors = embedder.embed("chat/e", ["a", "b"], "payer")
 
     assert [list(vector) for vector in vectors] == [[1.0, 0.5], [2.0, 0.5]]
     [(url, body)] = requests
@@ -52,7 +52,7 @@ def test_unreadable_answers_are_errors_of_the_upstream(data: Any) -> None:
     services, embedder = make_embedder(httpx2.Response(200, json={"data": data}), [])
 
     with services, pytest.raises(UpstreamProtocolError):
-        embedder.embed("chat/e", ["a", "b"])
+        embedder.embed("chat/e", ["a", "b"], "payer")
 
 
 def test_refusal_is_passed_on() -> None:
@@ -60,7 +60,7 @@ def test_refusal_is_passed_on() -> None:
     services, embedder = make_embedder(answer, [])
 
     with services, pytest.raises(UpstreamRefused, match="too long"):
-        embedder.embed("chat/e", ["a"])
+        embedder.embed("chat/e", ["a"], "payer")
 
 
 def test_no_vector_stores_without_a_database() -> None:

@@ -363,3 +363,21 @@ def test_vector_stores_need_stored_files(serve: Serve, embedder: Embedder) -> No
     error = answer.get_json()["error"]
     assert (answer.status_code, error["code"]) == (400, "vector_stores_disabled")
     assert "FORWARDER_FILES=store" in error["message"]
+
+
+def test_tokens_of_embeddings_are_charged_to_the_client(
+    serve: Serve, embedder: Embedder, tmp_path: Path
+) -> None:
+    """Each embedding without usage costs one token: one for the file, one for each search."""
+    url = f"sqlite:///{tmp_path}/state.db"
+    limit = {"FORWARDER_RATE_LIMIT_TOKENS": "3/hour", "FORWARDER_DATABASE_URL": url}
+    one = Api(serve(embedder, **ENVIRONMENT, **limit))
+    store = one.create_store(file_ids=[one.upload("Cats sleep.")])
+    one.wait(store)
+    path, query = f"/vector_stores/{store}/search", {"query": "cats"}
+    statuses = [
+        one.client.post(f"/v1{path}", json=query, headers=ONE).status_code for _ in range(3)
+    ]
+
+    assert statuses == [200, 200, 429]
+    assert Api(one.client, TWO).call("GET", "/vector_stores")["data"] == []

@@ -23,7 +23,7 @@ __all__ = ["any_database", "postgres_server"]
 OWNER = "owner"
 
 
-def embed(model: str, texts: Sequence[str]) -> list[list[float]]:
+def embed(model: str, texts: Sequence[str], payer: str = "") -> list[list[float]]:
     """Return vectors by the words of the texts."""
     return [make_vector(text, 16) for text in texts]
 

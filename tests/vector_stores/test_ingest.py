@@ -62,7 +62,7 @@ def test_long_file_is_embedded_in_batches(open_client: Open) -> None:
     client = open_client()
     sizes: list[int] = []
 
-    def count(model: str, texts: Sequence[str]) -> list[list[float]]:
+    def count(model: str, texts: Sequence[str], payer: str) -> list[list[float]]:
         sizes.append(len(texts))
         return embed(model, texts)
 
@@ -84,7 +84,7 @@ class Failing:
         self.errors = list(errors)
         self.calls = 0
 
-    def __call__(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+    def __call__(self, model: str, texts: Sequence[str], payer: str) -> list[list[float]]:
         self.calls += 1
         if self.errors:
             raise self.errors.pop(0)
@@ -207,7 +207,7 @@ def test_lease_is_renewed_while_a_file_is_processed(
         query = "SELECT lease FROM vector_store_files"
         return float(client.database.read(lambda c: c.exec_driver_sql(query).scalar()) or 0)
 
-    def slow(model: str, texts: Sequence[str]) -> list[list[float]]:
+    def slow(model: str, texts: Sequence[str], payer: str) -> list[list[float]]:
         end_leases(client)
         deadline = time.monotonic() + 20
         while read_lease() == 1 and time.monotonic() < deadline:
@@ -227,7 +227,7 @@ def test_removed_file_is_not_processed_on(
 ) -> None:
     store, name = create_waiting_store(client, monkeypatch)
 
-    def remove(model: str, texts: Sequence[str]) -> list[list[float]]:
+    def remove(model: str, texts: Sequence[str], payer: str) -> list[list[float]]:
         if how == "removed":
             client.stores.remove_file(OWNER, store, name)
         else:

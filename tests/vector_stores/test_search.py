@@ -76,7 +76,7 @@ def test_only_words_without_a_model(open_client: Open) -> None:
 def test_weights_choose_the_method(open_client: Open) -> None:
     client = open_client()
 
-    def point(model: str, texts: Sequence[str]) -> list[list[float]]:
+    def point(model: str, texts: Sequence[str], payer: str) -> list[list[float]]:
         """The vector of a query about cats is that of the text about hours."""
         return [[1.0, 0.1] if "shop" in t or t == "cats" else [-1.0, 0.1] for t in texts]
 
@@ -151,7 +151,7 @@ def test_nearest_bits_are_compared_exactly(client: Client, monkeypatch: pytest.M
 def test_vectors_of_other_dimensions_are_left_out(open_client: Open) -> None:
     client = open_client()
     store = fill(client)
-    client.use_embeddings(lambda model, texts: [[1.0, 2.0] for _ in texts])
+    client.use_embeddings(lambda model, texts, payer: [[1.0, 2.0] for _ in texts])
 
     assert find(client, store, "cats", options=RankingOptions(0.0, 1.0, 0.0)) == []
     assert find(client, store, "cats") == ["cats.txt"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-LATEST_VERSION = "0009"
+LATEST_VERSION = "0010"
 """The latest migration; names sort in order."""
 
 MIGRATIONS_PATH = Path(__file__).parent / "migrations"

@@ -232,6 +232,7 @@ vector_store_files = sa.Table(
     sa.Column("worker", sa.Text),
     sa.Column("lease", sa.Double),
     sa.Column("attempt", BIG_INTEGER, nullable=False),
+    sa.Column("payer", sa.Text),
     sa.UniqueConstraint("owner", "store", "file"),
     sa.Index("vector_store_files_by_file", "owner", "file"),
     sa.Index(
@@ -246,7 +247,7 @@ vector_store_files = sa.Table(
     sqlite_autoincrement=True,
 )
 """Files in vector stores. ``worker`` splits and embeds a file until ``lease``; ``attempt`` is the
-number of workers that have begun to.
+number of workers that have begun to. ``payer`` is the account that pays for the embedding.
 """
 
 vector_store_chunks = sa.Table(

@@ -54,12 +54,13 @@ class VectorStore(NamedTuple):
 
 
 class NewStoreFile(NamedTuple):
-    """A stored file that is added to a vector store."""
+    """A stored file that is added to a vector store; ``payer`` pays for its embedding."""
 
     file: str
     attributes: Json
     chunk_tokens: int
     overlap_tokens: int
+    payer: str | None = None
 
 
 class StoreFile(NamedTuple):
@@ -98,6 +99,7 @@ class PendingFile(NamedTuple):
     overlap_tokens: int
     embedding_model: str | None
     attempt: int
+    payer: str | None
 
 
 STORE_COLUMNS = [stores.c[name] for name in VectorStore._fields]
@@ -412,7 +414,8 @@ def claim_file(connection: sa.Connection, worker: str) -> PendingFile | None:
     pairs = files.join(
         uploads, (files.c.owner == uploads.c.owner) & (files.c.file == uploads.c.id)
     ).join(stores, (files.c.owner == stores.c.owner) & (files.c.store == stores.c.id))
-    names = ("number", "owner", "store", "file", "chunk_tokens", "overlap_tokens", "attempt")
+    names = ("number", "owner", "store", "file", "chunk_tokens", "overlap_tokens", "attempt",
+             "payer")  # fmt: skip
     columns = [files.c[name] for name in names]
     query = sa.select(*columns, uploads.c.filename, stores.c.embedding_model).select_from(pairs)
     row = connection.execute(query.where(files.c.number == number)).mappings().one()
