@@ -11,6 +11,7 @@ import pytest
 
 from forwarder.core.body_memory import BodyMemory, BodyReservation, measure_heap
 from forwarder.core.errors import Overloaded, TooLarge
+from tests.helpers.check_cases import check_each
 
 
 def test_bodies_share_the_memory_limit() -> None:
@@ -118,7 +119,7 @@ DELTA = {
 }
 
 
-@pytest.mark.parametrize(
+@check_each(
     "value",
     [
         [DELTA] * 2000,

@@ -18,6 +18,7 @@ from forwarder.core.cancellation import (
 )
 from forwarder.upstream.transport.connection_pool import ServerConnectionPool
 from forwarder.upstream.transport.gevent_transport import GeventTransport
+from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, serving
 
 PROGRAM = """
@@ -64,7 +65,7 @@ def wordless(peer: Peer) -> None:
     peer.request()
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("script", "kept", "error"),
     [(wordless, 0, "RemoteProtocolError"), (silent, 1, "ReadError")],
     ids=["fresh", "kept"],

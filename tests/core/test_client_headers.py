@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from forwarder.core.client_headers import HeaderSelection, is_forbidden
+from tests.helpers.check_cases import check_each
 
 KNOWN = {
     "OpenAI-Beta": "assistants=v2",
@@ -64,12 +63,12 @@ def test_credentials_and_connection_headers_are_never_sent_on() -> None:
     assert not any(is_forbidden(name.lower()) for name in KNOWN)
 
 
-@pytest.mark.parametrize("value", ["", "Grün", "a\nb", " a", "\x00"])
+@check_each("value", ["", "Grün", "a\nb", " a", "\x00"])
 def test_header_values_that_cannot_be_sent_are_omitted(value: str) -> None:
     assert select({"X-Title": value}) == {}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("given", "sent"),
     [
         ("responses=v1", {"Openai-Beta": "responses=v1"}),

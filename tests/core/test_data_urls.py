@@ -7,6 +7,7 @@ import base64
 import pytest
 
 from forwarder.core import data_urls
+from tests.helpers.check_cases import check_each
 
 PDF = b"%PDF-1.7 ..."
 
@@ -15,7 +16,7 @@ def encode_base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("text", "kind"),
     [
         ("data:application/pdf;base64,{}", "application/pdf"),
@@ -39,7 +40,7 @@ def test_base64_in_lines_is_read() -> None:
     assert data_urls.parse_data(base64.encodebytes(content).decode()).data == content
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("text", "reason"),
     [
         ("data:image/png,abc", "not of the form"),
@@ -60,7 +61,7 @@ def test_invalid_data_url_is_refused_with_the_reason(text: str, reason: str) -> 
         data_urls.parse_data(text)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("content", "declared", "name", "kind"),
     [
         (b"\x89PNG\r\n\x1a\n..", None, None, "image/png"),
@@ -86,7 +87,7 @@ def test_a_blob_is_written_as_a_data_url_that_reads_back() -> None:
     assert data_urls.parse_data(url) == (PDF, "application/pdf", None)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("url", "names"),
     [
         ("data:image/png;base64,", True),

@@ -15,6 +15,7 @@ from forwarder.core.encryption import SEAL_PREFIX, TokenCipher, derive_key
 from forwarder.core.errors import TooLarge
 from forwarder.core.read_limit import ReadLimit, RequestLimits
 from forwarder.protocols.chat_reasoning import is_own_token
+from tests.helpers.check_cases import check_each
 
 VALUE = {"reasoning_content": "Let me think — 😀", "reasoning_details": [{"type": "x", "index": 0}]}
 
@@ -50,7 +51,7 @@ def test_without_a_secret_one_is_generated() -> None:
     assert other.decrypt(one.encrypt(VALUE)) is None
 
 
-@pytest.mark.parametrize(
+@check_each(
     "damaged",
     [
         "",
@@ -90,7 +91,7 @@ def test_reencrypted_seal_needs_the_first_secret() -> None:
     assert old.decrypt(renewed) is None
 
 
-@pytest.mark.parametrize(
+@check_each(
     "text", ["", "foreign", SEAL_PREFIX, SEAL_PREFIX + "é", TokenCipher(["lost"]).encrypt(1)]
 )
 def test_undecryptable_seal_is_not_reencrypted(text: str) -> None:
@@ -134,7 +135,7 @@ def seal_version_1(secret: str, purpose: str, value: Any) -> str:
     return "fwd1." + fernet.encrypt(zlib.compress(orjson.dumps(value), 1)).decode()
 
 
-@pytest.mark.parametrize("purpose", ["seal", "remote"])
+@check_each("purpose", ["seal", "remote"])
 def test_seals_of_version_1_can_be_decrypted(purpose: str) -> None:
     old = seal_version_1("old", purpose, VALUE)
     both = TokenCipher(["new", "old"], purpose)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
-
 from forwarder.core.error_classification import MAX_SEARCHED_CHARACTERS, classify, read_error
 from forwarder.core.error_kinds import ErrorKind
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -146,7 +145,7 @@ TYPES = {CONTEXT: "invalid_request_error", MODEL: "invalid_request_error",
          QUOTA: "insufficient_quota"}  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("kind", "status", "message"),
     [(kind, *row) for kind, rows in WORDINGS.items() for row in rows],
 )
@@ -158,7 +157,7 @@ def test_wording_has_its_kind(kind: ErrorKind, status: int, message: str) -> Non
     assert found.code == kind.value
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("kind", "message"),
     [(kind, m) for kind, rows in WORDINGS.items() for _, m in rows if "no words" not in m],
 )
@@ -234,7 +233,7 @@ LOOK_ALIKES: list[tuple[int, str, str | None]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@check_each(
     "message",
     ["Invalid access token", "Missing user key", "The access token of the request has expired"],
 )
@@ -242,14 +241,14 @@ def test_words_about_a_token_mean_the_key_where_the_status_does(message: str) ->
     assert [classify(status, {"message": message}).kind for status in (403, 400)] == [KEY, None]
 
 
-@pytest.mark.parametrize(("status", "message", "code"), LOOK_ALIKES)
+@check_each(("status", "message", "code"), LOOK_ALIKES)
 def test_similar_wording_has_no_kind(status: int, message: str, code: str | None) -> None:
     found = classify(status, {"message": message, "code": code, "type": "t"})
 
     assert found == (None, status, code, "t")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("error", "kind"),
     [
         ({"code": "context_length_exceeded"}, CONTEXT),
@@ -280,7 +279,7 @@ def test_a_code_is_enough(error: Json, kind: ErrorKind) -> None:
     assert classify(None, {"message": "No.", **error}).kind is kind
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("code", "status"),
     [
         ("insufficient_quota", 429),
@@ -309,7 +308,7 @@ def test_usage_limit_is_detected_by_its_type() -> None:
     assert found == (QUOTA, 429, "usage_limit_reached", "usage_limit_reached")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("status", "error", "kept"),
     [
         (402, {"code": "insufficient_quota"}, 402),
@@ -327,7 +326,7 @@ def test_a_status_that_fits_the_kind_is_kept(status: int, error: Json, kept: int
     assert classify(status, error).status == kept
 
 
-@pytest.mark.parametrize("code", ["1210", "E17"])
+@check_each("code", ["1210", "E17"])
 def test_error_classified_by_status_keeps_its_code(code: str) -> None:
     assert classify(429, {"code": code}) == (RATE, 429, code, None)
     assert classify(429, {"code": "429"}).code == "rate_limit_exceeded"
@@ -403,7 +402,7 @@ SHAPES: list[tuple[Any, Json]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("body", "error"), SHAPES)
+@check_each(("body", "error"), SHAPES)
 def test_an_error_is_read_in_every_shape(body: Any, error: Json) -> None:
     assert read_error(body) == error
     if isinstance(body, dict | list):

@@ -3,10 +3,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import pytest
-
 from forwarder.core import errors
 from forwarder.core.errors import ForwarderError, InvalidRequest, UpstreamRefused, shorten_value
+from tests.helpers.check_cases import check_each
 
 PLAIN = [
     (errors.InvalidRequest, 400, "invalid_request_error", None),
@@ -23,7 +22,7 @@ PLAIN = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "status", "type_", "code"), PLAIN)
+@check_each(("kind", "status", "type_", "code"), PLAIN)
 def test_an_error_has_a_status_and_a_body_of_openais_shape(
     kind: type[ForwarderError], status: int, type_: str, code: str | None
 ) -> None:
@@ -36,7 +35,7 @@ def test_an_error_has_a_status_and_a_body_of_openais_shape(
     assert error.headers == {}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("kind", "status", "code"),
     [
         (errors.UpstreamKeyRefused, 403, "upstream_authentication"),
@@ -53,7 +52,7 @@ def test_configuration_error_is_not_retryable(
     assert kind("Why.").headers == {"X-Should-Retry": "false"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("error", "detail"),
     [
         (errors.UpstreamUnreachable("Why."), "Why."),
@@ -69,7 +68,7 @@ def test_log_detail_never_quotes_a_request(error: ForwarderError, detail: str | 
     assert error.log_detail == detail
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0, "1"), (0.2, "1"), (7, "7"), (7.01, "8")])
+@check_each(("seconds", "told"), [(0, "1"), (0.2, "1"), (7, "7"), (7.01, "8")])
 def test_refused_client_gets_retry_after(seconds: float, told: str) -> None:
     for error, code in (
         (errors.UpstreamUnavailable("Why.", seconds), "upstream_unavailable"),
@@ -103,7 +102,7 @@ def test_module_docstring_shows_the_error_classes() -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("status", "given", "shown"),
     [
         (400, {"message": "m", "type": "t", "param": "p", "code": "c"}, {"type": "t", "param": "p", "code": "c"}),
@@ -125,7 +124,7 @@ def test_refusal_keeps_vendor_fields_and_has_a_message() -> None:
     assert error.make_body()["error"]["message"] == "The upstream answered 500."
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("status", "given", "told"),
     [
         (500, {"message": "Prompt is too long.", "type": "x", "code": 7}, (400, "context_length_exceeded")),
@@ -150,8 +149,6 @@ def test_long_names_of_parameters_are_cut() -> None:
     assert error.message == f"Unknown parameter: '{error.param}'."
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"), [("x" * 200, "x" * 200), ("x" * 201, "x" * 200 + "…"), (7, "7")]
-)
+@check_each(("value", "shown"), [("x" * 200, "x" * 200), ("x" * 201, "x" * 200 + "…"), (7, "7")])
 def test_long_values_are_cut(value: object, shown: str) -> None:
     assert shorten_value(value) == shown

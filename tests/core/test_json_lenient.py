@@ -11,9 +11,10 @@ import orjson
 import pytest
 
 from forwarder.core import json_lenient
+from tests.helpers.check_cases import check_each
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("data", "value"),
     [
         (b'{"a": NaN, "b": [Infinity, -Infinity]}', {"a": None, "b": [None, None]}),
@@ -28,8 +29,8 @@ def test_lenient_parser_accepts_nan_and_lone_surrogates(data: bytes, value: Any)
     assert json_lenient.parse_lenient(data) == value
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"nonsense", b'{"a": NaM}', b"[" * 5000])
-@pytest.mark.parametrize("read", [json_lenient.parse_lenient, json_lenient.parse_strict])
+@check_each("data", [b"", b"{", b"nonsense", b'{"a": NaM}', b"[" * 5000])
+@check_each("read", [json_lenient.parse_lenient, json_lenient.parse_strict])
 def test_lenient_parser_refuses_text_that_is_not_json(read: Any, data: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  (the message depends on the parser)
         read(data)
@@ -43,7 +44,7 @@ PADDED = b'["' + b"x" * 2**20 + b'", %b]'
 """A body that is too large for the slow parser."""
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("data", "value"),
     [
         (rb'"\ud83d\ude00"', "😀"),
@@ -94,7 +95,7 @@ def test_byte_order_mark_is_skipped() -> None:
         assert json_lenient.parse_strict(codecs.BOM_UTF8 + data) == orjson.loads(data)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("data", "path"),
     [
         (b'{"temperature": NaN}', "temperature"),
@@ -113,7 +114,7 @@ def test_string_with_nan_is_accepted() -> None:
     assert json_lenient.parse_strict(rb'{"a": "NaN \ud800"}') == {"a": "NaN \ufffd"}
 
 
-@pytest.mark.parametrize("levels", [1, 200, 237, 238, 239, 254, 255, 600])
+@check_each("levels", [1, 200, 237, 238, 239, 254, 255, 600])
 def test_value_within_the_depth_limit_can_be_wrapped_and_serialized(levels: int) -> None:
     value = orjson.loads("[" * levels + "]" * levels)
     data = json.dumps(value).encode()

@@ -10,6 +10,7 @@ import pytest
 
 from forwarder.core import periodic_task
 from forwarder.core.periodic_task import PeriodicTask
+from tests.helpers.check_cases import check_each
 
 
 def wait_until(is_true: Callable[[], bool]) -> None:
@@ -25,7 +26,7 @@ def test_the_constructor_starts_nothing() -> None:
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize(("runs_at_once", "runs"), [(True, 1), (False, 0)])
+@check_each(("runs_at_once", "runs"), [(True, 1), (False, 0)])
 def test_first_run_begins_at_once_or_after_a_pause(runs_at_once: bool, runs: int) -> None:
     done: list[float] = []
     pauses: list[float] = []

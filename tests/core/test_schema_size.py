@@ -8,6 +8,7 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.schema_size import check_schema_sizes
+from tests.helpers.check_cases import check_each
 
 LARGE = {"type": "object", "description": "x" * 1000}
 SMALL = {"type": "object"}
@@ -17,7 +18,7 @@ def tool(schema: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "f", "parameters": schema}}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("request_", "path"),
     [
         ({"tools": [tool(SMALL), tool(LARGE)]}, "tools[1].function.parameters"),
@@ -43,7 +44,7 @@ def test_large_schema_is_refused_by_its_path(request_: dict[str, Any], path: str
     check_schema_sizes(request_, 2000)
 
 
-@pytest.mark.parametrize(
+@check_each(
     "request_",
     [
         {},

@@ -12,6 +12,7 @@ from greenlet import greenlet
 
 from forwarder.core.errors import ShuttingDown
 from forwarder.core.shutdown import InFlightRequest, InFlightRequests
+from tests.helpers.check_cases import check_each
 
 PROGRAM = """
 from gevent import monkey; monkey.patch_all()
@@ -59,7 +60,7 @@ def result_of(act: str) -> str:
 STOPPED = "gevent.spawn(serve, *({times})); gevent.sleep(0.05); running.stop()"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("times", "told"),
     [
         ("9, 0, 0, 0", "['before it']"),

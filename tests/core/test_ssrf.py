@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.ssrf import AddressGuard, is_public
+from tests.helpers.check_cases import check_each
 
 PRIVATE = (
     "127.0.0.1", "127.255.255.254", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1",
@@ -40,17 +41,17 @@ def find_addresses(host: str, *allow: str, **names: str) -> list[str]:
     return [address[0] for _, address in found]
 
 
-@pytest.mark.parametrize("address", PRIVATE)
+@check_each("address", PRIVATE)
 def test_no_address_of_special_use_is_public(address: str) -> None:
     assert not is_public(ip_address(address))
 
 
-@pytest.mark.parametrize("address", PUBLIC)
+@check_each("address", PUBLIC)
 def test_addresses_of_the_internet_are_public(address: str) -> None:
     assert is_public(ip_address(address))
 
 
-@pytest.mark.parametrize(
+@check_each(
     "host",
     [
         "127.0.0.1", "::1", "::ffff:127.0.0.1", "::ffff:7f00:1", "169.254.169.254", "10.1.2.3",
@@ -66,7 +67,7 @@ def test_ambiguous_address_is_not_looked_up() -> None:
     assert find_addresses("134744072", **{"134744072": "8.8.8.8"}) == []
 
 
-@pytest.mark.parametrize("address", PRIVATE)
+@check_each("address", PRIVATE)
 def test_name_with_a_private_address_is_refused(address: str) -> None:
     assert find_addresses("evil.test", **{"evil.test": address}) == []
 
@@ -75,7 +76,7 @@ def test_only_public_addresses_of_a_name_are_used() -> None:
     assert find_addresses("mixed.test", **{"mixed.test": "10.0.0.1 8.8.8.8 ::1"}) == ["8.8.8.8"]
 
 
-@pytest.mark.parametrize("resolve_error", [socket.gaierror("no such name"), UnicodeError("long")])
+@check_each("resolve_error", [socket.gaierror("no such name"), UnicodeError("long")])
 def test_unknown_name_has_no_addresses(resolve_error: Exception) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise resolve_error
@@ -89,17 +90,17 @@ def test_look_up_distinguishes_forbidden_and_unknown_names() -> None:
     assert AddressGuard((), resolving(**{"inner.test": "10.0.0.1"})).look_up("inner.test", 80) == []
 
 
-@pytest.mark.parametrize("allow", ["10.1.0.0/16", "10.1.2.3", "files.test", "FILES.test"])
+@check_each("allow", ["10.1.0.0/16", "10.1.2.3", "files.test", "FILES.test"])
 def test_allowed_private_host_is_reached(allow: str) -> None:
     assert find_addresses("files.test", allow, **{"files.test": "10.1.2.3"}) == ["10.1.2.3"]
 
 
-@pytest.mark.parametrize("allow", ["10.2.0.0/16", "10.1.2.4", "other.test", "test", "fd00::/8"])
+@check_each("allow", ["10.2.0.0/16", "10.1.2.4", "other.test", "test", "fd00::/8"])
 def test_allow_list_permits_only_its_entries(allow: str) -> None:
     assert find_addresses("files.test", allow, **{"files.test": "10.1.2.3"}) == []
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("host", "allow", "excepted"),
     [
         ("gpu", ("gpu",), True),

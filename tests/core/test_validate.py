@@ -20,9 +20,10 @@ from forwarder.core.validate import (
     read_field,
     require_field,
 )
+from tests.helpers.check_cases import check_each
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("value", "types"),
     [("", STR), (1, INT), (1, NUMBER), (1.5, NUMBER), (False, BOOL), ([], LIST), ({}, DICT),
      (None, ANY), (object, ANY), ([], (str, list))],
@@ -31,7 +32,7 @@ def test_value_of_the_expected_type_is_returned(value: Any, types: JsonTypes) ->
     assert check_type(value, types, "x") is value
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("value", "types", "said"),
     [
         (1, STR, "expected a string, but got an integer instead"),
@@ -48,7 +49,7 @@ def test_type_error_names_both_types(value: Any, types: JsonTypes, said: str) ->
     assert (caught.value.param, caught.value.code) == ("a.b[0]", "invalid_type")
 
 
-@pytest.mark.parametrize("holder", [{}, {"name": None}])
+@check_each("holder", [{}, {"name": None}])
 def test_required_field_must_be_present_and_not_null(holder: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         require_field(holder, "name", STR, "tools[0].name")
@@ -57,7 +58,7 @@ def test_required_field_must_be_present_and_not_null(holder: dict[str, Any]) -> 
     assert read_field(holder, "name", STR, "tools[0].name") is None
 
 
-@pytest.mark.parametrize("read", [require_field, read_field])
+@check_each("read", [require_field, read_field])
 def test_optional_field_must_have_the_expected_type(read: Any) -> None:
     assert read({"name": "x"}, "name", STR, "name") == "x"
     with pytest.raises(InvalidRequest):

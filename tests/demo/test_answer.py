@@ -8,6 +8,7 @@ import pytest
 from forwarder.core.errors import InvalidRequest
 from forwarder.demo.answer import DemoPrompt, make_answer
 from forwarder.demo.options import AnswerFormat, OfferedTool
+from tests.helpers.check_cases import check_each
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 ADD = OfferedTool("function", "add", SCHEMA, "tools[0].parameters")
@@ -21,7 +22,7 @@ def said(**wishes: Any) -> tuple[str, str]:
     return last.kind, last.text
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("wishes", "kind", "text"),
     [
         ({}, "text", "[demo upstream] You said: hello there"),
@@ -50,7 +51,7 @@ def test_reasoning_precedes_the_text_unless_disabled() -> None:
     ] == ["text"]
 
 
-@pytest.mark.parametrize("text", ["", "a", "  two\n\nlines  ", "日本 語", "\u2028 a\u0085b "])
+@check_each("text", ["", "a", "  two\n\nlines  ", "日本 語", "\u2028 a\u0085b "])
 def test_streamed_words_join_to_the_text(text: str) -> None:
     assert make_answer(DemoPrompt(text, 0)).parts[-1].text == f"[demo upstream] You said: {text}"
 
@@ -60,7 +61,7 @@ def test_words_are_counted_as_tokens() -> None:
     assert (reply.input_words, reply.reasoning_words, reply.output_words) == (2, 7, 13)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("limit", "kinds", "cut_pieces"),
     [
         (3, ["reasoning"], [True]),

@@ -11,6 +11,7 @@ from forwarder.demo import chat
 from forwarder.demo.answer import DemoAnswer, DemoPrompt, make_answer
 from forwarder.demo.chat import PART_TYPES_BY_ROLE, read_prompt
 from forwarder.demo.options import OfferedTool
+from tests.helpers.check_cases import check_each
 
 USER = {"role": "user", "content": "hi there"}
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
@@ -72,7 +73,7 @@ def test_tools_and_choices_are_read_in_their_nested_form() -> None:
         assert tool.name == name
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@check_each("name", ["max_tokens", "max_completion_tokens"])
 def test_both_names_of_the_limit_are_known(name: str) -> None:
     assert read_prompt(request(**{name: 3})).limit == 3
     assert read_prompt(request()).limit is None
@@ -97,7 +98,7 @@ def test_null_and_unknown_parameters_are_let_through() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("body", "param"),
     [
         ({"messages": [USER]}, "model"),
@@ -167,7 +168,7 @@ ANSWERS = {
     "cut in the text": make_answer(DemoPrompt("hello", 1, limit=9)),
     "cut in the arguments": make_answer(DemoPrompt("hello", 1, tool=ADD, limit=8)),
 }
-SHOWN = pytest.mark.parametrize("shown", ANSWERS.values(), ids=ANSWERS)
+SHOWN = check_each("shown", ANSWERS.values(), ids=ANSWERS)
 
 
 def chunks(shown: DemoAnswer, request: dict[str, Any] = COUNTED) -> list[dict[str, Any]]:
@@ -206,7 +207,7 @@ def test_folded_stream_equals_the_completion(shown: DemoAnswer) -> None:
     assert all(part[name] == whole[name] for part in parts for name in ("id", "created", "model"))
 
 
-@pytest.mark.parametrize("name", sorted(ANSWERS.keys() - {"custom"}))
+@check_each("name", sorted(ANSWERS.keys() - {"custom"}))
 def test_chunks_have_the_sdk_type(name: str) -> None:
     for part in chunks(ANSWERS[name]):
         chunk = CHUNK.validate_python(part, strict=True)
@@ -246,7 +247,7 @@ def test_the_role_comes_once_and_first_and_the_finish_once_and_last(shown: DemoA
     assert choices[-1]["delta"] == {}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "finish", "content"),
     [
         ("text", "stop", "[demo upstream] You said: hello  you\n"),
@@ -275,7 +276,7 @@ def test_usage_comes_in_a_last_chunk_without_choices_when_asked() -> None:
     assert all(part["usage"] is None for part in parts[:-1])
 
 
-@pytest.mark.parametrize("options", [None, {}, {"include_usage": False}])
+@check_each("options", [None, {}, {"include_usage": False}])
 def test_usage_is_omitted_by_default(options: Any) -> None:
     parts = chunks(ANSWERS["text"], {**ASK, "stream_options": options})
     assert not any("usage" in part for part in parts)

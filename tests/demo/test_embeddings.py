@@ -8,6 +8,7 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.demo.embeddings import embed_texts
+from tests.helpers.check_cases import check_each
 
 
 def vectors(given: Any, **more: Any) -> list[list[float]]:
@@ -36,14 +37,14 @@ def test_tokens_are_words_and_there_may_be_fewer_dimensions() -> None:
     assert answer["model"] == "m"
 
 
-@pytest.mark.parametrize("given", [None, "", [], [""], [1], 7, {"a": 1}])
+@check_each("given", [None, "", [], [""], [1], 7, {"a": 1}])
 def test_embedding_input_must_be_text(given: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         embed_texts({"input": given})
     assert caught.value.param == "input"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "value"),
     [("dimensions", 17), ("dimensions", "4"), ("dimensions", -1), ("encoding_format", "base64")],
 )

@@ -10,6 +10,7 @@ import pytest
 from pydantic import AwareDatetime, BaseModel, Field
 
 from forwarder.demo.invent import FORMAT_EXAMPLES, ImpossibleSchema, invent_value
+from tests.helpers.check_cases import check_each
 
 
 class Colour(enum.Enum):
@@ -50,7 +51,7 @@ class Everything(BaseModel):
     optional: int = 3
 
 
-@pytest.mark.parametrize("model", [Leaf, Tree, Everything])
+@check_each("model", [Leaf, Tree, Everything])
 def test_invented_value_satisfies_the_schema(model: type[BaseModel]) -> None:
     model.model_validate(invent_value(model.model_json_schema()))
 
@@ -63,7 +64,7 @@ def test_a_recursive_schema_ends_at_the_first_way_out() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("schema", "value"),
     [
         ({}, "demo"),
@@ -114,7 +115,7 @@ def test_any_of_option_is_merged_with_its_siblings() -> None:
 ENDLESS = {"properties": {"next": {"$ref": "#"}}, "required": ["next"]}
 
 
-@pytest.mark.parametrize(
+@check_each(
     "schema",
     [
         ENDLESS,
@@ -151,7 +152,7 @@ def doubled(keyword: str, levels: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(
+@check_each(
     "schema",
     [
         doubled("required", 40) | {"$defs": {**doubled("required", 40)["$defs"], "a40": {"type": "null"}}},

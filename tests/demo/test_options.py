@@ -6,6 +6,7 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.demo.options import AnswerFormat, OfferedTool, choose_tool, read_format
+from tests.helpers.check_cases import check_each
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
 SEARCH = ("tools[0]", {"type": "web_search"})
@@ -16,7 +17,7 @@ OFFERS: list[Any] = [SEARCH, ADD, PATCH, CRM]
 ONLY = {"type": "allowed_tools", "mode": "auto"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("choice", "name"),
     [
         (None, "add"),
@@ -33,9 +34,7 @@ def test_the_first_tool_that_the_choice_allows_is_called(choice: Any, name: str)
     assert tool.name == name
 
 
-@pytest.mark.parametrize(
-    "choice", ["none", {"type": "web_search"}, {**ONLY, "tools": [{"type": "web_search"}]}]
-)
+@check_each("choice", ["none", {"type": "web_search"}, {**ONLY, "tools": [{"type": "web_search"}]}])
 def test_a_choice_may_leave_no_tool_to_call(choice: Any) -> None:
     assert choose_tool(OFFERS, choice) is None
 
@@ -56,7 +55,7 @@ def test_a_function_without_parameters_takes_an_empty_object() -> None:
     assert tool.schema == {"type": "object"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("spec", "param"),
     [
         ({}, "tools[0].type"),
@@ -75,7 +74,7 @@ def test_a_malformed_tool_is_refused_even_when_it_would_not_be_called(
     assert caught.value.param == param
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("choice", "param"),
     [
         ("always", "tool_choice"),
@@ -96,7 +95,7 @@ EMPTY_SCHEMA = {"type": "object", "properties": {}}
 BODY = {"name": "n", "schema": EMPTY_SCHEMA}
 
 
-@pytest.mark.parametrize("spec", [None, {"type": "text"}])
+@check_each("spec", [None, {"type": "text"}])
 def test_text_needs_no_format(spec: Any) -> None:
     assert read_format(spec, "f.", "hi", nested=True) is None
 
@@ -115,7 +114,7 @@ def test_a_schema_is_found_in_both_forms() -> None:
     assert nested == AnswerFormat(EMPTY_SCHEMA, "f.json_schema.schema")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("spec", "nested", "param"),
     [
         ({}, True, "f.type"),

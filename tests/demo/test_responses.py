@@ -11,6 +11,7 @@ from forwarder.demo import responses
 from forwarder.demo.answer import DemoAnswer, DemoPrompt, make_answer
 from forwarder.demo.options import OfferedTool
 from forwarder.demo.responses import ITEM_TYPES, read_prompt
+from tests.helpers.check_cases import check_each
 
 USER = {"role": "user", "content": "hi there"}
 TOOL = {"type": "function", "name": "add", "parameters": {"type": "object"}}
@@ -104,7 +105,7 @@ def _strings(hint: Any) -> set[str]:
     return {name for inner in get_args(hint) for name in _strings(inner)}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("body", "param"),
     [
         ({"input": "hi"}, "model"),
@@ -141,7 +142,7 @@ def test_invalid_request_names_the_parameter(body: Any, param: str) -> None:
     assert caught.value.param == param
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("body", "param"),
     [
         (request(USER, conversation="conv_1"), "conversation"),
@@ -176,7 +177,7 @@ ANSWERS = {
     "cut in the arguments": make_answer(DemoPrompt("hello", 1, tool=ADD, limit=8)),
     "cut in the input": make_answer(DemoPrompt("hello", 1, tool=PATCH, limit=9)),
 }
-SHOWN = pytest.mark.parametrize("shown", ANSWERS.values(), ids=ANSWERS)
+SHOWN = check_each("shown", ANSWERS.values(), ids=ANSWERS)
 START = ["response.created", "response.in_progress"]
 REASONING = [
     "response.output_item.added",
@@ -218,7 +219,7 @@ def course(shown: DemoAnswer) -> list[str]:
     return [kind for kind, before in zip(types, [None, *types], strict=False) if kind != before]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "wanted"),
     [
         ("text", [*START, *REASONING, *TEXT, "response.completed"]),
@@ -292,7 +293,7 @@ def test_an_item_opens_empty_but_with_its_name(shown: DemoAnswer) -> None:
             assert item["type"] not in ("function_call", "custom_tool_call") or item["call_id"]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "status", "last"),
     [
         ("text", "completed", "completed"),

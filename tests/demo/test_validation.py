@@ -6,9 +6,10 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.demo import validation
+from tests.helpers.check_cases import check_each
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("value", "kind"),
     [
         ("a", validation.TEXT),
@@ -24,7 +25,7 @@ def test_a_value_of_the_kind_is_let_through(value: Any, kind: validation.JsonKin
     assert validation.check_type(value, kind, "x") == value
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("value", "kind", "complaint"),
     [
         (1, validation.TEXT, "expected a string, but got an integer instead"),
@@ -75,7 +76,7 @@ def test_an_integer_below_the_least_is_refused() -> None:
     assert caught.value.code == "integer_below_min_value"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("content", "text"),
     [
         (None, ""),

@@ -8,6 +8,7 @@ must be in the client's whole answer.  ``terms.json`` sets terms of the translat
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +31,10 @@ class Case:
 
     def read(self, file: str, default: Any = None) -> Any:
         """The parsed file, or ``default`` where the case has none."""
-        path = ROOT / self.name / self.direction / file
-        if not path.exists():
+        text = _read_text(self.name, self.direction, file)
+        if text is None:
             return default
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else [*map(json.loads, text.splitlines())]
+        return json.loads(text) if file.endswith(".json") else [*map(json.loads, text.splitlines())]
 
     @property
     def client(self) -> str:
@@ -47,6 +47,12 @@ class Case:
     @property
     def streams(self) -> bool:
         return (ROOT / self.name / self.direction / "upstream.jsonl").exists()
+
+
+@functools.cache
+def _read_text(name: str, direction: str, file: str) -> str | None:
+    path = ROOT / name / direction / file
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def cases(direction: str | None = None, streams: bool = False) -> list[Any]:

@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.fake_provider import Answer
 from tests.fake_provider import Call as Said
 from tests.fake_provider.answers import Ask
 from tests.fake_provider.wire import RENDER
+from tests.helpers.check_cases import check_each
 from tests.helpers.recordings import (
     Call,
     Outcome,
@@ -56,7 +55,7 @@ def test_streams_and_whole_answers_are_read_alike() -> None:
 SAID = Outcome("a", "", "b", [Call("f", "{}", "c")], "stop", Usage(1, 2, 3, 0, 0))
 
 
-@pytest.mark.parametrize(
+@check_each(
     "change",
     [
         {"text": "x"}, {"refusal": "x"}, {"reasoning": "x"}, {"calls": []}, {"finish": "length"},

@@ -21,6 +21,7 @@ from forwarder.models.catalog import Catalog
 from forwarder.models.router import Router
 from forwarder.providers import PROFILES
 from forwarder.upstream.pool import UpstreamPool
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -81,7 +82,7 @@ def test_models_have_names_that_lead_to_their_upstream() -> None:
     assert models["qwen"] == {**models["chat/qwen"], "id": "qwen"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("clients", "plain"),
     [
         (("chat",), {"gpt", "both", "fast"}),
@@ -145,7 +146,7 @@ def test_failing_upstream_does_not_hide_other_lists() -> None:
     assert [model["id"] for model in found.list_models()] == ["responses/gpt", "gpt"]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("listed", "state"),
     [
         ([{"id": "a"}], {"reachable": True, "models": 1}),
@@ -220,7 +221,7 @@ def test_number_of_cached_lists_is_limited() -> None:
     assert chat.keys.count("key-0") == 2
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "owner"),
     [
         ("fast", "chat"),
@@ -236,14 +237,14 @@ def test_a_model_that_is_not_listed_is_known_by_its_route(name: str, owner: str)
     assert model == {"id": name, "object": "model", "created": 0, "owned_by": owner}
 
 
-@pytest.mark.parametrize("name", ["other", "chat/", "nobody/model"])
+@check_each("name", ["other", "chat/", "nobody/model"])
 def test_a_model_that_only_the_default_would_serve_is_unknown(name: str) -> None:
     listing = {"chat": Listing([]), "responses": Listing([])}
     assert catalog(models="qwen-*", **listing).find_model(name) is None
 
 
-@pytest.mark.parametrize("name", ["llama", "llama:latest", "chat/llama:latest"])
-@pytest.mark.parametrize("listed", ["llama", "llama:latest"])
+@check_each("name", ["llama", "llama:latest", "chat/llama:latest"])
+@check_each("listed", ["llama", "llama:latest"])
 def test_a_listed_model_is_found_with_its_tag_and_without(name: str, listed: str) -> None:
     listing = {"chat": Listing([{"id": listed, "created": 7}]), "responses": Listing([])}
 
@@ -253,7 +254,7 @@ def test_a_listed_model_is_found_with_its_tag_and_without(name: str, listed: str
     assert (model["id"], model["created"]) == (f"chat/{listed}", 7)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("chat", "found"),
     [
         ([{"id": "qwen", "created": 7}], {"id": "qwen", "created": 7, "owned_by": "chat"}),
@@ -334,7 +335,7 @@ USUAL = {"FORWARDER_DEFAULT_MODEL": "chat/usual"}
 SMALL = {"FORWARDER_CODEX_HELPER_MODEL": "chat/small"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("lists", "provider", "variables", "over_responses", "over_chat"),
     [
         ({"chat": ["qwen"]}, "generic", {}, "chat/*", "responses/*"),
@@ -397,7 +398,7 @@ def test_refresh_of_a_list_does_not_delay_requests() -> None:
         assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("provider", "variables", "reviewers"),
     [
         ("openai", {}, ["chat/qwen", "responses/codex-auto-review"]),
@@ -436,7 +437,7 @@ def test_unresolvable_model_does_not_break_the_lists(
     assert "model_unresolvable" in caplog.text
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("variables", "client", "owner"),
     [
         (USUAL, "responses", "chat"),

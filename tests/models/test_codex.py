@@ -14,6 +14,7 @@ from forwarder.config.settings import Settings
 from forwarder.context.request_context import Route
 from forwarder.models import codex
 from forwarder.providers import PROFILES
+from tests.helpers.check_cases import check_each
 
 URL = "http://127.0.0.1:9/v1"
 
@@ -42,12 +43,12 @@ def test_entry_has_all_fields_that_codex_requires() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["context_window", "max_model_len", "context_length"])
+@check_each("name", ["context_window", "max_model_len", "context_length"])
 def test_the_context_window_is_what_the_provider_lists(name: str) -> None:
     assert entry({name: 9000})["context_window"] == 9000
 
 
-@pytest.mark.parametrize("value", [None, "9000", 0, True, -1])
+@check_each("value", [None, "9000", 0, True, -1])
 def test_invalid_token_counts_are_ignored(value: Any) -> None:
     assert entry({"context_length": value})["context_window"] == codex.DEFAULT_CONTEXT_WINDOW
 
@@ -70,7 +71,7 @@ def test_last_matching_pattern_wins_per_field() -> None:
     assert (got["priority"], got["x"]) == (1, 1)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("model", "provider", "modalities"),
     [
         ({}, "generic", ["text", "image"]),
@@ -87,7 +88,7 @@ def test_images_are_offered_where_they_are_taken(
     assert entry(model, provider)["input_modalities"] == modalities
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "provider", "protocol", "expected"),
     [
         ("gpt-6.2-sol", "openai", "responses", "code_mode_only"),

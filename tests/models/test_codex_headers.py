@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from forwarder.config.settings import Settings
 from forwarder.context.request_context import Route
 from forwarder.models.codex_headers import (
@@ -14,6 +12,7 @@ from forwarder.models.codex_headers import (
     make_turn_events,
 )
 from forwarder.models.router import Router
+from tests.helpers.check_cases import check_each
 
 URL = "http://127.0.0.1:9/v1"
 ETAG = 'W/"e"'
@@ -45,7 +44,7 @@ def test_a_responses_upstream_says_itself_what_its_usage_counts() -> None:
     assert told["x-reasoning-included"] == "true"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("model", "reported", "told"),
     [
         ("responses/m", "m", "responses/m"),
@@ -62,12 +61,12 @@ def test_another_model_is_named_only_when_a_responses_upstream_took_one(
     assert got["openai-model"] == told
 
 
-@pytest.mark.parametrize("model", ["m\r\nx-evil: 1", "模型"])
+@check_each("model", ["m\r\nx-evil: 1", "模型"])
 def test_model_name_with_invalid_header_characters_is_omitted(model: str) -> None:
     assert "openai-model" not in make_response_headers({}, model, route("chat/m"), ETAG)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("metadata", "variables", "included"),
     [
         ({"model": "chat/m"}, {}, True),
@@ -90,7 +89,7 @@ def test_handshake_headers_use_the_session_model(
     assert found == expected
 
 
-@pytest.mark.parametrize("metadata", ["{", "[" * 5000])
+@check_each("metadata", ["{", "[" * 5000])
 def test_invalid_turn_metadata_is_ignored(metadata: str) -> None:
     header = {"X-Codex-Turn-Metadata": metadata}
     found = make_handshake_headers(header.get, router(), lambda u: False, ETAG, None)
@@ -155,7 +154,7 @@ def test_a_turn_without_such_headers_has_no_events() -> None:
     assert make_turn_events({"retry-after": "1", "x-codex-secondary-used-percent": "1"}) == []
 
 
-@pytest.mark.parametrize("text", ["", "much", "inf", "nan", "9" * 400, "1e99"])
+@check_each("text", ["", "much", "inf", "nan", "9" * 400, "1e99"])
 def test_codex_limit_without_a_valid_number_is_omitted(text: str) -> None:
     [event] = make_turn_events(
         {"x-codex-primary-used-percent": text, "x-codex-credits-has-credits": text}

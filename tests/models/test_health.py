@@ -14,6 +14,7 @@ from forwarder.models import health
 from forwarder.models.health import HealthMonitor, HealthTarget, vary_pause
 from forwarder.models.probe import ProbeResult
 from forwarder.models.registered_model import RegisteredModel
+from tests.helpers.check_cases import check_each
 from tests.models.remotes import Answer, connected, gone, refusing, well
 
 
@@ -137,7 +138,7 @@ def test_checks_that_did_not_start_can_be_stopped() -> None:
     World().health.stop()
 
 
-@pytest.mark.parametrize("lists", [True, False])
+@check_each("lists", [True, False])
 def test_unlisted_model_is_probed_until_it_answers(lists: bool) -> None:
     def others(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200 if lists else 404, json={"data": [{"id": "other"}]})

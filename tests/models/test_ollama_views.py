@@ -7,13 +7,12 @@ import re
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from forwarder.config.settings import Settings
 from forwarder.models import ollama_views
 from forwarder.models.registered_model import RegisteredModel
 from forwarder.models.router import Router
 from forwarder.providers import PROFILES
+from tests.helpers.check_cases import check_each
 
 REMOTE = RegisteredModel(
     "mine:latest",
@@ -83,7 +82,7 @@ def test_show_response() -> None:
     assert "health" not in ollama_views.make_description(SHOWN, None)
 
 
-@pytest.mark.parametrize("shape", [ollama_views.make_tag_entry, ollama_views.make_running_entry])
+@check_each("shape", [ollama_views.make_tag_entry, ollama_views.make_running_entry])
 def test_ollama_views_contain_no_secret(shape: Any) -> None:
     whole = json.dumps([shape(SHOWN), ollama_views.make_description(SHOWN, None)])
 
@@ -98,7 +97,7 @@ def test_running_entry_needs_no_memory() -> None:
     assert entry["expires_at"].startswith("23")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("model", "provider", "able"),
     [
         ("some", "generic", ["completion", "tools", "vision"]),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import httpx2
-import pytest
 
 from forwarder.config.settings import make_upstream_settings
 from forwarder.context.request_context import Route
 from forwarder.core.errors import InvalidRequest, UpstreamProtocolError
 from forwarder.models.probe import ProbeResult, judge_failure, probe_model, probe_model_list
+from tests.helpers.check_cases import check_each
 from tests.models.remotes import Answer, connected, gone, refusing, well
 
 
@@ -19,7 +19,7 @@ def found(answer: Answer, protocol: str = "chat") -> ProbeResult:
     return probe_model(upstream, Route(upstream.settings, protocol, "m"))
 
 
-@pytest.mark.parametrize("protocol", ["chat", "responses"])
+@check_each("protocol", ["chat", "responses"])
 def test_probe_of_a_healthy_upstream(protocol: str) -> None:
     check = found(well, protocol)
 
@@ -51,7 +51,7 @@ def test_probe_request_is_small_and_closes_its_stream() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("status", "message", "code", "wrong"),
     [
         (401, "bad key", None, "key"),
@@ -105,14 +105,14 @@ def test_probe_failures() -> None:
 # -- the list ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("model", "known"), [("m", True), ("other", None), (None, None)])
+@check_each(("model", "known"), [("m", True), ("other", None), (None, None)])
 def test_the_list_may_name_the_model(model: str | None, known: bool | None) -> None:
     check = probe_model_list(connected(well), model)
 
     assert (check.is_reachable, check.is_key_accepted, check.is_model_known) == (True, True, known)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("answer", "shown"),
     [
         (refusing(404), (True, None, None)),

@@ -19,6 +19,7 @@ from forwarder.models.registered_model import (
     strip_tag,
     validate_name,
 )
+from tests.helpers.check_cases import check_each
 
 BODY: dict[str, Any] = {
     "model": "mine",
@@ -52,7 +53,7 @@ def test_create_request_becomes_upstream_settings() -> None:
     assert remote.upstream is settings, "it is always the same upstream"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("kind", "host", "url", "apis", "provider"),
     [
         (None, "https://a/v1", "https://a/v1", {"chat"}, ""),
@@ -97,7 +98,7 @@ def test_repr_contains_no_secret() -> None:
     assert "secret" not in repr(read_create_request(BODY))
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("change", "param"),
     [
         ({"model": None}, "model"),
@@ -185,7 +186,7 @@ def test_names_and_switches_in_requests() -> None:
     assert caught.value.param == "destination"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "whole", "plain"),
     [
         ("qwen", "qwen:latest", "qwen"),
@@ -199,12 +200,12 @@ def test_name_gets_default_tag(name: str, whole: str, plain: str) -> None:
     assert (add_tag(name), strip_tag(add_tag(name))) == (whole, plain)
 
 
-@pytest.mark.parametrize("name", ["a", "me/a", "x/me/a:1.5-b", "Qwen_3.5", "_a", "a" * 80])
+@check_each("name", ["a", "me/a", "x/me/a:1.5-b", "Qwen_3.5", "_a", "a" * 80])
 def test_names_as_ollama_has_them(name: str) -> None:
     assert is_valid_name(name)
 
 
-@pytest.mark.parametrize(
+@check_each(
     "name", ["", ":x", "a:", "a b", "a\n", "é", "../a", "a//b", "-a", "a" * 81, "a/b/c/d", "a:b:c"]
 )
 def test_invalid_names(name: str) -> None:

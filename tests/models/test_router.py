@@ -8,6 +8,7 @@ from forwarder.config.settings import Settings
 from forwarder.core.errors import InvalidRequest, NotFound, UpstreamKeyRefused
 from forwarder.models.registered_model import RegisteredModel
 from forwarder.models.router import Router
+from tests.helpers.check_cases import check_each
 
 URL = "http://127.0.0.1:9/v1"
 CLIENTS = ("chat", "responses")
@@ -35,7 +36,7 @@ def where(router: Router, model: str | None, client: str) -> str:
 # -- the default rule -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("upstreams", "client", "expected"),
     [
         (("a chat", "b responses"), "responses", "a chat m"),
@@ -60,7 +61,7 @@ def test_by_default_a_client_goes_to_the_first_upstream_of_the_other_protocol(
     assert where(router(*upstreams), "m", client) == expected
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("upstreams", "model", "expected"),
     [
         (("b responses", "a chat"), "m", "a chat m"),
@@ -70,7 +71,7 @@ def test_by_default_a_client_goes_to_the_first_upstream_of_the_other_protocol(
         (("a chat", "b responses m=x"), "m", "b responses x"),
     ],
 )
-@pytest.mark.parametrize("client", ["ollama", "ollama_generate", "embeddings"])
+@check_each("client", ["ollama", "ollama_generate", "embeddings"])
 def test_a_client_of_an_api_that_no_upstream_speaks_goes_to_the_first_that_speaks_chat(
     upstreams: tuple[str, ...], model: str, expected: str, client: str
 ) -> None:
@@ -92,7 +93,7 @@ SEVERAL = router(
 )
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("model", "chat", "responses"),
     [
         # a prefix goes before all else, and the upstream's own aliases hold behind it
@@ -153,7 +154,7 @@ def everywhere(model: str, client: str, **fallbacks: str) -> list[str]:
     return [f"{r.upstream.name} {r.protocol} {r.model}" for r in routes]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("model", "client", "to", "expected"),
     [
         ("a/m", "chat", "", ["a chat m"]),
@@ -185,13 +186,13 @@ def test_fallbacks_of_fallbacks_are_ignored() -> None:
 # -- no model -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", [None, ""])
+@check_each("model", [None, ""])
 def test_a_request_without_a_model_gets_the_default_model(model: str | None) -> None:
     by_alias = router("a chat", "b chat fast=m", default_model="fast")
     assert where(by_alias, model, "chat") == "b chat m"
 
 
-@pytest.mark.parametrize("model", [None, ""])
+@check_each("model", [None, ""])
 def test_without_a_default_model_it_is_refused(model: str | None) -> None:
     with pytest.raises(InvalidRequest) as caught:
         router("a chat").resolve(model, "chat")
@@ -227,7 +228,7 @@ def test_with_one_upstream_models_have_their_plain_names() -> None:
     assert router("a chat fast=m,n").list_models() == [("fast", "a"), ("n", "a")]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("upstream", "model", "public"),
     [
         ("first", "qwen-plus", "qwen-plus"),
@@ -253,7 +254,7 @@ def test_a_name_that_is_an_alias_for_another_model_is_not_shown_plain() -> None:
 # -- the tag that goes without saying ---------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("models", "name", "expected"),
     [
         ("fast=quick", "fast:latest", "a chat quick"),
@@ -291,8 +292,8 @@ def registered(*remotes: RegisteredModel, models: str = "fast=quick,mine=other")
     return Router(settings, known.get, lambda: remotes)
 
 
-@pytest.mark.parametrize("name", ["mine", "mine:latest"])
-@pytest.mark.parametrize("client", CLIENTS)
+@check_each("name", ["mine", "mine:latest"])
+@check_each("client", CLIENTS)
 def test_a_registered_model_goes_before_an_alias(name: str, client: str) -> None:
     [route] = registered(MINE).list_routes(name, client)
 
@@ -361,8 +362,8 @@ def having(*owners: str, **settings: str) -> Router:
     return found
 
 
-@pytest.mark.parametrize("name", HELPERS)
-@pytest.mark.parametrize(
+@check_each("name", HELPERS)
+@check_each(
     ("owners", "client", "expected"),
     [
         ("", "responses", "a chat y"),
@@ -384,14 +385,14 @@ def test_default_model_replaces_a_name_the_client_upstream_lacks(
     assert where(found, "gpt-5.5", client) != "a chat y"
 
 
-@pytest.mark.parametrize("client", ["chat", "responses"])
+@check_each("client", ["chat", "responses"])
 def test_codex_helper_setting_overrides_upstream_helper_models(client: str) -> None:
     found = having("a", "b", default_model="x", codex_helper_model="b/small")
 
     assert where(found, "codex-auto-review", client) == "b responses small"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("client", "expected"),
     [("responses", "a chat codex-auto-review"), ("chat", "b responses codex-auto-review")],
 )
@@ -399,7 +400,7 @@ def test_name_is_unchanged_without_a_substitute_model(client: str, expected: str
     assert where(having(), "codex-auto-review", client) == expected
 
 
-@pytest.mark.parametrize("models", ["gpt-5.6-luna=mine", "gpt-*"])
+@check_each("models", ["gpt-5.6-luna=mine", "gpt-*"])
 def test_alias_and_pattern_precede_the_substitute_model(models: str) -> None:
     found = router("a chat", f"b responses {models}", codex_helper_model="a/other")
 
@@ -423,7 +424,7 @@ def test_registered_model_is_never_a_substitute() -> None:
     assert where(found, "codex-auto-review", "responses") == "chat chat codex-auto-review"
 
 
-@pytest.mark.parametrize("name", ["kind", "codex-auto-review"])
+@check_each("name", ["kind", "codex-auto-review"])
 def test_model_registered_from_a_helper_name_uses_the_substitute(name: str) -> None:
     kind = RegisteredModel(f"{name}:latest", "codex-auto-review", system="Be kind.")
     environment = {"CHAT_BASE_URL": URL, "FORWARDER_DEFAULT_MODEL": "x"}

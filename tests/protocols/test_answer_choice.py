@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.protocols.answer_choice import ChoiceSelector, read_delta
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("chunks", "expected"),
     [
         ([[0], [1], [0]], [0, None, 0]),
@@ -36,7 +35,7 @@ def test_choice_selector_finds_the_answer(
 MESSAGE = {"content": "a"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("choice", "delta"),
     [
         ({"delta": {"content": "b"}, "message": MESSAGE}, {"content": "b"}),

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,9 +14,10 @@ from forwarder.protocols.chat_reasoning import (
     read_text,
     split_content,
 )
+from tests.helpers.check_cases import check_each
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("delta", "text"),
     [
         ({"reasoning_content": "a"}, "a"),
@@ -38,7 +38,7 @@ def test_read_text_reads_each_reasoning_field_once(delta: dict[str, Any], text: 
     assert read_text(delta) == text
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("content", "apart"),
     [
         ([{"type": "text", "text": "a"}], ("", "a")),
@@ -96,7 +96,7 @@ def split(pieces: list[str]) -> list[tuple[str, str]]:
     return joined
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("content", "apart"),
     [
         ("plain", [("text", "plain")]),
@@ -149,14 +149,14 @@ def test_think_tag_splitter_is_done_with_plain_text() -> None:
     assert splitter.is_done
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("blob", "own"), [("fwd1.abc", True), ("fwd12.abc", True), ("fwd.abc", False), ("gAAAA", False), (None, False)]
 )  # fmt: skip
 def test_is_own_token(blob: Any, own: bool) -> None:
     assert is_own_token(blob) is own
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("messages", "field"),
     [
         ([{"role": "assistant", "reasoning_content": "t"}], "reasoning_content"),

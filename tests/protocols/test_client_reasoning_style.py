@@ -14,6 +14,7 @@ from forwarder.protocols.client_reasoning_style import (
     select_style,
 )
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -21,7 +22,7 @@ CONTENT = "reasoning_content"
 BROWSER = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("headers", "field"),
     [
         ({"User-Agent": "opencode/1.18.2 ai-sdk/provider-utils/4.0.66 runtime/bun/1.3.5"}, CONTENT),
@@ -61,7 +62,7 @@ def test_find_rendered_field_by_headers(headers: Json, field: str | None) -> Non
     assert find_rendered_field(headers.get) == field
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("api", "requested", "key_styles", "style"),
     [
         ("chat", "think", ("none",), "think"),
@@ -80,7 +81,7 @@ def test_select_style_precedence(
     assert select_style(api, requested, key_styles, "setting") == style
 
 
-@pytest.mark.parametrize(("api", "style"), [("chat", "both"), ("responses", "none"), ("chat", "x")])
+@check_each(("api", "style"), [("chat", "both"), ("responses", "none"), ("chat", "x")])
 def test_select_style_refuses_style_of_other_api(api: str, style: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         select_style(api, style, (), "auto")
@@ -94,7 +95,7 @@ def make_history(**fields: Any) -> list[Json]:
     return [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", **fields}]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("messages", "rendered", "style"),
     [
         (make_history(), None, "thinking"),
@@ -123,7 +124,7 @@ def test_resolve_chat_style_auto(messages: Any, rendered: str | None, style: str
     assert resolve_chat_style("none", {"messages": messages}, rendered) == "none"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("request_", "style"),
     [
         ({}, "text"),

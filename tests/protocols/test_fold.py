@@ -8,6 +8,7 @@ import pytest
 
 from forwarder.core.errors import UpstreamProtocolError, UpstreamRefused
 from forwarder.protocols.fold import fold_chat, fold_responses
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -133,7 +134,7 @@ MESSAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MESSAGES)
+@check_each("name", MESSAGES)
 def test_fold_chat_merges_deltas(name: str) -> None:
     deltas, whole_message = MESSAGES[name]
     assert fold_message(*deltas) == whole_message
@@ -194,7 +195,7 @@ def test_fold_raises_error_in_stream() -> None:
         assert caught.value.status == 429
 
 
-@pytest.mark.parametrize("fold", [fold_chat, fold_responses])
+@check_each("fold", [fold_chat, fold_responses])
 def test_fold_raises_for_stream_without_answer(fold: Any) -> None:
     for stream in ([], [[]], [[{"type": "response.created", "response": {}}]]):
         with pytest.raises(UpstreamProtocolError):
@@ -244,7 +245,7 @@ def test_fold_chat_ignores_message_beside_delta() -> None:
         assert completion["choices"][0]["message"]["content"] == "Hello."
 
 
-@pytest.mark.parametrize("place", ["x_groq", "choice"])
+@check_each("place", ["x_groq", "choice"])
 def test_fold_chat_reads_usage_from_each_place(place: str) -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     choice: Json = {"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}

@@ -14,6 +14,7 @@ from openai._streaming import SSEDecoder
 
 from forwarder.core.errors import UpstreamProtocolError
 from forwarder.protocols import framing
+from tests.helpers.check_cases import check_each
 
 CHUNK = {"id": "c1", "choices": [{"index": 0, "delta": {"content": "grüße 🎉 \u2028 end"}}]}
 CREATED = {"type": "response.created", "sequence_number": 0}
@@ -65,14 +66,14 @@ def decode(pieces: list[bytes]) -> list[dict[str, Any]]:
     return events + decoder.flush()
 
 
-@pytest.mark.parametrize("name", CASES)
+@check_each("name", CASES)
 def test_decode_in_one_piece(name: str) -> None:
     data, events = CASES[name]
 
     assert decode([data]) == events
 
 
-@pytest.mark.parametrize("name", CASES)
+@check_each("name", CASES)
 def test_decode_byte_by_byte(name: str) -> None:
     data, events = CASES[name]
 
@@ -91,7 +92,7 @@ def test_decode_with_any_cuts(names: list[str], cuts: list[int]) -> None:
     assert decode([data[a:b] for a, b in itertools.pairwise(places)]) == events
 
 
-@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r", b"\r\r"])
+@check_each("end", [b"\n\n", b"\r\n\r", b"\r\r"])
 def test_decoder_returns_event_at_its_last_byte(end: bytes) -> None:
     decoder = framing.SseDecoder()
 
@@ -132,7 +133,7 @@ def test_flush_ignores_half_an_event() -> None:
     assert decoder.flush() == []
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@check_each("name", BROKEN)
 def test_decoder_refuses_data_that_is_no_object_without_quoting_it(name: str) -> None:
     with pytest.raises(UpstreamProtocolError) as caught:
         framing.SseDecoder().feed(BROKEN[name])
@@ -176,14 +177,14 @@ def test_sdk_reads_encoded_chat_chunks() -> None:
     assert read[2][1] == "[DONE]"
 
 
-@pytest.mark.parametrize("encode", [framing.encode_chat, framing.encode_responses])
+@check_each("encode", [framing.encode_chat, framing.encode_responses])
 def test_encode_decode_round_trip(encode: Any) -> None:
     events = [CREATED, CHUNK, {"type": "error\ndata: {}", "message": "m"}]
 
     assert decode([encode(events)]) == events
 
 
-@pytest.mark.parametrize("encode", [framing.encode_chat, framing.encode_responses])
+@check_each("encode", [framing.encode_chat, framing.encode_responses])
 def test_encode_empty_batch(encode: Any) -> None:
     assert encode([]) == b""
 

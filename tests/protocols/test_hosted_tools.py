@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.protocols.hosted_tools import (
     ALL_HOSTED_TOOLS,
     expand_tool_names,
     find_hosted_name,
 )
+from tests.helpers.check_cases import check_each
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("tool", "name"),
     [
         ({"type": "mcp"}, "mcp"),

@@ -14,6 +14,7 @@ from forwarder.protocols.input_items import (
     read_input_items,
     replace_item_references,
 )
+from tests.helpers.check_cases import check_each
 
 ITEM: Json = {"type": "message", "role": "assistant", "id": "msg_1", "content": "three"}
 
@@ -25,7 +26,7 @@ def test_input_is_read_as_items() -> None:
     assert read_input_items("hi") == [{"type": "message", "role": "user", "content": "hi"}]
 
 
-@pytest.mark.parametrize("value", [5, True, {"role": "user"}])
+@check_each("value", [5, True, {"role": "user"}])
 def test_input_of_another_type_is_rejected(value: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_input_items(value)

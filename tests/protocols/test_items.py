@@ -39,6 +39,7 @@ from forwarder.protocols.items import parse_row_type
 from forwarder.protocols.parameters import Disposition
 from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 from forwarder.services import Services
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -87,14 +88,14 @@ def test_every_table_has_an_sdk_union() -> None:
     assert set(TABLES) == set(UNIONS)
 
 
-@pytest.mark.parametrize(("client", "about"), TABLES)
+@check_each(("client", "about"), TABLES)
 def test_every_sdk_type_has_a_disposition(client: str, about: str) -> None:
     known = variants(client, about)
     assert len(known) > 1
     assert known - set(map(parse_row_type, UPSTREAM_PROTOCOLS[client].item_tables[about])) == set()
 
 
-@pytest.mark.parametrize(("client", "about"), TABLES)
+@check_each(("client", "about"), TABLES)
 def test_rows_beyond_the_sdk_are_known_exceptions(client: str, about: str) -> None:
     beyond = set(map(parse_row_type, UPSTREAM_PROTOCOLS[client].item_tables[about])) - variants(
         client, about
@@ -360,7 +361,7 @@ SAMPLES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Any], Json]]] = {
 }
 
 
-@pytest.mark.parametrize(("client", "about"), TABLES)
+@check_each(("client", "about"), TABLES)
 def test_every_row_has_a_sample(client: str, about: str) -> None:
     samples, _ = SAMPLES[client, about]
     assert samples.keys() == UPSTREAM_PROTOCOLS[client].item_tables[about].keys()
@@ -441,7 +442,7 @@ def make_request(client: str, about: str, row: str) -> Json:
     return dict(sample) if is_request else wrap(sample)
 
 
-@pytest.mark.parametrize(("client", "about", "row", "disposition"), ROWS)
+@check_each(("client", "about", "row", "disposition"), ROWS)
 def test_disposition_matches_behaviour(
     client: str, about: str, row: str, disposition: Disposition, dry_run: DryRun
 ) -> None:

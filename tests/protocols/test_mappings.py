@@ -23,9 +23,10 @@ from forwarder.protocols.mappings import (
     to_response_error,
     to_upstream_error,
 )
+from tests.helpers.check_cases import check_each
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("event", "error"),
     [
         ({"error": {"message": "m"}, "choices": [{}]}, {"message": "m"}),
@@ -43,12 +44,12 @@ def test_find_error(event: Any, error: Any) -> None:
     assert find_error(event) == error
 
 
-@pytest.mark.parametrize("base_resp", [None, {}, {"status_code": 0, "status_msg": "success"}, "x"])
+@check_each("base_resp", [None, {}, {"status_code": 0, "status_msg": "success"}, "x"])
 def test_find_minimax_error_in_successful_answer(base_resp: Any) -> None:
     assert find_minimax_error({"base_resp": base_resp}) is None
 
 
-@pytest.mark.parametrize(("code", "status"), [(1002, 429), (1008, 402), (2013, 400), (9999, 502)])
+@check_each(("code", "status"), [(1002, 429), (1008, 402), (2013, 400), (9999, 502)])
 def test_find_minimax_error_maps_status(code: int, status: int) -> None:
     event = {"choices": None, "base_resp": {"status_code": code, "status_msg": "no"}}
 
@@ -86,7 +87,7 @@ def responses_usage(
 PLAIN = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("chat", "responses"),
     [
         pytest.param(PLAIN, responses_usage(5, 3, 8), id="plain"),
@@ -136,7 +137,7 @@ def test_finish_reason_round_trip() -> None:
         assert FINISH_REASONS[INCOMPLETE_REASONS[finish]] == finish
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("error", "status", "code"),
     [
         ({"message": "m", "code": "rate_limit_exceeded"}, 429, "rate_limit_exceeded"),
@@ -175,7 +176,7 @@ def test_to_upstream_error_status(error: Any, status: int, code: str | None) -> 
     assert raised.message
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("code", "status", "expected"),
     [
         ("rate_limit_exceeded", 500, "rate_limit_exceeded"),
@@ -206,7 +207,7 @@ def test_to_response_error_code(code: str | None, status: int, expected: str) ->
 SCHEMA = {"type": "object", "properties": {}}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("chat", "responses"),
     [
         ({"type": "text"}, {"type": "text"}),
@@ -230,7 +231,7 @@ def test_map_format_adds_required_schema() -> None:
 USAGE = {"prompt_tokens": 1}
 
 
-@pytest.mark.parametrize(
+@check_each(
     "chunk",
     [
         {"choices": [], "usage": USAGE},
@@ -242,12 +243,12 @@ def test_read_usage_from_each_place(chunk: dict[str, Any]) -> None:
     assert read_usage(chunk) == USAGE
 
 
-@pytest.mark.parametrize("chunk", [{}, {"choices": None}, {"choices": [{}], "x_groq": None}])
+@check_each("chunk", [{}, {"choices": None}, {"choices": [{}], "x_groq": None}])
 def test_read_usage_finds_none(chunk: dict[str, Any]) -> None:
     assert read_usage(chunk) is None
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("tier", "responses", "chat"),
     [
         ("flex", "flex", "flex"),
@@ -270,7 +271,7 @@ def test_map_moderation() -> None:
     assert map_moderation_to_chat(response) == chat
 
 
-@pytest.mark.parametrize(
+@check_each(
     "moderation",
     [None, [], {}, {"input": None}, {"input": {"type": "moderation_results", "results": []}}],
 )
@@ -281,7 +282,7 @@ def test_map_moderation_without_results(moderation: Any) -> None:
 Json = dict[str, Any]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("annotation", "wrapped"),
     [
         (
@@ -303,10 +304,8 @@ def spot(start: int, end: int) -> Json:
     return {"type": "url_citation", "start_index": start, "end_index": end, "url": "u"}
 
 
-@pytest.mark.parametrize("wrap", [nest_annotation, dict])
-@pytest.mark.parametrize(
-    "insertions", [[], [(0, 5)], [(2, 3)], [(0, 1), (3, 2), (6, 4)], [(4, 1)], [(9, 9)]]
-)
+@check_each("wrap", [nest_annotation, dict])
+@check_each("insertions", [[], [(0, 5)], [(2, 3)], [(0, 1), (3, 2), (6, 4)], [(4, 1)], [(9, 9)]])
 def test_shift_annotation_keeps_the_same_words(
     wrap: Any, insertions: list[tuple[int, int]]
 ) -> None:

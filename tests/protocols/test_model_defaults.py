@@ -14,6 +14,7 @@ from forwarder.protocols.model_defaults import (
     ModelDefaults,
     validate_model_parameters,
 )
+from tests.helpers.check_cases import check_each
 
 ALL: Json = {
     "temperature": 0.5, "top_p": 0.9, "num_predict": 50, "stop": ["END"], "seed": 7,
@@ -45,7 +46,7 @@ def test_every_model_parameter_is_covered() -> None:
     assert ALL.keys() == MODEL_PARAMETERS.keys()
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("protocol", "early", "added"),
     [
         ("chat", True, {"temperature": 0.5, "top_p": 0.9, "max_tokens": 50, "stop": ["END"]}),
@@ -65,8 +66,8 @@ def test_defaults_by_protocol(protocol: str, early: bool, added: Json) -> None:
     assert collect_added_fields(ModelDefaults(ALL), protocol, {"temperature": None}, early) == added
 
 
-@pytest.mark.parametrize("spelling", ["repetition_penalty", "repeat_penalty"])
-@pytest.mark.parametrize("protocol", ["chat", "responses"])
+@check_each("spelling", ["repetition_penalty", "repeat_penalty"])
+@check_each("protocol", ["chat", "responses"])
 def test_defaults_beyond_the_protocol(protocol: str, spelling: str) -> None:
     offered = ModelDefaults({"repeat_penalty": 1.1, "top_k": 40, "min_p": 0.05, "seed": 7})
     takes = {"top_k", "seed", spelling}
@@ -81,7 +82,7 @@ def test_defaults_beyond_the_protocol(protocol: str, spelling: str) -> None:
     assert seen == [{"top_k": 1, "seed": 7, spelling: 1.1}]
 
 
-@pytest.mark.parametrize("protocol", ["chat", "responses"])
+@check_each("protocol", ["chat", "responses"])
 def test_defaults_skip_dropped_parameters(protocol: str) -> None:
     def handler(request: Json) -> EventStream:
         return iter(())
@@ -119,7 +120,7 @@ def test_system_prompt_is_first() -> None:
         }
 
 
-@pytest.mark.parametrize("role", ["system", "developer"])
+@check_each("role", ["system", "developer"])
 def test_client_instructions_replace_system_prompt(role: str) -> None:
     own = {"role": role, "content": "Be brief."}
 
@@ -157,7 +158,7 @@ def test_valid_model_parameters() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "value"),
     [
         ("temperature", 2.1), ("temperature", "0.5"), ("temperature", True),

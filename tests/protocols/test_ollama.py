@@ -16,6 +16,7 @@ from forwarder.protocols.ollama import (
 from forwarder.protocols.parameters import Disposition
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.translation import translate_handler
+from tests.helpers.check_cases import check_each
 from tests.helpers.packages import import_client
 from tests.helpers.translating import terms
 
@@ -71,7 +72,7 @@ def translate_request(client: str, request: Json, **options: Any) -> tuple[Json,
     return sent[0], context.loss_report.losses
 
 
-@pytest.mark.parametrize("client", TABLES)
+@check_each("client", TABLES)
 def test_every_parameter_of_the_package_has_a_disposition(client: str) -> None:
     ollama = import_client("ollama._types")
     known = set(getattr(ollama, TYPES[client]).model_fields) - {"options"}
@@ -79,7 +80,7 @@ def test_every_parameter_of_the_package_has_a_disposition(client: str) -> None:
     assert known - TABLES[client].keys() == set()
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("client", "name", "disposition"), list_rows("dropped", "refused", "mapped", "local", "offered")
 )
 def test_every_other_disposition_than_carried_has_a_reason(
@@ -88,7 +89,7 @@ def test_every_other_disposition_than_carried_has_a_reason(
     assert disposition.reason
 
 
-@pytest.mark.parametrize(("client", "name", "disposition"), list_rows("dropped", "offered"))
+@check_each(("client", "name", "disposition"), list_rows("dropped", "offered"))
 def test_dropped_parameters_are_reported_or_refused(
     client: str, name: str, disposition: Disposition
 ) -> None:
@@ -99,7 +100,7 @@ def test_dropped_parameters_are_reported_or_refused(
     assert caught.value.param == name
 
 
-@pytest.mark.parametrize(("client", "name", "disposition"), list_rows("offered"))
+@check_each(("client", "name", "disposition"), list_rows("offered"))
 def test_offered_parameters_reach_upstreams_that_take_them(
     client: str, name: str, disposition: Disposition
 ) -> None:
@@ -110,15 +111,13 @@ def test_offered_parameters_reach_upstreams_that_take_them(
     assert (sent[inner], dropped) == (make_sample(disposition), {})
 
 
-@pytest.mark.parametrize(
-    ("client", "name", "disposition"), list_rows("dropped", "refused", "offered")
-)
+@check_each(("client", "name", "disposition"), list_rows("dropped", "refused", "offered"))
 def test_neutral_values_are_not_reported(client: str, name: str, disposition: Disposition) -> None:
     for value in (None, *disposition.neutral):
         assert translate_request(client, make_request(client, name, value), strict=True)[1] == {}
 
 
-@pytest.mark.parametrize(("client", "name", "disposition"), list_rows("refused"))
+@check_each(("client", "name", "disposition"), list_rows("refused"))
 def test_refused_parameter_is_a_400_that_names_it(
     client: str, name: str, disposition: Disposition
 ) -> None:
@@ -127,7 +126,7 @@ def test_refused_parameter_is_a_400_that_names_it(
     assert (caught.value.status, caught.value.param) == (400, name)
 
 
-@pytest.mark.parametrize(("client", "name", "disposition"), list_rows())
+@check_each(("client", "name", "disposition"), list_rows())
 def test_wrong_type_is_a_400_that_names_the_parameter(
     client: str, name: str, disposition: Disposition
 ) -> None:
@@ -139,7 +138,7 @@ def test_wrong_type_is_a_400_that_names_the_parameter(
     assert (caught.value.param, caught.value.code) == (name, "invalid_type")
 
 
-@pytest.mark.parametrize("client", TABLES)
+@check_each("client", TABLES)
 def test_unknown_parameter_is_dropped(client: str) -> None:
     request = {**REQUESTS[client], "unheard_of": 1, "options": {"of_this_too": 2}}
     assert set(translate_request(client, request)[1]) == {"unheard_of", "options.of_this_too"}

@@ -19,6 +19,7 @@ from forwarder.protocols.parameters import (
     remap,
     validate_parameters,
 )
+from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import REQUEST_PARAMETERS
 from tests.helpers.translating import terms, translate
 
@@ -51,20 +52,20 @@ def list_losses(direction: str, name: str, value: Any, strict: bool = False) -> 
     return translate(direction, request, terms(strict=strict)).dropped
 
 
-@pytest.mark.parametrize("direction", TABLES)
+@check_each("direction", TABLES)
 def test_every_sdk_parameter_has_a_disposition(direction: str) -> None:
     known = REQUEST_PARAMETERS[CLIENTS[direction]]
     assert known - TABLES[direction].keys() == set()
 
 
-@pytest.mark.parametrize("direction", TABLES)
+@check_each("direction", TABLES)
 def test_parameters_beyond_the_sdk_are_known_exceptions(direction: str) -> None:
     beyond = TABLES[direction].keys() - REQUEST_PARAMETERS[CLIENTS[direction]]
     penalties = {"frequency_penalty", "presence_penalty"}  # in the Open Responses schema, too
     assert beyond <= penalties | {"logit_bias", "seed", "stop"} | {"client_metadata"}  # Codex's
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("direction", "name", "disposition"),
     list_rows("dropped", "refused", "mapped", "local", "emulated", "offered"),
 )
@@ -74,7 +75,7 @@ def test_every_other_disposition_than_carried_has_a_reason(
     assert disposition.reason
 
 
-@pytest.mark.parametrize(("direction", "name", "disposition"), list_rows("carried"))
+@check_each(("direction", "name", "disposition"), list_rows("carried"))
 def test_carried_parameter_is_unchanged(
     direction: str, name: str, disposition: Disposition
 ) -> None:
@@ -89,12 +90,12 @@ _ONE_TOOL = {
 }
 
 
-@pytest.mark.parametrize(("direction", "name", "disposition"), list_rows("dropped", "offered"))
+@check_each(("direction", "name", "disposition"), list_rows("dropped", "offered"))
 def test_dropped_parameter_is_reported(direction: str, name: str, disposition: Disposition) -> None:
     assert list_losses(direction, name, SAMPLES[disposition.types[0]]) == {name: disposition.reason}
 
 
-@pytest.mark.parametrize(("direction", "name", "disposition"), list_rows("dropped", "offered"))
+@check_each(("direction", "name", "disposition"), list_rows("dropped", "offered"))
 def test_strict_mode_refuses_dropped_parameter(
     direction: str, name: str, disposition: Disposition
 ) -> None:
@@ -104,7 +105,7 @@ def test_strict_mode_refuses_dropped_parameter(
     assert caught.value.param == name
 
 
-@pytest.mark.parametrize(("direction", "name", "disposition"), list_rows("refused"))
+@check_each(("direction", "name", "disposition"), list_rows("refused"))
 def test_refused_parameter_is_a_400_that_names_it(
     direction: str, name: str, disposition: Disposition
 ) -> None:
@@ -115,9 +116,7 @@ def test_refused_parameter_is_a_400_that_names_it(
     assert caught.value.code
 
 
-@pytest.mark.parametrize(
-    ("direction", "name", "disposition"), list_rows("dropped", "refused", "offered")
-)
+@check_each(("direction", "name", "disposition"), list_rows("dropped", "refused", "offered"))
 def test_neutral_values_are_not_reported(
     direction: str, name: str, disposition: Disposition
 ) -> None:
@@ -125,7 +124,7 @@ def test_neutral_values_are_not_reported(
         assert list_losses(direction, name, value, strict=True) == {}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("direction", "name", "disposition"),
     list_rows("carried", "mapped", "local", "emulated", "dropped", "refused", "offered"),
 )
@@ -138,7 +137,7 @@ def test_wrong_type_is_a_400_that_names_the_parameter(
     assert (caught.value.param, caught.value.code) == (name, "invalid_type")
 
 
-@pytest.mark.parametrize("direction", TABLES)
+@check_each("direction", TABLES)
 def test_unknown_parameter_is_dropped(direction: str) -> None:
     assert set(list_losses(direction, "unheard_of", 1)) == {"unheard_of"}
     with pytest.raises(Unsupported):

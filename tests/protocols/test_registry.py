@@ -6,8 +6,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import forwarder
 from forwarder.protocols.registry import (
     CLIENT_PROTOCOLS,
@@ -16,6 +14,7 @@ from forwarder.protocols.registry import (
     UPSTREAM_PROTOCOLS,
 )
 from forwarder.translation import TRANSLATIONS
+from tests.helpers.check_cases import check_each
 
 PACKAGE = Path(forwarder.__file__).parent
 
@@ -37,7 +36,7 @@ def test_every_client_protocol_has_a_translation_and_an_upstream_api() -> None:
         assert client.served_as is None or client.served_as in UPSTREAM_PROTOCOLS
 
 
-@pytest.mark.parametrize("name", CLIENT_PROTOCOLS)
+@check_each("name", CLIENT_PROTOCOLS)
 def test_framing_writes_events_that_end_with_a_line(name: str) -> None:
     framing = CLIENT_PROTOCOLS[name].framing
     assert framing.encode([{"type": "x"}, {"type": "y"}]).endswith(b"\n")
@@ -62,9 +61,7 @@ def is_name_of_protocol(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and ast.unparse(node) in names
 
 
-@pytest.mark.parametrize(
-    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
-)
+@check_each("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_module_decides_by_the_name_of_a_protocol(path: Path) -> None:
     place = str(path.relative_to(PACKAGE))
     found = list(find_decisions(ast.parse(path.read_text(encoding="utf-8"))))

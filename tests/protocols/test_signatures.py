@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import pytest
-
 from forwarder.protocols.signatures import (
     SignatureCollector,
     attach_call_signatures,
@@ -18,13 +16,14 @@ from forwarder.protocols.signatures import (
     read_tool_calls,
     strip_call_signatures,
 )
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 GOOGLE = {"google": {"thought_signature": "s"}}
 CALL: Json = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("old", "new", "merged"),
     [
         (None, GOOGLE, GOOGLE),
@@ -77,7 +76,7 @@ def test_call_signatures_keep_their_place() -> None:
     assert read_call_signatures({**CALL, "function": None}) == {}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("fields", "signed"),
     [
         ({"reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]}, False),
@@ -94,6 +93,6 @@ def test_has_signature(fields: Json, signed: bool) -> None:
     assert read_message_signatures({"role": "assistant", **fields}) == fields
 
 
-@pytest.mark.parametrize("calls", [None, "a", ["a"], {}])
+@check_each("calls", [None, "a", ["a"], {}])
 def test_read_tool_calls_of_malformed_message(calls: Any) -> None:
     assert read_tool_calls({"tool_calls": calls}) == []

@@ -25,6 +25,7 @@ from forwarder.protocols.stream_end import (
     require_complete_responses_stream,
 )
 from tests.helpers import sdk
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of
 
 Json = dict[str, Any]
@@ -45,7 +46,7 @@ def check_chat_stream(*chunks: Json, done: bool = False) -> list[Json]:
 SAID = chunk({"content": "a"})
 
 
-@pytest.mark.parametrize(
+@check_each(
     "sent",
     [{"content": "a"}, {"refusal": "a"}, {"tool_calls": [{}]}, {"function_call": {}, "content": "a"},
      {"reasoning_content": "a"}, {"reasoning": "a"}, {"reasoning_details": [{}]}, {"images": [{}]}],
@@ -65,21 +66,19 @@ def test_truncated_chat_stream_raises() -> None:
         check_chat_stream(SAID, done=False)
 
 
-@pytest.mark.parametrize(
-    ("sent", "finish"), [({"content": "a"}, "stop"), ({"tool_calls": [{}]}, "tool_calls")]
-)
+@check_each(("sent", "finish"), [({"content": "a"}, "stop"), ({"tool_calls": [{}]}, "tool_calls")])
 def test_done_marker_replaces_finish_reason(sent: Json, finish: str) -> None:
     chunks = check_chat_stream(chunk(sent), {"choices": [], "usage": {}}, done=True)
     assert chunks[-1] == chunk(finish=finish)
 
 
-@pytest.mark.parametrize("chunks", [[], [chunk()], [chunk({"content": ""})], [{"choices": []}]])
+@check_each("chunks", [[], [chunk()], [chunk({"content": ""})], [{"choices": []}]])
 def test_done_marker_without_content_raises(chunks: list[Json]) -> None:
     with pytest.raises(UpstreamProtocolError):
         check_chat_stream(*chunks, done=True)
 
 
-@pytest.mark.parametrize("finish", ["stop", "tool_calls", "length", "content_filter"])
+@check_each("finish", ["stop", "tool_calls", "length", "content_filter"])
 def test_empty_chat_answer_with_finish_reason_is_complete(finish: str) -> None:
     chunks = [chunk({"role": "assistant", "content": ""}), chunk(finish=finish)]
     assert check_chat_stream(*chunks) == chunks
@@ -108,7 +107,7 @@ def event(kind: str, **more: Any) -> Json:
     return {"type": kind, **more}
 
 
-@pytest.mark.parametrize("ending", ["response.completed", "response.incomplete", "response.failed"])
+@check_each("ending", ["response.completed", "response.incomplete", "response.failed"])
 def test_responses_stream_ends_with_terminal_event(ending: str) -> None:
     events = [event("response.created"), event(ending), event("response.completed")]
     assert (
@@ -124,7 +123,7 @@ def test_completed_empty_response_is_complete() -> None:
         assert events_of(require_complete_responses_stream(iter([events]), lambda: False)) == events
 
 
-@pytest.mark.parametrize(
+@check_each(
     "sent",
     [
         [event("response.incomplete", response={"output": []})],
@@ -136,7 +135,7 @@ def test_response_with_text_in_one_place_is_complete(sent: list[Json]) -> None:
     assert events_of(require_complete_responses_stream(iter([sent]), lambda: False)) == sent
 
 
-@pytest.mark.parametrize("done", [True, False])
+@check_each("done", [True, False])
 def test_responses_stream_without_terminal_event_raises(done: bool) -> None:
     with pytest.raises(UpstreamProtocolError, match="ended before its response was finished"):
         events_of(
@@ -144,7 +143,7 @@ def test_responses_stream_without_terminal_event_raises(done: bool) -> None:
         )
 
 
-@pytest.mark.parametrize("nested", [True, False])
+@check_each("nested", [True, False])
 def test_error_event_without_terminal_event_is_raised(nested: bool) -> None:
     error = {"message": "Full.", "code": "rate_limit_exceeded"}
     last = event("error", error=error) if nested else event("error", **error)
@@ -216,13 +215,13 @@ def test_append_responses_error_after_upstream_error_event() -> None:
     ]
 
 
-@pytest.mark.parametrize("append_error", [append_chat_error, append_responses_error])
+@check_each("append_error", [append_chat_error, append_responses_error])
 def test_append_error_passes_successful_stream(append_error: Any) -> None:
     batches: list[Batch] = [[SAID], [], [chunk(finish="stop")]]
     assert list(append_error(iter(batches))) == batches
 
 
-@pytest.mark.parametrize("ending", ["cut", "broken"])
+@check_each("ending", ["cut", "broken"])
 def test_finished_choice_does_not_finish_others(ending: str) -> None:
     def upstream() -> EventStream:
         yield [{"choices": [{"index": i, "delta": {"content": "a"}} for i in (0, 1)]}]
@@ -234,7 +233,7 @@ def test_finished_choice_does_not_finish_others(ending: str) -> None:
         list(require_complete_chat_stream(upstream(), lambda: False))
 
 
-@pytest.mark.parametrize("error", [UpstreamUnreachable("gone"), ShuttingDown()])
+@check_each("error", [UpstreamUnreachable("gone"), ShuttingDown()])
 def test_failure_after_last_finish_reason_is_ignored(error: Exception) -> None:
     def upstream() -> EventStream:
         yield [{"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}]
@@ -258,7 +257,7 @@ LONG = {"message": "The prompt is too long.", "type": "x", "code": 7, "more": 1}
 KNOWN = {"type": "invalid_request_error", "code": "context_length_exceeded"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("chunk_", "status", "code"),
     [
         ({"error": {"message": "m", "code": "insufficient_quota"}}, 429, "insufficient_quota"),
@@ -276,7 +275,7 @@ KNOWN = {"type": "invalid_request_error", "code": "context_length_exceeded"}
          400, "context_length_exceeded"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("greeted", [True, False])
+@check_each("greeted", [True, False])
 def test_first_error_is_raised_with_its_status(
     chunk_: Json, status: int, code: str, greeted: bool
 ) -> None:
@@ -286,7 +285,7 @@ def test_first_error_is_raised_with_its_status(
     assert (caught.value.status, caught.value.code) == (status, code)
 
 
-@pytest.mark.parametrize(
+@check_each(
     "last",
     [
         {"error": LONG},
@@ -316,9 +315,9 @@ BEGUN = event("response.created", response={"status": "in_progress"})
 DELTA = event("response.output_text.delta", delta="a")
 
 
-@pytest.mark.parametrize("before", [[], [BEGUN]])
-@pytest.mark.parametrize("shape", ["failed", "nested", "flat"])
-@pytest.mark.parametrize(
+@check_each("before", [[], [BEGUN]])
+@check_each("shape", ["failed", "nested", "flat"])
+@check_each(
     ("error", "status", "code"),
     [
         ({"code": "insufficient_quota", "message": "m"}, 429, "insufficient_quota"),
@@ -346,7 +345,7 @@ def test_early_failed_response_is_raised_with_status(
     assert caught.value.type != "error"
 
 
-@pytest.mark.parametrize("batches", [[[BEGUN], [0]], [[BEGUN, DELTA, 0]], [[BEGUN, DELTA], [0]]])
+@check_each("batches", [[[BEGUN], [0]], [[BEGUN, DELTA, 0]], [[BEGUN, DELTA], [0]]])
 def test_later_failed_response_keeps_its_code(batches: list[Any]) -> None:
     codes = ["insufficient_quota", "server_is_overloaded", "slow_down", "cyber_policy",
              "rate_limit_exceeded", "invalid_prompt", "a_code_of_its_own"]  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.protocols.token_estimate import estimate_request_tokens, sum_text_tokens
+from tests.helpers.check_cases import check_each
 
 IMAGE_URL = "data:image/png;base64," + "A" * 10**6
 
@@ -17,7 +18,7 @@ def estimate(*items: Any, **request: Any) -> int:
     return estimate_request_tokens({**request, "input": list(items)})
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("text", "tokens"),
     [
         ("The quick brown fox jumps over the lazy dog. " * 20, 200),
@@ -48,7 +49,7 @@ def test_string_input_counts_as_one_user_message() -> None:
         estimate_request_tokens({"input": 5})
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("part", "tokens"),
     [
         ({"type": "input_image", "image_url": IMAGE_URL}, 765),

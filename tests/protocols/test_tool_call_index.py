@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 
 from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_arguments
+from tests.helpers.check_cases import check_each
 
 
 def delta(index: int | None = None, call_id: str | None = None) -> dict[str, Any]:
     return {"index": index, "id": call_id}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("deltas", "numbers"),
     [
         pytest.param([delta(0, "a"), delta(0), delta(1, "b"), delta(1)], [0, 0, 1, 1], id="indexed"),
@@ -30,7 +31,7 @@ def test_tool_call_index_find(deltas: list[dict[str, Any]], numbers: list[int]) 
     assert [keys.find(each) for each in deltas] == numbers
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("arguments", "text"), [(None, ""), ("", ""), ('{"a":1}', '{"a":1}'), ({"ö": 1}, '{"ö": 1}')]
 )
 def test_stringify_arguments(arguments: Any, text: str) -> None:

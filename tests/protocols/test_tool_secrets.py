@@ -2,14 +2,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.core.types import Json
 from forwarder.protocols.tool_secrets import (
     hide_tool_secrets,
     hide_tool_secrets_of,
     with_hidden_tools,
 )
+from tests.helpers.check_cases import check_each
 
 URL = "https://me:pass@mcp.test/sse?v=2&token=hunter2"
 TOOL: Json = {
@@ -30,7 +29,7 @@ def test_hide_tool_secrets() -> None:
     assert before == TOOL
 
 
-@pytest.mark.parametrize("tools", [None, "odd", [], ["odd", {"type": "function"}], {"type": "mcp"}])
+@check_each("tools", [None, "odd", [], ["odd", {"type": "function"}], {"type": "mcp"}])
 def test_hide_tool_secrets_keeps_other_tools(tools: Any) -> None:
     response = {"tools": tools}
     assert hide_tool_secrets(tools) is tools
@@ -58,7 +57,7 @@ def test_with_hidden_tools_hides_echoed_tools() -> None:
     assert requests == [{"tools": [TOOL]}]
 
 
-@pytest.mark.parametrize("tools", [None, [], [{"type": "function", "name": "f"}]])
+@check_each("tools", [None, [], [{"type": "function", "name": "f"}]])
 def test_with_hidden_tools_without_mcp_returns_the_same_handler(tools: Any) -> None:
     def handler(request: Json) -> Any:
         return iter(())

@@ -9,6 +9,7 @@ from forwarder.protocols import unfold
 from forwarder.protocols.mappings import TERMINAL_EVENTS
 from tests.helpers import sdk
 from tests.helpers.cases import Case, cases
+from tests.helpers.check_cases import check_each
 
 COMPLETION: dict[str, Any] = {
     "id": "chatcmpl-1",
@@ -45,7 +46,7 @@ def test_unfold_chat_to_one_chunk() -> None:
     assert "delta" not in COMPLETION["choices"][0]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("fields", "reason"),
     [
         ({}, "tool_calls"),
@@ -53,7 +54,7 @@ def test_unfold_chat_to_one_chunk() -> None:
         ({"error": {"code": 1}}, "error"),
     ],
 )
-@pytest.mark.parametrize("streamed", [False, True])
+@check_each("streamed", [False, True])
 def test_unfold_chat_adds_missing_finish_reason(
     fields: dict[str, Any], reason: str, streamed: bool
 ) -> None:
@@ -62,7 +63,7 @@ def test_unfold_chat_adds_missing_finish_reason(
     assert event["choices"][0]["finish_reason"] == reason
 
 
-@pytest.mark.parametrize(("code", "status"), [(1008, 402), (1002, 429), (9999, 502)])
+@check_each(("code", "status"), [(1008, 402), (1002, 429), (9999, 502)])
 def test_unfold_raises_error_in_body_with_its_status(code: int, status: int) -> None:
     body = {"choices": None, "base_resp": {"status_code": code, "status_msg": "No balance."}}
     for streamed in (False, True):
@@ -96,7 +97,7 @@ def test_unfold_response_annotations_and_logprobs() -> None:
     assert events[3]["part"] == part
 
 
-@pytest.mark.parametrize("case", cases("chat_over_responses", streams=True))
+@check_each("case", cases("chat_over_responses", streams=True))
 def test_unfold_response_to_events(case: Case) -> None:
     response = case.read("upstream.jsonl")[-1]["response"]
     events = unfold.unfold_answer("responses", response, streamed=True)
@@ -113,7 +114,7 @@ def _texts(response: dict[str, Any]) -> list[Any]:
     return [part.get("text") for item in items for part in item["content"]]
 
 
-@pytest.mark.parametrize("status", ["completed", "incomplete", "failed"])
+@check_each("status", ["completed", "incomplete", "failed"])
 def test_unfold_response_without_streaming(status: str) -> None:
     body = {"object": "response", "status": status, "output": [], "error": {"message": "m"}}
     assert unfold.unfold_answer("responses", body, streamed=False) == [
@@ -121,7 +122,7 @@ def test_unfold_response_without_streaming(status: str) -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("protocol", "body", "raised", "message"),
     [
         ("chat", {"error": {"message": "Full.", "code": 503}}, UpstreamRefused, "Full."),

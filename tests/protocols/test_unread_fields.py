@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import Unsupported
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import terms, translate
 
 Json = dict[str, Any]
@@ -66,7 +67,7 @@ DROPPED: list[tuple[str, Json, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("client", "request_", "name"), DROPPED)
+@check_each(("client", "request_", "name"), DROPPED)
 def test_unread_fields_are_dropped(client: str, request_: Json, name: str) -> None:
     context = terms()
     translate(*make_request(client, **request_), context)
@@ -89,7 +90,7 @@ NOTED: list[tuple[str, Json, list[str]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("client", "request_", "names"), NOTED)
+@check_each(("client", "request_", "names"), NOTED)
 def test_unread_answer_fields_are_noted(client: str, request_: Json, names: list[str]) -> None:
     context = terms(strict=True)
     translate(*make_request(client, **request_), context)
@@ -116,7 +117,7 @@ READ: list[tuple[str, Json]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("client", "request_"), READ)
+@check_each(("client", "request_"), READ)
 def test_read_and_empty_fields_are_not_reported(client: str, request_: Json) -> None:
     context = terms(strict=True)
     translate(*make_request(client, **request_), context)

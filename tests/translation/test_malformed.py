@@ -39,7 +39,7 @@ def test_malformed_request_is_translated_or_refused_with_its_path(case: Case) ->
         assert is_a_400_that_names_the_place(refusal)
 
 
-@check_each("case", cases())
+@check_each("case", cases(), parts=2)
 def test_malformed_passthrough_body_is_adapted_or_refused(case: Case) -> None:
     for body in spoiled(case.read("upstream.request.json"), (None, "wrong", [1], {"a": 1})):
         for name in QUIRKY:
@@ -56,7 +56,7 @@ def test_reasoning_style_of_a_malformed_request_is_read_or_refused(case: Case) -
         assert is_a_400_that_names_the_place(refusal_of(partial(wished, request)))
 
 
-@check_each("case", cases(streams=True))
+@check_each("case", cases(streams=True), parts=3)
 def test_stream_with_a_missing_field_is_read_or_an_upstream_error(case: Case) -> None:
     events = case.read("upstream.jsonl")
     for i, event in enumerate(events):

@@ -11,6 +11,7 @@ import pytest
 from forwarder.core.errors import UpstreamMisconfigured, UpstreamRefused
 from forwarder.upstream.base_url import find_missing_path, has_version
 from forwarder.upstream.client import Upstream
+from tests.helpers.check_cases import check_each
 from tests.upstream.sending import (
     CHAT,
     CHUNK,
@@ -53,9 +54,9 @@ def missing(server: Server, base_url: str = "http://up.test") -> str | None:
     return find_missing_path(base_url, calls, server)
 
 
-@pytest.mark.parametrize("otherwise", [NOT_FOUND, PAGE, UNEXPECTED])
-@pytest.mark.parametrize("listed", [LIST, UNAUTHORIZED])
-@pytest.mark.parametrize("path", ["/v1", "/api/v1", "/openai/v1"])
+@check_each("otherwise", [NOT_FOUND, PAGE, UNEXPECTED])
+@check_each("listed", [LIST, UNAUTHORIZED])
+@check_each("path", ["/v1", "/api/v1", "/openai/v1"])
 def test_the_missing_part_is_found(
     otherwise: httpx2.Response, listed: httpx2.Response, path: str
 ) -> None:
@@ -68,7 +69,7 @@ def test_probe_finds_nothing_missing_if_the_base_url_answers() -> None:
     assert missing(Server(NOT_FOUND, **calls)) is None
 
 
-@pytest.mark.parametrize("otherwise", [NOT_FOUND, PAGE, BAD_REQUEST, None])
+@check_each("otherwise", [NOT_FOUND, PAGE, BAD_REQUEST, None])
 def test_probe_finds_nothing_missing_without_an_api(
     otherwise: httpx2.Response | None,
 ) -> None:
@@ -81,7 +82,7 @@ def test_a_refusal_that_is_no_json_is_no_list() -> None:
     assert missing(Server(walled)) is None
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("base_url", "versioned"),
     [
         ("http://up.test", False),
@@ -121,8 +122,8 @@ def answer_with_page(request: httpx2.Request) -> httpx2.Response:
     return found if found.status_code == 200 else httpx2.Response(200, html="<!doctype html>")
 
 
-@pytest.mark.parametrize("answer", [below_v1, answer_with_page])
-@pytest.mark.parametrize("stream", [False, True])
+@check_each("answer", [below_v1, answer_with_page])
+@check_each("stream", [False, True])
 def test_a_base_url_without_its_version_is_named(answer: Handler, stream: bool) -> None:
     provider = Provider(answer)
     upstream = make_upstream(provider, UP_BASE_URL="http://up.test")
@@ -157,7 +158,7 @@ def test_base_url_is_hidden_because_it_may_contain_a_key() -> None:
     assert "lacks '/v1'" in error.message
 
 
-@pytest.mark.parametrize("ask", [send_compaction, send_embedding])
+@check_each("ask", [send_compaction, send_embedding])
 def test_base_url_without_version_is_named_for_a_non_streamed_request(
     ask: Callable[[Upstream], list[Any]],
 ) -> None:

@@ -22,6 +22,7 @@ from forwarder.core.errors import (
 )
 from forwarder.core.translation_context import LossReport
 from forwarder.upstream.client import Upstream
+from tests.helpers.check_cases import check_each
 from tests.upstream.sending import (
     CHAT,
     CHUNK,
@@ -46,7 +47,7 @@ def test_a_request_goes_out_under_the_upstream_s_own_name_for_the_model() -> Non
     assert provider.body == {**CHAT, "model": "their-model"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("environment", "client", "role"),
     [
         ({}, "chat", "developer"),
@@ -102,8 +103,8 @@ REFUSED_KEYS = [
 ]
 
 
-@pytest.mark.parametrize("answer", REFUSED_KEYS, ids=["401", "400", "in a 200"])
-@pytest.mark.parametrize("stream", [False, True])
+@check_each("answer", REFUSED_KEYS, ids=["401", "400", "in a 200"])
+@check_each("stream", [False, True])
 def test_a_refused_key_is_remembered_until_a_request_succeeds(
     answer: httpx2.Response, stream: bool
 ) -> None:
@@ -145,8 +146,8 @@ REFUSED_LATE = {
 }
 
 
-@pytest.mark.parametrize("together", [False, True])
-@pytest.mark.parametrize("case", REFUSED_LATE)
+@check_each("together", [False, True])
+@check_each("case", REFUSED_LATE)
 def test_key_refused_in_midstream_is_reported_as_the_forwarders(case: str, together: bool) -> None:
     protocol, before, last = REFUSED_LATE[case]
     frames = [f"data: {json.dumps(event)}\n\n".encode() for event in [*before, last]]
@@ -175,8 +176,8 @@ def test_key_refused_in_midstream_is_reported_as_the_forwarders(case: str, toget
     assert (theirs.status, theirs.code) == (401, "invalid_api_key")
 
 
-@pytest.mark.parametrize("ask", [send_compaction, send_embedding])
-@pytest.mark.parametrize("status", [401, 200])
+@check_each("ask", [send_compaction, send_embedding])
+@check_each("status", [401, 200])
 def test_refused_key_of_a_non_streamed_request_is_remembered(
     ask: Callable[[Upstream], list[Any]], status: int
 ) -> None:
@@ -189,8 +190,8 @@ def test_refused_key_of_a_non_streamed_request_is_remembered(
     assert upstream.key_refusal == raised.value.message
 
 
-@pytest.mark.parametrize("provider", ["generic", "minimax"])
-@pytest.mark.parametrize("stream", [True, False])
+@check_each("provider", ["generic", "minimax"])
+@check_each("stream", [True, False])
 def test_an_error_in_base_resp_is_found_with_every_profile(provider: str, stream: bool) -> None:
     body = {"choices": None, "base_resp": {"status_code": 1002, "status_msg": "slower"}}
     answer = make_stream(body) if stream else httpx2.Response(200, json=body)
@@ -227,7 +228,7 @@ class Watched(httpx2.SyncByteStream):
         self.closed.set()
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("body", "kind"),
     [
         (Watched(httpx2.ReadError("x")), UpstreamUnreachable),
@@ -264,7 +265,7 @@ def test_list_of_models_without_a_wrapper_is_read() -> None:
     ]
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b"7", b'{"data": null}', b'{"data": 7}'])
+@check_each("body", [b"<html>", b"[]", b"{}", b"7", b'{"data": null}', b'{"data": 7}'])
 def test_invalid_list_of_models_is_empty_or_an_error(body: bytes) -> None:
     upstream = make_upstream(make_refusing_provider(200, content=body))
     try:
@@ -309,7 +310,7 @@ def test_embeddings_request_is_sent_unchanged() -> None:
     assert provider.body == {"model": "their-model", "input": ["a"], "vendor": {"x": 1}}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("status", "answer"),
     [
         (404, {"json": {"error": {"message": "Invalid URL (POST /v1/embeddings)"}}}),
@@ -324,7 +325,7 @@ def test_an_upstream_without_embeddings_is_named(status: int, answer: dict[str, 
     assert caught.value.code == "no_embeddings"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("status", "message"), [(404, "The model 'x' does not exist"), (400, "Too long"), (500, "Oh")]
 )
 def test_refusal_to_embed_is_passed_on(status: int, message: str) -> None:
@@ -345,7 +346,7 @@ def test_answer_without_embeddings_is_an_upstream_error() -> None:
 ONLY_STREAMS = {"error": {"message": "This model only support stream mode, please enable it."}}
 
 
-@pytest.mark.parametrize("protocol", ["chat", "responses"])
+@check_each("protocol", ["chat", "responses"])
 def test_a_whole_answer_that_is_refused_is_put_together_from_a_stream(protocol: str) -> None:
     done = {"type": "response.completed", "response": {"output": [{"type": "message"}]}}
 

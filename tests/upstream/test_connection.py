@@ -12,6 +12,7 @@ from forwarder.context.request_context import RequestContext, Route
 from forwarder.core.errors import UpstreamProtocolError
 from forwarder.core.translation_context import LossReport
 from forwarder.upstream.client import Upstream
+from tests.helpers.check_cases import check_each
 from tests.upstream.sending import (
     CHAT,
     KEY,
@@ -78,7 +79,7 @@ def test_an_idempotency_key_is_for_one_body_and_its_repeats() -> None:
     assert [headers.get("idempotency-key") for headers in sent] == ["one", None, "one"]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("environment", "client_key", "sent"),
     [
         ({}, "theirs", {"authorization": f"Bearer {KEY}"}),
@@ -146,7 +147,7 @@ def test_a_response_that_the_upstream_makes_is_followed_and_cancelled_by_its_id(
     assert follow.headers["authorization"] == cancel.headers["authorization"]
 
 
-@pytest.mark.parametrize(("stream", "seconds"), [(True, 300.0), (False, 600.0), (None, 600.0)])
+@check_each(("stream", "seconds"), [(True, 300.0), (False, 600.0), (None, 600.0)])
 def test_a_whole_answer_has_more_time_than_a_stream_to_begin(
     stream: bool | None, seconds: float
 ) -> None:

@@ -20,6 +20,7 @@ from forwarder.core.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from tests.helpers.check_cases import check_each
 from tests.upstream.sending import (
     CHUNK,
     KEY,
@@ -33,7 +34,7 @@ from tests.upstream.sending import (
 )
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 408, 409, 422, 429, 500, 503])
+@check_each("status", [400, 403, 404, 408, 409, 422, 429, 500, 503])
 def test_a_refusal_keeps_its_status_error_and_headers(status: int) -> None:
     error = {"message": "no", "type": "t", "code": 1210, "param": "messages", "more": [1]}
     provider = make_refusing_provider(status, json={"error": error}, headers={"retry-after": "3"})
@@ -46,7 +47,7 @@ def test_a_refusal_keeps_its_status_error_and_headers(status: int) -> None:
     assert len(provider.requests) == 1
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("answer", "message"),
     [
         ({"json": {"error": "plain"}}, "plain"),
@@ -126,7 +127,7 @@ def test_plain_http_to_a_port_for_tls_is_named() -> None:
     assert "(UP_BASE_URL) must begin with https://" in raised.message
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("error", "words"),
     [
         (httpx2.ConnectTimeout("x"), "could not be connected to within 7 seconds."),
@@ -159,7 +160,7 @@ def test_a_failed_connection_names_the_proxy_without_its_password(
     assert "wants a user and password (407)" in messages[2]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("status", "body"),
     [
         (400, {"code": "invalid-argument", "error": "Incorrect API key provided."}),
@@ -223,7 +224,7 @@ def test_secret_header_is_redacted() -> None:
     assert raised.message == "who is ***?"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("error", "kind", "status"),
     [
         (httpx2.ConnectError("x"), UpstreamUnreachable, 502),
@@ -243,7 +244,7 @@ def test_network_failures_become_upstream_errors(
     assert "'up'" in raised.message
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("error", "kind"),
     [(httpx2.ReadTimeout("x"), UpstreamTimeout), (httpx2.ReadError("x"), UpstreamUnreachable)],
 )
@@ -257,7 +258,7 @@ def test_stalled_error_body_becomes_an_upstream_error(
     assert isinstance(failure(make_upstream(make_refusing_provider(500, content=body()))), kind)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("error", "kind"),
     [
         (httpx2.ConnectTimeout("x"), UpstreamConnectTimeout),

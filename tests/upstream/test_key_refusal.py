@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.config.settings import Settings, UpstreamSettings, make_upstream_settings
 from forwarder.core.errors import UpstreamRefused
 from forwarder.upstream.key_refusal import describe_key_refusal, is_key_refusal
+from tests.helpers.check_cases import check_each
 
 
 def make_refusal(status: int, message: str = "no", code: Any = None) -> UpstreamRefused:
     return UpstreamRefused(status, {"message": message, "code": code})
 
 
-@pytest.mark.parametrize(
+@check_each(
     "refusal",
     [
         make_refusal(401, "whatever it says"),
@@ -36,7 +35,7 @@ def test_a_refusal_of_the_key_is_recognised(refusal: UpstreamRefused) -> None:
     assert is_key_refusal(refusal)
 
 
-@pytest.mark.parametrize(
+@check_each(
     "refusal",
     [
         make_refusal(400, "Invalid value for 'messages[0].role'."),
@@ -65,7 +64,7 @@ def make_registered_settings(**given: Any) -> UpstreamSettings:
     )
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("settings", "words"),
     [
         (
@@ -112,7 +111,7 @@ def test_the_message_names_the_setting_and_quotes_the_upstream(
     assert error.message == f"{words} It says: Invalid API Key."
 
 
-@pytest.mark.parametrize(
+@check_each(
     "key",
     [
         "sk-inval**************-key",

@@ -23,6 +23,7 @@ from forwarder.core.errors import (
 from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.upstream import response as response_module
 from forwarder.upstream.response import UpstreamResponse, select_client_headers
+from tests.helpers.check_cases import check_each
 
 KEY = "sk-secret"
 
@@ -77,7 +78,7 @@ def test_a_last_event_needs_no_end() -> None:
     assert list(reply(Arriving(A, B.rstrip())).iter_batches()) == [[{"a": 1}], [{"b": 2}]]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("protocol", "last"),
     [("chat", b"data: [DONE]\n\n"), ("responses", b'data: {"type": "response.completed"}\n\n')],
 )
@@ -115,8 +116,8 @@ def test_a_whole_answer_may_come_where_a_stream_was_asked() -> None:
 EVENTS = b'data: {"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]}\n\n'
 
 
-@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b": hello\n\n", b"id: 1\n", b"\r\n\n"])
-@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+@check_each("before", [b"", b"\xef\xbb\xbf", b": hello\n\n", b"id: 1\n", b"\r\n\n"])
+@check_each("size", [1, 2, 7, 1000])
 def test_events_for_a_whole_answer_are_recognised_in_pieces(before: bytes, size: int) -> None:
     data = before + EVENTS
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
@@ -127,8 +128,8 @@ def test_events_for_a_whole_answer_are_recognised_in_pieces(before: bytes, size:
     assert chunk["choices"] == [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("size", [1, 2, 1000])
+@check_each("streamed", [False, True])
+@check_each("size", [1, 2, 1000])
 def test_a_whole_answer_behind_a_byte_order_mark_is_read(size: int, streamed: bool) -> None:
     data = b"\xef\xbb\xbf" + WHOLE
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
@@ -139,7 +140,7 @@ def test_a_whole_answer_behind_a_byte_order_mark_is_read(size: int, streamed: bo
     assert answer["choices"][0]["finish_reason"] == "stop"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("pieces", "kind"),
     [([b"<html>"], ""), ([b"\n <!doctype"], ""), ([b"soon"], "text/html; charset=utf-8")],
 )
@@ -148,13 +149,13 @@ def test_web_page_instead_of_a_stream_is_an_error(pieces: list[bytes], kind: str
         list(reply(Arriving(*pieces), kind=kind).iter_batches())
 
 
-@pytest.mark.parametrize("body", [b"", b"[1]", b"nonsense", b'{"half'])
+@check_each("body", [b"", b"[1]", b"nonsense", b'{"half'])
 def test_a_whole_answer_has_to_be_a_json_object(body: bytes) -> None:
     with pytest.raises(UpstreamProtocolError):
         list(reply(Arriving(body), streamed=False).iter_batches())
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("error", "why"),
     [
         (httpx2.ReadError("x"), "ReadError"),
@@ -213,7 +214,7 @@ def test_whole_answer_may_be_silent_before_its_first_byte() -> None:
     assert [batch for batch in batches if batch] == [[json.loads(ANSWER)]]
 
 
-@pytest.mark.parametrize("pieces", [[b""] * 50, [ANSWER[:9], *[b""] * 50]])
+@check_each("pieces", [[b""] * 50, [ANSWER[:9], *[b""] * 50]])
 def test_whole_answer_has_the_whole_timeout_then_the_idle_timeout(
     pieces: list[bytes],
 ) -> None:
@@ -223,13 +224,13 @@ def test_whole_answer_has_the_whole_timeout_then_the_idle_timeout(
         list(reply(Arriving(*pieces), streamed=False, **{limit: "0.05"}).iter_batches())
 
 
-@pytest.mark.parametrize("pieces", [[A, b""] * 50, [b""] * 50])
+@check_each("pieces", [[A, b""] * 50, [b""] * 50])
 def test_total_timeout_limits_an_answer(pieces: list[bytes]) -> None:
     with pytest.raises(UpstreamTimeout, match="took too long"):
         list(reply(Arriving(*pieces), CHAT_TOTAL_TIMEOUT="0.1").iter_batches())
 
 
-@pytest.mark.parametrize(
+@check_each(
     "event",
     [
         b'{"error": {"message": "bad sk-secret"}}',
@@ -249,7 +250,7 @@ def test_key_is_redacted_in_errors_of_a_stream(event: bytes) -> None:
     assert KEY not in str(told)
 
 
-@pytest.mark.parametrize(
+@check_each(
     "answer",
     [
         b'{"error": {"message": "bad sk-secret"}}',
@@ -317,14 +318,14 @@ def test_only_headers_for_the_client_are_selected() -> None:
     assert kept["x-upstream-request-id"] == "r"
 
 
-@pytest.mark.parametrize("odd", [b"caf\xc3\xa9", b"\xff", b"a\x01", b"a\nb", b"a\tb"])
+@check_each("odd", [b"caf\xc3\xa9", b"\xff", b"a\x01", b"a\nb", b"a\tb"])
 def test_unprintable_header_is_omitted(odd: bytes) -> None:
     headers = httpx2.Headers([(b"x-request-id", odd), (b"retry-after", b"1")])
 
     assert select_client_headers(headers) == {"retry-after": "1"}
 
 
-@pytest.mark.parametrize(("choices", "patient"), [(1, False), (2, True)])
+@check_each(("choices", "patient"), [(1, False), (2, True)])
 def test_finish_reason_shortens_the_wait_only_for_a_single_choice(
     choices: int, patient: bool
 ) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
-import pytest
-
 from forwarder.upstream.resilience.backoff import (
     FIRST_DELAY_SECONDS,
     JITTER_SHARE,
@@ -14,6 +12,7 @@ from forwarder.upstream.resilience.backoff import (
     Backoff,
     parse_retry_after,
 )
+from tests.helpers.check_cases import check_each
 
 
 def list_delays(pauses: Backoff, asked: float | None = None) -> list[float]:
@@ -32,14 +31,12 @@ def test_backoff_doubles_the_delay_up_to_the_maximum() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("chance", "share"), [(0.0, 1), (0.5, 1 - JITTER_SHARE / 2), (1.0, 1 - JITTER_SHARE)]
-)
+@check_each(("chance", "share"), [(0.0, 1), (0.5, 1 - JITTER_SHARE / 2), (1.0, 1 - JITTER_SHARE)])
 def test_backoff_jitter_shortens_the_delay(chance: float, share: float) -> None:
     assert Backoff(1, 100, chance=lambda: chance).next_delay(None) == FIRST_DELAY_SECONDS * share
 
 
-@pytest.mark.parametrize("most", [0, 1, 3])
+@check_each("most", [0, 1, 3])
 def test_backoff_limits_the_number_of_delays(most: int) -> None:
     assert len(list_delays(Backoff(most, 1000))) == most
 
@@ -49,7 +46,7 @@ def test_backoff_limits_the_sum_of_delays() -> None:
     assert list_delays(Backoff(5, 0)) == []
 
 
-@pytest.mark.parametrize("chance", [0.0, 1.0])
+@check_each("chance", [0.0, 1.0])
 def test_backoff_respects_retry_after(chance: float) -> None:
     pause = Backoff(1, 10, chance=lambda: chance).next_delay(9.0)
 
@@ -70,7 +67,7 @@ SOON = format_datetime(datetime.fromtimestamp(NOW + 30, UTC), usegmt=True)
 PAST = format_datetime(datetime.fromtimestamp(NOW - 30, UTC), usegmt=True)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("headers", "seconds"),
     [
         ({}, None),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from forwarder.core import errors
 from forwarder.core.errors import ForwarderError, Overloaded, UpstreamRefused, UpstreamUnavailable
 from forwarder.upstream.resilience.classify import (
@@ -13,6 +11,7 @@ from forwarder.upstream.resilience.classify import (
     is_worth_fallback,
     is_worth_retry,
 )
+from tests.helpers.check_cases import check_each
 
 WELL, ILL, FAILED, UNKNOWN = (
     Outcome.SUCCESS,
@@ -59,7 +58,7 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("error", "again", "elsewhere", "said"),
     TABLE,
     ids=[f"{type(e).__name__}-{e.status}-{i}" for i, (e, *_) in enumerate(TABLE)],
@@ -85,7 +84,7 @@ def test_payment_required_for_a_client_key_is_not_worth_fallback() -> None:
     assert is_worth_fallback(make_refusal(503), own_key=False)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("error", "word"),
     [
         (make_refusal(503, code="whatever a provider writes here"), "503"),

@@ -20,6 +20,7 @@ from forwarder.core.errors import (
 from forwarder.core.types import EventStream
 from forwarder.upstream.resilience import Resilience
 from forwarder.upstream.resilience.breaker import CLOSED, OPEN
+from tests.helpers.check_cases import check_each
 from tests.upstream.resilience.helpers import Witness, patient, settings
 
 NAMES = ("a", "b", "c")
@@ -75,9 +76,7 @@ def test_fallback_is_not_used_if_the_first_upstream_answers() -> None:
     assert world.witness.heard == []
 
 
-@pytest.mark.parametrize(
-    "error", [BUSY, UpstreamUnreachable("gone"), UpstreamKeyRefused("wrong key")]
-)
+@check_each("error", [BUSY, UpstreamUnreachable("gone"), UpstreamKeyRefused("wrong key")])
 def test_fallback_tries_the_next_upstream_after_a_failure(error: ForwarderError) -> None:
     world = World({"a": error, "b": error})
 
@@ -157,7 +156,7 @@ def test_fallback_skips_upstreams_with_an_open_breaker() -> None:
     assert world.asked == ["b"]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("environment", "clients", "state"),
     [
         ({"FORWARDER_API_KEYS": "k,l"}, [("k", "192.0.2.1"), ("k", "192.0.2.2")], CLOSED),

@@ -21,6 +21,7 @@ from forwarder.core.errors import (
 from forwarder.core.types import EventStream
 from forwarder.upstream.resilience import UpstreamState
 from forwarder.upstream.resilience.breaker import CLOSED, OPEN
+from tests.helpers.check_cases import check_each
 from tests.upstream.resilience.helpers import Clock, Patient, Witness, patient, upstream
 
 BUSY = UpstreamRefused(503, {"message": "busy"})
@@ -83,7 +84,7 @@ def test_temporary_failure_is_retried() -> None:
     assert stood.standing.counts["retries"] == 2
 
 
-@pytest.mark.parametrize("retries", [0, 1, 3])
+@check_each("retries", [0, 1, 3])
 def test_last_failure_is_raised_after_the_last_retry(retries: int) -> None:
     stood = Stood(MAX_RETRIES=str(retries))
     last = UpstreamRefused(502, {"message": "the last"})
@@ -96,7 +97,7 @@ def test_last_failure_is_raised_after_the_last_retry(retries: int) -> None:
     assert call.asked == retries + 1
 
 
-@pytest.mark.parametrize("error", [InvalidRequest("no"), UpstreamTimeout("late")])
+@check_each("error", [InvalidRequest("no"), UpstreamTimeout("late")])
 def test_permanent_failure_is_not_retried(error: ForwarderError) -> None:
     stood, call = Stood(MAX_RETRIES="5"), Scripted(error)
 
@@ -290,10 +291,8 @@ ANSWERED_BADLY = [
     *(UpstreamRefused(status, {"message": "no"}) for status in (500, 502, 503, 529)),
     UpstreamProtocolError("The stream ended before its answer was finished."),
 ]
-every_bad_answer = pytest.mark.parametrize("error", ANSWERED_BADLY)
-every_silence = pytest.mark.parametrize(
-    "error", [GONE, UpstreamTimeout("late"), UpstreamConnectTimeout("late")]
-)
+every_bad_answer = check_each("error", ANSWERED_BADLY)
+every_silence = check_each("error", [GONE, UpstreamTimeout("late"), UpstreamConnectTimeout("late")])
 
 WITH_FALLBACK = {"FALLBACK": "other"}
 
@@ -310,7 +309,7 @@ def test_without_a_fallback_bad_answers_open_no_breaker(error: ForwarderError) -
 
 
 @every_silence
-@pytest.mark.parametrize("environment", [{}, WITH_FALLBACK], ids=["alone", "fallback"])
+@check_each("environment", [{}, WITH_FALLBACK], ids=["alone", "fallback"])
 def test_connection_failures_and_timeouts_open_the_breaker_for_any_client(
     error: ForwarderError, environment: dict[str, str]
 ) -> None:

@@ -17,6 +17,7 @@ from forwarder.upstream.transport.answer_limits import (
     read_answer,
     read_model_list,
 )
+from tests.helpers.check_cases import check_each
 
 
 class Endless(httpx2.SyncByteStream):
@@ -52,7 +53,7 @@ def test_of_an_error_without_end_a_part_is_read() -> None:
     assert stream.closed
 
 
-@pytest.mark.parametrize("coding", ["br", "gzip", "GZIP", "zstd, identity"])
+@check_each("coding", ["br", "gzip", "GZIP", "zstd, identity"])
 def test_a_compressed_answer_is_refused_unread(coding: str) -> None:
     stream = Endless()
     response = httpx2.Response(200, headers={"Content-Encoding": coding}, stream=stream)
@@ -70,7 +71,7 @@ def test_a_compressed_error_keeps_its_status() -> None:
     assert (stream.pieces, stream.closed) == (0, True)
 
 
-@pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "identity"}])
+@check_each("headers", [{}, {"Content-Encoding": "identity"}])
 def test_other_answers_are_read_as_they_are(headers: dict[str, str]) -> None:
     response = httpx2.Response(200, headers=headers, stream=httpx2.ByteStream(b"body"))
     limit_answer(response)

@@ -21,6 +21,7 @@ from forwarder.upstream.transport.connection_errors import (
 from forwarder.upstream.transport.gevent_transport import GeventTransport
 from forwarder.upstream.transport.pinned_transport import PinnedTransport
 from tests.helpers.certificates import Authority
+from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, serving, unused_port
 
 Make = Callable[[ssl.SSLContext, Mapping[str, str]], httpx2.BaseTransport]
@@ -35,7 +36,7 @@ def over_threads(tls: ssl.SSLContext, proxies: Mapping[str, str]) -> httpx2.Base
     return httpx2.HTTPTransport(verify=tls, proxy=proxy)
 
 
-both = pytest.mark.parametrize("make", [over_gevent, over_threads])
+both = check_each("make", [over_gevent, over_threads])
 
 NOBODY: ssl.SSLContext = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts no authority."""
@@ -69,7 +70,7 @@ def trusting(authority: Authority) -> ssl.SSLContext:
 
 
 @both
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 64 + ".invalid"])
+@check_each("host", ["no-such-host.invalid", "x" * 64 + ".invalid"])
 def test_a_host_name_that_cannot_be_resolved_is_named(make: Make, host: str) -> None:
     assert (
         describe_failure(make, f"http://{host}/v1") == f"the host name '{host}' cannot be resolved"
@@ -106,7 +107,7 @@ def test_a_connection_that_closes_without_an_answer_is_described(make: Make) -> 
 
 
 @both
-@pytest.mark.parametrize("answer", [b"220 mail ready\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x46"])
+@check_each("answer", [b"220 mail ready\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x46"])
 def test_an_answer_that_is_not_http_is_described(make: Make, answer: bytes) -> None:
     """The second is a TLS alert, with which some servers answer plain HTTP."""
 
@@ -121,7 +122,7 @@ def test_an_answer_that_is_not_http_is_described(make: Make, answer: bytes) -> N
     assert found == expected
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("error", "words"),
     [
         (OSError(101, "Network is unreachable"), "there is no connection to up.test:80"),
@@ -158,8 +159,8 @@ def unresolvable(host: str, port: int) -> list[tuple[int, object]]:
     raise socket.gaierror(-2, "Name or service not known")
 
 
-@pytest.mark.parametrize("threads", [False, True])
-@pytest.mark.parametrize(
+@check_each("threads", [False, True])
+@check_each(
     ("lookup", "words"),
     [
         (forbidding, "inside.test:80 has no address that the forwarder may connect to"),
@@ -181,7 +182,7 @@ DAY = datetime.timedelta(days=1)
 
 
 @both
-@pytest.mark.parametrize(
+@check_each(
     ("certificate", "words"),
     [
         ({"expires": -DAY}, "its certificate has expired"),
@@ -267,7 +268,7 @@ def test_a_handshake_that_fails_names_openssl_s_reason(make: Make, authority: Au
     assert "no protocol or cipher in common (sslv3 alert handshake failure)" in found
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("reason", "words"),
     [
         ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "it wants a client certificate"),
@@ -352,7 +353,7 @@ def test_a_proxy_of_another_kind_is_described() -> None:
 # -- under an answer ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("error", "words"),
     [
         (ConnectionResetError(), "it was reset"),

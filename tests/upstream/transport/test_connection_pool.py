@@ -21,6 +21,7 @@ import pytest
 from forwarder.upstream.transport import connection_pool
 from forwarder.upstream.transport.connection_pool import ServerConnectionPool, select_proxy
 from tests.helpers.certificates import Authority
+from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, Server, serving, unused_port
 
 NO_LIMITS: dict[str, float | None] = {}
@@ -85,7 +86,7 @@ def test_a_fresh_connection_can_be_demanded() -> None:
     assert not used
 
 
-@pytest.mark.parametrize("script", [lambda peer: None, lambda peer: peer.send(b"stray")])
+@check_each("script", [lambda peer: None, lambda peer: peer.send(b"stray")])
 def test_a_kept_connection_that_was_closed_or_spoilt_is_not_used(script: object) -> None:
     with serving(script) as server, make_pool(server) as pool:  # type: ignore[arg-type]
         first, _ = pool.acquire(NO_LIMITS, fresh=False)
@@ -195,7 +196,7 @@ def test_a_failed_attempt_gives_its_place_back() -> None:
     assert pool.opened_connections == 0
 
 
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 64 + ".invalid"])
+@check_each("host", ["no-such-host.invalid", "x" * 64 + ".invalid"])
 def test_an_unknown_name_is_a_connect_error(host: str) -> None:
     pool = ServerConnectionPool(httpx2.URL(f"http://{host}"), None, None, 1)
 
@@ -324,7 +325,7 @@ except httpx2.ConnectError as error:
 """
 
 
-@pytest.mark.parametrize(("known", "expected"), [(True, "hello True"), (False, "refused True")])
+@check_each(("known", "expected"), [(True, "hello True"), (False, "refused True")])
 @pytest.mark.live
 def test_worker_reads_trusted_certificates_from_the_environment(
     known: bool, expected: str, authority: Authority
@@ -359,7 +360,7 @@ PROXIES = {
 }
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("url", "proxy"),
     [
         ("http://x.org", "http://plain:1"),
@@ -379,7 +380,7 @@ def test_the_proxy_for_a_url(url: str, proxy: str | None) -> None:
     assert select_proxy(httpx2.URL(url), PROXIES) == (httpx2.URL(proxy) if proxy else None)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("proxies", "proxy"),
     [
         ({}, None),
@@ -394,7 +395,7 @@ def test_the_settings_of_proxies(proxies: dict[str, str], proxy: str | None) -> 
     assert select_proxy(httpx2.URL("http://x"), proxies) == (httpx2.URL(proxy) if proxy else None)
 
 
-@pytest.mark.parametrize("proxy", ["socks5://p:1", "https://p:1"])
+@check_each("proxy", ["socks5://p:1", "https://p:1"])
 def test_other_kinds_of_proxies_are_refused(proxy: str) -> None:
     with pytest.raises(httpx2.UnsupportedProtocol):
         select_proxy(httpx2.URL("http://x"), {"all": proxy})

@@ -18,6 +18,7 @@ import pytest
 
 from forwarder.upstream.transport.gevent_transport import GeventTransport
 from tests.helpers.certificates import Authority
+from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, Script, Server, chunk, serving, unused_port
 
 
@@ -121,7 +122,7 @@ def test_an_answer_before_the_whole_request_was_read_is_received() -> None:
         assert client.post(server.url, content=b"x" * 20_000_000).status_code == 413
 
 
-@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\0b"])
+@check_each("value", ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\0b"])
 def test_a_header_cannot_smuggle_another(value: str) -> None:
     with serving(echoing) as server, client_of() as client:
         with pytest.raises(httpx2.LocalProtocolError):
@@ -181,7 +182,7 @@ def test_servers_have_connections_of_their_own() -> None:
     assert (one.connections, two.connections) == (1, 1)
 
 
-every_ending = pytest.mark.parametrize("ending", [Peer.close, Peer.reset], ids=["close", "reset"])
+every_ending = check_each("ending", [Peer.close, Peer.reset], ids=["close", "reset"])
 
 
 def closing_once(ending: Script) -> Script:
@@ -200,9 +201,7 @@ def closing_once(ending: Script) -> Script:
 
 
 @every_ending
-@pytest.mark.parametrize(
-    ("method", "resend_posts"), [("POST", True), ("GET", False), ("DELETE", False)]
-)
+@check_each(("method", "resend_posts"), [("POST", True), ("GET", False), ("DELETE", False)])
 def test_idle_connection_closed_by_the_server_is_replaced(
     method: str, resend_posts: bool, ending: Script
 ) -> None:
@@ -226,7 +225,7 @@ def test_a_post_is_not_sent_twice_unless_retries_are_on(ending: Script) -> None:
         assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("ending", [Peer.close, Peer.reset], ids=["close", "reset"])
+@check_each("ending", [Peer.close, Peer.reset], ids=["close", "reset"])
 def test_request_is_not_repeated_after_the_server_began_to_work(ending: Script) -> None:
     """The server had the request for a while, so the connection was not stale."""
 
@@ -441,7 +440,7 @@ def test_a_certificate_from_a_stranger_is_a_connect_error(authority: Authority) 
         assert server.requests == []
 
 
-@pytest.mark.parametrize("headers", [b"Transfer-Encoding: chunked", b"X-Length: none"])
+@check_each("headers", [b"Transfer-Encoding: chunked", b"X-Length: none"])
 def test_a_stream_over_tls_arrives_whole(headers: bytes, authority: Authority) -> None:
     def script(peer: Peer) -> None:
         peer.request()
@@ -632,7 +631,7 @@ def closing(peer: Peer) -> None:
     peer.request()
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("script", "error"),
     [(silent, openai.APITimeoutError), (closing, openai.APIConnectionError)],
     ids=["silent", "closing"],
@@ -698,7 +697,7 @@ def ask_hostile(script: Script, timeout: float = 5.0) -> None:
         client.get(server.url)
 
 
-@pytest.mark.parametrize(
+@check_each(
     "head",
     [
         b"".join(b"X-%d: %s\r\n" % (i, b"y" * 1000) for i in range(70)),

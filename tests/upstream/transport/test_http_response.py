@@ -14,6 +14,7 @@ import pytest
 
 from forwarder.upstream.transport.gevent_transport import GeventTransport
 from forwarder.upstream.transport.http_response import GeventChunkReader, HttpResponseParser
+from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, Script, Server, chunk, serving
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -46,7 +47,7 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@check_each("name", WHOLE)
 def test_a_message_is_the_same_whole_and_byte_by_byte(name: str) -> None:
     data, body = WHOLE[name]
     for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
@@ -92,7 +93,7 @@ def test_a_body_without_length_ends_with_the_connection() -> None:
     assert message.should_close()
 
 
-@pytest.mark.parametrize(
+@check_each(
     "headers", [b"Content-Length: 4", b"Transfer-Encoding: chunked"], ids=["length", "chunks"]
 )
 def test_a_message_that_ends_too_early_is_broken(headers: bytes) -> None:
@@ -102,14 +103,14 @@ def test_a_message_that_ends_too_early_is_broken(headers: bytes) -> None:
         message.parse(b"")
 
 
-@pytest.mark.parametrize("data", [b"SSH-2.0-x\r\n", b"HTTP/1.1 abc\r\n\r\n", b"\x16\x03\x01\x00"])
+@check_each("data", [b"SSH-2.0-x\r\n", b"HTTP/1.1 abc\r\n\r\n", b"\x16\x03\x01\x00"])
 def test_non_http_answer_is_refused(data: bytes) -> None:
     with pytest.raises(httpx2.RemoteProtocolError):
         parse_message(data)
 
 
-@pytest.mark.parametrize("more", [HEAD, HEAD + b"Content-Length: 1\r\n\r\nb", b"garbage"])
-@pytest.mark.parametrize("apart", [True, False])
+@check_each("more", [HEAD, HEAD + b"Content-Length: 1\r\n\r\nb", b"garbage"])
+@check_each("apart", [True, False])
 def test_bytes_after_the_end_only_prevent_reuse_of_the_connection(more: bytes, apart: bool) -> None:
     data = HEAD + b"Content-Length: 1\r\n\r\na"
     message = parse_message(data, more) if apart else parse_message(data + more)
@@ -231,7 +232,7 @@ def test_half_a_chunk_is_handed_on_at_once() -> None:
         assert list(arrivals) == [b"def"]
 
 
-@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+@check_each("size", [0, 1, 3_000_000])
 def test_a_body_of_known_length_is_whole(size: int) -> None:
     body = bytes(range(256)) * (size // 256 + 1)
     with opening(then_answering(lambda peer: peer.answer(body[:size]))) as opened:
@@ -346,7 +347,7 @@ def test_the_last_arrival_gives_the_connection_back_by_itself() -> None:
         assert opened.connections_after_another() == 1
 
 
-@pytest.mark.parametrize("headers", [b"Content-Length: 9", b"Transfer-Encoding: chunked"])
+@check_each("headers", [b"Content-Length: 9", b"Transfer-Encoding: chunked"])
 def test_a_body_cut_short_is_an_error_after_what_came(headers: bytes) -> None:
     def script(peer: Peer) -> None:
         peer.request()

@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from forwarder.upstream.transport.sdk_http_client import SdkHttpClient
+from tests.helpers.check_cases import check_each
 
 TIMEOUT = httpx2.Timeout(60, connect=5)
 URL = "http://upstream.test/v1/chat/completions"
@@ -52,7 +53,7 @@ def _sent(request: httpx2.Request) -> Any:
     return request.method, str(request.url), headers, request.read(), request.extensions
 
 
-@pytest.mark.parametrize(
+@check_each(
     "given",
     [
         {"content": b'{"model":"m"}'},
