@@ -20,6 +20,7 @@ from forwarder.config.settings import DOTENV_VARIABLE, SETTINGS, UPSTREAM_SETTIN
 from forwarder.core import errors
 from forwarder.protocols.client_reasoning_style import KNOWN_CLIENTS
 from forwarder.protocols.registry import ALL_STYLES
+from tests.helpers.check_cases import check_each
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -28,9 +29,7 @@ TEXTS = [ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md",
 CODE = [path.read_text(encoding="utf-8") for path in (ROOT / "forwarder").rglob("*.py")]
 README_LIMIT = 8 * 1024
 
-every_page = pytest.mark.parametrize(
-    "path", [*TEXTS[:3], *PAGES], ids=lambda path: str(path.relative_to(ROOT))
-)
+every_page = check_each("path", [*TEXTS[:3], *PAGES], ids=lambda path: str(path.relative_to(ROOT)))
 
 
 def read(name: str) -> str:

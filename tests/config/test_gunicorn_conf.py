@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.check_cases import check_each
+
 ROOT = Path(__file__).parents[2]
 PATH = ROOT / "forwarder" / "config" / "gunicorn_conf.py"
 IN_CHECKOUT = ROOT / "gunicorn.conf.py"
@@ -140,7 +142,7 @@ def test_all_mistakes_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 SERVER = ROOT / "forwarder" / "server"
 
 
-@pytest.mark.parametrize(
+@check_each(
     "path",
     [PATH, IN_CHECKOUT, SERVER / "gunicorn_worker.py", SERVER / "client_socket.py"],
     ids=lambda path: path.name,

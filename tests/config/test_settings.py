@@ -21,6 +21,7 @@ from forwarder.config.settings import (
     UpstreamSettings,
 )
 from forwarder.providers import PROFILE_FIELDS, PROFILES
+from tests.helpers.check_cases import check_each
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
@@ -65,7 +66,7 @@ def test_key_without_base_url_is_a_mistake() -> None:
     assert mistake.startswith("CHAT_BASE_URL")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("environ", "names"),
     [
         ({"CHAT_BASE_URL": URL}, ["chat"]),
@@ -91,7 +92,7 @@ def test_named_upstream_requires_a_base_url() -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("provider", "address"),
     [("openai", "https://api.openai.com/v1"), ("demo", "http://demo.invalid/v1")],
 )
@@ -104,7 +105,7 @@ def test_base_url_overrides_the_implied_one() -> None:
     assert read_chat(PROVIDER="openai").base_url == URL
 
 
-@pytest.mark.parametrize("names", ["Chat", "a b", "a,a", "a-b,a_b", "forwarder", ",", "é"])
+@check_each("names", ["Chat", "a b", "a,a", "a-b,a_b", "forwarder", ",", "é"])
 def test_upstream_names_with_colliding_variables_are_rejected(names: str) -> None:
     (mistake,) = mistakes(FORWARDER_UPSTREAMS=names)
     assert mistake.startswith("FORWARDER_UPSTREAMS must be different names made of a-z")
@@ -203,7 +204,7 @@ def test_forwarder_defaults() -> None:
     )
 
 
-@pytest.mark.parametrize("name", config.TRACING_VARIABLES)
+@check_each("name", config.TRACING_VARIABLES)
 def test_opentelemetry_variables_enable_tracing(name: str) -> None:
     assert read(**{name: "http://collector:4318"}).tracing
     assert not read(**{name: " "}).tracing
@@ -241,7 +242,7 @@ def test_upstream_defaults() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("suffix", "text", "field", "value"),
     [
         ("DEFAULT_MODEL", "qwen-plus", "default_model", "qwen-plus"),
@@ -332,7 +333,7 @@ def test_forwarder_values_are_parsed(suffix: str, text: str, field: str, value: 
     assert getattr(read(**{f"FORWARDER_{suffix}": text}), field) == value
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("suffix", "text", "field", "value"),
     [
         ("BASE_URL", "https://h.example:8443/v1/", "base_url", "https://h.example:8443/v1"),
@@ -385,7 +386,7 @@ def test_fallbacks_are_parsed_with_and_without_model() -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "apis"), [("chat", {"chat"}), ("responses", {"responses"}), ("qwen", {"chat"})]
 )
 def test_upstream_name_implies_its_api(name: str, apis: set[str]) -> None:
@@ -396,7 +397,7 @@ def test_upstream_name_implies_its_api(name: str, apis: set[str]) -> None:
 # -- mistakes -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("variable", "text", "allowed"),
     [
         ("CHAT_BASE_URL", "127.0.0.1:8000/v1", "an http:// or https:// address"),
@@ -505,7 +506,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
     assert str(caught.value).splitlines() == caught.value.mistakes
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("variable", "hint"),
     [
         ("CHAT_BASE_ULR", "did you mean CHAT_BASE_URL?"),
@@ -520,7 +521,7 @@ def test_misspelled_variable_is_a_mistake(variable: str, hint: str) -> None:
     assert mistakes(**{variable: "x"}) == [f"{variable} is not a setting; {hint}"]
 
 
-@pytest.mark.parametrize(
+@check_each(
     "variable",
     [
         "CHAT_SOMETHING",
@@ -583,9 +584,7 @@ def test_make_upstream_settings_uses_defaults() -> None:
     assert config.make_upstream_settings(**own) == dataclasses.replace(read_chat(), **own)
 
 
-@pytest.mark.parametrize(
-    "model", ["embedder", "other/embedder", "chat/", "passing/embedder", "/embedder"]
-)
+@check_each("model", ["embedder", "other/embedder", "chat/", "passing/embedder", "/embedder"])
 def test_embedding_model_needs_an_upstream_with_a_key(model: str) -> None:
     environment = {
         "FORWARDER_UPSTREAMS": "chat,passing",
@@ -620,7 +619,7 @@ def test_settings_are_hashable() -> None:
     assert {read(CHAT_BASE_URL=URL): 1}[read(CHAT_BASE_URL=URL)] == 1
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("table", "settings", "beside"),
     [
         # Rows of mapped tools are collected in one field.
@@ -728,6 +727,6 @@ def test_env_example_has_the_common_providers() -> None:
         assert mark in text
 
 
-@pytest.mark.parametrize("names", [PROFILES.keys(), PROFILE_FIELDS])
+@check_each("names", [PROFILES.keys(), PROFILE_FIELDS])
 def test_env_example_lists_every_provider_and_quirk(names: set[str]) -> None:
     assert ", ".join(sorted(names)) in re.sub(r",\n# ", ", ", EXAMPLE)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-import pytest
-
 from forwarder.config.settings import Settings
 from forwarder.context.client_identity import (
     ANONYMOUS,
@@ -14,6 +12,7 @@ from forwarder.context.client_identity import (
     is_guessable,
     make_account_id,
 )
+from tests.helpers.check_cases import check_each
 
 URL = {"CHAT_BASE_URL": "http://up.test/v1"}
 
@@ -39,7 +38,7 @@ def test_unverified_key_is_not_an_account() -> None:
     assert of(None, "192.0.2.1") != of(None, "192.0.2.2")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("one", "other", "same"),
     [
         ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),

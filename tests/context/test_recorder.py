@@ -14,6 +14,7 @@ from forwarder.context.recorder import (
     CaptureBudget,
     truncate_body,
 )
+from tests.helpers.check_cases import check_each
 from tests.observability.capture.taping import UPSTREAM, URL, tape
 
 
@@ -63,7 +64,7 @@ def test_body_within_budget_is_kept_without_copy() -> None:
     assert taken.body.is_complete
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("data", "kept"),
     [
         (json.dumps({"model": "m", "input": "x" * 5000}).encode(), True),
@@ -214,6 +215,6 @@ def test_omitted_data_url_keeps_its_media_type() -> None:
     assert short == b'["data:image/png;base64,[5000 characters left out]"]'
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff" * 5000])
+@check_each("data", [b"", b"{", b"\xff" * 5000])
 def test_invalid_json_is_not_truncated(data: bytes) -> None:
     assert truncate_body(data) is None

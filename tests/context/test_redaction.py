@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import orjson
-import pytest
 
 from forwarder.config.settings import Settings, UpstreamSettings, make_upstream_settings
 from forwarder.context.redaction import (
@@ -17,6 +16,7 @@ from forwarder.context.redaction import (
     redact_headers,
     redact_secrets,
 )
+from tests.helpers.check_cases import check_each
 
 SECRET = "s3cret/value+1"
 
@@ -25,7 +25,7 @@ def blotted(value: Any, *fields: str) -> Any:
     return Redactor(fields).redact_value(value)
 
 
-@pytest.mark.parametrize(
+@check_each(
     "name",
     ["remote_api_key", "api_key", "apiKey", "Authorization", "client_secret", "password", "cookie",
      "access_token", "X-Api-Key"],
@@ -34,7 +34,7 @@ def test_key_fields_are_always_redacted(name: str) -> None:
     assert blotted({"tools": [{name: SECRET}]}) == {"tools": [{name: "***"}]}
 
 
-@pytest.mark.parametrize(
+@check_each(
     "name", ["max_tokens", "prompt_cache_key", "token", "content", "keys", "key_points", "author"]
 )
 def test_other_fields_are_not_redacted(name: str) -> None:
@@ -102,7 +102,7 @@ def test_redacted_value_is_redacted_everywhere_in_every_encoding() -> None:
     assert json.loads(said)["c"] == "no ***!"
 
 
-@pytest.mark.parametrize("word", ["text", "exchange", "response.completed", "x" * 4097])
+@check_each("word", ["text", "exchange", "response.completed", "x" * 4097])
 def test_plain_words_are_not_searched_for(word: str) -> None:
     redaction = Redactor(["user"])
 
@@ -121,7 +121,7 @@ def test_invalid_json_is_redacted_textually() -> None:
     assert redaction.redact_everywhere(b'"Jane Doe"') == b'"***"'
 
 
-@pytest.mark.parametrize("value", ["12345678", "null,null", "[],[],[]", "nothing more"])
+@check_each("value", ["12345678", "null,null", "[],[],[]", "nothing more"])
 def test_redacted_record_stays_valid_json(value: str) -> None:
     redaction = Redactor(["user"])
     redaction.redact_value({"user": value})
@@ -164,7 +164,7 @@ def test_client_key_is_a_secret_unless_too_short() -> None:
     assert collect_client_key("none") == collect_client_key(None) == frozenset()
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("url", "shown"),
     [
         ("https://mcp.example/sse", "https://mcp.example"),
@@ -211,14 +211,14 @@ def test_api_key_is_redacted_everywhere() -> None:
     }
 
 
-@pytest.mark.parametrize("key", ["", "none", "sk-1234"])
+@check_each("key", ["", "none", "sk-1234"])
 def test_short_key_is_not_a_secret(key: str) -> None:
     error = {"message": f"bad {key} and none"}
 
     assert redact_secrets(error, settings(CHAT_API_KEY=key)) is error
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("headers", "secret"),
     [
         ("X-Gateway-Key: gate-key-1", "gate-key-1"),
@@ -234,7 +234,7 @@ def test_secret_headers_are_redacted(headers: str, secret: str) -> None:
     assert said(f"You sent '{secret}'.", CHAT_HEADERS=headers) == "You sent '***'."
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("query", "quoted"),
     [
         ("key=AIzaSy-short", "AIzaSy-short"),
@@ -247,7 +247,7 @@ def test_secret_query_values_are_redacted(query: str, quoted: str) -> None:
     assert said(f"at /v1?x={quoted}&y", CHAT_QUERY=query) == "at /v1?x=***&y"
 
 
-@pytest.mark.parametrize(
+@check_each(
     "environment",
     [
         {"CHAT_QUERY": "api-version=2024-12-01-preview"},

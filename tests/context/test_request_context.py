@@ -27,6 +27,7 @@ from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream
 from forwarder.middleware.usage_estimate import EstimatedUsage
 from forwarder.protocols.stream_end import blame_upstream_for_malformed_events
+from tests.helpers.check_cases import check_each
 from tests.observability.capture.taping import UPSTREAM, URL, tape
 
 Json = dict[str, Any]
@@ -201,7 +202,7 @@ def test_disconnect_is_recorded_unless_the_request_failed_before(logged: list[An
     assert [(line["status"], line.get("left")) for line in logged] == [(499, True), (504, None)]
 
 
-@pytest.mark.parametrize("odd", ["3", -1, 2.5, True, None, {}])
+@check_each("odd", ["3", -1, 2.5, True, None, {}])
 def test_invalid_token_count_is_none(odd: object) -> None:
     counted = make_context()
     meter(counted, [{"usage": {"prompt_tokens": odd, "completion_tokens": 4}}])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.fake_provider.answers import SEALED, Answer, Ask, Call, Usage, error, obfuscation, seal
+from tests.helpers.check_cases import check_each
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 3, 5, 100])
+@check_each("pieces", [1, 2, 3, 5, 100])
 def test_a_text_is_cut_into_no_more_than_its_pieces(pieces: int) -> None:
     """They add up, and none is empty."""
     cut = Answer(pieces=pieces).cut("héllo 🏔!")

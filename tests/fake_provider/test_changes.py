@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.fake_provider import Answer, Call, changes, faults
 from tests.fake_provider.answers import Ask, Json
 from tests.fake_provider.chat import chunks
 from tests.fake_provider.wire import Change
+from tests.helpers.check_cases import check_each
 
 ASK = Ask("chat", {"model": "m", "stream": True, "stream_options": {"include_usage": True}})
 TEXT = chunks(Answer(text="abc"), ASK)
@@ -24,7 +23,7 @@ def calls(said: list[Json]) -> list[Json]:
     return [call for delta in deltas(said) for call in delta.get("tool_calls") or ()]
 
 
-@pytest.mark.parametrize("change", [*faults.CHANGES, *faults.CALL_CHANGES])
+@check_each("change", [*faults.CHANGES, *faults.CALL_CHANGES])
 def test_change_does_not_modify_its_input(change: Change) -> None:
     """Events are values."""
     before = str(CALLS)

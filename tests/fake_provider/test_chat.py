@@ -12,10 +12,11 @@ from tests.fake_provider import Answer, Call, ScriptedUpstream
 from tests.fake_provider.answers import Ask, Json
 from tests.fake_provider.chat import chunks, completion
 from tests.fake_provider.samples import ANSWERS, CUSTOM
+from tests.helpers.check_cases import check_each
 
 QUESTION: list[Any] = [{"role": "user", "content": "hello"}]
 
-kinds = pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+kinds = check_each("answer", ANSWERS.values(), ids=ANSWERS)
 
 
 def ask(**body: Any) -> Ask:

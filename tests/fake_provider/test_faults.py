@@ -13,6 +13,7 @@ import pytest
 from tests.fake_provider import Answer, Call, ScriptedUpstream, faults
 from tests.fake_provider.answers import Json, Protocol
 from tests.fake_provider.faults import Scripted
+from tests.helpers.check_cases import check_each
 
 TEXT = Answer(text="Grüße aus Zürich 🏔")
 CALLS = Answer(calls=[Call("one", {"city": "Zürich 🏔"}), Call("two", {"b": 2})])
@@ -115,7 +116,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("protocol", "answer", "name"), CASES)
+@check_each(("protocol", "answer", "name"), CASES)
 def test_harmless_faults_keep_the_answer(
     protocol: Protocol, answer: Answer, name: str, read: Read
 ) -> None:
@@ -126,7 +127,7 @@ def test_harmless_faults_keep_the_answer(
     assert understood(protocol, said) == wanted
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("protocol", "name"),
     [(protocol, name) for protocol in BODIES for name in faults.fatal(TEXT, protocol)],
 )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.fake_provider.answers import Ask, Json
 from tests.fake_provider.history import Step, Turn, as_items, steps, text_of
+from tests.helpers.check_cases import check_each
 
 MESSAGES: list[Json] = [
     {"role": "system", "content": "Be brief."},
@@ -44,7 +43,7 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize(
+@check_each(
     "ask",
     [Ask("chat", {"messages": MESSAGES}), Ask("responses", {"input": ITEMS})],
     ids=["chat", "responses"],

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from tests.fake_provider.answers import Ask, Json
 from tests.fake_provider.offers import Tool, offered, sample
+from tests.helpers.check_cases import check_each
 
 SCHEMA: Json = {"type": "object", "properties": {"city": {"type": "string"}}}
 
@@ -57,7 +56,7 @@ def test_free_text_fits_a_custom_tool_and_a_function_in_its_place() -> None:
     assert emulated.bare == "c"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("schema", "value"),
     [
         ({"type": "string"}, "text"),

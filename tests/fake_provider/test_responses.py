@@ -13,6 +13,7 @@ from tests.fake_provider import SEALED, Answer, Call, ScriptedUpstream
 from tests.fake_provider.answers import Ask, Json
 from tests.fake_provider.responses import events, output, response
 from tests.fake_provider.samples import ANSWERS, CUSTOM
+from tests.helpers.check_cases import check_each
 
 ALL = {**ANSWERS, "custom": CUSTOM, "failed": Answer(finish="failed")}
 MODELS: dict[str, type[BaseModel]] = {
@@ -20,7 +21,7 @@ MODELS: dict[str, type[BaseModel]] = {
     for model in get_args(get_args(ResponseStreamEvent)[0])
 }
 
-kinds = pytest.mark.parametrize("answer", ALL.values(), ids=ALL)
+kinds = check_each("answer", ALL.values(), ids=ALL)
 
 
 def ask(**body: Any) -> Ask:
@@ -117,7 +118,7 @@ def test_encrypted_content_is_there_when_it_is_asked_for() -> None:
     assert "encrypted_content" not in output(ANSWERS["reasoning_text"], ask())[0]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("finish", "reason"), [("length", "max_output_tokens"), ("content_filter", "content_filter")]
 )
 def test_an_incomplete_answer_says_why(finish: str, reason: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.fake_provider import Answer
 from tests.fake_provider.answers import Ask, Json
 from tests.fake_provider.scenarios import HELLO, SCENARIOS, UNICODE, answer
+from tests.helpers.check_cases import check_each
 
 PERSON: Json = {
     "type": "object",
@@ -44,7 +45,7 @@ def responses(prompt: str, *functions: tuple[str, Json], results: tuple[str, ...
     return Ask("responses", {"input": items, "tools": tools})
 
 
-protocols = pytest.mark.parametrize("make", [chat, responses])
+protocols = check_each("make", [chat, responses])
 
 
 @protocols
@@ -60,7 +61,7 @@ def test_an_unknown_scenario_is_a_mistake_of_the_test() -> None:
 
 
 @protocols
-@pytest.mark.parametrize("name", SCENARIOS)
+@check_each("name", SCENARIOS)
 def test_every_scenario_answers_without_tools(make: Make, name: str) -> None:
     """A model that is offered nothing calls nothing."""
     said = answer(make(f"[[scenario:{name} tool=none]]"))
@@ -70,7 +71,7 @@ def test_every_scenario_answers_without_tools(make: Make, name: str) -> None:
 
 
 @protocols
-@pytest.mark.parametrize(
+@check_each(
     ("name", "count", "text"),
     [
         ("one_tool", 1, None),
@@ -121,7 +122,7 @@ def test_a_handoff_transfers_then_works_then_ends(make: Make) -> None:
 
 
 @protocols
-@pytest.mark.parametrize(
+@check_each(
     ("tool", "key", "command"),
     [
         ("exec_command", "cmd", "printf 'made by the scripted model' > x.txt"),
@@ -176,7 +177,7 @@ def test_a_command_and_a_patch_follow_one_another(make: Make) -> None:
     assert turns[2].text == "Done: ok | ok"
 
 
-@pytest.mark.parametrize(
+@check_each(
     "ask",
     [
         Ask(

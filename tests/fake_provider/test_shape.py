@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, Required
 
-import pytest
 from typing_extensions import TypedDict
 
 from tests.fake_provider.shape import accepting, check
+from tests.helpers.check_cases import check_each
 
 
 class Cat(TypedDict, total=False):
@@ -21,7 +21,7 @@ class Dog(TypedDict, total=False):
     tricks: dict[str, float]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("value", "kind"),
     [
         ("a", str),
@@ -40,7 +40,7 @@ def test_matching_value_has_no_violation(value: Any, kind: Any) -> None:
     assert check(value, kind, "x") == []
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("value", "kind", "message", "param"),
     [
         (1, str, "Invalid type for 'x': expected a string, but got an integer instead.", "x"),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from tests.fake_provider import check_chat
 from tests.fake_provider.answers import Json
+from tests.helpers.check_cases import check_each
 
 USER: Json = {"role": "user", "content": "hi"}
 TOOL: Json = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -42,7 +41,7 @@ def hello(**parameters: Any) -> Json:
     return {**messages(USER), **parameters}
 
 
-@pytest.mark.parametrize(
+@check_each(
     "body",
     [
         hello(),
@@ -73,7 +72,7 @@ def test_right_requests_pass(body: Json) -> None:
     assert check_chat(body) == []
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("body", "message", "param"),
     [
         ({"messages": [USER]}, "Missing required parameter", "model"),
@@ -104,7 +103,7 @@ def test_wrong_parameters_are_named(body: Json, message: str, param: str) -> Non
     assert message in found[0]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("message", "param"),
     [
         (said("critic", "a"), "messages[0].role"),
@@ -127,7 +126,7 @@ def test_wrong_messages_are_named(message: Json, param: str) -> None:
     assert [violation.param for violation in check_chat(messages(message))] == [param]
 
 
-@pytest.mark.parametrize(
+@check_each(
     "given",
     [
         (USER, calling("a")),
@@ -159,7 +158,7 @@ def test_ids_and_names_of_calls_have_limits() -> None:
     assert "pattern" in check_chat(messages(USER, dotted, result("a")))[0]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("tools", "param"),
     [
         ([], "tools"),
@@ -182,7 +181,7 @@ def test_wrong_tools_are_named(tools: list[Json], param: str) -> None:
     assert param in [violation.param for violation in check_chat(hello(tools=tools))]
 
 
-@pytest.mark.parametrize(
+@check_each(
     "choice",
     [
         "any",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.fake_provider import SEALED, check_responses
 from tests.fake_provider.answers import Json
 from tests.fake_provider.history import Turn
+from tests.helpers.check_cases import check_each
 
 USER: Json = {"role": "user", "content": "hi"}
 SAID: Json = {"role": "assistant", "content": "a"}
@@ -45,7 +44,7 @@ def body(*items: Json, **more: object) -> Json:
     return {"model": "m", "input": [USER, *items], **more}
 
 
-@pytest.mark.parametrize(
+@check_each(
     "items",
     [
         (call(), result(), SAID),
@@ -63,7 +62,7 @@ def test_right_histories_pass(items: tuple[Json, ...]) -> None:
     assert check_responses(body(*items)) == check_responses(body(*items, store=False)) == []
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("items", "message"),
     [
         ((call(),), "No tool output found for function call a."),
@@ -88,7 +87,7 @@ def test_wrong_histories_are_refused(items: tuple[Json, ...], message: str) -> N
     assert message in " ".join(check_responses(body(*items)))
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("item", "param"),
     [
         ({**call(), "role": "assistant"}, "input[1].role"),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from tests.fake_provider import check_responses
 from tests.fake_provider.answers import Json
+from tests.helpers.check_cases import check_each
 
 TOOL: Json = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False}
 CUSTOM: Json = {"type": "custom", "name": "c"}
@@ -30,7 +29,7 @@ def text(kind: str) -> Json:
     return {"type": kind, "text": "a"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     "body",
     [
         hello(),
@@ -71,7 +70,7 @@ def test_right_requests_pass(body: Json) -> None:
     assert check_responses(body) == []
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("body", "message", "param"),
     [
         ({"input": "hi"}, "Missing required parameter", "model"),
@@ -106,7 +105,7 @@ def test_wrong_parameters_are_named(body: Json, message: str, param: str) -> Non
     assert message in found[0]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("body", "param"),
     [
         (said("tool", text("input_text")), "input[0].role"),
@@ -128,7 +127,7 @@ def test_wrong_messages_are_named(body: Json, param: str) -> None:
     assert [violation.param for violation in check_responses(body)] == [param]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("tool", "param"),
     [
         ({"type": "function", "function": {"name": "f"}}, "tools[0].function"),
@@ -149,7 +148,7 @@ def test_wrong_tools_are_named(tool: Json, param: str) -> None:
     assert param in [violation.param for violation in check_responses(hello(tools=[tool]))]
 
 
-@pytest.mark.parametrize(
+@check_each(
     "choice",
     [
         {"type": "function", "function": {"name": "f"}},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.fake_provider.answers import Json
 from tests.fake_provider.strict_tools import (
     choice_violations,
@@ -13,6 +11,7 @@ from tests.fake_provider.strict_tools import (
     name_violations,
     strict_problems,
 )
+from tests.helpers.check_cases import check_each
 
 CLOSED: Json = {
     "type": "object",
@@ -22,13 +21,13 @@ CLOSED: Json = {
 }
 
 
-@pytest.mark.parametrize("name", ["f", "mcp__find-it", "a" * 64])
+@check_each("name", ["f", "mcp__find-it", "a" * 64])
 def test_names_are_letters_digits_and_dashes(name: str) -> None:
     """One to sixty-four."""
     assert not list(name_violations(name, "x"))
 
 
-@pytest.mark.parametrize("name", ["", "a b", "ns.f", "é", "a" * 65])
+@check_each("name", ["", "a b", "ns.f", "é", "a" * 65])
 def test_other_names_are_refused(name: str) -> None:
     """With the place that they stand in."""
     assert [violation.param for violation in name_violations(name, "x")] == ["x"]
@@ -51,7 +50,7 @@ def test_strict_format_needs_a_closed_schema() -> None:
     assert list(format_violations({"name": "a b"}, "p"))
 
 
-@pytest.mark.parametrize(
+@check_each(
     "schema",
     [
         {**CLOSED, "additionalProperties": True},
@@ -81,7 +80,7 @@ def test_a_choice_is_on_offer_or_refused() -> None:
     assert list(choice_violations("g", ["f"], "function"))
 
 
-@pytest.mark.parametrize(
+@check_each(
     "parameters",
     [
         [],

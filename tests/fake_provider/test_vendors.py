@@ -8,6 +8,7 @@ import pytest
 
 from tests.fake_provider.answers import Json, Protocol
 from tests.fake_provider.vendors import KNOBS, PARAMETERS, checked, refusals
+from tests.helpers.check_cases import check_each
 
 USER: Json = {"role": "user", "content": "hi"}
 CALLING: Json = {
@@ -89,7 +90,7 @@ def test_fields_of_answers_are_extra_too() -> None:
     assert len(refusals("chat", body, {"message_extra_fields"})) == 1
 
 
-@pytest.mark.parametrize("name", CASES)
+@check_each("name", CASES)
 def test_refusal_option_rejects_its_parameter(name: str) -> None:
     """And nothing else."""
     wrong, right = CASES[name]
@@ -99,7 +100,7 @@ def test_refusal_option_rejects_its_parameter(name: str) -> None:
     assert refusals("chat", wrong, ()) == []
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "body"),
     [
         ("developer_role", {"input": [{"role": "developer", "content": "a"}]}),

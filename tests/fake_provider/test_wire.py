@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from tests.fake_provider import Answer, Cut, Framing, Pause, Raw, Stream
 from tests.fake_provider.answers import Ask
+from tests.helpers.check_cases import check_each
 
 CHAT = Ask("chat", {"stream": True})
 RESPONSES = Ask("responses", {"stream": True})
@@ -58,7 +57,7 @@ def test_a_stream_is_whole_when_no_stream_was_asked_for() -> None:
     assert reply.headers["content-type"] == "application/json"
 
 
-@pytest.mark.parametrize("ask", [CHAT, RESPONSES], ids=["chat", "responses"])
+@check_each("ask", [CHAT, RESPONSES], ids=["chat", "responses"])
 def test_changes_come_before_the_ending(ask: Ask) -> None:
     """The first works on events, the second on frames."""
     stream = Stream(

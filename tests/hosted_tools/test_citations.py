@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-
 from forwarder.hosted_tools.citations import annotate_event, annotate_item, find_citations
+from tests.helpers.check_cases import check_each
 
 SOURCES = {"https://www.example.org/a": "Page A", "https://example.org/b(c)": "Page B"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("text", "cited"),
     [
         ("See [A](https://www.example.org/a).", ["[A](https://www.example.org/a)"]),

@@ -9,6 +9,7 @@ import pytest
 from forwarder.core.errors import Unsupported
 from forwarder.core.translation_context import LossReport
 from forwarder.hosted_tools.dropped_tools import with_dropped_tools
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of
 from tests.hosted_tools.scripted_upstream import ScriptedUpstream, text
 
@@ -56,7 +57,7 @@ def test_choice_loses_the_dropped_tools() -> None:
     assert send({"tools": [CODE], "tool_choice": "auto"})[0] == {}
 
 
-@pytest.mark.parametrize(
+@check_each(
     "choice", [CODE, "required", {"type": "allowed_tools", "mode": "auto", "tools": [CODE]}]
 )
 def test_choice_of_only_dropped_tools_is_refused(choice: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from forwarder.core.ids import generate_id
 from forwarder.hosted_tools.hosted_function import (
     make_function_tool,
@@ -12,10 +10,11 @@ from forwarder.hosted_tools.hosted_function import (
     parse_arguments,
     parse_item_id,
 )
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import counting_mint
 
 
-@pytest.mark.parametrize("call_id", ["call_1", "toolu_01AB-cd", "x" * 48])
+@check_each("call_id", ["call_1", "toolu_01AB-cd", "x" * 48])
 def test_item_id_holds_round_and_call_id(call_id: str) -> None:
     token = make_token(generate_id)
     item_id = make_item_id("mcp", token, call_id, generate_id)
@@ -24,7 +23,7 @@ def test_item_id_holds_round_and_call_id(call_id: str) -> None:
     assert len(item_id) <= 72
 
 
-@pytest.mark.parametrize("call_id", ["", "a b", "x" * 49, "ä"])
+@check_each("call_id", ["", "a b", "x" * 49, "ä"])
 def test_other_call_ids_are_replaced_by_the_item_id(call_id: str) -> None:
     item_id = make_item_id("mcp", "00000001", call_id, counting_mint().new_id)
     assert parse_item_id(item_id) == (None, item_id)
@@ -34,7 +33,7 @@ def test_foreign_item_ids_are_their_call_ids() -> None:
     assert parse_item_id("mcp_682d4379df088191") == (None, "mcp_682d4379df088191")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("text", "arguments"),
     [('{"a":1}', {"a": 1}), ("", {}), ("[1]", None), ("{", None), ("1", None)],
 )

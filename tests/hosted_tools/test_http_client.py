@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx2
-import pytest
 
 from forwarder.hosted_tools.http_client import (
     MAX_LOOKUPS,
@@ -18,6 +17,7 @@ from forwarder.hosted_tools.http_client import (
     make_http_client,
     record_http_outcome,
 )
+from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, chunk, serving, unused_port
 
 LOOPBACK = [(2, ("127.0.0.1", 0))]
@@ -93,7 +93,7 @@ def hang_up(peer: Peer) -> None:
     peer.close()
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("script", "reason"),
     [
         (silence, "took too long"),
@@ -109,7 +109,7 @@ def test_failure_is_recorded_in_words(script: Any, reason: str) -> None:
     assert reason in str(outcome.message)
 
 
-@pytest.mark.parametrize("error", [OSError("no"), UnicodeError("no"), None])
+@check_each("error", [OSError("no"), UnicodeError("no"), None])
 def test_host_without_allowed_address_is_not_connected_to(error: Exception | None) -> None:
     def look_up(host: str, port: int) -> list[Any]:
         if error is not None:

@@ -22,6 +22,7 @@ from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.services import HostedToolServices
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream as ScriptedProvider
+from tests.helpers.check_cases import check_each
 from tests.helpers.hosted import hosting
 from tests.helpers.translating import events_of
 from tests.hosted_tools.mcp_server_process import serving_mcp
@@ -186,7 +187,7 @@ def test_tool_that_its_server_lacks_is_named_to_the_model(context: LoopContext) 
     assert "has no tool 'missing'" in note["content"]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("properties", "name"),
     [
         ({"code": {"type": "string"}, "a": {"type": "string"}}, "code"),
@@ -201,7 +202,7 @@ def test_argument_with_the_code_is_found(properties: Any, name: str) -> None:
 # -- by settings --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", ["run", "mcp:run", "mcp:/run", "http:a/b"])
+@check_each("target", ["run", "mcp:run", "mcp:/run", "http:a/b"])
 def test_malformed_target_is_a_mistake(target: str) -> None:
     with pytest.raises(ConfigError, match="FORWARDER_HOSTED_TOOL_SHELL must be mcp:LABEL/TOOL"):
         Settings.from_env({"FORWARDER_HOSTED_TOOL_SHELL": target})

@@ -14,13 +14,14 @@ from forwarder.hosted_tools.mcp_content import (
     convert_tool,
     measure_tools,
 )
+from tests.helpers.check_cases import check_each
 
 
 def block(kind: str, **fields: Any) -> dict[str, Any]:
     return {"type": kind, **fields}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("content", "text"),
     [
         ([block("text", text="a"), block("text", text="b")], "a\nb"),
@@ -81,7 +82,7 @@ def test_tool_keeps_its_schema_and_hints() -> None:
     assert measure_tools([tool]) > 50
 
 
-@pytest.mark.parametrize("tool", [{}, {"name": "", "inputSchema": {}}, {"name": "a"}])
+@check_each("tool", [{}, {"name": "", "inputSchema": {}}, {"name": "a"}])
 def test_malformed_tool_is_refused(tool: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="without name or schema"):
         convert_tool(tool)

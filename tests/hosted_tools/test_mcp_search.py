@@ -19,6 +19,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchOptions,
     SearchResult,
 )
+from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import unused_port
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 
@@ -32,7 +33,7 @@ def schema(*required: str, **types: str) -> Json:
     return {"properties": {n: {"type": t} for n, t in types.items()}, "required": list(required)}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("given", "arguments"),
     [
         (
@@ -68,7 +69,7 @@ def test_optional_types_count() -> None:
     assert make_arguments(given, "cats", SearchOptions()) == {"query": "cats"}
 
 
-@pytest.mark.parametrize("given", [{}, {"properties": 5}, schema(n="integer", other="string")])
+@check_each("given", [{}, {"properties": 5}, schema(n="integer", other="string")])
 def test_tool_without_a_query_is_a_failure(given: Json) -> None:
     with pytest.raises(SearchFailure, match="no parameter for a query"):
         make_arguments(given, "cats", SearchOptions())
@@ -77,7 +78,7 @@ def test_tool_without_a_query_is_a_failure(given: Json) -> None:
 FOUND = {"title": "<b>Cats</b>", "url": URL, "description": "They sleep."}
 
 
-@pytest.mark.parametrize(
+@check_each(
     "result",
     [
         ToolResult([], "other text", structured={"web": {"results": [FOUND, FOUND]}}),

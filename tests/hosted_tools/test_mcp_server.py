@@ -14,6 +14,7 @@ from forwarder.hosted_tools.mcp_server import (
     is_server_url,
     parse_server_file,
 )
+from tests.helpers.check_cases import check_each
 
 HEADERS = {"Authorization": "Bearer sesame-4711"}
 
@@ -37,7 +38,7 @@ def test_operators_file_names_urls_and_commands() -> None:
     assert servers["local"].is_trusted
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("content", "reason"),
     [
         ("{", "not JSON"),
@@ -78,7 +79,7 @@ def test_secrets_are_hidden_and_not_shown() -> None:
     assert "sesame" not in repr(server)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("url", "expected"),
     [
         ("https://h/mcp?a=b", True),

@@ -11,6 +11,7 @@ from forwarder.hosted_tools import page_reader
 from forwarder.hosted_tools.page_reader import PageFailure, PageReader, find_in_text
 from forwarder.middleware.media import Fetcher
 from forwarder.text_extraction import extraction_process
+from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, serving
 from tests.text_extraction.documents import make_pdf
 
@@ -55,7 +56,7 @@ def refuse(peer: Peer) -> None:
     peer.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("script", "reason"),
     [
         (refuse, "its server answered 404"),

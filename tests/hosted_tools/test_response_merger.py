@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.core.types import Event
 from forwarder.hosted_tools.hosted_function import (
     CallOutcome,
@@ -15,6 +13,7 @@ from forwarder.hosted_tools.hosted_function import (
     make_function_tool,
 )
 from forwarder.hosted_tools.response_merger import ResponseMerger, Round, new_round
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import counting_mint, events_of
 from tests.hosted_tools.scripted_upstream import (
     call,
@@ -125,7 +124,7 @@ def test_interleaved_calls_keep_their_arguments() -> None:
     assert [call.arguments for call in round_.calls] == ["{}", '{"a":1}']
 
 
-@pytest.mark.parametrize("namespace", ["other", None])
+@check_each("namespace", ["other", None])
 def test_function_of_a_clients_namespace_is_the_clients(namespace: str | None) -> None:
     own = {**call("echo", "{}"), "namespace": namespace}
     _, round_ = merge(make_events(make_response({}, 1, "completed", [own])))
@@ -150,7 +149,7 @@ def test_quiet_call_keeps_its_place_before_later_items() -> None:
     assert [each.arguments for each in round_.calls] == ["{}", '{"a":1}']
 
 
-@pytest.mark.parametrize("function", [Echo("echo"), Quiet("echo")], ids=["echo", "quiet"])
+@check_each("function", [Echo("echo"), Quiet("echo")], ids=["echo", "quiet"])
 def test_call_that_is_never_done_is_cut(function: Echo) -> None:
     response = {**RESPONSE, "status": "incomplete", "output": [ITEMS[0]]}
     end = {"type": "response.incomplete", "sequence_number": 99, "response": response}

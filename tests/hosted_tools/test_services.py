@@ -15,6 +15,7 @@ from forwarder.hosted_tools.services import HostedToolServices, build_page_reade
 from forwarder.hosted_tools.tool_client import ToolClient
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream
+from tests.helpers.check_cases import check_each
 from tests.helpers.hosted import hosting
 from tests.helpers.loopback import Peer, serving, unused_port
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
@@ -75,7 +76,7 @@ def test_pages_are_opened_only_for_clients_with_keys() -> None:
     assert not can_open_pages(SEARXNG)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("engine", "missing"),
     [("searxng", "FORWARDER_WEB_SEARCH_URL"), ("exa", "FORWARDER_WEB_SEARCH_KEY")],
 )
@@ -87,7 +88,7 @@ def test_engine_without_address_or_key_is_a_mistake(engine: str, missing: str) -
 UPSTREAM = {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_API_KEY": "sk"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("source", "more", "reason"),
     [
         ("upstream:chat", UPSTREAM, "must be off, searxng, .* upstream:NAME/MODEL"),

@@ -8,6 +8,7 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.hosted_tools.tool_choice import convert_choice, end_hosted_calls, relax_choice
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -20,7 +21,7 @@ CONVERTERS = {"mcp": find}
 X, Y = ({"type": "function", "name": f"a__{letter}"} for letter in "xy")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("choice", "expected"),
     [
         ("auto", "auto"),
@@ -44,7 +45,7 @@ def test_references_to_hosted_tools_become_functions(choice: Any, expected: Any)
     assert convert_choice(choice, CONVERTERS) == expected
 
 
-@pytest.mark.parametrize(
+@check_each(
     "choice",
     [
         {"type": "mcp", "name": "z"},
@@ -77,7 +78,7 @@ def test_last_round_has_only_tools_of_the_client() -> None:
     assert ended["tool_choice"]["tools"] == [{"type": "shell"}]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("choice", "client"),
     [
         ("auto", []),

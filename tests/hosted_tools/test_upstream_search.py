@@ -8,6 +8,7 @@ import pytest
 
 from forwarder.hosted_tools.upstream_search import UpstreamSearch
 from forwarder.hosted_tools.web_search_backends import SearchFailure, SearchOptions, SearchResult
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -90,7 +91,7 @@ def test_pages_that_the_filters_forbid_are_left_out() -> None:
         search(SearchOptions(allowed=("example.com",)), SEARCH, MESSAGE)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("output", "status", "reason"),
     [
         ([], "completed", "not searched"),

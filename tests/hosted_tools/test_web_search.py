@@ -24,6 +24,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchOptions,
     SearchResult,
 )
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of
 from tests.hosted_tools.scripted_upstream import ScriptedUpstream, call, check_stream, text
 from tests.hosted_tools.test_loop import Token
@@ -286,7 +287,7 @@ def test_search_without_id_as_codex_carries_it_is_converted(context: LoopContext
     assert len(set(calls)) == 2
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("change", "param"),
     [
         ({"search_context_size": "huge"}, "search_context_size"),

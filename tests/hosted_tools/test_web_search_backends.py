@@ -18,6 +18,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchOptions,
     SearchResult,
 )
+from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, chunk, serving, unused_port
 
 Json = dict[str, Any]
@@ -83,7 +84,7 @@ def search(name: str, script: Callable[[Peer], None], options: SearchOptions = O
         return engine.search("cats", options).results, server.requests[0].decode()
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@check_each("name", BACKENDS)
 def test_engine_is_asked_in_its_words_and_its_results_are_read(name: str) -> None:
     results, request = search(name, answering(ANSWERS[name]))
     assert results == [SearchResult("T", URL, "A & B", "2026")]
@@ -108,7 +109,7 @@ def test_results_are_filtered_by_domain_cut_and_bounded() -> None:
     assert results[0].snippet == "x" * 39 + "…"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("script", "reason"),
     [
         (answering({}, b"HTTP/1.1 401 Unauthorized"), "answered 401"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -19,6 +20,7 @@ from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
 from forwarder.services import Services
 from tests.helpers.cases import Case, cases
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -68,8 +70,11 @@ def exchange(strict: bool = False) -> RequestContext:
 
 
 def shown(client: str, request: Json, strict: bool = False, **environment: str) -> Json:
-    given = json.loads(json.dumps(request))
-    return bridge_of(**environment).preview(client, given, None, exchange(strict))
+    return preview_request(bridge_of(**environment), client, request, strict)
+
+
+def preview_request(gateway: Gateway, client: str, request: Json, strict: bool = False) -> Json:
+    return gateway.preview(client, copy.deepcopy(request), None, exchange(strict))
 
 
 def chat(**more: Any) -> Json:
@@ -83,37 +88,38 @@ def responses(**more: Any) -> Json:
 # -- it is what would be sent -----------------------------------------------------------------------
 
 
-def posted(wire: Wire, client: str, request: Json, **environment: str) -> tuple[str, Json]:
-    """The first request that is really made."""
-    over, given = bridge_of(**environment), json.loads(json.dumps(request))
-    over.wants_stream(client, given)
+def post_request(gateway: Gateway, wire: Wire, client: str, request: Json) -> tuple[str, Json]:
+    """Return the URL and the body of the first request that is really made."""
+    body = copy.deepcopy(request)
+    gateway.wants_stream(client, body)
     with pytest.raises(ForwarderError):
-        list(over.stream(client, given, None, exchange()))
+        list(gateway.stream(client, body, None, exchange()))
     return wire.posted[0]
 
 
-@pytest.mark.parametrize("case", cases())
-@pytest.mark.parametrize("provider", ["generic", "mistral"])
+@check_each("case", cases())
+@check_each("provider", ["generic", "mistral"], parts=4)
 def test_shown_request_equals_the_sent_request(case: Case, provider: str, wire: Wire) -> None:
-    environment = {"CHAT_PROVIDER": provider, "RESPONSES_PROVIDER": "openai"}
+    wire.posted.clear()
+    gateway = bridge_of(CHAT_PROVIDER=provider, RESPONSES_PROVIDER="openai")
     request = case.read("request.json")
 
     try:
-        told = shown(case.client, request, **environment)
+        told = preview_request(gateway, case.client, request)
     except ForwarderError as refused:
         with pytest.raises(type(refused), match=".*") as caught:
-            list(bridge_of(**environment).stream(case.client, request, None, exchange()))
+            list(gateway.stream(case.client, request, None, exchange()))
         assert (caught.value.message, wire.posted) == (refused.message, [])
         return
     assert wire.posted == []
-    url, body = posted(wire, case.client, request, **environment)
+    url, body = post_request(gateway, wire, case.client, request)
     if told["would_fetch"]:  # it is shown as if it were there, and here it is not
         assert "<what is at file-1>" in json.dumps(told["request"])
         return
     assert (told["upstream"]["url"], told["request"]) == (url, body)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("client", "request_", "environment"),
     [
         ("chat", chat(model="chat/m", vendor={"x": 1}, stream=True), {}),
@@ -129,9 +135,11 @@ def test_shown_request_equals_the_sent_request(case: Case, provider: str, wire: 
 def test_shown_request_includes_emulations_and_profiles(
     client: str, request_: Json, environment: dict[str, str], wire: Wire
 ) -> None:
-    told = shown(client, request_, **environment)
+    wire.posted.clear()
+    gateway = bridge_of(**environment)
+    told = preview_request(gateway, client, request_)
 
-    url, body = posted(wire, client, request_, **environment)
+    url, body = post_request(gateway, wire, client, request_)
     assert (told["upstream"]["url"], told["request"]) == (url, body)
 
 
@@ -229,7 +237,7 @@ FORMATS: list[tuple[Json, str, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("wanted", "provider", "emulated"), FORMATS)
+@check_each(("wanted", "provider", "emulated"), FORMATS)
 def test_dry_run_shows_an_emulated_schema(
     wanted: Json, provider: str, emulated: bool, wire: Wire
 ) -> None:
@@ -244,7 +252,7 @@ def test_dry_run_shows_an_emulated_schema(
         assert ("response_format" in told["emulated"] or "text" in told["emulated"]) is emulated
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("client", "more", "emulated"),
     [
         ("chat", {"stop": ["x"]}, ["stop"]),
@@ -370,7 +378,7 @@ def test_a_request_too_deep_to_be_sent_is_too_deep_to_be_shown(wire: Wire) -> No
 # -- which protocol ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("request_", "named", "protocol"),
     [
         ({"messages": []}, None, "chat"),
@@ -385,7 +393,7 @@ def test_protocol_is_detected_by_fields_or_name(
     assert detect_protocol(request_, named) == protocol
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("request_", "named", "code"),
     [
         ({}, None, "missing_required_parameter"),

@@ -18,6 +18,7 @@ from forwarder.pipeline.internal_requests import UpstreamAsker
 from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.services import ReplayOverrides, Services
 from forwarder.upstream.files import MultipartForm, PassthroughResponse
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 ANSWER: Json = {
@@ -168,7 +169,7 @@ def test_refusal_of_the_images_api_is_passed_on() -> None:
     assert payers.paid[0][2] == 400
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("answer", "kind"),
     [
         (httpx2.Response(400, json={"error": {"message": "no search"}}), UpstreamRefused),

@@ -17,6 +17,7 @@ from forwarder.core.translation_context import LossReport
 from forwarder.pipeline.dry_run import DryRun
 from forwarder.pipeline.media_io import build_dry_media_io, build_media_io
 from forwarder.services import ReplayOverrides, Services
+from tests.helpers.check_cases import check_each
 
 
 class Files:
@@ -128,7 +129,7 @@ def test_without_stored_files_none_is_read(files: Files) -> None:
     assert build_media_io(files.services, route, files.context).read_stored is None
 
 
-@pytest.mark.parametrize("keys", ["", "k"])
+@check_each("keys", ["", "k"])
 def test_urls_are_fetched_only_for_clients_with_keys(keys: str) -> None:
     made = Files(FORWARDER_API_KEYS=keys)
     route = made.services.router.resolve("one/m", "chat")

@@ -16,6 +16,7 @@ from forwarder.pipeline.pipeline import (
     wrap_stages,
 )
 from forwarder.protocols.fold import fold_chat
+from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import REQUEST, USAGE, Scripted, chunk, one_by_one, said
 
@@ -98,7 +99,7 @@ def test_conversation_is_truncated_only_on_request() -> None:
     assert [len(request["messages"]) for request in upstream.requests] == [3, 2]
 
 
-@pytest.mark.parametrize("truncation", [None, "disabled"])
+@check_each("truncation", [None, "disabled"])
 def test_others_get_the_refusal(truncation: str | None) -> None:
     upstream = Scripted(TOO_LONG)
     with pytest.raises(UpstreamRefused):
@@ -106,7 +107,7 @@ def test_others_get_the_refusal(truncation: str | None) -> None:
     assert len(upstream.requests) == 1
 
 
-@pytest.mark.parametrize("truncation", ["yes", 5, {}])
+@check_each("truncation", ["yes", 5, {}])
 def test_a_malformed_truncation_is_refused(truncation: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
         wrap_for_chat(Scripted(), "json_schema", truncation)

@@ -13,6 +13,7 @@ from forwarder.core.errors import UpstreamProtocolError, UpstreamRefused
 from forwarder.pipeline.text_embedder import TextEmbedder, build_vector_stores
 from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.services import ReplayOverrides, Services
+from tests.helpers.check_cases import check_each
 
 
 def make_embedder(answer: httpx2.Response, requests: list[Any]) -> tuple[Services, TextEmbedder]:
@@ -45,7 +46,7 @@ def test_texts_are_embedded_in_their_order() -> None:
     assert (body["model"], body["input"]) == ("e", ["a", "b"])
 
 
-@pytest.mark.parametrize(
+@check_each(
     "data", [[], [{"index": 0, "embedding": [1.0]}], [{"embedding": ["x"]}] * 2, None, [1, 2]]
 )
 def test_unreadable_answers_are_errors_of_the_upstream(data: Any) -> None:

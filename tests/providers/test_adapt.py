@@ -11,6 +11,7 @@ from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Batch
 from forwarder.providers import PROFILES, Profile, adapt_request, adapt_response
+from tests.helpers.check_cases import check_each
 from tests.providers.adapting import Json, adapt, adapt_messages
 
 USER = {"role": "user", "content": "U"}
@@ -30,7 +31,7 @@ def test_drop_parameters() -> None:
             adapt(body, protocol, LossReport(strict=True), drop=frozenset({"store"}))
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("original", "name", "expected"),
     [
         ({"max_completion_tokens": 5}, "max_tokens", {"max_tokens": 5}),
@@ -62,7 +63,7 @@ def test_force_stream() -> None:
     assert adapt({"stream": False}) == {"stream": False}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("body", "param"),
     [
         ({"messages": "Hi."}, "messages"),
@@ -113,7 +114,7 @@ def test_adapt_request_for_chatgpt_backend() -> None:
     assert sorted(loss_report.losses) == ["store", "temperature"]
 
 
-@pytest.mark.parametrize("wish", [True, False])
+@check_each("wish", [True, False])
 def test_drop_parallel_tool_calls(wish: bool) -> None:
     loss_report = LossReport()
     body = {"parallel_tool_calls": wish}
@@ -136,7 +137,7 @@ ASKED = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 OBJECT = {"type": "json_object"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("level", "original", "expected"),
     [
         ("json_schema", ASKED, ASKED),
@@ -177,7 +178,7 @@ def restore(request: dict[str, Any], profile: Profile, *batches: Batch) -> list[
     return list(adapt_response(iter(batches), request, "chat", profile, lambda: True))
 
 
-@pytest.mark.parametrize("protocol", ["chat", "responses"])
+@check_each("protocol", ["chat", "responses"])
 def test_adapt_response_returns_the_same_stream(protocol: str) -> None:
     stream = iter([[{}]])
     adapted = adapt_response(stream, {"stream": True}, protocol, PROFILES["generic"], lambda: True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-
 from forwarder.providers import PROFILES, Profile, validate_quirks
 from forwarder.providers.profile import PROFILE_FIELDS
+from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import REQUEST_PARAMETERS
 
 
-@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+@check_each("profile", PROFILES.values(), ids=PROFILES)
 def test_builtin_profiles_are_valid(profile: Profile) -> None:
     validate_quirks({name: getattr(profile, name) for name in PROFILE_FIELDS})
     for drop in (profile.drop, *(each.get("drop", set()) for each in profile.models.values())):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from forwarder.providers.error_parsing import (
     find_complaint_kinds,
     find_refused_parameters,
     is_about_value,
 )
+from tests.helpers.check_cases import check_each
 
 NAMED: list[tuple[str, str | None, list[tuple[str, ...]]]] = [
     ("Unsupported parameter: 'max_tokens' is not supported with this model. Use "
@@ -35,7 +34,7 @@ NAMED: list[tuple[str, str | None, list[tuple[str, ...]]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("message", "param", "paths"), NAMED)
+@check_each(("message", "param", "paths"), NAMED)
 def test_find_refused_parameters(
     message: str, param: str | None, paths: list[tuple[str, ...]]
 ) -> None:
@@ -77,12 +76,12 @@ PHRASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("message", "protocol", "kind"), PHRASES)
+@check_each(("message", "protocol", "kind"), PHRASES)
 def test_find_complaint_kinds(message: str, protocol: str, kind: str) -> None:
     assert kind in find_complaint_kinds(message, protocol)
 
 
-@pytest.mark.parametrize(
+@check_each(
     "message",
     [
         "This model's maximum context length is 8192 tokens.",
@@ -92,7 +91,7 @@ def test_find_complaint_kinds(message: str, protocol: str, kind: str) -> None:
         "Content was flagged by the safety filter.",
     ],
 )
-@pytest.mark.parametrize("protocol", ["chat", "responses"])
+@check_each("protocol", ["chat", "responses"])
 def test_other_messages_have_no_kind(message: str, protocol: str) -> None:
     assert list(find_complaint_kinds(message, protocol)) == []
 
@@ -122,6 +121,6 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("message", "value", "expected"), VALUES)
+@check_each(("message", "value", "expected"), VALUES)
 def test_is_about_value(message: str, value: object, expected: bool) -> None:
     assert is_about_value(message, value) is expected

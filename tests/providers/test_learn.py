@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from forwarder.core.error_classification import MAX_SEARCHED_CHARACTERS
 from forwarder.core.errors import UpstreamRefused
 from forwarder.providers import PASSTHROUGH_PROFILE, PROFILES, Profile
 from forwarder.providers.learn import InferredQuirk, infer_quirk
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -111,19 +110,19 @@ LESSONS: list[tuple[str, Json, Json]] = [
 ]
 
 
-@pytest.mark.parametrize(("message", "body", "changes"), LESSONS)
+@check_each(("message", "body", "changes"), LESSONS)
 def test_infer_quirk_from_chat_refusal(message: str, body: Json, changes: Json) -> None:
     assert infer_changes(message, body) == changes
     assert infer_changes(message, body, status=422) == changes
 
 
-@pytest.mark.parametrize(("message", "body", "changes"), LESSONS)
+@check_each(("message", "body", "changes"), LESSONS)
 def test_infer_quirk_returns_none_for_known_quirk(message: str, body: Json, changes: Json) -> None:
     knowing = replace(PASSTHROUGH_PROFILE, **changes)
     assert infer_changes(message, body, knowing) in (None, {"drop": frozenset({"tool_choice"})})
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("param", "changes"),
     [
         ("messages[1].reasoning_content", {"reasoning_replay": "none"}),
@@ -145,7 +144,7 @@ def test_forced_tool_choice_first_disables_thinking() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("message", "body", "changes"),
     [
         ("unknown variant `developer`", {"input": [DEVELOPER]}, {"responses_developer": "system"}),
@@ -171,7 +170,7 @@ VERIFY = (
 )
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("message", "param", "body", "changes"),
     [
         ("Encrypted content is not supported with this model.", "include", SEALING,
@@ -208,7 +207,7 @@ def test_infer_reasons_from_refusal(
     assert infer_changes(message, body, knowing, param=param, protocol="responses") is None
 
 
-@pytest.mark.parametrize("body", [{}, {"include": []}, {"reasoning": {"effort": "low"}}])
+@check_each("body", [{}, {"include": []}, {"reasoning": {"effort": "low"}}])
 def test_no_quirk_without_request_for_encrypted_reasoning(body: Json) -> None:
     message = "Encrypted content is not supported with this model."
     assert infer_changes(message, body, GENERIC, param="include", protocol="responses") is None
@@ -220,9 +219,7 @@ def test_foreign_reasoning_does_not_change_reasons() -> None:
     assert changes == {"reasoning_items": "drop"}
 
 
-@pytest.mark.parametrize(
-    "body", [{"stream": True}, {"input": []}, {"stream": False, "stream_options": {}}]
-)
+@check_each("body", [{"stream": True}, {"input": []}, {"stream": False, "stream_options": {}}])
 def test_always_stream_only_from_request_without_streaming(body: Json) -> None:
     message = "The 'stream_options' parameter must be used with stream=true; stream must be true."
     assert infer_changes(message, body) is None
@@ -236,9 +233,7 @@ def test_foreign_reasoning_quirk_is_temporary() -> None:
     assert not quirk.is_lasting
 
 
-@pytest.mark.parametrize(
-    "name", ["model", "messages", "tools", "stop", "n", "stream", "response_format"]
-)
+@check_each("name", ["model", "messages", "tools", "stop", "n", "stream", "response_format"])
 def test_essential_parameters_are_never_dropped(name: str) -> None:
     assert (
         infer_changes(
@@ -248,7 +243,7 @@ def test_essential_parameters_are_never_dropped(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("status", [401, 404, 429, 500])
+@check_each("status", [401, 404, 429, 500])
 def test_only_request_error_statuses_teach(status: int) -> None:
     assert infer_changes("Unknown parameter: 'metadata'", {"metadata": {}}, status=status) is None
 
@@ -291,7 +286,7 @@ LOTS = (
 ABSENT = {"type": "function", "function": {"name": "absent"}}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("message", "param", "body"),
     [
         (LOTS, "reasoning_effort", {"reasoning_effort": "lots"}),
@@ -322,7 +317,7 @@ def test_invalid_value_of_client_teaches_nothing(
     assert infer_from_message(message, body, param) is None
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("message", "param", "body", "changes"),
     [
         ("Invalid service_tier argument: flex is not supported for this model.", "service_tier",
@@ -345,7 +340,7 @@ def test_refused_valid_value_is_dropped_once(
     assert infer_from_message(message, body, param) == InferredQuirk(changes, is_lasting=False)
 
 
-@pytest.mark.parametrize("word", ["values are", "values:", "expected one of"])
+@check_each("word", ["values are", "values:", "expected one of"])
 def test_refused_effort_maps_to_nearest(word: str) -> None:
     message = f"Unsupported value: 'minimal'. Supported {word} 'low' and 'high'"
     body = {"reasoning_effort": "minimal"}
@@ -364,7 +359,7 @@ def test_refused_responses_effort_is_dropped_once() -> None:
     assert infer_from_message(LOTS, body, "reasoning.effort", protocol="responses") is None
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("message", "param", "body"),
     [
         ("Unsupported parameter: 'service_tier'.", "service_tier", {"service_tier": "flex"}),

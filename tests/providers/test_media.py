@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.core.translation_context import LossReport
 from forwarder.providers import PASSTHROUGH_PROFILE
+from tests.helpers.check_cases import check_each
 from tests.providers.adapting import Json, adapt, adapt_messages
 
 TEXT = {"type": "text", "text": "a"}
@@ -29,7 +28,7 @@ def adapt_with_losses(*originals: Json, **fields: Any) -> tuple[list[Json], list
     return body["messages"], list(loss_report.losses)
 
 
-@pytest.mark.parametrize("last", [[], [USER]])
+@check_each("last", [[], [USER]])
 def test_media_move_behind_last_result(last: list[Json]) -> None:
     originals = [CALLS, result([TEXT, IMAGE, TEXT]), result([FILE, IMAGE], "y"), *last]
     assert adapt_messages(*originals) == [
@@ -78,7 +77,7 @@ def test_images_are_replaced_by_notes() -> None:
     assert adapt_with_losses(USER, image_url="none") == ([USER], [])
 
 
-@pytest.mark.parametrize("place", ["user", "inline", "drop"])
+@check_each("place", ["user", "inline", "drop"])
 def test_text_results_are_unchanged(place: str) -> None:
     originals = [CALLS, result("a"), result(None, "y"), result([], "z"), {"content": [IMAGE]}]
     assert adapt_messages(*originals, tool_image=place, join_text_parts=False) == originals

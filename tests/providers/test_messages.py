@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.core.translation_context import LossReport
+from tests.helpers.check_cases import check_each
 from tests.providers.adapting import Json, adapt_messages
 
 DEVELOPER = {"role": "developer", "content": "D"}
@@ -14,7 +13,7 @@ SYSTEM = {"role": "system", "content": "S"}
 USER = {"role": "user", "content": "U"}
 
 
-@pytest.mark.parametrize("role", ["system", "developer"])
+@check_each("role", ["system", "developer"])
 def test_rename_developer_role(role: str) -> None:
     assert adapt_messages(DEVELOPER, SYSTEM, developer_role=role)[0] == {
         "role": role,
@@ -23,7 +22,7 @@ def test_rename_developer_role(role: str) -> None:
     assert adapt_messages(DEVELOPER, SYSTEM, developer_role=role)[1] == SYSTEM
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("original", "expected"),
     [
         ([SYSTEM, USER], [SYSTEM, USER]),
@@ -46,7 +45,7 @@ TEXT = {"type": "text", "text": "a"}
 IMAGE = {"type": "image_url", "image_url": {"url": "u"}}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("content", "joined"),
     [
         ([TEXT, TEXT], "a\na"),
@@ -89,7 +88,7 @@ REASONING: list[tuple[Json, Json, Json]] = [
 ]
 
 
-@pytest.mark.parametrize(("original", "fields", "expected"), REASONING)
+@check_each(("original", "fields", "expected"), REASONING)
 def test_place_reasoning(original: Json, fields: Json, expected: Json) -> None:
     assert adapt_messages({**CALLS, **original}, **fields) == [{**CALLS, **expected}]
 
@@ -137,7 +136,7 @@ def test_extra_message_fields_are_removed() -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("replay", "with_calls", "without"),
     [("all", True, True), ("tool_turns", True, False), ("none", False, False)],
 )
@@ -175,7 +174,7 @@ SIGNED = {
 }
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("taken", "call", "names"),
     [
         ((), {"id": "a", "function": {"name": "f"}},
@@ -216,7 +215,7 @@ SAID: Json = {
 }
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("fields", "names"),
     [
         ({}, []),

@@ -6,11 +6,10 @@ import copy
 import re
 from typing import Any
 
-import pytest
-
 from forwarder.core.translation_context import LossReport
 from forwarder.providers import Profile
 from forwarder.providers.names import fit_names, map_long_names, restore_names
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -50,7 +49,7 @@ def test_fitting_names_are_unchanged() -> None:
     )
 
 
-@pytest.mark.parametrize("name", [LONG, "files.read", "näme"])
+@check_each("name", [LONG, "files.read", "näme"])
 def test_long_name_is_shortened_everywhere(name: str) -> None:
     body = conversation(name, "call_1")
     ((short, long),) = map_long_names(body, 20).items()
@@ -78,7 +77,7 @@ def test_names_of_earlier_calls_are_shortened() -> None:
     assert call["tool_calls"][0]["function"]["name"] == result["name"] != LONG
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("fields", "form"),
     [
         ({"call_id_limit": 40}, r"call_[0-9a-f]{35}"),
@@ -100,7 +99,7 @@ def test_call_id_exact() -> None:
         assert (adapted["messages"][1]["tool_call_id"] == call_id) is stays
 
 
-@pytest.mark.parametrize("odd", ["x", 3, [3], {"a": 1}, [{"function": "f"}], [{"id": [1]}]])
+@check_each("odd", ["x", 3, [3], {"a": 1}, [{"function": "f"}], [{"id": [1]}]])
 def test_malformed_values_are_unchanged(odd: Any) -> None:
     body = {
         "tools": odd,
@@ -109,7 +108,7 @@ def test_malformed_values_are_unchanged(odd: Any) -> None:
     assert fit(body, tool_name_limit=1, call_id_limit=1) == body
 
 
-@pytest.mark.parametrize("key", ["delta", "message"])
+@check_each("key", ["delta", "message"])
 def test_restore_names(key: str) -> None:
     names = {"short": LONG}
     call = function("short", arguments="")

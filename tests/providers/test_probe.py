@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-
 from forwarder.core.translation_context import LossReport
 from forwarder.providers import PROFILES
 from forwarder.providers.adapt import adapt_request
 from forwarder.providers.probe import PROBES, diff_profiles, make_openai_profile, make_probe_request
 from tests.fake_provider import check_chat
+from tests.helpers.check_cases import check_each
 
 
-@pytest.mark.parametrize("question", PROBES)
-@pytest.mark.parametrize("provider", ["generic", "mistral"])
+@check_each("question", PROBES)
+@check_each("provider", ["generic", "mistral"])
 def test_probe_request_is_not_adapted(question: str, provider: str) -> None:
     loss_report = LossReport()
     body = adapt_request(

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from forwarder.providers import Profile, validate_quirks
+from tests.helpers.check_cases import check_each
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("quirks", "message"),
     [
         ({"strict_tool": True}, "only the names add, allowed_tools"),

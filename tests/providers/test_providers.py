@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from forwarder.providers import PROFILE_FIELDS, PROFILES, apply_model_overrides, select_profile
+from tests.helpers.check_cases import check_each
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("url", "name"),
     [
         ("https://api.openai.com/v1", "openai"),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from forwarder.providers import PROFILES, apply_model_overrides, select_profile
 from forwarder.providers.reasoning_models import is_reasoning_model
+from tests.helpers.check_cases import check_each
 
 GENERIC = PROFILES["generic"]
 
@@ -49,23 +48,23 @@ OTHERS = """
 """
 
 
-@pytest.mark.parametrize("model", REASONING.split())
+@check_each("model", REASONING.split())
 def test_is_reasoning_model_by_name(model: str) -> None:
     assert is_reasoning_model(GENERIC, model)
 
 
-@pytest.mark.parametrize("model", OTHERS.split())
+@check_each("model", OTHERS.split())
 def test_other_models_do_not_reason(model: str) -> None:
     assert not is_reasoning_model(GENERIC, model)
 
 
-@pytest.mark.parametrize("reasons", [True, False])
+@check_each("reasons", [True, False])
 def test_is_reasoning_model_by_profile(reasons: bool) -> None:
     profile = replace(GENERIC, reasons=reasons)
     assert [is_reasoning_model(profile, name) for name in ("gpt-5.5", "m")] == [reasons] * 2
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("deployment", "reasons"),
     [
         ("prod", True),

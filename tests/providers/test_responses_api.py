@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.core.translation_context import LossReport
 from forwarder.providers import adapt_request
 from forwarder.providers.profile import Profile
+from tests.helpers.check_cases import check_each
 from tests.providers.adapting import Json, adapt
 
 USER = {"role": "user", "content": "U"}
@@ -21,14 +20,14 @@ def test_items_encrypted_by_the_forwarder_are_dropped() -> None:
     assert adapt({"input": "Hi."}, "responses") == {"input": "Hi."}
 
 
-@pytest.mark.parametrize("role", ["developer", "system", "user"])
+@check_each("role", ["developer", "system", "user"])
 def test_responses_developer_role(role: str) -> None:
     body = {"input": [{"role": "developer", "content": "D"}, USER, "odd"]}
     adapted = adapt(body, "responses", responses_developer=role)["input"]
     assert adapted == [{"role": role, "content": "D"}, USER, "odd"]
 
 
-@pytest.mark.parametrize("codex_models", [True, False])
+@check_each("codex_models", [True, False])
 def test_client_metadata_only_for_openai(codex_models: bool) -> None:
     body = {"input": "Hi.", "client_metadata": {"session_id": "s"}}
     loss_report = LossReport(strict=True)

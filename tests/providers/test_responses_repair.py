@@ -15,6 +15,7 @@ from tests.fake_provider import Answer, Call
 from tests.fake_provider.answers import Ask
 from tests.fake_provider.responses import events
 from tests.helpers import sdk
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -92,7 +93,7 @@ BREAKS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("broken", BREAKS)
+@check_each("broken", BREAKS)
 def test_repair_adds_missing_parts(broken: str, proper: list[Json]) -> None:
     stream = repair(BREAKS[broken](copy.deepcopy(proper)))
     assert [m for e in stream for m in sdk.event_mistakes(e)] == []
@@ -159,7 +160,7 @@ def with_reasoning_parts(stream: list[Json], name: str) -> list[Json]:
     return [{**e, "sequence_number": i} for i, e in enumerate(events)]
 
 
-@pytest.mark.parametrize("name", ["content_part", "reasoning_part"])
+@check_each("name", ["content_part", "reasoning_part"])
 def test_reasoning_parts_belong_to_reasoning(name: str, proper: list[Json]) -> None:
     """DeepSeek, LM Studio and OpenRouter announce content parts, vLLM reasoning parts."""
     stream = with_reasoning_parts(proper, name)

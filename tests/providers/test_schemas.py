@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from forwarder.providers.schemas import DIALECTS, SchemaTooLarge, rewrite_schema
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -74,14 +75,14 @@ CASES: list[tuple[str, Json, Json]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("dialect", "schema", "expected"), CASES)
+@check_each(("dialect", "schema", "expected"), CASES)
 def test_rewrite_schema(dialect: str, schema: Json, expected: Json) -> None:
     before = copy.deepcopy(schema)
     assert rewrite_schema(schema, dialect) == expected
     assert schema == before
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@check_each("dialect", DIALECTS)
 def test_property_names_are_not_keywords(dialect: str) -> None:
     names = ("type", "$ref", "anyOf", "const", "strict", "$schema", "additionalProperties", "items")
     schema = {"type": "object", "properties": dict.fromkeys(names, CITY)}
@@ -90,8 +91,8 @@ def test_property_names_are_not_keywords(dialect: str) -> None:
     assert set(rewrite_schema(schema, dialect)["properties"]) >= set(names) - {"$ref"}
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize(
+@check_each("dialect", DIALECTS)
+@check_each(
     "schema",
     [
         {},
@@ -109,7 +110,7 @@ def test_malformed_schema_does_not_fail(dialect: str, schema: Json) -> None:
     assert isinstance(rewrite_schema(schema, dialect), dict)
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@check_each("dialect", DIALECTS)
 def test_rewrite_schema_is_idempotent(dialect: str) -> None:
     for _, schema, _ in CASES:
         once = rewrite_schema(schema, dialect)

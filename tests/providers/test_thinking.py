@@ -6,6 +6,7 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.translation_context import LossReport
+from tests.helpers.check_cases import check_each
 from tests.providers.adapting import Json, adapt
 
 
@@ -13,7 +14,7 @@ def template(on: bool) -> Json:
     return {"chat_template_kwargs": {"enable_thinking": on}}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("switch", "high", "none"),
     [
         ("effort", {"reasoning_effort": "high"}, {"reasoning_effort": "none"}),

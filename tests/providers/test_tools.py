@@ -9,6 +9,7 @@ import pytest
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import LossReport
 from forwarder.providers.tools import is_tool_forced
+from tests.helpers.check_cases import check_each
 from tests.providers.adapting import Json, adapt
 
 
@@ -41,7 +42,7 @@ FUNCTION = {"type": "function", "function": {"name": "f"}}
 ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [FUNCTION]}}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("choice", "forced"),
     [
         ("required", True),
@@ -57,7 +58,7 @@ def test_is_tool_forced(choice: Any, forced: bool) -> None:
     assert is_tool_forced({"tool_choice": choice}) is forced
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("way", "choice", "expected"),
     [
         ("ok", "required", {"tool_choice": "required"}),
@@ -103,7 +104,7 @@ def test_disabled_thinking_is_reported() -> None:
 SCHEMA = {"type": "object", "properties": {}, "$schema": "x", "additionalProperties": False}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("dialect", "tool", "answer"),
     [
         ("openai", SCHEMA, SCHEMA),
@@ -142,8 +143,8 @@ def grown(levels: int) -> Json:
     return {"$ref": "#/$defs/a0", "$defs": {**doubled, f"a{levels}": {"type": "null"}}}
 
 
-@pytest.mark.parametrize("dialect", ["plain", "gemini"])
-@pytest.mark.parametrize(
+@check_each("dialect", ["plain", "gemini"])
+@check_each(
     ("protocol", "body", "path"),
     [
         (
