@@ -9,6 +9,7 @@ import pytest
 
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
+from tests.helpers.check_cases import check_each
 from tools.docgen.__main__ import main
 from tools.docgen.blocks import BLOCKS, COMMAND, ROOT, Block, replace_block, write_blocks
 
@@ -16,7 +17,7 @@ BLOCK = Block("b", "x.md", lambda: r"new \1")
 HEAD, TAIL = f"<!-- b: written by `{COMMAND}` -->", "<!-- end of b -->"
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
+@check_each("block", BLOCKS, ids=lambda block: block.name)
 def test_generated_blocks_match_the_code(block: Block) -> None:
     page = (ROOT / block.file).read_text(encoding="utf-8")
 
@@ -30,7 +31,7 @@ def test_only_the_block_is_replaced() -> None:
     assert replace_block(replaced, BLOCK) == replaced
 
 
-@pytest.mark.parametrize("document", ["", f"{HEAD}\n", f"{HEAD}\n{TAIL}\n{HEAD}\n{TAIL}\n"])
+@check_each("document", ["", f"{HEAD}\n", f"{HEAD}\n{TAIL}\n{HEAD}\n{TAIL}\n"])
 def test_block_needs_exactly_one_place(document: str) -> None:
     with pytest.raises(ValueError, match="places for 'b'"):
         replace_block(document, BLOCK)

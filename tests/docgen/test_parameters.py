@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from forwarder.protocols.items import DispositionTable
 from forwarder.protocols.ollama import OLLAMA_EMBEDDING_PROTOCOLS, OLLAMA_PROTOCOLS
 from forwarder.protocols.registry import PROTOCOLS, UPSTREAM_PROTOCOLS
+from tests.helpers.check_cases import check_each
 from tools.docgen.parameters import (
     DISPOSITIONS,
     render_ollama_summary,
@@ -28,7 +27,7 @@ def read_summary(text: str, column: int) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("client", UPSTREAM_PROTOCOLS)
+@check_each("client", UPSTREAM_PROTOCOLS)
 def test_summary_has_every_parameter_with_its_disposition(client: str) -> None:
     found = read_summary(render_summary(), COLUMNS[client])
 

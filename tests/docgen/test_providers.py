@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-import pytest
-
 from forwarder.providers import PROFILES, Profile
 from forwarder.providers.profile import PROFILE_FIELDS
+from tests.helpers.check_cases import check_each
 from tools.docgen.providers import (
     FIELD_DESCRIPTIONS,
     describe,
@@ -26,7 +25,7 @@ def test_every_field_has_words() -> None:
     assert FIELD_DESCRIPTIONS.keys() == PROFILE_FIELDS
 
 
-@pytest.mark.parametrize("field", sorted(PROFILE_FIELDS))
+@check_each("field", sorted(PROFILE_FIELDS))
 def test_every_value_of_a_choice_has_words_of_its_own(field: str) -> None:
     words = FIELD_DESCRIPTIONS[field]
     takes: Any = Profile.__dataclass_fields__[field].metadata["takes"]
@@ -36,7 +35,7 @@ def test_every_value_of_a_choice_has_words_of_its_own(field: str) -> None:
         assert len(set(words.values())) == len(words)
 
 
-@pytest.mark.parametrize("name", [name for name in PROFILES if name not in ("generic", "demo")])
+@check_each("name", [name for name in PROFILES if name not in ("generic", "demo")])
 def test_section_has_every_difference(name: str) -> None:
     profile, text = PROFILES[name], section(name)
 
