@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from forwarder.config.settings import UpstreamSettings
@@ -220,7 +220,7 @@ class RequestContext:
     def new_attempt(self, upstream: str, model: str) -> None:
         """Start an attempt at another upstream; discard losses and headers of the previous one."""
         self.upstream, self.model = upstream, model
-        self.loss_report = replace(self.loss_report, losses=dict(self.conversion_losses))
+        self.loss_report = self.loss_report.restart(self.conversion_losses)
         self.reply_headers = {}
         self.release_added_memory()
 

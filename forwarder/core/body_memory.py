@@ -116,9 +116,11 @@ class BodyMemory:
 
     def check_announced(self, size: int) -> None:
         """Raise Overloaded if there is no memory now for a body that a client announces."""
+        if size <= _READ_BYTES:
+            return
         with self._lock:
             largest = max(size, *self._large_sizes.values(), 0)
-            if size > _READ_BYTES and self.used + _HELD_COPIES * size + largest > self.max_bytes:
+            if self.used + _HELD_COPIES * size + largest > self.max_bytes:
                 raise self._make_error()
 
     def check_text(self, size: int, text: int) -> None:

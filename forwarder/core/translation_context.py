@@ -24,6 +24,10 @@ class LossReport:
     local_parameters: Collection[str] = ()
     max_schema_nodes: int = 50_000
 
+    def restart(self, losses: dict[str, str]) -> LossReport:
+        """Return a report with the same settings that begins with a copy of ``losses``."""
+        return LossReport(self.strict, dict(losses), self.local_parameters, self.max_schema_nodes)
+
     def drop(self, param: str, reason: str) -> None:
         """Record that ``param`` does not reach the upstream.  Raises Unsupported in strict mode."""
         if self.strict and param not in self.local_parameters:

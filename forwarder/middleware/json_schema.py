@@ -9,6 +9,7 @@ may still be usable. Tool calls, refusals and truncated answers are not validate
 from __future__ import annotations
 
 import time
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import orjson
@@ -16,7 +17,6 @@ import orjson
 from forwarder.core.errors import ForwarderError
 from forwarder.core.types import Batch, EventStream, Handler, Json
 from forwarder.core.validate import DICT, STR, read_field
-from forwarder.middleware import json_schema_validation
 from forwarder.middleware.usage_estimate import sum_usages
 from forwarder.protocols import unfold
 from forwarder.protocols.fold import fold_chat
@@ -25,9 +25,7 @@ HEARTBEAT_SECONDS = 5.0
 """While an answer is collected, the client gets an empty batch (keep-alive) this often."""
 
 
-def with_json_schema(
-    handler: Handler, level: str, max_steps: int = json_schema_validation.MAX_STEPS
-) -> Handler:
+def with_json_schema(handler: Handler, level: str, max_steps: int) -> Handler:
     """Wrap a chat handler whose upstream supports ``response_format`` up to ``level``.
 
     The levels ``json_object`` and ``none`` are emulated here; for others ``handler`` is returned.
@@ -45,6 +43,13 @@ def with_json_schema(
         return validate_answer(handler(inner), handler, inner, required)
 
     return handle_request
+
+
+def load_validation() -> ModuleType:
+    """Import the validation: few upstreams need it, and its libraries are large."""
+    from forwarder.middleware import json_schema_validation
+
+    return json_schema_validation
 
 
 class RequiredSchema(NamedTuple):
@@ -69,7 +74,7 @@ def read_required_schema(request: Json, level: str, max_steps: int) -> RequiredS
     path = "response_format.json_schema"
     described = read_field(response_format, "json_schema", DICT, path) or {}
     schema = read_field(described, "schema", DICT, f"{path}.schema") or {"type": "object"}
-    json_schema_validation.check_schema(schema, f"{path}.schema", max_steps)
+    load_validation().check_schema(schema, f"{path}.schema", max_steps)
     description = (
         read_field(described, name, STR, f"{path}.{name}") or "" for name in _DESCRIPTION_FIELDS
     )
@@ -173,9 +178,10 @@ def check_choices(answer: Json, required: RequiredSchema) -> tuple[str, str] | N
         ):
             continue
         thought, bare = extract_json(message["content"])
+        validation = load_validation()
         try:
-            mistake = json_schema_validation.find_mistake(bare, required.schema, required.max_steps)
-        except json_schema_validation.TooManySteps:
+            mistake = validation.find_mistake(bare, required.schema, required.max_steps)
+        except validation.TooManySteps:
             mistake = None
             set_schema_error(
                 message,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from forwarder.core.types import Json
@@ -60,19 +61,27 @@ _PATTERNS = {
     for header in dict.fromkeys(client.header for client in KNOWN_CLIENTS)
 }
 
+_MAX_CACHED_HEADERS = 256
+"""For how many headers the client is cached; most requests come from a few programs."""
+
 CLIENT_HEADERS = tuple(_PATTERNS)
 """The headers by which a client is identified."""
 
 
 def find_rendered_field(header: Callable[[str], str | None]) -> str | None:
     """Return the field from which a chat client renders reasoning, or None for unknown clients."""
-    for name, patterns in _PATTERNS.items():
+    for name in CLIENT_HEADERS:
         value = header(name)
-        if value is not None:
-            for pattern, field in patterns:
-                if pattern.search(value):
-                    return field
+        field = None if value is None else match_client(name, value)
+        if field is not None:
+            return field
     return None
+
+
+@lru_cache(maxsize=_MAX_CACHED_HEADERS)
+def match_client(name: str, value: str) -> str | None:
+    """Return the field that the client with this header renders, or None for unknown clients."""
+    return next((field for pattern, field in _PATTERNS[name] if pattern.search(value)), None)
 
 
 def select_style(

@@ -240,7 +240,9 @@ def receive_body(flask_request: Request, context: RequestContext) -> None:
 
     Forms are parsed too; their files are written to disk.
     """
-    if flask_request.mimetype == "multipart/form-data":
+    # Not ``mimetype``, which parses the header.
+    content_type = flask_request.environ.get("CONTENT_TYPE", "")
+    if content_type.lstrip().lower().startswith("multipart/form-data"):
         cast(FormRequest, flask_request).read_form(context.reserve_memory())
     else:
         g.body = read_whole_body(flask_request, context)
@@ -289,8 +291,9 @@ def watch_disconnect(context: RequestContext) -> None:
 
 def add_headers(headers: Headers, context: RequestContext) -> None:
     """Add the headers of the context: request id, upstream, losses and rate limits."""
-    for name, value in context.reply_headers.items():
-        headers.setdefault(name, value)
+    # Not ``setdefault``: Werkzeug's makes an exception for each missing header.
+    present = {name.lower() for name in headers.keys()}  # noqa: SIM118, Headers iterates pairs
+    headers.update({k: v for k, v in context.reply_headers.items() if k.lower() not in present})
     if context.rate_limit_headers:
         add_limit_headers(headers, context.rate_limit_headers)
     headers["X-Request-Id"] = context.id

@@ -147,7 +147,8 @@ class DatabaseConversationStore(ConversationStore):
         if stored_object == "response":
             reference = read_history_reference(request)
             can_store = self._can_store(request, reference, context)
-            owner = self.find_owner(context) if self.is_answer_stored(request) else ""
+            is_written = is_stored(request) or reference.conversation is not None
+            owner = self.find_owner(context) if is_written else ""
             lock = None
             if reference.conversation is not None:
                 lock = self._locks.acquire(owner, reference.conversation)

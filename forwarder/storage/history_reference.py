@@ -47,8 +47,13 @@ class HistoryReference(NamedTuple):
         return "previous_response_id" if self.conversation is None else "conversation"
 
 
+NO_HISTORY = HistoryReference(None, None)
+
+
 def read_history_reference(request: Json) -> HistoryReference:
     """Validate the history parameters. Raises InvalidRequest."""
+    if request.keys().isdisjoint(LOCAL_PARAMETERS):  # as in most requests
+        return NO_HISTORY
     previous = read_field(request, "previous_response_id", STR, "previous_response_id")
     conversation = read_field(request, "conversation", (str, dict), "conversation")
     if isinstance(conversation, dict):

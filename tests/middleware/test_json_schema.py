@@ -10,6 +10,7 @@ from forwarder.core.errors import InvalidRequest, UpstreamRefused
 from forwarder.core.types import Batch, Event
 from forwarder.middleware import json_schema
 from forwarder.middleware.json_schema import with_json_schema
+from forwarder.middleware.json_schema_validation import MAX_STEPS
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import chunk_mistakes
@@ -31,7 +32,7 @@ LEVELS = check_each("level", ["json_object", "none"])
 def answered(*scripts: Any, level: str = "json_object", **more: Any) -> tuple[Json, Scripted]:
     """The folded answer to a request with a schema, and its upstream."""
     upstream = Scripted(*scripts)
-    return fold_chat(with_json_schema(upstream, level)({**ASKED, **more})), upstream
+    return fold_chat(with_json_schema(upstream, level, MAX_STEPS)({**ASKED, **more})), upstream
 
 
 def whole(text: str) -> list[Batch]:
@@ -67,7 +68,9 @@ def test_schema_moves_to_the_prompt_and_format_is_lowered(level: str) -> None:
 def test_json_object_is_requested_in_the_prompt_without_format_support() -> None:
     upstream = Scripted(one_by_one(said("Sure", "!")), one_by_one(said('{"any":1}')))
     answer = fold_chat(
-        with_json_schema(upstream, "none")({**REQUEST, "response_format": {"type": "json_object"}})
+        with_json_schema(upstream, "none", MAX_STEPS)(
+            {**REQUEST, "response_format": {"type": "json_object"}}
+        )
     )
     assert text_of(answer) == '{"any":1}'
     assert "response_format" not in upstream.requests[0]
@@ -80,7 +83,7 @@ def test_json_object_is_requested_in_the_prompt_without_format_support() -> None
 )  # fmt: skip
 def test_other_requests_get_the_inner_stream(level: str, response_format: Any) -> None:
     stream = iter([[]])
-    call = with_json_schema(lambda request: stream, level)
+    call = with_json_schema(lambda request: stream, level, MAX_STEPS)
     assert call({**REQUEST, "response_format": response_format}) is stream
     assert call(REQUEST) is stream
 
@@ -88,7 +91,7 @@ def test_other_requests_get_the_inner_stream(level: str, response_format: Any) -
 @check_each("level", ["json_schema", "schema_only"])
 def test_provider_with_schemas_gets_the_request_unchanged(level: str) -> None:
     upstream = Scripted()
-    assert with_json_schema(upstream, level) is upstream
+    assert with_json_schema(upstream, level, MAX_STEPS) is upstream
 
 
 @check_each(
@@ -105,14 +108,16 @@ def test_malformed_format_is_rejected_before_the_upstream_call(
 ) -> None:
     upstream = Scripted()
     with pytest.raises(InvalidRequest) as refused:
-        with_json_schema(upstream, "json_object")({**REQUEST, "response_format": response_format})
+        with_json_schema(upstream, "json_object", MAX_STEPS)(
+            {**REQUEST, "response_format": response_format}
+        )
     assert refused.value.param == param
     assert upstream.requests == []
 
 
 def test_upstream_refusal_is_raised_before_the_stream() -> None:
     with pytest.raises(UpstreamRefused):
-        with_json_schema(Scripted(UpstreamRefused(429, {})), "json_object")(ASKED)
+        with_json_schema(Scripted(UpstreamRefused(429, {})), "json_object", MAX_STEPS)(ASKED)
 
 
 # -- the answer ---------------------------------------------------------------------------------
@@ -195,7 +200,7 @@ def test_reasoning_is_kept() -> None:
 
 def test_streaming_client_gets_the_answer_in_one_chunk() -> None:
     script: list[Batch] = [[], *one_by_one(said(*GOOD)), []]
-    batches = list(with_json_schema(Scripted(script), "json_object")(ASKED))
+    batches = list(with_json_schema(Scripted(script), "json_object", MAX_STEPS)(ASKED))
     assert batches[:-1] == [[], []]
     answer: list[Event] = batches[-1]
     assert [event["object"] for event in answer] == ["chat.completion.chunk"] * 2
@@ -210,13 +215,15 @@ def test_waiting_client_gets_heartbeats(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(json_schema, "HEARTBEAT_SECONDS", -1.0)
-    batches = list(with_json_schema(Scripted(one_by_one(said(*GOOD))), "json_object")(ASKED))
+    batches = list(
+        with_json_schema(Scripted(one_by_one(said(*GOOD))), "json_object", MAX_STEPS)(ASKED)
+    )
     assert batches.count([]) == len(batches) - 1 == len(said(*GOOD))
 
 
 def test_whole_answer_stays_whole() -> None:
     upstream = Scripted(whole(BAD), whole(f"```json\n{GOOD}\n```"))
-    [[answer]] = with_json_schema(upstream, "json_object")({**ASKED, "stream": False})
+    [[answer]] = with_json_schema(upstream, "json_object", MAX_STEPS)({**ASKED, "stream": False})
     assert answer["object"] == "chat.completion"
     assert text_of(answer) == GOOD
 
@@ -226,7 +233,7 @@ def test_every_choice_is_validated() -> None:
         return [[chunk({"content": text}, "stop", index=i)] for i, text in enumerate(texts)]
 
     upstream = Scripted(choices(GOOD, BAD), choices(f" {GOOD}", GOOD))
-    events = events_of(with_json_schema(upstream, "json_object")({**ASKED, "n": 2}))
+    events = events_of(with_json_schema(upstream, "json_object", MAX_STEPS)({**ASKED, "n": 2}))
     assert [event["choices"][0]["delta"]["content"] for event in events] == [GOOD, GOOD]
 
 
