@@ -7,6 +7,9 @@ request.  Each use counts.  The data also takes memory of the process's limit fo
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import orjson
@@ -25,6 +28,10 @@ class RequestLimits(NamedTuple):
 
 
 DEFAULT_REQUEST_LIMITS = RequestLimits()
+NO_REQUEST_LIMITS = RequestLimits(sys.maxsize, sys.maxsize)
+
+MAX_SEARCHED_REQUESTS = 4
+"""Stored data in which items are looked for, in largest requests."""
 
 
 class ReadLimit:
@@ -47,6 +54,7 @@ class ReadLimit:
         self._subject = subject
         self._memory = memory
         self._bytes = used_bytes
+        self._searched_bytes = 0
         self._commas = 0
         self._values = 0
 
@@ -68,6 +76,30 @@ class ReadLimit:
         self._count_bytes(size, param)
         if self._memory is not None:
             self._memory.grow(size)
+
+    @contextmanager
+    def search(self, data: bytes) -> Iterator[None]:
+        """Count JSON text that is parsed to find some items in it, and hold its memory meanwhile.
+
+        Raises TooLarge if the request needs too much of it, and Overloaded if there is no memory
+        for it now.
+        """
+        max_bytes = MAX_SEARCHED_REQUESTS * self._limits.max_bytes
+        self._searched_bytes += len(data)
+        if self._searched_bytes > max_bytes:
+            subject = f"The responses with the referenced items have more than {max_bytes} bytes"
+            setting = f"{MAX_SEARCHED_REQUESTS} times FORWARDER_MAX_BODY"
+            raise TooLarge(f"{subject} (limit: {setting}).", param=self._param)
+        if self._memory is None:
+            yield
+            return
+        size, text = self._memory.size, self._memory.text
+        self._memory.add_json(data)
+        size, text = self._memory.size - size, self._memory.text - text
+        try:
+            yield
+        finally:
+            self._memory.grow(-size, -text)
 
     def _count_bytes(self, size: int, param: str | None = None) -> None:
         max_bytes = self._limits.max_bytes

@@ -52,3 +52,21 @@ def test_what_is_pulled_in_takes_memory_but_the_request_does_not() -> None:
         limit.spend(orjson.dumps("x" * 1_500_000 + "\U0001f600"))
     reservation.close()
     assert memory.used == 0
+
+
+def test_searched_text_takes_memory_only_meanwhile() -> None:
+    memory = BodyMemory(4_000_000)
+    limit = ReadLimit(RequestLimits(600_000, 1000), "input", memory=BodyReservation(memory))
+    text = orjson.dumps("x" * 500_000)
+    for _ in range(4):
+        with limit.search(text):
+            assert memory.used > 1_000_000
+            limit.spend(b"x" * 1000)
+    assert memory.used == 2 * 4000
+    with limit.search(b"x" * 399_000):
+        pass
+    with (
+        pytest.raises(TooLarge, match=r"2400000 bytes .limit: 4 times FORWARDER_MAX_BODY"),
+        limit.search(b"x" * 2000),
+    ):
+        pass

@@ -98,6 +98,22 @@ def test_many_references_to_one_large_item_are_refused(
     assert ask(server, "responses", {"model": "chat/m", "input": [reference] * 3}).status == 200
 
 
+def test_references_to_items_of_many_large_responses_are_refused(
+    server: Server, upstream: ScriptedUpstream
+) -> None:
+    for i in range(10):
+        items = [make_message(4 * MB), make_message(1, id=f"msg_{i}")]
+        assert ask(server, "responses", {"model": "chat/m", "input": items}).status == 200
+    references = [{"type": "item_reference", "id": f"msg_{i}"} for i in range(10)]
+    upstream.requests.clear()
+
+    refused = ask(server, "responses", {"model": "chat/m", "input": references})
+    assert refused.status == 413
+    assert "4 times FORWARDER_MAX_BODY" in refused.error["message"]
+    assert not upstream.requests
+    assert ask(server, "responses", {"model": "chat/m", "input": references[:3]}).status == 200
+
+
 def test_a_chain_of_large_turns_is_refused_once_it_is_too_large(server: Server) -> None:
     previous: str | None = None
     statuses = []

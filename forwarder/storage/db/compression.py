@@ -39,11 +39,15 @@ def pack_json(value: Any) -> bytes:
     )
 
 
+def unpack_text(data: bytes) -> bytes:
+    """Decode a value as JSON text."""
+    body = bytes(data[1:])
+    return zlib.decompress(body) if data[:1] == ZLIB_TAG else body
+
+
 def unpack_json(data: bytes, spend: SpendCallback | None = None) -> Any:
     """Decode a value."""
-    body = bytes(data[1:])
-    if data[:1] == ZLIB_TAG:
-        body = zlib.decompress(body)
+    body = unpack_text(data)
     if spend is not None:
         spend(body)
     return orjson.loads(body)

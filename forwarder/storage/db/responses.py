@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
 
+from forwarder.core.read_limit import ReadLimit
 from forwarder.core.types import Batch, Json
 from forwarder.storage.db import event_log
 from forwarder.storage.db.clock import NOW
-from forwarder.storage.db.compression import SpendCallback, count_written, pack_json, unpack_json
+from forwarder.storage.db.compression import (
+    SpendCallback,
+    count_written,
+    pack_json,
+    unpack_json,
+    unpack_text,
+)
 from forwarder.storage.db.event_log import EventLogChunk
 from forwarder.storage.db.statements import make_insert, make_upsert
 from forwarder.storage.db.tables import events, is_valid_id, items, responses, split_batches
@@ -23,9 +29,6 @@ RUNNING_STATUSES = ("queued", "in_progress")
 
 MAX_CHAIN_LENGTH = 5000
 """Maximum number of responses in a chain; earlier ones are ignored."""
-
-MAX_LOADED_RESPONSES = 20
-"""Maximum number of responses loaded by one query when items of many responses are needed."""
 
 TOUCH_SECONDS = 86400.0
 """Seconds until a further use of a response is recorded."""
@@ -111,20 +114,6 @@ def find(
     query = sa.select(*columns).where(match_response(owner, response_id), ~responses.c.hidden)
     row = connection.execute(query.with_for_update() if lock else query).first()
     return to_stored_response(row, spend) if row else None
-
-
-def find_all(
-    connection: sa.Connection, owner: str, names: Iterable[str]
-) -> Iterator[StoredResponse]:
-    """Yield the responses with these ids that are not deleted, loading a few at a time."""
-    waiting = iter(dict.fromkeys(names))
-    while batch := list(itertools.islice(waiting, MAX_LOADED_RESPONSES)):
-        rows = connection.execute(
-            sa.select(*_FULL_COLUMNS).where(
-                responses.c.owner == owner, responses.c.id.in_(batch), ~responses.c.hidden
-            )
-        )
-        yield from map(to_stored_response, rows)
 
 
 def read_chain(connection: sa.Connection, owner: str, response_id: str) -> list[StoredResponse]:
@@ -297,29 +286,85 @@ def reap_hidden(connection: sa.Connection, owner: str | None = None) -> None:
 
 
 def find_items_by_id(
-    connection: sa.Connection, owner: str, names: Iterable[str], spend: SpendCallback | None = None
+    connection: sa.Connection, owner: str, names: Iterable[str], limit: ReadLimit
 ) -> dict[str, Json]:
-    """Return existing items by id, from outputs and inputs of responses."""
-    wanted = set(names)
-    holders = sa.select(items.c.response).where(items.c.owner == owner, items.c.id.in_(wanted))
-    query = sa.select(responses.c.input, responses.c.body).where(
-        responses.c.owner == owner, responses.c.id.in_(holders.distinct())
-    )
-    input_items: dict[str, Json] = {}
-    output_items: dict[str, Json] = {}
-    for input_data, body in connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH)):
-        output = unpack_json(body).get("output") or ()
-        matches = {i["id"]: i for i in output if has_own_id(i) and i["id"] in wanted}
-        output_items |= matches
-        for item in filter(has_own_id, unpack_json(input_data)):
-            name = item["id"]
-            if name in wanted and name not in output_items and name not in input_items:
-                matches[name] = item
-        input_items = {**matches, **input_items}
-        if spend is not None:
-            for item in matches.values():
-                spend(orjson.dumps(item))
-    return input_items | output_items
+    """Return existing items by id, from outputs and inputs of responses.
+
+    An input is loaded only if the output of its response lacks a wanted item.
+    """
+    query = sa.select(items.c.response, items.c.id)
+    wanted: dict[str, set[str]] = {}  # response -> ids of its items
+    for response, name in connection.execute(
+        query.where(items.c.owner == owner, items.c.id.in_(list(names)))
+    ):
+        wanted.setdefault(response, set()).add(name)
+    found_items: dict[str, Json] = {}
+    for column in (responses.c.body, responses.c.input):
+        for response, data in read_column(connection, owner, column, wanted):
+            text = unpack_text(data)
+            with limit.search(text):
+                content = orjson.loads(text)
+                all_items = content if column is responses.c.input else content.get("output") or ()
+                own = filter(has_own_id, all_items)
+                matches = {item["id"]: item for item in own if item["id"] in wanted[response]}
+                del content, all_items
+            spend_items(limit, matches)
+            found_items |= matches
+            wanted[response] -= matches.keys()
+        wanted = {response: missing for response, missing in wanted.items() if missing}
+    return found_items
+
+
+def find_items_by_place(
+    connection: sa.Connection, owner: str, places: Mapping[str, Mapping[str, int]], limit: ReadLimit
+) -> dict[str, Json]:
+    """Return items by name, from responses that are not deleted.
+
+    ``places`` maps a response to the places of its items in its input and the output behind it.  An
+    output is loaded only if an item is behind the input.
+    """
+    found_items: dict[str, Json] = {}
+    beyond: dict[str, dict[str, int]] = {}
+    for response, data in read_column(connection, owner, responses.c.input, places):
+        text = unpack_text(data)
+        with limit.search(text):
+            all_items = orjson.loads(text)
+            count = len(all_items)
+            inside = {name: i for name, i in places[response].items() if i < count}
+            matches = {name: all_items[i] for name, i in inside.items()}
+            del all_items
+        spend_items(limit, matches)
+        found_items |= matches
+        rest = {name: i - count for name, i in places[response].items() if i >= count}
+        if rest:
+            beyond[response] = rest
+    for response, data in read_column(connection, owner, responses.c.body, beyond):
+        text = unpack_text(data)
+        with limit.search(text):
+            output = orjson.loads(text).get("output") or ()
+            matches = {n: output[i] for n, i in beyond[response].items() if i < len(output)}
+            del output
+        spend_items(limit, matches)
+        found_items |= matches
+    return found_items
+
+
+def read_column(
+    connection: sa.Connection, owner: str, column: sa.Column[Any], names: Iterable[str]
+) -> Iterator[tuple[str, bytes]]:
+    """Yield (id, value of a column) of the responses that are not deleted."""
+    for batch in split_batches(names):
+        query = sa.select(responses.c.id, column).where(
+            responses.c.owner == owner, responses.c.id.in_(batch), ~responses.c.hidden
+        )
+        rows = connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH))
+        yield from ((name, value) for name, value in rows)
+
+
+def spend_items(limit: ReadLimit, found_items: Mapping[str, Json]) -> None:
+    """Count items that become part of the request.  Raises as `ReadLimit.spend`."""
+    for item in found_items.values():
+        limit.spend_value(item)
 
 
 def read_events_after(

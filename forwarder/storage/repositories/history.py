@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import orjson
 import sqlalchemy as sa
 
 from forwarder.core.errors import InvalidRequest
@@ -64,7 +63,7 @@ class HistoryRepository:
             )
             if not names:
                 return past, {}
-            found_items = find_items(connection, owner, names, limit.spend)
+            found_items = find_items(connection, owner, names, limit)
             spend_references(limit, names, found_items)
             return past, found_items
 
@@ -178,39 +177,21 @@ def read_response_input(
 
 
 def find_items(
-    connection: sa.Connection, owner: str, names: list[str], spend: SpendCallback | None = None
+    connection: sa.Connection, owner: str, names: list[str], limit: ReadLimit
 ) -> dict[str, Json]:
     """Return the existing items with these ids, by id, from responses or conversations."""
     found_items: dict[str, Json] = {}
     unresolved: list[str] = []
     for batch in split_batches(names):  # removes duplicates
-        found_items |= responses.find_items_by_id(connection, owner, batch, spend)
+        found_items |= responses.find_items_by_id(connection, owner, batch, limit)
         missing = [name for name in batch if name not in found_items]
         if missing:
-            found_items |= conversations.find_items_by_id(connection, owner, missing, spend)
+            found_items |= conversations.find_items_by_id(connection, owner, missing, limit.spend)
             unresolved += [name for name in missing if name not in found_items]
-    if unresolved:
-        found_items |= find_derived_items(connection, owner, unresolved, spend)
-    return {name: item for name, item in found_items.items() if not is_item_reference(item)}
-
-
-def find_derived_items(
-    connection: sa.Connection, owner: str, names: list[str], spend: SpendCallback | None
-) -> dict[str, Json]:
-    """Return items by derived ids. Each response that contains some of them is loaded once."""
-    places: dict[str, list[tuple[str, int]]] = {}  # holder -> the ids in it, and their places
-    for name in names:
+    places: dict[str, dict[str, int]] = {}  # response -> the derived ids in it, and their places
+    for name in unresolved:
         holders, place = parse_derived_id(name)
         for holder in holders:
-            places.setdefault(holder, []).append((name, place))
-    found_items: dict[str, Json] = {}
-    for response in responses.find_all(connection, owner, places):
-        all_items = [*response.input, *(response.body.get("output") or ())]
-        matches = {
-            name: all_items[place] for name, place in places[response.id] if place < len(all_items)
-        }
-        if spend is not None:
-            for item in matches.values():
-                spend(orjson.dumps(item))
-        found_items |= matches
-    return found_items
+            places.setdefault(holder, {})[name] = place
+    found_items |= responses.find_items_by_place(connection, owner, places, limit)
+    return {name: item for name, item in found_items.items() if not is_item_reference(item)}

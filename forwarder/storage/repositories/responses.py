@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from forwarder.core.read_limit import NO_REQUEST_LIMITS, ReadLimit
 from forwarder.core.types import Batch
 from forwarder.protocols.input_items import list_item_references, replace_item_references
 from forwarder.protocols.mappings import TERMINAL_EVENTS
@@ -128,5 +129,6 @@ def resolve_input_references(connection: sa.Connection, owner: str, items: list[
     names = list_item_references(items)
     if not names:
         return items
-    found_items = find_items(connection, owner, names)
+    # The request with these items was within its limits.
+    found_items = find_items(connection, owner, names, ReadLimit(NO_REQUEST_LIMITS))
     return replace_item_references(items, {n: {"id": n, **item} for n, item in found_items.items()})

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from forwarder.core.read_limit import ReadLimit
 from forwarder.core.types import Json
 from forwarder.storage.db import event_log, responses, tables
 from forwarder.storage.db.database import SqliteDatabase
@@ -86,7 +87,7 @@ def test_continued_response_is_hidden_until_its_successors_are_deleted(
     assert not database.write(lambda c: responses.remove(c, "o", "b"))
     assert list_chain(database, "b") == []
     assert list_chain(database, "c") == ["a", "b", "c"]
-    assert database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_b"])) == {}
+    assert database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_b"], ReadLimit())) == {}
     assert database.write(lambda c: responses.remove(c, "o", "c"))
     assert list_chain(database, "a") == ["a"]
     count = database.read(lambda c: len(c.execute(responses.responses.select()).all()))
@@ -101,9 +102,11 @@ def test_item_is_found_in_its_latest_response(database: SqliteDatabase) -> None:
         make_response("b", body={"output": [other, {}]}),
     )
 
-    stored = database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_1", "msg_2"]))
+    stored = database.read(
+        lambda c: responses.find_items_by_id(c, "o", ["msg_1", "msg_2"], ReadLimit())
+    )
     assert stored == {"msg_1": other}
-    assert database.read(lambda c: responses.find_items_by_id(c, "p", ["msg_1"])) == {}
+    assert database.read(lambda c: responses.find_items_by_id(c, "p", ["msg_1"], ReadLimit())) == {}
 
 
 def test_input_item_is_found_unless_an_output_has_its_id(
@@ -117,7 +120,9 @@ def test_input_item_is_found_unless_an_output_has_its_id(
         make_response("b", "a")._replace(input=fields),
     )
 
-    stored = database.read(lambda c: responses.find_items_by_id(c, "o", ["mine", "msg_1", "r"]))
+    stored = database.read(
+        lambda c: responses.find_items_by_id(c, "o", ["mine", "msg_1", "r"], ReadLimit())
+    )
     assert stored == {"mine": own, "msg_1": ITEM}
 
 
@@ -177,4 +182,6 @@ def test_reused_id_replaces_response_and_log(
     assert stored.body["text"] == "second"
     heard = database.read(lambda c: responses.read_events_after(c, "o", stored, -1))
     assert [event["text"] for event in heard] == ["second"]
-    assert database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_1"])) == {"msg_1": item}
+    assert database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_1"], ReadLimit())) == {
+        "msg_1": item
+    }

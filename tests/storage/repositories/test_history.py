@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from forwarder.core.body_memory import BodyMemory, BodyReservation
+from forwarder.core.errors import TooLarge
+from forwarder.core.read_limit import ReadLimit, RequestLimits
 from forwarder.core.types import Json
 from forwarder.storage.db import conversations, responses
 from forwarder.storage.db.conversations import Conversation
@@ -38,7 +41,7 @@ def _stored(database: SqliteDatabase) -> None:
 
 
 def find_by_id(database: SqliteDatabase, *names: str, owner: str = "o") -> dict[str, Json]:
-    return database.read(lambda c: find_items(c, owner, list(names)))
+    return database.read(lambda c: find_items(c, owner, list(names), ReadLimit()))
 
 
 def list_input_items(database: SqliteDatabase, name: str) -> list[Json]:
@@ -105,7 +108,7 @@ def count_statements(database: SqliteDatabase, *names: str) -> int:
 
         sa.event.listen(connection, "before_cursor_execute", note)
         try:
-            find_items(connection, "o", list(names))
+            find_items(connection, "o", list(names), ReadLimit())
         finally:
             sa.event.remove(connection, "before_cursor_execute", note)
 
@@ -115,7 +118,7 @@ def count_statements(database: SqliteDatabase, *names: str) -> int:
 
 def test_response_is_loaded_once_for_all_references_to_it(database: SqliteDatabase) -> None:
     all_of_it = [derive_id(QUESTION, NAME, place) for place in range(1000)]
-    assert count_statements(database, *all_of_it) <= count_statements(database, *all_of_it[:1])
+    assert count_statements(database, *all_of_it) <= 4  # the index, conversations, input, output
     assert count_statements(database, *all_of_it[:1] * 1000) <= 3
     assert find_by_id(database, *all_of_it[:3] * 2) == dict(
         zip(all_of_it, [QUESTION, NAMED, ANSWER], strict=False)
@@ -127,3 +130,43 @@ def test_queries_for_many_responses_are_a_fraction_of_the_references(
 ) -> None:
     beyond = [derive_id(QUESTION, f"resp_{i}", 0) for i in range(1000)]
     assert count_statements(database, *beyond) <= 1000 / 5
+
+
+def add_large_responses(database: SqliteDatabase, count: int) -> None:
+    """Store responses with 100 KB of input and an output item of a few bytes each."""
+
+    def write(connection: Any) -> None:
+        for i in range(count):
+            large = [{"role": "user", "content": "x" * 100_000}, {**NAMED, "id": f"in_{i}"}]
+            output = {"output": [{**ANSWER, "id": f"out_{i}"}]}
+            stored = StoredResponse(f"resp_{i}", "completed", large, output, 3.0)
+            responses.add(connection, "o", stored, [])
+
+    database.write(write)
+
+
+def test_inputs_are_loaded_only_for_items_that_are_in_them(database: SqliteDatabase) -> None:
+    add_large_responses(database, 20)
+    limit = ReadLimit(RequestLimits(max_bytes=50_000))  # half of one input
+    names = [f"out_{i}" for i in range(20)]
+    assert database.read(lambda c: find_items(c, "o", names, limit)).keys() == set(names)
+
+
+@pytest.mark.parametrize("name", ["in_{}", "msg_{}-1", "msg_{}-2"])
+def test_responses_that_are_searched_for_items_have_a_limit(
+    name: str, database: SqliteDatabase
+) -> None:
+    add_large_responses(database, 20)
+    memory = BodyMemory(10**9)
+    reservation = BodyReservation(memory)
+
+    def find(count: int) -> dict[str, Json]:
+        limit = ReadLimit(RequestLimits(max_bytes=200_000), "input", memory=reservation)
+        names = [name.format(i) for i in range(count)]
+        return database.read(lambda c: find_items(c, "o", names, limit))
+
+    assert len(find(7)) == 7
+    assert memory.used < 7 * 1000  # only what was found
+    with pytest.raises(TooLarge, match="4 times FORWARDER_MAX_BODY") as refused:
+        find(20)
+    assert refused.value.param == "input"
