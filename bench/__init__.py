@@ -19,4 +19,6 @@ Soak test, with many concurrent streams and faults for a long time: ``python -m 
 
 - `soak.py`: the command; `mixture.py`: the requests and their expected outcomes.
 - `watched.py`: the forwarder with an additional route that counts open resources.
+
+Hosted tools, their CPU and the pauses of other streams: ``python -m bench.hosted_tools``.
 """
