@@ -42,7 +42,7 @@ def searxng() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.port}"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def forwarder(serve: Serve, upstream: ScriptedUpstream, searxng: str) -> Server:
     """A forwarder that may call loopback, and searches by a server of SearXNG's shape."""
     return serve(
@@ -50,6 +50,7 @@ def forwarder(serve: Serve, upstream: ScriptedUpstream, searxng: str) -> Server:
             upstream,
             FORWARDER_API_KEYS="k",
             FORWARDER_REMOTE_ALLOW="127.0.0.1",
+            FORWARDER_FILES="store",
             FORWARDER_WEB_SEARCH="searxng",
             FORWARDER_WEB_SEARCH_URL=searxng,
         )
@@ -138,12 +139,10 @@ def test_web_search_tool_is_run_and_cited(
 
 @streams
 def test_file_search_tool_is_run_and_cited(
-    serve: Serve, upstream: ScriptedUpstream, streamed: bool
+    forwarder: Server, upstream: ScriptedUpstream, streamed: bool
 ) -> None:
     import agents
 
-    given = settings(upstream, FORWARDER_API_KEYS="k", FORWARDER_FILES="store")
-    forwarder = serve(given)
     with OpenAI(base_url=forwarder.v1, api_key="k", max_retries=0) as client:
         store = client.vector_stores.create(name="manuals")
         content = ("manual.txt", b"To reset the device, hold the button.")
