@@ -14,6 +14,7 @@ from forwarder.storage.completion_recorder import CompletionRecorder
 from forwarder.storage.db import completions as stored
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.repositories.completions import CompletionRepository
+from tests.helpers.check_cases import check_each
 
 REQUEST: Json = {
     "model": "m",
@@ -85,7 +86,7 @@ def test_non_streamed_completion_is_stored(database: SqliteDatabase) -> None:
     assert record_batches(database, [[whole]]) == [([whole], True)]
 
 
-@pytest.mark.parametrize(("store", "is_stored"), [(True, True), (False, False), (None, False)])
+@check_each(("store", "is_stored"), [(True, True), (False, False), (None, False)])
 def test_completion_is_stored_only_on_request(store: bool | None, is_stored: bool) -> None:
     assert completion_recorder.is_completion_stored({**REQUEST, "store": store}) is is_stored
 

@@ -10,6 +10,7 @@ from forwarder.core.errors import InvalidRequest, MediaUnavailable, Unsupported,
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream, Json
 from forwarder.storage.history_errors import EarlierItems, call_with_earlier_items
+from tests.helpers.check_cases import check_each
 
 GONE = "https://x/gone.png"
 OWN: Json = {"role": "user", "content": "and now?"}
@@ -99,7 +100,7 @@ def test_unavailable_earlier_media_are_an_error_in_strict_mode() -> None:
     assert (refused.value.param, len(handler.inputs)) == ("conversation.input_image", 1)
 
 
-@pytest.mark.parametrize("earlier", [make_message("https://x/a.png"), make_message(GONE)])
+@check_each("earlier", [make_message("https://x/a.png"), make_message(GONE)])
 def test_unavailable_media_of_the_request_are_an_error(earlier: Json) -> None:
     with pytest.raises(MediaUnavailable) as refused:
         call_handler(
@@ -120,7 +121,7 @@ def test_unavailable_earlier_screenshot_is_an_error() -> None:
     assert refused.value.param == "conversation"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("place", "param", "message"),
     [
         (0, "conversation", "In the history of 'conversation': Wrong: 'item[0].role'."),
@@ -129,7 +130,7 @@ def test_unavailable_earlier_screenshot_is_an_error() -> None:
         (12, "input[10].role", "Wrong: 'input[10].role'."),
     ],
 )
-@pytest.mark.parametrize("theirs", [True, False])
+@check_each("theirs", [True, False])
 def test_error_position_is_corrected(place: int, param: str, message: str, theirs: bool) -> None:
     path = f"input[{place}].role"
     ours = InvalidRequest(f"Wrong: '{path}'.", param=path)

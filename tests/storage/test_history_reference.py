@@ -15,9 +15,10 @@ from forwarder.storage.history_reference import (
     is_stored,
     read_history_reference,
 )
+from tests.helpers.check_cases import check_each
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("request_", "reference"),
     [
         ({}, HistoryReference(None, None)),
@@ -31,7 +32,7 @@ def test_reference_is_read(request_: Json, reference: HistoryReference) -> None:
     assert reference.is_set == bool(request_)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("request_", "param"),
     [
         ({"previous_response_id": "resp_1", "conversation": "conv_1"}, "previous_response_id"),
@@ -49,7 +50,7 @@ def test_contradictory_parameters_are_rejected(request_: Json, param: str) -> No
     assert refused.value.param == param
 
 
-@pytest.mark.parametrize(("store", "stored"), [(None, True), (True, True), (False, False)])
+@check_each(("store", "stored"), [(None, True), (True, True), (False, False)])
 def test_responses_are_stored_by_default(store: Any, stored: bool) -> None:
     assert is_stored({"store": store}) is stored
 
@@ -59,7 +60,7 @@ def test_responses_are_not_in_the_background_by_default() -> None:
     assert is_background({"background": True})
 
 
-@pytest.mark.parametrize("name", ["r1", "r1" * 2000, {"id": "r1"}])
+@check_each("name", ["r1", "r1" * 2000, {"id": "r1"}])
 def test_missing_response_is_named(name: Any) -> None:
     error = previous_response_not_found(name)
     assert (error.code, error.param) == ("previous_response_not_found", "previous_response_id")

@@ -16,6 +16,7 @@ from forwarder.storage.include import (
     hide_event_reasoning,
     wants_encrypted_reasoning,
 )
+from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
 
@@ -69,8 +70,8 @@ def test_all_include_values_are_supported() -> None:
     assert set(WHOLE) == set(HIDDEN_FIELDS) == set(get_args(ResponseIncludable))
 
 
-@pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize("key", ["include", "include[]", "include[0]"])
+@check_each("name", WHOLE)
+@check_each("key", ["include", "include[]", "include[0]"])
 def test_included_field_is_shown(name: str, key: str) -> None:
     whole, bare = WHOLE[name]
     before = deepcopy(whole)
@@ -82,7 +83,7 @@ def test_included_field_is_shown(name: str, key: str) -> None:
     assert whole == before
 
 
-@pytest.mark.parametrize("item", PLAIN)
+@check_each("item", PLAIN)
 def test_other_fields_are_always_shown(item: Json) -> None:
     assert IncludeFilter([]).filter_item(item) == item
 
@@ -138,7 +139,7 @@ def test_only_own_encrypted_reasoning_is_hidden() -> None:
     assert event["response"] == {"output": [own, *others, alone]}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("include", "shown"),
     [(None, False), ("odd", False), ([], False), (["reasoning.encrypted_content"], True)],
 )

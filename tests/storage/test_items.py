@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.storage.items import check_items, derive_id, parse_derived_id, render_item, to_items
+from tests.helpers.check_cases import check_each
 
 GIVEN: list[Any] = [
     {"role": "user", "content": "hi"},
@@ -28,7 +29,7 @@ def make_message(*parts: Any, role: str = "user") -> list[Any]:
     return [{"role": role, "content": [*parts]}]
 
 
-@pytest.mark.parametrize("item", GIVEN, ids=lambda i: f"{i.get('type')}-{i.get('role')}")
+@check_each("item", GIVEN, ids=lambda i: f"{i.get('type')}-{i.get('role')}")
 def test_rendered_items_are_complete(item: Any) -> None:
     whole = render_item(item, derive_id(item, "resp_1", 0))
 
@@ -57,7 +58,7 @@ def test_string_input_is_a_user_message() -> None:
     assert to_items(GIVEN) is GIVEN
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("items", "path"),
     [
         (5, "items"),
@@ -123,7 +124,7 @@ def test_valid_items_are_accepted() -> None:
     assert check_items(GIVEN, "items", 20) == GIVEN
 
 
-@pytest.mark.parametrize(
+@check_each(
     "item",
     [
         *make_message({"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="}),

@@ -18,6 +18,7 @@ from forwarder.storage.pagination import (
     read_metadata,
     read_page,
 )
+from tests.helpers.check_cases import check_each
 
 ALL = [{"id": name} for name in "abcde"]
 
@@ -71,7 +72,7 @@ def test_page_parameters_are_parsed() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("query", "param"),
     [({"limit": "0"}, "limit"), ({"limit": "101"}, "limit"), ({"limit": "x"}, "limit"),
      ({"order": "up"}, "order")],
@@ -82,7 +83,7 @@ def test_invalid_page_parameters_are_rejected(query: dict[str, str], param: str)
     assert refused.value.param == param
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("metadata", "param"),
     [(5, "metadata"), ({"a": 1}, "metadata.a"), ({"a" * 65: "x"}, f"metadata.{'a' * 64}"),
      ({"a": "x" * 513}, "metadata.a"), ({str(i): "" for i in range(17)}, "metadata"),

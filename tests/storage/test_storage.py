@@ -21,6 +21,7 @@ from forwarder.storage import DatabaseConversationStore, NullConversationStore, 
 from forwarder.storage.db import conversations
 from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import SqliteDatabase
+from tests.helpers.check_cases import check_each
 
 CONTEXT = RequestContext("x", "responses", LossReport(), client_key="k")
 UP = UpstreamMemory("up")
@@ -37,7 +38,7 @@ def call_with_history(state: Any, request: Json, translated: bool = True) -> Jso
     return requests[0]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("more", "param", "code"),
     [
         ({"previous_response_id": "resp_1"}, "previous_response_id", "previous_response_not_found"),

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.storage.background.stored_request import (
     StoredRequest,
     is_readable,
     is_repeatable,
     read_stored_request,
 )
+from tests.helpers.check_cases import check_each
 
 ITEMS = [{"type": "message", "role": "user", "content": "hi"}]
 
 
-@pytest.mark.parametrize("given", ["hi", ITEMS])
+@check_each("given", ["hi", ITEMS])
 def test_stored_request_is_restored_with_its_input(given: Any) -> None:
     request = {"model": "m", "input": given, "tools": []}
     stored = StoredRequest(
@@ -37,7 +36,7 @@ def test_a_request_of_another_version_is_not_readable() -> None:
     assert not is_readable({k: v for k, v in values.items() if k != "style"})
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("tool", "repeats"),
     [
         ({"type": "function", "name": "f"}, True),

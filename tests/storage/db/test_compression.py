@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from forwarder.storage.db.compression import pack_json, unpack_json
+from tests.helpers.check_cases import check_each
 
 
-@pytest.mark.parametrize("value", [{}, [], "", None, {"a": ["ü", 1, None]}, ["long " * 500]])
+@check_each("value", [{}, [], "", None, {"a": ["ü", 1, None]}, ["long " * 500]])
 def test_json_round_trip(value: Any) -> None:
     assert unpack_json(pack_json(value)) == value
     assert unpack_json(memoryview(pack_json(value))) == value

@@ -16,6 +16,7 @@ from forwarder.storage.db.event_log import (
     pack_events,
     unpack_events,
 )
+from tests.helpers.check_cases import check_each
 
 RESPONSE: Json = {"id": "resp_1", "output": []}
 
@@ -81,9 +82,9 @@ def test_event_log_round_trip_of_generated_events(
     ]
 
 
-@pytest.mark.parametrize("ends_piece", [True, False])
-@pytest.mark.parametrize("number", [None, 6, 7, -1, "8", 8.5, True, 2**60])
-@pytest.mark.parametrize("first", [{}, {"delta": "a"}])
+@check_each("ends_piece", [True, False])
+@check_each("number", [None, 6, 7, -1, "8", 8.5, True, 2**60])
+@check_each("first", [{}, {"delta": "a"}])
 def test_invalid_sequence_numbers_are_rejected(
     first: Json, number: object, ends_piece: bool
 ) -> None:
@@ -114,7 +115,7 @@ def test_deltas_that_do_not_follow_each_other_keep_their_numbers() -> None:
     assert list(unpack_events(pack_events(events).data, RESPONSE)) == events
 
 
-@pytest.mark.parametrize("end", ["completed", "incomplete", "failed"])
+@check_each("end", ["completed", "incomplete", "failed"])
 def test_terminal_event_gets_the_stored_response(end: str) -> None:
     last = {"type": f"response.{end}", "response": RESPONSE, "sequence_number": 1}
     packed = pack_events([last])

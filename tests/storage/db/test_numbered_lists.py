@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
 import sqlalchemy as sa
 
 from forwarder.storage.db.numbered_lists import NumberedPage, fetch_page
+from tests.helpers.check_cases import check_each
 
 TABLE = sa.Table("numbers", sa.MetaData(), sa.Column("number", sa.Integer, primary_key=True))
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("page", "found", "has_more"),
     [
         (NumberedPage(2, None, None, False), [1, 2], True),

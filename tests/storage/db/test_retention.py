@@ -23,6 +23,7 @@ from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.db.retention import Pruner
+from tests.helpers.check_cases import check_each
 
 DAY = 86400.0
 HUGE = 2**40
@@ -142,7 +143,7 @@ def test_pruning_by_size_is_fair_between_owners(database: SqliteDatabase) -> Non
     assert 2 <= len(left) < 6
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("sizes", "share"),
     [([100], 90), ([10, 100], 80), ([50, 50], 45), ([1, 2, 1000, 1000], 43), ([], 0)],
 )

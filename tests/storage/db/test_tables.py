@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from forwarder.storage.db.tables import (
     MAX_ID_BYTES,
     MAX_IDS_PER_STATEMENT,
@@ -11,6 +9,7 @@ from forwarder.storage.db.tables import (
     metadata,
     split_batches,
 )
+from tests.helpers.check_cases import check_each
 
 OPERATOR_TABLES = ("chores", "generations", "models", "owner_keys")
 """Tables that belong to the operator, not to a client."""
@@ -22,7 +21,7 @@ def test_every_table_of_clients_begins_with_its_owner() -> None:
         assert table.name in OPERATOR_TABLES or any("owner" in key for key in keys), table.name
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "valid"),
     [
         ("msg_1", True),
