@@ -6,12 +6,12 @@ from collections import Counter
 from random import Random
 
 import orjson
-import pytest
 
 from bench import script, wire
 from bench.mixture import Turn, draw_turn
 from bench.shape import FAULTS, Shape, read_fault
 from bench.workloads import CLIENTS, Workload
+from tests.helpers.check_cases import check_each
 
 SHAPE = Shape(text=3)
 TOLD = {
@@ -42,8 +42,8 @@ def test_everything_occurs_and_faults_are_rare():
     assert any(t.workload.shape.reasoning for t in turns)
 
 
-@pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("fault", [*FAULTS, "leave", None])
+@check_each("client", CLIENTS)
+@check_each("fault", [*FAULTS, "leave", None])
 def test_request_names_the_upstream_failure(client: str, fault: str | None):
     raw = turn(client, fault).build_request(80)
     model = orjson.loads(raw.partition(b"\r\n\r\n")[2])["model"]
@@ -52,8 +52,8 @@ def test_request_names_the_upstream_failure(client: str, fault: str | None):
     assert Shape.parse(model) == SHAPE
 
 
-@pytest.mark.parametrize("streamed", [True, False])
-@pytest.mark.parametrize("client", CLIENTS)
+@check_each("streamed", [True, False])
+@check_each("client", CLIENTS)
 def test_sound_answers_are_sound(client: str, streamed: bool):
     raw = b"".join(script.build_writes(client, SHAPE, streamed, True))
 
@@ -61,7 +61,7 @@ def test_sound_answers_are_sound(client: str, streamed: bool):
     assert "endings" in str(turn(client, "cut").find_fault(raw)) or not streamed
 
 
-@pytest.mark.parametrize("client", CLIENTS)
+@check_each("client", CLIENTS)
 def test_cut_stream_must_end_with_one_error(client: str):
     cut, told = turn(client, "cut"), TOLD[client]
 

@@ -10,6 +10,7 @@ import pytest
 
 from bench import overload
 from bench.overload import Outcomes, describe_load, find_percentile
+from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, serving
 
 
@@ -35,7 +36,7 @@ def ask(port: int) -> Outcomes:
 REFUSAL = b"HTTP/1.1 503 Late\r\nRetry-After: 1\r\nContent-Length: 2\r\n\r\n{}"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("answer", "served", "refused", "fault"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", 1, 0, ""),

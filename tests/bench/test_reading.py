@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from bench import reading, script, wire
 from bench.shape import Shape
+from tests.helpers.check_cases import check_each
 
 SHAPES = [
     Shape(text=7),
@@ -27,8 +26,8 @@ def fault(changed: bytes, protocol: str = "chat", shape: Shape = FEW) -> str:
     return str(reading.find_fault(changed, protocol, shape, True))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.model)
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@check_each("shape", SHAPES, ids=lambda shape: shape.model)
+@check_each("protocol", PROTOCOLS)
 def test_a_stream_is_read_as_it_was_scripted(protocol: str, shape: Shape):
     answer = reading.read_answer(body(protocol, shape), protocol, True)
     assert answer == reading.make_expected_answer(protocol, shape, True)
@@ -36,13 +35,13 @@ def test_a_stream_is_read_as_it_was_scripted(protocol: str, shape: Shape):
     assert reading.find_fault(body(protocol, shape), protocol, shape, True) is None
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.model)
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@check_each("shape", SHAPES, ids=lambda shape: shape.model)
+@check_each("protocol", PROTOCOLS)
 def test_a_whole_answer_is_read_as_it_was_scripted(protocol: str, shape: Shape):
     assert reading.find_fault(body(protocol, shape, False), protocol, shape, False) is None
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@check_each("protocol", PROTOCOLS)
 def test_an_answer_of_another_shape_is_a_fault(protocol: str):
     assert "deltas" in fault(body(protocol, Shape(text=2)), protocol)
     assert "other text" in fault(body(protocol, Shape(text=4)), protocol)
@@ -55,14 +54,14 @@ def test_a_merged_delta_is_a_fault():
     assert fault(merged) == "2 deltas instead of 3"
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@check_each("protocol", PROTOCOLS)
 def test_a_stream_without_its_terminal_event_is_a_fault(protocol: str):
     events = body(protocol, FEW).split(b"\n\n")
     cut = b"\n\n".join([*events[:-2], b""])
     assert fault(cut, protocol).startswith("other endings")
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@check_each("protocol", PROTOCOLS)
 def test_a_second_terminal_event_is_a_fault(protocol: str):
     events = body(protocol, FEW).split(b"\n\n")
     twice = b"\n\n".join([*events[:-1], events[-2], b""])

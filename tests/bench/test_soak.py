@@ -16,6 +16,7 @@ import pytest
 from bench import script, soak
 from bench.processes import ROOT
 from bench.shape import Shape
+from tests.helpers.check_cases import check_each
 
 QUIET = {"descriptors": 9, "connections": 2, "greenlets": 4, "threads": 1, "exchanges": 0}
 
@@ -33,7 +34,7 @@ def test_short_soak_holds_every_law():
     assert done.stdout.endswith("all laws held\n")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("wrong", "growth", "leaked", "told"),
     [
         ({}, 2**20, [], []),
@@ -59,7 +60,7 @@ def test_memory_is_compared_after_it_has_settled():
     assert soak.read_memory(os.getpid()) > 2**20
 
 
-@pytest.mark.parametrize("answer", [b"", script.build_writes("chat", Shape(text=3), True, True)[0]])
+@check_each("answer", [b"", script.build_writes("chat", Shape(text=3), True, True)[0]])
 def test_an_answer_that_is_cut_off_breaks_a_law(answer: bytes):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=cut_off, args=(listener, answer), daemon=True).start()

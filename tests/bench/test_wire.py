@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from bench import script, wire
 from bench.shape import Shape
+from tests.helpers.check_cases import check_each
 
 SHAPE = Shape(reasoning=2, text=3, arguments=2)
 
@@ -19,14 +18,14 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("writes", ANSWERS.values(), ids=ANSWERS)
+@check_each("writes", ANSWERS.values(), ids=ANSWERS)
 def test_a_response_is_complete_with_its_last_byte_and_not_before(writes: tuple[bytes, ...]):
     raw = b"".join(writes)
     complete = [end for end in range(len(raw) + 1) if wire.is_complete(raw[:end])]
     assert complete == [len(raw)]
 
 
-@pytest.mark.parametrize("protocol", ["chat", "responses"])
+@check_each("protocol", ["chat", "responses"])
 def test_both_framings_hold_the_same_body(protocol: str):
     framed, plain = (
         wire.read_body(b"".join(script.build_writes(protocol, SHAPE, True, chunked)))

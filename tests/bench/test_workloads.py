@@ -6,10 +6,11 @@ import pytest
 
 from bench.shape import Shape, make_argument_pieces, make_words
 from bench.workloads import CLIENTS, WORKLOADS, Workload
+from tests.helpers.check_cases import check_each
 
 
-@pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
+@check_each("client", CLIENTS)
+@check_each("workload", WORKLOADS, ids=lambda workload: workload.name)
 def test_the_model_of_a_request_names_its_shape(workload: Workload, client: str):
     assert Shape.parse(workload.make_body(client)["model"]) == workload.shape
 

@@ -13,6 +13,7 @@ from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from forwarder.upstream.transport import select_transport
 from tests.fake_provider import ScriptedUpstream, faults
+from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import unused_port
 
 
@@ -168,7 +169,7 @@ def test_requests_of_ollama_s_clients_are_shown_too() -> None:
     assert told["fates"]["options.num_ctx"]["fate"] == "dropped"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("arguments", "given", "said"),
     [
         ([], "{", "not valid JSON"),

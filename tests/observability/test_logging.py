@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from forwarder.observability import logging as logs
+from tests.helpers.check_cases import check_each
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +76,7 @@ def test_values_of_clients_are_cut() -> None:
     assert (said["status"], said["request"]) == (200, body)
 
 
-@pytest.mark.parametrize("field", ["detail", "event"])
+@check_each("field", ["detail", "event"])
 def test_own_messages_are_not_shortened(field: str) -> None:
     assert line({field: "x" * 5000})[field] == "x" * 5000
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from forwarder.config.settings import Settings
 from forwarder.observability.metric_labels import LabelSet, label_parameter, list_configured_models
+from tests.helpers.check_cases import check_each
 
 
 def test_known_labels_do_not_count_as_learned() -> None:
@@ -32,7 +31,7 @@ def test_unlearned_name_is_labelled_other() -> None:
     assert names.get_label("typo") == "typo"
 
 
-@pytest.mark.parametrize("nothing", [None, ""])
+@check_each("nothing", [None, ""])
 def test_missing_label_value_has_a_name(nothing: str | None) -> None:
     assert LabelSet().get_label(nothing) == "none"
 
@@ -49,7 +48,7 @@ def test_the_configuration_spells_out_models() -> None:
     assert list_configured_models(settings) == {"qwen-turbo", "m", "d"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "label"),
     [
         ("seed", "seed"),

@@ -8,6 +8,7 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.vector_stores.attributes import read_attributes, read_filter
+from tests.helpers.check_cases import check_each
 
 FILE = {"year": 2024, "name": "b", "draft": False, "score": 1.5}
 
@@ -16,7 +17,7 @@ def compare(kind: str, key: str, value: Any) -> dict[str, Any]:
     return {"type": kind, "key": key, "value": value}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("condition", "matches"),
     [
         (compare("eq", "year", 2024), True),
@@ -70,7 +71,7 @@ def nest(depth: int) -> dict[str, Any]:
     return inner
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("condition", "param"),
     [
         ([], "filters"),
@@ -109,7 +110,7 @@ def test_attributes() -> None:
     assert read_attributes(FILE, "attributes") == FILE
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("value", "param"),
     [
         ([], "attributes"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from forwarder.core.errors import InvalidRequest
 from forwarder.protocols.token_estimate import estimate_text_tokens
 from forwarder.vector_stores.chunking import ChunkingStrategy, read_strategy, split_text
+from tests.helpers.check_cases import check_each
 
 SMALL = ChunkingStrategy(100, 50)
 
@@ -64,7 +65,7 @@ def test_work_grows_with_the_text() -> None:
     assert 100 < len(list(split_text(text, ChunkingStrategy()))) < 500
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("value", "strategy"),
     [
         (None, ChunkingStrategy(800, 400)),
@@ -79,7 +80,7 @@ def test_strategy_of_a_request(value: Any, strategy: ChunkingStrategy) -> None:
     assert read_strategy(value, "chunking_strategy") == strategy
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("value", "param"),
     [
         ({}, "c.type"),

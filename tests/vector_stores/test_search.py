@@ -12,6 +12,7 @@ from forwarder.storage.db.vector_stores import NewStoreFile
 from forwarder.vector_stores import search
 from forwarder.vector_stores.attributes import read_filter
 from forwarder.vector_stores.search import RankingOptions, fuse_ranks, read_ranking_options
+from tests.helpers.check_cases import check_each
 from tests.vector_stores.conftest import OWNER, Client, Open
 
 TEXTS = {
@@ -181,7 +182,7 @@ def test_fusion_of_ranks() -> None:
     assert fused[3] == pytest.approx(3 * 61 / 62 / 4)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("value", "options"),
     [
         (None, RankingOptions()),
@@ -195,7 +196,7 @@ def test_ranking_options(value: Any, options: RankingOptions) -> None:
     assert read_ranking_options(value, "ranking_options") == options
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("value", "param"),
     [
         ({"ranker": "best"}, "r.ranker"),

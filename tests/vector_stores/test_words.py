@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from forwarder.vector_stores.words import MAX_QUERY_WORDS, split_query, split_words
+from tests.helpers.check_cases import check_each
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("text", "words"),
     [
         ("Hello, World!", ["hello", "world"]),

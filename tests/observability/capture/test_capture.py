@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from forwarder.config.settings import Settings, UpstreamSettings, make_upstream_settings
 from forwarder.context.recorder import RequestHead
 from forwarder.context.request_context import RequestContext
@@ -24,6 +22,7 @@ from forwarder.observability.capture.stores import (
     FileCaptureStore,
     MemoryCaptureStore,
 )
+from tests.helpers.check_cases import check_each
 
 ASKED = RequestHead("POST", "/v1/responses", [], [])
 
@@ -68,7 +67,7 @@ def test_completed_exchange_is_stored() -> None:
     assert found["client"]["request"]["body"] == {"user": "***"}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("route", "body", "status", "kept"),
     [
         ("responses", b"{}", 200, True),

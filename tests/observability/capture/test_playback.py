@@ -9,6 +9,7 @@ import pytest
 
 from forwarder.core.errors import UpstreamTimeout
 from forwarder.observability.capture.playback import PlaybackTransport, fetch_placeholders
+from tests.helpers.check_cases import check_each
 
 URL = "http://up.test/v1/chat/completions"
 
@@ -47,7 +48,7 @@ def test_playback_prefers_the_attempt_of_the_same_request() -> None:
         said.post(URL, json={})
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "kind"),
     [("ConnectTimeout", httpx2.ConnectTimeout), ("ConnectError", httpx2.ConnectError),
      ("GaiError", httpx2.ConnectError), ("Client", httpx2.ConnectError), ("", httpx2.ConnectError)],
@@ -59,7 +60,7 @@ def test_attempt_without_an_answer_fails_as_recorded(name: str, kind: type[Excep
         client(broken).post(URL, json={})
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("name", "kind"),
     [("ReadError", httpx2.ReadError), ("RemoteProtocolError", httpx2.RemoteProtocolError),
      ("UpstreamTimeout", UpstreamTimeout), ("Stopping", httpx2.ReadError)],

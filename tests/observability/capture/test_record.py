@@ -9,6 +9,7 @@ import pytest
 
 from forwarder.context.redaction import Redactor
 from forwarder.observability.capture.record import encode_record, parse_summary
+from tests.helpers.check_cases import check_each
 from tests.observability.capture.taping import UPSTREAM, URL, make_context, record, tape
 
 
@@ -80,7 +81,7 @@ def test_record_keeps_non_json_body_as_text() -> None:
     assert made["exchange"]["redacted"]
 
 
-@pytest.mark.parametrize(
+@check_each(
     "said",
     [
         b'data: {"error":{"message":"bad key sk-upstream of sk-client"}}\n\n',
@@ -121,7 +122,7 @@ def test_configured_fields_are_redacted_everywhere() -> None:
     assert made["client"]["request"]["body"]["input"] == "hi"
 
 
-@pytest.mark.parametrize("limit", [1500, 3000, 6000])
+@check_each("limit", [1500, 3000, 6000])
 def test_record_fits_the_limit_and_reports_omitted_bytes(limit: int) -> None:
     taken = tape(limit)
     taken.record_body(b'{"input":"' + b"x" * (limit // 3) + b'"}')
@@ -152,7 +153,7 @@ def test_record_reports_bytes_of_omitted_bodies() -> None:
     assert made["client"]["answer"]["left_out"] == 5000
 
 
-@pytest.mark.parametrize("said", [b"", b"{}", b'{"exchange":{}', b"not,"])
+@check_each("said", [b"", b"{}", b'{"exchange":{}', b"not,"])
 def test_parse_summary_rejects_other_data(said: bytes) -> None:
     with pytest.raises(ValueError, match="not a record"):
         parse_summary(said)

@@ -20,6 +20,7 @@ from forwarder.observability.capture.replay import (
     make_replay_settings,
     read_recorded_answer,
 )
+from tests.helpers.check_cases import check_each
 
 DEMO = Settings.from_env({})
 URL = "http://up.test/v1/chat/completions"
@@ -75,7 +76,7 @@ def test_replay_keeps_headers_of_the_reasoning_style() -> None:
         make_replay_request(record(body={}, path="/think/v1/files"), None)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("given", "body"),
     [({"text": "{"}, b"{"), ({"body": [1]}, b"[1]"), ({"body": "x"}, b'"x"')],
 )
@@ -90,7 +91,7 @@ def test_replay_includes_the_resumed_history() -> None:
     assert json.loads(make_replay_request(made, None).body) == {"input": ["before", "hi"]}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("route", "method", "body"),
     [
         ("responses", "GET", {"type": "response.create", "input": "hi"}),
@@ -115,15 +116,13 @@ def test_queued_background_request_is_not_replayed() -> None:
         make_replay_request(made, None)
 
 
-@pytest.mark.parametrize(
-    "made", [{}, {"exchange": {}}, {"exchange": {}, "client": {"request": []}}, record()]
-)
+@check_each("made", [{}, {"exchange": {}}, {"exchange": {}, "client": {"request": []}}, record()])
 def test_record_without_a_request_cannot_be_replayed(made: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         make_replay_request(made, None)
 
 
-@pytest.mark.parametrize("path", ["/api/create", "/v1/files", "http://h/v1/responses", "", "/v1"])
+@check_each("path", ["/api/create", "/v1/files", "http://h/v1/responses", "", "/v1"])
 def test_only_model_requests_are_replayed(path: str) -> None:
     with pytest.raises(InvalidRequest, match="Only model requests"):
         make_replay_request(record(body={}, path=path), None)
@@ -218,7 +217,7 @@ def test_comparison_ignores_ids_times_and_storage_fields() -> None:
     assert diff_answers(one, told("9876543210", 2, "fwd1.b", store=False)) == []
 
 
-@pytest.mark.parametrize(
+@check_each(
     "other",
     [
         ReplayAnswer(500, {"events": [{"at": 1, "data": {"a": "x"}}]}),
@@ -248,9 +247,7 @@ FAILED = {"type": "response.failed", "response": {"id": "resp_1", "error": {"mes
 ERROR = {"type": "error", "error": {"message": "no"}}
 
 
-@pytest.mark.parametrize(
-    "turn", [stream({"a": 1}, FAILED), stream(FAILED), stream({**ERROR, "status": 400})]
-)
+@check_each("turn", [stream({"a": 1}, FAILED), stream(FAILED), stream({**ERROR, "status": 400})])
 def test_failed_turn_compares_with_http_error(turn: ReplayAnswer) -> None:
     before = ReplayAnswer(None, turn.content)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.observability.capture import serialize
 from forwarder.protocols.framing import SseDecoder
+from tests.helpers.check_cases import check_each
 
 SAID = {
     "a stream": b'data: {"a":1}\n\ndata: {"b":"\xc3\xbc"}\n\ndata: [DONE]\n\n',
@@ -32,7 +32,7 @@ SAID = {
     "nothing": b"",
 }
 
-every_answer = pytest.mark.parametrize("data", SAID.values(), ids=SAID.keys())
+every_answer = check_each("data", SAID.values(), ids=SAID.keys())
 
 
 def decoded(data: bytes) -> tuple[list[Any], str | None, bool]:
