@@ -131,7 +131,11 @@ class NonFiniteNumber(ValueError):
 
 def is_too_deep(data: bytes, value: Any) -> bool:
     """Return whether ``value``, parsed from ``data``, is too deep to be serialized again."""
-    if len(data) < ALWAYS_SHALLOW_BYTES or data.count(b"[") + data.count(b"{") < MAX_DEPTH:
+    if len(data) < ALWAYS_SHALLOW_BYTES:
+        return False
+    # To serialize a value is several times faster than to count the brackets in its text, but it
+    # takes memory for another copy.
+    if len(data) >= LARGE and data.count(b"[") + data.count(b"{") < MAX_DEPTH:
         return False
     return not is_writable(value)
 
@@ -152,6 +156,8 @@ def has_more_values(data: bytes, limit: int) -> bool:
 
     Parsing millions of tiny values takes seconds and a multiple of the text's size in memory.
     """
+    if len(data) <= 2 * limit:  # each value has at least one byte and a comma
+        return False
     return data.count(b",") > limit and count_values(data, limit) > limit
 
 
