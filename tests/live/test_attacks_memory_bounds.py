@@ -18,7 +18,7 @@ import pytest
 from simple_websocket import Client, ConnectionClosed
 from wsproto.utilities import LocalProtocolError
 
-from tests.fake_provider import ScriptedUpstream
+from tests.fake_provider import Answer, ScriptedUpstream
 from tests.fake_provider.faults import silent
 from tests.live.conftest import Serve, settings
 from tests.live.neighbour import Neighbour, connect_to_each_worker, measure_memory
@@ -125,6 +125,40 @@ def test_a_chain_of_large_turns_is_refused_once_it_is_too_large(server: Server) 
             previous = answer.json["id"]
     assert statuses == [200, 200, 200, 413, 413]
     assert answer.error["param"] == "previous_response_id"
+
+
+def test_a_conversation_of_large_items_is_refused_once_it_is_too_large(
+    server: Server, upstream: ScriptedUpstream
+) -> None:
+    talk = http.post(f"{server.v1}/conversations", json={}).json()["id"]
+    body = {"model": "chat/m", "input": "hi", "conversation": talk}
+    statuses = []
+    for _ in range(4):
+        items = {"items": [make_message(3 * MB)]}
+        assert http.post(f"{server.v1}/conversations/{talk}/items", json=items).status_code == 200
+        upstream.requests.clear()
+        answer = ask(server, "responses", body)
+        statuses.append((answer.status, len(upstream.requests)))
+    assert statuses == [(200, 1), (200, 1), (413, 0), (413, 0)]
+    assert answer.error["param"] == "conversation"
+    assert "FORWARDER_MAX_BODY" in answer.error["message"]
+
+
+def test_of_thousands_of_sealed_compaction_items_one_is_opened(
+    server: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="word " * 10_000))
+    compacted = http.post(
+        f"{server.v1}/responses/compact", json={"model": "chat/m", "input": "hi"}
+    ).json()
+    [item] = [each for each in compacted["output"] if each["type"] == "compaction"]
+    assert len(json.dumps(item)) * 3000 < MAX_BODY
+    upstream.requests.clear()
+
+    assert ask(server, "responses", {"model": "chat/m", "input": [item] * 3000}).status == 200
+    [sent] = upstream.requests
+    assert json.dumps(sent.body).count("word " * 9_999) == 1
+    assert len(json.dumps(sent.body)) < 100_000
 
 
 # -- bodies ---------------------------------------------------------------------------------------

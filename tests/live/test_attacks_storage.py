@@ -1,0 +1,79 @@
+"""One client's stored data against that of others, and files as pages of the forwarder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.fake_provider import ScriptedUpstream
+from tests.live.conftest import Serve, settings
+from tests.live.neighbour import Neighbour
+from tests.live.server import Server
+from tests.live.talk import http
+
+pytestmark = [pytest.mark.slow, pytest.mark.serial]
+
+Json = dict[str, Any]
+
+MB = 2**20
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
+    """Two workers with room for little; ``k`` is the neighbour's key."""
+    limits = {
+        "WEB_CONCURRENCY": "2",
+        "FORWARDER_API_KEYS": "k,own,other",
+        "FORWARDER_FILES": "store",
+        "FORWARDER_STORE_MAX_SIZE": "8m",
+        "FORWARDER_FILES_MAX": "8m",
+    }
+    return serve(neighbour.settings | settings(upstream, **limits))
+
+
+def ask_for(server: Server, key: str, method: str, path: str, **more: Any) -> Any:
+    """The answer to a client's request."""
+    headers = {"Authorization": f"Bearer {key}"}
+    return http.request(method, f"{server.v1}{path}", headers=headers, **more)
+
+
+def store_response(server: Server, key: str, size: int) -> str:
+    """Store a response of about ``size`` bytes that cannot be compressed; returns its id."""
+    text = "".join(f"{hash((key, i)):x}" for i in range(size // 16))
+    body = {"model": "chat/m", "input": text, "store": True}
+    answer = ask_for(server, key, "POST", "/responses", json=body)
+    assert answer.status_code == 200, answer.text[:500]
+    return str(answer.json()["id"])
+
+
+def test_what_one_client_stores_deletes_nothing_of_another(
+    server: Server, neighbour: Neighbour
+) -> None:
+    file = {"file": ("a.txt", b"mine", "text/plain")}
+    form = {"purpose": "user_data"}
+    stored = ask_for(server, "own", "POST", "/files", data=form, files=file).json()["id"]
+    response = store_response(server, "own", 1000)
+    with neighbour.watch(server):
+        attacks = [store_response(server, "other", MB) for _ in range(24)]
+        for _ in range(4):
+            large = {"file": ("b.bin", bytes(3 * MB), "application/octet-stream")}
+            ask_for(server, "other", "POST", "/files", data=form, files=large)
+
+    found = [ask_for(server, "other", "GET", f"/responses/{name}").status_code for name in attacks]
+    assert 404 in found  # there was not room for all
+    assert ask_for(server, "own", "GET", f"/responses/{response}").status_code == 200
+    assert ask_for(server, "own", "GET", f"/files/{stored}/content").content == b"mine"
+    assert ask_for(server, "other", "GET", f"/responses/{response}").status_code == 404
+
+
+def test_a_stored_page_is_no_page_of_the_forwarder(server: Server) -> None:
+    page = {"file": ("a.html", b"<script>alert(1)</script>", "text/html")}
+    form = {"purpose": "user_data"}
+    stored = ask_for(server, "own", "POST", "/files", data=form, files=page).json()["id"]
+
+    got = ask_for(server, "own", "GET", f"/files/{stored}/content")
+    assert got.status_code == 200
+    assert got.headers["content-disposition"].startswith("attachment")
+    assert got.headers["content-security-policy"] == "sandbox"
+    assert got.headers["x-content-type-options"] == "nosniff"
