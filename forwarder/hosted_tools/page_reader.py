@@ -21,6 +21,9 @@ from forwarder.text_extraction.extraction_process import (
 MAX_PAGE_BYTES = 3 * 2**20
 """Larger pages are not parsed."""
 
+MAX_PAGE_LENGTH = 1_000_000
+"""Characters of a page's text that are kept; the rest is cut."""
+
 MAX_PARSERS = 2
 """Pages that are parsed at the same time, each in a process; others wait `WAIT_SECONDS`."""
 
@@ -57,6 +60,10 @@ class PageReader:
 
     def read_page(self, url: str, client: str) -> Page:
         """Fetch a page and return its readable text. Raises PageFailure."""
+        page = self._read_whole_page(url, client)
+        return page._replace(text=page.text[:MAX_PAGE_LENGTH])
+
+    def _read_whole_page(self, url: str, client: str) -> Page:
         try:
             blob = self._fetcher.fetch_all({url: "url"}, client)[url]
         except InvalidRequest as error:
@@ -90,15 +97,21 @@ def find_title(html: bytes) -> str:
 
 
 def find_in_text(text: str, pattern: str) -> list[str]:
-    """Return passages around the matches of a pattern, which is plain text of any case."""
+    """Return passages around the matches of a pattern, which is plain text of any case.
+
+    The time grows linearly with the lengths of both. A regular expression that ignores case takes
+    their product, so a pattern and a page could be made that stop the worker.
+    """
+    folded, wanted = fold_case(text), fold_case(pattern)
     passages: list[str] = []
-    end = 0
-    for match in re.finditer(re.escape(pattern), text, re.IGNORECASE):
-        if match.start() < end:  # in the last passage
-            continue
-        begin = max(0, match.start() - MATCH_CONTEXT)
-        end = match.end() + MATCH_CONTEXT
-        passages.append(text[begin:end].strip())
-        if len(passages) == MAX_MATCHES:
-            break
+    begin = folded.find(wanted)
+    while begin >= 0 and len(passages) < MAX_MATCHES:
+        end = begin + len(wanted) + MATCH_CONTEXT
+        passages.append(text[max(0, begin - MATCH_CONTEXT) : end].strip())
+        begin = folded.find(wanted, end)
     return passages
+
+
+def fold_case(text: str) -> str:
+    """Return a text in small letters, of the same length."""
+    return text.replace("\u0130", "i").lower()  # the only letter whose small form is longer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -101,3 +102,19 @@ def test_passages_around_matches_are_found() -> None:
     assert all("eedle" in passage and len(passage) < 700 for passage in passages)
     assert find_in_text(text, "n.edle") == []
     assert len(find_in_text(("x" + "y" * 700) * 50, "x")) == page_reader.MAX_MATCHES
+
+
+def test_case_is_ignored_where_small_letters_are_longer() -> None:
+    (passage,) = find_in_text("\u0130stanbul, \u0130ZM\u0130R", "izmir")
+    assert passage.endswith("\u0130ZM\u0130R")
+
+
+def test_pattern_that_nearly_matches_everywhere_takes_no_time() -> None:
+    begin = time.process_time()
+    assert find_in_text("a" * 500_000, "a" * 5_000 + "b") == []
+    assert time.process_time() - begin < 2  # an expression that ignores case takes a minute
+
+
+def test_only_the_beginning_of_a_long_text_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_reader, "MAX_PAGE_LENGTH", 4)
+    assert read(answering(b"purring", b"text/plain")).text == "purr"
