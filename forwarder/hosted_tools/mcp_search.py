@@ -57,7 +57,12 @@ MAX_DEPTH = 6
 """Nesting of structured content in which results are looked for."""
 
 _URL = re.compile(r"https?://[^\s<>\[\]\"'`|]+")
-_TITLE_LINE = re.compile(r"^\W*title\W*:\W*(.+)$", re.IGNORECASE | re.MULTILINE)
+_TITLE_LINE = re.compile(r"^[^\w\n]*title[^\w\n]*:[^\w\n]*(.+)$", re.IGNORECASE | re.MULTILINE)
+_BLOCK_END = re.compile(
+    r"\n\s*\n|^-{3,}$|^(?=[^\w\n]*title[^\w\n]*:)", re.IGNORECASE | re.MULTILINE
+)
+"""Where a result in a text ends. Within a line, because lines without words are many in tables."""
+
 _LABEL = re.compile(r"^\W*(title|url|link|description|content|snippet|text)\W*:\s*", re.IGNORECASE)
 
 
@@ -178,7 +183,7 @@ def read_first(value: Json, names: tuple[str, ...]) -> str:
 
 def read_text_results(text: str) -> Iterator[SearchResult]:
     """Yield a result for each paragraph with a URL; lines may have labels such as ``Title:``."""
-    for block in re.split(r"\n\s*\n|^-{3,}$|^(?=\W*title\W*:)", text, flags=re.I | re.M):
+    for block in _BLOCK_END.split(text):
         url = _URL.search(block)
         if url is None:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,6 +100,14 @@ def test_results_of_other_domains_are_left_out() -> None:
     assert read_answer(ToolResult([], text), OPTIONS).results == [
         CATS._replace(snippet="They sleep")
     ]
+
+
+def test_table_of_lines_without_words_takes_no_time() -> None:
+    text = "| - |\n" * 20_000 + f"Title: Cats\nURL: {URL}"
+    begin = time.process_time()
+    (found,) = read_answer(ToolResult([], text), SearchOptions()).results
+    assert (found.title, found.url) == ("Cats", URL)
+    assert time.process_time() - begin < 2  # time that grows with the square is minutes
 
 
 def test_text_without_urls_is_passed_on_unless_filters_must_hold() -> None:
