@@ -33,7 +33,9 @@ def with_multiple_choices(handler: Handler, max_choices: int) -> Handler:
         inner = {k: v for k, v in request.items() if k != "n"}
         if count == 1:
             return handler(inner)
-        return merge_streams(open_streams(handler, {**inner, "stream": True}, count))
+        options = {**(inner.get("stream_options") or {}), "include_usage": True}
+        streamed = {**inner, "stream": True, "stream_options": options}
+        return merge_streams(open_streams(handler, streamed, count))
 
     return handle_request
 

@@ -214,4 +214,13 @@ def test_several_choices_are_requested_as_streams() -> None:
     for n in (2, 1):
         events_of(with_multiple_choices(call, 8)({**whole, "n": n}))
 
-    assert call.requests == [REQUEST, REQUEST, whole]
+    streamed = {**REQUEST, "stream_options": {"include_usage": True}}
+    assert call.requests == [streamed, streamed, whole]
+
+
+def test_usage_is_requested_with_the_streams() -> None:
+    upstream = Scripted(*[one_by_one(said("a"))] * 2)
+    options = {"include_obfuscation": False}
+    events_of(with_multiple_choices(upstream, 8)({**REQUEST, "n": 2, "stream_options": options}))
+    wanted = {**options, "include_usage": True}
+    assert [request["stream_options"] for request in upstream.requests] == [wanted] * 2
