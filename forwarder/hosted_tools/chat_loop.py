@@ -246,6 +246,7 @@ class ChatRounds:
                     **request,
                     "messages": [*(request.get("messages") or ()), round_.message, *outputs],
                 }
+                request = relax_choice(request, self._first, client_tools)
                 if self._call_count >= MAX_CALLS or number == max_rounds - 1:
                     request = end_hosted_calls(request, client_tools)
                 self._is_later = True
@@ -294,7 +295,8 @@ class ChatRounds:
             delta.pop("role", None)
         delta = self._join_text(delta, round_)
         if choice.get("finish_reason"):
-            round_.finish = {**shown, "choices": [{**choice, "delta": {}}]}
+            end = {**choice, "delta": {}, "logprobs": None}  # those are sent with their text
+            round_.finish = {**shown, "choices": [end]}
         has_content = any(value not in (None, "") for value in delta.values())
         if not has_content and not choice.get("logprobs"):
             return []
@@ -375,6 +377,18 @@ def make_chunk(end: Event | None, delta: Json) -> Event:
 def count_client_tools(request: Json, first: FirstRequest) -> int:
     """Return how many of the request's tools are the client's; they come first."""
     return len(request.get("tools") or ()) - len(first.functions)
+
+
+def relax_choice(request: Json, first: FirstRequest, client_tools: int) -> Json:
+    """Return the request without a demand for a tool that a hosted call has met.
+
+    The demand for any tool is met by one of the client's, if the client has tools.
+    """
+    choice = request.get("tool_choice")
+    function = choice.get("function") if isinstance(choice, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    is_met = not client_tools if choice == "required" else str(name) in first.functions
+    return {**request, "tool_choice": "auto"} if is_met else request
 
 
 def end_hosted_calls(request: Json, client_tools: int) -> Json:

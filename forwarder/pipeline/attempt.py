@@ -97,7 +97,8 @@ class Attempt:
     def extra_tools(self) -> list[Json]:
         """The operator's tools for all requests, as far as they run here or at the upstream."""
         tools = self.services.hosted_tools.extra_tools
-        if not tools or self.is_compaction or not self.context.runs_hosted_tools:
+        runs_none = self.is_compaction or self.request.get("tool_choice") == "none"
+        if not tools or runs_none or not self.context.runs_hosted_tools:
             return []
         native = self.loop_context.native if self.route.protocol == RESPONSES.name else frozenset()
         own = read_tool_names(self.request.get("tools"))  # a client's `web_search` takes precedence

@@ -204,6 +204,7 @@ def test_several_choices_have_rounds_of_their_own(setup: Setup) -> None:
     answer = ask(setup, n=2)
     assert [choice.message.content for choice in answer.choices] == [CITED, CITED]
     assert all(choice.message.annotations for choice in answer.choices)
+    assert answer.usage.completion_tokens
     assert len(setup.bodies) == 4
 
 
@@ -436,6 +437,30 @@ def test_chunks_with_more_than_text_are_kept() -> None:
     assert chunks[1]["choices"][0]["logprobs"] == probability
 
 
+def test_logprobs_are_sent_once() -> None:
+    probability = {"content": [{"token": "Meow"}]}
+    last = chunk({"content": "Meow"}, "stop")
+    last["choices"][0]["logprobs"] = probability
+    sent = [each["choices"][0] for each in run(ChatHandler([last]))]
+    assert [choice["logprobs"] for choice in sent] == [probability, None]
+    assert [choice["finish_reason"] for choice in sent] == [None, "stop"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "tools", "later"),
+    [
+        ("required", [], "auto"),
+        ("required", [WEATHER], "required"),  # the client waits for a call
+        ({"type": "function", "function": {"name": "web_search"}}, [], "auto"),
+    ],
+    ids=["required", "client's tools", "by name"],
+)
+def test_demand_is_met_by_a_hosted_call(choice: Any, tools: list[Json], later: Any) -> None:
+    handler = ChatHandler(SEARCHING, ANSWER)
+    run(handler, tool_choice=choice, tools=tools)
+    assert [request["tool_choice"] for request in handler.requests] == [choice, later]
+
+
 def test_error_in_a_stream_ends_it() -> None:
     failed = {"error": {"message": "broken", "code": "server_error"}}
     handler = ChatHandler([*SEARCHING[:2], failed])
@@ -558,6 +583,14 @@ def test_choice_of_no_tool_is_kept(setup: Setup) -> None:
     setup.client.responses.create(model="m", input="hi", tool_choice="none")
     assert len(setup.bodies[0]["tools"]) == 1
     assert not setup.bodies[1].get("tools")
+
+
+@pytest.mark.parametrize("upstream_name", ["RESPONSES"])
+@pytest.mark.parametrize("tools_for_all", ["web_search"])
+def test_choice_of_no_tool_holds_without_the_clients_tools(setup: Setup) -> None:
+    setup.upstream.script(Answer(text="Hi."))
+    setup.client.chat.completions.create(model="m", messages=QUESTION, tool_choice="none")
+    assert not setup.bodies[0].get("tools")
 
 
 @pytest.mark.parametrize("tools_for_all", ["web_search"])
