@@ -59,6 +59,7 @@ PURE = frozenset(
         "__future__",
         "collections",
         "dataclasses",
+        "functools",
         "hashlib",
         "itertools",
         "json",
