@@ -12,10 +12,12 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass
 from functools import cache, partial
 from http import HTTPStatus
 from typing import Any
+from weakref import WeakValueDictionary
 
 import anyio
 import httpcore2
@@ -156,15 +158,38 @@ class AddressResolver:
     def __init__(self, lookup: AddressLookup) -> None:
         self._lookup = lookup
         self._slots = asyncio.Semaphore(MAX_LOOKUPS)
+        self._share = asyncio.Semaphore(MAX_LOOKUPS)
+        self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    def limit_to_share(self, client: str) -> AddressResolver:
+        """Return a resolver with the same slots, of which ``client`` gets a quarter.
+
+        A client can choose names whose servers are slow.
+        """
+        share = self._shares.get(client)
+        if share is None:
+            share = self._shares[client] = asyncio.Semaphore(max(1, MAX_LOOKUPS // 4))
+        limited = copy(self)
+        limited._share = share
+        return limited
 
     async def resolve(self, host: str, port: int) -> list[tuple[int, Any]]:
         """Return the addresses of a host; empty if it is unknown or not allowed."""
-        await self._slots.acquire()
+        await self._share.acquire()
+        try:
+            await self._slots.acquire()
+        except BaseException:
+            self._share.release()
+            raise
         try:  # a look-up that takes too long is abandoned, but keeps its slot until it has ended
             look_up = partial(self._lookup, host, port)
-            return list(await run_in_native_thread(lambda: list(look_up()), self._slots.release))
+            return list(await run_in_native_thread(lambda: list(look_up()), self._release_slot))
         except (OSError, UnicodeError):
             return []
+
+    def _release_slot(self) -> None:
+        self._slots.release()
+        self._share.release()
 
 
 class GuardedBackend(httpcore2.AnyIOBackend):

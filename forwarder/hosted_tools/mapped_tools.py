@@ -263,7 +263,7 @@ class MappedToolSet(ToolSet):
         super().__init__()
         self._kind = kind
         self._request = request
-        self._connections = client.open_connections()
+        self._connections = client.open_connections(request.client.account)
         self.function: HostedFunction | None = None
 
     def list_functions(self, taken: set[str]) -> list[HostedFunction]:

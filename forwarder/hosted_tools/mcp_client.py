@@ -132,9 +132,12 @@ class McpClient:
         self._shared_idle = shared_idle
         self._closing: set[asyncio.Task[None]] = set()
 
-    def open_connections(self) -> McpConnections:
-        """Return the connections of one response; the caller closes them."""
-        return McpConnections(self)
+    def open_connections(self, client: str = "") -> McpConnections:
+        """Return the connections of one response; the caller closes them.
+
+        ``client`` is whose response it is: each gets a share of the name look-ups.
+        """
+        return McpConnections(self, client)
 
     def close(self) -> None:
         """Cancel all operations, close all sessions and end the thread."""
@@ -147,8 +150,9 @@ class McpClient:
     ) -> PendingTask[T]:
         return self._thread.start_task(work, seconds)
 
-    def make_session(self, server: McpServer) -> McpSession:
-        resolver = self._unguarded if server.is_trusted else self._guarded
+    def make_session(self, server: McpServer, client: str = "") -> McpSession:
+        """Return a new session; the names of the operator's servers are nobody's share."""
+        resolver = self._unguarded if server.is_trusted else self._guarded.limit_to_share(client)
         return McpSession(server, resolver, self.limits.sessions)
 
     async def list_tools(self, server: McpServer, session: McpSession) -> list[McpTool]:
@@ -206,8 +210,9 @@ class McpClient:
 class McpConnections:
     """The sessions of one response. Its methods are called by greenlets and return at once."""
 
-    def __init__(self, client: McpClient) -> None:
+    def __init__(self, client: McpClient, owner: str) -> None:
         self._client = client
+        self._owner = owner
         self._sessions: dict[str, McpSession] = {}
         self._borrowed: dict[str, McpServer] = {}
         self._is_used = False
@@ -250,7 +255,7 @@ class McpConnections:
                 session = self._client.borrow_session(server)
                 self._borrowed[server.identity] = server
             else:
-                session = self._client.make_session(server)
+                session = self._client.make_session(server, self._owner)
             self._sessions[server.identity] = session
         return session
 

@@ -105,7 +105,7 @@ class McpToolSet(ToolSet):
             [(i, item) for i, item in enumerate(request.items) if self.owns_item(item)]
         )
         self._check_due_approvals()
-        self._connections = client.open_connections()
+        self._connections = client.open_connections(request.client.account)
         self._functions: dict[tuple[str, str], McpFunction] = {}  # by label and tool
 
     def close(self) -> None:

@@ -75,7 +75,7 @@ class McpSearch:
         self._tool = tool
 
     def search(self, query: str, options: SearchOptions, client: str) -> SearchAnswer:
-        connections = self._client.open_connections()
+        connections = self._client.open_connections(client)
         try:
             result = self._call_tool(connections, query[:MAX_QUERY_LENGTH], options)
         except McpFailure as failure:

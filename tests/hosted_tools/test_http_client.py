@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -148,3 +149,35 @@ def test_look_ups_are_bounded_even_if_they_are_abandoned() -> None:
 
     asyncio.run(run())
     assert most <= MAX_LOOKUPS
+
+
+def test_a_client_with_slow_names_leaves_look_ups_to_others() -> None:
+    running, going_on = threading.Semaphore(0), threading.Event()
+
+    def look_up(host: str, port: int) -> Any:
+        if host == "slow.test":
+            running.release()
+            going_on.wait(10)
+        return LOOPBACK
+
+    async def attack() -> None:
+        resolver = AddressResolver(look_up)
+        slow = [
+            asyncio.create_task(resolver.limit_to_share("a").resolve("slow.test", 1))
+            for _ in range(3 * MAX_LOOKUPS)
+        ]
+        await asyncio.sleep(0.1)
+        assert not any(task.done() for task in slow)
+        for task in slow[: MAX_LOOKUPS // 2]:
+            task.cancel()  # the look-ups that have begun keep their slots
+        other = resolver.limit_to_share("b").resolve("tool.test", 1)
+        assert await asyncio.wait_for(other, 5) == LOOPBACK
+        begun = 0
+        while running.acquire(blocking=False):
+            begun += 1
+        assert begun == MAX_LOOKUPS // 4
+        going_on.set()
+        answers = await asyncio.gather(*slow[MAX_LOOKUPS // 2 :])
+        assert answers == [LOOPBACK] * len(answers)
+
+    asyncio.run(attack())
