@@ -24,6 +24,7 @@ from forwarder.core.client_headers import HeaderSelection
 from forwarder.core.concurrency import get_address_info
 from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import Unsupported
+from forwarder.core.form_space import FormDisk
 from forwarder.core.shutdown import InFlightRequests
 from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools.services import HostedToolServices
@@ -92,6 +93,7 @@ class Services:
     header_selection: HeaderSelection
     running: InFlightRequests
     body_memory: BodyMemory
+    form_disk: FormDisk
     database: Database | None
     pruner: Pruner | None
     cipher: TokenCipher
@@ -170,6 +172,7 @@ class Services:
             header_selection=HeaderSelection(settings.client_headers),
             running=running,
             body_memory=build_body_memory(settings),
+            form_disk=build_form_disk(settings),
             database=database,
             pruner=build_pruner(settings, database),
             cipher=cipher,
@@ -433,3 +436,8 @@ def build_tracing() -> Iterator[RequestObserver]:
         )
     else:
         yield make_tracing_observer()
+
+
+def build_form_disk(settings: Settings) -> FormDisk:
+    # One form of the maximum size always has room.
+    return FormDisk(max(settings.max_form_files, settings.max_body, settings.file_max))

@@ -152,6 +152,7 @@ class Settings:
     min_send_rate: int
     max_chunk_overhead: int
     max_body_memory: int
+    max_form_files: int
     max_answer: int
     websocket_idle: float
     websocket_memory: int
@@ -311,6 +312,7 @@ SETTINGS = (
     Setting("MIN_SEND_RATE", "min_send_rate", parsers.parse_size, "4k"),
     Setting("MAX_CHUNK_OVERHEAD", "max_chunk_overhead", parsers.parse_size, "64k"),
     Setting("MAX_BODY_MEMORY", "max_body_memory", parsers.parse_size, "192m"),
+    Setting("MAX_FORM_FILES", "max_form_files", parsers.parse_size, "1g"),
     Setting("MAX_ANSWER", "max_answer", parsers.parse_size, "64m"),
     Setting("WEBSOCKET_MEMORY", "websocket_memory", parsers.parse_size, "32m"),
     Setting("WEBSOCKET_IDLE", "websocket_idle", parsers.parse_seconds, "900"),

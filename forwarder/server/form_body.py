@@ -12,6 +12,7 @@ from typing import IO, Any
 from flask import Request
 
 from forwarder.core.body_memory import BodyReservation
+from forwarder.core.form_space import FormSpace
 
 MAX_FORM_PARTS = 100
 """Fields and files of one form; each file is an open file of the process."""
@@ -20,12 +21,14 @@ MAX_FORM_PARTS = 100
 class FormFile(SpooledTemporaryFile[bytes]):
     """A temporary file; what is written to it needs no memory of ``reservation`` any more."""
 
-    def __init__(self, reservation: BodyReservation) -> None:
+    def __init__(self, reservation: BodyReservation, space: FormSpace) -> None:
         super().__init__(max_size=1)  # 0 would keep it in memory
         self._reservation = reservation
+        self._space = space
 
     def write(self, data: Any) -> int:
-        """Write to the disk; returns the number of bytes."""
+        """Write to the disk; returns the number of bytes.  Raises Overloaded without space."""
+        self._space.take(len(data))
         count: int = super().write(data)
         self._reservation.grow(-count)
         return count
@@ -49,12 +52,22 @@ class FormRequest(Request):
     """A Flask request whose form is read by `read_form`."""
 
     _reservation: BodyReservation
+    _space: FormSpace
 
-    def read_form(self, reservation: BodyReservation) -> None:
-        """Parse the multipart form.  Raises Overloaded if its fields need too much memory."""
-        self._reservation = reservation
+    def read_form(self, reservation: BodyReservation, space: FormSpace) -> None:
+        """Parse the multipart form.
+
+        Raises Overloaded if its fields need too much memory, or its files too much disk space.
+        """
+        self._reservation, self._space = reservation, space
         self.stream = FormStream(self.stream, reservation)  # type: ignore[assignment]
-        _ = self.form
+        self._on_disk: list[FormFile] = []
+        try:
+            _ = self.form
+        except BaseException:
+            for file in self._on_disk:  # the request does not know them yet
+                file.close()
+            raise
 
     def _get_file_stream(
         self,
@@ -63,4 +76,6 @@ class FormRequest(Request):
         filename: str | None = None,
         content_length: int | None = None,
     ) -> IO[bytes]:
-        return FormFile(self._reservation)
+        file = FormFile(self._reservation, self._space)
+        self._on_disk.append(file)
+        return file

@@ -30,6 +30,7 @@ from forwarder.core.errors import (
     ShuttingDown,
     TooLarge,
 )
+from forwarder.core.form_space import FormSpace
 from forwarder.core.ids import generate_id
 from forwarder.core.translation_context import LossReport
 from forwarder.core.validate import check_enum
@@ -243,7 +244,9 @@ def receive_body(flask_request: Request, context: RequestContext) -> None:
     # Not ``mimetype``, which parses the header.
     content_type = flask_request.environ.get("CONTENT_TYPE", "")
     if content_type.lstrip().lower().startswith("multipart/form-data"):
-        cast(FormRequest, flask_request).read_form(context.reserve_memory())
+        space = FormSpace(get_services().form_disk)
+        context.cleanup.add(space.release)
+        cast(FormRequest, flask_request).read_form(context.reserve_memory(), space)
     else:
         g.body = read_whole_body(flask_request, context)
 

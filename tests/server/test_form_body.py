@@ -8,6 +8,7 @@ import httpx2
 from flask import Flask
 
 from forwarder.core.body_memory import BodyReservation
+from forwarder.core.form_space import FormDisk, FormSpace
 from forwarder.server.extension import get_extension
 from forwarder.server.form_body import MAX_FORM_PARTS, FormFile
 from tests.server.conftest import Serve
@@ -65,9 +66,39 @@ def test_a_file_is_on_disk_from_its_first_byte(serve: Serve) -> None:
     app: Flask = serve(answer_created).application
     reservation = BodyReservation(get_extension(app).services.body_memory)
     reservation.grow(5)
-    with FormFile(reservation) as file:
+    with FormFile(reservation, FormSpace(FormDisk(100))) as file:
         file.write(b"hello")
         assert file._rolled  # type: ignore[attr-defined]
         file.seek(0)
         assert file.read() == b"hello"
     assert reservation.size == 0
+
+
+def test_the_files_of_all_forms_have_a_limit(serve: Serve) -> None:
+    used: list[int] = []
+
+    def note_use(request: httpx2.Request) -> httpx2.Response:
+        used.append(disk.used)
+        return answer_created(request)
+
+    client = serve(note_use)
+    disk = get_extension(client.application).services.form_disk
+
+    def send() -> tuple[int, str]:
+        form = {"model": "m", "image[]": [(BytesIO(IMAGE), f"{i}.png") for i in range(4)]}
+        got = client.post("/v1/images/edits", data=form)
+        text = got.get_data(as_text=True)
+        got.close()
+        return got.status_code, text
+
+    assert send()[0] == 200
+    assert used == [4 * len(IMAGE)]
+    assert disk.used == 0
+    other = FormSpace(disk)
+    other.take(disk.max_bytes - 2 * len(IMAGE))
+    status, text = send()
+    assert status == 503
+    assert "FORWARDER_MAX_FORM_FILES" in text
+    other.release()
+    assert disk.used == 0
+    assert send()[0] == 200
