@@ -10,6 +10,7 @@ from flask import Flask
 from forwarder.app import create_app
 from forwarder.config.settings import ConfigError, Settings
 from forwarder.core.errors import UpstreamRefused
+from tests.helpers.check_cases import check_each
 
 
 def app_of(**environment: str) -> Flask:
@@ -58,7 +59,7 @@ def test_every_api_route_is_there_with_and_without_its_prefix() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("method", "path", "status", "code"),
     [
         ("GET", "/nothing", 404, "not_found"),

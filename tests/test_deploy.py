@@ -15,6 +15,7 @@ from forwarder import __version__
 from forwarder.app import create_app
 from forwarder.config import gunicorn_conf
 from forwarder.config.settings import DOTENV_VARIABLE, SETTINGS, UPSTREAM_SETTINGS, Settings
+from tests.helpers.check_cases import check_each
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -67,7 +68,7 @@ def test_the_search_for_variables_finds_unknown_ones() -> None:
     }
 
 
-@pytest.mark.parametrize("name", FILES)
+@check_each("name", FILES)
 def test_every_variable_is_a_setting(name: str) -> None:
     found = find_variables((ROOT / name).read_text(encoding="utf-8"))
 

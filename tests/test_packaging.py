@@ -6,9 +6,10 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.helpers.check_cases import check_each
 
 ROOT = Path(__file__).parents[1]
 RUNTIME, OTEL, DEV = "requirements.txt", "requirements-otel.txt", "requirements-dev.txt"
@@ -59,7 +60,7 @@ def test_the_package_depends_on_what_the_readme_installs() -> None:
     }
 
 
-@pytest.mark.parametrize("name", [RUNTIME, OTEL, DEV, DOCS])
+@check_each("name", [RUNTIME, OTEL, DEV, DOCS])
 def test_a_requirements_file_is_a_list_of_pinned_packages(name: str) -> None:
     """setuptools reads it too, which knows no options such as -r and -c."""
     assert read_requirements(name)
@@ -67,8 +68,8 @@ def test_a_requirements_file_is_a_list_of_pinned_packages(name: str) -> None:
         pin(read_requirements(name), python)
 
 
-@pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize(
+@check_each("python", PYTHONS)
+@check_each(
     ("lock", "names"),
     [("requirements.lock", [RUNTIME]), ("constraints.txt", [RUNTIME, OTEL, DEV, DOCS])],
 )
@@ -79,7 +80,7 @@ def test_a_lock_covers_the_requirements(lock: str, names: list[str], python: str
         assert pin(read_requirements(name), python).items() <= locked.items(), "run .ci/lock"
 
 
-@pytest.mark.parametrize("python", PYTHONS)
+@check_each("python", PYTHONS)
 def test_both_locks_agree(python: str) -> None:
     locked = pin(read_requirements("requirements.lock"), python)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import UpstreamKeyRefused, UpstreamRefused
+from tests.helpers.check_cases import check_each
 from tests.upstream.sending import make_refusing_provider, make_upstream, send_request
 
 FOLDER = os.environ.get("RECORDINGS", "")
@@ -58,7 +59,7 @@ def recorded() -> list[Any]:
     return [pytest.param(json.loads(line), id=str(i)) for i, line in enumerate(lines)]
 
 
-@pytest.mark.parametrize("line", recorded())
+@check_each("line", recorded())
 def test_recorded_error_has_its_status_and_code(line: dict[str, Any]) -> None:
     body: Any = line["body"]
     text = body if isinstance(body, str) else json.dumps(body)
@@ -75,7 +76,7 @@ def test_recorded_error_has_its_status_and_code(line: dict[str, Any]) -> None:
     assert error.make_body()["error"].keys() >= {"message", "type", "param", "code"}
 
 
-@pytest.mark.parametrize("line", recorded())
+@check_each("line", recorded())
 def test_recorded_key_refusal_is_recognised(line: dict[str, Any]) -> None:
     body: Any = line["body"]
     text = body if isinstance(body, str) else json.dumps(body)

@@ -10,6 +10,7 @@ from flask import Flask
 from forwarder.config.settings import Settings
 from forwarder.core.errors import ClientError, Forbidden, Unauthorized
 from forwarder.server import auth
+from tests.helpers.check_cases import check_each
 
 KEYS = ("key-one", "key-two")
 HERE = {"REMOTE_ADDR": "127.0.0.1"}
@@ -25,7 +26,7 @@ def key_of(app: Flask, known: tuple[str, ...], **headers: str) -> str | None:
         return auth.require_client_key(known)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("given", "key"),
     [
         ({}, None),
@@ -45,13 +46,13 @@ def test_without_keys_any_key_is_accepted(
     assert key_of(app, (), **given) == key
 
 
-@pytest.mark.parametrize("key", KEYS)
+@check_each("key", KEYS)
 def test_each_configured_key_is_accepted(key: str, app: Flask) -> None:
     assert key_of(app, KEYS, Authorization=f"Bearer {key}") == key
     assert key_of(app, KEYS, X_Api_Key=key) == key
 
 
-@pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer key-three"},
+@check_each("given", [{}, {"Authorization": "Bearer key-three"},
                                    {"api_key": "key-on"}, {"api_key": "schlüssel"}])  # fmt: skip
 def test_other_keys_are_unauthorized(given: dict[str, str], app: Flask) -> None:
     with pytest.raises(Unauthorized) as refused:
@@ -91,7 +92,7 @@ def refusal(app: Flask, admins: tuple[str, ...], key: str = "", **request: Any) 
     return None
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("key", "error"),
     [("key-two", None), ("", Unauthorized), ("else", Unauthorized), ("client", Forbidden)],
 )
@@ -101,7 +102,7 @@ def test_admin_keys_are_required_if_configured(
     assert refusal(app, KEYS, key, environ_base=HERE) is error
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("request_", "error"),
     [
         ({"environ_base": HERE}, None),

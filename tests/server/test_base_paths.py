@@ -13,6 +13,7 @@ from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from forwarder.protocols.registry import ALL_STYLES, CLIENT_PROTOCOLS
 from forwarder.server.base_paths import normalize_path
+from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve, streamed
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -67,8 +68,8 @@ def forms_of(client: FlaskClient, path: str, **body: Any) -> list[str]:
     return [name for name in ("summary", "content") if item.get(name)]
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat/completions"])
-@pytest.mark.parametrize("style", CLIENT_PROTOCOLS["chat"].reasoning_styles)
+@check_each("path", ["/v1/chat/completions", "/chat/completions"])
+@check_each("style", CLIENT_PROTOCOLS["chat"].reasoning_styles)
 def test_a_base_path_chooses_the_style_of_a_chat_client(
     style: str, path: str, client: FlaskClient
 ) -> None:
@@ -83,8 +84,8 @@ def test_a_base_path_chooses_the_style_of_a_chat_client(
     assert fields == ({style} & {"reasoning_content", "reasoning"})
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(
+@check_each("stream", [False, True])
+@check_each(
     ("style", "forms"),
     [("summary", ["summary"]), ("text", ["content"]), ("both", ["summary", "content"])],
 )
@@ -99,7 +100,7 @@ def test_a_base_path_chooses_the_form_of_a_responses_client(
             if f"reasoning_{name.replace('content', 'text')}" in got.text] == forms  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("asked", "forms"), [({}, ["content"]), ({"reasoning": {"summary": "auto"}}, ["summary"])]
 )
 def test_a_responses_client_gets_a_summary_if_it_asks_for_one(
@@ -118,8 +119,8 @@ def test_background_work_is_of_the_base_path_s_style(client: FlaskClient) -> Non
     assert "response.reasoning_text.delta" in events
 
 
-@pytest.mark.parametrize("headers", [{}, {"User-Agent": "opencode/1.18.2"}])
-@pytest.mark.parametrize("base", ["", "/think", "/thinking", "/parts", "/auto"])
+@check_each("headers", [{}, {"User-Agent": "opencode/1.18.2"}])
+@check_each("base", ["", "/think", "/thinking", "/parts", "/auto"])
 def test_json_is_never_mixed_with_reasoning(
     base: str, headers: dict[str, str], client: FlaskClient
 ) -> None:
@@ -162,7 +163,7 @@ def test_a_responses_client_has_the_style_of_its_key(serve: Serve) -> None:
     assert {"summary", "content"} <= got["output"][0].keys()
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("headers", "field"),
     [
         ({"User-Agent": "opencode/1.18.2"}, "reasoning_content"),
@@ -186,7 +187,7 @@ def test_a_client_that_renders_a_field_gets_it_by_default(
     assert untouched == {"role": "assistant", "reasoning_content": "Hm.", "content": "Hi"}
 
 
-@pytest.mark.parametrize("style", ALL_STYLES)
+@check_each("style", ALL_STYLES)
 def test_every_route_is_served_below_a_base_path(style: str, client: FlaskClient) -> None:
     for path in ("/v1/models", "/models", "/health", "/api/version", "/v1/models/nobody"):
         plain, based = client.get(path), client.get(f"/{style}{path}")
@@ -217,7 +218,7 @@ def test_a_dry_run_is_of_the_base_path_s_style(client: FlaskClient) -> None:
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("path", "normal"),
     [
         ("", "/"),
@@ -248,10 +249,8 @@ def test_a_path_has_one_normal_form(path: str, normal: str) -> None:
     assert normalize_path(normal) == normal
 
 
-@pytest.mark.parametrize(
-    "base", ["", "/", "/v1", "/v1/", "//v1", "/v1/v1", "/openai/v1", "/openai/v1/v1/"]
-)
-@pytest.mark.parametrize("end", ["", "/", "//"])
+@check_each("base", ["", "/", "/v1", "/v1/", "//v1", "/v1/v1", "/openai/v1", "/openai/v1/v1/"])
+@check_each("end", ["", "/", "//"])
 def test_every_base_url_leads_to_the_same_route(base: str, end: str, demo: FlaskClient) -> None:
     def ask(method: str, route: str, **given: Any) -> tuple[int, str]:
         path = {"PATH_INFO": f"{base}{route}{end}"}  # in a URL, "//chat" would be a host

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from forwarder.server.client_disconnect import on_client_disconnect
+from tests.helpers.check_cases import check_each
 
 PROGRAM = """
 from gevent import monkey; monkey.patch_all()
@@ -24,7 +25,7 @@ print(bool(left))
 """
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("act", "noticed"),
     [
         ("client.close()", True),

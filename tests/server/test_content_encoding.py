@@ -14,6 +14,7 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest, TooLarge, UnsupportedEncoding
 from forwarder.server.content_encoding import MAX_CODINGS, DecodedBody, read_codings, zstd
+from tests.helpers.check_cases import check_each
 
 Encode = Callable[[bytes], bytes]
 
@@ -33,8 +34,8 @@ ENCODERS: dict[str, Encode] = {
     "identity": bytes,
 }
 
-every_coding = pytest.mark.parametrize("coding", ENCODERS)
-every_compression = pytest.mark.parametrize("coding", [c for c in ENCODERS if c != "identity"])
+every_coding = check_each("coding", ENCODERS)
+every_compression = check_each("coding", [c for c in ENCODERS if c != "identity"])
 
 TEXT = "Grüße, 世界! ".encode() * 40_000
 NOISE = random.Random(1).randbytes(300_000)
@@ -54,7 +55,7 @@ def decode(
 
 
 @every_coding
-@pytest.mark.parametrize("body", [b"{}", TEXT, NOISE, TEXT[:65_536]], ids=len)
+@check_each("body", [b"{}", TEXT, NOISE, TEXT[:65_536]], ids=len)
 def test_a_body_is_decoded(coding: str, body: bytes) -> None:
     assert decode(ENCODERS[coding](body), coding) == body
 
@@ -66,7 +67,7 @@ def test_a_body_that_arrives_in_pieces_is_decoded(coding: str) -> None:
 
 
 @every_coding
-@pytest.mark.parametrize("size", [1, 1000, 10**6])
+@check_each("size", [1, 1000, 10**6])
 def test_reads_of_any_size_give_the_whole_body(coding: str, size: int) -> None:
     body = DecodedBody(lambda: io.BytesIO(ENCODERS[coding](NOISE[:9000])), coding, 2**20)
     assert b"".join(iter(lambda: body.read(size), b"")) == NOISE[:9000]
@@ -77,7 +78,7 @@ def test_codings_are_undone_in_reverse_order() -> None:
     assert decode(data, "gzip, deflate,br , identity, ZSTD") == TEXT
 
 
-@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+@check_each("coding", ["gzip", "zstd"])
 def test_several_streams_behind_each_other_are_one_body(coding: str) -> None:
     encode = ENCODERS[coding]
     data = encode(b"one ") + encode(b"") + encode(b"two ") + encode(TEXT)
@@ -92,7 +93,7 @@ def test_an_empty_body_stays_empty(coding: str) -> None:
 
 
 @every_compression
-@pytest.mark.parametrize("source", [io.BytesIO, Trickle])
+@check_each("source", [io.BytesIO, Trickle])
 def test_a_body_that_ends_too_early_is_refused(coding: str, source: type[io.BytesIO]) -> None:
     whole = ENCODERS[coding](NOISE[:4000])
     for end in (1, 5, 2000, len(whole) - 1):
@@ -102,7 +103,7 @@ def test_a_body_that_ends_too_early_is_refused(coding: str, source: type[io.Byte
 
 
 @every_compression
-@pytest.mark.parametrize("source", [io.BytesIO, Trickle])
+@check_each("source", [io.BytesIO, Trickle])
 def test_data_behind_the_end_is_refused(coding: str, source: type[io.BytesIO]) -> None:
     with pytest.raises(InvalidRequest):
         decode(ENCODERS[coding](b"{}") + b"and more", coding, source=source)
@@ -147,7 +148,7 @@ def test_a_bomb_in_the_middle_of_several_codings_is_refused() -> None:
         decode(bomb, "gzip, zstd", 2**20)
 
 
-@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+@check_each("coding", ["gzip", "zstd"])
 def test_a_body_of_countless_empty_streams_is_refused(coding: str) -> None:
     empty = ENCODERS[coding](b"")
     with pytest.raises(InvalidRequest, match="too many parts"):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import httpx2
-import pytest
 from flask.testing import FlaskClient
 
+from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("method", "path"),
     [
         ("GET", ""),
@@ -63,7 +63,7 @@ def test_items_can_be_deleted_while_paging(demo: FlaskClient) -> None:
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, "after")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("item", "param"),
     [
         ({"type": "function_call"}, "items[0].call_id"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx2
 import pytest
 
+from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve, streamed
 
 PAGE = "https://chat.example"
@@ -39,7 +40,7 @@ def test_no_origin_is_allowed_by_default(serve: Serve) -> None:
     assert cors_of(client.options("/v1/chat/completions", headers=PREFLIGHT)) == {}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("origins", "origin", "allowed"),
     [
         (PAGE, PAGE, PAGE),
@@ -107,7 +108,7 @@ def test_preflight_cannot_inject_headers(serve: Serve) -> None:
     assert "Access-Control-Allow-Headers" not in got.headers
 
 
-@pytest.mark.parametrize("origins", [PAGE, "*"])
+@check_each("origins", [PAGE, "*"])
 def test_streams_and_errors_can_be_read_too(origins: str, serve: Serve) -> None:
     client = serve(answer, FORWARDER_CORS_ORIGINS=origins, FORWARDER_UPSTREAMS="chat")
     page = {"Origin": PAGE}

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from flask.testing import FlaskClient
 
+from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve, streamed
 
 PATH = "/forwarder/exchanges"
@@ -42,7 +43,7 @@ def test_captures_are_off_by_default(serve: Serve, tmp_path: Path) -> None:
         assert "FORWARDER_CAPTURE is off" in got.json["error"]["message"]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("key", "status"), [("sk-admin", 200), ("sk-client", 403), ("sk-other", 401), ("", 401)]
 )
 def test_only_administrators_read_captures(key: str, status: int, serve: Serve) -> None:
@@ -106,7 +107,7 @@ def test_captures_are_listed_newest_first_up_to_the_limit(serve: Serve) -> None:
     assert len(client.get(f"{PATH}?limit=2").json["data"]) == 2
 
 
-@pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "", "\N{ARABIC-INDIC DIGIT ONE}"])
+@check_each("limit", ["0", "-1", "1001", "x", "", "\N{ARABIC-INDIC DIGIT ONE}"])
 def test_a_limit_is_a_number(limit: str, serve: Serve) -> None:
     got = serve(answer, FORWARDER_CAPTURE="memory").get(PATH, query_string={"limit": limit})
 
@@ -132,7 +133,7 @@ REFUSALS: list[tuple[dict[str, Any], int, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("request_", "status", "code"), REFUSALS)
+@check_each(("request_", "status", "code"), REFUSALS)
 def test_rejected_requests_are_captured(
     request_: dict[str, Any], status: int, code: str, serve: Serve
 ) -> None:
@@ -256,7 +257,7 @@ def nobody(request: httpx2.Request) -> httpx2.Response:
     raise AssertionError("an upstream was called")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("path", "body", "client", "protocol"),
     [
         ("/forwarder/translate", CHAT, "chat", "responses"),
@@ -290,7 +291,7 @@ def test_dropped_parameters_are_in_the_header(demo: FlaskClient) -> None:
     assert got.headers["X-Request-Id"]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("path", "body", "param"),
     [
         ("/forwarder/translate", {"model": "m"}, "from"),

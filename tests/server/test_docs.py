@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from flask.testing import FlaskClient
 
+from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve
 
 SCRIPT = "let a = '<b>'"
@@ -97,7 +98,7 @@ def test_docs_need_no_key_and_are_not_counted(serve: Serve, site: Path) -> None:
     assert "requests_total{" not in client.get("/metrics").text
 
 
-@pytest.mark.parametrize("folder", ["off", "OFF", "/no/such/folder"])
+@check_each("folder", ["off", "OFF", "/no/such/folder"])
 def test_docs_that_were_not_built_are_a_404_that_says_so(serve: Serve, folder: str) -> None:
     client = serve(lambda _: httpx2.Response(200), FORWARDER_DOCS_DIR=folder)
 

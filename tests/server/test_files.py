@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator
 
 import httpx2
-import pytest
 from flask.testing import FlaskClient
 
+from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve, streamed
 
 KEYS = {"RESPONSES_API_KEY": "sk-up", "CHAT_API_KEY": "sk-chat"}
@@ -33,7 +33,7 @@ def client(serve: Serve, upstream: Upstream, **environment: str) -> FlaskClient:
     return serve(upstream, **{**KEYS, **environment})
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("method", "path"),
     [
         ("GET", "/files"),
@@ -43,7 +43,7 @@ def client(serve: Serve, upstream: Upstream, **environment: str) -> FlaskClient:
         ("GET", "/containers/cntr_1/files/cfile_1/content"),
     ],
 )
-@pytest.mark.parametrize("prefix", ["", "/v1"])
+@check_each("prefix", ["", "/v1"])
 def test_each_request_goes_to_the_upstream_that_speaks_responses(
     serve: Serve, method: str, path: str, prefix: str
 ) -> None:
@@ -57,7 +57,7 @@ def test_each_request_goes_to_the_upstream_that_speaks_responses(
     assert asked.headers["authorization"] == "Bearer sk-up"
 
 
-@pytest.mark.parametrize("size", [3, 2**20])
+@check_each("size", [3, 2**20])
 def test_upload_keeps_all_form_fields(serve: Serve, size: int) -> None:
     upstream = Upstream()
     form = httpx2.Request(
@@ -84,7 +84,7 @@ def test_upload_keeps_all_form_fields(serve: Serve, size: int) -> None:
     assert b"Content-Type: application/pdf" in parts[3]
 
 
-@pytest.mark.parametrize("how", ["header", "query"])
+@check_each("how", ["header", "query"])
 def test_a_request_may_name_the_upstream(serve: Serve, how: str) -> None:
     upstream = Upstream()
     named = {"X-Forwarder-Upstream": "chat"} if how == "header" else {}
@@ -122,9 +122,9 @@ CITED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("upstream", ["one", "two"])
-@pytest.mark.parametrize("public", ["", "https://f.example/llm/"])
+@check_each("stream", [False, True])
+@check_each("upstream", ["one", "two"])
+@check_each("public", ["", "https://f.example/llm/"])
 def test_a_file_in_an_answer_has_a_link_to_the_upstream_that_made_it(
     serve: Serve, stream: bool, upstream: str, public: str
 ) -> None:
@@ -208,7 +208,7 @@ def test_upstream_error_is_passed_on(serve: Serve) -> None:
     assert got.get_json()["error"]["message"] == "No such File object: x"
 
 
-@pytest.mark.parametrize(
+@check_each(
     "path",
     [
         "/v1/files/..", "/v1/files/%2e%2e/content", "/v1/files/a%3Fb", "/v1/files/a%2f..%2fb",
@@ -261,10 +261,8 @@ def test_unreachable_file_upstream_is_reported(serve: Serve) -> None:
     assert serve(away, **KEYS).get("/v1/files").status_code == 502
 
 
-@pytest.mark.parametrize(
-    "path", ["/v1/files/file-1/content", "/v1/containers/cntr_1/files/cfile_1/content"]
-)
-@pytest.mark.parametrize(
+@check_each("path", ["/v1/files/file-1/content", "/v1/containers/cntr_1/files/cfile_1/content"])
+@check_each(
     ("given", "expected"),
     [
         (None, "attachment"),
@@ -305,8 +303,8 @@ LONG = "file-abcdefghijklmnopqrstuv"
 LISTS = ["/v1/files", "/v1/files?upstream=chat", "/v1/files?purpose=user_data"]
 
 
-@pytest.mark.parametrize("path", LISTS)
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@check_each("path", LISTS)
+@check_each("method", ["GET", "HEAD"])
 def test_one_client_does_not_see_the_files_of_another(serve: Serve, path: str, method: str) -> None:
     upstream = Upstream()
     served = client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
@@ -318,8 +316,8 @@ def test_one_client_does_not_see_the_files_of_another(serve: Serve, path: str, m
         assert "FORWARDER_SHARED_FILES" in got.get_json()["error"]["message"]
 
 
-@pytest.mark.parametrize("method", ["GET", "DELETE"])
-@pytest.mark.parametrize("name", ["file-1", "a" * 19])
+@check_each("method", ["GET", "DELETE"])
+@check_each("name", ["file-1", "a" * 19])
 def test_guessable_file_id_is_not_found_with_shared_keys(
     serve: Serve, method: str, name: str
 ) -> None:
@@ -346,7 +344,7 @@ def test_uploaded_file_is_read_by_its_id(serve: Serve) -> None:
     assert len(upstream.requests) == 5
 
 
-@pytest.mark.parametrize(
+@check_each(
     "environment",
     [
         {"FORWARDER_API_KEYS": "key-a,key-b", "RESPONSES_API_KEY": "passthrough"},
@@ -364,9 +362,7 @@ def test_files_of_one_client_or_for_everybody_are_listed(
     assert served.get("/v1/files/file-1", headers=A).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("environment", "status"), [({}, 403), ({"FORWARDER_SHARED_FILES": "true"}, 200)]
-)
+@check_each(("environment", "status"), [({}, 403), ({"FORWARDER_SHARED_FILES": "true"}, 200)])
 def test_without_keys_files_are_listed_on_this_machine_alone(
     serve: Serve, environment: dict[str, str], status: int
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from forwarder.core.shutdown import InFlightRequests
 from forwarder.server.extension import ForwarderExtension
+from tests.helpers.check_cases import check_each
 
 ROOT = Path(__file__).parents[2]
 APP = """
@@ -179,7 +180,7 @@ def printed(act: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize(("grace", "seconds"), [(None, 1), (0, 1), (2, 1)])
+@check_each(("grace", "seconds"), [(None, 1), (0, 1), (2, 1)])
 @pytest.mark.live
 def test_endless_work_ends_with_the_grace_period(grace: float | None, seconds: int) -> None:
     act = f"""
@@ -200,7 +201,7 @@ os._exit(0)
     assert printed(act) == f"1 {seconds}"
 
 
-@pytest.mark.parametrize(("wanted", "warned"), [(None, False), (0.5, False), (2.0, True)])
+@check_each(("wanted", "warned"), [(None, False), (0.5, False), (2.0, True)])
 @pytest.mark.live
 def test_too_long_background_grace_is_logged(wanted: float | None, warned: bool) -> None:
     act = f"""
@@ -260,7 +261,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
     assert printed(act) == "True"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("owner", "method"),
     [
         (ForwarderExtension, "resume_background_work"),

@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from forwarder.server.extension import get_extension
+from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve
 
 
@@ -142,7 +143,7 @@ def test_store_that_fails_makes_it_degraded_and_takes_no_traffic_away(tmp_path: 
     get_extension(client.application).services.close()
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("keys", "key", "address", "status"),
     [
         ({}, "", "127.0.0.1", 200),

@@ -16,6 +16,7 @@ from flask.testing import FlaskClient
 from forwarder.core.errors import InvalidRequest, TooLarge
 from forwarder.server.content_encoding import zstd
 from forwarder.server.json_body import read_body
+from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve
 
 
@@ -28,7 +29,7 @@ def test_json_object_is_parsed() -> None:
     assert read(b'{"a": [1, null]}', 1000) == {"a": [1, None]}
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'"x"', b"\xff"])
+@check_each("data", [b"", b"{", b"[]", b"null", b'"x"', b"\xff"])
 def test_anything_else_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read(data, 1000)
@@ -44,9 +45,7 @@ def test_unserializable_body_is_refused_by_parameter() -> None:
     assert caught.value.param == "deep"
 
 
-@pytest.mark.parametrize(
-    "data", [b'{"a": [' + b"1," * 2000 + b"1]}", b'{"a": [' + b'"x, y",' * 2000 + b"1]}"]
-)
+@check_each("data", [b'{"a": [' + b"1," * 2000 + b"1]}", b'{"a": [' + b'"x, y",' * 2000 + b"1]}"])
 def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(data: bytes) -> None:
     with pytest.raises(TooLarge, match="FORWARDER_MAX_JSON_VALUES"):
         read(data, 1000)
@@ -58,11 +57,11 @@ def test_commas_within_strings_are_not_counted() -> None:
     assert read(json.dumps(body).encode(), 1000) == body
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("text", "more"),
     [("x", 0), ("é", 2), ("—", 2), ("😀", 4), ("\n" * 60_000, 0), ('"' * 60_000 + "—", 2)],
 )
-@pytest.mark.parametrize("ascii_only", [False, True])
+@check_each("ascii_only", [False, True])
 def test_texts_beyond_ascii_need_more_memory(text: str, more: int, ascii_only: bool) -> None:
     asked: list[int] = []
     body = {"other": "x" * 1_000_000, "text": "x" * 1_000_000 + text, "b": "x\\"}
@@ -94,7 +93,7 @@ def test_small_texts_need_no_more_memory() -> None:
     assert asked == []
 
 
-@pytest.mark.parametrize("data", [b'{"a": "' + b",\\" * 4000, b"," * 2000 + b'"'])
+@check_each("data", [b'{"a": "' + b",\\" * 4000, b"," * 2000 + b'"'])
 def test_a_string_that_does_not_end_is_no_json(data: bytes) -> None:
     with pytest.raises(InvalidRequest):
         read(data, 5000)
@@ -114,11 +113,11 @@ ASKED: dict[str, dict[str, Any]] = {
     "/api/show": {"model": "demo"},
 }
 
-every_route = pytest.mark.parametrize("path", ASKED)
+every_route = check_each("path", ASKED)
 
 
 @every_route
-@pytest.mark.parametrize(
+@check_each(
     ("coding", "compress"),
     [("zstd", zstd.compress), ("gzip", gzip.compress), ("deflate", zlib.compress),
      ("br", brotli.compress), ("identity", bytes)],
@@ -231,7 +230,7 @@ def test_a_captured_request_has_its_decoded_body(serve: Serve) -> None:
     assert "content-encoding" not in {name.lower() for name, _ in request["headers"]}
 
 
-@pytest.mark.parametrize(("size", "status"), [(1024, 400), (1025, 413)])
+@check_each(("size", "status"), [(1024, 400), (1025, 413)])
 def test_a_body_of_unknown_length_has_the_same_limit(size: int, status: int, serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(500), FORWARDER_MAX_BODY="1k")
     chunked = {"wsgi.input": io.BytesIO(b" " * size), "wsgi.input_terminated": True}

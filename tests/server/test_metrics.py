@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import httpx2
-import pytest
 from flask.testing import FlaskClient
 
+from tests.helpers.check_cases import check_each
 from tests.observability.counted import counted
 from tests.server.conftest import Serve
 
@@ -47,7 +47,7 @@ def test_disabled_metrics_are_not_found(serve: Serve) -> None:
     assert (got.status_code, got.get_json()["error"]["code"]) == (404, "not_found")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("given", "status"),
     [("Bearer right", 200), ("bearer  right", 200), ("Bearer wrong", 401), ("Basic right", 401),
      ("", 401), ("Bearer richtig-ü", 401)],

@@ -16,6 +16,7 @@ from forwarder import services
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from forwarder.server.extension import get_extension
+from tests.helpers.check_cases import check_each
 from tests.helpers.ollama import mistakes
 from tests.models.remotes import Answer, gone, refusing, well
 from tests.server.conftest import Serve, streamed
@@ -483,7 +484,7 @@ EMBEDDING: dict[str, Json] = {
     "/embeddings": {"model": "m", "input": "one"},
 }
 every_route = pytest.mark.parametrize("path", BODIES)
-over_either = pytest.mark.parametrize("upstream", ["chat", "responses"])
+over_either = check_each("upstream", ["chat", "responses"])
 
 
 def chunk(text: str, finish: str | None = None) -> Json:
@@ -529,7 +530,7 @@ def test_an_answer_can_be_whole(path: str, upstream: str, demo: FlaskClient) -> 
     assert mistakes(whole) == []
 
 
-@pytest.mark.parametrize("path", {**BODIES, **EMBEDDING})
+@check_each("path", {**BODIES, **EMBEDDING})
 def test_errors_have_the_shape_of_their_api(path: str, demo: FlaskClient) -> None:
     for data in (b"", b"[]", b'{"model": 1}'):
         got = demo.post(path, data=data)
@@ -539,7 +540,7 @@ def test_errors_have_the_shape_of_their_api(path: str, demo: FlaskClient) -> Non
         assert got.headers["X-Request-Id"]
 
 
-@pytest.mark.parametrize("path", {**BODIES, **EMBEDDING})
+@check_each("path", {**BODIES, **EMBEDDING})
 def test_missing_key_is_refused(path: str, serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(500), FORWARDER_API_KEYS="k")
 
@@ -548,8 +549,8 @@ def test_missing_key_is_refused(path: str, serve: Serve) -> None:
         assert got.status_code == 401
 
 
-@pytest.mark.parametrize("path", [p for p in {**BODIES, **EMBEDDING} if p.startswith("/api/")])
-@pytest.mark.parametrize(
+@check_each("path", [p for p in {**BODIES, **EMBEDDING} if p.startswith("/api/")])
+@check_each(
     ("status", "message", "code"),
     [
         (404, "The model `m` does not exist or you do not have access to it.", "model_not_found"),
@@ -574,7 +575,7 @@ def test_unknown_model_has_the_error_that_makes_clients_pull(
 
 
 @every_route
-@pytest.mark.parametrize(
+@check_each(
     "message",
     [
         "This model does not support tools.",
@@ -602,7 +603,7 @@ def test_a_failure_before_the_first_line_is_a_status(path: str, serve: Serve) ->
 
 
 @every_route
-@pytest.mark.parametrize(
+@check_each(
     "events",
     [
         [chunk("Hi")],
@@ -701,7 +702,7 @@ def test_openai_embeddings_request_passes_through(serve: Serve) -> None:
     assert got.get_json() == {"data": [{"embedding": "AACAPw=="}], "vendor": 1}
 
 
-@pytest.mark.parametrize("path", EMBEDDING)
+@check_each("path", EMBEDDING)
 def test_an_upstream_without_embeddings_says_so(path: str, serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(404, json={"detail": "Not Found"}))
 
@@ -711,7 +712,7 @@ def test_an_upstream_without_embeddings_says_so(path: str, serve: Serve) -> None
     assert "The upstream 'chat' has no embeddings." in got.text
 
 
-@pytest.mark.parametrize("path", EMBEDDING)
+@check_each("path", EMBEDDING)
 def test_embeddings_answer_without_vectors_is_an_upstream_error(path: str, serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(200, json={"data": [7]}))
 

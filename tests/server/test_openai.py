@@ -11,6 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.helpers import sdk
+from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve, streamed
 
 Json = dict[str, Any]
@@ -52,7 +53,7 @@ def test_only_chat_streams_end_with_done(demo: FlaskClient) -> None:
 
 
 @every_route
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'"x"', b"\xff"])
+@check_each("data", [b"", b"{", b"[]", b"null", b'"x"', b"\xff"])
 def test_a_body_has_to_be_a_json_object(path: str, data: bytes, demo: FlaskClient) -> None:
     got = demo.post(path, data=data)
 
@@ -164,8 +165,8 @@ def test_models_are_found_by_their_whole_name(demo: FlaskClient) -> None:
     assert (missing.status_code, missing.get_json()["error"]["param"]) == (404, "model")
 
 
-@pytest.mark.parametrize(("key", "asked"), [("k", "codex-auto-review"), ("x", "usual")])
-@pytest.mark.parametrize("protocol", ["responses", "chat"])
+@check_each(("key", "asked"), [("k", "codex-auto-review"), ("x", "usual")])
+@check_each("protocol", ["responses", "chat"])
 def test_codex_model_is_routed_by_the_client_key(
     key: str, asked: str, protocol: str, serve: Serve
 ) -> None:
@@ -199,7 +200,7 @@ def test_codex_model_is_routed_by_the_client_key(
     assert (found["id"], found["owned_by"]) == ("codex-auto-review", "chat")
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/demo"])
+@check_each("path", ["/v1/models", "/v1/models/demo"])
 def test_models_need_a_key(path: str, serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(200, json={"data": []}), FORWARDER_API_KEYS="k")
 
@@ -271,7 +272,7 @@ def test_compaction_is_passed_to_upstreams_that_support_it(serve: Serve) -> None
     assert (got.get_json(), paths) == (whole, ["/v1/responses/compact"])
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("body", "param"),
     [({"input": TALK}, "model"), ({"model": "m", "input": 7}, "input")],
 )
@@ -294,7 +295,7 @@ def test_a_foreign_compaction_is_named_in_the_header_or_refused(demo: FlaskClien
     assert (strict.status_code, strict.get_json()["error"]["param"]) == (400, "input.compaction")
 
 
-@pytest.mark.parametrize("path", ["v1/responses", "v1/chat/completions", "forwarder/translate"])
+@check_each("path", ["v1/responses", "v1/chat/completions", "forwarder/translate"])
 def test_invalid_strict_header_is_refused(path: str, demo: FlaskClient) -> None:
     question = [{"role": "user", "content": "hi"}]
     asked = {"messages": question} if path.endswith("completions") else {"input": question}
@@ -346,7 +347,7 @@ CLIENT_HEADERS = {
 
 
 @every_route
-@pytest.mark.parametrize("over", ["chat", "responses"])
+@check_each("over", ["chat", "responses"])
 def test_provider_headers_are_forwarded(path: str, over: str, serve: Serve) -> None:
     asked: list[httpx2.Headers] = []
 
@@ -367,7 +368,7 @@ def test_provider_headers_are_forwarded(path: str, over: str, serve: Serve) -> N
 
 
 @every_route
-@pytest.mark.parametrize("key", ["ours", "passthrough"])
+@check_each("key", ["ours", "passthrough"])
 def test_clients_do_not_share_an_idempotency_key(path: str, key: str, serve: Serve) -> None:
     sent: list[str] = []
 
@@ -432,8 +433,8 @@ ANSWER = {
 }
 
 
-@pytest.mark.parametrize("strict", ["true", "false"])
-@pytest.mark.parametrize(
+@check_each("strict", ["true", "false"])
+@check_each(
     "environment",
     [
         {"FORWARDER_UPSTREAMS": "responses"},
@@ -473,7 +474,7 @@ TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 CHAT_TOOL = {"type": "function", "function": {"name": "f"}}
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("path", "body"),
     [
         ("responses", {"input": [{"type": LONG}]}),
@@ -520,8 +521,8 @@ LATE_KEY_ERROR = {"error": {"message": "Incorrect API key provided", "code": "in
 
 
 @every_route
-@pytest.mark.parametrize("over", ["chat", "responses"])
-@pytest.mark.parametrize("stream", [False, True])
+@check_each("over", ["chat", "responses"])
+@check_each("stream", [False, True])
 def test_a_key_refused_after_the_first_batch_is_not_the_client_s(
     path: str, over: str, stream: bool, serve: Serve
 ) -> None:
@@ -583,8 +584,8 @@ TOLD: dict[str, tuple[str, Json]] = {
 }
 
 
-@pytest.mark.parametrize(("path", "body"), TOLD.values(), ids=TOLD)
-@pytest.mark.parametrize("model", ["chat/m", "responses/m"])
+@check_each(("path", "body"), TOLD.values(), ids=TOLD)
+@check_each("model", ["chat/m", "responses/m"])
 def test_an_error_quotes_200_characters_of_the_id_of_a_call(
     serve: Serve, path: str, body: Json, model: str
 ) -> None:

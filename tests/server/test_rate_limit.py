@@ -22,6 +22,7 @@ from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.errors import ForwarderError, RateLimited, RateLimitsUnavailable
 from forwarder.core.translation_context import LossReport
 from forwarder.server.rate_limit import RateLimitObserver, format_duration
+from tests.helpers.check_cases import check_each
 from tests.server.conftest import streamed
 
 CHUNK = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
@@ -291,7 +292,7 @@ class Hanging(MemoryStorage):
         return int(super().incr(key, expiry, amount))
 
 
-@pytest.mark.parametrize("seconds", ["0.05", "20"])
+@check_each("seconds", ["0.05", "20"])
 def test_request_waits_for_a_slow_storage_until_the_timeout(seconds: str) -> None:
     storage = Hanging()
     limits = limits_of(storage, REQUESTS="1/hour", TIMEOUT=seconds)
@@ -328,7 +329,7 @@ def test_storage_contains_no_client_keys() -> None:
     assert "secret" not in name
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("seconds", "text"),
     [(0, "0s"), (0.0174, "18ms"), (0.5, "500ms"), (1, "1s"), (5.1, "6s"), (59.5, "1m0s"),
      (360, "6m0s"), (3599.2, "1h0m0s"), (86400, "24h0m0s")],
@@ -405,7 +406,7 @@ def test_requests_without_upstream_are_not_limited(serve: Callable[..., FlaskCli
     assert asked(client, Authorization="Bearer k").status_code == 429
 
 
-@pytest.mark.parametrize(("proxies", "codes"), [("0", [200, 429]), ("1", [200, 200])])
+@check_each(("proxies", "codes"), [("0", [200, 429]), ("1", [200, 200])])
 def test_forwarded_address_needs_a_trusted_proxy(
     proxies: str, codes: list[int], serve: Callable[..., FlaskClient]
 ) -> None:

@@ -19,6 +19,7 @@ from forwarder.core.errors import UpstreamRefused
 from forwarder.core.translation_context import LossReport
 from forwarder.server import request_context
 from forwarder.server.extension import get_extension
+from tests.helpers.check_cases import check_each
 
 KEYS = ("key-one", "key-two")
 
@@ -164,7 +165,7 @@ def test_dropped_header_is_absent_without_losses() -> None:
     assert "X-Forwarder-Dropped" not in answer.headers
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("status", "code"),
     [
         (400, None),

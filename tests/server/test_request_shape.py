@@ -12,6 +12,7 @@ from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import LossReport
 from forwarder.server.request_shape import adapt_shape
+from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve, serve, streamed
 
 __all__ = ["serve"]
@@ -140,7 +141,7 @@ def test_flat_tools_beside_messages_are_nested() -> None:
     }
 
 
-@pytest.mark.parametrize("wrong", [5, "x", True, {"a": 1}, [5], [[]], [{"type": []}]])
+@check_each("wrong", [5, "x", True, {"a": 1}, [5], [[]], [{"type": []}]])
 def test_tools_of_a_wrong_type_are_left_for_others_to_refuse(wrong: Any) -> None:
     for name in ("tools", "tool_choice"):
         given = {"messages": [], name: wrong}
@@ -154,7 +155,7 @@ def test_nested_tools_beside_input_are_read_too() -> None:
     assert adapt(given, "chat")[0]["tools"] == [NESTED]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("body", "name"),
     [
         ({"input": "Hello"}, "input"),
@@ -184,7 +185,7 @@ def test_chat_body_error_names_the_right_path() -> None:
     assert "/v1/chat/completions" in error.message
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@check_each("name", ["max_tokens", "max_completion_tokens"])
 def test_the_token_limit_by_its_chat_name_is_mapped(name: str) -> None:
     assert adapt({"input": "Hi", name: 7}, "responses")[0] == {
         "input": "Hi",
@@ -195,7 +196,7 @@ def test_the_token_limit_by_its_chat_name_is_mapped(name: str) -> None:
     assert refusal({"input": "Hi", name: "7"}, "responses").param == name
 
 
-@pytest.mark.parametrize("most", [0, -1])
+@check_each("most", [0, -1])
 def test_fewer_tool_calls_than_one_are_refused(most: int) -> None:
     error = refusal({"input": "Hi", "max_tool_calls": most}, "responses")
     assert (error.status, error.param) == (400, "max_tool_calls")
@@ -208,8 +209,8 @@ def test_fewer_tool_calls_than_one_are_refused(most: int) -> None:
 # -- through the routes ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("over", ["chat", "responses"])
-@pytest.mark.parametrize("stream", [True, False])
+@check_each("over", ["chat", "responses"])
+@check_each("stream", [True, False])
 def test_cursor_gets_a_chat_completion(over: str, stream: bool, serve: Serve) -> None:
     asked: list[Json] = []
 
@@ -265,7 +266,7 @@ def test_a_converted_body_is_sent_as_the_provider_takes_it(serve: Serve) -> None
     assert sent["messages"][0]["role"] == "system"
 
 
-@pytest.mark.parametrize("over", ["chat", "responses"])
+@check_each("over", ["chat", "responses"])
 def test_the_limit_reaches_the_upstream(over: str, serve: Serve) -> None:
     asked: list[Json] = []
 
@@ -281,7 +282,7 @@ def test_the_limit_reaches_the_upstream(over: str, serve: Serve) -> None:
     assert over == "chat" or "max_tokens" not in asked[0]
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens", "/forwarder/translate?from=responses"])  # fmt: skip
+@check_each("path", ["/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens", "/forwarder/translate?from=responses"])  # fmt: skip
 def test_chat_body_error_on_every_responses_route(path: str, serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(500))
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
@@ -291,8 +292,8 @@ def test_chat_body_error_on_every_responses_route(path: str, serve: Serve) -> No
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, "input")
 
 
-@pytest.mark.parametrize("over", ["chat", "responses"])
-@pytest.mark.parametrize("more", [{}, {"stream": True}, {"background": True}])
+@check_each("over", ["chat", "responses"])
+@check_each("more", [{}, {"stream": True}, {"background": True}])
 def test_zero_max_tool_calls_is_refused(over: str, more: Json, serve: Serve) -> None:
     client = serve(lambda _: pytest.fail("asked"), FORWARDER_UPSTREAMS=over)
 

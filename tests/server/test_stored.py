@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from flask.testing import FlaskClient
 
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
+from tests.helpers.check_cases import check_each
 
 NAME = "resp_" + "0" * 32
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("method", "path"),
     [
         ("GET", f"/v1/responses/{NAME}"),
@@ -33,7 +33,7 @@ def test_missing_object_is_not_found(method: str, path: str, demo: FlaskClient) 
     assert got.get_json()["error"]["code"] == "not_found"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("path", "param"),
     [
         ("?stream=perhaps", "stream"),

@@ -15,6 +15,7 @@ from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from forwarder.server.extension import get_extension
 from forwarder.server.stored_files import clean_filename
+from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve
 
 STORE = {"FORWARDER_FILES": "store", "FORWARDER_API_KEYS": "sk-one,sk-two"}
@@ -141,7 +142,7 @@ def test_expiry_is_stored(client: FlaskClient) -> None:
     assert file["expires_at"] in range(file["created_at"] + 3600, file["created_at"] + 3602)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("filename", "name"),
     [
         ("..\\..\\b.txt", "b.txt"),
@@ -171,7 +172,7 @@ def test_named_upstream_has_its_own_files(serve: Serve) -> None:
     assert [url.rpartition("/")[2] for url in asked] == ["file-1234567890123456789", "file-1"]
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("environment", "stored"),
     [
         ({}, True),  # the demo

@@ -11,16 +11,17 @@ from forwarder.server.stored_objects import (
     check_stored_id,
     require_found,
 )
+from tests.helpers.check_cases import check_each
 
 ERROR = NotFound("There is none.")
 
 
-@pytest.mark.parametrize("name", ["resp_1", "a.b:c-d", "x" * 256])
+@check_each("name", ["resp_1", "a.b:c-d", "x" * 256])
 def test_valid_id_is_returned(name: str) -> None:
     assert check_stored_id(name) == name
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "a\0", "ä", "x" * 257])
+@check_each("name", ["", "a b", "a/b", "a\0", "ä", "x" * 257])
 def test_malformed_id_is_not_found(name: str) -> None:
     with pytest.raises(NotFound) as refused:
         check_stored_id(name)
@@ -49,7 +50,7 @@ def test_deletions_have_one_form(demo: FlaskClient) -> None:
         assert demo.delete(f"/v1/{path}/{name}").status_code == 404
 
 
-@pytest.mark.parametrize("path", ["conversations", "chat/completions"])
+@check_each("path", ["conversations", "chat/completions"])
 def test_metadata_is_checked_before_the_object_is_looked_up(path: str, demo: FlaskClient) -> None:
     for body, param in (({}, "metadata"), ({"metadata": {"a": 5}}, "metadata.a")):
         got = demo.post(f"/v1/{path}/unknown", json=body)

@@ -24,6 +24,7 @@ from openai.types.vector_stores import (
 )
 
 from forwarder.demo.embeddings import make_vector
+from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve
 
 ENVIRONMENT = {
@@ -300,7 +301,7 @@ def test_stores_of_other_clients_are_not_found(api: Api) -> None:
     assert api.fail("POST", f"/vector_stores/{store}/files", {"file_id": "x"}) == (404, "file_id")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("path", "body", "param"),
     [
         ("", {"name": 1}, "name"),

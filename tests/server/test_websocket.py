@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 from flask.testing import FlaskClient
 
+from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve
 
 HANDSHAKE = {
@@ -15,7 +15,7 @@ HANDSHAKE = {
 }
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/responses"])
+@check_each("path", ["/v1/responses", "/responses"])
 def test_plain_get_is_a_426(path: str, demo: FlaskClient) -> None:
     assert demo.get(path).status_code == 426
 
@@ -32,7 +32,7 @@ def test_handshake_requires_a_key(serve: Serve) -> None:
     assert client.get("/v1/responses", headers=HANDSHAKE).status_code == 401
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("origin", "status"),
     [
         ("http://evil.example", 403),
@@ -55,7 +55,7 @@ def test_handshake_of_other_origins_is_refused(origin: str, status: int, serve: 
     assert got.status_code == status
 
 
-@pytest.mark.parametrize(
+@check_each(
     "wrong",
     [
         {"Sec-WebSocket-Version": "8"},

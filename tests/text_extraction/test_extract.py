@@ -9,6 +9,7 @@ import pytest
 
 from forwarder.text_extraction import extract
 from forwarder.text_extraction.extract import InvalidFile, UnsupportedFile, extract_text
+from tests.helpers.check_cases import check_each
 from tests.text_extraction.documents import HTML, make_docx, make_pdf
 
 
@@ -41,13 +42,13 @@ def name_case(value: object) -> str | None:
     return "data" if isinstance(value, bytes) else None
 
 
-@pytest.mark.parametrize("name", ["a", "a.txt", "a.html", "a.pdf.html"])
+@check_each("name", ["a", "a.txt", "a.html", "a.pdf.html"])
 def test_content_decides_the_type(name: str) -> None:
     assert extract_text(make_pdf("Hello"), name) == "Hello"
     assert extract_text(make_docx("Hello"), name) == "Hello"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("data", "text"),
     [
         (b"def f():\n    return 1\n", "def f():\n    return 1"),
@@ -69,7 +70,7 @@ def zip_of(name: str, content: bytes = b"x") -> bytes:
     return target.getvalue()
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("data", "name"),
     [
         (zip_of("ppt/presentation.xml"), "a.pptx"),
@@ -83,7 +84,7 @@ def test_other_types_are_unsupported(data: bytes, name: str) -> None:
         extract_text(data, name)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("data", "name", "reason"),
     [
         (b"", "a.txt", "empty"),

@@ -11,6 +11,7 @@ import pytest
 from forwarder.text_extraction import extraction_process
 from forwarder.text_extraction.extract import MAX_LINKS
 from forwarder.text_extraction.extraction_process import ExtractionError, extract_file, extract_page
+from tests.helpers.check_cases import check_each
 from tests.text_extraction.documents import make_docx, make_pdf
 
 
@@ -58,7 +59,7 @@ def test_page_without_text_is_an_invalid_file() -> None:
         extract_page(b"<html></html>", "https://example.org/")
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("data", "name", "code"),
     [
         (b"", "a.txt", "invalid_file"),
