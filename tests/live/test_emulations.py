@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from tests.fake_provider import Answer, Call, Framing, ScriptedUpstream, Stream, Usage, faults
+from tests.helpers.check_cases import check_each
 from tests.live.conftest import Serve, settings
 from tests.live.server import Server
 from tests.live.talk import Answered, Json, ask, asking
 from tests.live.test_faults import leave
 
-either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+either = check_each("stream", [False, True], ids=["whole", "streamed"])
 
 TEXT = "One, two, STOP, three."
 OVER_RESPONSES = {"model": "responses/m"}
@@ -56,10 +57,11 @@ def choices(answered: Answered) -> list[tuple[Any, str]]:
 
 
 @either
-@pytest.mark.parametrize("pieces", [1, 3, len(TEXT)])
+@check_each("pieces", [1, 3, len(TEXT)])
 def test_an_answer_ends_before_its_stop(
     stream: bool, pieces: int, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(text=TEXT, pieces=pieces))
     answered = chat(forwarder, stream, stop=["STOP", "three"])
     assert choices(answered) == [("One, two, ", "stop")]
@@ -72,6 +74,7 @@ def test_an_answer_ends_before_its_stop(
 def test_unmatched_stop_changes_nothing(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(text=TEXT, reasoning="STOP?", calls=[Call("f", id="c")], pieces=9))
     tool = {"type": "function", "function": {"name": "f"}}
     answered = chat(forwarder, stream, stop=["three.!", "?"], tools=[tool])
@@ -106,6 +109,7 @@ def test_usage_is_exact_where_the_operator_pays_for_it(
 def test_choices_are_asked_for_at_once_and_merged(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     texts = [f"Answer {letter * 30}." for letter in "abcd"]
     upstream.script(*(faults.slow(Answer(text=text, pieces=8), delay=0.03) for text in texts))
     started = time.monotonic()
@@ -134,6 +138,7 @@ def test_every_choice_is_stopped_on_its_own(forwarder: Server, upstream: Scripte
 def test_a_refusal_of_one_choice_is_the_answer(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     slow = faults.slow(Answer(text="word " * 200, pieces=200), delay=0.02)
     upstream.script(slow, faults.status(429, retry_after=7), slow)
     answered = chat(forwarder, stream, n=3)
@@ -152,10 +157,11 @@ def test_a_failure_of_one_choice_ends_all(forwarder: Server, upstream: ScriptedU
     assert len(left) >= 2
 
 
-@pytest.mark.parametrize("silent", [False, True])
+@check_each("silent", [False, True])
 def test_every_upstream_is_left_when_the_client_leaves(
     silent: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     answer = faults.slow(Answer(text="word " * 300, pieces=300), delay=0.02)
     stalled = faults.stalled(Answer(text=TEXT), after=5)
     upstream.script(*[stalled if silent else answer] * 3)
@@ -187,10 +193,11 @@ def test_silence_of_all_choices_keeps_the_client_alive(
 
 
 @either
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@check_each("name", ["max_tokens", "max_completion_tokens"])
 def test_a_limit_below_the_floor_is_raised_upstream_and_met_here(
     stream: bool, name: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(text=TEXT, pieces=5, finish="length"))
     answered = chat(forwarder, stream, **{name: 2})
     assert choices(answered) == [("One,", "length")]
@@ -202,11 +209,12 @@ def test_a_limit_below_the_floor_is_raised_upstream_and_met_here(
 
 
 @either
-@pytest.mark.parametrize("over", ["chat", "responses"])
-@pytest.mark.parametrize("client", ["chat", "responses"])
+@check_each("over", ["chat", "responses"])
+@check_each("client", ["chat", "responses"])
 def test_only_one_call_is_made_where_the_client_forbids_more(
     client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(calls=[Call("f", {"a": 1}, id="c1"), Call("f", {"a": 2}, id="c2")]))
     function = {"name": "f", "parameters": {"type": "object", "properties": {}}}
     tool: Json = {"type": "function", "function": function}
@@ -223,6 +231,7 @@ def test_only_one_call_is_made_where_the_client_forbids_more(
 def test_a_message_of_old_has_room_for_one_call(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(calls=[Call("f", {"a": 1}, id="c1"), Call("g", {"a": 2}, id="c2")]))
     functions = [{"name": name, "parameters": {"type": "object"}} for name in "fg"]
     answered = chat(forwarder, stream, functions=functions)
@@ -255,6 +264,7 @@ LONG = [
 def test_a_conversation_that_is_too_long_is_shortened_when_the_client_wants_it(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(TOO_LONG, TOO_LONG, Answer(text="fits"))
     items = [*LONG, {"role": "user", "content": "now"}]
     body = {
@@ -299,10 +309,11 @@ def schema_of(client: str) -> Json:
 
 
 @either
-@pytest.mark.parametrize("client", ["chat", "responses"])
+@check_each("client", ["chat", "responses"])
 def test_a_schema_is_kept_by_a_provider_that_knows_none(
     client: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(text='{"town": 1}'), Answer(text=f"```json\n{FIT}\n```", pieces=7))
     answered = ask(
         forwarder, client, asking(client, model="plain/m", stream=stream, **schema_of(client))

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from tests.fake_provider import Answer, Framing, Raw, ScriptedUpstream, Stream
+from tests.helpers.check_cases import check_each
 from tests.live.conftest import Serve, settings
 from tests.live.server import Server
 from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking, http
 from tests.live.test_websocket import talking
 
-every_pairing = pytest.mark.parametrize(("client", "over"), PAIRINGS)
-every_upstream = pytest.mark.parametrize("over", PATHS)
-either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+every_pairing = check_each(("client", "over"), PAIRINGS)
+every_upstream = check_each("over", PATHS)
+either = check_each("stream", [False, True], ids=["whole", "streamed"])
 
 VLLM = "This model's maximum context length is 100 tokens. However, your request has 120 tokens."
 DEEPSEEK = (
@@ -36,7 +37,7 @@ TOO_LONG: dict[str, Json] = {
     "openai": {"message": "Too much.", "type": "invalid_request_error", "param": "input",
                "code": "context_length_exceeded"},
 }  # fmt: skip
-every_wording = pytest.mark.parametrize("error", TOO_LONG.values(), ids=TOO_LONG)
+every_wording = check_each("error", TOO_LONG.values(), ids=TOO_LONG)
 
 FIRST = [
     ({"message": "No money.", "type": "insufficient_quota", "code": "insufficient_quota"},
@@ -116,6 +117,7 @@ def error_of(answered: Answered) -> Json:
 def test_a_context_that_is_too_long_is_a_400(
     client: str, over: str, stream: bool, error: Json, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(refusing(error))
 
     answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
@@ -132,6 +134,7 @@ def test_a_context_that_is_too_long_is_a_400(
 def test_error_within_a_stream_has_its_code(
     client: str, over: str, error: Json, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(breaking(error))
 
     answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
@@ -151,6 +154,7 @@ def test_error_within_a_stream_has_its_code(
 def test_error_over_a_websocket_has_its_code(
     over: str, error: Json, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(refusing(error), saying(event_with(error, over, "nested")), breaking(error))
     with talking(forwarder) as talk:
         for _ in range(2):
@@ -167,6 +171,7 @@ def test_error_over_a_websocket_has_its_code(
 def test_background_work_stores_its_code(
     over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     error = TOO_LONG["deepseek"]
     for answer in (refusing(error), saying(event_with(error, over, "nested")), breaking(error)):
         upstream.script(answer)
@@ -190,12 +195,13 @@ def get(forwarder: Server, name: str) -> Json:
 
 @every_pairing
 @either
-@pytest.mark.parametrize("shape", ["nested", "flat", "failed"])
-@pytest.mark.parametrize(("error", "status", "code"), FIRST)
+@check_each("shape", ["nested", "flat", "failed"])
+@check_each(("error", "status", "code"), FIRST, parts=3)
 def test_error_as_the_first_event_has_the_status_of_its_code(
     client: str, over: str, stream: bool, shape: str, error: Json, status: int, code: str,
     forwarder: Server, upstream: ScriptedUpstream,
 ) -> None:  # fmt: skip
+    upstream.forget()
     upstream.script(saying(event_with(error, over, shape)))
 
     answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
@@ -209,12 +215,13 @@ def test_error_as_the_first_event_has_the_status_of_its_code(
 
 @every_pairing
 @either
-@pytest.mark.parametrize("shape", ["nested", "flat"])
-@pytest.mark.parametrize(("error", "status", "code"), FIRST)
+@check_each("shape", ["nested", "flat"])
+@check_each(("error", "status", "code"), FIRST, parts=3)
 def test_error_as_the_only_answer_has_the_status_of_its_code(
     client: str, over: str, stream: bool, shape: str, error: Json, status: int, code: str,
     forwarder: Server, upstream: ScriptedUpstream,
 ) -> None:  # fmt: skip
+    upstream.forget()
     body = {"error": error} if shape == "nested" else {"object": "error", **error}
     upstream.script(
         Raw(body=json.dumps(body).encode(), headers={"content-type": "application/json"})
@@ -227,10 +234,11 @@ def test_error_as_the_only_answer_has_the_status_of_its_code(
 
 
 @every_pairing
-@pytest.mark.parametrize("shape", ["nested", "flat"])
+@check_each("shape", ["nested", "flat"])
 def test_a_refused_key_that_comes_in_a_200_is_the_forwarder_s(
     client: str, over: str, shape: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     error = {"message": "Bad key.", "type": "authentication_error", "code": "invalid_api_key"}
     upstream.script(saying(event_with(error, over, shape)), refusing(error, 400))
 
@@ -243,10 +251,11 @@ def test_a_refused_key_that_comes_in_a_200_is_the_forwarder_s(
 
 
 @every_pairing
-@pytest.mark.parametrize("code", KEPT)
+@check_each("code", KEPT)
 def test_a_code_is_kept_in_the_midst_of_a_stream(
     client: str, over: str, code: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(breaking({"message": "No.", "code": code, "type": "t"}))
 
     answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
@@ -258,6 +267,7 @@ def test_a_code_is_kept_in_the_midst_of_a_stream(
 def test_a_usage_limit_says_when_it_resets(
     over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     error = {"message": "Enough.", "type": "usage_limit_reached", "plan_type": "p", "resets_at": 7}
     upstream.script(breaking(error), refusing(error, 429))
     body = asking("responses", model=f"{over}/m", stream=True)
@@ -274,6 +284,7 @@ def test_a_usage_limit_says_when_it_resets(
 def test_a_model_that_the_upstream_does_not_know_is_a_404(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     for error in (
         {"message": "Model Not Exist", "type": "invalid_request_error",
          "code": "invalid_request_error"},
@@ -297,8 +308,8 @@ def patient(serve: Serve, upstream: ScriptedUpstream) -> Server:
 
 
 @every_pairing
-@pytest.mark.parametrize("in_stream", [True, False])
-@pytest.mark.parametrize(
+@check_each("in_stream", [True, False])
+@check_each(
     ("error", "status", "requests"),
     [
         ({"message": "No.", "type": "overloaded_error"}, 529, 2),
@@ -312,6 +323,7 @@ def test_only_temporary_errors_are_retried(
     client: str, over: str, in_stream: bool, error: Json, status: int, requests: int,
     patient: Server, upstream: ScriptedUpstream,
 ) -> None:  # fmt: skip
+    upstream.forget()
     failing = saying(event_with(error, over, "nested")) if in_stream else refusing(error, status)
     upstream.script(failing, *([Answer(text="Well.")] if requests > 1 else []))
 

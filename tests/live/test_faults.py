@@ -19,14 +19,15 @@ import pytest
 from tests.fake_provider import Answer, Call, Framing, Raw, ScriptedUpstream, Stall, Stream, faults
 from tests.fake_provider.answers import Protocol
 from tests.fake_provider.faults import STATUSES, Scripted
+from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, serving, unused_port
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
 from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking, http
 
-every_pairing = pytest.mark.parametrize(("client", "over"), PAIRINGS)
-every_client = pytest.mark.parametrize("client", PATHS)
-either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+every_pairing = check_each(("client", "over"), PAIRINGS)
+every_client = check_each("client", PATHS)
+either = check_each("stream", [False, True], ids=["whole", "streamed"])
 
 TEXT = "Grüezi 🏔 日本語, “quoted” and long enough to be cut."
 ANSWER = Answer(
@@ -118,10 +119,11 @@ BEYOND_THE_SDK = {
 }
 
 
-@pytest.mark.parametrize(("client", "over", "stream", "name"), vendors())
+@check_each(("client", "over", "stream", "name"), vendors(), parts=3)
 def test_vendor_variations_change_nothing(
     client: str, over: str, stream: bool, name: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(faults.harmless(ANSWER, protocol(over))[name])
 
     model = "m" if stream else "folded"
@@ -146,6 +148,7 @@ def test_vendor_variations_change_nothing(
 def test_a_whole_answer_may_come_where_a_stream_was_asked(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(faults.WholeInstead(ANSWER))
 
     answered = ask(forwarder, client, asking_for_calls(client, over, True))
@@ -156,10 +159,11 @@ def test_a_whole_answer_may_come_where_a_stream_was_asked(
 
 
 @every_pairing
-@pytest.mark.parametrize("form", ["whole", "folded", "streamed"])
+@check_each("form", ["whole", "folded", "streamed"])
 def test_a_finished_empty_answer_is_an_answer(
     client: str, over: str, form: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(faults.empty())
 
     answered = ask(forwarder, client, asking_for_calls(client, over, form == "streamed", form))
@@ -205,10 +209,11 @@ def broken() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("client", "over", "form", "name"), broken())
+@check_each(("client", "over", "form", "name"), broken(), parts=4)
 def test_a_broken_answer_fails_once(
     client: str, over: str, form: str, name: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     stream = form == "streamed"
     fault = faults.fatal(ANSWER, protocol(over))[name]
     upstream.script(fault)
@@ -228,10 +233,11 @@ def test_a_broken_answer_fails_once(
 
 @every_pairing
 @either
-@pytest.mark.parametrize("code", STATUSES)
+@check_each("code", STATUSES)
 def test_a_refusal_reaches_the_client_as_it_is(
     client: str, over: str, stream: bool, code: int, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     headers = {"x-ratelimit-remaining-tokens": "7", "x-should-retry": "true", "x-secret": "no"}
     upstream.script(faults.status(code, retry_after=9, param="messages", headers=headers))
 
@@ -257,6 +263,7 @@ def test_a_refusal_reaches_the_client_as_it_is(
 def test_an_error_in_the_stream_keeps_its_message(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     broken = faults.error_event(Answer(text=TEXT), after=5)
     upstream.script(replace(broken, framing=replace(broken.framing, delay=0.02)))
 
@@ -270,10 +277,11 @@ def test_an_error_in_the_stream_keeps_its_message(
     assert "broke down" in error["message"]
 
 
-@pytest.mark.parametrize("over", PATHS)
+@check_each("over", PATHS)
 def test_a_cut_stream_keeps_what_was_said(
     over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     for client in PATHS:
         upstream.script(faults.cut(Answer(text=TEXT, pieces=8), after=8, reset=False))
         answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
@@ -320,6 +328,7 @@ def all_at_once(forwarder: Server, stream: bool) -> list[Answered]:
 def test_an_upstream_that_never_answers_is_a_504(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(*[faults.silent()] * len(PAIRINGS))
     started = time.monotonic()
 
@@ -331,10 +340,11 @@ def test_an_upstream_that_never_answers_is_a_504(
     assert all(request.closed_by_client.wait(2) for request in upstream.requests)
 
 
-@pytest.mark.parametrize("after", [0, 4])
+@check_each("after", [0, 4])
 def test_an_upstream_that_falls_silent_has_failed(
     after: int, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(*[faults.stalled(Answer(text=TEXT), after)] * len(PAIRINGS))
     started = time.monotonic()
 
@@ -362,6 +372,7 @@ def test_a_slow_upstream_is_waited_for(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """Longer than any single silence may last."""
+    upstream.forget()
     upstream.script(faults.slow(Answer(text=TEXT, pieces=6), delay=0.15))
 
     answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
@@ -409,7 +420,7 @@ def soon(holds: Callable[[], Any]) -> bool:
 
 
 @every_pairing
-@pytest.mark.parametrize(
+@check_each(
     "answer",
     [
         faults.slow(Answer(text="word " * 300, pieces=300), delay=0.02),
@@ -420,6 +431,7 @@ def soon(holds: Callable[[], Any]) -> bool:
 def test_the_upstream_is_left_when_the_client_leaves(
     client: str, over: str, answer: Scripted, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(answer)
 
     leave(forwarder, client, asking(client, model=f"{over}/m", stream=True), after=b"data: ")
@@ -432,6 +444,7 @@ def test_the_upstream_is_left_when_the_client_leaves(
 def test_the_upstream_is_left_before_it_has_answered(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(faults.silent())
 
     with sending(forwarder, client, asking(client, model=f"{over}/m")):
@@ -462,6 +475,7 @@ def test_file_download_is_cancelled_when_the_client_disconnects(serve: Serve) ->
 def test_a_client_that_leaves_is_no_failure_of_the_upstream(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(faults.stalled(Answer(text="word " * 40, pieces=40), after=9))
     before = http.get(f"{forwarder.url}/metrics").text
     name = f"req_{client}_over_{over}_left"
@@ -479,10 +493,11 @@ def failures(metrics: str) -> list[str]:
     return [line for line in metrics.splitlines() if "upstream_errors_total{" in line]
 
 
-@pytest.mark.parametrize("value", ["caf\xe9", "\xff"])
+@check_each("value", ["caf\xe9", "\xff"])
 def test_an_upstream_s_header_beyond_ascii_spoils_nothing(
     value: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(faults.status(429, headers={"x-request-id": value, "retry-after": "7"}))
 
     answered = ask(forwarder, "chat", asking("chat", model="chat/m"))
@@ -495,6 +510,7 @@ def test_an_upstream_s_header_beyond_ascii_spoils_nothing(
 def test_connections_to_the_upstream_are_used_again(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     for stream in (True, False, True, True, False, True):
         answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
         assert answered.ending == "completed"
@@ -506,6 +522,7 @@ def test_connections_to_the_upstream_are_used_again(
 def test_a_connection_is_not_used_again_after_a_cut(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     body = asking(client, model=f"{over}/m", stream=True)
     upstream.script(faults.cut(Answer(text=TEXT)))
     ask(forwarder, client, body)
@@ -513,11 +530,12 @@ def test_a_connection_is_not_used_again_after_a_cut(
     assert ask(forwarder, client, body).ending == "completed"
 
 
-@pytest.mark.parametrize("over", PATHS)
+@check_each("over", PATHS)
 def test_a_stream_that_does_not_end_after_its_end_is_let_go(
     over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """The client does not wait for an upstream that keeps the connection open."""
+    upstream.forget()
     lingering = Stream(Answer(text=TEXT), ending=lambda frames: [*frames, Stall()])
     for client in PATHS:
         upstream.script(lingering)
@@ -634,10 +652,11 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize(("client", "more", "param"), MALFORMED)
+@check_each(("client", "more", "param"), MALFORMED)
 def test_a_malformed_request_is_refused_by_its_parameter(
     client: str, more: Json, param: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     answered = ask(forwarder, client, {**asking(client), **more})
 
     assert answered.status == 400, answered.text
@@ -647,9 +666,7 @@ def test_a_malformed_request_is_refused_by_its_parameter(
 
 
 @every_client
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"\xff\xfe", b"nonsense", b'{"model": NaN}', b"[]", b'"x"']
-)
+@check_each("body", [b"", b"{", b"\xff\xfe", b"nonsense", b'{"model": NaN}', b"[]", b'"x"'])
 def test_a_body_that_is_no_object_is_refused(client: str, body: bytes, forwarder: Server) -> None:
     answered = ask(forwarder, client, body)
 
@@ -687,10 +704,11 @@ NAMES = {
 """Client -> parameters that have a shape of their own."""
 
 
-@pytest.mark.parametrize("client", PATHS)
+@check_each("client", PATHS)
 def test_a_passing_request_is_judged_by_its_upstream(
     client: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     body = {**asking(client, model=f"{client}/m"), "temperature": "hot"}
 
     answered = ask(forwarder, client, body)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.fake_provider import Answer, Call, Framing, Raw, ScriptedUpstream
+from tests.helpers.check_cases import check_each
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
 from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking, http
@@ -16,8 +17,8 @@ ACROSS = [("responses", "chat"), ("chat", "responses")]
 SAME = [("chat", "chat"), ("responses", "responses")]
 
 every_pairing = pytest.mark.parametrize(("client", "over"), PAIRINGS)
-across = pytest.mark.parametrize(("client", "over"), ACROSS)
-passing_through = pytest.mark.parametrize(("client", "over"), SAME)
+across = check_each(("client", "over"), ACROSS)
+passing_through = check_each(("client", "over"), SAME)
 either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 every_client = pytest.mark.parametrize("client", PATHS)
 
@@ -52,6 +53,7 @@ def sent(upstream: ScriptedUpstream) -> Json:
 def test_text_arrives(
     client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     text = 'Zürich 🏔 "quoted" \\ 日本語 \u2028\u0085\u200b'
     upstream.script(Answer(text=text, pieces=9))
 
@@ -69,6 +71,7 @@ def test_text_arrives(
 def test_translated_answers_are_as_the_sdk_types_them(
     client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     calls = [Call("get_weather", {"city": "Bern"})]
     upstream.script(Answer(text="Let me see.", reasoning=THOUGHT, calls=calls))
     body = asking(client, model=f"{over}/m", stream=stream, tools=offering(client, FUNCTION))
@@ -84,11 +87,12 @@ def test_translated_answers_are_as_the_sdk_types_them(
 REASONING_AS = {"chat": "reasoning_content", "responses": "summary"}
 
 
-@pytest.mark.parametrize("over", PATHS)
-@pytest.mark.parametrize("wanted", [False, True], ids=["not asked", "asked"])
+@check_each("over", PATHS)
+@check_each("wanted", [False, True], ids=["not asked", "asked"])
 def test_chat_stream_has_usage_on_request(
     over: str, wanted: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     options = {"stream_options": {"include_usage": True}} if wanted else {}
 
     answered = ask(forwarder, "chat", asking("chat", model=f"{over}/m", stream=True, **options))
@@ -111,7 +115,7 @@ def test_answer_has_usage(client: str, over: str, forwarder: Server) -> None:
 
 @every_pairing
 @either
-@pytest.mark.parametrize(
+@check_each(
     ("answer", "ending"),
     [
         (Answer(refusal="I cannot."), "completed"),
@@ -129,6 +133,7 @@ def test_every_ending_arrives(
     forwarder: Server,
     upstream: ScriptedUpstream,
 ) -> None:
+    upstream.forget()
     upstream.script(answer)
 
     answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
@@ -190,12 +195,13 @@ STYLED: dict[str, tuple[Any, Json]] = {
 """Style -> the content, and what else the message has besides its metadata."""
 
 
-@pytest.mark.parametrize("over", PATHS)
-@pytest.mark.parametrize("style", STYLED)
+@check_each("over", PATHS)
+@check_each("style", STYLED)
 @either
 def test_a_chat_client_sees_reasoning_in_its_style(
     over: str, style: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
     body = asking("chat", model=f"{over}/m", stream=stream)
 
@@ -212,6 +218,7 @@ def test_a_chat_client_sees_reasoning_in_its_style(
 def test_thinking_is_the_style_of_translated_answers(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
 
     content, rest = styled(ask(forwarder, "chat", asking("chat", stream=stream)))
@@ -227,11 +234,12 @@ KNOWN = [
 ]
 
 
-@pytest.mark.parametrize(("headers", "field"), KNOWN)
+@check_each(("headers", "field"), KNOWN)
 @either
 def test_a_client_that_renders_a_field_gets_it_in_translated_answers(
     headers: dict[str, str], field: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
 
     content, rest = styled(ask(forwarder, "chat", asking("chat", stream=stream), **headers))
@@ -241,11 +249,12 @@ def test_a_client_that_renders_a_field_gets_it_in_translated_answers(
     assert rest["metadata"] == {"reasoning": THOUGHT}
 
 
-@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@check_each("field", ["reasoning_content", "reasoning"])
 @either
 def test_a_client_gets_the_field_that_its_history_carries(
     field: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
     body = asking("chat", stream=stream)
     before = {"role": "assistant", "content": "Yes?", field: "Somebody calls."}
@@ -261,6 +270,7 @@ def test_a_client_gets_the_field_that_its_history_carries(
 def test_a_chat_upstream_s_own_spelling_stays(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT, reasoning_field="reasoning"))
 
     answered = ask(forwarder, "chat", asking("chat", model="chat/m", stream=stream))
@@ -271,12 +281,13 @@ def test_a_chat_upstream_s_own_spelling_stays(
     assert "metadata" not in rest
 
 
-@pytest.mark.parametrize("style", ["thinking", "think", "parts"])
-@pytest.mark.parametrize("over", PATHS)
+@check_each("style", ["thinking", "think", "parts"])
+@check_each("over", PATHS)
 @either
 def test_inline_styles_stay_out_of_json(
     style: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(text='{"a": 1}', reasoning=THOUGHT))
     body = asking(
         "chat", "in json", f"{over}/m", stream=stream, response_format={"type": "json_object"}
@@ -288,10 +299,11 @@ def test_inline_styles_stay_out_of_json(
     assert rest["metadata"]["reasoning"] == THOUGHT
 
 
-@pytest.mark.parametrize("style", ["thinking", "think", "parts", "none"])
+@check_each("style", ["thinking", "think", "parts", "none"])
 def test_reasoning_that_comes_back_is_taken_out_of_the_text(
     style: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
     body = asking("chat", "hi", "chat/m")
     first = ask(forwarder, "chat", body, X_Forwarder_Reasoning=style)
@@ -323,13 +335,14 @@ def test_reasoning_in_the_history_does_not_reach_a_responses_upstream_as_text(
 # -- reasoning for Responses clients --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@check_each(
     "field", ["reasoning_content", "reasoning", "reasoning_details", "openrouter", "think", "parts"]
 )
 @either
 def test_a_responses_client_gets_every_spelling_as_an_item(
     field: Any, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT, reasoning_field=field, pieces=11))
 
     answered = ask(forwarder, "responses", asking("responses", stream=stream))
@@ -340,7 +353,7 @@ def test_a_responses_client_gets_every_spelling_as_an_item(
     assert answered.mistakes == []
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("form", "summary", "content"),
     [("summary", True, False), ("text", False, True), ("both", True, True)],
 )
@@ -353,6 +366,7 @@ def test_a_responses_client_chooses_the_form_of_reasoning(
     forwarder: Server,
     upstream: ScriptedUpstream,
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
     body = asking("responses", stream=stream)
 
@@ -405,6 +419,7 @@ def test_sealed_reasoning_returns_to_the_message_it_belongs_to(
 def test_sealed_reasoning_returns_to_a_message_with_calls(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     calls = [Call("get_weather", {"city": "Bern"}, id=f"call_{n}") for n in "ab"]
     upstream.script(Answer(reasoning="Both, please.", calls=calls))
     tools = offering("responses", FUNCTION)
@@ -480,6 +495,7 @@ def test_an_unknown_reference_is_refused(forwarder: Server) -> None:
 def test_parallel_calls_keep_their_order_and_their_results(
     client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     cities = ["Bern", "Zürich", "Genève"]
     calls = [Call("get_weather", {"city": city}, id=f"call_{city[0]}") for city in cities]
     upstream.script(Answer(text="I look.", calls=calls, pieces=5))
@@ -525,6 +541,7 @@ def test_indexes_of_calls_are_dense_for_chat_clients(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """Reasoning and text come first, and count for nothing."""
+    upstream.forget()
     upstream.script(Answer(text="a", reasoning="b", calls=[Call("f"), Call("f")]))
     body = asking("chat", stream=True, tools=offering("chat", {"name": "f"}))
 
@@ -539,6 +556,7 @@ def test_indexes_of_calls_are_dense_for_chat_clients(
 def test_a_freeform_tool_wears_a_function_and_is_unwrapped(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     text = 'print("Zürich")\n\t\\ 🏔'
     upstream.script(Answer(calls=[Call("run", {"input": text}, id="call_r")], pieces=13))
     grammar = {"type": "grammar", "syntax": "lark", "definition": "start: /.+/"}
@@ -564,6 +582,7 @@ def test_a_freeform_tool_wears_a_function_and_is_unwrapped(
 def test_a_chat_client_s_freeform_tool_stays_one(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(calls=[Call("run", kind="custom", input="ls -l")]))
     tool = {"type": "custom", "custom": {"name": "run", "format": {"type": "text"}}}
 
@@ -592,6 +611,7 @@ def test_a_chat_client_s_freeform_tool_stays_one(
 def test_a_namespace_is_flattened_and_restored(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Answer(calls=[Call("get", {"city": "x"}, namespace="mcp_geo", id="call_g")]))
     inner = {"type": "function", "name": "get", "parameters": SCHEMA, "strict": False}
     tool = {"type": "namespace", "name": "mcp_geo", "description": "Geo.", "tools": [inner]}
@@ -628,6 +648,7 @@ def test_a_legacy_function_is_called_in_the_legacy_way(
 def test_a_schema_is_honoured(
     client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     named = {"name": "place", "schema": SCHEMA, "strict": True}
     asked: Json = {"text": {"format": {"type": "json_schema", **named}}}
     if client == "chat":
@@ -686,10 +707,11 @@ EVENTS: list[Json] = [
 ]
 
 
-@pytest.mark.parametrize(("client", "events"), [("chat", CHUNKS), ("responses", EVENTS)])
+@check_each(("client", "events"), [("chat", CHUNKS), ("responses", EVENTS)])
 def test_unknown_fields_and_events_pass_through(
     client: str, events: list[Json], forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(Raw(events=events))
 
     answered = ask(forwarder, client, asking(client, model=f"{client}/m", stream=True, store=False))
@@ -697,7 +719,7 @@ def test_unknown_fields_and_events_pass_through(
     assert answered.events == events
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("client", "body"),
     [
         (
@@ -717,6 +739,7 @@ def test_unknown_fields_and_events_pass_through(
 def test_whole_answers_pass_through(
     client: str, body: Json, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.script(
         Raw(body=json.dumps(body).encode(), headers={"content-type": "application/json"})
     )
@@ -729,6 +752,7 @@ def test_whole_answers_pass_through(
 def test_unknown_parameters_pass_through(
     client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     upstream.extra_params = frozenset({"vendor_knob", "deep"})
     body = asking(client, model=f"{over}/m", stream=stream, vendor_knob={"deep": [1, None]})
     try:
@@ -754,7 +778,7 @@ LOST = [
 ]
 
 
-@pytest.mark.parametrize(("client", "lost"), LOST)
+@check_each(("client", "lost"), LOST)
 @either
 def test_dropped_parameters_are_named(
     client: str, lost: Json, stream: bool, forwarder: Server
@@ -767,10 +791,11 @@ def test_dropped_parameters_are_named(
     assert "no_such_thing" in answered.dropped
 
 
-@pytest.mark.parametrize(("client", "lost"), LOST)
+@check_each(("client", "lost"), LOST)
 def test_strict_requests_lose_nothing(
     client: str, lost: Json, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     for name, value in lost.items():
         body = asking(client, **{name: value})
         error = ask(forwarder, client, body, X_Forwarder_Strict="true").error
@@ -778,7 +803,7 @@ def test_strict_requests_lose_nothing(
     assert upstream.requests == []
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("client", "more", "param"),
     [
         ("chat", {"modalities": ["text", "audio"]}, "modalities"),
@@ -794,6 +819,7 @@ def test_strict_requests_lose_nothing(
 def test_uncarriable_parameter_is_refused(
     client: str, more: Json, param: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     answered = ask(forwarder, client, asking(client, **more))
 
     assert answered.status == 400
@@ -817,6 +843,7 @@ def test_routes_need_no_prefix(client: str, stream: bool, forwarder: Server) -> 
 def test_a_request_id_goes_in_and_out(
     client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    upstream.forget()
     body = asking(client, model=f"{over}/m", stream=stream)
 
     answered = ask(forwarder, client, body, X_Request_Id="my-id-42")
@@ -847,7 +874,7 @@ def test_an_unknown_model_is_not_found(forwarder: Server) -> None:
     assert answered.json()["error"]["code"] == "model_not_found"
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("method", "path", "status"),
     [
         ("PUT", "/v1/responses", 405),
