@@ -6,6 +6,7 @@ The table covers every signature format and every client, streamed and whole.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from forwarder.protocols.fold import fold_chat, fold_responses
 from forwarder.protocols.signatures import CALL_FIELDS, MESSAGE_FIELDS
 from forwarder.protocols.unfold import unfold_answer as whole_events
 from forwarder.storage.db.database import SqliteDatabase
+from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve, streamed
 
 pytestmark = pytest.mark.slow  # hundreds of round trips through two workers
@@ -351,12 +353,13 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workers(serve: Serve, empty_database: Path, tmp_path: Path) -> Any:
-    """Two workers on one database, in front of a provider."""
-    shutil.copy(empty_database, tmp_path)
+    """Two workers on one new database, in front of a provider."""
+    numbers = itertools.count()
 
     def served(provider: Provider, **environment: str) -> list[FlaskClient]:
+        database = shutil.copy(empty_database, tmp_path / f"{next(numbers)}.db")
         shared = {
-            "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/forwarder.db",
+            "FORWARDER_DATABASE_URL": f"sqlite:///{database}",
             "FORWARDER_SECRET_KEY": "s",
             **environment,
         }
@@ -365,9 +368,9 @@ def workers(serve: Serve, empty_database: Path, tmp_path: Path) -> Any:
     return served
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("form", FORMS)
+@check_each("stream", [False, True], ids=["whole", "streamed"])
+@check_each("client", CLIENTS)
+@check_each("form", FORMS, parts=4)
 def test_signatures_come_back(form: str, client: str, stream: bool, workers: Any) -> None:
     provider = Provider(form)
     make, mode = CLIENTS[client]
@@ -382,9 +385,9 @@ def test_signatures_come_back(form: str, client: str, stream: bool, workers: Any
     assert provider.given_back == [provider.signed(turn) for turn in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize(
+@check_each("stream", [False, True], ids=["whole", "streamed"])
+@check_each("client", CLIENTS)
+@check_each(
     ("provider", "model", "form"),
     [
         ("gemini", "chat/gemini-3-pro", "extra_content"),
@@ -394,6 +397,7 @@ def test_signatures_come_back(form: str, client: str, stream: bool, workers: Any
         ("openrouter", "chat/anthropic/claude", "signed_details"),
         ("openrouter", "chat/openai/gpt-5", "encrypted_details"),
     ],
+    parts=3,
 )
 def test_profiles_let_the_signatures_of_their_providers_pass(
     provider: str, model: str, form: str, client: str, stream: bool, workers: Any
@@ -413,8 +417,8 @@ def test_profiles_let_the_signatures_of_their_providers_pass(
 UNSIGNED = {"call_1_0": {}, "call_1_1": {}}
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("client", [name for name in CLIENTS if name != "chat, keeping fields"])
+@check_each("form", FORMS)
+@check_each("client", [name for name in CLIENTS if name != "chat, keeping fields"], parts=2)
 def test_another_model_gets_no_signatures(form: str, client: str, workers: Any) -> None:
     provider = Provider(form)
     make, mode = CLIENTS[client]
@@ -444,7 +448,7 @@ def test_another_client_gets_no_signatures(workers: Any) -> None:
     assert provider.given_back == [UNSIGNED]
 
 
-@pytest.mark.parametrize("mode", ["dropping", "bare"])
+@check_each("mode", ["dropping", "bare"])
 def test_a_placeholder_for_a_lost_signature_is_named(mode: str, workers: Any) -> None:
     provider = Provider("extra_content")
     make = ChatClient if mode == "dropping" else ResponsesClient
@@ -460,9 +464,9 @@ def test_a_placeholder_for_a_lost_signature_is_named(mode: str, workers: Any) ->
     assert "tool_calls.extra_content" in talk.dropped
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("mode", ["previous", "conversation", "sealed"])
-@pytest.mark.parametrize("form", FORMS)
+@check_each("stream", [False, True], ids=["whole", "streamed"])
+@check_each("mode", ["previous", "conversation", "sealed"])
+@check_each("form", FORMS, parts=2)
 def test_stored_or_encrypted_signatures_need_no_cache(
     form: str, mode: str, stream: bool, workers: Any
 ) -> None:
@@ -475,7 +479,7 @@ def test_stored_or_encrypted_signatures_need_no_cache(
     assert provider.given_back == [provider.signed(turn) for turn in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("mode", ["bare", "dropping"])
+@check_each("mode", ["bare", "dropping"])
 def test_signatures_are_kept_in_memory_without_a_store(mode: str, workers: Any) -> None:
     provider = Provider("late_signature")
     [worker, _] = workers(provider, FORWARDER_DATABASE_URL="none")
@@ -488,7 +492,7 @@ def test_signatures_are_kept_in_memory_without_a_store(mode: str, workers: Any) 
     assert provider.given_back == [provider.signed(turn) for turn in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("background", [False, True])
+@check_each("background", [False, True])
 def test_stored_seals_are_shown_only_when_asked_for(background: bool, workers: Any) -> None:
     [worker, _] = workers(Provider("extra_content"))
     body = {"model": "chat/m", "input": "hi", "stream": True, "background": background}
@@ -505,7 +509,7 @@ def test_stored_seals_are_shown_only_when_asked_for(background: bool, workers: A
     assert shown[-1]["encrypted_content"].startswith("fwd2.")
 
 
-@pytest.mark.parametrize("mode", ["bare", "dropping"])
+@check_each("mode", ["bare", "dropping"])
 def test_refused_signatures_are_removed_on_retry(mode: str, workers: Any) -> None:
     provider = Provider("extra_content")
     make = ChatClient if mode == "dropping" else ResponsesClient
@@ -520,7 +524,7 @@ def test_refused_signatures_are_removed_on_retry(mode: str, workers: Any) -> Non
     assert "signatures" in talk.dropped
 
 
-@pytest.mark.parametrize("form", FORMS)
+@check_each("form", FORMS)
 def test_a_chat_client_sees_the_fields_as_they_came(form: str, workers: Any) -> None:
     provider = Provider(form)
     [worker, _] = workers(provider)
@@ -533,7 +537,7 @@ def test_a_chat_client_sees_the_fields_as_they_came(form: str, workers: Any) -> 
     assert events(parts.text) == provider.chunks(2)
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("tool", "arguments"),
     [
         ({"type": "custom", "name": "f"}, '{"input": "a\\nb"}'),
@@ -623,8 +627,8 @@ class ResponsesProvider:
         ]
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("mode", ["keeping", "dropping", "styled"])
+@check_each("stream", [False, True], ids=["whole", "streamed"])
+@check_each("mode", ["keeping", "dropping", "styled"])
 def test_sealed_reasoning_of_a_responses_upstream_comes_back(
     mode: str, stream: bool, workers: Any
 ) -> None:
@@ -649,8 +653,8 @@ def test_sealed_reasoning_of_a_responses_upstream_comes_back(
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("form", FORMS)
+@check_each("stream", [False, True], ids=["whole", "streamed"])
+@check_each("form", FORMS)
 def test_signatures_come_back_for_an_ollama_client(form: str, stream: bool, workers: Any) -> None:
     provider = Provider(form)
     talk = OllamaClient(workers(provider), stream, "")
