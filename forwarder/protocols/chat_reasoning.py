@@ -18,6 +18,9 @@ REASONING_FIELDS = ("reasoning_content", "reasoning")
 REASONING_DETAIL_FIELDS = ("reasoning_details", "thinking_blocks")
 """Fields that hold lists of entries with texts and signatures."""
 
+_HISTORY_FIELDS = frozenset({*REASONING_FIELDS, "reasoning_details"})
+"""The fields in which the history of a chat client carries reasoning."""
+
 _DETAIL_TEXT_FIELDS = ("text", "summary", "thinking")
 
 
@@ -37,7 +40,9 @@ def read_text(delta: Json) -> str:
 def find_reasoning_field(messages: Any) -> str | None:
     """Return the field in which a chat client's history carries reasoning, or None."""
     for message in messages if isinstance(messages, list) else ():
-        if not isinstance(message, dict) or message.get("role") != "assistant":
+        if not isinstance(message, dict) or _HISTORY_FIELDS.isdisjoint(message):
+            continue  # as most messages of a long history
+        if message.get("role") != "assistant":
             continue
         for name in REASONING_FIELDS:
             if isinstance(message.get(name), str) and message[name]:
