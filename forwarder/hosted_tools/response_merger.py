@@ -42,6 +42,9 @@ CLIENT_CALLS = frozenset(
 )  # fmt: skip
 """Item types of calls that the client has to answer."""
 
+_FIRST_FIELDS = ("id", "created_at", "max_output_tokens", "tool_choice")
+"""Fields that the response has of the first round: later rounds change limit and choice."""
+
 
 @dataclass(eq=False)
 class HostedCall:
@@ -452,7 +455,7 @@ class ResponseMerger:
         return {name: value for name, value in item.items() if name != "encrypted_content"}
 
     def _patch_response(self, response: Json) -> Json:
-        same: Json = {k: self._first[k] for k in ("id", "created_at") if k in self._first}
+        same: Json = {name: self._first[name] for name in _FIRST_FIELDS if name in self._first}
         return {**response, **same, **self._shown}
 
 

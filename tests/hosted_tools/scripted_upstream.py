@@ -100,6 +100,7 @@ def make_response(request: Json, number: int, status: str, items: list[Json]) ->
         "parallel_tool_calls": True,
         "tool_choice": request.get("tool_choice") or "auto",
         "tools": request.get("tools") or [],
+        "max_output_tokens": request.get("max_output_tokens"),
         "usage": USAGE,
         "incomplete_details": reason,
         "error": error,

@@ -517,6 +517,17 @@ def test_rounds_share_max_output_tokens(context: LoopContext, mcp: Json) -> None
     assert response["incomplete_details"] == {"reason": "max_output_tokens"}
 
 
+def test_response_shows_the_limit_and_the_choice_of_the_request(
+    context: LoopContext, mcp: Json
+) -> None:
+    upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], [text("Hi.")])
+    request = ask([mcp], max_output_tokens=100, max_tool_calls=1)
+    response = run(upstream, context, request)
+    assert upstream.requests[1]["max_output_tokens"] < 100
+    assert upstream.requests[1]["tool_choice"] == "none"
+    assert (response["max_output_tokens"], response["tool_choice"]) == (100, "auto")
+
+
 @pytest.mark.parametrize(
     ("choice", "first", "second"),
     [
