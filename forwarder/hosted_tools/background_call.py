@@ -19,14 +19,15 @@ class ToolFailure(Exception):
 class BackgroundCall:
     """A call in the background.
 
-    ``work`` returns the output for the model and more fields. ``make_outcome`` makes the outcome
-    from the item, its status, the output and those fields. If the call is cancelled or takes longer
-    than ``seconds``, it is abandoned: its work runs on until its own limits end it.
+    ``work`` gets the call and returns the output for the model and more fields. ``make_outcome``
+    makes the outcome from the item, its status, the output and those fields. If the call is
+    cancelled or takes longer than ``seconds``, it is abandoned: its work runs on until its own
+    limits end it, unless it ends by ``cancel_callbacks``.
     """
 
     def __init__(
         self,
-        work: Callable[[], tuple[str, Json]],
+        work: Callable[[BackgroundCall], tuple[str, Json]],
         make_outcome: Callable[..., CallOutcome],
         seconds: float,
     ) -> None:
@@ -37,7 +38,8 @@ class BackgroundCall:
         self._output: str | None = None
         self._fields: Json = {}
         self._error: str | None = None
-        self._is_cancelled = False
+        self.is_cancelled = False
+        self.cancel_callbacks: set[Callable[[], None]] = set()
         spawn(self._run)
 
     def wait(self, seconds: float | None) -> bool:
@@ -49,8 +51,10 @@ class BackgroundCall:
         return left if seconds is None else min(seconds, left)
 
     def cancel(self) -> None:
-        self._is_cancelled = True
+        self.is_cancelled = True
         self._done.set()
+        for cancel in list(self.cancel_callbacks):
+            cancel()
 
     def read_outcome(self, item: Json) -> CallOutcome:
         if self._output is None:
@@ -60,14 +64,14 @@ class BackgroundCall:
 
     def _run(self) -> None:
         try:
-            self._output, self._fields = self._work()
+            self._output, self._fields = self._work(self)
         except ToolFailure as failure:
             self._error = str(failure)
         except ForwarderError as failure:
             self._error = failure.message
         except Exception:
             self._error = "The call failed unexpectedly."
-            if not self._is_cancelled:
+            if not self.is_cancelled:
                 raise
         finally:
             self._done.set()

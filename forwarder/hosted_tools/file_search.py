@@ -90,7 +90,7 @@ class FileSearchFunction(HostedFunction):
         if not isinstance(query, str) or not query.strip():
             message = "The arguments of the call lack 'query'."
             return FinishedCall(lambda item: make_outcome(item, "failed", message))
-        return BackgroundCall(lambda: self._run(query.strip()), make_outcome, self._seconds)
+        return BackgroundCall(lambda _: self._run(query.strip()), make_outcome, self._seconds)
 
     def _run(self, query: str) -> tuple[str, Json]:
         passages = self._search(query)

@@ -197,11 +197,10 @@ class ImageCall(BackgroundCall):
     """A running call; its drafts are events while it runs."""
 
     def __init__(self, session: ImageSession, prompt: str, action: str, seconds: float) -> None:
-        self.cancel_callbacks: set[Callable[[], None]] = set()
         self._changed = threading.Event()
         self._drafts: list[Event] = []
         self._draft_count = 0
-        super().__init__(lambda: session.make_image(prompt, action, self), make_outcome, seconds)
+        super().__init__(lambda _: session.make_image(prompt, action, self), make_outcome, seconds)
 
     def add_partial_image(self, data: str, fields: Json) -> None:
         """Take a draft, as Base64."""
@@ -227,11 +226,6 @@ class ImageCall(BackgroundCall):
         self._changed.wait(self.limit_wait(seconds))
         self._changed.clear()
         return super().wait(0)
-
-    def cancel(self) -> None:
-        super().cancel()
-        for cancel in list(self.cancel_callbacks):
-            cancel()
 
     def on_end(self) -> None:
         self._changed.set()

@@ -61,6 +61,9 @@ class ImageProgress(Protocol):
 
     cancel_callbacks: set[Callable[[], None]]
 
+    @property
+    def is_cancelled(self) -> bool: ...
+
     def add_partial_image(self, data: str, fields: Json) -> None:
         """Take a draft, as Base64."""
 

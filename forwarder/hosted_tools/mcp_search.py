@@ -19,6 +19,7 @@ from forwarder.hosted_tools.citations import cut_at_closing_parenthesis
 from forwarder.hosted_tools.mcp_client import McpClient, McpConnections, McpFailure
 from forwarder.hosted_tools.mcp_content import McpTool, ToolResult
 from forwarder.hosted_tools.mcp_server import McpServer
+from forwarder.hosted_tools.tool_client import CallScope
 from forwarder.hosted_tools.web_search_backends import (
     SearchAnswer,
     SearchFailure,
@@ -74,7 +75,9 @@ class McpSearch:
         self._server = server
         self._tool = tool
 
-    def search(self, query: str, options: SearchOptions, client: str) -> SearchAnswer:
+    def search(
+        self, query: str, options: SearchOptions, client: str, call: CallScope
+    ) -> SearchAnswer:
         connections = self._client.open_connections(client)
         try:
             result = self._call_tool(connections, query[:MAX_QUERY_LENGTH], options)

@@ -31,6 +31,7 @@ from forwarder.core.validate import (
 )
 from forwarder.hosted_tools.background_call import ToolFailure
 from forwarder.hosted_tools.page_reader import Page, PageFailure, find_in_text
+from forwarder.hosted_tools.tool_client import CallScope
 from forwarder.hosted_tools.web_search import (
     CITE_NOTE,
     NO_RESULTS,
@@ -109,10 +110,11 @@ def read_search_request(body: Json) -> SearchRequest:
 
 
 class StandaloneSearch:
-    """Runs the commands of one request."""
+    """Runs the commands of one request, whose waiting client is ``client``."""
 
-    def __init__(self, search: WebSearch, request: SearchRequest) -> None:
+    def __init__(self, search: WebSearch, request: SearchRequest, client: CallScope) -> None:
         self._search = search
+        self._client = client
         self._request = request
         self._session = SearchSession(search, request.tool, False, {})
 
@@ -185,7 +187,7 @@ class StandaloneSearch:
             allowed=tuple(wanted) or options.allowed,
             recent_days=days if days and days > 0 else None,
         )
-        answer = self._search.engine.search(query, options, self._search.client)
+        answer = self._search.engine.search(query, options, self._search.client, self._client)
         entries = [describe_result("-", result) for result in answer.results]
         texts = [answer.text, *entries] if answer.text else entries
         return "\n\n".join(texts) if texts else NO_RESULTS

@@ -46,9 +46,12 @@ class MadeImage(NamedTuple):
 
 
 class CallScope(Protocol):
-    """A call of a tool; ``cancel_callbacks`` are called when it is cancelled."""
+    """A call of a tool, or its client; ``cancel_callbacks`` are called when it is cancelled."""
 
     cancel_callbacks: set[Callable[[], None]]
+
+    @property
+    def is_cancelled(self) -> bool: ...
 
 
 class UpstreamAccess(Protocol):
@@ -57,7 +60,7 @@ class UpstreamAccess(Protocol):
     All methods raise ForwarderError. An answer may take as long as a call of a tool.
     """
 
-    def ask(self, request: Json, client: str) -> Json:
+    def ask(self, request: Json, client: str, call: CallScope) -> Json:
         """Answer a Responses request, without a stream."""
 
     def ask_chat(self, request: Json, client: str, call: CallScope) -> Json:

@@ -26,7 +26,7 @@ from forwarder.hosted_tools.hosted_function import (
 )
 from forwarder.hosted_tools.mcp_tools import invalid_value
 from forwarder.hosted_tools.page_reader import Page, PageFailure, PageReader, find_in_text
-from forwarder.hosted_tools.tool_client import ToolClient
+from forwarder.hosted_tools.tool_client import CallScope, ToolClient
 from forwarder.hosted_tools.tool_kind import (
     UNKNOWN_RESULT,
     HistoryCall,
@@ -170,9 +170,9 @@ class SearchSession:
         pages = [OpenPageFunction(self), FindInPageFunction(self)]
         return [SearchFunction(self), *(pages if self.search.reader else ())]
 
-    def run_search(self, query: str) -> tuple[str, Json]:
+    def run_search(self, query: str, call: CallScope) -> tuple[str, Json]:
         """Search; return the output for the model and more fields of the action."""
-        answer = self.search.engine.search(query, self.tool.options, self.search.client)
+        answer = self.search.engine.search(query, self.tool.options, self.search.client, call)
         for result in answer.results:
             self.sources[result.url] = result.title
         sources = [{"type": "url", "url": result.url} for result in answer.results]
@@ -260,10 +260,10 @@ class WebFunction(HostedFunction):
             message = f"The arguments of the call lack '{missing[0]}'."
             return FinishedCall(lambda item: make_search_outcome(item, "failed", message))
         seconds = self.session.search.seconds
-        return BackgroundCall(lambda: self.run(texts), make_search_outcome, seconds)
+        return BackgroundCall(lambda call: self.run(texts, call), make_search_outcome, seconds)
 
     @abstractmethod
-    def run(self, texts: dict[str, str]) -> tuple[str, Json]:
+    def run(self, texts: dict[str, str], call: CallScope) -> tuple[str, Json]:
         """Run the call; return the output for the model and more fields of the action.
 
         Raises SearchFailure or PageFailure.
@@ -278,8 +278,8 @@ class SearchFunction(WebFunction):
     def make_action(self, texts: dict[str, str]) -> Json:
         return {"type": "search", "query": texts["query"], "queries": [texts["query"]]}
 
-    def run(self, texts: dict[str, str]) -> tuple[str, Json]:
-        return self.session.run_search(texts["query"])
+    def run(self, texts: dict[str, str], call: CallScope) -> tuple[str, Json]:
+        return self.session.run_search(texts["query"], call)
 
 
 class OpenPageFunction(WebFunction):
@@ -287,7 +287,7 @@ class OpenPageFunction(WebFunction):
     description = "Read the text of a web page, for example of a search result."
     parameters = {"url": {"type": "string", "description": "The http or https URL of the page."}}
 
-    def run(self, texts: dict[str, str]) -> tuple[str, Json]:
+    def run(self, texts: dict[str, str], call: CallScope) -> tuple[str, Json]:
         page = self.session.open_page(texts["url"])
         text = page.text[: self.session.tool.page_length]
         if len(text) < len(page.text):
@@ -303,7 +303,7 @@ class FindInPageFunction(WebFunction):
         "pattern": {"type": "string", "description": "The text to find; case does not matter."},
     }
 
-    def run(self, texts: dict[str, str]) -> tuple[str, Json]:
+    def run(self, texts: dict[str, str], call: CallScope) -> tuple[str, Json]:
         page = self.session.open_page(texts["url"])
         passages = find_in_text(page.text, texts["pattern"])
         if not passages:

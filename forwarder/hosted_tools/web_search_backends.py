@@ -23,6 +23,7 @@ import orjson
 
 from forwarder.core.types import Json
 from forwarder.hosted_tools.background_call import ToolFailure
+from forwarder.hosted_tools.tool_client import CallScope
 
 MAX_ANSWER_BYTES = 4 * 2**20
 MAX_QUERY_LENGTH = 400
@@ -118,10 +119,13 @@ class SearchFailure(ToolFailure):
 class SearchBackend(Protocol):
     """Searches the web for all clients."""
 
-    def search(self, query: str, options: SearchOptions, client: str) -> SearchAnswer:
+    def search(
+        self, query: str, options: SearchOptions, client: str, call: CallScope
+    ) -> SearchAnswer:
         """Return the results that the filters allow, best first.
 
-        ``client`` identifies the client who is charged. Raises SearchFailure or ForwarderError.
+        ``client`` identifies the client who is charged. Searches that cost much end when ``call``
+        is cancelled. Raises SearchFailure or ForwarderError.
         """
 
 
@@ -255,7 +259,9 @@ class SearchEngine:
         self._seconds = seconds
         self._slots = threading.BoundedSemaphore(MAX_PARALLEL_SEARCHES)
 
-    def search(self, query: str, options: SearchOptions, client: str = "") -> SearchAnswer:
+    def search(
+        self, query: str, options: SearchOptions, client: str = "", call: CallScope | None = None
+    ) -> SearchAnswer:
         request = self._backend.make_request(query[:MAX_QUERY_LENGTH], options)
         with self.use_slot():
             found = self._backend.read_results(self._send(request))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from forwarder.context.request_context import RequestContext
-from forwarder.core.errors import ForwarderError, UpstreamTimeout
+from forwarder.core.errors import ClientDisconnected, ForwarderError, UpstreamTimeout
 from forwarder.core.ids import generate_id
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
@@ -48,13 +48,15 @@ class UpstreamAsker:
         self._services = services
         self._calls = calls
 
-    def ask(self, request: Json, client: str) -> Json:
+    def ask(self, request: Json, client: str, call: CallScope) -> Json:
         """Answer a Responses request, without a stream; ``client`` pays for its tokens.
 
         The answer may take as long as a call of a tool. Raises ForwarderError.
         """
         context = new_internal_context(self._services, RESPONSES.name, client)
-        return self._ask(RESPONSES.name, request, context, self._services.settings.tool_timeout)
+        seconds = self._services.settings.tool_timeout
+        with cancel_with(call, context):
+            return self._ask(RESPONSES.name, request, context, seconds)
 
     def ask_chat(self, request: Json, client: str, call: CallScope) -> Json:
         """Answer a Chat request that makes an image, without a stream. Raises ForwarderError."""
@@ -112,7 +114,10 @@ class UpstreamAsker:
 
 @contextmanager
 def cancel_with(call: CallScope, context: RequestContext) -> Iterator[None]:
-    """Cancel a request when the call of the tool is cancelled."""
+    """Cancel a request when the call of the tool is cancelled. Raises ClientDisconnected if it was
+    cancelled before."""
+    if call.is_cancelled:
+        raise ClientDisconnected
     call.cancel_callbacks.add(context.cancel)
     try:
         yield

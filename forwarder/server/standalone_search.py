@@ -29,6 +29,6 @@ def run_search() -> Response:
                 code="web_search_disabled",
             )
         request_context.watch_disconnect(context)
-        return json_answer({"output": StandaloneSearch(search, request).run()})
+        return json_answer({"output": StandaloneSearch(search, request, context).run()})
     except ShutdownInterrupt:  # report the shutdown to the client as an error
         raise ShuttingDown from None

@@ -331,7 +331,7 @@ class Engine:
     def __init__(self, wait: threading.Event | None = None) -> None:
         self._wait = wait
 
-    def search(self, query: str, options: Any, client: str) -> SearchAnswer:
+    def search(self, query: str, options: Any, client: str, call: Any) -> SearchAnswer:
         if self._wait is not None:
             self._wait.wait(10)
         return SearchAnswer([SearchResult("Cats", PAGE["url"], "All about cats.")])

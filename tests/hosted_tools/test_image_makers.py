@@ -28,6 +28,7 @@ USAGE = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
 class Progress:
     def __init__(self) -> None:
         self.cancel_callbacks: set[Callable[[], None]] = set()
+        self.is_cancelled = False
         self.drafts: list[tuple[str, Json]] = []
 
     def add_partial_image(self, data: str, fields: Json) -> None:

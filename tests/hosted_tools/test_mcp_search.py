@@ -23,6 +23,7 @@ from forwarder.hosted_tools.web_search_backends import (
 from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import unused_port
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
+from tests.hosted_tools.test_loop import Token
 
 Json = dict[str, Any]
 OPTIONS = SearchOptions(3, 40, None, None, ("example.org",), ("bad.example.org",))
@@ -135,7 +136,7 @@ def client() -> Iterator[McpClient]:
 def search(client: McpClient, url: str, tool: str, query: str) -> SearchAnswer:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     server = McpServer("web", url=url, headers=headers, is_trusted=True)
-    return McpSearch(client, server, tool).search(query, SearchOptions(), "client")
+    return McpSearch(client, server, tool).search(query, SearchOptions(), "client", Token())
 
 
 @pytest.mark.live

@@ -20,6 +20,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchOptions,
     SearchResult,
 )
+from tests.hosted_tools.test_loop import Token
 
 Json = dict[str, Any]
 URL = "https://example.org/cats"
@@ -30,7 +31,7 @@ class Engine:
     def __init__(self) -> None:
         self.asked: list[tuple[str, SearchOptions, str]] = []
 
-    def search(self, query: str, options: SearchOptions, client: str) -> SearchAnswer:
+    def search(self, query: str, options: SearchOptions, client: str, call: Any) -> SearchAnswer:
         self.asked.append((query, options, client))
         if query == "broken":
             raise SearchFailure("The search engine answered 500.")
@@ -70,7 +71,7 @@ def run(engine: Any, reader: Any) -> Callable[..., str]:
     def run_commands(commands: Json, **more: Any) -> str:
         body = {"id": "s", "model": "m", "commands": commands, **more}
         search = WebSearch(engine, reader, "client", 5.0)
-        return StandaloneSearch(search, read_search_request(body)).run()
+        return StandaloneSearch(search, read_search_request(body), Token()).run()
 
     return run_commands
 
@@ -204,7 +205,7 @@ def test_operation_that_takes_too_long_is_left_behind(engine: Any, reader: Any) 
     body = {"commands": {"open": [{"ref_id": URL}], "search_query": [{"q": "cats"}]}}
     search = WebSearch(engine, reader, "client", 0.2)
     try:
-        output = StandaloneSearch(search, read_search_request(body)).run()
+        output = StandaloneSearch(search, read_search_request(body), Token()).run()
     finally:
         release.set()
     assert "About cats." in output
@@ -250,5 +251,5 @@ def test_malformed_request_is_refused_by_name(
     engine: Any, reader: Any, body: Json, param: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        StandaloneSearch(WebSearch(engine, reader), read_search_request(body)).run()
+        StandaloneSearch(WebSearch(engine, reader), read_search_request(body), Token()).run()
     assert refused.value.param == param

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from forwarder.hosted_tools import upstream_search
 from forwarder.hosted_tools.upstream_search import UpstreamSearch
 from forwarder.hosted_tools.web_search_backends import SearchFailure, SearchOptions, SearchResult
 from tests.helpers.check_cases import check_each
+from tests.hosted_tools.test_loop import Token
 
 Json = dict[str, Any]
 
@@ -43,16 +45,17 @@ MESSAGE = {
 def search(options: SearchOptions, *output: Any, status: str = "completed") -> tuple[Any, Json]:
     """The answer of a search, and the request that the upstream got."""
     asked: list[Json] = []
+    token = Token()
 
     class Upstreams:
-        def ask(self, request: Json, client: str) -> Json:
-            assert client == "client"
+        def ask(self, request: Json, client: str, call: Any) -> Json:
+            assert (client, call) == ("client", token)
             asked.append(request)
             return {"status": status, "output": list(output)}
 
     get_upstreams: Any = Upstreams
     searcher = UpstreamSearch("responses/m", get_upstreams)
-    return searcher.search("cats", options, "client"), asked[0]
+    return searcher.search("cats", options, "client", token), asked[0]
 
 
 def test_cited_pages_come_before_other_sources() -> None:
@@ -103,3 +106,10 @@ def test_pages_that_the_filters_forbid_are_left_out() -> None:
 def test_answer_without_pages_is_a_failure(output: list[Any], status: str, reason: str) -> None:
     with pytest.raises(SearchFailure, match=reason):
         search(SearchOptions(), *output, status=status)
+
+
+def test_search_waits_for_others_only_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_search, "MAX_PARALLEL_SEARCHES", 0)
+    monkeypatch.setattr(upstream_search, "WAIT_SECONDS", 0.01)
+    with pytest.raises(SearchFailure, match="Too many searches"):
+        search(SearchOptions(), SEARCH, MESSAGE)

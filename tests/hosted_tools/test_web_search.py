@@ -41,7 +41,7 @@ class Engine:
         self.asked: list[tuple[str, SearchOptions]] = []
         self.text = ""
 
-    def search(self, query: str, options: SearchOptions, client: str) -> SearchAnswer:
+    def search(self, query: str, options: SearchOptions, client: str, call: Any) -> SearchAnswer:
         assert client == "client"
         self.asked.append((query, options))
         if query == "broken":

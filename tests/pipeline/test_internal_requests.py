@@ -12,7 +12,7 @@ import pytest
 
 from forwarder.config.settings import Settings
 from forwarder.context.request_context import RequestContext, RequestObserver
-from forwarder.core.errors import UpstreamError, UpstreamRefused
+from forwarder.core.errors import ClientDisconnected, UpstreamError, UpstreamRefused
 from forwarder.hosted_tools.tool_client import MadeImage
 from forwarder.pipeline.internal_requests import UpstreamAsker
 from forwarder.pipeline.upstream_calls import UpstreamCalls
@@ -40,6 +40,12 @@ class Payers(RequestObserver):
 
     def on_complete(self, context: RequestContext, seconds: float) -> None:
         self.paid.append((context.account_id, context.token_counts, context.status))
+
+
+class Call:
+    def __init__(self) -> None:
+        self.cancel_callbacks: set[Callable[[], None]] = set()
+        self.is_cancelled = False
 
 
 def build(handle: Any, **more: str) -> tuple[Services, UpstreamAsker, Payers]:
@@ -75,12 +81,30 @@ def test_client_pays_for_the_answer() -> None:
 
     services, asker, payers = build(handle)
     with services:
-        response = asker.ask(make_request("responses/m"), "account")
+        response = asker.ask(make_request("responses/m"), "account", Call())
     assert (response["id"], response["status"]) == ("resp_1", "completed")
     [(url, body)] = sent
     assert url == "http://up.test/v1/responses"
     assert (body["model"], body["tools"]) == ("m", [SEARCH])
     assert payers.paid == [("account", (3, 4), 200)]
+
+
+def test_request_can_be_cancelled_with_its_call() -> None:
+    call, waiting = Call(), []
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        waiting.append([*call.cancel_callbacks])
+        return httpx2.Response(200, json=ANSWER)
+
+    services, asker, _ = build(handle)
+    with services:
+        asker.ask(make_request("responses/m"), "account", call)
+        assert [len(each) for each in waiting] == [1]
+        assert not call.cancel_callbacks
+        call.is_cancelled = True
+        with pytest.raises(ClientDisconnected):
+            asker.ask(make_request("responses/m"), "account", call)
+    assert len(waiting) == 1
 
 
 def test_tools_of_the_request_are_not_run_here() -> None:
@@ -95,13 +119,8 @@ def test_tools_of_the_request_are_not_run_here() -> None:
 
     services, asker, _ = build(handle)
     with services:
-        asker.ask(make_request("chat/m"), "account")
+        asker.ask(make_request("chat/m"), "account", Call())
     assert "tools" not in sent[0]
-
-
-class Call:
-    def __init__(self) -> None:
-        self.cancel_callbacks: set[Callable[[], None]] = set()
 
 
 def test_model_is_asked_for_an_image() -> None:
@@ -180,5 +199,5 @@ def test_refusal_of_the_images_api_is_passed_on() -> None:
 def test_failure_is_the_upstreams(answer: httpx2.Response, kind: type[Exception]) -> None:
     services, asker, payers = build(lambda request: answer)
     with services, pytest.raises(kind):
-        asker.ask(make_request("responses/m"), "account")
+        asker.ask(make_request("responses/m"), "account", Call())
     assert payers.paid[0][2] >= 400
