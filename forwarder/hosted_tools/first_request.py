@@ -24,6 +24,7 @@ from forwarder.hosted_tools.tool_kind import (
     ToolSet,
 )
 from forwarder.protocols.hosted_tools import find_hosted_name
+from forwarder.protocols.input_items import has_items_of
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
 from forwarder.protocols.tool_secrets import hide_tool_secrets
 
@@ -81,7 +82,10 @@ class LoopContext(NamedTuple):
         tools, items = read_field(request, "tools", LIST, "tools") or (), request.get("input")
         if any(self.find_kind(tool) is not None for tool in tools):
             return True
-        for item in items if isinstance(items, list) else ():
+        searched = (*self.kinds.by_item_type, ADDITIONAL_TOOLS)
+        if not isinstance(items, list) or not has_items_of(items, searched):
+            return False  # without a function call for each item of a long history
+        for item in items:
             kind = read_kind(item)
             if kind in self.kinds.by_item_type:
                 return True
