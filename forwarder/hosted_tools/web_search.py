@@ -355,10 +355,11 @@ class WebSearchToolSet(ToolSet):
         self._session = session
 
     def list_functions(self, taken: set[str]) -> list[HostedFunction]:
-        functions = [] if self._session is None else self._session.make_functions()
-        for function in functions:
-            reserve_name("web_search", function.name, taken)
-        return functions
+        """Return the functions; those for pages give way to functions of the client."""
+        if self._session is None:
+            return []
+        reserve_name("web_search", SEARCH_FUNCTIONS["search"], taken)
+        return [each for each in self._session.make_functions() if each.name not in taken]
 
     def find_functions(self, reference: Json, path: str) -> list[str] | None:
         """A forced web search is a search: the model cannot open a page before it."""

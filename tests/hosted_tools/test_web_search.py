@@ -313,6 +313,15 @@ def test_search_without_web_access_is_left_to_the_upstream(context: LoopContext)
     assert upstream.requests == [request]
 
 
+def test_functions_for_pages_give_way_to_the_clients(context: LoopContext) -> None:
+    upstream = ScriptedUpstream([call("web_open_page", '{"path":"a"}')])
+    own = {"type": "function", "name": "web_open_page", "parameters": {}}
+    response = run(upstream, context, {**ask(TOOL), "tools": [TOOL, own]})
+    assert [item["type"] for item in response["output"]] == ["function_call"]
+    names = [tool["name"] for tool in upstream.requests[0]["tools"]]
+    assert names == ["web_open_page", "web_search", "web_find_in_page"]
+
+
 def test_client_function_of_the_same_name_is_refused(context: LoopContext) -> None:
     own = {"type": "function", "name": "web_search", "parameters": {}}
     request = {**ask(TOOL), "tools": [TOOL, own]}
