@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from forwarder.core.data_urls import Blob
@@ -23,6 +24,9 @@ MAX_PAGE_BYTES = 3 * 2**20
 
 MAX_PAGE_LENGTH = 1_000_000
 """Characters of a page's text that are kept; the rest is cut."""
+
+MAX_READERS = 32
+"""Pages that are in memory at the same time; others wait `WAIT_SECONDS`."""
 
 MAX_PARSERS = 2
 """Pages that are parsed at the same time, each in a process; others wait `WAIT_SECONDS`."""
@@ -56,11 +60,13 @@ class PageReader:
 
     def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher
-        self._slots = threading.BoundedSemaphore(MAX_PARSERS)
+        self._readers = threading.BoundedSemaphore(MAX_READERS)
+        self._parsers = threading.BoundedSemaphore(MAX_PARSERS)
 
     def read_page(self, url: str, client: str) -> Page:
         """Fetch a page and return its readable text. Raises PageFailure."""
-        page = self._read_whole_page(url, client)
+        with use_slot(self._readers):
+            page = self._read_whole_page(url, client)
         return page._replace(text=page.text[:MAX_PAGE_LENGTH])
 
     def _read_whole_page(self, url: str, client: str) -> Page:
@@ -79,16 +85,29 @@ class PageReader:
         raise PageFailure(f"The page has no readable text: it is of type {kind}.")
 
     def _parse_page(self, blob: Blob, url: str) -> Page:
-        if not self._slots.acquire(timeout=WAIT_SECONDS):
-            raise PageFailure("The page could not be read: too many pages are being read.")
         try:
-            if (blob.type or "").startswith(_PDF_TYPE):
-                return Page(url, extract_file([blob.data], "page.pdf", lambda: False))
-            return Page(find_title(blob.data) or url, *extract_page(blob.data, url))
+            with use_slot(self._parsers):
+                return extract_document(blob, url)
         except ExtractionError as failure:
             raise PageFailure(f"The page could not be read: {failure.message}") from None
-        finally:
-            self._slots.release()
+
+
+@contextmanager
+def use_slot(slots: threading.BoundedSemaphore) -> Iterator[None]:
+    """Wait for a slot and hold it in the context. Raises PageFailure if none gets free."""
+    if not slots.acquire(timeout=WAIT_SECONDS):
+        raise PageFailure("The page could not be read: too many pages are being read.")
+    try:
+        yield
+    finally:
+        slots.release()
+
+
+def extract_document(blob: Blob, url: str) -> Page:
+    """Return a page of HTML or PDF. Raises ExtractionError."""
+    if (blob.type or "").startswith(_PDF_TYPE):
+        return Page(url, extract_file([blob.data], "page.pdf", lambda: False))
+    return Page(find_title(blob.data) or url, *extract_page(blob.data, url))
 
 
 def find_title(html: bytes) -> str:

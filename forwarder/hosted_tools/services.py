@@ -22,7 +22,7 @@ from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
 from forwarder.hosted_tools.mcp_search import McpSearch
 from forwarder.hosted_tools.mcp_server import McpServer, parse_server_file
 from forwarder.hosted_tools.mcp_tools import McpPolicy
-from forwarder.hosted_tools.page_reader import PageReader
+from forwarder.hosted_tools.page_reader import MAX_PAGE_BYTES, PageReader
 from forwarder.hosted_tools.tool_client import ToolClient, UpstreamAccess
 from forwarder.hosted_tools.upstream_search import UpstreamSearch
 from forwarder.hosted_tools.web_search import WebSearch
@@ -183,7 +183,7 @@ def map_tools(settings: Settings, servers: Mapping[str, McpServer]) -> tuple[Map
 
 
 def build_page_reader(settings: Settings) -> PageReader | None:
-    fetcher = build_fetcher(settings)
+    fetcher = build_fetcher(settings, MAX_PAGE_BYTES)
     return None if fetcher is None else PageReader(fetcher)
 
 
@@ -192,12 +192,14 @@ def build_image_fetch(settings: Settings) -> FetchImage | None:
     return None if fetcher is None else partial(fetch_image, fetcher)
 
 
-def build_fetcher(settings: Settings) -> Fetcher | None:
+def build_fetcher(settings: Settings, max_bytes: int | None = None) -> Fetcher | None:
+    """Return the fetcher of clients' URLs, of at most ``max_bytes`` each; ``None`` if it is off."""
     # Without keys, anyone who reaches the forwarder could fetch URLs in its name.
     if not settings.fetch or not settings.api_keys:
         return None
     guard = AddressGuard(settings.fetch_allow, get_address_info)
-    return Fetcher(guard, settings.fetch_max, settings.fetch_timeout, settings.fetch_lookups)
+    size = settings.fetch_max if max_bytes is None else min(settings.fetch_max, max_bytes)
+    return Fetcher(guard, size, settings.fetch_timeout, settings.fetch_lookups)
 
 
 def fetch_image(fetcher: Fetcher, url: str, client: str) -> Blob:

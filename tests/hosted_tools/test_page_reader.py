@@ -88,8 +88,11 @@ def test_page_that_takes_too_long_fails(monkeypatch: pytest.MonkeyPatch) -> None
         read(answering(HTML, b"text/html"))
 
 
-def test_page_waits_for_others_only_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_reader, "MAX_PARSERS", 0)
+@pytest.mark.parametrize("limit", ["MAX_READERS", "MAX_PARSERS"])
+def test_page_waits_for_others_only_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(page_reader, limit, 0)
     monkeypatch.setattr(page_reader, "WAIT_SECONDS", 0.01)
     with pytest.raises(PageFailure, match="too many pages"):
         read(answering(HTML, b"text/html"))

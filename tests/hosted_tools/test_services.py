@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from forwarder.config.settings import ConfigError, Settings
+from forwarder.hosted_tools.page_reader import PageFailure
 from forwarder.hosted_tools.services import HostedToolServices, build_page_reader
 from forwarder.hosted_tools.tool_client import ToolClient
 from tests.fake_provider.answers import Answer, Call
@@ -74,6 +75,22 @@ def test_pages_are_opened_only_for_clients_with_keys() -> None:
     assert can_open_pages(keys)
     assert not can_open_pages({**keys, "FORWARDER_FETCH": "off"})
     assert not can_open_pages(SEARXNG)
+
+
+def test_pages_are_fetched_only_as_far_as_they_can_be_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("forwarder.hosted_tools.services.MAX_PAGE_BYTES", 100)
+    keys = {"FORWARDER_API_KEYS": "k", "FORWARDER_FETCH_ALLOW": "127.0.0.1"}
+    reader = build_page_reader(Settings.from_env(keys))
+    assert reader is not None
+
+    def serve(peer: Peer) -> None:
+        peer.request()
+        peer.answer(b"a" * 1000, b"Content-Type: text/plain", b"Connection: close")
+
+    with serving(serve) as server, pytest.raises(PageFailure, match="too large, alone"):
+        reader.read_page(f"http://127.0.0.1:{server.port}/", "client")
 
 
 @check_each(
