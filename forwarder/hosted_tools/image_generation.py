@@ -53,6 +53,9 @@ MAX_TOTAL_LENGTH = 48 * 2**20
 MAX_EDITED_IMAGES = 8
 """Images that are edited together: the latest ones of the user's message."""
 
+MAX_EDITED_BYTES = 32 * 2**20
+"""Size of the images that are edited together, without Base64."""
+
 MAX_PARTIAL_IMAGES = 3
 
 ENUMS: dict[str, tuple[str, ...]] = {
@@ -163,7 +166,7 @@ class ImageSession:
         self._count += 1
         if self._count > MAX_IMAGES:
             raise ImageFailure(f"A response has at most {MAX_IMAGES} images.")
-        images = [self._load_image(url) for url in self.images] if action == "edit" else []
+        images = self._load_images() if action == "edit" else []
         if action == "edit" and not images:
             raise ImageFailure("The conversation has no image to edit.")
         tool = self.tool
@@ -176,6 +179,14 @@ class ImageSession:
         self.images = [make_data_url(made.data, made.fields.get("output_format"))]
         shown = {"result": made.data, "action": action, "revised_prompt": prompt}
         return MADE_NOTE, {**shown, **made.fields}
+
+    def _load_images(self) -> list[Blob]:
+        images: list[Blob] = []
+        for url in self.images:
+            images.append(self._load_image(url))
+            if sum(len(image.data) for image in images) > MAX_EDITED_BYTES:
+                raise ImageFailure("The images to edit are too large together.")
+        return images
 
     def _load_image(self, url: str) -> Blob:
         if is_data_url(url):

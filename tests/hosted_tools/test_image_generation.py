@@ -221,6 +221,18 @@ def test_image_that_cannot_be_edited_is_a_failed_item(
     assert maker.asked == []
 
 
+def test_images_to_edit_are_limited_together(
+    context: LoopContext, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_generation, "MAX_EDITED_BYTES", 2 * len(PNG))
+    urls = [f"https://example.org/{number}" for number in range(3)]
+    parts = [{"type": "input_image", "image_url": url} for url in urls]
+    upstream = ScriptedUpstream([image_call(EDIT)], [text("No.")])
+    response = run(upstream, context, ask(user(*parts)))
+    assert "too large together" in response["output"][0]["error"]["message"]
+    assert not maker.asked
+
+
 def test_urls_are_not_fetched_without_a_fetcher(context: LoopContext, maker: Any) -> None:
     client = McpClient(AddressGuard())
     kinds = build_kinds(ToolResources(client, McpPolicy(), images=maker))
