@@ -30,7 +30,7 @@ def test_every_api_route_is_there_with_and_without_its_prefix() -> None:
     }
     api |= {"/files", "/files/<file>", "/files/<file>/content"}
     api |= {"/containers/<container>/files/<file>/content"}
-    api |= {"/images/generations", "/images/edits"}
+    api |= {"/images/generations", "/images/edits", "/alpha/search"}
     api |= {"/responses/<name>", "/responses/<name>/cancel", "/responses/<name>/input_items"}
     api |= {"/responses/input_tokens", "/chat/completions/<name>"}
     api |= {"/chat/completions/<name>/messages", "/conversations", "/conversations/<name>"}
