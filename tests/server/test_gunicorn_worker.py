@@ -221,11 +221,11 @@ worker._check_background_grace()
 @pytest.mark.live
 def test_the_limits_are_those_of_the_forwarder() -> None:
     act = """
-settings = SimpleNamespace(head_timeout=1.5, send_timeout=7.0)
+settings = SimpleNamespace(head_timeout=1.5, send_timeout=7.0, min_send_rate=500)
 print(*read_client_limits(SimpleNamespace(settings=settings)), *read_client_limits(None))
 """
 
-    assert printed(act) == "1.5 30.0 7.0 65536 2.0 10.0 30.0 60.0 65536 2.0"
+    assert printed(act) == "1.5 30.0 7.0 500 65536 2.0 10.0 30.0 60.0 4096 65536 2.0"
 
 
 @pytest.mark.live
