@@ -42,6 +42,9 @@ _BACKSLASH = 92
 _SURROGATE_BYTES = 12
 """Bytes of two escapes."""
 
+_END_BYTES = 64
+"""Bytes in which the end of an object is looked for."""
+
 _WINDOW_BYTES = 2**14
 """Bytes of JSON text whose strings are measured together."""
 
@@ -68,6 +71,10 @@ def parse_strict(data: bytes) -> Any:
     """
     if data.isspace():  # megabytes of blanks are a cheap way to keep a parser busy
         raise ValueError("There is no value.")
+    end = data[-_END_BYTES:].rstrip()
+    if data.startswith(b"{") and end and not end.endswith(b"}"):
+        # A parser would first read megabytes, and then copy them for its error.
+        raise ValueError("The object does not end.")
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:

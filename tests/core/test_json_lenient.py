@@ -6,6 +6,7 @@ import codecs
 import json
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import orjson
 import pytest
@@ -130,3 +131,17 @@ def test_value_within_the_depth_limit_can_be_wrapped_and_serialized(levels: int)
 def test_many_brackets_are_not_deep() -> None:
     value = [[]] * 1000
     assert not json_lenient.is_too_deep(json.dumps(value).encode(), value)
+
+
+@check_each("text", [b'{"a":1', b'{"a":"}"', b'{"a":[1]  \n', b'{"a":1}]'])
+def test_object_that_does_not_end_is_refused_before_it_is_parsed(text: bytes) -> None:
+    with (
+        mock.patch.object(orjson, "loads") as loads,
+        pytest.raises(ValueError, match="does not end"),
+    ):
+        json_lenient.parse_strict(text)
+    loads.assert_not_called()
+
+
+def test_blanks_behind_an_object_are_no_part_of_it() -> None:
+    assert json_lenient.parse_strict(b'{"a":1}' + b" \n" * 100) == {"a": 1}
