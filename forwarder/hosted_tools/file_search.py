@@ -23,10 +23,10 @@ from forwarder.hosted_tools.tool_client import FilePassage, SearchFiles, ToolCli
 from forwarder.hosted_tools.tool_kind import (
     UNKNOWN_RESULT,
     HistoryCall,
+    SingleFunctionToolSet,
     ToolKind,
     ToolRequest,
     ToolSet,
-    reserve_name,
 )
 
 FUNCTION = "file_search"
@@ -143,21 +143,8 @@ class FileSearchKind(ToolKind):
         )
 
 
-class FileSearchToolSet(ToolSet):
+class FileSearchToolSet(SingleFunctionToolSet):
     """The file search of one request, if it has one."""
-
-    def __init__(self, function: FileSearchFunction | None) -> None:
-        super().__init__()
-        self._function = function
-
-    def list_functions(self, taken: set[str]) -> list[HostedFunction]:
-        if self._function is None:
-            return []
-        reserve_name("file_search", self._function.name, taken)
-        return [self._function]
-
-    def find_functions(self, reference: Json, path: str) -> list[str] | None:
-        return None if self._function is None else [self._function.name]
 
     def convert_item(self, item: Json, index: int) -> HistoryCall | None:
         path = f"input[{index}]"

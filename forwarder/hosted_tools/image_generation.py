@@ -34,10 +34,10 @@ from forwarder.hosted_tools.mcp_tools import invalid_value
 from forwarder.hosted_tools.tool_client import ToolClient
 from forwarder.hosted_tools.tool_kind import (
     HistoryCall,
+    SingleFunctionToolSet,
     ToolKind,
     ToolRequest,
     ToolSet,
-    reserve_name,
 )
 from forwarder.translation.images import make_data_url
 
@@ -242,6 +242,16 @@ class ImageCall(BackgroundCall):
         self._changed.set()
 
 
+def make_image_item(item_id: str) -> Json:
+    """Make the item of a call that begins."""
+    return {
+        "id": item_id,
+        "type": "image_generation_call",
+        "status": "in_progress",
+        "result": None,
+    }
+
+
 class ImageFunction(HostedFunction):
     """The function that makes images; ``seconds`` limits each call."""
 
@@ -276,12 +286,7 @@ class ImageFunction(HostedFunction):
         return make_function_tool(self.name, description, schema)
 
     def make_item(self, item_id: str, arguments: str) -> Json:
-        return {
-            "id": item_id,
-            "type": "image_generation_call",
-            "status": "in_progress",
-            "result": None,
-        }
+        return make_image_item(item_id)
 
     def cut_item(self, item: Json) -> Json:
         return {**item, "status": "failed"}  # these items have no status "incomplete"
@@ -338,21 +343,8 @@ class ImageGenerationKind(ToolKind):
         return ImageToolSet(ImageFunction(session, self._seconds))
 
 
-class ImageToolSet(ToolSet):
+class ImageToolSet(SingleFunctionToolSet):
     """The image generation of one request, if it has one."""
-
-    def __init__(self, function: ImageFunction | None) -> None:
-        super().__init__()
-        self._function = function
-
-    def list_functions(self, taken: set[str]) -> list[HostedFunction]:
-        if self._function is None:
-            return []
-        reserve_name("image_generation", self._function.name, taken)
-        return [self._function]
-
-    def find_functions(self, reference: Json, path: str) -> list[str] | None:
-        return None if self._function is None else [self._function.name]
 
     def owns_item(self, item: Json) -> bool:
         """Items of other origins, such as models that make images themselves, stay images."""

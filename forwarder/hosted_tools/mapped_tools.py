@@ -23,6 +23,7 @@ from forwarder.hosted_tools.hosted_function import (
     RunningCall,
     parse_arguments,
 )
+from forwarder.hosted_tools.image_generation import make_image_item
 from forwarder.hosted_tools.mcp_client import McpClient, McpConnections, McpFailure
 from forwarder.hosted_tools.mcp_content import McpTool
 from forwarder.hosted_tools.mcp_server import McpServer
@@ -133,12 +134,7 @@ class ImageFunction(ItemFunction):
     )
 
     def make_item(self, item_id: str, arguments: str, *_: Any) -> Json:
-        return {
-            "id": item_id,
-            "type": "image_generation_call",
-            "status": "in_progress",
-            "result": None,
-        }
+        return make_image_item(item_id)
 
     def cut_item(self, item: Json) -> Json:
         return {**item, "status": "failed"}  # these items have no status "incomplete"

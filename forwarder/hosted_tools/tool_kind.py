@@ -195,6 +195,23 @@ class HistoryKind(ToolKind):
         return self._kind.open_tools(request)
 
 
+class SingleFunctionToolSet(ToolSet):
+    """The tools of a kind that has one function, named as the tool, or none in this request."""
+
+    def __init__(self, function: HostedFunction | None) -> None:
+        super().__init__()
+        self._function = function
+
+    def list_functions(self, taken: set[str]) -> list[HostedFunction]:
+        if self._function is None:
+            return []
+        reserve_name(self._function.name, self._function.name, taken)
+        return [self._function]
+
+    def find_functions(self, reference: Json, path: str) -> list[str] | None:
+        return None if self._function is None else [self._function.name]
+
+
 def reserve_name(tool: str, name: str, taken: Collection[str]) -> None:
     """Raise InvalidRequest if the name of a hosted tool's function is taken."""
     if name in taken:
