@@ -14,6 +14,8 @@ from forwarder.cli.models import build_keys_group, build_models_group
 from forwarder.cli.replay import make_replay_command
 from forwarder.cli.upstream import build_probe_command, build_translate_command
 from forwarder.config.settings import Settings, load_settings
+from forwarder.console import exchanges, landing
+from forwarder.console.blueprint import blueprint as console_blueprint
 from forwarder.context.request_context import RequestObserver
 from forwarder.core.large_bodies import take_turn
 from forwarder.core.pacing import LARGE, set_pause
@@ -47,7 +49,10 @@ OPENAI_MODULES = (
 )  # fmt: skip
 """Modules of which the routes have the prefix ``/v1``, which may be left out."""
 
-OTHER_MODULES = (ollama, diagnostics, docs, health, metrics)
+OTHER_MODULES = (landing, ollama, diagnostics, docs, health, metrics)
+
+CONSOLE_PAGES = (exchanges,)
+"""Modules that add their pages to the blueprint of the console when they are imported."""
 
 
 class NoSessions(SessionInterface):
@@ -67,6 +72,8 @@ class Application(Flask):
     session_interface = NoSessions()
 
     request_class = FormRequest
+
+    jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function itself; Flask inspects each hook and view in every request."""
@@ -115,6 +122,7 @@ def make_app(services: Services) -> Flask:
             app.register_blueprint(module.blueprint, url_prefix=prefix, name=name)
     for module in OTHER_MODULES:
         app.register_blueprint(module.blueprint)
+    app.register_blueprint(console_blueprint)
     app.wsgi_app = PathAliases(app.wsgi_app)  # type: ignore[method-assign]
     install_base_paths(app)
     if settings.cors_origins:

@@ -20,9 +20,9 @@ every_module = check_each("path", MODULES, ids=lambda path: str(path.relative_to
 
 OWNERS = {
     "openai": ("upstream/connection.py", "upstream/errors.py", "upstream/sdk_client.py"),
-    "flask": ("app.py", "server/", "cli/"),
-    "werkzeug": ("app.py", "server/"),
-    "gevent": ("core/", "hosted_tools/", "upstream/transport/", "server/"),
+    "flask": ("app.py", "server/", "cli/", "console/"),
+    "werkzeug": ("app.py", "server/", "console/"),
+    "gevent": ("core/", "hosted_tools/", "upstream/transport/", "server/", "console/"),
     "mcp": ("hosted_tools/",),
     "mcp_types": ("hosted_tools/",),
     "anyio": ("hosted_tools/",),

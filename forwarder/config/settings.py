@@ -199,6 +199,7 @@ class Settings:
     capture_age: float
     capture_redact: tuple[str, ...]
     docs_dir: str | None
+    console: bool
     tracing: bool
 
     @classmethod
@@ -380,6 +381,7 @@ SETTINGS = (
     Setting("CAPTURE_AGE", "capture_age", parsers.parse_seconds, "86400"),
     Setting("CAPTURE_REDACT", "capture_redact", parsers.parse_fields, ""),
     Setting("DOCS_DIR", "docs_dir", parsers.parse_docs_folder, "site"),
+    Setting("CONSOLE", "console", parsers.parse_flag, "true"),
 )
 
 UPSTREAM_SETTINGS = (

@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.security import safe_join
 from werkzeug.wrappers import Response as Redirect
 
+from forwarder.config.settings import Settings
 from forwarder.core.errors import NotFound
 from forwarder.server import request_context
 from forwarder.server.extension import get_services
@@ -62,16 +63,25 @@ def serve_page(path: str) -> Response:
     return response
 
 
-def _find_folder() -> Path:
-    """Return the folder as absolute path: Flask resolves relative ones against the package."""
-    services = get_services()
-    name = services.settings.docs_dir
+def find_site(settings: Settings) -> Path | None:
+    """Return the folder of the built site, or None.
+
+    The path is absolute, because Flask resolves relative ones against the package.
+    """
+    name = settings.docs_dir
     if name is None or not (Path(name) / "index.html").is_file():
+        return None
+    return Path(name).absolute()
+
+
+def _find_folder() -> Path:
+    folder = find_site(get_services().settings)
+    if folder is None:
         raise NotFound(
             "The documentation is not built. Run 'mkdocs build' in the forwarder's directory or "
             "set FORWARDER_DOCS_DIR to the folder of the site."
         )
-    return Path(name).absolute()
+    return folder
 
 
 def _hash_inline_scripts(page: bytes) -> list[str]:

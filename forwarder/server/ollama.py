@@ -44,13 +44,6 @@ _CLIENT = "ollama"
 """The client protocol for which models are resolved here."""
 
 
-@blueprint.get("/")
-def alive() -> Response:
-    """Return Ollama's greeting. Some clients check for these exact words."""
-    request_context.current_context().log_level = logging.DEBUG
-    return Response("Ollama is running", mimetype="text/plain")
-
-
 @blueprint.get("/api/version")
 def version() -> Response:
     """Return the emulated Ollama version."""

@@ -51,7 +51,7 @@ MAX_UNCOUNTED_ANSWER_BYTES = 2**16
 _LIMIT_HEADER_PREFIX = "x-ratelimit-"
 _STRICT = "X-Forwarder-Strict"
 _TRUE_VALUES, _FALSE_VALUES = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-_UNOBSERVED_ROUTES = ("docs", "health", "metrics", "websocket")
+_UNOBSERVED_ROUTES = ("console", "docs", "health", "landing", "metrics", "websocket")
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 

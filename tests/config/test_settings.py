@@ -201,6 +201,7 @@ def test_forwarder_defaults() -> None:
         capture_age=86400.0,
         capture_redact=(),
         docs_dir="site",
+        console=True,
         tracing=False,
     )
 

@@ -1,0 +1,16 @@
+"""The console: HTML pages for the operator, and the landing page for everybody.
+
+A page is a view function, a template in ``templates/console/`` and, where it moves, a script in
+``static/``. Pages are rendered on the server; htmx replaces parts of them. Scripts of others are
+vendored in ``static/vendor/`` (see ``VENDORED.md`` there), so that no page loads anything from
+another host.
+
+- `blueprint.py`: the blueprint, the check of access, the security headers.
+- `session.py`: signing in with an administrator key, and the session cookie.
+- `landing.py`: ``GET /`` for browsers.
+- one module for each other page.
+
+Prompts, answers and errors of upstreams are hostile input. Templates escape them (Jinja's
+autoescape), scripts set them as ``textContent``, and the Content-Security-Policy allows neither
+inline scripts nor other hosts.
+"""

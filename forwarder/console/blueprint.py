@@ -1,0 +1,200 @@
+"""The console's blueprint: access, security headers, error pages, signing in.
+
+Each module with pages adds its views to `blueprint`; `forwarder.app` imports all of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import gevent
+from flask import (
+    Blueprint,
+    Response,
+    current_app,
+    make_response,
+    redirect,
+    render_template,
+    url_for,
+)
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as Redirect
+
+from forwarder import __version__
+from forwarder.console.session import (
+    has_session,
+    require_operator,
+    require_same_origin,
+    sign_in,
+    sign_out,
+)
+from forwarder.core.errors import ForwarderError, NotFound, Unauthorized
+from forwarder.server import request_context
+from forwarder.server.extension import get_request, get_services
+from forwarder.server.request_context import convert_http_error
+
+blueprint = Blueprint(
+    "console",
+    __name__,
+    url_prefix="/console",
+    template_folder="templates",
+    static_folder="static",
+)
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+OPEN_ENDPOINTS = ("console.show_sign_in", "console.start_session")
+"""Endpoints that need no session."""
+
+FAILURE_SECONDS = 0.5
+"""Wait before a refused key is answered, so that guessing takes long."""
+
+
+class NavigationEntry(NamedTuple):
+    """A page in the navigation: its endpoint and its title."""
+
+    endpoint: str
+    title: str
+
+
+NAVIGATION = (
+    NavigationEntry("console.list_exchanges", "Live"),
+    NavigationEntry("console.show_playground", "Playground"),
+    NavigationEntry("console.list_upstreams", "Upstreams"),
+    NavigationEntry("console.show_usage", "Usage"),
+    NavigationEntry("console.list_keys", "Keys"),
+)
+"""The pages, in the order of the navigation."""
+
+
+def render_page(template: str, **values: Any) -> Response:
+    """Render a template of the console with the values that every page needs."""
+    return make_response(
+        render_template(
+            f"console/{template}",
+            version=__version__,
+            navigation=[each for each in NAVIGATION if each.endpoint in current_app.view_functions],
+            endpoint=get_request().endpoint,
+            is_signed_in=has_session(get_services().settings),
+            has_console=get_services().settings.console,
+            **values,
+        )
+    )
+
+
+def protect_page(response: Response) -> Response:
+    """Add the headers that keep other sites and hostile content away from a page."""
+    headers = response.headers
+    headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["Referrer-Policy"] = "no-referrer"
+    headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    if get_request().endpoint != "console.static":
+        headers["Cache-Control"] = "no-store"  # pages contain prompts
+    return response
+
+
+blueprint.after_request(protect_page)
+
+
+@blueprint.before_request
+def check_access() -> Response | Redirect | None:
+    """Let only operators see pages; browsers without a session are sent to the sign-in page."""
+    request_context.current_context().log_level = logging.DEBUG
+    endpoint = get_request().endpoint
+    if endpoint == "console.static":  # the landing page needs these files too
+        return None
+    if not get_services().settings.console:
+        raise NotFound("The console is disabled: FORWARDER_CONSOLE is off.")
+    if endpoint in OPEN_ENDPOINTS:
+        return None
+    try:
+        require_operator()
+    except Unauthorized:
+        if get_request().method != "GET" or "HX-Request" in get_request().headers:
+            raise
+        return redirect(url_for("console.show_sign_in", next=get_request().full_path))
+    return None
+
+
+@blueprint.errorhandler(Exception)
+def show_error(error: Exception) -> Response:
+    """Render any exception as a page, or as a fragment for a part of a page."""
+    if isinstance(error, HTTPException):
+        error = convert_http_error(error)
+    failure = request_context.current_context().record_failure(error)
+    return render_failure(failure)
+
+
+def render_failure(failure: ForwarderError) -> Response:
+    """Render an error: a page with status, or a fragment that htmx puts into the page."""
+    is_part = "HX-Request" in get_request().headers
+    response = render_page(
+        "error_part.html" if is_part else "error.html",
+        status=failure.status,
+        reason=HTTPStatus(failure.status).phrase,
+        message=failure.message,
+        param=failure.param,
+    )
+    response.status_code = failure.status
+    response.headers.extend(failure.headers)
+    return response
+
+
+@blueprint.get("")
+def show_first_page() -> Redirect:
+    """Go to the first page of the navigation."""
+    return redirect(url_for("console.list_exchanges"))
+
+
+# -- signing in -----------------------------------------------------------------------------------
+
+
+@blueprint.get("/sign-in")
+def show_sign_in() -> Response | Redirect:
+    """Show the form for an administrator key, if there are such keys."""
+    settings = get_services().settings
+    if not settings.admin_keys or has_session(settings):
+        return redirect(find_next_page())
+    return render_page("sign_in.html", next=find_next_page(), failure=None)
+
+
+@blueprint.post("/sign-in")
+def start_session() -> Response | Redirect:
+    """Check the key, start a session and go to the page that was asked for."""
+    require_same_origin(get_services().settings)
+    response = redirect(find_next_page())
+    try:
+        sign_in(response, read_form_field("key"))
+    except Unauthorized as failure:
+        gevent.sleep(FAILURE_SECONDS)
+        page = render_page("sign_in.html", next=find_next_page(), failure=failure.message)
+        page.status_code = failure.status
+        return page
+    return response
+
+
+@blueprint.post("/sign-out")
+def end_session() -> Redirect:
+    """End the session of this browser."""
+    response = redirect(url_for("landing.show_landing"))
+    sign_out(response)
+    return response
+
+
+def find_next_page() -> str:
+    """Return the page to go to after signing in: a path of the console, never another host."""
+    wanted = get_request().args.get("next", "")
+    is_own = wanted.startswith("/console") and not wanted.startswith("/console/sign-")
+    return wanted if is_own else url_for("console.show_first_page")
+
+
+def read_form_field(name: str) -> str:
+    """Return a field of the form, without space at its ends, or ``""``."""
+    return get_request().form.get(name, "").strip()

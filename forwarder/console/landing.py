@@ -1,0 +1,117 @@
+"""``GET /``: a landing page for browsers, Ollama's greeting for all other clients.
+
+The page needs no key. Like ``/ready``, it names the upstreams and whether they can be reached.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+from flask import Blueprint, Response, current_app
+
+from forwarder.console.blueprint import protect_page, render_page, show_error
+from forwarder.server import request_context
+from forwarder.server.docs import find_site
+from forwarder.server.extension import get_request, get_services
+from forwarder.server.request_context import build_public_address
+
+blueprint = Blueprint("landing", __name__)
+blueprint.after_request(protect_page)
+blueprint.register_error_handler(Exception, show_error)
+
+GREETING = "Ollama is running"
+"""Some clients of Ollama check for these exact words."""
+
+
+class ClientSetup(NamedTuple):
+    """What to enter in a client, where, and its page in the documentation.
+
+    ``{base}`` in ``text`` is the forwarder's address.
+    """
+
+    client: str
+    place: str
+    text: str
+    page: str
+
+
+CLIENT_SETUPS = (
+    ClientSetup("Codex CLI", "~/.codex/config.toml", 'openai_base_url = "{base}/v1"', "codex"),
+    ClientSetup("Agents SDK", "environment", "OPENAI_BASE_URL={base}/v1", "agents-sdk"),
+    ClientSetup("Cherry Studio", "API host", "{base}", "cherry-studio"),
+    ClientSetup("Open WebUI", "URL of an OpenAI API connection", "{base}/v1", "open-webui"),
+    ClientSetup("Cline, aider, LangChain", "base URL", "{base}/v1", "index"),
+    ClientSetup("Ollama clients", "environment", "OLLAMA_HOST={base}", "ollama"),
+)
+
+EXAMPLES = (
+    ("Chat Completions", "chat/completions", '"messages": [{"role": "user", "content": "Hello"}]'),
+    ("Responses", "responses", '"input": "Hello"'),
+)
+"""API, path and body of the example requests, which are streamed."""
+
+
+@blueprint.get("/")
+def show_landing() -> Response:
+    """Return the landing page to browsers, Ollama's greeting to other clients."""
+    request_context.current_context().log_level = logging.DEBUG
+    if not prefers_html():
+        response = Response(GREETING, mimetype="text/plain")
+        response.headers["Vary"] = "Accept"
+        return response
+    settings = get_services().settings
+    base = build_public_address(settings.public_url, get_request())
+    page = render_page(
+        "landing.html",
+        base=base,
+        needs_key=bool(settings.api_keys),
+        is_demo=settings.demo,
+        setups=[each._replace(text=each.text.format(base=base)) for each in CLIENT_SETUPS],
+        examples=[(title, make_curl(base, path, body)) for title, path, body in EXAMPLES],
+        has_docs=find_site(settings) is not None,
+        has_openapi="openapi.show_document" in current_app.view_functions,
+    )
+    page.headers["Vary"] = "Accept"
+    return page
+
+
+@blueprint.get("/landing/upstreams")
+def show_states() -> Response:
+    """Return the part of the landing page with the states of the upstreams.
+
+    It is a request of its own, because unreachable upstreams make it wait for seconds.
+    """
+    request_context.current_context().log_level = logging.DEBUG
+    services = get_services()
+    states = services.catalog.describe_states(verbose=True)
+    apis = {each.name: sorted(each.apis) for each in services.settings.upstreams}
+    return render_page("landing_upstreams.html", states=states, apis=apis)
+
+
+def prefers_html() -> bool:
+    """Return whether the client prefers HTML; ``*/*`` is no preference."""
+    accepted = get_request().accept_mimetypes
+    return (
+        "text/html" in accepted.values()
+        and accepted.best_match(["text/html", "text/plain"]) == "text/html"
+    )
+
+
+def make_curl(base: str, path: str, body: str) -> str:
+    """Return the command that sends a streamed request of the demo model."""
+    key = (
+        ' \\\n  -H "Authorization: Bearer $FORWARDER_KEY"'
+        if get_services().settings.api_keys
+        else ""
+    )
+    return (
+        f"curl -sN {base}/v1/{path} -H 'Content-Type: application/json'{key} \\\n"
+        f'  -d \'{{"model": "{find_example_model()}", {body}, "stream": true}}\''
+    )
+
+
+def find_example_model() -> str:
+    """Return the name of a model that a request can name."""
+    settings = get_services().settings
+    return "demo" if settings.demo else settings.default_model or "MODEL"
