@@ -225,6 +225,7 @@ LAYERS = (
     "services",
     "pipeline",
     "server",
+    "console",
     "cli",
 )
 """The packages and the composition root, lowest first: each imports only those before it."""

@@ -112,10 +112,14 @@ def test_the_project_s_files_are_there() -> None:
 
 
 def test_a_wheel_leaves_nothing_of_the_package_out() -> None:
-    """setuptools finds Python files in directories with an ``__init__.py``, and nothing else."""
-    files = [path for path in (ROOT / "forwarder").rglob("*") if path.is_file()]
+    """setuptools finds Python files beside an ``__init__.py``, and the listed data files."""
+    listed = PROJECT["tool"]["setuptools"]["package-data"]
+    folders = {name: ROOT / name.replace(".", "/") for name in listed}
+    data = {
+        f for name, folder in folders.items() for each in listed[name] for f in folder.glob(each)
+    }
 
-    for path in files:
-        if "__pycache__" not in path.parts:
+    for path in (ROOT / "forwarder").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts and path not in data:
             assert path.suffix == ".py"
             assert (path.parent / "__init__.py").is_file()

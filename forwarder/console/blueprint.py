@@ -111,7 +111,7 @@ def check_access() -> Response | Redirect | None:
     if endpoint == "console.static":  # the landing page needs these files too
         return None
     if not get_services().settings.console:
-        raise NotFound("The console is disabled: FORWARDER_CONSOLE is off.")
+        raise NotFound("The console is disabled: FORWARDER_CONSOLE is false.")
     if endpoint in OPEN_ENDPOINTS:
         return None
     try:

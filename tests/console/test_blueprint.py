@@ -1,0 +1,103 @@
+"""Access to the console, security headers and error pages."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import httpx2
+import pytest
+from flask.testing import FlaskClient
+
+from forwarder.console import blueprint
+from tests.server.conftest import Serve
+
+VENDORED = Path(blueprint.__file__).parent / "static" / "vendor"
+TEMPLATES = sorted((Path(blueprint.__file__).parent / "templates").rglob("*.html"))
+
+
+@pytest.fixture
+def client(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+    monkeypatch.setattr(blueprint, "FAILURE_SECONDS", 0)
+    return serve(lambda _: httpx2.Response(200), FORWARDER_ADMIN_KEYS="adm-one,adm-two")
+
+
+def test_pages_have_a_strict_policy(demo: FlaskClient) -> None:
+    page = demo.get("/console/exchanges")
+
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert page.headers["X-Content-Type-Options"] == "nosniff"
+    assert page.headers["Cache-Control"] == "no-store"
+
+
+def test_without_administrator_keys_only_local_browsers_may_look(demo: FlaskClient) -> None:
+    assert demo.get("/console/exchanges").status_code == 200
+    refused = demo.get("/console/exchanges", environ_overrides={"REMOTE_ADDR": "192.0.2.7"})
+
+    assert refused.status_code == 403
+    assert refused.mimetype == "text/html"
+    assert "FORWARDER_ADMIN_KEYS" in refused.text
+
+
+def test_with_administrator_keys_browsers_sign_in_first(client: FlaskClient) -> None:
+    asked = client.get("/console/exchanges?model=a")
+    assert asked.status_code == 302
+    form = client.get(asked.headers["Location"])
+    assert 'type="password"' in form.text
+
+    refused = client.post("/console/sign-in", data={"key": "adm-three"})
+    assert refused.status_code == 401
+    assert client.get("/console/exchanges").status_code == 302
+
+    done = client.post(asked.headers["Location"], data={"key": "adm-two"})
+    assert (done.status_code, done.headers["Location"]) == (302, "/console/exchanges?model=a")
+    assert client.get("/console/exchanges").status_code == 200
+
+    client.post("/console/sign-out")
+    assert client.get("/console/exchanges").status_code == 302
+
+
+def test_parts_of_pages_get_an_error_instead_of_the_sign_in_page(client: FlaskClient) -> None:
+    part = client.get("/console/exchanges", headers={"HX-Request": "true"})
+
+    assert part.status_code == 401
+    assert part.text.startswith('<p class="notice bad"')
+
+
+def test_console_can_be_switched_off(serve: Serve) -> None:
+    client = serve(lambda _: httpx2.Response(200), FORWARDER_CONSOLE="false")
+
+    for path in ("/console", "/console/exchanges", "/console/sign-in"):
+        assert client.get(path).status_code == 404
+
+
+@pytest.mark.parametrize("next_page", ["https://evil.test/", "//evil.test", "/v1", ""])
+def test_signing_in_leads_to_no_other_place_than_the_console(
+    client: FlaskClient, next_page: str
+) -> None:
+    done = client.post(
+        "/console/sign-in", query_string={"next": next_page}, data={"key": "adm-one"}
+    )
+
+    assert done.headers["Location"] == "/console"
+
+
+def test_templates_have_no_inline_scripts_or_styles() -> None:
+    for template in TEMPLATES:
+        text = template.read_text()
+        assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=", text), template
+        assert "|safe" not in text.replace(" ", ""), template
+
+
+def test_vendored_files_are_those_that_are_listed() -> None:
+    rows = re.findall(
+        r"^\| `([^`]+)` .*`([0-9a-f]{64})`", (VENDORED / "VENDORED.md").read_text(), re.M
+    )
+    files = {path.name for path in VENDORED.iterdir()} - {"VENDORED.md"}
+
+    assert {name for name, _ in rows} == files
+    for name, digest in rows:
+        assert hashlib.sha256((VENDORED / name).read_bytes()).hexdigest() == digest, name

@@ -1,0 +1,65 @@
+"""The landing page at ``/``."""
+
+from __future__ import annotations
+
+import httpx2
+from flask.testing import FlaskClient
+
+from tests.server.conftest import Serve
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+def test_browsers_get_a_page_and_other_clients_the_greeting_of_ollama(demo: FlaskClient) -> None:
+    page = demo.get("/", headers=BROWSER)
+
+    assert page.mimetype == "text/html"
+    assert "<h1>The forwarder is running</h1>" in page.text
+    assert page.headers["Vary"] == "Accept"
+    for headers in ({}, {"Accept": "*/*"}, {"Accept": "text/plain, text/html;q=0.5"}):
+        assert demo.get("/", headers=headers).text == "Ollama is running"
+
+
+def test_base_urls_are_those_of_the_requested_host(demo: FlaskClient) -> None:
+    page = demo.get("/", headers={**BROWSER, "Host": "127.0.0.1:8123"})
+
+    assert "OPENAI_BASE_URL=http://127.0.0.1:8123/v1" in page.text
+    assert "curl -sN http://127.0.0.1:8123/v1/responses" in page.text
+
+
+def test_public_url_replaces_the_requested_host(serve: Serve) -> None:
+    client = serve(lambda _: httpx2.Response(200), FORWARDER_PUBLIC_URL="https://llm.example/api")
+
+    assert "OLLAMA_HOST=https://llm.example/api" in client.get("/", headers=BROWSER).text
+
+
+def test_page_says_whether_a_key_is_needed_and_never_shows_one(serve: Serve) -> None:
+    client = serve(
+        lambda _: httpx2.Response(200),
+        FORWARDER_API_KEYS="sk-client-secret",
+        FORWARDER_ADMIN_KEYS="sk-admin-secret",
+        CHAT_API_KEY="sk-upstream-secret",
+    )
+    page = client.get("/", headers=BROWSER).text
+
+    assert "Clients need a key" in page
+    assert "Bearer $FORWARDER_KEY" in page
+    assert "-secret" not in page
+
+
+def test_upstreams_are_listed_with_their_state_and_errors_are_escaped(serve: Serve) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(500, text="<script>alert(1)</script>")
+
+    part = serve(answer).get("/landing/upstreams").text
+
+    assert "<strong>chat</strong>" in part
+    assert "<strong>responses</strong>" in part
+    assert "<script" not in part
+
+
+def test_page_links_the_console_only_if_it_is_on(serve: Serve) -> None:
+    for text, is_linked in (("true", True), ("false", False)):
+        client = serve(lambda _: httpx2.Response(200), FORWARDER_CONSOLE=text)
+        assert ('href="/console"' in client.get("/", headers=BROWSER).text) is is_linked
+        assert client.get("/console/static/console.css", buffered=True).status_code == 200
