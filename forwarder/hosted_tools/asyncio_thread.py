@@ -198,6 +198,8 @@ class AsyncioThread:
         try:
             loop.run_forever()
             loop.run_until_complete(loop.shutdown_asyncgens())
+            # A transport that was closed just now closes its socket in the next iteration.
+            loop.run_until_complete(asyncio.sleep(0))
         finally:
             asyncio.set_event_loop(None)
             loop.close()

@@ -76,6 +76,10 @@ def connect_with_deadlines(engine: sa.Engine) -> None:
         defaults = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, **TCP_PARAMETERS}
         connection = DeadlineConnection.connect(*args, **{**defaults, **parameters})
         if "statement_timeout" not in str(parameters.get("options")):  # set by the operator
-            connection.execute(f"SET statement_timeout = {STATEMENT_TIMEOUT_SECONDS * 1000}")
-            connection.commit()
+            try:
+                connection.execute(f"SET statement_timeout = {STATEMENT_TIMEOUT_SECONDS * 1000}")
+                connection.commit()
+            except BaseException:
+                connection.close()
+                raise
         return connection
