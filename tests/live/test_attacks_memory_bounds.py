@@ -20,6 +20,7 @@ from wsproto.utilities import LocalProtocolError
 
 from tests.fake_provider import Answer, ScriptedUpstream
 from tests.fake_provider.faults import silent
+from tests.helpers.waiting import wait_until
 from tests.live.conftest import Serve, settings
 from tests.live.neighbour import Neighbour, connect_to_each_worker, measure_memory
 from tests.live.server import Server
@@ -326,7 +327,9 @@ def test_waiting_messages_have_a_limit_in_bytes(server: Server, upstream: Script
     upstream.script(silent(20))
 
     def send_all() -> None:
-        for _ in range(6):
+        ws.send(json.dumps(message))
+        wait_until(lambda: len(upstream.requests) == 1)
+        for _ in range(5):
             ws.send(json.dumps(message))
         while ws.receive(timeout=20) is not None:
             pass

@@ -11,7 +11,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
 from pathlib import Path
@@ -22,6 +21,7 @@ import httpx2
 import pytest
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
+from tests.helpers.waiting import wait_until
 from tests.live.conftest import Serve, settings
 from tests.live.neighbour import Neighbour, connect_to_each_worker, list_workers
 from tests.live.server import Server
@@ -57,15 +57,6 @@ def with_short_limits(
     times = {f"FORWARDER_{name}_TIMEOUT": "2" for name in ("HEAD", "BODY", "SEND")}
     limits = {"FORWARDER_API_KEYS": "k", "FORWARDER_MAX_BODY": "1m", **times}
     return neighbour.settings | settings(upstream, **limits, **more)
-
-
-def until(holds: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """What ``holds`` gives as soon as it is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
-    return found
 
 
 def connect(server: Server) -> socket.socket:
@@ -335,7 +326,7 @@ def ask_and_never_read(sock: socket.socket, upstream: ScriptedUpstream) -> None:
     upstream.script(Answer(text="word " * 4_000_000, pieces=2000))
     body = json.dumps(asking("chat", stream=True)).encode()
     sock.sendall(head("/v1/chat/completions", f"Content-Length: {len(body)}") + body)
-    until(lambda: len(upstream.requests) > asked)  # it and no other has the script
+    wait_until(lambda: len(upstream.requests) > asked)  # it and no other has the script
 
 
 def await_full_connection(sock: socket.socket) -> None:
@@ -348,7 +339,7 @@ def await_full_connection(sock: socket.socket) -> None:
         last, before = before, measure_send_queue(sock)
         return before == last > 100_000
 
-    until(is_full, 40)
+    wait_until(is_full, 40)
 
 
 def measure_send_queue(sock: socket.socket) -> int:
@@ -383,10 +374,10 @@ def test_a_client_that_never_reads_does_not_hold_up_a_deploy(
         server.process.send_signal(signal.SIGHUP)
 
         # Without a limit they would wait for the send time-out of a minute.
-        until(lambda: not set(before) & set(list_workers(server)), 40)
-        until(lambda: server.log.count('"left":true') == 2)
+        wait_until(lambda: not set(before) & set(list_workers(server)), 40)
+        wait_until(lambda: server.log.count('"left":true') == 2)
 
-    until(lambda: has_served(server), 40)
+    wait_until(lambda: has_served(server), 40)
     assert len(list_workers(server)) == 2
 
 
@@ -404,9 +395,9 @@ def test_a_client_that_never_reads_gives_its_place_back(
         assert [ask_over(other) for other in others] == [503, 503]
 
         for other in others:
-            until(lambda other=other: ask_over(other) == 200)  # type: ignore[misc]
+            wait_until(lambda other=other: ask_over(other) == 200)  # type: ignore[misc]
 
-    until(lambda: narrow.log.count('"left":true') == left + 4)
+    wait_until(lambda: narrow.log.count('"left":true') == left + 4)
     assert "FORWARDER_SEND_TIMEOUT" in narrow.log
     assert "Traceback" not in narrow.log
 
@@ -435,8 +426,8 @@ def test_a_client_that_reads_too_slowly_gives_its_place_back(
         assert [ask_over(other) for other in others] == [503, 503]
 
         for other in others:
-            until(lambda other=other: ask_over(other) == 200)  # type: ignore[misc]
-        until(lambda: narrow.log.count('"left":true') == left + 4)
+            wait_until(lambda other=other: ask_over(other) == 200)  # type: ignore[misc]
+        wait_until(lambda: narrow.log.count('"left":true') == left + 4)
         assert not is_over.is_set()
 
 
@@ -452,10 +443,10 @@ def test_an_aborted_worker_is_replaced(serve: Serve, upstream: ScriptedUpstream)
     ) as got:
         next(got.iter_lines())
         os.kill(before, signal.SIGABRT)
-        (after,) = until(lambda: [pid for pid in list_workers(server) if pid != before])
-    until(lambda: "Worker aborted" in server.log)
+        (after,) = wait_until(lambda: [pid for pid in list_workers(server) if pid != before])
+    wait_until(lambda: "Worker aborted" in server.log)
 
-    until(lambda: has_served(server), 40)
+    wait_until(lambda: has_served(server), 40)
     assert list_workers(server) == [after]
 
 
@@ -489,8 +480,8 @@ def test_a_worker_that_does_not_move_is_replaced_and_nobody_else_notices(
 
     with neighbour.watch(server, lost=[busy]):
         os.kill(busy, BUSY)
-        until(is_replaced, 40)
-        until(lambda: len(list_workers(server)) == 2)
+        wait_until(is_replaced, 40)
+        wait_until(lambda: len(list_workers(server)) == 2)
         statuses += [ask(server) for _ in range(5)]
 
     assert set(statuses) == {200}

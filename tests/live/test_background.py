@@ -18,6 +18,7 @@ import pytest
 from openai import OpenAI
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
+from tests.helpers.waiting import wait_until
 from tests.live.conftest import settings
 from tests.live.keeping_upstream import KeepingUpstream
 from tests.live.postgres import create_database, needs_postgres
@@ -71,14 +72,6 @@ def workers_of(server: Server) -> set[int]:
     return {int(pid) for pid in found.stdout.split()}
 
 
-def until(holds: Callable[[], Any], seconds: float = 15.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.05)
-    return found
-
-
 def ended(client: OpenAI, name: str, seconds: float = 40.0) -> Any:
     """A background response when it has ended."""
 
@@ -86,7 +79,7 @@ def ended(client: OpenAI, name: str, seconds: float = 40.0) -> Any:
         response = client.responses.retrieve(name)
         return None if response.status in ("queued", "in_progress") else response
 
-    return until(read, seconds)
+    return wait_until(read, seconds)
 
 
 def deploy(server: Server) -> set[int]:
@@ -122,13 +115,13 @@ def test_a_deploy_hands_work_to_another_worker(
     }
     with client_of(server) as client:
         queued = client.responses.create(**asked, background=True)
-        until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
         old = deploy(server)
         events: list[Any] = []
         follow(client, queued.id, events)
         done = client.responses.retrieve(queued.id)
         log = list(client.responses.retrieve(queued.id, stream=True))
-        gone = until(lambda: not old & workers_of(server))
+        gone = wait_until(lambda: not old & workers_of(server))
 
     assert gone
     assert (done.status, done.output_text) == ("completed", "The second attempt.")
@@ -178,10 +171,10 @@ def test_background_grace_lets_work_end_during_a_deploy(
     upstream.script(faults.slow(LONG, delay=0.3))
     with client_of(server) as client:
         queued = client.responses.create(model="chat/m", input="hi", background=True)
-        until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
         old = deploy(server)
         done = ended(client, queued.id)
-        until(lambda: not old & workers_of(server))
+        wait_until(lambda: not old & workers_of(server))
 
     assert (done.status, done.output_text) == ("completed", LONG.text)
     assert done.metadata == {}
@@ -198,7 +191,7 @@ def test_work_that_acts_at_its_upstream_is_not_begun_again(
         queued = client.responses.create(
             model="responses/m", input="hi", background=True, tools=[tool]
         )
-        until(lambda: upstream.requests)
+        wait_until(lambda: upstream.requests)
         time.sleep(1)
         deploy(server)
         done = ended(client, queued.id)
@@ -219,11 +212,11 @@ def test_work_of_a_worker_that_died_is_begun_again(
     upstream.script(faults.slow(LONG, delay=1), SHORT)
     with client_of(server) as client:
         queued = client.responses.create(model=f"{over}/m", input="hi", background=True)
-        until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
     killed = workers_of(server)
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: len(workers_of(server) - killed) == 2)
+    wait_until(lambda: len(workers_of(server) - killed) == 2)
     time.sleep(2)  # whoever connects earlier may still meet the dead
     with client_of(server) as client:
         done = ended(client, queued.id)
@@ -239,7 +232,7 @@ def test_work_that_may_be_begun_once_fails_with_its_worker(
     upstream.script(faults.slow(LONG, delay=0.5), SHORT)
     with client_of(server) as client:
         queued = client.responses.create(model="chat/m", input="hi", background=True)
-        until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
         deploy(server)
         done = ended(client, queued.id)
 
@@ -252,7 +245,7 @@ def test_work_is_queued_while_no_server_runs(start: Start, upstream: ScriptedUps
     server = start()
     with client_of(server) as client:
         queued = client.responses.create(model="chat/m", input="hi", background=True)
-        until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
     server.process.send_signal(signal.SIGTERM)
     server.process.wait(15)
     with client_of(start()) as client:
@@ -302,7 +295,7 @@ def test_a_finished_response_is_kept_until_the_database_is_back(
     with client_of(server) as client:
         queued = client.responses.create(model="chat/m", input="hi", background=True)
         with writes_refused(database):
-            until(lambda: upstream.requests and upstream.requests[-1].finished.is_set())
+            wait_until(lambda: upstream.requests and upstream.requests[-1].finished.is_set())
             time.sleep(20)  # longer than a lease
         done = ended(client, queued.id)
 
@@ -331,7 +324,7 @@ def test_wrong_clock_of_one_machine_does_no_harm(
             queued = client.responses.create(
                 model="chat/m", input="hi", background=True, conversation=talk.id
             )
-            until(lambda: reader.responses.retrieve(queued.id).status == "in_progress")  # noqa: B023
+            wait_until(lambda: reader.responses.retrieve(queued.id).status == "in_progress")  # noqa: B023
             with pytest.raises(openai.BadRequestError, match="Another process"):
                 reader.responses.create(model="chat/m", input="hi", conversation=talk.id)
             done = ended(reader, queued.id)
@@ -370,7 +363,7 @@ def test_a_deploy_only_follows_what_an_upstream_does_in_the_background(
         queued = client.responses.create(
             model="responses/m", input="hi", background=True, tools=[tool]
         )
-        until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
         deploy(server)
         events: list[Any] = []
         follow(client, queued.id, events)
@@ -383,7 +376,7 @@ def test_a_deploy_only_follows_what_an_upstream_does_in_the_background(
         more = client.responses.create(
             model="responses/m", input="more", background=True, previous_response_id=queued.id
         )
-        until(lambda: len(provider.posts) == 2)
+        wait_until(lambda: len(provider.posts) == 2)
         client.responses.cancel(more.id)
     assert provider.posts[1]["previous_response_id"] == "resp_upstream1"
 
@@ -410,7 +403,7 @@ def test_work_is_cancelled_at_the_upstream_that_does_it(
     provider, server = keeping
     with client_of(server) as client:
         queued = client.responses.create(model="responses/m", input="hi", background=True)
-        until(lambda: provider.posts)
+        wait_until(lambda: provider.posts)
         time.sleep(1)
         assert client.responses.cancel(queued.id).status == "cancelled"
 

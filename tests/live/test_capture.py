@@ -6,14 +6,14 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
+from tests.helpers.waiting import wait_until
 from tests.live.conftest import KEY as UPSTREAM_KEY
 from tests.live.conftest import settings
 from tests.live.server import GUNICORN, ROOT, Server, running
@@ -59,14 +59,6 @@ def post(server: Server, path: str, **given: Any) -> Any:
     return http.post(server.url + path, headers=headers, **given)
 
 
-def once(is_so: Callable[[], Any]) -> Any:
-    """An exchange is kept just after its answer is out."""
-    deadline = time.monotonic() + 10
-    while not (found := is_so()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
-
-
 def captured(server: Server, count: int) -> list[Json]:
     """The newest exchanges, once there are so many."""
 
@@ -74,7 +66,7 @@ def captured(server: Server, count: int) -> list[Json]:
         listed: list[Json] = admin(server, f"{PATH}?limit=1000").json()["data"]
         return listed if len(listed) >= count else []
 
-    return [admin(server, f"{PATH}/{each['id']}").json() for each in once(all_there)]
+    return [admin(server, f"{PATH}/{each['id']}").json() for each in wait_until(all_there)]
 
 
 def replay(given: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -186,12 +178,12 @@ def test_captures_are_limited_in_number_size_and_age(
                 return []
             return found if len(found) == 5 else []
 
-        files = once(read_files)
+        files = wait_until(read_files)
         assert max(map(len, files)) <= 4096
         records = list(map(json.loads, files))
         assert not any(each["exchange"]["whole"] for each in records)
         assert all("left_out" in each["client"]["request"] for each in records)
-        assert once(lambda: not list(directory.iterdir()))  # nobody asks meanwhile
+        assert wait_until(lambda: not list(directory.iterdir()))  # nobody asks meanwhile
 
 
 @pytest.mark.parametrize("over", ["chat", "responses"])

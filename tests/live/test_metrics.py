@@ -64,8 +64,9 @@ def test_two_workers_count_together(two: Server, upstream: ScriptedUpstream) -> 
         assert answered.ending == "completed"
         sent += len(answered.events) if client == "responses" else 0
     upstream.script(faults.status(429), faults.status(500))
-    for _ in range(2):
-        ask(two, "chat", asking("chat", model="chat/m", seed=1))
+    for status in (429, 500):
+        failed = ask(two, "chat", asking("chat", model="chat/m", seed=1))
+        assert failed.status == status, failed.text
     ask(two, "responses", asking("responses", model="chat/m", no_such_thing=1))
 
     total = len(PAIRINGS) * rounds + 3

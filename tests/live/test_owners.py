@@ -17,9 +17,10 @@ from openai import OpenAI
 
 from forwarder.context.client_identity import hash_client_key
 from tests.fake_provider import Answer, ScriptedUpstream, faults
+from tests.helpers.waiting import wait_until
 from tests.live.conftest import settings
 from tests.live.server import ROOT, Server, running
-from tests.live.test_background import ended, until
+from tests.live.test_background import ended
 
 MINE, ANOTHER = "sk-mine", "sk-another"
 
@@ -98,7 +99,7 @@ def test_an_older_database_is_taken_over_and_its_owners_outlive_the_secret(
             theirs = other.responses.create(model="chat/m", input="theirs")
         upstream.script(faults.slow(Answer(text="late " * 20, pieces=20), delay=0.5))
         work = client.responses.create(model="chat/m", input="hi", background=True)
-        until(lambda: client.responses.retrieve(work.id).status == "in_progress")
+        wait_until(lambda: client.responses.retrieve(work.id).status == "in_progress")
     make_older(database, {MINE: first.id, ANOTHER: theirs.id})
     for table in OWNED:
         assert hash_client_key(MINE) in owners_of(database, table)

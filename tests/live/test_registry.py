@@ -12,7 +12,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +22,7 @@ import pytest
 from openai import OpenAI
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
+from tests.helpers.waiting import wait_until
 from tests.live.clients import NODE, needs_node_package, needs_python_package, plain
 from tests.live.conftest import settings
 from tests.live.server import FLASK, ROOT, Server, running
@@ -476,8 +476,8 @@ def test_health_of_a_remote_is_checked_in_the_background(
     with running(given, tmp_path) as server:
         with ScriptedUpstream(keys={REMOTE_KEY}) as passing:
             assert register(server.url, passing, "mine").status_code == 200
-            _until(lambda: 'upstream_up{upstream="mine:latest"} 1.0' in _metrics(server))
-        _until(lambda: 'upstream_up{upstream="mine:latest"} 0.0' in _metrics(server))
+            wait_until(lambda: 'upstream_up{upstream="mine:latest"} 1.0' in _metrics(server), 20)
+        wait_until(lambda: 'upstream_up{upstream="mine:latest"} 0.0' in _metrics(server), 20)
         assert "'mine:latest' is unhealthy" in server.log
         shown = api(server.url, "show", {"model": "mine"}).json()
         assert shown["health"]["reachable"] is False
@@ -485,13 +485,6 @@ def test_health_of_a_remote_is_checked_in_the_background(
 
 def _metrics(server: Server) -> str:
     return http.get(f"{server.url}/metrics").text
-
-
-def _until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_under_threads_it_is_the_same(

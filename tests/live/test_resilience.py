@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ import pytest
 from tests.fake_provider import Answer, Pause, ScriptedUpstream, Stream, faults
 from tests.fake_provider.faults import Scripted
 from tests.helpers.loopback import unused_port
+from tests.helpers.waiting import wait_until
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server, free_port
 from tests.live.talk import PATHS, Json, ask, asking, http
@@ -28,14 +29,6 @@ either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streame
 
 TEXT = "Served all the same."
 OTHER = {"chat": "responses", "responses": "chat"}
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 3) -> bool:
-    """Does it come to hold?"""
-    deadline = time.monotonic() + seconds
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return holds()
 
 
 def request_bytes(client: str, body: Json) -> bytes:
@@ -265,7 +258,7 @@ def test_a_client_that_leaves_while_it_waits_is_not_asked_for(
     body = asking(client, model="chat/m", stream=True)
 
     with talking(retrying, request_bytes(client, body)):
-        assert eventually(lambda: len(upstream.requests) == 1)
+        assert wait_until(lambda: len(upstream.requests) == 1)
     time.sleep(1)
 
     assert len(upstream.requests) == 1
@@ -329,7 +322,7 @@ def test_an_upstream_that_dies_and_comes_back(client: str, serve: Serve) -> None
     assert http.get(f"{server.url}/ready").status_code == 503
 
     with ScriptedUpstream(port=port) as back:
-        assert eventually(lambda: ask(server, client, asking(client)).status == 200)
+        assert wait_until(lambda: ask(server, client, asking(client)).status == 200)
         assert {ask(server, client, asking(client)).status for _ in range(5)} == {200}
         assert http.get(f"{server.url}/ready").status_code == 200
         asked = len(back.requests)
@@ -445,7 +438,7 @@ def test_one_too_many_is_sent_away_at_once(
     assert (refused.status, refused.error["code"]) == (503, "overloaded")
     assert refused.headers["retry-after"] == "1"
     assert len(upstream.requests) == 2
-    assert eventually(lambda: ask(narrow, client, asking(client)).status == 200)
+    assert wait_until(lambda: ask(narrow, client, asking(client)).status == 200)
 
 
 def test_one_too_many_for_an_upstream_is_one_too_many(
@@ -460,7 +453,7 @@ def test_one_too_many_for_an_upstream_is_one_too_many(
     assert (refused.status, refused.error["code"]) == (503, "overloaded")
     assert "'chat'" in refused.error["message"]
     assert served.status == 200
-    assert eventually(lambda: ask(narrow, "chat", asking("chat", model="chat/m")).status == 200)
+    assert wait_until(lambda: ask(narrow, "chat", asking("chat", model="chat/m")).status == 200)
 
 
 ENDINGS = {
@@ -499,10 +492,10 @@ def test_a_place_is_free_again_when_a_client_leaves(
         body = asking(client, model="chat/m", stream=stream)
         asked = len(upstream.requests)
         with talking(narrow, request_bytes(client, body)):
-            assert eventually(lambda asked=asked: len(upstream.requests) > asked)
+            assert wait_until(lambda asked=asked: len(upstream.requests) > asked)
         assert upstream.requests[-1].closed_by_client.wait(2)
 
-    assert eventually(lambda: ask(narrow, client, asking(client, model="chat/m")).status == 200)
+    assert wait_until(lambda: ask(narrow, client, asking(client, model="chat/m")).status == 200)
 
 
 @pytest.mark.parametrize(

@@ -524,7 +524,7 @@ def test_chat_completions_are_stored_when_that_is_asked_for(
     given: Any = {"model": f"{over}/m", "messages": question, "metadata": mark, "stream": stream}
     ask().chat.completions.create(**given, store=False)
     answer = ask().chat.completions.create(**given, store=True)
-    name = next(iter(answer)).id if stream else answer.id
+    name = [chunk.id for chunk in answer][-1] if stream else answer.id
 
     read = ask().chat.completions.retrieve(name)
     assert read.choices[0].message.content == "Hello from the scripted upstream."

@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +24,7 @@ import httpx2
 import pytest
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
+from tests.helpers.waiting import wait_until
 from tests.live.conftest import Serve, settings
 from tests.live.server import FLASK, Server, running
 from tests.live.talk import PAIRINGS, PATHS, Answered, asking, http
@@ -39,15 +40,6 @@ def workers(server: Server) -> list[int]:
     pid = server.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in children.split()]
-
-
-def until(holds: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """What ``holds`` gives as soon as it is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
-    return found
 
 
 def asked(server: Server, client: str, **more: Any) -> Answered:
@@ -74,7 +66,7 @@ def test_a_stop_ends_every_answer_in_its_protocol(
             upstream.script(_ends(long, told_whole=client == over and not stream))
             count = len(upstream.requests)
             answers.append(pool.submit(asked, server, client, model=f"{over}/m", stream=stream))
-            until(lambda count=count: len(upstream.requests) > count)
+            wait_until(lambda count=count: len(upstream.requests) > count)
         stopped = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
@@ -112,7 +104,7 @@ def test_stop_ends_requests_still_waiting_for_the_upstream(
     upstream.script(*[faults.silent() for _ in n])
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(asked, server, client, model=f"{over}/m", stream=True, **n)
-        until(lambda: len(upstream.requests) > len(n))
+        wait_until(lambda: len(upstream.requests) > len(n))
         server.process.send_signal(signal.SIGTERM)
 
         assert answer.result().status == 503
@@ -128,7 +120,7 @@ def test_sigint_ends_running_streams_with_an_error(
     upstream.script(faults.stalled(LONG, after=9))
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(asked, server, "responses", stream=True)
-        until(lambda: upstream.requests)
+        wait_until(lambda: upstream.requests)
         time.sleep(0.2)
         server.process.send_signal(signal.SIGINT)
 
@@ -142,7 +134,7 @@ def test_flask_s_own_server_ends_at_once(upstream: ScriptedUpstream, tmp_path: P
         cut = pool.submit(
             _outcome, http, f"{server.v1}/responses", "responses", asking("responses", stream=True)
         )
-        until(lambda: upstream.requests)
+        wait_until(lambda: upstream.requests)
         server.process.send_signal(signal.SIGINT)
 
         server.process.wait(5)
@@ -196,7 +188,7 @@ def test_a_deploy_loses_no_request(serve: Serve, upstream: ScriptedUpstream) -> 
     hammer = Hammer(server)
     with ThreadPoolExecutor(1) as pool:
         begun = pool.submit(asked, server, "responses", stream=True)
-        until(lambda: upstream.requests)
+        wait_until(lambda: upstream.requests)
         with hammer():
             _deploy_twice(server)
 
@@ -219,16 +211,16 @@ def test_a_deploy_takes_the_new_settings(
     dotenv.write_text("WEB_CONCURRENCY=2\nFORWARDER_API_KEYS=another\n")
     server.process.send_signal(signal.SIGHUP)
 
-    until(lambda: len({*workers(server)} - {*before}) == 2)
-    until(lambda: not {*before} & {*workers(server)})
+    wait_until(lambda: len({*workers(server)} - {*before}) == 2)
+    wait_until(lambda: not {*before} & {*workers(server)})
     assert {asked(server, "chat").status for _ in range(10)} == {401}
 
 
 def _deploy_twice(server: Server) -> None:
     for _ in range(2):
-        before = until(lambda: len(workers(server)) == 2 and {*workers(server)})
+        before = wait_until(lambda: len(workers(server)) == 2 and {*workers(server)})
         server.process.send_signal(signal.SIGHUP)
-        until(lambda old=before: not old & {*workers(server)}, seconds=20)
+        wait_until(lambda old=before: not old & {*workers(server)}, seconds=20)
 
 
 def test_workers_that_retire_lose_no_request(serve: Serve, upstream: ScriptedUpstream) -> None:
@@ -237,7 +229,7 @@ def test_workers_that_retire_lose_no_request(serve: Serve, upstream: ScriptedUps
     seen: set[int] = set()
     hammer = Hammer(server)
     with hammer():
-        until(lambda: seen.update(workers(server)) or len(seen) > 3, seconds=20)
+        wait_until(lambda: seen.update(workers(server)) or len(seen) > 3, seconds=20)
 
     assert set(hammer.answers) == {"completed"}, hammer.answers
     assert "Traceback" not in server.log
@@ -247,13 +239,13 @@ def test_a_killed_worker_is_replaced_and_the_others_serve(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     server = serve(settings(upstream, WEB_CONCURRENCY="2"))
-    before = until(lambda: len(workers(server)) == 2 and workers(server))
+    before = wait_until(lambda: len(workers(server)) == 2 and workers(server))
     upstream.script(faults.stalled(LONG, after=9))
     with ThreadPoolExecutor(1) as pool:
         lost = pool.submit(
             _outcome, http, f"{server.v1}/responses", "responses", asking("responses", stream=True)
         )
-        until(lambda: upstream.requests)
+        wait_until(lambda: upstream.requests)
         connected = [pid for pid in before if _connections(pid, upstream)]
         os.kill(connected[0], signal.SIGKILL)
 
@@ -261,7 +253,7 @@ def test_a_killed_worker_is_replaced_and_the_others_serve(
 
         assert lost.result().startswith("RemoteProtocolError")  # of this one nothing is left
     assert answers == {"completed": 20}
-    after = until(lambda: len(workers(server)) == 2 and workers(server))
+    after = wait_until(lambda: len(workers(server)) == 2 and workers(server))
     assert set(before) - set(after) == {connected[0]}
 
 
@@ -353,7 +345,7 @@ def test_a_slow_reader_holds_the_upstream_back(client: str, serve: Serve) -> Non
     with fountain.running(), _posted(server, client, asking(client, stream=True)) as sock:
         assert sock.recv(4096).startswith(b"HTTP/1.1 200 OK")
         before = memory(worker)
-        until(lambda: fountain.sent > 2**20)
+        wait_until(lambda: fountain.sent > 2**20)
         read = 0
         for _ in range(10):
             read += len(sock.recv(65536))
@@ -384,7 +376,7 @@ def test_memory_stays_flat_when_slow_readers_leave(client: str, serve: Serve) ->
         for _ in range(3):
             list(pool.map(read_a_little, range(readers)))
             left = readers * (len(after) + 1)
-            until(lambda left=left: server.log.count("client_left") >= left, 30)
+            wait_until(lambda left=left: server.log.count("client_left") >= left, 30)
             after.append(memory(worker))
 
     # The first round sets the peak. Without release, each further round adds some 100 MB.

@@ -19,6 +19,7 @@ import httpx2
 import pytest
 
 from tests.fake_provider import Answer, ScriptedUpstream
+from tests.helpers.waiting import wait_until
 from tests.live.conftest import settings
 from tests.live.postgres import Postgres, needs_postgres, postgres_process
 from tests.live.server import Server, running
@@ -36,13 +37,6 @@ Fault = Callable[[Path, Path], AbstractContextManager[None]]
 def ready(server: Server) -> Json:
     body: Json = http.get(f"{server.url}/ready").json()
     return body
-
-
-def wait_until(holds: Callable[[], Any], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it does not come back by itself"
-        time.sleep(0.1)
 
 
 def store_is_back(server: Server) -> bool:
@@ -78,8 +72,8 @@ def assert_serves_without_a_store(server: Server) -> None:
 
 
 def assert_stores(server: Server) -> None:
-    wait_until(lambda: store_is_back(server))
-    wait_until(lambda: stored(server).status == 200)
+    wait_until(lambda: store_is_back(server), 30)
+    wait_until(lambda: stored(server).status == 200, 30)
     answered = stored(server)
     found = http.get(f"{server.v1}/responses/{answered.json['id']}")
     assert found.status_code == 200
@@ -179,7 +173,7 @@ def test_worker_that_starts_without_its_file_serves_and_comes_back(
         server = stack.enter_context(running(given, tmp_path))
         assert_serves_without_a_store(server)
         os.kill(worker_of(server), signal.SIGKILL)  # the one that replaces it starts as well
-        wait_until(lambda: answers(server))
+        wait_until(lambda: answers(server), 30)
         assert_serves_without_a_store(server)
 
         undo.close()
@@ -200,7 +194,7 @@ def test_disk_that_fills_up_while_a_worker_serves(
         before = stored(server).json["id"]
         with full(disk, disk / "forwarder.db"):
             # What finds no room has failed, and was not said to be stored.
-            wait_until(lambda: stored(server, metadata={"x": "y" * 500}).status == 503)
+            wait_until(lambda: stored(server, metadata={"x": "y" * 500}).status == 503, 30)
             assert http.get(f"{server.v1}/responses/{before}").status_code == 200
             body = asking("responses", model="chat/m", store=False)
             assert ask(server, "responses", body).ending == "completed"
@@ -232,7 +226,7 @@ def test_encrypted_reasoning_decrypts_after_the_store_returns(
             server = stack.enter_context(running(given, tmp_path))
             meanwhile = sealed(server)
             assert opens(server, meanwhile)
-        wait_until(lambda: store_is_back(server))
+        wait_until(lambda: store_is_back(server), 30)
         after = sealed(server)
         assert opens(server, meanwhile)
         with running(given, tmp_path) as another:

@@ -23,6 +23,7 @@ from tests.fake_provider.scenarios import HELLO
 from tests.fake_provider.wire import Stall
 from tests.helpers import sdk
 from tests.helpers.packages import import_client
+from tests.helpers.waiting import wait_until
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import FLASK, GUNICORN, Server, running
 
@@ -89,13 +90,6 @@ def text_of(events: list[Json]) -> str:
 def lines(server: Server, route: str = "responses") -> list[Json]:
     logged = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
     return [line for line in logged if line.get("route") == route]
-
-
-def until(true: Any, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it does not come true"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module", params=[GUNICORN, FLASK], ids=["gunicorn", "flask"])
@@ -369,7 +363,7 @@ def test_too_many_waiting_messages_close_the_connection(
         for _ in range(12):
             talk.send("hi")
         assert talk.closed() == 1008
-    until(lambda: upstream.requests[0].closed_by_client.is_set())
+    wait_until(lambda: upstream.requests[0].closed_by_client.is_set())
 
 
 def test_a_connection_on_which_nothing_is_asked_is_closed(
@@ -396,9 +390,9 @@ def test_a_client_that_leaves_takes_the_upstream_s_connection_along(
     upstream.script(silent())
     with talking(forwarder) as talk:
         talk.send("hi")
-        until(lambda: upstream.requests)
-    until(lambda: upstream.requests[0].closed_by_client.is_set())
-    until(lambda: any(line.get("left") for line in lines(forwarder)))
+        wait_until(lambda: upstream.requests)
+    wait_until(lambda: upstream.requests[0].closed_by_client.is_set())
+    wait_until(lambda: any(line.get("left") for line in lines(forwarder)))
 
 
 def test_an_interrupted_turn_ends_incomplete_and_can_be_continued(
@@ -408,7 +402,7 @@ def test_an_interrupted_turn_ends_incomplete_and_can_be_continued(
     with talking(either) as talk:
         talk.send("count")
         first = json.loads(talk.ws.receive(timeout=10))
-        until(lambda: upstream.requests)
+        wait_until(lambda: upstream.requests)
         name = first["response"]["id"]
         mode = {"mode": "discard_partial_items"}
         talk.ws.send(json.dumps({"type": "response.interrupt", "response_id": name, **mode}))
@@ -460,7 +454,7 @@ def test_each_turn_is_a_request_for_the_log_the_counts_and_the_limits(
         talk.ask("hi")
         assert error_of(talk.ask("hi"))[:2] == (429, "rate_limit_exceeded")
 
-    until(lambda: len(lines(server)) == 3)
+    wait_until(lambda: len(lines(server)) == 3)
     logged = lines(server)
     assert [line["status"] for line in logged] == [200, 200, 429]
     assert logged[0]["id"] == "mine" != logged[1]["id"]
@@ -470,7 +464,7 @@ def test_each_turn_is_a_request_for_the_log_the_counts_and_the_limits(
         'forwarder_requests_total{model="m",route="responses",status="200",upstream="chat"} 2.0'
         in counted
     )
-    until(lambda: lines(server, "websocket"))
+    wait_until(lambda: lines(server, "websocket"))
 
 
 def test_shutdown_closes_idle_connections_and_fails_running_turns(
@@ -480,7 +474,7 @@ def test_shutdown_closes_idle_connections_and_fails_running_turns(
     upstream.script(silent())
     with talking(server) as busy, talking(server) as idle:
         busy.send("hi")
-        until(lambda: upstream.requests)
+        wait_until(lambda: upstream.requests)
         server.process.send_signal(signal.SIGTERM)
         begun = time.monotonic()
 
@@ -563,10 +557,10 @@ def test_a_client_that_breaks_off_leaves_nothing_behind(
     with raw(forwarder) as sock:
         body = json.dumps({"type": "response.create", "model": "chat/m", "input": "hi"}).encode()
         sock.sendall(b"\x81" + bytes([0x80 | len(body)]) + b"\0\0\0\0" + body)
-        until(lambda: upstream.requests)
+        wait_until(lambda: upstream.requests)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    until(lambda: upstream.requests[0].closed_by_client.is_set())
-    until(lambda: len(lines(forwarder, "websocket")) > before)
+    wait_until(lambda: upstream.requests[0].closed_by_client.is_set())
+    wait_until(lambda: len(lines(forwarder, "websocket")) > before)
     assert "Traceback" not in forwarder.log
 
 
