@@ -72,7 +72,7 @@ def test_session_ends_when_its_key_is_removed(
 
 
 def test_forged_cookies_are_no_session(client: FlaskClient) -> None:
-    for value in ("", "fwd2.abc", "e30", "x" * 5000):
+    for value in ("", "fwd2.abc", "e30", "x" * 1000):
         assert look_with(client, value) == 302
 
 
