@@ -47,7 +47,7 @@ from forwarder.services import Services
 OPENAI_MODULES = (
     openai, files, images, vector_stores, standalone_search, stored, conversations, websocket,
 )  # fmt: skip
-"""Modules of which the routes have the prefix ``/v1``, which may be left out."""
+"""Modules of which the routes have the prefix ``/v1``. With `PathAliases`, clients may omit it."""
 
 OTHER_MODULES = (landing, ollama, diagnostics, docs, health, metrics)
 
@@ -117,13 +117,12 @@ def make_app(services: Services) -> Flask:
         # First, so that it charges before the metrics count.
         services.observers.insert(0, build_rate_limiter(app, services))
     for module in OPENAI_MODULES:
-        for prefix in ("/v1", "/"):
-            name = f"{module.blueprint.name}{prefix}"
-            app.register_blueprint(module.blueprint, url_prefix=prefix, name=name)
+        app.register_blueprint(module.blueprint, url_prefix="/v1")
+    roots = {rule.rule.split("/")[2] for rule in app.url_map.iter_rules()}
     for module in OTHER_MODULES:
         app.register_blueprint(module.blueprint)
     app.register_blueprint(console_blueprint)
-    app.wsgi_app = PathAliases(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = PathAliases(app.wsgi_app, roots)  # type: ignore[method-assign]
     install_base_paths(app)
     if settings.cors_origins:
         app.wsgi_app = CrossOrigin(app.wsgi_app, settings.cors_origins)  # type: ignore[method-assign]

@@ -11,7 +11,7 @@ accept such a base path. A style of the other API has no effect.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Request
@@ -61,22 +61,28 @@ _BASE = re.compile(r"((/openai)?/v1)+(?=/|\Z)")
 
 
 class PathAliases:
-    """WSGI middleware that normalizes the request path for ``app``."""
+    """WSGI middleware that normalizes the request path for ``app``.
 
-    def __init__(self, app: WsgiApp) -> None:
+    ``roots`` are the first segments of the paths below ``/v1``, which may be left out before them.
+    """
+
+    def __init__(self, app: WsgiApp, roots: Container[str]) -> None:
         self._app = app
+        self._roots = roots
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        environ["PATH_INFO"] = normalize_path(environ.get("PATH_INFO", ""))
+        environ["PATH_INFO"] = normalize_path(environ.get("PATH_INFO", ""), self._roots)
         return self._app(environ, start_response)
 
 
-def normalize_path(path: str) -> str:
+def normalize_path(path: str, roots: Container[str] = ()) -> str:
     """Return ``path`` without repeated or trailing slashes, with at most one ``/v1`` base."""
     path = _SLASHES.sub("/", path)
     base = _BASE.match(path)
     if base is not None:
         path = "/v1" + path[base.end() :]
+    elif path.lstrip("/").partition("/")[0] in roots:
+        path = "/v1" + path
     return path.rstrip("/") or "/"

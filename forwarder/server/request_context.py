@@ -210,7 +210,7 @@ def is_observed_route(flask_request: Request) -> bool:
     They do not see probes and unknown paths, which clients can invent. For a WebSocket they see
     each turn instead of the connection.
     """
-    return (flask_request.blueprint or "health").partition("/")[0] not in _UNOBSERVED_ROUTES
+    return (flask_request.blueprint or "health") not in _UNOBSERVED_ROUTES
 
 
 def authenticate(context: RequestContext, has_body: bool = True) -> None:

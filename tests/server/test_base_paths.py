@@ -249,6 +249,26 @@ def test_a_path_has_one_normal_form(path: str, normal: str) -> None:
     assert normalize_path(normal) == normal
 
 
+@check_each(
+    ("path", "normal"),
+    [
+        ("/models", "/v1/models"),
+        ("//chat//completions/", "/v1/chat/completions"),
+        ("/v1/models", "/v1/models"),
+        ("/modelsx", "/modelsx"),
+        ("/api/chat", "/api/chat"),
+        ("/", "/"),
+    ],
+)
+def test_the_prefix_may_be_left_out_before_known_paths(path: str, normal: str) -> None:
+    assert normalize_path(path, {"models", "chat"}) == normal
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/models", "/think/models", "/think/v1/models"])
+def test_routes_answer_with_and_without_the_prefix(demo: FlaskClient, path: str) -> None:
+    assert demo.get(path).get_json()["object"] == "list"
+
+
 @check_each("base", ["", "/", "/v1", "/v1/", "//v1", "/v1/v1", "/openai/v1", "/openai/v1/v1/"])
 @check_each("end", ["", "/", "//"])
 def test_every_base_url_leads_to_the_same_route(base: str, end: str, demo: FlaskClient) -> None:
