@@ -94,6 +94,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._leaving_at = inf
         self._serving_since = inf
 
+    def init_process(self) -> None:
+        """Load the application without garbage collection, which takes a tenth of that time."""
+        gc.disable()
+        super().init_process()
+
     def run(self) -> None:
         """Serve requests until gunicorn stops the worker."""
         tune_garbage_collector()
@@ -245,6 +250,7 @@ def tune_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+    gc.enable()
 
 
 def return_large_buffers() -> None:

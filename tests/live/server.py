@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import itertools
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from forwarder.storage.db import open_database
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +45,17 @@ class Server:
         return self.log_path.read_text()
 
 
+@functools.cache
+def make_empty_database() -> Path:
+    """Return a SQLite file with all tables: servers start faster than with one of their own."""
+    path = Path(tempfile.mkdtemp(prefix="forwarder-tests-")) / "empty.db"
+    atexit.register(shutil.rmtree, path.parent)
+    database = open_database(f"sqlite:///{path}")
+    assert database is not None
+    database.close()
+    return path
+
+
 @contextlib.contextmanager
 def running(
     environment: dict[str, str], directory: Path, module: tuple[str, ...] = GUNICORN
@@ -46,10 +63,13 @@ def running(
     """The forwarder with exactly these settings; stopped at the end."""
     port = free_port()
     log_path = directory / f"forwarder-{port}.log"
+    database = directory / f"forwarder-{port}.db"
+    if "FORWARDER_DATABASE_URL" not in environment:
+        shutil.copyfile(make_empty_database(), database)
     env = {
         **{k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR")},
         "FORWARDER_DOTENV": "",
-        "FORWARDER_DATABASE_URL": f"sqlite:///{directory}/forwarder-{port}.db",
+        "FORWARDER_DATABASE_URL": f"sqlite:///{database}",
         "FORWARDER_QUEUE_TIMEOUT": "30",  # a busy machine keeps requests waiting
         **environment,
     }
