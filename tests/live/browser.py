@@ -1,0 +1,78 @@
+"""A real Chromium that opens pages of the forwarder, and what it complains about.
+
+Playwright drives the Chromium of the system (Debian's package ``chromium-headless-shell``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.live.clients import NODE, needs_node_package, needs_program, needs_python_package
+
+PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+
+PROGRAM = Path(next(filter(None, map(shutil.which, PROGRAMS)), f"/usr/bin/{PROGRAMS[0]}"))
+
+NEEDS_BROWSER = (
+    needs_program(PROGRAM, "apt install chromium-headless-shell"),
+    needs_python_package("playwright"),
+    needs_node_package("axe-core"),
+)
+"""Markers of tests that open pages."""
+
+SCHEMES, WIDTHS = ("light", "dark"), (1280, 390)
+
+SERIOUS = ("serious", "critical")
+
+
+@contextlib.contextmanager
+def run_browser() -> Iterator[Any]:
+    """A Chromium, as Playwright's ``Browser``."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Containers have no user namespaces for Chromium's own sandbox.
+        browser = playwright.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def open_page(browser: Any, scheme: str = "light", width: int = 1280) -> Iterator[Any]:
+    """A page of a new profile; fails at the end if the console had errors or warnings.
+
+    Violations of the Content-Security-Policy are such errors.
+    """
+    context = browser.new_context(
+        color_scheme=scheme,
+        viewport={"width": width, "height": 900},
+        permissions=["clipboard-read", "clipboard-write"],
+    )
+    complaints: list[str] = []
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else 0)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    try:
+        yield page
+    finally:
+        context.close()
+    assert complaints == []
+
+
+def check_page(page: Any) -> None:
+    """Fail for serious findings of axe-core, and for content wider than the window."""
+    page.evaluate((NODE / "node_modules" / "axe-core" / "axe.min.js").read_text())
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    serious = [
+        (each["id"], [node["html"][:200] for node in each["nodes"]])
+        for each in found
+        if each["impact"] in SERIOUS
+    ]
+    assert serious == []
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= page.viewport_size["width"]
