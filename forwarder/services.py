@@ -35,7 +35,7 @@ from forwarder.middleware.reasoning_cache.memory_backend import CacheBackend, Me
 from forwarder.middleware.reasoning_cache.signatures import SignatureCache
 from forwarder.models.catalog import Catalog
 from forwarder.models.codex import digest_settings
-from forwarder.models.health import HealthMonitor, HealthTargets
+from forwarder.models.health import HealthMonitor, HealthTargets, record_verification
 from forwarder.models.register import ModelRegistration
 from forwarder.models.registry import DatabaseModelRegistry, ModelRegistry, NullModelRegistry
 from forwarder.models.router import Router
@@ -162,6 +162,8 @@ class Services:
         health_targets = HealthTargets(
             settings.upstreams, upstreams, registry, registration.probe_registered
         )
+        health = HealthMonitor(health_targets.list_targets, metrics, settings.health_ask_interval)
+        registration.on_verified = partial(record_verification, health_targets, health)
         capture = make_capture_observer(settings, partial(list_registered_upstreams, registry))
         log_configuration(settings)
         return cls(
@@ -191,9 +193,7 @@ class Services:
             catalog=catalog,
             registration=registration,
             health_targets=health_targets,
-            health=HealthMonitor(
-                health_targets.list_targets, metrics, settings.health_ask_interval
-            ),
+            health=health,
         )
 
     # -- life -----------------------------------------------------------------------------------

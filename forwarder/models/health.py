@@ -1,4 +1,4 @@
-"""The last probe result of each upstream and registered model.
+"""The latest probe results of each upstream and registered model.
 
 Health checks run on request and, if the operator enables it, periodically in the background. Each
 worker runs its own checks because each worker has its own connections.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -31,6 +32,9 @@ log = logging.getLogger("forwarder.health")
 
 _MAX_CONCURRENT_CHECKS = 16
 
+HISTORY_SIZE = 120
+"""Results that are kept of each target."""
+
 
 class HealthTarget(NamedTuple):
     """An upstream to check, optionally with one of its models.
@@ -43,6 +47,30 @@ class HealthTarget(NamedTuple):
     upstream: Upstream
     model: str | None
     probe: Callable[[], ProbeResult] | None = None
+
+
+class HealthHistory:
+    """The latest results of one target, oldest first, at least one.
+
+    ``since`` is the time, in Unix seconds, of the first result that agrees with the last one about
+    whether the target is healthy.
+    """
+
+    def __init__(self, upstream: Upstream, first: ProbeResult) -> None:
+        self.upstream = upstream
+        self.results = deque([first], HISTORY_SIZE)
+        self.since = first.checked_at
+
+    @property
+    def last(self) -> ProbeResult:
+        """The last result."""
+        return self.results[-1]
+
+    def add(self, result: ProbeResult) -> None:
+        """Add a result."""
+        if result.is_healthy is not self.last.is_healthy:
+            self.since = result.checked_at
+        self.results.append(result)
 
 
 class HealthTargets:
@@ -66,11 +94,15 @@ class HealthTargets:
     def list_targets(self) -> Iterator[HealthTarget]:
         """Yield all current targets."""
         for settings in self._configured:
-            yield HealthTarget(settings.name, self._upstreams.get_or_create(settings), None)
+            yield self.make_configured_target(settings)
         for remote in self._registry.list_models():
             target = self.make_target(remote)
             if target is not None:
                 yield target
+
+    def make_configured_target(self, settings: UpstreamSettings) -> HealthTarget:
+        """Return the target of a configured upstream."""
+        return HealthTarget(settings.name, self._upstreams.get_or_create(settings), None)
 
     def make_target(self, remote: RegisteredModel) -> HealthTarget | None:
         """Return the target of a registered model, or None if it has no host or no key."""
@@ -82,7 +114,7 @@ class HealthTargets:
 
 
 class HealthMonitor:
-    """Checks targets and remembers the last result of each; ``targets`` lists the current ones.
+    """Checks targets and remembers results of each; ``targets`` lists the current targets.
 
     Model probes cost tokens, so each model is probed at most once per ``ask_interval`` seconds.
     """
@@ -96,7 +128,7 @@ class HealthMonitor:
         self._targets = targets
         self._observer = observer
         self._probe_interval = ask_interval
-        self._results: dict[str, tuple[Upstream, ProbeResult]] = {}
+        self._histories: dict[str, HealthHistory] = {}
         self._probe_times: dict[str, tuple[Upstream, float]] = {}
         self._checks: PeriodicTask | None = None
 
@@ -105,18 +137,27 @@ class HealthMonitor:
 
         Returns ``None`` if there is none, or if the name was registered again since.
         """
-        checked, result = self._results.get(name, (None, None))
-        return result if checked is upstream else None
+        history = self.get_history(name, upstream)
+        return None if history is None else history.last
+
+    def get_history(self, name: str, upstream: Upstream) -> HealthHistory | None:
+        """Return the latest results for this upstream object, as `get_last_result` does."""
+        history = self._histories.get(name)
+        return history if history is not None and history.upstream is upstream else None
 
     def record_result(self, target: HealthTarget, result: ProbeResult) -> ProbeResult:
         """Store a result, notify the observer and log changes; returns the stored result.
 
         A healthy result that leaves ``is_model_known`` open inherits it from the previous one.
         """
-        before = self.get_last_result(target.name, target.upstream)
+        history = self.get_history(target.name, target.upstream)
+        before = None if history is None else history.last
         if result.is_healthy and result.is_model_known is None and before and before.is_healthy:
             result = replace(result, is_model_known=before.is_model_known)
-        self._results[target.name] = target.upstream, result
+        if history is None:
+            self._histories[target.name] = HealthHistory(target.upstream, result)
+        else:
+            history.add(result)
         self._observer.on_health_check(target.name, result.is_healthy, result.latency)
         if not result.is_healthy and (before is None or before.is_healthy):
             log.warning(
@@ -189,9 +230,18 @@ class HealthMonitor:
             log.exception("health checks failed", extra={"event": "health_checks_failed"})
 
     def _forget_missing(self, current: Iterable[str]) -> None:
-        for name in set(self._results) - set(current):
-            self._results.pop(name, None)
+        for name in set(self._histories) - set(current):
+            self._histories.pop(name, None)
             self._probe_times.pop(name, None)
+
+
+def record_verification(
+    targets: HealthTargets, monitor: HealthMonitor, remote: RegisteredModel, result: ProbeResult
+) -> None:
+    """Store the result of the probe with which a model was registered."""
+    target = targets.make_target(remote)
+    if target is not None:
+        monitor.record_result(target, result)
 
 
 def vary_pause(interval: float) -> float:

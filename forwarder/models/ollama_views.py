@@ -54,7 +54,7 @@ def view_registered(remote: RegisteredModel, route: Route | None = None) -> Mode
         window = remote.context_window or settings.context_window
         profile = apply_model_overrides(known, route.model)
         return ModelView(remote.name, route.model, profile, remote.modified, window, remote)
-    known = select_profile(remote.upstream.provider, remote.host, {})
+    known = select_profile(remote.upstream.provider, remote.host, remote.quirks)
     profile = apply_model_overrides(known, remote.model)
     return ModelView(
         remote.name, remote.model, profile, remote.modified, remote.context_window, remote

@@ -41,7 +41,7 @@ class ProbeResult:
 
     ``fault`` is ``None`` for a healthy upstream, otherwise ``host``, ``key``, ``model`` or
     ``request``. ``error`` is its message. ``latency`` is in seconds, ``checked_at`` in Unix
-    seconds.
+    seconds. ``model_count`` is the length of the model list, ``None`` if none was read.
     """
 
     is_reachable: bool | None = None
@@ -51,6 +51,7 @@ class ProbeResult:
     error: str | None = None
     latency: float = 0.0
     checked_at: float = 0.0
+    model_count: int | None = None
 
     @property
     def is_healthy(self) -> bool:
@@ -94,7 +95,8 @@ def probe_model_list(upstream: Upstream, model: str | None = None) -> ProbeResul
 
     def read_list() -> ProbeResult:
         names = {str(each["id"]) for each in upstream.list_models(CHECK_TIMEOUT_SECONDS)}
-        return ProbeResult(True, True, True if model in names else None)
+        is_known = True if model in names else None
+        return ProbeResult(True, True, is_known, model_count=len(names))
 
     result = measure_probe(read_list, None)
     # In passthrough mode the forwarder has no key of its own that could be accepted.

@@ -1,18 +1,19 @@
-"""Registration of a model: validate its host, probe its remote, then store it.
+"""Registration of models: validate a model's host, probe its remote, then store it.
 
-A model that fails a step is not stored. Errors name the request parameter to change.
+A model that fails a step is not stored. Errors name the request parameter to change. Ollama's API,
+the console and the commands use this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from forwarder.config.settings import UpstreamSettings
 from forwarder.context.request_context import Route
-from forwarder.core.errors import InvalidRequest, NotFound, shorten_value
+from forwarder.core.errors import InvalidRequest, NotFound, Unsupported, shorten_value
 from forwarder.core.ssrf import AddressGuard
 from forwarder.core.types import Json
 from forwarder.models.catalog import Catalog
@@ -48,7 +49,8 @@ class ModelRegistration:
     """Registers models.
 
     ``connect`` creates an upstream from its settings. ``configured`` are the names of the
-    configured upstreams.
+    configured upstreams. ``on_verified`` receives each stored model whose remote was probed, and
+    the result.
     """
 
     def __init__(
@@ -64,18 +66,25 @@ class ModelRegistration:
         self._guard = guard
         self._connect = connect
         self._configured = configured
+        self.on_verified: Callable[[RegisteredModel, ProbeResult], object] = lambda model, check: (
+            None
+        )
 
-    def create(self, body: Json, client_key: str | None = None) -> RegistrationResult:
+    def create(
+        self, body: Json, client_key: str | None = None, keep: Collection[str] = ()
+    ) -> RegistrationResult:
         """Register the model that an ``/api/create`` request body describes.
 
-        Raises a ClientError that names the wrong parameter, or StoreUnavailable.
+        ``keep`` names parameters of `SECRET_FIELDS` that the model takes over from the registered
+        model that it replaces. Raises a ClientError that names the wrong parameter, or
+        StoreUnavailable.
         """
-        model = read_create_request(body)
+        model = self._keep_secrets(read_create_request(body), keep)
         self._check_name(model.name)
         if not model.host:
             return RegistrationResult(self._store_copy(model, client_key, "from"), "", None)
         self._check_host(model.host)
-        upstream = self._connect_for_probe(model)
+        upstream = self.connect_for_probe(model.upstream)
         try:
             profile = upstream.get_profile(model.model).name
             check = (
@@ -83,7 +92,35 @@ class ModelRegistration:
             )
         finally:
             upstream.close()
-        return RegistrationResult(self._registry.put(model), profile, check)
+        stored = self._registry.put(model)
+        if check is not None:
+            self.on_verified(stored, check)
+        return RegistrationResult(stored, profile, check)
+
+    def add_quirks(self, name: str, quirks: Mapping[str, Any]) -> RegisteredModel:
+        """Store quirks of a registered model's remote beside those that it has.
+
+        Raises NotFound, UpstreamKeyRefused for a model with locked secrets, or StoreUnavailable.
+        """
+        model = self._registry.find(name)
+        if model is None:
+            raise make_not_found(name)
+        changed = replace(model.require_key(), quirks={**model.quirks, **quirks})
+        return self._registry.put(changed)
+
+    def delete(self, name: str, client_key: str | None = None) -> RegisteredModel:
+        """Delete and return a registered model.
+
+        Raises Unsupported for a model of the configuration, NotFound or StoreUnavailable.
+        """
+        is_registered = self._registry.find(name) is not None
+        if not is_registered and self._catalog.find_model(name, client_key) is not None:
+            raise Unsupported(
+                f"model '{shorten_value(name)}' is defined in the forwarder's environment and "
+                "cannot be deleted here.",
+                param="model",
+            )
+        return self._registry.remove(name)
 
     def copy(self, source: str, destination: str, client_key: str | None = None) -> RegisteredModel:
         """Register an additional name for a model.
@@ -96,16 +133,36 @@ class ModelRegistration:
 
     def probe_registered(self, remote: RegisteredModel) -> ProbeResult:
         """Probe the remote of a registered model over a new connection."""
-        upstream = self._connect_for_probe(remote)
+        upstream = self.connect_for_probe(remote.upstream)
         try:
             return probe_remote(remote, upstream)
         finally:
             upstream.close()
 
-    def _connect_for_probe(self, remote: RegisteredModel) -> Upstream:
-        upstream = self._connect(shorten_timeouts(remote.upstream))
+    def connect_for_probe(self, settings: UpstreamSettings) -> Upstream:
+        """Return an upstream with connections of its own and short timeouts; the caller closes it.
+
+        ``settings`` are those of a configured upstream or of a registered model.
+        """
+        upstream = self._connect(shorten_timeouts(settings))
         upstream.errors.logs_key_refusal = False  # the caller reports the result
         return upstream
+
+    def _keep_secrets(self, model: RegisteredModel, keep: Collection[str]) -> RegisteredModel:
+        """Return the model with the secrets of the registered one that it replaces.
+
+        Secrets are only sent to the host for which they were entered.
+        """
+        stored = self._registry.find(model.name)
+        if stored is None or not model.host or not keep:
+            return model
+        if stored.locked:
+            raise make_secret_error(min(keep), "the forwarder cannot decrypt what is stored")
+        kept = {param: value for param in keep if (value := getattr(stored, SECRET_FIELDS[param]))}
+        if kept and read_origin(stored.host) != read_origin(model.host):
+            reason = "what is stored is only sent to the host for which it was entered"
+            raise make_secret_error(next(iter(kept)), reason)
+        return replace(model, **{SECRET_FIELDS[param]: value for param, value in kept.items()})
 
     def _store_copy(
         self, model: RegisteredModel, client_key: str | None, param: str
@@ -129,8 +186,7 @@ class ModelRegistration:
             )
 
     def _check_host(self, host: str) -> None:
-        url = urlsplit(host)
-        name, port = url.hostname or "", url.port or _DEFAULT_PORTS[url.scheme]
+        scheme, name, port = read_origin(host)
         try:
             addresses = self._guard.look_up(name, port) if name.isascii() else []
         except (OSError, UnicodeError):
@@ -142,7 +198,7 @@ class ModelRegistration:
                 "it has no public address (the operator can allow private addresses in "
                 "FORWARDER_REMOTE_ALLOW)"
             )
-        if url.scheme == "http" and not self._guard.is_exception(name, port):
+        if scheme == "http" and not self._guard.is_exception(name, port):
             raise make_host_error("it must use https://, because the API key is sent to it")
 
     def _verify_remote(self, remote: RegisteredModel, upstream: Upstream) -> ProbeResult:
@@ -163,6 +219,21 @@ _FAULT_MESSAGES = {
     "model": ("from", "The remote does not have the model in 'from'"),
     "request": ("from", "The remote rejected a test request"),
 }
+
+
+SECRET_FIELDS = {"remote_api_key": "key", "remote_headers": "headers", "remote_query": "query"}
+"""Parameter -> the field of `RegisteredModel` that is stored encrypted."""
+
+
+def make_secret_error(param: str, reason: str) -> InvalidRequest:
+    message = f"Enter '{param}' again, or remove it: {reason}."
+    return InvalidRequest(message, param=param, code="invalid_value")
+
+
+def read_origin(host: str) -> tuple[str, str, int]:
+    """Return scheme, host name and port of a base URL."""
+    url = urlsplit(host)
+    return url.scheme, url.hostname or "", url.port or _DEFAULT_PORTS[url.scheme]
 
 
 def make_host_error(reason: str) -> InvalidRequest:

@@ -21,6 +21,7 @@ from forwarder.config.parsers import (
     parse_headers,
     parse_http_url,
     parse_provider,
+    parse_quirks,
 )
 from forwarder.config.settings import UpstreamSettings, make_upstream_settings
 from forwarder.core.client_headers import is_connection_header
@@ -70,8 +71,9 @@ class RegisteredModel:
 
     ``name`` includes its tag. ``model`` is the remote's name for it; without a ``host``, it is the
     name of a configured model. ``created`` and ``modified`` are in Unix seconds. ``capabilities``
-    is ``None`` if the create request had none. ``locked`` means that its secrets could not be
-    decrypted.
+    is ``None`` if the create request had none. ``quirks`` override fields of the remote's provider
+    profile, as ``<NAME>_QUIRKS`` does for a configured upstream. ``locked`` means that its secrets
+    could not be decrypted.
     """
 
     name: str
@@ -79,6 +81,7 @@ class RegisteredModel:
     host: str = ""
     kind: str = "openai"
     provider: str = ""
+    quirks: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     system: str | None = None
     license: str | None = None
@@ -103,6 +106,7 @@ class RegisteredModel:
             provider=self.provider or REMOTE_TYPES[self.kind].provider,
             headers=self.headers,
             query=self.query,
+            quirks=self.quirks,
             context_window=self.context_window,
             registered=True,
         )
@@ -152,8 +156,8 @@ class RegisteredModel:
 
 
 _PUBLIC_FIELDS = (
-    "model", "host", "kind", "provider", "parameters", "system", "license", "context_length",
-    "capabilities",
+    "model", "host", "kind", "provider", "quirks", "parameters", "system", "license",
+    "context_length", "capabilities",
 )  # fmt: skip
 _SECRET_FIELDS = ("key", "headers", "query")
 
@@ -194,11 +198,13 @@ _UNSUPPORTED_FIELDS = {
 _ACCEPTED_FIELDS = frozenset(
     {
         "model", "name", "from", "stream", "verify", "remote_host", "remote_type",
-        "remote_api_key", "remote_headers", "remote_query", "provider", "parameters", "system",
-        "license", "info", "requires",
+        "remote_api_key", "remote_headers", "remote_query", "provider", "quirks", "parameters",
+        "system", "license", "info", "requires",
     }
 )  # fmt: skip
-_REMOTE_FIELDS = ("remote_type", "remote_api_key", "remote_headers", "remote_query", "provider")
+_REMOTE_FIELDS = (
+    "remote_type", "remote_api_key", "remote_headers", "remote_query", "provider", "quirks",
+)  # fmt: skip
 
 
 def read_name(body: Json) -> str:
@@ -302,11 +308,13 @@ def build_remote_model(host: str, body: Json, common: Json) -> RegisteredModel:
     check_headers(headers)
     if headers:
         headers = dict(parse_setting(parse_headers, json.dumps(headers), "remote_headers"))
+    quirks = read_field(body, "quirks", DICT, "quirks") or {}
     return RegisteredModel(
         **common,
         host=read_base_url(host, kind),
         kind=kind,
         provider=parse_setting(parse_provider, provider, "provider"),
+        quirks=dict(parse_setting(parse_quirks, json.dumps(quirks), "quirks")),
         key=key,
         headers=headers,
         query=query,

@@ -15,7 +15,7 @@ from flask import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 
 from forwarder.context.request_context import Route
-from forwarder.core.errors import NotFound, Unsupported, shorten_value
+from forwarder.core.errors import NotFound, Unsupported
 from forwarder.core.types import Json
 from forwarder.core.validate import STR, require_field
 from forwarder.models import ollama_views
@@ -84,11 +84,7 @@ def create() -> Response:
     authorize_administrator()
     body = read_ollama_body()
     wants_stream = read_flag(body, "stream", True)
-    services = get_services()
-    created = services.registration.create(body, read_client_key())
-    target = services.health_targets.make_target(created.remote)
-    if target is not None and created.check is not None:
-        services.health.record_result(target, created.check)
+    created = get_services().registration.create(body, read_client_key())
     if not wants_stream:
         return json_answer({"status": "success", "found": created.report})
     return answer_lines(list_create_statuses(created))
@@ -137,17 +133,7 @@ def delete() -> Response:
     """Delete a registered model. Raises Unsupported for models of the configuration."""
     authorize_administrator()
     name = read_name(read_ollama_body())
-    services = get_services()
-    if (
-        services.registry.find(name) is None
-        and services.catalog.find_model(name, read_client_key()) is not None
-    ):
-        raise Unsupported(
-            f"model '{shorten_value(name)}' is defined in the forwarder's environment and cannot "
-            "be deleted here.",
-            param="model",
-        )
-    services.registry.remove(name)
+    get_services().registration.delete(name, read_client_key())
     return Response(status=200)
 
 

@@ -75,6 +75,25 @@ def test_last_result_is_dropped_with_its_upstream() -> None:
     assert world.health.get_last_result("a", connected(well)) is None
 
 
+def test_history_keeps_the_latest_results_and_when_the_state_began() -> None:
+    world = World()
+    target = world.targets[0]
+    assert world.health.get_history("a", target.upstream) is None
+    for second in range(health.HISTORY_SIZE + 5):
+        is_down = second in (3, 4, 5)
+        world.health.record_result(
+            target, ProbeResult(not is_down, fault="host" if is_down else None, checked_at=second)
+        )
+        history = world.health.get_history("a", target.upstream)
+        assert history is not None
+        assert history.since == (0 if second < 3 else 3 if is_down else 6)
+
+    times = [result.checked_at for result in history.results]
+    assert times == [*range(5, health.HISTORY_SIZE + 5)]
+    assert history.last.checked_at == times[-1]
+    assert world.health.get_history("a", connected(well)) is None
+
+
 def test_known_model_stays_known_while_healthy() -> None:
     world = World()
     world.health.record_result(world.targets[0], ProbeResult(True, True, True))
@@ -124,7 +143,7 @@ def test_background_checks_repeat(
     assert threading.active_count() == before
     assert intervals == [10, 10, 10]
     assert sorted(world.witness.heard) == [("a", True), ("a", True), ("b", True)]
-    assert [*world.health._results] == ["a"]
+    assert [*world.health._histories] == ["a"]
 
 
 def test_pauses_between_checks_vary() -> None:

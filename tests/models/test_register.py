@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.core.errors import InvalidRequest, NotFound
+from forwarder.core.errors import InvalidRequest, NotFound, Unsupported
 from forwarder.core.ssrf import AddressGuard
 from forwarder.models import register
 from forwarder.models.catalog import Catalog
@@ -229,6 +229,75 @@ def test_copy_of_an_unknown_model_is_not_found(world: World) -> None:
     assert caught.value.param == "from"
     with pytest.raises(InvalidRequest):
         world.creating.copy("fast", "a b")
+
+
+SECRETS = {
+    "remote_api_key": "sk-1",
+    "remote_headers": {"X-Org": "org"},
+    "remote_query": {"version": "1"},
+}
+
+
+def test_model_takes_over_the_secrets_of_the_one_that_it_replaces(world: World) -> None:
+    world.creating.create({**BODY, **SECRETS})
+    given = {"remote_api_key": "sk-2", "system": "New."}
+    world.creating.create({**BODY, **given}, keep=["remote_headers"])
+
+    model = world.registry.find("mine")
+    assert model
+    assert (model.key, model.headers, model.query) == ("sk-2", {"X-Org": "org"}, {})
+    assert world.connected[-1].headers == {"X-Org": "org"}
+
+
+def test_kept_secrets_are_not_sent_to_another_host(world: World) -> None:
+    world.creating.create({**BODY, **SECRETS})
+    world.connected.clear()
+    moved = {**BODY, "remote_host": "https://gpu.test/v1"}
+    for host in ("https://gpu.test/v1", "https://remote.test:8/v1", "http://remote.test/v1"):
+        with pytest.raises(InvalidRequest, match="only sent to the host") as caught:
+            world.creating.create({**BODY, "remote_host": host}, keep=[*SECRETS])
+        assert caught.value.param == "remote_api_key"
+    assert world.connected == []
+    world.creating.create(moved)
+
+    world.creating.create({**moved, "remote_host": "https://remote.test/v1"}, keep=[*SECRETS])
+    model = world.registry.find("mine")
+    assert model
+    assert (model.host, model.key) == ("https://remote.test/v1", None)
+
+
+def test_verified_model_is_announced_with_its_result(world: World) -> None:
+    announced: list[tuple[str, bool]] = []
+    world.creating.on_verified = lambda model, check: announced.append(
+        (model.version, check.is_healthy)
+    )
+    stored = world.creating.create(BODY).remote
+    world.creating.create({**BODY, "verify": False})
+
+    assert announced == [(stored.version, True)]
+
+
+def test_quirks_are_added_to_those_of_a_model(world: World) -> None:
+    world.creating.create({**BODY, **SECRETS, "quirks": {"drop": ["seed"], "learn": False}})
+    changed = world.creating.add_quirks("mine", {"drop": ["user"], "stream_options": False})
+
+    assert changed.quirks == {"drop": ["user"], "learn": False, "stream_options": False}
+    model = world.registry.find("mine")
+    assert model
+    assert (model.key, model.quirks) == ("sk-1", changed.quirks)
+    assert world.connect(model.upstream).profile.drop == frozenset({"user"})
+    with pytest.raises(NotFound):
+        world.creating.add_quirks("gone", {})
+
+
+def test_only_registered_models_are_deleted(world: World) -> None:
+    world.creating.create(BODY)
+
+    assert world.creating.delete("mine").model == "m"
+    with pytest.raises(Unsupported, match="environment"):
+        world.creating.delete("fast")
+    with pytest.raises(NotFound):
+        world.creating.delete("mine")
 
 
 def test_registered_model_can_be_probed_again(world: World) -> None:

@@ -29,6 +29,7 @@ BODY: dict[str, Any] = {
     "remote_headers": {"X-Org": "org-secret"},
     "remote_query": {"api-version": "query-secret"},
     "provider": "dashscope",
+    "quirks": {"drop": ["seed"], "models": {"qwen3-*": {"stream_options": False}}},
     "parameters": {"temperature": 0.5, "num_ctx": 8192},
     "system": "Be kind.",
     "license": ["MIT", "or so"],
@@ -43,6 +44,7 @@ def test_create_request_becomes_upstream_settings() -> None:
     assert (remote.name, remote.model, remote.protocol) == ("mine:latest", "qwen-plus", "chat")
     assert (settings.name, settings.base_url) == ("mine:latest", "https://remote.test/v1")
     assert (settings.api_key, settings.provider) == ("sk-secret", "dashscope")
+    assert settings.quirks == BODY["quirks"]
     assert (dict(settings.headers), dict(settings.query)) == (
         BODY["remote_headers"],
         BODY["remote_query"],
@@ -127,6 +129,9 @@ def test_repr_contains_no_secret() -> None:
         ({"remote_query": {"a": 1}}, "remote_query"),
         ({"provider": "nobody"}, "provider"),
         ({"provider": "demo", "remote_host": None}, "provider"),
+        ({"quirks": []}, "quirks"),
+        ({"quirks": {"nonsense": 1}}, "quirks"),
+        ({"quirks": {"stream_options": "no"}}, "quirks"),
         ({"parameters": {"temperature": 9}}, "parameters.temperature"),
         ({"system": 3}, "system"),
         ({"info": {"capabilities": ["flying"]}}, "info.capabilities"),
@@ -145,6 +150,12 @@ def test_invalid_field_is_named(change: dict[str, Any], param: str) -> None:
         read_create_request({**BODY, **rest, **change})
     assert caught.value.param == param
     assert "sk-secret" not in caught.value.message
+
+
+def test_quirks_need_a_remote() -> None:
+    body = {"model": "mine", "from": "known", "quirks": {"stream_options": False}}
+    with pytest.raises(InvalidRequest, match="'quirks' requires 'remote_host'"):
+        read_create_request(body)
 
 
 def test_meaningless_client_fields_are_accepted() -> None:
