@@ -31,6 +31,8 @@ def test_pages_have_a_strict_policy(demo: FlaskClient) -> None:
     assert "unsafe" not in policy
     assert page.headers["X-Content-Type-Options"] == "nosniff"
     assert page.headers["Cache-Control"] == "no-store"
+    # Browsers send "Origin: null" with the forms of pages that forbid all referrers.
+    assert page.headers["Referrer-Policy"] == "same-origin"
 
 
 def test_without_administrator_keys_only_local_browsers_may_look(demo: FlaskClient) -> None:
