@@ -17,6 +17,7 @@ from flask import (
     make_response,
     redirect,
     render_template,
+    stream_template,
     url_for,
 )
 from werkzeug.exceptions import HTTPException
@@ -74,17 +75,23 @@ NAVIGATION = (
 
 def render_page(template: str, **values: Any) -> Response:
     """Render a template of the console with the values that every page needs."""
-    return make_response(
-        render_template(
-            f"console/{template}",
-            version=__version__,
-            navigation=[each for each in NAVIGATION if each.endpoint in current_app.view_functions],
-            endpoint=get_request().endpoint,
-            is_signed_in=has_session(get_services().settings),
-            has_console=get_services().settings.console,
-            **values,
-        )
-    )
+    return make_response(render_template(f"console/{template}", **collect_page_values(), **values))
+
+
+def stream_page(template: str, **values: Any) -> Response:
+    """Like `render_page`, but send the page piece by piece, as iterators in ``values`` yield."""
+    return Response(stream_template(f"console/{template}", **collect_page_values(), **values))
+
+
+def collect_page_values() -> dict[str, Any]:
+    """Return the values that every page needs."""
+    return {
+        "version": __version__,
+        "navigation": [each for each in NAVIGATION if each.endpoint in current_app.view_functions],
+        "endpoint": get_request().endpoint,
+        "is_signed_in": has_session(get_services().settings),
+        "has_console": get_services().settings.console,
+    }
 
 
 def protect_page(response: Response) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 _TELLING = re.compile(
     r"key|token|secret|auth|passw|credential|cookie|signature|(^|[_-])(sig|code|pwd)$",
@@ -36,6 +37,13 @@ def is_random(value: str) -> bool:
 
 def _is_mixed(word: str) -> bool:
     return bool(re.search(r"\d", word) and re.search(r"[A-Za-z]", word))
+
+
+def describe_url(url: str) -> str:
+    """Return the URL without user, query and fragment; ``…`` replaces steps that may be secrets."""
+    steps = urlsplit(url).path.split("/")
+    path = "/".join("…" if is_random(step) or len(step) >= _LONG_PART else step for step in steps)
+    return hide_url_secrets(url) + path
 
 
 def hide_url_secrets(url: str, hide: Callable[[str], object] = str) -> str:

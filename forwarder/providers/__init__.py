@@ -28,6 +28,7 @@ __all__ = [
     "adapt_request",
     "adapt_response",
     "apply_model_overrides",
+    "convert_types",
     "is_reasoning_model",
     "select_profile",
     "validate_quirks",

@@ -12,7 +12,7 @@ from cachetools import TTLCache
 from forwarder.core.types import Json
 from forwarder.providers.profile import Profile, ProfileChanges
 
-_MAX_AGE_SECONDS = 3600.0
+MAX_AGE_SECONDS = 3600.0
 """The lifetime of a learned quirk: providers change, and the quirk may have been a mistake."""
 
 _MAX_MODELS = 256
@@ -26,7 +26,7 @@ class LearnedQuirks:
         self._clock = clock
         self._lock = threading.Lock()
         self._entries: TTLCache[str, tuple[float, ProfileChanges]] = TTLCache(
-            _MAX_MODELS, _MAX_AGE_SECONDS, timer=clock
+            _MAX_MODELS, MAX_AGE_SECONDS, timer=clock
         )
         self._has_learned = False  # most upstreams never have a quirk to learn
 
@@ -42,7 +42,7 @@ class LearnedQuirks:
         """Add changes to those of this model and renew their lifetime."""
         with self._lock:
             _, known = self._entries.get(model, (0.0, {}))
-            until = self._clock() + _MAX_AGE_SECONDS
+            until = self._clock() + MAX_AGE_SECONDS
             self._entries[model] = until, {**known, **changes}
             self._has_learned = True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from forwarder.core.url_secrets import hide_url_secrets, is_random, is_telling
+from forwarder.core.url_secrets import describe_url, hide_url_secrets, is_random, is_telling
 
 
 def test_secrets_are_detected_by_name_and_by_value() -> None:
@@ -35,3 +35,13 @@ def test_url_is_shown_up_to_its_host() -> None:
     words = ["abcdefghij0123456789", "NGQ5ZjY-tYWJj_ZGVm-xyz", "k=abcdefghijklmnopqrst", "t"]
     assert hidden == ["pass", "me:pass", *words]
     assert hide_url_secrets("a.test/mcp?to=https://b.test/") == "a.test"
+
+
+def test_url_is_described_without_what_may_be_secret() -> None:
+    assert describe_url("https://api.test:8/compatible-mode/v1") == (
+        "https://api.test:8/compatible-mode/v1"
+    )
+    assert describe_url("https://me:pass@a.test/abcdefghij0123456789/v1?key=k#f") == (
+        "https://a.test/…/v1"
+    )
+    assert describe_url("http://a.test") == "http://a.test"
