@@ -128,7 +128,7 @@ COUNTS = (
     ("retries", "repeated"),
     ("fallbacks", "handed to a fallback"),
     ("refused", "refused here"),
-    ("breaker_open", "times the breaker opened"),
+    ("breaker_open", "breaker openings"),
 )
 """Counter of `UpstreamState` -> its title. Without events, only the first two are shown."""
 

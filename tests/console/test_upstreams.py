@@ -162,7 +162,7 @@ def test_open_breaker_and_counts_are_shown(serve: Serve) -> None:
     part = client.get(STATE).text
 
     assert re.search(r'<span class="bad">open, tries again in \d+ s</span>', part)
-    assert "2 calls, 2 failed, 1 refused here, 1 times the breaker opened" in part
+    assert "2 calls, 2 failed, 1 refused here, 1 breaker openings" in part
 
 
 def test_texts_of_upstreams_and_clients_are_escaped_and_shortened(serve: Serve) -> None:
