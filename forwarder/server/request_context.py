@@ -135,8 +135,11 @@ def close_unfinished_context(error: BaseException | None) -> None:
     """Close the context of a request that ends without a response.
 
     This happens at process exit or if the greenlet is killed; Flask calls no error handler then.
+    A streamed page that its client has left ends with GeneratorExit; its response closes the
+    context.
     """
-    if error is not None and not isinstance(error, Exception) and "context" in g:
+    is_handled = error is None or isinstance(error, Exception | GeneratorExit)
+    if not is_handled and "context" in g:
         context = current_context()
         context.record_failure(ShuttingDown())
         context.close()

@@ -422,3 +422,16 @@ def test_quirks_of_a_configured_upstream_need_a_model(serve: Serve) -> None:
     data = {"quirks": '{"stream_options": false}'}
 
     assert serve(well).post("/console/upstreams/quirks/chat", data=data).status_code == 400
+
+
+def test_probe_that_its_reader_left_is_one_request_in_the_log(
+    serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = serve(well, FORWARDER_LOG_LEVEL="DEBUG")
+    page = client.post(PROBE, data={"model": "m"})
+    next(iter(page.response))
+    page.close()
+
+    [line] = re.findall(r'.*"event":"request_done".*', capsys.readouterr().err)
+    assert '"status":200' in line
+    assert "shutting_down" not in line
