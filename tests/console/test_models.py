@@ -423,6 +423,10 @@ def test_page_of_a_model_has_its_state(console: Console) -> None:
     assert "1 check since" in page
     assert 'hx-get="/console/upstreams/states/mine:latest"' in page
     assert "1 check since" in console.client.get("/console/upstreams/states/mine:latest").text
+    assert "/console/upstreams/probes/mine:latest" in page
+    console.create({**FORM, "model": "native", "remote_type": "openai-responses"})
+    native = console.client.get("/console/models/edit/native:latest").text
+    assert "/console/upstreams/probes/" not in native
 
 
 def test_list_of_models_has_a_limit(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:

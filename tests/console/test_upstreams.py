@@ -115,6 +115,13 @@ def test_reachable_upstream_has_models_latency_and_a_chart(serve: Serve) -> None
     assert "failure" not in part
 
 
+def test_demo_is_an_upstream_like_others(demo: FlaskClient) -> None:
+    page = demo.get("/console/upstreams?check=1").text
+
+    assert page.count('<span class="tag good">reachable</span>') >= 1
+    assert "<dd>demo</dd>" in page
+
+
 def test_recent_check_is_not_repeated(serve: Serve) -> None:
     client = serve(well, FORWARDER_READY_TTL="60")
     client.get(STATE)
