@@ -31,7 +31,7 @@ def server(
         settings(
             upstream,
             FORWARDER_UPSTREAMS="chat,responses,away",
-            RESPONSES_PROTOCOLS="responses",
+            RESPONSES_API="responses",
             AWAY_BASE_URL="http://127.0.0.1:9/v1",
             FORWARDER_DATABASE_URL=f"sqlite:///{database}",
             FORWARDER_REMOTE_ALLOW="127.0.0.1",
