@@ -88,7 +88,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     Raises ConfigError, with one line per mistake, if the configuration is invalid.
     """
     settings = settings or load_settings()
-    configure_logging(settings.log_level)
+    configure_logging(settings)
     services = Services.build(settings)
     app = make_app(services)
     services.start()

@@ -40,7 +40,7 @@ from forwarder.models.register import ModelRegistration
 from forwarder.models.registry import DatabaseModelRegistry, ModelRegistry, NullModelRegistry
 from forwarder.models.router import Router
 from forwarder.observability.capture import CaptureObserver, make_capture_observer
-from forwarder.observability.logging import log_configuration
+from forwarder.observability.logging import warn_about_settings
 from forwarder.observability.metrics import MetricsObserver
 from forwarder.storage import (
     ConversationStore,
@@ -165,7 +165,7 @@ class Services:
         health = HealthMonitor(health_targets.list_targets, metrics, settings.health_ask_interval)
         registration.on_verified = partial(record_verification, health_targets, health)
         capture = make_capture_observer(settings, partial(list_registered_upstreams, registry))
-        log_configuration(settings)
+        warn_about_settings(settings)
         return cls(
             settings=settings,
             observers=[*([metrics] if settings.metrics else []), *([capture] if capture else [])],

@@ -141,15 +141,6 @@ def test_the_demo_says_that_it_is_one(capsys: pytest.CaptureFixture[str]) -> Non
     assert told["level"] == "warning"
 
 
-def test_the_start_names_the_upstreams_and_no_key(capsys: pytest.CaptureFixture[str]) -> None:
-    app_of(CHAT_BASE_URL="http://up.test/v1", CHAT_API_KEY="sk-secret", CHAT_API="both")
-
-    said = capsys.readouterr().err
-    assert "upstream 'chat' speaks chat/responses" in said
-    assert "sk-secret" not in said
-    assert "demo" not in said
-
-
 @pytest.mark.parametrize(
     ("secrets", "warns"),
     [("", False), ("short", True), (f"{'x' * 24},short", True), ("x" * 24, False)],

@@ -41,24 +41,22 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def open_services() -> Iterator[Services]:
     """The services of the loaded application, or else own ones until the end of the command."""
-    extension = find_loaded_extension()
+    settings, extension = read_settings(), find_loaded_extension()
     if extension is not None:
         yield extension.services
         return
-    with Services.build(read_settings()) as services:
+    with Services.build(settings) as services:
         yield services
 
 
 def read_settings() -> Settings:
     """Return the settings of the loaded application, or else those of the environment."""
     extension = find_loaded_extension()
-    if extension is not None:
-        return extension.settings
     try:
-        settings = load_settings()
+        settings = load_settings() if extension is None else extension.settings
     except ConfigError as error:
         raise InvalidConfiguration(error.mistakes) from error
-    configure_logging(settings.log_level)
+    configure_logging(settings, least_level="WARNING")  # a command prints its result
     return settings
 
 

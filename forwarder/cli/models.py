@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import click
 import orjson
 
-from forwarder.cli import escape_control_characters, print_line
+from forwarder.cli import print_line
 from forwarder.cli.context import with_services
 from forwarder.core.errors import ForwarderError
+from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
 from forwarder.models import ollama_views
 from forwarder.models.ollama_views import ModelView

@@ -9,10 +9,11 @@ from typing import Any
 import click
 import orjson
 
-from forwarder.cli import escape_control_characters, print_line
+from forwarder.cli import print_line
 from forwarder.cli.context import with_settings
 from forwarder.config.settings import Settings
 from forwarder.core.errors import ForwarderError
+from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
 from forwarder.observability.capture import (
     CAPTURE_IN_MEMORY,

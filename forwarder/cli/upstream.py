@@ -8,10 +8,11 @@ from typing import IO
 import click
 import orjson
 
-from forwarder.cli import escape_control_characters, print_line
+from forwarder.cli import print_line
 from forwarder.cli.context import with_services
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ForwarderError, InvalidRequest
+from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
 from forwarder.pipeline.dry_run import detect_protocol

@@ -111,7 +111,8 @@ class Settings:
     tools by the name of the hosted tool that they stand for. ``tools_for_all`` are
     names of hosted tools, and ``mcp:`` with a label. ``tool_timeout`` is in seconds.
     ``docs_dir`` is the folder of the built documentation, ``None`` if it is not served. ``demo`` is
-    true if no upstream is configured and ``upstreams`` are the built-in demo.
+    true if no upstream is configured and ``upstreams`` are the built-in demo. ``log_color`` says
+    whether a text log has colours, ``None`` if it has them on a terminal only.
     """
 
     upstreams: tuple[UpstreamSettings, ...]
@@ -182,6 +183,7 @@ class Settings:
     background_unsaved_age: float
     background_unsaved_max: int
     log_level: str
+    log_format: str
     log_sample: float
     log_bodies: bool
     ready_ttl: float
@@ -201,6 +203,7 @@ class Settings:
     docs_dir: str | None
     console: bool
     tracing: bool
+    log_color: bool | None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -220,7 +223,22 @@ class Settings:
         if reader.mistakes:
             raise ConfigError(list(dict.fromkeys(reader.mistakes)))
         tracing = any(reader.environ.get(name) for name in TRACING_VARIABLES)
-        return cls(upstreams=upstreams, demo=demo, tracing=tracing, **values)
+        return cls(
+            upstreams=upstreams,
+            demo=demo,
+            tracing=tracing,
+            log_color=read_color_choice(reader.environ),
+            **values,
+        )
+
+
+def read_color_choice(environ: Mapping[str, str]) -> bool | None:
+    """Return whether the user wants colours; ``None`` without a choice. As in Python itself."""
+    if environ.get("NO_COLOR"):
+        return False
+    if environ.get("FORCE_COLOR"):
+        return True
+    return False if environ.get("TERM") == "dumb" else None
 
 
 def load_settings() -> Settings:
@@ -357,6 +375,7 @@ SETTINGS = (
         parsers.make_word_parser("DEBUG", "INFO", "WARNING", "ERROR"),
         "INFO",
     ),
+    Setting("LOG_FORMAT", "log_format", parsers.make_word_parser("auto", "json", "text"), "auto"),
     Setting("LOG_SAMPLE", "log_sample", parsers.make_number_parser(float, 0, 1, ""), "0"),
     Setting("LOG_BODIES", "log_bodies", parsers.parse_flag, "false"),
     Setting("READY_TTL", "ready_ttl", parsers.parse_seconds_from_zero, "5"),

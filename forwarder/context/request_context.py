@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from forwarder.config.settings import UpstreamSettings
 from forwarder.context.recorder import NULL_ATTEMPT_RECORDER, AttemptRecorder, Recorder
-from forwarder.context.redaction import Redactor
+from forwarder.context.redaction import REDACTED, Redactor, collect_client_key
 from forwarder.core.body_memory import BodyMemory, BodyReservation
 from forwarder.core.cleanup import CleanupStack
 from forwarder.core.errors import (
@@ -104,10 +104,13 @@ class RequestContext:
     """The state of one request; ``cleanup`` closes the resources that were opened for it.
 
     ``get_base_url`` returns the URL at which the client reaches the forwarder, without a trailing
-    slash. ``upstream`` is the upstream of the latest attempt, ``failed_upstreams`` are the
-    earlier ones. ``client_headers`` are the client's headers that are forwarded upstream.
-    ``conversion_losses`` maps parameters that were lost when the body was converted to the
-    reasons. ``has_converted_body`` is true if the body had the shape of the other API.
+    slash. ``method`` is the HTTP method, None for background work and turns of a WebSocket.
+    ``upstream`` is the upstream of the latest attempt, ``failed_upstreams`` are the earlier ones.
+    ``requested_model`` is the client's name of the model, ``model`` the upstream's. ``detail`` is
+    the part of ``error_message`` that every log may have: the message may quote the request.
+    ``client_headers`` are the client's headers that are forwarded upstream. ``conversion_losses``
+    maps parameters that were lost when the body was converted to the reasons.
+    ``has_converted_body`` is true if the body had the shape of the other API.
     ``recorder`` is set if the request is captured. ``rendered_field`` is the field in which the
     client is known to render reasoning. ``followed_response_id`` is the id of a response that the
     upstream is already generating and that only has to be followed. ``body_memory`` is the limit of
@@ -130,11 +133,14 @@ class RequestContext:
     rendered_field: str | None = None
     client_address: str | None = None
     followed_response_id: str | None = None
+    method: str | None = None
     upstream: str | None = None
+    requested_model: str | None = None
     model: str | None = None
     status: int = 200
     error: str | None = None
     detail: str | None = None
+    error_message: str | None = None
     usage: Json | None = None
     reply_headers: dict[str, str] = field(default_factory=dict)
     cleanup: CleanupStack = field(default_factory=CleanupStack)
@@ -307,9 +313,16 @@ class RequestContext:
     def _set_error(self, error: ForwarderError) -> ForwarderError:
         self.status = error.status
         self.error = error.code or error.type
-        self.detail = error.log_detail
+        self.error_message = self._redact_client_key(error.message)
+        self.detail = self.error_message if self.log_bodies else error.log_detail
         self.error_class = type(error)
         return error
+
+    def _redact_client_key(self, message: str) -> str:
+        """Return a message without the client's key, which an upstream may quote."""
+        for key in collect_client_key(self.client_key):
+            message = message.replace(key, REDACTED)
+        return message
 
     def record_disconnect(self) -> None:
         """Record that the client did not receive its whole response, e.g. after a failed write."""
@@ -340,6 +353,10 @@ class RequestContext:
             self.usage = usage
         if event.get("error") or event.get("type") in ("error", "response.failed"):
             self.error = "upstream_failed"  # the client receives the upstream's own error event
+            message = read_event_error(event)
+            if message is not None:
+                self.error_message = self._redact_client_key(message)
+                self.detail = self.error_message if self.log_bodies else None
 
     def _log_sample(self, batch: list[Event]) -> None:
         for event in batch:
@@ -360,7 +377,9 @@ class RequestContext:
             self._notify("on_complete", seconds)
             level = self.log_level if self.status < 400 else max(self.log_level, logging.INFO)
             if log.isEnabledFor(level):
-                log.log(level, self._make_log_fields(seconds))
+                # Only the text format, for people at a terminal, shows the message.
+                private = {"error_message": self.error_message}
+                log.log(level, self._make_log_fields(seconds), extra=private)
 
     def _release_stream(self) -> None:
         """Break the reference cycle context -> run -> generator -> context.
@@ -392,8 +411,10 @@ class RequestContext:
         fields = {
             "event": "request_done",
             "id": self.id,
+            "method": self.method,
             "route": self.route,
             "upstream": self.upstream,
+            "requested_model": self.requested_model,
             "model": self.model,
             "status": self.status,
             "error": self.error,
@@ -414,6 +435,14 @@ def read_event_usage(event: Event) -> Json | None:
     """Return the usage object in an event of either protocol."""
     response: Json | None = event.get("response")
     return response.get("usage") if response else read_usage(event)
+
+
+def read_event_error(event: Event) -> str | None:
+    """Return the message of an event of either protocol that reports an error."""
+    response = event.get("response")
+    error = (response if isinstance(response, dict) else event).get("error")
+    message = error.get("message") if isinstance(error, dict) else event.get("message")
+    return message if isinstance(message, str) else None
 
 
 def read_token_counts(usage: Json) -> tuple[int | None, int | None]:

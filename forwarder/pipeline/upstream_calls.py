@@ -52,6 +52,7 @@ class UpstreamCalls:
             raise InvalidRequest(
                 "Invalid type for 'model': expected a string.", param="model", code="invalid_type"
             )
+        context.requested_model = model
         routes = services.router.list_routes(model, client, context.client_key)
         request["model"] = model
         return routes

@@ -54,15 +54,29 @@ def refuse_to_load(message: str) -> NoReturn:
     """
     sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
-    worker = next((each for each in iter_gunicorn_objects() if hasattr(each, "age")), None)
-    # Exactly one of the workers that gunicorn starts together has such an age.
-    if worker is not None and (worker.age - 1) % worker.cfg.workers:
+    worker = find_worker()
+    if worker is not None and not is_first_worker():
         deadline = time.monotonic() + MAX_WAIT_SECONDS
         while worker.alive and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         if not worker.alive:
             sys.exit(0)
     sys.exit(EXIT_WILL_NOT_LOAD)
+
+
+def find_worker() -> Any:
+    """Return the gunicorn worker that is loading the forwarder, or None."""
+    return next((each for each in iter_gunicorn_objects() if hasattr(each, "age")), None)
+
+
+def is_first_worker() -> bool:
+    """Return whether the process is the first of the workers that gunicorn starts together.
+
+    Also true outside of gunicorn's workers.
+    """
+    worker = find_worker()
+    # Exactly one of the workers that gunicorn starts together has such an age.
+    return worker is None or not (worker.age - 1) % worker.cfg.workers
 
 
 def iter_gunicorn_objects() -> Iterator[Any]:

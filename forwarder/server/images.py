@@ -45,7 +45,8 @@ def forward_image_request(path: str) -> Response:
         content: MultipartForm | Json
         if request.mimetype == "multipart/form-data":
             content = read_form()
-            upstream, model = choose_upstream(content.fields.get("model"), context.client_key)
+            asked = content.fields.get("model")
+            upstream, model = choose_upstream(asked, context.client_key)
             if model:
                 content = content._replace(fields={**content.fields, "model": model})
         else:
@@ -54,7 +55,7 @@ def forward_image_request(path: str) -> Response:
             upstream, model = choose_upstream(asked, context.client_key)
             if model:
                 content = {**content, "model": model}
-        context.model = model
+        context.requested_model, context.model = asked, model
         return send_to_upstream(path, upstream, context, content)
     except ShutdownInterrupt:  # report the shutdown to the client as an error
         raise ShuttingDown from None

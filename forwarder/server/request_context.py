@@ -74,6 +74,7 @@ def open_context() -> None:
     g.context = new_context(
         flask_request, get_services(), name_route(flask_request), is_observed_route(flask_request)
     )
+    g.context.method = flask_request.method
 
 
 def name_route(flask_request: Request) -> str:

@@ -74,6 +74,16 @@ def test_a_command_starts_no_background_loop_and_closes_what_it_opens(
     assert threading.active_count() == threads
 
 
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+def test_a_command_writes_warnings_but_no_other_records(level: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"FORWARDER_SECRET_KEY=short\nFORWARDER_LOG_LEVEL={level}\n")
+
+    result = CliRunner().invoke(main, ["models", "list"])
+
+    logged = [json.loads(line) for line in result.stderr.splitlines()]
+    assert [line["event"] for line in logged] == ["demo_upstream", "weak_secret_key"]
+
+
 def test_a_command_of_flask_uses_the_services_of_its_application(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

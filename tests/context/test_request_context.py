@@ -298,6 +298,66 @@ def test_keys_in_logged_bodies_are_redacted(logged: list[Any]) -> None:
     assert body["remote_api_key"] == "sk-1"
 
 
+def test_error_message_is_kept_out_of_the_fields_but_goes_with_the_record(
+    monkeypatch: pytest.MonkeyPatch, logged: list[Any]
+) -> None:
+    """A message may quote the request; the text format shows it to the people at a terminal."""
+    records: list[logging.LogRecord] = []
+    monkeypatch.setattr(logging.getLogger("forwarder.exchange"), "handle", records.append)
+    refused = make_context(client_key="sk-client-key", method="POST", requested_model="asked")
+    refused.record_failure(UpstreamRefused(401, {"message": "bad key sk-client-key"}))
+
+    refused.close()
+
+    [record] = records
+    assert isinstance(record.msg, dict)
+    assert (record.msg["method"], record.msg["requested_model"]) == ("POST", "asked")
+    assert "bad key" not in str(record.msg)
+    assert vars(record)["error_message"] == "bad key ***"
+
+
+@check_each(
+    "event",
+    [
+        {"error": {"message": "too long"}},
+        {"type": "error", "message": "too long"},
+        {"type": "response.failed", "response": {"error": {"message": "too long"}}},
+    ],
+)
+def test_error_event_is_the_message_of_the_request(event: Json) -> None:
+    private, open_ = make_context(), make_context(log_bodies=True)
+    for context in (private, open_):
+        meter(context, [event])
+        context.close()
+
+    assert (private.error, private.error_message, private.detail) == (
+        "upstream_failed",
+        "too long",
+        None,
+    )
+    assert open_.detail == "too long"
+
+
+@check_each(
+    "event",
+    [{"error": "boom"}, {"type": "response.failed", "response": {}}, {"error": {"message": 1}}],
+)
+def test_error_event_without_a_message_is_recorded_too(event: Json) -> None:
+    failed = make_context()
+    meter(failed, [event])
+
+    assert (failed.error, failed.error_message) == ("upstream_failed", None)
+
+
+def test_detail_is_any_message_if_bodies_are_logged(logged: list[Any]) -> None:
+    refused = make_context(log_bodies=True)
+    refused.record_failure(UpstreamRefused(400, {"message": "the prompt is too long"}))
+
+    refused.close()
+
+    assert logged[0]["detail"] == "the prompt is too long"
+
+
 def test_sampled_events_log_only_their_type(logged: list[Any]) -> None:
     events = [{"type": "response.created", "x": 1}, {"object": "chat.completion.chunk", "x": 1}]
 

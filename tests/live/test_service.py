@@ -134,6 +134,39 @@ def test_bodies_are_logged_when_the_operator_wants_them(
     assert KEY not in server.log
 
 
+def test_text_log_has_a_banner_and_a_line_for_each_request(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    text = {"FORWARDER_LOG_FORMAT": "text", "WEB_CONCURRENCY": "2"}
+    server = serve(settings(upstream, CHAT_MODELS="fast=m-1", **text))
+
+    ask(server, "chat", asking("chat", model="fast"))
+    ask(server, "chat", {**asking("chat", model="m\x1b[31mhot\n"), "temperature": "hot"})
+
+    deadline = time.monotonic() + 5
+    while len(re.findall("POST chat", server.log)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    banner = server.log.partition("Forwarder 0")[2]
+    assert server.log.count("Forwarder 0") == 1
+    assert f"  upstream   chat  {upstream.url}  (chat, profile generic, with a key)" in banner
+    assert f"  serves     {server.url}" in banner
+    assert KEY not in server.log
+    answered, refused = [line for line in server.log.splitlines() if "POST chat" in line]
+    assert re.search(r"  200  fast → m-1 at chat  \d+ ms \(first \d+ ms\)  21 in, 9 out$", answered)
+    assert r"  400  m\x1b[31mhot\n" in refused
+    assert "invalid_type: Invalid type for 'temperature'" in refused
+    assert "\x1b" not in server.log
+
+
+def test_json_log_has_a_record_of_the_start(forwarder: Server, upstream: ScriptedUpstream) -> None:
+    [started] = [line for line in lines(forwarder) if line.get("event") == "started"]
+
+    assert started["addresses"] == [forwarder.url]
+    assert [each["url"] for each in started["upstreams"]] == [upstream.url, upstream.url]
+    assert started["store"] == "sqlite"
+    assert KEY not in str(started)
+
+
 # -- start and stop -------------------------------------------------------------------------------
 
 
@@ -263,6 +296,17 @@ def flask(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) 
     """The forwarder under Flask's own server, with threads."""
     with running(settings(upstream), tmp_path_factory.mktemp("flask"), FLASK) as server:
         yield server
+
+
+def test_flask_run_logs_the_start_and_its_other_commands_do_not(flask: Server) -> None:
+    [started] = [line for line in lines(flask) if line.get("event") == "started"]
+    listing = run(
+        {"CHAT_BASE_URL": "http://127.0.0.1:9/v1", "FORWARDER_DATABASE_URL": "none"},
+        *("-m", "flask", "--app", "wsgi", "models", "list"),
+    )
+
+    assert started["addresses"] == [flask.url]
+    assert (listing.returncode, listing.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(("client", "over"), PAIRINGS)

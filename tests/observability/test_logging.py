@@ -1,4 +1,4 @@
-"""JSON log lines."""
+"""Where log records go, in which format and from which level."""
 
 from __future__ import annotations
 
@@ -6,97 +6,100 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from forwarder.observability import logging as logs
+from forwarder.config.settings import Settings
+from forwarder.observability.log_formats import JsonFormatter, TextFormatter
+from forwarder.observability.logging import configure_logging, make_formatter, warn_about_settings
 from tests.helpers.check_cases import check_each
+
+log = logging.getLogger("forwarder.anything")
 
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
     """Restore the global logger after the test."""
-    log = logging.getLogger("forwarder")
-    before = log.handlers[:], log.level, log.propagate
+    root = logging.getLogger("forwarder")
+    before = root.handlers[:], root.level, root.propagate
     yield
-    log.handlers[:], log.level, log.propagate = before[0], before[1], before[2]
+    root.handlers[:], root.level, root.propagate = before
 
 
-def line(message: Any, *args: Any, **more: Any) -> dict[str, Any]:
-    record = logging.LogRecord("forwarder.x", logging.INFO, "x.py", 1, message, args, None)
-    record.__dict__.update(more)
-    text = logs.JsonFormatter().format(record)
-    assert "\n" not in text
-    parsed: dict[str, Any] = json.loads(text)
-    return parsed
-
-
-def test_log_line_has_time_level_and_message() -> None:
-    said = line("hello %s\nthere", "Zürich", created=0.25, msecs=250)
-
-    assert said == {
-        "time": "1970-01-01T00:00:00.250Z",
-        "level": "info",
-        "logger": "forwarder.x",
-        "message": "hello Zürich\nthere",
-    }
-
-
-def test_a_dict_is_merged_into_the_line() -> None:
-    said = line({"id": "req_1", "status": 200, "odd": {1}})
-
-    assert (said["id"], said["status"], said["odd"]) == ("req_1", 200, "{1}")
-    assert "message" not in said
-
-
-def test_text_message_is_logged_with_its_event(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure_logging("INFO")
-    logging.getLogger("forwarder.x").info("try %d", 2, extra={"event": "upstream_retry"})
-
-    logged = json.loads(capsys.readouterr().err)
-    assert (logged["event"], logged["message"]) == ("upstream_retry", "try 2")
-
-
-def test_dict_message_is_logged_with_its_event() -> None:
-    logged = line({"event": "request_done", "status": 200})
-
-    assert (logged["event"], logged["status"]) == ("request_done", 200)
-    assert "message" not in logged
-
-
-def test_values_of_clients_are_cut() -> None:
-    body = {"input": "x" * 5000}
-    names = ["n" * 5000, *"abc" * 20]
-    said = line({"model": "m" * 10**6, "dropped": names, "status": 200, "request": body})
-
-    assert said["model"] == "m" * 200 + "…"
-    assert said["dropped"][0] == "n" * 200 + "…"
-    assert said["dropped"][1:] == [*names[1:40], "and 21 more"]
-    assert (said["status"], said["request"]) == (200, body)
-
-
-@check_each("field", ["detail", "event"])
-def test_own_messages_are_not_shortened(field: str) -> None:
-    assert line({field: "x" * 5000})[field] == "x" * 5000
-
-
-def test_an_exception_leaves_its_trace() -> None:
-    try:
-        raise KeyError("lost")
-    except KeyError:
-        said = line("broke", exc_info=sys.exc_info())
-
-    assert "KeyError: 'lost'" in said["trace"]
+def read(**environ: str) -> Settings:
+    return Settings.from_env({f"FORWARDER_{name}": value for name, value in environ.items()})
 
 
 def test_records_go_to_standard_error_once(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure_logging("INFO")
-    logs.configure_logging("WARNING")
-    log = logging.getLogger("forwarder.anything")
+    configure_logging(read())
+    configure_logging(read(LOG_LEVEL="WARNING"))
 
     log.info("unheard")
-    log.warning("heard")
+    log.warning("heard", extra={"event": "e"})
 
     [text] = capsys.readouterr().err.splitlines()
-    assert json.loads(text)["message"] == "heard"
+    logged = json.loads(text)
+    assert (logged["event"], logged["message"]) == ("e", "heard")
+
+
+def test_least_level_wins_over_a_lower_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(read(LOG_LEVEL="DEBUG"), least_level="WARNING")
+    log.info("unheard")
+    configure_logging(read(LOG_LEVEL="ERROR"), least_level="WARNING")
+    log.warning("unheard")
+
+    assert capsys.readouterr().err == ""
+
+
+@check_each(
+    ("name", "terminal", "is_text"),
+    [
+        ("auto", True, True),
+        ("auto", False, False),
+        ("text", False, True),
+        ("json", True, False),
+    ],
+)
+def test_format_is_text_on_a_terminal_or_by_the_setting(
+    name: str, terminal: bool, is_text: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+
+    formatter = make_formatter(read(LOG_FORMAT=name))
+
+    assert type(formatter) is (TextFormatter if is_text else JsonFormatter)
+
+
+@check_each(
+    ("variables", "terminal", "has_color"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({"NO_COLOR": "1"}, True, False),
+        ({"NO_COLOR": ""}, True, True),
+        ({"TERM": "dumb"}, True, False),
+        ({"FORCE_COLOR": "1"}, False, True),
+        ({"FORCE_COLOR": "1", "TERM": "dumb"}, False, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, True, False),
+    ],
+)
+def test_text_has_colors_on_a_terminal_or_by_the_environment(
+    variables: dict[str, str], terminal: bool, has_color: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    settings = Settings.from_env({"FORWARDER_LOG_FORMAT": "text", **variables})
+
+    record = logging.LogRecord("forwarder.x", logging.WARNING, "x.py", 1, "m", (), None)
+
+    assert ("\x1b[" in make_formatter(settings).format(record)) is has_color
+
+
+def test_missing_upstreams_and_weak_secrets_are_warned_about(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging(read())
+
+    warn_about_settings(read(SECRET_KEY="short"))
+
+    events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert events == ["demo_upstream", "weak_secret_key"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 from typing import Any
 
@@ -264,3 +265,26 @@ def test_data_of_an_earlier_attempt_takes_no_memory(app: Flask) -> None:
     context.close()
     context.added_memory.grow(50_000)  # database work that ends later
     assert memory.used == 0
+
+
+def test_log_has_the_method_and_the_model_that_the_client_asked_for(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(Settings.from_env({"CHAT_PROVIDER": "demo", "CHAT_MODELS": "fast=demo-1"}))
+    monkeypatch.setattr(logging.getLogger("forwarder"), "propagate", True)
+    body = {"model": "fast", "messages": [{"role": "user", "content": "hi"}]}
+
+    with caplog.at_level("INFO", "forwarder.exchange"):
+        app.test_client().post("/v1/chat/completions", json=body)
+        app.test_client().get("/v1/models")
+
+    answered, listed = [record.msg for record in caplog.records]
+    assert isinstance(answered, dict)
+    assert isinstance(listed, dict)
+    assert (answered["method"], answered["requested_model"], answered["model"]) == (
+        "POST",
+        "fast",
+        "demo-1",
+    )
+    assert listed["method"] == "GET"
+    assert "requested_model" not in listed

@@ -1,0 +1,26 @@
+"""Text of clients and remote servers made safe for a terminal."""
+
+from __future__ import annotations
+
+import re
+
+_CONTROL_CHARACTERS = re.compile(
+    r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
+"""Control characters of terminals, and characters that change the direction of text."""
+
+_LINE_CONTROL_CHARACTERS = re.compile(rf"[\n\t]|{_CONTROL_CHARACTERS.pattern}")
+
+
+def escape_control_characters(text: str) -> str:
+    """Escape the characters of ``text`` that would control a terminal; lines and tabs stay."""
+    return _CONTROL_CHARACTERS.sub(_escape_match, text)
+
+
+def escape_line(text: str) -> str:
+    """Like `escape_control_characters`, and escape line breaks and tabs too."""
+    return _LINE_CONTROL_CHARACTERS.sub(_escape_match, text)
+
+
+def _escape_match(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
