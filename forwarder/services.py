@@ -25,6 +25,7 @@ from forwarder.core.concurrency import get_address_info
 from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import Unsupported
 from forwarder.core.form_space import FormDisk
+from forwarder.core.periodic_task import PeriodicTask
 from forwarder.core.shutdown import InFlightRequests
 from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools.services import HostedToolServices
@@ -41,7 +42,7 @@ from forwarder.models.registry import DatabaseModelRegistry, ModelRegistry, Null
 from forwarder.models.router import Router
 from forwarder.observability.capture import CaptureObserver, make_capture_observer
 from forwarder.observability.logging import warn_about_settings
-from forwarder.observability.metrics import MetricsObserver
+from forwarder.observability.metrics import MetricsObserver, ProcessState, read_resident_memory
 from forwarder.storage import (
     ConversationStore,
     DatabaseConversationStore,
@@ -61,6 +62,9 @@ from forwarder.upstream.resilience import Resilience
 from forwarder.upstream.transport import select_transport
 
 log = logging.getLogger("forwarder.services")
+
+PROCESS_SAMPLE_SECONDS = 5.0
+"""Seconds between two updates of the metrics of this worker."""
 
 MakeFetch = Callable[[RequestContext], Fetch]
 """Returns the media fetcher for the client of a context."""
@@ -113,6 +117,7 @@ class Services:
     registration: ModelRegistration
     health_targets: HealthTargets
     health: HealthMonitor
+    process_sampler: PeriodicTask | None
     _is_started: bool = field(default=False, init=False)
     _is_closed: bool = field(default=False, init=False)
 
@@ -194,6 +199,7 @@ class Services:
             registration=registration,
             health_targets=health_targets,
             health=health,
+            process_sampler=build_process_sampler(metrics, running, database, store),
         )
 
     # -- life -----------------------------------------------------------------------------------
@@ -213,6 +219,8 @@ class Services:
             self.pruner.start()
         if self.settings.health_interval:
             self.health.start(self.settings.health_interval)
+        if self.process_sampler is not None:
+            self.process_sampler.start()
 
     def close(self) -> None:
         """End the background loops, and close connections and the database.
@@ -234,6 +242,8 @@ class Services:
             cleanup.add(observer.close)
         cleanup.add(self.hosted_tools.close)
         cleanup.add(self.health.stop)
+        if self.process_sampler is not None:
+            cleanup.add(self.process_sampler.stop)
         cleanup.close()
 
     def __enter__(self) -> Services:
@@ -344,6 +354,34 @@ def build_fetch_factory(settings: Settings, fetch: Fetch | None) -> MakeFetch | 
 def build_body_memory(settings: Settings) -> BodyMemory:
     # One body of the maximum size always has room.
     return BodyMemory(max(settings.max_body_memory, settings.max_body * PEAK_COPIES))
+
+
+# -- metrics --------------------------------------------------------------------------------------
+
+
+def build_process_sampler(
+    metrics: RequestObserver,
+    running: InFlightRequests,
+    database: Database | None,
+    store: ConversationStore,
+) -> PeriodicTask | None:
+    """Return the task that updates the metrics of this worker; None if metrics are off."""
+    if not isinstance(metrics, MetricsObserver):
+        return None
+
+    def record_state() -> None:
+        state = ProcessState(
+            memory_bytes=read_resident_memory(),
+            running_requests=len(running),
+            background_jobs=(
+                store.background.job_count if isinstance(store, DatabaseConversationStore) else 0
+            ),
+            store_kind=None if database is None else database.kind,
+            is_store_up=database is not None and database.get_error() is None,
+        )
+        metrics.record_process(state)
+
+    return PeriodicTask(record_state, lambda: PROCESS_SAMPLE_SECONDS, runs_at_once=True)
 
 
 # -- storage --------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from forwarder.core.errors import Unsupported
 from forwarder.core.translation_context import LossReport
 from forwarder.models.registry import DatabaseModelRegistry, NullModelRegistry
 from forwarder.observability.capture import CaptureObserver
+from forwarder.observability.metrics import MetricsObserver
 from forwarder.pipeline.gateway import Gateway
 from forwarder.services import ReplayOverrides, Services, build_tracing
 from forwarder.storage import DatabaseConversationStore, NullConversationStore
@@ -100,7 +101,8 @@ def test_start_and_close_are_symmetrical(tmp_path: Path) -> None:
         while services.health.get_last_result("chat", services.upstreams["chat"]) is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        wait_for_new_threads(threads, 3)  # pruning of captures and of the database, health checks
+        # pruning of captures and of the database, health checks, metrics of the process
+        wait_for_new_threads(threads, 4)
         stream_answer(services)
         opened = set(list_open_files()) - set(files)
         assert any(name.endswith("state.db") for name in opened)
@@ -122,6 +124,24 @@ def stream_answer(services: Services) -> None:
     request = {"model": "m", "input": "hi", "stream": True}
     assert list(Gateway(services).stream("responses", request, None, context))
     context.close()
+
+
+def test_metrics_have_the_state_of_the_process(tmp_path: Path) -> None:
+    with Services.build(make_settings(tmp_path)) as services:
+        assert services.process_sampler is not None
+        assert services.database is not None
+        services.running.add_request()
+        services.process_sampler._work()
+        assert isinstance(services.metrics, MetricsObserver)
+        assert "forwarder_running_requests 1.0" in services.metrics.render_text().decode()
+        assert 'forwarder_store_up{kind="sqlite"} 1.0' in services.metrics.render_text().decode()
+
+        services.database.write_breaker.trip("disk full")
+        services.process_sampler._work()
+
+        assert 'forwarder_store_up{kind="sqlite"} 0.0' in services.metrics.render_text().decode()
+    with Services.build(make_settings(tmp_path, FORWARDER_METRICS="false")) as services:
+        assert services.process_sampler is None
 
 
 def test_closed_services_cannot_be_started(tmp_path: Path) -> None:
@@ -263,4 +283,4 @@ def test_loops_of_a_gevent_worker_end_too(tmp_path: Path) -> None:
         timeout=60,
     )
 
-    assert done.stdout.split() == ["0", "3", "0", "0"], done.stderr
+    assert done.stdout.split() == ["0", "4", "0", "0"], done.stderr

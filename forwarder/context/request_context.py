@@ -50,8 +50,8 @@ class Route:
 class RequestObserver:
     """Receives notifications about requests and upstreams; the base class ignores them.
 
-    Exceptions in ``on_request``, ``on_stream_start`` and ``on_complete`` are logged and do not
-    affect the request.
+    Exceptions in ``on_request``, ``on_stream_start``, ``on_tool_call`` and ``on_complete`` are
+    logged and do not affect the request.
     """
 
     def on_request(self, context: RequestContext, header: Callable[[str], str | None]) -> None:
@@ -73,6 +73,9 @@ class RequestObserver:
 
     def on_complete(self, context: RequestContext, seconds: float) -> None:
         """The request has ended after ``seconds``."""
+
+    def on_tool_call(self, context: RequestContext, tool: str, has_failed: bool) -> None:
+        """A call of a hosted tool has ended; ``tool`` is the type of its item."""
 
     def on_retry(self, upstream: str, reason: str) -> None:
         """A request to ``upstream`` is retried; ``reason`` is an error code or a status."""
@@ -252,6 +255,11 @@ class RequestContext:
         """Mark the response as a stream that has started, and notify the observers."""
         self.is_streamed = True
         self._notify("on_stream_start")
+
+    def notify_tool_call(self, item: Json) -> None:
+        """Notify the observers that a call of a hosted tool has ended; ``item`` is its item."""
+        has_failed = item.get("status") == "failed" or bool(item.get("error"))
+        self._notify("on_tool_call", str(item.get("type")), has_failed)
 
     def log_request(self, body: Json) -> None:
         """Log the redacted request body if FORWARDER_LOG_BODIES is set."""

@@ -336,6 +336,7 @@ class ChatRounds:
                         yield []
                     self._watch.check()
                     outcome = task.read_outcome(item)
+                    self._context.on_call_end(outcome.item)
                     output = outcome.output
                     if outcome.item.get("type") == IMAGE_CALL_TYPE:
                         deltas = self._images.write_image(call.get("id"), outcome.item)

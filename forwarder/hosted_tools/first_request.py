@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from forwarder.core.cancellation import CancelToken
@@ -22,6 +22,7 @@ from forwarder.hosted_tools.tool_kind import (
     ToolKind,
     ToolRequest,
     ToolSet,
+    ignore_call,
 )
 from forwarder.protocols.hosted_tools import find_hosted_name
 from forwarder.protocols.input_items import has_items_of
@@ -53,7 +54,7 @@ class LoopContext(NamedTuple):
     ``asks_encrypted_reasoning`` is false for an upstream that would refuse to encrypt it.
     ``keeps_calls`` is false if the client cannot carry hosted calls to its next request.
     ``memory`` belongs to the client's request, so that a fallback to another upstream does not run
-    approved calls again.
+    approved calls again. ``on_call_end`` gets the item of each call that has ended.
     """
 
     kinds: KindTable
@@ -69,6 +70,7 @@ class LoopContext(NamedTuple):
     keeps_calls: bool = True
     is_preview: bool = False
     memory: dict[str, Any] | None = None
+    on_call_end: Callable[[Json], object] = ignore_call
 
     def find_kind(self, tool: Any) -> ToolKind | None:
         """Return the kind that runs a tool of a request here, if one does."""
@@ -145,7 +147,7 @@ class FirstRequest:
             self._sets[kind] = kind.open_tools(
                 ToolRequest(
                     own, self.items, self._include, context.client, watch, context.id_source,
-                    self.sources, context.is_preview, memory,
+                    self.sources, context.is_preview, memory, context.on_call_end,
                 )
             )  # fmt: skip
 

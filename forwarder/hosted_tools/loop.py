@@ -178,6 +178,7 @@ class ResponseRounds:
                     self._watch.check()
                     yield merger.show_progress(thing, thing.function.take_events(running))
                     outcome = outcomes[id(thing)] = running.read_outcome(thing.item)
+                    self._context.on_call_end(outcome.item)
                     yield merger.finish_call(thing, outcome)
                 elif thing.mode in ("run", "cut"):
                     yield merger.cut_call(thing)

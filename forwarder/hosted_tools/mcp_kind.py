@@ -214,6 +214,7 @@ class McpToolSet(ToolSet):
                 call.wait(None)
                 watch.check()
                 outcomes[name] = call.read_outcome(self._make_approved_item(due[name], token))
+                self._request.on_call_end(outcomes[name].item)
         for name, approval in due.items():
             outcome = outcomes[name]
             self.call_count += 1

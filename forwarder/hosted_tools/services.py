@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from forwarder.hosted_tools.mcp_server import McpServer, parse_server_file
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.page_reader import MAX_PAGE_BYTES, PageReader
 from forwarder.hosted_tools.tool_client import ToolClient, UpstreamAccess
+from forwarder.hosted_tools.tool_kind import ignore_call
 from forwarder.hosted_tools.upstream_search import UpstreamSearch
 from forwarder.hosted_tools.web_search import WebSearch
 from forwarder.hosted_tools.web_search_backends import SearchBackend, SearchEngine
@@ -71,6 +72,7 @@ class HostedToolServices:
         keeps_calls: bool = True,
         is_preview: bool = False,
         memory: dict[str, Any] | None = None,
+        on_call_end: Callable[[Json], object] = ignore_call,
     ) -> LoopContext:
         """Return the context of a request.
 
@@ -88,6 +90,7 @@ class HostedToolServices:
             keeps_encrypted_reasoning=keeps_encrypted_reasoning,
             is_preview=is_preview or self._is_offline,
             memory=memory,
+            on_call_end=on_call_end,
         )
 
     def find_search(self, account: str) -> WebSearch | None:

@@ -40,6 +40,10 @@ class PreludeItem(NamedTuple):
     events: tuple[str, ...]
 
 
+def ignore_call(item: Json) -> None:
+    """Do nothing with a call that has ended."""
+
+
 class Cancellable(Protocol):
     def cancel(self) -> None: ...
 
@@ -84,6 +88,7 @@ class ToolRequest:
     ``sources`` receives what the model has seen and may cite: URLs of pages and ids of files, with
     their titles. With ``is_preview`` nothing may be called. ``memory`` belongs to the client's
     request: a fallback to another upstream finds in it what an earlier attempt left.
+    ``on_call_end`` gets the item of each call that a `ToolSet` itself has run.
     """
 
     tools: list[tuple[str, Json]]
@@ -95,6 +100,7 @@ class ToolRequest:
     sources: dict[str, str]
     is_preview: bool
     memory: dict[str, Any]
+    on_call_end: Callable[[Json], object] = ignore_call
 
 
 class ToolSet(ABC):

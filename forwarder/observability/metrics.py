@@ -7,8 +7,10 @@ serves ``GET /metrics`` merges them.
 
 from __future__ import annotations
 
+import os
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
@@ -41,8 +43,22 @@ ERROR_KINDS: dict[type[errors.ForwarderError], str] = {
 BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 
+class ProcessState(NamedTuple):
+    """What one worker does at a moment.
+
+    ``memory_bytes`` is the resident memory, None if the system does not tell. ``store_kind`` is
+    None without a store.
+    """
+
+    memory_bytes: int | None
+    running_requests: int
+    background_jobs: int
+    store_kind: str | None
+    is_store_up: bool
+
+
 class MetricsObserver(RequestObserver):
-    """Counts requests, tokens, errors and breaker states."""
+    """Counts requests, tokens, tool calls, errors and breaker states; has the state of workers."""
 
     def __init__(self, settings: Settings) -> None:
         self._registry = CollectorRegistry()
@@ -54,6 +70,7 @@ class MetricsObserver(RequestObserver):
         self._series: dict[tuple[object, ...], MetricWrapperBase] = {}
         self._create_request_metrics()
         self._create_failure_metrics()
+        self._create_process_metrics()
 
     def _create_request_metrics(self) -> None:
         counter = partial(Counter, namespace="forwarder", registry=self._registry)
@@ -84,6 +101,9 @@ class MetricsObserver(RequestObserver):
         )
         self._dropped_parameters = counter(
             "dropped_parameters_total", "Parameters lost in translation.", ("parameter",)
+        )
+        self._tool_calls = counter(
+            "tool_calls_total", "Calls of hosted tools that ran here.", ("tool", "outcome")
         )
 
     def _create_failure_metrics(self) -> None:
@@ -123,6 +143,39 @@ class MetricsObserver(RequestObserver):
             registry=self._registry,
             buckets=DURATION_BUCKETS,
         )
+
+    def _create_process_metrics(self) -> None:
+        gauge = partial(Gauge, namespace="forwarder", registry=self._registry)
+        self._workers = gauge("workers", "Running workers.", multiprocess_mode="livesum")
+        self._memory = gauge(
+            "worker_memory_bytes",
+            "Resident memory of the largest worker.",
+            multiprocess_mode="livemax",
+        )
+        self._running_requests = gauge(
+            "running_requests",
+            "Requests in progress, with background work.",
+            multiprocess_mode="livesum",
+        )
+        self._background_jobs = gauge(
+            "background_jobs", "Background responses in progress.", multiprocess_mode="livesum"
+        )
+        self._store_up = gauge(
+            "store_up",
+            "1 if the database can be read and written, otherwise 0; the lowest of all workers.",
+            ("kind",),
+            multiprocess_mode="livemin",
+        )
+
+    def record_process(self, state: ProcessState) -> None:
+        """Set the gauges of this worker; call it every few seconds."""
+        self._workers.set(1)
+        if state.memory_bytes is not None:
+            self._memory.set(state.memory_bytes)
+        self._running_requests.set(state.running_requests)
+        self._background_jobs.set(state.background_jobs)
+        if state.store_kind is not None:
+            self._store_up.labels(state.store_kind).set(int(state.is_store_up))
 
     # -- observer methods -------------------------------------------------------------------------
 
@@ -169,6 +222,9 @@ class MetricsObserver(RequestObserver):
         if series is None:
             series = self._series[key] = metric.labels(*labels)
         return series  # type: ignore[return-value]
+
+    def on_tool_call(self, context: RequestContext, tool: str, has_failed: bool) -> None:
+        self._tool_calls.labels(tool, "failed" if has_failed else "completed").inc()
 
     def on_retry(self, upstream: str, reason: str) -> None:
         self._retries.labels(
@@ -228,3 +284,12 @@ def classify_refusal(status: int) -> str:
     if status == 429:
         return "rate_limited"
     return "refused" if status < 500 else "server_error"
+
+
+def read_resident_memory() -> int | None:
+    """Return the resident memory of this process in bytes, or None if the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):  # not Linux
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -91,6 +91,7 @@ class Attempt:
             keeps_calls=self.client == RESPONSES.name,
             is_preview=self.is_preview,
             memory=context.tool_memory,
+            on_call_end=context.notify_tool_call,
         )
 
     @cached_property

@@ -356,7 +356,9 @@ def run(handler: ChatHandler, context: LoopContext | None = None, **request: Any
 def test_calls_are_sent_back_as_the_model_made_them() -> None:
     first = [chunk({"role": "assistant", "reasoning_content": "Hm."}), *SEARCHING]
     handler = ChatHandler(first, ANSWER)
-    chunks = run(handler, tool_choice="auto")
+    ended: list[Json] = []
+    chunks = run(handler, make_context(on_call_end=ended.append), tool_choice="auto")
+    assert [item["type"] for item in ended] == ["web_search_call"]
     _, assistant, tool = handler.requests[1]["messages"]
     assert assistant == {
         "role": "assistant",

@@ -118,13 +118,15 @@ def items_of(response: Json, kind: str) -> list[Json]:
 
 def test_call_is_run_and_the_model_is_asked_again(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream([call("tests__echo", '{"text":"hi"}')], [text("It said hi.")])
-    response = run(upstream, context, ask([mcp]))
+    ended: list[Json] = []
+    response = run(upstream, context._replace(on_call_end=ended.append), ask([mcp]))
     assert [item["type"] for item in response["output"]] == [
         "mcp_list_tools",
         "mcp_call",
         "message",
     ]
     done = response["output"][1]
+    assert ended == [done]
     assert (done["name"], done["server_label"], done["arguments"]) == (
         "echo",
         "tests",
@@ -650,7 +652,8 @@ def test_approved_call_is_run_once_although_the_first_upstream_fails(
     context: LoopContext, mcp: Json
 ) -> None:
     tool = {**mcp, "require_approval": {"always": {"tool_names": ["note"]}, "never": {}}}
-    context = context._replace(memory={})
+    ended: list[Json] = []
+    context = context._replace(memory={}, on_call_end=ended.append)
     asking = run(ScriptedUpstream([call("tests__note", "{}")]), context, ask([tool]))
     (asked,) = items_of(asking, "mcp_approval_request")
     before = count_notes(context, mcp)
@@ -660,6 +663,7 @@ def test_approved_call_is_run_once_although_the_first_upstream_fails(
         with_hosted_tools(upstream, context)(request)
     response = run(upstream, context, request)
     assert items_of(response, "mcp_call")[0]["output"] == "noted"
+    assert [item["name"] for item in ended].count("note") == 1
     assert upstream.requests[0]["input"] == upstream.requests[1]["input"]
     assert count_notes(context, mcp) == before + 1
 

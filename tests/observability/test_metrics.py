@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from forwarder.core.errors import (
     UpstreamUnreachable,
 )
 from forwarder.core.translation_context import LossReport
-from forwarder.observability.metrics import MetricsObserver
+from forwarder.observability.metrics import MetricsObserver, ProcessState, read_resident_memory
 from tests.observability.counted import counted
 
 Json = dict[str, Any]
@@ -223,3 +224,50 @@ def test_health_check_metrics(metrics: MetricsObserver) -> None:
     found = read(metrics)
     assert found["upstream_up"] == {("up",): 1, ("mine:latest",): 0}
     assert found["upstream_check_seconds_count"] == {("up",): 1, ("mine:latest",): 2}
+
+
+def test_tool_calls_are_counted_by_outcome(metrics: MetricsObserver) -> None:
+    context = make_context(metrics)
+    context.notify_tool_call({"type": "web_search_call", "status": "completed"})
+    context.notify_tool_call({"type": "web_search_call", "status": "failed"})
+    context.notify_tool_call({"type": "mcp_call", "status": "completed", "error": {"code": 1}})
+
+    assert read(metrics)["tool_calls_total"] == {
+        ("completed", "web_search_call"): 1,
+        ("failed", "web_search_call"): 1,
+        ("failed", "mcp_call"): 1,
+    }
+
+
+def test_process_state_is_exported(metrics: MetricsObserver) -> None:
+    assert "store_up" not in read(metrics)
+
+    metrics.record_process(ProcessState(1000, 3, 2, "sqlite", is_store_up=False))
+    found = read(metrics)
+
+    assert found["workers"] == {(): 1}
+    assert found["worker_memory_bytes"] == {(): 1000}
+    assert found["running_requests"] == {(): 3}
+    assert found["background_jobs"] == {(): 2}
+    assert found["store_up"] == {("sqlite",): 0}
+
+
+def test_process_state_without_store_and_memory_is_exported(metrics: MetricsObserver) -> None:
+    metrics.record_process(ProcessState(None, 0, 0, None, is_store_up=False))
+
+    found = read(metrics)
+    assert found["workers"] == {(): 1}
+    assert "store_up" not in found
+
+
+def test_resident_memory_is_that_of_this_process() -> None:
+    memory = read_resident_memory()
+
+    assert memory is not None
+    assert 10 * 2**20 < memory < 100 * 2**30
+
+
+def test_resident_memory_is_unknown_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(OSError))
+
+    assert read_resident_memory() is None

@@ -60,6 +60,11 @@ class BackgroundRunner:
             stopper=self._stopper,
         )
 
+    @property
+    def job_count(self) -> int:
+        """How many jobs this process runs."""
+        return len(self._jobs)
+
     def start_job(
         self, owner: str, request: Json, context: RequestContext, task: BackgroundTask
     ) -> Json:

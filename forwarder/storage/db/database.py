@@ -129,11 +129,12 @@ class Database:
     def find_error(self, max_age: float) -> str | None:
         """Return the current error, or None. Checks again after ``max_age`` seconds."""
         is_old = time.monotonic() - self._checked_at > max_age
-        if is_old and not self._current_error() and not self._check_task.run(CHECK_TIMEOUT_SECONDS):
+        if is_old and not self.get_error() and not self._check_task.run(CHECK_TIMEOUT_SECONDS):
             return f"No answer within {CHECK_TIMEOUT_SECONDS:g} s."
-        return self._current_error()
+        return self.get_error()
 
-    def _current_error(self) -> str | None:
+    def get_error(self) -> str | None:
+        """Return the error that was last met and still holds, or None; checks nothing."""
         return self.read_breaker.error or self.write_breaker.error
 
     def _run_work(self, work: Callable[[], T], breaker: BackendBreaker) -> T:
@@ -340,7 +341,7 @@ class SqliteDatabase(Database):
         After a failure, idle connections are closed. SQLite opens a read-only file without write
         access, and while such a connection exists, no other connection of the process can write.
         """
-        if self._current_error():
+        if self.get_error():
             self._close_idle_connections()
         with engine.begin() as connection:
             return work(connection)
