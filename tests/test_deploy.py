@@ -1,8 +1,11 @@
-"""The files for containers, systemd and Kubernetes: settings that exist, and limits that agree."""
+"""The files for containers, systemd, Kubernetes and monitoring: settings and metrics that exist,
+and limits that agree."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from configparser import RawConfigParser
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,12 +13,15 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.metrics import MetricWrapperBase
 
 from forwarder import __version__
 from forwarder.app import create_app
 from forwarder.config import gunicorn_conf
 from forwarder.config.settings import DOTENV_VARIABLE, SETTINGS, UPSTREAM_SETTINGS, Settings
+from forwarder.observability.metrics import ERROR_KINDS, MetricsObserver
 from tests.helpers.check_cases import check_each
+from tests.helpers.promql import Selector, read_selectors
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -28,7 +34,10 @@ POD = MANIFESTS["Deployment"]["spec"]["template"]["spec"]
 CONTAINER = POD["containers"][0]
 UNIT_TEXT = (ROOT / "deploy/forwarder.service").read_text(encoding="utf-8")
 
-FILES = ["Dockerfile", "compose.yaml", *(f"deploy/{p.name}" for p in (ROOT / "deploy").iterdir())]
+FILES = [
+    *("Dockerfile", "compose.yaml"),
+    *(f"deploy/{path.name}" for path in (ROOT / "deploy").iterdir() if path.is_file()),
+]
 VARIABLES = (
     {DOTENV_VARIABLE}
     | {f"FORWARDER_{row.suffix}" for row in SETTINGS}
@@ -169,3 +178,198 @@ def test_the_parts_of_the_manifest_fit_together() -> None:
     assert names == ["forwarder", "forwarder"]
     assert CONTAINER["image"] == f"responses-forwarder:{__version__}"
     assert CONTAINER["securityContext"]["readOnlyRootFilesystem"]
+
+
+# -- monitoring ------------------------------------------------------------------------------------
+
+DASHBOARD_TEXT = (ROOT / "deploy/grafana/dashboard.json").read_text(encoding="utf-8")
+DASHBOARD: dict[str, Any] = json.loads(DASHBOARD_TEXT)
+ALERTS_TEXT = (ROOT / "deploy/prometheus/alerts.yml").read_text(encoding="utf-8")
+ALERTS: list[dict[str, Any]] = [
+    rule for group in yaml.safe_load(ALERTS_TEXT)["groups"] for rule in group["rules"]
+]
+SCRAPE_LABELS = {"instance", "job"}
+"""Labels that Prometheus adds to all metrics of a scrape."""
+
+UNUSED_METRICS: dict[str, str] = {}
+"""Metrics that neither the dashboard nor the alerts use, and the reasons."""
+
+LABEL_VALUES = {
+    "kind": {*ERROR_KINDS.values(), "rate_limited", "refused", "server_error", "other", "failed"},
+    "outcome": {"completed", "failed"},
+    "status": {"5.."},
+}
+"""Label -> the values that matchers may have, unless they are variables of the dashboard."""
+
+
+def list_series() -> dict[str, set[str]]:
+    """The labels of each time series that the metrics of the forwarder have."""
+    series = {"up": set(SCRAPE_LABELS)}  # Prometheus' own
+    for metric in vars(MetricsObserver(Settings.from_env({}))).values():
+        if isinstance(metric, MetricWrapperBase):
+            [family] = metric.describe()
+            labels = {*metric._labelnames, *SCRAPE_LABELS}
+            if family.type == "histogram":
+                series |= {f"{family.name}_{part}": labels for part in ("sum", "count")}
+                series[f"{family.name}_bucket"] = labels | {"le"}
+            else:
+                series[f"{family.name}_total" if family.type == "counter" else family.name] = labels
+    return series
+
+
+SERIES = list_series()
+
+
+def name_metric(series: str) -> str:
+    """The metric of a time series: that of a histogram has three."""
+    return re.sub("_(bucket|sum|count)$", "", series)
+
+
+def list_panels() -> Iterator[dict[str, Any]]:
+    for panel in DASHBOARD["panels"]:
+        yield panel
+        yield from panel.get("panels", ())
+
+
+def list_expressions() -> list[str]:
+    """All expressions of the dashboard and of the alerts."""
+    targets = [target for panel in list_panels() for target in panel.get("targets", ())]
+    return [*(each["expr"] for each in targets), *(rule["expr"] for rule in ALERTS)]
+
+
+def find_mistakes(selector: Selector) -> set[str]:
+    """What a selector names that no metric has."""
+    labels = SERIES.get(selector.metric)
+    if labels is None:
+        return {selector.metric}
+    values = {
+        f"{label}={value}"
+        for label, value in selector.matchers.items()
+        if label in LABEL_VALUES and not value.startswith("$") and value not in LABEL_VALUES[label]
+    }
+    return (selector.matchers.keys() | (selector.grouping or set())) - labels | values
+
+
+def test_the_check_finds_metrics_labels_and_values_that_do_not_exist() -> None:
+    for expression, mistakes in [
+        ("forwarder_requests_total", set()),
+        ("forwarder_requests", {"forwarder_requests"}),
+        ("forwarder_first_event_seconds", {"forwarder_first_event_seconds"}),
+        ("sum by (le) (forwarder_first_event_seconds_count)", {"le"}),
+        ('sum by (modell) (forwarder_requests_total{stat="1"})', {"modell", "stat"}),
+        ('forwarder_upstream_errors_total{kind="no_such"}', {"kind=no_such"}),
+    ]:
+        (selector,) = read_selectors(expression)
+        assert find_mistakes(selector) == mistakes
+
+
+@check_each("expression", list_expressions())
+def test_expressions_name_metrics_and_labels_that_exist(expression: str) -> None:
+    selectors = read_selectors(expression)
+
+    assert selectors
+    assert set().union(*map(find_mistakes, selectors)) == set()
+
+
+@check_each("expression", list_expressions())
+def test_quantiles_are_those_of_buckets_by_le(expression: str) -> None:
+    for selector in read_selectors(expression):
+        is_bucket = selector.metric.endswith("_bucket")
+        assert is_bucket == ("histogram_quantile" in expression)
+        assert is_bucket == ("le" in (selector.grouping or ()))
+
+
+def test_every_metric_is_used_or_has_a_reason() -> None:
+    used = {
+        name_metric(selector.metric)
+        for expression in list_expressions()
+        for selector in read_selectors(expression)
+    }
+    metrics = {name_metric(name) for name in SERIES} - {"up"}
+
+    assert metrics - used == set(UNUSED_METRICS)
+
+
+def test_the_dashboard_has_what_grafana_needs() -> None:
+    panels = list(list_panels())
+    ids = [panel["id"] for panel in panels]
+
+    assert DASHBOARD["schemaVersion"] >= 36
+    assert {"uid", "title", "time", "templating", "panels"} <= DASHBOARD.keys()
+    assert len(set(ids)) == len(ids) > 20
+    for panel in panels:
+        assert panel["title"]
+        assert panel["gridPos"].keys() == {"h", "w", "x", "y"}
+        assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
+        if panel["type"] != "row":
+            references = [target["refId"] for target in panel["targets"]]
+            assert len(set(references)) == len(references) > 0
+            sources = [panel["datasource"], *(each["datasource"] for each in panel["targets"])]
+            assert all(each["uid"] == "${datasource}" for each in sources)
+
+
+def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in list_panels():
+        place = panel["gridPos"]
+        cells = {
+            (place["x"] + column, place["y"] + row)
+            for column in range(place["w"])
+            for row in range(place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+def test_the_legends_of_the_dashboard_name_labels_of_their_series() -> None:
+    for panel in list_panels():
+        for target in panel.get("targets", ()):
+            named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            for selector in read_selectors(target["expr"]):
+                assert named <= (selector.grouping or set()), panel["title"]
+
+
+def test_the_variables_of_the_dashboard_exist() -> None:
+    variables = {each["name"]: each for each in DASHBOARD["templating"]["list"]}
+    used = set(re.findall(r"\$\{?(\w+)", DASHBOARD_TEXT)) - {"__rate_interval", "__range", "__all"}
+
+    assert used == set(variables) == {"datasource", "upstream", "model"}
+    assert variables["datasource"]["query"] == "prometheus"
+    for name in ("upstream", "model"):
+        found = re.fullmatch(r"label_values\((.+), (\w+)\)", variables[name]["query"]["query"])
+        assert found is not None
+        (selector,) = read_selectors(found[1])
+        assert found[2] == name in SERIES[selector.metric]
+        assert find_mistakes(selector) == set()
+
+
+def test_the_alerts_have_what_prometheus_needs() -> None:
+    names = [rule["alert"] for rule in ALERTS]
+
+    assert len(set(names)) == len(names) > 10
+    for rule in ALERTS:
+        assert rule.keys() <= {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"\d+[smh]", rule.get("for", "0s"))
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        named = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
+        for selector in read_selectors(rule["expr"]):
+            if selector.metric != "up":
+                assert named <= (selector.grouping or set()), rule["alert"]
+
+
+@check_each("text", [DASHBOARD_TEXT, ALERTS_TEXT], ids=["dashboard", "alerts"])
+def test_monitoring_names_only_settings_that_exist(text: str) -> None:
+    assert find_variables(text) <= VARIABLES
+
+
+def test_compose_gives_the_monitoring_services_files_that_exist() -> None:
+    for name in ("prometheus", "grafana"):
+        service = COMPOSE["services"][name]
+        assert service["profiles"] == ["monitoring"]
+        for source in (volume.split(":")[0] for volume in service["volumes"]):
+            exists = (ROOT / source).is_file() if "/" in source else source in COMPOSE["volumes"]
+            assert exists, source
+        for config in service["configs"]:
+            assert yaml.safe_load(COMPOSE["configs"][config["source"]]["content"])
+    scrape = yaml.safe_load(COMPOSE["configs"]["prometheus"]["content"])
+    assert scrape["scrape_configs"][0]["job_name"] in ALERTS[0]["expr"]
