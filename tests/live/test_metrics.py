@@ -56,6 +56,15 @@ def workers_of(server: Server) -> list[int]:
     return [int(pid) for pid in found]
 
 
+def test_state_of_two_workers_is_added_up(two: Server) -> None:
+    assert once(two, lambda found: found.get("workers") == {(): 2})
+
+    found = read(two)
+    assert 20e6 < found["worker_memory_bytes"][()] < 2e9
+    assert found["store_up"] == {("sqlite",): 1}
+    assert found["background_jobs"] == {(): 0}
+
+
 def test_two_workers_count_together(two: Server, upstream: ScriptedUpstream) -> None:
     rounds, sent = 5, 0
     for client, over in PAIRINGS * rounds:
