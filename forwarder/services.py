@@ -41,7 +41,7 @@ from forwarder.models.register import ModelRegistration
 from forwarder.models.registry import DatabaseModelRegistry, ModelRegistry, NullModelRegistry
 from forwarder.models.router import Router
 from forwarder.observability.capture import CaptureObserver, make_capture_observer
-from forwarder.observability.logging import warn_about_settings
+from forwarder.observability.logging import log_configuration
 from forwarder.observability.metrics import MetricsObserver, ProcessState, read_resident_memory
 from forwarder.storage import (
     ConversationStore,
@@ -170,7 +170,7 @@ class Services:
         health = HealthMonitor(health_targets.list_targets, metrics, settings.health_ask_interval)
         registration.on_verified = partial(record_verification, health_targets, health)
         capture = make_capture_observer(settings, partial(list_registered_upstreams, registry))
-        warn_about_settings(settings)
+        log_configuration(settings)
         return cls(
             settings=settings,
             observers=[*([metrics] if settings.metrics else []), *([capture] if capture else [])],

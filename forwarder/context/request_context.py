@@ -109,11 +109,12 @@ class RequestContext:
     ``get_base_url`` returns the URL at which the client reaches the forwarder, without a trailing
     slash. ``method`` is the HTTP method, None for background work and turns of a WebSocket.
     ``upstream`` is the upstream of the latest attempt, ``failed_upstreams`` are the earlier ones.
-    ``requested_model`` is the client's name of the model, ``model`` the upstream's. ``detail`` is
-    the part of ``error_message`` that every log may have: the message may quote the request.
-    ``client_headers`` are the client's headers that are forwarded upstream. ``conversion_losses``
-    maps parameters that were lost when the body was converted to the reasons.
-    ``has_converted_body`` is true if the body had the shape of the other API.
+    ``requested_model`` is the client's name for the model, "" for a request without one, and None
+    as long as no upstream is to answer. ``client_headers`` are the client's headers that are
+    forwarded upstream.
+    ``conversion_losses`` maps parameters that were lost when the body was converted to the
+    reasons. ``has_converted_body`` is true if the body had the shape of the other API. ``detail``
+    is the part of ``error_message`` that every log may have: the message may quote the request.
     ``recorder`` is set if the request is captured. ``rendered_field`` is the field in which the
     client is known to render reasoning. ``followed_response_id`` is the id of a response that the
     upstream is already generating and that only has to be followed. ``body_memory`` is the limit of
@@ -138,8 +139,8 @@ class RequestContext:
     followed_response_id: str | None = None
     method: str | None = None
     upstream: str | None = None
-    requested_model: str | None = None
     model: str | None = None
+    requested_model: str | None = None
     status: int = 200
     error: str | None = None
     detail: str | None = None
@@ -422,7 +423,7 @@ class RequestContext:
             "method": self.method,
             "route": self.route,
             "upstream": self.upstream,
-            "requested_model": self.requested_model,
+            "requested_model": self.requested_model or None,
             "model": self.model,
             "status": self.status,
             "error": self.error,

@@ -43,7 +43,7 @@ def is_text_log(settings: Settings) -> bool:
     return settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
 
 
-def warn_about_settings(settings: Settings) -> None:
+def log_configuration(settings: Settings) -> None:
     """Warn about settings that are unsafe or surprising."""
     if settings.demo:
         log.warning(

@@ -52,16 +52,23 @@ class UpstreamCalls:
             raise InvalidRequest(
                 "Invalid type for 'model': expected a string.", param="model", code="invalid_type"
             )
-        context.requested_model = model
         routes = services.router.list_routes(model, client, context.client_key)
         request["model"] = model
         return routes
+
+    def _find_asked_routes(
+        self, client: str, request: Json, context: RequestContext
+    ) -> list[Route]:
+        """The routes of a request that an upstream is to answer: from now on it counts as usage."""
+        model = request.get("model") or self._services.settings.default_model
+        context.requested_model = model if isinstance(model, str) else ""
+        return self.find_routes(client, request, context)
 
     def open_stream(
         self, client: str, request: Json, style: str | None, context: RequestContext
     ) -> EventStream:
         """The stream of the first route that answers, without recording it."""
-        routes = self.find_routes(client, request, context)
+        routes = self._find_asked_routes(client, request, context)
         answer = partial(self._stream_from_route, client, request, style, context)
         return self._services.resilience.open_first_available(routes, answer, context)
 
@@ -72,7 +79,7 @@ class UpstreamCalls:
         work.followed_response_id = origin.upstream_id
         asked = {k: v for k, v in request.items() if k not in LOCAL_PARAMETERS} | {"input": []}
         answer = partial(self._stream_from_route, RESPONSES.name, asked, style, work)
-        routes = self.find_routes(RESPONSES.name, asked, work)
+        routes = self._find_asked_routes(RESPONSES.name, asked, work)
         there = [route for route in routes if route.upstream.name == origin.upstream]
         if not there:
             raise NotFound(f"The upstream '{origin.upstream}' does not serve this model any more.")
@@ -80,13 +87,13 @@ class UpstreamCalls:
 
     def open_compaction(self, request: Json, context: RequestContext) -> EventStream:
         """The answer to a compaction request, as a stream of one event."""
-        routes = self.find_routes(RESPONSES.name, request, context)
+        routes = self._find_asked_routes(RESPONSES.name, request, context)
         answer = partial(self._compact_at_route, request, context)
         return self._services.resilience.open_first_available(routes, answer, context)
 
     def open_embeddings(self, client: str, request: Json, context: RequestContext) -> EventStream:
         """The answer to an embeddings request, as a stream of one event."""
-        routes = self.find_routes(client, request, context)
+        routes = self._find_asked_routes(client, request, context)
         answer = partial(self._embed_at_route, client, request, context)
         return self._services.resilience.open_first_available(routes, answer, context)
 

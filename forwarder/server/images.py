@@ -55,7 +55,7 @@ def forward_image_request(path: str) -> Response:
             upstream, model = choose_upstream(asked, context.client_key)
             if model:
                 content = {**content, "model": model}
-        context.requested_model, context.model = asked, model
+        context.model, context.requested_model = model, asked or ""
         return send_to_upstream(path, upstream, context, content)
     except ShutdownInterrupt:  # report the shutdown to the client as an error
         raise ShuttingDown from None

@@ -11,7 +11,7 @@ import pytest
 
 from forwarder.config.settings import Settings
 from forwarder.observability.log_formats import JsonFormatter, TextFormatter
-from forwarder.observability.logging import configure_logging, make_formatter, warn_about_settings
+from forwarder.observability.logging import configure_logging, log_configuration, make_formatter
 from tests.helpers.check_cases import check_each
 
 log = logging.getLogger("forwarder.anything")
@@ -99,7 +99,7 @@ def test_missing_upstreams_and_weak_secrets_are_warned_about(
 ) -> None:
     configure_logging(read())
 
-    warn_about_settings(read(SECRET_KEY="short"))
+    log_configuration(read(SECRET_KEY="short"))
 
     events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
     assert events == ["demo_upstream", "weak_secret_key"]
