@@ -253,7 +253,7 @@ class Recorder:
 
     def record_attempt(
         self, upstream: UpstreamSettings, provider: str, protocol: str, url: str, data: bytes
-    ) -> AttemptCapture:
+    ) -> AttemptRecorder:
         """Start the record of one more request to an upstream."""
         body = capture_body(data, self._budget, 1 / 4)
         attempt = AttemptCapture(

@@ -41,6 +41,7 @@ from forwarder.server.client_disconnect import on_client_disconnect
 from forwarder.server.client_socket import RequestBodyError
 from forwarder.server.extension import get_request, get_services
 from forwarder.server.form_body import FormRequest
+from forwarder.server.internal_call import find_internal_call
 from forwarder.services import Services
 
 _UNQUOTED_CHARACTERS = " !#$&'()*+-./:;<=>?@[]^_`{|}~"
@@ -224,9 +225,15 @@ def authenticate(context: RequestContext, has_body: bool = True) -> None:
     of the FORWARDER_MAX_CONCURRENT slots, so that slow clients do not occupy them.
     """
     services, flask_request = get_services(), get_request()
-    context.client_key = require_client_key(services.settings.api_keys)
-    if services.capture is not None:
-        context.recorder = services.capture.make_recorder(context, describe_request(flask_request))
+    call = find_internal_call(flask_request)
+    if call is not None:
+        context.client_key = call.client_key
+        context.recorder = call.make_recorder(context, describe_request(flask_request))
+    else:
+        context.client_key = require_client_key(services.settings.api_keys)
+        if services.capture is not None:
+            head = describe_request(flask_request)
+            context.recorder = services.capture.make_recorder(context, head)
     check_strictness(flask_request)
     context.client_address = flask_request.remote_addr
     context.account_id = make_account_id(
