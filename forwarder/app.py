@@ -21,6 +21,7 @@ from forwarder.console.blueprint import blueprint as console_blueprint
 from forwarder.context.request_context import RequestObserver
 from forwarder.core.large_bodies import take_turn
 from forwarder.core.pacing import LARGE, set_pause
+from forwarder.observability.capture.replay import ReplayRequest
 from forwarder.observability.logging import configure_logging
 from forwarder.server import (
     conversations,
@@ -44,7 +45,8 @@ from forwarder.server.browser_guard import guard_browsers
 from forwarder.server.cors import CrossOrigin
 from forwarder.server.extension import install_extension
 from forwarder.server.form_body import MAX_FORM_PARTS, FormRequest
-from forwarder.services import Services
+from forwarder.server.replay import install_replay
+from forwarder.services import ReplayOverrides, Services
 
 OPENAI_MODULES = (
     openai, files, images, vector_stores, standalone_search, stored, conversations, websocket,
@@ -104,12 +106,13 @@ def make_app(services: Services) -> Flask:
     app.config["SOCK_SERVER_OPTIONS"] = websocket.build_socket_options(settings)
     set_pause(partial(take_turn, LARGE))
     install_extension(app, services)
+    install_replay(app, answer_replay)
     for command in (
         build_probe_command,
         build_translate_command,
         build_models_group,
         build_keys_group,
-        make_replay_command(make_app),
+        make_replay_command(answer_replay),
     ):
         app.cli.add_command(command)
     if settings.trusted_proxies:
@@ -132,6 +135,19 @@ def make_app(services: Services) -> Flask:
     guard_browsers(app)
     json_body.install_decoding(app)
     return app
+
+
+def answer_replay(
+    settings: Settings, overrides: ReplayOverrides, request: ReplayRequest
+) -> tuple[int, bytes]:
+    """Answer one replayed request by an application of its own; return status and body."""
+    with (
+        Services.build(settings, overrides) as services,
+        make_app(services)
+        .test_client()
+        .post(request.path, data=request.body, headers=request.headers) as answer,
+    ):
+        return answer.status_code, answer.get_data()
 
 
 def build_rate_limiter(app: Flask, services: Services) -> RequestObserver:

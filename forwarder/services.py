@@ -170,7 +170,8 @@ class Services:
         health = HealthMonitor(health_targets.list_targets, metrics, settings.health_ask_interval)
         registration.on_verified = partial(record_verification, health_targets, health)
         capture = make_capture_observer(settings, partial(list_registered_upstreams, registry))
-        log_configuration(settings)
+        if replay is None:  # a replay has settings of its own, which nobody configured
+            log_configuration(settings)
         return cls(
             settings=settings,
             observers=[*([metrics] if settings.metrics else []), *([capture] if capture else [])],

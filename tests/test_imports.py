@@ -96,6 +96,7 @@ ELSEWHERE = {
     "pipeline/attempt.py": "pipeline/test_gateway.py",
     "pipeline/upstream_calls.py": "pipeline/test_gateway.py",
     "cli/context.py": "cli/test_main.py",
+    "server/replay.py": "cli/test_replay.py",
     "hosted_tools/first_request.py": "hosted_tools/test_loop.py",
     "hosted_tools/background_call.py": "hosted_tools/test_web_search.py",
     "hosted_tools/history.py": "hosted_tools/test_loop.py",

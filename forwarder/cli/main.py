@@ -8,7 +8,7 @@ import sys
 import click
 
 from forwarder import __version__
-from forwarder.app import make_app
+from forwarder.app import answer_replay
 from forwarder.cli.check import check
 from forwarder.cli.models import build_keys_group, build_models_group
 from forwarder.cli.replay import make_replay_command
@@ -57,6 +57,6 @@ for _command in (
     build_translate_command,
     build_models_group,
     build_keys_group,
-    make_replay_command(make_app),
+    make_replay_command(answer_replay),
 ):
     main.add_command(_command)

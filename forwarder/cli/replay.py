@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 import orjson
@@ -20,21 +18,12 @@ from forwarder.observability.capture import (
     CAPTURE_OFF,
     make_capture_store,
 )
-from forwarder.observability.capture.playback import PlaybackTransport, fetch_placeholders
 from forwarder.observability.capture.replay import (
-    ReplayAnswer,
     diff_answers,
     list_caveats,
-    make_playback_settings,
-    make_replay_answer,
-    make_replay_request,
-    make_replay_settings,
     read_recorded_answer,
 )
-from forwarder.services import ReplayOverrides, Services
-
-AppFactory = Callable[[Services], Any]
-"""Creates an application over services."""
+from forwarder.server.replay import AnswerRequest, replay_offline, replay_to_upstream
 
 
 class ReplayError(click.ClickException):
@@ -43,8 +32,8 @@ class ReplayError(click.ClickException):
     exit_code = 2
 
 
-def make_replay_command(make_app: AppFactory) -> click.Command:
-    """Create the command; ``make_app`` is `app.make_app`, whose module imports this one."""
+def make_replay_command(answer: AnswerRequest) -> click.Command:
+    """Create the command; ``answer`` is `app.answer_replay`, whose module imports this one."""
 
     @click.command("replay")
     @click.argument("name", metavar="ID|FILE")
@@ -69,7 +58,8 @@ def make_replay_command(make_app: AppFactory) -> click.Command:
         try:
             for note in list_caveats(record):
                 print_line(f"note: {note}", err=True)
-            response = run_replay(record, upstream, key, settings, make_app)
+            replay = replay_to_upstream if upstream == "today" else replay_offline
+            response = replay(record, key, settings, answer)
         except ForwarderError as error:
             raise ReplayError(escape_control_characters(error.message)) from error
         print_line("\n".join(response.format_lines()))
@@ -78,28 +68,6 @@ def make_replay_command(make_app: AppFactory) -> click.Command:
         raise SystemExit(1 if differences else 0)
 
     return command
-
-
-def run_replay(
-    record: Json, upstream: str, key: str | None, settings: Settings, make_app: AppFactory
-) -> ReplayAnswer:
-    """Return the new response. Without ``key``, uses the first of FORWARDER_API_KEYS."""
-    replay_request = make_replay_request(record, key or next(iter(settings.api_keys), None))
-    if upstream == "today":
-        replay_settings, overrides = make_replay_settings(settings), ReplayOverrides()
-    else:
-        replay_settings = make_playback_settings(settings, record)
-        playback = PlaybackTransport(record.get("upstream") or ())
-        overrides = ReplayOverrides(playback, fetch_placeholders)
-    with (
-        Services.build(replay_settings, overrides) as services,
-        make_app(services)
-        .test_client()
-        .post(
-            replay_request.path, data=replay_request.body, headers=replay_request.headers
-        ) as answer,
-    ):
-        return make_replay_answer(answer.status_code, answer.get_data(), settings)
 
 
 def load_record(name: str, settings: Settings) -> Json:

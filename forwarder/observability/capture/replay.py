@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -17,7 +18,7 @@ import orjson
 
 from forwarder.config.parsers import ENV_PREFIX, Fallback
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.context.redaction import Redactor, collect_settings_secrets
+from forwarder.context.redaction import Redactor
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
 from forwarder.observability.capture import serialize
@@ -221,19 +222,23 @@ def read_recorded_answer(record: Json) -> ReplayAnswer:
     return ReplayAnswer(answer.get("status"), answer)
 
 
-def make_replay_answer(status: int, data: bytes, settings: Settings) -> ReplayAnswer:
+def make_replay_answer(status: int, data: bytes, redaction: Redactor) -> ReplayAnswer:
     """Parse the answer of a replay and redact it like a record."""
-    redaction = Redactor(settings.capture_redact, collect_settings_secrets(settings))
     parsed = redaction.redact_value(serialize.parse_answer([(0.0, data)]))
     redacted = redaction.redact_everywhere(orjson.dumps(parsed))
     return ReplayAnswer(status, orjson.loads(redacted))
 
 
-def diff_answers(before: ReplayAnswer, now: ReplayAnswer) -> list[str]:
-    """Return a unified diff of two answers; empty if they are equal apart from volatile fields."""
+def diff_answers(
+    before: ReplayAnswer, now: ReplayAnswer, max_lines: int | None = None
+) -> list[str]:
+    """Return a unified diff of two answers; empty if they are equal apart from volatile fields.
+
+    At most ``max_lines`` lines of each answer are compared.
+    """
     if before.status is None:
         before, now = align_without_status(before, now)
-    old, new = (list(iterate_comparable_lines(each)) for each in (before, now))
+    old, new = (list(islice(iterate_comparable_lines(each), max_lines)) for each in (before, now))
     return list(difflib.unified_diff(old, new, "captured", "now", lineterm="", n=2))
 
 

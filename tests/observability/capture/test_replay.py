@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from forwarder.config.settings import Settings
+from forwarder.context.redaction import Redactor
 from forwarder.core.errors import InvalidRequest
 from forwarder.models.router import Router
 from forwarder.observability.capture.replay import (
@@ -264,10 +265,8 @@ def test_broken_turn_compares_with_broken_stream() -> None:
 
 
 def test_replay_answer_is_redacted() -> None:
-    settings = Settings.from_env(
-        {"FORWARDER_API_KEYS": "sk-client", "FORWARDER_CAPTURE_REDACT": "user"}
-    )
-    now = make_replay_answer(200, b'{"a":"sk-client","user":"u"}', settings)
+    redaction = Redactor(["user"], ["sk-client"])
+    now = make_replay_answer(200, b'{"a":"sk-client","user":"u"}', redaction)
 
     assert now.content["body"] == {"a": "***", "user": "***"}
     assert list(now.format_lines()) == ["status 200", '{"a": "***", "user": "***"}']
