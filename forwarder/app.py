@@ -14,7 +14,7 @@ from forwarder.cli.models import build_keys_group, build_models_group
 from forwarder.cli.replay import make_replay_command
 from forwarder.cli.upstream import build_probe_command, build_translate_command
 from forwarder.config.settings import Settings, load_settings
-from forwarder.console import exchanges, landing
+from forwarder.console import exchanges, landing, playground, replay
 from forwarder.console import models as model_pages
 from forwarder.console import upstreams as upstream_pages
 from forwarder.console.blueprint import blueprint as console_blueprint
@@ -55,7 +55,7 @@ OPENAI_MODULES = (
 
 OTHER_MODULES = (landing, ollama, diagnostics, docs, health, metrics)
 
-CONSOLE_PAGES = (exchanges, model_pages, upstream_pages)
+CONSOLE_PAGES = (exchanges, playground, replay, model_pages, upstream_pages)
 """Modules that add their pages to the blueprint of the console when they are imported."""
 
 

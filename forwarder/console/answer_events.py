@@ -1,4 +1,4 @@
-"""The events of an answer, as the pages show them: cut from its bytes, redacted and read.
+"""The events of an answer, as the pages show them: cut from its bytes, shortened and read.
 
 `EventSplitter` cuts the bytes of an answer into events while they arrive. `read_parts` reads what
 an event adds to the answer: text, reasoning, calls of tools, usage, errors. It reads streams and
@@ -8,6 +8,7 @@ send anything.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -27,11 +28,15 @@ MAX_SHOWN_BLOB = 500
 _SEPARATORS = {"text/event-stream": b"\n\n", "application/x-ndjson": b"\n"}
 """Media type -> what ends an event. An answer of another type is one event."""
 
+_SSE_HEAD_BYTES = 16
+"""The first bytes, in which the name of the first field of a server-sent event stands."""
+
 
 class EventSplitter:
     """Cuts an answer with this ``Content-Type``, which arrives in pieces, into events.
 
-    An event has the form of `serialize`: ``data`` and perhaps ``event``, or else ``text``.
+    An event has the form of `serialize`: ``data`` and perhaps ``event``, or else ``text``. Bytes
+    that begin like server-sent events are such events, whatever their type.
     """
 
     def __init__(self, content_type: str) -> None:
@@ -41,6 +46,11 @@ class EventSplitter:
 
     def feed(self, piece: bytes) -> list[Json]:
         """Return the events that ``piece`` completes."""
+        if self._separator is None and len(self._rest) < _SSE_HEAD_BYTES:
+            piece = bytes(self._rest) + piece
+            self._rest.clear()
+            if serialize.SSE_START.match(piece):
+                self._separator = _SEPARATORS["text/event-stream"]
         if self._separator is not None:
             piece = self._normalize_newlines(piece)
         searched = max(0, len(self._rest) - 1)
@@ -92,17 +102,28 @@ def parse_block(block: bytes, is_line: bool) -> Json:
     return {"text": block.decode(errors="replace")} if value is None else {"data": value}
 
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069]")
+"""Control characters, among them those that change the direction of text."""
+
+
+def escape_controls(text: str) -> str:
+    """Write control characters as ``\\u202e``, so that text is read in the order it is sent in."""
+    if text.isprintable():
+        return text
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def shorten_strings(value: Any) -> Any:
-    """Return a JSON value whose long strings are cut."""
+    """Return a JSON value whose long strings are cut, and whose control characters are visible."""
     if type(value) is str:
         limit = MAX_SHOWN_TEXT if " " in value[:MAX_SHOWN_BLOB] else MAX_SHOWN_BLOB
         if len(value) <= limit:
-            return value
-        return f"{value[:limit]}[{len(value) - limit} characters left out]"
+            return escape_controls(value)
+        return f"{escape_controls(value[:limit])}[{len(value) - limit} characters left out]"
     if type(value) is list:
         return [shorten_strings(inner) for inner in value]
     if type(value) is dict:
-        return {name: shorten_strings(inner) for name, inner in value.items()}
+        return {escape_controls(name): shorten_strings(inner) for name, inner in value.items()}
     return value
 
 

@@ -20,9 +20,10 @@ from tests.helpers.check_cases import check_each
 SSE = b'event: a\r\ndata: {"n": 1}\r\n\r\n: keep-alive\n\ndata: {"n": 2}\n\ndata: [DONE]\n\n'
 
 
+@check_each("media_type", ["text/event-stream; charset=utf-8", "text/plain", ""])
 @check_each("size", [1, 2, 3, 7, 1000])
-def test_events_are_split_however_the_bytes_are_cut(size: int) -> None:
-    splitter = EventSplitter("text/event-stream; charset=utf-8")
+def test_events_are_split_however_the_bytes_are_cut(size: int, media_type: str) -> None:
+    splitter = EventSplitter(media_type)
     events = [
         event for at in range(0, len(SSE), size) for event in splitter.feed(SSE[at : at + size])
     ]
@@ -66,6 +67,12 @@ def test_long_strings_are_shortened() -> None:
     blob, text = "A" * 2000, "word " * 300
     assert shorten_strings({"a": [blob, text]}) == {
         "a": ["A" * 500 + "[1500 characters left out]", text]
+    }
+
+
+def test_control_characters_are_visible() -> None:
+    assert shorten_strings({"a\u202eb": ["x\u202e\x00\x1b", "a\r\n\tb", "é\U0001f600"]}) == {
+        "a\\u202eb": ["x\\u202e\\u0000\\u001b", "a\r\n\tb", "é\U0001f600"]
     }
 
 
