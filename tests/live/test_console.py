@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.fake_provider import ScriptedUpstream
+from tests.fake_provider import Answer, ScriptedUpstream, faults
+from tests.helpers.waiting import wait_until
 from tests.live.browser import NEEDS_BROWSER, SCHEMES, WIDTHS, check_page, open_page, run_browser
 from tests.live.conftest import Serve, settings
 from tests.live.server import Server
@@ -35,7 +36,7 @@ def page(browser: Any) -> Iterator[Any]:
         yield page
 
 
-PATHS = ("/", "/console/exchanges")
+PATHS = ("/", "/console/exchanges", "/console/playground")
 
 
 def test_pages_are_accessible_in_both_themes_and_on_a_phone(browser: Any, server: Server) -> None:
@@ -64,3 +65,85 @@ def test_theme_is_switched_and_remembered(page: Any, server: Server) -> None:
     page.goto(f"{server.url}/console/exchanges")
 
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+
+
+# -- playground -----------------------------------------------------------------------------------
+
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\u202e"
+
+
+def wait_for_state(page: Any, text: str) -> None:
+    page.locator("#state").get_by_text(text, exact=False).wait_for()
+
+
+def test_playground_translates_while_one_types_and_shows_both_streams(
+    page: Any, server: Server, upstream: ScriptedUpstream
+) -> None:
+    page.goto(f"{server.url}/console/playground")
+    page.get_by_role("cell", name="carried").first.wait_for()
+    previews: list[str] = []
+    page.on("request", lambda each: previews.append(each.url) if "/preview" in each.url else None)
+
+    page.get_by_label("Request", exact=True).fill("")
+    text = '{"model": "m", "input": "hi", "stream": true, "tools": [{"type": "web_search"}]}'
+    page.get_by_label("Request", exact=True).press_sequentially(text, delay=5)
+    page.get_by_role("cell", name="dropped").wait_for()
+    assert len(previews) < 5
+
+    text = HOSTILE + " word" * 2000
+    upstream.script(Answer(text, pieces=2000))
+    page.get_by_role("button", name="Send").click()
+    wait_for_state(page, "Finished")
+
+    for side in ("client", "upstream"):
+        shown = page.locator(f"[data-side={side}] [data-kind=text] pre").inner_text()
+        assert shown == text.replace("\u202e", "\\u202e")
+    assert page.locator("#sides img").count() == 0
+    assert "tools.web_search" in page.locator("[data-side=client] [data-role=facts]").inner_text()
+    check_page(page)
+
+    page.get_by_role("link", name="Open the captured exchange").click()
+    page.wait_for_load_state("networkidle")
+    assert "/console/exchanges/" in page.url
+
+
+def test_playground_shows_where_a_mistake_is(page: Any, server: Server) -> None:
+    page.goto(f"{server.url}/console/playground")
+    page.get_by_label("Request", exact=True).fill('{"model": "m",\n "input": hi}')
+    page.get_by_role("button", name="Go to line 2, column 11").click()
+
+    place = "((area) => [area.selectionStart, area === document.activeElement])"
+    assert page.locator("#body").evaluate(place) == [25, True]
+    page.get_by_role("button", name="Send").click()
+    wait_for_state(page, "Not sent: Line 2, column 11")
+
+
+def test_playground_stops_an_answer(page: Any, server: Server, upstream: ScriptedUpstream) -> None:
+    page.goto(f"{server.url}/console/playground")
+    for answer, state in (
+        (faults.stalled(Answer("one two three"), after=2), "The answer arrives"),
+        (faults.silent(), "Waiting for the upstream"),
+    ):
+        upstream.script(answer)
+        before = len(upstream.requests)
+        page.get_by_role("button", name="Send").click()
+        wait_for_state(page, state)
+        wait_until(lambda before=before: len(upstream.requests) > before)
+        page.get_by_role("button", name="Stop").click()
+
+        wait_for_state(page, "Stopped.")
+        assert upstream.requests[-1].closed_by_client.wait(10)
+    assert page.get_by_role("button", name="Send").is_enabled()
+
+
+def test_exchange_is_replayed(page: Any, server: Server, upstream: ScriptedUpstream) -> None:
+    page.goto(f"{server.url}/console/playground?sample=responses/text")
+    page.get_by_role("button", name="Send").click()
+    wait_for_state(page, "Finished")
+    href = page.locator("#exchange a").get_attribute("href").removesuffix("/replay")
+    page.goto(f"{server.url}{href}/replay")
+    page.get_by_role("button", name="Replay").click()
+
+    page.locator("#result").get_by_text("The answer equals the captured one").wait_for()
+    check_page(page)
