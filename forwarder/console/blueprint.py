@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
+from io import BytesIO
 from typing import Any, NamedTuple
 
 import gevent
@@ -22,6 +23,7 @@ from flask import (
 )
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as Redirect
+from werkzeug.wsgi import LimitedStream
 
 from forwarder import __version__
 from forwarder.console.session import (
@@ -31,7 +33,7 @@ from forwarder.console.session import (
     sign_in,
     sign_out,
 )
-from forwarder.core.errors import ForwarderError, NotFound, Unauthorized
+from forwarder.core.errors import ForwarderError, NotFound, TooLarge, Unauthorized
 from forwarder.server import request_context
 from forwarder.server.extension import get_request, get_services
 from forwarder.server.request_context import convert_http_error
@@ -51,6 +53,11 @@ CONTENT_SECURITY_POLICY = (
 
 OPEN_ENDPOINTS = ("console.show_sign_in", "console.start_session")
 """Endpoints that need no session."""
+
+FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+MAX_FORM_BYTES = 2**18
+"""Size of a form. Its fields may be tiny, and parsing 20 MB of them takes seconds and 800 MB."""
 
 FAILURE_SECONDS = 0.5
 """Wait before a refused key is answered, so that guessing takes long."""
@@ -108,6 +115,17 @@ def protect_page(response: Response) -> Response:
 
 
 blueprint.after_request(protect_page)
+
+
+@blueprint.before_request
+def limit_form() -> None:
+    """Limit the size of a form, which is parsed as a whole before anybody has signed in."""
+    flask_request = get_request()
+    if flask_request.mimetype in FORM_TYPES:
+        data = LimitedStream(flask_request.stream, MAX_FORM_BYTES + 1, is_max=True).read()
+        if len(data) > MAX_FORM_BYTES:
+            raise TooLarge(f"The form is larger than {MAX_FORM_BYTES} bytes.")
+        flask_request.stream = BytesIO(data)
 
 
 @blueprint.before_request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
 from pathlib import Path
@@ -85,6 +86,23 @@ def test_signing_in_leads_to_no_other_place_than_the_console(
     )
 
     assert done.headers["Location"] == "/console"
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+@pytest.mark.parametrize("media_type", blueprint.FORM_TYPES)
+def test_the_size_of_a_form_is_limited(client: FlaskClient, media_type: str, encoding: str) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="key"\r\n\r\n'
+    start = b"key=" if media_type == blueprint.FORM_TYPES[0] else head
+    data = start + b"a" * blueprint.MAX_FORM_BYTES + b"\r\n--x--\r\n"
+
+    answer = client.post(
+        "/console/sign-in",
+        data=gzip.compress(data) if encoding else data,
+        headers={"Content-Encoding": encoding} if encoding else {},
+        content_type=f"{media_type}; boundary=x",
+    )
+
+    assert answer.status_code == 413
 
 
 def test_templates_have_no_inline_scripts_or_styles() -> None:
