@@ -17,6 +17,7 @@ from typing import NamedTuple
 import httpx2
 
 from forwarder.config.settings import Settings, UpstreamSettings
+from forwarder.context.client_identity import ClientNames
 from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.body_memory import PEAK_COPIES, BodyMemory
 from forwarder.core.cleanup import CleanupStack
@@ -91,6 +92,7 @@ class Services:
     """
 
     settings: Settings
+    client_names: ClientNames
     observers: list[RequestObserver]
     metrics: RequestObserver
     capture: CaptureObserver | None
@@ -174,6 +176,7 @@ class Services:
             log_configuration(settings)
         return cls(
             settings=settings,
+            client_names=ClientNames(settings),
             observers=[*([metrics] if settings.metrics else []), *([capture] if capture else [])],
             metrics=metrics,
             capture=capture,

@@ -50,7 +50,7 @@ def _summarize(settings: Settings, gunicorn: dict[str, str | int]) -> Iterator[t
     for upstream in settings.upstreams:
         host = "built-in demo" if settings.demo else urlsplit(upstream.base_url).hostname
         yield "upstream", f"{upstream.name}: {host}, speaks {' and '.join(sorted(upstream.apis))}"
-    keys = len(settings.api_keys)
+    keys = settings.client_count
     yield "clients", f"need one of {keys} keys" if keys else "need no key"
     database, _, path = settings.database_url.partition(":///")
     yield "database", path if database == "sqlite" else database.partition(":")[0]

@@ -135,6 +135,46 @@ def parse_keys(text: str) -> tuple[str, ...]:
     return keys
 
 
+CLIENT_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+ANONYMOUS_CLIENT = "anonymous"
+"""The name of every client as long as clients need no keys."""
+
+UNKNOWN_CLIENT = "unknown"
+"""The name of a client that paid for background work and whose key is not configured any more."""
+
+# Metric labels are "none" for requests without a client and "other" for clients beyond a maximum.
+_RESERVED_CLIENT_NAMES = (ANONYMOUS_CLIENT, "none", "other", UNKNOWN_CLIENT)
+
+
+@with_error_message(
+    "keys without spaces, in plain ASCII, separated by commas, each alone or as NAME:KEY; names "
+    "are different and have up to 64 letters, digits, '.', '_' and '-' "
+    f"({', '.join(_RESERVED_CLIENT_NAMES)} are reserved)"
+)
+def parse_client_names(text: str) -> Mapping[str, str | None]:
+    """Return key -> name, or None for a key without a name.
+
+    A key of the form NAME:KEY is in the result as a whole too, after all other keys: until names
+    were introduced, such a text was a key.
+    """
+    names: dict[str, str | None] = {}
+    for item in split_commas(text):
+        name, colon, key = item.partition(":")
+        if not (colon and CLIENT_NAME.fullmatch(name)):
+            name, key = "", item
+        require(re.fullmatch(r"[!-~]+", key) and name not in _RESERVED_CLIENT_NAMES)
+        require(not name or (name not in names.values() and names.get(key) is None))
+        names[key] = name or names.get(key)
+    whole = {f"{name}:{key}": name for key, name in names.items() if name}
+    return MappingProxyType({**names, **{k: v for k, v in whole.items() if k not in names}})
+
+
+def parse_client_keys(text: str) -> tuple[str, ...]:
+    """Return the keys that clients may send."""
+    return tuple(parse_client_names(text))
+
+
 @with_error_message(
     "patterns (qwen-*) and aliases (fast=qwen-turbo, no wildcards) separated by commas"
 )

@@ -99,6 +99,7 @@ class UpstreamSettings:
 class Settings:
     """The whole configuration. Intervals are in seconds, ``max_body`` and ``fetch_max`` in bytes.
 
+    ``client_names`` maps each of ``api_keys`` to its configured name, or to None.
     ``chat_reasoning`` and ``responses_reasoning`` are styles of `client_reasoning_style.py`;
     ``key_reasoning`` maps a client's key to styles that override them. The forwarder fetches URLs
     only if ``fetch`` is true *and* ``api_keys`` is not empty. ``public_url`` is ``None`` if
@@ -123,6 +124,7 @@ class Settings:
     client_headers: tuple[str, ...]
     codex_helper_model: str | None
     api_keys: tuple[str, ...] = field(repr=False)
+    client_names: Mapping[str, str | None] = field(repr=False, hash=False)
     admin_keys: tuple[str, ...] = field(repr=False)
     chat_reasoning: str
     responses_reasoning: str
@@ -205,6 +207,11 @@ class Settings:
     tracing: bool
     log_color: bool | None
 
+    @property
+    def client_count(self) -> int:
+        """The number of clients with a key of their own; 0 if clients need no keys."""
+        return len({name or f":{key}" for key, name in self.client_names.items()})
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Parse the variables in ``environ``; raise ``ConfigError`` with all mistakes."""
@@ -284,7 +291,8 @@ SETTINGS = (
     Setting("UPSTREAMS", "upstreams", parsers.parse_names, "chat,responses"),
     Setting("DEFAULT_MODEL", "default_model", str, None),
     Setting("CODEX_HELPER_MODEL", "codex_helper_model", str, None),
-    Setting("API_KEYS", "api_keys", parsers.parse_keys, ""),
+    Setting("API_KEYS", "api_keys", parsers.parse_client_keys, ""),
+    Setting("API_KEYS", "client_names", parsers.parse_client_names, ""),
     Setting("ADMIN_KEYS", "admin_keys", parsers.parse_keys, ""),
     Setting("HOSTS", "hosts", parsers.parse_host_patterns, ""),
     Setting("CORS_ORIGINS", "cors_origins", parsers.parse_origins, ""),

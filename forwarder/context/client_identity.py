@@ -2,7 +2,8 @@
 
 - `hash_client_key`: for in-memory maps and inside encrypted values.
 - `make_account_id`: for rate limits, and for identifiers sent to upstreams and Redis.
-- `derive_owner`: for the database.
+- `derive_owner`: for the owners of stored data.
+- `ClientNames`: for people, in logs, metrics and reports of usage.
 
 A reader of a plain hash can test guessed keys against it. `make_account_id` and `derive_owner`
 therefore use an HMAC where all workers share a secret.
@@ -12,14 +13,21 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from functools import lru_cache
+import logging
+from functools import cache, lru_cache
 from ipaddress import IPv6Address, ip_address
 
+from forwarder.config.parsers import ANONYMOUS_CLIENT, UNKNOWN_CLIENT
 from forwarder.config.settings import Settings
 from forwarder.core.encryption import derive_key
 
+log = logging.getLogger("forwarder.auth")
+
 _MAX_CACHED_ADDRESSES = 1024
 """How many normalized addresses are cached: parsing one takes longer than hashing it."""
+
+KEY_LABEL_LENGTH = 6
+"""Hexadecimal digits in the label of a key without a name; more if two labels would be the same."""
 
 OWNER_PREFIX = "hmac-"
 """Prefix of owners that are an HMAC rather than a plain hash."""
@@ -72,3 +80,48 @@ def normalize_address(address: str | None) -> str:
     if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is None:
         return parsed.exploded[:19]
     return str(getattr(parsed, "ipv4_mapped", None) or parsed)
+
+
+class ClientNames:
+    """The names of clients by account. Their number is bounded by the configuration.
+
+    A key without a configured name has the label ``key-`` and the first digits of its account id.
+    Clients without keys are all ``anonymous``.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._names: dict[str, str] = {}
+        taken = {name for name in settings.client_names.values() if name}
+        for key, name in settings.client_names.items():
+            account = make_account_id(key, None, settings)
+            self._names[account] = name or make_key_label(account, taken)
+            taken.add(self._names[account])
+        self._default = UNKNOWN_CLIENT if settings.api_keys else ANONYMOUS_CLIENT
+
+    def find_name(self, account_id: str | None) -> str:
+        """Return the name of the client with this account, which `make_account_id` returned."""
+        return self._names.get(account_id or "", self._default)
+
+
+def make_key_label(account_id: str, taken: set[str]) -> str:
+    """Return the label of a key without a name, different from the names in ``taken``."""
+    length = KEY_LABEL_LENGTH
+    while (label := f"key-{account_id[:length]}") in taken and length < len(account_id):
+        length += 1
+    return label
+
+
+def warn_of_whole_key(client_key: str | None, name: str) -> None:
+    """Log once per client that it sends ``NAME:KEY``, which is accepted for one release."""
+    if client_key and ":" in client_key and client_key.startswith(f"{name}:"):
+        log_whole_key(name)
+
+
+@cache  # names are bounded by the configuration
+def log_whole_key(name: str) -> None:
+    log.warning(
+        "client '%s' sends its key together with the name before the colon; the next version "
+        "accepts only the part after the colon",
+        name,
+        extra={"event": "client_key_with_name"},
+    )

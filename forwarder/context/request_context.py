@@ -108,6 +108,7 @@ class RequestContext:
 
     ``get_base_url`` returns the URL at which the client reaches the forwarder, without a trailing
     slash. ``method`` is the HTTP method, None for background work and turns of a WebSocket.
+    ``client_name`` names the client for people once it is authenticated (`ClientNames`).
     ``upstream`` is the upstream of the latest attempt, ``failed_upstreams`` are the earlier ones.
     ``requested_model`` is the client's name for the model, "" for a request without one, and None
     as long as no upstream is to answer. ``client_headers`` are the client's headers that are
@@ -134,6 +135,7 @@ class RequestContext:
     log_bodies: bool = False
     get_base_url: Callable[[], str] = str
     client_key: str | None = None
+    client_name: str | None = None
     rendered_field: str | None = None
     client_address: str | None = None
     followed_response_id: str | None = None
@@ -422,6 +424,7 @@ class RequestContext:
             "id": self.id,
             "method": self.method,
             "route": self.route,
+            "client": self.client_name,
             "upstream": self.upstream,
             "requested_model": self.requested_model or None,
             "model": self.model,

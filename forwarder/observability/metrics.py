@@ -31,6 +31,9 @@ Metric = TypeVar("Metric", bound=MetricWrapperBase)
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 ANSWER_LABELS = ("route", "upstream", "model")
 
+MAX_CLIENT_LABELS = 256
+"""Clients with a label of their own. Each has few series: only the counters of clients have it."""
+
 ERROR_KINDS: dict[type[errors.ForwarderError], str] = {
     errors.UpstreamKeyRefused: "key_refused",
     errors.UpstreamMisconfigured: "misconfigured",
@@ -67,6 +70,7 @@ class MetricsObserver(RequestObserver):
         self._upstream_labels = LabelSet(
             (upstream.name for upstream in settings.upstreams), max_learned=256
         )
+        self._client_labels = LabelSet(max_learned=MAX_CLIENT_LABELS)  # configured names
         self._series: dict[tuple[object, ...], MetricWrapperBase] = {}
         self._create_request_metrics()
         self._create_failure_metrics()
@@ -80,6 +84,15 @@ class MetricsObserver(RequestObserver):
         self._requests = counter("requests_total", "Finished requests.", (*ANSWER_LABELS, "status"))
         self._input_tokens = counter("input_tokens_total", "Tokens of prompts.", ANSWER_LABELS)
         self._output_tokens = counter("output_tokens_total", "Tokens of answers.", ANSWER_LABELS)
+        self._client_requests = counter(
+            "client_requests_total", "Finished requests of a client.", ("client",)
+        )
+        self._client_input_tokens = counter(
+            "client_input_tokens_total", "Tokens of a client's prompts.", ("client",)
+        )
+        self._client_output_tokens = counter(
+            "client_output_tokens_total", "Tokens of a client's answers.", ("client",)
+        )
         self._events = counter("events_total", "Stream events of answers.", ANSWER_LABELS)
         self._first_event_seconds = histogram(
             "first_event_seconds",
@@ -189,8 +202,10 @@ class MetricsObserver(RequestObserver):
         where = (context.route, upstream, model)
         if context.is_streamed:
             self._find_series(self._open_streams, context.route).dec()
+        client = self._client_labels.get_label(context.client_name)
         self._find_series(self._requests, *where, context.status).inc()
-        self._count_answer(context, where)
+        self._find_series(self._client_requests, client).inc()
+        self._count_answer(context, where, client)
         if context.is_streamed:
             self._find_series(self._stream_seconds, *where).observe(seconds)
         for name in context.loss_report.losses:
@@ -199,18 +214,24 @@ class MetricsObserver(RequestObserver):
         if kind is not None:
             self._errors.labels(upstream, kind).inc()
 
-    def _count_answer(self, context: RequestContext, where: tuple[str, str, str]) -> None:
+    def _count_answer(
+        self, context: RequestContext, where: tuple[str, str, str], client: str
+    ) -> None:
         if context.first_event_at is None:
             return
         self._find_series(self._first_event_seconds, *where).observe(
             context.first_event_at - context.started_at
         )
         self._find_series(self._events, *where).inc(context.event_count)
-        for counted, tokens in zip(
-            (self._input_tokens, self._output_tokens), context.token_counts, strict=True
+        for counted, by_client, tokens in zip(
+            (self._input_tokens, self._output_tokens),
+            (self._client_input_tokens, self._client_output_tokens),
+            context.token_counts,
+            strict=True,
         ):
             if tokens:
                 self._find_series(counted, *where).inc(tokens)
+                self._find_series(by_client, client).inc(tokens)
 
     def _find_series(self, metric: Metric, *labels: str | int) -> Metric:
         """Return the time series of these labels; the label sets bound how many there are.

@@ -155,6 +155,7 @@ def iterate_attributes(context: RequestContext) -> Iterator[tuple[str, Any]]:
         yield "gen_ai.response.time_to_first_chunk", context.first_event_at - context.started_at
     yield "forwarder.request_id", context.id
     yield "forwarder.route", context.route
+    yield "forwarder.client", context.client_name
     yield "forwarder.upstream", context.upstream
     yield "forwarder.dropped", sorted(context.loss_report.losses) or None
 

@@ -11,6 +11,7 @@ from functools import partial
 
 import orjson
 
+from forwarder.context.client_identity import make_account_id
 from forwarder.context.recorder import RequestHead
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ForwarderError, shorten_value
@@ -130,6 +131,7 @@ class BackgroundWork:
         stored = read_stored_request(values, taken.response.input)
         work.client_key, work.account_id = stored.client_key, stored.payer
         work.client_address, work.client_headers = stored.client_address, stored.client_headers
+        work.client_name = self._find_client_name(stored)
         work.get_base_url, work.loss_report.strict = lambda: stored.address, stored.strict
         capture = self._services.capture
         if capture is not None:
@@ -139,6 +141,12 @@ class BackgroundWork:
         if work.recorder is not None:
             work.recorder.record_body(orjson.dumps(stored.request))
         return self._new_task(stored, taken.request, work)
+
+    def _find_client_name(self, stored: StoredRequest) -> str:
+        # Not of the payer: another secret may have been the first one when it was stored.
+        settings = self._services.settings
+        account = make_account_id(stored.client_key, stored.client_address, settings)
+        return self._services.client_names.find_name(account)
 
     # -- cancellation ---------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ def new_internal_context(services: Services, route: str, client: str = "") -> Re
         log_bodies=settings.log_bodies,
         observers=services.observers,
         account_id=client or None,
+        client_name=services.client_names.find_name(client),
         runs_hosted_tools=False,
     )
 

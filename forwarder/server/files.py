@@ -125,7 +125,7 @@ def has_files_of_other_clients(upstream: UpstreamSettings) -> bool:
         return False
     if upstream.registered:
         return bool(settings.admin_keys) or not is_local(settings)
-    return len(settings.api_keys) > 1 or not (settings.api_keys or is_local(settings))
+    return settings.client_count > 1 or not (settings.api_keys or is_local(settings))
 
 
 def send_to_upstream(

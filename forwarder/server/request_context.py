@@ -16,7 +16,7 @@ from flask import Flask, Request, Response, g, jsonify, request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
-from forwarder.context.client_identity import make_account_id
+from forwarder.context.client_identity import make_account_id, warn_of_whole_key
 from forwarder.context.recorder import RequestHead
 from forwarder.context.request_context import RequestContext
 from forwarder.core.body_memory import BodyReservation
@@ -189,11 +189,9 @@ def new_background_context(route: str) -> RequestContext:
         current_context(),
         new_context(get_request(), get_services(), route),
     )
-    background.id, background.client_key, background.account_id = (
-        generate_id("req"),
-        current.client_key,
-        current.account_id,
-    )
+    background.id = generate_id("req")
+    background.client_key, background.client_name = current.client_key, current.client_name
+    background.account_id = current.account_id
     background.client_address = current.client_address
     background.body_size, background.body_text = current.body_size, current.body_text
     if current.body_reservation is not None:
@@ -239,6 +237,8 @@ def authenticate(context: RequestContext, has_body: bool = True) -> None:
     context.account_id = make_account_id(
         context.client_key, context.client_address, services.settings
     )
+    context.client_name = services.client_names.find_name(context.account_id)
+    warn_of_whole_key(context.client_key, context.client_name)
     context.authorize(context.client_address)
     if has_body:
         receive_body(flask_request, context)

@@ -121,6 +121,7 @@ def test_forwarder_defaults() -> None:
         default_model=None,
         codex_helper_model=None,
         api_keys=(),
+        client_names={},
         admin_keys=(),
         chat_reasoning="auto",
         responses_reasoning="auto",
@@ -453,6 +454,10 @@ def test_upstream_name_implies_its_api(name: str, apis: set[str]) -> None:
         ("CHAT_MAX_CONCURRENT", "-1", "a number from 0 to 1e+06"),
         ("FORWARDER_MAX_CONCURRENT", "many", "a number from 0 to 1e+06"),
         ("FORWARDER_API_KEYS", "a b,c", "keys without spaces"),
+        ("FORWARDER_API_KEYS", "alice:", "alone or as NAME:KEY"),
+        ("FORWARDER_API_KEYS", "alice:k,alice:l", "names are different"),
+        ("FORWARDER_API_KEYS", "alice:k,bob:k", "names are different"),
+        ("FORWARDER_API_KEYS", "anonymous:k", "anonymous, none, other, unknown are reserved"),
         ("FORWARDER_CHAT_REASONING", "loud", "one of auto, thinking, think, reasoning_content"),
         ("FORWARDER_RESPONSES_REASONING", "none", "one of auto, summary, text, both"),
         ("FORWARDER_KEY_REASONING", "sk-1", "KEY=STYLE pairs separated by commas"),
@@ -605,6 +610,32 @@ def test_embedding_model_needs_an_upstream_with_a_key(model: str) -> None:
     assert mistakes(**environment, FORWARDER_EMBEDDING_MODEL=model) == [
         "FORWARDER_EMBEDDING_MODEL must be an upstream with a key of its own, a slash, and a model"
     ]
+
+
+@check_each(
+    ("text", "names", "count"),
+    [
+        ("", {}, 0),
+        ("a,b,a", {"a": None, "b": None}, 2),
+        ("alice:k,l", {"k": "alice", "l": None, "alice:k": "alice"}, 2),
+        ("k,alice:k", {"k": "alice", "alice:k": "alice"}, 1),
+        ("alice:k:l", {"k:l": "alice", "alice:k:l": "alice"}, 1),
+        ("a/b:k,:l", {"a/b:k": None, ":l": None}, 2),
+        (f"{'x' * 65}:k", {f"{'x' * 65}:k": None}, 1),
+    ],
+)
+def test_client_keys_have_names_and_stay_valid_as_a_whole(
+    text: str, names: dict[str, str | None], count: int
+) -> None:
+    settings = read(FORWARDER_API_KEYS=text)
+
+    assert settings.client_names == names
+    assert settings.api_keys == tuple(names)
+    assert settings.client_count == count
+
+
+def test_invalid_client_keys_are_one_mistake() -> None:
+    assert len(mistakes(FORWARDER_API_KEYS="alice:k,alice:l")) == 1
 
 
 def test_key_style_of_an_unknown_key_is_a_mistake() -> None:

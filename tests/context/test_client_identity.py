@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+
+import pytest
 
 from forwarder.config.settings import Settings
 from forwarder.context.client_identity import (
     ANONYMOUS,
+    ClientNames,
     derive_owner,
     hash_client_key,
     is_guessable,
     make_account_id,
+    make_key_label,
+    warn_of_whole_key,
 )
 from tests.helpers.check_cases import check_each
 
@@ -82,3 +88,46 @@ def test_owner_depends_on_the_owner_key() -> None:
 def test_clients_without_a_key_share_an_owner() -> None:
     assert hash_client_key(None) == hash_client_key("") == ANONYMOUS
     assert not is_guessable(ANONYMOUS)
+
+
+def name_client(key: str | None, **environment: str) -> str:
+    settings = Settings.from_env({**URL, **environment})
+    return ClientNames(settings).find_name(make_account_id(key, "192.0.2.1", settings))
+
+
+def test_client_has_the_name_of_its_key() -> None:
+    keys = {"FORWARDER_API_KEYS": "alice:sk-1,sk-2"}
+
+    assert name_client("sk-1", **keys) == name_client("alice:sk-1", **keys) == "alice"
+    assert name_client("removed", **keys) == "unknown"
+
+
+def test_key_without_a_name_has_a_label_that_depends_on_the_secret() -> None:
+    keys = {"FORWARDER_API_KEYS": "alice:sk-1,sk-2"}
+    plain = f"key-{hashlib.sha256(b'key sk-2').hexdigest()[:6]}"
+
+    assert name_client("sk-2", **keys) == plain
+    label = name_client("sk-2", **keys, FORWARDER_SECRET_KEY="one")
+    assert label.startswith("key-")
+    assert (len(label), label == plain) == (10, False)
+
+
+def test_labels_of_keys_are_different() -> None:
+    account = "abcdef0123"
+
+    assert make_key_label(account, set()) == "key-abcdef"
+    assert make_key_label(account, {"key-abcdef", "key-abcdef0"}) == "key-abcdef01"
+
+
+def test_clients_are_anonymous_without_configured_keys() -> None:
+    assert name_client("made-up") == name_client(None) == "anonymous"
+    assert name_client("sk-1", CHAT_API_KEY="passthrough") == "anonymous"
+
+
+def test_whole_key_is_logged_once_per_client(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "forwarder"):
+        for key in ("sk-1", "whole-name:sk-1", "whole-name:sk-1", None):
+            warn_of_whole_key(key, "whole-name")
+
+    assert [record.__dict__["event"] for record in caplog.records] == ["client_key_with_name"]
+    assert "sk-1" not in caplog.text

@@ -97,7 +97,7 @@ def test_usage_is_recorded_for_both_protocols(event: Json, logged: list[Any]) ->
 
 
 def test_closing_logs_one_line(logged: list[Any]) -> None:
-    done = make_context(upstream="qwen", model="m", client_key="sk-client")
+    done = make_context(upstream="qwen", model="m", client_key="sk-client", client_name="alice")
     done.loss_report.drop("seed", "why")
 
     done.close()
@@ -108,6 +108,7 @@ def test_closing_logs_one_line(logged: list[Any]) -> None:
         "event": "request_done",
         "id": "req_1",
         "route": "chat",
+        "client": "alice",
         "upstream": "qwen",
         "model": "m",
         "status": 200,

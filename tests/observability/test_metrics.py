@@ -71,6 +71,17 @@ def test_an_answer_is_counted_once_it_is_over(metrics: MetricsObserver) -> None:
     assert "upstream_errors_total" not in found
 
 
+def test_client_has_counters_of_its_own(metrics: MetricsObserver) -> None:
+    answered(make_context(metrics, client_name="alice"), [USAGE]).close()
+    answered(make_context(metrics, client_name="alice"), [{"a": 1}]).close()
+    make_context(metrics, status=401).close()
+
+    found = read(metrics)
+    assert found["client_requests_total"] == {("alice",): 2, ("none",): 1}
+    assert found["client_input_tokens_total"] == {("alice",): 21}
+    assert found["client_output_tokens_total"] == {("alice",): 9}
+
+
 def test_open_streams_gauge_counts_running_streams(metrics: MetricsObserver) -> None:
     streaming = make_context(metrics, model="known")
 

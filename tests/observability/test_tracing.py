@@ -108,6 +108,7 @@ def test_request_span_has_upstream_child_span(stream: bool, traced: Callable[...
         "gen_ai.usage.output_tokens": 9,
         "forwarder.request_id": got.headers["X-Request-Id"],
         "forwarder.route": "responses",
+        "forwarder.client": "anonymous",
         "forwarder.upstream": "chat",
         "forwarder.dropped": ("no_such",),
     }

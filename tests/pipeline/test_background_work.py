@@ -102,7 +102,11 @@ def test_work_that_is_taken_up_is_asked_for_as_its_client_did(
 ) -> None:
     hanging = Hanging(monkeypatch)
     name, other = leave_work(
-        tmp_path, hanging, FORWARDER_SECRET_KEY="two,one", FORWARDER_CAPTURE="memory"
+        tmp_path,
+        hanging,
+        FORWARDER_SECRET_KEY="two,one",
+        FORWARDER_CAPTURE="memory",
+        FORWARDER_API_KEYS="alice:k",
     )
     Gateway(other).resume_background_work()
     body = wait_for_end(other, name)
@@ -117,7 +121,7 @@ def test_work_that_is_taken_up_is_asked_for_as_its_client_did(
     while not (records := other.capture.store.list_newest(9)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert len(records) == 1
+    assert [record["client"] for record in records] == ["alice"]
 
 
 def test_work_is_taken_up_only_if_there_is_memory_for_it(

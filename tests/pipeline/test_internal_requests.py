@@ -11,10 +11,11 @@ import httpx2
 import pytest
 
 from forwarder.config.settings import Settings
+from forwarder.context.client_identity import make_account_id
 from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.errors import ClientDisconnected, UpstreamError, UpstreamRefused
 from forwarder.hosted_tools.tool_client import MadeImage
-from forwarder.pipeline.internal_requests import UpstreamAsker
+from forwarder.pipeline.internal_requests import UpstreamAsker, new_internal_context
 from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.services import ReplayOverrides, Services
 from forwarder.upstream.files import MultipartForm, PassthroughResponse
@@ -201,3 +202,12 @@ def test_failure_is_the_upstreams(answer: httpx2.Response, kind: type[Exception]
     with services, pytest.raises(kind):
         asker.ask(make_request("responses/m"), "account", Call())
     assert payers.paid[0][2] >= 400
+
+
+def test_internal_request_has_the_name_of_its_client() -> None:
+    services, *_ = build(lambda request: httpx2.Response(500), FORWARDER_API_KEYS="alice:k")
+    with services:
+        account = make_account_id("k", None, services.settings)
+
+        assert new_internal_context(services, "chat", account).client_name == "alice"
+        assert new_internal_context(services, "chat").client_name == "unknown"

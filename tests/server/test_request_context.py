@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -184,6 +185,56 @@ def test_werkzeug_errors_are_converted(status: int, code: str | None) -> None:
 
     assert (error.status, error.code) == (status, code)
     assert error.message
+
+
+# -- the name of the client -------------------------------------------------------------------
+
+
+def find_client(records: list[logging.LogRecord], route: str) -> str | None:
+    """The client in the log line of a request, once it is there."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        for record in records:
+            if record.name == "forwarder.exchange" and record.msg["route"] == route:
+                name: str | None = record.msg.get("client")
+                return name
+        time.sleep(0.01)
+    raise AssertionError(f"no line about {route}")
+
+
+def ask(key: str, caplog: pytest.LogCaptureFixture, **more: object) -> None:
+    """Send a request, of which ``caplog`` has the log line."""
+    app = create_app(Settings.from_env({"FORWARDER_API_KEYS": "alice:sk-1,sk-2"}))
+    logging.getLogger("forwarder").propagate = True
+    body = {"model": "demo", "input": "hi", **more}
+    with caplog.at_level("INFO", "forwarder.exchange"):
+        app.test_client().post(
+            "/v1/responses",
+            json=body,
+            headers={"Authorization": f"Bearer {key}"},
+            buffered=True,
+        )
+
+
+@check_each(
+    ("key", "name"),
+    [("sk-1", "alice"), ("alice:sk-1", "alice"), ("sk-2", "key-"), ("wrong", None)],
+)
+def test_log_line_names_the_client(
+    key: str, name: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.clear()
+    ask(key, caplog)
+    found = find_client(caplog.records, "responses")
+
+    assert (found or "").startswith(name or "")
+    assert (found is None) is (name is None)
+
+
+def test_background_work_has_the_name_of_its_client(caplog: pytest.LogCaptureFixture) -> None:
+    ask("sk-1", caplog, background=True)
+
+    assert find_client(caplog.records, "background") == "alice"
 
 
 # -- the memory of bodies -------------------------------------------------------------------------

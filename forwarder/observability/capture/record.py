@@ -1,7 +1,7 @@
 """The JSON record of one completed exchange: client request, upstream attempts and answers.
 
-    {"exchange": {id, request_id, time, route, model, upstream, status, error, duration_ms, whole,
-                  redacted},
+    {"exchange": {id, request_id, time, route, client, model, upstream, status, error, duration_ms,
+                  whole, redacted},
      "client": {"request": {method, path, query, headers, body}, "resumed": {body},
                 "answer": {status, headers, events …}},
      "upstream": [{upstream, provider, protocol, model, url, at, request: {body},
@@ -115,6 +115,7 @@ class RecordBuilder:
             "request_id": context.id,
             "time": format_time(recorder.time),
             "route": context.route,
+            "client": context.client_name,
             "model": context.model,
             "upstream": context.upstream,
             "status": context.status,

@@ -22,7 +22,12 @@ def test_record_has_all_parts() -> None:
     list(attempt.tap(iter([b'data: {"a":1}\n\n', b"data: [DONE]\n\n"])))
     taken.record_answer_head(200, [("X-Request-Id", "req_1")]).add(b'{"id":"resp_1"}')
     done = make_context(
-        upstream="chat", model="b", retries=1, failed_upstreams=["spare"], usage={"t": 1}
+        upstream="chat",
+        model="b",
+        client_name="alice",
+        retries=1,
+        failed_upstreams=["spare"],
+        usage={"t": 1},
     )
     done.loss_report.note("seed", "not known there")
 
@@ -35,6 +40,7 @@ def test_record_has_all_parts() -> None:
         "request_id": "req_1",
         "time": "",
         "route": "responses",
+        "client": "alice",
         "model": "b",
         "upstream": "chat",
         "status": 200,
