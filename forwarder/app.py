@@ -13,6 +13,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from forwarder.cli.models import build_keys_group, build_models_group
 from forwarder.cli.replay import make_replay_command
 from forwarder.cli.upstream import build_probe_command, build_translate_command
+from forwarder.cli.usage import print_usage
 from forwarder.config.settings import Settings, load_settings
 from forwarder.console import exchanges, landing, playground, replay
 from forwarder.console import models as model_pages
@@ -37,6 +38,7 @@ from forwarder.server import (
     request_context,
     standalone_search,
     stored,
+    usage,
     vector_stores,
     websocket,
 )
@@ -53,7 +55,7 @@ OPENAI_MODULES = (
 )  # fmt: skip
 """Modules of which the routes have the prefix ``/v1``. With `PathAliases`, clients may omit it."""
 
-OTHER_MODULES = (landing, ollama, diagnostics, docs, health, metrics)
+OTHER_MODULES = (landing, ollama, diagnostics, usage, docs, health, metrics)
 
 CONSOLE_PAGES = (exchanges, playground, replay, model_pages, upstream_pages)
 """Modules that add their pages to the blueprint of the console when they are imported."""
@@ -112,6 +114,7 @@ def make_app(services: Services) -> Flask:
         build_translate_command,
         build_models_group,
         build_keys_group,
+        print_usage,
         make_replay_command(answer_replay),
     ):
         app.cli.add_command(command)

@@ -57,10 +57,15 @@ from forwarder.storage.db.key_rotation import RotationReport
 from forwarder.storage.files import FileStore
 from forwarder.storage.reasoning_cache import DatabaseBackend
 from forwarder.storage.repositories.files import FileRepository
+from forwarder.storage.repositories.usage import UsageRepository
 from forwarder.upstream.client import Upstream
 from forwarder.upstream.pool import UpstreamPool
 from forwarder.upstream.resilience import Resilience
 from forwarder.upstream.transport import select_transport
+from forwarder.usage.counter import UsageCounter
+from forwarder.usage.prices import PriceTable
+from forwarder.usage.report import UsageReporter
+from forwarder.usage.store import MemoryUsageStore, UsageStore
 
 log = logging.getLogger("forwarder.services")
 
@@ -85,15 +90,17 @@ class ReplayOverrides(NamedTuple):
 class Services:
     """The long-lived objects of a process.
 
-    ``observers`` see each request; ``metrics`` also receives the events of upstreams.  ``capture``
-    and ``database`` are None if they are off, ``make_fetch`` if URLs are not fetched.  ``files``
-    is None without a database.  ``store`` keeps conversations; `require_store` returns it with the
-    operations that need a database.
+    ``observers`` see each request; ``usage`` is one of them, except in a replay. ``metrics`` also
+    receives the events of upstreams.  ``capture`` and ``database`` are None if they are off,
+    ``make_fetch`` if URLs are not fetched.  ``files`` is None without a database.  ``store`` keeps
+    conversations; `require_store` returns it with the operations that need a database.
     """
 
     settings: Settings
     client_names: ClientNames
     observers: list[RequestObserver]
+    usage: UsageCounter
+    usage_reports: UsageReporter
     metrics: RequestObserver
     capture: CaptureObserver | None
     header_selection: HeaderSelection
@@ -172,12 +179,20 @@ class Services:
         health = HealthMonitor(health_targets.list_targets, metrics, settings.health_ask_interval)
         registration.on_verified = partial(record_verification, health_targets, health)
         capture = make_capture_observer(settings, partial(list_registered_upstreams, registry))
+        usage_store = build_usage_store(settings, database)
+        usage = UsageCounter(usage_store, settings.usage_interval)
         if replay is None:  # a replay has settings of its own, which nobody configured
             log_configuration(settings)
         return cls(
             settings=settings,
             client_names=ClientNames(settings),
-            observers=[*([metrics] if settings.metrics else []), *([capture] if capture else [])],
+            observers=[
+                *([metrics] if settings.metrics else []),
+                *([] if replay else [usage]),
+                *([capture] if capture else []),
+            ],
+            usage=usage,
+            usage_reports=UsageReporter(usage_store, PriceTable(settings), usage.flush),
             metrics=metrics,
             capture=capture,
             header_selection=HeaderSelection(settings.client_headers),
@@ -217,6 +232,7 @@ class Services:
         self._is_started = True
         if self.settings.tracing:  # its exporter has a thread
             self.observers.extend(build_tracing())
+        self.usage.start()
         if self.capture is not None:
             self.capture.start()
         if self.pruner is not None:
@@ -452,8 +468,19 @@ def store_disabled() -> Unsupported:
 def build_pruner(settings: Settings, database: Database | None) -> Pruner | None:
     if database is None:
         return None
-    max_age = settings.store_days * 86400 if settings.store_days else None
-    return Pruner(database, max_age, settings.store_max_size, settings.reasoning_ttl)
+    max_age, usage_max_age = convert_days(settings.store_days), convert_days(settings.usage_days)
+    return Pruner(database, max_age, settings.store_max_size, settings.reasoning_ttl, usage_max_age)
+
+
+def build_usage_store(settings: Settings, database: Database | None) -> UsageStore:
+    if database is None:
+        return MemoryUsageStore(convert_days(settings.usage_days))
+    return UsageRepository(database)
+
+
+def convert_days(days: float) -> float | None:
+    """Return seconds; None (no limit) for 0 days."""
+    return days * 86400 or None
 
 
 def build_cache_backend(

@@ -223,6 +223,7 @@ LAYERS = (
     "vector_stores",
     "models",
     "observability",
+    "usage",
     "services",
     "pipeline",
     "server",

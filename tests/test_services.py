@@ -101,8 +101,8 @@ def test_start_and_close_are_symmetrical(tmp_path: Path) -> None:
         while services.health.get_last_result("chat", services.upstreams["chat"]) is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        # pruning of captures and of the database, health checks, metrics of the process
-        wait_for_new_threads(threads, 4)
+        # pruning of captures and of the database, health checks, metrics of the process, usage
+        wait_for_new_threads(threads, 5)
         stream_answer(services)
         opened = set(list_open_files()) - set(files)
         assert any(name.endswith("state.db") for name in opened)
@@ -283,4 +283,4 @@ def test_loops_of_a_gevent_worker_end_too(tmp_path: Path) -> None:
         timeout=60,
     )
 
-    assert done.stdout.split() == ["0", "4", "0", "0"], done.stderr
+    assert done.stdout.split() == ["0", "5", "0", "0"], done.stderr

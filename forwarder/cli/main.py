@@ -13,6 +13,7 @@ from forwarder.cli.check import check
 from forwarder.cli.models import build_keys_group, build_models_group
 from forwarder.cli.replay import make_replay_command
 from forwarder.cli.upstream import build_probe_command, build_translate_command
+from forwarder.cli.usage import print_usage
 from forwarder.config import gunicorn_conf
 
 APPLICATION = "forwarder.wsgi:app"
@@ -57,6 +58,7 @@ for _command in (
     build_translate_command,
     build_models_group,
     build_keys_group,
+    print_usage,
     make_replay_command(answer_replay),
 ):
     main.add_command(_command)

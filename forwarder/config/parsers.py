@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Callable, Mapping
 from functools import wraps
 from ipaddress import ip_network
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -461,3 +463,39 @@ def parse_key_styles(text: str) -> Mapping[str, tuple[str, ...]]:
         require(sign and re.fullmatch(r"[!-~]+", key) and style.lower() in ALL_STYLES)
         styles[key] = (*styles.get(key, ()), style.lower())
     return MappingProxyType(styles)
+
+
+class Price(NamedTuple):
+    """The price of a model in USD per million tokens; ``cached`` is for input from a cache."""
+
+    input: float
+    cached: float
+    output: float
+
+
+MAX_PRICE = 1_000_000.0
+
+
+@with_error_message(
+    "PATTERN=INPUT/CACHED/OUTPUT separated by commas, or the path of a TOML or JSON file with "
+    '"PATTERN" = [INPUT, CACHED, OUTPUT], in USD per million tokens'
+)
+def parse_prices(text: str) -> Mapping[str, Price]:
+    if "=" in text or not text:
+        items = [item.rpartition("=") for item in split_commas(text)]
+        prices = {pattern.strip(): list(map(float, p.split("/"))) for pattern, _, p in items}
+        require(len(prices) == len(items))
+        return make_prices(prices)
+    try:
+        content = Path(text).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError from error
+    return make_prices(parse_object(content) if text.endswith(".json") else tomllib.loads(content))
+
+
+def make_prices(values: Mapping[str, Any]) -> Mapping[str, Price]:
+    """Return pattern -> price for lists of three numbers. Raises ValueError."""
+    for pattern, prices in values.items():
+        require(pattern and isinstance(prices, list) and len(prices) == 3)
+        require(all(type(price) in (int, float) and 0 <= price <= MAX_PRICE for price in prices))
+    return MappingProxyType({pattern: Price(*map(float, each)) for pattern, each in values.items()})

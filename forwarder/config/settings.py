@@ -31,6 +31,7 @@ from forwarder.config.parsers import (
     Fallback,
     McpTarget,
     Parser,
+    Price,
     ToolSource,
 )
 from forwarder.protocols.hosted_tools import HOSTED_TOOLS
@@ -103,7 +104,8 @@ class Settings:
     ``chat_reasoning`` and ``responses_reasoning`` are styles of `client_reasoning_style.py`;
     ``key_reasoning`` maps a client's key to styles that override them. The forwarder fetches URLs
     only if ``fetch`` is true *and* ``api_keys`` is not empty. ``public_url`` is ``None`` if
-    clients reach the forwarder at the address in their own requests. ``rate_requests`` and
+    clients reach the forwarder at the address in their own requests. ``usage_days`` is 0 if usage
+    is kept forever; ``prices`` maps patterns of models to prices. ``rate_requests`` and
     ``rate_tokens`` are limits such as ``60/minute``, or ``None``. ``capture`` is ``off``,
     ``memory`` or a directory; ``capture_max`` is in bytes. ``background_grace`` is ``None`` if
     background work has the grace period of all other answers; ``background_unsaved_max`` is in
@@ -191,6 +193,9 @@ class Settings:
     ready_ttl: float
     metrics: bool
     metrics_key: str | None = field(repr=False)
+    usage_days: float
+    usage_interval: float
+    prices: Mapping[str, Price] = field(hash=False)
     rate_requests: str | None
     rate_tokens: str | None
     rate_storage: str = field(repr=False)
@@ -389,6 +394,11 @@ SETTINGS = (
     Setting("READY_TTL", "ready_ttl", parsers.parse_seconds_from_zero, "5"),
     Setting("METRICS", "metrics", parsers.parse_flag, "true"),
     Setting("METRICS_KEY", "metrics_key", parsers.parse_key, None),
+    Setting(
+        "USAGE_DAYS", "usage_days", parsers.make_number_parser(float, 0, 36500, " of days"), "400"
+    ),
+    Setting("USAGE_INTERVAL", "usage_interval", parsers.parse_seconds, "5"),
+    Setting("PRICES", "prices", parsers.parse_prices, ""),
     Setting("RATE_LIMIT_REQUESTS", "rate_requests", parsers.parse_rate, None),
     Setting("RATE_LIMIT_TOKENS", "rate_tokens", parsers.parse_rate, None),
     Setting("RATE_LIMIT_STORAGE", "rate_storage", parsers.parse_storage, "memory://"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from forwarder.core.types import Json
 from forwarder.protocols.token_estimate import estimate_request_tokens, sum_text_tokens
@@ -21,9 +22,14 @@ def estimate_usage(request: Json, texts: Iterable[str]) -> EstimatedUsage:
 
 
 def sum_usages(usages: list[Json], prompts: bool) -> Json:
-    """Add up usages; without ``prompts`` the prompt counts only once, as with ``n``."""
+    """Add up usages; without ``prompts`` the prompt counts only once, as with ``n``.
+
+    The sum is an `EstimatedUsage` if a part of it is.
+    """
     exact = (usage for usage in usages if not isinstance(usage, EstimatedUsage))
-    total = dict(next(exact, usages[0]))
+    is_estimated = any(isinstance(usage, EstimatedUsage) for usage in usages)
+    first = next(exact, usages[0])
+    total = EstimatedUsage(first) if is_estimated else dict(first)
     for key in ("prompt", "completion") if prompts else ("completion",):
         total[f"{key}_tokens"] = sum(read_count(u, f"{key}_tokens") for u in usages)
         details = [u.get(f"{key}_tokens_details") or {} for u in usages]
@@ -38,7 +44,7 @@ def sum_usages(usages: list[Json], prompts: bool) -> Json:
 def cap_usage(usage: Json, limit: int) -> Json:
     """Return the usage with completion tokens and their details limited to ``limit``."""
     completion = min(read_count(usage, "completion_tokens"), limit)
-    capped = {**usage, "completion_tokens": completion}
+    capped = copy_usage(usage, completion_tokens=completion)
     details = usage.get("completion_tokens_details")
     if details:
         capped["completion_tokens_details"] = {
@@ -49,7 +55,14 @@ def cap_usage(usage: Json, limit: int) -> Json:
 
 def with_total(usage: Json) -> Json:
     total = read_count(usage, "prompt_tokens") + read_count(usage, "completion_tokens")
-    return {**usage, "total_tokens": total}
+    return copy_usage(usage, total_tokens=total)
+
+
+def copy_usage(usage: Json, **changes: Any) -> Json:
+    """Return a copy with changes, which is an `EstimatedUsage` if ``usage`` is one."""
+    copy: Json = EstimatedUsage(usage) if isinstance(usage, EstimatedUsage) else dict(usage)
+    copy.update(changes)
+    return copy
 
 
 def read_count(counts: Json, name: str) -> int:

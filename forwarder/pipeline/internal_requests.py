@@ -77,6 +77,8 @@ class UpstreamAsker:
         """Send a request of the images API; ``read`` reads its answer. Raises ForwarderError."""
         context = new_internal_context(self._services, "images", client)
         context.upstream = upstream
+        fields = content.fields if isinstance(content, MultipartForm) else content
+        context.requested_model = str(fields.get("model") or "")
         with cancel_with(call, context), self._run(context, self._image_seconds):
             target = self._services.upstreams[upstream]
             response = target.files.passthrough("POST", path, {}, context, content)

@@ -18,8 +18,8 @@ _NAME = "forwarder"
 class ForwarderExtension:
     """The services and the gateway of an application.
 
-    gunicorn's worker reads ``settings`` and ``running`` and calls `resume_background_work`, all by
-    name: after a SIGHUP it may be of another version than the application.
+    gunicorn's worker reads ``settings`` and ``running`` and calls `resume_background_work` and
+    `save_usage`, all by name: after a SIGHUP it may be of another version than the application.
     """
 
     def __init__(self, services: Services) -> None:
@@ -39,6 +39,10 @@ class ForwarderExtension:
     def resume_background_work(self) -> None:
         """Start taking over background work of workers that have stopped."""
         self.gateway.resume_background_work()
+
+    def save_usage(self) -> None:
+        """Store the usage that was not stored yet, because the process ends."""
+        self.services.usage.close()
 
 
 def install_extension(app: Flask, services: Services) -> None:

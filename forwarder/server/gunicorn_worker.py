@@ -110,8 +110,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
         getattr(self._get_forwarder(), "resume_background_work", lambda: None)()
         gevent.spawn(self._watch_for_exit)
         self._serving_since = time.monotonic()
-        super().run()
-        self._await_background_work()
+        try:
+            super().run()
+            self._await_background_work()
+        finally:
+            getattr(self._get_forwarder(), "save_usage", lambda: None)()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """SIGQUIT and SIGINT: no grace period, but running responses end with an error."""

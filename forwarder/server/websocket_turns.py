@@ -286,6 +286,9 @@ class WebSocketSession:
                 if context.recorder is not None:
                     context.recorder.record_events([event])
                 self._send_event(event)
+        except (ConnectionClosed, OSError):
+            context.record_disconnect()
+            raise
         finally:
             self._current = self._answering = self._interrupted = None
             context.close()

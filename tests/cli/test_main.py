@@ -29,7 +29,7 @@ def test_help_lists_every_command_and_leaves_no_file(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["--help"])
 
     assert result.exit_code == 0
-    for command in ("serve", "check", "probe", "translate", "models", "keys", "replay"):
+    for command in ("serve", "check", "probe", "translate", "models", "keys", "usage", "replay"):
         assert f"\n  {command} " in result.stdout
     assert list(tmp_path.iterdir()) == []
 

@@ -189,6 +189,9 @@ def test_forwarder_defaults() -> None:
         ready_ttl=5.0,
         metrics=True,
         metrics_key=None,
+        usage_days=400.0,
+        usage_interval=5.0,
+        prices={},
         rate_requests=None,
         rate_tokens=None,
         rate_storage="memory://",
@@ -458,6 +461,13 @@ def test_upstream_name_implies_its_api(name: str, apis: set[str]) -> None:
         ("FORWARDER_API_KEYS", "alice:k,alice:l", "names are different"),
         ("FORWARDER_API_KEYS", "alice:k,bob:k", "names are different"),
         ("FORWARDER_API_KEYS", "anonymous:k", "anonymous, none, other, unknown are reserved"),
+        ("FORWARDER_USAGE_DAYS", "-1", "a number of days from 0"),
+        ("FORWARDER_PRICES", "gpt-*=1/2", "PATTERN=INPUT/CACHED/OUTPUT separated by commas"),
+        ("FORWARDER_PRICES", "gpt-*=1/2/-3", "in USD per million tokens"),
+        ("FORWARDER_PRICES", "a=1/1/1,a=2/2/2", "in USD per million tokens"),
+        ("FORWARDER_PRICES", "=1/1/1", "in USD per million tokens"),
+        ("FORWARDER_PRICES", "a=nan/1/1", "in USD per million tokens"),
+        ("FORWARDER_PRICES", "/nowhere/prices.toml", "the path of a TOML or JSON file"),
         ("FORWARDER_CHAT_REASONING", "loud", "one of auto, thinking, think, reasoning_content"),
         ("FORWARDER_RESPONSES_REASONING", "none", "one of auto, summary, text, both"),
         ("FORWARDER_KEY_REASONING", "sk-1", "KEY=STYLE pairs separated by commas"),
@@ -636,6 +646,35 @@ def test_client_keys_have_names_and_stay_valid_as_a_whole(
 
 def test_invalid_client_keys_are_one_mistake() -> None:
     assert len(mistakes(FORWARDER_API_KEYS="alice:k,alice:l")) == 1
+
+
+@check_each(
+    ("name", "content"),
+    [
+        (None, "gpt-*=1.25/0.5/10, my/model=0/0/0"),
+        ("prices.toml", '"gpt-*" = [1.25, 0.5, 10]\n"my/model" = [0, 0, 0]\n'),
+        ("prices.json", '{"gpt-*": [1.25, 0.5, 10], "my/model": [0, 0, 0]}'),
+    ],
+)
+def test_prices_are_read_inline_or_from_a_file(
+    name: str | None, content: str, tmp_path: Path
+) -> None:
+    if name is not None:
+        (tmp_path / name).write_text(content)
+        content = str(tmp_path / name)
+
+    assert read(FORWARDER_PRICES=content).prices == {
+        "gpt-*": (1.25, 0.5, 10.0),
+        "my/model": (0.0, 0.0, 0.0),
+    }
+
+
+@check_each("content", ["gpt-4.1 = [1, 2, 3]", '"a" = [1, 2]', '"a" = "1/2/3"', "a = [", "\0"])
+def test_file_of_prices_must_be_valid(content: str, tmp_path: Path) -> None:
+    (tmp_path / "prices.toml").write_text(content)
+    [mistake] = mistakes(FORWARDER_PRICES=str(tmp_path / "prices.toml"))
+
+    assert mistake.startswith("FORWARDER_PRICES must be PATTERN=INPUT/CACHED/OUTPUT")
 
 
 def test_key_style_of_an_unknown_key_is_a_mistake() -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import orjson
 
-from forwarder.middleware.usage_estimate import cap_usage, estimate_usage, sum_usages
+from forwarder.middleware.usage_estimate import (
+    EstimatedUsage,
+    cap_usage,
+    estimate_usage,
+    sum_usages,
+)
 from forwarder.protocols.token_estimate import estimate_request_tokens
 from tests.middleware.chatting import REQUEST, USAGE
 
@@ -39,6 +44,15 @@ def test_details_of_a_single_usage_are_kept() -> None:
         "reasoning_tokens": 20
     }
     assert "completion_tokens_details" not in sum_usages([bare, bare], prompts=False)
+
+
+def test_sums_and_caps_of_estimates_stay_marked_as_estimates() -> None:
+    guess = estimate_usage(REQUEST, ["x" * 400])
+
+    assert isinstance(sum_usages([guess, USAGE], prompts=False), EstimatedUsage)
+    assert isinstance(cap_usage(guess, 5), EstimatedUsage)
+    assert not isinstance(sum_usages([USAGE, USAGE], prompts=True), EstimatedUsage)
+    assert not isinstance(cap_usage(USAGE, 5), EstimatedUsage)
 
 
 def test_cap_applies_to_details() -> None:

@@ -265,6 +265,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
     ("owner", "method"),
     [
         (ForwarderExtension, "resume_background_work"),
+        (ForwarderExtension, "save_usage"),
         (InFlightRequests, "announce"),
         (InFlightRequests, "stop"),
     ],

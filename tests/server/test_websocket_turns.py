@@ -117,6 +117,35 @@ def test_a_type_of_a_message_is_quoted_by_200_characters(app: Flask) -> None:
     assert len(event["error"]["message"]) < 300
 
 
+def count_usage(app: Flask) -> tuple[int, int, int]:
+    """Requests, errors and cancelled requests so far."""
+    now = int(time.time())
+    report = get_extension(app).services.usage_reports.make_report(now - 86400, now + 86400)
+    counts = report.total.counts
+    return counts.requests, counts.errors, counts.cancelled
+
+
+@pytest.fixture
+def counting_app(app: Flask) -> Flask:
+    """An application with the same upstream, and usage in memory."""
+    environment = {"CHAT_BASE_URL": "http://up.test/v1", "FORWARDER_DATABASE_URL": "none"}
+    return create_app(Settings.from_env(environment))
+
+
+def test_turns_count_as_usage_and_notifications_do_not(counting_app: Flask) -> None:
+    played(counting_app, Played({"type": "response.processed"}, create(), create(tools=5), 0.5))
+
+    assert count_usage(counting_app) == (2, 1, 0)
+
+
+def test_turn_of_a_client_that_leaves_counts_as_cancelled(counting_app: Flask) -> None:
+    ws = Played(create(), 0.5)
+    ws.broken = True
+    played(counting_app, ws)
+
+    assert count_usage(counting_app) == (1, 0, 1)
+
+
 def test_notifications_of_codex_get_no_answer(app: Flask) -> None:
     assert played(app, Played({"type": "response.processed"}, 0.2)).sent == []
 

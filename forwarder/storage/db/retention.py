@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from forwarder.core.concurrency import spawn
 from forwarder.core.errors import StoreUnavailable
-from forwarder.storage.db import files, responses, tombstones, vector_stores
+from forwarder.storage.db import files, responses, tombstones, usage, vector_stores
 from forwarder.storage.db.clock import NOW
 from forwarder.storage.db.database import Database
 from forwarder.storage.db.tables import completions, conversations, reasoning, scheduled_jobs
@@ -60,7 +60,8 @@ class Pruner:
     """Keeps the database within its limits: age in seconds and size in bytes.
 
     Excess data is deleted from the owners with the most data, so that no owner loses data because
-    of another one. Reasoning has its own maximum age, ``reasoning_ttl``.
+    of another one. Reasoning has its own maximum age, ``reasoning_ttl``, and so have the counts of
+    usage, which are small and have no maximum size.
     """
 
     def __init__(
@@ -69,10 +70,12 @@ class Pruner:
         max_age: float | None,
         max_size: int,
         reasoning_ttl: float = 0.0,
+        usage_max_age: float | None = None,
     ) -> None:
         self._database = database
         self._max_ages = dict.fromkeys(PRUNED_TABLES, max_age) | {reasoning: reasoning_ttl}
         self._max_size = max_size
+        self._usage_max_age = usage_max_age
 
     def start(self) -> None:
         """Prune regularly until the database is closed."""
@@ -128,8 +131,11 @@ class Pruner:
                 yield deleted
 
     def _delete_expired(self) -> Iterator[int]:
-        """Delete files, and files from vector stores, whose clients set a time for it."""
-        for remove in (files.remove_expired, vector_stores.remove_expired):
+        """Delete old usage, and files (also of vector stores) with a time set by their clients."""
+        removals = [files.remove_expired, vector_stores.remove_expired]
+        if self._usage_max_age is not None:
+            removals.append(partial(usage.remove_older, max_age=self._usage_max_age))
+        for remove in removals:
             while deleted := self._database.write(remove):
                 yield deleted
 

@@ -332,6 +332,26 @@ owner_keys = sa.Table(
 none: each secret then has its own until all are encrypted under the same one.
 """
 
+usage_hours = sa.Table(
+    "usage_hours",
+    metadata,
+    sa.Column("hour", BIG_INTEGER, primary_key=True, autoincrement=False),
+    make_key_column("client"),
+    make_key_column("model"),
+    make_key_column("upstream"),
+    *(
+        sa.Column(name, BIG_INTEGER, nullable=False)
+        for name in (
+            "requests", "errors", "cancelled", "estimated", "input_tokens", "cached_tokens",
+            "output_tokens", "reasoning_tokens", "first_events", "first_event_ms", "duration_ms",
+        )
+    ),
+)  # fmt: skip
+"""What clients used in an hour, which begins at ``hour``. `usage.py` describes the counts.
+``client`` is the name of the client, not its owner: rows contain no content, and administrators
+read all of them.
+"""
+
 scheduled_jobs = sa.Table(
     "chores",
     metadata,

@@ -11,7 +11,7 @@ from forwarder.storage.db.tables import (
 )
 from tests.helpers.check_cases import check_each
 
-OPERATOR_TABLES = ("chores", "generations", "models", "owner_keys")
+OPERATOR_TABLES = ("chores", "generations", "models", "owner_keys", "usage_hours")
 """Tables that belong to the operator, not to a client."""
 
 

@@ -1,0 +1,25 @@
+"""Usage of upstreams by hour, which all workers add up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from forwarder.storage.db import Database, usage
+from forwarder.storage.db.usage import UsageCounts, UsageKey, UsageQuery, UsageSum
+
+
+class UsageRepository:
+    """The usage in a database."""
+
+    is_shared = True
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add_counts(self, rows: Sequence[tuple[UsageKey, UsageCounts]]) -> None:
+        """Add counts to the rows of their keys. Raises StoreUnavailable."""
+        self._database.write(lambda c: usage.add_counts(c, rows))
+
+    def sum_counts(self, query: UsageQuery, limit: int) -> list[UsageSum]:
+        """Return the sums of at most ``limit`` groups by key. Raises StoreUnavailable."""
+        return self._database.read(lambda c: usage.sum_counts(c, query, limit))

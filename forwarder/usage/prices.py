@@ -1,0 +1,66 @@
+"""Prices of models: those of ``prices.toml``, and before them those of FORWARDER_PRICES.
+
+Usage has the model that the client asked for. Its price is looked up by that name, by the name that
+the upstream has for it, and by either with the upstream (``chat/qwen-plus``).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from functools import cache, lru_cache
+from pathlib import Path
+
+from forwarder.config.parsers import Price, make_prices
+from forwarder.config.settings import Settings
+from forwarder.storage.db.usage import UsageCounts
+
+SHIPPED_PRICES = Path(__file__).with_name("prices.toml")
+
+MAX_CACHED_MODELS = 1024
+
+
+class PriceTable:
+    """Finds the price of a model. The longest pattern wins; those of the settings come first."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._aliases = {upstream.name: upstream.aliases for upstream in settings.upstreams}
+        self._prices = [*sort_patterns(settings.prices), *sort_patterns(load_shipped_prices())]
+        self.find_price = lru_cache(MAX_CACHED_MODELS)(self._find_price)
+
+    def compute_cost(self, model: str, upstream: str, counts: UsageCounts) -> float | None:
+        """Return the cost of tokens in USD, None if the model has no price."""
+        price = self.find_price(model, upstream)
+        if price is None:
+            return None
+        cached = min(counts.cached_tokens, counts.input_tokens)
+        return (
+            (counts.input_tokens - cached) * price.input
+            + cached * price.cached
+            + counts.output_tokens * price.output
+        ) / 1_000_000
+
+    def _find_price(self, model: str, upstream: str) -> Price | None:
+        """Return the price of a model at an upstream; cached as `find_price`."""
+        names = list(self._list_names(model, upstream))
+        for pattern, price in self._prices:
+            if any(fnmatchcase(name, pattern) for name in names):
+                return price
+        return None
+
+    def _list_names(self, model: str, upstream: str) -> Iterator[str]:
+        bare = model.removeprefix(f"{upstream}/")
+        for name in dict.fromkeys((bare, self._aliases.get(upstream, {}).get(bare, bare))):
+            yield name
+            yield f"{upstream}/{name}"
+
+
+@cache
+def load_shipped_prices() -> Mapping[str, Price]:
+    """Return the prices of well-known models by pattern."""
+    return make_prices(tomllib.loads(SHIPPED_PRICES.read_text(encoding="utf-8")))
+
+
+def sort_patterns(prices: Mapping[str, Price]) -> list[tuple[str, Price]]:
+    return sorted(prices.items(), key=lambda item: -len(item[0]))

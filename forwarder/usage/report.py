@@ -1,0 +1,323 @@
+"""Reports of usage with costs: sums by time, client, model and upstream.
+
+`UsageReporter` is for pages and commands. Its results are typed: times are Unix seconds of UTC, and
+costs USD.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import orjson
+
+from forwarder.core.concurrency import BlockingPool
+from forwarder.core.errors import InvalidRequest
+from forwarder.core.types import Json
+from forwarder.storage.db.usage import DAY_SECONDS, HOUR_SECONDS, UsageCounts, UsageQuery, UsageSum
+from forwarder.usage.prices import PriceTable
+from forwarder.usage.store import UsageStore
+
+TIME_GROUPS = {"hour": HOUR_SECONDS, "day": DAY_SECONDS}
+NAME_GROUPS = ("client", "model", "upstream")
+
+NO_COUNTS = UsageCounts()
+
+MAX_ROWS = 10_000
+"""Rows that a report is computed from, which takes up to 0.1 s."""
+
+MAX_DAYS = 3660
+
+DEFAULT_DAYS = 7
+
+SUM_COLUMNS = UsageCounts._fields[:8]
+COUNT_COLUMNS = (
+    *SUM_COLUMNS, "mean_first_event_ms", "mean_duration_ms", "cost", "unpriced_requests",
+)  # fmt: skip
+
+MAX_CACHED_TIMES = 1024
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""Spreadsheets take a text that begins with one of these as a formula."""
+
+
+class UsageLine(NamedTuple):
+    """The sums of a group. ``start`` is the beginning of its hour or day.
+
+    What the report is not grouped by is None. ``cost`` is that of the models with a price, None if
+    no model has one; ``unpriced_requests`` are requests for models without a price.
+    """
+
+    start: int | None
+    client: str | None
+    model: str | None
+    upstream: str | None
+    counts: UsageCounts
+    cost: float | None
+    unpriced_requests: int
+
+    @property
+    def mean_first_event_ms(self) -> float | None:
+        """The mean time to the first event of an answer, None without answers."""
+        return divide(self.counts.first_event_ms, self.counts.first_events)
+
+    @property
+    def mean_duration_ms(self) -> float | None:
+        """The mean duration of a request, None without requests."""
+        return divide(self.counts.duration_ms, self.counts.requests)
+
+    def to_json(self, group: Sequence[str]) -> Json:
+        """Return the values of the columns that `list_columns` names."""
+        values: Json = {} if self.start is None else {"start": format_time(self.start)}
+        values.update((name, getattr(self, name)) for name in NAME_GROUPS if name in group)
+        values.update(zip(SUM_COLUMNS, self.counts, strict=False))
+        values["mean_first_event_ms"] = self.mean_first_event_ms
+        values["mean_duration_ms"] = self.mean_duration_ms
+        values["cost"] = None if self.cost is None else round(self.cost, 6)
+        values["unpriced_requests"] = self.unpriced_requests
+        return values
+
+
+@dataclass(frozen=True)
+class UsageReport:
+    """The usage from ``start`` until before ``end``.
+
+    ``is_shared`` is false if it is only that of one worker. ``group`` has the names by which
+    ``lines`` are separated, in the order in which they are sorted.
+    """
+
+    start: int
+    end: int
+    group: tuple[str, ...]
+    is_shared: bool
+    lines: list[UsageLine]
+    total: UsageLine
+
+    def to_json(self) -> Json:
+        return {
+            "object": "usage",
+            "from": format_time(self.start),
+            "to": format_time(self.end),
+            "group": list(self.group),
+            "shared": self.is_shared,
+            "currency": "USD",
+            "data": [line.to_json(self.group) for line in self.lines],
+            "total": self.total.to_json(()),
+        }
+
+    def to_csv(self) -> str:
+        """Return the lines with a header. No cell is a formula for a spreadsheet."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\r\n")
+        writer.writerow(list_columns(self.group))
+        for line in self.lines:
+            writer.writerow(map(escape_cell, line.to_json(self.group).values()))
+        return text.getvalue()
+
+
+class UsageReporter:
+    """Reads usage from ``store``; ``flush`` adds to it what this worker has not added yet."""
+
+    def __init__(
+        self, store: UsageStore, prices: PriceTable, flush: Callable[[], object] = lambda: None
+    ) -> None:
+        self._store = store
+        self._prices = prices
+        self._flush = flush
+        self._worker = BlockingPool(1)  # a long report takes 0.1 s, in which requests go on
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether reports contain the usage of all workers."""
+        return self._store.is_shared
+
+    def make_report(
+        self, start: int, end: int, group: Sequence[str] = (), client: str | None = None
+    ) -> UsageReport:
+        """Return the sums of the hours from ``start`` until before ``end``.
+
+        ``group`` has at most one of ``hour`` and ``day``, and any of ``client``, ``model`` and
+        ``upstream``. With ``client`` it is the usage of this client. Raises InvalidRequest if there
+        are too many rows, StoreUnavailable if the database cannot be read.
+        """
+        self._flush()
+        chosen = tuple(name for name in (*TIME_GROUPS, *NAME_GROUPS) if name in group)
+        # Each model has its own price.
+        by = tuple(dict.fromkeys((*chosen, "model", "upstream")))
+        sums = self._store.sum_counts(UsageQuery(start, end, by, client), MAX_ROWS + 1)
+        if len(sums) > MAX_ROWS:
+            raise InvalidRequest(
+                "This is too much usage for one report: choose a shorter time, days instead of "
+                "hours, or fewer groups.",
+                param="group",
+                code="invalid_value",
+            )
+        make_lines = partial(self._make_lines, sums, by)
+        lines, total = self._worker.run(lambda: (make_lines(chosen), make_lines(())))
+        first = total[0] if total else make_line({})
+        return UsageReport(start, end, chosen, self.is_shared, lines, first)
+
+    def encode(self, report: UsageReport, form: str) -> bytes:
+        """Return a report as ``csv`` or as ``json``."""
+        if form == "csv":
+            return self._worker.run(lambda: report.to_csv().encode())
+        return self._worker.run(lambda: orjson.dumps(report.to_json()))
+
+    def list_hours(self, start: int, end: int, client: str | None = None) -> list[UsageLine]:
+        """Return a line for each hour of a time, also for hours without usage, in their order."""
+        lines = {line.start: line for line in self.make_report(start, end, ["hour"], client).lines}
+        first = start - start % HOUR_SECONDS
+        return [
+            lines.get(hour) or make_line({"hour": hour}) for hour in range(first, end, HOUR_SECONDS)
+        ]
+
+    def list_totals(
+        self, start: int, end: int, group: Sequence[str] = (), client: str | None = None
+    ) -> list[UsageLine]:
+        """Return the sums of a time by any of ``client``, ``model`` and ``upstream``.
+
+        The line with the most tokens is the first.
+        """
+        lines = self.make_report(start, end, group, client).lines
+        return sorted(lines, key=lambda line: -line.counts.input_tokens - line.counts.output_tokens)
+
+    def _make_lines(
+        self, sums: list[UsageSum], by: tuple[str, ...], group: tuple[str, ...]
+    ) -> list[UsageLine]:
+        """Add up sums that are separated by ``by``, which contains ``group``."""
+        model_at, upstream_at = by.index("model"), by.index("upstream")
+        positions = [by.index(name) for name in group]
+        totals: dict[tuple[int | str, ...], tuple[UsageCounts, float | None, int]] = {}
+        for key, counts in sums:
+            part = tuple([key[position] for position in positions])
+            cost = self._prices.compute_cost(str(key[model_at]), str(key[upstream_at]), counts)
+            unpriced = counts.requests if cost is None else 0
+            total = totals.get(part)
+            if total is not None:
+                counts, unpriced = total[0].add(counts), total[2] + unpriced
+                cost = total[1] if cost is None else (total[1] or 0.0) + cost
+            totals[part] = counts, cost, unpriced
+        return [
+            make_line(dict(zip(group, part, strict=True)), *totals[part]) for part in sorted(totals)
+        ]
+
+
+def make_line(
+    values: Mapping[str, int | str],
+    counts: UsageCounts = NO_COUNTS,
+    cost: float | None = None,
+    unpriced_requests: int = 0,
+) -> UsageLine:
+    """Return the line of a group; ``values`` are those of `UsageReport.group`."""
+    start = values.get("hour", values.get("day"))
+    client, model, upstream = (str(values[n]) if n in values else None for n in NAME_GROUPS)
+    seconds = None if start is None else int(start)
+    return UsageLine(seconds, client, model, upstream, counts, cost, unpriced_requests)
+
+
+def list_columns(group: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a report's columns."""
+    start = ("start",) if any(name in group for name in TIME_GROUPS) else ()
+    return (*start, *(name for name in NAME_GROUPS if name in group), *COUNT_COLUMNS)
+
+
+def divide(total: int, count: int) -> float | None:
+    return round(total / count, 1) if count else None
+
+
+@lru_cache(MAX_CACHED_TIMES)
+def format_time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def escape_cell(value: object) -> object:
+    """Put an apostrophe before a text that a spreadsheet would take for a formula."""
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return f"'{value}"
+    return value
+
+
+# -- parameters of a report -----------------------------------------------------------------------
+
+
+def parse_group(text: str | None) -> tuple[str, ...]:
+    """Parse names separated by commas; by default ``day``. Raises InvalidRequest."""
+    if text is None:
+        return ("day",)
+    names = [name for name in (part.strip() for part in text.split(",")) if name]
+    allowed = (*TIME_GROUPS, *NAME_GROUPS)
+    if not set(names) <= set(allowed) or len(names) > len(set(names)):
+        raise invalid_parameter("group", f"different names of {', '.join(allowed)}")
+    if set(names) >= set(TIME_GROUPS):
+        raise invalid_parameter("group", "only one of hour and day")
+    return tuple(names)
+
+
+def parse_range(start: str | None, end: str | None, now: float) -> tuple[int, int]:
+    """Parse the first moment and the end of a report, as `parse_time` does.
+
+    The times of hours that have begun are whole hours. By default the report ends now, and begins
+    seven days before its end. Raises InvalidRequest, which names ``from`` or ``to``.
+    """
+    until = parse_time(end, "to", is_end=True) if end else int(now) + 1
+    last = -(-until // HOUR_SECONDS) * HOUR_SECONDS
+    since = parse_time(start, "from") if start else max(0, last - DEFAULT_DAYS * DAY_SECONDS)
+    first = since - since % HOUR_SECONDS
+    if first >= last:
+        raise invalid_parameter("from", "a time before 'to'")
+    if last - first > MAX_DAYS * DAY_SECONDS:
+        raise invalid_parameter("from", f"a time of at most {MAX_DAYS} days before 'to'")
+    return first, last
+
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_SECONDS = re.compile(r"\d{1,11}", re.ASCII)
+
+
+def parse_time(text: str, param: str, is_end: bool = False) -> int:
+    """Parse a date, a date with time (ISO 8601, by default UTC) or Unix seconds.
+
+    With ``is_end`` a date is the end of its day.
+    """
+    text = text.strip()
+    if _SECONDS.fullmatch(text):
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        seconds = int(moment.timestamp())
+    except (ValueError, OverflowError):
+        seconds = -1
+    if seconds < 0:
+        raise invalid_parameter(
+            param, "a date such as 2026-01-31, a time such as 2026-01-31T12:00Z, or Unix seconds"
+        )
+    return seconds + DAY_SECONDS if is_end and _DATE.fullmatch(text) else seconds
+
+
+def invalid_parameter(param: str, expected: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Invalid value for '{param}': expected {expected}.", param=param, code="invalid_value"
+    )
+
+
+def iterate_table(report: UsageReport) -> Iterator[list[str]]:
+    """Yield the rows of a report as text, with a header and the total."""
+    columns = list_columns(report.group)
+    yield list(columns)
+    for line in report.lines:
+        yield [format_cell(value) for value in line.to_json(report.group).values()]
+    total = report.total.to_json(())
+    yield ["total" if i == 0 and name not in total else format_cell(total.get(name, ""))
+           for i, name in enumerate(columns)]  # fmt: skip
+
+
+def format_cell(value: object) -> str:
+    return "-" if value is None else str(value)

@@ -1,0 +1,134 @@
+"""Usage is added up by hour, client, model and upstream."""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import partial
+
+from forwarder.storage.db import usage
+from forwarder.storage.db.database import Database, SqliteDatabase
+from forwarder.storage.db.retention import Pruner
+from forwarder.storage.db.usage import UsageCounts, UsageKey, UsageQuery, UsageSum
+from tests.helpers.check_cases import check_each
+
+HOUR = 3600
+DAY = 24 * HOUR
+START = 20_000 * DAY
+ONE = UsageCounts(*range(1, 12))
+ROWS = [
+    (UsageKey(START, "alice", "m", "up"), ONE),
+    (UsageKey(START, "bob", "m", "up"), ONE),
+    (UsageKey(START + HOUR, "alice", "m", "up"), ONE),
+    (UsageKey(START + HOUR, "alice", "n", "spare"), ONE),
+    (UsageKey(START + DAY, "alice", "m", "up"), ONE),
+]
+
+
+def multiply(counts: UsageCounts, times: int) -> UsageCounts:
+    return UsageCounts(*(count * times for count in counts))
+
+
+def add(database: Database, rows: list[tuple[UsageKey, UsageCounts]]) -> None:
+    database.write(lambda c: usage.add_counts(c, rows))
+
+
+def read(database: Database, query: UsageQuery, limit: int = 100) -> list[UsageSum]:
+    return database.read(lambda c: usage.sum_counts(c, query, limit))
+
+
+def test_counts_are_added_up_by_group(any_database: Database) -> None:
+    add(any_database, ROWS)
+    everything = (START, START + 2 * DAY)
+    for group, expected in {
+        (): {(): 5},
+        ("client",): {("alice",): 4, ("bob",): 1},
+        ("hour",): {(START,): 2, (START + HOUR,): 2, (START + DAY,): 1},
+        ("day",): {(START,): 4, (START + DAY,): 1},
+        ("day", "model"): {(START, "m"): 3, (START, "n"): 1, (START + DAY, "m"): 1},
+        ("upstream",): {("spare",): 1, ("up",): 4},
+    }.items():
+        assert read(any_database, UsageQuery(*everything, group)) == [
+            UsageSum(key, multiply(ONE, times)) for key, times in expected.items()
+        ]
+
+
+def test_later_counts_are_added(any_database: Database) -> None:
+    for _ in range(3):
+        add(any_database, ROWS)
+
+    query = UsageQuery(START, START + HOUR, ("client",))
+    assert read(any_database, query) == [
+        UsageSum(("alice",), multiply(ONE, 3)),
+        UsageSum(("bob",), multiply(ONE, 3)),
+    ]
+
+
+def test_query_has_a_range_a_client_and_a_limit(any_database: Database) -> None:
+    add(any_database, ROWS)
+
+    def keys(query: UsageQuery, limit: int = 100) -> list[tuple[int | str, ...]]:
+        return [key for key, _ in read(any_database, query, limit)]
+
+    assert keys(UsageQuery(START + HOUR, START + DAY, ("hour",))) == [(START + HOUR,)]
+    assert keys(UsageQuery(START, START + DAY, ("model",), "bob")) == [("m",)]
+    assert keys(UsageQuery(START, START + DAY, ("hour", "client")), limit=2) == [
+        (START, "alice"),
+        (START, "bob"),
+    ]
+    assert keys(UsageQuery(0, 10, ("client",))) == []
+
+
+def test_concurrent_additions_in_another_order_are_exact(any_database: Database) -> None:
+    def add_often(rows: list[tuple[UsageKey, UsageCounts]]) -> None:
+        for _ in range(20):
+            add(any_database, rows)
+
+    threads = [
+        threading.Thread(target=add_often, args=(rows,)) for rows in (ROWS, ROWS[::-1], ROWS[2:])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    total = UsageQuery(START, START + 2 * DAY, ())
+    assert read(any_database, total) == [UsageSum((), multiply(ONE, 20 * 13))]
+
+
+def test_the_largest_counts_fit(any_database: Database) -> None:
+    key, many = UsageKey(START, "alice", "m", "up"), UsageCounts(*[2**53] * 11)
+    add(any_database, [(key, many)])
+    add(any_database, [(key, many)])
+
+    query = UsageQuery(START, START + HOUR, ())
+    assert read(any_database, query) == [UsageSum((), UsageCounts(*[2**54] * 11))]
+
+
+def test_old_hours_are_removed_in_portions(any_database: Database) -> None:
+    now = int(time.time()) // HOUR * HOUR
+    rows = [
+        (UsageKey(now - age * HOUR, client, "m", "up"), ONE)
+        for age in range(40)
+        for client in ("alice", "bob")
+    ]
+    add(any_database, rows)
+    remove = partial(usage.remove_older, max_age=10.5 * HOUR)
+
+    assert any_database.write(remove) == 2 * usage.MAX_DELETED_HOURS
+    while any_database.write(remove):
+        pass
+    [kept] = read(any_database, UsageQuery(0, now + HOUR, ()))
+    assert kept.counts.requests in (2 * 10, 2 * 11)  # the test may run over the end of an hour
+
+
+@check_each(("max_age", "left"), [(None, 5), (5 * DAY, 0)])
+def test_pruning_removes_old_usage(
+    max_age: float | None, left: int, database: SqliteDatabase
+) -> None:
+    add(database, ROWS)
+    Pruner(database, None, 2**40, usage_max_age=max_age).prune()
+
+    found = read(database, UsageQuery(START, START + 2 * DAY, ("hour", "client", "model")))
+    assert len(found) == left
+    add(database, [(key, multiply(ONE, 0)) for key, _ in ROWS])  # for the next case

@@ -1,0 +1,72 @@
+"""Prices of models."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.config.settings import Settings
+from forwarder.storage.db.usage import UsageCounts
+from forwarder.usage.prices import PriceTable, load_shipped_prices
+from tests.helpers.check_cases import check_each
+
+TOKENS = UsageCounts(input_tokens=3_000_000, cached_tokens=1_000_000, output_tokens=500_000)
+
+
+def make_table(**environment: str) -> PriceTable:
+    return PriceTable(
+        Settings.from_env(
+            {
+                "CHAT_BASE_URL": "http://up.test/v1",
+                "CHAT_MODELS": "fast=gpt-4o,*",
+                **environment,
+            }
+        )
+    )
+
+
+def test_cost_has_a_price_for_each_kind_of_token() -> None:
+    table = make_table(FORWARDER_PRICES="m=1/0.25/8")
+
+    assert table.compute_cost("m", "chat", TOKENS) == pytest.approx(2 * 1 + 0.25 + 0.5 * 8)
+    assert table.compute_cost("m", "chat", UsageCounts(requests=1)) == 0
+    assert table.compute_cost("n", "chat", TOKENS) is None
+
+
+def test_cost_is_never_negative() -> None:
+    odd = UsageCounts(input_tokens=1, cached_tokens=5)
+
+    assert make_table(FORWARDER_PRICES="m=1/0/0").compute_cost("m", "chat", odd) == 0
+
+
+@check_each(
+    ("model", "price"),
+    [
+        ("gpt-4o-mini-2024-07-18", 3),  # the longest pattern of the settings
+        ("gpt-4o-mini", 3),
+        ("gpt-4o-2024-11-20", 1),
+        ("gpt-4o", 1),
+        ("chat/special", 7),
+        ("special", 7),
+        ("fast", 1),  # an alias
+        ("chat/fast", 1),
+        ("o3", 2.0),  # shipped
+        ("o3-audio", None),
+    ],
+)
+def test_price_of_the_settings_and_of_the_longest_pattern_wins(
+    model: str, price: float | None
+) -> None:
+    table = make_table(FORWARDER_PRICES="gpt-4o*=1/1/1,gpt-4o-mini*=3/3/3,chat/special=7/7/7")
+    found = table.find_price(model, "chat")
+
+    assert (found and found.input) == price
+    assert table.find_price("special", "elsewhere") is None
+
+
+def test_shipped_prices_are_plausible() -> None:
+    prices = load_shipped_prices()
+
+    assert {"gpt-4o", "gpt-5", "text-embedding-3-small"} <= prices.keys()
+    for price in prices.values():
+        assert 0 < price.cached <= price.input < 100
+        assert 0 <= price.output < 1000

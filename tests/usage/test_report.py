@@ -1,0 +1,264 @@
+"""Reports of usage, their costs, and their parameters."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import pytest
+
+from forwarder.config.settings import Settings
+from forwarder.core.errors import InvalidRequest
+from forwarder.storage.db.usage import UsageCounts, UsageKey
+from forwarder.usage import report
+from forwarder.usage.prices import PriceTable
+from forwarder.usage.report import (
+    UsageReporter,
+    escape_cell,
+    iterate_table,
+    parse_group,
+    parse_range,
+    parse_time,
+)
+from forwarder.usage.store import MemoryUsageStore
+from tests.helpers.check_cases import check_each
+
+HOUR = 3600
+DAY = 24 * HOUR
+START = 20_000 * DAY  # 2024-10-04
+COUNTS = UsageCounts(
+    requests=2,
+    input_tokens=1_000_000,
+    cached_tokens=500_000,
+    output_tokens=100_000,
+    first_events=1,
+    first_event_ms=300,
+    duration_ms=1001,
+)
+
+
+@pytest.fixture
+def reports() -> UsageReporter:
+    store = MemoryUsageStore(None)
+    store.add_counts(
+        [
+            (UsageKey(START, "alice", "m", "up"), COUNTS),
+            (UsageKey(START, "bob", "m", "up"), COUNTS),
+            (UsageKey(START + 2 * HOUR, "alice", "m", "up"), COUNTS),
+            (UsageKey(START + 2 * HOUR, "alice", "free", "spare"), COUNTS),
+            (UsageKey(START + DAY, "bob", "new", "up"), COUNTS.add(COUNTS)),
+        ]
+    )
+    prices = PriceTable(Settings.from_env({"FORWARDER_PRICES": "m=2/1/10,free=0/0/0"}))
+    return UsageReporter(store, prices)
+
+
+COST = 0.5 * 2 + 0.5 * 1 + 0.1 * 10
+
+
+def test_lines_have_sums_and_costs(reports: UsageReporter) -> None:
+    made = reports.make_report(START, START + 2 * DAY, ["model", "day"])
+
+    assert (made.group, made.is_shared) == (("day", "model"), False)
+    assert [
+        (line.start, line.client, line.model, line.counts.requests, line.cost)
+        for line in made.lines
+    ] == [
+        (START, None, "free", 2, 0.0),
+        (START, None, "m", 6, pytest.approx(3 * COST)),
+        (START + DAY, None, "new", 4, None),
+    ]
+    assert [line.unpriced_requests for line in made.lines] == [0, 0, 4]
+    assert (made.total.counts.requests, made.total.unpriced_requests) == (12, 4)
+    assert made.total.cost == pytest.approx(3 * COST)
+    assert made.total.mean_first_event_ms == 300.0
+    assert made.total.mean_duration_ms == 500.5
+
+
+def test_report_is_of_a_time_and_of_a_client(reports: UsageReporter) -> None:
+    def count(start: int, end: int, client: str | None = None) -> int:
+        return reports.make_report(start, end, [], client).total.counts.requests
+
+    assert count(START, START + HOUR) == 4
+    assert count(START + HOUR, START + DAY) == 4
+    assert count(START, START + 2 * DAY, "alice") == 6
+    assert count(START, START + 2 * DAY, "nobody") == 0
+
+
+def test_empty_report_has_a_total(reports: UsageReporter) -> None:
+    made = reports.make_report(0, HOUR, ["client"])
+
+    assert (made.lines, made.total.counts, made.total.cost) == ([], UsageCounts(), None)
+    assert made.total.mean_duration_ms is None
+
+
+def test_hours_without_usage_are_listed_too(reports: UsageReporter) -> None:
+    hours = reports.list_hours(START, START + 4 * HOUR, "alice")
+
+    assert [(line.start, line.counts.requests) for line in hours] == [
+        (START, 2),
+        (START + HOUR, 0),
+        (START + 2 * HOUR, 4),
+        (START + 3 * HOUR, 0),
+    ]
+
+
+def test_totals_begin_with_the_most_tokens(reports: UsageReporter) -> None:
+    totals = reports.list_totals(START, START + 2 * DAY, ["model"])
+
+    assert [line.model for line in totals] == ["m", "new", "free"]
+
+
+def test_report_adds_what_the_worker_has_not_added_yet() -> None:
+    flushed: list[bool] = []
+    table = PriceTable(Settings.from_env({}))
+    UsageReporter(MemoryUsageStore(None), table, lambda: flushed.append(True)).make_report(0, 1)
+
+    assert flushed == [True]
+
+
+def test_report_of_too_many_rows_is_refused(
+    reports: UsageReporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "MAX_ROWS", 2)
+    with pytest.raises(InvalidRequest) as raised:
+        reports.make_report(START, START + 2 * DAY, ["hour", "client"])
+
+    assert raised.value.param == "group"
+
+
+def test_json_has_the_columns_of_the_groups(reports: UsageReporter) -> None:
+    told = reports.make_report(START, START + DAY, ["hour", "client"]).to_json()
+
+    assert {k: v for k, v in told.items() if k not in ("data", "total")} == {
+        "object": "usage",
+        "from": "2024-10-04T00:00:00Z",
+        "to": "2024-10-05T00:00:00Z",
+        "group": ["hour", "client"],
+        "shared": False,
+        "currency": "USD",
+    }
+    assert told["data"][-1] == {
+        "start": "2024-10-04T02:00:00Z",
+        "client": "alice",
+        "requests": 4,
+        "errors": 0,
+        "cancelled": 0,
+        "estimated": 0,
+        "input_tokens": 2_000_000,
+        "cached_tokens": 1_000_000,
+        "output_tokens": 200_000,
+        "reasoning_tokens": 0,
+        "mean_first_event_ms": 300.0,
+        "mean_duration_ms": 500.5,
+        "cost": 2.5,
+        "unpriced_requests": 0,
+    }
+    assert "client" not in told["total"]
+
+
+def test_csv_has_the_same_columns_and_no_formulas() -> None:
+    store = MemoryUsageStore(None)
+    for model in ('=HYPERLINK("http://x")', "a,b"):
+        store.add_counts([(UsageKey(0, "-alice", model, "up"), COUNTS)])
+    made = UsageReporter(store, PriceTable(Settings.from_env({}))).make_report(
+        0, HOUR, ["client", "model"]
+    )
+    header, *rows = csv.reader(io.StringIO(made.to_csv()))
+
+    assert header == list(made.to_json()["data"][0])
+    assert [row[:3] for row in rows] == [
+        ["'-alice", '\'=HYPERLINK("http://x")', "2"],
+        ["'-alice", "a,b", "2"],
+    ]
+    assert rows[0][header.index("cost")] == ""
+
+
+@check_each(
+    ("value", "cell"),
+    [("+1", "'+1"), ("@x", "'@x"), ("\tx", "'\tx"), ("\rx", "'\rx"), ("a=b", "a=b"), (-1, -1)],
+)
+def test_formulas_are_escaped(value: object, cell: object) -> None:
+    assert escape_cell(value) == cell
+
+
+def test_table_ends_with_the_total(reports: UsageReporter) -> None:
+    rows = list(iterate_table(reports.make_report(START, START + DAY, ["client"])))
+
+    assert [row[:2] for row in rows] == [
+        ["client", "requests"],
+        ["alice", "6"],
+        ["bob", "2"],
+        ["total", "8"],
+    ]
+    assert len(set(map(len, rows))) == 1
+    assert list(iterate_table(reports.make_report(0, HOUR, [])))[-1][0] == "0"
+
+
+# -- parameters -----------------------------------------------------------------------------------
+
+
+@check_each(
+    ("text", "group"),
+    [(None, ("day",)), ("", ()), ("model, hour", ("model", "hour")), ("client,", ("client",))],
+)
+def test_groups_are_parsed(text: str | None, group: tuple[str, ...]) -> None:
+    assert parse_group(text) == group
+
+
+@check_each("text", ["week", "hour,day", "model,model", "Client"])
+def test_unknown_groups_are_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        parse_group(text)
+
+    assert (raised.value.param, raised.value.code) == ("group", "invalid_value")
+
+
+@check_each(
+    ("text", "is_end", "seconds"),
+    [
+        ("2024-10-04", False, START),
+        ("2024-10-04", True, START + DAY),
+        ("2024-10-04T01:00", False, START + HOUR),
+        ("2024-10-04T01:00Z", True, START + HOUR),
+        ("2024-10-04T01:00+01:00", False, START),
+        (str(START), True, START),
+    ],
+)
+def test_times_are_parsed(text: str, is_end: bool, seconds: int) -> None:
+    assert parse_time(text, "from", is_end) == seconds
+
+
+@check_each("text", ["yesterday", "2024-13-01", "-1", "1e9", "1969-01-01", "0001-01-01", "²"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        parse_time(text, "to")
+
+    assert raised.value.param == "to"
+
+
+@check_each(
+    ("start", "end", "expected"),
+    [
+        (None, None, (START - 7 * DAY + HOUR, START + HOUR)),
+        ("2024-10-03T22:59", None, (START - 2 * HOUR, START + HOUR)),
+        ("2024-10-03", "2024-10-03", (START - DAY, START)),
+        (None, "2024-10-03", (START - 7 * DAY, START)),
+        (str(START + 5), str(START + 6), (START, START + HOUR)),
+        (None, "5", (0, HOUR)),
+    ],
+)
+def test_range_has_whole_hours(start: Any, end: Any, expected: tuple[int, int]) -> None:
+    assert parse_range(start, end, START + 60.5) == expected
+
+
+@check_each(
+    ("start", "end"),
+    [("2024-10-05", "2024-10-03"), ("2000-01-01", "2024-01-01"), ("0", "99999999999")],
+)
+def test_other_ranges_are_refused(start: str, end: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        parse_range(start, end, float(START))
+
+    assert raised.value.param == "from"

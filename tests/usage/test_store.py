@@ -1,0 +1,60 @@
+"""The usage in the memory of a worker."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.storage.db.usage import UsageCounts, UsageKey, UsageQuery, UsageSum
+from forwarder.usage import store
+from forwarder.usage.store import MemoryUsageStore
+
+HOUR = 3600
+DAY = 24 * HOUR
+ONE = UsageCounts(*range(1, 12))
+
+
+def keys(memory: MemoryUsageStore, *group: str, client: str | None = None) -> list[object]:
+    return [key for key, _ in memory.sum_counts(UsageQuery(0, 10 * DAY, group, client), 100)]
+
+
+def test_sums_are_like_those_of_a_database() -> None:
+    memory = MemoryUsageStore(None)
+    rows = [
+        (UsageKey(0, "alice", "m", "up"), ONE),
+        (UsageKey(HOUR, "alice", "n", "up"), ONE),
+        (UsageKey(DAY, "bob", "m", "up"), ONE),
+    ]
+    memory.add_counts(rows)
+    memory.add_counts(rows[:1])
+
+    assert not memory.is_shared
+    assert memory.sum_counts(UsageQuery(0, DAY, ("client",)), 10) == [
+        UsageSum(("alice",), UsageCounts(*(3 * n for n in ONE)))
+    ]
+    assert keys(memory, "day", "client") == [(0, "alice"), (DAY, "bob")]
+    assert keys(memory, "hour") == [(0,), (HOUR,), (DAY,)]
+    assert keys(memory, "model", client="bob") == [("m",)]
+    assert len(memory.sum_counts(UsageQuery(0, 10 * DAY, ("hour",)), 2)) == 2
+    assert memory.sum_counts(UsageQuery(0, 1, ()), 2)[0].key == ()
+
+
+def test_old_hours_are_dropped() -> None:
+    now = 5.0 * HOUR
+    memory = MemoryUsageStore(2 * HOUR, lambda: now)
+    for hour in range(6):
+        memory.add_counts([(UsageKey(hour * HOUR, "alice", "m", "up"), ONE)])
+
+    assert keys(memory, "hour") == [(3 * HOUR,), (4 * HOUR,), (5 * HOUR,)]
+
+
+def test_oldest_hours_are_dropped_beyond_the_largest_number_of_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store, "MAX_MEMORY_ROWS", 4)
+    memory = MemoryUsageStore(None)
+    for hour in range(4):
+        memory.add_counts(
+            [(UsageKey(hour * HOUR, client, "m", "up"), ONE) for client in ("alice", "bob")]
+        )
+
+    assert keys(memory, "hour") == [(2 * HOUR,), (3 * HOUR,)]
