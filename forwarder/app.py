@@ -18,6 +18,7 @@ from forwarder.config.settings import Settings, load_settings
 from forwarder.console import exchanges, landing, playground, replay
 from forwarder.console import models as model_pages
 from forwarder.console import upstreams as upstream_pages
+from forwarder.console import usage as usage_page
 from forwarder.console.blueprint import blueprint as console_blueprint
 from forwarder.context.request_context import RequestObserver
 from forwarder.core.large_bodies import take_turn
@@ -57,7 +58,7 @@ OPENAI_MODULES = (
 
 OTHER_MODULES = (landing, ollama, diagnostics, usage, docs, health, metrics)
 
-CONSOLE_PAGES = (exchanges, playground, replay, model_pages, upstream_pages)
+CONSOLE_PAGES = (exchanges, playground, replay, model_pages, upstream_pages, usage_page)
 """Modules that add their pages to the blueprint of the console when they are imported."""
 
 

@@ -36,7 +36,7 @@ def page(browser: Any) -> Iterator[Any]:
         yield page
 
 
-PATHS = ("/", "/console/exchanges", "/console/playground")
+PATHS = ("/", "/console/exchanges", "/console/playground", "/console/usage")
 
 
 def test_pages_are_accessible_in_both_themes_and_on_a_phone(browser: Any, server: Server) -> None:

@@ -1,0 +1,79 @@
+// Draws the charts of the usage page with uPlot, from the numbers in the page.
+"use strict";
+
+(() => {
+  const HEIGHT = 180;
+  const container = document.getElementById("charts");
+  const series = JSON.parse(container.dataset.series);
+  let plots = [];
+
+  const CHARTS = {
+    requests: [["requests", "Requests", "--accent"], ["errors", "Errors", "--bad"]],
+    tokens: [["input", "Input", "--accent"], ["output", "Output", "--good"]],
+    first: [["first", "Milliseconds", "--accent"]],
+    cost: [["cost", "US dollars", "--accent"]],
+  };
+
+  // Canvas does not know CSS variables, so their values are read from an element that has them.
+  function readColor(name) {
+    const probe = document.createElement("span");
+    probe.style.color = `var(${name})`;
+    container.append(probe);
+    const color = getComputedStyle(probe).color;
+    probe.remove();
+    return color;
+  }
+
+  function formatAmount(value) {
+    if (value === null) return "";
+    if (value >= 1e6) return `${+(value / 1e6).toPrecision(3)}M`;
+    if (value >= 1e3) return `${+(value / 1e3).toPrecision(3)}k`;
+    return String(+value.toPrecision(3));
+  }
+
+  function makeAxis(format) {
+    return {
+      stroke: readColor("--muted"),
+      grid: { stroke: readColor("--line"), width: 1 },
+      ticks: { show: false },
+      ...(format ? { values: (_, ticks) => ticks.map(format), size: 56 } : {}),
+    };
+  }
+
+  function drawChart(place, lines) {
+    const options = {
+      width: place.clientWidth,
+      height: HEIGHT,
+      cursor: { drag: { x: false, y: false } },
+      scales: { y: { range: (_, low, high) => [0, Math.max(high, 1e-6) * 1.1] } },
+      axes: [makeAxis(null), makeAxis(formatAmount)],
+      series: [
+        {},
+        ...lines.map(([, label, color]) => ({
+          label,
+          stroke: readColor(color),
+          width: 2,
+          points: { show: series.times.length < 40, size: 5 },
+          value: (_, value) => formatAmount(value),
+        })),
+      ],
+    };
+    return new uPlot(options, [series.times, ...lines.map(([name]) => series[name])], place);
+  }
+
+  function drawCharts() {
+    plots.forEach((plot) => plot.destroy());
+    plots = Object.entries(CHARTS).map(([name, lines]) =>
+      drawChart(container.querySelector(`[data-chart="${name}"]`), lines));
+  }
+
+  drawCharts();
+  let width = container.clientWidth;
+  new ResizeObserver(() => {
+    if (container.clientWidth === width) return;
+    width = container.clientWidth;
+    drawCharts();
+  }).observe(container);
+  document.addEventListener("themechange", drawCharts);
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawCharts);
+})();
