@@ -22,6 +22,7 @@ from werkzeug.wrappers import Response as Redirect
 from forwarder.config.parsers import parse_quirks
 from forwarder.config.settings import UpstreamSettings
 from forwarder.console.blueprint import blueprint, read_form_field, render_page, stream_page
+from forwarder.console.upstream_usage import collect_usage
 from forwarder.core.errors import (
     ForwarderError,
     InvalidRequest,
@@ -307,7 +308,8 @@ def describe_model(remote: RegisteredModel) -> ModelRow:
 def list_upstreams() -> Response:
     """Show all upstreams with their last known states; ``?check`` asks them first."""
     services = get_services()
-    if "check" in get_request().args:
+    is_whole = "check" in get_request().args  # the page of a browser without scripts
+    if is_whole:
         services.health.check_all(services.settings.ready_ttl)
     targets = [
         services.health_targets.make_configured_target(settings)
@@ -320,6 +322,7 @@ def list_upstreams() -> Response:
         models=[describe_model(remote) for remote in remotes[:MAX_ROWS]],
         more_models=max(0, len(remotes) - MAX_ROWS),
         why_no_models=make_disabled_error().message if services.database is None else "",
+        usage=collect_usage() if is_whole else None,
         saved=find_saved_name(),
         deleted="deleted" in get_request().args,
         process=os.getpid(),
