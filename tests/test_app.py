@@ -50,6 +50,8 @@ def test_every_api_route_is_there() -> None:
         "/docs",
         "/docs/<path:path>",
         "/forwarder/translate",
+        "/forwarder/usage",
+        "/v1/organization/usage/completions",
         "/api/chat",
         "/api/generate",
         "/api/embed",
