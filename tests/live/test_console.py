@@ -147,3 +147,17 @@ def test_exchange_is_replayed(page: Any, server: Server, upstream: ScriptedUpstr
 
     page.locator("#result").get_by_text("The answer equals the captured one").wait_for()
     check_page(page)
+
+
+def test_operator_signs_in_and_out(page: Any, serve: Serve, upstream: ScriptedUpstream) -> None:
+    server = serve(settings(upstream, FORWARDER_ADMIN_KEYS="adm-secret"))
+    page.goto(f"{server.url}/console/usage?period=7d")
+    page.get_by_label("Administrator key").fill("adm-secret")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="Usage").wait_for()
+    assert page.url.endswith("/console/usage?period=7d")
+
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("heading", name="The forwarder is running").wait_for()
+    page.goto(f"{server.url}/console/usage")
+    page.get_by_role("heading", name="Sign in").wait_for()
