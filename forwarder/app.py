@@ -36,6 +36,7 @@ from forwarder.server import (
     metrics,
     ollama,
     openai,
+    openapi,
     request_context,
     standalone_search,
     stored,
@@ -56,7 +57,7 @@ OPENAI_MODULES = (
 )  # fmt: skip
 """Modules of which the routes have the prefix ``/v1``. With `PathAliases`, clients may omit it."""
 
-OTHER_MODULES = (landing, ollama, diagnostics, usage, docs, health, metrics)
+OTHER_MODULES = (landing, ollama, diagnostics, usage, docs, openapi, health, metrics)
 
 CONSOLE_PAGES = (exchanges, playground, replay, model_pages, upstream_pages, usage_page)
 """Modules that add their pages to the blueprint of the console when they are imported."""
@@ -110,6 +111,7 @@ def make_app(services: Services) -> Flask:
     set_pause(partial(take_turn, LARGE))
     install_extension(app, services)
     install_replay(app, answer_replay)
+    openapi.install_document(app, encode_openapi_document)
     for command in (
         build_probe_command,
         build_translate_command,
@@ -152,6 +154,11 @@ def answer_replay(
         .post(request.path, data=request.body, headers=request.headers) as answer,
     ):
         return answer.status_code, answer.get_data()
+def encode_openapi_document(routes: list[openapi.Route], base_url: str) -> bytes:
+    # Imported here: only a process that shows the document loads its tables.
+    from forwarder.openapi.document import encode_document
+
+    return encode_document(routes, base_url)
 
 
 def build_rate_limiter(app: Flask, services: Services) -> RequestObserver:

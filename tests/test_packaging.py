@@ -123,3 +123,4 @@ def test_a_wheel_leaves_nothing_of_the_package_out() -> None:
         if path.is_file() and "__pycache__" not in path.parts and path not in data:
             assert path.suffix == ".py"
             assert (path.parent / "__init__.py").is_file()
+    assert {path.name for path in data} >= {"sdk_schemas.json", "index.html", "LICENSE"}

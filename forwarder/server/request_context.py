@@ -50,9 +50,17 @@ MAX_HEADER_NAMES = 40
 MAX_ROUTE_LENGTH = 100
 MAX_UNCOUNTED_ANSWER_BYTES = 2**16
 _LIMIT_HEADER_PREFIX = "x-ratelimit-"
-_STRICT = "X-Forwarder-Strict"
-_TRUE_VALUES, _FALSE_VALUES = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-_UNOBSERVED_ROUTES = ("console", "docs", "health", "landing", "metrics", "websocket")
+STRICT_HEADER = "X-Forwarder-Strict"
+TRUE_VALUES, FALSE_VALUES = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+_UNOBSERVED_ROUTES = (
+    "console",
+    "docs",
+    "health",
+    "landing",
+    "metrics",
+    "openapi",
+    "websocket",
+)
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -158,7 +166,7 @@ def new_context(
         id=client_id if _ID.fullmatch(client_id) else generate_id("req"),
         route=route,
         loss_report=LossReport(
-            strict=settings.strict or header(_STRICT, "").lower() in _TRUE_VALUES,
+            strict=settings.strict or header(STRICT_HEADER, "").lower() in TRUE_VALUES,
             max_schema_nodes=settings.max_schema_nodes,
         ),
         log_sample_rate=settings.log_sample,
@@ -289,8 +297,8 @@ def describe_request(flask_request: Request) -> RequestHead:
 
 def check_strictness(flask_request: Request) -> None:
     """Raise InvalidRequest for an unknown value of ``X-Forwarder-Strict``."""
-    if value := flask_request.headers.get(_STRICT, "").lower():
-        check_enum(value, (*_TRUE_VALUES, *_FALSE_VALUES), _STRICT)
+    if value := flask_request.headers.get(STRICT_HEADER, "").lower():
+        check_enum(value, (*TRUE_VALUES, *FALSE_VALUES), STRICT_HEADER)
 
 
 def watch_disconnect(context: RequestContext) -> None:

@@ -60,11 +60,12 @@ def test_command_prints_the_blocks(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_command_writes_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[bool] = []
-    monkeypatch.setattr("tools.docgen.__main__.write_blocks", lambda: written.append(True))
+    for name in ("write_blocks", "write_schemas"):
+        monkeypatch.setattr(f"tools.docgen.__main__.{name}", lambda: written.append(True))
 
     main(["--write"])
 
-    assert written == [True]
+    assert written == [True, True]
 
 
 def test_dry_run_page_shows_what_the_command_prints() -> None:

@@ -1,0 +1,97 @@
+"""Error responses, one for each status, from the tree of errors (`core/errors.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from forwarder.core import errors
+from forwarder.core.errors import ForwarderError
+from forwarder.core.types import Json
+from forwarder.openapi.schemas import make_object, refer
+
+OPENAI, OLLAMA = "Error", "OllamaError"
+"""The error bodies of the two APIs: the names of their schemas, and of their responses."""
+
+RELAYED_STATUSES = ("4XX", "5XX")
+"""Statuses that an upstream chooses."""
+
+_TEXT_OR_NULL: Json = {"type": ["string", "null"]}
+
+ERROR_SCHEMAS: dict[str, Json] = {
+    OPENAI: make_object(
+        {
+            "error": make_object(
+                {
+                    "message": {"type": "string"},
+                    "type": {"type": "string"},
+                    "param": _TEXT_OR_NULL,
+                    "code": _TEXT_OR_NULL,
+                },
+                ("message", "type", "param", "code"),
+                description="An error of an upstream may have other fields too.",
+            )
+        },
+        ("error",),
+    ),
+    OLLAMA: make_object({"error": {"type": "string"}}, ("error",)),
+}
+
+_UNDOCUMENTED = (
+    errors.ClientError,
+    errors.UpstreamError,
+    errors.UpstreamRefused,  # has a status of the upstream
+    errors.ClientDisconnected,  # only logged
+)
+
+_RETRIED = (429, 503)
+"""Statuses of which answers say when to try again."""
+
+
+def make_error_responses() -> dict[str, Json]:
+    """Return name -> response for both error bodies and every status of an error."""
+    responses: dict[str, Json] = {}
+    for envelope in (OPENAI, OLLAMA):
+        for status in sorted({each.status for each in iterate_errors(ForwarderError)}):
+            responses[f"{envelope}{status}"] = make_response(
+                envelope, describe_status(status), status
+            )
+        for statuses in RELAYED_STATUSES:
+            text = "The upstream's own status and message."
+            responses[f"{envelope}{statuses}"] = make_response(envelope, text)
+    return responses
+
+
+def make_response(envelope: str, description: str, status: int = 0) -> Json:
+    headers = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
+    if status in _RETRIED:
+        headers["Retry-After"] = {"$ref": "#/components/headers/Retry-After"}
+    content = {"application/json": {"schema": refer(envelope)}}
+    return {"description": description, "headers": headers, "content": content}
+
+
+def describe_status(status: int) -> str:
+    """Return what an error of this status can mean, with its codes."""
+    meanings: dict[str, None] = {}
+    for each in iterate_errors(ForwarderError):
+        if each.status == status:
+            summary = (each.__doc__ or "").partition("\n")[0].rstrip(".")
+            meanings[f"{summary} (`{each.code}`)." if each.code else f"{summary}."] = None
+    return " ".join(meanings)
+
+
+def iterate_errors(base: type[ForwarderError]) -> Iterator[type[ForwarderError]]:
+    """Yield the errors of the forwarder that clients get."""
+    for each in base.__subclasses__():
+        if each.__module__ == errors.__name__ and each not in _UNDOCUMENTED:
+            yield each
+        yield from iterate_errors(each)
+
+
+def refer_to_errors(
+    envelope: str, raised: Iterable[type[ForwarderError]], is_relayed: bool
+) -> dict[str, Json]:
+    """Return status -> reference to its response, for the errors that an operation raises."""
+    statuses = [str(status) for status in sorted({each.status for each in raised})]
+    if is_relayed:
+        statuses += RELAYED_STATUSES
+    return {status: {"$ref": f"#/components/responses/{envelope}{status}"} for status in statuses}

@@ -1,0 +1,180 @@
+"""The schemas of OpenAI's API in which the forwarder differs from the SDK, or accepts more."""
+
+from __future__ import annotations
+
+from forwarder.core.types import Json
+from forwarder.hosted_tools.standalone_search import COMMANDS, RESPONSE_LENGTHS
+from forwarder.openapi.schemas import (
+    OBJECT,
+    TEXT,
+    accept_null,
+    accept_types,
+    add_properties,
+    load_sdk_schemas,
+    make_object,
+    make_request,
+    refer,
+)
+from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
+from forwarder.server.stored_files import PURPOSES
+from forwarder.server.vector_stores import (
+    MAX_BATCH_FILES,
+    MAX_DESCRIPTION_LENGTH,
+    MAX_EXPIRY_DAYS,
+    MAX_NAME_LENGTH,
+    MAX_STORE_FILES_AT_CREATION,
+)
+from forwarder.vector_stores.attributes import MAX_ATTRIBUTES, MAX_KEY_LENGTH, MAX_VALUE_LENGTH
+from forwarder.vector_stores.search import MAX_QUERIES, MAX_QUERY_LENGTH, MAX_RESULTS
+
+_METADATA: Json = {
+    "type": "object",
+    "maxProperties": 16,
+    "propertyNames": {"maxLength": 64},
+    "additionalProperties": {"type": "string", "maxLength": 512},
+}
+
+_ATTRIBUTES: Json = accept_types(
+    "object",
+    maxProperties=MAX_ATTRIBUTES,
+    propertyNames={"maxLength": MAX_KEY_LENGTH},
+    additionalProperties={"type": ["string", "number", "boolean"], "maxLength": MAX_VALUE_LENGTH},
+)
+
+_EXPIRY = {
+    **make_object(
+        {
+            "anchor": {"const": "last_active_at"},
+            "days": {"type": "integer", "minimum": 1, "maximum": MAX_EXPIRY_DAYS},
+        },
+        ("anchor", "days"),
+    ),
+    "type": ["object", "null"],
+}
+_NAME = accept_types("string", maxLength=MAX_NAME_LENGTH)
+
+_SHAPE_NOTE = (
+    "Parameters that the upstream's API lacks are translated, emulated, dropped or refused, as "
+    "their descriptions say; for an upstream with the same API they are sent unchanged. Dropped "
+    "parameters are named in the header `X-Forwarder-Dropped`. `model` may be left out if the "
+    "operator has set a default model."
+)
+
+
+def limit_ids(max_count: int) -> Json:
+    return accept_types("array", items=TEXT, maxItems=max_count)
+
+
+def make_query_schema() -> Json:
+    text = {"type": "string", "minLength": 1, "maxLength": MAX_QUERY_LENGTH}
+    return {
+        "anyOf": [text, {"type": "array", "items": text, "minItems": 1, "maxItems": MAX_QUERIES}]
+    }
+
+
+def make_image_edit_form() -> Json:
+    """Return the form of an image edit, whose fields are those of the JSON request."""
+    known = load_sdk_schemas()["ImageGenerationRequest"]["properties"]
+    file = {"type": "string", "format": "binary"}
+    return make_object({**known, "image": file, "image[]": file, "mask": file}, ("prompt",))
+
+
+def make_call_delta() -> Json:
+    """Return the piece of a call in a chunk; the SDK has no type for calls of custom tools."""
+    known = load_sdk_schemas()["ChoiceDeltaToolCall"]
+    custom = make_object({"name": TEXT, "input": TEXT})
+    return add_properties(known, type={"enum": ["function", "custom", None]}, custom=custom)
+
+
+def make_file_object() -> Json:
+    """Return a file; the SDK knows fewer purposes of stored files than of uploads."""
+    known = load_sdk_schemas()["FileObject"]
+    purposes = dict.fromkeys((*known["properties"]["purpose"]["enum"], *PURPOSES))
+    return add_properties(known, purpose={"enum": list(purposes)})
+
+
+def make_openai_schemas() -> dict[str, Json]:
+    """Return the schemas of OpenAI's API in which the forwarder differs from the SDK."""
+    return {
+        "ChoiceDeltaToolCall": make_call_delta(),
+        "FileObject": make_file_object(),
+        "Metadata": _METADATA,
+        "MetadataOrNull": {**_METADATA, "type": ["object", "null"]},
+        "ChatCompletionRequest": make_request(
+            CHAT_OVER_RESPONSES,
+            "Over Responses upstreams",
+            "ChatCompletionRequest",
+            description=f"{_SHAPE_NOTE} A body with `input` and without `messages` is accepted "
+            "too, as Cursor sends it.",
+            anyOf=[{"required": ["messages"]}, {"required": ["input"]}],
+        ),
+        "ResponseRequest": make_request(
+            RESPONSES_OVER_CHAT,
+            "Over Chat upstreams",
+            "ResponseRequest",
+            description=_SHAPE_NOTE,
+        ),
+        "EmbeddingRequest": accept_null("EmbeddingRequest"),
+        "ImageGenerationRequest": accept_null("ImageGenerationRequest"),
+        "ImageEditRequest": make_object(
+            {**accept_null("ImageGenerationRequest")["properties"], "images": {"type": "array"}},
+            ("prompt",),
+        ),
+        "ImageEditForm": make_image_edit_form(),
+        "VectorStoreRequest": accept_null(
+            "VectorStoreRequest",
+            name=_NAME,
+            description=accept_types("string", maxLength=MAX_DESCRIPTION_LENGTH),
+            metadata=refer("MetadataOrNull"),
+            expires_after=_EXPIRY,
+            file_ids=limit_ids(MAX_STORE_FILES_AT_CREATION),
+        ),
+        "VectorStoreUpdateRequest": accept_null(
+            "VectorStoreUpdateRequest",
+            name=_NAME,
+            metadata=refer("MetadataOrNull"),
+            expires_after=_EXPIRY,
+        ),
+        "VectorStoreSearchRequest": accept_null(
+            "VectorStoreSearchRequest",
+            query=make_query_schema(),
+            max_num_results=accept_types("integer", minimum=1, maximum=MAX_RESULTS),
+        ),
+        "VectorStoreFileRequest": accept_null("VectorStoreFileRequest", attributes=_ATTRIBUTES),
+        "VectorStoreFileUpdateRequest": make_object({"attributes": _ATTRIBUTES}, ("attributes",)),
+        "VectorStoreFileBatchRequest": accept_null(
+            "VectorStoreFileBatchRequest",
+            attributes=_ATTRIBUTES,
+            file_ids=limit_ids(MAX_BATCH_FILES),
+            files=accept_types(
+                "array", items=refer("VectorStoreFileRequest"), maxItems=MAX_BATCH_FILES
+            ),
+        ),
+        "StoredMessage": make_object(
+            {"id": TEXT, "role": TEXT, "content": accept_types("string")}, ("id", "content")
+        ),
+        "Compaction": make_object(
+            {
+                "id": TEXT,
+                "object": {"const": "response.compaction"},
+                "created_at": {"type": "number"},
+                "output": {"type": "array", "items": OBJECT},
+                "usage": OBJECT,
+            },
+            ("id", "object", "created_at", "output"),
+            description="The messages of the user, and an item that replaces the rest.",
+        ),
+        "SearchRequest": make_object(
+            {
+                "commands": accept_types(
+                    "object",
+                    properties={
+                        **{name: accept_types("array", items=OBJECT) for name in COMMANDS},
+                        "response_length": {"enum": [*RESPONSE_LENGTHS, None]},
+                    },
+                ),
+                "settings": accept_types("object"),
+                "max_output_tokens": accept_types("integer", minimum=1),
+            }
+        ),
+    }

@@ -1,0 +1,239 @@
+"""The operations of Ollama's API, of diagnostics, probes and the documentation."""
+
+from __future__ import annotations
+
+from forwarder.core.errors import (
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    StoreUnavailable,
+    Unauthorized,
+)
+from forwarder.core.types import Json
+from forwarder.openapi.operation import (
+    ANYTHING,
+    BODY,
+    GENERATION,
+    HTML,
+    JSON,
+    LINES,
+    TEXT,
+    UPSTREAM,
+    Access,
+    Answer,
+    Operation,
+    answer_json,
+    make_query,
+    refer_to_parameter,
+)
+from forwarder.openapi.schemas import make_object, refer
+from forwarder.protocols.registry import CLIENT_PROTOCOLS
+from forwarder.server.diagnostics import MAX_LISTED_CAPTURES
+
+_LINES_NOTE = (
+    "JSON lines, or one JSON object with `stream: false`. An error in a stream is a line with "
+    "`error`."
+)
+_EMPTY = (Answer({}, "Success, without a body."),)
+_ADMIN_BODY = (*BODY, Unauthorized, Forbidden)
+_HI: Json = {"role": "user", "content": "Say hi."}
+_MODELS = make_object({"models": {"type": "array", "items": refer("OllamaModel")}}, ("models",))
+_MODEL_REQUEST = {JSON: refer("OllamaModelRequest")}
+
+
+def answer_lines(line: str, whole: str | None = None) -> tuple[Answer, ...]:
+    lines = {"anyOf": [refer(line), refer("OllamaError")]}
+    return (Answer({LINES: lines, JSON: refer(whole or line)}, _LINES_NOTE),)
+
+
+OLLAMA: dict[str, Operation] = {
+    "GET /": Operation(
+        answers=(Answer({TEXT: {"const": "Ollama is running"}}),), access=Access.EVERYBODY
+    ),
+    "GET /api/version": Operation(
+        answers=answer_json(make_object({"version": {"type": "string"}}, ("version",))),
+        access=Access.EVERYBODY,
+    ),
+    "POST /api/chat": Operation(
+        answers=answer_lines("OllamaChatLine"),
+        errors=GENERATION,
+        body={JSON: refer("OllamaChatRequest")},
+        parameters=(refer_to_parameter("Strict"),),
+        is_relayed=True,
+        example={"model": "demo", "messages": [_HI], "stream": False},
+    ),
+    "POST /api/generate": Operation(
+        answers=answer_lines("OllamaGenerateLine"),
+        errors=GENERATION,
+        body={JSON: refer("OllamaGenerateRequest")},
+        parameters=(refer_to_parameter("Strict"),),
+        is_relayed=True,
+        example={"model": "demo", "prompt": "Say hi.", "stream": False},
+    ),
+    "POST /api/embed": Operation(
+        answers=answer_json("OllamaEmbedAnswer"),
+        errors=UPSTREAM,
+        body={JSON: refer("OllamaEmbedRequest")},
+        is_relayed=True,
+        example={"model": "demo", "input": "Say hi."},
+    ),
+    "POST /api/embeddings": Operation(
+        answers=answer_json(make_object({"embedding": refer("Vector")}, ("embedding",))),
+        errors=UPSTREAM,
+        body={JSON: refer("OllamaEmbeddingsRequest")},
+        is_relayed=True,
+        example={"model": "demo", "prompt": "Say hi."},
+    ),
+    "GET /api/tags": Operation(
+        answers=answer_json(_MODELS),
+        errors=(Unauthorized,),
+    ),
+    "GET /api/ps": Operation(answers=answer_json(_MODELS), errors=(Unauthorized, StoreUnavailable)),
+    "POST /api/show": Operation(
+        answers=answer_json("OllamaModelDescription"),
+        errors=(*BODY, Unauthorized, NotFound),
+        body={JSON: refer("OllamaShowRequest")},
+        example={"model": "demo"},
+    ),
+    "POST /api/pull": Operation(
+        answers=answer_lines("OllamaStatus"),
+        errors=(*BODY, Unauthorized, NotFound),
+        body={JSON: refer("OllamaPullRequest")},
+        example={"model": "demo", "stream": False},
+    ),
+    "POST /api/create": Operation(
+        answers=answer_lines("OllamaStatus"),
+        errors=(*_ADMIN_BODY, NotFound, StoreUnavailable),
+        access=Access.ADMINISTRATOR,
+        body={JSON: refer("OllamaCreateRequest")},
+        example={"model": "fast", "from": "demo"},
+    ),
+    "POST /api/copy": Operation(
+        answers=_EMPTY,
+        errors=(*_ADMIN_BODY, NotFound, StoreUnavailable),
+        access=Access.ADMINISTRATOR,
+        body={
+            JSON: make_object(
+                {"source": {"type": "string"}, "destination": {"type": "string"}},
+                ("source", "destination"),
+            )
+        },
+    ),
+    "DELETE /api/delete": Operation(
+        answers=_EMPTY,
+        errors=(*_ADMIN_BODY, NotFound, StoreUnavailable),
+        access=Access.ADMINISTRATOR,
+        body=_MODEL_REQUEST,
+    ),
+    "POST /api/push": Operation(answers=(), errors=(InvalidRequest, Unauthorized)),
+    "HEAD /api/blobs/{digest}": Operation(answers=(), errors=(InvalidRequest, Unauthorized)),
+    "POST /api/blobs/{digest}": Operation(answers=(), errors=(InvalidRequest, Unauthorized)),
+}
+
+DIAGNOSTICS: dict[str, Operation] = {
+    "POST /forwarder/translate": Operation(
+        answers=answer_json("DryRunReport"),
+        errors=GENERATION,
+        body={
+            JSON: {
+                "anyOf": [
+                    refer("ChatCompletionRequest"),
+                    refer("ResponseRequest"),
+                    refer("OllamaChatRequest"),
+                    refer("OllamaGenerateRequest"),
+                ]
+            }
+        },
+        parameters=(
+            refer_to_parameter("Strict"),
+            make_query("from", {"enum": list(CLIENT_PROTOCOLS)}, "The API of the request."),
+        ),
+        example={"model": "demo", "messages": [_HI]},
+    ),
+    "GET /forwarder/exchanges": Operation(
+        answers=answer_json(
+            make_object(
+                {
+                    "object": {"const": "list"},
+                    "shared": {"type": "boolean"},
+                    "data": {"type": "array", "items": {"type": "object"}},
+                },
+                ("object", "shared", "data"),
+            )
+        ),
+        errors=(InvalidRequest, Unauthorized, NotFound),
+        access=Access.ADMINISTRATOR,
+        parameters=(
+            make_query(
+                "limit",
+                {"type": "integer", "minimum": 1, "maximum": MAX_LISTED_CAPTURES, "default": 20},
+                "The number of captures.",
+            ),
+        ),
+    ),
+    "GET /forwarder/exchanges/{name}": Operation(
+        answers=answer_json(
+            make_object(
+                {
+                    "exchange": {"type": "object"},
+                    "client": {"type": "object"},
+                    "upstream": {"type": "array", "items": {"type": "object"}},
+                },
+                ("exchange", "client", "upstream"),
+            )
+        ),
+        errors=(Unauthorized, NotFound),
+        access=Access.ADMINISTRATOR,
+    ),
+}
+
+PROBES: dict[str, Operation] = {
+    "GET /health": Operation(
+        answers=answer_json(make_object({"status": {"const": "ok"}}, ("status",))),
+        access=Access.EVERYBODY,
+    ),
+    "GET /ready": Operation(
+        answers=(
+            Answer({JSON: refer("Readiness")}, "At least one upstream is reachable."),
+            Answer({JSON: refer("Readiness")}, "No upstream is reachable.", 503),
+        ),
+        errors=(Unauthorized,),
+        access=Access.EVERYBODY,
+        parameters=(
+            make_query(
+                "verbose",
+                {"type": "string"},
+                "Show more of each upstream. Needs a client's or an administrator's key.",
+                allowEmptyValue=True,
+            ),
+        ),
+    ),
+    "GET /metrics": Operation(
+        answers=(Answer({TEXT: {"type": "string"}}, "Prometheus' text format."),),
+        errors=(Unauthorized, NotFound),
+        access=Access.METRICS,
+    ),
+}
+
+DOCUMENTATION: dict[str, Operation] = {
+    "GET /openapi.json": Operation(
+        answers=answer_json(
+            make_object({"openapi": {"type": "string"}}, ("openapi", "info", "paths"))
+        ),
+        access=Access.EVERYBODY,
+    ),
+    "GET /docs": Operation(
+        answers=(Answer({}, "The first page is elsewhere.", 302, ("Location",)),),
+        errors=(NotFound,),
+        access=Access.EVERYBODY,
+    ),
+    "GET /docs/{path}": Operation(
+        answers=(Answer({ANYTHING: {}}),), errors=(NotFound,), access=Access.EVERYBODY
+    ),
+    "GET /docs/api": Operation(
+        answers=(Answer({HTML: {"type": "string"}}),), access=Access.EVERYBODY
+    ),
+    "GET /docs/api/{name}": Operation(
+        answers=(Answer({ANYTHING: {}}),), errors=(NotFound,), access=Access.EVERYBODY
+    ),
+}

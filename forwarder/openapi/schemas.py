@@ -1,0 +1,185 @@
+"""JSON schemas of request bodies, made of the tables of parameters and of the SDK's types.
+
+The forwarder checks the JSON type of each parameter and passes on parameters and values that
+OpenAI's documents do not have. So a parameter has the SDK's schema or, beside it, any value of the
+JSON types that the table accepts. Null counts as absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import orjson
+
+from forwarder.core.types import Json
+from forwarder.core.validate import JsonTypes
+from forwarder.protocols.parameters import Disposition
+
+PREFIX = "#/components/schemas/"
+
+_TYPE_NAMES = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    list: "array",
+    dict: "object",
+}
+
+TEXT: Json = {"type": "string"}
+COUNT: Json = {"type": "integer", "minimum": 0}
+FLAG: Json = {"type": "boolean"}
+OBJECT: Json = {"type": "object"}
+TEXTS: Json = {"type": "array", "items": TEXT}
+
+_NULL: Json = {"type": "null"}
+
+_DISPOSITIONS = {
+    "carried": "sent unchanged",
+    "mapped": "translated",
+    "emulated": "done by the forwarder",
+    "offered": "sent if the upstream accepts it, otherwise dropped",
+    "local": "used by the forwarder only",
+    "dropped": "dropped",
+    "refused": "refused",
+}
+
+
+def refer(name: str) -> Json:
+    """Return a reference to a schema of the document."""
+    return {"$ref": PREFIX + name}
+
+
+@cache
+def load_sdk_schemas() -> dict[str, Json]:
+    """Return name -> schema of the SDK's types. Callers must not change them."""
+    text = resources.files("forwarder.openapi").joinpath("sdk_schemas.json").read_bytes()
+    schemas: dict[str, Json] = orjson.loads(text)
+    return schemas
+
+
+def make_object(
+    properties: Mapping[str, Json], required: Collection[str] = (), **more: Any
+) -> Json:
+    """Return the schema of an object, which may have other properties too."""
+    schema: Json = {"type": "object", "properties": dict(properties), **more}
+    return {**schema, "required": list(required)} if required else schema
+
+
+def add_properties(schema: Json, **properties: Json) -> Json:
+    """Return the schema of an object with more or other properties."""
+    return {**schema, "properties": {**schema["properties"], **properties}}
+
+
+def accept_types(*types: str, **more: Any) -> Json:
+    """Return the schema of an optional field, in which null counts as absent."""
+    return {"type": [*types, "null"], **more}
+
+
+def make_list(entry: Json) -> Json:
+    """Return the schema of a page of a list."""
+    text = {"type": ["string", "null"]}
+    return make_object(
+        {
+            "object": {"const": "list"},
+            "data": {"type": "array", "items": entry},
+            "first_id": text,
+            "last_id": text,
+            "has_more": {"type": "boolean"},
+        },
+        ("object", "data", "first_id", "last_id", "has_more"),
+    )
+
+
+def make_request(
+    table: Mapping[str, Disposition], over: str, sdk: str | None = None, **more: Any
+) -> Json:
+    """Return the schema of a request whose parameters are in ``table``.
+
+    ``over`` names the upstreams for which the table has the dispositions; ``sdk`` is the type of
+    the request in the SDK.
+    """
+    known = load_sdk_schemas()[sdk]["properties"] if sdk else {}
+    properties: dict[str, Json] = {}
+    options: dict[str, Json] = {}
+    for name, row in table.items():
+        _, is_option, option = name.partition("options.")
+        described = describe_parameter(row, over, known.get(name))
+        if is_option:
+            options[option] = described
+        else:
+            properties[name] = described
+    if options:
+        properties["options"] = {"type": ["object", "null"], "properties": options}
+    return make_object(properties, **more)
+
+
+def describe_parameter(row: Disposition, over: str, known: Json | None = None) -> Json:
+    """Return the schema of a parameter; ``known`` is its schema in the SDK."""
+    text = f"{over}: {_DISPOSITIONS[row.kind]}"
+    described: Json = {"description": f"{text} ({row.reason})." if row.reason else f"{text}."}
+    accepted = describe_types(row.types)
+    alternatives = [] if known is None else list_alternatives(known)
+    if all(set(each) <= {"type"} for each in alternatives):
+        return {**described, **accepted}
+    return {**described, "anyOf": [*alternatives, accepted]}
+
+
+def describe_types(types: JsonTypes) -> Json:
+    """Return the schema of all values of these types, and null."""
+    if not types:
+        return {}
+    names = dict.fromkeys(_TYPE_NAMES[each] for each in types)
+    if "number" in names:
+        names.pop("integer", None)  # each integer is a number
+    return {"type": [*names, "null"]}
+
+
+def list_alternatives(schema: Json) -> list[Json]:
+    """Return the members of a union besides null; a schema that is no union is its only member."""
+    return [each for each in schema.get("anyOf", [schema]) if each != _NULL]
+
+
+def accept_null(sdk: str, **replaced: Json) -> Json:
+    """Return the schema of a request of the SDK in which null counts as absent.
+
+    ``replaced`` are properties that the forwarder accepts in another form.
+    """
+    schema = load_sdk_schemas()[sdk]
+    required = schema.get("required", [])
+    properties = {
+        name: inner if name in required else {"anyOf": [*list_alternatives(inner), _NULL]}
+        for name, inner in schema["properties"].items()
+    }
+    return make_object({**properties, **replaced}, required)
+
+
+def add_used_schemas(document: Json, own: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the schemas that a document refers to, from ``own`` or from those of the SDK."""
+    available = {**load_sdk_schemas(), **own}
+    used: dict[str, Json] = {}
+    waiting = list_references(document)
+    while waiting:
+        name = waiting.pop()
+        if name not in used:
+            used[name] = available[name]
+            waiting += list_references(used[name])
+    return dict(sorted(used.items()))
+
+
+def list_references(value: Any) -> list[str]:
+    """Return the names of all schemas to which a JSON value refers."""
+    if isinstance(value, list):
+        return [name for each in value for name in list_references(each)]
+    if not isinstance(value, dict):
+        return []
+    target = value.get("$ref")
+    own = (
+        [target.removeprefix(PREFIX)]
+        if isinstance(target, str) and target.startswith(PREFIX)
+        else []
+    )
+    return own + [name for each in value.values() for name in list_references(each)]

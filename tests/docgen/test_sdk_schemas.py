@@ -1,0 +1,96 @@
+"""The schemas of the SDK's types that the OpenAPI document uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools.docgen.blocks import COMMAND, ROOT
+from tools.docgen.sdk_schemas import (
+    FILE,
+    PREFIX,
+    ROOTS,
+    drop_noise,
+    drop_unused,
+    merge_equal,
+    render_schemas,
+    shorten_names,
+    write_schemas,
+)
+
+
+def refer(name: str) -> dict[str, str]:
+    return {"$ref": PREFIX + name}
+
+
+def test_file_has_the_schemas_of_the_installed_sdk() -> None:
+    text = (ROOT / FILE).read_text(encoding="utf-8")
+
+    assert render_schemas() == text, f"bring {FILE} up to date by: {COMMAND}"
+
+
+def test_schemas_are_written(tmp_path: Path) -> None:
+    (tmp_path / FILE).parent.mkdir(parents=True)
+
+    write_schemas(tmp_path)
+
+    assert (tmp_path / FILE).read_text(encoding="utf-8") == render_schemas()
+
+
+def test_titles_and_null_defaults_are_dropped_but_not_properties_of_these_names() -> None:
+    schema = {
+        "title": "A",
+        "properties": {
+            "title": {"title": "Title", "type": "string"},
+            "default": {"default": None, "title": "Default"},
+            "n": {"default": 1},
+        },
+    }
+
+    assert drop_noise(schema) == {
+        "properties": {"title": {"type": "string"}, "default": {}, "n": {"default": 1}}
+    }
+
+
+def test_equal_schemas_get_one_name_also_where_they_refer_to_equal_ones() -> None:
+    schemas = {
+        "Long": {"properties": {"inner": refer("InnerLong")}},
+        "A": {"properties": {"inner": refer("Inner")}},
+        "Inner": {"type": "string"},
+        "InnerLong": {"type": "string"},
+    }
+
+    merged = merge_equal({**{name: {"const": name} for name in ROOTS}, **schemas})
+
+    assert merged["A"] == {"properties": {"inner": refer("Inner")}}
+    assert merged.keys() == {*ROOTS, "A", "Inner"}
+
+
+def test_names_have_the_module_only_where_they_need_it() -> None:
+    names = [
+        "Plain",
+        "openai__types__chat__chat_completion__Choice",
+        "openai__types__chat__chat_completion_chunk__Choice",
+        "openai__types__shared__reasoning__Reasoning",
+        "openai__types__shared_params__reasoning__Reasoning",
+    ]
+
+    assert list(shorten_names({name: {"const": name} for name in names})) == [
+        "Plain",
+        "ChatCompletionChoice",
+        "ChatCompletionChunkChoice",
+        "Reasoning",
+        "ReasoningParam",
+    ]
+
+
+def test_schemas_that_no_root_needs_are_dropped() -> None:
+    root = next(iter(ROOTS))
+    schemas = {
+        **{name: {} for name in ROOTS},
+        root: refer("Used"),
+        "Used": {"items": refer("Inner")},
+        "Inner": {},
+        "Unused": {},
+    }
+
+    assert drop_unused(schemas).keys() == {*ROOTS, "Used", "Inner"}

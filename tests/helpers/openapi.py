@@ -1,0 +1,106 @@
+"""What the OpenAPI document says of requests and answers, checked on real ones."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jsonschema_rs
+from flask import Flask
+
+from forwarder.app import create_app
+from forwarder.config.settings import Settings
+from forwarder.openapi.document import build_document
+from forwarder.server.openapi import list_routes
+
+Json = dict[str, Any]
+
+ERROR_STATUSES = ("4XX", "5XX")
+
+
+def read_json(data: bytes) -> list[Any]:
+    return [json.loads(data)]
+
+
+def read_events(data: bytes) -> list[Any]:
+    lines = data.decode().splitlines()
+    frames = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+    return [json.loads(frame) for frame in frames if frame != "[DONE]"]
+
+
+def read_lines(data: bytes) -> list[Any]:
+    return [json.loads(line) for line in data.splitlines() if line.strip()]
+
+
+READERS: dict[str, Callable[[bytes], list[Any]]] = {
+    "application/json": read_json,
+    "text/event-stream": read_events,
+    "application/x-ndjson": read_lines,
+}
+"""Media type -> what reads the values that the schema describes."""
+
+
+class Conformance:
+    """Compares requests and answers of an application with its document."""
+
+    def __init__(self, app: Flask) -> None:
+        self.document = build_document(list_routes(app))
+        self._validator = functools.cache(self._make_validator)
+
+    def find_request_mistakes(self, key: str, body: Any) -> list[str]:
+        """What is wrong with a request body, for ``POST /path``."""
+        schema = self._find_operation(key)["requestBody"]["content"]["application/json"]["schema"]
+        return self._find_mistakes(schema, body)
+
+    def find_answer_mistakes(self, key: str, status: int, kind: str, data: bytes) -> list[str]:
+        """What is wrong with an answer of this media type."""
+        responses = self._find_operation(key)["responses"]
+        names = (str(status), f"{status // 100}XX")
+        found = next((responses[name] for name in names if name in responses), None)
+        if found is None:
+            return [f"{key}: the status {status} is not documented"]
+        content = self._resolve(found).get("content", {})
+        if not data and not content:
+            return []
+        if kind not in content:
+            return (
+                [] if "*/*" in content else [f"{key}: {status} of type {kind!r} is not documented"]
+            )
+        schema = content[kind]["schema"]
+        values = READERS.get(kind, lambda data: [data.decode()])(data)
+        return [mistake for value in values for mistake in self._find_mistakes(schema, value)]
+
+    def _find_operation(self, key: str) -> Json:
+        method, _, path = key.partition(" ")
+        operation: Json = self.document["paths"][path][method.lower()]
+        return operation
+
+    def _resolve(self, value: Json) -> Json:
+        name = value.get("$ref", "").rpartition("/")[2]
+        found: Json = self.document["components"]["responses"][name] if name else value
+        return found
+
+    def _find_mistakes(self, schema: Json, value: Any) -> list[str]:
+        validator = self._validator(json.dumps(schema))
+        return [describe_mistake(error) for error in validator.iter_errors(value)]
+
+    def _make_validator(self, schema: str) -> Any:
+        root = {"components": self.document["components"], "allOf": [json.loads(schema)]}
+        return jsonschema_rs.Draft202012Validator(root)
+
+
+def describe_mistake(error: Any) -> str:
+    return "".join(iterate_lines(error, 0))[:2000]
+
+
+def iterate_lines(error: Any, depth: int) -> Iterator[str]:
+    path = "/".join(map(str, error.instance_path))
+    yield f"{path}: {error.message[:300]}\n"
+
+
+@functools.cache
+def make_conformance() -> Conformance:
+    """The comparison for an application with the demo upstream."""
+    return Conformance(create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"})))

@@ -1,0 +1,150 @@
+"""The OpenAPI document: valid, complete, and in step with the tables that it is made of."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import schemathesis
+
+from forwarder.app import create_app
+from forwarder.config.settings import Settings
+from forwarder.core.errors import Unauthorized
+from forwarder.openapi.document import TAGS, build_document
+from forwarder.openapi.schemas import list_references
+from forwarder.protocols.ollama import OLLAMA_CHAT
+from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
+from forwarder.protocols.registry import ALL_STYLES
+from forwarder.server.openapi import Route, list_routes
+from tests.helpers.check_cases import check_each
+from tests.helpers.openapi import make_conformance
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def document() -> Json:
+    return make_conformance().document
+
+
+def iterate_operations(document: Json) -> list[tuple[str, Json]]:
+    return [
+        (f"{method.upper()} {path}", operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+def test_document_is_valid(document: Json) -> None:
+    schemathesis.openapi.from_dict(document).validate()
+
+
+def test_document_has_exactly_the_routes_of_the_application() -> None:
+    app = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"}))
+    documented = {key for _, table in TAGS.values() for key in table}
+
+    assert {f"{route.method} {route.path}" for route in list_routes(app)} == documented
+
+
+def test_a_route_without_an_operation_is_an_error() -> None:
+    with pytest.raises(KeyError, match="GET /v1/new"):
+        build_document([Route("/v1/new", "GET", "new.view", "Do something.")])
+
+
+def test_every_reference_leads_to_a_component(document: Json) -> None:
+    targets = set(
+        re.findall(
+            r'"\$ref":"#/components/(\w+)/([^"]+)"',
+            str(document).replace("'", '"').replace('": "', '":"'),
+        )
+    )
+    found = {(kind, name) for kind, table in document["components"].items() for name in table}
+
+    assert len(targets) > 500
+    assert targets <= found
+    assert set(list_references(document)) == set(document["components"]["schemas"])
+
+
+def test_operations_have_unique_ids_and_summaries(document: Json) -> None:
+    operations = iterate_operations(document)
+    names = [operation["operationId"] for _, operation in operations]
+
+    assert len(set(names)) == len(names)
+    for key, operation in operations:
+        assert re.fullmatch(r"[A-Z][^\n]{5,}\.", operation["summary"]), key
+        assert operation["responses"], key
+
+
+def test_paths_have_all_their_parameters(document: Json) -> None:
+    for key, operation in iterate_operations(document):
+        named = [
+            each["name"] for each in operation.get("parameters", ()) if each.get("in") == "path"
+        ]
+        assert named == re.findall(r"\{(\w+)\}", key), key
+
+
+@check_each(
+    ("schema", "table"),
+    [("ChatCompletionRequest", CHAT_OVER_RESPONSES), ("ResponseRequest", RESPONSES_OVER_CHAT)],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_requests_have_every_parameter_of_the_table(
+    document: Json, schema: str, table: dict[str, Any]
+) -> None:
+    properties = document["components"]["schemas"][schema]["properties"]
+
+    assert set(properties) == set(table)
+    for name, row in table.items():
+        assert row.reason in properties[name]["description"], name
+
+
+def test_options_of_ollama_are_nested(document: Json) -> None:
+    properties = document["components"]["schemas"]["OllamaChatRequest"]["properties"]
+    options = properties["options"]["properties"]
+
+    assert {f"options.{name}" for name in options} == {n for n in OLLAMA_CHAT if "." in n}
+    assert {name for name in OLLAMA_CHAT if "." not in name} == set(properties) - {"options"}
+
+
+def test_servers_have_every_reasoning_style(document: Json) -> None:
+    assert document["servers"][1]["variables"]["style"]["enum"] == list(ALL_STYLES)
+
+
+def test_servers_have_the_base_url() -> None:
+    servers = build_document([], "https://api.test/llm")["servers"]
+
+    assert [each["url"] for each in servers] == [
+        "https://api.test/llm",
+        "https://api.test/llm/{style}",
+    ]
+
+
+def test_errors_have_the_body_of_the_client_s_api(document: Json) -> None:
+    paths = document["paths"]
+
+    for key, operation in iterate_operations(document):
+        names = {
+            r["$ref"].rpartition("/")[2] for r in operation["responses"].values() if "$ref" in r
+        }
+        kind = "OllamaError" if key.partition(" ")[2].startswith("/api/") else "Error"
+        assert all(re.fullmatch(rf"{kind}\w{{3}}", name) for name in names), key
+    assert Unauthorized.code is not None
+    assert Unauthorized.code in document["components"]["responses"]["Error401"]["description"]
+    assert "401" not in paths["/health"]["get"]["responses"]
+
+
+@check_each(
+    ("key", "names"),
+    [
+        ("POST /v1/responses", ["clientKey", "clientKeyHeader"]),
+        ("POST /api/create", ["administratorKey"]),
+        ("GET /forwarder/exchanges", ["administratorKey"]),
+        ("GET /metrics", ["metricsKey"]),
+        ("GET /health", []),
+    ],
+)
+def test_operations_name_the_keys_they_need(document: Json, key: str, names: list[str]) -> None:
+    operation = dict(iterate_operations(document))[key]
+
+    assert operation["security"] == [{name: []} for name in names]

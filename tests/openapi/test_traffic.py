@@ -1,0 +1,196 @@
+"""Requests and answers of the recorded conversations, compared with the OpenAPI document."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from flask.testing import FlaskClient
+
+from forwarder import services
+from forwarder.app import create_app
+from forwarder.config.settings import Settings
+from forwarder.openapi.document import TAGS
+from forwarder.openapi.operation import Access, Operation
+from forwarder.protocols.registry import CLIENT_PROTOCOLS
+from tests.helpers.cases import Case, cases
+from tests.helpers.check_cases import check_each
+from tests.helpers.openapi import Conformance, make_conformance
+
+Json = dict[str, Any]
+
+PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses"}
+CAPTURES = Path(__file__).parent.parent / "captures"
+BODIES = [
+    pytest.param(json.loads(line), id=f"{path.stem}-{number}")
+    for path in sorted(CAPTURES.glob("*.jsonl"))
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+]
+
+
+class CaseUpstream:
+    """An upstream of both protocols that answers with the events of the current case."""
+
+    events: list[Json]
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(request.read() or b"{}")
+        if not request.url.path.endswith(tuple(PATHS.values())):
+            return httpx2.Response(404, json={"error": {"message": "no such path"}})
+        if body.get("stream"):
+            frames = "".join(f"data: {json.dumps(event)}\n\n" for event in self.events)
+            return httpx2.Response(
+                200, text=f"{frames}data: [DONE]\n\n", headers={"content-type": "text/event-stream"}
+            )
+        protocol = next(name for name, path in PATHS.items() if request.url.path.endswith(path))
+        whole = CLIENT_PROTOCOLS[protocol].fold(iter([self.events]))
+        return httpx2.Response(200, json=whole)
+
+
+@pytest.fixture
+def conformance() -> Conformance:
+    return make_conformance()
+
+
+@pytest.fixture
+def upstream(monkeypatch: pytest.MonkeyPatch) -> CaseUpstream:
+    upstream = CaseUpstream()
+    transport = httpx2.MockTransport(upstream)
+    monkeypatch.setattr(services, "select_transport", lambda settings, heartbeat: transport)
+    return upstream
+
+
+@pytest.fixture
+def clients(upstream: CaseUpstream) -> dict[str, FlaskClient]:
+    """Protocol of the upstream -> a client of the application over it."""
+    return {
+        name: create_app(
+            Settings.from_env(
+                {
+                    f"{name.upper()}_BASE_URL": "http://up.test/v1",
+                    "FORWARDER_DATABASE_URL": "none",
+                    "FORWARDER_FETCH": "off",
+                }
+            )
+        ).test_client()
+        for name in ("chat", "responses")
+    }
+
+
+def find_mistakes(
+    conformance: Conformance, client: FlaskClient, path: str, body: Json
+) -> Iterator[str]:
+    key = f"POST {path}"
+    yield from conformance.find_request_mistakes(key, body)
+    answer = client.post(path, json=body, buffered=True)
+    yield from conformance.find_answer_mistakes(
+        key, answer.status_code, answer.mimetype, answer.data
+    )
+
+
+@pytest.mark.slow
+@check_each("case", cases(streams=True))
+@check_each("stream", [True, False])
+def test_conversations_are_as_the_document_says(
+    clients: dict[str, FlaskClient],
+    upstream: CaseUpstream,
+    conformance: Conformance,
+    case: Case,
+    stream: bool,
+) -> None:
+    upstream.events = case.read("upstream.jsonl")
+    body = {"model": "gpt", **case.read("request.json"), "stream": stream}
+
+    assert [*find_mistakes(conformance, clients[case.upstream], PATHS[case.client], body)] == []
+
+
+@check_each("body", BODIES)
+def test_captured_requests_are_as_the_document_says(conformance: Conformance, body: Json) -> None:
+    path = PATHS["chat" if "messages" in body else "responses"]
+
+    assert conformance.find_request_mistakes(f"POST {path}", body) == []
+
+
+# -- refusals -------------------------------------------------------------------------------------
+
+LIMIT = 2000
+KEYS = {"CLIENT": "sk-client", "ADMINISTRATOR": "sk-admin", "METRICS": "sk-metrics"}
+OPERATIONS = [
+    pytest.param(key, operation, id=key)
+    for _, table in TAGS.values()
+    for key, operation in table.items()
+]
+WITHOUT_HANDSHAKE = "GET /v1/responses"
+"""Answered with a 426 before the key is checked."""
+
+WITH_KEY = [each for each in OPERATIONS if each.id != WITHOUT_HANDSHAKE]
+WITH_BODY = [each for each in OPERATIONS if each.values[1].body is not None]
+
+
+@pytest.fixture
+def guarded() -> FlaskClient:
+    """A client of an application with keys of every kind, and a limit of the body."""
+    return create_app(
+        Settings.from_env(
+            {
+                "FORWARDER_API_KEYS": KEYS["CLIENT"],
+                "FORWARDER_ADMIN_KEYS": KEYS["ADMINISTRATOR"],
+                "FORWARDER_METRICS_KEY": KEYS["METRICS"],
+                "FORWARDER_CAPTURE": "memory",
+                "FORWARDER_MAX_BODY": str(LIMIT),
+            }
+        )
+    ).test_client()
+
+
+def send(
+    conformance: Conformance, client: FlaskClient, key: str, access: Access | None, **request: Any
+) -> int:
+    """Return the status of the answer, which has to be as the document says."""
+    method, _, path = key.partition(" ")
+    headers = {**request.pop("headers", {})}
+    if access is not None and access.name in KEYS:
+        headers["Authorization"] = f"Bearer {KEYS[access.name]}"
+    answer = client.open(
+        path.replace("{", "").replace("}", ""),
+        method=method,
+        headers=headers,
+        buffered=True,
+        **request,
+    )
+    assert method == "HEAD" or not conformance.find_answer_mistakes(
+        key, answer.status_code, answer.mimetype, answer.data
+    )
+    return answer.status_code
+
+
+@check_each(("key", "operation"), WITH_KEY)
+def test_operations_need_the_key_that_the_document_names(
+    conformance: Conformance, guarded: FlaskClient, key: str, operation: Operation
+) -> None:
+    needs_key = operation.access is not Access.EVERYBODY
+    with_wrong_key = {"headers": {"Authorization": "Bearer sk-unknown"}}
+
+    assert (send(conformance, guarded, key, None) == 401) == needs_key
+    assert (send(conformance, guarded, key, None, **with_wrong_key) == 401) == needs_key
+    assert send(conformance, guarded, key, operation.access) != 401
+    if operation.access is Access.ADMINISTRATOR:
+        assert send(conformance, guarded, key, Access.CLIENT) == 403
+
+
+@check_each(("key", "operation"), WITH_BODY)
+def test_bodies_that_cannot_be_read_are_refused_as_the_document_says(
+    conformance: Conformance, guarded: FlaskClient, key: str, operation: Operation
+) -> None:
+    sent = functools.partial(send, conformance, guarded, key, operation.access)
+    kind = {"content_type": "application/json"}
+
+    assert sent(data=b"{}", headers={"Content-Encoding": "rot13"}, **kind) == 415
+    assert sent(data=b" " * (LIMIT + 1), **kind) == 413
+    assert sent(data=b"{", **kind) == 400
+    assert sent(data=b"[]", **kind) == 400
