@@ -11,6 +11,7 @@ from flask.sessions import NullSession, SessionInterface
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from forwarder.cli.models import build_keys_group, build_models_group
+from forwarder.cli.openapi import make_openapi_command
 from forwarder.cli.replay import make_replay_command
 from forwarder.cli.upstream import build_probe_command, build_translate_command
 from forwarder.cli.usage import print_usage
@@ -118,6 +119,7 @@ def make_app(services: Services) -> Flask:
         build_models_group,
         build_keys_group,
         print_usage,
+        make_openapi_command(make_app),
         make_replay_command(answer_replay),
     ):
         app.cli.add_command(command)

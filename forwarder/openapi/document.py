@@ -92,14 +92,14 @@ PARAMETERS: dict[str, Json] = {
         "name": STRICT_HEADER,
         "in": "header",
         "description": "Refuse the request if anything would be lost in translation.",
-        "schema": {"enum": [*TRUE_VALUES, *FALSE_VALUES]},
+        "schema": {"type": "string", "enum": [*TRUE_VALUES, *FALSE_VALUES]},
     },
     **{
         name: {
             "name": HEADER,
             "in": "header",
             "description": "The reasoning style of the answer.",
-            "schema": {"enum": list(CLIENT_PROTOCOLS[api].reasoning_styles)},
+            "schema": {"type": "string", "enum": list(CLIENT_PROTOCOLS[api].reasoning_styles)},
         }
         for name, api in (("ChatReasoning", "chat"), ("ResponsesReasoning", "responses"))
     },

@@ -64,7 +64,11 @@ FILES: dict[str, Operation] = {
         errors=(*UPSTREAM, *STORED),
         parameters=(
             *make_page_parameters("desc", MAX_PAGE_SIZE, MAX_PAGE_SIZE),
-            make_query("purpose", {"enum": list(PURPOSES)}, "Only those with this purpose."),
+            make_query(
+                "purpose",
+                {"type": "string", "enum": list(PURPOSES)},
+                "Only those with this purpose.",
+            ),
             *_UPSTREAM_CHOICE,
         ),
         is_relayed=True,
@@ -122,7 +126,9 @@ FILES: dict[str, Operation] = {
 
 _FILE_PAGE = (
     *make_page_parameters("desc", before=True),
-    make_query("filter", {"enum": list(STATUSES)}, "Only files with this status."),
+    make_query(
+        "filter", {"type": "string", "enum": list(STATUSES)}, "Only files with this status."
+    ),
 )
 
 VECTOR_STORES: dict[str, Operation] = {

@@ -37,7 +37,11 @@ def make_page_parameters(
     limit = {"type": "integer", "minimum": 1, "maximum": max_size, "default": default}
     parameters = (
         make_query("limit", limit, "The number of entries."),
-        make_query("order", {"enum": ["asc", "desc"], "default": order}, "By time of creation."),
+        make_query(
+            "order",
+            {"type": "string", "enum": ["asc", "desc"], "default": order},
+            "By time of creation.",
+        ),
         make_query("after", {"type": "string"}, "The id of the entry before the page."),
     )
     if not before:
@@ -47,7 +51,7 @@ def make_page_parameters(
 
 _INCLUDE = make_query(
     "include",
-    {"type": "array", "items": {"enum": list(HIDDEN_FIELDS)}},
+    {"type": "array", "items": {"type": "string", "enum": list(HIDDEN_FIELDS)}},
     "Fields that are shown only on request. `include[]` is accepted too.",
     style="form",
     explode=True,

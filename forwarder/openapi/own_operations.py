@@ -146,7 +146,11 @@ DIAGNOSTICS: dict[str, Operation] = {
         },
         parameters=(
             refer_to_parameter("Strict"),
-            make_query("from", {"enum": list(CLIENT_PROTOCOLS)}, "The API of the request."),
+            make_query(
+                "from",
+                {"type": "string", "enum": list(CLIENT_PROTOCOLS)},
+                "The API of the request.",
+            ),
         ),
         example={"model": "demo", "messages": [_HI]},
     ),

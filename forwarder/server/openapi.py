@@ -17,7 +17,7 @@ from flask import Blueprint, Flask, Response, current_app, send_from_directory
 
 from forwarder.core.errors import NotFound
 from forwarder.server import request_context
-from forwarder.server.extension import get_services
+from forwarder.server.extension import get_extension
 
 blueprint = Blueprint("openapi", __name__)
 
@@ -27,11 +27,10 @@ PAGE = "index.html"
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "start.js")
 
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-# Inline styles are allowed: the viewer sets them on its elements.
 
 _MAX_AGE = 3600
 """Seconds for which browsers keep the files of the viewer."""
@@ -63,10 +62,11 @@ class CachedDocument:
         self._lock = Lock()
         self._encoded: bytes | None = None
 
-    def read(self, app: Flask, base_url: str) -> bytes:
+    def read(self, app: Flask) -> bytes:
         """Return the document; concurrent first requests wait for one build."""
         with self._lock:
             if self._encoded is None:
+                base_url = get_extension(app).settings.public_url or ""
                 self._encoded = self._encode(list_routes(app), base_url)
             return self._encoded
 
@@ -74,6 +74,12 @@ class CachedDocument:
 def install_document(app: Flask, encode: Encode) -> None:
     """Make ``encode`` the function that builds the document of ``app``."""
     app.extensions[_NAME] = CachedDocument(encode)
+
+
+def read_document(app: Flask) -> bytes:
+    """Return the OpenAPI document of ``app``."""
+    cached: CachedDocument = app.extensions[_NAME]
+    return cached.read(app)
 
 
 def list_routes(app: Flask) -> list[Route]:
@@ -105,10 +111,8 @@ def log_at_debug_level() -> None:
 @blueprint.get("/openapi.json")
 def document() -> Response:
     """Return the OpenAPI document of all routes."""
-    cached: CachedDocument = current_app.extensions[_NAME]
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-    encoded = cached.read(app, get_services().settings.public_url or "")
-    return Response(encoded, mimetype="application/json")
+    return Response(read_document(app), mimetype="application/json")
 
 
 @blueprint.get("/docs/api")
