@@ -10,6 +10,7 @@ from forwarder.openapi.schemas import (
     accept_null,
     accept_types,
     add_properties,
+    list_alternatives,
     load_sdk_schemas,
     make_object,
     make_request,
@@ -86,6 +87,16 @@ def make_call_delta() -> Json:
     return add_properties(known, type={"enum": ["function", "custom", None]}, custom=custom)
 
 
+def accept_parts(sdk: str) -> Json:
+    """Return a message whose content may be parts, as in the reasoning style ``parts``."""
+    known = load_sdk_schemas()[sdk]
+    content = [
+        *list_alternatives(known["properties"]["content"]),
+        {"type": "array", "items": OBJECT},
+    ]
+    return add_properties(known, content={"anyOf": [*content, {"type": "null"}]})
+
+
 def make_file_object() -> Json:
     """Return a file; the SDK knows fewer purposes of stored files than of uploads."""
     known = load_sdk_schemas()["FileObject"]
@@ -97,6 +108,8 @@ def make_openai_schemas() -> dict[str, Json]:
     """Return the schemas of OpenAI's API in which the forwarder differs from the SDK."""
     return {
         "ChoiceDeltaToolCall": make_call_delta(),
+        "ChatCompletionMessage": accept_parts("ChatCompletionMessage"),
+        "ChoiceDelta": accept_parts("ChoiceDelta"),
         "FileObject": make_file_object(),
         "Metadata": _METADATA,
         "MetadataOrNull": {**_METADATA, "type": ["object", "null"]},

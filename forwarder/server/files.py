@@ -187,9 +187,16 @@ def find_selected_upstream() -> Upstream | None:
 
 
 def read_form() -> MultipartForm:
-    """Return the multipart form of the request. Werkzeug keeps large files on disk."""
-    files = stored_files.read_form_files()
-    return MultipartForm(
-        request.form.to_dict(),
-        [(field, (f.filename or "file", f.stream, f.mimetype or UNKNOWN)) for field, f in files],
-    )
+    """Return the multipart form of the request. Werkzeug keeps large files on disk.
+
+    Raises InvalidRequest for a part without a name, which no form can be built with.
+    """
+    files = [
+        (field, (f.filename or "file", f.stream, f.mimetype or UNKNOWN))
+        for field, f in stored_files.read_form_files()
+    ]
+    fields = request.form.to_dict()
+    names: set[str | None] = {*fields, *(field for field, _ in files)}  # None without a name
+    if None in names:
+        raise InvalidRequest("A part of the form has no name.", code="invalid_value")
+    return MultipartForm(fields, files)

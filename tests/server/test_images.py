@@ -98,6 +98,18 @@ def test_only_upstream_serves_images_even_if_it_speaks_chat(
     assert upstream.requests[0].url.host == "talk.test"
 
 
+def test_form_with_a_part_without_a_name_is_refused(serve: Serve, upstream: Upstream) -> None:
+    part = "--x\r\nContent-Disposition: form-data\r\n\r\na cat\r\n--x--\r\n"
+
+    answer = open_client(serve, upstream).post(
+        "/v1/images/edits", data=part, content_type="multipart/form-data; boundary=x"
+    )
+
+    assert answer.status_code == 400
+    assert answer.get_json()["error"]["message"] == "A part of the form has no name."
+    assert upstream.requests == []
+
+
 def test_form_keeps_its_files_and_gets_the_upstream_model(serve: Serve, upstream: Upstream) -> None:
     form = httpx2.Request(
         "POST",
