@@ -19,9 +19,9 @@ from forwarder.openapi.errors import (
     refer_to_errors,
 )
 from forwarder.openapi.openai_schemas import make_openai_schemas
-from forwarder.openapi.operation import Answer, Operation, make_query
+from forwarder.openapi.operation import HTML, STREAMS, Answer, Operation, make_query
 from forwarder.openapi.own_schemas import make_diagnostic_schemas, make_ollama_schemas
-from forwarder.openapi.schemas import add_used_schemas, load_sdk_schemas
+from forwarder.openapi.schemas import add_used_schemas, list_references, load_sdk_schemas
 from forwarder.protocols.client_reasoning_style import HEADER
 from forwarder.protocols.registry import ALL_STYLES, CLIENT_PROTOCOLS
 from forwarder.server.openapi import Route
@@ -195,7 +195,7 @@ def describe_operation(route: Route, tag: str, operation: Operation) -> Json:
     names = _PATH_PARAMETER.findall(route.path)
     parameters = [*(make_path_parameter(name, route.path) for name in names), *operation.parameters]
     described: Json = {
-        "operationId": f"{route.endpoint.replace('.', '_')}_{route.method.lower()}",
+        "operationId": make_operation_id(route),
         "tags": [tag],
         "summary": " ".join(summary.split()),
         **({"description": clean_docstring(description)} if description else {}),
@@ -206,6 +206,12 @@ def describe_operation(route: Route, tag: str, operation: Operation) -> Json:
         described["requestBody"] = describe_body(operation, operation.body)
     described["responses"] = describe_responses(route, operation)
     return described
+
+
+def make_operation_id(route: Route) -> str:
+    """Return a unique name in camel case, which the viewer's links can contain."""
+    first, *others = re.split(r"[._]", f"{route.endpoint}.{route.method.lower()}")
+    return first + "".join(map(str.capitalize, others))
 
 
 def clean_docstring(text: str) -> str:
@@ -240,6 +246,9 @@ def describe_responses(route: Route, operation: Operation) -> Json:
     errors = refer_to_errors(envelope, raised, operation.is_relayed)
     if route.method == "HEAD":  # without bodies
         errors = {status: {"description": "An error."} for status in errors}
+    if operation.has_error_pages:
+        page = {HTML: {"schema": _TEXT}}
+        errors = {status: {"description": "A page.", "content": page} for status in errors}
     answers = {str(answer.status): describe_answer(answer) for answer in operation.answers}
     return {**errors, **answers}
 
@@ -251,5 +260,15 @@ def describe_answer(answer: Answer) -> Json:
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names},
     }
     if answer.content:
-        described["content"] = {kind: {"schema": each} for kind, each in answer.content.items()}
+        described["content"] = {
+            kind: describe_stream(each) if kind in STREAMS else {"schema": each}
+            for kind, each in answer.content.items()
+        }
     return described
+
+
+def describe_stream(item: Json) -> Json:
+    """Return the media type object of a stream; OpenAPI has ``itemSchema`` only from 3.2 on."""
+    names = " or ".join(f"`{name}`" for name in list_references(item))
+    schema = {"type": "string", "description": f"A stream; the type of its items is {names}."}
+    return {"schema": schema, "x-itemSchema": item}

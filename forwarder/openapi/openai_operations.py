@@ -25,7 +25,7 @@ from forwarder.storage.include import HIDDEN_FIELDS
 _METADATA: Json = refer("Metadata")
 _METADATA_REQUEST = {JSON: make_object({"metadata": _METADATA}, ("metadata",))}
 
-SSE_NOTE = "With `stream`, server-sent events; the schema is that of the `data` of one event."
+SSE_NOTE = "With `stream`, server-sent events; `x-itemSchema` has the type of their `data`."
 _STREAMED_HEADERS = ("X-Forwarder-Upstream", "X-Forwarder-Dropped")
 _STRICT = refer_to_parameter("Strict")
 

@@ -33,6 +33,7 @@ EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
 TEXT = "text/plain"
 HTML = "text/html"
+STREAMS = (EVENTS, LINES)
 ANYTHING = "*/*"
 FORM = "multipart/form-data"
 
@@ -71,7 +72,10 @@ class Access(Enum):
 
 
 class Answer(NamedTuple):
-    """A successful answer: media type -> schema. Schemas of streams describe one event or line."""
+    """A successful answer: media type -> schema.
+
+    The schemas of `STREAMS` describe the data of one event, or one line.
+    """
 
     content: Mapping[str, Json]
     description: str = "Success."
@@ -95,6 +99,8 @@ class Operation(NamedTuple):
     parameters: tuple[Json, ...] = ()
     is_relayed: bool = False
     """The upstream may answer with an error of its own."""
+    has_error_pages: bool = False
+    """Errors are HTML pages."""
     summary: str = ""
     example: Json | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from forwarder.console.landing import GREETING
 from forwarder.core.errors import (
     Forbidden,
     InvalidRequest,
@@ -48,7 +49,9 @@ def answer_lines(line: str, whole: str | None = None) -> tuple[Answer, ...]:
 
 OLLAMA: dict[str, Operation] = {
     "GET /": Operation(
-        answers=(Answer({TEXT: {"const": "Ollama is running"}}),), access=Access.EVERYBODY
+        answers=(Answer({TEXT: {"const": GREETING}, HTML: {"type": "string"}}),),
+        access=Access.EVERYBODY,
+        has_error_pages=True,
     ),
     "GET /api/version": Operation(
         answers=answer_json(make_object({"version": {"type": "string"}}, ("version",))),
@@ -233,6 +236,11 @@ DOCUMENTATION: dict[str, Operation] = {
     ),
     "GET /docs/{path}": Operation(
         answers=(Answer({ANYTHING: {}}),), errors=(NotFound,), access=Access.EVERYBODY
+    ),
+    "GET /landing/upstreams": Operation(
+        answers=(Answer({HTML: {"type": "string"}}),),
+        access=Access.EVERYBODY,
+        has_error_pages=True,
     ),
     "GET /docs/api": Operation(
         answers=(Answer({HTML: {"type": "string"}}),), access=Access.EVERYBODY

@@ -37,6 +37,9 @@ TEXTS: Json = {"type": "array", "items": TEXT}
 
 _NULL: Json = {"type": "null"}
 
+_PLAIN = ("model", "stream")
+"""Parameters for which the SDK has names of OpenAI's models, or one of two values."""
+
 _DISPOSITIONS = {
     "carried": "sent unchanged",
     "mapped": "translated",
@@ -107,7 +110,7 @@ def make_request(
     options: dict[str, Json] = {}
     for name, row in table.items():
         _, is_option, option = name.partition("options.")
-        described = describe_parameter(row, over, known.get(name))
+        described = describe_parameter(row, over, None if name in _PLAIN else known.get(name))
         if is_option:
             options[option] = described
         else:
@@ -123,9 +126,8 @@ def describe_parameter(row: Disposition, over: str, known: Json | None = None) -
     described: Json = {"description": f"{text} ({row.reason})." if row.reason else f"{text}."}
     accepted = describe_types(row.types)
     alternatives = [] if known is None else list_alternatives(known)
-    if all(set(each) <= {"type"} for each in alternatives):
-        return {**described, **accepted}
-    return {**described, "anyOf": [*alternatives, accepted]}
+    narrower = [each for each in alternatives if not set(each) <= {"type"}]
+    return {**described, "anyOf": [*narrower, accepted]} if narrower else {**described, **accepted}
 
 
 def describe_types(types: JsonTypes) -> Json:

@@ -35,6 +35,9 @@ _POLICY = (
 _MAX_AGE = 3600
 """Seconds for which browsers keep the files of the viewer."""
 
+_CONSOLE = "console."
+"""The beginning of the endpoints of pages for operators, which are no API."""
+
 _CONVERTER = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
@@ -83,22 +86,17 @@ def read_document(app: Flask) -> bytes:
 
 
 def list_routes(app: Flask) -> list[Route]:
-    """Return the routes of an application without aliases, HEAD, OPTIONS and WebSockets.
-
-    Routes of OpenAI's API are listed with the prefix ``/v1``.
-    """
+    """Return the routes of the API: without HEAD, OPTIONS, WebSockets and the console's pages."""
     routes = []
     for rule in app.url_map.iter_rules():
-        module, _, view = rule.endpoint.rpartition(".")
-        blueprint_name, has_prefix, prefix = module.partition("/")
-        if rule.websocket or (has_prefix and not prefix):
+        if rule.websocket or rule.endpoint.startswith(_CONSOLE):
             continue
         docstring = app.view_functions[rule.endpoint].__doc__ or ""
         methods = set(rule.methods or ()) - {"OPTIONS"}
         if "GET" in methods:
             methods.discard("HEAD")  # added by Flask
         path = _CONVERTER.sub(r"{\1}", rule.rule)
-        routes += [Route(path, each, f"{blueprint_name}.{view}", docstring) for each in methods]
+        routes += [Route(path, each, rule.endpoint, docstring) for each in methods]
     return routes
 
 
@@ -109,7 +107,7 @@ def log_at_debug_level() -> None:
 
 
 @blueprint.get("/openapi.json")
-def document() -> Response:
+def show_document() -> Response:
     """Return the OpenAPI document of all routes."""
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     return Response(read_document(app), mimetype="application/json")

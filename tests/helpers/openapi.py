@@ -68,7 +68,7 @@ class Conformance:
             return (
                 [] if "*/*" in content else [f"{key}: {status} of type {kind!r} is not documented"]
             )
-        schema = content[kind]["schema"]
+        schema = content[kind].get("x-itemSchema", content[kind]["schema"])
         values = READERS.get(kind, lambda data: [data.decode()])(data)
         return [mistake for value in values for mistake in self._find_mistakes(schema, value)]
 

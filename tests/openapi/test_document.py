@@ -71,6 +71,7 @@ def test_operations_have_unique_ids_and_summaries(document: Json) -> None:
     names = [operation["operationId"] for _, operation in operations]
 
     assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z][A-Za-z]+", name) for name in names)
     for key, operation in operations:
         assert re.fullmatch(r"[A-Z][^\n]{5,}\.", operation["summary"]), key
         assert operation["responses"], key

@@ -50,12 +50,13 @@ def test_document_is_built_once(demo: FlaskClient) -> None:
     assert built == [""]
 
 
-def test_routes_have_no_aliases_and_no_websocket(demo: FlaskClient) -> None:
+def test_routes_are_those_of_the_api(demo: FlaskClient) -> None:
     routes = [f"{route.method} {route.path}" for route in list_routes(demo.application)]
 
     assert len(set(routes)) == len(routes)
     assert {"GET /v1/responses", "HEAD /api/blobs/{digest}", "GET /v1/models/{model}"} <= {*routes}
     assert not {"GET /responses", "HEAD /v1/models", "OPTIONS /v1/models"} & {*routes}
+    assert not [route for route in routes if "/console" in route]
 
 
 @check_each("path", ["/docs/api", "/docs/api/", "/think/docs/api"])
