@@ -90,6 +90,10 @@ FILES: dict[str, Operation] = {
                     },
                 },
                 ("file", "purpose"),
+                dependentRequired={
+                    "expires_after[anchor]": ["expires_after[seconds]"],
+                    "expires_after[seconds]": ["expires_after[anchor]"],
+                },
             )
         },
         parameters=_UPSTREAM_CHOICE,

@@ -181,7 +181,7 @@ RESPONSES: dict[str, Operation] = {
     ),
     "POST /v1/responses/{name}/cancel": Operation(answers=answer_json("Response"), errors=STORED),
     "GET /v1/responses/{name}/input_items": Operation(
-        answers=answer_json(make_list(refer("ResponseItem"))),
+        answers=answer_json(make_list(refer("StoredItem"))),
         errors=STORED,
         parameters=(*make_page_parameters("desc"), _INCLUDE),
     ),
@@ -215,17 +215,17 @@ CONVERSATIONS: dict[str, Operation] = {
         answers=answer_json("ConversationDeletedResource"), errors=STORED
     ),
     "GET /v1/conversations/{name}/items": Operation(
-        answers=answer_json(make_list(refer("ConversationItem"))),
+        answers=answer_json(make_list(refer("StoredConversationItem"))),
         errors=STORED,
         parameters=make_page_parameters("desc"),
     ),
     "POST /v1/conversations/{name}/items": Operation(
-        answers=answer_json(make_list(refer("ConversationItem"))),
+        answers=answer_json(make_list(refer("StoredConversationItem"))),
         errors=STORED,
         body={JSON: make_object({"items": _ITEMS}, ("items",))},
     ),
     "GET /v1/conversations/{name}/items/{item_id}": Operation(
-        answers=answer_json("ConversationItem"), errors=STORED
+        answers=answer_json("StoredConversationItem"), errors=STORED
     ),
     "DELETE /v1/conversations/{name}/items/{item_id}": Operation(
         answers=answer_json("Conversation"), errors=STORED

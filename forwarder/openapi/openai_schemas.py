@@ -97,6 +97,13 @@ def accept_parts(sdk: str) -> Json:
     return add_properties(known, content={"anyOf": [*content, {"type": "null"}]})
 
 
+def make_embedding() -> Json:
+    """Return an embedding; the SDK asks for base64 and decodes it."""
+    known = load_sdk_schemas()["Embedding"]
+    vector = known["properties"]["embedding"]
+    return add_properties(known, embedding={"anyOf": [vector, {**TEXT, "format": "byte"}]})
+
+
 def make_file_object() -> Json:
     """Return a file; the SDK knows fewer purposes of stored files than of uploads."""
     known = load_sdk_schemas()["FileObject"]
@@ -106,10 +113,14 @@ def make_file_object() -> Json:
 
 def make_openai_schemas() -> dict[str, Json]:
     """Return the schemas of OpenAI's API in which the forwarder differs from the SDK."""
+    as_sent = make_object({"id": TEXT}, ("id",), description="As the client sent it.")
     return {
         "ChoiceDeltaToolCall": make_call_delta(),
         "ChatCompletionMessage": accept_parts("ChatCompletionMessage"),
         "ChoiceDelta": accept_parts("ChoiceDelta"),
+        "Embedding": make_embedding(),
+        "StoredItem": {"anyOf": [refer("ResponseItem"), as_sent]},
+        "StoredConversationItem": {"anyOf": [refer("ConversationItem"), as_sent]},
         "FileObject": make_file_object(),
         "Metadata": _METADATA,
         "MetadataOrNull": {**_METADATA, "type": ["object", "null"]},
@@ -155,14 +166,17 @@ def make_openai_schemas() -> dict[str, Json]:
         ),
         "VectorStoreFileRequest": accept_null("VectorStoreFileRequest", attributes=_ATTRIBUTES),
         "VectorStoreFileUpdateRequest": make_object({"attributes": _ATTRIBUTES}, ("attributes",)),
-        "VectorStoreFileBatchRequest": accept_null(
-            "VectorStoreFileBatchRequest",
-            attributes=_ATTRIBUTES,
-            file_ids=limit_ids(MAX_BATCH_FILES),
-            files=accept_types(
-                "array", items=refer("VectorStoreFileRequest"), maxItems=MAX_BATCH_FILES
+        "VectorStoreFileBatchRequest": {
+            **accept_null(
+                "VectorStoreFileBatchRequest",
+                attributes=_ATTRIBUTES,
+                file_ids=limit_ids(MAX_BATCH_FILES),
+                files=accept_types(
+                    "array", items=refer("VectorStoreFileRequest"), maxItems=MAX_BATCH_FILES
+                ),
             ),
-        ),
+            "anyOf": [{"required": ["file_ids"]}, {"required": ["files"]}],
+        },
         "StoredMessage": make_object(
             {"id": TEXT, "role": TEXT, "content": accept_types("string")}, ("id", "content")
         ),

@@ -222,6 +222,8 @@ PROBES: dict[str, Operation] = {
     ),
 }
 
+_UNCHANGED = Answer({}, "Unchanged since the client got it.", 304)
+
 DOCUMENTATION: dict[str, Operation] = {
     "GET /openapi.json": Operation(
         answers=answer_json(
@@ -235,7 +237,7 @@ DOCUMENTATION: dict[str, Operation] = {
         access=Access.EVERYBODY,
     ),
     "GET /docs/{path}": Operation(
-        answers=(Answer({ANYTHING: {}}),), errors=(NotFound,), access=Access.EVERYBODY
+        answers=(Answer({ANYTHING: {}}), _UNCHANGED), errors=(NotFound,), access=Access.EVERYBODY
     ),
     "GET /landing/upstreams": Operation(
         answers=(Answer({HTML: {"type": "string"}}),),
@@ -243,9 +245,9 @@ DOCUMENTATION: dict[str, Operation] = {
         has_error_pages=True,
     ),
     "GET /docs/api": Operation(
-        answers=(Answer({HTML: {"type": "string"}}),), access=Access.EVERYBODY
+        answers=(Answer({HTML: {"type": "string"}}), _UNCHANGED), access=Access.EVERYBODY
     ),
     "GET /docs/api/{name}": Operation(
-        answers=(Answer({ANYTHING: {}}),), errors=(NotFound,), access=Access.EVERYBODY
+        answers=(Answer({ANYTHING: {}}), _UNCHANGED), errors=(NotFound,), access=Access.EVERYBODY
     ),
 }

@@ -170,6 +170,7 @@ def make_create_request() -> Json:
         },
         ("from",),
         anyOf=[{"required": [name]} for name in _MODEL_NAME],
+        additionalProperties=False,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jsonschema_rs
 from flask import Flask
+from flask.testing import FlaskClient
 
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
@@ -104,3 +106,52 @@ def iterate_lines(error: Any, depth: int) -> Iterator[str]:
 def make_conformance() -> Conformance:
     """The comparison for an application with the demo upstream."""
     return Conformance(create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"})))
+
+
+# -- objects ------------------------------------------------------------------------------------
+
+
+def create_response(client: FlaskClient) -> dict[str, str]:
+    body = {"model": "demo", "input": "Hi", "store": True}
+    return {"name": client.post("/v1/responses", json=body).json["id"]}
+
+
+def create_completion(client: FlaskClient) -> dict[str, str]:
+    body = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "store": True}
+    return {"name": client.post("/v1/chat/completions", json=body).json["id"]}
+
+
+def create_conversation(client: FlaskClient) -> dict[str, str]:
+    item = {"type": "message", "role": "user", "content": "Hi", "id": "msg_1"}
+    name = client.post("/v1/conversations", json={"items": [item]}).json["id"]
+    return {"name": name, "item_id": "msg_1"}
+
+
+def create_file(client: FlaskClient) -> dict[str, str]:
+    form = {"file": (io.BytesIO(b"Hello"), "a.txt"), "purpose": "user_data"}
+    return {"file": client.post("/v1/files", data=form).json["id"]}
+
+
+def create_vector_store(client: FlaskClient) -> dict[str, str]:
+    file = create_file(client)["file"]
+    store = client.post("/v1/vector_stores", json={"name": "a"}).json["id"]
+    path = f"/v1/vector_stores/{store}/file_batches"
+    batch = client.post(path, json={"file_ids": [file]}).json["id"]
+    return {"store_id": store, "file_id": file, "batch_id": batch}
+
+
+OBJECTS: dict[str, Callable[[FlaskClient], dict[str, str]]] = {
+    "/v1/responses/": create_response,
+    "/v1/chat/completions/": create_completion,
+    "/v1/conversations/": create_conversation,
+    "/v1/files/": create_file,
+    "/v1/vector_stores/": create_vector_store,
+    "/v1/models/": lambda client: {"model": "demo"},
+}
+"""The beginning of a path -> what makes an object that the path can name."""
+
+
+def create_objects(client: FlaskClient, path: str) -> dict[str, str]:
+    """Make the objects that a path can name; return their ids by parameter of the path."""
+    create = next((each for start, each in OBJECTS.items() if path.startswith(start)), None)
+    return {} if create is None else create(client)

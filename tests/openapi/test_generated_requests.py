@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import io
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,6 +22,9 @@ from schemathesis.specs.openapi.checks import (
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from tests.helpers.check_cases import run_checks
+from tests.helpers.openapi import OBJECTS, create_objects
+
+KEY = "sk-admin"
 
 EXAMPLES = 3
 """Requests of each operation, for each way to generate them."""
@@ -56,54 +57,6 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Flask:
     return create_app(
         Settings.from_env({"FORWARDER_CAPTURE": "memory", "FORWARDER_ADMIN_KEYS": KEY})
     )
-
-
-def create_response(client: FlaskClient) -> dict[str, str]:
-    body = {"model": "demo", "input": "Hi", "store": True}
-    return {"name": client.post("/v1/responses", json=body).json["id"]}
-
-
-def create_completion(client: FlaskClient) -> dict[str, str]:
-    body = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "store": True}
-    return {"name": client.post("/v1/chat/completions", json=body).json["id"]}
-
-
-def create_conversation(client: FlaskClient) -> dict[str, str]:
-    item = {"type": "message", "role": "user", "content": "Hi", "id": "msg_1"}
-    name = client.post("/v1/conversations", json={"items": [item]}).json["id"]
-    return {"name": name, "item_id": "msg_1"}
-
-
-def create_file(client: FlaskClient) -> dict[str, str]:
-    form = {"file": (io.BytesIO(b"Hello"), "a.txt"), "purpose": "user_data"}
-    return {"file": client.post("/v1/files", data=form).json["id"]}
-
-
-def create_vector_store(client: FlaskClient) -> dict[str, str]:
-    file = create_file(client)["file"]
-    store = client.post("/v1/vector_stores", json={"name": "a"}).json["id"]
-    path = f"/v1/vector_stores/{store}/file_batches"
-    batch = client.post(path, json={"file_ids": [file]}).json["id"]
-    return {"store_id": store, "file_id": file, "batch_id": batch}
-
-
-KEY = "sk-admin"
-
-OBJECTS: dict[str, Callable[[FlaskClient], dict[str, str]]] = {
-    "/v1/responses/": create_response,
-    "/v1/chat/completions/": create_completion,
-    "/v1/conversations/": create_conversation,
-    "/v1/files/": create_file,
-    "/v1/vector_stores/": create_vector_store,
-    "/v1/models/": lambda client: {"model": "demo"},
-}
-"""The beginning of a path -> what makes an object that the path can name."""
-
-
-def create_objects(client: FlaskClient, path: str) -> dict[str, str]:
-    """Make the objects that a path can name; return their ids by parameter of the path."""
-    create = next((each for start, each in OBJECTS.items() if path.startswith(start)), None)
-    return {} if create is None else create(client)
 
 
 def send_generated_requests(

@@ -20,7 +20,7 @@ from forwarder.openapi.operation import Access, Operation
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from tests.helpers.cases import Case, cases
 from tests.helpers.check_cases import check_each
-from tests.helpers.openapi import Conformance, make_conformance
+from tests.helpers.openapi import Conformance, create_objects, make_conformance
 
 Json = dict[str, Any]
 
@@ -93,7 +93,6 @@ def find_mistakes(
     )
 
 
-@pytest.mark.slow
 @check_each("case", cases(streams=True))
 @check_each("stream", [True, False])
 def test_conversations_are_as_the_document_says(
@@ -114,6 +113,128 @@ def test_captured_requests_are_as_the_document_says(conformance: Conformance, bo
     path = PATHS["chat" if "messages" in body else "responses"]
 
     assert conformance.find_request_mistakes(f"POST {path}", body) == []
+
+
+# -- successes ------------------------------------------------------------------------------------
+
+HI = {"role": "user", "content": "Hi"}
+CHAT: Json = {"model": "demo", "messages": [HI]}
+GENERATE: Json = {"model": "demo", "prompt": "Hi"}
+ITEM: Json = {"type": "message", "role": "user", "content": "Hi"}
+TOOLS_ITEM: Json = {"type": "additional_tools", "tools": []}
+EXCHANGES: list[tuple[str, Json]] = [
+    *(
+        ("POST /v1/chat/completions", {"json": CHAT, "headers": {"X-Forwarder-Reasoning": style}})
+        for style in CLIENT_PROTOCOLS["chat"].reasoning_styles
+    ),
+    *(
+        ("POST /v1/responses", {"json": {"model": "demo", "input": "Hi"}, "headers": headers})
+        for headers in ({"X-Forwarder-Reasoning": "summary"}, {"X-Forwarder-Strict": "true"})
+    ),
+    ("POST /v1/responses", {"json": {"model": "demo", "input": [ITEM], "stream": True}}),
+    ("POST /v1/responses", {"json": {"model": "demo", "input": "Hi", "background": True}}),
+    ("POST /v1/responses/compact", {"json": {"model": "demo", "input": [ITEM]}}),
+    ("POST /v1/responses/input_tokens", {"json": {"input": [ITEM, TOOLS_ITEM]}}),
+    ("GET /v1/responses/{name}", {}),
+    ("GET /v1/responses/{name}", {"query_string": "include[]=file_search_call.results"}),
+    ("GET /v1/responses/{name}/input_items", {"query_string": "limit=1&order=asc"}),
+    ("DELETE /v1/responses/{name}", {}),
+    ("GET /v1/chat/completions", {"query_string": "metadata[a]=b&model=demo"}),
+    ("GET /v1/chat/completions/{name}", {}),
+    ("GET /v1/chat/completions/{name}/messages", {}),
+    ("POST /v1/chat/completions/{name}", {"json": {"metadata": {"a": "b"}}}),
+    ("DELETE /v1/chat/completions/{name}", {}),
+    ("POST /v1/conversations", {"json": {"items": [ITEM], "metadata": None}}),
+    ("POST /v1/conversations", {}),
+    ("GET /v1/conversations/{name}", {}),
+    ("POST /v1/conversations/{name}", {"json": {"metadata": {"a": "b"}}}),
+    ("GET /v1/conversations/{name}/items", {}),
+    ("POST /v1/conversations/{name}/items", {"json": {"items": [ITEM, TOOLS_ITEM]}}),
+    ("GET /v1/conversations/{name}/items/{item_id}", {}),
+    ("DELETE /v1/conversations/{name}/items/{item_id}", {}),
+    ("DELETE /v1/conversations/{name}", {}),
+    ("GET /v1/models", {"query_string": "client_version=1.0.0"}),
+    ("GET /v1/models/{model}", {}),
+    ("POST /v1/embeddings", {"json": {"model": "demo", "input": "Hi", "dimensions": None}}),
+    ("GET /v1/files", {"query_string": "purpose=user_data"}),
+    ("GET /v1/files/{file}", {}),
+    ("GET /v1/files/{file}/content", {}),
+    ("DELETE /v1/files/{file}", {}),
+    (
+        "POST /v1/vector_stores",
+        {"json": {"name": "a", "expires_after": {"anchor": "last_active_at", "days": 1}}},
+    ),
+    ("GET /v1/vector_stores", {}),
+    ("GET /v1/vector_stores/{store_id}", {}),
+    ("POST /v1/vector_stores/{store_id}", {"json": {"name": None, "metadata": None}}),
+    ("POST /v1/vector_stores/{store_id}/search", {"json": {"query": ["Hi"], "max_num_results": 2}}),
+    ("GET /v1/vector_stores/{store_id}/files", {"query_string": "filter=completed"}),
+    ("GET /v1/vector_stores/{store_id}/files/{file_id}", {}),
+    ("POST /v1/vector_stores/{store_id}/files/{file_id}", {"json": {"attributes": {"a": 1}}}),
+    ("DELETE /v1/vector_stores/{store_id}/files/{file_id}", {}),
+    ("GET /v1/vector_stores/{store_id}/file_batches/{batch_id}", {}),
+    ("GET /v1/vector_stores/{store_id}/file_batches/{batch_id}/files", {}),
+    ("POST /v1/vector_stores/{store_id}/file_batches/{batch_id}/cancel", {}),
+    ("DELETE /v1/vector_stores/{store_id}", {}),
+    ("GET /", {}),
+    ("GET /", {"headers": {"Accept": "text/html"}}),
+    ("GET /landing/upstreams", {}),
+    ("GET /api/version", {}),
+    *(("POST /api/chat", {"json": {**CHAT, "stream": stream}}) for stream in (True, False)),
+    *(("POST /api/generate", {"json": {**GENERATE, "stream": stream}}) for stream in (True, False)),
+    ("POST /api/chat", {"json": {"model": "demo"}}),
+    ("POST /api/embed", {"json": {"model": "demo", "input": ["Hi", "Ho"]}}),
+    ("POST /api/embeddings", {"json": {"model": "demo", "prompt": "Hi"}}),
+    ("GET /api/tags", {}),
+    ("POST /api/show", {"json": {"model": "demo", "verbose": True}}),
+    ("POST /api/create", {"json": {"model": "fast", "from": "demo", "stream": True}}),
+    ("POST /api/copy", {"json": {"source": "demo", "destination": "other"}}),
+    ("GET /api/ps", {}),
+    ("POST /api/pull", {"json": {"model": "fast"}}),
+    ("POST /api/pull", {"json": {"name": "none"}}),
+    ("DELETE /api/delete", {"json": {"model": "fast"}}),
+    ("POST /forwarder/translate", {"json": CHAT, "query_string": "from=chat"}),
+    ("GET /forwarder/exchanges", {"query_string": "limit=3"}),
+    ("GET /health", {}),
+    ("GET /ready", {}),
+    ("GET /ready", {"query_string": "verbose"}),
+    ("GET /metrics", {}),
+    ("GET /openapi.json", {}),
+    ("GET /docs/api", {}),
+]
+"""Requests to the demo that succeed; the names in a path are those of objects that are made."""
+
+
+@check_each(("key", "request_"), EXCHANGES, ids=lambda value: str(value)[:80])
+def test_answers_of_the_demo_are_as_the_document_says(
+    conformance: Conformance, full_demo: FlaskClient, key: str, request_: Json
+) -> None:
+    method, _, path = key.partition(" ")
+    if "json" in request_:
+        assert conformance.find_request_mistakes(key, request_["json"]) == []
+
+    address = path.format(**create_objects(full_demo, path))
+    answer = full_demo.open(address, method=method, buffered=True, **request_)
+
+    assert answer.status_code == 200, answer.text
+    assert conformance.find_answer_mistakes(key, 200, answer.mimetype, answer.data) == []
+
+
+@pytest.fixture
+def full_demo() -> FlaskClient:
+    """A client of the demo with a database and captures."""
+    return create_app(Settings.from_env({"FORWARDER_CAPTURE": "memory"})).test_client()
+
+
+def test_embeddings_may_be_base64(conformance: Conformance) -> None:
+    entry = {"object": "embedding", "index": 0, "embedding": "AACAPw=="}
+    usage = {"prompt_tokens": 1, "total_tokens": 1}
+    answer = {"object": "list", "model": "m", "data": [entry], "usage": usage}
+    data = json.dumps(answer).encode()
+
+    key = "POST /v1/embeddings"
+    assert conformance.find_answer_mistakes(key, 200, "application/json", data) == []
+    assert conformance.find_answer_mistakes(key, 200, "application/json", b"{}") != []
 
 
 # -- refusals -------------------------------------------------------------------------------------
