@@ -8,7 +8,7 @@ import sys
 import click
 
 from forwarder import __version__
-from forwarder.app import answer_replay
+from forwarder.app import answer_replay, make_app
 from forwarder.cli.check import check
 from forwarder.cli.models import build_keys_group, build_models_group
 from forwarder.cli.openapi import make_openapi_command

@@ -37,6 +37,7 @@ TAGS: dict[str, tuple[str, Mapping[str, Operation]]] = {
     "Vector stores": ("Stores of files that can be searched.", file_operations.VECTOR_STORES),
     "Ollama": ("Ollama's API, and the registry of models.", own_operations.OLLAMA),
     "Diagnostics": ("The dry run and captured requests.", own_operations.DIAGNOSTICS),
+    "Usage": ("Requests, tokens and costs.", own_operations.USAGE),
     "Probes": ("Health, readiness and metrics.", own_operations.PROBES),
     "Documentation": ("This document and the documentation.", own_operations.DOCUMENTATION),
 }

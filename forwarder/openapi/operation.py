@@ -32,6 +32,7 @@ JSON = "application/json"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
 TEXT = "text/plain"
+CSV = "text/csv"
 HTML = "text/html"
 STREAMS = (EVENTS, LINES)
 ANYTHING = "*/*"
@@ -67,6 +68,7 @@ class Access(Enum):
 
     CLIENT = ("clientKey", "clientKeyHeader")
     ADMINISTRATOR = ("administratorKey",)
+    READER = ("clientKey", "clientKeyHeader", "administratorKey")
     METRICS = ("metricsKey",)
     EVERYBODY = ()
 

@@ -12,8 +12,10 @@ from forwarder.core.errors import (
 )
 from forwarder.core.types import Json
 from forwarder.openapi.operation import (
+    ADMITTED,
     ANYTHING,
     BODY,
+    CSV,
     GENERATION,
     HTML,
     JSON,
@@ -30,6 +32,8 @@ from forwarder.openapi.operation import (
 from forwarder.openapi.schemas import make_object, refer
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.server.diagnostics import MAX_LISTED_CAPTURES
+from forwarder.server.usage import BUCKET_WIDTHS, OPENAI_GROUPS
+from forwarder.usage.report import NAME_GROUPS, TIME_GROUPS
 
 _LINES_NOTE = (
     "JSON lines, or one JSON object with `stream: false`. An error in a stream is a line with "
@@ -191,6 +195,46 @@ DIAGNOSTICS: dict[str, Operation] = {
         ),
         errors=(Unauthorized, NotFound),
         access=Access.ADMINISTRATOR,
+    ),
+}
+
+_TIME = "A date, a time such as `2026-01-31T12:00Z`, or Unix seconds."
+_SECONDS = {"type": "integer", "minimum": 0}
+
+USAGE: dict[str, Operation] = {
+    "GET /forwarder/usage": Operation(
+        answers=(Answer({JSON: refer("UsageReport"), CSV: {"type": "string"}}),),
+        errors=(*ADMITTED, StoreUnavailable),
+        access=Access.READER,
+        parameters=(
+            make_query("from", {"type": "string"}, _TIME),
+            make_query("to", {"type": "string"}, _TIME),
+            make_query(
+                "group",
+                {"type": "string", "default": "day"},
+                f"Names of {', '.join((*TIME_GROUPS, *NAME_GROUPS))}, separated by commas.",
+            ),
+            make_query("format", {"type": "string", "enum": ["json", "csv"]}, "Of the answer."),
+        ),
+    ),
+    "GET /v1/organization/usage/completions": Operation(
+        answers=answer_json("UsagePage"),
+        errors=(InvalidRequest, Unauthorized, StoreUnavailable),
+        access=Access.ADMINISTRATOR,
+        parameters=(
+            make_query("start_time", _SECONDS, "Unix seconds.", required=True),
+            make_query("end_time", _SECONDS, "Unix seconds; by default, now."),
+            make_query(
+                "bucket_width", {"type": "string", "enum": [*BUCKET_WIDTHS]}, "Of a bucket."
+            ),
+            make_query("limit", {"type": "integer", "minimum": 1}, "The number of buckets."),
+            make_query("page", {"type": "string"}, "`next_page` of an earlier page."),
+            make_query(
+                "group_by",
+                {"type": "array", "items": {"type": "string", "enum": [*OPENAI_GROUPS]}},
+                "Separate results. `group_by[]` is accepted too.",
+            ),
+        ),
     ),
 }
 

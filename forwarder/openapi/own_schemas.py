@@ -25,6 +25,11 @@ from forwarder.protocols.ollama import (
     OLLAMA_EMBEDDINGS,
     OLLAMA_GENERATE,
 )
+from forwarder.server.usage import OPENAI_GROUPS
+from forwarder.usage.report import COUNT_COLUMNS, NAME_GROUPS, SUM_COLUMNS
+
+_TEXT_OR_NULL: Json = {"type": ["string", "null"]}
+_NUMBER_OR_NULL: Json = {"type": ["number", "null"]}
 
 # -- Ollama ---------------------------------------------------------------------------------------
 
@@ -177,6 +182,47 @@ def make_create_request() -> Json:
 # -- diagnostics and probes -----------------------------------------------------------------------
 
 
+def make_usage_report() -> Json:
+    counts: dict[str, Json] = dict.fromkeys(SUM_COLUMNS, COUNT)
+    means = dict.fromkeys(COUNT_COLUMNS[len(SUM_COLUMNS) :], _NUMBER_OR_NULL)
+    names = {"start": {"type": "string", "format": "date-time"}, **dict.fromkeys(NAME_GROUPS, TEXT)}
+    line = make_object({**names, **counts, **means}, COUNT_COLUMNS)
+    return make_object(
+        {
+            "object": {"const": "usage"},
+            "from": {"type": "string", "format": "date-time"},
+            "to": {"type": "string", "format": "date-time"},
+            "group": TEXTS,
+            "shared": FLAG,
+            "currency": TEXT,
+            "data": {"type": "array", "items": line},
+            "total": line,
+        },
+        ("object", "from", "to", "group", "shared", "currency", "data", "total"),
+    )
+
+
+def make_usage_bucket() -> Json:
+    counts = ("input_tokens", "output_tokens", "input_cached_tokens", "num_model_requests")
+    result = make_object(
+        {
+            "object": {"const": "organization.usage.completions.result"},
+            **dict.fromkeys(counts, COUNT),
+            **dict.fromkeys(OPENAI_GROUPS, _TEXT_OR_NULL),
+        },
+        ("object", *counts),
+    )
+    return make_object(
+        {
+            "object": {"const": "bucket"},
+            "start_time": COUNT,
+            "end_time": COUNT,
+            "results": {"type": "array", "items": result},
+        },
+        ("object", "start_time", "end_time", "results"),
+    )
+
+
 def make_diagnostic_schemas() -> dict[str, Json]:
     """Return the schemas of diagnostics and probes."""
     flag_or_null = {"type": ["boolean", "null"]}
@@ -203,6 +249,16 @@ def make_diagnostic_schemas() -> dict[str, Json]:
                 "models": OBJECT,
             },
             ("status", "upstreams", "store"),
+        ),
+        "UsageReport": make_usage_report(),
+        "UsagePage": make_object(
+            {
+                "object": {"const": "page"},
+                "data": {"type": "array", "items": make_usage_bucket()},
+                "has_more": FLAG,
+                "next_page": _TEXT_OR_NULL,
+            },
+            ("object", "data", "has_more", "next_page"),
         ),
         "DryRunReport": make_object(
             {

@@ -29,7 +29,10 @@ def test_help_lists_every_command_and_leaves_no_file(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["--help"])
 
     assert result.exit_code == 0
-    commands = "serve check probe translate models keys usage openapi replay".split()
+    commands = (
+        *("serve", "check", "probe", "translate", "models", "keys"),
+        *("usage", "openapi", "replay"),
+    )
     for command in commands:
         assert f"\n  {command} " in result.stdout
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,12 @@ EXCHANGES: list[tuple[str, Json]] = [
     ("DELETE /api/delete", {"json": {"model": "fast"}}),
     ("POST /forwarder/translate", {"json": CHAT, "query_string": "from=chat"}),
     ("GET /forwarder/exchanges", {"query_string": "limit=3"}),
+    ("GET /forwarder/usage", {"query_string": "group=hour,model"}),
+    ("GET /forwarder/usage", {"query_string": "format=csv"}),
+    (
+        "GET /v1/organization/usage/completions",
+        {"query_string": f"start_time={int(time.time()) - 7200}&bucket_width=1h&group_by=model"},
+    ),
     ("GET /health", {}),
     ("GET /ready", {}),
     ("GET /ready", {"query_string": "verbose"}),
@@ -240,7 +247,12 @@ def test_embeddings_may_be_base64(conformance: Conformance) -> None:
 # -- refusals -------------------------------------------------------------------------------------
 
 LIMIT = 2000
-KEYS = {"CLIENT": "sk-client", "ADMINISTRATOR": "sk-admin", "METRICS": "sk-metrics"}
+KEYS = {
+    "CLIENT": "sk-client",
+    "READER": "sk-client",
+    "ADMINISTRATOR": "sk-admin",
+    "METRICS": "sk-metrics",
+}
 OPERATIONS = [
     pytest.param(key, operation, id=key)
     for _, table in TAGS.values()
