@@ -156,6 +156,8 @@ def answer_replay(
         .post(request.path, data=request.body, headers=request.headers) as answer,
     ):
         return answer.status_code, answer.get_data()
+
+
 def encode_openapi_document(routes: list[openapi.Route], base_url: str) -> bytes:
     # Imported here: only a process that shows the document loads its tables.
     from forwarder.openapi.document import encode_document

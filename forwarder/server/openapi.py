@@ -69,7 +69,7 @@ class CachedDocument:
         """Return the document; concurrent first requests wait for one build."""
         with self._lock:
             if self._encoded is None:
-                base_url = get_extension(app).settings.public_url or ""
+                base_url = (get_extension(app).settings.public_url or "").rstrip("/")
                 self._encoded = self._encode(list_routes(app), base_url)
             return self._encoded
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema_rs
@@ -18,8 +18,6 @@ from forwarder.openapi.document import build_document
 from forwarder.server.openapi import list_routes
 
 Json = dict[str, Any]
-
-ERROR_STATUSES = ("4XX", "5XX")
 
 
 def read_json(data: bytes) -> list[Any]:
@@ -94,12 +92,8 @@ class Conformance:
 
 
 def describe_mistake(error: Any) -> str:
-    return "".join(iterate_lines(error, 0))[:2000]
-
-
-def iterate_lines(error: Any, depth: int) -> Iterator[str]:
     path = "/".join(map(str, error.instance_path))
-    yield f"{path}: {error.message[:300]}\n"
+    return f"{path}: {error.message[:500]}"
 
 
 @functools.cache
