@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from forwarder.core.types import Json
 from forwarder.hosted_tools.standalone_search import COMMANDS, RESPONSE_LENGTHS
 from forwarder.openapi.schemas import (
@@ -10,13 +12,16 @@ from forwarder.openapi.schemas import (
     accept_null,
     accept_types,
     add_properties,
+    describe_items,
     list_alternatives,
     load_sdk_schemas,
     make_object,
     make_request,
     refer,
 )
-from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
+from forwarder.protocols.chat import CHAT
+from forwarder.protocols.protocol import UpstreamProtocol
+from forwarder.protocols.responses import RESPONSES
 from forwarder.server.stored_files import PURPOSES
 from forwarder.server.vector_stores import (
     MAX_BATCH_FILES,
@@ -80,6 +85,15 @@ def make_image_edit_form() -> Json:
     return make_object({**known, "image": file, "image[]": file, "mask": file}, ("prompt",))
 
 
+def make_generation_request(protocol: UpstreamProtocol, over: str, sdk: str, **more: Any) -> Json:
+    """Return the schema of a request whose typed objects have dispositions of their own."""
+    schema = make_request(protocol.parameters, over, sdk, **more)
+    for title, table in protocol.item_tables.items():
+        name = title if title in schema["properties"] else protocol.conversation.parameter
+        schema["properties"][name]["description"] += describe_items(title, table)
+    return schema
+
+
 def make_call_delta() -> Json:
     """Return the piece of a call in a chunk; the SDK has no type for calls of custom tools."""
     known = load_sdk_schemas()["ChoiceDeltaToolCall"]
@@ -124,16 +138,16 @@ def make_openai_schemas() -> dict[str, Json]:
         "FileObject": make_file_object(),
         "Metadata": _METADATA,
         "MetadataOrNull": {**_METADATA, "type": ["object", "null"]},
-        "ChatCompletionRequest": make_request(
-            CHAT_OVER_RESPONSES,
+        "ChatCompletionRequest": make_generation_request(
+            CHAT,
             "Over Responses upstreams",
             "ChatCompletionRequest",
             description=f"{_SHAPE_NOTE} A body with `input` and without `messages` is accepted "
             "too, as Cursor sends it.",
             anyOf=[{"required": ["messages"]}, {"required": ["input"]}],
         ),
-        "ResponseRequest": make_request(
-            RESPONSES_OVER_CHAT,
+        "ResponseRequest": make_generation_request(
+            RESPONSES,
             "Over Chat upstreams",
             "ResponseRequest",
             description=_SHAPE_NOTE,

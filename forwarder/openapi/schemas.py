@@ -16,6 +16,7 @@ import orjson
 
 from forwarder.core.types import Json
 from forwarder.core.validate import JsonTypes
+from forwarder.protocols.items import DispositionTable, parse_row_type
 from forwarder.protocols.parameters import Disposition
 
 PREFIX = "#/components/schemas/"
@@ -46,6 +47,7 @@ _DISPOSITIONS = {
     "emulated": "done by the forwarder",
     "offered": "sent if the upstream accepts it, otherwise dropped",
     "local": "used by the forwarder only",
+    "noted": "left out, and named in `X-Forwarder-Dropped`",
     "dropped": "dropped",
     "refused": "refused",
 }
@@ -122,12 +124,26 @@ def make_request(
 
 def describe_parameter(row: Disposition, over: str, known: Json | None = None) -> Json:
     """Return the schema of a parameter; ``known`` is its schema in the SDK."""
-    text = f"{over}: {_DISPOSITIONS[row.kind]}"
-    described: Json = {"description": f"{text} ({row.reason})." if row.reason else f"{text}."}
+    described: Json = {"description": f"{over}: {describe_disposition(row)}."}
     accepted = describe_types(row.types)
     alternatives = [] if known is None else list_alternatives(known)
     narrower = [each for each in alternatives if not set(each) <= {"type"}]
     return {**described, "anyOf": [*narrower, accepted]} if narrower else {**described, **accepted}
+
+
+def describe_disposition(row: Disposition) -> str:
+    """Return what the forwarder does with a parameter or item, and the reason."""
+    text = _DISPOSITIONS[row.kind]
+    return f"{text} ({row.reason})" if row.reason else text
+
+
+def describe_items(title: str, table: DispositionTable) -> str:
+    """Return a Markdown list of the typed objects in a table, with their dispositions."""
+    lines = [f"\n\n{title[0].upper()}{title[1:]}:\n"]
+    for row, disposition in table.items():
+        kind = parse_row_type(row)
+        lines.append(f"- `{kind}`{row.removeprefix(kind)}: {describe_disposition(disposition)}")
+    return "\n".join(lines)
 
 
 def describe_types(types: JsonTypes) -> Json:

@@ -14,9 +14,11 @@ from forwarder.config.settings import Settings
 from forwarder.core.errors import Unauthorized
 from forwarder.openapi.document import TAGS, build_document
 from forwarder.openapi.schemas import list_references
+from forwarder.protocols.items import parse_row_type
 from forwarder.protocols.ollama import OLLAMA_CHAT
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
-from forwarder.protocols.registry import ALL_STYLES
+from forwarder.protocols.protocol import UpstreamProtocol
+from forwarder.protocols.registry import ALL_STYLES, UPSTREAM_PROTOCOLS
 from forwarder.server.openapi import Route, list_routes
 from tests.helpers.check_cases import check_each
 from tests.helpers.openapi import make_conformance
@@ -94,6 +96,21 @@ def test_requests_have_every_parameter_of_the_table(
     assert set(properties) == set(table)
     for name, row in table.items():
         assert row.reason in properties[name]["description"], name
+
+
+@check_each("protocol", UPSTREAM_PROTOCOLS.values(), ids=lambda protocol: protocol.name)
+def test_requests_have_every_typed_object_of_the_tables(
+    document: Json, protocol: UpstreamProtocol
+) -> None:
+    name = {"chat": "ChatCompletionRequest", "responses": "ResponseRequest"}[protocol.name]
+    properties = document["components"]["schemas"][name]["properties"]
+
+    for title, table in protocol.item_tables.items():
+        parameter = "tools" if title == "tools" else protocol.conversation.parameter
+        text = properties[parameter]["description"]
+        for row, disposition in table.items():
+            assert f"`{parse_row_type(row)}`" in text, row
+            assert disposition.reason in text, row
 
 
 def test_options_of_ollama_are_nested(document: Json) -> None:
