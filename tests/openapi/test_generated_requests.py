@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ BOUNDED = settings(
 
 
 @pytest.fixture
-def app(monkeypatch: pytest.MonkeyPatch) -> Flask:
+def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Flask:
     """An application over the demo, in which every feature is on that needs no other server."""
 
     def refuse_name(*_: Any, **__: Any) -> Any:
@@ -55,7 +56,13 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Flask:
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse_name)
     return create_app(
-        Settings.from_env({"FORWARDER_CAPTURE": "memory", "FORWARDER_ADMIN_KEYS": KEY})
+        Settings.from_env(
+            {
+                "FORWARDER_CAPTURE": "memory",
+                "FORWARDER_ADMIN_KEYS": KEY,
+                "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db",
+            }
+        )
     )
 
 

@@ -228,9 +228,10 @@ def test_answers_of_the_demo_are_as_the_document_says(
 
 
 @pytest.fixture
-def full_demo() -> FlaskClient:
-    """A client of the demo with a database and captures."""
-    return create_app(Settings.from_env({"FORWARDER_CAPTURE": "memory"})).test_client()
+def full_demo(tmp_path: Path) -> FlaskClient:
+    """A client of the demo with a database of its own and captures."""
+    database = {"FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db"}
+    return create_app(Settings.from_env({"FORWARDER_CAPTURE": "memory", **database})).test_client()
 
 
 def test_embeddings_may_be_base64(conformance: Conformance) -> None:
