@@ -6,6 +6,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -420,9 +421,9 @@ def test_nothing_is_stored_unless_it_is_chosen(
 
 @check_each(("query", "is_stored"), [({}, False), ({"store": "1"}, True)])
 def test_chat_completions_are_stored_only_if_chosen(
-    query: dict[str, str], is_stored: bool, serve: Serve
+    query: dict[str, str], is_stored: bool, serve: Serve, tmp_path: Path
 ) -> None:
-    client = serve(Provider())
+    client = serve(Provider(), FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/{is_stored}.db")
     body = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}], "store": True}
 
     send(client, body, **query)
