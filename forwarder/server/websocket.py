@@ -19,7 +19,7 @@ from forwarder.models.codex_headers import make_handshake_headers
 from forwarder.server.auth import require_client_key
 from forwarder.server.browser_guard import check_origin
 from forwarder.server.extension import get_gateway, get_services
-from forwarder.server.websocket_socket import LockedSocket, add_pauses
+from forwarder.server.websocket_socket import LockedSocket, watch_events
 from forwarder.server.websocket_turns import WebSocketSession
 
 blueprint = Blueprint("websocket", __name__)
@@ -76,7 +76,7 @@ def check_handshake() -> None:
 
 def websocket(ws: Any) -> None:
     """Serve the turns of one connection."""
-    ws.ws.events = add_pauses(ws.ws.events)
+    ws.ws.events = watch_events(ws.ws.events, ws.sock.start_message)
     WebSocketSession(ws, get_services(), get_gateway()).run()
 
 

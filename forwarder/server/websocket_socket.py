@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from wsproto.events import Message
+
 TURN_PAUSE_SECONDS = 1e-5
 """Pause that lets other threads run."""
 
@@ -28,7 +30,8 @@ class LockedSocket:
     """A socket whose `send` sends all data and holds a lock meanwhile.
 
     `send` raises OSError if the peer accepts no data for ``timeout`` seconds. The first `send` is
-    the handshake response; the socket adds ``headers`` to it.
+    the handshake response; the socket adds ``headers`` to it. ``message_bytes`` are the bytes that
+    were received since `start_message`.
     """
 
     def __init__(
@@ -38,7 +41,7 @@ class LockedSocket:
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
         self._lock = threading.Lock()
         self.before_receiving: Callable[[], object] = do_nothing
-        self.received_bytes = 0
+        self.message_bytes = 0
         sock.settimeout(timeout)
 
     def send(self, data: bytes) -> int:
@@ -53,8 +56,12 @@ class LockedSocket:
         """Call ``before_receiving``, which may raise OSError, then receive up to ``size`` bytes."""
         self.before_receiving()
         data: bytes = self._sock.recv(size)
-        self.received_bytes += len(data)
+        self.message_bytes += len(data)
         return data
+
+    def start_message(self) -> None:
+        """Count the bytes of the next message."""
+        self.message_bytes = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -65,13 +72,20 @@ def insert_headers(answer: bytes, lines: bytes) -> bytes:
     return head + b"\r\n" + lines + b"\r\n" + rest if end else answer
 
 
-def add_pauses(read_events: Callable[[], Iterable[Any]]) -> Callable[[], Iterator[Any]]:
-    """Return a function that yields the same events, and lets other threads run in between."""
+def watch_events(
+    read_events: Callable[[], Iterable[Any]], on_message_end: Callable[[], object]
+) -> Callable[[], Iterator[Any]]:
+    """Return a function that yields the same events, and lets other threads run in between.
 
-    def read_with_pauses() -> Iterator[Any]:
+    It calls ``on_message_end`` after the last event of each message.
+    """
+
+    def read_watched_events() -> Iterator[Any]:
         for number, event in enumerate(read_events(), 1):
             yield event
+            if isinstance(event, Message) and event.message_finished:
+                on_message_end()
             if number % FRAMES_PER_TURN == 0:
                 time.sleep(TURN_PAUSE_SECONDS)
 
-    return read_with_pauses
+    return read_watched_events

@@ -103,7 +103,6 @@ class WebSocketSession:
         self._messages: queue.Queue[bytes | None] = queue.Queue(MAX_WAITING_MESSAGES)
         self._reservation = BodyReservation(services.body_memory)
         self._waiting_bytes = self._turn_bytes = 0
-        self._message_start = 0  # in the bytes that were received
         self._current: RequestContext | None = None
         self._answering: tuple[str, RequestContext] | None = None  # id of the current response
         self._interrupted: RequestContext | None = None
@@ -228,11 +227,11 @@ class WebSocketSession:
 
     def _measure_overhead(self) -> int:
         """Return the bytes received for the arriving message beyond those of its frames' data."""
-        received: int = self._ws.sock.received_bytes
         message = self._ws.incoming_message
-        if message is None:
-            self._message_start = received
-        return received - self._message_start - _WIRE_BYTES_PER_MESSAGE_BYTE * len(message or b"")
+        if message is None:  # only pings have arrived since the last message
+            self._ws.sock.start_message()
+        received: int = self._ws.sock.message_bytes
+        return received - _WIRE_BYTES_PER_MESSAGE_BYTE * len(message or b"")
 
     def _resize_reservation(self) -> None:
         """Reserve memory for all messages."""

@@ -62,6 +62,13 @@ def storing(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> S
 
 
 @pytest.fixture(scope="module")
+def ample(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
+    """The same limit of a body, which is reached long before that of the memory of all bodies."""
+    limits = {"WEB_CONCURRENCY": "2", "FORWARDER_MAX_BODY": str(MAX_BODY)}
+    return serve(neighbour.settings | settings(upstream, **limits))
+
+
+@pytest.fixture(scope="module")
 def roomy(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
     """Two workers with the limits that hold unless others are set."""
     return serve(neighbour.settings | settings(upstream, WEB_CONCURRENCY="2"))
@@ -70,7 +77,8 @@ def roomy(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Ser
 @pytest.fixture(autouse=True)
 def _watched(request: pytest.FixtureRequest, neighbour: Neighbour) -> Iterator[None]:
     """A neighbour beside each attack on a server of this module."""
-    names = [name for name in ("server", "storing", "roomy") if name in request.fixturenames]
+    servers = ("server", "storing", "ample", "roomy")
+    names = [name for name in servers if name in request.fixturenames]
     with contextlib.ExitStack() as stack:
         for name in names:
             stack.enter_context(neighbour.watch(request.getfixturevalue(name), MAX_STALL))
@@ -321,8 +329,8 @@ def connect(server: Server) -> Client:
     return Client.connect(server.url.replace("http", "ws", 1) + "/v1/responses")
 
 
-def test_waiting_messages_have_a_limit_in_bytes(server: Server, upstream: ScriptedUpstream) -> None:
-    ws, before = connect(server), measure_memory(server)
+def test_waiting_messages_have_a_limit_in_bytes(ample: Server, upstream: ScriptedUpstream) -> None:
+    ws, before = connect(ample), measure_memory(ample)
     message = {"type": "response.create", "model": "chat/m", "input": "x" * (3 * MB)}
     upstream.script(silent(20))
 
@@ -338,8 +346,10 @@ def test_waiting_messages_have_a_limit_in_bytes(server: Server, upstream: Script
         (ConnectionClosed, LocalProtocolError, OSError)
     ):  # it is closed while more is sent
         send_all()
+    wait_until(lambda: ws.close_message)
+    assert "FORWARDER_MAX_BODY)" in ws.close_message
     assert len(upstream.requests) == 1
-    assert measure_memory(server) - before < 80 * MB
+    assert measure_memory(ample) - before < 80 * MB
 
 
 def test_an_idle_connection_keeps_little(server: Server) -> None:

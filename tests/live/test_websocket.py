@@ -15,6 +15,7 @@ import httpx2
 import pytest
 from openai import OpenAI
 from simple_websocket import Client, ConnectionClosed
+from wsproto.events import TextMessage
 
 from tests.fake_provider import ScriptedUpstream, Stream
 from tests.fake_provider.answers import Answer, Call
@@ -175,6 +176,17 @@ def test_large_messages_arrive_whole_in_both_directions(
 
     assert len(upstream.requests[0].body["messages"][0]["content"]) == 2_000_000
     assert text_of(events) == "y" * 3_000_000
+
+
+def test_large_messages_back_to_back_are_all_answered(
+    either: Server, upstream: ScriptedUpstream
+) -> None:
+    message = {"type": "response.create", "model": "chat/m", "input": "x" * 400_000}
+    upstream.script(*[Answer(text=str(number)) for number in range(3)])
+    with talking(either) as talk:
+        frame: bytes = talk.ws.ws.send(TextMessage(data=json.dumps(message)))
+        talk.ws.sock.sendall(frame * 3)  # the end of one and the start of the next arrive together
+        assert [text_of(talk.hear()) for _ in range(3)] == ["0", "1", "2"]
 
 
 # -- errors -----------------------------------------------------------------------------------------

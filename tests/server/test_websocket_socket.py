@@ -9,8 +9,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from wsproto import ConnectionType
+from wsproto.connection import Connection
+from wsproto.events import TextMessage
 
-from forwarder.server.websocket_socket import LockedSocket
+from forwarder.server.websocket_socket import LockedSocket, watch_events
 
 SIZE = 4_000_000
 
@@ -63,6 +66,26 @@ def test_other_attributes_are_the_sockets() -> None:
 
         assert whole.fileno() == ours.fileno()
         assert whole.recv(5) == b"hello"
+
+
+def test_bytes_of_a_message_count_from_the_end_of_the_one_before() -> None:
+    ours, theirs = socket.socketpair()
+    server, client = Connection(ConnectionType.SERVER), Connection(ConnectionType.CLIENT)
+    with ours, theirs:
+        whole = LockedSocket(ours, 1)
+        read_events = watch_events(server.events, whole.start_message)
+        first = client.send(TextMessage(data="x" * 2000))
+        begin, more = (
+            client.send(TextMessage(data=letter * 1000, message_finished=False)) for letter in "yz"
+        )
+        counts = []
+        for data in (first[:1000], first[1000:] + begin, more):
+            theirs.sendall(data)
+            server.receive_data(whole.recv(2**16))
+            finished = [event.message_finished for event in read_events()]
+            counts.append((any(finished), whole.message_bytes))
+
+    assert counts == [(False, 1000), (True, 0), (False, len(more))]
 
 
 @pytest.mark.live
