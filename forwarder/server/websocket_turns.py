@@ -334,7 +334,8 @@ class WebSocketSession:
                 self._services.settings.max_body, self._services.settings.max_json_values
             )
             param = "previous_response_id"
-            limit = ReadLimit(limits, param, memory=context.added_memory)
+            # Not in `added_memory`, which each attempt at an upstream releases.
+            limit = ReadLimit(limits, param, memory=context.reserve_memory())
             limit.spend_request(body)
             entry.spend_items(limit)
         if message.get("generate") is False:

@@ -555,6 +555,36 @@ def test_a_message_in_tiny_frames_closes_the_connection(app: Flask) -> None:
     assert ws.code == 1009
 
 
+def test_continued_history_counts_while_its_turn_runs(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = get_extension(app).services.body_memory
+    send = httpx2.MockTransport.handle_request
+    used: list[int] = []
+
+    def measure_memory(self: Any, sent: httpx2.Request) -> httpx2.Response:
+        used.append(memory.used)
+        return send(self, sent)
+
+    monkeypatch.setattr(httpx2.MockTransport, "handle_request", measure_memory)
+    ws = Played(create(input="x" * 10_000, store=False), 0.5)
+    record_event = ws.send
+
+    def send_and_continue(data: str) -> None:
+        record_event(data)
+        event = ws.sent[-1]
+        if event["type"] == "response.completed" and len(used) == 1:
+            previous = event["response"]["id"]
+            ws._incoming.put(create(store=False, previous_response_id=previous))
+
+    monkeypatch.setattr(ws, "send", send_and_continue)
+    played(app, ws)
+
+    assert len(used) == 2
+    assert used[1] > 2 * 10_000
+    assert memory.used == 0
+
+
 def test_history_counts_in_the_memory_of_the_worker(app: Flask) -> None:
     memory = get_extension(app).services.body_memory
     first = create(input="x" * 10_000, store=False)
