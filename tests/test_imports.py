@@ -113,7 +113,6 @@ ELSEWHERE = {
     "hosted_tools/mcp_stdio.py": "hosted_tools/test_mcp_client.py",
     "hosted_tools/mcp_tools.py": "hosted_tools/test_loop.py",
     "hosted_tools/tool_client.py": "hosted_tools/test_file_search.py",
-    "hosted_tools/tool_kind.py": "hosted_tools/test_loop.py",
 }
 """Modules that are tested through another, and where."""
 

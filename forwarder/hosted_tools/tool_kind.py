@@ -65,12 +65,15 @@ class ClientWatch:
 
     @contextmanager
     def cancel_on_disconnect(self, *tasks: Cancellable) -> Iterator[None]:
-        """Cancel the tasks when the client disconnects, or when the block is left early."""
-        self.check()
+        """Cancel the tasks when the client disconnects, or when the block is left early.
+
+        Raises ClientDisconnected if the client has left already.
+        """
         cancels: list[Callable[[], None]] = [task.cancel for task in tasks]
         callbacks = self._token.cancel_callbacks
         callbacks.update(cancels)
         try:
+            self.check()
             yield
         except BaseException:
             for cancel in cancels:
