@@ -105,7 +105,6 @@ ELSEWHERE = {
     "openapi/openai_schemas.py": "openapi/test_traffic.py",
     "openapi/own_schemas.py": "openapi/test_traffic.py",
     "hosted_tools/first_request.py": "hosted_tools/test_loop.py",
-    "hosted_tools/background_call.py": "hosted_tools/test_web_search.py",
     "hosted_tools/history.py": "hosted_tools/test_loop.py",
     "hosted_tools/kinds.py": "hosted_tools/test_loop.py",
     "hosted_tools/mcp_kind.py": "hosted_tools/test_loop.py",

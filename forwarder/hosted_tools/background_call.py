@@ -20,9 +20,9 @@ class BackgroundCall:
     """A call in the background.
 
     ``work`` gets the call and returns the output for the model and more fields. ``make_outcome``
-    makes the outcome from the item, its status, the output and those fields. If the call is
-    cancelled or takes longer than ``seconds``, it is abandoned: its work runs on until its own
-    limits end it, unless it ends by ``cancel_callbacks``.
+    makes the outcome from the item, its status, the output and those fields. A call that takes
+    longer than ``seconds`` is cancelled when its outcome is read. The work of a cancelled call runs
+    on until its own limits end it, unless it ends by ``cancel_callbacks``.
     """
 
     def __init__(
@@ -57,10 +57,12 @@ class BackgroundCall:
             cancel()
 
     def read_outcome(self, item: Json) -> CallOutcome:
-        if self._output is None:
-            reason = self._error or "The call took too long."
-            return self._make_outcome(item, "failed", reason)
-        return self._make_outcome(item, "completed", self._output, self._fields)
+        if self._output is not None:
+            return self._make_outcome(item, "completed", self._output, self._fields)
+        if self._error is not None:
+            return self._make_outcome(item, "failed", self._error)
+        self.cancel()
+        return self._make_outcome(item, "failed", "The call took too long.")
 
     def _run(self) -> None:
         try:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from forwarder.core.concurrency import spawn
 from forwarder.core.errors import ForwarderError, InvalidRequest, shorten_value
 from forwarder.core.types import Json
 from forwarder.core.validate import (
@@ -29,9 +27,11 @@ from forwarder.core.validate import (
     read_field,
     require_field,
 )
-from forwarder.hosted_tools.background_call import ToolFailure
+from forwarder.hosted_tools.background_call import BackgroundCall, ToolFailure
+from forwarder.hosted_tools.hosted_function import CallOutcome
 from forwarder.hosted_tools.page_reader import Page, PageFailure, find_in_text
 from forwarder.hosted_tools.tool_client import CallScope
+from forwarder.hosted_tools.tool_kind import ClientWatch
 from forwarder.hosted_tools.web_search import (
     CITE_NOTE,
     NO_RESULTS,
@@ -78,11 +78,11 @@ class SearchRequest(NamedTuple):
 class Operation(NamedTuple):
     """One entry of a command: its name for the model, and the work that returns its result.
 
-    The work raises ToolFailure or ForwarderError.
+    The work gets its call. It raises ToolFailure or ForwarderError.
     """
 
     name: str
-    work: Callable[[], str]
+    work: Callable[[CallScope], str]
 
 
 def read_search_request(body: Json) -> SearchRequest:
@@ -119,9 +119,12 @@ class StandaloneSearch:
         self._session = SearchSession(search, request.tool, False, {})
 
     def run(self) -> str:
-        """Run all commands at the same time; return their results. Raises InvalidRequest."""
+        """Run all commands at the same time; return their results.
+
+        Raises InvalidRequest or ClientDisconnected.
+        """
         operations = [each for name in COMMANDS for each in self._read_command(name)]
-        results = run_operations(operations[:MAX_OPERATIONS], self._search.seconds)
+        results = run_operations(operations[:MAX_OPERATIONS], self._search.seconds, self._client)
         results += [f"{each.name}\nToo many commands; run it again." for each in
                     operations[MAX_OPERATIONS:]]  # fmt: skip
         if not results:
@@ -152,29 +155,29 @@ class StandaloneSearch:
             check_type(domain, STR, f"{path}.domains[{i}]") for i, domain in enumerate(given)
         ]
         name = f"search_query '{shorten_value(query)}'"
-        return Operation(name, lambda: self._search_web(query, domains, days))
+        return Operation(name, lambda call: self._search_web(query, domains, days, call))
 
     def _read_open(self, entry: Json, path: str) -> Operation:
         url = require_field(entry, "ref_id", STR, f"{path}.ref_id")
         line = read_field(entry, "lineno", INT, f"{path}.lineno") or 0
-        return Operation(f"open {shorten_value(url)}", lambda: self._open_page(url, line))
+        return Operation(f"open {shorten_value(url)}", lambda _: self._open_page(url, line))
 
     def _read_click(self, entry: Json, path: str) -> Operation:
         url = require_field(entry, "ref_id", STR, f"{path}.ref_id")
         number = require_field(entry, "id", INT, f"{path}.id")
-        return Operation(f"click {number}", lambda: self._open_link(url, number))
+        return Operation(f"click {number}", lambda _: self._open_link(url, number))
 
     def _read_find(self, entry: Json, path: str) -> Operation:
         url = require_field(entry, "ref_id", STR, f"{path}.ref_id")
         pattern = require_field(entry, "pattern", STR, f"{path}.pattern")
         name = f"find '{shorten_value(pattern)}' in {shorten_value(url)}"
-        return Operation(name, lambda: self._find_in_page(url, pattern))
+        return Operation(name, lambda _: self._find_in_page(url, pattern))
 
     def _read_time(self, entry: Json, path: str) -> Operation:
         offset = require_field(entry, "utc_offset", STR, f"{path}.utc_offset")
-        return Operation(f"time {shorten_value(offset)}", lambda: tell_time(offset))
+        return Operation(f"time {shorten_value(offset)}", lambda _: tell_time(offset))
 
-    def _search_web(self, query: str, domains: list[str], days: int | None) -> str:
+    def _search_web(self, query: str, domains: list[str], days: int | None, call: CallScope) -> str:
         if not query:
             raise SearchFailure("The query is empty.")
         options = self._request.tool.options
@@ -187,7 +190,7 @@ class StandaloneSearch:
             allowed=tuple(wanted) or options.allowed,
             recent_days=days if days and days > 0 else None,
         )
-        answer = self._search.engine.search(query, options, self._search.client, self._client)
+        answer = self._search.engine.search(query, options, self._search.client, call)
         entries = [describe_result("-", result) for result in answer.results]
         texts = [answer.text, *entries] if answer.text else entries
         return "\n\n".join(texts) if texts else NO_RESULTS
@@ -243,7 +246,7 @@ COMMANDS: dict[str, ReadOperation | None] = {
 """Command -> the method that reads an entry of it; ``None`` if it is not served."""
 
 
-def refuse_command() -> str:
+def refuse_command(call: CallScope) -> str:
     raise SearchFailure("This command is not available. Use search_query.")
 
 
@@ -261,23 +264,32 @@ def tell_time(offset: str) -> str:
     return datetime.now(UTC).astimezone(zone).strftime("%Y-%m-%d %H:%M:%S %z")
 
 
-def run_operations(operations: list[Operation], seconds: float) -> list[str]:
-    """Run operations at the same time, for at most ``seconds``; return their results as texts."""
-    results: list[Any] = ["It took too long."] * len(operations)
+def run_operations(operations: list[Operation], seconds: float, client: CallScope) -> list[str]:
+    """Run operations at the same time, for at most ``seconds``; return their results as texts.
 
-    def run(index: int) -> None:
-        try:
-            results[index] = operations[index].work()
-        except ToolFailure as failure:
-            results[index] = f"Failed: {failure}"
-        except ForwarderError as failure:
-            results[index] = f"Failed: {failure.message}"
-        except Exception:
-            results[index] = "Failed unexpectedly."
-            log.exception("a search command failed", extra={"event": "search_command_failed"})
+    Raises ClientDisconnected.
+    """
+    watch = ClientWatch(client)
+    calls = [BackgroundCall(partial(run_operation, o), make_outcome, seconds) for o in operations]
+    with watch.cancel_on_disconnect(*calls):
+        for call in calls:
+            call.wait(None)
+        watch.check()
+        outcomes = [call.read_outcome({}) for call in calls]
+    pairs = zip(operations, outcomes, strict=True)
+    return [f"{operation.name}\n{outcome.output}" for operation, outcome in pairs]
 
-    ends_at = time.monotonic() + seconds
-    running = [spawn(partial(run, index)) for index in range(len(operations))]
-    for each in running:
-        each.join(max(0.0, ends_at - time.monotonic()))
-    return [f"{each.name}\n{result}" for each, result in zip(operations, results, strict=True)]
+
+def run_operation(operation: Operation, call: CallScope) -> tuple[str, Json]:
+    """Return the result of an operation. Raises ToolFailure or ForwarderError."""
+    try:
+        return operation.work(call), {}
+    except (ToolFailure, ForwarderError):
+        raise
+    except Exception:
+        log.exception("a search command failed", extra={"event": "search_command_failed"})
+        raise SearchFailure("The command failed unexpectedly.") from None
+
+
+def make_outcome(item: Json, status: str, output: str, fields: Json | None = None) -> CallOutcome:
+    return CallOutcome(item, (), output if status == "completed" else f"Failed: {output}")

@@ -125,7 +125,7 @@ class SearchBackend(Protocol):
         """Return the results that the filters allow, best first.
 
         ``client`` identifies the client who is charged. Searches that cost much end when ``call``
-        is cancelled. Raises SearchFailure or ForwarderError.
+        is cancelled, and none begins after that. Raises SearchFailure or ForwarderError.
         """
 
 
@@ -264,6 +264,8 @@ class SearchEngine:
     ) -> SearchAnswer:
         request = self._backend.make_request(query[:MAX_QUERY_LENGTH], options)
         with self.use_slot():
+            if call is not None and call.is_cancelled:
+                raise SearchFailure("The search was cancelled.")
             found = self._backend.read_results(self._send(request))
         if not isinstance(found, list):
             raise SearchFailure("The search engine sent an answer without results.")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.errors import InvalidRequest, UpstreamTimeout
+from forwarder.core.errors import ClientDisconnected, InvalidRequest, UpstreamTimeout
 from forwarder.hosted_tools import standalone_search
 from forwarder.hosted_tools.page_reader import Page, PageFailure
 from forwarder.hosted_tools.standalone_search import StandaloneSearch, read_search_request
@@ -159,7 +159,9 @@ def test_failure_is_a_text_for_the_model(run: Any, commands: Json, reason: str) 
 
 
 def test_unexpected_failure_shows_no_details(run: Any, caplog: pytest.LogCaptureFixture) -> None:
-    assert "\nFailed unexpectedly." in run({"search_query": [{"q": "bug"}]})
+    output = run({"search_query": [{"q": "bug"}]})
+    assert "\nFailed: The command failed unexpectedly." in output
+    assert "secret" not in output
     assert caplog.records[0].__dict__["event"] == "search_command_failed"
 
 
@@ -209,7 +211,42 @@ def test_operation_that_takes_too_long_is_left_behind(engine: Any, reader: Any) 
     finally:
         release.set()
     assert "About cats." in output
-    assert f"open {URL}\nIt took too long." in output
+    assert f"open {URL}\nFailed: The call took too long." in output
+
+
+class WaitingEngine:
+    """An engine whose searches wait until they are cancelled."""
+
+    def __init__(self) -> None:
+        self.begun, self.cancelled = threading.Event(), threading.Event()
+
+    def search(self, query: str, options: SearchOptions, client: str, call: Any) -> SearchAnswer:
+        call.cancel_callbacks.add(self.cancelled.set)
+        self.begun.set()
+        assert self.cancelled.wait(10)
+        raise ClientDisconnected
+
+
+def run_search(engine: Any, client: Token, seconds: float) -> str:
+    request = read_search_request({"commands": {"search_query": [{"q": "cats"}]}})
+    return StandaloneSearch(WebSearch(engine, None, "client", seconds), request, client).run()
+
+
+def test_search_that_takes_too_long_is_cancelled() -> None:
+    engine, client = WaitingEngine(), Token()
+    assert "The call took too long." in run_search(engine, client, 0.1)
+    assert engine.cancelled.wait(1)
+    assert not client.is_cancelled
+
+
+def test_search_is_cancelled_when_the_client_leaves() -> None:
+    engine, client = WaitingEngine(), Token()
+    leaving = threading.Thread(target=lambda: engine.begun.wait(5) and client.cancel())
+    leaving.start()
+    with pytest.raises(ClientDisconnected):
+        run_search(engine, client, 5.0)
+    assert engine.cancelled.wait(1)
+    leaving.join()
 
 
 @pytest.mark.parametrize("commands", [None, {}, {"search_query": []}, {"unknown": [{}]}])

@@ -20,6 +20,7 @@ from forwarder.hosted_tools.web_search_backends import (
 )
 from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, chunk, serving, unused_port
+from tests.hosted_tools.test_loop import Token
 
 Json = dict[str, Any]
 OPTIONS = SearchOptions(3, 40, "DE", "Berlin", ("example.org",), ("bad.example.org",))
@@ -130,6 +131,13 @@ def test_engine_that_is_not_there_fails() -> None:
     engine = SearchEngine("searxng", f"http://127.0.0.1:{unused_port()}")
     with pytest.raises(SearchFailure, match="cannot be reached"):
         engine.search("cats", SearchOptions())
+
+
+def test_cancelled_search_sends_no_request() -> None:
+    engine, call = SearchEngine("searxng", f"http://127.0.0.1:{unused_port()}"), Token()
+    call.cancel()
+    with pytest.raises(SearchFailure, match="cancelled"):
+        engine.search("cats", OPTIONS, "", call)
 
 
 def test_searches_above_the_limit_wait_and_then_fail(monkeypatch: pytest.MonkeyPatch) -> None:
