@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Batch
+from forwarder.hosted_tools.chat_loop import with_hosted_chat_tools
 from forwarder.middleware.reasoning_cache.signatures import ChoiceReader
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.translating import events_of, terms, translate
+from tests.hosted_tools.test_chat_loop import make_context
 from tests.test_linear_work import assert_linear
 
 pytestmark = pytest.mark.slow
@@ -77,6 +80,24 @@ def test_costs_of_an_answer_over_chat_grow_linearly(
         def work() -> Any:
             answer = translate("responses_over_chat", dict(asked), terms()).answer
             return events_of(answer(iter(chunks_of(make_delta, size))))
+
+        return work
+
+    assert_linear(make_work)
+
+
+def test_costs_of_an_answer_with_hosted_tools_grow_linearly(
+    make_delta: Callable[[int], Json],
+) -> None:
+    def make_work(size: int) -> Callable[[], Any]:
+        def work() -> Any:
+            answer = with_hosted_chat_tools(
+                lambda request: iter(chunks_of(make_delta, size)),
+                [{"type": "web_search"}],
+                make_context(),
+                LossReport(),
+            )
+            return events_of(answer({"messages": [{"role": "user", "content": "Hi."}]}))
 
         return work
 

@@ -212,7 +212,7 @@ class ChatRounds:
         self._first = first
         self._watch = ClientWatch(context.token)
         self._identity: Json = {}
-        self._text = ""
+        self._texts: list[str] = []
         self._usages: list[Json] = []
         self._call_count = 0
         self._is_later = False
@@ -307,10 +307,10 @@ class ChatRounds:
         content = delta.get("content")
         if not isinstance(content, str) or not content:
             return delta
-        if not round_.has_text and self._text and not self._text[-1].isspace():
+        if not round_.has_text and self._texts and not self._texts[-1][-1].isspace():
             content = f"\n\n{content}"
         round_.has_text = True
-        self._text += content
+        self._texts.append(content)
         return {**delta, "content": content}
 
     def _run_calls(self, round_: ChatRound) -> Generator[Batch, None, list[Json]]:
@@ -358,7 +358,8 @@ class ChatRounds:
             return []
         out: Batch = []
         choice = round_.finish["choices"][0]
-        citations = [*map(nest_annotation, find_citations(self._text, self._first.sources))]
+        text = "".join(self._texts)
+        citations = [*map(nest_annotation, find_citations(text, self._first.sources))]
         if citations:
             out.append(make_chunk(round_.finish, {"annotations": citations}))
         if round_.calls and not round_.has_client_calls and choice["finish_reason"] == "tool_calls":
