@@ -10,6 +10,7 @@ translated anyway, so there the Responses loop (`loop.py`) runs inside of the tr
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Generator
 from typing import Any
 
@@ -259,6 +260,11 @@ class ChatRounds:
             self._first.close()
 
     def _read_round(self, stream: EventStream, round_: ChatRound) -> EventStream:
+        """Yield what the client gets of a round.
+
+        The batches of a hosted call are hidden, so empty ones keep the client waiting meanwhile.
+        """
+        last_yield = time.monotonic()
         try:
             for batch in stream:
                 out: Batch = []
@@ -267,7 +273,9 @@ class ChatRounds:
                         chunk = to_chunk(chunk, chunk["choices"])
                     merge_chunk(round_.completion, round_.choices, chunk)
                     out += self._read_chunk(chunk, round_)
-                if out or not batch:
+                now = time.monotonic()
+                if out or not batch or now - last_yield >= self._context.heartbeat:
+                    last_yield = now
                     yield out
         finally:
             close_stream(stream)
