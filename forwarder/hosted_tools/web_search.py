@@ -181,7 +181,9 @@ class SearchSession:
     def open_page(self, url: str) -> Page:
         """Return a page, fetched once in a response. Raises PageFailure."""
         if not self.tool.options.allows(url):
-            raise PageFailure("The domain filters of the search do not allow this page.")
+            raise PageFailure(
+                "The URL is not valid, or the domain filters of the search do not allow it."
+            )
         page = self._pages.get(url)
         if page is None and self.search.reader is not None:
             page = self.search.reader.read_page(url, self.search.client)

@@ -81,8 +81,11 @@ class SearchOptions(NamedTuple):
         return next((name for name, length in TIME_RANGES.items() if days <= length), None)
 
     def allows(self, url: str) -> bool:
-        """Return whether the domain filters allow a URL."""
-        host = (urlsplit(url).hostname or "").lower().removesuffix(".")
+        """Return whether a URL is valid and the domain filters allow it."""
+        try:
+            host = (urlsplit(url).hostname or "").lower().removesuffix(".")
+        except ValueError:
+            return False
         if any(is_subdomain(host, domain) for domain in self.blocked):
             return False
         return not self.allowed or any(is_subdomain(host, domain) for domain in self.allowed)

@@ -148,6 +148,8 @@ def test_text_is_found(run: Any) -> None:
         ({"search_query": [{"q": "broken"}]}, "The search engine answered 500."),
         ({"search_query": [{"q": "slow"}]}, "The upstream did not answer in time."),
         ({"open": [{"ref_id": "turn0search0"}]}, "The reference is not known. The ref_id"),
+        ({"open": [{"ref_id": "http://[docs"}]}, "The URL is not valid, or the domain"),
+        ({"click": [{"ref_id": "http://[docs", "id": 1}]}, "The URL is not valid, or the domain"),
         ({"find": [{"ref_id": URL, "pattern": ""}]}, "The pattern is empty."),
         ({"weather": [{"location": "Bern"}]}, "This command is not available."),
         ({"time": [{"utc_offset": "3"}]}, "The offset must have the form +03:00."),

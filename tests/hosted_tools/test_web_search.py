@@ -229,6 +229,8 @@ def test_pages_are_opened_once_and_searched(context: LoopContext, reader: Reader
         ("web_search", "[", "lack 'query'"),
         ("web_open_page", '{"url":"https://example.org/missing"}', "answered 404"),
         ("web_open_page", '{"url":"https://other.org/"}', "do not allow"),
+        ("web_open_page", '{"url":"http://[docs"}', "not valid"),
+        ("web_find_in_page", '{"url":"http://[docs","pattern":"a"}', "not valid"),
     ],
 )
 def test_failed_search_is_an_item_that_the_model_sees(

@@ -17,6 +17,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchFailure,
     SearchOptions,
     SearchResult,
+    select_results,
 )
 from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, chunk, serving, unused_port
@@ -131,6 +132,12 @@ def test_engine_that_is_not_there_fails() -> None:
     engine = SearchEngine("searxng", f"http://127.0.0.1:{unused_port()}")
     with pytest.raises(SearchFailure, match="cannot be reached"):
         engine.search("cats", SearchOptions())
+
+
+@check_each("url", ["http://[docs", "http://[docs]/", "http://a\u2100b.com/"])
+def test_results_with_invalid_urls_are_left_out(url: str) -> None:
+    results = [SearchResult("Bad", url, ""), SearchResult("Good", URL, "")]
+    assert [each.url for each in select_results(results, SearchOptions())] == [URL]
 
 
 def test_cancelled_search_sends_no_request() -> None:
