@@ -108,7 +108,10 @@ class PlaceholderBlob(Blob):
 
 
 def guess_file_name(url: str) -> str | None:
-    return PurePosixPath(urlsplit(url).path).name or None
+    try:
+        return PurePosixPath(urlsplit(url).path).name or None
+    except ValueError:  # the real request would be refused, because the URL is not valid
+        return None
 
 
 # -- report --------------------------------------------------------------------------------------

@@ -329,6 +329,17 @@ def test_dry_run_names_files_to_upload(wire: Wire) -> None:
     assert [part["file"] for part in parts] == [{"file_id": "<the id of the uploaded file>"}] * 2
 
 
+def test_dry_run_names_invalid_urls_to_fetch(wire: Wire) -> None:
+    file = {"type": "input_file", "file_url": "http://[docs"}
+    request = responses(input=[{"role": "user", "content": [file]}])
+    quirks = '{"file": "upload", "image_url": "base64"}'
+
+    told = shown("responses", request, CHAT_QUIRKS=quirks, FORWARDER_API_KEYS="k")
+
+    assert told["would_fetch"] == ["input[0].content[0].file_url"]
+    assert wire.posted == []
+
+
 def test_a_file_that_would_be_fetched_keeps_its_name(wire: Wire) -> None:
     file = {"type": "input_file", "file_url": "https://files.test/b.pdf"}
 
