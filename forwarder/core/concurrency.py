@@ -7,7 +7,9 @@ it runs in the caller's thread.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 import gevent
@@ -46,6 +48,44 @@ class BlockingPool:
             return outcome.unwrap()
         with self._slots:
             return work()
+
+
+class ClientSlots:
+    """``size`` slots for work at the same time, of which one client gets at most a quarter."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._share = max(1, size // 4)
+        self._used: Counter[str] = Counter()
+        self._changed = threading.Condition()
+
+    def acquire(self, client: str, seconds: float) -> bool:
+        """Take a slot; return False if none gets free within ``seconds``."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._has_slot(client), seconds):
+                return False
+            self._used[client] += 1
+            return True
+
+    def release(self, client: str) -> None:
+        """Give a slot back."""
+        with self._changed:
+            self._used[client] -= 1
+            self._used += Counter()  # removes clients without slots
+            self._changed.notify_all()
+
+    @contextmanager
+    def hold(self, client: str, seconds: float, failure: Exception) -> Iterator[None]:
+        """Hold a slot in the context. Raises ``failure`` if none gets free within ``seconds``."""
+        if not self.acquire(client, seconds):
+            raise failure
+        try:
+            yield
+        finally:
+            self.release(client)
+
+    def _has_slot(self, client: str) -> bool:
+        return self._used.total() < self._size and self._used[client] < self._share
 
 
 class TaskResult(Generic[T]):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from forwarder.core.concurrency import ClientSlots
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest
 from forwarder.hosted_tools.background_call import ToolFailure
@@ -26,10 +25,12 @@ MAX_PAGE_LENGTH = 1_000_000
 """Characters of a page's text that are kept; the rest is cut."""
 
 MAX_READERS = 32
-"""Pages that are in memory at the same time; others wait `WAIT_SECONDS`."""
+"""Pages that are in memory at the same time, a quarter of them one client's; others wait
+`WAIT_SECONDS`."""
 
 MAX_PARSERS = 2
-"""Pages that are parsed at the same time, each in a process; others wait `WAIT_SECONDS`."""
+"""Pages that are parsed at the same time, each in a process and one of each client's; others wait
+`WAIT_SECONDS`."""
 
 WAIT_SECONDS = 20.0
 
@@ -60,12 +61,12 @@ class PageReader:
 
     def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher
-        self._readers = threading.BoundedSemaphore(MAX_READERS)
-        self._parsers = threading.BoundedSemaphore(MAX_PARSERS)
+        self._readers = ClientSlots(MAX_READERS)
+        self._parsers = ClientSlots(MAX_PARSERS)
 
     def read_page(self, url: str, client: str) -> Page:
         """Fetch a page and return its readable text. Raises PageFailure."""
-        with use_slot(self._readers):
+        with self._readers.hold(client, WAIT_SECONDS, make_wait_failure()):
             page = self._read_whole_page(url, client)
         return page._replace(text=page.text[:MAX_PAGE_LENGTH])
 
@@ -79,28 +80,21 @@ class PageReader:
             raise PageFailure("The page could not be opened: it is too large.")
         kind = blob.type or ""
         if kind.startswith((*_HTML_TYPES, _PDF_TYPE)):
-            return self._parse_page(blob, url)
+            return self._parse_page(blob, url, client)
         if kind.startswith(_TEXT_TYPES):
             return Page(url, blob.data.decode("utf-8", "replace"))
         raise PageFailure(f"The page has no readable text: it is of type {kind}.")
 
-    def _parse_page(self, blob: Blob, url: str) -> Page:
+    def _parse_page(self, blob: Blob, url: str, client: str) -> Page:
         try:
-            with use_slot(self._parsers):
+            with self._parsers.hold(client, WAIT_SECONDS, make_wait_failure()):
                 return extract_document(blob, url)
         except ExtractionError as failure:
             raise PageFailure(f"The page could not be read: {failure.message}") from None
 
 
-@contextmanager
-def use_slot(slots: threading.BoundedSemaphore) -> Iterator[None]:
-    """Wait for a slot and hold it in the context. Raises PageFailure if none gets free."""
-    if not slots.acquire(timeout=WAIT_SECONDS):
-        raise PageFailure("The page could not be read: too many pages are being read.")
-    try:
-        yield
-    finally:
-        slots.release()
+def make_wait_failure() -> PageFailure:
+    return PageFailure("The page could not be read: too many pages are being read.")
 
 
 def extract_document(blob: Blob, url: str) -> Page:

@@ -6,10 +6,10 @@ answer cites and that its search has found are the results.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import Any
 
+from forwarder.core.concurrency import ClientSlots
 from forwarder.core.types import Json
 from forwarder.hosted_tools.tool_client import CallScope, GetUpstreams
 from forwarder.hosted_tools.web_search_backends import (
@@ -29,7 +29,8 @@ MAX_TEXT_LENGTH = 20_000
 """Characters of the upstream's answer that are used."""
 
 WAIT_SECONDS = 30.0
-"""Seconds that a search waits if `MAX_PARALLEL_SEARCHES` are running."""
+"""Seconds that a search waits if `MAX_PARALLEL_SEARCHES` are running, or a quarter of them for its
+client."""
 
 SOURCES_INCLUDE = "web_search_call.action.sources"
 
@@ -48,18 +49,15 @@ class UpstreamSearch:
     def __init__(self, model: str, get_upstreams: GetUpstreams) -> None:
         self._model = model
         self._get_upstreams = get_upstreams
-        self._slots = threading.BoundedSemaphore(MAX_PARALLEL_SEARCHES)
+        self._slots = ClientSlots(MAX_PARALLEL_SEARCHES)
 
     def search(
         self, query: str, options: SearchOptions, client: str, call: CallScope
     ) -> SearchAnswer:
         request = self._make_request(query, options)
-        if not self._slots.acquire(timeout=WAIT_SECONDS):
-            raise SearchFailure("Too many searches are running.")
-        try:
+        too_many = SearchFailure("Too many searches are running.")
+        with self._slots.hold(client, WAIT_SECONDS, too_many):
             response = self._get_upstreams().ask(request, client, call)
-        finally:
-            self._slots.release()
         if response.get("status") == "failed":
             raise SearchFailure("The upstream that searches the web has failed.")
         output = [item for item in response.get("output") or () if isinstance(item, dict)]

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import html
 import re
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple, Protocol
@@ -21,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx2
 import orjson
 
+from forwarder.core.concurrency import ClientSlots
 from forwarder.core.types import Json
 from forwarder.hosted_tools.background_call import ToolFailure
 from forwarder.hosted_tools.tool_client import CallScope
@@ -28,7 +27,8 @@ from forwarder.hosted_tools.tool_client import CallScope
 MAX_ANSWER_BYTES = 4 * 2**20
 MAX_QUERY_LENGTH = 400
 MAX_PARALLEL_SEARCHES = 16
-"""Requests to the engine at the same time; others wait within their time limit."""
+"""Requests to the engine at the same time, a quarter of them one client's; others wait within their
+time limit."""
 
 MAX_SITE_OPERATORS = 8
 """Domains that a query names for engines without a parameter for domains."""
@@ -260,13 +260,14 @@ class SearchEngine:
         self._url = (url or self._backend.url or "").rstrip("/")
         self._key = key
         self._seconds = seconds
-        self._slots = threading.BoundedSemaphore(MAX_PARALLEL_SEARCHES)
+        self._slots = ClientSlots(MAX_PARALLEL_SEARCHES)
 
     def search(
         self, query: str, options: SearchOptions, client: str = "", call: CallScope | None = None
     ) -> SearchAnswer:
         request = self._backend.make_request(query[:MAX_QUERY_LENGTH], options)
-        with self.use_slot():
+        too_many = SearchFailure("Too many searches are running.")
+        with self._slots.hold(client, self._seconds, too_many):
             if call is not None and call.is_cancelled:
                 raise SearchFailure("The search was cancelled.")
             found = self._backend.read_results(self._send(request))
@@ -274,16 +275,6 @@ class SearchEngine:
             raise SearchFailure("The search engine sent an answer without results.")
         results = (self._backend.read_result(each) for each in found if isinstance(each, dict))
         return SearchAnswer(select_results(results, options))
-
-    @contextmanager
-    def use_slot(self) -> Iterator[None]:
-        """Wait for a slot and hold it in the context. Raises SearchFailure if none gets free."""
-        if not self._slots.acquire(timeout=self._seconds):
-            raise SearchFailure("Too many searches are running.")
-        try:
-            yield
-        finally:
-            self._slots.release()
 
     def _send(self, request: BackendRequest) -> Json:
         headers = {"Accept": "application/json", "User-Agent": "forwarder"}

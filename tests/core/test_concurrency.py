@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from forwarder.core.concurrency import BlockingPool, spawn
+from forwarder.core.concurrency import BlockingPool, ClientSlots, spawn
 
 
 def test_under_threads_work_runs_in_the_callers_thread() -> None:
@@ -17,6 +17,27 @@ def test_under_threads_work_runs_in_the_callers_thread() -> None:
     assert aside.run(threading.get_ident) == threading.get_ident()
     with pytest.raises(ZeroDivisionError):
         aside.run(lambda: 1 // 0)
+
+
+def test_client_gets_a_quarter_of_the_slots() -> None:
+    slots = ClientSlots(8)
+    assert [slots.acquire("a", 0) for _ in range(3)] == [True, True, False]
+    assert [slots.acquire(client, 0) for client in "bbccdde"] == [True] * 6 + [False]
+    slots.release("b")
+    assert not slots.acquire("a", 0)
+    assert slots.acquire("e", 0)
+
+
+def test_slot_is_waited_for_and_given_back() -> None:
+    slots, failure = ClientSlots(1), KeyError()
+    with slots.hold("a", 0, failure):
+        release = threading.Timer(0.05, slots.release, ("a",))
+        with pytest.raises(KeyError), slots.hold("b", 0, failure):
+            pytest.fail("There is no slot.")
+        release.start()
+        assert slots.acquire("a", 5)
+    assert slots.acquire("b", 0)
+    release.join()
 
 
 def test_blocking_pool_limits_concurrent_work() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from forwarder.core.data_urls import Blob
 from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools import page_reader
 from forwarder.hosted_tools.page_reader import PageFailure, PageReader, find_in_text
@@ -96,6 +99,35 @@ def test_page_waits_for_others_only_for_a_while(
     monkeypatch.setattr(page_reader, "WAIT_SECONDS", 0.01)
     with pytest.raises(PageFailure, match="too many pages"):
         read(answering(HTML, b"text/html"))
+
+
+@pytest.mark.parametrize("limit", ["MAX_READERS", "MAX_PARSERS"])
+def test_client_with_slow_pages_leaves_slots_for_others(
+    monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(page_reader, limit, 4)
+    monkeypatch.setattr(page_reader, "WAIT_SECONDS", 0.01)
+    begun, release = threading.Event(), threading.Event()
+
+    def extract(blob: Blob, url: str) -> page_reader.Page:
+        if url.endswith("slow"):
+            begun.set()
+            assert release.wait(10)
+        return page_reader.Page("Cats", "text")
+
+    monkeypatch.setattr(page_reader, "extract_document", extract)
+    reader = PageReader(Fetcher(AddressGuard(["127.0.0.1"]), 2**22, 5))
+    with serving(answering(HTML, b"text/html")) as server, ThreadPoolExecutor(1) as pool:
+        url = f"http://127.0.0.1:{server.port}/"
+        slow = pool.submit(reader.read_page, f"{url}slow", "a")
+        try:
+            assert begun.wait(5)
+            with pytest.raises(PageFailure, match="too many pages"):
+                reader.read_page(url, "a")
+            assert reader.read_page(url, "b").text == "text"
+        finally:
+            release.set()
+        assert slow.result().text == "text"
 
 
 def test_passages_around_matches_are_found() -> None:

@@ -166,7 +166,7 @@ def test_searches_above_the_limit_wait_and_then_fail(monkeypatch: pytest.MonkeyP
         timer.start()
         assert engine.search("cats", SearchOptions()).results
         running.join()
-        with engine.use_slot(), pytest.raises(SearchFailure, match="Too many searches"):
+        with engine._slots.hold("", 0, KeyError()), pytest.raises(SearchFailure, match="Too many"):
             engine.search("cats", SearchOptions())
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
-from forwarder.core.concurrency import BlockingPool, TaskResult, spawn
+from forwarder.core.concurrency import BlockingPool, ClientSlots, TaskResult, spawn
 
 T = TypeVar("T")
 
@@ -23,10 +22,7 @@ class LookupPool:
 
     def __init__(self, size: int) -> None:
         self._threads = BlockingPool(size)
-        self._size = size
-        self._share = max(1, size // 4)
-        self._running: Counter[str] = Counter()
-        self._changed = threading.Condition()
+        self._slots = ClientSlots(size)
 
     def look_up(self, client: str, seconds: float, look_up: Callable[[], T]) -> T:
         """Return or raise the result of ``look_up``; raise TimeoutError after ``seconds``.
@@ -34,7 +30,7 @@ class LookupPool:
         After a time-out the look-up keeps its slot until it ends.
         """
         deadline = time.monotonic() + seconds
-        if not self._wait_for_slot(client, seconds):
+        if not self._slots.acquire(client, seconds):
             raise TimeoutError
         outcomes: list[TaskResult[T]] = []
         ended = threading.Event()
@@ -43,26 +39,10 @@ class LookupPool:
             try:
                 outcomes.append(TaskResult(lambda: self._threads.run(look_up)))
             finally:
-                self._release_slot(client)
+                self._slots.release(client)
                 ended.set()
 
         spawn(run)
         if not ended.wait(max(0.0, deadline - time.monotonic())):
             raise TimeoutError
         return outcomes[0].unwrap()
-
-    def _wait_for_slot(self, client: str, seconds: float) -> bool:
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._has_slot(client), seconds):
-                return False
-            self._running[client] += 1
-            return True
-
-    def _has_slot(self, client: str) -> bool:
-        return self._running.total() < self._size and self._running[client] < self._share
-
-    def _release_slot(self, client: str) -> None:
-        with self._changed:
-            self._running[client] -= 1
-            self._running += Counter()  # removes clients without look-ups
-            self._changed.notify_all()

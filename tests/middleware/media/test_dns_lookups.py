@@ -52,7 +52,7 @@ sleep = monkey.get_original("time", "sleep")
 pool = LookupPool(12)
 def fetch(client):
     try:
-        pool.run(client, 0.3, lambda: sleep(2))
+        pool.look_up(client, 0.3, lambda: sleep(2))
     except TimeoutError:
         pass
 slow = [gevent.spawn(fetch, str(i)) for i in range(30)]
