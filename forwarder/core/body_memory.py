@@ -16,6 +16,7 @@ data that was not used for the longest time is dropped as soon as bodies need it
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable
 from sys import getsizeof
 from typing import Any
@@ -136,6 +137,9 @@ class BodyMemory:
             "The bodies of running requests use all memory that is available to them "
             f"({self.max_bytes} bytes, limit: FORWARDER_MAX_BODY_MEMORY)."
         )
+
+
+UNLIMITED_MEMORY = BodyMemory(sys.maxsize)
 
 
 class BodyReservation:

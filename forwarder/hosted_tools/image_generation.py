@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import orjson
 
+from forwarder.core.body_memory import BodyReservation, KeptData
 from forwarder.core.data_urls import Blob, is_data_url, parse_data
 from forwarder.core.types import Event, Json
 from forwarder.core.validate import DICT, INT, STR, check_enum, read_field
@@ -145,6 +147,8 @@ class ImageSession:
     """The images of one response.
 
     ``images`` are those that the next edit changes. ``fetch`` is ``None`` if URLs are not fetched.
+    The images of a running edit count in the memory of bodies. Fetched images are kept for further
+    edits until bodies need their memory.
     """
 
     def __init__(
@@ -154,9 +158,21 @@ class ImageSession:
         self.images = find_latest_images(request.items)
         self._maker = maker
         self._client = request.client.account
+        self._memory = request.client.body_memory
         self._fetch = fetch
+        self._fetch_lock = threading.Lock()
+        self._fetched: dict[str, Blob] = {}
+        self._kept = KeptData(self._memory, self._forget_fetched)
         self._count = 0
         self._length = 0
+
+    def close(self) -> None:
+        """Forget the fetched images: the response has ended."""
+        self._kept.close()
+        self._forget_fetched()
+
+    def _forget_fetched(self) -> None:
+        self._fetched = {}
 
     def make_image(self, prompt: str, action: str, call: ImageCall) -> tuple[str, Json]:
         """Make an image; return the output for the model and more fields of the item.
@@ -166,13 +182,14 @@ class ImageSession:
         self._count += 1
         if self._count > MAX_IMAGES:
             raise ImageFailure(f"A response has at most {MAX_IMAGES} images.")
-        images = self._load_images() if action == "edit" else []
-        if action == "edit" and not images:
-            raise ImageFailure("The conversation has no image to edit.")
-        tool = self.tool
-        mask = self._load_image(tool.mask) if tool.mask and images else None
-        request = ImageRequest(prompt, images, mask, tool.options, tool.partial_images)
-        made = self._maker.make_image(request, self._client, call)
+        with closing(BodyReservation(self._memory)) as memory:
+            images = self._load_images(memory) if action == "edit" else []
+            if action == "edit" and not images:
+                raise ImageFailure("The conversation has no image to edit.")
+            tool = self.tool
+            mask = self._load_image(tool.mask, memory) if tool.mask and images else None
+            request = ImageRequest(prompt, images, mask, tool.options, tool.partial_images)
+            made = self._maker.make_image(request, self._client, call)
         self._length += len(made.data)
         if self._length > MAX_TOTAL_LENGTH:
             raise ImageFailure("The images of this response are too large together.")
@@ -180,15 +197,20 @@ class ImageSession:
         shown = {"result": made.data, "action": action, "revised_prompt": prompt}
         return MADE_NOTE, {**shown, **made.fields}
 
-    def _load_images(self) -> list[Blob]:
+    def _load_images(self, memory: BodyReservation) -> list[Blob]:
         images: list[Blob] = []
         for url in self.images:
-            images.append(self._load_image(url))
+            images.append(self._load_image(url, memory))
             if sum(len(image.data) for image in images) > MAX_EDITED_BYTES:
                 raise ImageFailure("The images to edit are too large together.")
         return images
 
-    def _load_image(self, url: str) -> Blob:
+    def _load_image(self, url: str, memory: BodyReservation) -> Blob:
+        image = self._read_image(url)
+        memory.grow(len(image.data))
+        return image
+
+    def _read_image(self, url: str) -> Blob:
         if is_data_url(url):
             try:
                 return parse_data(url)
@@ -198,7 +220,12 @@ class ImageSession:
             raise ImageFailure("An image that is only named by a file id cannot be edited here.")
         if self._fetch is None:
             raise ImageFailure("Images by URL are not fetched here, so they cannot be edited.")
-        return self._fetch(url, self._client)
+        with self._fetch_lock:  # edits at the same time fetch an image once
+            image = self._fetched.get(url)
+            if image is None:
+                image = self._fetched[url] = self._fetch(url, self._client)
+                self._kept.resize(sum(len(each.data) for each in self._fetched.values()))
+        return image
 
 
 # -- the function ---------------------------------------------------------------------------------
@@ -337,14 +364,22 @@ class ImageGenerationKind(ToolKind):
     def open_tools(self, request: ToolRequest) -> ToolSet:
         """Open the tool of a request; if it has several, the first counts."""
         if self._maker is None or not request.tools:
-            return ImageToolSet(None)
+            return ImageToolSet(None, self._seconds)
         path, tool = request.tools[0]
         session = ImageSession(self._maker, read_image_tool(tool, path), request, self._fetch)
-        return ImageToolSet(ImageFunction(session, self._seconds))
+        return ImageToolSet(session, self._seconds)
 
 
 class ImageToolSet(SingleFunctionToolSet):
     """The image generation of one request, if it has one."""
+
+    def __init__(self, session: ImageSession | None, seconds: float) -> None:
+        super().__init__(None if session is None else ImageFunction(session, seconds))
+        self._session = session
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
 
     def owns_item(self, item: Json) -> bool:
         """Items of other origins, such as models that make images themselves, stay images."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from forwarder.core.body_memory import UNLIMITED_MEMORY, BodyMemory
 from forwarder.core.types import Json
 from forwarder.upstream.files import MultipartForm, PassthroughResponse
 
@@ -30,11 +31,12 @@ class ToolClient(NamedTuple):
     """The client of a request.
 
     ``account`` identifies it to the fetcher of pages. ``prepare_file_search`` is ``None`` if no
-    files are stored here.
+    files are stored here. ``body_memory`` counts the pages and images of its tools.
     """
 
     account: str = ""
     prepare_file_search: PrepareFileSearch | None = None
+    body_memory: BodyMemory = UNLIMITED_MEMORY
 
 
 class MadeImage(NamedTuple):

@@ -83,7 +83,7 @@ class Attempt:
         native = self.native_tools if context.runs_hosted_tools else frozenset({EVERY_TOOL})
         return self.services.hosted_tools.make_context(
             context,
-            ToolClient(context.account_id or "", self.file_search),
+            ToolClient(context.account_id or "", self.file_search, context.body_memory),
             native=expand_tool_names(native),
             knows_items=not is_chat,
             keeps_encrypted_reasoning=self.translation_context.stores_encrypted_reasoning,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from forwarder.core.body_memory import BodyMemory
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest, UpstreamRefused
 from forwarder.core.ssrf import AddressGuard
@@ -230,6 +231,53 @@ def test_images_to_edit_are_limited_together(
     upstream = ScriptedUpstream([image_call(EDIT)], [text("No.")])
     response = run(upstream, context, ask(user(*parts)))
     assert "too large together" in response["output"][0]["error"]["message"]
+    assert not maker.asked
+
+
+def test_edits_at_once_fetch_an_image_once_and_count_its_memory(
+    context: LoopContext, maker: Any
+) -> None:
+    fetched: list[str] = []
+    memory, size, used = BodyMemory(10 * 200_000), 200_000, list[int]()
+    all_run, make_image = threading.Barrier(2), maker.make_image
+
+    def fetch_large(url: str, client: str) -> Blob:
+        fetched.append(url)
+        return Blob(PNG.ljust(size), "image/png")
+
+    def make_slowly(request: ImageRequest, client: str, progress: Any) -> MadeImage:
+        all_run.wait(5)
+        used.append(memory.used)
+        all_run.wait(5)
+        made: MadeImage = make_image(request, client, progress)
+        return made
+
+    maker.make_image = make_slowly
+    resources = ToolResources(
+        McpClient(AddressGuard()), McpPolicy(), images=maker, fetch_image=fetch_large
+    )
+    context = context._replace(
+        kinds=build_kinds(resources), client=ToolClient("client", body_memory=memory)
+    )
+    upstream = ScriptedUpstream(
+        [image_call(EDIT, "call_1"), image_call(EDIT, "call_2")], [text("Here.")]
+    )
+    part = {"type": "input_image", "image_url": "https://example.org/a.png"}
+    response = run(upstream, context, ask(user(part)))
+    assert [item["status"] for item in response["output"]] == ["completed"] * 3
+    assert fetched == ["https://example.org/a.png"]
+    assert used == [2 * 2 * size] * 2
+    assert (memory.used, memory.kept) == (0, 0)
+
+
+def test_edit_without_memory_for_its_images_has_failed(context: LoopContext, maker: Maker) -> None:
+    data = base64.b64encode(PNG.ljust(100_000)).decode()
+    client = ToolClient("client", body_memory=BodyMemory(200_000))
+    upstream = ScriptedUpstream([image_call(EDIT)], [text("Oh.")])
+    part = {"type": "input_image", "image_url": f"data:image/png;base64,{data}"}
+    response = run(upstream, context._replace(client=client), ask(user(part)))
+    assert "FORWARDER_MAX_BODY_MEMORY" in response["output"][0]["error"]["message"]
+    assert client.body_memory.used == 0
     assert not maker.asked
 
 
