@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from forwarder.core.body_memory import BodyMemory, KeptData
 from forwarder.core.concurrency import ClientSlots
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest
@@ -33,6 +35,9 @@ MAX_PARSERS = 2
 `WAIT_SECONDS`."""
 
 WAIT_SECONDS = 20.0
+
+MAX_PAGES = 16
+"""Pages that a `PageCache` keeps."""
 
 MAX_MATCHES = 10
 MATCH_CONTEXT = 300
@@ -95,6 +100,40 @@ class PageReader:
 
 def make_wait_failure() -> PageFailure:
     return PageFailure("The page could not be read: too many pages are being read.")
+
+
+class PageCache:
+    """The pages of one response, until bodies need their memory.
+
+    They are kept as UTF-8: a text with one emoji takes four bytes for each of its characters.
+    """
+
+    def __init__(self, memory: BodyMemory) -> None:
+        self._kept = KeptData(memory, self._forget_all)
+        self._pages: dict[str, bytes] = {}
+
+    def get_page(self, url: str) -> Page | None:
+        data = self._pages.get(url)
+        if data is None:
+            return None
+        title, text, links = json.loads(data.decode("utf-8", "surrogatepass"))
+        return Page(title, text, [(name, target) for name, target in links])
+
+    def add_page(self, url: str, page: Page) -> None:
+        """Keep a page, if there are not too many."""
+        pages = self._pages
+        if len(pages) < MAX_PAGES:
+            text = json.dumps(page, ensure_ascii=False)
+            pages[url] = text.encode("utf-8", "surrogatepass")
+            self._kept.resize(sum(map(len, pages.values())))
+
+    def close(self) -> None:
+        """Forget the pages: the response has ended."""
+        self._kept.close()
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        self._pages = {}
 
 
 def extract_document(blob: Blob, url: str) -> Page:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import NamedTuple
 
+from forwarder.core.body_memory import UNLIMITED_MEMORY, BodyMemory
 from forwarder.core.errors import ForwarderError, InvalidRequest, shorten_value
 from forwarder.core.types import Json
 from forwarder.core.validate import (
@@ -110,13 +112,22 @@ def read_search_request(body: Json) -> SearchRequest:
 
 
 class StandaloneSearch:
-    """Runs the commands of one request, whose waiting client is ``client``."""
+    """Runs the commands of one request, whose waiting client is ``client``.
 
-    def __init__(self, search: WebSearch, request: SearchRequest, client: CallScope) -> None:
+    ``memory`` counts the pages that are opened.
+    """
+
+    def __init__(
+        self,
+        search: WebSearch,
+        request: SearchRequest,
+        client: CallScope,
+        memory: BodyMemory = UNLIMITED_MEMORY,
+    ) -> None:
         self._search = search
         self._client = client
         self._request = request
-        self._session = SearchSession(search, request.tool, False, {})
+        self._session = SearchSession(search, request.tool, False, {}, memory)
 
     def run(self) -> str:
         """Run all commands at the same time; return their results.
@@ -124,7 +135,10 @@ class StandaloneSearch:
         Raises InvalidRequest or ClientDisconnected.
         """
         operations = [each for name in COMMANDS for each in self._read_command(name)]
-        results = run_operations(operations[:MAX_OPERATIONS], self._search.seconds, self._client)
+        with closing(self._session):
+            results = run_operations(
+                operations[:MAX_OPERATIONS], self._search.seconds, self._client
+            )
         results += [f"{each.name}\nToo many commands; run it again." for each in
                     operations[MAX_OPERATIONS:]]  # fmt: skip
         if not results:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from forwarder.core.body_memory import BodyMemory
 from forwarder.core.errors import shorten_value
 from forwarder.core.types import Json
 from forwarder.core.validate import BOOL, DICT, LIST, STR, check_enum, check_type, read_field
@@ -25,7 +26,13 @@ from forwarder.hosted_tools.hosted_function import (
     parse_arguments,
 )
 from forwarder.hosted_tools.mcp_tools import invalid_value
-from forwarder.hosted_tools.page_reader import Page, PageFailure, PageReader, find_in_text
+from forwarder.hosted_tools.page_reader import (
+    Page,
+    PageCache,
+    PageFailure,
+    PageReader,
+    find_in_text,
+)
 from forwarder.hosted_tools.tool_client import CallScope, ToolClient
 from forwarder.hosted_tools.tool_kind import (
     UNKNOWN_RESULT,
@@ -44,9 +51,6 @@ from forwarder.hosted_tools.web_search_backends import (
 from forwarder.protocols.hosted_tools import WEB_SEARCH_TYPES
 
 MAX_DOMAINS = 100
-MAX_PAGES = 16
-"""Pages of one response that are kept for `find_in_page`."""
-
 SOURCES_INCLUDE = "web_search_call.action.sources"
 
 SEARCH_FUNCTIONS = {
@@ -155,16 +159,28 @@ def is_domain(text: str) -> bool:
 
 
 class SearchSession:
-    """The searches of one response: ``sources`` are the URLs that the model has seen."""
+    """The searches of one response: ``sources`` are the URLs that the model has seen.
+
+    The pages that it has opened are kept in ``memory`` for `find_in_page`.
+    """
 
     def __init__(
-        self, search: WebSearch, tool: SearchTool, shows_sources: bool, sources: dict[str, str]
+        self,
+        search: WebSearch,
+        tool: SearchTool,
+        shows_sources: bool,
+        sources: dict[str, str],
+        memory: BodyMemory,
     ) -> None:
         self.search = search
         self.tool = tool
         self.sources = sources
         self._shows_sources = shows_sources
-        self._pages: dict[str, Page] = {}
+        self._pages = PageCache(memory)
+
+    def close(self) -> None:
+        """Forget the pages: the response has ended."""
+        self._pages.close()
 
     def make_functions(self) -> list[HostedFunction]:
         pages = [OpenPageFunction(self), FindInPageFunction(self)]
@@ -179,16 +195,15 @@ class SearchSession:
         return describe_answer(answer), {"sources": sources} if self._shows_sources else {}
 
     def open_page(self, url: str) -> Page:
-        """Return a page, fetched once in a response. Raises PageFailure."""
+        """Return a page, fetched once in a response if it is kept. Raises PageFailure."""
         if not self.tool.options.allows(url):
             raise PageFailure(
                 "The URL is not valid, or the domain filters of the search do not allow it."
             )
-        page = self._pages.get(url)
+        page = self._pages.get_page(url)
         if page is None and self.search.reader is not None:
             page = self.search.reader.read_page(url, self.search.client)
-            if len(self._pages) < MAX_PAGES:
-                self._pages[url] = page
+            self._pages.add_page(url, page)
             self.sources[url] = page.title
         if page is None:
             raise PageFailure("Pages cannot be opened here.")
@@ -346,7 +361,10 @@ class WebSearchKind(ToolKind):
         search = self._search._replace(client=request.client.account)
         config = read_search_tool(tool, path)
         shows_sources = SOURCES_INCLUDE in request.include
-        return WebSearchToolSet(SearchSession(search, config, shows_sources, request.sources))
+        memory = request.client.body_memory
+        return WebSearchToolSet(
+            SearchSession(search, config, shows_sources, request.sources, memory)
+        )
 
 
 class WebSearchToolSet(ToolSet):
@@ -355,6 +373,10 @@ class WebSearchToolSet(ToolSet):
     def __init__(self, session: SearchSession | None) -> None:
         super().__init__()
         self._session = session
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
 
     def list_functions(self, taken: set[str]) -> list[HostedFunction]:
         """Return the functions; those for pages give way to functions of the client."""

@@ -29,6 +29,7 @@ def run_search() -> Response:
                 code="web_search_disabled",
             )
         request_context.watch_disconnect(context)
-        return json_answer({"output": StandaloneSearch(search, request, context).run()})
+        run = StandaloneSearch(search, request, context, context.body_memory)
+        return json_answer({"output": run.run()})
     except ShutdownInterrupt:  # report the shutdown to the client as an error
         raise ShuttingDown from None

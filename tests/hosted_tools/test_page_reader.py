@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from forwarder.core.body_memory import BodyMemory, BodyReservation
 from forwarder.core.data_urls import Blob
 from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools import page_reader
-from forwarder.hosted_tools.page_reader import PageFailure, PageReader, find_in_text
+from forwarder.hosted_tools.page_reader import PageCache, PageFailure, PageReader, find_in_text
 from forwarder.middleware.media import Fetcher
 from forwarder.text_extraction import extraction_process
 from tests.helpers.check_cases import check_each
@@ -153,3 +154,32 @@ def test_pattern_that_nearly_matches_everywhere_takes_no_time() -> None:
 def test_only_the_beginning_of_a_long_text_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_reader, "MAX_PAGE_LENGTH", 4)
     assert read(answering(b"purring", b"text/plain")).text == "purr"
+
+
+def test_pages_are_kept_as_utf_8_and_counted() -> None:
+    memory = BodyMemory(10_000_000)
+    cache = PageCache(memory)
+    page = page_reader.Page("Cats \ud800", "x" * 100_000 + "\U0001f600", [("Dogs", "http://a/")])
+    cache.add_page("http://b/", page)
+    assert cache.get_page("http://b/") == page
+    assert cache.get_page("http://a/") is None
+    assert 100_000 < memory.kept < 101_000
+    cache.close()
+    assert (memory.kept, cache.get_page("http://b/")) == (0, None)
+
+
+def test_pages_are_forgotten_when_bodies_need_their_memory() -> None:
+    memory = BodyMemory(1_000_000)
+    cache = PageCache(memory)
+    cache.add_page("http://a/", page_reader.Page("Cats", "x" * 500_000))
+    BodyReservation(memory).resize(300_000)
+    assert (memory.kept, cache.get_page("http://a/")) == (0, None)
+
+
+def test_number_of_kept_pages_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_reader, "MAX_PAGES", 1)
+    cache = PageCache(BodyMemory(1_000_000))
+    for url in ("http://a/", "http://b/"):
+        cache.add_page(url, page_reader.Page(url, "text"))
+    assert cache.get_page("http://a/") is not None
+    assert cache.get_page("http://b/") is None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from forwarder.core.body_memory import BodyMemory, KeptData
 from forwarder.core.errors import ClientDisconnected, InvalidRequest, UpstreamTimeout
 from forwarder.hosted_tools import standalone_search
 from forwarder.hosted_tools.page_reader import Page, PageFailure
@@ -165,6 +166,22 @@ def test_unexpected_failure_shows_no_details(run: Any, caplog: pytest.LogCapture
     assert "\nFailed: The command failed unexpectedly." in output
     assert "secret" not in output
     assert caplog.records[0].__dict__["event"] == "search_command_failed"
+
+
+def test_opened_pages_count_until_the_request_ends(engine: Any, reader: Any) -> None:
+    memory, counts = BodyMemory(10_000_000), list[int]()
+    request = read_search_request({"commands": {"find": [{"ref_id": URL, "pattern": "12"}]}})
+    search = StandaloneSearch(WebSearch(engine, reader), request, Token(), memory)
+    keep = memory.keep
+
+    def count(data: KeptData, size: int) -> None:
+        keep(data, size)
+        counts.append(memory.kept)
+
+    memory.keep = count  # type: ignore[method-assign]
+    assert "Line 12 about cats." in search.run()
+    assert counts[0] > sum(map(len, LINES))
+    assert memory.kept == 0
 
 
 def test_search_without_results_says_so(run: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from forwarder.core.body_memory import BodyMemory
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools.first_request import LoopContext
@@ -199,6 +200,18 @@ def test_whole_answer_is_cited_too(context: LoopContext) -> None:
     upstream = ScriptedUpstream([SEARCH], [text(CITED)], streamed=False)
     (event,) = events_of(with_hosted_tools(upstream, context)({**ask(TOOL), "stream": False}))
     assert len(event["response"]["output"][1]["content"][0]["annotations"]) == 1
+
+
+def test_opened_pages_count_until_the_response_ends(context: LoopContext) -> None:
+    memory = BodyMemory(10_000_000)
+    upstream = ScriptedUpstream(
+        [call("web_open_page", '{"url":"https://example.org/cats"}')], [text("Done.")]
+    )
+    stream = with_hosted_tools(
+        upstream, context._replace(client=ToolClient("client", body_memory=memory))
+    )(ask(TOOL))
+    assert max([memory.kept for _ in stream]) > len("Cats sleep a lot. ") * 2000
+    assert memory.kept == 0
 
 
 def test_pages_are_opened_once_and_searched(context: LoopContext, reader: Reader) -> None:
