@@ -185,9 +185,14 @@ class AsyncioThread:
             if self._loop is None:
                 # Not gevent's selector: the loop's thread would run a hub of its own in it.
                 selector = monkey.get_original("selectors", "DefaultSelector")
-                self._loop = asyncio.SelectorEventLoop(selector())
-                self._ended = make_signal()
-                start_native_thread(self._run_loop, (self._loop, self._ended))
+                loop, ended = asyncio.SelectorEventLoop(selector()), make_signal()
+                try:
+                    start_native_thread(self._run_loop, (loop, ended))
+                except BaseException:
+                    loop.close()
+                    ended.set()
+                    raise
+                self._loop, self._ended = loop, ended
             return self._loop
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop, ended: Signal) -> None:
@@ -234,8 +239,8 @@ async def run_in_native_thread(
     """Run blocking ``work`` in a native thread of its own; return its result.
 
     If the waiting task is cancelled, the work still runs to its end. The loop calls ``on_end`` when
-    the work has ended, so that the caller can bound the number of threads. Under gevent, ``work``
-    must not use patched modules.
+    the work has ended or cannot start, so that the caller can bound the number of threads. Under
+    gevent, ``work`` must not use patched modules.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[TaskResult[T]] = loop.create_future()
@@ -250,5 +255,9 @@ async def run_in_native_thread(
         with suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(deliver, outcome)
 
-    start_native_thread(run_work, ())
+    try:
+        start_native_thread(run_work, ())
+    except BaseException:
+        on_end()
+        raise
     return (await future).unwrap()

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from forwarder.hosted_tools import asyncio_thread
 from forwarder.hosted_tools.asyncio_thread import (
     AsyncioThread,
     TaskCancelled,
@@ -70,6 +71,36 @@ def test_close_cancels_tasks_and_ends_the_thread() -> None:
 
 def test_thread_that_was_not_used_is_closed_at_once() -> None:
     AsyncioThread().close()
+
+
+def fail_to_start(work: object, arguments: object) -> int:
+    raise RuntimeError("can't start new thread")
+
+
+def test_thread_that_cannot_start_is_started_by_the_next_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    thread = AsyncioThread()
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio_thread, "start_native_thread", fail_to_start)
+        with pytest.raises(RuntimeError):
+            thread.start_task(lambda: asyncio.sleep(0, 5))
+    try:
+        task = thread.start_task(lambda: asyncio.sleep(0, 5))
+        assert task.wait(5)
+        assert task.unwrap() == 5
+    finally:
+        thread.close()
+
+
+def test_end_of_blocking_work_is_reported_if_no_thread_can_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asyncio_thread, "start_native_thread", fail_to_start)
+    ended = threading.Event()
+    with pytest.raises(RuntimeError):
+        asyncio.run(run_in_native_thread(threading.get_ident, ended.set))
+    assert ended.is_set()
 
 
 def test_blocking_work_runs_in_a_native_thread() -> None:
