@@ -159,8 +159,8 @@ class JobTakeover:
         owner = self._settle_owner(owner)
         context = callbacks.new_context()
         try:
-            reserve = context.reserve_memory().add_json
-            claimed, lease = self._repository.claim(owner, name, self._max_attempts, reserve)
+            memory = context.reserve_memory()
+            claimed, lease = self._repository.claim(owner, name, self._max_attempts, memory)
             if isinstance(claimed, ClaimedWork):
                 task = callbacks.rebuild_task(context, claimed)
         except ConversationLocked:

@@ -6,11 +6,11 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
+from forwarder.core.body_memory import BodyReservation
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Batch, Json
 from forwarder.storage.db import Database, background_leases, conversations, event_log, responses
 from forwarder.storage.db.background_leases import ClaimedWork, ResponseOrigin
-from forwarder.storage.db.compression import SpendCallback
 from forwarder.storage.db.conversations import ConversationLease
 from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.repositories.responses import append_to_conversation, read_last_item_number
@@ -178,18 +178,21 @@ class BackgroundJobRepository:
         owner: str,
         response_id: str,
         max_attempts: int,
-        spend: SpendCallback | None = None,
+        memory: BodyReservation | None = None,
     ) -> tuple[ClaimedWork | StoredResponse | None, ConversationLease | None]:
         """Take over a waiting job, with a new lease on its conversation.
 
         The job is None if another worker was faster, and the failed response after ``max_attempts``
-        attempts. ``spend`` receives the JSON texts of the job before they are parsed. Raises
-        ConversationLocked if a turn is running in the conversation.
+        attempts. ``memory`` is where the JSON texts of the job are reserved before they are parsed.
+        Raises ConversationLocked if a turn is running in the conversation.
         """
 
         def write(
             connection: sa.Connection,
         ) -> tuple[ClaimedWork | StoredResponse | None, ConversationLease | None]:
+            spend = None if memory is None else memory.add_json
+            if memory is not None:
+                memory.release()  # the batch may repeat this write
             claimed = background_leases.claim_work(
                 connection, owner, response_id, self._worker_id, max_attempts, spend
             )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from forwarder.core.body_memory import BodyMemory, BodyReservation
 from forwarder.core.errors import ConversationLocked, InvalidRequest
 from forwarder.storage.db.background_leases import ClaimedWork, ResponseOrigin
 from forwarder.storage.db.conversations import Conversation, make_lease
@@ -153,6 +156,34 @@ def test_claimed_job_locks_its_conversation(
     assert other.list_own() == {("o", "resp_1")}
     with pytest.raises(ConversationLocked):
         conversations.acquire_lock(make_lease("o", "conv"))
+
+
+def test_claim_that_is_repeated_counts_its_memory_once(
+    database: SqliteDatabase, jobs: BackgroundJobRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.add("o", QUEUED, OPENING, "sealed", None)
+    expire_leases(database)
+    memory = BodyReservation(BodyMemory(1_000_000))
+    sizes: list[int] = []
+    write = database.write
+
+    def write_after_rollback(work: Callable[[sa.Connection], Any]) -> Any:
+        """Run the work twice, as when another write of its batch has failed."""
+
+        def fail(connection: sa.Connection) -> None:
+            work(connection)
+            sizes.append(memory.size)
+            raise ConversationLocked
+
+        with suppress(ConversationLocked):
+            write(fail)
+        return write(work)
+
+    monkeypatch.setattr(database, "write", write_after_rollback)
+    claimed, _ = BackgroundJobRepository(database, "worker_2").claim("o", "resp_1", 3, memory)
+    assert isinstance(claimed, ClaimedWork)
+    assert [memory.size] == sizes
+    assert memory.size > 0
 
 
 def test_lost_job_fails_unless_its_lease_was_renewed(
