@@ -38,7 +38,10 @@ __all__ = ["McpClient", "McpConnections", "McpFailure", "McpLimits"]
 T = TypeVar("T")
 
 MAX_CACHED_BYTES = 16 * 2**20
-"""Size of the JSON of all cached lists of tools."""
+"""Size of the JSON of all cached lists of tools, with `ENTRY_BYTES` for each list."""
+
+ENTRY_BYTES = 1_000
+"""About what a list takes beside its tools; clients can name many servers without any."""
 
 MAX_SHARED_SESSIONS = 64
 """Maximum number of sessions with commands."""
@@ -87,7 +90,8 @@ class ToolCache:
 
     def add_tools(self, server: McpServer, tools: list[McpTool]) -> None:
         self.remove_tools(server)
-        cached = CachedTools(tools, measure_tools(tools), time.monotonic() + self._seconds)
+        size = measure_tools(tools) + ENTRY_BYTES
+        cached = CachedTools(tools, size, time.monotonic() + self._seconds)
         self._lists[server.identity] = cached
         self._bytes += cached.size
         while self._bytes > self._max_bytes:
@@ -180,7 +184,7 @@ class McpClient:
         shared = self._shared.get(server.identity)
         if shared is None:
             shared = self._shared[server.identity] = SharedSession(self.make_session(server))
-            for identity in [*self._shared][: len(self._shared) - MAX_SHARED_SESSIONS]:
+            for identity in [*self._shared][: max(0, len(self._shared) - MAX_SHARED_SESSIONS)]:
                 self._close_shared(identity)
         shared.users += 1
         if shared.timer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
@@ -11,8 +12,16 @@ from typing import Any
 import pytest
 
 from forwarder.core.ssrf import AddressGuard
+from forwarder.hosted_tools import mcp_client
 from forwarder.hosted_tools.asyncio_thread import PendingTask, TaskCancelled
-from forwarder.hosted_tools.mcp_client import McpClient, McpConnections, McpFailure, McpLimits
+from forwarder.hosted_tools.mcp_client import (
+    ENTRY_BYTES,
+    McpClient,
+    McpConnections,
+    McpFailure,
+    McpLimits,
+    ToolCache,
+)
 from forwarder.hosted_tools.mcp_content import CUT_NOTE, MAX_TEXT_LENGTH, ToolResult
 from forwarder.hosted_tools.mcp_server import McpServer
 from forwarder.hosted_tools.mcp_session import SessionLimits, hide_result_secrets
@@ -326,6 +335,30 @@ def test_lists_are_cached_by_credentials_and_expire(root: str) -> None:
     time.sleep(0.6)
     assert client._cache.get_tools(server) is None
     list_tools(server)
+    client.close()
+
+
+def test_cached_lists_are_bounded_even_if_they_are_empty() -> None:
+    cache = ToolCache(60.0, 3 * ENTRY_BYTES)
+    servers = [McpServer("a", f"https://example.org/{number}") for number in range(4)]
+    for server in servers:
+        cache.add_tools(server, [])
+    assert [cache.get_tools(server) for server in servers] == [None, None, [], []]
+
+
+def test_idle_commands_are_kept_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_client, "MAX_SHARED_SESSIONS", 4)
+    client = McpClient(AddressGuard())
+    servers = [McpServer("a", command=("run", str(number))) for number in range(5)]
+
+    async def use_all() -> list[bool]:
+        sessions = []
+        for server in servers:
+            sessions.append(client.borrow_session(server))
+            client.return_session(server)
+        return [client.borrow_session(servers[i]) is sessions[i] for i in (1, 2, 3, 4, 0)]
+
+    assert asyncio.run(use_all()) == [True, True, True, True, False]
     client.close()
 
 
