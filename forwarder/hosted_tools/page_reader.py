@@ -14,17 +14,15 @@ from forwarder.core.errors import InvalidRequest
 from forwarder.hosted_tools.background_call import ToolFailure
 from forwarder.hosted_tools.web_search_backends import clean_text
 from forwarder.middleware.media import Fetcher
+from forwarder.text_extraction.extract import MAX_PAGE_CHARACTERS
 from forwarder.text_extraction.extraction_process import (
     ExtractionError,
-    extract_file,
     extract_page,
+    extract_pdf_page,
 )
 
 MAX_PAGE_BYTES = 3 * 2**20
 """Larger pages are not parsed."""
-
-MAX_PAGE_LENGTH = 1_000_000
-"""Characters of a page's text that are kept; the rest is cut."""
 
 MAX_READERS = 32
 """Pages that are in memory at the same time, a quarter of them one client's; others wait
@@ -73,7 +71,7 @@ class PageReader:
         """Fetch a page and return its readable text. Raises PageFailure."""
         with self._readers.hold(client, WAIT_SECONDS, make_wait_failure()):
             page = self._read_whole_page(url, client)
-        return page._replace(text=page.text[:MAX_PAGE_LENGTH])
+        return page._replace(text=page.text[:MAX_PAGE_CHARACTERS])
 
     def _read_whole_page(self, url: str, client: str) -> Page:
         try:
@@ -139,7 +137,7 @@ class PageCache:
 def extract_document(blob: Blob, url: str) -> Page:
     """Return a page of HTML or PDF. Raises ExtractionError."""
     if (blob.type or "").startswith(_PDF_TYPE):
-        return Page(url, extract_file([blob.data], "page.pdf", lambda: False))
+        return Page(url, extract_pdf_page(blob.data))
     return Page(find_title(blob.data) or url, *extract_page(blob.data, url))
 
 

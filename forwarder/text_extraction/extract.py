@@ -19,16 +19,20 @@ from urllib.parse import urljoin
 
 OK, INVALID, UNSUPPORTED = "ok", "invalid_file", "unsupported_file"
 
-FILE, PAGE = "file", "page"
-"""Kinds of documents: a file, of which the name is given, and a web page, of which the URL is."""
+FILE, PAGE, PDF_PAGE = "file", "page", "PDF file"
+"""Kinds of documents: a file, of which the name is given, and web pages, of which the URL is: HTML
+and PDF."""
 
 MEMORY_BYTES = 1 << 30
-CPU_SECONDS = {FILE: 60, PAGE: 20}
+CPU_SECONDS = {FILE: 60, PAGE: 20, PDF_PAGE: 20}
 NICENESS = 10
 """Other processes come first."""
 
 MAX_CHARACTERS = 20_000_000
 """About five million tokens of English, which is also OpenAI's limit."""
+
+MAX_PAGE_CHARACTERS = 1_000_000
+"""Characters of a web page's text that are kept; the rest is cut."""
 
 MAX_UNPACKED_BYTES = 200 << 20
 """Bytes of an unpacked office document."""
@@ -61,7 +65,11 @@ def extract_text(data: bytes, filename: str) -> str:
     """Return the text of a file. Raises InvalidFile or UnsupportedFile."""
     if not data.strip():
         raise InvalidFile("The file is empty.")
-    text = "".join(limit_pieces(choose_extractor(data, filename)(data)))
+    return clean_text("".join(limit_pieces(choose_extractor(data, filename)(data))))
+
+
+def clean_text(text: str) -> str:
+    """Return the text of a file. Raises InvalidFile if it is empty."""
     # Neither database stores NUL in texts.
     text = text.replace("\0", "").strip()
     if not text:
@@ -107,9 +115,20 @@ def extract_page(data: bytes, url: str) -> str:
     text = getattr(document, "text", None)
     if not text:
         raise InvalidFile("The page has no readable text.")
-    if len(text) > MAX_CHARACTERS:
-        raise InvalidFile(f"The page has more than {MAX_CHARACTERS} characters of text.")
-    return json.dumps({"text": str(text), "links": list(find_links(data, url))})
+    text = str(text)[:MAX_PAGE_CHARACTERS]
+    return json.dumps({"text": text, "links": list(find_links(data, url))})
+
+
+def extract_pdf_page(data: bytes, url: str) -> str:
+    """Return the beginning of the text of a PDF file. Raises InvalidFile."""
+    pieces: list[str] = []
+    length = 0
+    for piece in extract_pdf(data):
+        pieces.append(piece)
+        length += len(piece)
+        if length >= MAX_PAGE_CHARACTERS:
+            break
+    return clean_text("".join(pieces)[:MAX_PAGE_CHARACTERS])
 
 
 def find_links(data: bytes, url: str) -> Iterator[tuple[str, str]]:
@@ -212,7 +231,11 @@ def extract_plain(data: bytes) -> Iterator[str]:
         yield data.decode("cp1252", "replace")  # what older Windows programs write
 
 
-KINDS: dict[str, Callable[[bytes, str], str]] = {FILE: extract_text, PAGE: extract_page}
+KINDS: dict[str, Callable[[bytes, str], str]] = {
+    FILE: extract_text,
+    PAGE: extract_page,
+    PDF_PAGE: extract_pdf_page,
+}
 """Kind of a document -> the function that returns its text."""
 
 

@@ -49,9 +49,14 @@ class PageText(NamedTuple):
 
 
 def extract_page(content: bytes, url: str) -> PageText:
-    """Return the main text and the links of a web page. Raises ExtractionError."""
+    """Return the main text and the links of a web page of HTML. Raises ExtractionError."""
     page = json.loads(extract_text(extract.PAGE, [content], url, PAGE_SECONDS, lambda: False))
     return PageText(page["text"], [(text, target) for text, target in page["links"]])
+
+
+def extract_pdf_page(content: bytes) -> str:
+    """Return the text of a PDF file that is a web page. Raises ExtractionError."""
+    return extract_text(extract.PDF_PAGE, [content], "", PAGE_SECONDS, lambda: False)
 
 
 def extract_text(

@@ -152,7 +152,7 @@ def test_pattern_that_nearly_matches_everywhere_takes_no_time() -> None:
 
 
 def test_only_the_beginning_of_a_long_text_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_reader, "MAX_PAGE_LENGTH", 4)
+    monkeypatch.setattr(page_reader, "MAX_PAGE_CHARACTERS", 4)
     assert read(answering(b"purring", b"text/plain")).text == "purr"
 
 

@@ -8,7 +8,12 @@ import zipfile
 import pytest
 
 from forwarder.text_extraction import extract
-from forwarder.text_extraction.extract import InvalidFile, UnsupportedFile, extract_text
+from forwarder.text_extraction.extract import (
+    InvalidFile,
+    UnsupportedFile,
+    extract_pdf_page,
+    extract_text,
+)
 from tests.helpers.check_cases import check_each
 from tests.text_extraction.documents import HTML, make_docx, make_pdf
 
@@ -17,6 +22,13 @@ def test_pdf_pages_are_read() -> None:
     text = extract_text(make_pdf("First page", "Second page"), "a.pdf")
 
     assert [line for line in text.splitlines() if line] == ["First page", "Second page"]
+
+
+def test_pdf_page_is_read_up_to_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "MAX_PAGE_CHARACTERS", 5)
+    assert extract_pdf_page(make_pdf("First page", "Second page"), "") == "First"
+    with pytest.raises(InvalidFile, match="no text"):
+        extract_pdf_page(make_pdf(""), "")
 
 
 def test_word_document_is_read_with_its_tables() -> None:

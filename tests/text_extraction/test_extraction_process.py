@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from forwarder.text_extraction import extraction_process
-from forwarder.text_extraction.extract import MAX_LINKS
-from forwarder.text_extraction.extraction_process import ExtractionError, extract_file, extract_page
+from forwarder.text_extraction.extract import MAX_LINKS, MAX_PAGE_CHARACTERS
+from forwarder.text_extraction.extraction_process import (
+    ExtractionError,
+    extract_file,
+    extract_page,
+    extract_pdf_page,
+)
 from tests.helpers.check_cases import check_each
 from tests.text_extraction.documents import make_docx, make_pdf
 
@@ -29,6 +34,12 @@ def test_text_of_a_page_has_no_scripts() -> None:
     text, script = "The cat is a small mammal that sleeps all day.", "<script>alert(1)</script>"
     html = f"<html><body><article><p>{text}</p>{script}</article></body></html>"
     assert extract_page(html.encode(), "https://example.org/") == (text, [])
+
+
+def test_pdf_page_is_cut_in_the_process() -> None:
+    assert extract_pdf_page(make_pdf("Hello")) == "Hello"
+    text = extract_pdf_page(make_pdf(*["x" * 20_000] * 60, "never read"))
+    assert len(text) == MAX_PAGE_CHARACTERS
 
 
 def test_links_of_a_page_are_absolute_and_different() -> None:
