@@ -145,6 +145,14 @@ def test_case_is_ignored_where_small_letters_are_longer() -> None:
     assert passage.endswith("\u0130ZM\u0130R")
 
 
+def test_final_sigma_is_a_sigma() -> None:
+    capitals = "\u03a3\u039f\u03a6\u039f\u03a3"
+    small = capitals.lower()
+    assert small[-1] != small[0]
+    assert find_in_text(capitals, small) == [capitals]
+    assert find_in_text(f"{capitals}\u03a4", capitals) == [f"{capitals}\u03a4"]
+
+
 def test_pattern_that_nearly_matches_everywhere_takes_no_time() -> None:
     begin = time.process_time()
     assert find_in_text("a" * 500_000, "a" * 5_000 + "b") == []
