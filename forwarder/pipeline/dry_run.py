@@ -20,7 +20,8 @@ from forwarder.core.validate import check_enum
 from forwarder.protocols.chat import CHAT
 from forwarder.protocols.ollama import flatten_options
 from forwarder.protocols.parameters import Disposition
-from forwarder.protocols.registry import CLIENT_PROTOCOLS, UPSTREAM_PROTOCOLS
+from forwarder.protocols.protocol import ClientProtocol
+from forwarder.protocols.registry import CLIENT_PROTOCOLS, PROTOCOLS, UPSTREAM_PROTOCOLS
 from forwarder.protocols.responses import RESPONSES
 from forwarder.protocols.tool_secrets import hide_tool_secrets_of
 from forwarder.translation.chat_over_responses.request import MIN_OUTPUT_TOKENS
@@ -126,12 +127,7 @@ def build_report(
     run: DryRun,
 ) -> Json:
     """The report: the upstream request, and the disposition of every parameter."""
-    flat = flatten_options(asked) if CLIENT_PROTOCOLS[client].has_nested_options else asked
-    dispositions = {
-        name: find_disposition(name, value, client, route.protocol, sent, dropped)
-        for name, value in flat.items()
-        if value is not None
-    }
+    dispositions = list_dispositions(asked, client, route.protocol, sent, dropped)
     return {
         "client": client,
         "upstream": {
@@ -153,6 +149,23 @@ def build_report(
         },
         "would_fetch": run.fetched,
         "would_upload": run.uploaded,
+    }
+
+
+def list_dispositions(
+    asked: Json, client: str, over: str, sent: PreviewedRequest, dropped: Mapping[str, str]
+) -> dict[str, Disposition]:
+    """The disposition of every parameter of a client's request over the upstream protocol ``over``.
+
+    ``asked`` may be invalid: its request may have been refused.
+    """
+    protocol = PROTOCOLS[client]
+    is_nested = isinstance(protocol, ClientProtocol) and protocol.has_nested_options
+    flat = flatten_options(asked) if is_nested else asked
+    return {
+        name: find_disposition(name, value, client, over, sent, dropped)
+        for name, value in flat.items()
+        if value is not None
     }
 
 
@@ -178,7 +191,7 @@ def find_disposition(
     for names, is_emulated, disposition in _EMULATIONS:
         if name in names and is_emulated(value, client, over, sent):
             return disposition
-    table = CLIENT_PROTOCOLS[client].parameters if client != over else {}
+    table = PROTOCOLS[client].parameters if client != over else {}
     disposition = table.get(name, _CARRIED)
     if value in disposition.neutral:
         return _NEUTRAL
@@ -199,14 +212,14 @@ _UNSUPPORTED_FORMATS = {"json_object": ("json_schema",), "none": ("json_schema",
 
 
 def is_schema_checked(value: Any, client: str, over: str, sent: PreviewedRequest) -> bool:
-    wanted = value.get("format") or {} if client == RESPONSES.name else value
+    wanted = value.get("format") if client == RESPONSES.name and type(value) is dict else value
     over_chat = over == CHAT.name
     lacking = _UNSUPPORTED_FORMATS.get(sent.profile.response_format, ()) if over_chat else ()
-    return wanted.get("type") in lacking
+    return type(wanted) is dict and wanted.get("type") in lacking
 
 
 def is_limit_low(value: Any, client: str, over: str, sent: PreviewedRequest) -> bool:
-    return client == CHAT.name != over and bool(value < MIN_OUTPUT_TOKENS)
+    return client == CHAT.name != over and type(value) is int and value < MIN_OUTPUT_TOKENS
 
 
 _EMULATIONS: tuple[
