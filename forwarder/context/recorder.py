@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import orjson
@@ -103,11 +104,15 @@ def describe_omission(text: str) -> str:
 
 
 class ByteTrack:
-    """Bytes sent in one direction; after the first piece over budget no more are kept."""
+    """Bytes sent in one direction; after the first piece over budget no more are kept.
+
+    ``is_partial`` is true for a copy of a track to which bytes are still added.
+    """
 
     def __init__(self, budget: CaptureBudget, clock: ElapsedClock) -> None:
         self.pieces: list[tuple[float, bytes]] = []
         self.dropped_bytes = 0
+        self.is_partial = False
         self._budget = budget
         self._clock = clock
 
@@ -119,6 +124,13 @@ class ByteTrack:
             self.dropped_bytes += len(data)
         else:
             self.pieces.append((self._clock(), data))
+
+    def copy_partial(self) -> ByteTrack:
+        """Return a copy with the pieces so far."""
+        partial = copy(self)
+        partial.pieces = list(self.pieces)
+        partial.is_partial = True
+        return partial
 
     def tap(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the pieces unchanged and record each; closing this generator closes ``pieces``."""
@@ -224,7 +236,11 @@ class AttemptCapture:
 
 
 class Recorder:
-    """Records one request; ``started`` is its start on the monotonic clock."""
+    """Records one request; ``started`` is its start on the monotonic clock.
+
+    ``name`` is the name of its record, once the record has one. ``is_partial`` is true for a copy
+    of a recorder that still records.
+    """
 
     def __init__(self, request_head: RequestHead, limit: int, started: float) -> None:
         self.request_head = request_head
@@ -234,6 +250,8 @@ class Recorder:
         self.attempts: list[AttemptCapture] = []
         self.status: int | None = None
         self.headers: HeaderPairs = []
+        self.name: str | None = None
+        self.is_partial = False
         self._limit = limit
         self._started_at = started
         self._budget = CaptureBudget(limit)
@@ -284,6 +302,16 @@ class Recorder:
         if self.body is not None and self.body.data is not None:
             child.record_body(self.body.data)
         return child
+
+    def copy_partial(self) -> Recorder:
+        """Return a copy of what has been recorded so far. Call it where the request runs."""
+        partial = copy(self)
+        partial.is_partial = True
+        partial.answer = self.answer.copy_partial()
+        partial.attempts = [
+            replace(attempt, answer=attempt.answer.copy_partial()) for attempt in self.attempts
+        ]
+        return partial
 
     def _read_elapsed(self) -> float:
         return time.monotonic() - self._started_at

@@ -7,6 +7,8 @@ stores its record on completion.
 - `record.py`: makes one redacted JSON record of limited size from a recorder.
 - `serialize.py`: converts answer bytes to readable JSON and back.
 - `stores.py`: stores records in memory or in a directory.
+- `running.py`: exchanges that have not ended, of this worker and of others.
+- `feed.py`: what has changed, for pages that follow the exchanges.
 - `playback.py`: serves recorded upstream answers in place of the network.
 - `replay.py`: repeats a captured request and compares the answers.
 """
@@ -18,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from forwarder.config.settings import Settings, UpstreamSettings
 from forwarder.context.recorder import Recorder, RequestHead
@@ -25,16 +28,19 @@ from forwarder.context.redaction import Redactor, collect_settings_secrets, coll
 from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.concurrency import BlockingPool
 from forwarder.core.periodic_task import PeriodicTask
+from forwarder.observability.capture.feed import ExchangeFeed
 from forwarder.observability.capture.record import encode_record
+from forwarder.observability.capture.running import RunningExchanges, name_record
 from forwarder.observability.capture.stores import (
     CaptureLimits,
     CaptureStore,
     FileCaptureStore,
     MemoryCaptureStore,
-    generate_name,
 )
 
 log = logging.getLogger("forwarder.capture")
+
+T = TypeVar("T")
 
 CAPTURE_OFF, CAPTURE_IN_MEMORY = "off", "memory"
 
@@ -44,6 +50,8 @@ UNCAPTURED_ROUTES = ("stored", "files")
 MAX_PRUNE_SECONDS = 60.0
 """Maximum interval between two removals of expired records."""
 
+PUBLISH_SECONDS = 0.5
+"""Interval at which the worker brings the files of its running exchanges up to date."""
 
 UpstreamLister = Callable[[], Iterable[UpstreamSettings]]
 """Lists the upstreams that were registered at run time."""
@@ -65,16 +73,28 @@ class CaptureObserver(RequestObserver):
         self._redacted_fields = settings.capture_redact
         self._secrets = collect_settings_secrets(settings)
         self._worker = BlockingPool(1)  # encoding a long record takes about 0.1 s
-        prune_seconds = min(MAX_PRUNE_SECONDS, settings.capture_age / 4)
-        self._pruning = PeriodicTask(self._prune_store, lambda: prune_seconds)
+        self.running = RunningExchanges(
+            store.running_folder, self._make_redaction, settings.capture_max
+        )
+        self.feed = ExchangeFeed(store, self.running)
+        self._reading = BlockingPool(2)
+        self._prune_seconds = min(MAX_PRUNE_SECONDS, settings.capture_age / 4)
+        self._next_prune = time.monotonic() + self._prune_seconds
+        pause = min(PUBLISH_SECONDS, self._prune_seconds)
+        self._upkeep = PeriodicTask(self._keep_up, lambda: pause)
 
     def start(self) -> None:
-        """Start the background task that removes expired records, even without requests."""
-        self._pruning.start()
+        """Start the background task: it publishes running exchanges and removes old records."""
+        self._upkeep.start()
 
     def close(self) -> None:
         """End the background task."""
-        self._pruning.stop()
+        self._upkeep.stop()
+        self.running.close()
+
+    def on_request(self, context: RequestContext, header: Callable[[str], str | None]) -> None:
+        """Register the exchange as a running one."""
+        self.running.add(context)
 
     def make_recorder(self, context: RequestContext, head: RequestHead) -> Recorder | None:
         """Return a recorder for the request, or ``None`` for a route without model requests."""
@@ -85,23 +105,45 @@ class CaptureObserver(RequestObserver):
     def on_complete(self, context: RequestContext, seconds: float) -> None:
         """Store the record in the background if the request had a body or was rejected."""
         recorder, context.recorder = context.recorder, None
-        if recorder is None or (recorder.body is None and context.status < 400):
-            return
+        try:
+            if recorder is not None and (recorder.body is not None or context.status >= 400):
+                redaction = self._make_redaction()
+                self._worker.run(partial(self._store_record, recorder, context, seconds, redaction))
+        finally:
+            self.running.remove(context)
+
+    def run_blocking(self, work: Callable[[], T]) -> T:
+        """Run work on stored records outside of the event loop, and return its result."""
+        return self._reading.run(work)
+
+    def _make_redaction(self) -> Redactor:
         secrets = self._secrets.union(*map(collect_upstream_secrets, self._list_registered()))
-        self._worker.run(partial(self._store_record, recorder, context, seconds, secrets))
+        return Redactor(self._redacted_fields, secrets)
 
     def _store_record(
-        self, recorder: Recorder, context: RequestContext, seconds: float, secrets: frozenset[str]
+        self, recorder: Recorder, context: RequestContext, seconds: float, redaction: Redactor
     ) -> None:
-        name = generate_name(time.time())
-        redaction = Redactor(self._redacted_fields, secrets)
+        name = name_record(recorder)
         self.store.put(
             name, encode_record(name, recorder, context, seconds, redaction, self._max_bytes)
         )
+        self.running.remove_file(recorder)
+
+    def _keep_up(self) -> None:
+        try:
+            self.running.publish()
+        except Exception:
+            log.exception(
+                "could not publish running exchanges", extra={"event": "capture_running_failed"}
+            )
+        if time.monotonic() >= self._next_prune:
+            self._next_prune = time.monotonic() + self._prune_seconds
+            self._prune_store()
 
     def _prune_store(self) -> None:
         try:
-            self.store.prune()
+            self._worker.run(self.store.prune)
+            self.running.prune()
         except Exception:
             log.exception(
                 "could not remove expired captures", extra={"event": "capture_prune_failed"}

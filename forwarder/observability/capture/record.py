@@ -1,4 +1,4 @@
-"""The JSON record of one completed exchange: client request, upstream attempts and answers.
+"""The JSON record of one exchange: client request, upstream attempts and answers.
 
     {"exchange": {id, request_id, time, route, client, model, upstream, status, error, duration_ms,
                   whole, redacted},
@@ -11,7 +11,8 @@
 A body that is not JSON is recorded as ``text``; answers have the format of `serialize`. ``resumed``
 is the request body together with the stored history that it refers to. A part that exceeds the
 size limit has its number of omitted bytes in ``left_out``, and ``whole`` is false. Times (``at``)
-are in milliseconds since the start of the exchange.
+are in milliseconds since the start of the exchange. The record of an exchange that has not ended
+has ``running`` in ``exchange``, and neither ``status`` nor ``error``; its answers end anywhere.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ from forwarder.core.types import Json
 from forwarder.observability.capture import serialize
 
 RECORD_HEAD = b'{"exchange":'
+
+FINAL_FIELDS = ("status", "error", "whole", "redacted")
+"""Fields of a summary that are unknown until the exchange has ended."""
 
 
 def encode_record(
@@ -61,6 +65,15 @@ def encode_record(
         drop_part(record, part)
         encoded = redaction.redact_everywhere(write_record(record), write_record)
     return encoded
+
+
+def encode_running_summary(
+    name: str, recorder: Recorder, context: RequestContext, seconds: float, redaction: Redactor
+) -> bytes:
+    """Encode the redacted summary of an exchange that has not ended."""
+    redaction.found_secrets |= collect_client_key(context.client_key)
+    summary = RecordBuilder(redaction).build_summary(name, recorder, context, seconds)
+    return redaction.redact_everywhere(orjson.dumps(summary))
 
 
 def parse_summary(encoded: bytes) -> Json:
@@ -104,8 +117,18 @@ class RecordBuilder:
             "retries": context.retries or None,
             "left": context.is_cancelled or None,
         }
-        summary = self._make_summary(name, recorder, context, seconds)
-        return {"exchange": drop_nulls(summary), **drop_nulls(record)}
+        summary = self.build_summary(name, recorder, context, seconds)
+        return {"exchange": summary, **drop_nulls(record)}
+
+    def build_summary(
+        self, name: str, recorder: Recorder, context: RequestContext, seconds: float
+    ) -> Json:
+        """Build the summary; that of a partial recorder is the one of a running exchange."""
+        summary = drop_nulls(self._make_summary(name, recorder, context, seconds))
+        if not recorder.is_partial:
+            return summary
+        known = {k: v for k, v in summary.items() if k not in FINAL_FIELDS}
+        return {**known, "running": True}
 
     def _make_summary(
         self, name: str, recorder: Recorder, context: RequestContext, seconds: float
@@ -172,7 +195,8 @@ class RecordBuilder:
         if status is None and not track.pieces:
             return None
         self._is_complete &= not track.dropped_bytes
-        parsed = serialize.parse_answer(track.pieces, not track.dropped_bytes)
+        is_whole = not (track.dropped_bytes or track.is_partial)
+        parsed = serialize.parse_answer(track.pieces, is_whole)
         head = {
             "status": status,
             "headers": self._redaction.redact_pairs(headers),

@@ -152,3 +152,30 @@ def test_record_name_encodes_its_time() -> None:
     assert parse_created_at(generate_name(1_700_000_000.25)) == 1_700_000_000.25
     assert generate_name(1.0) < generate_name(1.1)
     assert parse_created_at("ex_1") is None
+
+
+def test_names_and_summaries_are_read_one_by_one(make: Make) -> None:
+    store = make()
+    names = [put(store, each) for each in "abc"]
+
+    assert store.list_names() == names[::-1]
+    assert (store.read_summary(names[1]) or {})["request_id"] == "b"
+    assert store.read_summary(generate_name(CLOCK.now)) is None
+    assert next(iter(store.iterate_summaries()))["request_id"] == "c"
+
+
+def test_new_files_of_another_worker_are_listed_at_once(tmp_path: Path) -> None:
+    CLOCK.now = Clock.now
+    one, other = (FileCaptureStore(tmp_path, CaptureLimits(50, 100), CLOCK) for _ in range(2))
+    for number in range(20):
+        put(one, str(number))
+        assert len(other.list_names()) == number + 1
+
+
+def test_expired_records_are_not_found_before_they_are_pruned(make: Make) -> None:
+    store = make(age=10)
+    name = put(store, "a")
+    CLOCK.now += 11
+
+    assert store.list_names() == []
+    assert store.find(name) is None
