@@ -16,7 +16,7 @@ from forwarder.cli.replay import make_replay_command
 from forwarder.cli.upstream import build_probe_command, build_translate_command
 from forwarder.cli.usage import print_usage
 from forwarder.config.settings import Settings, load_settings
-from forwarder.console import exchanges, landing, playground, replay
+from forwarder.console import exchange_stream, exchanges, landing, playground, replay
 from forwarder.console import models as model_pages
 from forwarder.console import upstreams as upstream_pages
 from forwarder.console import usage as usage_page
@@ -60,7 +60,9 @@ OPENAI_MODULES = (
 
 OTHER_MODULES = (landing, ollama, diagnostics, usage, docs, openapi, health, metrics)
 
-CONSOLE_PAGES = (exchanges, playground, replay, model_pages, upstream_pages, usage_page)
+CONSOLE_PAGES = (
+    exchange_stream, exchanges, playground, replay, model_pages, upstream_pages, usage_page,
+)  # fmt: skip
 """Modules that add their pages to the blueprint of the console when they are imported."""
 
 
