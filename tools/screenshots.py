@@ -23,8 +23,6 @@ from tests.live.server import running
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
-HEIGHT = 900
-
 REQUEST = {
     "model": "demo",
     "input": "What is the weather in Rome?",
@@ -95,8 +93,7 @@ def take_pages(page: Any, base_url: str, scheme: str) -> None:
 
     def take(name: str) -> None:
         page.wait_for_timeout(500)
-        clip = {"x": 0, "y": 0, "width": 1280, "height": HEIGHT}
-        page.screenshot(path=IMAGES / f"{name}-{scheme}.png", clip=clip)
+        page.screenshot(path=IMAGES / f"{name}-{scheme}.png")
 
     page.goto(base_url)
     take("start")
@@ -105,6 +102,7 @@ def take_pages(page: Any, base_url: str, scheme: str) -> None:
     page.goto(f"{base_url}/console/exchanges")
     page.locator("tbody tr a").last.click()
     page.wait_for_load_state()
+    page.get_by_role("heading", name="Dropped").evaluate("e => scrollTo(0, e.offsetTop - 10)")
     take("exchange")
     page.goto(f"{base_url}/console/playground")
     page.get_by_role("button", name="Send").click()
