@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake_provider import Answer, ScriptedUpstream, faults
+from tests.fake_provider import Answer, Call, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
 from tests.live.browser import NEEDS_BROWSER, SCHEMES, WIDTHS, check_page, open_page, run_browser
 from tests.live.conftest import Serve, settings
@@ -106,6 +106,26 @@ def test_playground_translates_while_one_types_and_shows_both_streams(
     page.get_by_role("link", name="Open the captured exchange").click()
     page.wait_for_load_state("networkidle")
     assert "/console/exchanges/" in page.url
+
+
+def test_a_tool_call_is_shown_side_by_side_in_both_directions(
+    page: Any, server: Server, upstream: ScriptedUpstream
+) -> None:
+    for sample in ("responses/tools", "chat/tools"):  # each goes over the other API by default
+        page.goto(f"{server.url}/console/playground?sample={sample}")
+        upstream.script(Answer(reasoning="Rome", calls=[Call("get_weather", '{"city": "Rome"}')]))
+        page.get_by_role("button", name="Send").click()
+        wait_for_state(page, "Finished")
+        assert page.locator("#sides").get_by_text('{"city": "Rome"}').count() >= 2
+
+        page.get_by_role("link", name="Open the captured exchange").click()
+        page.get_by_role("heading", name="Exchange").wait_for()
+        tools = page.locator("table.comparison tr", has=page.get_by_role("rowheader", name="tools"))
+        assert "mapped" in tools.first.inner_text()
+        assert tools.first.locator("pre").count() == 2
+        assert page.locator("table.waterfall").get_by_text("tool call").count() == 1
+        assert page.get_by_text("get_weather", exact=True).count() >= 2
+        check_page(page)
 
 
 def test_playground_shows_where_a_mistake_is(page: Any, server: Server) -> None:
