@@ -323,7 +323,8 @@ def choose_target(body: Json, target: str) -> Json:
 
 def choose_storage(body: Json, api: str, stores: bool) -> Json:
     """Return the body with ``store`` where the API has it. Raises InvalidRequest for the rest."""
-    if "store" not in CLIENT_PROTOCOLS[api].parameters:
+    protocol = CLIENT_PROTOCOLS[api]
+    if "store" not in protocol.parameters:
         return body
     if stores:
         return {**body, "store": True}
@@ -334,8 +335,9 @@ def choose_storage(body: Json, api: str, stores: bool) -> Json:
                 param=name,
                 code="unsupported_parameter",
             )
-    # Responses are stored by default, chat completions are not.
-    return {**body, "store": False} if api == "responses" or "store" in body else body
+    # An API with background work stores answers by default; chat completions are not stored.
+    is_default = protocol.runs_in_background
+    return {**body, "store": False} if is_default or "store" in body else body
 
 
 def write_code(request: PlaygroundRequest) -> list[tuple[str, str, str]]:
