@@ -93,18 +93,23 @@ def make_schemas() -> Schemas:
 
 
 def drop_noise(schema: Any) -> Any:
-    """Return a schema without generated titles and without null as default."""
+    """Return a schema without generated titles and null defaults, its enums sorted.
+
+    Newer versions of Python do not keep the order in which the SDK lists the values of an enum.
+    """
     if isinstance(schema, list):
         return [drop_noise(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    return {
-        key: {name: drop_noise(inner) for name, inner in value.items()}
-        if key == "properties"
-        else drop_noise(value)
-        for key, value in schema.items()
-        if not (key == "title" and isinstance(value, str)) and (key, value) != ("default", None)
-    }
+    kept: Schemas = {}
+    for key, value in schema.items():
+        if key == "properties":
+            kept[key] = {name: drop_noise(inner) for name, inner in value.items()}
+        elif key == "enum" and isinstance(value, list):
+            kept[key] = sorted(value, key=str)
+        elif not (key == "title" and isinstance(value, str)) and (key, value) != ("default", None):
+            kept[key] = drop_noise(value)
+    return kept
 
 
 def merge_equal(schemas: Schemas) -> Schemas:
