@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import httpx2
 
+from forwarder.config.endpoints import ORIGIN_SIGN
 from forwarder.config.settings import Settings, UpstreamSettings
 from forwarder.context.client_identity import ClientNames
 from forwarder.context.request_context import RequestContext, RequestObserver
@@ -44,6 +45,7 @@ from forwarder.models.router import Router
 from forwarder.observability.capture import CaptureObserver, make_capture_observer
 from forwarder.observability.logging import log_configuration
 from forwarder.observability.metrics import MetricsObserver, ProcessState, read_resident_memory
+from forwarder.providers.learned_cache import LearnedQuirks
 from forwarder.storage import (
     ConversationStore,
     DatabaseConversationStore,
@@ -60,7 +62,8 @@ from forwarder.storage.repositories.files import FileRepository
 from forwarder.storage.repositories.usage import UsageRepository
 from forwarder.upstream.client import Upstream
 from forwarder.upstream.pool import UpstreamPool
-from forwarder.upstream.resilience import Resilience
+from forwarder.upstream.resilience import Resilience, UpstreamState
+from forwarder.upstream.resilience.shared_state import RedisStorage, SharedState
 from forwarder.upstream.transport import select_transport
 from forwarder.usage.counter import UsageCounter
 from forwarder.usage.prices import PriceTable
@@ -127,6 +130,7 @@ class Services:
     health_targets: HealthTargets
     health: HealthMonitor
     process_sampler: PeriodicTask | None
+    shared_state: SharedState | None
     _is_started: bool = field(default=False, init=False)
     _is_closed: bool = field(default=False, init=False)
 
@@ -140,11 +144,15 @@ class Services:
         guard = AddressGuard(settings.remote_allow)
         connector = UpstreamConnector(settings, guard, replay.transport if replay else None)
         upstreams = UpstreamPool(connector.connect, settings.upstreams)
+        connect_replicas(settings.upstreams, upstreams)
         uploads = UpstreamPool(
             lambda each: UploadCache(upstreams.get_or_create(each).files, settings.upload_max_age),
             settings.upstreams,
         )
         resilience = Resilience(settings, metrics)
+        shared_state = build_shared_state(settings)
+        if shared_state is not None:
+            resilience.share_states(shared_state)
 
         database = open_database(settings.database_url)
         new_secret = token_urlsafe(32)
@@ -218,7 +226,10 @@ class Services:
             registration=registration,
             health_targets=health_targets,
             health=health,
-            process_sampler=build_process_sampler(metrics, running, database, store),
+            process_sampler=build_process_sampler(
+                metrics, running, database, store, resilience.list_endpoint_states
+            ),
+            shared_state=None if replay else shared_state,
         )
 
     # -- life -----------------------------------------------------------------------------------
@@ -241,6 +252,8 @@ class Services:
             self.health.start(self.settings.health_interval)
         if self.process_sampler is not None:
             self.process_sampler.start()
+        if self.shared_state is not None:
+            self.shared_state.start()
 
     def close(self) -> None:
         """End the background loops, and close connections and the database.
@@ -264,6 +277,8 @@ class Services:
         cleanup.add(self.health.stop)
         if self.process_sampler is not None:
             cleanup.add(self.process_sampler.stop)
+        if self.shared_state is not None:
+            cleanup.add(self.shared_state.stop)
         cleanup.close()
 
     def __enter__(self) -> Services:
@@ -297,10 +312,16 @@ class Services:
     def find_upstream(self, name: str) -> Upstream | None:
         """Return the configured or registered upstream of this name, or None.
 
+        The name of an endpoint's origin returns the endpoint, that of an upstream its first one.
         Raises UpstreamKeyRefused if the key of a registered upstream cannot be decrypted.
         """
-        if any(each.name == name for each in self.settings.upstreams):
-            return self.upstreams[name]
+        upstream_name, is_origin, _ = name.partition(ORIGIN_SIGN)
+        for each in self.settings.upstreams:
+            endpoint = each.find_endpoint(name) if each.name == upstream_name else None
+            if endpoint is not None:
+                return self.upstreams.get_or_create(endpoint)
+        if is_origin and any(each.name == upstream_name for each in self.settings.upstreams):
+            return None
         remote = self.registry.find(name)
         if remote is None or not remote.host:
             return None
@@ -325,6 +346,7 @@ class UpstreamConnector:
         self._settings = settings
         self._guard = guard
         self._transport = transport
+        self._learned_quirks: dict[str, LearnedQuirks] = {}
 
     def connect(self, upstream: UpstreamSettings) -> Upstream:
         """Create an upstream, whose connections are opened by its requests."""
@@ -334,7 +356,31 @@ class UpstreamConnector:
             transport = select_transport(upstream, heartbeat)
         elif transport is None:  # a registered host may not lead into the private network
             transport = select_transport(upstream, heartbeat, self._guard.look_up)
-        return Upstream(upstream, transport, heartbeat, self._settings.max_answer)
+        made = Upstream(upstream, transport, heartbeat, self._settings.max_answer)
+        if upstream.endpoint is not None:  # what one endpoint refuses, the others refuse too
+            made.learned_quirks = self._learned_quirks.setdefault(
+                upstream.name, made.learned_quirks
+            )
+        return made
+
+
+def connect_replicas(
+    settings: Sequence[UpstreamSettings], upstreams: UpstreamPool[Upstream]
+) -> None:
+    """Let the first endpoint of each upstream know the others."""
+    for each in settings:
+        if each.replicas:
+            upstreams[each.name].list_replicas = partial(
+                lambda replicas: [upstreams.get_or_create(replica) for replica in replicas],
+                each.replicas,
+            )
+
+
+def build_shared_state(settings: Settings) -> SharedState | None:
+    """Return the exchange of rests and breakers through Redis, if Redis is configured."""
+    if settings.rate_storage.startswith("memory"):
+        return None
+    return SharedState(RedisStorage(settings.rate_storage))
 
 
 def drop_upstream(
@@ -384,6 +430,7 @@ def build_process_sampler(
     running: InFlightRequests,
     database: Database | None,
     store: ConversationStore,
+    list_endpoint_states: Callable[[], Sequence[UpstreamState]] = tuple,
 ) -> PeriodicTask | None:
     """Return the task that updates the metrics of this worker; None if metrics are off."""
     if not isinstance(metrics, MetricsObserver):
@@ -400,6 +447,8 @@ def build_process_sampler(
             is_store_up=database is not None and database.get_error() is None,
         )
         metrics.record_process(state)
+        for endpoint in list_endpoint_states():
+            metrics.record_endpoint(endpoint.settings, endpoint.condition)
 
     return PeriodicTask(record_state, lambda: PROCESS_SAMPLE_SECONDS, runs_at_once=True)
 

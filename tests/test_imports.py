@@ -44,7 +44,7 @@ OWNERS = {
     "jsonschema_specifications": ("middleware/",),
     "referencing": ("middleware/",),
     "limits": ("server/rate_limit.py",),
-    "redis": ("server/rate_limit.py",),
+    "redis": ("server/rate_limit.py", "upstream/resilience/shared_state.py"),
     "sqlalchemy": ("storage/db/", "storage/repositories/"),
     "alembic": ("storage/db/",),
     "psycopg": ("storage/db/",),

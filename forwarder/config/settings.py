@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dotenv import load_dotenv
 
-from forwarder.config import parsers
+from forwarder.config import endpoints, parsers
+from forwarder.config.endpoints import Endpoint, GroupMember, list_endpoints
 from forwarder.config.parsers import (
     ENV_PREFIX,
     PASSTHROUGH_KEY,
@@ -60,6 +61,10 @@ class UpstreamSettings:
     lists other upstreams in the order of attempts. 0, or ``None`` for limits, disables a feature.
     ``context_window`` is in tokens, ``None`` if unknown. ``model_info`` maps model patterns to
     fields of Codex's model catalog. ``registered`` is true for a model registered at run time.
+
+    An upstream with several keys or hosts has such an object for each endpoint: the first is the
+    upstream itself, and its ``replicas`` are the others. ``endpoint`` is None if there is only one.
+    ``key_rest`` is how long an endpoint rests that refuses requests and names no time.
     """
 
     name: str
@@ -81,6 +86,7 @@ class UpstreamSettings:
     total_timeout: float | None
     max_retries: int
     retry_wait: float
+    key_rest: float
     fallback: tuple[Fallback, ...]
     breaker_failures: int
     breaker_share: float
@@ -90,6 +96,30 @@ class UpstreamSettings:
     context_window: int | None
     model_info: Mapping[str, Mapping[str, Any]] = field(hash=False)
     registered: bool = False
+    endpoint: Endpoint | None = None
+    replicas: tuple[UpstreamSettings, ...] = field(default=(), repr=False, hash=False)
+
+    @property
+    def endpoints(self) -> tuple[UpstreamSettings, ...]:
+        """The settings of all endpoints; of a replica only its own."""
+        return (self, *self.replicas)
+
+    @property
+    def origin(self) -> str:
+        """The name of this endpoint in stored data: only there is what it stores."""
+        return self.name if self.endpoint is None else self.endpoint.origin
+
+    @property
+    def pool_name(self) -> str:
+        """The name of this endpoint's objects: the upstream's for the first endpoint."""
+        is_first = self.endpoint is None or self.endpoint[:2] == (1, 1)
+        return self.name if is_first else self.origin
+
+    def find_endpoint(self, origin: str) -> UpstreamSettings | None:
+        """Return the endpoint of an origin; the first one for the upstream's own name."""
+        if origin == self.name:
+            return self
+        return next((each for each in self.endpoints if each.origin == origin), None)
 
     def name_variable(self, suffix: str) -> str:
         """Return the environment variable of a setting, such as ``CHAT_API_KEY``."""
@@ -120,6 +150,7 @@ class Settings:
 
     upstreams: tuple[UpstreamSettings, ...]
     demo: bool
+    groups: Mapping[str, tuple[GroupMember, ...]] = field(hash=False)
     default_model: str | None
     hosts: tuple[str, ...]
     cors_origins: tuple[str, ...]
@@ -228,6 +259,7 @@ class Settings:
         reader.find_misspelled(names)
         upstreams, demo = read_upstreams(reader, names)
         reader.find_lost_fallbacks(upstreams)
+        reader.find_lost_members(upstreams, values)
         reader.find_unknown_keys(values)
         reader.find_incomplete_search(upstreams, values)
         reader.find_unusable_image_maker(upstreams, values)
@@ -271,7 +303,22 @@ def make_upstream_settings(name: str, **fields: Any) -> UpstreamSettings:
     values = EnvironmentReader({}).read_table(
         "", UPSTREAM_SETTINGS, BASE_URL="http://unset.invalid"
     )
+    values = {name: value for name, value in values.items() if name not in ENDPOINT_FIELDS}
     return UpstreamSettings(name=name, **{**values, **fields})
+
+
+def add_replicas(
+    upstream: UpstreamSettings,
+    base_urls: Sequence[str],
+    api_keys: Sequence[str],
+    weights: Sequence[float] = (),
+) -> UpstreamSettings:
+    """Return the settings of an upstream with an endpoint for each key at each address."""
+    made = [
+        replace(upstream, endpoint=parts.endpoint, base_url=parts.base_url, api_key=parts.api_key)
+        for parts in list_endpoints(upstream.name, base_urls, api_keys, weights)
+    ]
+    return replace(made[0], replicas=tuple(made[1:])) if made else upstream
 
 
 # --- the tables ---------------------------------------------------------------------------------
@@ -294,6 +341,7 @@ MAPPABLE_TOOLS = tuple(name for name in HOSTED_TOOLS if name != "mcp")
 
 SETTINGS = (
     Setting("UPSTREAMS", "upstreams", parsers.parse_names, "chat,responses"),
+    Setting("GROUPS", "groups", endpoints.parse_groups, ""),
     Setting("DEFAULT_MODEL", "default_model", str, None),
     Setting("CODEX_HELPER_MODEL", "codex_helper_model", str, None),
     Setting("API_KEYS", "api_keys", parsers.parse_client_keys, ""),
@@ -421,9 +469,26 @@ SETTINGS = (
     Setting("CONSOLE", "console", parsers.parse_flag, "true"),
 )
 
+
+def parse_first_url(text: str) -> str:
+    """Parse the addresses of an upstream; return the first one."""
+    return endpoints.parse_base_urls(text)[0]
+
+
+def parse_first_key(text: str) -> str | None:
+    """Parse the keys of an upstream; return the first one, ``None`` if there is none."""
+    return next(iter(endpoints.parse_upstream_keys(text)), None)
+
+
+ENDPOINT_FIELDS = ("base_urls", "api_keys", "weights")
+"""Fields of the table that become the endpoints of an upstream."""
+
 UPSTREAM_SETTINGS = (
-    Setting("BASE_URL", "base_url", parsers.parse_required_url, ""),
-    Setting("API_KEY", "api_key", parsers.parse_key, ""),
+    Setting("BASE_URL", "base_url", parse_first_url, ""),
+    Setting("BASE_URL", "base_urls", endpoints.parse_base_urls, ""),
+    Setting("WEIGHTS", "weights", endpoints.parse_weights, ""),
+    Setting("API_KEY", "api_key", parse_first_key, ""),
+    Setting("API_KEY", "api_keys", endpoints.parse_upstream_keys, ""),
     Setting("API_KEY", "passthrough_key", lambda text: text == PASSTHROUGH_KEY, ""),
     Setting("API", "apis", parsers.parse_api, "chat"),
     Setting("MODELS", "aliases", parsers.parse_aliases, ""),
@@ -440,6 +505,7 @@ UPSTREAM_SETTINGS = (
     Setting("TOTAL_TIMEOUT", "total_timeout", parsers.parse_seconds_or_none, "0"),
     Setting("MAX_RETRIES", "max_retries", parsers.make_number_parser(int, 0, 5, ""), "0"),
     Setting("RETRY_WAIT", "retry_wait", parsers.parse_seconds_from_zero, "20"),
+    Setting("KEY_REST", "key_rest", parsers.parse_seconds, "15"),
     Setting("FALLBACK", "fallback", parsers.parse_fallbacks, ""),
     Setting(
         "BREAKER_FAILURES", "breaker_failures", parsers.make_number_parser(int, 0, 1000, ""), "10"
@@ -494,7 +560,18 @@ class EnvironmentReader:
     def read_upstream(self, name: str) -> UpstreamSettings:
         prefix = parsers.make_prefix(name)
         implied = IMPLIED_BY_NAME.get(name, {}) | self._get_provider_defaults(prefix)
-        return UpstreamSettings(name=name, **self.read_table(prefix, UPSTREAM_SETTINGS, **implied))
+        values = self.read_table(prefix, UPSTREAM_SETTINGS, **implied)
+        base_urls, api_keys, weights = (values.pop(name) or () for name in ENDPOINT_FIELDS)
+        if weights and len(weights) != len(base_urls):
+            self.mistakes.append(f"{prefix}WEIGHTS must have one number for each address")
+            weights = ()
+        if len(base_urls) * max(1, len(api_keys)) > endpoints.MAX_ENDPOINTS:
+            self.mistakes.append(
+                f"{prefix}BASE_URL and {prefix}API_KEY must make at most {endpoints.MAX_ENDPOINTS} "
+                "combinations"
+            )
+            return UpstreamSettings(name=name, **values)
+        return add_replicas(UpstreamSettings(name=name, **values), base_urls, api_keys, weights)
 
     def is_present(self, name: str) -> bool:
         prefix = parsers.make_prefix(name)
@@ -512,6 +589,14 @@ class EnvironmentReader:
             if not to <= names - {upstream.name}:
                 variable = parsers.make_prefix(upstream.name) + "FALLBACK"
                 self.mistakes.append(f"{variable} must be {parsers.FALLBACKS_MESSAGE}")
+
+    def find_lost_members(
+        self, upstreams: tuple[UpstreamSettings, ...], values: dict[str, Any]
+    ) -> None:
+        """Record a mistake if a member of a group is at an unknown upstream."""
+        members = (each for group in (values["groups"] or {}).values() for each in group)
+        if not {each.upstream for each in members} <= {upstream.name for upstream in upstreams}:
+            self.mistakes.append(f"{ENV_PREFIX}GROUPS must be {endpoints.GROUPS_MESSAGE}")
 
     def find_unknown_keys(self, values: dict[str, Any]) -> None:
         """Record a mistake if a key with a reasoning style is not a client key."""

@@ -277,7 +277,7 @@ def list_secrets(settings: UpstreamSettings) -> tuple[str, ...]:
     Longer ones come first, because one secret may contain another.
     """
     secrets = {
-        *split_words(settings.api_key or ""),
+        *(word for each in settings.endpoints for word in split_words(each.api_key or "")),
         *find_secret_words(settings.headers),
         *find_secret_words(settings.query),
     }

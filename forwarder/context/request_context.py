@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from forwarder.config.endpoints import Endpoint, GroupMember
 from forwarder.config.settings import UpstreamSettings
 from forwarder.context.recorder import NULL_ATTEMPT_RECORDER, AttemptRecorder, Recorder
 from forwarder.context.redaction import REDACTED, Redactor, collect_client_key
@@ -38,13 +39,15 @@ S = TypeVar("S")
 class Route:
     """The upstream that serves a request, its protocol, and the upstream's own model name.
 
-    ``defaults`` fill parameters that the client did not set.
+    ``defaults`` fill parameters that the client did not set. ``member`` is set if the client asked
+    for a group of models and this is one of them.
     """
 
     upstream: UpstreamSettings
     protocol: str
     model: str
     defaults: ModelDefaults = NO_DEFAULTS
+    member: GroupMember | None = None
 
 
 class RequestObserver:
@@ -86,6 +89,9 @@ class RequestObserver:
     def on_fallback(self, upstream: str, to: str, reason: str) -> None:
         """A request moves from ``upstream``, which failed for ``reason``, to upstream ``to``."""
 
+    def on_endpoint_answer(self, upstream: UpstreamSettings, has_failed: bool) -> None:
+        """One of several endpoints of an upstream has begun to answer, or has failed."""
+
     def on_breaker_change(self, upstream: str, state: str) -> None:
         """The breaker of ``upstream`` is now ``closed``, ``open`` or ``half_open``.
 
@@ -110,6 +116,7 @@ class RequestContext:
     slash. ``method`` is the HTTP method, None for background work and turns of a WebSocket.
     ``client_name`` names the client for people once it is authenticated (`ClientNames`).
     ``upstream`` is the upstream of the latest attempt, ``failed_upstreams`` are the earlier ones.
+    ``endpoint`` is its endpoint if it has several, ``failed_endpoints`` are those before it.
     ``requested_model`` is the client's name for the model, "" for a request without one, and None
     as long as no upstream is to answer. ``client_headers`` are the client's headers that are
     forwarded upstream.
@@ -153,6 +160,8 @@ class RequestContext:
     started_at: float = field(default_factory=time.monotonic)
     first_event_at: float | None = None
     failed_upstreams: list[str] = field(default_factory=list)
+    endpoint: Endpoint | None = None
+    failed_endpoints: list[str] = field(default_factory=list)
     retries: int = 0
     is_cancelled: bool = False
     cancel_callbacks: set[Callable[[], None]] = field(default_factory=set)
@@ -246,6 +255,11 @@ class RequestContext:
         reservation = BodyReservation(self.body_memory)
         self.cleanup.add(reservation.release)
         return reservation
+
+    @property
+    def origin(self) -> str | None:
+        """The name, in stored data, of what the latest attempt called: upstream or endpoint."""
+        return self.upstream if self.endpoint is None else self.endpoint.origin
 
     @property
     def added_memory(self) -> BodyReservation:
@@ -432,6 +446,8 @@ class RequestContext:
             "error": self.error,
             "detail": self.detail,
             "failed": self.failed_upstreams or None,
+            "endpoint": self.endpoint.label if self.endpoint is not None else None,
+            "failed_endpoints": self.failed_endpoints or None,
             "retries": self.retries or None,
             "left": self.is_cancelled or None,
             "input_tokens": input_tokens,

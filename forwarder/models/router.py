@@ -1,7 +1,7 @@
 """Routing: resolves the model name of a request to an upstream and the upstream's model name.
 
-Order of precedence: ``upstream/model``, a registered model, an alias, a glob, a stand-in for a
-Codex helper model, the default rule.
+Order of precedence: ``upstream/model``, a registered model, a group, an alias, a glob, a stand-in
+for a Codex helper model, the default rule.
 
 Names with and without Ollama's tag ``:latest`` are equivalent. If neither form is configured, the
 name goes upstream without the tag. (For an upstream that needs the tag, configure the alias
@@ -43,6 +43,9 @@ _MAX_CACHED_NAMES = 256
 REGISTERED_OWNER = "registered"
 """The owner of registered models in model lists."""
 
+GROUP_OWNER = "group"
+"""The owner of groups of models in model lists."""
+
 
 class Router:
     """Resolves model names against the configured upstreams and the registered models.
@@ -70,6 +73,7 @@ class Router:
         self.default_model = settings.default_model
         self._logged_names: set[str] = set()
         self._upstreams = settings.upstreams
+        self._groups = settings.groups
         self.default_file_upstream = next(
             (u.name for u in settings.upstreams if RESPONSES.name in u.apis), None
         )
@@ -89,7 +93,8 @@ class Router:
         """Return the route of `resolve`, followed by the routes of its upstream's fallbacks.
 
         A fallback with its own model uses that one. Otherwise it uses its alias for the client's
-        model name, or else the same upstream model name as the first route.
+        model name, or else the same upstream model name as the first route. For a group, returns
+        the routes of its members, in their order.
         """
         name = self._resolve_name(model)
         remote = self.find_registered(name)
@@ -127,6 +132,12 @@ class Router:
 
     def _find_configured_routes(self, model: str, client: str) -> tuple[Route, ...]:
         """Return the routes that the settings give a name; cached as `_list_configured_routes`."""
+        group = self._find_group(model)
+        if group is not None:
+            return tuple(
+                replace(make_route(self._by_name[each.upstream], each.model, client), member=each)
+                for each in self._groups[group]
+            )
         upstream, name = self._choose_upstream(model, client)
         routes = [make_route(upstream, name, client)]
         for fallback in upstream.fallback:
@@ -134,6 +145,11 @@ class Router:
             same_model = name if name in other.aliases else routes[0].model
             routes.append(make_route(other, fallback.model or same_model, client))
         return tuple(routes)
+
+    def _find_group(self, name: str) -> str | None:
+        """Return the name of a group with or without the tag ``:latest``; ``None`` if not one."""
+        bare = strip_tag(name)
+        return next((form for form in (name, bare) if form in self._groups), None)
 
     def _resolve_name(self, model: str | None) -> str:
         name = model or self.default_model
@@ -163,6 +179,8 @@ class Router:
     def _is_unclaimed_helper(self, name: str) -> bool:
         if strip_tag(name) not in CODEX_HELPER_MODELS:
             return False
+        if self._find_group(name) is not None:
+            return False
         return not self._find_configured(normalize_name(name, self._upstreams))
 
     def _has_codex_helper(self, name: str, client: str, key: str | None) -> bool:
@@ -179,14 +197,19 @@ class Router:
         return choose_preferred(candidates, client), name
 
     def list_models(self, key: str | None = None) -> list[tuple[str, str]]:
-        """Return ``(id, owner)`` of each registered model, alias, and glob without wildcards."""
+        """Return ``(id, owner)`` of each registered model, group, alias and literal glob."""
         usable = (remote for remote in self._list_registered() if not remote.locked)
         registered = [(strip_tag(remote.name), REGISTERED_OWNER) for remote in usable]
-        return registered + [
-            (self._qualify_name(upstream, name, target, key), upstream.name)
-            for upstream in self._upstreams
-            for name, target in list_literal_models(upstream).items()
-        ]
+        groups = [(name, GROUP_OWNER) for name in self._groups if not self.find_registered(name)]
+        return (
+            registered
+            + groups
+            + [
+                (self._qualify_name(upstream, name, target, key), upstream.name)
+                for upstream in self._upstreams
+                for name, target in list_literal_models(upstream).items()
+            ]
+        )
 
     def find_owner(
         self, name: str, clients: Iterable[str] = UPSTREAM_PROTOCOLS, key: str | None = None
@@ -201,6 +224,8 @@ class Router:
             return head
         if self.find_registered(name) is not None:
             return REGISTERED_OWNER
+        if self._find_group(name) is not None:
+            return GROUP_OWNER
         chosen = self._find_configured(normalize_name(name, self._upstreams))
         if chosen:
             return choose_preferred(chosen, CHAT.name).name
@@ -231,9 +256,9 @@ class Router:
     ) -> bool:
         """Check whether two names route at least one of ``clients`` to the same upstream model.
 
-        Always false if ``name`` is registered.
+        Always false if ``name`` is registered or a group.
         """
-        if self.find_registered(name) is not None:
+        if self.find_registered(name) is not None or self._find_group(name) is not None:
             return False
         for client in clients:
             first, second = (self.find_route(each, client, key) for each in (name, other))
@@ -246,7 +271,7 @@ class Router:
     def _qualify_name(
         self, upstream: UpstreamSettings, name: str, target: str, key: str | None
     ) -> str:
-        if self.find_registered(name) is not None:
+        if self.find_registered(name) is not None or self._find_group(name) is not None:
             return f"{upstream.name}/{name}"
         wanted = (upstream.name, strip_tag(target))
         routes = [self.find_route(name, client, key) for client in UPSTREAM_PROTOCOLS]

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from forwarder.config.settings import Settings
+from forwarder.config.settings import Settings, UpstreamSettings
 from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core import errors
 from forwarder.observability.metric_labels import (
@@ -43,6 +43,7 @@ ERROR_KINDS: dict[type[errors.ForwarderError], str] = {
 }
 """Error class -> label ``kind``. `classify_refusal` maps refusals by their status."""
 
+ENDPOINT_CONDITIONS = {"usable": 0, "resting": 1, "broken": 2}
 BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 
@@ -140,6 +141,20 @@ class MetricsObserver(RequestObserver):
             multiprocess_mode="livemax",
         )
 
+        where = ("upstream", "host", "key")
+        self._endpoint_answers = counter(
+            "endpoint_answers_total",
+            "Calls of the endpoints of upstreams that have several.",
+            (*where, "outcome"),
+        )
+        self._endpoint_conditions = Gauge(
+            "endpoint_state",
+            "0 usable, 1 resting, 2 breaker open; the highest of all workers.",
+            where,
+            namespace="forwarder",
+            registry=self._registry,
+            multiprocess_mode="livemax",
+        )
         self._upstream_up = Gauge(
             "upstream_up",
             "1 if the last check succeeded, otherwise 0; the lowest of all workers.",
@@ -265,6 +280,15 @@ class MetricsObserver(RequestObserver):
     def on_breaker_change(self, upstream: str, state: str) -> None:
         self._breakers.labels(self._upstream_labels.get_label(upstream)).set(BREAKER_STATES[state])
 
+    def on_endpoint_answer(self, upstream: UpstreamSettings, has_failed: bool) -> None:
+        outcome = "failed" if has_failed else "answered"
+        self._endpoint_answers.labels(*label_endpoint(upstream), outcome).inc()
+
+    def record_endpoint(self, upstream: UpstreamSettings, condition: str) -> None:
+        """Set the state of one of several endpoints; call it every few seconds."""
+        value = ENDPOINT_CONDITIONS[condition]
+        self._endpoint_conditions.labels(*label_endpoint(upstream)).set(value)
+
     def on_rejection(self, reason: str, upstream: str | None = None) -> None:
         self._refusals.labels(self._reason_labels.get_label(reason)).inc()
 
@@ -283,6 +307,13 @@ class MetricsObserver(RequestObserver):
         except ValueError:  # PROMETHEUS_MULTIPROC_DIR is not set: there is only this process
             merged = self._registry
         return generate_latest(merged)
+
+
+def label_endpoint(upstream: UpstreamSettings) -> tuple[str, str, str]:
+    """Return the labels of an endpoint: positions in the settings, never a key or an address."""
+    endpoint = upstream.endpoint
+    host, key = (1, 1) if endpoint is None else endpoint[:2]
+    return upstream.name, str(host), str(key)
 
 
 def find_error_kind(context: RequestContext) -> str | None:

@@ -185,7 +185,7 @@ class Attempt:
             server_calls=self.profile.server_calls,
             origin=f"{self.route.upstream.name}/{self.route.model}",
             caches_signatures=settings.reasoning_ttl > 0,
-            make_client_url=partial(make_file_url, self.context, self.route.upstream.name),
+            make_client_url=partial(make_file_url, self.context, self.route.upstream.origin),
             **of_client,
         )
 
@@ -226,7 +226,7 @@ class Attempt:
         goes_on = not self.is_compaction or self.compacts_natively
         # The upstream has not seen all rounds of an answer whose tools run here.
         goes_on = goes_on and not (keeps and self.runs_tools)
-        return UpstreamMemory(upstream.name, keeps, upstream.passthrough_key, goes_on)
+        return UpstreamMemory(upstream.origin, keeps, upstream.passthrough_key, goes_on)
 
     @property
     def truncation(self) -> Any:

@@ -70,7 +70,9 @@ def download_file(
 ) -> Blob:
     """A file from the upstream that keeps files, or else from the route's upstream."""
     keeper, upstreams = services.router.default_file_upstream, services.upstreams
-    upstream = upstreams[keeper] if keeper else upstreams.get_or_create(route.upstream)
+    # Clients' files are at the first endpoint, whichever endpoint this attempt calls.
+    name = keeper or route.upstream.name
+    upstream = upstreams.get(name) or upstreams.get_or_create(route.upstream)
 
     def get_file(what: str) -> PassthroughResponse:
         return upstream.files.passthrough("GET", what, {}, context)

@@ -23,6 +23,7 @@ from forwarder.pipeline.attempt import Attempt
 from forwarder.pipeline.file_search import build_file_search
 from forwarder.pipeline.media_io import build_media_io
 from forwarder.pipeline.pipeline import build_embeddings_handler, build_handler
+from forwarder.pipeline.placement import find_placement
 from forwarder.protocols.chat import CHAT
 from forwarder.protocols.chat_reasoning import find_reasoning_field
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
@@ -30,6 +31,7 @@ from forwarder.protocols.responses import RESPONSES
 from forwarder.services import Services
 from forwarder.storage.db.background_leases import ResponseOrigin
 from forwarder.storage.history_reference import LOCAL_PARAMETERS
+from forwarder.upstream.resilience.balance import Placement
 from forwarder.vector_stores.service import VectorStoreService
 
 
@@ -70,7 +72,8 @@ class UpstreamCalls:
         """The stream of the first route that answers, without recording it."""
         routes = self._find_asked_routes(client, request, context)
         answer = partial(self._stream_from_route, client, request, style, context)
-        return self._services.resilience.open_first_available(routes, answer, context)
+        placement = find_placement(self._services, routes, request, context)
+        return self._services.resilience.open_first_available(routes, answer, context, placement)
 
     def follow_response(
         self, request: Json, style: str | None, work: RequestContext, origin: ResponseOrigin
@@ -80,16 +83,19 @@ class UpstreamCalls:
         asked = {k: v for k, v in request.items() if k not in LOCAL_PARAMETERS} | {"input": []}
         answer = partial(self._stream_from_route, RESPONSES.name, asked, style, work)
         routes = self._find_asked_routes(RESPONSES.name, asked, work)
-        there = [route for route in routes if route.upstream.name == origin.upstream]
+        there = [route for route in routes if route.upstream.find_endpoint(origin.upstream)]
         if not there:
             raise NotFound(f"The upstream '{origin.upstream}' does not serve this model any more.")
-        return self._services.resilience.open_first_available(there, answer, work)
+        first = replace(there[0], member=None)
+        placement = Placement(origin=origin.upstream, is_pinned=True)
+        return self._services.resilience.open_first_available([first], answer, work, placement)
 
     def open_compaction(self, request: Json, context: RequestContext) -> EventStream:
         """The answer to a compaction request, as a stream of one event."""
         routes = self._find_asked_routes(RESPONSES.name, request, context)
         answer = partial(self._compact_at_route, request, context)
-        return self._services.resilience.open_first_available(routes, answer, context)
+        placement = find_placement(self._services, routes, request, context)
+        return self._services.resilience.open_first_available(routes, answer, context, placement)
 
     def open_embeddings(self, client: str, request: Json, context: RequestContext) -> EventStream:
         """The answer to an embeddings request, as a stream of one event."""
@@ -98,13 +104,13 @@ class UpstreamCalls:
         return self._services.resilience.open_first_available(routes, answer, context)
 
     def find_recording_upstream(self, context: RequestContext) -> str | None:
-        """The name of the upstream that answered, if it stores responses itself."""
+        """The origin of the upstream that answered, if it stores responses itself."""
         upstream = self._services.upstreams.get(context.upstream or "")
         if context.is_answer_composed:
             return None
         if upstream is None or RESPONSES.name not in upstream.settings.apis:
             return None
-        return upstream.settings.name if upstream.profile.keeps_responses else None
+        return context.origin if upstream.profile.keeps_responses else None
 
     def new_attempt(
         self,

@@ -10,22 +10,31 @@ cannot list files, but can read a file if they know its id, which is too long to
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
+from http import HTTPStatus
 
 from flask import Blueprint, Response, request
 
 from forwarder.config.settings import UpstreamSettings
 from forwarder.context.request_context import RequestContext
 from forwarder.core.data_urls import UNKNOWN
-from forwarder.core.errors import Forbidden, InvalidRequest, NotFound, ShuttingDown
+from forwarder.core.errors import (
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    ShuttingDown,
+    UpstreamError,
+    UpstreamRefused,
+)
 from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.core.types import Json
 from forwarder.server import request_context, stored_files
 from forwarder.server.browser_guard import is_local
 from forwarder.server.extension import get_services
 from forwarder.upstream.client import Upstream
-from forwarder.upstream.files import MultipartForm
+from forwarder.upstream.files import MultipartForm, PassthroughResponse
 
 blueprint = Blueprint("files", __name__)
 
@@ -136,7 +145,7 @@ def send_to_upstream(
     query = {k: v for k, v in request.args.items() if k != "upstream"}
     request_context.watch_disconnect(context)
     method = "GET" if request.method == "HEAD" else request.method
-    upstream_response = upstream.files.passthrough(method, path, query, context, content)
+    upstream_response = open_passthrough(upstream, method, path, query, context, content)
     response = Response(
         context.set_response_stream(report_broken_download(upstream_response.chunks, context)),
         upstream_response.status,
@@ -145,6 +154,30 @@ def send_to_upstream(
         if name in upstream_response.headers:
             response.headers[name] = upstream_response.headers[name]
     return protect_browsers(response)
+
+
+def open_passthrough(
+    upstream: Upstream,
+    method: str,
+    path: str,
+    query: Json,
+    context: RequestContext,
+    content: MultipartForm | Json | None,
+) -> PassthroughResponse:
+    """Send a request through; one without content also to the endpoints that may have its file.
+
+    Clients' files are at the first endpoint, but a tool leaves its files at the endpoint that ran
+    it. Raises the refusal of ``upstream`` if none has the file.
+    """
+    try:
+        return upstream.files.passthrough(method, path, query, context, content)
+    except UpstreamRefused as refusal:
+        if refusal.status != HTTPStatus.NOT_FOUND or content is not None:
+            raise
+        for replica in upstream.list_replicas():
+            with contextlib.suppress(UpstreamError):
+                return replica.files.passthrough(method, path, query, context)
+        raise
 
 
 def protect_browsers(response: Response) -> Response:

@@ -52,7 +52,7 @@ def check_upgrade() -> None:
     headers = make_handshake_headers(
         request.headers.get,
         services.router,
-        lambda settings: services.upstreams.get_or_create(settings).includes_reasoning,
+        lambda settings: services.upstreams.get_or_create(settings).reports_reasoning,
         services.catalog.compute_etag(),
         key,
     )

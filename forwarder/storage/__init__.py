@@ -39,7 +39,7 @@ from forwarder.storage.history_reference import (
 from forwarder.storage.owners import OwnerResolver
 from forwarder.storage.repositories.completions import CompletionRepository
 from forwarder.storage.repositories.conversations import ConversationRepository
-from forwarder.storage.repositories.history import HistoryRepository
+from forwarder.storage.repositories.history import ChainEnds, HistoryRepository
 from forwarder.storage.repositories.responses import ResponseRepository
 from forwarder.storage.response_recorder import ResponseRecorder
 
@@ -60,6 +60,10 @@ class ConversationStore(ABC):
         self, handler: Handler, context: RequestContext, memory: UpstreamMemory, translated: bool
     ) -> Handler:
         """Wrap a Responses handler: resolve or reject the history that its requests refer to."""
+
+    def find_chain(self, response_id: str, context: RequestContext) -> ChainEnds | None:
+        """Return the ends of the chain of responses that ends with this one; None if unknown."""
+        return None
 
     @abstractmethod
     def list_local_parameters(self, client: str, request: Json, translated: bool) -> frozenset[str]:
@@ -117,6 +121,10 @@ class DatabaseConversationStore(ConversationStore):
             self.request_limits,
             lambda: context.added_memory,
         )
+
+    def find_chain(self, response_id: str, context: RequestContext) -> ChainEnds | None:
+        """Return the ends of the chain of responses that ends with this one; None if unknown."""
+        return self.history.find_chain(self.find_owner(context), response_id)
 
     def list_local_parameters(self, client: str, request: Json, translated: bool) -> frozenset[str]:
         """Return the parameters that are handled here, so that no upstream has to support them.

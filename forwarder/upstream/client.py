@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from forwarder.config.settings import UpstreamSettings
 from forwarder.context.request_context import RequestContext, Route
 from forwarder.core.errors import (
     NotFound,
+    UpstreamError,
     UpstreamKeyRefused,
     UpstreamProtocolError,
     UpstreamRefused,
@@ -60,7 +62,11 @@ class PreviewedRequest(NamedTuple):
 
 
 class Upstream:
-    """The client of one upstream, with its own SDK client and connections."""
+    """The client of one upstream, with its own SDK client and connections.
+
+    It is also the client of one of several endpoints.  That of the first endpoint lists the models
+    of the whole upstream; ``list_replicas`` returns the clients of the other endpoints.
+    """
 
     def __init__(
         self,
@@ -85,13 +91,20 @@ class Upstream:
         self._base_url_check = BaseUrlCheck(self._connection)
         self.errors = self._connection.errors
         self.files = UpstreamFiles(self._connection)
+        self.list_replicas: Callable[[], Iterable[Upstream]] = tuple
         self.close = self._connection.close
         self.cancel_response = self._connection.cancel
 
     @property
     def key_refusal(self) -> str | None:
-        """The upstream's refusal of the forwarder's key, until a request succeeds."""
-        return self.errors.key_refusal
+        """The upstream's refusal of one of the forwarder's keys, until it accepts that key."""
+        refusals = (each.errors.key_refusal for each in (self, *self.list_replicas()))
+        return next(filter(None, refusals), None)
+
+    @property
+    def reports_reasoning(self) -> bool:
+        """Whether the latest response of any endpoint said that its usage includes reasoning."""
+        return any(each.includes_reasoning for each in (self, *self.list_replicas()))
 
     def make_handler(self, route: Route, client: str, context: RequestContext) -> Handler:
         """Make the handler that calls this upstream in ``route.protocol``.
@@ -287,9 +300,19 @@ class Upstream:
     def list_models(self, timeout: float, client_key: str | None = None) -> list[Json]:
         """Return the upstream's models as JSON objects, each with an ``id``.
 
-        ``client_key`` is used if the upstream gets the clients' own keys.  Raises
-        UpstreamMisconfigured if the base URL is incomplete.
+        ``client_key`` is used if the upstream gets the clients' own keys.  If the first endpoint
+        of several fails, the others are asked.  Raises UpstreamMisconfigured if the base URL is
+        incomplete.
         """
+        try:
+            return self._list_own_models(timeout, client_key)
+        except UpstreamError as error:
+            for replica in self.list_replicas():
+                with contextlib.suppress(UpstreamError):
+                    return replica.list_models(timeout, client_key)
+            raise error
+
+    def _list_own_models(self, timeout: float, client_key: str | None) -> list[Json]:
         try:
             models = parse_model_list(self._connection.get_models(timeout, client_key))
         except (UpstreamRefused, UpstreamProtocolError) as error:

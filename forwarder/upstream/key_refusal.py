@@ -47,6 +47,10 @@ def describe_refused_key(settings: UpstreamSettings) -> str:
         )
         return f"The remote of the model '{name}' {problem} ({_REGISTRATION_PARAMETERS[suffix]})."
     setting = settings.name_variable(suffix)
+    endpoint = settings.endpoint
+    if has_key and endpoint is not None:
+        place = f"key {endpoint.key} of {setting}, at host {endpoint.host}"
+        return f"The upstream '{name}' refuses one of the forwarder's keys ({place})."
     if has_key:
         return f"The upstream '{name}' refuses the forwarder's key ({setting})."
     return f"The upstream '{name}' wants a key, and none is configured: {setting} is not set."

@@ -1,5 +1,8 @@
 """Holds one object for each upstream: its client, its state, or its uploads.
 
+An upstream with several endpoints has one for each of them: that of the first endpoint under the
+upstream's name, the others under their origins, created on first use.
+
 Configured upstreams exist as long as the process.  Registered models add and remove upstreams at
 run time, so their objects are created on first use and dropped with the upstream.  A request that
 is running at that moment continues with the object that it has.
@@ -27,26 +30,28 @@ class UpstreamPool(Mapping[str, T], Generic[T]):
     ) -> None:
         self._make = make
         self._lock = threading.Lock()
-        self._entries: dict[str, tuple[UpstreamSettings, T]] = {s.name: (s, make(s)) for s in first}
+        self._entries: dict[str, tuple[UpstreamSettings, T]] = {
+            s.pool_name: (s, make(s)) for s in first
+        }
 
     def get_or_create(self, settings: UpstreamSettings) -> T:
         """Return the object of these settings; other settings of that name replace the entry."""
-        entry = self._entries.get(settings.name)
+        entry = self._entries.get(settings.pool_name)
         if entry is not None and entry[0] is settings:
             return entry[1]
         with self._lock:
-            entry = self._entries.get(settings.name)
+            entry = self._entries.get(settings.pool_name)
             if entry is None or entry[0] is not settings:
-                entry = self._entries[settings.name] = settings, self._make(settings)
+                entry = self._entries[settings.pool_name] = settings, self._make(settings)
             return entry[1]
 
     def drop(self, settings: UpstreamSettings) -> T | None:
         """Remove the object of these settings and return it, so that the caller can close it."""
         with self._lock:
-            entry = self._entries.get(settings.name)
+            entry = self._entries.get(settings.pool_name)
             if entry is None or entry[0] is not settings:
                 return None
-            return self._entries.pop(settings.name)[1]
+            return self._entries.pop(settings.pool_name)[1]
 
     def __getitem__(self, name: str) -> T:
         return self._entries[name][1]

@@ -36,6 +36,13 @@ class StoredHistory(NamedTuple):
     used_responses: tuple[StoredResponse, ...] = ()
 
 
+class ChainEnds(NamedTuple):
+    """The id of the first response of a chain, and the origin that stores the last one, if any."""
+
+    first_id: str
+    origin: str | None
+
+
 class HistoryRepository:
     """The history in a database: chains of responses, conversations, and their items."""
 
@@ -68,6 +75,11 @@ class HistoryRepository:
             return past, found_items
 
         return self._database.read(read)
+
+    def find_chain(self, owner: str, response_id: str) -> ChainEnds | None:
+        """Return the ends of the chain of responses that ends with this one; None if unknown."""
+        turns = self._database.read(lambda c: responses.read_chain(c, owner, response_id))
+        return ChainEnds(turns[0].id, turns[-1].upstream) if turns else None
 
     def note_use(self, owner: str, used_responses: Iterable[StoredResponse]) -> None:
         """Update the last use of responses, which protects them from pruning."""

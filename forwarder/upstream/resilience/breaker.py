@@ -20,6 +20,8 @@ from math import inf
 from forwarder.upstream.resilience.classify import Outcome
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
+STATES = (CLOSED, HALF_OPEN, OPEN)
+"""The states, best first."""
 
 MIN_ANSWERS_FOR_SHARE = 20
 """With fewer answers in the window, their share of failures is not significant."""
@@ -78,6 +80,19 @@ class CircuitBreaker:
             if self._state == OPEN:
                 self._change_state(HALF_OPEN)
             return True
+
+    def open_for(self, seconds: float) -> None:
+        """Open for ``seconds``, because another process has opened its breaker of this upstream.
+
+        A running trial request goes on, and a longer cool-down remains.
+        """
+        with self._lock:
+            is_trial_running = self._state == HALF_OPEN and self.remaining_cooldown > 0
+            if is_trial_running or seconds <= self.remaining_cooldown:
+                return
+            self._changed_at = self._now() - self._cooldown + min(seconds, self._cooldown)
+            if self._state != OPEN:
+                self._change_state(OPEN)
 
     def record_outcome(self, term: int, outcome: Outcome, client: str = "") -> None:
         """Record the outcome of a call that began in ``term``; ignored if that term is over.

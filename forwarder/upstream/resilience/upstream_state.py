@@ -1,14 +1,19 @@
-"""The state of one upstream: circuit breaker, concurrency limit, retry budget and counters."""
+"""The state of one upstream or endpoint: circuit breaker, limits, rests, retry budget and counters.
+
+An upstream with several endpoints has a state for each. They share the concurrency limit and the
+retry budget of the upstream, and the endpoints of one host share its circuit breaker.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from forwarder.config.settings import UpstreamSettings
 from forwarder.context.request_context import RequestContext, RequestObserver
@@ -16,7 +21,7 @@ from forwarder.core.cleanup import CleanupStack
 from forwarder.core.errors import ForwarderError, Overloaded, UpstreamUnavailable
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.upstream.resilience.backoff import Backoff, parse_retry_after
-from forwarder.upstream.resilience.breaker import CLOSED, CircuitBreaker
+from forwarder.upstream.resilience.breaker import CLOSED, OPEN, STATES, CircuitBreaker
 from forwarder.upstream.resilience.classify import (
     Outcome,
     classify_outcome,
@@ -24,6 +29,7 @@ from forwarder.upstream.resilience.classify import (
     is_worth_retry,
 )
 from forwarder.upstream.resilience.concurrency_limit import ConcurrencyLimit
+from forwarder.upstream.resilience.rests import Rest, Rests
 from forwarder.upstream.resilience.retry_budget import RetryBudget
 
 log = logging.getLogger("forwarder.resilience")
@@ -31,8 +37,20 @@ log = logging.getLogger("forwarder.resilience")
 T = TypeVar("T")
 
 
+class Obstacle(NamedTuple):
+    """Why an endpoint is not called: for how many seconds, and the error that says so."""
+
+    seconds: float
+    error: ForwarderError
+
+
 class UpstreamState:
-    """The state of one upstream in this process."""
+    """The state of one upstream, or of one of its endpoints, in this process.
+
+    ``siblings`` are the states of the other endpoints that exist already, the first endpoint's
+    first. ``on_rest`` and ``on_break`` are called when a rest starts and when the breaker opens.
+    ``is_grouped`` is true for a member of a group of models, which others replace when it fails.
+    """
 
     def __init__(
         self,
@@ -41,22 +59,72 @@ class UpstreamState:
         now: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
         identify: Callable[[RequestContext], str] = lambda context: context.client_key or "",
+        siblings: Sequence[UpstreamState] = (),
     ) -> None:
         self.settings = settings
-        self.concurrency_limit = ConcurrencyLimit(settings.max_concurrent)
-        self.retry_budget = RetryBudget(now)
-        self.breaker = CircuitBreaker(
-            settings.breaker_failures,
-            settings.breaker_share,
-            settings.breaker_window,
-            settings.breaker_cooldown,
-            self._on_breaker_change,
-            now,
-        )
-        self.counts: Counter[str] = Counter()
+        self.on_rest: Callable[[UpstreamState, Rest], object] = lambda state, rest: None
+        self.on_break: Callable[[UpstreamState], object] = lambda state: None
+        self.is_grouped = False
+        self._now = now
         self._observer = observer
         self._chance = chance
         self._identify_client = identify
+        self.counts: Counter[str] = Counter()
+        self.rests = Rests(settings.key_rest, now)
+        self.concurrency_limit = ConcurrencyLimit(settings.max_concurrent)
+        self.retry_budget = RetryBudget(now)
+        self._endpoint_requests = ConcurrencyLimit(None)
+        self._max_retries = settings.max_retries
+        if settings.endpoint is not None:
+            self._max_retries = 0  # another endpoint is tried at once
+        if siblings:
+            self.concurrency_limit = siblings[0].concurrency_limit
+            self.retry_budget = siblings[0].retry_budget
+        self._host_breakers: dict[str, CircuitBreaker] = (
+            siblings[0]._host_breakers if siblings else {}
+        )
+        if settings.base_url not in self._host_breakers:
+            self._host_breakers[settings.base_url] = self._make_breaker()
+        self.breaker: CircuitBreaker = self._host_breakers[settings.base_url]
+
+    def _make_breaker(self) -> CircuitBreaker:
+        return CircuitBreaker(
+            self.settings.breaker_failures,
+            self.settings.breaker_share,
+            self.settings.breaker_window,
+            self.settings.breaker_cooldown,
+            self._on_breaker_change,
+            self._now,
+        )
+
+    @property
+    def best_state(self) -> str:
+        """The best state of the breakers of all hosts: one usable host makes an upstream usable."""
+        if len(self._host_breakers) == 1:
+            return self.breaker.state
+        return min((each.state for each in self._host_breakers.values()), key=STATES.index)
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests this endpoint is serving."""
+        if self.settings.endpoint is None:
+            return self.concurrency_limit.in_use
+        return self._endpoint_requests.in_use
+
+    @property
+    def condition(self) -> str:
+        """``usable``, ``resting`` (at least for some models), or ``broken``."""
+        if self.breaker.state == OPEN:
+            return "broken"
+        return "resting" if self.rests.list_current() else "usable"
+
+    def find_obstacle(self, model: str) -> Obstacle | None:
+        """Return why a model cannot be called here now, and for how long; ``None`` if it can."""
+        rest, cooldown = self.rests.find(model), self.breaker.remaining_cooldown
+        rest_seconds = 0.0 if rest is None else rest.until - self._now()
+        if rest is not None and rest_seconds >= cooldown:
+            return Obstacle(rest_seconds, rest.make_error(rest_seconds))
+        return Obstacle(cooldown, self.make_unavailable()) if cooldown > 0 else None
 
     def admit_request(self) -> CleanupStack:
         """Admit a request; the caller closes the returned stack when the request ends.
@@ -67,16 +135,17 @@ class UpstreamState:
         admission = CleanupStack()
         free = self.concurrency_limit.acquire()
         if free is None:
-            raise self._record_refusal(
+            raise self.record_refusal(
                 Overloaded(f"Too many requests at once for the upstream '{name}'.")
             )
         admission.add(free)
         if not self.breaker.allow_request():
             admission.close()
-            message = f"The upstream '{name}' keeps failing, so it is not called for a while."
-            raise self._record_refusal(
-                UpstreamUnavailable(message, self.breaker.remaining_cooldown)
-            )
+            raise self.record_refusal(self.make_unavailable())
+        if self.settings.endpoint is not None:
+            free_endpoint = self._endpoint_requests.acquire()
+            assert free_endpoint is not None  # there is no limit
+            admission.add(free_endpoint)
         # A trial request that ends without calling the upstream must permit another trial.
         admission.add(self.breaker.record_outcome, self.breaker.term, Outcome.UNKNOWN)
         return admission
@@ -94,19 +163,47 @@ class UpstreamState:
 
     def run_with_retries(self, work: Callable[[], T], context: RequestContext) -> T:
         """Run ``work`` and retry it while that may help.  Raises the last error."""
-        pauses = Backoff(self.settings.max_retries, self.settings.retry_wait, self._chance)
+        pauses = Backoff(self._max_retries, self.settings.retry_wait, self._chance)
         self.retry_budget.earn()
         while True:
             try:
                 return self._record_outcome(work, context)
             except ForwarderError as error:
-                if not self._wait_for_retry(error, pauses, context):
+                if not self.wait_for_retry(error, pauses, context):
                     raise
+
+    def make_backoff(self) -> Backoff:
+        """Return the pauses of a request that tries several endpoints."""
+        return Backoff(self.settings.max_retries, self.settings.retry_wait, self._chance)
 
     def describe(self) -> dict[str, object]:
         """Return the state and the counters, for operators."""
-        state = {"breaker": self.breaker.state, "concurrent": self.concurrency_limit.in_use}
+        state = {"breaker": self.best_state, "concurrent": self.concurrency_limit.in_use}
         return {**state, **dict(sorted(self.counts.items()))}
+
+    def describe_endpoint(self) -> dict[str, object]:
+        """Return the state of one of several endpoints, for operators; it has no key."""
+        endpoint = self.settings.endpoint
+        assert endpoint is not None
+        rests = self.rests.list_current()
+        state: dict[str, object] = {
+            "host": endpoint.host,
+            "key": endpoint.key,
+            "weight": endpoint.weight,
+            "breaker": self.breaker.state,
+            "concurrent": self.in_flight,
+            **dict(sorted(self.counts.items())),
+        }
+        if rests:
+            state["resting"] = [
+                {
+                    **({"model": rest.model} if rest.model else {}),
+                    "status": rest.status,
+                    "seconds": math.ceil(rest.until - self._now()),
+                }
+                for rest in rests
+            ]
+        return state
 
     def _record_outcome(self, work: Callable[[], T], context: RequestContext) -> T:
         """Run ``work`` and record its outcome in the breaker."""
@@ -115,30 +212,40 @@ class UpstreamState:
         try:
             result = work()
         except ForwarderError as error:
+            self._start_rest(error, context)
             # If the client has disconnected, that broke the connection, not the upstream.
             outcome = Outcome.UNKNOWN if context.is_cancelled else classify_outcome(error)
             self.counts["failures"] += outcome in (Outcome.FAILURE, Outcome.AMBIGUOUS_FAILURE)
             if outcome is not Outcome.AMBIGUOUS_FAILURE:
                 self.breaker.record_outcome(term, outcome)
-            elif self.settings.fallback:
+            elif self.settings.fallback or self.settings.endpoint is not None or self.is_grouped:
                 self.breaker.record_outcome(term, outcome, self._identify_client(context))
             else:  # the upstream answers, and there is no other upstream to call
                 self.breaker.record_outcome(term, Outcome.SUCCESS)
             raise
         self.breaker.record_outcome(term, Outcome.SUCCESS)
+        self.rests.end_key_refusal()
         return result
 
-    def _wait_for_retry(
+    def _start_rest(self, error: ForwarderError, context: RequestContext) -> None:
+        """Let the endpoint rest if ``error`` refuses its key; a client's key is its own affair."""
+        if self.settings.passthrough_key or context.is_cancelled:
+            return
+        rest = self.rests.start(error, context.model or "")
+        if rest is not None:
+            self.on_rest(self, rest)
+
+    def wait_for_retry(
         self, error: ForwarderError, pauses: Backoff, context: RequestContext
     ) -> bool:
         """Wait for the next attempt; return False if there is none."""
-        if context.is_cancelled or not is_worth_retry(error) or self.breaker.state != CLOSED:
+        if context.is_cancelled or not is_worth_retry(error) or self.best_state != CLOSED:
             return False
         pause = pauses.next_delay(parse_retry_after(error.headers))
         if pause is None or not self.retry_budget.spend():
             return False
         self._record_retry(error, pause, context)
-        return context.wait(pause) and self.breaker.state == CLOSED
+        return context.wait(pause) and self.best_state == CLOSED
 
     def _record_retry(self, error: ForwarderError, pause: float, context: RequestContext) -> None:
         name, reason = self.settings.name, get_failure_label(error)
@@ -155,17 +262,29 @@ class UpstreamState:
         }
         log.info(fields | ({"detail": error.log_detail} if error.log_detail else {}))
 
-    def _record_refusal(self, error: Overloaded | UpstreamUnavailable) -> ForwarderError:
+    def record_refusal(self, error: ForwarderError) -> ForwarderError:
+        """Record that a request was refused without calling the upstream; return ``error``."""
         self.counts["refused"] += 1
         self._observer.on_rejection(get_failure_label(error), self.settings.name)
         return error
 
+    def make_unavailable(self) -> UpstreamUnavailable:
+        """Return the error for a request that an open breaker keeps from the upstream."""
+        return UpstreamUnavailable(
+            f"The upstream '{self.settings.name}' keeps failing, so it is not called for a while.",
+            self.breaker.remaining_cooldown,
+        )
+
     def _on_breaker_change(self, state: str) -> None:
         self.counts[f"breaker_{state}"] += 1
+        if state == OPEN:
+            self.on_break(self)
+        endpoint = self.settings.endpoint
         log.warning(
-            "upstream '%s': its breaker is %s",
+            "upstream '%s'%s: its breaker is %s",
             self.settings.name,
+            f", host {endpoint.host}" if endpoint and len(self._host_breakers) > 1 else "",
             state,
             extra={"event": "upstream_breaker"},
         )
-        self._observer.on_breaker_change(self.settings.name, state)
+        self._observer.on_breaker_change(self.settings.name, self.best_state)

@@ -1,0 +1,90 @@
+"""Balancing: which of several endpoints, or members of a group, gets a request.
+
+A request that belongs to a conversation goes where the conversation went before, so that the
+upstream's prompt cache knows its beginning (rendezvous hashing, weighted). All other requests, and
+conversations whose endpoint is much busier than another, go to the least busy one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+MUCH_BUSIER_FACTOR = 2.0
+MUCH_BUSIER_REQUESTS = 4.0
+"""A sticky candidate is much busier than the least busy one if its load exceeds the other's, times
+`MUCH_BUSIER_FACTOR`, by more than this. Loads are requests in flight by weight."""
+
+
+class Placement(NamedTuple):
+    """Where a request belongs.
+
+    ``sticky_key`` is the same for all requests that share a beginning. ``origin`` is the endpoint
+    that stores what the request names; with ``is_pinned`` no other endpoint can serve it.
+    """
+
+    sticky_key: str | None = None
+    origin: str | None = None
+    is_pinned: bool = False
+
+
+ANYWHERE = Placement()
+
+
+class Candidate(NamedTuple, Generic[T]):
+    """An endpoint or a member of a group; ``name`` is stable: conversations find it again."""
+
+    name: str
+    weight: float
+    in_flight: int
+    value: T
+
+    @property
+    def load(self) -> float:
+        """Requests in flight by weight."""
+        return self.in_flight / self.weight
+
+
+def choose_candidate(
+    candidates: Sequence[Candidate[T]],
+    sticky_key: str | None,
+    chance: Callable[[], float] = random.random,
+) -> Candidate[T]:
+    """Return the candidate for a request; there must be at least one."""
+    if len(candidates) == 1:
+        return candidates[0]
+    least_load = min(each.load for each in candidates)
+    if sticky_key is not None:
+        limit = MUCH_BUSIER_FACTOR * least_load + MUCH_BUSIER_REQUESTS
+        return max(
+            (each for each in candidates if each.load <= limit),
+            key=lambda each: compute_score(sticky_key, each),
+        )
+    return choose_by_weight([each for each in candidates if each.load == least_load], chance)
+
+
+def choose_by_weight(
+    candidates: Sequence[Candidate[T]], chance: Callable[[], float]
+) -> Candidate[T]:
+    """Return a random candidate; its weight is its share of the requests."""
+    point = chance() * sum(each.weight for each in candidates)
+    for each in candidates:
+        point -= each.weight
+        if point < 0:
+            return each
+    return candidates[-1]
+
+
+def compute_score(sticky_key: str, candidate: Candidate[T]) -> float:
+    """Return the score of weighted rendezvous hashing: the highest one gets the key.
+
+    If a candidate is added or removed, only the keys that it gets or had move.
+    """
+    digest = hashlib.blake2b(f"{candidate.name} {sticky_key}".encode(), digest_size=8).digest()
+    share = (int.from_bytes(digest) + 0.5) / 2.0**64
+    return -candidate.weight / math.log(share)

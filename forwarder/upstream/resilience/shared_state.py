@@ -1,0 +1,233 @@
+"""Rests and open breakers that all workers and machines share through Redis.
+
+A background task of each worker writes its own news and reads those of the others a few times a
+second, in one round trip. Requests never wait for it: they use the states of their own process.
+While Redis does not answer, each worker goes on alone.
+
+All entries are fields of one hash. Times are those of Redis, so the clocks of machines may differ.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from secrets import token_hex
+from typing import Any, NamedTuple, Protocol
+
+import orjson
+
+from forwarder.config.endpoints import digest_endpoint
+from forwarder.core.periodic_task import PeriodicTask
+from forwarder.upstream.resilience.rests import Rest
+from forwarder.upstream.resilience.upstream_state import UpstreamState
+
+log = logging.getLogger("forwarder.resilience")
+
+EXCHANGE_SECONDS = 0.25
+"""Pause between two exchanges with Redis."""
+
+RETRY_SECONDS = 2.0
+"""Pause between two exchanges while Redis does not answer."""
+
+REDIS_TIMEOUT_SECONDS = 1.0
+
+HASH_NAME = "forwarder:endpoints"
+HASH_SECONDS = 7200
+"""Seconds after the last entry until Redis forgets the hash; no rest lasts longer."""
+
+MAX_MODEL_CHARACTERS = 200
+"""Rests of models with longer names are not shared."""
+
+
+class Snapshot(NamedTuple):
+    """All entries, by field, and the time of the storage in seconds."""
+
+    entries: Mapping[str, bytes]
+    time: float
+
+
+class StateStorage(Protocol):
+    """Where entries are shared."""
+
+    def exchange(self, entries: Mapping[str, bytes], expired: list[str]) -> Snapshot:
+        """Write entries, remove expired fields, and read all. Raises Exception if it is down."""
+
+
+class RedisStorage:
+    """The hash in Redis; ``url`` as in FORWARDER_RATE_LIMIT_STORAGE."""
+
+    def __init__(self, url: str) -> None:
+        from redis import Redis
+
+        self._redis = Redis.from_url(
+            url.replace("redis+unix", "unix"),
+            socket_timeout=REDIS_TIMEOUT_SECONDS,
+            socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        )
+
+    def exchange(self, entries: Mapping[str, bytes], expired: list[str]) -> Snapshot:
+        """Write, remove and read in one round trip. Raises RedisError or OSError."""
+        pipeline = self._redis.pipeline(transaction=False)
+        if entries:
+            fields: Any = dict(entries)
+            pipeline.hset(HASH_NAME, mapping=fields)
+            pipeline.expire(HASH_NAME, HASH_SECONDS)
+        if expired:
+            pipeline.hdel(HASH_NAME, *expired)
+        pipeline.hgetall(HASH_NAME)
+        pipeline.time()
+        *_, found, (seconds, microseconds) = pipeline.execute()
+        return Snapshot(
+            {field.decode(errors="replace"): value for field, value in found.items()},
+            seconds + microseconds / 1e6,
+        )
+
+
+class SharedState:
+    """Shares the rests of endpoints and the breakers of hosts with other processes.
+
+    `connect` adds a state; `start` begins the exchange and `stop` ends it.
+    """
+
+    def __init__(self, storage: StateStorage, now: Callable[[], float] = time.monotonic) -> None:
+        self._storage = storage
+        self._now = now
+        self._lock = threading.Lock()
+        self._process = token_hex(8)
+        self._resting_states: dict[str, UpstreamState] = {}
+        self._breaking_states: dict[str, UpstreamState] = {}
+        self._news: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._known: dict[str, float] = {}
+        self._expired: list[str] = []
+        self._offset: float | None = None
+        self._is_down = False
+        self._task = PeriodicTask(self.exchange, self._get_pause, runs_at_once=True)
+
+    def start(self) -> None:
+        """Start the exchange unless it is running."""
+        self._process = token_hex(8)  # workers may be forks of one process
+        self._task.start()
+
+    def stop(self) -> None:
+        """End the exchange."""
+        self._task.stop()
+
+    def connect(self, state: UpstreamState) -> None:
+        """Share a state's open breaker, and its rests if other endpoints can take its requests."""
+        settings = state.settings
+        if settings.registered:
+            return
+        state.on_break = self._announce_break
+        self._breaking_states.setdefault(name_breaker(state), state)
+        if settings.endpoint is not None or state.is_grouped:
+            state.on_rest = self._announce_rest
+            self._resting_states[name_rests(state)] = state
+
+    def exchange(self) -> None:
+        """Write what is new here, and apply what is new elsewhere; log when Redis goes away."""
+        try:
+            if self._offset is None:
+                self._set_offset(self._storage.exchange({}, []).time)
+            news = self._take_news()
+            try:
+                snapshot = self._storage.exchange(self._encode_news(news), self._expired)
+            except Exception:
+                with self._lock:
+                    self._news = {**news, **self._news}
+                raise
+            self._set_offset(snapshot.time)
+            self._apply(snapshot)
+        except Exception as error:  # of Redis, of the network, or of an entry
+            if not self._is_down:
+                event = {"event": "shared_state_down"}
+                name = type(error).__name__  # its text may contain the address with a password
+                log.warning("rests and breakers are not shared now (%s)", name, extra=event)
+            self._is_down = True
+            return
+        if self._is_down:
+            log.warning("rests and breakers are shared again", extra={"event": "shared_state_up"})
+        self._is_down = False
+
+    def _get_pause(self) -> float:
+        return RETRY_SECONDS if self._is_down else EXCHANGE_SECONDS
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def _announce_rest(self, state: UpstreamState, rest: Rest) -> None:
+        if len(rest.model) > MAX_MODEL_CHARACTERS:
+            return
+        content = {"status": rest.status, "error": rest.error, "refused": rest.is_key_refused}
+        self._announce(f"{name_rests(state)} {rest.model}", rest.until, content)
+
+    def _announce_break(self, state: UpstreamState) -> None:
+        self._announce(name_breaker(state), self._now() + state.breaker.remaining_cooldown, {})
+
+    def _announce(self, field: str, until: float, content: dict[str, Any]) -> None:
+        with self._lock:
+            if until > self._known.get(field, 0.0) + 0.05:  # else it came from another process
+                self._known[field] = until
+                self._news[field] = until, content
+
+    def _take_news(self) -> dict[str, tuple[float, dict[str, Any]]]:
+        with self._lock:
+            news, self._news = self._news, {}
+            self._known = {k: v for k, v in self._known.items() if v > self._now()}
+        return news
+
+    def _encode_news(self, news: Mapping[str, tuple[float, dict[str, Any]]]) -> dict[str, bytes]:
+        offset = self._offset or 0.0
+        return {
+            field: orjson.dumps({**content, "until": until + offset, "by": self._process})
+            for field, (until, content) in news.items()
+        }
+
+    def _set_offset(self, storage_time: float) -> None:
+        self._offset = storage_time - self._now()
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def _apply(self, snapshot: Snapshot) -> None:
+        """Apply the entries of other processes, and note those that have expired."""
+        expired, offset = [], snapshot.time - self._now()
+        for field, value in snapshot.entries.items():
+            try:
+                entry = orjson.loads(value)
+                until = float(entry["until"]) - offset
+                if until <= self._now():
+                    expired.append(field)
+                elif entry["by"] != self._process and self._note(field, until):
+                    self._apply_entry(field, until, entry)
+            except (ValueError, TypeError, KeyError):  # of another version
+                expired.append(field)
+        self._expired = expired
+
+    def _note(self, field: str, until: float) -> bool:
+        """Remember an entry, so that it is neither applied nor written again; false if known."""
+        with self._lock:
+            if until <= self._known.get(field, 0.0) + 0.05:
+                return False
+            self._known[field] = until
+            return True
+
+    def _apply_entry(self, field: str, until: float, entry: Mapping[str, Any]) -> None:
+        if field in self._breaking_states:
+            self._breaking_states[field].breaker.open_for(until - self._now())
+            return
+        name, _, model = field.partition(" ")
+        state = self._resting_states.get(name)
+        if state is not None:
+            status, error = int(entry["status"]), dict(entry["error"])
+            state.rests.add(Rest(model, until, status, error, bool(entry["refused"])))
+
+
+def name_rests(state: UpstreamState) -> str:
+    """Return the name of an endpoint in shared entries; it says nothing about the key."""
+    settings = state.settings
+    return f"rest:{settings.name}~{digest_endpoint(settings.base_url, settings.api_key)}"
+
+
+def name_breaker(state: UpstreamState) -> str:
+    """Return the name of a host in shared entries."""
+    return f"open:{state.settings.name}~{digest_endpoint(state.settings.base_url, None)}"

@@ -1,0 +1,129 @@
+"""Where a request belongs: its conversation, and what an upstream stores for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.config.settings import Settings
+from forwarder.context.request_context import RequestContext
+from forwarder.core.errors import InvalidRequest
+from forwarder.core.translation_context import LossReport
+from forwarder.pipeline.placement import find_placement, find_sticky_key
+from forwarder.services import Services
+from forwarder.storage.repositories.history import ChainEnds
+from forwarder.upstream.resilience.balance import ANYWHERE, Placement
+from tests.helpers.check_cases import check_each
+
+Json = dict[str, Any]
+
+
+def build(**environment: str) -> Services:
+    return Services.build(
+        Settings.from_env(
+            {
+                "CHAT_BASE_URL": "http://a.test/v1",
+                "RESPONSES_BASE_URL": "http://a.test/v1,http://b.test/v1",
+                "RESPONSES_API_KEY": "k1,k2",
+                "FORWARDER_DATABASE_URL": "none",
+                **environment,
+            }
+        )
+    )
+
+
+def place(
+    services: Services, request: Json, model: str = "responses/m", key: str = "c"
+) -> Placement:
+    context = RequestContext("req_1", "responses", LossReport(), client_key=key)
+    routes = services.router.list_routes(model, "responses")
+    return find_placement(services, routes, request, context)
+
+
+def test_request_with_one_endpoint_belongs_anywhere() -> None:
+    request = {"prompt_cache_key": "x", "previous_response_id": "resp_1", "input": "hi"}
+
+    assert place(build(), request, "chat/m") is ANYWHERE
+
+
+@check_each(
+    ("request_", "key"),
+    [
+        ({"prompt_cache_key": "a", "conversation": "conv_1", "user": "u"}, "prompt_cache_key a"),
+        ({"conversation": "conv_1", "user": "u"}, "conversation conv_1"),
+        ({"conversation": {"id": "conv_1"}}, "conversation conv_1"),
+        ({"user": "u", "safety_identifier": "s"}, "user u"),
+        ({"safety_identifier": "s"}, None),
+        ({"prompt_cache_key": 7, "conversation": {"id": None}, "user": ""}, None),
+        ({}, None),
+    ],
+)
+def test_sticky_key_is_what_a_conversation_has_in_common(request_: Json, key: str | None) -> None:
+    found = place(build(), {"input": "hi", **request_}).sticky_key
+
+    assert ((found and found.partition(" ")[2]) or None) == key
+    if key is not None and not key.startswith("user"):
+        assert find_sticky_key(request_) == key
+
+
+def test_sticky_keys_of_different_clients_differ() -> None:
+    services, request = build(), {"prompt_cache_key": "a"}
+
+    assert place(services, request, key="one") != place(services, request, key="two")
+    assert place(services, request, key="one") == place(services, request, key="one")
+
+
+def test_chain_of_responses_stays_with_its_first_response_and_its_origin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    services = build()
+    monkeypatch.setattr(
+        services.store, "find_chain", lambda name, context: ChainEnds("resp_first", "responses~1")
+    )
+
+    found = place(services, {"previous_response_id": "resp_9", "user": "u"})
+
+    assert found.origin == "responses~1"
+    assert found.sticky_key is not None
+    assert found.sticky_key.endswith("response resp_first")
+    assert not found.is_pinned
+
+
+def test_invalid_previous_response_is_refused() -> None:
+    with pytest.raises(InvalidRequest):
+        place(build(), {"previous_response_id": "resp_1", "conversation": "conv_1"})
+
+
+FILE = {"type": "input_file", "file_id": "file-1"}
+
+
+@check_each(
+    ("request_", "is_pinned"),
+    [
+        ({"input": [{"role": "user", "content": [FILE]}]}, True),
+        ({"tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]}, True),
+        (
+            {"tools": [{"type": "code_interpreter", "container": {"file_ids": ["file-1"]}}]},
+            True,
+        ),
+        ({"input": [{"content": [{"type": "output_text", "annotations": [FILE]}]}]}, False),
+        ({"input": "file_id"}, False),
+        ({"input": [{"role": "user", "content": "hi"}], "tools": None}, False),
+    ],
+)
+def test_request_with_uploaded_files_belongs_to_the_first_endpoint(
+    request_: Json, is_pinned: bool
+) -> None:
+    services = build()
+    found = place(services, request_)
+
+    assert found.is_pinned is is_pinned
+    if is_pinned:
+        assert found.origin == services.settings.upstreams[1].origin
+
+
+def test_files_in_the_database_pin_nothing(tmp_path: Any) -> None:
+    services = build(FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/s.db", FORWARDER_FILES="store")
+
+    assert not place(services, {"input": [{"role": "user", "content": [FILE]}]}).is_pinned

@@ -1,0 +1,447 @@
+"""Balancing between endpoints of an upstream, and between members of a group."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from forwarder.context.request_context import Route
+from forwarder.core.cleanup import CleanupStack
+from forwarder.core.errors import (
+    ForwarderError,
+    Overloaded,
+    UpstreamKeyRefused,
+    UpstreamRefused,
+    UpstreamUnavailable,
+    UpstreamUnreachable,
+)
+from forwarder.core.types import EventStream
+from forwarder.models.router import Router
+from forwarder.upstream.resilience import Resilience
+from forwarder.upstream.resilience.balance import (
+    ANYWHERE,
+    Candidate,
+    Placement,
+    choose_candidate,
+)
+from tests.helpers.check_cases import check_each
+from tests.upstream.resilience.helpers import Patient, Witness, patient, settings
+
+BUSY = UpstreamRefused(503, {"message": "busy"})
+GONE = UpstreamUnreachable("gone")
+
+
+def limited(seconds: int = 10) -> UpstreamRefused:
+    return UpstreamRefused(
+        429, {"message": f"wait {seconds}", "code": "rate_limit_exceeded"},
+        {"retry-after": str(seconds)},
+    )  # fmt: skip
+
+
+# -- the choice -----------------------------------------------------------------------------------
+
+
+def candidates(**loads: tuple[float, int]) -> list[Candidate[str]]:
+    return [Candidate(name, weight, busy, name) for name, (weight, busy) in loads.items()]
+
+
+def test_least_busy_candidate_by_weight_is_chosen() -> None:
+    found = choose_candidate(candidates(a=(1, 2), b=(3, 5), c=(1, 4)), None)
+
+    assert found.value == "b"
+
+
+def test_equally_busy_candidates_share_by_weight() -> None:
+    points = iter(number / 100 for number in range(100))
+    both = candidates(a=(3, 3), b=(1, 1))
+
+    shares = Counter(choose_candidate(both, None, lambda: next(points)).value for _ in range(100))
+
+    assert shares == {"a": 75, "b": 25}
+
+
+def test_sticky_key_finds_its_candidate_again_in_any_order() -> None:
+    all_three = candidates(a=(1, 0), b=(1, 1), c=(1, 2))
+    for number in range(20):
+        chosen = {
+            choose_candidate(order, f"conversation {number}").value
+            for order in (all_three, all_three[::-1])
+        }
+        assert len(chosen) == 1
+
+
+def test_sticky_keys_are_shared_by_weight() -> None:
+    both = candidates(a=(3, 0), b=(1, 0))
+
+    shares = Counter(choose_candidate(both, str(number)).value for number in range(2000))
+
+    assert 0.70 < shares["a"] / 2000 < 0.80
+
+
+def test_only_keys_of_a_removed_candidate_move() -> None:
+    before = candidates(a=(1, 0), b=(1, 0), c=(1, 0))
+    for number in range(200):
+        chosen = choose_candidate(before, str(number)).value
+        moved = choose_candidate(before[:2], str(number)).value
+        assert moved == chosen or chosen == "c"
+
+
+@check_each(("in_flight", "is_sticky"), [(4, True), (5, False)])
+def test_sticky_candidate_is_left_if_it_is_much_busier(in_flight: int, is_sticky: bool) -> None:
+    sticky = choose_candidate(candidates(a=(1, 0), b=(1, 0)), "key").value
+    loads = {name: (1.0, in_flight if name == sticky else 0) for name in "ab"}
+
+    assert (choose_candidate(candidates(**loads), "key").value == sticky) is is_sticky
+
+
+# -- endpoints ------------------------------------------------------------------------------------
+
+
+class World:
+    """Two hosts with two keys each, and an upstream with one; some fail."""
+
+    def __init__(self, **environment: str) -> None:
+        self.failures: dict[str, ForwarderError] = {}
+        self.witness = Witness()
+        self.settings = settings(
+            "up,other",
+            **{
+                "UP_BASE_URL": "http://a.test/v1,http://b.test/v1",
+                "UP_API_KEY": "k1,k2",
+                **environment,
+            },
+        )
+        self.resilience = Resilience(self.settings, self.witness)
+        self.asked: list[str] = []
+        self.cleanups: list[CleanupStack] = []
+
+    def name(self, route: Route) -> str:
+        endpoint = route.upstream.endpoint
+        return route.upstream.name if endpoint is None else endpoint.label
+
+    def ask(
+        self, placement: Placement = ANYWHERE, model: str = "up/m", context: Patient | None = None
+    ) -> str:
+        """The endpoint that answered; as a handler does, each call runs through its state."""
+        asking = context or patient()
+        routes = Router(self.settings).list_routes(model, "chat")
+
+        def call(route: Route) -> EventStream:
+            name = self.name(route)
+
+            def handle_request(request: dict[str, Any]) -> EventStream:
+                self.asked.append(name)
+                if name in self.failures:
+                    raise self.failures[name]
+                return iter([[{"from": name}]])
+
+            state = self.resilience.upstream_states.get_or_create(route.upstream)
+            return state.with_retries(handle_request, asking)({})
+
+        stream = self.resilience.open_first_available(routes, call, asking, placement)
+        self.cleanups.append(asking.cleanup)
+        return str(next(iter(stream))[0]["from"])
+
+    def fail(self, *arguments: Any, **named: Any) -> ForwarderError:
+        with pytest.raises(ForwarderError) as raised:
+            self.ask(*arguments, **named)
+        return raised.value
+
+    def origin(self, label: str) -> str:
+        return next(
+            each.origin
+            for each in self.settings.upstreams[0].endpoints
+            if each.endpoint is not None and each.endpoint.label == label
+        )
+
+    def describe(self) -> dict[str, Any]:
+        described: dict[str, Any] = self.resilience.describe_states()["up"]
+        return described
+
+    def end(self) -> None:
+        for cleanup in self.cleanups:
+            cleanup.close()
+
+
+def test_requests_in_flight_are_spread_over_all_endpoints() -> None:
+    world = World()
+
+    answered = [world.ask() for _ in range(8)]
+
+    assert Counter(answered) == {"1.1": 2, "1.2": 2, "2.1": 2, "2.2": 2}
+    assert world.describe()["concurrent"] == 8
+    world.end()
+    assert world.describe()["concurrent"] == 0
+    assert [each["concurrent"] for each in world.describe()["endpoints"]] == [0, 0, 0, 0]
+
+
+def test_weights_of_hosts_decide_their_shares() -> None:
+    world = World(UP_API_KEY="k1", UP_WEIGHTS="3,1")
+
+    answered = Counter(world.ask() for _ in range(40))
+
+    assert answered == {"1.1": 30, "2.1": 10}
+
+
+def test_conversation_keeps_its_endpoint() -> None:
+    world = World()
+    for number in range(10):
+        placement = Placement(sticky_key=f"conversation {number}")
+        assert len({world.ask(placement) for _ in range(3)}) == 1
+        world.end()
+
+
+def test_refused_request_goes_on_with_the_next_key_and_the_key_rests() -> None:
+    world = World(UP_BASE_URL="http://a.test/v1")
+    world.failures["1.1"] = limited(60)
+    placement = Placement(origin=world.origin("1.1"))
+    context = patient()
+
+    assert world.ask(placement, context=context) == "1.2"
+    assert world.asked == ["1.1", "1.2"]
+    assert context.failed_endpoints == ["1.1"]
+    assert context.endpoint is not None
+    assert context.endpoint.label == "1.2"
+    assert context.pauses == []
+    assert {world.ask(placement) for _ in range(5)} == {"1.2"}
+    resting = world.describe()["endpoints"][0]["resting"]
+    assert resting == [{"model": "m", "status": 429, "seconds": 60}]
+
+
+def test_refusal_of_one_model_leaves_other_models_alone() -> None:
+    world = World(UP_BASE_URL="http://a.test/v1")
+    world.failures["1.1"] = limited()
+    placement = Placement(origin=world.origin("1.1"))
+    world.ask(placement)
+    del world.failures["1.1"]
+
+    assert world.ask(placement, "up/other-model") == "1.1"
+    assert world.ask(placement, "up/m") == "1.2"
+
+
+def test_refused_key_rests_for_all_models() -> None:
+    world = World(UP_BASE_URL="http://a.test/v1")
+    world.failures["1.1"] = UpstreamKeyRefused("wrong key")
+    placement = Placement(origin=world.origin("1.1"))
+
+    assert world.ask(placement) == "1.2"
+    assert world.ask(placement, "up/other-model") == "1.2"
+    assert world.asked == ["1.1", "1.2", "1.2"]
+
+
+def test_upstream_whose_endpoints_all_rest_repeats_the_shortest_refusal() -> None:
+    world = World(UP_BASE_URL="http://a.test/v1")
+    world.failures = {"1.1": limited(60), "1.2": limited(20)}
+
+    first, second = world.fail(), world.fail()
+
+    for error in (first, second):
+        assert isinstance(error, UpstreamRefused)
+        assert (error.status, error.code) == (429, "rate_limit_exceeded")
+        assert (error.message, error.headers["retry-after"]) == ("wait 20", "20")
+    assert sorted(world.asked) == ["1.1", "1.2"]
+    assert world.describe()["concurrent"] == 0
+    assert world.witness.heard == [("refused", "429", "up")]
+
+
+def test_request_waits_for_the_first_endpoint_if_retries_are_allowed() -> None:
+    world = World(UP_BASE_URL="http://a.test/v1", UP_MAX_RETRIES="1")
+    world.failures = {"1.1": limited(5), "1.2": limited(2)}
+    context = patient()
+
+    assert world.fail(context=context).status == 429
+    assert len(context.pauses) == 1
+    assert 2 <= context.pauses[0] < 3
+
+
+def test_unreachable_host_is_left_with_all_its_keys() -> None:
+    world = World()
+    world.failures = {"1.1": GONE, "1.2": GONE}
+
+    assert world.ask(Placement(origin=world.origin("1.1"))) in ("2.1", "2.2")
+    assert len(world.asked) == 2
+
+
+def test_breaker_of_one_host_leaves_the_other_alone() -> None:
+    world = World(UP_BREAKER_FAILURES="2")
+    world.failures = {"1.1": GONE, "1.2": GONE}
+    placement = Placement(origin=world.origin("1.1"))
+    for _ in range(4):
+        world.ask(placement)
+
+    assert Counter(name[0] for name in world.asked) == {"1": 2, "2": 4}
+    described = world.describe()
+    assert [each["breaker"] for each in described["endpoints"]] == ["open", "open"] + ["closed"] * 2
+    assert described["breaker"] == "closed"
+    assert world.witness.heard[-1] == ("breaker", "up", "closed")
+
+
+def test_breakers_of_all_hosts_make_the_upstream_unavailable() -> None:
+    world = World(UP_BREAKER_FAILURES="1")
+    world.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), GONE)
+    world.fail()
+    asked = len(world.asked)
+
+    error = world.fail()
+
+    assert isinstance(error, UpstreamUnavailable)
+    assert (len(world.asked), asked) == (2, 2)
+    assert world.describe()["breaker"] == "open"
+
+
+def test_invalid_request_is_not_tried_elsewhere() -> None:
+    world = World()
+    wrong = UpstreamRefused(400, {"message": "wrong"})
+    world.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), wrong)
+
+    assert world.fail() is wrong
+    assert len(world.asked) == 1
+
+
+def test_last_failure_is_raised_if_not_all_endpoints_rest() -> None:
+    world = World(UP_API_KEY="k1")
+    world.failures = {"1.1": limited(), "2.1": BUSY}
+
+    assert world.fail(Placement(origin=world.origin("1.1"))) is BUSY
+
+
+def test_limit_of_the_upstream_is_one_for_all_endpoints() -> None:
+    world = World(UP_MAX_CONCURRENT="2")
+    world.ask()
+    world.ask()
+
+    assert isinstance(world.fail(), Overloaded)
+    assert len(world.asked) == 2
+
+
+def test_pinned_request_goes_nowhere_else_even_while_its_endpoint_rests() -> None:
+    world = World(UP_BASE_URL="http://a.test/v1")
+    world.failures["1.2"] = limited()
+    pinned = Placement(origin=world.origin("1.2"), is_pinned=True)
+
+    assert world.fail(pinned).status == 429
+    del world.failures["1.2"]
+    assert world.ask(pinned) == "1.2"
+    assert set(world.asked) == {"1.2"}
+
+
+def test_keys_of_clients_do_not_rest() -> None:
+    world = World(UP_API_KEY="passthrough")
+    world.failures["1.1"] = limited()
+    placement = Placement(origin=world.origin("1.1"))
+
+    assert world.ask(placement) == "2.1"
+    del world.failures["1.1"]
+    assert world.ask(placement) == "1.1"
+
+
+def test_fallback_serves_when_all_endpoints_rest() -> None:
+    world = World(UP_BASE_URL="http://a.test/v1", UP_FALLBACK="other")
+    world.failures = {"1.1": limited(), "1.2": limited()}
+
+    assert world.ask() == "other"
+    assert world.ask() == "other"
+    assert Counter(world.asked) == {"1.1": 1, "1.2": 1, "other": 2}
+
+
+def test_single_endpoint_is_called_although_it_refused_the_last_request() -> None:
+    world = World()
+    world.failures["other"] = limited()
+
+    assert [world.fail(model="other/m").status for _ in range(2)] == [429, 429]
+    assert world.asked == ["other", "other"]
+    assert world.resilience.describe_states()["other"].keys() == {
+        "breaker", "concurrent", "attempts",
+    } | {"failures"}  # fmt: skip
+
+
+# -- groups ---------------------------------------------------------------------------------------
+
+
+GROUPS = "fast=a/one*3,b/two>c/three"
+
+
+class GroupWorld(World):
+    """A group of three upstreams; the third serves when both others do not."""
+
+    def __init__(self, **environment: str) -> None:
+        super().__init__()
+        self.settings = settings("a,b,c", FORWARDER_GROUPS=GROUPS, **environment)
+        self.resilience = Resilience(self.settings, self.witness)
+
+    def ask_group(self, placement: Placement = ANYWHERE) -> str:
+        return self.ask(placement, "fast")
+
+
+def fill(ask: Callable[[], str], count: int) -> Counter[str]:
+    return Counter(ask() for _ in range(count))
+
+
+def test_members_of_a_group_share_by_weight() -> None:
+    world = GroupWorld()
+
+    assert fill(world.ask_group, 40) == {"a": 30, "b": 10}
+
+
+def test_group_keeps_a_conversation_at_its_member() -> None:
+    world = GroupWorld()
+    for number in range(10):
+        placement = Placement(sticky_key=str(number))
+        assert len({world.ask_group(placement) for _ in range(3)}) == 1
+        world.end()
+
+
+def test_next_member_serves_after_a_failure_and_the_refused_one_rests() -> None:
+    world = GroupWorld()
+    world.failures = {"a": limited(), "b": GONE}
+
+    assert world.ask_group() == "c"
+    assert set(world.asked) == {"a", "b", "c"}
+    assert world.asked[-1] == "c"
+    assert {upstream for upstream, _ in world.witness.failures} == {"a", "b"}
+    world.failures = {}
+    assert fill(world.ask_group, 5) == {"b": 5}
+
+
+def test_next_order_serves_while_all_before_rest_or_are_broken() -> None:
+    world = GroupWorld(A_BREAKER_FAILURES="1")
+    world.failures = {"a": GONE, "b": limited()}
+    world.ask_group()
+    asked = list(world.asked)
+
+    assert fill(world.ask_group, 3) == {"c": 3}
+    assert Counter(world.asked[len(asked) :]) == {"c": 3}
+
+
+def test_group_whose_members_all_rest_repeats_the_shortest_refusal() -> None:
+    world = GroupWorld()
+    world.failures = {"a": limited(30), "b": limited(10), "c": limited(20)}
+    world.fail(model="fast")
+
+    error = world.fail(model="fast")
+
+    assert (error.status, error.headers["retry-after"]) == (429, "10")
+    assert len(world.asked) == 3
+
+
+def test_server_errors_open_the_breaker_of_a_member() -> None:
+    world = GroupWorld(A_BREAKER_FAILURES="1", B_BREAKER_FAILURES="1")
+    world.failures = {"a": BUSY, "b": BUSY}
+    for number in range(2):  # failures that a request may have caused count after two clients
+        context = patient()
+        context.client_address = f"10.0.0.{number}"
+        world.ask(model="fast", context=context)
+
+    assert "open" in {world.resilience.describe_states()[name]["breaker"] for name in ("a", "b")}
+
+
+def test_invalid_request_is_not_tried_at_other_members() -> None:
+    world = GroupWorld()
+    wrong = UpstreamRefused(400, {"message": "wrong"})
+    world.failures = {"a": wrong, "b": wrong}
+
+    assert world.fail(model="fast") is wrong
+    assert len(world.asked) == 1
