@@ -49,7 +49,11 @@ def _summarize(settings: Settings, gunicorn: dict[str, str | int]) -> Iterator[t
     """Yield label and text of each line, without keys and passwords."""
     for upstream in settings.upstreams:
         host = "built-in demo" if settings.demo else urlsplit(upstream.base_url).hostname
-        yield "upstream", f"{upstream.name}: {host}, speaks {' and '.join(sorted(upstream.apis))}"
+        several = f", {len(upstream.endpoints)} endpoints" if upstream.replicas else ""
+        apis = " and ".join(sorted(upstream.apis))
+        yield "upstream", f"{upstream.name}: {host}{several}, speaks {apis}"
+    for group, members in settings.groups.items():
+        yield "group", f"{group}: {', '.join(f'{m.upstream}/{m.model}' for m in members)}"
     keys = settings.client_count
     yield "clients", f"need one of {keys} keys" if keys else "need no key"
     database, _, path = settings.database_url.partition(":///")

@@ -104,7 +104,8 @@ class UpstreamView(NamedTuple):
 
     ``tone`` is ``good``, ``bad`` or ``""``. ``counts`` and ``learned`` are pairs and triples of
     texts for the page; ``more_learned`` is the number of models that are left out. ``since`` and
-    ``checked`` are texts, ``latency`` is in milliseconds.
+    ``checked`` are texts, ``latency`` is in milliseconds. ``endpoints`` are triples of tone, name
+    and state, if there are several.
     """
 
     tone: str
@@ -121,6 +122,7 @@ class UpstreamView(NamedTuple):
     learned: list[tuple[str, str, str]]
     more_learned: int
     chart: HistoryChart | None
+    endpoints: list[tuple[str, str, str]]
 
 
 COUNTS = (
@@ -132,6 +134,9 @@ COUNTS = (
     ("breaker_open", "breaker openings"),
 )
 """Counter of `UpstreamState` -> its title. Without events, only the first two are shown."""
+
+MAX_SHOWN_RESTS = 5
+"""Rests of models that are listed for one endpoint."""
 
 FAULTS = {
     "host": "does not work",
@@ -179,6 +184,7 @@ def describe_state(target: HealthTarget) -> UpstreamView:
     messages = filter(None, (last.error if last else None, upstream.key_refusal))
     limit = upstream.settings.max_concurrent
     in_use = standing.concurrency_limit.in_use
+    counts = services.resilience.count_events(upstream.settings)
     learned = upstream.learned_quirks.describe()
     return UpstreamView(
         tone=tone,
@@ -189,16 +195,20 @@ def describe_state(target: HealthTarget) -> UpstreamView:
         errors=[shorten(message) for message in dict.fromkeys(messages)],
         models=last.model_count if last else None,
         breaker=describe_breaker(standing),
-        breaker_tone="good" if standing.breaker.state == CLOSED else "bad",
+        breaker_tone="good" if standing.best_state == CLOSED else "bad",
         concurrency=f"{in_use} of {limit}" if limit else f"{in_use}, no limit",
         counts=[
-            (title, standing.counts[name])
+            (title, counts[name])
             for name, title in COUNTS
-            if standing.counts[name] or name in ("attempts", "failures")
+            if counts[name] or name in ("attempts", "failures")
         ],
         learned=list(describe_learned(learned))[:MAX_LEARNED_MODELS],
         more_learned=max(0, len(learned) - MAX_LEARNED_MODELS),
         chart=draw_history(list(history.results)) if history else None,
+        endpoints=[
+            describe_endpoint(each)
+            for each in services.resilience.describe_endpoints(upstream.settings)
+        ],
     )
 
 
@@ -212,7 +222,23 @@ def judge_result(last: ProbeResult | None, key_refusal: str | None) -> tuple[str
     return ("bad", "key refused") if key_refusal else ("good", "reachable")
 
 
+def describe_endpoint(state: Json) -> tuple[str, str, str]:
+    """Return tone, name and state of one of several endpoints."""
+    facts = [f"{state['concurrent']} requests now"]
+    facts += [f"{state[name]} {title}" for name, title in COUNTS if state.get(name)]
+    if state["breaker"] != CLOSED:
+        facts.insert(0, f"breaker {state['breaker'].replace('_', ' ')}")
+    for rest in state.get("resting", [])[:MAX_SHOWN_RESTS]:
+        model = f" of {shorten_value(rest['model'])}" if "model" in rest else ""
+        facts.insert(0, f"rests for {rest['seconds']} s{model} after a {rest['status']}")
+    is_usable = state["breaker"] == CLOSED and "resting" not in state
+    name = f"host {state['host']}, key {state['key']}"
+    return "good" if is_usable else "bad", name, ", ".join(facts)
+
+
 def describe_breaker(standing: UpstreamState) -> str:
+    if standing.best_state != OPEN:
+        return standing.best_state.replace("_", " ")
     breaker = standing.breaker
     if breaker.state == OPEN:
         return f"open, tries again in {breaker.remaining_cooldown:.0f} s"

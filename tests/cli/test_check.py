@@ -59,6 +59,21 @@ def test_the_summary_shows_no_secret() -> None:
     assert "hidden" not in result.output
 
 
+def test_the_summary_has_endpoints_and_groups() -> None:
+    result = check(
+        "CHAT_BASE_URL=http://a.test/v1,http://b.test/v1",
+        "CHAT_API_KEY=hidden-1,hidden-2",
+        "FORWARDER_GROUPS=fast=chat/one*2>chat/two",
+    )
+
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[1:3] == [
+        "  upstream  chat: a.test, 4 endpoints, speaks chat",
+        "  group     fast: chat/one, chat/two",
+    ]
+    assert "hidden" not in result.output
+
+
 def test_every_mistake_is_listed_once_and_the_exit_code_is_2() -> None:
     result = check(
         "CHAT_BASE_URL=nonsense",

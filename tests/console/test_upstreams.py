@@ -172,6 +172,29 @@ def test_open_breaker_and_counts_are_shown(serve: Serve) -> None:
     assert "2 calls, 2 failed, 1 refused here, 1 breaker openings" in part
 
 
+def test_endpoints_are_listed_by_their_positions(serve: Serve) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.method == "POST" and request.headers["authorization"] == "Bearer hidden-key-1":
+            error = {"error": {"message": "slow down"}}
+            return httpx2.Response(429, headers={"retry-after": "30"}, json=error)
+        return well(request)
+
+    client = serve(answer, CHAT_API_KEY="hidden-key-1,hidden-key-2")
+    body = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}]}
+    for number in range(10):
+        client.post("/v1/chat/completions", json={**body, "prompt_cache_key": str(number)})
+    part = client.get(STATE).text
+
+    assert re.search(
+        r'<span class="bad">host 1, key 1</span>: rests for \d+ s of m after a 429, 0 requests now, '
+        "1 calls",
+        part,
+    )
+    assert re.search(r'<span class="good">host 1, key 2</span>: 0 requests now, 10 calls', part)
+    assert "11 calls" in part
+    assert "hidden-key" not in part
+
+
 def test_texts_of_upstreams_and_clients_are_escaped_and_shortened(serve: Serve) -> None:
     client = serve(refusing(400, f"Unsupported parameter: 'seed' {HOSTILE}"))
     learned = get_extension(client.application).services.upstreams["chat"].learned_quirks

@@ -100,12 +100,19 @@ class Resilience:
                 continue
             described[name] = state.describe()
             if settings.replicas:
-                endpoints = self._list_endpoint_states(settings)
-                counts = sum((each.counts for each in endpoints), Counter())
-                described[name] |= dict(sorted(counts.items())) | {
-                    "endpoints": [each.describe_endpoint() for each in endpoints]
-                }
+                described[name] |= dict(sorted(self.count_events(settings).items()))
+                described[name]["endpoints"] = self.describe_endpoints(settings)
         return described
+
+    def describe_endpoints(self, settings: UpstreamSettings) -> list[dict[str, Any]]:
+        """Return the state of each endpoint of an upstream; empty if there is only one."""
+        if not settings.replicas:
+            return []
+        return [each.describe_endpoint() for each in self._list_endpoint_states(settings)]
+
+    def count_events(self, settings: UpstreamSettings) -> Counter[str]:
+        """Return the counters of an upstream: those of all its endpoints together."""
+        return sum((each.counts for each in self._list_endpoint_states(settings)), Counter())
 
     def list_endpoint_states(self) -> list[UpstreamState]:
         """Return the states of the endpoints of all upstreams that have several."""

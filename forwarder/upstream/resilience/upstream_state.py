@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from forwarder.config.settings import UpstreamSettings
 from forwarder.context.request_context import RequestContext, RequestObserver
@@ -74,9 +74,6 @@ class UpstreamState:
         self.concurrency_limit = ConcurrencyLimit(settings.max_concurrent)
         self.retry_budget = RetryBudget(now)
         self._endpoint_requests = ConcurrencyLimit(None)
-        self._max_retries = settings.max_retries
-        if settings.endpoint is not None:
-            self._max_retries = 0  # another endpoint is tried at once
         if siblings:
             self.concurrency_limit = siblings[0].concurrency_limit
             self.retry_budget = siblings[0].retry_budget
@@ -163,17 +160,19 @@ class UpstreamState:
 
     def run_with_retries(self, work: Callable[[], T], context: RequestContext) -> T:
         """Run ``work`` and retry it while that may help.  Raises the last error."""
-        pauses = Backoff(self._max_retries, self.settings.retry_wait, self._chance)
+        pauses = self.make_backoff()
+        # Before the answer begins, the next endpoint is tried at once; later there is none.
+        is_balanced = self.settings.endpoint is not None and context.first_event_at is None
         self.retry_budget.earn()
         while True:
             try:
                 return self._record_outcome(work, context)
             except ForwarderError as error:
-                if not self.wait_for_retry(error, pauses, context):
+                if is_balanced or not self.wait_for_retry(error, pauses, context):
                     raise
 
     def make_backoff(self) -> Backoff:
-        """Return the pauses of a request that tries several endpoints."""
+        """Return the pauses of a request between its retries."""
         return Backoff(self.settings.max_retries, self.settings.retry_wait, self._chance)
 
     def describe(self) -> dict[str, object]:
@@ -181,12 +180,12 @@ class UpstreamState:
         state = {"breaker": self.best_state, "concurrent": self.concurrency_limit.in_use}
         return {**state, **dict(sorted(self.counts.items()))}
 
-    def describe_endpoint(self) -> dict[str, object]:
+    def describe_endpoint(self) -> dict[str, Any]:
         """Return the state of one of several endpoints, for operators; it has no key."""
         endpoint = self.settings.endpoint
         assert endpoint is not None
         rests = self.rests.list_current()
-        state: dict[str, object] = {
+        state: dict[str, Any] = {
             "host": endpoint.host,
             "key": endpoint.key,
             "weight": endpoint.weight,

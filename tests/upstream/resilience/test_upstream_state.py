@@ -341,3 +341,15 @@ def test_bad_answer_to_a_trial_closes_the_breaker_without_fallback(error: Forwar
     failing(stood, error, 1)
 
     assert stood.standing.breaker.state == CLOSED
+
+
+def test_endpoint_is_retried_only_after_the_answer_has_begun() -> None:
+    stood = Stood(MAX_RETRIES="2", API_KEY="k1,k2")
+    before, after = patient(stood.clock), patient(stood.clock)
+    after.first_event_at = 1.0
+
+    with pytest.raises(UpstreamRefused):
+        stood.ask(Scripted(BUSY), before)
+    assert stood.ask(Scripted(BUSY), after) == ANSWER
+
+    assert (before.pauses, after.pauses) == ([], [0.5])

@@ -1,0 +1,171 @@
+"""Several keys and hosts behind two workers, which share what rests through a Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from forwarder.upstream.resilience.shared_state import EXCHANGE_SECONDS
+from tests.fake_provider import ScriptedUpstream, faults
+from tests.helpers.loopback import unused_port
+from tests.live.redis import needs_redis, redis_at, redis_process
+from tests.live.server import GUNICORN, Server, free_port, running
+from tests.live.talk import Answered, ask, asking, http
+from tests.live.test_metrics import workers_of
+
+TWO = (*GUNICORN, "-w", "2")
+KEYS = ("sk-key-one", "sk-key-two")
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedUpstream]:
+    with ScriptedUpstream(keys=set(KEYS)) as scripted:
+        yield scripted
+
+
+def configure(provider: ScriptedUpstream, **more: str) -> dict[str, str]:
+    return {"CHAT_BASE_URL": provider.url, "CHAT_API_KEY": ",".join(KEYS), **more}
+
+
+def count_keys(provider: ScriptedUpstream) -> Counter[str]:
+    return Counter(
+        request.headers["authorization"].removeprefix("Bearer ")
+        for request in provider.requests
+        if request.path.endswith("/chat/completions")
+    )
+
+
+def send(server: Server, **more: object) -> Answered:
+    return ask(server, "chat", asking("chat", model="chat/m", **more))
+
+
+@contextlib.contextmanager
+def stopped(process: int) -> Iterator[None]:
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+def send_to_each_worker(server: Server, count: int) -> list[Answered]:
+    answers = []
+    for other in workers_of(server):
+        with stopped(other):
+            answers += [send(server) for _ in range(count)]
+    return answers
+
+
+def find_resting(server: Server) -> list[int]:
+    """The numbers of the keys that rest in the worker that answers."""
+    endpoints = http.get(f"{server.url}/ready?verbose").json()["upstreams"]["chat"]["resilience"][
+        "endpoints"
+    ]
+    return [each["key"] for each in endpoints if "resting" in each]
+
+
+def await_resting(server: Server, expected: int, seconds: float = 5) -> None:
+    """Wait until this many keys rest in both workers."""
+    time.sleep(2 * EXCHANGE_SECONDS)  # a stopped worker tells nothing
+    deadline = time.monotonic() + seconds
+    for other in workers_of(server):
+        with stopped(other):
+            while len(find_resting(server)) != expected:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+@needs_redis
+def test_workers_share_the_rest_of_a_key(provider: ScriptedUpstream, tmp_path: Path) -> None:
+    with (
+        redis_at(free_port(), tmp_path) as storage,
+        running(configure(provider, FORWARDER_RATE_LIMIT_STORAGE=storage), tmp_path, TWO) as server,
+    ):
+        provider.script(faults.status(429, retry_after=60))
+        assert send(server).status == 200
+        await_resting(server, 1)
+        [resting] = find_resting(server)
+        provider.requests.clear()
+
+        answers = send_to_each_worker(server, 5)
+
+        assert {answer.status for answer in answers} == {200}
+        assert count_keys(provider) == {KEYS[2 - resting]: 10}
+
+
+@needs_redis
+def test_workers_repeat_the_refusal_that_another_worker_got(
+    provider: ScriptedUpstream, tmp_path: Path
+) -> None:
+    with (
+        redis_at(free_port(), tmp_path) as storage,
+        running(configure(provider, FORWARDER_RATE_LIMIT_STORAGE=storage), tmp_path, TWO) as server,
+    ):
+        provider.script(faults.status(429, retry_after=90), faults.status(429, retry_after=60))
+        assert send(server).status == 429
+        await_resting(server, 2)
+        provider.requests.clear()
+
+        answers = send_to_each_worker(server, 2)
+
+        assert [answer.status for answer in answers] == [429] * 4
+        assert all(50 < int(answer.headers["retry-after"]) <= 60 for answer in answers)
+        assert count_keys(provider) == {}
+
+
+@needs_redis
+def test_requests_are_as_quick_while_redis_hangs_or_is_gone(
+    provider: ScriptedUpstream, tmp_path: Path
+) -> None:
+    with redis_process(port := free_port(), tmp_path) as redis:
+        given = configure(provider, FORWARDER_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{port}/0")
+        with running(given, tmp_path, TWO) as server:
+            provider.script(faults.status(429, retry_after=60))
+            assert send(server).status == 200
+            await_resting(server, 1)
+            redis.send_signal(signal.SIGSTOP)
+            started_at = time.monotonic()
+            hanging = [send(server) for _ in range(10)]
+            seconds = time.monotonic() - started_at
+            provider.script(faults.status(429, retry_after=60))
+            refused = send(server)
+            redis.kill()
+            redis.wait(10)
+            gone = [send(server).status for _ in range(4)]
+
+            assert {answer.status for answer in hanging} == {200}
+            assert seconds < 5  # a request that waited for Redis would take a second
+            assert refused.status == 429
+            assert set(gone) <= {200, 429}  # the other worker has not heard of the last refusal
+
+
+def test_keys_share_concurrent_requests(provider: ScriptedUpstream, tmp_path: Path) -> None:
+    with running(configure(provider), tmp_path, GUNICORN) as server, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: send(server, stream=True), range(16)))
+
+    assert {answer.ending for answer in answers} == {"completed"}
+    counted = count_keys(provider)
+    assert set(counted) == set(KEYS)
+    assert sum(counted.values()) == 16
+
+
+def test_host_that_refuses_connections_is_replaced(
+    provider: ScriptedUpstream, tmp_path: Path
+) -> None:
+    urls = f"http://127.0.0.1:{unused_port()}/v1,{provider.url}"
+    with running(configure(provider, CHAT_BASE_URL=urls), tmp_path, GUNICORN) as server:
+        answers = [send(server, stream=stream) for stream in (False, True) * 10]
+        state = http.get(f"{server.url}/ready?verbose").json()["upstreams"]["chat"]
+
+    assert {answer.ending for answer in answers} == {"completed"}
+    assert sum(count_keys(provider).values()) == 20
+    assert state["reachable"] is True
+    assert {each["host"] for each in state["resilience"]["endpoints"] if "failures" in each} == {1}
