@@ -240,7 +240,7 @@ class RequestContext:
 
     def new_attempt(self, upstream: str, model: str) -> None:
         """Start an attempt at another upstream; discard losses and headers of the previous one."""
-        self.upstream, self.model = upstream, model
+        self.upstream, self.model, self.endpoint = upstream, model, None
         self.loss_report = self.loss_report.restart(self.conversion_losses)
         self.reply_headers = {}
         self.release_added_memory()

@@ -282,3 +282,30 @@ def test_resident_memory_is_unknown_without_proc(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(OSError))
 
     assert read_resident_memory() is None
+
+
+def test_endpoints_are_labelled_by_their_positions(metrics: MetricsObserver) -> None:
+    endpoints = (
+        Settings.from_env(
+            {"CHAT_BASE_URL": "http://a/v1,http://b/v1", "CHAT_API_KEY": "hidden-1,hidden-2"}
+        )
+        .upstreams[0]
+        .endpoints
+    )
+    for endpoint, condition in zip(
+        endpoints, ("usable", "resting", "broken", "usable"), strict=True
+    ):
+        metrics.record_endpoint(endpoint, condition)
+    metrics.on_endpoint_answer(endpoints[3], has_failed=False)
+    metrics.on_endpoint_answer(endpoints[3], has_failed=True)
+
+    found = read(metrics)
+
+    assert found["endpoint_state"] == {
+        ("1", "1", "chat"): 0, ("1", "2", "chat"): 1, ("2", "1", "chat"): 2, ("2", "2", "chat"): 0,
+    }  # fmt: skip
+    assert found["endpoint_answers_total"] == {
+        ("2", "2", "answered", "chat"): 1,
+        ("2", "2", "failed", "chat"): 1,
+    }
+    assert "hidden" not in metrics.render_text().decode()

@@ -22,6 +22,7 @@ from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.services import Services
 from forwarder.storage.background.stored_request import StoredRequest
 from forwarder.storage.db.background_leases import ResponseOrigin
+from forwarder.upstream.resilience.rests import Rest
 
 Json = dict[str, Any]
 
@@ -207,3 +208,83 @@ def test_work_is_cancelled_at_its_upstream_with_the_key_of_its_client(
     assert [request.url.path for request in requests] == ["/v1/responses/resp_1/cancel"] * 2
     first = requests[0].headers
     assert (first["authorization"], first["x-title"]) == ("Bearer k", "Mine")
+
+
+class TwoAccounts:
+    """A Responses upstream with two keys, which stores responses for each of them alone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
+        self.requests: list[httpx2.Request] = []
+        transport = httpx2.MockTransport(self._answer)
+        monkeypatch.setattr(
+            "forwarder.services.select_transport", lambda settings, heartbeat: transport
+        )
+        self.services = services_of(
+            RESPONSES_API_KEY="sk-key-1,sk-key-2", RESPONSES_PROVIDER="openai", **environment
+        )
+
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        request.read()
+        self.requests.append(request)
+        response: Json = {
+            "id": "resp_1", "object": "response", "background": True, "status": "in_progress",
+            "output": [],
+        }  # fmt: skip
+        events: list[Json] = [
+            {"type": "response.created", "response": response, "sequence_number": 0},
+            {
+                "type": "response.completed",
+                "response": {**response, "status": "completed"},
+                "sequence_number": 1,
+            },
+        ]
+        text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+        return httpx2.Response(200, text=text)
+
+    def origin(self, number: int) -> str:
+        return self.services.settings.upstreams[1].endpoints[number - 1].origin
+
+    def list_keys(self) -> list[str]:
+        return [request.headers["authorization"][-1] for request in self.requests]
+
+
+def new_context() -> RequestContext:
+    return RequestContext("r", "responses", LossReport())
+
+
+def test_work_is_followed_and_cancelled_with_the_key_that_started_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    upstream = TwoAccounts(monkeypatch, FORWARDER_DATABASE_URL="none")
+    calls = UpstreamCalls(upstream.services)
+    work = BackgroundWork(upstream.services, calls)
+    state = upstream.services.resilience.list_endpoint_states()[1]
+    state.rests.add(Rest("", float("inf"), 429, {}))  # what runs there can be read nowhere else
+
+    for number in (1, 2):
+        origin = ResponseOrigin(upstream.origin(number), "resp_1")
+        request = {"model": "responses/m", "input": "hi", "stream": True}
+        list(calls.follow_response(request, None, new_context(), origin))
+        work._cancel_work(origin, None)
+
+    assert upstream.list_keys() == ["1", "1", "2", "2"]
+    assert [request.url.path for request in upstream.requests] == [
+        "/v1/responses/resp_1",
+        "/v1/responses/resp_1/cancel",
+    ] * 2
+
+
+def test_key_that_started_the_work_is_stored_with_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    upstream = TwoAccounts(monkeypatch, FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/state.db")
+    services = upstream.services
+    asked = {"model": "responses/m", "input": "hi", "background": True}
+    work = RequestContext("w", "background", LossReport())
+
+    name = Gateway(services).start_background(asked, None, new_context(), work)["id"]
+    wait_for_end(services, name)
+
+    database = services.require_store()._database
+    stored = database.read(lambda c: c.scalar(sa.text("SELECT upstream FROM responses")))
+    assert stored == upstream.origin(int(upstream.list_keys()[0]))

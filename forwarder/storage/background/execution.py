@@ -166,7 +166,7 @@ class JobExecutor:
                     job.owner,
                     response,
                     job.pending_events,
-                    job.context.upstream,
+                    job.context.origin,
                     job.origin.upstream_id if job.origin else None,
                     job.lock.lease if job.lock else None,
                 )

@@ -125,8 +125,8 @@ class BackgroundJob:
         response = event.get("response")
         if self.origin or type(response) is not dict or response.get("background") is not True:
             return
-        if self.context.upstream and response.get("id"):
-            self.origin = ResponseOrigin(self.context.upstream, str(response["id"]))
+        if self.context.origin and response.get("id"):
+            self.origin = ResponseOrigin(self.context.origin, str(response["id"]))
 
     def _add_event(self, event: Json) -> None:
         self.pending_events.append({**event, "sequence_number": self.next_number})
