@@ -284,3 +284,44 @@ def test_loops_of_a_gevent_worker_end_too(tmp_path: Path) -> None:
     )
 
     assert done.stdout.split() == ["0", "5", "0", "0"], done.stderr
+
+
+TWO_ENDPOINTS = {
+    "CHAT_BASE_URL": "http://up.test/v1",
+    "CHAT_API_KEY": "sk-key-1,sk-key-2",
+    "FORWARDER_DATABASE_URL": "none",
+}
+
+
+def test_upstream_is_found_by_the_origin_of_an_endpoint() -> None:
+    services = Services.build(Settings.from_env(TWO_ENDPOINTS))
+    first, second = services.settings.upstreams[0].endpoints
+
+    found = [services.find_upstream(name) for name in ("chat", first.origin, second.origin)]
+
+    assert [each and each.settings.api_key for each in found] == [
+        "sk-key-1",
+        "sk-key-1",
+        "sk-key-2",
+    ]
+    assert services.find_upstream("chat~gone") is None
+    assert found[0] is not None
+    assert found[0].learned_quirks is found[2].learned_quirks  # type: ignore[union-attr]
+
+
+def test_services_share_states_only_through_a_configured_redis() -> None:
+    assert Services.build(Settings.from_env(TWO_ENDPOINTS)).shared_state is None
+
+
+def test_services_start_and_close_while_redis_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    environment = {**TWO_ENDPOINTS, "FORWARDER_RATE_LIMIT_STORAGE": "redis://:secret@127.0.0.1:1/0"}
+    started_at = time.monotonic()
+    with Services.build(Settings.from_env(environment)) as services:
+        services.start()
+        while not any(
+            getattr(record, "event", None) == "shared_state_down" for record in caplog.records
+        ):
+            assert time.monotonic() < started_at + 10
+            time.sleep(0.01)
+
+    assert "secret" not in caplog.text
