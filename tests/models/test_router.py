@@ -467,3 +467,64 @@ def test_unresolvable_substitute_does_not_break_the_lists(caplog: pytest.LogCapt
     assert record.msg["model"] == "codex-auto-review"
     with pytest.raises(NotFound, match="'a/'"):
         found.resolve("codex-auto-review", "responses")
+
+
+# -- groups ---------------------------------------------------------------------------------------
+
+GROUPS = "fast=b/one*2,a/quick>a/three; gpt-5.6-luna=a/helper"
+
+
+def grouping(**settings: str) -> Router:
+    return router("a chat quick=turbo,fast=alias", "b responses", groups=GROUPS, **settings)
+
+
+@check_each("client", CLIENTS)
+@check_each("name", ["fast", "fast:latest"])
+def test_group_leads_to_its_members_in_their_order(client: str, name: str) -> None:
+    routes = grouping().list_routes(name, client)
+
+    assert [(each.upstream.name, each.protocol, each.model) for each in routes] == [
+        ("b", "responses", "one"),
+        ("a", "chat", "turbo"),  # an alias of that upstream
+        ("a", "chat", "three"),
+    ]
+    members = [each.member for each in routes if each.member is not None]
+    assert [(each.weight, each.order) for each in members] == [(2, 0), (1, 0), (1, 1)]
+
+
+def test_group_hides_an_alias_but_not_an_upstream_s_own_name() -> None:
+    found = grouping()
+
+    assert where(found, "fast", "chat") == "b responses one"
+    assert where(found, "a/fast", "chat") == "a chat alias"
+    assert where(found, "quick", "chat") == "a chat turbo"
+    assert found.list_routes("a/fast", "chat")[0].member is None
+
+
+def test_group_may_be_the_default_model_or_a_helper_model() -> None:
+    found = grouping(default_model="fast")
+
+    assert where(found, None, "chat") == "b responses one"
+    assert where(found, "gpt-5.6-luna", "responses") == "a chat helper"
+
+
+def test_groups_are_listed_and_hidden_by_registered_models() -> None:
+    found = grouping()
+
+    assert ("fast", "group") in found.list_models()
+    assert found.find_owner("fast") == "group"
+    assert ("a/fast", "a") in found.list_models()
+    assert not found.is_same_model("fast", "b/one", CLIENTS)
+    assert found.make_public_id("b", "fast") == "b/fast"
+
+    mine = RegisteredModel(name="fast:latest", model="a/three")
+    hidden = Router(
+        Settings.from_env(
+            {"FORWARDER_UPSTREAMS": "a,b", "A_BASE_URL": URL, "B_BASE_URL": URL,
+             "FORWARDER_GROUPS": GROUPS}
+        ),
+        lambda name: mine if name == "fast" else None,
+    )  # fmt: skip
+    assert where(hidden, "fast", "chat") == "a chat three"
+    assert hidden.find_owner("fast") == "registered"
+    assert ("fast", "group") not in hidden.list_models()
