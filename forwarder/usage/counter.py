@@ -177,16 +177,18 @@ def count_request(context: RequestContext, seconds: float) -> tuple[int, ...]:
     )
     failed = not cancelled and (context.status >= 400 or context.error is not None)
     first = context.first_event_at
-    input_tokens, output_tokens = read_token_counts(usage)
+    input_tokens, output_tokens = (
+        min(tokens or 0, MAX_REQUEST_TOKENS) for tokens in read_token_counts(usage)
+    )
     return (
         1,
         failed,
         cancelled,
         isinstance(usage, EstimatedUsage),
-        min(input_tokens or 0, MAX_REQUEST_TOKENS),
-        read_cached_tokens(usage),
-        min(output_tokens or 0, MAX_REQUEST_TOKENS),
-        read_reasoning_tokens(usage),
+        input_tokens,
+        min(read_cached_tokens(usage), input_tokens),
+        output_tokens,
+        min(read_reasoning_tokens(usage), output_tokens),
         first is not None,
         0 if first is None else round((first - context.started_at) * 1000),
         round(seconds * 1000),

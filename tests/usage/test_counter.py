@@ -188,6 +188,20 @@ def test_huge_tokens_are_bounded(usage: UsageCounter, store: FailingStore) -> No
     assert counts.input_tokens == counts.output_tokens == counter.MAX_REQUEST_TOKENS
 
 
+def test_parts_of_tokens_never_exceed_them(usage: UsageCounter, store: FailingStore) -> None:
+    odd = {
+        "input_tokens": 10,
+        "output_tokens": 5,
+        "input_tokens_details": {"cached_tokens": 90},
+        "output_tokens_details": {"reasoning_tokens": 70},
+    }
+    count(usage, store, usage=odd)
+    counts = count(usage, store, usage={"input_tokens": 100, "output_tokens": 100})
+
+    assert (counts.input_tokens, counts.cached_tokens) == (110, 10)
+    assert (counts.output_tokens, counts.reasoning_tokens) == (105, 5)
+
+
 def test_invented_models_of_one_client_are_bounded(
     monkeypatch: pytest.MonkeyPatch, store: FailingStore
 ) -> None:
