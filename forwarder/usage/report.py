@@ -34,6 +34,9 @@ MAX_ROWS = 10_000
 
 MAX_DAYS = 3660
 
+MAX_TIME = 253_402_297_200
+"""9999-12-31T23:00:00Z, the last whole hour that can be written as a date."""
+
 DEFAULT_DAYS = 7
 
 SUM_COLUMNS = UsageCounts._fields[:8]
@@ -286,20 +289,23 @@ def parse_time(text: str, param: str, is_end: bool = False) -> int:
     With ``is_end`` a date is the end of its day.
     """
     text = text.strip()
-    if _SECONDS.fullmatch(text):
-        return int(text)
     try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        seconds = int(moment.timestamp())
+        if _SECONDS.fullmatch(text):
+            seconds = int(text)
+        else:
+            moment = datetime.fromisoformat(text)
+            if moment.tzinfo is None:
+                moment = moment.replace(tzinfo=UTC)
+            seconds = int(moment.timestamp())
+        if is_end and _DATE.fullmatch(text):
+            seconds += DAY_SECONDS
     except (ValueError, OverflowError):
         seconds = -1
-    if seconds < 0:
+    if not 0 <= seconds <= MAX_TIME:
         raise invalid_parameter(
             param, "a date such as 2026-01-31, a time such as 2026-01-31T12:00Z, or Unix seconds"
         )
-    return seconds + DAY_SECONDS if is_end and _DATE.fullmatch(text) else seconds
+    return seconds
 
 
 def invalid_parameter(param: str, expected: str) -> InvalidRequest:

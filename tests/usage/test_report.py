@@ -16,6 +16,7 @@ from forwarder.usage.prices import PriceTable
 from forwarder.usage.report import (
     UsageReporter,
     escape_cell,
+    format_time,
     iterate_table,
     parse_group,
     parse_range,
@@ -236,6 +237,16 @@ def test_other_times_are_refused(text: str) -> None:
         parse_time(text, "to")
 
     assert raised.value.param == "to"
+
+
+@check_each("text", ["9999-12-31", "9999-12-31T23:30", "9999-12-31T23:59:59.9-01:00"])
+def test_times_that_cannot_be_written_as_whole_hours_are_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        parse_range("9999-12-30", text, float(START))
+
+    assert (raised.value.param, raised.value.code) == ("to", "invalid_value")
+    end = parse_range("9999-12-30", "9999-12-31T22:59:59", float(START))[1]
+    assert format_time(end) == "9999-12-31T23:00:00Z"
 
 
 @check_each(
