@@ -160,7 +160,7 @@ class Services:
         cipher = TokenCipher(secrets or (new_secret,))
         # A capture does not contain its client's key.
         cipher.accepts_all_owners = replay is not None
-        owners = OwnerResolver(database, ())
+        owners = OwnerResolver(database, (), settings.client_names)
         owners.add_secrets(secrets)
         registry = build_registry(
             database, secrets, partial(drop_upstream, upstreams, uploads, resilience)

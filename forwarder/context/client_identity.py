@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from ipaddress import IPv6Address, ip_address
 
@@ -56,16 +57,29 @@ def is_guessable(owner: str) -> bool:
     return owner != ANONYMOUS and not owner.startswith(OWNER_PREFIX)
 
 
+def strip_client_name(key: str, names: Mapping[str, str | None]) -> str:
+    """Return the part after the colon of a ``NAME:KEY`` that a client sent as a whole.
+
+    ``names`` has both forms of such a key, as `Settings.client_names` has them.
+    """
+    name = names.get(key)
+    short = key.removeprefix(f"{name}:")
+    return short if name and names.get(short) == name else key
+
+
 def make_account_id(key: str | None, address: str | None, settings: Settings) -> str:
     """Return the account that a request is charged to, as 64 hexadecimal digits.
 
     The key identifies the account only if it is verified; otherwise every invented key would be
-    a new account. All addresses of an IPv6 /64 network are one account. Without
-    FORWARDER_SECRET_KEY the result is a plain hash, because workers share the rate-limit storage
-    but no secret.
+    a new account. Both forms of a key with a name are one account, and so are all addresses of an
+    IPv6 /64 network. Without FORWARDER_SECRET_KEY the result is a plain hash, because workers share
+    the rate-limit storage but no secret.
     """
     checked = settings.api_keys or all(u.passthrough_key for u in settings.upstreams)
-    text = f"key {key}" if key and checked else f"address {normalize_address(address)}"
+    if key and checked:
+        text = f"key {strip_client_name(key, settings.client_names)}"
+    else:
+        text = f"address {normalize_address(address)}"
     if not settings.secret_keys:
         return hashlib.sha256(text.encode()).hexdigest()
     return hmac.digest(derive_key(settings.secret_keys[0], "payer"), text.encode(), "sha256").hex()

@@ -7,6 +7,9 @@ oldest. When a client connects, it moves data stored under the other keys, or un
 digests of older versions, to that owner.
 
 Without a secret shared by all workers, owners are the digests of API keys.
+
+A key with a name is accepted with the name too (``alice:KEY``) and has the owner of the key alone.
+What an older version stored under the whole text moves there as well.
 """
 
 from __future__ import annotations
@@ -15,10 +18,16 @@ import secrets as random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
-from forwarder.context.client_identity import derive_owner, hash_client_key, is_guessable
+from forwarder.context.client_identity import (
+    derive_owner,
+    hash_client_key,
+    is_guessable,
+    strip_client_name,
+)
 from forwarder.core.concurrency import spawn
 from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import StoreUnavailable
@@ -40,11 +49,18 @@ RETRY_SECONDS = 1.0
 class OwnerResolver:
     """Owners of a database; without a database, digests of API keys.
 
-    ``secrets`` are shared by all workers; the first one encrypts.
+    ``secrets`` are shared by all workers; the first one encrypts. ``client_names`` are the names of
+    keys, as in the settings.
     """
 
-    def __init__(self, database: Database | None, secrets: Sequence[str]) -> None:
+    def __init__(
+        self,
+        database: Database | None,
+        secrets: Sequence[str],
+        client_names: Mapping[str, str | None] = MappingProxyType({}),
+    ) -> None:
         self._database = database
+        self._client_names = client_names
         self._repository = OwnerRepository(database) if database is not None else None
         self._keys: list[bytes] = []
         self._checked_at: OrderedDict[str, float] = OrderedDict()
@@ -64,7 +80,7 @@ class OwnerResolver:
 
     def derive_owner(self, client_key: str | None) -> str:
         """Return the owner without a database query."""
-        digest = hash_client_key(client_key)
+        digest = hash_client_key(strip_client_name(client_key or "", self._client_names))
         return derive_owner(self._keys[0], digest) if client_key and self._keys else digest
 
     def find_owner(self, client_key: str | None) -> str:
@@ -72,9 +88,9 @@ class OwnerResolver:
 
         While the database is not writable, the result may be an earlier owner.
         """
-        if client_key and self._repository is not None and self._has_secret:
+        if client_key and self._repository is not None:
             try:
-                if not self._keys:
+                if self._has_secret and not self._keys:
                     self._load_keys(self._repository)
                 return self._migrate_earlier_owners(self._repository, client_key)
             except StoreUnavailable:
@@ -106,10 +122,15 @@ class OwnerResolver:
             self.migrate_owner(owner)
 
     def _migrate_earlier_owners(self, repository: OwnerRepository, client_key: str) -> str:
-        now, digest = self.derive_owner(client_key), hash_client_key(client_key)
+        now, client_key = (
+            self.derive_owner(client_key),
+            strip_client_name(client_key, self._client_names),
+        )
+        digest, earlier = hash_client_key(client_key), self._list_earlier_owners(client_key)
+        if not earlier:
+            return now
         if time.monotonic() - self._checked_at.get(digest, float("-inf")) < CHECK_SECONDS:
             return now
-        earlier = [digest, *(derive_owner(key, digest) for key in self._keys[1:])]
         is_done = True
         for before in earlier:
             if repository.has_rows(before):
@@ -124,6 +145,16 @@ class OwnerResolver:
             while len(self._checked_at) > MAX_CHECKED_OWNERS:
                 self._checked_at.popitem(last=False)
         return now
+
+    def _list_earlier_owners(self, client_key: str) -> list[str]:
+        digest, name = hash_client_key(client_key), self._client_names.get(client_key)
+        earlier = [derive_owner(key, digest) for key in self._keys[1:]]
+        if self._keys:
+            earlier.insert(0, digest)
+        if name and self._client_names.get(whole := f"{name}:{client_key}") == name:
+            digest = hash_client_key(whole)
+            earlier += [digest, *(derive_owner(key, digest) for key in self._keys)]
+        return earlier
 
     # -- the keys -------------------------------------------------------------------------------
 

@@ -75,6 +75,14 @@ def test_account_id_is_an_hmac_under_the_secret_key() -> None:
     assert secret[0] == secret[1] != secret[2]
 
 
+def test_both_forms_of_a_key_are_one_account() -> None:
+    keys = {"FORWARDER_API_KEYS": "sk-1,bob:alice:sk-1"}
+
+    assert of("alice:sk-1", None, FORWARDER_API_KEYS="alice:sk-1") == of("sk-1", None, **keys)
+    assert of("bob:alice:sk-1", None, **keys) == of("alice:sk-1", None, **keys)
+    assert of("alice:sk-1", None, **keys) != of("sk-1", None, **keys)
+
+
 def test_owner_depends_on_the_owner_key() -> None:
     digest, other = hash_client_key("key"), hash_client_key("other")
     owner = derive_owner(b"k" * 32, digest)

@@ -103,6 +103,26 @@ def test_data_of_older_versions_is_moved_at_the_first_request(database: SqliteDa
     assert list_names(database, hash_client_key("l")) == {"another's"}
 
 
+@pytest.mark.parametrize("secrets", [[], ["s"]])
+@pytest.mark.parametrize("sent", ["k", "alice:k"])
+def test_both_forms_of_a_key_have_one_owner(
+    database: SqliteDatabase, secrets: list[str], sent: str
+) -> None:
+    names = {"k": "alice", "alice:k": "alice", "l": None}
+    earlier = OwnerResolver(database, secrets)  # before names were split off
+    add_completion(database, earlier.find_owner("k"), "of the key")
+    add_completion(database, earlier.find_owner("alice:k"), "of the whole text")
+    add_completion(database, hash_client_key("alice:k"), "of a plain digest")
+    owners = OwnerResolver(database, secrets, names)
+
+    owner = owners.find_owner(sent)
+
+    assert owner == owners.derive_owner("k") == owners.derive_owner("alice:k")
+    assert owner == earlier.derive_owner("k")
+    assert list_names(database, owner) == {"of the key", "of the whole text", "of a plain digest"}
+    assert owners.find_owner("alice:l") != owners.find_owner("l")
+
+
 def test_earlier_owners_are_checked_periodically(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
