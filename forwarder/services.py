@@ -273,6 +273,7 @@ class Services:
             cleanup.add(uploads.close)
         for observer in self.observers:
             cleanup.add(observer.close)
+        cleanup.add(self.usage_reports.close)
         cleanup.add(self.hosted_tools.close)
         cleanup.add(self.health.stop)
         if self.process_sampler is not None:

@@ -251,24 +251,32 @@ def count():
     gevent.sleep(0.1)
     gc.collect()
     alive = sum(isinstance(o, gevent.Greenlet) and not o.dead for o in gc.get_objects())
-    return alive, len(os.listdir("/proc/self/fd"))
+    return alive, len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+def use(services):  # everything that has a thread of its own
+    services.usage_reports.make_report(0, 3600)
+    services.capture.feed.read_state()
+    services.capture.feed.read_summaries([])
+    services.capture.run_blocking(int)
 
 settings = Settings.from_env(dict(os.environ))
-with Services.build(settings):  # what is opened once in a process
-    pass
+with Services.build(settings) as services:  # what is opened once in a process
+    services.start()
+    gevent.sleep(0.1)
 before = count()
 services = Services.build(settings)
 built = count()
 services.start()
 started = count()
+use(services)
 services.close()
 after = count()
-print(built[0] - before[0], started[0] - built[0], after[0] - before[0], after[1] - before[1])
+print(built[0] - before[0], started[0] - built[0], *(a - b for a, b in zip(after, before)))
 """
 
 
 @pytest.mark.live
-def test_loops_of_a_gevent_worker_end_too(tmp_path: Path) -> None:
+def test_loops_and_threads_of_a_gevent_worker_end_too(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", GREENLETS],
         cwd=ROOT,
@@ -283,7 +291,7 @@ def test_loops_of_a_gevent_worker_end_too(tmp_path: Path) -> None:
         timeout=60,
     )
 
-    assert done.stdout.split() == ["0", "5", "0", "0"], done.stderr
+    assert done.stdout.split() == ["0", "5", "0", "0", "0"], done.stderr
 
 
 TWO_ENDPOINTS = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Generic, Protocol, TypeVar
 
 import gevent
@@ -31,10 +31,15 @@ wait_process: Callable[[int, int], tuple[int, int]] = monkey.get_original("os", 
 """``os.waitpid`` for a process that `spawn_process` has started; gevent's knows only its own."""
 
 
+MAX_CLOSE_SECONDS = 2.0
+"""How long `BlockingPool.close` waits for work that has begun."""
+
+
 class BlockingPool:
     """Runs blocking work, at most ``max_tasks`` pieces at once.
 
-    If a waiting caller is interrupted, its work still runs to its end.
+    If a waiting caller is interrupted, its work still runs to its end. Threads start with the first
+    work and end only when the pool is closed.
     """
 
     def __init__(self, max_tasks: int) -> None:
@@ -48,6 +53,13 @@ class BlockingPool:
             return outcome.unwrap()
         with self._slots:
             return work()
+
+    def close(self) -> None:
+        """End the threads after the work that has begun. Later work runs in the caller's thread."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            with suppress(TimeoutError), gevent.Timeout(MAX_CLOSE_SECONDS, TimeoutError):
+                pool.kill()
 
 
 class ClientSlots:

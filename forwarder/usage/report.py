@@ -166,6 +166,10 @@ class UsageReporter:
         first = total[0] if total else make_line({})
         return UsageReport(start, end, chosen, self.is_shared, lines, first)
 
+    def close(self) -> None:
+        """End the thread that computes reports."""
+        self._worker.close()
+
     def encode(self, report: UsageReport, form: str) -> bytes:
         """Return a report as ``csv`` or as ``json``."""
         if form == "csv":

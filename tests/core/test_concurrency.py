@@ -70,7 +70,7 @@ def test_spawned_work_runs_in_the_background() -> None:
 UNDER_GEVENT = """
 from gevent import monkey
 monkey.patch_all()
-import threading, time, gevent
+import os, threading, time, gevent
 from forwarder.core.concurrency import BlockingPool, native_sleep, spawn
 
 ticks = []
@@ -86,6 +86,10 @@ try:
     aside.run(lambda: 1 // 0)
 except ZeroDivisionError:
     print("fine")
+threads = len(os.listdir("/proc/self/task"))
+aside.close()
+aside.close()
+print(threads - len(os.listdir("/proc/self/task")), aside.run(lambda: 5))
 """
 
 
@@ -94,5 +98,5 @@ def test_under_gevent_the_loop_keeps_running() -> None:
     done = subprocess.run(
         [sys.executable, "-c", UNDER_GEVENT], capture_output=True, text=True, timeout=30
     )
-    assert done.stdout == "fine\n", done.stderr
+    assert done.stdout == "fine\n1 5\n", done.stderr
     assert not done.stderr  # only the waiting caller gets the exception

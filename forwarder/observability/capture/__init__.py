@@ -88,9 +88,12 @@ class CaptureObserver(RequestObserver):
         self._upkeep.start()
 
     def close(self) -> None:
-        """End the background task."""
+        """End the background task and the threads."""
         self._upkeep.stop()
         self.running.close()
+        self.feed.close()
+        self._reading.close()
+        self._worker.close()
 
     def on_request(self, context: RequestContext, header: Callable[[str], str | None]) -> None:
         """Register the exchange as a running one."""

@@ -74,6 +74,10 @@ class ExchangeFeed:
         """Return the summaries of finished exchanges, in the order of ``names``."""
         return self._pool.run(lambda: list(self._find_summaries(names)))
 
+    def close(self) -> None:
+        """End the thread that reads the store."""
+        self._pool.close()
+
     def _find_summaries(self, names: list[str]) -> Iterator[Json]:
         for name in names:
             summary = self._summaries.get(name) or self._store.read_summary(name)

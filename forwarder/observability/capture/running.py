@@ -196,9 +196,10 @@ class RunningExchanges:
             self._pool.run(self._files.prune)
 
     def close(self) -> None:
-        """Remove the files of this worker."""
+        """Remove the files of this worker, and end the thread that writes them."""
         for name in list(self._published):
             self._remove_file(name)
+        self._pool.close()
 
     def _is_outdated(self, each: RunningExchange, now: float) -> bool:
         published = self._published.get(each.name)

@@ -376,6 +376,8 @@ class SqliteDatabase(Database):
 
     def close(self) -> None:
         super().close()
+        self._write_batcher.close()
+        self._reader_pool.close()
         self._close_idle_connections()
 
     def _close_idle_connections(self) -> None:

@@ -57,6 +57,10 @@ class WriteBatcher:
         """Run a function that is not a transaction."""
         return self._writer.run(work)
 
+    def close(self) -> None:
+        """End the thread that writes."""
+        self._writer.close()
+
     def _run_batch(self) -> None:
         jobs = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH_SIZE))]
         if len(jobs) == 1 or not self._run_as_one(jobs):
