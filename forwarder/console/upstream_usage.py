@@ -14,7 +14,7 @@ from typing import NamedTuple
 from flask import Response
 
 from forwarder.console.blueprint import blueprint, render_page
-from forwarder.core.errors import shorten_value
+from forwarder.core.errors import ForwarderError, shorten_value
 from forwarder.server.extension import get_services
 from forwarder.storage.db.usage import HOUR_SECONDS, UsageCounts
 from forwarder.usage.counter import NO_UPSTREAM
@@ -74,6 +74,14 @@ def collect_usage() -> dict[str, object]:
         "hours": HOURS,
         "is_shared": report.is_shared,
     }
+
+
+def try_collect_usage() -> dict[str, object]:
+    """Return the values of the part, or the message of an ``error``, for the page around it."""
+    try:
+        return collect_usage()
+    except ForwarderError as error:
+        return {"error": error.message}
 
 
 def list_rows(lines: Sequence[UsageLine], hours: Sequence[int]) -> list[UpstreamUsage]:

@@ -22,7 +22,7 @@ from werkzeug.wrappers import Response as Redirect
 from forwarder.config.parsers import parse_quirks
 from forwarder.config.settings import UpstreamSettings
 from forwarder.console.blueprint import blueprint, read_form_field, render_page, stream_page
-from forwarder.console.upstream_usage import collect_usage
+from forwarder.console.upstream_usage import try_collect_usage
 from forwarder.core.errors import (
     ForwarderError,
     InvalidRequest,
@@ -348,7 +348,7 @@ def list_upstreams() -> Response:
         models=[describe_model(remote) for remote in remotes[:MAX_ROWS]],
         more_models=max(0, len(remotes) - MAX_ROWS),
         why_no_models=make_disabled_error().message if services.database is None else "",
-        usage=collect_usage() if is_whole else None,
+        usage=try_collect_usage() if is_whole else None,
         saved=find_saved_name(),
         deleted="deleted" in get_request().args,
         process=os.getpid(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import time
 from pathlib import Path
 
@@ -127,3 +128,6 @@ def test_unavailable_database_is_an_error_of_the_part_only(
     assert part.status_code == 503
     assert part.text.startswith('<p class="notice bad"')
     assert client.get("/console/upstreams").status_code == 200
+    whole = client.get("/console/upstreams?check=1")
+    assert whole.status_code == 200
+    assert html.escape(StoreUnavailable().message).replace("&#x27;", "&#39;") in whole.text
