@@ -48,6 +48,10 @@ def print_usage(
         report = reports.make_report(first, last, parse_group(group), client)
     except ForwarderError as error:
         raise click.ClickException(error.message) from error
+    if report.is_truncated:
+        click.echo(
+            f"Only the first {len(report.lines)} lines follow; the total is that of all.", err=True
+        )
     if as_csv:
         click.echo(escape_control_characters(report.to_csv().replace("\r\n", "\n")), nl=False)
     else:

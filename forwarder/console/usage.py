@@ -12,7 +12,7 @@ from forwarder.core.types import Json
 from forwarder.core.validate import check_enum
 from forwarder.server.extension import get_request, get_services
 from forwarder.storage.db.usage import DAY_SECONDS, HOUR_SECONDS
-from forwarder.usage.report import NAME_GROUPS, UsageLine
+from forwarder.usage.report import NAME_GROUPS, UsageLine, sort_by_tokens
 
 
 class Period(NamedTuple):
@@ -31,7 +31,7 @@ PERIODS = {
 }
 
 MAX_LISTED = 200
-"""Rows of the table; the file has all."""
+"""Rows of the table; the file has more, separated by time."""
 
 MAX_CLIENTS = 1000
 """Names in the selection of clients."""
@@ -50,25 +50,32 @@ class Selection(NamedTuple):
     def step(self) -> int:
         return PERIODS[self.period].step
 
+    @property
+    def width(self) -> str:
+        """The name of the step: ``hour`` or ``day``."""
+        return "hour" if self.step == HOUR_SECONDS else "day"
+
 
 @blueprint.get("/usage")
 def show_usage() -> Response:
     """Show the usage of a period, by client, model or upstream."""
     selection = read_selection()
     reports = get_services().usage_reports
-    lines = reports.list_totals(selection.start, selection.end, [selection.group], selection.client)
-    report = reports.make_report(selection.start, selection.end, (), selection.client)
-    clients = reports.list_totals(selection.start, selection.end, ["client"])
+    report, series = reports.make_reports(
+        selection.start, selection.end, [[selection.group], [selection.width]], selection.client
+    )
+    lines = sort_by_tokens(report.lines)
     return render_page(
         "usage.html",
         selection=selection,
         periods=PERIODS,
         groups=NAME_GROUPS,
-        clients=sorted(str(line.client) for line in clients[:MAX_CLIENTS]),
+        clients=reports.list_clients(selection.start, selection.end, MAX_CLIENTS),
         lines=lines[:MAX_LISTED],
         left_out=len(lines) - MAX_LISTED,
+        is_truncated=report.is_truncated,
         total=report.total,
-        series=make_series(selection),
+        series=make_series(selection, series.lines),
         is_shared=report.is_shared,
     )
 
@@ -77,12 +84,12 @@ def show_usage() -> Response:
 def download_usage() -> Response:
     """Return the usage of the period as CSV, separated by time and by the group."""
     selection = read_selection()
-    width = "hour" if selection.step == HOUR_SECONDS else "day"
-    report = get_services().usage_reports.make_report(
-        selection.start, selection.end, [width, selection.group], selection.client
+    reports = get_services().usage_reports
+    report = reports.make_report(
+        selection.start, selection.end, [selection.width, selection.group], selection.client
     )
-    answer = Response(report.to_csv(), mimetype="text/csv")
-    answer.headers["Content-Disposition"] = 'attachment; filename="usage.csv"'
+    answer = Response(reports.encode(report, "csv"), mimetype="text/csv")
+    answer.headers["Content-Disposition"] = f'attachment; filename="{report.file_name}"'
     return answer
 
 
@@ -97,13 +104,9 @@ def read_selection() -> Selection:
     return Selection(period, start, end, group, arguments.get("client") or None)
 
 
-def make_series(selection: Selection) -> Json:
+def make_series(selection: Selection, found: list[UsageLine]) -> Json:
     """Return the data of the charts: a list of times, and lists of values of the same length."""
-    name = "hour" if selection.step == HOUR_SECONDS else "day"
-    report = get_services().usage_reports.make_report(
-        selection.start, selection.end, [name], selection.client
-    )
-    lines = {line.start: line for line in report.lines}
+    lines = {line.start: line for line in found}
     times = range(selection.start, selection.end, selection.step)
     points = [lines.get(at) for at in times]
     return {

@@ -195,10 +195,11 @@ def make_usage_report() -> Json:
             "group": TEXTS,
             "shared": FLAG,
             "currency": TEXT,
+            "truncated": FLAG,
             "data": {"type": "array", "items": line},
             "total": line,
         },
-        ("object", "from", "to", "group", "shared", "currency", "data", "total"),
+        ("object", "from", "to", "group", "shared", "currency", "truncated", "data", "total"),
     )
 
 

@@ -42,10 +42,11 @@ def show_usage() -> Response:
     group = parse_group(request.args.get("group"))
     start, end = parse_range(request.args.get("from"), request.args.get("to"), time.time())
     reports = get_services().usage_reports
-    encoded = reports.encode(reports.make_report(start, end, group, client), form)
+    report = reports.make_report(start, end, group, client)
+    encoded = reports.encode(report, form)
     answer = Response(encoded, mimetype="text/csv" if form == "csv" else "application/json")
     if form == "csv":
-        answer.headers["Content-Disposition"] = 'attachment; filename="usage.csv"'
+        answer.headers["Content-Disposition"] = f'attachment; filename="{report.file_name}"'
     answer.headers["Cache-Control"] = "no-store"
     return answer
 
@@ -74,9 +75,12 @@ def show_completions_usage() -> Response:
         last,
         ["hour" if width == HOUR_SECONDS else "day", *(OPENAI_GROUPS[name] for name in names)],
     )
+    if report.is_truncated:  # the last bucket is not whole; the next page begins with it
+        last = max(report.lines[-1].start or 0, page + width)
     results: dict[int, list[Json]] = {at: [] for at in range(page, last, width)}
     for line in report.lines:
-        results[line.start or 0].append(make_result(line, names))
+        if (line.start or 0) in results:
+            results[line.start or 0].append(make_result(line, names))
     has_more = last < end
     return json_answer(
         {

@@ -6,19 +6,23 @@ the upstream has for it, and by either with the upstream (``chat/qwen-plus``).
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import translate
 from functools import cache, lru_cache
 from pathlib import Path
 
 from forwarder.config.parsers import Price, make_prices
 from forwarder.config.settings import Settings
-from forwarder.storage.db.usage import UsageCounts
+from forwarder.storage.db.usage import UsageCounts, compute_cost
 
 SHIPPED_PRICES = Path(__file__).with_name("prices.toml")
 
-MAX_CACHED_MODELS = 1024
+MAX_CACHED_MODELS = 4096
+
+Matcher = Callable[[str], object]
+"""Returns a true value for a name that matches a pattern."""
 
 
 class PriceTable:
@@ -26,26 +30,19 @@ class PriceTable:
 
     def __init__(self, settings: Settings) -> None:
         self._aliases = {upstream.name: upstream.aliases for upstream in settings.upstreams}
-        self._prices = [*sort_patterns(settings.prices), *sort_patterns(load_shipped_prices())]
+        self._prices = [*compile_patterns(settings.prices), *compile_shipped_prices()]
         self.find_price = lru_cache(MAX_CACHED_MODELS)(self._find_price)
 
     def compute_cost(self, model: str, upstream: str, counts: UsageCounts) -> float | None:
         """Return the cost of tokens in USD, None if the model has no price."""
         price = self.find_price(model, upstream)
-        if price is None:
-            return None
-        cached = min(counts.cached_tokens, counts.input_tokens)
-        return (
-            (counts.input_tokens - cached) * price.input
-            + cached * price.cached
-            + counts.output_tokens * price.output
-        ) / 1_000_000
+        return None if price is None else compute_cost(counts, price)
 
     def _find_price(self, model: str, upstream: str) -> Price | None:
         """Return the price of a model at an upstream; cached as `find_price`."""
         names = list(self._list_names(model, upstream))
-        for pattern, price in self._prices:
-            if any(fnmatchcase(name, pattern) for name in names):
+        for matches, price in self._prices:
+            if any(map(matches, names)):
                 return price
         return None
 
@@ -62,5 +59,12 @@ def load_shipped_prices() -> Mapping[str, Price]:
     return make_prices(tomllib.loads(SHIPPED_PRICES.read_text(encoding="utf-8")))
 
 
-def sort_patterns(prices: Mapping[str, Price]) -> list[tuple[str, Price]]:
-    return sorted(prices.items(), key=lambda item: -len(item[0]))
+@cache
+def compile_shipped_prices() -> list[tuple[Matcher, Price]]:
+    return compile_patterns(load_shipped_prices())
+
+
+def compile_patterns(prices: Mapping[str, Price]) -> list[tuple[Matcher, Price]]:
+    """Return a function that matches names for each pattern, the longest pattern first."""
+    ordered = sorted(prices.items(), key=lambda item: -len(item[0]))
+    return [(re.compile(translate(pattern)).match, price) for pattern, price in ordered]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import orjson
@@ -20,7 +20,14 @@ import orjson
 from forwarder.core.concurrency import BlockingPool
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
-from forwarder.storage.db.usage import DAY_SECONDS, HOUR_SECONDS, UsageCounts, UsageQuery, UsageSum
+from forwarder.storage.db.usage import (
+    DAY_SECONDS,
+    HOUR_SECONDS,
+    PricedSum,
+    Prices,
+    UsageCounts,
+    UsageQuery,
+)
 from forwarder.usage.prices import PriceTable
 from forwarder.usage.store import UsageStore
 
@@ -30,7 +37,12 @@ NAME_GROUPS = ("client", "model", "upstream")
 NO_COUNTS = UsageCounts()
 
 MAX_ROWS = 10_000
-"""Rows that a report is computed from, which takes up to 0.1 s."""
+"""Lines of a report. Making and encoding them takes up to 0.2 s, outside of the event loop."""
+
+MAX_PRICED_MODELS = 500
+"""Pairs of model and upstream of which a report looks up prices, those with the most tokens first:
+clients may invent any number of names.
+"""
 
 MAX_DAYS = 3660
 
@@ -92,7 +104,9 @@ class UsageReport:
     """The usage from ``start`` until before ``end``.
 
     ``is_shared`` is false if it is only that of one worker. ``group`` has the names by which
-    ``lines`` are separated, in the order in which they are sorted.
+    ``lines`` are separated, in the order in which they are sorted. With ``is_truncated`` there were
+    more than `MAX_ROWS` of them: the later ones are left out, without a time those with the fewest
+    tokens. ``total`` is always that of all.
     """
 
     start: int
@@ -101,6 +115,12 @@ class UsageReport:
     is_shared: bool
     lines: list[UsageLine]
     total: UsageLine
+    is_truncated: bool = False
+
+    @property
+    def file_name(self) -> str:
+        """The name of a file with the lines, which says so if some are left out."""
+        return "usage-truncated.csv" if self.is_truncated else "usage.csv"
 
     def to_json(self) -> Json:
         return {
@@ -110,6 +130,7 @@ class UsageReport:
             "group": list(self.group),
             "shared": self.is_shared,
             "currency": "USD",
+            "truncated": self.is_truncated,
             "data": [line.to_json(self.group) for line in self.lines],
             "total": self.total.to_json(()),
         }
@@ -146,29 +167,29 @@ class UsageReporter:
         """Return the sums of the hours from ``start`` until before ``end``.
 
         ``group`` has at most one of ``hour`` and ``day``, and any of ``client``, ``model`` and
-        ``upstream``. With ``client`` it is the usage of this client. Raises InvalidRequest if there
-        are too many rows, StoreUnavailable if the database cannot be read.
+        ``upstream``. With ``client`` it is the usage of this client. Raises StoreUnavailable if the
+        database cannot be read.
         """
+        return self.make_reports(start, end, [group], client)[0]
+
+    def make_reports(
+        self, start: int, end: int, groups: Iterable[Sequence[str]], client: str | None = None
+    ) -> list[UsageReport]:
+        """Return a report, as `make_report` does, for each of ``groups``."""
         self._flush()
-        chosen = tuple(name for name in (*TIME_GROUPS, *NAME_GROUPS) if name in group)
-        # Each model has its own price.
-        by = tuple(dict.fromkeys((*chosen, "model", "upstream")))
-        sums = self._store.sum_counts(UsageQuery(start, end, by, client), MAX_ROWS + 1)
-        if len(sums) > MAX_ROWS:
-            raise InvalidRequest(
-                "This is too much usage for one report: choose a shorter time, days instead of "
-                "hours, or fewer groups.",
-                param="group",
-                code="invalid_value",
-            )
-        make_lines = partial(self._make_lines, sums, by)
-        lines, total = self._worker.run(lambda: (make_lines(chosen), make_lines(())))
-        first = total[0] if total else make_line({})
-        return UsageReport(start, end, chosen, self.is_shared, lines, first)
+        prices = self._find_prices(start, end, client)
+        return [self._make_report(UsageQuery(start, end, tuple(group), client), prices)
+                for group in groups]  # fmt: skip
+
+    def list_clients(self, start: int, end: int, limit: int) -> list[str]:
+        """Return the names of clients in their order, those with the most tokens if too many."""
+        query = UsageQuery(start, end, ("client",), largest_first=True)
+        return sorted(str(key[0]) for key, _ in self._store.sum_counts(query, limit))
 
     def close(self) -> None:
-        """End the thread that computes reports."""
+        """End the threads that compute reports."""
         self._worker.close()
+        self._store.close()
 
     def encode(self, report: UsageReport, form: str) -> bytes:
         """Return a report as ``csv`` or as ``json``."""
@@ -181,7 +202,8 @@ class UsageReporter:
         lines = {line.start: line for line in self.make_report(start, end, ["hour"], client).lines}
         first = start - start % HOUR_SECONDS
         return [
-            lines.get(hour) or make_line({"hour": hour}) for hour in range(first, end, HOUR_SECONDS)
+            lines.get(hour) or make_line(("hour",), PricedSum((hour,), NO_COUNTS, None, 0))
+            for hour in range(first, end, HOUR_SECONDS)
         ]
 
     def list_totals(
@@ -191,41 +213,64 @@ class UsageReporter:
 
         The line with the most tokens is the first.
         """
-        lines = self.make_report(start, end, group, client).lines
-        return sorted(lines, key=lambda line: -line.counts.input_tokens - line.counts.output_tokens)
+        return sort_by_tokens(self.make_report(start, end, group, client).lines)
 
-    def _make_lines(
-        self, sums: list[UsageSum], by: tuple[str, ...], group: tuple[str, ...]
-    ) -> list[UsageLine]:
-        """Add up sums that are separated by ``by``, which contains ``group``."""
-        model_at, upstream_at = by.index("model"), by.index("upstream")
-        positions = [by.index(name) for name in group]
-        totals: dict[tuple[int | str, ...], tuple[UsageCounts, float | None, int]] = {}
-        for key, counts in sums:
-            part = tuple([key[position] for position in positions])
-            cost = self._prices.compute_cost(str(key[model_at]), str(key[upstream_at]), counts)
-            unpriced = counts.requests if cost is None else 0
-            total = totals.get(part)
-            if total is not None:
-                counts, unpriced = total[0].add(counts), total[2] + unpriced
-                cost = total[1] if cost is None else (total[1] or 0.0) + cost
-            totals[part] = counts, cost, unpriced
-        return [
-            make_line(dict(zip(group, part, strict=True)), *totals[part]) for part in sorted(totals)
-        ]
+    def _find_prices(self, start: int, end: int, client: str | None) -> Prices:
+        """Return the prices of the models that were used."""
+        query = UsageQuery(start, end, ("model", "upstream"), client, largest_first=True)
+        sums = self._store.sum_counts(query, MAX_PRICED_MODELS)
+
+        def look_up() -> Prices:
+            names = [(str(model), str(upstream)) for (model, upstream), _ in sums]
+            found = {pair: self._prices.find_price(*pair) for pair in names}
+            return {pair: price for pair, price in found.items() if price is not None}
+
+        return self._worker.run(look_up)
+
+    def _make_report(self, query: UsageQuery, prices: Prices) -> UsageReport:
+        chosen = tuple(name for name in (*TIME_GROUPS, *NAME_GROUPS) if name in query.group)
+        has_time = not TIME_GROUPS.keys().isdisjoint(chosen)
+        query = query._replace(group=chosen, largest_first=not has_time)
+        sums = self._store.sum_costs(query, prices, MAX_ROWS + 1)
+        is_truncated = len(sums) > MAX_ROWS
+        if is_truncated:
+            totals = self._store.sum_costs(query._replace(group=()), prices, 1)
+        else:
+            totals = sums
+
+        def make_lines() -> tuple[list[UsageLine], UsageLine]:
+            return [make_line(chosen, each) for each in sorted(sums[:MAX_ROWS])], add_up(totals)
+
+        lines, total = self._worker.run(make_lines)
+        return UsageReport(
+            query.start, query.end, chosen, self.is_shared, lines, total, is_truncated
+        )
 
 
-def make_line(
-    values: Mapping[str, int | str],
-    counts: UsageCounts = NO_COUNTS,
-    cost: float | None = None,
-    unpriced_requests: int = 0,
-) -> UsageLine:
-    """Return the line of a group; ``values`` are those of `UsageReport.group`."""
+def make_line(group: Sequence[str], found: PricedSum) -> UsageLine:
+    """Return the line of a group; ``group`` are the names of the values of its key."""
+    values = dict(zip(group, found.key, strict=True))
     start = values.get("hour", values.get("day"))
     client, model, upstream = (str(values[n]) if n in values else None for n in NAME_GROUPS)
-    seconds = None if start is None else int(start)
-    return UsageLine(seconds, client, model, upstream, counts, cost, unpriced_requests)
+    return UsageLine(None if start is None else int(start), client, model, upstream, *found[1:])
+
+
+def add_up(sums: Sequence[PricedSum]) -> UsageLine:
+    """Return the total of all sums."""
+    columns = list(zip(*(each.counts for each in sums), strict=True))
+    costs = [each.cost for each in sums if each.cost is not None]
+    total = PricedSum(
+        (),
+        UsageCounts(*map(sum, columns)),
+        sum(costs) if costs else None,
+        sum(each.unpriced_requests for each in sums),
+    )
+    return make_line((), total)
+
+
+def sort_by_tokens(lines: Iterable[UsageLine]) -> list[UsageLine]:
+    """Return lines in another order: the one with the most tokens is the first."""
+    return sorted(lines, key=lambda line: -line.counts.tokens)
 
 
 def list_columns(group: Sequence[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from forwarder.cli.main import main
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.usage import UsageCounts, UsageKey
 from forwarder.storage.repositories.usage import UsageRepository
+from forwarder.usage import report
 
 START = 1_790_000_000 // 86400 * 86400  # 2026-09-21
 COUNTS = UsageCounts(requests=3, input_tokens=1_000_000, output_tokens=500_000, duration_ms=900)
@@ -52,6 +53,16 @@ def test_table_has_aligned_columns_and_a_total() -> None:
     assert bob[:4] == ["2026-09-21T00:00:00Z", "bob", "\\x1b[31m", "3"]
     assert total[:2] == ["total", "6"]
     assert (alice[-2:], bob[-2:], total[-2:]) == (["2.0", "0"], ["-", "3"], ["2.0", "3"])
+
+
+def test_report_that_is_cut_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run().stderr == ""
+    monkeypatch.setattr(report, "MAX_ROWS", 1)
+    result = run()
+
+    assert result.exit_code == 0
+    assert "Only the first" in result.stderr
+    assert [line.split()[1] for line in result.stdout.splitlines()[1:]] == ["alice", "6"]
 
 
 def test_report_has_groups_and_a_client() -> None:

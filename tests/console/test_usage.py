@@ -5,12 +5,17 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
 from flask.testing import FlaskClient
 
+from forwarder.console import usage
+from forwarder.server.extension import get_extension
+from forwarder.storage.db.usage import UsageQuery
+from forwarder.usage import report
 from tests.server.conftest import Serve
 
 ANSWER = {
@@ -82,6 +87,35 @@ def test_charts_have_a_point_for_each_hour_or_day(client: FlaskClient) -> None:
         assert {len(values) for values in series.values()} == {points}
         assert sum(series["requests"]) == 3
         assert sum(series["output"]) == 90
+
+
+def test_page_of_more_groups_than_a_report_has_says_so(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "MAX_ROWS", 1)
+    monkeypatch.setattr(usage, "MAX_LISTED", 0)
+    page = client.get("/console/usage?group=client").text
+
+    assert "1 or more with fewer tokens are not listed" in page
+    assert read_rows(page)["Total"][0] == "3"
+
+
+def test_page_reads_each_sum_once(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = get_extension(client.application).services.usage_reports._store
+    queries: list[UsageQuery] = []
+    monkeypatch.setattr(store, "sum_costs", record_queries(store.sum_costs, queries))
+    client.get("/console/usage")
+
+    groups = sorted(query.group for query in queries)
+    assert groups == [("client",), ("hour",), ("model",), ("model", "upstream")]
+
+
+def record_queries(work: Callable[..., Any], queries: list[UsageQuery]) -> Callable[..., Any]:
+    def run(query: UsageQuery, *rest: Any) -> Any:
+        queries.append(query)
+        return work(query, *rest)
+
+    return run
 
 
 def test_file_has_the_times_and_the_groups(client: FlaskClient) -> None:

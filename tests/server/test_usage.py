@@ -17,8 +17,9 @@ from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from forwarder.context.request_context import RequestContext
 from forwarder.server.extension import get_extension
-from forwarder.storage.db.usage import UsageQuery
+from forwarder.storage.db.usage import UsageCounts, UsageKey, UsageQuery
 from forwarder.storage.repositories.usage import UsageRepository
+from forwarder.usage import report
 from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve, streamed
 
@@ -258,6 +259,45 @@ def test_pages_have_a_bucket_for_each_day(client: FlaskClient) -> None:
     found = [(r["model"], r["api_key_id"], r["input_tokens"]) for r in bucket["results"]]
     assert sorted(found) == [("chat/m", "alice", 21), ("fast", "bob", 21)]
     assert {r["object"] for r in bucket["results"]} == {"organization.usage.completions.result"}
+
+
+def test_bucket_that_is_cut_is_on_the_next_page(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = int(time.time()) // 86400 * 86400
+    start = day - 2 * 86400
+    rows = [
+        (UsageKey(start + after * 86400, name, "m", "up"), UsageCounts(requests=1))
+        for after in (0, 2)
+        for name in ("alice", "bob")
+    ]
+    get_extension(client.application).services.usage_reports._store.add_counts(rows)
+    monkeypatch.setattr(report, "MAX_ROWS", 3)
+    query = f"?start_time={start}&group_by=api_key_id"
+    first = show(client, query)
+    assert first["has_more"]
+    second = show(client, f"{query}&page={first['next_page']}")
+
+    buckets = [*first["data"], *second["data"]]
+    assert [bucket["start_time"] for bucket in buckets] == [start, start + 86400, day]
+    assert [[r["api_key_id"] for r in bucket["results"]] for bucket in buckets] == [
+        ["alice", "bob"], [], ["alice", "bob"],
+    ]  # fmt: skip
+    assert not second["has_more"]
+    monkeypatch.setattr(report, "MAX_ROWS", 1)
+    assert show(client, query)["next_page"] == str(start + 86400)
+
+
+def test_file_that_is_cut_has_another_name(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(client, CHAT, ALICE)
+    ask(client, CHAT, BOB)
+    monkeypatch.setattr(report, "MAX_ROWS", 1)
+    got = client.get("/forwarder/usage?group=client&format=csv", headers=ADMIN)
+
+    assert (got.status_code, len(got.text.splitlines())) == (200, 2)
+    assert got.headers["Content-Disposition"] == 'attachment; filename="usage-truncated.csv"'
 
 
 def test_buckets_can_be_hours(client: FlaskClient) -> None:

@@ -119,14 +119,48 @@ def test_report_adds_what_the_worker_has_not_added_yet() -> None:
     assert flushed == [True]
 
 
-def test_report_of_too_many_rows_is_refused(
+def test_report_of_too_many_lines_is_cut(
+    reports: UsageReporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = reports.make_report(START, START + 2 * DAY, ["hour", "client"])
+    monkeypatch.setattr(report, "MAX_ROWS", 2)
+    made = reports.make_report(START, START + 2 * DAY, ["hour", "client"])
+
+    assert (whole.is_truncated, len(whole.lines), whole.file_name) == (False, 4, "usage.csv")
+    assert (made.is_truncated, made.file_name) == (True, "usage-truncated.csv")
+    assert made.to_json()["truncated"] is True
+    assert made.lines == whole.lines[:2]
+    assert made.total == whole.total
+
+
+def test_groups_with_the_most_tokens_are_kept(
     reports: UsageReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "MAX_ROWS", 2)
-    with pytest.raises(InvalidRequest) as raised:
-        reports.make_report(START, START + 2 * DAY, ["hour", "client"])
+    made = reports.make_report(START, START + 2 * DAY, ["model"])
 
-    assert raised.value.param == "group"
+    assert [line.model for line in made.lines] == ["m", "new"]  # "free" has the fewest
+    assert made.total.counts.requests == 12
+    reports._store.add_counts([(UsageKey(START, "bob", "m", "up"), COUNTS)])
+    assert reports.list_clients(START, START + 2 * DAY, 1) == ["bob"]
+
+
+def test_invented_models_do_not_prevent_reports(
+    reports: UsageReporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "MAX_PRICED_MODELS", 2)
+    invented = UsageCounts(requests=1000, errors=1000)
+    reports._store.add_counts(
+        [(UsageKey(START, "mallory", f"m{i}", "up"), invented) for i in range(50)]
+    )
+    made = reports.make_report(START, START + DAY, ["client"])
+
+    assert [(line.client, line.cost, line.unpriced_requests) for line in made.lines] == [
+        ("alice", pytest.approx(2 * COST), 0),
+        ("bob", pytest.approx(COST), 0),
+        ("mallory", None, 50_000),
+    ]
+    assert made.total.cost == pytest.approx(3 * COST)
 
 
 def test_json_has_the_columns_of_the_groups(reports: UsageReporter) -> None:
@@ -139,6 +173,7 @@ def test_json_has_the_columns_of_the_groups(reports: UsageReporter) -> None:
         "group": ["hour", "client"],
         "shared": False,
         "currency": "USD",
+        "truncated": False,
     }
     assert told["data"][-1] == {
         "start": "2024-10-04T02:00:00Z",

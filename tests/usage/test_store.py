@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from forwarder.storage.db.usage import UsageCounts, UsageKey, UsageQuery, UsageSum
@@ -36,6 +38,19 @@ def test_sums_are_like_those_of_a_database() -> None:
     assert keys(memory, "model", client="bob") == [("m",)]
     assert len(memory.sum_counts(UsageQuery(0, 10 * DAY, ("hour",)), 2)) == 2
     assert memory.sum_counts(UsageQuery(0, 1, ()), 2)[0].key == ()
+
+
+def test_sums_are_computed_outside_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, works = MemoryUsageStore(None), []
+    memory.add_counts([(UsageKey(0, "alice", "m", "up"), ONE)])
+
+    def run(work: Callable[[], object]) -> object:
+        works.append(work)
+        with memory._lock:  # is free, so that requests are counted meanwhile
+            return work()
+
+    monkeypatch.setattr(memory._worker, "run", run)
+    assert len(memory.sum_counts(UsageQuery(0, DAY, ("client",)), 9)) == len(works) == 1
 
 
 def test_old_hours_are_dropped() -> None:

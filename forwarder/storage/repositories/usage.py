@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from forwarder.storage.db import Database, usage
-from forwarder.storage.db.usage import UsageCounts, UsageKey, UsageQuery, UsageSum
+from forwarder.storage.db.usage import (
+    PricedSum,
+    Prices,
+    UsageCounts,
+    UsageKey,
+    UsageQuery,
+    UsageSum,
+)
 
 
 class UsageRepository:
@@ -23,3 +30,10 @@ class UsageRepository:
     def sum_counts(self, query: UsageQuery, limit: int) -> list[UsageSum]:
         """Return the sums of at most ``limit`` groups by key. Raises StoreUnavailable."""
         return self._database.read(lambda c: usage.sum_counts(c, query, limit))
+
+    def sum_costs(self, query: UsageQuery, prices: Prices, limit: int) -> list[PricedSum]:
+        """Return the sums of at most ``limit`` groups with costs. Raises StoreUnavailable."""
+        return self._database.read(lambda c: usage.sum_costs(c, query, prices, limit))
+
+    def close(self) -> None:
+        """Do nothing: others close the database."""

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import pytest
+
+from forwarder.config.parsers import Price
 from forwarder.storage.db import usage
 from forwarder.storage.db.database import Database, SqliteDatabase
 from forwarder.storage.db.retention import Pruner
 from forwarder.storage.db.usage import UsageCounts, UsageKey, UsageQuery, UsageSum
+from forwarder.usage.store import MemoryUsageStore
 from tests.helpers.check_cases import check_each
 
 HOUR = 3600
@@ -37,6 +45,14 @@ def read(database: Database, query: UsageQuery, limit: int = 100) -> list[UsageS
     return database.read(lambda c: usage.sum_counts(c, query, limit))
 
 
+@contextmanager
+def temporary_database() -> Iterator[SqliteDatabase]:
+    with TemporaryDirectory() as folder:
+        database = SqliteDatabase(Path(folder) / "state.db")
+        yield database
+        database.close()
+
+
 def test_counts_are_added_up_by_group(any_database: Database) -> None:
     add(any_database, ROWS)
     everything = (START, START + 2 * DAY)
@@ -51,6 +67,49 @@ def test_counts_are_added_up_by_group(any_database: Database) -> None:
         assert read(any_database, UsageQuery(*everything, group)) == [
             UsageSum(key, multiply(ONE, times)) for key, times in expected.items()
         ]
+
+
+PRICES = {("m", "up"): Price(2.0, 1.0, 10.0), ("m", "elsewhere"): Price(7.0, 7.0, 7.0)}
+
+
+@check_each(
+    "query",
+    [
+        UsageQuery(START, START + 2 * DAY, ()),
+        UsageQuery(START, START + 2 * DAY, ("hour", "client")),
+        UsageQuery(START, START + 2 * DAY, ("day", "model", "upstream"), "alice"),
+        UsageQuery(START, START + 2 * DAY, ("model",), largest_first=True),
+        UsageQuery(START, START + 2 * DAY, ("client", "upstream"), largest_first=True),
+        UsageQuery(0, 10, ("client",)),
+    ],
+)
+def test_costs_are_like_those_of_the_store_in_memory(query: UsageQuery) -> None:
+    memory = MemoryUsageStore(None)
+    odd = UsageCounts(requests=1, input_tokens=3, cached_tokens=9)
+    rows = [*ROWS, (UsageKey(START, "carol", "m", "up"), odd)]
+    memory.add_counts(rows)
+    for prices in ({}, PRICES):
+        expected = memory.sum_costs(query, prices, 100)
+        with temporary_database() as database:
+            add(database, rows)
+            found = database.read(partial(usage.sum_costs, query=query, prices=prices, limit=100))
+            first = database.read(partial(usage.sum_costs, query=query, prices=prices, limit=1))
+
+        assert [each._replace(cost=None) for each in found] == [
+            each._replace(cost=None) for each in expected
+        ]
+        assert [each.cost for each in found] == pytest.approx([each.cost for each in expected])
+        assert first == found[:1]
+
+
+def test_costs_are_those_of_models_with_a_price(any_database: Database) -> None:
+    add(any_database, ROWS)
+    query = UsageQuery(START, START + 2 * DAY, ("upstream",), largest_first=True)
+    up, spare = any_database.read(partial(usage.sum_costs, query=query, prices=PRICES, limit=9))
+
+    # ONE has 5 input tokens, 6 cached ones and 7 output tokens.
+    assert up == (("up",), multiply(ONE, 4), pytest.approx(4 * (5 * 1 + 7 * 10) / 1e6), 0)
+    assert spare == (("spare",), ONE, None, 1)
 
 
 def test_later_counts_are_added(any_database: Database) -> None:
