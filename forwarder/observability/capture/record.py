@@ -37,6 +37,9 @@ from forwarder.observability.capture import serialize
 
 RECORD_HEAD = b'{"exchange":'
 
+MAX_RECORD_DEPTH = 8
+"""Levels of a record around a part of an exchange, at most."""
+
 FINAL_FIELDS = ("status", "error", "whole", "redacted")
 """Fields of a summary that are unknown until the exchange has ended."""
 
@@ -57,8 +60,13 @@ def encode_record(
     redaction.found_secrets |= collect_client_key(context.client_key)
     for attempt in recorder.attempts:
         redaction.found_secrets |= collect_upstream_secrets(attempt.upstream)
-    record = RecordBuilder(redaction).build_record(name, recorder, context, seconds)
-    encoded = redaction.redact_everywhere(write_record(record), write_record)
+    exchange = name, recorder, context, seconds
+    try:
+        record = RecordBuilder(redaction).build_record(*exchange)
+        encoded = redaction.redact_everywhere(write_record(record), write_record)
+    except (TypeError, RecursionError):  # JSON can be read that is too deep to be written
+        record = RecordBuilder(redaction, omits_deep_json=True).build_record(*exchange)
+        encoded = redaction.redact_everywhere(write_record(record), write_record)
     for part in iterate_droppable_parts(record):
         if len(encoded) <= limit:
             break
@@ -72,7 +80,8 @@ def encode_running_summary(
 ) -> bytes:
     """Encode the redacted summary of an exchange that has not ended."""
     redaction.found_secrets |= collect_client_key(context.client_key)
-    summary = RecordBuilder(redaction).build_summary(name, recorder, context, seconds)
+    builder = RecordBuilder(redaction)
+    summary = builder.build_summary(name, recorder, context, seconds, is_running=True)
     return redaction.redact_everywhere(orjson.dumps(summary))
 
 
@@ -91,10 +100,15 @@ def write_record(record: Json) -> bytes:
 
 
 class RecordBuilder:
-    """Builds one record and redacts each of its parts."""
+    """Builds one record and redacts each of its parts.
 
-    def __init__(self, redaction: Redactor) -> None:
+    With ``omits_deep_json``, parts that could not be written are left out. Their text is no
+    substitute: fields are redacted in parsed JSON only.
+    """
+
+    def __init__(self, redaction: Redactor, omits_deep_json: bool = False) -> None:
         self._redaction = redaction
+        self._omits_deep_json = omits_deep_json
         self._is_complete = True
 
     def build_record(
@@ -112,20 +126,25 @@ class RecordBuilder:
             "client": drop_nulls(client),
             "upstream": upstream,
             "dropped": dict(context.loss_report.losses),
-            "usage": context.usage,
+            "usage": None if self._is_omitted(context.usage) else context.usage,
             "failed": context.failed_upstreams or None,
             "retries": context.retries or None,
             "left": context.is_cancelled or None,
         }
-        summary = self.build_summary(name, recorder, context, seconds)
+        summary = self.build_summary(name, recorder, context, seconds, recorder.is_partial)
         return {"exchange": summary, **drop_nulls(record)}
 
     def build_summary(
-        self, name: str, recorder: Recorder, context: RequestContext, seconds: float
+        self,
+        name: str,
+        recorder: Recorder,
+        context: RequestContext,
+        seconds: float,
+        is_running: bool,
     ) -> Json:
-        """Build the summary; that of a partial recorder is the one of a running exchange."""
+        """Build the summary, which has fewer fields for a running exchange."""
         summary = drop_nulls(self._make_summary(name, recorder, context, seconds))
-        if not recorder.is_partial:
+        if not is_running:
             return summary
         known = {k: v for k, v in summary.items() if k not in FINAL_FIELDS}
         return {**known, "running": True}
@@ -169,6 +188,8 @@ class RecordBuilder:
         parsed.pop("at", None)
         if "body" not in parsed:  # events and JSON lines are not valid request bodies
             parsed = {"text": body.data.decode(errors="replace")}
+        if self._is_omitted(parsed):
+            return {"left_out": body.size}
         return {**self._redact_parsed(parsed), **left_out}
 
     def _make_attempt(self, attempt: AttemptCapture) -> Json:
@@ -197,13 +218,22 @@ class RecordBuilder:
         self._is_complete &= not track.dropped_bytes
         is_whole = not (track.dropped_bytes or track.is_partial)
         parsed = serialize.parse_answer(track.pieces, is_whole)
+        left_out = track.dropped_bytes
+        if self._is_omitted(parsed):
+            parsed, left_out = {}, left_out + sum(len(piece) for _, piece in track.pieces)
         head = {
             "status": status,
             "headers": self._redaction.redact_pairs(headers),
             "head_at": None if at is None else serialize.to_milliseconds(at),
-            "left_out": track.dropped_bytes or None,
+            "left_out": left_out or None,
         }
         return {**drop_nulls(head), **self._redact_parsed(parsed)}
+
+    def _is_omitted(self, value: Any) -> bool:
+        if not self._omits_deep_json or is_writable(value):
+            return False
+        self._is_complete = False
+        return True
 
     def _redact_parsed(self, parsed: Json) -> Json:
         redacted = dict(parsed)
@@ -217,6 +247,17 @@ class RecordBuilder:
             if name in parsed:
                 redacted[name] = [self._redact_parsed(each) for each in parsed[name]]
         return redacted
+
+
+def is_writable(value: Any) -> bool:
+    """Return whether a value can be written as JSON anywhere in a record."""
+    for _ in range(MAX_RECORD_DEPTH):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except (TypeError, RecursionError):
+        return False
+    return True
 
 
 def drop_nulls(fields: Json) -> Json:

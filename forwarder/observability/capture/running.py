@@ -16,8 +16,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -73,7 +73,7 @@ SUMMARY, MARKER, RECORD = ".json", ".watch", ".record"
 
 
 class RunningExchange(NamedTuple):
-    """An exchange of this worker. ``recorder`` is a copy of what is recorded so far."""
+    """An exchange of this worker. Its record needs a copy of the recorder (`copy_recorder`)."""
 
     name: str
     context: RequestContext
@@ -153,8 +153,8 @@ class RunningExchanges:
         if self._files is not None:
             return self._pool.run(self._files.list_summaries)
         own = sorted(self.list_own(), key=lambda each: each.name, reverse=True)
-        copies, redaction = map(copy_recorder, own[:MAX_LISTED]), self._make_redaction()
-        return [orjson.loads(each.encode_summary(redaction)) for each in copies]
+        redaction = self._make_redaction()
+        return [orjson.loads(each.encode_summary(redaction)) for each in own[:MAX_LISTED]]
 
     def find_record(self, name: str) -> bytes | None:
         """Return the partial record of a running exchange, or None if it is not running.
@@ -182,13 +182,14 @@ class RunningExchanges:
         if not own and not self._published:
             return
         now = time.monotonic()
-        changed = [copy_recorder(each) for each in own if self._is_outdated(each, now)]
+        changed = [each for each in own if self._is_outdated(each, now)]
         redaction = self._make_redaction() if changed else None
         watched = self._pool.run(partial(self._update_files, changed, redaction, now))
         for each in [each for each in own if each.name in watched][:MAX_WATCHED]:
             if now >= self._next_records.get(each.name, now):
                 work = partial(self._write_record, copy_recorder(each), self._make_redaction())
-                self._pool.run(work)
+                with log_failure():
+                    self._pool.run(work)
 
     def prune(self) -> None:
         """Remove the files of workers that have died."""
@@ -221,7 +222,8 @@ class RunningExchanges:
             if before is not None and before.state == state and self._files.touch(each.name):
                 continue
             assert redaction is not None
-            self._files.write(each.name + SUMMARY, each.encode_summary(redaction))
+            with log_failure():
+                self._files.write(each.name + SUMMARY, each.encode_summary(redaction))
         for name, published in list(self._published.items()):
             if published.key not in self._contexts:
                 self._remove_file(name)
@@ -230,11 +232,13 @@ class RunningExchanges:
     def _write_record(self, each: RunningExchange, redaction: Redactor) -> None:
         assert self._files is not None
         begun = time.monotonic()
-        encoded = each.encode_record(redaction, self._max_bytes)
-        self._files.write(each.name + RECORD, encoded)
-        ended = time.monotonic()
-        pause = max(RECORD_SECONDS, (ended - begun) / MAX_RECORD_SHARE)
-        self._next_records[each.name] = ended + pause
+        try:
+            encoded = each.encode_record(redaction, self._max_bytes)
+            self._files.write(each.name + RECORD, encoded)
+        finally:
+            ended = time.monotonic()
+            pause = max(RECORD_SECONDS, (ended - begun) / MAX_RECORD_SHARE)
+            self._next_records[each.name] = ended + pause
         if each.name not in self._published:  # it has ended meanwhile
             self._remove_file(each.name)
 
@@ -250,6 +254,17 @@ def name_record(recorder: Recorder) -> str:
     if recorder.name is None:
         recorder.name = generate_name(recorder.time)
     return recorder.name
+
+
+@contextmanager
+def log_failure() -> Iterator[None]:
+    """Log an error with one exchange, so that the others are published."""
+    try:
+        yield
+    except Exception:
+        log.exception(
+            "could not publish a running exchange", extra={"event": "capture_running_failed"}
+        )
 
 
 def copy_recorder(each: RunningExchange) -> RunningExchange:

@@ -163,3 +163,41 @@ def test_record_reports_bytes_of_omitted_bodies() -> None:
 def test_parse_summary_rejects_other_data(said: bytes) -> None:
     with pytest.raises(ValueError, match="not a record"):
         parse_summary(said)
+
+
+DEEP = b'{"password":"hidden","a":' + b"[" * 900 + b"]" * 900 + b"}"
+
+
+def test_json_that_is_too_deep_to_be_written_is_left_out() -> None:
+    taken = tape()
+    taken.record_body(DEEP)
+    attempt = taken.record_attempt(UPSTREAM, "generic", "chat", URL, b'{"model":"b"}')
+    attempt.record_head(httpx2.Response(200))
+    list(attempt.tap(iter([b"data: " + DEEP + b"\n\n", b"data: [DONE]\n\n"])))
+    taken.record_answer_head(400, []).add(b'{"error":"deep"}')
+    done = make_context(usage={"details": json.loads(DEEP)})
+
+    encoded = encode_record("ex_1", taken, done, 0.25, Redactor(("password",)), 100_000)
+
+    made = json.loads(encoded)
+    (asked,) = made["upstream"]
+    assert made["exchange"]["whole"] is False
+    assert made["client"]["request"]["left_out"] == len(DEEP)
+    assert made["client"]["answer"]["body"] == {"error": "deep"}
+    assert asked["request"] == {"body": {"model": "b"}}
+    assert asked["answer"]["left_out"] == len(b"data: " + DEEP + b"\n\ndata: [DONE]\n\n")
+    assert "usage" not in made
+    assert b"hidden" not in encoded
+
+
+@check_each("depth", range(235, 262))
+def test_json_of_any_depth_is_recorded(depth: int) -> None:
+    taken = tape()
+    taken.record_body(b"[" * depth + b"]" * depth)
+    attempt = taken.record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
+    attempt.record_head(httpx2.Response(200))
+    list(attempt.tap(iter([b"data: " + b"[" * depth + b"]" * depth + b"\n\n"])))
+
+    encoded = encode_record("ex_1", taken, make_context(), 0.25, Redactor(()), 100_000)
+
+    assert encoded.startswith(b'{"exchange":')

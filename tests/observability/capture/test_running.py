@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import sys
 import time
@@ -344,3 +345,39 @@ def test_nothing_is_done_per_chunk(workers: list[CaptureObserver]) -> None:
 
     assert few == many
     assert few < 10, "the register, the name and the file of the record"
+
+
+def test_failure_of_one_exchange_does_not_stop_the_others(
+    workers: list[CaptureObserver],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bad, good = begin(workers[0]), begin(workers[0])
+    bad.model, good.model = "bad", "good"
+    encode = running.encode_running_summary
+
+    def fail(name: str, recorder: Any, context: RequestContext, *rest: Any) -> bytes:
+        if context is bad:
+            raise TypeError("Recursion limit reached")
+        return encode(name, recorder, context, *rest)
+
+    monkeypatch.setattr(running, "encode_running_summary", fail)
+    with caplog.at_level(logging.ERROR, "forwarder.capture"):
+        workers[0].running.publish()
+
+    assert [each["model"] for each in workers[1].running.list_summaries()] == ["good"]
+    assert [record.event for record in caplog.records] == ["capture_running_failed"]
+
+
+def test_summaries_need_no_copy_of_what_is_recorded(
+    workers: list[CaptureObserver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = begin(workers[0])
+    monkeypatch.setattr(running, "copy_recorder", lambda each: pytest.fail("was copied"))
+    monkeypatch.setattr(running, "TOUCH_SECONDS", 0.0)
+    for model in ("a", "b", "b"):
+        context.model = model
+        workers[0].running.publish()
+
+    assert [each["model"] for each in workers[1].running.list_summaries()] == ["b"]
