@@ -56,7 +56,7 @@ from forwarder.services import ReplayOverrides, Services
 OPENAI_MODULES = (
     openai, files, images, vector_stores, standalone_search, stored, conversations, websocket,
 )  # fmt: skip
-"""Modules of which the routes have the prefix ``/v1``. With `PathAliases`, clients may omit it."""
+"""Modules of which all routes have the prefix ``/v1``. With `PathAliases`, clients may omit it."""
 
 OTHER_MODULES = (landing, ollama, diagnostics, usage, docs, openapi, health, metrics)
 
@@ -133,10 +133,11 @@ def make_app(services: Services) -> Flask:
         services.observers.insert(0, build_rate_limiter(app, services))
     for module in OPENAI_MODULES:
         app.register_blueprint(module.blueprint, url_prefix="/v1")
-    roots = {rule.rule.split("/")[2] for rule in app.url_map.iter_rules()}
     for module in OTHER_MODULES:
         app.register_blueprint(module.blueprint)
     app.register_blueprint(console_blueprint)
+    paths = [rule.rule.split("/") for rule in app.url_map.iter_rules()]
+    roots = {parts[2] for parts in paths if parts[1] == "v1"}
     app.wsgi_app = PathAliases(app.wsgi_app, roots)  # type: ignore[method-assign]
     install_base_paths(app)
     if settings.cors_origins:

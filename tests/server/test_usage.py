@@ -261,6 +261,13 @@ def test_pages_have_a_bucket_for_each_day(client: FlaskClient) -> None:
     assert {r["object"] for r in bucket["results"]} == {"organization.usage.completions.result"}
 
 
+def test_pages_have_the_same_base_urls_as_other_routes_of_the_api(client: FlaskClient) -> None:
+    paths = ("/organization", "/v1/v1/organization", "/openai/v1/organization")
+    for path in paths:
+        got = client.get(f"{path}/usage/completions?start_time=0", headers=ADMIN)
+        assert (path, got.status_code) == (path, 200)
+
+
 def test_bucket_that_is_cut_is_on_the_next_page(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
