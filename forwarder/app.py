@@ -34,6 +34,7 @@ from forwarder.server import (
     health,
     images,
     json_body,
+    messages,
     metrics,
     ollama,
     openai,
@@ -53,8 +54,9 @@ from forwarder.server.form_body import MAX_FORM_PARTS, FormRequest
 from forwarder.server.replay import install_replay
 from forwarder.services import ReplayOverrides, Services
 
-OPENAI_MODULES = (
-    openai, files, images, vector_stores, standalone_search, stored, conversations, websocket,
+V1_MODULES = (
+    openai, messages, files, images, vector_stores, standalone_search, stored, conversations,
+    websocket,
 )  # fmt: skip
 """Modules of which all routes have the prefix ``/v1``. With `PathAliases`, clients may omit it."""
 
@@ -131,7 +133,7 @@ def make_app(services: Services) -> Flask:
     if settings.rate_requests or settings.rate_tokens:
         # First, so that it charges before the metrics count.
         services.observers.insert(0, build_rate_limiter(app, services))
-    for module in OPENAI_MODULES:
+    for module in V1_MODULES:
         app.register_blueprint(module.blueprint, url_prefix="/v1")
     for module in OTHER_MODULES:
         app.register_blueprint(module.blueprint)

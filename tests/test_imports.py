@@ -9,7 +9,13 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from forwarder.translation import chat_over_responses, ollama_over_chat, responses_over_chat
+from forwarder.translation import (
+    chat_over_responses,
+    messages_over_chat,
+    messages_over_responses,
+    ollama_over_chat,
+    responses_over_chat,
+)
 from tests.helpers.check_cases import check_each
 
 TESTS = Path(__file__).parent
@@ -192,18 +198,24 @@ def test_translation_is_pure(path: Path) -> None:
         assert pure, f"{path.relative_to(PACKAGE)} imports {module}"
 
 
-TRANSLATIONS = ("responses_over_chat", "chat_over_responses", "ollama_over_chat")
+TRANSLATIONS = (
+    responses_over_chat,
+    chat_over_responses,
+    ollama_over_chat,
+    messages_over_chat,
+    messages_over_responses,
+)
 
 
 def test_no_translation_imports_another() -> None:
-    folders = [PACKAGE / "translation" / name for name in TRANSLATIONS]
+    folders = [Path(str(translation.__file__)).parent for translation in TRANSLATIONS]
     for folder, other in itertools.permutations(folders, 2):
         for path in folder.glob("*.py"):
             assert not any(is_within(module, (name_of(other),)) for module in imports(path))
 
 
 def test_all_translations_have_the_same_functions() -> None:
-    for translation in (responses_over_chat, chat_over_responses, ollama_over_chat):
+    for translation in TRANSLATIONS:
         assert set(translation.__all__) == {"translate_request", "translate_stream"}
 
 

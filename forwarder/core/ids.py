@@ -14,9 +14,10 @@ def generate_id(prefix: str) -> str:
     return f"{prefix}_{os.urandom(16).hex()}"
 
 
-def format_timestamp() -> str:
-    """Return the current UTC time in RFC 3339 format: ``2026-01-31T23:59:59.123456Z``."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+def format_timestamp(seconds: float | None = None) -> str:
+    """Return Unix seconds, or now, as UTC in RFC 3339 format: ``2026-01-31T23:59:59.123456Z``."""
+    moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class IdSource(NamedTuple):

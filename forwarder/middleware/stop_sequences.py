@@ -110,26 +110,36 @@ class StopSequenceFinder:
     def __init__(self, stops: list[str]) -> None:
         self._stops = stops
         self._pending = ""
-        self.is_hit = False
+        self.hit: str | None = None
+        """The stop sequence that was found."""
+
+    @property
+    def is_hit(self) -> bool:
+        return self.hit is not None
 
     def feed(self, text: str) -> str:
         """Add a piece; return the text that certainly precedes any stop sequence."""
         pending = self._pending + text
-        hits = [at for at in (pending.find(stop) for stop in self._stops) if at >= 0]
+        at, hit = self._find_first(pending)
         # A partial stop sequence that starts earlier takes precedence over a complete one.
         partial_at = len(pending) - max(count_overlap(pending, stop) for stop in self._stops)
-        if hits and min(hits) <= partial_at:
-            self.is_hit, self._pending = True, ""
-            return pending[: min(hits)]
+        if hit is not None and at <= partial_at:
+            self.hit, self._pending = hit, ""
+            return pending[:at]
         self._pending = pending[partial_at:]
         return pending[:partial_at]
 
     def flush(self) -> str:
         """Return the held-back text at the end, up to a complete stop sequence if it has one."""
         pending, self._pending = self._pending, ""
-        hits = [at for at in (pending.find(stop) for stop in self._stops) if at >= 0]
-        self.is_hit = bool(hits)
-        return pending[: min(hits)] if hits else pending
+        at, self.hit = self._find_first(pending)
+        return pending[:at]
+
+    def _find_first(self, text: str) -> tuple[int, str | None]:
+        """Return the place of the first stop sequence, and that sequence; else the text's end."""
+        places = ((text.find(stop), stop) for stop in self._stops)
+        found = [(at, stop) for at, stop in places if at >= 0]
+        return min(found, key=lambda each: each[0]) if found else (len(text), None)
 
 
 def count_overlap(text: str, stop: str) -> int:

@@ -94,6 +94,12 @@ class Attempt:
             on_call_end=context.notify_tool_call,
         )
 
+    @property
+    def searches_web(self) -> bool:
+        """Whether a web search can run, at the upstream or here."""
+        natively = "web_search" in expand_tool_names(self.native_tools)
+        return natively or self.loop_context.find_kind({"type": "web_search"}) is not None
+
     @cached_property
     def extra_tools(self) -> list[Json]:
         """The operator's tools for all requests, as far as they run here or at the upstream."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from forwarder.core.client_headers import IDEMPOTENCY_KEY
 from forwarder.core.schema_size import check_schema_sizes
-from forwarder.core.types import Handler
+from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import STR, check_enum, check_type
 from forwarder.hosted_tools import (
     with_dropped_tools,
@@ -26,6 +26,7 @@ from forwarder.hosted_tools import (
 from forwarder.middleware.cut_annotations import with_cut_annotations
 from forwarder.middleware.json_schema import with_json_schema
 from forwarder.middleware.media import with_media
+from forwarder.middleware.message_limits import with_message_limits
 from forwarder.middleware.multiple_choices import with_multiple_choices
 from forwarder.middleware.reasoning_style import with_reasoning_style
 from forwarder.middleware.single_call_chat import with_single_chat_call
@@ -36,6 +37,8 @@ from forwarder.middleware.truncation import with_truncation
 from forwarder.pipeline.attempt import Attempt
 from forwarder.protocols.chat import CHAT
 from forwarder.protocols.hosted_tools import EVERY_TOOL
+from forwarder.protocols.messages import MESSAGES
+from forwarder.protocols.protocol import Carrier
 from forwarder.protocols.registry import CLIENT_PROTOCOLS, EMBEDDINGS
 from forwarder.protocols.responses import RESPONSES
 from forwarder.protocols.stream_end import blame_upstream_for_malformed_events
@@ -92,6 +95,10 @@ def is_chat_passthrough(kind: AttemptKind) -> bool:
 
 def is_chat_upstream(kind: AttemptKind) -> bool:
     return kind.over == CHAT.name
+
+
+def is_messages_over_responses(kind: AttemptKind) -> bool:
+    return kind.client == MESSAGES.name and kind.over == RESPONSES.name
 
 
 def is_translated(kind: AttemptKind) -> bool:
@@ -213,6 +220,10 @@ def wrap_token_limit(handler: Handler, attempt: Attempt) -> Handler:
     return with_token_limit(handler)
 
 
+def wrap_message_limits(handler: Handler, attempt: Attempt) -> Handler:
+    return with_message_limits(handler)
+
+
 def wrap_hidden_tools(handler: Handler, attempt: Attempt) -> Handler:
     return with_hidden_tools(handler, attempt.request)
 
@@ -299,15 +310,20 @@ PIPELINE = (
 """The stages in order: the first is next to the client, the last next to the upstream."""
 
 
+CARRIED_PIPELINE = (Stage(is_messages_over_responses, wrap_message_limits),)
+"""The stages of protocols that are served through the pipeline of another, before the translation
+into that one."""
+
+
 def build_handler(attempt: Attempt, terminal: Handler) -> Handler:
     """The handler that serves the attempt's request; ``terminal`` calls the upstream.
 
     Raises ForwarderError for a request that a stage refuses.
     """
     check_schema_sizes(attempt.request, attempt.services.settings.max_schema)
-    served_as = CLIENT_PROTOCOLS[attempt.client].served_as
-    if served_as is not None:
-        return build_translated_handler(attempt, served_as, terminal)
+    carrier = CLIENT_PROTOCOLS[attempt.client].served_as.get(attempt.route.protocol)
+    if carrier is not None:
+        return build_carried_handler(attempt, carrier, terminal)
     return blame_upstream_for_malformed_events(
         wrap_stages(terminal, attempt, select_wraps(get_kind(attempt)))
     )
@@ -319,6 +335,12 @@ def select_wraps(kind: AttemptKind) -> tuple[Wrap, ...]:
     return tuple(stage.wrap for stage in PIPELINE if stage.applies(kind))
 
 
+@lru_cache(maxsize=64)
+def select_carried_wraps(kind: AttemptKind) -> tuple[Wrap, ...]:
+    """Like `select_wraps`, for the stages before the translation into the carrier."""
+    return tuple(stage.wrap for stage in CARRIED_PIPELINE if stage.applies(kind))
+
+
 def wrap_stages(handler: Handler, attempt: Attempt, wraps: Sequence[Wrap]) -> Handler:
     """The handler inside all of ``wraps``; the first one is the outermost."""
     for wrap in reversed(wraps):
@@ -326,12 +348,25 @@ def wrap_stages(handler: Handler, attempt: Attempt, wraps: Sequence[Wrap]) -> Ha
     return handler
 
 
-def build_translated_handler(attempt: Attempt, served_as: str, terminal: Handler) -> Handler:
-    """A translation over the whole pipeline of another client protocol, as for Ollama's API."""
-    inner = replace(attempt, client=served_as, style="reasoning_content")
-    context = replace(attempt.translation_context, extensions=attempt.extra_parameters)
-    handler = translate_handler(build_handler(inner, terminal), attempt.client, served_as, context)
-    return blame_upstream_for_malformed_events(handler)
+def build_carried_handler(attempt: Attempt, carrier: Carrier, terminal: Handler) -> Handler:
+    """A translation over the whole pipeline of another client protocol.
+
+    The stages of the carrier are chosen by its own request, as if a client had sent it.
+    """
+
+    def handle_request(request: Json) -> EventStream:
+        inner = replace(attempt, client=carrier.protocol, style=carrier.style, request=request)
+        return build_handler(inner, terminal)(request)
+
+    context = replace(
+        attempt.translation_context,
+        extensions=attempt.extra_parameters,
+        web_search=bool(attempt.request.get("tools")) and attempt.searches_web,
+    )
+    handler = translate_handler(handle_request, attempt.client, carrier.protocol, context)
+    return blame_upstream_for_malformed_events(
+        wrap_stages(handler, attempt, select_carried_wraps(get_kind(attempt)))
+    )
 
 
 def build_embeddings_handler(attempt: Attempt, terminal: Handler) -> Handler:

@@ -15,6 +15,7 @@ CHAT_REASONING_STYLES = ("thinking", "think", "reasoning_content", "reasoning", 
 CHAT = UpstreamProtocol(
     "chat",
     upstream_api="chat",
+    paths=("/v1/chat/completions",),
     parameters=CHAT_OVER_RESPONSES,
     parameter_names=list_client_names(CHAT_OVER_RESPONSES),
     framing=Framing(framing.encode_chat, framing.KEEP_ALIVE, end=framing.DONE),

@@ -22,7 +22,14 @@ from forwarder.protocols.parameters import (
     refuse,
     remap,
 )
-from forwarder.protocols.protocol import ClientProtocol, Framing, Protocol
+from forwarder.protocols.protocol import (
+    Carrier,
+    ClientApi,
+    ClientProtocol,
+    ErrorAnswer,
+    Framing,
+    Protocol,
+)
 from forwarder.protocols.stream_end import append_ollama_error
 
 _RUNNER_REASON = "a setting of Ollama's runner; the upstream manages its models itself"
@@ -200,9 +207,21 @@ _PARAMETER_NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def make_client_protocol(name: str, parameters: Mapping[str, Disposition]) -> ClientProtocol:
+OLLAMA_API = ClientApi(
+    lambda path, has_header: path.startswith("/api/"),
+    lambda error, request_id: ErrorAnswer(error.status, {"error": error.message}),
+)
+
+_CARRIER = Carrier("chat", "reasoning_content")
+
+
+def make_client_protocol(
+    name: str, path: str, parameters: Mapping[str, Disposition]
+) -> ClientProtocol:
     return ClientProtocol(
         name,
+        api=OLLAMA_API,
+        paths=(path,),
         upstream_api="chat",
         parameters=parameters,
         parameter_names=_PARAMETER_NAMES,
@@ -212,7 +231,7 @@ def make_client_protocol(name: str, parameters: Mapping[str, Disposition]) -> Cl
         ),
         fold=fold_ollama,
         append_error=append_ollama_error,
-        served_as="chat",
+        served_as={"chat": _CARRIER, "responses": _CARRIER},
         streams_by_default=True,
         has_nested_options=True,
     )
@@ -220,11 +239,14 @@ def make_client_protocol(name: str, parameters: Mapping[str, Disposition]) -> Cl
 
 def make_embeddings_protocol(
     name: str,
+    path: str,
     parameters: Mapping[str, Disposition],
     parameter_names: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> Protocol:
     return Protocol(
         name,
+        api=OLLAMA_API,
+        paths=(path,),
         upstream_api="chat",
         parameters=parameters,
         parameter_names=parameter_names,
@@ -234,13 +256,15 @@ def make_embeddings_protocol(
 
 
 OLLAMA_PROTOCOLS = (
-    make_client_protocol("ollama", OLLAMA_CHAT),
-    make_client_protocol("ollama_generate", OLLAMA_GENERATE),
+    make_client_protocol("ollama", "/api/chat", OLLAMA_CHAT),
+    make_client_protocol("ollama_generate", "/api/generate", OLLAMA_GENERATE),
 )
 """``/api/chat`` and ``/api/generate``."""
 
 OLLAMA_EMBEDDING_PROTOCOLS = (
-    make_embeddings_protocol("ollama_embed", OLLAMA_EMBED),
-    make_embeddings_protocol("ollama_embeddings", OLLAMA_EMBEDDINGS, {"input": ("prompt",)}),
+    make_embeddings_protocol("ollama_embed", "/api/embed", OLLAMA_EMBED),
+    make_embeddings_protocol(
+        "ollama_embeddings", "/api/embeddings", OLLAMA_EMBEDDINGS, {"input": ("prompt",)}
+    ),
 )
 """``/api/embed`` and the older ``/api/embeddings``."""

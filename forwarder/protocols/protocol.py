@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from forwarder.core.errors import ForwarderError
 from forwarder.core.types import Batch, EventStream, Json
 from forwarder.protocols.items import DispositionTable
 from forwarder.protocols.parameters import Disposition
@@ -27,6 +28,47 @@ class Framing(NamedTuple):
     keep_alive: bytes
     end: bytes = b""
     mimetype: str = "text/event-stream"
+
+
+class ErrorAnswer(NamedTuple):
+    """The answer to a request that failed."""
+
+    status: int
+    body: Json
+
+
+class ClientApi(NamedTuple):
+    """An API as HTTP clients see it: which requests are its own, and answers of a common form.
+
+    ``is_requested`` gets the path of any request, and a function that tells whether the request has
+    a header; no route need match. ``encode_error`` gets the error and the id of the request.
+    ``request_id_headers`` name that id besides ``X-Request-Id``.
+    ``make_model_page`` and ``make_model_entry`` convert OpenAI's model objects at ``/v1/models``;
+    the first one gets the query too.
+    """
+
+    is_requested: Callable[[str, Callable[[str], bool]], bool]
+    encode_error: Callable[[ForwarderError, str], ErrorAnswer]
+    request_id_headers: tuple[str, ...] = ()
+    make_model_page: Callable[[list[Json], Mapping[str, str]], Json] | None = None
+    make_model_entry: Callable[[Json], Json] = dict
+
+
+OPENAI_API = ClientApi(
+    lambda path, has_header: True,
+    lambda error, request_id: ErrorAnswer(error.status, error.make_body()),
+)
+"""The API of all requests that no other API claims."""
+
+
+class Carrier(NamedTuple):
+    """The client protocol through whose pipeline another one is served.
+
+    ``style`` is the reasoning style that the translation reads; None if the carrier decides.
+    """
+
+    protocol: str
+    style: str | None = None
 
 
 class Conversation(NamedTuple):
@@ -47,7 +89,8 @@ class Protocol:
 
     ``parameters`` are the dispositions of a client's parameters if the upstream speaks another
     protocol. ``parameter_names`` maps the upstream's parameter to the client's possible names for
-    it. ``upstream_api`` is the API of upstreams that serves the protocol best.
+    it. ``upstream_api`` is the API of upstreams that serves the protocol best. ``paths`` are those
+    of its requests.
     """
 
     name: str
@@ -57,6 +100,8 @@ class Protocol:
     words_unknown_model: bool = False
     """Clients react to the wording of the error for an unknown model, so it is reworded."""
     is_embedding: bool = False
+    api: ClientApi = OPENAI_API
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,8 +115,8 @@ class ClientProtocol(Protocol):
     framing: Framing
     fold: Callable[[EventStream], Json]
     append_error: Callable[[EventStream], InterruptibleStream]
-    served_as: str | None = None
-    """The client protocol through whose pipeline it is served; None if it has its own stages."""
+    served_as: Mapping[str, Carrier] = field(default_factory=dict)
+    """The upstream's protocol -> the carrier; empty if the protocol has its own stages."""
     streams_by_default: bool = False
     runs_in_background: bool = False
     """Requests with ``background: true`` outlive the connection."""

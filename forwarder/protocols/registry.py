@@ -6,9 +6,18 @@ hold names. Code looks the protocol up here and asks it for facts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from forwarder.protocols.chat import CHAT
+from forwarder.protocols.messages import MESSAGES
 from forwarder.protocols.ollama import OLLAMA_EMBEDDING_PROTOCOLS, OLLAMA_PROTOCOLS
-from forwarder.protocols.protocol import ClientProtocol, Protocol, UpstreamProtocol
+from forwarder.protocols.protocol import (
+    OPENAI_API,
+    ClientApi,
+    ClientProtocol,
+    Protocol,
+    UpstreamProtocol,
+)
 from forwarder.protocols.responses import RESPONSES
 
 UPSTREAM_PROTOCOLS: dict[str, UpstreamProtocol] = {each.name: each for each in (CHAT, RESPONSES)}
@@ -16,11 +25,13 @@ UPSTREAM_PROTOCOLS: dict[str, UpstreamProtocol] = {each.name: each for each in (
 
 CLIENT_PROTOCOLS: dict[str, ClientProtocol] = {
     **UPSTREAM_PROTOCOLS,
-    **{each.name: each for each in OLLAMA_PROTOCOLS},
+    **{each.name: each for each in (*OLLAMA_PROTOCOLS, MESSAGES)},
 }
 """The protocols in which clients ask for generated answers."""
 
-EMBEDDINGS = Protocol("embeddings", upstream_api="chat", is_embedding=True)
+EMBEDDINGS = Protocol(
+    "embeddings", upstream_api="chat", is_embedding=True, paths=("/v1/embeddings",)
+)
 
 EMBEDDING_PROTOCOLS: dict[str, Protocol] = {
     each.name: each for each in (EMBEDDINGS, *OLLAMA_EMBEDDING_PROTOCOLS)
@@ -29,6 +40,14 @@ EMBEDDING_PROTOCOLS: dict[str, Protocol] = {
 
 PROTOCOLS: dict[str, Protocol] = {**CLIENT_PROTOCOLS, **EMBEDDING_PROTOCOLS}
 """All protocols of clients."""
+
+_APIS = tuple(dict.fromkeys(each.api for each in PROTOCOLS.values() if each.api is not OPENAI_API))
+
+
+def find_api(path: str, has_header: Callable[[str], bool]) -> ClientApi:
+    """Return the API of a request by its path and its headers, also of one without a route."""
+    return next((api for api in _APIS if api.is_requested(path, has_header)), OPENAI_API)
+
 
 ALL_STYLES = tuple(
     dict.fromkeys(style for each in CLIENT_PROTOCOLS.values() for style in each.reasoning_styles)

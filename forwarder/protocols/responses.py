@@ -12,6 +12,7 @@ from forwarder.protocols.stream_end import append_responses_error, require_compl
 RESPONSES = UpstreamProtocol(
     "responses",
     upstream_api="responses",
+    paths=("/v1/responses", "/v1/responses/compact"),
     parameters=RESPONSES_OVER_CHAT,
     parameter_names=list_client_names(RESPONSES_OVER_CHAT),
     framing=Framing(framing.encode_responses, framing.KEEP_ALIVE),

@@ -17,7 +17,7 @@ from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import NotFound, ShuttingDown, UpgradeRefused, shorten_value
 from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.core.types import Batch, EventStream, Json
-from forwarder.protocols.registry import CLIENT_PROTOCOLS
+from forwarder.protocols.registry import CLIENT_PROTOCOLS, find_api
 from forwarder.protocols.stream_end import (
     MALFORMED_EVENT_ERRORS,
     append_follower_error,
@@ -101,6 +101,9 @@ def models() -> Response:
     catalog = get_services().catalog
     etag = catalog.compute_etag()  # before the list: a model registered meanwhile changes it
     listed: Json = {"object": "list", "data": catalog.list_models(key)}
+    make_page = find_api(request.path, request.headers.__contains__).make_model_page
+    if make_page is not None:
+        return json_answer(make_page(listed["data"], request.args))
     if "client_version" in request.args:
         listed["models"] = catalog.list_codex_entries(key)
     answer = json_answer(listed)
@@ -116,7 +119,7 @@ def model(model: str) -> Response:
     if entry is None:
         message = f"The model '{shorten_value(model)}' does not exist."
         raise NotFound(message, param="model", code="model_not_found")
-    return json_answer(entry)
+    return json_answer(find_api(request.path, request.headers.__contains__).make_model_entry(entry))
 
 
 def serve(protocol: str) -> Response:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, cast
+from typing import cast
 from urllib.parse import quote
 
 from flask import Flask, Request, Response, g, jsonify, request
@@ -35,6 +35,7 @@ from forwarder.core.ids import generate_id
 from forwarder.core.translation_context import LossReport
 from forwarder.core.validate import check_enum
 from forwarder.protocols.client_reasoning_style import find_rendered_field
+from forwarder.protocols.registry import find_api
 from forwarder.server.auth import require_client_key
 from forwarder.server.base_paths import get_base_path
 from forwarder.server.client_disconnect import on_client_disconnect
@@ -98,20 +99,19 @@ def handle_error(error: Exception) -> Response:
     if isinstance(error, HTTPException | RequestBodyError):
         error = convert_http_error(error)
     failure = current_context().record_failure(error)
-    response = jsonify(encode_error_body(failure))
-    response.status_code = failure.status
+    api = find_api(request.path, request.headers.__contains__)
+    answer = api.encode_error(failure, current_context().id)
+    response = jsonify(answer.body)
+    response.status_code = answer.status
     response.headers.extend(failure.headers)
     return response
-
-
-def encode_error_body(failure: ForwarderError) -> dict[str, Any]:
-    """Return the error body of the client's API. Ollama's contains only a message."""
-    return {"error": failure.message} if request.path.startswith("/api/") else failure.make_body()
 
 
 def finish_response(response: Response) -> Response:
     context = current_context()
     context.status = response.status_code
+    for name in find_api(request.path, request.headers.__contains__).request_id_headers:
+        response.headers[name] = context.id
     add_headers(response.headers, context)
     if context.recorder is not None:
         recording = context.recorder.record_answer_head(

@@ -10,11 +10,14 @@ This package is pure: JSON in, JSON out.  Its modules never import the SDK, Flas
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.translation import (
     chat_over_responses,
+    messages_over_chat,
+    messages_over_responses,
     ollama_embeddings,
     ollama_over_chat,
     responses_over_chat,
@@ -25,6 +28,9 @@ from forwarder.translation.ollama_over_chat.forms import (
     GENERATE_ENDPOINT,
     OllamaEndpoint,
 )
+
+Translation = Callable[[Handler, TranslationContext], Handler]
+"""Wraps a handler of the protocol below; returns a handler of the client's protocol."""
 
 
 def translate_handler(
@@ -37,7 +43,8 @@ def translate_handler(
     """
     if client == upstream:
         return handler
-    return with_client_parameter_names(TRANSLATIONS[client](handler, context), client)
+    wrap = TRANSLATIONS[client, upstream]
+    return with_client_parameter_names(wrap(handler, context), client)
 
 
 def with_responses_translation(handler: Handler, context: TranslationContext) -> Handler:
@@ -59,9 +66,7 @@ def with_chat_translation(handler: Handler, context: TranslationContext) -> Hand
     return handle_request
 
 
-def make_ollama_translation(
-    endpoint: OllamaEndpoint,
-) -> Callable[[Handler, TranslationContext], Handler]:
+def make_ollama_translation(endpoint: OllamaEndpoint) -> Translation:
     def with_ollama_translation(handler: Handler, context: TranslationContext) -> Handler:
         def handle_request(request: Json) -> EventStream:
             translated = ollama_over_chat.translate_request(request, context, endpoint)
@@ -78,12 +83,30 @@ def make_ollama_translation(
     return with_ollama_translation
 
 
-TRANSLATIONS: dict[str, Callable[[Handler, TranslationContext], Handler]] = {
-    "responses": with_responses_translation,
-    "chat": with_chat_translation,
-    "ollama": make_ollama_translation(CHAT_ENDPOINT),
-    "ollama_generate": make_ollama_translation(GENERATE_ENDPOINT),
-    "ollama_embed": ollama_embeddings.with_embed_translation,
-    "ollama_embeddings": ollama_embeddings.with_embeddings_translation,
+def make_messages_translation(translation: ModuleType) -> Translation:
+    def with_messages_translation(handler: Handler, context: TranslationContext) -> Handler:
+        def handle_request(request: Json) -> EventStream:
+            translated = translation.translate_request(request, context)
+            try:
+                stream = handler(translated.upstream_request)
+            finally:
+                rename_losses(context.loss_report, "messages", request)
+            answer: EventStream = translation.translate_stream(stream, translated, context)
+            return answer
+
+        return handle_request
+
+    return with_messages_translation
+
+
+TRANSLATIONS: dict[tuple[str, str], Translation] = {
+    ("responses", "chat"): with_responses_translation,
+    ("chat", "responses"): with_chat_translation,
+    ("ollama", "chat"): make_ollama_translation(CHAT_ENDPOINT),
+    ("ollama_generate", "chat"): make_ollama_translation(GENERATE_ENDPOINT),
+    ("ollama_embed", "embeddings"): ollama_embeddings.with_embed_translation,
+    ("ollama_embeddings", "embeddings"): ollama_embeddings.with_embeddings_translation,
+    ("messages", "chat"): make_messages_translation(messages_over_chat),
+    ("messages", "responses"): make_messages_translation(messages_over_responses),
 }
-"""The client's protocol -> the wrapper that serves it."""
+"""The client's protocol and the one below -> the wrapper that translates."""

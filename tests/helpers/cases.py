@@ -20,6 +20,7 @@ Json = dict[str, Any]
 
 ROOT = Path(__file__).parent.parent / "cases"
 DIRECTIONS = ("responses_over_chat", "chat_over_responses")
+"""The directions between OpenAI's APIs; those of ``messages_over_…`` have cases of their own."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class Case:
 
     @property
     def client(self) -> str:
-        return "responses" if self.direction == "responses_over_chat" else "chat"
+        return self.direction.partition("_over_")[0]
 
     @property
     def upstream(self) -> str:
-        return "chat" if self.client == "responses" else "responses"
+        return self.direction.partition("_over_")[2]
 
     @property
     def streams(self) -> bool:

@@ -12,7 +12,12 @@ from forwarder.core.errors import ForwarderError
 from forwarder.core.ids import IdSource
 from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.core.types import Batch, Event, EventStream
-from forwarder.translation import chat_over_responses, responses_over_chat
+from forwarder.translation import (
+    chat_over_responses,
+    messages_over_chat,
+    messages_over_responses,
+    responses_over_chat,
+)
 from tests.helpers.cases import Case
 
 Json = dict[str, Any]
@@ -55,6 +60,15 @@ def _unseal(sealed: str) -> Any:
     return json.loads(sealed.removeprefix(SEAL)) if sealed.startswith(SEAL) else None
 
 
+TRANSLATIONS: dict[str, Any] = {
+    "responses_over_chat": responses_over_chat,
+    "chat_over_responses": chat_over_responses,
+    "messages_over_chat": messages_over_chat,
+    "messages_over_responses": messages_over_responses,
+}
+"""Direction -> the package that translates."""
+
+
 class Translated(NamedTuple):
     """A translated request, its ledger, and the translation of a stream that answers it."""
 
@@ -65,15 +79,12 @@ class Translated(NamedTuple):
 
 def translate(direction: str, request: Json, its_terms: TranslationContext) -> Translated:
     """Translate a request; the ``answer`` translates what the upstream streams back."""
-    prepared: Any
-    if direction == "responses_over_chat":
-        prepared = responses_over_chat.translate_request(request, its_terms)
-        back: Any = responses_over_chat.translate_stream
-    else:
-        prepared = chat_over_responses.translate_request(request, its_terms)
-        back = chat_over_responses.translate_stream
+    translation = TRANSLATIONS[direction]
+    prepared = translation.translate_request(request, its_terms)
     return Translated(
-        prepared[0], its_terms.loss_report.losses, lambda stream: back(stream, prepared, its_terms)
+        prepared[0],
+        its_terms.loss_report.losses,
+        lambda stream: translation.translate_stream(stream, prepared, its_terms),
     )
 
 
@@ -218,7 +229,7 @@ def said_by_response(response: Json) -> Said:
     return Said(
         text="".join(part["text"] for part in parts if part["type"] == "output_text"),
         refusal="".join(part["refusal"] for part in parts if part["type"] == "refusal"),
-        reasoning=_paragraphs(
+        reasoning=join_paragraphs(
             *(t for i in response["output"] if i["type"] == "reasoning" for t in _thought(i))
         ),
         calls=calls,
@@ -226,7 +237,7 @@ def said_by_response(response: Json) -> Said:
     )
 
 
-def _paragraphs(*texts: str) -> str:
+def join_paragraphs(*texts: str) -> str:
     """Reasoning whose items are paragraphs, however many blank lines lie between them."""
     return "\n\n".join(p for text in texts for p in text.split("\n\n") if p)
 
@@ -253,7 +264,7 @@ def said_by_completion(completion: Json) -> Said:
     return Said(
         text=message["content"] or "",
         refusal=message.get("refusal") or "",
-        reasoning=_paragraphs(message.get("reasoning_content") or ""),
+        reasoning=join_paragraphs(message.get("reasoning_content") or ""),
         calls=[_written(call) for call in calls],
         ending={"length": "max_output_tokens", "content_filter": "content_filter"}.get(
             choice["finish_reason"], "completed"

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import forwarder
+from forwarder.protocols.protocol import OPENAI_API
 from forwarder.protocols.registry import (
     CLIENT_PROTOCOLS,
     EMBEDDING_PROTOCOLS,
     PROTOCOLS,
     UPSTREAM_PROTOCOLS,
+    find_api,
 )
 from forwarder.translation import TRANSLATIONS
 from tests.helpers.check_cases import check_each
@@ -21,6 +23,9 @@ PACKAGE = Path(forwarder.__file__).parent
 DECIDERS = ("pipeline/", "upstream/")
 """The declared pipeline, and the package that calls the upstreams' two APIs."""
 
+LITERALS = PROTOCOLS.keys() - {"messages"}
+"""Names that mean a protocol when they are written out; ``messages`` is a parameter too."""
+
 
 def test_every_protocol_is_found_by_its_own_name() -> None:
     assert all(protocol.name == name for name, protocol in PROTOCOLS.items())
@@ -29,11 +34,23 @@ def test_every_protocol_is_found_by_its_own_name() -> None:
 
 
 def test_every_client_protocol_has_a_translation_and_an_upstream_api() -> None:
-    assert PROTOCOLS.keys() - {"embeddings"} == TRANSLATIONS.keys()
+    assert PROTOCOLS.keys() - {"embeddings"} == {client for client, _ in TRANSLATIONS}
     for protocol in PROTOCOLS.values():
         assert protocol.upstream_api in UPSTREAM_PROTOCOLS
     for client in CLIENT_PROTOCOLS.values():
-        assert client.served_as is None or client.served_as in UPSTREAM_PROTOCOLS
+        carriers = {over: carrier.protocol for over, carrier in client.served_as.items()}
+        assert carriers.keys() == (UPSTREAM_PROTOCOLS.keys() if carriers else set())
+        assert carriers.keys() >= set(carriers.values())
+        assert all((client.name, carrier) in TRANSLATIONS for carrier in carriers.values())
+
+
+def test_every_request_has_an_api() -> None:
+    for protocol in PROTOCOLS.values():
+        assert protocol.paths
+        for path in protocol.paths:
+            assert find_api(path, lambda name: False) is protocol.api
+    assert find_api("/v1/models", lambda name: name == "anthropic-version").make_model_page
+    assert find_api("/v1/models", lambda name: False) is OPENAI_API
 
 
 @check_each("name", CLIENT_PROTOCOLS)
@@ -50,14 +67,14 @@ def find_decisions(tree: ast.Module) -> Iterator[tuple[int, bool]]:
         if not isinstance(node, ast.Compare):
             continue
         for each in (part for side in (node.left, *node.comparators) for part in ast.walk(side)):
-            if isinstance(each, ast.Constant) and each.value in PROTOCOLS:
+            if isinstance(each, ast.Constant) and each.value in LITERALS:
                 yield node.lineno, True
             elif is_name_of_protocol(each) and isinstance(node.ops[0], ast.Eq | ast.NotEq):
                 yield node.lineno, False
 
 
 def is_name_of_protocol(node: ast.AST) -> bool:
-    names = ("CHAT.name", "RESPONSES.name", "EMBEDDINGS.name")
+    names = ("CHAT.name", "RESPONSES.name", "EMBEDDINGS.name", "MESSAGES.name")
     return isinstance(node, ast.Attribute) and ast.unparse(node) in names
 
 

@@ -86,7 +86,7 @@ def test_translated_request_is_valid_for_strict_providers(case: Case) -> None:
     for profile in providers:
         body = adapt_request(copy.deepcopy(request), case.upstream, profile, LossReport())
         check = STRICT[case.upstream]
-        known = _without_parts(_as_openai_body(body), beyond)
+        known = _without_parts(as_openai_body(body), beyond)
         assert check(known, extra=beyond) == [], profile.name
 
 
@@ -100,7 +100,7 @@ def _without_parts(value: Any, kinds: set[str]) -> Any:
     return value
 
 
-def _as_openai_body(body: Json) -> Json:
+def as_openai_body(body: Json) -> Json:
     """Return the body without vendor parameters, and with OpenAI's values."""
     strange = VENDOR_PARAMETERS | ({"reasoning"} if "messages" in body else set())
     body = {k: v for k, v in body.items() if k not in strange}

@@ -28,6 +28,7 @@ from forwarder.protocols.registry import (
     CLIENT_PROTOCOLS,
     EMBEDDING_PROTOCOLS,
     EMBEDDINGS,
+    PROTOCOLS,
 )
 from forwarder.protocols.responses import RESPONSES
 from forwarder.providers import PROFILES
@@ -75,9 +76,9 @@ def make_replay_request(record: Json, key: str | None) -> ReplayRequest:
 
 
 MODEL_PATH = re.compile(
-    rf"(?P<base>(/({'|'.join(ALL_STYLES)}))?)"
-    r"((/v1)?/(chat/completions|responses|responses/compact|embeddings)"
-    r"|/api/(chat|generate|embed|embeddings))"
+    rf"(?P<base>(/({'|'.join(ALL_STYLES)}))?)("
+    + "|".join(re.sub("^/v1", "(/v1)?", path) for each in PROTOCOLS.values() for path in each.paths)
+    + ")"
 )
 """Paths of model requests. Others are not replayed: a foreign record could change stored data."""
 
@@ -294,13 +295,13 @@ def iterate_comparable_lines(answer: ReplayAnswer) -> Iterator[str]:
 
 
 GENERATED_ID = re.compile(
-    r"\b(?:resp|msg|rs|fc|ctc|call|chatcmpl|req|item|cmp|conv|ig|ws)[_-][\w-]{8,}"
+    r"\b(?:resp|msg|rs|fc|ctc|call|chatcmpl|req|item|cmp|conv|ig|ws|toolu|srvtoolu)[_-][\w-]{8,}"
 )
 """Matches ids that the forwarder generates."""
 
 VOLATILE_FIELDS = frozenset(
     {
-        "created", "created_at", "completed_at", "encrypted_content", "obfuscation",
+        "created", "created_at", "completed_at", "encrypted_content", "obfuscation", "signature",
         "total_duration", "load_duration", "prompt_eval_duration", "eval_duration",
     }
 )  # fmt: skip

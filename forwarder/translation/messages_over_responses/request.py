@@ -1,0 +1,129 @@
+"""Messages request -> Responses request."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from forwarder.core.errors import InvalidRequest
+from forwarder.core.translation_context import TranslationContext
+from forwarder.core.types import Json
+from forwarder.core.validate import LIST, STR, require_field
+from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
+from forwarder.protocols.messages_tables import MESSAGES_PARAMETERS
+from forwarder.protocols.parameters import validate_parameters
+from forwarder.translation.message_history import read_conversation, read_system
+from forwarder.translation.message_settings import (
+    FunctionTool,
+    ThinkingSettings,
+    ToolSettings,
+    make_cache_key,
+    make_json_schema,
+    read_max_uses,
+    read_schema,
+    read_service_tier,
+    read_stop_sequences,
+    read_thinking_settings,
+    read_token_limit,
+    read_tool_choice,
+    read_tools,
+    read_user,
+)
+from forwarder.translation.messages_over_responses.history import ResponsesConversationBuilder
+
+MIN_OUTPUT_TOKENS = 16
+"""The smallest ``max_output_tokens`` that the Responses API accepts."""
+
+_COPIED = ("model", "stream", "temperature", "top_p", "top_k")
+
+_INCLUDE_SOURCES = "web_search_call.action.sources"
+
+
+class TranslatedMessagesRequest(NamedTuple):
+    """The Responses request for a Messages request, and the facts that its answer needs."""
+
+    upstream_request: Json
+    model: str
+    thinking: ThinkingSettings
+
+
+def translate_request(request: Json, context: TranslationContext) -> TranslatedMessagesRequest:
+    """Translate a Messages request to a Responses request.
+
+    Raises InvalidRequest for malformed parameters, Unsupported for those that it cannot carry.
+    """
+    model = require_field(request, "model", STR, "model")
+    out: Json = {"store": False}
+    for name, value in validate_parameters(
+        request, MESSAGES_PARAMETERS, context.loss_report, context.extensions
+    ):
+        if name in _COPIED:
+            out[name] = value
+    thinking = read_thinking_settings(request)
+    read_stop_sequences(request)  # the answer is cut before it reaches the client
+    tools = read_tools(request, context.loss_report)
+    system = read_system(request)
+    builder = ResponsesConversationBuilder(context)
+    read_conversation(require_field(request, "messages", LIST, "messages"), builder, context)
+    if not builder.items:
+        raise InvalidRequest(
+            "'messages': at least one message with content is required.",
+            param="messages",
+            code="empty_array",
+        )
+    out["input"] = builder.items
+    schema = read_schema(request)
+    include = [INCLUDE_ENCRYPTED_REASONING] if context.can_summarize else []
+    if tools.search is not None:
+        include.append(_INCLUDE_SOURCES)
+    optional = {
+        "instructions": system,
+        "max_output_tokens": max(read_token_limit(request), MIN_OUTPUT_TOKENS),
+        "text": schema and {"format": {"type": "json_schema", **make_json_schema(schema)}},
+        "reasoning": make_reasoning(thinking, context),
+        "include": include,
+        "user": read_user(request),
+        "prompt_cache_key": make_cache_key(request, system),
+        "service_tier": read_service_tier(request),
+    }
+    out |= {name: value for name, value in optional.items() if value}
+    set_tools(out, request, tools)
+    return TranslatedMessagesRequest(out, model, thinking)
+
+
+def make_reasoning(thinking: ThinkingSettings, context: TranslationContext) -> Json:
+    reasoning: Json = {"effort": thinking.effort} if thinking.effort else {}
+    if thinking.is_shown and (thinking.effort or context.can_summarize):
+        reasoning["summary"] = "auto"  # else the client sees no reasoning
+    return reasoning
+
+
+def set_tools(out: Json, request: Json, tools: ToolSettings) -> None:
+    choice = read_tool_choice(request, tools)
+    offered = [make_function(tool) for tool in tools.functions]
+    if tools.search is not None:
+        offered.append(tools.search)
+        max_uses = read_max_uses(request)
+        if max_uses is not None:
+            out["max_tool_calls"] = max(1, max_uses)
+    if not offered:
+        return
+    out["tools"] = offered
+    if choice is None:
+        return
+    if choice.name in tools.names:
+        out["tool_choice"] = {"type": "function", "name": choice.name}
+    elif choice.name:
+        search = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "web_search"}]}
+        out["tool_choice"] = search
+    else:
+        out["tool_choice"] = choice.mode
+    if choice.is_parallel is False:
+        out["parallel_tool_calls"] = False
+
+
+def make_function(tool: FunctionTool) -> Json:
+    """Return a function; without a value, the Responses API would try its strict mode."""
+    function: Json = {"type": "function", "name": tool.name, "parameters": tool.parameters}
+    if tool.description:
+        function["description"] = tool.description
+    return {**function, "strict": bool(tool.strict)}

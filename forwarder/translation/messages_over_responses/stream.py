@@ -1,0 +1,341 @@
+"""Responses events -> events of the Messages API, with a table of event handlers.
+
+A reasoning item becomes a thinking block; its signature is a seal of the whole item, which the
+upstream gets back in the next turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from forwarder.core.errors import UpstreamError, UpstreamProtocolError
+from forwarder.core.translation_context import TranslationContext
+from forwarder.core.types import Batch, Event, EventStream, Json
+from forwarder.protocols.mappings import non_text_content, to_upstream_error
+from forwarder.protocols.tool_call_index import stringify_arguments
+from forwarder.translation import images as pictures
+from forwarder.translation.message_blocks import (
+    THINKING,
+    Block,
+    BlockWriter,
+    make_call_block,
+    make_message_end,
+    make_message_start,
+    make_redacted_block,
+    make_refusal_delta,
+    make_text_block,
+    make_thinking_block,
+    map_usage,
+)
+from forwarder.translation.messages_over_responses.request import TranslatedMessagesRequest
+
+_CALL_INPUTS = {"function_call": "arguments", "custom_tool_call": "input"}
+"""Item type of a call -> the field with what the model wrote."""
+
+Place = tuple[Any, Any]
+"""Output index and index of the part; an item without parts has None for the second one."""
+
+
+def translate_stream(
+    events: EventStream, translated: TranslatedMessagesRequest, context: TranslationContext
+) -> EventStream:
+    """Translate a Responses stream to events of the Messages API, batch by batch.
+
+    Raises UpstreamError if the upstream's stream fails or ends early; the events before the failure
+    are sent first.
+    """
+    answer = MessageBuilder(translated, context)
+    has_started = False
+    for batch in events:
+        if not batch:
+            yield batch
+            continue
+        out: Batch = []
+        if not has_started:
+            has_started, tier = True, (batch[0].get("response") or {}).get("service_tier")
+            out.append(make_message_start(context.id_source.new_id("msg"), translated.model, tier))
+        try:
+            for event in batch:
+                handler = EVENT_HANDLERS.get(event.get("type"))
+                if handler is not None:
+                    out += handler(answer, event)
+        except UpstreamError:
+            if out:  # from events of the same batch, before the failure
+                yield out
+            raise
+        if out:
+            yield out
+    if not answer.is_ended:
+        raise UpstreamProtocolError("The upstream's stream ended before its response was finished.")
+
+
+class MessageBuilder:
+    """Builds the events of one message from the events of a response."""
+
+    def __init__(self, translated: TranslatedMessagesRequest, context: TranslationContext) -> None:
+        self.is_ended = False
+        self._context = context
+        self._thinking = translated.thinking
+        self._server_calls = tuple(context.server_calls)
+        self._writer = BlockWriter()
+        self._blocks: dict[Place, Block] = {}
+        self._sent: dict[Place, int] = {}  # characters of texts and calls
+        self._reasoning_parts: dict[Any, Place] = {}  # output index -> the part that is shown
+        self._finished: set[Any] = set()  # output indexes of items
+        self._call_ids: set[str] = set()
+        self._refusal: list[str] = []
+        self._searches = 0
+
+    # -- lifecycle ------------------------------------------------------------------------------
+
+    def on_completed(self, event: Event) -> Batch:
+        """Send everything that was not streamed, then the end of the message."""
+        response = event.get("response") or {}
+        out: Batch = []
+        # Without output indexes, items that were sent already cannot be recognized.
+        if all(index is not None for index, _ in self._blocks) and None not in self._finished:
+            for index, item in enumerate(response.get("output") or ()):
+                if index not in self._finished:
+                    out += self._finish_item(index, item)
+        if self._writer.is_empty:
+            out += self._writer.begin(make_text_block())
+        out += self._writer.close()
+        self.is_ended = True
+        usage = map_usage(response.get("usage"), self._searches)
+        return [*out, *make_message_end(self._make_end(event, response), usage)]
+
+    def _make_end(self, event: Event, response: Json) -> Json:
+        reason = None
+        if event["type"] == "response.incomplete":
+            reason = (response.get("incomplete_details") or {}).get("reason") or "max_output_tokens"
+        if self._refusal or reason == "content_filter":
+            return make_refusal_delta("".join(self._refusal))
+        if reason is not None and reason != "steered":
+            return {"stop_reason": "max_tokens"}
+        return {"stop_reason": "tool_use" if self._call_ids else "end_turn"}
+
+    def on_failed(self, event: Event) -> Batch:
+        error = (event.get("response") or {}).get("error")
+        raise to_upstream_error(
+            error or {"message": "The upstream's response failed.", "code": "server_error"}
+        )
+
+    def on_error(self, event: Event) -> Batch:
+        raise to_upstream_error(
+            event.get("error") or {k: event.get(k) for k in ("message", "code", "param")}
+        )
+
+    # -- text -----------------------------------------------------------------------------------
+
+    def on_text(self, event: Event) -> Batch:
+        """Send one event for one delta.  This is the hot path."""
+        place = (event.get("output_index"), event.get("content_index"))
+        delta = event.get("delta") or ""
+        if type(delta) is not str:
+            raise non_text_content()
+        return self._append_text(place, delta)
+
+    def on_refusal(self, event: Event) -> Batch:
+        self._refusal.append(str(event.get("delta") or ""))
+        return self.on_text(event)
+
+    def on_text_done(self, event: Event) -> Batch:
+        place = (event.get("output_index"), event.get("content_index"))
+        return self._finish_text(place, event.get("text", event.get("refusal")))
+
+    def on_refusal_done(self, event: Event) -> Batch:
+        self._refusal = self._refusal or [str(event.get("refusal") or "")]
+        return self.on_text_done(event)
+
+    def _append_text(self, place: Place, text: str) -> Batch:
+        if not text:
+            return []
+        block = self._blocks.get(place)
+        self._sent[place] = self._sent.get(place, 0) + len(text)
+        if block is not None:
+            return self._writer.append(block, text)
+        block = self._blocks[place] = make_text_block()
+        return [*self._writer.begin(block), *self._writer.append(block, text)]
+
+    def _finish_text(self, place: Place, whole: Any) -> Batch:
+        """Send the end of a text that its deltas omitted, and mark its block as done."""
+        if type(whole or "") is not str:
+            raise non_text_content()
+        events = self._append_text(place, (whole or "")[self._sent.get(place, 0) :])
+        block = self._blocks.get(place)
+        return events if block is None else [*events, *self._writer.finish(block)]
+
+    # -- reasoning ------------------------------------------------------------------------------
+
+    def on_reasoning(self, event: Event) -> Batch:
+        place = (event.get("output_index"), event.get("content_index"))
+        return self._append_reasoning(place, "text", event.get("delta"))
+
+    def on_summary(self, event: Event) -> Batch:
+        place = (event.get("output_index"), event.get("summary_index"))
+        return self._append_reasoning(place, "summary", event.get("delta"))
+
+    def _append_reasoning(self, place: Place, form: str, delta: Any) -> Batch:
+        """Show the first form that an item has, text or summary, with a paragraph for each part."""
+        if type(delta or "") is not str:
+            raise non_text_content()
+        index = place[0]
+        shown = self._reasoning_parts.get(index)
+        if not delta or not self._thinking.is_shown or (shown is not None and shown[0] != form):
+            return []
+        self._reasoning_parts[index] = (form, place[1])
+        if shown is not None and shown[1] != place[1]:
+            delta = f"\n\n{delta}"
+        key = (index, THINKING)
+        block = self._blocks.get(key)
+        events: Batch = []
+        if block is None:
+            block = self._blocks[key] = make_thinking_block()
+            events = self._writer.begin(block)
+        if not self._thinking.has_text:
+            return events
+        return [*events, *self._writer.append(block, delta)]
+
+    def _finish_reasoning(self, index: Any, item: Json) -> Batch:
+        """Sign the reasoning; an item without any text is sent as data only."""
+        if not self._thinking.is_shown:
+            return []
+        events: Batch = []
+        if (index, THINKING) not in self._blocks:
+            for form, field in (("text", "content"), ("summary", "summary")):
+                for i, part in enumerate(item.get(field) or ()):
+                    events += self._append_reasoning((index, i), form, part.get("text"))
+        sealed: Json = {"item": item} if item.get("encrypted_content") else {}
+        block = self._blocks.get((index, THINKING))
+        if block is None:
+            if not sealed:
+                return events
+            return [*events, *self._writer.begin(make_redacted_block(self._seal(sealed)))]
+        if not sealed and not self._thinking.has_text:
+            parts = item.get("content") or item.get("summary") or ()
+            sealed = {"reasoning_content": "\n\n".join(str(p.get("text") or "") for p in parts)}
+        signature = self._seal(sealed)
+        block.last_deltas.append({"type": "signature_delta", "signature": signature})
+        return [*events, *self._writer.finish(block)]
+
+    def _seal(self, fields: Json) -> str:
+        origin = {"origin": self._context.origin} if self._context.origin else {}
+        return self._context.encrypt({**fields, **origin})
+
+    # -- items ----------------------------------------------------------------------------------
+
+    def on_item_added(self, event: Event) -> Batch:
+        item = event.get("item") or {}
+        return self._open_call(event.get("output_index"), item) if self._is_call(item) else []
+
+    def on_arguments(self, event: Event) -> Batch:
+        index = event.get("output_index")
+        if (index, None) not in self._blocks:
+            return []  # the item was never announced; its done event has the whole input
+        return self._append_input(index, stringify_arguments(event.get("delta")))
+
+    def on_item_done(self, event: Event) -> Batch:
+        return self._finish_item(event.get("output_index"), event.get("item") or {})
+
+    def _is_call(self, item: Json) -> bool:
+        """Whether ``item`` is a call that the client must answer."""
+        is_answered = str(item.get("call_id")).startswith(self._server_calls)
+        return item.get("type") in _CALL_INPUTS and not (self._server_calls and is_answered)
+
+    def _open_call(self, index: Any, item: Json) -> Batch:
+        if (index, None) in self._blocks:
+            return []
+        call_id = str(item.get("call_id") or item.get("id") or "")
+        if not call_id or call_id in self._call_ids:
+            call_id = self._context.id_source.new_id("toolu")
+        self._call_ids.add(call_id)
+        name = str(item.get("name") or "")
+        block = self._blocks[index, None] = make_call_block(call_id, name)
+        return self._writer.begin(block)
+
+    def _append_input(self, index: Any, text: str) -> Batch:
+        if not text:
+            return []
+        place = (index, None)
+        self._sent[place] = self._sent.get(place, 0) + len(text)
+        return self._writer.append(self._blocks[place], text)
+
+    def _finish_item(self, index: Any, item: Json) -> Batch:
+        """Send all parts of a finished item that were not sent yet."""
+        self._finished.add(index)
+        kind = item.get("type")
+        if kind == "reasoning":
+            return self._finish_reasoning(index, item)
+        if kind == "message":
+            events: Batch = []
+            for i, part in enumerate(item.get("content") or ()):
+                if part.get("type") == "refusal" and not self._refusal:
+                    self._refusal.append(str(part.get("refusal") or ""))
+                events += self._finish_text((index, i), part.get("text", part.get("refusal")))
+            return events
+        if self._is_call(item):
+            whole = stringify_arguments(item.get(_CALL_INPUTS[item["type"]]))
+            events = self._open_call(index, item)
+            events += self._append_input(index, whole[self._sent.get((index, None), 0) :])
+            return [*events, *self._writer.finish(self._blocks[index, None])]
+        if kind == "image_generation_call" and item.get("result"):
+            url = pictures.make_data_url(str(item["result"]), item.get("output_format"))
+            return self._finish_text((index, 0), f"![image]({url})")
+        if kind == "web_search_call":
+            return self._add_search(index, item)
+        return []
+
+    def _add_search(self, index: Any, item: Json) -> Batch:
+        """Show a search of the upstream or of the forwarder as a use of a server tool."""
+        action = item.get("action") if isinstance(item.get("action"), dict) else {}
+        assert isinstance(action, dict)
+        if action.get("type", "search") != "search":
+            return []
+        self._searches += 1
+        call_id = self._context.id_source.new_id("srvtoolu")
+        queries = action.get("queries")
+        query = action.get("query") or (queries[0] if isinstance(queries, list) and queries else "")
+        use = {
+            "type": "server_tool_use",
+            "id": call_id,
+            "name": "web_search",
+            "input": {"query": str(query)},
+        }
+        result = {
+            "type": "web_search_tool_result",
+            "tool_use_id": call_id,
+            "content": [make_search_result(each) for each in action.get("sources") or ()],
+        }
+        return [
+            *self._writer.begin(Block(use, is_done=True)),
+            *self._writer.begin(Block(result, is_done=True)),
+        ]
+
+
+def make_search_result(source: Json) -> Json:
+    """Return a found page; the content of the page stays at the upstream."""
+    url = str(source.get("url") or "")
+    title = str(source.get("title") or url)
+    return {"type": "web_search_result", "url": url, "title": title, "encrypted_content": ""}
+
+
+EVENT_HANDLERS: dict[Any, Callable[[MessageBuilder, Event], Batch]] = {
+    "response.completed": MessageBuilder.on_completed,
+    "response.incomplete": MessageBuilder.on_completed,
+    "response.failed": MessageBuilder.on_failed,
+    "error": MessageBuilder.on_error,
+    "response.output_text.delta": MessageBuilder.on_text,
+    "response.output_text.done": MessageBuilder.on_text_done,
+    "response.refusal.delta": MessageBuilder.on_refusal,
+    "response.refusal.done": MessageBuilder.on_refusal_done,
+    "response.reasoning_text.delta": MessageBuilder.on_reasoning,
+    # Open Responses has its own name for this event.
+    "response.reasoning.delta": MessageBuilder.on_reasoning,
+    "response.reasoning_summary_text.delta": MessageBuilder.on_summary,
+    "response.output_item.added": MessageBuilder.on_item_added,
+    "response.output_item.done": MessageBuilder.on_item_done,
+    "response.function_call_arguments.delta": MessageBuilder.on_arguments,
+    "response.custom_tool_call_input.delta": MessageBuilder.on_arguments,
+}
+"""The handlers of all events that the client sees something of."""

@@ -1,0 +1,95 @@
+"""Messages clients in tests: Anthropic's SDK as a judge of events, and what an answer says."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+
+from tests.helpers.translating import Said, join_paragraphs
+
+Json = dict[str, Any]
+
+REQUEST: Json = {
+    "model": "claude-x",
+    "max_tokens": 1000,
+    "messages": [{"role": "user", "content": "Hello"}],
+    "thinking": {"type": "enabled", "budget_tokens": 2000},
+    "stream": True,
+}
+"""A request that wants to see thinking."""
+
+
+def event_mistakes(event: Json) -> list[str]:
+    """What is wrong with an event, by the SDK's model for its type."""
+    pytest.importorskip("anthropic")
+    model = _event_models().get(event.get("type", ""))
+    return _mistakes(model, event) if model else [f"no such event: {event.get('type')}"]
+
+
+def message_mistakes(message: Json) -> list[str]:
+    """What is wrong with a whole message."""
+    anthropic_types = pytest.importorskip("anthropic.types")
+    return _mistakes(anthropic_types.Message, message)
+
+
+def rebuilt_message(events: list[Json]) -> Json:
+    """The message that ``client.messages.stream()`` puts together from the events."""
+    streaming = pytest.importorskip("anthropic.lib.streaming._messages")
+    snapshot: Any = None
+    json_bufs: dict[int, bytes] = {}
+    for event in events:
+        built = _event_models()[event["type"]].model_validate(event)
+        snapshot = streaming.accumulate_event(
+            event=built, current_snapshot=snapshot, json_bufs=json_bufs
+        )
+    message: Json = snapshot.to_dict(mode="json")
+    return message
+
+
+@functools.cache
+def _event_models() -> dict[str, Any]:
+    from anthropic.types import RawMessageStreamEvent
+
+    union = get_args(RawMessageStreamEvent)[0]
+    return {get_args(model.model_fields["type"].annotation)[0]: model for model in get_args(union)}
+
+
+def _mistakes(model: Any, value: Json) -> list[str]:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        made = TypeAdapter(model).validate_python(value, strict=True)
+    except ValidationError as error:
+        return [f"{each['loc']}: {each['msg']}" for each in error.errors()]
+    return [f"{path}: unknown field" for path in _extras(made, "")]
+
+
+def _extras(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, list):
+        for i, entry in enumerate(value):
+            yield from _extras(entry, f"{path}[{i}]")
+    for name in getattr(value, "model_extra", None) or ():
+        yield f"{path}.{name}"
+    for name in getattr(type(value), "model_fields", ()):
+        yield from _extras(getattr(value, name), f"{path}.{name}")
+
+
+def said_by_message(message: Json) -> Said:
+    """What a message says, as `said_by_response` tells of a response."""
+    blocks = message["content"]
+    refused = message["stop_reason"] == "refusal" and (message.get("stop_details") or {}).get(
+        "explanation"
+    )
+    text = "".join(block["text"] for block in blocks if block["type"] == "text")
+    ending = {"max_tokens": "max_output_tokens", "model_context_window_exceeded": "max_output_tokens",
+              "refusal": "content_filter"}  # fmt: skip
+    return Said(
+        text=text.removesuffix(refused or ""),
+        refusal=refused or "",
+        reasoning=join_paragraphs(*(b["thinking"] for b in blocks if b["type"] == "thinking")),
+        calls=[(block["name"], block["input"]) for block in blocks if block["type"] == "tool_use"],
+        ending="completed" if refused else ending.get(message["stop_reason"], "completed"),
+    )

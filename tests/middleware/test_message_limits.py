@@ -1,0 +1,126 @@
+"""Stop sequences and low limits of Messages clients over Responses upstreams."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import UpstreamUnreachable
+from forwarder.core.types import EventStream, Json
+from forwarder.middleware.message_limits import with_message_limits
+from forwarder.protocols.messages import fold_messages
+from tests.helpers.check_cases import check_each
+
+START = {
+    "type": "message_start",
+    "message": {"content": [], "usage": {"input_tokens": 0, "output_tokens": 0}},
+}
+END = [
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9}},
+    {"type": "message_stop"},
+]
+
+
+def block(index: int, kind: str, *pieces: str) -> list[Json]:
+    delta, field = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}[
+        kind
+    ]
+    return [
+        {"type": "content_block_start", "index": index, "content_block": {"type": kind, kind: ""}},
+        *(
+            {"type": "content_block_delta", "index": index, "delta": {"type": delta, field: each}}
+            for each in pieces
+        ),
+        {"type": "content_block_stop", "index": index},
+    ]
+
+
+class Upstream:
+    """Answers with these events, and knows whether it was closed."""
+
+    def __init__(self, *events: Json, error: Exception | None = None) -> None:
+        self._events = [START, *events]
+        self._error = error
+        self.request: Json = {}
+        self.is_closed = False
+
+    def __call__(self, request: Json) -> EventStream:
+        self.request = request
+        return self._stream()
+
+    def _stream(self) -> EventStream:
+        try:
+            for event in self._events:
+                yield [event]
+            if self._error is not None:
+                raise self._error
+            yield END
+        except GeneratorExit:
+            self.is_closed = True
+            raise
+
+
+def ask(upstream: Upstream, **request: Any) -> Json:
+    return fold_messages(with_message_limits(upstream)({"max_tokens": 100, **request}))
+
+
+def test_answer_is_cut_at_the_stop_sequence() -> None:
+    upstream = Upstream(*block(0, "thinking", "a END"), *block(1, "text", "a E", "ND b"))
+
+    message = ask(upstream, stop_sequences=["X", "END"])
+
+    assert [each.get("text", each.get("thinking")) for each in message["content"]] == [
+        "a END",
+        "a ",
+    ]
+    assert (message["stop_reason"], message["stop_sequence"]) == ("stop_sequence", "END")
+    assert message["usage"]["output_tokens"] == 1
+    assert upstream.is_closed
+    assert upstream.request["stream"] is True
+
+
+def test_text_that_only_begins_like_a_stop_sequence_is_kept() -> None:
+    upstream = Upstream(*block(0, "text", "a E"), *block(1, "text", "ND"))
+
+    message = ask(upstream, stop_sequences=["END"])
+
+    assert [each["text"] for each in message["content"]] == ["a E", "ND"]
+    assert message["stop_reason"] == "end_turn"
+    assert message["usage"]["output_tokens"] == 9
+
+
+def test_stop_sequence_at_the_end_of_a_block_is_found() -> None:
+    message = ask(Upstream(*block(0, "text", "aEND")), stop_sequences=["ENDE", "END"])
+
+    assert message["content"][0]["text"] == "a"
+    assert message["stop_sequence"] == "END"
+
+
+def test_low_limit_cuts_the_text() -> None:
+    upstream = Upstream(*block(0, "text", "one two", " three"))
+
+    message = ask(upstream, max_tokens=2)
+
+    assert message["content"][0]["text"] == "one two"
+    assert message["stop_reason"] == "max_tokens"
+
+
+def test_text_before_a_failure_is_sent() -> None:
+    upstream = Upstream(*block(0, "text", "a E")[:-1], error=UpstreamUnreachable("broken"))
+    got: list[Json] = []
+
+    with pytest.raises(UpstreamUnreachable):
+        deque(map(got.extend, with_message_limits(upstream)({"stop_sequences": ["END"]})), 0)
+    assert [e["delta"]["text"] for e in got if "delta" in e] == ["a ", "E"]
+
+
+@check_each("stops", [None, [], "END", [1], [""]])
+def test_other_requests_pass_unchanged(stops: Any) -> None:
+    upstream = Upstream(*block(0, "text", "a END"))
+
+    message = ask(upstream, stop_sequences=stops)
+
+    assert message["content"][0]["text"] == "a END"
+    assert "stream" not in upstream.request

@@ -1,0 +1,67 @@
+"""Messages requests as Chat requests, beyond the recorded cases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest, Unsupported
+from forwarder.translation.messages_over_chat import translate_request
+from tests.helpers.check_cases import check_each
+from tests.helpers.messages import REQUEST
+from tests.helpers.translating import terms
+
+FUNCTION = {"name": "f", "input_schema": {"type": "object"}}
+SEARCH = {"type": "web_search_20250305", "name": "web_search"}
+
+
+def translate(context: Any = None, **changes: Any) -> dict[str, Any]:
+    request: dict[str, Any] = translate_request({**REQUEST, **changes}, context or terms())[0]
+    return request
+
+
+@check_each("name", ["model", "messages", "max_tokens"])
+def test_required_parameters_are_required(name: str) -> None:
+    request = {key: value for key, value in REQUEST.items() if key != name}
+    with pytest.raises(InvalidRequest) as raised:
+        translate_request(request, terms())
+    assert raised.value.param == name
+
+
+@check_each(
+    "messages", [[], [{"role": "system", "content": "s"}], [{"role": "user", "content": []}]]
+)
+def test_conversation_must_not_be_empty(messages: Any) -> None:
+    with pytest.raises(InvalidRequest, match="at least one message"):
+        translate(messages=messages)
+
+
+def test_search_that_cannot_run_is_dropped() -> None:
+    context = terms()
+
+    assert "web_search_options" not in translate(context, tools=[SEARCH])
+    assert list(context.loss_report.losses) == ["tools.web_search"]
+    with pytest.raises(Unsupported):
+        translate(terms(strict=True), tools=[SEARCH])
+
+
+def test_choice_without_functions_is_left_out() -> None:
+    sent = translate(terms(web_search=True), tools=[SEARCH], tool_choice={"type": "any"})
+
+    assert sent["web_search_options"] == {}
+    assert {"tools", "tool_choice"}.isdisjoint(sent)
+
+
+def test_one_tool_can_be_forced() -> None:
+    sent = translate(tools=[FUNCTION], tool_choice={"type": "tool", "name": "f"})
+
+    assert sent["tool_choice"] == {"type": "function", "function": {"name": "f"}}
+
+
+def test_threads_are_refused_and_unknown_parameters_dropped() -> None:
+    with pytest.raises(Unsupported):
+        translate(thread={"id": "t"})
+    context = terms()
+    translate(context, top_k=3, novelty=1)
+    assert sorted(context.loss_report.losses) == ["novelty", "top_k"]

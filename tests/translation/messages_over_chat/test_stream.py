@@ -1,0 +1,161 @@
+"""Chat streams of unusual form as events of the Messages API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import UpstreamProtocolError
+from forwarder.protocols.messages import fold_messages
+from forwarder.translation.messages_over_chat import translate_request, translate_stream
+from tests.helpers.check_cases import check_each
+from tests.helpers.messages import REQUEST
+from tests.helpers.translating import events_of, terms
+
+Json = dict[str, Any]
+
+
+def chunk(delta: Json, finish: str | None = None, **choice: Any) -> Json:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish, **choice}]}
+
+
+def call(arguments: str = "", index: int = 0, **fields: Any) -> Json:
+    function = {"arguments": arguments, **{k: fields.pop(k) for k in ("name",) if k in fields}}
+    return chunk({"tool_calls": [{"index": index, "function": function, **fields}]})
+
+
+def translate(*chunks: Json, context: Any = None, **changes: Any) -> list[Json]:
+    context = context or terms(origin="up/m")
+    translated = translate_request({**REQUEST, **changes}, context)
+    return events_of(translate_stream(iter([[each] for each in chunks]), translated, context))
+
+
+def answer(*chunks: Json, **changes: Any) -> Json:
+    return fold_messages(iter([translate(*chunks, **changes)]))
+
+
+STOP = chunk({}, "stop")
+
+
+@check_each("field", ["stop_reason", "matched_stop"])
+def test_stop_sequence_is_known_if_the_upstream_names_it(field: str) -> None:
+    named = answer(
+        chunk({"content": "a"}), chunk({}, "stop", **{field: "END"}), stop_sequences=["END"]
+    )
+    other = answer(chunk({"content": "a"}), chunk({}, "stop", **{field: 7}), stop_sequences=["END"])
+
+    assert (named["stop_reason"], named["stop_sequence"]) == ("stop_sequence", "END")
+    assert (other["stop_reason"], other["stop_sequence"]) == ("end_turn", None)
+
+
+@check_each(
+    ("finish", "reason"),
+    [
+        ("stop", "end_turn"),
+        ("length", "max_tokens"),
+        ("model_length", "model_context_window_exceeded"),
+        ("content_filter", "refusal"),
+    ],
+)
+def test_finish_reasons_become_stop_reasons(finish: str, reason: str) -> None:
+    assert answer(chunk({"content": "a"}), chunk({}, finish))["stop_reason"] == reason
+
+
+def test_refusal_is_text_and_explained() -> None:
+    message = answer(chunk({"refusal": "I "}), chunk({"refusal": "won't."}), STOP)
+
+    assert message["content"] == [{"type": "text", "text": "I won't."}]
+    assert message["stop_details"]["explanation"] == "I won't."
+
+
+def test_interleaved_calls_are_blocks_one_after_the_other() -> None:
+    events = translate(
+        call("{", 0, id="a", name="f"),
+        call("{", 1, id="b", name="g"),
+        call("}", 0),
+        call("}", 1),
+        STOP,
+    )
+
+    indexes = [event["index"] for event in events if "index" in event]
+    assert indexes == sorted(indexes)
+    blocks = fold_messages(iter([events]))["content"]
+    assert [(block["id"], block["input"]) for block in blocks] == [("a", {}), ("b", {})]
+
+
+def test_calls_stream_while_they_arrive() -> None:
+    events = translate(
+        call("{", id="a", name="f"), call('"x":1}'), call("", 1, id="b", name="g"), STOP
+    )
+
+    pieces = [e["delta"]["partial_json"] for e in events if e["type"] == "content_block_delta"]
+    assert pieces == ["{", '"x":1}']
+
+
+def test_calls_without_ids_or_with_the_same_id_get_their_own() -> None:
+    message = answer(
+        call("{}", name="f"), call("{}", 1, id="a", name="f"), call("{}", 2, id="a", name="f"), STOP
+    )
+
+    assert len({block["id"] for block in message["content"]}) == 3
+    assert message["stop_reason"] == "tool_use"
+
+
+def test_call_without_a_name_is_an_error() -> None:
+    with pytest.raises(UpstreamProtocolError, match="without a name"):
+        translate(call("{}", id="a"), STOP)
+
+
+def test_stream_without_a_finish_reason_is_an_error() -> None:
+    with pytest.raises(UpstreamProtocolError):
+        translate(chunk({"content": "a"}))
+
+
+def test_images_become_markdown_once() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    message = answer(
+        chunk({"content": "See"}), chunk({"images": [image]}), chunk({"images": [image]}), STOP
+    )
+
+    assert message["content"][0]["text"] == "See\n\n![image](https://example.com/a.png)\n\n"
+
+
+def test_signatures_of_calls_are_redacted_thinking_at_the_end() -> None:
+    signed = call("{}", id="a", name="f", extra_content={"google": {"thought_signature": "x"}})
+
+    kinds = [block["type"] for block in answer(signed, STOP)["content"]]
+    assert kinds == ["tool_use", "redacted_thinking"]
+
+
+def test_signatures_are_a_loss_if_nothing_keeps_them() -> None:
+    signed = call("{}", id="a", name="f", extra_content={"google": {"thought_signature": "x"}})
+    context = terms(caches_signatures=False)
+
+    assert len(answer(signed, STOP, context=context, thinking=None)["content"]) == 1
+    assert list(context.loss_report.losses) == ["output.signatures"]
+
+
+def test_encrypted_reasoning_without_text_comes_before_the_answer() -> None:
+    opaque = chunk({"reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]})
+
+    kinds = [block["type"] for block in answer(opaque, chunk({"content": "a"}), STOP)["content"]]
+    assert kinds == ["redacted_thinking", "text"]
+
+
+def test_blank_reasoning_opens_no_block() -> None:
+    message = answer(chunk({"reasoning_content": "\n"}), chunk({"content": "a"}), STOP)
+
+    assert [block["type"] for block in message["content"]] == ["text"]
+
+
+def test_heartbeats_pass_through() -> None:
+    context = terms()
+    translated = translate_request(REQUEST, context)
+    batches = [[], [chunk({"content": "a"})], [], [STOP]]
+
+    got = list(translate_stream(iter(batches), translated, context))
+
+    assert got[0] == []
+    assert got[1][0]["type"] == "message_start"
+    assert got[2] == []

@@ -1,0 +1,59 @@
+"""Earlier turns of a Messages conversation as Responses items."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forwarder.translation.message_history import Thinking, ToolCall
+from forwarder.translation.messages_over_responses.history import ResponsesConversationBuilder
+from tests.helpers.translating import terms
+
+ORIGIN = "up/model"
+ITEM = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
+
+
+def build(*blocks: Any, **changes: Any) -> tuple[list[Any], dict[str, str]]:
+    context = terms(origin=ORIGIN, **changes)
+    builder = ResponsesConversationBuilder(context)
+    builder.add_assistant(list(blocks))
+    return builder.items, context.loss_report.losses
+
+
+def test_items_keep_the_order_of_the_blocks() -> None:
+    sealed = {"origin": ORIGIN, "item": ITEM}
+    items, losses = build(Thinking("so", sealed), "a", ToolCall("c", "f", "{}"), "b")
+
+    assert items[0] == ITEM
+    assert [item["type"] for item in items[1:]] == ["message", "function_call", "message"]
+    assert losses == {}
+
+
+def test_item_of_another_model_is_left_out() -> None:
+    items, losses = build(Thinking("", {"origin": "else/where", "item": ITEM}), "a")
+
+    assert [item["type"] for item in items] == ["message"]
+    assert list(losses) == ["messages.thinking.signature"]
+
+
+def test_text_of_reasoning_goes_to_upstreams_that_accept_it() -> None:
+    sealed = {"origin": ORIGIN, "reasoning_content": "hidden"}
+    items, losses = build(Thinking("", sealed), Thinking("so", None), extensions=["reasoning_text"])
+
+    assert [item["content"][0]["text"] for item in items] == ["hidden", "so"]
+    assert [item["id"] for item in items] == ["rs_0", "rs_1"]
+    assert losses == {}
+
+
+def test_text_of_reasoning_is_noted_for_other_upstreams() -> None:
+    items, losses = build(Thinking("so", None), Thinking("", None), "a")
+
+    assert len(items) == 1
+    assert list(losses) == ["messages.thinking"]
+
+
+def test_system_messages_are_the_developers() -> None:
+    builder = ResponsesConversationBuilder(terms())
+    builder.add_system("")
+    builder.add_system("s")
+
+    assert [item["role"] for item in builder.items] == ["developer"]

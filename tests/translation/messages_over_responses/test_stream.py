@@ -1,0 +1,160 @@
+"""Responses streams of unusual form as events of the Messages API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import UpstreamError, UpstreamProtocolError
+from forwarder.protocols.messages import fold_messages
+from forwarder.translation.messages_over_responses import translate_request, translate_stream
+from tests.helpers.check_cases import check_each
+from tests.helpers.messages import REQUEST, message_mistakes
+from tests.helpers.translating import SEAL, events_of, terms
+
+Json = dict[str, Any]
+
+
+def translate(*events: Json, **changes: Any) -> list[Json]:
+    context = terms(origin="up/m", **changes.pop("terms", {}))
+    translated = translate_request({**REQUEST, **changes}, context)
+    return events_of(translate_stream(iter([[each] for each in events]), translated, context))
+
+
+def answer(*events: Json, **changes: Any) -> Json:
+    message = fold_messages(iter([translate(*events, **changes)]))
+    assert message_mistakes(message) == []
+    return message
+
+
+def done(item: Json, index: int = 0) -> Json:
+    return {"type": "response.output_item.done", "output_index": index, "item": item}
+
+
+def completed(*output: Json, **fields: Any) -> Json:
+    return {"type": "response.completed", "response": {"output": list(output), **fields}}
+
+
+def incomplete(reason: str | None) -> Json:
+    details = {"incomplete_details": {"reason": reason}} if reason else {}
+    return {"type": "response.incomplete", "response": {"output": [], **details}}
+
+
+SEARCH = {
+    "type": "web_search_call",
+    "id": "ws_1",
+    "status": "completed",
+    "action": {
+        "type": "search",
+        "query": "weather",
+        "sources": [{"type": "url", "url": "https://example.com"}],
+    },
+}
+
+
+def test_searches_are_uses_of_a_server_tool() -> None:
+    opened = {**SEARCH, "action": {"type": "open_page", "url": "https://example.com"}}
+    use, result, text = answer(done(SEARCH), done(opened, 1), completed(SEARCH, opened))[
+        "content"
+    ] + [None]
+
+    assert use["input"] == {"query": "weather"}
+    assert result["tool_use_id"] == use["id"]
+    assert [page["url"] for page in result["content"]] == ["https://example.com"]
+    assert text is None
+
+
+def test_searches_are_counted_in_the_usage() -> None:
+    usage = answer(completed(SEARCH))["usage"]
+
+    assert usage["server_tool_use"]["web_search_requests"] == 1
+
+
+@check_each(
+    ("reason", "stop"),
+    [
+        ("max_output_tokens", "max_tokens"),
+        (None, "max_tokens"),
+        ("content_filter", "refusal"),
+        ("steered", "end_turn"),
+    ],
+)
+def test_incomplete_answers_have_their_reason(reason: str | None, stop: str) -> None:
+    assert answer(incomplete(reason))["stop_reason"] == stop
+
+
+def test_reasoning_without_text_is_redacted_thinking() -> None:
+    item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
+    block, _ = answer(done(item), completed(item))["content"] + [None]
+
+    assert block["type"] == "redacted_thinking"
+    assert block["data"].startswith(SEAL)
+
+
+def test_hidden_text_is_in_the_seal() -> None:
+    item = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "so"}]}
+    thinking = {"type": "adaptive", "display": "omitted"}
+
+    block = answer(completed(item), thinking=thinking)["content"][0]
+
+    assert block["thinking"] == ""
+    assert '"reasoning_content": "so"' in block["signature"]
+
+
+def test_interleaved_items_are_blocks_one_after_the_other() -> None:
+    def delta(index: int, text: str) -> Json:
+        place = {"output_index": index, "content_index": 0}
+        return {"type": "response.output_text.delta", **place, "delta": text}
+
+    def message(text: str) -> Json:
+        return {"type": "message", "content": [{"type": "output_text", "text": text}]}
+
+    events = translate(
+        delta(0, "a"),
+        delta(1, "b"),
+        delta(0, "a"),
+        done(message("aa")),
+        done(message("b"), 1),
+        completed(),
+    )
+
+    indexes = [event["index"] for event in events if "index" in event]
+    assert indexes == sorted(indexes)
+    texts = [block["text"] for block in fold_messages(iter([events]))["content"]]
+    assert texts == ["aa", "b"]
+
+
+def test_calls_that_the_provider_answers_are_left_out() -> None:
+    call = {"type": "function_call", "call_id": "xs_1", "name": "f", "arguments": "{}"}
+
+    message = answer(done(call), completed(call), terms={"server_calls": ("xs_",)})
+
+    assert message["content"] == [{"type": "text", "text": ""}]
+    assert message["stop_reason"] == "end_turn"
+
+
+def test_images_become_markdown() -> None:
+    image = {"type": "image_generation_call", "id": "ig_1", "result": "iVBORw0KGgo="}
+
+    text = answer(completed(image))["content"][0]["text"]
+    assert text == "![image](data:image/png;base64,iVBORw0KGgo=)"
+
+
+@check_each(
+    "event",
+    [
+        {"type": "response.failed", "response": {"error": {"message": "broken"}}},
+        {"type": "response.failed"},
+        {"type": "error", "message": "broken"},
+        {"type": "error", "error": {"message": "broken"}},
+    ],
+)
+def test_failures_are_raised(event: Json) -> None:
+    with pytest.raises(UpstreamError, match="broken|failed"):
+        translate(event)
+
+
+def test_stream_without_an_end_is_an_error() -> None:
+    with pytest.raises(UpstreamProtocolError):
+        translate({"type": "response.created", "response": {}})

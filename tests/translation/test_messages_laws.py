@@ -1,0 +1,334 @@
+"""Properties of Messages events, for the upstream's stream of every case under ``tests/cases``."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from typing import Any
+
+from forwarder.core.errors import UpstreamUnreachable
+from forwarder.core.translation_context import LossReport
+from forwarder.core.types import Batch, Event, EventStream
+from forwarder.protocols import unfold
+from forwarder.protocols.messages import fold_messages
+from forwarder.protocols.registry import CLIENT_PROTOCOLS, UPSTREAM_PROTOCOLS
+from forwarder.providers import PROFILES, adapt_request
+from tests.fake_provider import check_chat, check_responses
+from tests.helpers.cases import Case, cases
+from tests.helpers.check_cases import check_each
+from tests.helpers.messages import (
+    REQUEST,
+    event_mistakes,
+    message_mistakes,
+    rebuilt_message,
+    said_by_message,
+)
+from tests.helpers.translating import (
+    CHUNKINGS,
+    TRANSLATIONS,
+    Said,
+    as_sent,
+    at_once,
+    events_of,
+    said_by_completion,
+    said_by_response,
+    terms,
+    translate_case,
+)
+from tests.helpers.translating import translate as translate_request
+from tests.translation.test_laws import as_openai_body
+
+Json = dict[str, Any]
+
+STRICT: dict[str, Any] = {"chat": check_chat, "responses": check_responses}
+
+every_stream = check_each("case", cases(streams=True))
+every_chunking = check_each("chunking", CHUNKINGS)
+OWN = [each for over in ("chat", "responses") for each in cases(f"messages_over_{over}")]
+every_own_case = check_each("case", OWN)
+every_own_stream = check_each("case", [each for each in OWN if each.values[0].streams])
+
+
+def translate(case: Case, batches: list[Batch] | EventStream, **changes: Any) -> EventStream:
+    context = terms(**case.read("terms.json", {}))
+    translation = TRANSLATIONS[f"messages_over_{case.upstream}"]
+    translated = translation.translate_request({**REQUEST, **changes}, context)
+    stream: EventStream = translation.translate_stream(iter(batches), translated, context)
+    return stream
+
+
+@functools.cache
+def translate_events(case: Case, chunking: str = "as sent") -> list[Event]:
+    return events_of(translate(case, CHUNKINGS[chunking](case.read("upstream.jsonl"))))
+
+
+def fold(events: list[Event]) -> Json:
+    return fold_messages(iter([events]))
+
+
+@every_stream
+@every_chunking
+def test_events_match_the_sdk_types(case: Case, chunking: str) -> None:
+    mistakes = [event_mistakes(event) for event in translate_events(case, chunking)]
+    assert [each for each in mistakes if each] == []
+
+
+@every_stream
+def test_folded_message_matches_the_sdk_type(case: Case) -> None:
+    assert message_mistakes(fold(translate_events(case))) == []
+
+
+@every_stream
+@every_chunking
+def test_sdk_accumulates_the_message(case: Case, chunking: str) -> None:
+    events = translate_events(case, chunking)
+    folded = fold(events)
+    if all(is_whole(block) for block in folded["content"]):  # the SDK reads cut input in part
+        rebuilt = rebuilt_message(events)
+        assert {k: v for k, v in rebuilt.items() if v is not None} == {
+            k: v for k, v in folded.items() if v is not None
+        }
+
+
+def is_whole(block: Json) -> bool:
+    return block["type"] != "tool_use" or block["input"] != {}
+
+
+@every_stream
+@every_chunking
+def test_blocks_follow_each_other_strictly(case: Case, chunking: str) -> None:
+    """Every block is opened, filled and closed before the next one."""
+    open_index, count = None, 0
+    for event in translate_events(case, chunking)[1:-2]:
+        if event["type"] == "content_block_start":
+            assert open_index is None
+            assert event["index"] == count
+            open_index, count = count, count + 1
+        elif event["type"] == "content_block_stop":
+            assert event["index"] == open_index
+            open_index = None
+        else:
+            assert event["type"] == "content_block_delta"
+            assert event["index"] == open_index
+    assert open_index is None
+    assert count
+
+
+@every_stream
+@every_chunking
+def test_message_has_one_start_and_one_end(case: Case, chunking: str) -> None:
+    kinds = [event["type"] for event in translate_events(case, chunking)]
+    assert kinds[0] == "message_start"
+    assert kinds[-2:] == ["message_delta", "message_stop"]
+    ends = ("message_start", "message_delta", "message_stop", "error")
+    assert [kind for kind in kinds if kind in ends] == list(ends[:3])
+
+
+@every_stream
+@every_chunking
+def test_thinking_is_signed_once_at_its_end(case: Case, chunking: str) -> None:
+    events = translate_events(case, chunking)
+    opened = [
+        event["index"]
+        for event in events
+        if event["type"] == "content_block_start" and event["content_block"]["type"] == "thinking"
+    ]
+    signed = [
+        (event["index"], events[i + 1]["type"])
+        for i, event in enumerate(events)
+        if event.get("delta", {}).get("type") == "signature_delta"
+    ]
+    assert signed == [(index, "content_block_stop") for index in opened]
+
+
+@every_stream
+@every_chunking
+def test_chunking_changes_nothing_but_the_pieces(case: Case, chunking: str) -> None:
+    assert said_by_message(fold(translate_events(case, chunking))) == said_by_message(
+        fold(translate_events(case))
+    )
+
+
+def said_by_upstream(case: Case) -> Said:
+    events = at_once(case.read("upstream.jsonl"))
+    whole = CLIENT_PROTOCOLS[case.upstream].fold(iter(events))
+    read = said_by_completion if case.upstream == "chat" else said_by_response
+    return read(whole)
+
+
+UNLIKE = {
+    "image_alone", "image_and_call", "image_growing", "image_parts", "images", "images_in_answers",
+    "only_an_image", "image_by_url",  # images become Markdown
+    "reasoning_details", "reasoning_field", "reasoning_in_parts", "reasoning_in_tags",
+    "reasoning_twice", "reasoning_blank", "reasoning_both_forms", "logprobs_of_thoughts",
+    "cut_in_thought", "reasoning_content",  # the fold has their reasoning in other places
+    "repeated_names", "server_run_calls", "legacy_function_call", "several_choices",
+    "custom_tool_native", "custom_tool", "custom_tool_bare", "namespaces",
+}  # fmt: skip
+"""Cases whose upstream answers cannot be compared by `said_by_upstream`; others check them."""
+
+
+@check_each("case", [p for p in cases(streams=True) if p.values[0].name not in UNLIKE])
+def test_message_says_what_the_upstream_said(case: Case) -> None:
+    said, whole = said_by_message(fold(translate_events(case))), said_by_upstream(case)
+    calls = [(name, parse(arguments)) for name, arguments in whole.calls]
+    expected = whole._replace(calls=calls)  # type: ignore[arg-type]
+    assert said._replace(refusal="", ending="") == expected._replace(refusal="", ending="")
+    assert said.refusal in (whole.refusal, "")
+    assert said.ending == whole.ending or said.refusal
+
+
+def parse(arguments: str) -> Any:
+    try:
+        return json.loads(arguments or "{}")
+    except ValueError:
+        return {}
+
+
+# -- requests and their answers -----------------------------------------------------------------
+
+
+@every_own_case
+def test_request_is_translated_as_recorded(case: Case) -> None:
+    translated = translate_case(case)
+    assert translated.request == case.read("upstream.request.json")
+    assert sorted(translated.dropped) == case.read("dropped.json", [])
+
+
+@every_own_case
+def test_translation_does_not_modify_the_request(case: Case) -> None:
+    request = case.read("request.json")
+    before = copy.deepcopy(request)
+    translate_request(case.direction, request, terms(**case.read("terms.json", {})))
+    assert request == before
+
+
+@every_own_case
+@check_each("streamed", [False, True])
+def test_stream_parameter_follows_the_client(case: Case, streamed: bool) -> None:
+    request = {**case.read("request.json"), "stream": streamed}
+    context = terms(**case.read("terms.json", {}))
+    usage = {"include_usage": True} if streamed and case.upstream == "chat" else None
+    sent = translate_request(case.direction, request, context).request
+    assert (sent["stream"], sent.get("stream_options")) == (streamed, usage)
+
+
+SEALED_OR_FETCHED = {
+    ("messages_media", "chat"),  # its URL of a file is fetched before
+    ("messages_thinking", "responses"),  # its encrypted content is nobody's
+}
+
+
+@check_each(
+    "case", [c for c in OWN if (c.values[0].name, c.values[0].upstream) not in SEALED_OR_FETCHED]
+)
+def test_translated_request_is_valid_for_strict_providers(case: Case) -> None:
+    beyond = set(case.read("terms.json", {}).get("extensions", ()))
+    providers = [p for p in PROFILES.values() if beyond <= p.responses_takes]
+    assert providers
+    request = translate_case(case).request
+    for profile in providers:
+        body = adapt_request(copy.deepcopy(request), case.upstream, profile, LossReport())
+        mistakes = STRICT[case.upstream](as_openai_body(body), extra=beyond)
+        assert mistakes == [], profile.name
+
+
+@every_own_stream
+@every_chunking
+def test_answer_is_as_recorded(case: Case, chunking: str) -> None:
+    batches = CHUNKINGS[chunking](case.read("upstream.jsonl"))
+    answer = fold(events_of(translate_case(case).answer(iter(batches))))
+    expected = case.read("answer.json")
+    assert {key: answer.get(key) for key in expected} == expected
+
+
+@every_own_stream
+def test_answer_goes_back_to_its_upstream(case: Case) -> None:
+    """The answer of one turn is history in the next one, with the signatures of its provider."""
+    events = case.read("upstream.jsonl")
+    request = case.read("request.json")
+    context = terms(**case.read("terms.json", {}))
+    translated = translate_request(case.direction, request, context)
+    message = fold(events_of(translated.answer(iter(at_once(events)))))
+    calls = [block["id"] for block in message["content"] if block["type"] == "tool_use"]
+    results = [{"type": "tool_result", "tool_use_id": each, "content": "x"} for each in calls]
+    goes_on = {"role": "user", "content": [*results, {"type": "text", "text": "Go on"}]}
+    turn = {"role": "assistant", "content": message["content"]}
+    more = {**request, "messages": [*request["messages"], turn, goes_on]}
+    sent = translate_request(case.direction, more, terms(**case.read("terms.json", {})))
+    whole = UPSTREAM_PROTOCOLS[case.upstream].fold(iter(at_once(events)))
+    if case.upstream == "chat":
+        said = whole["choices"][0]["message"]
+        back = next(m for m in reversed(sent.request["messages"]) if m["role"] == "assistant")
+        assert back["content"] == said["content"]
+        assert back.get("reasoning_details") == said.get("reasoning_details")
+        ids = [call["id"] for call in said.get("tool_calls", ())]
+        assert [call["id"] for call in back.get("tool_calls", ())] == ids
+    else:
+        sealed = [item for item in whole["output"] if item["type"] == "reasoning"]
+        assert [item for item in sent.request["input"] if item in sealed] == sealed
+
+
+# -- whole answers ------------------------------------------------------------------------------
+
+
+@every_stream
+def test_whole_answer_equals_the_stream(case: Case) -> None:
+    events = case.read("upstream.jsonl")
+    whole = UPSTREAM_PROTOCOLS[case.upstream].fold(iter(at_once(events)))
+    unfolded = unfold.unfold_answer(case.upstream, copy.deepcopy(whole), streamed=False)
+    message = fold(events_of(translate(case, [unfolded])))
+    said, streamed = said_by_message(message), said_by_message(fold(translate_events(case)))
+    if case.name not in UNLIKE:
+        assert said == streamed
+    assert message["stop_reason"] == fold(translate_events(case))["stop_reason"]
+
+
+# -- failures -----------------------------------------------------------------------------------
+
+
+@every_stream
+def test_cut_stream_ends_with_one_error(case: Case) -> None:
+    """Wherever the upstream breaks off, the client gets what came and then one ``error``."""
+    events = case.read("upstream.jsonl")
+    append_error = CLIENT_PROTOCOLS["messages"].append_error
+
+    def break_off(batches: list[Batch]) -> EventStream:
+        yield from batches
+        raise UpstreamUnreachable("the connection broke")
+
+    for cut in range(len(events) + 1):
+        got = events_of(append_error(translate(case, break_off(as_sent(events[:cut])))))
+        kinds = [event["type"] for event in got]
+        assert kinds.count("error") + kinds.count("message_stop") == 1
+        assert kinds[-1] in ("error", "message_stop")
+        if kinds[-1] == "error":
+            assert got[-1]["error"] == {"type": "api_error", "message": "the connection broke"}
+
+
+# -- settings -----------------------------------------------------------------------------------
+
+
+@every_stream
+def test_clients_without_thinking_see_none(case: Case) -> None:
+    hidden = fold(events_of(translate(case, as_sent(case.read("upstream.jsonl")), thinking=None)))
+    shown = fold(translate_events(case))
+    kinds = ("thinking", "redacted_thinking")
+    rest = [block for block in shown["content"] if block["type"] not in kinds]
+    assert hidden["content"] == (rest or [{"type": "text", "text": ""}])
+
+
+@every_stream
+def test_omitted_thinking_has_a_signature_and_no_text(case: Case) -> None:
+    setting = {**REQUEST["thinking"], "display": "omitted"}
+    events = as_sent(case.read("upstream.jsonl"))
+    omitted = fold(events_of(translate(case, events, thinking=setting)))
+    shown = fold(translate_events(case))
+    assert [block["type"] for block in omitted["content"]] == [
+        block["type"] for block in shown["content"]
+    ]
+    for block in omitted["content"]:
+        if block["type"] == "thinking":
+            assert block["thinking"] == ""
+            assert block["signature"]
