@@ -178,13 +178,13 @@ def parse_client_keys(text: str) -> tuple[str, ...]:
 
 
 @with_error_message(
-    "patterns (qwen-*) and aliases (fast=qwen-turbo, no wildcards) separated by commas"
+    "patterns (qwen-*) and aliases (fast=qwen-turbo, claude-*=qwen-plus) separated by commas"
 )
 def parse_aliases(text: str) -> Mapping[str, str]:
     pairs = [item.partition("=") for item in split_commas(text) if "=" in item]
     aliases = {name.strip(): model.strip() for name, _, model in pairs}
     require(len(aliases) == len(pairs) and all(aliases) and all(aliases.values()))
-    require(not any(is_pattern(word) for pair in aliases.items() for word in pair))
+    require(not any(map(is_pattern, aliases.values())))
     return MappingProxyType(aliases)
 
 

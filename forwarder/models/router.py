@@ -1,7 +1,7 @@
 """Routing: resolves the model name of a request to an upstream and the upstream's model name.
 
-Order of precedence: ``upstream/model``, a registered model, a group, an alias, a glob, a stand-in
-for a Codex helper model, the default rule.
+Order of precedence: ``upstream/model``, a registered model, a group, an alias, a glob, an alias
+that is a pattern (``claude-*=qwen-plus``), a stand-in for a Codex helper model, the default rule.
 
 Names with and without Ollama's tag ``:latest`` are equivalent. If neither form is configured, the
 name goes upstream without the tag. (For an upstream that needs the tag, configure the alias
@@ -142,7 +142,8 @@ class Router:
         routes = [make_route(upstream, name, client)]
         for fallback in upstream.fallback:
             other = self._by_name[fallback.upstream]
-            same_model = name if name in other.aliases else routes[0].model
+            has_alias = any(fnmatchcase(name, alias) for alias in other.aliases)
+            same_model = name if has_alias else routes[0].model
             routes.append(make_route(other, fallback.model or same_model, client))
         return tuple(routes)
 
@@ -297,7 +298,17 @@ def normalize_name(name: str, upstreams: Sequence[UpstreamSettings]) -> str:
 
 
 def has_matching_glob(name: str, upstream: UpstreamSettings) -> bool:
-    return any(fnmatchcase(name, glob) for glob in upstream.globs)
+    """Whether a pattern of the upstream, or one of its aliases that is a pattern, fits a name."""
+    return any(fnmatchcase(name, glob) for glob in (*upstream.globs, *upstream.aliases))
+
+
+def find_target(name: str, upstream: UpstreamSettings) -> str:
+    """Return the upstream's model for a name: of its alias, by its own name, of a pattern alias."""
+    exact = upstream.aliases.get(name)
+    if exact is not None or any(fnmatchcase(name, glob) for glob in upstream.globs):
+        return exact or name
+    fitting = (target for glob, target in upstream.aliases.items() if fnmatchcase(name, glob))
+    return next(fitting, name)
 
 
 def choose_preferred(candidates: Sequence[UpstreamSettings], client: str) -> UpstreamSettings:
@@ -321,10 +332,11 @@ def require_model_name(model: str, requested: str) -> str:
 def make_route(upstream: UpstreamSettings, name: str, client: str) -> Route:
     near = PROTOCOLS[client].upstream_api
     protocol = near if near in upstream.apis else next(iter(upstream.apis))
-    return Route(upstream, protocol, upstream.aliases.get(name, name))
+    return Route(upstream, protocol, find_target(name, upstream))
 
 
 def list_literal_models(upstream: UpstreamSettings) -> dict[str, str]:
     """Return client name -> upstream name for all aliases and globs without wildcards."""
     literal = {glob: glob for glob in upstream.globs if not is_pattern(glob)}
-    return {**upstream.aliases, **literal}
+    aliases = {name: target for name, target in upstream.aliases.items() if not is_pattern(name)}
+    return {**aliases, **literal}

@@ -124,6 +124,22 @@ def test_prefix_alias_glob_and_default_in_this_order(model: str, chat: str, resp
     assert where(SEVERAL, model, "responses") == responses
 
 
+@check_each(
+    ("model", "expected"),
+    [
+        ("claude-opus", "a chat big"),
+        ("claude-haiku-9", "a chat small"),
+        ("claude-own", "a chat claude-own"),
+        ("other", "b chat any"),
+        ("b/claude-opus", "b chat any"),
+    ],
+)
+def test_an_alias_may_be_a_pattern(model: str, expected: str) -> None:
+    both = router("a chat claude-opus=big,claude-own,claude-*=small", "b chat *=any")
+    assert where(both, model, "messages") == expected
+    assert [name for name, _ in both.list_models()] == ["claude-opus", "claude-own"]
+
+
 def test_an_alias_goes_before_a_glob_of_an_earlier_upstream() -> None:
     both = router("a chat fa*", "b chat fast=m")
     assert where(both, "fast", "chat") == "b chat m"
