@@ -22,6 +22,8 @@ OPENCODE = NODE / "node_modules" / "opencode-linux-x64" / "bin" / "opencode"
 """The program itself, which npm's ``opencode-ai`` only wraps."""
 CLINE = NODE / "node_modules" / "@cline" / "cli-linux-x64" / "bin" / "cline"
 """The program itself, which npm's ``cline`` only wraps."""
+CLAUDE_CODE = NODE / "node_modules" / "@anthropic-ai" / "claude-code-linux-x64" / "claude"
+"""The program itself, which npm's ``@anthropic-ai/claude-code`` only wraps."""
 AIDER = HERE / "aider" / ".venv" / "bin" / "aider"
 
 _REQUIRED = os.environ.get("REQUIRE_CLIENTS") == "1"

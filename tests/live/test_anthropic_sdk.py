@@ -1,0 +1,174 @@
+"""anthropic-sdk-python, strictly validating, over both kinds of upstream."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.fake_provider import Answer, Call, ScriptedUpstream, faults
+from tests.live.clients import needs_python_package
+from tests.live.conftest import Serve, settings
+from tests.live.server import Server
+
+pytestmark = needs_python_package("anthropic")
+over_either = pytest.mark.parametrize("over", ["chat", "responses"])
+
+TOOL: Any = {
+    "name": "get_weather",
+    "description": "The weather in a city",
+    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+THINKING: Any = {"type": "enabled", "budget_tokens": 2000}
+HI: Any = {"role": "user", "content": "hi"}
+
+
+@pytest.fixture(scope="module")
+def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
+    return serve(settings(upstream, RESPONSES_PROVIDER="openai", FORWARDER_API_KEYS="sk-mine"))
+
+
+@pytest.fixture(scope="module")
+def client(forwarder: Server) -> Iterator[Any]:
+    import anthropic
+
+    with anthropic.Anthropic(
+        base_url=forwarder.url,
+        api_key="sk-mine",
+        max_retries=0,
+        timeout=10,
+        _strict_response_validation=True,
+    ) as client:
+        yield client
+
+
+@over_either
+def test_create_gives_text_and_usage(over: str, client: Any) -> None:
+    message = client.messages.create(model=f"{over}/gpt-5", max_tokens=100, messages=[HI])
+
+    assert [block.text for block in message.content] == ["Hello from the scripted upstream."]
+    assert (message.usage.input_tokens, message.usage.cache_read_input_tokens) == (16, 5)
+    assert message.stop_reason == "end_turn"
+    assert message._request_id.startswith("req_")
+
+
+@over_either
+def test_stream_runs_tools_with_thinking(
+    over: str, client: Any, upstream: ScriptedUpstream
+) -> None:
+    """Two rounds of the streaming helper; the provider gets its reasoning back."""
+    calls = [Call("get_weather", {"city": city}) for city in ("Oslo", "Bergen")]
+    upstream.script(Answer(reasoning="I look.", text="Wait.", calls=calls))
+    upstream.script(Answer(reasoning="Done.", text="Rain."))
+    messages: list[Any] = [HI]
+    asked: dict[str, Any] = {
+        "model": f"{over}/gpt-5",
+        "max_tokens": 4000,
+        "thinking": THINKING,
+        "tools": [TOOL],
+    }
+
+    with client.messages.stream(messages=messages, **asked) as stream:
+        kinds = [event.type for event in stream]
+        first = stream.get_final_message()
+    assert {"thinking", "text", "input_json", "signature"} <= set(kinds)
+    used = [block for block in first.content if block.type == "tool_use"]
+    assert [block.input for block in used] == [{"city": "Oslo"}, {"city": "Bergen"}]
+    assert first.stop_reason == "tool_use"
+    results = [{"type": "tool_result", "tool_use_id": b.id, "content": "rain"} for b in used]
+    messages += [first.to_param(), {"role": "user", "content": results}]
+    with client.messages.stream(messages=messages, **asked) as stream:
+        last = stream.get_final_message()
+
+    assert [block.type for block in last.content] == ["thinking", "text"]
+    assert last.content[0].thinking == "Done."
+    body = upstream.requests[-1].body
+    if over == "chat":
+        turn = next(m for m in body["messages"] if m["role"] == "assistant")
+        assert turn["reasoning_content"] == "I look."
+    else:
+        assert [item["type"] for item in body["input"]][1:4] == [
+            "reasoning",
+            "message",
+            "function_call",
+        ]
+        assert body["input"][1]["encrypted_content"]
+
+
+@over_either
+def test_images_and_documents_reach_the_upstream(
+    over: str, client: Any, upstream: ScriptedUpstream
+) -> None:
+    data = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+    image = {"type": "base64", "media_type": "image/png", "data": data}
+    pdf = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}
+    content: Any = [
+        {"type": "image", "source": image},
+        {"type": "document", "source": pdf, "title": "Report"},
+    ]
+
+    client.messages.create(
+        model=f"{over}/gpt-5", max_tokens=100, messages=[{"role": "user", "content": content}]
+    )
+
+    body = upstream.requests[-1].body
+    parts = (body.get("messages") or body["input"])[0]["content"]
+    assert [part["type"] for part in parts] == {
+        "chat": ["image_url", "text", "file"],
+        "responses": ["input_image", "input_text", "input_file"],
+    }[over]
+
+
+@over_either
+def test_structured_answers_are_parsed(over: str, client: Any, upstream: ScriptedUpstream) -> None:
+    from pydantic import BaseModel
+
+    class Place(BaseModel):
+        city: str
+
+    upstream.script(Answer(text='{"city": "Oslo"}'))
+    message = client.messages.parse(
+        model=f"{over}/gpt-5", max_tokens=100, messages=[HI], output_format=Place
+    )
+
+    assert message.parsed_output == Place(city="Oslo")
+
+
+@over_either
+def test_errors_of_the_upstream_are_the_sdks(
+    over: str, client: Any, upstream: ScriptedUpstream
+) -> None:
+    import anthropic
+
+    upstream.script(faults.status(429))
+    with pytest.raises(anthropic.RateLimitError) as raised:
+        client.messages.create(model=f"{over}/gpt-5", max_tokens=100, messages=[HI])
+    assert raised.value.type == "rate_limit_error"
+    assert raised.value.request_id
+
+
+def test_unknown_keys_are_refused(forwarder: Server) -> None:
+    import anthropic
+
+    with (
+        anthropic.Anthropic(base_url=forwarder.url, api_key="no", max_retries=0) as client,
+        pytest.raises(anthropic.AuthenticationError),
+    ):
+        client.messages.create(model="gpt-5", max_tokens=100, messages=[HI])
+
+
+def test_bearer_tokens_are_accepted(forwarder: Server) -> None:
+    import anthropic
+
+    with anthropic.Anthropic(base_url=forwarder.url, auth_token="sk-mine", api_key=None) as client:
+        assert client.messages.count_tokens(model="gpt-5", messages=[HI]).input_tokens > 0
+
+
+def test_models_are_listed_and_found(client: Any) -> None:
+    listed = [model.id for model in client.models.list(limit=1)]
+
+    assert listed
+    assert len(set(listed)) == len(listed)
+    assert client.models.retrieve(listed[0]).id == listed[0]

@@ -1,0 +1,101 @@
+"""Claude Code works through a task over a Chat and over a Responses upstream."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake_provider import ScriptedUpstream
+from tests.fake_provider.answers import Answer, Call
+from tests.fake_provider.scenarios import HELLO
+from tests.live.clients import CLAUDE_CODE, needs_program, run_offline
+from tests.live.conftest import Serve, settings
+
+pytestmark = [pytest.mark.slow, needs_program(CLAUDE_CODE, "npm ci --prefix tests/live/node")]
+
+
+RESPONSES = {"RESPONSES_MODELS": "claude-*=gpt-5", "RESPONSES_PROVIDER": "openai"}
+
+
+def run_claude(workshop: Path, base_url: str, prompt: str) -> list[dict[str, Any]]:
+    """The events that Claude Code prints while it works on a prompt."""
+    printed = run_offline(
+        [
+            CLAUDE_CODE,
+            "--print",
+            "--output-format=stream-json",
+            "--verbose",
+            "--dangerously-skip-permissions",
+            prompt,
+        ],
+        workshop / "home",
+        workshop / "work",
+        {
+            "ANTHROPIC_BASE_URL": base_url,
+            "ANTHROPIC_API_KEY": "none",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "DISABLE_AUTOUPDATER": "1",
+            "IS_SANDBOX": "1",  # it refuses to skip permissions as root otherwise
+        },
+    )
+    return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+
+
+def list_blocks(events: list[dict[str, Any]], role: str) -> list[dict[str, Any]]:
+    messages = [event["message"] for event in events if event["type"] == role]
+    return [block for message in messages for block in message["content"]]
+
+
+@pytest.mark.parametrize("over", ["chat", "responses"])
+def test_claude_code_edits_a_file_and_runs_a_command(
+    over: str, workshop: Path, serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    models = {"chat": {"CHAT_MODELS": "claude-*=gpt-5"}, "responses": RESPONSES}[over]
+    forwarder = serve(settings(upstream, **models))
+    file = workshop / "work" / "greeting.txt"
+    file.write_text("Hello\n")
+    edit = {"file_path": str(file), "old_string": "Hello", "new_string": "Good day"}
+    upstream.script(
+        Answer(reasoning="I read it first.", calls=[Call("Read", {"file_path": str(file)})])
+    )
+    upstream.script(Answer(reasoning="I change it.", calls=[Call("Edit", edit)]))
+    run = {"command": "cat greeting.txt > copy.txt", "description": "Copy the file"}
+    upstream.script(Answer(reasoning="I copy it.", calls=[Call("Bash", run)]))
+    upstream.script(Answer(reasoning="All is done.", text=HELLO))
+
+    events = run_claude(workshop, forwarder.url, "make the greeting polite, and copy it")
+
+    assert file.read_text() == "Good day\n"
+    assert (workshop / "work" / "copy.txt").read_text() == "Good day\n"
+    said = list_blocks(events, "assistant")
+    thoughts = [block["thinking"] for block in said if block["type"] == "thinking"]
+    assert thoughts == ["I read it first.", "I change it.", "I copy it.", "All is done."]
+    assert [block["name"] for block in said if block["type"] == "tool_use"] == [
+        "Read",
+        "Edit",
+        "Bash",
+    ]
+    assert events[-1]["type"] == "result"
+    assert events[-1]["result"] == HELLO
+    assert events[-1]["is_error"] is False
+    asked = [r.body for r in upstream.requests if r.method == "POST"]
+    assert {body["model"] for body in asked} == {"gpt-5"}
+    assert_reasoning_went_back(over, asked[-1])
+
+
+def assert_reasoning_went_back(over: str, body: dict[str, Any]) -> None:
+    """The last request has the reasoning of all earlier rounds."""
+    if over == "chat":
+        messages = [m for m in body["messages"] if m["role"] == "assistant"]
+        assert [m["reasoning_content"] for m in messages] == [
+            "I read it first.",
+            "I change it.",
+            "I copy it.",
+        ]
+    else:
+        items = [item for item in body["input"] if item["type"] == "reasoning"]
+        assert len(items) == 3
+        assert all(item["encrypted_content"] for item in items)
