@@ -33,7 +33,7 @@ def translate() -> Response:
     """Translate the client request in the body and return the upstream request.
 
     ``?from=`` names the API of the request: ``chat`` or ``responses`` if the body is ambiguous,
-    ``ollama`` or ``ollama_generate`` for Ollama's APIs.
+    ``messages``, ``ollama`` or ``ollama_generate`` for the APIs that no upstream speaks.
     """
     context = request_context.current_context()
     context.client_key = require_client_key(get_services().settings.api_keys)

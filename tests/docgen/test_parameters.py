@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from forwarder.protocols.items import DispositionTable
+from forwarder.protocols.messages_tables import MESSAGES_ITEM_TABLES, MESSAGES_PARAMETERS
 from forwarder.protocols.ollama import OLLAMA_EMBEDDING_PROTOCOLS, OLLAMA_PROTOCOLS
 from forwarder.protocols.registry import PROTOCOLS, UPSTREAM_PROTOCOLS
 from tests.helpers.check_cases import check_each
 from tools.docgen.parameters import (
     DISPOSITIONS,
+    render_messages_summary,
     render_ollama_summary,
     render_summary,
     render_tables,
@@ -40,6 +42,12 @@ def test_ollama_summary_has_every_parameter_with_its_disposition() -> None:
     assert found == {n: row.kind for each in OLLAMA_PROTOCOLS for n, row in each.parameters.items()}
 
 
+def test_messages_summary_has_every_parameter_with_its_disposition() -> None:
+    found = read_summary(render_messages_summary(), 1)
+
+    assert found == {name: row.kind for name, row in MESSAGES_PARAMETERS.items()}
+
+
 def lines_of(rows: DispositionTable) -> list[str]:
     return [f"*{row.kind}* | {row.reason}" for row in rows.values()]
 
@@ -51,9 +59,10 @@ def test_tables_have_every_row_with_its_reason() -> None:
         for rows in (each.parameters, *each.item_tables.values()):
             assert rows
             assert all(line in text for line in lines_of(rows))
-    ollama = [each.parameters for each in (*OLLAMA_PROTOCOLS, *OLLAMA_EMBEDDING_PROTOCOLS)]
-    assert all(line in text for rows in ollama for line in lines_of(rows))
-    count = sum(map(len, ollama))
+    others = [each.parameters for each in (*OLLAMA_PROTOCOLS, *OLLAMA_EMBEDDING_PROTOCOLS)]
+    others += [MESSAGES_PARAMETERS, *MESSAGES_ITEM_TABLES.values()]
+    assert all(line in text for rows in others for line in lines_of(rows))
+    count = sum(map(len, others))
     for each in UPSTREAM_PROTOCOLS.values():
         count += len(each.parameters) + sum(map(len, each.item_tables.values()))
     assert text.count("\n| `") == count

@@ -30,6 +30,7 @@ BLOCKS = (
     Block("summary", "docs/reference/parameters.md", parameters.render_summary),
     Block("parameters", "docs/reference/parameters.md", parameters.render_tables),
     Block("ollama", "docs/clients/ollama.md", parameters.render_ollama_summary),
+    Block("messages", "docs/messages.md", parameters.render_messages_summary),
     Block("providers", "docs/reference/providers.md", providers.render_providers),
     Block("quirks", "docs/reference/providers.md", providers.render_quirks),
     Block("metrics", "docs/reference/metrics.md", metrics.render_metrics),

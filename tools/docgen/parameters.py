@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 
 from forwarder.protocols.items import parse_row_type
+from forwarder.protocols.messages_tables import MESSAGES_ITEM_TABLES, MESSAGES_PARAMETERS
 from forwarder.protocols.ollama import OLLAMA_EMBEDDING_PROTOCOLS, OLLAMA_PROTOCOLS
 from forwarder.protocols.parameters import Disposition
 from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
@@ -64,6 +65,16 @@ def render_ollama_summary() -> str:
     return render_table(["disposition", "parameters of `/api/chat` and `/api/generate`"], rows)
 
 
+def render_messages_summary() -> str:
+    """The parameters of Anthropic's Messages API, by disposition."""
+    rows = (
+        [f"*{kind}*: {meaning}", _names_of(MESSAGES_PARAMETERS, kind)]
+        for kind, meaning in DISPOSITIONS.items()
+        if any(row.kind == kind for row in MESSAGES_PARAMETERS.values())
+    )
+    return render_table(["disposition", "parameters of `/v1/messages`"], rows)
+
+
 def _names_of(rows: Mapping[str, Disposition], kind: str) -> str:
     return format_code(name for name, row in sorted(rows.items()) if row.kind == kind) or "–"
 
@@ -81,6 +92,12 @@ def iter_sections() -> Iterator[str]:
         for about, rows in UPSTREAM_PROTOCOLS[client].item_tables.items():
             yield f"### {about[0].upper()}{about[1:]}"
             yield _table_of("role" if about == "messages" else "type", rows)
+    yield "## Messages client, Chat or Responses upstream"
+    yield "### Parameters of `/v1/messages`"
+    yield _table_of("parameter", MESSAGES_PARAMETERS)
+    for about, rows in MESSAGES_ITEM_TABLES.items():
+        yield f"### {about[0].upper()}{about[1:]} of `/v1/messages`"
+        yield _table_of("type", rows)
     yield "## Ollama client, Chat or embeddings upstream"
     for each in (*OLLAMA_PROTOCOLS, *OLLAMA_EMBEDDING_PROTOCOLS):
         yield f"### {_OLLAMA_PATHS[each.name]}"
