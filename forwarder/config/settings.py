@@ -57,10 +57,11 @@ class UpstreamSettings:
     ``aliases`` maps a client's model name, or a pattern of names, to the upstream's; ``globs`` are
     ``fnmatchcase`` patterns. With ``passthrough_key`` the client's own key goes upstream and
     ``api_key`` is ``None``. ``hosted_tools`` are the tools that the upstream runs itself, ``None``
-    if its profile decides. ``provider`` is ``""`` if the provider is detected from the address. ``fallback``
-    lists other upstreams in the order of attempts. 0, or ``None`` for limits, disables a feature.
-    ``context_window`` is in tokens, ``None`` if unknown. ``model_info`` maps model patterns to
-    fields of Codex's model catalog. ``registered`` is true for a model registered at run time.
+    if its profile decides. ``provider`` is ``""`` if the provider is detected from the address.
+    ``fallback`` lists other upstreams in the order of attempts. 0, or ``None`` for limits, disables
+    a feature. ``context_window`` is in tokens, ``None`` if unknown. ``model_info`` maps model
+    patterns to fields of Codex's model catalog. ``registered`` is true for a model registered at
+    run time.
 
     An upstream with several keys or hosts has such an object for each endpoint: the first is the
     upstream itself, and its ``replicas`` are the others. ``endpoint`` is None if there is only one.

@@ -10,11 +10,15 @@ import orjson
 from forwarder import __version__
 from forwarder.core.errors import Forbidden, InternalError
 from forwarder.core.types import Json
-from forwarder.openapi import file_operations, openai_operations, own_operations
+from forwarder.openapi import (
+    file_operations,
+    messages_operations,
+    openai_operations,
+    own_operations,
+)
 from forwarder.openapi.errors import (
     ERROR_SCHEMAS,
-    OLLAMA,
-    OPENAI,
+    find_envelope,
     make_error_responses,
     refer_to_errors,
 )
@@ -30,6 +34,7 @@ from forwarder.server.request_context import FALSE_VALUES, STRICT_HEADER, TRUE_V
 TAGS: dict[str, tuple[str, Mapping[str, Operation]]] = {
     "Chat Completions": ("OpenAI's Chat Completions API.", openai_operations.CHAT),
     "Responses": ("OpenAI's Responses API.", openai_operations.RESPONSES),
+    "Messages": ("Anthropic's Messages API.", messages_operations.MESSAGES),
     "Conversations": ("Stored conversations.", openai_operations.CONVERSATIONS),
     "Models": ("Models, embeddings and search.", openai_operations.MODELS),
     "Images": ("Images, made by an upstream.", file_operations.IMAGES),
@@ -44,7 +49,8 @@ TAGS: dict[str, tuple[str, Mapping[str, Operation]]] = {
 """Tag -> its description, and its operations by method and path."""
 
 DESCRIPTION = """\
-Translates between OpenAI's Chat Completions and Responses APIs, and serves Ollama's API.
+Translates between OpenAI's Chat Completions and Responses APIs, and serves Anthropic's Messages
+API and Ollama's API.
 
 **Paths.** `/v1` may be left out or repeated, and `/openai/v1` is the same. A base path selects the
 reasoning style: `/think/v1/chat/completions` (see *Servers*).
@@ -115,6 +121,7 @@ PARAMETERS: dict[str, Json] = {
 
 HEADERS: dict[str, Json] = {
     "X-Request-Id": {"description": "The id of the request, also in the log.", "schema": _TEXT},
+    "request-id": {"description": "The id of the request, for Anthropic's SDKs.", "schema": _TEXT},
     "X-Forwarder-Upstream": {"description": "The upstream that answered.", "schema": _TEXT},
     "X-Forwarder-Dropped": {
         "description": "Names of parameters, items and parts that were lost in translation.",
@@ -170,6 +177,7 @@ def build_document(routes: Iterable[Route], base_url: str = "") -> Json:
     own = {
         **ERROR_SCHEMAS,
         **make_openai_schemas(),
+        **messages_operations.make_messages_schemas(),
         **make_ollama_schemas(),
         **make_diagnostic_schemas(),
     }
@@ -242,7 +250,7 @@ def describe_body(operation: Operation, body: Mapping[str, Json]) -> Json:
 
 def describe_responses(route: Route, operation: Operation) -> Json:
     """Return status -> response: the answers, and all errors that can happen."""
-    envelope = OLLAMA if route.path.startswith("/api/") else OPENAI
+    envelope = find_envelope(route.path)
     raised = (*operation.errors, Forbidden, InternalError)
     errors = refer_to_errors(envelope, raised, operation.is_relayed)
     if route.method == "HEAD":  # without bodies

@@ -8,9 +8,14 @@ from forwarder.core import errors
 from forwarder.core.errors import ForwarderError
 from forwarder.core.types import Json
 from forwarder.openapi.schemas import make_object, refer
+from forwarder.protocols.messages import MESSAGES_API, OVERLOADED_STATUS
+from forwarder.protocols.ollama import OLLAMA_API
+from forwarder.protocols.registry import find_api
 
-OPENAI, OLLAMA = "Error", "OllamaError"
-"""The error bodies of the two APIs: the names of their schemas, and of their responses."""
+OPENAI, OLLAMA, MESSAGES = "Error", "OllamaError", "MessagesError"
+"""The error bodies of the APIs: the names of their schemas, and of their responses."""
+
+_ENVELOPES = {OLLAMA_API: OLLAMA, MESSAGES_API: MESSAGES}
 
 RELAYED_STATUSES = ("4XX", "5XX")
 """Statuses that an upstream chooses."""
@@ -34,6 +39,16 @@ ERROR_SCHEMAS: dict[str, Json] = {
         ("error",),
     ),
     OLLAMA: make_object({"error": {"type": "string"}}, ("error",)),
+    MESSAGES: make_object(
+        {
+            "type": {"const": "error"},
+            "error": make_object(
+                {"type": {"type": "string"}, "message": {"type": "string"}}, ("type", "message")
+            ),
+            "request_id": {"type": "string"},
+        },
+        ("type", "error", "request_id"),
+    ),
 }
 
 _UNDOCUMENTED = (
@@ -43,22 +58,32 @@ _UNDOCUMENTED = (
     errors.ClientDisconnected,  # only logged
 )
 
-_RETRIED = (429, 503)
+_RETRIED = (429, 503, OVERLOADED_STATUS)
 """Statuses of which answers say when to try again."""
 
 
 def make_error_responses() -> dict[str, Json]:
-    """Return name -> response for both error bodies and every status of an error."""
+    """Return name -> response for all error bodies and every status of an error."""
     responses: dict[str, Json] = {}
-    for envelope in (OPENAI, OLLAMA):
+    for envelope in (OPENAI, OLLAMA, MESSAGES):
         for status in sorted({each.status for each in iterate_errors(ForwarderError)}):
-            responses[f"{envelope}{status}"] = make_response(
-                envelope, describe_status(status), status
-            )
+            shown = map_status(envelope, status)
+            text = describe_status(status)
+            responses[f"{envelope}{shown}"] = make_response(envelope, text, shown)
         for statuses in RELAYED_STATUSES:
             text = "The upstream's own status and message."
             responses[f"{envelope}{statuses}"] = make_response(envelope, text)
     return responses
+
+
+def find_envelope(path: str) -> str:
+    """Return the name of the error body of a path."""
+    return _ENVELOPES.get(find_api(path, lambda header: False), OPENAI)
+
+
+def map_status(envelope: str, status: int) -> int:
+    """Return the status with which an API reports an error of this status."""
+    return OVERLOADED_STATUS if envelope == MESSAGES and status == 503 else status
 
 
 def make_response(envelope: str, description: str, status: int = 0) -> Json:
@@ -91,7 +116,8 @@ def refer_to_errors(
     envelope: str, raised: Iterable[type[ForwarderError]], is_relayed: bool
 ) -> dict[str, Json]:
     """Return status -> reference to its response, for the errors that an operation raises."""
-    statuses = [str(status) for status in sorted({each.status for each in raised})]
+    shown = {map_status(envelope, each.status) for each in raised}
+    statuses = list(map(str, sorted(shown)))
     if is_relayed:
         statuses += RELAYED_STATUSES
     return {status: {"$ref": f"#/components/responses/{envelope}{status}"} for status in statuses}

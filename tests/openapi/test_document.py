@@ -15,6 +15,7 @@ from forwarder.core.errors import Unauthorized
 from forwarder.openapi.document import TAGS, build_document
 from forwarder.openapi.schemas import list_references
 from forwarder.protocols.items import parse_row_type
+from forwarder.protocols.messages_tables import MESSAGES_PARAMETERS
 from forwarder.protocols.ollama import OLLAMA_CHAT
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
 from forwarder.protocols.protocol import UpstreamProtocol
@@ -85,7 +86,11 @@ def test_paths_have_all_their_parameters(document: Json) -> None:
 
 @check_each(
     ("schema", "table"),
-    [("ChatCompletionRequest", CHAT_OVER_RESPONSES), ("ResponseRequest", RESPONSES_OVER_CHAT)],
+    [
+        ("ChatCompletionRequest", CHAT_OVER_RESPONSES),
+        ("ResponseRequest", RESPONSES_OVER_CHAT),
+        ("MessageRequest", MESSAGES_PARAMETERS),
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_requests_have_every_parameter_of_the_table(
@@ -141,7 +146,9 @@ def test_errors_have_the_body_of_the_client_s_api(document: Json) -> None:
         names = {
             r["$ref"].rpartition("/")[2] for r in operation["responses"].values() if "$ref" in r
         }
-        kind = "OllamaError" if key.partition(" ")[2].startswith("/api/") else "Error"
+        path = key.partition(" ")[2]
+        kinds = {"/api/": "OllamaError", "/v1/messages": "MessagesError"}
+        kind = next((kind for start, kind in kinds.items() if path.startswith(start)), "Error")
         assert all(re.fullmatch(rf"{kind}\w{{3}}", name) for name in names), key
     assert Unauthorized.code is not None
     assert Unauthorized.code in document["components"]["responses"]["Error401"]["description"]
