@@ -107,6 +107,16 @@ class BlockWriter:
         delta = {"type": kind, field: text}
         return [{"type": "content_block_delta", "index": block.index, "delta": delta}]
 
+    def add_citation(self, citation: Json) -> Batch:
+        """Add a citation to the text that was begun last; one without a text is lost."""
+        block, delta = self.last_block, {"type": "citations_delta", "citation": citation}
+        if block is None or block.kind != TEXT:
+            return []
+        if block is self.open_block:
+            return [self._make_delta(block, delta)]
+        block.last_deltas.append(delta)
+        return []
+
     def finish(self, block: Block) -> Batch:
         """Mark a block as done; close it if later blocks wait for it."""
         block.is_done = True
@@ -151,6 +161,24 @@ class BlockWriter:
     @staticmethod
     def _make_delta(block: Block, delta: Json) -> Event:
         return {"type": "content_block_delta", "index": block.index, "delta": delta}
+
+
+def make_citation(annotation: Any) -> Json | None:
+    """Return the citation for a cited web page, of either API's form; None for other annotations.
+
+    The passage of the page is not known.
+    """
+    if not isinstance(annotation, dict) or annotation.get("type") != "url_citation":
+        return None
+    page = annotation.get("url_citation")
+    page = page if isinstance(page, dict) else annotation
+    return {
+        "type": "web_search_result_location",
+        "url": str(page.get("url") or ""),
+        "title": str(page.get("title") or ""),
+        "cited_text": "",
+        "encrypted_index": "",
+    }
 
 
 # -- the message --------------------------------------------------------------------------------

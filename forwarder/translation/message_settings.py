@@ -296,9 +296,10 @@ def read_tool_choice(request: Json, tools: ToolSettings) -> ToolChoice | None:
     name = None
     if kind == "tool":
         name = require_field(choice, "name", STR, "tool_choice.name")
-        offered = {
-            tool.get("name") for tool in request.get("tools") or () if isinstance(tool, dict)
-        } | tools.names
+        entries = [
+            each.get("name") for each in request.get("tools") or () if isinstance(each, dict)
+        ]
+        offered = [*entries, *tools.names]
         if name not in offered:
             raise InvalidRequest(
                 f"Tool '{shorten_value(name)}' not found in provided tools.",

@@ -11,6 +11,7 @@ import httpx2
 import openai
 import pytest
 
+from forwarder.protocols.messages import fold_messages
 from tests.fake_provider import faults
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream
@@ -146,6 +147,30 @@ def test_whole_search_equals_the_stream(setup: Setup) -> None:
     assert text.content[0].annotations[0].url == PAGE["url"]
     assert whole.usage is not None
     assert whole.usage.total_tokens == streamed["usage"]["total_tokens"]
+
+
+def test_search_of_a_messages_client_runs_here(setup: Setup) -> None:
+    """Over either upstream, whole and streamed, with citations of the pages."""
+    rounds = calls("web_search", query="cats"), Answer(text=CITED)
+    setup.upstream.script(*rounds, *rounds)
+    body = {
+        "model": "m",
+        "max_tokens": 1000,
+        "messages": [{"role": "user", "content": "cats?"}],
+        "tools": [{"type": "web_search_20250305", "name": "web_search"}],
+    }
+    with httpx2.Client(headers={"X-Api-Key": "k"}, timeout=30) as client:
+        whole = client.post(f"{setup.url}/v1/messages", json=body).json()
+        streamed = client.post(f"{setup.url}/v1/messages", json={**body, "stream": True}).text
+
+    events = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: ")]
+    for message in (whole, fold_messages(iter([events]))):
+        text = message["content"][-1]
+        assert text["text"] == CITED
+        assert [each["url"] for each in text["citations"]] == [PAGE["url"]]
+        kinds = [block["type"] for block in message["content"][:-1]]
+        assert kinds == ([] if setup.is_chat else ["server_tool_use", "web_search_tool_result"])
+    assert len(setup.upstream.requests) == 4
 
 
 @pytest.mark.parametrize("stored", [True, False])

@@ -51,6 +51,19 @@ def test_close_sends_blocks_that_never_got_their_turn() -> None:
     assert texts == ["{", "{"]  # that of the first one was sent at once
 
 
+def test_citations_belong_to_the_text_that_was_begun_last() -> None:
+    writer, call, text = BlockWriter(), make_call_block("toolu_1", "f"), make_text_block()
+    writer.begin(call)
+    assert writer.add_citation({"url": "a"}) == []
+    writer.begin(text)
+    assert writer.add_citation({"url": "b"}) == []  # the text waits
+
+    events = writer.finish(call) + writer.add_citation({"url": "c"}) + writer.close()
+
+    cited = [e["delta"]["citation"]["url"] for e in events if "delta" in e]
+    assert cited == ["c", "b"]
+
+
 def test_last_deltas_come_before_the_end_of_a_block() -> None:
     def sign(block: Block) -> None:
         block.last_deltas.append({"type": "signature_delta", "signature": block.text})

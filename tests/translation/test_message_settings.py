@@ -204,7 +204,10 @@ REFUSED: dict[str, Json] = {
     "tools[0].input_schema": {"tools": [{"name": "f"}]},
     "tools[0]": {"tools": ["f"]},
     "tool_choice.type": {"tool_choice": {"type": "x"}},
-    "tool_choice.name": {"tools": [FUNCTION], "tool_choice": {"type": "tool", "name": "g"}},
+    "tool_choice.name": {
+        "tools": [FUNCTION, {"type": "web_fetch_20250910", "name": ["x"]}],
+        "tool_choice": {"type": "tool", "name": "g"},
+    },
 }
 
 

@@ -31,6 +31,7 @@ from forwarder.translation.message_blocks import (
     BlockWriter,
     is_whole_input,
     make_call_block,
+    make_citation,
     make_message_end,
     make_message_start,
     make_redacted_block,
@@ -174,6 +175,9 @@ class MessageBuilder:
         if content:
             for part in [content] if isinstance(content, str) else content:
                 events += self._read_part(part)
+        for annotation in delta.get("annotations") or ():
+            citation = make_citation(annotation)
+            events += self._blocks.add_citation(citation) if citation else []
         for image in delta.get("images") or ():
             events += self._add_image(image)
         if delta.get("refusal"):

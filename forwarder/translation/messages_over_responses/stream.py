@@ -20,6 +20,7 @@ from forwarder.translation.message_blocks import (
     Block,
     BlockWriter,
     make_call_block,
+    make_citation,
     make_message_end,
     make_message_start,
     make_redacted_block,
@@ -83,6 +84,7 @@ class MessageBuilder:
         self._sent: dict[Place, int] = {}  # characters of texts and calls
         self._reasoning_parts: dict[Any, Place] = {}  # output index -> the part that is shown
         self._finished: set[Any] = set()  # output indexes of items
+        self._cited: set[Place] = set()  # texts whose citations were sent
         self._call_ids: set[str] = set()
         self._refusal: list[str] = []
         self._searches = 0
@@ -135,6 +137,14 @@ class MessageBuilder:
         if type(delta) is not str:
             raise non_text_content()
         return self._append_text(place, delta)
+
+    def on_annotation(self, event: Event) -> Batch:
+        self._cited.add((event.get("output_index"), event.get("content_index")))
+        return self._add_citation(event.get("annotation"))
+
+    def _add_citation(self, annotation: Any) -> Batch:
+        citation = make_citation(annotation)
+        return self._writer.add_citation(citation) if citation else []
 
     def on_refusal(self, event: Event) -> Batch:
         self._refusal.append(str(event.get("delta") or ""))
@@ -273,6 +283,9 @@ class MessageBuilder:
                 if part.get("type") == "refusal" and not self._refusal:
                     self._refusal.append(str(part.get("refusal") or ""))
                 events += self._finish_text((index, i), part.get("text", part.get("refusal")))
+                if (index, i) not in self._cited:
+                    for annotation in part.get("annotations") or ():
+                        events += self._add_citation(annotation)
             return events
         if self._is_call(item):
             whole = stringify_arguments(item.get(_CALL_INPUTS[item["type"]]))
@@ -327,6 +340,7 @@ EVENT_HANDLERS: dict[Any, Callable[[MessageBuilder, Event], Batch]] = {
     "error": MessageBuilder.on_error,
     "response.output_text.delta": MessageBuilder.on_text,
     "response.output_text.done": MessageBuilder.on_text_done,
+    "response.output_text.annotation.added": MessageBuilder.on_annotation,
     "response.refusal.delta": MessageBuilder.on_refusal,
     "response.refusal.done": MessageBuilder.on_refusal_done,
     "response.reasoning_text.delta": MessageBuilder.on_reasoning,

@@ -149,6 +149,15 @@ def test_blank_reasoning_opens_no_block() -> None:
     assert [block["type"] for block in message["content"]] == ["text"]
 
 
+def test_cited_pages_are_citations_of_the_text() -> None:
+    page = {"url": "https://example.com", "title": "E", "start_index": 0, "end_index": 1}
+    cited = chunk({"annotations": [{"type": "url_citation", "url_citation": page}, {"type": "x"}]})
+
+    text = answer(chunk({"content": "a"}), cited, STOP)["content"][0]
+    assert [each["url"] for each in text["citations"]] == ["https://example.com"]
+    assert answer(cited, STOP)["content"] == [{"type": "text", "text": ""}]
+
+
 def test_heartbeats_pass_through() -> None:
     context = terms()
     translated = translate_request(REQUEST, context)

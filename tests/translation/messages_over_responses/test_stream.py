@@ -134,6 +134,25 @@ def test_calls_that_the_provider_answers_are_left_out() -> None:
     assert message["stop_reason"] == "end_turn"
 
 
+@check_each("streamed", [False, True])
+def test_cited_pages_are_citations_of_the_text(streamed: bool) -> None:
+    annotation = {"type": "url_citation", "url": "https://example.com", "title": "E"}
+    message = {
+        "type": "message",
+        "content": [{"type": "output_text", "text": "a", "annotations": [annotation]}],
+    }
+    place = {"output_index": 0, "content_index": 0}
+    events = [
+        {"type": "response.output_text.delta", **place, "delta": "a"},
+        {"type": "response.output_text.done", **place, "text": "a"},
+        {"type": "response.output_text.annotation.added", **place, "annotation": annotation},
+        done(message),
+    ]
+
+    text = answer(*(events if streamed else ()), completed(message))["content"][0]
+    assert [each["url"] for each in text["citations"]] == ["https://example.com"]
+
+
 def test_images_become_markdown() -> None:
     image = {"type": "image_generation_call", "id": "ig_1", "result": "iVBORw0KGgo="}
 
