@@ -245,6 +245,36 @@ def read_response_end(response: Json) -> Iterator[Part]:
         yield from read_error(response)
 
 
+_MESSAGE_TEXTS = {"text": "text", "thinking": "reasoning", "partial_json": "call"}
+"""Field of a delta of the Messages API -> the kind of its part."""
+
+
+def read_messages(value: Json) -> Iterator[Part]:
+    """Read an event or a whole answer of Anthropic's Messages API."""
+    key = str(value.get("index", ""))
+    if value.get("type") == "content_block_start":
+        yield from read_block(get_dict(value, "content_block"), key)
+    for place, block in enumerate(list_dicts(value.get("content"))):
+        yield from read_block(block, str(place))
+    delta = get_dict(value, "delta")
+    for field, kind in _MESSAGE_TEXTS.items():
+        if field in delta:
+            yield Part(kind, to_text(delta[field]), key)
+    reason = delta.get("stop_reason") or value.get("stop_reason")
+    if reason:
+        yield Part("finish", to_text(reason))
+        yield from read_usage(value)
+
+
+def read_block(block: Json, key: str) -> Iterator[Part]:
+    kind = to_text(block.get("type"))
+    if kind in ("text", "thinking"):
+        yield Part(_MESSAGE_TEXTS[kind], to_text(block.get(kind)), key)
+    elif kind.endswith("tool_use"):
+        given = block.get("input")
+        yield Part("call", to_text(given) if given else "", key, to_text(block.get("name")))
+
+
 def read_ollama(value: Json) -> Iterator[Part]:
     message = get_dict(value, "message") or value
     yield Part("reasoning", to_text(message.get("thinking")))
@@ -295,6 +325,7 @@ def read_error(value: Json) -> Iterator[Part]:
 _READERS: dict[str, Callable[[Json], Iterator[Part]]] = {
     "chat": read_chat,
     "responses": read_responses,
+    "messages": read_messages,
     "ollama": read_ollama,
     "ollama_generate": read_ollama,
 }

@@ -38,6 +38,7 @@ class ClientSetup(NamedTuple):
 
 CLIENT_SETUPS = (
     ClientSetup("Codex CLI", "~/.codex/config.toml", 'openai_base_url = "{base}/v1"', "codex"),
+    ClientSetup("Claude Code", "environment", "ANTHROPIC_BASE_URL={base}", "claude-code"),
     ClientSetup("Agents SDK", "environment", "OPENAI_BASE_URL={base}/v1", "agents-sdk"),
     ClientSetup("Cherry Studio", "API host", "{base}", "cherry-studio"),
     ClientSetup("Open WebUI", "URL of an OpenAI API connection", "{base}/v1", "open-webui"),

@@ -73,6 +73,7 @@ class Api(NamedTuple):
 APIS = (
     Api("responses", "Responses", "/v1/responses"),
     Api("chat", "Chat Completions", "/v1/chat/completions"),
+    Api("messages", "Anthropic Messages", "/v1/messages"),
     Api("ollama", "Ollama chat", "/api/chat"),
     Api("ollama_generate", "Ollama generate", "/api/generate"),
 )
@@ -81,6 +82,10 @@ API_BY_PROTOCOL = {api.protocol: api for api in APIS}
 
 OLLAMA_FIELDS = ("options", "think", "keep_alive", "format")
 """Fields that tell a request of ``/api/chat`` from one of Chat Completions."""
+
+
+ANTHROPIC_FIELDS = ("system", "thinking", "stop_sequences", "output_config")
+"""Fields that tell a request of ``/v1/messages`` from one of Chat Completions."""
 
 
 class PlaygroundChoice(NamedTuple):
@@ -293,6 +298,8 @@ def detect_api(body: Json) -> str:
         return "ollama_generate"
     if "messages" in body and any(name in body for name in OLLAMA_FIELDS):
         return "ollama"
+    if "messages" in body and any(name in body for name in ANTHROPIC_FIELDS):
+        return "messages"
     try:
         return detect_protocol(body, None)
     except InvalidRequest:

@@ -204,6 +204,40 @@ PARTS: list[tuple[str, Any, list[Part]]] = [
         ],
     ),
     ("ollama_generate", {"response": "hi", "done": False}, [Part("text", "hi")]),
+    (
+        "messages",
+        {
+            "type": "content_block_start",
+            "index": 1,
+            "content_block": {"type": "tool_use", "name": "f", "input": {}},
+        },
+        [Part("call", "", "1", "f")],
+    ),
+    (
+        "messages",
+        {"type": "content_block_delta", "index": 1, "delta": {"partial_json": "{}"}},
+        [Part("call", "{}", "1")],
+    ),
+    (
+        "messages",
+        {"type": "content_block_delta", "index": 0, "delta": {"thinking": "so"}},
+        [Part("reasoning", "so", "0")],
+    ),
+    (
+        "messages",
+        {
+            "type": "message",
+            "content": [{"type": "text", "text": "hi"}, {"type": "image"}],
+            "stop_reason": "end_turn",
+            "usage": {"input_tokens": 1, "output_tokens": 2},
+        },
+        [Part("text", "hi", "0"), Part("finish", "end_turn"), Part("usage", "1 in, 2 out")],
+    ),
+    (
+        "messages",
+        {"type": "error", "error": {"type": "api_error", "message": "no"}},
+        [Part("error", "no")],
+    ),
     ("ollama", {"error": "no"}, [Part("error", "no")]),
     ("embeddings", {"data": []}, []),
     ("embeddings", {"error": {"message": "no"}}, [Part("error", "no")]),

@@ -289,6 +289,15 @@ def test_the_size_of_a_request_is_limited(serve: Serve) -> None:
     [
         ({"model": "m", "prompt": "hi"}, "Ollama generate"),
         ({"model": "m", "messages": [], "options": {}}, "Ollama chat"),
+        (
+            {
+                "model": "m",
+                "max_tokens": 9,
+                "system": "s",
+                "messages": [{"role": "user", "content": "hi"}],
+            },
+            "Anthropic Messages",
+        ),
         ({"model": "m", "messages": [{"role": "user", "content": "hi"}]}, "Chat Completions"),
         ({"model": "m", "input": "hi"}, "Responses"),
     ],
