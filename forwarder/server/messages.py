@@ -11,8 +11,6 @@ from forwarder.core.ids import ID_SOURCE
 from forwarder.core.translation_context import TranslationContext
 from forwarder.protocols.token_estimate import estimate_request_tokens
 from forwarder.server import openai, request_context
-from forwarder.server.auth import require_client_key
-from forwarder.server.extension import get_services
 from forwarder.server.openai import json_answer, read_json_body
 from forwarder.translation import messages_over_chat
 
@@ -29,7 +27,7 @@ def messages() -> Response:
 def count_tokens() -> Response:
     """Estimate the input tokens of a message. A response header marks the estimate."""
     context = request_context.current_context()
-    context.client_key = require_client_key(get_services().settings.api_keys)
+    request_context.authenticate(context)
     # The answer would need a limit; its input does not.
     body = {"max_tokens": 1, **read_json_body(context)}
     translation_context = TranslationContext(

@@ -9,6 +9,15 @@ import httpx2
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from forwarder.app import create_app
+from forwarder.config.settings import Settings
+from forwarder.context.redaction import Redactor
+from forwarder.observability.capture.replay import (
+    diff_answers,
+    make_replay_answer,
+    make_replay_request,
+    read_recorded_answer,
+)
 from tests.helpers.check_cases import check_each
 from tests.helpers.messages import event_mistakes, message_mistakes, rebuilt_message
 from tests.server.conftest import Serve, streamed
@@ -27,7 +36,8 @@ RESPONSES = {"RESPONSES_BASE_URL": "http://up.test/v1", "CHAT_BASE_URL": ""}
 
 def ask(client: FlaskClient, path: str = "/v1/messages", **change: Any) -> TestResponse:
     headers = {**HEADERS, **change.pop("headers", {})}
-    return client.post(path, json={**BODY, **change}, headers=headers)
+    buffered = change.pop("buffered", False)
+    return client.post(path, json={**BODY, **change}, headers=headers, buffered=buffered)
 
 
 def read_events(answer: TestResponse) -> list[Json]:
@@ -234,6 +244,22 @@ def test_models_have_anthropics_form_for_its_clients(demo: FlaskClient) -> None:
 
 
 # -- around -------------------------------------------------------------------------------------
+
+
+@check_each("streamed", [False, True])
+def test_captured_exchanges_can_be_replayed(streamed: bool) -> None:
+    settings = Settings.from_env({"FORWARDER_CAPTURE": "memory", "FORWARDER_DATABASE_URL": "none"})
+    client = create_app(settings).test_client()
+    thinking = {"type": "adaptive"}
+    first = ask(client, model="chat/demo", stream=streamed, thinking=thinking, buffered=True)
+    record = client.get(f"/forwarder/exchanges/{first.headers['request-id']}").get_json()
+
+    replay = make_replay_request(record, None)
+    second = client.post(replay.path, data=replay.body, headers=replay.headers)
+
+    now = make_replay_answer(second.status_code, second.get_data(), Redactor(()))
+    assert diff_answers(read_recorded_answer(record), now) == []
+    assert [attempt["protocol"] for attempt in record["upstream"]] == ["chat"]
 
 
 @check_each(("upstream", "field"), [("chat", "messages"), ("responses", "input")])
