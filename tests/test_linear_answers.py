@@ -15,6 +15,8 @@ from forwarder.core.types import Batch
 from forwarder.hosted_tools.chat_loop import with_hosted_chat_tools
 from forwarder.middleware.reasoning_cache.signatures import ChoiceReader
 from forwarder.protocols.fold import fold_chat
+from forwarder.protocols.messages import fold_messages
+from tests.helpers.messages import REQUEST
 from tests.helpers.translating import events_of, terms, translate
 from tests.hosted_tools.test_chat_loop import make_context
 from tests.test_linear_work import assert_linear
@@ -80,6 +82,23 @@ def test_costs_of_an_answer_over_chat_grow_linearly(
         def work() -> Any:
             answer = translate("responses_over_chat", dict(asked), terms()).answer
             return events_of(answer(iter(chunks_of(make_delta, size))))
+
+        return work
+
+    assert_linear(make_work)
+
+
+def test_costs_of_a_message_over_chat_grow_linearly(make_delta: Callable[[int], Json]) -> None:
+    assert_message_is_linear("chat", lambda size: chunks_of(make_delta, size))
+
+
+def assert_message_is_linear(over: str, make_batches: Callable[[int], list[Batch]]) -> None:
+    """Of a stream as it is sent to a client of the Messages API, and of its fold."""
+
+    def make_work(size: int) -> Callable[[], Any]:
+        def work() -> Any:
+            answer = translate(f"messages_over_{over}", dict(REQUEST), terms()).answer
+            return fold_messages(answer(iter(make_batches(size))))
 
         return work
 
@@ -153,3 +172,9 @@ def test_costs_of_an_answer_over_responses_grow_linearly(make: Callable[[int], J
         return work
 
     assert_linear(make_work)
+
+
+@pytest.mark.parametrize("make", EVENTS.values(), ids=EVENTS)
+def test_costs_of_a_message_over_responses_grow_linearly(make: Callable[[int], Json]) -> None:
+    end = {"type": "response.completed", "response": {"output": []}}
+    assert_message_is_linear("responses", lambda size: [*([make(i)] for i in range(size)), [end]])

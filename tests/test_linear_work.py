@@ -255,6 +255,80 @@ def test_chat_request_costs_grow_linearly(make: Callable[[int], Json], over: str
     assert_path_is_linear("chat", over, make, FORWARDER_CHAT_REASONING="thinking", **PICKY)
 
 
+def conversation(*content: Json, **more: Any) -> Json:
+    """A request of the Messages API with this content of one message."""
+    return {"max_tokens": 100, "messages": [{"role": "user", "content": [*content]}], **more}
+
+
+MESSAGES: dict[str, Callable[[int], Json]] = {
+    "turns": lambda n: {
+        "max_tokens": 100,
+        "messages": [{"role": role, "content": TEXT} for role in ("user", "assistant") * n],
+    },
+    "messages of one role": lambda n: {
+        "max_tokens": 100,
+        "messages": [{"role": "user", "content": TEXT}] * n,
+    },
+    "blocks": lambda n: conversation(*[{"type": "text", "text": TEXT}] * n),
+    "system blocks": lambda n: conversation(
+        {"type": "text", "text": "hi"}, system=[{"type": "text", "text": TEXT}] * n
+    ),
+    "images": lambda n: conversation(
+        *[
+            {
+                "type": "image",
+                "source": {"type": "base64", "media_type": "image/png", "data": PNG},
+            }
+        ]
+        * n
+    ),
+    "calls": lambda n: {
+        "max_tokens": 100,
+        "messages": [
+            {"role": "user", "content": "hi"},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "tool_use", "id": f"c{i}", "name": "f", "input": {"x": TEXT}}
+                    for i in range(n)
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": f"c{i}", "content": TEXT}
+                    for i in range(n)
+                ],
+            },
+        ],
+    },
+    "thinking": lambda n: {
+        "max_tokens": 100,
+        "messages": [
+            {"role": "user", "content": "hi"},
+            {
+                "role": "assistant",
+                "content": [{"type": "thinking", "thinking": TEXT, "signature": "x"}] * n,
+            },
+            {"role": "user", "content": "go on"},
+        ],
+    },
+    "tools": lambda n: conversation(
+        {"type": "text", "text": "hi"},
+        tools=[
+            {"name": f"f{i}", "input_schema": {"type": "object"}, "strict": True} for i in range(n)
+        ],
+        tool_choice={"type": "tool", "name": "f0"},
+    ),
+}
+
+
+@pytest.mark.parametrize("make", MESSAGES.values(), ids=MESSAGES)
+@pytest.mark.parametrize("over", ["chat", "responses"])
+def test_messages_request_costs_grow_linearly(make: Callable[[int], Json], over: str) -> None:
+    assert_path_is_linear("messages", over, make, **PICKY)
+
+
 def items(*item: Json, size: int, **more: Any) -> Json:
     return {"input": [{"role": "user", "content": "hi"}, *item * size], **more}
 

@@ -18,6 +18,8 @@ _FORMAT_PATHS = (
     ("response_format", "json_schema", "schema"),
     ("text", "format", "schema"),
     ("format",),  # Ollama's
+    ("output_config", "format", "schema"),  # Anthropic's
+    ("output_format", "schema"),
 )
 
 
@@ -57,6 +59,7 @@ def find_tool_schemas(tools: list[Any], path: str) -> Iterator[tuple[str, Any]]:
             continue
         place = f"{path}[{i}]"
         yield from find_schema_at(tool, ("parameters",), place)
+        yield from find_schema_at(tool, ("input_schema",), place)
         yield from find_schema_at(tool, ("function", "parameters"), place)
         if isinstance(tool.get("tools"), list):  # a namespace
             yield from find_tool_schemas(tool["tools"], f"{place}.tools")

@@ -64,9 +64,9 @@ def make_call_block(call_id: str, name: str) -> Block:
 
 
 def is_whole_input(text: str) -> bool:
-    """Whether the arguments of a call are complete: a JSON object, or nothing at all."""
+    """Whether the arguments of a call are complete: a JSON object."""
     try:
-        return isinstance(json.loads(text or "{}", strict=False), dict)
+        return isinstance(json.loads(text, strict=False), dict)
     except (ValueError, RecursionError):
         return False
 

@@ -34,6 +34,9 @@ def tool(schema: Any) -> dict[str, Any]:
         ),
         ({"text": {"format": {"schema": LARGE}}}, "text.format.schema"),
         ({"format": LARGE}, "format"),
+        ({"output_config": {"format": {"schema": LARGE}}}, "output_config.format.schema"),
+        ({"output_format": {"schema": LARGE}}, "output_format.schema"),
+        ({"tools": [{"name": "f", "input_schema": LARGE}]}, "tools[0].input_schema"),
     ],
 )
 def test_large_schema_is_refused_by_its_path(request_: dict[str, Any], path: str) -> None:

@@ -103,6 +103,7 @@ class MessageBuilder:
         self._signatures = SignatureCollector()
         self._call_index = ToolCallIndex()
         self._calls: list[PendingCall] = []
+        self._ids: set[str] = set()
         self._choice_selector = ChoiceSelector()
         self._images: set[str] = set()
         self._refusal: list[str] = []
@@ -269,7 +270,9 @@ class MessageBuilder:
     def _begin(self, block: Block) -> Batch:
         """Begin a block.  Text and thinking before it are done, and so are calls with whole input.
 
-        Signatures that came without any reasoning get a block of their own before it.
+        Others may go on, if the upstream sends calls at the same time; then later blocks wait for
+        the end of the answer.  Signatures that came without any reasoning get a block of their own
+        before it.
         """
         last = self._blocks.last_block
         self._blanks = []
@@ -305,7 +308,7 @@ class MessageBuilder:
         name = body.get("name") or ""
         arguments = stringify_arguments(body.get("arguments") or body.get("input"))
         if call.block is not None:
-            return [*events, *(self._append_arguments(call.block, arguments) if arguments else ())]
+            return [*events, *(self._blocks.append(call.block, arguments) if arguments else ())]
         if name != call.name:  # some vendors repeat the whole name in every delta
             call.name += name
         call.early.append(arguments)
@@ -315,19 +318,12 @@ class MessageBuilder:
     def _open_call(self, call: PendingCall) -> Batch:
         if call.block is not None or not call.name:
             return []
-        taken = {each.call_id for each in self._calls if each.block is not None}
-        if not call.call_id or call.call_id in taken:  # clients distinguish calls by their ids
+        if not call.call_id or call.call_id in self._ids:  # clients distinguish calls by their ids
             call.call_id = self._context.id_source.new_id("toolu")
+        self._ids.add(call.call_id)
         call.block = make_call_block(call.call_id, call.name)
         events, early = self._begin(call.block), "".join(call.early)
-        return [*events, *self._append_arguments(call.block, early)] if early else events
-
-    def _append_arguments(self, block: Block, arguments: str) -> Batch:
-        events = self._blocks.append(block, arguments)
-        # Other blocks wait for this one only if calls interleave.
-        if self._blocks.last_block is not block and is_whole_input(block.text):
-            return [*events, *self._blocks.finish(block)]
-        return events
+        return [*events, *self._blocks.append(call.block, early)] if early else events
 
     # -- signatures -----------------------------------------------------------------------------
 

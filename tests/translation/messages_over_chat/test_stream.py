@@ -84,6 +84,18 @@ def test_interleaved_calls_are_blocks_one_after_the_other() -> None:
     assert [(block["id"], block["input"]) for block in blocks] == [("a", {}), ("b", {})]
 
 
+def test_arguments_may_come_after_the_names_of_all_calls() -> None:
+    message = answer(
+        call("", 0, id="a", name="f"),
+        call("", 1, id="b", name="g"),
+        call('{"x": 1}', 1),
+        call('{"y": 2}', 0),
+        STOP,
+    )
+
+    assert [block["input"] for block in message["content"]] == [{"y": 2}, {"x": 1}]
+
+
 def test_calls_stream_while_they_arrive() -> None:
     events = translate(
         call("{", id="a", name="f"), call('"x":1}'), call("", 1, id="b", name="g"), STOP
