@@ -31,6 +31,7 @@ def test_every_api_route_is_there() -> None:
     api |= {"/files", "/files/<file>", "/files/<file>/content"}
     api |= {"/containers/<container>/files/<file>/content"}
     api |= {"/images/generations", "/images/edits", "/alpha/search"}
+    api |= {"/messages", "/messages/count_tokens"}
     api |= {"/responses/<name>", "/responses/<name>/cancel", "/responses/<name>/input_items"}
     api |= {"/responses/input_tokens", "/chat/completions/<name>"}
     api |= {"/chat/completions/<name>/messages", "/conversations", "/conversations/<name>"}
