@@ -7,7 +7,6 @@ user's next turn.  A `ConversationBuilder` builds the upstream's form of what is
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -18,7 +17,6 @@ from forwarder.core.types import Json
 from forwarder.core.validate import (
     BOOL,
     DICT,
-    LIST,
     STR,
     check_enum,
     check_type,
@@ -26,16 +24,22 @@ from forwarder.core.validate import (
     require_field,
 )
 from forwarder.protocols.messages_tables import MESSAGES_BLOCKS
+from forwarder.translation.message_content import (
+    USER_BLOCKS,
+    PathBlock,
+    convert_block,
+    join_texts,
+    list_blocks,
+    make_text,
+    read_text,
+    skip_block,
+)
 
 FAILED_CALL_NOTE = "[The tool call failed.]"
 """Begins the result of a call that failed; OpenAI's APIs have no field for it."""
 
 _BILLING_BLOCK = "x-anthropic-billing-header:"
 """Claude Code's first system block.  It differs in every request, so no prefix would be cached."""
-
-# No two parts match the same character, so a long text cannot cause backtracking.
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+(?:=\s*){0,2}")
-_MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+", re.ASCII)
 
 _ROLES = ("user", "assistant", "system")
 
@@ -77,28 +81,17 @@ class ConversationBuilder(Protocol):
     def add_assistant(self, blocks: list[AssistantBlock]) -> None: ...
 
 
-PathBlock = tuple[Json, str]
-"""A block and its path in the request."""
-
-
 def read_system(request: Json) -> str:
     """Return the system prompt as one text."""
     system = read_field(request, "system", (str, list), "system")
-    if isinstance(system, list):
-        return join_texts(system, "system")
-    return system or ""
+    if not isinstance(system, list):
+        return system or ""
+    return join_texts([block for block in system if not is_billing_block(block)], "system")
 
 
-def join_texts(blocks: list[Any], path: str) -> str:
-    """Join text blocks to one text with paragraphs."""
-    texts = [read_text(block, f"{path}[{i}]") for i, block in enumerate(blocks)]
-    return "\n\n".join(text for text in texts if text and not text.startswith(_BILLING_BLOCK))
-
-
-def read_text(value: Any, path: str) -> str:
-    block = check_type(value, DICT, path)
-    check_enum(require_field(block, "type", STR, f"{path}.type"), ("text",), f"{path}.type")
-    return str(require_field(block, "text", STR, f"{path}.text"))
+def is_billing_block(block: Any) -> bool:
+    text = block.get("text") if isinstance(block, dict) else None
+    return isinstance(text, str) and text.startswith(_BILLING_BLOCK)
 
 
 def read_conversation(
@@ -153,15 +146,6 @@ def iter_turns(messages: list[Any]) -> Iterator[tuple[str, list[PathBlock], str]
         blocks += list_blocks(message, f"{place}.content")
     if blocks:
         yield role, blocks, path
-
-
-def list_blocks(message: Json, path: str) -> list[PathBlock]:
-    content = require_field(message, "content", (str, list), path)
-    if isinstance(content, str):
-        return [({"type": "text", "text": content}, path)]
-    return [
-        (check_type(block, DICT, f"{path}[{i}]"), f"{path}[{i}]") for i, block in enumerate(content)
-    ]
 
 
 def check_all_answered(open_calls: dict[str, None], path: str) -> None:
@@ -224,158 +208,6 @@ def read_result(block: Json, path: str, loss_report: LossReport) -> list[PathBlo
     return parts
 
 
-def make_text(text: str, path: str) -> PathBlock:
-    return {"type": "text", "text": text}, path
-
-
-def convert_block(block: Json, path: str, loss_report: LossReport) -> list[PathBlock]:
-    """Convert a block of the user to parts in the form of Chat."""
-    kind = require_field(block, "type", STR, f"{path}.type")
-    converter = _USER_BLOCKS.get(kind)
-    if converter is not None:
-        return converter(block, path, loss_report)
-    skip_block(kind, f"{path}.type", loss_report)
-    return []
-
-
-def skip_block(kind: str, path: str, loss_report: LossReport) -> None:
-    """Report a block that has no form upstream.  Raises InvalidRequest for an unknown type."""
-    row = MESSAGES_BLOCKS.get(kind)
-    if row is None or row.kind not in ("noted", "dropped"):
-        raise InvalidRequest(
-            f"Invalid value for '{path}': '{shorten_value(kind)}'.",
-            param=path,
-            code="invalid_value",
-        )
-    report = loss_report.drop if row.kind == "dropped" else loss_report.note
-    report(f"messages.{kind}", row.reason)
-
-
-def convert_text(block: Json, path: str, loss_report: LossReport) -> list[PathBlock]:
-    text = require_field(block, "text", STR, f"{path}.text")
-    if block.get("citations"):
-        note_row("text, with citations", "citations", loss_report)
-    return [make_text(text, path)] if text else []
-
-
-def note_row(row: str, name: str, loss_report: LossReport) -> None:
-    loss_report.note(f"messages.{name}", MESSAGES_BLOCKS[row].reason)
-
-
-def convert_image(block: Json, path: str, loss_report: LossReport) -> list[PathBlock]:
-    if block.get("transformations"):
-        loss_report.drop(
-            "messages.transformations", MESSAGES_BLOCKS["image, with transformations"].reason
-        )
-    place = f"{path}.source"
-    source = require_field(block, "source", DICT, place)
-    kind = check_enum(
-        require_field(source, "type", STR, f"{place}.type"),
-        ("base64", "url", "file"),
-        f"{place}.type",
-    )
-    if kind == "file":
-        image = {"file_id": require_field(source, "file_id", STR, f"{place}.file_id")}
-    elif kind == "url":
-        image = {"url": require_field(source, "url", STR, f"{place}.url")}
-    else:
-        image = {"url": read_data_url(source, place)}
-    return [({"type": "image_url", "image_url": image}, path)]
-
-
-def read_data_url(source: Json, path: str) -> str:
-    media = require_field(source, "media_type", STR, f"{path}.media_type")
-    data = require_field(source, "data", STR, f"{path}.data")
-    if not _BASE64.fullmatch(data) or not _MEDIA_TYPE.fullmatch(media):
-        raise InvalidRequest(
-            f"Invalid value for '{path}': it is not valid base64 with a media type.",
-            param=path,
-            code="invalid_value",
-        )
-    return f"data:{media};base64,{data}"
-
-
-def convert_document(block: Json, path: str, loss_report: LossReport) -> list[PathBlock]:
-    """Convert a document; its title and its context come before it."""
-    title = read_field(block, "title", STR, f"{path}.title")
-    notes = [f"Document: {title}" if title else ""]
-    notes.append(read_field(block, "context", STR, f"{path}.context") or "")
-    citations = read_field(block, "citations", DICT, f"{path}.citations") or {}
-    if citations.get("enabled"):
-        loss_report.drop("messages.citations", MESSAGES_BLOCKS["document, with citations"].reason)
-    place = f"{path}.source"
-    source = require_field(block, "source", DICT, place)
-    kind = require_field(source, "type", STR, f"{place}.type")
-    check_enum(kind, tuple(_DOCUMENT_SOURCES), f"{place}.type")
-    head = "\n".join(filter(None, notes))
-    parts = _DOCUMENT_SOURCES[kind](source, title, place, loss_report)
-    return [*([make_text(head, path)] if head else ()), *parts]
-
-
-def make_file(fields: Json, title: str | None, path: str) -> list[PathBlock]:
-    name = title or "document"
-    name = name if name.lower().endswith(".pdf") else f"{name}.pdf"  # providers read the ending
-    named = fields if "file_id" in fields else {**fields, "filename": name}
-    return [({"type": "file", "file": named}, path)]
-
-
-def convert_content_source(
-    source: Json, title: str | None, path: str, loss_report: LossReport
-) -> list[PathBlock]:
-    return [
-        part
-        for block, place in list_blocks(source, f"{path}.content")
-        for part in convert_block(block, place, loss_report)
-    ]
-
-
-_DOCUMENT_SOURCES: dict[str, Callable[[Json, str | None, str, LossReport], list[PathBlock]]] = {
-    "base64": lambda source, title, path, loss_report: make_file(
-        {"file_data": read_data_url(source, path)}, title, path
-    ),
-    "url": lambda source, title, path, loss_report: make_file(
-        {"file_url": require_field(source, "url", STR, f"{path}.url")}, title, path
-    ),
-    "file": lambda source, title, path, loss_report: make_file(
-        {"file_id": require_field(source, "file_id", STR, f"{path}.file_id")}, title, path
-    ),
-    "text": lambda source, title, path, loss_report: [
-        make_text(require_field(source, "data", STR, f"{path}.data"), path)
-    ],
-    "content": convert_content_source,
-}
-"""The type of a document's source -> its converter."""
-
-
-def convert_search_result(block: Json, path: str, loss_report: LossReport) -> list[PathBlock]:
-    title = require_field(block, "title", STR, f"{path}.title")
-    source = require_field(block, "source", STR, f"{path}.source")
-    content = require_field(block, "content", LIST, f"{path}.content")
-    text = join_texts(content, f"{path}.content")
-    return [make_text(f"Search result: {title}\nSource: {source}\n\n{text}", path)]
-
-
-def convert_tool_reference(block: Json, path: str, loss_report: LossReport) -> list[PathBlock]:
-    name = require_field(block, "tool_name", STR, f"{path}.tool_name")
-    return [make_text(f"The tool '{name}' is available.", path)]
-
-
-def convert_compaction(block: Json, path: str, loss_report: LossReport) -> list[PathBlock]:
-    text = read_field(block, "content", STR, f"{path}.content")
-    return [make_text(text, path)] if text else []
-
-
-_USER_BLOCKS: dict[str, Callable[[Json, str, LossReport], list[PathBlock]]] = {
-    "text": convert_text,
-    "image": convert_image,
-    "document": convert_document,
-    "search_result": convert_search_result,
-    "tool_reference": convert_tool_reference,
-    "compaction": convert_compaction,
-}
-"""Type of a block -> its converter."""
-
-
 # -- the assistant's turns ----------------------------------------------------------------------
 
 
@@ -386,7 +218,7 @@ def read_assistant_turn(
     turn: list[AssistantBlock] = []
     for block, path in blocks:
         kind = require_field(block, "type", STR, f"{path}.type")
-        if kind in _USER_BLOCKS and kind not in ("text", "compaction"):
+        if kind in USER_BLOCKS and kind not in ("text", "compaction"):
             raise InvalidRequest(
                 f"'{path}': blocks of type '{kind}' belong into messages of the user.",
                 param=f"{path}.type",
@@ -403,7 +235,7 @@ def read_assistant_turn(
 def read_answer_text(block: Json, path: str, context: TranslationContext) -> list[AssistantBlock]:
     return [
         str(part["text"])
-        for part, _ in _USER_BLOCKS[block["type"]](block, path, context.loss_report)
+        for part, _ in USER_BLOCKS[block["type"]](block, path, context.loss_report)
     ]
 
 

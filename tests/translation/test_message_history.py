@@ -8,9 +8,9 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import TranslationContext
+from forwarder.translation.message_content import PathBlock
 from forwarder.translation.message_history import (
     AssistantBlock,
-    PathBlock,
     Thinking,
     read_conversation,
     read_system,

@@ -10,9 +10,9 @@ from typing import Any
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.protocols.signatures import MESSAGE_FIELDS, attach_call_signatures
+from forwarder.translation.message_content import PathBlock
 from forwarder.translation.message_history import (
     AssistantBlock,
-    PathBlock,
     Thinking,
     ToolCall,
     is_of_origin,

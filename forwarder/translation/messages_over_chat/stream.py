@@ -25,6 +25,7 @@ from forwarder.protocols.signatures import SignatureCollector
 from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_arguments
 from forwarder.translation.message_blocks import (
     CALL,
+    SILENT_BATCHES,
     TEXT,
     THINKING,
     Block,
@@ -62,7 +63,7 @@ def translate_stream(
     first.
     """
     answer = MessageBuilder(translated, context)
-    has_started = False
+    has_started, silent = False, 0
     for batch in chunks:
         events: Batch = []
         if batch and not has_started:
@@ -77,7 +78,8 @@ def translate_stream(
             if events:  # from chunks of the same batch, before the failure
                 yield events
             raise
-        if events or not batch:  # an empty batch is a heartbeat
+        silent = 0 if events else silent + 1
+        if events or not batch or silent % SILENT_BATCHES == 0:  # an empty batch is a heartbeat
             yield events
     yield answer.finish()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.translation.content_parts import USER_TO_RESPONSES, convert_part
+from forwarder.translation.message_content import PathBlock
 from forwarder.translation.message_history import (
     AssistantBlock,
-    PathBlock,
     Thinking,
     ToolCall,
     is_of_origin,

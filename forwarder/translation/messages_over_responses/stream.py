@@ -16,6 +16,7 @@ from forwarder.protocols.mappings import non_text_content, to_upstream_error
 from forwarder.protocols.tool_call_index import stringify_arguments
 from forwarder.translation import images as pictures
 from forwarder.translation.message_blocks import (
+    SILENT_BATCHES,
     THINKING,
     Block,
     BlockWriter,
@@ -47,7 +48,7 @@ def translate_stream(
     are sent first.
     """
     answer = MessageBuilder(translated, context)
-    has_started = False
+    has_started, silent = False, 0
     for batch in events:
         if not batch:
             yield batch
@@ -65,7 +66,8 @@ def translate_stream(
             if out:  # from events of the same batch, before the failure
                 yield out
             raise
-        if out:
+        silent = 0 if out else silent + 1
+        if out or silent % SILENT_BATCHES == 0:
             yield out
     if not answer.is_ended:
         raise UpstreamProtocolError("The upstream's stream ended before its response was finished.")
