@@ -11,6 +11,7 @@ import pytest
 from tests.fake_provider import ScriptedUpstream
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scenarios import HELLO
+from tests.hosted_tools.search_server import PAGE, serving_search
 from tests.live.clients import CLAUDE_CODE, needs_program, run_offline
 from tests.live.conftest import Serve, settings
 
@@ -99,3 +100,31 @@ def assert_reasoning_went_back(over: str, body: dict[str, Any]) -> None:
         items = [item for item in body["input"] if item["type"] == "reasoning"]
         assert len(items) == 3
         assert all(item["encrypted_content"] for item in items)
+
+
+@pytest.mark.parametrize("over", ["chat", "responses"])
+def test_claude_code_searches_the_web(
+    over: str, workshop: Path, serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    """Its tool asks in a request of its own, whose search runs in the forwarder."""
+    with serving_search() as engine:
+        forwarder = serve(
+            settings(
+                upstream,
+                **{f"{over.upper()}_MODELS": "claude-*=big"},
+                **{f"{over.upper()}_HOSTED_TOOLS": "none"},
+                FORWARDER_WEB_SEARCH="searxng",
+                FORWARDER_WEB_SEARCH_URL=engine,
+            )
+        )
+        upstream.script(Answer(calls=[Call("WebSearch", {"query": "cats"})]))
+        upstream.script(Answer(calls=[Call("web_search", {"query": "cats"})]))
+        upstream.script(Answer(text=f"Cats sleep ([Cats]({PAGE['url']}))."))
+        upstream.script(Answer(text=HELLO))
+
+        events = run_claude(workshop, forwarder.url, "search for cats")
+
+    results = [block for block in list_blocks(events, "user") if block["type"] == "tool_result"]
+    assert PAGE["url"] in json.dumps(results)
+    assert "Cats sleep" in json.dumps(results)
+    assert events[-1]["result"] == HELLO
