@@ -157,6 +157,24 @@ def test_errors_have_anthropics_form_everywhere(serve: Serve) -> None:
     assert client.post("/v1/chat/completions").get_json()["error"]["code"] == "invalid_api_key"
 
 
+def test_limits_of_the_forwarder_have_anthropics_form(serve: Serve) -> None:
+    done = {"choices": [{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}]}
+    limits = {"FORWARDER_RATE_LIMIT_REQUESTS": "1/hour"}
+    client = serve(lambda _: httpx2.Response(200, json=done), **limits, **CHAT)
+
+    assert ask(client).status_code == 200
+    limited = ask(client)
+    assert read_error(limited) == (429, "rate_limit_error")
+    assert int(limited.headers["Retry-After"]) > 0
+
+
+def test_bodies_have_a_limit(serve: Serve) -> None:
+    client = serve(lambda _: httpx2.Response(500), FORWARDER_MAX_BODY="1k", **CHAT)
+    large = [{"role": "user", "content": "x" * 2000}]
+
+    assert read_error(ask(client, messages=large)) == (413, "request_too_large")
+
+
 def test_bearer_keys_are_accepted(serve: Serve) -> None:
     done = {"choices": [{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}]}
     client = serve(lambda _: httpx2.Response(200, json=done), FORWARDER_API_KEYS="k", **CHAT)
