@@ -39,7 +39,9 @@ class ResponsesConversationBuilder:
         self.items.append({"type": "function_call_output", "call_id": call_id, "output": output})
 
     def add_assistant(self, blocks: list[AssistantBlock]) -> None:
-        for block in blocks:
+        """Add a turn; reasoning at its end is left out, since OpenAI wants an item to follow it."""
+        ends = [i for i, block in enumerate(blocks, 1) if not isinstance(block, Thinking)]
+        for block in blocks[: ends[-1] if ends else 0]:
             if isinstance(block, Thinking):
                 self._add_thinking(block)
             elif isinstance(block, ToolCall):

@@ -37,10 +37,11 @@ def test_item_of_another_model_is_left_out() -> None:
 
 def test_text_of_reasoning_goes_to_upstreams_that_accept_it() -> None:
     sealed = {"origin": ORIGIN, "reasoning_content": "hidden"}
-    items, losses = build(Thinking("", sealed), Thinking("so", None), extensions=["reasoning_text"])
+    thinking = Thinking("", sealed), Thinking("so", None)
+    items, losses = build(*thinking, "a", extensions=["reasoning_text"])
 
-    assert [item["content"][0]["text"] for item in items] == ["hidden", "so"]
-    assert [item["id"] for item in items] == ["rs_0", "rs_1"]
+    assert [item["content"][0]["text"] for item in items] == ["hidden", "so", "a"]
+    assert [item["id"] for item in items[:2]] == ["rs_0", "rs_1"]
     assert losses == {}
 
 
@@ -49,6 +50,14 @@ def test_text_of_reasoning_is_noted_for_other_upstreams() -> None:
 
     assert len(items) == 1
     assert list(losses) == ["messages.thinking"]
+
+
+def test_reasoning_that_nothing_follows_is_left_out() -> None:
+    sealed = {"origin": ORIGIN, "item": ITEM}
+    items, _ = build(Thinking("", sealed), "a", Thinking("", sealed))
+
+    assert [item["type"] for item in items] == ["reasoning", "message"]
+    assert build(Thinking("", sealed)) == ([], {})
 
 
 def test_system_messages_are_the_developers() -> None:
