@@ -11,8 +11,11 @@ from forwarder.core.errors import InvalidRequest, UpstreamRefused
 from forwarder.core.types import Handler
 from forwarder.pipeline.pipeline import (
     PIPELINE,
+    AttemptKind,
     is_chat_over_responses,
     is_chat_upstream,
+    select_carried_wraps,
+    wrap_message_limits,
     wrap_stages,
 )
 from forwarder.protocols.fold import fold_chat
@@ -67,6 +70,22 @@ def test_stop_and_limit_apply_to_each_choice() -> None:
     }
     assert answers == {("one ", "stop"), ("three four", "length"), ("six", "stop")}
     assert completion["usage"]["prompt_tokens"] == USAGE["prompt_tokens"]
+
+
+@check_each(
+    ("client", "over", "wraps"),
+    [
+        ("messages", "responses", (wrap_message_limits,)),
+        ("messages", "chat", ()),
+        ("ollama", "responses", ()),
+    ],
+)
+def test_stages_before_a_carrier_emulate_what_it_lacks(
+    client: str, over: str, wraps: tuple[Any, ...]
+) -> None:
+    kind = AttemptKind(client, over, True, True, True)
+
+    assert select_carried_wraps(kind) == wraps
 
 
 def test_prompt_tokens_are_those_of_one_choice() -> None:
