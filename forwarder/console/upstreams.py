@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from statistics import median
 from typing import NamedTuple
@@ -433,30 +434,27 @@ def run_probe(name: str) -> Response:
     """Probe an upstream and send the verdicts as they come."""
     target = find_target(name)
     settings = target.upstream.settings
+    model = read_form_field("model") or target.model  # may raise, so before a slot is taken
     release = _running_probes.acquire()
     if release is None:
         raise Overloaded(f"This worker already runs {MAX_PROBES} probes. Wait for one to end.")
-    connection = get_services().registration.connect_for_probe(settings)
-    model = read_form_field("model") or target.model
-    try:
-        probe = QuirkProbe(connection, model or pick_model(connection))
-    except ForwarderError as error:
-        close_probe(connection, release)
-        return render_probe_form(target, error)
-    page = stream_page(
-        "probe.html",
-        **collect_probe_values(target),
-        model=probe.model,
-        failure=None,
-        run=ProbeRun(probe, settings),
-    )
-    page.call_on_close(lambda: close_probe(connection, release))
+    with ExitStack() as resources:
+        resources.callback(release)
+        connection = get_services().registration.connect_for_probe(settings)
+        resources.callback(connection.close)
+        try:
+            probe = QuirkProbe(connection, model or pick_model(connection))
+        except ForwarderError as error:
+            return render_probe_form(target, error)
+        page = stream_page(
+            "probe.html",
+            **collect_probe_values(target),
+            model=probe.model,
+            failure=None,
+            run=ProbeRun(probe, settings),
+        )
+        page.call_on_close(resources.pop_all().close)
     return page
-
-
-def close_probe(connection: Upstream, release: Callable[[], None]) -> None:
-    connection.close()
-    release()
 
 
 def render_probe_form(target: HealthTarget, failure: ForwarderError | None = None) -> Response:

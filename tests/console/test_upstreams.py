@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -19,6 +21,7 @@ from forwarder.console import upstreams
 from forwarder.console.upstreams import draw_history, format_duration
 from forwarder.models.probe import ProbeResult
 from forwarder.server.extension import get_extension
+from forwarder.upstream.client import Upstream
 from forwarder.upstream.resilience.concurrency_limit import ConcurrencyLimit
 from tests.fake_provider import vendors
 from tests.fake_provider.strict import check_chat
@@ -424,6 +427,44 @@ def test_number_of_probes_is_limited(serve: Serve, monkeypatch: pytest.MonkeyPat
     assert client.post(PROBE, data={"model": "m"}, buffered=True).status_code == 200
     assert client.post("/console/upstreams/probes/responses").status_code == 400
     assert limit.in_use == 0
+
+
+@pytest.mark.parametrize("broken", ["form", "connection", "probe", "page", "closing"])
+def test_failed_start_of_a_probe_frees_its_slot(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(broken)
+
+    limit = ConcurrencyLimit(1)
+    monkeypatch.setattr(upstreams, "_running_probes", limit)
+    client, data = serve(well), {"model": "m"}
+    registration = get_extension(client.application).services.registration
+    closed: list[bool] = []
+    connect = registration.connect_for_probe
+
+    def connect_and_watch(*given: Any) -> Upstream:
+        connection = connect(*given)
+        close = fail if broken == "closing" else connection.close
+        connection.close = lambda: (closed.append(True), close())  # type: ignore[method-assign]
+        return connection
+
+    monkeypatch.setattr(registration, "connect_for_probe", connect_and_watch)
+    if broken == "form":
+        data = {f"field{number}": "" for number in range(2000)}
+    elif broken == "connection":
+        monkeypatch.setattr(registration, "connect_for_probe", fail)
+    elif broken == "probe":
+        monkeypatch.setattr(upstreams, "QuirkProbe", fail)
+    elif broken == "page":
+        monkeypatch.setattr(upstreams, "stream_page", fail)
+
+    with suppress(RuntimeError):
+        failed = client.post(PROBE, data=data, content_type="multipart/form-data", buffered=True)
+        assert failed.status_code >= 400
+
+    assert limit.in_use == 0
+    assert closed == ([] if broken in ("form", "connection") else [True])
 
 
 @check_each(
