@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+from io import BytesIO
 from pathlib import Path
 
 import httpx2
@@ -90,19 +91,54 @@ def test_signing_in_leads_to_no_other_place_than_the_console(
 
 @pytest.mark.parametrize("encoding", ["", "gzip"])
 @pytest.mark.parametrize("media_type", blueprint.FORM_TYPES)
-def test_the_size_of_a_form_is_limited(client: FlaskClient, media_type: str, encoding: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [
+        ("/console/sign-in", blueprint.MAX_OPEN_FORM_BYTES),
+        ("/console/sign-out", blueprint.MAX_FORM_BYTES),
+    ],
+)
+def test_the_size_of_a_form_is_limited(
+    client: FlaskClient, path: str, limit: int, media_type: str, encoding: str
+) -> None:
     head = b'--x\r\nContent-Disposition: form-data; name="key"\r\n\r\n'
     start = b"key=" if media_type == blueprint.FORM_TYPES[0] else head
-    data = start + b"a" * blueprint.MAX_FORM_BYTES + b"\r\n--x--\r\n"
+    data = start + b"a" * limit + b"\r\n--x--\r\n"
 
     answer = client.post(
-        "/console/sign-in",
+        path,
         data=gzip.compress(data) if encoding else data,
-        headers={"Content-Encoding": encoding} if encoding else {},
+        headers={"Authorization": "Bearer adm-one", "Content-Encoding": encoding},
         content_type=f"{media_type}; boundary=x",
     )
 
     assert answer.status_code == 413
+
+
+def test_the_fields_of_a_form_are_counted_before_it_is_parsed(client: FlaskClient) -> None:
+    for count, is_refused in ((1000, False), (1001, True)):
+        fields = {f"a{number}": "b" for number in range(count)}
+        answer = client.post(
+            "/console/models/new",
+            data=fields,
+            headers={"Authorization": "Bearer adm-one"},
+        )
+        assert (answer.status_code == 413) is is_refused, answer.text
+
+
+def test_a_form_is_not_read_before_access_is_checked(client: FlaskClient) -> None:
+    class Body(BytesIO):
+        def read(self, *given: int | None) -> bytes:
+            raise AssertionError("the form was read")
+
+    answer = client.post(
+        "/console/sign-out",
+        input_stream=Body(),
+        content_length=10,
+        content_type=blueprint.FORM_TYPES[0],
+    )
+
+    assert answer.status_code == 401
 
 
 def test_templates_have_no_inline_scripts_or_styles() -> None:
