@@ -6,11 +6,13 @@ Each module with pages adds its views to `blueprint`; `forwarder.app` imports al
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any, NamedTuple
 
-import gevent
 from flask import (
     Blueprint,
     Response,
@@ -33,7 +35,8 @@ from forwarder.console.session import (
     sign_in,
     sign_out,
 )
-from forwarder.core.errors import ForwarderError, NotFound, TooLarge, Unauthorized
+from forwarder.context.client_identity import normalize_address
+from forwarder.core.errors import ForwarderError, NotFound, RateLimited, TooLarge, Unauthorized
 from forwarder.server import request_context
 from forwarder.server.extension import get_request, get_services
 from forwarder.server.request_context import convert_http_error
@@ -63,7 +66,10 @@ MAX_FORM_FIELDS = 1000
 """Fields of a form. Those of 256 kB of tiny fields take 0.15 s to parse."""
 
 FAILURE_SECONDS = 0.5
-"""Wait before a refused key is answered, so that guessing takes long."""
+"""Wait before a refused key is answered. Meanwhile the worker checks no other key of its network,
+so that parallel guesses are not faster."""
+
+_guessing_networks: set[str] = set()
 
 
 class NavigationEntry(NamedTuple):
@@ -204,13 +210,31 @@ def start_session() -> Response | Redirect:
     require_same_origin(get_services().settings)
     response = redirect(find_next_page())
     try:
-        sign_in(response, read_form_field("key"))
-    except Unauthorized as failure:
-        gevent.sleep(FAILURE_SECONDS)
+        with slow_down_guesses(get_request().remote_addr):
+            sign_in(response, read_form_field("key"))
+    except (Unauthorized, RateLimited) as failure:
         page = render_page("sign_in.html", next=find_next_page(), failure=failure.message)
         page.status_code = failure.status
         return page
     return response
+
+
+@contextmanager
+def slow_down_guesses(address: str | None) -> Iterator[None]:
+    """Delay a refused key. Raises RateLimited for a network whose last key is still delayed."""
+    network = normalize_address(address)
+    if network in _guessing_networks:
+        raise RateLimited(
+            "Another key of your network is being checked. Try again.", kind="requests"
+        )
+    _guessing_networks.add(network)
+    try:
+        yield
+    except Unauthorized:
+        time.sleep(FAILURE_SECONDS)  # gevent.sleep would leave an event loop behind in each thread
+        raise
+    finally:
+        _guessing_networks.discard(network)
 
 
 @blueprint.post("/sign-out")

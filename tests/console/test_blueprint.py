@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import re
+import threading
+import time
 from io import BytesIO
 from pathlib import Path
 
@@ -69,6 +72,44 @@ def test_parts_of_pages_get_an_error_instead_of_the_sign_in_page(client: FlaskCl
 
     assert part.status_code == 401
     assert part.text.startswith('<p class="notice bad"')
+
+
+def sign_in_from(client: FlaskClient, key: str, address: str = "192.0.2.7") -> int:
+    """Sign in; return the status."""
+    answer = client.application.test_client().post(
+        "/console/sign-in", data={"key": key}, environ_overrides={"REMOTE_ADDR": address}
+    )
+    return answer.status_code
+
+
+def test_parallel_guesses_of_a_network_are_refused(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[int] = []
+
+    def guess_meanwhile(seconds: float) -> None:
+        assert seconds == 7
+        for address in ("192.0.2.7", "::ffff:192.0.2.7", "192.0.2.8"):
+            others.append(sign_in_from(client, "adm-one", address))
+
+    monkeypatch.setattr(blueprint, "FAILURE_SECONDS", 7)
+    monkeypatch.setattr(time, "sleep", guess_meanwhile)
+
+    assert sign_in_from(client, "guess") == 401
+    assert others == [429, 429, 302]
+    assert sign_in_from(client, "adm-one") == 302
+
+
+def test_refused_keys_leave_no_files_open(client: FlaskClient) -> None:
+    def guess_in_thread() -> int:
+        thread = threading.Thread(target=sign_in_from, args=(client, "guess"))
+        thread.start()
+        thread.join()
+        return len(os.listdir("/dev/fd"))
+
+    before = guess_in_thread()
+
+    assert max(guess_in_thread() for _ in range(5)) <= before
 
 
 def test_console_can_be_switched_off(serve: Serve) -> None:
