@@ -54,11 +54,6 @@ def shorten_text(text: str, limit: int) -> str:
     return f"{text[:limit]} … ({len(text) - limit:,} more characters)"
 
 
-def format_json(value: Any) -> str:
-    """Return one JSON value as indented text of limited size."""
-    return JsonFormatter().format(value)
-
-
 class JsonFormatter:
     """Formats the JSON documents of a page, and shortens them so that the page stays small.
 

@@ -18,8 +18,8 @@ from forwarder.console.answer_events import get_dict
 from forwarder.console.blueprint import blueprint, render_page
 from forwarder.console.exchange_events import CLIENT, UPSTREAM, Row, fold_entries, list_entries
 from forwarder.console.exchange_text import (
+    JsonFormatter,
     escape_controls,
-    format_json,
     shorten_text,
     show_label,
 )
@@ -249,8 +249,9 @@ class ExchangeContent:
 @blueprint.get("/exchanges/<name>/events")
 def list_events(name: str) -> Response:
     """Return more rows of events, from the row ``from`` on."""
-    first = read_number("from")
-    rows = read_rows(name)
+    capture, first = require_capture(), read_number("from")
+    encoded = find_record(capture, name)
+    rows = capture.run_blocking(partial(parse_rows, encoded))
     return render_page(
         "exchange_events.html",
         name=name,
@@ -265,16 +266,24 @@ def list_events(name: str) -> Response:
 @blueprint.get("/exchanges/<name>/events/<int:row>")
 def show_events(name: str, row: int) -> Response:
     """Return the JSON of the events of one row on one ``side``."""
-    rows, side = read_rows(name), get_request().args.get("side", CLIENT)
+    capture, side = require_capture(), get_request().args.get("side", CLIENT)
+    encoded = find_record(capture, name)
+    documents, rest = capture.run_blocking(partial(format_events, encoded, row, side))
+    return render_page("exchange_event_data.html", documents=documents, rest=rest)
+
+
+def format_events(encoded: bytes, row: int, side: str) -> tuple[list[tuple[float, str]], int]:
+    """Return times and JSON of the events of a row, and the number of those left out.
+
+    Raises NotFound. Blocks, since a page of JSON takes 0.1 s.
+    """
+    rows = parse_rows(encoded)
     cell = rows[row].cells.get(side) if row < len(rows) else None
     if cell is None or not cell.has_data:
         raise NotFound("There are no such events.")
-    shown = cell.entries[:MAX_SHOWN_EVENTS]
-    return render_page(
-        "exchange_event_data.html",
-        documents=[(entry.at, format_json(entry.data)) for entry in shown],
-        rest=len(cell.entries) - len(shown),
-    )
+    shown, formatter = cell.entries[:MAX_SHOWN_EVENTS], JsonFormatter()
+    documents = [(entry.at, formatter.format(entry.data)) for entry in shown]
+    return documents, len(cell.entries) - len(shown)
 
 
 @blueprint.get("/exchanges/<name>/record")
@@ -304,11 +313,9 @@ def find_record(capture: CaptureObserver, name: str) -> bytes:
     return encoded
 
 
-def read_rows(name: str) -> list[Row]:
-    """Return all rows of the events of an exchange."""
-    capture = require_capture()
-    encoded = find_record(capture, name)
-    return capture.run_blocking(lambda: fold_entries(list_entries(parse_record(encoded))))
+def parse_rows(encoded: bytes) -> list[Row]:
+    """Return all rows of the events of an encoded record. Raises NotFound; blocks."""
+    return fold_entries(list_entries(parse_record(encoded)))
 
 
 def parse_record(encoded: bytes) -> Json:

@@ -10,10 +10,13 @@ from forwarder.console import exchange_text
 from forwarder.console.exchange_text import (
     JsonFormatter,
     escape_controls,
-    format_json,
     shorten_text,
 )
 from tests.helpers.check_cases import check_each
+
+
+def format_json(value: Any) -> str:
+    return JsonFormatter().format(value)
 
 
 @check_each(

@@ -6,6 +6,7 @@ import html
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.routing import Rule
 
-from forwarder.console import exchanges
+from forwarder.console import exchange_text, exchanges
+from forwarder.console.exchange_text import JsonFormatter
 from forwarder.observability.capture import CaptureObserver, running
 from forwarder.observability.capture.stores import generate_name
 from forwarder.server.extension import get_extension
@@ -341,6 +343,41 @@ def test_json_of_events_is_loaded_on_demand(client: FlaskClient) -> None:
     assert "<img src=x" not in shown
     assert client.get(f"{PATH}/{name}/events/999").status_code == 404
     assert client.get(f"{PATH}/{name}/events/0?side=upstream").status_code == 404
+
+
+def test_json_of_a_row_has_a_common_limit_and_is_formatted_off_the_event_loop(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {f"field{number}": "word " * 400 for number in range(30)}
+    attempt = make_attempt({})
+    attempt["answer"]["events"] = [
+        chunk(10 + n / 10, content="a", **texts) for n in range(exchanges.MAX_SHOWN_EVENTS)
+    ]
+    name = put(client, make_record({"model": "m"}, attempt))
+    page = client.get(f"{PATH}/{name}").text
+    address = html.unescape(re.findall(r'hx-get="([^"]*side=upstream)"', page)[0])
+    capture, work_in_pool = capture_of(client), []
+    run_blocking, format_document = capture.run_blocking, JsonFormatter.format
+
+    def run(work: Callable[[], Any]) -> Any:
+        work_in_pool.append(work)
+        try:
+            return run_blocking(work)
+        finally:
+            work_in_pool.pop()
+
+    def check_and_format(formatter: JsonFormatter, value: Any) -> str:
+        assert work_in_pool
+        return format_document(formatter, value)
+
+    monkeypatch.setattr(capture, "run_blocking", run)
+    monkeypatch.setattr(JsonFormatter, "format", check_and_format)
+
+    shown = client.get(address)
+
+    assert shown.status_code == 200, shown.text
+    assert shown.text.count("<pre") == exchanges.MAX_SHOWN_EVENTS
+    assert exchange_text.MAX_PAGE_TEXT < len(shown.text) < 2 * exchange_text.MAX_PAGE_TEXT
 
 
 def test_record_is_available_as_json(client: FlaskClient) -> None:
