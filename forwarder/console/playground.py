@@ -433,7 +433,7 @@ def find_record(name: str) -> Json:
     capture = get_services().capture
     if capture is None:
         raise NotFound("Captures are disabled: FORWARDER_CAPTURE is off.")
-    found = capture.store.find(name)
+    found = capture.run_blocking(partial(capture.store.find, name))  # reads all, if it is unknown
     if found is None:
         where = "" if capture.store.is_shared else " in this worker"
         raise NotFound(f"There is no exchange '{name[:64]}'{where}.")

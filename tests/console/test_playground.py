@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 
 from forwarder.console import playground
 from forwarder.console.playground import APIS, list_samples, load_sample
+from forwarder.server.extension import get_extension
 from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve, streamed
 
@@ -565,6 +566,25 @@ def test_exchanges_without_a_request_do_not_open(serve: Serve) -> None:
     client.post("/v1/embeddings", json={"model": "m", "input": "hi"})
     name = client.get("/forwarder/exchanges").json["data"][0]["id"]
     assert client.get(f"/console/playground?exchange={name}").status_code == 400
+
+
+@check_each(
+    ("method", "path"),
+    [
+        ("GET", "/console/playground?exchange=x"),
+        ("GET", "/console/exchanges/x/replay"),
+        ("POST", "/console/exchanges/x/replay"),
+    ],
+)
+def test_exchanges_are_searched_off_the_event_loop(method: str, path: str, serve: Serve) -> None:
+    client = serve(Provider(), FORWARDER_CAPTURE="memory")
+    capture = get_extension(client.application).services.capture
+    assert capture is not None
+    found_by: list[Callable[[], object]] = []
+    capture.run_blocking = found_by.append  # type: ignore[assignment]
+
+    assert client.open(path, method=method).status_code == 404
+    assert len(found_by) == 1
 
 
 def test_registered_models_can_be_chosen(serve: Serve) -> None:
