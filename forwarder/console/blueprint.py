@@ -94,6 +94,11 @@ def render_page(template: str, **values: Any) -> Response:
     return make_response(render_template(f"console/{template}", **collect_page_values(), **values))
 
 
+def is_part_request() -> bool:
+    """Return whether htmx asks for a part of a page; browsers without scripts get whole pages."""
+    return "HX-Request" in get_request().headers
+
+
 def stream_page(template: str, **values: Any) -> Response:
     """Like `render_page`, but send the page piece by piece, as iterators in ``values`` yield."""
     return Response(stream_template(f"console/{template}", **collect_page_values(), **values))
@@ -140,7 +145,7 @@ def check_access() -> Response | Redirect | None:
     try:
         require_operator()
     except Unauthorized:
-        if get_request().method != "GET" or "HX-Request" in get_request().headers:
+        if get_request().method != "GET" or is_part_request():
             raise
         return redirect(url_for("console.show_sign_in", next=get_request().full_path))
     return None
@@ -173,9 +178,8 @@ def show_error(error: Exception) -> Response:
 
 def render_failure(failure: ForwarderError) -> Response:
     """Render an error: a page with status, or a fragment that htmx puts into the page."""
-    is_part = "HX-Request" in get_request().headers
     response = render_page(
-        "error_part.html" if is_part else "error.html",
+        "error_part.html" if is_part_request() else "error.html",
         status=failure.status,
         reason=HTTPStatus(failure.status).phrase,
         message=failure.message,

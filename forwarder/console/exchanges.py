@@ -15,7 +15,7 @@ import orjson
 from flask import Response, current_app, url_for
 
 from forwarder.console.answer_events import get_dict
-from forwarder.console.blueprint import blueprint, render_page
+from forwarder.console.blueprint import blueprint, is_part_request, render_page
 from forwarder.console.exchange_events import CLIENT, UPSTREAM, Row, fold_entries, list_entries
 from forwarder.console.exchange_text import (
     JsonFormatter,
@@ -248,12 +248,12 @@ class ExchangeContent:
 
 @blueprint.get("/exchanges/<name>/events")
 def list_events(name: str) -> Response:
-    """Return more rows of events, from the row ``from`` on."""
+    """Show more rows of events, from the row ``from`` on."""
     capture, first = require_capture(), read_number("from")
     encoded = find_record(capture, name)
     rows = capture.run_blocking(partial(parse_rows, encoded))
     return render_page(
-        "exchange_events.html",
+        "exchange_events.html" if is_part_request() else "exchange_events_page.html",
         name=name,
         rows=rows[first : first + EVENT_ROWS],
         first_row=first,
@@ -265,11 +265,16 @@ def list_events(name: str) -> Response:
 
 @blueprint.get("/exchanges/<name>/events/<int:row>")
 def show_events(name: str, row: int) -> Response:
-    """Return the JSON of the events of one row on one ``side``."""
+    """Show the JSON of the events of one row on one ``side``."""
     capture, side = require_capture(), get_request().args.get("side", CLIENT)
     encoded = find_record(capture, name)
     documents, rest = capture.run_blocking(partial(format_events, encoded, row, side))
-    return render_page("exchange_event_data.html", documents=documents, rest=rest)
+    return render_page(
+        "exchange_event_data.html" if is_part_request() else "exchange_events_page.html",
+        name=name,
+        documents=documents,
+        rest=rest,
+    )
 
 
 def format_events(encoded: bytes, row: int, side: str) -> tuple[list[tuple[float, str]], int]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from flask import Blueprint, Response, current_app
 
 from forwarder.console.blueprint import protect_page, render_page, show_error
+from forwarder.core.types import Json
 from forwarder.server import request_context
 from forwarder.server.docs import find_site
 from forwarder.server.extension import get_request, get_services
@@ -55,7 +56,10 @@ EXAMPLES = (
 
 @blueprint.get("/")
 def show_landing() -> Response:
-    """Return the landing page to browsers, Ollama's greeting to other clients."""
+    """Return the landing page to browsers, Ollama's greeting to other clients.
+
+    ``?check`` asks the upstreams first, for browsers without scripts.
+    """
     request_context.current_context().log_level = logging.DEBUG
     if not prefers_html():
         response = Response(GREETING, mimetype="text/plain")
@@ -70,6 +74,7 @@ def show_landing() -> Response:
         is_demo=settings.demo,
         setups=[each._replace(text=each.text.format(base=base)) for each in CLIENT_SETUPS],
         examples=[(title, make_curl(base, path, body)) for title, path, body in EXAMPLES],
+        states=list_states() if "check" in get_request().args else None,
         has_docs=find_site(settings) is not None,
         has_openapi="openapi.show_document" in current_app.view_functions,
     )
@@ -84,10 +89,15 @@ def show_states() -> Response:
     It is a request of its own, because unreachable upstreams make it wait for seconds.
     """
     request_context.current_context().log_level = logging.DEBUG
+    return render_page("landing_upstreams.html", states=list_states())
+
+
+def list_states() -> list[tuple[str, list[str], Json]]:
+    """Return name, APIs and state of each upstream."""
     services = get_services()
-    states = services.catalog.describe_states(verbose=True)
     apis = {each.name: sorted(each.apis) for each in services.settings.upstreams}
-    return render_page("landing_upstreams.html", states=states, apis=apis)
+    states = services.catalog.describe_states(verbose=True)
+    return [(name, apis[name], state) for name, state in states.items()]
 
 
 def prefers_html() -> bool:

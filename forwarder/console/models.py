@@ -17,7 +17,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.utils import redirect
 from werkzeug.wrappers import Response as Redirect
 
-from forwarder.console.blueprint import blueprint, read_form_field, render_page
+from forwarder.console.blueprint import blueprint, is_part_request, read_form_field, render_page
 from forwarder.console.upstreams import describe_model
 from forwarder.core.errors import ForwarderError, InvalidRequest, shorten_value
 from forwarder.core.types import Json
@@ -227,7 +227,7 @@ def report_error(values: Json, error: ForwarderError) -> ModelForm:
 
 def render_form(form: ModelForm, stored: RegisteredModel | None, **more: Any) -> Response:
     """Render the page of a model, or only its form for htmx."""
-    is_part = "HX-Request" in get_request().headers
+    is_part = is_part_request()
     return render_page(
         "model_form.html" if is_part else "model.html",
         form=form,
@@ -249,7 +249,7 @@ def render_form(form: ModelForm, stored: RegisteredModel | None, **more: Any) ->
 def go_to_list(**arguments: Any) -> Response | Redirect:
     """Go to the list of models; htmx follows no redirects, but a header."""
     place = url_for("console.list_upstreams", _anchor="models", **arguments)
-    if "HX-Request" in get_request().headers:
+    if is_part_request():
         return Response(status=204, headers={"HX-Redirect": place})
     return redirect(place, 303)
 
@@ -281,7 +281,7 @@ def check_model(name: str) -> Response | Redirect:
     target = services.health_targets.make_target(remote)
     if target is not None:
         services.health.record_result(target, services.registration.probe_registered(remote))
-    if "HX-Request" in get_request().headers:
+    if is_part_request():
         return render_page("model_row.html", row=describe_model(remote))
     return go_to_list()
 

@@ -16,7 +16,12 @@ import orjson
 from flask import Response, current_app
 
 from forwarder.console.answer_events import Part, collect_parts, escape_controls, shorten_strings
-from forwarder.console.blueprint import blueprint, read_form_field, render_page
+from forwarder.console.blueprint import (
+    blueprint,
+    is_part_request,
+    read_form_field,
+    render_page,
+)
 from forwarder.console.observed_call import CallRequest, ObservedCall
 from forwarder.console.playground import (
     choose_target,
@@ -42,8 +47,12 @@ from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.server.extension import get_request, get_services
 from forwarder.server.replay import get_replay_function, replay_offline
 
-MODES = ("recorded", "today", "other")
-"""Where a replayed request goes: to recorded answers, its upstream today, or another upstream."""
+MODES = {
+    "recorded": "to the recorded answers of the upstream; nobody is called",
+    "today": "to its upstream, as it is today",
+    "other": "to another upstream",
+}
+"""Where a replayed request goes, in words."""
 
 MAX_ANSWER_BYTES = 8 * 2**20
 """Bytes of a new answer; a longer one is not read to its end."""
@@ -77,7 +86,11 @@ class ShownAnswer(NamedTuple):
 @blueprint.get("/exchanges/<path:name>/replay")
 def show_replay(name: str) -> Response:
     """Show the form for the replay of an exchange, and what may make a difference."""
-    record = find_record(name)
+    return render_replay(name, find_record(name))
+
+
+def render_replay(name: str, record: Json, **result: Any) -> Response:
+    """Render the page of a replay. ``result`` are the comparison and what was chosen for it."""
     try:
         make_replay_request(record, None)
         caveats, refusal = list(list_caveats(record)), None
@@ -89,25 +102,29 @@ def show_replay(name: str) -> Response:
         summary=record["exchange"],
         caveats=caveats,
         refusal=refusal,
+        modes=MODES,
         targets=list_targets(get_services()),
+        **result,
     )
 
 
 @blueprint.post("/exchanges/<path:name>/replay")
 def replay_exchange(name: str) -> Response:
     """Replay an exchange and show both answers."""
-    mode = check_enum(read_form_field("mode") or MODES[0], MODES, "mode")
+    mode = check_enum(read_form_field("mode") or "recorded", tuple(MODES), "mode")
     key = require_ascii_key(read_form_field("key"))
     record = find_record(name)
+    target = read_form_field("target")
     if mode == "recorded":
         answer = get_replay_function()
         settings = get_services().settings
         work = partial(replay_offline, record, key, settings, answer)
         comparison = _pool.run(lambda: compare_answers(record, work(), is_cut=False))
     else:
-        target = read_form_field("target") if mode == "other" else ""
-        comparison = replay_online(record, key, target)
-    return render_page("replay_result.html", comparison=comparison)
+        comparison = replay_online(record, key, target if mode == "other" else "")
+    if is_part_request():
+        return render_page("replay_result.html", comparison=comparison, is_part=True)
+    return render_replay(name, record, comparison=comparison, mode=mode, target=target)
 
 
 def replay_online(record: Json, key: str | None, target: str) -> Comparison:

@@ -30,6 +30,9 @@ from tests.server.test_diagnostics import answer as answer_chat
 
 PATH = "/console/exchanges"
 
+PART = {"HX-Request": "true"}
+"""Header of htmx, which asks for a part of a page."""
+
 
 @pytest.fixture
 def client(serve: Serve) -> FlaskClient:
@@ -318,7 +321,7 @@ def test_more_events_are_loaded_in_parts(
 
     page = client.get(f"{PATH}/{name}").text
     (more,) = set(re.findall(r'hx-get="([^"]*from=10)"', page))
-    rest = client.get(more).text
+    rest = client.get(more, headers=PART).text
     last = client.get(more.replace("from=10", "from=20")).text
 
     kinds = [kind for each in (page, rest, last) for kind in re.findall(r"kind \d+", each)]
@@ -326,6 +329,9 @@ def test_more_events_are_loaded_in_parts(
     assert "More (" in rest
     assert "More (" not in last
     assert rest.lstrip().startswith("<tr")
+    whole = client.get(more).text
+    assert rest in whole
+    assert "<h1>Events</h1>" in whole
     assert client.get(f"{PATH}/{name}/events?from=x").status_code == 400
 
 
@@ -336,8 +342,10 @@ def test_json_of_events_is_loaded_on_demand(client: FlaskClient) -> None:
     page = client.get(f"{PATH}/{name}").text
     address = re.findall(r'hx-get="([^"]*side=upstream)"', page)[0]
 
-    shown = client.get(html.unescape(address)).text
+    shown = client.get(html.unescape(address), headers=PART).text
 
+    assert shown.lstrip().startswith("<p")
+    assert shown in client.get(html.unescape(address)).text
     assert shown.count("<pre") == exchanges.MAX_SHOWN_EVENTS
     assert "40 more events" in shown
     assert "<img src=x" not in shown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx2
 from flask.testing import FlaskClient
 
@@ -63,3 +65,14 @@ def test_page_links_the_console_only_if_it_is_on(serve: Serve) -> None:
         client = serve(lambda _: httpx2.Response(200), FORWARDER_CONSOLE=text)
         assert ('href="/console"' in client.get("/", headers=BROWSER).text) is is_linked
         assert client.get("/console/static/console.css", buffered=True).status_code == 200
+
+
+def test_browsers_without_scripts_follow_a_link_to_the_states(serve: Serve) -> None:
+    client = serve(lambda _: httpx2.Response(200, json={"data": [{"id": "m"}]}))
+    [link] = re.findall(r'<noscript>.*href="([^"]*)"', client.get("/", headers=BROWSER).text)
+
+    page = client.get(link, headers=BROWSER).text
+
+    assert "<h1>The forwarder is running</h1>" in page
+    assert "reachable, 1 model<" in page
+    assert "Checking" not in page

@@ -568,6 +568,13 @@ def test_exchanges_without_a_request_do_not_open(serve: Serve) -> None:
     assert client.get(f"/console/playground?exchange={name}").status_code == 400
 
 
+def test_page_says_that_it_needs_scripts(serve: Serve) -> None:
+    page = serve(Provider()).get("/console/playground").text
+
+    assert "JavaScript" in page.partition("<noscript>")[2].partition("</noscript>")[0]
+    assert '<button id="send" disabled>' in page  # the script enables it
+
+
 @check_each(
     ("method", "path"),
     [

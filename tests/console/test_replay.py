@@ -58,7 +58,9 @@ class Runs:
 
     def replay(self, name: str, mode: str, **form: str) -> str:
         answer = self.client.post(
-            f"/console/exchanges/{name}/replay", data={"mode": mode, **form}, headers=ADMIN
+            f"/console/exchanges/{name}/replay",
+            data={"mode": mode, **form},
+            headers={**ADMIN, "HX-Request": "true"},
         )
         assert answer.status_code == 200, answer.text
         return answer.text
@@ -231,3 +233,23 @@ def test_requests_of_other_protocols_are_replayed(serve: Serve) -> None:
         assert "equals the captured one" in runs.replay(name, "today"), path
         assert "equals the captured one" in runs.replay(name, "recorded"), path
         assert json.loads(runs.requests[0].content)["messages"] == messages
+
+
+def test_browsers_without_scripts_get_whole_pages(serve: Serve) -> None:
+    runs = Runs(serve)
+    name = runs.capture()
+    runs.text = "now"
+
+    page = runs.client.post(
+        f"/console/exchanges/{name}/replay",
+        data={"mode": "other", "target": "upstream:two"},
+        headers=ADMIN,
+    ).text
+
+    assert "<h1>Replay</h1>" in page
+    assert "<h2>Differences</h2>" in page
+    assert page.count('id="replay-state"') == 1
+    assert 'value="other" checked' in page
+    assert 'value="upstream:two" selected' in page
+    failed = runs.client.post("/console/exchanges/x/replay", headers=ADMIN)
+    assert "<h1>Not Found</h1>" in failed.text

@@ -327,4 +327,5 @@
     send();
   });
   stopButton.addEventListener("click", () => controller && controller.abort());
+  sendButton.disabled = false;
 })();
