@@ -15,6 +15,7 @@ from forwarder.core.types import Json
 from forwarder.server import request_context
 from forwarder.server.docs import find_site
 from forwarder.server.extension import get_request, get_services
+from forwarder.server.health import describe_upstreams
 from forwarder.server.request_context import build_public_address
 
 blueprint = Blueprint("landing", __name__)
@@ -93,11 +94,10 @@ def show_states() -> Response:
 
 
 def list_states() -> list[tuple[str, list[str], Json]]:
-    """Return name, APIs and state of each upstream."""
+    """Return name, APIs and state of each upstream, as ``/ready`` shows it without a key."""
     services = get_services()
     apis = {each.name: sorted(each.apis) for each in services.settings.upstreams}
-    states = services.catalog.describe_states(verbose=True)
-    return [(name, apis[name], state) for name, state in states.items()]
+    return [(name, apis[name], state) for name, state in describe_upstreams(services).items()]
 
 
 def prefers_html() -> bool:

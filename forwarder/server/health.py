@@ -6,6 +6,7 @@ Probes run every few seconds, so successful probes are logged at DEBUG only.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
@@ -46,6 +47,17 @@ def ready() -> tuple[Response, int]:
     verbose = "verbose" in request.args
     if verbose:
         authorize_verbose(services.settings)
+    states = describe_upstreams(services, verbose)
+    is_ready = any(state["reachable"] for state in states.values())
+    store = describe_store(services)
+    status = "unavailable" if not is_ready else "degraded" if "error" in store else "ok"
+    verbose_fields = {"models": describe_models(services, states)} if verbose else {}
+    body = jsonify(status=status, upstreams=states, store=store, **verbose_fields)
+    return body, 200 if is_ready else 503
+
+
+def describe_upstreams(services: Services, verbose: bool = False) -> dict[str, Any]:
+    """Return the state of each configured upstream by its name; asks them if it is not known."""
     states = services.catalog.describe_states(verbose)
     for name, standing in services.resilience.describe_states().items():
         if name not in states:  # a registered model's upstream
@@ -54,12 +66,7 @@ def ready() -> tuple[Response, int]:
             states[name] |= {"reachable": False, "error": "Its breaker is open."}
         if verbose:
             states[name] |= {"resilience": standing}
-    is_ready = any(state["reachable"] for state in states.values())
-    store = describe_store(services)
-    status = "unavailable" if not is_ready else "degraded" if "error" in store else "ok"
-    verbose_fields = {"models": describe_models(services, states)} if verbose else {}
-    body = jsonify(status=status, upstreams=states, store=store, **verbose_fields)
-    return body, 200 if is_ready else 503
+    return states
 
 
 def authorize_verbose(settings: Settings) -> None:

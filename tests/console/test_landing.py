@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 import httpx2
@@ -76,3 +77,28 @@ def test_browsers_without_scripts_follow_a_link_to_the_states(serve: Serve) -> N
     assert "<h1>The forwarder is running</h1>" in page
     assert "reachable, 1 model<" in page
     assert "Checking" not in page
+
+
+def test_states_are_those_of_ready_without_a_key(serve: Serve) -> None:
+    def refuse_connections(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("no")
+
+    client = serve(
+        refuse_connections,
+        FORWARDER_API_KEYS="sk-client",
+        CHAT_PROVIDER="deepseek",
+        CHAT_BREAKER_FAILURES="1",
+    )
+    headers = {"Authorization": "Bearer sk-client"}
+    client.post(
+        "/v1/chat/completions",
+        json={"model": "chat/m", "messages": [{"role": "user", "content": "hi"}]},
+        headers=headers,
+    )
+
+    part = client.get("/landing/upstreams").text
+
+    assert "deepseek" not in part
+    assert "Its breaker is open." in part
+    for state in client.get("/ready").json["upstreams"].values():
+        assert f'<span class="bad">{state["error"]}</span>' in html.unescape(part)
