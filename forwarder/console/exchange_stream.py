@@ -27,7 +27,7 @@ from forwarder.console.exchanges import (
     read_filter,
     require_capture,
 )
-from forwarder.console.session import require_same_origin
+from forwarder.console.session import find_session_end, require_same_origin
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import Overloaded
 from forwarder.core.shutdown import InFlightRequests
@@ -60,7 +60,10 @@ def stream_exchanges() -> Response:
     request_context.watch_disconnect(context)
     follower = ExchangeFollower(feed, read_start())
     render = RowRenderer(wanted)
-    chunks = send_changes(follower, render, context, services.running, services.settings.keepalive)
+    until = find_session_end(services.settings) or math.inf
+    chunks = send_changes(
+        follower, render, context, services.running, services.settings.keepalive, until
+    )
     response = Response(count_follower(feed, chunks), mimetype="text/event-stream")
     response.headers["X-Accel-Buffering"] = "no"  # nginx would buffer the events
     return response
@@ -116,15 +119,16 @@ def send_changes(
     context: RequestContext,
     running: InFlightRequests,
     heartbeat: float,
+    until: float,
 ) -> Iterator[str]:
-    """Yield events until the client disconnects or the worker shuts down.
+    """Yield events until the client disconnects, the worker shuts down or the session ends.
 
     It is no request in flight, which a shutdown would wait for.
     """
     with running.add_listener(context.cancel):
         yield f"retry: {RETRY_MILLISECONDS}\n\n"
         is_first, sent_at = True, time.monotonic()
-        while True:
+        while time.time() < until:
             events = "".join(map(renderer.render, follower.read_changes()))
             if is_first:
                 events += make_event("running", " ".join(follower.running_names))

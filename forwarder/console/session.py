@@ -55,12 +55,18 @@ def require_same_origin(settings: Settings) -> None:
 
 def has_session(settings: Settings) -> bool:
     """Return whether the request has the cookie of a session that has not ended."""
+    return find_session_end(settings) is not None
+
+
+def find_session_end(settings: Settings) -> float | None:
+    """Return the Unix time at which the session of the request ends, or None without a session."""
     sealed = get_request().cookies.get(COOKIE_NAME, "")
     session = get_services().cipher.decrypt(sealed, _SEAL_OWNER)
     if not isinstance(session, dict):
-        return False
+        return None
     digests = tuple(digest_key(key) for key in settings.admin_keys)
-    return session.get("until", 0) > time.time() and has_key(str(session.get("key")), digests)
+    until = float(session.get("until", 0))
+    return until if until > time.time() and has_key(str(session.get("key")), digests) else None
 
 
 def sign_in(response: Response, key: str) -> None:

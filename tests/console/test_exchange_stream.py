@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from forwarder.console import exchange_stream
+from forwarder.console import exchange_stream, session
 from forwarder.observability.capture import feed
 from forwarder.server.extension import get_extension
 from tests.console.records import HOSTILE, make_record
@@ -133,6 +133,29 @@ def test_filters_are_those_of_the_list(client: FlaskClient) -> None:
     assert name in stream.read()["data"]
     assert client.get(f"{PATH}/stream?status=what").status_code == 400
     stream.close()
+
+
+def test_stream_ends_with_the_session(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve(
+        answer_chat,
+        FORWARDER_CAPTURE="memory",
+        FORWARDER_KEEPALIVE="0.05",
+        FORWARDER_ADMIN_KEYS="adm-one",
+    )
+    client.post("/console/sign-in", data={"key": "adm-one"})
+    stream = Stream(client)
+    client.post("/console/sign-out")
+    by_key = Stream(client, Authorization="Bearer adm-one")
+    for each in (stream, by_key):
+        assert each.read()["event"] == "running"
+    now = time.time() + session.SESSION_SECONDS
+    monkeypatch.setattr(time, "time", lambda: now)
+
+    with pytest.raises(StopIteration):
+        stream.read_block()
+
+    assert by_key.read_block() == ": heartbeat"
+    by_key.close()
 
 
 def test_exchange_that_ends_leaves_the_list_of_running_ones(client: FlaskClient) -> None:
