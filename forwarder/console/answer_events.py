@@ -8,12 +8,12 @@ send anything.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import orjson
 
+from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
 from forwarder.observability.capture import serialize
 from forwarder.protocols import chat_reasoning
@@ -102,28 +102,21 @@ def parse_block(block: bytes, is_line: bool) -> Json:
     return {"text": block.decode(errors="replace")} if value is None else {"data": value}
 
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069]")
-"""Control characters, among them those that change the direction of text."""
-
-
-def escape_controls(text: str) -> str:
-    """Write control characters as ``\\u202e``, so that text is read in the order it is sent in."""
-    if text.isprintable():
-        return text
-    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-
-
 def shorten_strings(value: Any) -> Any:
     """Return a JSON value whose long strings are cut, and whose control characters are visible."""
     if type(value) is str:
         limit = MAX_SHOWN_TEXT if " " in value[:MAX_SHOWN_BLOB] else MAX_SHOWN_BLOB
         if len(value) <= limit:
-            return escape_controls(value)
-        return f"{escape_controls(value[:limit])}[{len(value) - limit} characters left out]"
+            return escape_control_characters(value)
+        return (
+            f"{escape_control_characters(value[:limit])}[{len(value) - limit} characters left out]"
+        )
     if type(value) is list:
         return [shorten_strings(inner) for inner in value]
     if type(value) is dict:
-        return {escape_controls(name): shorten_strings(inner) for name, inner in value.items()}
+        return {
+            escape_control_characters(name): shorten_strings(inner) for name, inner in value.items()
+        }
     return value
 
 

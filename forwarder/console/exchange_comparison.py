@@ -20,13 +20,13 @@ from forwarder.console.exchange_events import (
 from forwarder.console.exchange_text import (
     JsonFormatter,
     describe_left_out,
-    escape_controls,
     shorten_text,
     show_body,
     show_headers,
     show_label,
 )
 from forwarder.core.errors import InvalidRequest
+from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
 from forwarder.pipeline.dry_run import list_dispositions
 from forwarder.protocols.parameters import Disposition
@@ -158,7 +158,7 @@ class AttemptBuilder:
         return ParameterRow(
             label,
             disposition.kind,
-            escape_controls(shorten_text(disposition.reason, 500)),
+            escape_control_characters(shorten_text(disposition.reason, 500)),
             NamedValue(label, mark_lines(own, other_keys)),
             [NamedValue(show_label(k), mark_lines(lines, own_keys)) for k, lines in others.items()],
         )

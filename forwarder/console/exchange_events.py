@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from forwarder.console import answer_events
 from forwarder.console.answer_events import get_dict, list_dicts
-from forwarder.console.exchange_text import escape_controls, shorten_text
+from forwarder.console.exchange_text import shorten_text
+from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
 
 MAX_CELL_TEXT = 400
@@ -65,7 +66,7 @@ class Cell(NamedTuple):
     @property
     def title(self) -> str:
         """The type of the first entry."""
-        return escape_controls(self.entries[0].title)
+        return escape_control_characters(self.entries[0].title)
 
     @property
     def text(self) -> str:
@@ -73,7 +74,7 @@ class Cell(NamedTuple):
         separator = "" if self.entries[0].is_delta else ", "
         texts = [part.text for entry in self.entries for part in entry.parts if part.text]
         joined = separator.join(texts)
-        return escape_controls(shorten_text(joined, MAX_CELL_TEXT))
+        return escape_control_characters(shorten_text(joined, MAX_CELL_TEXT))
 
     @property
     def has_data(self) -> bool:
@@ -274,8 +275,8 @@ def collect_parts(entries: Iterable[Entry]) -> list[AnswerPart]:
     return [
         AnswerPart(
             STREAMED_KINDS.get(part.kind, part.kind),
-            escape_controls(shorten_text(part.name, 200)),
-            escape_controls(shorten_text(part.text, MAX_PART_TEXT)),
+            escape_control_characters(shorten_text(part.name, 200)),
+            escape_control_characters(shorten_text(part.text, MAX_PART_TEXT)),
         )
         for part in join_parts(entries)[:MAX_PARTS]
         if part.text or part.name

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
 
 MAX_STRING = 2_000
@@ -36,15 +37,7 @@ MAX_DOCUMENT_VALUES, MAX_DOCUMENT_TEXT = 1_500, 60_000
 MAX_PAGE_VALUES, MAX_PAGE_TEXT = 8_000, 400_000
 """The same for all documents of a page."""
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Control characters, among them those that change the direction of text (no tab, no newline)."""
-
 _DATA_URL = re.compile(r"data:[\w.+/-]{1,100}(;[\w.=-]{1,100}){0,4},")
-
-
-def escape_controls(text: str) -> str:
-    """Write control characters as ``\\u202e``, so that text is read in the order it is sent in."""
-    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def shorten_text(text: str, limit: int) -> str:
@@ -72,7 +65,7 @@ class JsonFormatter:
             max(0, self._text - MAX_DOCUMENT_TEXT),
         )
         shown = self._shorten(value, 0)
-        return escape_controls(json.dumps(shown, ensure_ascii=False, indent=2))
+        return escape_control_characters(json.dumps(shown, ensure_ascii=False, indent=2))
 
     def _shorten(self, value: Any, depth: int) -> Any:
         self._values -= 1
@@ -113,7 +106,7 @@ class JsonFormatter:
 
 def show_label(value: Any) -> str:
     """Return a value as a short text."""
-    return escape_controls(shorten_text(str(value), MAX_LABEL))
+    return escape_control_characters(shorten_text(str(value), MAX_LABEL))
 
 
 def show_pairs(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[str, str]]:
@@ -134,7 +127,7 @@ def show_body(part: Json, formatter: JsonFormatter) -> str:
     if "body" in part:
         return formatter.format(part["body"])
     if isinstance(part.get("text"), str):
-        return escape_controls(shorten_text(part["text"], MAX_BODY_TEXT))
+        return escape_control_characters(shorten_text(part["text"], MAX_BODY_TEXT))
     return describe_left_out(part)
 
 

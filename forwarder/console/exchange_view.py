@@ -23,13 +23,13 @@ from forwarder.console.exchange_events import (
 )
 from forwarder.console.exchange_text import (
     JsonFormatter,
-    escape_controls,
     shorten_text,
     show_body,
     show_headers,
     show_label,
     show_pairs,
 )
+from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
 
 MAX_ATTEMPTS = 8
@@ -165,7 +165,9 @@ def find_images(values: list[Any]) -> list[ImageView]:
             images.append(ImageView(found, f"{len(found):,} characters"))
         elif found.startswith("data:"):
             head = shorten_text(found.partition(",")[0], 60)
-            images.append(ImageView(None, escape_controls(f"{head}, {len(found):,} characters")))
+            images.append(
+                ImageView(None, escape_control_characters(f"{head}, {len(found):,} characters"))
+            )
         else:
             images.append(ImageView(None, show_label(found)))
     return images

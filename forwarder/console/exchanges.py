@@ -19,12 +19,12 @@ from forwarder.console.blueprint import blueprint, is_part_request, render_page
 from forwarder.console.exchange_events import CLIENT, UPSTREAM, Row, fold_entries, list_entries
 from forwarder.console.exchange_text import (
     JsonFormatter,
-    escape_controls,
     shorten_text,
     show_label,
 )
 from forwarder.console.exchange_view import ExchangeView, build_view
 from forwarder.core.errors import InvalidRequest, NotFound
+from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
 from forwarder.observability.capture import CaptureObserver
 from forwarder.observability.capture.replay import make_replay_request
@@ -362,12 +362,12 @@ def make_curl(record: Json) -> str | None:
     try:  # as ASCII, so that no character hides what the command does
         body = json.dumps(json.loads(replayed.body))
     except ValueError:
-        body = escape_controls(replayed.body.decode(errors="replace"))
+        body = escape_control_characters(replayed.body.decode(errors="replace"))
     services = get_services()
     base = build_public_address(services.settings.public_url, get_request())
-    lines = [f"curl -sN {shlex.quote(escape_controls(base + replayed.path))}"]
+    lines = [f"curl -sN {shlex.quote(escape_control_characters(base + replayed.path))}"]
     lines += [
-        f"-H {shlex.quote(escape_controls(shorten_text(f'{k}: {v}', 500)))}"
+        f"-H {shlex.quote(escape_control_characters(shorten_text(f'{k}: {v}', 500)))}"
         for k, v in replayed.headers.items()
     ]
     if services.settings.api_keys:

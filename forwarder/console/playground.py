@@ -19,7 +19,7 @@ import orjson
 from flask import Response, current_app, url_for
 from werkzeug.exceptions import HTTPException
 
-from forwarder.console.answer_events import escape_controls, shorten_strings
+from forwarder.console.answer_events import shorten_strings
 from forwarder.console.blueprint import blueprint, render_page
 from forwarder.console.client_code import make_headers, write_curl, write_json, write_python
 from forwarder.console.landing import find_example_model
@@ -32,6 +32,7 @@ from forwarder.context.redaction import (
 )
 from forwarder.core.concurrency import BlockingPool
 from forwarder.core.errors import ForwarderError, InvalidRequest, NotFound
+from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
 from forwarder.core.validate import check_enum
 from forwarder.observability.capture.replay import make_replay_request
@@ -190,10 +191,10 @@ def list_dispositions(report: Json) -> Iterator[tuple[str, str, str]]:
     """Yield name, disposition and reason of each field, and of each part that is dropped."""
     fates, dropped = report["fates"], report["dropped"]
     for name, fate in fates.items():
-        yield escape_controls(name), fate["fate"], fate.get("why", "")
+        yield escape_control_characters(name), fate["fate"], fate.get("why", "")
     for name, reason in dropped.items():
         if name not in fates:
-            yield escape_controls(name), "dropped", escape_controls(reason)
+            yield escape_control_characters(name), "dropped", escape_control_characters(reason)
 
 
 @blueprint.post("/playground/send")

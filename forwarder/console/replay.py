@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 from flask import Response, current_app
 
-from forwarder.console.answer_events import Part, collect_parts, escape_controls, shorten_strings
+from forwarder.console.answer_events import Part, collect_parts, shorten_strings
 from forwarder.console.blueprint import (
     blueprint,
     is_part_request,
@@ -32,6 +32,7 @@ from forwarder.console.playground import (
 )
 from forwarder.core.concurrency import BlockingPool
 from forwarder.core.errors import ForwarderError
+from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
 from forwarder.core.validate import check_enum
 from forwarder.observability.capture.replay import (
@@ -221,7 +222,7 @@ def compare_answers(record: Json, now: ReplayAnswer, is_cut: bool) -> Comparison
     """Return both answers as the page shows them, and their differences."""
     before, protocol = read_recorded_answer(record), find_protocol(record)
     differences = diff_answers(before, now, MAX_COMPARED_LINES)
-    shown = [escape_controls(line[:MAX_LINE_CHARACTERS]) for line in differences]
+    shown = [escape_control_characters(line[:MAX_LINE_CHARACTERS]) for line in differences]
     old, new = (show_answer(each, protocol) for each in (before, now))
     return Comparison(old, new, shown, is_cut)
 

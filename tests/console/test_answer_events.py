@@ -72,7 +72,7 @@ def test_long_strings_are_shortened() -> None:
 
 def test_control_characters_are_visible() -> None:
     assert shorten_strings({"a\u202eb": ["x\u202e\x00\x1b", "a\r\n\tb", "é\U0001f600"]}) == {
-        "a\\u202eb": ["x\\u202e\\u0000\\u001b", "a\r\n\tb", "é\U0001f600"]
+        "a\\u202eb": ["x\\u202e\\x00\\x1b", "a\\r\n\tb", "é\U0001f600"]
     }
 
 

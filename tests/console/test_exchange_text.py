@@ -9,7 +9,6 @@ from typing import Any
 from forwarder.console import exchange_text
 from forwarder.console.exchange_text import (
     JsonFormatter,
-    escape_controls,
     shorten_text,
 )
 from tests.helpers.check_cases import check_each
@@ -17,21 +16,6 @@ from tests.helpers.check_cases import check_each
 
 def format_json(value: Any) -> str:
     return JsonFormatter().format(value)
-
-
-@check_each(
-    ("text", "shown"),
-    [
-        ("plain\ttext\n", "plain\ttext\n"),
-        ("a\u202eb", "a\\u202eb"),
-        ("\u2066x\u2069", "\\u2066x\\u2069"),
-        ("\x1b[31m\x00", "\\u001b[31m\\u0000"),
-        ("one\u2028two", "one\\u2028two"),
-        ("שלום 😀", "שלום 😀"),
-    ],
-)
-def test_control_characters_are_visible(text: str, shown: str) -> None:
-    assert escape_controls(text) == shown
 
 
 def test_long_text_says_how_much_is_missing() -> None:

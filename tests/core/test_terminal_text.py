@@ -17,6 +17,7 @@ from forwarder.core.terminal_text import escape_control_characters, escape_line
         ("over\rwritten", r"over\rwritten"),
         ("a\x7f\x08\x00b", r"a\x7f\x08\x00b"),
         ("\u202egpj.exe", r"\u202egpj.exe"),
+        ("שלום 😀", "שלום 😀"),
         ("\u2028\u2066", r"\u2028\u2066"),
     ],
 )
