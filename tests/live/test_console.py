@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.fake_provider import Answer, Call, ScriptedUpstream, faults
@@ -47,6 +49,35 @@ def test_pages_are_accessible_in_both_themes_and_on_a_phone(browser: Any, server
                     page.goto(server.url + path)
                     page.wait_for_load_state("networkidle")
                     check_page(page)
+
+
+def test_pages_of_an_exchange_are_accessible_and_fit_a_phone(
+    browser: Any, server: Server, upstream: ScriptedUpstream
+) -> None:
+    tool = {"type": "function", "name": "write_file_" + "x" * 50, "parameters": {"type": "object"}}
+    arguments = json.dumps({"path": "/long" * 100, "content": "x" * 900})
+    upstream.script(Answer("word " * 300, calls=[Call(tool["name"], arguments)]))
+    asked = {"model": "chat/" + "m" * 80, "input": "hi " * 300, "stream": True, "tools": [tool]}
+    httpx2.post(f"{server.v1}/responses", json=asked).raise_for_status()
+    [exchange] = wait_until(
+        lambda: [
+            each["id"]
+            for each in httpx2.get(f"{server.url}/forwarder/exchanges").json()["data"]
+            if "mmmm" in each["model"]
+        ]
+    )
+    created = {"model": "long-name-" * 6, "from": "chat/m", "stream": False}
+    httpx2.post(f"{server.url}/api/create", json=created).raise_for_status()
+    for scheme in SCHEMES:
+        with open_page(browser, scheme, min(WIDTHS)) as page:
+            for path in (f"exchanges/{exchange}/replay", f"playground?exchange={exchange}"):
+                page.goto(f"{server.url}/console/{path}")
+                page.wait_for_load_state("networkidle")
+                check_page(page)
+            page.goto(f"{server.url}/console/exchanges/{exchange}")
+            page.locator(".events summary").nth(2).click()
+            page.locator(".events pre").first.wait_for()
+            check_page(page)
 
 
 def test_landing_page_shows_upstreams_and_copies_a_base_url(page: Any, server: Server) -> None:
