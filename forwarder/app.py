@@ -15,6 +15,7 @@ from forwarder.cli.openapi import make_openapi_command
 from forwarder.cli.replay import make_replay_command
 from forwarder.cli.upstream import build_probe_command, build_translate_command
 from forwarder.cli.usage import print_usage
+from forwarder.client_keys.registry import DatabaseClientKeyRegistry
 from forwarder.config.settings import Settings, load_settings
 from forwarder.console import exchange_stream, exchanges, landing, playground, replay
 from forwarder.console import models as model_pages
@@ -130,7 +131,8 @@ def make_app(services: Services) -> Flask:
     if settings.trusted_proxies:
         proxied = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=0, x_host=0)
         app.wsgi_app = proxied  # type: ignore[method-assign]
-    if settings.rate_requests or settings.rate_tokens:
+    may_limit_keys = isinstance(services.client_keys, DatabaseClientKeyRegistry)
+    if settings.rate_requests or settings.rate_tokens or may_limit_keys:
         # First, so that it charges before the metrics count.
         services.observers.insert(0, build_rate_limiter(app, services))
     for module in V1_MODULES:
@@ -171,7 +173,7 @@ def encode_openapi_document(routes: list[openapi.Route], base_url: str) -> bytes
 
 
 def build_rate_limiter(app: Flask, services: Services) -> RequestObserver:
-    # Imported here: without limits, the process does not load the libraries.
+    # Imported here: a process that can have no limits does not load the libraries.
     from flask_limiter import Limiter
 
     from forwarder.server.rate_limit import RateLimitObserver, make_storage_options

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import httpx2
 
+from forwarder.client_keys.budgets import BudgetObserver
+from forwarder.client_keys.registry import ClientKeyRegistry, build_client_keys
 from forwarder.config.endpoints import ORIGIN_SIGN
 from forwarder.config.settings import Settings, UpstreamSettings
 from forwarder.context.client_identity import ClientNames
@@ -75,8 +77,8 @@ log = logging.getLogger("forwarder.services")
 PROCESS_SAMPLE_SECONDS = 5.0
 """Seconds between two updates of the metrics of this worker."""
 
-MakeFetch = Callable[[RequestContext], Fetch]
-"""Returns the media fetcher for the client of a context."""
+MakeFetch = Callable[[RequestContext], Fetch | None]
+"""Returns the media fetcher for the client of a context, None if URLs are not fetched for it."""
 
 
 class ReplayOverrides(NamedTuple):
@@ -94,16 +96,18 @@ class Services:
     """The long-lived objects of a process.
 
     ``observers`` see each request; ``usage`` is one of them, except in a replay. ``metrics`` also
-    receives the events of upstreams.  ``capture`` and ``database`` are None if they are off,
-    ``make_fetch`` if URLs are not fetched.  ``files`` is None without a database.  ``store`` keeps
+    receives the events of upstreams.  ``capture`` and ``database`` are None if they are off.
+    ``files`` is None without a database.  ``store`` keeps
     conversations; `require_store` returns it with the operations that need a database.
     """
 
     settings: Settings
+    client_keys: ClientKeyRegistry
     client_names: ClientNames
     observers: list[RequestObserver]
     usage: UsageCounter
     usage_reports: UsageReporter
+    budgets: BudgetObserver
     metrics: RequestObserver
     capture: CaptureObserver | None
     header_selection: HeaderSelection
@@ -122,7 +126,7 @@ class Services:
     files: FileStore | None
     resilience: Resilience
     hosted_tools: HostedToolServices
-    make_fetch: MakeFetch | None
+    make_fetch: MakeFetch
     registry: ModelRegistry
     router: Router
     catalog: Catalog
@@ -168,6 +172,7 @@ class Services:
         if database is not None and database.kind == "sqlite" and not secrets:
             adopt = partial(adopt_secret, database, new_secret, cipher, owners, registry)
             database.recovery_callbacks.append(adopt)
+        client_keys = build_client_keys(settings, database, is_replay=replay is not None)
         cache_backend = build_cache_backend(settings, database, cipher)
         running = InFlightRequests()
         store = build_store(settings, None if replay else database, running, owners)
@@ -189,18 +194,22 @@ class Services:
         capture = make_capture_observer(settings, partial(list_registered_upstreams, registry))
         usage_store = build_usage_store(settings, database)
         usage = UsageCounter(usage_store, settings.usage_interval)
+        prices = PriceTable(settings)
+        budgets = BudgetObserver(usage_store, prices, usage.flush, metrics)
         if replay is None:  # a replay has settings of its own, which nobody configured
             log_configuration(settings)
         return cls(
             settings=settings,
-            client_names=ClientNames(settings),
+            client_keys=client_keys,
+            client_names=ClientNames(settings, client_keys.find_name),
             observers=[
                 *([metrics] if settings.metrics else []),
-                *([] if replay else [usage]),
+                *([] if replay else [usage, budgets]),
                 *([capture] if capture else []),
             ],
             usage=usage,
-            usage_reports=UsageReporter(usage_store, PriceTable(settings), usage.flush),
+            usage_reports=UsageReporter(usage_store, prices, usage.flush),
+            budgets=budgets,
             metrics=metrics,
             capture=capture,
             header_selection=HeaderSelection(settings.client_headers),
@@ -218,8 +227,12 @@ class Services:
             uploads=uploads,
             files=build_file_store(settings, database),
             resilience=resilience,
-            hosted_tools=HostedToolServices(settings, is_offline=replay is not None),
-            make_fetch=build_fetch_factory(settings, replay.fetch if replay else None),
+            hosted_tools=HostedToolServices(
+                settings, is_offline=replay is not None, needs_keys=client_keys.are_required
+            ),
+            make_fetch=build_fetch_factory(
+                settings, client_keys.are_required, replay.fetch if replay else None
+            ),
             registry=registry,
             router=router,
             catalog=catalog,
@@ -244,6 +257,7 @@ class Services:
         if self.settings.tracing:  # its exporter has a thread
             self.observers.extend(build_tracing())
         self.usage.start()
+        self.client_keys.start()
         if self.capture is not None:
             self.capture.start()
         if self.pruner is not None:
@@ -274,6 +288,7 @@ class Services:
         for observer in self.observers:
             cleanup.add(observer.close)
         cleanup.add(self.usage_reports.close)
+        cleanup.add(self.client_keys.close)
         cleanup.add(self.hosted_tools.close)
         cleanup.add(self.health.stop)
         if self.process_sampler is not None:
@@ -403,19 +418,27 @@ def list_registered_upstreams(registry: ModelRegistry) -> Iterator[UpstreamSetti
     return (remote.upstream for remote in registry.list_models() if remote.host)
 
 
-def build_fetch_factory(settings: Settings, fetch: Fetch | None) -> MakeFetch | None:
+def build_fetch_factory(
+    settings: Settings, needs_keys: Callable[[], bool], fetch: Fetch | None
+) -> MakeFetch:
     """Return the factory of media fetchers; all of them are ``fetch`` if that is given.
 
-    Returns None if fetching is off or clients need no keys.
+    It makes none if fetching is off or, at that moment, clients need no keys.
     """
     if fetch is not None:
         return lambda context: fetch
-    if not settings.fetch or not settings.api_keys:
-        return None
+    if not settings.fetch:
+        return lambda context: None
     guard = AddressGuard(settings.fetch_allow, get_address_info)
     lookups = settings.fetch_lookups
     fetcher = Fetcher(guard, settings.fetch_max, settings.fetch_timeout, lookups)
-    return lambda context: partial(fetcher.fetch_all, client=context.account_id or "")
+
+    def make_fetch(context: RequestContext) -> Fetch | None:
+        if not needs_keys():
+            return None
+        return partial(fetcher.fetch_all, client=context.account_id or "")
+
+    return make_fetch
 
 
 def build_body_memory(settings: Settings) -> BodyMemory:

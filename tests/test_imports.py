@@ -241,6 +241,7 @@ LAYERS = (
     "models",
     "observability",
     "usage",
+    "client_keys",
     "services",
     "pipeline",
     "server",

@@ -101,8 +101,9 @@ def test_start_and_close_are_symmetrical(tmp_path: Path) -> None:
         while services.health.get_last_result("chat", services.upstreams["chat"]) is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        # pruning of captures and of the database, health checks, metrics of the process, usage
-        wait_for_new_threads(threads, 5)
+        # pruning of captures and of the database, health checks, metrics of the process, usage,
+        # uses of keys
+        wait_for_new_threads(threads, 6)
         stream_answer(services)
         opened = set(list_open_files()) - set(files)
         assert any(name.endswith("state.db") for name in opened)
@@ -210,11 +211,11 @@ def test_a_replay_stores_nothing_and_asks_its_own_transport(tmp_path: Path) -> N
         assert isinstance(services.store, NullConversationStore)
         assert isinstance(services.registry, DatabaseModelRegistry)
         assert services.upstreams["chat"]._connection._transport is transport
-        assert services.make_fetch is not None
+        assert services.make_fetch(RequestContext("req_1", "chat", LossReport())) is not None
         assert services.cipher.accepts_all_owners
     with Services.build(make_settings(tmp_path)) as services:
         assert not services.cipher.accepts_all_owners
-        assert services.make_fetch is None
+        assert services.make_fetch(RequestContext("req_1", "chat", LossReport())) is None
 
 
 def test_only_configured_and_registered_upstreams_are_found(tmp_path: Path) -> None:
@@ -291,7 +292,7 @@ def test_loops_and_threads_of_a_gevent_worker_end_too(tmp_path: Path) -> None:
         timeout=60,
     )
 
-    assert done.stdout.split() == ["0", "5", "0", "0", "0"], done.stderr
+    assert done.stdout.split() == ["0", "6", "0", "0", "0"], done.stderr
 
 
 TWO_ENDPOINTS = {

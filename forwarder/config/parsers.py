@@ -146,13 +146,13 @@ UNKNOWN_CLIENT = "unknown"
 """The name of a client that paid for background work and whose key is not configured any more."""
 
 # Metric labels are "none" for requests without a client and "other" for clients beyond a maximum.
-_RESERVED_CLIENT_NAMES = (ANONYMOUS_CLIENT, "none", "other", UNKNOWN_CLIENT)
+RESERVED_CLIENT_NAMES = (ANONYMOUS_CLIENT, "none", "other", UNKNOWN_CLIENT)
 
 
 @with_error_message(
     "keys without spaces, in plain ASCII, separated by commas, each alone or as NAME:KEY; names "
     "are different and have up to 64 letters, digits, '.', '_' and '-' "
-    f"({', '.join(_RESERVED_CLIENT_NAMES)} are reserved)"
+    f"({', '.join(RESERVED_CLIENT_NAMES)} are reserved)"
 )
 def parse_client_names(text: str) -> Mapping[str, str | None]:
     """Return key -> name, or None for a key without a name.
@@ -165,7 +165,7 @@ def parse_client_names(text: str) -> Mapping[str, str | None]:
         name, colon, key = item.partition(":")
         if not (colon and CLIENT_NAME.fullmatch(name)):
             name, key = "", item
-        require(re.fullmatch(r"[!-~]+", key) and name not in _RESERVED_CLIENT_NAMES)
+        require(re.fullmatch(r"[!-~]+", key) and name not in RESERVED_CLIENT_NAMES)
         require(not name or (name not in names.values() and names.get(key) is None))
         names[key] = name or names.get(key)
     whole = {f"{name}:{key}": name for key, name in names.items() if name}

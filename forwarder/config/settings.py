@@ -131,10 +131,11 @@ class UpstreamSettings:
 class Settings:
     """The whole configuration. Intervals are in seconds, ``max_body`` and ``fetch_max`` in bytes.
 
-    ``client_names`` maps each of ``api_keys`` to its configured name, or to None.
+    ``client_names`` maps each of ``api_keys`` to its configured name, or to None. ``client_keys``
+    is ``auto``, ``required`` or ``optional``; `forwarder.client_keys` decides who needs a key.
     ``chat_reasoning`` and ``responses_reasoning`` are styles of `client_reasoning_style.py`;
     ``key_reasoning`` maps a client's key to styles that override them. The forwarder fetches URLs
-    only if ``fetch`` is true *and* ``api_keys`` is not empty. ``public_url`` is ``None`` if
+    only if ``fetch`` is true *and* clients need keys. ``public_url`` is ``None`` if
     clients reach the forwarder at the address in their own requests. ``usage_days`` is 0 if usage
     is kept forever; ``prices`` maps patterns of models to prices. ``rate_requests`` and
     ``rate_tokens`` are limits such as ``60/minute``, or ``None``. ``capture`` is ``off``,
@@ -159,6 +160,7 @@ class Settings:
     codex_helper_model: str | None
     api_keys: tuple[str, ...] = field(repr=False)
     client_names: Mapping[str, str | None] = field(repr=False, hash=False)
+    client_keys: str
     admin_keys: tuple[str, ...] = field(repr=False)
     chat_reasoning: str
     responses_reasoning: str
@@ -246,7 +248,7 @@ class Settings:
 
     @property
     def client_count(self) -> int:
-        """The number of clients with a key of their own; 0 if clients need no keys."""
+        """The number of clients with a key of their own in the settings."""
         return len({name or f":{key}" for key, name in self.client_names.items()})
 
     @classmethod
@@ -262,6 +264,7 @@ class Settings:
         reader.find_lost_fallbacks(upstreams)
         reader.find_lost_members(upstreams, values)
         reader.find_unknown_keys(values)
+        reader.find_optional_keys(values)
         reader.find_incomplete_search(upstreams, values)
         reader.find_unusable_image_maker(upstreams, values)
         reader.find_unusable_embedding_model(upstreams, values)
@@ -347,6 +350,12 @@ SETTINGS = (
     Setting("CODEX_HELPER_MODEL", "codex_helper_model", str, None),
     Setting("API_KEYS", "api_keys", parsers.parse_client_keys, ""),
     Setting("API_KEYS", "client_names", parsers.parse_client_names, ""),
+    Setting(
+        "CLIENT_KEYS",
+        "client_keys",
+        parsers.make_word_parser("auto", "required", "optional"),
+        "auto",
+    ),
     Setting("ADMIN_KEYS", "admin_keys", parsers.parse_keys, ""),
     Setting("HOSTS", "hosts", parsers.parse_host_patterns, ""),
     Setting("CORS_ORIGINS", "cors_origins", parsers.parse_origins, ""),
@@ -605,6 +614,13 @@ class EnvironmentReader:
         if known and not styled.keys() <= set(known):
             self.mistakes.append(
                 f"{ENV_PREFIX}KEY_REASONING must use only keys from {ENV_PREFIX}API_KEYS"
+            )
+
+    def find_optional_keys(self, values: dict[str, Any]) -> None:
+        """Record a mistake if keys are in the settings but not required."""
+        if values["api_keys"] and values["client_keys"] == "optional":
+            self.mistakes.append(
+                f"{ENV_PREFIX}CLIENT_KEYS must not be optional with {ENV_PREFIX}API_KEYS"
             )
 
     def find_incomplete_search(

@@ -71,7 +71,7 @@ def show_landing() -> Response:
     page = render_page(
         "landing.html",
         base=base,
-        needs_key=bool(settings.api_keys),
+        needs_key=get_services().client_keys.are_required(),
         is_demo=settings.demo,
         setups=[each._replace(text=each.text.format(base=base)) for each in CLIENT_SETUPS],
         examples=[(title, make_curl(base, path, body)) for title, path, body in EXAMPLES],
@@ -113,7 +113,7 @@ def make_curl(base: str, path: str, body: str) -> str:
     """Return the command that sends a streamed request of the demo model."""
     key = (
         ' \\\n  -H "Authorization: Bearer $FORWARDER_KEY"'
-        if get_services().settings.api_keys
+        if get_services().client_keys.are_required()
         else ""
     )
     return (

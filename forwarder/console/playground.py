@@ -350,12 +350,12 @@ def choose_storage(body: Json, api: str, stores: bool) -> Json:
 
 def write_code(request: PlaygroundRequest) -> list[tuple[str, str, str]]:
     """Return id, title and text of the code that sends a request."""
-    settings = get_services().settings
-    base = build_public_address(settings.public_url, get_request())
+    services = get_services()
+    base = build_public_address(services.settings.public_url, get_request())
     api, body, headers = request
     if len(orjson.dumps(body)) > MAX_CODE_BYTES:
         return []
-    needs_key = bool(settings.api_keys)
+    needs_key = services.client_keys.are_required()
     curl = write_curl(f"{base}{api.path}", body, headers, needs_key)
     python = write_python(base, api.protocol, body, headers, needs_key)
     return [

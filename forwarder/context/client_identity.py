@@ -3,6 +3,7 @@
 - `hash_client_key`: for in-memory maps and inside encrypted values.
 - `make_account_id`: for rate limits, and for identifiers sent to upstreams and Redis.
 - `derive_owner`: for the owners of stored data.
+- `make_key_identity`: stands for a key that was made at run time, which can be rotated.
 - `ClientNames`: for people, in logs, metrics and reports of usage.
 
 A reader of a plain hash can test guessed keys against it. `make_account_id` and `derive_owner`
@@ -14,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from ipaddress import IPv6Address, ip_address
 
@@ -30,8 +33,60 @@ _MAX_CACHED_ADDRESSES = 1024
 KEY_LABEL_LENGTH = 6
 """Hexadecimal digits in the label of a key without a name; more if two labels would be the same."""
 
+IDENTITY_PREFIX = "§"
+"""Beginning of the identity of a key made at run time. No client can send it: keys are ASCII."""
+
 OWNER_PREFIX = "hmac-"
 """Prefix of owners that are an HMAC rather than a plain hash."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a key may use in a ``period`` (``day`` or ``month``, UTC) of ``usd`` or ``tokens``."""
+
+    amount: float
+    unit: str
+    period: str
+
+    def __str__(self) -> str:
+        amount = int(self.amount) if self.amount % 1 == 0 else self.amount
+        return f"{amount} {self.unit}/{self.period}"
+
+
+@dataclass(frozen=True)
+class ClientGrants:
+    """What the client of a key made at run time may do. Empty and None mean no restriction.
+
+    ``models`` are names and patterns of models, ``reasoning`` are styles that override the
+    settings'.
+    """
+
+    name: str
+    models: tuple[str, ...] = ()
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    budget: Budget | None = None
+    reasoning: tuple[str, ...] = ()
+
+    def allows_model(self, model: str) -> bool:
+        """Return whether the client may use a model by this name; ``:latest`` is no difference."""
+        if not self.models:
+            return True
+        names = {model, model.removesuffix(":latest")}
+        return any(fnmatchcase(name, pattern) for name in names for pattern in self.models)
+
+
+def make_key_identity(key_id: str) -> str:
+    """Return what stands for a key made at run time, in the place of the key that clients send.
+
+    It names the client across rotations of the key, and is not secret. It is never sent upstream.
+    """
+    return IDENTITY_PREFIX + key_id
+
+
+def is_key_identity(client_key: str | None) -> bool:
+    """Return whether a client's key is the identity of one that was made at run time."""
+    return client_key is not None and client_key.startswith(IDENTITY_PREFIX)
 
 
 def hash_client_key(client_key: str | None) -> str:
@@ -75,7 +130,11 @@ def make_account_id(key: str | None, address: str | None, settings: Settings) ->
     IPv6 /64 network. Without FORWARDER_SECRET_KEY the result is a plain hash, because workers share
     the rate-limit storage but no secret.
     """
-    checked = settings.api_keys or all(u.passthrough_key for u in settings.upstreams)
+    checked = (
+        settings.api_keys
+        or is_key_identity(key)
+        or all(u.passthrough_key for u in settings.upstreams)
+    )
     if key and checked:
         text = f"key {strip_client_name(key, settings.client_names)}"
     else:
@@ -100,10 +159,16 @@ class ClientNames:
     """The names of clients by account. Their number is bounded by the configuration.
 
     A key without a configured name has the label ``key-`` and the first digits of its account id.
-    Clients without keys are all ``anonymous``.
+    Clients without keys are all ``anonymous``. ``find_key_name`` returns the name of a key made at
+    run time by its account id, or None.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        find_key_name: Callable[[str], str | None] = lambda account_id: None,
+    ) -> None:
+        self._find_key_name = find_key_name
         self._names: dict[str, str] = {}
         taken = {name for name in settings.client_names.values() if name}
         for key, name in settings.client_names.items():
@@ -114,7 +179,8 @@ class ClientNames:
 
     def find_name(self, account_id: str | None) -> str:
         """Return the name of the client with this account, which `make_account_id` returned."""
-        return self._names.get(account_id or "", self._default)
+        account = account_id or ""
+        return self._names.get(account) or self._find_key_name(account) or self._default
 
 
 def make_key_label(account_id: str, taken: set[str]) -> str:

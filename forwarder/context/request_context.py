@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from forwarder.config.endpoints import Endpoint, GroupMember
 from forwarder.config.settings import UpstreamSettings
+from forwarder.context.client_identity import ClientGrants
 from forwarder.context.recorder import NULL_ATTEMPT_RECORDER, AttemptRecorder, Recorder
 from forwarder.context.redaction import REDACTED, Redactor, collect_client_key
 from forwarder.core.body_memory import BodyMemory, BodyReservation
@@ -114,7 +115,10 @@ class RequestContext:
 
     ``get_base_url`` returns the URL at which the client reaches the forwarder, without a trailing
     slash. ``method`` is the HTTP method, None for background work and turns of a WebSocket.
-    ``client_name`` names the client for people once it is authenticated (`ClientNames`).
+    ``client_key`` is the key that the client sent, or the identity of a key that was made at run
+    time (`make_key_identity`). ``grants`` is what the latter may do, and ``sent_key`` the key
+    itself, which no log and capture may show. ``client_name`` names the client for people once it
+    is authenticated (`ClientNames`).
     ``upstream`` is the upstream of the latest attempt, ``failed_upstreams`` are the earlier ones.
     ``endpoint`` is its endpoint if it has several, ``failed_endpoints`` are those before it.
     ``requested_model`` is the client's name for the model, "" for a request without one, and None
@@ -142,6 +146,8 @@ class RequestContext:
     log_bodies: bool = False
     get_base_url: Callable[[], str] = str
     client_key: str | None = None
+    grants: ClientGrants | None = None
+    sent_key: str | None = field(default=None, repr=False)
     client_name: str | None = None
     rendered_field: str | None = None
     client_address: str | None = None
@@ -345,7 +351,7 @@ class RequestContext:
 
     def _redact_client_key(self, message: str) -> str:
         """Return a message without the client's key, which an upstream may quote."""
-        for key in collect_client_key(self.client_key):
+        for key in collect_client_key(self.sent_key or self.client_key):
             message = message.replace(key, REDACTED)
         return message
 

@@ -15,6 +15,7 @@
         UpgradeRefused            426  no WebSocket on this route
         ConversationLocked        400  another turn of the conversation is running
         RateLimited               429  the client has used up its limit
+        QuotaExceeded             429  the client has used up the budget of its key
         ClientDisconnected        499  the client did not wait for its answer; only logged
       UpstreamError               the upstream failed
         UpstreamRefused           its own status: it answered with an error
@@ -215,6 +216,15 @@ class RateLimited(ClientError):
     def __init__(self, message: str, *, kind: str) -> None:
         super().__init__(message)
         self.type = kind
+
+
+class QuotaExceeded(ClientError):
+    """The client has used up the budget of its key; repeating the request does not help."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    default_headers = _NO_RETRY_HEADERS
 
 
 class ClientDisconnected(ClientError):

@@ -34,32 +34,43 @@ from forwarder.middleware.media import Fetcher
 class HostedToolServices:
     """Makes the loop's context for each request.
 
-    With ``is_offline`` no server is called, as in a preview. Raises ConfigError if the file of
+    With ``is_offline`` no server is called, as in a preview. ``needs_keys`` tells whether every
+    client has a key: only then URLs of clients are called. Raises ConfigError if the file of
     servers is wrong. ``upstreams`` is what tools may ask of upstreams; the gateway sets it.
     """
 
-    def __init__(self, settings: Settings, is_offline: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        is_offline: bool = False,
+        needs_keys: Callable[[], bool] | None = None,
+    ) -> None:
         self._is_offline = is_offline
+        self._needs_keys = needs_keys or (lambda: bool(settings.api_keys))
         guard = AddressGuard(settings.remote_allow, get_address_info)
         self.client = McpClient(guard, McpLimits(call_seconds=settings.tool_timeout))
-        # A client without a key could use the forwarder to reach servers in its name.
-        allows_urls = settings.mcp_urls and bool(settings.api_keys)
         servers = read_servers(settings)
         self.upstreams: UpstreamAccess | None = None
         self._search = search = self._build_search(settings, servers)
-        policy = McpPolicy(servers, allows_urls)
         self.extra_tools = [*map(make_extra_tool, settings.tools_for_all)]
         mapped = map_tools(settings, servers)
-        resources = ToolResources(
+        with_urls = ToolResources(
             self.client,
-            policy,
+            McpPolicy(servers, settings.mcp_urls),
             search,
             settings.tool_timeout,
             self._build_image_maker(settings),
             build_image_fetch(settings),
             mapped,
         )
-        self._restrict = lru_cache(maxsize=64)(build_kinds(resources).restrict)
+        # A client without a key could use the forwarder to reach servers in its name.
+        without_urls = with_urls._replace(
+            policy=McpPolicy(servers, False),
+            search=without_reader(search),
+            fetch_image=None,
+        )
+        self._restrict_with_urls = lru_cache(maxsize=64)(build_kinds(with_urls).restrict)
+        self._restrict_without_urls = lru_cache(maxsize=64)(build_kinds(without_urls).restrict)
 
     def make_context(
         self,
@@ -80,8 +91,10 @@ class HostedToolServices:
         itself; with ``knows_items`` it also takes their items. For the other parameters see
         `LoopContext`.
         """
+        is_open = not self._needs_keys()
+        restrict = self._restrict_without_urls if is_open else self._restrict_with_urls
         return LoopContext(
-            self._restrict(native, knows_items),
+            restrict(native, knows_items),
             token,
             client,
             native=native,
@@ -95,7 +108,8 @@ class HostedToolServices:
 
     def find_search(self, account: str) -> WebSearch | None:
         """Return the web search for a client; ``None`` if none is configured."""
-        return None if self._search is None else self._search._replace(client=account)
+        search = self._search if self._needs_keys() else without_reader(self._search)
+        return None if search is None else search._replace(client=account)
 
     def close(self) -> None:
         self.client.close()
@@ -190,6 +204,11 @@ def build_page_reader(settings: Settings) -> PageReader | None:
     return None if fetcher is None else PageReader(fetcher)
 
 
+def without_reader(search: WebSearch | None) -> WebSearch | None:
+    """Return a web search that opens no pages: without keys, anyone could fetch URLs."""
+    return None if search is None else search._replace(reader=None)
+
+
 def build_image_fetch(settings: Settings) -> FetchImage | None:
     fetcher = build_fetcher(settings)
     return None if fetcher is None else partial(fetch_image, fetcher)
@@ -197,8 +216,7 @@ def build_image_fetch(settings: Settings) -> FetchImage | None:
 
 def build_fetcher(settings: Settings, max_bytes: int | None = None) -> Fetcher | None:
     """Return the fetcher of clients' URLs, of at most ``max_bytes`` each; ``None`` if it is off."""
-    # Without keys, anyone who reaches the forwarder could fetch URLs in its name.
-    if not settings.fetch or not settings.api_keys:
+    if not settings.fetch:
         return None
     guard = AddressGuard(settings.fetch_allow, get_address_info)
     size = settings.fetch_max if max_bytes is None else min(settings.fetch_max, max_bytes)

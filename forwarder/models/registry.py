@@ -123,7 +123,7 @@ class DatabaseModelRegistry(ModelRegistry):
     ) -> None:
         self._database = database
         self._models = ModelRepository(database)
-        self._changes = make_change_notifier(database, self._models.read_generation)
+        self._changes = make_change_notifier(database, "models", self._models.read_generation)
         self._cipher = TokenCipher(tuple(secrets), ENCRYPTION_PURPOSE) if secrets else None
         self._on_dropped = dropped
         self._reload_task = SharedTask(self._reload_models)

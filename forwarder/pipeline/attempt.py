@@ -218,6 +218,9 @@ class Attempt:
         return resolve_chat_style(style, self.request, self.context.rendered_field)
 
     def _select_style(self, api: str, style_of_setting: str) -> str:
+        grants = self.context.grants
+        if grants is not None:
+            return select_style(api, self.style, grants.reasoning, style_of_setting)
         keys = self.services.settings.key_reasoning
         return select_style(
             api, self.style, keys.get(self.context.client_key or "", ()), style_of_setting

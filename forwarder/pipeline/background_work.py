@@ -131,7 +131,9 @@ class BackgroundWork:
         stored = read_stored_request(values, taken.response.input)
         work.client_key, work.account_id = stored.client_key, stored.payer
         work.client_address, work.client_headers = stored.client_address, stored.client_headers
-        work.client_name = self._find_client_name(stored)
+        key = self._services.client_keys.find_by_identity(stored.client_key)
+        work.grants = None if key is None else key.grants
+        work.client_name = self._find_client_name(stored) if key is None else key.name
         work.get_base_url, work.loss_report.strict = lambda: stored.address, stored.strict
         capture = self._services.capture
         if capture is not None:

@@ -129,7 +129,7 @@ class Gateway:
         context.loss_report.local_parameters = calls.list_local_parameters(client, request, route)
         show = partial(attempt.upstream.preview, route=route, client=client, context=context)
         run = DryRun(show)
-        media_io = build_dry_media_io(self._services, route, run)
+        media_io = build_dry_media_io(self._services, route, run, context)
         attempt = replace(attempt, media_io=media_io, is_preview=True)
         try:
             sent = run.capture_request(build_handler(attempt, run.handle_request), request)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ClientDisconnected, ForwarderError, UpstreamTimeout
@@ -29,6 +30,7 @@ from forwarder.upstream.files import MultipartForm, PassthroughResponse
 def new_internal_context(services: Services, route: str, client: str = "") -> RequestContext:
     """Return the context of a request; ``client`` is the account that pays for its tokens."""
     settings = services.settings
+    key = services.client_keys.find_by_account(client)
     return RequestContext(
         id=generate_id("req"),
         route=route,
@@ -38,6 +40,8 @@ def new_internal_context(services: Services, route: str, client: str = "") -> Re
         observers=services.observers,
         account_id=client or None,
         client_name=services.client_names.find_name(client),
+        # The operator chose the model of a hosted tool.
+        grants=None if key is None else replace(key.grants, models=()),
         runs_hosted_tools=False,
     )
 

@@ -16,7 +16,7 @@ from forwarder.upstream.files import PassthroughResponse
 def build_media_io(services: Services, route: Route, context: RequestContext) -> MediaIO:
     """The media functions for an attempt over ``route``."""
     return MediaIO(
-        services.make_fetch(context) if services.make_fetch else None,
+        services.make_fetch(context),
         partial(upload_file, services, route, context),
         partial(download_file, services, route, context),
         keeps_files(services, route),
@@ -24,9 +24,11 @@ def build_media_io(services: Services, route: Route, context: RequestContext) ->
     )
 
 
-def build_dry_media_io(services: Services, route: Route, run: DryRun) -> MediaIO:
+def build_dry_media_io(
+    services: Services, route: Route, run: DryRun, context: RequestContext
+) -> MediaIO:
     """The media functions for a dry run, which give placeholders."""
-    fetch = run.fetch if services.make_fetch else None
+    fetch = run.fetch if services.make_fetch(context) else None
     return MediaIO(fetch, run.upload, run.download, keeps_files(services, route))
 
 

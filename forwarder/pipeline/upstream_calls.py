@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from forwarder.context.request_context import RequestContext, Route
-from forwarder.core.errors import InvalidRequest, NotFound
+from forwarder.core.errors import InvalidRequest, NotFound, shorten_value
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.middleware.compaction import (
     HandlerWrapper,
@@ -35,6 +35,16 @@ from forwarder.upstream.resilience.balance import Placement
 from forwarder.vector_stores.service import VectorStoreService
 
 
+def require_allowed_model(model: str, context: RequestContext) -> None:
+    """Raise NotFound if the client's key does not allow a model, as OpenAI does for projects."""
+    if context.grants is not None and not context.grants.allows_model(model):
+        raise NotFound(
+            f"The model '{shorten_value(model)}' does not exist or you do not have access to it.",
+            param="model",
+            code="model_not_found",
+        )
+
+
 class UpstreamCalls:
     """Opens the streams of upstreams; a stream's upstream has answered when it is returned.
 
@@ -54,6 +64,8 @@ class UpstreamCalls:
             raise InvalidRequest(
                 "Invalid type for 'model': expected a string.", param="model", code="invalid_type"
             )
+        if model is not None:
+            require_allowed_model(model, context)
         routes = services.router.list_routes(model, client, context.client_key)
         request["model"] = model
         return routes

@@ -3,26 +3,79 @@
 from __future__ import annotations
 
 import hmac
+from typing import NamedTuple
 
 from forwarder.config.settings import Settings
-from forwarder.core.errors import Forbidden, Unauthorized
+from forwarder.context.client_identity import ClientGrants
+from forwarder.core.errors import Forbidden, StoreUnavailable, Unauthorized
 from forwarder.server.browser_guard import is_local
-from forwarder.server.extension import get_request
+from forwarder.server.extension import get_request, get_services
 
 _KEY_HEADERS = ("api-key", "X-Api-Key")
 
 
-def require_client_key(keys: tuple[str, ...]) -> str | None:
-    """Return the client's key, or None without one.
+class Client(NamedTuple):
+    """An authenticated client; ``key`` is what stands for it in a request context.
 
-    Raises Unauthorized if FORWARDER_API_KEYS is set and does not contain the key.
+    ``grants`` is what a key made at run time may do, None for other clients. ``sent_key`` is that
+    key as it was sent.
     """
-    key = read_key()
-    if (keys and not has_key(key, keys)) or not key.isascii():
-        raise Unauthorized(
-            "Incorrect API key provided." if key else "You didn't provide an API key."
-        )
-    return key or None
+
+    key: str | None
+    grants: ClientGrants | None = None
+    sent_key: str | None = None
+
+
+def authenticate_client(allows_administrators: bool = False) -> Client:
+    """Return the client that sent the request, as `identify_client` does."""
+    return identify_client(read_key(), allows_administrators)
+
+
+def identify_client(key: str, allows_administrators: bool = False) -> Client:
+    """Return the client that has sent ``key``, or no key if it is ``""``.
+
+    With ``allows_administrators``, an administrator's key is as good as a client's.
+    Raises Unauthorized if clients need a key and this is none of theirs, and StoreUnavailable if
+    only the database knows, which is unavailable.
+    """
+    services = get_services()
+    settings = services.settings
+    if not key.isascii():
+        raise make_unknown_key_error(key)
+    if settings.api_keys and has_key(key, settings.api_keys):
+        return Client(key)
+    found = services.client_keys.authenticate(key)
+    if found is not None:
+        return Client(found.identity, found.grants, key)
+    if not services.client_keys.are_required():
+        return Client(key or None)
+    if allows_administrators and has_key(key, settings.admin_keys):
+        return Client(None)
+    services.client_keys.check_known()
+    raise make_unknown_key_error(key)
+
+
+def require_client_key() -> str | None:
+    """Return what stands for the client in a request context, None without a key.
+
+    Raises Unauthorized or StoreUnavailable.
+    """
+    return authenticate_client().key
+
+
+def make_unknown_key_error(key: str) -> Unauthorized:
+    return Unauthorized("Incorrect API key provided." if key else "You didn't provide an API key.")
+
+
+def is_client_key(key: str) -> bool:
+    """Return whether a client may send this key, of the settings or made at run time."""
+    services = get_services()
+    if has_key(key, services.settings.api_keys):
+        return True
+    try:
+        return services.client_keys.authenticate(key) is not None
+    except (Unauthorized, StoreUnavailable):
+        return False
 
 
 def require_administrator(settings: Settings) -> None:
@@ -33,20 +86,17 @@ def require_administrator(settings: Settings) -> None:
     Raises Unauthorized for an unknown key, Forbidden for a client's key or a remote request.
     """
     key = read_key()
-    admin_keys, client_keys = settings.admin_keys, settings.api_keys
-    if not admin_keys:
+    if not settings.admin_keys:
         if not is_local(settings):
             raise Forbidden(
                 "Without FORWARDER_ADMIN_KEYS, only requests from the local machine are allowed."
             )
-    elif not has_key(key, admin_keys):
-        if client_keys and has_key(key, client_keys):
+    elif not has_key(key, settings.admin_keys):
+        if is_client_key(key):
             raise Forbidden(
                 "This request requires an administrator key. A client key is not enough."
             )
-        raise Unauthorized(
-            "Incorrect API key provided." if key else "You didn't provide an API key."
-        )
+        raise make_unknown_key_error(key)
 
 
 def read_key() -> str:

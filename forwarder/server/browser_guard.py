@@ -1,4 +1,4 @@
-"""Protection against web pages that misuse a forwarder without client keys.
+"""Protection against web pages that misuse a forwarder whose clients need no keys.
 
 Without keys, two attacks are possible. A page of another site can send requests (cross-site
 request forgery), which the guard detects by ``Origin`` and ``Sec-Fetch-Site``. A page can make its
@@ -54,13 +54,14 @@ class Host(NamedTuple):
 
 
 def guard_browsers(app: Flask) -> None:
-    """Check the host and origin of every request to ``app`` if no client keys are configured."""
+    """Check the host and origin of every request to ``app`` if clients need no keys."""
     app.before_request(check_request)
 
 
 def check_request() -> None:
-    settings = get_services().settings
-    if not settings.api_keys:
+    services = get_services()
+    settings = services.settings
+    if not services.client_keys.are_required():
         check_host(settings)
         check_origin(settings)
 
@@ -76,7 +77,7 @@ def check_host(settings: Settings) -> None:
         name = f"'{host.name[:200]}'" if host else "in this header"
         raise Forbidden(
             f"The host {name} is not a host of this server. Add it to FORWARDER_HOSTS, use an IP "
-            "address, or set FORWARDER_API_KEYS.",
+            "address, or give clients keys (FORWARDER_API_KEYS or forwarder keys create).",
             code="host_not_allowed",
         )
 

@@ -14,7 +14,7 @@ from forwarder.core.errors import InvalidRequest, NotFound
 from forwarder.observability.capture.stores import CaptureStore
 from forwarder.pipeline.dry_run import detect_protocol
 from forwarder.server import request_context
-from forwarder.server.auth import require_administrator, require_client_key
+from forwarder.server.auth import authenticate_client, require_administrator
 from forwarder.server.base_paths import get_requested_style
 from forwarder.server.extension import get_gateway, get_request, get_services
 from forwarder.server.openai import json_answer, read_json_body
@@ -36,7 +36,7 @@ def translate() -> Response:
     ``messages``, ``ollama`` or ``ollama_generate`` for the APIs that no upstream speaks.
     """
     context = request_context.current_context()
-    context.client_key = require_client_key(get_services().settings.api_keys)
+    request_context.apply_client(context, authenticate_client())
     request_context.check_strictness(get_request())
     body = read_json_body(context)
     client = detect_protocol(body, request.args.get("from"))

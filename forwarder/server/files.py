@@ -129,12 +129,14 @@ def has_files_of_other_clients(upstream: UpstreamSettings) -> bool:
     All local clients without keys count as one client. The upstream of a registered model belongs
     to the administrator.
     """
-    settings = get_services().settings
+    services = get_services()
+    settings = services.settings
     if upstream.passthrough_key or settings.shared_files:
         return False
     if upstream.registered:
         return bool(settings.admin_keys) or not is_local(settings)
-    return settings.client_count > 1 or not (settings.api_keys or is_local(settings))
+    clients = settings.client_count + services.client_keys.count_active()
+    return clients > 1 or not (services.client_keys.are_required() or is_local(settings))
 
 
 def send_to_upstream(

@@ -13,7 +13,7 @@ from flask import Blueprint, Response, jsonify, request
 from forwarder.config.settings import Settings
 from forwarder.core.types import Json
 from forwarder.server import request_context
-from forwarder.server.auth import require_administrator, require_client_key
+from forwarder.server.auth import authenticate_client, require_administrator
 from forwarder.server.browser_guard import is_local
 from forwarder.server.extension import get_services
 from forwarder.services import Services
@@ -71,10 +71,10 @@ def describe_upstreams(services: Services, verbose: bool = False) -> dict[str, A
 
 def authorize_verbose(settings: Settings) -> None:
     """Raise Unauthorized or Forbidden unless the caller is an administrator or has a client key."""
-    if not settings.api_keys:
+    if not get_services().client_keys.are_required():
         require_administrator(settings)
     elif settings.admin_keys or not is_local(settings):
-        require_client_key((*settings.api_keys, *settings.admin_keys))
+        authenticate_client(allows_administrators=True)
 
 
 def describe_store(services: Services) -> Json:

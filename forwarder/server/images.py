@@ -13,6 +13,7 @@ from forwarder.core.errors import ShuttingDown
 from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.core.types import Json
 from forwarder.core.validate import STR, read_field
+from forwarder.pipeline.upstream_calls import require_allowed_model
 from forwarder.protocols.responses import RESPONSES
 from forwarder.server import request_context
 from forwarder.server.extension import get_services
@@ -55,6 +56,7 @@ def forward_image_request(path: str) -> Response:
             upstream, model = choose_upstream(asked, context.client_key)
             if model:
                 content = {**content, "model": model}
+        require_allowed_model(asked or "", context)
         context.model, context.requested_model = model, asked or ""
         return send_to_upstream(path, upstream, context, content)
     except ShutdownInterrupt:  # report the shutdown to the client as an error

@@ -15,7 +15,7 @@ from flask import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 
 from forwarder.context.request_context import Route
-from forwarder.core.errors import NotFound, Unsupported
+from forwarder.core.errors import NotFound, Unauthorized, Unsupported
 from forwarder.core.types import Json
 from forwarder.core.validate import STR, require_field
 from forwarder.models import ollama_views
@@ -25,7 +25,14 @@ from forwarder.models.register import RegistrationResult
 from forwarder.models.registered_model import RegisteredModel, add_tag, read_flag, read_name
 from forwarder.models.registry import make_not_found
 from forwarder.server import openai, request_context
-from forwarder.server.auth import has_key, require_administrator, require_client_key
+from forwarder.server.auth import (
+    Client,
+    authenticate_client,
+    has_key,
+    identify_client,
+    read_key,
+    require_administrator,
+)
 from forwarder.server.extension import get_services
 from forwarder.server.json_body import read_body
 from forwarder.server.openai import json_answer
@@ -106,7 +113,7 @@ def tags() -> Response:
     """List all models that a request can name."""
     authorize_reader()
     return json_answer(
-        {"models": [ollama_views.make_tag_entry(view) for view in list_all_models()]}
+        {"models": [ollama_views.make_tag_entry(view) for view in list_allowed_models()]}
     )
 
 
@@ -114,7 +121,13 @@ def tags() -> Response:
 def ps() -> Response:
     """List the registered models as loaded: they are always ready."""
     authorize_reader()
-    view = map(view_registered_model, get_services().registry.list_models())
+    grants = read_client().grants
+    remotes = [
+        remote
+        for remote in get_services().registry.list_models()
+        if grants is None or grants.allows_model(remote.name)
+    ]
+    view = map(view_registered_model, remotes)
     return json_answer({"models": [ollama_views.make_running_entry(each) for each in view]})
 
 
@@ -173,19 +186,35 @@ def blob(digest: str) -> Response:
 
 def authorize_reader() -> None:
     """Raise Unauthorized unless the caller has a client or an administrator key."""
-    settings = get_services().settings
-    known = (*settings.api_keys, *settings.admin_keys) if settings.api_keys else ()
-    require_client_key(known)
+    authenticate_client(allows_administrators=True)
 
 
 def authorize_administrator() -> None:
     require_administrator(get_services().settings)
 
 
+def read_client() -> Client:
+    """Return the caller, who is authorized, for the upstreams' model lists.
+
+    An administrator is no client: the key is None.
+    """
+    key = read_key()
+    if not key or has_key(key, get_services().settings.admin_keys):
+        return Client(None)
+    try:
+        return identify_client(key)
+    except Unauthorized:  # a local administrator
+        return Client(None)
+
+
 def read_client_key() -> str | None:
-    """Return the client's key for the upstreams' model lists. Never an administrator key."""
-    key = require_client_key(())
-    return None if has_key(key or "", get_services().settings.admin_keys) else key
+    return read_client().key
+
+
+def may_use(name: str) -> bool:
+    """Return whether the caller's key allows the model."""
+    grants = read_client().grants
+    return grants is None or grants.allows_model(name)
 
 
 def read_ollama_body() -> Json:
@@ -238,6 +267,12 @@ def answer_lines(values: Iterator[Json]) -> Response:
 # -- models -------------------------------------------------------------------------------------
 
 
+def list_allowed_models() -> Iterator[ModelView]:
+    """Yield the models that the caller may use."""
+    grants = read_client().grants
+    return (view for view in list_all_models() if grants is None or grants.allows_model(view.name))
+
+
 def list_all_models() -> Iterator[ModelView]:
     """Yield the registered models, then those of the catalog, each name once."""
     services = get_services()
@@ -261,6 +296,8 @@ def view_registered_model(remote: RegisteredModel) -> ModelView:
 
 def view_model(name: str) -> ModelView:
     services = get_services()
+    if not may_use(name):
+        raise make_not_found(name)
     remote = services.router.find_registered(name)
     if remote is not None:
         return view_registered_model(remote)
@@ -273,6 +310,8 @@ def view_model(name: str) -> ModelView:
 def is_served(name: str) -> bool:
     """Return whether ``/api/chat`` accepts this model name."""
     services = get_services()
+    if not may_use(name):
+        return False
     try:
         registered = services.router.find_registered(name)
         return bool(

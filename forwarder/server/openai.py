@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 import orjson
 from flask import Blueprint, Response, request
 
+from forwarder.context.client_identity import ClientGrants
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import NotFound, ShuttingDown, UpgradeRefused, shorten_value
 from forwarder.core.shutdown import ShutdownInterrupt
@@ -24,7 +25,7 @@ from forwarder.protocols.stream_end import (
     malformed_event,
 )
 from forwarder.server import request_context
-from forwarder.server.auth import require_client_key
+from forwarder.server.auth import authenticate_client
 from forwarder.server.base_paths import get_requested_style
 from forwarder.server.extension import get_gateway, get_request, get_services
 from forwarder.server.json_body import read_body
@@ -97,15 +98,19 @@ def upgrade() -> Response:
 @blueprint.get("/models")
 def models() -> Response:
     """List all models that a request can name. Codex (``client_version``) gets its own list too."""
-    key = require_client_key(get_services().settings.api_keys)
+    client = authenticate_client()
     catalog = get_services().catalog
     etag = catalog.compute_etag()  # before the list: a model registered meanwhile changes it
-    listed: Json = {"object": "list", "data": catalog.list_models(key)}
+    listed: Json = {
+        "object": "list",
+        "data": select_allowed(catalog.list_models(client.key), "id", client.grants),
+    }
     make_page = find_api(request.path, request.headers.__contains__).make_model_page
     if make_page is not None:
         return json_answer(make_page(listed["data"], request.args))
     if "client_version" in request.args:
-        listed["models"] = catalog.list_codex_entries(key)
+        entries = catalog.list_codex_entries(client.key)
+        listed["models"] = select_allowed(entries, "slug", client.grants)
     answer = json_answer(listed)
     answer.headers["ETag"] = etag
     return answer
@@ -114,12 +119,20 @@ def models() -> Response:
 @blueprint.get("/models/<path:model>")
 def model(model: str) -> Response:
     """Return one model. It need not be listed: an alias or a pattern may match it."""
-    key = require_client_key(get_services().settings.api_keys)
-    entry = get_services().catalog.find_model(model, key)
+    client = authenticate_client()
+    is_allowed = client.grants is None or client.grants.allows_model(model)
+    entry = get_services().catalog.find_model(model, client.key) if is_allowed else None
     if entry is None:
         message = f"The model '{shorten_value(model)}' does not exist."
         raise NotFound(message, param="model", code="model_not_found")
     return json_answer(find_api(request.path, request.headers.__contains__).make_model_entry(entry))
+
+
+def select_allowed(models: list[Json], name: str, grants: ClientGrants | None) -> list[Json]:
+    """Return the models that a client may use; ``name`` is the field with their names."""
+    if grants is None:
+        return models
+    return [model for model in models if grants.allows_model(model[name])]
 
 
 def serve(protocol: str) -> Response:

@@ -1,5 +1,7 @@
 """Rate limits: requests and tokens per client and time window.
 
+The limits of a key made at run time replace those of the settings.
+
 Windows are fixed. A window starts with the client's first use and lasts a second, a minute, an
 hour or a day. A request is charged when it starts. Tokens are charged when the response ends, even
 if they exceed the remaining amount; the client is then rejected until the window ends. Concurrent
@@ -16,6 +18,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 from limits import RateLimitItem, parse
@@ -38,6 +41,9 @@ REDIS_SOCKET_TIMEOUT = 0.5
 
 Requests do not wait that long while Redis is down: see `forwarder.core.backend_breaker`.
 """
+
+MAX_KEY_LIMITS = 1024
+"""How many different limits of keys are cached."""
 
 MAX_REDIS_CONNECTIONS = 32
 """Connections to Redis per worker. Further calls wait for a free connection."""
@@ -118,6 +124,9 @@ class RateLimitObserver(RequestObserver):
         self._observer = observer
         self._request_limit = make_limit("requests", settings.rate_requests, limiter)
         self._token_limit = make_limit("tokens", settings.rate_tokens, limiter)
+        self._find_key_limit = lru_cache(MAX_KEY_LIMITS)(
+            lambda kind, amount: RateLimit(kind, f"{amount}/minute", limiter)
+        )
         self._storage = limiter.storage
         self._closed = threading.Event()
         self._backend = BoundedBackend(
@@ -133,10 +142,13 @@ class RateLimitObserver(RequestObserver):
         Raises RateLimited if a limit is exceeded, and RateLimitsUnavailable if the storage does not
         answer and FORWARDER_RATE_LIMIT_WHEN_DOWN is ``refuse``.
         """
+        limits = self._find_limits(context)
+        if limits == (None, None):
+            return
         account_id = context.account_id = make_account_id(
             context.client_key, address, self._settings
         )
-        states = self._call_storage(lambda: list(self._read_states(account_id)))
+        states = self._call_storage(lambda: list(read_states(*limits, account_id)))
         if states is None:
             if self._settings.rate_when_down == "refuse":
                 self._observer.on_rejection("limits_unknown")
@@ -153,23 +165,25 @@ class RateLimitObserver(RequestObserver):
 
     def on_complete(self, context: RequestContext, seconds: float) -> None:
         """Charge the tokens of the response."""
-        tokens, account_id, cost = self._token_limit, context.account_id, compute_cost(context)
-        if tokens is not None and account_id is not None and cost:
+        tokens, account_id = self._find_limits(context)[1], context.account_id
+        if tokens is None or account_id is None:
+            return
+        cost = compute_cost(context)
+        if cost:
             self._call_storage(lambda: tokens.charge(account_id, cost))
 
     def close(self) -> None:
         """Stop waiting for a storage that is down."""
         self._closed.set()
 
-    def _read_states(self, account_id: str) -> Iterator[LimitState]:
-        if self._request_limit is not None:
-            is_enough = self._request_limit.charge(account_id, 1)
-            yield LimitState(
-                self._request_limit, is_enough, *self._request_limit.read_remaining(account_id)
-            )
-        if self._token_limit is not None:
-            remaining, reset = self._token_limit.read_remaining(account_id)
-            yield LimitState(self._token_limit, remaining > 0, remaining, reset)
+    def _find_limits(self, context: RequestContext) -> tuple[RateLimit | None, RateLimit | None]:
+        """Return the limits of requests and tokens for a client."""
+        requests, tokens, grants = self._request_limit, self._token_limit, context.grants
+        if grants is not None and grants.requests_per_minute is not None:
+            requests = self._find_key_limit("requests", grants.requests_per_minute)
+        if grants is not None and grants.tokens_per_minute is not None:
+            tokens = self._find_key_limit("tokens", grants.tokens_per_minute)
+        return requests, tokens
 
     def _call_storage(self, ask: Callable[[], T]) -> T | None:
         """Return the result of ``ask``, or None while the storage is down."""
@@ -197,6 +211,18 @@ class RateLimitObserver(RequestObserver):
             policy,
             extra={"event": "rate_limit_storage_down"},
         )
+
+
+def read_states(
+    requests: RateLimit | None, tokens: RateLimit | None, account_id: str
+) -> Iterator[LimitState]:
+    """Charge a request, and yield the state of each limit."""
+    if requests is not None:
+        is_enough = requests.charge(account_id, 1)
+        yield LimitState(requests, is_enough, *requests.read_remaining(account_id))
+    if tokens is not None:
+        remaining, reset = tokens.read_remaining(account_id)
+        yield LimitState(tokens, remaining > 0, remaining, reset)
 
 
 def describe_error(error: Exception) -> str:

@@ -29,6 +29,7 @@ from forwarder.core.errors import (
     NotFound,
     ShuttingDown,
     TooLarge,
+    Unauthorized,
 )
 from forwarder.core.form_space import FormSpace
 from forwarder.core.ids import generate_id
@@ -36,7 +37,7 @@ from forwarder.core.translation_context import LossReport
 from forwarder.core.validate import check_enum
 from forwarder.protocols.client_reasoning_style import find_rendered_field
 from forwarder.protocols.registry import find_api
-from forwarder.server.auth import require_client_key
+from forwarder.server.auth import Client, authenticate_client, identify_client
 from forwarder.server.base_paths import get_base_path
 from forwarder.server.client_disconnect import on_client_disconnect
 from forwarder.server.client_socket import RequestBodyError
@@ -199,6 +200,7 @@ def new_background_context(route: str) -> RequestContext:
     )
     background.id = generate_id("req")
     background.client_key, background.client_name = current.client_key, current.client_name
+    background.grants, background.sent_key = current.grants, current.sent_key
     background.account_id = current.account_id
     background.client_address = current.client_address
     background.body_size, background.body_text = current.body_size, current.body_text
@@ -233,10 +235,10 @@ def authenticate(context: RequestContext, has_body: bool = True) -> None:
     services, flask_request = get_services(), get_request()
     call = find_internal_call(flask_request)
     if call is not None:
-        context.client_key = call.client_key
+        apply_client(context, identify_internal_client(call.client_key))
         context.recorder = call.make_recorder(context, describe_request(flask_request))
     else:
-        context.client_key = require_client_key(services.settings.api_keys)
+        apply_client(context, authenticate_client())
         if services.capture is not None:
             head = describe_request(flask_request)
             context.recorder = services.capture.make_recorder(context, head)
@@ -245,7 +247,10 @@ def authenticate(context: RequestContext, has_body: bool = True) -> None:
     context.account_id = make_account_id(
         context.client_key, context.client_address, services.settings
     )
-    context.client_name = services.client_names.find_name(context.account_id)
+    if context.grants is not None:
+        context.client_name = context.grants.name
+    else:
+        context.client_name = services.client_names.find_name(context.account_id)
     warn_of_whole_key(context.client_key, context.client_name)
     context.authorize(context.client_address)
     if has_body:
@@ -253,6 +258,19 @@ def authenticate(context: RequestContext, has_body: bool = True) -> None:
     services.resilience.admit_request(context)
     context.run = run = services.running.add_request()
     context.cleanup.add(services.running.remove_request, run)
+
+
+def apply_client(context: RequestContext, client: Client) -> None:
+    """Record in the context who sent the request."""
+    context.client_key, context.grants, context.sent_key = client
+
+
+def identify_internal_client(key: str | None) -> Client:
+    """Return the client for whom the operator sends a request, who needs no valid key."""
+    try:
+        return identify_client(key or "")
+    except Unauthorized:
+        return Client(key)
 
 
 def receive_body(flask_request: Request, context: RequestContext) -> None:

@@ -68,7 +68,7 @@ def describe_start(app: Flask, services: Services, addresses: list[str]) -> Json
         "event": "started",
         "version": __version__,
         "upstreams": [describe_upstream(each, services) for each in settings.upstreams],
-        "needs_keys": bool(settings.api_keys),
+        "needs_keys": services.client_keys.are_required(),
         "capture": settings.capture,
         "store": "none" if services.database is None else services.database.kind,
         "addresses": addresses,

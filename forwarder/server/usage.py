@@ -14,7 +14,7 @@ from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
 from forwarder.core.validate import check_enum
 from forwarder.server import request_context
-from forwarder.server.auth import has_key, read_key, require_administrator
+from forwarder.server.auth import has_key, is_client_key, read_key, require_administrator
 from forwarder.server.extension import get_services
 from forwarder.server.openai import json_answer
 from forwarder.storage.db.usage import DAY_SECONDS, HOUR_SECONDS
@@ -98,8 +98,7 @@ def authorize_reader() -> str | None:
     Raises Unauthorized, Forbidden or RateLimited.
     """
     settings, key = get_services().settings, read_key()
-    is_client = bool(settings.api_keys) and has_key(key, settings.api_keys)
-    if not is_client or has_key(key, settings.admin_keys):
+    if not is_client_key(key) or has_key(key, settings.admin_keys):
         require_administrator(settings)
         return None
     context = request_context.current_context()

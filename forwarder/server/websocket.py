@@ -42,7 +42,7 @@ def build_socket_options(settings: Settings) -> dict[str, Any]:
 @blueprint.before_request
 def check_upgrade() -> None:
     """Reject invalid handshakes with an HTTP error. Later errors can only be sent as events."""
-    key = require_client_key(get_services().settings.api_keys)
+    key = require_client_key()
     socket_keys = [name for name in _SOCKETS if name in request.environ]
     if not socket_keys:
         raise UpgradeRefused("This server does not support WebSockets. Send a POST request.")

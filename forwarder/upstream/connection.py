@@ -18,10 +18,11 @@ import orjson
 from openai import Omit
 
 from forwarder.config.settings import UpstreamSettings
+from forwarder.context.client_identity import is_key_identity
 from forwarder.context.request_context import RequestContext
 from forwarder.core.cancellation import CancellationScope
 from forwarder.core.client_headers import IDEMPOTENCY_KEY
-from forwarder.core.errors import InvalidRequest
+from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.large_bodies import take_turn
 from forwarder.core.types import Json
 from forwarder.protocols.chat import CHAT
@@ -202,6 +203,12 @@ class UpstreamConnection:
         if self._has_own_authorization:
             return _OMITTED_SDK_HEADERS
         key = client_key if self.settings.passthrough_key else self.settings.api_key
+        if self.settings.passthrough_key and is_key_identity(client_key):
+            raise Unsupported(
+                f"The upstream '{self.settings.name}' needs the client's own key for it, but this "
+                "client has a key of the forwarder.",
+                code="upstream_needs_client_key",
+            )
         header = self._profile.key_header
         if key and not header:
             return {**_OMITTED_SDK_HEADERS, "Authorization": f"Bearer {key}"}

@@ -88,8 +88,11 @@ class UsageCounter(RequestObserver):
                 if count:
                     row[i] += count
 
-    def flush(self) -> None:
-        """Add all counts to the store; they wait for the next time if it is not available."""
+    def flush(self) -> bool:
+        """Add all counts to the store; they wait for the next time if it is not available.
+
+        Returns whether none of them waits.
+        """
         with self._lock:
             rows, self._pending = self._pending, {}
             lost, self._lost_requests = self._lost_requests, 0
@@ -100,7 +103,7 @@ class UsageCounter(RequestObserver):
                 extra={"event": "usage_lost"},
             )
         if not rows:
-            return
+            return True
         try:
             self._store.add_counts(
                 [(UsageKey(*key), UsageCounts(*row)) for key, row in rows.items()]
@@ -108,8 +111,9 @@ class UsageCounter(RequestObserver):
         except Exception as error:
             self._restore(rows)
             self._log_failure(error)
-        else:
-            self._is_failing = False
+            return False
+        self._is_failing = False
+        return True
 
     def _open_row(self, key: UsageKey) -> list[int]:
         """Return the row of a key that is not waiting, or of the key that replaces it."""

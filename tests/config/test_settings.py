@@ -123,6 +123,7 @@ def test_forwarder_defaults() -> None:
         codex_helper_model=None,
         api_keys=(),
         client_names={},
+        client_keys="auto",
         admin_keys=(),
         chat_reasoning="auto",
         responses_reasoning="auto",
@@ -678,6 +679,15 @@ def test_file_of_prices_must_be_valid(content: str, tmp_path: Path) -> None:
     [mistake] = mistakes(FORWARDER_PRICES=str(tmp_path / "prices.toml"))
 
     assert mistake.startswith("FORWARDER_PRICES must be PATTERN=INPUT/CACHED/OUTPUT")
+
+
+def test_keys_of_the_settings_are_not_optional() -> None:
+    assert read(FORWARDER_CLIENT_KEYS="Optional").client_keys == "optional"
+    assert mistakes(FORWARDER_CLIENT_KEYS="optional", FORWARDER_API_KEYS="sk-a") == [
+        "FORWARDER_CLIENT_KEYS must not be optional with FORWARDER_API_KEYS"
+    ]
+    [mistake] = mistakes(FORWARDER_CLIENT_KEYS="never")
+    assert mistake.startswith("FORWARDER_CLIENT_KEYS must be")
 
 
 def test_key_style_of_an_unknown_key_is_a_mistake() -> None:

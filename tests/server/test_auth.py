@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from flask import Flask
 
+from forwarder.client_keys.registry import ClientKeyRegistry
 from forwarder.config.settings import Settings
 from forwarder.core.errors import ClientError, Forbidden, Unauthorized
 from forwarder.server import auth
@@ -21,9 +23,16 @@ def app() -> Flask:
     return Flask("keys")
 
 
+def use_settings(app: Flask, settings: Settings) -> None:
+    keys = ClientKeyRegistry(settings)
+    services = SimpleNamespace(settings=settings, client_keys=keys)
+    app.extensions["forwarder"] = SimpleNamespace(services=services)
+
+
 def key_of(app: Flask, known: tuple[str, ...], **headers: str) -> str | None:
+    use_settings(app, Settings.from_env({"FORWARDER_API_KEYS": ",".join(known)}))
     with app.test_request_context(headers={k.replace("_", "-"): v for k, v in headers.items()}):
-        return auth.require_client_key(known)
+        return auth.require_client_key()
 
 
 @check_each(
@@ -84,9 +93,11 @@ def refusal(app: Flask, admins: tuple[str, ...], key: str = "", **request: Any) 
         "FORWARDER_API_KEYS": "client",
         "FORWARDER_CORS_ORIGINS": "*",  # CORS origins are not administrators
     }
+    settings = Settings.from_env(environment)
+    use_settings(app, settings)
     with app.test_request_context(headers=headers, **request):
         try:
-            auth.require_administrator(Settings.from_env(environment))
+            auth.require_administrator(settings)
         except ClientError as error:
             return type(error)
     return None

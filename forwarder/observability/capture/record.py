@@ -57,7 +57,7 @@ def encode_record(
     The first line holds the summary, so that listing records does not parse whole files. Parts
     are dropped until the record fits.
     """
-    redaction.found_secrets |= collect_client_key(context.client_key)
+    redaction.found_secrets |= collect_client_key(context.sent_key or context.client_key)
     for attempt in recorder.attempts:
         redaction.found_secrets |= collect_upstream_secrets(attempt.upstream)
     exchange = name, recorder, context, seconds

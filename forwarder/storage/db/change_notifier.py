@@ -13,9 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import sqlalchemy as sa
+
 from forwarder.core.backend_breaker import MAX_WAIT_SECONDS, SharedTask
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db.database import Database, SqliteDatabase
+from forwarder.storage.db.tables import generations
 
 CHANGE_LEASE_SECONDS = 0.1
 """Seconds for which a version read from a database server is considered current."""
@@ -33,11 +36,26 @@ class ChangeNotifier(Protocol):
         """Announce a committed change."""
 
 
-def make_change_notifier(database: Database, read_generation: Callable[[], int]) -> ChangeNotifier:
-    """Return the notifier for a database; ``read_generation`` returns its number of changes."""
+def make_change_notifier(
+    database: Database, name: str, read_generation: Callable[[], int]
+) -> ChangeNotifier:
+    """Return the notifier for the data ``name``; ``read_generation`` returns its change counter."""
     if isinstance(database, SqliteDatabase):
-        return FileChangeNotifier(database.path.with_name(f"{database.path.name}.models"))
+        return FileChangeNotifier(database.path.with_name(f"{database.path.name}.{name}"))
     return PollingChangeNotifier(read_generation)
+
+
+def read_generation(connection: sa.Connection, name: str) -> int:
+    """Return the number of changes of the data ``name``."""
+    number = sa.select(generations.c.number).where(generations.c.name == name)
+    return connection.scalar(number) or 0
+
+
+def increment_generation(connection: sa.Connection, name: str) -> None:
+    """Count a change. Concurrent writers of the same data wait for each other from here on."""
+    counted = sa.update(generations).where(generations.c.name == name)
+    if not connection.execute(counted.values(number=generations.c.number + 1)).rowcount:
+        connection.execute(sa.insert(generations).values(name=name, number=1))
 
 
 class FileChangeNotifier:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-LATEST_VERSION = "0011"
+LATEST_VERSION = "0012"
 """The latest migration; names sort in order."""
 
 MIGRATIONS_PATH = Path(__file__).parent / "migrations"

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from forwarder.core.types import Json
+from forwarder.storage.db.change_notifier import increment_generation
 from forwarder.storage.db.compression import pack_json, unpack_json
-from forwarder.storage.db.tables import generations, models
+from forwarder.storage.db.tables import models
 
 GENERATION_NAME = "models"
 
@@ -41,7 +42,8 @@ def to_model_row(
 
 def put(connection: sa.Connection, row: ModelRow) -> None:
     """Store a model, replacing one with the same name but keeping its creation time."""
-    increment_generation(connection)  # first, so that concurrent writers wait for each other
+    # First, so that concurrent writers wait for each other.
+    increment_generation(connection, GENERATION_NAME)
     values = {**row._asdict(), "told": pack_json(row.told)}
     created = connection.scalar(sa.select(models.c.created).where(models.c.name == row.name))
     if created is not None:
@@ -54,21 +56,9 @@ def remove(connection: sa.Connection, name: str) -> bool:
     """Delete a model. False if it does not exist."""
     removed = delete_row(connection, name)
     if removed:
-        increment_generation(connection)
+        increment_generation(connection, GENERATION_NAME)
     return removed
-
-
-def read_generation(connection: sa.Connection) -> int:
-    """Return the number of changes to models."""
-    number = sa.select(generations.c.number).where(generations.c.name == GENERATION_NAME)
-    return connection.scalar(number) or 0
 
 
 def delete_row(connection: sa.Connection, name: str) -> bool:
     return bool(connection.execute(sa.delete(models).where(models.c.name == name)).rowcount)
-
-
-def increment_generation(connection: sa.Connection) -> None:
-    counted = sa.update(generations).where(generations.c.name == GENERATION_NAME)
-    if not connection.execute(counted.values(number=generations.c.number + 1)).rowcount:
-        connection.execute(sa.insert(generations).values(name=GENERATION_NAME, number=1))

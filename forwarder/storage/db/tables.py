@@ -332,6 +332,25 @@ owner_keys = sa.Table(
 none: each secret then has its own until all are encrypted under the same one.
 """
 
+client_keys = sa.Table(
+    "client_keys",
+    metadata,
+    make_key_column("id"),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("hint", sa.Text, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("previous_digest", sa.Text),
+    sa.Column("previous_until", sa.Double),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("expires", sa.Double),
+    sa.Column("revoked", sa.Double),
+    sa.Column("last_used", sa.Double),
+    sa.Column("limits", sa.LargeBinary, nullable=False),
+)
+"""Keys of clients that were made at run time. ``digest`` is the SHA-256 of the random key, and
+``previous_digest`` that of the one before it, which is valid until ``previous_until``.
+"""
+
 usage_hours = sa.Table(
     "usage_hours",
     metadata,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from forwarder.storage.db import Database, models
+from forwarder.storage.db.change_notifier import read_generation
 from forwarder.storage.db.models import ModelRow
 
 
@@ -26,4 +27,4 @@ class ModelRepository:
 
     def read_generation(self) -> int:
         """Return the number of changes to models."""
-        return self._database.read(models.read_generation)
+        return self._database.read(lambda c: read_generation(c, models.GENERATION_NAME))

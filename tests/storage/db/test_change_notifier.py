@@ -115,6 +115,6 @@ def test_notifier_depends_on_the_database(tmp_path: Path) -> None:
     server = PostgresqlDatabase(sa.make_url("postgresql://nobody@127.0.0.1:1/x"))
     file = SqliteDatabase(tmp_path / "x.db")
 
-    assert isinstance(make_change_notifier(file, lambda: 0), FileChangeNotifier)
-    assert isinstance(make_change_notifier(server, lambda: 0), PollingChangeNotifier)
+    assert isinstance(make_change_notifier(file, "models", lambda: 0), FileChangeNotifier)
+    assert isinstance(make_change_notifier(server, "models", lambda: 0), PollingChangeNotifier)
     server.close()

@@ -7,10 +7,15 @@ from functools import partial
 import sqlalchemy as sa
 
 from forwarder.storage.db import models
+from forwarder.storage.db.change_notifier import read_generation
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.models import ModelRow
 
 ROW = ModelRow("a:latest", "v1", 1.0, 1.0, {"remote_model": "m"}, "sealed")
+
+
+def read_models_generation(connection: sa.Connection) -> int:
+    return read_generation(connection, models.GENERATION_NAME)
 
 
 def put_row(database: SqliteDatabase, row: ModelRow) -> None:
@@ -47,12 +52,12 @@ def test_concurrent_writers_of_models_are_serialized(database: SqliteDatabase) -
 
 
 def test_generation_counts_changes(database: SqliteDatabase) -> None:
-    assert database.read(models.read_generation) == 0
+    assert database.read(read_models_generation) == 0
     put_row(database, ROW)
     put_row(database, ROW)
-    assert database.read(models.read_generation) == 2
+    assert database.read(read_models_generation) == 2
 
     assert database.write(partial(models.remove, name="a:latest"))
     assert not database.write(partial(models.remove, name="a:latest"))
-    assert database.read(models.read_generation) == 3
+    assert database.read(read_models_generation) == 3
     assert database.read(models.list_models) == []

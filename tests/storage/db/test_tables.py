@@ -11,7 +11,9 @@ from forwarder.storage.db.tables import (
 )
 from tests.helpers.check_cases import check_each
 
-OPERATOR_TABLES = ("chores", "generations", "models", "owner_keys", "usage_hours")
+OPERATOR_TABLES = (
+    "chores", "client_keys", "generations", "models", "owner_keys", "usage_hours",
+)  # fmt: skip
 """Tables that belong to the operator, not to a client."""
 
 

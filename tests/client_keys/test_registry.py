@@ -1,0 +1,255 @@
+"""The registry of client keys: two workers over one database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forwarder.client_keys.key import ClientKey
+from forwarder.client_keys.registry import (
+    ClientKeyRegistry,
+    DatabaseClientKeyRegistry,
+    build_client_keys,
+)
+from forwarder.config.settings import Settings
+from forwarder.context.client_identity import make_account_id
+from forwarder.core.errors import (
+    ForwarderError,
+    InvalidRequest,
+    NotFound,
+    StoreUnavailable,
+    Unauthorized,
+    Unsupported,
+)
+from forwarder.storage.db.database import SqliteDatabase
+from tests.helpers.check_cases import check_each
+
+START = 1_700_000_000.0
+
+
+class Clock:
+    now = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Workers:
+    """Two registries over one database file, with one clock."""
+
+    def __init__(self, path: Path, **environment: str) -> None:
+        self.settings = Settings.from_env(environment)
+        self.clock = Clock()
+        self.databases = [SqliteDatabase(path / "state.db") for _ in range(2)]
+        self.databases[0].prepare()
+        self.one, self.two = (
+            DatabaseClientKeyRegistry(self.settings, database, self.clock)
+            for database in self.databases
+        )
+
+    def close(self) -> None:
+        for database in self.databases:
+            database.close()
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Any:
+    made = Workers(tmp_path)
+    yield made
+    made.close()
+
+
+def refusal(registry: ClientKeyRegistry, secret: str) -> str:
+    with pytest.raises(Unauthorized) as refused:
+        registry.authenticate(secret)
+    return refused.value.message
+
+
+def authenticate(registry: ClientKeyRegistry, secret: str) -> ClientKey:
+    key = registry.authenticate(secret)
+    assert key is not None
+    return key
+
+
+def test_key_works_on_every_worker_at_once_until_it_is_revoked(workers: Workers) -> None:
+    assert not workers.two.are_required()
+    made = workers.one.create({"name": "alice", "models": ["gpt-*"], "budget": "5 usd/month"})
+
+    assert workers.two.are_required()
+    found = authenticate(workers.two, made.secret)
+    assert found.identity == made.key.identity
+    assert found.grants.models == ("gpt-*",)
+    assert workers.two.authenticate("sk-fwd-unknown") is None
+    assert workers.two.authenticate("sk-other") is None
+    assert workers.two.authenticate("") is None
+
+    workers.two.revoke("alice")
+    assert refusal(workers.one, made.secret) == "This API key has been revoked."
+    assert workers.one.are_required(), "without valid keys nobody is let in"
+    assert workers.one.count_active() == 0
+
+
+def test_changed_limits_reach_every_worker(workers: Workers) -> None:
+    made = workers.one.create({"name": "alice", "requests_per_minute": 5, "expires": "1d"})
+    changed = workers.two.change("alice", {"tokens_per_minute": 100, "expires": None})
+    assert changed.expires is None
+    grants = authenticate(workers.one, made.secret).grants
+    assert (grants.requests_per_minute, grants.tokens_per_minute) == (5, 100)
+
+
+def test_rotated_key_stays_the_same_client(workers: Workers) -> None:
+    made = workers.one.create({"name": "alice"})
+    second = workers.one.rotate("alice", "10m")
+    third_before = authenticate(workers.two, made.secret)
+    assert third_before.identity == authenticate(workers.two, second.secret).identity
+    assert second.key.to_json(workers.clock())["previous_valid_until"]
+
+    workers.clock.now += 600
+    assert "replaced" in refusal(workers.two, made.secret)
+    third = workers.two.rotate(made.key.id)
+    assert workers.one.authenticate(second.secret) is None
+    assert authenticate(workers.one, third.secret).identity == made.key.identity
+
+
+def test_key_expires(workers: Workers) -> None:
+    made = workers.one.create({"name": "alice", "expires": "1h"})
+    assert authenticate(workers.two, made.secret)
+    workers.clock.now += 3600
+    assert refusal(workers.two, made.secret) == "This API key has expired."
+    assert workers.one.get_key("alice").get_state(workers.clock()) == "expired"
+    workers.one.change("alice", {"expires": "1h"})
+    assert authenticate(workers.two, made.secret)
+
+
+def test_client_is_found_by_identity_and_account(workers: Workers) -> None:
+    made = workers.one.create({"name": "alice"})
+    account = make_account_id(made.key.identity, "192.0.2.1", workers.settings)
+    assert account != make_account_id(None, "192.0.2.1", workers.settings)
+    assert workers.two.find_by_identity(made.key.identity)
+    assert workers.two.find_name(account) == "alice"
+    workers.two.revoke("alice")
+    assert workers.two.find_by_identity(made.key.identity), "background work goes on"
+    assert workers.two.find_by_identity(None) is None
+    assert workers.two.find_name("else") is None
+
+
+@check_each(
+    ("act", "error"),
+    [
+        (lambda keys: keys.create({"name": "alice"}), InvalidRequest),
+        (lambda keys: keys.create({"name": "configured"}), InvalidRequest),
+        (lambda keys: keys.create({"name": "bob", "rpm": 5}), InvalidRequest),
+        (lambda keys: keys.create({}), InvalidRequest),
+        (lambda keys: keys.change("alice", {"name": "bob"}), InvalidRequest),
+        (lambda keys: keys.change("bob", {}), NotFound),
+        (lambda keys: keys.revoke("bob"), NotFound),
+        (lambda keys: keys.rotate("bob"), NotFound),
+        (lambda keys: keys.rotate("alice", "soon"), InvalidRequest),
+        (lambda keys: keys.revoke("carol"), InvalidRequest),
+        (lambda keys: keys.change("carol", {}), InvalidRequest),
+    ],
+)
+def test_wrong_administration_is_refused(
+    act: Any, error: type[ForwarderError], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    workers = Workers(tmp_path_factory.mktemp("keys"), FORWARDER_API_KEYS="configured:sk-1")
+    workers.one.create({"name": "alice"})
+    workers.one.create({"name": "carol"})
+    workers.one.revoke("carol")
+    with pytest.raises(error):
+        act(workers.two)
+    workers.close()
+
+
+def test_last_use_is_stored_at_most_once_a_minute(workers: Workers) -> None:
+    made = workers.one.create({"name": "alice"})
+    written: list[dict[str, float]] = []
+    workers.two._repository.record_use = written.append  # type: ignore[method-assign,assignment]
+    for seconds in (0, 30, 59, 60, 70):
+        workers.clock.now = START + seconds
+        authenticate(workers.two, made.secret)
+        workers.two._save_uses()
+    assert written == [{made.key.id: START}, {made.key.id: START + 60}]
+    assert workers.two.get_key("alice").last_used == START + 60
+
+
+def test_last_use_is_stored_when_the_process_ends(workers: Workers) -> None:
+    made = workers.one.create({"name": "alice"})
+    workers.two.start()
+    authenticate(workers.two, made.secret)
+    workers.two.close()
+    assert workers.one.get_key("alice").last_used == START
+
+
+def test_known_keys_work_while_the_database_is_away(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = workers.one.create({"name": "alice"})
+    assert authenticate(workers.two, made.secret)
+    monkeypatch.setattr(workers.databases[1], "get_error", lambda: "no answer")
+    assert authenticate(workers.two, made.secret)
+    assert workers.two.are_required()
+    with pytest.raises(StoreUnavailable):
+        workers.two.authenticate("sk-fwd-unknown")
+    assert workers.two.authenticate("sk-never-made-here") is None
+
+
+def test_nobody_is_let_in_before_the_keys_were_read(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(workers.two._repository, "list_keys", fail)
+    assert workers.two.are_required()
+    with pytest.raises(StoreUnavailable):
+        workers.two.check_known()
+    with pytest.raises(StoreUnavailable):
+        workers.two.authenticate("sk-fwd-unknown")
+    workers.databases[1].path.unlink()
+    assert not workers.two.are_required(), "a database that does not exist yet has no keys"
+
+
+@check_each(
+    ("setting", "has_keys", "required"),
+    [
+        ("auto", False, False),
+        ("auto", True, True),
+        ("required", False, True),
+        ("optional", True, False),
+    ],
+)
+def test_setting_decides_who_needs_a_key(
+    setting: str, has_keys: bool, required: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    workers = Workers(tmp_path_factory.mktemp("keys"), FORWARDER_CLIENT_KEYS=setting)
+    if has_keys:
+        workers.one.create({"name": "alice"})
+    assert workers.two.are_required() is required
+    workers.close()
+
+
+def test_without_a_database_there_are_no_keys() -> None:
+    settings = Settings.from_env({"FORWARDER_CLIENT_KEYS": "required"})
+    registry = build_client_keys(settings, None, is_replay=False)
+    assert registry.are_required()
+    assert not build_client_keys(settings, None, is_replay=True).are_required()
+    registry.check_known()
+    registry.start()
+    registry.close()
+    assert registry.authenticate("sk-fwd-x") is None
+    assert registry.find_by_identity("§key_1") is None
+    assert registry.find_name("") is None
+    assert registry.count_active() == 0
+    for act in (
+        registry.list_keys,
+        lambda: registry.create({}),
+        lambda: registry.get_key("a"),
+        lambda: registry.change("a", {}),
+        lambda: registry.revoke("a"),
+        lambda: registry.rotate("a"),
+    ):
+        with pytest.raises(Unsupported):
+            act()
