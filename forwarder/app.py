@@ -10,7 +10,8 @@ from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from forwarder.cli.models import build_keys_group, build_models_group
+from forwarder.cli.keys import build_keys_group, build_secrets_group
+from forwarder.cli.models import build_models_group
 from forwarder.cli.openapi import make_openapi_command
 from forwarder.cli.replay import make_replay_command
 from forwarder.cli.upstream import build_probe_command, build_translate_command
@@ -18,6 +19,7 @@ from forwarder.cli.usage import print_usage
 from forwarder.client_keys.registry import DatabaseClientKeyRegistry
 from forwarder.config.settings import Settings, load_settings
 from forwarder.console import exchange_stream, exchanges, landing, playground, replay
+from forwarder.console import keys as key_pages
 from forwarder.console import models as model_pages
 from forwarder.console import upstreams as upstream_pages
 from forwarder.console import usage as usage_page
@@ -28,6 +30,7 @@ from forwarder.core.pacing import LARGE, set_pause
 from forwarder.observability.capture.replay import ReplayRequest
 from forwarder.observability.logging import configure_logging
 from forwarder.server import (
+    client_keys,
     conversations,
     diagnostics,
     docs,
@@ -61,10 +64,13 @@ V1_MODULES = (
 )  # fmt: skip
 """Modules of which all routes have the prefix ``/v1``. With `PathAliases`, clients may omit it."""
 
-OTHER_MODULES = (landing, ollama, diagnostics, usage, docs, openapi, health, metrics)
+OTHER_MODULES = (
+    landing, ollama, diagnostics, client_keys, usage, docs, openapi, health, metrics,
+)  # fmt: skip
 
 CONSOLE_PAGES = (
     exchange_stream, exchanges, playground, replay, model_pages, upstream_pages, usage_page,
+    key_pages,
 )  # fmt: skip
 """Modules that add their pages to the blueprint of the console when they are imported."""
 
@@ -123,6 +129,7 @@ def make_app(services: Services) -> Flask:
         build_translate_command,
         build_models_group,
         build_keys_group,
+        build_secrets_group,
         print_usage,
         make_openapi_command(make_app),
         make_replay_command(answer_replay),

@@ -54,9 +54,20 @@ def _summarize(settings: Settings, gunicorn: dict[str, str | int]) -> Iterator[t
         yield "upstream", f"{upstream.name}: {host}{several}, speaks {apis}"
     for group, members in settings.groups.items():
         yield "group", f"{group}: {', '.join(f'{m.upstream}/{m.model}' for m in members)}"
-    keys = settings.client_count
-    yield "clients", f"need one of {keys} keys" if keys else "need no key"
+    yield "clients", describe_keys(settings)
     database, _, path = settings.database_url.partition(":///")
     yield "database", path if database == "sqlite" else database.partition(":")[0]
     workers = gunicorn["workers"]
     yield "serves", f"{gunicorn['bind']}, {workers} worker{'s' if workers != 1 else ''}"
+
+
+def describe_keys(settings: Settings) -> str:
+    """Return who needs a key; the database, which may have keys, is not opened."""
+    if settings.client_keys == "optional":
+        return "need no key"
+    keys = settings.client_count
+    if keys:
+        return f"need one of {keys} keys, or one made at run time"
+    if settings.client_keys == "required":
+        return "need a key made at run time"
+    return "need no key until one is made at run time"

@@ -10,7 +10,8 @@ import click
 from forwarder import __version__
 from forwarder.app import answer_replay, make_app
 from forwarder.cli.check import check
-from forwarder.cli.models import build_keys_group, build_models_group
+from forwarder.cli.keys import build_keys_group, build_secrets_group
+from forwarder.cli.models import build_models_group
 from forwarder.cli.openapi import make_openapi_command
 from forwarder.cli.replay import make_replay_command
 from forwarder.cli.upstream import build_probe_command, build_translate_command
@@ -59,6 +60,7 @@ for _command in (
     build_translate_command,
     build_models_group,
     build_keys_group,
+    build_secrets_group,
     print_usage,
     make_openapi_command(make_app),
     make_replay_command(answer_replay),

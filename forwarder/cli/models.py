@@ -1,4 +1,4 @@
-"""``forwarder models`` and ``forwarder keys``: registered models and their encrypted keys.
+"""``forwarder models``: registered models.
 
 Commands read a provider's key from a prompt, the environment or standard input, never from the
 command line, which other users of the machine and the shell history can see.
@@ -34,31 +34,6 @@ KEY_VARIABLE = "REMOTE_API_KEY"
 @click.group("models")
 def build_models_group() -> None:
     """Manage the registered models of other providers."""
-
-
-@click.group("keys")
-def build_keys_group() -> None:
-    """Manage the encryption of the database."""
-
-
-@build_keys_group.command("rotate")
-@with_services
-def rotate(services: Services) -> None:
-    """Re-encrypt the database with the first secret of FORWARDER_SECRET_KEY.
-
-    List the old secrets behind the new one ("new,old"). Afterwards the database no longer needs
-    the old secrets, and you can remove them.
-    """
-    if not services.settings.secret_keys:
-        raise click.ClickException(
-            "FORWARDER_SECRET_KEY is not set: set it to a new secret, a comma and the secret from "
-            "the file beside the database."
-        )
-    result = run_or_fail(services.rotate_keys)
-    print_line(f"re-encrypted: the keys of {result.models} models, {result.rows} other rows")
-    if result.lost_models:
-        lost = ", ".join(map(strip_tag, result.lost_models))
-        raise click.ClickException(f"no secret decrypts the keys of: {lost}")
 
 
 def refuse_visible_key(context: click.Context, option: click.Parameter, value: Any) -> Any:

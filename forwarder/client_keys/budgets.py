@@ -109,6 +109,7 @@ class BudgetObserver(RequestObserver):
 
     def get_used(self, name: str, budget: Budget) -> float:
         """Return what a client has used of its budget. Raises StoreUnavailable."""
+        self._flush()
         start, end = find_period(budget.period, self._now())
         return self._read(name, budget, start, end)
 

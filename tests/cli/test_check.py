@@ -30,7 +30,7 @@ def test_without_settings_the_demo_is_reported_and_no_file_is_made(tmp_path: Pat
         "The configuration is valid.",
         "  upstream  chat: built-in demo, speaks chat",
         "  upstream  responses: built-in demo, speaks responses",
-        "  clients   need no key",
+        "  clients   need no key until one is made at run time",
         "  database  forwarder.db",
         "  serves    127.0.0.1:8000, 1 worker",
     ]
@@ -52,7 +52,7 @@ def test_the_summary_shows_no_secret() -> None:
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines()[1:] == [
         "  upstream  chat: api.deepseek.com, speaks chat and responses",
-        "  clients   need one of 2 keys",
+        "  clients   need one of 2 keys, or one made at run time",
         "  database  postgresql",
         "  serves    0.0.0.0:9, 4 workers",
     ]

@@ -30,7 +30,7 @@ def test_help_lists_every_command_and_leaves_no_file(tmp_path: Path) -> None:
 
     assert result.exit_code == 0
     commands = (
-        *("serve", "check", "probe", "translate", "models", "keys"),
+        *("serve", "check", "probe", "translate", "models", "keys", "secrets"),
         *("usage", "openapi", "replay"),
     )
     for command in commands:

@@ -1,4 +1,4 @@
-"""Commands for registered models and keys."""
+"""Commands for registered models."""
 
 from __future__ import annotations
 
@@ -137,21 +137,21 @@ def test_check_reports_failing_remotes(run: Run, upstream: ScriptedUpstream) -> 
 
 def test_rotate_re_encrypts_all_keys(run: Run, upstream: ScriptedUpstream, tmp_path: Path) -> None:
     create(run, upstream)
-    code, told = run("keys", "rotate")
+    code, told = run("secrets", "rotate")
     assert (code, "beside the database" in told) == (1, True)
     kept = (tmp_path / "state.db.key").read_text().strip()
 
-    code, told = run("keys", "rotate", FORWARDER_SECRET_KEY=f"new,{kept}")
+    code, told = run("secrets", "rotate", FORWARDER_SECRET_KEY=f"new,{kept}")
     assert (code, told) == (0, "re-encrypted: the keys of 1 models, 0 other rows\n")
 
     assert run("models", "check", "mine", FORWARDER_SECRET_KEY="new")[0] == 0
     assert run("models", "check", "mine", FORWARDER_SECRET_KEY=kept)[0] == 1
-    code, told = run("keys", "rotate", FORWARDER_SECRET_KEY=kept)
+    code, told = run("secrets", "rotate", FORWARDER_SECRET_KEY=kept)
     assert (code, "no secret decrypts the keys of: mine" in told) == (1, True)
 
 
 def test_commands_fail_without_a_database(run: Run) -> None:
-    for arguments in (("models", "rm", "x"), ("keys", "rotate")):
+    for arguments in (("models", "rm", "x"), ("secrets", "rotate")):
         code, told = run(*arguments, FORWARDER_DATABASE_URL="none", FORWARDER_SECRET_KEY="s")
         assert code == 1
         assert "FORWARDER_DATABASE_URL" in told

@@ -102,7 +102,7 @@ def test_requests_are_refused_once_the_budget_is_used(worker: Worker) -> None:
     assert worker.watching.reasons == ["budget", "budget"]
     assert worker.ask("25 tokens/day", client="bob")
     assert worker.ask("100 tokens/day"), "a larger budget holds at once"
-    assert worker.budgets.get_used("alice", Budget(25, "tokens", "day")) == 30
+    assert worker.budgets.get_used("alice", Budget(25, "tokens", "day")) == 40
 
 
 def test_money_is_counted_by_prices(worker: Worker) -> None:

@@ -1,0 +1,268 @@
+"""Client keys over HTTP: the API of administrators, and what clients with a key may do."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import httpx2
+import pytest
+from flask.testing import FlaskClient
+
+from forwarder.app import create_app
+from forwarder.config.settings import Settings
+from forwarder.server.extension import get_extension
+from tests.helpers.check_cases import check_each
+from tests.server.conftest import Serve
+
+ADMIN = {"Authorization": "Bearer sk-admin"}
+CHAT = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+@pytest.fixture
+def client(tmp_path: Any) -> FlaskClient:
+    return make_client(tmp_path)
+
+
+def make_client(tmp_path: Any, **environment: str) -> FlaskClient:
+    settings = {
+        "FORWARDER_ADMIN_KEYS": "sk-admin",
+        "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db",
+        **environment,
+    }
+    return create_app(Settings.from_env(settings)).test_client()
+
+
+def create(client: FlaskClient, **body: Any) -> Any:
+    answer = client.post("/forwarder/keys", json={"name": "alice", **body}, headers=ADMIN)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["Cache-Control"] == "no-store"
+    return answer.json
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def ask(client: FlaskClient, key: str, **body: Any) -> Any:
+    return client.post("/v1/chat/completions", json={**CHAT, **body}, headers=bearer(key))
+
+
+def test_key_is_managed_by_administrators(client: FlaskClient) -> None:
+    made = create(client, models=["demo"], requests_per_minute=5, budget="5 usd/month")
+    assert made["required"] is True
+    assert ask(client, made["key"]).status_code == 200
+
+    listed = client.get("/forwarder/keys", headers=ADMIN).json
+    assert listed["required"] is True
+    assert [key["name"] for key in listed["data"]] == ["alice"]
+    changed = client.patch("/forwarder/keys/alice", json={"models": None}, headers=ADMIN).json
+    assert (changed["models"], changed["requests_per_minute"]) == ([], 5)
+    shown = client.get(f"/forwarder/keys/{made['id']}", headers=ADMIN).json
+    assert (shown["budget"], shown["budget_used"]) == ("5 usd/month", 0)
+    assert "key" not in shown
+    assert made["key"] not in str(listed) + str(shown)
+
+    rotated = client.post("/forwarder/keys/alice/rotate", json={"grace": "1h"}, headers=ADMIN).json
+    assert rotated["key"] != made["key"]
+    assert [ask(client, key).status_code for key in (made["key"], rotated["key"])] == [200, 200]
+    again = client.post("/forwarder/keys/alice/rotate", headers=ADMIN).json
+    assert [ask(client, key).status_code for key in (made["key"], again["key"])] == [401, 200]
+
+    assert client.delete("/forwarder/keys/alice", headers=ADMIN).json["state"] == "revoked"
+    refused = ask(client, again["key"])
+    assert (refused.status_code, refused.json["error"]["code"]) == (401, "invalid_api_key")
+    assert "revoked" in refused.json["error"]["message"]
+    assert ask(client, "").status_code == 401
+
+
+@check_each(
+    ("method", "path", "body", "status", "param"),
+    [
+        ("POST", "/forwarder/keys", {}, 400, "name"),
+        ("POST", "/forwarder/keys", {"name": "alice"}, 400, "name"),
+        ("POST", "/forwarder/keys", {"name": "bob", "budget": 5}, 400, "budget"),
+        ("POST", "/forwarder/keys", {"name": "bob", "limit": 5}, 400, "limit"),
+        ("PATCH", "/forwarder/keys/alice", {"name": "bob"}, 400, "name"),
+        ("PATCH", "/forwarder/keys/nobody", {}, 404, "name"),
+        ("GET", "/forwarder/keys/nobody", None, 404, "name"),
+        ("DELETE", "/forwarder/keys/nobody", None, 404, "name"),
+        ("POST", "/forwarder/keys/alice/rotate", {"grace": "soon"}, 400, "grace"),
+        ("POST", "/forwarder/keys/alice/rotate", {"wait": "1h"}, 400, "wait"),
+    ],
+)
+def test_wrong_requests_are_refused(
+    method: str,
+    path: str,
+    body: Any,
+    status: int,
+    param: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    client = make_client(tmp_path_factory.mktemp("keys"))
+    create(client)
+    answer = client.open(path, method=method, json=body, headers=ADMIN)
+    assert (answer.status_code, answer.json["error"]["param"]) == (status, param)
+
+
+def test_clients_do_not_manage_keys(client: FlaskClient) -> None:
+    made = create(client)
+    for method in ("GET", "POST"):
+        answers = [
+            client.open("/forwarder/keys", method=method, json={"name": "b"}, headers=headers)
+            for headers in (bearer(made["key"]), bearer("sk-other"), {})
+        ]
+        assert [answer.status_code for answer in answers] == [403, 401, 401]
+
+
+def test_only_allowed_models_exist_for_a_client(client: FlaskClient) -> None:
+    key = create(client, models="demo,chat/*")["key"]
+    ids = [m["id"] for m in client.get("/v1/models", headers=bearer(key)).json["data"]]
+    assert ids == ["chat/demo", "demo"]
+    assert [ask(client, key, model=m).status_code for m in ("demo", "demo:latest")] == [200, 200]
+    refused = ask(client, key, model="responses/demo")
+    assert (refused.status_code, refused.json["error"]["code"]) == (404, "model_not_found")
+    get = client.get
+    assert get("/v1/models/responses/demo", headers=bearer(key)).status_code == 404
+    assert get("/v1/models/demo", headers=bearer(key)).status_code == 200
+    codex = get("/v1/models?client_version=1", headers=bearer(key)).json["models"]
+    assert {entry["slug"] for entry in codex} <= {"chat/demo", "demo"}
+
+    tags = get("/api/tags", headers=bearer(key)).json["models"]
+    assert {tag["name"] for tag in tags} == {"demo:latest", "chat/demo:latest"}
+    shown = client.post("/api/show", json={"model": "responses/demo"}, headers=bearer(key))
+    assert shown.status_code == 404
+    chat = {**CHAT, "model": "responses/demo", "stream": False}
+    assert client.post("/api/chat", json=chat, headers=bearer(key)).status_code == 404
+    background = {"model": "responses/demo", "input": "Hi", "background": True}
+    answer = client.post("/v1/responses", json=background, headers=bearer(key))
+    assert answer.status_code == 404
+
+
+def test_limits_of_a_key_replace_those_of_the_settings(tmp_path: Any) -> None:
+    client = make_client(tmp_path, FORWARDER_RATE_LIMIT_REQUESTS="1/day")
+    alice = create(client, requests_per_minute=2)["key"]
+    bob = create(client, name="bob")["key"]
+    answers = [ask(client, alice) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[0].headers["x-ratelimit-limit-requests"] == "2"
+    assert answers[2].json["error"]["code"] == "rate_limit_exceeded"
+    assert int(answers[2].headers["Retry-After"]) <= 60
+    assert [ask(client, bob).status_code for _ in range(2)] == [200, 429]
+
+
+def test_tokens_per_minute_are_charged_after_the_answer(client: FlaskClient) -> None:
+    key = create(client, tokens_per_minute=5)["key"]
+    answers = [ask(client, key) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429]
+    assert answers[1].json["error"]["type"] == "tokens"
+
+
+def test_exhausted_budget_is_an_insufficient_quota(client: FlaskClient) -> None:
+    key = create(client, budget="5 tokens/day")["key"]
+    assert ask(client, key).status_code == 200
+    refused = ask(client, key)
+    assert (refused.status_code, refused.headers["X-Should-Retry"]) == (429, "false")
+    error = refused.json["error"]
+    assert (error["code"], error["type"]) == ("insufficient_quota", "insufficient_quota")
+    body = {"model": "demo", "input": "Hi", "background": True}
+    background = client.post("/v1/responses", json=body, headers=bearer(key))
+    assert background.json["error"]["code"] == "insufficient_quota"
+    ollama = client.post("/api/chat", json={**CHAT, "stream": False}, headers=bearer(key))
+    assert (ollama.status_code, "quota" in ollama.json["error"]) == (429, True)
+    used = client.get("/forwarder/keys/alice", headers=ADMIN).json["budget_used"]
+    assert used >= 5
+
+
+def test_expired_key_is_told_so(client: FlaskClient) -> None:
+    made = create(client, expires="1h")
+    keys = get_extension(client.application).services.client_keys
+    keys._now = lambda: 10.0**10  # type: ignore[attr-defined]
+    refused = ask(client, made["key"])
+    assert (refused.status_code, refused.json["error"]["code"]) == (401, "invalid_api_key")
+    assert "expired" in refused.json["error"]["message"]
+
+
+def test_style_of_a_key_is_used(client: FlaskClient) -> None:
+    styles = ["none", "reasoning_content"]
+    messages = []
+    for number, style in enumerate(styles):
+        key = create(client, name=f"client{number}", reasoning=style)["key"]
+        messages.append(ask(client, key).json["choices"][0]["message"])
+    assert ["reasoning_content" in message for message in messages] == [False, True]
+
+
+def test_what_a_client_stored_stays_its_own_after_a_rotation(client: FlaskClient) -> None:
+    first = create(client)["key"]
+    other = create(client, name="bob")["key"]
+    body = {"model": "demo", "input": "Hi", "store": True}
+    stored = client.post("/v1/responses", json=body, headers=bearer(first)).json["id"]
+    rotated = client.post("/forwarder/keys/alice/rotate", headers=ADMIN).json["key"]
+    path = f"/v1/responses/{stored}"
+    statuses = [client.get(path, headers=bearer(key)).status_code for key in (rotated, other)]
+    assert statuses == [200, 404]
+
+
+def test_identity_of_a_key_is_no_key(client: FlaskClient) -> None:
+    made = create(client)
+    for text in (made["id"], f"§{made['id']}"):
+        assert ask(client, text).status_code == 401
+
+
+def test_name_of_a_key_is_in_logs_and_usage(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = create(client)["key"]
+    with caplog.at_level(logging.INFO):
+        ask(client, key)
+    done = [r.msg for r in caplog.records if isinstance(r.msg, dict) and "client" in r.msg]
+    assert done[-1]["client"] == "alice"
+    assert key not in caplog.text
+    usage = client.get("/forwarder/usage?group=client", headers=bearer(key)).json
+    assert [line["client"] for line in usage["data"]] == ["alice"]
+
+
+def test_optional_keys_limit_only_those_who_send_one(tmp_path: Any) -> None:
+    client = make_client(tmp_path, FORWARDER_CLIENT_KEYS="optional")
+    made = create(client, models="nothing")
+    assert made["required"] is False
+    assert [ask(client, key).status_code for key in ("", "any", made["key"])] == [200, 200, 404]
+    client.delete("/forwarder/keys/alice", headers=ADMIN)
+    assert ask(client, made["key"]).status_code == 401
+
+
+def test_browsers_are_guarded_until_clients_need_keys(client: FlaskClient) -> None:
+    headers = {"Host": "rebound.example", "Authorization": "Bearer any"}
+    assert client.get("/v1/models", headers=headers).status_code == 403
+    create(client)
+    assert client.get("/v1/models", headers=headers).status_code == 401
+
+
+def test_client_key_reads_what_an_administrator_may_read_too(client: FlaskClient) -> None:
+    key = create(client)["key"]
+    for path in ("/ready?verbose", "/api/tags", "/api/ps"):
+        statuses = [client.get(path, headers=h).status_code for h in (bearer(key), ADMIN, {})]
+        assert statuses == [200, 200, 401], path
+
+
+def test_key_is_never_sent_to_an_upstream(serve: Serve) -> None:
+    sent: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request)
+        return httpx2.Response(200, json={})
+
+    client = serve(
+        answer,
+        FORWARDER_ADMIN_KEYS="sk-admin",
+        CHAT_API_KEY="passthrough",
+        RESPONSES_API_KEY="passthrough",
+    )
+    created = client.post("/forwarder/keys", json={"name": "passed"}, headers=ADMIN).json
+    refused = ask(client, created["key"], model="m")
+    client.delete("/forwarder/keys/passed", headers=ADMIN)
+    assert (refused.status_code, refused.json["error"]["code"]) == (
+        400,
+        "upstream_needs_client_key",
+    )
+    assert not sent
