@@ -370,7 +370,7 @@ def make_curl(record: Json) -> str | None:
         f"-H {shlex.quote(escape_control_characters(shorten_text(f'{k}: {v}', 500)))}"
         for k, v in replayed.headers.items()
     ]
-    if services.settings.api_keys:
+    if services.client_keys.are_required():
         lines.append('-H "Authorization: Bearer $FORWARDER_KEY"')
     return " \\\n  ".join([*lines, f"-d {shlex.quote(body)}"])
 

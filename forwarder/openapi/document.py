@@ -42,6 +42,7 @@ TAGS: dict[str, tuple[str, Mapping[str, Operation]]] = {
     "Vector stores": ("Stores of files that can be searched.", file_operations.VECTOR_STORES),
     "Ollama": ("Ollama's API, and the registry of models.", own_operations.OLLAMA),
     "Diagnostics": ("The dry run and captured requests.", own_operations.DIAGNOSTICS),
+    "Client keys": ("Keys of clients, with limits and budgets.", own_operations.CLIENT_KEYS),
     "Usage": ("Requests, tokens and costs.", own_operations.USAGE),
     "Probes": ("Health, readiness and metrics.", own_operations.PROBES),
     "Documentation": ("This document and the documentation.", own_operations.DOCUMENTATION),
@@ -55,8 +56,8 @@ API and Ollama's API.
 **Paths.** `/v1` may be left out or repeated, and `/openai/v1` is the same. A base path selects the
 reasoning style: `/think/v1/chat/completions` (see *Servers*).
 
-**Keys.** Without `FORWARDER_API_KEYS` no key is needed. A key can also stand in the header
-`api-key` or `X-Api-Key`. Without `FORWARDER_ADMIN_KEYS`, routes for administrators accept requests
+**Keys.** Without `FORWARDER_API_KEYS` and keys made at run time no key is needed. A key can also
+stand in the header `api-key` or `X-Api-Key`. Without `FORWARDER_ADMIN_KEYS`, routes for administrators accept requests
 of local programs only.
 
 **Bodies** may have a `Content-Encoding`: `zstd`, `br`, `gzip` or `deflate`. Fields that the schemas

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forwarder.core.errors import Unauthorized, UpgradeRefused
+from forwarder.core.errors import StoreUnavailable, Unauthorized, UpgradeRefused
 from forwarder.core.types import Json
 from forwarder.openapi.operation import (
     ADMITTED,
@@ -248,13 +248,13 @@ MODELS: dict[str, Operation] = {
                 ("object", "data"),
             )
         ),
-        errors=(Unauthorized,),
+        errors=(Unauthorized, StoreUnavailable),
         parameters=(
             make_query("client_version", {"type": "string"}, "The version of Codex that asks."),
         ),
     ),
     "GET /v1/models/{model}": Operation(
-        answers=answer_json("Model"), errors=(*STORED[-1:], Unauthorized)
+        answers=answer_json("Model"), errors=(*STORED[-1:], Unauthorized, StoreUnavailable)
     ),
     "POST /v1/embeddings": Operation(
         answers=answer_json("CreateEmbeddingResponse", headers=_STREAMED_HEADERS),

@@ -12,6 +12,7 @@ from forwarder.core.errors import (
     InvalidRequest,
     NotFound,
     Overloaded,
+    QuotaExceeded,
     RateLimited,
     RateLimitsUnavailable,
     ShuttingDown,
@@ -43,7 +44,14 @@ ErrorTypes = tuple[type[ForwarderError], ...]
 BODY: ErrorTypes = (InvalidRequest, BodyTimeout, TooLarge, UnsupportedEncoding, Overloaded)
 """Errors of routes that read a body."""
 
-ADMITTED: ErrorTypes = (*BODY, Unauthorized, RateLimited, RateLimitsUnavailable, ShuttingDown)
+ADMITTED: ErrorTypes = (
+    *BODY,
+    Unauthorized,
+    RateLimited,
+    QuotaExceeded,
+    RateLimitsUnavailable,
+    ShuttingDown,
+)
 """Errors of routes that authenticate the client, limit its requests and read its body."""
 
 STORED: ErrorTypes = (*ADMITTED, StoreUnavailable, Unsupported, NotFound)

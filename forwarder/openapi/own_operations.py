@@ -93,7 +93,7 @@ OLLAMA: dict[str, Operation] = {
     ),
     "GET /api/tags": Operation(
         answers=answer_json(_MODELS),
-        errors=(Unauthorized,),
+        errors=(Unauthorized, StoreUnavailable),
     ),
     "GET /api/ps": Operation(answers=answer_json(_MODELS), errors=(Unauthorized, StoreUnavailable)),
     "POST /api/show": Operation(
@@ -235,6 +235,48 @@ USAGE: dict[str, Operation] = {
                 "Separate results. `group_by[]` is accepted too.",
             ),
         ),
+    ),
+}
+
+_KEY_ERRORS = (InvalidRequest, Unauthorized, Forbidden, StoreUnavailable)
+
+CLIENT_KEYS: dict[str, Operation] = {
+    "POST /forwarder/keys": Operation(
+        answers=answer_json("CreatedClientKey"),
+        errors=(*BODY, *_KEY_ERRORS),
+        access=Access.ADMINISTRATOR,
+        body={JSON: refer("ClientKeyCreation")},
+        example={"name": "alice", "models": ["gpt-*"], "budget": "5 usd/month"},
+    ),
+    "GET /forwarder/keys": Operation(
+        answers=answer_json("ClientKeyList"),
+        errors=_KEY_ERRORS,
+        access=Access.ADMINISTRATOR,
+    ),
+    "GET /forwarder/keys/{name}": Operation(
+        answers=answer_json("ClientKey"),
+        errors=(*_KEY_ERRORS, NotFound),
+        access=Access.ADMINISTRATOR,
+    ),
+    "PATCH /forwarder/keys/{name}": Operation(
+        answers=answer_json("ClientKey"),
+        errors=(*BODY, *_KEY_ERRORS, NotFound),
+        access=Access.ADMINISTRATOR,
+        body={JSON: refer("ClientKeyLimits")},
+        example={"tokens_per_minute": 100_000, "budget": None},
+    ),
+    "DELETE /forwarder/keys/{name}": Operation(
+        answers=answer_json("ClientKey"),
+        errors=(*_KEY_ERRORS, NotFound),
+        access=Access.ADMINISTRATOR,
+    ),
+    "POST /forwarder/keys/{name}/rotate": Operation(
+        answers=answer_json("CreatedClientKey"),
+        errors=(*BODY, *_KEY_ERRORS, NotFound),
+        access=Access.ADMINISTRATOR,
+        body={JSON: make_object({"grace": {"type": ["string", "null"]}})},
+        is_body_required=False,
+        example={"grace": "24h"},
     ),
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from forwarder.client_keys.key import MAX_LIMIT
+from forwarder.config.parsers import CLIENT_NAME
 from forwarder.core.types import Json
 from forwarder.models.registered_model import CAPABILITIES, REMOTE_TYPES
 from forwarder.openapi.schemas import (
@@ -25,6 +27,7 @@ from forwarder.protocols.ollama import (
     OLLAMA_EMBEDDINGS,
     OLLAMA_GENERATE,
 )
+from forwarder.protocols.registry import ALL_STYLES
 from forwarder.server.usage import OPENAI_GROUPS
 from forwarder.usage.report import COUNT_COLUMNS, NAME_GROUPS, SUM_COLUMNS
 
@@ -203,6 +206,60 @@ def make_usage_report() -> Json:
     )
 
 
+def make_client_key_schemas() -> dict[str, Json]:
+    """Return the schemas of client keys, their limits and lists."""
+    number = accept_types("integer", minimum=1, maximum=MAX_LIMIT)
+    limits: dict[str, Json] = {
+        "models": accept_types("array", "string", items=TEXT, description="Names and patterns."),
+        "requests_per_minute": number,
+        "tokens_per_minute": number,
+        "budget": accept_types("string", description="`5 usd/month` or `1000000 tokens/day`."),
+        "reasoning": accept_types("array", "string", items={"enum": list(ALL_STYLES)}),
+        "expires": accept_types("string", description="A date, a time or a duration (`30d`)."),
+    }
+    name: Json = {"type": "string", "pattern": f"^{CLIENT_NAME.pattern}$"}
+    times = ("expires", "revoked", "last_used", "previous_valid_until")
+    key = make_object(
+        {
+            "object": {"const": "client_key"},
+            "id": TEXT,
+            "name": TEXT,
+            "hint": TEXT,
+            "state": {"enum": ["active", "expired", "revoked"]},
+            "created": {"type": "string", "format": "date-time"},
+            **dict.fromkeys(times, _TEXT_OR_NULL),
+            "models": TEXTS,
+            "requests_per_minute": _NUMBER_OR_NULL,
+            "tokens_per_minute": _NUMBER_OR_NULL,
+            "budget": _TEXT_OR_NULL,
+            "budget_used": _NUMBER_OR_NULL,
+            "reasoning": TEXTS,
+        },
+        ("object", "id", "name", "hint", "state", "created", *times, "models", "budget"),
+    )
+    created = add_properties(
+        key,
+        key={"type": "string", "description": "The key, which is shown only now."},
+        required={"type": "boolean", "description": "Whether every client needs a key."},
+    )
+    return {
+        "ClientKey": key,
+        "CreatedClientKey": {**created, "required": [*key["required"], "key", "required"]},
+        "ClientKeyLimits": make_object(limits, additionalProperties=False),
+        "ClientKeyCreation": make_object(
+            {"name": name, **limits}, ("name",), additionalProperties=False
+        ),
+        "ClientKeyList": make_object(
+            {
+                "object": {"const": "list"},
+                "required": FLAG,
+                "data": {"type": "array", "items": refer("ClientKey")},
+            },
+            ("object", "required", "data"),
+        ),
+    }
+
+
 def make_usage_bucket() -> Json:
     counts = ("input_tokens", "output_tokens", "input_cached_tokens", "num_model_requests")
     result = make_object(
@@ -252,6 +309,7 @@ def make_diagnostic_schemas() -> dict[str, Json]:
             ("status", "upstreams", "store"),
         ),
         "UsageReport": make_usage_report(),
+        **make_client_key_schemas(),
         "UsagePage": make_object(
             {
                 "object": {"const": "page"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -134,6 +135,15 @@ def create_vector_store(client: FlaskClient) -> dict[str, str]:
     return {"store_id": store, "file_id": file, "batch_id": batch}
 
 
+NUMBERS = itertools.count()
+
+
+def create_client_key(client: FlaskClient) -> dict[str, str]:
+    """Make a key and return its id."""
+    name = f"client-{next(NUMBERS)}"
+    return {"name": client.post("/forwarder/keys", json={"name": name}).json["id"]}
+
+
 OBJECTS: dict[str, Callable[[FlaskClient], dict[str, str]]] = {
     "/v1/responses/": create_response,
     "/v1/chat/completions/": create_completion,
@@ -141,6 +151,7 @@ OBJECTS: dict[str, Callable[[FlaskClient], dict[str, str]]] = {
     "/v1/files/": create_file,
     "/v1/vector_stores/": create_vector_store,
     "/v1/models/": lambda client: {"model": "demo"},
+    "/forwarder/keys/": create_client_key,
 }
 """The beginning of a path -> what makes an object that the path can name."""
 

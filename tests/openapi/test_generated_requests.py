@@ -60,6 +60,7 @@ def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Flask:
             {
                 "FORWARDER_CAPTURE": "memory",
                 "FORWARDER_ADMIN_KEYS": KEY,
+                "FORWARDER_CLIENT_KEYS": "optional",  # or the first made key would lock others out
                 "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db",
             }
         )

@@ -196,6 +196,12 @@ EXCHANGES: list[tuple[str, Json]] = [
     ("DELETE /api/delete", {"json": {"model": "fast"}}),
     ("POST /forwarder/translate", {"json": CHAT, "query_string": "from=chat"}),
     ("GET /forwarder/exchanges", {"query_string": "limit=3"}),
+    ("POST /forwarder/keys", {"json": {"name": "alice", "models": "demo", "budget": "5 usd/day"}}),
+    ("GET /forwarder/keys", {}),
+    ("GET /forwarder/keys/{name}", {}),
+    ("PATCH /forwarder/keys/{name}", {"json": {"models": ["demo"], "expires": "30d"}}),
+    ("POST /forwarder/keys/{name}/rotate", {"json": {"grace": "1h"}}),
+    ("DELETE /forwarder/keys/{name}", {}),
     ("GET /forwarder/usage", {"query_string": "group=hour,model"}),
     ("GET /forwarder/usage", {"query_string": "format=csv"}),
     (
@@ -230,8 +236,12 @@ def test_answers_of_the_demo_are_as_the_document_says(
 @pytest.fixture
 def full_demo(tmp_path: Path) -> FlaskClient:
     """A client of the demo with a database of its own and captures."""
-    database = {"FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db"}
-    return create_app(Settings.from_env({"FORWARDER_CAPTURE": "memory", **database})).test_client()
+    environment = {
+        "FORWARDER_CAPTURE": "memory",
+        "FORWARDER_CLIENT_KEYS": "optional",  # the keys that are made are not sent
+        "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db",
+    }
+    return create_app(Settings.from_env(environment)).test_client()
 
 
 def test_embeddings_may_be_base64(conformance: Conformance) -> None:
