@@ -172,7 +172,9 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
         self._database = database
         self._now = now
         self._repository = ClientKeyRepository(database)
-        self._changes = make_change_notifier(database, "keys", self._repository.read_generation)
+        self._changes = make_change_notifier(
+            database, "client_keys", self._repository.read_generation
+        )
         self._reload_task = SharedTask(self._reload_keys)
         self._seen_version: object = self  # equals no version, so the first lookup loads
         self._retry_at = float("-inf")

@@ -57,8 +57,8 @@ API and Ollama's API.
 reasoning style: `/think/v1/chat/completions` (see *Servers*).
 
 **Keys.** Without `FORWARDER_API_KEYS` and keys made at run time no key is needed. A key can also
-stand in the header `api-key` or `X-Api-Key`. Without `FORWARDER_ADMIN_KEYS`, routes for administrators accept requests
-of local programs only.
+stand in the header `api-key` or `X-Api-Key`. Without `FORWARDER_ADMIN_KEYS`, routes for
+administrators accept requests of local programs only.
 
 **Bodies** may have a `Content-Encoding`: `zstd`, `br`, `gzip` or `deflate`. Fields that the schemas
 do not have are accepted.

@@ -12,7 +12,7 @@ from forwarder.storage.db.change_notifier import increment_generation
 from forwarder.storage.db.compression import pack_json, unpack_json
 from forwarder.storage.db.tables import client_keys
 
-GENERATION_NAME = "keys"
+GENERATION_NAME = "client_keys"
 
 MAX_KEYS = 10_000
 """Stored keys, revoked ones included. Beyond, the keys that were revoked first are deleted."""

@@ -1,0 +1,197 @@
+"""Client keys made at run time, over two workers that share a database."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from simple_websocket import Client
+
+from forwarder.client_keys.budgets import REFRESH_SECONDS
+from tests.fake_provider import Answer, ScriptedUpstream
+from tests.fake_provider.answers import Ask, Json, Protocol, Usage
+from tests.fake_provider.wire import Reply, Stream
+from tests.helpers.waiting import wait_until
+from tests.live.conftest import KEY, settings
+from tests.live.postgres import create_database, needs_postgres
+from tests.live.server import ROOT, Server, running
+
+pytestmark = pytest.mark.slow
+
+ADMIN = {"Authorization": "Bearer sk-admin"}
+CHAT = {"model": "chat/m", "messages": [{"role": "user", "content": "Hi"}]}
+TOKENS = 10
+BUDGET = 400
+USAGE_SECONDS = 0.5
+
+
+class CountedUpstream(ScriptedUpstream):
+    """Answers every request with `TOKENS` tokens."""
+
+    def _say(self, protocol: Protocol, body: Json) -> Reply:
+        with self._lock:
+            self._serial += 1
+            ask = Ask(protocol, body, self._serial)
+        return Stream(Answer(text="one two", usage=Usage(TOKENS - 2, 2))).reply(ask)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of each kind, for one test."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/state.db"
+    return create_database(request.getfixturevalue("postgres"))
+
+
+@pytest.fixture
+def workers(tmp_path: Path, database: str) -> Iterator[list[Server]]:
+    """Two processes on one database, so that a test knows which one it asks."""
+    with CountedUpstream(keys={KEY}) as upstream, ExitStack() as stack:
+        environment = settings(
+            upstream,
+            FORWARDER_ADMIN_KEYS="sk-admin",
+            FORWARDER_DATABASE_URL=database,
+            FORWARDER_SECRET_KEY="a secret for the test, long enough",
+            FORWARDER_USAGE_INTERVAL=str(USAGE_SECONDS),
+        )
+        yield [stack.enter_context(running(environment, tmp_path)) for _ in range(2)]
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def ask(server: Server, key: str, http: Any = httpx2, **body: Any) -> Any:
+    url = f"{server.v1}/chat/completions"
+    options = {} if http is not httpx2 else {"trust_env": False, "timeout": 30}
+    return http.post(url, json={**CHAT, **body}, headers=bearer(key), **options)
+
+
+def administer(server: Server, method: str, path: str = "", body: Any = None) -> Any:
+    url = f"{server.url}/forwarder/keys{path}"
+    answer = httpx2.request(method, url, json=body, headers=ADMIN, trust_env=False, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def wait_for_status(server: Server, key: str, status: int) -> float:
+    """Return the seconds until a worker answers with ``status``."""
+    start = time.monotonic()
+    while ask(server, key).status_code != status:
+        assert time.monotonic() - start < 5, f"no {status}"
+    return time.monotonic() - start
+
+
+def test_keys_reach_the_other_worker_at_once(workers: list[Server]) -> None:
+    one, two = workers
+    assert [ask(each, "").status_code for each in workers] == [200, 200]
+    made = administer(one, "POST", body={"name": "alice", "models": "chat/*"})
+    # When the request has been answered, no worker uses the previous keys.
+    assert ask(two, made["key"]).status_code == 200
+    assert [ask(each, "").status_code for each in workers] == [401, 401]
+    assert ask(two, made["key"], model="responses/m").json()["error"]["code"] == "model_not_found"
+
+    body = {"model": "chat/m", "input": "Hi", "store": True}
+    stored = httpx2.post(f"{one.v1}/responses", json=body, headers=bearer(made["key"]),
+                         trust_env=False).json()["id"]  # fmt: skip
+    rotated = administer(two, "POST", "/alice/rotate", {"grace": "1m"})["key"]
+    assert [ask(one, key).status_code for key in (made["key"], rotated)] == [200, 200]
+    last = administer(two, "POST", "/alice/rotate")["key"]
+    assert [ask(one, key).status_code for key in (made["key"], rotated, last)] == [401, 401, 200]
+    url = f"{one.v1}/responses/{stored}"
+    assert httpx2.get(url, headers=bearer(last), trust_env=False).status_code == 200
+
+    administer(two, "DELETE", "/alice")
+    refused = ask(one, last)
+    assert refused.status_code == 401
+    assert "revoked" in refused.json()["error"]["message"]
+    assert [ask(each, "").status_code for each in workers] == [401, 401], "nobody is let in again"
+
+
+def test_turns_of_a_websocket_need_the_key_each_time(workers: list[Server]) -> None:
+    one, two = workers
+    key = administer(one, "POST", body={"name": "alice", "requests_per_minute": 2})["key"]
+    socket = Client(one.v1.replace("http", "ws") + "/responses", headers=bearer(key))
+
+    def take_turn() -> Any:
+        socket.send(json.dumps({"type": "response.create", "model": "chat/m", "input": "Hi"}))
+        while True:
+            event = json.loads(socket.receive(timeout=30))
+            if event["type"] in ("response.completed", "error"):
+                return event
+
+    assert [take_turn()["type"] for _ in range(2)] == ["response.completed"] * 2
+    limited = take_turn()
+    assert (limited["status"], limited["error"]["code"]) == (429, "rate_limit_exceeded")
+    administer(two, "PATCH", "/alice", {"requests_per_minute": None})
+    assert take_turn()["type"] == "response.completed"
+    administer(two, "DELETE", "/alice")
+    refused = take_turn()
+    assert (refused["status"], refused["error"]["code"]) == (401, "invalid_api_key")
+    socket.close()
+
+
+def test_command_makes_keys_for_running_workers(
+    workers: list[Server], tmp_path: Path, database: str
+) -> None:
+    def run(*arguments: str) -> str:
+        environment = {
+            "PATH": "",
+            "FORWARDER_DOTENV": "",
+            "FORWARDER_DATABASE_URL": database,
+            "FORWARDER_SECRET_KEY": "a secret for the test, long enough",
+        }
+        command = [sys.executable, "-m", "forwarder", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    key = run("keys", "create", "alice", "--budget", f"{TOKENS} tokens/day")
+    assert [ask(workers[0], key).status_code for _ in range(2)] == [200, 429]
+    assert json.loads(run("keys", "show", "alice"))["last_used"] is None, "stored within a minute"
+    assert run("keys", "revoke", "alice") == "revoked alice"
+    seconds = [wait_for_status(worker, key, 401) for worker in workers]
+    assert max(seconds) < 1
+
+
+def test_budget_of_two_workers_is_exceeded_by_some_seconds_at_most(workers: list[Server]) -> None:
+    """The documented bound: what all workers answer in the seconds of a cache and an interval."""
+    key = administer(workers[0], "POST", body={"name": "alice", "budget": f"{BUDGET} tokens/day"})
+    answered: list[float] = []
+    is_over = threading.Event()
+
+    def send_until_refused(server: Server) -> None:
+        with httpx2.Client(trust_env=False, timeout=30) as http:
+            while not is_over.is_set():
+                answer = ask(server, key["key"], http)
+                if answer.status_code == 200:
+                    answered.append(time.monotonic())
+                else:
+                    assert answer.json()["error"]["code"] == "insufficient_quota"
+                    return
+                time.sleep(0.02)
+
+    with ThreadPoolExecutor(8) as threads:
+        futures = [threads.submit(send_until_refused, workers[i % 2]) for i in range(8)]
+        threading.Timer(60, is_over.set).start()
+        for future in futures:
+            future.result()
+
+    answered.sort()
+    used = len(answered) * TOKENS
+    assert used >= BUDGET
+    wait_until(lambda: administer(workers[0], "GET", "/alice")["budget_used"] == used)
+    exhausted = answered[BUDGET // TOKENS - 1]
+    slack = 1.0  # of a busy machine
+    assert answered[-1] - exhausted < REFRESH_SECONDS + USAGE_SECONDS + slack
+    assert [ask(worker, key["key"]).status_code for worker in workers] == [429, 429]
