@@ -38,7 +38,7 @@ def page(browser: Any) -> Iterator[Any]:
         yield page
 
 
-PATHS = ("/", "/console/exchanges", "/console/playground", "/console/usage")
+PATHS = ("/", "/console/exchanges", "/console/playground", "/console/usage", "/console/keys")
 
 
 def test_pages_are_accessible_in_both_themes_and_on_a_phone(browser: Any, server: Server) -> None:
@@ -212,3 +212,50 @@ def test_operator_signs_in_and_out(page: Any, serve: Serve, upstream: ScriptedUp
     page.get_by_role("heading", name="The forwarder is running").wait_for()
     page.goto(f"{server.url}/console/usage")
     page.get_by_role("heading", name="Sign in").wait_for()
+
+
+def test_key_is_made_copied_limited_rotated_and_revoked(
+    browser: Any, serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    server = serve(settings(upstream))
+    for scheme, width in zip(SCHEMES, WIDTHS, strict=False):
+        name = f"alice-{scheme}"
+        with open_page(browser, scheme, width) as page:
+            page.goto(server.url + "/console/keys")
+            page.get_by_label("Name").fill(name)
+            check_page(page)
+            page.get_by_label("Budget").fill("5 usd/month")
+            page.get_by_role("button", name="Create key").click()
+            page.get_by_role("button", name="Copy the key").click()
+            check_page(page)
+            first = page.evaluate("navigator.clipboard.readText()")
+            assert first.startswith("sk-fwd-")
+            assert ask_with_key(server, first) == 200
+
+            page.get_by_role("link", name="Back to the keys").click()
+            assert first not in page.content()
+            check_page(page)
+            page.get_by_role("link", name=f"Edit {name}").click()
+            check_page(page)
+            page.get_by_label("Requests per minute").fill("1,000")
+            page.get_by_role("button", name="Save").click()
+            page.get_by_text("1,000 requests a minute").first.wait_for()
+
+            page.get_by_role("link", name=f"Rotate {name}").click()
+            check_page(page)
+            page.get_by_role("button", name="Rotate the key").click()
+            second = page.locator("#secret").text_content()
+            assert [ask_with_key(server, key) for key in (first, second)] == [401, 200]
+
+            page.goto(server.url + "/console/keys")
+            page.get_by_role("link", name=f"Revoke {name}").click()
+            check_page(page)
+            page.get_by_role("button", name=f"Revoke the key of {name}").click()
+            page.get_by_text("revoked").first.wait_for()
+            assert ask_with_key(server, second) == 401
+
+
+def ask_with_key(server: Server, key: str) -> int:
+    """Return the status of a request for the list of models."""
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx2.get(f"{server.v1}/models", headers=headers, trust_env=False).status_code
