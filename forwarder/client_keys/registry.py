@@ -48,7 +48,7 @@ from forwarder.core.periodic_task import PeriodicTask
 from forwarder.core.types import Json
 from forwarder.storage.db.change_notifier import make_change_notifier
 from forwarder.storage.db.client_keys import ClientKeyRow, KeyNameTaken, TooManyKeys
-from forwarder.storage.db.database import Database, SqliteDatabase
+from forwarder.storage.db.database import Database
 from forwarder.storage.repositories.client_keys import ClientKeyRepository
 
 log = logging.getLogger("forwarder.client_keys")
@@ -352,11 +352,8 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
                 return
 
     def _is_loaded(self) -> bool:
-        """Whether the keys are known; a database file that does not exist yet has none."""
-        if self._seen_version is not self:
-            return True
-        database = self._database
-        return isinstance(database, SqliteDatabase) and not database.path.exists()
+        """Whether the keys are known, or it is known without the database that there are none."""
+        return self._seen_version is not self or not self._changes.may_have_changes()
 
     def _reload_keys(self) -> None:
         version = self._changes.read_version()
@@ -381,6 +378,8 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
             make_account_id(key.identity, None, self._settings): key for key in keys
         }
         self._seen_version = version
+        if rows and not self._changes.may_have_changes():  # as after a restored backup
+            self._changes.publish_change()
 
     # -- last use -------------------------------------------------------------------------------
 

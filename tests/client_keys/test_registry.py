@@ -203,13 +203,21 @@ def test_nobody_is_let_in_before_the_keys_were_read(
         raise StoreUnavailable
 
     monkeypatch.setattr(workers.two._repository, "list_keys", fail)
+    assert not workers.two.are_required(), "no key was ever made beside this file"
+    workers.one.create({"name": "alice"})
     assert workers.two.are_required()
     with pytest.raises(StoreUnavailable):
         workers.two.check_known()
     with pytest.raises(StoreUnavailable):
         workers.two.authenticate("sk-fwd-unknown")
-    workers.databases[1].path.unlink()
-    assert not workers.two.are_required(), "a database that does not exist yet has no keys"
+
+
+def test_companion_of_a_restored_database_is_made_again(workers: Workers) -> None:
+    made = workers.one.create({"name": "alice"})
+    companion = workers.databases[0].path.with_name("state.db.client_keys")
+    companion.unlink()
+    assert authenticate(workers.two, made.secret)
+    assert companion.exists()
 
 
 @check_each(

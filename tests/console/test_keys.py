@@ -57,11 +57,11 @@ def test_first_key_is_announced_to_change_who_is_let_in(client: FlaskClient) -> 
 
 def test_usage_and_last_use_are_shown(client: FlaskClient) -> None:
     key = create(client)
-    assert "<td>never</td>" in client.get("/console/keys").text
+    assert ">never</td>" in client.get("/console/keys").text
     ask(client, key)
     page = client.get("/console/keys").text
     assert "1 request, 13 tokens" in page
-    assert "<td>never</td>" not in page
+    assert ">never</td>" not in page
     assert "This month: 1 request," in client.get(f"/console/keys/{find_id(client)}").text
 
 

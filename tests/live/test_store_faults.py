@@ -318,7 +318,12 @@ def test_worker_that_starts_without_its_server_serves_and_comes_back(
             hang(postgres, signal.SIGSTOP)
         else:
             postgres.stop()
-        given = settings(upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s")
+        given = settings(
+            upstream,
+            FORWARDER_DATABASE_URL=postgres.url,
+            FORWARDER_SECRET_KEY="s",
+            FORWARDER_CLIENT_KEYS="optional",  # or the database might have keys
+        )
         server = stack.enter_context(running(given, tmp_path))
         assert_serves_without_a_store(server)
 
@@ -326,5 +331,22 @@ def test_worker_that_starts_without_its_server_serves_and_comes_back(
             hang(postgres, signal.SIGCONT)
         else:
             postgres.start()
+
+        assert_stores(server)
+
+
+@needs_postgres
+def test_worker_that_starts_without_its_server_cannot_know_who_has_a_key(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        postgres = stack.enter_context(postgres_process())
+        postgres.stop()
+        given = settings(upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s")
+        server = stack.enter_context(running(given, tmp_path))
+        refused = ask(server, "chat", asking("chat", model="chat/m"))
+        assert (refused.status, refused.error["code"]) == (503, UNAVAILABLE)
+
+        postgres.start()
 
         assert_stores(server)

@@ -35,6 +35,9 @@ class ChangeNotifier(Protocol):
     def publish_change(self) -> None:
         """Announce a committed change."""
 
+    def may_have_changes(self) -> bool:
+        """Return False if no change was ever published, which some know without the database."""
+
 
 def make_change_notifier(
     database: Database, name: str, read_generation: Callable[[], int]
@@ -84,6 +87,13 @@ class FileChangeNotifier:
         finally:
             os.close(descriptor)
 
+    def may_have_changes(self) -> bool:
+        """Return whether the file exists, or may exist."""
+        try:
+            return Path(self._path).exists()
+        except OSError:  # it cannot be looked for
+            return True
+
 
 class PollingChangeNotifier:
     """A change counter in the database server, read at most once per ``lease`` seconds.
@@ -117,6 +127,10 @@ class PollingChangeNotifier:
         """Wait until the leases of all workers on the previous value have expired."""
         self._valid_until = float("-inf")
         time.sleep(self._lease)
+
+    def may_have_changes(self) -> bool:
+        """Return True: only the database knows."""
+        return True
 
     def _refresh_number(self) -> None:
         asked_at = self._now()  # the value may be outdated as soon as the server has read it

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from forwarder.core.backend_breaker import MAX_WAIT_SECONDS
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db.change_notifier import (
@@ -118,3 +120,20 @@ def test_notifier_depends_on_the_database(tmp_path: Path) -> None:
     assert isinstance(make_change_notifier(file, "models", lambda: 0), FileChangeNotifier)
     assert isinstance(make_change_notifier(server, "models", lambda: 0), PollingChangeNotifier)
     server.close()
+
+
+def test_file_tells_without_the_database_whether_there_may_be_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notifier = FileChangeNotifier(tmp_path / "x.models")
+    assert not notifier.may_have_changes()
+    assert not FileChangeNotifier(tmp_path / "none" / "x.models").may_have_changes()
+    notifier.publish_change()
+    assert notifier.may_have_changes()
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert notifier.may_have_changes()
+    assert PollingChangeNotifier(lambda: 0).may_have_changes()
