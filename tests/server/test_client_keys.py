@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -20,11 +21,11 @@ CHAT = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
 
 
 @pytest.fixture
-def client(tmp_path: Any) -> FlaskClient:
+def client(tmp_path: Path) -> FlaskClient:
     return make_client(tmp_path)
 
 
-def make_client(tmp_path: Any, **environment: str) -> FlaskClient:
+def make_client(tmp_path: Path, **environment: str) -> FlaskClient:
     settings = {
         "FORWARDER_ADMIN_KEYS": "sk-admin",
         "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db",
@@ -139,7 +140,7 @@ def test_only_allowed_models_exist_for_a_client(client: FlaskClient) -> None:
     assert answer.status_code == 404
 
 
-def test_limits_of_a_key_replace_those_of_the_settings(tmp_path: Any) -> None:
+def test_limits_of_a_key_replace_those_of_the_settings(tmp_path: Path) -> None:
     client = make_client(tmp_path, FORWARDER_RATE_LIMIT_REQUESTS="1/day")
     alice = create(client, requests_per_minute=2)["key"]
     bob = create(client, name="bob")["key"]
@@ -222,7 +223,7 @@ def test_name_of_a_key_is_in_logs_and_usage(
     assert [line["client"] for line in usage["data"]] == ["alice"]
 
 
-def test_optional_keys_limit_only_those_who_send_one(tmp_path: Any) -> None:
+def test_optional_keys_limit_only_those_who_send_one(tmp_path: Path) -> None:
     client = make_client(tmp_path, FORWARDER_CLIENT_KEYS="optional")
     made = create(client, models="nothing")
     assert made["required"] is False
@@ -245,7 +246,7 @@ def test_client_key_reads_what_an_administrator_may_read_too(client: FlaskClient
         assert statuses == [200, 200, 401], path
 
 
-def test_key_is_never_sent_to_an_upstream(serve: Serve) -> None:
+def test_key_is_never_sent_to_an_upstream(serve: Serve, tmp_path: Path) -> None:
     sent: list[httpx2.Request] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -255,12 +256,12 @@ def test_key_is_never_sent_to_an_upstream(serve: Serve) -> None:
     client = serve(
         answer,
         FORWARDER_ADMIN_KEYS="sk-admin",
+        FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/state.db",
         CHAT_API_KEY="passthrough",
         RESPONSES_API_KEY="passthrough",
     )
     created = client.post("/forwarder/keys", json={"name": "passed"}, headers=ADMIN).json
     refused = ask(client, created["key"], model="m")
-    client.delete("/forwarder/keys/passed", headers=ADMIN)
     assert (refused.status_code, refused.json["error"]["code"]) == (
         400,
         "upstream_needs_client_key",
