@@ -135,9 +135,19 @@ def test_urls_are_fetched_only_for_clients_with_keys(keys: str) -> None:
     route = made.services.router.resolve("one/m", "chat")
     media_io = build_media_io(made.services, route, made.context)
     run = DryRun(lambda request: pytest.fail("nothing is sent"))
-    dry = build_dry_media_io(made.services, route, run)
+    dry = build_dry_media_io(made.services, route, run, made.context)
 
     assert (media_io.fetch is not None, dry.fetch is not None) == (bool(keys), bool(keys))
     assert dry.upload(Blob(b"x", "application/pdf", "a.pdf"), "messages")
     assert made.asked == []
     made.services.close()
+
+
+def test_urls_are_fetched_as_soon_as_clients_need_keys(tmp_path: Path) -> None:
+    environment = {"FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db"}
+    context = RequestContext("req_1", "chat", LossReport())
+    with Services.build(Settings.from_env(environment)) as services:
+        route = services.router.resolve("chat/m", "chat")
+        assert build_media_io(services, route, context).fetch is None
+        services.client_keys.create({"name": "alice"})
+        assert build_media_io(services, route, context).fetch is not None
