@@ -78,7 +78,9 @@ class MessageCutter:
     def _cut_event(self, event: Event) -> Batch:
         kind = event["type"]
         if kind == "message_start":
-            self._usage = event["message"]["usage"]
+            # The last event has no service tier.
+            self._usage = {**event["message"]["usage"]}
+            self._usage.pop("service_tier", None)
         elif kind == "content_block_start" and event["content_block"]["type"] == "text":
             self._text_index = event["index"]
             self._finder = StopSequenceFinder(self._stops) if self._stops else None

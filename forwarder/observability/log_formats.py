@@ -16,6 +16,7 @@ from typing import Any
 import click
 import orjson
 
+from forwarder.config.parsers import ANONYMOUS_CLIENT
 from forwarder.core.errors import shorten_value
 from forwarder.core.terminal_text import escape_control_characters, escape_line
 
@@ -119,7 +120,8 @@ class TextFormatter(logging.Formatter):
         status = int(fields["status"])
         yield format_route(fields).ljust(_ROUTE_WIDTH)
         yield "  " + self._paint(str(status), _STATUS_COLORS.get(status // 100), bold=True)
-        if client := fields.get("client"):
+        client = fields.get("client", ANONYMOUS_CLIENT)
+        if client != ANONYMOUS_CLIENT:
             yield "  " + self._paint(format_value(client), "magenta")
         if target := format_target(fields):
             yield "  " + target

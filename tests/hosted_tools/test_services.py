@@ -36,7 +36,8 @@ def context_of(environment: dict[str, str], **options: Any) -> Any:
 
 
 def can_open_pages(environment: dict[str, str]) -> bool:
-    return build_page_reader(Settings.from_env(environment)) is not None
+    search = HostedToolServices(Settings.from_env(environment)).find_search("account")
+    return search is not None and search.reader is not None
 
 
 def test_urls_of_clients_need_keys_and_the_setting() -> None:

@@ -142,8 +142,9 @@ def test_playground_translates_while_one_types_and_shows_both_streams(
 def test_a_tool_call_is_shown_side_by_side_in_both_directions(
     page: Any, server: Server, upstream: ScriptedUpstream
 ) -> None:
-    for sample in ("responses/tools", "chat/tools"):  # each goes over the other API by default
+    for sample, target in (("responses/tools", "chat"), ("chat/tools", "responses")):
         page.goto(f"{server.url}/console/playground?sample={sample}")
+        page.get_by_label("Upstream", exact=True).select_option(f"upstream:{target}")
         upstream.script(Answer(reasoning="Rome", calls=[Call("get_weather", '{"city": "Rome"}')]))
         page.get_by_role("button", name="Send").click()
         wait_for_state(page, "Finished")

@@ -30,7 +30,7 @@ OWNED = {
 
 LATER = (
     "vector_store_words", "vector_store_chunks", "vector_store_files", "vector_store_batches",
-    "vector_stores", "file_parts", "files", "owner_keys",
+    "vector_stores", "file_parts", "files", "owner_keys", "usage_hours", "client_keys",
 )  # fmt: skip
 """Tables that the older version does not have; those that refer to others come first."""
 

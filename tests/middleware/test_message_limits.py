@@ -15,7 +15,10 @@ from tests.helpers.check_cases import check_each
 
 START = {
     "type": "message_start",
-    "message": {"content": [], "usage": {"input_tokens": 0, "output_tokens": 0}},
+    "message": {
+        "content": [],
+        "usage": {"input_tokens": 0, "output_tokens": 0, "service_tier": "standard"},
+    },
 }
 END = [
     {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9}},
@@ -79,6 +82,16 @@ def test_answer_is_cut_at_the_stop_sequence() -> None:
     assert message["usage"]["output_tokens"] == 1
     assert upstream.is_closed
     assert upstream.request["stream"] is True
+
+
+def test_last_event_has_no_service_tier() -> None:
+    upstream = Upstream(*block(0, "text", "a END"))
+    handler = with_message_limits(upstream)
+
+    request = {"max_tokens": 100, "stop_sequences": ["END"]}
+    events = [event for batch in handler(request) for event in batch]
+
+    assert events[-2]["usage"] == {"input_tokens": 0, "output_tokens": 1}
 
 
 def test_text_that_only_begins_like_a_stop_sequence_is_kept() -> None:
