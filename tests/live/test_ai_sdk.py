@@ -14,7 +14,7 @@ from tests.live.server import Server
 
 pytestmark = needs_node_package("ai")
 
-KINDS = ("responses", "open", "chat", "compatible")
+KINDS = ("responses", "open", "chat", "compatible", "messages")
 
 
 def run(script: str, kind: str, forwarder: Server, prompt: str, base: str = "") -> Any:
@@ -73,6 +73,13 @@ def test_the_compatible_provider_shows_reasoning_natively(forwarder: Server) -> 
 
     assert said["reasoning"]
     assert "[thinking]" not in said["text"]
+
+
+def test_anthropic_s_provider_shows_reasoning_as_thinking(forwarder: Server) -> None:
+    said = run("stream_text.mjs", "messages", forwarder, "please do [[scenario:reasoning_content]]")
+
+    assert said["reasoning"] == THOUGHT
+    assert said["text"] == HELLO
 
 
 def test_openai_s_provider_gets_thinking_blocks_over_chat(forwarder: Server) -> None:

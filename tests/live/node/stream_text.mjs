@@ -1,6 +1,7 @@
 // Streams one turn with a tool through the AI SDK and prints what came out as one JSON line.
 //
-//   node stream_text.mjs responses|open|chat|compatible BASE_URL MODEL PROMPT
+//   node stream_text.mjs responses|open|chat|compatible|messages BASE_URL MODEL PROMPT
+import { createAnthropic } from "@ai-sdk/anthropic";
 import { createOpenResponses } from "@ai-sdk/open-responses";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
@@ -14,7 +15,11 @@ const models = {
   open: () => createOpenResponses({ ...settings, url: `${baseURL}/responses` })(model),
   chat: () => createOpenAI(settings).chat(model),
   compatible: () => createOpenAICompatible({ ...settings, includeUsage: true })(model),
+  messages: () => createAnthropic(settings)(model),
 };
+
+// Anthropic's models think only if they are asked to.
+const thinking = { anthropic: { thinking: { type: "enabled", budgetTokens: 1024 } } };
 
 const asked = [];
 const weather = tool({
@@ -31,6 +36,7 @@ const result = streamText({
   prompt,
   tools: { get_weather: weather },
   stopWhen: stepCountIs(4),
+  providerOptions: kind === "messages" ? thinking : {},
   onError: ({ error }) => {
     console.error(error);
     process.exitCode = 1;
