@@ -34,6 +34,9 @@ MAX_LIMIT = 10**12
 MAX_DAYS = 36_500
 MAX_GRACE_SECONDS = 90 * 86_400
 
+NO_BUDGET = Budget(0.0, "tokens", "month")
+"""Replaces a stored budget that cannot be read: the key may use nothing."""
+
 LIMIT_FIELDS = ("models", "requests_per_minute", "tokens_per_minute", "budget", "reasoning")
 CHANGEABLE_FIELDS = (*LIMIT_FIELDS, "expires")
 CREATION_FIELDS = ("name", *CHANGEABLE_FIELDS)
@@ -120,7 +123,7 @@ def restore_key(row: ClientKeyRow) -> ClientKey:
         models=tuple(limits.get("models") or ()),
         requests_per_minute=limits.get("requests_per_minute"),
         tokens_per_minute=limits.get("tokens_per_minute"),
-        budget=parse_budget(budget) if budget else None,
+        budget=(parse_budget(budget) or NO_BUDGET) if budget else None,
         reasoning=tuple(limits.get("reasoning") or ()),
     )
     return ClientKey(

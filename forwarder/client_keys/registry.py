@@ -115,8 +115,8 @@ class ClientKeyRegistry:
         key = self.find_by_account(account_id)
         return None if key is None else key.name
 
-    def count_active(self) -> int:
-        """Return the number of keys that are neither revoked nor expired."""
+    def count_keys(self) -> int:
+        """Return the number of keys, also of those that ended: what they stored remains."""
         return 0
 
     def list_keys(self) -> list[ClientKey]:
@@ -196,10 +196,10 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
         if self._always_required or self._settings.client_keys == "optional":
             return self._always_required
         self._refresh()
-        return bool(self._by_id) or not self._is_loaded()
+        return bool(self._by_id) or not self._is_loaded() or self._is_outdated()
 
     def check_known(self) -> None:
-        if not self._is_loaded():
+        if not self._is_loaded() or (not self._by_id and self._is_outdated()):
             raise StoreUnavailable
 
     def authenticate(self, secret: str) -> ClientKey | None:
@@ -230,10 +230,9 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
     def find_by_account(self, account_id: str) -> ClientKey | None:
         return self._by_account.get(account_id)
 
-    def count_active(self) -> int:
+    def count_keys(self) -> int:
         self._refresh()
-        now = self._now()
-        return sum(key.get_state(now) == "active" for key in self._by_id.values())
+        return len(self._by_id)
 
     # -- administration -------------------------------------------------------------------------
 
@@ -318,6 +317,7 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
     def _get_unrevoked(self, name: str) -> ClientKey:
         key = self.get_key(name)
         if key.revoked is not None:
+            self._changes.publish_change()  # the worker that revoked it may have failed to do so
             raise make_revoked_error(key)
         return key
 
@@ -350,6 +350,12 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
             timeout = MAX_WAIT_SECONDS if time.monotonic() >= self._retry_at else 0.0
             if not self._reload_task.run(timeout):
                 return
+
+    def _is_outdated(self) -> bool:
+        """Return whether there was a change that could not be loaded yet."""
+        return self._seen_version is not self and (
+            self._changes.read_version() != self._seen_version
+        )
 
     def _is_loaded(self) -> bool:
         """Whether the keys are known, or it is known without the database that there are none."""

@@ -49,7 +49,7 @@ class Budget:
     period: str
 
     def __str__(self) -> str:
-        amount = int(self.amount) if self.amount % 1 == 0 else self.amount
+        amount = f"{self.amount:.6f}".rstrip("0").rstrip(".")  # without an exponent
         return f"{amount} {self.unit}/{self.period}"
 
 

@@ -135,7 +135,7 @@ def has_files_of_other_clients(upstream: UpstreamSettings) -> bool:
         return False
     if upstream.registered:
         return bool(settings.admin_keys) or not is_local(settings)
-    clients = settings.client_count + services.client_keys.count_active()
+    clients = settings.client_count + services.client_keys.count_keys()
     return clients > 1 or not (services.client_keys.are_required() or is_local(settings))
 
 

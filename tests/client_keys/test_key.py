@@ -69,6 +69,7 @@ def test_only_named_limits_change() -> None:
     [
         ("5 usd/month", Budget(5, "usd", "month")),
         ("0.25 USD per day", Budget(0.25, "usd", "day")),
+        ("0.00001 usd/day", Budget(0.00001, "usd", "day")),
         ("1000000 tokens/day", Budget(1_000_000, "tokens", "day")),
         ("1token/month", Budget(1, "tokens", "month")),
         ("0 usd/month", None),

@@ -23,6 +23,7 @@ from forwarder.core.errors import (
     Unauthorized,
     Unsupported,
 )
+from forwarder.storage.db.change_notifier import FileChangeNotifier
 from forwarder.storage.db.database import SqliteDatabase
 from tests.helpers.check_cases import check_each
 
@@ -88,7 +89,42 @@ def test_key_works_on_every_worker_at_once_until_it_is_revoked(workers: Workers)
     workers.two.revoke("alice")
     assert refusal(workers.one, made.secret) == "This API key has been revoked."
     assert workers.one.are_required(), "without valid keys nobody is let in"
-    assert workers.one.count_active() == 0
+    assert workers.one.count_keys() == 1
+
+
+def test_revocation_that_could_not_be_announced_is_repaired_by_a_retry(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = workers.one.create({"name": "alice"})
+    authenticate(workers.two, made.secret)
+
+    def fail(*_: object) -> None:
+        raise OSError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileChangeNotifier, "publish_change", fail)
+        with pytest.raises(OSError, match="no space"):
+            workers.one.revoke("alice")
+    with pytest.raises(InvalidRequest):
+        workers.one.revoke("alice")
+
+    assert refusal(workers.two, made.secret) == "This API key has been revoked."
+
+
+def test_change_that_cannot_be_loaded_lets_nobody_in_without_a_key(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not workers.two.are_required()
+    workers.one.create({"name": "alice"})
+
+    def fail(*_: object) -> None:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(workers.two._repository, "list_keys", fail)
+
+    assert workers.two.are_required()
+    with pytest.raises(StoreUnavailable):
+        workers.two.check_known()
 
 
 def test_changed_limits_reach_every_worker(workers: Workers) -> None:
@@ -250,7 +286,7 @@ def test_without_a_database_there_are_no_keys() -> None:
     assert registry.authenticate("sk-fwd-x") is None
     assert registry.find_by_identity("§key_1") is None
     assert registry.find_name("") is None
-    assert registry.count_active() == 0
+    assert registry.count_keys() == 0
     for act in (
         registry.list_keys,
         lambda: registry.create({}),

@@ -79,7 +79,7 @@ def encode_running_summary(
     name: str, recorder: Recorder, context: RequestContext, seconds: float, redaction: Redactor
 ) -> bytes:
     """Encode the redacted summary of an exchange that has not ended."""
-    redaction.found_secrets |= collect_client_key(context.client_key)
+    redaction.found_secrets |= collect_client_key(context.sent_key or context.client_key)
     builder = RecordBuilder(redaction)
     summary = builder.build_summary(name, recorder, context, seconds, is_running=True)
     return redaction.redact_everywhere(orjson.dumps(summary))

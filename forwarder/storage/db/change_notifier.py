@@ -8,6 +8,7 @@ previous data any more.
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,8 +81,12 @@ class FileChangeNotifier:
         return status.st_ino, status.st_size
 
     def publish_change(self) -> None:
-        """Append a byte to the file."""
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE_MODE)
+        """Append a byte to the file, or replace it if another user, such as root, made it."""
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE_MODE)
+        except PermissionError:
+            descriptor, name = tempfile.mkstemp(dir=Path(self._path).parent)
+            os.replace(name, self._path)
         try:
             os.write(descriptor, b".")
         finally:

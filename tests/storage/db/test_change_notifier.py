@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,24 @@ def test_file_is_private(tmp_path: Path) -> None:
     FileChangeNotifier(tmp_path / "x.models").publish_change()
 
     assert (tmp_path / "x.models").stat().st_mode & 0o777 == 0o600
+
+
+def test_file_of_another_user_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.models"
+    path.write_bytes(b".")
+    before = FileChangeNotifier(path).read_version()
+    open_file = os.open
+
+    def open_own(name: Any, *given: Any, **named: Any) -> int:
+        if Path(name) == path:
+            raise PermissionError
+        return open_file(name, *given, **named)
+
+    monkeypatch.setattr(os, "open", open_own)
+    FileChangeNotifier(path).publish_change()
+
+    assert FileChangeNotifier(path).read_version() != before
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 class Server:
