@@ -52,7 +52,7 @@ class ClientUsage:
         self.settled_at = self.refreshed_at = float("-inf")
 
     @property
-    def used(self) -> float:
+    def total(self) -> float:
         """The usage of the hours that are settled, of the latest ones, and of this worker since."""
         return self.settled + self.recent + self.own
 
@@ -89,7 +89,7 @@ class BudgetObserver(RequestObserver):
         usage = self._get_usage(grants.name, grants.budget)
         if time.monotonic() - usage.refreshed_at >= REFRESH_SECONDS:
             self._refresh(grants.name, usage)
-        if usage.used < grants.budget.amount:
+        if usage.total < grants.budget.amount:
             return
         self._observer.on_rejection("budget")
         raise QuotaExceeded(

@@ -51,10 +51,6 @@ class ToolResult(NamedTuple):
         return self.parts if has_images else self.text
 
 
-def make_text_result(text: str, is_error: bool = False) -> ToolResult:
-    return ToolResult([{"type": "input_text", "text": text}], text, is_error)
-
-
 def convert_tool(tool: Json) -> McpTool:
     """Convert a tool of a ``tools/list`` result; raises ValueError if it is malformed."""
     name, schema = tool.get("name"), tool.get("inputSchema")

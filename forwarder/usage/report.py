@@ -197,15 +197,6 @@ class UsageReporter:
             return self._worker.run(lambda: report.to_csv().encode())
         return self._worker.run(lambda: orjson.dumps(report.to_json()))
 
-    def list_hours(self, start: int, end: int, client: str | None = None) -> list[UsageLine]:
-        """Return a line for each hour of a time, also for hours without usage, in their order."""
-        lines = {line.start: line for line in self.make_report(start, end, ["hour"], client).lines}
-        first = start - start % HOUR_SECONDS
-        return [
-            lines.get(hour) or make_line(("hour",), PricedSum((hour,), NO_COUNTS, None, 0))
-            for hour in range(first, end, HOUR_SECONDS)
-        ]
-
     def list_totals(
         self, start: int, end: int, group: Sequence[str] = (), client: str | None = None
     ) -> list[UsageLine]:

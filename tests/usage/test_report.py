@@ -94,17 +94,6 @@ def test_empty_report_has_a_total(reports: UsageReporter) -> None:
     assert made.total.mean_duration_ms is None
 
 
-def test_hours_without_usage_are_listed_too(reports: UsageReporter) -> None:
-    hours = reports.list_hours(START, START + 4 * HOUR, "alice")
-
-    assert [(line.start, line.counts.requests) for line in hours] == [
-        (START, 2),
-        (START + HOUR, 0),
-        (START + 2 * HOUR, 4),
-        (START + 3 * HOUR, 0),
-    ]
-
-
 def test_totals_begin_with_the_most_tokens(reports: UsageReporter) -> None:
     totals = reports.list_totals(START, START + 2 * DAY, ["model"])
 
