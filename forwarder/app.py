@@ -141,7 +141,7 @@ def make_app(services: Services) -> Flask:
     may_limit_keys = isinstance(services.client_keys, DatabaseClientKeyRegistry)
     if settings.rate_requests or settings.rate_tokens or may_limit_keys:
         # First, so that it charges before the metrics count.
-        services.observers.insert(0, build_rate_limiter(app, services))
+        services.observers.insert(0, build_rate_limiter(services))
     for module in V1_MODULES:
         app.register_blueprint(module.blueprint, url_prefix="/v1")
     for module in OTHER_MODULES:
@@ -179,18 +179,8 @@ def encode_openapi_document(routes: list[openapi.Route], base_url: str) -> bytes
     return encode_document(routes, base_url)
 
 
-def build_rate_limiter(app: Flask, services: Services) -> RequestObserver:
-    # Imported here: a process that can have no limits does not load the libraries.
-    from flask_limiter import Limiter
+def build_rate_limiter(services: Services) -> RequestObserver:
+    # Imported here: a process that can have no limits does not load the library.
+    from forwarder.server.rate_limit import RateLimitObserver
 
-    from forwarder.server.rate_limit import RateLimitObserver, make_storage_options
-
-    storage = services.settings.rate_storage
-    limiter = Limiter(
-        lambda: "",  # unused: RateLimitObserver identifies the client
-        app=app,
-        storage_uri=storage,
-        storage_options=make_storage_options(storage, services.settings.rate_timeout),
-        strategy="fixed-window",
-    )
-    return RateLimitObserver(limiter.limiter, services.settings, services.metrics)
+    return RateLimitObserver(services.settings, services.metrics)

@@ -43,7 +43,6 @@ OWNERS = {
     "dotenv": ("config/",),
     "prometheus_client": ("config/gunicorn_conf.py", "observability/"),
     "opentelemetry": ("observability/",),
-    "flask_limiter": ("app.py",),
     "flask_sock": ("server/",),
     "simple_websocket": ("server/",),
     "jsonschema": ("middleware/",),

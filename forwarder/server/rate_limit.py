@@ -7,8 +7,8 @@ hour or a day. A request is charged when it starts. Tokens are charged when the 
 if they exceed the remaining amount; the client is then rejected until the window ends. Concurrent
 requests can therefore exceed a token limit together.
 
-Flask-Limiter sets up the storage and the strategy. Its decorators do not fit: they charge at the
-start of a request, when the tokens are unknown, and use their own error format.
+`limits` has the storage and the strategy. Flask-Limiter, which is built on it, does not fit: it
+charges at the start of a request, when the tokens are unknown, and uses its own error format.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from limits import RateLimitItem, parse
 from limits.errors import StorageError
-from limits.storage import MemoryStorage
-from limits.strategies import RateLimiter
+from limits.storage import MemoryStorage, storage_from_string
+from limits.strategies import FixedWindowRateLimiter, RateLimiter
 
 from forwarder.config.settings import Settings
 from forwarder.context.client_identity import make_account_id
@@ -72,6 +72,12 @@ def make_storage_options(storage: str, timeout: float) -> dict[str, Any]:
     return {"wrap_exceptions": True, "connection_pool": pool}
 
 
+def make_limiter(settings: Settings) -> RateLimiter:
+    """Return a limiter with fixed windows in the storage of the settings."""
+    options = make_storage_options(settings.rate_storage, settings.rate_timeout)
+    return FixedWindowRateLimiter(storage_from_string(settings.rate_storage, **options))
+
+
 class RateLimit:
     """One limit; ``kind`` is ``requests`` or ``tokens``."""
 
@@ -117,9 +123,15 @@ class LimitState(NamedTuple):
 
 
 class RateLimitObserver(RequestObserver):
-    """Enforces the limits of all clients and reports rejections to ``observer``."""
+    """Enforces the limits of all clients and reports rejections to ``observer``.
 
-    def __init__(self, limiter: RateLimiter, settings: Settings, observer: RequestObserver) -> None:
+    ``limiter`` is the limiter of the settings' storage unless it is given.
+    """
+
+    def __init__(
+        self, settings: Settings, observer: RequestObserver, limiter: RateLimiter | None = None
+    ) -> None:
+        limiter = limiter or make_limiter(settings)
         self._settings = settings
         self._observer = observer
         self._request_limit = make_limit("requests", settings.rate_requests, limiter)

@@ -78,7 +78,7 @@ def limits_of(
     storage: MemoryStorage | None = None, watching: RequestObserver | None = None, **rates: str
 ) -> RateLimitObserver:
     limiter = FixedWindowRateLimiter(storage or MemoryStorage())
-    return RateLimitObserver(limiter, settings(**rates), watching or RequestObserver())
+    return RateLimitObserver(settings(**rates), watching or RequestObserver(), limiter)
 
 
 def admitted(limits: RateLimitObserver, key: str = "a") -> RequestContext:
