@@ -32,6 +32,47 @@ def make_user_message(content: str | list[Json]) -> Json:
     return {"type": "message", "role": "user", "content": content}
 
 
+_PLAIN_MESSAGE_FIELDS = {"type", "id", "status", "role", "content"}
+_PLAIN_PART_FIELDS = {"type", "text", "annotations", "logprobs"}
+_PART_TYPES = {
+    "user": "input_text",
+    "system": "input_text",
+    "developer": "input_text",
+    "assistant": "output_text",
+}
+"""Role of a message -> type of its texts."""
+
+
+def read_plain_text(item: Json) -> str | None:
+    """Return the text of a message that has nothing but a text, else None.
+
+    The content is the text, or one part with it. Most items of a long history are such messages,
+    and they need no further checks.
+    """
+    role, content = item.get("role"), item.get("content")
+    if (
+        not item.keys() <= _PLAIN_MESSAGE_FIELDS
+        or type(role) is not str
+        or role not in _PART_TYPES
+        or item.get("type", "message") != "message"
+        or type(item.get("id", "")) is not str
+    ):
+        return None
+    if type(content) is str:
+        return content
+    if type(content) is not list or len(content) != 1 or type(part := content[0]) is not dict:
+        return None
+    if (
+        not part.keys() <= _PLAIN_PART_FIELDS
+        or part.get("type") != _PART_TYPES[role]
+        or part.get("annotations")
+        or part.get("logprobs")
+    ):
+        return None
+    text = part.get("text")
+    return text if type(text) is str else None
+
+
 def has_items_of(items: list[Any], types: Collection[str]) -> bool:
     """Return whether an input has an item of one of these types."""
     kinds = [item.get("type") for item in items if isinstance(item, dict)]

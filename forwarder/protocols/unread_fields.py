@@ -14,6 +14,7 @@ from forwarder.core.pacing import iter_paced
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
 from forwarder.protocols.chat_reasoning import REASONING_DETAIL_FIELDS
+from forwarder.protocols.input_items import read_plain_text
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
 from forwarder.protocols.signatures import CALL_FIELDS
 
@@ -128,8 +129,22 @@ _NOTE_REASONS = {
 }
 """Fields that came with an earlier answer and have no effect in a request."""
 
-_CONVERSATIONS = {"chat": "messages", "responses": "input"}
-"""The client's protocol -> the parameter with its conversation."""
+
+def is_plain_chat_message(message: Json) -> bool:
+    """Return whether a message has only a role and a text."""
+    return message.keys() == _PLAIN_MESSAGE_FIELDS and type(message["content"]) is str
+
+
+def is_plain_item(item: Json) -> bool:
+    """Return whether an item is a message that has only a text."""
+    return read_plain_text(item) is not None
+
+
+_CONVERSATIONS = {
+    "chat": ("messages", is_plain_chat_message),
+    "responses": ("input", is_plain_item),
+}
+"""The client's protocol -> the parameter with its conversation, and entries to skip in it."""
 
 _DROP_REASONS = {"prompt_cache_breakpoint": BREAKPOINT_LOSS, "detail": FILE_DETAIL_LOSS}
 _DEFAULT_REASON = "the forwarder does not know this field"
@@ -151,13 +166,11 @@ def report_ignored_fields(
 
 
 def find_ignored_fields(request: Json, client: str, extra_fields: frozenset[str]) -> list[str]:
-    root = _CONVERSATIONS[client]
+    root, is_plain = _CONVERSATIONS[client]
     found: list[str] = []
     entries = request.get(root)
     for entry in iter_paced(entries if isinstance(entries, list) else ()):
-        if not isinstance(entry, dict) or (
-            entry.keys() == _PLAIN_MESSAGE_FIELDS and type(entry["content"]) is str
-        ):
+        if not isinstance(entry, dict) or is_plain(entry):
             continue  # most messages of a long history are like this
         ignored: list[str] = []
         check_entry(entry, client, root, ignored)

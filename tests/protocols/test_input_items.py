@@ -12,6 +12,7 @@ from forwarder.protocols.input_items import (
     list_item_references,
     previous_response_not_found,
     read_input_items,
+    read_plain_text,
     replace_item_references,
 )
 from tests.helpers.check_cases import check_each
@@ -31,6 +32,51 @@ def test_input_of_another_type_is_rejected(value: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_input_items(value)
     assert (caught.value.param, caught.value.code) == ("input", "invalid_type")
+
+
+def make_answer(**changes: Any) -> Json:
+    part = {"type": "output_text", "text": "three", "annotations": [], **changes}
+    return {**ITEM, "status": "completed", "content": [part]}
+
+
+@check_each(
+    "item",
+    [
+        {"role": "user", "content": "three"},
+        {"type": "message", "role": "system", "content": "three"},
+        {"role": "user", "content": [{"type": "input_text", "text": "three"}]},
+        ITEM,
+        make_answer(),
+        make_answer(logprobs=[]),
+    ],
+)
+def test_message_with_nothing_but_a_text_is_plain(item: Json) -> None:
+    assert read_plain_text(item) == "three"
+
+
+@check_each(
+    "item",
+    [
+        {"type": "reasoning", "id": "rs_1", "content": "three"},
+        {"role": "tool", "content": "three"},
+        {"role": ["user"], "content": "three"},
+        {"role": "user", "content": None},
+        {"role": "user", "content": []},
+        {"role": "user", "content": ["three"]},
+        {"role": "user", "content": [{"type": "input_text", "text": 3}]},
+        {"role": "user", "content": [{"type": "output_text", "text": "three"}]},
+        {"role": "user", "content": [{"type": "input_text", "text": "three"}] * 2},
+        {**ITEM, "id": 5},
+        {**ITEM, "phase": "commentary"},
+        {**ITEM, "type": None},
+        make_answer(annotations=[{"type": "url_citation"}]),
+        make_answer(logprobs=[{"token": "three"}]),
+        make_answer(cache=True),
+        make_answer(type="refusal"),
+    ],
+)
+def test_message_with_more_than_a_text_is_not_plain(item: Json) -> None:
+    assert read_plain_text(item) is None
 
 
 def test_references_are_found_and_replaced() -> None:

@@ -25,6 +25,7 @@ from forwarder.core.validate import (
     read_field,
     require_field,
 )
+from forwarder.protocols.input_items import read_plain_text
 from forwarder.protocols.signatures import MESSAGE_FIELDS, attach_call_signatures
 from forwarder.translation import content_parts
 from forwarder.translation import images as pictures
@@ -37,9 +38,6 @@ from forwarder.translation.responses_over_chat.tool_kinds import (
 from forwarder.translation.responses_over_chat.toolbox import Toolbox, flatten_name
 
 _ROLES = ("user", "assistant", "system", "developer")
-_PLAIN_FIELD_SETS = ({"role", "content"}, {"type", "role", "content"})
-"""The fields of a message without an id or a status."""
-
 _IMAGE_NOTE = "[You made this image:]"
 
 
@@ -110,21 +108,18 @@ class ResponsesHistoryReader:
         return self.messages
 
     def _add_plain_message(self, item: Any) -> bool:
-        """Add a message that is only a role and a text, as most of a long history are.
+        """Add a message that has only a text, as most of a long history do.
 
         Returns False, without a change, for all other items.
         """
-        if type(item) is not dict or item.keys() not in _PLAIN_FIELD_SETS:
+        text = read_plain_text(item) if type(item) is dict else None
+        if text is None:
             return False
-        role, content = item["role"], item["content"]
-        if role not in _ROLES or type(content) is not str:
-            return False
-        if item.get("type", "message") != "message":
-            return False
-        if role == "assistant":
-            self._add_assistant_fields({"content": content})
+        if item["role"] == "assistant":
+            self._add_assistant_fields({"content": text})
         else:
-            self._add_message({"role": role, "content": content})
+            content = text if item["content"] is text else [{"type": "text", "text": text}]
+            self._add_message({"role": item["role"], "content": content})
         return True
 
     def check_item(self, item: Json, path: str) -> None:
