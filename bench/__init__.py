@@ -20,5 +20,7 @@ Soak test, with many concurrent streams and faults for a long time: ``python -m 
 - `soak.py`: the command; `mixture.py`: the requests and their expected outcomes.
 - `watched.py`: the forwarder with an additional route that counts open resources.
 
+Figures that size a deployment, such as memory per stream: ``python -m bench.sizing``.
+
 Hosted tools, their CPU and the pauses of other streams: ``python -m bench.hosted_tools``.
 """
