@@ -318,7 +318,9 @@ DOCUMENTATION: dict[str, Operation] = {
         access=Access.EVERYBODY,
     ),
     "GET /docs": Operation(
-        answers=(Answer({}, "The first page is elsewhere.", 302, ("Location",)),),
+        answers=(
+            Answer({HTML: {"type": "string"}}, "The first page is elsewhere.", 302, ("Location",)),
+        ),
         errors=(NotFound,),
         access=Access.EVERYBODY,
     ),

@@ -277,8 +277,9 @@ WITH_BODY = [each for each in OPERATIONS if each.values[1].body is not None]
 
 
 @pytest.fixture
-def guarded() -> FlaskClient:
-    """A client of an application with keys of every kind, and a limit of the body."""
+def guarded(tmp_path: Path) -> FlaskClient:
+    """A client of an application with keys of every kind, a limit of the body, and built docs."""
+    (tmp_path / "index.html").write_text("<h1>Docs</h1>")
     return create_app(
         Settings.from_env(
             {
@@ -286,6 +287,7 @@ def guarded() -> FlaskClient:
                 "FORWARDER_ADMIN_KEYS": KEYS["ADMINISTRATOR"],
                 "FORWARDER_METRICS_KEY": KEYS["METRICS"],
                 "FORWARDER_CAPTURE": "memory",
+                "FORWARDER_DOCS_DIR": str(tmp_path),
                 "FORWARDER_MAX_BODY": str(LIMIT),
             }
         )
