@@ -257,9 +257,12 @@ class RequestContext:
             self._added_memory.release()
 
     def reserve_memory(self) -> BodyReservation:
-        """Return a new reservation of memory, which is released with this context."""
+        """Return a new reservation of memory, which ends with this context or if it is cancelled.
+
+        It is closed, not only released: whoever still counts data then would never release it.
+        """
         reservation = BodyReservation(self.body_memory)
-        self.cleanup.add(reservation.release)
+        self.cleanup.add(reservation.close)
         return reservation
 
     @property
@@ -271,7 +274,8 @@ class RequestContext:
     def added_memory(self) -> BodyReservation:
         """The reservation for data that this attempt adds to the request body."""
         if self._added_memory is None:
-            self._added_memory = self.reserve_memory()
+            self._added_memory = BodyReservation(self.body_memory)
+            self.cleanup.add(self._added_memory.release)  # another attempt reserves it again
         return self._added_memory
 
     def notify_stream_start(self) -> None:

@@ -20,6 +20,7 @@ from simple_websocket import ConnectionClosed
 from forwarder import services
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
+from forwarder.core import pacing
 from forwarder.core.body_memory import BodyReservation
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import MediaUnavailable, TooLarge
@@ -582,6 +583,23 @@ def test_continued_history_counts_while_its_turn_runs(
 
     assert len(used) == 2
     assert used[1] > 2 * 10_000
+    assert memory.used == 0
+
+
+def test_history_that_is_counted_after_the_client_left_is_released(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = get_extension(app).services.body_memory
+    with app.test_request_context("/v1/responses"):
+        app.preprocess_request()
+        context = request_context.current_context()
+        connection = new_session(app, Played())
+        items = [{"role": "user", "content": "x" * pacing.LARGE}]
+        entry = HistoryEntry((orjson.dumps(items),), pacing.LARGE, False)
+        monkeypatch.setattr(connection._history, "find_previous", lambda *_: entry)
+        monkeypatch.setattr(pacing, "_pause", context.cancel)  # the reader thread runs meanwhile
+        connection._begin_turn(create(previous_response_id="r"), context)
+        context.close()
     assert memory.used == 0
 
 
