@@ -25,7 +25,7 @@ from forwarder.server.websocket_turns import WebSocketSession
 blueprint = Blueprint("websocket", __name__)
 
 PING_SECONDS = 25.0
-"""Seconds between pings. A client that does not answer a ping counts as disconnected."""
+"""Seconds between pings. A client that then neither answers nor sends counts as disconnected."""
 
 _SOCKETS = ("gunicorn.socket", "werkzeug.socket")
 

@@ -112,7 +112,7 @@ class WebSocketSession:
 
     def run(self) -> None:
         """Serve turns until the client disconnects or the process stops."""
-        self._ws.sock.before_receiving = self._enforce_memory_limit
+        self._ws.sock.before_receiving = self._prepare_receiving
         with self._services.running.add_listener(self._stop_for_shutdown):
             threading.Thread(target=self._read_messages, daemon=True).start()
             try:
@@ -192,11 +192,17 @@ class WebSocketSession:
         event = {"type": kind, "response_id": latest if is_accepted else requested_id}
         return tag_with_stream_id(event, message)
 
-    def _enforce_memory_limit(self) -> None:
-        """Close the connection and raise OSError if its messages take too much memory.
+    def _prepare_receiving(self) -> None:
+        """Note that the client is there, and enforce the memory limit, which raises OSError.
 
-        The reader thread calls this before it receives more data.
+        The library's thread calls this before it receives more data.
         """
+        # A client cannot answer a ping while it sends a message, which may take minutes.
+        self._ws.pong_received = True
+        self._enforce_memory_limit()
+
+    def _enforce_memory_limit(self) -> None:
+        """Close the connection and raise OSError if its messages take too much memory."""
         if self._gone:
             return
         if self._ws.input_buffer:

@@ -48,6 +48,7 @@ class Played:
         self.sock = SimpleNamespace(message_bytes=0, start_message=self.start_message)
         self.input_buffer: list[Any] = []
         self.incoming_message: str | bytearray | None = None
+        self.pong_received = True
 
     def start_message(self) -> None:
         self.sock.message_bytes = 0
@@ -554,6 +555,14 @@ def test_a_message_in_tiny_frames_closes_the_connection(app: Flask) -> None:
         with pytest.raises(OSError, match="FORWARDER_MAX_CHUNK_OVERHEAD"):
             connection._enforce_memory_limit()
     assert ws.code == 1009
+
+
+def test_arriving_data_counts_as_the_answer_to_a_ping(app: Flask) -> None:
+    ws = played(app, Played())
+    ws.pong_received = False
+    ws.sock.before_receiving()
+
+    assert ws.pong_received
 
 
 def test_continued_history_counts_while_its_turn_runs(
