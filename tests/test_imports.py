@@ -82,6 +82,7 @@ FRAMINGS = ("framing.py",)
 PURE_PACKAGES = (
     "forwarder.translation",
     "forwarder.protocols",
+    "forwarder.core.base64_text",
     "forwarder.core.error_classification",
     "forwarder.core.error_kinds",
     "forwarder.core.errors",

@@ -8,6 +8,8 @@ import mimetypes
 import re
 from typing import NamedTuple
 
+from forwarder.core.base64_text import MAX_HEAD_LENGTH, remove_blanks
+
 UNKNOWN = "application/octet-stream"
 
 _HEAD = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[^;,]*)*);base64,", re.IGNORECASE)
@@ -38,13 +40,13 @@ def is_data_url(text: str) -> bool:
 
 def declares_type(url: str, kind: str) -> bool:
     """Return whether ``url`` is a data URL that declares the media type ``kind``."""
-    head = _HEAD.match(url)
+    head = _HEAD.match(url, 0, MAX_HEAD_LENGTH)
     return bool(head and head[1] and head[1].lower() == kind)
 
 
 def parse_data(text: str, name: str | None = None) -> Blob:
     """Parse a data URL or bare base64.  Raises ValueError with a phrase such as "is not ..."."""
-    head = _HEAD.match(text)
+    head = _HEAD.match(text, 0, MAX_HEAD_LENGTH)
     if head is None and is_data_url(text):
         raise ValueError("is not of the form data:<type>;base64,<data>")
     data = decode_base64(text[head.end() :] if head else text)
@@ -64,7 +66,7 @@ def detect_type(data: bytes, declared: str | None, name: str | None) -> str:
 
 def decode_base64(text: str) -> bytes:
     try:
-        data = binascii.a2b_base64("".join(text.split()), strict_mode=True)
+        data = binascii.a2b_base64(remove_blanks(text), strict_mode=True)
     except (binascii.Error, ValueError):
         raise ValueError("is not valid base64") from None
     if not data:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from forwarder.core.base64_text import MAX_HEAD_LENGTH, is_base64, remove_blanks
 from forwarder.core.errors import InvalidRequest, Unsupported, shorten_value
 from forwarder.core.pacing import iter_paced
 from forwarder.core.types import Json
@@ -90,7 +91,6 @@ def convert_file_to_chat(part: Json, path: str) -> Json:
 
 _AUDIO_DATA_URL = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 """Some clients send a data URL, and some vendors accept it."""
-_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
 def read_audio(part: Json, path: str) -> tuple[Json, str]:
@@ -100,9 +100,9 @@ def read_audio(part: Json, path: str) -> tuple[Json, str]:
     data = require_field(audio, "data", STR, f"{path}.data")
     kind = require_field(audio, "format", STR, f"{path}.format")
     check_enum(kind, ("wav", "mp3"), f"{path}.format")
-    head = _AUDIO_DATA_URL.match(data)
-    bare = "".join((data[head.end() :] if head else data).split())
-    if len(bare) % 4 or not _BASE64.fullmatch(bare):
+    head = _AUDIO_DATA_URL.match(data, 0, MAX_HEAD_LENGTH)
+    bare = remove_blanks(data[head.end() :] if head else data)
+    if len(bare) % 4 or not is_base64(bare):
         raise InvalidRequest(
             f"Invalid value for '{path}.data': it is not valid base64.",
             param=f"{path}.data",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from forwarder.core.base64_text import MAX_HEAD_LENGTH
+
 # The lookahead prevents backtracking into the subtype: other parameters may use the same letters.
 _DATA_URL = re.compile(r"data:(?:image/([\w.+-]+)(?![\w.+-]))?[^,]*;base64,", re.IGNORECASE)
 _URL = re.compile(r"(?:https?|data):", re.IGNORECASE)
@@ -38,7 +40,7 @@ def make_data_url(data: str, image_format: Any = None) -> str:
 
 def parse_data_url(url: str) -> tuple[str, str] | None:
     """Return the base64 and the format of a data URL, ``None`` for any other text."""
-    head = _DATA_URL.match(url)
+    head = _DATA_URL.match(url, 0, MAX_HEAD_LENGTH)
     if head is None:
         return None
     data = url[head.end() :]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from forwarder.core.base64_text import is_base64
 from forwarder.core.errors import InvalidRequest, shorten_value
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
@@ -23,9 +24,7 @@ from forwarder.core.validate import (
 )
 from forwarder.protocols.messages_tables import MESSAGES_BLOCKS
 
-# No two parts match the same character, so a long text cannot cause backtracking.
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+(?:=\s*){0,2}")
-_MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+", re.ASCII)
+_MEDIA_TYPE = re.compile(r"[\w.+-]{1,127}/[\w.+-]{1,127}", re.ASCII)
 
 PathBlock = tuple[Json, str]
 """A block and its path in the request."""
@@ -114,7 +113,7 @@ def convert_image(block: Json, path: str, loss_report: LossReport) -> list[PathB
 def read_data_url(source: Json, path: str) -> str:
     media = require_field(source, "media_type", STR, f"{path}.media_type")
     data = require_field(source, "data", STR, f"{path}.data")
-    if not _BASE64.fullmatch(data) or not _MEDIA_TYPE.fullmatch(media):
+    if not is_base64(data) or not _MEDIA_TYPE.fullmatch(media):
         raise InvalidRequest(
             f"Invalid value for '{path}': it is not valid base64 with a media type.",
             param=path,

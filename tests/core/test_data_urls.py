@@ -46,6 +46,7 @@ def test_base64_in_lines_is_read() -> None:
         ("data:image/png,abc", "not of the form"),
         ("data:image/png;base64", "not of the form"),
         ("data:png;base64,AAAA", "not of the form"),
+        (f"data:image/png;name={'a' * 5000};base64,AAAA", "not of the form"),
         ("data:image/png;base64,A", "not valid base64"),
         ("data:image/png;base64,AAA", "not valid base64"),
         ("data:image/png;base64,AA==AA", "not valid base64"),

@@ -45,6 +45,7 @@ def test_make_data_url_from_base64(data: str, image_format: Any, url: str) -> No
         ("data:application/octet-stream;base64,UklGRgA=", ("UklGRgA=", "webp")),
         ("data:image/png;base64,", ("", "png")),
         ("https://e.test/a.png", None),
+        (f"data:image/{'a' * 5000};base64,AAAA", None),
         (PNG, None),
     ],
 )

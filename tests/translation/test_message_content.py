@@ -101,7 +101,13 @@ def test_what_requests_nothing_is_noted_even_in_strict_mode() -> None:
     assert list(report.losses) == ["messages.browser_state"]
 
 
-@check_each("data", ["", "é", "a=b", "====", "data:image/png;base64,AAAA"])
-def test_other_text_is_no_base64(data: str) -> None:
+@check_each(
+    "wrong",
+    [
+        *({"data": text} for text in ("", "é", "a=b", "====", "data:image/png;base64,AAAA")),
+        *({"media_type": text} for text in ("", "png", "image/é", f"image/{'a' * 128}")),
+    ],
+)
+def test_other_text_is_no_base64_with_a_media_type(wrong: Json) -> None:
     with pytest.raises(InvalidRequest):
-        convert({"type": "image", "source": {**IMAGE, "data": data}})
+        convert({"type": "image", "source": {**IMAGE, **wrong}})

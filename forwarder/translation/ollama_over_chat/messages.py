@@ -8,10 +8,10 @@ matched to its call by id, else by the tool's name, else by order.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
+from forwarder.core.base64_text import is_base64
 from forwarder.core.errors import InvalidRequest, shorten_value
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
@@ -36,9 +36,6 @@ _ROLE_FIELDS = {
 }
 """A role -> the fields that are read from its messages."""
 
-# No two parts match the same character, so a long text cannot cause backtracking.
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+(?:=\s*){0,2}")
-
 
 def make_content(text: str, images: list[Any], path: str) -> str | list[Json]:
     """Return the content of a chat message: the text alone, or parts if there are images."""
@@ -49,7 +46,7 @@ def make_content(text: str, images: list[Any], path: str) -> str | list[Json]:
 
 def convert_image(image: Any, path: str) -> Json:
     data = check_type(image, STR, path)
-    if not pictures.is_url(data) and not _BASE64.fullmatch(data):
+    if not pictures.is_url(data) and not is_base64(data):
         raise InvalidRequest(
             f"Invalid value for '{path}': it is not valid base64.", param=path, code="invalid_value"
         )

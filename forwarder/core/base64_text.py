@@ -1,0 +1,37 @@
+"""Checks of base64 and of the heads of data URLs, which are quick for texts of 60 MB too.
+
+One expression over such a text takes seconds if it has to go back, and stalls all other requests.
+"""
+
+from __future__ import annotations
+
+import re
+
+from forwarder.core.pacing import LARGE, give_way
+
+MAX_HEAD_LENGTH = 4096
+"""Characters of a data URL in which its data has to begin: the rest is not searched."""
+
+_CHARACTERS = re.compile(r"[A-Za-z0-9+/\s]*+")
+_PADDING = re.compile(r"(?:=\s*+){0,2}")
+_BLANKS = dict.fromkeys(b" \t\n\r\v\f")
+
+
+def is_base64(text: str) -> bool:
+    """Return whether a text has only characters of base64 and blanks, with padding at its end.
+
+    Other requests run between the steps on a large text.
+    """
+    padding = text.find("=")
+    end = len(text) if padding < 0 else padding
+    for at in range(0, end, LARGE):
+        give_way(end)
+        if not _CHARACTERS.fullmatch(text, at, min(at + LARGE, end)):
+            return False
+    return end > 0 and _PADDING.fullmatch(text, end) is not None
+
+
+def remove_blanks(text: str) -> str:
+    """Return base64 without blanks; a text that is not ASCII, and so not base64, keeps them."""
+    # `split` would make a string of each piece, which may be millions.
+    return text.translate(_BLANKS) if text.isascii() else text
