@@ -37,6 +37,9 @@ WAIT_SECONDS = 20.0
 MAX_PAGES = 16
 """Pages that a `PageCache` keeps."""
 
+MAX_TITLE_BYTES = 2**20
+"""Bytes of a page in which its title is looked for."""
+
 MAX_MATCHES = 10
 MATCH_CONTEXT = 300
 """Characters before and after a match of `find_in_text`."""
@@ -142,7 +145,7 @@ def extract_document(blob: Blob, url: str) -> Page:
 
 
 def find_title(html: bytes) -> str:
-    title = _TITLE.search(html)
+    title = _TITLE.search(html, 0, MAX_TITLE_BYTES)
     return clean_text(title[1].decode("utf-8", "replace")) if title else ""
 
 
@@ -152,6 +155,8 @@ def find_in_text(text: str, pattern: str) -> list[str]:
     The time grows linearly with the lengths of both. A regular expression that ignores case takes
     their product, so a pattern and a page could be made that stop the worker.
     """
+    if len(pattern) > len(text):
+        return []  # without work on a pattern of megabytes
     folded, wanted = fold_case(text), fold_case(pattern)
     passages: list[str] = []
     begin = folded.find(wanted)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from forwarder.core.body_memory import UNLIMITED_MEMORY, BodyMemory
 from forwarder.core.errors import ForwarderError, InvalidRequest, shorten_value
+from forwarder.core.pacing import iter_paced
 from forwarder.core.types import Json
 from forwarder.core.validate import (
     DICT,
@@ -31,11 +32,13 @@ from forwarder.core.validate import (
 )
 from forwarder.hosted_tools.background_call import BackgroundCall, ToolFailure
 from forwarder.hosted_tools.hosted_function import CallOutcome
+from forwarder.hosted_tools.mcp_tools import invalid_value
 from forwarder.hosted_tools.page_reader import Page, PageFailure, find_in_text
 from forwarder.hosted_tools.tool_client import CallScope
 from forwarder.hosted_tools.tool_kind import ClientWatch
 from forwarder.hosted_tools.web_search import (
     CITE_NOTE,
+    MAX_DOMAINS,
     NO_RESULTS,
     SearchSession,
     SearchTool,
@@ -50,6 +53,9 @@ log = logging.getLogger("forwarder.hosted_tools")
 
 MAX_OPERATIONS = 16
 """Operations of one request that are run; the others are named as not run."""
+
+MAX_DOMAIN_TEXT = 1000
+"""Characters in which a domain is looked for."""
 
 CHARACTERS_PER_TOKEN = 4
 MAX_OUTPUT_LENGTH = 400_000
@@ -151,7 +157,8 @@ class StandaloneSearch:
         """Yield the operations of a command. Raises InvalidRequest."""
         path = f"commands.{name}"
         read_operation = COMMANDS[name]
-        for index, entry in enumerate(read_field(self._request.commands, name, LIST, path) or ()):
+        entries = read_field(self._request.commands, name, LIST, path) or []
+        for index, entry in enumerate(iter_paced(entries)):
             place = f"{path}[{index}]"
             check_type(entry, DICT, place)
             if read_operation is None:
@@ -165,6 +172,8 @@ class StandaloneSearch:
         query = require_field(entry, "q", STR, f"{path}.q").strip()
         days = read_field(entry, "recency", INT, f"{path}.recency")
         given = read_field(entry, "domains", LIST, f"{path}.domains") or []
+        if len(given) > MAX_DOMAINS:
+            raise invalid_value(f"{path}.domains", f"at most {MAX_DOMAINS} domains are allowed")
         domains = [
             check_type(domain, STR, f"{path}.domains[{i}]") for i, domain in enumerate(given)
         ]
@@ -266,7 +275,8 @@ def refuse_command(call: CallScope) -> str:
 
 def strip_domain(text: str) -> str:
     """Return the domain of what a model gives as one: it may be a URL."""
-    return text.lower().partition("://")[2].partition("/")[0] or text.lower().partition("/")[0]
+    text = text[:MAX_DOMAIN_TEXT].lower()
+    return text.partition("://")[2].partition("/")[0] or text.partition("/")[0]
 
 
 def tell_time(offset: str) -> str:

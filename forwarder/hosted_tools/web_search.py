@@ -51,6 +51,9 @@ from forwarder.hosted_tools.web_search_backends import (
 from forwarder.protocols.hosted_tools import WEB_SEARCH_TYPES
 
 MAX_DOMAINS = 100
+MAX_DOMAIN_LENGTH = 253
+"""Longer names do not exist, and a pattern takes seconds for one of 60 MB."""
+
 SOURCES_INCLUDE = "web_search_call.action.sources"
 
 SEARCH_FUNCTIONS = {
@@ -146,7 +149,8 @@ def read_domains(filters: Json, key: str, path: str) -> tuple[str, ...]:
     domains = []
     for index, value in enumerate(values):
         param = f"{path}.{key}[{index}]"
-        domain = check_type(value, STR, param).lower().removesuffix(".")
+        text = check_type(value, STR, param)[: MAX_DOMAIN_LENGTH + 2]  # still too long if cut
+        domain = text.lower().removesuffix(".")
         if not is_domain(domain):
             raise invalid_value(param, "it must be a domain without scheme and path")
         domains.append(domain)
@@ -155,7 +159,7 @@ def read_domains(filters: Json, key: str, path: str) -> tuple[str, ...]:
 
 def is_domain(text: str) -> bool:
     """Whether a text in small letters is a domain, without scheme and path."""
-    return _DOMAIN.fullmatch(text) is not None
+    return len(text) <= MAX_DOMAIN_LENGTH and _DOMAIN.fullmatch(text) is not None
 
 
 class SearchSession:

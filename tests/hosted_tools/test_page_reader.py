@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import pytest
 
@@ -151,6 +152,18 @@ def test_final_sigma_is_a_sigma() -> None:
     assert small[-1] != small[0]
     assert find_in_text(capitals, small) == [capitals]
     assert find_in_text(f"{capitals}\u03a4", capitals) == [f"{capitals}\u03a4"]
+
+
+def test_pattern_that_is_longer_than_the_text_is_not_searched_for() -> None:
+    with mock.patch.object(page_reader, "fold_case") as fold:
+        assert find_in_text("needle", "needle needle") == []
+    fold.assert_not_called()
+
+
+def test_title_is_looked_for_at_the_beginning() -> None:
+    html = b"<title>Cats</title>"
+    assert page_reader.find_title(b" " * 1000 + html) == "Cats"
+    assert page_reader.find_title(b" " * page_reader.MAX_TITLE_BYTES + html) == ""
 
 
 def test_pattern_that_nearly_matches_everywhere_takes_no_time() -> None:

@@ -96,7 +96,8 @@ def test_queries_and_settings_become_options(run: Any, engine: Engine) -> None:
         "allowed_callers": ["direct"],
         "external_web_access": True,
     }
-    query = {"q": "cats", "recency": 7, "domains": ["https://Example.org/x", "two words"]}
+    domains = ["https://Example.org/x", "two words", "a." * 1000 + "org"]
+    query = {"q": "cats", "recency": 7, "domains": domains}
     run({"search_query": [query], "response_length": "short"}, settings=settings)
     assert engine.asked[0][1] == SearchOptions(
         4, 300, "DE", "Berlin", ("example.org",), ("bad.example",), 7
@@ -284,6 +285,10 @@ def test_call_without_commands_says_so(run: Any, commands: Any) -> None:
         (
             {"commands": {"search_query": [{"q": "a", "domains": [5]}]}},
             "commands.search_query[0].domains[0]",
+        ),
+        (
+            {"commands": {"search_query": [{"q": "a", "domains": ["a.org"] * 101}]}},
+            "commands.search_query[0].domains",
         ),
         (
             {"commands": {"search_query": [{"q": "a", "recency": "7"}]}},

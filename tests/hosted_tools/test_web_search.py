@@ -262,7 +262,7 @@ def test_settings_of_the_tool_reach_the_engine(context: LoopContext, engine: Eng
         "type": "web_search_preview",
         "search_context_size": "high",
         "user_location": {"type": "approximate", "country": "de", "city": "Berlin"},
-        "filters": {"allowed_domains": ["Example.org"], "blocked_domains": ["bad.org"]},
+        "filters": {"allowed_domains": ["Example.org."], "blocked_domains": ["bad.org"]},
     }
     upstream = ScriptedUpstream([SEARCH], [text("Done.")])
     events_of(with_hosted_tools(upstream, context)(ask(tool)))
@@ -310,6 +310,8 @@ def test_search_without_id_as_codex_carries_it_is_converted(context: LoopContext
         ({"user_location": {"country": "Germany"}}, "user_location.country"),
         ({"user_location": {"city": 1}}, "user_location.city"),
         ({"filters": {"allowed_domains": ["https://a.org"]}}, "filters.allowed_domains[0]"),
+        ({"filters": {"allowed_domains": ["a." * 126 + "bc"]}}, "filters.allowed_domains[0]"),
+        ({"filters": {"allowed_domains": ["a" * 10**6]}}, "filters.allowed_domains[0]"),
         ({"filters": {"allowed_domains": "a.org"}}, "filters.allowed_domains"),
         ({"filters": {"blocked_domains": ["a.org"] * 101}}, "filters.blocked_domains"),
         ({"external_web_access": "no"}, "external_web_access"),
