@@ -53,6 +53,10 @@ KEY_NAMES = (
 )
 """Body fields that hold keys. Narrower than for headers, to exclude ``prompt_cache_key``."""
 
+MAX_CACHED_LENGTH = 64
+"""Characters at the end of a field's name that tell a key. Clients choose the names, and a cache
+would keep those of megabytes."""
+
 KEY_FIELD = re.compile(rf"(^|[-_])({KEY_NAMES})$", re.IGNORECASE)
 
 URL_FIELDS = frozenset({"server_url"})
@@ -62,9 +66,13 @@ HEADER_FIELDS = frozenset({"headers", "remote_headers", "query", "remote_query"}
 """Fields that contain an object of headers or query parameters."""
 
 
-@lru_cache(maxsize=4096)
 def is_key_field(name: str) -> bool:
-    return KEY_FIELD.search(name) is not None
+    return has_key_name(name[-MAX_CACHED_LENGTH:])
+
+
+@lru_cache(maxsize=4096)
+def has_key_name(ending: str) -> bool:
+    return KEY_FIELD.search(ending) is not None
 
 
 def is_searchable(value: str) -> bool:

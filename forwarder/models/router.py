@@ -37,6 +37,9 @@ CODEX_REVIEWER = "codex-auto-review"
 CODEX_HELPER_MODELS = (CODEX_REVIEWER, "gpt-5.6-luna", "gpt-5.6-terra")
 """Models that Codex requests by itself, independently of the model that its user selected."""
 
+MAX_NAME_LENGTH = 2048
+"""Characters of a model's name, as of Bedrock's. Names are kept in caches and written to logs."""
+
 _MAX_CACHED_NAMES = 256
 """For how many names of models the configured routes are cached."""
 
@@ -159,6 +162,12 @@ class Router:
                 "You must provide a model parameter.",
                 param="model",
                 code="missing_required_parameter",
+            )
+        if len(name) > MAX_NAME_LENGTH:
+            raise InvalidRequest(
+                f"'model' must have at most {MAX_NAME_LENGTH} characters.",
+                param="model",
+                code="string_above_max_length",
             )
         return name
 

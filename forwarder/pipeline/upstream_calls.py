@@ -19,6 +19,7 @@ from forwarder.middleware.compaction import (
     with_compaction,
 )
 from forwarder.models.codex_headers import make_response_headers
+from forwarder.models.router import MAX_NAME_LENGTH
 from forwarder.pipeline.attempt import Attempt
 from forwarder.pipeline.file_search import build_file_search
 from forwarder.pipeline.media_io import build_media_io
@@ -75,7 +76,7 @@ class UpstreamCalls:
     ) -> list[Route]:
         """The routes of a request that an upstream is to answer: from now on it counts as usage."""
         model = request.get("model") or self._services.settings.default_model
-        context.requested_model = model if isinstance(model, str) else ""
+        context.requested_model = model[:MAX_NAME_LENGTH] if isinstance(model, str) else ""
         return self.find_routes(client, request, context)
 
     def open_stream(

@@ -6,7 +6,6 @@ The names in the answer are restored with a map that is rebuilt from the request
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 from typing import Any
@@ -56,11 +55,11 @@ def fit_names(body: Json, profile: Profile, loss_report: LossReport) -> None:
         body["messages"] = [rename_in_message(message, names, ids) for message in body["messages"]]
 
 
-@functools.lru_cache(1024)
 def shorten_name(name: str, limit: int) -> str:
-    plain = _INVALID_CHARACTERS.sub("_", name)
-    if plain == name and len(name) <= limit:
+    # Not cached: clients choose the names, and a cache would keep those of megabytes.
+    if len(name) <= limit and not _INVALID_CHARACTERS.search(name):
         return name
+    plain = _INVALID_CHARACTERS.sub("_", name[:limit])
     digest = hashlib.sha256(name.encode()).hexdigest()[: _HASH_SUFFIX_LENGTH - 1]
     return f"{plain[: max(0, limit - _HASH_SUFFIX_LENGTH)]}_{digest}"[:limit]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import orjson
@@ -39,6 +40,14 @@ def test_key_fields_are_always_redacted(name: str) -> None:
 )
 def test_other_fields_are_not_redacted(name: str) -> None:
     assert blotted({name: SECRET}) == {name: SECRET}
+
+
+def test_long_names_of_fields_are_not_kept() -> None:
+    name = "n" * 1000 + "_password"
+    before = sys.getrefcount(name)
+
+    assert list(blotted({name: SECRET}).values()) == ["***"]
+    assert sys.getrefcount(name) == before
 
 
 def test_schema_of_a_key_field_is_kept() -> None:

@@ -153,12 +153,21 @@ def test_default_model_is_used_without_a_model(model: str | None, upstreams: Ups
 
 
 @pytest.mark.parametrize(("model", "code"), [(None, "missing_required_parameter"),
-                                             (5, "invalid_type"), (["m"], "invalid_type")])  # fmt: skip
+                                             (5, "invalid_type"), (["m"], "invalid_type"),
+                                             ("m" * 3000, "string_above_max_length")])  # fmt: skip
 def test_a_model_is_a_name(model: Any, code: str, upstreams: Upstreams) -> None:
     with pytest.raises(InvalidRequest) as refused:
         opened(bridge_of(), "chat", model)
 
     assert (refused.value.param, refused.value.code) == ("model", code)
+
+
+def test_log_gets_the_beginning_of_a_long_name_of_a_model(upstreams: Upstreams) -> None:
+    context = RequestContext("r", "chat", LossReport())
+    with pytest.raises(InvalidRequest):
+        bridge_of().stream("chat", {"model": "m" * 3000, "messages": []}, None, context)
+
+    assert context.requested_model == "m" * 2048
 
 
 @pytest.mark.parametrize(

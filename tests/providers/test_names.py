@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import sys
 from typing import Any
 
 from forwarder.core.translation_context import LossReport
@@ -68,6 +69,14 @@ def test_long_name_is_shortened_everywhere(name: str) -> None:
 def test_shortened_names_are_unique() -> None:
     body = {"tools": [function(LONG + "a"), function(LONG + "b"), function("files.read")]}
     assert len(map_long_names(body, 20)) == 3
+
+
+def test_names_of_clients_are_not_kept() -> None:
+    name = "name " * 100
+    before = sys.getrefcount(name)
+
+    assert map_long_names({"tools": [function(name)]}, 20)
+    assert sys.getrefcount(name) == before
 
 
 def test_names_of_earlier_calls_are_shortened() -> None:

@@ -229,8 +229,8 @@ def flatten_name(name: str, namespace: str | None) -> str:
     it unique.
     """
     full = f"{namespace}__{name}" if namespace else name
-    clean = re.sub(r"[^A-Za-z0-9_-]", "_", full)
-    if clean == full and len(full) <= MAX_TOOL_NAME_LENGTH:
+    clean = re.sub(r"[^A-Za-z0-9_-]", "_", full[:MAX_TOOL_NAME_LENGTH])
+    if clean == full:
         return full
     digest = hashlib.sha256(full.encode()).hexdigest()[:8]
     return f"{clean[: MAX_TOOL_NAME_LENGTH - 9]}_{digest}"
