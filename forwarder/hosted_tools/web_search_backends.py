@@ -23,6 +23,7 @@ from forwarder.core.concurrency import ClientSlots
 from forwarder.core.types import Json
 from forwarder.hosted_tools.background_call import ToolFailure
 from forwarder.hosted_tools.tool_client import CallScope
+from forwarder.middleware.media.fetch import MAX_URL_LENGTH
 
 MAX_ANSWER_BYTES = 4 * 2**20
 MAX_QUERY_LENGTH = 400
@@ -82,6 +83,8 @@ class SearchOptions(NamedTuple):
 
     def allows(self, url: str) -> bool:
         """Return whether a URL is valid and the domain filters allow it."""
+        if len(url) > MAX_URL_LENGTH:
+            return False
         try:
             host = (urlsplit(url).hostname or "").lower().removesuffix(".")
         except ValueError:

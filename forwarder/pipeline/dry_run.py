@@ -17,6 +17,7 @@ from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import check_enum
+from forwarder.middleware.media.fetch import MAX_URL_LENGTH
 from forwarder.protocols.chat import CHAT
 from forwarder.protocols.ollama import flatten_options
 from forwarder.protocols.parameters import Disposition
@@ -109,6 +110,8 @@ class PlaceholderBlob(Blob):
 
 
 def guess_file_name(url: str) -> str | None:
+    if len(url) > MAX_URL_LENGTH:
+        return None
     try:
         return PurePosixPath(urlsplit(url).path).name or None
     except ValueError:  # the real request would be refused, because the URL is not valid

@@ -134,7 +134,9 @@ def test_engine_that_is_not_there_fails() -> None:
         engine.search("cats", SearchOptions())
 
 
-@check_each("url", ["http://[docs", "http://[docs]/", "http://a\u2100b.com/"])
+@check_each(
+    "url", ["http://[docs", "http://[docs]/", "http://a\u2100b.com/", "http://a.com/" + "b" * 2**16]
+)
 def test_results_with_invalid_urls_are_left_out(url: str) -> None:
     results = [SearchResult("Bad", url, ""), SearchResult("Good", URL, "")]
     assert [each.url for each in select_results(results, SearchOptions())] == [URL]

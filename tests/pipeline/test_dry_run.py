@@ -15,7 +15,7 @@ from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ForwarderError, InvalidRequest, Unsupported
 from forwarder.core.translation_context import LossReport
 from forwarder.middleware.media import Fetcher, UploadCache
-from forwarder.pipeline.dry_run import detect_protocol
+from forwarder.pipeline.dry_run import detect_protocol, guess_file_name
 from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
 from forwarder.services import Services
@@ -338,6 +338,10 @@ def test_dry_run_names_invalid_urls_to_fetch(wire: Wire) -> None:
 
     assert told["would_fetch"] == ["input[0].content[0].file_url"]
     assert wire.posted == []
+
+
+def test_url_that_is_too_long_is_not_split() -> None:
+    assert guess_file_name("https://files.test/" + "b" * 2**16) is None
 
 
 def test_a_file_that_would_be_fetched_keeps_its_name(wire: Wire) -> None:

@@ -31,6 +31,9 @@ MAX_LOOKUPS = 8
 MAX_URLS = 64
 """Maximum number of fetched URLs in one request."""
 
+MAX_URL_LENGTH = 2**16
+"""Longer URLs are not valid for httpx2. `urlsplit` would keep them: it caches its last calls."""
+
 MAX_PARALLEL_FETCHES = 8
 READ_BYTES = 2**16
 MAX_PORT = 2**16 - 1
