@@ -15,6 +15,9 @@ _TELLING = re.compile(
 _LONG = re.compile(r"\w{20,}")
 _SCHEME = re.compile(r"[a-z][a-z\d+.-]*://", re.IGNORECASE)
 
+MAX_SEARCHED_LENGTH = 2**14
+"""Characters of a URL in which secrets are looked for. Searching megabytes takes seconds."""
+
 _LONG_PART = 20
 """Path segments of at least this many characters may be secrets."""
 
@@ -50,17 +53,19 @@ def hide_url_secrets(url: str, hide: Callable[[str], object] = str) -> str:
     """Return the URL up to its host, because any other part may be a secret.
 
     OpenAI shows the URLs of tools in the same way.  ``hide`` receives each part that looks like a
-    secret, so that the caller can redact it elsewhere too.
+    secret, so that the caller can redact it elsewhere too, unless the URL is very long.
     """
     begin = _SCHEME.match(url)
     scheme = begin[0] if begin else ""
     head, _, fragment = url[len(scheme) :].partition("#")
     head, _, query = head.partition("?")
-    place, *steps = head.split("/")
+    place, _, path = head.partition("/")
     user, _, host = place.rpartition("@")
+    if len(url) > MAX_SEARCHED_LENGTH:
+        return scheme + host
     for secret in filter(None, (user.partition(":")[2], user)):
         hide(secret)
-    for step in (*steps, fragment):
+    for step in (*path.split("/"), fragment):
         if is_random(step) or len(step) >= _LONG_PART:
             hide(step)
     for name, _, value in (pair.partition("=") for pair in query.split("&")):

@@ -37,6 +37,14 @@ def test_url_is_shown_up_to_its_host() -> None:
     assert hide_url_secrets("a.test/mcp?to=https://b.test/") == "a.test"
 
 
+def test_very_long_url_is_shown_up_to_its_host_without_a_search() -> None:
+    hidden: list[str] = []
+    url = "https://me:pass@a.test/" + "abcdefghij0123456789/" * 1000
+
+    assert hide_url_secrets(url, hidden.append) == "https://a.test"
+    assert hidden == []
+
+
 def test_url_is_described_without_what_may_be_secret() -> None:
     assert describe_url("https://api.test:8/compatible-mode/v1") == (
         "https://api.test:8/compatible-mode/v1"
