@@ -10,7 +10,6 @@ translated anyway, so there the Responses loop (`loop.py`) runs inside of the tr
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Generator
 from typing import Any
 
@@ -260,11 +259,7 @@ class ChatRounds:
             self._first.close()
 
     def _read_round(self, stream: EventStream, round_: ChatRound) -> EventStream:
-        """Yield what the client gets of a round.
-
-        The batches of a hosted call are hidden, so empty ones keep the client waiting meanwhile.
-        """
-        last_yield = time.monotonic()
+        """Yield what the client gets of a round, and the upstream's heartbeats."""
         try:
             for batch in stream:
                 out: Batch = []
@@ -273,9 +268,7 @@ class ChatRounds:
                         chunk = to_chunk(chunk, chunk["choices"])
                     merge_chunk(round_.completion, round_.choices, chunk)
                     out += self._read_chunk(chunk, round_)
-                now = time.monotonic()
-                if out or not batch or now - last_yield >= self._context.heartbeat:
-                    last_yield = now
+                if out or not batch:
                     yield out
         finally:
             close_stream(stream)

@@ -8,7 +8,6 @@ may still be usable. Tool calls, refusals and truncated answers are not validate
 
 from __future__ import annotations
 
-import time
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -20,9 +19,6 @@ from forwarder.core.validate import DICT, STR, read_field
 from forwarder.middleware.usage_estimate import sum_usages
 from forwarder.protocols import unfold
 from forwarder.protocols.fold import fold_chat
-
-HEARTBEAT_SECONDS = 5.0
-"""While an answer is collected, the client gets an empty batch (keep-alive) this often."""
 
 
 def with_json_schema(handler: Handler, level: str, max_steps: int) -> Handler:
@@ -154,14 +150,12 @@ def validate_answer(
 
 
 def collect_batches(stream: EventStream) -> Any:
-    """Return all batches of a stream; yield empty batches meanwhile to keep the client waiting."""
+    """Return all batches of a stream; yield its heartbeats to keep the client waiting."""
     batches: list[Batch] = []
-    last_heartbeat = time.monotonic()
     for batch in stream:
-        batches.append(batch)
-        now = time.monotonic()
-        if not batch or now - last_heartbeat > HEARTBEAT_SECONDS:
-            last_heartbeat = now
+        if batch:
+            batches.append(batch)
+        else:
             yield []
     return batches
 

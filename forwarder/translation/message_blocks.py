@@ -181,11 +181,6 @@ def make_citation(annotation: Any) -> Json | None:
     }
 
 
-SILENT_BATCHES = 32
-"""After so many batches without an event for the client, such as of hidden reasoning, a heartbeat
-keeps its connection alive."""
-
-
 # -- the message --------------------------------------------------------------------------------
 
 

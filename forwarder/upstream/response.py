@@ -88,6 +88,7 @@ class UpstreamResponse:
         # With several choices, the finish of one says nothing about the others.
         self._has_single_choice = choices == 1
         self._decoder = SseDecoder()
+        self._heartbeat = heartbeat
         self._reader = open_chunk_reader(response, heartbeat)
         # Referenced here, so that a reader that stops early does not close the connection.
         self._chunks = tap(self._enforce_timeouts())
@@ -116,14 +117,25 @@ class UpstreamResponse:
                 pass
 
     def iter_batches(self) -> EventStream:
-        """Yield the events in batches as they arrive, and empty batches during silence."""
+        """Yield the events in batches as they arrive, and empty batches as heartbeats.
+
+        Those come during silence and between events too: the stages may hide all events from the
+        client, such as those of reasoning, and comments of the upstream are no events.
+        """
         pieces, decoder = self._chunks, self._decoder
+        last_heartbeat = time.monotonic()
         try:
             first = yield from self._read_first_bytes(pieces)
             if is_json_body(first, self._response, self._streamed):
                 yield from self._read_whole_answer(first, pieces)
                 return
             for data in itertools.chain([first] if first else [], pieces):
+                now = time.monotonic()
+                if not data:
+                    last_heartbeat = now
+                elif now - last_heartbeat >= self._heartbeat:
+                    last_heartbeat = now
+                    yield []
                 batch = decoder.feed(data)
                 for number, event in enumerate(batch):
                     if has_error(event):

@@ -49,14 +49,19 @@ class Arriving:
 
 
 def reply(
-    arrivals: Any, protocol: str = "chat", streamed: bool = True, kind: str = "", **environment: str
+    arrivals: Any,
+    protocol: str = "chat",
+    streamed: bool = True,
+    kind: str = "",
+    heartbeat: float = 60,
+    **environment: str,
 ) -> UpstreamResponse:
     given = {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_API_KEY": KEY, **environment}
     [settings] = Settings.from_env(given).upstreams
     response = httpx2.Response(
         200, headers={"content-type": kind}, content=b"", extensions={"arrivals": arrivals}
     )
-    return UpstreamResponse(response, protocol, streamed, settings, heartbeat=1)
+    return UpstreamResponse(response, protocol, streamed, settings, heartbeat)
 
 
 A, B = b'data: {"a": 1}\n\n', b'data: {"b": 2}\n\n'
@@ -72,6 +77,15 @@ def test_silence_is_an_empty_batch() -> None:
     arriving = Arriving(b"", A, b"", b"", B)
 
     assert list(reply(arriving).iter_batches()) == [[], [{"a": 1}], [], [], [{"b": 2}]]
+
+
+@check_each(("heartbeat", "beats"), [(0, [[]]), (60, [])])
+def test_stream_without_silence_has_heartbeats_too(heartbeat: float, beats: list[Any]) -> None:
+    arriving = Arriving(A, b": comment\n\n", B)
+
+    batches = list(reply(arriving, heartbeat=heartbeat).iter_batches())
+
+    assert batches == [*beats, [{"a": 1}], *beats, *beats, [{"b": 2}]]
 
 
 def test_a_last_event_needs_no_end() -> None:

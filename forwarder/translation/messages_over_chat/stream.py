@@ -25,7 +25,6 @@ from forwarder.protocols.signatures import SignatureCollector
 from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_arguments
 from forwarder.translation.message_blocks import (
     CALL,
-    SILENT_BATCHES,
     TEXT,
     THINKING,
     Block,
@@ -63,7 +62,7 @@ def translate_stream(
     first.
     """
     answer = MessageBuilder(translated, context)
-    has_started, silent = False, 0
+    has_started = False
     for batch in chunks:
         events: Batch = []
         if batch and not has_started:
@@ -78,8 +77,7 @@ def translate_stream(
             if events:  # from chunks of the same batch, before the failure
                 yield events
             raise
-        silent = 0 if events else silent + 1
-        if events or not batch or silent % SILENT_BATCHES == 0:  # an empty batch is a heartbeat
+        if events or not batch:  # an empty batch is a heartbeat
             yield events
     yield answer.finish()
 

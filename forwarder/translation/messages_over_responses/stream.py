@@ -16,7 +16,6 @@ from forwarder.protocols.mappings import non_text_content, to_upstream_error
 from forwarder.protocols.tool_call_index import stringify_arguments
 from forwarder.translation import images as pictures
 from forwarder.translation.message_blocks import (
-    SILENT_BATCHES,
     THINKING,
     Block,
     BlockWriter,
@@ -48,7 +47,7 @@ def translate_stream(
     are sent first.
     """
     answer = MessageBuilder(translated, context)
-    has_started, silent = False, 0
+    has_started = False
     for batch in events:
         if not batch:
             yield batch
@@ -66,8 +65,7 @@ def translate_stream(
             if out:  # from events of the same batch, before the failure
                 yield out
             raise
-        silent = 0 if out else silent + 1
-        if out or silent % SILENT_BATCHES == 0:
+        if out:
             yield out
     if not answer.is_ended:
         raise UpstreamProtocolError("The upstream's stream ended before its response was finished.")

@@ -170,16 +170,6 @@ def test_cited_pages_are_citations_of_the_text() -> None:
     assert answer(cited, STOP)["content"] == [{"type": "text", "text": ""}]
 
 
-def test_hidden_reasoning_keeps_the_connection_alive() -> None:
-    context = terms()
-    translated = translate_request({**REQUEST, "thinking": None}, context)
-    batches = [[chunk({"reasoning_content": "so"})] for _ in range(100)]
-
-    got = list(translate_stream(iter([*batches, [STOP]]), translated, context))
-
-    assert [len(batch) for batch in got] == [1, 0, 0, 0, 4]
-
-
 def test_heartbeats_pass_through() -> None:
     context = terms()
     translated = translate_request(REQUEST, context)

@@ -174,18 +174,6 @@ def test_failures_are_raised(event: Json) -> None:
         translate(event)
 
 
-def test_hidden_reasoning_keeps_the_connection_alive() -> None:
-    place = {"output_index": 0, "summary_index": 0}
-    delta = {"type": "response.reasoning_summary_text.delta", **place, "delta": "so"}
-    context = terms()
-    translated = translate_request({**REQUEST, "thinking": None}, context)
-    batches = [*([delta] for _ in range(100)), [completed()]]
-
-    got = list(translate_stream(iter(batches), translated, context))
-
-    assert [len(batch) for batch in got] == [1, 0, 0, 0, 4]
-
-
 def test_stream_without_an_end_is_an_error() -> None:
     with pytest.raises(UpstreamProtocolError):
         translate({"type": "response.created", "response": {}})
