@@ -124,7 +124,8 @@ class WebSocketSession:
                         self._send_event(self._acknowledge(interrupt))
                     del message  # free its memory while the connection is idle
                     self._turn_bytes = 0
-                    self._resize_reservation()
+                    # What has arrived is not refused; only the reader thread stops receiving.
+                    self._reservation.hold(self._count_waiting_bytes())
             except (ConnectionClosed, OSError):
                 self._cancel_turn()
             except Exception:

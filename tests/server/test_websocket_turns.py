@@ -612,6 +612,18 @@ def test_history_that_is_counted_after_the_client_left_is_released(
     assert memory.used == 0
 
 
+def test_message_that_has_arrived_is_answered_without_free_memory(app: Flask) -> None:
+    memory = get_extension(app).services.body_memory
+    others = BodyReservation(memory)
+    ws = Played(create(), create(input="x" * 100_000), 0.5)
+    others.hold(memory.max_bytes)
+    played(app, ws)
+    others.close()
+
+    assert [event["type"] for event in ws.sent].count("response.completed") == 2
+    assert memory.used == 0
+
+
 def test_history_counts_in_the_memory_of_the_worker(app: Flask) -> None:
     memory = get_extension(app).services.body_memory
     first = create(input="x" * 10_000, store=False)
