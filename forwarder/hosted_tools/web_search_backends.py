@@ -40,6 +40,9 @@ TIME_RANGES = {"day": 1, "week": 7, "month": 31, "year": 366}
 MAX_RECENT_DAYS = TIME_RANGES["year"]
 """Older pages are recent for no search."""
 
+MAX_RAW_LENGTH = 20_000
+"""Characters of a title or passage that are cleaned, before it is cut. Megabytes take seconds."""
+
 _TAG = re.compile(r"<[^<>]{0,200}>")
 _SPACE = re.compile(r"\s+")
 
@@ -221,8 +224,8 @@ def make_result(result: Json, text_field: str, published: Any) -> SearchResult:
 
 
 def clean_text(text: str) -> str:
-    """Return plain text: some engines mark the words of the query by HTML."""
-    return _SPACE.sub(" ", html.unescape(_TAG.sub("", text))).strip()
+    """Return the beginning as plain text: some engines mark the words of the query by HTML."""
+    return _SPACE.sub(" ", html.unescape(_TAG.sub("", text[:MAX_RAW_LENGTH]))).strip()
 
 
 def read_list(answer: Json) -> Any:

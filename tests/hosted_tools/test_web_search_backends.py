@@ -13,10 +13,12 @@ import pytest
 from forwarder.hosted_tools import web_search_backends
 from forwarder.hosted_tools.web_search_backends import (
     BACKENDS,
+    MAX_RAW_LENGTH,
     SearchEngine,
     SearchFailure,
     SearchOptions,
     SearchResult,
+    clean_text,
     select_results,
 )
 from tests.helpers.check_cases import check_each
@@ -140,6 +142,10 @@ def test_engine_that_is_not_there_fails() -> None:
 def test_results_with_invalid_urls_are_left_out(url: str) -> None:
     results = [SearchResult("Bad", url, ""), SearchResult("Good", URL, "")]
     assert [each.url for each in select_results(results, SearchOptions())] == [URL]
+
+
+def test_texts_of_an_engine_are_cut_before_they_are_cleaned() -> None:
+    assert clean_text("<b>a</b>" * MAX_RAW_LENGTH) == "a" * (MAX_RAW_LENGTH // 8)
 
 
 def test_cancelled_search_sends_no_request() -> None:
