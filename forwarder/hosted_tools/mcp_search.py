@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -20,6 +20,7 @@ from forwarder.hosted_tools.mcp_client import McpClient, McpConnections, McpFail
 from forwarder.hosted_tools.mcp_content import McpTool, ToolResult
 from forwarder.hosted_tools.mcp_server import McpServer
 from forwarder.hosted_tools.tool_client import CallScope
+from forwarder.hosted_tools.tool_kind import ClientWatch
 from forwarder.hosted_tools.web_search_backends import (
     SearchAnswer,
     SearchFailure,
@@ -31,9 +32,14 @@ from forwarder.hosted_tools.web_search_backends import (
     select_results,
 )
 
+T = TypeVar("T")
+
 MAX_QUERY_LENGTH = 2_000
 MAX_TEXT_LENGTH = 20_000
 """Characters of a text without URLs that are used."""
+
+MAX_READ_LENGTH = 200_000
+"""Characters of a text in which results are looked for. Megabytes take seconds."""
 
 QUERY_PARAMETERS = ("query", "q", "search_query", "searchQuery", "search_term", "text", "input")
 COUNT_PARAMETERS = (
@@ -80,7 +86,7 @@ class McpSearch:
     ) -> SearchAnswer:
         connections = self._client.open_connections(client)
         try:
-            result = self._call_tool(connections, query[:MAX_QUERY_LENGTH], options)
+            result = self._call_tool(connections, query[:MAX_QUERY_LENGTH], options, call)
         except McpFailure as failure:
             raise SearchFailure(failure.message) from None
         except (TimeoutError, TaskCancelled):
@@ -93,15 +99,24 @@ class McpSearch:
         return read_answer(result, options)
 
     def _call_tool(
-        self, connections: McpConnections, query: str, options: SearchOptions
+        self, connections: McpConnections, query: str, options: SearchOptions, call: CallScope
     ) -> ToolResult:
-        listed: PendingTask[list[McpTool]] = connections.list_tools(self._server)
-        tools = {tool["name"]: tool for tool in listed.unwrap()}
+        listed: list[McpTool] = await_task(connections.list_tools(self._server), call)
+        tools = {tool["name"]: tool for tool in listed}
         tool = tools.get(self._tool)
         if tool is None:
             raise SearchFailure(f"The MCP server '{self._server.label}' has no tool of that name.")
         arguments = make_arguments(tool["input_schema"], query, options)
-        return connections.call_tool(self._server, self._tool, arguments).unwrap()
+        return await_task(connections.call_tool(self._server, self._tool, arguments), call)
+
+
+def await_task(task: PendingTask[T], call: CallScope) -> T:
+    """Return the result of a task, which is cancelled with ``call``.
+
+    Raises as `PendingTask.unwrap`, and ClientDisconnected if the call was cancelled before.
+    """
+    with ClientWatch(call).cancel_on_disconnect(task):
+        return task.unwrap()
 
 
 def make_arguments(schema: Json, query: str, options: SearchOptions) -> dict[str, Any]:
@@ -148,11 +163,12 @@ def read_answer(result: ToolResult, options: SearchOptions) -> SearchAnswer:
         found = select_results(find_results(value), options)
         if found:
             return SearchAnswer(found)
-    if _URL.search(result.text):
-        return SearchAnswer(select_results(read_text_results(result.text), options))
+    text = result.text[:MAX_READ_LENGTH]
+    if _URL.search(text):
+        return SearchAnswer(select_results(read_text_results(text), options))
     # Which pages the text is from cannot be told, so filters cannot hold.
     is_filtered = options.allowed or options.blocked
-    return SearchAnswer([], "" if is_filtered else cut_text(result.text, MAX_TEXT_LENGTH))
+    return SearchAnswer([], "" if is_filtered else cut_text(text, MAX_TEXT_LENGTH))
 
 
 def parse_json(text: str) -> Any:

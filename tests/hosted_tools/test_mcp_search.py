@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from forwarder.core.errors import ClientDisconnected
 from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
 from forwarder.hosted_tools.mcp_content import ToolResult
-from forwarder.hosted_tools.mcp_search import McpSearch, make_arguments, read_answer
+from forwarder.hosted_tools.mcp_search import McpSearch, await_task, make_arguments, read_answer
 from forwarder.hosted_tools.mcp_server import McpServer
 from forwarder.hosted_tools.web_search_backends import (
     SearchAnswer,
@@ -109,6 +110,44 @@ def test_table_of_lines_without_words_takes_no_time() -> None:
     (found,) = read_answer(ToolResult([], text), SearchOptions()).results
     assert (found.title, found.url) == ("Cats", URL)
     assert time.process_time() - begin < 2  # time that grows with the square is minutes
+
+
+def test_results_are_looked_for_at_the_beginning_of_a_text() -> None:
+    text = "Cats sleep.\n\n" * 20_000 + URL
+    answer = read_answer(ToolResult([], text), SearchOptions())
+    assert answer.results == []
+    assert answer.text.startswith("Cats sleep.")
+
+
+class Task:
+    """A task that the call cancels while it is awaited."""
+
+    def __init__(self, call: Token) -> None:
+        self.is_cancelled = False
+        self._call = call
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+    def unwrap(self) -> str:
+        self._call.cancel()
+        return "result"
+
+
+def test_task_is_cancelled_with_the_call() -> None:
+    call = Token()
+    task: Any = Task(call)
+    await_task(task, call)
+    assert task.is_cancelled
+
+
+def test_cancelled_call_begins_no_search() -> None:
+    call = Token()
+    call.cancel()
+    task: Any = Task(call)
+    with pytest.raises(ClientDisconnected):
+        await_task(task, call)
+    assert task.is_cancelled
 
 
 def test_text_without_urls_is_passed_on_unless_filters_must_hold() -> None:
