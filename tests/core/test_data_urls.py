@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from forwarder.core import data_urls
+from forwarder.core import data_urls, pacing
 from tests.helpers.check_cases import check_each
 
 PDF = b"%PDF-1.7 ..."
@@ -40,6 +40,17 @@ def test_base64_in_lines_is_read() -> None:
     assert data_urls.parse_data(base64.encodebytes(content).decode()).data == content
 
 
+@check_each("size", [786_432, 786_433, 3_000_000])
+def test_large_base64_is_decoded_in_pieces(size: int) -> None:
+    content = bytes(range(256)) * (size // 256) + b"a" * (size % 256)
+    pauses: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pacing, "_pause", lambda: pauses.append(1))
+        assert data_urls.parse_data(encode_base64(content)).data == content
+
+    assert len(pauses) == -(-size // 786_432)
+
+
 @check_each(
     ("text", "reason"),
     [
@@ -50,6 +61,8 @@ def test_base64_in_lines_is_read() -> None:
         ("data:image/png;base64,A", "not valid base64"),
         ("data:image/png;base64,AAA", "not valid base64"),
         ("data:image/png;base64,AA==AA", "not valid base64"),
+        ("A" * (2**20 - 2) + "==" + "AAAA", "not valid base64"),
+        ("A" * 2**20 + "A", "not valid base64"),
         ("data:image/png;base64,AA!A", "not valid base64"),
         ("data:image/png;base64,ÄÖÜA", "not valid base64"),
         ("data:image/png;base64,", "no data"),
