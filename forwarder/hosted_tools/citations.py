@@ -23,7 +23,7 @@ MAX_URLS = 2_000
 MAX_LINK_TEXT = 300
 """Maximum number of characters of the text of a Markdown link."""
 
-_URL = re.compile(r"https?://[^\s<>\[\]\"'`|]+")
+_URL = re.compile(r"https?://[^\s<>\[\]\"'`|]{1,4096}")
 _FILE_ID = re.compile(r"\bfile-[A-Za-z0-9_-]{1,128}")
 _TRAILING = ".,;:!?*_"
 """Characters after a URL that belong to the sentence."""
