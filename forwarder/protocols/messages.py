@@ -13,6 +13,7 @@ from forwarder.core.errors import (
     ForwarderError,
     InvalidRequest,
     NotFound,
+    Unsupported,
     UpstreamProtocolError,
     UpstreamRefused,
 )
@@ -57,6 +58,9 @@ _ERROR_TYPES = {
 _TOO_LONG = "prompt is too long"
 """Claude Code compacts the conversation when an error's message has these words."""
 
+_THREAD_DETAILS = {"error_code": "thread_unsupported_request"}
+"""With these details, the SDK's tool runner sends the request again, without ``thread``."""
+
 
 def make_error(error: ForwarderError) -> Json:
     """Return the ``error`` event, which is also the body of an HTTP error without its id."""
@@ -66,7 +70,10 @@ def make_error(error: ForwarderError) -> Json:
     is_too_long = isinstance(error, UpstreamRefused) and error.kind is ErrorKind.CONTEXT_TOO_LONG
     if is_too_long and _TOO_LONG not in message:
         message = f"{_TOO_LONG}: {message}"
-    return {"type": "error", "error": {"type": kind, "message": message}}
+    inner: Json = {"type": kind, "message": message}
+    if isinstance(error, Unsupported) and error.param == "thread":
+        inner["details"] = _THREAD_DETAILS
+    return {"type": "error", "error": inner}
 
 
 def encode_error(error: ForwarderError, request_id: str) -> ErrorAnswer:

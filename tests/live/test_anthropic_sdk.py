@@ -97,6 +97,46 @@ def test_stream_runs_tools_with_thinking(
         assert body["input"][1]["encrypted_content"]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_tool_runner_calls_tools_until_the_answer(
+    streamed: bool, client: Any, upstream: ScriptedUpstream
+) -> None:
+    """The runner begins with a `thread`, is refused, and sends the whole conversation instead."""
+    import anthropic
+
+    @anthropic.beta_tool
+    def get_weather(city: str) -> str:
+        """Get the weather of a city."""
+        if city == "Bergen":
+            raise anthropic.lib.tools.ToolError("unknown city")
+        return f"sunny in {city}"
+
+    calls = [Call("get_weather", {"city": city}) for city in ("Oslo", "Bergen")]
+    upstream.script(Answer(reasoning="I look.", calls=calls), Answer(text="Sunny."))
+
+    runner = client.beta.messages.tool_runner(
+        model="chat/gpt-5",
+        max_tokens=4000,
+        thinking=THINKING,
+        system="Be brief.",
+        tools=[get_weather],
+        messages=[HI],
+        stream=streamed,
+    )
+    answers = [each.get_final_message() if streamed else each for each in runner]
+
+    assert [answer.stop_reason for answer in answers] == ["tool_use", "end_turn"]
+    assert [block.type for block in answers[0].content] == ["thinking", "tool_use", "tool_use"]
+    assert answers[1].content[-1].text == "Sunny."
+    first, last = (request.body["messages"] for request in upstream.requests)
+    assert last[: len(first)] == first
+    assert last[len(first)]["reasoning_content"] == "I look."
+    assert [message["content"] for message in last[len(first) + 1 :]] == [
+        "sunny in Oslo",
+        "[The tool call failed.]\nunknown city",
+    ]
+
+
 @over_either
 def test_images_and_documents_reach_the_upstream(
     over: str, client: Any, upstream: ScriptedUpstream
@@ -147,6 +187,19 @@ def test_errors_of_the_upstream_are_the_sdks(
         client.messages.create(model=f"{over}/gpt-5", max_tokens=100, messages=[HI])
     assert raised.value.type == "rate_limit_error"
     assert raised.value.request_id
+
+
+def test_batches_and_unknown_files_are_not_found(client: Any) -> None:
+    import anthropic
+
+    def ask_about_file() -> None:
+        client.beta.files.retrieve_metadata("file_011CNha8iCJcU1wXNR6q4V8w")
+
+    for ask in (client.messages.batches.list, ask_about_file):
+        with pytest.raises(anthropic.NotFoundError) as raised:
+            ask()
+        assert raised.value.type == "not_found_error"
+        assert raised.value.request_id
 
 
 def test_unknown_keys_are_refused(forwarder: Server) -> None:

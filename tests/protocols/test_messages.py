@@ -117,6 +117,15 @@ def test_error_of_a_full_context_says_what_claude_code_looks_for() -> None:
     assert encode_error(error, "").body["error"]["message"] == "prompt is too long: no"
 
 
+def test_refused_thread_has_the_details_that_the_tool_runner_recovers_from() -> None:
+    module = pytest.importorskip("anthropic.types.thread_unsupported_request_error_details")
+    error = encode_error(errors.Unsupported("no", param="thread"), "").body["error"]
+    other = encode_error(errors.Unsupported("no", param="prompt"), "").body["error"]
+
+    module.ThreadUnsupportedRequestErrorDetails.model_validate(error["details"])
+    assert "details" not in other
+
+
 def test_failure_ends_the_stream_with_an_error_event() -> None:
     def break_off() -> EventStream:
         yield [{"type": "message_start"}]
