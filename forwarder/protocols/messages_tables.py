@@ -58,7 +58,7 @@ MESSAGES_PARAMETERS: dict[str, Disposition] = {
     "thinking": remap(
         DICT,
         "a budget below 4096 tokens is sent as the effort `low`, below 16384 as `medium`, else as "
-        "`high`; `disabled` as `none`; without it, reasoning is not shown",
+        "`high`; `disabled` and `between_tools` as `none`; without it, reasoning is not shown",
         ("reasoning_effort", "reasoning.effort", "reasoning"),
     ),
     "output_config": remap(
@@ -97,7 +97,11 @@ MESSAGES_PARAMETERS: dict[str, Disposition] = {
     "fallback_credit_token": drop(ANY, _PROVIDER_REASON),
     "fallbacks": drop(ANY, "fallbacks are configured at the forwarder", [], "none"),
     "betas": keep_local(LIST, "a header of the SDK; the forwarder needs none to be switched on"),
-    "thread": refuse(DICT, "no threads are kept here; send the conversation in `messages`"),
+    "thread": refuse(
+        DICT,
+        "no threads are kept; send the conversation in `messages`, as the SDK's tool runner then "
+        "does",
+    ),
     "user_profile_id": drop(STR, _PROVIDER_REASON),
     "workspace_id": drop(STR, _PROVIDER_REASON),
 }
@@ -115,6 +119,7 @@ MESSAGES_BLOCKS: DispositionTable = {
     "document, by URL": _MEDIA_BY_URL,
     "document, with citations": drop_item("the upstream does not cite documents"),
     "search_result": remap_item("becomes a text part with its title and its source"),
+    "search_result, with citations": drop_item("the upstream does not cite search results"),
     "thinking": remap_item(
         "its signature is a seal of the forwarder; it goes back to the model that made it"
     ),
@@ -139,7 +144,7 @@ MESSAGES_BLOCKS: DispositionTable = {
     "container_upload": drop_item(_CONTAINER_REASON),
     "browser_state": note_item("the upstream has no browser tools"),
     "compaction": remap_item("its summary is sent as text"),
-    "tool_addition": drop_item("all tools are offered from the start"),
+    "tool_addition": note_item("all tools are offered from the start, also those it defines"),
     "tool_removal": drop_item("all tools are offered to the end"),
     "fallback": note_item("it only records which model answered"),
 }

@@ -127,9 +127,7 @@ def convert_document(block: Json, path: str, loss_report: LossReport) -> list[Pa
     title = read_field(block, "title", STR, f"{path}.title")
     notes = [f"Document: {title}" if title else ""]
     notes.append(read_field(block, "context", STR, f"{path}.context") or "")
-    citations = read_field(block, "citations", DICT, f"{path}.citations") or {}
-    if citations.get("enabled"):
-        loss_report.drop("messages.citations", MESSAGES_BLOCKS["document, with citations"].reason)
+    check_citations(block, path, loss_report)
     place = f"{path}.source"
     source = require_field(block, "source", DICT, place)
     kind = require_field(source, "type", STR, f"{place}.type")
@@ -137,6 +135,14 @@ def convert_document(block: Json, path: str, loss_report: LossReport) -> list[Pa
     head = "\n".join(filter(None, notes))
     parts = _DOCUMENT_SOURCES[kind](source, title, place, loss_report)
     return [*([make_text(head, path)] if head else ()), *parts]
+
+
+def check_citations(block: Json, path: str, loss_report: LossReport) -> None:
+    """Report the request for citations of a document or a search result."""
+    citations = read_field(block, "citations", DICT, f"{path}.citations") or {}
+    if citations.get("enabled"):
+        row = MESSAGES_BLOCKS[f"{block['type']}, with citations"]
+        loss_report.drop("messages.citations", row.reason)
 
 
 def make_file(fields: Json, title: str | None, path: str) -> list[PathBlock]:
@@ -177,6 +183,7 @@ _DOCUMENT_SOURCES: dict[str, Callable[[Json, str | None, str, LossReport], list[
 def convert_search_result(block: Json, path: str, loss_report: LossReport) -> list[PathBlock]:
     title = require_field(block, "title", STR, f"{path}.title")
     source = require_field(block, "source", STR, f"{path}.source")
+    check_citations(block, path, loss_report)
     content = require_field(block, "content", LIST, f"{path}.content")
     text = join_texts(content, f"{path}.content")
     return [make_text(f"Search result: {title}\nSource: {source}\n\n{text}", path)]

@@ -34,6 +34,7 @@ from forwarder.translation.message_content import (
     read_text,
     skip_block,
 )
+from forwarder.translation.message_settings import report_unread_fields
 
 FAILED_CALL_NOTE = "[The tool call failed.]"
 """Begins the result of a call that failed; OpenAI's APIs have no field for it."""
@@ -42,6 +43,7 @@ _BILLING_BLOCK = "x-anthropic-billing-header:"
 """Claude Code's first system block.  It differs in every request, so no prefix would be cached."""
 
 _ROLES = ("user", "assistant", "system")
+_MESSAGE_FIELDS = frozenset({"role", "content"})
 
 
 class Thinking(NamedTuple):
@@ -104,7 +106,7 @@ def read_conversation(
     open_calls: dict[str, None] = {}
     held_texts: list[str] = []  # of the system, between calls and their results
     path = "messages"
-    for role, blocks, path in iter_turns(messages):
+    for role, blocks, path in iter_turns(messages, context.loss_report):
         if role == "user":
             read_user_turn(blocks, path, open_calls, builder, context)
             for text in held_texts:
@@ -112,7 +114,7 @@ def read_conversation(
             held_texts.clear()
             continue
         if role == "system":
-            text = "\n\n".join(read_text(block, place) for block, place in blocks)
+            text = read_system_turn(blocks, context.loss_report)
             if open_calls:
                 held_texts.append(text)
             else:
@@ -130,7 +132,9 @@ def read_conversation(
     check_all_answered(open_calls, path)
 
 
-def iter_turns(messages: list[Any]) -> Iterator[tuple[str, list[PathBlock], str]]:
+def iter_turns(
+    messages: list[Any], loss_report: LossReport
+) -> Iterator[tuple[str, list[PathBlock], str]]:
     """Yield the role, the blocks and the path of each turn."""
     role, path = "", ""
     blocks: list[PathBlock] = []
@@ -143,9 +147,25 @@ def iter_turns(messages: list[Any]) -> Iterator[tuple[str, list[PathBlock], str]
             if blocks:
                 yield role, blocks, path
             role, blocks, path = own, [], place
+        if message.keys() != _MESSAGE_FIELDS:
+            report_unread_fields(message, _MESSAGE_FIELDS, "messages", loss_report)
+            if own == "system" and message.get("output_config") and "content" not in message:
+                continue  # it changes only settings
         blocks += list_blocks(message, f"{place}.content")
     if blocks:
         yield role, blocks, path
+
+
+def read_system_turn(blocks: list[PathBlock], loss_report: LossReport) -> str:
+    """Return the text of a system message in the conversation, which may also change tools."""
+    texts = []
+    for block, path in blocks:
+        kind = require_field(block, "type", STR, f"{path}.type")
+        if kind == "text":
+            texts.append(read_text(block, path))
+        else:
+            skip_block(kind, f"{path}.type", loss_report)
+    return "\n\n".join(texts)
 
 
 def check_all_answered(open_calls: dict[str, None], path: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 from forwarder.core.errors import InvalidRequest, Unsupported, shorten_value
-from forwarder.core.translation_context import LossReport
+from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import (
     BOOL,
@@ -20,7 +20,8 @@ from forwarder.core.validate import (
     read_field,
     require_field,
 )
-from forwarder.protocols.messages_tables import MESSAGES_TOOLS
+from forwarder.protocols.messages_tables import MESSAGES_PARAMETERS, MESSAGES_TOOLS
+from forwarder.protocols.parameters import validate_parameters
 
 # -- limits -------------------------------------------------------------------------------------
 
@@ -79,14 +80,14 @@ def read_thinking_settings(request: Json) -> ThinkingSettings:
         return ThinkingSettings(effort, False)
     kind = require_field(thinking, "type", STR, "thinking.type")
     check_enum(kind, _THINKING_TYPES, "thinking.type")
-    if kind == "disabled":
+    if kind in ("disabled", "between_tools"):  # the second one shows only reports of progress
         return ThinkingSettings("none", False)
     display = read_field(thinking, "display", STR, "thinking.display") or "summarized"
-    check_enum(display, ("summarized", "omitted"), "thinking.display")
+    check_enum(display, ("summarized", "omitted", "updates"), "thinking.display")
     if kind == "enabled":
         budget = require_field(thinking, "budget_tokens", INT, "thinking.budget_tokens")
         effort = effort or next((name for limit, name in _BUDGETS if budget < limit), "high")
-    return ThinkingSettings(effort or "medium", True, display == "summarized")
+    return ThinkingSettings(effort or "medium", True, display != "omitted")
 
 
 # -- structured output --------------------------------------------------------------------------
@@ -191,6 +192,52 @@ def read_service_tier(request: Json) -> str | None:
     return "default" if tier == "standard_only" else None
 
 
+# -- parameters that keep their names, and fields that are not read -----------------------------
+
+_COPIED = frozenset({"model", "stream", "temperature", "top_p", "top_k"})
+
+_FUNCTION_FIELDS = frozenset(
+    {"type", "name", "description", "input_schema", "strict", "cache_control",
+     "eager_input_streaming"}  # arguments are always streamed as they come
+)  # fmt: skip
+_SEARCH_FIELDS = frozenset(
+    {"type", "name", "allowed_domains", "blocked_domains", "user_location", "max_uses",
+     "cache_control"}
+)  # fmt: skip
+
+_EMPTY_VALUES: tuple[Any, ...] = (None, False, [], {}, ["direct"])
+"""Values that request nothing; ``["direct"]`` are the usual ``allowed_callers``."""
+
+_ALL_OFFERED = "all tools are offered from the start"
+
+
+def copy_parameters(request: Json, context: TranslationContext) -> Json:
+    """Check all parameters, and return those that keep their names."""
+    copied: Json = {}
+    loss_report = context.loss_report
+    for name, value in validate_parameters(
+        request, MESSAGES_PARAMETERS, loss_report, context.extensions
+    ):
+        if name in _COPIED:
+            copied[name] = value
+        elif name in MESSAGES_PARAMETERS and MESSAGES_PARAMETERS[name].fields:
+            report_unread_fields(value, MESSAGES_PARAMETERS[name].fields, name, loss_report)
+    return copied
+
+
+def report_unread_fields(
+    holder: Json, known: Collection[str], path: str, loss_report: LossReport
+) -> None:
+    """Report the fields of an object in the request that are not ``known``."""
+    for name, value in holder.items():
+        if name in known or value in _EMPTY_VALUES:
+            continue
+        if name == "defer_loading":
+            loss_report.note(f"{path}.{name}", _ALL_OFFERED)
+        else:
+            loss_report.drop(f"{path}.{shorten_value(name)}", "the upstream has no such field")
+
+
 # -- tools --------------------------------------------------------------------------------------
 
 
@@ -204,10 +251,14 @@ class FunctionTool(NamedTuple):
 
 
 class ToolSettings(NamedTuple):
-    """The client's functions, and its web search tool if it has one."""
+    """The client's functions, and its web search tool if it has one.
+
+    ``max_searches`` is how often the web search may be used.
+    """
 
     functions: list[FunctionTool]
     search: Json | None
+    max_searches: int | None
 
     @property
     def names(self) -> set[str]:
@@ -215,25 +266,53 @@ class ToolSettings(NamedTuple):
 
 
 def read_tools(request: Json, loss_report: LossReport) -> ToolSettings:
-    """Read ``tools``; those that cannot run are reported by their type."""
+    """Read all tools; those that cannot run are reported by their type."""
     functions: list[FunctionTool] = []
+    added: dict[str, FunctionTool] = {}  # by system messages
     search: Json | None = None
-    for i, value in enumerate(read_field(request, "tools", LIST, "tools") or ()):
-        path = f"tools[{i}]"
-        tool = check_type(value, DICT, path)
+    max_searches: int | None = None
+    for tool, path in iter_tools(request):
+        function = None
         kind = read_field(tool, "type", STR, f"{path}.type") or "custom"
         known = next((row for head, row in KNOWN_TOOLS.items() if kind.startswith(head)), None)
         if kind == "custom":
-            functions.append(read_function(tool, path, loss_report))
+            function = read_function(tool, path, loss_report)
         elif known is not None:
             name = read_field(tool, "name", STR, f"{path}.name") or known.name
-            functions.append(known._replace(name=name))
+            function = known._replace(name=name)
         elif kind.startswith("web_search_"):
             search = read_search_tool(tool, path)
+            max_searches = read_field(tool, "max_uses", INT, f"{path}.max_uses")
         else:
             row = MESSAGES_TOOLS.get(kind, MESSAGES_TOOLS["mcp_toolset"])
             loss_report.drop(f"tools.{shorten_value(kind)}", row.reason)
-    return ToolSettings(functions, search)
+            continue
+        fields = _SEARCH_FIELDS if function is None else _FUNCTION_FIELDS
+        report_unread_fields(tool, fields, "tools", loss_report)
+        if function is not None and path.startswith("messages"):
+            added[function.name] = function
+        elif function is not None:
+            functions.append(function)
+    kept = [each for each in functions if each.name not in added] if added else functions
+    return ToolSettings([*kept, *added.values()], search, max_searches)
+
+
+def iter_tools(request: Json) -> Iterator[tuple[Json, str]]:
+    """Yield the tools in ``tools`` and those that system messages define, with their paths."""
+    for i, tool in enumerate(read_field(request, "tools", LIST, "tools") or ()):
+        yield check_type(tool, DICT, f"tools[{i}]"), f"tools[{i}]"
+    messages = request.get("messages")
+    for i, message in enumerate(messages if isinstance(messages, list) else ()):
+        if not isinstance(message, dict) or message.get("role") != "system":
+            continue
+        content = message.get("content")
+        for j, block in enumerate(content if isinstance(content, list) else ()):
+            if isinstance(block, dict) and block.get("type") == "tool_addition":
+                path = f"messages[{i}].content[{j}].tool"
+                added = require_field(block, "tool", DICT, path)
+                if added.get("type") == "tool_definition":
+                    path += ".definition"
+                    yield require_field(added, "definition", DICT, path), path
 
 
 def read_function(tool: Json, path: str, loss_report: LossReport) -> FunctionTool:
@@ -266,15 +345,6 @@ def read_search_tool(tool: Json, path: str) -> Json:
     return search
 
 
-def read_max_uses(request: Json) -> int | None:
-    """Return how often the web search may be used."""
-    for i, tool in enumerate(request.get("tools") or ()):
-        uses = read_field(tool, "max_uses", INT, f"tools[{i}].max_uses")
-        if uses is not None:
-            return int(uses)
-    return None
-
-
 class ToolChoice(NamedTuple):
     """``mode`` is ``auto``, ``required`` or ``none``; ``name`` is that of a tool to call."""
 
@@ -302,7 +372,7 @@ def read_tool_choice(request: Json, tools: ToolSettings) -> ToolChoice | None:
         offered = [*entries, *tools.names]
         if name not in offered:
             raise InvalidRequest(
-                f"Tool '{shorten_value(name)}' not found in provided tools.",
+                f"'tool_choice.name': Tool '{shorten_value(name)}' not found in provided tools.",
                 param="tool_choice.name",
                 code="invalid_value",
             )

@@ -82,6 +82,16 @@ def test_empty_texts_are_left_out() -> None:
             {"type": "image", "source": IMAGE, "transformations": {"oversized_image": "error"}},
             "messages.transformations",
         ),
+        (
+            {
+                "type": "search_result",
+                "title": "t",
+                "source": "s",
+                "content": [{"type": "text", "text": "x"}],
+                "citations": {"enabled": True},
+            },
+            "messages.citations",
+        ),
         ({"type": "container_upload", "file_id": "x"}, "messages.container_upload"),
     ],
 )

@@ -97,6 +97,23 @@ def test_system_texts_between_calls_and_results_follow_the_results() -> None:
     ]
 
 
+def test_system_messages_may_change_tools_and_settings() -> None:
+    context = terms()
+    removal = {"type": "tool_removal", "tool": {"type": "tool_reference", "name": "f"}}
+    changed = {"role": "system", "content": [text("s"), removal], "clear_at": "next_user_message"}
+    effort = {"role": "system", "output_config": {"effort": "low"}}
+
+    assert read(user(text("a")), effort, changed, context=context) == [
+        ("user", ["a"]),
+        ("system", "s"),
+    ]
+    assert sorted(context.loss_report.losses) == [
+        "messages.clear_at",
+        "messages.output_config",
+        "messages.tool_removal",
+    ]
+
+
 def test_system_prompt_is_one_text_without_the_billing_block() -> None:
     billing = text("x-anthropic-billing-header: cc_version=1")
 

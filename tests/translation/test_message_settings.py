@@ -10,9 +10,9 @@ from forwarder.core.errors import ClientError
 from forwarder.core.translation_context import LossReport
 from forwarder.translation.message_settings import (
     ThinkingSettings,
+    copy_parameters,
     is_strict_schema,
     make_cache_key,
-    read_max_uses,
     read_schema,
     read_service_tier,
     read_stop_sequences,
@@ -23,6 +23,7 @@ from forwarder.translation.message_settings import (
     read_user,
 )
 from tests.helpers.check_cases import check_each
+from tests.helpers.translating import terms
 
 Json = dict[str, Any]
 
@@ -43,7 +44,8 @@ def thinking(kind: str, **fields: Any) -> Json:
         (thinking("enabled", budget_tokens=4096), ("medium", True, True)),
         (thinking("enabled", budget_tokens=31999), ("high", True, True)),
         (thinking("adaptive"), ("medium", True, True)),
-        (thinking("between_tools"), ("medium", True, True)),
+        (thinking("between_tools"), ("none", False, True)),
+        (thinking("adaptive", display="updates"), ("medium", True, True)),
         (thinking("adaptive", display="omitted"), ("medium", True, False)),
         ({**thinking("adaptive"), "output_config": {"effort": "low"}}, ("low", True, True)),
     ],
@@ -139,7 +141,7 @@ def test_tools_that_cannot_run_are_reported() -> None:
     report = LossReport()
     tools = [{"type": kind, "name": "x"} for kind in ("web_fetch_20250910", "computer_20250124")]
 
-    assert read_tools({"tools": tools}, report) == ([], None)
+    assert read_tools({"tools": tools}, report) == ([], None, None)
     assert sorted(report.losses) == ["tools.computer_20250124", "tools.web_fetch_20250910"]
 
 
@@ -157,8 +159,67 @@ def test_web_search_keeps_its_filters_and_place() -> None:
         "filters": {"blocked_domains": ["example.com"]},
         "user_location": {"type": "approximate", "country": "NO"},
     }
-    assert read_max_uses({"tools": [FUNCTION, tool]}) == 2
-    assert read_max_uses({}) is None
+
+
+def test_limit_of_searches_is_that_of_the_search_tool() -> None:
+    fetch = {"type": "web_fetch_20250910", "name": "web_fetch", "max_uses": 7}
+    search = {"type": "web_search_20250305", "name": "web_search"}
+
+    limited = {"tools": [fetch, {**search, "max_uses": 2}]}
+    assert read_tools(limited, LossReport()).max_searches == 2
+    assert read_tools({"tools": [fetch, search]}, LossReport()).max_searches is None
+
+
+def add_tool(**definition: Any) -> Json:
+    addition = {"type": "tool_definition", "definition": definition}
+    block = {"type": "tool_addition", "tool": addition}
+    return {"role": "system", "content": [block]}
+
+
+def test_tools_that_system_messages_define_are_offered() -> None:
+    schema = {"type": "object", "properties": {}}
+    reference = {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "f"}}
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "system", "content": [reference]},
+        {"role": "system", "content": "Be brief."},
+        add_tool(name="g", input_schema=schema),
+        add_tool(name="f", input_schema=schema),
+    ]
+
+    found = read_tools({"tools": [FUNCTION], "messages": messages}, LossReport()).functions
+
+    assert [(each.name, each.parameters) for each in found] == [("g", schema), ("f", schema)]
+
+
+def test_fields_without_counterpart_are_reported() -> None:
+    report = LossReport()
+    plain = {**FUNCTION, "cache_control": {"type": "ephemeral"}, "allowed_callers": ["direct"]}
+    callers = ["code_execution_20250825"]
+    function = {
+        **FUNCTION, "input_examples": [{}], "defer_loading": True, "allowed_callers": callers,
+        "eager_input_streaming": True,
+    }  # fmt: skip
+    search = {"type": "web_search_20260318", "name": "s", "response_inclusion": "excluded"}
+
+    read_tools({"tools": [plain]}, report)
+    assert report.losses == {}
+    read_tools({"tools": [function, search]}, report)
+    assert sorted(report.losses) == [
+        "tools.allowed_callers",
+        "tools.defer_loading",
+        "tools.input_examples",
+        "tools.response_inclusion",
+    ]
+
+
+def test_fields_of_settings_without_counterpart_are_reported() -> None:
+    context = terms()
+    config = {"effort": "low", "task_budget": {"type": "tokens", "total": 9}, "format": None}
+    request = {"model": "m", "top_p": 1, "output_config": config, "metadata": {"user_id": "u"}}
+
+    assert copy_parameters(request, context) == {"model": "m", "top_p": 1}
+    assert list(context.loss_report.losses) == ["output_config.task_budget"]
 
 
 @check_each(
@@ -184,7 +245,6 @@ def ask_for(request: Json) -> None:
     read_user(request)
     read_service_tier(request)
     read_tool_choice(request, read_tools(request, LossReport()))
-    read_max_uses(request)
 
 
 REFUSED: dict[str, Json] = {
@@ -203,6 +263,7 @@ REFUSED: dict[str, Json] = {
     "tools[0].name": {"tools": [{"input_schema": {}}]},
     "tools[0].input_schema": {"tools": [{"name": "f"}]},
     "tools[0]": {"tools": ["f"]},
+    "messages[0].content[0].tool.definition.name": {"messages": [add_tool(input_schema={})]},
     "tool_choice.type": {"tool_choice": {"type": "x"}},
     "tool_choice.name": {
         "tools": [FUNCTION, {"type": "web_fetch_20250910", "name": ["x"]}],

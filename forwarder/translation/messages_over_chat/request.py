@@ -8,13 +8,12 @@ from forwarder.core.errors import InvalidRequest
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, STR, require_field
-from forwarder.protocols.messages_tables import MESSAGES_PARAMETERS
-from forwarder.protocols.parameters import validate_parameters
 from forwarder.translation.message_history import read_conversation, read_system
 from forwarder.translation.message_settings import (
     FunctionTool,
     ThinkingSettings,
     ToolSettings,
+    copy_parameters,
     make_cache_key,
     make_json_schema,
     read_schema,
@@ -27,8 +26,6 @@ from forwarder.translation.message_settings import (
     read_user,
 )
 from forwarder.translation.messages_over_chat.history import ChatConversationBuilder
-
-_COPIED = ("model", "stream", "temperature", "top_p", "top_k")
 
 
 class TranslatedMessagesRequest(NamedTuple):
@@ -46,13 +43,7 @@ def translate_request(request: Json, context: TranslationContext) -> TranslatedM
     Raises InvalidRequest for malformed parameters, Unsupported for those that Chat cannot carry.
     """
     model = require_field(request, "model", STR, "model")
-    chat: Json = {
-        name: value
-        for name, value in validate_parameters(
-            request, MESSAGES_PARAMETERS, context.loss_report, context.extensions
-        )
-        if name in _COPIED
-    }
+    chat = copy_parameters(request, context)
     if chat.get("stream"):
         chat["stream_options"] = {"include_usage": True}
     thinking, stops = read_thinking_settings(request), read_stop_sequences(request)
@@ -86,8 +77,8 @@ def translate_request(request: Json, context: TranslationContext) -> TranslatedM
 
 def set_tools(chat: Json, request: Json, tools: ToolSettings, context: TranslationContext) -> None:
     choice = read_tool_choice(request, tools)
-    if tools.search is not None:
-        set_search(chat, tools.search, context)
+    if tools.search is not None and (choice is None or choice.mode != "none"):
+        set_search(chat, tools, context)
     if not tools.functions:
         return
     chat["tools"] = [{"type": "function", "function": make_function(t)} for t in tools.functions]
@@ -110,8 +101,9 @@ def make_function(tool: FunctionTool) -> Json:
     return function
 
 
-def set_search(chat: Json, search: Json, context: TranslationContext) -> None:
+def set_search(chat: Json, tools: ToolSettings, context: TranslationContext) -> None:
     """Ask for web searches, as far as Chat Completions has options for them."""
+    search = tools.search or {}
     if not context.web_search:
         context.loss_report.drop("tools.web_search", "no web search is available here")
         return
@@ -121,4 +113,6 @@ def set_search(chat: Json, search: Json, context: TranslationContext) -> None:
         options["user_location"] = {"type": "approximate", "approximate": location}
     for name in search.get("filters", ()):
         context.loss_report.drop(f"tools.{name}", "Chat Completions has no filters for searches")
+    if tools.max_searches is not None:
+        context.loss_report.drop("tools.max_uses", "Chat Completions has no limit of searches")
     chat["web_search_options"] = options

@@ -9,16 +9,14 @@ from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, STR, require_field
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
-from forwarder.protocols.messages_tables import MESSAGES_PARAMETERS
-from forwarder.protocols.parameters import validate_parameters
 from forwarder.translation.message_history import read_conversation, read_system
 from forwarder.translation.message_settings import (
     FunctionTool,
     ThinkingSettings,
     ToolSettings,
+    copy_parameters,
     make_cache_key,
     make_json_schema,
-    read_max_uses,
     read_schema,
     read_service_tier,
     read_stop_sequences,
@@ -32,8 +30,6 @@ from forwarder.translation.messages_over_responses.history import ResponsesConve
 
 MIN_OUTPUT_TOKENS = 16
 """The smallest ``max_output_tokens`` that the Responses API accepts."""
-
-_COPIED = ("model", "stream", "temperature", "top_p", "top_k")
 
 _INCLUDE_SOURCES = "web_search_call.action.sources"
 
@@ -52,12 +48,7 @@ def translate_request(request: Json, context: TranslationContext) -> TranslatedM
     Raises InvalidRequest for malformed parameters, Unsupported for those that it cannot carry.
     """
     model = require_field(request, "model", STR, "model")
-    out: Json = {"store": False}
-    for name, value in validate_parameters(
-        request, MESSAGES_PARAMETERS, context.loss_report, context.extensions
-    ):
-        if name in _COPIED:
-            out[name] = value
+    out: Json = {"store": False, **copy_parameters(request, context)}
     thinking = read_thinking_settings(request)
     read_stop_sequences(request)  # the answer is cut before it reaches the client
     tools = read_tools(request, context.loss_report)
@@ -102,9 +93,8 @@ def set_tools(out: Json, request: Json, tools: ToolSettings) -> None:
     offered = [make_function(tool) for tool in tools.functions]
     if tools.search is not None:
         offered.append(tools.search)
-        max_uses = read_max_uses(request)
-        if max_uses is not None:
-            out["max_tool_calls"] = max(1, max_uses)
+        if tools.max_searches is not None:
+            out["max_tool_calls"] = max(1, tools.max_searches)
     if not offered:
         return
     out["tools"] = offered

@@ -53,6 +53,14 @@ def test_choice_without_functions_is_left_out() -> None:
     assert {"tools", "tool_choice"}.isdisjoint(sent)
 
 
+def test_choice_of_no_tool_prevents_searches() -> None:
+    choice = {"type": "none"}
+    sent = translate(terms(web_search=True), tools=[SEARCH, FUNCTION], tool_choice=choice)
+
+    assert "web_search_options" not in sent
+    assert sent["tool_choice"] == "none"
+
+
 def test_one_tool_can_be_forced() -> None:
     sent = translate(tools=[FUNCTION], tool_choice={"type": "tool", "name": "f"})
 
