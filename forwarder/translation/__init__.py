@@ -22,7 +22,7 @@ from forwarder.translation import (
     ollama_over_chat,
     responses_over_chat,
 )
-from forwarder.translation.error_params import rename_losses, with_client_parameter_names
+from forwarder.translation.error_params import call_carrier, with_client_parameter_names
 from forwarder.translation.ollama_over_chat.forms import (
     CHAT_ENDPOINT,
     GENERATE_ENDPOINT,
@@ -70,12 +70,11 @@ def make_ollama_translation(endpoint: OllamaEndpoint) -> Translation:
     def with_ollama_translation(handler: Handler, context: TranslationContext) -> Handler:
         def handle_request(request: Json) -> EventStream:
             translated = ollama_over_chat.translate_request(request, context, endpoint)
-            try:
-                stream: EventStream = (
-                    iter(()) if translated.load_action else handler(translated.chat_request)
+            stream: EventStream = iter(())
+            if not translated.load_action:
+                stream = call_carrier(
+                    handler, translated.chat_request, "ollama", request, context.loss_report
                 )
-            finally:
-                rename_losses(context.loss_report, "ollama", request)
             return ollama_over_chat.translate_stream(stream, translated, context)
 
         return handle_request
@@ -87,10 +86,9 @@ def make_messages_translation(translation: ModuleType) -> Translation:
     def with_messages_translation(handler: Handler, context: TranslationContext) -> Handler:
         def handle_request(request: Json) -> EventStream:
             translated = translation.translate_request(request, context)
-            try:
-                stream = handler(translated.upstream_request)
-            finally:
-                rename_losses(context.loss_report, "messages", request)
+            stream = call_carrier(
+                handler, translated.upstream_request, "messages", request, context.loss_report
+            )
             answer: EventStream = translation.translate_stream(stream, translated, context)
             return answer
 

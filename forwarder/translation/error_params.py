@@ -2,6 +2,7 @@
 
 In an upstream error only ``param`` is renamed; the upstream's message stays as it is.  The one
 exception is an unknown model: Ollama clients pull a model when the message says "not found".
+Refusals by the forwarder's own stages below the translation are renamed in the message too.
 A path inside an upstream parameter is cut to the client's parameter: the translation built that
 value, so the path means nothing to the client.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 
 from forwarder.core.error_kinds import ErrorKind
-from forwarder.core.errors import UpstreamRefused, shorten_value
+from forwarder.core.errors import ClientError, UpstreamRefused, shorten_value
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.protocols.registry import PROTOCOLS
@@ -41,6 +42,29 @@ def model_not_found(refusal: UpstreamRefused, request: Json) -> UpstreamRefused:
     message = f"model '{shorten_value(request.get('model'))}' not found: {refusal.message}"
     error = {"message": message, "param": "model", "code": "model_not_found"}
     return UpstreamRefused(404, error, refusal.headers)
+
+
+def call_carrier(
+    handler: Handler, request: Json, client: str, client_request: Json, loss_report: LossReport
+) -> EventStream:
+    """Call the handler of a carrier protocol with the translated ``request``.
+
+    Its refusals and losses name the parameters of the ``client_request``.
+    """
+    try:
+        return handler(request)
+    except ClientError as error:
+        param = error.param
+        if param:
+            error.param = map_to_client_parameter(param, client, client_request)
+            _, _, field = param.rpartition(".")
+            place = f"'{error.param}'"
+            if field != param and error.param != param:
+                place += f" ({field})"
+            error.message = error.message.replace(f"'{param}'", place)
+        raise
+    finally:
+        rename_losses(loss_report, client, client_request)
 
 
 def map_to_client_parameter(param: str, client: str, request: Json) -> str:

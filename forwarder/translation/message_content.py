@@ -19,6 +19,7 @@ from forwarder.core.validate import (
     STR,
     check_enum,
     check_type,
+    missing_parameter,
     read_field,
     require_field,
 )
@@ -102,12 +103,20 @@ def convert_image(block: Json, path: str, loss_report: LossReport) -> list[PathB
         f"{place}.type",
     )
     if kind == "file":
-        image = {"file_id": require_field(source, "file_id", STR, f"{place}.file_id")}
+        image = {"file_id": require_text(source, "file_id", place)}
     elif kind == "url":
-        image = {"url": require_field(source, "url", STR, f"{place}.url")}
+        image = {"url": require_text(source, "url", place)}
     else:
         image = {"url": read_data_url(source, place)}
     return [({"type": "image_url", "image_url": image}, path)]
+
+
+def require_text(source: Json, key: str, path: str) -> str:
+    """Return the URL or the id of a file; raises InvalidRequest if it is missing or empty."""
+    text: str = require_field(source, key, STR, f"{path}.{key}")
+    if not text:
+        raise missing_parameter(f"{path}.{key}")
+    return text
 
 
 def read_data_url(source: Json, path: str) -> str:
@@ -167,10 +176,10 @@ _DOCUMENT_SOURCES: dict[str, Callable[[Json, str | None, str, LossReport], list[
         {"file_data": read_data_url(source, path)}, title, path
     ),
     "url": lambda source, title, path, loss_report: make_file(
-        {"file_url": require_field(source, "url", STR, f"{path}.url")}, title, path
+        {"file_url": require_text(source, "url", path)}, title, path
     ),
     "file": lambda source, title, path, loss_report: make_file(
-        {"file_id": require_field(source, "file_id", STR, f"{path}.file_id")}, title, path
+        {"file_id": require_text(source, "file_id", path)}, title, path
     ),
     "text": lambda source, title, path, loss_report: [
         make_text(require_field(source, "data", STR, f"{path}.data"), path)

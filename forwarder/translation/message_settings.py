@@ -333,7 +333,7 @@ def read_search_tool(tool: Json, path: str) -> Json:
     """Return the web search tool as the Responses API has it."""
     search: Json = {"type": "web_search"}
     filters = {
-        name: domains
+        name: [check_type(each, STR, f"{path}.{name}[{i}]") for i, each in enumerate(domains)]
         for name in ("allowed_domains", "blocked_domains")
         if (domains := read_field(tool, name, LIST, f"{path}.{name}"))
     }

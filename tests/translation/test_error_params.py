@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder import translation
-from forwarder.core.errors import UpstreamRefused
+from forwarder.core.errors import InvalidRequest, UpstreamRefused
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
@@ -82,6 +82,43 @@ def test_translated_error_names_the_clients_parameter() -> None:
         call({"model": "m", "input": "hi"})
     assert caught.value.make_error_object()["param"] == "input"
     assert caught.value.message == "No."
+
+
+@check_each(
+    ("client", "upstream", "param", "field", "known"),
+    [
+        ("messages", "chat", "messages[1].content[0].image_url.url", "url", "messages"),
+        ("messages", "responses", "tools[0].filters.blocked_domains[2]", "blocked_domains[2]", "tools"),
+        ("ollama", "chat", "messages[0].content[1].image_url.url", "url", "messages"),
+    ],
+)  # fmt: skip
+def test_refusal_of_a_stage_below_the_translation_names_the_clients_parameter(
+    client: str, upstream: str, param: str, field: str, known: str
+) -> None:
+    def refuse_request(request: Json) -> EventStream:
+        raise InvalidRequest(f"Invalid value for '{param}': no.", param=param)
+
+    tool = {"name": "f", "input_schema": {"type": "object"}}
+    request = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+        **({"max_tokens": 9, "tools": [tool]} if client == "messages" else {}),
+    }
+    call = translation.translate_handler(refuse_request, client, upstream, terms())
+    with pytest.raises(InvalidRequest) as caught:
+        call(request)
+    assert caught.value.param == known
+    assert caught.value.message == f"Invalid value for '{known}' ({field}): no."
+
+
+def test_refusal_of_a_parameter_with_the_same_name_is_unchanged() -> None:
+    def refuse_request(request: Json) -> EventStream:
+        raise InvalidRequest("Invalid value for 'top_p': no.", param="top_p")
+
+    request = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    call = translation.translate_handler(refuse_request, "messages", "chat", terms())
+    with pytest.raises(InvalidRequest, match="Invalid value for 'top_p': no."):
+        call({**request, "top_p": 5})
 
 
 def test_passthrough_error_is_unchanged() -> None:

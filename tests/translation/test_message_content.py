@@ -111,6 +111,14 @@ def test_what_requests_nothing_is_noted_even_in_strict_mode() -> None:
     assert list(report.losses) == ["messages.browser_state"]
 
 
+@check_each("kind", ["image", "document"])
+@check_each(("source", "field"), [("url", "url"), ("file", "file_id")])
+def test_empty_places_of_files_are_refused(kind: str, source: str, field: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        convert({"type": kind, "source": {"type": source, field: ""}})
+    assert raised.value.param == f"b.source.{field}"
+
+
 @check_each(
     "wrong",
     [

@@ -263,6 +263,9 @@ REFUSED: dict[str, Json] = {
     "tools[0].name": {"tools": [{"input_schema": {}}]},
     "tools[0].input_schema": {"tools": [{"name": "f"}]},
     "tools[0]": {"tools": ["f"]},
+    "tools[0].blocked_domains[0]": {
+        "tools": [{"type": "web_search_20250305", "blocked_domains": [1]}],
+    },
     "messages[0].content[0].tool.definition.name": {"messages": [add_tool(input_schema={})]},
     "tool_choice.type": {"tool_choice": {"type": "x"}},
     "tool_choice.name": {
