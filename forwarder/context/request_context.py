@@ -312,6 +312,11 @@ class RequestContext:
 
         return handle_request
 
+    def record_estimate(self, usage: Json) -> None:
+        """Record the estimated usage of an answer that was cut, unless the upstream reported it."""
+        if self.usage is None:
+            self.usage = usage
+
     def convert_errors(self, stream: EventStream) -> EventStream:
         """Yield from a stream and convert every exception to a ForwarderError."""
         try:

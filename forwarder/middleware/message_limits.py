@@ -6,19 +6,27 @@ cut here.  Thinking and calls are never cut.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from forwarder.core.errors import ForwarderError
+from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Batch, Event, EventStream, Handler, Json
 from forwarder.middleware.chat_chunks import close_stream
 from forwarder.middleware.stop_sequences import StopSequenceFinder
 from forwarder.middleware.token_limit import TokenBudget
+from forwarder.middleware.usage_estimate import EstimatedUsage, estimate_message_input
 from forwarder.protocols.token_estimate import sum_text_tokens
 from forwarder.translation.messages_over_responses.request import MIN_OUTPUT_TOKENS
 
+_OTHER_TEXTS = ("thinking", "partial_json")
+"""Fields of deltas whose texts are never cut."""
 
-def with_message_limits(handler: Handler) -> Handler:
+
+def with_message_limits(handler: Handler, record_usage: Callable[[Json], None]) -> Handler:
     """Wrap a handler of the Messages API so that it honours ``stop_sequences`` and ``max_tokens``.
 
-    The upstream's answer is closed at the cut, which saves tokens; the usage is then estimated.
+    The upstream's answer is closed at the cut, which saves tokens; the usage is then estimated, and
+    recorded for the limits and the budget of the client.
     """
 
     def handle_request(request: Json) -> EventStream:
@@ -30,15 +38,20 @@ def with_message_limits(handler: Handler) -> Handler:
         if not stops and not is_low:
             return handler(request)
         inner = {**request, "stream": True} if stops else request
-        return cut_stream(handler(inner), MessageCutter(stops, limit if is_low else None))
+        cutter = MessageCutter(request, stops, limit if is_low else None)
+        return cut_stream(handler(inner), cutter, record_usage)
 
     return handle_request
 
 
-def cut_stream(stream: EventStream, cutter: MessageCutter) -> EventStream:
+def cut_stream(
+    stream: EventStream, cutter: MessageCutter, record_usage: Callable[[Json], None]
+) -> EventStream:
     try:
         for batch in stream:
             out = cutter.cut_batch(batch)
+            if cutter.is_cut:
+                record_usage(EstimatedUsage(out[-2]["usage"]))
             if out or not batch:
                 yield out
             if cutter.is_cut:
@@ -51,15 +64,19 @@ def cut_stream(stream: EventStream, cutter: MessageCutter) -> EventStream:
 
 
 class MessageCutter:
-    """Passes on the events of a message up to the cut, and ends the message there."""
+    """Passes on the events of a message up to the cut, and ends the message there.
 
-    def __init__(self, stops: list[str], limit: int | None) -> None:
+    ``request`` is that of the client; its tokens are estimated if the answer is cut.
+    """
+
+    def __init__(self, request: Json, stops: list[str], limit: int | None) -> None:
         self.is_cut = False
+        self._request = request
         self._stops = stops
         self._budget = TokenBudget(limit) if limit is not None else None
         self._finder: StopSequenceFinder | None = None
         self._text_index: int | None = None  # of the open text block
-        self._texts: list[str] = []
+        self._texts: list[str] = []  # all that the model wrote
         self._usage: Json = {}
 
     def cut_batch(self, batch: Batch) -> Batch:
@@ -84,9 +101,11 @@ class MessageCutter:
         elif kind == "content_block_start" and event["content_block"]["type"] == "text":
             self._text_index = event["index"]
             self._finder = StopSequenceFinder(self._stops) if self._stops else None
-        elif kind == "content_block_delta" and event["index"] == self._text_index:
-            if event["delta"]["type"] == "text_delta":
-                return self._cut_text(event["delta"]["text"])
+        elif kind == "content_block_delta":
+            delta = event["delta"]
+            if event["index"] == self._text_index and delta["type"] == "text_delta":
+                return self._cut_text(delta["text"])
+            self._texts += [delta[name] for name in _OTHER_TEXTS if name in delta]
         elif kind == "content_block_stop" and event["index"] == self._text_index:
             rest = self.flush()
             if self._finder is not None and self._finder.is_hit:
@@ -114,7 +133,11 @@ class MessageCutter:
 
     def _end(self, events: Batch, reason: str, sequence: str | None) -> Batch:
         self.is_cut = True
-        usage = {**self._usage, "output_tokens": sum_text_tokens(self._texts)}
+        usage = {
+            **self._usage,
+            "input_tokens": estimate_message_input(self._request, LossReport()),
+            "output_tokens": sum_text_tokens(self._texts),
+        }
         return [
             *events,
             {"type": "content_block_stop", "index": self._text_index},

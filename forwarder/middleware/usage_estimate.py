@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from forwarder.core.ids import ID_SOURCE
+from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.core.types import Json
 from forwarder.protocols.token_estimate import estimate_request_tokens, sum_text_tokens
+from forwarder.translation import messages_over_chat
 
 
 class EstimatedUsage(Json):
@@ -19,6 +22,19 @@ def estimate_usage(request: Json, texts: Iterable[str]) -> EstimatedUsage:
     return EstimatedUsage(
         prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
     )
+
+
+def estimate_message_input(request: Json, loss_report: LossReport) -> int:
+    """Estimate the input tokens of a Messages request, which needs no ``max_tokens``.
+
+    Raises InvalidRequest for malformed parameters, Unsupported for those that are not carried.
+    """
+    context = TranslationContext(
+        ID_SOURCE, loss_report, encrypt=str, decrypt=lambda sealed: None, web_search=True
+    )
+    # An answer would need a limit; the input does not.
+    translated = messages_over_chat.translate_request({"max_tokens": 1, **request}, context)
+    return estimate_request_tokens(translated.upstream_request)
 
 
 def sum_usages(usages: list[Json], prompts: bool) -> Json:

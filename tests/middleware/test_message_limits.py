@@ -10,9 +10,16 @@ import pytest
 from forwarder.core.errors import UpstreamUnreachable
 from forwarder.core.types import EventStream, Json
 from forwarder.middleware.message_limits import with_message_limits
+from forwarder.middleware.usage_estimate import EstimatedUsage
 from forwarder.protocols.messages import fold_messages
 from tests.helpers.check_cases import check_each
 
+REQUEST: Json = {
+    "model": "m",
+    "max_tokens": 100,
+    "system": "x" * 400,
+    "messages": [{"role": "user", "content": "Hello"}],
+}
 START = {
     "type": "message_start",
     "message": {
@@ -66,7 +73,11 @@ class Upstream:
 
 
 def ask(upstream: Upstream, **request: Any) -> Json:
-    return fold_messages(with_message_limits(upstream)({"max_tokens": 100, **request}))
+    return fold_messages(with_message_limits(upstream, ignore)({**REQUEST, **request}))
+
+
+def ignore(usage: Json) -> None:
+    """Record nothing."""
 
 
 def test_answer_is_cut_at_the_stop_sequence() -> None:
@@ -79,19 +90,25 @@ def test_answer_is_cut_at_the_stop_sequence() -> None:
         "a ",
     ]
     assert (message["stop_reason"], message["stop_sequence"]) == ("stop_sequence", "END")
-    assert message["usage"]["output_tokens"] == 1
     assert upstream.is_closed
     assert upstream.request["stream"] is True
 
 
-def test_last_event_has_no_service_tier() -> None:
-    upstream = Upstream(*block(0, "text", "a END"))
-    handler = with_message_limits(upstream)
+def test_usage_of_a_cut_answer_is_estimated() -> None:
+    """The input counts with the system prompt, the output with the thinking before the text."""
+    upstream = Upstream(*block(0, "thinking", "t" * 80), *block(1, "text", "a END"))
+    recorded: list[Json] = []
+    handler = with_message_limits(upstream, recorded.append)
 
-    request = {"max_tokens": 100, "stop_sequences": ["END"]}
+    request = {**REQUEST, "stop_sequences": ["END"]}
     events = [event for batch in handler(request) for event in batch]
 
-    assert events[-2]["usage"] == {"input_tokens": 0, "output_tokens": 1}
+    usage = events[-2]["usage"]
+    assert usage.keys() == {"input_tokens", "output_tokens"}  # without the service tier
+    assert 100 < usage["input_tokens"] < 120
+    assert usage["output_tokens"] == 21
+    assert recorded == [usage]
+    assert isinstance(recorded[0], EstimatedUsage)
 
 
 def test_text_that_only_begins_like_a_stop_sequence_is_kept() -> None:
@@ -124,8 +141,9 @@ def test_text_before_a_failure_is_sent() -> None:
     upstream = Upstream(*block(0, "text", "a E")[:-1], error=UpstreamUnreachable("broken"))
     got: list[Json] = []
 
+    stream = with_message_limits(upstream, ignore)({"stop_sequences": ["END"]})
     with pytest.raises(UpstreamUnreachable):
-        deque(map(got.extend, with_message_limits(upstream)({"stop_sequences": ["END"]})), 0)
+        deque(map(got.extend, stream), 0)
     assert [e["delta"]["text"] for e in got if "delta" in e] == ["a ", "E"]
 
 

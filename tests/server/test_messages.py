@@ -111,20 +111,30 @@ def test_thinking_goes_back_to_the_upstream(serve: Serve) -> None:
     assert foreign == []
 
 
-def test_stop_sequence_over_a_responses_upstream_is_named(serve: Serve) -> None:
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        place = {"output_index": 0, "content_index": 0}
-        delta = {"type": "response.output_text.delta", **place, "delta": "one END two"}
-        return streamed(
-            {"type": "response.created", "response": {"id": "resp_1"}},
-            delta,
-            {"type": "response.completed", "response": {"id": "resp_1", "output": []}},
-        )
+def answer_one_end_two(request: httpx2.Request) -> httpx2.Response:
+    place = {"output_index": 0, "content_index": 0}
+    delta = {"type": "response.output_text.delta", **place, "delta": "one END two"}
+    return streamed(
+        {"type": "response.created", "response": {"id": "resp_1"}},
+        delta,
+        {"type": "response.completed", "response": {"id": "resp_1", "output": []}},
+    )
 
-    message = ask(serve(answer, **RESPONSES), stop_sequences=["END"]).get_json()
+
+def test_stop_sequence_over_a_responses_upstream_is_named(serve: Serve) -> None:
+    message = ask(serve(answer_one_end_two, **RESPONSES), stop_sequences=["END"]).get_json()
 
     assert message["content"] == [{"type": "text", "text": "one "}]
     assert message["stop_sequence"] == "END"
+
+
+def test_cut_answers_count_for_the_clients_limit_of_tokens(serve: Serve) -> None:
+    limit = {"FORWARDER_RATE_LIMIT_TOKENS": "50/hour"}
+    client = serve(answer_one_end_two, **limit, **RESPONSES)
+
+    cut = ask(client, stop_sequences=["END"], system="x" * 400)
+    assert cut.get_json()["usage"]["input_tokens"] > 50
+    assert read_error(ask(client)) == (429, "rate_limit_error")
 
 
 # -- errors -------------------------------------------------------------------------------------
