@@ -6,7 +6,7 @@ cut here.  Thinking and calls are never cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from forwarder.core.errors import ForwarderError
 from forwarder.core.translation_context import LossReport
@@ -16,17 +16,21 @@ from forwarder.middleware.stop_sequences import StopSequenceFinder
 from forwarder.middleware.token_limit import TokenBudget
 from forwarder.middleware.usage_estimate import EstimatedUsage, estimate_message_input
 from forwarder.protocols.token_estimate import sum_text_tokens
+from forwarder.translation.message_blocks import make_message_end
 from forwarder.translation.messages_over_responses.request import MIN_OUTPUT_TOKENS
 
 _OTHER_TEXTS = ("thinking", "partial_json")
 """Fields of deltas whose texts are never cut."""
 
 
-def with_message_limits(handler: Handler, record_usage: Callable[[Json], None]) -> Handler:
+def with_message_limits(
+    handler: Handler, drain: bool, record_usage: Callable[[Json], None]
+) -> Handler:
     """Wrap a handler of the Messages API so that it honours ``stop_sequences`` and ``max_tokens``.
 
-    The upstream's answer is closed at the cut, which saves tokens; the usage is then estimated, and
-    recorded for the limits and the budget of the client.
+    Without ``drain``, an answer with a stop sequence is closed at the cut, which saves tokens. Its
+    usage is then estimated, and recorded for the limits and the budget of the client. With
+    ``drain``, and if the limit is low, the answer is read to its end for its usage.
     """
 
     def handle_request(request: Json) -> EventStream:
@@ -37,47 +41,76 @@ def with_message_limits(handler: Handler, record_usage: Callable[[Json], None]) 
             return handler(request)
         if not stops and not is_low:
             return handler(request)
-        inner = {**request, "stream": True} if stops else request
-        cutter = MessageCutter(request, stops, limit if is_low else None)
-        return cut_stream(handler(inner), cutter, record_usage)
+        inner = request if drain or is_low else {**request, "stream": True}
+        cutter = MessageCutter(stops, limit if is_low else None)
+        return cut_stream(handler(inner), cutter, request, drain or is_low, record_usage)
 
     return handle_request
 
 
 def cut_stream(
-    stream: EventStream, cutter: MessageCutter, record_usage: Callable[[Json], None]
+    stream: EventStream,
+    cutter: MessageCutter,
+    request: Json,
+    drain: bool,
+    record_usage: Callable[[Json], None],
 ) -> EventStream:
     try:
         for batch in stream:
             out = cutter.cut_batch(batch)
             if cutter.is_cut:
-                record_usage(EstimatedUsage(out[-2]["usage"]))
+                break
             if out or not batch:
                 yield out
-            if cutter.is_cut:
-                close_stream(stream)
-                return
+        else:
+            return
     except ForwarderError:
         if rest := cutter.flush():  # the client gets the received text before the error
             yield rest
         raise
+    usage = find_usage(batch)
+    if usage is None and drain:
+        yield out
+        out, usage = [], (yield from drain_stream(stream))
+    close_stream(stream)
+    if usage is None:
+        usage = cutter.estimate_usage(request)
+        record_usage(EstimatedUsage(usage))
+    yield [*out, *cutter.make_end(usage)]
+
+
+def find_usage(batch: Batch) -> Json | None:
+    """Return the usage of the message if this batch ends it and the upstream reported any."""
+    usages = (event["usage"] for event in batch if event["type"] == "message_delta")
+    return next((usage for usage in usages if usage["output_tokens"]), None)
+
+
+def drain_stream(stream: EventStream) -> Generator[Batch, None, Json | None]:
+    """Read the rest for the usage; errors are ignored because the answer is complete."""
+    try:
+        for batch in stream:
+            usage = find_usage(batch)
+            if usage is not None:
+                return usage
+            if not batch:  # a heartbeat
+                yield batch
+    except ForwarderError:
+        pass
+    return None
 
 
 class MessageCutter:
-    """Passes on the events of a message up to the cut, and ends the message there.
+    """Passes on the events of a message up to the cut; then the end of the message is made here."""
 
-    ``request`` is that of the client; its tokens are estimated if the answer is cut.
-    """
-
-    def __init__(self, request: Json, stops: list[str], limit: int | None) -> None:
+    def __init__(self, stops: list[str], limit: int | None) -> None:
         self.is_cut = False
-        self._request = request
+        self._delta: Json = {}  # why the answer was cut
         self._stops = stops
+        self._limit = limit
         self._budget = TokenBudget(limit) if limit is not None else None
         self._finder: StopSequenceFinder | None = None
         self._text_index: int | None = None  # of the open text block
         self._texts: list[str] = []  # all that the model wrote
-        self._usage: Json = {}
 
     def cut_batch(self, batch: Batch) -> Batch:
         out: Batch = []
@@ -94,11 +127,7 @@ class MessageCutter:
 
     def _cut_event(self, event: Event) -> Batch:
         kind = event["type"]
-        if kind == "message_start":
-            # The last event has no service tier.
-            self._usage = {**event["message"]["usage"]}
-            self._usage.pop("service_tier", None)
-        elif kind == "content_block_start" and event["content_block"]["type"] == "text":
+        if kind == "content_block_start" and event["content_block"]["type"] == "text":
             self._text_index = event["index"]
             self._finder = StopSequenceFinder(self._stops) if self._stops else None
         elif kind == "content_block_delta":
@@ -133,18 +162,18 @@ class MessageCutter:
 
     def _end(self, events: Batch, reason: str, sequence: str | None) -> Batch:
         self.is_cut = True
-        usage = {
-            **self._usage,
-            "input_tokens": estimate_message_input(self._request, LossReport()),
+        self._delta = {"stop_reason": reason, "stop_sequence": sequence}
+        return [*events, {"type": "content_block_stop", "index": self._text_index}]
+
+    def estimate_usage(self, request: Json) -> Json:
+        return {
+            "input_tokens": estimate_message_input(request, LossReport()),
             "output_tokens": sum_text_tokens(self._texts),
         }
-        return [
-            *events,
-            {"type": "content_block_stop", "index": self._text_index},
-            {
-                "type": "message_delta",
-                "delta": {"stop_reason": reason, "stop_sequence": sequence},
-                "usage": usage,
-            },
-            {"type": "message_stop"},
-        ]
+
+    def make_end(self, usage: Json) -> Batch:
+        """Return the last two events of a message that was cut."""
+        if self._limit is not None and usage["output_tokens"] > self._limit:
+            usage = {**usage, "output_tokens": self._limit}
+            usage.pop("output_tokens_details", None)
+        return make_message_end(self._delta, usage)

@@ -221,7 +221,8 @@ def wrap_token_limit(handler: Handler, attempt: Attempt) -> Handler:
 
 
 def wrap_message_limits(handler: Handler, attempt: Attempt) -> Handler:
-    return with_message_limits(handler, attempt.context.record_estimate)
+    drain = attempt.services.settings.stop_drain
+    return with_message_limits(handler, drain, attempt.context.record_estimate)
 
 
 def wrap_hidden_tools(handler: Handler, attempt: Attempt) -> Handler:

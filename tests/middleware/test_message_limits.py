@@ -72,8 +72,8 @@ class Upstream:
             raise
 
 
-def ask(upstream: Upstream, **request: Any) -> Json:
-    return fold_messages(with_message_limits(upstream, ignore)({**REQUEST, **request}))
+def ask(upstream: Upstream, drain: bool = False, **request: Any) -> Json:
+    return fold_messages(with_message_limits(upstream, drain, ignore)({**REQUEST, **request}))
 
 
 def ignore(usage: Json) -> None:
@@ -98,7 +98,7 @@ def test_usage_of_a_cut_answer_is_estimated() -> None:
     """The input counts with the system prompt, the output with the thinking before the text."""
     upstream = Upstream(*block(0, "thinking", "t" * 80), *block(1, "text", "a END"))
     recorded: list[Json] = []
-    handler = with_message_limits(upstream, recorded.append)
+    handler = with_message_limits(upstream, False, recorded.append)
 
     request = {**REQUEST, "stop_sequences": ["END"]}
     events = [event for batch in handler(request) for event in batch]
@@ -109,6 +109,19 @@ def test_usage_of_a_cut_answer_is_estimated() -> None:
     assert usage["output_tokens"] == 21
     assert recorded == [usage]
     assert isinstance(recorded[0], EstimatedUsage)
+
+
+@check_each("error", [None, UpstreamUnreachable("broken")])
+def test_drained_answers_have_the_usage_of_the_upstream(error: Exception | None) -> None:
+    """It is estimated if the rest of the answer fails."""
+    upstream = Upstream(*block(0, "text", "a END", "more"), error=error)
+
+    message = ask(upstream, drain=True, stop_sequences=["END"])
+
+    assert message["content"][0]["text"] == "a "
+    assert message["stop_sequence"] == "END"
+    assert message["usage"]["output_tokens"] == (1 if error else 9)
+    assert "stream" not in upstream.request
 
 
 def test_text_that_only_begins_like_a_stop_sequence_is_kept() -> None:
@@ -135,13 +148,15 @@ def test_low_limit_cuts_the_text() -> None:
 
     assert message["content"][0]["text"] == "one two"
     assert message["stop_reason"] == "max_tokens"
+    assert message["usage"]["output_tokens"] == 2  # of the 9 that the upstream made
+    assert "input_tokens" in message["usage"]
 
 
 def test_text_before_a_failure_is_sent() -> None:
     upstream = Upstream(*block(0, "text", "a E")[:-1], error=UpstreamUnreachable("broken"))
     got: list[Json] = []
 
-    stream = with_message_limits(upstream, ignore)({"stop_sequences": ["END"]})
+    stream = with_message_limits(upstream, False, ignore)({"stop_sequences": ["END"]})
     with pytest.raises(UpstreamUnreachable):
         deque(map(got.extend, stream), 0)
     assert [e["delta"]["text"] for e in got if "delta" in e] == ["a ", "E"]
