@@ -315,11 +315,10 @@ class MessageBuilder:
             "name": "web_search",
             "input": {"query": str(query)},
         }
-        result = {
-            "type": "web_search_tool_result",
-            "tool_use_id": call_id,
-            "content": [make_search_result(each) for each in action.get("sources") or ()],
-        }
+        content: Any = [make_search_result(each) for each in action.get("sources") or ()]
+        if item.get("status") == "failed":
+            content = {"type": "web_search_tool_result_error", "error_code": "unavailable"}
+        result = {"type": "web_search_tool_result", "tool_use_id": call_id, "content": content}
         return [
             *self._writer.begin(Block(use, is_done=True)),
             *self._writer.begin(Block(result, is_done=True)),

@@ -65,6 +65,12 @@ def test_searches_are_uses_of_a_server_tool() -> None:
     assert text is None
 
 
+def test_failed_searches_are_errors() -> None:
+    content = answer(completed({**SEARCH, "status": "failed"}))["content"]
+
+    assert content[1]["content"]["type"] == "web_search_tool_result_error"
+
+
 def test_searches_are_counted_in_the_usage() -> None:
     usage = answer(completed(SEARCH))["usage"]
 
