@@ -43,7 +43,12 @@ ERROR_SCHEMAS: dict[str, Json] = {
         {
             "type": {"const": "error"},
             "error": make_object(
-                {"type": {"type": "string"}, "message": {"type": "string"}}, ("type", "message")
+                {
+                    "type": {"type": "string"},
+                    "message": {"type": "string"},
+                    "details": make_object({"error_code": {"type": "string"}}),
+                },
+                ("type", "message"),
             ),
             "request_id": {"type": "string"},
         },
