@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -157,7 +157,7 @@ class Resilience:
         states = self._list_endpoint_states(route.upstream)
         left, failures = list(states), list[tuple[Route, ForwarderError]]()
         while left:
-            state = self._choose_endpoint(left, route.model, placement)
+            state = self._choose_endpoint(left, route.model, placement, is_first=not failures)
             if state is None:
                 break
             try:
@@ -173,16 +173,15 @@ class Resilience:
                     raise
                 failures.append((route, error))
                 self._record_endpoint_failure(state, error, context)
-            is_key_failure = state.rests.find(route.model) is not None
+                is_key_failure = error.status == 429 or state.rests.find(route.model) is not None
             left.remove(state)
             if not is_key_failure:
                 left = [each for each in left if each.breaker is not state.breaker]
-        obstacles = [state.find_obstacle(route.model) for state in states]
-        known = [obstacle for obstacle in obstacles if obstacle is not None]
+        soonest = find_soonest(state.find_obstacle(route.model) for state in states)
         self._record_hidden_failures(failures[:-1])
-        if len(known) < len(states) and failures:
+        if failures and (soonest is None or soonest.concerns_account):
             raise failures[-1][1]
-        soonest = min(known, key=lambda obstacle: obstacle.seconds, default=None)
+        # An obstacle may have ended since the endpoints were looked at.
         refusal = states[0].make_unavailable() if soonest is None else soonest.error
         if not failures:  # nothing was called
             context.new_attempt(route.upstream.name, route.model)
@@ -190,10 +189,17 @@ class Resilience:
         raise refusal
 
     def _choose_endpoint(
-        self, states: Sequence[UpstreamState], model: str, placement: Placement
+        self, states: Sequence[UpstreamState], model: str, placement: Placement, is_first: bool
     ) -> UpstreamState | None:
-        """Return the endpoint for a request; ``None`` if all rest or are broken."""
-        usable = [state for state in states if state.find_obstacle(model) is None]
+        """Return the endpoint for a request; ``None`` if all rest or are broken.
+
+        The first call of a request may go to a refused account: providers refuse keys and accounts
+        also for one model or one expensive request, which must not stop all other requests.
+        """
+        obstacles = [(state, state.find_obstacle(model)) for state in states]
+        usable = [state for state, obstacle in obstacles if obstacle is None]
+        if not usable and is_first:
+            usable = [state for state, found in obstacles if found and found.concerns_account]
         for state in usable:
             if state.settings.origin == placement.origin:
                 return state
@@ -253,7 +259,7 @@ class Resilience:
         """
         left, failures = list(routes), list[tuple[Route, ForwarderError]]()
         while left:
-            route = self._choose_member(left, placement)
+            route = self._choose_member(left, placement, is_first=not failures)
             if route is None:
                 break
             if failures:
@@ -273,7 +279,7 @@ class Resilience:
             self._record_hidden_failures(failures[:-1])
             raise failures[-1][1]
         known = ((route, obstacle) for route in routes if (obstacle := self._find_obstacle(route)))
-        soonest = min(known, key=lambda pair: pair[1].seconds, default=None)
+        soonest = min(known, key=lambda pair: rank_obstacle(pair[1]), default=None)
         route = routes[0] if soonest is None else soonest[0]
         state = self.upstream_states.get_or_create(route.upstream)
         context.new_attempt(route.upstream.name, route.model)
@@ -282,9 +288,17 @@ class Resilience:
             state.make_unavailable() if soonest is None else soonest[1].error
         )
 
-    def _choose_member(self, routes: Sequence[Route], placement: Placement) -> Route | None:
-        """Return the member for a request; ``None`` if all rest or are broken."""
-        usable = [route for route in routes if self._find_obstacle(route) is None]
+    def _choose_member(
+        self, routes: Sequence[Route], placement: Placement, is_first: bool
+    ) -> Route | None:
+        """Return the member for a request; ``None`` if all rest or are broken.
+
+        As in `_choose_endpoint`, the first call may go to a refused account.
+        """
+        obstacles = [(route, self._find_obstacle(route)) for route in routes]
+        usable = [route for route, obstacle in obstacles if obstacle is None]
+        if is_first and all(obstacle and obstacle.concerns_account for _, obstacle in obstacles):
+            usable = list(routes)
         for route in usable:
             if placement.origin and route.upstream.find_endpoint(placement.origin) is not None:
                 return route
@@ -305,11 +319,7 @@ class Resilience:
     def _find_obstacle(self, route: Route) -> Obstacle | None:
         """Return why no endpoint of a route can be called; that of the one that can be first."""
         states = self._list_endpoint_states(route.upstream)
-        obstacles = [state.find_obstacle(route.model) for state in states]
-        known = [obstacle for obstacle in obstacles if obstacle is not None]
-        if len(known) < len(states):
-            return None
-        return min(known, key=lambda obstacle: obstacle.seconds)
+        return find_soonest(state.find_obstacle(route.model) for state in states)
 
     # -- fallbacks ------------------------------------------------------------------------------
 
@@ -380,6 +390,18 @@ class Resilience:
             "reason": reason,
         }
         log.warning(fields | ({"detail": error.log_detail} if error.log_detail else {}))
+
+
+def find_soonest(obstacles: Iterable[Obstacle | None]) -> Obstacle | None:
+    """Return the obstacle that ends first; ``None`` if one of the candidates has none."""
+    found = list(obstacles)
+    known = [obstacle for obstacle in found if obstacle is not None]
+    return min(known, key=rank_obstacle) if len(known) == len(found) else None
+
+
+def rank_obstacle(obstacle: Obstacle) -> tuple[bool, float]:
+    """Return the order of obstacles: first those that end by themselves."""
+    return obstacle.concerns_account, obstacle.seconds
 
 
 def get_weight(state: UpstreamState) -> float:

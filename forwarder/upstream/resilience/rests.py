@@ -7,6 +7,7 @@ refused key and an exhausted account concern all models.
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -33,6 +34,9 @@ MAX_MESSAGE_CHARACTERS = 500
 
 ALL_MODELS = ""
 
+_TOO_LARGE_WORDING = re.compile(r"request too large", re.IGNORECASE)
+"""A 429 for a request that exceeds a whole limit alone, so it says nothing about other requests."""
+
 
 @dataclass(frozen=True)
 class Rest:
@@ -47,6 +51,11 @@ class Rest:
     status: int
     error: Mapping[str, Any]
     is_key_refused: bool = False
+
+    @property
+    def concerns_account(self) -> bool:
+        """Whether the upstream refused the key or the account, and not one model."""
+        return self.model == ALL_MODELS
 
     def make_error(self, seconds: float) -> ForwarderError:
         """Return the refusal again, for a rest that lasts ``seconds`` more."""
@@ -94,14 +103,12 @@ class Rests:
             default=None,
         )
 
-    def end_key_refusal(self) -> None:
-        """End the rest of a refused key, because the upstream has accepted it."""
+    def end_account_rest(self) -> None:
+        """End the rest of a refused key or account, because the upstream has accepted it."""
         if not self._rests:
             return
         with self._lock:
-            rest = self._rests.get(ALL_MODELS)
-            if rest is not None and rest.is_key_refused:
-                del self._rests[ALL_MODELS]
+            self._rests.pop(ALL_MODELS, None)
 
     def list_current(self) -> list[Rest]:
         """Return the current rests, of all models first."""
@@ -119,6 +126,8 @@ class Rests:
             return None
         is_exhausted = error.kind is ErrorKind.QUOTA_EXHAUSTED
         if not is_exhausted and error.status != 429:
+            return None
+        if _TOO_LARGE_WORDING.search(error.message[:MAX_MESSAGE_CHARACTERS]):
             return None
         seconds = parse_retry_after(error.headers)
         if seconds is None:

@@ -38,10 +38,14 @@ T = TypeVar("T")
 
 
 class Obstacle(NamedTuple):
-    """Why an endpoint is not called: for how many seconds, and the error that says so."""
+    """Why an endpoint is not called: for how many seconds, and the error that says so.
+
+    ``concerns_account`` is true if the upstream refused the key or the account.
+    """
 
     seconds: float
     error: ForwarderError
+    concerns_account: bool = False
 
 
 class UpstreamState:
@@ -120,7 +124,7 @@ class UpstreamState:
         rest, cooldown = self.rests.find(model), self.breaker.remaining_cooldown
         rest_seconds = 0.0 if rest is None else rest.until - self._now()
         if rest is not None and rest_seconds >= cooldown:
-            return Obstacle(rest_seconds, rest.make_error(rest_seconds))
+            return Obstacle(rest_seconds, rest.make_error(rest_seconds), rest.concerns_account)
         return Obstacle(cooldown, self.make_unavailable()) if cooldown > 0 else None
 
     def admit_request(self) -> CleanupStack:
@@ -223,7 +227,7 @@ class UpstreamState:
                 self.breaker.record_outcome(term, Outcome.SUCCESS)
             raise
         self.breaker.record_outcome(term, Outcome.SUCCESS)
-        self.rests.end_key_refusal()
+        self.rests.end_account_rest()
         return result
 
     def _start_rest(self, error: ForwarderError, context: RequestContext) -> None:

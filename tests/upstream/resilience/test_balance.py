@@ -232,6 +232,56 @@ def test_refused_key_rests_for_all_models() -> None:
     assert world.asked == ["1.1", "1.2", "1.2"]
 
 
+NO_CREDIT = UpstreamRefused(402, {"message": "You can afford fewer tokens."})
+
+
+@check_each("refusal", [UpstreamKeyRefused("not for this model"), NO_CREDIT])
+def test_request_that_all_accounts_refuse_does_not_stop_other_requests(
+    refusal: ForwarderError,
+) -> None:
+    world = World()
+    world.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), refusal)
+    assert world.fail().message == refusal.message
+    assert sorted(world.asked) == ["1.1", "1.2", "2.1", "2.2"]
+    world.failures, world.asked = {}, []
+
+    assert world.ask(model="up/other-model") == world.asked[0]
+    assert [each for each in world.describe()["endpoints"] if "resting" not in each] == [
+        world.describe()["endpoints"][int(world.asked[0][0]) * 2 + int(world.asked[0][2]) - 3]
+    ]
+
+
+def test_one_endpoint_is_called_for_a_request_while_all_accounts_are_refused() -> None:
+    world = World()
+    world.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), NO_CREDIT)
+    world.fail()
+    world.asked.clear()
+
+    assert {world.fail().message for _ in range(3)} == {NO_CREDIT.message}
+    assert len(world.asked) == 3
+
+
+def test_endpoint_with_a_refused_account_is_not_called_while_another_is_usable() -> None:
+    world = World(UP_BASE_URL="http://a.test/v1")
+    world.failures = {"1.1": NO_CREDIT, "1.2": BUSY}
+    placement = Placement(origin=world.origin("1.1"))
+
+    assert [world.fail(placement) for _ in range(2)] == [BUSY, BUSY]
+    assert world.asked == ["1.1", "1.2", "1.2"]
+
+
+def test_request_that_alone_exceeds_a_limit_starts_no_rest() -> None:
+    world = World(UP_BASE_URL="http://a.test/v1")
+    message = "Request too large for m on tokens per min (TPM): Limit 30000, Requested 31538."
+    refusal = UpstreamRefused(429, {"message": message, "code": "rate_limit_exceeded"})
+    world.failures = {"1.1": refusal, "1.2": refusal}
+
+    assert world.fail().message == message
+    assert sorted(world.asked) == ["1.1", "1.2"]
+    world.failures = {}
+    assert world.ask() in ("1.1", "1.2")
+
+
 def test_upstream_whose_endpoints_all_rest_repeats_the_shortest_refusal() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
     world.failures = {"1.1": limited(60), "1.2": limited(20)}
@@ -384,6 +434,21 @@ def test_members_of_a_group_share_by_weight() -> None:
     world = GroupWorld()
 
     assert fill(world.ask_group, 40) == {"a": 30, "b": 10}
+
+
+@check_each("refusal", [UpstreamKeyRefused("not for this model"), NO_CREDIT])
+def test_request_that_all_members_refuse_does_not_stop_other_requests(
+    refusal: ForwarderError,
+) -> None:
+    world = GroupWorld()
+    world.failures = dict.fromkeys("abc", refusal)
+    assert world.fail(model="fast") is refusal
+    assert sorted(world.asked) == ["a", "b", "c"]
+    assert world.fail(model="fast").message == refusal.message
+    assert len(world.asked) == 4
+    world.failures = {}
+
+    assert world.ask_group() in ("a", "b")
 
 
 def test_group_keeps_a_conversation_at_its_member() -> None:

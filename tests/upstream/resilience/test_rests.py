@@ -86,7 +86,7 @@ def test_accepted_key_ends_its_rest_only() -> None:
     rests.start(UpstreamKeyRefused("no"), "m")
     rests.start(refuse(429), "m")
 
-    rests.end_key_refusal()
+    rests.end_account_rest()
 
     found = rests.find("m")
     assert found is not None
