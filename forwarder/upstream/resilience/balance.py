@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 MUCH_BUSIER_FACTOR = 2.0
 MUCH_BUSIER_REQUESTS = 4.0
-"""A sticky candidate is much busier than the least busy one if its load exceeds the other's, times
-`MUCH_BUSIER_FACTOR`, by more than this. Loads are requests in flight by weight."""
+"""A sticky candidate is much busier than the least busy one if it serves this many requests more
+than at `MUCH_BUSIER_FACTOR` times the other's load."""
 
 
 class Placement(NamedTuple):
@@ -37,17 +37,22 @@ ANYWHERE = Placement()
 
 
 class Candidate(NamedTuple, Generic[T]):
-    """An endpoint or a member of a group; ``name`` is stable: conversations find it again."""
+    """An endpoint or a member of a group; ``name`` is stable: conversations find it again.
+
+    ``capacity`` is the weight of all candidates among which the requests ``in_flight`` are: its
+    own one, or that of all members of a group at one upstream.
+    """
 
     name: str
     weight: float
     in_flight: int
+    capacity: float
     value: T
 
     @property
     def load(self) -> float:
         """Requests in flight by weight."""
-        return self.in_flight / self.weight
+        return self.in_flight / self.capacity
 
 
 def choose_candidate(
@@ -60,12 +65,20 @@ def choose_candidate(
         return candidates[0]
     least_load = min(each.load for each in candidates)
     if sticky_key is not None:
-        limit = MUCH_BUSIER_FACTOR * least_load + MUCH_BUSIER_REQUESTS
         return max(
-            (each for each in candidates if each.load <= limit),
+            (each for each in candidates if not is_much_busier(each, least_load)),
             key=lambda each: compute_score(sticky_key, each),
         )
     return choose_by_weight([each for each in candidates if each.load == least_load], chance)
+
+
+def is_much_busier(candidate: Candidate[T], least_load: float) -> bool:
+    """Return whether a candidate is too busy for its conversations.
+
+    The limit is in requests, so that weights of 2 and 1 mean the same as 100 and 50.
+    """
+    limit = MUCH_BUSIER_FACTOR * least_load * candidate.capacity + MUCH_BUSIER_REQUESTS
+    return candidate.in_flight > limit
 
 
 def choose_by_weight(

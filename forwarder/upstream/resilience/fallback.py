@@ -204,8 +204,9 @@ class Resilience:
             if state.settings.origin == placement.origin:
                 return state
         candidates = [
-            Candidate(state.settings.origin, get_weight(state), state.in_flight, state)
+            Candidate(state.settings.origin, weight, state.in_flight, weight, state)
             for state in usable
+            for weight in [get_weight(state)]
         ]
         return choose_candidate(candidates, placement.sticky_key).value if candidates else None
 
@@ -299,20 +300,21 @@ class Resilience:
         usable = [route for route, obstacle in obstacles if obstacle is None]
         if is_first and all(obstacle and obstacle.concerns_account for _, obstacle in obstacles):
             usable = list(routes)
-        for route in usable:
-            if placement.origin and route.upstream.find_endpoint(placement.origin) is not None:
-                return route
+        if placement.origin:
+            origins = [each for each in usable if each.upstream.find_endpoint(placement.origin)]
+            usable = origins or usable
         members = [(route, route.member) for route in usable if route.member is not None]
         first_order = min((member.order for _, member in members), default=0)
+        members = [(route, member) for route, member in members if member.order == first_order]
         candidates = [
             Candidate(
                 f"{member.upstream}/{member.model}",
                 member.weight,
                 self.upstream_states.get_or_create(route.upstream).concurrency_limit.in_use,
+                sum(other.weight for _, other in members if other.upstream == member.upstream),
                 route,
             )
             for route, member in members
-            if member.order == first_order
         ]
         return choose_candidate(candidates, placement.sticky_key).value if candidates else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -45,7 +46,7 @@ def limited(seconds: int = 10) -> UpstreamRefused:
 
 
 def candidates(**loads: tuple[float, int]) -> list[Candidate[str]]:
-    return [Candidate(name, weight, busy, name) for name, (weight, busy) in loads.items()]
+    return [Candidate(name, weight, busy, weight, name) for name, (weight, busy) in loads.items()]
 
 
 def test_least_busy_candidate_by_weight_is_chosen() -> None:
@@ -95,6 +96,17 @@ def test_sticky_candidate_is_left_if_it_is_much_busier(in_flight: int, is_sticky
     loads = {name: (1.0, in_flight if name == sticky else 0) for name in "ab"}
 
     assert (choose_candidate(candidates(**loads), "key").value == sticky) is is_sticky
+
+
+@check_each("unit", [0.1, 1.0, 50.0])
+def test_unit_of_the_weights_makes_no_difference(unit: float) -> None:
+    sticky = choose_candidate(candidates(a=(unit, 0), b=(unit, 0)), "key").value
+
+    def is_kept(in_flight: int) -> bool:
+        loads = {name: (unit, in_flight if name == sticky else 1) for name in "ab"}
+        return choose_candidate(candidates(**loads), "key").value == sticky
+
+    assert [number for number in range(20) if is_kept(number)] == list(range(7))
 
 
 # -- endpoints ------------------------------------------------------------------------------------
@@ -434,6 +446,36 @@ def test_members_of_a_group_share_by_weight() -> None:
     world = GroupWorld()
 
     assert fill(world.ask_group, 40) == {"a": 30, "b": 10}
+
+
+class ModelWorld(GroupWorld):
+    """A group of two models of one upstream; answers name the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings = settings("a", FORWARDER_GROUPS="fast=a/one*3,a/two")
+        self.resilience = Resilience(self.settings, self.witness)
+
+    def name(self, route: Route) -> str:
+        return route.model
+
+
+def test_members_of_one_upstream_share_by_weight_while_it_is_busy() -> None:
+    random.seed(1)
+    world = ModelWorld()
+    world.ask_group()
+
+    shares = fill(world.ask_group, 400)
+
+    assert 0.68 < shares["one"] / 400 < 0.82
+
+
+def test_continued_responses_are_shared_by_the_members_of_their_upstream() -> None:
+    world = ModelWorld()
+
+    shares = Counter(world.ask_group(Placement(f"response {number}", "a")) for number in range(400))
+
+    assert 0.68 < shares["one"] / 400 < 0.82
 
 
 @check_each("refusal", [UpstreamKeyRefused("not for this model"), NO_CREDIT])
