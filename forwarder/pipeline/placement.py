@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from forwarder.config.settings import UpstreamSettings
 from forwarder.context.client_identity import hash_client_key
 from forwarder.context.request_context import RequestContext, Route
 from forwarder.core.errors import ForwarderError
 from forwarder.core.types import Json
-from forwarder.protocols.responses import RESPONSES
 from forwarder.services import Services
 from forwarder.storage.history_reference import read_history_reference
 from forwarder.upstream.resilience.balance import ANYWHERE, Placement
@@ -21,16 +21,19 @@ from forwarder.upstream.resilience.balance import ANYWHERE, Placement
 _STORED_FIELDS = ("file_id", "file_ids", "vector_store_ids")
 """Fields of a request that name what clients have uploaded."""
 
+_UNREAD_FIELDS = ("annotations", "input")
+"""Fields inside a conversation whose files no request reads: citations, arguments of tool calls."""
+
 
 def find_placement(
     services: Services, routes: Sequence[Route], request: Json, context: RequestContext
 ) -> Placement:
     """Return where a request belongs; it costs nothing if there is no choice."""
-    first = routes[0]
-    if first.member is None and not first.upstream.replicas:
+    if routes[0].member is None and not any(route.upstream.replicas for route in routes):
         return ANYWHERE
-    if first.protocol == RESPONSES.name and names_uploads(services, first, request):
-        return Placement(origin=first.upstream.origin, is_pinned=True)
+    keeper = find_file_keeper(services, routes)
+    if keeper is not None and names_uploads(request):
+        return Placement(origin=keeper.origin, is_pinned=True)
     previous = request.get("previous_response_id")
     chain = None
     if isinstance(previous, str):
@@ -40,7 +43,7 @@ def find_placement(
         except ForwarderError:  # reading the history reports it
             chain = None
     key = find_sticky_key(request) or (f"response {chain.first_id}" if chain is not None else None)
-    key = key or read_name(request, "user")
+    key = key or find_user_key(request)
     if key is not None:
         key = f"{hash_client_key(context.client_key)} {key}"
     return Placement(key, chain.origin if chain is not None else None)
@@ -55,6 +58,14 @@ def find_sticky_key(request: Json) -> str | None:
     return None
 
 
+def find_user_key(request: Json) -> str | None:
+    """Return the user whom a request names; clients of Messages name a session so."""
+    key = read_name(request, "user")
+    metadata = request.get("metadata")
+    user_id = metadata.get("user_id") if isinstance(metadata, dict) else None
+    return key or read_name({"user": user_id}, "user")
+
+
 def read_name(request: Json, name: str) -> str | None:
     """Return a string, or the id of an object, with the name of its field; ``None`` if invalid."""
     value = request.get(name)
@@ -63,22 +74,24 @@ def read_name(request: Json, name: str) -> str | None:
     return f"{name} {value}" if isinstance(value, str) and value else None
 
 
-def names_uploads(services: Services, route: Route, request: Json) -> bool:
-    """Return whether a request names files that clients have uploaded to the route's upstream.
+def find_file_keeper(services: Services, routes: Sequence[Route]) -> UpstreamSettings | None:
+    """Return the upstream of a route that keeps the files of clients, at its first endpoint."""
+    if services.stores_files:
+        return None
+    keeper = services.router.default_file_upstream or routes[0].upstream.name
+    return next((route.upstream for route in routes if route.upstream.name == keeper), None)
 
-    They are at the first endpoint of the upstream.
-    """
-    keeper = services.router.default_file_upstream
-    if services.stores_files or keeper not in (None, route.upstream.name):
-        return False
-    pending: list[Any] = [request.get("input"), request.get("tools")]
+
+def names_uploads(request: Json) -> bool:
+    """Return whether a request names files or vector stores that an upstream keeps."""
+    pending: list[Any] = [request.get(name) for name in ("input", "messages", "tools")]
     while pending:
         value = pending.pop()
         if isinstance(value, dict):
-            if any(name in value for name in _STORED_FIELDS):
+            # A schema may have a property of such a name; its value is an object.
+            if any(isinstance(value.get(name), str | list) for name in _STORED_FIELDS):
                 return True
-            # Annotations cite files of earlier answers, which no request reads.
-            pending.extend(each for name, each in value.items() if name != "annotations")
+            pending.extend(each for name, each in value.items() if name not in _UNREAD_FIELDS)
         elif isinstance(value, list):
             pending.extend(value)
     return False

@@ -34,10 +34,14 @@ def build(**environment: str) -> Services:
 
 
 def place(
-    services: Services, request: Json, model: str = "responses/m", key: str = "c"
+    services: Services,
+    request: Json,
+    model: str = "responses/m",
+    key: str = "c",
+    client: str = "responses",
 ) -> Placement:
-    context = RequestContext("req_1", "responses", LossReport(), client_key=key)
-    routes = services.router.list_routes(model, "responses")
+    context = RequestContext("req_1", client, LossReport(), client_key=key)
+    routes = services.router.list_routes(model, client)
     return find_placement(services, routes, request, context)
 
 
@@ -54,7 +58,9 @@ def test_request_with_one_endpoint_belongs_anywhere() -> None:
         ({"conversation": "conv_1", "user": "u"}, "conversation conv_1"),
         ({"conversation": {"id": "conv_1"}}, "conversation conv_1"),
         ({"user": "u", "safety_identifier": "s"}, "user u"),
-        ({"safety_identifier": "s"}, None),
+        ({"metadata": {"user_id": "session_1"}}, "user session_1"),
+        ({"user": "u", "metadata": {"user_id": "session_1"}}, "user u"),
+        ({"safety_identifier": "s", "metadata": {"user_id": 7}}, None),
         ({"prompt_cache_key": 7, "conversation": {"id": None}, "user": ""}, None),
         ({}, None),
     ],
@@ -107,7 +113,12 @@ FILE = {"type": "input_file", "file_id": "file-1"}
             {"tools": [{"type": "code_interpreter", "container": {"file_ids": ["file-1"]}}]},
             True,
         ),
+        ({"messages": [{"content": [{"type": "file", "file": {"file_id": "file-1"}}]}]}, True),
+        ({"messages": [{"content": [{"type": "document", "source": FILE}]}]}, True),
         ({"input": [{"content": [{"type": "output_text", "annotations": [FILE]}]}]}, False),
+        ({"messages": [{"content": [{"type": "tool_use", "input": FILE}]}]}, False),
+        ({"tools": [{"parameters": {"properties": {"file_id": {"type": "string"}}}}]}, False),
+        ({"tools": [{"input_schema": {"properties": {"file_ids": {}}}}]}, False),
         ({"input": "file_id"}, False),
         ({"input": [{"role": "user", "content": "hi"}], "tools": None}, False),
     ],
@@ -121,6 +132,37 @@ def test_request_with_uploaded_files_belongs_to_the_first_endpoint(
     assert found.is_pinned is is_pinned
     if is_pinned:
         assert found.origin == services.settings.upstreams[1].origin
+
+
+@check_each(
+    ("model", "environment"),
+    [
+        ("chat/m", {"CHAT_FALLBACK": "responses"}),
+        ("fast", {"FORWARDER_GROUPS": "fast=chat/m,responses/m"}),
+        ("openai/m", {"FORWARDER_UPSTREAMS": "chat,openai,responses"}),
+    ],
+)
+def test_uploaded_files_are_found_behind_any_route(model: str, environment: dict[str, str]) -> None:
+    services = build(
+        OPENAI_BASE_URL="http://a.test/v1",
+        OPENAI_API_KEY="k1,k2",
+        OPENAI_API="both",
+        **environment,
+    )
+    keeper = next(each for each in services.settings.upstreams if each.replicas)
+
+    found = place(services, {"messages": [{"content": [FILE]}]}, model, client="chat")
+
+    assert found == Placement(origin=keeper.origin, is_pinned=True)
+
+
+def test_fallback_with_several_endpoints_gets_the_sticky_key() -> None:
+    services = build(CHAT_FALLBACK="responses")
+
+    found = place(services, {"prompt_cache_key": "a"}, "chat/m")
+
+    assert found.sticky_key is not None
+    assert not found.is_pinned
 
 
 def test_files_in_the_database_pin_nothing(tmp_path: Any) -> None:

@@ -302,6 +302,31 @@ def test_request_with_a_file_goes_where_the_file_is(serve: Serve) -> None:
     assert provider.count("/responses") == {("a.test", "1"): 8}
 
 
+def test_chat_request_with_a_file_goes_where_the_file_is(serve: Serve) -> None:
+    provider = Provider()
+    client = serve(provider, **SETTINGS)
+    form = {"purpose": "user_data", "file": (io.BytesIO(b"x"), "a.txt")}
+    name = client.post("/v1/files", data=form).get_json()["id"]
+    messages = [{"role": "user", "content": [{"type": "file", "file": {"file_id": name}}]}]
+
+    for _ in range(8):
+        assert ask(client, {"model": "responses/m", "messages": messages}).status_code == 200
+
+    assert provider.count("/responses") == {("a.test", "1"): 8}
+
+
+def test_conversations_of_messages_clients_keep_their_endpoint(serve: Serve) -> None:
+    provider = Provider()
+    client = serve(provider, **SETTINGS)
+    body = {"model": "chat/m", "max_tokens": 9, "messages": CHAT["messages"]}
+
+    for _ in range(8):
+        asked = {**body, "metadata": {"user_id": "user_1_session_1"}}
+        assert client.post("/v1/messages", json=asked).status_code == 200
+
+    assert list(provider.count("/chat/completions").values()) == [8]
+
+
 def test_file_that_a_tool_left_at_another_key_is_found(serve: Serve) -> None:
     provider = Provider()
     client = serve(provider, **SETTINGS)

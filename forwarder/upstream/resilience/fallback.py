@@ -83,7 +83,7 @@ class Resilience:
                 raise
             failures = [error]
         loss_report, headers = context.loss_report, context.reply_headers
-        stream = self._try_fallbacks(routes, open_, context, failures)
+        stream = self._try_fallbacks(routes, open_, context, placement, failures)
         self._record_hidden_failures(list(zip(routes, failures, strict=False))[stream is None :])
         if stream is None:
             context.new_attempt(first.upstream.name, first.model)
@@ -151,9 +151,9 @@ class Resilience:
         Raises the refusal of the endpoint that can be called first if all of them rest, otherwise
         the last failure.
         """
-        if placement.is_pinned:
-            endpoint = route.upstream.find_endpoint(placement.origin or "") or route.upstream
-            return self._open_endpoint(replace(route, upstream=endpoint), open_, context)
+        pinned = route.upstream.find_endpoint(placement.origin or "")
+        if placement.is_pinned and pinned is not None:
+            return self._open_endpoint(replace(route, upstream=pinned), open_, context)
         states = self._list_endpoint_states(route.upstream)
         left, failures = list(states), list[tuple[Route, ForwarderError]]()
         while left:
@@ -330,6 +330,7 @@ class Resilience:
         routes: Sequence[Route],
         open_: OpenRoute,
         context: RequestContext,
+        placement: Placement,
         failures: list[ForwarderError],
     ) -> EventStream | None:
         """Try the routes after the first; append their errors to ``failures``.
@@ -339,7 +340,7 @@ class Resilience:
         for before, route in pairwise(routes):
             self._record_fallback(before, route, failures[-1], context)
             try:
-                return self._open_route(route, open_, context, ANYWHERE)
+                return self._open_route(route, open_, context, placement)
             except ForwarderError as error:
                 if context.is_cancelled:
                     break

@@ -390,6 +390,35 @@ def test_pinned_request_goes_nowhere_else_even_while_its_endpoint_rests() -> Non
     assert set(world.asked) == {"1.2"}
 
 
+def test_pin_to_another_upstream_pins_nothing() -> None:
+    world = World(UP_BASE_URL="http://a.test/v1")
+    world.failures = {"1.1": limited()}
+    pinned = Placement(origin="other", is_pinned=True)
+
+    assert {world.ask(pinned) for _ in range(8)} == {"1.2"}
+
+
+def test_fallback_with_several_endpoints_keeps_a_conversation_and_what_is_pinned() -> None:
+    world = World()
+    world.settings = settings(
+        "first,up",
+        FIRST_FALLBACK="up",
+        UP_BASE_URL="http://a.test/v1",
+        UP_API_KEY="k1,k2,k3,k4",
+    )
+    world.resilience = Resilience(world.settings, world.witness)
+    world.failures = {"first": GONE}
+    endpoint = world.settings.upstreams[1].replicas[2].endpoint
+    assert endpoint is not None
+
+    for number in range(10):
+        placement = Placement(sticky_key=f"conversation {number}")
+        assert len({world.ask(placement, "first/m") for _ in range(3)}) == 1
+        world.end()
+    pinned = Placement(origin=endpoint.origin, is_pinned=True)
+    assert {world.ask(pinned, "first/m") for _ in range(10)} == {"1.4"}
+
+
 def test_keys_of_clients_do_not_rest() -> None:
     world = World(UP_API_KEY="passthrough")
     world.failures["1.1"] = limited()
