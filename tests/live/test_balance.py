@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.upstream.resilience.shared_state import EXCHANGE_SECONDS
+from forwarder.upstream.resilience.shared_state import EXCHANGE_SECONDS, RedisStorage
 from tests.fake_provider import ScriptedUpstream, faults
 from tests.helpers.loopback import unused_port
 from tests.live.redis import needs_redis, redis_at, redis_process
@@ -145,6 +145,18 @@ def test_requests_are_as_quick_while_redis_hangs_or_is_gone(
             assert seconds < 5  # a request that waited for Redis would take a second
             assert refused.status == 429
             assert set(gone) <= {200, 429}  # the other worker has not heard of the last refusal
+
+
+@needs_redis
+def test_redis_removes_only_entries_that_are_unchanged(tmp_path: Path) -> None:
+    with redis_at(free_port(), tmp_path) as url:
+        storage = RedisStorage(url)
+        storage.exchange({"rest:a": b"old", "rest:b": b"old"}, {})
+        storage.exchange({"rest:b": b"new"}, {})
+
+        snapshot = storage.exchange({}, {"rest:a": b"old", "rest:b": b"old", "rest:c": b"old"})
+
+        assert snapshot.entries == {"rest:b": b"new"}
 
 
 def test_keys_share_concurrent_requests(provider: ScriptedUpstream, tmp_path: Path) -> None:

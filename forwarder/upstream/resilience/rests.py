@@ -75,21 +75,21 @@ class Rests:
         self._rests: dict[str, Rest] = {}
 
     def start(self, error: ForwarderError, model: str) -> Rest | None:
-        """Start the rest that a failure means; return it, ``None`` if it means none."""
+        """Start the rest that a failure means; return it, ``None`` if none starts."""
         rest = self._make_rest(error, model)
-        if rest is not None:
-            self.add(rest)
-        return rest
+        return rest if rest is not None and self.add(rest) else None
 
-    def add(self, rest: Rest) -> None:
-        """Add a rest; a longer one of the same models remains."""
+    def add(self, rest: Rest) -> bool:
+        """Add a rest; a longer one of the same models remains. Return whether it was added."""
         with self._lock:
             self._rests = {k: v for k, v in self._rests.items() if v.until > self._now()}
             before = self._rests.get(rest.model)
             if before is None and len(self._rests) >= MAX_MODELS and rest.model != ALL_MODELS:
-                return
-            if before is None or before.until < rest.until:
+                return False
+            is_longest = before is None or before.until < rest.until
+            if is_longest:
                 self._rests[rest.model] = rest
+            return is_longest
 
     def find(self, model: str) -> Rest | None:
         """Return the longest current rest of a model; ``None`` if it may be called."""

@@ -20,7 +20,7 @@ import orjson
 
 from forwarder.config.endpoints import digest_endpoint
 from forwarder.core.periodic_task import PeriodicTask
-from forwarder.upstream.resilience.rests import Rest
+from forwarder.upstream.resilience.rests import MAX_REST_SECONDS, Rest
 from forwarder.upstream.resilience.upstream_state import UpstreamState
 
 log = logging.getLogger("forwarder.resilience")
@@ -41,6 +41,16 @@ MAX_MODEL_CHARACTERS = 200
 """Rests of models with longer names are not shared."""
 
 
+_REMOVE_UNCHANGED = """
+for index = 1, #ARGV, 2 do
+    if redis.call("HGET", KEYS[1], ARGV[index]) == ARGV[index + 1] then
+        redis.call("HDEL", KEYS[1], ARGV[index])
+    end
+end
+"""
+"""Removes fields that still have these values: another process may just have renewed them."""
+
+
 class Snapshot(NamedTuple):
     """All entries, by field, and the time of the storage in seconds."""
 
@@ -51,8 +61,11 @@ class Snapshot(NamedTuple):
 class StateStorage(Protocol):
     """Where entries are shared."""
 
-    def exchange(self, entries: Mapping[str, bytes], expired: list[str]) -> Snapshot:
-        """Write entries, remove expired fields, and read all. Raises Exception if it is down."""
+    def exchange(self, entries: Mapping[str, bytes], expired: Mapping[str, bytes]) -> Snapshot:
+        """Write entries, remove expired ones that are unchanged, and read all.
+
+        Raises Exception if it is down.
+        """
 
 
 class RedisStorage:
@@ -67,7 +80,7 @@ class RedisStorage:
             socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         )
 
-    def exchange(self, entries: Mapping[str, bytes], expired: list[str]) -> Snapshot:
+    def exchange(self, entries: Mapping[str, bytes], expired: Mapping[str, bytes]) -> Snapshot:
         """Write, remove and read in one round trip. Raises RedisError or OSError."""
         pipeline = self._redis.pipeline(transaction=False)
         if entries:
@@ -75,7 +88,8 @@ class RedisStorage:
             pipeline.hset(HASH_NAME, mapping=fields)
             pipeline.expire(HASH_NAME, HASH_SECONDS)
         if expired:
-            pipeline.hdel(HASH_NAME, *expired)
+            words = [word for pair in expired.items() for word in pair]
+            pipeline.eval(_REMOVE_UNCHANGED, 1, HASH_NAME, *words)
         pipeline.hgetall(HASH_NAME)
         pipeline.time()
         *_, found, (seconds, microseconds) = pipeline.execute()
@@ -100,7 +114,7 @@ class SharedState:
         self._breaking_states: dict[str, UpstreamState] = {}
         self._news: dict[str, tuple[float, dict[str, Any]]] = {}
         self._known: dict[str, float] = {}
-        self._expired: list[str] = []
+        self._expired: dict[str, bytes] = {}
         self._offset: float | None = None
         self._is_down = False
         self._task = PeriodicTask(self.exchange, self._get_pause, runs_at_once=True)
@@ -128,8 +142,9 @@ class SharedState:
     def exchange(self) -> None:
         """Write what is new here, and apply what is new elsewhere; log when Redis goes away."""
         try:
+            self._drop_expired()
             if self._offset is None:
-                self._set_offset(self._storage.exchange({}, []).time)
+                self._set_offset(self._storage.exchange({}, {}).time)
             news = self._take_news()
             try:
                 snapshot = self._storage.exchange(self._encode_news(news), self._expired)
@@ -170,10 +185,16 @@ class SharedState:
                 self._known[field] = until
                 self._news[field] = until, content
 
+    def _drop_expired(self) -> None:
+        """Forget entries whose time is over, also while the storage is down."""
+        now = self._now()
+        with self._lock:
+            self._news = {k: v for k, v in self._news.items() if v[0] > now}
+            self._known = {k: v for k, v in self._known.items() if v > now}
+
     def _take_news(self) -> dict[str, tuple[float, dict[str, Any]]]:
         with self._lock:
             news, self._news = self._news, {}
-            self._known = {k: v for k, v in self._known.items() if v > self._now()}
         return news
 
     def _encode_news(self, news: Mapping[str, tuple[float, dict[str, Any]]]) -> dict[str, bytes]:
@@ -190,17 +211,19 @@ class SharedState:
 
     def _apply(self, snapshot: Snapshot) -> None:
         """Apply the entries of other processes, and note those that have expired."""
-        expired, offset = [], snapshot.time - self._now()
+        expired, now = {}, self._now()
+        offset = snapshot.time - now
         for field, value in snapshot.entries.items():
             try:
                 entry = orjson.loads(value)
-                until = float(entry["until"]) - offset
-                if until <= self._now():
-                    expired.append(field)
+                # Redis may have changed its clock since the entry was written.
+                until = min(float(entry["until"]) - offset, now + MAX_REST_SECONDS)
+                if until <= now:
+                    expired[field] = value
                 elif entry["by"] != self._process and self._note(field, until):
                     self._apply_entry(field, until, entry)
             except (ValueError, TypeError, KeyError):  # of another version
-                expired.append(field)
+                expired[field] = value
         self._expired = expired
 
     def _note(self, field: str, until: float) -> bool:

@@ -13,7 +13,9 @@ from forwarder.core.errors import ForwarderError, UpstreamKeyRefused, UpstreamUn
 from forwarder.core.types import EventStream
 from forwarder.upstream.resilience import Resilience, UpstreamState
 from forwarder.upstream.resilience.breaker import CLOSED, OPEN
+from forwarder.upstream.resilience.rests import MAX_MODELS, MAX_REST_SECONDS
 from forwarder.upstream.resilience.shared_state import SharedState, Snapshot
+from tests.helpers.check_cases import check_each
 from tests.upstream.resilience.helpers import Clock, patient, settings
 from tests.upstream.resilience.test_rests import refuse
 
@@ -28,13 +30,14 @@ class Storage:
         self.is_down = False
         self.writes = 0
 
-    def exchange(self, entries: Mapping[str, bytes], expired: list[str]) -> Snapshot:
+    def exchange(self, entries: Mapping[str, bytes], expired: Mapping[str, bytes]) -> Snapshot:
         if self.is_down:
             raise ConnectionError("redis://:password@host refused")
         self.writes += len(entries)
         self.entries |= entries
-        for field in expired:
-            self.entries.pop(field, None)
+        for field, value in expired.items():
+            if self.entries.get(field) == value:
+                del self.entries[field]
         return Snapshot(dict(self.entries), self.clock())
 
 
@@ -57,12 +60,12 @@ class Process:
         for state in self.states:
             self.shared.connect(state)
 
-    def fail(self, error: ForwarderError, key: int = 0) -> None:
+    def fail(self, error: ForwarderError, key: int = 0, model: str = "m") -> None:
         def refuse_request(request: Any) -> EventStream:
             raise error
 
         context: RequestContext = patient()
-        context.model = "m"
+        context.model = model
         with pytest.raises(ForwarderError):
             self.states[key].with_retries(refuse_request, context)({})
 
@@ -118,6 +121,56 @@ def test_shared_rest_ends_at_the_same_time() -> None:
     assert (two.first.obstacle(), two.second.obstacle()) == (None, None)
     two.exchange()
     assert two.storage.entries == {}
+
+
+@check_each("sees_end", [["first"], ["second"], ["first", "second"]])
+def test_rest_that_starts_again_is_shared_again(sees_end: list[str]) -> None:
+    two = Two()
+    two.first.fail(refuse(429, {"retry-after": "10"}))
+    two.exchange()
+    two.pass_(11)
+    for name in sees_end:
+        getattr(two, name).shared.exchange()
+
+    two.first.fail(refuse(429, {"retry-after": "30"}))
+    two.exchange()
+
+    assert two.second.obstacle() == (30, 429)
+
+
+def test_shared_rest_is_no_longer_than_others_if_the_storage_changes_its_clock() -> None:
+    two = Two()
+    two.first.fail(refuse(429, {"retry-after": "30"}))
+    two.first.shared.exchange()
+    two.storage.clock.pass_(-7200)
+
+    two.second.shared.exchange()
+
+    assert two.second.obstacle() == (MAX_REST_SECONDS, 429)
+
+
+def test_rests_that_nobody_keeps_are_not_shared() -> None:
+    two = Two()
+    for number in range(MAX_MODELS + 10):
+        two.first.fail(refuse(429), model=f"m{number}")
+
+    two.exchange()
+
+    assert two.storage.writes == MAX_MODELS
+
+
+def test_rests_that_end_while_the_storage_is_down_are_forgotten() -> None:
+    two = Two()
+    two.storage.is_down = True
+    for number in range(100):
+        two.first.fail(refuse(429, {"retry-after": "1"}), model=f"m{number}")
+        two.exchange()
+        two.pass_(1)
+    two.storage.is_down = False
+
+    two.exchange()
+
+    assert two.storage.writes <= 1
 
 
 def test_open_breaker_is_shared_and_each_process_tries_again() -> None:
