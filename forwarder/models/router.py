@@ -43,6 +43,9 @@ MAX_NAME_LENGTH = 2048
 _MAX_CACHED_NAMES = 256
 """For how many names of models the configured routes are cached."""
 
+MAX_NAME_LENGTH = 2048
+"""The longest name of a model, in characters; caches and rests keep many names of clients."""
+
 REGISTERED_OWNER = "registered"
 """The owner of registered models in model lists."""
 
@@ -87,8 +90,9 @@ class Router:
     def resolve(self, model: str | None, client: str, key: str | None = None) -> Route:
         """Return the route for ``model``, or for the default model if ``model`` is empty.
 
-        Raises InvalidRequest if there is no model, NotFound if the name has an upstream prefix but
-        no model, UpstreamKeyRefused for a registered model with a locked key.
+        Raises InvalidRequest if there is no model or its name is too long, NotFound if the name has
+        an upstream prefix but no model, UpstreamKeyRefused for a registered model with a locked
+        key.
         """
         return self.list_routes(model, client, key)[0]
 

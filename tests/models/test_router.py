@@ -7,7 +7,7 @@ import pytest
 from forwarder.config.settings import Settings
 from forwarder.core.errors import InvalidRequest, NotFound, UpstreamKeyRefused
 from forwarder.models.registered_model import RegisteredModel
-from forwarder.models.router import Router
+from forwarder.models.router import MAX_NAME_LENGTH, Router
 from tests.helpers.check_cases import check_each
 
 URL = "http://127.0.0.1:9/v1"
@@ -483,6 +483,15 @@ def test_unresolvable_substitute_does_not_break_the_lists(caplog: pytest.LogCapt
     assert record.msg["model"] == "codex-auto-review"
     with pytest.raises(NotFound, match="'a/'"):
         found.resolve("codex-auto-review", "responses")
+
+
+def test_names_that_are_too_long_are_refused() -> None:
+    found, longest = router("a chat"), "m" * MAX_NAME_LENGTH
+
+    assert where(found, longest, "chat") == f"a chat {longest}"
+    with pytest.raises(InvalidRequest) as raised:
+        found.resolve(longest + "m", "chat")
+    assert (raised.value.param, raised.value.code) == ("model", "string_above_max_length")
 
 
 # -- groups ---------------------------------------------------------------------------------------
