@@ -70,7 +70,7 @@ def list_endpoints(
                 host,
                 key,
                 weights[host - 1] if weights else 1.0,
-                f"{name}{ORIGIN_SIGN}{digest_endpoint(base_url, api_key)}",
+                make_origin(name, base_url, api_key),
             ),
             base_url,
             api_key,
@@ -78,6 +78,11 @@ def list_endpoints(
         for host, base_url in enumerate(base_urls, 1)
         for key, api_key in enumerate(keys, 1)
     ]
+
+
+def make_origin(name: str, base_url: str, api_key: str | None) -> str:
+    """Return the name of an endpoint in stored data."""
+    return f"{name}{ORIGIN_SIGN}{digest_endpoint(base_url, api_key)}"
 
 
 def digest_endpoint(base_url: str, api_key: str | None) -> str:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from dotenv import load_dotenv
 
 from forwarder.config import endpoints, parsers
-from forwarder.config.endpoints import Endpoint, GroupMember, list_endpoints
+from forwarder.config.endpoints import Endpoint, GroupMember, list_endpoints, make_origin
 from forwarder.config.parsers import (
     ENV_PREFIX,
     PASSTHROUGH_KEY,
@@ -120,7 +120,13 @@ class UpstreamSettings:
         """Return the endpoint of an origin; the first one for the upstream's own name."""
         if origin == self.name:
             return self
-        return next((each for each in self.endpoints if each.origin == origin), None)
+        return next((each for each in self.endpoints if each.has_origin(origin)), None)
+
+    def has_origin(self, origin: str) -> bool:
+        """Return whether an origin names this endpoint, which may be the last one left."""
+        if self.endpoint is not None:
+            return self.endpoint.origin == origin
+        return make_origin(self.name, self.base_url, self.api_key) == origin
 
     def name_variable(self, suffix: str) -> str:
         """Return the environment variable of a setting, such as ``CHAT_API_KEY``."""
@@ -603,9 +609,14 @@ class EnvironmentReader:
     def find_lost_members(
         self, upstreams: tuple[UpstreamSettings, ...], values: dict[str, Any]
     ) -> None:
-        """Record a mistake if a member of a group is at an unknown upstream."""
-        members = (each for group in (values["groups"] or {}).values() for each in group)
-        if not {each.upstream for each in members} <= {upstream.name for upstream in upstreams}:
+        """Record a mistake for a group with a member at an unknown upstream.
+
+        Also for one whose name would hide a model of an upstream, as ``chat/fast`` does.
+        """
+        names, groups = {upstream.name for upstream in upstreams}, values["groups"] or {}
+        members = {each.upstream for group in groups.values() for each in group}
+        hidden = {head for head, slash, _ in (name.partition("/") for name in groups) if slash}
+        if not members <= names or hidden & names:
             self.mistakes.append(f"{ENV_PREFIX}GROUPS must be {endpoints.GROUPS_MESSAGE}")
 
     def find_unknown_keys(self, values: dict[str, Any]) -> None:

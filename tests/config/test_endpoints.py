@@ -67,6 +67,14 @@ def test_origin_stays_with_the_key_when_the_order_changes() -> None:
     assert before.find_endpoint("chat~unknown") is None
 
 
+def test_origin_is_found_if_one_endpoint_is_left() -> None:
+    before = read_chat(CHAT_BASE_URL="http://a.test/v1", CHAT_API_KEY="k1,k2")
+    after = read_chat(CHAT_BASE_URL="http://a.test/v1", CHAT_API_KEY="k2")
+
+    assert after.find_endpoint(before.replicas[0].origin) is after
+    assert after.find_endpoint(before.origin) is None
+
+
 def test_origin_contains_no_key() -> None:
     assert "k1" not in digest_endpoint("http://a.test/v1", "k1")
     assert all("secret" not in repr(e) for e in read_chat(CHAT_API_KEY="secret1,secret2").endpoints)
@@ -99,6 +107,7 @@ def test_keys_of_all_endpoints_are_secrets() -> None:
         ("FORWARDER_GROUPS", "fast=chat/a*0"),
         ("FORWARDER_GROUPS", "fast=chat/a*x"),
         ("FORWARDER_GROUPS", "f*=chat/a"),
+        ("FORWARDER_GROUPS", "chat/fast=chat/a"),
     ],
 )
 def test_mistakes_name_the_variable_once(variable: str, text: str) -> None:
