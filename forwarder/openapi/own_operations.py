@@ -9,6 +9,7 @@ from forwarder.core.errors import (
     NotFound,
     StoreUnavailable,
     Unauthorized,
+    UpstreamKeyRefused,
 )
 from forwarder.core.types import Json
 from forwarder.openapi.operation import (
@@ -140,7 +141,7 @@ OLLAMA: dict[str, Operation] = {
 DIAGNOSTICS: dict[str, Operation] = {
     "POST /forwarder/translate": Operation(
         answers=answer_json("DryRunReport"),
-        errors=GENERATION,
+        errors=(*BODY, Unauthorized, NotFound, UpstreamKeyRefused, StoreUnavailable),
         body={
             JSON: {
                 "anyOf": [

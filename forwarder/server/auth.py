@@ -83,7 +83,8 @@ def require_administrator(settings: Settings) -> None:
 
     With FORWARDER_ADMIN_KEYS, the request needs one of these keys. Without, it must come from a
     local program (see `is_local`): web pages of other origins and proxied requests do not count.
-    Raises Unauthorized for an unknown key, Forbidden for a client's key or a remote request.
+    Raises Unauthorized for an unknown key or one that is not valid any more, Forbidden for a
+    client's key or a remote request, StoreUnavailable if only the database knows the key.
     """
     key = read_key()
     if not settings.admin_keys:
@@ -96,6 +97,7 @@ def require_administrator(settings: Settings) -> None:
             raise Forbidden(
                 "This request requires an administrator key. A client key is not enough."
             )
+        get_services().client_keys.authenticate(key)  # says if it was revoked or has expired
         raise make_unknown_key_error(key)
 
 

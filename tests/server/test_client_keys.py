@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,16 @@ from flask.testing import FlaskClient
 
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
+from forwarder.core.errors import QuotaExceeded
+from forwarder.openapi.document import TAGS
+from forwarder.openapi.errors import MESSAGES, OLLAMA, find_envelope
+from forwarder.openapi.operation import Access, Operation
+from forwarder.protocols.mappings import TERMINAL_EVENTS
 from forwarder.server.extension import get_extension
 from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve
+from tests.server.test_websocket import HANDSHAKE
+from tests.server.test_websocket_turns import Played, new_session
 
 ADMIN = {"Authorization": "Bearer sk-admin"}
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
@@ -182,6 +192,104 @@ def test_expired_key_is_told_so(client: FlaskClient) -> None:
     refused = ask(client, made["key"])
     assert (refused.status_code, refused.json["error"]["code"]) == (401, "invalid_api_key")
     assert "expired" in refused.json["error"]["message"]
+
+
+UPGRADE = "GET", "/v1/responses"
+"""The route of WebSockets."""
+
+
+def list_operations(*accesses: Access) -> Iterator[tuple[str, str, Operation]]:
+    """Method and path of all routes that need such keys, and what the API description has."""
+    for _, table in TAGS.values():
+        for key, operation in table.items():
+            if operation.access in accesses:
+                method, _, path = key.partition(" ")
+                yield method, re.sub(r"{\w+}", "resp_1", path), operation
+
+
+def check_shape(path: str, answer: Any, code: str, anthropic_type: str) -> None:
+    """Check that an error has the form of the API whose path this is."""
+    envelope, error = find_envelope(path), answer.json["error"]
+    if envelope == OLLAMA:
+        assert error.strip(), path
+    elif envelope == MESSAGES:
+        assert answer.json["type"] == "error", path
+        assert (error["type"], answer.json["request_id"]) == (
+            anthropic_type,
+            answer.headers["request-id"],
+        ), path
+        assert error["message"], path
+    else:
+        assert error.keys() == {"message", "type", "param", "code"}, path
+        assert (error["code"], error["param"]) == (code, None), path
+    assert "Retry-After" not in answer.headers, path
+
+
+def test_every_route_refuses_keys_that_are_not_valid(client: FlaskClient) -> None:
+    keys = {name: create(client, name=name)["key"] for name in ("revoked", "replaced", "expired")}
+    client.delete("/forwarder/keys/revoked", headers=ADMIN)
+    client.post("/forwarder/keys/replaced/rotate", json={"grace": "1m"}, headers=ADMIN)
+    registry = get_extension(client.application).services.client_keys
+    client.patch("/forwarder/keys/expired", json={"expires": "1h"}, headers=ADMIN)
+    later = time.time() + 7200
+    registry._now = lambda: later  # type: ignore[attr-defined]
+    messages = {
+        **{key: name for name, key in keys.items()},
+        "sk-fwd-unknown": "Incorrect API key",
+        "sk-other": "Incorrect API key",
+        "": "provide an API key",
+    }
+    checked = 0
+    for method, path, _ in list_operations(Access.CLIENT, Access.READER):
+        for key, message in messages.items():
+            headers = bearer(key) if key else {}
+            if (method, path) == UPGRADE:
+                headers |= HANDSHAKE
+            answer = client.open(path, method=method, headers=headers)
+            assert answer.status_code == 401, (method, path, message, answer.text)
+            if method != "HEAD":
+                check_shape(path, answer, "invalid_api_key", "authentication_error")
+                assert message in answer.text, (method, path, answer.text)
+            checked += 1
+    assert checked > 300
+
+
+def test_every_route_that_counts_requests_refuses_an_exhausted_budget(client: FlaskClient) -> None:
+    key = create(client, budget="5 tokens/day")["key"]
+    assert ask(client, key).status_code == 200
+    checked = 0
+    for method, path, operation in list_operations(Access.CLIENT):
+        if QuotaExceeded not in operation.errors or (method, path) == UPGRADE:
+            continue
+        answer = client.open(path, method=method, headers=bearer(key))
+        assert answer.status_code == 429, (method, path, answer.text)
+        assert answer.headers["X-Should-Retry"] == "false", path
+        check_shape(path, answer, "insufficient_quota", "rate_limit_error")
+        assert "exceeded your current quota" in answer.text, path
+        checked += 1
+    assert checked > 40
+
+
+def test_turns_of_a_websocket_fail_as_requests_do(client: FlaskClient) -> None:
+    made = create(client, budget="5 tokens/day")
+    turn = {"type": "response.create", "model": "demo", "input": "Hi"}
+    app = client.application
+
+    def take_turns(count: int) -> list[Any]:
+        socket = Played(*[turn] * count)
+        with app.test_request_context("/v1/responses", headers=bearer(made["key"])):
+            app.preprocess_request()
+            new_session(app, socket).run()
+        return [event for event in socket.sent if event["type"] in ("error", *TERMINAL_EVENTS)]
+
+    answered, refused = take_turns(2)
+    client.delete("/forwarder/keys/alice", headers=ADMIN)
+    [revoked] = take_turns(1)
+
+    assert answered["type"] == "response.completed"
+    errors = [(each["status"], each["error"]["code"]) for each in (refused, revoked)]
+    assert errors == [(429, "insufficient_quota"), (401, "invalid_api_key")]
+    assert refused["error"]["type"] == "insufficient_quota"
 
 
 def test_style_of_a_key_is_used(client: FlaskClient) -> None:
