@@ -127,6 +127,8 @@ class RequestContext:
     ``conversion_losses`` maps parameters that were lost when the body was converted to the
     reasons. ``has_converted_body`` is true if the body had the shape of the other API. ``detail``
     is the part of ``error_message`` that every log may have: the message may quote the request.
+    ``usage`` is that of the whole answer once it has ended, ``rounds_usage`` that of the finished
+    rounds of an answer in which tools run here: it counts if the client leaves in a later round.
     ``recorder`` is set if the request is captured. ``rendered_field`` is the field in which the
     client is known to render reasoning. ``followed_response_id`` is the id of a response that the
     upstream is already generating and that only has to be followed. ``body_memory`` is the limit of
@@ -161,6 +163,7 @@ class RequestContext:
     detail: str | None = None
     error_message: str | None = None
     usage: Json | None = None
+    rounds_usage: Json | None = None
     reply_headers: dict[str, str] = field(default_factory=dict)
     cleanup: CleanupStack = field(default_factory=CleanupStack)
     started_at: float = field(default_factory=time.monotonic)
@@ -287,6 +290,10 @@ class RequestContext:
         """Notify the observers that a call of a hosted tool has ended; ``item`` is its item."""
         has_failed = item.get("status") == "failed" or bool(item.get("error"))
         self._notify("on_tool_call", str(item.get("type")), has_failed)
+
+    def record_rounds(self, usage: Json | None) -> None:
+        """Record the usage of all rounds of an answer that have ended."""
+        self.rounds_usage = usage
 
     def log_request(self, body: Json) -> None:
         """Log the redacted request body if FORWARDER_LOG_BODIES is set."""
@@ -434,7 +441,7 @@ class RequestContext:
     @property
     def token_counts(self) -> tuple[int | None, int | None]:
         """Input and output tokens, ``None`` where the upstream reported none."""
-        return read_token_counts(self.usage or {})
+        return read_token_counts(self.usage or self.rounds_usage or {})
 
     def _notify(self, method: str, *arguments: Any) -> None:
         for observer in self.observers:

@@ -231,6 +231,7 @@ class ChatRounds:
                 yield from self._read_round(stream, round_)
                 if round_.usage is not None:
                     self._usages.append(round_.usage)
+                    self._context.on_round_end(sum_usages(self._usages, prompts=True))
                 # The client cannot carry hosted calls, so beside its own they would be lost: the
                 # model asks for them again when it has the client's results.
                 goes_on = bool(round_.calls) and not round_.has_client_calls

@@ -54,7 +54,8 @@ class LoopContext(NamedTuple):
     ``asks_encrypted_reasoning`` is false for an upstream that would refuse to encrypt it.
     ``keeps_calls`` is false if the client cannot carry hosted calls to its next request.
     ``memory`` belongs to the client's request, so that a fallback to another upstream does not run
-    approved calls again. ``on_call_end`` gets the item of each call that has ended.
+    approved calls again. ``on_call_end`` gets the item of each call that has ended, and
+    ``on_round_end`` the usage of all rounds that have ended.
     """
 
     kinds: KindTable
@@ -71,6 +72,7 @@ class LoopContext(NamedTuple):
     is_preview: bool = False
     memory: dict[str, Any] | None = None
     on_call_end: Callable[[Json], object] = ignore_call
+    on_round_end: Callable[[Json | None], object] = lambda usage: None
 
     def find_kind(self, tool: Any) -> ToolKind | None:
         """Return the kind that runs a tool of a request here, if one does."""

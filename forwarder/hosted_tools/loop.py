@@ -132,6 +132,7 @@ class ResponseRounds:
             for number in range(1, max_rounds + 1):
                 round_ = new_round(self._context.id_source)
                 yield from merger.read_round(stream, round_)
+                self._context.on_round_end(merger.usage)
                 outputs = yield from self._finish_round(round_)
                 reason = find_stop_reason(request, merger)
                 is_over = not outputs or round_.has_client_calls or needs_approval(round_)

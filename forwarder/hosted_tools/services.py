@@ -84,6 +84,7 @@ class HostedToolServices:
         is_preview: bool = False,
         memory: dict[str, Any] | None = None,
         on_call_end: Callable[[Json], object] = ignore_call,
+        on_round_end: Callable[[Json | None], object] = lambda usage: None,
     ) -> LoopContext:
         """Return the context of a request.
 
@@ -104,6 +105,7 @@ class HostedToolServices:
             is_preview=is_preview or self._is_offline,
             memory=memory,
             on_call_end=on_call_end,
+            on_round_end=on_round_end,
         )
 
     def find_search(self, account: str) -> WebSearch | None:

@@ -92,6 +92,7 @@ class Attempt:
             is_preview=self.is_preview,
             memory=context.tool_memory,
             on_call_end=context.notify_tool_call,
+            on_round_end=context.record_rounds,
         )
 
     @property

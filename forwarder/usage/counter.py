@@ -180,6 +180,7 @@ def count_request(context: RequestContext, seconds: float) -> tuple[int, ...]:
         context.is_cancelled and context.error is None and not usage
     )
     failed = not cancelled and (context.status >= 400 or context.error is not None)
+    usage = usage or context.rounds_usage or {}
     first = context.first_event_at
     input_tokens, output_tokens = (
         min(tokens or 0, MAX_REQUEST_TOKENS) for tokens in read_token_counts(usage)

@@ -156,6 +156,46 @@ def test_tokens_of_an_answer_that_was_cut_here_are_estimated(serve: Serve) -> No
     assert min(found["input_tokens"], found["output_tokens"]) > 0
 
 
+@check_each(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {**CHAT, "web_search_options": {}}),
+        ("/v1/responses", {**RESPONSES, "tools": [{"type": "web_search"}]}),
+    ],
+)
+def test_finished_rounds_count_if_the_client_leaves_in_a_later_one(
+    path: str, body: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search_first(request: httpx2.Request) -> httpx2.Response:
+        choice = {"index": 0, "finish_reason": None}
+        if b'"role":"tool"' in request.read():
+            texts = [{"choices": [{**choice, "delta": {"content": f"{n} "}}]} for n in range(50)]
+            return streamed(*texts, {"choices": [{**choice, "finish_reason": "stop"}]})
+        function = {"name": "web_search", "arguments": '{"query": "cats"}'}
+        call = {"index": 0, "id": "call_1", "type": "function", "function": function}
+        return streamed(
+            {"choices": [{**choice, "delta": {"tool_calls": [call]}}]},
+            {"choices": [{**choice, "delta": {}, "finish_reason": "tool_calls"}], "usage": USAGE},
+        )
+
+    transport = httpx2.MockTransport(search_first)
+    monkeypatch.setattr(services, "select_transport", lambda settings, heartbeat: transport)
+    environment = {
+        "CHAT_BASE_URL": "http://up.test/v1",
+        "FORWARDER_DATABASE_URL": "none",
+        "FORWARDER_WEB_SEARCH": "searxng",
+        "FORWARDER_WEB_SEARCH_URL": "http://127.0.0.1:9",  # the search fails, the round is over
+    }
+    client = create_app(Settings.from_env(environment)).test_client()
+    answer = client.post(path, json={**body, "stream": True}, buffered=False)
+    assert next(piece for piece in answer.iter_encoded() if b'"0 "' in piece)
+    answer.close()
+
+    found = read(client, "?group=", {})["total"]
+    assert (found["requests"], found["cancelled"]) == (1, 1)
+    assert (found["input_tokens"], found["output_tokens"]) == (21, 9)
+
+
 def test_model_has_the_name_that_the_client_sent(client: FlaskClient) -> None:
     ask(client, {**CHAT, "model": "fast"})
 
