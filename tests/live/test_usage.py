@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import socket
 import threading
 import time
 from collections import Counter
@@ -20,32 +21,59 @@ from forwarder.storage.db.open import open_database
 from forwarder.storage.db.usage import UsageQuery
 from forwarder.storage.repositories.usage import UsageRepository
 from tests.fake_provider import Answer, ScriptedUpstream, faults
-from tests.fake_provider.answers import Ask, Json, Protocol, Usage
+from tests.fake_provider.answers import Ask, Call, Json, Protocol, Usage
 from tests.fake_provider.faults import Scripted
 from tests.fake_provider.wire import Reply, Stream
+from tests.helpers.loopback import Peer, serving
 from tests.live.conftest import KEY, settings
 from tests.live.server import GUNICORN, Server, running
-from tests.live.talk import PAIRINGS, PATHS, asking
+from tests.live.talk import PATHS, asking, http
+from tests.live.test_balance import stopped
+from tests.live.test_metrics import workers_of
 
 TWO = (*GUNICORN, "-w", "2")
+SECOND_KEY = "sk-second-upstream-secret"
 CLIENTS = {"alice": "sk-alice", "bob": "sk-bob"}
 ADMIN = {"Authorization": "Bearer sk-admin"}
-KINDS = ("answer", "answer", "answer", "stalled", "refused", "failed")
-REQUESTS = 360
+KINDS = (
+    "answer", "call", "answer", "stalled", "answer", "search", "answer", "refused", "call",
+    "answer", "failed", "answer", "background", "answer", "search", "call", "answer",
+    "searchandstall", "answer", "stalled",
+)  # fmt: skip
+"""What the requests of a mixture are: most are answered, with a call of the client's function or
+after a search by the forwarder; the client leaves in the middle of an answer that stalls."""
+LEFT = ("stalled", "searchandstall")
+ANSWERED = ("answer", "call", "searching", "background")
+REQUESTS = 1000
 COUNTS = (
     "requests", "errors", "cancelled", "input_tokens", "cached_tokens", "output_tokens",
     "reasoning_tokens",
 )  # fmt: skip
+ENDPOINTS = {**PATHS, "messages": "/messages"}
+SEARCH_TOOLS: dict[str, Json] = {
+    "chat": {"web_search_options": {}},
+    "responses": {"tools": [{"type": "web_search"}]},
+    "messages": {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+}
+FUNCTION_TOOLS: dict[str, Json] = {
+    "chat": {"tools": [{"type": "function", "function": {"name": "look", "parameters": {}}}]},
+    "responses": {"tools": [{"type": "function", "name": "look", "parameters": {}}]},
+    "messages": {"tools": [{"name": "look", "input_schema": {"type": "object"}}]},
+}
 
 Counts = Counter[str]
 
 
 class CountingUpstream(ScriptedUpstream):
-    """Answers as a request's prompt (``kind serial client``) asks, and counts by client."""
+    """Answers as a request's prompt (``kind serial client``) asks, and counts by client.
+
+    A search is two rounds of one request. ``arrived`` has an event for each request that stalls.
+    """
 
     def __init__(self) -> None:
-        super().__init__(keys={KEY})
+        super().__init__(keys={KEY, SECOND_KEY}, strict=False)
         self.counts: dict[str, Counts] = {client: Counter() for client in CLIENTS}
+        self.arrived = {serial: threading.Event() for serial in range(REQUESTS)}
 
     def _say(self, protocol: Protocol, body: Json) -> Reply:
         match = re.search(r"(\w+) (\d+) (\w+)!", json.dumps(body))
@@ -53,8 +81,14 @@ class CountingUpstream(ScriptedUpstream):
         kind, serial, client = match[1], int(match[2]), match[3]
         usage = Usage(100 + serial, 10 + serial % 7, serial % 50, serial % 5)
         answer = Answer(text="one two three four", usage=usage, pieces=4)
+        is_first = not has_tool_output(body)
+        if kind in ("search", "searchandstall"):
+            kind = "searching" if is_first else {"search": "answer"}.get(kind, "stalled")
         answers: dict[str, Callable[[], Scripted]] = {
             "answer": lambda: answer,
+            "background": lambda: answer,
+            "call": lambda: Answer(calls=[Call("look", {"at": "cats"})], usage=usage),
+            "searching": lambda: Answer(calls=[Call("web_search", {"query": "cats"})], usage=usage),
             "stalled": lambda: faults.stalled(answer, after=3 if protocol == "chat" else 6),
             "refused": lambda: faults.status(500),
             "failed": lambda: (
@@ -67,17 +101,27 @@ class CountingUpstream(ScriptedUpstream):
             self._serial += 1
             ask = Ask(protocol, body, self._serial)
             counts = self.counts[client]
-            counts["requests"] += 1
+            counts["requests"] += is_first
             counts["cancelled"] += kind == "stalled"
             counts["errors"] += kind in ("refused", "failed")
-            if kind == "answer":
+            if kind in ANSWERED:
                 counts["input_tokens"] += usage.input
                 counts["cached_tokens"] += usage.cached
                 counts["output_tokens"] += usage.output
                 counts["reasoning_tokens"] += usage.reasoning
+        if kind == "stalled":
+            self.arrived[serial].set()
         said = answers[kind]()
         stream = Stream(said) if isinstance(said, Answer) else said
         return stream.reply(ask)
+
+
+def has_tool_output(body: Json) -> bool:
+    """Whether a request of either protocol has the result of a call."""
+    entries = body.get("messages") or body.get("input")
+    return isinstance(entries, list) and any(
+        each.get("role") == "tool" or each.get("type") == "function_call_output" for each in entries
+    )
 
 
 @pytest.fixture
@@ -86,42 +130,95 @@ def provider() -> Iterator[CountingUpstream]:
         yield upstream
 
 
-def start(provider: ScriptedUpstream, directory: Path, database: str, interval: str) -> Any:
+@pytest.fixture(scope="module")
+def searxng() -> Iterator[str]:
+    def answer(peer: Peer) -> None:
+        peer.request()
+        result = {"title": "Cats", "url": "https://example.org/cats", "content": "Cats sleep."}
+        peer.answer(json.dumps({"results": [result]}).encode(), b"Connection: close")
+
+    with serving(answer) as server:
+        yield f"http://127.0.0.1:{server.port}"
+
+
+def start(
+    provider: ScriptedUpstream, directory: Path, database: str, interval: str, searxng: str
+) -> Any:
     environment = settings(
         provider,
+        CHAT_API_KEY=f"{KEY},{SECOND_KEY}",
         FORWARDER_API_KEYS=",".join(f"{name}:{key}" for name, key in CLIENTS.items()),
         FORWARDER_ADMIN_KEYS="sk-admin",
         FORWARDER_DATABASE_URL=database,
         FORWARDER_SECRET_KEY="a secret for the test, long enough",
         FORWARDER_USAGE_INTERVAL=interval,
         FORWARDER_PRICES="*=1/0/0",
+        RESPONSES_HOSTED_TOOLS="none",
+        FORWARDER_WEB_SEARCH="searxng",
+        FORWARDER_WEB_SEARCH_URL=searxng,
     )
     return running(environment, directory, TWO)
 
 
-def send(server: Server, kind: str, serial: int) -> None:
-    """Send one request of a mixture, and leave in the middle if its answer stalls."""
+def make_request(kind: str, serial: int) -> tuple[str, Json, dict[str, str]]:
+    """Return path, body and headers of one request of a mixture."""
     chance = random.Random(serial)
     client = chance.choice(list(CLIENTS))
-    protocol, over = chance.choice(PAIRINGS)
-    streamed = chance.random() < 0.7
-    body = asking(protocol, f"{kind} {serial} {client}!", f"{over}/m", stream=streamed)
-    headers = {"Authorization": f"Bearer {CLIENTS[client]}"}
-    url = f"{server.v1}{PATHS[protocol]}"
-    with httpx2.Client(timeout=30, trust_env=False) as http:
-        if kind != "stalled":
-            http.post(url, json=body, headers=headers)
-        elif streamed:
-            with http.stream("POST", url, json=body, headers=headers) as got:
-                next(got.iter_bytes())
-        else:
-            with pytest.raises(httpx2.ReadTimeout):
-                http.post(url, json=body, headers=headers, timeout=0.5)
+    protocol = "responses" if kind == "background" else chance.choice(list(ENDPOINTS))
+    over = chance.choice(list(PATHS))
+    prompt, streamed = f"{kind} {serial} {client}!", chance.random() < 0.7
+    body = asking("responses" if protocol == "responses" else "chat", prompt, f"{over}/m")
+    body |= {"stream": streamed}
+    if protocol == "messages":
+        body["max_tokens"] = 100
+    if kind == "call":
+        body |= FUNCTION_TOOLS[protocol]
+    if kind in ("search", "searchandstall"):
+        body |= SEARCH_TOOLS[protocol]
+    if kind == "background":
+        body |= {"background": True}
+    return ENDPOINTS[protocol], body, {"Authorization": f"Bearer {CLIENTS[client]}"}
 
 
-def send_mixture(server: Server, kinds: tuple[str, ...], count: int) -> None:
+def send(server: Server, provider: CountingUpstream, kind: str, serial: int) -> None:
+    """Send one request, and leave in the middle if its answer stalls.
+
+    The client of a background response leaves too, but the response goes on.
+    """
+    path, body, headers = make_request(kind, serial)
+    url = f"{server.v1}{path}"
+    if body["stream"] and (kind in LEFT or kind == "background"):
+        awaited, said = b"" if kind == "background" else b'"one t', b""
+        with http.stream("POST", url, json=body, headers=headers, timeout=30) as got:
+            for piece in got.iter_bytes():
+                said += piece
+                if awaited in said:
+                    return
+    elif kind in LEFT:
+        leave_whole_answer(provider.arrived[serial], url, body, headers)
+    else:
+        http.post(url, json=body, headers=headers, timeout=30)
+
+
+def leave_whole_answer(
+    arrived: threading.Event, url: str, body: Json, headers: dict[str, str]
+) -> None:
+    """Send a request, and leave when the upstream has it."""
+    request = httpx2.Request("POST", url, json=body, headers=headers)
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    line = f"POST {request.url.path} HTTP/1.1\r\n"
+    with socket.create_connection(("127.0.0.1", request.url.port or 0)) as connection:
+        connection.sendall(f"{line}{head}\r\n".encode() + request.read())
+        assert arrived.wait(30), body
+
+
+def send_mixture(
+    server: Server, provider: CountingUpstream, kinds: tuple[str, ...], count: int
+) -> None:
     with ThreadPoolExecutor(12) as threads:
-        futures = [threads.submit(send, server, kinds[i % len(kinds)], i) for i in range(count)]
+        futures = [
+            threads.submit(send, server, provider, kinds[i % len(kinds)], i) for i in range(count)
+        ]
         for future in futures:
             future.result()
 
@@ -145,12 +242,24 @@ def wait_for_requests(server: Server, count: int) -> None:
         time.sleep(0.1)
 
 
+def find_busy(server: Server) -> list[Json]:
+    """Upstreams and endpoints of any worker that still count a request in flight."""
+    busy = []
+    for other in workers_of(server):
+        with stopped(other):
+            got = httpx2.get(f"{server.url}/ready?verbose", headers=ADMIN, trust_env=False)
+        for upstream in got.json()["upstreams"].values():
+            state = upstream["resilience"]
+            busy += [each for each in (state, *state.get("endpoints", ())) if each["concurrent"]]
+    return busy
+
+
 @pytest.mark.slow
 def test_usage_of_two_workers_is_what_the_provider_counted(
-    provider: CountingUpstream, database: str, tmp_path: Path
+    provider: CountingUpstream, database: str, searxng: str, tmp_path: Path
 ) -> None:
-    with start(provider, tmp_path, database, "0.1") as server:
-        send_mixture(server, KINDS, REQUESTS)
+    with start(provider, tmp_path, database, "0.1", searxng) as server:
+        send_mixture(server, provider, KINDS, REQUESTS)
         wait_for_requests(server, REQUESTS)
         time.sleep(0.5)  # nothing counts twice
 
@@ -171,17 +280,18 @@ def test_usage_of_two_workers_is_what_the_provider_counted(
         own = read(server, "group=client", {"Authorization": f"Bearer {CLIENTS['bob']}"})
         assert [line["client"] for line in own["data"]] == ["bob"]
         assert own["total"]["requests"] == provider.counts["bob"]["requests"]
+        assert find_busy(server) == []
 
 
 @pytest.mark.slow
 def test_workers_that_stop_store_what_they_counted(
-    provider: CountingUpstream, tmp_path: Path
+    provider: CountingUpstream, searxng: str, tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path}/state.db"
-    with start(provider, tmp_path, url, "86400") as server:
-        leaving = threading.Thread(target=send, args=(server, "stalled", 1))
+    with start(provider, tmp_path, url, "86400", searxng) as server:
+        leaving = threading.Thread(target=send, args=(server, provider, "stalled", 41))
         leaving.start()
-        send_mixture(server, ("answer",), 40)
+        send_mixture(server, provider, ("answer",), 40)
         leaving.join()
     database = open_database(url)
     assert database is not None
