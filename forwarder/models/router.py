@@ -38,13 +38,10 @@ CODEX_HELPER_MODELS = (CODEX_REVIEWER, "gpt-5.6-luna", "gpt-5.6-terra")
 """Models that Codex requests by itself, independently of the model that its user selected."""
 
 MAX_NAME_LENGTH = 2048
-"""Characters of a model's name, as of Bedrock's. Names are kept in caches and written to logs."""
+"""Characters of a model's name, as of Bedrock's. Caches, rests and logs keep names of clients."""
 
 _MAX_CACHED_NAMES = 256
 """For how many names of models the configured routes are cached."""
-
-MAX_NAME_LENGTH = 2048
-"""The longest name of a model, in characters; caches and rests keep many names of clients."""
 
 REGISTERED_OWNER = "registered"
 """The owner of registered models in model lists."""
