@@ -9,7 +9,6 @@ the message, the HTTP status.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from forwarder.core.error_kinds import (
     ErrorKind,
     normalize_code,
 )
+from forwarder.core.json_lenient import parse_lenient
 from forwarder.core.types import Json
 
 MAX_SEARCHED_CHARACTERS = 4096
@@ -134,8 +134,8 @@ def parse_embedded_json(text: str) -> object:
     if not text.startswith(("{", "[")):
         return None
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_lenient(text.encode(errors="surrogatepass"))
+    except ValueError:
         return None
 
 

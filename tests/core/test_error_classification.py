@@ -415,3 +415,9 @@ def test_a_body_that_is_nested_without_end_is_a_text() -> None:
     for _ in range(50):
         deep = {"error": deep}
     assert isinstance(read_error(deep)["message"], str)
+
+
+def test_halves_of_characters_are_replaced() -> None:
+    error = read_error('{"error": {"message": "You wrote \\ud83d.", "code": NaN}}')
+
+    assert error == {"message": "You wrote \ufffd.", "code": None}
