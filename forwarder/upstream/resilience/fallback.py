@@ -136,6 +136,7 @@ class Resilience:
             return self._open_endpoint(route, open_, context)
         upstream = self.upstream_states.get_or_create(route.upstream)
         pauses = upstream.make_backoff()
+        upstream.retry_budget.earn()
         while True:
             try:
                 return self._open_any_endpoint(route, open_, context, placement)

@@ -167,7 +167,8 @@ class UpstreamState:
         pauses = self.make_backoff()
         # Before the answer begins, the next endpoint is tried at once; later there is none.
         is_balanced = self.settings.endpoint is not None and context.first_event_at is None
-        self.retry_budget.earn()
+        if not is_balanced:
+            self.retry_budget.earn()
         while True:
             try:
                 return self._record_outcome(work, context)

@@ -28,6 +28,7 @@ from forwarder.upstream.resilience.balance import (
     Placement,
     choose_candidate,
 )
+from forwarder.upstream.resilience.retry_budget import MAX_SAVED_RETRIES, RETRIES_PER_REQUEST
 from tests.helpers.check_cases import check_each
 from tests.upstream.resilience.helpers import Patient, Witness, patient, settings
 
@@ -317,6 +318,19 @@ def test_request_waits_for_the_first_endpoint_if_retries_are_allowed() -> None:
     assert world.fail(context=context).status == 429
     assert len(context.pauses) == 1
     assert 2 <= context.pauses[0] < 3
+
+
+def test_request_earns_one_share_of_a_retry_at_any_number_of_endpoints() -> None:
+    hosts = ",".join(f"http://{name}.test/v1" for name in "abcdef")
+    world = World(UP_BASE_URL=hosts, UP_API_KEY="k1", UP_MAX_RETRIES="1")
+    world.failures = {f"{host}.1": BUSY for host in range(1, 7)}
+
+    for _ in range(40):
+        assert world.fail() is BUSY
+
+    saved = MAX_SAVED_RETRIES + 40 * RETRIES_PER_REQUEST
+    assert world.describe()["retries"] <= saved + 10  # seconds earn some too
+    assert len(world.asked) == 6 * (40 + world.describe()["retries"])
 
 
 def test_unreachable_host_is_left_with_all_its_keys() -> None:
