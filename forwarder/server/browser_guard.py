@@ -4,7 +4,7 @@ Without keys, two attacks are possible. A page of another site can send requests
 request forgery), which the guard detects by ``Origin`` and ``Sec-Fetch-Site``. A page can make its
 own host name resolve to this machine and read the responses (DNS rebinding), which the guard
 detects by ``Host``. Pages cannot set these three headers. They can set ``X-Forwarded-Host``, so
-the guard ignores it.
+the guard ignores it. Links on other sites may be followed (see `is_navigation`).
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def is_local(settings: Settings) -> bool:
         and host is not None
         and is_loopback(host.name)
         and not is_foreign_origin(get_request().headers.get("Origin"), settings)
-        and get_request().headers.get("Sec-Fetch-Site") != "same-site"
+        and (get_request().headers.get("Sec-Fetch-Site") != "same-site" or is_navigation())
     )
 
 
@@ -117,8 +117,22 @@ def is_foreign_origin(origin: str | None, settings: Settings) -> bool:
     if origin is not None and is_app_origin(origin.lower()):
         return False
     if get_request().headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
-        return True
+        return not is_navigation()
     return origin is not None and not is_own_origin(origin.lower(), settings)
+
+
+def is_navigation() -> bool:
+    """Return whether a browser opens the requested page in a tab, as it does for a link.
+
+    The page with the link can neither read the opened page nor show it in a frame.
+    """
+    headers = get_request().headers
+    return (
+        get_request().method == "GET"
+        and "Origin" not in headers
+        and headers.get("Sec-Fetch-Mode") == "navigate"
+        and headers.get("Sec-Fetch-Dest") == "document"
+    )
 
 
 def is_app_origin(origin: str) -> bool:

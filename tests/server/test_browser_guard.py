@@ -192,6 +192,43 @@ def test_every_route_is_guarded(path: str, serve: Serve, upstream: Upstream) -> 
     assert upstream.asked == 0
 
 
+NAVIGATION = {
+    "Sec-Fetch-Site": "cross-site",
+    "Sec-Fetch-Mode": "navigate",
+    "Sec-Fetch-Dest": "document",
+}
+"""Headers of a browser that follows a link on a page of another site."""
+
+
+def test_links_on_other_sites_lead_to_pages(serve: Serve, upstream: Upstream) -> None:
+    client = serve(upstream)
+    for path in ("/", "/console/exchanges", "/docs/api"):
+        for site in ("cross-site", "same-site"):
+            headers = {"Accept": "text/html", **NAVIGATION, "Sec-Fetch-Site": site}
+            assert client.get(path, headers=headers, buffered=True).status_code == 200, path
+
+
+@check_each(
+    "headers",
+    [
+        {"Sec-Fetch-Dest": "iframe"},
+        {"Sec-Fetch-Dest": "empty"},
+        {"Sec-Fetch-Mode": "no-cors"},
+        {"Origin": "https://evil.example"},
+        {"Host": "rebound.example"},
+    ],
+)
+def test_only_whole_pages_are_opened_from_other_sites(
+    headers: dict[str, str], serve: Serve, upstream: Upstream
+) -> None:
+    answer = serve(upstream).get("/console/exchanges", headers={**NAVIGATION, **headers})
+    assert answer.status_code == 403
+
+
+def test_forms_on_other_sites_are_refused(serve: Serve, upstream: Upstream) -> None:
+    assert refuses(serve, upstream, NAVIGATION) == "origin_not_allowed"
+
+
 def test_a_refusal_is_in_the_clients_protocol(serve: Serve, upstream: Upstream) -> None:
     client = serve(upstream)
     host = {"Host": "rebound.example:8000"}
