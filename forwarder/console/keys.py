@@ -94,7 +94,7 @@ def change_key(key_id: str) -> Response | Redirect:
         keys.change(key.id, body)
     except ForwarderError as error:
         return render_refused(render_key(key, report_error(form, error)), error)
-    return redirect(url_for("console.list_keys"), 303)
+    return redirect(url_for("console.list_keys", saved=key.id), 303)
 
 
 @blueprint.get("/keys/<key_id>/rotate")
@@ -120,8 +120,8 @@ def confirm_revocation(key_id: str) -> Response:
 @blueprint.post("/keys/<key_id>/revoke")
 def revoke_key(key_id: str) -> Redirect:
     """Revoke a key."""
-    get_services().client_keys.revoke(key_id)
-    return redirect(url_for("console.list_keys"), 303)
+    revoked = get_services().client_keys.revoke(key_id)
+    return redirect(url_for("console.list_keys", revoked=revoked.id), 303)
 
 
 # -- the list -------------------------------------------------------------------------------------
@@ -136,8 +136,11 @@ def render_list(form: KeyForm) -> Response:
     usage = read_month_usage() if keys else {}
     now = time.time()
     rows = [describe_key(key, usage.get(key.name), now) for key in keys]
+    names, arguments = {key.id: key.name for key in keys}, get_request().args
     return render_page(
         "keys.html",
+        saved=names.get(arguments.get("saved", "")),
+        revoked=names.get(arguments.get("revoked", "")),
         rows=sorted(rows, key=lambda row: (row.state == "revoked", row.name)),
         form=form,
         failure=failure,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
@@ -43,6 +44,11 @@ def ask(client: FlaskClient, key: str) -> int:
     body = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
     headers = {"Authorization": f"Bearer {key}"}
     return client.post("/v1/chat/completions", json=body, headers=headers).status_code
+
+
+def read_target(client: FlaskClient, redirection: TestResponse) -> str:
+    """Return the page to which an answer leads."""
+    return client.get(redirection.headers["Location"]).text
 
 
 def test_first_key_is_announced_to_change_who_is_let_in(client: FlaskClient) -> None:
@@ -88,7 +94,8 @@ def test_limits_are_changed(client: FlaskClient) -> None:
     keys = get_extension(client.application).services.client_keys
     before = keys.get_key("alice").expires
     changed = client.post(path, data={"tokens_per_minute": "1,000", "expires": expires[1]})
-    assert (changed.status_code, changed.headers["Location"]) == (303, "/console/keys")
+    assert changed.status_code == 303
+    assert "The limits of <code>alice</code> are saved." in read_target(client, changed)
     key = keys.get_key("alice")
     assert (key.grants.requests_per_minute, key.grants.tokens_per_minute) == (None, 1000)
     assert key.expires == before
@@ -114,7 +121,10 @@ def test_revocation_is_confirmed(client: FlaskClient) -> None:
     path = f"/console/keys/{find_id(client)}/revoke"
     assert "Revoke this key?" in client.get(path).text
     assert ask(client, key) == 200
-    assert client.post(path).status_code == 303
+    revoked = client.post(path)
+    assert revoked.status_code == 303
+    assert "The key of <code>alice</code> is revoked." in read_target(client, revoked)
+    assert "is revoked." not in client.get("/console/keys?revoked=nobody").text
     assert ask(client, key) == 401
     assert "revoked" in client.get("/console/keys").text
     assert "has been revoked" in client.get(f"/console/keys/{find_id(client)}").text
