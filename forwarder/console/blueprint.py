@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from flask import (
     Blueprint,
     Response,
-    current_app,
     make_response,
     redirect,
     render_template,
@@ -108,7 +107,7 @@ def collect_page_values() -> dict[str, Any]:
     """Return the values that every page needs."""
     return {
         "version": __version__,
-        "navigation": [each for each in NAVIGATION if each.endpoint in current_app.view_functions],
+        "navigation": NAVIGATION,
         "endpoint": get_request().endpoint,
         "is_signed_in": has_session(get_services().settings),
         "has_console": get_services().settings.console,

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import orjson
-from flask import Response, current_app, url_for
+from flask import Response, url_for
 
 from forwarder.console.answer_events import get_dict
 from forwarder.console.blueprint import blueprint, is_part_request, render_page
@@ -233,7 +233,6 @@ def show_exchange(name: str) -> Response:
         curl=make_curl(page.record),
         newer=newer,
         older=older,
-        actions=list_actions(own_name),
         kinds=DISPOSITION_COLOURS,
     )
 
@@ -373,27 +372,3 @@ def make_curl(record: Json) -> str | None:
     if services.client_keys.are_required():
         lines.append('-H "Authorization: Bearer $FORWARDER_KEY"')
     return " \\\n  ".join([*lines, f"-d {shlex.quote(body)}"])
-
-
-class Action(NamedTuple):
-    """A link or a button to another page about the exchange."""
-
-    title: str
-    url: str
-    is_post: bool
-
-
-def list_actions(name: str) -> list[Action]:
-    """Return the actions that other pages of this console offer for an exchange."""
-    offered: list[tuple[str, str, dict[str, Any]]] = [
-        ("console.show_replay", "Replay", {"name": name}),
-        ("console.replay_exchange", "Replay", {"name": name}),
-        ("console.show_playground", "Open in playground", {"exchange": name}),
-    ]
-    found: dict[str, Action] = {}
-    for endpoint, title, arguments in offered:
-        if endpoint in current_app.view_functions and title not in found:
-            rules = current_app.url_map.iter_rules(endpoint)
-            is_post = not any("GET" in (rule.methods or ()) for rule in rules)
-            found[title] = Action(title, url_for(endpoint, **arguments), is_post)
-    return list(found.values())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
-from flask import Blueprint, Response, current_app
+from flask import Blueprint, Response
 
 from forwarder.console.blueprint import protect_page, render_page, show_error
 from forwarder.core.types import Json
@@ -77,7 +77,6 @@ def show_landing() -> Response:
         examples=[(title, make_curl(base, path, body)) for title, path, body in EXAMPLES],
         states=list_states() if "check" in get_request().args else None,
         has_docs=find_site(settings) is not None,
-        has_openapi="openapi.show_document" in current_app.view_functions,
     )
     page.headers["Vary"] = "Accept"
     return page

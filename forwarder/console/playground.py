@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import orjson
-from flask import Response, current_app, url_for
+from flask import Response, current_app
 from werkzeug.exceptions import HTTPException
 
 from forwarder.console.answer_events import shorten_strings
@@ -153,7 +153,7 @@ def show_playground() -> Response:
             for api in APIS
             if CLIENT_PROTOCOLS[api.protocol].reasoning_styles
         ],
-        exchange_url=None if services.capture is None else make_exchange_url(),
+        is_captured=services.capture is not None,
         key_header=KEY_HEADER,
     )
 
@@ -421,12 +421,6 @@ def load_exchange(name: str) -> tuple[PlaygroundChoice, str]:
     except ValueError:  # the client's text was not JSON
         text = request.body.decode(errors="replace")
     return PlaygroundChoice(api.protocol, style=style), text
-
-
-def make_exchange_url() -> str:
-    """Return the path of a captured exchange, with ``NAME`` in place of its id."""
-    shown = "console.show_exchange" in current_app.view_functions
-    return url_for("console.show_exchange" if shown else "console.replay_exchange", name="NAME")
 
 
 def find_record(name: str) -> Json:
