@@ -74,6 +74,15 @@ def test_parts_of_pages_get_an_error_instead_of_the_sign_in_page(client: FlaskCl
     assert part.text.startswith('<p class="notice bad"')
 
 
+def test_errors_after_the_end_of_a_session_link_the_sign_in_page(client: FlaskClient) -> None:
+    for answer in (
+        client.get("/console/exchanges", headers={"HX-Request": "true"}),
+        client.post("/console/keys", data={"name": "alice"}),
+    ):
+        assert answer.status_code == 401
+        assert 'href="/console/sign-in"' in answer.text
+
+
 def sign_in_from(client: FlaskClient, key: str, address: str = "192.0.2.7") -> int:
     """Sign in; return the status."""
     answer = client.application.test_client().post(

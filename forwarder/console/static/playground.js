@@ -311,6 +311,7 @@
         method: "POST", body: body.value, headers, signal: own.signal, redirect: "error",
       });
       if (answer.ok) await readEvents(answer.body);
+      else if (answer.status === 401) setState("Not sent: sign in in a new tab, then send it again.");
       else setState(`Not sent: the forwarder answered with status ${answer.status}.`);
     } catch (error) {
       setState(own.signal.aborted ? "Stopped." : `The connection broke: ${error.message}`);
