@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import os
 import ssl
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from werkzeug.routing import Rule
 
 from forwarder.services import Services
 from forwarder.storage.db import open
+from forwarder.storage.db.database import SqliteDatabase
+from tests.helpers.empty_database import copy_empty_database
 from tests.helpers.serial import SerialTests
 
 # The same examples on every run and every machine: a red test is red for everybody.
@@ -27,6 +30,8 @@ settings.register_profile("forwarder", derandomize=True, deadline=None, database
 settings.load_profile("forwarder")
 
 LIVE = Path(__file__).parent / "live"
+
+CreateFile = Callable[[SqliteDatabase], None]
 
 # Without bytecode, every worker of every run would compile all tests, and rewrite their assertions.
 sys.dont_write_bytecode = False
@@ -114,6 +119,41 @@ def _share_ssl_contexts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpcore2, "default_ssl_context", get_context)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def expensive_scrypt() -> Iterator[Callable[..., bytes]]:
+    """Secrets are stretched at no cost: each new database has one.  The result is the real one."""
+    scrypt = hashlib.scrypt
+
+    def scrypt_cheaply(password: bytes, **options: Any) -> bytes:
+        return scrypt(password, **{**options, "n": 2})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashlib, "scrypt", scrypt_cheaply)
+        yield scrypt
+
+
+@pytest.fixture(scope="session", autouse=True)
+def create_database_file() -> Iterator[CreateFile]:
+    """A new SQLite file is a copy of a migrated one; the result is the method that migrates it."""
+    create_file = SqliteDatabase._create_file
+
+    def create_by_copy(database: SqliteDatabase) -> None:
+        copy_empty_database(database.path)
+        create_file(database)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SqliteDatabase, "_create_file", create_by_copy)
+        yield create_file
+
+
+@pytest.fixture
+def _migrate_each_database(
+    create_database_file: CreateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For tests of the creation of databases."""
+    monkeypatch.setattr(SqliteDatabase, "_create_file", create_database_file)
 
 
 @pytest.fixture(scope="session", autouse=True)

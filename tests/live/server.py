@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import itertools
 import os
 import random
@@ -13,14 +11,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from forwarder.storage.db import open_database
+from tests.helpers.empty_database import make_empty_database
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,17 +40,6 @@ class Server:
     @property
     def log(self) -> str:
         return self.log_path.read_text()
-
-
-@functools.cache
-def make_empty_database() -> Path:
-    """Return a SQLite file with all tables: servers start faster than with one of their own."""
-    path = Path(tempfile.mkdtemp(prefix="forwarder-tests-")) / "empty.db"
-    atexit.register(shutil.rmtree, path.parent)
-    database = open_database(f"sqlite:///{path}")
-    assert database is not None
-    database.close()
-    return path
 
 
 @contextlib.contextmanager

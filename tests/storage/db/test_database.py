@@ -19,6 +19,8 @@ from forwarder.storage.db import database as database_module
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.tables import scheduled_jobs
 
+pytestmark = pytest.mark.usefixtures("_migrate_each_database")
+
 
 def list_names(connection: sa.Connection) -> list[str]:
     return list(

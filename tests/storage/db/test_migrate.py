@@ -18,6 +18,8 @@ from forwarder.storage.db import migrate
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.tables import metadata
 
+pytestmark = pytest.mark.usefixtures("_migrate_each_database")
+
 
 def test_latest_version_matches_the_migrations() -> None:
     config = Config()
