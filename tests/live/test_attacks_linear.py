@@ -122,29 +122,22 @@ def test_long_history_is_read_in_one_pass(
     assert (status, answer["error"]["code"]) == (502, "upstream_unreachable"), answer
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b" " * 60_000_000,
-        b'{"model":' + b" " * 60_000_000,
-        b'{"model":[' + b",".join([b"9" * 4000] * 5000) + b"]}",
-        b'{"model":"' + b"x" * 60_000_000 + b'","n":NaN}',
-        b'{"model":"' + rb"\ud800" * 3_000_000 + b'"}',
-        b'{"model":"' + b"x," * 30_000_000 + b'"',
-        b'{"model":"' + rb"\"," * 20_000_000 + b'"',
-    ],
-    ids=[
-        "blanks",
-        "a value that does not come",
-        "numbers of thousands of digits",
-        "no number behind a long text",
-        "halves of characters",
-        "commas in a long text",
-        "commas and quotes in a long text",
-    ],
-)
-def test_what_is_no_json_is_refused_at_once(body: bytes, attack: Attack) -> None:
-    status, answer = attack("chat", body)
+NO_JSON: dict[str, Callable[[], bytes]] = {
+    "blanks": lambda: b" " * 60_000_000,
+    "a value that does not come": lambda: b'{"model":' + b" " * 60_000_000,
+    "numbers of thousands of digits": (
+        lambda: b'{"model":[' + b",".join([b"9" * 4000] * 5000) + b"]}"
+    ),
+    "no number behind a long text": lambda: b'{"model":"' + b"x" * 60_000_000 + b'","n":NaN}',
+    "halves of characters": lambda: b'{"model":"' + rb"\ud800" * 3_000_000 + b'"}',
+    "commas in a long text": lambda: b'{"model":"' + b"x," * 30_000_000 + b'"',
+    "commas and quotes in a long text": lambda: b'{"model":"' + rb"\"," * 20_000_000 + b'"',
+}
+
+
+@pytest.mark.parametrize("make", NO_JSON.values(), ids=NO_JSON)
+def test_what_is_no_json_is_refused_at_once(make: Callable[[], bytes], attack: Attack) -> None:
+    status, answer = attack("chat", make())
     assert (status, answer["error"]["code"]) == (400, "invalid_json")
 
 
