@@ -1,7 +1,7 @@
 """The ``forwarder`` command. ``flask --app wsgi`` also offers its subcommands.
 
-`main.py` has the command itself, and each other module a group of subcommands. This module has what
-all of them use: output that may quote text of remote servers.
+`main.py` has the command itself, and each other module a group of subcommands. This module has the
+helpers for output that may quote text of remote servers.
 """
 
 from __future__ import annotations

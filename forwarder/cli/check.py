@@ -62,7 +62,7 @@ def _summarize(settings: Settings, gunicorn: dict[str, str | int]) -> Iterator[t
 
 
 def describe_keys(settings: Settings) -> str:
-    """Return who needs a key; the database, which may have keys, is not opened."""
+    """Return which clients need a key; the database, which may have keys, is not opened."""
     if settings.client_keys == "optional":
         return "need no key"
     keys = settings.client_count

@@ -123,7 +123,7 @@ def list_keys(services: Services) -> None:
 @click.argument("name")
 @with_services
 def show(services: Services, name: str) -> None:
-    """Show a key, by its name or id, and what it has used of its budget."""
+    """Show a key, by its name or id, and the used part of its budget."""
     key = run_or_fail(lambda: services.client_keys.get_key(name))
     values, budget = key.to_json(time.time()), key.grants.budget
     if budget is not None:
@@ -158,10 +158,9 @@ def revoke(services: Services, name: str) -> None:
 @click.option("--grace", metavar="24h", help="How long the previous key stays valid.")
 @with_services
 def rotate(services: Services, name: str | None, grace: str | None) -> None:
-    """Print a new key for the client NAME; what it stored stays its own.
+    """Print a new key for the client NAME, which keeps its stored data.
 
-    Without NAME, the command does what "forwarder secrets rotate" does, which it was until version
-    0.2.
+    Without NAME, the command runs "forwarder secrets rotate", as it did until version 0.2.
     """
     if name is None:
         print_line(

@@ -34,7 +34,7 @@ def print_usage(
     client: str | None,
     as_csv: bool,
 ) -> None:
-    """Print what clients used, and its cost in USD.
+    """Print the usage of clients, and its cost in USD.
 
     TIME is a date, a date with time (ISO 8601, by default UTC) or Unix seconds.
     """
