@@ -1,9 +1,9 @@
-"""Budgets: compares what a key has used in the day or month with what it may use.
+"""Budgets: limit the usage of a key in a day or month.
 
-The usage of all workers is read from the store, and what this worker has answered since is added
-in memory. A request is refused once the budget is used up; requests that run then end normally. So
-a budget is exceeded at most by the requests that run at the same time, and by what other workers
-answer within `REFRESH_SECONDS` plus FORWARDER_USAGE_INTERVAL.
+The usage of all workers is read from the store, and the requests that this worker has answered
+since are added in memory. A request is refused once the budget is used up; requests that run then
+end normally. So a budget is exceeded at most by the requests that run at the same time, and by
+those that other workers answer within `REFRESH_SECONDS` plus FORWARDER_USAGE_INTERVAL.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MAX_CACHED_CLIENTS = 10_000
 
 
 class ClientUsage:
-    """What one client has used in a period, in the unit of its budget."""
+    """The usage of one client in a period, in the unit of its budget."""
 
     def __init__(self, budget: Budget, start: int, end: int) -> None:
         self.budget = budget
@@ -98,7 +98,7 @@ class BudgetObserver(RequestObserver):
         )
 
     def on_complete(self, context: RequestContext, seconds: float) -> None:
-        """Add what a request has used until the store is read again."""
+        """Add the usage of a request until the store is read again."""
         usage = self._clients.get(context.client_name or "")
         if usage is None or context.requested_model is None:
             return
@@ -108,7 +108,7 @@ class BudgetObserver(RequestObserver):
             usage.own += amount
 
     def get_used(self, name: str, budget: Budget) -> float:
-        """Return what a client has used of its budget. Raises StoreUnavailable."""
+        """Return the used part of a client's budget. Raises StoreUnavailable."""
         self._flush()
         start, end = find_period(budget.period, self._now())
         return self._read(name, budget, start, end)
@@ -122,7 +122,7 @@ class BudgetObserver(RequestObserver):
         return usage
 
     def _refresh(self, name: str, usage: ClientUsage) -> None:
-        """Read what all workers have stored; while the store is unavailable, the sums stay."""
+        """Read the stored usage of all workers; while the store is unavailable, the sums stay."""
         if not usage.refreshing.acquire(blocking=usage.settled_at < 0):
             return  # another request reads, and there are earlier sums
         try:
@@ -139,7 +139,7 @@ class BudgetObserver(RequestObserver):
         with usage.lock:
             counted = usage.own
         if not self._flush():
-            return  # the store does not have what this worker counted
+            return  # this worker's counts are not in the store yet
         settled, until = usage.settled, usage.settled_until
         hour = int(self._now()) // HOUR_SECONDS * HOUR_SECONDS
         is_old = now - usage.settled_at >= SETTLE_SECONDS
@@ -154,7 +154,7 @@ class BudgetObserver(RequestObserver):
             usage.settled_at = now
 
     def _read(self, name: str, budget: Budget, start: int, end: int) -> float:
-        """Return what the store has of a client from ``start`` until before ``end``."""
+        """Return a client's usage in the store from ``start`` until before ``end``."""
         if start >= end:
             return 0.0
         query = UsageQuery(start, end, ("model", "upstream"), name)

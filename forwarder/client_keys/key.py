@@ -1,6 +1,6 @@
 """A client key with its limits, and how limits are written in requests, commands and forms.
 
-The key itself is random and only its digest is stored. What the client stores belongs to the
+The key itself is random and only its digest is stored. The client's stored data belongs to the
 identity of the key, which stays when the key is rotated.
 """
 
@@ -73,7 +73,7 @@ class ClientKey:
 
     @property
     def identity(self) -> str:
-        """What stands for the client's key in a request context; it stays in a rotation."""
+        """The stand-in for the client's key in a request context; a rotation does not change it."""
         return make_key_identity(self.id)
 
     def get_state(self, now: float) -> str:
@@ -149,7 +149,7 @@ def serialize_limits(grants: ClientGrants) -> Json:
     }
 
 
-# -- reading what an administrator wants ----------------------------------------------------------
+# -- reading an administrator's request -----------------------------------------------------------
 
 
 def read_name(body: Json) -> str:

@@ -92,7 +92,7 @@ class ClientKeyRegistry:
         return self._always_required
 
     def check_known(self) -> None:
-        """Raise StoreUnavailable if the keys were never read, so nobody can be let in."""
+        """Raise StoreUnavailable if the keys were never read, so no client can be accepted."""
 
     def authenticate(self, secret: str) -> ClientKey | None:
         """Return the key that a client sent, None for an unknown one.
@@ -116,7 +116,7 @@ class ClientKeyRegistry:
         return None if key is None else key.name
 
     def count_keys(self) -> int:
-        """Return the number of keys, also of those that ended: what they stored remains."""
+        """Return the number of keys, also of those that ended: their stored data remains."""
         return 0
 
     def list_keys(self) -> list[ClientKey]:
@@ -190,8 +190,8 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
     def are_required(self) -> bool:
         """Return whether every client needs a key, of FORWARDER_API_KEYS or made at run time.
 
-        Under the setting ``auto`` it does as soon as there is a stored key, even a revoked one:
-        revoking the last key lets nobody in. True as well while that is unknown.
+        Under the setting ``auto`` it does as soon as there is a stored key, even a revoked one, so
+        revoking the last key admits no client. True as well while the keys are unknown.
         """
         if self._always_required or self._settings.client_keys == "optional":
             return self._always_required
@@ -358,7 +358,7 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
         )
 
     def _is_loaded(self) -> bool:
-        """Whether the keys are known, or it is known without the database that there are none."""
+        """Whether the keys are known: read from the database, or known to be absent without it."""
         return self._seen_version is not self or not self._changes.may_have_changes()
 
     def _reload_keys(self) -> None:
