@@ -143,7 +143,7 @@ ANONYMOUS_CLIENT = "anonymous"
 """The name of every client as long as clients need no keys."""
 
 UNKNOWN_CLIENT = "unknown"
-"""The name of a client that paid for background work and whose key is not configured any more."""
+"""The name of a client that paid for background work with a key that is no longer configured."""
 
 # Metric labels are "none" for requests without a client and "other" for clients beyond a maximum.
 RESERVED_CLIENT_NAMES = (ANONYMOUS_CLIENT, "none", "other", UNKNOWN_CLIENT)
@@ -417,7 +417,7 @@ def parse_tokens(text: str) -> int | None:
 
 
 class ToolSource(NamedTuple):
-    """What runs a hosted tool: ``kind`` is ``off``, an engine, or what the other fields name.
+    """The source of a hosted tool; ``kind`` is ``off``, an engine, or a prefix like ``upstream``.
 
     ``name`` and ``item`` are an upstream and its model, or the label of an MCP server and its tool.
     """

@@ -107,7 +107,7 @@ class UpstreamSettings:
 
     @property
     def origin(self) -> str:
-        """The name of this endpoint in stored data: only there is what it stores."""
+        """The name of this endpoint in stored data: no other one has the objects that it stores."""
         return self.name if self.endpoint is None else self.endpoint.origin
 
     @property
@@ -138,7 +138,7 @@ class Settings:
     """The whole configuration. Intervals are in seconds, ``max_body`` and ``fetch_max`` in bytes.
 
     ``client_names`` maps each of ``api_keys`` to its configured name, or to None. ``client_keys``
-    is ``auto``, ``required`` or ``optional``; `forwarder.client_keys` decides who needs a key.
+    is ``auto``, ``required`` or ``optional``; `forwarder.client_keys` applies it.
     ``chat_reasoning`` and ``responses_reasoning`` are styles of `client_reasoning_style.py`;
     ``key_reasoning`` maps a client's key to styles that override them. The forwarder fetches URLs
     only if ``fetch`` is true *and* clients need keys. ``public_url`` is ``None`` if
@@ -492,7 +492,7 @@ def parse_first_url(text: str) -> str:
 
 
 def parse_first_key(text: str) -> str | None:
-    """Parse the keys of an upstream; return the first one, ``None`` if there is none."""
+    """Parse the keys of an upstream; return the first one, or ``None`` without keys."""
     return next(iter(endpoints.parse_upstream_keys(text)), None)
 
 
@@ -682,7 +682,7 @@ class EnvironmentReader:
             )
 
     def find_misspelled(self, names: tuple[str, ...]) -> None:
-        """Record a mistake for each variable that looks like a setting but is none.
+        """Record a mistake for each unknown variable that looks like a setting.
 
         Under the forwarder's own prefix every unknown variable is a mistake. Other programs may use
         an upstream's prefix too, so there only variables similar to a setting are mistakes.
