@@ -1,9 +1,9 @@
 """The events of an answer, as the pages show them: cut from its bytes, shortened and read.
 
-`EventSplitter` cuts the bytes of an answer into events while they arrive. `read_parts` reads what
-an event adds to the answer: text, reasoning, calls of tools, usage, errors. It reads streams and
-whole answers of every protocol of clients and upstreams, and accepts any JSON, since upstreams may
-send anything.
+`EventSplitter` cuts the bytes of an answer into events while they arrive. `read_parts` reads the
+parts that an event adds to the answer: text, reasoning, calls of tools, usage, errors. It reads
+streams and whole answers of every protocol of clients and upstreams, and accepts any JSON, since
+upstreams may send anything.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_SHOWN_BLOB = 500
 """Characters of a string that are shown: of a text, and of a string without spaces (Base64)."""
 
 _SEPARATORS = {"text/event-stream": b"\n\n", "application/x-ndjson": b"\n"}
-"""Media type -> what ends an event. An answer of another type is one event."""
+"""Media type -> separator of events. An answer of another type is one event."""
 
 _SSE_HEAD_BYTES = 16
 """The first bytes, in which the name of the first field of a server-sent event stands."""
@@ -36,7 +36,7 @@ class EventSplitter:
     """Cuts an answer with this ``Content-Type``, which arrives in pieces, into events.
 
     An event has the form of `serialize`: ``data`` and perhaps ``event``, or else ``text``. Bytes
-    that begin like server-sent events are such events, whatever their type.
+    that begin like server-sent events are read as such, even if the type is another one.
     """
 
     def __init__(self, content_type: str) -> None:
@@ -63,7 +63,7 @@ class EventSplitter:
         return self._parse_blocks(blocks)
 
     def flush(self) -> list[Json]:
-        """Return the last event: a whole answer, or what came after the last separator."""
+        """Return the last event: a whole answer, or the rest after the last separator."""
         rest = bytes(self._rest)
         self._rest.clear()
         if self._separator is not None:
@@ -124,7 +124,7 @@ def shorten_strings(value: Any) -> Any:
 
 
 class Part(NamedTuple):
-    """What an event adds to an answer.
+    """A part that an event adds to an answer.
 
     ``kind`` is ``text``, ``reasoning``, ``refusal``, ``call``, ``usage``, ``finish`` or ``error``.
     ``key`` tells several parts of a kind apart, such as two calls. ``name`` is the name of a tool.
@@ -141,7 +141,7 @@ class Part(NamedTuple):
 
 
 def read_parts(protocol: str, value: Any) -> list[Part]:
-    """Return what an event, or a whole answer, of a protocol adds to the answer."""
+    """Return the parts that an event, or a whole answer, of a protocol adds to the answer."""
     if not isinstance(value, dict):
         return []
     read = _READERS.get(protocol)
@@ -188,7 +188,7 @@ _DELTA_KINDS = {
 """Type of a Responses event -> the kind of part that its delta extends."""
 
 _ARGUMENT_FIELDS = ("arguments", "input", "code", "action", "queries")
-"""Fields of a call item that say what the tool is called with."""
+"""Fields of a call item with the tool's arguments."""
 
 
 def read_responses(value: Json) -> Iterator[Part]:

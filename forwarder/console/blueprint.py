@@ -59,7 +59,7 @@ OPEN_ENDPOINTS = ("console.show_sign_in", "console.start_session")
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 MAX_FORM_BYTES, MAX_OPEN_FORM_BYTES = 2**18, 2**12
-"""Size of a form of operators, and of one for which nobody has signed in."""
+"""Size of a form of operators, and of one before signing in."""
 
 MAX_FORM_FIELDS = 1000
 """Fields of a form. Those of 256 kB of tiny fields take 0.15 s to parse."""

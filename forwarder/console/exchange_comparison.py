@@ -242,5 +242,5 @@ def mark_lines(lines: list[str], other_keys: set[str]) -> list[Line]:
 
 
 def make_line_key(line: str) -> str:
-    """Return a line without what depends on its place: indentation and the comma."""
+    """Return a line without the parts that depend on its place: indentation and the comma."""
     return line.strip().rstrip(",")

@@ -32,7 +32,7 @@ STREAMED_KINDS = {
     "refusal": "refusal",
     "call": "tool call",
 }
-"""Kinds of parts that arrive in pieces, and what they are called on the page."""
+"""Kinds of parts that arrive in pieces, and their names on the page."""
 
 CLIENT_PROTOCOLS_OF_ROUTES = {"background": "responses", "compact": "responses"}
 """Routes that have not the name of their client's protocol."""
@@ -41,8 +41,8 @@ CLIENT_PROTOCOLS_OF_ROUTES = {"background": "responses", "compact": "responses"}
 class Entry(NamedTuple):
     """One event on one side of the exchange, at ``at`` milliseconds.
 
-    ``data`` is the recorded event, None for what is no event. ``is_delta`` marks events that only
-    continue a text. ``attempt`` is the number of the request to an upstream.
+    ``data`` is the recorded event, None for an entry without one. ``is_delta`` marks events that
+    only continue a text. ``attempt`` is the number of the request to an upstream.
     """
 
     at: float
@@ -88,7 +88,7 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What happened on both sides in the same span of time, from ``at`` to ``end``."""
+    """The entries of both sides in the same span of time, from ``at`` to ``end``."""
 
     at: float
     kind: str
@@ -162,7 +162,7 @@ def make_entry(event: Json, side: str, protocol: str, default_at: float) -> Entr
 
 
 def find_title(event: Json, data: Any) -> str:
-    """Return the type of an event, or else what its data is."""
+    """Return the type of an event, or else a description of its data."""
     if not isinstance(data, dict):
         return shorten_text(str(data), 80).strip() or "nothing"
     for candidate in (data.get("type"), event.get("event"), data.get("object")):

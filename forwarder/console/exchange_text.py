@@ -1,7 +1,7 @@
 """Text and JSON of hostile origin, bounded and readable, for templates.
 
-Templates escape HTML. What they would not catch is here: control characters that reorder text on
-the screen, and values that are too large for a page.
+Templates escape HTML. This module handles the rest: control characters that reorder text on the
+screen, and values that are too large for a page.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the page of one exchange shows: a record goes in, values for its template come out.
+"""The page of one exchange: turns a record into the values for its template.
 
 Pure. All texts are bounded, and their control characters are escaped; the template escapes HTML.
 """
@@ -105,7 +105,7 @@ def build_view(record: Json) -> ExchangeView:
 
 
 def show_summary(summary: Json) -> Json:
-    """Return a summary whose texts are safe to show."""
+    """Return a summary with texts that are safe to show."""
     return {name: show_label(v) if isinstance(v, str) else v for name, v in summary.items()}
 
 
@@ -134,7 +134,7 @@ def list_facts(record: Json) -> Iterator[tuple[str, str]]:
 
 
 def list_notices(record: Json) -> Iterator[str]:
-    """Yield what the reader must know about the record as a whole."""
+    """Yield notices about the record as a whole."""
     summary = get_dict(record, "exchange")
     if summary.get("whole") is False:
         yield "The exchange is larger than FORWARDER_CAPTURE_MAX. Parts of it are left out."

@@ -44,7 +44,7 @@ EVENT_ROWS = 200
 """Rows of events that are shown at once."""
 
 MAX_SHOWN_EVENTS = 100
-"""Events of a row whose JSON is shown."""
+"""Events of a row that are shown with their JSON."""
 
 MAX_CURL_BODY = 100_000
 """Bytes of a body in a command to copy."""
@@ -68,7 +68,7 @@ _NAME_FILTERS = ("client", "model", "upstream", "route")
 
 
 class ExchangeFilter(NamedTuple):
-    """What the list shows: parts of names, and ``ok``, ``errors``, ``running`` or a status."""
+    """The filter of the list: parts of names, and ``ok``, ``errors``, ``running`` or a status."""
 
     client: str = ""
     model: str = ""
@@ -115,7 +115,7 @@ def read_filter() -> ExchangeFilter:
 
 
 def make_row(summary: Json, address: str) -> Json:
-    """Return what the row of an exchange shows; ``address`` is the URL of the list."""
+    """Return the values in the row of an exchange; ``address`` is the URL of the list."""
     shown = {k: show_label(v) if isinstance(v, str) else v for k, v in summary.items()}
     states = list_states(summary)
     return {
@@ -358,7 +358,7 @@ def make_curl(record: Json) -> str | None:
         return None
     if len(replayed.body) > MAX_CURL_BODY:
         return None
-    try:  # as ASCII, so that no character hides what the command does
+    try:  # as ASCII, so that no character can disguise the command
         body = json.dumps(json.loads(replayed.body))
     except ValueError:
         body = escape_control_characters(replayed.body.decode(errors="replace"))

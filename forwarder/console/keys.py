@@ -90,7 +90,7 @@ def change_key(key_id: str) -> Response | Redirect:
     try:
         body = read_body(form)
         if body["expires"] == format_moment(key.expires):
-            del body["expires"]  # it may be in the past, and is not exact
+            del body["expires"]  # the form's value is not exact and can be in the past
         keys.change(key.id, body)
     except ForwarderError as error:
         return render_refused(render_key(key, report_error(form, error)), error)
@@ -113,7 +113,7 @@ def rotate_key(key_id: str) -> Response:
 
 @blueprint.get("/keys/<key_id>/revoke")
 def confirm_revocation(key_id: str) -> Response:
-    """Ask whether a key is to be revoked."""
+    """Ask for confirmation before a key is revoked."""
     return render_page("key_revoke.html", key=get_services().client_keys.get_key(key_id))
 
 

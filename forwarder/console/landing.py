@@ -27,7 +27,7 @@ GREETING = "Ollama is running"
 
 
 class ClientSetup(NamedTuple):
-    """What to enter in a client, where, and its page in the documentation.
+    """The settings of a client, their place, and its page in the documentation.
 
     ``{base}`` in ``text`` is the forwarder's address.
     """

@@ -38,7 +38,7 @@ TEXT_FIELDS = ("model", "from", "remote_host", "remote_type", "provider", "syste
 """Parameters of ``/api/create`` that are texts."""
 
 PAIR_SEPARATORS = {"remote_headers": ":", "remote_query": "="}
-"""Parameter of pairs, one a line -> what separates name and value."""
+"""Parameter of pairs, one a line -> separator of name and value."""
 
 OWN_FIELDS = frozenset(
     {
@@ -91,7 +91,7 @@ def show_model(name: str) -> Response:
 
 @blueprint.post("/models/edit/<path:name>")
 def change_model(name: str) -> Response | Redirect:
-    """Replace a registered model; secrets whose fields are empty stay."""
+    """Replace a registered model; secrets with empty fields stay."""
     return save_model(find_model(name))
 
 
@@ -305,7 +305,7 @@ def copy_model(name: str) -> Response | Redirect:
 
 @blueprint.get("/models/delete/<path:name>")
 def confirm_deletion(name: str) -> Response:
-    """Ask whether a model is to be deleted."""
+    """Ask for confirmation before a model is deleted."""
     return render_page("model_delete.html", row=describe_model(find_model(name)))
 
 

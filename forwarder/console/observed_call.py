@@ -210,7 +210,7 @@ class ObservedCall:
     # -- events ---------------------------------------------------------------------------------
 
     def report_event(self, side: str, protocol: str, event: Json, **more: Any) -> None:
-        """Add an event of an answer, and what it adds to the answer."""
+        """Add an event of an answer, and the parts that it adds to the answer."""
         redacted = self._redactor.redact_value(event)
         parts = [part.to_json() for part in read_parts(protocol, redacted.get("data"))]
         more |= {"parts": parts} if parts else {}

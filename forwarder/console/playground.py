@@ -1,6 +1,6 @@
 """The playground: a request is translated while it is typed, then sent, and both sides are shown.
 
-The browser sends the request as the body, and what is chosen for it as query parameters
+The browser sends the request as the body, and the choices of the form as query parameters
 (`PlaygroundChoice`). The preview is the dry run of the gateway. A request that is sent runs through
 the application as the request of a client does (`ObservedCall`), and its events are streamed to
 the page as server-sent events.
@@ -90,7 +90,7 @@ ANTHROPIC_FIELDS = ("system", "thinking", "stop_sequences", "output_config")
 
 
 class PlaygroundChoice(NamedTuple):
-    """What is chosen for a request: API, upstream or registered model, style, and two switches.
+    """The choices for a request: API, upstream or registered model, style, and two switches.
 
     ``api`` is ``""`` if the body decides, ``target`` if the model's name does, and ``style`` for
     the default. Without ``stores``, nothing is stored.
@@ -365,7 +365,7 @@ def write_code(request: PlaygroundRequest) -> list[tuple[str, str, str]]:
 
 
 def make_redactor(services: Services, key: str | None) -> Redactor:
-    """Return what removes the keys of all settings and upstreams from the shown answers."""
+    """Return a redactor that removes the keys of all settings and upstreams from the answers."""
     registered = map(collect_upstream_secrets, list_registered_upstreams(services.registry))
     known = collect_settings_secrets(services.settings).union(*registered)
     return Redactor((), known | collect_client_key(key))
@@ -386,7 +386,7 @@ def list_samples(protocol: str) -> list[tuple[str, str]]:
 
 
 def load_sample(name: str) -> tuple[PlaygroundChoice, str]:
-    """Return what is chosen for a sample, and its text. Raises NotFound."""
+    """Return the choices for a sample, and its text. Raises NotFound."""
     protocol, _, own_name = name.partition("/")
     sample = read_samples(protocol).get(own_name) if protocol in API_BY_PROTOCOL else None
     if sample is None:
@@ -404,7 +404,7 @@ def choose_model() -> str:
 
 
 def load_exchange(name: str) -> tuple[PlaygroundChoice, str]:
-    """Return what a captured request chose, and its text. Raises NotFound or InvalidRequest."""
+    """Return the choices of a captured request, and its text. Raises NotFound or InvalidRequest."""
     record = find_record(name)
     request = make_replay_request(record, None)
     path = request.path.partition("?")[0]

@@ -1,8 +1,8 @@
 """Replays a captured exchange through today's code and compares the answers.
 
-A request goes to its upstream as it is today, to another upstream, or to nobody: then the recorded
-answers of the upstream are parsed and translated again, by an application of its own. That takes
-some 50 ms of computing to build, so a native thread does it while streams of others go on.
+A request goes to its upstream as it is today, to another upstream, or to none. Without an upstream,
+an application of its own parses and translates the recorded answers again. Building it takes some
+50 ms of computing, so a native thread does it while other streams go on.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from forwarder.server.extension import get_request, get_services
 from forwarder.server.replay import get_replay_function, replay_offline
 
 MODES = {
-    "recorded": "to the recorded answers of the upstream; nobody is called",
+    "recorded": "to the recorded answers of the upstream; no upstream is called",
     "today": "to its upstream, as it is today",
     "other": "to another upstream",
 }
@@ -86,12 +86,12 @@ class ShownAnswer(NamedTuple):
 
 @blueprint.get("/exchanges/<path:name>/replay")
 def show_replay(name: str) -> Response:
-    """Show the form for the replay of an exchange, and what may make a difference."""
+    """Show the form for the replay of an exchange, and the possible causes of differences."""
     return render_replay(name, find_record(name))
 
 
 def render_replay(name: str, record: Json, **result: Any) -> Response:
-    """Render the page of a replay. ``result`` are the comparison and what was chosen for it."""
+    """Render the page of a replay. ``result`` are the comparison and its choices."""
     try:
         make_replay_request(record, None)
         caveats, refusal = list(list_caveats(record)), None

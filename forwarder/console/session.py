@@ -72,7 +72,7 @@ def find_session_end(settings: Settings) -> float | None:
 def sign_in(response: Response, key: str) -> None:
     """Start a session of this administrator key by a cookie in ``response``.
 
-    Raises Unauthorized for a key that is none.
+    Raises Unauthorized for a key that is not an administrator's.
     """
     services = get_services()
     if not has_key(key, services.settings.admin_keys):

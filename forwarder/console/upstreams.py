@@ -59,7 +59,7 @@ MAX_ROWS = 500
 """Registered models that the page lists."""
 
 MAX_LEARNED_MODELS = 8
-"""Models whose learned quirks are shown."""
+"""Models that are shown with their learned quirks."""
 
 MAX_MESSAGE_LENGTH = 400
 """Characters of an upstream's error that are shown."""
@@ -73,7 +73,7 @@ MAX_PROBE_SECONDS = 600.0
 _running_probes = ConcurrencyLimit(MAX_PROBES)
 
 
-# -- what is shown --------------------------------------------------------------------------------
+# -- values for the templates ---------------------------------------------------------------------
 
 
 class HistoryChart(NamedTuple):
@@ -89,7 +89,7 @@ class HistoryChart(NamedTuple):
 
 
 class UpstreamFacts(NamedTuple):
-    """What the settings say about an upstream. ``key`` says where its key comes from."""
+    """The settings of an upstream, as text. ``key`` names the source of its key."""
 
     name: str
     address: str
@@ -149,7 +149,7 @@ FAULTS = {
 
 
 def describe_settings(upstream: Upstream) -> UpstreamFacts:
-    """Return what the settings say about an upstream, without secrets."""
+    """Return the settings of an upstream as text, without secrets."""
     settings = upstream.settings
     return UpstreamFacts(
         name=settings.name,

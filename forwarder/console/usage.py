@@ -38,7 +38,7 @@ MAX_CLIENTS = 1000
 
 
 class Selection(NamedTuple):
-    """What the form of the page selects: whole hours or days, a group and perhaps one client."""
+    """The selection of the form: whole hours or days, a group and perhaps one client."""
 
     period: str
     start: int

@@ -1,4 +1,4 @@
-// What all pages share: buttons that copy, and the switch between light and dark.
+// Shared by all pages: buttons that copy, and the switch between light and dark.
 "use strict";
 
 (() => {

@@ -14,7 +14,7 @@
 
   document.addEventListener("htmx:beforeSwap", (event) => {
     if (event.detail.target?.id !== "exchange") return;
-    if (event.detail.xhr.status >= 400) event.detail.shouldSwap = false; // keep what is shown
+    if (event.detail.xhr.status >= 400) event.detail.shouldSwap = false; // keep the shown content
     openIds = [...document.querySelectorAll("#exchange details")].map((each) => [each.id, each.open]);
     focusId = document.activeElement?.closest("details")?.id ?? "";
   });
