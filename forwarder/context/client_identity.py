@@ -42,7 +42,7 @@ OWNER_PREFIX = "hmac-"
 
 @dataclass(frozen=True)
 class Budget:
-    """What a key may use in a ``period`` (``day`` or ``month``, UTC) of ``usd`` or ``tokens``."""
+    """A limit of ``usd`` or ``tokens`` for a key in a ``period`` (``day`` or ``month``, UTC)."""
 
     amount: float
     unit: str
@@ -55,7 +55,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class ClientGrants:
-    """What the client of a key made at run time may do. Empty and None mean no restriction.
+    """The permissions of a key made at run time. Empty and None mean no restriction.
 
     ``models`` are names and patterns of models, ``reasoning`` are styles that override the
     settings'.
@@ -77,7 +77,7 @@ class ClientGrants:
 
 
 def make_key_identity(key_id: str) -> str:
-    """Return what stands for a key made at run time, in the place of the key that clients send.
+    """Return the stand-in for a key made at run time, used instead of the key that clients send.
 
     It names the client across rotations of the key, and is not secret. It is never sent upstream.
     """

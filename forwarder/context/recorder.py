@@ -304,7 +304,7 @@ class Recorder:
         return child
 
     def copy_partial(self) -> Recorder:
-        """Return a copy of what has been recorded so far. Call it where the request runs."""
+        """Return a copy of the record so far. Call it in the thread that runs the request."""
         partial = copy(self)
         partial.is_partial = True
         partial.answer = self.answer.copy_partial()

@@ -111,7 +111,7 @@ class Redactor:
         return value
 
     def _redact_tool(self, tool: dict[str, Any]) -> dict[str, Any]:
-        """Redact all headers of an MCP tool: each may hold credentials, whatever its name."""
+        """Redact all headers of an MCP tool, because a header of any name may hold credentials."""
         if tool.get("authorization"):
             tool["authorization"] = self._hide_value(tool["authorization"])
         if type(tool.get("headers")) is dict:
@@ -274,7 +274,7 @@ def collect_upstream_secrets(settings: UpstreamSettings) -> frozenset[str]:
 
 
 def collect_client_key(client_key: str | None) -> frozenset[str]:
-    """Return the client's key as a set; empty if there is none or it is too short."""
+    """Return the client's key as a set, which is empty if the key is missing or too short."""
     return frozenset([client_key] if client_key and len(client_key) >= MIN_REDACTED_LENGTH else ())
 
 

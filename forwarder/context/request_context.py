@@ -70,7 +70,7 @@ class RequestObserver:
         return {}
 
     def authorize(self, context: RequestContext, address: str | None) -> None:
-        """Raise a ForwarderError to reject the client, whose key and address are known."""
+        """Raise a ForwarderError to reject the client after its key and address are known."""
 
     def on_stream_start(self, context: RequestContext) -> None:
         """A streamed response has started."""
@@ -116,13 +116,13 @@ class RequestContext:
     ``get_base_url`` returns the URL at which the client reaches the forwarder, without a trailing
     slash. ``method`` is the HTTP method, None for background work and turns of a WebSocket.
     ``client_key`` is the key that the client sent, or the identity of a key that was made at run
-    time (`make_key_identity`). ``grants`` is what the latter may do, and ``sent_key`` the key
+    time (`make_key_identity`). ``grants`` are the latter's permissions, and ``sent_key`` the key
     itself, which no log and capture may show. ``client_name`` names the client for people once it
     is authenticated (`ClientNames`).
     ``upstream`` is the upstream of the latest attempt, ``failed_upstreams`` are the earlier ones.
     ``endpoint`` is its endpoint if it has several, ``failed_endpoints`` are those before it.
     ``requested_model`` is the client's name for the model, "" for a request without one, and None
-    as long as no upstream is to answer. ``client_headers`` are the client's headers that are
+    before an upstream is chosen. ``client_headers`` are the client's headers that are
     forwarded upstream.
     ``conversion_losses`` maps parameters that were lost when the body was converted to the
     reasons. ``has_converted_body`` is true if the body had the shape of the other API. ``detail``
@@ -132,10 +132,10 @@ class RequestContext:
     ``recorder`` is set if the request is captured. ``rendered_field`` is the field in which the
     client is known to render reasoning. ``followed_response_id`` is the id of a response that the
     upstream is already generating and that only has to be followed. ``body_memory`` is the limit of
-    memory for bodies, ``body_reservation`` what the request body has of it; ``body_size`` is the
+    memory for bodies, ``body_reservation`` the request body's part of it; ``body_size`` is the
     size of the request body in bytes, ``body_text`` the bytes that its texts take beyond it.
     ``is_answer_composed`` is true if the answer is made here of several upstream answers, so that
-    no upstream has it. ``tool_memory`` is what hosted tools leave for a fallback to another
+    no upstream has it. ``tool_memory`` holds data of hosted tools for a fallback to another
     upstream, such as the outcomes of calls that ran already. ``runs_hosted_tools`` is false for
     requests that a hosted tool itself makes.
     """
@@ -270,7 +270,7 @@ class RequestContext:
 
     @property
     def origin(self) -> str | None:
-        """The name, in stored data, of what the latest attempt called: upstream or endpoint."""
+        """The name, in stored data, of the upstream or endpoint that the latest attempt called."""
         return self.upstream if self.endpoint is None else self.endpoint.origin
 
     @property
