@@ -80,8 +80,8 @@ class BodyMemory:
     def reserve(self, owner: BodyReservation, size: int, text: int) -> None:
         """Reserve memory for a body of ``size`` bytes and ``text`` more bytes for its texts.
 
-        It replaces what ``owner`` had reserved.  Raises Overloaded if a large body would need more
-        than the limit.  Does nothing after ``owner`` is closed.
+        It replaces the earlier reservation of ``owner``.  Raises Overloaded if a large body would
+        need more than the limit.  Does nothing after ``owner`` is closed.
         """
         with self._lock:
             if owner.is_closed:
@@ -101,7 +101,7 @@ class BodyMemory:
                 self._set(owner, size, 0)
 
     def close(self, owner: BodyReservation) -> None:
-        """Release what ``owner`` has reserved; it reserves nothing more."""
+        """Release the memory of ``owner``, which reserves nothing more."""
         with self._lock:
             self._set(owner, 0, 0)
             owner.is_closed = True
@@ -164,7 +164,7 @@ class BodyReservation:
     def grow(self, size: int, text: int = 0) -> None:
         """Reserve memory for ``size`` more bytes, and ``text`` more bytes for their texts.
 
-        Raises TooLarge if the texts never have room, Overloaded if there is none now.
+        Raises TooLarge if the texts never have room, Overloaded if they have no room now.
         """
         if text:
             self._memory.check_text(self.size + size, self.text + text)
@@ -202,8 +202,8 @@ class BodyReservation:
         """
         self._memory.check_announced(announced)
         body = io.BytesIO()  # unlike a list of pieces, it returns its bytes without a copy
-        # A read allocates as many bytes as it may return.  So it asks for what is expected, and
-        # for as much again as has come beyond that, as with a compressed body.
+        # A read allocates as many bytes as it may return.  So it asks for the announced bytes, and
+        # beyond them, as with a compressed body, for as many as have come in excess.
         while piece := read(self._choose_read_size(announced)):
             self.resize(body.write(piece) + self.size)
         return body.getvalue()
@@ -213,7 +213,7 @@ class BodyReservation:
 
 
 class KeptData:
-    """What one connection keeps between its requests.
+    """The data that one connection keeps between its requests.
 
     ``drop`` is called if bodies need the memory, in any thread; it forgets the data and must not
     wait.

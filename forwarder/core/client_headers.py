@@ -46,7 +46,7 @@ _CONNECTION_HEADERS = frozenset(
 _NEVER_FORWARDED_PATTERN = re.compile("|".join(map(translate, NEVER_FORWARDED)))
 _VALUE_PATTERN = re.compile(r"[!-~]([ -~]*[!-~])?")
 _WEBSOCKET_BETA = "responses_websockets"
-"""What Codex puts into ``OpenAI-Beta`` to speak over a WebSocket, which ends here."""
+"""Codex's values of ``OpenAI-Beta`` for its WebSocket connection, which ends here."""
 
 
 def is_forbidden(name: str) -> bool:

@@ -218,7 +218,7 @@ _CODES_BY_STATUS: dict[int, tuple[str, ...]] = {
         "vector_store_timeout",
     ),
 }
-"""The HTTP status that a code or type of no kind would have had, where the error came in a 200."""
+"""HTTP status for a code or type of no kind, if the error came in a 200 response."""
 
 
 def normalize_code(code: object) -> str:

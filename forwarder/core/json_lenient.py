@@ -46,7 +46,7 @@ _END_BYTES = 64
 """Bytes in which the end of an object is looked for."""
 
 _WINDOW_BYTES = 2**14
-"""Bytes of JSON text whose strings are measured together."""
+"""Bytes of JSON text that are measured together."""
 
 
 class NonFiniteLiteral(str):
@@ -259,7 +259,7 @@ def has_lone_surrogate(data: bytes, at: int) -> bool:
 
 
 def iter_strings(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of each string in JSON text; the end is -1 if there is none.
+    """Yield begin and end of each string in JSON text; the end is -1 for an unclosed string.
 
     Pauses regularly.
     """

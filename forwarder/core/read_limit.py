@@ -38,14 +38,14 @@ class ReadLimit:
     """Counts the data of one request against its limits.
 
     Errors name ``param``, the parameter that refers to the data, and begin with ``subject``.
-    ``memory`` is where the data is reserved in addition, ``used_bytes`` what counts already.
+    ``memory`` is a reservation that grows with the data, ``used_bytes`` are counted already.
     """
 
     def __init__(
         self,
         limits: RequestLimits = DEFAULT_REQUEST_LIMITS,
         param: str | None = None,
-        subject: str = "With what it continues and refers to, the request",
+        subject: str = "With its history and referenced items, the request",
         memory: BodyReservation | None = None,
         used_bytes: int = 0,
     ) -> None:
@@ -68,7 +68,7 @@ class ReadLimit:
             self._memory.add_json(data, times)
 
     def spend_request(self, request: object) -> None:
-        """Count the request itself, whose memory is reserved already.  Raises TooLarge."""
+        """Count the request itself without reserving memory again.  Raises TooLarge."""
         self._count(orjson.dumps(request), 1)
 
     def spend_bytes(self, size: int, param: str | None = None) -> None:

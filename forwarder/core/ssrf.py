@@ -49,7 +49,7 @@ class AddressGuard:
         self._resolve = resolve
 
     def find_allowed(self, host: str, port: int) -> list[ResolvedAddress]:
-        """Return the allowed addresses of ``host``, preferred ones first; empty if there is none.
+        """Return the allowed addresses of ``host``, preferred ones first; empty without any.
 
         ``host`` is ASCII; IPv6 addresses have no brackets.
         """
