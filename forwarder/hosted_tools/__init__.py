@@ -5,7 +5,8 @@ Design:
 - **One stage of the pipeline** (`loop.py`), on the level of the Responses protocol and outside of
   translation, so it works the same over Chat and Responses upstreams. It offers hosted tools to the
   model as functions; when the model calls them it runs them and asks again, until the model answers
-  or calls a tool of the client. What the upstream runs itself, or may not run here, passes.
+  or calls a tool of the client. Tools that the upstream runs itself, or that may not run here,
+  pass.
 - **Kinds** (`tool_kind.py`): each kind of hosted tools is a class in its own module and a line in
   the table of `kinds.py`. It knows its tools, its items, and its names in ``tool_choice`` and
   ``include``; `first_request.py` asks the kinds for the functions of a request.
@@ -19,7 +20,7 @@ Design:
 - **Mixed turns**: hosted calls are run, calls of the client's tools are handed over, and the
   response ends. An approval request ends it too; the approved call is run first in the next turn.
 - **A failure of a tool is a result**: an item with ``error`` and an output that the model sees. A
-  server whose tools cannot be listed is named to client and model. Only malformed requests are
+  server that cannot list its tools is named to client and model. Only malformed requests are
   refused, with a 400 that names the parameter.
 - **MCP** (`mcp_client.py`, `mcp_session.py`) by the official SDK, in one asyncio loop in a native
   thread (`asyncio_thread.py`). The loop waits with the system's selector and never enters gevent's

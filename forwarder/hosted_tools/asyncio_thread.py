@@ -197,7 +197,7 @@ class AsyncioThread:
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop, ended: Signal) -> None:
         asyncio.set_event_loop(loop)
-        # Tasks report their failures to those who wait for them. The default handler would log
+        # Tasks report their failures to their waiting callers. The default handler would log
         # exceptions of others, which may quote secrets.
         loop.set_exception_handler(lambda loop, context: None)
         try:

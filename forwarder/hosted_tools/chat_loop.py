@@ -43,7 +43,7 @@ def with_hosted_chat_tools(
 ) -> Handler:
     """Wrap a Chat handler that gives one choice, so that it runs ``tools``.
 
-    These are hosted tools as a Responses request has them. Servers whose tools cannot be listed
+    These are hosted tools as a Responses request has them. Servers that cannot list their tools
     enter the loss report.
     """
 
@@ -145,7 +145,7 @@ def make_chat_tool(definition: Json) -> Json:
 
 
 class ChatRound:
-    """One round: what is read of it, and the model's calls of hosted functions.
+    """The state of one round while it is read, with the model's calls of hosted functions.
 
     ``calls`` are the functions by the number of their call. ``finish`` is the chunk with the finish
     reason.
@@ -204,7 +204,7 @@ class ChatRound:
 
 
 class ChatRounds:
-    """The rounds of one completion, and what of them the client has got."""
+    """The rounds of one completion, and the parts that the client has received."""
 
     def __init__(self, handler: Handler, context: LoopContext, first: FirstRequest) -> None:
         self._handler = handler
@@ -260,7 +260,7 @@ class ChatRounds:
             self._first.close()
 
     def _read_round(self, stream: EventStream, round_: ChatRound) -> EventStream:
-        """Yield what the client gets of a round, and the upstream's heartbeats."""
+        """Yield the client's chunks of a round, and the upstream's heartbeats."""
         try:
             for batch in stream:
                 out: Batch = []
@@ -275,7 +275,7 @@ class ChatRounds:
             close_stream(stream)
 
     def _read_chunk(self, chunk: Event, round_: ChatRound) -> Batch:
-        """Return what the client gets of a chunk: no hosted calls, no end, and no usage."""
+        """Return a chunk for the client, without hosted calls, finish reason and usage."""
         if not self._identity:
             self._identity = {name: chunk[name] for name in _IDENTITY if name in chunk}
         shown = {**chunk, **self._identity}

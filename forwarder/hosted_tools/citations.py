@@ -1,8 +1,8 @@
 """``url_citation`` and ``file_citation`` annotations for the sources that the model cites.
 
-The model is told to cite pages by Markdown links, and files by their id. A link or a bare URL of a
-known source, and the id of a known file, become annotations; the text itself stays as the model
-wrote it.
+Instructions ask the model to cite pages by Markdown links, and files by their id. A link or a bare
+URL of a known source, and the id of a known file, become annotations; the text itself stays as the
+model wrote it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def cut_at_closing_parenthesis(url: str) -> str:
 
 
 def find_link_text(text: str, begin: int) -> int | None:
-    """Return where a Markdown link begins whose URL begins at ``begin``."""
+    """Return the start of the Markdown link with the URL at ``begin``."""
     if text[max(0, begin - 2) : begin] != "](":
         return None
     first = max(0, begin - 3 - MAX_LINK_TEXT)

@@ -1,6 +1,6 @@
 """The ``file_search`` tool: searches vector stores of the forwarder for the model.
 
-The model gets one function, whose calls are shown as ``file_search_call`` items. The pipeline hands
+The model gets one function; its calls are shown as ``file_search_call`` items. The pipeline passes
 in the search itself, because vector stores are a layer above.
 """
 

@@ -44,7 +44,7 @@ _PLACE = re.compile(r"\b(tools|input)\[(\d{1,6})\]")
 
 
 class LoopContext(NamedTuple):
-    """What the loop needs beside the handler.
+    """The inputs of the loop besides the handler.
 
     ``kinds`` are the kinds of tools that run here, ``native`` the names of the tools that the
     upstream runs itself. ``token`` is the waiting client. ``heartbeat``
@@ -244,16 +244,16 @@ class FirstRequest:
 
     @property
     def notes(self) -> list[str]:
-        """Texts that say what is missing."""
+        """Texts that name the missing tools."""
         return [note for tool_set in self._sets.values() for note in tool_set.notes]
 
     def _make_notes(self) -> list[Json]:
-        """Make the message that tells the model what is missing."""
+        """Make the message that names the missing tools to the model."""
         if not self.notes:
             return []
         return [{"type": "message", "role": "developer", "content": "\n".join(self.notes)}]
 
-    # -- what the client is shown ---------------------------------------------------------------
+    # -- fields of the client's response --------------------------------------------------------
 
     @property
     def shown_fields(self) -> Json:

@@ -1,4 +1,4 @@
-"""What the loop knows of hosted tools: functions for the model, items and events for the client.
+"""The loop's view of hosted tools: functions for the model, items and events for the client.
 
 Each kind of tool has a class of `HostedFunction`. The loop offers its definition to the model,
 shows the model's call to the client as the kind's own item, runs it, and gives the output to the
@@ -152,7 +152,7 @@ def make_item_id(prefix: str, round_token: str, call_id: str, new_id: Callable[[
 
 
 class ItemIdParts(NamedTuple):
-    """What an item's id tells: the round (``None`` for items made elsewhere) and the call id."""
+    """The parts of an item's id: the round (``None`` for items made elsewhere) and the call id."""
 
     round_token: str | None
     call_id: str

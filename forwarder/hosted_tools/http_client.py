@@ -1,8 +1,8 @@
 """HTTP of the MCP client: addresses that the guard allows, responses of bounded size.
 
 `make_http_client` makes the httpx2 client that the MCP SDK uses. It uses no proxy and follows no
-redirects; the SDK follows only those within the server's origin. `HttpOutcome` records what the
-SDK's exceptions do not tell: the status of a refusal and why a connection failed.
+redirects; the SDK follows only those within the server's origin. `HttpOutcome` records the facts
+that the SDK's exceptions lack: the status of a refusal and why a connection failed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CONNECT_SECONDS = 10.0
 
 @dataclass
 class HttpOutcome:
-    """What went wrong in the HTTP exchanges of one operation.
+    """The failures in the HTTP exchanges of one operation.
 
     ``status`` is the status of the latest refusal, ``reason`` the reason of the latest failure in
     words for the client, which reveal nothing about the forwarder's network.
@@ -110,7 +110,7 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
         )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request. Raises httpx2.TransportError, whose reason is recorded."""
+        """Send a request. Raises httpx2.TransportError and records its reason."""
         try:
             response = await super().handle_async_request(request)
         except httpx2.TimeoutException:
@@ -164,7 +164,7 @@ class AddressResolver:
     def limit_to_share(self, client: str) -> AddressResolver:
         """Return a resolver with the same slots, of which ``client`` gets a quarter.
 
-        A client can choose names whose servers are slow.
+        A client can choose names with slow name servers.
         """
         share = self._shares.get(client)
         if share is None:

@@ -1,6 +1,6 @@
 """The ``image_generation`` tool: makes and edits images, by the operator's maker of images.
 
-The model gets one function, whose calls are shown as ``image_generation_call`` items with the image
+The model gets one function; its calls are shown as ``image_generation_call`` items with the image
 as Base64. The model itself gets only a note: many models cannot see images.
 """
 

@@ -43,7 +43,7 @@ class ImageFailure(ToolFailure):
 
 
 class ImageRequest(NamedTuple):
-    """What image is wanted.
+    """The description of an image to make or edit.
 
     ``images`` are those to edit; without any, a new one is made. ``options`` are the fields of the
     tool that the images API has too. ``partial_images`` is the number of drafts.

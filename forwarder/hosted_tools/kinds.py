@@ -17,7 +17,7 @@ from forwarder.hosted_tools.web_search import WebSearch, WebSearchKind
 
 
 class ToolResources(NamedTuple):
-    """What the settings give to kinds of tools.
+    """The resources that the settings give to kinds of tools.
 
     ``search`` is ``None`` if no search engine is configured, ``images`` if no maker of images is.
     ``call_seconds`` limits a call; an image may take `IMAGE_SECONDS` if that is longer.

@@ -155,7 +155,7 @@ class ResponseRounds:
             self._first.close()
 
     def _finish_round(self, round_: Round) -> Generator[Batch, None, list[Json]]:
-        """Run the hosted calls of a round and send what was held; returns the calls' outputs."""
+        """Run the hosted calls of a round and send the held events; returns the calls' outputs."""
         merger = self._merger
         started: dict[int, RunningCall] = {}
         outcomes: dict[int, CallOutcome] = {}

@@ -41,7 +41,7 @@ MAX_CACHED_BYTES = 16 * 2**20
 """Size of the JSON of all cached lists of tools, with `ENTRY_BYTES` for each list."""
 
 ENTRY_BYTES = 1_000
-"""About what a list takes beside its tools; clients can name many servers without any."""
+"""Approximate bytes of a list without its tools; clients can name many servers without any."""
 
 MAX_SHARED_SESSIONS = 64
 """Maximum number of sessions with commands."""
@@ -139,7 +139,7 @@ class McpClient:
     def open_connections(self, client: str = "") -> McpConnections:
         """Return the connections of one response; the caller closes them.
 
-        ``client`` is whose response it is: each gets a share of the name look-ups.
+        ``client`` is the response's client: each client gets a share of the name look-ups.
         """
         return McpConnections(self, client)
 
@@ -155,7 +155,7 @@ class McpClient:
         return self._thread.start_task(work, seconds)
 
     def make_session(self, server: McpServer, client: str = "") -> McpSession:
-        """Return a new session; the names of the operator's servers are nobody's share."""
+        """Return a new session; names of the operator's servers count against no client's share."""
         resolver = self._unguarded if server.is_trusted else self._guarded.limit_to_share(client)
         return McpSession(server, resolver, self.limits.sessions)
 

@@ -1,4 +1,4 @@
-"""Converts what MCP servers send (tools and results) to bounded JSON for models and clients."""
+"""Converts the tools and results of MCP servers to bounded JSON for models and clients."""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ class McpToolSet(ToolSet):
     def _convert_call(self, item: Json, path: str) -> HistoryCall | None:
         check_call_item(item, path)
         if item.get("approval_request_id") in self._approvals:
-            return None  # it stands where its approval was requested
+            return None  # it is shown at the place of its approval request
         item_id = require_field(item, "id", STR, f"{path}.id")
         return self._make_history_call(item, item_id, read_call_output(item))
 

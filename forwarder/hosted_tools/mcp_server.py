@@ -112,7 +112,7 @@ def is_allowed_header(name: str, value: object) -> bool:
 def parse_server_file(text: str) -> Mapping[str, McpServer]:
     """Parse the operator's servers, by label.
 
-    Raises ValueError, whose message repeats no value, because values may be secrets.
+    Raises ValueError. Its message repeats no value, because values may be secrets.
     """
     try:
         content = json.loads(text)

@@ -102,7 +102,7 @@ class McpSession:
         return hide_result_secrets(result, self.server)
 
     async def close(self) -> None:
-        """Close the session; the server is told, and a command is ended."""
+        """Close the session: notify the server, or end its command."""
         self._closing.set()
         for _ in range(2):
             if self._all_serving:

@@ -393,7 +393,7 @@ def make_timeout_failure(server: McpServer) -> McpFailure:
 
 
 def read_call_output(item: Json) -> str:
-    """Return what the model gets for an ``mcp_call`` item: its output or the reason of failure."""
+    """Return the model's text for an ``mcp_call`` item: its output or the reason of failure."""
     output = item.get("output")
     if isinstance(output, str):
         return output

@@ -169,5 +169,5 @@ def find_in_text(text: str, pattern: str) -> list[str]:
 
 def fold_case(text: str) -> str:
     """Return a text in small letters, of the same length."""
-    text = text.replace("\u0130", "i").lower()  # the only letter whose small form is longer
+    text = text.replace("\u0130", "i").lower()  # the only letter with a longer lower-case form
     return text.replace("\u03c2", "\u03c3")  # `lower` makes another sigma at the end of a word

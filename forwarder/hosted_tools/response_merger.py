@@ -5,7 +5,7 @@ kind, and leaves out the beginnings and ends of all rounds but the first and the
 hosted call waits to be run, the events of later items are held back, so that each call is done
 before the next item begins, as at OpenAI.
 
-A round whose answer comes whole (for a client that does not stream) has only its terminal event.
+A round with a whole answer (for a client that does not stream) has only its terminal event.
 The merger then makes no other event either.
 """
 
@@ -77,7 +77,7 @@ class Place:
 
 @dataclass
 class Round:
-    """What one round gave: its items for the next request, and its hosted calls.
+    """The result of one round: its items for the next request, and its hosted calls.
 
     ``terminal`` is the round's last event. ``places`` are the items that events have announced, by
     their index or id.
@@ -221,7 +221,7 @@ class ResponseMerger:
         return out
 
     def _read_whole_item(self, index: int, item: Json, round_: Round) -> Batch:
-        """Read an item of an answer whose items no event has announced."""
+        """Read an item of a whole answer, without earlier events of the item."""
         if self.is_streamed:
             out = self._begin_stream()
             for event in unfold_item(index, item):
@@ -325,7 +325,7 @@ class ResponseMerger:
     def _finish_arguments(
         self, call: HostedCall, item: Json, round_: Round
     ) -> list[Event | HostedCall]:
-        """The model has written the call: show what is not yet shown of it, and hold it."""
+        """Show the rest of a call that the model has finished, and hold the call."""
         if item:
             round_.items.append(item)
         call.arguments = str(item.get("arguments") or "{}")
@@ -360,7 +360,7 @@ class ResponseMerger:
     def _begin_held(
         self, call: HostedCall, events: list[Event | HostedCall]
     ) -> list[Event | HostedCall]:
-        """Put the first events of a call before its place in what is held."""
+        """Put the first events of a call before its place among the held events."""
         held = self._held or []
         place = held.index(call)
         if place == 0:

@@ -1,4 +1,4 @@
-"""The hosted tools that the settings allow, and what they need for as long as the process runs."""
+"""The hosted tools that the settings allow, and their resources for the life of the process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class HostedToolServices:
 
     With ``is_offline`` no server is called, as in a preview. ``needs_keys`` tells whether every
     client has a key: only then URLs of clients are called. Raises ConfigError if the file of
-    servers is wrong. ``upstreams`` is what tools may ask of upstreams; the gateway sets it.
+    servers is wrong. ``upstreams`` gives tools access to upstreams; the gateway sets it.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ _REQUIRED_FIELDS: dict[str, Json] = {
 
 
 def map_tools(settings: Settings, servers: Mapping[str, McpServer]) -> tuple[MappedTool, ...]:
-    """Return the mapped tools, whose servers are configured."""
+    """Return the mapped tools. Their servers must be configured."""
     return tuple(
         MappedTool(name, servers[target.label], target.tool)
         for name, target in settings.mapped_tools.items()
@@ -226,5 +226,5 @@ def build_fetcher(settings: Settings, max_bytes: int | None = None) -> Fetcher |
 
 
 def fetch_image(fetcher: Fetcher, url: str, client: str) -> Blob:
-    """Fetch an image for a client. Raises InvalidRequest, whose message names the reason."""
+    """Fetch an image for a client. Raises InvalidRequest with the reason."""
     return fetcher.fetch_all({url: "the image"}, client)[url]

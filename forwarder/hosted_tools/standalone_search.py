@@ -118,7 +118,7 @@ def read_search_request(body: Json) -> SearchRequest:
 
 
 class StandaloneSearch:
-    """Runs the commands of one request, whose waiting client is ``client``.
+    """Runs the commands of one request for the waiting ``client``.
 
     ``memory`` counts the pages that are opened.
     """
@@ -274,7 +274,7 @@ def refuse_command(call: CallScope) -> str:
 
 
 def strip_domain(text: str) -> str:
-    """Return the domain of what a model gives as one: it may be a URL."""
+    """Return the domain in a model's text, which can be a URL instead of a domain."""
     text = text[:MAX_DOMAIN_TEXT].lower()
     return text.partition("://")[2].partition("/")[0] or text.partition("/")[0]
 

@@ -1,4 +1,4 @@
-"""``tool_choice`` for requests whose hosted tools are offered as functions."""
+"""``tool_choice`` for requests with hosted tools that are offered as functions."""
 
 from __future__ import annotations
 

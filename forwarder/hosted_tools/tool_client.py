@@ -1,4 +1,4 @@
-"""What kinds of hosted tools know of the client of a request, and may ask the layers above."""
+"""The client of a request and the layers above, as kinds of hosted tools see them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class CallScope(Protocol):
 
 
 class UpstreamAccess(Protocol):
-    """What tools may ask of upstreams; ``client`` is the account that pays for the tokens.
+    """The access of tools to upstreams; ``client`` is the account that pays for the tokens.
 
     All methods raise ForwarderError. An answer may take as long as a call of a tool.
     """

@@ -21,7 +21,7 @@ from forwarder.hosted_tools.hosted_function import HostedFunction
 from forwarder.hosted_tools.tool_client import ToolClient
 
 UNKNOWN_RESULT = "The result was used in the answer that follows."
-"""The output of an earlier call whose results the client does not send."""
+"""The output of an earlier call if the client does not send its results."""
 
 
 class HistoryCall(NamedTuple):
@@ -85,12 +85,12 @@ class ClientWatch:
 
 @dataclass
 class ToolRequest:
-    """What a kind may know of a request.
+    """A request as one kind of tools sees it.
 
     ``tools`` are the tools of the kind with their paths in the request, ``items`` the input.
-    ``sources`` receives what the model has seen and may cite: URLs of pages and ids of files, with
-    their titles. With ``is_preview`` nothing may be called. ``memory`` belongs to the client's
-    request: a fallback to another upstream finds in it what an earlier attempt left.
+    ``sources`` receives the sources that the model has seen and may cite: URLs of pages and ids of
+    files, with their titles. With ``is_preview`` nothing may be called. ``memory`` belongs to the
+    client's request: a fallback to another upstream finds the data of an earlier attempt in it.
     ``on_call_end`` gets the item of each call that a `ToolSet` itself has run.
     """
 
@@ -109,9 +109,8 @@ class ToolRequest:
 class ToolSet(ABC):
     """The tools of one kind in one request; the constructor raises InvalidRequest for bad ones.
 
-    ``prelude`` and ``notes`` are what the methods before the first round have added: items for the
-    client, and texts that tell the model what is missing. ``call_count`` counts the calls among
-    the items.
+    The methods before the first round add to ``prelude`` and ``notes``: items for the client, and
+    texts that name the missing tools to the model. ``call_count`` counts the calls among the items.
     """
 
     def __init__(self) -> None:
@@ -130,7 +129,7 @@ class ToolSet(ABC):
     def find_missing_function(self, name: str) -> HostedFunction | None:
         """Return a function that fails if the model calls a tool of this kind that is not offered.
 
-        ``None`` if the name is none of this kind's.
+        ``None`` if the name belongs to another kind.
         """
         return None
 
@@ -156,7 +155,7 @@ class ToolSet(ABC):
         """
 
     def close(self) -> None:  # noqa: B027 (few kinds have something to end)
-        """End what the response has used."""
+        """Release the resources of the response."""
 
 
 class ToolKind(ABC):
@@ -189,7 +188,7 @@ class ToolKind(ABC):
 
 
 class HistoryKind(ToolKind):
-    """A kind whose tools the upstream runs itself, but whose items it does not know."""
+    """A kind of tools that the upstream runs itself, without knowing the items of the kind."""
 
     def __init__(self, kind: ToolKind) -> None:
         self.name = kind.name

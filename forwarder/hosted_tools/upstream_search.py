@@ -1,4 +1,4 @@
-"""Web search by an upstream whose model searches itself.
+"""Web search through an upstream that has a web search of its own.
 
 The upstream gets a small Responses request in which its search is demanded. The pages that its
 answer cites and that its search has found are the results.

@@ -1,6 +1,6 @@
 """The ``web_search`` tool: searches, opens pages and finds text in them, by the operator's engine.
 
-The model gets three functions, whose calls are shown as ``web_search_call`` items. Results and
+The model gets three functions; their calls are shown as ``web_search_call`` items. Results and
 pages are untrusted: they reach the model as outputs of functions only.
 """
 

@@ -57,14 +57,14 @@ class SearchResult(NamedTuple):
 
 
 class SearchAnswer(NamedTuple):
-    """What a search has found; ``text`` is what the searcher itself says about it, if it does."""
+    """The results of a search; ``text`` is the search engine's own answer, if it gives one."""
 
     results: list[SearchResult]
     text: str = ""
 
 
 class SearchOptions(NamedTuple):
-    """What a request asks of the search.
+    """The options of a search request.
 
     ``country`` is a two-letter code. ``allowed`` and ``blocked`` are domains, which include their
     subdomains; empty ``allowed`` allows all. ``recent_days`` is the age of the oldest pages.
@@ -133,8 +133,8 @@ class SearchBackend(Protocol):
     ) -> SearchAnswer:
         """Return the results that the filters allow, best first.
 
-        ``client`` identifies the client who is charged. Searches that cost much end when ``call``
-        is cancelled, and none begins after that. Raises SearchFailure or ForwarderError.
+        ``client`` identifies the client that pays. When ``call`` is cancelled, expensive searches
+        end and no search begins. Raises SearchFailure or ForwarderError.
         """
 
 
