@@ -78,7 +78,7 @@ _SCHEMA_LIST_KEYWORDS = {
 }
 _SCHEMA_MAP_KEYWORDS = {word for word, form in _ARGUMENT_SCHEMAS.items()
          if "$dynamicRef" in form.get("additionalProperties", ())}  # fmt: skip
-"""Keywords whose argument is a schema, a list or an object of schemas."""
+"""Keywords with a schema, a list or an object of schemas as their argument."""
 
 
 class TooManySteps(Exception):
@@ -109,7 +109,7 @@ class SchemaCheck:
             give_way()
 
     def _prepare(self, schema: Any) -> Any:
-        """Copy a schema without the keywords whose cost has no bound.
+        """Copy a schema without the keywords of unbounded cost.
 
         False becomes a keyword and schemas without keywords become True, so that each is counted.
         """

@@ -71,7 +71,7 @@ ArrivalQueue = SimpleQueue[Arrival]
 def merge_streams(streams: list[EventStream]) -> EventStream:
     """Yield the chunks of all streams as they arrive, each with its own index, then one usage.
 
-    Each stream has its own buffer for a slow client. A stream whose buffer is full waits.
+    Each stream has its own buffer for a slow client. A stream with a full buffer waits.
     """
     arrivals: ArrivalQueue = SimpleQueue()
     stopped = threading.Event()

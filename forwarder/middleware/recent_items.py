@@ -42,7 +42,7 @@ class RecentItems:
     ) -> Handler:
         """Wrap a handler: resolve references in requests and keep the items of responses.
 
-        ``get_reservation`` returns where the memory of the items is reserved.  The handler raises
+        ``get_reservation`` returns the reservation for the memory of the items.  The handler raises
         an error if the resolved request exceeds the request limits.
         """
         owner = hash_client_key(client_key)

@@ -94,7 +94,7 @@ def has_compaction_trigger(request: Json) -> bool:
 def run_triggered_compaction(
     handler: Handler, request: Json, context: TranslationContext
 ) -> EventStream:
-    """Stream a response whose only output is the compaction item."""
+    """Stream a response with the compaction item as its only output."""
     items = request["input"][:-1]
     stream = handler(summary.make_summary_request(request, items))
     return events.stream_compaction_item(

@@ -28,7 +28,7 @@ CompactionItemFactory = Callable[[str], Json]
 def stream_compaction_item(
     stream: EventStream, make_item: CompactionItemFactory, id_source: IdSource
 ) -> EventStream:
-    """Convert the stream of a summary to a response whose only output is the compaction item.
+    """Convert the stream of a summary to a response with the compaction item as its only output.
 
     Raises the upstream's error if the summary fails.
     """

@@ -47,7 +47,7 @@ def open_compactions(request: Json, context: TranslationContext, native: bool) -
 
 
 def open_last_compaction(items: list[Any], context: TranslationContext) -> tuple[int, str]:
-    """Return index and text of the last summary that can be decrypted; -1 if there is none.
+    """Return index and text of the last summary that can be decrypted, or index -1.
 
     Earlier ones are not decrypted, because each may be as large as the whole request.
     """

@@ -1,6 +1,6 @@
 """Resolves host names from clients' requests separately from the host names of upstreams.
 
-A client can choose a host whose name server is slow, and a look-up cannot be cancelled. Under
+A client can choose a host with a slow name server, and a look-up cannot be cancelled. Under
 gevent all look-ups share ten threads, so ten slow ones would block every upstream. The look-ups
 here have their own threads, and each client gets only a share of them.
 """

@@ -39,7 +39,7 @@ class MediaLocation:
 
     @property
     def url(self) -> str:
-        """The URL; ``""`` if there is none."""
+        """The URL, or ``""`` without one."""
         url = self.value.get(self.url_key)
         return url if isinstance(url, str) else ""
 

@@ -213,7 +213,7 @@ class MediaRules:
             raise first
 
     def _read_stored_files(self, locations: list[MediaLocation], loaded: LoadedMedia) -> None:
-        """Load the forwarder's own files, whose ids no upstream knows."""
+        """Load the forwarder's own files, because no upstream knows their ids."""
         if self.media_io.read_stored is None:
             return
         wanted = {

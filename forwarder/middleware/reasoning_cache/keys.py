@@ -50,7 +50,7 @@ def restore_reasoning(
 ) -> list[Any]:
     """Return the items of a history with the cached entries that ``find`` returns inserted.
 
-    ``find`` is called once with all keys, and not at all if there are none.
+    ``find`` is called once with all keys, and not at all without keys.
     """
     keys = list(iterate_keys(items))
     wanted = [key for key in keys if key is not None]

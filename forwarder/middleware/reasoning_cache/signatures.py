@@ -75,7 +75,7 @@ class SignatureCache:
         return handle_request
 
     def _attach_signatures(self, messages: list[Any], owner: bytes) -> list[Any]:
-        """Return the messages with cached signatures; ``messages`` itself if there are none."""
+        """Return the messages with cached signatures, or ``messages`` itself without any."""
         # One look-up shows whether this model uses signatures at all, before reading messages.
         if not any(map(is_answer, messages)) or not self._backend.has_mark(owner, SIGNS_KEY):
             return messages
