@@ -135,7 +135,7 @@ class HealthMonitor:
     def get_last_result(self, name: str, upstream: Upstream) -> ProbeResult | None:
         """Return the last result for this upstream object.
 
-        Returns ``None`` if there is none, or if the name was registered again since.
+        Returns ``None`` without a result, or if the name was registered again since.
         """
         history = self.get_history(name, upstream)
         return None if history is None else history.last

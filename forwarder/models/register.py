@@ -49,8 +49,8 @@ class ModelRegistration:
     """Registers models.
 
     ``connect`` creates an upstream from its settings. ``configured`` are the names of the
-    configured upstreams. ``on_verified`` receives each stored model whose remote was probed, and
-    the result.
+    configured upstreams. ``on_verified`` receives each stored model and the result of the probe of
+    its remote.
     """
 
     def __init__(
@@ -157,10 +157,10 @@ class ModelRegistration:
         if stored is None or not model.host or not keep:
             return model
         if stored.locked:
-            raise make_secret_error(min(keep), "the forwarder cannot decrypt what is stored")
+            raise make_secret_error(min(keep), "the forwarder cannot decrypt the stored value")
         kept = {param: value for param in keep if (value := getattr(stored, SECRET_FIELDS[param]))}
         if kept and read_origin(stored.host) != read_origin(model.host):
-            reason = "what is stored is only sent to the host for which it was entered"
+            reason = "the stored value is only sent to the host for which it was entered"
             raise make_secret_error(next(iter(kept)), reason)
         return replace(model, **{SECRET_FIELDS[param]: value for param, value in kept.items()})
 
