@@ -1,7 +1,7 @@
 """The two formats of log records: JSON for machines, text for people.
 
 Values of both may come from clients and remote servers. JSON escapes them itself; text escapes
-their control characters, which could change what a terminal shows.
+their control characters, which could change the display of a terminal.
 """
 
 from __future__ import annotations

@@ -15,14 +15,14 @@ log = logging.getLogger("forwarder.app")
 def configure_logging(settings: Settings, least_level: str = "DEBUG") -> None:
     """Send the forwarder's log records to standard error. Repeated calls replace the handler.
 
-    Records below ``least_level`` are left out, whatever the settings say.
+    Records below ``least_level`` are left out under any settings.
     """
     root = logging.getLogger("forwarder")
     levels = logging.getLevelNamesMapping()
     root.setLevel(max(levels[settings.log_level], levels[least_level]))
     root.propagate = False
-    # Skip what no formatter here shows: a walk through the stack, and the names of threads.
-    # https://docs.python.org/3/howto/logging.html#optimization
+    # No formatter here shows the caller or the names of threads, so skip the walk through the
+    # stack. https://docs.python.org/3/howto/logging.html#optimization
     logging._srcfile = None
     logging.logThreads = False
     handler = logging.StreamHandler(sys.stderr)

@@ -48,9 +48,9 @@ BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class ProcessState(NamedTuple):
-    """What one worker does at a moment.
+    """The state of one worker at a moment.
 
-    ``memory_bytes`` is the resident memory, None if the system does not tell. ``store_kind`` is
+    ``memory_bytes`` is the resident memory, None if it is unknown. ``store_kind`` is
     None without a store.
     """
 

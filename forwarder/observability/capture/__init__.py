@@ -8,7 +8,7 @@ stores its record on completion.
 - `serialize.py`: converts answer bytes to readable JSON and back.
 - `stores.py`: stores records in memory or in a directory.
 - `running.py`: exchanges that have not ended, of this worker and of others.
-- `feed.py`: what has changed, for pages that follow the exchanges.
+- `feed.py`: changes, for pages that follow the exchanges.
 - `playback.py`: serves recorded upstream answers in place of the network.
 - `replay.py`: repeats a captured request and compares the answers.
 """

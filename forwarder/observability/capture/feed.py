@@ -1,8 +1,7 @@
-"""What has changed among the exchanges, for pages that follow them.
+"""The changes among the exchanges, for pages that follow them.
 
-All followers of a worker share one view of the store, which is renewed at most once in
-`POLL_SECONDS` and only while somebody asks for it. Each `ExchangeFollower` compares it with what it
-has reported so far.
+All followers of a worker share one view of the store. It is renewed at most once in `POLL_SECONDS`,
+and only while a follower reads it. Each `ExchangeFollower` compares it with its earlier reports.
 """
 
 from __future__ import annotations

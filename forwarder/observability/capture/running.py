@@ -2,12 +2,12 @@
 
 Requests only enter a register and leave it. With a capture directory, `RunningExchanges.publish`
 runs about twice a second and keeps one small file for each exchange that has been running for
-`MIN_PUBLISHED_SECONDS`. It removes the file when the exchange ends. While somebody looks at a
-running exchange, the page leaves a marker beside that file, and the worker that serves the exchange
+`MIN_PUBLISHED_SECONDS`. It removes the file when the exchange ends. While the page of a running
+exchange is open, the page leaves a marker beside that file, and the worker that serves the exchange
 writes its partial record. Nothing is done per chunk of an answer.
 
     running/NAME.json    the summary; written again when it changes, touched while it runs
-    running/NAME.watch   the marker: somebody looks at the exchange
+    running/NAME.watch   the marker: a page of the exchange is open
     running/NAME.record  the partial record
 """
 
@@ -50,7 +50,7 @@ TOUCH_SECONDS = 5.0
 """Interval at which a worker touches the files of its exchanges."""
 
 STALE_SECONDS = 20.0
-"""Age of a file whose worker is taken for dead; one that was only blocked touches it again."""
+"""Age of a file from which its worker counts as dead; a blocked worker touches it again later."""
 
 WATCH_SECONDS = 10.0
 """Age at which a marker has no effect any more; pages renew it every few seconds."""
@@ -64,7 +64,7 @@ written less often.
 """
 
 MAX_WATCHED = 8
-"""Exchanges of a worker whose partial records are written."""
+"""Exchanges of a worker with partial records."""
 
 MAX_LISTED = 500
 """Running exchanges that are listed; the newest ones."""
@@ -92,7 +92,7 @@ class RunningExchange(NamedTuple):
 
 
 class PublishedFile(NamedTuple):
-    """What is in the file of an exchange, and when it was written or touched."""
+    """The content of the file of an exchange, and the time when it was written or touched."""
 
     key: int
     state: tuple[object, ...]
@@ -129,7 +129,7 @@ class RunningExchanges:
         self._contexts.pop(id(context), None)
 
     def remove_file(self, recorder: Recorder) -> None:
-        """Remove the file of an exchange whose record is stored. Blocks on the disk."""
+        """Remove the file of an exchange after its record was stored. Blocks on the disk."""
         if recorder.name in self._published:
             self._remove_file(recorder.name)
 
@@ -272,7 +272,7 @@ def copy_recorder(each: RunningExchange) -> RunningExchange:
 
 
 def read_state(context: RequestContext) -> tuple[object, ...]:
-    """Return what a summary shows and may change while the exchange runs."""
+    """Return the fields of a summary that may change while the exchange runs."""
     return (context.route, context.model, context.upstream)
 
 
@@ -295,7 +295,7 @@ class RunningFiles:
             )
 
     def touch(self, name: str) -> bool:
-        """Mark the summary of an exchange as up to date; False if there is none."""
+        """Mark the summary of an exchange as up to date; False without a summary."""
         try:
             os.utime(self._folder / (name + SUMMARY))
         except OSError:
@@ -318,7 +318,7 @@ class RunningFiles:
         return found
 
     def list_watched(self) -> set[str]:
-        """Return the names of the exchanges that somebody looks at."""
+        """Return the names of the exchanges with an open page."""
         return self._list_fresh(MARKER, WATCH_SECONDS)
 
     def read_record(self, name: str) -> bytes | None:
