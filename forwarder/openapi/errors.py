@@ -100,7 +100,7 @@ def make_response(envelope: str, description: str, status: int = 0) -> Json:
 
 
 def describe_status(status: int) -> str:
-    """Return what an error of this status can mean, with its codes."""
+    """Return the possible meanings of an error of this status, with its codes."""
     meanings: dict[str, None] = {}
     for each in iterate_errors(ForwarderError):
         if each.status == status:

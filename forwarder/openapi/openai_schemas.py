@@ -79,7 +79,7 @@ def make_query_schema() -> Json:
 
 
 def make_image_edit_form() -> Json:
-    """Return the form of an image edit, whose fields are those of the JSON request."""
+    """Return the form of an image edit, with the fields of the JSON request."""
     known = load_sdk_schemas()["ImageGenerationRequest"]["properties"]
     file = {"type": "string", "format": "binary"}
     return make_object({**known, "image": file, "image[]": file, "mask": file}, ("prompt",))

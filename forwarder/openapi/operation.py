@@ -1,4 +1,4 @@
-"""`Operation`: what the document says of a route beyond its path and its docstring."""
+"""`Operation`: a route's part of the document beyond its path and its docstring."""
 
 from __future__ import annotations
 

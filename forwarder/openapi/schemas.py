@@ -102,7 +102,7 @@ def make_list(entry: Json) -> Json:
 def make_request(
     table: Mapping[str, Disposition], over: str, sdk: str | None = None, **more: Any
 ) -> Json:
-    """Return the schema of a request whose parameters are in ``table``.
+    """Return the schema of a request with the parameters of ``table``.
 
     ``over`` names the upstreams for which the table has the dispositions; ``sdk`` is the type of
     the request in the SDK.
@@ -132,7 +132,7 @@ def describe_parameter(row: Disposition, over: str, known: Json | None = None) -
 
 
 def describe_disposition(row: Disposition) -> str:
-    """Return what the forwarder does with a parameter or item, and the reason."""
+    """Return the forwarder's treatment of a parameter or item, and the reason."""
     text = _DISPOSITIONS[row.kind]
     return f"{text} ({row.reason})" if row.reason else text
 
