@@ -1,4 +1,4 @@
-"""One attempt to serve a request over one route: what the stages of the pipeline work with."""
+"""One attempt to serve a request over one route: the input of the pipeline's stages."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Attempt:
 
     @cached_property
     def loop_context(self) -> LoopContext:
-        """What the loop of hosted tools needs."""
+        """The inputs of the loop of hosted tools."""
         context = self.context
         is_chat = self.route.protocol == CHAT.name
         native = self.native_tools if context.runs_hosted_tools else frozenset({EVERY_TOOL})
@@ -166,9 +166,9 @@ class Attempt:
 
     @cached_property
     def translation_context(self) -> TranslationContext:
-        """What the translators may know of this attempt."""
+        """This attempt as the translators see it."""
         settings, cipher = self.services.settings, self.services.cipher
-        subject = "With what is sealed in it, the request"
+        subject = "With its decrypted items, the request"
         limit = ReadLimit(self._limits, subject=subject, memory=self.context.added_memory)
         owner = hash_client_key(self.context.client_key)
         of_client: dict[str, Any] = {}
@@ -229,12 +229,12 @@ class Attempt:
 
     @property
     def upstream_memory(self) -> UpstreamMemory:
-        """What the upstream keeps of earlier turns, and what has to be read here."""
+        """The upstream's storage properties for the history of this attempt."""
         upstream = self.route.upstream
         keeps = self.route.protocol == RESPONSES.name and self.profile.keeps_responses
         # A conversation that is compacted here has to be read here.
         goes_on = not self.is_compaction or self.compacts_natively
-        # The upstream has not seen all rounds of an answer whose tools run here.
+        # If tools run here, the upstream has not seen all rounds of the answer.
         goes_on = goes_on and not (keeps and self.runs_tools)
         return UpstreamMemory(upstream.origin, keeps, upstream.passthrough_key, goes_on)
 

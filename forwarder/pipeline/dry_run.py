@@ -102,11 +102,11 @@ class DryRun:
 
 
 class PlaceholderBlob(Blob):
-    """Stands for the content of an address."""
+    """A placeholder for the content of a URL or file."""
 
     @property
     def data_url(self) -> str:
-        return f"<what is at {self.data.decode()}>"
+        return f"<content of {self.data.decode()}>"
 
 
 def guess_file_name(url: str) -> str | None:

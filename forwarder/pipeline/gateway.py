@@ -1,4 +1,4 @@
-"""The gateway: answers the requests of clients, whatever server receives them."""
+"""The gateway: answers the requests of clients, independently of the server."""
 
 from __future__ import annotations
 

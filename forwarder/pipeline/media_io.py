@@ -50,7 +50,7 @@ def upload_file(
 def read_stored_file(
     services: Services, context: RequestContext, file_id: str, path: str
 ) -> Blob | None:
-    """The client's own file in the database; None if there is none with this id.
+    """Return the client's own file in the database, or None for an unknown id.
 
     Raises InvalidRequest if it is larger than FORWARDER_FETCH_MAX.
     """
@@ -72,7 +72,7 @@ def download_file(
 ) -> Blob:
     """A file from the upstream that keeps files, or else from the route's upstream."""
     keeper, upstreams = services.router.default_file_upstream, services.upstreams
-    # Clients' files are at the first endpoint, whichever endpoint this attempt calls.
+    # Clients' files are at the first endpoint, even if this attempt calls another one.
     name = keeper or route.upstream.name
     upstream = upstreams.get(name) or upstreams.get_or_create(route.upstream)
 

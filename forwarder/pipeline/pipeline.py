@@ -49,7 +49,7 @@ from forwarder.translation import translate_handler
 
 
 class AttemptKind(NamedTuple):
-    """What decides which stages an attempt has; ``over`` is the upstream's protocol."""
+    """The facts that select the stages of an attempt; ``over`` is the upstream's protocol."""
 
     client: str
     over: str

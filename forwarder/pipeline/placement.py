@@ -1,7 +1,7 @@
 """Where a request belongs, if its routes lead to several endpoints or members of a group.
 
 The upstream's prompt cache knows the beginning of a conversation only where the conversation was
-before, and what an upstream stores exists only at one key and host.
+before, and data that an upstream stores exists only at one key and host.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from forwarder.storage.history_reference import read_history_reference
 from forwarder.upstream.resilience.balance import ANYWHERE, Placement
 
 _STORED_FIELDS = ("file_id", "file_ids", "vector_store_ids")
-"""Fields of a request that name what clients have uploaded."""
+"""Fields of a request that name uploads of clients."""
 
 _UNREAD_FIELDS = ("annotations", "input")
-"""Fields inside a conversation whose files no request reads: citations, arguments of tool calls."""
+"""Fields inside a conversation with files that no request reads: citations, arguments of tool calls."""
 
 
 def find_placement(
     services: Services, routes: Sequence[Route], request: Json, context: RequestContext
 ) -> Placement:
-    """Return where a request belongs; it costs nothing if there is no choice."""
+    """Return the placement of a request; it costs nothing if there is no choice."""
     if routes[0].member is None and not any(route.upstream.replicas for route in routes):
         return ANYWHERE
     keeper = find_file_keeper(services, routes)
@@ -50,7 +50,7 @@ def find_placement(
 
 
 def find_sticky_key(request: Json) -> str | None:
-    """Return what the requests of a conversation have in common, as far as this request says."""
+    """Return a key that the requests of a conversation share, as far as this request has one."""
     for name in ("prompt_cache_key", "conversation"):
         key = read_name(request, name)
         if key is not None:

@@ -1,8 +1,8 @@
 """The calls of upstreams that answer a request.
 
 A request is resolved to routes. `Resilience` tries them in order until one answers; each attempt
-runs through the pipeline (`pipeline.py`). What is done with the answer is decided by the caller:
-`gateway.py` for clients that wait, `background_work.py` for background work.
+runs through the pipeline (`pipeline.py`). The caller handles the answer: `gateway.py` for clients
+that wait, `background_work.py` for background work.
 """
 
 from __future__ import annotations

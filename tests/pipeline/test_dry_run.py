@@ -114,7 +114,7 @@ def test_shown_request_equals_the_sent_request(case: Case, provider: str, wire: 
     assert wire.posted == []
     url, body = post_request(gateway, wire, case.client, request)
     if told["would_fetch"]:  # it is shown as if it were there, and here it is not
-        assert "<what is at file-1>" in json.dumps(told["request"])
+        assert "<content of file-1>" in json.dumps(told["request"])
         return
     assert (told["upstream"]["url"], told["request"]) == (url, body)
 
@@ -306,7 +306,7 @@ def test_dry_run_names_urls_to_fetch(wire: Wire) -> None:
     assert told["would_fetch"] == ["input[0].content[0].image_url"]
     assert told["would_upload"] == []
     [part] = told["request"]["messages"][0]["content"]
-    assert part["image_url"]["url"] == f"<what is at {URL}>"
+    assert part["image_url"]["url"] == f"<content of {URL}>"
     assert wire.posted == []
 
 
