@@ -36,7 +36,7 @@ _RUNNER_REASON = "a setting of Ollama's runner; the upstream manages its models 
 _SAMPLING_REASON = (
     "Chat Completions has no such parameter, and this upstream does not accept it either"
 )
-_TRUNCATION_REASON = "the upstream decides what to do with a conversation that is too long"
+_TRUNCATION_REASON = "the upstream handles a conversation that is too long"
 _RAW_PROMPT_REASON = "Chat Completions has messages, no raw prompt"
 _IMAGE_SIZE_REASON = "the forwarder generates no images"
 

@@ -76,7 +76,7 @@ def collect_output(events: Iterable[Event]) -> list[Json]:
 
 
 def make_blank_part(field: str, key: str, item: Json) -> Json:
-    """Return an empty part for a text whose part no event announced."""
+    """Return an empty part for a text that began without an event for its part."""
     if field == "summary":
         return {"type": "summary_text"}
     if item.get("type") == "reasoning":

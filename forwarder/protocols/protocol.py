@@ -62,7 +62,7 @@ OPENAI_API = ClientApi(
 
 
 class Carrier(NamedTuple):
-    """The client protocol through whose pipeline another one is served.
+    """The client protocol that lends its pipeline to another one.
 
     ``style`` is the reasoning style that the translation reads; None if the carrier decides.
     """

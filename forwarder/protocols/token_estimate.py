@@ -27,7 +27,7 @@ TOKENS_PER_ITEM = 4
 
 IMAGE_TOKENS = {"low": 85, "high": 765, "auto": 765, "original": 1105}
 FILE_TOKENS = 1000
-"""Assumed tokens of a file or recording, whose content is not inspected."""
+"""Assumed tokens of a file or recording, because the content is not inspected."""
 
 _IMAGE_TYPES = ("input_image", "image_url", "computer_screenshot", "image_generation_call")
 _FILE_TYPES = ("input_file", "file", "input_audio")

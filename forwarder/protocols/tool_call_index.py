@@ -1,7 +1,7 @@
 """Assigns streamed deltas to tool calls.
 
 Some vendors send an index for each call, some none, some the same index for several calls.  A new
-id always starts a new call, whatever its index.
+id always starts a new call, even under a known index.
 """
 
 from __future__ import annotations
