@@ -89,7 +89,7 @@ _AZURE_DEPLOYMENT_GLOBS = (
     "*cohere*",
     "*command*",
 )
-"""Deployments on Azure whose names contain a model name."""
+"""Deployments on Azure with names that contain a model name."""
 
 _CHAT_TEMPLATE_FIELDS: dict[str, Any] = {
     "system_at_head": True,

@@ -21,7 +21,7 @@ _HASH_SUFFIX_LENGTH = 9
 
 
 def map_long_names(body: Json, limit: int) -> dict[str, str]:
-    """Return short name -> client's name for all offered tools whose names do not fit."""
+    """Return short name -> client's name for all offered tools with longer names."""
     if not limit:
         return {}
     names = (read_name(tool) for tool in as_list(body.get("tools")))

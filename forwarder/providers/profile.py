@@ -110,7 +110,7 @@ class Profile:
     add: Mapping[str, Any] = define_object("an object", lambda value: True)
     """Fields that are added to every chat request that lacks them."""
     chat_takes: frozenset[str] = define_field(frozenset(), "an array of names", is_name_list)
-    """Sampling parameters beyond OpenAI's that chat requests may have, for clients whose API has
+    """Sampling parameters beyond OpenAI's that chat requests may have, for clients of APIs with
     them: ``top_k``, ``min_p``, ``repetition_penalty`` …"""
 
     # -- tools
