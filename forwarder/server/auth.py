@@ -15,10 +15,10 @@ _KEY_HEADERS = ("api-key", "X-Api-Key")
 
 
 class Client(NamedTuple):
-    """An authenticated client; ``key`` is what stands for it in a request context.
+    """An authenticated client; ``key`` identifies it in a request context.
 
-    ``grants`` is what a key made at run time may do, None for other clients. ``sent_key`` is that
-    key as it was sent.
+    ``grants`` are the permissions of a key made at run time, None for other clients. ``sent_key``
+    is that key as it was sent.
     """
 
     key: str | None
@@ -35,8 +35,8 @@ def identify_client(key: str, allows_administrators: bool = False) -> Client:
     """Return the client that has sent ``key``, or no key if it is ``""``.
 
     With ``allows_administrators``, an administrator's key is as good as a client's.
-    Raises Unauthorized if clients need a key and this is none of theirs, and StoreUnavailable if
-    only the database knows, which is unavailable.
+    Raises Unauthorized if clients need a key and this is not a client's, and StoreUnavailable if
+    the keys in the database cannot be read.
     """
     services = get_services()
     settings = services.settings
@@ -56,7 +56,7 @@ def identify_client(key: str, allows_administrators: bool = False) -> Client:
 
 
 def require_client_key() -> str | None:
-    """Return what stands for the client in a request context, None without a key.
+    """Return the client's identity in a request context, None without a key.
 
     Raises Unauthorized or StoreUnavailable.
     """

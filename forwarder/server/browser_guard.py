@@ -1,4 +1,4 @@
-"""Protection against web pages that misuse a forwarder whose clients need no keys.
+"""Protection against web pages that misuse a forwarder without client keys.
 
 Without keys, two attacks are possible. A page of another site can send requests (cross-site
 request forgery), which the guard detects by ``Origin`` and ``Sec-Fetch-Site``. A page can make its

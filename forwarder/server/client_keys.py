@@ -48,7 +48,7 @@ def list_keys() -> Response:
 
 @blueprint.get("/<name>")
 def show_key(name: str) -> Response:
-    """Return a key by its id or name, with what it has used of its budget."""
+    """Return a key by its id or name, with the used part of its budget."""
     return answer_key(get_services().client_keys.get_key(name))
 
 

@@ -131,7 +131,7 @@ class ClientSocket:
             raise BrokenPipeError(errno.EPIPE, "The client does not read its response.") from None
 
     def _send_part(self, data: bytes | memoryview) -> int:
-        """Send what the client accepts now or next, and return its length.
+        """Send the bytes that the client accepts now or next, and return their number.
 
         Raises TimeoutError if the client accepts nothing, or if all waits of the request together
         exceed the time-out by more than the accepted bytes take at the slowest rate.

@@ -1,8 +1,8 @@
 """CORS middleware: lets web pages of configured origins use the forwarder from a browser.
 
-``FORWARDER_CORS_ORIGINS`` lists the origins, or ``*`` for all; the default is none. The middleware
-answers preflights before authentication, and they appear in neither log nor metrics. It never
-allows credentials: clients send their key in a header, not in a cookie.
+``FORWARDER_CORS_ORIGINS`` lists the origins, or ``*`` for all; by default it is empty. The
+middleware answers preflights before authentication, and they appear in neither log nor metrics. It
+never allows credentials: clients send their key in a header, not in a cookie.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class ForwarderExtension:
     """The services and the gateway of an application.
 
     gunicorn's worker reads ``settings`` and ``running`` and calls `resume_background_work` and
-    `save_usage`, all by name: after a SIGHUP it may be of another version than the application.
+    `save_usage`, all by name: after a SIGHUP its version may differ from the application's.
     """
 
     def __init__(self, services: Services) -> None:

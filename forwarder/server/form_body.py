@@ -19,7 +19,7 @@ MAX_FORM_PARTS = 100
 
 
 class FormFile(SpooledTemporaryFile[bytes]):
-    """A temporary file; what is written to it needs no memory of ``reservation`` any more."""
+    """A temporary file; bytes written to it leave the memory of ``reservation``."""
 
     def __init__(self, reservation: BodyReservation, space: FormSpace) -> None:
         super().__init__(max_size=1)  # 0 would keep it in memory
@@ -49,7 +49,7 @@ class FormStream:
 
 
 class FormRequest(Request):
-    """A Flask request whose form is read by `read_form`."""
+    """A Flask request that reads its form by `read_form`."""
 
     _reservation: BodyReservation
     _space: FormSpace

@@ -1,7 +1,7 @@
 """Requests that the operator's pages send to the application itself.
 
-Such a request runs as any other one: it is authenticated as the operator, who has signed in, and
-then counts, waits, is captured and logged like the requests of clients. A private key of the WSGI
+Such a request runs as any other one: it is authenticated as the signed-in operator, and then
+counts, waits, is captured and logged like the requests of clients. A private key of the WSGI
 environment marks it, which no client can set: names of headers have the prefix ``HTTP_`` there.
 """
 
@@ -26,8 +26,8 @@ _CALL = "forwarder.internal_call"
 """WSGI environment key of an `InternalCall`."""
 
 _INHERITED = ("REMOTE_ADDR", "gunicorn.socket")
-"""What the request has of the operator's own request: its address, and its connection, so that the
-request is cancelled when the browser leaves."""
+"""Parts of the operator's own request: its address, and its connection, so that the request is
+cancelled when the browser leaves."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class InternalCall:
     """The marker of a request of the operator.
 
     ``client_key`` is the key of the client for which the request is made: upstreams that get the
-    clients' own keys receive it, and what is stored belongs to it. ``make_recorder`` creates the
+    clients' own keys receive it, and stored data belongs to it. ``make_recorder`` creates the
     recorder of the request.
     """
 

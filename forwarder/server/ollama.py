@@ -194,7 +194,7 @@ def authorize_administrator() -> None:
 
 
 def read_client() -> Client:
-    """Return the caller, who is authorized, for the upstreams' model lists.
+    """Return the authorized caller, for the upstreams' model lists.
 
     An administrator is no client: the key is None.
     """
@@ -259,7 +259,7 @@ def list_pull_statuses(error: str | None) -> Iterator[Json]:
 
 
 def answer_lines(values: Iterator[Json]) -> Response:
-    """Return an NDJSON response whose lines are all known."""
+    """Return an NDJSON response of complete lines."""
     lines = b"".join(orjson.dumps(value) + b"\n" for value in values)
     return Response(lines, mimetype="application/x-ndjson")
 

@@ -204,7 +204,7 @@ def read_json_body(context: RequestContext, required: bool = True) -> Json:
 
 
 class EventStreamResponse(Response):
-    """A streamed response whose chunks are bytes.
+    """A streamed response with chunks of bytes.
 
     Werkzeug would pass each chunk through two more iterators, one to encode text, one to close.
     """

@@ -133,7 +133,7 @@ def finish_response(response: Response) -> Response:
 def hold_answer_memory(response: Response, context: RequestContext) -> None:
     """Count the memory of a large response until the client has received it.
 
-    It may be as large as the request body, and clients may read slowly.
+    The response may be as large as the request body, and clients may read slowly.
     """
     size = response.calculate_content_length() or 0
     if size > MAX_UNCOUNTED_ANSWER_BYTES and request.method != "HEAD":  # those are not closed
@@ -261,12 +261,12 @@ def authenticate(context: RequestContext, has_body: bool = True) -> None:
 
 
 def apply_client(context: RequestContext, client: Client) -> None:
-    """Record in the context who sent the request."""
+    """Record the client of the request in the context."""
     context.client_key, context.grants, context.sent_key = client
 
 
 def identify_internal_client(key: str | None) -> Client:
-    """Return the client for whom the operator sends a request, who needs no valid key."""
+    """Return the client of a request that the operator sends; its key need not be valid."""
     try:
         return identify_client(key or "")
     except Unauthorized:

@@ -144,4 +144,4 @@ def drop_type(tool: Json) -> Json:
 
 
 _SHAPE_ADAPTERS = {CHAT.name: adapt_chat, RESPONSES.name: adapt_responses}
-"""The protocols whose requests come in other shapes."""
+"""The protocols of which requests come in other shapes."""

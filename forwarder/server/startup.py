@@ -1,8 +1,8 @@
-"""The record ``started``: what this process serves, where, and for whom.
+"""The record ``started``: the addresses, upstreams and client keys of this process.
 
 A text log shows it as a banner, once for all workers of gunicorn. A JSON log has it for each
-worker. The record contains no keys. There is none for an application that serves nobody: one that
-a command or gunicorn's ``--check-config`` has loaded.
+worker. The record contains no keys. An application that only a command or gunicorn's
+``--check-config`` has loaded writes none.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def log_start(app: Flask) -> None:
 
 
 def find_addresses() -> list[str]:
-    """Return where the server listens that is loading the application; empty without a server."""
+    """Return the addresses of the server that loads the application; empty without a server."""
     worker = find_worker()
     if worker is not None:
         scheme = "https" if worker.cfg.is_ssl else "http"

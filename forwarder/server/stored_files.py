@@ -27,7 +27,7 @@ MIN_LIFETIME, MAX_LIFETIME = 3600, 2_592_000
 
 
 def open_files() -> tuple[FileStore, str]:
-    """Authenticate the client. Returns the files and the owner whose files it may access."""
+    """Authenticate the client. Returns the files and the client's owner."""
     context = request_context.current_context()
     context.route = "files"
     request_context.authenticate(context)

@@ -1,4 +1,4 @@
-"""What the routes for stored objects share: access, ids, metadata, and answers."""
+"""Shared helpers of the routes for stored objects: access, ids, metadata, and answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 
 
 def open_store() -> tuple[DatabaseConversationStore, str]:
-    """Authenticate the client. Returns the store and the owner whose data the client may access."""
+    """Authenticate the client. Returns the store and the client's owner."""
     store = authenticate_client().require_store()
     return store, store.find_owner(request_context.current_context())
 
@@ -65,7 +65,7 @@ def read_new_metadata() -> Json:
 
 
 def require_found(found: T | None, error: NotFound) -> T:
-    """Return an object that was found. Raises ``error`` if there is none."""
+    """Return an object that was found. Raises ``error`` for None."""
     if found is None:
         raise error
     return found

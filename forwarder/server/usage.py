@@ -31,7 +31,7 @@ BUCKET_WIDTHS = {"1d": (DAY_SECONDS, 7, 31), "1h": (HOUR_SECONDS, 24, 168)}
 """Width -> seconds, default and largest number of buckets of a page, as OpenAI has them."""
 
 OPENAI_GROUPS = {"model": "model", "api_key_id": "client", "project_id": "upstream"}
-"""What OpenAI's API groups by, and what that is here."""
+"""OpenAI's fields to group by -> the forwarder's."""
 
 
 @blueprint.get("/forwarder/usage")

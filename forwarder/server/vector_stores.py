@@ -55,7 +55,7 @@ MAX_EXPIRY_DAYS = 365
 
 
 def open_vector_stores() -> tuple[VectorStoreService, str]:
-    """Authenticate the client. Returns the stores and the owner whose stores it may access."""
+    """Authenticate the client. Returns the stores and the client's owner."""
     context = request_context.current_context()
     context.route = "vector_stores"
     request_context.authenticate(context)

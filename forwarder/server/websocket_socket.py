@@ -1,4 +1,4 @@
-"""What a WebSocket library needs from its socket and its decoder beyond its own use of them.
+"""Additions to the socket and the decoder of a WebSocket library.
 
 The library calls ``send`` from several threads. ``socket.send`` may send only a part, as with slow
 clients. WebSocket frames must be sent whole and must not interleave. It handles all frames that
@@ -27,7 +27,7 @@ def do_nothing() -> None:
 
 
 class LockedSocket:
-    """A socket whose `send` sends all data and holds a lock meanwhile.
+    """A socket with a `send` that sends all data under a lock.
 
     `send` raises OSError if the peer accepts no data for ``timeout`` seconds. The first `send` is
     the handshake response; the socket adds ``headers`` to it. ``message_bytes`` are the bytes that
