@@ -196,7 +196,7 @@ class Services:
         usage = UsageCounter(usage_store, settings.usage_interval)
         prices = PriceTable(settings)
         budgets = BudgetObserver(usage_store, prices, usage.flush, metrics)
-        if replay is None:  # a replay has settings of its own, which nobody configured
+        if replay is None:  # a replay's own settings are not the operator's configuration
             log_configuration(settings)
         return cls(
             settings=settings,
@@ -373,7 +373,7 @@ class UpstreamConnector:
         elif transport is None:  # a registered host may not lead into the private network
             transport = select_transport(upstream, heartbeat, self._guard.look_up)
         made = Upstream(upstream, transport, heartbeat, self._settings.max_answer)
-        if upstream.endpoint is not None:  # what one endpoint refuses, the others refuse too
+        if upstream.endpoint is not None:  # all endpoints refuse the same requests
             made.learned_quirks = self._learned_quirks.setdefault(
                 upstream.name, made.learned_quirks
             )
