@@ -1,4 +1,4 @@
-"""Resolve what a request continues: a previous response, a conversation, or referenced items.
+"""Resolve the history of a request: a previous response, a conversation, or referenced items.
 
 Wraps any Responses handler. Earlier items are prepended to the input, so that an upstream without
 storage can continue a conversation. An upstream that stores its own responses receives the id
@@ -40,8 +40,8 @@ def with_history(
     """Wrap a Responses handler: prepend the history that its requests refer to.
 
     ``find_owner`` is called only if there is something to look up. ``drop`` is called for history
-    that does not reach the upstream. ``get_reservation`` returns where the memory of the history is
-    reserved. Raises TooLarge if a request with its history exceeds ``limits``, and Overloaded if
+    that does not reach the upstream. ``get_reservation`` returns the reservation of memory for the
+    history. Raises TooLarge if a request with its history exceeds ``limits``, and Overloaded if
     there is no memory for it now.
     """
 

@@ -128,7 +128,7 @@ def file_not_found(name: str) -> NotFound:
 
 
 def storage_full(max_bytes: int) -> InvalidRequest:
-    """Create the error for an owner who may not store more."""
+    """Create the error for an owner at the limit of stored bytes."""
     return InvalidRequest(
         f"Your files and vector stores would have more than {max_bytes} bytes. Delete some.",
         param="file",

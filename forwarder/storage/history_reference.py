@@ -1,6 +1,6 @@
-"""What a request says about its history: which response or conversation it continues.
+"""The history that a request names: the response or conversation that it continues.
 
-Also whether it is to be stored, and what the upstream remembers itself.
+Also whether the response is stored, and whether the upstream stores responses.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ TYPES_WITH_STATUS = frozenset(
 def to_items(request_input: Any) -> list[Json]:
     """Return a request's ``input`` as items; a string becomes a user message.
 
-    Raises InvalidRequest for an item that is not an object or whose id cannot be stored.
+    Raises InvalidRequest for an item that is not an object or has an id that cannot be stored.
     """
     if not isinstance(request_input, str | list):
         return []

@@ -9,7 +9,7 @@ digests of older versions, to that owner.
 Without a secret shared by all workers, owners are the digests of API keys.
 
 A key with a name is accepted with the name too (``alice:KEY``) and has the owner of the key alone.
-What an older version stored under the whole text moves there as well.
+Data that an older version stored under the whole text moves there as well.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class ResponseRecorder:
             yield batch
 
     def _set_own_fields(self, event: Json) -> Json:
-        """Return an event whose response has this server's id and history fields."""
+        """Return an event with this server's id and history fields in its response."""
         response = event["response"]
         if self._upstream_id is None:
             self._upstream_id = str(response.get("id"))

@@ -12,7 +12,7 @@ the upstream twice and attempts remain. Otherwise the response fails.
 - `execution.py` runs a job, `progress.py` stores its events and renews its lease, `stopping.py`
   stops it. `running_jobs.py` holds the jobs of the process and limits their memory.
 - `takeover.py` takes over the jobs of other workers.
-- `job.py` and `stored_request.py` are what all of these share.
+- `job.py` and `stored_request.py` are shared by all of these.
 """
 
 from forwarder.storage.background.job import BackgroundLimits, BackgroundTask

@@ -7,7 +7,7 @@
   (`storage.repositories`) combine them to transactions.
 - `files.py`, `vector_stores.py` and `vector_chunks.py` are functions of a connection too, for
   files, vector stores and their passages; `numbered_lists.py` pages them.
-- `usage.py` adds up what clients use.
+- `usage.py` adds up the usage of clients.
 - `statements.py` holds precompiled SQL for queries that run on every request.
 - `change_notifier.py` tells other workers about changed models, and `key_rotation.py` re-encrypts
   stored values.

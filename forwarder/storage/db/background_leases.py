@@ -85,7 +85,7 @@ def set_origin(
     origin: ResponseOrigin,
     request: str | None,
 ) -> bool:
-    """Store where an own response is produced, so that another worker can follow it.
+    """Store the origin of an own response, so that another worker can follow it.
 
     ``request`` is the encrypted request. False if the response belongs to another worker now.
     """

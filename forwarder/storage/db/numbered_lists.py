@@ -1,4 +1,4 @@
-"""Pages of lists whose order is a column of numbers, after or before a given entry."""
+"""Pages of lists ordered by a column of numbers, after or before a given entry."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def is_path_usable(path: Path) -> bool:
 def load_secrets(database: Database | None, new_secret: str | None = None) -> tuple[str, ...]:
     """Return the secret stored next to a SQLite file; empty if it can be neither read nor written.
 
-    If there is none yet, ``new_secret`` or a random one is stored. Used if the operator has not
+    Stores ``new_secret`` or a random one if the file is missing. Used if the operator has not
     configured a secret.
     """
     if isinstance(database, SqliteDatabase):
@@ -117,7 +117,7 @@ def load_secret_file(path: Path, new_secret: str) -> str:
 def check_key_file(file: int, path: Path) -> None:
     """Make the file readable only by this user.
 
-    Raises OSError if other users may have written it: a user who can write it controls the secret.
+    Raises OSError if other users may have written it, because write access controls the secret.
     """
     status = os.fstat(file)
     if status.st_uid not in (os.geteuid(), 0):

@@ -37,7 +37,7 @@ FILE_TABLES = (
     vector_store_chunks,
 )
 CHILD_TABLES = frozenset({events, conversation_items, *FILE_TABLES} - {files, vector_stores})
-"""Tables whose rows are moved together with their parent rows."""
+"""Tables with rows that are moved together with their parent rows."""
 
 FIND_ANY_ROW = Statement(
     "SELECT 1 WHERE EXISTS (SELECT 1 FROM responses WHERE owner = :owner) "

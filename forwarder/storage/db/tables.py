@@ -366,7 +366,7 @@ usage_hours = sa.Table(
         )
     ),
 )  # fmt: skip
-"""What clients used in an hour, which begins at ``hour``. `usage.py` describes the counts.
+"""Usage of clients in the hour that begins at ``hour``. `usage.py` describes the counts.
 ``client`` is the name of the client, not its owner: rows contain no content, and administrators
 read all of them.
 """

@@ -20,7 +20,7 @@ MAX_DELETED_HOURS = 24
 
 
 class UsageCounts(NamedTuple):
-    """What is counted.
+    """The counts of a set of requests.
 
     ``errors`` are requests with a status from 400 and failed answers, ``cancelled`` are requests
     whose client left, and neither counts as the other. ``estimated`` is the number of requests
@@ -52,7 +52,7 @@ class UsageCounts(NamedTuple):
 
 
 class UsageKey(NamedTuple):
-    """What a row counts; ``hour`` is its start in Unix seconds, UTC."""
+    """The key of a row of counts; ``hour`` is its start in Unix seconds, UTC."""
 
     hour: int
     client: str
@@ -63,7 +63,7 @@ class UsageKey(NamedTuple):
 class UsageQuery(NamedTuple):
     """The rows of the hours from ``start`` until before ``end``, of one client or of all.
 
-    ``group`` names what the sums are separated by: ``hour`` or ``day``, ``client``, ``model``,
+    ``group`` names the dimensions of the sums: ``hour`` or ``day``, ``client``, ``model``,
     ``upstream``. Sums are ordered by their keys, with ``largest_first`` by their tokens.
     """
 
@@ -82,7 +82,7 @@ class UsageSum(NamedTuple):
 
 
 class PricedSum(NamedTuple):
-    """The sums of one group with their cost in USD, which is None if no model has a price.
+    """The sums of one group and their cost in USD, None if no model has a price.
 
     ``unpriced_requests`` are requests for models without a price.
     """

@@ -1,6 +1,6 @@
 """Rows of the passages in vector stores, and both ways to find them: by words and by vectors.
 
-The full-text index differs between databases: SQLite has an FTS5 table, whose rank is BM25;
+The full-text index differs between databases: SQLite has an FTS5 table, ranked by BM25;
 PostgreSQL has a column of the type ``tsvector`` and ``ts_rank_cd``. Both stem English words.
 """
 
@@ -70,7 +70,7 @@ class NewChunk(NamedTuple):
 
 
 class ScannedChunk(NamedTuple):
-    """What a scan reads of a passage."""
+    """The columns of a passage that a scan reads."""
 
     number: int
     file: str

@@ -88,7 +88,7 @@ class FileBatch(NamedTuple):
 
 
 class PendingFile(NamedTuple):
-    """A file that a worker has claimed, with what it needs to process it."""
+    """A file that a worker has claimed, with the data for processing it."""
 
     number: int
     owner: str
@@ -211,7 +211,7 @@ def refresh_size(connection: sa.Connection, owner: str, name: str) -> None:
 
 
 def refresh_all_sizes(connection: sa.Connection) -> None:
-    """Set the sizes of all stores whose files were deleted by age or size."""
+    """Update the sizes of all stores after files were deleted by age or size."""
     total = sa.select(sa.func.coalesce(sa.func.sum(files.c.size), 0)).where(
         files.c.owner == stores.c.owner, files.c.store == stores.c.id
     )

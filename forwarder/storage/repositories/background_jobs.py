@@ -69,7 +69,7 @@ class BackgroundJobRepository:
     def set_origin(
         self, owner: str, response_id: str, origin: ResponseOrigin, request: str | None
     ) -> bool:
-        """Store where the response is produced, so that another worker can follow it.
+        """Store the origin of a response, so that another worker can follow it.
 
         ``request`` is the encrypted request. False if the job belongs to another worker now.
         """
@@ -183,7 +183,7 @@ class BackgroundJobRepository:
         """Take over a waiting job, with a new lease on its conversation.
 
         The job is None if another worker was faster, and the failed response after ``max_attempts``
-        attempts. ``memory`` is where the JSON texts of the job are reserved before they are parsed.
+        attempts. ``memory`` reserves the JSON texts of the job before they are parsed.
         Raises ConversationLocked if a turn is running in the conversation.
         """
 

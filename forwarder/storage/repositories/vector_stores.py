@@ -153,7 +153,7 @@ class VectorStoreRepository:
     # -- processing -------------------------------------------------------------------------------
 
     def claim_file(self, worker: str) -> PendingFile | None:
-        """Claim a waiting file for a worker; None if there is none."""
+        """Claim a waiting file for a worker; None if no file waits."""
         return self._database.write(lambda c: vector_stores.claim_file(c, worker))
 
     def renew_claim(self, file: PendingFile, worker: str) -> bool:
