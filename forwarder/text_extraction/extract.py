@@ -1,9 +1,9 @@
 """Extract the text of a document. A program of its own, so that it cannot harm the worker.
 
 It runs as ``python -I extract.py KIND NAME``, reads the content from standard input, and writes a
-line with a status and the number of bytes, then the text, or the reason if there is none. `KINDS`
-has the kinds of documents. The program imports nothing of the forwarder, gets no environment, and
-limits its own memory and time.
+line with a status and the number of bytes, then the text, or the reason of failure. `KINDS` has the
+kinds of documents. The program imports nothing of the forwarder, gets no environment, and limits
+its own memory and time.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def clean_text(text: str) -> str:
 
 
 def choose_extractor(data: bytes, filename: str) -> Callable[[bytes], Iterator[str]]:
-    """Return the extractor for a content. The name decides only what the content cannot tell."""
+    """Return the extractor for a content. The name decides only if the content is ambiguous."""
     head, suffix = data[:DETECTED_BYTES], os.path.splitext(filename.lower())[1]
     if b"%PDF-" in head:
         return extract_pdf
@@ -228,7 +228,7 @@ def extract_plain(data: bytes) -> Iterator[str]:
             raise UnsupportedFile(
                 "The file is not a text, PDF, HTML or Word (.docx) file."
             ) from error
-        yield data.decode("cp1252", "replace")  # what older Windows programs write
+        yield data.decode("cp1252", "replace")  # the encoding of older Windows programs
 
 
 KINDS: dict[str, Callable[[bytes, str], str]] = {
@@ -248,7 +248,7 @@ def limit_resources(kind: str) -> None:
 
 
 def main() -> None:
-    """Read a document from standard input, and write its text or the reason why there is none."""
+    """Read a document from standard input, and write its text or the reason of failure."""
     kind, name = sys.argv[1:]
     limit_resources(kind)
     try:
@@ -259,7 +259,7 @@ def main() -> None:
         text, status = str(error), INVALID
     except MemoryError:
         text, status = f"The {kind} needs too much memory.", INVALID
-    except Exception as error:  # whatever a parser raises for a broken document
+    except Exception as error:  # parsers raise errors of any class for a broken document
         text, status = f"The {kind} cannot be read ({type(error).__name__}).", INVALID
     content = text.encode("utf-8", "replace")
     sys.stdout.buffer.write(f"{status} {len(content)}\n".encode() + content)

@@ -1,6 +1,6 @@
-"""Runs `extract.py` in a process of its own, which is killed if it takes too long.
+"""Runs `extract.py` in a process of its own, and kills it if it takes too long.
 
-The process reads and writes temporary files, so that nobody waits for pipes. It is started by
+The process reads and writes temporary files, so that no greenlet waits for pipes. It is started by
 ``posix_spawn`` and awaited by polling, because gevent's `subprocess` forks the whole worker and
 works only in the main thread.
 """
