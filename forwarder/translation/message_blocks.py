@@ -1,7 +1,7 @@
 """Writes the events of a Messages answer, for the translations from both of OpenAI's APIs.
 
 The blocks of a message follow each other strictly, but upstreams may interleave calls and items.
-The open block is streamed; what belongs to later blocks waits until the blocks before it are done.
+The open block is streamed; events of later blocks wait until the blocks before them are done.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def make_refusal_delta(explanation: str) -> Json:
 
 
 def map_usage(usage: Any, searches: int = 0) -> Json:
-    """Responses usage -> usage of the Messages API, whose input excludes what the cache had."""
+    """Responses usage -> usage of the Messages API, with input that excludes cached tokens."""
     counts = usage if isinstance(usage, dict) else {}
     details = counts.get("input_tokens_details") or {}
     cached, written = (read_count(details, f"{name}_tokens") for name in ("cached", "cache_write"))

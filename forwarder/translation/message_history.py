@@ -1,7 +1,7 @@
 """Reads the conversation of a Messages request, for the translations to both of OpenAI's APIs.
 
 Messages of one role that follow each other are one turn.  The results of calls are blocks of the
-user's next turn.  A `ConversationBuilder` builds the upstream's form of what is read here.
+user's next turn.  A `ConversationBuilder` builds the upstream's form of the conversation.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def read_user(request: Json) -> str | None:
 def make_cache_key(request: Json, system: str) -> str | None:
     """Return a key for the upstream's prompt cache, if the client marks anything for caching.
 
-    It is the same for all requests of a conversation, whose user and system prompt stay.
+    All requests of a conversation have the same key, because user and system prompt stay.
     """
     if not has_cache_control(request):
         return None

@@ -32,7 +32,7 @@ from forwarder.translation.message_blocks import (
 from forwarder.translation.messages_over_responses.request import TranslatedMessagesRequest
 
 _CALL_INPUTS = {"function_call": "arguments", "custom_tool_call": "input"}
-"""Item type of a call -> the field with what the model wrote."""
+"""Item type of a call -> the field with the model's text."""
 
 Place = tuple[Any, Any]
 """Output index and index of the part; an item without parts has None for the second one."""
@@ -84,7 +84,7 @@ class MessageBuilder:
         self._sent: dict[Place, int] = {}  # characters of texts and calls
         self._reasoning_parts: dict[Any, Place] = {}  # output index -> the part that is shown
         self._finished: set[Any] = set()  # output indexes of items
-        self._cited: set[Place] = set()  # texts whose citations were sent
+        self._cited: set[Place] = set()  # texts with sent citations
         self._call_ids: set[str] = set()
         self._refusal: list[str] = []
         self._searches = 0

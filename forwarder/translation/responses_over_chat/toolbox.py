@@ -87,7 +87,7 @@ class Toolbox:
         return self._tools.get(chat_name) or ClientTool(FUNCTION, chat_name)
 
     def is_native(self, kind: ToolKind) -> bool:
-        """Whether the upstream supports this kind, so that it needs no function in its place."""
+        """Whether the upstream supports this kind, so that no function replaces it."""
         return kind is CUSTOM and self._context.custom_tools
 
     def convert_choice(self, choice: Any) -> Any:
