@@ -201,7 +201,7 @@ class Upstream:
         return self._with_settings_check(start_response, context.client_key)
 
     def _send_unstreamed(self, protocol: str, body: Json, context: RequestContext) -> Batches:
-        """Send a request whose answer is never streamed; return the answer as one event."""
+        """Send a request that is never answered by a stream; return the answer as one event."""
 
         def start_response() -> Batches:
             response = self._connection.post(protocol, body, context)

@@ -1,7 +1,7 @@
 """Finds the quirks of a Chat upstream: sends it the requests of `providers/probe.py`.
 
-Each probe starts with the profile that the earlier ones found. What a refusal teaches changes it,
-and the probe is sent again. The command ``forwarder probe`` and the console use this.
+Each probe starts with the profile that the earlier ones found. A refusal changes the profile, and
+the probe is sent again. The command ``forwarder probe`` and the console use this.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class QuirkProbe:
             yield verdict
 
     def collect_changes(self) -> ProfileChanges:
-        """Return the changes that make the upstream accept what the probes found so far."""
+        """Return the profile changes that the probes have found so far."""
         return diff_profiles(self._profile, self._upstream.profile)
 
     def _try_feature(self, feature: str, profile: Profile) -> tuple[Profile, ProbeVerdict]:

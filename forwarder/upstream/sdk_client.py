@@ -1,4 +1,4 @@
-"""The official SDK's client, whose own methods open the streams of upstreams.
+"""The official SDK's client: its own methods open the streams of upstreams.
 
 `chat.completions.create` and `responses.stream` take a body as typed parameters, walk through
 it (14 ms for 100 messages), encode it and build a typed object for each event.  Bodies and events
@@ -26,7 +26,7 @@ _USER_AGENT = f"OpenAI/Python {openai.__version__}"
 """The SDK's own User-Agent. The SDK would derive another one from the name of a subclass."""
 
 RAW_STREAM = Stream[object]
-"""The stream class for calls whose unread response is returned instead of a stream."""
+"""The stream class for calls that return the unread response instead of a stream."""
 
 _BLANK_OPTIONS = FinalRequestOptions.construct(method="", url="", params={}, max_retries=0)
 """The SDK's options that are the same for all encoded requests.  To fill in their defaults for each
@@ -97,9 +97,9 @@ class SdkClient(OpenAI):
     def _build_request(
         self, options: FinalRequestOptions, *, retries_taken: int = 0
     ) -> httpx2.Request:
-        """Build a request whose body is encoded; the SDK builds all others.
+        """Build a request with an encoded body; the SDK builds all others.
 
-        Merging a query, a form and files takes the SDK a fifth of a call, and there are none.
+        The SDK's merging of a query, a form and files takes a fifth of a call and is not needed.
         """
         if not isinstance(options.content, bytes) or options.params or self._has_default_query:
             return super()._build_request(options, retries_taken=retries_taken)

@@ -2,7 +2,7 @@
 
 A request that belongs to a conversation goes where the conversation went before, so that the
 upstream's prompt cache knows its beginning (rendezvous hashing, weighted). All other requests, and
-conversations whose endpoint is much busier than another, go to the least busy one.
+conversations of an endpoint that is much busier than another, go to the least busy one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Placement(NamedTuple):
     """Where a request belongs.
 
     ``sticky_key`` is the same for all requests that share a beginning. ``origin`` is the endpoint
-    that stores what the request names; with ``is_pinned`` no other endpoint can serve it.
+    that stores the objects of the request; with ``is_pinned`` no other endpoint can serve it.
     """
 
     sticky_key: str | None = None

@@ -25,7 +25,7 @@ QUOTA_SECONDS = 300.0
 """How long an exhausted account rests, unless the upstream names a time."""
 
 MAX_REST_SECONDS = 3600.0
-"""The longest rest, whatever time an upstream names."""
+"""The longest rest, even if an upstream names a longer one."""
 
 MAX_MODELS = 256
 """Models of an endpoint that may rest at once; rests of further ones are not kept."""

@@ -35,7 +35,7 @@ class RetryBudget:
             self._add_retries(RETRIES_PER_REQUEST)
 
     def spend(self) -> bool:
-        """Take one retry; return False if there is none left."""
+        """Take one retry; return False if the budget is empty."""
         with self._lock:
             now = self._now()
             self._add_retries((now - self._filled_at) * RETRIES_PER_SECOND)

@@ -140,7 +140,7 @@ class SharedState:
             self._resting_states[name_rests(state)] = state
 
     def exchange(self) -> None:
-        """Write what is new here, and apply what is new elsewhere; log when Redis goes away."""
+        """Write this worker's changes, and apply those of others; log when Redis goes away."""
         try:
             self._drop_expired()
             if self._offset is None:

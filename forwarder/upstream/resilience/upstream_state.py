@@ -165,7 +165,7 @@ class UpstreamState:
     def run_with_retries(self, work: Callable[[], T], context: RequestContext) -> T:
         """Run ``work`` and retry it while that may help.  Raises the last error."""
         pauses = self.make_backoff()
-        # Before the answer begins, the next endpoint is tried at once; later there is none.
+        # Before the answer begins, the next endpoint is tried at once, and no other one after that.
         is_balanced = self.settings.endpoint is not None and context.first_event_at is None
         if not is_balanced:
             self.retry_budget.earn()
@@ -242,7 +242,7 @@ class UpstreamState:
     def wait_for_retry(
         self, error: ForwarderError, pauses: Backoff, context: RequestContext
     ) -> bool:
-        """Wait for the next attempt; return False if there is none."""
+        """Wait for the next attempt; return False without waiting if no attempt is left."""
         if context.is_cancelled or not is_worth_retry(error) or self.best_state != CLOSED:
             return False
         pause = pauses.next_delay(parse_retry_after(error.headers))
