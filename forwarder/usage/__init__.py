@@ -1,4 +1,4 @@
-"""Usage: who asks which model of which upstream for how much, and what it costs.
+"""Usage: counts and costs per client, model and upstream.
 
 - `counter.py` counts finished requests in memory and adds the counts to a store regularly.
 - `store.py` is the interface of stores, and the one in the memory of a worker. The one of a

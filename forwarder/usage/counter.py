@@ -138,7 +138,7 @@ class UsageCounter(RequestObserver):
         return row
 
     def _restore(self, rows: Rows) -> None:
-        """Let rows wait again, together with what was counted meanwhile."""
+        """Let rows wait again, together with the counts since then."""
         with self._lock:
             newer, self._pending = self._pending, rows
             for key, counts in newer.items():

@@ -65,8 +65,8 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 class UsageLine(NamedTuple):
     """The sums of a group. ``start`` is the beginning of its hour or day.
 
-    What the report is not grouped by is None. ``cost`` is that of the models with a price, None if
-    no model has one; ``unpriced_requests`` are requests for models without a price.
+    Fields that the report is not grouped by are None. ``cost`` is that of the models with a price,
+    None if no model has one; ``unpriced_requests`` are requests for models without a price.
     """
 
     start: int | None
@@ -146,7 +146,7 @@ class UsageReport:
 
 
 class UsageReporter:
-    """Reads usage from ``store``; ``flush`` adds to it what this worker has not added yet."""
+    """Reads usage from ``store``; ``flush`` adds this worker's waiting counts to it."""
 
     def __init__(
         self, store: UsageStore, prices: PriceTable, flush: Callable[[], object] = lambda: None
