@@ -30,7 +30,7 @@ class ChunkingStrategy(NamedTuple):
 
 
 def read_strategy(value: Json | None, param: str) -> ChunkingStrategy:
-    """Return the strategy of a request; the default one if there is none. Raises InvalidRequest."""
+    """Return the strategy of a request, the default one for None. Raises InvalidRequest."""
     if value is None:
         return ChunkingStrategy()
     kind = require_field(value, "type", STR, f"{param}.type")
@@ -99,7 +99,7 @@ def find_break(text: str, start: int, limit: int) -> int:
 
 
 def find_overlap_start(text: str, start: int, end: int, tokens: int) -> int:
-    """Return where the next passage starts, so that it repeats at most this many tokens."""
+    """Return the start of the next passage, so that it repeats at most this many tokens."""
     low, high = max(start, end - int(tokens * CHARACTERS_PER_TOKEN)), end
     while low < high:
         middle = (low + high) // 2

@@ -90,7 +90,7 @@ class Ingestor:
             self._wake.wait(POLL_SECONDS)
 
     def process_next_file(self) -> bool:
-        """Process a waiting file. Returns False if there is none. Raises StoreUnavailable."""
+        """Process a waiting file. Returns False if no file waits. Raises StoreUnavailable."""
         claimed = self._repository.claim_file(self._worker)
         if claimed is None:
             return False

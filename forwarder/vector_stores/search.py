@@ -1,7 +1,7 @@
 """Search in vector stores: by words, by embeddings, and both fused.
 
-Reciprocal rank fusion adds up what a passage's ranks in the lists of both methods are worth. A
-score of 1 means that a passage is the first one in all lists.
+Reciprocal rank fusion adds up scores of a passage's ranks in the lists of both methods. A score of
+1 means that a passage is the first one in all lists.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class SearchResult(NamedTuple):
 
 
 class StoreFileInfo(NamedTuple):
-    """What a result tells of its file."""
+    """The fields of a result that describe its file."""
 
     filename: str
     attributes: Json
@@ -217,7 +217,7 @@ class Searcher:
     def _scan_bits(
         self, owner: str, store: str, bits: bytes, files: frozenset[str], count: int
     ) -> list[int]:
-        """Return the numbers of the ``count`` passages whose bits differ least."""
+        """Return the numbers of the ``count`` passages with the fewest differing bits."""
         nearest: list[tuple[int, int]] = []
         after, wanted = 0, int.from_bytes(bits, "big")
         while True:

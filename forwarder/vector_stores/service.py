@@ -216,7 +216,7 @@ class VectorStoreService:
         return self._render_batch(owner, self._find_batch(owner, store_id, batch_id))
 
     def cancel_batch(self, owner: str, store_id: str, batch_id: str) -> Json:
-        """Cancel what is not processed yet, and return the object of the batch."""
+        """Cancel the files that are not processed yet, and return the object of the batch."""
         self._find_batch(owner, store_id, batch_id)
         batch = self._repository.cancel_batch(owner, store_id, batch_id)
         if batch is None:
