@@ -160,7 +160,7 @@ def test_a_part_that_cannot_be_closed_does_not_keep_the_others_open(
     services.close()
 
     assert services.database is not None
-    assert services.database.closed.is_set()
+    assert services.database.close_event.is_set()
 
 
 class Traces(RequestObserver):

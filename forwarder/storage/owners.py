@@ -76,7 +76,7 @@ class OwnerResolver:
         try:
             self._load_keys(self._repository)
         except StoreUnavailable:
-            spawn(partial(self._load_keys_later, self._repository, self._database.closed))
+            spawn(partial(self._load_keys_later, self._repository, self._database.close_event))
 
     def derive_owner(self, client_key: str | None) -> str:
         """Return the owner without a database query."""

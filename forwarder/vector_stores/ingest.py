@@ -77,11 +77,11 @@ class Ingestor:
         self._wake.set()
 
     def _run_loop(self) -> None:
-        while not self._repository.closed.is_set():
+        while not self._repository.close_event.is_set():
             self._wake.clear()
             try:
                 while self.process_next_file():
-                    if self._repository.closed.is_set():
+                    if self._repository.close_event.is_set():
                         return
             except StoreUnavailable:
                 pass  # the database logged it; the next round may succeed

@@ -99,7 +99,7 @@ class JobTakeover:
 
     def _run_takeover(self, callbacks: TakeoverCallbacks) -> None:
         while (
-            not self._database.closed.wait(TAKEOVER_POLL_SECONDS)
+            not self._database.close_event.wait(TAKEOVER_POLL_SECONDS)
             and not self._running.is_shutting_down
         ):
             try:

@@ -78,19 +78,19 @@ class Database:
     """Size of a trial write: on a full disk a few bytes may still fit."""
 
     def __init__(self) -> None:
-        self.closed = threading.Event()
+        self.close_event = threading.Event()
         self.recovery_callbacks: list[Callable[[], object]] = []
         self.written_bytes = 0
         self._is_prepared = False
         self._prepare_lock = threading.Lock()
         self.read_breaker = BackendBreaker(
-            self._try_read, self._log_read_state, make_public_reason, stop=self.closed
+            self._try_read, self._log_read_state, make_public_reason, stop=self.close_event
         )
         self.write_breaker = BackendBreaker(
             partial(self._try_write, self.trial_bytes),
             self._log_write_state,
             make_public_reason,
-            stop=self.closed,
+            stop=self.close_event,
         )
         probe = partial(write_and_delete, size=self.trial_bytes)
         self._settling = StabilityMonitor(lambda: self.write(probe))
@@ -247,7 +247,7 @@ class Database:
 
     def close(self) -> None:
         """Close all connections and stop background tasks."""
-        self.closed.set()
+        self.close_event.set()
 
 
 class SqliteDatabase(Database):

@@ -95,7 +95,7 @@ class Pruner:
     def _wait_for_round(self) -> bool:
         """Wait for the next round. True if the database was closed."""
         for _ in range(CHECKS_PER_ROUND):
-            if self._database.closed.wait(PRUNE_SECONDS / 4 / CHECKS_PER_ROUND):
+            if self._database.close_event.wait(PRUNE_SECONDS / 4 / CHECKS_PER_ROUND):
                 return True
             if self._database.written_bytes > self._max_size / PRUNES_PER_SIZE_LIMIT:
                 break

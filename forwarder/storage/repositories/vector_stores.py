@@ -28,9 +28,9 @@ class VectorStoreRepository:
         self._database = database
 
     @property
-    def closed(self) -> Event:
+    def close_event(self) -> Event:
         """Set when the database was closed."""
-        return self._database.closed
+        return self._database.close_event
 
     # -- stores -----------------------------------------------------------------------------------
 

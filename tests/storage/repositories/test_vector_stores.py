@@ -59,7 +59,7 @@ def test_files_are_added_as_a_batch(repository: VectorStoreRepository) -> None:
 
 
 def test_store_and_its_files_are_changed_and_removed(repository: VectorStoreRepository) -> None:
-    assert not repository.closed.is_set()
+    assert not repository.close_event.is_set()
     changed = repository.set_attributes("o", "vs_1", "file-1", {"a": 2})
     assert changed == repository.find_file("o", "vs_1", "file-1")
     assert changed is not None
