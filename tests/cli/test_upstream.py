@@ -67,9 +67,9 @@ def test_probe_finds_rejected_parameters() -> None:
 
 def test_control_characters_of_an_upstream_are_escaped() -> None:
     with ScriptedUpstream() as upstream:
-        upstream.script(faults.status(400, message="\x1b[2J\x9b31m\u202eno"))
+        upstream.script(faults.refuse_with_status(400, message="\x1b[2J\x9b31m\u202eno"))
         code, _, told = probed("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
-        upstream.script(faults.status(401, message="\x1b[2Jno"))
+        upstream.script(faults.refuse_with_status(401, message="\x1b[2Jno"))
         _, _, refused = probed("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
     assert code == 0
     assert r"(\x1b[2J\x9b31m\u202eno)" in told
@@ -108,7 +108,7 @@ def test_probe_finds_parameters_to_drop() -> None:
 
 def test_probe_reports_unknown_refusals() -> None:
     with ScriptedUpstream() as upstream:
-        upstream.script(faults.status(400, message="Not today."))
+        upstream.script(faults.refuse_with_status(400, message="Not today."))
         code, _, told = probed("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
     assert code == 0
     assert "a token limit: rejected, no known quirk helps (Not today.)" in told

@@ -42,7 +42,7 @@ def make_provider(*refused: str) -> Answer:
         request.read()
         if request.method == "POST":
             body = json.loads(request.content)
-            wrong = check_chat(body) or vendors.refusals("chat", body, refused)
+            wrong = check_chat(body) or vendors.list_refusals("chat", body, refused)
             if wrong:
                 error = {"message": str(wrong[0]), "param": wrong[0].param, "code": wrong[0].code}
                 return httpx2.Response(400, json={"error": error})

@@ -93,7 +93,7 @@ class Answer:
     usage: Usage | None = Usage()
     pieces: int = 3
 
-    def cut(self, text: str) -> list[str]:
+    def cut_text(self, text: str) -> list[str]:
         """``text`` in ``pieces`` parts, none of them empty."""
         size = max(1, -(-len(text) // self.pieces))
         return [text[i : i + size] for i in range(0, len(text), size)]
@@ -138,12 +138,12 @@ def seal(text: str) -> str:
     return SEALED + base64.urlsafe_b64encode(text.encode()).decode()
 
 
-def obfuscation(piece: str) -> str:
+def make_obfuscation(piece: str) -> str:
     """Padding that hides a delta's length, as OpenAI sends it unless told not to."""
     return "x" * (16 - len(piece) % 16)
 
 
-def error(
+def make_error(
     message: str,
     type: str = "invalid_request_error",
     *,

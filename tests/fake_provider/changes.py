@@ -32,23 +32,23 @@ def usage_with_finish(chunks: list[Json], ask: Ask) -> list[Json]:
 
 def roleless(chunks: list[Json], ask: Ask) -> list[Json]:
     """No delta says whose it is, and no chunk is there only to say it."""
-    return _deltas(chunks[1:], lambda delta: {k: v for k, v in delta.items() if k != "role"})
+    return _change_deltas(chunks[1:], lambda delta: {k: v for k, v in delta.items() if k != "role"})
 
 
 def role_everywhere(chunks: list[Json], ask: Ask) -> list[Json]:
     """Every delta says whose it is, and has content, if only an empty one."""
-    return _deltas(chunks, lambda delta: {"role": "assistant", "content": "", **delta})
+    return _change_deltas(chunks, lambda delta: {"role": "assistant", "content": "", **delta})
 
 
 def content_null(chunks: list[Json], ask: Ask) -> list[Json]:
     """Every delta has every field; null where it says nothing."""
     nothing = {"content": None, "reasoning_content": None, "tool_calls": None, "refusal": None}
-    return _deltas(chunks, lambda delta: {**nothing, **delta})
+    return _change_deltas(chunks, lambda delta: {**nothing, **delta})
 
 
 def finish_empty(chunks: list[Json], ask: Ask) -> list[Json]:
     """``finish_reason`` is an empty string until there is one."""
-    return _choices(
+    return _change_choices(
         chunks, lambda choice: {**choice, "finish_reason": choice["finish_reason"] or ""}
     )
 
@@ -62,18 +62,18 @@ def filters_first(chunks: list[Json], ask: Ask) -> list[Json]:
 
 def message_for_delta(chunks: list[Json], ask: Ask) -> list[Json]:
     """The choices carry ``message`` where others carry ``delta``."""
-    return _choices(chunks, lambda choice: _renamed(choice, "delta", "message"))
+    return _change_choices(chunks, lambda choice: _rename_key(choice, "delta", "message"))
 
 
 def names_blank_later(chunks: list[Json], ask: Ask) -> list[Json]:
     """Only the first delta of a call has its id and name; in later ones they are empty."""
 
-    def blank(call: Json) -> Json:
+    def fill_with_blanks(call: Json) -> Json:
         if "id" in call:
             return call
         return {**call, "id": "", "type": "function", "function": {"name": "", **call["function"]}}
 
-    return _calls(chunks, blank)
+    return _change_calls(chunks, fill_with_blanks)
 
 
 def names_repeated(chunks: list[Json], ask: Ask) -> list[Json]:
@@ -85,17 +85,17 @@ def names_repeated(chunks: list[Json], ask: Ask) -> list[Json]:
         function = {"name": first["function"]["name"], **call["function"]}
         return {**call, "id": first["id"], "type": "function", "function": function}
 
-    return _calls(chunks, repeat)
+    return _change_calls(chunks, repeat)
 
 
 def one_index(chunks: list[Json], ask: Ask) -> list[Json]:
     """All calls are on index 0; a new id begins a new one."""
-    return _calls(chunks, lambda call: {**call, "index": 0})
+    return _change_calls(chunks, lambda call: {**call, "index": 0})
 
 
 def no_index(chunks: list[Json], ask: Ask) -> list[Json]:
     """Deltas of calls without an index; a new id begins a new call."""
-    return _calls(chunks, lambda call: {k: v for k, v in call.items() if k != "index"})
+    return _change_calls(chunks, lambda call: {k: v for k, v in call.items() if k != "index"})
 
 
 def whole_calls(chunks: list[Json], ask: Ask) -> list[Json]:
@@ -115,36 +115,36 @@ def whole_calls(chunks: list[Json], ask: Ask) -> list[Json]:
 def object_arguments(chunks: list[Json], ask: Ask) -> list[Json]:
     """Each call comes whole, its arguments an object and not the text of one."""
 
-    def parsed(call: Json) -> Json:
+    def parse_arguments(call: Json) -> Json:
         arguments = json.loads(call["function"]["arguments"])
         return {**call, "function": {**call["function"], "arguments": arguments}}
 
-    return _calls(whole_calls(chunks, ask), parsed)
+    return _change_calls(whole_calls(chunks, ask), parse_arguments)
 
 
 def finish_stop(chunks: list[Json], ask: Ask) -> list[Json]:
     """``stop`` is the finish reason even after calls."""
-    return _choices(chunks, lambda c: {**c, "finish_reason": c["finish_reason"] and "stop"})
+    return _change_choices(chunks, lambda c: {**c, "finish_reason": c["finish_reason"] and "stop"})
 
 
-def _deltas(chunks: list[Json], change: Callable[[Json], Json]) -> list[Json]:
-    return _choices(chunks, lambda choice: {**choice, "delta": change(choice["delta"])})
+def _change_deltas(chunks: list[Json], change: Callable[[Json], Json]) -> list[Json]:
+    return _change_choices(chunks, lambda choice: {**choice, "delta": change(choice["delta"])})
 
 
-def _calls(chunks: list[Json], change: Callable[[Json], Json]) -> list[Json]:
+def _change_calls(chunks: list[Json], change: Callable[[Json], Json]) -> list[Json]:
     def in_delta(delta: Json) -> Json:
         if "tool_calls" not in delta:
             return delta
         return {**delta, "tool_calls": [change(call) for call in delta["tool_calls"]]}
 
-    return _deltas(chunks, in_delta)
+    return _change_deltas(chunks, in_delta)
 
 
-def _choices(chunks: list[Json], change: Callable[[Json], Json]) -> list[Json]:
+def _change_choices(chunks: list[Json], change: Callable[[Json], Json]) -> list[Json]:
     return [{**c, "choices": [change(choice) for choice in c["choices"]]} for c in chunks]
 
 
-def _renamed(value: Json, old: str, new: str) -> Json:
+def _rename_key(value: Json, old: str, new: str) -> Json:
     return {new if key == old else key: inner for key, inner in value.items()}
 
 

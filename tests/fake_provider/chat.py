@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from .answers import CREATED, Answer, Ask, Call, Json, obfuscation
+from .answers import CREATED, Answer, Ask, Call, Json, make_obfuscation
 
 REASONING: dict[str, Callable[[str], Json]] = {
     "reasoning_content": lambda text: {"reasoning_content": text},
     "reasoning": lambda text: {"reasoning": text},
-    "reasoning_details": lambda text: {"reasoning_details": [_detail(text)]},
-    "openrouter": lambda text: {"reasoning": text, "reasoning_details": [_detail(text)]},
+    "reasoning_details": lambda text: {"reasoning_details": [_make_reasoning_detail(text)]},
+    "openrouter": lambda text: {
+        "reasoning": text,
+        "reasoning_details": [_make_reasoning_detail(text)],
+    },
     "think": lambda text: {"content": text},
-    "parts": lambda text: {"content": [_thinking(text)]},
+    "parts": lambda text: {"content": [_make_thinking(text)]},
 }
 """Reasoning field -> the delta that carries a piece of reasoning."""
 
 
-def chunks(answer: Answer, ask: Ask) -> list[Json]:
+def make_chunks(answer: Answer, ask: Ask) -> list[Json]:
     """The events of a stream, in order; the last has the usage when it was asked for."""
     choices = range(ask.body.get("n") or 1)
     said = [chunk for index in choices for chunk in _choice_chunks(answer, ask, index)]
@@ -25,16 +28,16 @@ def chunks(answer: Answer, ask: Ask) -> list[Json]:
         return said
     said = [{**chunk, "usage": None} for chunk in said]
     if answer.usage:
-        said.append({**_envelope(ask, "chat.completion.chunk"), "choices": [],
+        said.append({**_make_envelope(ask, "chat.completion.chunk"), "choices": [],
                      "usage": answer.usage.chat()})  # fmt: skip
     return said
 
 
-def completion(answer: Answer, ask: Ask) -> Json:
+def make_completion(answer: Answer, ask: Ask) -> Json:
     """The answer as one object."""
     choices = [_whole_choice(answer, ask, index) for index in range(ask.body.get("n") or 1)]
     usage = {"usage": answer.usage.chat()} if answer.usage else {}
-    return {**_envelope(ask, "chat.completion"), "choices": choices, **usage}
+    return {**_make_envelope(ask, "chat.completion"), "choices": choices, **usage}
 
 
 def finish_reason(answer: Answer) -> str:
@@ -42,7 +45,7 @@ def finish_reason(answer: Answer) -> str:
     return answer.finish or ("tool_calls" if answer.calls else "stop")
 
 
-def _envelope(ask: Ask, kind: str) -> Json:
+def _make_envelope(ask: Ask, kind: str) -> Json:
     return {
         "id": ask.id("chatcmpl-"),
         "object": kind,
@@ -55,16 +58,16 @@ def _envelope(ask: Ask, kind: str) -> Json:
 
 def _choice_chunks(answer: Answer, ask: Ask, index: int) -> Iterator[Json]:
     first = {"role": "assistant", "content": None if _only_calls(answer) else "", "refusal": None}
-    for delta in (first, *_deltas(answer, ask)):
-        yield _chunk(ask, index, delta, None)
-    yield _chunk(ask, index, {}, finish_reason(answer))
+    for delta in (first, *_make_deltas(answer, ask)):
+        yield _make_chunk(ask, index, delta, None)
+    yield _make_chunk(ask, index, {}, finish_reason(answer))
 
 
-def _chunk(ask: Ask, index: int, delta: Json, finish: str | None) -> Json:
+def _make_chunk(ask: Ask, index: int, delta: Json, finish: str | None) -> Json:
     choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-    chunk = {**_envelope(ask, "chat.completion.chunk"), "choices": [choice]}
+    chunk = {**_make_envelope(ask, "chat.completion.chunk"), "choices": [choice]}
     if ask.option("include_obfuscation", default=True):
-        chunk["obfuscation"] = obfuscation(str(delta))
+        chunk["obfuscation"] = make_obfuscation(str(delta))
     return chunk
 
 
@@ -72,17 +75,17 @@ def _only_calls(answer: Answer) -> bool:
     return bool(answer.calls) and not answer.text
 
 
-def _deltas(answer: Answer, ask: Ask) -> Iterator[Json]:
+def _make_deltas(answer: Answer, ask: Ask) -> Iterator[Json]:
     yield from _reasoning_deltas(answer)
-    yield from ({"content": piece} for piece in answer.cut(answer.text or ""))
-    yield from ({"refusal": piece} for piece in answer.cut(answer.refusal or ""))
+    yield from ({"content": piece} for piece in answer.cut_text(answer.text or ""))
+    yield from ({"refusal": piece} for piece in answer.cut_text(answer.refusal or ""))
     for number, call in enumerate(answer.calls):
         yield from _call_deltas(answer, call, number, ask.call_id(call, number))
 
 
 def _reasoning_deltas(answer: Answer) -> Iterator[Json]:
     spell = REASONING[answer.reasoning_field]
-    yield from (spell(piece) for piece in answer.cut(reasoning_text(answer)))
+    yield from (spell(piece) for piece in answer.cut_text(reasoning_text(answer)))
 
 
 def reasoning_text(answer: Answer) -> str:
@@ -93,31 +96,35 @@ def reasoning_text(answer: Answer) -> str:
 
 
 def _call_deltas(answer: Answer, call: Call, number: int, call_id: str) -> Iterator[Json]:
-    head = {"index": number, **_call(call, call_id, "")}
+    head = {"index": number, **_make_call(call, call_id, "")}
     yield {"tool_calls": [head]}
-    for piece in answer.cut(call.text):
-        yield {"tool_calls": [{"index": number, call.kind: {_grows(call): piece}}]}
+    for piece in answer.cut_text(call.text):
+        yield {"tool_calls": [{"index": number, call.kind: {_name_input_field(call): piece}}]}
 
 
-def _call(call: Call, call_id: str, text: str) -> Json:
+def _make_call(call: Call, call_id: str, text: str) -> Json:
     name = f"{call.namespace}__{call.name}" if call.namespace else call.name
-    return {"id": call_id, "type": call.kind, call.kind: {"name": name, _grows(call): text}}
+    return {
+        "id": call_id,
+        "type": call.kind,
+        call.kind: {"name": name, _name_input_field(call): text},
+    }
 
 
-def _grows(call: Call) -> str:
+def _name_input_field(call: Call) -> str:
     return "input" if call.kind == "custom" else "arguments"
 
 
 def _whole_choice(answer: Answer, ask: Ask, index: int) -> Json:
     return {
         "index": index,
-        "message": _message(answer, ask),
+        "message": _make_message(answer, ask),
         "logprobs": None,
         "finish_reason": finish_reason(answer),
     }
 
 
-def _message(answer: Answer, ask: Ask) -> Json:
+def _make_message(answer: Answer, ask: Ask) -> Json:
     message: Json = {
         "role": "assistant",
         "content": answer.text,
@@ -128,7 +135,7 @@ def _message(answer: Answer, ask: Ask) -> Json:
         message |= _whole_reasoning(answer)
     if answer.calls:
         message["tool_calls"] = [
-            _call(call, ask.call_id(call, i), call.text) for i, call in enumerate(answer.calls)
+            _make_call(call, ask.call_id(call, i), call.text) for i, call in enumerate(answer.calls)
         ]
     return message
 
@@ -142,9 +149,9 @@ def _whole_reasoning(answer: Answer) -> Json:
     return fields
 
 
-def _detail(text: str) -> Json:
+def _make_reasoning_detail(text: str) -> Json:
     return {"type": "reasoning.text", "text": text, "format": "unknown", "index": 0}
 
 
-def _thinking(text: str) -> Json:
+def _make_thinking(text: str) -> Json:
     return {"type": "thinking", "thinking": [{"type": "text", "text": text}]}

@@ -13,7 +13,7 @@ NINE = re.compile(r"[A-Za-z0-9]{9}")
 
 def moonshot_schemas(protocol: Protocol, body: Json) -> Violation | None:
     """Moonshot: nothing beside ``$ref``, no type beside ``anyOf``, refs to ``$defs``, no tuples."""
-    for path, node in nodes(body):
+    for path, node in list_schemas(body):
         wrong = "$ref" in node and (len(node) > 1 or not str(node["$ref"]).startswith("#/$defs/"))
         if wrong or ("anyOf" in node and "type" in node) or isinstance(node.get("items"), list):
             said = "tools.function.parameters is not a valid moonshot flavored json schema, details"
@@ -23,7 +23,7 @@ def moonshot_schemas(protocol: Protocol, body: Json) -> Violation | None:
 
 def gemini_schemas(protocol: Protocol, body: Json) -> Violation | None:
     """Gemini's compatible endpoint: a small set of keywords."""
-    for path, node in nodes(body):
+    for path, node in list_schemas(body):
         strange = {
             "$ref",
             "$defs",
@@ -42,7 +42,7 @@ def gemini_schemas(protocol: Protocol, body: Json) -> Violation | None:
 
 def mistral_schemas(protocol: Protocol, body: Json) -> Violation | None:
     """Mistral: headers of schemas, and openness, are extra."""
-    for path, node in nodes(body):
+    for path, node in list_schemas(body):
         for name in sorted({"$id", "$schema", "additionalProperties"} & node.keys()):
             return Violation(f"{path}.{name}: Extra inputs are not permitted", f"tools.{name}")
     return None
@@ -61,25 +61,25 @@ def long_call_ids(protocol: Protocol, body: Json) -> Violation | None:
     return None
 
 
-def nodes(body: Json) -> Iterator[tuple[str, Json]]:
+def list_schemas(body: Json) -> Iterator[tuple[str, Json]]:
     """Every schema in the tools, with the path to it."""
     for tool in body.get("tools") or ():
         schema = tool.get("function", tool).get("parameters")
         if schema:
-            yield from _inner("root", schema)
+            yield from _walk_schema("root", schema)
 
 
-def _inner(path: str, node: object) -> Iterator[tuple[str, Json]]:
+def _walk_schema(path: str, node: object) -> Iterator[tuple[str, Json]]:
     if not isinstance(node, dict):
         return
     yield path, node
     for key in ("properties", "$defs", "definitions"):
         for name, inner in node.get(key, {}).items():
-            yield from _inner(f"{path}.{key}.{name}", inner)
+            yield from _walk_schema(f"{path}.{key}.{name}", inner)
     for key in ("items", "anyOf", "oneOf", "allOf"):
         listed = node.get(key, ())
         for number, inner in enumerate(listed if isinstance(listed, list) else [listed]):
-            yield from _inner(f"{path}.{key}[{number}]", inner)
+            yield from _walk_schema(f"{path}.{key}[{number}]", inner)
 
 
 RULES = (moonshot_schemas, gemini_schemas, mistral_schemas, long_call_ids)

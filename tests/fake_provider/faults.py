@@ -1,6 +1,6 @@
 """What goes wrong upstream: each function makes an answer for ``ScriptedUpstream.script``.
 
-``harmless`` and ``fatal`` list them by name, for tests that must hold for all.
+``list_harmless`` and ``list_fatal`` list them by name, for tests that must hold for all.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from . import changes
-from .answers import Answer, Ask, Json, Protocol, dumps, error
-from .wire import RENDER, SSE_TYPE, Cut, Framing, Raw, Reply, Stall, Step, Stream, whole
+from .answers import Answer, Ask, Json, Protocol, dumps, make_error
+from .wire import RENDER, SSE_TYPE, Cut, Framing, Raw, Reply, Stall, Step, Stream, make_whole_reply
 
 Scripted = Answer | Stream | Raw
 
@@ -28,7 +28,7 @@ STATUSES: dict[int, tuple[str, str, str | None]] = {
 """Status -> message, type and code as OpenAI words them."""
 
 
-def status(
+def refuse_with_status(
     code: int,
     *,
     retry_after: int | None = None,
@@ -44,18 +44,18 @@ def status(
         more["retry-after"] = str(retry_after)
     if html:
         return Raw(body=HTML, status=code, headers={"content-type": "text/html", **more})
-    body = dumps(error(message or said, kind, param=param, code=name)).encode()
+    body = dumps(make_error(message or said, kind, param=param, code=name)).encode()
     return Raw(body=body, status=code, headers={"content-type": "application/json", **more})
 
 
-def html(code: int = 200) -> Raw:
+def answer_with_html(code: int = 200) -> Raw:
     """A page of some gateway in front of the upstream."""
-    return status(code, html=True)
+    return refuse_with_status(code, html=True)
 
 
 def error_in_200(message: str = "insufficient balance") -> Raw:
     """An error as the whole body, under a status of success."""
-    body = dumps(error(message, "server_error", code="1008")).encode()
+    body = dumps(make_error(message, "server_error", code="1008")).encode()
     return Raw(body=body, headers={"content-type": "application/json"})
 
 
@@ -67,8 +67,10 @@ def error_event(
     As a whole, an error in a 200, or a failed response.
     """
 
-    def spoiled(said: Json, ask: Ask) -> Json:
-        return _broken_down() if ask.protocol == "chat" else _failed(ask, after)["response"]
+    def make_error_body(said: Json, ask: Ask) -> Json:
+        return (
+            _broken_down() if ask.protocol == "chat" else _make_failed_event(ask, after)["response"]
+        )
 
     def change(events: list[Json], ask: Ask) -> list[Json]:
         inner = _broken_down()["error"]
@@ -76,21 +78,21 @@ def error_event(
             return [*events[:after], {"error": inner}]
         said = {"error": inner} if shape == "nested" else inner
         numbered = {**said, "type": "error", "sequence_number": after}
-        return [*events[:after], numbered, _failed(ask, after + 1)]
+        return [*events[:after], numbered, _make_failed_event(ask, after + 1)]
 
-    return Stream(answer, [change], spoiled, Framing(done=False))
+    return Stream(answer, [change], make_error_body, Framing(done=False))
 
 
-def failed(answer: Answer, after: int = 3) -> Stream:
+def fail_response(answer: Answer, after: int = 3) -> Stream:
     """``response.failed`` under HTTP 200, without an error event before it."""
     return Stream(
         answer,
-        [lambda events, ask: [*events[:after], _failed(ask, after)]],
-        lambda said, ask: _failed(ask, after)["response"],
+        [lambda events, ask: [*events[:after], _make_failed_event(ask, after)]],
+        lambda said, ask: _make_failed_event(ask, after)["response"],
     )
 
 
-def cut(answer: Answer, after: int = 3, reset: bool = True) -> Stream:
+def cut_connection(answer: Answer, after: int = 3, reset: bool = True) -> Stream:
     """The connection breaks after so many frames (negative: before the last so many)."""
     return Stream(answer, ending=lambda frames: [*frames[:after], Cut(reset)])
 
@@ -111,7 +113,7 @@ def without_terminal(answer: Answer) -> Stream:
     def change(events: list[Json], ask: Ask) -> list[Json]:
         if ask.protocol == "responses":
             return events[:-1]
-        return [event for event in events if not _finishes(event)]
+        return [event for event in events if not _has_finish_reason(event)]
 
     return Stream(answer, [change], framing=Framing(done=True))
 
@@ -126,22 +128,22 @@ def usage_after_done(answer: Answer) -> Stream:
     return Stream(answer, ending=_usage_last)
 
 
-def silent(seconds: float = 30.0) -> Stream:
+def never_answer(seconds: float = 30.0) -> Stream:
     """Takes the request and never answers."""
     return Stream(before=Stall(seconds))
 
 
-def stalled(answer: Answer, after: int = 0, seconds: float = 30.0) -> Stream:
+def stall(answer: Answer, after: int = 0, seconds: float = 30.0) -> Stream:
     """Answers with a head, so many frames, and then nothing."""
     return Stream(answer, ending=lambda frames: [*frames[:after], Stall(seconds), *frames[after:]])
 
 
-def slow(answer: Answer, delay: float = 0.02) -> Stream:
+def slow_down(answer: Answer, delay: float = 0.02) -> Stream:
     """So many seconds before each frame."""
     return Stream(answer, framing=Framing(delay=delay))
 
 
-def empty() -> Answer:
+def make_empty_answer() -> Answer:
     """An answer that says nothing at all."""
     return Answer()
 
@@ -151,10 +153,10 @@ class WholeInstead(Stream):
 
     def reply(self, ask: Ask) -> Reply:
         """The answer as one object."""
-        return whole(RENDER[ask.protocol][1](self.answer, ask))
+        return make_whole_reply(RENDER[ask.protocol][1](self.answer, ask))
 
 
-def harmless(answer: Answer, protocol: Protocol) -> dict[str, Scripted]:
+def list_harmless(answer: Answer, protocol: Protocol) -> dict[str, Scripted]:
     """Name -> the same answer, told by another vendor; its reader must not notice."""
     framings = {name: Stream(answer, framing=framing) for name, framing in FRAMINGS.items()}
     if protocol == "responses":
@@ -170,25 +172,25 @@ def harmless(answer: Answer, protocol: Protocol) -> dict[str, Scripted]:
     }
 
 
-def fatal(answer: Answer, protocol: Protocol) -> dict[str, Scripted]:
+def list_fatal(answer: Answer, protocol: Protocol) -> dict[str, Scripted]:
     """Name -> an upstream that breaks; its reader must not take it for success."""
     common: dict[str, Scripted] = {
         "hang_up": hang_up(),
-        "cut": cut(answer),
-        "closed": cut(answer, reset=False),
+        "cut": cut_connection(answer),
+        "closed": cut_connection(answer, reset=False),
         "ends_early": ends_early(answer),
         "error_event": error_event(answer),
         "error_in_200": error_in_200(),
-        "html_200": html(),
-        "html_502": html(502),
-        **{f"status_{code}": status(code) for code in STATUSES},
+        "html_200": answer_with_html(),
+        "html_502": answer_with_html(502),
+        **{f"status_{code}": refuse_with_status(code) for code in STATUSES},
     }
     if protocol == "chat":
         return common
     return {
         **common,
         "flat_error_event": error_event(answer, shape="flat"),
-        "failed": failed(answer),
+        "failed": fail_response(answer),
         "without_terminal": without_terminal(answer),
     }
 
@@ -232,15 +234,15 @@ CALL_CHANGES: Sequence[Callable[[list[Json], Ask], list[Json]]] = (
 
 
 def _broken_down() -> Json:
-    return error("The model broke down.", "server_error", code="server_error")
+    return make_error("The model broke down.", "server_error", code="server_error")
 
 
-def _failed(ask: Ask, number: int) -> Json:
+def _make_failed_event(ask: Ask, number: int) -> Json:
     response = RENDER["responses"][1](Answer(finish="failed"), ask)
     return {"type": "response.failed", "sequence_number": number, "response": response}
 
 
-def _finishes(chunk: Json) -> bool:
+def _has_finish_reason(chunk: Json) -> bool:
     return any(choice["finish_reason"] for choice in chunk["choices"])
 
 

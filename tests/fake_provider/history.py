@@ -55,7 +55,7 @@ def as_items(given: object) -> list[Json]:
     return list(given) if isinstance(given, list) else []
 
 
-def steps(ask: Ask, earlier: Turn | None = None) -> list[Step]:
+def list_steps(ask: Ask, earlier: Turn | None = None) -> list[Step]:
     """What was said before this request, in order."""
     if ask.protocol == "chat":
         return [step for message in ask.body["messages"] for step in _of_message(message)]

@@ -189,9 +189,9 @@ class _Handler(BaseHTTPRequestHandler):
         if reply.before:
             self._do(reply.before)
         if reply.steps is None:
-            self._send(_head(reply, f"content-length: {len(reply.body)}") + reply.body)
+            self._send(_encode_head(reply, f"content-length: {len(reply.body)}") + reply.body)
             return
-        self._send(_head(reply, "transfer-encoding: chunked"))
+        self._send(_encode_head(reply, "transfer-encoding: chunked"))
         steps = list(reply.steps)
         # the last event and the end of the body in one packet: a client that closes as soon as it
         # has seen the last event did not leave early
@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         for step in steps:
             self._do(step)
         if isinstance(last, bytes):
-            self._send((_chunk(last) if last else b"") + b"0\r\n\r\n")
+            self._send((_encode_chunk(last) if last else b"") + b"0\r\n\r\n")
         else:
             self._do(last)
             self._send(b"0\r\n\r\n")
@@ -213,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
             case Cut(reset):
                 self._hang_up(reset)
             case bytes():
-                self._send(_chunk(step))
+                self._send(_encode_chunk(step))
 
     def _send(self, data: bytes) -> None:
         if self._client_left():
@@ -242,11 +242,11 @@ class _Handler(BaseHTTPRequestHandler):
         raise HangUpError
 
 
-def _chunk(data: bytes) -> bytes:
+def _encode_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _head(reply: Reply, length: str) -> bytes:
+def _encode_head(reply: Reply, length: str) -> bytes:
     phrase = HTTPStatus(reply.status).phrase
     lines = [f"HTTP/1.1 {reply.status} {phrase}", length]
     lines += [f"{name}: {value}" for name, value in reply.headers.items() if value is not None]

@@ -34,11 +34,11 @@ class Tool:
     def bare(self) -> str:
         return self.name.rpartition("__")[2]
 
-    def called(self, number: int = 0, **values: object) -> Call:
+    def make_call(self, number: int = 0, **values: object) -> Call:
         """A call with these arguments, and samples for all others."""
         if self.kind == "custom":
             return self.with_input(str(values.get("input", "text")))
-        arguments = {**sample(self.schema), **values}
+        arguments = {**make_sample(self.schema), **values}
         return Call(self.name, dumps(arguments), namespace=self.namespace)
 
     def with_input(self, text: str) -> Call:
@@ -49,27 +49,27 @@ class Tool:
         return Call(self.name, dumps({argument: text}), namespace=self.namespace)
 
 
-def offered(ask: Ask) -> list[Tool]:
+def list_offered_tools(ask: Ask) -> list[Tool]:
     """All functions and custom tools on offer; built-in tools are left out."""
     tools = list(ask.body.get("tools") or ())
     for item in as_items(ask.body.get("input")):
         if item.get("type") in ("additional_tools", "tool_search_output"):
             tools += item["tools"]
-    return list(_tools(tools))
+    return list(_list_tools(tools))
 
 
-def sample(schema: Json, root: Json | None = None, name: str = "") -> Any:
+def make_sample(schema: Json, root: Json | None = None, name: str = "") -> Any:
     """A value that the JSON schema allows; optional properties are there too."""
     root = root or schema
     if "$ref" in schema:
-        return sample(_resolved(schema["$ref"], root), root, name)
+        return make_sample(_resolve_reference(schema["$ref"], root), root, name)
     for fixed in ("const", "default"):
         if fixed in schema:
             return schema[fixed]
     if choices := schema.get("enum"):
         return choices[0]
     if options := schema.get("anyOf") or schema.get("oneOf"):
-        return sample(options[0], root, name)
+        return make_sample(options[0], root, name)
     return _by_type(schema, root, name)
 
 
@@ -77,26 +77,26 @@ def _by_type(schema: Json, root: Json, name: str) -> Any:
     kind = schema.get("type", "object")
     kind = kind[0] if isinstance(kind, list) else kind
     if kind == "object":
-        return {k: sample(v, root, k) for k, v in schema.get("properties", {}).items()}
+        return {k: make_sample(v, root, k) for k, v in schema.get("properties", {}).items()}
     if kind == "array":
-        return [sample(schema.get("items", {"type": "string"}), root)]
+        return [make_sample(schema.get("items", {"type": "string"}), root)]
     if name in SAMPLES and isinstance(SAMPLES[name], str) == (kind == "string"):
         return SAMPLES[name]
     return BY_TYPE[kind]
 
 
-def _resolved(ref: str, root: Json) -> Json:
+def _resolve_reference(ref: str, root: Json) -> Json:
     value = root
     for key in ref.removeprefix("#/").split("/"):
         value = value[key]
     return value
 
 
-def _tools(tools: Iterable[Json], namespace: str | None = None) -> Iterator[Tool]:
+def _list_tools(tools: Iterable[Json], namespace: str | None = None) -> Iterator[Tool]:
     for tool in tools:
         kind = tool["type"]
         if kind == "namespace":
-            yield from _tools(tool["tools"], tool["name"])
+            yield from _list_tools(tool["tools"], tool["name"])
         elif kind in ("function", "custom"):
             said = tool.get(kind) or tool
             yield Tool(said["name"], kind, said.get("parameters") or {}, namespace)

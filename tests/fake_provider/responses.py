@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from .answers import CREATED, Answer, Ask, Call, Json, obfuscation, seal
+from .answers import CREATED, Answer, Ask, Call, Json, make_obfuscation, seal
 
 ENDINGS = {
     "length": ("incomplete", "max_output_tokens"),
@@ -47,27 +47,27 @@ ECHOED: Json = {
 """Parameter that the response repeats -> its value when the request has none."""
 
 
-def events(answer: Answer, ask: Ask) -> list[Json]:
+def make_events(answer: Answer, ask: Ask) -> list[Json]:
     """The events of a stream, numbered; the last is the terminal one."""
-    items = output(answer, ask)
-    opening = _response(ask, "in_progress", [])
+    items = make_output(answer, ask)
+    opening = _make_response(ask, "in_progress", [])
     said = [
         {"type": "response.created", "response": opening},
         {"type": "response.in_progress", "response": opening},
     ]
     for index, item in enumerate(items):
         said += ITEM_EVENTS[item["type"]](answer, item, index)
-    whole = response(answer, ask)
+    whole = make_response(answer, ask)
     said.append({"type": f"response.{whole['status']}", "response": whole})
     if ask.option("include_obfuscation", default=True):
-        said = [_obfuscated(event) for event in said]
-    return numbered(said)
+        said = [_obfuscate_event(event) for event in said]
+    return number_events(said)
 
 
-def response(answer: Answer, ask: Ask) -> Json:
+def make_response(answer: Answer, ask: Ask) -> Json:
     """The answer as one object."""
     status, reason = ENDINGS.get(answer.finish or "", ("completed", None))
-    whole = _response(ask, status, output(answer, ask))
+    whole = _make_response(ask, status, make_output(answer, ask))
     whole["usage"] = answer.usage.responses() if answer.usage else None
     if status == "completed":
         whole["completed_at"] = CREATED + 1
@@ -78,21 +78,21 @@ def response(answer: Answer, ask: Ask) -> Json:
     return whole
 
 
-def output(answer: Answer, ask: Ask) -> list[Json]:
+def make_output(answer: Answer, ask: Ask) -> list[Json]:
     """The finished items; of an incomplete answer the last one is incomplete."""
-    items = [*_reasoning(answer, ask), *_message(answer, ask)]
-    items += [_call(call, ask, i) for i, call in enumerate(answer.calls)]
+    items = [*_make_reasoning(answer, ask), *_make_message(answer, ask)]
+    items += [_make_call(call, ask, i) for i, call in enumerate(answer.calls)]
     if items and answer.finish in ENDINGS and "status" in items[-1]:
         items[-1]["status"] = "incomplete"
     return items
 
 
-def numbered(said: list[Json]) -> list[Json]:
+def number_events(said: list[Json]) -> list[Json]:
     """The events with their ``sequence_number``."""
     return [{**event, "sequence_number": number} for number, event in enumerate(said)]
 
 
-def _response(ask: Ask, status: str, items: list[Json]) -> Json:
+def _make_response(ask: Ask, status: str, items: list[Json]) -> Json:
     given = {name: ask.body[name] for name in ECHOED if ask.body.get(name) is not None}
     return {
         "id": ask.id("resp_"),
@@ -111,7 +111,7 @@ def _response(ask: Ask, status: str, items: list[Json]) -> Json:
     }
 
 
-def _reasoning(answer: Answer, ask: Ask) -> Iterator[Json]:
+def _make_reasoning(answer: Answer, ask: Ask) -> Iterator[Json]:
     if answer.reasoning is None:
         return
     item: Json = {"type": "reasoning", "id": ask.id("rs_"), "summary": []}
@@ -125,7 +125,7 @@ def _reasoning(answer: Answer, ask: Ask) -> Iterator[Json]:
     yield item
 
 
-def _message(answer: Answer, ask: Ask) -> Iterator[Json]:
+def _make_message(answer: Answer, ask: Ask) -> Iterator[Json]:
     content: list[Json] = []
     if answer.text is not None:
         content.append(
@@ -138,7 +138,7 @@ def _message(answer: Answer, ask: Ask) -> Iterator[Json]:
                "status": "completed", "content": content}  # fmt: skip
 
 
-def _call(call: Call, ask: Ask, number: int) -> Json:
+def _make_call(call: Call, ask: Ask, number: int) -> Json:
     custom = call.kind == "custom"
     item: Json = {
         "type": "custom_tool_call" if custom else "function_call",
@@ -152,18 +152,20 @@ def _call(call: Call, ask: Ask, number: int) -> Json:
 
 
 def _message_events(answer: Answer, item: Json, index: int) -> Iterator[Json]:
-    yield _added(item, index, content=[])
+    yield _make_added_event(item, index, content=[])
     yield from _content_events(answer, item, index)
-    yield _done(item, index)
+    yield _make_done_event(item, index)
 
 
 def _reasoning_events(answer: Answer, item: Json, index: int) -> Iterator[Json]:
     opened = {key: value for key, value in item.items() if key != "encrypted_content"}
-    yield _added(opened, index, summary=[], **({"content": []} if "content" in item else {}))
+    yield _make_added_event(
+        opened, index, summary=[], **({"content": []} if "content" in item else {})
+    )
     for number, part in enumerate(item["summary"]):
         yield from _summary_events(answer, item, index, number, part)
     yield from _content_events(answer, item, index)
-    yield _done(item, index)
+    yield _make_done_event(item, index)
 
 
 def _summary_events(
@@ -172,7 +174,7 @@ def _summary_events(
     where = {"item_id": item["id"], "output_index": index, "summary_index": number}
     name = "response.reasoning_summary"
     yield {"type": f"{name}_part.added", **where, "part": {**part, "text": ""}}
-    for piece in answer.cut(part["text"]):
+    for piece in answer.cut_text(part["text"]):
         yield {"type": f"{name}_text.delta", **where, "delta": piece}
     yield {"type": f"{name}_text.done", **where, "text": part["text"]}
     yield {"type": f"{name}_part.done", **where, "part": part}
@@ -183,7 +185,7 @@ def _content_events(answer: Answer, item: Json, index: int) -> Iterator[Json]:
         name, field, besides = PARTS[part["type"]]
         where = {"item_id": item["id"], "output_index": index, "content_index": number}
         yield {"type": "response.content_part.added", **where, "part": {**part, field: ""}}
-        for piece in answer.cut(part[field]):
+        for piece in answer.cut_text(part[field]):
             yield {"type": f"{name}.delta", **where, "delta": piece, **besides}
         yield {"type": f"{name}.done", **where, field: part[field], **besides}
         yield {"type": "response.content_part.done", **where, "part": part}
@@ -194,28 +196,28 @@ def _call_events(answer: Answer, item: Json, index: int) -> Iterator[Json]:
     field = "input" if custom else "arguments"
     name = "response.custom_tool_call_input" if custom else "response.function_call_arguments"
     where = {"item_id": item["id"], "output_index": index}
-    yield _added(item, index, **{field: ""})
-    for piece in answer.cut(item[field]):
+    yield _make_added_event(item, index, **{field: ""})
+    for piece in answer.cut_text(item[field]):
         yield {"type": f"{name}.delta", **where, "delta": piece}
     named = {} if custom else {"name": item["name"]}
     yield {"type": f"{name}.done", **where, field: item[field], **named}
-    yield _done(item, index)
+    yield _make_done_event(item, index)
 
 
-def _added(item: Json, index: int, **empty: object) -> Json:
+def _make_added_event(item: Json, index: int, **empty: object) -> Json:
     status = {"status": "in_progress"} if "status" in item else {}
     opened = {**item, **status, **empty}
     return {"type": "response.output_item.added", "output_index": index, "item": opened}
 
 
-def _done(item: Json, index: int) -> Json:
+def _make_done_event(item: Json, index: int) -> Json:
     return {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
-def _obfuscated(event: Json) -> Json:
+def _obfuscate_event(event: Json) -> Json:
     if not event["type"].endswith(".delta"):
         return event
-    return {**event, "obfuscation": obfuscation(event["delta"])}
+    return {**event, "obfuscation": make_obfuscation(event["delta"])}
 
 
 ITEM_EVENTS: dict[str, Callable[[Answer, Json, int], Iterator[Json]]] = {

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .answers import Answer, Ask, Call, Json, dumps
-from .history import Step, Turn, steps
-from .offers import Tool, offered, sample
+from .history import Step, Turn, list_steps
+from .offers import Tool, list_offered_tools, make_sample
 
 MARKER = re.compile(r"\[\[scenario:(\w+)((?:\s+\w+=[^\s\]]+)*)\s*\]\]")
 
@@ -37,7 +37,7 @@ class Scene:
         return [step.text for step in self.since if step.kind == "result"]
 
     @property
-    def called(self) -> list[str]:
+    def called_tools(self) -> list[str]:
         """The names of the tools that were called."""
         return [step.text for step in self.since if step.kind == "call"]
 
@@ -46,18 +46,18 @@ class Scene:
         found = (tool for name in names for tool in self.tools if name in (tool.name, tool.bare))
         return next(found, None)
 
-    def ended(self) -> Answer:
+    def make_final_answer(self) -> Answer:
         """The text after the last tool result; it repeats the result, to show that it arrived."""
         return Answer(text=f"Done: {' | '.join(self.results)[:300]}")
 
 
 def answer(ask: Ask, earlier: Turn | None = None) -> Answer:
     """What the model says to a request."""
-    said = steps(ask, earlier)
+    said = list_steps(ask, earlier)
     for number, step in reversed(list(enumerate(said))):
         if step.kind == "user" and (marker := MARKER.search(step.text)):
             options = dict(pair.split("=", 1) for pair in marker[2].split())
-            scene = Scene(ask, options, offered(ask), said[number + 1 :])
+            scene = Scene(ask, options, list_offered_tools(ask), said[number + 1 :])
             return SCENARIOS[marker[1]](scene)
     return Answer(text=HELLO)
 
@@ -127,7 +127,7 @@ def json_schema(scene: Scene) -> Answer:
     body = scene.ask.body
     asked = body.get("response_format") or (body.get("text") or {}).get("format") or {}
     schema: Json = (asked.get("json_schema") or asked).get("schema") or {}
-    return Answer(text=dumps(sample(schema)))
+    return Answer(text=dumps(make_sample(schema)))
 
 
 def one_tool(scene: Scene) -> Answer:
@@ -146,40 +146,40 @@ def named_tool(scene: Scene) -> Answer:
     """Calls the tool named by ``tool``."""
     tool = scene.tool(scene.options["tool"])
     if scene.results or tool is None:
-        return scene.ended()
-    return Answer(calls=[tool.called()])
+        return scene.make_final_answer()
+    return Answer(calls=[tool.make_call()])
 
 
 def handoff(scene: Scene) -> Answer:
     """Calls the transfer tool, then a tool of the agent that took over, if it has one."""
     transfer = [tool for tool in scene.tools if tool.bare.startswith("transfer_to_")]
     others = [tool for tool in scene.tools if tool not in transfer]
-    if transfer and not scene.called:
-        return Answer(calls=[transfer[0].called()])
-    if others and len(scene.called) < 2:
-        return Answer(calls=[others[0].called()])
-    return scene.ended()
+    if transfer and not scene.called_tools:
+        return Answer(calls=[transfer[0].make_call()])
+    if others and len(scene.called_tools) < 2:
+        return Answer(calls=[others[0].make_call()])
+    return scene.make_final_answer()
 
 
 def shell_loop(scene: Scene) -> Answer:
     """Makes a ``file`` with the shell, whatever the shell is called."""
     call = _shell(scene)
     if scene.results or call is None:
-        return scene.ended()
+        return scene.make_final_answer()
     return Answer(text="I will create the file.", calls=[call])
 
 
 def apply_patch_loop(scene: Scene) -> Answer:
     """Adds a ``file`` with a patch."""
     call = _patch(scene)
-    return scene.ended() if scene.results or call is None else Answer(calls=[call])
+    return scene.make_final_answer() if scene.results or call is None else Answer(calls=[call])
 
 
 def shell_then_patch(scene: Scene) -> Answer:
     """Makes ``file`` with the shell, and after that ``patched`` with a patch."""
     made = [_shell(scene), _patch(scene, scene.options.get("patched", "patched.txt"))]
-    calls = [call for call in made if call][len(scene.called) :]
-    return Answer(calls=calls[:1]) if calls else scene.ended()
+    calls = [call for call in made if call][len(scene.called_tools) :]
+    return Answer(calls=calls[:1]) if calls else scene.make_final_answer()
 
 
 def _calling(
@@ -188,8 +188,8 @@ def _calling(
     """Calls the first function so many times, until there are results."""
     functions = [tool for tool in scene.tools if tool.kind == "function"]
     if scene.results or not functions:
-        return scene.ended()
-    calls = [functions[0].called() for _ in range(count)]
+        return scene.make_final_answer()
+    calls = [functions[0].make_call() for _ in range(count)]
     return Answer(text=text, reasoning=reasoning, calls=calls)
 
 

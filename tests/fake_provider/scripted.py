@@ -20,11 +20,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import responses, scenarios, strict, vendors
-from .answers import CREATED, Answer, Ask, Json, Protocol, error
+from .answers import CREATED, Answer, Ask, Json, Protocol, make_error
 from .faults import Scripted
 from .history import Turn
 from .listener import Listener, Request
-from .wire import Reply, Stream, whole
+from .wire import Reply, Stream, make_whole_reply
 
 PROTOCOLS: Mapping[str, Protocol] = {"chat/completions": "chat", "responses": "responses"}
 
@@ -80,7 +80,7 @@ class ScriptedUpstream:
         self.keys = keys
         self.strict = strict
         self.extra_params = frozenset(extra_params)
-        self.refuse = vendors.checked(refuse)
+        self.refuse = vendors.check_knobs(refuse)
         self._queue: deque[Scripted] = deque()
         self._turns: dict[str, Turn] = {}
         self._lock = threading.Lock()
@@ -98,7 +98,7 @@ class ScriptedUpstream:
         return self._listener.connections
 
     @property
-    def unused(self) -> int:
+    def unused_count(self) -> int:
         """How many scripted answers nobody has asked for yet."""
         return len(self._queue)
 
@@ -144,15 +144,17 @@ class ScriptedUpstream:
 
     def _reply(self, request: Request, recorded: Recorded) -> Reply:
         if not self._knows_key(request.headers):
-            body = error("Incorrect API key provided.", code="invalid_api_key")
-            return whole(body, 401)
+            body = make_error("Incorrect API key provided.", code="invalid_api_key")
+            return make_whole_reply(body, 401)
         match = PATH.fullmatch(request.path)
         if match is None or (match[2] and match[1] != "models"):
-            return whole(error(f"Invalid URL ({request.method} {request.path})"), 404)
+            return make_whole_reply(
+                make_error(f"Invalid URL ({request.method} {request.path})"), 404
+            )
         if match[1] == "models":
             return self._models(request.method, match[2])
         if match[1] == "embeddings":
-            return _embeddings(request.method, recorded.body)
+            return _make_embeddings(request.method, recorded.body)
         return self._generate(request.method, PROTOCOLS[match[1]], recorded)
 
     def _knows_key(self, headers: Mapping[str, str]) -> bool:
@@ -162,23 +164,25 @@ class ScriptedUpstream:
     def _models(self, method: str, name: str | None) -> Reply:
         if method != "GET":
             return _not_allowed(method)
-        models = [_model(known) for known in MODELS]
+        models = [_make_model(known) for known in MODELS]
         if name is None:
-            return whole({"object": "list", "data": models})
+            return make_whole_reply({"object": "list", "data": models})
         if name not in MODELS:
             message = f"The model '{name}' does not exist"
-            return whole(error(message, param="model", code="model_not_found"), 404)
-        return whole(_model(name))
+            return make_whole_reply(make_error(message, param="model", code="model_not_found"), 404)
+        return make_whole_reply(_make_model(name))
 
     def _generate(self, method: str, protocol: Protocol, recorded: Recorded) -> Reply:
         if method != "POST":
             return _not_allowed(method)
         if not isinstance(recorded.body, dict):
-            return whole(error("We could not parse the JSON body of your request."), 400)
+            return make_whole_reply(
+                make_error("We could not parse the JSON body of your request."), 400
+            )
         recorded.violations = self._violations(protocol, recorded.body)
         if recorded.violations:
             first = recorded.violations[0]
-            return whole(error(str(first), param=first.param, code=first.code), 400)
+            return make_whole_reply(make_error(str(first), param=first.param, code=first.code), 400)
         return self._say(protocol, recorded.body)
 
     def _violations(self, protocol: Protocol, body: Json) -> list[strict.Violation]:
@@ -187,7 +191,7 @@ class ScriptedUpstream:
             found = strict.check_chat(body, self.extra_params)
         elif self.strict:
             found = strict.check_responses(body, self.extra_params, self._turns)
-        return found or vendors.refusals(protocol, body, self.refuse)
+        return found or vendors.list_refusals(protocol, body, self.refuse)
 
     def _say(self, protocol: Protocol, body: Json) -> Reply:
         with self._lock:
@@ -203,29 +207,33 @@ class ScriptedUpstream:
 
     def _remember(self, ask: Ask, answer: Answer, earlier: Turn | None) -> None:
         if ask.body.get("store") is not False:
-            output = responses.output(answer, ask)
+            output = responses.make_output(answer, ask)
             self._turns[ask.id("resp_")] = Turn.after(earlier, ask.body.get("input"), output)
 
 
-def _embeddings(method: str, body: Any) -> Reply:
+def _make_embeddings(method: str, body: Any) -> Reply:
     """The length of each text, beside a three: easily known again."""
     if method != "POST":
         return _not_allowed(method)
     given = body.get("input") if isinstance(body, dict) else None
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
-        return whole(error("'input' must be a string or an array of strings.", param="input"), 400)
+        return make_whole_reply(
+            make_error("'input' must be a string or an array of strings.", param="input"), 400
+        )
     data = [
         {"object": "embedding", "index": i, "embedding": [3.0, float(len(text))]}
         for i, text in enumerate(texts)
     ]
     usage = {"prompt_tokens": 2 * len(texts), "total_tokens": 2 * len(texts)}
-    return whole({"object": "list", "model": body["model"], "data": data, "usage": usage})
+    return make_whole_reply(
+        {"object": "list", "model": body["model"], "data": data, "usage": usage}
+    )
 
 
 def _not_allowed(method: str) -> Reply:
-    return whole(error(f"Not allowed to {method} on this path."), 405)
+    return make_whole_reply(make_error(f"Not allowed to {method} on this path."), 405)
 
 
-def _model(name: str) -> Json:
+def _make_model(name: str) -> Json:
     return {"id": name, "object": "model", "created": CREATED, "owned_by": "scripted"}

@@ -57,36 +57,36 @@ class Field(NamedTuple):
 
 def check(value: Any, kind: Any, path: str) -> list[Violation]:
     """Where ``value`` differs from the type ``kind``; ``path`` is where it stands, "" the top."""
-    kind = bare(kind)
-    origin = _origin(kind)
+    kind = strip_qualifiers(kind)
+    origin = _get_origin(kind)
     if kind is Any or kind is object:
         return []
     if origin in UNIONS:
-        return _union(value, members(kind), path)
+        return _check_union(value, list_members(kind), path)
     if not _fits(value, kind):
         return [wrong_type(value, [kind], path)]
     if origin is Literal:
-        return _literal(value, get_args(kind), path)
+        return _check_literal(value, get_args(kind), path)
     if is_typeddict(kind):
-        if not _tagged(value, kind):
-            return [_untagged(value, [kind], path)]
-        return list(_object(value, fields(kind), path))
-    return list(_inner(value, get_args(kind), path))
+        if not _has_matching_tags(value, kind):
+            return [_explain_wrong_tag(value, [kind], path)]
+        return list(_check_object(value, list_fields(kind), path))
+    return list(_check_members(value, get_args(kind), path))
 
 
 @functools.cache
-def fields(kind: Any) -> dict[str, Field]:
+def list_fields(kind: Any) -> dict[str, Field]:
     """The keys of a TypedDict."""
     hints = get_type_hints(kind, include_extras=True)
-    return {name: Field(hint, _origin(hint) is Required) for name, hint in hints.items()}
+    return {name: Field(hint, _get_origin(hint) is Required) for name, hint in hints.items()}
 
 
-def missing(path: str) -> Violation:
+def make_missing_error(path: str) -> Violation:
     """A required parameter is not there."""
     return Violation(f"Missing required parameter: '{path}'.", path, "missing_required_parameter")
 
 
-def unknown(path: str) -> Violation:
+def make_unknown_error(path: str) -> Violation:
     """A parameter that does not exist."""
     return Violation(f"Unknown parameter: '{path}'.", path, "unknown_parameter")
 
@@ -110,33 +110,33 @@ def accepting(
 ) -> list[Violation]:
     """The violations without unknown parameters of these names, at paths that begin so."""
 
-    def accepted(violation: Violation) -> bool:
+    def is_accepted(violation: Violation) -> bool:
         path = violation.param or ""
         here = path.startswith(under) and path.rpartition(".")[2] in names
         return here and violation.code == "unknown_parameter"
 
-    return [violation for violation in violations if not accepted(violation)]
+    return [violation for violation in violations if not is_accepted(violation)]
 
 
-def _origin(kind: Any) -> Any:
+def _get_origin(kind: Any) -> Any:
     return get_origin(kind)
 
 
-def bare(kind: Any) -> Any:
+def strip_qualifiers(kind: Any) -> Any:
     """The type without what is only said about it."""
-    while _origin(kind) in (Annotated, Required, NotRequired):
+    while _get_origin(kind) in (Annotated, Required, NotRequired):
         kind = get_args(kind)[0]
     return kind
 
 
-def members(kind: Any) -> list[Any]:
+def list_members(kind: Any) -> list[Any]:
     """The members of a union; those of unions inside it are among them."""
-    inner = [bare(member) for member in get_args(kind)]
-    return [n for m in inner for n in (members(m) if _origin(m) in UNIONS else [m])]
+    inner = [strip_qualifiers(member) for member in get_args(kind)]
+    return [n for m in inner for n in (list_members(m) if _get_origin(m) in UNIONS else [m])]
 
 
 def _json_type(kind: Any) -> Any:
-    origin = _origin(kind) or kind
+    origin = _get_origin(kind) or kind
     if origin is Literal:
         return type(get_args(kind)[0])
     if is_typeddict(origin) or origin is dict:
@@ -151,63 +151,67 @@ def _fits(value: Any, kind: Any) -> bool:
     return type(value) is expected
 
 
-def _union(value: Any, members: Sequence[Any], path: str) -> list[Violation]:
+def _check_union(value: Any, members: Sequence[Any], path: str) -> list[Violation]:
     fitting = [member for member in members if member is object or _fits(value, member)]
     if not fitting:
         return [wrong_type(value, members, path)]
     objects = [member for member in fitting if is_typeddict(member)]
-    meant = [member for member in objects if _tagged(value, member)]
+    meant = [member for member in objects if _has_matching_tags(value, member)]
     if objects == fitting and not meant:
-        return [_untagged(value, fitting, path)]
-    literals = [member for member in fitting if _origin(member) is Literal]
+        return [_explain_wrong_tag(value, fitting, path)]
+    literals = [member for member in fitting if _get_origin(member) is Literal]
     if len(literals) == len(fitting):
-        return _literal(value, [name for m in literals for name in get_args(m)], path)
+        return _check_literal(value, [name for m in literals for name in get_args(m)], path)
     return min((check(value, member, path) for member in meant or fitting), key=len)
 
 
-def _tagged(value: dict[str, Any], kind: Any) -> bool:
+def _has_matching_tags(value: dict[str, Any], kind: Any) -> bool:
     """Whether an object's tags are those of the TypedDict."""
-    return all(value.get(tag) in _allowed(kind, tag) for tag in TAGS if _allowed(kind, tag))
+    return all(
+        value.get(tag) in _list_tag_values(kind, tag) for tag in TAGS if _list_tag_values(kind, tag)
+    )
 
 
 @functools.cache
-def _allowed(kind: Any, tag: str) -> tuple[Any, ...]:
+def _list_tag_values(kind: Any, tag: str) -> tuple[Any, ...]:
     """The values of a tag; None among them when it may be absent."""
-    field = fields(kind).get(tag)
-    inner = bare(field.type) if field else None
-    options = members(inner) if _origin(inner) in UNIONS else [inner]
-    named = tuple(v for o in options if _origin(o) is Literal for v in get_args(o))
+    field = list_fields(kind).get(tag)
+    inner = strip_qualifiers(field.type) if field else None
+    options = list_members(inner) if _get_origin(inner) in UNIONS else [inner]
+    named = tuple(v for o in options if _get_origin(o) is Literal for v in get_args(o))
     return (*named, None) if named and field and not field.required else named
 
 
-def _untagged(value: dict[str, Any], members: Iterable[Any], path: str) -> Violation:
+def _explain_wrong_tag(value: dict[str, Any], members: Iterable[Any], path: str) -> Violation:
     members = list(members)
     for tag in TAGS:
         # a list: what is looked up in it may be anything
-        allowed = list(dict.fromkeys(n for member in members for n in _allowed(member, tag)))
+        allowed = list(
+            dict.fromkeys(n for member in members for n in _list_tag_values(member, tag))
+        )
         if tag not in value and allowed and None not in allowed:
-            return missing(f"{path}.{tag}")
+            return make_missing_error(f"{path}.{tag}")
         if allowed and value.get(tag) not in allowed:
             return invalid(value.get(tag), [name for name in allowed if name], f"{path}.{tag}")
     return Violation(f"Invalid value for '{path}'.", path, "invalid_value")
 
 
-def _literal(value: Any, allowed: Sequence[Any], path: str) -> list[Violation]:
+def _check_literal(value: Any, allowed: Sequence[Any], path: str) -> list[Violation]:
     return [] if value in allowed else [invalid(value, allowed, path)]
 
 
-def _object(value: dict[str, Any], known: dict[str, Field], path: str) -> Iterator[Violation]:
+def _check_object(value: dict[str, Any], known: dict[str, Field], path: str) -> Iterator[Violation]:
     prefix = f"{path}." if path else ""
     for name in value.keys() - known.keys():
-        yield unknown(prefix + name)
+        yield make_unknown_error(prefix + name)
     for name, field in known.items():
         if name in value:
             yield from check(value[name], field.type, prefix + name)
         elif field.required:
-            yield missing(prefix + name)
+            yield make_missing_error(prefix + name)
 
 
-def _inner(value: Any, arguments: Sequence[Any], path: str) -> Iterator[Violation]:
+def _check_members(value: Any, arguments: Sequence[Any], path: str) -> Iterator[Violation]:
     if isinstance(value, list) and arguments:
         for number, member in enumerate(value):
             yield from check(member, arguments[0], f"{path}[{number}]")

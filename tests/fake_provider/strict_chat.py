@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
 from .answers import Json
-from .shape import Violation, accepting, check, fields, missing, unknown
+from .shape import Violation, accepting, check, list_fields, make_missing_error, make_unknown_error
 from .strict_tools import (
     choice_violations,
     empty_array,
@@ -48,19 +48,23 @@ RANGES = {
 
 def shape_violations(body: Json, extra: Collection[str]) -> list[Violation]:
     """Parameters and messages that are not of the SDK's types."""
-    known = fields(CompletionCreateParamsBase)
-    found = [missing(name) for name, field in known.items() if field.required and name not in body]
+    known = list_fields(CompletionCreateParamsBase)
+    found = [
+        make_missing_error(name)
+        for name, field in known.items()
+        if field.required and name not in body
+    ]
     for name, value in body.items():
         if name == "stream":
             found += check(value, bool | None, name)
         elif name in known:
             found += check(value, known[name].type, name)
         else:
-            found.append(unknown(name))
+            found.append(make_unknown_error(name))
     return accepting(accepting(found, extra), EXTRA_FIELDS, under="messages[")
 
 
-def empty(body: Json) -> Iterator[Violation]:
+def check_empty_arrays(body: Json) -> Iterator[Violation]:
     """Arrays that need members."""
     if not body["messages"]:
         yield empty_array("messages")
@@ -70,7 +74,7 @@ def empty(body: Json) -> Iterator[Violation]:
                 yield empty_array(f"messages[{number}].{name}")
 
 
-def content(body: Json) -> Iterator[Violation]:
+def check_content(body: Json) -> Iterator[Violation]:
     """An assistant message must have said or called something."""
     for number, message in enumerate(body["messages"]):
         silent = all(message.get(name) is None for name in SPOKEN)
@@ -80,27 +84,27 @@ def content(body: Json) -> Iterator[Violation]:
             yield Violation(said, where, "invalid_value")
 
 
-def adjacency(body: Json) -> Iterator[Violation]:
+def check_adjacency(body: Json) -> Iterator[Violation]:
     """Tool messages answer the assistant message right before them, each call once."""
     waiting: list[str] = []
     for number, message in enumerate(body["messages"]):
         if message["role"] == "tool":
             if message["tool_call_id"] not in waiting:
-                yield _stray(number)
+                yield _make_stray_error(number)
             else:
                 waiting.remove(message["tool_call_id"])
             continue
-        yield from _unanswered(waiting, number)
+        yield from _check_answered(waiting, number)
         waiting = [call["id"] for call in message.get("tool_calls") or ()]
-    yield from _unanswered(waiting, len(body["messages"]))
+    yield from _check_answered(waiting, len(body["messages"]))
 
 
-def _stray(number: int) -> Violation:
+def _make_stray_error(number: int) -> Violation:
     said = "messages with role 'tool' must be a response to a preceeding message with 'tool_calls'."
     return Violation(f"Invalid parameter: {said}", f"messages.[{number}].role")
 
 
-def _unanswered(waiting: list[str], number: int) -> Iterator[Violation]:
+def _check_answered(waiting: list[str], number: int) -> Iterator[Violation]:
     if waiting:
         yield Violation(
             "An assistant message with 'tool_calls' must be followed by tool messages responding "
@@ -110,7 +114,7 @@ def _unanswered(waiting: list[str], number: int) -> Iterator[Violation]:
         )
 
 
-def calls(body: Json) -> Iterator[Violation]:
+def check_calls(body: Json) -> Iterator[Violation]:
     """Names and ids of the calls in the history."""
     for number, message in enumerate(body["messages"]):
         for place, call in enumerate(message.get("tool_calls") or ()):
@@ -125,7 +129,7 @@ def calls(body: Json) -> Iterator[Violation]:
                 )
 
 
-def tools(body: Json) -> Iterator[Violation]:
+def check_tools(body: Json) -> Iterator[Violation]:
     """The tools on offer."""
     if "tools" not in body:
         return
@@ -167,7 +171,7 @@ def response_format(body: Json) -> Iterator[Violation]:
         yield Violation(f"{said} of type 'json_object'.", "messages")
 
 
-def together(body: Json) -> Iterator[Violation]:
+def check_combinations(body: Json) -> Iterator[Violation]:
     """Parameters that exclude or demand one another."""
     if body.get("stream_options") is not None and not body.get("stream"):
         said = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
@@ -180,7 +184,7 @@ def together(body: Json) -> Iterator[Violation]:
         yield Violation(f"Invalid value for 'top_logprobs': {said}", "top_logprobs")
 
 
-def ranges(body: Json) -> Iterator[Violation]:
+def check_ranges(body: Json) -> Iterator[Violation]:
     """Numbers outside of what they may be."""
     yield from out_of_range(body, RANGES)
 
@@ -198,14 +202,14 @@ def out_of_range(body: Json, limits: dict[str, tuple[int, int | None]]) -> Itera
 
 
 RULES: Sequence[Callable[[Json], Iterator[Violation]]] = (
-    empty,
-    content,
-    adjacency,
-    calls,
-    tools,
+    check_empty_arrays,
+    check_content,
+    check_adjacency,
+    check_calls,
+    check_tools,
     tool_choice,
     response_format,
-    together,
-    ranges,
+    check_combinations,
+    check_ranges,
 )
 """What is looked at once all is of the right type."""

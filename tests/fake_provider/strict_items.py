@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from .answers import SEALED, Json
 from .history import CALLS, OUTPUTS, Turn, as_items
-from .shape import Violation, missing
+from .shape import Violation, make_missing_error
 from .strict_tools import name_violations
 
 PREFIXES = {"function_call": "fc", "custom_tool_call": "ctc", "reasoning": "rs"}
 """Type of an item -> how its id begins."""
 
 
-def pairs(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
+def check_pairs(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
     """Every call has its output, and every output a call before it."""
     earlier = turns.get(str(body.get("previous_response_id")), Turn()).items
     waiting: dict[tuple[str, object], Json] = {}
@@ -35,7 +35,7 @@ def _call_id(item: Json) -> object:
     return item.get("id" if item["type"] == "local_shell_call_output" else "call_id")
 
 
-def ids(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
+def check_ids(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
     """Ids have their prefix and stand once; an item with nothing but an id must be known."""
     items = as_items(body.get("input"))
     if any(type(item.get("id", "")) not in (str, type(None)) for item in items):
@@ -66,7 +66,7 @@ def _is_reference(item: Json, body: Json) -> bool:
     return "role" not in item and item.get("type") in (None, "item_reference")
 
 
-def reasoning(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
+def check_reasoning(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
     """Reasoning is readable by this provider, and followed by what came of it."""
     items = as_items(body.get("input"))
     for number, item in enumerate(items):
@@ -82,20 +82,20 @@ def reasoning(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
             yield Violation(f"Item '{item.get('id')}' {said}", "input")
 
 
-def names(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
+def check_names(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
     """Names and ids of the calls in the history."""
     for number, item in enumerate(as_items(body.get("input"))):
         kind = item.get("type")
         if kind in PREFIXES and "name" in item:
             yield from name_violations(item["name"], f"input[{number}].name")
         if kind in {*CALLS, *OUTPUTS} and not _call_id(item):
-            yield missing(f"input[{number}].call_id")
+            yield make_missing_error(f"input[{number}].call_id")
 
 
 RULES: Sequence[Callable[[Json, Mapping[str, Turn]], Iterator[Violation]]] = (
-    pairs,
-    ids,
-    reasoning,
-    names,
+    check_pairs,
+    check_ids,
+    check_reasoning,
+    check_names,
 )
 """What is looked at once all is of the right type."""

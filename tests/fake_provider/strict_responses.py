@@ -15,7 +15,15 @@ from openai.types.responses.response_output_message_param import Content as Outp
 from . import strict_items
 from .answers import Json
 from .history import Turn, as_items
-from .shape import Violation, accepting, check, fields, invalid, missing, unknown
+from .shape import (
+    Violation,
+    accepting,
+    check,
+    invalid,
+    list_fields,
+    make_missing_error,
+    make_unknown_error,
+)
 from .strict_chat import out_of_range
 from .strict_tools import (
     choice_violations,
@@ -55,40 +63,40 @@ RANGES = {
 
 def shape_violations(body: Json, extra: Collection[str]) -> list[Violation]:
     """Parameters and items that are not of the SDK's types."""
-    known = fields(ResponseCreateParamsBase)
-    found = [] if "model" in body else [missing("model")]
+    known = list_fields(ResponseCreateParamsBase)
+    found = [] if "model" in body else [make_missing_error("model")]
     for name, value in body.items():
         if name == "input" and isinstance(value, list):
-            found += [v for i, item in enumerate(value) for v in _item(item, f"input[{i}]")]
+            found += [v for i, item in enumerate(value) for v in _check_item(item, f"input[{i}]")]
         elif name == "stream":
             found += check(value, bool | None, name)
         elif name in known:
             found += check(value, known[name].type, name)
         else:
-            found.append(unknown(name))
-    return [violation for violation in accepting(found, extra) if not _forgiven(violation)]
+            found.append(make_unknown_error(name))
+    return [violation for violation in accepting(found, extra) if not _is_forgiven(violation)]
 
 
-def _forgiven(violation: Violation) -> bool:
-    return violation == missing(violation.param or "") and violation.endswith(OPTIONAL)
+def _is_forgiven(violation: Violation) -> bool:
+    return violation == make_missing_error(violation.param or "") and violation.endswith(OPTIONAL)
 
 
-def _item(item: Any, path: str) -> list[Violation]:
+def _check_item(item: Any, path: str) -> list[Violation]:
     if not isinstance(item, dict):
         return check(item, dict[str, object], path)
     kind = item.get("type", "message" if "role" in item else "item_reference")
     if kind == "message":
-        return list(_message(item, path))
+        return list(_check_message(item, path))
     kept = {k: v for k, v in item.items() if k not in ANY_ITEM_FIELDS or kind == "item_reference"}
     return check({**kept, "type": kind}, ResponseInputItemParam, path)
 
 
-def _message(item: Json, path: str) -> Iterator[Violation]:
-    yield from (unknown(f"{path}.{name}") for name in item.keys() - MESSAGE_FIELDS)
+def _check_message(item: Json, path: str) -> Iterator[Violation]:
+    yield from (make_unknown_error(f"{path}.{name}") for name in item.keys() - MESSAGE_FIELDS)
     if item.get("role") not in list(ROLES):  # it may be anything
         yield invalid(item.get("role"), ROLES, f"{path}.role")
     elif "content" not in item:
-        yield missing(f"{path}.content")
+        yield make_missing_error(f"{path}.content")
     else:
         yield from check(item["content"], ROLES[item["role"]], f"{path}.content")
 
@@ -108,7 +116,7 @@ def something_to_answer(body: Json, turns: Mapping[str, Turn]) -> Iterator[Viola
         )
 
 
-def tools(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
+def check_tools(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
     """The tools on offer, those inside of namespaces too."""
     if "tools" in body:
         yield from list_violations(body["tools"])
@@ -132,25 +140,25 @@ def tool_choice(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
     for tool in asked:
         kind = str(tool.get("type"))  # allowed tools are of no type in the SDK
         same = [known for known in offered if known["type"] == kind]
-        yield from choice_violations(tool.get("name"), _names(same), kind)
+        yield from choice_violations(tool.get("name"), _list_names(same), kind)
 
 
-def _names(same: Sequence[Json]) -> list[Any]:
+def _list_names(same: Sequence[Json]) -> list[Any]:
     return [tool.get("name") for tool in same]
 
 
 def _all_tools(body: Json) -> Iterator[tuple[str, Json]]:
-    yield from _inside(body.get("tools") or (), "tools")
+    yield from _walk_tools(body.get("tools") or (), "tools")
     for number, item in enumerate(as_items(body.get("input"))):
         if item.get("type") in ("additional_tools", "tool_search_output"):
-            yield from _inside(item["tools"], f"input[{number}].tools")
+            yield from _walk_tools(item["tools"], f"input[{number}].tools")
 
 
-def _inside(tools: Sequence[Json], path: str) -> Iterator[tuple[str, Json]]:
+def _walk_tools(tools: Sequence[Json], path: str) -> Iterator[tuple[str, Json]]:
     for number, tool in enumerate(tools):
         yield f"{path}[{number}]", tool
         if tool["type"] == "namespace":
-            yield from _inside(tool["tools"], f"{path}[{number}].tools")
+            yield from _walk_tools(tool["tools"], f"{path}[{number}].tools")
 
 
 def text_format(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
@@ -163,7 +171,7 @@ def text_format(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
         yield Violation(f"{said} 'text.format' of type 'json_object'.", "input")
 
 
-def together(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
+def check_combinations(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
     """Parameters that exclude or demand one another, and numbers out of range."""
     if body.get("stream_options") is not None and not body.get("stream"):
         said = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
@@ -177,9 +185,9 @@ def together(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
 RULES: Sequence[Callable[[Json, Mapping[str, Turn]], Iterator[Violation]]] = (
     something_to_answer,
     *strict_items.RULES,
-    tools,
+    check_tools,
     tool_choice,
     text_format,
-    together,
+    check_combinations,
 )
 """What is looked at once all is of the right type."""

@@ -64,7 +64,7 @@ def format_violations(asked: Json, path: str) -> Iterator[Violation]:
 
 def strict_problems(schema: Json) -> Iterator[str]:
     """What strict mode does not take: open objects, and properties that are optional."""
-    for where, node in _nodes(schema, ()):
+    for where, node in _list_schemas(schema, ()):
         if not isinstance(node.get("required", []), list) or not isinstance(
             node.get("properties", {}), dict
         ):
@@ -88,15 +88,15 @@ def choice_violations(name: str | None, offered: Iterable[str], kind: str) -> It
         yield Violation(message, "tool_choice", "invalid_value")
 
 
-def _nodes(schema: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Json]]:
+def _list_schemas(schema: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Json]]:
     if not isinstance(schema, dict):
         return
     yield where, schema
     for key in ("properties", "$defs", "definitions"):
         named = schema.get(key)
         for name, inner in named.items() if isinstance(named, dict) else ():
-            yield from _nodes(inner, (*where, key, name))
-    yield from _nodes(schema.get("items"), (*where, "items"))
+            yield from _list_schemas(inner, (*where, key, name))
+    yield from _list_schemas(schema.get("items"), (*where, "items"))
     options = schema.get("anyOf")
     for number, inner in enumerate(options if isinstance(options, list) else ()):
-        yield from _nodes(inner, (*where, "anyOf", str(number)))
+        yield from _list_schemas(inner, (*where, "anyOf", str(number)))

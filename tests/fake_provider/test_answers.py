@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from tests.fake_provider.answers import SEALED, Answer, Ask, Call, Usage, error, obfuscation, seal
+from tests.fake_provider.answers import (
+    SEALED,
+    Answer,
+    Ask,
+    Call,
+    Usage,
+    make_error,
+    make_obfuscation,
+    seal,
+)
 from tests.helpers.check_cases import check_each
 
 
 @check_each("pieces", [1, 2, 3, 5, 100])
 def test_a_text_is_cut_into_no_more_than_its_pieces(pieces: int) -> None:
     """They add up, and none is empty."""
-    cut = Answer(pieces=pieces).cut("héllo 🏔!")
+    cut = Answer(pieces=pieces).cut_text("héllo 🏔!")
 
     assert "".join(cut) == "héllo 🏔!"
     assert 1 <= len(cut) <= pieces
     assert all(cut)
-    assert Answer().cut("") == []
+    assert Answer().cut_text("") == []
 
 
 def test_a_call_is_streamed_as_text() -> None:
@@ -44,11 +53,11 @@ def test_ids_are_of_their_request() -> None:
 
 def test_small_things_have_their_shape() -> None:
     """Errors, seals and padding."""
-    assert error("no", param="x")["error"] == {
+    assert make_error("no", param="x")["error"] == {
         "message": "no",
         "type": "invalid_request_error",
         "param": "x",
         "code": None,
     }
     assert seal("secret").startswith(SEALED)
-    assert len("abc" + obfuscation("abc")) % 16 == 0
+    assert len("abc" + make_obfuscation("abc")) % 16 == 0

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from tests.fake_provider import Answer, Call, changes, faults
 from tests.fake_provider.answers import Ask, Json
-from tests.fake_provider.chat import chunks
+from tests.fake_provider.chat import make_chunks
 from tests.fake_provider.wire import Change
 from tests.helpers.check_cases import check_each
 
 ASK = Ask("chat", {"model": "m", "stream": True, "stream_options": {"include_usage": True}})
-TEXT = chunks(Answer(text="abc"), ASK)
-CALLS = chunks(Answer(calls=[Call("one", {"a": 1}), Call("two", {"b": 2})]), ASK)
+TEXT = make_chunks(Answer(text="abc"), ASK)
+CALLS = make_chunks(Answer(calls=[Call("one", {"a": 1}), Call("two", {"b": 2})]), ASK)
 
 
-def deltas(said: list[Json]) -> list[Json]:
+def list_deltas(said: list[Json]) -> list[Json]:
     """All deltas."""
     return [choice["delta"] for chunk in said for choice in chunk["choices"]]
 
 
-def calls(said: list[Json]) -> list[Json]:
+def list_calls(said: list[Json]) -> list[Json]:
     """All deltas of calls."""
-    return [call for delta in deltas(said) for call in delta.get("tool_calls") or ()]
+    return [call for delta in list_deltas(said) for call in delta.get("tool_calls") or ()]
 
 
 @check_each("change", [*faults.CHANGES, *faults.CALL_CHANGES])
@@ -52,7 +52,7 @@ def test_usage_can_ride_on_the_finish() -> None:
 
 def test_usage_null_adds_a_null_usage() -> None:
     """Where there is one it stays."""
-    said = changes.usage_null(chunks(Answer(text="a"), Ask("chat", {"stream": True})), ASK)
+    said = changes.usage_null(make_chunks(Answer(text="a"), Ask("chat", {"stream": True})), ASK)
 
     assert {str(chunk["usage"]) for chunk in said} == {"None"}
     assert changes.usage_null(TEXT, ASK)[-1]["usage"]
@@ -60,15 +60,15 @@ def test_usage_null_adds_a_null_usage() -> None:
 
 def test_roles_can_be_nowhere_or_everywhere() -> None:
     """Nor is there a chunk only for the role."""
-    assert not any("role" in delta for delta in deltas(changes.roleless(TEXT, ASK)))
-    assert all(delta["role"] for delta in deltas(changes.role_everywhere(TEXT, ASK)))
-    assert all("content" in delta for delta in deltas(changes.role_everywhere(CALLS, ASK)))
+    assert not any("role" in delta for delta in list_deltas(changes.roleless(TEXT, ASK)))
+    assert all(delta["role"] for delta in list_deltas(changes.role_everywhere(TEXT, ASK)))
+    assert all("content" in delta for delta in list_deltas(changes.role_everywhere(CALLS, ASK)))
 
 
 def test_fields_can_be_null() -> None:
     """Where they say nothing."""
-    assert deltas(changes.content_null(CALLS, ASK))[-1]["tool_calls"] is None
-    assert deltas(changes.content_null(CALLS, ASK))[1]["content"] is None
+    assert list_deltas(changes.content_null(CALLS, ASK))[-1]["tool_calls"] is None
+    assert list_deltas(changes.content_null(CALLS, ASK))[1]["content"] is None
 
 
 def test_finish_reasons_can_be_empty_or_always_stop() -> None:
@@ -102,8 +102,8 @@ def test_deltas_can_be_called_messages() -> None:
 
 def test_names_can_be_blank_later_or_repeated() -> None:
     """Ids likewise."""
-    blank = calls(changes.names_blank_later(CALLS, ASK))
-    repeated = calls(changes.names_repeated(CALLS, ASK))
+    blank = list_calls(changes.names_blank_later(CALLS, ASK))
+    repeated = list_calls(changes.names_repeated(CALLS, ASK))
 
     assert [call["function"]["name"] for call in blank if call["id"]] == ["one", "two"]
     assert {call["function"]["name"] for call in blank if not call["id"]} == {""}
@@ -113,14 +113,14 @@ def test_names_can_be_blank_later_or_repeated() -> None:
 
 def test_calls_can_share_an_index_or_have_none() -> None:
     """Only the ids tell them apart."""
-    assert {call["index"] for call in calls(changes.one_index(CALLS, ASK))} == {0}
-    assert not any("index" in call for call in calls(changes.no_index(CALLS, ASK)))
+    assert {call["index"] for call in list_calls(changes.one_index(CALLS, ASK))} == {0}
+    assert not any("index" in call for call in list_calls(changes.no_index(CALLS, ASK)))
 
 
 def test_calls_can_come_whole_as_text_or_as_an_object() -> None:
     """One delta each."""
-    whole = calls(changes.whole_calls(CALLS, ASK))
-    objects = calls(changes.object_arguments(CALLS, ASK))
+    whole = list_calls(changes.whole_calls(CALLS, ASK))
+    objects = list_calls(changes.object_arguments(CALLS, ASK))
 
     assert [call["function"]["arguments"] for call in whole] == ['{"a": 1}', '{"b": 2}']
     assert [call["function"]["arguments"] for call in objects] == [{"a": 1}, {"b": 2}]

@@ -10,7 +10,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.fake_provider import Answer, Call, ScriptedUpstream
 from tests.fake_provider.answers import Ask, Json
-from tests.fake_provider.chat import chunks, completion
+from tests.fake_provider.chat import make_chunks, make_completion
 from tests.fake_provider.samples import ANSWERS, CUSTOM
 from tests.helpers.check_cases import check_each
 
@@ -24,7 +24,7 @@ def ask(**body: Any) -> Ask:
     return Ask("chat", {"model": "m", "messages": QUESTION, **body})
 
 
-def folded(said: list[Json]) -> Json:
+def fold_message(said: list[Json]) -> Json:
     """The message that the deltas add up to."""
     message: Json = {"tool_calls": {}}
     for choice in (choice for chunk in said for choice in chunk["choices"]):
@@ -46,23 +46,23 @@ def _fold_calls(known: dict[int, Json], deltas: list[Json]) -> None:
 @kinds
 def test_every_chunk_is_of_the_sdk_s_type(answer: Answer) -> None:
     """Strictly, with usage asked for."""
-    for chunk in chunks(answer, ask(stream=True, stream_options={"include_usage": True})):
+    for chunk in make_chunks(answer, ask(stream=True, stream_options={"include_usage": True})):
         ChatCompletionChunk.model_validate(chunk, strict=True)
 
 
 @kinds
 def test_a_whole_completion_is_of_the_sdk_s_type(answer: Answer) -> None:
     """Strictly."""
-    ChatCompletion.model_validate(completion(answer, ask()), strict=True)
+    ChatCompletion.model_validate(make_completion(answer, ask()), strict=True)
 
 
 @kinds
 def test_the_stream_adds_up_to_the_whole(answer: Answer) -> None:
     """Text, refusal and calls are the same."""
-    whole = completion(answer, ask())["choices"][0]
-    said = chunks(answer, ask(stream=True))
+    whole = make_completion(answer, ask())["choices"][0]
+    said = make_chunks(answer, ask(stream=True))
 
-    message = folded(said)
+    message = fold_message(said)
 
     assert (message.get("content") or None) == (whole["message"]["content"] or None)
     assert message.get("refusal") == whole["message"]["refusal"]
@@ -75,8 +75,8 @@ def test_the_stream_adds_up_to_the_whole(answer: Answer) -> None:
 
 def test_usage_comes_last_and_only_when_it_was_asked_for() -> None:
     """All chunks before it say null."""
-    asked = chunks(Answer(text="a"), ask(stream=True, stream_options={"include_usage": True}))
-    unasked = chunks(Answer(text="a"), ask(stream=True))
+    asked = make_chunks(Answer(text="a"), ask(stream=True, stream_options={"include_usage": True}))
+    unasked = make_chunks(Answer(text="a"), ask(stream=True))
 
     assert asked[-1]["choices"] == []
     assert asked[-1]["usage"]["total_tokens"] == 30
@@ -86,7 +86,7 @@ def test_usage_comes_last_and_only_when_it_was_asked_for() -> None:
 
 def test_calls_are_counted_and_only_their_head_has_a_name() -> None:
     """Index 0, 1, … over the calls; ids are the call's own or made up."""
-    said = chunks(ANSWERS["parallel_calls"], ask(stream=True))
+    said = make_chunks(ANSWERS["parallel_calls"], ask(stream=True))
     calls = [c for chunk in said for c in chunk["choices"][0]["delta"].get("tool_calls", ())]
 
     heads = [call for call in calls if "id" in call]
@@ -96,7 +96,7 @@ def test_calls_are_counted_and_only_their_head_has_a_name() -> None:
 
 def test_custom_calls_have_their_own_shape() -> None:
     """``custom`` with ``input`` in place of ``function`` with ``arguments``."""
-    call = completion(CUSTOM, ask())["choices"][0]["message"]["tool_calls"][0]
+    call = make_completion(CUSTOM, ask())["choices"][0]["message"]["tool_calls"][0]
 
     assert call["type"] == "custom"
     assert call["custom"] == {"name": "apply_patch", "input": "*** Begin Patch"}
@@ -106,25 +106,25 @@ def test_a_namespace_is_part_of_the_name() -> None:
     """Chat Completions has no namespaces."""
     answer = Answer(calls=[Call("find", namespace="mcp")])
 
-    message = completion(answer, ask())["choices"][0]["message"]
+    message = make_completion(answer, ask())["choices"][0]["message"]
 
     assert message["tool_calls"][0]["function"]["name"] == "mcp__find"
 
 
 def test_there_are_as_many_choices_as_were_asked_for() -> None:
     """Whole and streamed."""
-    said = chunks(Answer(text="a"), ask(stream=True, n=2))
+    said = make_chunks(Answer(text="a"), ask(stream=True, n=2))
 
     assert {choice["index"] for chunk in said for choice in chunk["choices"]} == {0, 1}
-    assert len(completion(Answer(text="a"), ask(n=2))["choices"]) == 2
+    assert len(make_completion(Answer(text="a"), ask(n=2))["choices"]) == 2
 
 
 def test_obfuscation_is_there_unless_it_is_declined() -> None:
     """As OpenAI does it."""
     declined = ask(stream=True, stream_options={"include_obfuscation": False})
 
-    assert "obfuscation" in chunks(Answer(text="a"), ask(stream=True))[0]
-    assert not any("obfuscation" in chunk for chunk in chunks(Answer(text="a"), declined))
+    assert "obfuscation" in make_chunks(Answer(text="a"), ask(stream=True))[0]
+    assert not any("obfuscation" in chunk for chunk in make_chunks(Answer(text="a"), declined))
 
 
 @pytest.mark.parametrize("name", sorted(ANSWERS.keys() - {"length", "filtered"}))

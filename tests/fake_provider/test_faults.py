@@ -51,12 +51,12 @@ def ask(up: ScriptedUpstream, http: httpx2.Client) -> Ask:
 
 
 @pytest.fixture
-def read(ask: Ask) -> Read:
+def read_answer(ask: Ask) -> Read:
     """Read one answer."""
-    return lambda protocol, scripted: events(lambda: ask(protocol, scripted))
+    return lambda protocol, scripted: read_events(lambda: ask(protocol, scripted))
 
 
-def events(ask: Callable[[], httpx2.Response]) -> list[Json]:
+def read_events(ask: Callable[[], httpx2.Response]) -> list[Json]:
     """The events of an answer, read as liberally as can be; none when it is not a stream."""
     try:
         answered = ask()
@@ -67,15 +67,15 @@ def events(ask: Callable[[], httpx2.Response]) -> list[Json]:
     return [json.loads(text) for text in data if text != "[DONE]"]
 
 
-def understood(protocol: Protocol, said: list[Json]) -> list[Any] | None:
+def extract_answer(protocol: Protocol, said: list[Json]) -> list[Any] | None:
     """Text and calls of an answer that was over and said something; None otherwise."""
     if any("error" in event for event in said):
         return None
-    meant = _chat(said) if protocol == "chat" else _responses(said)
+    meant = _extract_chat_answer(said) if protocol == "chat" else _extract_response(said)
     return meant if meant and any(meant) else None
 
 
-def _chat(chunks: list[Json]) -> list[Any] | None:
+def _extract_chat_answer(chunks: list[Json]) -> list[Any] | None:
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     if not any(choice["finish_reason"] for choice in choices):
         return None
@@ -97,7 +97,7 @@ def _grow(calls: list[Json], delta: Json) -> None:
     calls[at]["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments)
 
 
-def _responses(said: list[Json]) -> list[Any] | None:
+def _extract_response(said: list[Json]) -> list[Any] | None:
     if not said or said[-1]["type"] != "response.completed":
         return None
     output = said[-1]["response"]["output"]
@@ -112,45 +112,45 @@ CASES = [
     )
     for protocol in BODIES
     for answer in (TEXT, CALLS)
-    for name in faults.harmless(answer, protocol)
+    for name in faults.list_harmless(answer, protocol)
 ]
 
 
 @check_each(("protocol", "answer", "name"), CASES)
 def test_harmless_faults_keep_the_answer(
-    protocol: Protocol, answer: Answer, name: str, read: Read
+    protocol: Protocol, answer: Answer, name: str, read_answer: Read
 ) -> None:
     """To a reader that is liberal enough."""
-    said = read(protocol, faults.harmless(answer, protocol)[name])
+    said = read_answer(protocol, faults.list_harmless(answer, protocol)[name])
 
     wanted = [answer.text or "", *((call.name, call.arguments) for call in answer.calls)]
-    assert understood(protocol, said) == wanted
+    assert extract_answer(protocol, said) == wanted
 
 
 @check_each(
     ("protocol", "name"),
-    [(protocol, name) for protocol in BODIES for name in faults.fatal(TEXT, protocol)],
+    [(protocol, name) for protocol in BODIES for name in faults.list_fatal(TEXT, protocol)],
 )
-def test_fatal_faults_have_no_answer(protocol: Protocol, name: str, read: Read) -> None:
+def test_fatal_faults_have_no_answer(protocol: Protocol, name: str, read_answer: Read) -> None:
     """However liberal the reader is."""
-    said = read(protocol, faults.fatal(TEXT, protocol)[name])
+    said = read_answer(protocol, faults.list_fatal(TEXT, protocol)[name])
 
-    assert understood(protocol, said) is None
+    assert extract_answer(protocol, said) is None
 
 
 def test_the_tables_are_not_empty() -> None:
     """Lest nothing be tested."""
-    assert len(faults.harmless(TEXT, "chat")) > 15
-    assert len(faults.harmless(CALLS, "chat")) > len(faults.harmless(TEXT, "chat"))
-    assert len(faults.harmless(TEXT, "responses")) > 5
-    assert len(faults.fatal(TEXT, "responses")) > len(faults.fatal(TEXT, "chat")) > 10
+    assert len(faults.list_harmless(TEXT, "chat")) > 15
+    assert len(faults.list_harmless(CALLS, "chat")) > len(faults.list_harmless(TEXT, "chat"))
+    assert len(faults.list_harmless(TEXT, "responses")) > 5
+    assert len(faults.list_fatal(TEXT, "responses")) > len(faults.list_fatal(TEXT, "chat")) > 10
 
 
-def test_an_error_event_has_the_shape_of_its_protocol(read: Read) -> None:
+def test_an_error_event_has_the_shape_of_its_protocol(read_answer: Read) -> None:
     """Chat: an object with ``error``; Responses: nested or flat, and ``response.failed``."""
-    chat = read("chat", faults.error_event(TEXT))
-    nested = read("responses", faults.error_event(TEXT))
-    flat = read("responses", faults.error_event(TEXT, shape="flat"))
+    chat = read_answer("chat", faults.error_event(TEXT))
+    nested = read_answer("responses", faults.error_event(TEXT))
+    flat = read_answer("responses", faults.error_event(TEXT, shape="flat"))
 
     assert chat[-1].keys() == {"error"}
     assert [event["type"] for event in nested[-2:]] == ["error", "response.failed"]
@@ -159,10 +159,10 @@ def test_an_error_event_has_the_shape_of_its_protocol(read: Read) -> None:
     assert [event["sequence_number"] for event in nested] == list(range(len(nested)))
 
 
-def test_a_stream_can_end_without_its_terminal_event(read: Read) -> None:
+def test_a_stream_can_end_without_its_terminal_event(read_answer: Read) -> None:
     """Though ``[DONE]`` is there."""
-    chat = read("chat", faults.without_terminal(TEXT))
-    responses = read("responses", faults.without_terminal(TEXT))
+    chat = read_answer("chat", faults.without_terminal(TEXT))
+    responses = read_answer("responses", faults.without_terminal(TEXT))
 
     assert not any(c["finish_reason"] for chunk in chat for c in chunk["choices"])
     assert not any(event["type"] in TERMINAL for event in responses)
@@ -187,7 +187,7 @@ def test_a_whole_object_can_come_in_place_of_a_stream(protocol: Protocol, ask: A
 
 def test_a_slow_stream_takes_its_time(ask: Ask) -> None:
     """So many seconds a frame."""
-    answered = ask("responses", faults.slow(TEXT, 0.05))
+    answered = ask("responses", faults.slow_down(TEXT, 0.05))
 
     assert answered.elapsed.total_seconds() > 0.3
 
@@ -195,8 +195,8 @@ def test_a_slow_stream_takes_its_time(ask: Ask) -> None:
 @pytest.mark.parametrize("code", faults.STATUSES)
 def test_a_status_has_an_error_in_openai_s_shape(code: int, ask: Ask) -> None:
     """Or is a page."""
-    refused = ask("chat", faults.status(code, retry_after=3))
-    page = ask("chat", faults.html(code))
+    refused = ask("chat", faults.refuse_with_status(code, retry_after=3))
+    page = ask("chat", faults.answer_with_html(code))
 
     assert refused.status_code == page.status_code == code
     assert refused.json()["error"].keys() == {"message", "type", "param", "code"}

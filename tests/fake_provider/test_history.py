@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.fake_provider.answers import Ask, Json
-from tests.fake_provider.history import Step, Turn, as_items, steps, text_of
+from tests.fake_provider.history import Step, Turn, as_items, list_steps, text_of
 from tests.helpers.check_cases import check_each
 
 MESSAGES: list[Json] = [
@@ -50,14 +50,14 @@ STEPS = [
 )
 def test_both_protocols_have_the_same_steps(ask: Ask) -> None:
     """Users, calls and results; the rest does not matter."""
-    assert [step for step in steps(ask) if step.kind != "other"] == STEPS
+    assert [step for step in list_steps(ask) if step.kind != "other"] == STEPS
 
 
 def test_stored_turns_precede_the_input() -> None:
     """Its input and its output."""
     turn = Turn.after(Turn.after(None, "hi", ITEMS[2:3]), ITEMS[4:5], [])
 
-    said = steps(Ask("responses", {"input": "and now?"}), turn)
+    said = list_steps(Ask("responses", {"input": "and now?"}), turn)
 
     assert [step.text for step in said] == ["hi", "f", "1", "and now?"]
 

@@ -18,7 +18,7 @@ PATH = "/v1/chat/completions"
 
 
 @contextmanager
-def connected(up: ScriptedUpstream) -> Iterator[socket.socket]:
+def open_connection(up: ScriptedUpstream) -> Iterator[socket.socket]:
     """A connection of our own."""
     port = int(up.url.split(":")[2].split("/")[0])
     with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
@@ -51,7 +51,7 @@ def read_until(sock: socket.socket, end: bytes) -> bytes:
 
 def test_a_stream_is_chunked_and_the_connection_goes_on(up: ScriptedUpstream) -> None:
     """Two requests, one connection."""
-    with connected(up) as sock:
+    with open_connection(up) as sock:
         for _ in range(2):
             post(sock)
             said = read_until(sock, b"0\r\n\r\n")
@@ -65,7 +65,7 @@ def test_a_stream_is_chunked_and_the_connection_goes_on(up: ScriptedUpstream) ->
 
 def test_chunked_requests_are_read(up: ScriptedUpstream) -> None:
     """As clients send bodies of unknown length."""
-    with connected(up) as sock:
+    with open_connection(up) as sock:
         sock.sendall(
             f"POST {PATH} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode()
         )
@@ -83,8 +83,8 @@ def test_a_client_that_leaves_is_noticed_within_a_second(
 ) -> None:
     """While nothing is sent, and between two events."""
     answer = Answer(text="x" * 500, pieces=500)
-    up.script(faults.stalled(answer, after=2) if stalled else faults.slow(answer))
-    with connected(up) as sock:
+    up.script(faults.stall(answer, after=2) if stalled else faults.slow_down(answer))
+    with open_connection(up) as sock:
         post(sock)
         read_until(sock, b"\n\n\r\n")
 
@@ -94,8 +94,8 @@ def test_a_client_that_leaves_is_noticed_within_a_second(
 
 def test_a_client_that_leaves_before_the_head_is_noticed(up: ScriptedUpstream) -> None:
     """A silent upstream looks, too."""
-    up.script(faults.silent())
-    with connected(up) as sock:
+    up.script(faults.never_answer())
+    with open_connection(up) as sock:
         post(sock)
         while not up.requests:
             time.sleep(0.01)
@@ -105,7 +105,7 @@ def test_a_client_that_leaves_before_the_head_is_noticed(up: ScriptedUpstream) -
 
 def test_a_client_that_closes_after_the_last_event_did_not_leave(up: ScriptedUpstream) -> None:
     """The SDK does so, without reading the end of the body."""
-    with connected(up) as sock:
+    with open_connection(up) as sock:
         post(sock)
         while b"[DONE]" not in sock.recv(65536):
             continue
@@ -116,9 +116,9 @@ def test_a_client_that_closes_after_the_last_event_did_not_leave(up: ScriptedUps
 
 def test_release_ends_a_stall(up: ScriptedUpstream) -> None:
     """And the answer goes on as if nothing had been."""
-    up.script(faults.stalled(Answer(text="a"), after=1))
+    up.script(faults.stall(Answer(text="a"), after=1))
     threading.Timer(0.2, up.release.set).start()
-    with connected(up) as sock:
+    with open_connection(up) as sock:
         post(sock)
         began = time.monotonic()
         said = read_until(sock, b"0\r\n\r\n")
@@ -129,16 +129,16 @@ def test_release_ends_a_stall(up: ScriptedUpstream) -> None:
 
 def test_a_stall_ends_by_itself(up: ScriptedUpstream) -> None:
     """After its seconds."""
-    up.script(faults.stalled(Answer(text="a"), seconds=0.1))
-    with connected(up) as sock:
+    up.script(faults.stall(Answer(text="a"), seconds=0.1))
+    with open_connection(up) as sock:
         post(sock)
         assert b"[DONE]" in read_until(sock, b"0\r\n\r\n")
 
 
 def test_a_reset_is_a_reset(up: ScriptedUpstream) -> None:
     """The client's read fails."""
-    up.script(faults.cut(Answer(text="a")))
-    with connected(up) as sock:
+    up.script(faults.cut_connection(Answer(text="a")))
+    with open_connection(up) as sock:
         post(sock)
         with pytest.raises(ConnectionResetError):
             read_to_end(sock)
@@ -148,8 +148,8 @@ def test_a_reset_is_a_reset(up: ScriptedUpstream) -> None:
 
 def test_a_close_comes_without_the_end_of_the_body(up: ScriptedUpstream) -> None:
     """So that a client can tell that something is missing."""
-    up.script(faults.cut(Answer(text="a"), after=2, reset=False))
-    with connected(up) as sock:
+    up.script(faults.cut_connection(Answer(text="a"), after=2, reset=False))
+    with open_connection(up) as sock:
         post(sock)
         said = read_to_end(sock)
 
@@ -160,7 +160,7 @@ def test_a_close_comes_without_the_end_of_the_body(up: ScriptedUpstream) -> None
 def test_a_hang_up_comes_before_the_status_line(up: ScriptedUpstream) -> None:
     """Nothing at all is answered."""
     up.script(faults.hang_up())
-    with connected(up) as sock:
+    with open_connection(up) as sock:
         post(sock)
         with pytest.raises(ConnectionResetError):
             read_to_end(sock)
@@ -169,7 +169,7 @@ def test_a_hang_up_comes_before_the_status_line(up: ScriptedUpstream) -> None:
 def test_headers_can_be_added_and_left_out(up: ScriptedUpstream) -> None:
     """None leaves one out."""
     up.script(Raw(events=[{"a": 1}], headers={"content-type": None, "x-more": "yes"}))
-    with connected(up) as sock:
+    with open_connection(up) as sock:
         post(sock)
         said = read_until(sock, b"0\r\n\r\n")
 
@@ -181,8 +181,8 @@ def test_stopping_ends_stalls_and_idle_connections() -> None:
     """Soon, whoever is waiting."""
     up = ScriptedUpstream()
     up.start()
-    up.script(faults.silent())
-    with connected(up) as waiting, connected(up):
+    up.script(faults.never_answer())
+    with open_connection(up) as waiting, open_connection(up):
         post(waiting)
         while not up.requests:
             time.sleep(0.01)
@@ -198,7 +198,7 @@ def test_a_mistake_in_a_script_is_raised_at_the_end() -> None:
     up = ScriptedUpstream()
     up.start()
     up.script(Answer(pieces=0, text="a"))
-    with connected(up) as sock:
+    with open_connection(up) as sock:
         post(sock)
         assert read_to_end(sock) == b""
 
@@ -208,10 +208,10 @@ def test_a_mistake_in_a_script_is_raised_at_the_end() -> None:
 
 def test_many_connections_are_served_at_once(up: ScriptedUpstream) -> None:
     """None waits for another."""
-    up.script(*[faults.stalled(Answer(text="a")) for _ in range(30)])
+    up.script(*[faults.stall(Answer(text="a")) for _ in range(30)])
 
     def talk() -> None:
-        with connected(up) as sock:
+        with open_connection(up) as sock:
             post(sock)
             assert b"[DONE]" in read_until(sock, b"0\r\n\r\n")
 

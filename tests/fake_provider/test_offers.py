@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.fake_provider.answers import Ask, Json
-from tests.fake_provider.offers import Tool, offered, sample
+from tests.fake_provider.offers import Tool, list_offered_tools, make_sample
 from tests.helpers.check_cases import check_each
 
 SCHEMA: Json = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -27,24 +27,28 @@ def test_tools_are_found_in_both_protocols() -> None:
     """Flat or nested; in Responses also inside of namespaces."""
     f, c = Tool("f", schema=SCHEMA), Tool("c", "custom")
 
-    assert offered(Ask("chat", {"tools": NESTED})) == [f, c]
-    assert offered(Ask("responses", {"tools": FLAT})) == [f, c, Tool("inner", namespace="ns")]
+    assert list_offered_tools(Ask("chat", {"tools": NESTED})) == [f, c]
+    assert list_offered_tools(Ask("responses", {"tools": FLAT})) == [
+        f,
+        c,
+        Tool("inner", namespace="ns"),
+    ]
 
 
 def test_tools_are_found_among_the_items() -> None:
     """Where some clients put them."""
     items = [{"type": "additional_tools", "role": "developer", "tools": FLAT[:1]}]
 
-    assert [tool.name for tool in offered(Ask("responses", {"input": items}))] == ["f"]
+    assert [tool.name for tool in list_offered_tools(Ask("responses", {"input": items}))] == ["f"]
 
 
 def test_a_call_has_samples_for_what_is_not_given() -> None:
     """By the schema of the function."""
     tool = Tool("f", schema=SCHEMA, namespace="ns")
 
-    assert tool.called().text == '{"city": "Zürich 🏔"}'
-    assert tool.called(city="Bern").text == '{"city": "Bern"}'
-    assert tool.called().namespace == "ns"
+    assert tool.make_call().text == '{"city": "Zürich 🏔"}'
+    assert tool.make_call(city="Bern").text == '{"city": "Bern"}'
+    assert tool.make_call().namespace == "ns"
 
 
 def test_free_text_fits_a_custom_tool_and_a_function_in_its_place() -> None:
@@ -73,4 +77,4 @@ def test_free_text_fits_a_custom_tool_and_a_function_in_its_place() -> None:
 )
 def test_samples_follow_their_schema(schema: Json, value: Any) -> None:
     """Type by type."""
-    assert sample(schema) == value
+    assert make_sample(schema) == value

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from tests.fake_provider import SEALED, Answer, Call, ScriptedUpstream
 from tests.fake_provider.answers import Ask, Json
-from tests.fake_provider.responses import events, output, response
+from tests.fake_provider.responses import make_events, make_output, make_response
 from tests.fake_provider.samples import ANSWERS, CUSTOM
 from tests.helpers.check_cases import check_each
 
@@ -29,7 +29,7 @@ def ask(**body: Any) -> Ask:
     return Ask("responses", {"model": "m", "input": "hello", **body})
 
 
-def named(said: list[Json], kind: str) -> list[Json]:
+def select_events(said: list[Json], kind: str) -> list[Json]:
     """The events of one type."""
     return [event for event in said if event["type"] == kind]
 
@@ -37,15 +37,15 @@ def named(said: list[Json], kind: str) -> list[Json]:
 @kinds
 def test_every_event_is_of_the_sdk_s_type(answer: Answer) -> None:
     """Strictly, each by the model for its type."""
-    for event in events(answer, ask(stream=True, include=["reasoning.encrypted_content"])):
+    for event in make_events(answer, ask(stream=True, include=["reasoning.encrypted_content"])):
         MODELS[event["type"]].model_validate(event, strict=True)
 
 
 @kinds
 def test_the_terminal_event_has_the_whole_response(answer: Answer) -> None:
     """And the whole is of the SDK's type."""
-    whole = response(answer, ask(stream=True))
-    last = events(answer, ask(stream=True))[-1]
+    whole = make_response(answer, ask(stream=True))
+    last = make_events(answer, ask(stream=True))[-1]
 
     Response.model_validate(whole, strict=True)
     assert last["response"] == whole
@@ -55,9 +55,9 @@ def test_the_terminal_event_has_the_whole_response(answer: Answer) -> None:
 @kinds
 def test_every_item_opens_grows_and_closes_in_its_place(answer: Answer) -> None:
     """No event of an item before ``added`` or after ``done``; indexes and numbers have no gaps."""
-    said = events(answer, ask(stream=True))
-    added = [e["output_index"] for e in named(said, "response.output_item.added")]
-    done = [e["item"] for e in named(said, "response.output_item.done")]
+    said = make_events(answer, ask(stream=True))
+    added = [e["output_index"] for e in select_events(said, "response.output_item.added")]
+    done = [e["item"] for e in select_events(said, "response.output_item.done")]
     indexes = [event["output_index"] for event in said if "output_index" in event]
 
     assert [event["sequence_number"] for event in said] == list(range(len(said)))
@@ -69,13 +69,15 @@ def test_every_item_opens_grows_and_closes_in_its_place(answer: Answer) -> None:
 @kinds
 def test_deltas_add_up_to_what_done_says(answer: Answer) -> None:
     """For every text, whatever it is called."""
-    said = events(answer, ask(stream=True))
+    said = make_events(answer, ask(stream=True))
     for done in (e for e in said if e["type"].endswith((".done",)) and "item" not in e):
         kind = done["type"].removesuffix(".done")
         field = next((f for f in ("text", "refusal", "arguments", "input") if f in done), None)
         if field:
             same = [
-                e for e in named(said, f"{kind}.delta") if e["output_index"] == done["output_index"]
+                e
+                for e in select_events(said, f"{kind}.delta")
+                if e["output_index"] == done["output_index"]
             ]
             here = [e for e in same if e.get("summary_index") == done.get("summary_index")]
             assert "".join(e["delta"] for e in here) == done[field]
@@ -83,7 +85,7 @@ def test_deltas_add_up_to_what_done_says(answer: Answer) -> None:
 
 def test_the_order_of_a_text_is_the_protocol_s() -> None:
     """From created to completed."""
-    said = events(Answer(text="ab", pieces=2), ask(stream=True))
+    said = make_events(Answer(text="ab", pieces=2), ask(stream=True))
 
     assert [event["type"].removeprefix("response.") for event in said] == [
         "created",
@@ -101,7 +103,7 @@ def test_the_order_of_a_text_is_the_protocol_s() -> None:
 
 def test_reasoning_is_in_front_and_has_a_part_for_each_paragraph() -> None:
     """In the summary form."""
-    items = output(ANSWERS["reasoning_content"], ask())
+    items = make_output(ANSWERS["reasoning_content"], ask())
 
     assert [item["type"] for item in items] == ["reasoning", "message"]
     assert [part["text"] for part in items[0]["summary"]] == ["I think.", "I am."]
@@ -110,12 +112,12 @@ def test_reasoning_is_in_front_and_has_a_part_for_each_paragraph() -> None:
 def test_encrypted_content_is_there_when_it_is_asked_for() -> None:
     """Sealed by this upstream, and only in the finished item."""
     included = ask(stream=True, include=["reasoning.encrypted_content"])
-    said = events(ANSWERS["reasoning_text"], included)
+    said = make_events(ANSWERS["reasoning_text"], included)
 
-    assert "encrypted_content" not in named(said, "response.output_item.added")[0]["item"]
-    sealed = named(said, "response.output_item.done")[0]["item"]["encrypted_content"]
+    assert "encrypted_content" not in select_events(said, "response.output_item.added")[0]["item"]
+    sealed = select_events(said, "response.output_item.done")[0]["item"]["encrypted_content"]
     assert sealed.startswith(SEALED)
-    assert "encrypted_content" not in output(ANSWERS["reasoning_text"], ask())[0]
+    assert "encrypted_content" not in make_output(ANSWERS["reasoning_text"], ask())[0]
 
 
 @check_each(
@@ -123,7 +125,7 @@ def test_encrypted_content_is_there_when_it_is_asked_for() -> None:
 )
 def test_an_incomplete_answer_says_why(finish: str, reason: str) -> None:
     """Its last item is incomplete too."""
-    whole = response(Answer(text="cut", finish=finish), ask())
+    whole = make_response(Answer(text="cut", finish=finish), ask())
 
     assert whole["status"] == "incomplete"
     assert whole["incomplete_details"] == {"reason": reason}
@@ -132,14 +134,14 @@ def test_an_incomplete_answer_says_why(finish: str, reason: str) -> None:
 
 def test_a_call_keeps_its_namespace() -> None:
     """Beside its name."""
-    item = output(Answer(calls=[Call("find", namespace="mcp")]), ask())[0]
+    item = make_output(Answer(calls=[Call("find", namespace="mcp")]), ask())[0]
 
     assert (item["name"], item["namespace"]) == ("find", "mcp")
 
 
 def test_the_response_repeats_the_parameters_of_the_request() -> None:
     """Those of the request, or else the defaults."""
-    whole = response(Answer(text="a"), ask(temperature=0.5, metadata={"a": "b"}))
+    whole = make_response(Answer(text="a"), ask(temperature=0.5, metadata={"a": "b"}))
 
     assert (whole["temperature"], whole["metadata"]) == (0.5, {"a": "b"})
     assert whole["truncation"] == "disabled"
@@ -148,10 +150,10 @@ def test_the_response_repeats_the_parameters_of_the_request() -> None:
 def test_obfuscation_is_there_unless_it_is_declined() -> None:
     """On deltas only."""
     declined = ask(stream=True, stream_options={"include_obfuscation": False})
-    said = events(Answer(text="abc"), ask(stream=True))
+    said = make_events(Answer(text="abc"), ask(stream=True))
 
     assert {e["type"] for e in said if "obfuscation" in e} == {"response.output_text.delta"}
-    assert not any("obfuscation" in event for event in events(Answer(text="abc"), declined))
+    assert not any("obfuscation" in event for event in make_events(Answer(text="abc"), declined))
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,9 @@ def chat(prompt: str, *functions: tuple[str, Json], results: tuple[str, ...] = (
     return Ask("chat", {"messages": messages, "tools": tools})
 
 
-def responses(prompt: str, *functions: tuple[str, Json], results: tuple[str, ...] = ()) -> Ask:
+def make_responses_request(
+    prompt: str, *functions: tuple[str, Json], results: tuple[str, ...] = ()
+) -> Ask:
     """The same as a Responses request."""
     items: list[Json] = [{"role": "user", "content": f"please do {prompt} [[tag:t1]]"}]
     for result in results:
@@ -45,7 +47,7 @@ def responses(prompt: str, *functions: tuple[str, Json], results: tuple[str, ...
     return Ask("responses", {"input": items, "tools": tools})
 
 
-protocols = check_each("make", [chat, responses])
+protocols = check_each("make", [chat, make_responses_request])
 
 
 @protocols

@@ -34,7 +34,7 @@ def test_answers_are_used_in_order_on_either_protocol(up: ScriptedUpstream, post
     up.script(Answer(text="one"), Answer(text="two"))
 
     assert "one" in post(up, "/chat/completions", CHAT).text
-    assert up.unused == 1
+    assert up.unused_count == 1
     assert "two" in post(up, "/responses", RESPONSES).text
     assert "scripted upstream" in post(up, "/responses", RESPONSES).text
 
@@ -64,7 +64,7 @@ def test_a_wrong_request_is_refused_and_leaves_the_script_alone(
     assert refused.value.param == "stop"
     assert refused.value.code == "unknown_parameter"
     assert [str(v) for v in up.requests[0].violations] == ["Unknown parameter: 'stop'."]
-    assert up.unused == 1
+    assert up.unused_count == 1
 
 
 def test_strictness_can_be_switched_off(post: Post) -> None:
@@ -178,7 +178,7 @@ def test_the_upstream_can_be_used_by_the_prompt_alone(sdk: OpenAI) -> None:
 
 def test_a_status_is_what_the_sdk_raises(up: ScriptedUpstream, sdk: OpenAI) -> None:
     """With its headers."""
-    up.script(faults.status(429, retry_after=7))
+    up.script(faults.refuse_with_status(429, retry_after=7))
 
     with pytest.raises(openai.RateLimitError) as refused:
         sdk.responses.create(model="m", input="hi", stream=True)

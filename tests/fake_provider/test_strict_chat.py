@@ -21,24 +21,24 @@ def calling(*ids: str) -> Json:
     return {"role": "assistant", "content": None, "tool_calls": calls}
 
 
-def result(id_: str) -> Json:
+def make_tool_message(id_: str) -> Json:
     """A tool message."""
     return {"role": "tool", "tool_call_id": id_, "content": "1"}
 
 
-def said(role: str, content: Any, **more: Any) -> Json:
+def make_message(role: str, content: Any, **more: Any) -> Json:
     """A message."""
     return {"role": role, "content": content, **more}
 
 
-def messages(*given: Json) -> Json:
+def make_request(*given: Json) -> Json:
     """A request with these messages."""
     return {"model": "m", "messages": list(given)}
 
 
 def hello(**parameters: Any) -> Json:
     """A request with one message and these parameters."""
-    return {**messages(USER), **parameters}
+    return {**make_request(USER), **parameters}
 
 
 @check_each(
@@ -54,15 +54,24 @@ def hello(**parameters: Any) -> Json:
         hello(tools=[{"type": "function", "function": {"name": "f"}}]),
         hello(max_completion_tokens=5, reasoning_effort="low", verbosity="low"),
         hello(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}),
-        messages(said("system", "a"), said("developer", "b"), USER, said("assistant", "c")),
-        messages(said("user", [{"type": "text", "text": "a"}, IMAGE], name="Ada")),
-        messages(said("assistant", [{"type": "refusal", "refusal": "no"}]), USER),
-        messages(said("assistant", None, refusal="no"), USER),
-        messages(USER, calling("a", "b"), result("b"), result("a"), USER),
-        messages(USER, {**calling("a"), "reasoning_content": "hm"}, result("a")),
-        messages(said("assistant", "a", refusal=None, annotations=[], parsed=None), USER),
-        messages(
-            USER, calling("a"), said("tool", [{"type": "text", "text": "1"}], tool_call_id="a")
+        make_request(
+            make_message("system", "a"),
+            make_message("developer", "b"),
+            USER,
+            make_message("assistant", "c"),
+        ),
+        make_request(make_message("user", [{"type": "text", "text": "a"}, IMAGE], name="Ada")),
+        make_request(make_message("assistant", [{"type": "refusal", "refusal": "no"}]), USER),
+        make_request(make_message("assistant", None, refusal="no"), USER),
+        make_request(USER, calling("a", "b"), make_tool_message("b"), make_tool_message("a"), USER),
+        make_request(USER, {**calling("a"), "reasoning_content": "hm"}, make_tool_message("a")),
+        make_request(
+            make_message("assistant", "a", refusal=None, annotations=[], parsed=None), USER
+        ),
+        make_request(
+            USER,
+            calling("a"),
+            make_message("tool", [{"type": "text", "text": "1"}], tool_call_id="a"),
         ),
     ],
     ids=lambda body: str(body)[:40],
@@ -77,7 +86,7 @@ def test_right_requests_pass(body: Json) -> None:
     [
         ({"messages": [USER]}, "Missing required parameter", "model"),
         ({"model": "m"}, "Missing required parameter", "messages"),
-        (messages(), "empty array", "messages"),
+        (make_request(), "empty array", "messages"),
         (hello(input="x"), "Unknown parameter", "input"),
         (hello(max_output_tokens=50), "Unknown parameter", "max_output_tokens"),
         (hello(temperature="hot"), "Invalid type", "temperature"),
@@ -106,43 +115,56 @@ def test_wrong_parameters_are_named(body: Json, message: str, param: str) -> Non
 @check_each(
     ("message", "param"),
     [
-        (said("critic", "a"), "messages[0].role"),
-        (said("user", None), "messages[0].content"),
-        (said("user", []), "messages[0].content"),
-        (said("user", [{"type": "input_text", "text": "a"}]), "messages[0].content[0].type"),
-        (said("system", [IMAGE]), "messages[0].content[0].type"),
-        (said("assistant", [IMAGE]), "messages[0].content[0].type"),
-        (said("assistant", [{"type": "output_text", "text": "a"}]), "messages[0].content[0].type"),
-        (said("assistant", None), "messages[0].content"),
-        (said("assistant", "a", tool_calls=[]), "messages[0].tool_calls"),
-        (said("assistant", "a", tool_calls=None), "messages[0].tool_calls"),
-        (said("user", "a", id="msg_1"), "messages[0].id"),
-        (said("assistant", "a", phase="final_answer"), "messages[0].phase"),
+        (make_message("critic", "a"), "messages[0].role"),
+        (make_message("user", None), "messages[0].content"),
+        (make_message("user", []), "messages[0].content"),
+        (
+            make_message("user", [{"type": "input_text", "text": "a"}]),
+            "messages[0].content[0].type",
+        ),
+        (make_message("system", [IMAGE]), "messages[0].content[0].type"),
+        (make_message("assistant", [IMAGE]), "messages[0].content[0].type"),
+        (
+            make_message("assistant", [{"type": "output_text", "text": "a"}]),
+            "messages[0].content[0].type",
+        ),
+        (make_message("assistant", None), "messages[0].content"),
+        (make_message("assistant", "a", tool_calls=[]), "messages[0].tool_calls"),
+        (make_message("assistant", "a", tool_calls=None), "messages[0].tool_calls"),
+        (make_message("user", "a", id="msg_1"), "messages[0].id"),
+        (make_message("assistant", "a", phase="final_answer"), "messages[0].phase"),
         ({"role": "tool", "content": "1"}, "messages[0].tool_call_id"),
     ],
 )
 def test_wrong_messages_are_named(message: Json, param: str) -> None:
     """Role, content and fields."""
-    assert [violation.param for violation in check_chat(messages(message))] == [param]
+    assert [violation.param for violation in check_chat(make_request(message))] == [param]
 
 
 @check_each(
     "given",
     [
         (USER, calling("a")),
-        (USER, calling("a"), USER, result("a")),
-        (USER, calling("a", "b"), result("a"), USER),
-        (USER, calling("a", "b"), result("a"), calling("c"), result("b"), result("c")),
-        (USER, calling("a"), result("a"), result("a")),
-        (USER, calling("a"), result("b")),
-        (USER, result("a")),
-        (USER, calling("a"), result("a"), USER, result("a")),
+        (USER, calling("a"), USER, make_tool_message("a")),
+        (USER, calling("a", "b"), make_tool_message("a"), USER),
+        (
+            USER,
+            calling("a", "b"),
+            make_tool_message("a"),
+            calling("c"),
+            make_tool_message("b"),
+            make_tool_message("c"),
+        ),
+        (USER, calling("a"), make_tool_message("a"), make_tool_message("a")),
+        (USER, calling("a"), make_tool_message("b")),
+        (USER, make_tool_message("a")),
+        (USER, calling("a"), make_tool_message("a"), USER, make_tool_message("a")),
     ],
     ids=lambda given: "-".join(message["role"] for message in given),
 )
 def test_tool_messages_answer_the_calls_right_before_them(given: tuple[Json, ...]) -> None:
     """Each once, all of them, and nothing between."""
-    found = check_chat(messages(*given))
+    found = check_chat(make_request(*given))
 
     assert found
     assert all("tool" in violation for violation in found)
@@ -154,8 +176,8 @@ def test_ids_and_names_of_calls_have_limits() -> None:
     dotted = calling("a")
     dotted["tool_calls"][0]["function"]["name"] = "mcp.find"
 
-    assert "too long" in check_chat(messages(USER, calling(long), result(long)))[0]
-    assert "pattern" in check_chat(messages(USER, dotted, result("a")))[0]
+    assert "too long" in check_chat(make_request(USER, calling(long), make_tool_message(long)))[0]
+    assert "pattern" in check_chat(make_request(USER, dotted, make_tool_message("a")))[0]
 
 
 @check_each(
@@ -207,7 +229,7 @@ def test_a_choice_must_be_one_of_the_tools(choice: Any) -> None:
 
 def test_vendors_may_know_more() -> None:
     """By name, wherever it stands."""
-    body = {**messages(said("user", "hi", partial=True)), "enable_thinking": True}
+    body = {**make_request(make_message("user", "hi", partial=True)), "enable_thinking": True}
 
     assert len(check_chat(body)) == 2
     assert check_chat(body, {"enable_thinking", "partial"}) == []

@@ -22,7 +22,7 @@ def call(id_: str = "a", **more: str) -> Json:
     return {"type": "function_call", "call_id": id_, "name": "f", "arguments": "{}", **more}
 
 
-def result(id_: str = "a") -> Json:
+def make_output(id_: str = "a") -> Json:
     """Its output."""
     return {"type": "function_call_output", "call_id": id_, "output": "1"}
 
@@ -39,7 +39,7 @@ SHELL: Json = {
 SHELL_RESULT: Json = {"type": "local_shell_call_output", "id": "a", "output": "{}"}
 
 
-def body(*items: Json, **more: object) -> Json:
+def make_request(*items: Json, **more: object) -> Json:
     """A request with this input."""
     return {"model": "m", "input": [USER, *items], **more}
 
@@ -47,32 +47,36 @@ def body(*items: Json, **more: object) -> Json:
 @check_each(
     "items",
     [
-        (call(), result(), SAID),
-        (call("a"), call("b"), result("b"), USER, result("a")),
+        (call(), make_output(), SAID),
+        (call("a"), call("b"), make_output("b"), USER, make_output("a")),
         (CUSTOM, CUSTOM_RESULT),
         (SHELL, SHELL_RESULT),
-        (call(id="fc_1", status="completed", namespace="ns"), result()),
+        (call(id="fc_1", status="completed", namespace="ns"), make_output()),
         (THOUGHT, SAID),
-        (THOUGHT, call(), result()),
+        (THOUGHT, call(), make_output()),
     ],
     ids=lambda items: "-".join(item.get("type", "message") for item in items),
 )
 def test_right_histories_pass(items: tuple[Json, ...]) -> None:
     """Stored or not."""
-    assert check_responses(body(*items)) == check_responses(body(*items, store=False)) == []
+    assert (
+        check_responses(make_request(*items))
+        == check_responses(make_request(*items, store=False))
+        == []
+    )
 
 
 @check_each(
     ("items", "message"),
     [
         ((call(),), "No tool output found for function call a."),
-        ((result(),), "No tool call found for function call output with call_id a."),
-        ((result(), call()), "No tool call found for function call output with call_id a."),
+        ((make_output(),), "No tool call found for function call output with call_id a."),
+        ((make_output(), call()), "No tool call found for function call output with call_id a."),
         ((CUSTOM,), "No tool output found for custom tool call a."),
-        ((CUSTOM, result()), "No tool call found for function call output with call_id a."),
-        ((call(), result(), result()), "No tool call found for function call output"),
-        ((call(id="call_1"), result()), "Expected an ID that begins with 'fc'"),
-        ((call(name="a b"), result()), "does not match pattern"),
+        ((CUSTOM, make_output()), "No tool call found for function call output with call_id a."),
+        ((call(), make_output(), make_output()), "No tool call found for function call output"),
+        ((call(id="call_1"), make_output()), "Expected an ID that begins with 'fc'"),
+        ((call(name="a b"), make_output()), "does not match pattern"),
         ((THOUGHT,), "without its required following item"),
         ((THOUGHT, USER), "without its required following item"),
         ((THOUGHT, SAID, THOUGHT, SAID), "Duplicate item found with id rs_1"),
@@ -84,7 +88,7 @@ def test_right_histories_pass(items: tuple[Json, ...]) -> None:
 )
 def test_wrong_histories_are_refused(items: tuple[Json, ...], message: str) -> None:
     """In the words of OpenAI."""
-    assert message in " ".join(check_responses(body(*items)))
+    assert message in " ".join(check_responses(make_request(*items)))
 
 
 @check_each(
@@ -92,19 +96,19 @@ def test_wrong_histories_are_refused(items: tuple[Json, ...], message: str) -> N
     [
         ({**call(), "role": "assistant"}, "input[1].role"),
         ({**call(), "arguments": {}}, "input[1].arguments"),
-        ({**result(), "output": {"a": 1}}, "input[1].output"),
-        ({**result(), "output": [{"type": "text", "text": "1"}]}, "input[1].output[0].type"),
+        ({**make_output(), "output": {"a": 1}}, "input[1].output"),
+        ({**make_output(), "output": [{"type": "text", "text": "1"}]}, "input[1].output[0].type"),
         ({"type": "function_call", "name": "f", "arguments": "{}"}, "input[1].call_id"),
     ],
 )
 def test_wrong_items_are_named(item: Json, param: str) -> None:
     """By their path."""
-    assert param in [violation.param for violation in check_responses(body(item))]
+    assert param in [violation.param for violation in check_responses(make_request(item))]
 
 
 def test_an_output_needs_a_call_id() -> None:
     """Though the SDK's types would do without."""
-    found = check_responses(body(call(), {"type": "function_call_output", "output": "1"}))
+    found = check_responses(make_request(call(), {"type": "function_call_output", "output": "1"}))
 
     assert "input[2].call_id" in [violation.param for violation in found]
 
@@ -113,10 +117,10 @@ def test_stored_calls_and_items_can_be_referenced() -> None:
     """Calls before it can be answered, items can be named by their id."""
     thought = {"type": "reasoning", "id": "rs_9", "summary": []}
     turns = {"resp_1": Turn([USER], [thought, call(id="fc_9")])}
-    following = {"model": "m", "input": [result()], "previous_response_id": "resp_1"}
+    following = {"model": "m", "input": [make_output()], "previous_response_id": "resp_1"}
 
     assert check_responses(following, turns=turns) == []
     assert check_responses(following)
-    assert check_responses(body(thought, call(id="fc_9"), result()), turns=turns) == []
+    assert check_responses(make_request(thought, call(id="fc_9"), make_output()), turns=turns) == []
     reference = {"type": "item_reference", "id": "rs_9"}
-    assert check_responses(body(reference, SAID), turns=turns) == []
+    assert check_responses(make_request(reference, SAID), turns=turns) == []

@@ -19,12 +19,12 @@ def hello(**parameters: Any) -> Json:
     return {"model": "m", "input": "hi", **parameters}
 
 
-def said(role: str, *parts: Json, **more: Any) -> Json:
+def make_message_request(role: str, *parts: Json, **more: Any) -> Json:
     """A request with one message."""
     return hello(input=[{"role": role, "content": list(parts), **more}])
 
 
-def text(kind: str) -> Json:
+def make_text_part(kind: str) -> Json:
     """A part of some type."""
     return {"type": kind, "text": "a"}
 
@@ -51,10 +51,18 @@ def text(kind: str) -> Json:
         hello(text={"format": {"type": "json_schema", "name": "x", "schema": {}}}),
         hello(input="as json", text={"format": {"type": "json_object"}}),
         hello(input=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
-        said("user", text("input_text"), {"type": "input_image", "image_url": "https://x/y.png"}),
-        said("developer", text("input_text"), type="message", id="msg_1"),
-        said("assistant", text("output_text"), {"type": "refusal", "refusal": "no"}),
-        said("assistant", text("output_text"), status="completed", phase="commentary"),
+        make_message_request(
+            "user",
+            make_text_part("input_text"),
+            {"type": "input_image", "image_url": "https://x/y.png"},
+        ),
+        make_message_request("developer", make_text_part("input_text"), type="message", id="msg_1"),
+        make_message_request(
+            "assistant", make_text_part("output_text"), {"type": "refusal", "refusal": "no"}
+        ),
+        make_message_request(
+            "assistant", make_text_part("output_text"), status="completed", phase="commentary"
+        ),
         hello(
             tool_choice="required",
             input=[
@@ -108,13 +116,19 @@ def test_wrong_parameters_are_named(body: Json, message: str, param: str) -> Non
 @check_each(
     ("body", "param"),
     [
-        (said("tool", text("input_text")), "input[0].role"),
-        (said("user", text("text")), "input[0].content[0].type"),
-        (said("user", text("output_text")), "input[0].content[0].type"),
-        (said("assistant", text("input_text")), "input[0].content[0].type"),
-        (said("assistant", text("text")), "input[0].content[0].type"),
-        (said("user", text("input_text"), name="Ada"), "input[0].name"),
-        (said("assistant", text("output_text"), tool_calls=[]), "input[0].tool_calls"),
+        (make_message_request("tool", make_text_part("input_text")), "input[0].role"),
+        (make_message_request("user", make_text_part("text")), "input[0].content[0].type"),
+        (make_message_request("user", make_text_part("output_text")), "input[0].content[0].type"),
+        (
+            make_message_request("assistant", make_text_part("input_text")),
+            "input[0].content[0].type",
+        ),
+        (make_message_request("assistant", make_text_part("text")), "input[0].content[0].type"),
+        (make_message_request("user", make_text_part("input_text"), name="Ada"), "input[0].name"),
+        (
+            make_message_request("assistant", make_text_part("output_text"), tool_calls=[]),
+            "input[0].tool_calls",
+        ),
         (hello(input=[{"role": "user"}]), "input[0].content"),
         (hello(input=[{"role": "user", "content": None}]), "input[0].content"),
         (hello(input=["hi"]), "input[0]"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.fake_provider.answers import Json, Protocol
-from tests.fake_provider.vendors import KNOBS, PARAMETERS, checked, refusals
+from tests.fake_provider.vendors import KNOBS, PARAMETERS, check_knobs, list_refusals
 from tests.helpers.check_cases import check_each
 
 USER: Json = {"role": "user", "content": "hi"}
@@ -87,7 +87,7 @@ def test_fields_of_answers_are_extra_too() -> None:
     """Some vendors refuse them in a history, though they are OpenAI's own."""
     body = chat({"role": "assistant", "content": "a", "annotations": []})
 
-    assert len(refusals("chat", body, {"message_extra_fields"})) == 1
+    assert len(list_refusals("chat", body, {"message_extra_fields"})) == 1
 
 
 @check_each("name", CASES)
@@ -95,9 +95,9 @@ def test_refusal_option_rejects_its_parameter(name: str) -> None:
     """And nothing else."""
     wrong, right = CASES[name]
 
-    assert len(refusals("chat", wrong, {name})) == 1
-    assert refusals("chat", right, {name}) == []
-    assert refusals("chat", wrong, ()) == []
+    assert len(list_refusals("chat", wrong, {name})) == 1
+    assert list_refusals("chat", right, {name}) == []
+    assert list_refusals("chat", wrong, ()) == []
 
 
 @check_each(
@@ -117,11 +117,11 @@ def test_vendors_refuse_on_the_responses_api_too(name: str, body: Json) -> None:
     """Where the same thing has another shape."""
     protocol: Protocol = "responses"
 
-    assert len(refusals(protocol, body, {name})) == 1
+    assert len(list_refusals(protocol, body, {name})) == 1
 
 
 def test_names_are_checked() -> None:
     """A misspelt knob would refuse nothing."""
-    assert checked({"stop"}) == {"stop"}
+    assert check_knobs({"stop"}) == {"stop"}
     with pytest.raises(ValueError, match="no such knobs: \\['halt'\\]"):
-        checked({"halt"})
+        check_knobs({"halt"})

@@ -36,16 +36,16 @@ def test_letters_are_sent_as_they_are() -> None:
 
 def test_bytes_can_be_sent_one_by_one() -> None:
     """So that letters are split between packets."""
-    steps = list(Framing(by_byte=True).paced(["é".encode(), Cut()]))
+    steps = list(Framing(by_byte=True).pace_steps(["é".encode(), Cut()]))
 
     assert steps == [b"\xc3", b"\xa9", Cut()]
 
 
 def test_frames_can_be_slow_commented_or_all_at_once() -> None:
     """Each by its own switch."""
-    assert list(Framing(delay=0.5).paced([b"a"])) == [Pause(0.5), b"a"]
-    assert list(Framing(comments=True).paced([b"a"])) == [b": PROCESSING\n\n", b"a"]
-    assert list(Framing(at_once=True).paced([b"a", b"b"])) == [b"ab"]
+    assert list(Framing(delay=0.5).pace_steps([b"a"])) == [Pause(0.5), b"a"]
+    assert list(Framing(comments=True).pace_steps([b"a"])) == [b": PROCESSING\n\n", b"a"]
+    assert list(Framing(at_once=True).pace_steps([b"a", b"b"])) == [b"ab"]
 
 
 def test_a_stream_is_whole_when_no_stream_was_asked_for() -> None:

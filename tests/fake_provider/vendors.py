@@ -10,19 +10,19 @@ from typing import Any
 from . import dialects
 from .answers import Json, Protocol
 from .history import as_items
-from .shape import Violation, unknown
+from .shape import Violation, make_unknown_error
 
 Knob = Callable[[Protocol, Json], Violation | None]
 
 
-def checked(names: Collection[str]) -> frozenset[str]:
+def check_knobs(names: Collection[str]) -> frozenset[str]:
     """The names, all of them known."""
     if strangers := set(names) - KNOBS.keys():
         raise ValueError(f"no such knobs: {sorted(strangers)}; there are {sorted(KNOBS)}")
     return frozenset(names)
 
 
-def refusals(protocol: Protocol, body: Json, names: Collection[str]) -> list[Violation]:
+def list_refusals(protocol: Protocol, body: Json, names: Collection[str]) -> list[Violation]:
     """What the vendor with these knobs says to a request."""
     said = (KNOBS[name](protocol, body) for name in sorted(names))
     return [violation for violation in said if violation]
@@ -30,7 +30,7 @@ def refusals(protocol: Protocol, body: Json, names: Collection[str]) -> list[Vio
 
 def developer_role(protocol: Protocol, body: Json) -> Violation | None:
     """DeepSeek, Zhipu: on both protocols."""
-    for number, message in enumerate(_messages(protocol, body)):
+    for number, message in enumerate(_list_messages(protocol, body)):
         if message["role"] == "developer":
             allowed = "`system`, `user`, `assistant`, `tool`"
             said = f"unknown variant `developer`, expected one of {allowed}"
@@ -43,7 +43,7 @@ def developer_role(protocol: Protocol, body: Json) -> Violation | None:
 
 def later_system(protocol: Protocol, body: Json) -> Violation | None:
     """vLLM with many chat templates."""
-    roles = [message["role"] for message in _messages(protocol, body)]
+    roles = [message["role"] for message in _list_messages(protocol, body)]
     if any(role in ("system", "developer") for role in roles[1:]):
         return Violation("System message must be at the beginning.")
     return None
@@ -51,7 +51,7 @@ def later_system(protocol: Protocol, body: Json) -> Violation | None:
 
 def same_role_twice(protocol: Protocol, body: Json) -> Violation | None:
     """Templates that want user and assistant to alternate."""
-    roles = [message["role"] for message in _messages(protocol, body)]
+    roles = [message["role"] for message in _list_messages(protocol, body)]
     if any(one == two in ("user", "assistant") for one, two in pairwise(roles)):
         return Violation("Conversation roles must alternate user/assistant/user/assistant/...")
     return None
@@ -91,7 +91,7 @@ def message_extra_fields(protocol: Protocol, body: Json) -> Violation | None:
     """Groq and others: nothing in a message but what OpenAI has there."""
     known = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio",
              "function_call", "type", "id", "status", "phase"}  # fmt: skip
-    for number, message in enumerate(_messages(protocol, body)):
+    for number, message in enumerate(_list_messages(protocol, body)):
         for name in message.keys() - known:
             return Violation(
                 f"property '{name}' is unsupported", f"messages[{number}].{name}", "unsupported"
@@ -101,7 +101,7 @@ def message_extra_fields(protocol: Protocol, body: Json) -> Violation | None:
 
 def reasoning_missing(protocol: Protocol, body: Json) -> Violation | None:
     """DeepSeek and Kimi while thinking: a message with calls must bring its reasoning back."""
-    for number, message in enumerate(_messages(protocol, body)):
+    for number, message in enumerate(_list_messages(protocol, body)):
         if message.get("tool_calls") and not message.get("reasoning_content"):
             said = "reasoning_content is missing in assistant tool call message at index"
             return Violation(f"thinking is enabled but {said} {number}")
@@ -110,7 +110,7 @@ def reasoning_missing(protocol: Protocol, body: Json) -> Violation | None:
 
 def content_parts(protocol: Protocol, body: Json) -> Violation | None:
     """Old servers: the content of a message is a string."""
-    for number, message in enumerate(_messages(protocol, body)):
+    for number, message in enumerate(_list_messages(protocol, body)):
         if isinstance(message.get("content"), list):
             where = f"messages[{number}].content"
             return Violation(f"Input should be a valid string: '{where}'", where)
@@ -119,7 +119,7 @@ def content_parts(protocol: Protocol, body: Json) -> Violation | None:
 
 def content_null(protocol: Protocol, body: Json) -> Violation | None:
     """Servers that want content even where there are only calls."""
-    for number, message in enumerate(_messages(protocol, body)):
+    for number, message in enumerate(_list_messages(protocol, body)):
         if message.get("content") is None:
             where = f"messages[{number}].content"
             return Violation(f"Input should be a valid string: '{where}'", where)
@@ -130,7 +130,7 @@ def strict_functions(protocol: Protocol, body: Json) -> Violation | None:
     """Mistral: ``strict`` is unknown to functions."""
     for number, tool in enumerate(body.get("tools") or ()):
         if "strict" in tool.get("function", tool):
-            return unknown(f"tools[{number}].function.strict")
+            return make_unknown_error(f"tools[{number}].function.strict")
     return None
 
 
@@ -151,13 +151,13 @@ def same_tool_twice(protocol: Protocol, body: Json) -> Violation | None:
     return None
 
 
-def _messages(protocol: Protocol, body: Json) -> list[Json]:
+def _list_messages(protocol: Protocol, body: Json) -> list[Json]:
     if protocol == "chat":
         return list(body["messages"])
     return [item for item in as_items(body.get("input")) if "role" in item]
 
 
-def _parameter(name: str) -> Knob:
+def _refuse_parameter(name: str) -> Knob:
     """A parameter that the vendor does not know."""
 
     def refuse(protocol: Protocol, body: Json) -> Violation | None:
@@ -208,7 +208,7 @@ _RULES: tuple[Any, ...] = (
 )
 
 KNOBS: dict[str, Knob] = {
-    **{name: _parameter(name) for name in PARAMETERS},
+    **{name: _refuse_parameter(name) for name in PARAMETERS},
     **{rule.__name__: rule for rule in _RULES},
 }
 """Name for ``refuse`` -> the rule."""

@@ -87,9 +87,9 @@ class Framing:
             return self._lines(data)
         return self._lines(f"event:{self.space}{event['type']}", data)
 
-    def paced(self, steps: Sequence[Step]) -> Iterator[Step]:
+    def pace_steps(self, steps: Sequence[Step]) -> Iterator[Step]:
         """The steps with what this framing puts before and between them."""
-        for step in self._joined(steps):
+        for step in self._join_steps(steps):
             if self.delay:
                 yield Pause(self.delay)
             if self.comments and isinstance(step, bytes):
@@ -99,7 +99,7 @@ class Framing:
             else:
                 yield step
 
-    def _joined(self, steps: Sequence[Step]) -> Sequence[Step]:
+    def _join_steps(self, steps: Sequence[Step]) -> Sequence[Step]:
         if not self.at_once:
             return steps
         return [b"".join(step for step in steps if isinstance(step, bytes))]
@@ -136,14 +136,14 @@ class Stream:
         """What is written in answer to ``ask``."""
         frames = self.framing.frames(self.events(ask), ask.protocol)
         if not ask.stream:
-            return self._whole(ask, len(frames))
-        steps = list(self.framing.paced(self.ending(frames)))
+            return self._make_whole(ask, len(frames))
+        steps = list(self.framing.pace_steps(self.ending(frames)))
         headers = {"content-type": self.framing.content_type, **self.headers}
         return Reply(headers=headers, steps=steps, before=self.before)
 
-    def _whole(self, ask: Ask, count: int) -> Reply:
+    def _make_whole(self, ask: Ask, count: int) -> Reply:
         answer = RENDER[ask.protocol][1](self.answer, ask)
-        reply = whole(self.spoiled(answer, ask) if self.spoiled else answer)
+        reply = make_whole_reply(self.spoiled(answer, ask) if self.spoiled else answer)
         size = -(-len(reply.body) // count)
         pieces = [reply.body[i : i + size] for i in range(0, len(reply.body), size)]
         steps = self.ending(pieces)
@@ -179,10 +179,12 @@ class Raw:
             return Reply(self.status, self.headers, self.body)
         frames = self.framing.frames(self.events, ask.protocol)
         headers = {"content-type": self.framing.content_type, **self.headers}
-        return Reply(self.status, headers, steps=list(self.framing.paced(frames)))
+        return Reply(self.status, headers, steps=list(self.framing.pace_steps(frames)))
 
 
-def whole(value: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
+def make_whole_reply(
+    value: Json, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Reply:
     """A JSON object as the body."""
     body = json.dumps(value, ensure_ascii=False).encode()
     return Reply(status, {"content-type": JSON_TYPE, **(headers or {})}, body)
@@ -190,7 +192,7 @@ def whole(value: Json, status: int = 200, headers: Mapping[str, str] | None = No
 
 RENDER: dict[Protocol, tuple[Callable[[Answer, Ask], list[Json]], Callable[[Answer, Ask], Json]]]
 RENDER = {
-    "chat": (chat.chunks, chat.completion),
-    "responses": (responses.events, responses.response),
+    "chat": (chat.make_chunks, chat.make_completion),
+    "responses": (responses.make_events, responses.make_response),
 }
 """Protocol -> how an answer is streamed, and how it is sent whole."""

@@ -18,7 +18,7 @@ from typing_extensions import is_typeddict
 
 from tests.fake_provider import Answer, Stream
 from tests.fake_provider.answers import Ask, Protocol
-from tests.fake_provider.shape import UNIONS, bare, fields, members
+from tests.fake_provider.shape import UNIONS, list_fields, list_members, strip_qualifiers
 from tests.helpers.cases import cases
 from tests.helpers.mutations import WRONG
 
@@ -45,7 +45,7 @@ NUMBERS = (0, 1, 2, -1, 16, 0.5)
 
 def request(random: Random, protocol: str, model: str) -> Json:
     """A request of the SDK's types: made up, or one of the conversations, with more parameters."""
-    known = {n: f for n, f in fields(BASES[protocol]).items() if n not in ("model", "stream")}
+    known = {n: f for n, f in list_fields(BASES[protocol]).items() if n not in ("model", "stream")}
     body: Json = {"model": model, **random.choice(_begun(protocol))}
     for name in random.sample(sorted(known), random.choice((0, 1, 1, 2, 4))):
         if name not in body or (name == TALK[protocol] and random.random() < 0.5):
@@ -74,10 +74,10 @@ def _unaddressed(body: Json) -> Json:
 
 def value(random: Random, kind: Any, depth: int = 5) -> Any:
     """A JSON value of a type of the SDK; fewer members, and plainer ones, the deeper it lies."""
-    kind = bare(kind)
+    kind = strip_qualifiers(kind)
     origin = get_origin(kind)
     if origin in UNIONS:
-        return value(random, random.choice(members(kind)), depth)
+        return value(random, random.choice(list_members(kind)), depth)
     if origin is Literal:
         return random.choice(get_args(kind))
     if is_typeddict(kind):
@@ -92,7 +92,7 @@ def value(random: Random, kind: Any, depth: int = 5) -> Any:
 
 
 def _object(random: Random, kind: Any, depth: int) -> Json:
-    known = fields(kind)
+    known = list_fields(kind)
     optional = sorted(name for name, field in known.items() if not field.required)
     some = random.sample(optional, min(len(optional), random.choice((0, 0, 1, 2, 3))))
     chosen = [n for n, field in known.items() if field.required or (n in some and depth > 0)]

@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from openai.types.responses.response_input_item_param import ResponseInputItemParam
 
 from tests.fake_provider import Answer
-from tests.fake_provider.shape import check, fields
+from tests.fake_provider.shape import check, list_fields
 from tests.helpers import generated
 from tests.helpers.check_cases import check_each
 
@@ -21,7 +21,7 @@ PROTOCOLS = ("chat", "responses")
 @check_each("protocol", PROTOCOLS)
 @check_each("seed", range(20))
 def test_every_parameter_is_of_its_type(protocol: str, seed: int) -> None:
-    for name, field in fields(generated.BASES[protocol]).items():
+    for name, field in list_fields(generated.BASES[protocol]).items():
         made = generated.value(Random(seed), field.type)
 
         assert check(made, field.type, name) == []
@@ -41,7 +41,7 @@ def test_requests_are_of_all_kinds(protocol: str) -> None:
 
     assert all(body["model"] == "m" for body in made)
     assert {body["stream"] for body in made} == {True, False}
-    assert fields(generated.BASES[protocol]).keys() <= {name for body in made for name in body}
+    assert list_fields(generated.BASES[protocol]).keys() <= {name for body in made for name in body}
 
 
 def test_broken_value_is_a_changed_copy() -> None:

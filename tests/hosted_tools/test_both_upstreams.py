@@ -281,7 +281,7 @@ def test_reasoning_goes_back_with_the_calls(setup: Setup) -> None:
 
 
 def test_failed_round_ends_the_stream_with_the_usage_so_far(setup: Setup) -> None:
-    setup.upstream.script(calls("web_search", query="cats"), faults.status(503))
+    setup.upstream.script(calls("web_search", query="cats"), faults.refuse_with_status(503))
     response = check_failure(stream_events(setup, input="cats?", tools=[SEARCH]))
     assert response["usage"]["total_tokens"] > 0
     assert [item["type"] for item in response["output"]] == ["web_search_call"]

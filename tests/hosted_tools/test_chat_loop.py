@@ -226,10 +226,10 @@ def test_failed_search_is_told_to_the_model(setup: Setup) -> None:
 
 
 def test_failed_round_is_an_error_at_the_end(setup: Setup) -> None:
-    setup.upstream.script(SEARCH, faults.status(503))
+    setup.upstream.script(SEARCH, faults.refuse_with_status(503))
     with pytest.raises(openai.InternalServerError):
         ask(setup)
-    setup.upstream.script(Answer(text="Hm.", calls=SEARCH.calls), faults.status(503))
+    setup.upstream.script(Answer(text="Hm.", calls=SEARCH.calls), faults.refuse_with_status(503))
     with pytest.raises(openai.APIError):
         read_stream(setup)
 

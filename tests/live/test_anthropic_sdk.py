@@ -182,7 +182,7 @@ def test_errors_of_the_upstream_are_the_sdks(
 ) -> None:
     import anthropic
 
-    upstream.script(faults.status(429))
+    upstream.script(faults.refuse_with_status(429))
     with pytest.raises(anthropic.RateLimitError) as raised:
         client.messages.create(model=f"{over}/gpt-5", max_tokens=100, messages=[HI])
     assert raised.value.type == "rate_limit_error"

@@ -19,7 +19,7 @@ from simple_websocket import Client, ConnectionClosed
 from wsproto.utilities import LocalProtocolError
 
 from tests.fake_provider import Answer, ScriptedUpstream
-from tests.fake_provider.faults import silent
+from tests.fake_provider.faults import never_answer
 from tests.helpers.waiting import wait_until
 from tests.live.conftest import Serve, settings
 from tests.live.neighbour import Neighbour, connect_to_each_worker, measure_memory
@@ -332,7 +332,7 @@ def connect(server: Server) -> Client:
 def test_waiting_messages_have_a_limit_in_bytes(ample: Server, upstream: ScriptedUpstream) -> None:
     ws, before = connect(ample), measure_memory(ample)
     message = {"type": "response.create", "model": "chat/m", "input": "x" * (3 * MB)}
-    upstream.script(silent(20))
+    upstream.script(never_answer(20))
 
     def send_all() -> None:
         ws.send(json.dumps(message))

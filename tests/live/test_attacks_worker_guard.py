@@ -437,7 +437,7 @@ def test_a_client_that_reads_too_slowly_gives_its_place_back(
 def test_an_aborted_worker_is_replaced(serve: Serve, upstream: ScriptedUpstream) -> None:
     server = serve(settings(upstream))
     (before,) = list_workers(server)
-    upstream.script(faults.stalled(Answer(text="word " * 40), after=2))
+    upstream.script(faults.stall(Answer(text="word " * 40), after=2))
     with http.stream(
         "POST", f"{server.v1}/responses", json=asking("responses", stream=True)
     ) as got:

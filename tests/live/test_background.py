@@ -106,7 +106,7 @@ def test_a_deploy_hands_work_to_another_worker(
     over: str, start: Start, upstream: ScriptedUpstream
 ) -> None:
     server = start()
-    upstream.script(faults.slow(LONG, delay=0.5), SHORT)
+    upstream.script(faults.slow_down(LONG, delay=0.5), SHORT)
     asked: Any = {
         "model": f"{over}/m",
         "input": [{"role": "user", "content": "hi"}],
@@ -148,7 +148,7 @@ def test_follower_of_a_stopping_worker_gets_a_retryable_error(
     start: Start, upstream: ScriptedUpstream
 ) -> None:
     server = start()
-    upstream.script(faults.slow(LONG, delay=0.5), SHORT)
+    upstream.script(faults.slow_down(LONG, delay=0.5), SHORT)
     events: list[Any] = []
     with client_of(server) as client:
         stream = client.responses.create(model="chat/m", input="hi", background=True, stream=True)
@@ -168,7 +168,7 @@ def test_background_grace_lets_work_end_during_a_deploy(
     start: Start, upstream: ScriptedUpstream
 ) -> None:
     server = start(FORWARDER_BACKGROUND_GRACE="20", GUNICORN_GRACEFUL_TIMEOUT="22")
-    upstream.script(faults.slow(LONG, delay=0.3))
+    upstream.script(faults.slow_down(LONG, delay=0.3))
     with client_of(server) as client:
         queued = client.responses.create(model="chat/m", input="hi", background=True)
         wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
@@ -185,7 +185,7 @@ def test_work_that_acts_at_its_upstream_is_not_begun_again(
     start: Start, upstream: ScriptedUpstream
 ) -> None:
     server = start()
-    upstream.script(faults.slow(LONG, delay=0.5))
+    upstream.script(faults.slow_down(LONG, delay=0.5))
     tool: Any = {"type": "code_interpreter", "container": {"type": "auto"}}
     with client_of(server) as client:
         queued = client.responses.create(
@@ -209,7 +209,7 @@ def test_work_of_a_worker_that_died_is_begun_again(
     over: str, start: Start, upstream: ScriptedUpstream
 ) -> None:
     server = start()
-    upstream.script(faults.slow(LONG, delay=1), SHORT)
+    upstream.script(faults.slow_down(LONG, delay=1), SHORT)
     with client_of(server) as client:
         queued = client.responses.create(model=f"{over}/m", input="hi", background=True)
         wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
@@ -229,7 +229,7 @@ def test_work_that_may_be_begun_once_fails_with_its_worker(
     start: Start, upstream: ScriptedUpstream
 ) -> None:
     server = start(FORWARDER_BACKGROUND_ATTEMPTS="1")
-    upstream.script(faults.slow(LONG, delay=0.5), SHORT)
+    upstream.script(faults.slow_down(LONG, delay=0.5), SHORT)
     with client_of(server) as client:
         queued = client.responses.create(model="chat/m", input="hi", background=True)
         wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
@@ -237,11 +237,11 @@ def test_work_that_may_be_begun_once_fails_with_its_worker(
         done = ended(client, queued.id)
 
     assert done.status == "failed"
-    assert upstream.unused == 1
+    assert upstream.unused_count == 1
 
 
 def test_work_is_queued_while_no_server_runs(start: Start, upstream: ScriptedUpstream) -> None:
-    upstream.script(faults.slow(LONG, delay=0.5), SHORT)
+    upstream.script(faults.slow_down(LONG, delay=0.5), SHORT)
     server = start()
     with client_of(server) as client:
         queued = client.responses.create(model="chat/m", input="hi", background=True)
@@ -291,7 +291,7 @@ def test_a_finished_response_is_kept_until_the_database_is_back(
     database: str, start: Start, upstream: ScriptedUpstream
 ) -> None:
     server = start()
-    upstream.script(faults.slow(Answer(text="Worth keeping."), delay=0.2))
+    upstream.script(faults.slow_down(Answer(text="Worth keeping."), delay=0.2))
     with client_of(server) as client:
         queued = client.responses.create(model="chat/m", input="hi", background=True)
         with writes_refused(database):
@@ -318,7 +318,7 @@ def test_wrong_clock_of_one_machine_does_no_harm(
     (tmp_path / "sitecustomize.py").write_text(_SKEW.format(seconds=skew))
     servers = [start(), start(PYTHONPATH=str(tmp_path))]
     for server, other in (servers, servers[::-1]):
-        upstream.script(faults.slow(LONG, delay=0.3))
+        upstream.script(faults.slow_down(LONG, delay=0.3))
         with client_of(server) as client, client_of(other) as reader:
             talk = client.conversations.create()
             queued = client.responses.create(

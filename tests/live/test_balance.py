@@ -89,7 +89,7 @@ def test_workers_share_the_rest_of_a_key(provider: ScriptedUpstream, tmp_path: P
         redis_at(free_port(), tmp_path) as storage,
         running(configure(provider, FORWARDER_RATE_LIMIT_STORAGE=storage), tmp_path, TWO) as server,
     ):
-        provider.script(faults.status(429, retry_after=60))
+        provider.script(faults.refuse_with_status(429, retry_after=60))
         assert send(server).status == 200
         await_resting(server, 1)
         [resting] = find_resting(server)
@@ -109,7 +109,10 @@ def test_workers_repeat_the_refusal_that_another_worker_got(
         redis_at(free_port(), tmp_path) as storage,
         running(configure(provider, FORWARDER_RATE_LIMIT_STORAGE=storage), tmp_path, TWO) as server,
     ):
-        provider.script(faults.status(429, retry_after=90), faults.status(429, retry_after=60))
+        provider.script(
+            faults.refuse_with_status(429, retry_after=90),
+            faults.refuse_with_status(429, retry_after=60),
+        )
         assert send(server).status == 429
         await_resting(server, 2)
         provider.requests.clear()
@@ -128,14 +131,14 @@ def test_requests_are_as_quick_while_redis_hangs_or_is_gone(
     with redis_process(port := free_port(), tmp_path) as redis:
         given = configure(provider, FORWARDER_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{port}/0")
         with running(given, tmp_path, TWO) as server:
-            provider.script(faults.status(429, retry_after=60))
+            provider.script(faults.refuse_with_status(429, retry_after=60))
             assert send(server).status == 200
             await_resting(server, 1)
             redis.send_signal(signal.SIGSTOP)
             started_at = time.monotonic()
             hanging = [send(server) for _ in range(10)]
             seconds = time.monotonic() - started_at
-            provider.script(faults.status(429, retry_after=60))
+            provider.script(faults.refuse_with_status(429, retry_after=60))
             refused = send(server)
             redis.kill()
             redis.wait(10)

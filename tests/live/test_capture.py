@@ -116,7 +116,7 @@ def test_no_secret_is_in_any_file_or_answer(
     headers = {"Cookie": f"session={OTHER}", "X-Api-Key": OTHER}
     body = asking("responses", f"my keys are {CLIENT} and {UPSTREAM_KEY}", model="chat/m",
                   user=PERSON)  # fmt: skip
-    upstream.script(faults.status(403, message=said), faults.error_in_200(said),
+    upstream.script(faults.refuse_with_status(403, message=said), faults.error_in_200(said),
                     faults.error_event(Answer(text=said, pieces=2), after=2), Answer(text=said))  # fmt: skip
     for streamed in (False, False, True, False):
         url = f"/v1/responses?key={OTHER}&api-version=1"
@@ -192,10 +192,10 @@ def test_a_failing_request_is_captured_and_its_failure_reproduced(
     client: str, over: str, two: Server, given: dict[str, str], upstream: ScriptedUpstream
 ) -> None:
     failing = [
-        faults.status(429, retry_after=3),
-        faults.cut(Answer(text="one two three", pieces=3)),
+        faults.refuse_with_status(429, retry_after=3),
+        faults.cut_connection(Answer(text="one two three", pieces=3)),
         faults.error_event(Answer(text="one two three", pieces=3)),
-        faults.html(),
+        faults.answer_with_html(),
     ]
     path = "/v1/chat/completions" if client == "chat" else "/v1/responses"
     for fault in failing:
@@ -232,7 +232,7 @@ def test_failure_with_a_registered_model_is_replayed_with_and_without_it(
         assert created.status_code == 200
         upstream.script(
             Answer(text="one two", pieces=2), faults.error_event(Answer(text="x y z", pieces=3)),
-            faults.cut(Answer(text="x y z", pieces=3)), faults.status(404),
+            faults.cut_connection(Answer(text="x y z", pieces=3)), faults.refuse_with_status(404),
         )  # fmt: skip
         for _ in range(4):
             post(two, "/api/chat", json=asked)
@@ -255,7 +255,7 @@ def test_failure_with_a_registered_model_is_replayed_with_and_without_it(
 def test_a_request_is_sent_again_to_the_upstream_of_today(
     two: Server, given: dict[str, str], upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(faults.status(500))
+    upstream.script(faults.refuse_with_status(500))
     id_ = post(two, "/v1/responses", json=asking("responses", model="chat/m")).headers[
         "x-request-id"
     ]
@@ -275,7 +275,7 @@ def test_turns_of_a_websocket_are_exchanges(
     two: Server, given: dict[str, str], upstream: ScriptedUpstream
 ) -> None:
     talk = Talk(two, Authorization=f"Bearer {CLIENT}")
-    upstream.script(Answer(text="one"), Answer(text="two"), faults.status(400))
+    upstream.script(Answer(text="one"), Answer(text="two"), faults.refuse_with_status(400))
     first = talk.ask("hello")
     talk.ask("and", previous_response_id=first[-1]["response"]["id"])
     talk.ask("no")
@@ -293,7 +293,7 @@ def test_turns_of_a_websocket_are_exchanges(
 
 
 def test_a_client_that_leaves_is_captured(two: Server, upstream: ScriptedUpstream) -> None:
-    upstream.script(faults.slow(Answer(text="word " * 300, pieces=300), delay=0.02))
+    upstream.script(faults.slow_down(Answer(text="word " * 300, pieces=300), delay=0.02))
     body = asking("responses", model="chat/m", stream=True)
     with http.stream("POST", f"{two.v1}/responses", json=body,
                      headers={"Authorization": f"Bearer {CLIENT}"}) as answer:  # fmt: skip
@@ -310,7 +310,7 @@ def test_capture_in_memory_is_saved_and_replayed(
 ) -> None:
     given |= {"FORWARDER_CAPTURE": "memory"}
     with running(given, tmp_path) as server:
-        upstream.script(faults.status(429))
+        upstream.script(faults.refuse_with_status(429))
         post(server, "/v1/responses", json=asking("responses", model="chat/m"))
         (found,) = captured(server, 1)
         assert admin(server).json()["shared"] is False

@@ -9,7 +9,7 @@ from openai import OpenAI
 
 from tests.fake_provider import ScriptedUpstream
 from tests.fake_provider.answers import Answer, Usage
-from tests.fake_provider.faults import status
+from tests.fake_provider.faults import refuse_with_status
 from tests.helpers import sdk
 from tests.live.conftest import KEY
 from tests.live.server import Server
@@ -112,7 +112,7 @@ def test_a_conversation_that_is_too_long_even_for_a_summary_is_cut(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(
-        status(400, message="This model's maximum context length is 8 tokens."),
+        refuse_with_status(400, message="This model's maximum context length is 8 tokens."),
         Answer(text=SUMMARY),
     )
     long = [*TALK, *TALK, *TALK, {"type": "compaction_trigger"}]

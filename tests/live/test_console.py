@@ -174,8 +174,8 @@ def test_playground_shows_where_a_mistake_is(page: Any, server: Server) -> None:
 def test_playground_stops_an_answer(page: Any, server: Server, upstream: ScriptedUpstream) -> None:
     page.goto(f"{server.url}/console/playground")
     for answer, state in (
-        (faults.stalled(Answer("one two three"), after=2), "The answer arrives"),
-        (faults.silent(), "Waiting for the upstream"),
+        (faults.stall(Answer("one two three"), after=2), "The answer arrives"),
+        (faults.never_answer(), "Waiting for the upstream"),
     ):
         upstream.script(answer)
         before = len(upstream.requests)

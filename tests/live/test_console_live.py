@@ -61,7 +61,7 @@ def follow(server: Server, query: str = "") -> Iterator[Iterator[Event]]:
 
 def start_stream(server: Server, upstream: ScriptedUpstream, seconds: float) -> threading.Thread:
     """Start a request whose answer is streamed for so long."""
-    upstream.script(faults.slow(Answer(text="word " * 60, pieces=60), delay=seconds / 60))
+    upstream.script(faults.slow_down(Answer(text="word " * 60, pieces=60), delay=seconds / 60))
     body = asking("responses", "tell me", model="chat/m", stream=True)
     thread = threading.Thread(
         target=http.post, args=(f"{server.v1}/responses",), kwargs={"json": body}
@@ -174,7 +174,7 @@ def test_list_follows_an_exchange_to_its_end(
 def test_pages_of_hostile_exchanges_are_accessible_and_harmless(
     open_server: Server, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(Answer(text=HOSTILE, reasoning=HOSTILE), faults.status(429))
+    upstream.script(Answer(text=HOSTILE, reasoning=HOSTILE), faults.refuse_with_status(429))
     for _ in range(2):
         body = asking("responses", HOSTILE, model="chat/m", stream=True, user=HOSTILE[:60])
         http.post(f"{open_server.v1}/responses", json=body)

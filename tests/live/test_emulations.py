@@ -20,7 +20,9 @@ either = check_each("stream", [False, True], ids=["whole", "streamed"])
 TEXT = "One, two, STOP, three."
 OVER_RESPONSES = {"model": "responses/m"}
 USAGE = {"stream_options": {"include_usage": True}}
-TOO_LONG = faults.status(400, message="This model's maximum context length is 9 tokens.")
+TOO_LONG = faults.refuse_with_status(
+    400, message="This model's maximum context length is 9 tokens."
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,7 @@ def test_unmatched_stop_changes_nothing(
 
 def test_the_upstream_is_left_at_the_stop(forwarder: Server, upstream: ScriptedUpstream) -> None:
     text = "word " * 20 + "STOP" + " word" * 400
-    upstream.script(faults.slow(Answer(text=text, pieces=200), delay=0.02))
+    upstream.script(faults.slow_down(Answer(text=text, pieces=200), delay=0.02))
     answered = chat(forwarder, stop="STOP")
     assert choices(answered) == [("word " * 20, "stop")]
     assert upstream.requests[0].closed_by_client.wait(2)
@@ -111,7 +113,7 @@ def test_choices_are_asked_for_at_once_and_merged(
 ) -> None:
     upstream.forget()
     texts = [f"Answer {letter * 30}." for letter in "abcd"]
-    upstream.script(*(faults.slow(Answer(text=text, pieces=8), delay=0.03) for text in texts))
+    upstream.script(*(faults.slow_down(Answer(text=text, pieces=8), delay=0.03) for text in texts))
     started = time.monotonic()
     answered = chat(forwarder, stream, n=4)
     assert time.monotonic() - started < 3 * 0.03 * 20
@@ -139,8 +141,8 @@ def test_a_refusal_of_one_choice_is_the_answer(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    slow = faults.slow(Answer(text="word " * 200, pieces=200), delay=0.02)
-    upstream.script(slow, faults.status(429, retry_after=7), slow)
+    slow = faults.slow_down(Answer(text="word " * 200, pieces=200), delay=0.02)
+    upstream.script(slow, faults.refuse_with_status(429, retry_after=7), slow)
     answered = chat(forwarder, stream, n=3)
     assert answered.status == 429
     assert answered.headers["retry-after"] == "7"
@@ -149,8 +151,8 @@ def test_a_refusal_of_one_choice_is_the_answer(
 
 
 def test_a_failure_of_one_choice_ends_all(forwarder: Server, upstream: ScriptedUpstream) -> None:
-    slow = faults.slow(Answer(text="word " * 200, pieces=200), delay=0.02)
-    upstream.script(slow, faults.cut(Answer(text=TEXT, pieces=9), after=8), slow)
+    slow = faults.slow_down(Answer(text="word " * 200, pieces=200), delay=0.02)
+    upstream.script(slow, faults.cut_connection(Answer(text=TEXT, pieces=9), after=8), slow)
     answered = chat(forwarder, n=3)
     assert answered.ending == "failed"  # as a status, when no choice had begun
     left = [request for request in upstream.requests if request.closed_by_client.wait(2)]
@@ -162,8 +164,8 @@ def test_every_upstream_is_left_when_the_client_leaves(
     silent: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    answer = faults.slow(Answer(text="word " * 300, pieces=300), delay=0.02)
-    stalled = faults.stalled(Answer(text=TEXT), after=5)
+    answer = faults.slow_down(Answer(text="word " * 300, pieces=300), delay=0.02)
+    stalled = faults.stall(Answer(text=TEXT), after=5)
     upstream.script(*[stalled if silent else answer] * 3)
     body = asking("chat", stream=True, n=3, **OVER_RESPONSES)
     leave(forwarder, "chat", body, after=b"data: ")
@@ -183,7 +185,7 @@ def test_a_number_over_the_cap_is_refused(forwarder: Server, upstream: ScriptedU
 def test_silence_of_all_choices_keeps_the_client_alive(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(*[faults.stalled(Answer(text=TEXT), after=3, seconds=0.7)] * 2)
+    upstream.script(*[faults.stall(Answer(text=TEXT), after=3, seconds=0.7)] * 2)
     answered = chat(forwarder, n=2)
     assert ": keep-alive" in answered.text
     assert choices(answered) == [(TEXT, "stop")] * 2

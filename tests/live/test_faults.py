@@ -95,7 +95,7 @@ def vendors() -> list[Any]:
         for client, over in PAIRINGS
         for stream in (False, True)
         if stream or client != over
-        for name in faults.harmless(ANSWER, protocol(over))
+        for name in faults.list_harmless(ANSWER, protocol(over))
     ]
 
 
@@ -124,7 +124,7 @@ def test_vendor_variations_change_nothing(
     client: str, over: str, stream: bool, name: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    upstream.script(faults.harmless(ANSWER, protocol(over))[name])
+    upstream.script(faults.list_harmless(ANSWER, protocol(over))[name])
 
     model = "m" if stream else "folded"
     answered = ask(forwarder, client, asking_for_calls(client, over, stream, model))
@@ -164,7 +164,7 @@ def test_a_finished_empty_answer_is_an_answer(
     client: str, over: str, form: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    upstream.script(faults.empty())
+    upstream.script(faults.make_empty_answer())
 
     answered = ask(forwarder, client, asking_for_calls(client, over, form == "streamed", form))
 
@@ -204,7 +204,7 @@ def broken() -> list[Any]:
         pytest.param(client, over, form, name, id=f"{client}-{over}-{form}-{name}")
         for client, over in PAIRINGS
         for form in ("whole", "folded", "streamed")
-        for name in faults.fatal(ANSWER, protocol(over))
+        for name in faults.list_fatal(ANSWER, protocol(over))
         if form != "whole" or name != "without_terminal"
     ]
 
@@ -215,7 +215,7 @@ def test_a_broken_answer_fails_once(
 ) -> None:
     upstream.forget()
     stream = form == "streamed"
-    fault = faults.fatal(ANSWER, protocol(over))[name]
+    fault = faults.list_fatal(ANSWER, protocol(over))[name]
     upstream.script(fault)
 
     answered = ask(forwarder, client, asking_for_calls(client, over, stream, form))
@@ -239,7 +239,9 @@ def test_a_refusal_reaches_the_client_as_it_is(
 ) -> None:
     upstream.forget()
     headers = {"x-ratelimit-remaining-tokens": "7", "x-should-retry": "true", "x-secret": "no"}
-    upstream.script(faults.status(code, retry_after=9, param="messages", headers=headers))
+    upstream.script(
+        faults.refuse_with_status(code, retry_after=9, param="messages", headers=headers)
+    )
 
     answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
 
@@ -283,7 +285,7 @@ def test_a_cut_stream_keeps_what_was_said(
 ) -> None:
     upstream.forget()
     for client in PATHS:
-        upstream.script(faults.cut(Answer(text=TEXT, pieces=8), after=8, reset=False))
+        upstream.script(faults.cut_connection(Answer(text=TEXT, pieces=8), after=8, reset=False))
         answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
         assert answered.ending == "failed"
         assert TEXT[:5] in said_so_far(answered)
@@ -329,7 +331,7 @@ def test_an_upstream_that_never_answers_is_a_504(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    upstream.script(*[faults.silent()] * len(PAIRINGS))
+    upstream.script(*[faults.never_answer()] * len(PAIRINGS))
     started = time.monotonic()
 
     for answered in all_at_once(forwarder, stream):
@@ -345,7 +347,7 @@ def test_an_upstream_that_falls_silent_has_failed(
     after: int, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    upstream.script(*[faults.stalled(Answer(text=TEXT), after)] * len(PAIRINGS))
+    upstream.script(*[faults.stall(Answer(text=TEXT), after)] * len(PAIRINGS))
     started = time.monotonic()
 
     for answered in all_at_once(forwarder, stream=True):
@@ -361,7 +363,7 @@ def test_a_whole_answer_whose_upstream_falls_silent_is_a_504(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     for client, over in [("chat", "responses"), ("responses", "chat")]:
-        upstream.script(faults.stalled(Answer(text=TEXT), 4))
+        upstream.script(faults.stall(Answer(text=TEXT), 4))
         answered = ask(forwarder, client, asking(client, model=f"{over}/m"))
         assert answered.status == 504
         assert answered.error["code"] == "upstream_timeout"
@@ -373,7 +375,7 @@ def test_a_slow_upstream_is_waited_for(
 ) -> None:
     """Longer than any single silence may last."""
     upstream.forget()
-    upstream.script(faults.slow(Answer(text=TEXT, pieces=6), delay=0.15))
+    upstream.script(faults.slow_down(Answer(text=TEXT, pieces=6), delay=0.15))
 
     answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
 
@@ -423,8 +425,8 @@ def soon(holds: Callable[[], Any]) -> bool:
 @check_each(
     "answer",
     [
-        faults.slow(Answer(text="word " * 300, pieces=300), delay=0.02),
-        faults.stalled(Answer(text=TEXT), after=5),
+        faults.slow_down(Answer(text="word " * 300, pieces=300), delay=0.02),
+        faults.stall(Answer(text=TEXT), after=5),
     ],
     ids=["talking", "silent"],
 )
@@ -445,7 +447,7 @@ def test_the_upstream_is_left_before_it_has_answered(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    upstream.script(faults.silent())
+    upstream.script(faults.never_answer())
 
     with sending(forwarder, client, asking(client, model=f"{over}/m")):
         assert soon(lambda: upstream.requests)
@@ -476,7 +478,7 @@ def test_a_client_that_leaves_is_no_failure_of_the_upstream(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    upstream.script(faults.stalled(Answer(text="word " * 40, pieces=40), after=9))
+    upstream.script(faults.stall(Answer(text="word " * 40, pieces=40), after=9))
     before = http.get(f"{forwarder.url}/metrics").text
     name = f"req_{client}_over_{over}_left"
 
@@ -498,7 +500,9 @@ def test_an_upstream_s_header_beyond_ascii_spoils_nothing(
     value: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    upstream.script(faults.status(429, headers={"x-request-id": value, "retry-after": "7"}))
+    upstream.script(
+        faults.refuse_with_status(429, headers={"x-request-id": value, "retry-after": "7"})
+    )
 
     answered = ask(forwarder, "chat", asking("chat", model="chat/m"))
 
@@ -524,7 +528,7 @@ def test_a_connection_is_not_used_again_after_a_cut(
 ) -> None:
     upstream.forget()
     body = asking(client, model=f"{over}/m", stream=True)
-    upstream.script(faults.cut(Answer(text=TEXT)))
+    upstream.script(faults.cut_connection(Answer(text=TEXT)))
     ask(forwarder, client, body)
 
     assert ask(forwarder, client, body).ending == "completed"
@@ -723,7 +727,7 @@ def test_keys_in_an_upstream_s_error_are_blotted_out(
 ) -> None:
     for client, over in PAIRINGS:
         for status in (400, 429, 500):
-            upstream.script(faults.status(status, message=f"Your key {KEY} is tired."))
+            upstream.script(faults.refuse_with_status(status, message=f"Your key {KEY} is tired."))
             answered = ask(forwarder, client, asking(client, model=f"{over}/m"))
             assert answered.error["message"] == "Your key *** is tired."
         upstream.script(faults.error_in_200(f"Your key {KEY} is tired."))

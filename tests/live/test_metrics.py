@@ -72,7 +72,7 @@ def test_two_workers_count_together(two: Server, upstream: ScriptedUpstream) -> 
         answered = ask(two, client, asking(client, model=f"{over}/m", stream=True))
         assert answered.ending == "completed"
         sent += len(answered.events) if client == "responses" else 0
-    upstream.script(faults.status(429), faults.status(500))
+    upstream.script(faults.refuse_with_status(429), faults.refuse_with_status(500))
     for status in (429, 500):
         failed = ask(two, "chat", asking("chat", model="chat/m", seed=1))
         assert failed.status == status, failed.text
@@ -115,7 +115,7 @@ def test_both_workers_had_a_part_in_it(two: Server, tmp_path: Path) -> None:
 
 
 def test_gauges_of_a_dead_worker_are_removed(two: Server, upstream: ScriptedUpstream) -> None:
-    upstream.script(faults.stalled(Answer(text="word " * 9, pieces=9), after=3))
+    upstream.script(faults.stall(Answer(text="word " * 9, pieces=9), after=3))
     body = json.dumps(asking("responses", stream=True))
     begun, over = threading.Event(), threading.Event()
 

@@ -257,7 +257,7 @@ def test_a_refusal_has_its_status(
 ) -> None:
     from ollama import ResponseError
 
-    upstream.script(*[faults.status(429, retry_after=3)] * 2)
+    upstream.script(*[faults.refuse_with_status(429, retry_after=3)] * 2)
 
     for streamed in (False, True):
         with pytest.raises(ResponseError) as caught:
@@ -275,7 +275,7 @@ def test_an_answer_that_breaks_is_an_error_and_never_done(
 ) -> None:
     from ollama import ResponseError
 
-    upstream.script(faults.cut(Answer(text="and so on", pieces=9), after=7))
+    upstream.script(faults.cut_connection(Answer(text="and so on", pieces=9), after=7))
     told: list[Any] = []
 
     with pytest.raises(ResponseError):
@@ -305,7 +305,7 @@ def test_a_silent_upstream_does_not_spoil_the_lines(
 ) -> None:
     """What keeps the connection alive is something that clients read over."""
     forwarder = serve(settings(upstream, FORWARDER_KEEPALIVE="0.1"))
-    upstream.script(*[faults.slow(Answer(text="late, but whole", pieces=3), 0.25)] * 2)
+    upstream.script(*[faults.slow_down(Answer(text="late, but whole", pieces=3), 0.25)] * 2)
 
     raw = http.post(f"{forwarder.url}/api/chat", json={"model": "chat/m", "messages": MESSAGES})
     parts = list(client(forwarder).chat("chat/m", MESSAGES, stream=True))
@@ -320,7 +320,7 @@ def test_a_silent_upstream_does_not_spoil_the_lines(
 def test_a_client_that_leaves_closes_the_upstream(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(faults.stalled(Answer(text="never over", pieces=5), after=3))
+    upstream.script(faults.stall(Answer(text="never over", pieces=5), after=3))
 
     with http.stream(
         "POST", f"{forwarder.url}/api/chat", json={"model": "chat/m", "messages": MESSAGES}
@@ -410,8 +410,8 @@ def test_javascript_client_raises_on_failures(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(
-        faults.status(429, retry_after=3),
-        faults.cut(Answer(text="and so on", pieces=9), after=7),
+        faults.refuse_with_status(429, retry_after=3),
+        faults.cut_connection(Answer(text="and so on", pieces=9), after=7),
     )
 
     refused = node("refused", forwarder, model)

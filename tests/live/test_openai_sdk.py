@@ -151,7 +151,9 @@ def test_responses_tell_refusal_and_length(
 def test_responses_raise_what_the_upstream_says(
     over: str, client: OpenAI, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(faults.status(429, retry_after=3), faults.error_event(Answer(text="abc")))
+    upstream.script(
+        faults.refuse_with_status(429, retry_after=3), faults.error_event(Answer(text="abc"))
+    )
 
     with pytest.raises(openai.RateLimitError) as limited:
         client.responses.create(model=f"{over}/m", input="hi", stream=True)
@@ -266,7 +268,9 @@ def test_chat_tells_refusal_and_length(
 def test_chat_raises_what_the_upstream_says(
     over: str, client: OpenAI, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(faults.status(429, retry_after=3), faults.error_event(Answer(text="abc")))
+    upstream.script(
+        faults.refuse_with_status(429, retry_after=3), faults.error_event(Answer(text="abc"))
+    )
 
     with pytest.raises(openai.RateLimitError) as limited:
         client.chat.completions.create(**chat(over, stream=True))

@@ -97,7 +97,7 @@ def test_an_older_database_is_taken_over_and_its_owners_outlive_the_secret(
         )
         with client_of(server, ANOTHER) as other:
             theirs = other.responses.create(model="chat/m", input="theirs")
-        upstream.script(faults.slow(Answer(text="late " * 20, pieces=20), delay=0.5))
+        upstream.script(faults.slow_down(Answer(text="late " * 20, pieces=20), delay=0.5))
         work = client.responses.create(model="chat/m", input="hi", background=True)
         wait_until(lambda: client.responses.retrieve(work.id).status == "in_progress")
     make_older(database, {MINE: first.id, ANOTHER: theirs.id})

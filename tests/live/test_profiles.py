@@ -260,7 +260,7 @@ def test_passthrough_changes_only_learned_parameters() -> None:
 def test_a_mend_that_does_not_help_is_not_remembered() -> None:
     complaint = "Unknown parameter: 'metadata'."
     with ScriptedUpstream() as scripted:
-        scripted.script(*[faults.status(400, message=complaint)] * 2)
+        scripted.script(*[faults.refuse_with_status(400, message=complaint)] * 2)
         client = forwarder(scripted, "generic")
         answer = asked(client, metadata={"a": "b"})
         assert answer.status_code == 400
@@ -284,7 +284,7 @@ def test_invalid_value_affects_only_its_client() -> None:
 def test_a_refused_value_is_left_out_once_and_others_go_over() -> None:
     complaint = "Invalid service_tier argument: flex is not supported for this model."
     with ScriptedUpstream() as scripted:
-        scripted.script(faults.status(400, message=complaint, param="service_tier"))
+        scripted.script(faults.refuse_with_status(400, message=complaint, param="service_tier"))
         client = forwarder(scripted, "generic")
         answer = asked(client, service_tier="flex")
         assert answer.status_code == 200
@@ -297,8 +297,8 @@ def test_a_refused_value_is_left_out_once_and_others_go_over() -> None:
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_quirk_is_not_learned_if_the_retry_fails(status: int) -> None:
     with ScriptedUpstream() as scripted:
-        refusal = faults.status(400, message="Unknown parameter: 'metadata'.")
-        scripted.script(refusal, *[faults.status(status)] * 5)
+        refusal = faults.refuse_with_status(400, message="Unknown parameter: 'metadata'.")
+        scripted.script(refusal, *[faults.refuse_with_status(status)] * 5)
         client = forwarder(scripted, "generic")
         assert asked(client, metadata={"a": "b"}).status_code == status
         assert [r.status for r in scripted.requests][:2] == [400, status]

@@ -206,7 +206,7 @@ def test_registered_model_serves_the_ollama_client(
     assert {r.headers["authorization"] for r in remote.requests} == {f"Bearer {REMOTE_KEY}"}
     assert {r.body["model"] for r in remote.requests} == {"scripted"}
 
-    remote.script(faults.status(404))
+    remote.script(faults.refuse_with_status(404))
     got = api(anywhere(), "chat", {"model": "mine", "messages": MESSAGES})
     assert (got.status_code, "model 'mine' not found" in got.json()["error"]) == (404, True)
     api(anywhere(), "delete", {"model": "mine"}, "DELETE")
@@ -268,7 +268,7 @@ def test_key_of_a_registered_model_is_in_no_file_or_answer(
         create = {"model": "mine", **creating, **more}
         for wrong in ({"no_such_field": 1}, {"from": None}, {"remote_type": "x"}):
             assert post("/api/create", {**create, **wrong}) == 400
-        remote.script(faults.status(400, message=leak))
+        remote.script(faults.refuse_with_status(400, message=leak))
         assert post("/api/create", create) == 400
         assert post("/api/create", create) == 200
         assert post("/api/chat", create) == 200, "a model is loaded by asking nothing"
@@ -276,11 +276,11 @@ def test_key_of_a_registered_model_is_in_no_file_or_answer(
         for path, asked in EVERYWHERE:
             assert post(path, {"model": "mine", **asked}) == 200
             assert post(path, {"model": "mine", "stream": True, **asked}) in (200, 400)
-            remote.script(faults.status(400, message=leak))
+            remote.script(faults.refuse_with_status(400, message=leak))
             assert post(path, {"model": "mine", **asked}) in (200, 400)
             remote.forget()
         talk = Talk(server)
-        remote.script(Answer(text="over a socket"), faults.status(400, message=leak))
+        remote.script(Answer(text="over a socket"), faults.refuse_with_status(400, message=leak))
         seen += [str(talk.ask("hi", model="mine")) for _ in range(2)]
         talk.ws.close()
         listed = [http.get(f"{server.url}/forwarder/exchanges?limit=1000") for _ in range(8)]
@@ -332,7 +332,7 @@ def test_the_key_is_found_nowhere_and_its_secret_can_be_changed(
             http.post(f"{server.url}/v1/responses", json=asking("responses", model="mine")),
             http.post(f"{server.url}/forwarder/translate", json=asking("chat", model="mine")),
         ]
-        remote.script(faults.status(400, message=f"your key {REMOTE_KEY} is odd"))
+        remote.script(faults.refuse_with_status(400, message=f"your key {REMOTE_KEY} is odd"))
         seen.append(http.post(f"{server.url}/v1/responses", json=asking("responses", model="mine")))
         _rotate({**given, "FORWARDER_SECRET_KEY": f"second,{SECRET}"})
         asked = http.post(f"{server.url}/v1/responses", json=asking("responses", model="mine"))
@@ -400,7 +400,9 @@ def test_host_removed_from_the_allow_list_is_refused(
 def test_a_redirect_is_not_followed(
     servers: list[Server], upstream: ScriptedUpstream, remote: ScriptedUpstream
 ) -> None:
-    redirect = faults.status(307, headers={"location": f"{upstream.url}/chat/completions"})
+    redirect = faults.refuse_with_status(
+        307, headers={"location": f"{upstream.url}/chat/completions"}
+    )
     remote.script(redirect)
     got = register(servers[0].url, remote, "bad")
     assert (got.status_code, "redirect" in got.json()["error"]) == (400, True)
@@ -435,7 +437,7 @@ def test_unhealthy_remote_is_reported_on_every_route(
 ) -> None:
     url = servers[1].url  # it has one worker, which has a health to tell
     down = "http://127.0.0.1:9/v1"
-    unknown = faults.status(404)
+    unknown = faults.refuse_with_status(404)
     remote.script(unknown)
     for change, param in (
         ({}, "from"),

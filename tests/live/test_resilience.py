@@ -88,12 +88,12 @@ def falling(serve: Serve, upstream: ScriptedUpstream, spare: ScriptedUpstream) -
 
 
 FAILING = {
-    "silent": faults.silent(),
-    "html_502": faults.html(502),
-    "html_200": faults.html(),
+    "silent": faults.never_answer(),
+    "html_502": faults.answer_with_html(502),
+    "html_200": faults.answer_with_html(),
     "error_in_200": faults.error_in_200(),
-    "cut_at_once": faults.cut(Answer(text="x"), after=0),
-    **{f"status_{code}": faults.status(code) for code in (429, 500, 503)},
+    "cut_at_once": faults.cut_connection(Answer(text="x"), after=0),
+    **{f"status_{code}": faults.refuse_with_status(code) for code in (429, 500, 503)},
 }
 
 
@@ -144,7 +144,7 @@ def test_fallback_serves_for_an_upstream_that_is_gone_or_refuses_the_key(
 def test_a_request_that_is_refused_goes_nowhere_else(
     client: str, code: int, falling: Server, upstream: ScriptedUpstream, spare: ScriptedUpstream
 ) -> None:
-    upstream.script(faults.status(code))
+    upstream.script(faults.refuse_with_status(code))
     spare.requests.clear()
 
     answered = ask(falling, client, asking(client, model="chat/m"))
@@ -158,8 +158,8 @@ def test_a_request_that_is_refused_goes_nowhere_else(
 def test_first_error_is_returned_if_all_upstreams_fail(
     client: str, falling: Server, upstream: ScriptedUpstream, spare: ScriptedUpstream
 ) -> None:
-    upstream.script(faults.status(429, retry_after=9))
-    spare.script(faults.status(400))
+    upstream.script(faults.refuse_with_status(429, retry_after=9))
+    spare.script(faults.refuse_with_status(400))
 
     answered = ask(falling, client, asking(client, model="chat/m", stream=True))
 
@@ -173,7 +173,7 @@ def test_first_error_is_returned_if_all_upstreams_fail(
 def test_nothing_is_retried_after_the_first_byte(
     client: str, over: str, falling: Server, upstream: ScriptedUpstream, spare: ScriptedUpstream
 ) -> None:
-    upstream.script(faults.cut(Answer(text=TEXT, pieces=8), after=8, reset=False))
+    upstream.script(faults.cut_connection(Answer(text=TEXT, pieces=8), after=8, reset=False))
     spare.requests.clear()
 
     answered = ask(falling, client, asking(client, model=f"{over}/m", stream=True))
@@ -198,7 +198,7 @@ def retrying(serve: Serve, upstream: ScriptedUpstream) -> Server:
 
 
 def busy(code: int = 503, milliseconds: int = 1) -> Scripted:
-    return faults.status(code, headers={"retry-after-ms": str(milliseconds)})
+    return faults.refuse_with_status(code, headers={"retry-after-ms": str(milliseconds)})
 
 
 @every_client
@@ -233,7 +233,7 @@ def test_retry_after_is_waited_for(retrying: Server, upstream: ScriptedUpstream)
 def test_one_that_wants_to_be_left_alone_for_long_is(
     retrying: Server, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(faults.status(429, retry_after=60))
+    upstream.script(faults.refuse_with_status(429, retry_after=60))
 
     answered = ask(retrying, "chat", asking("chat", model="chat/m"))
 
@@ -350,10 +350,10 @@ def test_only_one_tries_an_upstream_that_was_left_alone(
 
 
 BAD_ANSWERS = {
-    "status_500": faults.status(500),
-    "status_503": faults.status(503),
-    "html_200": faults.html(),
-    "cut_at_once": faults.cut(Answer(text="x"), after=0),
+    "status_500": faults.refuse_with_status(500),
+    "status_503": faults.refuse_with_status(503),
+    "html_200": faults.answer_with_html(),
+    "cut_at_once": faults.cut_connection(Answer(text="x"), after=0),
 }
 
 
@@ -388,7 +388,7 @@ def test_with_a_fallback_the_failures_of_two_clients_open_it(
     def served_by_spare(key: str) -> int:
         """How many requests reach the first upstream, of four that the second one answers."""
         failing.requests.clear()
-        failing.script(*[faults.status(500)] * 4)
+        failing.script(*[faults.refuse_with_status(500)] * 4)
         for _ in range(4):
             body = asking("chat", model="up/m")
             answered = ask(server, "chat", body, Authorization=f"Bearer {key}")
@@ -418,7 +418,7 @@ def narrow(serve: Serve, upstream: ScriptedUpstream) -> Server:
 
 
 def long(upstream: ScriptedUpstream) -> None:
-    upstream.script(faults.slow(Answer(text="word " * 500, pieces=500), delay=0.02))
+    upstream.script(faults.slow_down(Answer(text="word " * 500, pieces=500), delay=0.02))
 
 
 @every_client
@@ -458,11 +458,11 @@ def test_one_too_many_for_an_upstream_is_one_too_many(
 
 ENDINGS = {
     "answered": Answer(text=TEXT),
-    "refused": faults.status(400),
-    "busy": faults.status(503),
-    "cut": faults.cut(Answer(text=TEXT, pieces=4), after=4),
-    "stalled": faults.stalled(Answer(text=TEXT), after=3),
-    "empty": faults.empty(),
+    "refused": faults.refuse_with_status(400),
+    "busy": faults.refuse_with_status(503),
+    "cut": faults.cut_connection(Answer(text=TEXT, pieces=4), after=4),
+    "stalled": faults.stall(Answer(text=TEXT), after=3),
+    "empty": faults.make_empty_answer(),
 }
 
 
@@ -488,7 +488,7 @@ def test_a_place_is_free_again_when_a_client_leaves(
     client: str, stream: bool, narrow: Server, upstream: ScriptedUpstream
 ) -> None:
     for _ in range(3):
-        upstream.script(faults.silent(5))
+        upstream.script(faults.never_answer(5))
         body = asking(client, model="chat/m", stream=stream)
         asked = len(upstream.requests)
         with talking(narrow, request_bytes(client, body)):
@@ -541,7 +541,7 @@ def test_connecting_and_the_whole_answer_have_limits_of_their_own(
                 DEAF_CONNECT_TIMEOUT="0.4",
             )
         )
-        upstream.script(faults.slow(Answer(text="word " * 200, pieces=200), delay=0.05))
+        upstream.script(faults.slow_down(Answer(text="word " * 200, pieces=200), delay=0.05))
         started = time.monotonic()
         endless = ask(server, client, asking(client, model="chat/m", stream=True))
         between = time.monotonic()

@@ -80,7 +80,10 @@ def test_a_request_is_one_line(client: str, over: str, stream: bool, forwarder: 
 
 
 def test_a_failure_is_a_line_too(forwarder: Server, upstream: ScriptedUpstream) -> None:
-    upstream.script(faults.status(429), faults.cut(Answer(text=SAID, pieces=9), reset=False))
+    upstream.script(
+        faults.refuse_with_status(429),
+        faults.cut_connection(Answer(text=SAID, pieces=9), reset=False),
+    )
 
     refused = ask(forwarder, "chat", asking("chat"))
     broken = ask(forwarder, "chat", asking("chat", stream=True))
@@ -98,7 +101,7 @@ def test_neither_keys_nor_words_are_in_the_log(locked: Server, upstream: Scripte
         for stream in (False, True):
             body = asking(client, PROMPT, f"{over}/m", stream=stream)
             wrong = {**body, "model": "wrong/m"}
-            quoting = faults.status(400, message=f"Who is {KEY}? You said: {PROMPT}")
+            quoting = faults.refuse_with_status(400, message=f"Who is {KEY}? You said: {PROMPT}")
             upstream.script(Answer(text=SAID, reasoning=SAID), quoting, faults.hang_up())
             for asked in (body, body, body, wrong, {**body, "temperature": PROMPT}):
                 answered = ask(locked, client, asked, Authorization=f"Bearer {CLIENT_KEY}")
@@ -174,7 +177,7 @@ def test_sigterm_stops_the_server_after_running_requests(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     server = serve(settings(upstream))
-    upstream.script(faults.slow(Answer(text="a b c d", pieces=4), delay=0.1))
+    upstream.script(faults.slow_down(Answer(text="a b c d", pieces=4), delay=0.1))
     with http.stream(
         "POST", f"{server.v1}/responses", json=asking("responses", stream=True)
     ) as got:
@@ -328,7 +331,7 @@ def test_a_silent_upstream_is_left_at_once_when_the_client_leaves(
 ) -> None:
     """With the default keep-alive, long before anything would be written to the client."""
     server = serve(settings(upstream))
-    upstream.script(faults.stalled(Answer(text="word " * 50, pieces=50), after=5))
+    upstream.script(faults.stall(Answer(text="word " * 50, pieces=50), after=5))
     body = json.dumps({"model": "m", "input": "hi", "stream": stream}).encode()
     head = f"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     url = urlsplit(server.url)

@@ -308,7 +308,7 @@ def test_second_of_two_concurrent_turns_is_refused(
     over: str, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     talk = ask().conversations.create()
-    upstream.script(faults.slow(Answer(text="first", pieces=4), delay=0.2))
+    upstream.script(faults.slow_down(Answer(text="first", pieces=4), delay=0.2))
     first = ask().responses.create(
         model=f"{over}/m", input="one", conversation=talk.id, stream=True
     )
@@ -368,7 +368,7 @@ def test_conversation_is_unlocked_after_a_failure_or_disconnect(
     over: str, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     talk = ask().conversations.create()
-    upstream.script(faults.status(400), faults.slow(SLOW, delay=0.3))
+    upstream.script(faults.refuse_with_status(400), faults.slow_down(SLOW, delay=0.3))
     with pytest.raises(openai.BadRequestError) as refused:
         ask().responses.create(model=f"{over}/m", input="fails", conversation=talk.id)
     assert refused.value.code != "conversation_locked"
@@ -445,7 +445,7 @@ SLOW = Answer(text="word " * 12, pieces=12)
 def test_background_work_is_resumed_from_any_event_while_it_goes_on(
     over: str, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(faults.slow(SLOW, delay=0.1))
+    upstream.script(faults.slow_down(SLOW, delay=0.1))
     stream = ask().responses.create(model=f"{over}/m", input="hi", background=True, stream=True)
     begun = list(itertools.islice(stream, 5))
     stream.close()  # the client leaves; the work goes on
@@ -469,7 +469,7 @@ def test_background_work_is_cancelled_by_any_worker(
     over: str, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     for _ in range(3):  # of which some are asked of another process than works
-        upstream.script(faults.slow(SLOW, delay=1))
+        upstream.script(faults.slow_down(SLOW, delay=1))
         upstream.requests.clear()
         queued = ask().responses.create(model=f"{over}/m", input="hi", background=True)
         deadline = time.monotonic() + 5
@@ -495,7 +495,7 @@ def test_only_background_work_can_be_cancelled(ask: Ask) -> None:
 def test_background_work_that_fails_says_why(
     over: str, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(faults.status(500))
+    upstream.script(faults.refuse_with_status(500))
     queued = ask().responses.create(model=f"{over}/m", input="hi", background=True)
 
     done = ended(ask(), queued.id)
@@ -578,7 +578,7 @@ def test_a_turn_of_a_worker_that_died_does_not_hold_its_conversation(
     doomed: Server, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     talk = ask().conversations.create()
-    upstream.script(faults.slow(SLOW, delay=3))
+    upstream.script(faults.slow_down(SLOW, delay=3))
 
     def turn() -> None:
         with at(doomed) as client, pytest.raises(openai.APIError):
@@ -611,7 +611,7 @@ def test_completed_responses_survive_a_killed_worker(
     doomed: Server, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     """Streams that are killed at any moment: each is either whole, or not there."""
-    upstream.script(*[faults.slow(SLOW, delay=0.5)] * 3)  # of these at least one is hit
+    upstream.script(*[faults.slow_down(SLOW, delay=0.5)] * 3)  # of these at least one is hit
     told: set[str] = set()
     begun: set[str] = set()
 
@@ -718,7 +718,7 @@ def test_fifty_stored_streams_at_once(servers: list[Server], ask: Ask) -> None:
 def test_work_of_a_server_that_is_stopped_is_done_by_another(
     database: str, ask: Ask, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    upstream.script(faults.slow(SLOW, delay=3))
+    upstream.script(faults.slow_down(SLOW, delay=3))
     given = settings(
         upstream,
         FORWARDER_DATABASE_URL=database,

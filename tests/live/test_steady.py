@@ -89,8 +89,8 @@ def test_a_stop_ends_every_answer_in_its_protocol(
 def _ends(long: bool, told_whole: bool) -> faults.Scripted:
     """An answer that goes on for longer than the grace, or not; a whole one has no middle."""
     if not long:
-        return faults.slow(LONG, delay=0.04)
-    return faults.silent() if told_whole else faults.stalled(LONG, after=9)
+        return faults.slow_down(LONG, delay=0.04)
+    return faults.never_answer() if told_whole else faults.stall(LONG, after=9)
 
 
 @pytest.mark.parametrize(("client", "over"), PAIRINGS)
@@ -99,9 +99,9 @@ def test_stop_ends_requests_still_waiting_for_the_upstream(
 ) -> None:
     more = {f"{name.upper()}_MAX_RETRIES": "2" for name in PATHS}
     server = serve(settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="3", **more))
-    upstream.script(faults.silent())
+    upstream.script(faults.never_answer())
     n = {"n": 2} if (client, over) == ("chat", "responses") else {}
-    upstream.script(*[faults.silent() for _ in n])
+    upstream.script(*[faults.never_answer() for _ in n])
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(asked, server, client, model=f"{over}/m", stream=True, **n)
         wait_until(lambda: len(upstream.requests) > len(n))
@@ -117,7 +117,7 @@ def test_sigint_ends_running_streams_with_an_error(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     server = serve(settings(upstream))
-    upstream.script(faults.stalled(LONG, after=9))
+    upstream.script(faults.stall(LONG, after=9))
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(asked, server, "responses", stream=True)
         wait_until(lambda: upstream.requests)
@@ -129,7 +129,7 @@ def test_sigint_ends_running_streams_with_an_error(
 
 
 def test_flask_s_own_server_ends_at_once(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    upstream.script(faults.stalled(LONG, after=9))
+    upstream.script(faults.stall(LONG, after=9))
     with running(settings(upstream), tmp_path, FLASK) as server, ThreadPoolExecutor(1) as pool:
         cut = pool.submit(
             _outcome, http, f"{server.v1}/responses", "responses", asking("responses", stream=True)
@@ -184,7 +184,7 @@ def _outcome(kept: httpx2.Client, url: str, client: str, body: Any) -> str:
 
 def test_a_deploy_loses_no_request(serve: Serve, upstream: ScriptedUpstream) -> None:
     server = serve(settings(upstream, WEB_CONCURRENCY="2"))
-    upstream.script(faults.slow(LONG, delay=0.05))
+    upstream.script(faults.slow_down(LONG, delay=0.05))
     hammer = Hammer(server)
     with ThreadPoolExecutor(1) as pool:
         begun = pool.submit(asked, server, "responses", stream=True)
@@ -240,7 +240,7 @@ def test_a_killed_worker_is_replaced_and_the_others_serve(
 ) -> None:
     server = serve(settings(upstream, WEB_CONCURRENCY="2"))
     before = wait_until(lambda: len(workers(server)) == 2 and workers(server))
-    upstream.script(faults.stalled(LONG, after=9))
+    upstream.script(faults.stall(LONG, after=9))
     with ThreadPoolExecutor(1) as pool:
         lost = pool.submit(
             _outcome, http, f"{server.v1}/responses", "responses", asking("responses", stream=True)
@@ -414,9 +414,9 @@ def test_streams_one_after_the_other_share_a_connection(
 @pytest.mark.parametrize(
     ("setting", "ends"),
     [
-        ("FIRST_BYTE_TIMEOUT", faults.silent()),
-        ("IDLE_TIMEOUT", faults.stalled(LONG, after=9)),
-        ("TOTAL_TIMEOUT", faults.slow(LONG, delay=0.1)),
+        ("FIRST_BYTE_TIMEOUT", faults.never_answer()),
+        ("IDLE_TIMEOUT", faults.stall(LONG, after=9)),
+        ("TOTAL_TIMEOUT", faults.slow_down(LONG, delay=0.1)),
     ],
 )
 def test_time_outs_end_an_answer_and_leave_the_upstream(

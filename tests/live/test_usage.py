@@ -89,8 +89,8 @@ class CountingUpstream(ScriptedUpstream):
             "background": lambda: answer,
             "call": lambda: Answer(calls=[Call("look", {"at": "cats"})], usage=usage),
             "searching": lambda: Answer(calls=[Call("web_search", {"query": "cats"})], usage=usage),
-            "stalled": lambda: faults.stalled(answer, after=3 if protocol == "chat" else 6),
-            "refused": lambda: faults.status(500),
+            "stalled": lambda: faults.stall(answer, after=3 if protocol == "chat" else 6),
+            "refused": lambda: faults.refuse_with_status(500),
             "failed": lambda: (
                 faults.error_event(answer)
                 if protocol == "chat"

@@ -19,7 +19,7 @@ from wsproto.events import TextMessage
 
 from tests.fake_provider import ScriptedUpstream, Stream
 from tests.fake_provider.answers import Answer, Call
-from tests.fake_provider.faults import cut, silent, stalled, status
+from tests.fake_provider.faults import cut_connection, never_answer, refuse_with_status, stall
 from tests.fake_provider.scenarios import HELLO
 from tests.fake_provider.wire import Stall
 from tests.helpers import sdk
@@ -235,7 +235,7 @@ def test_invalid_message_is_an_error_and_keeps_the_connection(either: Server) ->
 
 
 def test_the_upstream_s_refusal_has_its_status(either: Server, upstream: ScriptedUpstream) -> None:
-    upstream.script(status(429, retry_after=7))
+    upstream.script(refuse_with_status(429, retry_after=7))
     with talking(either) as talk:
         [event] = talk.ask("hi")
 
@@ -244,7 +244,7 @@ def test_the_upstream_s_refusal_has_its_status(either: Server, upstream: Scripte
 
 
 def test_a_stream_that_breaks_has_one_ending(either: Server, upstream: ScriptedUpstream) -> None:
-    upstream.script(cut(Answer(text="one two three", pieces=9)))
+    upstream.script(cut_connection(Answer(text="one two three", pieces=9)))
     with talking(either) as talk:
         broken = talk.ask("hi")
         after = talk.ask("hi")
@@ -370,7 +370,7 @@ def test_messages_have_a_limit(serve: Serve, upstream: ScriptedUpstream) -> None
 def test_too_many_waiting_messages_close_the_connection(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(silent())
+    upstream.script(never_answer())
     with talking(forwarder) as talk:
         for _ in range(12):
             talk.send("hi")
@@ -399,7 +399,7 @@ def test_a_client_that_leaves_takes_the_upstream_s_connection_along(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """Under threads the next sign of life finds out."""
-    upstream.script(silent())
+    upstream.script(never_answer())
     with talking(forwarder) as talk:
         talk.send("hi")
         wait_until(lambda: upstream.requests)
@@ -410,7 +410,7 @@ def test_a_client_that_leaves_takes_the_upstream_s_connection_along(
 def test_an_interrupted_turn_ends_incomplete_and_can_be_continued(
     either: Server, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(stalled(Answer(text="One two three"), after=2), Answer(text="four"))
+    upstream.script(stall(Answer(text="One two three"), after=2), Answer(text="four"))
     with talking(either) as talk:
         talk.send("count")
         first = json.loads(talk.ws.receive(timeout=10))
@@ -483,7 +483,7 @@ def test_shutdown_closes_idle_connections_and_fails_running_turns(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     server = serve(settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="5"))
-    upstream.script(silent())
+    upstream.script(never_answer())
     with talking(server) as busy, talking(server) as idle:
         busy.send("hi")
         wait_until(lambda: upstream.requests)
@@ -564,7 +564,7 @@ def test_invalid_frame_ends_the_connection(data: bytes, forwarder: Server) -> No
 def test_a_client_that_breaks_off_leaves_nothing_behind(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(silent())
+    upstream.script(never_answer())
     before = len(lines(forwarder, "websocket"))
     with raw(forwarder) as sock:
         body = json.dumps({"type": "response.create", "model": "chat/m", "input": "hi"}).encode()

@@ -13,7 +13,7 @@ from forwarder.core.ids import IdSource
 from forwarder.providers.responses_repair import repair_stream
 from tests.fake_provider import Answer, Call
 from tests.fake_provider.answers import Ask
-from tests.fake_provider.responses import events
+from tests.fake_provider.responses import make_events
 from tests.helpers import sdk
 from tests.helpers.check_cases import check_each
 
@@ -35,7 +35,7 @@ def repair(stream: list[Json], done: bool = True) -> list[Json]:
 @pytest.fixture
 def proper() -> list[Json]:
     ask = Ask("responses", {"model": "m", "input": "hi", "stream": True}, 1)
-    return without(list(events(FULL, ask)), "obfuscation")
+    return without(list(make_events(FULL, ask)), "obfuscation")
 
 
 def without(stream: list[Json], *keys: str) -> list[Json]:
