@@ -127,11 +127,11 @@ def test_invalid_request_is_answered_or_refused_by_parameter(
 ) -> None:
     body = generated.request(random, client, f"{over}/m")
     for _ in range(breaks):
-        body = generated.broken(random, body) if body else body
+        body = generated.break_document(random, body) if body else body
     upstream.forget()
     upstream.script(answer)
 
-    answered = post(client, generated.encoded(body))
+    answered = post(client, generated.encode_json(body))
 
     assert_discreet(answered)
     if answered.status == 200:
@@ -187,15 +187,15 @@ def test_invalid_answer_is_translated_or_an_upstream_error(
 
 def as_said(random: Random, over: Protocol, answer: Answer, breaks: int) -> Raw:
     """A broken stream, or a broken whole answer, whatever was asked for."""
-    told: Any = generated.events(random, over, answer)
+    told: Any = generated.generate_events(random, over, answer)
     whole = random.random() < 0.2
     if whole:
         told = RENDER[over][1](answer, Ask(over, {"model": "m"}))
     for _ in range(breaks):
-        told = generated.broken(random, told) if told else told
+        told = generated.break_document(random, told) if told else told
     if whole:
-        return Raw(body=generated.encoded(told), headers={"content-type": "application/json"})
-    body = generated.framed(random, told)
+        return Raw(body=generated.encode_json(told), headers={"content-type": "application/json"})
+    body = generated.frame_events(random, told)
     return Raw(body=body, headers={"content-type": "text/event-stream"})
 
 
@@ -226,7 +226,7 @@ def test_refusals_that_were_missing(
 ) -> None:
     body = {**asking(client, model=f"{over}/m"), **more}
 
-    answered = post(client, generated.encoded(body))
+    answered = post(client, generated.encode_json(body))
 
     assert (answered.status, answered.error["param"]) == (400, param)
 
@@ -234,7 +234,9 @@ def test_refusals_that_were_missing(
 def test_text_cut_within_a_character_is_accepted(post: Post, upstream: ScriptedUpstream) -> None:
     upstream.forget()
 
-    answered = post("chat", generated.encoded(asking("chat", "cut \ud83d", model="responses/m")))
+    answered = post(
+        "chat", generated.encode_json(asking("chat", "cut \ud83d", model="responses/m"))
+    )
 
     assert answered.status == 200
     assert upstream.requests[0].body["input"][0]["content"][0]["text"] == "cut \ufffd"
@@ -259,7 +261,7 @@ def test_text_cut_within_a_character_is_accepted(post: Post, upstream: ScriptedU
 def test_events_that_were_taken_for_mistakes_of_the_forwarder(
     client: str, over: str, told: Json, stream: bool, post: Post, upstream: ScriptedUpstream
 ) -> None:
-    body = generated.framed(Random(0), [told])
+    body = generated.frame_events(Random(0), [told])
     upstream.forget()
     upstream.script(Raw(body=body, headers={"content-type": "text/event-stream"}))
 
@@ -303,7 +305,7 @@ def test_too_deeply_nested_arguments_are_an_upstream_error(
     stream: bool, post: Post, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    deep = generated.encoded({"query": generated.DEEP}).decode()
+    deep = generated.encode_json({"query": generated.DEEP}).decode()
     upstream.script(Answer(text="Hi.", calls=[Call("tool_search", deep)]))
     body = asking("responses", model="chat/m", stream=stream, tools=TOOLS["responses"])
 

@@ -95,7 +95,7 @@ def client(upstream: Upstream) -> FlaskClient:
 
 def ask(client: FlaskClient, body: Any) -> TestResponse:
     headers = {"content-type": "application/json", "anthropic-version": "2023-06-01"}
-    data = generated.encoded(body)
+    data = generated.encode_json(body)
     return client.post("/v1/messages", data=data, headers=headers, buffered=True)
 
 
@@ -125,8 +125,8 @@ def test_requests_are_answered_or_refused(
     begun = random.choice([PLAIN, *BEGUN])
     body: Json = {**begun, "model": f"{over}/m", "stream": random.choice((True, False))}
     for _ in range(breaks):
-        body = generated.broken(random, body) if body else body
-    upstream.body = generated.framed(random, generated.events(random, over, answer))
+        body = generated.break_document(random, body) if body else body
+    upstream.body = generated.frame_events(random, generated.generate_events(random, over, answer))
 
     assert_answered_or_refused(ask(client, body))
 
@@ -136,10 +136,10 @@ def test_requests_are_answered_or_refused(
 def test_answers_of_upstreams_are_translated_or_reported(
     random: Random, over: Any, breaks: int, answer: Answer, client: FlaskClient, upstream: Upstream
 ) -> None:
-    events: Any = generated.events(random, over, answer)
+    events: Any = generated.generate_events(random, over, answer)
     for _ in range(breaks):
-        events = generated.broken(random, events) if events else events
-    upstream.body = generated.framed(random, events)
+        events = generated.break_document(random, events) if events else events
+    upstream.body = generated.frame_events(random, events)
     shown = random.choice(({}, {"thinking": {"type": "adaptive"}}, {"stop_sequences": ["e"]}))
 
     answered = ask(client, {**PLAIN, **shown, "model": f"{over}/m", "stream": True})

@@ -33,7 +33,7 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _named("authority")
+        self._name = _make_name("authority")
         certificate = (
             self._builder(self._name, self._key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
@@ -54,7 +54,7 @@ class Authority:
         """What a server called ``host`` needs to serve TLS; its certificate may be a bad one."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._builder(
-            _named(host), key.public_key(), expires, key_identifiers, self_signed
+            _make_name(host), key.public_key(), expires, key_identifiers, self_signed
         ).add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         signed = certificate.sign(key if self_signed else self._key, hashes.SHA256())
         file = self._folder / f"{host}.pem"
@@ -97,5 +97,5 @@ class Authority:
         ).add_extension(identifier, critical=False)
 
 
-def _named(text: str) -> x509.Name:
+def _make_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])

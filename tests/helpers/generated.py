@@ -46,7 +46,7 @@ NUMBERS = (0, 1, 2, -1, 16, 0.5)
 def request(random: Random, protocol: str, model: str) -> Json:
     """A request of the SDK's types: made up, or one of the conversations, with more parameters."""
     known = {n: f for n, f in list_fields(BASES[protocol]).items() if n not in ("model", "stream")}
-    body: Json = {"model": model, **random.choice(_begun(protocol))}
+    body: Json = {"model": model, **random.choice(_load_requests(protocol))}
     for name in random.sample(sorted(known), random.choice((0, 1, 1, 2, 4))):
         if name not in body or (name == TALK[protocol] and random.random() < 0.5):
             body[name] = value(random, known[name].type)
@@ -56,19 +56,19 @@ def request(random: Random, protocol: str, model: str) -> Json:
 
 
 @functools.cache
-def _begun(protocol: str) -> list[Json]:
+def _load_requests(protocol: str) -> list[Json]:
     """Conversations to begin with: the plainest as often as all of the cases."""
     plain = {"input": "hi"} if protocol == "responses" else {"messages": [_user("hi")]}
     told = [case.values[0].read("request.json") for case in cases(None)
             if case.values[0].client == protocol]  # fmt: skip
-    return [plain] * len(told) + [_unaddressed(body) for body in told]
+    return [plain] * len(told) + [_drop_address(body) for body in told]
 
 
 def _user(text: str) -> Json:
     return {"role": "user", "content": text}
 
 
-def _unaddressed(body: Json) -> Json:
+def _drop_address(body: Json) -> Json:
     return {name: inner for name, inner in body.items() if name not in ("model", "stream")}
 
 
@@ -83,12 +83,15 @@ def value(random: Random, kind: Any, depth: int = 5) -> Any:
     if is_typeddict(kind):
         return _object(random, kind, depth)
     if origin is dict:
-        return {text: value(random, get_args(kind)[1], depth - 1) for text in _few(random, depth)}
+        return {
+            text: value(random, get_args(kind)[1], depth - 1)
+            for text in _choose_names(random, depth)
+        }
     if kind in _PLAIN:
         return _PLAIN[kind](random)
     if origin is not None:  # whatever else takes one argument is some kind of list
-        return [value(random, get_args(kind)[0], depth - 1) for _ in _few(random, depth)]
-    return _anything(random, depth)
+        return [value(random, get_args(kind)[0], depth - 1) for _ in _choose_names(random, depth)]
+    return _choose_value(random, depth)
 
 
 def _object(random: Random, kind: Any, depth: int) -> Json:
@@ -99,12 +102,12 @@ def _object(random: Random, kind: Any, depth: int) -> Json:
     return {name: value(random, known[name].type, depth - 1) for name in chosen}
 
 
-def _few(random: Random, depth: int) -> list[str]:
+def _choose_names(random: Random, depth: int) -> list[str]:
     count = random.choice((0, 1, 1, 2, 3)) if depth > 0 else 0
     return random.sample(("a", "type", "name", "x-y"), count)
 
 
-def _anything(random: Random, depth: int) -> Any:
+def _choose_value(random: Random, depth: int) -> Any:
     return random.choice((None, "a", 1, [], {}, {"type": "object", "properties": {}}, ["a"]))
 
 
@@ -127,19 +130,19 @@ EXTREMES: tuple[Any, ...] = (
 """What may stand where something else should."""
 
 
-def broken(random: Random, document: Any) -> Any:
+def break_document(random: Random, document: Any) -> Any:
     """A copy of ``document`` with one thing wrong, at any depth."""
     document = copy.deepcopy(document)
-    holder, key = random.choice(_places(document))
+    holder, key = random.choice(_list_places(document))
     random.choice(_BREAKS)(random, holder, key)
     return document
 
 
-def _places(document: Any) -> list[tuple[Any, Any]]:
+def _list_places(document: Any) -> list[tuple[Any, Any]]:
     """Every ``(holder, key)`` in a document."""
     entries = list(document.items() if isinstance(document, dict) else enumerate(document))
     own = [(document, key) for key, _ in entries]
-    inner = [i for _, v in entries if isinstance(v, dict | list) and v for i in _places(v)]
+    inner = [i for _, v in entries if isinstance(v, dict | list) and v for i in _list_places(v)]
     return own + inner
 
 
@@ -180,7 +183,7 @@ _NAMES = ("id", "type", "role", "content", "name", "extra", "", "call_id", "stat
 _BREAKS = (_replace, _replace, _replace, _remove, _repeat, _wrap, _swap, _add)
 
 
-def encoded(document: Any) -> bytes:
+def encode_json(document: Any) -> bytes:
     """As bytes of JSON, with ``NaN`` and lone surrogates as Python and JavaScript write them."""
     text = json.dumps(document)
     for mark, levels in _LEVELS.items():
@@ -191,21 +194,21 @@ def encoded(document: Any) -> bytes:
 # -- what an upstream says ------------------------------------------------------------------------
 
 
-def events(random: Random, protocol: Protocol, answer: Answer) -> list[Json]:
+def generate_events(random: Random, protocol: Protocol, answer: Answer) -> list[Json]:
     """The events of an answer, or of one of the cases."""
-    told = _told(protocol)
+    told = _load_streams(protocol)
     if random.random() < 0.5:
         return Stream(answer).events(Ask(protocol, {"model": "m", "stream": True}))
     return random.choice(told)
 
 
 @functools.cache
-def _told(protocol: str) -> list[list[Json]]:
+def _load_streams(protocol: str) -> list[list[Json]]:
     found = (c.values[0] for c in cases(streams=True))
     return [case.read("upstream.jsonl") for case in found if case.upstream == protocol]
 
 
-def framed(random: Random, said: list[Any]) -> bytes:
+def frame_events(random: Random, said: list[Any]) -> bytes:
     """The events as the body of a stream, with or without its mark of the end."""
     end = b"data: [DONE]\n\n" if random.random() < 0.7 else b""
-    return b"".join(b"data: " + encoded(event) + b"\n\n" for event in said) + end
+    return b"".join(b"data: " + encode_json(event) + b"\n\n" for event in said) + end

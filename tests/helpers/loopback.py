@@ -65,7 +65,7 @@ class Peer:
         self.sock.close()
 
 
-def chunk(data: bytes) -> bytes:
+def encode_chunk(data: bytes) -> bytes:
     """One HTTP chunk; the empty one ends the message."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 

@@ -26,13 +26,13 @@ def event_mistakes(event: Json) -> list[str]:
     """What is wrong with an event, by the SDK's model for its type."""
     pytest.importorskip("anthropic")
     model = _event_models().get(event.get("type", ""))
-    return _mistakes(model, event) if model else [f"no such event: {event.get('type')}"]
+    return _list_mistakes(model, event) if model else [f"no such event: {event.get('type')}"]
 
 
 def message_mistakes(message: Json) -> list[str]:
     """What is wrong with a whole message."""
     anthropic_types = pytest.importorskip("anthropic.types")
-    return _mistakes(anthropic_types.Message, message)
+    return _list_mistakes(anthropic_types.Message, message)
 
 
 def rebuilt_message(events: list[Json]) -> Json:
@@ -57,24 +57,24 @@ def _event_models() -> dict[str, Any]:
     return {get_args(model.model_fields["type"].annotation)[0]: model for model in get_args(union)}
 
 
-def _mistakes(model: Any, value: Json) -> list[str]:
+def _list_mistakes(model: Any, value: Json) -> list[str]:
     from pydantic import TypeAdapter, ValidationError
 
     try:
         made = TypeAdapter(model).validate_python(value, strict=True)
     except ValidationError as error:
         return [f"{each['loc']}: {each['msg']}" for each in error.errors()]
-    return [f"{path}: unknown field" for path in _extras(made, "")]
+    return [f"{path}: unknown field" for path in _list_extras(made, "")]
 
 
-def _extras(value: Any, path: str) -> Iterator[str]:
+def _list_extras(value: Any, path: str) -> Iterator[str]:
     if isinstance(value, list):
         for i, entry in enumerate(value):
-            yield from _extras(entry, f"{path}[{i}]")
+            yield from _list_extras(entry, f"{path}[{i}]")
     for name in getattr(value, "model_extra", None) or ():
         yield f"{path}.{name}"
     for name in getattr(type(value), "model_fields", ()):
-        yield from _extras(getattr(value, name), f"{path}.{name}")
+        yield from _list_extras(getattr(value, name), f"{path}.{name}")
 
 
 def said_by_message(message: Json) -> Said:

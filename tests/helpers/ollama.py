@@ -18,7 +18,7 @@ USER: Json = {"role": "user", "content": "Hi."}
 ASKED: Json = {"model": "m", "messages": [USER], "stream": True}
 
 
-def prepared(
+def translate_ollama_request(
     its_terms: TranslationContext | None = None,
     form: OllamaEndpoint = CHAT_ENDPOINT,
     **request: Any,
@@ -30,24 +30,24 @@ def prepared(
 
 def chat(**request: Any) -> Json:
     """The chat request that it becomes."""
-    return prepared(**request).chat_request
+    return translate_ollama_request(**request).chat_request
 
 
-def lines(
+def translate_lines(
     batches: list[Batch], form: OllamaEndpoint = CHAT_ENDPOINT, **request: Any
 ) -> list[Event]:
     """The lines of an answer."""
     its_terms = terms()
-    asked = prepared(its_terms, form, **request)
+    asked = translate_ollama_request(its_terms, form, **request)
     return events_of(ollama_over_chat.translate_stream(iter(batches), asked, its_terms))
 
 
-def chunk(finish: str | None = None, **delta: Any) -> Event:
+def make_chunk(finish: str | None = None, **delta: Any) -> Event:
     """A chat chunk."""
     return {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
 
 
-def mistakes(line: Json) -> list[str]:
+def list_mistakes(line: Json) -> list[str]:
     """What is wrong with a line, by the types of Ollama's package; skips where it is not there."""
     ollama = import_client("ollama")
     kind = ollama.ChatResponse if "message" in line else ollama.GenerateResponse

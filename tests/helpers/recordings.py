@@ -78,10 +78,10 @@ class Recording:
 def load_recordings(folder: Path) -> list[Recording]:
     """All recordings of a folder."""
     with gzip.open(folder / "streams.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [_recording(json.loads(line)) for line in lines]
+        return [_parse_recording(json.loads(line)) for line in lines]
 
 
-def _recording(line: Json) -> Recording:
+def _parse_recording(line: Json) -> Recording:
     sse = _FRONT_MATTER.sub("", line["sse"])
     return Recording(line["id"], line["kind"], line["provider"], line["request"] or {}, sse)
 
@@ -300,20 +300,20 @@ def as_completion(said: Outcome) -> Outcome:
     return replace(said, finish=ended)
 
 
-def differences(expected: Outcome, said: Outcome) -> list[str]:
+def compare_outcomes(expected: Outcome, said: Outcome) -> list[str]:
     """The fields in which two outcomes differ; paragraphs of reasoning may be set apart anyhow."""
     if expected.error or said.error:
         return [] if expected.error == said.error else [f"error: {said.error}"]
     pairs = {name: (getattr(expected, name), getattr(said, name)) for name in
              ("text", "refusal", "finish", "usage")}  # fmt: skip
-    pairs["reasoning"] = (_joined(expected.reasoning), _joined(said.reasoning))
+    pairs["reasoning"] = (_join_paragraphs(expected.reasoning), _join_paragraphs(said.reasoning))
     pairs["calls"] = (_with_known_ids(expected.calls, expected.calls),
                       _with_known_ids(said.calls, expected.calls))  # fmt: skip
     return [f"{name}: {there!r} became {here!r}" for name, (there, here) in pairs.items()
             if there != here]  # fmt: skip
 
 
-def _joined(paragraphs: str) -> str:
+def _join_paragraphs(paragraphs: str) -> str:
     return re.sub(r"\n\n+", "", paragraphs)
 
 

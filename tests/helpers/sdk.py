@@ -50,22 +50,22 @@ _KNOWN_EXTRAS = frozenset(
 def event_mistakes(event: Json) -> list[str]:
     """What is wrong with a Responses event, by the model for the event's own type."""
     model = _event_models().get(event.get("type", ""))
-    return _mistakes(model, event) if model else [f"no such event: {event.get('type')}"]
+    return _list_mistakes(model, event) if model else [f"no such event: {event.get('type')}"]
 
 
 def chunk_mistakes(chunk: Json) -> list[str]:
     """What is wrong with a chat chunk."""
-    return _mistakes(ChatCompletionChunk, _without_freeform(chunk))
+    return _list_mistakes(ChatCompletionChunk, _without_freeform(chunk))
 
 
 def response_mistakes(response: Json) -> list[str]:
     """What is wrong with a whole response."""
-    return _mistakes(Response, response)
+    return _list_mistakes(Response, response)
 
 
 def completion_mistakes(completion: Json) -> list[str]:
     """What is wrong with a whole chat completion."""
-    return _mistakes(ChatCompletion, completion)
+    return _list_mistakes(ChatCompletion, completion)
 
 
 def compaction_mistakes(compacted: Json) -> list[str]:
@@ -74,7 +74,7 @@ def compaction_mistakes(compacted: Json) -> list[str]:
     They are documented to be there, and the SDK has no type for them.
     """
     output = [item for item in compacted["output"] if item.get("role") != "user"]
-    return _mistakes(CompactedResponse, {**compacted, "output": output})
+    return _list_mistakes(CompactedResponse, {**compacted, "output": output})
 
 
 def rebuilt_response(events: list[Json]) -> Json:
@@ -106,15 +106,15 @@ def _adapter(model: type[BaseModel]) -> TypeAdapter[Any]:
     return TypeAdapter(model)
 
 
-def _mistakes(model: type[BaseModel], value: Json) -> list[str]:
+def _list_mistakes(model: type[BaseModel], value: Json) -> list[str]:
     try:
         made = _adapter(model).validate_python(value, strict=True)
     except ValidationError as error:
-        return _readable(error)
-    return [f"{path}: unknown field" for path in _extras(made, "")]
+        return _format_errors(error)
+    return [f"{path}: unknown field" for path in _list_extras(made, "")]
 
 
-def _readable(error: ValidationError) -> list[str]:
+def _format_errors(error: ValidationError) -> list[str]:
     """The errors without those of a union's other members, which only say: not my type."""
     errors = error.errors()
     other = {
@@ -124,16 +124,16 @@ def _readable(error: ValidationError) -> list[str]:
     return [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in own or errors]
 
 
-def _extras(value: Any, path: str) -> Iterator[str]:
+def _list_extras(value: Any, path: str) -> Iterator[str]:
     if isinstance(value, BaseModel):
         for key in value.model_extra or {}:
             if key not in _KNOWN_EXTRAS:
                 yield f"{path}.{key}"
         for key in value.model_fields_set:
-            yield from _extras(getattr(value, key, None), f"{path}.{key}")
+            yield from _list_extras(getattr(value, key, None), f"{path}.{key}")
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            yield from _extras(inner, f"{path}[{i}]")
+            yield from _list_extras(inner, f"{path}[{i}]")
 
 
 def _without_freeform(chunk: Json) -> Json:

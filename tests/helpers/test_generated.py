@@ -48,24 +48,28 @@ def test_broken_value_is_a_changed_copy() -> None:
     given = {"a": [{"b": 1, "type": "x"}, "c"], "d": None}
     before = copy.deepcopy(given)
 
-    made = [generated.broken(Random(seed), given) for seed in range(200)]
+    made = [generated.break_document(Random(seed), given) for seed in range(200)]
 
     assert given == before
     assert sum(json.dumps(each) != json.dumps(given) for each in made) > 150
     assert all(
-        json.loads(generated.encoded(each)) is not None for each in made if "deep" not in str(each)
+        json.loads(generated.encode_json(each)) is not None
+        for each in made
+        if "deep" not in str(each)
     )
 
 
 def test_deep_marker_is_encoded_as_nested_lists() -> None:
-    text = generated.encoded({"a": generated.DEEP}).decode()
+    text = generated.encode_json({"a": generated.DEEP}).decode()
     assert text == '{"a": ' + "[" * 600 + "]" * 600 + "}"
 
 
 @check_each("protocol", PROTOCOLS)
 def test_events_come_from_answers_and_from_cases(protocol: generated.Protocol) -> None:
-    told = [generated.events(Random(seed), protocol, Answer(text="Hi")) for seed in range(100)]
+    told = [
+        generated.generate_events(Random(seed), protocol, Answer(text="Hi")) for seed in range(100)
+    ]
 
     assert len({json.dumps(events) for events in told}) > 10
-    body = generated.framed(Random(1), told[0])
+    body = generated.frame_events(Random(1), told[0])
     assert body.count(b"data: ") in (len(told[0]), len(told[0]) + 1)

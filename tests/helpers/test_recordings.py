@@ -19,7 +19,7 @@ from tests.helpers.recordings import (
     Usage,
     as_completion,
     as_response,
-    differences,
+    compare_outcomes,
     load_recordings,
     outcome_of_chunks,
     outcome_of_completion,
@@ -32,7 +32,7 @@ Json = dict[str, Any]
 ANSWER = Answer(text="Hello there.", reasoning="I think.", calls=[Said("look", {"city": "Bern"})])
 
 
-def rendered(protocol: Any, form: int) -> Any:
+def render_answer(protocol: Any, form: int) -> Any:
     """The answer as a provider streams it (0) or sends it whole (1)."""
     asked = {"model": "m", "messages": [], "input": "hi", "stream": not form,
              "stream_options": {"include_usage": True}}  # fmt: skip
@@ -40,10 +40,10 @@ def rendered(protocol: Any, form: int) -> Any:
 
 
 def test_streams_and_whole_answers_are_read_alike() -> None:
-    chat = outcome_of_chunks(rendered("chat", 0))
-    response = outcome_of_events(rendered("responses", 0))
-    assert outcome_of_completion(rendered("chat", 1)) == chat
-    assert outcome_of_response(rendered("responses", 1)) == response
+    chat = outcome_of_chunks(render_answer("chat", 0))
+    response = outcome_of_events(render_answer("responses", 0))
+    assert outcome_of_completion(render_answer("chat", 1)) == chat
+    assert outcome_of_response(render_answer("responses", 1)) == response
     for said in (chat, response):
         assert (said.text, said.reasoning) == ("Hello there.", "I think.")
         assert [(c.name, c.arguments) for c in said.calls] == [("look", '{"city": "Bern"}')]
@@ -63,14 +63,14 @@ SAID = Outcome("a", "", "b", [Call("f", "{}", "c")], "stop", Usage(1, 2, 3, 0, 0
     ],
 )  # fmt: skip
 def test_every_difference_is_found(change: Json) -> None:
-    assert differences(SAID, SAID) == []
-    assert len(differences(SAID, replace(SAID, **change))) == 1
+    assert compare_outcomes(SAID, SAID) == []
+    assert len(compare_outcomes(SAID, replace(SAID, **change))) == 1
 
 
 def test_ids_that_tell_no_calls_apart_are_not_compared() -> None:
     source = replace(SAID, calls=[Call("f", "{}", "c"), Call("g", "{}", "c")])
     said = replace(source, calls=[Call("f", "{}", "c"), Call("g", "{}", "made")])
-    assert differences(source, said) == []
+    assert compare_outcomes(source, said) == []
 
 
 def test_a_thinking_block_at_the_head_is_reasoning_in_a_response() -> None:

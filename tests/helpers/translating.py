@@ -95,7 +95,7 @@ def translate_case(case: Case) -> Translated:
     )
 
 
-def answered(case: Case, batches: list[Batch]) -> list[Event]:
+def translate_answer(case: Case, batches: list[Batch]) -> list[Event]:
     """The client's events when the upstream of a case answers with ``batches``."""
     return events_of(translate_case(case).answer(iter(batches)))
 
@@ -134,7 +134,7 @@ def by_letter(events: list[Event]) -> list[Batch]:
     """Every delta in pieces of one character."""
     split = _split_delta if events[0].get("type") else _split_chunk
     letters = [piece for event in copy.deepcopy(events) for piece in split(event)]
-    return [[event] for event in _renumbered(letters)]
+    return [[event] for event in _renumber_events(letters)]
 
 
 CHUNKINGS: dict[str, Callable[[list[Event]], list[Batch]]] = {
@@ -154,7 +154,7 @@ def _split_delta(event: Event) -> Iterator[Event]:
         yield {**event, "delta": letter, **(said_once if i else {})}
 
 
-def _renumbered(events: list[Event]) -> Iterator[Event]:
+def _renumber_events(events: list[Event]) -> Iterator[Event]:
     for i, event in enumerate(events):
         yield {**event, "sequence_number": i} if "sequence_number" in event else event
 
@@ -167,7 +167,7 @@ def _split_chunk(chunk: Event) -> Iterator[Event]:
     choices = chunk.get("choices") or []
     choice = choices[0] if choices else {}
     while choice.get("delta"):
-        first, rest = _cut(choice["delta"])
+        first, rest = _split_texts(choice["delta"])
         if not rest:
             break
         piece = {**choice, "delta": first, "finish_reason": None}
@@ -176,7 +176,7 @@ def _split_chunk(chunk: Event) -> Iterator[Event]:
     yield {**chunk, "choices": [choice]} if choice else chunk
 
 
-def _cut(delta: Json) -> tuple[Json, Json]:
+def _split_texts(delta: Json) -> tuple[Json, Json]:
     """The first letter of every text with all that is no text, and what is left of the texts."""
     first, rest = dict(delta), {}
     for name in _TEXTS:
@@ -225,12 +225,12 @@ def said_by_response(response: Json) -> Said:
     parts = [
         part for item in response["output"] if item["type"] == "message" for part in item["content"]
     ]
-    calls = [_named(item) for item in response["output"] if item["type"] in _CALLS]
+    calls = [_read_call(item) for item in response["output"] if item["type"] in _CALLS]
     return Said(
         text="".join(part["text"] for part in parts if part["type"] == "output_text"),
         refusal="".join(part["refusal"] for part in parts if part["type"] == "refusal"),
         reasoning=join_paragraphs(
-            *(t for i in response["output"] if i["type"] == "reasoning" for t in _thought(i))
+            *(t for i in response["output"] if i["type"] == "reasoning" for t in _read_reasoning(i))
         ),
         calls=calls,
         ending=(response.get("incomplete_details") or {}).get("reason") or "completed",
@@ -245,12 +245,12 @@ def join_paragraphs(*texts: str) -> str:
 _CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
 
 
-def _named(item: Json) -> tuple[str, str]:
+def _read_call(item: Json) -> tuple[str, str]:
     name = f"{item['namespace']}__{item['name']}" if item.get("namespace") else item["name"]
     return name, item[_CALLS[item["type"]]]
 
 
-def _thought(item: Json) -> list[str]:
+def _read_reasoning(item: Json) -> list[str]:
     return [part["text"] for part in item.get("content") or item["summary"]]
 
 
@@ -265,13 +265,13 @@ def said_by_completion(completion: Json) -> Said:
         text=message["content"] or "",
         refusal=message.get("refusal") or "",
         reasoning=join_paragraphs(message.get("reasoning_content") or ""),
-        calls=[_written(call) for call in calls],
+        calls=[_read_chat_call(call) for call in calls],
         ending={"length": "max_output_tokens", "content_filter": "content_filter"}.get(
             choice["finish_reason"], "completed"
         ),
     )
 
 
-def _written(call: Json) -> tuple[str, str]:
+def _read_chat_call(call: Json) -> tuple[str, str]:
     body = call[call["type"]]
     return body["name"], body["input" if call["type"] == "custom" else "arguments"]

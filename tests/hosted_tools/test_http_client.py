@@ -19,7 +19,7 @@ from forwarder.hosted_tools.http_client import (
     record_http_outcome,
 )
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import Peer, chunk, serving, unused_port
+from tests.helpers.loopback import Peer, encode_chunk, serving, unused_port
 
 LOOPBACK = [(2, ("127.0.0.1", 0))]
 
@@ -85,8 +85,8 @@ def flood(peer: Peer) -> None:
     peer.request()
     peer.start_chunked()
     for _ in range(5):
-        peer.send(chunk(b"x" * 500))
-    peer.send(chunk(b""))
+        peer.send(encode_chunk(b"x" * 500))
+    peer.send(encode_chunk(b""))
 
 
 def hang_up(peer: Peer) -> None:

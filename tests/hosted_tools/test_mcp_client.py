@@ -25,7 +25,7 @@ from forwarder.hosted_tools.mcp_client import (
 from forwarder.hosted_tools.mcp_content import CUT_NOTE, MAX_TEXT_LENGTH, ToolResult
 from forwarder.hosted_tools.mcp_server import McpServer
 from forwarder.hosted_tools.mcp_session import SessionLimits, hide_result_secrets
-from tests.helpers.loopback import chunk, serving, unused_port
+from tests.helpers.loopback import encode_chunk, serving, unused_port
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 
 pytestmark = pytest.mark.live  # an MCP server in a process of its own
@@ -306,7 +306,7 @@ def test_endless_response_is_bounded() -> None:
                 b"Transfer-Encoding: chunked\r\n\r\n"
             )
             for _ in range(400):
-                peer.send(chunk(b" " * 65536))
+                peer.send(encode_chunk(b" " * 65536))
 
     client = McpClient(LOOPBACK, McpLimits(sessions=SessionLimits(max_response=2**20)))
     connections = client.open_connections()

@@ -22,7 +22,7 @@ from forwarder.hosted_tools.web_search_backends import (
     select_results,
 )
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import Peer, chunk, serving, unused_port
+from tests.helpers.loopback import Peer, encode_chunk, serving, unused_port
 from tests.hosted_tools.test_loop import Token
 
 Json = dict[str, Any]
@@ -185,7 +185,7 @@ def test_endless_answer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         peer.request()
         peer.start_chunked()
         for _ in range(100):
-            peer.send(chunk(b" " * 1000))
+            peer.send(encode_chunk(b" " * 1000))
 
     with pytest.raises(SearchFailure, match="too large"):
         search("searxng", flood)

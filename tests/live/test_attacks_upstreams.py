@@ -14,7 +14,7 @@ import brotli
 import pytest
 
 from tests.fake_provider import ScriptedUpstream
-from tests.helpers.loopback import Peer, Script, chunk, serving
+from tests.helpers.loopback import Peer, Script, encode_chunk, serving
 from tests.helpers.loopback import Server as Loopback
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.neighbour import MAX_STALL, Neighbour
@@ -126,7 +126,7 @@ def make_trickling_head() -> Script:
     return script
 
 
-CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunk(b"{}") + b"0\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n" + encode_chunk(b"{}") + b"0\r\n"
 
 ANSWERS: dict[str, tuple[Callable[[], Script], int, str, float]] = {
     "a Brotli bomb": (make_bomb, 502, "Content-Encoding 'br'", MAX_WORK_STALL),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from tests.helpers.loopback import Peer, chunk, serving
+from tests.helpers.loopback import Peer, encode_chunk, serving
 from tests.helpers.loopback import Server as Loopback
 from tests.live.conftest import Serve
 from tests.live.server import Server
@@ -39,9 +39,9 @@ def provider(peer: Peer) -> None:
             peer.answer(PNG, b"Content-Type: image/png")
         elif b"/content" in line:
             peer.start_chunked()
-            peer.send(chunk(PIECE))
+            peer.send(encode_chunk(PIECE))
             peer.server.wait()
-            peer.send(chunk(PIECE), chunk(b""))
+            peer.send(encode_chunk(PIECE), encode_chunk(b""))
         else:
             peer.answer(b'{"id": "file-9", "object": "file"}', b"Content-Type: application/json")
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.helpers.loopback import Peer, chunk, serving
+from tests.helpers.loopback import Peer, encode_chunk, serving
 from tests.live.server import FLASK, GUNICORN, Server, running
 from tests.live.talk import PATHS, asking
 
@@ -40,7 +40,7 @@ class Flood:
         self.sent = 0
         self.left = threading.Event()
         event = json.dumps(EVENTS[protocol]).encode()
-        self._frame = chunk(b"data: " + event + b"\n\n")
+        self._frame = encode_chunk(b"data: " + event + b"\n\n")
 
     def __call__(self, peer: Peer) -> None:
         peer.request()

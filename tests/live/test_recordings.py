@@ -31,7 +31,7 @@ from tests.helpers.recordings import (
     Recording,
     as_completion,
     as_response,
-    differences,
+    compare_outcomes,
     load_recordings,
     outcome_of_chunks,
     outcome_of_completion,
@@ -352,5 +352,5 @@ def test_a_recorded_answer_reaches_the_client(
     recording = recordings()[name]
     got = ask(forwarder, recording, client, streamed)
     said, expected = outcome_of(got, client), expected_of(recording, client, streamed)
-    assert differences(expected, said) == []
+    assert compare_outcomes(expected, said) == []
     assert faults_of(got, client, recording) == []

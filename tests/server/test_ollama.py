@@ -17,7 +17,7 @@ from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from forwarder.server.extension import get_extension
 from tests.helpers.check_cases import check_each
-from tests.helpers.ollama import mistakes
+from tests.helpers.ollama import list_mistakes
 from tests.models.remotes import Answer, gone, refusing, well
 from tests.server.conftest import Serve, streamed
 
@@ -513,7 +513,7 @@ def test_answer_is_streamed_as_lines_by_default(
         assert got.headers["X-Accel-Buffering"] == "no"
         assert "".join(map(said, lines)) == "[demo upstream] You said: Hello"
         assert [line["done"] for line in lines].index(True) == len(lines) - 1
-        assert [m for line in lines for m in mistakes(line)] == []
+        assert [m for line in lines for m in list_mistakes(line)] == []
 
 
 @every_route
@@ -527,7 +527,7 @@ def test_an_answer_can_be_whole(path: str, upstream: str, demo: FlaskClient) -> 
     assert said(whole) == "[demo upstream] You said: Hello"
     assert whole["done"]
     assert whole["eval_count"] > 0
-    assert mistakes(whole) == []
+    assert list_mistakes(whole) == []
 
 
 @check_each("path", {**BODIES, **EMBEDDING})

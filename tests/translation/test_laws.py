@@ -21,7 +21,6 @@ from tests.helpers.cases import Case, cases
 from tests.helpers.check_cases import check_each
 from tests.helpers.translating import (
     CHUNKINGS,
-    answered,
     as_sent,
     at_once,
     events_of,
@@ -29,6 +28,7 @@ from tests.helpers.translating import (
     said_by_response,
     terms,
     translate,
+    translate_answer,
     translate_case,
 )
 
@@ -47,7 +47,7 @@ every_chunking = check_each("chunking", CHUNKINGS)
 
 @functools.cache
 def translate_events(case: Case, chunking: str = "as sent") -> list[Event]:
-    return answered(case, CHUNKINGS[chunking](case.read("upstream.jsonl")))
+    return translate_answer(case, CHUNKINGS[chunking](case.read("upstream.jsonl")))
 
 
 def fold(case: Case, events: list[Event]) -> Json:
@@ -334,7 +334,7 @@ def test_whole_response_equals_its_stream(case: Case) -> None:
     response = case.read("upstream.jsonl")[-1]["response"]
     for asked_to_stream in (False, True):
         batch = unfold.unfold_answer("responses", response, streamed=asked_to_stream)
-        assert fold(case, answered(case, [batch])) == streamed
+        assert fold(case, translate_answer(case, [batch])) == streamed
 
 
 HISTORIES = {
@@ -356,7 +356,7 @@ def test_whole_message_equals_its_stream(case: Case) -> None:
     streamed = fold(case, translate_events(case))
     for asked_to_stream in (False, True):
         batch = unfold.unfold_answer("chat", completion, streamed=asked_to_stream)
-        answer = fold(case, answered(case, [batch]))
+        answer = fold(case, translate_answer(case, [batch]))
         assert said_by_response(answer) == said_by_response(streamed)
         assert (answer == streamed) == (case.name not in HISTORIES)
 

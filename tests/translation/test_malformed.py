@@ -12,7 +12,7 @@ from forwarder.protocols.registry import CLIENT_PROTOCOLS, UPSTREAM_PROTOCOLS
 from forwarder.providers import PROFILES, adapt_request
 from tests.helpers.cases import Case, cases
 from tests.helpers.check_cases import check_each
-from tests.helpers.mutations import nulled, spoiled
+from tests.helpers.mutations import list_null_copies, list_wrong_copies
 from tests.helpers.translating import (
     events_of,
     refusal_of,
@@ -34,14 +34,16 @@ def is_a_400_that_names_the_place(refusal: ForwarderError | None) -> bool:
 @check_each("case", cases())
 def test_malformed_request_is_translated_or_refused_with_its_path(case: Case) -> None:
     context = case.read("terms.json", {})
-    for request in spoiled(case.read("request.json")):
+    for request in list_wrong_copies(case.read("request.json")):
         refusal = refusal_of(partial(translate, case.direction, request, terms(**context)))
         assert is_a_400_that_names_the_place(refusal)
 
 
 @check_each("case", cases(), parts=2)
 def test_malformed_passthrough_body_is_adapted_or_refused(case: Case) -> None:
-    for body in spoiled(case.read("upstream.request.json"), (None, "wrong", [1], {"a": 1})):
+    for body in list_wrong_copies(
+        case.read("upstream.request.json"), (None, "wrong", [1], {"a": 1})
+    ):
         for name in QUIRKY:
             refusal = refusal_of(
                 partial(adapt_request, body, case.upstream, PROFILES[name], LossReport())
@@ -52,7 +54,7 @@ def test_malformed_passthrough_body_is_adapted_or_refused(case: Case) -> None:
 @check_each("case", cases("chat_over_responses"))
 def test_reasoning_style_of_a_malformed_request_is_read_or_refused(case: Case) -> None:
     wished = with_reasoning_style(lambda body: iter([]), "thinking")
-    for request in spoiled(case.read("request.json"), (None, "wrong", [1], {"a": 1})):
+    for request in list_wrong_copies(case.read("request.json"), (None, "wrong", [1], {"a": 1})):
         assert is_a_400_that_names_the_place(refusal_of(partial(wished, request)))
 
 
@@ -60,7 +62,7 @@ def test_reasoning_style_of_a_malformed_request_is_read_or_refused(case: Case) -
 def test_stream_with_a_missing_field_is_read_or_an_upstream_error(case: Case) -> None:
     events = case.read("upstream.jsonl")
     for i, event in enumerate(events):
-        for odd in nulled(event):
+        for odd in list_null_copies(event):
             stream = [[each] for each in (*events[:i], odd, *events[i + 1 :])]
             for read in (fold_translated, fold_passthrough):
                 failure = refusal_of(partial(read, case, iter(stream)))

@@ -23,15 +23,15 @@ from forwarder.translation.ollama_over_chat.forms import (
 )
 from tests.helpers.cases import Case, cases
 from tests.helpers.check_cases import check_each
-from tests.helpers.ollama import mistakes, prepared
+from tests.helpers.ollama import list_mistakes, translate_ollama_request
 from tests.helpers.translating import (
     CHUNKINGS,
-    answered,
     as_sent,
     at_once,
     events_of,
     said_by_completion,
     terms,
+    translate_answer,
 )
 
 Json = dict[str, Any]
@@ -43,7 +43,7 @@ PROTOCOLS = {"ollama": CHAT_ENDPOINT, "ollama_generate": GENERATE_ENDPOINT}
 def chunks_of(case: Case) -> list[Event]:
     """Return the chat chunks of a case: the upstream's, or the translated ones."""
     events: list[Event] = case.read("upstream.jsonl")
-    return events if case.upstream == "chat" else answered(case, at_once(events))
+    return events if case.upstream == "chat" else translate_answer(case, at_once(events))
 
 
 def is_supported(case: Case) -> bool:
@@ -78,7 +78,7 @@ every_form = check_each("protocol", PROTOCOLS)
 
 def translate_chunks(batches: EventStream, form: OllamaEndpoint = CHAT_ENDPOINT) -> EventStream:
     context = terms()
-    request = prepared(context, form, logprobs=True)
+    request = translate_ollama_request(context, form, logprobs=True)
     return ollama_over_chat.translate_stream(batches, request, context)
 
 
@@ -104,7 +104,7 @@ def test_lines_match_ollamas_types(case: Case, protocol: str) -> None:
     """Calls are excepted for a prompt, which cannot have tools."""
     lines = lines_of(case, form=PROTOCOLS[protocol])
     unasked = ["tool_calls"] if protocol == "ollama_generate" else []
-    assert [m for line in lines for m in mistakes(line) if m not in unasked] == []
+    assert [m for line in lines for m in list_mistakes(line) if m not in unasked] == []
 
 
 @every_stream

@@ -18,7 +18,7 @@ from forwarder.middleware.media import fetch
 from forwarder.middleware.media.fetch import Fetcher
 from tests.helpers.certificates import Authority
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import Peer, Script, chunk, serving, unused_port
+from tests.helpers.loopback import Peer, Script, encode_chunk, serving, unused_port
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 PATH = "messages[0].content[1].image_url.url"
@@ -92,7 +92,7 @@ def test_a_body_in_chunks_is_fetched() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.start_chunked()
-        peer.send(chunk(PNG[:50]), chunk(PNG[50:]), chunk(b""))
+        peer.send(encode_chunk(PNG[:50]), encode_chunk(PNG[50:]), encode_chunk(b""))
 
     with serving(script) as server:
         assert fetched(f"http://files.test:{server.port}/").data == PNG

@@ -9,28 +9,30 @@ import pytest
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.translation.ollama_over_chat.forms import CHAT_ENDPOINT, GENERATE_ENDPOINT
 from tests.helpers.check_cases import check_each
-from tests.helpers.ollama import prepared
+from tests.helpers.ollama import translate_ollama_request
 from tests.helpers.translating import terms
 
 PNG = "iVBORw0KGgo="
 
 
 def test_prompt_becomes_a_message_after_the_system_message() -> None:
-    chat_request = prepared(form=GENERATE_ENDPOINT, prompt="Why?", system="Be brief.").chat_request
+    chat_request = translate_ollama_request(
+        form=GENERATE_ENDPOINT, prompt="Why?", system="Be brief."
+    ).chat_request
     messages = [(message["role"], message["content"]) for message in chat_request["messages"]]
     assert messages == [("system", "Be brief."), ("user", "Why?")]
 
 
 def test_prompt_carries_its_images() -> None:
-    [message] = prepared(form=GENERATE_ENDPOINT, prompt="What?", images=[PNG]).chat_request[
-        "messages"
-    ]
+    [message] = translate_ollama_request(
+        form=GENERATE_ENDPOINT, prompt="What?", images=[PNG]
+    ).chat_request["messages"]
     assert [part["type"] for part in message["content"]] == ["text", "image_url"]
 
 
 def test_invalid_image_error_names_the_parameter() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        prepared(form=GENERATE_ENDPOINT, images=["?"])
+        translate_ollama_request(form=GENERATE_ENDPOINT, images=["?"])
     assert caught.value.param == "images[0]"
 
 
@@ -41,14 +43,16 @@ def test_invalid_image_error_names_the_parameter() -> None:
 )  # fmt: skip
 def test_unsupported_parameters_are_refused(name: str, value: Any) -> None:
     with pytest.raises(Unsupported, match=name) as caught:
-        prepared(form=GENERATE_ENDPOINT, **{name: value})
+        translate_ollama_request(form=GENERATE_ENDPOINT, **{name: value})
     assert caught.value.status == 400
 
 
 def test_parameters_of_the_other_endpoint_are_dropped() -> None:
     one, other = terms(), terms()
-    prepared(one, CHAT_ENDPOINT, prompt="Hi.")
-    prepared(other, GENERATE_ENDPOINT, messages=[{"role": "user", "content": "Hi."}])
+    translate_ollama_request(one, CHAT_ENDPOINT, prompt="Hi.")
+    translate_ollama_request(
+        other, GENERATE_ENDPOINT, messages=[{"role": "user", "content": "Hi."}]
+    )
     assert (set(one.loss_report.losses), set(other.loss_report.losses)) == (
         {"prompt"},
         {"messages"},

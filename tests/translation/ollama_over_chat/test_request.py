@@ -10,7 +10,7 @@ from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.translation.ollama_over_chat.forms import GENERATE_ENDPOINT
 from tests.fake_provider import check_chat
 from tests.helpers.check_cases import check_each
-from tests.helpers.ollama import USER, chat, prepared
+from tests.helpers.ollama import USER, chat, translate_ollama_request
 from tests.helpers.translating import terms
 
 Json = dict[str, Any]
@@ -59,7 +59,7 @@ def test_extensions_of_the_upstream_are_carried(
     takes: set[str], fields: Json, expected: Json
 ) -> None:
     context = terms(extensions=takes)
-    body = prepared(context, options=fields).chat_request
+    body = translate_ollama_request(context, options=fields).chat_request
     assert {k: v for k, v in body.items() if k in expected} == expected
     assert not any(name.startswith("options.") for name in body)
     assert context.loss_report.losses == {}
@@ -70,7 +70,7 @@ def test_extensions_of_the_upstream_are_carried(
     [(True, "medium"), (False, "none"), ("low", "low"), ("max", "max"), (None, None)],
 )
 def test_think_becomes_a_reasoning_effort(think: Any, effort: str | None) -> None:
-    translated = prepared(think=think)
+    translated = translate_ollama_request(think=think)
     assert translated.chat_request.get("reasoning_effort") == effort
     assert translated.wants_reasoning is (think is not False)
 
@@ -94,7 +94,7 @@ def test_format_is_json_or_a_schema() -> None:
     ],
 )
 def test_top_logprobs_need_logprobs(fields: Json, expected: Json) -> None:
-    translated = prepared(**fields)
+    translated = translate_ollama_request(**fields)
     assert {k: v for k, v in translated.chat_request.items() if "logprobs" in k} == expected
     assert translated.wants_logprobs is bool(expected)
 
@@ -129,13 +129,13 @@ def test_tools_are_converted() -> None:
 )
 def test_malformed_parameter_is_named(fields: Json, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        prepared(**fields)
+        translate_ollama_request(**fields)
     assert caught.value.param == param
 
 
 def test_other_tool_types_are_refused() -> None:
     with pytest.raises(Unsupported) as caught:
-        prepared(tools=[{"type": "web_search"}])
+        translate_ollama_request(tools=[{"type": "web_search"}])
     assert caught.value.param == "tools[0].type"
 
 
@@ -146,14 +146,16 @@ def test_other_tool_types_are_refused() -> None:
 )  # fmt: skip
 def test_empty_request_loads_or_unloads_the_model(keep_alive: Any, instead: str) -> None:
     for translated in (
-        prepared(messages=[], keep_alive=keep_alive),
-        prepared(messages=None, keep_alive=keep_alive),
-        prepared(form=GENERATE_ENDPOINT, prompt="", keep_alive=keep_alive),
-        prepared(form=GENERATE_ENDPOINT, prompt=None, system="x", keep_alive=keep_alive),
+        translate_ollama_request(messages=[], keep_alive=keep_alive),
+        translate_ollama_request(messages=None, keep_alive=keep_alive),
+        translate_ollama_request(form=GENERATE_ENDPOINT, prompt="", keep_alive=keep_alive),
+        translate_ollama_request(
+            form=GENERATE_ENDPOINT, prompt=None, system="x", keep_alive=keep_alive
+        ),
     ):
         assert (translated.chat_request, translated.load_action) == ({}, instead)
 
 
 def test_keep_alive_is_ignored_with_messages() -> None:
-    assert prepared(keep_alive=0).load_action == ""
+    assert translate_ollama_request(keep_alive=0).load_action == ""
     assert "keep_alive" not in chat(keep_alive="5m")

@@ -11,13 +11,18 @@ from forwarder.protocols.ollama import fold_ollama
 from forwarder.translation import ollama_over_chat
 from forwarder.translation.ollama_over_chat.forms import GENERATE_ENDPOINT
 from tests.helpers.check_cases import check_each
-from tests.helpers.ollama import chunk, lines, mistakes, prepared
+from tests.helpers.ollama import (
+    list_mistakes,
+    make_chunk,
+    translate_lines,
+    translate_ollama_request,
+)
 from tests.helpers.translating import STAMP, terms
 
 Json = dict[str, Any]
 
 USAGE = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}}
-END = chunk("stop")
+END = make_chunk("stop")
 
 
 def read_values(ollama_lines: list[Json], name: str = "content") -> list[str]:
@@ -25,8 +30,12 @@ def read_values(ollama_lines: list[Json], name: str = "content") -> list[str]:
 
 
 def test_text_streams_and_the_last_line_is_done() -> None:
-    ollama_lines = lines(
-        [[chunk(role="assistant")], [chunk(content="Hel")], [chunk(content="lo"), END]]
+    ollama_lines = translate_lines(
+        [
+            [make_chunk(role="assistant")],
+            [make_chunk(content="Hel")],
+            [make_chunk(content="lo"), END],
+        ]
     )
     head = {"model": "m", "created_at": STAMP}
     message = {"role": "assistant", "content": "Hel"}
@@ -34,11 +43,13 @@ def test_text_streams_and_the_last_line_is_done() -> None:
     assert read_values(ollama_lines) == ["Hel", "lo"]
     assert [line["done"] for line in ollama_lines] == [False, False, True]
     assert ollama_lines[-1]["message"] == {"role": "assistant", "content": ""}
-    assert [mistakes(line) for line in ollama_lines] == [[], [], []]
+    assert [list_mistakes(line) for line in ollama_lines] == [[], [], []]
 
 
 def test_durations_add_up_and_tokens_are_the_upstreams() -> None:
-    last = lines([[chunk(role="assistant")], [chunk(content="x")], [END, USAGE]])[-1]
+    last = translate_lines(
+        [[make_chunk(role="assistant")], [make_chunk(content="x")], [END, USAGE]]
+    )[-1]
     assert last["done_reason"] == "stop"
     assert (last["prompt_eval_count"], last["eval_count"]) == (5, 3)
     assert last["load_duration"] == 0
@@ -48,14 +59,14 @@ def test_durations_add_up_and_tokens_are_the_upstreams() -> None:
 
 
 def test_missing_token_counts_are_omitted() -> None:
-    last = lines([[chunk(content="x"), END]])[-1]
+    last = translate_lines([[make_chunk(content="x"), END]])[-1]
     assert not {"prompt_eval_count", "eval_count"} & last.keys()
     assert last["total_duration"] > 0
 
 
 @check_each("usage", [{"x_groq": {"usage": USAGE["usage"]}}, {"usage": USAGE["usage"]}])
 def test_usage_on_the_finish_chunk_is_read(usage: Json) -> None:
-    assert lines([[{**chunk("stop", content="x"), **usage}]])[-1]["eval_count"] == 3
+    assert translate_lines([[{**make_chunk("stop", content="x"), **usage}]])[-1]["eval_count"] == 3
 
 
 @check_each(
@@ -64,7 +75,7 @@ def test_usage_on_the_finish_chunk_is_read(usage: Json) -> None:
      ("content_filter", "content_filter"), ("eos", "stop")],
 )  # fmt: skip
 def test_finish_reason_is_mapped(finish: str, reason: str) -> None:
-    assert lines([[chunk(finish, content="x")]])[-1]["done_reason"] == reason
+    assert translate_lines([[make_chunk(finish, content="x")]])[-1]["done_reason"] == reason
 
 
 @check_each(
@@ -79,57 +90,57 @@ def test_finish_reason_is_mapped(finish: str, reason: str) -> None:
     ],
 )
 def test_reasoning_becomes_thinking_in_all_formats(deltas: list[Json]) -> None:
-    batches = [[chunk(**delta)] for delta in deltas]
-    ollama_lines = lines([*batches, [END]])
+    batches = [[make_chunk(**delta)] for delta in deltas]
+    ollama_lines = translate_lines([*batches, [END]])
     assert ("".join(read_values(ollama_lines, "thinking")), "".join(read_values(ollama_lines))) == (
         "Hm.",
         "Hi",
     )
-    quiet = lines([*batches, [END]], think=False)
+    quiet = translate_lines([*batches, [END]], think=False)
     assert (read_values(quiet, "thinking"), "".join(read_values(quiet))) == ([], "Hi")
 
 
 def test_incomplete_think_tag_is_text() -> None:
-    assert read_values(lines([[chunk(content="<thi")], [END]])) == ["<thi"]
+    assert read_values(translate_lines([[make_chunk(content="<thi")], [END]])) == ["<thi"]
 
 
 def test_refusal_becomes_text() -> None:
-    assert read_values(lines([[chunk(refusal="I can't.")], [END]])) == ["I can't."]
+    assert read_values(translate_lines([[make_chunk(refusal="I can't.")], [END]])) == ["I can't."]
 
 
 def test_calls_follow_the_text_whole() -> None:
     def make_call_chunk(text: str, **more: Any) -> Json:
-        return chunk(tool_calls=[{"index": 0, "function": {"arguments": text, **more}}])
+        return make_chunk(tool_calls=[{"index": 0, "function": {"arguments": text, **more}}])
 
-    ollama_lines = lines([[chunk(content="Let me.")], [make_call_chunk('{"ci', name="f")], [make_call_chunk('ty":1}')],
-                  [chunk("tool_calls")]])  # fmt: skip
+    ollama_lines = translate_lines([[make_chunk(content="Let me.")], [make_call_chunk('{"ci', name="f")], [make_call_chunk('ty":1}')],
+                  [make_chunk("tool_calls")]])  # fmt: skip
     assert [line["message"].get("tool_calls") for line in ollama_lines] == [
         None, [{"function": {"index": 0, "name": "f", "arguments": {"city": 1}}}], None
     ]  # fmt: skip
     assert read_values(ollama_lines) == ["Let me."]
     assert ollama_lines[-1]["done_reason"] == "stop"
-    assert [mistakes(line) for line in ollama_lines] == [[], [], []]
+    assert [list_mistakes(line) for line in ollama_lines] == [[], [], []]
 
 
 def test_logprobs_are_on_their_line() -> None:
     entry = {"token": "x", "logprob": -0.5, "bytes": [120],
              "top_logprobs": [{"token": "y", "logprob": -1.0, "bytes": None}]}  # fmt: skip
-    measured = chunk(content="x")
+    measured = make_chunk(content="x")
     measured["choices"][0]["logprobs"] = {"content": [entry], "refusal": None}
-    silent = chunk()
+    silent = make_chunk()
     silent["choices"][0]["logprobs"] = {"content": [entry]}
-    ollama_lines = lines([[measured], [silent], [END]], logprobs=True)
+    ollama_lines = translate_lines([[measured], [silent], [END]], logprobs=True)
     assert [line.get("logprobs") for line in ollama_lines] == [[entry], [entry], None]
     assert read_values(ollama_lines) == ["x"]
-    assert not any("logprobs" in line for line in lines([[measured], [END]]))
-    assert [mistakes(line) for line in ollama_lines] == [[], [], []]
+    assert not any("logprobs" in line for line in translate_lines([[measured], [END]]))
+    assert [list_mistakes(line) for line in ollama_lines] == [[], [], []]
 
 
 def test_last_version_of_an_image_becomes_markdown() -> None:
     def make_image_chunk(url: str, **more: Any) -> Json:
-        return chunk(images=[{"type": "image_url", "image_url": {"url": url}, **more}])
+        return make_chunk(images=[{"type": "image_url", "image_url": {"url": url}, **more}])
 
-    ollama_lines = lines(
+    ollama_lines = translate_lines(
         [
             [
                 make_image_chunk("u:1", index=0),
@@ -146,7 +157,9 @@ def test_whole_answer_is_translated() -> None:
     message = {"role": "assistant", "content": "Hi", "reasoning_content": "Hm.",
                "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]}  # fmt: skip
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
-    ollama_lines = lines([[], [{"choices": [choice], "usage": USAGE["usage"]}]], stream=False)
+    ollama_lines = translate_lines(
+        [[], [{"choices": [choice], "usage": USAGE["usage"]}]], stream=False
+    )
     assert (read_values(ollama_lines, "thinking"), read_values(ollama_lines)) == (["Hm."], ["Hi"])
     assert ollama_lines[-2]["message"]["tool_calls"][0]["id"] == "c"
     # A whole answer does not tell the time of its first token.
@@ -155,26 +168,28 @@ def test_whole_answer_is_translated() -> None:
 
 
 def test_generate_answer_has_a_response() -> None:
-    ollama_lines = lines(
-        [[chunk(reasoning_content="Hm.")], [chunk(content="Hi"), END]], GENERATE_ENDPOINT
+    ollama_lines = translate_lines(
+        [[make_chunk(reasoning_content="Hm.")], [make_chunk(content="Hi"), END]], GENERATE_ENDPOINT
     )
     assert [(line["response"], line.get("thinking")) for line in ollama_lines] == [
         ("", "Hm."), ("Hi", None), ("", None)
     ]  # fmt: skip
-    assert [mistakes(line) for line in ollama_lines] == [[], [], []]
+    assert [list_mistakes(line) for line in ollama_lines] == [[], [], []]
 
 
 def test_load_request_gets_one_line() -> None:
-    [line] = lines([], messages=[])
+    [line] = translate_lines([], messages=[])
     assert (line["done"], line["done_reason"], line["message"]["content"]) == (True, "load", "")
-    [line] = lines([], GENERATE_ENDPOINT, prompt="", keep_alive=0)
+    [line] = translate_lines([], GENERATE_ENDPOINT, prompt="", keep_alive=0)
     assert (line["done"], line["done_reason"], line["response"]) == (True, "unload", "")
-    assert mistakes(line) == []
+    assert list_mistakes(line) == []
 
 
 def test_heartbeat_is_forwarded() -> None:
     context = terms()
-    stream = ollama_over_chat.translate_stream(iter([[], [END]]), prepared(context), context)
+    stream = ollama_over_chat.translate_stream(
+        iter([[], [END]]), translate_ollama_request(context), context
+    )
     assert next(stream) == []
 
 
@@ -184,13 +199,13 @@ def test_heartbeat_is_forwarded() -> None:
 @check_each(
     ("batches", "kind"),
     [
-        ([[chunk(content="x")]], UpstreamProtocolError),
+        ([[make_chunk(content="x")]], UpstreamProtocolError),
         ([], UpstreamProtocolError),
-        ([[chunk(content="x"), {"error": {"message": "Boom."}}]], UpstreamError),
-        ([[chunk(content="x"), chunk("error")]], UpstreamError),
-        ([[chunk(content=[7])]], UpstreamProtocolError),
+        ([[make_chunk(content="x"), {"error": {"message": "Boom."}}]], UpstreamError),
+        ([[make_chunk(content="x"), make_chunk("error")]], UpstreamError),
+        ([[make_chunk(content=[7])]], UpstreamProtocolError),
         (
-            [[chunk(tool_calls=[{"function": {"name": "f", "arguments": "{"}}])], [END]],
+            [[make_chunk(tool_calls=[{"function": {"name": "f", "arguments": "{"}}])], [END]],
             UpstreamProtocolError,
         ),
     ],
@@ -198,19 +213,21 @@ def test_heartbeat_is_forwarded() -> None:
 def test_broken_answer_is_never_done(batches: list[Any], kind: type[UpstreamError]) -> None:
     context = terms()
     ollama_lines: list[Json] = []
-    stream = ollama_over_chat.translate_stream(iter(batches), prepared(context), context)
+    stream = ollama_over_chat.translate_stream(
+        iter(batches), translate_ollama_request(context), context
+    )
     with pytest.raises(kind):
         ollama_lines.extend(line for batch in stream for line in batch)
     assert not any(line["done"] for line in ollama_lines)
     assert read_values(ollama_lines) == (
-        ["x"] if batches and batches[0][0] == chunk(content="x") else []
+        ["x"] if batches and batches[0][0] == make_chunk(content="x") else []
     )
 
 
 def test_stream_error_keeps_its_status() -> None:
     error = {"message": "Slow down.", "code": "rate_limit_exceeded"}
     with pytest.raises(UpstreamRefused) as caught:
-        lines([[{"error": error}]])
+        translate_lines([[{"error": error}]])
     assert (caught.value.status, caught.value.message) == (429, "Slow down.")
 
 
@@ -220,19 +237,19 @@ FOLDED_CALL = {"index": 0, "function": {"name": "f", "arguments": "{}"}}
 
 
 def measured_chunk(text: str) -> Json:
-    line = chunk(content=text)
+    line = make_chunk(content=text)
     line["choices"][0]["logprobs"] = {"content": [{"token": text, "logprob": -1.0}]}
     return line
 
 
 FOLDED_STREAM = [
-    [chunk(reasoning_content="H")], [], [chunk(reasoning_content="m.")], [measured_chunk("Hel")],
-    [measured_chunk("lo")], [chunk(tool_calls=[FOLDED_CALL])], [chunk("stop")],
+    [make_chunk(reasoning_content="H")], [], [make_chunk(reasoning_content="m.")], [measured_chunk("Hel")],
+    [measured_chunk("lo")], [make_chunk(tool_calls=[FOLDED_CALL])], [make_chunk("stop")],
 ]  # fmt: skip
 
 
 def test_fold_joins_chat_lines_into_one_message() -> None:
-    ollama_lines = lines(FOLDED_STREAM, logprobs=True)
+    ollama_lines = translate_lines(FOLDED_STREAM, logprobs=True)
     whole = fold_ollama(iter([ollama_lines[:2], [], ollama_lines[2:]]))
     function = {"index": 0, "name": "f", "arguments": {}}
     message = {"role": "assistant", "content": "Hello", "thinking": "Hm.",
@@ -242,21 +259,27 @@ def test_fold_joins_chat_lines_into_one_message() -> None:
     assert {k: v for k, v in whole.items() if k not in ("message", "logprobs")} == {
         k: v for k, v in ollama_lines[-1].items() if k != "message"
     }
-    assert mistakes(whole) == []
+    assert list_mistakes(whole) == []
 
 
 def test_fold_joins_generate_lines_into_one_response() -> None:
     whole = fold_ollama(
-        iter([lines(FOLDED_STREAM[:5] + FOLDED_STREAM[6:], GENERATE_ENDPOINT, logprobs=True)])
+        iter(
+            [
+                translate_lines(
+                    FOLDED_STREAM[:5] + FOLDED_STREAM[6:], GENERATE_ENDPOINT, logprobs=True
+                )
+            ]
+        )
     )
     assert (whole["response"], whole["thinking"], whole["done"]) == ("Hello", "Hm.", True)
     assert len(whole["logprobs"]) == 2
     assert "message" not in whole
-    assert mistakes(whole) == []
+    assert list_mistakes(whole) == []
 
 
 def test_fold_fails_without_a_final_line() -> None:
-    ollama_lines = lines([[chunk(content="x"), chunk("stop")]])
+    ollama_lines = translate_lines([[make_chunk(content="x"), make_chunk("stop")]])
     for broken in ([], [ollama_lines[:-1]]):
         with pytest.raises(UpstreamProtocolError):
             fold_ollama(iter(broken))

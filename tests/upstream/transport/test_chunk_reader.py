@@ -13,7 +13,7 @@ from forwarder.upstream.transport.chunk_reader import (
     ThreadedReader,
     open_chunk_reader,
 )
-from tests.helpers.loopback import Peer, chunk, serving
+from tests.helpers.loopback import Peer, encode_chunk, serving
 
 
 def make_reader(pieces: Iterator[bytes], heartbeat: float = 5) -> ThreadedReader:
@@ -121,7 +121,7 @@ def test_closing_ends_a_read_from_a_silent_server() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.start_chunked()
-        peer.send(chunk(b"one"))
+        peer.send(encode_chunk(b"one"))
         peer.file.read()  # until the other side hangs up
         gone.set()
 

@@ -19,7 +19,7 @@ import pytest
 from forwarder.upstream.transport.gevent_transport import GeventTransport
 from tests.helpers.certificates import Authority
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import Peer, Script, Server, chunk, serving, unused_port
+from tests.helpers.loopback import Peer, Script, Server, encode_chunk, serving, unused_port
 
 
 def echoing(peer: Peer) -> None:
@@ -445,13 +445,13 @@ def test_a_stream_over_tls_arrives_whole(headers: bytes, authority: Authority) -
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n")
-        framed = chunk if b"chunked" in headers else bytes
+        framed = encode_chunk if b"chunked" in headers else bytes
         for n in range(300):
             peer.send(framed(b"%d " % n))
             if n % 100 == 0:
                 time.sleep(0.05)
         if b"chunked" in headers:
-            peer.send(chunk(b""))
+            peer.send(encode_chunk(b""))
 
     with (
         serving(script, authority.server("localhost")) as server,
@@ -469,7 +469,7 @@ def test_a_stream_over_tls_that_is_cut_is_an_error(authority: Authority) -> None
     def script(peer: Peer) -> None:
         peer.request()
         peer.start_chunked()
-        peer.send(chunk(b"a"))
+        peer.send(encode_chunk(b"a"))
 
     with (
         serving(script, authority.server("localhost")) as server,
@@ -598,9 +598,9 @@ def test_the_sdk_hands_over_an_unread_response() -> None:
     def script(peer: Peer) -> None:
         while peer.request():
             peer.start_chunked()
-            peer.send(chunk(b"data: {}\n\n"))
+            peer.send(encode_chunk(b"data: {}\n\n"))
             time.sleep(0.05)
-            peer.send(chunk(b"data: [DONE]\n\n"), chunk(b""))
+            peer.send(encode_chunk(b"data: [DONE]\n\n"), encode_chunk(b""))
 
     with serving(script) as server, sdk(server.url, heartbeat=1.0) as client:
         for _ in range(2):

@@ -15,7 +15,7 @@ import pytest
 from forwarder.upstream.transport.gevent_transport import GeventTransport
 from forwarder.upstream.transport.http_response import GeventChunkReader, HttpResponseParser
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import Peer, Script, Server, chunk, serving
+from tests.helpers.loopback import Peer, Script, Server, encode_chunk, serving
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
@@ -188,8 +188,8 @@ def slowly(*pieces: bytes) -> Script:
         peer.start_chunked()
         for piece in pieces:
             time.sleep(0.05)
-            peer.send(chunk(piece))
-        peer.send(chunk(b""))
+            peer.send(encode_chunk(piece))
+        peer.send(encode_chunk(b""))
 
     return then_answering(script)
 
@@ -202,7 +202,7 @@ def test_separate_chunks_are_returned_separately() -> None:
 def test_chunks_that_arrived_together_are_one_piece() -> None:
     def script(peer: Peer) -> None:
         peer.start_chunked()
-        peer.send(b"".join(chunk(b"%d " % n) for n in range(100)), chunk(b""))
+        peer.send(b"".join(encode_chunk(b"%d " % n) for n in range(100)), encode_chunk(b""))
         peer.server.go.set()
 
     with opening(then_answering(script)) as opened:
@@ -222,7 +222,7 @@ def test_half_a_chunk_is_handed_on_at_once() -> None:
         peer.start_chunked()
         peer.send(b"6\r\nabc")
         peer.server.wait()
-        peer.send(b"def\r\n", chunk(b""))
+        peer.send(b"def\r\n", encode_chunk(b""))
 
     with opening(then_answering(script)) as opened:
         arrivals = iter(opened.arrivals)
@@ -257,7 +257,7 @@ def test_silence_is_a_heartbeat() -> None:
     def script(peer: Peer) -> None:
         peer.start_chunked()
         peer.server.wait()
-        peer.send(chunk(b"a"), chunk(b""))
+        peer.send(encode_chunk(b"a"), encode_chunk(b""))
 
     with opening(then_answering(script), heartbeat=0.03, read=0.05) as opened:
         arrivals = iter(opened.arrivals)
@@ -285,7 +285,7 @@ def test_no_heartbeat_comes_while_there_is_data() -> None:
 
 def stalling(peer: Peer) -> None:
     peer.start_chunked()
-    peer.send(chunk(b"a"))
+    peer.send(encode_chunk(b"a"))
     peer.server.wait()
 
 
@@ -338,7 +338,7 @@ def test_the_last_arrival_gives_the_connection_back_by_itself() -> None:
     def script(peer: Peer) -> None:
         peer.start_chunked()
         peer.server.wait()
-        peer.send(chunk(b"a") + chunk(b""))
+        peer.send(encode_chunk(b"a") + encode_chunk(b""))
 
     with opening(then_answering(script)) as opened:
         opened.server.go.set()
@@ -352,7 +352,7 @@ def test_a_body_cut_short_is_an_error_after_what_came(headers: bytes) -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(HEAD + headers + b"\r\n\r\n")
-        peer.send(chunk(b"abc") if b"chunked" in headers else b"abc")
+        peer.send(encode_chunk(b"abc") if b"chunked" in headers else b"abc")
 
     with opening(script) as opened:
         came: list[bytes] = []
@@ -455,7 +455,7 @@ def turns_of_a_neighbour(read_seconds: float, use_seconds: float) -> int:
             gevent.sleep(0)
 
     turns = 0
-    data = iter([chunk(b"x")] * 50 + [chunk(b"")])
+    data = iter([encode_chunk(b"x")] * 50 + [encode_chunk(b"")])
     pool = SimpleNamespace(receive=receive, return_socket=lambda _: None)
     sock = SimpleNamespace(settimeout=lambda _: None)
     message = parse_message(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
