@@ -21,11 +21,11 @@ TOLD = {
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 
 
-def turn(client: str, fault: str | None = None, streamed: bool = True) -> Turn:
+def make_turn(client: str, fault: str | None = None, streamed: bool = True) -> Turn:
     return Turn(client, Workload("w", "", SHAPE, 1, 1, streamed), fault)
 
 
-def stream(body: bytes) -> bytes:
+def make_stream(body: bytes) -> bytes:
     return HEAD % len(body) + body
 
 
@@ -45,7 +45,7 @@ def test_everything_occurs_and_faults_are_rare():
 @check_each("client", CLIENTS)
 @check_each("fault", [*FAULTS, "leave", None])
 def test_request_names_the_upstream_failure(client: str, fault: str | None):
-    raw = turn(client, fault).build_request(80)
+    raw = make_turn(client, fault).build_request(80)
     model = orjson.loads(raw.partition(b"\r\n\r\n")[2])["model"]
 
     assert read_fault(model) == (fault if fault in FAULTS else None)
@@ -57,32 +57,34 @@ def test_request_names_the_upstream_failure(client: str, fault: str | None):
 def test_sound_answers_are_sound(client: str, streamed: bool):
     raw = b"".join(script.build_writes(client, SHAPE, streamed, True))
 
-    assert turn(client, streamed=streamed).find_fault(raw) is None
-    assert "endings" in str(turn(client, "cut").find_fault(raw)) or not streamed
+    assert make_turn(client, streamed=streamed).find_fault(raw) is None
+    assert "endings" in str(make_turn(client, "cut").find_fault(raw)) or not streamed
 
 
 @check_each("client", CLIENTS)
 def test_cut_stream_must_end_with_one_error(client: str):
-    cut, told = turn(client, "cut"), TOLD[client]
+    cut, told = make_turn(client, "cut"), TOLD[client]
 
-    assert cut.find_fault(stream(told)) is None
-    assert "endings" in str(cut.find_fault(stream(told + told)))
-    assert "endings" in str(cut.find_fault(stream(told[: told.index(b"\n\n") + 2])))
-    assert "cannot be read" in str(cut.find_fault(stream(told[:-1])))
-    assert "sound" in str(turn(client).find_fault(stream(told)))
+    assert cut.find_fault(make_stream(told)) is None
+    assert "endings" in str(cut.find_fault(make_stream(told + told)))
+    assert "endings" in str(cut.find_fault(make_stream(told[: told.index(b"\n\n") + 2])))
+    assert "cannot be read" in str(cut.find_fault(make_stream(told[:-1])))
+    assert "sound" in str(make_turn(client).find_fault(make_stream(told)))
 
 
 def test_nothing_may_follow_the_failure():
     late = TOLD["chat"] + b'data: {"choices":[]}\n\n'
 
-    assert "after the failure" in str(turn("chat", "cut").find_fault(stream(late)))
+    assert "after the failure" in str(make_turn("chat", "cut").find_fault(make_stream(late)))
 
 
 def test_an_upstream_s_refusal_has_its_status_and_says_why():
-    assert turn("chat", "fail").find_fault(script.build_failure()) is None
-    assert "400 instead of 500" in str(turn("chat", "fail").find_fault(script.build_refusal("no")))
-    assert "status 500" in str(turn("chat").find_fault(script.build_failure()))
+    assert make_turn("chat", "fail").find_fault(script.build_failure()) is None
+    assert "400 instead of 500" in str(
+        make_turn("chat", "fail").find_fault(script.build_refusal("no"))
+    )
+    assert "status 500" in str(make_turn("chat").find_fault(script.build_failure()))
     assert "500 instead of 502" in str(
-        turn("chat", "cut", streamed=False).find_fault(script.build_failure())
+        make_turn("chat", "cut", streamed=False).find_fault(script.build_failure())
     )
     assert not wire.read_body(script.build_failure()).endswith(b"\n")

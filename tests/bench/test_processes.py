@@ -15,7 +15,7 @@ CHILD = "import time; sum(range(3_000_000)); print('up', flush=True); time.sleep
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}])"
 
 
-def started(program: str) -> subprocess.Popen[bytes]:
+def start_program(program: str) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, start_new_session=True
     )
@@ -26,7 +26,7 @@ def started(program: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.live
 def test_children_end_with_their_parent():
-    process = started(PARENT)
+    process = start_program(PARENT)
     stop_process(process)
     assert process.stdout
     with process.stdout as out:
@@ -35,7 +35,7 @@ def test_children_end_with_their_parent():
 
 @pytest.mark.live
 def test_cpu_time_includes_child_processes(tmp_path):
-    process = started(PARENT)
+    process = start_program(PARENT)
     (child,) = processes.list_process_tree(process.pid)[1:]
     whole, part = (
         ServerProcess("", pid, 0, tmp_path).read_cpu_time() for pid in (process.pid, child)

@@ -11,7 +11,7 @@ STREAM = Workload("burst", "", Shape(text=200), 16, 64)
 WHOLE = Workload("short", "", Shape(text=20), 8, 64, streamed=False)
 
 
-def figures(relay: list[float], forwarder: list[float]) -> dict[tuple[str, str], Figures]:
+def make_figures(relay: list[float], forwarder: list[float]) -> dict[tuple[str, str], Figures]:
     costs = {"relay": relay, "forwarder": forwarder}
     return {
         (client, name): Figures(cost)
@@ -21,7 +21,7 @@ def figures(relay: list[float], forwarder: list[float]) -> dict[tuple[str, str],
 
 
 def test_a_row_has_medians_and_their_ratio():
-    table = report.format_rows(STREAM, figures([500.0, 1000.0, 9000.0], [3000.0]))
+    table = report.format_rows(STREAM, make_figures([500.0, 1000.0, 9000.0], [3000.0]))
     assert table.splitlines() == [
         "| burst | responses → chat | 5.0 | 15.0 | 1000 | 3000 | 3.0 |",
         "| burst | chat → responses | 5.0 | 15.0 | 1000 | 3000 | 3.0 |",
@@ -29,11 +29,13 @@ def test_a_row_has_medians_and_their_ratio():
 
 
 def test_a_whole_answer_has_no_chunks():
-    assert "| – | – | 200 | 900 | 4.5 |" in report.format_rows(WHOLE, figures([200.0], [900.0]))
+    assert "| – | – | 200 | 900 | 4.5 |" in report.format_rows(
+        WHOLE, make_figures([200.0], [900.0])
+    )
 
 
 def test_unmeasured_value_is_a_dash():
-    assert "| 5.0 | – | 1000 | – | – |" in report.format_rows(STREAM, figures([1000.0], []))
+    assert "| 5.0 | – | 1000 | – | – |" in report.format_rows(STREAM, make_figures([1000.0], []))
 
 
 def test_workload_is_compared_with_the_one_named_by_beside():
