@@ -17,11 +17,11 @@ from tests.server.conftest import streamed
 CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 
 
-def chunk(**choice: Any) -> dict[str, Any]:
+def make_chunk(**choice: Any) -> dict[str, Any]:
     return {**CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": None, **choice}]}
 
 
-SAYS = [chunk(delta={"content": "hi"}), chunk(finish_reason="stop")]
+SAYS = [make_chunk(delta={"content": "hi"}), make_chunk(finish_reason="stop")]
 CUT = streamed(SAYS[0], done=False)
 PAGE = httpx2.Response(200, text="<html>no</html>", headers={"content-type": "text/html"})
 
@@ -49,7 +49,9 @@ class Runs:
         answer: httpx2.Response = next(self.answers)
         return answer
 
-    def captured(self, body: Any, *answers: httpx2.Response, path: str = "/v1/responses") -> str:
+    def capture_request(
+        self, body: Any, *answers: httpx2.Response, path: str = "/v1/responses"
+    ) -> str:
         """Return the id of a capture with these upstream responses."""
         self.answers = iter(answers)
         client = create_app(Settings.from_env(self.environment)).test_client()
@@ -78,7 +80,7 @@ FAILURES: dict[str, list[httpx2.Response]] = {
     "a page": [PAGE],
     "cut off": [CUT],
     "an error in the stream": [streamed(SAYS[0], {"error": {"message": "no more"}})],
-    "an event that cannot be read": [streamed(SAYS[0], chunk(delta={"tool_calls": [7]}))],
+    "an event that cannot be read": [streamed(SAYS[0], make_chunk(delta={"tool_calls": [7]}))],
     "no answer": [streamed(done=True)],
 }
 
@@ -93,7 +95,7 @@ def test_a_failure_is_reproduced_offline(name: str, streamed_: bool, path: str, 
     again = [
         httpx2.Response(a.status_code, headers=a.headers, content=a.content) for a in FAILURES[name]
     ]
-    capture_id = runs.captured(body, *again, path=path)
+    capture_id = runs.capture_request(body, *again, path=path)
 
     code, output, told = runs.replay(capture_id, "--upstream", "captured")
 
@@ -119,7 +121,7 @@ def test_ollama_responses_are_reproduced_offline(
         httpx2.Response(a.status_code, headers=a.headers, content=a.content)
         for a in FAILURES.get(name, [well])
     ]
-    capture_id = runs.captured(body, *answers, path=path)
+    capture_id = runs.capture_request(body, *answers, path=path)
 
     code, output, told = runs.replay(capture_id, "--upstream", "captured")
 
@@ -137,7 +139,7 @@ def test_embeddings_are_reproduced_offline(
     path: str, elsewhere: bool, runs: Runs, tmp_path: Path
 ) -> None:
     body = {"model": "m", "prompt" if path == "/api/embeddings" else "input": "hi"}
-    capture_id = runs.captured(body, httpx2.Response(200, json=EMBEDDED), path=path)
+    capture_id = runs.capture_request(body, httpx2.Response(200, json=EMBEDDED), path=path)
     record = tmp_path / "x" / f"{capture_id}.json"
     (attempt,) = json.loads(record.read_bytes())["upstream"]
     assert (attempt["protocol"], attempt["answer"]["body"]) == ("embeddings", EMBEDDED)
@@ -151,7 +153,9 @@ def test_embeddings_are_reproduced_offline(
 
 
 def test_a_failure_is_reproduced_from_a_file_on_another_machine(runs: Runs, tmp_path: Path) -> None:
-    capture_id = runs.captured(BODY, streamed(SAYS[0], chunk(delta={"tool_calls": [7]})))
+    capture_id = runs.capture_request(
+        BODY, streamed(SAYS[0], make_chunk(delta={"tool_calls": [7]}))
+    )
     file = tmp_path / "record.json"
     file.write_bytes((tmp_path / "x" / f"{capture_id}.json").read_bytes())
     runs.environment = {"FORWARDER_LOG_LEVEL": "ERROR"}
@@ -163,7 +167,7 @@ def test_a_failure_is_reproduced_from_a_file_on_another_machine(runs: Runs, tmp_
 
 
 def test_replay_shows_a_changed_response(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    capture_id = runs.captured(BODY, streamed(*SAYS))
+    capture_id = runs.capture_request(BODY, streamed(*SAYS))
     monkeypatch.setattr("forwarder.protocols.framing.SseDecoder.feed", lambda self, data: [])
 
     code, _, told = runs.replay(capture_id, "--upstream", "captured")
@@ -174,11 +178,11 @@ def test_replay_shows_a_changed_response(runs: Runs, monkeypatch: pytest.MonkeyP
 
 
 def test_replay_calls_the_current_upstream_and_compares(runs: Runs) -> None:
-    capture_id = runs.captured(BODY, streamed(*SAYS))
+    capture_id = runs.capture_request(BODY, streamed(*SAYS))
 
     runs.answers = iter([streamed(*SAYS)])
     assert runs.replay(capture_id)[0] == 0
-    runs.answers = iter([streamed(chunk(delta={"content": "other"}), SAYS[1])])
+    runs.answers = iter([streamed(make_chunk(delta={"content": "other"}), SAYS[1])])
     code, output, told = runs.replay(capture_id)
 
     assert code == 1
@@ -189,7 +193,7 @@ def test_replay_calls_the_current_upstream_and_compares(runs: Runs) -> None:
 
 def test_replay_takes_the_client_key_as_option(runs: Runs) -> None:
     runs.environment |= {"FAR_API_KEY": "passthrough", "FORWARDER_API_KEYS": ""}
-    capture_id = runs.captured(BODY, streamed(*SAYS))
+    capture_id = runs.capture_request(BODY, streamed(*SAYS))
     runs.answers = iter([streamed(*SAYS)])
 
     code, _, told = runs.replay(capture_id, "--key", "sk-own-key")
@@ -200,7 +204,7 @@ def test_replay_takes_the_client_key_as_option(runs: Runs) -> None:
 
 
 def test_a_replay_is_neither_stored_nor_captured(runs: Runs, tmp_path: Path) -> None:
-    capture_id = runs.captured({"model": "m", "input": "hi"}, streamed(*SAYS))
+    capture_id = runs.capture_request({"model": "m", "input": "hi"}, streamed(*SAYS))
 
     code, output, _ = runs.replay(capture_id, "--upstream", "captured")
 
@@ -219,7 +223,7 @@ def test_replay_repeats_retries_and_fallbacks(runs: Runs) -> None:
         "FAR_FALLBACK": "spare",
         "FAR_MODELS": "m",
     }
-    capture_id = runs.captured(BODY, httpx2.Response(500, json={}), streamed(*SAYS))
+    capture_id = runs.capture_request(BODY, httpx2.Response(500, json={}), streamed(*SAYS))
 
     assert runs.replay(capture_id, "--upstream", "captured")[0] == 0
     runs.environment = {"FORWARDER_CAPTURE": runs.environment["FORWARDER_CAPTURE"]}

@@ -18,7 +18,7 @@ from tests.helpers.loopback import unused_port
 
 
 @pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
+def _close_connections() -> Iterator[None]:
     with httpx2.HTTPTransport() as transport, pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "forwarder.services.select_transport",
@@ -34,11 +34,11 @@ def run(*arguments: str, given: str = "", **environment: str) -> tuple[int, str,
     return result.exit_code, result.stdout, result.stderr
 
 
-def probed(*arguments: str, **environment: str) -> tuple[int, str, str]:
+def run_probe(*arguments: str, **environment: str) -> tuple[int, str, str]:
     return run("probe", *arguments, **environment)
 
 
-def found(output: str, variable: str) -> dict[str, Any]:
+def parse_quirks(output: str, variable: str) -> dict[str, Any]:
     name, _, value = output.strip().partition("=")
     assert name == variable
     changes: dict[str, Any] = json.loads(value)
@@ -48,13 +48,13 @@ def found(output: str, variable: str) -> dict[str, Any]:
 def test_probe_finds_rejected_parameters() -> None:
     refuse = {"developer_role", "stream_options", "json_schema", "metadata", "later_system"}
     with ScriptedUpstream(refuse=refuse) as upstream:
-        code, output, told = probed(
+        code, output, told = run_probe(
             "my-llm", FORWARDER_UPSTREAMS="my-llm", MY_LLM_BASE_URL=upstream.url
         )
         assert {request.body["model"] for request in upstream.requests if request.body} == {
             "scripted"
         }
-    changes = found(output, "MY_LLM_QUIRKS")
+    changes = parse_quirks(output, "MY_LLM_QUIRKS")
     assert code == 0
     assert changes["system_at_head"] is True
     assert changes["stream_options"] is False
@@ -68,9 +68,9 @@ def test_probe_finds_rejected_parameters() -> None:
 def test_control_characters_of_an_upstream_are_escaped() -> None:
     with ScriptedUpstream() as upstream:
         upstream.script(faults.refuse_with_status(400, message="\x1b[2J\x9b31m\u202eno"))
-        code, _, told = probed("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
+        code, _, told = run_probe("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
         upstream.script(faults.refuse_with_status(401, message="\x1b[2Jno"))
-        _, _, refused = probed("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
+        _, _, refused = run_probe("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
     assert code == 0
     assert r"(\x1b[2J\x9b31m\u202eno)" in told
     assert r"\x1b[2Jno" in refused
@@ -80,9 +80,9 @@ def test_control_characters_of_an_upstream_are_escaped() -> None:
 def test_probe_output_is_a_valid_quirks_setting() -> None:
     refuse = {"developer_role", "stream_options", "json_schema", "metadata", "later_system"}
     with ScriptedUpstream(refuse=refuse) as upstream:
-        _, output, _ = probed("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
+        _, output, _ = run_probe("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
         assert {request.body["model"] for request in upstream.requests} == {"x"}
-        quirks = json.dumps({**found(output, "CHAT_QUIRKS"), "learn": False})
+        quirks = json.dumps({**parse_quirks(output, "CHAT_QUIRKS"), "learn": False})
         upstream.requests.clear()
         client = create_app(
             Settings.from_env({"CHAT_BASE_URL": upstream.url, "CHAT_QUIRKS": quirks})
@@ -99,9 +99,9 @@ def test_probe_output_is_a_valid_quirks_setting() -> None:
 
 def test_probe_finds_parameters_to_drop() -> None:
     with ScriptedUpstream(refuse={"tool_choice", "top_p", "same_role_twice"}) as upstream:
-        _, output, _ = probed("chat", CHAT_BASE_URL=upstream.url, CHAT_MODELS="a=b")
+        _, output, _ = run_probe("chat", CHAT_BASE_URL=upstream.url, CHAT_MODELS="a=b")
         assert {request.body["model"] for request in upstream.requests} == {"b"}
-    changes = found(output, "CHAT_QUIRKS")
+    changes = parse_quirks(output, "CHAT_QUIRKS")
     assert changes["merge_neighbours"] is True
     assert changes["drop"] == ["tool_choice", "top_p"]
 
@@ -109,26 +109,26 @@ def test_probe_finds_parameters_to_drop() -> None:
 def test_probe_reports_unknown_refusals() -> None:
     with ScriptedUpstream() as upstream:
         upstream.script(faults.refuse_with_status(400, message="Not today."))
-        code, _, told = probed("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
+        code, _, told = run_probe("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
     assert code == 0
     assert "a token limit: rejected, no known quirk helps (Not today.)" in told
 
 
 def test_probe_of_an_unreachable_upstream_prints_one_line() -> None:
-    code, output, told = probed("chat", CHAT_BASE_URL=f"http://127.0.0.1:{unused_port()}/v1")
+    code, output, told = run_probe("chat", CHAT_BASE_URL=f"http://127.0.0.1:{unused_port()}/v1")
     assert code == 1
     assert output == ""
     assert "cannot be reached" in told
 
 
 def test_probe_of_an_unknown_upstream_is_an_error() -> None:
-    code, _, told = probed("none")
+    code, _, told = run_probe("none")
     assert code == 2
     assert "there is no upstream 'none'" in told
 
 
 def test_the_demo_can_be_probed() -> None:
-    code, output, _ = probed("chat", "--model", "demo")
+    code, output, _ = run_probe("chat", "--model", "demo")
     assert code == 0
     assert "CHAT_QUIRKS={" in output
 
