@@ -62,7 +62,7 @@ def workers(tmp_path: Path) -> Any:
     made.close()
 
 
-def refusal(registry: ClientKeyRegistry, secret: str) -> str:
+def get_refusal(registry: ClientKeyRegistry, secret: str) -> str:
     with pytest.raises(Unauthorized) as refused:
         registry.authenticate(secret)
     return refused.value.message
@@ -87,7 +87,7 @@ def test_key_works_on_every_worker_at_once_until_it_is_revoked(workers: Workers)
     assert workers.two.authenticate("") is None
 
     workers.two.revoke("alice")
-    assert refusal(workers.one, made.secret) == "This API key has been revoked."
+    assert get_refusal(workers.one, made.secret) == "This API key has been revoked."
     assert workers.one.are_required(), "without valid keys nobody is let in"
     assert workers.one.count_keys() == 1
 
@@ -108,7 +108,7 @@ def test_revocation_that_could_not_be_announced_is_repaired_by_a_retry(
     with pytest.raises(InvalidRequest):
         workers.one.revoke("alice")
 
-    assert refusal(workers.two, made.secret) == "This API key has been revoked."
+    assert get_refusal(workers.two, made.secret) == "This API key has been revoked."
 
 
 def test_change_that_cannot_be_loaded_lets_nobody_in_without_a_key(
@@ -143,7 +143,7 @@ def test_rotated_key_stays_the_same_client(workers: Workers) -> None:
     assert second.key.to_json(workers.clock())["previous_valid_until"]
 
     workers.clock.now += 600
-    assert "replaced" in refusal(workers.two, made.secret)
+    assert "replaced" in get_refusal(workers.two, made.secret)
     third = workers.two.rotate(made.key.id)
     assert workers.one.authenticate(second.secret) is None
     assert authenticate(workers.one, third.secret).identity == made.key.identity
@@ -153,7 +153,7 @@ def test_key_expires(workers: Workers) -> None:
     made = workers.one.create({"name": "alice", "expires": "1h"})
     assert authenticate(workers.two, made.secret)
     workers.clock.now += 3600
-    assert refusal(workers.two, made.secret) == "This API key has expired."
+    assert get_refusal(workers.two, made.secret) == "This API key has expired."
     assert workers.one.get_key("alice").get_state(workers.clock()) == "expired"
     workers.one.change("alice", {"expires": "1h"})
     assert authenticate(workers.two, made.secret)
