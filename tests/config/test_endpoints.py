@@ -12,17 +12,17 @@ from tests.helpers.check_cases import check_each
 URLS = "http://a.test/v1,http://b.test/v1"
 
 
-def read(**environment: str) -> Settings:
+def read_settings(**environment: str) -> Settings:
     return Settings.from_env({"CHAT_BASE_URL": URLS, **environment})
 
 
 def read_chat(**environment: str) -> UpstreamSettings:
-    return read(**environment).upstreams[0]
+    return read_settings(**environment).upstreams[0]
 
 
-def mistakes(**environment: str) -> list[str]:
+def list_mistakes(**environment: str) -> list[str]:
     with pytest.raises(ConfigError) as raised:
-        read(**environment)
+        read_settings(**environment)
     return raised.value.mistakes
 
 
@@ -111,18 +111,20 @@ def test_keys_of_all_endpoints_are_secrets() -> None:
     ],
 )
 def test_mistakes_name_the_variable_once(variable: str, text: str) -> None:
-    found = mistakes(**{variable: text})
+    found = list_mistakes(**{variable: text})
 
     assert len(found) == 1
     assert found[0].startswith(f"{variable} must")
 
 
 def test_too_many_endpoints_are_a_mistake() -> None:
-    assert mistakes(CHAT_API_KEY=",".join(f"k{i}" for i in range(40)))
+    assert list_mistakes(CHAT_API_KEY=",".join(f"k{i}" for i in range(40)))
 
 
 def test_groups_have_members_with_weights_and_orders() -> None:
-    groups = read(FORWARDER_GROUPS="fast=chat/a*3, chat/b/c > chat/d; big = chat/e ;").groups
+    groups = read_settings(
+        FORWARDER_GROUPS="fast=chat/a*3, chat/b/c > chat/d; big = chat/e ;"
+    ).groups
 
     assert groups == {
         "fast": (

@@ -27,15 +27,15 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty environment without the checkout's ``.env``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # or it would make one to stay
-    for name in ("FORWARDER_DOTENV", "PORT", *variables()):
+    for name in ("FORWARDER_DOTENV", "PORT", *list_variables()):
         monkeypatch.delenv(name, raising=False)
 
 
-def variables() -> list[str]:
+def list_variables() -> list[str]:
     return re.findall(r'"((?:GUNICORN|WEB)_[A-Z_]+)"', PATH.read_text(encoding="utf-8"))
 
 
-def read(path: Path = PATH) -> dict[str, Any]:
+def run_config_file(path: Path = PATH) -> dict[str, Any]:
     """The variables that gunicorn reads after executing the file under this name."""
     return runpy.run_path(str(path), run_name="__config__")
 
@@ -43,7 +43,7 @@ def read(path: Path = PATH) -> dict[str, Any]:
 def test_env_example_documents_every_setting() -> None:
     documented = dict(re.findall(r"^#((?:GUNICORN|WEB)_[A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
 
-    assert documented == {row.variable: row.default for row in read()["SETTINGS"]}
+    assert documented == {row.variable: row.default for row in run_config_file()["SETTINGS"]}
 
 
 def test_every_setting_exists_in_gunicorn() -> None:
@@ -51,7 +51,7 @@ def test_every_setting_exists_in_gunicorn() -> None:
 
     known = {setting.name for setting in KNOWN_SETTINGS}
 
-    names = [row.name for row in read()["SETTINGS"]]
+    names = [row.name for row in run_config_file()["SETTINGS"]]
     assert {*names, "chdir", "worker_class", "control_socket_disable"} <= known
     assert {"preload_app", "forwarder_headers"} <= known
 
@@ -62,7 +62,7 @@ def test_environment_overrides_file_and_file_overrides_defaults(
     (tmp_path / ".env").write_text("WEB_CONCURRENCY=3\nGUNICORN_KEEPALIVE=5\nGUNICORN_TIMEOUT=\n")
     monkeypatch.setenv("GUNICORN_KEEPALIVE", " 7 ")
 
-    settings = read()
+    settings = run_config_file()
 
     assert (settings["workers"], settings["keepalive"], settings["timeout"]) == (3, 7, 30)
     assert settings["bind"] == "127.0.0.1:8000"
@@ -76,10 +76,10 @@ def test_dotenv_file_is_read_on_every_execution(
     found = []
     for workers in ("2", "4"):
         path.write_text(f"WEB_CONCURRENCY={workers}\n")
-        found.append(read()["workers"])
+        found.append(run_config_file()["workers"])
     monkeypatch.setenv("FORWARDER_DOTENV", "")
 
-    assert [*found, read()["workers"]] == [2, 4, 1]
+    assert [*found, run_config_file()["workers"]] == [2, 4, 1]
 
 
 def test_checkout_reads_its_own_dotenv_file(
@@ -92,18 +92,18 @@ def test_checkout_reads_its_own_dotenv_file(
     (checkout / ".env").write_text("WEB_CONCURRENCY=3\n")
     (tmp_path / ".env").write_text("WEB_CONCURRENCY=5\n")
 
-    settings = read(checkout / IN_CHECKOUT.name)
+    settings = run_config_file(checkout / IN_CHECKOUT.name)
     assert (settings["workers"], settings["chdir"]) == (3, str(checkout.resolve()))
 
     monkeypatch.setenv("FORWARDER_DOTENV", ".env")
-    assert read(checkout / IN_CHECKOUT.name)["workers"] == 5
+    assert run_config_file(checkout / IN_CHECKOUT.name)["workers"] == 5
     assert os.environ["FORWARDER_DOTENV"] == str(tmp_path / ".env")
 
 
 def test_package_reads_the_dotenv_file_of_the_current_directory(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("WEB_CONCURRENCY=5\n")
 
-    settings = read()
+    settings = run_config_file()
 
     assert (settings["workers"], settings["chdir"]) == (5, str(tmp_path))
 
@@ -120,10 +120,10 @@ def test_import_has_no_side_effects(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_port_variable_sets_the_bind_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "8080")
-    assert read()["bind"] == "0.0.0.0:8080"
+    assert run_config_file()["bind"] == "0.0.0.0:8080"
 
     monkeypatch.setenv("GUNICORN_BIND", "unix:/run/forwarder.sock")
-    assert read()["bind"] == "unix:/run/forwarder.sock"
+    assert run_config_file()["bind"] == "unix:/run/forwarder.sock"
 
 
 def test_all_mistakes_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_all_mistakes_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("GUNICORN_TIMEOUT", "soon")
 
     with pytest.raises(SystemExit) as told:
-        read()
+        run_config_file()
 
     assert told.value.code == (
         "WEB_CONCURRENCY must be a whole number from 1\n"

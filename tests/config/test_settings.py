@@ -28,19 +28,19 @@ EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 URL = "http://127.0.0.1:9/v1"
 
 
-def read(**environ: str) -> Settings:
+def read_settings(**environ: str) -> Settings:
     return Settings.from_env(environ)
 
 
 def read_chat(**environ: str) -> UpstreamSettings:
     """The upstream ``chat`` with these variables, written without ``CHAT_``."""
     variables = {f"CHAT_{suffix}": value for suffix, value in environ.items()}
-    return read(**{"CHAT_BASE_URL": URL, **variables}).upstreams[0]
+    return read_settings(**{"CHAT_BASE_URL": URL, **variables}).upstreams[0]
 
 
-def mistakes(**environ: str) -> list[str]:
+def list_mistakes(**environ: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        read(**environ)
+        read_settings(**environ)
     return caught.value.mistakes
 
 
@@ -48,7 +48,7 @@ def mistakes(**environ: str) -> list[str]:
 
 
 def test_empty_environment_runs_the_demo() -> None:
-    settings = read(PATH="/bin", HOME="/root")
+    settings = read_settings(PATH="/bin", HOME="/root")
     assert settings.demo
     assert [(u.name, u.provider, u.base_url, {*u.apis}) for u in settings.upstreams] == [
         ("chat", "demo", "http://demo.invalid/v1", {"chat"}),
@@ -57,11 +57,11 @@ def test_empty_environment_runs_the_demo() -> None:
 
 
 def test_variables_of_absent_upstreams_do_not_reach_the_demo() -> None:
-    assert read(CHAT_MODELS="a=b", RESPONSES_API="?") == read()
+    assert read_settings(CHAT_MODELS="a=b", RESPONSES_API="?") == read_settings()
 
 
 def test_key_without_base_url_is_a_mistake() -> None:
-    (mistake,) = mistakes(CHAT_API_KEY="sk-1")
+    (mistake,) = list_mistakes(CHAT_API_KEY="sk-1")
 
     assert mistake.startswith("CHAT_BASE_URL")
 
@@ -81,13 +81,13 @@ def test_key_without_base_url_is_a_mistake() -> None:
 def test_default_upstreams_without_base_url_are_left_out(
     environ: dict[str, str], names: list[str]
 ) -> None:
-    settings = read(**environ)
+    settings = read_settings(**environ)
     assert [upstream.name for upstream in settings.upstreams] == names
     assert not settings.demo
 
 
 def test_named_upstream_requires_a_base_url() -> None:
-    assert mistakes(FORWARDER_UPSTREAMS="chat,local", CHAT_BASE_URL=URL) == [
+    assert list_mistakes(FORWARDER_UPSTREAMS="chat,local", CHAT_BASE_URL=URL) == [
         "LOCAL_BASE_URL must be set, because FORWARDER_UPSTREAMS names this upstream"
     ]
 
@@ -97,7 +97,7 @@ def test_named_upstream_requires_a_base_url() -> None:
     [("openai", "https://api.openai.com/v1"), ("demo", "http://demo.invalid/v1")],
 )
 def test_provider_implies_the_base_url(provider: str, address: str) -> None:
-    (upstream,) = read(FORWARDER_UPSTREAMS="x", X_PROVIDER=provider.upper()).upstreams
+    (upstream,) = read_settings(FORWARDER_UPSTREAMS="x", X_PROVIDER=provider.upper()).upstreams
     assert (upstream.base_url, upstream.provider) == (address, provider)
 
 
@@ -107,7 +107,7 @@ def test_base_url_overrides_the_implied_one() -> None:
 
 @check_each("names", ["Chat", "a b", "a,a", "a-b,a_b", "forwarder", ",", "é"])
 def test_upstream_names_with_colliding_variables_are_rejected(names: str) -> None:
-    (mistake,) = mistakes(FORWARDER_UPSTREAMS=names)
+    (mistake,) = list_mistakes(FORWARDER_UPSTREAMS=names)
     assert mistake.startswith("FORWARDER_UPSTREAMS must be different names made of a-z")
 
 
@@ -115,7 +115,7 @@ def test_upstream_names_with_colliding_variables_are_rejected(names: str) -> Non
 
 
 def test_forwarder_defaults() -> None:
-    assert read(CHAT_BASE_URL=URL) == Settings(
+    assert read_settings(CHAT_BASE_URL=URL) == Settings(
         upstreams=(read_chat(),),
         demo=False,
         groups={},
@@ -216,8 +216,8 @@ def test_forwarder_defaults() -> None:
 
 @check_each("name", config.TRACING_VARIABLES)
 def test_opentelemetry_variables_enable_tracing(name: str) -> None:
-    assert read(**{name: "http://collector:4318"}).tracing
-    assert not read(**{name: " "}).tracing
+    assert read_settings(**{name: "http://collector:4318"}).tracing
+    assert not read_settings(**{name: " "}).tracing
 
 
 def test_upstream_defaults() -> None:
@@ -343,7 +343,7 @@ def test_upstream_defaults() -> None:
     ],
 )
 def test_forwarder_values_are_parsed(suffix: str, text: str, field: str, value: Any) -> None:
-    assert getattr(read(**{f"FORWARDER_{suffix}": text}), field) == value
+    assert getattr(read_settings(**{f"FORWARDER_{suffix}": text}), field) == value
 
 
 @check_each(
@@ -391,7 +391,9 @@ def test_fallbacks_are_parsed_with_and_without_model() -> None:
     names = {"FORWARDER_UPSTREAMS": "a,b,my-c"}
     urls = {f"{name}_BASE_URL": URL for name in ("A", "B", "MY_C")}
 
-    upstreams = read(**names, **urls, A_FALLBACK="my-c/org/model, b", B_FALLBACK="a").upstreams
+    upstreams = read_settings(
+        **names, **urls, A_FALLBACK="my-c/org/model, b", B_FALLBACK="a"
+    ).upstreams
 
     assert [u.fallback for u in upstreams] == [
         (("my-c", "org/model"), ("b", None)),
@@ -405,7 +407,7 @@ def test_fallbacks_are_parsed_with_and_without_model() -> None:
 )
 def test_upstream_name_implies_its_api(name: str, apis: set[str]) -> None:
     variables = {"FORWARDER_UPSTREAMS": name, f"{name.upper()}_BASE_URL": URL}
-    assert read(**variables).upstreams[0].apis == apis
+    assert read_settings(**variables).upstreams[0].apis == apis
 
 
 # -- mistakes -------------------------------------------------------------------------------------
@@ -513,7 +515,7 @@ def test_upstream_name_implies_its_api(name: str, apis: set[str]) -> None:
 def test_mistake_names_the_variable_and_allowed_values_but_not_the_value(
     variable: str, text: str, allowed: str
 ) -> None:
-    (mistake,) = mistakes(**{"CHAT_BASE_URL": URL, variable: text})
+    (mistake,) = list_mistakes(**{"CHAT_BASE_URL": URL, variable: text})
     assert mistake.startswith(f"{variable} must be ")
     assert allowed in mistake
     assert "\n" not in mistake
@@ -522,7 +524,7 @@ def test_mistake_names_the_variable_and_allowed_values_but_not_the_value(
 
 def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        read(CHAT_BASE_URL="x", CHAT_API="x", RESPONSES_BASE_URL="x", FORWARDER_STRICT="x")
+        read_settings(CHAT_BASE_URL="x", CHAT_API="x", RESPONSES_BASE_URL="x", FORWARDER_STRICT="x")
     assert [line.split()[0] for line in caught.value.mistakes] == [
         "FORWARDER_STRICT",
         "CHAT_BASE_URL",
@@ -544,7 +546,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
     ],
 )
 def test_misspelled_variable_is_a_mistake(variable: str, hint: str) -> None:
-    assert mistakes(**{variable: "x"}) == [f"{variable} is not a setting; {hint}"]
+    assert list_mistakes(**{variable: "x"}) == [f"{variable} is not a setting; {hint}"]
 
 
 @check_each(
@@ -566,13 +568,13 @@ def test_misspelled_variable_is_a_mistake(variable: str, hint: str) -> None:
     ],
 )
 def test_variables_of_other_programs_are_ignored(variable: str) -> None:
-    assert read(**{variable: "x"}).demo
+    assert read_settings(**{variable: "x"}).demo
 
 
 def test_upstream_names_with_a_common_prefix_keep_their_variables() -> None:
     variables = {"FORWARDER_UPSTREAMS": "a,a-2", "A_BASE_URL": URL, "A_2_BASE_URL": URL + "/2"}
-    assert [u.base_url for u in read(**variables).upstreams] == [URL, URL + "/2"]
-    assert mistakes(**variables, A_2_BASE_ULR=URL) == [
+    assert [u.base_url for u in read_settings(**variables).upstreams] == [URL, URL + "/2"]
+    assert list_mistakes(**variables, A_2_BASE_ULR=URL) == [
         "A_2_BASE_ULR is not a setting; did you mean A_2_BASE_URL?"
     ]
 
@@ -581,7 +583,7 @@ def test_upstream_names_with_a_common_prefix_keep_their_variables() -> None:
 
 
 def test_repr_shows_no_secret() -> None:
-    settings = read(
+    settings = read_settings(
         CHAT_BASE_URL=URL,
         CHAT_API_KEY="secret-1",
         CHAT_HEADERS="api-key: secret-2",
@@ -619,9 +621,9 @@ def test_embedding_model_needs_an_upstream_with_a_key(model: str) -> None:
         "PASSING_BASE_URL": URL,
         "PASSING_API_KEY": "passthrough",
     }
-    settings = read(**environment, FORWARDER_EMBEDDING_MODEL="chat/a/b")
+    settings = read_settings(**environment, FORWARDER_EMBEDDING_MODEL="chat/a/b")
     assert settings.embedding_model == "chat/a/b"
-    assert mistakes(**environment, FORWARDER_EMBEDDING_MODEL=model) == [
+    assert list_mistakes(**environment, FORWARDER_EMBEDDING_MODEL=model) == [
         "FORWARDER_EMBEDDING_MODEL must be an upstream with a key of its own, a slash, and a model"
     ]
 
@@ -641,7 +643,7 @@ def test_embedding_model_needs_an_upstream_with_a_key(model: str) -> None:
 def test_client_keys_have_names_and_stay_valid_as_a_whole(
     text: str, names: dict[str, str | None], count: int
 ) -> None:
-    settings = read(FORWARDER_API_KEYS=text)
+    settings = read_settings(FORWARDER_API_KEYS=text)
 
     assert settings.client_names == names
     assert settings.api_keys == tuple(names)
@@ -649,7 +651,7 @@ def test_client_keys_have_names_and_stay_valid_as_a_whole(
 
 
 def test_invalid_client_keys_are_one_mistake() -> None:
-    assert len(mistakes(FORWARDER_API_KEYS="alice:k,alice:l")) == 1
+    assert len(list_mistakes(FORWARDER_API_KEYS="alice:k,alice:l")) == 1
 
 
 @check_each(
@@ -667,7 +669,7 @@ def test_prices_are_read_inline_or_from_a_file(
         (tmp_path / name).write_text(content)
         content = str(tmp_path / name)
 
-    assert read(FORWARDER_PRICES=content).prices == {
+    assert read_settings(FORWARDER_PRICES=content).prices == {
         "gpt-*": (1.25, 0.5, 10.0),
         "my/model": (0.0, 0.0, 0.0),
     }
@@ -676,25 +678,27 @@ def test_prices_are_read_inline_or_from_a_file(
 @check_each("content", ["gpt-4.1 = [1, 2, 3]", '"a" = [1, 2]', '"a" = "1/2/3"', "a = [", "\0"])
 def test_file_of_prices_must_be_valid(content: str, tmp_path: Path) -> None:
     (tmp_path / "prices.toml").write_text(content)
-    [mistake] = mistakes(FORWARDER_PRICES=str(tmp_path / "prices.toml"))
+    [mistake] = list_mistakes(FORWARDER_PRICES=str(tmp_path / "prices.toml"))
 
     assert mistake.startswith("FORWARDER_PRICES must be PATTERN=INPUT/CACHED/OUTPUT")
 
 
 def test_keys_of_the_settings_are_not_optional() -> None:
-    assert read(FORWARDER_CLIENT_KEYS="Optional").client_keys == "optional"
-    assert mistakes(FORWARDER_CLIENT_KEYS="optional", FORWARDER_API_KEYS="sk-a") == [
+    assert read_settings(FORWARDER_CLIENT_KEYS="Optional").client_keys == "optional"
+    assert list_mistakes(FORWARDER_CLIENT_KEYS="optional", FORWARDER_API_KEYS="sk-a") == [
         "FORWARDER_CLIENT_KEYS must not be optional with FORWARDER_API_KEYS"
     ]
-    [mistake] = mistakes(FORWARDER_CLIENT_KEYS="never")
+    [mistake] = list_mistakes(FORWARDER_CLIENT_KEYS="never")
     assert mistake.startswith("FORWARDER_CLIENT_KEYS must be")
 
 
 def test_key_style_of_an_unknown_key_is_a_mistake() -> None:
     keys = {"FORWARDER_API_KEYS": "sk-a,sk-b"}
-    assert read(FORWARDER_KEY_REASONING="sk-b=think", **keys).key_reasoning == {"sk-b": ("think",)}
-    assert read(FORWARDER_KEY_REASONING="sk-c=think").key_reasoning == {"sk-c": ("think",)}
-    assert mistakes(FORWARDER_KEY_REASONING="sk-c=think", **keys) == [
+    assert read_settings(FORWARDER_KEY_REASONING="sk-b=think", **keys).key_reasoning == {
+        "sk-b": ("think",)
+    }
+    assert read_settings(FORWARDER_KEY_REASONING="sk-c=think").key_reasoning == {"sk-c": ("think",)}
+    assert list_mistakes(FORWARDER_KEY_REASONING="sk-c=think", **keys) == [
         "FORWARDER_KEY_REASONING must use only keys from FORWARDER_API_KEYS"
     ]
 
@@ -706,7 +710,7 @@ def test_name_variable_uses_the_upstream_prefix() -> None:
 
 
 def test_settings_are_hashable() -> None:
-    assert {read(CHAT_BASE_URL=URL): 1}[read(CHAT_BASE_URL=URL)] == 1
+    assert {read_settings(CHAT_BASE_URL=URL): 1}[read_settings(CHAT_BASE_URL=URL)] == 1
 
 
 @check_each(
@@ -779,13 +783,13 @@ def test_named_dotenv_file_must_exist(environ: dict[str, str]) -> None:
 # -- .env.example ---------------------------------------------------------------------------------
 
 
-def documented() -> dict[str, str]:
+def read_documented_defaults() -> dict[str, str]:
     """Variable -> default, of the lines ``#NAME=default`` that are not gunicorn's."""
     lines = re.findall(r"^#([A-Z0-9_]+)=(.*)$", EXAMPLE, re.MULTILINE)
     return {n: v for n, v in lines if not n.startswith(("GUNICORN_", "WEB_"))}
 
 
-def examples() -> list[str]:
+def read_examples() -> list[str]:
     """The blocks of indented lines, as the text of a .env file."""
     lines = re.findall(r"^#(?:     (\w+=.*)|.*)$|^$", EXAMPLE, re.MULTILINE)
     return ["\n".join(block) for is_example, block in groupby(lines, bool) if is_example]
@@ -794,7 +798,7 @@ def examples() -> list[str]:
 def test_env_example_documents_every_setting() -> None:
     ours = {f"FORWARDER_{row.suffix}": row.default or "" for row in SETTINGS}
     upstream = {f"CHAT_{row.suffix}": row.default or "" for row in UPSTREAM_SETTINGS}
-    assert documented() == {**ours, **upstream, "FORWARDER_DOTENV": ".env"}
+    assert read_documented_defaults() == {**ours, **upstream, "FORWARDER_DOTENV": ".env"}
 
 
 def test_env_example_sets_nothing() -> None:
@@ -802,12 +806,12 @@ def test_env_example_sets_nothing() -> None:
 
 
 def test_env_example_defaults_are_the_defaults() -> None:
-    variables = documented()
+    variables = read_documented_defaults()
     del variables["FORWARDER_UPSTREAMS"]  # written out, it asks for both addresses
-    assert Settings.from_env(variables) == read()
+    assert Settings.from_env(variables) == read_settings()
 
 
-@pytest.mark.parametrize("example", examples())
+@pytest.mark.parametrize("example", read_examples())
 def test_env_example_snippets_are_valid(example: str, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(example)
     variables = {name: value or "" for name, value in dotenv_values(tmp_path / ".env").items()}
@@ -816,7 +820,7 @@ def test_env_example_snippets_are_valid(example: str, tmp_path: Path) -> None:
 
 
 def test_env_example_has_the_common_providers() -> None:
-    text = "\n".join(examples())
+    text = "\n".join(read_examples())
     for mark in ("dashscope", "api.deepseek.com", "api.openai.com", "azure.com", "vllm", ":11434"):
         assert mark in text
 
