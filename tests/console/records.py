@@ -9,7 +9,7 @@ Json = dict[str, Any]
 HOSTILE = "<img src=x onerror=alert(1)> </script><script>alert(2)</script> \u202eevil"
 
 
-def chunk(at: float, finish: str | None = None, **delta: Any) -> Json:
+def make_chunk(at: float, finish: str | None = None, **delta: Any) -> Json:
     """Return a recorded chunk of Chat Completions."""
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     return {
@@ -18,7 +18,7 @@ def chunk(at: float, finish: str | None = None, **delta: Any) -> Json:
     }
 
 
-def event(at: float, kind: str, **fields: Any) -> Json:
+def make_event(at: float, kind: str, **fields: Any) -> Json:
     """Return a recorded event of the Responses API."""
     return {"at": at, "event": kind, "data": {"type": kind, **fields}}
 

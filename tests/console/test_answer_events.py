@@ -79,22 +79,22 @@ def test_control_characters_are_visible() -> None:
 CHUNK: dict[str, Any] = {"object": "chat.completion.chunk"}
 
 
-def chunk(**delta: Any) -> dict[str, Any]:
+def make_chunk(**delta: Any) -> dict[str, Any]:
     return {**CHUNK, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
 
 
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 PARTS: list[tuple[str, Any, list[Part]]] = [
-    ("chat", chunk(content="hi"), [Part("text", "hi")]),
-    ("chat", chunk(reasoning_content="hm"), [Part("reasoning", "hm")]),
-    ("chat", chunk(refusal="no"), [Part("refusal", "no")]),
+    ("chat", make_chunk(content="hi"), [Part("text", "hi")]),
+    ("chat", make_chunk(reasoning_content="hm"), [Part("reasoning", "hm")]),
+    ("chat", make_chunk(refusal="no"), [Part("refusal", "no")]),
     (
         "chat",
-        chunk(content=[{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "hi"}]),
+        make_chunk(content=[{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "hi"}]),
         [Part("reasoning", "hm"), Part("text", "hi")],
     ),
-    ("chat", chunk(tool_calls=[{"index": 1, **CALL}]), [Part("call", "{}", "/1", "f")]),
+    ("chat", make_chunk(tool_calls=[{"index": 1, **CALL}]), [Part("call", "{}", "/1", "f")]),
     (
         "chat",
         {
@@ -272,10 +272,10 @@ def test_events_of_any_shape_are_read(other: Any) -> None:
 
 def test_parts_of_a_stream_are_joined() -> None:
     events = [
-        chunk(reasoning_content="h"),
-        chunk(reasoning_content="m"),
-        chunk(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": "{"}}]),
-        chunk(tool_calls=[{"index": 0, "function": {"arguments": "}"}}]),
+        make_chunk(reasoning_content="h"),
+        make_chunk(reasoning_content="m"),
+        make_chunk(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": "{"}}]),
+        make_chunk(tool_calls=[{"index": 0, "function": {"arguments": "}"}}]),
         {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}},
         {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}},
     ]

@@ -13,7 +13,7 @@ from forwarder.console.exchange_events import (
     fold_entries,
     list_entries,
 )
-from tests.console.records import HOSTILE, Json, chunk, event, make_attempt, make_record
+from tests.console.records import HOSTILE, Json, make_attempt, make_chunk, make_event, make_record
 from tests.helpers.check_cases import check_each
 
 
@@ -25,8 +25,8 @@ def make_streams(upstream: list[Json], client: list[Json], **more: Any) -> Json:
     return record
 
 
-def text(at: float, delta: str) -> Json:
-    return event(at, "response.output_text.delta", output_index=0, delta=delta)
+def make_text_delta(at: float, delta: str) -> Json:
+    return make_event(at, "response.output_text.delta", output_index=0, delta=delta)
 
 
 def describe(rows: list[Row]) -> list[tuple[str, str]]:
@@ -44,20 +44,20 @@ def describe(rows: list[Row]) -> list[tuple[str, str]]:
 def test_deltas_of_both_sides_are_joined_by_kind() -> None:
     record = make_streams(
         [
-            chunk(10, role="assistant"),
-            chunk(11, reasoning_content="I "),
-            chunk(13, reasoning_content="think"),
-            chunk(20, content="Hel"),
-            chunk(30, content="lo"),
-            chunk(40, finish="stop"),
+            make_chunk(10, role="assistant"),
+            make_chunk(11, reasoning_content="I "),
+            make_chunk(13, reasoning_content="think"),
+            make_chunk(20, content="Hel"),
+            make_chunk(30, content="lo"),
+            make_chunk(40, finish="stop"),
         ],
         [
-            event(11, "response.created", response={}),
-            event(12, "response.reasoning_summary_text.delta", output_index=0, delta="I "),
-            event(14, "response.reasoning_summary_text.delta", output_index=0, delta="think"),
-            text(21, "Hel"),
-            text(31, "lo"),
-            event(41, "response.completed", response={"status": "completed"}),
+            make_event(11, "response.created", response={}),
+            make_event(12, "response.reasoning_summary_text.delta", output_index=0, delta="I "),
+            make_event(14, "response.reasoning_summary_text.delta", output_index=0, delta="think"),
+            make_text_delta(21, "Hel"),
+            make_text_delta(31, "lo"),
+            make_event(41, "response.completed", response={"status": "completed"}),
         ],
     )
 
@@ -78,7 +78,7 @@ def test_deltas_of_both_sides_are_joined_by_kind() -> None:
 
 
 def test_upstream_event_comes_before_its_translation() -> None:
-    record = make_streams([chunk(10, content="a")], [text(10, "a")])
+    record = make_streams([make_chunk(10, content="a")], [make_text_delta(10, "a")])
 
     (row,) = fold_entries(list_entries(record))[2:]
 
@@ -105,11 +105,15 @@ def test_attempts_are_numbered_and_errors_marked() -> None:
 
 def test_phases_are_those_of_attempts_and_kinds() -> None:
     record = make_streams(
-        [chunk(10, reasoning_content="a"), chunk(20, content="a"), chunk(30, content="b")],
         [
-            event(11, "response.reasoning_text.delta", output_index=0, delta="a"),
-            text(21, "a"),
-            text(31, "b"),
+            make_chunk(10, reasoning_content="a"),
+            make_chunk(20, content="a"),
+            make_chunk(30, content="b"),
+        ],
+        [
+            make_event(11, "response.reasoning_text.delta", output_index=0, delta="a"),
+            make_text_delta(21, "a"),
+            make_text_delta(31, "b"),
         ],
     )
 
@@ -128,9 +132,13 @@ def test_phases_are_those_of_attempts_and_kinds() -> None:
 def test_tool_calls_are_joined_with_their_names() -> None:
     record = make_streams(
         [
-            chunk(1, tool_calls=[{"index": 0, "function": {"name": "find", "arguments": '{"a"'}}]),
-            chunk(2, tool_calls=[{"index": 1, "function": {"name": "stop", "arguments": "{}"}}]),
-            chunk(3, tool_calls=[{"index": 0, "function": {"arguments": ": 1}"}}]),
+            make_chunk(
+                1, tool_calls=[{"index": 0, "function": {"name": "find", "arguments": '{"a"'}}]
+            ),
+            make_chunk(
+                2, tool_calls=[{"index": 1, "function": {"name": "stop", "arguments": "{}"}}]
+            ),
+            make_chunk(3, tool_calls=[{"index": 0, "function": {"arguments": ": 1}"}}]),
         ],
         [],
     )
@@ -190,7 +198,7 @@ def test_any_events_can_be_shown(answer: Json, route: str) -> None:
 
 
 def test_texts_are_bounded_and_escaped() -> None:
-    record = make_streams([chunk(1, content=HOSTILE + "x" * 100_000)], [])
+    record = make_streams([make_chunk(1, content=HOSTILE + "x" * 100_000)], [])
 
     entries = list_entries(record)
     (shown,) = (row.cells[UPSTREAM].text for row in fold_entries(entries) if row.kind)

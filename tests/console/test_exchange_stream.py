@@ -13,7 +13,7 @@ from forwarder.console import exchange_stream, session
 from forwarder.observability.capture import feed
 from forwarder.server.extension import get_extension
 from tests.console.records import HOSTILE, make_record
-from tests.console.test_exchanges import PATH, ask, capture_of, put
+from tests.console.test_exchanges import PATH, ask, capture_of, put_record
 from tests.server.conftest import Serve
 from tests.server.test_diagnostics import answer as answer_chat
 
@@ -107,8 +107,8 @@ def test_row_of_a_running_exchange_changes_when_it_ends(client: FlaskClient) -> 
 
 def test_reconnected_page_gets_what_it_missed(client: FlaskClient) -> None:
     now = time.time()
-    put(client, make_record({}), now - 500)
-    missed = put(client, make_record({}), now - 50)
+    put_record(client, make_record({}), now - 500)
+    missed = put_record(client, make_record({}), now - 50)
 
     by_header = Stream(client, "?since=0", **{"Last-Event-ID": f"{now - 100}"})
     by_argument = Stream(client, f"?since={now - 100}")
@@ -127,8 +127,8 @@ def test_filters_are_those_of_the_list(client: FlaskClient) -> None:
     stream.read()
     fitting = make_record({})
     fitting["exchange"] |= {"model": "other", "status": 500}
-    put(client, make_record({}))
-    name = put(client, fitting)
+    put_record(client, make_record({}))
+    name = put_record(client, fitting)
 
     assert name in stream.read()["data"]
     assert client.get(f"{PATH}/stream?status=what").status_code == 400
@@ -174,7 +174,7 @@ def test_rows_are_escaped(client: FlaskClient) -> None:
     stream.read()
     record = make_record({})
     record["exchange"] |= {"model": f"{HOSTILE}\nevent: gone\ndata: x\r\n\r\n", "client": "\x85"}
-    put(client, record)
+    put_record(client, record)
 
     row = stream.read()
 

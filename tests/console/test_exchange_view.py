@@ -6,7 +6,7 @@ import json
 import time
 
 from forwarder.console.exchange_view import MAX_ATTEMPTS, MAX_IMAGES, build_view, find_images
-from tests.console.records import HOSTILE, Json, chunk, make_attempt, make_record
+from tests.console.records import HOSTILE, Json, make_attempt, make_chunk, make_record
 from tests.helpers.check_cases import check_each
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
@@ -76,7 +76,10 @@ def test_incomplete_and_malformed_records_are_shown(record: Json) -> None:
 def test_control_characters_are_escaped_everywhere() -> None:
     body: Json = {HOSTILE: HOSTILE, "input": [{"content": HOSTILE, HOSTILE: 1}]}
     attempt = make_attempt({HOSTILE: {HOSTILE: HOSTILE}}, upstream=HOSTILE, url=HOSTILE)
-    attempt["answer"] |= {"headers": [[HOSTILE, HOSTILE]], "events": [chunk(1, content=HOSTILE)]}
+    attempt["answer"] |= {
+        "headers": [[HOSTILE, HOSTILE]],
+        "events": [make_chunk(1, content=HOSTILE)],
+    }
     attempt["error"] = {"type": HOSTILE, "message": HOSTILE}
     record = make_record(body, attempt, dropped={HOSTILE: HOSTILE}, failed=[HOSTILE])
     record["exchange"] |= {"model": HOSTILE, "error": HOSTILE}
@@ -122,7 +125,7 @@ def test_view_of_a_record_of_two_megabytes_is_fast_and_small() -> None:
     messages = [{"role": "user", "content": f"{number} " + "x" * 900} for number in range(1000)]
     asked: Json = {"model": "m", "messages": messages, "user": HOSTILE * 1000}
     attempt = make_attempt({**asked, "extra": messages}, "chat")
-    attempt["answer"]["events"] = [chunk(float(at), content="word ") for at in range(5000)]
+    attempt["answer"]["events"] = [make_chunk(float(at), content="word ") for at in range(5000)]
     record = make_record(asked, attempt, route="chat")
     begun = time.process_time()
 

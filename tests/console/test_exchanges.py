@@ -20,7 +20,7 @@ from forwarder.console.exchange_text import JsonFormatter
 from forwarder.observability.capture import CaptureObserver, running
 from forwarder.observability.capture.stores import generate_name
 from forwarder.server.extension import get_extension
-from tests.console.records import HOSTILE, Json, chunk, event, make_attempt, make_record
+from tests.console.records import HOSTILE, Json, make_attempt, make_chunk, make_event, make_record
 from tests.helpers.check_cases import check_each
 from tests.helpers.waiting import wait_until
 from tests.server.conftest import Serve, streamed
@@ -55,7 +55,7 @@ def list_rows(page: str) -> list[str]:
     return re.findall(r'<tr id="(ex_\w+)"', page)
 
 
-def put(client: FlaskClient, record: Json, at: float = 0.0) -> str:
+def put_record(client: FlaskClient, record: Json, at: float = 0.0) -> str:
     """Store a record that began at this time; returns its name."""
     name = generate_name(at or time.time())
     exchange = {**record["exchange"], "id": name}
@@ -100,7 +100,9 @@ def test_list_shows_the_newest_first_and_says_whose_they_are(serve: Serve, tmp_p
 
 
 def test_pages_continue_where_the_previous_one_ended(client: FlaskClient) -> None:
-    names = [put(client, make_record({}), time.time() - 200 + number) for number in range(60)]
+    names = [
+        put_record(client, make_record({}), time.time() - 200 + number) for number in range(60)
+    ]
     page = client.get(PATH).text
     older = client.get(html.unescape(re.findall(r'href="([^"]*before=[^"]*)"', page)[0])).text
 
@@ -136,7 +138,7 @@ def test_filters(query: str, expected: list[int], client: FlaskClient) -> None:
         ):
             record = make_record({})
             record["exchange"] |= fields
-            put(client, record, time.time() - 100 + number)
+            put_record(client, record, time.time() - 100 + number)
 
     page = client.get(f"{PATH}?{query}").text
 
@@ -158,9 +160,9 @@ def test_search_for_rare_exchanges_ends(
     monkeypatch.setattr(exchanges, "MAX_SEARCHED", 5)
     record = make_record({})
     record["exchange"]["status"] = 500
-    oldest = put(client, record, time.time() - 100)
+    oldest = put_record(client, record, time.time() - 100)
     for number in range(8):
-        put(client, make_record({}), time.time() - 90 + number)
+        put_record(client, make_record({}), time.time() - 90 + number)
 
     page = client.get(f"{PATH}?status=500").text
     assert list_rows(page) == []
@@ -175,7 +177,7 @@ def test_list_reads_only_the_summaries_of_its_page(
 ) -> None:
     client = serve(answer_chat, FORWARDER_CAPTURE=str(tmp_path), FORWARDER_CAPTURE_COUNT="1000")
     for number in range(300):
-        put(client, make_record({}), time.time() - 500 + number)
+        put_record(client, make_record({}), time.time() - 500 + number)
     store = capture_of(client).store
     read: list[str] = []
     read_summary = store.read_summary
@@ -191,7 +193,7 @@ def test_list_reads_only_the_summaries_of_its_page(
 def test_hostile_names_are_escaped_in_the_list(client: FlaskClient) -> None:
     record = make_record({})
     record["exchange"] |= {"model": HOSTILE, "client": HOSTILE, "error": HOSTILE}
-    put(client, record)
+    put_record(client, record)
 
     page = client.get(PATH).text
 
@@ -253,8 +255,8 @@ def test_background_work_is_an_exchange_of_its_own(client: FlaskClient) -> None:
 def test_turns_of_a_websocket_become_commands_for_http(client: FlaskClient) -> None:
     record = make_record({"type": "response.create", "model": "m", "input": "hi"})
     record["client"]["request"] |= {"method": "GET", "path": "/v1/responses"}
-    record["client"]["answer"] = {"events": [event(5.0, "response.created", response={})]}
-    put(client, record)
+    record["client"]["answer"] = {"events": [make_event(5.0, "response.created", response={})]}
+    put_record(client, record)
 
     page = html.unescape(show_first(client))
 
@@ -264,7 +266,7 @@ def test_turns_of_a_websocket_become_commands_for_http(client: FlaskClient) -> N
 
 def test_damaged_record_is_named(serve: Serve, tmp_path: Path) -> None:
     client = serve(answer_chat, FORWARDER_CAPTURE=str(tmp_path))
-    name = put(client, make_record({}))
+    name = put_record(client, make_record({}))
     (tmp_path / f"{name}.json").write_bytes(b'{"exchange":{},\n"client"')
 
     for path in (f"{PATH}/{name}", f"{PATH}/{name}/events"):
@@ -303,7 +305,7 @@ def test_images_of_the_record_are_shown_and_no_others(client: FlaskClient) -> No
         {"type": "input_image", "image_url": "https://evil.test/pixel.png"},
         {"type": "input_image", "image_url": "data:image/svg+xml;base64,PHN2Zz4="},
     ]
-    put(client, make_record({"input": [{"role": "user", "content": content}]}))
+    put_record(client, make_record({"input": [{"role": "user", "content": content}]}))
 
     sources = re.findall(r'<img src="([^"]*)"', show_first(client))
 
@@ -316,7 +318,7 @@ def test_more_events_are_loaded_in_parts(
     monkeypatch.setattr(exchanges, "EVENT_ROWS", 10)
     attempt = make_attempt({})
     attempt["answer"]["events"] = [{"at": n, "data": {"object": f"kind {n}"}} for n in range(5, 30)]
-    name = put(client, make_record({"model": "m"}, attempt))
+    name = put_record(client, make_record({"model": "m"}, attempt))
 
     page = client.get(f"{PATH}/{name}").text
     (more,) = set(re.findall(r'hx-get="([^"]*from=10)"', page))
@@ -336,8 +338,10 @@ def test_more_events_are_loaded_in_parts(
 
 def test_json_of_events_is_loaded_on_demand(client: FlaskClient) -> None:
     attempt = make_attempt({})
-    attempt["answer"]["events"] = [chunk(10 + n / 10, content=f"{HOSTILE} {n}") for n in range(140)]
-    name = put(client, make_record({"model": "m"}, attempt))
+    attempt["answer"]["events"] = [
+        make_chunk(10 + n / 10, content=f"{HOSTILE} {n}") for n in range(140)
+    ]
+    name = put_record(client, make_record({"model": "m"}, attempt))
     page = client.get(f"{PATH}/{name}").text
     address = re.findall(r'hx-get="([^"]*side=upstream)"', page)[0]
 
@@ -358,9 +362,9 @@ def test_json_of_a_row_has_a_common_limit_and_is_formatted_off_the_event_loop(
     texts = {f"field{number}": "word " * 400 for number in range(30)}
     attempt = make_attempt({})
     attempt["answer"]["events"] = [
-        chunk(10 + n / 10, content="a", **texts) for n in range(exchanges.MAX_SHOWN_EVENTS)
+        make_chunk(10 + n / 10, content="a", **texts) for n in range(exchanges.MAX_SHOWN_EVENTS)
     ]
-    name = put(client, make_record({"model": "m"}, attempt))
+    name = put_record(client, make_record({"model": "m"}, attempt))
     page = client.get(f"{PATH}/{name}").text
     address = html.unescape(re.findall(r'hx-get="([^"]*side=upstream)"', page)[0])
     capture, work_in_pool = capture_of(client), []
@@ -399,7 +403,7 @@ def test_record_is_available_as_json(client: FlaskClient) -> None:
 
 
 def test_neighbours_are_linked(client: FlaskClient) -> None:
-    names = [put(client, make_record({}), time.time() - 10 + number) for number in range(3)]
+    names = [put_record(client, make_record({}), time.time() - 10 + number) for number in range(3)]
 
     pages = [client.get(f"{PATH}/{name}").text for name in names]
 

@@ -24,7 +24,7 @@ from tests.server.conftest import Serve, streamed
 CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 
 
-def chunk(text: str | None = None) -> dict[str, Any]:
+def make_chunk(text: str | None = None) -> dict[str, Any]:
     delta = {} if text is None else {"content": text}
     finish = "stop" if text is None else None
     return {**CHUNK, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
@@ -51,7 +51,7 @@ def list_kinds(events: list[dict[str, Any]], side: str) -> list[str]:
 
 
 def test_events_of_both_sides_are_in_order(serve: Serve) -> None:
-    client = serve(lambda _: streamed(chunk("h"), chunk("i"), chunk()))
+    client = serve(lambda _: streamed(make_chunk("h"), make_chunk("i"), make_chunk()))
     kept: list[bytes] = []
     call = make_call(client, kept.append, stream=True, logit_bias={"1": 1})
 
@@ -108,7 +108,7 @@ def test_an_error_of_the_upstream_is_shown_on_both_sides_without_keys(serve: Ser
 
 
 def test_every_attempt_is_shown(serve: Serve) -> None:
-    answers = iter([httpx2.Response(500, json={}), streamed(chunk("hi"), chunk())])
+    answers = iter([httpx2.Response(500, json={}), streamed(make_chunk("hi"), make_chunk())])
     client = serve(lambda _: next(answers), CHAT_MAX_RETRIES="1")
 
     events = [event for event in run(make_call(client)) if event["side"] == "upstream"]
@@ -131,7 +131,7 @@ def test_an_upstream_that_cannot_be_reached_is_shown(serve: Serve) -> None:
 
 def test_a_stream_that_breaks_ends_with_an_error(serve: Serve) -> None:
     def pieces() -> Iterator[bytes]:
-        yield f"data: {json.dumps(chunk('h'))}\n\n".encode()
+        yield f"data: {json.dumps(make_chunk('h'))}\n\n".encode()
         raise httpx2.ReadError("cut")
 
     client = serve(lambda _: httpx2.Response(200, content=pieces()))
@@ -148,7 +148,7 @@ def test_a_reader_that_stops_cancels_the_request(serve: Serve) -> None:
     class Endless(httpx2.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:
             while not is_closed:
-                yield f"data: {json.dumps(chunk('h'))}\n\n".encode()
+                yield f"data: {json.dumps(make_chunk('h'))}\n\n".encode()
 
         def close(self) -> None:
             is_closed.append(True)
@@ -175,7 +175,7 @@ def test_a_slow_reader_slows_the_upstream_down(
     def pieces() -> Iterator[bytes]:
         for number in range(2000):
             sent.append(number)
-            yield f"data: {json.dumps(chunk('text ' * 400))}\n\n".encode()
+            yield f"data: {json.dumps(make_chunk('text ' * 400))}\n\n".encode()
 
     client = serve(lambda _: httpx2.Response(200, content=pieces()))
     with closing(make_call(client, stream=True).stream_events(5)) as batches:  # type: ignore[type-var]
@@ -208,8 +208,8 @@ def test_silence_is_reported() -> None:
 
 def test_large_events_are_left_out(serve: Serve) -> None:
     entry = {"id": "x" * 100, "text": "word " * 10}
-    large = {**chunk("hi"), "extra": [entry] * 3000}
-    client = serve(lambda _: streamed(large, chunk()))
+    large = {**make_chunk("hi"), "extra": [entry] * 3000}
+    client = serve(lambda _: streamed(large, make_chunk()))
 
     events = run(make_call(client, stream=True))
 
@@ -221,12 +221,12 @@ def test_large_events_are_left_out(serve: Serve) -> None:
 
 
 def test_an_application_that_fails_is_an_error() -> None:
-    def broken(environ: Any, start_response: Any) -> Any:
+    def raise_error(environ: Any, start_response: Any) -> Any:
         raise RuntimeError("broken")
 
     started = time.monotonic()
 
-    events = run(make_plain_call(broken))
+    events = run(make_plain_call(raise_error))
 
     assert [event["kind"] for event in events] == ["error", "end"]
     assert "broken" in events[0]["message"]

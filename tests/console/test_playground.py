@@ -23,11 +23,11 @@ HOSTILE = "</script><img src=x onerror=alert(1)>"
 CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 
 
-def chunk(**choice: Any) -> dict[str, Any]:
+def make_chunk(**choice: Any) -> dict[str, Any]:
     return {**CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": None, **choice}]}
 
 
-SAYS = [chunk(delta={"content": "hi"}), chunk(finish_reason="stop")]
+SAYS = [make_chunk(delta={"content": "hi"}), make_chunk(finish_reason="stop")]
 
 RESPONSE_EVENTS: list[dict[str, Any]] = [
     {"type": "response.created", "response": {"id": "resp_1", "status": "in_progress"}},
@@ -346,7 +346,7 @@ def test_events_arrive_while_the_upstream_answers(serve: Serve) -> None:
         def pieces() -> Iterator[bytes]:
             for number in range(1000):
                 sent.append(number)
-                delta = chunk(delta={"content": "text " * 1000})
+                delta = make_chunk(delta={"content": "text " * 1000})
                 yield f"data: {json.dumps(delta)}\n\n".encode()
 
         return httpx2.Response(200, content=pieces(), headers={"content-type": "text/event-stream"})
@@ -396,7 +396,7 @@ def test_dropped_parameters_and_errors_are_shown(serve: Serve) -> None:
 
 def test_style_and_strictness_are_sent(serve: Serve) -> None:
     def answer(_: httpx2.Request) -> httpx2.Response:
-        return streamed(chunk(delta={"reasoning_content": "hm"}), *SAYS)
+        return streamed(make_chunk(delta={"reasoning_content": "hm"}), *SAYS)
 
     client = serve(answer)
     body = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}], "stream": True}

@@ -52,7 +52,9 @@ def make_provider(*refused: str) -> Answer:
 
 
 @pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Answer], FlaskClient]:
+def make_registered_client(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[[Answer], FlaskClient]:
     """Make a client of an application with a registered model ``mine`` and one upstream."""
 
     def make(answer: Answer) -> FlaskClient:
@@ -347,7 +349,7 @@ def test_probed_quirks_of_a_configured_upstream_hold_in_this_worker(serve: Serve
 
 
 def test_probed_quirks_of_a_registered_model_are_stored_with_it(
-    registered: Callable[[Answer], FlaskClient],
+    make_registered_client: Callable[[Answer], FlaskClient],
 ) -> None:
     sent: list[dict[str, object]] = []
 
@@ -356,7 +358,7 @@ def test_probed_quirks_of_a_registered_model_are_stored_with_it(
             sent.append(json.loads(request.read()))
         return make_provider("metadata")(request)
 
-    client = registered(answer)
+    client = make_registered_client(answer)
     page = run_probe(client, "", "mine:latest")
     assert "Store with the model" in page
     assert "restart" not in page
