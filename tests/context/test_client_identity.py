@@ -23,14 +23,14 @@ from tests.helpers.check_cases import check_each
 URL = {"CHAT_BASE_URL": "http://up.test/v1"}
 
 
-def of(key: str | None, address: str | None, **environment: str) -> str:
+def make_id(key: str | None, address: str | None, **environment: str) -> str:
     return make_account_id(key, address, Settings.from_env({**URL, **environment}))
 
 
 def test_verified_key_is_the_account_at_any_address() -> None:
     for checked in ({"FORWARDER_API_KEYS": "a,b"}, {"CHAT_API_KEY": "passthrough"}):
-        assert of("a", "192.0.2.1", **checked) == of("a", "192.0.2.2", **checked)
-        assert of("a", "192.0.2.1", **checked) != of("b", "192.0.2.1", **checked)
+        assert make_id("a", "192.0.2.1", **checked) == make_id("a", "192.0.2.2", **checked)
+        assert make_id("a", "192.0.2.1", **checked) != make_id("b", "192.0.2.1", **checked)
 
 
 def test_unverified_key_is_not_an_account() -> None:
@@ -40,8 +40,10 @@ def test_unverified_key_is_not_an_account() -> None:
         "CHAT_API_KEY": "passthrough",
     }
     for unchecked in ({}, mixed):
-        assert of("made-up", "192.0.2.1", **unchecked) == of(None, "192.0.2.1", **unchecked)
-    assert of(None, "192.0.2.1") != of(None, "192.0.2.2")
+        assert make_id("made-up", "192.0.2.1", **unchecked) == make_id(
+            None, "192.0.2.1", **unchecked
+        )
+    assert make_id(None, "192.0.2.1") != make_id(None, "192.0.2.2")
 
 
 @check_each(
@@ -55,13 +57,13 @@ def test_unverified_key_is_not_an_account() -> None:
     ],
 )
 def test_ipv6_network_is_one_account(one: str | None, other: str | None, same: bool) -> None:
-    assert (of(None, one) == of(None, other)) is same
+    assert (make_id(None, one) == make_id(None, other)) is same
 
 
 def test_account_id_is_an_hmac_under_the_secret_key() -> None:
     keys = {"FORWARDER_API_KEYS": "a,b"}
     plain, *secret = (
-        of("a", None, **keys, **more)
+        make_id("a", None, **keys, **more)
         for more in (
             {},
             {"FORWARDER_SECRET_KEY": "one"},
@@ -78,9 +80,11 @@ def test_account_id_is_an_hmac_under_the_secret_key() -> None:
 def test_both_forms_of_a_key_are_one_account() -> None:
     keys = {"FORWARDER_API_KEYS": "sk-1,bob:alice:sk-1"}
 
-    assert of("alice:sk-1", None, FORWARDER_API_KEYS="alice:sk-1") == of("sk-1", None, **keys)
-    assert of("bob:alice:sk-1", None, **keys) == of("alice:sk-1", None, **keys)
-    assert of("alice:sk-1", None, **keys) != of("sk-1", None, **keys)
+    assert make_id("alice:sk-1", None, FORWARDER_API_KEYS="alice:sk-1") == make_id(
+        "sk-1", None, **keys
+    )
+    assert make_id("bob:alice:sk-1", None, **keys) == make_id("alice:sk-1", None, **keys)
+    assert make_id("alice:sk-1", None, **keys) != make_id("sk-1", None, **keys)
 
 
 def test_owner_depends_on_the_owner_key() -> None:

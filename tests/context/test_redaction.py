@@ -22,7 +22,7 @@ from tests.helpers.check_cases import check_each
 SECRET = "s3cret/value+1"
 
 
-def blotted(value: Any, *fields: str) -> Any:
+def redact_value(value: Any, *fields: str) -> Any:
     return Redactor(fields).redact_value(value)
 
 
@@ -32,34 +32,34 @@ def blotted(value: Any, *fields: str) -> Any:
      "access_token", "X-Api-Key"],
 )  # fmt: skip
 def test_key_fields_are_always_redacted(name: str) -> None:
-    assert blotted({"tools": [{name: SECRET}]}) == {"tools": [{name: "***"}]}
+    assert redact_value({"tools": [{name: SECRET}]}) == {"tools": [{name: "***"}]}
 
 
 @check_each(
     "name", ["max_tokens", "prompt_cache_key", "token", "content", "keys", "key_points", "author"]
 )
 def test_other_fields_are_not_redacted(name: str) -> None:
-    assert blotted({name: SECRET}) == {name: SECRET}
+    assert redact_value({name: SECRET}) == {name: SECRET}
 
 
 def test_long_names_of_fields_are_not_kept() -> None:
     name = "n" * 1000 + "_password"
     before = sys.getrefcount(name)
 
-    assert list(blotted({name: SECRET}).values()) == ["***"]
+    assert list(redact_value({name: SECRET}).values()) == ["***"]
     assert sys.getrefcount(name) == before
 
 
 def test_schema_of_a_key_field_is_kept() -> None:
     schema = {"properties": {"password": {"type": "string"}}}
 
-    assert blotted(schema) == schema
+    assert redact_value(schema) == schema
 
 
 def test_headers_in_a_body_are_redacted_as_headers() -> None:
     body = {"headers": {"X-Auth": "x", "X-Title": "t"}, "remote_query": {"sig": "y", "v": 1}}
 
-    assert blotted(body) == {
+    assert redact_value(body) == {
         "headers": {"X-Auth": "***", "X-Title": "t"},
         "remote_query": {"sig": "***", "v": 1},
     }
@@ -68,7 +68,7 @@ def test_headers_in_a_body_are_redacted_as_headers() -> None:
 def test_named_fields_are_redacted_at_any_depth_and_keep_their_shape() -> None:
     body = {"user": "u", "a": [{"User": {"type": "x", "n": 1, "on": True, "no": None, "l": ["y"]}}]}
 
-    assert blotted(body, "user") == {
+    assert redact_value(body, "user") == {
         "user": "***",
         "a": [{"User": {"type": "x", "n": 0, "on": True, "no": None, "l": ["***"]}}],
     }
@@ -78,7 +78,7 @@ def test_path_fields_are_redacted_only_at_that_path() -> None:
     body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "t"}]}],
             "content": "c", "x": {"content": "d"}, "y": {"content": "e"}}  # fmt: skip
 
-    assert blotted(body, "messages.content", "x.*") == {
+    assert redact_value(body, "messages.content", "x.*") == {
         "messages": [{"role": "user", "content": [{"type": "text", "text": "***"}]}],
         "content": "c",
         "x": {"content": "***"},
@@ -201,19 +201,19 @@ def test_tokens_in_mcp_server_urls_are_redacted(url: str, shown: str) -> None:
 KEY = "sk-secret"
 
 
-def settings(**environment: str) -> UpstreamSettings:
+def make_settings(**environment: str) -> UpstreamSettings:
     [upstream] = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1", **environment}).upstreams
     return upstream
 
 
-def said(text: str, **environment: str) -> Any:
-    return redact_secrets({"message": text}, settings(**environment))["message"]
+def redact_message(text: str, **environment: str) -> Any:
+    return redact_secrets({"message": text}, make_settings(**environment))["message"]
 
 
 def test_api_key_is_redacted_everywhere() -> None:
     error = {"a": [f"x{KEY}y"], KEY: {"b": KEY}, "c": 1}
 
-    assert redact_secrets(error, settings(CHAT_API_KEY=KEY)) == {
+    assert redact_secrets(error, make_settings(CHAT_API_KEY=KEY)) == {
         "a": ["x***y"],
         "***": {"b": "***"},
         "c": 1,
@@ -224,7 +224,7 @@ def test_api_key_is_redacted_everywhere() -> None:
 def test_short_key_is_not_a_secret(key: str) -> None:
     error = {"message": f"bad {key} and none"}
 
-    assert redact_secrets(error, settings(CHAT_API_KEY=key)) is error
+    assert redact_secrets(error, make_settings(CHAT_API_KEY=key)) is error
 
 
 @check_each(
@@ -240,7 +240,7 @@ def test_short_key_is_not_a_secret(key: str) -> None:
     ],
 )
 def test_secret_headers_are_redacted(headers: str, secret: str) -> None:
-    assert said(f"You sent '{secret}'.", CHAT_HEADERS=headers) == "You sent '***'."
+    assert redact_message(f"You sent '{secret}'.", CHAT_HEADERS=headers) == "You sent '***'."
 
 
 @check_each(
@@ -253,7 +253,7 @@ def test_secret_headers_are_redacted(headers: str, secret: str) -> None:
     ],
 )
 def test_secret_query_values_are_redacted(query: str, quoted: str) -> None:
-    assert said(f"at /v1?x={quoted}&y", CHAT_QUERY=query) == "at /v1?x=***&y"
+    assert redact_message(f"at /v1?x={quoted}&y", CHAT_QUERY=query) == "at /v1?x=***&y"
 
 
 @check_each(
@@ -270,13 +270,13 @@ def test_secret_query_values_are_redacted(query: str, quoted: str) -> None:
     ],
 )
 def test_common_values_are_not_redacted(environment: dict[str, str]) -> None:
-    assert list_secrets(settings(**environment)) == ()
+    assert list_secrets(make_settings(**environment)) == ()
 
 
 def test_nested_secrets_are_redacted_whole() -> None:
     given = {"CHAT_API_KEY": "longsecret", "CHAT_HEADERS": "X-Auth: longsecret-and-more"}
 
-    assert said("is longsecret-and-more or longsecret", **given) == "is *** or ***"
+    assert redact_message("is longsecret-and-more or longsecret", **given) == "is *** or ***"
 
 
 def test_headers_have_no_secret_in_value_or_name() -> None:

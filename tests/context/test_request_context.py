@@ -34,7 +34,7 @@ Json = dict[str, Any]
 
 
 @pytest.fixture
-def logged() -> Iterator[list[Any]]:
+def log_messages() -> Iterator[list[Any]]:
     """The log messages of request contexts during the test."""
     messages: list[Any] = []
 
@@ -65,7 +65,7 @@ def test_metering_passes_batches_unchanged() -> None:
     assert meter(make_context(), *batches) == batches
 
 
-def test_empty_batches_do_not_count_as_first_event(logged: list[Any]) -> None:
+def test_empty_batches_do_not_count_as_first_event(log_messages: list[Any]) -> None:
     silent, spoken = make_context(), make_context()
     meter(silent, [], [])
     meter(spoken, [], [{"a": 1}])
@@ -73,7 +73,7 @@ def test_empty_batches_do_not_count_as_first_event(logged: list[Any]) -> None:
     assert silent.first_event_at is None
     assert spoken.first_event_at is not None
     spoken.close()
-    assert 0 <= logged[0]["first_event_ms"] <= logged[0]["duration_ms"]
+    assert 0 <= log_messages[0]["first_event_ms"] <= log_messages[0]["duration_ms"]
 
 
 @pytest.mark.parametrize(
@@ -87,22 +87,22 @@ def test_empty_batches_do_not_count_as_first_event(logged: list[Any]) -> None:
         },
     ],
 )
-def test_usage_is_recorded_for_both_protocols(event: Json, logged: list[Any]) -> None:
+def test_usage_is_recorded_for_both_protocols(event: Json, log_messages: list[Any]) -> None:
     counted = make_context()
     meter(counted, [{"usage": None}], [event])
 
     counted.close()
 
-    assert (logged[0]["input_tokens"], logged[0]["output_tokens"]) == (3, 4)
+    assert (log_messages[0]["input_tokens"], log_messages[0]["output_tokens"]) == (3, 4)
 
 
-def test_closing_logs_one_line(logged: list[Any]) -> None:
+def test_closing_logs_one_line(log_messages: list[Any]) -> None:
     done = make_context(upstream="qwen", model="m", client_key="sk-client", client_name="alice")
     done.loss_report.drop("seed", "why")
 
     done.close()
 
-    [line] = logged
+    [line] = log_messages
     assert line.pop("duration_ms") >= 0
     assert line == {
         "event": "request_done",
@@ -175,7 +175,7 @@ def test_cancel_interrupts_a_wait() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_failure_after_disconnect_is_client_disconnected(logged: list[Any]) -> None:
+def test_failure_after_disconnect_is_client_disconnected(log_messages: list[Any]) -> None:
     leaving = make_context()
     leaving.cancel()
 
@@ -183,7 +183,7 @@ def test_failure_after_disconnect_is_client_disconnected(logged: list[Any]) -> N
         list(leaving.convert_errors(breaking(UpstreamTimeout("late"))))
 
     leaving.close()
-    assert (logged[0]["status"], logged[0]["error"]) == (499, "client_left")
+    assert (log_messages[0]["status"], log_messages[0]["error"]) == (499, "client_left")
 
 
 def test_crash_after_disconnect_stays_an_internal_error() -> None:
@@ -193,14 +193,17 @@ def test_crash_after_disconnect_stays_an_internal_error() -> None:
     assert isinstance(leaving.record_failure(ValueError("a bug")), InternalError)
 
 
-def test_disconnect_is_recorded_unless_the_request_failed_before(logged: list[Any]) -> None:
+def test_disconnect_is_recorded_unless_the_request_failed_before(log_messages: list[Any]) -> None:
     taken, failed = make_context(), make_context()
     failed.record_failure(UpstreamTimeout("late"))
     for each in (taken, failed):
         each.record_disconnect()
         each.close()
 
-    assert [(line["status"], line.get("left")) for line in logged] == [(499, True), (504, None)]
+    assert [(line["status"], line.get("left")) for line in log_messages] == [
+        (499, True),
+        (504, None),
+    ]
 
 
 @check_each("odd", ["3", -1, 2.5, True, None, {}])
@@ -211,7 +214,7 @@ def test_invalid_token_count_is_none(odd: object) -> None:
     assert counted.token_counts == (None, 4)
 
 
-def test_new_attempt_resets_losses_and_headers(logged: list[Any]) -> None:
+def test_new_attempt_resets_losses_and_headers(log_messages: list[Any]) -> None:
     going = make_context(upstream="first", model="m")
     going.loss_report.strict = True
     going.loss_report.losses["seed"] = "why"
@@ -227,12 +230,12 @@ def test_new_attempt_resets_losses_and_headers(logged: list[Any]) -> None:
     )
 
 
-def test_log_line_has_retries_and_fallbacks(logged: list[Any]) -> None:
+def test_log_line_has_retries_and_fallbacks(log_messages: list[Any]) -> None:
     tried = make_context(upstream="second", retries=2, failed_upstreams=["first"])
 
     tried.close()
 
-    assert (logged[0]["retries"], logged[0]["failed"]) == (2, ["first"])
+    assert (log_messages[0]["retries"], log_messages[0]["failed"]) == (2, ["first"])
 
 
 def breaking(error: BaseException) -> EventStream:
@@ -240,7 +243,7 @@ def breaking(error: BaseException) -> EventStream:
     raise error
 
 
-def test_forwarder_errors_are_recorded_and_reraised(logged: list[Any]) -> None:
+def test_forwarder_errors_are_recorded_and_reraised(log_messages: list[Any]) -> None:
     error = UpstreamTimeout("late")
     failing = make_context()
     stream = failing.convert_errors(breaking(error))
@@ -251,11 +254,11 @@ def test_forwarder_errors_are_recorded_and_reraised(logged: list[Any]) -> None:
 
     assert raised.value is error
     failing.close()
-    assert (logged[0]["status"], logged[0]["error"]) == (504, "upstream_timeout")
-    assert logged[0]["detail"] == "late"
+    assert (log_messages[0]["status"], log_messages[0]["error"]) == (504, "upstream_timeout")
+    assert log_messages[0]["detail"] == "late"
 
 
-def test_log_line_does_not_quote_an_upstream_error(logged: list[Any]) -> None:
+def test_log_line_does_not_quote_an_upstream_error(log_messages: list[Any]) -> None:
     """An upstream's error message may quote the request."""
     failing = make_context()
 
@@ -265,10 +268,10 @@ def test_log_line_does_not_quote_an_upstream_error(logged: list[Any]) -> None:
         )
 
     failing.close()
-    assert "detail" not in logged[0]
+    assert "detail" not in log_messages[0]
 
 
-def test_unexpected_exception_becomes_internal_error_and_is_logged(logged: list[Any]) -> None:
+def test_unexpected_exception_becomes_internal_error_and_is_logged(log_messages: list[Any]) -> None:
     failing = make_context()
     stream = failing.convert_errors(breaking(KeyError("secret detail")))
     next(stream)
@@ -277,30 +280,30 @@ def test_unexpected_exception_becomes_internal_error_and_is_logged(logged: list[
         next(stream)
 
     assert "secret detail" not in raised.value.message
-    assert "unexpected error" in logged[0]
+    assert "unexpected error" in log_messages[0]
     failing.close()
-    assert logged[1]["status"] == 500
+    assert log_messages[1]["status"] == 500
 
 
-def test_bodies_are_logged_only_if_enabled(logged: list[Any]) -> None:
+def test_bodies_are_logged_only_if_enabled(log_messages: list[Any]) -> None:
     make_context().log_request({"said": 1})
     make_context(log_bodies=True).log_request({"said": 2})
 
-    assert logged == [{"event": "request_body", "id": "req_1", "request": {"said": 2}}]
+    assert log_messages == [{"event": "request_body", "id": "req_1", "request": {"said": 2}}]
 
 
-def test_keys_in_logged_bodies_are_redacted(logged: list[Any]) -> None:
+def test_keys_in_logged_bodies_are_redacted(log_messages: list[Any]) -> None:
     body = {"remote_api_key": "sk-1", "remote_headers": {"X-Auth": "sk-2"}, "max_tokens": 3}
 
     make_context(log_bodies=True).log_request(body)
 
     redacted = {"remote_api_key": "***", "remote_headers": {"X-Auth": "***"}, "max_tokens": 3}
-    assert logged == [{"event": "request_body", "id": "req_1", "request": redacted}]
+    assert log_messages == [{"event": "request_body", "id": "req_1", "request": redacted}]
     assert body["remote_api_key"] == "sk-1"
 
 
 def test_error_message_is_kept_out_of_the_fields_but_goes_with_the_record(
-    monkeypatch: pytest.MonkeyPatch, logged: list[Any]
+    monkeypatch: pytest.MonkeyPatch, log_messages: list[Any]
 ) -> None:
     """A message may quote the request; the text format shows it to the people at a terminal."""
     records: list[logging.LogRecord] = []
@@ -350,29 +353,29 @@ def test_error_event_without_a_message_is_recorded_too(event: Json) -> None:
     assert (failed.error, failed.error_message) == ("upstream_failed", None)
 
 
-def test_detail_is_any_message_if_bodies_are_logged(logged: list[Any]) -> None:
+def test_detail_is_any_message_if_bodies_are_logged(log_messages: list[Any]) -> None:
     refused = make_context(log_bodies=True)
     refused.record_failure(UpstreamRefused(400, {"message": "the prompt is too long"}))
 
     refused.close()
 
-    assert logged[0]["detail"] == "the prompt is too long"
+    assert log_messages[0]["detail"] == "the prompt is too long"
 
 
-def test_sampled_events_log_only_their_type(logged: list[Any]) -> None:
+def test_sampled_events_log_only_their_type(log_messages: list[Any]) -> None:
     events = [{"type": "response.created", "x": 1}, {"object": "chat.completion.chunk", "x": 1}]
 
     meter(make_context(), events)
     meter(make_context(log_sample_rate=1.0), events)
 
     kinds = [{"type": "response.created"}, {"type": "chat.completion.chunk"}]
-    assert [line["sample"] for line in logged] == kinds
+    assert [line["sample"] for line in log_messages] == kinds
 
 
-def test_sampled_events_are_whole_if_bodies_are_logged(logged: list[Any]) -> None:
+def test_sampled_events_are_whole_if_bodies_are_logged(log_messages: list[Any]) -> None:
     meter(make_context(log_sample_rate=1.0, log_bodies=True), [{"type": "x", "y": 1}])
 
-    assert logged[0]["sample"] == {"type": "x", "y": 1}
+    assert log_messages[0]["sample"] == {"type": "x", "y": 1}
 
 
 class Watching(RequestObserver):
@@ -408,7 +411,7 @@ def test_observers_receive_start_and_completion() -> None:
     assert watching.told == ["streams", (3, (3, 4), UpstreamTimeout, True)]
 
 
-@pytest.mark.usefixtures("logged")  # resets the log level
+@pytest.mark.usefixtures("log_messages")  # resets the log level
 def test_traceback_of_a_malformed_event_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The forwarder's own parser may be wrong."""
     records: list[logging.LogRecord] = []
@@ -416,7 +419,7 @@ def test_traceback_of_a_malformed_event_is_logged_once(monkeypatch: pytest.Monke
     broken = make_context()
 
     with pytest.raises(UpstreamMalformedEvent) as caught:
-        list(broken.convert_errors(_read(iter([[{}]]))))
+        list(broken.convert_errors(_read_stream(iter([[{}]]))))
     broken.record_failure(caught.value)
 
     [record] = [r for r in records if r.levelno >= logging.WARNING]
@@ -425,14 +428,14 @@ def test_traceback_of_a_malformed_event_is_logged_once(monkeypatch: pytest.Monke
     assert "KeyError: 'delta'" in logging.Formatter().formatException(record.exc_info)
 
 
-def _read(stream: Any) -> Any:
+def _read_stream(stream: Any) -> Any:
     handler = blame_upstream_for_malformed_events(
         lambda request: (batch[0]["delta"] for batch in stream)
     )
     return handler({})
 
 
-def test_observer_exception_is_logged_and_ignored(logged: list[Any]) -> None:
+def test_observer_exception_is_logged_and_ignored(log_messages: list[Any]) -> None:
     watching = Watching()
     watched = make_context(observers=[Broken(), watching])
 
@@ -441,8 +444,8 @@ def test_observer_exception_is_logged_and_ignored(logged: list[Any]) -> None:
 
     assert [told for told in watching.told if told == "streams"]
     assert watching.told[-1][0] == 0
-    assert sum("observer failed" in str(line) for line in logged) == 2
-    assert logged[-1]["status"] == 200
+    assert sum("observer failed" in str(line) for line in log_messages) == 2
+    assert log_messages[-1]["status"] == 200
 
 
 def test_observer_methods_default_to_no_op() -> None:
@@ -460,14 +463,14 @@ def test_observer_methods_default_to_no_op() -> None:
     assert heard == [None] * 6
 
 
-def test_shutdown_is_reported_as_shutting_down(logged: list[Any]) -> None:
+def test_shutdown_is_reported_as_shutting_down(log_messages: list[Any]) -> None:
     stopped = make_context()
 
     with pytest.raises(ShuttingDown):
         list(stopped.convert_errors(breaking(ShutdownInterrupt())))
 
     stopped.close()
-    assert (logged[0]["status"], logged[0]["error"]) == (503, "shutting_down")
+    assert (log_messages[0]["status"], log_messages[0]["error"]) == (503, "shutting_down")
 
 
 def test_attempts_are_not_recorded_without_a_recorder() -> None:
