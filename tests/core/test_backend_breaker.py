@@ -51,7 +51,7 @@ def backend() -> Iterator[Backend]:
     made.free.set()
 
 
-def eventually(holds: Callable[[], bool]) -> bool:
+def wait_until(holds: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 10
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -70,14 +70,14 @@ def test_breaker_opens_on_a_failure_and_a_trial_beside_requests_closes_it(backen
     backend.is_down = True
     with pytest.raises(BackendDown, match="refused"):
         backend.bounded.call(backend.answer)
-    assert eventually(lambda: backend.tried >= 2)
+    assert wait_until(lambda: backend.tried >= 2)
     asked = backend.asked - backend.tried
     with pytest.raises(BackendDown, match="refused"):
         backend.bounded.call(backend.answer)
     assert backend.asked - backend.tried == asked, "a request asked a backend that is down"
 
     backend.is_down = False
-    assert eventually(lambda: not backend.breaker.is_open)
+    assert wait_until(lambda: not backend.breaker.is_open)
 
     assert backend.bounded.call(backend.answer) == "answer"
     assert backend.changes == ["refused", None]
@@ -91,7 +91,7 @@ def test_hanging_backend_is_given_up_and_comes_back(backend: Backend) -> None:
 
     backend.free.set()
 
-    assert eventually(lambda: not backend.breaker.is_open)
+    assert wait_until(lambda: not backend.breaker.is_open)
 
 
 @pytest.mark.serial
@@ -115,7 +115,7 @@ def test_open_breaker_releases_waiting_calls(backend: Backend) -> None:
     backend.free.clear()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(backend.bounded.call, backend.answer)
-        assert eventually(lambda: backend.asked == 1)
+        assert wait_until(lambda: backend.asked == 1)
         backend.breaker.trip("it hangs")
         with pytest.raises(BackendDown):
             waiting.result(10)
@@ -124,7 +124,7 @@ def test_open_breaker_releases_waiting_calls(backend: Backend) -> None:
 def test_breaker_stops_trials_after_stop(backend: Backend) -> None:
     backend.is_down = True
     backend.breaker.trip("refused")
-    assert eventually(lambda: backend.tried >= 1)
+    assert wait_until(lambda: backend.tried >= 1)
 
     backend.stop.set()
 
@@ -146,7 +146,7 @@ def test_shared_task_runs_once_for_all_callers() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(task.run, 5.0) for _ in range(4)]
-        assert eventually(lambda: len(runs) == 1)
+        assert wait_until(lambda: len(runs) == 1)
         time.sleep(0.05)
         free.set()
         assert [each.result(10) for each in waiting] == [True] * 4
@@ -166,7 +166,7 @@ def test_late_shared_task_is_not_waited_for_again() -> None:
 
     assert time.monotonic() - started < 10, "somebody waited for a task that is known to be late"
     free.set()
-    assert eventually(lambda: task.run(1.0))
+    assert wait_until(lambda: task.run(1.0))
 
 
 def test_wait_for_event_returns_whether_the_event_is_set() -> None:

@@ -52,14 +52,14 @@ print(asking.value, time.monotonic() - started < 1, len(context.cancel_callbacks
 """
 
 
-def silent(peer: Peer) -> None:
+def answer_once(peer: Peer) -> None:
     """Answers the first request and never the second one."""
     peer.request()
     peer.answer(b"ok")
-    wordless(peer)
+    wait_for_close(peer)
 
 
-def wordless(peer: Peer) -> None:
+def wait_for_close(peer: Peer) -> None:
     """Reads the request and sends nothing until the client has closed."""
     peer.request()
     peer.request()
@@ -67,7 +67,7 @@ def wordless(peer: Peer) -> None:
 
 @check_each(
     ("script", "kept", "error"),
-    [(wordless, 0, "RemoteProtocolError"), (silent, 1, "ReadError")],
+    [(wait_for_close, 0, "RemoteProtocolError"), (answer_once, 1, "ReadError")],
     ids=["fresh", "kept"],
 )
 @pytest.mark.live
@@ -124,7 +124,7 @@ def test_disconnect_during_connect_sends_no_request(
         return connect(pool, seconds)
 
     monkeypatch.setattr(ServerConnectionPool, "_open_connection", leaving)
-    with serving(wordless) as server:
+    with serving(wait_for_close) as server:
         transport = GeventTransport(max_connections=1)
         client = httpx2.Client(transport=transport)
         with CancellationScope(waiter), pytest.raises(httpx2.ReadError):  # type: ignore[arg-type]

@@ -14,14 +14,14 @@ LARGE = {"type": "object", "description": "x" * 1000}
 SMALL = {"type": "object"}
 
 
-def tool(schema: Any) -> dict[str, Any]:
+def make_tool(schema: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "f", "parameters": schema}}
 
 
 @check_each(
     ("request_", "path"),
     [
-        ({"tools": [tool(SMALL), tool(LARGE)]}, "tools[1].function.parameters"),
+        ({"tools": [make_tool(SMALL), make_tool(LARGE)]}, "tools[1].function.parameters"),
         ({"tools": [{"type": "function", "parameters": LARGE}]}, "tools[0].parameters"),
         (
             {"tools": [{"type": "namespace", "tools": [{"parameters": LARGE}]}]},
@@ -51,7 +51,7 @@ def test_large_schema_is_refused_by_its_path(request_: dict[str, Any], path: str
     "request_",
     [
         {},
-        {"tools": [tool(SMALL)] * 100},
+        {"tools": [make_tool(SMALL)] * 100},
         {"tools": [{"type": "function", "description": "x" * 2000, "parameters": SMALL}]},
         {"tools": "x" * 2000, "functions": 1, "text": [], "response_format": "json" * 500},
         {"tools": [None, 1, {"function": 1, "tools": 1, "parameters": ["x" * 2000]}]},
