@@ -16,7 +16,7 @@ PATCH = OfferedTool("custom", "patch", {}, "tools[0].parameters")
 FORMAT = AnswerFormat(SCHEMA, "text.format.schema")
 
 
-def said(**wishes: Any) -> tuple[str, str]:
+def make_last_part(**wishes: Any) -> tuple[str, str]:
     """The kind and the text of the last piece of the answer."""
     last = make_answer(DemoPrompt("hello there", 2, **wishes)).parts[-1]
     return last.kind, last.text
@@ -39,7 +39,7 @@ def said(**wishes: Any) -> tuple[str, str]:
     ],
 )
 def test_answer_follows_the_requested_format(wishes: dict[str, Any], kind: str, text: str) -> None:
-    assert said(**wishes) == (kind, text)
+    assert make_last_part(**wishes) == (kind, text)
 
 
 def test_reasoning_precedes_the_text_unless_disabled() -> None:
@@ -88,7 +88,7 @@ def test_sufficient_token_limit_does_not_cut() -> None:
 
 def test_text_beyond_ascii_stays_readable_in_json() -> None:
     format = AnswerFormat({"const": "héllo"}, "x")
-    assert said(format=format)[1] == json.dumps("héllo", ensure_ascii=False)
+    assert make_last_part(format=format)[1] == json.dumps("héllo", ensure_ascii=False)
 
 
 def test_a_schema_that_cannot_be_satisfied_is_refused_by_its_place() -> None:

@@ -21,13 +21,13 @@ RESULT = {"role": "tool", "tool_call_id": "c1", "content": "four"}
 FIRST = "messages[0]."
 
 
-def request(*messages: Any, **more: Any) -> dict[str, Any]:
+def make_request(*messages: Any, **more: Any) -> dict[str, Any]:
     return {"model": "demo", "messages": list(messages) or [USER], **more}
 
 
 def test_prompt_is_the_last_user_message() -> None:
     prompt = read_prompt(
-        request(USER, {"role": "assistant", "content": "ok"}, {**USER, "content": "bye"})
+        make_request(USER, {"role": "assistant", "content": "ok"}, {**USER, "content": "bye"})
     )
     assert prompt.user_text == "bye"
     assert prompt.word_count == 4
@@ -40,24 +40,25 @@ def test_parts_are_read_in_their_order() -> None:
         {"type": "image_url", "image_url": {"url": "data:"}},
     ]
     assert (
-        read_prompt(request({"role": "user", "content": parts})).user_text == "what is [image_url]"
+        read_prompt(make_request({"role": "user", "content": parts})).user_text
+        == "what is [image_url]"
     )
 
 
 def test_every_role_is_understood() -> None:
     others = [{"role": role, "content": "x"} for role in PART_TYPES_BY_ROLE if role != "tool"]
-    assert read_prompt(request(*others, USER)).user_text == "hi there"
+    assert read_prompt(make_request(*others, USER)).user_text == "hi there"
 
 
 def test_the_results_at_the_end_are_read_in_order() -> None:
     calling = {"role": "assistant", "tool_calls": [CALL, {**CALL, "id": "c2"}]}
     second = {**RESULT, "tool_call_id": "c2", "content": [{"type": "text", "text": "five"}]}
-    prompt = read_prompt(request(USER, calling, RESULT, second))
+    prompt = read_prompt(make_request(USER, calling, RESULT, second))
     assert prompt.tool_results == ("four", "five")
 
 
 def test_results_before_a_new_user_message_are_history() -> None:
-    assert read_prompt(request(USER, CALLING, RESULT, USER)).tool_results == ()
+    assert read_prompt(make_request(USER, CALLING, RESULT, USER)).tool_results == ()
 
 
 def test_tools_and_choices_are_read_in_their_nested_form() -> None:
@@ -68,32 +69,32 @@ def test_tools_and_choices_are_read_in_their_nested_form() -> None:
         "allowed_tools": {"mode": "auto", "tools": [patch]},
     }
     for choice, name in [("auto", "add"), (patch, "patch"), (TOOL, "add"), (allowed, "patch")]:
-        tool = read_prompt(request(tools=tools, tool_choice=choice)).tool
+        tool = read_prompt(make_request(tools=tools, tool_choice=choice)).tool
         assert tool
         assert tool.name == name
 
 
 @check_each("name", ["max_tokens", "max_completion_tokens"])
 def test_both_names_of_the_limit_are_known(name: str) -> None:
-    assert read_prompt(request(**{name: 3})).limit == 3
-    assert read_prompt(request()).limit is None
+    assert read_prompt(make_request(**{name: 3})).limit == 3
+    assert read_prompt(make_request()).limit is None
 
 
 def test_effort_none_disables_reasoning() -> None:
-    assert not read_prompt(request(reasoning_effort="none")).includes_reasoning
-    assert read_prompt(request(reasoning_effort="low")).includes_reasoning
+    assert not read_prompt(make_request(reasoning_effort="none")).includes_reasoning
+    assert read_prompt(make_request(reasoning_effort="low")).includes_reasoning
 
 
 def test_the_format_is_read_in_its_nested_form() -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"const": 1}}}
-    form = read_prompt(request(response_format=wanted)).format
+    form = read_prompt(make_request(response_format=wanted)).format
     assert form
     assert form.schema == {"const": 1}
 
 
 def test_null_and_unknown_parameters_are_let_through() -> None:
     assert (
-        read_prompt(request(temperature=None, tools=None, enable_thinking=True)).user_text
+        read_prompt(make_request(temperature=None, tools=None, enable_thinking=True)).user_text
         == "hi there"
     )
 
@@ -106,45 +107,47 @@ def test_null_and_unknown_parameters_are_let_through() -> None:
         ({"model": "demo", "messages": []}, "messages"),
         ({"model": "demo", "messages": "hi"}, "messages"),
         ({"model": 3, "messages": [USER]}, "model"),
-        (request("hi"), "messages[0]"),
-        (request({"content": "hi"}), FIRST + "role"),
-        (request({"role": "critic", "content": "hi"}), FIRST + "role"),
-        (request({"role": "user"}), FIRST + "content"),
-        (request({"role": "user", "content": 3}), FIRST + "content"),
-        (request({"role": "assistant", "content": None}), FIRST + "content"),
-        (request({**USER, "content": [{"type": "input_text"}]}), FIRST + "content[0].type"),
-        (request({**USER, "content": [{"type": "text"}]}), FIRST + "content[0].text"),
+        (make_request("hi"), "messages[0]"),
+        (make_request({"content": "hi"}), FIRST + "role"),
+        (make_request({"role": "critic", "content": "hi"}), FIRST + "role"),
+        (make_request({"role": "user"}), FIRST + "content"),
+        (make_request({"role": "user", "content": 3}), FIRST + "content"),
+        (make_request({"role": "assistant", "content": None}), FIRST + "content"),
+        (make_request({**USER, "content": [{"type": "input_text"}]}), FIRST + "content[0].type"),
+        (make_request({**USER, "content": [{"type": "text"}]}), FIRST + "content[0].text"),
         (
-            request({"role": "assistant", "tool_calls": [{"id": "x"}]}),
+            make_request({"role": "assistant", "tool_calls": [{"id": "x"}]}),
             FIRST + "tool_calls[0].type",
         ),
         (
-            request({"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f"}}]}),
+            make_request(
+                {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f"}}]}
+            ),
             FIRST + "tool_calls[0].function.arguments",
         ),
-        (request({"role": "tool", "content": "x"}), FIRST + "tool_call_id"),
-        (request(RESULT), FIRST + "tool_call_id"),
-        (request(USER, CALLING, RESULT, RESULT), "messages[3].tool_call_id"),
-        (request(USER, CALLING), "messages"),
-        (request(USER, CALLING, USER, RESULT), "messages"),
-        (request(temperature="hot"), "temperature"),
-        (request(stream="yes"), "stream"),
-        (request(max_tokens=0), "max_tokens"),
-        (request(n=2), "n"),
-        (request(tool_choice="auto"), "tool_choice"),
-        (request(parallel_tool_calls=True), "parallel_tool_calls"),
-        (request(stream_options={"include_usage": True}), "stream_options"),
-        (request(tools=[{"type": "web_search"}]), "tools[0].type"),
-        (request(tools=[{"type": "function", "name": "flat"}]), "tools[0].function"),
+        (make_request({"role": "tool", "content": "x"}), FIRST + "tool_call_id"),
+        (make_request(RESULT), FIRST + "tool_call_id"),
+        (make_request(USER, CALLING, RESULT, RESULT), "messages[3].tool_call_id"),
+        (make_request(USER, CALLING), "messages"),
+        (make_request(USER, CALLING, USER, RESULT), "messages"),
+        (make_request(temperature="hot"), "temperature"),
+        (make_request(stream="yes"), "stream"),
+        (make_request(max_tokens=0), "max_tokens"),
+        (make_request(n=2), "n"),
+        (make_request(tool_choice="auto"), "tool_choice"),
+        (make_request(parallel_tool_calls=True), "parallel_tool_calls"),
+        (make_request(stream_options={"include_usage": True}), "stream_options"),
+        (make_request(tools=[{"type": "web_search"}]), "tools[0].type"),
+        (make_request(tools=[{"type": "function", "name": "flat"}]), "tools[0].function"),
         (
-            request(tools=[{"type": "function", "function": {"name": "a b"}}]),
+            make_request(tools=[{"type": "function", "function": {"name": "a b"}}]),
             "tools[0].function.name",
         ),
         (
-            request(tools=[TOOL], tool_choice={"type": "function", "name": "add"}),
+            make_request(tools=[TOOL], tool_choice={"type": "function", "name": "add"}),
             "tool_choice.function",
         ),
-        (request(response_format={"type": "json_schema"}), "response_format.json_schema"),
+        (make_request(response_format={"type": "json_schema"}), "response_format.json_schema"),
     ],
 )
 def test_invalid_request_names_the_parameter(body: Any, param: str) -> None:
@@ -171,7 +174,7 @@ ANSWERS = {
 SHOWN = check_each("shown", ANSWERS.values(), ids=ANSWERS)
 
 
-def chunks(shown: DemoAnswer, request: dict[str, Any] = COUNTED) -> list[dict[str, Any]]:
+def list_chunks(shown: DemoAnswer, request: dict[str, Any] = COUNTED) -> list[dict[str, Any]]:
     return list(chat.iter_chunks(request, shown, "k", 7))
 
 
@@ -200,7 +203,7 @@ def _grow(grown: dict[str, Any], delta: dict[str, Any]) -> None:
 
 @SHOWN
 def test_folded_stream_equals_the_completion(shown: DemoAnswer) -> None:
-    parts, whole = chunks(shown), chat.build_completion(ASK, shown, "k", 7)
+    parts, whole = list_chunks(shown), chat.build_completion(ASK, shown, "k", 7)
     assert fold(parts) == whole["choices"][0]["message"]
     assert parts[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
     assert parts[-1]["usage"] == whole["usage"]
@@ -209,7 +212,7 @@ def test_folded_stream_equals_the_completion(shown: DemoAnswer) -> None:
 
 @check_each("name", sorted(ANSWERS.keys() - {"custom"}))
 def test_chunks_have_the_sdk_type(name: str) -> None:
-    for part in chunks(ANSWERS[name]):
+    for part in list_chunks(ANSWERS[name]):
         chunk = CHUNK.validate_python(part, strict=True)
         assert not chunk.model_extra
         for choice in chunk.choices:
@@ -219,7 +222,7 @@ def test_chunks_have_the_sdk_type(name: str) -> None:
 def test_a_custom_call_streams_although_the_chunk_type_of_the_sdk_lacks_it() -> None:
     calls = [
         call
-        for part in chunks(ANSWERS["custom"])
+        for part in list_chunks(ANSWERS["custom"])
         for choice in part["choices"]
         for call in choice["delta"].get("tool_calls", ())
     ]
@@ -237,7 +240,7 @@ def test_completion_has_the_sdk_type(shown: DemoAnswer) -> None:
 
 @SHOWN
 def test_the_role_comes_once_and_first_and_the_finish_once_and_last(shown: DemoAnswer) -> None:
-    choices = [part["choices"][0] for part in chunks(shown, ASK)]
+    choices = [part["choices"][0] for part in list_chunks(shown, ASK)]
     assert ["role" in choice["delta"] for choice in choices] == [True] + [False] * (
         len(choices) - 1
     )
@@ -265,20 +268,20 @@ def test_finish_reason(name: str, finish: str, content: str | None) -> None:
 
 
 def test_text_comes_word_by_word() -> None:
-    deltas = [part["choices"][0]["delta"] for part in chunks(ANSWERS["text"], ASK)]
+    deltas = [part["choices"][0]["delta"] for part in list_chunks(ANSWERS["text"], ASK)]
     words = [delta["content"] for delta in deltas if delta.get("content")]
     assert words == ["[demo", " upstream]", " You", " said:", " hello", "  you", "\n"]
 
 
 def test_usage_comes_in_a_last_chunk_without_choices_when_asked() -> None:
-    parts = chunks(ANSWERS["text"])
+    parts = list_chunks(ANSWERS["text"])
     assert parts[-1]["choices"] == []
     assert all(part["usage"] is None for part in parts[:-1])
 
 
 @check_each("options", [None, {}, {"include_usage": False}])
 def test_usage_is_omitted_by_default(options: Any) -> None:
-    parts = chunks(ANSWERS["text"], {**ASK, "stream_options": options})
+    parts = list_chunks(ANSWERS["text"], {**ASK, "stream_options": options})
     assert not any("usage" in part for part in parts)
     assert all(part["choices"] for part in parts)
 

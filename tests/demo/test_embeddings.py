@@ -11,23 +11,23 @@ from forwarder.demo.embeddings import embed_texts
 from tests.helpers.check_cases import check_each
 
 
-def vectors(given: Any, **more: Any) -> list[list[float]]:
+def list_vectors(given: Any, **more: Any) -> list[list[float]]:
     return [entry["embedding"] for entry in embed_texts({"input": given, **more})["data"]]
 
 
-def likeness(one: list[float], other: list[float]) -> float:
+def compute_similarity(one: list[float], other: list[float]) -> float:
     return sum(x * y for x, y in zip(one, other, strict=True))
 
 
 def test_the_same_text_has_the_same_vector_of_length_one() -> None:
-    [one, other] = vectors(["good morning", "good morning"])
-    assert one == other == vectors("good morning")[0]
-    assert likeness(one, one) == pytest.approx(1)
+    [one, other] = list_vectors(["good morning", "good morning"])
+    assert one == other == list_vectors("good morning")[0]
+    assert compute_similarity(one, one) == pytest.approx(1)
 
 
 def test_texts_that_share_words_are_alike() -> None:
-    near, same, far = vectors(["red green blue", "red green black", "seven eight nine"])
-    assert likeness(near, same) > likeness(near, far)
+    near, same, far = list_vectors(["red green blue", "red green black", "seven eight nine"])
+    assert compute_similarity(near, same) > compute_similarity(near, far)
 
 
 def test_tokens_are_words_and_there_may_be_fewer_dimensions() -> None:

@@ -137,15 +137,15 @@ def test_a_schema_without_a_value_is_refused(schema: Any) -> None:
         invent_value(schema)
 
 
-def doubled(keyword: str, levels: int) -> dict[str, Any]:
+def make_doubling_schema(keyword: str, levels: int) -> dict[str, Any]:
     """A small schema that asks for 2 ** levels values, or ways through it."""
 
-    def inside(ref: dict[str, str]) -> dict[str, Any]:
+    def refer_twice(ref: dict[str, str]) -> dict[str, Any]:
         if keyword == "required":
             return {"properties": {"a": ref, "b": ref}, "required": ["a", "b"]}
         return {keyword: [ref, ref]}
 
-    defs = {f"a{i}": inside({"$ref": f"#/$defs/a{i + 1}"}) for i in range(levels)}
+    defs = {f"a{i}": refer_twice({"$ref": f"#/$defs/a{i + 1}"}) for i in range(levels)}
     return {
         "$ref": "#/$defs/a0",
         "$defs": {**defs, f"a{levels}": {"type": "integer", "minimum": 2, "maximum": 1}},
@@ -155,9 +155,9 @@ def doubled(keyword: str, levels: int) -> dict[str, Any]:
 @check_each(
     "schema",
     [
-        doubled("required", 40) | {"$defs": {**doubled("required", 40)["$defs"], "a40": {"type": "null"}}},
-        doubled("anyOf", 40),
-        doubled("allOf", 40),
+        make_doubling_schema("required", 40) | {"$defs": {**make_doubling_schema("required", 40)["$defs"], "a40": {"type": "null"}}},
+        make_doubling_schema("anyOf", 40),
+        make_doubling_schema("allOf", 40),
         {"type": "array", "minItems": 10**9, "items": {"const": 1}},
         {"type": "array", "minItems": 1000, "items": {"minItems": 1000, "items": {"const": 1}}},
         {"type": "string", "minLength": 10**12},

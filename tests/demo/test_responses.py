@@ -21,12 +21,12 @@ CUSTOM_CALL = {"type": "custom_tool_call", "call_id": "c2", "name": "patch", "in
 CUSTOM_RESULT = {"type": "custom_tool_call_output", "call_id": "c2", "output": "five"}
 
 
-def request(*items: Any, **more: Any) -> dict[str, Any]:
+def make_request(*items: Any, **more: Any) -> dict[str, Any]:
     return {"model": "demo", "input": list(items) or "hi there", **more}
 
 
 def test_string_input_is_the_prompt() -> None:
-    prompt = read_prompt(request(instructions="be brief please"))
+    prompt = read_prompt(make_request(instructions="be brief please"))
     assert (prompt.user_text, prompt.word_count) == ("hi there", 5)
 
 
@@ -36,14 +36,14 @@ def test_prompt_is_the_last_user_message() -> None:
         {"type": "output_text", "text": "ok", "annotations": []}
     ]}  # fmt: skip
     prompt = read_prompt(
-        request(USER, spoken, {"type": "message", "role": "user", "content": parts})
+        make_request(USER, spoken, {"type": "message", "role": "user", "content": parts})
     )
     assert prompt.user_text == "what is [input_image]"
 
 
 def test_the_results_at_the_end_are_read_in_order() -> None:
     parts = {**CUSTOM_RESULT, "output": [{"type": "input_text", "text": "five"}]}
-    assert read_prompt(request(USER, CALL, CUSTOM_CALL, RESULT, parts)).tool_results == (
+    assert read_prompt(make_request(USER, CALL, CUSTOM_CALL, RESULT, parts)).tool_results == (
         "four",
         "five",
     )
@@ -52,19 +52,19 @@ def test_the_results_at_the_end_are_read_in_order() -> None:
 def test_results_of_client_tools_are_results_too() -> None:
     shell = {"type": "local_shell_call_output", "id": "c", "output": '{"stdout": "x"}'}
     screen = {"type": "computer_call_output", "output": {"type": "computer_screenshot"}}
-    assert read_prompt(request(USER, shell)).tool_results == ('{"stdout": "x"}',)
-    assert read_prompt(request(USER, screen)).tool_results == ("[computer_screenshot]",)
+    assert read_prompt(make_request(USER, shell)).tool_results == ('{"stdout": "x"}',)
+    assert read_prompt(make_request(USER, screen)).tool_results == ("[computer_screenshot]",)
 
 
 def test_results_before_a_new_user_message_are_history() -> None:
-    assert read_prompt(request(USER, CALL, RESULT, USER)).tool_results == ()
+    assert read_prompt(make_request(USER, CALL, RESULT, USER)).tool_results == ()
 
 
 def test_tools_may_come_with_the_request_or_among_the_items() -> None:
     more = {"type": "additional_tools", "role": "developer", "tools": [TOOL]}
     with_request, among_items = (
-        read_prompt(request(tools=[TOOL])).tool,
-        read_prompt(request(more, USER)).tool,
+        read_prompt(make_request(tools=[TOOL])).tool,
+        read_prompt(make_request(more, USER)).tool,
     )
     assert with_request
     assert among_items
@@ -73,20 +73,20 @@ def test_tools_may_come_with_the_request_or_among_the_items() -> None:
 
 
 def test_effort_none_disables_reasoning() -> None:
-    assert not read_prompt(request(reasoning={"effort": "none"})).includes_reasoning
-    assert read_prompt(request(reasoning={"effort": "low"})).includes_reasoning
+    assert not read_prompt(make_request(reasoning={"effort": "none"})).includes_reasoning
+    assert read_prompt(make_request(reasoning={"effort": "low"})).includes_reasoning
 
 
 def test_the_format_is_read_in_its_flat_form() -> None:
     wanted = {"type": "json_schema", "name": "n", "schema": {"const": 1}}
-    form = read_prompt(request(text={"format": wanted})).format
+    form = read_prompt(make_request(text={"format": wanted})).format
     assert form
     assert form.schema == {"const": 1}
 
 
 def test_null_and_unknown_parameters_are_let_through() -> None:
     assert (
-        read_prompt(request(temperature=None, tools=None, presence_penalty=1)).user_text
+        read_prompt(make_request(temperature=None, tools=None, presence_penalty=1)).user_text
         == "hi there"
     )
 
@@ -95,14 +95,14 @@ def test_every_item_type_of_the_sdk_is_known() -> None:
     known: set[str] = set()
     for item in get_args(response_input_item_param.ResponseInputItemParam):
         kind = get_type_hints(item).get("type")
-        known |= _strings(kind)
+        known |= _list_strings(kind)
     assert known == set(ITEM_TYPES)
 
 
-def _strings(hint: Any) -> set[str]:
+def _list_strings(hint: Any) -> set[str]:
     if isinstance(hint, str):
         return {hint}
-    return {name for inner in get_args(hint) for name in _strings(inner)}
+    return {name for inner in get_args(hint) for name in _list_strings(inner)}
 
 
 @check_each(
@@ -111,29 +111,32 @@ def _strings(hint: Any) -> set[str]:
         ({"input": "hi"}, "model"),
         ({"model": "demo"}, "input"),
         ({"model": "demo", "input": 3}, "input"),
-        (request("hi"), "input[0]"),
-        (request({"content": "hi"}), "input[0].type"),
-        (request({"type": "text"}), "input[0].type"),
-        (request({"role": "tool", "content": "hi"}), "input[0].role"),
-        (request({"role": "user"}), "input[0].content"),
-        (request({**USER, "content": [{"type": "text"}]}), "input[0].content[0].type"),
+        (make_request("hi"), "input[0]"),
+        (make_request({"content": "hi"}), "input[0].type"),
+        (make_request({"type": "text"}), "input[0].type"),
+        (make_request({"role": "tool", "content": "hi"}), "input[0].role"),
+        (make_request({"role": "user"}), "input[0].content"),
+        (make_request({**USER, "content": [{"type": "text"}]}), "input[0].content[0].type"),
         (
-            request({"role": "assistant", "content": [{"type": "input_text", "text": "x"}]}),
+            make_request({"role": "assistant", "content": [{"type": "input_text", "text": "x"}]}),
             "input[0].content[0].type",
         ),
-        (request(USER, {**CALL, "arguments": {}}, RESULT), "input[1].arguments"),
-        (request(USER, CALL, {**RESULT, "output": {}}), "input[2].output"),
-        (request(USER, CALL), "input"),
-        (request(USER, RESULT), "input"),
-        (request(USER, CALL, RESULT, RESULT), "input"),
-        (request(USER, CALL, {**CUSTOM_RESULT, "call_id": "c1"}), "input"),
-        (request(max_output_tokens=15), "max_output_tokens"),
-        (request(temperature="hot"), "temperature"),
-        (request(previous_response_id="resp_1"), "previous_response_id"),
-        (request(tool_choice="required"), "tool_choice"),
-        (request(tools=[{"type": "function", "function": {"name": "nested"}}]), "tools[0].name"),
-        (request(text={"format": {"type": "json_schema", "name": 1}}), "text.format.name"),
-        (request(text={"format": "json"}), "text.format"),
+        (make_request(USER, {**CALL, "arguments": {}}, RESULT), "input[1].arguments"),
+        (make_request(USER, CALL, {**RESULT, "output": {}}), "input[2].output"),
+        (make_request(USER, CALL), "input"),
+        (make_request(USER, RESULT), "input"),
+        (make_request(USER, CALL, RESULT, RESULT), "input"),
+        (make_request(USER, CALL, {**CUSTOM_RESULT, "call_id": "c1"}), "input"),
+        (make_request(max_output_tokens=15), "max_output_tokens"),
+        (make_request(temperature="hot"), "temperature"),
+        (make_request(previous_response_id="resp_1"), "previous_response_id"),
+        (make_request(tool_choice="required"), "tool_choice"),
+        (
+            make_request(tools=[{"type": "function", "function": {"name": "nested"}}]),
+            "tools[0].name",
+        ),
+        (make_request(text={"format": {"type": "json_schema", "name": 1}}), "text.format.name"),
+        (make_request(text={"format": "json"}), "text.format"),
     ],
 )
 def test_invalid_request_names_the_parameter(body: Any, param: str) -> None:
@@ -145,8 +148,8 @@ def test_invalid_request_names_the_parameter(body: Any, param: str) -> None:
 @check_each(
     ("body", "param"),
     [
-        (request(USER, conversation="conv_1"), "conversation"),
-        (request({"type": "item_reference", "id": "msg_1"}), "input"),
+        (make_request(USER, conversation="conv_1"), "conversation"),
+        (make_request({"type": "item_reference", "id": "msg_1"}), "input"),
     ],
 )
 def test_references_to_stored_objects_are_not_found(body: Any, param: str) -> None:
@@ -209,13 +212,13 @@ CUSTOM = [
 ]
 
 
-def events(shown: DemoAnswer, request: JSON = ASK) -> list[JSON]:
+def list_events(shown: DemoAnswer, request: JSON = ASK) -> list[JSON]:
     return list(responses.iter_events(request, shown, "k", 7))
 
 
-def course(shown: DemoAnswer) -> list[str]:
+def list_event_types(shown: DemoAnswer) -> list[str]:
     """The types of the events, repeated deltas once."""
-    types = [event["type"] for event in events(shown)]
+    types = [event["type"] for event in list_events(shown)]
     return [kind for kind, before in zip(types, [None, *types], strict=False) if kind != before]
 
 
@@ -233,12 +236,12 @@ def course(shown: DemoAnswer) -> list[str]:
     ],
 )
 def test_the_events_come_in_their_order(name: str, wanted: list[str]) -> None:
-    assert course(ANSWERS[name]) == wanted
+    assert list_event_types(ANSWERS[name]) == wanted
 
 
 @SHOWN
 def test_events_have_the_sdk_type(shown: DemoAnswer) -> None:
-    for event in events(shown):
+    for event in list_events(shown):
         known = EVENT.validate_python(event, strict=True)
         assert known.type == event["type"]
         assert set(known.model_extra or ()) <= UNNAMED
@@ -252,7 +255,7 @@ def test_response_has_the_sdk_type(shown: DemoAnswer) -> None:
 
 @SHOWN
 def test_folded_stream_equals_the_response(shown: DemoAnswer) -> None:
-    told, whole = events(shown), responses.build_response(ASK, shown, "k", 7)
+    told, whole = list_events(shown), responses.build_response(ASK, shown, "k", 7)
     done = [event["item"] for event in told if event["type"] == "response.output_item.done"]
     assert told[-1]["response"] == whole
     assert done == whole["output"]
@@ -261,7 +264,7 @@ def test_folded_stream_equals_the_response(shown: DemoAnswer) -> None:
 @SHOWN
 def test_deltas_add_up_to_the_done_event(shown: DemoAnswer) -> None:
     grown: dict[int, str] = {}
-    for event in events(shown):
+    for event in list_events(shown):
         if "delta" in event:
             index = event["output_index"]
             grown[index] = grown.get(index, "") + event["delta"]
@@ -273,7 +276,7 @@ def test_deltas_add_up_to_the_done_event(shown: DemoAnswer) -> None:
 
 @SHOWN
 def test_events_are_numbered_and_items_keep_their_place_and_id(shown: DemoAnswer) -> None:
-    told = events(shown)
+    told = list_events(shown)
     assert [event["sequence_number"] for event in told] == list(range(len(told)))
     whole = told[-1]["response"]
     for event in told:
@@ -285,7 +288,7 @@ def test_events_are_numbered_and_items_keep_their_place_and_id(shown: DemoAnswer
 
 @SHOWN
 def test_an_item_opens_empty_but_with_its_name(shown: DemoAnswer) -> None:
-    for event in events(shown):
+    for event in list_events(shown):
         if event["type"] == "response.output_item.added":
             item = event["item"]
             assert item["status"] == "in_progress"
