@@ -17,7 +17,7 @@ from tools.docgen.providers import (
 )
 
 
-def section(provider: str) -> str:
+def render_section(provider: str) -> str:
     return render_providers().partition(f"## `{provider}`\n")[2].partition("\n## ")[0]
 
 
@@ -37,7 +37,7 @@ def test_every_value_of_a_choice_has_words_of_its_own(field: str) -> None:
 
 @check_each("name", [name for name in PROFILES if name not in ("generic", "demo")])
 def test_section_has_every_difference(name: str) -> None:
-    profile, text = PROFILES[name], section(name)
+    profile, text = PROFILES[name], render_section(name)
 
     differing = [
         field.name
@@ -68,11 +68,11 @@ def test_quirks_table_has_every_field_with_its_default() -> None:
 
 def test_every_model_pattern_is_named() -> None:
     for name, profile in PROFILES.items():
-        assert all(f"`{pattern}`" in section(name) for pattern in profile.models)
+        assert all(f"`{pattern}`" in render_section(name) for pattern in profile.models)
 
 
 def test_generic_profile_has_its_changes_and_the_demo_has_no_section() -> None:
-    assert "- developer messages become system messages" in section("generic")
+    assert "- developer messages become system messages" in render_section("generic")
     assert "`demo`" not in render_providers()
 
 
