@@ -20,7 +20,7 @@ USAGE: Json = {
 }
 
 
-def text(content: str, name: str = "msg_1") -> Json:
+def make_text_item(content: str, name: str = "msg_1") -> Json:
     part = {"type": "output_text", "text": content, "annotations": [], "logprobs": []}
     return {
         "type": "message",
@@ -42,7 +42,7 @@ def call(name: str, arguments: str, call_id: str = "call_1") -> Json:
     }
 
 
-def thought(content: str, name: str = "rs_1") -> Json:
+def make_reasoning_item(content: str, name: str = "rs_1") -> Json:
     return {
         "type": "reasoning",
         "id": name,

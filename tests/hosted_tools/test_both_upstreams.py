@@ -97,7 +97,7 @@ def mcp_tool(root: str, **more: Any) -> Any:
     }
 
 
-def calls(name: str, **arguments: Any) -> Answer:
+def make_call_answer(name: str, **arguments: Any) -> Answer:
     return Answer(calls=[Call(name=name, arguments=json.dumps(arguments))])
 
 
@@ -119,7 +119,7 @@ def stream_events(setup: Setup, **body: Any) -> list[Json]:
 
 def test_streamed_search_is_legal_and_cited(setup: Setup) -> None:
     setup.upstream.script(
-        Answer(text="Let me see.", calls=calls("web_search", query="cats").calls),
+        Answer(text="Let me see.", calls=make_call_answer("web_search", query="cats").calls),
         Answer(text=CITED),
     )
     response = check_stream(stream_events(setup, input="cats?", tools=[SEARCH]))
@@ -136,7 +136,7 @@ def test_streamed_search_is_legal_and_cited(setup: Setup) -> None:
 
 
 def test_whole_search_equals_the_stream(setup: Setup) -> None:
-    rounds = calls("web_search", query="cats"), Answer(text=CITED)
+    rounds = make_call_answer("web_search", query="cats"), Answer(text=CITED)
     setup.upstream.script(*rounds, *rounds)
     whole = setup.client.responses.create(model="m", input="cats?", tools=[SEARCH])
     streamed = check_stream(stream_events(setup, input="cats?", tools=[SEARCH]))
@@ -151,7 +151,7 @@ def test_whole_search_equals_the_stream(setup: Setup) -> None:
 
 def test_search_of_a_messages_client_runs_here(setup: Setup) -> None:
     """Over either upstream, whole and streamed, with citations of the pages."""
-    rounds = calls("web_search", query="cats"), Answer(text=CITED)
+    rounds = make_call_answer("web_search", query="cats"), Answer(text=CITED)
     setup.upstream.script(*rounds, *rounds)
     body = {
         "model": "m",
@@ -177,7 +177,7 @@ def test_search_of_a_messages_client_runs_here(setup: Setup) -> None:
 def test_next_turn_repeats_the_rounds(setup: Setup, root: str, stored: bool) -> None:
     tools = [mcp_tool(root)]
     setup.upstream.script(
-        calls("tests__echo", text="hi"), Answer(text="It said hi."), Answer(text="Bye.")
+        make_call_answer("tests__echo", text="hi"), Answer(text="It said hi."), Answer(text="Bye.")
     )
     first = setup.client.responses.create(model="m", input="go", tools=tools, store=stored)
     assert [item.type for item in first.output] == ["mcp_list_tools", "mcp_call", "message"]
@@ -205,7 +205,10 @@ def test_next_turn_repeats_the_rounds(setup: Setup, root: str, stored: bool) -> 
 
 def test_turn_without_tools_continues_from_rounds_made_here(setup: Setup) -> None:
     setup.upstream.script(
-        calls("web_search", query="cats"), Answer(text=CITED), Answer(text="A."), Answer(text="B.")
+        make_call_answer("web_search", query="cats"),
+        Answer(text=CITED),
+        Answer(text="A."),
+        Answer(text="B."),
     )
     first = setup.client.responses.create(model="m", input="cats?", tools=[SEARCH])
     second = setup.client.responses.create(model="m", input="and?", previous_response_id=first.id)
@@ -222,14 +225,14 @@ def test_turn_without_tools_continues_from_rounds_made_here(setup: Setup) -> Non
 
 
 def test_rounds_are_not_kept_by_the_upstream(setup: Setup) -> None:
-    setup.upstream.script(calls("web_search", query="cats"), Answer(text=CITED))
+    setup.upstream.script(make_call_answer("web_search", query="cats"), Answer(text=CITED))
     response = setup.client.responses.create(model="m", input="cats?", tools=[SEARCH])
     assert setup.client.responses.retrieve(response.id).store is True  # here
     assert not any(recorded.body.get("store") for recorded in setup.upstream.requests)
 
 
 def test_background_response_runs_tools(setup: Setup) -> None:
-    setup.upstream.script(calls("web_search", query="cats"), Answer(text=CITED))
+    setup.upstream.script(make_call_answer("web_search", query="cats"), Answer(text=CITED))
     started = setup.client.responses.create(
         model="m", input="cats?", tools=[SEARCH], background=True, stream=True
     )
@@ -262,7 +265,8 @@ def test_client_and_hosted_calls_of_one_turn_are_both_in_the_next(setup: Setup) 
 
 def test_reasoning_goes_back_with_the_calls(setup: Setup) -> None:
     setup.upstream.script(
-        Answer(reasoning="Hm.", calls=calls("web_search", query="cats").calls), Answer(text=CITED)
+        Answer(reasoning="Hm.", calls=make_call_answer("web_search", query="cats").calls),
+        Answer(text=CITED),
     )
     response = check_stream(
         stream_events(setup, model="gpt-5.5", input="cats?", tools=[SEARCH], store=False)
@@ -281,7 +285,9 @@ def test_reasoning_goes_back_with_the_calls(setup: Setup) -> None:
 
 
 def test_failed_round_ends_the_stream_with_the_usage_so_far(setup: Setup) -> None:
-    setup.upstream.script(calls("web_search", query="cats"), faults.refuse_with_status(503))
+    setup.upstream.script(
+        make_call_answer("web_search", query="cats"), faults.refuse_with_status(503)
+    )
     response = check_failure(stream_events(setup, input="cats?", tools=[SEARCH]))
     assert response["usage"]["total_tokens"] > 0
     assert [item["type"] for item in response["output"]] == ["web_search_call"]
@@ -296,7 +302,7 @@ def check_failure(events: list[Json]) -> Json:
 
 
 def test_call_of_a_tool_that_is_not_offered_fails(setup: Setup, root: str) -> None:
-    setup.upstream.script(calls("tests__unheard", a=1), Answer(text="Oh."))
+    setup.upstream.script(make_call_answer("tests__unheard", a=1), Answer(text="Oh."))
     tool = mcp_tool(root, allowed_tools=["echo"])
     response = check_stream(stream_events(setup, input="go", tools=[tool]))
     call = response["output"][1]
@@ -306,7 +312,7 @@ def test_call_of_a_tool_that_is_not_offered_fails(setup: Setup, root: str) -> No
 
 
 def test_tools_of_an_item_run_too(setup: Setup, root: str) -> None:
-    setup.upstream.script(calls("tests__echo", text="hi"), Answer(text="Done."))
+    setup.upstream.script(make_call_answer("tests__echo", text="hi"), Answer(text="Done."))
     items: list[Any] = [
         {"role": "user", "content": "go"},
         {"type": "additional_tools", "role": "developer", "tools": [mcp_tool(root)]},
@@ -370,7 +376,9 @@ def test_operators_server_runs_here_beside_the_upstreams_tools(tmp_path: Path) -
         }
         house: Any = {"type": "mcp", "server_label": "house", "require_approval": "never"}
         other: Any = {**house, "server_label": "other", "server_url": "https://mcp.example/"}
-        upstream.script(calls("house__echo", text="hi"), Answer(text="Done."), Answer(text="Bye."))
+        upstream.script(
+            make_call_answer("house__echo", text="hi"), Answer(text="Done."), Answer(text="Bye.")
+        )
         with (
             hosting(environment) as url,
             openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client,

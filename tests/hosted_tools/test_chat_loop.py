@@ -37,7 +37,7 @@ from tests.helpers.hosted import hosting
 from tests.helpers.translating import events_of
 from tests.hosted_tools.mcp_server_process import serving_mcp
 from tests.hosted_tools.scripted_upstream import ScriptedUpstream as ScriptedHandler
-from tests.hosted_tools.scripted_upstream import text
+from tests.hosted_tools.scripted_upstream import make_text_item
 from tests.hosted_tools.search_server import PAGE, serving_search
 from tests.hosted_tools.test_loop import Token
 
@@ -306,7 +306,7 @@ class ChatHandler:
             self.open -= 1
 
 
-def chunk(delta: Json, finish: str | None = None, **more: Any) -> Json:
+def make_chunk(delta: Json, finish: str | None = None, **more: Any) -> Json:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     base = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     return {**base, "choices": [choice], **more}
@@ -320,11 +320,14 @@ def call_delta(index: int, name: str | None, arguments: str, call_id: str | None
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 SEARCHING = [
-    chunk(call_delta(0, "web_search", '{"query"', "call_1")),
-    chunk(call_delta(0, None, ':"cats"}')),
-    chunk({}, "tool_calls", usage=USAGE),
+    make_chunk(call_delta(0, "web_search", '{"query"', "call_1")),
+    make_chunk(call_delta(0, None, ':"cats"}')),
+    make_chunk({}, "tool_calls", usage=USAGE),
 ]
-ANSWER = [chunk({"role": "assistant", "content": "Meow."}), chunk({}, "stop", usage=USAGE)]
+ANSWER = [
+    make_chunk({"role": "assistant", "content": "Meow."}),
+    make_chunk({}, "stop", usage=USAGE),
+]
 
 
 class Engine:
@@ -354,7 +357,7 @@ def run(handler: ChatHandler, context: LoopContext | None = None, **request: Any
 
 
 def test_calls_are_sent_back_as_the_model_made_them() -> None:
-    first = [chunk({"role": "assistant", "reasoning_content": "Hm."}), *SEARCHING]
+    first = [make_chunk({"role": "assistant", "reasoning_content": "Hm."}), *SEARCHING]
     handler = ChatHandler(first, ANSWER)
     ended: list[Json] = []
     chunks = run(handler, make_context(on_call_end=ended.append), tool_choice="auto")
@@ -390,11 +393,11 @@ def test_heartbeats_of_the_upstream_are_passed_on() -> None:
 def test_clients_calls_are_streamed_beside_hidden_ones() -> None:
     handler = ChatHandler(
         [
-            chunk(call_delta(0, "web_search", '{"query":"x"}', "call_1")),
-            chunk({"tool_calls": [{"index": 1, "id": "call_2"}]}),  # its name comes later
-            chunk(call_delta(1, "weather", '{"city":')),
-            chunk(call_delta(1, None, '"Rome"}')),
-            chunk({}, "tool_calls"),
+            make_chunk(call_delta(0, "web_search", '{"query":"x"}', "call_1")),
+            make_chunk({"tool_calls": [{"index": 1, "id": "call_2"}]}),  # its name comes later
+            make_chunk(call_delta(1, "weather", '{"city":')),
+            make_chunk(call_delta(1, None, '"Rome"}')),
+            make_chunk({}, "tool_calls"),
         ]
     )
     chunks = run(handler)
@@ -418,8 +421,8 @@ def test_last_round_has_only_the_clients_tools() -> None:
 
 def test_call_beyond_the_limit_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forwarder.hosted_tools.chat_loop.MAX_CALLS", 1)
-    two = [SEARCHING[0], SEARCHING[1], chunk(call_delta(1, "web_search", "{}", "call_2"))]
-    handler = ChatHandler([*two, chunk({}, "tool_calls")], ANSWER)
+    two = [SEARCHING[0], SEARCHING[1], make_chunk(call_delta(1, "web_search", "{}", "call_2"))]
+    handler = ChatHandler([*two, make_chunk({}, "tool_calls")], ANSWER)
     run(handler)
     outputs = [each["content"] for each in handler.requests[1]["messages"][2:]]
     assert (PAGE["url"] in outputs[0], outputs[1]) == (True, LIMIT_NOTE)
@@ -432,15 +435,15 @@ def test_limit_of_tokens_ends_the_answer() -> None:
 
 
 def test_cut_answer_runs_nothing() -> None:
-    handler = ChatHandler([*SEARCHING[:2], chunk({}, "length")])
+    handler = ChatHandler([*SEARCHING[:2], make_chunk({}, "length")])
     assert run(handler)[-1]["choices"][0]["finish_reason"] == "length"
 
 
 def test_chunks_with_more_than_text_are_kept() -> None:
     probability = {"content": [{"token": "Meow"}]}
-    logged = chunk({"content": "Meow"})
+    logged = make_chunk({"content": "Meow"})
     logged["choices"][0]["logprobs"] = probability
-    filtered = {**chunk({}), "choices": [], "prompt_filter_results": [1]}
+    filtered = {**make_chunk({}), "choices": [], "prompt_filter_results": [1]}
     chunks = run(ChatHandler([filtered, logged, *ANSWER]))
     assert chunks[0]["prompt_filter_results"] == [1]
     assert chunks[1]["choices"][0]["logprobs"] == probability
@@ -448,7 +451,7 @@ def test_chunks_with_more_than_text_are_kept() -> None:
 
 def test_logprobs_are_sent_once() -> None:
     probability = {"content": [{"token": "Meow"}]}
-    last = chunk({"content": "Meow"}, "stop")
+    last = make_chunk({"content": "Meow"}, "stop")
     last["choices"][0]["logprobs"] = probability
     sent = [each["choices"][0] for each in run(ChatHandler([last]))]
     assert [choice["logprobs"] for choice in sent] == [probability, None]
@@ -617,7 +620,7 @@ def test_clients_function_takes_the_place_of_the_operators_tool(setup: Setup) ->
 def test_tools_of_the_request_come_before_the_operators() -> None:
     extra = [{"type": "web_search"}, {"type": "mcp", "server_label": "a"}]
     own = [{"type": "web_search_preview"}, {"type": "mcp", "server_label": "b"}]
-    upstream = ScriptedHandler([text("Hi.")])
+    upstream = ScriptedHandler([make_text_item("Hi.")])
     events_of(with_extra_tools(upstream, extra)({"tools": own}))
     assert upstream.requests[0]["tools"] == [*own, extra[1]]
 

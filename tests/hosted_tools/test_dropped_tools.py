@@ -11,7 +11,7 @@ from forwarder.core.translation_context import LossReport
 from forwarder.hosted_tools.dropped_tools import with_dropped_tools
 from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of
-from tests.hosted_tools.scripted_upstream import ScriptedUpstream, text
+from tests.hosted_tools.scripted_upstream import ScriptedUpstream, make_text_item
 
 Json = dict[str, Any]
 WEATHER: Json = {"type": "function", "name": "weather"}
@@ -21,7 +21,7 @@ REFERENCE: Json = {"type": "function", "name": "weather"}
 
 def send(request: Json, refuses: bool = False) -> tuple[Json, LossReport]:
     """What the upstream gets, and what is lost."""
-    upstream, report = ScriptedUpstream([text("Hi.")]), LossReport()
+    upstream, report = ScriptedUpstream([make_text_item("Hi.")]), LossReport()
     handler = with_dropped_tools(upstream, frozenset({"web_search"}), report, refuses)
     events_of(handler(request))
     return upstream.requests[0], report

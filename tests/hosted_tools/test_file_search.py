@@ -22,7 +22,12 @@ from forwarder.hosted_tools.tool_client import (
     ToolClient,
 )
 from tests.helpers.translating import events_of
-from tests.hosted_tools.scripted_upstream import ScriptedUpstream, call, check_stream, text
+from tests.hosted_tools.scripted_upstream import (
+    ScriptedUpstream,
+    call,
+    check_stream,
+    make_text_item,
+)
 from tests.hosted_tools.test_loop import Token
 
 Json = dict[str, Any]
@@ -79,7 +84,7 @@ def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json
 
 
 def test_search_is_run_shown_and_cited(context: LoopContext, files: Files) -> None:
-    upstream = ScriptedUpstream([SEARCH], [text(CITED)])
+    upstream = ScriptedUpstream([SEARCH], [make_text_item(CITED)])
     events = events_of(with_hosted_tools(upstream, context)(ask()))
     response = check_stream(events)
     search, message = response["output"]
@@ -116,14 +121,14 @@ def test_search_is_run_shown_and_cited(context: LoopContext, files: Files) -> No
 
 
 def test_results_are_shown_on_request(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([SEARCH], [text("Done.")])
+    upstream = ScriptedUpstream([SEARCH], [make_text_item("Done.")])
     response = run(upstream, context, ask(include=["file_search_call.results"]))
     assert response["output"][0]["results"] == [PASSAGE._asdict()]
     assert upstream.requests[0]["include"] == ["reasoning.encrypted_content"]
 
 
 def test_whole_answer_is_cited_too(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([SEARCH], [text(CITED)], streamed=False)
+    upstream = ScriptedUpstream([SEARCH], [make_text_item(CITED)], streamed=False)
     (event,) = events_of(with_hosted_tools(upstream, context)({**ask(), "stream": False}))
     assert len(event["response"]["output"][1]["content"][0]["annotations"]) == 1
 
@@ -139,7 +144,7 @@ def test_whole_answer_is_cited_too(context: LoopContext) -> None:
 def test_failed_search_is_an_item_that_the_model_sees(
     context: LoopContext, arguments: str, reason: str
 ) -> None:
-    upstream = ScriptedUpstream([call("file_search", arguments)], [text("Sorry.")])
+    upstream = ScriptedUpstream([call("file_search", arguments)], [make_text_item("Sorry.")])
     response = run(upstream, context, ask())
     assert response["output"][0]["status"] == "failed"
     assert reason in upstream.requests[1]["input"][-1]["output"]
@@ -154,7 +159,7 @@ def test_search_that_takes_too_long_fails() -> None:
         return []
 
     slow = make_context(lambda tool, path: search, seconds=0.05)
-    upstream = ScriptedUpstream([SEARCH], [text("Sorry.")])
+    upstream = ScriptedUpstream([SEARCH], [make_text_item("Sorry.")])
     response = run(upstream, slow, ask())
     released.set()
     assert response["output"][0]["status"] == "failed"
@@ -162,14 +167,16 @@ def test_search_that_takes_too_long_fails() -> None:
 
 
 def test_search_without_results_says_so(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([call("file_search", '{"query":"other"}')], [text("Unknown.")])
+    upstream = ScriptedUpstream(
+        [call("file_search", '{"query":"other"}')], [make_text_item("Unknown.")]
+    )
     response = run(upstream, context, ask(include=["file_search_call.results"]))
     assert response["output"][0]["results"] == []
     assert upstream.requests[1]["input"][-1]["output"] == NO_RESULTS
 
 
 def test_forced_search_is_a_forced_function(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([SEARCH], [text("Done.")])
+    upstream = ScriptedUpstream([SEARCH], [make_text_item("Done.")])
     run(upstream, context, ask(tool_choice={"type": "file_search"}))
     first, second = (request["tool_choice"] for request in upstream.requests)
     assert first == {"type": "function", "name": "file_search"}
@@ -177,10 +184,10 @@ def test_forced_search_is_a_forced_function(context: LoopContext) -> None:
 
 
 def test_next_turn_repeats_call_and_results(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([SEARCH], [text(CITED)])
+    upstream = ScriptedUpstream([SEARCH], [make_text_item(CITED)])
     include = ["file_search_call.results"]
     response = run(upstream, context, ask(include=include))
-    later = ScriptedUpstream([text("Yes.")])
+    later = ScriptedUpstream([make_text_item("Yes.")])
     run(later, context, ask(QUESTION, *response["output"], QUESTION, include=include))
     _, made, output, _, _ = later.requests[0]["input"]
     assert (made["type"], made["name"]) == ("function_call", "file_search")
@@ -202,6 +209,6 @@ def test_function_of_the_client_with_the_same_name_is_refused(context: LoopConte
 
 
 def test_without_stored_files_the_tool_passes() -> None:
-    upstream = ScriptedUpstream([text("Hi.")])
+    upstream = ScriptedUpstream([make_text_item("Hi.")])
     run(upstream, make_context(None), ask())
     assert upstream.requests[0]["tools"] == [TOOL]

@@ -21,7 +21,12 @@ from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.tool_client import MadeImage, ToolClient
 from tests.helpers.translating import events_of
-from tests.hosted_tools.scripted_upstream import ScriptedUpstream, call, check_stream, text
+from tests.hosted_tools.scripted_upstream import (
+    ScriptedUpstream,
+    call,
+    check_stream,
+    make_text_item,
+)
 from tests.hosted_tools.test_loop import Token
 
 Json = dict[str, Any]
@@ -83,12 +88,12 @@ def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json
     return check_stream(events_of(with_hosted_tools(upstream, context)(request)))
 
 
-def user(*parts: Json) -> Json:
+def make_user_message(*parts: Json) -> Json:
     return {"type": "message", "role": "user", "content": [*parts]}
 
 
 def test_image_is_made_and_shown(context: LoopContext, maker: Maker) -> None:
-    upstream = ScriptedUpstream([image_call()], [text("Here it is.")])
+    upstream = ScriptedUpstream([image_call()], [make_text_item("Here it is.")])
     events = events_of(with_hosted_tools(upstream, context)(ask()))
     image, _ = check_stream(events)["output"]
     assert image == {
@@ -115,7 +120,7 @@ def test_image_is_made_and_shown(context: LoopContext, maker: Maker) -> None:
 
 
 def test_whole_answer_has_the_image(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([image_call()], [text("Here.")], streamed=False)
+    upstream = ScriptedUpstream([image_call()], [make_text_item("Here.")], streamed=False)
     (event,) = events_of(with_hosted_tools(upstream, context)(ask(stream=False)))
     assert event["response"]["output"][0]["result"] == MADE
 
@@ -131,7 +136,7 @@ def test_drafts_are_streamed_while_the_call_runs(context: LoopContext, maker: An
         return MadeImage(MADE, {})
 
     maker.make_image = make_slowly
-    upstream = ScriptedUpstream([image_call()], [text("Here.")])
+    upstream = ScriptedUpstream([image_call()], [make_text_item("Here.")])
     events: list[Json] = []
     for batch in with_hosted_tools(upstream, context)(ask(tool={**TOOL, "partial_images": 2})):
         events += batch
@@ -156,10 +161,10 @@ def test_options_of_the_tool_reach_the_maker(context: LoopContext, maker: Maker)
         "moderation": "low",
     }
     tool = {**TOOL, **options, "partial_images": 1, "input_fidelity": None, "model": "gpt-image-2"}
-    run(ScriptedUpstream([image_call()], [text("Here.")]), context, ask(tool=tool))
+    run(ScriptedUpstream([image_call()], [make_text_item("Here.")]), context, ask(tool=tool))
     assert maker.asked == [ImageRequest("a cat", options=options, partial_images=1)]
     automatic = {**TOOL, "size": "auto", "quality": "auto", "background": "auto"}
-    run(ScriptedUpstream([image_call()], [text("Here.")]), context, ask(tool=automatic))
+    run(ScriptedUpstream([image_call()], [make_text_item("Here.")]), context, ask(tool=automatic))
     assert maker.asked[1].options == {}
 
 
@@ -170,8 +175,10 @@ def test_images_of_the_user_are_edited(context: LoopContext, maker: Maker) -> No
     parts = [{"type": "input_text", "text": "darker"}, {"type": "input_image", "image_url": GIVEN},
              {"type": "input_image", "image_url": "https://example.org/a.png"}]  # fmt: skip
     mask = {"image_url": GIVEN}
-    upstream = ScriptedUpstream([image_call(EDIT)], [text("Here.")])
-    response = run(upstream, context, ask(user(*parts), tool={**TOOL, "input_image_mask": mask}))
+    upstream = ScriptedUpstream([image_call(EDIT)], [make_text_item("Here.")])
+    response = run(
+        upstream, context, ask(make_user_message(*parts), tool={**TOOL, "input_image_mask": mask})
+    )
     (request,) = maker.asked
     assert [image.data for image in request.images] == [
         PNG + b"given", PNG + b"https://example.org/a.png"
@@ -181,8 +188,8 @@ def test_images_of_the_user_are_edited(context: LoopContext, maker: Maker) -> No
 
 
 def test_earlier_image_is_edited_in_the_next_turn(context: LoopContext, maker: Maker) -> None:
-    first = run(ScriptedUpstream([image_call()], [text("Here.")]), context, ask())
-    upstream = ScriptedUpstream([image_call(EDIT)], [text("Darker.")])
+    first = run(ScriptedUpstream([image_call()], [make_text_item("Here.")]), context, ask())
+    upstream = ScriptedUpstream([image_call(EDIT)], [make_text_item("Darker.")])
     question = {"type": "message", "role": "user", "content": "a cat, please"}
     again = {"type": "message", "role": "user", "content": "darker"}
     run(upstream, context, ask(question, *first["output"], again))
@@ -197,7 +204,7 @@ def test_earlier_image_is_edited_in_the_next_turn(context: LoopContext, maker: M
 
 def test_image_of_the_same_response_is_edited(context: LoopContext, maker: Maker) -> None:
     run(
-        ScriptedUpstream([image_call()], [image_call(EDIT, "call_2")], [text("Here.")]),
+        ScriptedUpstream([image_call()], [image_call(EDIT, "call_2")], [make_text_item("Here.")]),
         context,
         ask(),
     )
@@ -215,8 +222,8 @@ def test_image_of_the_same_response_is_edited(context: LoopContext, maker: Maker
 def test_image_that_cannot_be_edited_is_a_failed_item(
     context: LoopContext, maker: Maker, parts: list[Json], reason: str
 ) -> None:
-    upstream = ScriptedUpstream([image_call(EDIT)], [text("Oh.")])
-    response = run(upstream, context, ask(user(*parts)))
+    upstream = ScriptedUpstream([image_call(EDIT)], [make_text_item("Oh.")])
+    response = run(upstream, context, ask(make_user_message(*parts)))
     assert response["output"][0]["status"] == "failed"
     assert reason in response["output"][0]["error"]["message"]
     assert maker.asked == []
@@ -228,8 +235,8 @@ def test_images_to_edit_are_limited_together(
     monkeypatch.setattr(image_generation, "MAX_EDITED_BYTES", 2 * len(PNG))
     urls = [f"https://example.org/{number}" for number in range(3)]
     parts = [{"type": "input_image", "image_url": url} for url in urls]
-    upstream = ScriptedUpstream([image_call(EDIT)], [text("No.")])
-    response = run(upstream, context, ask(user(*parts)))
+    upstream = ScriptedUpstream([image_call(EDIT)], [make_text_item("No.")])
+    response = run(upstream, context, ask(make_user_message(*parts)))
     assert "too large together" in response["output"][0]["error"]["message"]
     assert not maker.asked
 
@@ -260,10 +267,10 @@ def test_edits_at_once_fetch_an_image_once_and_count_its_memory(
         kinds=build_kinds(resources), client=ToolClient("client", body_memory=memory)
     )
     upstream = ScriptedUpstream(
-        [image_call(EDIT, "call_1"), image_call(EDIT, "call_2")], [text("Here.")]
+        [image_call(EDIT, "call_1"), image_call(EDIT, "call_2")], [make_text_item("Here.")]
     )
     part = {"type": "input_image", "image_url": "https://example.org/a.png"}
-    response = run(upstream, context, ask(user(part)))
+    response = run(upstream, context, ask(make_user_message(part)))
     assert [item["status"] for item in response["output"]] == ["completed"] * 3
     assert fetched == ["https://example.org/a.png"]
     assert used == [2 * 2 * size] * 2
@@ -273,9 +280,9 @@ def test_edits_at_once_fetch_an_image_once_and_count_its_memory(
 def test_edit_without_memory_for_its_images_has_failed(context: LoopContext, maker: Maker) -> None:
     data = base64.b64encode(PNG.ljust(100_000)).decode()
     client = ToolClient("client", body_memory=BodyMemory(200_000))
-    upstream = ScriptedUpstream([image_call(EDIT)], [text("Oh.")])
+    upstream = ScriptedUpstream([image_call(EDIT)], [make_text_item("Oh.")])
     part = {"type": "input_image", "image_url": f"data:image/png;base64,{data}"}
-    response = run(upstream, context._replace(client=client), ask(user(part)))
+    response = run(upstream, context._replace(client=client), ask(make_user_message(part)))
     assert "FORWARDER_MAX_BODY_MEMORY" in response["output"][0]["error"]["message"]
     assert client.body_memory.used == 0
     assert not maker.asked
@@ -285,15 +292,15 @@ def test_urls_are_not_fetched_without_a_fetcher(context: LoopContext, maker: Any
     client = McpClient(AddressGuard())
     kinds = build_kinds(ToolResources(client, McpPolicy(), images=maker))
     part = {"type": "input_image", "image_url": "https://example.org/a.png"}
-    upstream = ScriptedUpstream([image_call(EDIT)], [text("Oh.")])
-    response = run(upstream, context._replace(kinds=kinds), ask(user(part)))
+    upstream = ScriptedUpstream([image_call(EDIT)], [make_text_item("Oh.")])
+    response = run(upstream, context._replace(kinds=kinds), ask(make_user_message(part)))
     assert "are not fetched here" in response["output"][0]["error"]["message"]
 
 
 def test_action_of_the_tool_holds(context: LoopContext, maker: Maker) -> None:
-    upstream = ScriptedUpstream([image_call(CAT)], [text("Here.")])
+    upstream = ScriptedUpstream([image_call(CAT)], [make_text_item("Here.")])
     part = {"type": "input_image", "image_url": GIVEN}
-    run(upstream, context, ask(user(part), tool={**TOOL, "action": "edit"}))
+    run(upstream, context, ask(make_user_message(part), tool={**TOOL, "action": "edit"}))
     assert len(maker.asked[0].images) == 1
     (function,) = upstream.requests[0]["tools"]
     assert list(function["parameters"]["properties"]) == ["prompt"]
@@ -313,7 +320,7 @@ def test_failure_is_an_item_that_the_model_sees(
     context: LoopContext, maker: Maker, error: Exception, reason: str
 ) -> None:
     maker.error = error
-    upstream = ScriptedUpstream([image_call()], [text("Oh.")])
+    upstream = ScriptedUpstream([image_call()], [make_text_item("Oh.")])
     item = run(upstream, context, ask())["output"][0]
     assert (item["status"], item["result"]) == ("failed", None)
     assert reason in item["error"]["message"]
@@ -321,7 +328,7 @@ def test_failure_is_an_item_that_the_model_sees(
 
 
 def test_call_without_prompt_has_failed(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([image_call("{}")], [text("Oh.")])
+    upstream = ScriptedUpstream([image_call("{}")], [make_text_item("Oh.")])
     item = run(upstream, context, ask())["output"][0]
     assert "lack 'prompt'" in item["error"]["message"]
 
@@ -330,7 +337,9 @@ def test_images_of_a_response_are_limited(
     context: LoopContext, maker: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_generation, "MAX_IMAGES", 1)
-    upstream = ScriptedUpstream([image_call()], [image_call(CAT, "call_2")], [text("Here.")])
+    upstream = ScriptedUpstream(
+        [image_call()], [image_call(CAT, "call_2")], [make_text_item("Here.")]
+    )
     statuses = [item.get("status") for item in run(upstream, context, ask())["output"]]
     assert statuses == ["completed", "failed", "completed"]
     assert len(maker.asked) == 1
@@ -340,7 +349,9 @@ def test_size_of_the_images_of_a_response_is_limited(
     context: LoopContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_generation, "MAX_TOTAL_LENGTH", len(MADE))
-    upstream = ScriptedUpstream([image_call()], [image_call(CAT, "call_2")], [text("Here.")])
+    upstream = ScriptedUpstream(
+        [image_call()], [image_call(CAT, "call_2")], [make_text_item("Here.")]
+    )
     first, second, _ = run(upstream, context, ask())["output"]
     assert (first["result"], second["result"]) == (MADE, None)
     assert "too large together" in second["error"]["message"]
@@ -354,7 +365,7 @@ def test_image_of_a_response_that_was_cut_has_failed(context: LoopContext, maker
 
 def test_images_of_other_origins_stay_images(context: LoopContext) -> None:
     other = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": MADE}
-    upstream = ScriptedUpstream([text("Nice.")])
+    upstream = ScriptedUpstream([make_text_item("Nice.")])
     question = {"type": "message", "role": "user", "content": "?"}
     run(upstream, context, ask(question, other, question))
     assert upstream.requests[0]["input"][1] == other
@@ -364,15 +375,15 @@ def test_failed_image_of_an_earlier_turn_tells_its_reason(
     context: LoopContext, maker: Maker
 ) -> None:
     maker.error = ImageFailure("The image is too large.")
-    first = run(ScriptedUpstream([image_call()], [text("Oh.")]), context, ask())
-    upstream = ScriptedUpstream([text("Sorry.")])
+    first = run(ScriptedUpstream([image_call()], [make_text_item("Oh.")]), context, ask())
+    upstream = ScriptedUpstream([make_text_item("Sorry.")])
     question = {"type": "message", "role": "user", "content": "?"}
     run(upstream, context, ask(question, *first["output"], question))
     assert upstream.requests[0]["input"][2]["output"] == "The image is too large."
 
 
 def test_forced_tool_is_a_forced_function(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([image_call()], [text("Here.")])
+    upstream = ScriptedUpstream([image_call()], [make_text_item("Here.")])
     run(upstream, context, ask(tool_choice={"type": "image_generation"}))
     assert upstream.requests[0]["tool_choice"] == {"type": "function", "name": "image_generation"}
 
@@ -380,7 +391,7 @@ def test_forced_tool_is_a_forced_function(context: LoopContext) -> None:
 def test_without_a_maker_the_tool_and_its_items_pass(context: LoopContext) -> None:
     kinds = build_kinds(ToolResources(McpClient(AddressGuard()), McpPolicy()))
     request = ask()
-    upstream = ScriptedUpstream([text("Hm.")])
+    upstream = ScriptedUpstream([make_text_item("Hm.")])
     run(upstream, context._replace(kinds=kinds), request)
     assert upstream.requests == [request]
 
@@ -419,7 +430,7 @@ def test_cancelled_call_cancels_its_request(maker: Any) -> None:
     kinds = build_kinds(ToolResources(client, McpPolicy(), images=maker))
     token = Token()
     stream = with_hosted_tools(
-        ScriptedUpstream([image_call()], [text("Here.")]),
+        ScriptedUpstream([image_call()], [make_text_item("Here.")]),
         LoopContext(kinds, token, ToolClient("client"), heartbeat=0.02),
     )(ask())
     for _ in stream:

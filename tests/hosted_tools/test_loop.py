@@ -35,8 +35,8 @@ from tests.hosted_tools.scripted_upstream import (
     ScriptedUpstream,
     call,
     check_stream,
-    text,
-    thought,
+    make_reasoning_item,
+    make_text_item,
 )
 
 pytestmark = pytest.mark.live  # an MCP server in a process of its own
@@ -117,7 +117,9 @@ def items_of(response: Json, kind: str) -> list[Json]:
 
 
 def test_call_is_run_and_the_model_is_asked_again(context: LoopContext, mcp: Json) -> None:
-    upstream = ScriptedUpstream([call("tests__echo", '{"text":"hi"}')], [text("It said hi.")])
+    upstream = ScriptedUpstream(
+        [call("tests__echo", '{"text":"hi"}')], [make_text_item("It said hi.")]
+    )
     ended: list[Json] = []
     response = run(upstream, context._replace(on_call_end=ended.append), ask([mcp]))
     assert [item["type"] for item in response["output"]] == [
@@ -148,7 +150,7 @@ def test_call_is_run_and_the_model_is_asked_again(context: LoopContext, mcp: Jso
 
 
 def test_events_of_a_call_are_in_openais_order(context: LoopContext, mcp: Json) -> None:
-    upstream = ScriptedUpstream([call("tests__echo", '{"text":"hi"}')], [text("Hi.")])
+    upstream = ScriptedUpstream([call("tests__echo", '{"text":"hi"}')], [make_text_item("Hi.")])
     events = events_of(with_hosted_tools(upstream, context)(ask([mcp])))
     kinds = [e["type"].removeprefix("response.") for e in events if e.get("output_index") in (0, 1)]
     assert kinds == [
@@ -168,7 +170,10 @@ def test_events_of_a_call_are_in_openais_order(context: LoopContext, mcp: Json) 
 
 
 def test_whole_answer_equals_the_fold_of_the_stream(context: LoopContext, mcp: Json) -> None:
-    rounds = ([text("Let me see."), call("tests__add", '{"a":1,"b":2}')], [text("3", "msg_2")])
+    rounds = (
+        [make_text_item("Let me see."), call("tests__add", '{"a":1,"b":2}')],
+        [make_text_item("3", "msg_2")],
+    )
     whole = fold_responses(
         with_hosted_tools(ScriptedUpstream(*rounds, streamed=False), context)(
             {**ask([mcp]), "stream": False}
@@ -186,9 +191,9 @@ def without_id(item: Json) -> Json:
 
 def test_text_before_between_and_after_calls_is_streamed(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream(
-        [thought("Hm"), text("First."), call("tests__echo", '{"text":"a"}')],
-        [text("Then.", "msg_2"), call("tests__echo", '{"text":"b"}', "call_2")],
-        [text("Done.", "msg_3")],
+        [make_reasoning_item("Hm"), make_text_item("First."), call("tests__echo", '{"text":"a"}')],
+        [make_text_item("Then.", "msg_2"), call("tests__echo", '{"text":"b"}', "call_2")],
+        [make_text_item("Done.", "msg_3")],
     )
     response = run(upstream, context, ask([mcp]))
     kinds = [item["type"] for item in response["output"]]
@@ -201,7 +206,7 @@ def test_text_before_between_and_after_calls_is_streamed(context: LoopContext, m
 
 
 def test_requested_encrypted_reasoning_is_shown(context: LoopContext, mcp: Json) -> None:
-    upstream = ScriptedUpstream([thought("Hm"), text("Done.")])
+    upstream = ScriptedUpstream([make_reasoning_item("Hm"), make_text_item("Done.")])
     response = run(upstream, context, ask([mcp], include=["reasoning.encrypted_content"]))
     assert response["output"][1]["encrypted_content"] == "sealed Hm"
 
@@ -210,9 +215,11 @@ def test_parallel_calls_run_at_the_same_time_and_are_shown_in_order(
     context: LoopContext, mcp: Json
 ) -> None:
     arguments = '{"seconds":0.6}'
-    run(ScriptedUpstream([text("Hi.")]), context, ask([mcp]))  # imports the SDK, which takes long
+    run(
+        ScriptedUpstream([make_text_item("Hi.")]), context, ask([mcp])
+    )  # imports the SDK, which takes long
     upstream = ScriptedUpstream(
-        [call("tests__hang", arguments, f"call_{i}") for i in range(4)], [text("Done.")]
+        [call("tests__hang", arguments, f"call_{i}") for i in range(4)], [make_text_item("Done.")]
     )
     before = time.monotonic()
     response = run(upstream, context, ask([mcp]))
@@ -225,7 +232,7 @@ def test_parallel_calls_run_at_the_same_time_and_are_shown_in_order(
 
 
 def test_heartbeats_are_sent_while_a_tool_runs(context: LoopContext, mcp: Json) -> None:
-    upstream = ScriptedUpstream([call("tests__hang", '{"seconds":0.5}')], [text("Done.")])
+    upstream = ScriptedUpstream([call("tests__hang", '{"seconds":0.5}')], [make_text_item("Done.")])
     batches = list(with_hosted_tools(upstream, context)(ask([mcp])))
     events: list[Event] = [event for batch in batches for event in batch]
     running = [e["type"] for e in events].index("response.mcp_call_arguments.done")
@@ -256,7 +263,7 @@ def iter_empty(batches: list[Batch]) -> Iterator[Batch]:
 def test_failed_call_is_an_item_that_the_model_sees(
     context: LoopContext, mcp: Json, name: str, arguments: str, kind: str, reason: str
 ) -> None:
-    upstream = ScriptedUpstream([call(f"tests__{name}", arguments)], [text("Sorry.")])
+    upstream = ScriptedUpstream([call(f"tests__{name}", arguments)], [make_text_item("Sorry.")])
     events = events_of(with_hosted_tools(upstream, context)(ask([mcp])))
     response = check_stream(events)
     failed = response["output"][1]
@@ -268,7 +275,7 @@ def test_failed_call_is_an_item_that_the_model_sees(
 
 
 def test_server_that_dies_in_a_call_breaks_no_stream(context: LoopContext, mcp: Json) -> None:
-    upstream = ScriptedUpstream([call("tests__die", "{}")], [text("It died.")])
+    upstream = ScriptedUpstream([call("tests__die", "{}")], [make_text_item("It died.")])
     with serving_mcp() as root:
         response = run(upstream, context, ask([{**mcp, "server_url": f"{root}/mcp"}]))
     assert response["output"][1]["status"] == "failed"
@@ -279,7 +286,7 @@ def test_server_that_cannot_be_listed_is_told_to_client_and_model(
     context: LoopContext, mcp: Json
 ) -> None:
     gone = {**mcp, "server_label": "gone", "server_url": f"http://127.0.0.1:{unused_port()}/mcp"}
-    upstream = ScriptedUpstream([text("No tools.")])
+    upstream = ScriptedUpstream([make_text_item("No tools.")])
     events = events_of(with_hosted_tools(upstream, context)(ask([mcp, gone])))
     response = check_stream(events)
     lists = {item["server_label"]: item for item in items_of(response, "mcp_list_tools")}
@@ -296,7 +303,7 @@ def test_refused_credentials_are_named_without_showing_them(
 ) -> None:
     with serving_mcp("--protected") as root:
         tool = {**mcp, "server_url": f"{root}/mcp", "authorization": "wrong-token-1"}
-        upstream = ScriptedUpstream([text("No.")], [text("Yes.")])
+        upstream = ScriptedUpstream([make_text_item("No.")], [make_text_item("Yes.")])
         response = run(upstream, context, ask([tool]))
         assert "401" in response["output"][0]["error"]
         response = run(upstream, context, ask([{**tool, "authorization": TOKEN}]))
@@ -327,7 +334,9 @@ def test_upstreams_failure_in_a_later_round_ends_the_stream(
 def test_calls_of_a_response_that_was_cut_are_not_run(
     context: LoopContext, mcp: Json, status: str
 ) -> None:
-    upstream = ScriptedUpstream((status, [call("tests__echo", '{"text":"a"}'), text("and")]))
+    upstream = ScriptedUpstream(
+        (status, [call("tests__echo", '{"text":"a"}'), make_text_item("and")])
+    )
     response = run(upstream, context, ask([mcp]))
     assert response["status"] == status
     assert response["output"][1]["status"] == "incomplete"
@@ -336,7 +345,7 @@ def test_calls_of_a_response_that_was_cut_are_not_run(
 
 def test_disconnected_client_cancels_the_call(context: LoopContext, mcp: Json) -> None:
     token = Token()
-    upstream = ScriptedUpstream([call("tests__hang", "{}")], [text("late")])
+    upstream = ScriptedUpstream([call("tests__hang", "{}")], [make_text_item("late")])
     stream = with_hosted_tools(upstream, context._replace(token=token))(ask([mcp]))
     timer = threading.Timer(0.5, token.cancel)
     timer.start()
@@ -361,7 +370,7 @@ def test_sessions_are_closed_before_the_terminal_event(
         close(connections)
 
     monkeypatch.setattr(McpConnections, "close", record_close)
-    rounds = [call("tests__echo", '{"text":"a"}')], [text("Done.")]
+    rounds = [call("tests__echo", '{"text":"a"}')], [make_text_item("Done.")]
     stream = with_hosted_tools(ScriptedUpstream(*rounds, streamed=streamed), context)(ask([mcp]))
     events = (event for batch in stream for event in batch)
     assert any(event["type"] == "response.completed" for event in events)  # reads no further
@@ -369,7 +378,7 @@ def test_sessions_are_closed_before_the_terminal_event(
 
 
 def test_closed_stream_closes_the_upstreams(context: LoopContext, mcp: Json) -> None:
-    upstream = ScriptedUpstream([text("a long text")])
+    upstream = ScriptedUpstream([make_text_item("a long text")])
     stream: Any = with_hosted_tools(upstream, context)(ask([mcp]))
     next(stream)
     assert upstream.open == 1
@@ -392,7 +401,7 @@ def test_hosted_calls_are_run_and_client_calls_handed_over(context: LoopContext,
     assert len(upstream.requests) == 1
     # The next turn, stateless: the client carries all items and its own output.
     result = {"type": "function_call_output", "call_id": "call_2", "output": "sunny"}
-    following = ScriptedUpstream([text("Nice.")])
+    following = ScriptedUpstream([make_text_item("Nice.")])
     run(following, context, ask([mcp, WEATHER], QUESTION, *response["output"], result))
     sent = following.requests[0]["input"]
     assert [item["type"] for item in sent] == [
@@ -409,8 +418,8 @@ def test_next_turn_repeats_the_calls_as_the_upstream_saw_them(
     upstream = ScriptedUpstream(
         [call("tests__echo", '{"text":"a"}', "call_1"), call("tests__fail", "{}", "call_2")],
         [call("tests__echo", '{"text":"c"}', "call_3")],
-        [text("Done.")],
-        [text("Again.")],
+        [make_text_item("Done.")],
+        [make_text_item("Again.")],
     )
     response = run(upstream, context, ask([mcp]))
     again = {**QUESTION, "content": "and now?"}
@@ -427,7 +436,9 @@ def test_next_turn_repeats_the_calls_as_the_upstream_saw_them(
 def test_history_of_a_server_that_is_no_longer_offered_is_converted(
     context: LoopContext, mcp: Json
 ) -> None:
-    upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], [text("A.")], [text("B.")])
+    upstream = ScriptedUpstream(
+        [call("tests__echo", '{"text":"a"}')], [make_text_item("A.")], [make_text_item("B.")]
+    )
     response = run(upstream, context, ask([mcp]))
     events = events_of(
         with_hosted_tools(upstream, context)(
@@ -440,7 +451,7 @@ def test_history_of_a_server_that_is_no_longer_offered_is_converted(
 
 
 def test_request_without_hosted_tools_passes_unchanged(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([text("Hi.")])
+    upstream = ScriptedUpstream([make_text_item("Hi.")])
     request = ask([WEATHER])
     events_of(with_hosted_tools(upstream, context)(request))
     assert upstream.requests == [request]
@@ -448,7 +459,9 @@ def test_request_without_hosted_tools_passes_unchanged(context: LoopContext) -> 
 
 def test_name_of_a_client_tool_is_not_taken(context: LoopContext, mcp: Json) -> None:
     own = {**WEATHER, "name": "tests__echo"}
-    upstream = ScriptedUpstream([call("mcp__tests__echo", '{"text":"a"}')], [text("Done.")])
+    upstream = ScriptedUpstream(
+        [call("mcp__tests__echo", '{"text":"a"}')], [make_text_item("Done.")]
+    )
     response = run(upstream, context, ask([own, mcp]))
     assert response["output"][1]["name"] == "echo"
 
@@ -458,7 +471,7 @@ def test_name_of_a_client_tool_is_not_taken(context: LoopContext, mcp: Json) -> 
 
 def test_calls_above_max_tool_calls_are_not_run(context: LoopContext, mcp: Json) -> None:
     calls = [call("tests__echo", f'{{"text":"{i}"}}', f"call_{i}") for i in range(3)]
-    upstream = ScriptedUpstream(calls, [text("Done.")])
+    upstream = ScriptedUpstream(calls, [make_text_item("Done.")])
     response = run(upstream, context, ask([mcp], max_tool_calls=2))
     assert [item["output"] for item in items_of(response, "mcp_call")] == ["0", "1"]
     assert response["max_tool_calls"] == 2
@@ -474,7 +487,7 @@ def test_calls_are_limited_without_max_tool_calls(
 ) -> None:
     monkeypatch.setattr("forwarder.hosted_tools.loop.MAX_CALLS", 2)
     many = [call("tests__echo", '{"text":"a"}', f"call_{n}") for n in range(5)]
-    upstream = ScriptedUpstream(many, [text("Enough.")])
+    upstream = ScriptedUpstream(many, [make_text_item("Enough.")])
     response = run(upstream, context, ask([mcp], max_tool_calls=asked))
     assert len(items_of(response, "mcp_call")) == 2
     outputs = [i for i in upstream.requests[1]["input"] if i["type"] == "function_call_output"]
@@ -485,7 +498,7 @@ def test_results_of_one_response_are_limited_together(context: LoopContext, mcp:
     calls = [
         call("tests__echo", json.dumps({"text": mark * 400}), f"call_{mark}") for mark in "abc"
     ]
-    upstream = ScriptedUpstream(calls[:2], calls[2:], [text("Done.")])
+    upstream = ScriptedUpstream(calls[:2], calls[2:], [make_text_item("Done.")])
     response = run(upstream, context._replace(max_output_bytes=900), ask([mcp]))
 
     assert [len(item["output"]) for item in items_of(response, "mcp_call")] == [400] * 3
@@ -498,7 +511,7 @@ def test_results_of_one_response_are_limited_together(context: LoopContext, mcp:
 
 
 def test_last_round_allows_only_the_clients_tools(context: LoopContext, mcp: Json) -> None:
-    upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], [text("Done.")])
+    upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], [make_text_item("Done.")])
     run(upstream, context._replace(max_rounds=2), ask([mcp, WEATHER]))
     assert upstream.requests[1]["tools"] == [WEATHER]
     assert "tool_choice" not in upstream.requests[1]
@@ -522,7 +535,7 @@ def test_rounds_share_max_output_tokens(context: LoopContext, mcp: Json) -> None
 def test_response_shows_the_limit_and_the_choice_of_the_request(
     context: LoopContext, mcp: Json
 ) -> None:
-    upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], [text("Hi.")])
+    upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], [make_text_item("Hi.")])
     request = ask([mcp], max_output_tokens=100, max_tool_calls=1)
     response = run(upstream, context, request)
     assert upstream.requests[1]["max_output_tokens"] < 100
@@ -571,14 +584,14 @@ def test_response_shows_the_limit_and_the_choice_of_the_request(
 def test_tool_choice_holds_for_the_first_round(
     context: LoopContext, mcp: Json, choice: Any, first: Any, second: Any
 ) -> None:
-    upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], [text("Done.")])
+    upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], [make_text_item("Done.")])
     response = run(upstream, context, ask([mcp, WEATHER], tool_choice=choice))
     assert [request["tool_choice"] for request in upstream.requests] == [first, second]
     assert response["tool_choice"] == choice
 
 
 def test_choice_of_a_server_allows_its_tools(context: LoopContext, mcp: Json) -> None:
-    upstream = ScriptedUpstream([text("Done.")])
+    upstream = ScriptedUpstream([make_text_item("Done.")])
     tool = {**mcp, "allowed_tools": ["echo", "add"]}
     run(upstream, context, ask([tool], tool_choice={"type": "mcp", "server_label": "tests"}))
     choice = upstream.requests[0]["tool_choice"]
@@ -611,10 +624,12 @@ def test_call_that_needs_approval_is_asked_for(context: LoopContext, mcp: Json) 
 
 
 @pytest.fixture
-def asked(context: LoopContext, mcp: Json) -> tuple[Json, list[Json]]:
+def approval_turn(context: LoopContext, mcp: Json) -> tuple[Json, list[Json]]:
     """A tool that needs approval, and the items of a turn that ended with the request for it."""
     tool = {**mcp, "require_approval": "always"}
-    upstream = ScriptedUpstream([thought("Hm"), call("tests__echo", '{"text":"a"}', "call_7")])
+    upstream = ScriptedUpstream(
+        [make_reasoning_item("Hm"), call("tests__echo", '{"text":"a"}', "call_7")]
+    )
     return tool, [QUESTION, *run(upstream, context, ask([tool]))["output"]]
 
 
@@ -629,10 +644,10 @@ def answer(items: list[Json], approve: bool, **more: Any) -> Json:
 
 
 def test_approved_call_is_run_before_the_model_is_asked(
-    context: LoopContext, asked: tuple[Json, list[Json]]
+    context: LoopContext, approval_turn: tuple[Json, list[Json]]
 ) -> None:
-    tool, items = asked
-    upstream = ScriptedUpstream([text("It said a.")], [text("Bye.")])
+    tool, items = approval_turn
+    upstream = ScriptedUpstream([make_text_item("It said a.")], [make_text_item("Bye.")])
     response = run(upstream, context, ask([tool], *items, answer(items, True)))
     done = response["output"][0]
     assert (done["type"], done["output"]) == ("mcp_call", "a")
@@ -658,7 +673,7 @@ def test_approved_call_is_run_once_although_the_first_upstream_fails(
     (asked,) = items_of(asking, "mcp_approval_request")
     before = count_notes(context, mcp)
     request = ask([tool], QUESTION, *asking["output"], answer([asked], True))
-    upstream = ScriptedUpstream(UpstreamProtocolError("no"), [text("Noted.")])
+    upstream = ScriptedUpstream(UpstreamProtocolError("no"), [make_text_item("Noted.")])
     with pytest.raises(UpstreamProtocolError):
         with_hosted_tools(upstream, context)(request)
     response = run(upstream, context, request)
@@ -669,16 +684,16 @@ def test_approved_call_is_run_once_although_the_first_upstream_fails(
 
 
 def count_notes(context: LoopContext, mcp: Json) -> int:
-    upstream = ScriptedUpstream([call("tests__events", "{}")], [text("Done.")])
+    upstream = ScriptedUpstream([call("tests__events", "{}")], [make_text_item("Done.")])
     (item,) = items_of(run(upstream, context, ask([mcp])), "mcp_call")
     return str(item["output"]).count("note called")
 
 
 def test_refused_call_is_told_to_the_model(
-    context: LoopContext, asked: tuple[Json, list[Json]]
+    context: LoopContext, approval_turn: tuple[Json, list[Json]]
 ) -> None:
-    tool, items = asked
-    upstream = ScriptedUpstream([text("As you like.")])
+    tool, items = approval_turn
+    upstream = ScriptedUpstream([make_text_item("As you like.")])
     refused = answer(items, False, reason="too dear")
     response = run(upstream, context, ask([tool], *items, refused))
     assert [item["type"] for item in response["output"]] == ["message"]
@@ -687,18 +702,18 @@ def test_refused_call_is_told_to_the_model(
 
 
 def test_unanswered_request_for_approval_stays_legal(
-    context: LoopContext, asked: tuple[Json, list[Json]]
+    context: LoopContext, approval_turn: tuple[Json, list[Json]]
 ) -> None:
-    tool, items = asked
-    upstream = ScriptedUpstream([text("Waiting.")])
+    tool, items = approval_turn
+    upstream = ScriptedUpstream([make_text_item("Waiting.")])
     run(upstream, context, ask([tool], *items, QUESTION))
     assert upstream.requests[0]["input"][-2]["output"] == NOT_ANSWERED
 
 
 def test_approval_for_another_call_is_refused(
-    context: LoopContext, asked: tuple[Json, list[Json]]
+    context: LoopContext, approval_turn: tuple[Json, list[Json]]
 ) -> None:
-    tool, items = asked
+    tool, items = approval_turn
     upstream = ScriptedUpstream()
     other = {**answer(items, True), "approval_request_id": "mcpr_other"}
     twice = [answer(items, True), answer(items, True)]
@@ -712,10 +727,10 @@ def test_approval_for_another_call_is_refused(
 
 
 def test_approved_tool_that_is_not_allowed_fails(
-    context: LoopContext, asked: tuple[Json, list[Json]]
+    context: LoopContext, approval_turn: tuple[Json, list[Json]]
 ) -> None:
-    tool, items = asked
-    upstream = ScriptedUpstream([text("Oh.")])
+    tool, items = approval_turn
+    upstream = ScriptedUpstream([make_text_item("Oh.")])
     narrow = {**tool, "allowed_tools": ["add"]}
     response = run(upstream, context, ask([narrow], *items, answer(items, True)))
     assert response["output"][0]["status"] == "failed"
@@ -774,7 +789,7 @@ def test_bad_item_is_refused_by_name(
 
 
 def test_malformed_types_and_names_are_left_to_translation(context: LoopContext, mcp: Json) -> None:
-    upstream = ScriptedUpstream([text("a")])
+    upstream = ScriptedUpstream([make_text_item("a")])
     tools = [{"type": "function", "name": []}, {"type": {}}, mcp]
     events_of(with_hosted_tools(upstream, context)(ask(tools, {"type": []})))
     assert upstream.requests[0]["tools"][:2] == tools[:2]
@@ -790,7 +805,7 @@ def test_preview_offers_only_the_tools_of_carried_lists(context: LoopContext) ->
         {"type": "mcp", "server_label": label, "server_url": "http://127.0.0.1:1/"}
         for label in ("old", "new")
     ]
-    upstream = ScriptedUpstream([text("Hi.")])
+    upstream = ScriptedUpstream([make_text_item("Hi.")])
     preview = context._replace(is_preview=True)
     events_of(with_hosted_tools(upstream, preview)(ask(tools, carried, QUESTION)))
     assert [tool["name"] for tool in upstream.requests[0]["tools"]] == ["old__echo"]
@@ -830,13 +845,13 @@ def test_server_of_the_operator_is_used_by_its_label(client: McpClient, root: st
     servers = {"house": McpServer("house", url=f"{root}/mcp", is_trusted=True)}
     policy = McpPolicy(servers)
     tool = {"type": "mcp", "server_label": "house", "require_approval": "never"}
-    upstream = ScriptedUpstream([call("house__echo", '{"text":"a"}')], [text("Done.")])
+    upstream = ScriptedUpstream([call("house__echo", '{"text":"a"}')], [make_text_item("Done.")])
     response = run(upstream, make_context(client, policy), ask([tool]))
     assert response["output"][1]["output"] == "a"
 
 
 def test_server_by_url_is_left_to_the_upstream_if_not_allowed(client: McpClient, mcp: Json) -> None:
-    upstream = ScriptedUpstream([text("Hi.")])
+    upstream = ScriptedUpstream([make_text_item("Hi.")])
     request = ask([mcp])
     events_of(with_hosted_tools(upstream, make_context(client, McpPolicy()))(request))
     assert upstream.requests == [request]

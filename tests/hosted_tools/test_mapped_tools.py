@@ -26,7 +26,12 @@ from tests.helpers.check_cases import check_each
 from tests.helpers.hosted import hosting
 from tests.helpers.translating import events_of
 from tests.hosted_tools.mcp_server_process import serving_mcp
-from tests.hosted_tools.scripted_upstream import ScriptedUpstream, call, check_stream, text
+from tests.hosted_tools.scripted_upstream import (
+    ScriptedUpstream,
+    call,
+    check_stream,
+    make_text_item,
+)
 from tests.hosted_tools.test_loop import Token
 
 pytestmark = pytest.mark.live  # an MCP server in a process of its own
@@ -76,7 +81,7 @@ def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json
 
 
 def test_code_is_shown_as_the_protocols_item(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([RUN], [text("2")])
+    upstream = ScriptedUpstream([RUN], [make_text_item("2")])
     events = events_of(with_hosted_tools(upstream, context)(ask(CODE, include=OUTPUTS)))
     item, _ = check_stream(events)["output"]
     assert item == {
@@ -105,20 +110,22 @@ def test_code_is_shown_as_the_protocols_item(context: LoopContext) -> None:
 
 
 def test_outputs_are_shown_on_request_only(context: LoopContext) -> None:
-    response = run(ScriptedUpstream([RUN], [text("2")]), context, ask(CODE))
+    response = run(ScriptedUpstream([RUN], [make_text_item("2")]), context, ask(CODE))
     assert response["output"][0]["outputs"] is None
 
 
 def test_pictures_of_code_are_outputs(context: LoopContext) -> None:
     draw = call("code_interpreter", '{"source":"draw()"}')
-    response = run(ScriptedUpstream([draw], [text("!")]), context, ask(CODE, include=OUTPUTS))
+    response = run(
+        ScriptedUpstream([draw], [make_text_item("!")]), context, ask(CODE, include=OUTPUTS)
+    )
     logs, image = response["output"][0]["outputs"]
     assert logs == {"type": "logs", "logs": "drawn"}
     assert image["url"].startswith("data:image/png;base64,")
 
 
 def test_whole_answer_has_the_same_item(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([RUN], [text("2")], streamed=False)
+    upstream = ScriptedUpstream([RUN], [make_text_item("2")], streamed=False)
     request = {**ask(CODE, include=OUTPUTS), "stream": False}
     (event,) = events_of(with_hosted_tools(upstream, context)(request))
     item = event["response"]["output"][0]
@@ -129,8 +136,10 @@ def test_whole_answer_has_the_same_item(context: LoopContext) -> None:
 @pytest.mark.parametrize("included", [True, False])
 def test_next_turn_repeats_the_call(context: LoopContext, included: bool) -> None:
     include = OUTPUTS if included else []
-    response = run(ScriptedUpstream([RUN], [text("2")]), context, ask(CODE, include=include))
-    later = ScriptedUpstream([text("Yes.")])
+    response = run(
+        ScriptedUpstream([RUN], [make_text_item("2")]), context, ask(CODE, include=include)
+    )
+    later = ScriptedUpstream([make_text_item("Yes.")])
     run(later, context, ask(CODE, QUESTION, *response["output"], QUESTION))
     _, made, output, _, _ = later.requests[0]["input"]
     assert (made["name"], json.loads(made["arguments"])) == ("code_interpreter", {"source": "1+1"})
@@ -139,14 +148,14 @@ def test_next_turn_repeats_the_call(context: LoopContext, included: bool) -> Non
 
 
 def test_failed_code_is_an_item_that_the_model_sees(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([call("code_interpreter", "[")], [text("Oh.")])
+    upstream = ScriptedUpstream([call("code_interpreter", "[")], [make_text_item("Oh.")])
     response = run(upstream, context, ask(CODE))
     assert (response["output"][0]["status"], response["status"]) == ("failed", "completed")
     assert "not a JSON object" in upstream.requests[1]["input"][-1]["output"]
 
 
 def test_image_is_shown_as_the_protocols_item(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([call("image_generation", "{}")], [text("Look.")])
+    upstream = ScriptedUpstream([call("image_generation", "{}")], [make_text_item("Look.")])
     events = events_of(with_hosted_tools(upstream, context)(ask({"type": "image_generation"})))
     item = check_stream(events)["output"][0]
     assert (item["type"], item["status"]) == ("image_generation_call", "completed")
@@ -158,7 +167,9 @@ def test_image_is_shown_as_the_protocols_item(context: LoopContext) -> None:
     "tool", [{"type": "shell", "environment": {"type": "container_auto"}}, {"type": "web_search"}]
 )
 def test_other_tools_are_shown_as_mcp_calls(context: LoopContext, tool: Json) -> None:
-    upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], [text("Done.")], [text("B")])
+    upstream = ScriptedUpstream(
+        [call("tests__echo", '{"text":"a"}')], [make_text_item("Done.")], [make_text_item("B")]
+    )
     response = run(upstream, context, ask(tool))
     item = response["output"][0]
     assert (item["type"], item["name"], item["output"]) == ("mcp_call", "echo", "a")
@@ -167,21 +178,21 @@ def test_other_tools_are_shown_as_mcp_calls(context: LoopContext, tool: Json) ->
 
 
 def test_shell_of_the_client_is_not_mapped(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([text("Hi.")])
+    upstream = ScriptedUpstream([make_text_item("Hi.")])
     request = ask({"type": "shell"})
     run(upstream, context, request)
     assert upstream.requests == [request]
 
 
 def test_forced_tool_is_a_forced_function(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([RUN], [text("2")])
+    upstream = ScriptedUpstream([RUN], [make_text_item("2")])
     run(upstream, context, ask(CODE, tool_choice={"type": "code_interpreter"}))
     choices = [request["tool_choice"] for request in upstream.requests]
     assert choices == [{"type": "function", "name": "code_interpreter"}, "auto"]
 
 
 def test_tool_that_its_server_lacks_is_named_to_the_model(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([text("No computer.")])
+    upstream = ScriptedUpstream([make_text_item("No computer.")])
     run(upstream, context, ask({"type": "computer"}))
     note = upstream.requests[0]["input"][-1]
     assert "has no tool 'missing'" in note["content"]

@@ -32,7 +32,7 @@ URL = "https://example.org/cats"
 CATS = SearchResult("Cats", URL, "They sleep.")
 
 
-def schema(*required: str, **types: str) -> Json:
+def make_schema(*required: str, **types: str) -> Json:
     return {"properties": {n: {"type": t} for n, t in types.items()}, "required": list(required)}
 
 
@@ -40,15 +40,15 @@ def schema(*required: str, **types: str) -> Json:
     ("given", "arguments"),
     [
         (
-            schema(query="string"),
+            make_schema(query="string"),
             {"query": "cats site:example.org -site:bad.example.org"},
         ),
         (
-            schema(q="string", count="number", include_domains="array"),
+            make_schema(q="string", count="number", include_domains="array"),
             {"q": "cats", "count": 3, "include_domains": ["example.org"]},
         ),
         (
-            schema(
+            make_schema(
                 query="string", limit="string", allowed_domains="array", blocked_domains="array"
             ),
             {
@@ -58,7 +58,7 @@ def schema(*required: str, **types: str) -> Json:
             },
         ),
         (
-            schema("words", words="string", lang="string"),
+            make_schema("words", words="string", lang="string"),
             {"words": "cats site:example.org -site:bad.example.org"},
         ),
     ],
@@ -72,7 +72,7 @@ def test_optional_types_count() -> None:
     assert make_arguments(given, "cats", SearchOptions()) == {"query": "cats"}
 
 
-@check_each("given", [{}, {"properties": 5}, schema(n="integer", other="string")])
+@check_each("given", [{}, {"properties": 5}, make_schema(n="integer", other="string")])
 def test_tool_without_a_query_is_a_failure(given: Json) -> None:
     with pytest.raises(SearchFailure, match="no parameter for a query"):
         make_arguments(given, "cats", SearchOptions())

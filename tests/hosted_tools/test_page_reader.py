@@ -35,14 +35,16 @@ def answering(body: bytes, kind: bytes) -> Callable[[Peer], None]:
     return serve
 
 
-def read(script: Callable[[Peer], None], guard: AddressGuard | None = None) -> page_reader.Page:
+def read_served_page(
+    script: Callable[[Peer], None], guard: AddressGuard | None = None
+) -> page_reader.Page:
     reader = PageReader(Fetcher(guard or AddressGuard(["127.0.0.1"]), 2**22, 5))
     with serving(script) as server:
         return reader.read_page(f"http://127.0.0.1:{server.port}/cats", "client")
 
 
 def test_page_is_read_as_its_text() -> None:
-    page = read(answering(HTML, b"text/html; charset=utf-8"))
+    page = read_served_page(answering(HTML, b"text/html; charset=utf-8"))
     assert page.title == "Cats"
     assert "small carnivorous mammal" in page.text
     assert "never" not in page.text
@@ -50,11 +52,11 @@ def test_page_is_read_as_its_text() -> None:
 
 
 def test_plain_text_is_read_as_it_is() -> None:
-    assert read(answering("höi".encode(), b"text/plain")).text == "höi"
+    assert read_served_page(answering("höi".encode(), b"text/plain")).text == "höi"
 
 
 def test_pdf_is_read() -> None:
-    assert read(answering(make_pdf("Hello"), b"application/pdf")).text == "Hello"
+    assert read_served_page(answering(make_pdf("Hello"), b"application/pdf")).text == "Hello"
 
 
 def refuse(peer: Peer) -> None:
@@ -73,24 +75,24 @@ def refuse(peer: Peer) -> None:
 )
 def test_page_that_cannot_be_read_fails(script: Callable[[Peer], None], reason: str) -> None:
     with pytest.raises(PageFailure, match=reason):
-        read(script)
+        read_served_page(script)
 
 
 def test_private_address_is_refused() -> None:
     with pytest.raises(PageFailure, match="no public address"):
-        read(answering(HTML, b"text/html"), AddressGuard())
+        read_served_page(answering(HTML, b"text/html"), AddressGuard())
 
 
 def test_large_page_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_reader, "MAX_PAGE_BYTES", 100)
     with pytest.raises(PageFailure, match="too large"):
-        read(answering(HTML, b"text/html"))
+        read_served_page(answering(HTML, b"text/html"))
 
 
 def test_page_that_takes_too_long_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extraction_process, "PAGE_SECONDS", 0.0)
     with pytest.raises(PageFailure, match="could not be read: .* limits of time and memory"):
-        read(answering(HTML, b"text/html"))
+        read_served_page(answering(HTML, b"text/html"))
 
 
 @pytest.mark.parametrize("limit", ["MAX_READERS", "MAX_PARSERS"])
@@ -100,7 +102,7 @@ def test_page_waits_for_others_only_for_a_while(
     monkeypatch.setattr(page_reader, limit, 0)
     monkeypatch.setattr(page_reader, "WAIT_SECONDS", 0.01)
     with pytest.raises(PageFailure, match="too many pages"):
-        read(answering(HTML, b"text/html"))
+        read_served_page(answering(HTML, b"text/html"))
 
 
 @pytest.mark.parametrize("limit", ["MAX_READERS", "MAX_PARSERS"])
@@ -174,7 +176,7 @@ def test_pattern_that_nearly_matches_everywhere_takes_no_time() -> None:
 
 def test_only_the_beginning_of_a_long_text_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_reader, "MAX_PAGE_CHARACTERS", 4)
-    assert read(answering(b"purring", b"text/plain")).text == "purr"
+    assert read_served_page(answering(b"purring", b"text/plain")).text == "purr"
 
 
 def test_pages_are_kept_as_utf_8_and_counted() -> None:

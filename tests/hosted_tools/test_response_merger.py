@@ -20,7 +20,7 @@ from tests.hosted_tools.scripted_upstream import (
     check_stream,
     make_events,
     make_response,
-    text,
+    make_text_item,
 )
 
 Json = dict[str, Any]
@@ -69,7 +69,7 @@ def merge(events: list[Event], function: HostedFunction | None = None) -> tuple[
     return out + merger.make_terminal(round_), round_
 
 
-ITEMS = [text("Hm."), call("echo", "{}", "call_1"), call("echo", '{"a":1}', "call_2")]
+ITEMS = [make_text_item("Hm."), call("echo", "{}", "call_1"), call("echo", '{"a":1}', "call_2")]
 RESPONSE = make_response({}, 1, "completed", ITEMS)
 EVENTS = make_events(RESPONSE)
 

@@ -196,14 +196,14 @@ def mcp_tool(root: str, **more: Any) -> Any:
     }
 
 
-def calls(name: str, **arguments: Any) -> Answer:
+def make_call_answer(name: str, **arguments: Any) -> Answer:
     return Answer(calls=[Call(name=name, arguments=json.dumps(arguments))])
 
 
 def test_sdk_streams_a_response_with_an_mcp_call(
     client: openai.OpenAI, upstream: ScriptedUpstream, root: str
 ) -> None:
-    upstream.script(calls("tests__echo", text="hi"), Answer(text="It said hi."))
+    upstream.script(make_call_answer("tests__echo", text="hi"), Answer(text="It said hi."))
     with client.responses.stream(model="m", input="go", tools=[mcp_tool(root)]) as stream:
         kinds = [event.type for event in stream]
         response = stream.get_final_response()
@@ -222,7 +222,7 @@ def test_next_turn_continues_from_the_stored_response(
     client: openai.OpenAI, upstream: ScriptedUpstream, root: str
 ) -> None:
     upstream.script(
-        calls("tests__echo", text="hi"), Answer(text="It said hi."), Answer(text="Bye.")
+        make_call_answer("tests__echo", text="hi"), Answer(text="It said hi."), Answer(text="Bye.")
     )
     tools = [mcp_tool(root)]
     first = client.responses.create(model="m", input="go", tools=tools)
@@ -239,7 +239,7 @@ def test_next_turn_continues_from_the_stored_response(
 def test_approval_goes_round_by_stored_responses(
     client: openai.OpenAI, upstream: ScriptedUpstream, root: str
 ) -> None:
-    upstream.script(calls("tests__add", a=2, b=3), Answer(text="5."))
+    upstream.script(make_call_answer("tests__add", a=2, b=3), Answer(text="5."))
     tools = [mcp_tool(root, require_approval="always")]
     first = client.responses.create(model="m", input="go", tools=tools)
     request: Any = first.output[-1]
@@ -260,7 +260,7 @@ def test_approval_goes_round_by_stored_responses(
 def test_background_response_runs_tools(
     client: openai.OpenAI, upstream: ScriptedUpstream, root: str
 ) -> None:
-    upstream.script(calls("tests__echo", text="hi"), Answer(text="Done."))
+    upstream.script(make_call_answer("tests__echo", text="hi"), Answer(text="Done."))
     started = client.responses.create(
         model="m", input="go", tools=[mcp_tool(root)], background=True, stream=True
     )
@@ -316,7 +316,7 @@ def test_fallback_does_not_repeat_an_approved_call(
         hosting(environment) as address,
         openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) as client,
     ):
-        upstream.script(calls("tests__note"), Answer(text="Noted."))
+        upstream.script(make_call_answer("tests__note"), Answer(text="Noted."))
         first = client.responses.create(model="m", input="go", tools=tools)
         approved: Any = {
             "type": "mcp_approval_response",
@@ -327,7 +327,7 @@ def test_fallback_does_not_repeat_an_approved_call(
             model="m", input=[approved], tools=tools, previous_response_id=first.id
         )
         assert second.output_text == "Noted."
-        upstream.script(calls("tests__events"), Answer(text="Done."))
+        upstream.script(make_call_answer("tests__events"), Answer(text="Done."))
         third = client.responses.create(model="m", input="go", tools=tools)
     seen: Any = third.output[1]
     assert seen.output.count("note called") == 1
@@ -359,7 +359,7 @@ def test_upstream_searches_for_the_model_of_another(
         peer.answer(body, b"Content-Type: application/json", b"Connection: close")
 
     text = "They sleep ([Cats](https://example.org/cats))."
-    upstream.script(calls("web_search", query="cats"), Answer(text=text))
+    upstream.script(make_call_answer("web_search", query="cats"), Answer(text=text))
     with serving(search) as searcher:
         environment = {
             "CHAT_BASE_URL": upstream.url,
@@ -410,7 +410,9 @@ def searching_client(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[ope
 def test_next_turn_has_the_search_but_needs_no_tools(
     searching_client: openai.OpenAI, upstream: ScriptedUpstream, kind: Any
 ) -> None:
-    upstream.script(calls("web_search", query="cats"), Answer(text="Asleep."), Answer(text="Yes."))
+    upstream.script(
+        make_call_answer("web_search", query="cats"), Answer(text="Asleep."), Answer(text="Yes.")
+    )
     tool: Any = {"type": kind, "search_context_size": "low"}
     stream = searching_client.responses.create(model="m", input="cats?", tools=[tool], stream=True)
     first: Any = list(stream)[-1]
@@ -428,7 +430,7 @@ def test_next_turn_has_the_search_but_needs_no_tools(
 def test_log_probabilities_of_the_last_round_are_included(
     searching_client: openai.OpenAI, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(calls("web_search", query="cats"), Answer(text="Asleep."))
+    upstream.script(make_call_answer("web_search", query="cats"), Answer(text="Asleep."))
     searching_client.responses.create(
         model="m", input="cats?", tools=[SEARCH], include=["message.output_text.logprobs"]
     )  # type: ignore[call-overload]
@@ -439,7 +441,7 @@ def test_search_of_an_empty_store_is_completed_without_results(
     searching_client: openai.OpenAI, upstream: ScriptedUpstream
 ) -> None:
     store = searching_client.vector_stores.create(name="empty")
-    upstream.script(calls("file_search", query="experts"), Answer(text="I do not know."))
+    upstream.script(make_call_answer("file_search", query="experts"), Answer(text="I do not know."))
     response = searching_client.responses.create(
         model="m",
         input="How many?",
@@ -462,7 +464,7 @@ def test_filters_of_the_tool_select_files(
             attributes={"region": region, "quarter": quarter},
             poll_interval_ms=20,
         )
-    upstream.script(calls("file_search", query="report"), Answer(text="One."))
+    upstream.script(make_call_answer("file_search", query="report"), Answer(text="One."))
     filters: Any = {
         "type": "and",
         "filters": [
@@ -485,7 +487,9 @@ def test_calls_one_by_one_are_asked_for_in_each_round(
     client: openai.OpenAI, upstream: ScriptedUpstream, root: str
 ) -> None:
     upstream.script(
-        calls("tests__echo", text="a"), calls("tests__echo", text="b"), Answer(text="Done.")
+        make_call_answer("tests__echo", text="a"),
+        make_call_answer("tests__echo", text="b"),
+        Answer(text="Done."),
     )
     response = client.responses.create(
         model="m", input="go", tools=[mcp_tool(root)], parallel_tool_calls=False
@@ -531,8 +535,8 @@ def test_model_makes_images_and_edits_those_of_stored_turns(
             peer.answer(body, b"Content-Type: application/json")
 
     upstream.script(
-        calls("image_generation", prompt="a cat"), Answer(text="Here."),
-        calls("image_generation", prompt="darker", action="edit"), Answer(text="Darker."),
+        make_call_answer("image_generation", prompt="a cat"), Answer(text="Here."),
+        make_call_answer("image_generation", prompt="darker", action="edit"), Answer(text="Darker."),
     )  # fmt: skip
     tool: Any = {"type": "image_generation"}
     with serving(draw) as artist:

@@ -27,7 +27,12 @@ from forwarder.hosted_tools.web_search_backends import (
 )
 from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of
-from tests.hosted_tools.scripted_upstream import ScriptedUpstream, call, check_stream, text
+from tests.hosted_tools.scripted_upstream import (
+    ScriptedUpstream,
+    call,
+    check_stream,
+    make_text_item,
+)
 from tests.hosted_tools.test_loop import Token
 
 Json = dict[str, Any]
@@ -124,7 +129,7 @@ def test_call_that_takes_too_long_fails(engine: Any, reader: Any) -> None:
     reader.read_page = read_slowly
     context = make_context(WebSearch(engine, reader, seconds=0.1))
     page = call("web_open_page", '{"url":"https://example.org/cats"}')
-    upstream = ScriptedUpstream([page], [text("Oh.")])
+    upstream = ScriptedUpstream([page], [make_text_item("Oh.")])
     try:
         response = run(upstream, context, ask(TOOL))
     finally:
@@ -143,7 +148,7 @@ SEARCH = call("web_search", '{"query":"cats"}')
 
 
 def test_search_is_run_shown_and_cited(context: LoopContext, engine: Engine) -> None:
-    upstream = ScriptedUpstream([SEARCH], [text(CITED)])
+    upstream = ScriptedUpstream([SEARCH], [make_text_item(CITED)])
     events = events_of(with_hosted_tools(upstream, context)(ask(TOOL)))
     response = check_stream(events)
     search, message = response["output"]
@@ -177,7 +182,7 @@ def test_search_is_run_shown_and_cited(context: LoopContext, engine: Engine) -> 
 
 
 def test_sources_are_shown_on_request(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([SEARCH], [text("Done.")])
+    upstream = ScriptedUpstream([SEARCH], [make_text_item("Done.")])
     response = run(upstream, context, ask(TOOL, include=["web_search_call.action.sources"]))
     assert response["output"][0]["action"]["sources"] == [
         {"type": "url", "url": "https://example.org/cats"},
@@ -190,14 +195,14 @@ def test_text_of_the_searcher_comes_before_the_results(
     context: LoopContext, engine: Engine
 ) -> None:
     engine.text = "Cats sleep a lot."
-    upstream = ScriptedUpstream([SEARCH], [text("Done.")])
+    upstream = ScriptedUpstream([SEARCH], [make_text_item("Done.")])
     run(upstream, context, ask(TOOL))
     output = upstream.requests[1]["input"][-1]["output"]
     assert output.startswith("Cats sleep a lot.\n\n1. Cats\nURL: https://example.org/cats\n")
 
 
 def test_whole_answer_is_cited_too(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([SEARCH], [text(CITED)], streamed=False)
+    upstream = ScriptedUpstream([SEARCH], [make_text_item(CITED)], streamed=False)
     (event,) = events_of(with_hosted_tools(upstream, context)({**ask(TOOL), "stream": False}))
     assert len(event["response"]["output"][1]["content"][0]["annotations"]) == 1
 
@@ -205,7 +210,7 @@ def test_whole_answer_is_cited_too(context: LoopContext) -> None:
 def test_opened_pages_count_until_the_response_ends(context: LoopContext) -> None:
     memory = BodyMemory(10_000_000)
     upstream = ScriptedUpstream(
-        [call("web_open_page", '{"url":"https://example.org/cats"}')], [text("Done.")]
+        [call("web_open_page", '{"url":"https://example.org/cats"}')], [make_text_item("Done.")]
     )
     stream = with_hosted_tools(
         upstream, context._replace(client=ToolClient("client", body_memory=memory))
@@ -220,7 +225,7 @@ def test_pages_are_opened_once_and_searched(context: LoopContext, reader: Reader
         [call("web_open_page", json.dumps({"url": url}), "call_1")],
         [call("web_find_in_page", json.dumps({"url": url, "pattern": "SLEEP"}), "call_2")],
         [call("web_find_in_page", json.dumps({"url": url, "pattern": "bark"}), "call_3")],
-        [text(CITED)],
+        [make_text_item(CITED)],
     )
     response = run(upstream, context, ask(TOOL))
     actions = [item["action"] for item in response["output"][:3]]
@@ -249,7 +254,7 @@ def test_pages_are_opened_once_and_searched(context: LoopContext, reader: Reader
 def test_failed_search_is_an_item_that_the_model_sees(
     context: LoopContext, name: str, arguments: str, reason: str
 ) -> None:
-    upstream = ScriptedUpstream([call(name, arguments)], [text("Sorry.")])
+    upstream = ScriptedUpstream([call(name, arguments)], [make_text_item("Sorry.")])
     tool = {**TOOL, "filters": {"allowed_domains": ["example.org"]}}
     response = run(upstream, context, ask(tool))
     assert response["output"][0]["status"] == "failed"
@@ -264,7 +269,7 @@ def test_settings_of_the_tool_reach_the_engine(context: LoopContext, engine: Eng
         "user_location": {"type": "approximate", "country": "de", "city": "Berlin"},
         "filters": {"allowed_domains": ["Example.org."], "blocked_domains": ["bad.org"]},
     }
-    upstream = ScriptedUpstream([SEARCH], [text("Done.")])
+    upstream = ScriptedUpstream([SEARCH], [make_text_item("Done.")])
     events_of(with_hosted_tools(upstream, context)(ask(tool)))
     ((_, options),) = engine.asked
     assert options == SearchOptions(12, 1200, "DE", "Berlin", ("example.org",), ("bad.org",))
@@ -272,7 +277,7 @@ def test_settings_of_the_tool_reach_the_engine(context: LoopContext, engine: Eng
 
 @pytest.mark.parametrize("kind", ["web_search", "web_search_preview"])
 def test_forced_search_is_a_forced_function(context: LoopContext, kind: str) -> None:
-    upstream = ScriptedUpstream([SEARCH], [text("Done.")])
+    upstream = ScriptedUpstream([SEARCH], [make_text_item("Done.")])
     request = ask({"type": kind}, tool_choice={"type": kind})
     events_of(with_hosted_tools(upstream, context)(request))
     choices = [request["tool_choice"] for request in upstream.requests]
@@ -281,7 +286,7 @@ def test_forced_search_is_a_forced_function(context: LoopContext, kind: str) -> 
 
 def test_searches_of_earlier_turns_become_function_calls(context: LoopContext) -> None:
     upstream = ScriptedUpstream([SEARCH, call("web_open_page", '{"url":"https://example.org/a"}', "call_2")],
-                                [text(CITED)], [text("More.")])  # fmt: skip
+                                [make_text_item(CITED)], [make_text_item("More.")])  # fmt: skip
     sources = ["web_search_call.action.sources"]
     response = run(upstream, context, ask(TOOL, include=sources))
     run(upstream, context, ask(TOOL, QUESTION, *response["output"], QUESTION))
@@ -296,7 +301,7 @@ def test_searches_of_earlier_turns_become_function_calls(context: LoopContext) -
 
 def test_search_without_id_as_codex_carries_it_is_converted(context: LoopContext) -> None:
     item = {"type": "web_search_call", "status": "completed", "action": {"type": "search"}}
-    upstream = ScriptedUpstream([text("Done.")])
+    upstream = ScriptedUpstream([make_text_item("Done.")])
     run(upstream, context, ask(TOOL, QUESTION, item, dict(item), QUESTION))
     calls = [i["call_id"] for i in upstream.requests[0]["input"] if i["type"] == "function_call"]
     assert len(set(calls)) == 2
@@ -324,7 +329,7 @@ def test_bad_search_tool_is_refused_by_name(change: Json, param: str) -> None:
 
 
 def test_search_without_web_access_is_left_to_the_upstream(context: LoopContext) -> None:
-    upstream = ScriptedUpstream([text("Hi.")])
+    upstream = ScriptedUpstream([make_text_item("Hi.")])
     request = ask({**TOOL, "external_web_access": False})
     events_of(with_hosted_tools(upstream, context)(request))
     assert upstream.requests == [request]
