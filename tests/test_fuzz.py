@@ -90,7 +90,7 @@ def assert_discreet(answered: Answered) -> None:
 
 def assert_ends_once(answered: Answered) -> None:
     """A success is whole: a JSON object, or a stream with one ending, which is its last event."""
-    if not answered.streamed:
+    if not answered.is_streamed:
         assert isinstance(answered.json, dict)
         return
     frames = [frame for frame in answered.text.split("\n\n")[:-1] if not frame.startswith(":")]
@@ -104,7 +104,7 @@ def assert_ends_once(answered: Answered) -> None:
 
 def mistakes(answered: Answered) -> list[str]:
     """What the SDK has against it, but for values that only the upstream can be asked about."""
-    failed = answered.client == "chat" and answered.streamed and not answered.done
+    failed = answered.client == "chat" and answered.is_streamed and not answered.done
     theirs = ("service_tier", "annotations")
     found = [] if failed else answered.mistakes
     return [said for said in found if not any(name in said for name in theirs)]

@@ -60,7 +60,7 @@ def run_offline(
     return done.stdout
 
 
-def plain() -> dict[str, Any]:
+def make_http_options() -> dict[str, Any]:
     """What Ollama's clients hand to their httpx: nobody closes them, so connections are not kept."""
     import httpx
 

@@ -41,7 +41,7 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 
 @pytest.fixture(autouse=True)
-def _forget(request: pytest.FixtureRequest) -> None:
+def _clear_requests(request: pytest.FixtureRequest) -> None:
     """Each test sees only the requests that it caused."""
     if "upstream" in request.fixturenames:
         request.getfixturevalue("upstream").requests.clear()

@@ -59,7 +59,7 @@ class KeepingUpstream:
         data = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         if handler.path.endswith("/cancel"):
             self.cancelled.append(handler.path.split("/")[-2])
-            self._whole(handler, {"id": self.cancelled[-1], "object": "response"})
+            self._send_json(handler, {"id": self.cancelled[-1], "object": "response"})
             return
         request = json.loads(data)
         self.posts.append(request)
@@ -137,7 +137,7 @@ class KeepingUpstream:
         except OSError:
             return
 
-    def _whole(self, handler: BaseHTTPRequestHandler, body: Json) -> None:
+    def _send_json(self, handler: BaseHTTPRequestHandler, body: Json) -> None:
         data = json.dumps(body).encode()
         handler.send_response(200)
         handler.send_header("Content-Type", "application/json")

@@ -69,7 +69,7 @@ class Neighbour:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        url = f"http://127.0.0.1:{self._read()}/v1"
+        url = f"http://127.0.0.1:{self._read_line()}/v1"
         self.settings = {
             "FORWARDER_UPSTREAMS": "responses,chat,neighbour",
             "NEIGHBOUR_API": "chat",
@@ -78,7 +78,7 @@ class Neighbour:
         }
         self.control: Server | None = None
 
-    def _read(self) -> Any:
+    def _read_line(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, "the neighbour's process has ended"
@@ -88,7 +88,7 @@ class Neighbour:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(value) + "\n")
         self._process.stdin.flush()
-        return self._read()
+        return self._read_line()
 
     @contextmanager
     def watch(

@@ -25,12 +25,12 @@ from tests.live.server import free_port
 _PLACES = ["/usr/local/bin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
 
 
-def _program(name: str) -> str | None:
+def _find_program(name: str) -> str | None:
     found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *_PLACES]))
     return os.path.realpath(found) if found else None
 
 
-_SERVER, _INITDB = _program("postgres"), _program("initdb")
+_SERVER, _INITDB = _find_program("postgres"), _find_program("initdb")
 _ANYBODY: dict[str, Any] = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
 """The server refuses to be root."""
 

@@ -60,15 +60,15 @@ class Answered:
         return error
 
     @property
-    def streamed(self) -> bool:
+    def is_streamed(self) -> bool:
         return self.headers["content-type"].startswith("text/event-stream")
 
     @cached_property
     def events(self) -> list[Json]:
         """The events of a stream, held against the exact framing of the protocol."""
-        assert self.streamed, (self.status, self.text)
+        assert self.is_streamed, (self.status, self.text)
         assert not self.text or self.text.endswith("\n\n")
-        read = _chunk if self.client == "chat" else _event
+        read = _parse_chunk if self.client == "chat" else _parse_event
         frames = [f for f in self.text.split("\n\n")[:-1] if not f.startswith(":")]
         if self.done:
             assert frames.pop() == "data: [DONE]", "something follows [DONE]"
@@ -84,8 +84,8 @@ class Answered:
         if self.status >= 400:
             return "failed"
         if self.client == "responses":
-            return self._responses_ending() if self.streamed else str(self.json["status"])
-        return self._chat_ending() if self.streamed else _ended(self.json["choices"])
+            return self._responses_ending() if self.is_streamed else str(self.json["status"])
+        return self._chat_ending() if self.is_streamed else _map_finish_reason(self.json["choices"])
 
     def _chat_ending(self) -> str:
         errors = [i for i, event in enumerate(self.events) if event.get("error")]
@@ -94,7 +94,7 @@ class Answered:
             assert not self.done, "a failed stream says that it is done"
             return "failed"
         assert self.done, self.text[-300:]
-        return _ended([choice for event in self.events for choice in event["choices"]])
+        return _map_finish_reason([choice for event in self.events for choice in event["choices"]])
 
     def _responses_ending(self) -> str:
         terminal = [i for i, event in enumerate(self.events) if event["type"] in TERMINALS]
@@ -108,7 +108,7 @@ class Answered:
     def whole(self) -> Json:
         """The completion or response; of a stream, as the SDK puts it together."""
         assert self.status == 200, self.text
-        if not self.streamed:
+        if not self.is_streamed:
             whole: Json = self.json
             return whole
         if self.client == "chat":
@@ -118,7 +118,7 @@ class Answered:
         return response
 
     @property
-    def said(self) -> Said:
+    def content(self) -> Said:
         return (said_by_completion if self.client == "chat" else said_by_response)(self.whole)
 
     @property
@@ -130,14 +130,14 @@ class Answered:
     @property
     def mistakes(self) -> list[str]:
         """What the SDK's own types have against the answer."""
-        if not self.streamed:
+        if not self.is_streamed:
             judge = sdk.completion_mistakes if self.client == "chat" else sdk.response_mistakes
             return judge(self.json)
         judge = sdk.chunk_mistakes if self.client == "chat" else sdk.event_mistakes
         return [mistake for event in self.events for mistake in judge(event)]
 
     @property
-    def dropped(self) -> list[str]:
+    def dropped_parameters(self) -> list[str]:
         return [name for name in self.headers.get("x-forwarder-dropped", "").split(", ") if name]
 
 
@@ -166,18 +166,18 @@ def ask(
     return Answered(client, got.status_code, got.headers, got.text)
 
 
-def _ended(choices: list[Json]) -> str:
+def _map_finish_reason(choices: list[Json]) -> str:
     [finish] = [choice["finish_reason"] for choice in choices if choice.get("finish_reason")]
     return "incomplete" if finish in ("length", "content_filter") else "completed"
 
 
-def _chunk(frame: str) -> Json:
+def _parse_chunk(frame: str) -> Json:
     assert frame.startswith("data: {"), frame
     chunk: Json = json.loads(frame.removeprefix("data: "))
     return chunk
 
 
-def _event(frame: str) -> Json:
+def _parse_event(frame: str) -> Json:
     head, _, data = frame.partition("\n")
     event: Json = json.loads(data.removeprefix("data: "))
     assert head == f"event: {event['type']}", frame

@@ -40,7 +40,7 @@ def with_keys(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) ->
 
 
 @pytest.fixture(autouse=True)
-def _watched(request: pytest.FixtureRequest, neighbour: Neighbour) -> Iterator[None]:
+def _watch_neighbour(request: pytest.FixtureRequest, neighbour: Neighbour) -> Iterator[None]:
     """A neighbour beside each attack."""
     names = {"without_keys", "with_keys", "storing"} & set(request.fixturenames)
     [name] = names

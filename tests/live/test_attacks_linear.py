@@ -84,7 +84,7 @@ def chat(content: Any, role: str = "user") -> bytes:
     ).encode()
 
 
-def image(url: str) -> Json:
+def make_image_part(url: str) -> Json:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
@@ -97,7 +97,7 @@ def make_reasoning() -> bytes:
 
 CLIENT_TEXTS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "thinking blocks": ("chat", lambda: chat("\n\n[thinking]" * 15_000 + "[/thinking].", "assistant")),
-    "images without type": ("chat", lambda: chat([image(f"data:;base64,{PNG}")] * 60_000)),
+    "images without type": ("chat", lambda: chat([make_image_part(f"data:;base64,{PNG}")] * 60_000)),
     "reasoning in a row": ("responses", make_reasoning),
     "neighbours of one role": (
         "chat",

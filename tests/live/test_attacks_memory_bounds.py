@@ -75,7 +75,7 @@ def roomy(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Ser
 
 
 @pytest.fixture(autouse=True)
-def _watched(request: pytest.FixtureRequest, neighbour: Neighbour) -> Iterator[None]:
+def _watch_neighbour(request: pytest.FixtureRequest, neighbour: Neighbour) -> Iterator[None]:
     """A neighbour beside each attack on a server of this module."""
     servers = ("server", "storing", "ample", "roomy")
     names = [name for name in servers if name in request.fixturenames]

@@ -43,7 +43,7 @@ def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Se
 
 
 @pytest.fixture(scope="module")
-def narrow(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
+def narrow_server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
     """Two workers with three places each, of which the neighbour takes one."""
     places = {"FORWARDER_MAX_CONCURRENT": "3", "WEB_CONCURRENCY": "2"}
     places["FORWARDER_MIN_SEND_RATE"] = "20m"
@@ -64,7 +64,7 @@ def connect(server: Server) -> socket.socket:
     return socket.create_connection((url.hostname, url.port), timeout=10)
 
 
-def head(path: str, *headers: str, method: str = "POST", key: str = "k") -> bytes:
+def encode_head(path: str, *headers: str, method: str = "POST", key: str = "k") -> bytes:
     lines = [
         f"{method} {path} HTTP/1.1",
         "Host: localhost",
@@ -140,7 +140,7 @@ def test_an_endless_body_that_nobody_reads(
 ) -> None:
     with neighbour.watch(server), connect(server) as sock:
         method = "GET" if path == "/health" else "POST"
-        sock.sendall(head(path, CHUNKED, method=method, key=key))
+        sock.sendall(encode_head(path, CHUNKED, method=method, key=key))
         sent = flood(sock, TINY_CHUNKS)
         answer, _ = read_answer(sock)
 
@@ -163,7 +163,7 @@ def test_the_rest_of_a_short_body_is_skipped_and_its_connection_kept(server: Ser
 
 def test_a_short_body_that_does_not_arrive_is_not_waited_for(server: Server) -> None:
     with connect(server) as sock:
-        sock.sendall(head("/v1/nothing", "Content-Length: 5000"))
+        sock.sendall(encode_head("/v1/nothing", "Content-Length: 5000"))
         started = time.monotonic()
 
         assert read_answer(sock)[0] == 404
@@ -192,7 +192,7 @@ def test_chunks_that_hold_next_to_nothing(
 ) -> None:
     chunk = b"1" + extension + b"\r\n \r\n"
     with neighbour.watch(server), connect(server) as sock:
-        sock.sendall(head("/v1/chat/completions", CHUNKED))
+        sock.sendall(encode_head("/v1/chat/completions", CHUNKED))
         flood(sock, chunk * (60_000 // len(chunk)))
         status, error = read_error(sock)
 
@@ -207,7 +207,7 @@ def test_small_chunks_of_an_honest_client_are_read(
     chunks = [data[at : at + 10] for at in range(0, len(data), 10)]
     body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
     with connect(server) as sock:
-        sock.sendall(head("/v1/chat/completions", CHUNKED) + body)
+        sock.sendall(encode_head("/v1/chat/completions", CHUNKED) + body)
         answer = sock.recv(65536)
 
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -220,7 +220,7 @@ def test_small_chunks_of_an_honest_client_are_read(
 )
 def test_bad_chunks_are_a_400_in_the_client_s_protocol(body: bytes, server: Server) -> None:
     with connect(server) as sock:
-        sock.sendall(head("/v1/responses", CHUNKED) + body)
+        sock.sendall(encode_head("/v1/responses", CHUNKED) + body)
         status, error = read_error(sock)
 
     assert (status, error["type"]) == (400, "invalid_request_error")
@@ -229,17 +229,17 @@ def test_bad_chunks_are_a_400_in_the_client_s_protocol(body: bytes, server: Serv
 
 @pytest.mark.parametrize("framing", [CHUNKED, "Content-Length: 1000"])
 def test_a_slow_body_ends_in_a_408_and_holds_no_place(
-    framing: str, narrow: Server, neighbour: Neighbour
+    framing: str, narrow_server: Server, neighbour: Neighbour
 ) -> None:
-    with neighbour.watch(narrow), ExitStack() as stack:
-        others = connect_to_each_worker(narrow)
+    with neighbour.watch(narrow_server), ExitStack() as stack:
+        others = connect_to_each_worker(narrow_server)
         # For each worker more than FORWARDER_MAX_CONCURRENT.
-        attackers = [each for _ in range(5) for each in connect_to_each_worker(narrow)]
+        attackers = [each for _ in range(5) for each in connect_to_each_worker(narrow_server)]
         for each in (*attackers, *others):
             stack.callback(each.close)
         socks = [get_socket(attacker) for attacker in attackers]
         for sock in socks:
-            sock.sendall(head("/v1/chat/completions", framing) + b"1\r\n{\r\n")
+            sock.sendall(encode_head("/v1/chat/completions", framing) + b"1\r\n{\r\n")
         time.sleep(0.3)
 
         assert [ask_over(other) for other in others] == [200, 200]
@@ -253,7 +253,7 @@ def test_a_slow_body_ends_in_a_408_and_holds_no_place(
 
 def test_a_body_that_trickles_ends_too(server: Server) -> None:
     with connect(server) as sock:
-        sock.sendall(head("/v1/chat/completions", "Content-Length: 1000"))
+        sock.sendall(encode_head("/v1/chat/completions", "Content-Length: 1000"))
         started = time.monotonic()
         with suppress(OSError):
             while time.monotonic() - started < 8:
@@ -279,7 +279,7 @@ def test_a_first_head_that_does_not_come_ends_its_connection(start: bytes, serve
 
 @pytest.mark.serial
 def test_a_flood_of_requests_on_one_connection(server: Server, neighbour: Neighbour) -> None:
-    request = head("/health", method="GET")
+    request = encode_head("/health", method="GET")
     with neighbour.watch(server), connect(server) as sock:
         threading.Thread(target=lambda: read_answer(sock), daemon=True).start()
         flood(sock, request * 500)
@@ -287,7 +287,7 @@ def test_a_flood_of_requests_on_one_connection(server: Server, neighbour: Neighb
 
 def test_a_header_does_not_say_which_path_is_asked_for(server: Server) -> None:
     with connect(server) as sock:
-        sock.sendall(head("/health", "SCRIPT_NAME: /v1", "Connection: close", method="GET"))
+        sock.sendall(encode_head("/health", "SCRIPT_NAME: /v1", "Connection: close", method="GET"))
 
         assert read_answer(sock)[0] == 200
 
@@ -299,8 +299,8 @@ def test_a_request_that_has_waited_too_long_is_refused(
     (worker,) = list_workers(server)
     os.kill(worker, signal.SIGSTOP)
     with connect(server) as late, connect(server) as probe:
-        late.sendall(head("/v1/chat/completions", "Content-Length: 2") + b"{}")
-        probe.sendall(head("/health", "Connection: close", method="GET"))
+        late.sendall(encode_head("/v1/chat/completions", "Content-Length: 2") + b"{}")
+        probe.sendall(encode_head("/health", "Connection: close", method="GET"))
         time.sleep(1.5)
         os.kill(worker, signal.SIGCONT)
         answer = b"".join(iter(lambda: late.recv(65536), b""))
@@ -325,7 +325,7 @@ def ask_and_never_read(sock: socket.socket, upstream: ScriptedUpstream) -> None:
     asked = len(upstream.requests)
     upstream.script(Answer(text="word " * 4_000_000, pieces=2000))
     body = json.dumps(asking("chat", stream=True)).encode()
-    sock.sendall(head("/v1/chat/completions", f"Content-Length: {len(body)}") + body)
+    sock.sendall(encode_head("/v1/chat/completions", f"Content-Length: {len(body)}") + body)
     wait_until(lambda: len(upstream.requests) > asked)  # it and no other has the script
 
 
@@ -382,12 +382,12 @@ def test_a_client_that_never_reads_does_not_hold_up_a_deploy(
 
 
 def test_a_client_that_never_reads_gives_its_place_back(
-    narrow: Server, upstream: ScriptedUpstream, neighbour: Neighbour
+    narrow_server: Server, upstream: ScriptedUpstream, neighbour: Neighbour
 ) -> None:
-    left = narrow.log.count('"left":true')
-    with neighbour.watch(narrow), ExitStack() as stack:
-        others = connect_to_each_worker(narrow)
-        attackers = [each for _ in range(2) for each in connect_to_each_worker(narrow)]
+    left = narrow_server.log.count('"left":true')
+    with neighbour.watch(narrow_server), ExitStack() as stack:
+        others = connect_to_each_worker(narrow_server)
+        attackers = [each for _ in range(2) for each in connect_to_each_worker(narrow_server)]
         for each in (*attackers, *others):
             stack.callback(each.close)
         for attacker in attackers:
@@ -397,9 +397,9 @@ def test_a_client_that_never_reads_gives_its_place_back(
         for other in others:
             wait_until(lambda other=other: ask_over(other) == 200)  # type: ignore[misc]
 
-    wait_until(lambda: narrow.log.count('"left":true') == left + 4)
-    assert "FORWARDER_SEND_TIMEOUT" in narrow.log
-    assert "Traceback" not in narrow.log
+    wait_until(lambda: narrow_server.log.count('"left":true') == left + 4)
+    assert "FORWARDER_SEND_TIMEOUT" in narrow_server.log
+    assert "Traceback" not in narrow_server.log
 
 
 def read_slowly(sock: socket.socket, is_over: threading.Event) -> None:
@@ -410,12 +410,12 @@ def read_slowly(sock: socket.socket, is_over: threading.Event) -> None:
 
 
 def test_a_client_that_reads_too_slowly_gives_its_place_back(
-    narrow: Server, upstream: ScriptedUpstream, neighbour: Neighbour
+    narrow_server: Server, upstream: ScriptedUpstream, neighbour: Neighbour
 ) -> None:
-    left, is_over = narrow.log.count('"left":true'), threading.Event()
-    with neighbour.watch(narrow), ExitStack() as stack:
-        others = connect_to_each_worker(narrow)
-        attackers = [each for _ in range(2) for each in connect_to_each_worker(narrow)]
+    left, is_over = narrow_server.log.count('"left":true'), threading.Event()
+    with neighbour.watch(narrow_server), ExitStack() as stack:
+        others = connect_to_each_worker(narrow_server)
+        attackers = [each for _ in range(2) for each in connect_to_each_worker(narrow_server)]
         for each in (*attackers, *others):
             stack.callback(each.close)
         stack.callback(is_over.set)
@@ -427,7 +427,7 @@ def test_a_client_that_reads_too_slowly_gives_its_place_back(
 
         for other in others:
             wait_until(lambda other=other: ask_over(other) == 200)  # type: ignore[misc]
-        wait_until(lambda: narrow.log.count('"left":true') == left + 4)
+        wait_until(lambda: narrow_server.log.count('"left":true') == left + 4)
         assert not is_over.is_set()
 
 

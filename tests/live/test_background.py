@@ -48,7 +48,7 @@ def start(database: str, upstream: ScriptedUpstream, tmp_path: Path) -> Iterator
     upstream.forget()
     with contextlib.ExitStack() as stack:
 
-        def started(**more: str) -> Server:
+        def start_server(**more: str) -> Server:
             given = settings(
                 upstream,
                 FORWARDER_DATABASE_URL=database,
@@ -58,7 +58,7 @@ def start(database: str, upstream: ScriptedUpstream, tmp_path: Path) -> Iterator
             )
             return stack.enter_context(running(given, tmp_path))
 
-        yield started
+        yield start_server
 
 
 def client_of(server: Server) -> OpenAI:
@@ -72,14 +72,14 @@ def workers_of(server: Server) -> set[int]:
     return {int(pid) for pid in found.stdout.split()}
 
 
-def ended(client: OpenAI, name: str, seconds: float = 40.0) -> Any:
+def wait_until_ended(client: OpenAI, name: str, seconds: float = 40.0) -> Any:
     """A background response when it has ended."""
 
-    def read() -> Any:
+    def poll_response() -> Any:
         response = client.responses.retrieve(name)
         return None if response.status in ("queued", "in_progress") else response
 
-    return wait_until(read, seconds)
+    return wait_until(poll_response, seconds)
 
 
 def deploy(server: Server) -> set[int]:
@@ -173,7 +173,7 @@ def test_background_grace_lets_work_end_during_a_deploy(
         queued = client.responses.create(model="chat/m", input="hi", background=True)
         wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
         old = deploy(server)
-        done = ended(client, queued.id)
+        done = wait_until_ended(client, queued.id)
         wait_until(lambda: not old & workers_of(server))
 
     assert (done.status, done.output_text) == ("completed", LONG.text)
@@ -194,7 +194,7 @@ def test_work_that_acts_at_its_upstream_is_not_begun_again(
         wait_until(lambda: upstream.requests)
         time.sleep(1)
         deploy(server)
-        done = ended(client, queued.id)
+        done = wait_until_ended(client, queued.id)
 
     assert done.status == "failed"
     assert "restarted" in done.error.message
@@ -219,7 +219,7 @@ def test_work_of_a_worker_that_died_is_begun_again(
     wait_until(lambda: len(workers_of(server) - killed) == 2)
     time.sleep(2)  # whoever connects earlier may still meet the dead
     with client_of(server) as client:
-        done = ended(client, queued.id)
+        done = wait_until_ended(client, queued.id)
 
     assert (done.status, done.output_text) == ("completed", "The second attempt.")
     assert done.metadata == {"forwarder.attempt": "2"}
@@ -234,7 +234,7 @@ def test_work_that_may_be_begun_once_fails_with_its_worker(
         queued = client.responses.create(model="chat/m", input="hi", background=True)
         wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
         deploy(server)
-        done = ended(client, queued.id)
+        done = wait_until_ended(client, queued.id)
 
     assert done.status == "failed"
     assert upstream.unused_count == 1
@@ -249,7 +249,7 @@ def test_work_is_queued_while_no_server_runs(start: Start, upstream: ScriptedUps
     server.process.send_signal(signal.SIGTERM)
     server.process.wait(15)
     with client_of(start()) as client:
-        done = ended(client, queued.id)
+        done = wait_until_ended(client, queued.id)
 
     assert (done.status, done.output_text) == ("completed", "The second attempt.")
 
@@ -297,7 +297,7 @@ def test_a_finished_response_is_kept_until_the_database_is_back(
         with writes_refused(database):
             wait_until(lambda: upstream.requests and upstream.requests[-1].finished.is_set())
             time.sleep(20)  # longer than a lease
-        done = ended(client, queued.id)
+        done = wait_until_ended(client, queued.id)
 
     assert (done.status, done.output_text) == ("completed", "Worth keeping.")
     assert done.metadata == {}
@@ -327,7 +327,7 @@ def test_wrong_clock_of_one_machine_does_no_harm(
             wait_until(lambda: reader.responses.retrieve(queued.id).status == "in_progress")  # noqa: B023
             with pytest.raises(openai.BadRequestError, match="Another process"):
                 reader.responses.create(model="chat/m", input="hi", conversation=talk.id)
-            done = ended(reader, queued.id)
+            done = wait_until_ended(reader, queued.id)
         assert (done.status, done.output_text, done.metadata) == ("completed", LONG.text, {})
     assert len(upstream.requests) == 2
 
@@ -367,7 +367,7 @@ def test_a_deploy_only_follows_what_an_upstream_does_in_the_background(
         deploy(server)
         events: list[Any] = []
         follow(client, queued.id, events)
-        done = ended(client, queued.id)
+        done = wait_until_ended(client, queued.id)
 
     check_followed(events, done, provider)
     assert provider.follows == ["/v1/responses/resp_upstream1?stream=true"]
@@ -390,7 +390,7 @@ def test_a_broken_connection_does_not_end_what_an_upstream_does_in_the_backgroun
         for _ in range(2):
             time.sleep(1.5)
             provider.cuts += 1
-        done = ended(client, queued.id)
+        done = wait_until_ended(client, queued.id)
         events = list(client.responses.retrieve(queued.id, stream=True))
 
     check_followed(events, done, provider)

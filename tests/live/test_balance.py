@@ -48,7 +48,7 @@ def send(server: Server, **more: object) -> Answered:
 
 
 @contextlib.contextmanager
-def stopped(process: int) -> Iterator[None]:
+def suspend_process(process: int) -> Iterator[None]:
     os.kill(process, signal.SIGSTOP)
     try:
         yield
@@ -59,7 +59,7 @@ def stopped(process: int) -> Iterator[None]:
 def send_to_each_worker(server: Server, count: int) -> list[Answered]:
     answers = []
     for other in workers_of(server):
-        with stopped(other):
+        with suspend_process(other):
             answers += [send(server) for _ in range(count)]
     return answers
 
@@ -77,7 +77,7 @@ def await_resting(server: Server, expected: int, seconds: float = 5) -> None:
     time.sleep(2 * EXCHANGE_SECONDS)  # a stopped worker tells nothing
     deadline = time.monotonic() + seconds
     for other in workers_of(server):
-        with stopped(other):
+        with suspend_process(other):
             while len(find_resting(server)) != expected:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)

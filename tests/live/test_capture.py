@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 
 @pytest.fixture
-def given(upstream: ScriptedUpstream, tmp_path: Path) -> dict[str, str]:
+def capture_settings(upstream: ScriptedUpstream, tmp_path: Path) -> dict[str, str]:
     """The environment of a forwarder that captures into a directory of the test."""
     upstream.forget()
     return settings(
@@ -45,8 +45,8 @@ def given(upstream: ScriptedUpstream, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def two(given: dict[str, str], tmp_path: Path) -> Iterator[Server]:
-    with running(given, tmp_path, TWO) as server:
+def two_workers(capture_settings: dict[str, str], tmp_path: Path) -> Iterator[Server]:
+    with running(capture_settings, tmp_path, TWO) as server:
         yield server
 
 
@@ -59,7 +59,7 @@ def post(server: Server, path: str, **given: Any) -> Any:
     return http.post(server.url + path, headers=headers, **given)
 
 
-def captured(server: Server, count: int) -> list[Json]:
+def wait_for_exchanges(server: Server, count: int) -> list[Json]:
     """The newest exchanges, once there are so many."""
 
     def all_there() -> list[Json]:
@@ -83,20 +83,20 @@ def replay(given: dict[str, str], *arguments: str) -> subprocess.CompletedProces
 
 
 def test_two_workers_share_what_they_captured(
-    two: Server, upstream: ScriptedUpstream, tmp_path: Path
+    two_workers: Server, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     for streamed in (True, False):
         for client, over in PAIRINGS:
             upstream.script(Answer(text="one two three", pieces=3))
             body = asking(client, model=f"{over}/m", stream=streamed)
             path = "/v1/chat/completions" if client == "chat" else "/v1/responses"
-            assert post(two, path, json=body).status_code == 200
+            assert post(two_workers, path, json=body).status_code == 200
 
-    found = captured(two, 8)
+    found = wait_for_exchanges(two_workers, 8)
 
     assert len(found) == 8
     for _ in range(8):  # whichever worker answers
-        listed = admin(two).json()
+        listed = admin(two_workers).json()
         assert listed["shared"]
         assert [each["id"] for each in listed["data"]] == [each["exchange"]["id"] for each in found]
     names = [each["exchange"]["id"] for each in found]  # by the time at which each was over
@@ -110,7 +110,7 @@ def test_two_workers_share_what_they_captured(
 
 
 def test_no_secret_is_in_any_file_or_answer(
-    two: Server, upstream: ScriptedUpstream, tmp_path: Path
+    two_workers: Server, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     said = f"Incorrect API key provided: {UPSTREAM_KEY}, for {CLIENT} and {PERSON}."
     headers = {"Cookie": f"session={OTHER}", "X-Api-Key": OTHER}
@@ -120,15 +120,15 @@ def test_no_secret_is_in_any_file_or_answer(
                     faults.error_event(Answer(text=said, pieces=2), after=2), Answer(text=said))  # fmt: skip
     for streamed in (False, False, True, False):
         url = f"/v1/responses?key={OTHER}&api-version=1"
-        post(two, url, json={**body, "stream": streamed}, headers=headers)
-    post(two, "/v1/responses", json={**body, "remote_api_key": OTHER, "no_such_thing": 1})
-    post(two, "/v1/responses", content=f'{{"remote_api_key": "{OTHER}", "user": "{PERSON}"')
+        post(two_workers, url, json={**body, "stream": streamed}, headers=headers)
+    post(two_workers, "/v1/responses", json={**body, "remote_api_key": OTHER, "no_such_thing": 1})
+    post(two_workers, "/v1/responses", content=f'{{"remote_api_key": "{OTHER}", "user": "{PERSON}"')
 
-    found = captured(two, 6)
+    found = wait_for_exchanges(two_workers, 6)
 
     files = [path.read_text() for path in (tmp_path / "exchanges").iterdir()]
     assert len(files) == len(found) == 6
-    for text in (*files, admin(two).text, json.dumps(found), two.log):
+    for text in (*files, admin(two_workers).text, json.dumps(found), two_workers.log):
         for secret in SECRETS:
             assert secret not in text
     assert all(each["exchange"]["redacted"] for each in found)
@@ -139,10 +139,10 @@ def test_no_secret_is_in_any_file_or_answer(
 @pytest.mark.parametrize(
     ("key", "status"), [(ADMIN, 200), (CLIENT, 403), ("sk-no", 401), ("", 401)]
 )
-def test_only_administrators_read_captures(key: str, status: int, two: Server) -> None:
-    assert admin(two, key=key).status_code == status
+def test_only_administrators_read_captures(key: str, status: int, two_workers: Server) -> None:
+    assert admin(two_workers, key=key).status_code == status
     if status != 200:
-        assert admin(two, f"{PATH}/x", key=key).status_code == status
+        assert admin(two_workers, f"{PATH}/x", key=key).status_code == status
 
 
 def test_capture_disabled_is_reported_and_writes_no_file(
@@ -160,12 +160,12 @@ def test_capture_disabled_is_reported_and_writes_no_file(
 
 
 def test_captures_are_limited_in_number_size_and_age(
-    given: dict[str, str], upstream: ScriptedUpstream, tmp_path: Path
+    capture_settings: dict[str, str], upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     directory = tmp_path / "exchanges"
     bounds = {"COUNT": "5", "MAX": "4k", "AGE": "8"}
-    given |= {f"FORWARDER_CAPTURE_{name}": value for name, value in bounds.items()}
-    with running(given, tmp_path, TWO) as server:
+    capture_settings |= {f"FORWARDER_CAPTURE_{name}": value for name, value in bounds.items()}
+    with running(capture_settings, tmp_path, TWO) as server:
         for number in range(12):
             upstream.script(Answer(text="word " * 400, pieces=300))
             body = asking("responses", f"{number} " + "x" * 9000, model="chat/m", stream=True)
@@ -189,7 +189,11 @@ def test_captures_are_limited_in_number_size_and_age(
 @pytest.mark.parametrize("over", ["chat", "responses"])
 @pytest.mark.parametrize("client", ["chat", "responses"])
 def test_a_failing_request_is_captured_and_its_failure_reproduced(
-    client: str, over: str, two: Server, given: dict[str, str], upstream: ScriptedUpstream
+    client: str,
+    over: str,
+    two_workers: Server,
+    capture_settings: dict[str, str],
+    upstream: ScriptedUpstream,
 ) -> None:
     failing = [
         faults.refuse_with_status(429, retry_after=3),
@@ -200,13 +204,13 @@ def test_a_failing_request_is_captured_and_its_failure_reproduced(
     path = "/v1/chat/completions" if client == "chat" else "/v1/responses"
     for fault in failing:
         upstream.script(fault)
-        post(two, path, json=asking(client, model=f"{over}/m", stream=True))
-    found = captured(two, len(failing))
+        post(two_workers, path, json=asking(client, model=f"{over}/m", stream=True))
+    found = wait_for_exchanges(two_workers, len(failing))
     upstream.requests.clear()
 
     for each in found:
         assert each["exchange"]["error"], each["exchange"]
-        got = replay(given, each["exchange"]["id"], "--upstream", "captured")
+        got = replay(capture_settings, each["exchange"]["id"], "--upstream", "captured")
         assert got.returncode == 0, (got.stdout, got.stderr)
         assert "The response equals the captured one." in got.stderr
         assert "error" in got.stdout
@@ -215,9 +219,9 @@ def test_a_failing_request_is_captured_and_its_failure_reproduced(
 
 @pytest.mark.parametrize("kind", ["openai", "openai-responses"])
 def test_failure_with_a_registered_model_is_replayed_with_and_without_it(
-    kind: str, given: dict[str, str], upstream: ScriptedUpstream, tmp_path: Path
+    kind: str, capture_settings: dict[str, str], upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given |= {
+    capture_settings |= {
         "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db",
         "FORWARDER_SECRET_KEY": "secret",
         "FORWARDER_REMOTE_ALLOW": "127.0.0.1",
@@ -227,7 +231,7 @@ def test_failure_with_a_registered_model_is_replayed_with_and_without_it(
         "remote_api_key": UPSTREAM_KEY, "verify": False, "system": "Be kind.",
     }  # fmt: skip
     asked = {"model": "mine:latest", "messages": [{"role": "user", "content": "hi"}]}
-    with running(given, tmp_path, TWO) as two:
+    with running(capture_settings, tmp_path, TWO) as two:
         created = post(two, "/api/create", json=create, headers=ADMINISTRATOR)
         assert created.status_code == 200
         upstream.script(
@@ -237,32 +241,32 @@ def test_failure_with_a_registered_model_is_replayed_with_and_without_it(
         for _ in range(4):
             post(two, "/api/chat", json=asked)
         post(two, "/api/embed", json={"model": "mine", "input": "four"})
-        records = captured(two, 5)
+        records = wait_for_exchanges(two, 5)
     upstream.requests.clear()
 
-    elsewhere = {**given, "FORWARDER_DATABASE_URL": "none"}
-    for each, where in (*((each, elsewhere) for each in records), (records[1], given)):
+    elsewhere = {**capture_settings, "FORWARDER_DATABASE_URL": "none"}
+    for each, where in (*((each, elsewhere) for each in records), (records[1], capture_settings)):
         got = replay(where, each["exchange"]["id"], "--upstream", "captured")
         assert (got.returncode, "The response equals" in got.stderr) == (0, True), got.stderr
     assert upstream.requests == []
     upstream.script(Answer(text="one two", pieces=2))
-    got = replay(given, records[-1]["exchange"]["id"])
+    got = replay(capture_settings, records[-1]["exchange"]["id"])
     assert got.returncode == 0, got.stderr
     assert "Be kind." in json.dumps(upstream.requests[-1].body)
     assert upstream.requests[-1].headers["authorization"] == f"Bearer {UPSTREAM_KEY}"
 
 
 def test_a_request_is_sent_again_to_the_upstream_of_today(
-    two: Server, given: dict[str, str], upstream: ScriptedUpstream
+    two_workers: Server, capture_settings: dict[str, str], upstream: ScriptedUpstream
 ) -> None:
     upstream.script(faults.refuse_with_status(500))
-    id_ = post(two, "/v1/responses", json=asking("responses", model="chat/m")).headers[
+    id_ = post(two_workers, "/v1/responses", json=asking("responses", model="chat/m")).headers[
         "x-request-id"
     ]
-    captured(two, 1)
+    wait_for_exchanges(two_workers, 1)
 
     upstream.script(Answer(text="better today"))
-    got = replay(given, id_)
+    got = replay(capture_settings, id_)
 
     assert got.returncode == 1, got.stderr
     assert "better today" in got.stdout
@@ -272,47 +276,47 @@ def test_a_request_is_sent_again_to_the_upstream_of_today(
 
 
 def test_turns_of_a_websocket_are_exchanges(
-    two: Server, given: dict[str, str], upstream: ScriptedUpstream
+    two_workers: Server, capture_settings: dict[str, str], upstream: ScriptedUpstream
 ) -> None:
-    talk = Talk(two, Authorization=f"Bearer {CLIENT}")
+    talk = Talk(two_workers, Authorization=f"Bearer {CLIENT}")
     upstream.script(Answer(text="one"), Answer(text="two"), faults.refuse_with_status(400))
     first = talk.ask("hello")
     talk.ask("and", previous_response_id=first[-1]["response"]["id"])
     talk.ask("no")
     talk.ws.close()
 
-    failed, second, _ = captured(two, 3)
+    failed, second, _ = wait_for_exchanges(two_workers, 3)
 
     assert second["client"]["request"]["body"]["input"] == "and"
     assert len(second["client"]["resumed"]["body"]["input"]) == 3
     assert second["client"]["answer"]["events"][-1]["data"]["type"] == "response.completed"
     assert failed["exchange"]["status"] == 400
     for each in (second, failed):
-        got = replay(given, each["exchange"]["id"], "--upstream", "captured")
+        got = replay(capture_settings, each["exchange"]["id"], "--upstream", "captured")
         assert got.returncode == 0, (got.stdout, got.stderr)
 
 
-def test_a_client_that_leaves_is_captured(two: Server, upstream: ScriptedUpstream) -> None:
+def test_a_client_that_leaves_is_captured(two_workers: Server, upstream: ScriptedUpstream) -> None:
     upstream.script(faults.slow_down(Answer(text="word " * 300, pieces=300), delay=0.02))
     body = asking("responses", model="chat/m", stream=True)
-    with http.stream("POST", f"{two.v1}/responses", json=body,
+    with http.stream("POST", f"{two_workers.v1}/responses", json=body,
                      headers={"Authorization": f"Bearer {CLIENT}"}) as answer:  # fmt: skip
         next(answer.iter_bytes())
 
-    (found,) = captured(two, 1)
+    (found,) = wait_for_exchanges(two_workers, 1)
 
     assert found["exchange"]["error"] == "client_left"
     assert found["client"]["answer"]["events"]
 
 
 def test_capture_in_memory_is_saved_and_replayed(
-    given: dict[str, str], upstream: ScriptedUpstream, tmp_path: Path
+    capture_settings: dict[str, str], upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given |= {"FORWARDER_CAPTURE": "memory"}
-    with running(given, tmp_path) as server:
+    capture_settings |= {"FORWARDER_CAPTURE": "memory"}
+    with running(capture_settings, tmp_path) as server:
         upstream.script(faults.refuse_with_status(429))
         post(server, "/v1/responses", json=asking("responses", model="chat/m"))
-        (found,) = captured(server, 1)
+        (found,) = wait_for_exchanges(server, 1)
         assert admin(server).json()["shared"] is False
         file = tmp_path / "saved.json"
         file.write_bytes(admin(server, f"{PATH}/{found['exchange']['id']}").content)

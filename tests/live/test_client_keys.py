@@ -67,14 +67,14 @@ def workers(tmp_path: Path, database: str) -> Iterator[list[Server]]:
         yield [stack.enter_context(running(environment, tmp_path)) for _ in range(2)]
 
 
-def bearer(key: str) -> dict[str, str]:
+def make_key_header(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def ask(server: Server, key: str, http: Any = httpx2, **body: Any) -> Any:
     url = f"{server.v1}/chat/completions"
     options = {} if http is not httpx2 else {"trust_env": False, "timeout": 30}
-    return http.post(url, json={**CHAT, **body}, headers=bearer(key), **options)
+    return http.post(url, json={**CHAT, **body}, headers=make_key_header(key), **options)
 
 
 def administer(server: Server, method: str, path: str = "", body: Any = None) -> Any:
@@ -102,14 +102,14 @@ def test_keys_reach_the_other_worker_at_once(workers: list[Server]) -> None:
     assert ask(two, made["key"], model="responses/m").json()["error"]["code"] == "model_not_found"
 
     body = {"model": "chat/m", "input": "Hi", "store": True}
-    stored = httpx2.post(f"{one.v1}/responses", json=body, headers=bearer(made["key"]),
+    stored = httpx2.post(f"{one.v1}/responses", json=body, headers=make_key_header(made["key"]),
                          trust_env=False).json()["id"]  # fmt: skip
     rotated = administer(two, "POST", "/alice/rotate", {"grace": "1m"})["key"]
     assert [ask(one, key).status_code for key in (made["key"], rotated)] == [200, 200]
     last = administer(two, "POST", "/alice/rotate")["key"]
     assert [ask(one, key).status_code for key in (made["key"], rotated, last)] == [401, 401, 200]
     url = f"{one.v1}/responses/{stored}"
-    assert httpx2.get(url, headers=bearer(last), trust_env=False).status_code == 200
+    assert httpx2.get(url, headers=make_key_header(last), trust_env=False).status_code == 200
 
     administer(two, "DELETE", "/alice")
     refused = ask(one, last)
@@ -121,7 +121,7 @@ def test_keys_reach_the_other_worker_at_once(workers: list[Server]) -> None:
 def test_turns_of_a_websocket_need_the_key_each_time(workers: list[Server]) -> None:
     one, two = workers
     key = administer(one, "POST", body={"name": "alice", "requests_per_minute": 2})["key"]
-    socket = Client(one.v1.replace("http", "ws") + "/responses", headers=bearer(key))
+    socket = Client(one.v1.replace("http", "ws") + "/responses", headers=make_key_header(key))
 
     def take_turn() -> Any:
         socket.send(json.dumps({"type": "response.create", "model": "chat/m", "input": "Hi"}))

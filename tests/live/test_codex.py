@@ -54,7 +54,7 @@ def workshop(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def codex(
+def run_codex_exec(
     workshop: Path,
     forwarder: Server,
     prompt: str,
@@ -102,7 +102,7 @@ def test_a_command_leaves_a_file_behind(
     workshop: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """The model calls the shell tool over Chat Completions, and Codex runs it."""
-    codex(workshop, forwarder, "go [[scenario:shell_loop file=made.txt]]", "probe-resp")
+    run_codex_exec(workshop, forwarder, "go [[scenario:shell_loop file=made.txt]]", "probe-resp")
 
     assert (workshop / "work" / "made.txt").exists()
     assert {r.path for r in upstream.requests if r.method == "POST"} == {"/v1/chat/completions"}
@@ -112,7 +112,9 @@ def test_a_patch_leaves_a_file_behind(
     workshop: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """The freeform ``apply_patch`` tool wears a function upstream and is unwrapped again."""
-    codex(workshop, forwarder, "go [[scenario:apply_patch_loop file=patched.txt]]", "gpt-5.5")
+    run_codex_exec(
+        workshop, forwarder, "go [[scenario:apply_patch_loop file=patched.txt]]", "gpt-5.5"
+    )
 
     assert (workshop / "work" / "patched.txt").exists()
     assert {r.path for r in upstream.requests if r.method == "POST"} == {"/v1/chat/completions"}
@@ -125,8 +127,10 @@ def test_codex_knows_models_that_the_forwarder_lists(
     workshop: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """With its entry in the catalog, Codex neither warns nor guesses."""
-    unasked = codex(workshop, forwarder, "go [[scenario:text]]", "chat/scripted")
-    asked = codex(workshop, forwarder, "go [[scenario:text]]", "chat/scripted", ASKS_FOR_MODELS)
+    unasked = run_codex_exec(workshop, forwarder, "go [[scenario:text]]", "chat/scripted")
+    asked = run_codex_exec(
+        workshop, forwarder, "go [[scenario:text]]", "chat/scripted", ASKS_FOR_MODELS
+    )
 
     assert UNKNOWN.format("chat/scripted") in unasked
     assert UNKNOWN.format("chat/scripted") not in asked
@@ -137,7 +141,7 @@ def test_a_known_model_works_with_the_tools_of_its_entry(
 ) -> None:
     prompt = "go [[scenario:apply_patch_loop file=patched.txt]]"
 
-    said = codex(workshop, forwarder, prompt, "chat/scripted", ASKS_FOR_MODELS)
+    said = run_codex_exec(workshop, forwarder, prompt, "chat/scripted", ASKS_FOR_MODELS)
 
     assert UNKNOWN.format("chat/scripted") not in said
     assert (workshop / "work" / "patched.txt").exists()
@@ -161,7 +165,7 @@ def test_a_session_that_is_compacted_goes_on_working(
         Answer(text="All is done."),
     )
 
-    said = codex(workshop, forwarder, "make it", "chat/scripted", ASKS_FOR_MODELS, name)
+    said = run_codex_exec(workshop, forwarder, "make it", "chat/scripted", ASKS_FOR_MODELS, name)
 
     assert "context compacted" in said
     assert "All is done." in said
@@ -177,7 +181,7 @@ def test_a_session_that_was_compacted_can_be_resumed(
     websockets: str, workshop: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """What the first process was given sealed, the second brings back."""
-    ask = partial(codex, workshop, forwarder, model="chat/scripted", more=ASKS_FOR_MODELS)
+    ask = partial(run_codex_exec, workshop, forwarder, model="chat/scripted", more=ASKS_FOR_MODELS)
     same = {"name": "OpenAI", "websockets": websockets}
     makes = Call("exec_command", {"cmd": "echo made > made.txt"})
     upstream.script(
@@ -203,7 +207,7 @@ def test_codex_works_over_a_websocket(
     """It prepares a response, and sends only what is new in each turn."""
     prompt = "go [[scenario:shell_then_patch file=made.txt patched=patched.txt]]"
 
-    codex(workshop, forwarder, prompt, "chat/scripted", ASKS_FOR_MODELS, websockets="true")
+    run_codex_exec(workshop, forwarder, prompt, "chat/scripted", ASKS_FOR_MODELS, websockets="true")
 
     assert (workshop / "work" / "made.txt").exists()
     assert (workshop / "work" / "patched.txt").exists()

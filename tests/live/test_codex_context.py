@@ -15,7 +15,7 @@ from tests.fake_provider import ScriptedUpstream
 from tests.fake_provider.answers import Answer, Call, Usage
 from tests.live.clients import needs_node_package
 from tests.live.server import Server
-from tests.live.test_codex import ASKS_FOR_MODELS, codex
+from tests.live.test_codex import ASKS_FOR_MODELS, run_codex_exec
 from tests.live.test_error_codes import TOO_LONG, refusing
 
 pytestmark = needs_node_package("@openai/codex")
@@ -43,7 +43,7 @@ def test_a_compaction_that_is_too_long_completes(
         Answer(text="All is done."),
     )
 
-    said = codex(folder, forwarder, "make it", "chat/scripted", ASKS_FOR_MODELS, name)
+    said = run_codex_exec(folder, forwarder, "make it", "chat/scripted", ASKS_FOR_MODELS, name)
 
     assert "context compacted" in said
     assert "All is done." in said

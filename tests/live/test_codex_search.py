@@ -25,17 +25,19 @@ HAS_WEB_RUN = "[features]\nstandalone_web_search = true\n"
 
 
 @pytest.fixture(scope="module")
-def searched() -> list[bytes]:
+def search_requests() -> list[bytes]:
     """The requests that the search engine got."""
     return []
 
 
 @pytest.fixture(scope="module")
-def forwarder(serve: Serve, upstream: ScriptedUpstream, searched: list[bytes]) -> Iterator[Server]:
+def forwarder(
+    serve: Serve, upstream: ScriptedUpstream, search_requests: list[bytes]
+) -> Iterator[Server]:
     """A forwarder that searches by a server of SearXNG's shape."""
 
     def answer(peer: Peer) -> None:
-        searched.append(peer.request())
+        search_requests.append(peer.request())
         peer.answer(json.dumps({"results": [RESULT]}).encode(), b"Connection: close")
 
     with serving(answer) as server:
@@ -56,27 +58,27 @@ def ask_codex(workshop: Path, forwarder: Server, of_provider: str = "", more: st
 
 
 def test_hosted_search_is_run_by_the_forwarder(
-    workshop: Path, forwarder: Server, upstream: ScriptedUpstream, searched: list[bytes]
+    workshop: Path, forwarder: Server, upstream: ScriptedUpstream, search_requests: list[bytes]
 ) -> None:
     upstream.script(Answer(calls=[Call("web_search", {"query": "cats"})]), Answer(text=ANSWER))
     said = ask_codex(workshop, forwarder)
 
     assert ANSWER in said
-    assert b"q=cats" in searched[-1]
+    assert b"q=cats" in search_requests[-1]
     result = upstream.requests[-1].body["messages"][-1]
     assert (result["role"], "Cats sleep." in result["content"]) == ("tool", True)
 
 
 def test_codex_searches_itself_with_the_forwarders_engine(
-    workshop: Path, forwarder: Server, upstream: ScriptedUpstream, searched: list[bytes]
+    workshop: Path, forwarder: Server, upstream: ScriptedUpstream, search_requests: list[bytes]
 ) -> None:
     commands = {"search_query": [{"q": "sleepy cats", "recency": 7}]}
     upstream.script(Answer(calls=[Call("web__run", commands)]), Answer(text=ANSWER))
     said = ask_codex(workshop, forwarder, SEARCHES_ITSELF, HAS_WEB_RUN)
 
     assert ANSWER in said
-    assert b"q=sleepy+cats" in searched[-1]
-    assert b"time_range=week" in searched[-1]
+    assert b"q=sleepy+cats" in search_requests[-1]
+    assert b"time_range=week" in search_requests[-1]
     tools = {tool["function"]["name"] for tool in upstream.requests[0].body["tools"]}
     assert "web__run" in tools
     assert "web_search" not in tools

@@ -30,7 +30,7 @@ def client(forwarder: Server) -> OpenAI:
     return OpenAI(base_url=forwarder.v1, api_key=KEY, max_retries=0)
 
 
-def last(upstream: ScriptedUpstream) -> str:
+def read_last_request(upstream: ScriptedUpstream) -> str:
     """What the upstream was sent last."""
     body = upstream.requests[-1].body
     assert upstream.requests[-1].violations == []
@@ -51,9 +51,9 @@ def test_next_turn_continues_from_the_compaction(
     assert sdk.compaction_mistakes(compacted.to_dict(warnings=False)) == []
     assert compacted.usage.total_tokens == 35
     assert answer.output_text
-    assert SUMMARY in last(upstream)
-    assert "launch on Tuesday" in last(upstream)
-    assert "Noted." not in last(upstream)
+    assert SUMMARY in read_last_request(upstream)
+    assert "launch on Tuesday" in read_last_request(upstream)
+    assert "Noted." not in read_last_request(upstream)
 
 
 @over_both
@@ -93,9 +93,9 @@ def test_above_the_threshold_the_answer_brings_the_compaction(
     assert got.mistakes == []
     assert got.ending == "completed"
     assert output[0]["type"] == "compaction"
-    assert got.said.text == "Tuesday."
-    assert SUMMARY in last(upstream)
-    assert "Noted." not in last(upstream)
+    assert got.content.text == "Tuesday."
+    assert SUMMARY in read_last_request(upstream)
+    assert "Noted." not in read_last_request(upstream)
 
 
 @over_both

@@ -48,7 +48,7 @@ def chat(forwarder: Server, stream: bool = True, **more: Any) -> Answered:
     )
 
 
-def choices(answered: Answered) -> list[tuple[Any, str]]:
+def list_choices(answered: Answered) -> list[tuple[Any, str]]:
     """Text and finish reason of every choice."""
     assert answered.mistakes == []
     whole = answered.whole["choices"]
@@ -66,9 +66,9 @@ def test_an_answer_ends_before_its_stop(
     upstream.forget()
     upstream.script(Answer(text=TEXT, pieces=pieces))
     answered = chat(forwarder, stream, stop=["STOP", "three"])
-    assert choices(answered) == [("One, two, ", "stop")]
+    assert list_choices(answered) == [("One, two, ", "stop")]
     assert answered.whole["usage"]["completion_tokens"] > 0
-    assert answered.dropped == []
+    assert answered.dropped_parameters == []
     assert "stop" not in upstream.requests[0].body
 
 
@@ -80,8 +80,8 @@ def test_unmatched_stop_changes_nothing(
     upstream.script(Answer(text=TEXT, reasoning="STOP?", calls=[Call("f", id="c")], pieces=9))
     tool = {"type": "function", "function": {"name": "f"}}
     answered = chat(forwarder, stream, stop=["three.!", "?"], tools=[tool])
-    assert answered.said.text.endswith(TEXT)
-    assert answered.said.calls == [("f", "{}")]
+    assert answered.content.text.endswith(TEXT)
+    assert answered.content.calls == [("f", "{}")]
     assert answered.whole["usage"]["total_tokens"] == Usage().chat()["total_tokens"]
 
 
@@ -89,7 +89,7 @@ def test_the_upstream_is_left_at_the_stop(forwarder: Server, upstream: ScriptedU
     text = "word " * 20 + "STOP" + " word" * 400
     upstream.script(faults.slow_down(Answer(text=text, pieces=200), delay=0.02))
     answered = chat(forwarder, stop="STOP")
-    assert choices(answered) == [("word " * 20, "stop")]
+    assert list_choices(answered) == [("word " * 20, "stop")]
     assert upstream.requests[0].closed_by_client.wait(2)
 
 
@@ -99,7 +99,7 @@ def test_usage_is_exact_where_the_operator_pays_for_it(
     forwarder = serve(settings(upstream, FORWARDER_STOP_DRAIN="true"))
     upstream.script(Answer(text=TEXT, pieces=9))
     answered = chat(forwarder, stop="STOP")
-    assert choices(answered) == [("One, two, ", "stop")]
+    assert list_choices(answered) == [("One, two, ", "stop")]
     assert answered.whole["usage"]["completion_tokens"] == Usage().output
     assert not upstream.requests[0].closed_by_client.is_set()
 
@@ -117,7 +117,7 @@ def test_choices_are_asked_for_at_once_and_merged(
     started = time.monotonic()
     answered = chat(forwarder, stream, n=4)
     assert time.monotonic() - started < 3 * 0.03 * 20
-    assert sorted(choices(answered)) == [(text, "stop") for text in texts]
+    assert sorted(list_choices(answered)) == [(text, "stop") for text in texts]
     usage = answered.whole["usage"]
     assert usage["prompt_tokens"] == Usage().input
     assert usage["completion_tokens"] == 4 * Usage().output
@@ -131,7 +131,7 @@ def test_choices_are_asked_for_at_once_and_merged(
 
 def test_every_choice_is_stopped_on_its_own(forwarder: Server, upstream: ScriptedUpstream) -> None:
     upstream.script(*(Answer(text=f"{i} STOP {i}", pieces=9) for i in range(3)))
-    assert sorted(choices(chat(forwarder, n=3, stop="STOP"))) == [
+    assert sorted(list_choices(chat(forwarder, n=3, stop="STOP"))) == [
         (f"{i} ", "stop") for i in range(3)
     ]
 
@@ -188,7 +188,7 @@ def test_silence_of_all_choices_keeps_the_client_alive(
     upstream.script(*[faults.stall(Answer(text=TEXT), after=3, seconds=0.7)] * 2)
     answered = chat(forwarder, n=2)
     assert ": keep-alive" in answered.text
-    assert choices(answered) == [(TEXT, "stop")] * 2
+    assert list_choices(answered) == [(TEXT, "stop")] * 2
 
 
 # -- token limits -------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_a_limit_below_the_floor_is_raised_upstream_and_met_here(
     upstream.forget()
     upstream.script(Answer(text=TEXT, pieces=5, finish="length"))
     answered = chat(forwarder, stream, **{name: 2})
-    assert choices(answered) == [("One,", "length")]
+    assert list_choices(answered) == [("One,", "length")]
     assert answered.whole["usage"]["completion_tokens"] == 2
     assert upstream.requests[0].body["max_output_tokens"] == 16
 
@@ -225,7 +225,7 @@ def test_only_one_call_is_made_where_the_client_forbids_more(
     forbidding = {"tools": [tool], "parallel_tool_calls": False}
     body = asking(client, model=f"{over}/m", stream=stream, **forbidding)
     answered = ask(forwarder, client, body)
-    assert answered.said.calls == [("f", '{"a": 1}')]
+    assert answered.content.calls == [("f", '{"a": 1}')]
     assert [m for m in answered.mistakes if not m.startswith(".obfuscation")] == []
 
 
@@ -252,9 +252,9 @@ def test_upstream_with_stored_responses_gets_results_of_all_calls(
     tool: Json = {"type": "function", "name": "f", "strict": False, "parameters": None}
     once = {"model": "responses/m", "parallel_tool_calls": False}
     native = ask(keeping, "responses", asking("responses", **once, tools=[tool]))
-    assert len(native.said.calls) == 2
+    assert len(native.content.calls) == 2
     tool = {"type": "function", "function": {"name": "f"}}
-    assert len(ask(keeping, "chat", asking("chat", **once, tools=[tool])).said.calls) == 1
+    assert len(ask(keeping, "chat", asking("chat", **once, tools=[tool])).content.calls) == 1
 
 
 LONG = [
@@ -277,8 +277,8 @@ def test_a_conversation_that_is_too_long_is_shortened_when_the_client_wants_it(
         "instructions": "Be.",
     }
     answered = ask(forwarder, "responses", body)
-    assert answered.said.text == "fits"
-    assert answered.dropped == []
+    assert answered.content.text == "fits"
+    assert answered.dropped_parameters == []
     sizes = [len(request.body["messages"]) for request in upstream.requests]
     assert sizes == sorted(set(sizes), reverse=True)
     last = upstream.requests[-1].body["messages"]
@@ -320,7 +320,7 @@ def test_a_schema_is_kept_by_a_provider_that_knows_none(
     answered = ask(
         forwarder, client, asking(client, model="plain/m", stream=stream, **schema_of(client))
     )
-    assert answered.said.text == FIT
+    assert answered.content.text == FIT
     assert answered.mistakes == []
     first, second = [request.body for request in upstream.requests]
     assert first["response_format"] == {"type": "json_object"}
@@ -343,4 +343,4 @@ def test_client_gets_keep_alives_while_a_schema_is_validated(
     body = asking("chat", model="plain/m", stream=True, **schema_of("chat"))
     answered = ask(forwarder, "chat", body)
     assert ": keep-alive" in answered.text
-    assert answered.said.text == FIT
+    assert answered.content.text == FIT

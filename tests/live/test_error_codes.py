@@ -101,7 +101,7 @@ def breaking(error: Json, after: int = 6) -> Stream:
 
 def error_of(answered: Answered) -> Json:
     """The error that a client program reads, wherever it stands."""
-    if not answered.streamed or answered.status >= 400:
+    if not answered.is_streamed or answered.status >= 400:
         return answered.error
     last = answered.events[-1]
     error: Json = last["error"] if answered.client == "chat" else last["response"]["error"]
@@ -300,7 +300,7 @@ def test_a_model_that_the_upstream_does_not_know_is_a_404(
 
 
 @pytest.fixture(scope="module")
-def patient(serve: Serve, upstream: ScriptedUpstream) -> Server:
+def retrying_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     """A forwarder that tries again."""
     retries = {f"{name}_MAX_RETRIES": "2" for name in ("CHAT", "RESPONSES")}
     waits = {f"{name}_RETRY_WAIT": "5" for name in ("CHAT", "RESPONSES")}
@@ -321,13 +321,13 @@ def patient(serve: Serve, upstream: ScriptedUpstream) -> Server:
 )
 def test_only_temporary_errors_are_retried(
     client: str, over: str, in_stream: bool, error: Json, status: int, requests: int,
-    patient: Server, upstream: ScriptedUpstream,
+    retrying_forwarder: Server, upstream: ScriptedUpstream,
 ) -> None:  # fmt: skip
     upstream.forget()
     failing = saying(event_with(error, over, "nested")) if in_stream else refusing(error, status)
     upstream.script(failing, *([Answer(text="Well.")] if requests > 1 else []))
 
-    answered = ask(patient, client, asking(client, model=f"{over}/m", stream=True))
+    answered = ask(retrying_forwarder, client, asking(client, model=f"{over}/m", stream=True))
 
     assert (answered.status == 200) is (requests > 1)
     assert len(upstream.requests) == requests

@@ -78,7 +78,7 @@ def asking_for_calls(client: str, over: str, stream: bool, model: str = "m") -> 
     return asking(client, model=f"{over}/{model}", stream=stream, tools=[tool], **more)
 
 
-def tokens(answered: Answered) -> int | None:
+def get_total_tokens(answered: Answered) -> int | None:
     """The total of the usage."""
     whole = answered.whole
     total: int | None = (whole.get("usage") or {}).get("total_tokens")
@@ -88,18 +88,18 @@ def tokens(answered: Answered) -> int | None:
 # -- vendors --------------------------------------------------------------------------------------
 
 
-def vendors() -> list[Any]:
+def list_vendor_cases() -> list[Any]:
     """Everything that a vendor may do, for each pairing in which a stream is read."""
     return [
         pytest.param(client, over, stream, name, id=f"{client}-{over}-{stream}-{name}")
         for client, over in PAIRINGS
         for stream in (False, True)
         if stream or client != over
-        for name in faults.list_harmless(ANSWER, protocol(over))
+        for name in faults.list_harmless(ANSWER, get_protocol(over))
     ]
 
 
-def protocol(over: str) -> Protocol:
+def get_protocol(over: str) -> Protocol:
     return "chat" if over == "chat" else "responses"
 
 
@@ -119,12 +119,12 @@ BEYOND_THE_SDK = {
 }
 
 
-@check_each(("client", "over", "stream", "name"), vendors(), parts=3)
+@check_each(("client", "over", "stream", "name"), list_vendor_cases(), parts=3)
 def test_vendor_variations_change_nothing(
     client: str, over: str, stream: bool, name: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    upstream.script(faults.list_harmless(ANSWER, protocol(over))[name])
+    upstream.script(faults.list_harmless(ANSWER, get_protocol(over))[name])
 
     model = "m" if stream else "folded"
     answered = ask(forwarder, client, asking_for_calls(client, over, stream, model))
@@ -136,10 +136,10 @@ def test_vendor_variations_change_nothing(
         assert not any(event.get("error") for event in answered.events)
         return
     assert answered.ending == "completed"
-    assert answered.said.text == TEXT
-    calls = [(called, json.loads(given)) for called, given in answered.said.calls]
+    assert answered.content.text == TEXT
+    calls = [(called, json.loads(given)) for called, given in answered.content.calls]
     assert calls == [("get", {"city": "Zürich"}), ("get", {"city": "東京"})]
-    assert tokens(answered) == 30
+    assert get_total_tokens(answered) == 30
     if client != over:
         assert answered.mistakes == []
 
@@ -154,8 +154,8 @@ def test_a_whole_answer_may_come_where_a_stream_was_asked(
     answered = ask(forwarder, client, asking_for_calls(client, over, True))
 
     assert answered.ending == "completed"
-    assert answered.said.text == TEXT
-    assert len(answered.said.calls) == 2
+    assert answered.content.text == TEXT
+    assert len(answered.content.calls) == 2
 
 
 @every_pairing
@@ -169,9 +169,9 @@ def test_a_finished_empty_answer_is_an_answer(
     answered = ask(forwarder, client, asking_for_calls(client, over, form == "streamed", form))
 
     assert answered.ending == "completed"
-    assert (answered.said.text, answered.said.calls) == ("", [])
+    assert (answered.content.text, answered.content.calls) == ("", [])
     assert answered.mistakes == []
-    assert tokens(answered) == 30
+    assert get_total_tokens(answered) == 30
 
 
 def test_null_error_is_no_error(forwarder: Server, upstream: ScriptedUpstream) -> None:
@@ -181,7 +181,7 @@ def test_null_error_is_no_error(forwarder: Server, upstream: ScriptedUpstream) -
     for client in PATHS:
         upstream.script(Stream(Answer(text=TEXT), [nulls]))
         answered = ask(forwarder, client, asking(client, model="chat/m", stream=True))
-        assert answered.said.text == TEXT
+        assert answered.content.text == TEXT
         assert answered.ending == "completed"
 
 
@@ -198,24 +198,24 @@ BEFORE_ANY_EVENT = {
 """Fault -> the status that the client gets, even when it asked for a stream."""
 
 
-def broken() -> list[Any]:
+def list_fault_cases() -> list[Any]:
     """Every fault, for each pairing in which it can happen."""
     return [
         pytest.param(client, over, form, name, id=f"{client}-{over}-{form}-{name}")
         for client, over in PAIRINGS
         for form in ("whole", "folded", "streamed")
-        for name in faults.list_fatal(ANSWER, protocol(over))
+        for name in faults.list_fatal(ANSWER, get_protocol(over))
         if form != "whole" or name != "without_terminal"
     ]
 
 
-@check_each(("client", "over", "form", "name"), broken(), parts=4)
+@check_each(("client", "over", "form", "name"), list_fault_cases(), parts=4)
 def test_a_broken_answer_fails_once(
     client: str, over: str, form: str, name: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
     stream = form == "streamed"
-    fault = faults.list_fatal(ANSWER, protocol(over))[name]
+    fault = faults.list_fatal(ANSWER, get_protocol(over))[name]
     upstream.script(fault)
 
     answered = ask(forwarder, client, asking_for_calls(client, over, stream, form))
@@ -225,7 +225,7 @@ def test_a_broken_answer_fails_once(
     if (client, over, form, name) == ("responses", "responses", "folded", "failed"):
         assert answered.json["error"]["message"]  # as the upstream has it
         return
-    assert answered.streamed or answered.error["message"]
+    assert answered.is_streamed or answered.error["message"]
     assert stream or answered.status >= 400
     if name in BEFORE_ANY_EVENT:
         assert answered.status == BEFORE_ANY_EVENT[name]
@@ -380,7 +380,7 @@ def test_a_slow_upstream_is_waited_for(
     answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
 
     assert answered.ending == "completed"
-    assert answered.said.text == TEXT
+    assert answered.content.text == TEXT
 
 
 # -- clients that leave, connections that stay ----------------------------------------------------
@@ -413,7 +413,7 @@ def leave(server: Server, client: str, body: Json, after: bytes, name: str = "re
         time.sleep(0.1)  # what else has come is written by now, and only a wait can be left
 
 
-def soon(holds: Callable[[], Any]) -> bool:
+def wait_for(holds: Callable[[], Any]) -> bool:
     """Does it hold within a moment?"""
     deadline = time.monotonic() + 5
     while not holds() and time.monotonic() < deadline:
@@ -450,7 +450,7 @@ def test_the_upstream_is_left_before_it_has_answered(
     upstream.script(faults.never_answer())
 
     with sending(forwarder, client, asking(client, model=f"{over}/m")):
-        assert soon(lambda: upstream.requests)
+        assert wait_for(lambda: upstream.requests)
 
     [request] = upstream.requests
     assert request.closed_by_client.wait(PATIENCE / 2)
@@ -459,16 +459,16 @@ def test_the_upstream_is_left_before_it_has_answered(
 def test_file_download_is_cancelled_when_the_client_disconnects(serve: Serve) -> None:
     left = threading.Event()
 
-    def silent(peer: Peer) -> None:
+    def wait_for_close(peer: Peer) -> None:
         if peer.request() and not peer.request():
             left.set()
 
-    with serving(silent) as files:
+    with serving(wait_for_close) as files:
         forwarder = serve({"RESPONSES_BASE_URL": f"{files.url}/v1", "RESPONSES_API_KEY": KEY})
         url = urlsplit(forwarder.url)
         with socket.create_connection((str(url.hostname), url.port or 80), timeout=5) as sock:
             sock.sendall(b"GET /v1/files HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert soon(lambda: files.requests)
+            assert wait_for(lambda: files.requests)
 
         assert left.wait(2)
 
@@ -485,13 +485,13 @@ def test_a_client_that_leaves_is_no_failure_of_the_upstream(
     body = asking(client, model=f"{over}/m", stream=True)
     leave(forwarder, client, body, after=b"data: ", name=name)
 
-    assert soon(lambda: name in forwarder.log)
+    assert wait_for(lambda: name in forwarder.log)
     [line] = [json.loads(line) for line in forwarder.log.splitlines() if name in line]
     assert (line["status"], line["error"], line["left"]) == (499, "client_left", True)
-    assert failures(http.get(f"{forwarder.url}/metrics").text) == failures(before)
+    assert list_failures(http.get(f"{forwarder.url}/metrics").text) == list_failures(before)
 
 
-def failures(metrics: str) -> list[str]:
+def list_failures(metrics: str) -> list[str]:
     return [line for line in metrics.splitlines() if "upstream_errors_total{" in line]
 
 
@@ -545,7 +545,7 @@ def test_a_stream_that_does_not_end_after_its_end_is_let_go(
         upstream.script(lingering)
         started = time.monotonic()
         answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
-        assert answered.said.text == TEXT
+        assert answered.content.text == TEXT
         assert answered.ending == "completed"
         assert time.monotonic() - started < PATIENCE
 

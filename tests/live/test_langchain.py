@@ -22,7 +22,7 @@ class Place(BaseModel):
     city: str
 
 
-def model(forwarder: Server, responses: bool) -> Any:
+def make_model(forwarder: Server, responses: bool) -> Any:
     """The client; without a prefix, its requests go to the upstream of the other protocol."""
     from langchain_openai import ChatOpenAI
 
@@ -46,7 +46,7 @@ def test_text_comes_whole_and_streamed(
     responses: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(*[Answer(text="Zürich 🏔", pieces=4)] * 2)
-    llm = model(forwarder, responses)
+    llm = make_model(forwarder, responses)
 
     whole = llm.invoke("hi")
     streamed = list(llm.stream("hi"))
@@ -62,7 +62,7 @@ def test_reasoning_stands_in_blocks_for_a_chat_client_that_reads_no_field(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(*[Answer(text="Hi.", reasoning="Hm.", pieces=2)] * 2)
-    llm = model(forwarder, responses=False)
+    llm = make_model(forwarder, responses=False)
 
     assert text_of(llm.invoke("hi")) == "[thinking]Hm.[/thinking]\n\nHi."
     pieces = [text_of(chunk) for chunk in llm.stream("hi")]
@@ -84,10 +84,10 @@ def test_a_tool_loop_ends_with_text(
 
     calls = [Call("get_weather", {"city": city}, id=f"call_{city}") for city in ("Bern", "Basel")]
     upstream.script(Answer(text="I look.", calls=calls), Answer(text="Sunny."))
-    llm = model(forwarder, responses).bind_tools([get_weather])
+    llm = make_model(forwarder, responses).bind_tools([get_weather])
     history: list[Any] = [HumanMessage("hi")]
 
-    first = added(llm.stream(history)) if streamed else llm.invoke(history)
+    first = add_chunks(llm.stream(history)) if streamed else llm.invoke(history)
     results = [ToolMessage(get_weather.invoke(c["args"]), tool_call_id=c["id"])
                for c in first.tool_calls]  # fmt: skip
     last = llm.invoke([*history, first, *results])
@@ -97,7 +97,7 @@ def test_a_tool_loop_ends_with_text(
     assert text_of(last) == "Sunny."
 
 
-def added(chunks: Any) -> Any:
+def add_chunks(chunks: Any) -> Any:
     """The message that the chunks add up to."""
     total = None
     for chunk in chunks:
@@ -114,6 +114,6 @@ def test_structured_output_is_an_object(
     if method == "function_calling":
         answer = Answer(calls=[Call("Place", {"city": "Bern"})])
     upstream.script(answer)
-    llm = model(forwarder, responses).with_structured_output(Place, method=method)
+    llm = make_model(forwarder, responses).with_structured_output(Place, method=method)
 
     assert llm.invoke("hi") == Place(city="Bern")

@@ -16,7 +16,7 @@ from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 from tests.live.clients import needs_python_package
 from tests.live.conftest import Serve, settings
 from tests.live.server import Server
-from tests.live.test_langchain import added, text_of
+from tests.live.test_langchain import add_chunks, text_of
 
 pytestmark = needs_python_package("langchain_openai")
 
@@ -69,7 +69,7 @@ def tools(forwarder: Server) -> Iterator[list[Any]]:
         ]
 
 
-def model(forwarder: Server, tools: list[Any], **more: Any) -> Any:
+def make_model(forwarder: Server, tools: list[Any], **more: Any) -> Any:
     from langchain_openai import ChatOpenAI
 
     llm = ChatOpenAI(
@@ -102,8 +102,8 @@ def test_tools_are_run_and_cited(
         Answer(text="They sleep ([Cats](https://example.org/cats))."),
         Answer(text="Bye."),
     )
-    llm = model(forwarder, tools)
-    first = added(llm.stream("go")) if streamed else llm.invoke("go")
+    llm = make_model(forwarder, tools)
+    first = add_chunks(llm.stream("go")) if streamed else llm.invoke("go")
 
     assert text_of(first).startswith("They sleep")
     results = [m["content"] for m in upstream.requests[1].body["messages"] if m["role"] == "tool"]
@@ -128,7 +128,7 @@ def test_tool_is_approved_in_the_next_turn(
     forwarder: Server, upstream: ScriptedUpstream, tools: list[Any]
 ) -> None:
     upstream.script(Answer(calls=[Call("tests__echo", {"text": "hi"})]), Answer(text="It said hi."))
-    llm = model(forwarder, [{**tools[2], "require_approval": "always"}])
+    llm = make_model(forwarder, [{**tools[2], "require_approval": "always"}])
     first = llm.invoke("go")
     (request,) = [each for each in first.content if each["type"] == "mcp_approval_request"]
     answer = {

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from tests.fake_provider import Answer, Call, ScriptedUpstream
-from tests.live.clients import needs_python_package, plain
+from tests.live.clients import make_http_options, needs_python_package
 from tests.live.server import Server
 
 pytestmark = needs_python_package("langchain_ollama")
@@ -22,10 +22,10 @@ class Place(BaseModel):
     city: str
 
 
-def model(forwarder: Server, name: str, **more: Any) -> Any:
+def make_model(forwarder: Server, name: str, **more: Any) -> Any:
     from langchain_ollama import ChatOllama
 
-    return ChatOllama(model=name, base_url=forwarder.url, client_kwargs=plain(), **more)
+    return ChatOllama(model=name, base_url=forwarder.url, client_kwargs=make_http_options(), **more)
 
 
 @over_either
@@ -33,7 +33,7 @@ def test_text_comes_whole_and_streamed(
     name: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(*[Answer(text="Zürich 🏔", reasoning="Hm.", pieces=4)] * 2)
-    llm = model(forwarder, name, reasoning=True, temperature=0, num_ctx=4096)
+    llm = make_model(forwarder, name, reasoning=True, temperature=0, num_ctx=4096)
 
     whole = llm.invoke("hi")
     streamed = list(llm.stream("hi"))
@@ -60,7 +60,7 @@ def test_a_tool_loop_ends_with_text(
 
     calls = [Call("get_weather", {"city": city}, id=f"call_{city}") for city in ("Bern", "Basel")]
     upstream.script(Answer(text="I look.", calls=calls), Answer(text="Sunny."))
-    llm = model(forwarder, name).bind_tools([get_weather])
+    llm = make_model(forwarder, name).bind_tools([get_weather])
     history: list[Any] = [HumanMessage("hi")]
 
     first = llm.invoke(history)
@@ -82,7 +82,7 @@ def test_structured_output_is_an_object(
     if method == "function_calling":
         answer = Answer(calls=[Call("Place", {"city": "Bern"})])
     upstream.script(answer)
-    llm = model(forwarder, name).with_structured_output(Place, method=method)
+    llm = make_model(forwarder, name).with_structured_output(Place, method=method)
 
     assert llm.invoke("hi") == Place(city="Bern")
 
@@ -90,6 +90,8 @@ def test_structured_output_is_an_object(
 def test_texts_are_embedded(forwarder: Server, upstream: ScriptedUpstream) -> None:
     from langchain_ollama import OllamaEmbeddings
 
-    embeddings = OllamaEmbeddings(model="chat/m", base_url=forwarder.url, client_kwargs=plain())
+    embeddings = OllamaEmbeddings(
+        model="chat/m", base_url=forwarder.url, client_kwargs=make_http_options()
+    )
 
     assert embeddings.embed_query("four") == pytest.approx([0.6, 0.8])

@@ -29,12 +29,12 @@ AGE = 0.5
 Json = dict[str, Any]
 
 
-def provider(peer: Peer) -> None:
+def serve_provider(peer: Peer) -> None:
     """Speaks Chat, and keeps files."""
     while request := peer.request():
         line = request.split(b"\r\n")[0]
         if line.startswith(b"POST /v1/chat/completions"):
-            peer.answer(*said(streamed=b'"stream":true' in request))
+            peer.answer(*make_answer(streamed=b'"stream":true' in request))
         elif b"/files/file-png/content" in line:
             peer.answer(PNG, b"Content-Type: image/png")
         elif b"/content" in line:
@@ -46,7 +46,7 @@ def provider(peer: Peer) -> None:
             peer.answer(b'{"id": "file-9", "object": "file"}', b"Content-Type: application/json")
 
 
-def said(streamed: bool) -> tuple[bytes, bytes]:
+def make_answer(streamed: bool) -> tuple[bytes, bytes]:
     """The body and the content type of an answer."""
     grows = "delta" if streamed else "message"
     choice = {"index": 0, grows: {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
@@ -56,7 +56,7 @@ def said(streamed: bool) -> tuple[bytes, bytes]:
     return answer.encode(), b"Content-Type: application/json"
 
 
-def pictures(peer: Peer) -> None:
+def serve_images(peer: Peer) -> None:
     """A host of images, some of which are elsewhere."""
     if b"GET /private" in peer.request():
         peer.send(b"HTTP/1.1 302 Found\r\nLocation: http://[::1]/\r\nContent-Length: 0\r\n\r\n")
@@ -66,13 +66,13 @@ def pictures(peer: Peer) -> None:
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[Loopback]:
-    with serving(provider) as server:
+    with serving(serve_provider) as server:
         yield server
 
 
 @pytest.fixture
 def images() -> Iterator[Loopback]:
-    with serving(pictures) as server:
+    with serving(serve_images) as server:
         yield server
 
 
@@ -96,7 +96,7 @@ def forwarder(serve: Serve, up: Loopback) -> Server:
 
 
 @pytest.fixture(autouse=True)
-def _forget(up: Loopback) -> None:
+def _clear_requests(up: Loopback) -> None:
     up.requests.clear()
 
 
@@ -108,11 +108,11 @@ def with_image(client: str, url: str, model: str) -> Json:
     return {"model": model, "input": [{"role": "user", "content": [part]}]}
 
 
-def asked(up: Loopback, what: bytes) -> list[bytes]:
+def select_requests(up: Loopback, what: bytes) -> list[bytes]:
     return [request for request in up.requests if request.startswith(what)]
 
 
-def body(request: bytes) -> Any:
+def parse_body(request: bytes) -> Any:
     return json.loads(request.partition(b"\r\n\r\n")[2])
 
 
@@ -127,8 +127,8 @@ def test_an_image_is_fetched_and_inlined(
     )
 
     assert got.status_code == 200, got.text
-    [sent] = asked(up, b"POST /v1/chat")
-    assert body(sent)["messages"][0]["content"][0]["image_url"]["url"] == PNG_URL
+    [sent] = select_requests(up, b"POST /v1/chat")
+    assert parse_body(sent)["messages"][0]["content"][0]["image_url"]["url"] == PNG_URL
 
 
 @pytest.mark.parametrize("client", PATHS)
@@ -208,7 +208,7 @@ def test_an_image_that_the_upstream_has_goes_to_it_by_value(
     got = http.post(f"{forwarder.v1}/responses", json=asking, headers=OPEN)
 
     assert got.status_code == 200, got.text
-    [sent] = asked(up, b"POST /v1/chat/completions")
+    [sent] = select_requests(up, b"POST /v1/chat/completions")
     assert PNG_URL.encode() in sent
 
 
@@ -221,17 +221,17 @@ def test_a_file_is_uploaded_once_and_deleted_when_it_is_old(
         got = http.post(f"{forwarder.v1}/chat/completions", json=asking, headers=OPEN)
         assert got.status_code == 200, got.text
 
-    [upload] = asked(up, b"POST /v1/files")
+    [upload] = select_requests(up, b"POST /v1/files")
     assert b'filename="a.pdf"' in upload
     assert b"user_data" in upload
-    for sent in asked(up, b"POST /v1/chat"):
-        assert body(sent)["messages"][0]["content"] == [
+    for sent in select_requests(up, b"POST /v1/chat"):
+        assert parse_body(sent)["messages"][0]["content"] == [
             {"type": "file", "file": {"file_id": "file-9"}}
         ]
     until = time.monotonic() + 5
-    while not asked(up, b"DELETE /v1/files/file-9 ") and time.monotonic() < until:
+    while not select_requests(up, b"DELETE /v1/files/file-9 ") and time.monotonic() < until:
         time.sleep(0.05)
-    assert len(asked(up, b"DELETE /v1/files/file-9 ")) == 1
+    assert len(select_requests(up, b"DELETE /v1/files/file-9 ")) == 1
 
 
 def test_the_sdk_s_file_methods_work_through_the_forwarder(forwarder: Server, up: Loopback) -> None:
@@ -241,7 +241,7 @@ def test_the_sdk_s_file_methods_work_through_the_forwarder(forwarder: Server, up
         assert made.id == "file-9"
         assert sdk.files.retrieve("file-9").id == "file-9"
         sdk.files.delete("file-9")
-    [upload] = asked(up, b"POST /v1/files")
+    [upload] = select_requests(up, b"POST /v1/files")
     assert b"text" in upload
     assert [r.split(b" ")[0] for r in up.requests] == [b"POST", b"GET", b"DELETE"]
 

@@ -24,24 +24,26 @@ KEY = "sk-client"
 
 
 @pytest.fixture
-def two(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[Server]:
+def two_workers(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[Server]:
     """A forwarder of two workers, which keep their files in a directory of the test."""
     given = settings(upstream, TMPDIR=str(tmp_path), FORWARDER_METRICS_KEY=KEY)
     with running(given, tmp_path, TWO) as server:
         yield server
 
 
-def read(server: Server) -> dict[str, dict[tuple[str, ...], float]]:
+def read_metrics(server: Server) -> dict[str, dict[tuple[str, ...], float]]:
     got = http.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {KEY}"})
     assert got.status_code == 200, got.text
     return counted(got.text)
 
 
-def once(server: Server, is_so: Callable[[dict[str, dict[tuple[str, ...], float]]], bool]) -> bool:
+def wait_until_counted(
+    server: Server, is_so: Callable[[dict[str, dict[tuple[str, ...], float]]], bool]
+) -> bool:
     """An exchange is counted just after its answer is out."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        if is_so(read(server)):
+        if is_so(read_metrics(server)):
             return True
         time.sleep(0.05)
     return False
@@ -56,31 +58,33 @@ def workers_of(server: Server) -> list[int]:
     return [int(pid) for pid in found]
 
 
-def test_state_of_two_workers_is_added_up(two: Server) -> None:
-    assert once(two, lambda found: found.get("workers") == {(): 2})
+def test_state_of_two_workers_is_added_up(two_workers: Server) -> None:
+    assert wait_until_counted(two_workers, lambda found: found.get("workers") == {(): 2})
 
-    found = read(two)
+    found = read_metrics(two_workers)
     assert 20e6 < found["worker_memory_bytes"][()] < 2e9
     assert found["store_up"] == {("sqlite",): 1}
     assert found["background_jobs"] == {(): 0}
 
 
-def test_two_workers_count_together(two: Server, upstream: ScriptedUpstream) -> None:
+def test_two_workers_count_together(two_workers: Server, upstream: ScriptedUpstream) -> None:
     rounds, sent = 5, 0
     for client, over in PAIRINGS * rounds:
         upstream.script(Answer(text="one two three", pieces=3))
-        answered = ask(two, client, asking(client, model=f"{over}/m", stream=True))
+        answered = ask(two_workers, client, asking(client, model=f"{over}/m", stream=True))
         assert answered.ending == "completed"
         sent += len(answered.events) if client == "responses" else 0
     upstream.script(faults.refuse_with_status(429), faults.refuse_with_status(500))
     for status in (429, 500):
-        failed = ask(two, "chat", asking("chat", model="chat/m", seed=1))
+        failed = ask(two_workers, "chat", asking("chat", model="chat/m", seed=1))
         assert failed.status == status, failed.text
-    ask(two, "responses", asking("responses", model="chat/m", no_such_thing=1))
+    ask(two_workers, "responses", asking("responses", model="chat/m", no_such_thing=1))
 
     total = len(PAIRINGS) * rounds + 3
-    assert once(two, lambda found: sum(found["requests_total"].values()) == total)
-    found = read(two)
+    assert wait_until_counted(
+        two_workers, lambda found: sum(found["requests_total"].values()) == total
+    )
+    found = read_metrics(two_workers)
     for client, over in PAIRINGS:
         extra = (client, over) == ("responses", "chat")
         assert found["requests_total"][("m", client, "200", over)] == rounds + extra
@@ -99,29 +103,31 @@ def test_two_workers_count_together(two: Server, upstream: ScriptedUpstream) -> 
     assert 0 < whole < 40  # the events of the answer that was not streamed
 
 
-def test_both_workers_had_a_part_in_it(two: Server, tmp_path: Path) -> None:
-    workers = workers_of(two)
+def test_both_workers_had_a_part_in_it(two_workers: Server, tmp_path: Path) -> None:
+    workers = workers_of(two_workers)
     for asleep in workers:
         os.kill(asleep, signal.SIGSTOP)  # so that the other one answers
         for _ in range(3):
-            http.post(f"{two.v1}/responses", json=asking("responses"))
+            http.post(f"{two_workers.v1}/responses", json=asking("responses"))
         os.kill(asleep, signal.SIGCONT)
     [directory] = tmp_path.glob("forwarder-metrics-*")
 
     assert directory.stat().st_mode & 0o077 == 0
     files = {path.name for path in directory.glob("counter_*.db")}
     assert files == {f"counter_{pid}.db" for pid in workers}
-    assert once(two, lambda found: sum(found["requests_total"].values()) == 6)
+    assert wait_until_counted(two_workers, lambda found: sum(found["requests_total"].values()) == 6)
 
 
-def test_gauges_of_a_dead_worker_are_removed(two: Server, upstream: ScriptedUpstream) -> None:
+def test_gauges_of_a_dead_worker_are_removed(
+    two_workers: Server, upstream: ScriptedUpstream
+) -> None:
     upstream.script(faults.stall(Answer(text="word " * 9, pieces=9), after=3))
     body = json.dumps(asking("responses", stream=True))
     begun, over = threading.Event(), threading.Event()
 
     def listen() -> None:
         try:
-            with http.stream("POST", f"{two.v1}/responses", content=body) as got:
+            with http.stream("POST", f"{two_workers.v1}/responses", content=body) as got:
                 for _ in got.iter_raw():
                     begun.set()
         except Exception:
@@ -130,15 +136,17 @@ def test_gauges_of_a_dead_worker_are_removed(two: Server, upstream: ScriptedUpst
     listener = threading.Thread(target=listen)
     listener.start()
     assert begun.wait(5)
-    assert read(two)["open_streams"] == {("responses",): 1}
+    assert read_metrics(two_workers)["open_streams"] == {("responses",): 1}
 
-    for pid in workers_of(two):
+    for pid in workers_of(two_workers):
         os.kill(pid, signal.SIGKILL)
     listener.join(5)
 
     assert over.is_set()
-    gone = once(two, lambda found: sum(found.get("open_streams", {}).values()) == 0)
-    assert gone, read(two)
+    gone = wait_until_counted(
+        two_workers, lambda found: sum(found.get("open_streams", {}).values()) == 0
+    )
+    assert gone, read_metrics(two_workers)
 
 
 def test_the_directory_goes_with_the_server(upstream: ScriptedUpstream, tmp_path: Path) -> None:

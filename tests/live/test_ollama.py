@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from tests.fake_provider import Answer, Call, ScriptedUpstream, faults
-from tests.live.clients import NODE, needs_node_package, needs_python_package, plain
+from tests.live.clients import NODE, make_http_options, needs_node_package, needs_python_package
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
 from tests.live.talk import http
@@ -43,13 +43,13 @@ def get_weather(city: str) -> str:
     return f"sunny in {city}"
 
 
-def client(forwarder: Server, **given: Any) -> Any:
+def make_client(forwarder: Server, **given: Any) -> Any:
     from ollama import Client
 
-    return Client(host=forwarder.url, **plain(), **given)
+    return Client(host=forwarder.url, **make_http_options(), **given)
 
 
-def shown(body: Json) -> list[str]:
+def collect_images(body: Json) -> list[str]:
     """The images that an upstream was shown, in either protocol."""
     entries = body.get("messages") or body["input"]
     parts = [p for e in entries if isinstance(e.get("content"), list) for p in e["content"]]
@@ -67,8 +67,8 @@ def test_a_chat_comes_whole_and_streamed(
 ) -> None:
     upstream.script(*[Answer(text="Zürich 🏔", pieces=4)] * 2)
 
-    whole = client(forwarder).chat(model, MESSAGES)
-    parts = list(client(forwarder).chat(model, MESSAGES, stream=True))
+    whole = make_client(forwarder).chat(model, MESSAGES)
+    parts = list(make_client(forwarder).chat(model, MESSAGES, stream=True))
 
     assert whole.message.content == "Zürich 🏔"
     assert "".join(part.message.content for part in parts) == "Zürich 🏔"
@@ -88,7 +88,7 @@ def test_the_asynchronous_client_does_the_same(
     from ollama import AsyncClient
 
     async def talk() -> tuple[Any, str, Any]:
-        asked = AsyncClient(host=forwarder.url, **plain())
+        asked = AsyncClient(host=forwarder.url, **make_http_options())
         whole = await asked.chat(model, MESSAGES)
         parts = [part async for part in await asked.generate(model, "hi", stream=True)]
         embedded = await asked.embed(model, "four")
@@ -108,13 +108,13 @@ def test_a_prompt_comes_whole_and_streamed(
 ) -> None:
     upstream.script(*[Answer(text="Grüezi mitenand", reasoning="Hm.")] * 2)
 
-    whole = client(forwarder).generate(model, "hi", system="Be brief.", images=[PNG])
-    parts = list(client(forwarder).generate(model, "hi", stream=True))
+    whole = make_client(forwarder).generate(model, "hi", system="Be brief.", images=[PNG])
+    parts = list(make_client(forwarder).generate(model, "hi", stream=True))
 
     assert (whole.response, whole.thinking) == ("Grüezi mitenand", "Hm.")
     assert "".join(part.response for part in parts) == "Grüezi mitenand"
     assert "".join(part.thinking or "" for part in parts) == "Hm."
-    assert shown(upstream.requests[0].body) == [f"data:image/png;base64,{PNG}"]
+    assert collect_images(upstream.requests[0].body) == [f"data:image/png;base64,{PNG}"]
     assert "Be brief." in json.dumps(upstream.requests[0].body)
 
 
@@ -127,7 +127,7 @@ def test_a_loop_of_tools_ends_with_text(
     """The package loses the ids of calls; strict upstreams get such that fit each other."""
     calls = [Call("get_weather", {"city": city}, id=f"call_{city}") for city in ("Bern", "Basel")]
     upstream.script(Answer(text="I look.", calls=calls), Answer(text="Sunny."))
-    asked = client(forwarder)
+    asked = make_client(forwarder)
 
     if streamed:
         parts = list(asked.chat(model, MESSAGES, tools=[get_weather], stream=True))
@@ -155,7 +155,7 @@ def test_thoughts_stand_apart_and_go_back(
     model: str, streamed: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(*[Answer(text="4", reasoning="Two and two.")] * 2)
-    asked = client(forwarder)
+    asked = make_client(forwarder)
 
     got = asked.chat(model, MESSAGES, think="high", stream=streamed)
     parts = list(got) if streamed else [got]
@@ -180,8 +180,8 @@ def test_an_answer_follows_its_schema(
 ) -> None:
     upstream.script(*[Answer(text='{"city": "Bern"}')] * 2)
 
-    got = client(forwarder).chat(model, MESSAGES, format=Place.model_json_schema())
-    client(forwarder).generate(model, "Answer in JSON.", format="json")
+    got = make_client(forwarder).chat(model, MESSAGES, format=Place.model_json_schema())
+    make_client(forwarder).generate(model, "Answer in JSON.", format="json")
 
     assert Place.model_validate_json(got.message.content) == Place(city="Bern")
     kinds = [r.body.get("response_format") or r.body["text"]["format"] for r in upstream.requests]
@@ -194,9 +194,9 @@ def test_images_are_shown(model: str, forwarder: Server, upstream: ScriptedUpstr
     upstream.script(Answer(text="a cat"))
 
     message = {"role": "user", "content": "What?", "images": [PNG, "/9j/4AAQ"]}
-    client(forwarder).chat(model, [message])
+    make_client(forwarder).chat(model, [message])
 
-    [png, jpeg] = shown(upstream.requests[0].body)
+    [png, jpeg] = collect_images(upstream.requests[0].body)
     assert (png, jpeg) == (f"data:image/png;base64,{PNG}", "data:image/jpeg;base64,/9j/4AAQ")
 
 
@@ -208,7 +208,7 @@ def test_options_reach_the_upstream(
     upstream.script(Answer(text="one two three STOP four"))
 
     options = {"temperature": 0.5, "num_predict": 64, "stop": [" STOP"], "num_ctx": 4096}
-    got = client(forwarder).chat(model, MESSAGES, options=options, keep_alive="5m")
+    got = make_client(forwarder).chat(model, MESSAGES, options=options, keep_alive="5m")
 
     body = upstream.requests[0].body
     assert body["temperature"] == 0.5
@@ -220,8 +220,8 @@ def test_options_reach_the_upstream(
 @python
 @over_either
 def test_texts_are_embedded(model: str, forwarder: Server, upstream: ScriptedUpstream) -> None:
-    got = client(forwarder).embed(model, ["four", "seventy"])
-    older = client(forwarder).embeddings(model, "four")
+    got = make_client(forwarder).embed(model, ["four", "seventy"])
+    older = make_client(forwarder).embeddings(model, "four")
 
     assert got.embeddings[0] == pytest.approx([0.6, 0.8])
     assert older.embedding == [3.0, 4.0]
@@ -245,8 +245,8 @@ def test_openai_s_client_embeds_too(forwarder: Server, upstream: ScriptedUpstrea
 def test_empty_request_loads_a_model(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    assert client(forwarder).chat(model).done_reason == "load"
-    assert client(forwarder).generate(model, keep_alive=0).done_reason == "unload"
+    assert make_client(forwarder).chat(model).done_reason == "load"
+    assert make_client(forwarder).generate(model, keep_alive=0).done_reason == "unload"
     assert upstream.requests == []
 
 
@@ -261,11 +261,11 @@ def test_a_refusal_has_its_status(
 
     for streamed in (False, True):
         with pytest.raises(ResponseError) as caught:
-            list(client(forwarder).chat(model, MESSAGES, stream=streamed))
+            list(make_client(forwarder).chat(model, MESSAGES, stream=streamed))
         assert caught.value.status_code == 429
         assert caught.value.error
     with pytest.raises(ResponseError, match="context"):
-        client(forwarder).generate(model, "hi", context=[1, 2])
+        make_client(forwarder).generate(model, "hi", context=[1, 2])
 
 
 @python
@@ -279,7 +279,7 @@ def test_an_answer_that_breaks_is_an_error_and_never_done(
     told: list[Any] = []
 
     with pytest.raises(ResponseError):
-        told.extend(client(forwarder).chat(model, MESSAGES, stream=True))
+        told.extend(make_client(forwarder).chat(model, MESSAGES, stream=True))
 
     assert told
     assert not any(part.done for part in told)
@@ -290,11 +290,11 @@ def test_a_key_is_a_bearer(serve: Serve, upstream: ScriptedUpstream) -> None:
     from ollama import ResponseError
 
     forwarder = serve(settings(upstream, FORWARDER_API_KEYS="key-a"))
-    known = client(forwarder, headers={"Authorization": "Bearer key-a"})
+    known = make_client(forwarder, headers={"Authorization": "Bearer key-a"})
 
     assert known.chat("chat/m", MESSAGES).done
     with pytest.raises(ResponseError) as caught:
-        client(forwarder).chat("chat/m", MESSAGES)
+        make_client(forwarder).chat("chat/m", MESSAGES)
     assert caught.value.status_code == 401
     assert KEY not in forwarder.log
 
@@ -308,7 +308,7 @@ def test_a_silent_upstream_does_not_spoil_the_lines(
     upstream.script(*[faults.slow_down(Answer(text="late, but whole", pieces=3), 0.25)] * 2)
 
     raw = http.post(f"{forwarder.url}/api/chat", json={"model": "chat/m", "messages": MESSAGES})
-    parts = list(client(forwarder).chat("chat/m", MESSAGES, stream=True))
+    parts = list(make_client(forwarder).chat("chat/m", MESSAGES, stream=True))
 
     assert " {" in raw.text
     assert all(json.loads(line) for line in raw.text.splitlines())
@@ -332,7 +332,7 @@ def test_a_client_that_leaves_closes_the_upstream(
 
 @python
 def test_the_demo_serves_ollama_s_clients_too(serve: Serve) -> None:
-    asked = client(serve({}))
+    asked = make_client(serve({}))
 
     for model in ("chat/demo", "responses/demo"):
         assert "You said: hi" in asked.chat(model, MESSAGES).message.content
@@ -346,7 +346,7 @@ def test_the_demo_serves_ollama_s_clients_too(serve: Serve) -> None:
 # -- in JavaScript --------------------------------------------------------------------------------
 
 
-def node(what: str, forwarder: Server, model: str) -> Any:
+def run_node(what: str, forwarder: Server, model: str) -> Any:
     """What the script printed."""
     command = ["node", "ollama.mjs", what, forwarder.url, model]
     done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=60)
@@ -362,9 +362,9 @@ def test_the_javascript_client_chats(
     answer = Answer(text="Zürich 🏔", reasoning="Hm.", pieces=4)
     upstream.script(*[answer] * 4)
 
-    whole = node("chat", forwarder, model)
+    whole = run_node("chat", forwarder, model)
     streamed, thought, prompted = (
-        node(what, forwarder, model) for what in ("stream", "think", "generate")
+        run_node(what, forwarder, model) for what in ("stream", "think", "generate")
     )
 
     assert whole["message"]["content"] == "Zürich 🏔"
@@ -385,20 +385,20 @@ def test_the_javascript_client_runs_tools_shows_images_and_reads_json(
         Answer(text='{"city": "Bern"}'),
     )  # fmt: skip
 
-    loop = node("tools", forwarder, model)
-    seen = node("image", forwarder, model)
-    place = node("json", forwarder, model)
+    loop = run_node("tools", forwarder, model)
+    seen = run_node("image", forwarder, model)
+    place = run_node("json", forwarder, model)
 
     assert [call["function"]["arguments"]["city"] for call in loop["calls"]] == ["Bern", "Basel"]
     assert loop["text"] == "Sunny."
     assert seen["message"]["content"] == "a cat"
-    assert shown(upstream.requests[2].body) == [f"data:image/png;base64,{PNG}"]
+    assert collect_images(upstream.requests[2].body) == [f"data:image/png;base64,{PNG}"]
     assert place == {"city": "Bern"}
 
 
 @javascript
 def test_the_javascript_client_embeds(forwarder: Server, upstream: ScriptedUpstream) -> None:
-    several, one = node("embed", forwarder, "chat/m")
+    several, one = run_node("embed", forwarder, "chat/m")
 
     assert several[0] == pytest.approx([0.6, 0.8])
     assert one == [3, 4]
@@ -414,8 +414,8 @@ def test_javascript_client_raises_on_failures(
         faults.cut_connection(Answer(text="and so on", pieces=9), after=7),
     )
 
-    refused = node("refused", forwarder, model)
-    broken = node("broken", forwarder, model)
+    refused = run_node("refused", forwarder, model)
+    broken = run_node("broken", forwarder, model)
 
     assert (refused["status"], type(refused["error"])) == (429, str)
     assert broken["error"]

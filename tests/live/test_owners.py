@@ -20,7 +20,7 @@ from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
 from tests.live.conftest import settings
 from tests.live.server import ROOT, Server, running
-from tests.live.test_background import ended
+from tests.live.test_background import wait_until_ended
 
 MINE, ANOTHER = "sk-mine", "sk-another"
 
@@ -109,7 +109,7 @@ def test_an_older_database_is_taken_over_and_its_owners_outlive_the_secret(
             found = list(pool.map(lambda _: client.responses.retrieve(last.response.id), range(8)))
         assert {response.id for response in found} == {last.response.id}
         check_things(client, last.response.id, talk.id, said.id, upstream)
-        done = ended(client, work.id)
+        done = wait_until_ended(client, work.id)
         assert (done.status, done.metadata) == ("completed", {"forwarder.attempt": "2"})
         with client_of(server, "sk-guess") as guess, pytest.raises(openai.NotFoundError):
             guess.responses.retrieve(first.id)

@@ -54,7 +54,7 @@ class Flood:
         except OSError:
             self.left.set()
 
-    def stopped(self) -> bool:
+    def wait_until_stopped(self) -> bool:
         """Waits until nothing more is sent; False when all of it was."""
         before = -1
         while before != self.sent and self.sent < OFFERED:
@@ -64,7 +64,7 @@ class Flood:
 
 
 @contextmanager
-def flooded(
+def run_flooded_forwarder(
     protocol: str, module: tuple[str, ...], tmp_path: Path
 ) -> Iterator[tuple[Server, Flood]]:
     """A forwarder between a client and such an upstream."""
@@ -75,7 +75,7 @@ def flooded(
             yield server, flood
 
 
-def asked(server: Server, client: str, **more: object) -> socket.socket:
+def open_stream(server: Server, client: str, **more: object) -> socket.socket:
     """A connection on which a stream was asked for."""
     body = json.dumps(asking(client, model="m", stream=True, **more)).encode()
     url = urlsplit(server.url)
@@ -91,8 +91,11 @@ def asked(server: Server, client: str, **more: object) -> socket.socket:
 def test_an_upstream_waits_for_a_client_that_does_not_read(
     client: str, over: str, module: tuple[str, ...], tmp_path: Path
 ) -> None:
-    with flooded(over, module, tmp_path) as (server, flood), asked(server, client) as sock:
-        assert flood.stopped()
+    with (
+        run_flooded_forwarder(over, module, tmp_path) as (server, flood),
+        open_stream(server, client) as sock,
+    ):
+        assert flood.wait_until_stopped()
         assert flood.sent < BETWEEN
         sock.close()
         assert flood.left.wait(5)
@@ -102,6 +105,9 @@ def test_an_upstream_waits_for_a_client_that_does_not_read(
 def test_slow_reader_of_several_choices_stops_the_upstream(
     module: tuple[str, ...], tmp_path: Path
 ) -> None:
-    with flooded("responses", module, tmp_path) as (server, flood), asked(server, "chat", n=2):
-        assert flood.stopped()
+    with (
+        run_flooded_forwarder("responses", module, tmp_path) as (server, flood),
+        open_stream(server, "chat", n=2),
+    ):
+        assert flood.wait_until_stopped()
         assert flood.sent < 2 * BETWEEN

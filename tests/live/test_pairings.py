@@ -39,7 +39,7 @@ def offering(client: str, *functions: Json) -> list[Json]:
     return [{"type": "function", "strict": False, **function} for function in functions]
 
 
-def sent(upstream: ScriptedUpstream) -> Json:
+def get_sent_body(upstream: ScriptedUpstream) -> Json:
     """The body that the upstream got last."""
     body: Json = upstream.requests[-1].body
     return body
@@ -60,10 +60,10 @@ def test_text_arrives(
     answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
 
     assert answered.ending == "completed"
-    assert answered.said.text == text
+    assert answered.content.text == text
     assert upstream.requests[0].path == f"/v1{PATHS[over]}"
-    assert sent(upstream)["model"] == "m"
-    assert sent(upstream)["stream"] is stream
+    assert get_sent_body(upstream)["model"] == "m"
+    assert get_sent_body(upstream)["stream"] is stream
 
 
 @across
@@ -79,9 +79,9 @@ def test_translated_answers_are_as_the_sdk_types_them(
     answered = ask(forwarder, client, body, X_Forwarder_Reasoning=REASONING_AS[client])
 
     assert answered.mistakes == []
-    assert answered.said.text == "Let me see."
-    assert answered.said.calls == [("get_weather", '{"city": "Bern"}')]
-    assert answered.said.reasoning == THOUGHT
+    assert answered.content.text == "Let me see."
+    assert answered.content.calls == [("get_weather", '{"city": "Bern"}')]
+    assert answered.content.reasoning == THOUGHT
 
 
 REASONING_AS = {"chat": "reasoning_content", "responses": "summary"}
@@ -138,18 +138,18 @@ def test_every_ending_arrives(
 
     answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
 
-    assert answered.said.ending == ending
-    assert answered.said.text == (answer.text or "")
-    assert answered.said.refusal == (answer.refusal or "")
+    assert answered.content.ending == ending
+    assert answered.content.text == (answer.text or "")
+    assert answered.content.refusal == (answer.refusal or "")
     assert answered.ending == ("completed" if ending == "completed" else "incomplete")
 
 
 # -- reasoning for chat clients -------------------------------------------------------------------
 
 
-def styled(answered: Answered) -> tuple[Any, Json]:
+def collect_message(answered: Answered) -> tuple[Any, Json]:
     """``(content, the rest)`` of a chat message; what a stream says is put together here."""
-    if not answered.streamed:
+    if not answered.is_streamed:
         return answered.message["content"], answered.message
     content: list[Any] = []
     rest: Json = {}
@@ -164,10 +164,10 @@ def styled(answered: Answered) -> tuple[Any, Json]:
             if delta.get("metadata"):
                 assert choice["finish_reason"], "metadata stands on the finish chunk"
                 rest["metadata"] = delta["metadata"]
-    return joined(content), rest
+    return join_content(content), rest
 
 
-def joined(content: list[Any]) -> Any:
+def join_content(content: list[Any]) -> Any:
     """Texts as one; of parts, those of a kind as one."""
     if all(isinstance(piece, str) for piece in content):
         return "".join(content)
@@ -207,7 +207,7 @@ def test_a_chat_client_sees_reasoning_in_its_style(
 
     answered = ask(forwarder, "chat", body, X_Forwarder_Reasoning=style)
 
-    content, rest = styled(answered)
+    content, rest = collect_message(answered)
     assert content == STYLED[style][0]
     assert rest["metadata"]["reasoning"] == THOUGHT
     spelled = {k: v for k, v in rest.items() if k in ("reasoning_content", "reasoning")}
@@ -221,7 +221,7 @@ def test_thinking_is_the_style_of_translated_answers(
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
 
-    content, rest = styled(ask(forwarder, "chat", asking("chat", stream=stream)))
+    content, rest = collect_message(ask(forwarder, "chat", asking("chat", stream=stream)))
 
     assert content == STYLED["thinking"][0]
     assert rest["metadata"] == {"reasoning": THOUGHT}
@@ -242,7 +242,9 @@ def test_a_client_that_renders_a_field_gets_it_in_translated_answers(
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
 
-    content, rest = styled(ask(forwarder, "chat", asking("chat", stream=stream), **headers))
+    content, rest = collect_message(
+        ask(forwarder, "chat", asking("chat", stream=stream), **headers)
+    )
 
     assert content == "Hello."
     assert {k: rest[k] for k in ("reasoning_content", "reasoning") if k in rest} == {field: THOUGHT}
@@ -260,7 +262,7 @@ def test_a_client_gets_the_field_that_its_history_carries(
     before = {"role": "assistant", "content": "Yes?", field: "Somebody calls."}
     body["messages"] = [*body["messages"], before, *body["messages"]]
 
-    content, rest = styled(ask(forwarder, "chat", body))
+    content, rest = collect_message(ask(forwarder, "chat", body))
 
     assert content == "Hello."
     assert rest[field] == THOUGHT
@@ -275,7 +277,7 @@ def test_a_chat_upstream_s_own_spelling_stays(
 
     answered = ask(forwarder, "chat", asking("chat", model="chat/m", stream=stream))
 
-    content, rest = styled(answered)
+    content, rest = collect_message(answered)
     assert content == "Hello."
     assert rest["reasoning"] == THOUGHT
     assert "metadata" not in rest
@@ -293,7 +295,7 @@ def test_inline_styles_stay_out_of_json(
         "chat", "in json", f"{over}/m", stream=stream, response_format={"type": "json_object"}
     )
 
-    content, rest = styled(ask(forwarder, "chat", body, X_Forwarder_Reasoning=style))
+    content, rest = collect_message(ask(forwarder, "chat", body, X_Forwarder_Reasoning=style))
 
     assert json.loads(content) == {"a": 1}
     assert rest["metadata"]["reasoning"] == THOUGHT
@@ -312,7 +314,7 @@ def test_reasoning_that_comes_back_is_taken_out_of_the_text(
     again = ask(forwarder, "chat", body, X_Forwarder_Reasoning=style)
 
     assert again.status == 200, again.text
-    assistant = sent(upstream)["messages"][1]
+    assistant = get_sent_body(upstream)["messages"][1]
     assert assistant["content"] in ("Hello.", [{"type": "text", "text": "Hello."}])
     assert assistant["reasoning_content"] == THOUGHT
     assert "metadata" not in assistant
@@ -328,8 +330,8 @@ def test_reasoning_in_the_history_does_not_reach_a_responses_upstream_as_text(
 
     assert ask(forwarder, "chat", body).status == 200
 
-    assert THOUGHT not in json.dumps(sent(upstream)["input"], ensure_ascii=False)
-    assert sent(upstream)["input"][1]["content"][0]["text"] == "Hello."
+    assert THOUGHT not in json.dumps(get_sent_body(upstream)["input"], ensure_ascii=False)
+    assert get_sent_body(upstream)["input"][1]["content"][0]["text"] == "Hello."
 
 
 # -- reasoning for Responses clients --------------------------------------------------------------
@@ -408,7 +410,7 @@ def test_sealed_reasoning_returns_to_the_message_it_belongs_to(
 
     ask(forwarder, "responses", {"model": "m", "input": history})
 
-    user, assistant, more = sent(upstream)["messages"]
+    user, assistant, more = get_sent_body(upstream)["messages"]
     assert assistant["content"] == "Hello."
     assert assistant["reasoning_content"] == "I think."
     assert "reasoning_content" not in user
@@ -433,7 +435,7 @@ def test_sealed_reasoning_returns_to_a_message_with_calls(
     answered = ask(forwarder, "responses", {"model": "m", "input": history, "tools": tools})
 
     assert answered.status == 200, answered.text
-    _, assistant, *answers = sent(upstream)["messages"]
+    _, assistant, *answers = get_sent_body(upstream)["messages"]
     assert assistant["reasoning_content"] == "Both, please."
     assert [call["id"] for call in assistant["tool_calls"]] == ["call_a", "call_b"]
     assert [message["tool_call_id"] for message in answers] == ["call_a", "call_b"]
@@ -449,7 +451,7 @@ def test_reasoning_encrypted_by_others_is_dropped(
     answered = ask(forwarder, "responses", {"model": "m", "input": history})
 
     assert answered.status == 200
-    assert sent(upstream)["messages"][1] == {"role": "assistant", "content": "Hello."}
+    assert get_sent_body(upstream)["messages"][1] == {"role": "assistant", "content": "Hello."}
 
 
 def test_our_seal_is_not_sent_to_a_responses_upstream(
@@ -462,7 +464,7 @@ def test_our_seal_is_not_sent_to_a_responses_upstream(
     answered = ask(forwarder, "responses", {"model": "responses/m", "input": history})
 
     assert answered.status == 200, answered.text
-    assert "reasoning" not in [item.get("type") for item in sent(upstream)["input"]]
+    assert "reasoning" not in [item.get("type") for item in get_sent_body(upstream)["input"]]
 
 
 def test_items_can_be_referred_to(forwarder: Server, upstream: ScriptedUpstream) -> None:
@@ -474,7 +476,7 @@ def test_items_can_be_referred_to(forwarder: Server, upstream: ScriptedUpstream)
     answered = ask(forwarder, "responses", {"model": "m", "input": history})
 
     assert answered.status == 200, answered.text
-    assistant = sent(upstream)["messages"][1]
+    assistant = get_sent_body(upstream)["messages"][1]
     assert (assistant["content"], assistant["reasoning_content"]) == ("Remember me.", "I think.")
 
 
@@ -503,8 +505,8 @@ def test_parallel_calls_keep_their_order_and_their_results(
 
     answered = ask(forwarder, client, body)
 
-    assert answered.said.text == "I look."
-    assert [json.loads(given)["city"] for _, given in answered.said.calls] == cities
+    assert answered.content.text == "I look."
+    assert [json.loads(given)["city"] for _, given in answered.content.calls] == cities
     again = ask(forwarder, client, {**body, **with_results(client, body, answered.whole)})
     assert again.status == 200, again.text
     assert again.ending == "completed"
@@ -568,13 +570,13 @@ def test_a_freeform_tool_wears_a_function_and_is_unwrapped(
     [item] = answered.whole["output"]
     assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "run", text)
     assert answered.mistakes == []
-    [offered] = sent(upstream)["tools"]
+    [offered] = get_sent_body(upstream)["tools"]
     assert offered["type"] == "function"
     assert "start: /.+/" in json.dumps(offered)
     result = {"type": "custom_tool_call_output", "call_id": "call_r", "output": "done"}
     history = [{"role": "user", "content": "hi"}, item, result]
     assert ask(forwarder, "responses", {**body, "input": history}).status == 200
-    given = sent(upstream)["messages"][1]["tool_calls"][0]["function"]["arguments"]
+    given = get_sent_body(upstream)["messages"][1]["tool_calls"][0]["function"]["arguments"]
     assert json.loads(given) == {"input": text}
 
 
@@ -588,7 +590,7 @@ def test_a_chat_client_s_freeform_tool_stays_one(
 
     answered = ask(forwarder, "chat", asking("chat", stream=stream, tools=[tool]))
 
-    assert sent(upstream)["tools"] == [
+    assert get_sent_body(upstream)["tools"] == [
         {"type": "custom", "name": "run", "format": {"type": "text"}}
     ]
     assert answered.ending == "completed"
@@ -620,11 +622,14 @@ def test_a_namespace_is_flattened_and_restored(
     [item] = ask(forwarder, "responses", body).whole["output"]
 
     assert (item["namespace"], item["name"]) == ("mcp_geo", "get")
-    assert sent(upstream)["tools"][0]["function"]["name"] == "mcp_geo__get"
+    assert get_sent_body(upstream)["tools"][0]["function"]["name"] == "mcp_geo__get"
     result = {"type": "function_call_output", "call_id": "call_g", "output": "done"}
     history = [{"role": "user", "content": "hi"}, item, result]
     assert ask(forwarder, "responses", {**body, "input": history}).status == 200
-    assert sent(upstream)["messages"][1]["tool_calls"][0]["function"]["name"] == "mcp_geo__get"
+    assert (
+        get_sent_body(upstream)["messages"][1]["tool_calls"][0]["function"]["name"]
+        == "mcp_geo__get"
+    )
 
 
 def test_a_legacy_function_is_called_in_the_legacy_way(
@@ -637,7 +642,7 @@ def test_a_legacy_function_is_called_in_the_legacy_way(
     [choice] = answered.whole["choices"]
     assert choice["finish_reason"] == "function_call"
     assert choice["message"]["function_call"]["name"] == "get_weather"
-    assert sent(upstream)["parallel_tool_calls"] is False
+    assert get_sent_body(upstream)["parallel_tool_calls"] is False
 
 
 # -- structured output ----------------------------------------------------------------------------
@@ -657,7 +662,7 @@ def test_a_schema_is_honoured(
 
     answered = ask(forwarder, client, body)
 
-    assert json.loads(answered.said.text).keys() == {"city"}
+    assert json.loads(answered.content.text).keys() == {"city"}
 
 
 # -- passing through ------------------------------------------------------------------------------
@@ -761,9 +766,9 @@ def test_unknown_parameters_pass_through(
         upstream.extra_params = frozenset()
 
     assert answered.status == 200, answered.text
-    assert answered.dropped == []
+    assert answered.dropped_parameters == []
     expected = {**body, "model": "m"}
-    got = {k: v for k, v in sent(upstream).items() if k != "stream_options"}
+    got = {k: v for k, v in get_sent_body(upstream).items() if k != "stream_options"}
     assert got == expected
 
 
@@ -786,9 +791,9 @@ def test_dropped_parameters_are_named(
     answered = ask(forwarder, client, asking(client, stream=stream, **lost))
 
     assert answered.status == 200, answered.text
-    assert len(answered.dropped) == len(lost)
-    assert answered.dropped == sorted(answered.dropped)
-    assert "no_such_thing" in answered.dropped
+    assert len(answered.dropped_parameters) == len(lost)
+    assert answered.dropped_parameters == sorted(answered.dropped_parameters)
+    assert "no_such_thing" in answered.dropped_parameters
 
 
 @check_each(("client", "lost"), LOST)
@@ -904,7 +909,7 @@ def test_a_request_without_a_model_is_refused(forwarder: Server) -> None:
 
 
 @pytest.fixture(scope="module")
-def tuned(serve: Serve, upstream: ScriptedUpstream) -> Server:
+def tuned_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     """A forwarder with most of what can be chosen chosen otherwise."""
     return serve(
         settings(
@@ -945,23 +950,23 @@ def test_the_model_chooses_the_upstream(
     model: str | None,
     over: str,
     name: str,
-    tuned: Server,
+    tuned_forwarder: Server,
     upstream: ScriptedUpstream,
 ) -> None:
     body = {**asking(client, stream=False), "model": model}
 
-    answered = ask(tuned, client, body)
+    answered = ask(tuned_forwarder, client, body)
 
     assert answered.ending == "completed"
     assert upstream.requests[0].path == f"/v1{PATHS[over]}"
-    assert sent(upstream)["model"] == name
+    assert get_sent_body(upstream)["model"] == name
 
 
-def test_configured_models_are_listed(tuned: Server) -> None:
-    names = [model["id"] for model in http.get(f"{tuned.v1}/models").json()["data"]]
+def test_configured_models_are_listed(tuned_forwarder: Server) -> None:
+    names = [model["id"] for model in http.get(f"{tuned_forwarder.v1}/models").json()["data"]]
 
     assert names[:2] == ["fast", "org/deep"]
-    assert http.get(f"{tuned.v1}/models/org/deep").json()["owned_by"] == "chat"
+    assert http.get(f"{tuned_forwarder.v1}/models/org/deep").json()["owned_by"] == "chat"
 
 
 @pytest.mark.parametrize(
@@ -973,54 +978,56 @@ def test_configured_models_are_listed(tuned: Server) -> None:
         ("responses", {}, False),
     ],
 )
-def test_chat_may_stream_by_default(client: str, said: Json, streamed: bool, tuned: Server) -> None:
-    answered = ask(tuned, client, asking(client, **said))
+def test_chat_may_stream_by_default(
+    client: str, said: Json, streamed: bool, tuned_forwarder: Server
+) -> None:
+    answered = ask(tuned_forwarder, client, asking(client, **said))
 
-    assert answered.streamed == streamed
+    assert answered.is_streamed == streamed
     assert answered.ending == "completed"
 
 
 def test_the_operator_chooses_how_reasoning_looks(
-    tuned: Server, upstream: ScriptedUpstream
+    tuned_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     for over in PATHS:
         upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
         body = asking("chat", model=f"{over}/m", stream=False)
-        assert ask(tuned, "chat", body).message["reasoning"] == THOUGHT
+        assert ask(tuned_forwarder, "chat", body).message["reasoning"] == THOUGHT
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
-    item = ask(tuned, "responses", asking("responses")).whole["output"][0]
+    item = ask(tuned_forwarder, "responses", asking("responses")).whole["output"][0]
     assert item["summary"]
     assert item["content"]
 
 
-def test_the_operator_chooses_to_refuse_losses(tuned: Server) -> None:
-    assert ask(tuned, "chat", asking("chat", seed=1)).error["param"] == "seed"
+def test_the_operator_chooses_to_refuse_losses(tuned_forwarder: Server) -> None:
+    assert ask(tuned_forwarder, "chat", asking("chat", seed=1)).error["param"] == "seed"
     body = asking("responses", tools=[{"type": "web_search"}])
-    assert ask(tuned, "responses", body).error["param"].startswith("tools")
+    assert ask(tuned_forwarder, "responses", body).error["param"].startswith("tools")
 
 
 def test_headers_and_dialect_are_those_of_the_upstream(
-    tuned: Server, upstream: ScriptedUpstream
+    tuned_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    ask(tuned, "chat", asking("chat", stream=False))
+    ask(tuned_forwarder, "chat", asking("chat", stream=False))
     headers = upstream.requests[0].headers
     assert (headers["x-team"], headers["x-other"]) == ("red", "blue")
     assert headers["authorization"] == f"Bearer {KEY}"
     body = asking("responses", max_output_tokens=50, instructions="Be brief.")
     tool = {"type": "custom", "name": "run", "format": {"type": "text"}}
-    ask(tuned, "responses", {**body, "tools": [tool]})
-    assert sent(upstream)["max_completion_tokens"] == 50
-    assert sent(upstream)["messages"][0]["role"] == "developer"
-    assert sent(upstream)["tools"][0]["type"] == "custom"
+    ask(tuned_forwarder, "responses", {**body, "tools": [tool]})
+    assert get_sent_body(upstream)["max_completion_tokens"] == 50
+    assert get_sent_body(upstream)["messages"][0]["role"] == "developer"
+    assert get_sent_body(upstream)["tools"][0]["type"] == "custom"
 
 
 @every_pairing
 def test_comments_keep_a_silent_stream_alive(
-    client: str, over: str, tuned: Server, upstream: ScriptedUpstream
+    client: str, over: str, tuned_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Raw(events=SLOW[over], framing=Framing(delay=0.5)))
 
-    answered = ask(tuned, client, asking(client, model=f"{over}/m", stream=True))
+    answered = ask(tuned_forwarder, client, asking(client, model=f"{over}/m", stream=True))
 
     assert answered.ending == "completed"
     assert answered.text.count(": keep-alive\n\n") >= 2
@@ -1033,7 +1040,7 @@ SLOW = {"chat": [{**CHUNKS[0]}, CHUNKS[2]], "responses": [EVENTS[0], EVENTS[3]]}
 
 
 @pytest.fixture(scope="module")
-def guarded(serve: Serve, upstream: ScriptedUpstream) -> Server:
+def guarded_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     """A forwarder with keys of its own, an upstream that wants the client's, and one as Azure's."""
     host = upstream.url.removesuffix("/v1")
     return serve(
@@ -1069,9 +1076,12 @@ def guarded(serve: Serve, upstream: ScriptedUpstream) -> Server:
     ],
 )
 def test_invalid_key_is_refused(
-    client: str, given: dict[str, str | bytes], guarded: Server, upstream: ScriptedUpstream
+    client: str,
+    given: dict[str, str | bytes],
+    guarded_forwarder: Server,
+    upstream: ScriptedUpstream,
 ) -> None:
-    answered = ask(guarded, client, asking(client, model="own/m"), **given)
+    answered = ask(guarded_forwarder, client, asking(client, model="own/m"), **given)
 
     assert answered.status == 401
     assert answered.error["code"] == "invalid_api_key"
@@ -1089,9 +1099,9 @@ def test_invalid_key_is_refused(
     ],
 )
 def test_with_a_key_the_upstream_gets_the_forwarder_s(
-    client: str, given: dict[str, str], guarded: Server, upstream: ScriptedUpstream
+    client: str, given: dict[str, str], guarded_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    answered = ask(guarded, client, asking(client, model="own/m"), **given)
+    answered = ask(guarded_forwarder, client, asking(client, model="own/m"), **given)
 
     assert answered.ending == "completed"
     assert upstream.requests[0].headers["authorization"] == f"Bearer {KEY}"
@@ -1099,12 +1109,12 @@ def test_with_a_key_the_upstream_gets_the_forwarder_s(
 
 @every_client
 def test_a_client_s_own_key_is_handed_on(
-    client: str, guarded: Server, upstream: ScriptedUpstream
+    client: str, guarded_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     body = asking(client, model="theirs/m")
 
-    answered = ask(guarded, client, body, Authorization=f"Bearer {KEY}")
-    refused = ask(guarded, client, body, Authorization="Bearer client-key-1")
+    answered = ask(guarded_forwarder, client, body, Authorization=f"Bearer {KEY}")
+    refused = ask(guarded_forwarder, client, body, Authorization="Bearer client-key-1")
 
     assert answered.ending == "completed"
     assert upstream.requests[0].headers["authorization"] == f"Bearer {KEY}"
@@ -1115,11 +1125,11 @@ def test_a_client_s_own_key_is_handed_on(
 @pytest.mark.parametrize("client", PATHS)
 @either
 def test_azure_gets_its_header_and_its_version(
-    client: str, stream: bool, guarded: Server, upstream: ScriptedUpstream
+    client: str, stream: bool, guarded_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     body = asking(client, model="azure/gpt", stream=stream)
 
-    answered = ask(guarded, client, body, Authorization="Bearer client-key-1")
+    answered = ask(guarded_forwarder, client, body, Authorization="Bearer client-key-1")
 
     assert answered.ending == "completed"
     [request] = upstream.requests
@@ -1132,11 +1142,11 @@ def test_azure_gets_its_header_and_its_version(
 @every_client
 @either
 def test_an_upstream_that_refuses_our_key_is_our_fault(
-    client: str, stream: bool, guarded: Server
+    client: str, stream: bool, guarded_forwarder: Server
 ) -> None:
     body = asking(client, model="wrong/m", stream=stream)
 
-    answered = ask(guarded, client, body, Authorization="Bearer client-key-1")
+    answered = ask(guarded_forwarder, client, body, Authorization="Bearer client-key-1")
 
     assert answered.status == 403
     assert answered.error["code"] == "upstream_authentication"
@@ -1144,9 +1154,9 @@ def test_an_upstream_that_refuses_our_key_is_our_fault(
     assert "sk-wrong-and-secret" not in answered.text
 
 
-def test_health_needs_no_key_and_readiness_knows_every_upstream(guarded: Server) -> None:
-    assert http.get(f"{guarded.url}/health").status_code == 200
-    ready = http.get(f"{guarded.url}/ready")
+def test_health_needs_no_key_and_readiness_knows_every_upstream(guarded_forwarder: Server) -> None:
+    assert http.get(f"{guarded_forwarder.url}/health").status_code == 200
+    ready = http.get(f"{guarded_forwarder.url}/ready")
     assert ready.status_code == 200
     states = ready.json()["upstreams"]
     assert states["own"]["reachable"] is True

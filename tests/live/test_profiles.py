@@ -86,11 +86,11 @@ STRICT_LOOK = {**LOOK, "strict": False}
 PATCH = {"type": "custom", "name": "patch", "description": "Apply a patch."}
 
 
-def user(text: str) -> Json:
+def make_user_message(text: str) -> Json:
     return {"role": "user", "content": text}
 
 
-def called(number: int, city: str, name: str = "look") -> list[Json]:
+def make_call_turn(number: int, city: str, name: str = "look") -> list[Json]:
     """A call and what came of it."""
     call_id = f"call_{number:024d}"
     arguments = json.dumps({"city": city})
@@ -100,27 +100,27 @@ def called(number: int, city: str, name: str = "look") -> list[Json]:
     ]
 
 
-TWO = [called(1, "Bern"), called(2, "Basel")]
+TWO = [make_call_turn(1, "Bern"), make_call_turn(2, "Basel")]
 
 CONVERSATIONS: dict[str, Json] = {
     "text": {"input": "Say hello."},
     "a developer, and a system message later": {
         "instructions": "Be brief.",
-        "input": [user("hi"), {"role": "system", "content": "Be kind."}, user("Who are you?")],
+        "input": [make_user_message("hi"), {"role": "system", "content": "Be kind."}, make_user_message("Who are you?")],
     },
     "tools": {"input": "How is Bern?", "tools": [STRICT_LOOK], "parallel_tool_calls": True},
     "a forced tool": {"input": "How is Bern?", "tools": [LOOK], "tool_choice": "required"},
     "a freeform tool": {"input": "Mend it.", "tools": [PATCH]},
     "results of calls at once": {
-        "input": [user("Compare."), TWO[0][0], TWO[1][0], TWO[0][1], TWO[1][1]],
+        "input": [make_user_message("Compare."), TWO[0][0], TWO[1][0], TWO[0][1], TWO[1][1]],
         "tools": [LOOK],
     },
     "reasoning in a loop of tools": {
         "input": [
-            user("How is Bern?"),
+            make_user_message("How is Bern?"),
             {"type": "reasoning", "id": "rs_1",
              "summary": [{"type": "summary_text", "text": "I look."}]},
-            *called(1, "Bern"),
+            *make_call_turn(1, "Bern"),
         ],
         "tools": [LOOK],
         "reasoning": {"effort": "medium"},
@@ -186,7 +186,7 @@ def forwarder(upstream: ScriptedUpstream, provider: str, **quirks: Any) -> Flask
     return create_app(Settings.from_env(environment)).test_client()
 
 
-def outcomes(client: FlaskClient, upstream: ScriptedUpstream) -> dict[str, str]:
+def collect_refusals(client: FlaskClient, upstream: ScriptedUpstream) -> dict[str, str]:
     """Conversation -> what the upstream had against it, for those that were refused."""
     refused = {}
     for name, request in CONVERSATIONS.items():
@@ -209,13 +209,13 @@ def test_every_provider_is_played() -> None:
 def test_with_its_profile_no_conversation_is_refused(
     provider: str, upstream: ScriptedUpstream
 ) -> None:
-    assert outcomes(forwarder(upstream, provider, learn=False), upstream) == {}
+    assert collect_refusals(forwarder(upstream, provider, learn=False), upstream) == {}
 
 
 def test_generic_profile_suffices_only_for_generic_providers(
     provider: str, upstream: ScriptedUpstream
 ) -> None:
-    refused = outcomes(forwarder(upstream, "generic", learn=False), upstream)
+    refused = collect_refusals(forwarder(upstream, "generic", learn=False), upstream)
 
     assert (refused == {}) == (STRICTNESS[provider] <= MENDED_BY_ALL)
 
@@ -223,13 +223,13 @@ def test_generic_profile_suffices_only_for_generic_providers(
 # -- learning -----------------------------------------------------------------------------------
 
 
-def asked(client: FlaskClient, **more: Any) -> TestResponse:
+def send_chat_request(client: FlaskClient, **more: Any) -> TestResponse:
     """The answer to a chat request that passes through."""
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **more}
     return client.post("/v1/chat/completions", json=body)
 
 
-def learned(client: FlaskClient) -> Json:
+def read_learned_quirks(client: FlaskClient) -> Json:
     """What the forwarder shows that it learned."""
     shown: Json = client.get("/ready?verbose").get_json()["upstreams"]["chat"]["learned"]
     return shown
@@ -238,11 +238,14 @@ def learned(client: FlaskClient) -> Json:
 def test_a_refusal_is_mended_once_and_remembered() -> None:
     with ScriptedUpstream(refuse={"metadata"}) as scripted:
         client = forwarder(scripted, "generic")
-        assert asked(client, metadata={"a": "b"}).status_code == 200
+        assert send_chat_request(client, metadata={"a": "b"}).status_code == 200
         assert [r.status for r in scripted.requests] == [400, 200]
-        assert asked(client, metadata={"a": "b"}).headers["X-Forwarder-Dropped"] == "metadata"
+        assert (
+            send_chat_request(client, metadata={"a": "b"}).headers["X-Forwarder-Dropped"]
+            == "metadata"
+        )
         assert [r.status for r in scripted.requests] == [400, 200, 200]
-        assert learned(client)["m"]["drop"] == ["metadata"]
+        assert read_learned_quirks(client)["m"]["drop"] == ["metadata"]
 
 
 def test_passthrough_changes_only_learned_parameters() -> None:
@@ -250,7 +253,7 @@ def test_passthrough_changes_only_learned_parameters() -> None:
         client = forwarder(scripted, "generic")
         parts = [{"type": "text", "text": "a"}]
         body = [{"role": "developer", "content": parts}, {"role": "user", "content": parts}]
-        assert asked(client, messages=body, max_completion_tokens=5).status_code == 200
+        assert send_chat_request(client, messages=body, max_completion_tokens=5).status_code == 200
         sent = scripted.requests[-1].body
         assert [m["role"] for m in sent["messages"]] == ["system", "user"]
         assert all(m["content"] == parts for m in sent["messages"])
@@ -262,11 +265,11 @@ def test_a_mend_that_does_not_help_is_not_remembered() -> None:
     with ScriptedUpstream() as scripted:
         scripted.script(*[faults.refuse_with_status(400, message=complaint)] * 2)
         client = forwarder(scripted, "generic")
-        answer = asked(client, metadata={"a": "b"})
+        answer = send_chat_request(client, metadata={"a": "b"})
         assert answer.status_code == 400
         assert answer.get_json()["error"]["message"] == complaint
         assert len(scripted.requests) == 2
-        assert learned(client) == {}
+        assert read_learned_quirks(client) == {}
 
 
 OTHER = {"reasoning_effort": "high", "service_tier": "default"}
@@ -275,9 +278,9 @@ OTHER = {"reasoning_effort": "high", "service_tier": "default"}
 def test_invalid_value_affects_only_its_client() -> None:
     with ScriptedUpstream() as scripted:
         client = forwarder(scripted, "generic")
-        assert asked(client, reasoning_effort="lots").status_code == 400
+        assert send_chat_request(client, reasoning_effort="lots").status_code == 400
         assert len(scripted.requests) == 1
-        assert asked(client, **OTHER).status_code == 200
+        assert send_chat_request(client, **OTHER).status_code == 200
         assert {**scripted.requests[-1].body, **OTHER} == scripted.requests[-1].body
 
 
@@ -286,11 +289,11 @@ def test_a_refused_value_is_left_out_once_and_others_go_over() -> None:
     with ScriptedUpstream() as scripted:
         scripted.script(faults.refuse_with_status(400, message=complaint, param="service_tier"))
         client = forwarder(scripted, "generic")
-        answer = asked(client, service_tier="flex")
+        answer = send_chat_request(client, service_tier="flex")
         assert answer.status_code == 200
         assert answer.headers["X-Forwarder-Dropped"] == "service_tier"
-        assert learned(client) == {}
-        assert asked(client, **OTHER).status_code == 200
+        assert read_learned_quirks(client) == {}
+        assert send_chat_request(client, **OTHER).status_code == 200
         assert {**scripted.requests[-1].body, **OTHER} == scripted.requests[-1].body
 
 
@@ -300,19 +303,19 @@ def test_quirk_is_not_learned_if_the_retry_fails(status: int) -> None:
         refusal = faults.refuse_with_status(400, message="Unknown parameter: 'metadata'.")
         scripted.script(refusal, *[faults.refuse_with_status(status)] * 5)
         client = forwarder(scripted, "generic")
-        assert asked(client, metadata={"a": "b"}).status_code == status
+        assert send_chat_request(client, metadata={"a": "b"}).status_code == status
         assert [r.status for r in scripted.requests][:2] == [400, status]
-        assert learned(client) == {}
+        assert read_learned_quirks(client) == {}
 
 
 def test_each_request_learns_one_quirk() -> None:
     with ScriptedUpstream(refuse={"metadata", "user"}) as scripted:
         client = forwarder(scripted, "generic")
-        assert asked(client, metadata={"a": "b"}, user="u").status_code == 400
+        assert send_chat_request(client, metadata={"a": "b"}, user="u").status_code == 400
         assert len(scripted.requests) == 2
-        assert asked(client, metadata={"a": "b"}, user="u").status_code == 200
+        assert send_chat_request(client, metadata={"a": "b"}, user="u").status_code == 200
         assert len(scripted.requests) == 4
-        assert learned(client)["m"]["drop"] == ["metadata", "user"]
+        assert read_learned_quirks(client)["m"]["drop"] == ["metadata", "user"]
 
 
 @pytest.mark.parametrize(("client", "path"), [("chat", "chat/completions"), ("responses",) * 2])
@@ -349,7 +352,7 @@ def test_strict_mode_refuses_parameters_of_learned_quirks() -> None:
 def test_refusal_reaches_the_client_if_learning_is_disabled() -> None:
     with ScriptedUpstream(refuse={"metadata"}) as scripted:
         client = forwarder(scripted, "generic", learn=False)
-        assert asked(client, metadata={"a": "b"}).status_code == 400
+        assert send_chat_request(client, metadata={"a": "b"}).status_code == 400
         assert len(scripted.requests) == 1
 
 
@@ -361,7 +364,7 @@ def test_readiness_says_little_unless_it_is_asked() -> None:
         assert (verbose["provider"], verbose["learned"]) == ("deepseek", {})
 
 
-def native(upstream: ScriptedUpstream, provider: str) -> FlaskClient:
+def make_native_client(upstream: ScriptedUpstream, provider: str) -> FlaskClient:
     """A forwarder in front of an upstream that speaks Responses itself."""
     environment = {"RESPONSES_BASE_URL": upstream.url, "RESPONSES_PROVIDER": provider}
     return create_app(Settings.from_env(environment)).test_client()
@@ -369,8 +372,8 @@ def native(upstream: ScriptedUpstream, provider: str) -> FlaskClient:
 
 def test_native_responses_are_learned_from_too() -> None:
     with ScriptedUpstream(refuse={"developer_role"}) as scripted:
-        client = native(scripted, "generic")
-        said = [{"role": "developer", "content": "Be brief."}, user("hi")]
+        client = make_native_client(scripted, "generic")
+        said = [{"role": "developer", "content": "Be brief."}, make_user_message("hi")]
         for number in (2, 3):
             answer = client.post("/v1/responses", json={"model": "m", "input": said})
             assert answer.status_code == 200
@@ -411,7 +414,7 @@ def test_metadata_is_stored_but_not_sent_to_providers_that_refuse_it(
 
 def test_a_path_may_begin_at_the_hosts_root() -> None:
     with ScriptedUpstream() as scripted:
-        client = native(scripted, "deepseek")
+        client = make_native_client(scripted, "deepseek")
         assert client.post("/v1/responses", json={"model": "m", "input": "hi"}).status_code == 404
         assert scripted.requests[0].path == "/responses"
 
@@ -430,7 +433,7 @@ def test_the_output_that_chatgpts_backend_leaves_out_is_filled_in(path: str, str
         question = [{"role": "user", "content": "hi"}]
         asked = {"input": question} if path == "responses" else {"messages": question}
         body = {"model": "m", "stream": stream, "temperature": 0.5, **asked}
-        answer = native(scripted, "chatgpt").post(f"/v1/{path}", json=body)
+        answer = make_native_client(scripted, "chatgpt").post(f"/v1/{path}", json=body)
         assert answer.status_code == 200
         sent = scripted.requests[-1].body
         assert (sent["stream"], sent["store"]) == (True, False)

@@ -17,7 +17,7 @@ from tests.live.conftest import settings
 from tests.live.redis import needs_redis, redis_at, redis_process
 from tests.live.server import GUNICORN, Server, free_port, running
 from tests.live.talk import LIMIT, Answered, ask, asking
-from tests.live.test_metrics import once, read, workers_of
+from tests.live.test_metrics import read_metrics, wait_until_counted, workers_of
 
 TWO = (*GUNICORN, "-w", "2")
 KEYS = ("sk-client-a", "sk-client-b", "sk-client-c", "sk-client-d")
@@ -30,7 +30,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def two(
+def two_workers(
     storage: str, upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A forwarder of two workers with limits."""
@@ -46,7 +46,9 @@ def two(
         yield server
 
 
-def asked(server: Server, key: str, stream: bool = False, timeout: float = LIMIT) -> Answered:
+def send_chat_request(
+    server: Server, key: str, stream: bool = False, timeout: float = LIMIT
+) -> Answered:
     body = asking("chat", stream=stream)
     return ask(server, "chat", body, timeout=timeout, Authorization=f"Bearer {key}")
 
@@ -57,17 +59,17 @@ def by_each_worker(server: Server, key: str) -> list[Answered]:
     for asleep in workers_of(server):
         os.kill(asleep, signal.SIGSTOP)
         try:
-            answers.append(asked(server, key))
+            answers.append(send_chat_request(server, key))
         finally:
             os.kill(asleep, signal.SIGCONT)
     return answers
 
 
 @needs_redis
-def test_workers_count_requests_together(two: Server) -> None:
-    first, second = by_each_worker(two, KEYS[0])
+def test_workers_count_requests_together(two_workers: Server) -> None:
+    first, second = by_each_worker(two_workers, KEYS[0])
 
-    assert once(two, lambda found: _tokens(found) >= 60)
+    assert wait_until_counted(two_workers, lambda found: _sum_tokens(found) >= 60)
     left = [a.headers["x-ratelimit-remaining-requests"] for a in (first, second)]
     assert left == ["5", "4"]
     assert first.headers["x-ratelimit-limit-requests"] == "6"
@@ -75,28 +77,30 @@ def test_workers_count_requests_together(two: Server) -> None:
 
 
 @needs_redis
-def test_workers_count_tokens_together_and_refuse_from_then_on(two: Server) -> None:
+def test_workers_count_tokens_together_and_refuse_from_then_on(two_workers: Server) -> None:
     """An answer of the scripted upstream costs 30."""
     left = []
     for stream in (False, True, False, True):
-        charged = _tokens(read(two)) + 30
-        answered = asked(two, KEYS[1], stream)
+        charged = _sum_tokens(read_metrics(two_workers)) + 30
+        answered = send_chat_request(two_workers, KEYS[1], stream)
         assert answered.ending == "completed"
         left.append(answered.headers["x-ratelimit-remaining-tokens"])
-        assert once(two, lambda found, total=charged: _tokens(found) == total)
+        assert wait_until_counted(
+            two_workers, lambda found, total=charged: _sum_tokens(found) == total
+        )
     assert left == ["100", "70", "40", "10"]
 
-    refused = by_each_worker(two, KEYS[1])
+    refused = by_each_worker(two_workers, KEYS[1])
 
     for answered in refused:
         assert answered.status == 429
         assert (answered.error["type"], answered.error["code"]) == ("tokens", "rate_limit_exceeded")
         assert 0 < int(answered.headers["retry-after"]) <= 3600
         assert answered.headers["x-ratelimit-remaining-tokens"] == "0"
-    assert asked(two, KEYS[2]).status == 200
+    assert send_chat_request(two_workers, KEYS[2]).status == 200
 
 
-def _tokens(found: dict[str, dict[tuple[str, ...], float]]) -> float:
+def _sum_tokens(found: dict[str, dict[tuple[str, ...], float]]) -> float:
     return sum(sum(found.get(f"{way}_tokens_total", {}).values()) for way in ("input", "output"))
 
 
@@ -108,7 +112,7 @@ def test_not_one_too_many_gets_through_at_once(
         upstream, FORWARDER_RATE_LIMIT_REQUESTS="7/hour", FORWARDER_RATE_LIMIT_STORAGE=storage
     )
     with running(given, tmp_path, TWO) as server, ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: asked(server, "none"), range(24)))
+        answers = list(pool.map(lambda _: send_chat_request(server, "none"), range(24)))
 
     assert sorted(answer.status for answer in answers) == [200] * 7 + [429] * 17
 
@@ -126,7 +130,7 @@ def test_unreachable_redis_does_not_delay_requests(
         FORWARDER_RATE_LIMIT_WHEN_DOWN=fate,
     )
     with running(given, tmp_path) as server:
-        down = [asked(server, "none").status for _ in range(5)]
+        down = [send_chat_request(server, "none").status for _ in range(5)]
         log = server.log
 
     assert down == [200 if fate == "allow" else 503] * 5
@@ -138,7 +142,7 @@ def _limited_again(server: Server) -> Answered:
     """The first answer that tells of limits; the storage is left alone for a while."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        answered = asked(server, "none")
+        answered = send_chat_request(server, "none")
         if "x-ratelimit-remaining-requests" in answered.headers:
             return answered
         time.sleep(0.2)
@@ -155,8 +159,8 @@ def test_rate_limit_returns_when_redis_does(upstream: ScriptedUpstream, tmp_path
     )
     with running(given, tmp_path) as server:
         with redis_at(port, tmp_path):
-            before = asked(server, "none")
-        between = asked(server, "none")
+            before = send_chat_request(server, "none")
+        between = send_chat_request(server, "none")
         with redis_at(port, tmp_path):
             after = _limited_again(server)
 
@@ -179,7 +183,9 @@ def test_limit_holds_in_a_burst_of_more_requests_than_connections(
         FORWARDER_QUEUE_TIMEOUT="60",
     )
     with running(given, tmp_path) as server, ThreadPoolExecutor(300) as pool:
-        answers = list(pool.map(lambda _: asked(server, "sk-burst", timeout=60), range(300)))
+        answers = list(
+            pool.map(lambda _: send_chat_request(server, "sk-burst", timeout=60), range(300))
+        )
         log = server.log
 
     assert Counter(answer.status for answer in answers) == {200: 100, 429: 200}
@@ -202,10 +208,10 @@ def test_hanging_redis_does_not_delay_requests(
         FORWARDER_RATE_LIMIT_WHEN_DOWN=fate,
     )
     with redis_process(port, tmp_path) as redis, running(given, tmp_path) as server:
-        assert asked(server, "none").status == 200
+        assert send_chat_request(server, "none").status == 200
         redis.send_signal(signal.SIGSTOP)
         started = time.monotonic()
-        hanging = [asked(server, "none") for _ in range(40)]
+        hanging = [send_chat_request(server, "none") for _ in range(40)]
         took = time.monotonic() - started
         redis.send_signal(signal.SIGCONT)
         after = _limited_again(server)

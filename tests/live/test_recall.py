@@ -20,7 +20,9 @@ MODEL = "responses/gpt-5.5"
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 
 
-def turn(server: Server, messages: list[Json], stream: bool = False, **headers: str) -> list[Json]:
+def take_turn(
+    server: Server, messages: list[Json], stream: bool = False, **headers: str
+) -> list[Json]:
     """One turn of a plain client: it keeps what the API documents of the answer, and no more."""
     body = {"model": MODEL, "messages": messages, "tools": TOOLS, "stream": stream}
     message = ask(server, "chat", body, **headers).message
@@ -32,7 +34,7 @@ def turn(server: Server, messages: list[Json], stream: bool = False, **headers: 
     return [*messages, known, *results]
 
 
-def kinds(upstream: ScriptedUpstream) -> list[str]:
+def list_sent_kinds(upstream: ScriptedUpstream) -> list[str]:
     """What the upstream was sent last."""
     return [
         item["encrypted_content"] if item["type"] == "reasoning" else item["type"]
@@ -51,11 +53,11 @@ def test_in_a_loop_of_tools_the_reasoning_comes_back_each_turn(
     )
     messages: list[Json] = [{"role": "user", "content": f"go {stream}"}]
     for _ in range(3):
-        messages = turn(forwarder, messages, stream)
-    turn(forwarder, [*messages, {"role": "user", "content": "sure?"}])
+        messages = take_turn(forwarder, messages, stream)
+    take_turn(forwarder, [*messages, {"role": "user", "content": "sure?"}])
 
-    one, two, three = [s for s in kinds(upstream) if s not in PLAIN]
-    assert kinds(upstream) == [
+    one, two, three = [s for s in list_sent_kinds(upstream) if s not in PLAIN]
+    assert list_sent_kinds(upstream) == [
         "message",
         one, "message", "function_call", "function_call_output",
         two, "function_call", "function_call", "function_call_output", "function_call_output",
@@ -88,11 +90,11 @@ def test_each_turn_may_come_to_another_worker(
     )
     messages: list[Json] = [{"role": "user", "content": f"across {stream}"}]
     for _ in range(3):
-        messages = turn(servers(), messages, stream)
-    turn(servers(), [*messages, {"role": "user", "content": "sure?"}])
+        messages = take_turn(servers(), messages, stream)
+    take_turn(servers(), [*messages, {"role": "user", "content": "sure?"}])
 
-    one, two, three = [s for s in kinds(upstream) if s not in PLAIN]
-    assert kinds(upstream) == [
+    one, two, three = [s for s in list_sent_kinds(upstream) if s not in PLAIN]
+    assert list_sent_kinds(upstream) == [
         "message",
         one, "message", "function_call", "function_call_output",
         two, "function_call", "function_call", "function_call_output", "function_call_output",
@@ -107,12 +109,12 @@ def test_on_no_worker_does_another_client_get_it(
     servers: Callable[[], Server], upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(reasoning="secret", calls=[Call("f", id="x2")]), Answer(text="Hi."))
-    messages = turn(servers(), [{"role": "user", "content": "go"}], authorization="Bearer a")
+    messages = take_turn(servers(), [{"role": "user", "content": "go"}], authorization="Bearer a")
     for _ in range(2):
-        turn(servers(), messages, authorization="Bearer b")
-        assert set(kinds(upstream)) <= set(PLAIN)
-    turn(servers(), messages, authorization="Bearer a")
-    assert not set(kinds(upstream)) <= set(PLAIN)
+        take_turn(servers(), messages, authorization="Bearer b")
+        assert set(list_sent_kinds(upstream)) <= set(PLAIN)
+    take_turn(servers(), messages, authorization="Bearer a")
+    assert not set(list_sent_kinds(upstream)) <= set(PLAIN)
 
 
 def test_signatures_are_kept_in_memory_without_a_store(
@@ -120,9 +122,9 @@ def test_signatures_are_kept_in_memory_without_a_store(
 ) -> None:
     server = serve(settings(upstream, FORWARDER_DATABASE_URL="none"))
     upstream.script(Answer(reasoning="x", calls=[Call("f", id="n1")]), Answer(text="Hi."))
-    turn(server, turn(server, [{"role": "user", "content": "go"}]))
+    take_turn(server, take_turn(server, [{"role": "user", "content": "go"}]))
 
-    assert not set(kinds(upstream)) <= set(PLAIN)
+    assert not set(list_sent_kinds(upstream)) <= set(PLAIN)
 
 
 PLAIN = ("message", "function_call", "function_call_output")
@@ -131,28 +133,28 @@ PLAIN = ("message", "function_call", "function_call_output")
 def test_another_client_does_not_get_it(serve: Serve, upstream: ScriptedUpstream) -> None:
     server = serve(settings(upstream, FORWARDER_API_KEYS="a,b"))
     upstream.script(Answer(reasoning="secret", calls=[Call("f", id="x1")]), Answer(text="Hi."))
-    messages = turn(server, [{"role": "user", "content": "go"}], authorization="Bearer a")
+    messages = take_turn(server, [{"role": "user", "content": "go"}], authorization="Bearer a")
 
-    turn(server, messages, authorization="Bearer b")
+    take_turn(server, messages, authorization="Bearer b")
 
-    assert set(kinds(upstream)) <= set(PLAIN)
+    assert set(list_sent_kinds(upstream)) <= set(PLAIN)
 
 
 def test_a_history_that_was_changed_works_without_it(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(reasoning="x", calls=[Call("f", id="y1")]), Answer(text="Hi."))
-    messages = turn(forwarder, [{"role": "user", "content": "go"}])
+    messages = take_turn(forwarder, [{"role": "user", "content": "go"}])
     messages[1] = json.loads(json.dumps(messages[1]).replace('"{}"', '"{\\"changed\\": 1}"'))
 
-    assert turn(forwarder, messages)[-1]["content"].endswith("Hi.")
-    assert set(kinds(upstream)) <= set(PLAIN)
+    assert take_turn(forwarder, messages)[-1]["content"].endswith("Hi.")
+    assert set(list_sent_kinds(upstream)) <= set(PLAIN)
 
 
 def test_reasoning_cache_can_be_disabled(serve: Serve, upstream: ScriptedUpstream) -> None:
     server = serve(settings(upstream, FORWARDER_REASONING_TTL="0"))
     upstream.script(Answer(reasoning="x", calls=[Call("f", id="z1")]), Answer(text="Hi."))
-    turn(server, turn(server, [{"role": "user", "content": "go"}]))
+    take_turn(server, take_turn(server, [{"role": "user", "content": "go"}]))
 
-    assert set(kinds(upstream)) <= set(PLAIN)
+    assert set(list_sent_kinds(upstream)) <= set(PLAIN)
     assert "include" not in upstream.requests[0].body

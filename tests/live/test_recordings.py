@@ -102,7 +102,7 @@ WAYS = [(client, streamed) for client in ("chat", "responses") for streamed in (
 
 
 @functools.cache
-def recordings() -> dict[str, Recording]:
+def read_recordings() -> dict[str, Recording]:
     """All recordings by id."""
     return {r.id: r for r in load_recordings(Path(FOLDER))} if FOLDER else {}
 
@@ -120,7 +120,7 @@ class Answered:
 
 def play(request: Request) -> tuple[Reply, Answered]:
     """The recording that the requested model names."""
-    body = recordings()[request.json()["model"]].sse.encode()
+    body = read_recordings()[request.json()["model"]].sse.encode()
     return Reply(headers={"content-type": SSE_TYPE}, steps=[body]), Answered()
 
 
@@ -130,7 +130,7 @@ def forwarder() -> Iterator[FlaskClient]:
     listener = Listener(play, threading.Event())
     listener.start()
     environment = {"FORWARDER_DATABASE_URL": "none", "FORWARDER_LOG_LEVEL": "error"}
-    names = dict.fromkeys(map(upstream_of, recordings().values()))
+    names = dict.fromkeys(map(upstream_of, read_recordings().values()))
     for name in names:
         provider, _, protocol = name.rpartition("-")
         prefix = name.upper().replace("-", "_")
@@ -345,11 +345,11 @@ def order_faults(events: list[Json]) -> list[str]:
 
 @needs_recordings
 @pytest.mark.parametrize(("client", "streamed"), WAYS)
-@pytest.mark.parametrize("name", recordings())
+@pytest.mark.parametrize("name", read_recordings())
 def test_a_recorded_answer_reaches_the_client(
     name: str, client: str, streamed: bool, forwarder: FlaskClient
 ) -> None:
-    recording = recordings()[name]
+    recording = read_recordings()[name]
     got = ask(forwarder, recording, client, streamed)
     said, expected = outcome_of(got, client), expected_of(recording, client, streamed)
     assert compare_outcomes(expected, said) == []

@@ -23,7 +23,7 @@ from openai import OpenAI
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
-from tests.live.clients import NODE, needs_node_package, needs_python_package, plain
+from tests.live.clients import NODE, make_http_options, needs_node_package, needs_python_package
 from tests.live.conftest import settings
 from tests.live.server import FLASK, ROOT, Server, running
 from tests.live.talk import asking, http
@@ -36,7 +36,7 @@ PROVIDER = "https://dashscope.aliyuncs.com/compatible-mode/v1"
 Anywhere = Callable[[], str]
 
 
-def environment(upstream: ScriptedUpstream, database: str, **more: str) -> dict[str, str]:
+def make_environment(upstream: ScriptedUpstream, database: str, **more: str) -> dict[str, str]:
     given = {
         "FORWARDER_DATABASE_URL": database,
         "FORWARDER_SECRET_KEY": SECRET,
@@ -69,19 +69,19 @@ def servers(
 ) -> Iterator[list[Server]]:
     directory: Path = tmp_path_factory.mktemp("servers")
     with ExitStack() as stack:
-        given = environment(upstream, database)
+        given = make_environment(upstream, database)
         started = [{**given, "WEB_CONCURRENCY": workers} for workers in ("2", "1")]
         yield [stack.enter_context(running(each, directory)) for each in started]
 
 
 @pytest.fixture(scope="module")
-def anywhere(servers: list[Server]) -> Anywhere:
+def next_url(servers: list[Server]) -> Anywhere:
     """The address of one server after the other."""
     turns = itertools.cycle(servers)
     return lambda: next(turns).url
 
 
-def api(url: str, path: str, body: Any = None, method: str = "POST") -> httpx2.Response:
+def call_api(url: str, path: str, body: Any = None, method: str = "POST") -> httpx2.Response:
     return http.request(method, f"{url}/api/{path}", json=body)
 
 
@@ -94,7 +94,7 @@ def register(url: str, remote: ScriptedUpstream, name: str, **more: Any) -> http
         "stream": False,
         **more,
     }
-    return api(url, "create", body)
+    return call_api(url, "create", body)
 
 
 # -- the walk ---------------------------------------------------------------------------------
@@ -149,20 +149,20 @@ def test_documented_commands_work(servers: list[Server], remote: ScriptedUpstrea
     assert [body.get("temperature") for body in asked] == [None, *[0.5] * 4]
     told = {"role": "system", "content": "Answer in one sentence."}
     assert [body["messages"][0] for body in asked[1:]] == [told] * 4
-    left = api(servers[1].url, "tags", method="GET").json()["models"]
+    left = call_api(servers[1].url, "tags", method="GET").json()["models"]
     left_names = [model["name"] for model in left]
     assert "usual:latest" in left_names
     assert "dashscope-qwen:latest" not in left_names
-    assert api(servers[1].url, "delete", {"model": "usual"}, "DELETE").status_code == 200
+    assert call_api(servers[1].url, "delete", {"model": "usual"}, "DELETE").status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["openai", "openai-responses", "ollama"])
 def test_registered_model_serves_the_openai_sdk(
-    servers: list[Server], anywhere: Anywhere, remote: ScriptedUpstream, kind: str
+    servers: list[Server], next_url: Anywhere, remote: ScriptedUpstream, kind: str
 ) -> None:
-    assert register(anywhere(), remote, "sdk", remote_type=kind).status_code == 200
+    assert register(next_url(), remote, "sdk", remote_type=kind).status_code == 200
     for _ in range(2):
-        with OpenAI(base_url=f"{anywhere()}/v1", api_key="none", max_retries=0) as client:
+        with OpenAI(base_url=f"{next_url()}/v1", api_key="none", max_retries=0) as client:
             assert "sdk" in [model.id for model in client.models.list()]
             said = client.responses.create(model="sdk", input="hi").output_text
             streamed = client.responses.create(model="sdk:latest", input="hi", stream=True)
@@ -176,28 +176,28 @@ def test_registered_model_serves_the_openai_sdk(
             embedded = client.embeddings.create(model="sdk", input="four")
             assert embedded.data[0].embedding
     assert {r.headers["authorization"] for r in remote.requests} == {f"Bearer {REMOTE_KEY}"}
-    api(anywhere(), "delete", {"model": "sdk"}, "DELETE")
+    call_api(next_url(), "delete", {"model": "sdk"}, "DELETE")
 
 
 @pytest.mark.parametrize("kind", ["openai", "openai-responses", "ollama"])
 def test_registered_model_serves_the_ollama_client(
-    servers: list[Server], anywhere: Anywhere, remote: ScriptedUpstream, kind: str
+    servers: list[Server], next_url: Anywhere, remote: ScriptedUpstream, kind: str
 ) -> None:
     beyond = {"num_ctx": 4096, "top_k": 3, "repeat_penalty": 1.1, "min_p": 0.1}
     own = {"system": "Be kind.", "parameters": {"temperature": 0.5, **beyond}}
-    assert register(anywhere(), remote, "mine", remote_type=kind, **own).status_code == 200
+    assert register(next_url(), remote, "mine", remote_type=kind, **own).status_code == 200
     remote.forget()
     for name, streamed in itertools.product(("mine", "mine:latest"), (False, True)):
         for path, asked in (
             ("chat", {"messages": MESSAGES, "options": {"num_ctx": 9}}),
             ("generate", {"prompt": "hi"}),
         ):
-            got = api(anywhere(), path, {"model": name, "stream": streamed, **asked})
+            got = call_api(next_url(), path, {"model": name, "stream": streamed, **asked})
             assert got.headers.get("x-forwarder-dropped", "options.num_ctx") == "options.num_ctx"
             last = json.loads(got.text.splitlines()[-1])
             assert (last["model"], last["done"], last["done_reason"]) == (name, True, "stop")
         for path, asked in (("embed", {"input": "four"}), ("embeddings", {"prompt": "four"})):
-            assert api(anywhere(), path, {"model": name, **asked}).status_code == 200
+            assert call_api(next_url(), path, {"model": name, **asked}).status_code == 200
     for request in remote.requests:
         if not request.path.endswith("embeddings"):
             assert request.body["temperature"] == 0.5
@@ -207,38 +207,40 @@ def test_registered_model_serves_the_ollama_client(
     assert {r.body["model"] for r in remote.requests} == {"scripted"}
 
     remote.script(faults.refuse_with_status(404))
-    got = api(anywhere(), "chat", {"model": "mine", "messages": MESSAGES})
+    got = call_api(next_url(), "chat", {"model": "mine", "messages": MESSAGES})
     assert (got.status_code, "model 'mine' not found" in got.json()["error"]) == (404, True)
-    api(anywhere(), "delete", {"model": "mine"}, "DELETE")
+    call_api(next_url(), "delete", {"model": "mine"}, "DELETE")
 
 
 def test_all_workers_see_each_step_at_once(
-    servers: list[Server], anywhere: Anywhere, remote: ScriptedUpstream
+    servers: list[Server], next_url: Anywhere, remote: ScriptedUpstream
 ) -> None:
-    def everywhere(model: str) -> set[int]:
+    def collect_statuses(model: str) -> set[int]:
         return {
             http.post(
-                f"{anywhere()}/v1/responses", json=asking("responses", model=model)
+                f"{next_url()}/v1/responses", json=asking("responses", model=model)
             ).status_code
             for _ in range(8)
         }
 
     for turn in range(3):
         name = f"step-{turn}"
-        api(anywhere(), "show", {"model": name})
-        register(anywhere(), remote, name, verify=False)
+        call_api(next_url(), "show", {"model": name})
+        register(next_url(), remote, name, verify=False)
         assert {
             r.headers["x-forwarder-upstream"]
             for r in [
-                http.post(f"{anywhere()}/v1/responses", json=asking("responses", model=name))
+                http.post(f"{next_url()}/v1/responses", json=asking("responses", model=name))
                 for _ in range(8)
             ]
         } == {f"{name}:latest"}
         # Registered anew with a key that is not accepted, nobody goes on with the one before.
-        register(anywhere(), remote, name, verify=False, remote_api_key="sk-not-accepted")
-        assert everywhere(name) == {403}
-        assert api(anywhere(), "delete", {"model": name}, "DELETE").status_code == 200
-        assert {api(anywhere(), "show", {"model": name}).status_code for _ in range(8)} == {404}
+        register(next_url(), remote, name, verify=False, remote_api_key="sk-not-accepted")
+        assert collect_statuses(name) == {403}
+        assert call_api(next_url(), "delete", {"model": name}, "DELETE").status_code == 200
+        assert {call_api(next_url(), "show", {"model": name}).status_code for _ in range(8)} == {
+            404
+        }
 
 
 # -- the key ----------------------------------------------------------------------------------
@@ -249,7 +251,7 @@ def test_key_of_a_registered_model_is_in_no_file_or_answer(
     where: str, upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
 ) -> None:
     more = {"remote_headers": {"X-Auth": SIDE_KEY}, "remote_query": {"token": SIDE_KEY}}
-    given = environment(
+    given = make_environment(
         upstream,
         f"sqlite:///{tmp_path}/state.db",
         FORWARDER_CAPTURE=str(tmp_path / "exchanges") if where == "a directory" else where,
@@ -318,14 +320,14 @@ def test_the_key_is_found_nowhere_and_its_secret_can_be_changed(
     upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
 ) -> None:
     database = f"sqlite:///{tmp_path}/state.db"
-    given = environment(upstream, database)
+    given = make_environment(upstream, database)
     with running(given, tmp_path) as server:
         seen = [
             register(server.url, remote, "mine"),
             register(server.url, remote, "bad", remote_api_key=REMOTE_KEY[:-1]),
-            api(server.url, "tags", method="GET"),
-            api(server.url, "ps", method="GET"),
-            api(server.url, "show", {"model": "mine", "verbose": True}),
+            call_api(server.url, "tags", method="GET"),
+            call_api(server.url, "ps", method="GET"),
+            call_api(server.url, "show", {"model": "mine", "verbose": True}),
             http.get(f"{server.url}/ready?verbose"),
             http.get(f"{server.url}/v1/models?client_version=1"),
             http.get(f"{server.url}/metrics"),
@@ -365,7 +367,9 @@ def _rotate(given: dict[str, str]) -> None:
 def test_hostile_hosts_are_refused_and_not_asked(
     upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given = environment(upstream, f"sqlite:///{tmp_path}/s.db", FORWARDER_REMOTE_ALLOW="127.0.0.2")
+    given = make_environment(
+        upstream, f"sqlite:///{tmp_path}/s.db", FORWARDER_REMOTE_ALLOW="127.0.0.2"
+    )
     with running(given, tmp_path) as server:
         for host in (
             "http://169.254.169.254/latest/meta-data",
@@ -379,14 +383,14 @@ def test_hostile_hosts_are_refused_and_not_asked(
         ):
             got = register(server.url, remote, "bad", remote_host=host, verify=False)
             assert (got.status_code, "remote_host" in got.json()["error"]) == (400, True), host
-        assert api(server.url, "show", {"model": "bad"}).status_code == 404
+        assert call_api(server.url, "show", {"model": "bad"}).status_code == 404
     assert remote.requests == []
 
 
 def test_host_removed_from_the_allow_list_is_refused(
     upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given = environment(upstream, f"sqlite:///{tmp_path}/s.db")
+    given = make_environment(upstream, f"sqlite:///{tmp_path}/s.db")
     with running(given, tmp_path) as server:
         assert register(server.url, remote, "mine").status_code == 200
     remote.forget()
@@ -412,7 +416,7 @@ def test_a_redirect_is_not_followed(
     got = http.post(f"{servers[0].url}/v1/responses", json=asking("responses", model="turning"))
     assert got.status_code == 502
     assert upstream.requests == []
-    api(servers[0].url, "delete", {"model": "turning"}, "DELETE")
+    call_api(servers[0].url, "delete", {"model": "turning"}, "DELETE")
 
 
 def test_remote_clients_cannot_write_without_an_admin_key(
@@ -446,7 +450,7 @@ def test_unhealthy_remote_is_reported_on_every_route(
     ):
         got = register(url, remote, "ill", **change)
         assert (got.status_code, param in got.json()["error"]) == (400, True)
-        assert api(url, "show", {"model": "ill"}).status_code == 404
+        assert call_api(url, "show", {"model": "ill"}).status_code == 404
 
     for change, status, code in (
         ({}, 404, "model_not_found"),
@@ -468,38 +472,42 @@ def test_unhealthy_remote_is_reported_on_every_route(
     ready = http.get(f"{url}/ready?verbose").json()["models"]["ill:latest"]
     assert (ready["reachable"], ready["key_accepted"], ready["model_known"]) == (True, True, False)
     assert "does not exist" in ready["error"]
-    api(url, "delete", {"model": "ill"}, "DELETE")
+    call_api(url, "delete", {"model": "ill"}, "DELETE")
 
 
 def test_health_of_a_remote_is_checked_in_the_background(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given = environment(upstream, f"sqlite:///{tmp_path}/s.db", FORWARDER_HEALTH_INTERVAL="0.2")
+    given = make_environment(
+        upstream, f"sqlite:///{tmp_path}/s.db", FORWARDER_HEALTH_INTERVAL="0.2"
+    )
     with running(given, tmp_path) as server:
         with ScriptedUpstream(keys={REMOTE_KEY}) as passing:
             assert register(server.url, passing, "mine").status_code == 200
-            wait_until(lambda: 'upstream_up{upstream="mine:latest"} 1.0' in _metrics(server), 20)
-        wait_until(lambda: 'upstream_up{upstream="mine:latest"} 0.0' in _metrics(server), 20)
+            wait_until(
+                lambda: 'upstream_up{upstream="mine:latest"} 1.0' in _read_metrics(server), 20
+            )
+        wait_until(lambda: 'upstream_up{upstream="mine:latest"} 0.0' in _read_metrics(server), 20)
         assert "'mine:latest' is unhealthy" in server.log
-        shown = api(server.url, "show", {"model": "mine"}).json()
+        shown = call_api(server.url, "show", {"model": "mine"}).json()
         assert shown["health"]["reachable"] is False
 
 
-def _metrics(server: Server) -> str:
+def _read_metrics(server: Server) -> str:
     return http.get(f"{server.url}/metrics").text
 
 
 def test_under_threads_it_is_the_same(
     upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given = environment(upstream, f"sqlite:///{tmp_path}/s.db")
+    given = make_environment(upstream, f"sqlite:///{tmp_path}/s.db")
     with running(given, tmp_path, FLASK) as server:
         assert register(server.url, remote, "mine").status_code == 200
         body = asking("chat", model="mine", stream=True)
         assert http.post(f"{server.url}/v1/chat/completions", json=body).status_code == 200
         got = register(server.url, remote, "bad", remote_host="https://169.254.169.254/v1")
         assert got.status_code == 400
-        assert api(server.url, "delete", {"model": "mine"}, "DELETE").status_code == 200
+        assert call_api(server.url, "delete", {"model": "mine"}, "DELETE").status_code == 200
 
 
 # -- Ollama's own client ----------------------------------------------------------------------
@@ -507,17 +515,17 @@ def test_under_threads_it_is_the_same(
 
 @needs_python_package("ollama")
 def test_ollama_s_python_client_does_all_of_it(
-    anywhere: Anywhere, remote: ScriptedUpstream
+    next_url: Anywhere, remote: ScriptedUpstream
 ) -> None:
     import ollama
 
     with ExitStack() as stack:
 
         def client() -> Any:
-            made = ollama.Client(host=anywhere(), trust_env=False)
+            made = ollama.Client(host=next_url(), trust_env=False)
             return stack.enter_context(made)
 
-        _all_of_it(client, anywhere, remote, ollama.ResponseError)
+        _all_of_it(client, next_url, remote, ollama.ResponseError)
 
 
 def _all_of_it(
@@ -558,13 +566,13 @@ def _all_of_it(
 
 @needs_python_package("ollama")
 def test_ollama_s_asynchronous_client_does_it_too(
-    anywhere: Anywhere, remote: ScriptedUpstream
+    next_url: Anywhere, remote: ScriptedUpstream
 ) -> None:
     import ollama
 
     async def talk() -> None:
         def client() -> Any:
-            return ollama.AsyncClient(host=anywhere(), **plain())
+            return ollama.AsyncClient(host=next_url(), **make_http_options())
 
         created = await client().create(model="kind", from_="base", system="x", stream=False)
         copied = await client().copy("kind", "other")
@@ -580,7 +588,7 @@ def test_ollama_s_asynchronous_client_does_it_too(
             await client().show("kind")
         assert caught.value.status_code == 404
 
-    assert register(anywhere(), remote, "base").status_code == 200
+    assert register(next_url(), remote, "base").status_code == 200
     asyncio.run(talk())
 
 
@@ -603,4 +611,4 @@ def test_ollama_s_javascript_client_does_it_too(
     assert "js:latest" in said["running"]
     assert (said["shown"]["remote_model"], said["gone"]) == ("scripted", 404)
     assert said["version"]
-    assert api(url, "delete", {"model": "js"}, "DELETE").status_code == 200
+    assert call_api(url, "delete", {"model": "js"}, "DELETE").status_code == 200

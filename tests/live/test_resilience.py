@@ -50,21 +50,23 @@ def talking(server: Server, data: bytes) -> Iterator[socket.socket]:
 
 
 @pytest.fixture(scope="module")
-def spare() -> Iterator[ScriptedUpstream]:
+def spare_upstream() -> Iterator[ScriptedUpstream]:
     """A second provider, which stays well."""
     with ScriptedUpstream(keys={KEY}) as scripted:
         yield scripted
 
 
 @pytest.fixture(scope="module")
-def falling(serve: Serve, upstream: ScriptedUpstream, spare: ScriptedUpstream) -> Server:
+def fallback_forwarder(
+    serve: Serve, upstream: ScriptedUpstream, spare_upstream: ScriptedUpstream
+) -> Server:
     """Upstreams that fall back to one that is not there, and then to one of the other protocol."""
     gone = f"http://127.0.0.1:{unused_port()}/v1"
     others = {
         name: value
         for protocol in PATHS
         for name, value in {
-            f"SPARE_{protocol}_BASE_URL": spare.url,
+            f"SPARE_{protocol}_BASE_URL": spare_upstream.url,
             f"SPARE_{protocol}_API_KEY": KEY,
             f"SPARE_{protocol}_API": protocol,
             f"{protocol}_FALLBACK": f"gone,spare_{OTHER[protocol]}/other",
@@ -106,23 +108,23 @@ def test_the_other_protocol_serves_when_one_fails(
     over: str,
     stream: bool,
     name: str,
-    falling: Server,
+    fallback_forwarder: Server,
     upstream: ScriptedUpstream,
-    spare: ScriptedUpstream,
+    spare_upstream: ScriptedUpstream,
 ) -> None:
     if name == "cut_at_once" and not stream and client == over:
         name = "html_200"  # a whole answer comes in one piece
     upstream.script(FAILING[name])
-    spare.script(Answer(text=TEXT, reasoning="Hm."))
+    spare_upstream.script(Answer(text=TEXT, reasoning="Hm."))
 
-    answered = ask(falling, client, asking(client, model=f"{over}/m", stream=stream))
+    answered = ask(fallback_forwarder, client, asking(client, model=f"{over}/m", stream=stream))
 
     assert answered.ending == "completed"
-    assert answered.said.text.endswith(TEXT)
+    assert answered.content.text.endswith(TEXT)
     assert answered.headers["x-forwarder-upstream"] == f"spare_{OTHER[over]}"
     assert [request.path for request in upstream.requests] == [f"/v1{PATHS[over]}"]
-    assert spare.requests[-1].path == f"/v1{PATHS[OTHER[over]]}"
-    assert spare.requests[-1].body["model"] == "other"
+    assert spare_upstream.requests[-1].path == f"/v1{PATHS[OTHER[over]]}"
+    assert spare_upstream.requests[-1].body["model"] == "other"
     if client == over:
         assert answered.mistakes == []
 
@@ -130,38 +132,45 @@ def test_the_other_protocol_serves_when_one_fails(
 @every_client
 @pytest.mark.parametrize(("first", "then"), [("gone", "spare_chat"), ("wrong", "spare_responses")])
 def test_fallback_serves_for_an_upstream_that_is_gone_or_refuses_the_key(
-    client: str, first: str, then: str, falling: Server
+    client: str, first: str, then: str, fallback_forwarder: Server
 ) -> None:
-    answered = ask(falling, client, asking(client, model=f"{first}/m", stream=True))
+    answered = ask(fallback_forwarder, client, asking(client, model=f"{first}/m", stream=True))
 
     assert answered.ending == "completed"
-    line = line_of(falling, answered)
+    line = line_of(fallback_forwarder, answered)
     assert (line["upstream"], line["failed"], line["model"]) == (then, [first], "m")
 
 
 @every_client
 @pytest.mark.parametrize("code", [400, 403, 404])
 def test_a_request_that_is_refused_goes_nowhere_else(
-    client: str, code: int, falling: Server, upstream: ScriptedUpstream, spare: ScriptedUpstream
+    client: str,
+    code: int,
+    fallback_forwarder: Server,
+    upstream: ScriptedUpstream,
+    spare_upstream: ScriptedUpstream,
 ) -> None:
     upstream.script(faults.refuse_with_status(code))
-    spare.requests.clear()
+    spare_upstream.requests.clear()
 
-    answered = ask(falling, client, asking(client, model="chat/m"))
+    answered = ask(fallback_forwarder, client, asking(client, model="chat/m"))
 
     assert answered.status == code
     assert answered.headers["x-forwarder-upstream"] == "chat"
-    assert spare.requests == []
+    assert spare_upstream.requests == []
 
 
 @every_client
 def test_first_error_is_returned_if_all_upstreams_fail(
-    client: str, falling: Server, upstream: ScriptedUpstream, spare: ScriptedUpstream
+    client: str,
+    fallback_forwarder: Server,
+    upstream: ScriptedUpstream,
+    spare_upstream: ScriptedUpstream,
 ) -> None:
     upstream.script(faults.refuse_with_status(429, retry_after=9))
-    spare.script(faults.refuse_with_status(400))
+    spare_upstream.script(faults.refuse_with_status(400))
 
-    answered = ask(falling, client, asking(client, model="chat/m", stream=True))
+    answered = ask(fallback_forwarder, client, asking(client, model="chat/m", stream=True))
 
     assert answered.status == 429
     assert answered.headers["retry-after"] == "9"
@@ -171,18 +180,22 @@ def test_first_error_is_returned_if_all_upstreams_fail(
 @every_client
 @every_upstream
 def test_nothing_is_retried_after_the_first_byte(
-    client: str, over: str, falling: Server, upstream: ScriptedUpstream, spare: ScriptedUpstream
+    client: str,
+    over: str,
+    fallback_forwarder: Server,
+    upstream: ScriptedUpstream,
+    spare_upstream: ScriptedUpstream,
 ) -> None:
     upstream.script(faults.cut_connection(Answer(text=TEXT, pieces=8), after=8, reset=False))
-    spare.requests.clear()
+    spare_upstream.requests.clear()
 
-    answered = ask(falling, client, asking(client, model=f"{over}/m", stream=True))
+    answered = ask(fallback_forwarder, client, asking(client, model=f"{over}/m", stream=True))
 
     assert answered.status == 200
     assert answered.ending == "failed"
     assert TEXT.startswith(said_so_far(answered))
     assert said_so_far(answered)
-    assert spare.requests == []
+    assert spare_upstream.requests == []
     assert len(upstream.requests) == 1
 
 
@@ -197,7 +210,7 @@ def retrying(serve: Serve, upstream: ScriptedUpstream) -> Server:
     return serve(settings(upstream, FORWARDER_KEEPALIVE="0.2", **more, **waits))
 
 
-def busy(code: int = 503, milliseconds: int = 1) -> Scripted:
+def make_busy_answer(code: int = 503, milliseconds: int = 1) -> Scripted:
     return faults.refuse_with_status(code, headers={"retry-after-ms": str(milliseconds)})
 
 
@@ -210,23 +223,23 @@ def test_failure_before_the_first_event_is_retried(
 ) -> None:
     if name == "cut_at_once" and not stream and client == over:
         name = "html_200"  # a whole answer comes in one piece
-    upstream.script({**FAILING, "status": busy()}[name], Answer(text=TEXT))
+    upstream.script({**FAILING, "status": make_busy_answer()}[name], Answer(text=TEXT))
 
     answered = ask(retrying, client, asking(client, model=f"{over}/m", stream=stream))
 
     assert answered.ending == "completed"
-    assert answered.said.text == TEXT
+    assert answered.content.text == TEXT
     assert len(upstream.requests) == 2
     assert line_of(retrying, answered)["retries"] == 1
 
 
 def test_retry_after_is_waited_for(retrying: Server, upstream: ScriptedUpstream) -> None:
-    upstream.script(busy(429, 600), Answer(text=TEXT))
+    upstream.script(make_busy_answer(429, 600), Answer(text=TEXT))
     started = time.monotonic()
 
     answered = ask(retrying, "chat", asking("chat", model="chat/m"))
 
-    assert answered.said.text == TEXT
+    assert answered.content.text == TEXT
     assert 0.6 <= time.monotonic() - started < 2
 
 
@@ -242,7 +255,7 @@ def test_one_that_wants_to_be_left_alone_for_long_is(
 
 
 def test_retries_come_to_an_end(retrying: Server, upstream: ScriptedUpstream) -> None:
-    upstream.script(busy(), busy(), busy(500))
+    upstream.script(make_busy_answer(), make_busy_answer(), make_busy_answer(500))
 
     answered = ask(retrying, "responses", asking("responses", model="chat/m", stream=True))
 
@@ -254,7 +267,7 @@ def test_retries_come_to_an_end(retrying: Server, upstream: ScriptedUpstream) ->
 def test_a_client_that_leaves_while_it_waits_is_not_asked_for(
     client: str, retrying: Server, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(busy(503, 700))
+    upstream.script(make_busy_answer(503, 700))
     body = asking(client, model="chat/m", stream=True)
 
     with talking(retrying, request_bytes(client, body)):
@@ -367,12 +380,12 @@ def test_one_client_s_prompt_locks_out_no_other(
     for _ in range(30):
         assert ask(server, client, asking(client, stream=True)).ending == "failed"
 
-    assert ask(server, client, asking(client)).said.text == TEXT
+    assert ask(server, client, asking(client)).content.text == TEXT
     assert http.get(f"{server.url}/ready").status_code == 200
 
 
 def test_with_a_fallback_the_failures_of_two_clients_open_it(
-    serve: Serve, failing: ScriptedUpstream, spare: ScriptedUpstream
+    serve: Serve, failing: ScriptedUpstream, spare_upstream: ScriptedUpstream
 ) -> None:
     server = breaking(
         serve,
@@ -381,7 +394,7 @@ def test_with_a_fallback_the_failures_of_two_clients_open_it(
         FORWARDER_API_KEYS="key-one,key-two",
         UP_FALLBACK="spare",
         UP_BREAKER_COOLDOWN="30",
-        SPARE_BASE_URL=spare.url,
+        SPARE_BASE_URL=spare_upstream.url,
         SPARE_API_KEY=KEY,
     )
 
@@ -403,7 +416,7 @@ def test_with_a_fallback_the_failures_of_two_clients_open_it(
 
 
 @pytest.fixture(scope="module")
-def narrow(serve: Serve, upstream: ScriptedUpstream) -> Server:
+def narrow_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     """A forwarder that takes two requests at once, of which one may be for ``chat``."""
     return serve(
         settings(
@@ -417,43 +430,49 @@ def narrow(serve: Serve, upstream: ScriptedUpstream) -> Server:
     )
 
 
-def long(upstream: ScriptedUpstream) -> None:
+def script_long_answer(upstream: ScriptedUpstream) -> None:
     upstream.script(faults.slow_down(Answer(text="word " * 500, pieces=500), delay=0.02))
 
 
 @every_client
 @either
 def test_one_too_many_is_sent_away_at_once(
-    client: str, stream: bool, narrow: Server, upstream: ScriptedUpstream
+    client: str, stream: bool, narrow_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    long(upstream)
+    script_long_answer(upstream)
     asked = asking("chat", model="responses/m", stream=True)
-    with talking(narrow, request_bytes("chat", asked)) as one:
+    with talking(narrow_forwarder, request_bytes("chat", asked)) as one:
         assert b"200" in one.recv(64)
-        long(upstream)
-        with talking(narrow, request_bytes("chat", asked)) as two:
+        script_long_answer(upstream)
+        with talking(narrow_forwarder, request_bytes("chat", asked)) as two:
             assert b"200" in two.recv(64)
-            refused = ask(narrow, client, asking(client, model="responses/m", stream=stream))
+            refused = ask(
+                narrow_forwarder, client, asking(client, model="responses/m", stream=stream)
+            )
 
     assert (refused.status, refused.error["code"]) == (503, "overloaded")
     assert refused.headers["retry-after"] == "1"
     assert len(upstream.requests) == 2
-    assert wait_until(lambda: ask(narrow, client, asking(client)).status == 200)
+    assert wait_until(lambda: ask(narrow_forwarder, client, asking(client)).status == 200)
 
 
 def test_one_too_many_for_an_upstream_is_one_too_many(
-    narrow: Server, upstream: ScriptedUpstream
+    narrow_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    long(upstream)
-    with talking(narrow, request_bytes("chat", asking("chat", model="chat/m", stream=True))) as one:
+    script_long_answer(upstream)
+    with talking(
+        narrow_forwarder, request_bytes("chat", asking("chat", model="chat/m", stream=True))
+    ) as one:
         assert b"200" in one.recv(64)
-        refused = ask(narrow, "chat", asking("chat", model="chat/m"))
-        served = ask(narrow, "chat", asking("chat", model="responses/m"))
+        refused = ask(narrow_forwarder, "chat", asking("chat", model="chat/m"))
+        served = ask(narrow_forwarder, "chat", asking("chat", model="responses/m"))
 
     assert (refused.status, refused.error["code"]) == (503, "overloaded")
     assert "'chat'" in refused.error["message"]
     assert served.status == 200
-    assert wait_until(lambda: ask(narrow, "chat", asking("chat", model="chat/m")).status == 200)
+    assert wait_until(
+        lambda: ask(narrow_forwarder, "chat", asking("chat", model="chat/m")).status == 200
+    )
 
 
 ENDINGS = {
@@ -470,32 +489,36 @@ ENDINGS = {
 @either
 @pytest.mark.parametrize("name", ENDINGS)
 def test_a_place_is_free_again_however_a_request_ended(
-    client: str, stream: bool, name: str, narrow: Server, upstream: ScriptedUpstream
+    client: str, stream: bool, name: str, narrow_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     for _ in range(3):  # more than there are places
         upstream.script(ENDINGS[name])
-        answered = ask(narrow, client, asking(client, model="chat/m", stream=stream))
+        answered = ask(narrow_forwarder, client, asking(client, model="chat/m", stream=stream))
         assert "at once" not in answered.text
-        assert ask(narrow, client, {**asking(client), "model": 5}).status == 400
+        assert ask(narrow_forwarder, client, {**asking(client), "model": 5}).status == 400
 
-    taken = http.get(f"{narrow.url}/ready?verbose").json()["upstreams"]["chat"]["resilience"]
+    taken = http.get(f"{narrow_forwarder.url}/ready?verbose").json()["upstreams"]["chat"][
+        "resilience"
+    ]
     assert taken["concurrent"] == 0
 
 
 @every_client
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_a_place_is_free_again_when_a_client_leaves(
-    client: str, stream: bool, narrow: Server, upstream: ScriptedUpstream
+    client: str, stream: bool, narrow_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     for _ in range(3):
         upstream.script(faults.never_answer(5))
         body = asking(client, model="chat/m", stream=stream)
         asked = len(upstream.requests)
-        with talking(narrow, request_bytes(client, body)):
+        with talking(narrow_forwarder, request_bytes(client, body)):
             assert wait_until(lambda asked=asked: len(upstream.requests) > asked)
         assert upstream.requests[-1].closed_by_client.wait(2)
 
-    assert wait_until(lambda: ask(narrow, client, asking(client, model="chat/m")).status == 200)
+    assert wait_until(
+        lambda: ask(narrow_forwarder, client, asking(client, model="chat/m")).status == 200
+    )
 
 
 @pytest.mark.parametrize(
@@ -503,18 +526,18 @@ def test_a_place_is_free_again_when_a_client_leaves(
     [{"x-long": "x" * 20_000}, {f"x-{i}": "y" for i in range(200)}],
     ids=["long", "many"],
 )
-def test_headers_are_limited(headers: dict[str, str], narrow: Server) -> None:
-    answered = ask(narrow, "chat", asking("chat"), **headers)
+def test_headers_are_limited(headers: dict[str, str], narrow_forwarder: Server) -> None:
+    answered = ask(narrow_forwarder, "chat", asking("chat"), **headers)
 
     assert 400 <= answered.status < 500
-    assert ask(narrow, "chat", asking("chat")).status == 200
+    assert ask(narrow_forwarder, "chat", asking("chat")).status == 200
 
 
 # -- time-outs, beside those for the first byte and for silence in test_faults.py -----------------
 
 
 @contextmanager
-def deaf() -> Iterator[str]:
+def listen_without_accepting() -> Iterator[str]:
     """An address that lets nobody in: those who wait at its door are never served."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         address = listener.getsockname()
@@ -531,7 +554,7 @@ def deaf() -> Iterator[str]:
 def test_connecting_and_the_whole_answer_have_limits_of_their_own(
     client: str, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
-    with deaf() as url:
+    with listen_without_accepting() as url:
         server = serve(
             settings(
                 upstream,

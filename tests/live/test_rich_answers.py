@@ -27,7 +27,7 @@ def events_of(name: str) -> bytes:
     return b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in events)
 
 
-def provider(peer: Peer) -> None:
+def serve_provider(peer: Peer) -> None:
     """Gives the answer of the case that the model is called by, and has every file."""
     while request := peer.request():
         if request.startswith(b"GET "):
@@ -39,7 +39,7 @@ def provider(peer: Peer) -> None:
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[Loopback]:
-    with serving(provider) as server:
+    with serving(serve_provider) as server:
         yield server
 
 
@@ -55,7 +55,7 @@ def sdk(forwarder: Server) -> Iterator[OpenAI]:
         yield client
 
 
-def choice(sdk: OpenAI, case: str, stream: bool, **more: Any) -> Json:
+def get_choice(sdk: OpenAI, case: str, stream: bool, **more: Any) -> Json:
     """The choice that the SDK gives, or that it puts together from the chunks."""
     asked: Json = {"model": case, "messages": [{"role": "user", "content": "hi"}], **more}
     if not stream:
@@ -64,7 +64,7 @@ def choice(sdk: OpenAI, case: str, stream: bool, **more: Any) -> Json:
         return chunks.get_final_completion().choices[0].to_dict()
 
 
-def expected(case: str) -> Json:
+def read_expected_choice(case: str) -> Json:
     answer: Json = Case(case, "chat_over_responses").read("answer.json")["choices"][0]
     return answer
 
@@ -74,15 +74,15 @@ either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"
 
 @either
 def test_images_arrive_and_go_back(sdk: OpenAI, up: Loopback, stream: bool) -> None:
-    message = choice(sdk, "images_in_answers", stream, modalities=["text", "image"])["message"]
-    assert message["images"] == expected("images_in_answers")["message"]["images"]
+    message = get_choice(sdk, "images_in_answers", stream, modalities=["text", "image"])["message"]
+    assert message["images"] == read_expected_choice("images_in_answers")["message"]["images"]
 
     sent_back = [
         {"role": "user", "content": "Draw."},
         message,
         {"role": "user", "content": "Another."},
     ]
-    choice(sdk, "only_an_image", stream, messages=sent_back)
+    get_choice(sdk, "only_an_image", stream, messages=sent_back)
     items = json.loads(up.requests[-1].partition(b"\r\n\r\n")[2])["input"]
     made = [item["id"] for item in items if item["type"] == "image_generation_call"]
     assert made == [image["id"] for image in message["images"]]
@@ -90,7 +90,7 @@ def test_images_arrive_and_go_back(sdk: OpenAI, up: Loopback, stream: bool) -> N
 
 @either
 def test_a_file_can_be_fetched_by_its_link(sdk: OpenAI, forwarder: Server, stream: bool) -> None:
-    files = choice(sdk, "files_in_answers", stream)["message"]["metadata"]["files"]
+    files = get_choice(sdk, "files_in_answers", stream)["message"]["metadata"]["files"]
     links = [file["url"] for file in files if file.get("file_id")]
     assert len(links) == 3
     for link in links:
@@ -101,12 +101,12 @@ def test_a_file_can_be_fetched_by_its_link(sdk: OpenAI, forwarder: Server, strea
 @either
 @pytest.mark.parametrize("case", ["logprobs", "logprobs_at_the_end"])
 def test_log_probabilities_arrive(sdk: OpenAI, case: str, stream: bool) -> None:
-    got = choice(sdk, case, stream, logprobs=True)["logprobs"]
-    assert got["content"] == expected(case)["logprobs"]["content"]
+    got = get_choice(sdk, case, stream, logprobs=True)["logprobs"]
+    assert got["content"] == read_expected_choice(case)["logprobs"]["content"]
 
 
 @either
 def test_log_probabilities_of_what_was_stopped_are_left_out(sdk: OpenAI, stream: bool) -> None:
-    got = choice(sdk, "logprobs", stream, logprobs=True, stop="!")
+    got = get_choice(sdk, "logprobs", stream, logprobs=True, stop="!")
     tokens = [entry["token"] for entry in got["logprobs"]["content"]]
     assert "".join(tokens) == got["message"]["content"] == "Grüß Gott"

@@ -28,7 +28,7 @@ PROMPT = "a prompt that nobody else should read"
 SAID = "an answer that nobody else should read"
 
 
-def lines(server: Server) -> list[Json]:
+def read_log(server: Server) -> list[Json]:
     """The log's JSON lines."""
     return [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
 
@@ -39,7 +39,7 @@ def line_of(server: Server, answered: Answered) -> Json:
     deadline = time.monotonic() + 2
     found: list[Json] = []
     while not found and time.monotonic() < deadline:
-        found = [line for line in lines(server) if line.get("id") == name and "status" in line]
+        found = [line for line in read_log(server) if line.get("id") == name and "status" in line]
     [line] = found
     return line
 
@@ -48,7 +48,7 @@ def line_of(server: Server, answered: Answered) -> Json:
 
 
 @pytest.fixture(scope="module")
-def locked(serve: Serve, upstream: ScriptedUpstream) -> Server:
+def locked_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     """A forwarder that wants a key, and has one upstream whose own key is wrong."""
     return serve(
         settings(
@@ -95,7 +95,9 @@ def test_a_failure_is_a_line_too(forwarder: Server, upstream: ScriptedUpstream) 
     assert line_of(forwarder, malformed)["error"] == "invalid_json"
 
 
-def test_neither_keys_nor_words_are_in_the_log(locked: Server, upstream: ScriptedUpstream) -> None:
+def test_neither_keys_nor_words_are_in_the_log(
+    locked_forwarder: Server, upstream: ScriptedUpstream
+) -> None:
     texts = []
     for client, over in PAIRINGS:
         for stream in (False, True):
@@ -104,24 +106,32 @@ def test_neither_keys_nor_words_are_in_the_log(locked: Server, upstream: Scripte
             quoting = faults.refuse_with_status(400, message=f"Who is {KEY}? You said: {PROMPT}")
             upstream.script(Answer(text=SAID, reasoning=SAID), quoting, faults.hang_up())
             for asked in (body, body, body, wrong, {**body, "temperature": PROMPT}):
-                answered = ask(locked, client, asked, Authorization=f"Bearer {CLIENT_KEY}")
+                answered = ask(
+                    locked_forwarder, client, asked, Authorization=f"Bearer {CLIENT_KEY}"
+                )
                 texts.append(answered.text + str(answered.headers))
-            texts.append(ask(locked, client, body, Authorization="Bearer not-this-one").text)
+            texts.append(
+                ask(locked_forwarder, client, body, Authorization="Bearer not-this-one").text
+            )
 
     for secret in (KEY, CLIENT_KEY, "sk-wrong-and-secret", "not-this-one"):
-        assert secret not in locked.log
+        assert secret not in locked_forwarder.log
         assert not any(secret in text for text in texts)
     for words in (PROMPT, SAID):
-        assert words not in locked.log
+        assert words not in locked_forwarder.log
 
 
-def test_a_fraction_of_events_can_be_seen(locked: Server) -> None:
+def test_a_fraction_of_events_can_be_seen(locked_forwarder: Server) -> None:
     answered = ask(
-        locked, "chat", asking("chat", stream=True), Authorization=f"Bearer {CLIENT_KEY}"
+        locked_forwarder, "chat", asking("chat", stream=True), Authorization=f"Bearer {CLIENT_KEY}"
     )
 
-    name = line_of(locked, answered)["id"]
-    seen = [line["sample"] for line in lines(locked) if line.get("id") == name and "sample" in line]
+    name = line_of(locked_forwarder, answered)["id"]
+    seen = [
+        line["sample"]
+        for line in read_log(locked_forwarder)
+        if line.get("id") == name and "sample" in line
+    ]
     assert len(seen) >= len(answered.events) - 1
     assert all(event.keys() == {"type"} for event in seen)
 
@@ -162,7 +172,7 @@ def test_text_log_has_a_banner_and_a_line_for_each_request(
 
 
 def test_json_log_has_a_record_of_the_start(forwarder: Server, upstream: ScriptedUpstream) -> None:
-    [started] = [line for line in lines(forwarder) if line.get("event") == "started"]
+    [started] = [line for line in read_log(forwarder) if line.get("event") == "started"]
 
     assert started["addresses"] == [forwarder.url]
     assert [each["url"] for each in started["upstreams"]] == [upstream.url, upstream.url]
@@ -241,7 +251,7 @@ def demo(serve: Serve) -> Server:
 README = (ROOT / "README.md").read_text()
 
 
-def demonstrated(demo: Server) -> dict[str, Answered]:
+def run_readme_commands(demo: Server) -> dict[str, Answered]:
     """Client -> the answer to its curl line in the README."""
     answers = {}
     for line in README.replace("\\\n", " ").splitlines():
@@ -251,12 +261,12 @@ def demonstrated(demo: Server) -> dict[str, Answered]:
             body = json.loads(command[command.index("-d") + 1])
             [client] = [name for name, path in PATHS.items() if url.endswith(path)]
             answers[client] = ask(demo, client, body)
-            assert answers[client].streamed == body.get("stream", False)
+            assert answers[client].is_streamed == body.get("stream", False)
     return answers
 
 
 def test_the_readme_s_curl_lines_print_what_it_says(demo: Server) -> None:
-    answers = demonstrated(demo)
+    answers = run_readme_commands(demo)
 
     assert {client: answer.ending for client, answer in answers.items()} == {
         "chat": "completed",
@@ -288,7 +298,7 @@ def test_documentation_is_served_complete(serve: Serve, tmp_path: Path) -> None:
 
 
 def test_the_demo_says_that_it_is_one(demo: Server) -> None:
-    assert any("built-in demo" in str(line.get("message")) for line in lines(demo))
+    assert any("built-in demo" in str(line.get("message")) for line in read_log(demo))
     ready = http.get(f"{demo.url}/ready")
     assert ready.status_code == 200
     assert all(state["reachable"] for state in ready.json()["upstreams"].values())
@@ -302,7 +312,7 @@ def flask(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_flask_run_logs_the_start_and_its_other_commands_do_not(flask: Server) -> None:
-    [started] = [line for line in lines(flask) if line.get("event") == "started"]
+    [started] = [line for line in read_log(flask) if line.get("event") == "started"]
     listing = run(
         {"CHAT_BASE_URL": "http://127.0.0.1:9/v1", "FORWARDER_DATABASE_URL": "none"},
         *("-m", "flask", "--app", "wsgi", "models", "list"),
@@ -322,7 +332,7 @@ def test_flask_s_own_server_will_do(
     answered = ask(flask, client, asking(client, model=f"{over}/m", stream=stream))
 
     assert answered.ending == "completed"
-    assert answered.said.text == "Zürich 🏔"
+    assert answered.content.text == "Zürich 🏔"
 
 
 @pytest.mark.parametrize("stream", [True, False])

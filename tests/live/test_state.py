@@ -64,16 +64,16 @@ def ask(servers: list[Server]) -> Iterator[Ask]:
         yield client
 
 
-def sent(upstream: ScriptedUpstream) -> list[tuple[str, str]]:
+def read_sent_messages(upstream: ScriptedUpstream) -> list[tuple[str, str]]:
     """What the upstream was last told, as (role, text)."""
     body = upstream.requests[-1].body
     said = body.get("messages") or body.get("input")
     if isinstance(said, str):
         return [("user", said)]
-    return [(m["role"], _text(m["content"])) for m in said if "role" in m]
+    return [(m["role"], _join_text(m["content"])) for m in said if "role" in m]
 
 
-def _text(content: Any) -> str:
+def _join_text(content: Any) -> str:
     if isinstance(content, str):
         return content
     return "".join(part.get("text", "") for part in content)
@@ -134,10 +134,10 @@ def test_a_conversation_goes_on_turn_by_turn_wherever_it_is_asked(
             previous_response_id=before.id if before else None,
             stream=False,
         )
-        heard = [m for m in sent(upstream) if m[0] in ("user", "assistant")]
+        heard = [m for m in read_sent_messages(upstream) if m[0] in ("user", "assistant")]
         assert heard == said
         said += [("assistant", f"answer {turn}"), ("user", str(turn))]
-    rules = [text for role, text in sent(upstream) if role in ("system", "developer")]
+    rules = [text for role, text in read_sent_messages(upstream) if role in ("system", "developer")]
     assert rules == (["rules 4"] if over == "chat" else [])
 
     items = ask().responses.input_items.list(before.id, order="asc", limit=3)
@@ -213,7 +213,11 @@ def test_a_later_turn_stands_when_an_earlier_one_is_deleted(
     ask().responses.delete(first.id)
 
     ask().responses.create(model="chat/m", input="three", previous_response_id=second.id)
-    assert [text for role, text in sent(upstream) if role == "user"] == ["one", "two", "three"]
+    assert [text for role, text in read_sent_messages(upstream) if role == "user"] == [
+        "one",
+        "two",
+        "three",
+    ]
     with pytest.raises(openai.BadRequestError):
         ask().responses.create(model="chat/m", input="x", previous_response_id=first.id)
 
@@ -225,7 +229,7 @@ def test_items_are_found_by_reference(over: str, ask: Ask, upstream: ScriptedUps
     more: Any = {"role": "user", "content": "go on"}
 
     ask().responses.create(model=f"{over}/m", input=[item, more])
-    assert sent(upstream) == [("assistant", made.output_text), ("user", "go on")]
+    assert read_sent_messages(upstream) == [("assistant", made.output_text), ("user", "go on")]
 
 
 def test_a_mistake_is_named_where_the_client_made_it(ask: Ask) -> None:
@@ -288,13 +292,13 @@ def test_a_conversation_takes_in_what_is_asked_and_answered(
         last = list(answer)[-1].response if stream else answer
         assert last.conversation.id == talk.id
 
-    users = [text for role, text in sent(upstream) if role == "user"]
+    users = [text for role, text in read_sent_messages(upstream) if role == "user"]
     assert users == ["It is blue.", "What is it?", "Sure?"]
     items = list(ask().conversations.items.list(talk.id, order="asc"))
     assert [item.role for item in items] == ["user", "user", "assistant", "user", "assistant"]  # type: ignore[union-attr]
     # What stands on a turn of a conversation has what was said in it up to then.
     ask().responses.create(model=f"{over}/m", input="Then", previous_response_id=last.id)
-    assert len([1 for role, _ in sent(upstream) if role == "user"]) == 4
+    assert len([1 for role, _ in read_sent_messages(upstream) if role == "user"]) == 4
 
 
 def talk_of(client: OpenAI, name: str) -> list[tuple[str, str]]:
@@ -338,7 +342,7 @@ def test_turns_of_many_at_once_are_taken_one_by_one(
     talk = ask().conversations.create()
     upstream.requests.clear()
 
-    def one(number: int) -> None:
+    def continue_conversation(number: int) -> None:
         with OpenAI(
             base_url=servers[number % 2].v1, api_key="mine", max_retries=60, timeout=60
         ) as client:
@@ -351,7 +355,7 @@ def test_turns_of_many_at_once_are_taken_one_by_one(
             )
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(one, range(8)))
+        list(pool.map(continue_conversation, range(8)))
 
     said = talk_of(ask(), talk.id)
     assert [role for role, _ in said] == ["user", "assistant"] * 8
@@ -401,7 +405,7 @@ def test_a_conversation_and_an_earlier_response_exclude_each_other(ask: Ask) -> 
 # -- background work ------------------------------------------------------------------------------
 
 
-def ended(client: OpenAI, name: str) -> Any:
+def wait_until_ended(client: OpenAI, name: str) -> Any:
     """A background response when it is over."""
     deadline = time.monotonic() + 8
     while (read := client.responses.retrieve(name)).status in ("queued", "in_progress"):
@@ -418,11 +422,11 @@ def test_background_work_is_queued_made_and_read(
     queued = ask().responses.create(model=f"{over}/m", input="hi", background=True)
 
     assert (queued.status, queued.background, queued.output) == ("queued", True, [])
-    done = ended(ask(), queued.id)
+    done = wait_until_ended(ask(), queued.id)
     assert (done.status, done.output_text) == ("completed", "Made in the background.")
     assert (done.id, done.background) == (queued.id, True)
     ask().responses.create(model=f"{over}/m", input="more", previous_response_id=queued.id)
-    assert ("assistant", "Made in the background.") in sent(upstream)
+    assert ("assistant", "Made in the background.") in read_sent_messages(upstream)
     # It is over, and stays so.
     assert ask().responses.cancel(queued.id).status == "completed"
 
@@ -434,7 +438,7 @@ def test_background_work_that_says_nothing_is_completed(
     upstream.script(Answer())
     queued = ask().responses.create(model=f"{over}/m", input="hi", background=True)
 
-    done = ended(ask(), queued.id)
+    done = wait_until_ended(ask(), queued.id)
     assert (done.status, done.output_text) == ("completed", "")
 
 
@@ -461,7 +465,7 @@ def test_background_work_is_resumed_from_any_event_while_it_goes_on(
     ]  # fmt: skip
     assert events[-1].type == "response.completed"
     text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
-    assert text.strip() == SLOW.text.strip() == ended(ask(), name).output_text.strip()
+    assert text.strip() == SLOW.text.strip() == wait_until_ended(ask(), name).output_text.strip()
 
 
 @over_either
@@ -498,7 +502,7 @@ def test_background_work_that_fails_says_why(
     upstream.script(faults.refuse_with_status(500))
     queued = ask().responses.create(model=f"{over}/m", input="hi", background=True)
 
-    done = ended(ask(), queued.id)
+    done = wait_until_ended(ask(), queued.id)
     assert done.status == "failed"
     assert done.error.message
     with pytest.raises(openai.APIError, match=done.error.message):
@@ -564,24 +568,24 @@ def kill_workers(server: Server) -> None:
 
 
 @pytest.fixture
-def doomed(database: str, upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[Server]:
+def doomed_server(database: str, upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[Server]:
     given = settings(upstream, FORWARDER_DATABASE_URL=database, FORWARDER_SECRET_KEY="s")
     with running(given, tmp_path) as server:
         yield server
 
 
-def at(server: Server) -> OpenAI:
+def make_client(server: Server) -> OpenAI:
     return OpenAI(base_url=server.v1, api_key="mine", max_retries=0, timeout=40)
 
 
 def test_a_turn_of_a_worker_that_died_does_not_hold_its_conversation(
-    doomed: Server, ask: Ask, upstream: ScriptedUpstream
+    doomed_server: Server, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     talk = ask().conversations.create()
     upstream.script(faults.slow_down(SLOW, delay=3))
 
     def turn() -> None:
-        with at(doomed) as client, pytest.raises(openai.APIError):
+        with make_client(doomed_server) as client, pytest.raises(openai.APIError):
             client.responses.create(model="chat/m", input="dies", conversation=talk.id)
 
     with ThreadPoolExecutor(1) as pool:
@@ -590,7 +594,7 @@ def test_a_turn_of_a_worker_that_died_does_not_hold_its_conversation(
         while not upstream.requests:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        kill_workers(doomed)
+        kill_workers(doomed_server)
         turned.result()
 
     with pytest.raises(openai.BadRequestError, match="Another process"):
@@ -608,17 +612,17 @@ def test_a_turn_of_a_worker_that_died_does_not_hold_its_conversation(
 
 
 def test_completed_responses_survive_a_killed_worker(
-    doomed: Server, ask: Ask, upstream: ScriptedUpstream
+    doomed_server: Server, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     """Streams that are killed at any moment: each is either whole, or not there."""
     upstream.script(*[faults.slow_down(SLOW, delay=0.5)] * 3)  # of these at least one is hit
     told: set[str] = set()
     begun: set[str] = set()
 
-    def one(number: int) -> None:
+    def read_stream(number: int) -> None:
         body = {"model": "chat/m", "input": str(number), "stream": True}
         asked = urllib.request.Request(  # the SDK leaves sockets open when they are reset
-            f"{doomed.v1}/responses",
+            f"{doomed_server.v1}/responses",
             json.dumps(body).encode(),
             {"Authorization": "Bearer mine", "Content-Type": "application/json"},
         )
@@ -634,10 +638,10 @@ def test_completed_responses_survive_a_killed_worker(
                     told.add(event["response"]["id"])
 
     with ThreadPoolExecutor(8) as pool:
-        running_ = [pool.submit(one, number) for number in range(120)]
+        running_ = [pool.submit(read_stream, number) for number in range(120)]
         for _ in range(3):
             time.sleep(0.3)
-            kill_workers(doomed)
+            kill_workers(doomed_server)
         for each in running_:
             each.result()
 
@@ -655,10 +659,10 @@ def test_completed_responses_survive_a_killed_worker(
 
 @pytest.mark.parametrize("kind", ["whole", "stream", "conversation", "background"])
 def test_a_worker_that_dies_in_the_middle_of_a_write_has_written_nothing(
-    kind: str, database: str, doomed: Server, ask: Ask, upstream: ScriptedUpstream
+    kind: str, database: str, doomed_server: Server, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     talk = ask().conversations.create(items=[{"role": "user", "content": "before"}])
-    with at(doomed) as client:
+    with make_client(doomed_server) as client:
         acknowledged = client.responses.create(model="chat/m", input="before")
     more: Any = {
         "whole": {},
@@ -669,23 +673,26 @@ def test_a_worker_that_dies_in_the_middle_of_a_write_has_written_nothing(
     told: list[Any] = []
 
     def turn() -> None:
-        with at(doomed) as client, contextlib.suppress(openai.APIError, httpx2.HTTPError):
+        with (
+            make_client(doomed_server) as client,
+            contextlib.suppress(openai.APIError, httpx2.HTTPError),
+        ):
             answer = client.responses.create(model="chat/m", input="dies", **more)
             told.extend(answer if kind == "stream" else [answer])
 
     writes = Writes(database)
     before = writes.rows()
-    with ThreadPoolExecutor(1) as pool, writes.slowed():
+    with ThreadPoolExecutor(1) as pool, writes.slow_down():
         turned = pool.submit(turn)
         writes.wait_for_one()
-        kill_workers(doomed)
+        kill_workers(doomed_server)
         turned.result()
 
     read = ask().responses.retrieve(acknowledged.id)
     assert (read.status, read.output_text) == (acknowledged.status, acknowledged.output_text)
     if kind == "background":
         (queued,) = told
-        with at(doomed) as client:  # begun anew as soon as the lease has run out
+        with make_client(doomed_server) as client:  # begun anew as soon as the lease has run out
             events = list(client.responses.retrieve(queued.id, stream=True))
         assert events[-1].type == "response.completed"
         again = ask().responses.retrieve(queued.id)
@@ -703,14 +710,14 @@ def test_a_worker_that_dies_in_the_middle_of_a_write_has_written_nothing(
 def test_fifty_stored_streams_at_once(servers: list[Server], ask: Ask) -> None:
     client = ask()
 
-    def one(number: int) -> str:
+    def create_response(number: int) -> str:
         asked = client.responses.create(model="chat/m", input=str(number), stream=True)
         last = list(asked)[-1]
         assert last.type == "response.completed", last
         return last.response.id
 
     with ThreadPoolExecutor(50) as pool:
-        names = list(pool.map(one, range(50)))
+        names = list(pool.map(create_response, range(50)))
     assert len({ask().responses.retrieve(name).id for name in names}) == 50
     assert not any("database is locked" in server.log for server in servers)
 
@@ -726,8 +733,8 @@ def test_work_of_a_server_that_is_stopped_is_done_by_another(
         GUNICORN_GRACEFUL_TIMEOUT="4",
     )
     with running(given, tmp_path) as server:
-        with at(server) as client:
+        with make_client(server) as client:
             queued = client.responses.create(model="chat/m", input="hi", background=True)
         time.sleep(1)
-    done = ended(ask(), queued.id)
+    done = wait_until_ended(ask(), queued.id)
     assert (done.status, done.metadata) == ("completed", {"forwarder.attempt": "2"})

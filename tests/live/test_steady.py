@@ -35,14 +35,14 @@ STREAMED = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "wh
 LONG = Answer(text="word " * 40, pieces=40)
 
 
-def workers(server: Server) -> list[int]:
+def list_workers(server: Server) -> list[int]:
     """The processes of the workers."""
     pid = server.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in children.split()]
 
 
-def asked(server: Server, client: str, **more: Any) -> Answered:
+def send_request(server: Server, client: str, **more: Any) -> Answered:
     """Ask, and read the answer whatever becomes of it; streams for longer than other tests."""
     body = asking(client, **more)
     with http.stream("POST", f"{server.v1}{PATHS[client]}", json=body, timeout=20) as got:
@@ -63,9 +63,11 @@ def test_a_stop_ends_every_answer_in_its_protocol(
     with ThreadPoolExecutor(len(jobs)) as pool:
         answers = []
         for client, over, long in jobs:
-            upstream.script(_ends(long, told_whole=client == over and not stream))
+            upstream.script(_make_long_answer(long, told_whole=client == over and not stream))
             count = len(upstream.requests)
-            answers.append(pool.submit(asked, server, client, model=f"{over}/m", stream=stream))
+            answers.append(
+                pool.submit(send_request, server, client, model=f"{over}/m", stream=stream)
+            )
             wait_until(lambda count=count: len(upstream.requests) > count)
         stopped = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
@@ -86,7 +88,7 @@ def test_a_stop_ends_every_answer_in_its_protocol(
     assert "Traceback" not in server.log
 
 
-def _ends(long: bool, told_whole: bool) -> faults.Scripted:
+def _make_long_answer(long: bool, told_whole: bool) -> faults.Scripted:
     """An answer that goes on for longer than the grace, or not; a whole one has no middle."""
     if not long:
         return faults.slow_down(LONG, delay=0.04)
@@ -103,7 +105,7 @@ def test_stop_ends_requests_still_waiting_for_the_upstream(
     n = {"n": 2} if (client, over) == ("chat", "responses") else {}
     upstream.script(*[faults.never_answer() for _ in n])
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(asked, server, client, model=f"{over}/m", stream=True, **n)
+        answer = pool.submit(send_request, server, client, model=f"{over}/m", stream=True, **n)
         wait_until(lambda: len(upstream.requests) > len(n))
         server.process.send_signal(signal.SIGTERM)
 
@@ -119,7 +121,7 @@ def test_sigint_ends_running_streams_with_an_error(
     server = serve(settings(upstream))
     upstream.script(faults.stall(LONG, after=9))
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(asked, server, "responses", stream=True)
+        answer = pool.submit(send_request, server, "responses", stream=True)
         wait_until(lambda: upstream.requests)
         time.sleep(0.2)
         server.process.send_signal(signal.SIGINT)
@@ -132,7 +134,11 @@ def test_flask_s_own_server_ends_at_once(upstream: ScriptedUpstream, tmp_path: P
     upstream.script(faults.stall(LONG, after=9))
     with running(settings(upstream), tmp_path, FLASK) as server, ThreadPoolExecutor(1) as pool:
         cut = pool.submit(
-            _outcome, http, f"{server.v1}/responses", "responses", asking("responses", stream=True)
+            _get_outcome,
+            http,
+            f"{server.v1}/responses",
+            "responses",
+            asking("responses", stream=True),
         )
         wait_until(lambda: upstream.requests)
         server.process.send_signal(signal.SIGINT)
@@ -171,10 +177,10 @@ class Hammer:
             while not self._over.is_set():
                 for stream in (True, False):
                     body = asking(client, model=f"{over}/m", stream=stream)
-                    self.answers[_outcome(kept, url, client, body)] += 1
+                    self.answers[_get_outcome(kept, url, client, body)] += 1
 
 
-def _outcome(kept: httpx2.Client, url: str, client: str, body: Any) -> str:
+def _get_outcome(kept: httpx2.Client, url: str, client: str, body: Any) -> str:
     try:
         got = kept.post(url, json=body)
         return Answered(client, got.status_code, got.headers, got.text).ending
@@ -187,7 +193,7 @@ def test_a_deploy_loses_no_request(serve: Serve, upstream: ScriptedUpstream) -> 
     upstream.script(faults.slow_down(LONG, delay=0.05))
     hammer = Hammer(server)
     with ThreadPoolExecutor(1) as pool:
-        begun = pool.submit(asked, server, "responses", stream=True)
+        begun = pool.submit(send_request, server, "responses", stream=True)
         wait_until(lambda: upstream.requests)
         with hammer():
             _deploy_twice(server)
@@ -205,22 +211,22 @@ def test_a_deploy_takes_the_new_settings(
     dotenv = tmp_path / "settings"
     dotenv.write_text("WEB_CONCURRENCY=1\n")
     server = serve(settings(upstream, FORWARDER_DOTENV=str(dotenv)))
-    before = workers(server)
-    assert asked(server, "chat").status == 200
+    before = list_workers(server)
+    assert send_request(server, "chat").status == 200
 
     dotenv.write_text("WEB_CONCURRENCY=2\nFORWARDER_API_KEYS=another\n")
     server.process.send_signal(signal.SIGHUP)
 
-    wait_until(lambda: len({*workers(server)} - {*before}) == 2)
-    wait_until(lambda: not {*before} & {*workers(server)})
-    assert {asked(server, "chat").status for _ in range(10)} == {401}
+    wait_until(lambda: len({*list_workers(server)} - {*before}) == 2)
+    wait_until(lambda: not {*before} & {*list_workers(server)})
+    assert {send_request(server, "chat").status for _ in range(10)} == {401}
 
 
 def _deploy_twice(server: Server) -> None:
     for _ in range(2):
-        before = wait_until(lambda: len(workers(server)) == 2 and {*workers(server)})
+        before = wait_until(lambda: len(list_workers(server)) == 2 and {*list_workers(server)})
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda old=before: not old & {*workers(server)}, seconds=20)
+        wait_until(lambda old=before: not old & {*list_workers(server)}, seconds=20)
 
 
 def test_workers_that_retire_lose_no_request(serve: Serve, upstream: ScriptedUpstream) -> None:
@@ -229,7 +235,7 @@ def test_workers_that_retire_lose_no_request(serve: Serve, upstream: ScriptedUps
     seen: set[int] = set()
     hammer = Hammer(server)
     with hammer():
-        wait_until(lambda: seen.update(workers(server)) or len(seen) > 3, seconds=20)
+        wait_until(lambda: seen.update(list_workers(server)) or len(seen) > 3, seconds=20)
 
     assert set(hammer.answers) == {"completed"}, hammer.answers
     assert "Traceback" not in server.log
@@ -239,25 +245,31 @@ def test_a_killed_worker_is_replaced_and_the_others_serve(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     server = serve(settings(upstream, WEB_CONCURRENCY="2"))
-    before = wait_until(lambda: len(workers(server)) == 2 and workers(server))
+    before = wait_until(lambda: len(list_workers(server)) == 2 and list_workers(server))
     upstream.script(faults.stall(LONG, after=9))
     with ThreadPoolExecutor(1) as pool:
         lost = pool.submit(
-            _outcome, http, f"{server.v1}/responses", "responses", asking("responses", stream=True)
+            _get_outcome,
+            http,
+            f"{server.v1}/responses",
+            "responses",
+            asking("responses", stream=True),
         )
         wait_until(lambda: upstream.requests)
-        connected = [pid for pid in before if _connections(pid, upstream)]
+        connected = [pid for pid in before if _count_connections(pid, upstream)]
         os.kill(connected[0], signal.SIGKILL)
 
-        answers = Counter(asked(server, client, stream=True).ending for client in [*PATHS] * 10)
+        answers = Counter(
+            send_request(server, client, stream=True).ending for client in [*PATHS] * 10
+        )
 
         assert lost.result().startswith("RemoteProtocolError")  # of this one nothing is left
     assert answers == {"completed": 20}
-    after = wait_until(lambda: len(workers(server)) == 2 and workers(server))
+    after = wait_until(lambda: len(list_workers(server)) == 2 and list_workers(server))
     assert set(before) - set(after) == {connected[0]}
 
 
-def _connections(pid: int, upstream: ScriptedUpstream) -> int:
+def _count_connections(pid: int, upstream: ScriptedUpstream) -> int:
     """How many connections to the upstream a process has."""
     port = urlsplit(upstream.url).port or 0
     sockets = {
@@ -312,20 +324,20 @@ class Fountain:
             client.settimeout(30)
             client.recv(65536)
             client.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
-            event = b"data: %b\n\n" % json.dumps(_chunk("x" * 900)).encode()
+            event = b"data: %b\n\n" % json.dumps(_make_chunk("x" * 900)).encode()
             block = event * 64
             try:
                 for _ in range(0, self._size, len(block)):
                     client.sendall(block)
                     self.sent += len(block)
                 client.sendall(
-                    b"data: %b\n\ndata: [DONE]\n\n" % json.dumps(_chunk("", "stop")).encode()
+                    b"data: %b\n\ndata: [DONE]\n\n" % json.dumps(_make_chunk("", "stop")).encode()
                 )
             except OSError:  # the forwarder has left
                 return
 
 
-def _chunk(text: str, finish: str | None = None) -> dict[str, Any]:
+def _make_chunk(text: str, finish: str | None = None) -> dict[str, Any]:
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
     return {
         "id": "c",
@@ -341,8 +353,8 @@ def test_a_slow_reader_holds_the_upstream_back(client: str, serve: Serve) -> Non
     """What a client does not read stays where it is, and not in the forwarder's memory."""
     fountain = Fountain(200 * 2**20)
     server = serve({"CHAT_BASE_URL": fountain.url})
-    [worker] = workers(server)
-    with fountain.running(), _posted(server, client, asking(client, stream=True)) as sock:
+    [worker] = list_workers(server)
+    with fountain.running(), _open_request(server, client, asking(client, stream=True)) as sock:
         assert sock.recv(4096).startswith(b"HTTP/1.1 200 OK")
         before = memory(worker)
         wait_until(lambda: fountain.sent > 2**20)
@@ -362,10 +374,10 @@ def test_memory_stays_flat_when_slow_readers_leave(client: str, serve: Serve) ->
     """An answer that a client left unread is freed when it leaves."""
     fountain = Fountain(5 * 2**20)
     server = serve({"CHAT_BASE_URL": fountain.url})
-    [worker] = workers(server)
+    [worker] = list_workers(server)
 
     def read_a_little(_: int) -> None:
-        with _posted(server, client, asking(client, stream=True)) as sock:
+        with _open_request(server, client, asking(client, stream=True)) as sock:
             sock.settimeout(30)
             for _ in range(10):
                 assert sock.recv(4096)
@@ -384,7 +396,7 @@ def test_memory_stays_flat_when_slow_readers_leave(client: str, serve: Serve) ->
 
 
 @contextmanager
-def _posted(server: Server, client: str, body: Any) -> Iterator[socket.socket]:
+def _open_request(server: Server, client: str, body: Any) -> Iterator[socket.socket]:
     """A request that has been sent; its connection is reset in the end."""
     url, data = urlsplit(server.v1 + PATHS[client]), json.dumps(body).encode()
     head = f"POST {url.path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -405,7 +417,9 @@ def test_streams_one_after_the_other_share_a_connection(
         server = serve(settings(upstream))
         upstream.keys = None
         for _ in range(50):
-            assert asked(server, client, model=f"{over}/m", stream=True).ending == "completed"
+            assert (
+                send_request(server, client, model=f"{over}/m", stream=True).ending == "completed"
+            )
 
         assert upstream.connections == 1
 
@@ -420,13 +434,13 @@ def test_streams_one_after_the_other_share_a_connection(
     ],
 )
 def test_time_outs_end_an_answer_and_leave_the_upstream(
-    setting: str, ends: Any, client: str, over: str, timed: dict[str, Server],
+    setting: str, ends: Any, client: str, over: str, short_timeout_servers: dict[str, Server],
     upstream: ScriptedUpstream,
 ) -> None:  # fmt: skip
     upstream.script(ends)
     began = time.monotonic()
 
-    answered = asked(timed[setting], client, model=f"{over}/m", stream=True)
+    answered = send_request(short_timeout_servers[setting], client, model=f"{over}/m", stream=True)
 
     assert 0.9 < time.monotonic() - began < 3.0
     assert answered.ending == "failed"
@@ -436,7 +450,7 @@ def test_time_outs_end_an_answer_and_leave_the_upstream(
 
 
 @pytest.fixture(scope="module")
-def timed(serve: Serve, upstream: ScriptedUpstream) -> dict[str, Server]:
+def short_timeout_servers(serve: Serve, upstream: ScriptedUpstream) -> dict[str, Server]:
     """For each time-out a forwarder in which it is one second."""
     names = ("FIRST_BYTE_TIMEOUT", "IDLE_TIMEOUT", "TOTAL_TIMEOUT")
     given = {

@@ -34,16 +34,16 @@ INCLUDE: Json = {"include": ["reasoning.encrypted_content"]}
 Fault = Callable[[Path, Path], AbstractContextManager[None]]
 
 
-def ready(server: Server) -> Json:
+def read_readiness(server: Server) -> Json:
     body: Json = http.get(f"{server.url}/ready").json()
     return body
 
 
 def store_is_back(server: Server) -> bool:
-    return ready(server)["store"].get("reachable") is True
+    return read_readiness(server)["store"].get("reachable") is True
 
 
-def stored(server: Server, **more: Any) -> Answered:
+def store_answer(server: Server, **more: Any) -> Answered:
     """An answer that the client wants stored."""
     return ask(server, "responses", asking("responses", model="chat/m", store=True, **more))
 
@@ -57,15 +57,15 @@ def assert_serves_without_a_store(server: Server) -> None:
             assert answered.ending == "completed", answered.text
             if client == "responses":
                 assert answered.whole["store"] is False
-                assert answered.dropped == ["store"]
+                assert answered.dropped_parameters == ["store"]
             told = ask(server, client, {**body, "store": True})
             assert (told.status, told.error["code"]) == (503, UNAVAILABLE)
         body = asking("responses", model="chat/m", stream=stream, store=False)
         answered = ask(server, "responses", body)
-        assert (answered.ending, answered.dropped) == ("completed", [])
+        assert (answered.ending, answered.dropped_parameters) == ("completed", [])
     background = ask(server, "responses", asking("responses", model="chat/m", background=True))
     assert background.error["code"] == UNAVAILABLE
-    state = ready(server)
+    state = read_readiness(server)
     assert state["status"] == "degraded"
     assert state["store"]["reachable"] is False
     assert state["store"]["error"]
@@ -73,12 +73,12 @@ def assert_serves_without_a_store(server: Server) -> None:
 
 def assert_stores(server: Server) -> None:
     wait_until(lambda: store_is_back(server), 30)
-    wait_until(lambda: stored(server).status == 200, 30)
-    answered = stored(server)
+    wait_until(lambda: store_answer(server).status == 200, 30)
+    answered = store_answer(server)
     found = http.get(f"{server.v1}/responses/{answered.json['id']}")
     assert found.status_code == 200
-    assert ready(server)["status"] == "ok"
-    after = stored(server, previous_response_id=answered.json["id"])
+    assert read_readiness(server)["status"] == "ok"
+    after = store_answer(server, previous_response_id=answered.json["id"])
     assert after.ending == "completed"
 
 
@@ -86,7 +86,7 @@ def assert_stores(server: Server) -> None:
 
 
 @contextlib.contextmanager
-def mounted(directory: Path, size: int) -> Iterator[Path]:
+def mount_file_system(directory: Path, size: int) -> Iterator[Path]:
     """A file system of so many bytes; skips where none can be mounted."""
     directory.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
@@ -110,21 +110,21 @@ def fill(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def full(directory: Path, database: Path) -> Iterator[None]:
+def fill_disk(directory: Path, database: Path) -> Iterator[None]:
     ballast = fill(directory)
     yield
     ballast.unlink()
 
 
 @contextlib.contextmanager
-def read_only(directory: Path, database: Path) -> Iterator[None]:
+def make_read_only(directory: Path, database: Path) -> Iterator[None]:
     subprocess.run(["mount", "-o", "remount,ro", str(directory)], check=True)
     yield
     subprocess.run(["mount", "-o", "remount,rw", str(directory)], check=True)
 
 
 @contextlib.contextmanager
-def locked(directory: Path, database: Path) -> Iterator[None]:
+def lock_database(directory: Path, database: Path) -> Iterator[None]:
     other = sqlite3.connect(database, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     yield
@@ -133,7 +133,7 @@ def locked(directory: Path, database: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unreachable(directory: Path, database: Path) -> Iterator[None]:
+def hide_directory(directory: Path, database: Path) -> Iterator[None]:
     away = directory / "away"
     database.parent.rename(away)
     database.parent.write_text("no directory")
@@ -148,32 +148,32 @@ def worker_of(server: Server) -> int:
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
-def answers(server: Server) -> bool:
+def is_answering(server: Server) -> bool:
     with contextlib.suppress(httpx2.TransportError):
         return http.get(f"{server.url}/health").status_code == 200
     return False
 
 
-@pytest.mark.parametrize("fault", [full, read_only, locked, unreachable])
+@pytest.mark.parametrize("fault", [fill_disk, make_read_only, lock_database, hide_directory])
 @pytest.mark.parametrize("new", [False, True], ids=["old", "new"])
 def test_worker_that_starts_without_its_file_serves_and_comes_back(
     fault: Fault, new: bool, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
-        disk = stack.enter_context(mounted(tmp_path / "disk", 4 * MB))
+        disk = stack.enter_context(mount_file_system(tmp_path / "disk", 4 * MB))
         database = disk / "state" / "forwarder.db"
         database.parent.mkdir()
         given = settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{database}")
         before = None
         if not new:
             with running(given, tmp_path) as server:
-                before = stored(server).json["id"]
+                before = store_answer(server).json["id"]
         undo = stack.enter_context(ExitStack())
         undo.enter_context(fault(disk, database))
         server = stack.enter_context(running(given, tmp_path))
         assert_serves_without_a_store(server)
         os.kill(worker_of(server), signal.SIGKILL)  # the one that replaces it starts as well
-        wait_until(lambda: answers(server), 30)
+        wait_until(lambda: is_answering(server), 30)
         assert_serves_without_a_store(server)
 
         undo.close()
@@ -188,13 +188,13 @@ def test_disk_that_fills_up_while_a_worker_serves(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
-        disk = stack.enter_context(mounted(tmp_path / "disk", 4 * MB))
+        disk = stack.enter_context(mount_file_system(tmp_path / "disk", 4 * MB))
         given = settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{disk}/forwarder.db")
         server = stack.enter_context(running(given, tmp_path))
-        before = stored(server).json["id"]
-        with full(disk, disk / "forwarder.db"):
+        before = store_answer(server).json["id"]
+        with fill_disk(disk, disk / "forwarder.db"):
             # What finds no room has failed, and was not said to be stored.
-            wait_until(lambda: stored(server, metadata={"x": "y" * 500}).status == 503, 30)
+            wait_until(lambda: store_answer(server, metadata={"x": "y" * 500}).status == 503, 30)
             assert http.get(f"{server.v1}/responses/{before}").status_code == 200
             body = asking("responses", model="chat/m", store=False)
             assert ask(server, "responses", body).ending == "completed"
@@ -207,31 +207,31 @@ def test_encrypted_reasoning_decrypts_after_the_store_returns(
 ) -> None:
     """Without a key file there is a secret all the same, which that file gets later."""
 
-    def sealed(server: Server) -> list[Json]:
+    def make_sealed_output(server: Server) -> list[Json]:
         upstream.script(Answer(text="Hello.", reasoning="I think."))
         body = asking("responses", model="chat/m", store=False, **INCLUDE)
         output: list[Json] = ask(server, "responses", body).whole["output"]
         output[0]["summary"] = []  # only the seal knows
         return output
 
-    def opens(server: Server, output: list[Json]) -> bool:
+    def can_decrypt(server: Server, output: list[Json]) -> bool:
         history = [{"role": "user", "content": "hi"}, *output, {"role": "user", "content": "go on"}]
         ask(server, "responses", {"model": "chat/m", "input": history, "store": False})
         return "I think." in str(upstream.requests[-1].body["messages"])
 
     with ExitStack() as stack:
-        disk = stack.enter_context(mounted(tmp_path / "disk", 4 * MB))
+        disk = stack.enter_context(mount_file_system(tmp_path / "disk", 4 * MB))
         given = settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{disk}/forwarder.db")
-        with full(disk, disk / "forwarder.db"):
+        with fill_disk(disk, disk / "forwarder.db"):
             server = stack.enter_context(running(given, tmp_path))
-            meanwhile = sealed(server)
-            assert opens(server, meanwhile)
+            meanwhile = make_sealed_output(server)
+            assert can_decrypt(server, meanwhile)
         wait_until(lambda: store_is_back(server), 30)
-        after = sealed(server)
-        assert opens(server, meanwhile)
+        after = make_sealed_output(server)
+        assert can_decrypt(server, meanwhile)
         with running(given, tmp_path) as another:
-            assert opens(another, meanwhile)
-            assert opens(another, after)
+            assert can_decrypt(another, meanwhile)
+            assert can_decrypt(another, after)
 
 
 # -- PostgreSQL -----------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def hang(server: Postgres, sign: int) -> None:
             os.kill(process, sign)
 
 
-def took(server: Server, client: str, **more: Any) -> float:
+def measure_answer(server: Server, client: str, **more: Any) -> float:
     """Seconds that an answer took which needs no store."""
     began = time.monotonic()
     answered = ask(server, client, asking(client, **more))
@@ -260,22 +260,22 @@ def test_postgres_that_hangs_stalls_no_request_that_needs_no_store(
         postgres = stack.enter_context(postgres_process())
         given = settings(upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s")
         server = stack.enter_context(running(given, tmp_path))
-        before = stored(server).json["id"]
+        before = store_answer(server).json["id"]
         stack.callback(hang, postgres, signal.SIGCONT)
         hang(postgres, signal.SIGSTOP)
 
         began = time.monotonic()
         for i in range(20):
             for stream in (False, True):
-                took(server, "responses", stream=stream, store=False)
-                took(server, "chat", stream=stream)
+                measure_answer(server, "responses", stream=stream, store=False)
+                measure_answer(server, "chat", stream=stream)
                 upstream.script(Answer(text=f"{i}", reasoning=f"which is kept {i} {stream}"))
-                took(server, "chat", stream=stream, model="responses/gpt-5.5")
+                measure_answer(server, "chat", stream=stream, model="responses/gpt-5.5")
         assert time.monotonic() - began < 8, "requests have waited for time-outs"
         waiting = ThreadPoolExecutor(4)
         late = [waiting.submit(http.get, f"{server.v1}/responses/{before}") for _ in range(4)]
-        took(server, "responses", store=False)
-        assert ready(server)["store"]["reachable"] is False
+        measure_answer(server, "responses", store=False)
+        assert read_readiness(server)["store"]["reachable"] is False
 
         hang(postgres, signal.SIGCONT)
 
@@ -291,7 +291,7 @@ def test_postgres_that_hangs_is_given_up(upstream: ScriptedUpstream, tmp_path: P
         postgres = stack.enter_context(postgres_process())
         given = settings(upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s")
         server = stack.enter_context(running(given, tmp_path))
-        before = stored(server).json["id"]
+        before = store_answer(server).json["id"]
         stack.callback(hang, postgres, signal.SIGCONT)
         hang(postgres, signal.SIGSTOP)
 

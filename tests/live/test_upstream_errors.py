@@ -15,7 +15,7 @@ from tests.helpers.loopback import Peer, serving, unused_port
 from tests.live.conftest import KEY, Serve
 from tests.live.server import Server
 from tests.live.talk import PAIRINGS, PATHS, Json, ask, asking, http
-from tests.live.test_service import line_of, lines
+from tests.live.test_service import line_of, read_log
 from tests.live.test_websocket import talking
 
 every_pairing = pytest.mark.parametrize(("client", "over"), PAIRINGS)
@@ -26,25 +26,25 @@ WRONG_KEY = "sk-wrong-and-secret"
 
 
 @pytest.fixture(scope="module")
-def closed() -> Iterator[ScriptedUpstream]:
+def keyed_upstream() -> Iterator[ScriptedUpstream]:
     """A provider with another key than the forwarder's."""
     with ScriptedUpstream(keys={KEY}) as scripted:
         yield scripted
 
 
 @pytest.fixture(scope="module")
-def refused(serve: Serve, closed: ScriptedUpstream) -> Server:
+def wrong_key_forwarder(serve: Serve, keyed_upstream: ScriptedUpstream) -> Server:
     """A forwarder whose keys are wrong, missing, or the client's."""
     return serve(
         {
             "FORWARDER_UPSTREAMS": "chat,responses,keyless,theirs",
             "FORWARDER_READY_TTL": "0",
-            "CHAT_BASE_URL": closed.url,
+            "CHAT_BASE_URL": keyed_upstream.url,
             "CHAT_API_KEY": WRONG_KEY,
-            "RESPONSES_BASE_URL": closed.url,
+            "RESPONSES_BASE_URL": keyed_upstream.url,
             "RESPONSES_API_KEY": WRONG_KEY,
-            "KEYLESS_BASE_URL": closed.url,
-            "THEIRS_BASE_URL": closed.url,
+            "KEYLESS_BASE_URL": keyed_upstream.url,
+            "THEIRS_BASE_URL": keyed_upstream.url,
             "THEIRS_API_KEY": "passthrough",
         }
     )
@@ -53,9 +53,9 @@ def refused(serve: Serve, closed: ScriptedUpstream) -> Server:
 @every_pairing
 @either
 def test_a_refused_key_is_a_403_that_names_the_setting(
-    client: str, over: str, stream: bool, refused: Server
+    client: str, over: str, stream: bool, wrong_key_forwarder: Server
 ) -> None:
-    answered = ask(refused, client, asking(client, model=f"{over}/m", stream=stream))
+    answered = ask(wrong_key_forwarder, client, asking(client, model=f"{over}/m", stream=stream))
 
     assert (answered.status, answered.error["code"]) == (403, "upstream_authentication")
     assert answered.headers["x-should-retry"] == "false"
@@ -66,18 +66,18 @@ def test_a_refused_key_is_a_403_that_names_the_setting(
 
 
 @every_client
-def test_a_missing_key_is_named(client: str, refused: Server) -> None:
-    answered = ask(refused, client, asking(client, model="keyless/m", stream=True))
+def test_a_missing_key_is_named(client: str, wrong_key_forwarder: Server) -> None:
+    answered = ask(wrong_key_forwarder, client, asking(client, model="keyless/m", stream=True))
 
     assert answered.status == 403
     assert "none is configured: KEYLESS_API_KEY is not set" in answered.error["message"]
 
 
 @every_client
-def test_a_client_s_own_key_stays_a_401(client: str, refused: Server) -> None:
+def test_a_client_s_own_key_stays_a_401(client: str, wrong_key_forwarder: Server) -> None:
     body = asking(client, model="theirs/m", stream=True)
 
-    answered = ask(refused, client, body, Authorization="Bearer sk-of-the-client")
+    answered = ask(wrong_key_forwarder, client, body, Authorization="Bearer sk-of-the-client")
 
     assert answered.status == 401
     assert "x-should-retry" not in answered.headers
@@ -85,9 +85,9 @@ def test_a_client_s_own_key_stays_a_401(client: str, refused: Server) -> None:
 
 @pytest.mark.parametrize("over", PATHS)
 def test_over_a_websocket_a_refused_key_is_an_error_with_its_status(
-    over: str, refused: Server
+    over: str, wrong_key_forwarder: Server
 ) -> None:
-    with talking(refused) as talk:
+    with talking(wrong_key_forwarder) as talk:
         [event] = talk.ask("hi", model=f"{over}/m")
 
     assert (event["type"], event["status"]) == ("error", 403)
@@ -98,28 +98,32 @@ def test_over_a_websocket_a_refused_key_is_an_error_with_its_status(
 
 @pytest.mark.parametrize("over", PATHS)
 def test_background_work_with_a_refused_key_fails_with_the_reason(
-    over: str, refused: Server
+    over: str, wrong_key_forwarder: Server
 ) -> None:
     body = asking("responses", model=f"{over}/m", background=True)
-    queued = http.post(f"{refused.v1}/responses", json=body).json()
+    queued = http.post(f"{wrong_key_forwarder.v1}/responses", json=body).json()
 
-    def read() -> Any:
-        return http.get(f"{refused.v1}/responses/{queued['id']}").json()
+    def poll_response() -> Any:
+        return http.get(f"{wrong_key_forwarder.v1}/responses/{queued['id']}").json()
 
     deadline = time.monotonic() + 8
-    while (found := read())["status"] in ("queued", "in_progress"):
+    while (found := poll_response())["status"] in ("queued", "in_progress"):
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
     assert found["status"] == "failed"
     assert f"({over.upper()}_API_KEY)" in found["error"]["message"]
 
 
-def test_a_refused_key_stands_in_the_log_once_and_in_ready(refused: Server) -> None:
+def test_a_refused_key_stands_in_the_log_once_and_in_ready(wrong_key_forwarder: Server) -> None:
     for _ in range(3):
-        ask(refused, "chat", asking("chat", model="chat/m"))
+        ask(wrong_key_forwarder, "chat", asking("chat", model="chat/m"))
 
-    told = [line for line in lines(refused) if line.get("event") == "upstream_key_refused"]
-    ready = http.get(f"{refused.url}/ready").json()["upstreams"]
+    told = [
+        line
+        for line in read_log(wrong_key_forwarder)
+        if line.get("event") == "upstream_key_refused"
+    ]
+    ready = http.get(f"{wrong_key_forwarder.url}/ready").json()["upstreams"]
 
     assert len([line for line in told if line["upstream"] == "chat"]) == 1
     assert "(CHAT_API_KEY)" in told[0]["detail"] or told[0]["upstream"] != "chat"
@@ -127,7 +131,7 @@ def test_a_refused_key_stands_in_the_log_once_and_in_ready(refused: Server) -> N
         assert ready[name]["key_accepted"] is False
         assert f"{name.upper()}_API_KEY" in ready[name]["error"]
     assert WRONG_KEY not in json.dumps(ready)
-    assert WRONG_KEY not in refused.log
+    assert WRONG_KEY not in wrong_key_forwarder.log
 
 
 # -- connections ----------------------------------------------------------------------------------
@@ -136,21 +140,21 @@ SECRET = "proxy-password"
 
 
 @pytest.fixture(scope="module")
-def away(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def cut_off_forwarder(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A forwarder none of whose upstreams can be reached, each for a reason of its own."""
     authority = Authority(tmp_path_factory.mktemp("authority"))
 
-    def plain(peer: Peer) -> None:
+    def answer_plain_http(peer: Peer) -> None:
         peer.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
 
-    def silent(peer: Peer) -> None:
+    def never_answer(peer: Peer) -> None:
         while peer.request():  # until the forwarder closes the connection
             pass
 
     with (
         serving(lambda peer: None, authority.server("localhost")) as strange,
-        serving(plain) as http_only,
-        serving(silent) as slow,
+        serving(answer_plain_http) as http_only,
+        serving(never_answer) as slow,
     ):
         urls = {
             "unknown": "https://no-such-host.invalid/v1",
@@ -188,19 +192,19 @@ REASONS = {
 @either
 @pytest.mark.parametrize("name", REASONS)
 def test_a_connection_error_says_why_in_the_message_and_in_the_log(
-    client: str, stream: bool, name: str, away: Server
+    client: str, stream: bool, name: str, cut_off_forwarder: Server
 ) -> None:
-    answered = ask(away, client, asking(client, model=f"{name}/m", stream=stream))
+    answered = ask(cut_off_forwarder, client, asking(client, model=f"{name}/m", stream=stream))
 
     assert answered.status == (504 if name == "slow" else 502)
     message = answered.error["message"]
     assert REASONS[name] in message
-    assert line_of(away, answered)["detail"] == message
+    assert line_of(cut_off_forwarder, answered)["detail"] == message
     assert SECRET not in answered.text
 
 
-def test_ready_says_why(away: Server) -> None:
-    ready = http.get(f"{away.url}/ready")
+def test_ready_says_why(cut_off_forwarder: Server) -> None:
+    ready = http.get(f"{cut_off_forwarder.url}/ready")
 
     assert ready.status_code == 503
     states = ready.json()["upstreams"]
@@ -209,7 +213,7 @@ def test_ready_says_why(away: Server) -> None:
             assert reason in states[name]["error"]
     assert "did not answer within 5 seconds" in states["slow"]["error"]
     assert SECRET not in ready.text
-    assert SECRET not in away.log
+    assert SECRET not in cut_off_forwarder.log
 
 
 # -- a base URL without its /v1 -------------------------------------------------------------------

@@ -28,7 +28,7 @@ from tests.helpers.loopback import Peer, serving
 from tests.live.conftest import KEY, settings
 from tests.live.server import GUNICORN, Server, running
 from tests.live.talk import PATHS, asking, http
-from tests.live.test_balance import stopped
+from tests.live.test_balance import suspend_process
 from tests.live.test_metrics import workers_of
 
 TWO = (*GUNICORN, "-w", "2")
@@ -223,7 +223,7 @@ def send_mixture(
             future.result()
 
 
-def read(server: Server, query: str, headers: dict[str, str] = ADMIN) -> Json:
+def read_report(server: Server, query: str, headers: dict[str, str] = ADMIN) -> Json:
     got = httpx2.get(f"{server.url}/forwarder/usage?{query}", headers=headers, trust_env=False)
     assert got.status_code == 200, got.text
     report: Json = got.json()
@@ -237,8 +237,8 @@ def select_counts(line: Json) -> dict[str, int]:
 def wait_for_requests(server: Server, count: int) -> None:
     """Wait until all workers have added what they counted."""
     deadline = time.monotonic() + 30
-    while read(server, "group=")["total"]["requests"] < count:
-        assert time.monotonic() < deadline, read(server, "group=")
+    while read_report(server, "group=")["total"]["requests"] < count:
+        assert time.monotonic() < deadline, read_report(server, "group=")
         time.sleep(0.1)
 
 
@@ -246,7 +246,7 @@ def find_busy(server: Server) -> list[Json]:
     """Upstreams and endpoints of any worker that still count a request in flight."""
     busy = []
     for other in workers_of(server):
-        with stopped(other):
+        with suspend_process(other):
             got = httpx2.get(f"{server.url}/ready?verbose", headers=ADMIN, trust_env=False)
         for upstream in got.json()["upstreams"].values():
             state = upstream["resilience"]
@@ -263,7 +263,7 @@ def test_usage_of_two_workers_is_what_the_provider_counted(
         wait_for_requests(server, REQUESTS)
         time.sleep(0.5)  # nothing counts twice
 
-        found = read(server, "group=client")
+        found = read_report(server, "group=client")
         assert found["shared"] is True
         assert {line["client"]: select_counts(line) for line in found["data"]} == {
             client: {name: counts[name] for name in COUNTS}
@@ -272,12 +272,12 @@ def test_usage_of_two_workers_is_what_the_provider_counted(
         assert found["total"]["cost"] == pytest.approx(
             sum(c["input_tokens"] - c["cached_tokens"] for c in provider.counts.values()) / 1e6
         )
-        models = read(server, "group=model,upstream")["data"]
+        models = read_report(server, "group=model,upstream")["data"]
         assert {(m["model"], m["upstream"]) for m in models} == {
             ("chat/m", "chat"),
             ("responses/m", "responses"),
         }
-        own = read(server, "group=client", {"Authorization": f"Bearer {CLIENTS['bob']}"})
+        own = read_report(server, "group=client", {"Authorization": f"Bearer {CLIENTS['bob']}"})
         assert [line["client"] for line in own["data"]] == ["bob"]
         assert own["total"]["requests"] == provider.counts["bob"]["requests"]
         assert find_busy(server) == []

@@ -64,7 +64,7 @@ class Talk:
             events.append(json.loads(got))
         return events
 
-    def closed(self, seconds: float = 10) -> int:
+    def wait_for_close(self, seconds: float = 10) -> int:
         """The code with which the server closes."""
         try:
             while self.ws.receive(timeout=seconds) is not None:
@@ -88,13 +88,13 @@ def text_of(events: list[Json]) -> str:
     return "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
 
 
-def lines(server: Server, route: str = "responses") -> list[Json]:
+def read_log(server: Server, route: str = "responses") -> list[Json]:
     logged = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
     return [line for line in logged if line.get("route") == route]
 
 
 @pytest.fixture(scope="module", params=[GUNICORN, FLASK], ids=["gunicorn", "flask"])
-def either(
+def each_server(
     request: pytest.FixtureRequest, upstream: ScriptedUpstream, tmp_path_factory: Any
 ) -> Iterator[Server]:
     """The forwarder in each of its two servers."""
@@ -104,8 +104,8 @@ def either(
         yield server
 
 
-def test_a_turn_has_the_events_of_a_stream(either: Server) -> None:
-    with talking(either) as talk:
+def test_a_turn_has_the_events_of_a_stream(each_server: Server) -> None:
+    with talking(each_server) as talk:
         events = talk.ask("hi")
 
     assert [m for event in events for m in sdk.event_mistakes(event)] == []
@@ -124,10 +124,10 @@ def test_a_turn_has_the_events_of_a_stream(either: Server) -> None:
     ],
 )
 def test_a_connection_has_the_reasoning_style_of_its_base_path(
-    base: str, wanted: Json, forms: list[str], either: Server, upstream: ScriptedUpstream
+    base: str, wanted: Json, forms: list[str], each_server: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text="Hello.", reasoning="Hm."))
-    with talking(either, path=f"{base}/v1/responses") as talk:
+    with talking(each_server, path=f"{base}/v1/responses") as talk:
         events = talk.ask("hi", **wanted)
 
     item = events[-1]["response"]["output"][0]
@@ -135,9 +135,9 @@ def test_a_connection_has_the_reasoning_style_of_its_base_path(
 
 
 def test_several_turns_continue_one_another_though_nothing_is_stored(
-    either: Server, upstream: ScriptedUpstream
+    each_server: Server, upstream: ScriptedUpstream
 ) -> None:
-    with talking(either) as talk:
+    with talking(each_server) as talk:
         first = talk.ask("remember cobalt", store=False, instructions="old")[-1]["response"]
         second = talk.ask("and?", store=False, previous_response_id=first["id"])[-1]["response"]
         third = talk.ask("so?", store=False, previous_response_id=second["id"])
@@ -149,10 +149,12 @@ def test_several_turns_continue_one_another_though_nothing_is_stored(
     assert third[0]["response"]["previous_response_id"] == second["id"]
 
 
-def test_a_loop_of_tools_sends_only_what_is_new(either: Server, upstream: ScriptedUpstream) -> None:
+def test_a_loop_of_tools_sends_only_what_is_new(
+    each_server: Server, upstream: ScriptedUpstream
+) -> None:
     tools = [{"type": "function", "name": "f", "parameters": {"type": "object"}}]
     upstream.script(Answer(calls=[Call("f", "{}", id="c1")]), Answer(text="42 it is"))
-    with talking(either) as talk:
+    with talking(each_server) as talk:
         first = talk.ask("go", tools=tools, store=False)[-1]["response"]
         [call] = first["output"]
         output = {"type": "function_call_output", "call_id": call["call_id"], "output": "42"}
@@ -168,10 +170,10 @@ def test_a_loop_of_tools_sends_only_what_is_new(either: Server, upstream: Script
 
 
 def test_large_messages_arrive_whole_in_both_directions(
-    either: Server, upstream: ScriptedUpstream
+    each_server: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text="y" * 3_000_000, pieces=3))
-    with talking(either) as talk:
+    with talking(each_server) as talk:
         events = talk.ask("x" * 2_000_000)
 
     assert len(upstream.requests[0].body["messages"][0]["content"]) == 2_000_000
@@ -179,11 +181,11 @@ def test_large_messages_arrive_whole_in_both_directions(
 
 
 def test_large_messages_back_to_back_are_all_answered(
-    either: Server, upstream: ScriptedUpstream
+    each_server: Server, upstream: ScriptedUpstream
 ) -> None:
     message = {"type": "response.create", "model": "chat/m", "input": "x" * 400_000}
     upstream.script(*[Answer(text=str(number)) for number in range(3)])
-    with talking(either) as talk:
+    with talking(each_server) as talk:
         frame: bytes = talk.ws.ws.send(TextMessage(data=json.dumps(message)))
         talk.ws.sock.sendall(frame * 3)  # the end of one and the start of the next arrive together
         assert [text_of(talk.hear()) for _ in range(3)] == ["0", "1", "2"]
@@ -198,10 +200,10 @@ def error_of(events: list[Json]) -> tuple[int, str | None, str | None]:
     return event["status"], event["error"]["code"], event["error"]["param"]
 
 
-def test_a_response_of_another_connection_is_not_found(either: Server) -> None:
-    with talking(either) as talk:
+def test_a_response_of_another_connection_is_not_found(each_server: Server) -> None:
+    with talking(each_server) as talk:
         there = talk.ask("hi", store=False)[-1]["response"]["id"]
-    with talking(either) as talk:
+    with talking(each_server) as talk:
         lost = talk.ask("and?", store=False, previous_response_id=there)
         again = talk.ask("hi", store=False)
 
@@ -209,9 +211,9 @@ def test_a_response_of_another_connection_is_not_found(either: Server) -> None:
     assert again[-1]["type"] == "response.completed"
 
 
-def test_a_turn_that_fails_takes_what_it_continued_along(either: Server) -> None:
+def test_a_turn_that_fails_takes_what_it_continued_along(each_server: Server) -> None:
     stray = {"type": "function_call_output", "call_id": "nobody", "output": ""}
-    with talking(either) as talk:
+    with talking(each_server) as talk:
         first = talk.ask("hi", store=False)[-1]["response"]["id"]
         failed = talk.ask([stray], store=False, previous_response_id=first)
         stale = talk.ask("and?", store=False, previous_response_id=first)
@@ -220,8 +222,8 @@ def test_a_turn_that_fails_takes_what_it_continued_along(either: Server) -> None
     assert error_of(stale)[1] == "previous_response_not_found"
 
 
-def test_invalid_message_is_an_error_and_keeps_the_connection(either: Server) -> None:
-    with talking(either) as talk:
+def test_invalid_message_is_an_error_and_keeps_the_connection(each_server: Server) -> None:
+    with talking(each_server) as talk:
         for message in ("{", "[]", '{"type": "x"}', '{"x": NaN}', "\ud7ff"):
             talk.ws.send(message)
             assert error_of(talk.hear())[0] == 400
@@ -234,18 +236,22 @@ def test_invalid_message_is_an_error_and_keeps_the_connection(either: Server) ->
     assert fine[-1]["type"] == "response.completed"
 
 
-def test_the_upstream_s_refusal_has_its_status(either: Server, upstream: ScriptedUpstream) -> None:
+def test_the_upstream_s_refusal_has_its_status(
+    each_server: Server, upstream: ScriptedUpstream
+) -> None:
     upstream.script(refuse_with_status(429, retry_after=7))
-    with talking(either) as talk:
+    with talking(each_server) as talk:
         [event] = talk.ask("hi")
 
     assert event["status"] == 429
     assert event["headers"]["retry-after"] == "7"
 
 
-def test_a_stream_that_breaks_has_one_ending(either: Server, upstream: ScriptedUpstream) -> None:
+def test_a_stream_that_breaks_has_one_ending(
+    each_server: Server, upstream: ScriptedUpstream
+) -> None:
     upstream.script(cut_connection(Answer(text="one two three", pieces=9)))
-    with talking(either) as talk:
+    with talking(each_server) as talk:
         broken = talk.ask("hi")
         after = talk.ask("hi")
 
@@ -255,19 +261,21 @@ def test_a_stream_that_breaks_has_one_ending(either: Server, upstream: ScriptedU
     assert after[0]["type"] == "response.created"
 
 
-def test_a_finished_empty_turn_is_an_answer(either: Server, upstream: ScriptedUpstream) -> None:
+def test_a_finished_empty_turn_is_an_answer(
+    each_server: Server, upstream: ScriptedUpstream
+) -> None:
     upstream.script(Answer())
-    with talking(either) as talk:
+    with talking(each_server) as talk:
         events = talk.ask("hi")
 
     assert events[-1]["type"] == "response.completed"
 
 
 def test_a_response_can_be_prepared_and_continued(
-    either: Server, upstream: ScriptedUpstream
+    each_server: Server, upstream: ScriptedUpstream
 ) -> None:
     """As Codex does before its first turn."""
-    with talking(either) as talk:
+    with talking(each_server) as talk:
         prepared = talk.ask([{"role": "user", "content": "rules"}], generate=False)
         asked = len(upstream.requests)
         previous = prepared[-1]["response"]["id"]
@@ -297,12 +305,12 @@ def test_unauthorized_handshake_gets_a_status(serve: Serve, upstream: ScriptedUp
 
 @pytest.mark.parametrize(("model", "included"), [("chat/m", "true"), ("responses/m", None)])
 def test_handshake_has_the_headers_that_codex_reads(
-    model: str, included: str | None, either: Server
+    model: str, included: str | None, each_server: Server
 ) -> None:
-    catalog = httpx2.get(f"{either.v1}/models", trust_env=False)
+    catalog = httpx2.get(f"{each_server.v1}/models", trust_env=False)
     metadata = json.dumps({"model": model})
 
-    sock, answer = shake_hands(either, {"X-Codex-Turn-Metadata": metadata})
+    sock, answer = shake_hands(each_server, {"X-Codex-Turn-Metadata": metadata})
     sock.close()
     lines = [line.partition(": ") for line in answer.split("\r\n")]
     headers = {name.lower(): value for name, _, value in lines}
@@ -320,22 +328,24 @@ CODEX_HEADERS = {
 }
 
 
-def test_codex_gets_the_headers_of_an_answer(either: Server, upstream: ScriptedUpstream) -> None:
+def test_codex_gets_the_headers_of_an_answer(
+    each_server: Server, upstream: ScriptedUpstream
+) -> None:
     """In the first event, in events of its own, and in the next handshake."""
     codex = {"X-Codex-Turn-Metadata": '{"model": "responses/m"}'}
     spoken = Stream(Answer(text=HELLO), headers=CODEX_HEADERS)
     upstream.script(spoken, spoken, spoken)
-    with talking(either, **codex) as talk:
+    with talking(each_server, **codex) as talk:
         over_chat = talk.ask("hi")
         native = talk.ask("hi", model="responses/m")
-    sock, answer = shake_hands(either, codex)
+    sock, answer = shake_hands(each_server, codex)
     sock.close()
-    with talking(either) as talk:
+    with talking(each_server) as talk:
         plain = talk.ask("hi", model="responses/m")
 
     kinds = ["codex.response.metadata", "codex.rate_limits", "response.created"]
     assert [event["type"] for event in native[:3]] == kinds
-    etag = httpx2.get(f"{either.v1}/models", trust_env=False).headers["etag"]
+    etag = httpx2.get(f"{each_server.v1}/models", trust_env=False).headers["etag"]
     assert native[0]["headers"] == {"x-models-etag": etag}
     assert native[1]["rate_limits"]["primary"]["used_percent"] == 12.5
     headers = native[2]["headers"]
@@ -348,10 +358,10 @@ def test_codex_gets_the_headers_of_an_answer(either: Server, upstream: ScriptedU
     assert "x-reasoning-included: true" in answer.lower()
 
 
-def test_get_without_a_complete_handshake_is_refused(either: Server) -> None:
-    plain = httpx2.get(f"{either.v1}/responses", trust_env=False)
+def test_get_without_a_complete_handshake_is_refused(each_server: Server) -> None:
+    plain = httpx2.get(f"{each_server.v1}/responses", trust_env=False)
     half = httpx2.get(
-        f"{either.v1}/responses",
+        f"{each_server.v1}/responses",
         headers={**HANDSHAKE, "Sec-WebSocket-Key": "short"},
         trust_env=False,
     )
@@ -364,7 +374,7 @@ def test_messages_have_a_limit(serve: Serve, upstream: ScriptedUpstream) -> None
     server = serve(settings(upstream, FORWARDER_MAX_BODY="1k"))
     with talking(server) as talk:
         talk.send("x" * 2000)
-        assert talk.closed() == 1009
+        assert talk.wait_for_close() == 1009
 
 
 def test_too_many_waiting_messages_close_the_connection(
@@ -374,7 +384,7 @@ def test_too_many_waiting_messages_close_the_connection(
     with talking(forwarder) as talk:
         for _ in range(12):
             talk.send("hi")
-        assert talk.closed() == 1008
+        assert talk.wait_for_close() == 1008
     wait_until(lambda: upstream.requests[0].closed_by_client.is_set())
 
 
@@ -384,12 +394,14 @@ def test_a_connection_on_which_nothing_is_asked_is_closed(
     server = serve(settings(upstream, FORWARDER_WEBSOCKET_IDLE="0.5"))
     with talking(server) as talk:
         talk.ask("hi")
-        assert talk.closed() == 1001
+        assert talk.wait_for_close() == 1001
 
 
-def test_turns_are_answered_one_after_the_other(either: Server, upstream: ScriptedUpstream) -> None:
+def test_turns_are_answered_one_after_the_other(
+    each_server: Server, upstream: ScriptedUpstream
+) -> None:
     upstream.script(Answer(text="first"), Answer(text="second"))
-    with talking(either) as talk:
+    with talking(each_server) as talk:
         talk.send("a")
         talk.send("b")
         assert [text_of(talk.hear()), text_of(talk.hear())] == ["first", "second"]
@@ -404,14 +416,14 @@ def test_a_client_that_leaves_takes_the_upstream_s_connection_along(
         talk.send("hi")
         wait_until(lambda: upstream.requests)
     wait_until(lambda: upstream.requests[0].closed_by_client.is_set())
-    wait_until(lambda: any(line.get("left") for line in lines(forwarder)))
+    wait_until(lambda: any(line.get("left") for line in read_log(forwarder)))
 
 
 def test_an_interrupted_turn_ends_incomplete_and_can_be_continued(
-    either: Server, upstream: ScriptedUpstream
+    each_server: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(stall(Answer(text="One two three"), after=2), Answer(text="four"))
-    with talking(either) as talk:
+    with talking(each_server) as talk:
         talk.send("count")
         first = json.loads(talk.ws.receive(timeout=10))
         wait_until(lambda: upstream.requests)
@@ -466,8 +478,8 @@ def test_each_turn_is_a_request_for_the_log_the_counts_and_the_limits(
         talk.ask("hi")
         assert error_of(talk.ask("hi"))[:2] == (429, "rate_limit_exceeded")
 
-    wait_until(lambda: len(lines(server)) == 3)
-    logged = lines(server)
+    wait_until(lambda: len(read_log(server)) == 3)
+    logged = read_log(server)
     assert [line["status"] for line in logged] == [200, 200, 429]
     assert logged[0]["id"] == "mine" != logged[1]["id"]
     assert logged[0]["output_tokens"] > 0
@@ -476,7 +488,7 @@ def test_each_turn_is_a_request_for_the_log_the_counts_and_the_limits(
         'forwarder_requests_total{model="m",route="responses",status="200",upstream="chat"} 2.0'
         in counted
     )
-    wait_until(lambda: lines(server, "websocket"))
+    wait_until(lambda: read_log(server, "websocket"))
 
 
 def test_shutdown_closes_idle_connections_and_fails_running_turns(
@@ -490,10 +502,10 @@ def test_shutdown_closes_idle_connections_and_fails_running_turns(
         server.process.send_signal(signal.SIGTERM)
         begun = time.monotonic()
 
-        assert idle.closed() == 1001
+        assert idle.wait_for_close() == 1001
         assert time.monotonic() - begun < 3
         assert error_of(busy.hear())[:2] == (503, "shutting_down")
-        assert busy.closed() == 1001
+        assert busy.wait_for_close() == 1001
     assert server.process.wait(10) == 0
 
 
@@ -501,9 +513,9 @@ def test_shutdown_closes_idle_connections_and_fails_running_turns(
 
 
 def test_over_an_upstream_that_stores_a_stored_response_is_its_own_to_continue(
-    either: Server, upstream: ScriptedUpstream
+    each_server: Server, upstream: ScriptedUpstream
 ) -> None:
-    with talking(either) as talk:
+    with talking(each_server) as talk:
         stored = talk.ask("hi", model="responses/m")[-1]["response"]["id"]
         talk.ask("and?", model="responses/m", previous_response_id=stored)
         kept = talk.ask("hi", model="responses/m", store=False)[-1]["response"]["id"]
@@ -565,14 +577,14 @@ def test_a_client_that_breaks_off_leaves_nothing_behind(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(never_answer())
-    before = len(lines(forwarder, "websocket"))
+    before = len(read_log(forwarder, "websocket"))
     with raw(forwarder) as sock:
         body = json.dumps({"type": "response.create", "model": "chat/m", "input": "hi"}).encode()
         sock.sendall(b"\x81" + bytes([0x80 | len(body)]) + b"\0\0\0\0" + body)
         wait_until(lambda: upstream.requests)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     wait_until(lambda: upstream.requests[0].closed_by_client.is_set())
-    wait_until(lambda: len(lines(forwarder, "websocket")) > before)
+    wait_until(lambda: len(read_log(forwarder, "websocket")) > before)
     assert "Traceback" not in forwarder.log
 
 

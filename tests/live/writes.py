@@ -37,7 +37,7 @@ class Writes:
         self._url = url
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection | psycopg.Connection]:
+    def _connect(self) -> Iterator[sqlite3.Connection | psycopg.Connection]:
         connection = (
             sqlite3.connect(self._path, timeout=20, isolation_level=None)
             if self._path
@@ -47,15 +47,15 @@ class Writes:
             yield connection
 
     @contextlib.contextmanager
-    def slowed(self) -> Iterator[None]:
+    def slow_down(self) -> Iterator[None]:
         """In here, each takes seconds."""
-        with self._connected() as connection:
+        with self._connect() as connection:
             for statement in (_SQLITE,) if self._path else _POSTGRES:
                 connection.execute(statement)
         try:
             yield
         finally:
-            with self._connected() as connection:
+            with self._connect() as connection:
                 connection.execute("DROP TRIGGER slow" + ("" if self._path else " ON items"))
 
     def wait_for_one(self) -> None:
@@ -69,7 +69,7 @@ class Writes:
 
     def _is_under_way(self) -> bool:
         if self._path is None:
-            with self._connected() as connection:
+            with self._connect() as connection:
                 asked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
                 row = connection.execute(asked).fetchone()
                 return bool(row and row[0])
@@ -82,7 +82,7 @@ class Writes:
 
     def rows(self) -> dict[str, int]:
         """How many rows there are for all to see."""
-        with self._connected() as connection:
+        with self._connect() as connection:
             counts = {}
             for table in _TABLES:
                 row = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
