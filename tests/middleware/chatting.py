@@ -21,7 +21,7 @@ USAGE: Json = {
 REQUEST: Json = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
 
-def chunk(
+def make_chunk(
     delta: Json | None = None, finish: str | None = None, index: int = 0, **more: Any
 ) -> Event:
     """A chunk with one choice."""
@@ -35,11 +35,16 @@ def chunk(
     return {**BASE, "choices": [choice]}
 
 
-def said(*texts: str, finish: str = "stop") -> list[Event]:
+def make_text_chunks(*texts: str, finish: str = "stop") -> list[Event]:
     """The chunks of an answer whose text comes in these pieces."""
-    opening = chunk({"role": "assistant", "content": "", "refusal": None})
+    opening = make_chunk({"role": "assistant", "content": "", "refusal": None})
     usage = {**BASE, "choices": [], "usage": USAGE}
-    return [opening, *(chunk({"content": text}) for text in texts), chunk({}, finish), usage]
+    return [
+        opening,
+        *(make_chunk({"content": text}) for text in texts),
+        make_chunk({}, finish),
+        usage,
+    ]
 
 
 def one_by_one(chunks: list[Event]) -> list[Batch]:

@@ -9,21 +9,21 @@ from forwarder.middleware.chat_chunks import (
     make_usage_chunk,
     read_first_choice,
 )
-from tests.middleware.chatting import BASE, USAGE, Scripted, chunk
+from tests.middleware.chatting import BASE, USAGE, Scripted, make_chunk
 
 
 def test_first_choice_of_a_chunk_without_choices_is_empty() -> None:
     assert read_first_choice({**BASE, "choices": []}) == read_first_choice({}) == {}
-    assert read_first_choice(chunk({"content": "a"}))["delta"] == {"content": "a"}
+    assert read_first_choice(make_chunk({"content": "a"}))["delta"] == {"content": "a"}
 
 
 def test_final_chunk_keeps_the_choice_index() -> None:
-    last = make_final_chunk(chunk({"content": "a"}, index=2), "stop")
-    assert last == chunk({}, "stop", index=2)
+    last = make_final_chunk(make_chunk({"content": "a"}, index=2), "stop")
+    assert last == make_chunk({}, "stop", index=2)
 
 
 def test_usage_chunk_has_no_choices() -> None:
-    assert make_usage_chunk(chunk({"content": "a"}), USAGE) == {
+    assert make_usage_chunk(make_chunk({"content": "a"}), USAGE) == {
         **BASE,
         "choices": [],
         "usage": USAGE,
@@ -31,7 +31,7 @@ def test_usage_chunk_has_no_choices() -> None:
 
 
 def test_close_stream_closes_generators_only() -> None:
-    upstream = Scripted([[chunk()]])
+    upstream = Scripted([[make_chunk()]])
     stream = upstream({})
     close_stream(stream)
     assert upstream.open == 0

@@ -14,7 +14,15 @@ from forwarder.protocols.fold import fold_chat
 from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import chunk_mistakes
 from tests.helpers.translating import events_of
-from tests.middleware.chatting import BASE, REQUEST, USAGE, Scripted, chunk, one_by_one, said
+from tests.middleware.chatting import (
+    BASE,
+    REQUEST,
+    USAGE,
+    Scripted,
+    make_chunk,
+    make_text_chunks,
+    one_by_one,
+)
 from tests.middleware.test_json_schema_validation import PERSON
 
 Json = dict[str, Any]
@@ -28,13 +36,13 @@ GOOD, BAD, WORSE = '{"name":"A"}', '{"nme":"A"}', "Certainly!"
 LEVELS = check_each("level", ["json_object", "none"])
 
 
-def answered(*scripts: Any, level: str = "json_object", **more: Any) -> tuple[Json, Scripted]:
+def read_answer(*scripts: Any, level: str = "json_object", **more: Any) -> tuple[Json, Scripted]:
     """The folded answer to a request with a schema, and its upstream."""
     upstream = Scripted(*scripts)
     return fold_chat(with_json_schema(upstream, level, MAX_STEPS)({**ASKED, **more})), upstream
 
 
-def whole(text: str) -> list[Batch]:
+def make_whole_answer(text: str) -> list[Batch]:
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     return [[{**BASE, "object": "chat.completion", "choices": [choice], "usage": USAGE}]]
@@ -51,7 +59,9 @@ def text_of(answer: Json) -> Any:
 def test_schema_moves_to_the_prompt_and_format_is_lowered(level: str) -> None:
     system = {"role": "developer", "content": "Be kind."}
     question = {"role": "user", "content": "Who?"}
-    _, upstream = answered(one_by_one(said(GOOD)), level=level, messages=[system, question])
+    _, upstream = read_answer(
+        one_by_one(make_text_chunks(GOOD)), level=level, messages=[system, question]
+    )
     [request] = upstream.requests
     assert request.get("response_format") == (
         {"type": "json_object"} if level == "json_object" else None
@@ -65,7 +75,9 @@ def test_schema_moves_to_the_prompt_and_format_is_lowered(level: str) -> None:
 
 
 def test_json_object_is_requested_in_the_prompt_without_format_support() -> None:
-    upstream = Scripted(one_by_one(said("Sure", "!")), one_by_one(said('{"any":1}')))
+    upstream = Scripted(
+        one_by_one(make_text_chunks("Sure", "!")), one_by_one(make_text_chunks('{"any":1}'))
+    )
     answer = fold_chat(
         with_json_schema(upstream, "none", MAX_STEPS)(
             {**REQUEST, "response_format": {"type": "json_object"}}
@@ -128,7 +140,7 @@ def test_upstream_refusal_is_raised_before_the_stream() -> None:
      f"<think>x</think>\n```json\n{GOOD}\n```"],
 )  # fmt: skip
 def test_matching_answer_is_reduced_to_json(text: str) -> None:
-    answer, upstream = answered(one_by_one(said(*text)))
+    answer, upstream = read_answer(one_by_one(make_text_chunks(*text)))
     assert text_of(answer) == GOOD
     assert answer["usage"] == USAGE
     assert "metadata" not in answer["choices"][0]["message"]
@@ -137,7 +149,9 @@ def test_matching_answer_is_reduced_to_json(text: str) -> None:
 
 @check_each("first", [BAD, WORSE, ""])
 def test_mismatching_answer_is_requested_once_more(first: str) -> None:
-    answer, upstream = answered(one_by_one(said(first)), one_by_one(said(GOOD)))
+    answer, upstream = read_answer(
+        one_by_one(make_text_chunks(first)), one_by_one(make_text_chunks(GOOD))
+    )
     assert text_of(answer) == GOOD
     first_request, second = upstream.requests
     assert second["messages"][:-2] == first_request["messages"]
@@ -147,33 +161,37 @@ def test_mismatching_answer_is_requested_once_more(first: str) -> None:
 
 
 def test_retry_prompt_names_the_mistake() -> None:
-    _, upstream = answered(one_by_one(said(BAD)), one_by_one(said(GOOD)))
+    _, upstream = read_answer(one_by_one(make_text_chunks(BAD)), one_by_one(make_text_chunks(GOOD)))
     assert "'name' is a required property" in upstream.requests[1]["messages"][-1]["content"]
 
 
 def test_usage_includes_both_attempts() -> None:
-    answer, _ = answered(one_by_one(said(BAD)), one_by_one(said(GOOD)))
+    answer, _ = read_answer(one_by_one(make_text_chunks(BAD)), one_by_one(make_text_chunks(GOOD)))
     assert answer["usage"]["prompt_tokens"] == 20
     assert answer["usage"]["completion_tokens"] == 60
     assert answer["usage"]["total_tokens"] == 80
 
 
 def test_second_mismatch_is_sent_with_schema_error() -> None:
-    answer, upstream = answered(one_by_one(said(BAD)), one_by_one(said(WORSE)))
+    answer, upstream = read_answer(
+        one_by_one(make_text_chunks(BAD)), one_by_one(make_text_chunks(WORSE))
+    )
     assert text_of(answer) == WORSE
     assert "not valid JSON" in answer["choices"][0]["message"]["metadata"]["schema_error"]
     assert len(upstream.requests) == 2
 
 
 def test_first_answer_is_sent_if_the_retry_fails() -> None:
-    answer, _ = answered(one_by_one(said(BAD)), UpstreamRefused(429, {"message": "slow down"}))
+    answer, _ = read_answer(
+        one_by_one(make_text_chunks(BAD)), UpstreamRefused(429, {"message": "slow down"})
+    )
     assert text_of(answer) == BAD
     assert answer["choices"][0]["message"]["metadata"]["schema_error"]
 
 
 @check_each("finish", ["length", "content_filter"])
 def test_truncated_answer_is_not_retried(finish: str) -> None:
-    answer, upstream = answered(one_by_one(said('{"na', finish=finish)))
+    answer, upstream = read_answer(one_by_one(make_text_chunks('{"na', finish=finish)))
     assert text_of(answer) == '{"na'
     assert answer["choices"][0]["finish_reason"] == finish
     assert len(upstream.requests) == 1
@@ -181,24 +199,26 @@ def test_truncated_answer_is_not_retried(finish: str) -> None:
 
 def test_calls_and_refusals_are_not_validated() -> None:
     call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    answer, _ = answered([[chunk({"tool_calls": [call]})], [chunk({}, "tool_calls")]])
+    answer, _ = read_answer([[make_chunk({"tool_calls": [call]})], [make_chunk({}, "tool_calls")]])
     assert answer["choices"][0]["message"]["tool_calls"][0]["id"] == "c"
-    answer, _ = answered([[chunk({"refusal": "No."})], [chunk({}, "stop")]])
+    answer, _ = read_answer([[make_chunk({"refusal": "No."})], [make_chunk({}, "stop")]])
     assert answer["choices"][0]["message"]["refusal"] == "No."
 
 
 def test_think_block_before_the_json_becomes_reasoning() -> None:
-    answer, _ = answered(one_by_one(said(f"<think>hm {{}}</think>\n{GOOD}")))
+    answer, _ = read_answer(one_by_one(make_text_chunks(f"<think>hm {{}}</think>\n{GOOD}")))
     assert answer["choices"][0]["message"]["reasoning_content"] == "hm {}"
 
 
 def test_reasoning_is_kept() -> None:
-    answer, _ = answered([[chunk({"reasoning_content": "hm"})], *one_by_one(said(GOOD))])
+    answer, _ = read_answer(
+        [[make_chunk({"reasoning_content": "hm"})], *one_by_one(make_text_chunks(GOOD))]
+    )
     assert answer["choices"][0]["message"]["reasoning_content"] == "hm"
 
 
 def test_streaming_client_gets_the_answer_in_one_chunk() -> None:
-    script: list[Batch] = [[], *one_by_one(said(*GOOD)), []]
+    script: list[Batch] = [[], *one_by_one(make_text_chunks(*GOOD)), []]
     batches = list(with_json_schema(Scripted(script), "json_object", MAX_STEPS)(ASKED))
     assert batches[:-1] == [[], []]
     answer: list[Event] = batches[-1]
@@ -211,13 +231,13 @@ def test_streaming_client_gets_the_answer_in_one_chunk() -> None:
 
 
 def test_waiting_client_gets_heartbeats() -> None:
-    upstream = Scripted([[], *one_by_one(said(*GOOD)), []])
+    upstream = Scripted([[], *one_by_one(make_text_chunks(*GOOD)), []])
     batches = list(with_json_schema(upstream, "json_object", MAX_STEPS)(ASKED))
     assert batches[:-1] == [[], []]
 
 
 def test_whole_answer_stays_whole() -> None:
-    upstream = Scripted(whole(BAD), whole(f"```json\n{GOOD}\n```"))
+    upstream = Scripted(make_whole_answer(BAD), make_whole_answer(f"```json\n{GOOD}\n```"))
     [[answer]] = with_json_schema(upstream, "json_object", MAX_STEPS)({**ASKED, "stream": False})
     assert answer["object"] == "chat.completion"
     assert text_of(answer) == GOOD
@@ -225,7 +245,7 @@ def test_whole_answer_stays_whole() -> None:
 
 def test_every_choice_is_validated() -> None:
     def choices(*texts: str) -> list[Batch]:
-        return [[chunk({"content": text}, "stop", index=i)] for i, text in enumerate(texts)]
+        return [[make_chunk({"content": text}, "stop", index=i)] for i, text in enumerate(texts)]
 
     upstream = Scripted(choices(GOOD, BAD), choices(f" {GOOD}", GOOD))
     events = events_of(with_json_schema(upstream, "json_object", MAX_STEPS)({**ASKED, "n": 2}))
@@ -236,7 +256,7 @@ def test_every_choice_is_validated() -> None:
 def test_answer_over_the_step_budget_is_sent_unchecked(level: str) -> None:
     names = "[" + ",".join(f'"{i}"' for i in range(500)) + "]"
     wanted = {"type": "json_schema", "json_schema": {"schema": {"uniqueItems": True}}}
-    upstream = Scripted(one_by_one(said(f"```json\n{names}\n```")))
+    upstream = Scripted(one_by_one(make_text_chunks(f"```json\n{names}\n```")))
     call = with_json_schema(upstream, level, max_steps=300)
 
     answer = fold_chat(call({**ASKED, "response_format": wanted}))

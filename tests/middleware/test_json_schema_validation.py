@@ -176,24 +176,24 @@ def test_nested_dialect_selects_no_other_validator() -> None:
     assert json_schema_validation.find_mistake('{"a":"a"}', {"properties": {"a": inner}}) is None
 
 
-def chained(keyword: str, levels: int) -> Json:
+def make_doubling_schema(keyword: str, levels: int) -> Json:
     """A small schema whose check takes 2 ** levels steps."""
     defs: Json = {f"a{i}": {keyword: [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(levels)}
     return {"$ref": "#/$defs/a0", "$defs": {**defs, f"a{levels}": {"type": "null"}}}
 
 
-def numbers(count: int) -> str:
+def make_number_list(count: int) -> str:
     return "[" + ",".join(map(str, range(count))) + "]"
 
 
 @check_each(
     ("text", "schema"),
     [
-        ("1", chained("anyOf", 40)),
-        ("null", chained("allOf", 40)),
-        ("1", chained("oneOf", 40)),
-        (numbers(1000), {"items": {"allOf": [{}] * 1000}}),
-        (numbers(3000), {"uniqueItems": True}),
+        ("1", make_doubling_schema("anyOf", 40)),
+        ("null", make_doubling_schema("allOf", 40)),
+        ("1", make_doubling_schema("oneOf", 40)),
+        (make_number_list(1000), {"items": {"allOf": [{}] * 1000}}),
+        (make_number_list(3000), {"uniqueItems": True}),
         ("{}", {"allOf": [{"required": ["a" * 10] * 30000}]}),
         ('"' + "x" * 100_000 + '"', {"anyOf": [{"const": 1}] * 1000}),
         ('"' + "x" * 100_000 + '"', {"not": {"anyOf": [False] * 100}}),  # messages quote the text

@@ -20,7 +20,14 @@ from forwarder.protocols.fold import fold_chat
 from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import chunk_mistakes, completion_mistakes, rebuilt_completion
 from tests.helpers.translating import events_of
-from tests.middleware.chatting import REQUEST, USAGE, Scripted, chunk, one_by_one, said
+from tests.middleware.chatting import (
+    REQUEST,
+    USAGE,
+    Scripted,
+    make_chunk,
+    make_text_chunks,
+    one_by_one,
+)
 
 
 class Gated:
@@ -39,9 +46,9 @@ class Gated:
 
     def _answer(self, number: int) -> EventStream:
         base = {"id": f"chatcmpl-{number}", "created": number}
-        yield [{**chunk({"content": f"a{number}"}), **base}]
+        yield [{**make_chunk({"content": f"a{number}"}), **base}]
         self.gates[number].wait(5)
-        for event in said(f"b{number}"):
+        for event in make_text_chunks(f"b{number}"):
             yield [{**event, **base}]
 
 
@@ -60,7 +67,7 @@ class Endless:
         try:
             while True:
                 time.sleep(0.01)
-                yield [chunk({"content": "a"})]
+                yield [make_chunk({"content": "a"})]
         finally:
             self.closed.release()
 
@@ -87,7 +94,9 @@ def test_choices_are_interleaved_with_their_own_index() -> None:
 
 
 def test_usage_is_summed_with_the_prompt_counted_once() -> None:
-    answer = events_of(with_multiple_choices(Scripted(*[[said("x")]] * 3), 8)({**REQUEST, "n": 3}))
+    answer = events_of(
+        with_multiple_choices(Scripted(*[[make_text_chunks("x")]] * 3), 8)({**REQUEST, "n": 3})
+    )
     assert [event for event in answer if not event["choices"]] == [answer[-1]]
     assert answer[-1]["usage"] == {
         **USAGE,
@@ -99,13 +108,15 @@ def test_usage_is_summed_with_the_prompt_counted_once() -> None:
 
 def test_usage_is_omitted_if_one_answer_has_none() -> None:
     answer = events_of(
-        with_multiple_choices(Scripted([said("x")], [said("y")[:-1]]), 8)({**REQUEST, "n": 2})
+        with_multiple_choices(Scripted([make_text_chunks("x")], [make_text_chunks("y")[:-1]]), 8)(
+            {**REQUEST, "n": 2}
+        )
     )
     assert all(event["choices"] for event in answer)
 
 
 def test_whole_answer_has_all_choices_in_order() -> None:
-    stream = with_multiple_choices(Scripted(*[[said("x")]] * 4), 8)(
+    stream = with_multiple_choices(Scripted(*[[make_text_chunks("x")]] * 4), 8)(
         {**REQUEST, "n": 4, "stream": False}
     )
     completion = fold_chat(stream)
@@ -115,14 +126,17 @@ def test_whole_answer_has_all_choices_in_order() -> None:
 
 def test_sdk_accepts_and_rebuilds_every_choice() -> None:
     answer: list[Event] = events_of(
-        with_multiple_choices(Scripted(*[[said("x")]] * 3), 8)({**REQUEST, "n": 3})
+        with_multiple_choices(Scripted(*[[make_text_chunks("x")]] * 3), 8)({**REQUEST, "n": 3})
     )
     assert [mistake for event in answer for mistake in chunk_mistakes(event)] == []
     assert [c["message"]["content"] for c in rebuilt_completion(answer)["choices"]] == ["x"] * 3
 
 
 def test_empty_batches_are_passed_on() -> None:
-    scripts: Any = [[[], [], *one_by_one(said("x"))], [[], *one_by_one(said("y"))]]
+    scripts: Any = [
+        [[], [], *one_by_one(make_text_chunks("x"))],
+        [[], *one_by_one(make_text_chunks("y"))],
+    ]
     batches = list(with_multiple_choices(Scripted(*scripts), 8)({**REQUEST, "n": 2}))
     assert batches.count([]) == 3
 
@@ -133,13 +147,17 @@ def test_empty_batches_are_passed_on() -> None:
 def test_refusal_of_one_choice_is_raised_before_the_stream() -> None:
     refused = UpstreamRefused(429, {"message": "slow down"}, {"retry-after": "3"})
     with pytest.raises(UpstreamRefused) as raised:
-        with_multiple_choices(Scripted([said("x")], refused, [said("z")]), 8)({**REQUEST, "n": 3})
+        with_multiple_choices(
+            Scripted([make_text_chunks("x")], refused, [make_text_chunks("z")]), 8
+        )({**REQUEST, "n": 3})
     assert raised.value is refused
 
 
 def test_failure_of_one_choice_fails_all() -> None:
     broken = UpstreamProtocolError("broke")
-    call = with_multiple_choices(Scripted([said("x")], [[chunk({"content": "y"})], broken]), 8)
+    call = with_multiple_choices(
+        Scripted([make_text_chunks("x")], [[make_chunk({"content": "y"})], broken]), 8
+    )
     with pytest.raises(ForwarderError) as raised:
         events_of(call({**REQUEST, "n": 2}))
     assert raised.value is broken
@@ -148,7 +166,9 @@ def test_failure_of_one_choice_fails_all() -> None:
 def test_unexpected_exception_is_raised() -> None:
     with pytest.raises(KeyError):
         events_of(
-            with_multiple_choices(Scripted([said("x")], [KeyError("k")]), 8)({**REQUEST, "n": 2})
+            with_multiple_choices(Scripted([make_text_chunks("x")], [KeyError("k")]), 8)(
+                {**REQUEST, "n": 2}
+            )
         )  # type: ignore[list-item]
 
 
@@ -196,7 +216,7 @@ def test_slow_client_limits_buffered_batches() -> None:
         def answer() -> EventStream:
             while True:
                 sent[number] += 1
-                yield [chunk({"content": "a"})]
+                yield [make_chunk({"content": "a"})]
 
         return answer()
 
@@ -210,7 +230,7 @@ def test_slow_client_limits_buffered_batches() -> None:
 
 def test_several_choices_are_requested_as_streams() -> None:
     whole = {**REQUEST, "stream": False}
-    call = Scripted(*[one_by_one(said("a"))] * 3)
+    call = Scripted(*[one_by_one(make_text_chunks("a"))] * 3)
     for n in (2, 1):
         events_of(with_multiple_choices(call, 8)({**whole, "n": n}))
 
@@ -219,7 +239,7 @@ def test_several_choices_are_requested_as_streams() -> None:
 
 
 def test_usage_is_requested_with_the_streams() -> None:
-    upstream = Scripted(*[one_by_one(said("a"))] * 2)
+    upstream = Scripted(*[one_by_one(make_text_chunks("a"))] * 2)
     options = {"include_obfuscation": False}
     events_of(with_multiple_choices(upstream, 8)({**REQUEST, "n": 2, "stream_options": options}))
     wanted = {**options, "include_usage": True}

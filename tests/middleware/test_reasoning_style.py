@@ -24,7 +24,7 @@ CALL = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "ar
 WHOLE_CALL = {key: value for key, value in CALL.items() if key != "index"}
 
 
-def chunk(delta: Json, finish: str | None = None) -> Json:
+def make_chunk(delta: Json, finish: str | None = None) -> Json:
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
     return {
         "id": "1",
@@ -36,16 +36,18 @@ def chunk(delta: Json, finish: str | None = None) -> Json:
 
 
 def answering(*deltas: Json, finish: str = "stop") -> Handler:
-    chunks = [*(chunk(delta) for delta in deltas), chunk({}, finish)]
+    chunks = [*(make_chunk(delta) for delta in deltas), make_chunk({}, finish)]
     return lambda request: iter([[each] for each in chunks])
 
 
-def wished(style: str | None, *deltas: Json, **request: Any) -> list[Json]:
+def apply_style(style: str | None, *deltas: Json, **request: Any) -> list[Json]:
     return events_of(with_reasoning_style(answering(*deltas), style)({"stream": True, **request}))
 
 
-def message(style: str | None, *deltas: Json, **request: Any) -> Json:
-    folded: Json = fold_chat(iter([wished(style, *deltas, **request)]))["choices"][0]["message"]
+def read_message(style: str | None, *deltas: Json, **request: Any) -> Json:
+    folded: Json = fold_chat(iter([apply_style(style, *deltas, **request)]))["choices"][0][
+        "message"
+    ]
     return folded
 
 
@@ -72,7 +74,7 @@ every_style = check_each("style", CHAT_REASONING_STYLES)
 
 @every_style
 def test_reasoning_has_the_client_style(style: str) -> None:
-    assert message(style, *THOUGHT) == {
+    assert read_message(style, *THOUGHT) == {
         "role": "assistant",
         "refusal": None,
         "metadata": {"reasoning": "Let me see."},
@@ -96,7 +98,7 @@ def test_whole_answer_equals_the_folded_stream(style: str) -> None:
     answer = fold_chat(
         with_reasoning_style(lambda request: iter([[completion]]), style)({"stream": False})
     )
-    assert answer["choices"][0]["message"] == message(style, *THOUGHT)
+    assert answer["choices"][0]["message"] == read_message(style, *THOUGHT)
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert {k: v for k, v in answer.items() if k != "choices"} == {
         k: v for k, v in completion.items() if k != "choices"
@@ -105,7 +107,7 @@ def test_whole_answer_equals_the_folded_stream(style: str) -> None:
 
 @every_style
 def test_reasoning_is_streamed(style: str) -> None:
-    chunks = wished(style, *THOUGHT)
+    chunks = apply_style(style, *THOUGHT)
     if style != "none":
         assert sum("see." in str(c["choices"][0]["delta"]) for c in chunks[:-1]) == 1
     assert [c["choices"][0]["finish_reason"] for c in chunks].index("stop") == len(chunks) - 1
@@ -131,16 +133,18 @@ def test_styled_answer_matches_sdk_types_and_starts_with_the_role(style: str, ca
 @every_style
 def test_combined_chunk_is_split_in_order(style: str) -> None:
     deltas = [{"role": "assistant", "reasoning_content": "Let me see.", "content": "Yes."}]
-    assert message(style, *deltas) == message(style, *THOUGHT)
-    assert wished(style, *deltas)[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert read_message(style, *deltas) == read_message(style, *THOUGHT)
+    assert apply_style(style, *deltas)[0]["choices"][0]["delta"]["role"] == "assistant"
 
 
 @check_each("style", ["thinking", "think"])
 def test_inline_block_is_closed_before_calls_and_end(style: str) -> None:
     block = SPELLED[style]["content"].removesuffix("Yes.")
-    with_call = message(style, ROLE, {"reasoning_content": "Let me see."}, {"tool_calls": [CALL]})
+    with_call = read_message(
+        style, ROLE, {"reasoning_content": "Let me see."}, {"tool_calls": [CALL]}
+    )
     assert (with_call["content"], with_call["tool_calls"]) == (block, [WHOLE_CALL])
-    assert message(style, ROLE, {"reasoning_content": "Let me see."})["content"] == block
+    assert read_message(style, ROLE, {"reasoning_content": "Let me see."})["content"] == block
 
 
 CITATION = {"type": "url_citation", "url_citation": {"start_index": 2, "end_index": 5, "url": "u"}}
@@ -179,25 +183,25 @@ def test_citation_positions_are_shifted(style: str, deltas: list[Json], whole: b
 @every_style
 def test_logprobs_are_sent_once(style: str) -> None:
     entries = {"content": [{"token": "Yes"}], "refusal": None}
-    said = chunk({"content": "Yes", "reasoning_content": "t"})
+    said = make_chunk({"content": "Yes", "reasoning_content": "t"})
     said["choices"][0]["logprobs"] = entries
-    chunks = [[chunk({"reasoning_content": "s"})], [said], [chunk({}, "stop")]]
+    chunks = [[make_chunk({"reasoning_content": "s"})], [said], [make_chunk({}, "stop")]]
     answer = fold_chat(with_reasoning_style(lambda request: iter(chunks), style)({"stream": True}))
     assert answer["choices"][0]["logprobs"] == entries
 
 
 def test_later_reasoning_gets_its_own_block() -> None:
     deltas = [ROLE, {"content": "A"}, {"reasoning_content": "t"}, {"content": "B"}]
-    assert message("thinking", *deltas)["content"] == "A\n\n[thinking]t[/thinking]\n\nB"
+    assert read_message("thinking", *deltas)["content"] == "A\n\n[thinking]t[/thinking]\n\nB"
 
 
 @every_style
 def test_inline_styles_do_not_change_json_answers(style: str) -> None:
     for kind in ("json_object", "json_schema"):
-        content = message(style, *THOUGHT, response_format={"type": kind})["content"]
+        content = read_message(style, *THOUGHT, response_format={"type": kind})["content"]
         assert content == "Yes."
     assert (
-        message(style, *THOUGHT, response_format={"type": "text"})["content"]
+        read_message(style, *THOUGHT, response_format={"type": "text"})["content"]
         == SPELLED[style]["content"]
     )
 
@@ -205,13 +209,13 @@ def test_inline_styles_do_not_change_json_answers(style: str) -> None:
 @check_each("field", ["reasoning_content", "reasoning"])
 def test_field_styles_apply_to_json_answers(field: str) -> None:
     wanted = {"type": "json_object"}
-    assert message(field, *THOUGHT, response_format=wanted)[field] == "Let me see."
+    assert read_message(field, *THOUGHT, response_format=wanted)[field] == "Let me see."
 
 
 def test_reasoning_summary_stays_in_metadata() -> None:
     chunks = [
-        chunk({"reasoning_content": "t"}),
-        chunk({"metadata": {"reasoning_summary": "s"}}, "stop"),
+        make_chunk({"reasoning_content": "t"}),
+        make_chunk({"metadata": {"reasoning_summary": "s"}}, "stop"),
     ]
     answer = fold_chat(
         with_reasoning_style(lambda request: iter([chunks]), "none")({"stream": True})
@@ -225,20 +229,20 @@ def test_reasoning_summary_stays_in_metadata() -> None:
 @every_style
 def test_answer_without_reasoning_is_unchanged(style: str) -> None:
     deltas = [ROLE, {"content": "Yes."}]
-    assert wished(style, *deltas) == [*map(chunk, deltas), chunk({}, "stop")]
+    assert apply_style(style, *deltas) == [*map(make_chunk, deltas), make_chunk({}, "stop")]
 
 
 def test_no_style_leaves_reasoning_unchanged() -> None:
-    assert wished(None, *THOUGHT) == [*map(chunk, THOUGHT), chunk({}, "stop")]
+    assert apply_style(None, *THOUGHT) == [*map(make_chunk, THOUGHT), make_chunk({}, "stop")]
 
 
 def test_choices_are_formatted_separately() -> None:
-    def of(index: int, delta: Json, finish: str | None = None) -> Json:
-        made = chunk(delta, finish)
+    def make_choice_chunk(index: int, delta: Json, finish: str | None = None) -> Json:
+        made = make_chunk(delta, finish)
         return {**made, "choices": [{**made["choices"][0], "index": index}]}
 
-    chunks = [of(0, {"reasoning_content": "a"}), of(1, {"content": "B"}), of(0, {"content": "A"}),
-              of(1, {}, "stop"), of(0, {}, "stop")]  # fmt: skip
+    chunks = [make_choice_chunk(0, {"reasoning_content": "a"}), make_choice_chunk(1, {"content": "B"}), make_choice_chunk(0, {"content": "A"}),
+              make_choice_chunk(1, {}, "stop"), make_choice_chunk(0, {}, "stop")]  # fmt: skip
     answer = fold_chat(
         with_reasoning_style(lambda request: iter([chunks]), "think")({"stream": True})
     )
@@ -246,9 +250,9 @@ def test_choices_are_formatted_separately() -> None:
 
 
 def test_heartbeat_is_passed_on() -> None:
-    stream = with_reasoning_style(lambda request: iter([[], [chunk({"content": "a"})]]), "none")(
-        {"stream": True}
-    )
+    stream = with_reasoning_style(
+        lambda request: iter([[], [make_chunk({"content": "a"})]]), "none"
+    )({"stream": True})
     assert next(stream) == []
 
 
@@ -274,7 +278,7 @@ def test_usage_is_always_requested_and_sent_on_request(
 
     def call(request: Json) -> EventStream:
         asked.append(request)
-        return iter([[chunk({"content": "a"}), USAGE], [USAGE], []])
+        return iter([[make_chunk({"content": "a"}), USAGE], [USAGE], []])
 
     request = {"stream": True, "stream_options": options}
     batches = list(with_reasoning_style(call, style)(request))
@@ -297,7 +301,7 @@ def test_usage_is_not_requested_without_streaming() -> None:
 @check_each("name", ["stream_options", "response_format"])
 def test_stream_options_of_wrong_type_are_rejected(name: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        wished("thinking", **{name: "x"})
+        apply_style("thinking", **{name: "x"})
     assert caught.value.param == name
 
 
@@ -322,7 +326,7 @@ WORDS = st.text(alphabet="ab \n<>[]/é😀", min_size=1).filter(str.strip)
 @every_style
 @given(thought=WORDS, text=WORDS)
 def test_inserted_reasoning_is_removed_from_history(style: str, thought: str, text: str) -> None:
-    answer = message(style, ROLE, {"reasoning_content": thought}, {"content": text})
+    answer = read_message(style, ROLE, {"reasoning_content": thought}, {"content": text})
     [back] = sent_up(style, answer)
     content = back["content"]
     plain = content if isinstance(content, str) else "".join(part["text"] for part in content)
@@ -335,7 +339,7 @@ def test_inserted_reasoning_is_removed_from_history(style: str, thought: str, te
 @given(texts=st.lists(WORDS, min_size=1, max_size=4))
 def test_text_between_blocks_stays_one_text(style: str, texts: list[str]) -> None:
     deltas = [delta for text in texts for delta in ({"reasoning_content": "t"}, {"content": text})]
-    [back] = sent_up(style, message(style, ROLE, *deltas))
+    [back] = sent_up(style, read_message(style, ROLE, *deltas))
     content = back["content"]
     plain = content if isinstance(content, str) else "".join(part["text"] for part in content)
     assert plain == "".join(texts)
@@ -343,7 +347,7 @@ def test_text_between_blocks_stays_one_text(style: str, texts: list[str]) -> Non
 
 @every_style
 def test_message_with_only_reasoning_and_calls_has_no_content(style: str) -> None:
-    [back] = sent_up(style, message(style, {"reasoning_content": "t"}, {"tool_calls": [CALL]}))
+    [back] = sent_up(style, read_message(style, {"reasoning_content": "t"}, {"tool_calls": [CALL]}))
     assert not back["content"]
     assert back["tool_calls"] == [WHOLE_CALL]
 

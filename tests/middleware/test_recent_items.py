@@ -35,12 +35,12 @@ ITEM = {"type": "message", "id": "msg_1", "role": "assistant", "content": [{"tex
 REFERENCE = {"type": "item_reference", "id": "msg_1"}
 
 
-def told(memory: RecentItems, key: str | None = "k", *items: Json, **request: Any) -> None:
+def store_answer(memory: RecentItems, key: str | None = "k", *items: Json, **request: Any) -> None:
     """Let a client of ``key`` get an answer with these items."""
     list(memory.with_recent_items(Answering(*(items or (ITEM,))), key)({"input": "hi", **request}))
 
 
-def resolved(memory: RecentItems, key: str | None, *items: Json) -> list[Json]:
+def resolve_input(memory: RecentItems, key: str | None, *items: Json) -> list[Json]:
     """The input that a request with these items reaches the upstream with."""
     call = Answering()
     list(memory.with_recent_items(call, key)({"input": list(items)}))
@@ -51,10 +51,10 @@ def resolved(memory: RecentItems, key: str | None, *items: Json) -> list[Json]:
 @check_each("reference", [REFERENCE, {"id": "msg_1"}])
 def test_reference_is_replaced_by_the_item(reference: Json) -> None:
     memory = RecentItems()
-    told(memory)
+    store_answer(memory)
 
     said = {"role": "user", "content": "hi"}
-    assert resolved(memory, "k", said, reference, said) == [said, ITEM, said]
+    assert resolve_input(memory, "k", said, reference, said) == [said, ITEM, said]
 
 
 @check_each("kind", ["response.completed", "response.incomplete", "response.failed"])
@@ -62,22 +62,22 @@ def test_items_of_every_terminal_event_are_kept(kind: str) -> None:
     memory = RecentItems()
     list(memory.with_recent_items(Answering(ITEM, kind=kind), None)({"input": "hi"}))
 
-    assert resolved(memory, None, REFERENCE) == [ITEM]
+    assert resolve_input(memory, None, REFERENCE) == [ITEM]
 
 
 @check_each(("teller", "asker"), [("k", "other"), ("k", None), (None, "k")])
 def test_items_are_separate_for_each_key(teller: str | None, asker: str | None) -> None:
     memory = RecentItems()
-    told(memory, teller)
+    store_answer(memory, teller)
 
-    assert resolved(memory, asker, REFERENCE) == [REFERENCE]
+    assert resolve_input(memory, asker, REFERENCE) == [REFERENCE]
 
 
 def test_store_false_keeps_nothing() -> None:
     memory = RecentItems()
-    told(memory, "k", store=False)
+    store_answer(memory, "k", store=False)
 
-    assert resolved(memory, "k", REFERENCE) == [REFERENCE]
+    assert resolve_input(memory, "k", REFERENCE) == [REFERENCE]
 
 
 def test_stream_passes_unchanged() -> None:
@@ -91,7 +91,7 @@ def test_stream_passes_unchanged() -> None:
 @check_each("given", ["hi", None, 5, [], ["msg_1"], [{"role": "user", "id": "msg_1"}]])
 def test_requests_without_references_are_unchanged(given: Any) -> None:
     memory, call = RecentItems(), Answering()
-    told(memory)
+    store_answer(memory)
     request = {"input": given}
 
     list(memory.with_recent_items(call, "k")(request))
@@ -102,9 +102,9 @@ def test_requests_without_references_are_unchanged(given: Any) -> None:
 def test_oldest_items_are_evicted_first() -> None:
     memory = RecentItems(max_bytes=200)
     for number in range(3):
-        told(memory, "k", {**ITEM, "id": f"msg_{number}"})
+        store_answer(memory, "k", {**ITEM, "id": f"msg_{number}"})
 
-    kept = resolved(memory, "k", *({"id": f"msg_{number}"} for number in range(3)))
+    kept = resolve_input(memory, "k", *({"id": f"msg_{number}"} for number in range(3)))
 
     assert [item.get("role") for item in kept] == [None, "assistant", "assistant"]
 
@@ -112,16 +112,16 @@ def test_oldest_items_are_evicted_first() -> None:
 def test_repeated_item_counts_once() -> None:
     memory = RecentItems(max_bytes=200)
     other = {**ITEM, "id": "msg_2"}
-    told(memory, "k", other)
+    store_answer(memory, "k", other)
     for _ in range(20):
-        told(memory)
+        store_answer(memory)
 
-    assert resolved(memory, "k", {"id": "msg_2"}) == [other]
+    assert resolve_input(memory, "k", {"id": "msg_2"}) == [other]
 
 
 def test_each_reference_counts_towards_the_limit() -> None:
     memory = RecentItems(limits=RequestLimits(1000, 1000))
-    told(memory)
-    assert resolved(memory, "k", *[REFERENCE] * 3) == [ITEM] * 3
+    store_answer(memory)
+    assert resolve_input(memory, "k", *[REFERENCE] * 3) == [ITEM] * 3
     with pytest.raises(TooLarge, match="FORWARDER_MAX_BODY"):
-        resolved(memory, "k", *[REFERENCE] * 15)
+        resolve_input(memory, "k", *[REFERENCE] * 15)

@@ -9,7 +9,7 @@ from forwarder.middleware.single_call_chat import with_single_chat_call
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of
-from tests.middleware.chatting import BASE, REQUEST, USAGE, Scripted, chunk
+from tests.middleware.chatting import BASE, REQUEST, USAGE, Scripted, make_chunk
 
 Json = dict[str, Any]
 SINGLE = {**REQUEST, "parallel_tool_calls": False}
@@ -23,9 +23,11 @@ def call(number: int | None, call_id: str | None = None, arguments: str = "") ->
     return {**place, **begun, "function": {**name, "arguments": arguments}}
 
 
-def single(*deltas: Json) -> list[Event]:
-    script: list[Batch] = [[chunk(delta)] for delta in deltas]
-    return events_of(with_single_chat_call(Scripted([*script, [chunk({}, "tool_calls")]]))(SINGLE))
+def keep_single_call(*deltas: Json) -> list[Event]:
+    script: list[Batch] = [[make_chunk(delta)] for delta in deltas]
+    return events_of(
+        with_single_chat_call(Scripted([*script, [make_chunk({}, "tool_calls")]]))(SINGLE)
+    )
 
 
 def calls_of(events: list[Event]) -> list[tuple[str, str]]:
@@ -47,20 +49,22 @@ WITHOUT_INDEX = [call(None, "a"), call(None, None, "{}"), call(None, "b"), call(
 
 @check_each("calls", [ONE_AFTER_THE_OTHER, INTERLEAVED, ON_ONE_INDEX, WITHOUT_INDEX])
 def test_only_the_first_call_is_kept(calls: list[Json]) -> None:
-    events = single(*({"tool_calls": [delta]} for delta in calls))
+    events = keep_single_call(*({"tool_calls": [delta]} for delta in calls))
     assert calls_of(events) == [("a", "{}")]
     assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
     assert all(e["choices"][0]["delta"] for e in events[:-1])
 
 
 def test_further_calls_in_one_delta_are_removed() -> None:
-    events = single({"content": "hm", "tool_calls": [call(0, "a", "{}"), call(1, "b", "{1}")]})
+    events = keep_single_call(
+        {"content": "hm", "tool_calls": [call(0, "a", "{}"), call(1, "b", "{1}")]}
+    )
     assert calls_of(events) == [("a", "{}")]
     assert events[0]["choices"][0]["delta"]["content"] == "hm"
 
 
 def test_other_fields_of_a_delta_are_kept() -> None:
-    events = single(
+    events = keep_single_call(
         {"tool_calls": [call(0, "a", "{}")]}, {"content": "and", "tool_calls": [call(1, "b")]}
     )
     assert events[1]["choices"][0]["delta"] == {"content": "and"}
@@ -68,7 +72,7 @@ def test_other_fields_of_a_delta_are_kept() -> None:
 
 def test_each_choice_keeps_its_first_call() -> None:
     script = [
-        [chunk({"tool_calls": [call(0, f"{letter}{index}", "{}")]}, index=index)]
+        [make_chunk({"tool_calls": [call(0, f"{letter}{index}", "{}")]}, index=index)]
         for letter in "ab"
         for index in (0, 1)
     ]
@@ -92,8 +96,8 @@ def test_whole_answer_keeps_its_first_call() -> None:
 
 
 def test_usage_of_an_emptied_chunk_is_kept() -> None:
-    told = {**chunk({"tool_calls": [call(1, "b")]}), "usage": USAGE}
-    script: list[Batch] = [[chunk({"tool_calls": [call(0, "a")]})], [], [told]]
+    told = {**make_chunk({"tool_calls": [call(1, "b")]}), "usage": USAGE}
+    script: list[Batch] = [[make_chunk({"tool_calls": [call(0, "a")]})], [], [told]]
     batches = list(with_single_chat_call(Scripted(script))(SINGLE))
     assert batches[1] == []
     assert batches[2] == [{**told, "choices": []}]
@@ -106,6 +110,6 @@ def test_other_requests_get_the_inner_stream(parallel: Json) -> None:
 
 
 def test_upstream_still_gets_the_parameter() -> None:
-    upstream = Scripted([[chunk({}, "stop")]])
+    upstream = Scripted([[make_chunk({}, "stop")]])
     with_single_chat_call(upstream)(SINGLE)
     assert upstream.requests == [SINGLE]

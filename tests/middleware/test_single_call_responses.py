@@ -21,7 +21,7 @@ def call(name: str, kind: str = "function_call") -> Json:
     return {"type": kind, "id": f"id_{name}", "call_id": name, "name": name, key: "{}"}
 
 
-def told(*items: Json, indexed: bool = True) -> list[Event]:
+def make_events(*items: Json, indexed: bool = True) -> list[Event]:
     """The events of a response with these items."""
     events: list[Event] = [{"type": "response.created", "response": {"id": "r", "output": []}}]
     for i, item in enumerate(items):
@@ -38,7 +38,7 @@ def told(*items: Json, indexed: bool = True) -> list[Event]:
     return [{**event, "sequence_number": i} for i, event in enumerate(events)]
 
 
-def single(events: list[Event], request: Json = SINGLE) -> list[Event]:
+def keep_single_call(events: list[Event], request: Json = SINGLE) -> list[Event]:
     script: list[Batch] = [[event] for event in events]
     return events_of(with_single_responses_call(Scripted(script))(request))
 
@@ -52,35 +52,39 @@ def test_first_call_is_kept_and_later_items_are_renumbered(
 ) -> None:
     made = [*before, call("a"), call("b", kind), call("c"), *behind]
     wanted = [*before, call("a"), *behind]
-    assert single(told(*made, indexed=indexed)) == told(*wanted, indexed=indexed)
+    assert keep_single_call(make_events(*made, indexed=indexed)) == make_events(
+        *wanted, indexed=indexed
+    )
 
 
 def test_interleaved_calls_are_distinguished() -> None:
-    events = told(call("a"), call("b"))
+    events = make_events(call("a"), call("b"))
     events = [events[0], events[1], events[5], *events[2:5], *events[6:]]
     events = [{**event, "sequence_number": i} for i, event in enumerate(events)]
-    assert single(events) == told(call("a"))
+    assert keep_single_call(events) == make_events(call("a"))
 
 
 def test_call_without_added_event_is_recognized() -> None:
-    quiet = [e for e in told(call("a"), call("b")) if not e["type"].endswith("added")]
-    kept = [e for e in told(call("a")) if not e["type"].endswith("added")]
-    without = [{k: v for k, v in e.items() if k != "sequence_number"} for e in single(quiet)]
+    quiet = [e for e in make_events(call("a"), call("b")) if not e["type"].endswith("added")]
+    kept = [e for e in make_events(call("a")) if not e["type"].endswith("added")]
+    without = [
+        {k: v for k, v in e.items() if k != "sequence_number"} for e in keep_single_call(quiet)
+    ]
     assert without == [{k: v for k, v in e.items() if k != "sequence_number"} for e in kept]
 
 
 def test_whole_answer_has_one_call() -> None:
-    whole = told(TEXT, call("a"), call("b"))[-1:]
-    assert single(whole)[0]["response"]["output"] == [TEXT, call("a")]
+    whole = make_events(TEXT, call("a"), call("b"))[-1:]
+    assert keep_single_call(whole)[0]["response"]["output"] == [TEXT, call("a")]
 
 
 def test_hosted_tool_calls_are_kept() -> None:
-    events = told(SEARCH, {**SEARCH, "id": "ws_2"}, TEXT, call("a"))
-    assert single(events) == events
+    events = make_events(SEARCH, {**SEARCH, "id": "ws_2"}, TEXT, call("a"))
+    assert keep_single_call(events) == events
 
 
 def test_empty_batches_are_passed_on() -> None:
-    events = told(call("a"), call("b"))
+    events = make_events(call("a"), call("b"))
     script: list[Batch] = [[events[0]], [], events[1:5], events[5:9], [events[-1]]]
     batches = list(with_single_responses_call(Scripted(script))(SINGLE))
     assert [len(batch) for batch in batches] == [1, 0, 4, 1]

@@ -15,12 +15,19 @@ from forwarder.protocols.fold import fold_chat
 from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import chunk_mistakes, rebuilt_completion
 from tests.helpers.translating import events_of
-from tests.middleware.chatting import REQUEST, USAGE, Scripted, chunk, one_by_one, said
+from tests.middleware.chatting import (
+    REQUEST,
+    USAGE,
+    Scripted,
+    make_chunk,
+    make_text_chunks,
+    one_by_one,
+)
 
 CALL = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
-def stopped(
+def apply_stops(
     script: list[Batch] | list[Batch | Exception], *stops: str, drain: bool = False
 ) -> list[Event]:
     """The chunks of an answer under these stops."""
@@ -33,7 +40,7 @@ def text_of(events: list[Event]) -> str:
     return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
-def finishes(events: list[Event]) -> list[Any]:
+def list_finish_reasons(events: list[Event]) -> list[Any]:
     reasons = [choice["finish_reason"] for event in events for choice in event["choices"]]
     return [reason for reason in reasons if reason]
 
@@ -53,30 +60,30 @@ several_stops = st.lists(st.text(alphabet="abc", min_size=1, max_size=5), min_si
 
 
 @st.composite
-def pieces(draw: st.DrawFn) -> list[str]:
+def draw_pieces(draw: st.DrawFn) -> list[str]:
     """A text in any chunking, empty pieces among them."""
     text = draw(letters)
     cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=8)))
     return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
-@given(pieces(), several_stops)
+@given(draw_pieces(), several_stops)
 @example(["a", "b", "c", "d"], ["abcd", "bc"])
 @example(["abc", "x"], ["abcd", "bc"])
 @example(["ab", "ab", "c"], ["abc"])
 def test_answer_ends_before_the_first_stop(texts: list[str], stops: list[str]) -> None:
     text = "".join(texts)
 
-    answer = stopped(one_by_one(said(*texts, finish="length")), *stops)
+    answer = apply_stops(one_by_one(make_text_chunks(*texts, finish="length")), *stops)
 
     assert text_of(answer) == before_first(text, stops)
-    assert finishes(answer) == ["stop" if any(s in text for s in stops) else "length"]
+    assert list_finish_reasons(answer) == ["stop" if any(s in text for s in stops) else "length"]
     assert fold_chat(iter([answer]))["choices"][0]["message"]["content"] == before_first(
         text, stops
     )
 
 
-@given(pieces(), several_stops)
+@given(draw_pieces(), several_stops)
 def test_only_possible_stops_are_held_back(texts: list[str], stops: list[str]) -> None:
     cutter = StopSequenceFinder(stops)
     given_out = ""
@@ -91,11 +98,16 @@ def test_only_possible_stops_are_held_back(texts: list[str], stops: list[str]) -
 @check_each("cut", range(len("Grüezi END wohl") + 1))
 def test_stop_is_found_across_chunk_borders(cut: int) -> None:
     text = "Grüezi END wohl"
-    assert text_of(stopped(one_by_one(said(text[:cut], text[cut:])), "END")) == "Grüezi "
+    assert (
+        text_of(apply_stops(one_by_one(make_text_chunks(text[:cut], text[cut:])), "END"))
+        == "Grüezi "
+    )
 
 
 def test_text_is_sent_as_soon_as_possible() -> None:
-    call = with_stop_sequences(Scripted(one_by_one(said("one ", "EN", "x", "END"))), drain=False)
+    call = with_stop_sequences(
+        Scripted(one_by_one(make_text_chunks("one ", "EN", "x", "END"))), drain=False
+    )
     texts = [text_of(batch) for batch in call({**REQUEST, "stop": "END"})]
     assert texts == ["", "one ", "ENx", ""]
 
@@ -104,30 +116,36 @@ def test_text_is_sent_as_soon_as_possible() -> None:
 
 
 def test_stop_in_reasoning_is_ignored() -> None:
-    script = [[chunk({"reasoning_content": "think END think"})], *one_by_one(said("yes"))]
-    answer = stopped(script, "END")
+    script = [
+        [make_chunk({"reasoning_content": "think END think"})],
+        *one_by_one(make_text_chunks("yes")),
+    ]
+    answer = apply_stops(script, "END")
     assert text_of(answer) == "yes"
     assert answer[0]["choices"][0]["delta"] == {"reasoning_content": "think END think"}
 
 
 def test_stop_across_reasoning_and_text_is_ignored() -> None:
-    script = [[chunk({"reasoning_content": "think EN"})], *one_by_one(said("D yes"))]
-    assert text_of(stopped(script, "END")) == "D yes"
+    script = [
+        [make_chunk({"reasoning_content": "think EN"})],
+        *one_by_one(make_text_chunks("D yes")),
+    ]
+    assert text_of(apply_stops(script, "END")) == "D yes"
 
 
 def test_stop_in_tool_arguments_is_ignored() -> None:
     call = {**CALL, "function": {"name": "END", "arguments": '{"END":1}'}}
-    script = [[chunk({"tool_calls": [call]})], [chunk({}, "tool_calls")]]
-    assert stopped(script, "END") == events_of(iter(script))
+    script = [[make_chunk({"tool_calls": [call]})], [make_chunk({}, "tool_calls")]]
+    assert apply_stops(script, "END") == events_of(iter(script))
 
 
 def test_calls_follow_held_back_text() -> None:
     script = [
-        [chunk({"content": "see EN"})],
-        [chunk({"tool_calls": [CALL]})],
-        [chunk({}, "tool_calls")],
+        [make_chunk({"content": "see EN"})],
+        [make_chunk({"tool_calls": [CALL]})],
+        [make_chunk({}, "tool_calls")],
     ]
-    answer = stopped(script, "END")
+    answer = apply_stops(script, "END")
     message = rebuilt_completion(answer)["choices"][0]
     assert message["message"]["content"] == "see EN"
     assert message["message"]["tool_calls"][0]["function"]["name"] == "f"
@@ -142,43 +160,54 @@ def test_calls_follow_held_back_text() -> None:
 
 @check_each("apart", [True, False])
 def test_calls_after_a_stop_are_dropped(apart: bool) -> None:
-    called: list[Batch] = [[chunk({"content": "see END"})], [chunk({"tool_calls": [CALL]})]]
+    called: list[Batch] = [
+        [make_chunk({"content": "see END"})],
+        [make_chunk({"tool_calls": [CALL]})],
+    ]
     if not apart:
-        called = [[chunk({"content": "see END", "tool_calls": [CALL]})]]
-    answer = stopped([*called, [chunk({}, "tool_calls")]], "END")
+        called = [[make_chunk({"content": "see END", "tool_calls": [CALL]})]]
+    answer = apply_stops([*called, [make_chunk({}, "tool_calls")]], "END")
     assert text_of(answer) == "see "
-    assert finishes(answer) == ["stop"]
+    assert list_finish_reasons(answer) == ["stop"]
     assert all("tool_calls" not in c["delta"] for e in answer for c in e["choices"])
 
 
 def test_text_in_the_final_chunk_is_searched() -> None:
     assert (
-        text_of(stopped([[chunk({"content": "a EN"})], [chunk({"content": "D b"}, "stop")]], "END"))
+        text_of(
+            apply_stops(
+                [[make_chunk({"content": "a EN"})], [make_chunk({"content": "D b"}, "stop")]], "END"
+            )
+        )
         == "a "
     )
-    assert text_of(stopped([[chunk({"content": "a EN"}, "stop")]], "END")) == "a EN"
+    assert text_of(apply_stops([[make_chunk({"content": "a EN"}, "stop")]], "END")) == "a EN"
 
 
 def test_empty_batches_are_passed_on() -> None:
-    call = with_stop_sequences(Scripted([[], [chunk({"content": "a"})], []]), drain=False)
+    call = with_stop_sequences(Scripted([[], [make_chunk({"content": "a"})], []]), drain=False)
     assert list(call({**REQUEST, "stop": "b"})).count([]) == 2
 
 
 def test_logprobs_follow_their_tokens() -> None:
     tokens = ["Hello", " EN", "x", " END", " more"]
     script = [
-        [chunk({"content": t}, logprobs={"content": [{"token": t}], "refusal": None})]
+        [make_chunk({"content": t}, logprobs={"content": [{"token": t}], "refusal": None})]
         for t in tokens
     ]
-    kept = [c["logprobs"] for e in stopped(script, "END") for c in e["choices"] if c["logprobs"]]
+    kept = [
+        c["logprobs"] for e in apply_stops(script, "END") for c in e["choices"] if c["logprobs"]
+    ]
     assert [entry["token"] for one in kept for entry in one["content"]] == ["Hello", " EN", "x"]
 
 
 def test_late_logprobs_follow_their_text() -> None:
     entries = [{"token": t} for t in ("He", "llo", " EN")]
-    late = chunk({}, logprobs={"content": entries, "refusal": None})
-    script = one_by_one([*said("Hello", " EN")[:3], late, *said()[1:]])
-    told = [c["logprobs"] for e in stopped(script, "END") for c in e["choices"] if c["logprobs"]]
+    late = make_chunk({}, logprobs={"content": entries, "refusal": None})
+    script = one_by_one([*make_text_chunks("Hello", " EN")[:3], late, *make_text_chunks()[1:]])
+    told = [
+        c["logprobs"] for e in apply_stops(script, "END") for c in e["choices"] if c["logprobs"]
+    ]
     assert [[entry["token"] for entry in one["content"]] for one in told] == [
         ["He", "llo"],
         [" EN"],
@@ -187,8 +216,8 @@ def test_late_logprobs_follow_their_text() -> None:
 
 def test_unmatched_logprobs_are_sent_at_the_end() -> None:
     """Some upstreams spell tokens differently from the text."""
-    odd = [chunk({"content": "a"}, logprobs={"content": [{"token": "▁a▁▁"}], "refusal": None})]
-    told = stopped([odd, [chunk({}, "stop")]], "END")
+    odd = [make_chunk({"content": "a"}, logprobs={"content": [{"token": "▁a▁▁"}], "refusal": None})]
+    told = apply_stops([odd, [make_chunk({}, "stop")]], "END")
     assert [c["logprobs"] for e in told for c in e["choices"]] == [
         None,
         {"content": [{"token": "▁a▁▁"}], "refusal": None},
@@ -199,41 +228,47 @@ def test_unmatched_logprobs_are_sent_at_the_end() -> None:
 
 
 def test_upstream_is_closed_before_the_client_gets_the_end() -> None:
-    upstream = Scripted(one_by_one(said("a ", "END", *["more"] * 50)))
+    upstream = Scripted(one_by_one(make_text_chunks("a ", "END", *["more"] * 50)))
     stream = with_stop_sequences(upstream, drain=False)({**REQUEST, "stop": "END"})
-    while not finishes(next(stream)):
+    while not list_finish_reasons(next(stream)):
         assert upstream.open == 1
     assert upstream.open == 0
     assert upstream.read < 5
 
 
 def test_usage_is_estimated_when_the_upstream_is_closed() -> None:
-    usage = stopped(one_by_one(said("x" * 400, "END", "more")), "END")[-1]["usage"]
+    usage = apply_stops(one_by_one(make_text_chunks("x" * 400, "END", "more")), "END")[-1]["usage"]
     assert usage["completion_tokens"] == 101
     assert usage["prompt_tokens"] == 9  # "hi", the role, and the overhead of a message
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
 def test_usage_is_exact_when_the_upstream_is_drained() -> None:
-    upstream = Scripted([*one_by_one(said("a END", "more"))[:-1], [], *one_by_one(said())[-1:]])
+    upstream = Scripted(
+        [
+            *one_by_one(make_text_chunks("a END", "more"))[:-1],
+            [],
+            *one_by_one(make_text_chunks())[-1:],
+        ]
+    )
     batches = list(with_stop_sequences(upstream, drain=True)({**REQUEST, "stop": "END"}))
     assert batches[-1][-1]["usage"] == USAGE
     assert batches[-2] == []
-    assert finishes(events_of(iter(batches))) == ["stop"]
+    assert list_finish_reasons(events_of(iter(batches))) == ["stop"]
     assert text_of(events_of(iter(batches))) == "a "
 
 
 def test_usage_in_the_batch_of_the_stop_is_exact() -> None:
-    answer = stopped([said("a END b")], "END")
+    answer = apply_stops([make_text_chunks("a END b")], "END")
     assert answer[-1]["usage"] == USAGE
-    assert finishes(answer) == ["stop"]
+    assert list_finish_reasons(answer) == ["stop"]
 
 
 def test_upstream_failure_while_draining_is_ignored() -> None:
-    answer = stopped(
-        [[chunk({"content": "aEND"})], UpstreamProtocolError("broke")], "END", drain=True
+    answer = apply_stops(
+        [[make_chunk({"content": "aEND"})], UpstreamProtocolError("broke")], "END", drain=True
     )
-    assert finishes(answer) == ["stop"]
+    assert list_finish_reasons(answer) == ["stop"]
     assert answer[-1]["usage"]["completion_tokens"] == 1
 
 
@@ -241,14 +276,14 @@ def test_held_back_text_is_sent_before_an_upstream_failure() -> None:
     seen = []
     with pytest.raises(UpstreamProtocolError):  # noqa: PT012
         for batch in with_stop_sequences(
-            Scripted([[chunk({"content": "a EN"})], UpstreamProtocolError("x")]), False
+            Scripted([[make_chunk({"content": "a EN"})], UpstreamProtocolError("x")]), False
         )({**REQUEST, "stop": "END"}):
             seen.append(batch)
     assert text_of(events_of(iter(seen))) == "a EN"
 
 
 def test_sdk_accepts_every_chunk() -> None:
-    answer = stopped(one_by_one(said("one ", "EN", "D", "two")), "END")
+    answer = apply_stops(one_by_one(make_text_chunks("one ", "EN", "D", "two")), "END")
     assert [mistake for event in answer for mistake in chunk_mistakes(event)] == []
 
 
@@ -270,7 +305,7 @@ def test_answer_that_may_be_cut_is_requested_as_stream(drain: bool) -> None:
 
     def call(request: Any) -> Any:
         asked.append(request)
-        return iter([said("a STOP b")])
+        return iter([make_text_chunks("a STOP b")])
 
     events = events_of(
         with_stop_sequences(call, drain)({**REQUEST, "stream": False, "stop": "STOP"})
@@ -281,31 +316,34 @@ def test_answer_that_may_be_cut_is_requested_as_stream(drain: bool) -> None:
 
 
 def test_stop_may_be_a_string() -> None:
-    upstream = Scripted(one_by_one(said("a b")))
+    upstream = Scripted(one_by_one(make_text_chunks("a b")))
     assert text_of(events_of(with_stop_sequences(upstream, False)({**REQUEST, "stop": " "}))) == "a"
 
 
 # -- notes --------------------------------------------------------------------------------------
 
-NOTED = chunk({"notes": {"annotations": [], "files": [], "metadata": {}}})
+NOTED = make_chunk({"notes": {"annotations": [], "files": [], "metadata": {}}})
 
 
 @check_each("drain", [False, True])
 def test_side_data_in_the_batch_of_the_stop_precedes_the_end(drain: bool) -> None:
-    batches = [[chunk({"content": "a END"}), NOTED, chunk({"content": "b"})], said("c")]
-    answer = stopped(batches, "END", drain=drain)
+    batches = [
+        [make_chunk({"content": "a END"}), NOTED, make_chunk({"content": "b"})],
+        make_text_chunks("c"),
+    ]
+    answer = apply_stops(batches, "END", drain=drain)
     assert answer[1:2] == [NOTED]
-    assert finishes(answer) == ["stop"]
+    assert list_finish_reasons(answer) == ["stop"]
     assert text_of(answer) == "a "
 
 
 def test_late_side_data_is_sent_if_the_upstream_is_drained() -> None:
-    batches = one_by_one([*said("a END")[:2], NOTED, *said("more")[1:]])
-    answer = stopped(batches, "END", drain=True)
+    batches = one_by_one([*make_text_chunks("a END")[:2], NOTED, *make_text_chunks("more")[1:]])
+    answer = apply_stops(batches, "END", drain=True)
     assert answer.index(NOTED) < next(
-        i for i, event in enumerate(answer) if finishes([event]) == ["stop"]
+        i for i, event in enumerate(answer) if list_finish_reasons([event]) == ["stop"]
     )
-    assert NOTED not in stopped(batches, "END")
+    assert NOTED not in apply_stops(batches, "END")
 
 
 @check_each("wrong", [5, "", [""], [1], {"a": 1}, ["a"] * 5])

@@ -14,11 +14,18 @@ from forwarder.middleware.token_limit import with_token_limit
 from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import chunk_mistakes
 from tests.helpers.translating import events_of
-from tests.middleware.chatting import REQUEST, USAGE, Scripted, chunk, one_by_one, said
-from tests.middleware.test_stop_sequences import CALL, finishes, text_of
+from tests.middleware.chatting import (
+    REQUEST,
+    USAGE,
+    Scripted,
+    make_chunk,
+    make_text_chunks,
+    one_by_one,
+)
+from tests.middleware.test_stop_sequences import CALL, list_finish_reasons, text_of
 
 
-def limited(limit: int, script: Any, name: str = "max_completion_tokens") -> list[Event]:
+def apply_limit(limit: int, script: Any, name: str = "max_completion_tokens") -> list[Event]:
     return events_of(with_token_limit(Scripted(script))({**REQUEST, name: limit}))
 
 
@@ -34,23 +41,26 @@ def limited(limit: int, script: Any, name: str = "max_completion_tokens") -> lis
 )
 def test_text_is_cut_at_the_limit(limit: int, kept: str) -> None:
     text = "One two, extraordinary 1234 日本"
-    answer = limited(limit, one_by_one(said(text)))
+    answer = apply_limit(limit, one_by_one(make_text_chunks(text)))
     assert text_of(answer) == kept
-    assert finishes(answer) == ["stop" if kept == text else "length"]
+    assert list_finish_reasons(answer) == ["stop" if kept == text else "length"]
 
 
 @given(st.text(alphabet="aB 1.日\n", max_size=60), st.integers(1, 15), st.data())
 def test_cut_does_not_depend_on_chunking(text: str, limit: int, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     texts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    whole, split = limited(limit, [said(text)]), limited(limit, one_by_one(said(*texts)))
+    whole, split = (
+        apply_limit(limit, [make_text_chunks(text)]),
+        apply_limit(limit, one_by_one(make_text_chunks(*texts))),
+    )
     assert text_of(split) == text_of(whole)
-    assert finishes(split) == finishes(whole)
+    assert list_finish_reasons(split) == list_finish_reasons(whole)
     assert text.startswith(text_of(whole))
 
 
 def test_usage_is_capped() -> None:
-    usage = limited(5, one_by_one(said("word " * 30)))[-1]["usage"]
+    usage = apply_limit(5, one_by_one(make_text_chunks("word " * 30)))[-1]["usage"]
     assert usage == {
         **USAGE,
         "completion_tokens": 5,
@@ -60,41 +70,53 @@ def test_usage_is_capped() -> None:
 
 
 def test_reasoning_counts_towards_the_limit() -> None:
-    script = [[chunk({"reasoning_content": "I think therefore"})], *one_by_one(said("yes"))]
-    answer = limited(2, script)
+    script = [
+        [make_chunk({"reasoning_content": "I think therefore"})],
+        *one_by_one(make_text_chunks("yes")),
+    ]
+    answer = apply_limit(2, script)
     assert answer[0]["choices"][0]["delta"] == {"reasoning_content": "I think"}
     assert text_of(answer) == ""
-    assert finishes(answer) == ["length"]
+    assert list_finish_reasons(answer) == ["length"]
 
 
 def test_token_does_not_span_reasoning_and_text() -> None:
-    thought, text = chunk({"reasoning_content": "Let me think"}), chunk({"content": "One two"})
-    answer = limited(3, [[thought], [text], [chunk({}, finish="stop")]])
+    thought, text = (
+        make_chunk({"reasoning_content": "Let me think"}),
+        make_chunk({"content": "One two"}),
+    )
+    answer = apply_limit(3, [[thought], [text], [make_chunk({}, finish="stop")]])
     assert text_of(answer) == ""
-    assert finishes(answer) == ["length"]
-    answer = limited(4, [[thought], [text], [chunk({}, finish="stop")]])
+    assert list_finish_reasons(answer) == ["length"]
+    answer = apply_limit(4, [[thought], [text], [make_chunk({}, finish="stop")]])
     assert text_of(answer) == "One"
 
 
 def test_call_is_sent_whole_or_not_at_all() -> None:
-    call = [[chunk({"tool_calls": [CALL]})], [chunk({}, "tool_calls")]]
-    assert limited(1, call) == events_of(iter(call))
-    answer = limited(1, [[chunk({"content": "Let me see"})], *call])
-    assert finishes(answer) == ["length"]
+    call = [[make_chunk({"tool_calls": [CALL]})], [make_chunk({}, "tool_calls")]]
+    assert apply_limit(1, call) == events_of(iter(call))
+    answer = apply_limit(1, [[make_chunk({"content": "Let me see"})], *call])
+    assert list_finish_reasons(answer) == ["length"]
     assert all("tool_calls" not in c["delta"] for e in answer for c in e["choices"])
 
 
 def test_logprobs_of_cut_text_are_dropped() -> None:
     entries = [{"token": "One"}, {"token": " two"}, {"token": " three"}]
-    script = [[chunk({"content": "One two three"}, logprobs={"content": entries, "refusal": None})]]
-    assert limited(2, script)[0]["choices"][0]["logprobs"]["content"] == entries[:2]
+    script = [
+        [make_chunk({"content": "One two three"}, logprobs={"content": entries, "refusal": None})]
+    ]
+    assert apply_limit(2, script)[0]["choices"][0]["logprobs"]["content"] == entries[:2]
 
 
 def test_logprobs_may_follow_the_cut() -> None:
     entries = [{"token": "One"}, {"token": " two"}, {"token": " three"}]
-    late = chunk({}, logprobs={"content": entries, "refusal": None})
-    script = [[chunk({"content": "One two three"})], [chunk({"content": " four"})], [late]]
-    told = limited(2, [*script, [chunk({}, "stop")]])
+    late = make_chunk({}, logprobs={"content": entries, "refusal": None})
+    script = [
+        [make_chunk({"content": "One two three"})],
+        [make_chunk({"content": " four"})],
+        [late],
+    ]
+    told = apply_limit(2, [*script, [make_chunk({}, "stop")]])
     assert [c["logprobs"]["content"] for e in told for c in e["choices"] if c["logprobs"]] == [
         entries[:2]
     ]
@@ -102,12 +124,18 @@ def test_logprobs_may_follow_the_cut() -> None:
 
 def test_logprobs_of_an_uncut_answer_are_all_sent() -> None:
     odd = {"content": [{"token": "▁One▁"}], "refusal": None}
-    told = limited(5, [[chunk({"content": "One"}, logprobs=odd)], [chunk({}, "stop")]])
+    told = apply_limit(
+        5, [[make_chunk({"content": "One"}, logprobs=odd)], [make_chunk({}, "stop")]]
+    )
     assert [c["logprobs"] for e in told for c in e["choices"] if c["logprobs"]] == [odd]
 
 
 def test_empty_batches_and_side_data_are_passed_on() -> None:
-    script = [[], *one_by_one(said("a b c")[:-2]), [chunk({"metadata": {"x": 1}}, "stop")]]
+    script = [
+        [],
+        *one_by_one(make_text_chunks("a b c")[:-2]),
+        [make_chunk({"metadata": {"x": 1}}, "stop")],
+    ]
     batches = list(with_token_limit(Scripted(script))({**REQUEST, "max_tokens": 1}))
     assert [] in batches
     assert batches[-1][0]["choices"][0]["delta"] == {"metadata": {"x": 1}}
@@ -115,7 +143,7 @@ def test_empty_batches_and_side_data_are_passed_on() -> None:
 
 
 def test_sdk_accepts_every_chunk() -> None:
-    answer = limited(3, one_by_one(said("one ", "two three", "four five")))
+    answer = apply_limit(3, one_by_one(make_text_chunks("one ", "two three", "four five")))
     assert [mistake for event in answer for mistake in chunk_mistakes(event)] == []
 
 
@@ -131,5 +159,5 @@ def test_other_requests_get_the_inner_stream(unlimited: dict[str, Any]) -> None:
 @check_each("name", ["max_tokens", "max_completion_tokens"])
 def test_limit_below_one_is_rejected(name: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        limited(0, [], name)
+        apply_limit(0, [], name)
     assert refused.value.param == name

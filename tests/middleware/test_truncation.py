@@ -15,12 +15,12 @@ from forwarder.core.types import EventStream
 from forwarder.middleware.truncation import MAX_TRUNCATIONS, is_context_too_long, with_truncation
 from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of
-from tests.middleware.chatting import REQUEST, Scripted, chunk
+from tests.middleware.chatting import REQUEST, Scripted, make_chunk
 
 Json = dict[str, Any]
 
 TOO_LONG = UpstreamRefused(400, {"message": "Too long.", "code": "context_length_exceeded"})
-ANSWER = [[chunk({"content": "ok"}, "stop")]]
+ANSWER = [[make_chunk({"content": "ok"}, "stop")]]
 
 WORDINGS = [
     "This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens.",
@@ -75,18 +75,20 @@ def test_error_code_is_sufficient(error: Json) -> None:
 def test_other_refusals_are_not_context_errors(status: int, message: str) -> None:
     upstream = Scripted(UpstreamRefused(status, {"message": message}))
     with pytest.raises(UpstreamRefused, match=message[:9]):
-        with_truncation(upstream)(asking(user("1"), said("2"), user("3")))
+        with_truncation(upstream)(
+            asking(make_user_message("1"), make_answer_message("2"), make_user_message("3"))
+        )
     assert len(upstream.requests) == 1
 
 
 # -- what goes ----------------------------------------------------------------------------------
 
 
-def user(text: str) -> Json:
+def make_user_message(text: str) -> Json:
     return {"role": "user", "content": text}
 
 
-def said(text: str) -> Json:
+def make_answer_message(text: str) -> Json:
     return {"role": "assistant", "content": text}
 
 
@@ -106,7 +108,7 @@ def asking(*messages: Json) -> Json:
 SYSTEM = {"role": "developer", "content": "s" * 100}
 
 
-def attempts(*messages: Json, refusals: int = MAX_TRUNCATIONS) -> list[list[Json]]:
+def list_attempts(*messages: Json, refusals: int = MAX_TRUNCATIONS) -> list[list[Json]]:
     """The messages of every attempt if the upstream refuses this many."""
     upstream = Scripted(*[TOO_LONG] * refusals, ANSWER)
     with contextlib.suppress(UpstreamRefused):
@@ -115,41 +117,62 @@ def attempts(*messages: Json, refusals: int = MAX_TRUNCATIONS) -> list[list[Json
 
 
 def test_older_half_is_dropped_until_it_fits() -> None:
-    turns = [m for i in range(8) for m in (user(f"q{i}"), said(f"a{i}"))]
-    tried = attempts(SYSTEM, *turns, user("now"), refusals=2)
+    turns = [
+        m for i in range(8) for m in (make_user_message(f"q{i}"), make_answer_message(f"a{i}"))
+    ]
+    tried = list_attempts(SYSTEM, *turns, make_user_message("now"), refusals=2)
     assert [len(messages) for messages in tried] == [18, 10, 6]
-    assert tried[1] == [SYSTEM, *turns[8:], user("now")]
-    assert tried[2] == [SYSTEM, *turns[12:], user("now")]
+    assert tried[1] == [SYSTEM, *turns[8:], make_user_message("now")]
+    assert tried[2] == [SYSTEM, *turns[12:], make_user_message("now")]
 
 
 def test_request_is_otherwise_unchanged() -> None:
     upstream = Scripted(TOO_LONG, ANSWER)
-    request = {**asking(user("1"), said("2"), user("3")), "temperature": 0.5, "tools": [{"a": 1}]}
+    request = {
+        **asking(make_user_message("1"), make_answer_message("2"), make_user_message("3")),
+        "temperature": 0.5,
+        "tools": [{"a": 1}],
+    }
     assert (
         events_of(with_truncation(upstream)(request))[0]["choices"][0]["delta"]["content"] == "ok"
     )
-    assert upstream.requests[1] == {**request, "messages": [user("3")]}
+    assert upstream.requests[1] == {**request, "messages": [make_user_message("3")]}
     assert len(request["messages"]) == 3
 
 
 def test_single_large_message_is_dropped_alone() -> None:
-    tried = attempts(user("x" * 900), said("a"), user("b"), said("c"), user("d"), refusals=1)
-    assert tried[1] == [user("b"), said("c"), user("d")]
+    tried = list_attempts(
+        make_user_message("x" * 900),
+        make_answer_message("a"),
+        make_user_message("b"),
+        make_answer_message("c"),
+        make_user_message("d"),
+        refusals=1,
+    )
+    assert tried[1] == [make_user_message("b"), make_answer_message("c"), make_user_message("d")]
 
 
 def test_answer_is_dropped_with_its_question() -> None:
-    tried = attempts(user("x" * 900), *calling("1", "2"), said("y"), user("z"), refusals=1)
-    assert tried[1] == [user("z")]
+    tried = list_attempts(
+        make_user_message("x" * 900),
+        *calling("1", "2"),
+        make_answer_message("y"),
+        make_user_message("z"),
+        refusals=1,
+    )
+    assert tried[1] == [make_user_message("z")]
 
 
 def test_tool_rounds_after_the_last_question_are_droppable_except_the_last() -> None:
     rounds = [calling(f"{i}a", f"{i}b") for i in range(4)]
-    tried = attempts(SYSTEM, user("do it"), *chain(*rounds), refusals=5)
-    assert tried[1] == [SYSTEM, user("do it"), *rounds[2], *rounds[3]]
-    assert tried[-1] == [SYSTEM, user("do it"), *rounds[3]]
+    tried = list_attempts(SYSTEM, make_user_message("do it"), *chain(*rounds), refusals=5)
+    assert tried[1] == [SYSTEM, make_user_message("do it"), *rounds[2], *rounds[3]]
+    assert tried[-1] == [SYSTEM, make_user_message("do it"), *rounds[3]]
 
 
-@check_each("messages", [[user("x")], [SYSTEM, user("x")], [SYSTEM], calling("1")])
+@check_each(
+    "messages", [[make_user_message("x")], [SYSTEM, make_user_message("x")], [SYSTEM], calling("1")]
+)
 def test_refusal_is_raised_if_nothing_is_removable(messages: list[Json]) -> None:
     upstream = Scripted(TOO_LONG)
     with pytest.raises(UpstreamRefused) as refused:
@@ -159,16 +182,18 @@ def test_refusal_is_raised_if_nothing_is_removable(messages: list[Json]) -> None
 
 
 def test_number_of_attempts_is_limited() -> None:
-    turns = [m for i in range(500) for m in (user(f"q{i}"), said(f"a{i}"))]
+    turns = [
+        m for i in range(500) for m in (make_user_message(f"q{i}"), make_answer_message(f"a{i}"))
+    ]
     upstream = Scripted(*[TOO_LONG] * (MAX_TRUNCATIONS + 1))
     with pytest.raises(UpstreamRefused):
-        with_truncation(upstream)(asking(*turns, user("now")))
+        with_truncation(upstream)(asking(*turns, make_user_message("now")))
     assert len(upstream.requests) == MAX_TRUNCATIONS + 1
 
 
 blocks = st.one_of(
-    st.just([user("question")]),
-    st.just([said("answer")]),
+    st.just([make_user_message("question")]),
+    st.just([make_answer_message("answer")]),
     st.just([SYSTEM]),
     st.integers(1, 3).map(lambda n: calling(*map(str, range(n)))),
 )
@@ -178,22 +203,22 @@ blocks = st.one_of(
 def test_calls_and_results_stay_together(conversation: list[list[Json]]) -> None:
     messages = [message for block in conversation for message in block]
     questions = [m for m in messages if m["role"] == "user"]
-    tried = attempts(*messages)
+    tried = list_attempts(*messages)
     assert [len(m) for m in tried] == sorted({len(m) for m in tried}, reverse=True)
     for kept in tried:
         assert [m for m in kept if m is SYSTEM or m == SYSTEM] == [
             m for m in messages if m == SYSTEM
         ]
-        assert not questions or user("question") in kept
+        assert not questions or make_user_message("question") in kept
         assert kept[-1] == messages[-1]
-        assert _calls(kept) == _results(kept)
+        assert _list_calls(kept) == _list_results(kept)
 
 
-def _calls(messages: list[Json]) -> list[str]:
+def _list_calls(messages: list[Json]) -> list[str]:
     return [call["id"] for m in messages for call in m.get("tool_calls") or ()]
 
 
-def _results(messages: list[Json]) -> list[str]:
+def _list_results(messages: list[Json]) -> list[str]:
     return [m["tool_call_id"] for m in messages if m["role"] == "tool"]
 
 
@@ -203,15 +228,19 @@ def _results(messages: list[Json]) -> list[str]:
 def test_error_inside_a_200_counts_before_the_first_event() -> None:
     refusal = {"error": {"message": "x", "code": "context_length_exceeded"}}
     upstream = Scripted([[refusal]], [TOO_LONG], ANSWER)
-    turns = [m for i in range(8) for m in (user(f"q{i}"), said(f"a{i}"))]
-    events = events_of(with_truncation(upstream)(asking(*turns, user("now"))))
+    turns = [
+        m for i in range(8) for m in (make_user_message(f"q{i}"), make_answer_message(f"a{i}"))
+    ]
+    events = events_of(with_truncation(upstream)(asking(*turns, make_user_message("now"))))
     assert events == ANSWER[0]
     assert [len(r["messages"]) for r in upstream.requests] == [17, 9, 5]
 
 
 def test_error_after_the_first_event_is_passed_on() -> None:
-    upstream = Scripted([[chunk({"content": "a"})], TOO_LONG])
-    stream: EventStream = with_truncation(upstream)(asking(user("1"), said("2"), user("3")))
+    upstream = Scripted([[make_chunk({"content": "a"})], TOO_LONG])
+    stream: EventStream = with_truncation(upstream)(
+        asking(make_user_message("1"), make_answer_message("2"), make_user_message("3"))
+    )
     assert next(stream)
     with pytest.raises(UpstreamRefused):
         next(stream)
@@ -220,9 +249,11 @@ def test_error_after_the_first_event_is_passed_on() -> None:
 def test_other_error_inside_a_200_is_raised_unchanged() -> None:
     upstream = Scripted([[{"error": {"message": "no balance", "code": 402}}]])
     with pytest.raises(UpstreamRefused, match="no balance"):
-        with_truncation(upstream)(asking(user("1"), said("2"), user("3")))
+        with_truncation(upstream)(
+            asking(make_user_message("1"), make_answer_message("2"), make_user_message("3"))
+        )
 
 
 def test_answer_is_complete() -> None:
-    script = [[], [chunk({"content": "a"})], [], [chunk({}, "stop")]]
-    assert list(with_truncation(Scripted(script))(asking(user("1")))) == script
+    script = [[], [make_chunk({"content": "a"})], [], [make_chunk({}, "stop")]]
+    assert list(with_truncation(Scripted(script))(asking(make_user_message("1")))) == script

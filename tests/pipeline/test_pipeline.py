@@ -21,7 +21,14 @@ from forwarder.pipeline.pipeline import (
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of
-from tests.middleware.chatting import REQUEST, USAGE, Scripted, chunk, one_by_one, said
+from tests.middleware.chatting import (
+    REQUEST,
+    USAGE,
+    Scripted,
+    make_chunk,
+    make_text_chunks,
+    one_by_one,
+)
 
 
 def wrap_for_responses(handler: Handler, stop_drain: bool, max_choices: int) -> Handler:
@@ -59,9 +66,9 @@ MESSAGES = [{"role": "user", "content": "a"}] * 3
 
 def test_stop_and_limit_apply_to_each_choice() -> None:
     scripts = [
-        one_by_one(said("one END two")),
-        one_by_one(said("three four", " five")),
-        [said("six")],
+        one_by_one(make_text_chunks("one END two")),
+        one_by_one(make_text_chunks("three four", " five")),
+        [make_text_chunks("six")],
     ]
     call = wrap_for_responses(Scripted(*scripts), stop_drain=True, max_choices=8)
     completion = fold_chat(call({**REQUEST, "n": 3, "stop": "END", "max_tokens": 2}))
@@ -89,15 +96,18 @@ def test_stages_before_a_carrier_emulate_what_it_lacks(
 
 
 def test_prompt_tokens_are_those_of_one_choice() -> None:
-    scripts = [one_by_one(said("one END", " two")), one_by_one(said("three"))]
+    scripts = [
+        one_by_one(make_text_chunks("one END", " two")),
+        one_by_one(make_text_chunks("three")),
+    ]
     call = wrap_for_responses(Scripted(*scripts), stop_drain=False, max_choices=8)
     completion = fold_chat(call({**REQUEST, "n": 2, "stop": "END"}))
     assert completion["usage"]["prompt_tokens"] == USAGE["prompt_tokens"]
 
 
 def test_annotations_are_cut_with_the_text() -> None:
-    noted = chunk({"notes": {"annotations": [[3, {"a": 1}]], "files": [], "metadata": {}}})
-    script = one_by_one([chunk({"content": "one two"}), noted, *said(" END")])
+    noted = make_chunk({"notes": {"annotations": [[3, {"a": 1}]], "files": [], "metadata": {}}})
+    script = one_by_one([make_chunk({"content": "one two"}), noted, *make_text_chunks(" END")])
     for cut in ({"stop": "END"}, {"max_tokens": 1}):
         call = wrap_for_responses(Scripted(script), stop_drain=False, max_choices=8)
         message = fold_chat(call({**REQUEST, **cut}))["choices"][0]["message"]
@@ -113,7 +123,7 @@ def test_request_without_emulations_gets_the_unwrapped_stream() -> None:
 
 
 def test_conversation_is_truncated_only_on_request() -> None:
-    upstream = Scripted(TOO_LONG, [[chunk({"content": "ok"}, "stop")]])
+    upstream = Scripted(TOO_LONG, [[make_chunk({"content": "ok"}, "stop")]])
     events_of(wrap_for_chat(upstream, "json_schema", "auto")({**REQUEST, "messages": MESSAGES}))
     assert [len(request["messages"]) for request in upstream.requests] == [3, 2]
 

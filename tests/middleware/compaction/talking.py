@@ -33,7 +33,7 @@ def make_translation_context(strict: bool = False, secret: str = "s") -> Transla
     )
 
 
-def said(text: str, **more: Any) -> Json:
+def make_text_response(text: str, **more: Any) -> Json:
     """A response with one text message."""
     part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     message = {
@@ -77,11 +77,11 @@ class Model:
             yield [event]
 
 
-def user(text: str) -> Json:
+def make_user_message(text: str) -> Json:
     return {"type": "message", "role": "user", "content": text}
 
 
-def assistant(text: str) -> Json:
+def make_assistant_message(text: str) -> Json:
     return {"type": "message", "role": "assistant", "content": text}
 
 

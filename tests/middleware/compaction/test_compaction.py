@@ -17,11 +17,11 @@ from tests.helpers.check_cases import check_each
 from tests.middleware.compaction.talking import (
     USAGE,
     Model,
-    assistant,
     events_of,
+    make_assistant_message,
+    make_text_response,
     make_translation_context,
-    said,
-    user,
+    make_user_message,
 )
 
 Json = dict[str, Any]
@@ -30,29 +30,29 @@ CALLED: list[Json] = [
     {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
     {"type": "function_call_output", "call_id": "c", "output": "42"},
 ]
-TALK: list[Json] = [user("build it"), assistant("I did."), *CALLED]
+TALK: list[Json] = [make_user_message("build it"), make_assistant_message("I did."), *CALLED]
 TRIGGER: Json = {"type": "compaction_trigger"}
 THRESHOLD: Json = {"context_management": [{"type": "compaction", "compact_threshold": 5}]}
 
 
-def asked(items: Any, **more: Any) -> Json:
+def make_request(items: Any, **more: Any) -> Json:
     tools = [{"type": "function", "name": "f"}]
     return {"model": "m", "input": items, "tools": tools, "stream": True, **more}
 
 
-def mistakes(events: list[Json]) -> list[str]:
+def list_mistakes(events: list[Json]) -> list[str]:
     return [mistake for event in events for mistake in sdk.event_mistakes(event)]
 
 
-def texts(items: list[Json]) -> str:
+def join_items(items: list[Json]) -> str:
     return str(items)
 
 
 def test_trigger_returns_exactly_one_compaction_item() -> None:
-    model = Model(said("We built it."))
+    model = Model(make_text_response("We built it."))
 
     events = events_of(
-        with_compaction(model, make_translation_context(), False)(asked([*TALK, TRIGGER]))
+        with_compaction(model, make_translation_context(), False)(make_request([*TALK, TRIGGER]))
     )
 
     done = [e["item"] for e in events if e["type"] == "response.output_item.done"]
@@ -61,13 +61,13 @@ def test_trigger_returns_exactly_one_compaction_item() -> None:
     assert (response["status"], response["output"]) == ("completed", done)
     assert response["usage"] == USAGE
     assert [e["sequence_number"] for e in events] == list(range(len(events)))
-    assert mistakes(events) == []
+    assert list_mistakes(events) == []
 
 
 def test_summary_request_has_the_conversation_without_tools() -> None:
-    model = Model(said("We built it."))
+    model = Model(make_text_response("We built it."))
     offered = {"type": "additional_tools", "tools": [{"type": "function", "name": "g"}]}
-    request = asked(
+    request = make_request(
         [offered, *TALK, TRIGGER], instructions="Be kind.", text={"verbosity": "low"}, store=True
     )
 
@@ -83,25 +83,33 @@ def test_summary_request_has_the_conversation_without_tools() -> None:
 
 def test_compaction_item_is_replaced_by_its_summary() -> None:
     here = make_translation_context()
-    made = events_of(with_compaction(Model(said("We built it.")), here, False)(
-        asked([*TALK, TRIGGER])
+    made = events_of(with_compaction(Model(make_text_response("We built it.")), here, False)(
+        make_request([*TALK, TRIGGER])
     ))[-1]["response"]["output"]  # fmt: skip
-    model = Model(said("Yes."))
+    model = Model(make_text_response("Yes."))
 
-    events_of(with_compaction(model, here, False)(asked([*TALK, *made, user("and now?")])))
+    events_of(
+        with_compaction(model, here, False)(
+            make_request([*TALK, *made, make_user_message("and now?")])
+        )
+    )
 
     first, summary, question = model.asked[0]["input"]
-    assert (first, question) == (user("build it"), user("and now?"))
+    assert (first, question) == (make_user_message("build it"), make_user_message("and now?"))
     assert summary["content"][0]["text"].endswith("We built it.")
     assert here.loss_report.losses == {}
 
 
 @check_each("status", ["incomplete", "completed"])
 def test_truncated_summary_is_accepted(status: str) -> None:
-    model = Model(said("We bui", status=status, incomplete_details={"reason": "max_output_tokens"}))
+    model = Model(
+        make_text_response(
+            "We bui", status=status, incomplete_details={"reason": "max_output_tokens"}
+        )
+    )
 
     events = events_of(
-        with_compaction(model, make_translation_context(), False)(asked([*TALK, TRIGGER]))
+        with_compaction(model, make_translation_context(), False)(make_request([*TALK, TRIGGER]))
     )
 
     assert events[-1]["response"]["status"] == "completed"
@@ -110,20 +118,26 @@ def test_truncated_summary_is_accepted(status: str) -> None:
 
 @check_each(
     "answer",
-    [said(" "), said("", output=[]), said("x", status="failed", error={"code": "server_error"})],
+    [
+        make_text_response(" "),
+        make_text_response("", output=[]),
+        make_text_response("x", status="failed", error={"code": "server_error"}),
+    ],
 )
 def test_missing_summary_fails(answer: Json) -> None:
     with pytest.raises(UpstreamError):
         events_of(
             with_compaction(Model(answer), make_translation_context(), False)(
-                asked([*TALK, TRIGGER])
+                make_request([*TALK, TRIGGER])
             )
         )
 
 
 def test_misplaced_trigger_is_rejected() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        has_compaction_trigger(asked([user("a"), TRIGGER, user("b")]))
+        has_compaction_trigger(
+            make_request([make_user_message("a"), TRIGGER, make_user_message("b")])
+        )
     assert caught.value.param == "input[1]"
 
 
@@ -131,8 +145,8 @@ def test_misplaced_trigger_is_rejected() -> None:
 
 
 def test_request_below_the_threshold_is_unchanged() -> None:
-    model = Model(said("Yes."))
-    request = asked([user("a"), assistant("b"), user("c")], context_management=[
+    model = Model(make_text_response("Yes."))
+    request = make_request([make_user_message("a"), make_assistant_message("b"), make_user_message("c")], context_management=[
         {"type": "compaction", "compact_threshold": 10_000}
     ])  # fmt: skip
 
@@ -144,46 +158,52 @@ def test_request_below_the_threshold_is_unchanged() -> None:
 
 
 def test_answer_above_the_threshold_follows_a_compaction_item() -> None:
-    model = Model(said("We built it."), said("Yes."))
-    request = asked([*TALK, user("done?")], **THRESHOLD)
+    model = Model(make_text_response("We built it."), make_text_response("Yes."))
+    request = make_request([*TALK, make_user_message("done?")], **THRESHOLD)
 
     events = events_of(with_compaction(model, make_translation_context(), False)(request))
 
     assert model.asked[0]["input"][:-1] == TALK
     kept, summary, question = model.asked[1]["input"]
-    assert (kept, question) == (user("build it"), user("done?"))
-    assert "We built it." in texts([summary])
+    assert (kept, question) == (make_user_message("build it"), make_user_message("done?"))
+    assert "We built it." in join_items([summary])
     assert model.asked[1]["tools"] == request["tools"]
     response = events[-1]["response"]
     assert [item["type"] for item in response["output"]] == ["compaction", "message"]
     assert response["usage"]["total_tokens"] == 30
     assert response["usage"]["input_tokens_details"]["cached_tokens"] == 2
     assert [e["sequence_number"] for e in events] == list(range(len(events)))
-    assert mistakes(events) == []
+    assert list_mistakes(events) == []
     assert sdk.rebuilt_response(events)
 
 
 def test_summary_is_last_in_the_middle_of_tool_calls() -> None:
-    model = Model(said("We built it."), said("Yes."))
+    model = Model(make_text_response("We built it."), make_text_response("Yes."))
 
-    events_of(with_compaction(model, make_translation_context(), False)(asked(TALK, **THRESHOLD)))
+    events_of(
+        with_compaction(model, make_translation_context(), False)(make_request(TALK, **THRESHOLD))
+    )
 
     assert [item["role"] for item in model.asked[1]["input"]] == ["user", "user"]
-    assert "We built it." in texts(model.asked[1]["input"][-1:])
+    assert "We built it." in join_items(model.asked[1]["input"][-1:])
 
 
-@check_each("items", ["a long question " * 9, [user("a long question " * 9)]])
+@check_each("items", ["a long question " * 9, [make_user_message("a long question " * 9)]])
 def test_client_messages_alone_are_not_summarized(items: Any) -> None:
-    model = Model(said("Yes."))
+    model = Model(make_text_response("Yes."))
 
-    events_of(with_compaction(model, make_translation_context(), False)(asked(items, **THRESHOLD)))
+    events_of(
+        with_compaction(model, make_translation_context(), False)(make_request(items, **THRESHOLD))
+    )
 
     assert [request["input"] for request in model.asked] == [items]
 
 
 def test_stateful_request_is_not_compacted_by_threshold() -> None:
-    model = Model(said("Yes."))
-    request = asked([*TALK, user("done?")], **THRESHOLD, previous_response_id="resp_1")
+    model = Model(make_text_response("Yes."))
+    request = make_request(
+        [*TALK, make_user_message("done?")], **THRESHOLD, previous_response_id="resp_1"
+    )
 
     events_of(with_compaction(model, make_translation_context(), False)(request))
 
@@ -191,28 +211,28 @@ def test_stateful_request_is_not_compacted_by_threshold() -> None:
 
 
 def test_summary_request_keeps_upstream_state() -> None:
-    model = Model(said("Sum."))
+    model = Model(make_text_response("Sum."))
 
     events_of(
         with_compaction(model, make_translation_context(), False)(
-            asked([TRIGGER], previous_response_id="resp_1")
+            make_request([TRIGGER], previous_response_id="resp_1")
         )
     )
 
     assert model.asked[0]["previous_response_id"] == "resp_1"
 
 
-@check_each("failure", [UpstreamTimeout("late"), said("", output=[])])
+@check_each("failure", [UpstreamTimeout("late"), make_text_response("", output=[])])
 def test_failed_summary_sends_the_whole_conversation(failure: Any) -> None:
-    model = Model(failure, said("Yes."))
+    model = Model(failure, make_text_response("Yes."))
 
     events = events_of(
         with_compaction(model, make_translation_context(), False)(
-            asked([*TALK, user("done?")], **THRESHOLD)
+            make_request([*TALK, make_user_message("done?")], **THRESHOLD)
         )
     )
 
-    assert model.asked[1]["input"] == [*TALK, user("done?")]
+    assert model.asked[1]["input"] == [*TALK, make_user_message("done?")]
     assert [i["type"] for i in events[-1]["response"]["output"]] == ["message"]
 
 
@@ -231,7 +251,7 @@ def test_failed_summary_sends_the_whole_conversation(failure: Any) -> None:
 def test_invalid_context_management_is_named(given: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         with_compaction(Model(), make_translation_context(), False)(
-            asked("hi", context_management=given)
+            make_request("hi", context_management=given)
         )
     assert caught.value.param == param
 
@@ -240,7 +260,7 @@ def test_invalid_context_management_is_named(given: Any, param: str) -> None:
 
 
 def test_endpoint_returns_client_messages_and_one_item() -> None:
-    model = Model(said("We built it."))
+    model = Model(make_text_response("We built it."))
 
     batches = list(
         make_compact_handler(model, make_translation_context(), False)(
@@ -261,7 +281,7 @@ def test_endpoint_returns_client_messages_and_one_item() -> None:
     "given", [{"input": "hello"}, {"previous_response_id": "resp_1"}, {"conversation": "conv_1"}]
 )
 def test_endpoint_accepts_a_string_and_stored_state(given: Any) -> None:
-    model = Model(said("They greeted.", usage=None))
+    model = Model(make_text_response("They greeted.", usage=None))
 
     [whole] = events_of(
         make_compact_handler(model, make_translation_context(), False)({"model": "m", **given})
@@ -288,9 +308,9 @@ def test_empty_input_is_rejected(given: Any, native: bool) -> None:
 
 
 def test_native_upstream_compacts_itself() -> None:
-    model = Model(said("Yes."), said("Yes."))
+    model = Model(make_text_response("Yes."), make_text_response("Yes."))
     theirs = {"type": "compaction", "encrypted_content": "gAAAA"}
-    request = asked([theirs, *TALK, TRIGGER], **THRESHOLD)
+    request = make_request([theirs, *TALK, TRIGGER], **THRESHOLD)
 
     events_of(with_compaction(model, make_translation_context(), True)(request))
     events_of(

@@ -8,7 +8,12 @@ import pytest
 
 from forwarder.core.errors import UpstreamError
 from forwarder.middleware.compaction import events
-from tests.middleware.compaction.talking import Model, events_of, make_translation_context, said
+from tests.middleware.compaction.talking import (
+    Model,
+    events_of,
+    make_text_response,
+    make_translation_context,
+)
 
 Json = dict[str, Any]
 ITEM: Json = {"id": "cmp_1", "type": "compaction", "encrypted_content": "sealed"}
@@ -16,7 +21,9 @@ ITEM: Json = {"id": "cmp_1", "type": "compaction", "encrypted_content": "sealed"
 
 def test_client_gets_progress_events_during_the_summary() -> None:
     stream = events.stream_compaction_item(
-        Model(said("Long."))({}), lambda text: ITEM, make_translation_context().id_source
+        Model(make_text_response("Long."))({}),
+        lambda text: ITEM,
+        make_translation_context().id_source,
     )
 
     kinds = [event["type"].removeprefix("response.") for event in events_of(stream)]
@@ -27,7 +34,7 @@ def test_client_gets_progress_events_during_the_summary() -> None:
 
 
 def test_summary_in_one_batch_is_announced() -> None:
-    whole = [[{"type": "response.completed", "response": said("Short.")}]]
+    whole = [[{"type": "response.completed", "response": make_text_response("Short.")}]]
 
     told = events_of(
         events.stream_compaction_item(
@@ -53,7 +60,7 @@ def test_error_event_fails_the_compaction() -> None:
 
 
 def test_empty_batches_are_passed_on() -> None:
-    [event] = [{"type": "response.completed", "response": said("x")}]
+    [event] = [{"type": "response.completed", "response": make_text_response("x")}]
 
     batches = list(
         events.stream_compaction_item(
@@ -65,8 +72,8 @@ def test_empty_batches_are_passed_on() -> None:
 
 
 def test_answer_in_one_event_gets_the_item() -> None:
-    model = Model(said("Sum."))
-    whole = iter([[{"type": "response.completed", "response": said("Yes.")}]])
+    model = Model(make_text_response("Sum."))
+    whole = iter([[{"type": "response.completed", "response": make_text_response("Yes.")}]])
 
     told = events_of(
         events.stream_continuation(model({}), lambda text: (ITEM, {}), {}, lambda request: whole)

@@ -6,13 +6,13 @@ import pytest
 
 from forwarder.core.errors import UpstreamProtocolError
 from forwarder.middleware.compaction import summary
-from tests.middleware.compaction.talking import said, user
+from tests.middleware.compaction.talking import make_text_response, make_user_message
 
 
 def test_summary_is_the_text_of_all_messages() -> None:
-    response = said("first")
+    response = make_text_response("first")
     thought = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}]}
-    response["output"] = [thought, *response["output"], *said(" second")["output"]]
+    response["output"] = [thought, *response["output"], *make_text_response(" second")["output"]]
 
     assert summary.read_summary(response) == "first second"
 
@@ -25,6 +25,6 @@ def test_empty_summary_raises() -> None:
 def test_summary_request_omits_output_parameters() -> None:
     request = {"model": "m", "reasoning": {"effort": "low"}, "max_output_tokens": 5, "user": None}
 
-    sent = summary.make_summary_request(request, [user("a")])
+    sent = summary.make_summary_request(request, [make_user_message("a")])
 
     assert sent.keys() == {"model", "reasoning", "input", "store", "stream"}

@@ -11,12 +11,16 @@ from forwarder.core.errors import Unsupported
 from forwarder.core.ids import ID_SOURCE
 from forwarder.middleware.compaction import window
 from tests.helpers.check_cases import check_each
-from tests.middleware.compaction.talking import assistant, make_translation_context, user
+from tests.middleware.compaction.talking import (
+    make_assistant_message,
+    make_translation_context,
+    make_user_message,
+)
 
 Json = dict[str, Any]
 
 
-def sealed(text: Any, secret: str = "s") -> Json:
+def make_compaction_item(text: Any, secret: str = "s") -> Json:
     blob = make_translation_context(secret=secret).encrypt({"compaction": text, "model": "m"})
     return {"type": "compaction", "encrypted_content": blob}
 
@@ -24,7 +28,7 @@ def sealed(text: Any, secret: str = "s") -> Json:
 FOREIGN: Json = {"type": "compaction", "encrypted_content": "gAAAAABx"}
 
 
-def texts(items: list[Json]) -> list[str]:
+def list_texts(items: list[Json]) -> list[str]:
     def text(item: Json) -> str:
         content = item.get("content", item.get("type"))
         return content if isinstance(content, str) else content[0]["text"].rpartition("\n")[2]
@@ -32,7 +36,7 @@ def texts(items: list[Json]) -> list[str]:
     return [text(item) for item in items]
 
 
-def opened(items: list[Json], native: bool = False, strict: bool = False) -> list[Json]:
+def open_items(items: list[Json], native: bool = False, strict: bool = False) -> list[Json]:
     result: list[Json] = window.open_compactions(
         {"input": items}, make_translation_context(strict), native
     )["input"]
@@ -40,7 +44,7 @@ def opened(items: list[Json], native: bool = False, strict: bool = False) -> lis
 
 
 def test_request_without_compaction_items_is_the_same_object() -> None:
-    for given in ("hi", None, [user("hi")], ["?"]):
+    for given in ("hi", None, [make_user_message("hi")], ["?"]):
         request = {"input": given}
         assert window.open_compactions(request, make_translation_context(), False) is request
 
@@ -48,25 +52,28 @@ def test_request_without_compaction_items_is_the_same_object() -> None:
 def test_last_summary_replaces_earlier_items_except_client_messages() -> None:
     items = [
         {"type": "message", "role": "developer", "content": "rules"},
-        user("one"),
-        assistant("gone"),
-        sealed("old"),
+        make_user_message("one"),
+        make_assistant_message("gone"),
+        make_compaction_item("old"),
         {"role": "user", "content": "two"},
         {"type": "reasoning", "summary": []},
-        sealed("new"),
-        assistant("kept"),
-        user("three"),
+        make_compaction_item("new"),
+        make_assistant_message("kept"),
+        make_user_message("three"),
     ]
 
-    assert texts(opened(items)) == ["rules", "one", "two", "new", "kept", "three"]
+    assert list_texts(open_items(items)) == ["rules", "one", "two", "new", "kept", "three"]
 
 
 @check_each(
     "lost",
     [
         FOREIGN,
-        sealed("x", secret="another"),
-        {**sealed("x"), "encrypted_content": sealed("x")["encrypted_content"][:-3] + "abc"},
+        make_compaction_item("x", secret="another"),
+        {
+            **make_compaction_item("x"),
+            "encrypted_content": make_compaction_item("x")["encrypted_content"][:-3] + "abc",
+        },
         {
             "type": "compaction",
             "encrypted_content": make_translation_context().encrypt({"reasoning_content": "x"}),
@@ -78,21 +85,27 @@ def test_last_summary_replaces_earlier_items_except_client_messages() -> None:
 def test_foreign_compaction_is_dropped_or_rejected_in_strict_mode(lost: Json) -> None:
     here = make_translation_context()
 
-    request = window.open_compactions({"input": [assistant("a"), lost, user("b")]}, here, False)
+    request = window.open_compactions(
+        {"input": [make_assistant_message("a"), lost, make_user_message("b")]}, here, False
+    )
 
-    assert request["input"] == [assistant("a"), user("b")]
+    assert request["input"] == [make_assistant_message("a"), make_user_message("b")]
     assert list(here.loss_report.losses) == ["input.compaction"]
     with pytest.raises(Unsupported):
-        opened([lost], strict=True)
+        open_items([lost], strict=True)
 
 
 def test_native_upstream_gets_its_own_items_and_our_summary() -> None:
-    assert opened([assistant("a"), FOREIGN, user("b")], native=True) == [
-        assistant("a"),
+    assert open_items(
+        [make_assistant_message("a"), FOREIGN, make_user_message("b")], native=True
+    ) == [
+        make_assistant_message("a"),
         FOREIGN,
-        user("b"),
+        make_user_message("b"),
     ]
-    assert texts(opened([assistant("a"), sealed("s"), FOREIGN], native=True)) == ["s", "compaction"]
+    assert list_texts(
+        open_items([make_assistant_message("a"), make_compaction_item("s"), FOREIGN], native=True)
+    ) == ["s", "compaction"]
 
 
 def test_native_upstream_does_not_get_damaged_own_items() -> None:
@@ -107,16 +120,27 @@ def test_newest_user_messages_are_kept_within_the_limit() -> None:
     long = "x" * (window.MAX_KEPT_TOKENS * 3)
     rules = {"type": "message", "role": "system", "content": "rules"}
 
-    assert texts(window.select_kept_items([rules, user(long), user(long), user("new")])) == [
+    assert list_texts(
+        window.select_kept_items(
+            [rules, make_user_message(long), make_user_message(long), make_user_message("new")]
+        )
+    ) == [
         "rules",
         long,
         "new",
     ]
-    assert texts(window.select_kept_items([user("old"), user(long + long)])) == [long + long]
+    assert list_texts(
+        window.select_kept_items([make_user_message("old"), make_user_message(long + long)])
+    ) == [long + long]
 
 
 def test_open_question_is_the_trailing_client_messages() -> None:
-    items = [user("a"), assistant("b"), user("c"), user("d")]
+    items = [
+        make_user_message("a"),
+        make_assistant_message("b"),
+        make_user_message("c"),
+        make_user_message("d"),
+    ]
 
     assert window.split_open_question(items) == (items[:2], items[2:])
     assert window.split_open_question(items[:2]) == (items[:2], [])
@@ -125,7 +149,10 @@ def test_open_question_is_the_trailing_client_messages() -> None:
 
 def test_kept_messages_have_the_fields_of_output_items() -> None:
     [plain, rich] = window.make_compact_output(
-        [user("a"), {"role": "user", "id": "msg_1", "content": [{"type": "input_image"}]}],
+        [
+            make_user_message("a"),
+            {"role": "user", "id": "msg_1", "content": [{"type": "input_image"}]},
+        ],
         ID_SOURCE,
     )
 
@@ -142,8 +169,8 @@ def test_only_the_last_summary_is_decrypted() -> None:
         count += 1
         return make_translation_context().decrypt(blob)
 
-    items = [sealed(f"summary {i}") for i in range(50)]
-    request = {"input": [*items, user("go on")]}
+    items = [make_compaction_item(f"summary {i}") for i in range(50)]
+    request = {"input": [*items, make_user_message("go on")]}
     result = window.open_compactions(request, replace(here, decrypt=unseal), False)["input"]
     assert "summary 49" in result[0]["content"][0]["text"]
     assert count == 1

@@ -20,7 +20,7 @@ from tests.helpers.check_cases import check_each
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def having(*pieces: bytes, kind: str = "") -> Callable[[str], FileResponse]:
+def make_download(*pieces: bytes, kind: str = "") -> Callable[[str], FileResponse]:
     def get(what: str) -> FileResponse:
         assert what == "/files/file-1/content"
         return SimpleNamespace(headers={"content-type": kind}, chunks=iter(pieces))
@@ -30,19 +30,19 @@ def having(*pieces: bytes, kind: str = "") -> Callable[[str], FileResponse]:
 
 @check_each("kind", ["", "image/png", "application/octet-stream", "image/png; q=1"])
 def test_download_joins_chunks_and_detects_the_type(kind: str) -> None:
-    blob = download(having(PNG[:3], PNG[3:], kind=kind), "file-1", "p", 8)
+    blob = download(make_download(PNG[:3], PNG[3:], kind=kind), "file-1", "p", 8)
 
     assert blob == Blob(PNG, "image/png")
 
 
 def test_download_stops_at_the_size_limit() -> None:
-    def endless():  # type: ignore[no-untyped-def]
+    def yield_pieces():  # type: ignore[no-untyped-def]
         yield PNG
         yield PNG
         raise AssertionError("read on")
 
     with pytest.raises(InvalidRequest) as refused:
-        download(lambda _: SimpleNamespace(headers={}, chunks=endless()), "file-1", "p.q", 15)
+        download(lambda _: SimpleNamespace(headers={}, chunks=yield_pieces()), "file-1", "p.q", 15)
 
     assert refused.value.param == "p.q"
     assert "too large" in refused.value.message

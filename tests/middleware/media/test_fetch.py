@@ -38,21 +38,21 @@ class Resolver:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (NAMES[host], port))]
 
 
-def fetcher(
+def make_fetcher(
     resolve: Callable[..., Any] | None = None, max_bytes: int = 10_000, seconds: float = 5
 ) -> Fetcher:
     """A fetcher that may reach the private host ``files.test`` and public hosts."""
     return Fetcher(AddressGuard(["files.test"], resolve or Resolver()), max_bytes, seconds)
 
 
-def fetched(url: str, **limits: Any) -> Blob:
-    return fetcher(**limits).fetch_all({url: PATH})[url]
+def fetch_url(url: str, **limits: Any) -> Blob:
+    return make_fetcher(**limits).fetch_all({url: PATH})[url]
 
 
-def refusal(url: str, **limits: Any) -> str:
+def get_refusal(url: str, **limits: Any) -> str:
     """Why a URL is not fetched; the error must name the path."""
     with pytest.raises(InvalidRequest) as caught:
-        fetched(url, **limits)
+        fetch_url(url, **limits)
     assert (caught.value.status, caught.value.param) == (400, PATH)
     assert PATH in caught.value.message
     return caught.value.message
@@ -79,7 +79,7 @@ IMAGE = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png")
 def test_an_image_is_fetched_with_its_type_and_name() -> None:
     with serving(IMAGE) as server:
         url = f"http://files.test:{server.port}/a%20b/c.png?x=ä"
-        blob = fetched(url)
+        blob = fetch_url(url)
 
     assert blob == (PNG, "image/png", "c.png")
     head = server.requests[0].split(b"\r\n")
@@ -95,7 +95,7 @@ def test_a_body_in_chunks_is_fetched() -> None:
         peer.send(encode_chunk(PNG[:50]), encode_chunk(PNG[50:]), encode_chunk(b""))
 
     with serving(script) as server:
-        assert fetched(f"http://files.test:{server.port}/").data == PNG
+        assert fetch_url(f"http://files.test:{server.port}/").data == PNG
 
 
 def test_a_redirect_is_followed() -> None:
@@ -104,7 +104,7 @@ def test_a_redirect_is_followed() -> None:
         (saying(b"HTTP/1.1 302 Found", b"Location: /new.png") if moved else IMAGE)(Again(peer))
 
     with serving(script) as server:
-        assert fetched(f"http://files.test:{server.port}/old").name == "new.png"
+        assert fetch_url(f"http://files.test:{server.port}/old").name == "new.png"
 
 
 class Again:
@@ -124,7 +124,7 @@ def test_urls_are_fetched_in_parallel_and_once() -> None:
     with serving(script) as server:
         wanted = {f"http://files.test:{server.port}/{i}": f"p{i}" for i in range(6)}
         started = time.monotonic()
-        blobs = fetcher().fetch_all(wanted)
+        blobs = make_fetcher().fetch_all(wanted)
 
     assert time.monotonic() - started < 1.2
     assert list(blobs) == list(wanted)
@@ -139,15 +139,15 @@ def test_certificate_and_host_name_are_verified(
     monkeypatch.setattr(fetch, "create_trust_context", lambda: trust)
 
     with serving(IMAGE, authority.server("files.test")) as server:
-        assert fetched(f"https://files.test:{server.port}/").data == PNG
+        assert fetch_url(f"https://files.test:{server.port}/").data == PNG
     with serving(IMAGE, authority.server("other.test")) as server:
-        assert "cannot be reached" in refusal(f"https://files.test:{server.port}/")
+        assert "cannot be reached" in get_refusal(f"https://files.test:{server.port}/")
 
 
 def test_name_is_resolved_once_and_its_address_used() -> None:
     resolve = Resolver()
     with serving(IMAGE) as server:
-        fetched(f"http://files.test:{server.port}/", resolve=resolve)
+        fetch_url(f"http://files.test:{server.port}/", resolve=resolve)
 
     assert resolve.asked == ["files.test"]
 
@@ -165,7 +165,7 @@ def test_name_is_resolved_once_and_its_address_used() -> None:
 )  # fmt: skip
 def test_private_host_is_not_contacted(host: str) -> None:
     with serving(IMAGE) as server:
-        said = refusal(f"http://{host}:{server.port}/")
+        said = get_refusal(f"http://{host}:{server.port}/")
 
     assert server.connections == 0
     assert "no public address" in said or "not a valid URL" in said
@@ -176,7 +176,7 @@ def test_private_host_is_not_contacted(host: str) -> None:
 def test_other_private_hosts_are_not_contacted(host: str) -> None:
     started = time.monotonic()
 
-    assert "no public address" in refusal(f"http://{host}/latest/meta-data/")
+    assert "no public address" in get_refusal(f"http://{host}/latest/meta-data/")
     assert time.monotonic() - started < 1
 
 
@@ -194,14 +194,14 @@ def test_redirect_target_is_checked_by_the_guard(location: bytes) -> None:
         saying(b"HTTP/1.1 302 Found", b"Location: " + target)(peer)
 
     with serving(script) as server:
-        refusal(f"http://files.test:{server.port}/")
+        get_refusal(f"http://files.test:{server.port}/")
 
     assert server.connections == 1
 
 
 def test_number_of_redirects_is_limited() -> None:
     with serving(saying(b"HTTP/1.1 301 Moved", b"Location: /again")) as server:
-        assert "more than 3 times" in refusal(f"http://files.test:{server.port}/")
+        assert "more than 3 times" in get_refusal(f"http://files.test:{server.port}/")
     assert server.connections == 4
 
 
@@ -222,7 +222,7 @@ def test_number_of_redirects_is_limited() -> None:
     ],
 )
 def test_unfetchable_url_is_rejected(url: str, reason: str) -> None:
-    assert reason in refusal(url)
+    assert reason in get_refusal(url)
 
 
 @check_each(
@@ -239,18 +239,18 @@ def test_unfetchable_url_is_rejected(url: str, reason: str) -> None:
 )
 def test_other_media_types_are_rejected(head: list[bytes], reason: str) -> None:
     with serving(saying(*head)) as server:
-        assert reason in refusal(f"http://files.test:{server.port}/")
+        assert reason in get_refusal(f"http://files.test:{server.port}/")
 
 
 def test_undeclared_type_is_detected_from_content() -> None:
     with serving(saying(b"HTTP/1.1 200 OK")) as server:
-        assert fetched(f"http://files.test:{server.port}/").type == "image/png"
+        assert fetch_url(f"http://files.test:{server.port}/").type == "image/png"
     with serving(saying(b"HTTP/1.1 200 OK", body=b"\x7fELF")) as server:
-        assert "neither an image" in refusal(f"http://files.test:{server.port}/")
+        assert "neither an image" in get_refusal(f"http://files.test:{server.port}/")
 
 
 def test_unreachable_host_is_not_described() -> None:
-    assert "cannot be reached" in refusal(f"http://files.test:{unused_port()}/")
+    assert "cannot be reached" in get_refusal(f"http://files.test:{unused_port()}/")
 
 
 # -- limits ---------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def test_unreachable_host_is_not_described() -> None:
 def test_body_declared_too_large_is_not_read() -> None:
     script = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png", length=10_001)
     with serving(script) as server:
-        assert "too large" in refusal(f"http://files.test:{server.port}/")
+        assert "too large" in get_refusal(f"http://files.test:{server.port}/")
 
 
 def test_endless_body_is_read_up_to_the_limit() -> None:
@@ -274,29 +274,29 @@ def test_endless_body_is_read_up_to_the_limit() -> None:
             sent += 2**16
 
     with serving(script) as server:
-        assert "too large" in refusal(f"http://files.test:{server.port}/", max_bytes=2**20)
+        assert "too large" in get_refusal(f"http://files.test:{server.port}/", max_bytes=2**20)
     assert sent < 2**26  # what the system's own buffers took
 
 
 def test_size_limit_applies_to_all_urls_together() -> None:
     with serving(IMAGE) as server:
         wanted = {f"http://files.test:{server.port}/{i}": PATH for i in range(3)}
-        assert len(fetcher(max_bytes=3 * len(PNG)).fetch_all(wanted)) == 3
+        assert len(make_fetcher(max_bytes=3 * len(PNG)).fetch_all(wanted)) == 3
         with pytest.raises(InvalidRequest, match="too large"):
-            fetcher(max_bytes=3 * len(PNG) - 1).fetch_all(wanted)
+            make_fetcher(max_bytes=3 * len(PNG) - 1).fetch_all(wanted)
 
 
 def test_incomplete_body_is_rejected() -> None:
     script = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png", length=len(PNG) + 1)
     with serving(script) as server:
-        assert "incomplete" in refusal(f"http://files.test:{server.port}/")
+        assert "incomplete" in get_refusal(f"http://files.test:{server.port}/")
 
 
 IN_TIME = 2.0
 """Seconds by which a fetch of less than half a second is over; the slow servers go on for five."""
 
 
-def dripping(head: bytes, drop: bytes) -> Script:
+def drip_bytes(head: bytes, drop: bytes) -> Script:
     """A server that sends a head and then single bytes, so that no single read times out."""
 
     def script(peer: Peer) -> None:
@@ -313,9 +313,9 @@ def dripping(head: bytes, drop: bytes) -> Script:
     "script",
     [
         lambda peer: peer.server.wait(),
-        dripping(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
-        dripping(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n", b"."),
-        dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n.\r\n"),
+        drip_bytes(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+        drip_bytes(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n", b"."),
+        drip_bytes(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n.\r\n"),
     ],
     ids=["silent", "slow head", "slow body", "slow chunks"],
 )
@@ -329,14 +329,14 @@ def test_slow_server_times_out(
     with serving(script, authority.server("files.test") if tls else None) as server:
         started = time.monotonic()
         url = f"http{'s' * tls}://files.test:{server.port}/"
-        assert "took too long" in refusal(url, seconds=0.4)
+        assert "took too long" in get_refusal(url, seconds=0.4)
         assert time.monotonic() - started < IN_TIME
 
 
 def test_slow_handshake_times_out() -> None:
     with serving(lambda peer: peer.server.wait()) as server:
         started = time.monotonic()
-        assert "took too long" in refusal(f"https://files.test:{server.port}/", seconds=0.3)
+        assert "took too long" in get_refusal(f"https://files.test:{server.port}/", seconds=0.3)
         assert time.monotonic() - started < IN_TIME
 
 
@@ -348,7 +348,7 @@ def test_failure_after_the_deadline_is_a_timeout(
     with serving(lambda peer: peer.server.wait()) as server:
         for scheme in ("http", "https"):
             url = f"{scheme}://files.test:{server.port}/"
-            assert "took too long" in refusal(url, seconds=0.2)
+            assert "took too long" in get_refusal(url, seconds=0.2)
 
 
 WAIT = fetch.Future.result
@@ -360,7 +360,7 @@ def test_slow_look_up_times_out() -> None:
         return []
 
     started = time.monotonic()
-    assert "took too long" in refusal("http://slow.test/", resolve=resolve, seconds=0.2)
+    assert "took too long" in get_refusal("http://slow.test/", resolve=resolve, seconds=0.2)
     assert time.monotonic() - started < IN_TIME
 
 
@@ -368,7 +368,7 @@ def test_number_of_urls_is_limited() -> None:
     wanted = {f"http://files.test/{i}": f"input[{i}]" for i in range(fetch.MAX_URLS + 1)}
 
     with pytest.raises(InvalidRequest, match="at most 64") as caught:
-        fetcher().fetch_all(wanted)
+        make_fetcher().fetch_all(wanted)
     assert caught.value.param == "input[64]"
 
 
@@ -377,6 +377,6 @@ def test_error_names_all_unfetchable_urls() -> None:
         there = f"http://files.test:{server.port}/a.png"
         wanted = {"ftp://a/b": "one", there: "two", "http://u:p@files.test/": "three"}
         with pytest.raises(MediaUnavailable) as caught:
-            fetcher().fetch_all(wanted)
+            make_fetcher().fetch_all(wanted)
     assert caught.value.names == {"ftp://a/b", "http://u:p@files.test/"}
     assert (caught.value.param, caught.value.code) == ("one", "unfetchable_url")

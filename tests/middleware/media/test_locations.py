@@ -39,12 +39,12 @@ RESPONSES: dict[str, Any] = {
 }
 
 
-def found(request: dict[str, Any], client: str) -> list[tuple[str, str, str, bool]]:
+def list_media(request: dict[str, Any], client: str) -> list[tuple[str, str, str, bool]]:
     return [(p.kind, p.url, p.url_path, p.in_result) for p in find_media(request, client)]
 
 
 def test_all_images_and_files_of_a_chat_request_are_found() -> None:
-    assert found(CHAT, "chat") == [
+    assert list_media(CHAT, "chat") == [
         ("image", "a", "messages[1].content[1].image_url.url", False),
         ("image", "b", "messages[1].content[2].image_url", False),
         ("file", "c", "messages[1].content[3].file.file_url", False),
@@ -54,7 +54,7 @@ def test_all_images_and_files_of_a_chat_request_are_found() -> None:
 
 
 def test_all_images_and_files_of_a_responses_request_are_found() -> None:
-    assert found(RESPONSES, "responses") == [
+    assert list_media(RESPONSES, "responses") == [
         ("image", "a", "input[1].content[0].image_url", False),
         ("file", "b", "input[2].content[0].file_url", False),
         ("image", "", "input[3].output[0].image_url", True),
@@ -74,7 +74,7 @@ def test_all_images_and_files_of_a_responses_request_are_found() -> None:
     ],
 )
 def test_malformed_requests_are_skipped(request_: dict[str, Any]) -> None:
-    assert found(request_, "chat") == []
+    assert list_media(request_, "chat") == []
 
 
 @check_each(("request_", "client"), [(CHAT, "chat"), (RESPONSES, "responses")])

@@ -31,7 +31,7 @@ STORED = {"file-1": THERE[WEB], "file-2": THERE[DOC]}
 Json = dict[str, Any]
 
 
-def stored(file_id: str, path: str) -> Blob:
+def read_stored_file(file_id: str, path: str) -> Blob:
     if file_id not in STORED:
         raise InvalidRequest(f"{path}: no such file", param=path)
     return STORED[file_id]
@@ -55,15 +55,15 @@ class Fetcher:
         return {url: THERE[url] for url in wanted}
 
 
-def chat(part: Json) -> Json:
+def make_chat_request(part: Json) -> Json:
     return {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, part]}]}
 
 
-def responses(part: Json) -> Json:
+def make_responses_request(part: Json) -> Json:
     return {"input": [{"role": "user", "content": [part]}]}
 
 
-def settled(
+def apply_policy(
     part: Json,
     over: str = "chat",
     fetcher: Any = None,
@@ -73,7 +73,7 @@ def settled(
 ) -> Json:
     """The part that reaches the upstream; its type selects the client's protocol."""
     client = "responses" if part["type"].startswith("input") else "chat"
-    request = responses(part) if client == "responses" else chat(part)
+    request = make_responses_request(part) if client == "responses" else make_chat_request(part)
     (entry,) = next(iter(request.values()))
     entry["role"] = role
     sent: list[Json] = []
@@ -85,7 +85,7 @@ def settled(
         MediaIO(
             fetcher and fetcher.fetch,
             lambda blob, path: f"file-of-{blob.name}-{len(blob.data)}",
-            stored,
+            read_stored_file,
             knows_ids,
         ),
     )
@@ -95,14 +95,14 @@ def settled(
     return result
 
 
-def refusal(part: Json, **how: Any) -> tuple[int, str | None]:
+def get_refusal(part: Json, **how: Any) -> tuple[int, str | None]:
     with pytest.raises(ForwarderError) as caught:
-        settled(part, **how)
+        apply_policy(part, **how)
     assert str(caught.value.param) in caught.value.message or caught.value.message == "no"
     return caught.value.status, caught.value.param
 
 
-def image(url: str) -> Json:
+def make_image_part(url: str) -> Json:
     return {"type": "image_url", "image_url": {"url": url, "detail": "low"}}
 
 
@@ -110,7 +110,7 @@ def input_image(url: str) -> Json:
     return {"type": "input_image", "image_url": url, "detail": "low"}
 
 
-def file(**fields: Any) -> Json:
+def make_file_part(**fields: Any) -> Json:
     return {"type": "file", "file": fields}
 
 
@@ -118,12 +118,12 @@ def input_file(**fields: Any) -> Json:
     return {"type": "input_file", **fields}
 
 
-BOTH = [image, input_image]
+BOTH = [make_image_part, input_image]
 
 
 def test_request_without_media_is_the_same_object() -> None:
     sent: list[Json] = []
-    request = chat({"type": "text", "text": "y"})
+    request = make_chat_request({"type": "text", "text": "y"})
     call = with_media(
         lambda request: iter(sent.append(request) or ()),
         "chat",
@@ -145,38 +145,38 @@ def by_id(file_id: Any) -> Json:
 
 @check_each("taken", ["url", "base64"])
 def test_image_id_is_inlined_for_chat(taken: str) -> None:
-    assert settled(by_id("file-1"), image_url=taken) == input_image(PNG_URL)
+    assert apply_policy(by_id("file-1"), image_url=taken) == input_image(PNG_URL)
 
 
 def test_image_id_is_passed_on_to_responses() -> None:
-    assert settled(by_id("file-1"), over="responses") == by_id("file-1")
+    assert apply_policy(by_id("file-1"), over="responses") == by_id("file-1")
 
 
 @check_each("file_id", ["file-2", "../models", "", 5])
 def test_invalid_image_or_file_id_is_rejected(file_id: Any) -> None:
-    assert refusal(by_id(file_id)) == (400, "input[0].content[0].file_id")
+    assert get_refusal(by_id(file_id)) == (400, "input[0].content[0].file_id")
 
 
 def test_image_id_is_rejected_if_images_are_not_accepted() -> None:
-    assert refusal(by_id("file-1"), image_url="none") == (400, "input[0].content[0]")
+    assert get_refusal(by_id("file-1"), image_url="none") == (400, "input[0].content[0]")
 
 
 def test_file_id_is_passed_on_inlined_or_uploaded() -> None:
     asked = input_file(file_id="file-2")
 
-    assert settled(asked) == asked
-    assert settled(asked, over="responses", knows_ids=False) == asked
-    inlined = settled(asked, knows_ids=False)
+    assert apply_policy(asked) == asked
+    assert apply_policy(asked, over="responses", knows_ids=False) == asked
+    inlined = apply_policy(asked, knows_ids=False)
     assert inlined == input_file(filename="b.pdf", file_data=PDF_URL)
-    uploaded = settled(asked, knows_ids=False, file="upload")
+    uploaded = apply_policy(asked, knows_ids=False, file="upload")
     assert uploaded == input_file(file_id="file-of-b.pdf-8")
 
 
 def test_unavailable_file_id_is_passed_on_and_image_id_rejected() -> None:
     asked = input_file(file_id="file-3")
 
-    assert settled(asked, knows_ids=False) == asked
-    assert refusal(by_id("file-3")) == (400, "input[0].content[0].file_id")
+    assert apply_policy(asked, knows_ids=False) == asked
+    assert get_refusal(by_id("file-3")) == (400, "input[0].content[0].file_id")
 
 
 def test_repeated_id_is_downloaded_once() -> None:
@@ -252,93 +252,93 @@ def test_error_names_all_unavailable_images() -> None:
 @check_each("make", BOTH)
 @check_each("url", [WEB, PNG_URL, "oss://bucket/a.png"])
 def test_image_url_is_passed_on_if_accepted(make: Any, url: str) -> None:
-    assert settled(make(url)) == make(url)
+    assert apply_policy(make(url)) == make(url)
 
 
 @check_each("make", BOTH)
 def test_image_url_is_inlined_if_not_accepted(make: Any) -> None:
     fetcher = Fetcher()
 
-    assert settled(make(WEB), fetcher=fetcher, image_url="base64") == make(PNG_URL)
+    assert apply_policy(make(WEB), fetcher=fetcher, image_url="base64") == make(PNG_URL)
     assert list(fetcher.wanted) == [WEB]
 
 
 @check_each("make", BOTH)
 def test_a_data_url_is_not_fetched(make: Any) -> None:
-    assert settled(make(PNG_URL), image_url="base64") == make(PNG_URL)
+    assert apply_policy(make(PNG_URL), image_url="base64") == make(PNG_URL)
 
 
 def test_a_data_url_without_a_type_gets_one() -> None:
-    assert settled(image(f"data:;base64,{PNG}")) == image(PNG_URL)
+    assert apply_policy(make_image_part(f"data:;base64,{PNG}")) == make_image_part(PNG_URL)
 
 
 @check_each(
     ("part", "path"),
     [
-        (image("data:image/png;base64,AAA"), "messages[0].content[1].image_url.url"),
-        (image("data:image/png,AAAA"), "messages[0].content[1].image_url.url"),
+        (make_image_part("data:image/png;base64,AAA"), "messages[0].content[1].image_url.url"),
+        (make_image_part("data:image/png,AAAA"), "messages[0].content[1].image_url.url"),
         (
             {"type": "image_url", "image_url": "data:image/png,"},
             "messages[0].content[1].image_url",
         ),
         (input_image("data:image/png;base64,?"), "input[0].content[0].image_url"),
         (input_file(file_data="data:a/b;base64,?"), "input[0].content[0].file_data"),
-        (file(file_data="no base64!"), "messages[0].content[1].file.file_data"),
+        (make_file_part(file_data="no base64!"), "messages[0].content[1].file.file_data"),
     ],
 )
 def test_invalid_data_url_is_rejected_with_its_path(part: Json, path: str) -> None:
-    assert refusal(part) == (400, path)
+    assert get_refusal(part) == (400, path)
 
 
 @check_each(
     ("part", "path"),
     [
-        (image(WEB), "messages[0].content[1].image_url.url"),
+        (make_image_part(WEB), "messages[0].content[1].image_url.url"),
         (input_image(WEB), "input[0].content[0].image_url"),
     ],
 )
 def test_nothing_is_fetched_without_permission(part: Json, path: str) -> None:
-    assert refusal(part, image_url="base64") == (400, path)
+    assert get_refusal(part, image_url="base64") == (400, path)
 
 
 def test_unfetchable_url_is_rejected_with_its_path() -> None:
     part = input_image("https://example.com/gone.png")
 
-    assert refusal(part, image_url="base64", fetcher=Fetcher()) == (
+    assert get_refusal(part, image_url="base64", fetcher=Fetcher()) == (
         400,
         "input[0].content[0].image_url",
     )
 
 
 def test_document_as_image_is_rejected() -> None:
-    assert refusal(image(DOC), image_url="base64", fetcher=Fetcher())[0] == 400
+    assert get_refusal(make_image_part(DOC), image_url="base64", fetcher=Fetcher())[0] == 400
 
 
 @check_each("url", [WEB, PNG_URL])
 def test_images_are_rejected_if_not_accepted(url: str) -> None:
-    assert refusal(input_image(url), image_url="none") == (400, "input[0].content[0]")
+    assert get_refusal(input_image(url), image_url="none") == (400, "input[0].content[0]")
 
 
 def test_tool_images_are_skipped_if_the_profile_drops_them() -> None:
     how: Json = {"image_url": "none", "tool_image": "drop"}
 
-    assert settled(image(WEB), role="tool", **how) == image(WEB)
-    assert refusal(image(WEB), **how)[0] == 400
+    assert apply_policy(make_image_part(WEB), role="tool", **how) == make_image_part(WEB)
+    assert get_refusal(make_image_part(WEB), **how)[0] == 400
 
 
 # -- files ----------------------------------------------------------------------------------------
 
 
 def test_file_data_is_passed_on() -> None:
-    part = file(file_data=PDF_URL, filename="a.pdf")
+    part = make_file_part(file_data=PDF_URL, filename="a.pdf")
 
-    assert settled(part) == part
+    assert apply_policy(part) == part
 
 
 @check_each(
     ("part", "expected"),
     [
-        (file(file_data=PDF), file(file_data=PDF_URL, filename="file.pdf")),
+        (make_file_part(file_data=PDF), make_file_part(file_data=PDF_URL, filename="file.pdf")),
         (
             input_file(file_data=PDF, filename="a.pdf", detail="low"),
             input_file(file_data=PDF_URL, filename="a.pdf", detail="low"),
@@ -346,33 +346,38 @@ def test_file_data_is_passed_on() -> None:
     ],
 )
 def test_bare_base64_becomes_a_data_url(part: Json, expected: Json) -> None:
-    assert settled(part) == expected
+    assert apply_policy(part) == expected
 
 
 @check_each(
     ("part", "expected"),
     [
-        (file(file_data=PDF_URL, filename="a.pdf"), file(file_id="file-of-a.pdf-8")),
+        (
+            make_file_part(file_data=PDF_URL, filename="a.pdf"),
+            make_file_part(file_id="file-of-a.pdf-8"),
+        ),
         (
             input_file(file_data=PDF, filename="a.pdf"),
             input_file(file_id="file-of-a.pdf-8"),
         ),
-        (file(file_id="file-1"), file(file_id="file-1")),
+        (make_file_part(file_id="file-1"), make_file_part(file_id="file-1")),
     ],
 )
 def test_file_is_uploaded_if_only_ids_are_accepted(part: Json, expected: Json) -> None:
-    assert settled(part, file="upload") == expected
+    assert apply_policy(part, file="upload") == expected
 
 
-@check_each("part", [file(file_data=PDF), file(file_id="f"), input_file(file_url=DOC)])
+@check_each(
+    "part", [make_file_part(file_data=PDF), make_file_part(file_id="f"), input_file(file_url=DOC)]
+)
 def test_files_are_rejected_if_not_accepted(part: Json) -> None:
-    assert refusal(part, file="none")[0] == 400
+    assert get_refusal(part, file="none")[0] == 400
 
 
 def test_file_url_is_passed_on_to_responses() -> None:
     part = input_file(file_url=DOC)
 
-    assert settled(part, over="responses") == part
+    assert apply_policy(part, over="responses") == part
 
 
 @check_each(
@@ -384,7 +389,7 @@ def test_file_url_is_passed_on_to_responses() -> None:
     ],
 )  # fmt: skip
 def test_file_url_is_fetched_for_chat(how: Json, expected: Json) -> None:
-    assert settled(input_file(file_url=DOC), fetcher=Fetcher(), **how) == expected
+    assert apply_policy(input_file(file_url=DOC), fetcher=Fetcher(), **how) == expected
 
 
 def test_repeated_url_is_fetched_once() -> None:
@@ -416,7 +421,7 @@ def test_repeated_url_is_fetched_once() -> None:
 )
 def test_image_data_must_be_an_image(url: str, found: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        settled({"type": "image_url", "image_url": {"url": url}})
+        apply_policy({"type": "image_url", "image_url": {"url": url}})
     assert caught.value.param == "messages[0].content[1].image_url.url"
     assert found in caught.value.message
 
@@ -426,10 +431,10 @@ def test_unspecific_type_is_replaced() -> None:
         "type": "image_url",
         "image_url": {"url": f"data:application/octet-stream;base64,{PNG}"},
     }
-    assert settled(part)["image_url"]["url"] == PNG_URL
+    assert apply_policy(part)["image_url"]["url"] == PNG_URL
     file = {"type": "input_file", "filename": "a",
             "file_data": f"data:application/octet-stream;base64,{PDF}"}  # fmt: skip
-    assert settled(file)["file_data"] == PDF_URL
+    assert apply_policy(file)["file_data"] == PDF_URL
 
 
 @check_each(

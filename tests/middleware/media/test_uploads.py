@@ -39,7 +39,7 @@ class Store:
             raise UpstreamRefused(404, {"message": "no such file"})
 
 
-def soon(condition: Callable[[], bool]) -> bool:
+def wait_for(condition: Callable[[], bool]) -> bool:
     until = time.monotonic() + 5
     while not condition() and time.monotonic() < until:
         time.sleep(0.01)
@@ -95,7 +95,7 @@ def test_expired_file_is_deleted_with_its_key() -> None:
     uploads = UploadCache(store, 0.05)
     uploads.get_file_id(A, "key")
 
-    assert soon(lambda: store.deleted == [("file-1", "key")])
+    assert wait_for(lambda: store.deleted == [("file-1", "key")])
     assert uploads.get_file_id(A, "key") == "file-2"
 
 
@@ -107,7 +107,7 @@ def test_used_file_is_kept() -> None:
         uploads.get_file_id(A)
         time.sleep(0.1)
 
-    assert soon(lambda: bool(store.deleted))
+    assert wait_for(lambda: bool(store.deleted))
     assert store.deleted == [("file-1", None)]
     assert uploads.get_file_id(A) == "file-2"
 
@@ -118,7 +118,7 @@ def test_least_recently_used_file_is_deleted_first() -> None:
     for blob in (A, B, A, Blob(b"c", "text/plain")):
         uploads.get_file_id(blob)
 
-    assert soon(lambda: store.deleted == [("file-2", None)])
+    assert wait_for(lambda: store.deleted == [("file-2", None)])
     assert uploads.get_file_id(A) == "file-1"
 
 
@@ -142,7 +142,7 @@ def test_a_closed_cache_deletes_nothing_any_more() -> None:
     uploads.get_file_id(A)
     before = threading.active_count()
     uploads.close()
-    assert soon(lambda: threading.active_count() == before - 1)
+    assert wait_for(lambda: threading.active_count() == before - 1)
     uploads.get_file_id(B)
     time.sleep(0.1)
 

@@ -10,11 +10,11 @@ from tests.helpers.check_cases import check_each
 Json = dict[str, Any]
 
 
-def user(text: str) -> Json:
+def make_user_message(text: str) -> Json:
     return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
 
 
-def thought(name: str) -> Json:
+def make_reasoning_item(name: str) -> Json:
     return {"type": "reasoning", "id": name, "summary": [], "encrypted_content": f"sealed {name}"}
 
 
@@ -22,24 +22,24 @@ def call(name: str, arguments: str = "{}", **more: Any) -> Json:
     return {"type": "function_call", "call_id": name, "name": "f", "arguments": arguments, **more}
 
 
-def output(name: str, said: str = "42") -> Json:
+def make_output(name: str, said: str = "42") -> Json:
     return {"type": "function_call_output", "call_id": name, "output": said}
 
 
-def said(text: str, **more: Any) -> Json:
+def make_answer_message(text: str, **more: Any) -> Json:
     """A message of an answer."""
     part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"type": "message", "id": "msg", "role": "assistant", "status": "completed",
             "content": [part], **more}  # fmt: skip
 
 
-def told(text: str) -> Json:
+def make_history_message(text: str) -> Json:
     """The same message in a chat client's history."""
     part = {"type": "output_text", "text": text, "annotations": []}
     return {"type": "message", "role": "assistant", "content": [part]}
 
 
-def back(asked: list[Json], given: list[Json], history: list[Json]) -> list[Any]:
+def restore_history(asked: list[Json], given: list[Json], history: list[Json]) -> list[Any]:
     """Ids and texts of the history with restored items."""
     kept = anchors.collect_reasoning(asked, given)
     whole = anchors.restore_reasoning(history, lambda keys: kept)
@@ -47,42 +47,57 @@ def back(asked: list[Json], given: list[Json], history: list[Json]) -> list[Any]
 
 
 def test_reasoning_is_restored_before_its_call() -> None:
-    given = [{**thought("rs"), "status": "completed", "content": None}, call("c", id="fc")]
-    history = [user("go"), call("c"), output("c")]
-    kept = anchors.collect_reasoning([user("go")], given)
+    given = [
+        {**make_reasoning_item("rs"), "status": "completed", "content": None},
+        call("c", id="fc"),
+    ]
+    history = [make_user_message("go"), call("c"), make_output("c")]
+    kept = anchors.collect_reasoning([make_user_message("go")], given)
 
     assert anchors.restore_reasoning(history, lambda keys: kept) == [
-        user("go"),
-        thought("rs"),
+        make_user_message("go"),
+        make_reasoning_item("rs"),
         call("c"),
-        output("c"),
+        make_output("c"),
     ]
 
 
 def test_call_matches_with_reformatted_arguments() -> None:
-    given = [thought("rs"), call("c", '{"b": 1, "a": "é"}')]
-    history = [user("go"), call("c", '{"a":"\\u00e9","b":1}'), output("c")]
-    assert back([user("go")], given, history) == ["go", "rs", "c", "c"]
+    given = [make_reasoning_item("rs"), call("c", '{"b": 1, "a": "é"}')]
+    history = [make_user_message("go"), call("c", '{"a":"\\u00e9","b":1}'), make_output("c")]
+    assert restore_history([make_user_message("go")], given, history) == ["go", "rs", "c", "c"]
 
 
 def test_parallel_calls_have_separate_entries() -> None:
-    given = [thought("r1"), call("a"), call("b"), thought("r2"), call("c")]
-    history = [user("go"), call("a"), call("b"), call("c"), output("a"), output("b"), output("c")]
+    given = [make_reasoning_item("r1"), call("a"), call("b"), make_reasoning_item("r2"), call("c")]
+    history = [
+        make_user_message("go"),
+        call("a"),
+        call("b"),
+        call("c"),
+        make_output("a"),
+        make_output("b"),
+        make_output("c"),
+    ]
 
-    assert back([user("go")], given, history) == [
+    assert restore_history([make_user_message("go")], given, history) == [
         "go", "r1", "a", "b", "r2", "c", "a", "b", "c",
     ]  # fmt: skip
 
 
 def test_text_is_restored_with_reasoning_and_phases() -> None:
     given = [
-        thought("r1"),
-        said("Let me see. ", phase="commentary"),
-        thought("r2"),
-        said("It is 42.", phase="final_answer"),
+        make_reasoning_item("r1"),
+        make_answer_message("Let me see. ", phase="commentary"),
+        make_reasoning_item("r2"),
+        make_answer_message("It is 42.", phase="final_answer"),
     ]
-    kept = anchors.collect_reasoning([user("go")], given)
-    history = [user("go"), told("Let me see. It is 42."), user("sure?")]
+    kept = anchors.collect_reasoning([make_user_message("go")], given)
+    history = [
+        make_user_message("go"),
+        make_history_message("Let me see. It is 42."),
+        make_user_message("sure?"),
+    ]
 
     restored = anchors.restore_reasoning(history, lambda keys: kept)
 
@@ -94,9 +109,14 @@ def test_text_is_restored_with_reasoning_and_phases() -> None:
 
 
 def test_text_and_calls_are_restored_together() -> None:
-    given = [thought("r1"), said("I look."), thought("r2"), call("a")]
+    given = [
+        make_reasoning_item("r1"),
+        make_answer_message("I look."),
+        make_reasoning_item("r2"),
+        call("a"),
+    ]
 
-    assert back([user("go")], given, [user("go"), told("I look."), call("a"), output("a")]) == [
+    assert restore_history([make_user_message("go")], given, [make_user_message("go"), make_history_message("I look."), call("a"), make_output("a")]) == [
         "go", "r1", "I look.", "r2", "a", "a",
     ]  # fmt: skip
 
@@ -104,38 +124,48 @@ def test_text_and_calls_are_restored_together() -> None:
 @check_each(
     "changed",
     [
-        [user("go"), call("c", '{"x": 1}'), output("c")],
-        [user("go"), call("other"), output("other")],
-        [user("go"), {**call("c"), "name": "g"}, output("c")],
-        [user("go"), {**call("c"), "type": "custom_tool_call", "input": "{}"}],
+        [make_user_message("go"), call("c", '{"x": 1}'), make_output("c")],
+        [make_user_message("go"), call("other"), make_output("other")],
+        [make_user_message("go"), {**call("c"), "name": "g"}, make_output("c")],
+        [make_user_message("go"), {**call("c"), "type": "custom_tool_call", "input": "{}"}],
     ],
 )
 def test_changed_call_does_not_match(changed: list[Json]) -> None:
-    assert "rs" not in back([user("go")], [thought("rs"), call("c")], changed)
+    assert "rs" not in restore_history(
+        [make_user_message("go")], [make_reasoning_item("rs"), call("c")], changed
+    )
 
 
 @check_each(
     "changed",
     [
-        [user("go"), told("Done!")],
-        [user("went"), told("Done.")],
-        [user("go"), call("c"), output("c"), told("Done.")],
-        [told("Done.")],
+        [make_user_message("go"), make_history_message("Done!")],
+        [make_user_message("went"), make_history_message("Done.")],
+        [make_user_message("go"), call("c"), make_output("c"), make_history_message("Done.")],
+        [make_history_message("Done.")],
     ],
 )
 def test_text_key_includes_the_question(changed: list[Json]) -> None:
-    given = [thought("rs"), said("Done.")]
+    given = [make_reasoning_item("rs"), make_answer_message("Done.")]
 
-    assert "rs" not in back([user("go")], given, changed)
-    assert "rs" in back([user("go")], given, [user("go"), told(" Done.\n")])
+    assert "rs" not in restore_history([make_user_message("go")], given, changed)
+    assert "rs" in restore_history(
+        [make_user_message("go")],
+        given,
+        [make_user_message("go"), make_history_message(" Done.\n")],
+    )
 
 
 def test_text_after_results_is_keyed_by_the_last_result() -> None:
-    asked = [user("go"), call("c"), output("c", "42")]
-    given = [thought("rs"), said("42 it is.")]
+    asked = [make_user_message("go"), call("c"), make_output("c", "42")]
+    given = [make_reasoning_item("rs"), make_answer_message("42 it is.")]
 
-    assert "rs" in back(asked, given, [*asked, told("42 it is."), user("ok")])
-    assert "rs" not in back(asked, given, [*asked[:2], output("c", "43"), told("42 it is.")])
+    assert "rs" in restore_history(
+        asked, given, [*asked, make_history_message("42 it is."), make_user_message("ok")]
+    )
+    assert "rs" not in restore_history(
+        asked, given, [*asked[:2], make_output("c", "43"), make_history_message("42 it is.")]
+    )
 
 
 def test_reasoning_without_content_is_not_cached() -> None:
@@ -149,11 +179,21 @@ def test_reasoning_without_content_is_not_cached() -> None:
 def test_reasoning_before_a_hosted_tool_is_not_attached_to_later_items() -> None:
     search = {"type": "web_search_call", "id": "ws"}
 
-    assert anchors.collect_reasoning([], [thought("rs"), search, call("c"), said("x")]) == {}
+    assert (
+        anchors.collect_reasoning(
+            [], [make_reasoning_item("rs"), search, call("c"), make_answer_message("x")]
+        )
+        == {}
+    )
 
 
 def test_plain_answers_are_not_cached() -> None:
-    assert anchors.collect_reasoning([user("go")], [said("Hi."), call("c")]) == {}
+    assert (
+        anchors.collect_reasoning(
+            [make_user_message("go")], [make_answer_message("Hi."), call("c")]
+        )
+        == {}
+    )
     assert anchors.collect_reasoning([], []) == {}
 
 

@@ -11,12 +11,17 @@ from forwarder.core.errors import UpstreamRefused
 from forwarder.middleware.reasoning_cache import ReasoningCache
 from forwarder.middleware.reasoning_cache.memory_backend import MemoryBackend
 from tests.helpers.check_cases import check_each
-from tests.middleware.reasoning_cache.test_keys import call, output, thought, user
+from tests.middleware.reasoning_cache.test_keys import (
+    call,
+    make_output,
+    make_reasoning_item,
+    make_user_message,
+)
 
 Json = dict[str, Any]
 MINE = ("key", "up", "model")
-ASKED: Json = {"input": [user("go")], "store": False}
-AGAIN: Json = {"input": [user("go"), call("c"), output("c")], "store": False}
+ASKED: Json = {"input": [make_user_message("go")], "store": False}
+AGAIN: Json = {"input": [make_user_message("go"), call("c"), make_output("c")], "store": False}
 
 
 class Upstream:
@@ -31,7 +36,7 @@ class Upstream:
         refusal = next(self._refusals, None)
         if refusal is not None:
             raise refusal
-        response = {"output": [thought("rs"), call("c")]}
+        response = {"output": [make_reasoning_item("rs"), call("c")]}
         return iter([[], [{"type": "response.completed", "response": response}]])
 
     @property

@@ -23,7 +23,7 @@ def call(name: str = "a", arguments: str = "{}", **more: Any) -> Json:
     return {"id": name, "function": {"name": "f", "arguments": arguments}, **more}
 
 
-def said(*calls: Json, **more: Any) -> Json:
+def make_call_message(*calls: Json, **more: Any) -> Json:
     return {"role": "assistant", "content": None, "tool_calls": list(calls), **more}
 
 
@@ -76,22 +76,24 @@ def recall(shelf: Shelf) -> SignatureCache:
 
 
 def test_model_without_signatures_costs_one_look_up(shelf: Shelf, recall: SignatureCache) -> None:
-    upstream = Upstream(said(call()))
+    upstream = Upstream(make_call_message(call()))
     ask(upstream, recall, USER)
     assert shelf.looks == []
 
-    ask(upstream, recall, USER, said(call()), USER)
+    ask(upstream, recall, USER, make_call_message(call()), USER)
 
     assert shelf.looks == [1]
-    assert upstream.asked[-1] == {"messages": [USER, said(call()), USER]}
+    assert upstream.asked[-1] == {"messages": [USER, make_call_message(call()), USER]}
 
 
 def test_message_with_signatures_is_unchanged(recall: SignatureCache) -> None:
-    upstream = Upstream(said(call("a", **SIGNED), call("b"), thinking_blocks=[{"data": "d"}]))
+    upstream = Upstream(
+        make_call_message(call("a", **SIGNED), call("b"), thinking_blocks=[{"data": "d"}])
+    )
     ask(upstream, recall, USER)
 
-    own = said(call("a"), call("b"), reasoning_opaque="mine")
-    ask(upstream, recall, USER, own, said(call("a"), call("b")))
+    own = make_call_message(call("a"), call("b"), reasoning_opaque="mine")
+    ask(upstream, recall, USER, own, make_call_message(call("a"), call("b")))
 
     assert upstream.asked[-1]["messages"][1:] == [own, upstream.message]
 
@@ -99,15 +101,15 @@ def test_message_with_signatures_is_unchanged(recall: SignatureCache) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        said(call("a", '{"x": 1}')),
-        said(call("a") | {"function": {"name": "g", "arguments": "{}"}}),
+        make_call_message(call("a", '{"x": 1}')),
+        make_call_message(call("a") | {"function": {"name": "g", "arguments": "{}"}}),
         {"role": "assistant", "content": "Hi."},
         {"role": "assistant", "tool_calls": "odd"},
         {"role": "assistant", "tool_calls": [{"id": "a", "function": "odd"}]},
     ],
 )
 def test_changed_message_gets_no_signatures(changed: Json, recall: SignatureCache) -> None:
-    upstream = Upstream(said(call("a", **SIGNED)))
+    upstream = Upstream(make_call_message(call("a", **SIGNED)))
     ask(upstream, recall, USER)
 
     ask(upstream, recall, USER, changed)
@@ -117,21 +119,21 @@ def test_changed_message_gets_no_signatures(changed: Json, recall: SignatureCach
 
 @pytest.mark.parametrize("messages", [None, "odd", ["odd", 1]])
 def test_malformed_request_is_passed_on(messages: Any, recall: SignatureCache) -> None:
-    upstream = Upstream(said(call("a", **SIGNED)))
+    upstream = Upstream(make_call_message(call("a", **SIGNED)))
     list(recall.with_signature_cache(upstream, MINE, LossReport())({"messages": messages}))
     assert upstream.asked == [{"messages": messages}]
 
 
 @pytest.mark.parametrize("given", ["", "b"])
 def test_call_without_id_matches_by_question(given: str, recall: SignatureCache) -> None:
-    upstream = Upstream(said(call("a", **SIGNED), call("b")))
+    upstream = Upstream(make_call_message(call("a", **SIGNED), call("b")))
     ask(upstream, recall, USER)
 
     other = {"role": "user", "content": "other"}
-    calls = said(call(given), call(given))
+    calls = make_call_message(call(given), call(given))
     ask(upstream, recall, USER, calls, other, calls)
 
-    signed = said(call(given, **SIGNED), call(given))
+    signed = make_call_message(call(given, **SIGNED), call(given))
     assert upstream.asked[-1]["messages"] == [USER, signed, other, calls]
 
 
@@ -152,38 +154,40 @@ def test_text_matches_by_question(recall: SignatureCache) -> None:
 def test_signatures_are_separate_for_client_upstream_and_model(
     scope: Any, recall: SignatureCache
 ) -> None:
-    upstream = Upstream(said(call("a", **SIGNED)))
+    upstream = Upstream(make_call_message(call("a", **SIGNED)))
     ask(upstream, recall, USER)
 
-    ask(upstream, recall, USER, said(call("a")), scope=scope)
+    ask(upstream, recall, USER, make_call_message(call("a")), scope=scope)
 
-    assert upstream.asked[-1]["messages"] == [USER, said(call("a"))]
+    assert upstream.asked[-1]["messages"] == [USER, make_call_message(call("a"))]
 
 
-def refused(message: str, status: int = 400) -> UpstreamRefused:
+def make_refusal(message: str, status: int = 400) -> UpstreamRefused:
     return UpstreamRefused(status, {"message": message})
 
 
 def test_refused_signatures_are_removed_and_reported(recall: SignatureCache) -> None:
-    upstream = Upstream(said(call("a", **SIGNED)), None, refused("Corrupted thought signature."))
+    upstream = Upstream(
+        make_call_message(call("a", **SIGNED)), None, make_refusal("Corrupted thought signature.")
+    )
     ask(upstream, recall, USER)
 
-    loss_report = ask(upstream, recall, USER, said(call("a")))
+    loss_report = ask(upstream, recall, USER, make_call_message(call("a")))
 
     assert upstream.asked[1]["messages"] == [USER, upstream.message]
-    assert upstream.asked[2]["messages"] == [USER, said(call("a"))]
+    assert upstream.asked[2]["messages"] == [USER, make_call_message(call("a"))]
     assert loss_report.losses == {"messages.signatures": "the upstream refused them"}
 
 
 @pytest.mark.parametrize(
-    "refusal", [refused("no such model"), refused("the signature service is down", 503)]
+    "refusal", [make_refusal("no such model"), make_refusal("the signature service is down", 503)]
 )
 def test_other_refusal_is_raised(refusal: UpstreamRefused, recall: SignatureCache) -> None:
-    upstream = Upstream(said(call("a", **SIGNED)), None, refusal)
+    upstream = Upstream(make_call_message(call("a", **SIGNED)), None, refusal)
     ask(upstream, recall, USER)
 
     with pytest.raises(UpstreamRefused):
-        ask(upstream, recall, USER, said(call("a")))
+        ask(upstream, recall, USER, make_call_message(call("a")))
     assert len(upstream.asked) == 2
 
 
@@ -197,7 +201,7 @@ def test_signature_after_the_finish_is_stored(recall: SignatureCache) -> None:
     asked: list[Json] = []
     wrapped = recall.with_signature_cache(upstream, MINE, LossReport())
     list(wrapped({"messages": [USER]}))
-    list(wrapped({"messages": [USER, said(call("a"))]}))
+    list(wrapped({"messages": [USER, make_call_message(call("a"))]}))
 
     assert asked[-1]["messages"][1]["reasoning_opaque"] == "o"
 
