@@ -21,7 +21,7 @@ from forwarder.console import upstreams
 from forwarder.models.registered_model import RegisteredModel
 from forwarder.server.extension import get_extension
 from tests.helpers.check_cases import check_each
-from tests.models.remotes import Answer, gone, refusing, well
+from tests.models.remotes import Answer, answer_normally, refuse_connection, refusing
 from tests.server.conftest import Serve
 
 KEY = "sk-remote-secret"
@@ -57,7 +57,7 @@ class Console:
     """An application with its own registry and one remote for all hosts."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path, **environment: str) -> None:
-        self.answer: Answer = well
+        self.answer: Answer = answer_normally
         self.requests: list[httpx2.Request] = []
         transport = httpx2.MockTransport(self._answer)
         monkeypatch.setattr(services, "select_transport", lambda *given: transport)
@@ -143,7 +143,7 @@ def test_form_registers_a_model_with_all_fields(console: Console) -> None:
 
 
 def test_model_is_verified_unless_the_form_says_not(console: Console) -> None:
-    console.answer = gone
+    console.answer = refuse_connection
     refused = console.create()
     without = {name: value for name, value in FORM.items() if name != "verify"}
 
@@ -254,7 +254,7 @@ def test_hostile_texts_are_escaped_and_shortened(console: Console) -> None:
     refused = console.create({**FULL_FORM, "from": hostile, "system": hostile})
     assert "<script>alert" not in refused.text
     assert read_field(refused.text, "system") == hostile
-    console.answer = well
+    console.answer = answer_normally
     assert console.create({**FULL_FORM, "from": hostile}).status_code == 303
 
     for path in ("/console/upstreams", EDIT, f"/console/upstreams?saved={hostile}"):
@@ -440,7 +440,7 @@ def test_list_of_models_has_a_limit(console: Console, monkeypatch: pytest.Monkey
 
 
 def test_without_a_database_the_page_says_why_nothing_is_registered(serve: Serve) -> None:
-    client = serve(well, FORWARDER_DATABASE_URL="none")
+    client = serve(answer_normally, FORWARDER_DATABASE_URL="none")
     page = client.get("/console/upstreams").text
     refused = client.post("/console/models/new", data=FORM)
 

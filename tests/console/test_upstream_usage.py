@@ -15,7 +15,7 @@ from forwarder.core.errors import StoreUnavailable
 from forwarder.server.extension import get_extension
 from forwarder.storage.db.usage import HOUR_SECONDS, UsageCounts, UsageKey
 from forwarder.usage.report import UsageLine
-from tests.models.remotes import refusing, well
+from tests.models.remotes import answer_normally, refusing
 from tests.server.conftest import Serve
 
 PART = "/console/upstreams/usage"
@@ -70,7 +70,7 @@ def test_number_of_upstreams_is_limited() -> None:
 
 def test_requests_of_clients_are_counted_by_upstream(serve: Serve) -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
-        return refusing(500)(request) if b"fail" in request.read() else well(request)
+        return refusing(500)(request) if b"fail" in request.read() else answer_normally(request)
 
     client = serve(answer, FORWARDER_DATABASE_URL="none")
     for text in ("hi", "hi", "fail"):
@@ -89,7 +89,7 @@ def test_requests_of_clients_are_counted_by_upstream(serve: Serve) -> None:
 
 def test_with_a_database_the_numbers_are_those_of_all_workers(serve: Serve, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/state.db"
-    workers = [serve(well, FORWARDER_DATABASE_URL=url) for _ in range(2)]
+    workers = [serve(answer_normally, FORWARDER_DATABASE_URL=url) for _ in range(2)]
     assert "No requests in the last 24 hours" in workers[0].get(PART).text
     body = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
     workers[0].post("/v1/chat/completions", json=body, buffered=True)
@@ -101,7 +101,7 @@ def test_with_a_database_the_numbers_are_those_of_all_workers(serve: Serve, tmp_
 
 
 def test_hostile_names_are_escaped(serve: Serve) -> None:
-    client = serve(well, FORWARDER_DATABASE_URL="none")
+    client = serve(answer_normally, FORWARDER_DATABASE_URL="none")
     hour = int(time.time()) // HOUR_SECONDS * HOUR_SECONDS
     key = UsageKey(hour, "alice", "m", "<script>" + "x" * 1000)
     reports = get_extension(client.application).services.usage_reports
@@ -116,7 +116,7 @@ def test_hostile_names_are_escaped(serve: Serve) -> None:
 def test_unavailable_database_is_an_error_of_the_part_only(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = serve(well)
+    client = serve(answer_normally)
     reports = get_extension(client.application).services.usage_reports
 
     def fail(*given: object) -> None:

@@ -26,7 +26,7 @@ from forwarder.upstream.resilience.concurrency_limit import ConcurrencyLimit
 from tests.fake_provider import vendors
 from tests.fake_provider.strict import check_chat
 from tests.helpers.check_cases import check_each
-from tests.models.remotes import Answer, gone, refusing, well
+from tests.models.remotes import Answer, answer_normally, refuse_connection, refusing
 from tests.server.conftest import Serve
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J" + "x" * 5000
@@ -46,7 +46,7 @@ def make_provider(*refused: str) -> Answer:
             if wrong:
                 error = {"message": str(wrong[0]), "param": wrong[0].param, "code": wrong[0].code}
                 return httpx2.Response(400, json={"error": error})
-        return well(request)
+        return answer_normally(request)
 
     return answer
 
@@ -81,7 +81,7 @@ def test_page_shows_settings_without_secrets_and_asks_nobody(serve: Serve) -> No
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         asked.append(request)
-        return well(request)
+        return answer_normally(request)
 
     client = serve(
         answer,
@@ -107,7 +107,7 @@ def test_page_shows_settings_without_secrets_and_asks_nobody(serve: Serve) -> No
 
 
 def test_reachable_upstream_has_models_latency_and_a_chart(serve: Serve) -> None:
-    client = serve(well, FORWARDER_READY_TTL="0", CHAT_MAX_CONCURRENT="7")
+    client = serve(answer_normally, FORWARDER_READY_TTL="0", CHAT_MAX_CONCURRENT="7")
     client.get(STATE)
     part = client.get(STATE).text
 
@@ -128,7 +128,7 @@ def test_demo_is_an_upstream_like_others(demo: FlaskClient) -> None:
 
 
 def test_recent_check_is_not_repeated(serve: Serve) -> None:
-    client = serve(well, FORWARDER_READY_TTL="60")
+    client = serve(answer_normally, FORWARDER_READY_TTL="60")
     client.get(STATE)
 
     assert "1 check since" in client.get(STATE).text
@@ -137,7 +137,7 @@ def test_recent_check_is_not_repeated(serve: Serve) -> None:
 @check_each(
     ("answer", "state", "words"),
     [
-        (gone, "unreachable", "cannot be reached"),
+        (refuse_connection, "unreachable", "cannot be reached"),
         (refusing(401, "bad key"), "key refused", "refuses the forwarder&#39;s key (CHAT_API_KEY)"),
         (refusing(500, "oops"), "does not work", "oops"),
     ],
@@ -155,7 +155,7 @@ def test_failing_upstream_says_why_in_words(
 
 def test_key_that_a_request_had_refused_is_shown_beside_a_public_model_list(serve: Serve) -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
-        return refusing(401)(request) if request.method == "POST" else well(request)
+        return refusing(401)(request) if request.method == "POST" else answer_normally(request)
 
     client = serve(answer, CHAT_API_KEY="sk-secret")
     body = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}]}
@@ -167,7 +167,7 @@ def test_key_that_a_request_had_refused_is_shown_beside_a_public_model_list(serv
 
 
 def test_open_breaker_and_counts_are_shown(serve: Serve) -> None:
-    client = serve(gone, CHAT_BREAKER_FAILURES="2")
+    client = serve(refuse_connection, CHAT_BREAKER_FAILURES="2")
     body = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}]}
     for _ in range(3):
         client.post("/v1/chat/completions", json=body)
@@ -182,7 +182,7 @@ def test_endpoints_are_listed_by_their_positions(serve: Serve) -> None:
         if request.method == "POST" and request.headers["authorization"] == "Bearer hidden-key-1":
             error = {"error": {"message": "slow down"}}
             return httpx2.Response(429, headers={"retry-after": "30"}, json=error)
-        return well(request)
+        return answer_normally(request)
 
     client = serve(answer, CHAT_API_KEY="hidden-key-1,hidden-key-2")
     body = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}]}
@@ -225,13 +225,13 @@ def test_state_of_an_unknown_upstream_is_not_found(demo: FlaskClient) -> None:
 
 
 def test_page_without_scripts_checks_all_on_request(serve: Serve) -> None:
-    page = serve(well).get("/console/upstreams?check=1").text
+    page = serve(answer_normally).get("/console/upstreams?check=1").text
 
     assert page.count('<span class="tag good">reachable</span>') == 2
 
 
 def test_pages_need_a_session(serve: Serve) -> None:
-    client = serve(well, FORWARDER_ADMIN_KEYS="adm-one")
+    client = serve(answer_normally, FORWARDER_ADMIN_KEYS="adm-one")
 
     for path in ("/console/upstreams", STATE, PROBE):
         assert client.get(path).status_code == 302, path
@@ -242,7 +242,7 @@ def test_pages_need_a_session(serve: Serve) -> None:
 def test_other_pages_cannot_start_a_probe(serve: Serve) -> None:
     headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.test"}
 
-    assert serve(well).post(PROBE, headers=headers).status_code == 403
+    assert serve(answer_normally).post(PROBE, headers=headers).status_code == 403
 
 
 def test_chart_has_lines_between_failures() -> None:
@@ -378,7 +378,10 @@ def test_probed_quirks_of_a_registered_model_are_stored_with_it(
 
 
 def test_probe_of_a_broken_upstream_ends_with_the_error(serve: Serve) -> None:
-    for answer, words in ((gone, "cannot be reached"), (refusing(401, "no"), "CHAT_API_KEY")):
+    for answer, words in (
+        (refuse_connection, "cannot be reached"),
+        (refusing(401, "no"), "CHAT_API_KEY"),
+    ):
         client = serve(answer, CHAT_API_KEY="sk-secret")
         page = run_probe(client)
         assert "The probe ended early" in page
@@ -392,8 +395,10 @@ def test_probe_without_a_model_takes_one_of_the_list(serve: Serve) -> None:
     def list_none(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200, json={"data": []})
 
-    assert "Verdicts for m</h2>" in run_probe(serve(well), "")
-    assert "Verdicts for quick</h2>" in run_probe(serve(well, CHAT_MODELS="fast=quick"), "")
+    assert "Verdicts for m</h2>" in run_probe(serve(answer_normally), "")
+    assert "Verdicts for quick</h2>" in run_probe(
+        serve(answer_normally, CHAT_MODELS="fast=quick"), ""
+    )
     failed = serve(list_none).post(PROBE)
     assert failed.status_code == 400
     assert re.search(
@@ -402,7 +407,7 @@ def test_probe_without_a_model_takes_one_of_the_list(serve: Serve) -> None:
 
 
 def test_upstream_without_chat_has_no_probe(serve: Serve) -> None:
-    client = serve(well)
+    client = serve(answer_normally)
     path = "/console/upstreams/probes/responses"
 
     assert path not in client.get("/console/upstreams").text
@@ -412,7 +417,7 @@ def test_upstream_without_chat_has_no_probe(serve: Serve) -> None:
 
 def test_long_probe_is_stopped(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upstreams, "MAX_PROBE_SECONDS", 0.0)
-    page = run_probe(serve(well))
+    page = run_probe(serve(answer_normally))
 
     assert "Stopped after 0 seconds" in page
     assert page.count('<th scope="row">') == 1
@@ -421,7 +426,7 @@ def test_long_probe_is_stopped(serve: Serve, monkeypatch: pytest.MonkeyPatch) ->
 def test_number_of_probes_is_limited(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = ConcurrencyLimit(1)
     monkeypatch.setattr(upstreams, "_running_probes", limit)
-    client = serve(well)
+    client = serve(answer_normally)
     running = client.post(PROBE, data={"model": "m"})
 
     assert client.post(PROBE, data={"model": "m"}).status_code == 503
@@ -440,7 +445,7 @@ def test_failed_start_of_a_probe_frees_its_slot(
 
     limit = ConcurrencyLimit(1)
     monkeypatch.setattr(upstreams, "_running_probes", limit)
-    client, data = serve(well), {"model": "m"}
+    client, data = serve(answer_normally), {"model": "m"}
     registration = get_extension(client.application).services.registration
     closed: list[bool] = []
     connect = registration.connect_for_probe
@@ -481,7 +486,7 @@ def test_failed_start_of_a_probe_frees_its_slot(
     ],
 )
 def test_only_valid_quirks_are_used(serve: Serve, quirks: str, words: str) -> None:
-    client = serve(well)
+    client = serve(answer_normally)
     data = {"model": "m", "quirks": quirks}
     refused = client.post("/console/upstreams/quirks/chat", data=data)
 
@@ -494,13 +499,15 @@ def test_only_valid_quirks_are_used(serve: Serve, quirks: str, words: str) -> No
 def test_quirks_of_a_configured_upstream_need_a_model(serve: Serve) -> None:
     data = {"quirks": '{"stream_options": false}'}
 
-    assert serve(well).post("/console/upstreams/quirks/chat", data=data).status_code == 400
+    assert (
+        serve(answer_normally).post("/console/upstreams/quirks/chat", data=data).status_code == 400
+    )
 
 
 def test_probe_that_its_reader_left_is_one_request_in_the_log(
     serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    client = serve(well, FORWARDER_LOG_LEVEL="DEBUG")
+    client = serve(answer_normally, FORWARDER_LOG_LEVEL="DEBUG")
     page = client.post(PROBE, data={"model": "m"})
     next(iter(page.response))
     page.close()

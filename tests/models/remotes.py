@@ -19,7 +19,7 @@ CHUNKS = [
 ]
 
 
-def well(request: httpx2.Request) -> httpx2.Response:
+def answer_normally(request: httpx2.Request) -> httpx2.Response:
     """A healthy provider of the model ``m``."""
     if request.url.path.endswith("/models"):
         return httpx2.Response(200, json={"data": [{"id": "m"}]})
@@ -37,12 +37,12 @@ def refusing(status: int, message: str = "no", code: str | None = None) -> Answe
     return lambda request: httpx2.Response(status, json={"error": error})
 
 
-def gone(request: httpx2.Request) -> httpx2.Response:
+def refuse_connection(request: httpx2.Request) -> httpx2.Response:
     """An unreachable provider."""
     raise httpx2.ConnectError("no route")
 
 
-def connected(answer: Answer, settings: UpstreamSettings | None = None) -> Upstream:
+def connect_upstream(answer: Answer, settings: UpstreamSettings | None = None) -> Upstream:
     """Return an upstream that uses a remote."""
     settings = settings or make_upstream_settings("mine:latest", base_url="https://remote.test/v1")
     return Upstream(settings, httpx2.MockTransport(answer), 15)

@@ -47,17 +47,17 @@ class Listing:
         return self.listed
 
 
-def catalog(ttl: float = 60, models: str = "", **listing: Listing) -> Catalog:
+def make_default_catalog(ttl: float = 60, models: str = "", **listing: Listing) -> Catalog:
     """A catalog of the default upstreams."""
     environment = {
         "CHAT_BASE_URL": "http://up.test/v1",
         "RESPONSES_BASE_URL": "http://up.test/v1",
         "CHAT_MODELS": models,
     }
-    return over(Settings.from_env(environment), listing, ttl)
+    return make_catalog(Settings.from_env(environment), listing, ttl)
 
 
-def over(settings: Settings, listing: dict[str, Listing], ttl: float) -> Catalog:
+def make_catalog(settings: Settings, listing: dict[str, Listing], ttl: float) -> Catalog:
     """A catalog of the upstreams in ``listing``."""
     here = [u for u in settings.upstreams if u.name in listing]
     upstreams: UpstreamPool[Any] = UpstreamPool(lambda u: listing[u.name], here)
@@ -65,7 +65,7 @@ def over(settings: Settings, listing: dict[str, Listing], ttl: float) -> Catalog
 
 
 def test_models_have_names_that_lead_to_their_upstream() -> None:
-    found = catalog(
+    found = make_default_catalog(
         chat=Listing([{"id": "qwen", "context": 9}]), responses=Listing([{"id": "gpt"}])
     )
 
@@ -104,7 +104,7 @@ def test_plain_names_are_listed_where_they_lead_to_the_model(
         "chat": Listing([{"id": "qwen"}, {"id": "both", "created": 1}]),
         "responses": Listing([{"id": "gpt"}, {"id": "both", "created": 2}, {"id": "other"}]),
     }
-    found = over(Settings.from_env(environment), listing, 60)
+    found = make_catalog(Settings.from_env(environment), listing, 60)
 
     names = {model["id"] for model in found.list_models(clients=clients)}
 
@@ -124,14 +124,14 @@ def test_codex_finds_the_plain_names_that_lead_its_requests_to_a_model() -> None
         listing[upstream.name].settings = upstream
         listing[upstream.name].get_profile = lambda model: PROFILES["generic"]
 
-    entries = over(settings, listing, 60).list_codex_entries()
+    entries = make_catalog(settings, listing, 60).list_codex_entries()
 
     listed = [e["slug"] for e in entries if e["visibility"] == "list"]
     assert listed == ["chat/qwen", "qwen", "responses/gpt"]
 
 
 def test_configured_models_come_first_and_count_once() -> None:
-    found = catalog(
+    found = make_default_catalog(
         models="fast=qwen-turbo,qwen-max,qwen-*",
         chat=Listing([{"id": "qwen-max"}, {"id": "qwen-x"}]),
         responses=Listing([]),
@@ -141,7 +141,9 @@ def test_configured_models_come_first_and_count_once() -> None:
 
 
 def test_failing_upstream_does_not_hide_other_lists() -> None:
-    found = catalog(chat=Listing(UpstreamUnreachable("gone")), responses=Listing([{"id": "gpt"}]))
+    found = make_default_catalog(
+        chat=Listing(UpstreamUnreachable("gone")), responses=Listing([{"id": "gpt"}])
+    )
 
     assert [model["id"] for model in found.list_models()] == ["responses/gpt", "gpt"]
 
@@ -166,12 +168,15 @@ def test_failing_upstream_does_not_hide_other_lists() -> None:
 def test_an_upstream_is_reachable_when_it_answers(
     listed: list[Json] | ForwarderError, state: Json
 ) -> None:
-    assert catalog(chat=Listing(listed), responses=Listing([])).describe_states()["chat"] == state
+    assert (
+        make_default_catalog(chat=Listing(listed), responses=Listing([])).describe_states()["chat"]
+        == state
+    )
 
 
 def test_state_reports_refused_key_beside_a_public_list() -> None:
     chat = Listing([{"id": "a"}])
-    found = catalog(chat=chat)
+    found = make_default_catalog(chat=chat)
     chat.key_refusal = "no key"
 
     expected = {"reachable": True, "models": 1, "error": "no key", "key_accepted": False}
@@ -183,7 +188,7 @@ def test_state_reports_refused_key_beside_a_public_list() -> None:
 
 def test_model_lists_are_cached() -> None:
     chat = Listing([])
-    kept, fresh = catalog(chat=chat), catalog(ttl=0, chat=chat)
+    kept, fresh = make_default_catalog(chat=chat), make_default_catalog(ttl=0, chat=chat)
 
     for _ in range(3):
         kept.list_models()
@@ -196,7 +201,7 @@ def test_model_lists_are_cached() -> None:
 
 def test_a_client_s_key_is_used_where_keys_are_passed_through() -> None:
     chat, responses = Listing([], shared=True), Listing([{"id": "gpt"}])
-    found = catalog(chat=chat, responses=responses)
+    found = make_default_catalog(chat=chat, responses=responses)
 
     def ids(key: str | None) -> list[str]:
         return [model["id"] for model in found.list_models(key) if "/" in model["id"]]
@@ -211,7 +216,7 @@ def test_a_client_s_key_is_used_where_keys_are_passed_through() -> None:
 
 def test_number_of_cached_lists_is_limited() -> None:
     chat = Listing([], shared=True)
-    found = catalog(chat=chat, responses=Listing([]))
+    found = make_default_catalog(chat=chat, responses=Listing([]))
 
     for number in range(300):
         found.list_models(f"key-{number}")
@@ -232,7 +237,7 @@ def test_number_of_cached_lists_is_limited() -> None:
 )
 def test_a_model_that_is_not_listed_is_known_by_its_route(name: str, owner: str) -> None:
     listing = {"chat": Listing([{"id": "listed"}]), "responses": Listing([])}
-    model = catalog(models="fast=qwen-turbo,qwen-*,listed", **listing).find_model(name)
+    model = make_default_catalog(models="fast=qwen-turbo,qwen-*,listed", **listing).find_model(name)
 
     assert model == {"id": name, "object": "model", "created": 0, "owned_by": owner}
 
@@ -240,7 +245,7 @@ def test_a_model_that_is_not_listed_is_known_by_its_route(name: str, owner: str)
 @check_each("name", ["other", "chat/", "nobody/model"])
 def test_a_model_that_only_the_default_would_serve_is_unknown(name: str) -> None:
     listing = {"chat": Listing([]), "responses": Listing([])}
-    assert catalog(models="qwen-*", **listing).find_model(name) is None
+    assert make_default_catalog(models="qwen-*", **listing).find_model(name) is None
 
 
 @check_each("name", ["llama", "llama:latest", "chat/llama:latest"])
@@ -248,7 +253,7 @@ def test_a_model_that_only_the_default_would_serve_is_unknown(name: str) -> None
 def test_a_listed_model_is_found_with_its_tag_and_without(name: str, listed: str) -> None:
     listing = {"chat": Listing([{"id": listed, "created": 7}]), "responses": Listing([])}
 
-    model = catalog(**listing).find_model(name if "/" in name else f"chat/{name}")
+    model = make_default_catalog(**listing).find_model(name if "/" in name else f"chat/{name}")
 
     assert model is not None
     assert (model["id"], model["created"]) == (f"chat/{listed}", 7)
@@ -270,17 +275,17 @@ def test_default_rule_serves_names_unless_the_upstream_list_lacks_them(
 ) -> None:
     listing = {"chat": Listing(chat), "responses": Listing([{"id": "gpt"}])}
 
-    served = catalog(**listing).find_served_model("qwen", "ollama")
+    served = make_default_catalog(**listing).find_served_model("qwen", "ollama")
 
     assert served == (found and {"object": "model", **found})
-    assert catalog(models="fast=qwen", **listing).find_served_model("fast", "ollama")
+    assert make_default_catalog(models="fast=qwen", **listing).find_served_model("fast", "ollama")
 
 
 def test_served_model_uses_lists_of_passthrough_upstreams() -> None:
     listing = {"chat": Listing([], shared=True), "responses": Listing([])}
 
-    assert catalog(**listing).find_served_model("for-k", "ollama", "k")
-    assert catalog(**listing).find_served_model("for-x", "ollama", "k") is None
+    assert make_default_catalog(**listing).find_served_model("for-k", "ollama", "k")
+    assert make_default_catalog(**listing).find_served_model("for-x", "ollama", "k") is None
 
 
 def test_codex_has_an_entry_for_each_model_and_for_those_only_named() -> None:
@@ -295,7 +300,7 @@ def test_codex_has_an_entry_for_each_model_and_for_those_only_named() -> None:
     listing.settings = upstream
     listing.get_profile = lambda model: PROFILES["generic"]
 
-    entries = over(settings, {"chat": listing}, 60).list_codex_entries()
+    entries = make_catalog(settings, {"chat": listing}, 60).list_codex_entries()
 
     assert [(e["slug"], e["context_window"], e["priority"]) for e in entries] == [
         ("qwen-x", 6, 0),

@@ -19,7 +19,7 @@ from tests.helpers.check_cases import check_each
 URL = "http://127.0.0.1:9/v1"
 
 
-def entry(
+def make_entry(
     model: dict[str, Any], provider: str = "generic", protocol: str = "chat", **variables: str
 ) -> dict[str, Any]:
     """The entry of a model of the upstream ``chat``, which calls it ``m``."""
@@ -30,7 +30,7 @@ def entry(
 
 
 def test_entry_has_all_fields_that_codex_requires() -> None:
-    got = entry({})
+    got = make_entry({})
 
     assert (got["slug"], got["display_name"], got["priority"]) == ("chat/m", "chat/m", 3)
     assert got["base_instructions"] == codex.BASE_INSTRUCTIONS
@@ -45,16 +45,16 @@ def test_entry_has_all_fields_that_codex_requires() -> None:
 
 @check_each("name", ["context_window", "max_model_len", "context_length"])
 def test_the_context_window_is_what_the_provider_lists(name: str) -> None:
-    assert entry({name: 9000})["context_window"] == 9000
+    assert make_entry({name: 9000})["context_window"] == 9000
 
 
 @check_each("value", [None, "9000", 0, True, -1])
 def test_invalid_token_counts_are_ignored(value: Any) -> None:
-    assert entry({"context_length": value})["context_window"] == codex.DEFAULT_CONTEXT_WINDOW
+    assert make_entry({"context_length": value})["context_window"] == codex.DEFAULT_CONTEXT_WINDOW
 
 
 def test_operator_settings_override_the_provider_list() -> None:
-    got = entry({"context_length": 9000}, CONTEXT_WINDOW="5000")
+    got = make_entry({"context_length": 9000}, CONTEXT_WINDOW="5000")
 
     assert (got["context_window"], got["max_context_window"]) == (5000, 5000)
 
@@ -65,7 +65,7 @@ def test_last_matching_pattern_wins_per_field() -> None:
         ' "chat/m": {"x": 1}, "other": {"priority": 2}}'
     )
 
-    got = entry({}, CONTEXT_WINDOW="5000", MODEL_INFO=info)
+    got = make_entry({}, CONTEXT_WINDOW="5000", MODEL_INFO=info)
 
     assert (got["context_window"], got["max_context_window"]) == (8, 8)
     assert (got["priority"], got["x"]) == (1, 1)
@@ -85,7 +85,7 @@ def test_last_matching_pattern_wins_per_field() -> None:
 def test_images_are_offered_where_they_are_taken(
     model: dict[str, Any], provider: str, modalities: list[str]
 ) -> None:
-    assert entry(model, provider)["input_modalities"] == modalities
+    assert make_entry(model, provider)["input_modalities"] == modalities
 
 
 @check_each(
@@ -108,19 +108,19 @@ def test_only_models_that_know_code_mode_get_it(
 
 
 def test_a_model_reviews_itself_where_codex_s_reviewer_is_not_served() -> None:
-    assert entry({})["auto_review_model_override"] == "chat/m"
-    assert entry({}, "openai")["auto_review_model_override"] is None
+    assert make_entry({})["auto_review_model_override"] == "chat/m"
+    assert make_entry({}, "openai")["auto_review_model_override"] is None
     [upstream] = Settings.from_env({"CHAT_BASE_URL": URL}).upstreams
     for registered, reviewer in ((False, "chat/codex-auto-review"), (True, "m")):
         route = Route(replace(upstream, registered=registered), "responses", "m")
         got = codex.make_entry({"id": "m"}, route, PROFILES["openai"], 0, "chat/codex-auto-review")
         assert got["auto_review_model_override"] == reviewer
     info = '{"m": {"auto_review_model_override": "chat/other"}}'
-    assert entry({}, MODEL_INFO=info)["auto_review_model_override"] == "chat/other"
+    assert make_entry({}, MODEL_INFO=info)["auto_review_model_override"] == "chat/other"
 
 
 def test_entry_supports_tool_search() -> None:
-    assert entry({})["supports_search_tool"] is True
+    assert make_entry({})["supports_search_tool"] is True
 
 
 @pytest.mark.live

@@ -18,18 +18,18 @@ URL = "http://127.0.0.1:9/v1"
 ETAG = 'W/"e"'
 
 
-def router(**variables: str) -> Router:
+def make_router(**variables: str) -> Router:
     """A router over a Chat and a Responses upstream."""
     both = {"CHAT_BASE_URL": URL, "RESPONSES_BASE_URL": URL}
     return Router(Settings.from_env({**both, **variables}))
 
 
-def route(model: str) -> Route:
-    return router().resolve(model, "responses")
+def find_route(model: str) -> Route:
+    return make_router().resolve(model, "responses")
 
 
 def test_over_chat_all_reasoning_is_in_the_usage() -> None:
-    assert make_response_headers({"retry-after": "1"}, "chat/m", route("chat/m"), ETAG) == {
+    assert make_response_headers({"retry-after": "1"}, "chat/m", find_route("chat/m"), ETAG) == {
         "retry-after": "1",
         "openai-model": "chat/m",
         "x-models-etag": ETAG,
@@ -38,7 +38,7 @@ def test_over_chat_all_reasoning_is_in_the_usage() -> None:
 
 
 def test_a_responses_upstream_says_itself_what_its_usage_counts() -> None:
-    native = route("responses/m")
+    native = find_route("responses/m")
     assert "x-reasoning-included" not in make_response_headers({}, "responses/m", native, ETAG)
     told = make_response_headers({"x-reasoning-included": "true"}, "responses/m", native, ETAG)
     assert told["x-reasoning-included"] == "true"
@@ -57,13 +57,13 @@ def test_a_responses_upstream_says_itself_what_its_usage_counts() -> None:
 def test_another_model_is_named_only_when_a_responses_upstream_took_one(
     model: str, reported: str, told: str
 ) -> None:
-    got = make_response_headers({"openai-model": reported}, model, route(model), ETAG)
+    got = make_response_headers({"openai-model": reported}, model, find_route(model), ETAG)
     assert got["openai-model"] == told
 
 
 @check_each("model", ["m\r\nx-evil: 1", "模型"])
 def test_model_name_with_invalid_header_characters_is_omitted(model: str) -> None:
-    assert "openai-model" not in make_response_headers({}, model, route("chat/m"), ETAG)
+    assert "openai-model" not in make_response_headers({}, model, find_route("chat/m"), ETAG)
 
 
 @check_each(
@@ -85,27 +85,29 @@ def test_handshake_headers_use_the_session_model(
 ) -> None:
     header = {"X-Codex-Turn-Metadata": json.dumps(metadata)} if metadata is not None else {}
     expected = {"x-models-etag": ETAG} | ({"x-reasoning-included": "true"} if included else {})
-    found = make_handshake_headers(header.get, router(**variables), lambda u: False, ETAG, None)
+    found = make_handshake_headers(
+        header.get, make_router(**variables), lambda u: False, ETAG, None
+    )
     assert found == expected
 
 
 @check_each("metadata", ["{", "[" * 5000])
 def test_invalid_turn_metadata_is_ignored(metadata: str) -> None:
     header = {"X-Codex-Turn-Metadata": metadata}
-    found = make_handshake_headers(header.get, router(), lambda u: False, ETAG, None)
+    found = make_handshake_headers(header.get, make_router(), lambda u: False, ETAG, None)
     assert found["x-reasoning-included"] == "true"
 
 
 def test_the_handshake_repeats_what_a_responses_upstream_said_last() -> None:
     header = {"X-Codex-Turn-Metadata": '{"model": "responses/m"}'}
     found = make_handshake_headers(
-        header.get, router(), lambda u: u.name == "responses", ETAG, None
+        header.get, make_router(), lambda u: u.name == "responses", ETAG, None
     )
     assert found["x-reasoning-included"] == "true"
 
 
 def test_the_handshake_knows_what_is_listed_to_the_client_s_key() -> None:
-    found = router(FORWARDER_DEFAULT_MODEL="responses/m")
+    found = make_router(FORWARDER_DEFAULT_MODEL="responses/m")
     found.check_codex_helper = lambda upstream, name, key: (upstream, key) == ("chat", "k")
     header = {"X-Codex-Turn-Metadata": '{"model": "gpt-5.6-luna"}'}
 
@@ -114,7 +116,9 @@ def test_the_handshake_knows_what_is_listed_to_the_client_s_key() -> None:
         assert ("x-reasoning-included" in headers) == included
 
 
-def window(used: float, minutes: int | None = None, reset: int | None = None) -> dict[str, object]:
+def make_window(
+    used: float, minutes: int | None = None, reset: int | None = None
+) -> dict[str, object]:
     return {"used_percent": used, "window_minutes": minutes, "reset_at": reset}
 
 
@@ -143,11 +147,14 @@ def test_a_turn_has_events_for_what_codex_reads_in_headers_of_an_answer() -> Non
         "type": "codex.rate_limits",
         "metered_limit_name": "codex",
         "limit_name": None,
-        "rate_limits": {"primary": window(12.5, 300, 1704069000), "secondary": window(80)},
+        "rate_limits": {
+            "primary": make_window(12.5, 300, 1704069000),
+            "secondary": make_window(80),
+        },
         "credits": credits_,
     }
     assert (other["metered_limit_name"], other["limit_name"]) == ("codex_other", "small")
-    assert other["rate_limits"] == {"primary": window(1), "secondary": None}
+    assert other["rate_limits"] == {"primary": make_window(1), "secondary": None}
 
 
 def test_a_turn_without_such_headers_has_no_events() -> None:

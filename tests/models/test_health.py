@@ -15,7 +15,13 @@ from forwarder.models.health import HealthMonitor, HealthTarget, vary_pause
 from forwarder.models.probe import ProbeResult
 from forwarder.models.registered_model import RegisteredModel
 from tests.helpers.check_cases import check_each
-from tests.models.remotes import Answer, connected, gone, refusing, well
+from tests.models.remotes import (
+    Answer,
+    answer_normally,
+    connect_upstream,
+    refuse_connection,
+    refusing,
+)
 
 
 class Witness(RequestObserver):
@@ -33,35 +39,35 @@ class World:
     """Two targets with configurable results."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {"a": well, "b": well}
+        self.answers: dict[str, Answer] = {"a": answer_normally, "b": answer_normally}
         self.witness = Witness()
         self.targets = [
             HealthTarget(
-                name, connected(lambda request, name=name: self.answers[name](request)), "m"
+                name, connect_upstream(lambda request, name=name: self.answers[name](request)), "m"
             )
             for name in self.answers
         ]
         self.health = HealthMonitor(lambda: self.targets, self.witness)
 
-    def well(self, max_age: float = 0.0) -> dict[str, bool]:
+    def check_models(self, max_age: float = 0.0) -> dict[str, bool]:
         return {name: check.is_healthy for name, check in self.health.check_all(max_age).items()}
 
 
 def test_check_all_reports_all_targets_despite_a_failure() -> None:
     world = World()
-    world.answers["a"] = gone
+    world.answers["a"] = refuse_connection
 
-    assert world.well() == {"a": False, "b": True}
+    assert world.check_models() == {"a": False, "b": True}
     assert sorted(world.witness.heard) == [("a", False), ("b", True)]
 
 
 def test_recent_result_is_reused() -> None:
     world = World()
-    world.well()
-    world.answers["a"] = gone
+    world.check_models()
+    world.answers["a"] = refuse_connection
 
-    assert world.well(max_age=60) == {"a": True, "b": True}
-    assert world.well(max_age=0) == {"a": False, "b": True}
+    assert world.check_models(max_age=60) == {"a": True, "b": True}
+    assert world.check_models(max_age=0) == {"a": False, "b": True}
 
 
 def test_last_result_is_dropped_with_its_upstream() -> None:
@@ -72,7 +78,7 @@ def test_last_result_is_dropped_with_its_upstream() -> None:
     check = world.health.check_target(target, 60)
 
     assert world.health.get_last_result("a", target.upstream) is check
-    assert world.health.get_last_result("a", connected(well)) is None
+    assert world.health.get_last_result("a", connect_upstream(answer_normally)) is None
 
 
 def test_history_keeps_the_latest_results_and_when_the_state_began() -> None:
@@ -91,7 +97,7 @@ def test_history_keeps_the_latest_results_and_when_the_state_began() -> None:
     times = [result.checked_at for result in history.results]
     assert times == [*range(5, health.HISTORY_SIZE + 5)]
     assert history.last.checked_at == times[-1]
-    assert world.health.get_history("a", connected(well)) is None
+    assert world.health.get_history("a", connect_upstream(answer_normally)) is None
 
 
 def test_known_model_stays_known_while_healthy() -> None:
@@ -100,14 +106,20 @@ def test_known_model_stays_known_while_healthy() -> None:
     world.answers["a"] = refusing(404)  # it lists no models
 
     assert world.health.check_target(world.targets[0], 0).is_model_known is True
-    world.answers["a"] = gone
+    world.answers["a"] = refuse_connection
     assert world.health.check_target(world.targets[0], 0).is_model_known is None
 
 
 def test_health_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     with caplog.at_level(logging.WARNING, "forwarder.health"):
-        for answer in (well, gone, gone, well, well):
+        for answer in (
+            answer_normally,
+            refuse_connection,
+            refuse_connection,
+            answer_normally,
+            answer_normally,
+        ):
             world.answers["a"] = answer
             world.health.check_target(world.targets[0], 0)
 
@@ -159,7 +171,7 @@ def test_checks_that_did_not_start_can_be_stopped() -> None:
 
 @check_each("lists", [True, False])
 def test_unlisted_model_is_probed_until_it_answers(lists: bool) -> None:
-    def others(request: httpx2.Request) -> httpx2.Response:
+    def list_other_models(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200 if lists else 404, json={"data": [{"id": "other"}]})
 
     unknown = ProbeResult(True, True, False, "model", "no such model", checked_at=time.time())
@@ -168,7 +180,7 @@ def test_unlisted_model_is_probed_until_it_answers(lists: bool) -> None:
         ProbeResult(True, None, None, "request", "too short"),
         ProbeResult(True, True, True),
     ]
-    target = HealthTarget("a", connected(others), "m", lambda: tells.pop(0))
+    target = HealthTarget("a", connect_upstream(list_other_models), "m", lambda: tells.pop(0))
     checks = HealthMonitor(lambda: [target], RequestObserver())
 
     found = [checks.check_target(target, 0.0) for _ in range(4)]
@@ -183,12 +195,12 @@ def test_listed_or_embedding_model_is_not_probed() -> None:
     def ask() -> ProbeResult:
         raise AssertionError
 
-    target = HealthTarget("a", connected(well), "m", ask)
+    target = HealthTarget("a", connect_upstream(answer_normally), "m", ask)
     assert (
         HealthMonitor(lambda: [target], RequestObserver()).check_target(target, 0.0).is_model_known
         is True
     )
-    target = HealthTarget("a", connected(gone), "m", ask)
+    target = HealthTarget("a", connect_upstream(refuse_connection), "m", ask)
     assert (
         HealthMonitor(lambda: [target], RequestObserver()).check_target(target, 0.0).fault == "host"
     )
@@ -211,7 +223,7 @@ def test_model_is_probed_once_per_interval(monkeypatch: pytest.MonkeyPatch) -> N
     def list_none(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(404)
 
-    target = HealthTarget("a", connected(list_none), "m", ask)
+    target = HealthTarget("a", connect_upstream(list_none), "m", ask)
     checks = HealthMonitor(lambda: [target], RequestObserver(), 60.0)
 
     found = []
@@ -221,6 +233,6 @@ def test_model_is_probed_once_per_interval(monkeypatch: pytest.MonkeyPatch) -> N
     assert asked == [1000.0, 1060.0]
     assert found == ["timeout"] * 5
     checks.check_target(
-        target._replace(upstream=connected(list_none)), 0.0
+        target._replace(upstream=connect_upstream(list_none)), 0.0
     )  # it is registered anew
     assert asked[2:] == [1061.0]

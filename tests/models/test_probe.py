@@ -11,17 +11,23 @@ from forwarder.context.request_context import Route
 from forwarder.core.errors import InvalidRequest, UpstreamProtocolError
 from forwarder.models.probe import ProbeResult, judge_failure, probe_model, probe_model_list
 from tests.helpers.check_cases import check_each
-from tests.models.remotes import Answer, connected, gone, refusing, well
+from tests.models.remotes import (
+    Answer,
+    answer_normally,
+    connect_upstream,
+    refuse_connection,
+    refusing,
+)
 
 
-def found(answer: Answer, protocol: str = "chat") -> ProbeResult:
-    upstream = connected(answer)
+def probe_remote(answer: Answer, protocol: str = "chat") -> ProbeResult:
+    upstream = connect_upstream(answer)
     return probe_model(upstream, Route(upstream.settings, protocol, "m"))
 
 
 @check_each("protocol", ["chat", "responses"])
 def test_probe_of_a_healthy_upstream(protocol: str) -> None:
-    check = found(well, protocol)
+    check = probe_remote(answer_normally, protocol)
 
     assert (check.is_reachable, check.is_key_accepted, check.is_model_known, check.is_healthy) == (
         True,
@@ -38,9 +44,9 @@ def test_probe_request_is_small_and_closes_its_stream() -> None:
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         sent.append(request.read())
-        return well(request)
+        return answer_normally(request)
 
-    found(answer)
+    probe_remote(answer)
 
     [body] = map(json.loads, sent)
     assert body == {
@@ -76,7 +82,7 @@ def test_probe_request_is_small_and_closes_its_stream() -> None:
 def test_refused_requests_name_the_fault(
     status: int, message: str, code: str | None, wrong: str | None
 ) -> None:
-    check = found(refusing(status, message, code))
+    check = probe_remote(refusing(status, message, code))
 
     assert check.fault == wrong
     assert check.is_reachable
@@ -91,7 +97,7 @@ def test_refused_requests_name_the_fault(
 
 
 def test_probe_of_an_unreachable_upstream() -> None:
-    check = found(gone)
+    check = probe_remote(refuse_connection)
 
     assert (check.is_reachable, check.fault) == (False, "host")
     assert "cannot be reached" in str(check.error)
@@ -107,7 +113,7 @@ def test_probe_failures() -> None:
 
 @check_each(("model", "known"), [("m", True), ("other", None), (None, None)])
 def test_the_list_may_name_the_model(model: str | None, known: bool | None) -> None:
-    check = probe_model_list(connected(well), model)
+    check = probe_model_list(connect_upstream(answer_normally), model)
 
     assert (check.is_reachable, check.is_key_accepted, check.is_model_known) == (True, True, known)
 
@@ -119,11 +125,11 @@ def test_the_list_may_name_the_model(model: str | None, known: bool | None) -> N
         (refusing(401), (True, False, "key")),
         (refusing(403), (True, False, "key")),
         (refusing(500), (True, None, "host")),
-        (gone, (False, None, "host")),
+        (refuse_connection, (False, None, "host")),
     ],
 )
 def test_refused_model_list(answer: Answer, shown: tuple[object, ...]) -> None:
-    check = probe_model_list(connected(answer), "m")
+    check = probe_model_list(connect_upstream(answer), "m")
 
     assert (check.is_reachable, check.is_key_accepted, check.fault) == shown
 
@@ -131,7 +137,7 @@ def test_refused_model_list(answer: Answer, shown: tuple[object, ...]) -> None:
 def test_passthrough_upstream_has_no_key_fault() -> None:
     settings = make_upstream_settings("up", base_url="https://remote.test/v1", passthrough_key=True)
 
-    check = probe_model_list(connected(refusing(401), settings))
+    check = probe_model_list(connect_upstream(refusing(401), settings))
 
     assert (check.is_healthy, check.is_key_accepted, check.error) == (True, None, None)
 

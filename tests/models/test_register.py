@@ -22,7 +22,13 @@ from forwarder.storage.db.database import SqliteDatabase
 from forwarder.upstream.client import Upstream
 from forwarder.upstream.pool import UpstreamPool
 from tests.core.test_ssrf import resolving
-from tests.models.remotes import Answer, connected, gone, refusing, well
+from tests.models.remotes import (
+    Answer,
+    answer_normally,
+    connect_upstream,
+    refuse_connection,
+    refusing,
+)
 
 HOSTS = {"remote.test": "8.8.8.8", "inner.test": "10.0.0.1", "gpu.test": "10.1.0.1",
          "mixed.test": "8.8.8.8 10.0.0.1"}  # fmt: skip
@@ -33,7 +39,7 @@ class World:
     """A registration with its own registry and one remote for all hosts."""
 
     def __init__(self, path: Path) -> None:
-        self.answer: Answer = well
+        self.answer: Answer = answer_normally
         self.connected: list[UpstreamSettings] = []
         self.database = SqliteDatabase(path / "state.db")
         self.database.prepare()
@@ -42,7 +48,7 @@ class World:
             {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_MODELS": "fast=quick"}
         )
         router = Router(settings, self.registry.find, self.registry.list_models)
-        upstreams = UpstreamPool(lambda s: connected(refusing(404), s), settings.upstreams)
+        upstreams = UpstreamPool(lambda s: connect_upstream(refusing(404), s), settings.upstreams)
         guard = AddressGuard(["10.1.0.0/16"], resolving(**HOSTS))
         self.creating = ModelRegistration(
             self.registry, Catalog(router, upstreams, 60), guard, self.connect, {"chat"}
@@ -50,9 +56,9 @@ class World:
 
     def connect(self, settings: UpstreamSettings) -> Upstream:
         self.connected.append(settings)
-        return connected(lambda request: self.answer(request), settings)
+        return connect_upstream(lambda request: self.answer(request), settings)
 
-    def refused(self, **change: Any) -> InvalidRequest:
+    def reject_creation(self, **change: Any) -> InvalidRequest:
         """Return the error of a rejected request; checks that nothing was stored."""
         with pytest.raises(InvalidRequest) as caught:
             self.creating.create({**BODY, **change})
@@ -83,12 +89,12 @@ def test_verified_model_is_stored_and_reported(world: World) -> None:
 
 
 def test_a_model_that_only_embeds_is_looked_for_in_the_list(world: World) -> None:
-    def embeds(request: httpx2.Request) -> httpx2.Response:
-        return (well if request.url.path.endswith("/models") else refusing(400))(request)
+    def answer_list_only(request: httpx2.Request) -> httpx2.Response:
+        return (answer_normally if request.url.path.endswith("/models") else refusing(400))(request)
 
-    world.answer = embeds
+    world.answer = answer_list_only
     info = {"capabilities": ["embedding"]}
-    assert world.refused(info={"capabilities": ["embedding", "completion"]}).param == "from"
+    assert world.reject_creation(info={"capabilities": ["embedding", "completion"]}).param == "from"
 
     created = world.creating.create({**BODY, "info": info})
 
@@ -101,7 +107,7 @@ def test_a_model_that_only_embeds_is_looked_for_in_the_list(world: World) -> Non
 
 
 def test_verification_can_be_disabled(world: World) -> None:
-    world.answer = gone
+    world.answer = refuse_connection
 
     created = world.creating.create({**BODY, "verify": False})
 
@@ -112,7 +118,7 @@ def test_verification_can_be_disabled(world: World) -> None:
 @pytest.mark.parametrize(
     ("answer", "param", "words"),
     [
-        (gone, "remote_host", "wrong or the host is down"),
+        (refuse_connection, "remote_host", "wrong or the host is down"),
         (refusing(307), "remote_host", "redirect"),
         (refusing(401), "remote_api_key", "does not accept"),
         (refusing(404, "no such model: m"), "from", "does not have the model"),
@@ -124,7 +130,7 @@ def test_failed_verification_names_the_parameter(
 ) -> None:
     world.answer = answer
 
-    error = world.refused(remote_api_key="sk-secret-key")
+    error = world.reject_creation(remote_api_key="sk-secret-key")
 
     assert error.param == param
     assert words in error.message
@@ -140,7 +146,7 @@ def test_silent_upstream_times_out(world: World, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(register, "CHECK_TIMEOUT_SECONDS", 0.05)
     world.answer = lambda request: httpx2.Response(200, content=comments())
 
-    assert "took too long" in world.refused().message
+    assert "took too long" in world.reject_creation().message
 
 
 @pytest.mark.parametrize(
@@ -159,7 +165,7 @@ def test_silent_upstream_times_out(world: World, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_forbidden_host_is_not_contacted(world: World, host: str) -> None:
-    assert world.refused(remote_host=host, verify=False).param == "remote_host"
+    assert world.reject_creation(remote_host=host, verify=False).param == "remote_host"
     assert world.connected == []
 
 
@@ -172,7 +178,7 @@ def test_forbidden_host_is_not_contacted(world: World, host: str) -> None:
 )
 def test_an_unknown_host_differs_from_a_private_one(host: str, why: str, world: World) -> None:
     for verify in (False, True):
-        assert why in world.refused(remote_host=host, verify=verify).message
+        assert why in world.reject_creation(remote_host=host, verify=verify).message
 
 
 @pytest.mark.parametrize("host", ["http://gpu.test/v1", "https://gpu.test/v1", "http://10.1.2.3"])
@@ -189,7 +195,7 @@ def test_verification_times_out(world: World) -> None:
 
 
 def test_prefix_of_a_configured_upstream_is_reserved(world: World) -> None:
-    error = world.refused(model="chat/mine")
+    error = world.reject_creation(model="chat/mine")
 
     assert error.param == "model"
     with pytest.raises(InvalidRequest, match="'chat/'"):

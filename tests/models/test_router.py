@@ -14,7 +14,7 @@ URL = "http://127.0.0.1:9/v1"
 CLIENTS = ("chat", "responses")
 
 
-def router(*upstreams: str, **settings: str) -> Router:
+def make_router(*upstreams: str, **settings: str) -> Router:
     """A router over upstreams written as ``name api models``, in this order."""
     parts = [(upstream + " ").split(" ")[:3] for upstream in upstreams]
     environ = {
@@ -27,7 +27,7 @@ def router(*upstreams: str, **settings: str) -> Router:
     return Router(Settings.from_env(environ))
 
 
-def where(router: Router, model: str | None, client: str) -> str:
+def find_route(router: Router, model: str | None, client: str) -> str:
     """``upstream protocol model`` of the route."""
     route = router.resolve(model, client)
     return f"{route.upstream.name} {route.protocol} {route.model}"
@@ -58,7 +58,7 @@ def where(router: Router, model: str | None, client: str) -> str:
 def test_by_default_a_client_goes_to_the_first_upstream_of_the_other_protocol(
     upstreams: tuple[str, ...], client: str, expected: str
 ) -> None:
-    assert where(router(*upstreams), "m", client) == expected
+    assert find_route(make_router(*upstreams), "m", client) == expected
 
 
 @check_each(
@@ -75,18 +75,18 @@ def test_by_default_a_client_goes_to_the_first_upstream_of_the_other_protocol(
 def test_a_client_of_an_api_that_no_upstream_speaks_goes_to_the_first_that_speaks_chat(
     upstreams: tuple[str, ...], model: str, expected: str, client: str
 ) -> None:
-    assert where(router(*upstreams), model, client) == expected
+    assert find_route(make_router(*upstreams), model, client) == expected
 
 
 def test_with_nothing_configured_each_client_crosses_over_on_the_demo() -> None:
     demo = Router(Settings.from_env({}))
-    assert where(demo, "demo", "chat") == "responses responses demo"
-    assert where(demo, "demo", "responses") == "chat chat demo"
+    assert find_route(demo, "demo", "chat") == "responses responses demo"
+    assert find_route(demo, "demo", "responses") == "chat chat demo"
 
 
 # -- model names ----------------------------------------------------------------------------------
 
-SEVERAL = router(
+SEVERAL = make_router(
     "first chat fast=qwen-turbo,qwen-*,deep/seek=v3",
     "second responses fast=gpt-mini,gpt-*,exact",
     "third chat fast=mini,qwen-max,gpt-*",
@@ -120,8 +120,8 @@ SEVERAL = router(
     ],
 )
 def test_prefix_alias_glob_and_default_in_this_order(model: str, chat: str, responses: str) -> None:
-    assert where(SEVERAL, model, "chat") == chat
-    assert where(SEVERAL, model, "responses") == responses
+    assert find_route(SEVERAL, model, "chat") == chat
+    assert find_route(SEVERAL, model, "responses") == responses
 
 
 @check_each(
@@ -135,24 +135,24 @@ def test_prefix_alias_glob_and_default_in_this_order(model: str, chat: str, resp
     ],
 )
 def test_an_alias_may_be_a_pattern(model: str, expected: str) -> None:
-    both = router("a chat claude-opus=big,claude-own,claude-*=small", "b chat *=any")
-    assert where(both, model, "messages") == expected
+    both = make_router("a chat claude-opus=big,claude-own,claude-*=small", "b chat *=any")
+    assert find_route(both, model, "messages") == expected
     assert [name for name, _ in both.list_models()] == ["claude-opus", "claude-own"]
 
 
 def test_an_alias_goes_before_a_glob_of_an_earlier_upstream() -> None:
-    both = router("a chat fa*", "b chat fast=m")
-    assert where(both, "fast", "chat") == "b chat m"
+    both = make_router("a chat fa*", "b chat fast=m")
+    assert find_route(both, "fast", "chat") == "b chat m"
 
 
 def test_an_alias_does_not_lead_to_another_alias() -> None:
-    assert where(router("a chat x=y,y=z"), "x", "chat") == "a chat y"
+    assert find_route(make_router("a chat x=y,y=z"), "x", "chat") == "a chat y"
 
 
 # -- where else it could go -----------------------------------------------------------------------
 
 
-def everywhere(model: str, client: str, **fallbacks: str) -> list[str]:
+def list_routes(model: str, client: str, **fallbacks: str) -> list[str]:
     """The routes in their order, over a Chat upstream, a Responses upstream and one of both."""
     urls = {f"{name}_BASE_URL": "http://up.test/v1" for name in "ABC"}
     settings = Settings.from_env(
@@ -192,11 +192,11 @@ def everywhere(model: str, client: str, **fallbacks: str) -> list[str]:
 def test_fallbacks_come_after_the_first_in_their_order(
     model: str, client: str, to: str, expected: list[str]
 ) -> None:
-    assert everywhere(model, client, A=to) == expected
+    assert list_routes(model, client, A=to) == expected
 
 
 def test_fallbacks_of_fallbacks_are_ignored() -> None:
-    assert everywhere("a/m", "chat", A="b", B="c") == ["a chat m", "b responses m"]
+    assert list_routes("a/m", "chat", A="b", B="c") == ["a chat m", "b responses m"]
 
 
 # -- no model -------------------------------------------------------------------------------------
@@ -204,14 +204,14 @@ def test_fallbacks_of_fallbacks_are_ignored() -> None:
 
 @check_each("model", [None, ""])
 def test_a_request_without_a_model_gets_the_default_model(model: str | None) -> None:
-    by_alias = router("a chat", "b chat fast=m", default_model="fast")
-    assert where(by_alias, model, "chat") == "b chat m"
+    by_alias = make_router("a chat", "b chat fast=m", default_model="fast")
+    assert find_route(by_alias, model, "chat") == "b chat m"
 
 
 @check_each("model", [None, ""])
 def test_without_a_default_model_it_is_refused(model: str | None) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        router("a chat").resolve(model, "chat")
+        make_router("a chat").resolve(model, "chat")
     assert (caught.value.param, caught.value.code) == ("model", "missing_required_parameter")
 
 
@@ -237,11 +237,11 @@ def test_configured_models_are_listed_under_names_that_lead_to_them() -> None:
 
 
 def test_patterns_are_not_listed() -> None:
-    assert router("a chat qwen-*,gpt-?,m[12]").list_models() == []
+    assert make_router("a chat qwen-*,gpt-?,m[12]").list_models() == []
 
 
 def test_with_one_upstream_models_have_their_plain_names() -> None:
-    assert router("a chat fast=m,n").list_models() == [("fast", "a"), ("n", "a")]
+    assert make_router("a chat fast=m,n").list_models() == [("fast", "a"), ("n", "a")]
 
 
 @check_each(
@@ -264,7 +264,7 @@ def test_a_listed_model_is_shown_under_a_name_that_both_kinds_of_client_can_use(
 
 
 def test_a_name_that_is_an_alias_for_another_model_is_not_shown_plain() -> None:
-    assert router("a chat fast=m").make_public_id("a", "fast") == "a/fast"
+    assert make_router("a chat fast=m").make_public_id("a", "fast") == "a/fast"
 
 
 # -- the tag that goes without saying ---------------------------------------------------------
@@ -289,11 +289,11 @@ def test_a_name_that_is_an_alias_for_another_model_is_not_shown_plain() -> None:
 def test_a_name_with_the_tag_latest_and_without_is_one(
     models: str, name: str, expected: str
 ) -> None:
-    assert where(router(f"a chat {models}", "b responses"), name, "chat") == expected
+    assert find_route(make_router(f"a chat {models}", "b responses"), name, "chat") == expected
 
 
 def test_public_id_keeps_a_listed_tag() -> None:
-    assert router("a chat").make_public_id("a", "llama3:latest") == "llama3:latest"
+    assert make_router("a chat").make_public_id("a", "llama3:latest") == "llama3:latest"
 
 
 # -- registered models ------------------------------------------------------------------------
@@ -301,7 +301,9 @@ def test_public_id_keeps_a_listed_tag() -> None:
 MINE = RegisteredModel("mine:latest", "m", "https://remote.test/v1", system="Be kind.")
 
 
-def registered(*remotes: RegisteredModel, models: str = "fast=quick,mine=other") -> Router:
+def make_registered_router(
+    *remotes: RegisteredModel, models: str = "fast=quick,mine=other"
+) -> Router:
     """A router with these registered models and one upstream."""
     known = {name: r for r in remotes for name in (r.name, r.name.removesuffix(":latest"))}
     settings = Settings.from_env({"CHAT_BASE_URL": URL, "CHAT_MODELS": models})
@@ -311,16 +313,16 @@ def registered(*remotes: RegisteredModel, models: str = "fast=quick,mine=other")
 @check_each("name", ["mine", "mine:latest"])
 @check_each("client", CLIENTS)
 def test_a_registered_model_goes_before_an_alias(name: str, client: str) -> None:
-    [route] = registered(MINE).list_routes(name, client)
+    [route] = make_registered_router(MINE).list_routes(name, client)
 
-    assert route == registered(MINE).resolve(name, client)
+    assert route == make_registered_router(MINE).resolve(name, client)
     assert (route.upstream, route.protocol, route.model) == (MINE.upstream, "chat", "m")
     assert route.defaults.system == "Be kind."
 
 
 def test_upstream_prefix_selects_the_upstream() -> None:
-    assert where(registered(MINE), "chat/mine", "chat") == "chat chat other"
-    assert registered(MINE).find_registered("chat/mine") is None
+    assert find_route(make_registered_router(MINE), "chat/mine", "chat") == "chat chat other"
+    assert make_registered_router(MINE).find_registered("chat/mine") is None
 
 
 def test_a_registered_model_may_be_the_default() -> None:
@@ -331,38 +333,38 @@ def test_a_registered_model_may_be_the_default() -> None:
 
 def test_copy_routes_like_its_source_with_own_defaults() -> None:
     kind = RegisteredModel("kind:latest", "fast", system="Be kind.")
-    route = registered(kind).resolve("kind", "responses")
+    route = make_registered_router(kind).resolve("kind", "responses")
 
     assert (route.upstream.name, route.model) == ("chat", "quick")
     assert route.defaults is kind.defaults
-    [again] = registered(kind).list_routes("kind", "responses")
+    [again] = make_registered_router(kind).list_routes("kind", "responses")
     assert again == route
-    assert registered(kind).resolve("fast", "chat").defaults.system is None
+    assert make_registered_router(kind).resolve("fast", "chat").defaults.system is None
 
 
 def test_another_name_is_never_of_a_registered_one() -> None:
     circle = RegisteredModel("fast:latest", "fast")
 
-    assert registered(circle).resolve("fast", "chat").model == "quick"
+    assert make_registered_router(circle).resolve("fast", "chat").model == "quick"
 
 
 def test_locked_model_raises_key_refused() -> None:
     lost = RegisteredModel("lost:latest", "m", "https://remote.test/v1", locked=True)
 
-    for ask in (registered(lost).resolve, registered(lost).list_routes):
+    for ask in (make_registered_router(lost).resolve, make_registered_router(lost).list_routes):
         with pytest.raises(UpstreamKeyRefused, match="'lost' cannot be decrypted"):
             ask("lost", "chat")
 
 
 def test_registered_models_are_listed_first_and_hide_what_they_replace() -> None:
-    assert registered(MINE).list_models() == [
+    assert make_registered_router(MINE).list_models() == [
         ("mine", "registered"),
         ("fast", "chat"),
         ("chat/mine", "chat"),
     ]
-    assert registered(MINE).find_owner("mine:latest") == "registered"
-    assert registered(MINE).find_owner("fast:latest") == "chat"
-    assert registered(MINE).find_owner("nobody") is None
+    assert make_registered_router(MINE).find_owner("mine:latest") == "registered"
+    assert make_registered_router(MINE).find_owner("fast:latest") == "chat"
+    assert make_registered_router(MINE).find_owner("nobody") is None
 
 
 # -- models that Codex asks for by itself ---------------------------------------------------------
@@ -371,9 +373,9 @@ def test_registered_models_are_listed_first_and_hide_what_they_replace() -> None
 HELPERS = ["codex-auto-review", "gpt-5.6-luna", "gpt-5.6-terra"]
 
 
-def having(*owners: str, **settings: str) -> Router:
+def make_codex_router(*owners: str, **settings: str) -> Router:
     """A router over a Chat and a Responses upstream; ``owners`` have Codex's models themselves."""
-    found = router("a chat x=y", "b responses", **settings)
+    found = make_router("a chat x=y", "b responses", **settings)
     found.check_codex_helper = lambda upstream, name, key: upstream in owners
     return found
 
@@ -394,18 +396,18 @@ def having(*owners: str, **settings: str) -> Router:
 def test_default_model_replaces_a_name_the_client_upstream_lacks(
     name: str, owners: str, client: str, expected: str
 ) -> None:
-    found = having(*owners, default_model="x")
+    found = make_codex_router(*owners, default_model="x")
 
-    assert where(found, name, client) == expected.format(name)
-    assert where(found, f"{name}:latest", client) == expected.format(name)
-    assert where(found, "gpt-5.5", client) != "a chat y"
+    assert find_route(found, name, client) == expected.format(name)
+    assert find_route(found, f"{name}:latest", client) == expected.format(name)
+    assert find_route(found, "gpt-5.5", client) != "a chat y"
 
 
 @check_each("client", ["chat", "responses"])
 def test_codex_helper_setting_overrides_upstream_helper_models(client: str) -> None:
-    found = having("a", "b", default_model="x", codex_helper_model="b/small")
+    found = make_codex_router("a", "b", default_model="x", codex_helper_model="b/small")
 
-    assert where(found, "codex-auto-review", client) == "b responses small"
+    assert find_route(found, "codex-auto-review", client) == "b responses small"
 
 
 @check_each(
@@ -413,15 +415,15 @@ def test_codex_helper_setting_overrides_upstream_helper_models(client: str) -> N
     [("responses", "a chat codex-auto-review"), ("chat", "b responses codex-auto-review")],
 )
 def test_name_is_unchanged_without_a_substitute_model(client: str, expected: str) -> None:
-    assert where(having(), "codex-auto-review", client) == expected
+    assert find_route(make_codex_router(), "codex-auto-review", client) == expected
 
 
 @check_each("models", ["gpt-5.6-luna=mine", "gpt-*"])
 def test_alias_and_pattern_precede_the_substitute_model(models: str) -> None:
-    found = router("a chat", f"b responses {models}", codex_helper_model="a/other")
+    found = make_router("a chat", f"b responses {models}", codex_helper_model="a/other")
 
-    assert where(found, "gpt-5.6-luna", "responses").startswith("b responses")
-    assert where(found, "a/gpt-5.6-luna", "responses") == "a chat gpt-5.6-luna"
+    assert find_route(found, "gpt-5.6-luna", "responses").startswith("b responses")
+    assert find_route(found, "a/gpt-5.6-luna", "responses") == "a chat gpt-5.6-luna"
 
 
 def test_registered_model_is_never_a_substitute() -> None:
@@ -433,11 +435,11 @@ def test_registered_model_is_never_a_substitute() -> None:
 
     environment = {"CHAT_BASE_URL": URL, "FORWARDER_CODEX_HELPER_MODEL": "mine"}
     found = Router(Settings.from_env({**environment, "FORWARDER_DEFAULT_MODEL": "x"}), find)
-    assert where(found, "codex-auto-review", "responses") == "chat chat x"
+    assert find_route(found, "codex-auto-review", "responses") == "chat chat x"
 
     environment["FORWARDER_DEFAULT_MODEL"] = "mine"
     found = Router(Settings.from_env(environment), find)
-    assert where(found, "codex-auto-review", "responses") == "chat chat codex-auto-review"
+    assert find_route(found, "codex-auto-review", "responses") == "chat chat codex-auto-review"
 
 
 @check_each("name", ["kind", "codex-auto-review"])
@@ -453,7 +455,7 @@ def test_model_registered_from_a_helper_name_uses_the_substitute(name: str) -> N
 
 
 def test_helper_check_uses_the_client_key() -> None:
-    found = router("a chat", "b responses", default_model="a/x")
+    found = make_router("a chat", "b responses", default_model="a/x")
     found.check_codex_helper = lambda upstream, name, key: (upstream, key) == ("a", "k")
 
     assert found.resolve("gpt-5.6-luna", "responses", "k").model == "gpt-5.6-luna"
@@ -462,16 +464,16 @@ def test_helper_check_uses_the_client_key() -> None:
 
 
 def test_a_helper_s_name_belongs_to_the_upstream_that_serves_it() -> None:
-    assert having().find_owner("codex-auto-review") is None
-    assert having("a").find_owner("codex-auto-review") == "a"
-    assert having("a").find_owner("codex-auto-review", ("chat",)) is None
-    assert having("b").find_owner("codex-auto-review:latest", ("chat",)) == "b"
-    assert having(default_model="b/x").find_owner("gpt-5.6-luna") == "b"
-    assert having(default_model="b/x").find_owner("gpt-5.5") is None
+    assert make_codex_router().find_owner("codex-auto-review") is None
+    assert make_codex_router("a").find_owner("codex-auto-review") == "a"
+    assert make_codex_router("a").find_owner("codex-auto-review", ("chat",)) is None
+    assert make_codex_router("b").find_owner("codex-auto-review:latest", ("chat",)) == "b"
+    assert make_codex_router(default_model="b/x").find_owner("gpt-5.6-luna") == "b"
+    assert make_codex_router(default_model="b/x").find_owner("gpt-5.5") is None
 
 
 def test_unresolvable_substitute_does_not_break_the_lists(caplog: pytest.LogCaptureFixture) -> None:
-    found = having(codex_helper_model="a/")
+    found = make_codex_router(codex_helper_model="a/")
 
     for _ in range(2):
         assert found.make_public_id("a", "codex-auto-review") == "a/codex-auto-review"
@@ -486,9 +488,9 @@ def test_unresolvable_substitute_does_not_break_the_lists(caplog: pytest.LogCapt
 
 
 def test_names_that_are_too_long_are_refused() -> None:
-    found, longest = router("a chat"), "m" * MAX_NAME_LENGTH
+    found, longest = make_router("a chat"), "m" * MAX_NAME_LENGTH
 
-    assert where(found, longest, "chat") == f"a chat {longest}"
+    assert find_route(found, longest, "chat") == f"a chat {longest}"
     with pytest.raises(InvalidRequest) as raised:
         found.resolve(longest + "m", "chat")
     assert (raised.value.param, raised.value.code) == ("model", "string_above_max_length")
@@ -500,7 +502,7 @@ GROUPS = "fast=b/one*2,a/quick>a/three; gpt-5.6-luna=a/helper"
 
 
 def grouping(**settings: str) -> Router:
-    return router("a chat quick=turbo,fast=alias", "b responses", groups=GROUPS, **settings)
+    return make_router("a chat quick=turbo,fast=alias", "b responses", groups=GROUPS, **settings)
 
 
 @check_each("client", CLIENTS)
@@ -520,17 +522,17 @@ def test_group_leads_to_its_members_in_their_order(client: str, name: str) -> No
 def test_group_hides_an_alias_but_not_an_upstream_s_own_name() -> None:
     found = grouping()
 
-    assert where(found, "fast", "chat") == "b responses one"
-    assert where(found, "a/fast", "chat") == "a chat alias"
-    assert where(found, "quick", "chat") == "a chat turbo"
+    assert find_route(found, "fast", "chat") == "b responses one"
+    assert find_route(found, "a/fast", "chat") == "a chat alias"
+    assert find_route(found, "quick", "chat") == "a chat turbo"
     assert found.list_routes("a/fast", "chat")[0].member is None
 
 
 def test_group_may_be_the_default_model_or_a_helper_model() -> None:
     found = grouping(default_model="fast")
 
-    assert where(found, None, "chat") == "b responses one"
-    assert where(found, "gpt-5.6-luna", "responses") == "a chat helper"
+    assert find_route(found, None, "chat") == "b responses one"
+    assert find_route(found, "gpt-5.6-luna", "responses") == "a chat helper"
 
 
 def test_groups_are_listed_and_hidden_by_registered_models() -> None:
@@ -550,6 +552,6 @@ def test_groups_are_listed_and_hidden_by_registered_models() -> None:
         ),
         lambda name: mine if name == "fast" else None,
     )  # fmt: skip
-    assert where(hidden, "fast", "chat") == "a chat three"
+    assert find_route(hidden, "fast", "chat") == "a chat three"
     assert hidden.find_owner("fast") == "registered"
     assert ("fast", "group") not in hidden.list_models()

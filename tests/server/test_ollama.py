@@ -18,7 +18,7 @@ from forwarder.config.settings import Settings
 from forwarder.server.extension import get_extension
 from tests.helpers.check_cases import check_each
 from tests.helpers.ollama import list_mistakes
-from tests.models.remotes import Answer, gone, refusing, well
+from tests.models.remotes import Answer, answer_normally, refuse_connection, refusing
 from tests.server.conftest import Serve, streamed
 
 BODY = {"model": "mine", "from": "m", "remote_host": "http://127.0.0.1:9/v1"}
@@ -30,7 +30,7 @@ class Ollama:
     """An application with its own registry and a mock remote."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path, **environment: str) -> None:
-        self.answer: Answer = well
+        self.answer: Answer = answer_normally
         self.requests: list[httpx2.Request] = []
         transport = httpx2.MockTransport(self._answer)
         monkeypatch.setattr(services, "select_transport", lambda *given: transport)
@@ -102,7 +102,7 @@ def test_create_streams_status_lines_by_default(ollama: Ollama) -> None:
 
 
 def test_failed_create_has_a_status_and_stores_nothing(ollama: Ollama) -> None:
-    for answer, stream in ((gone, True), (refusing(401), False)):
+    for answer, stream in ((refuse_connection, True), (refusing(401), False)):
         ollama.answer = answer
         got = ollama.create(stream=stream, remote_api_key=KEY)
         assert got.status_code == 400
@@ -147,7 +147,7 @@ def test_registered_model_is_listed_without_its_key(ollama: Ollama) -> None:
 def test_verbose_show_probes_the_remote(make: Make) -> None:
     impatient = make(FORWARDER_READY_TTL="0")
     impatient.create()
-    impatient.answer = gone
+    impatient.answer = refuse_connection
 
     show = impatient.ask("POST", "/api/show", {"model": "mine", "verbose": True}).get_json()
     assert show["health"]["reachable"] is False
@@ -178,7 +178,7 @@ def test_requests_for_a_registered_model_go_to_its_remote(ollama: Ollama) -> Non
 @pytest.mark.parametrize(
     ("answer", "status", "code"),
     [
-        (gone, 502, "upstream_unreachable"),
+        (refuse_connection, 502, "upstream_unreachable"),
         (refusing(401), 403, "upstream_authentication"),
         (refusing(404, "no such model", "model_not_found"), 404, "model_not_found"),
     ],

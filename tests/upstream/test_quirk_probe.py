@@ -9,7 +9,7 @@ from forwarder.config.settings import make_upstream_settings
 from forwarder.core.errors import InvalidRequest, UpstreamUnreachable
 from forwarder.providers.probe import PROBES
 from forwarder.upstream.quirk_probe import QuirkProbe, format_quirks_setting, pick_model
-from tests.models.remotes import connected, gone, refusing, well
+from tests.models.remotes import answer_normally, connect_upstream, refuse_connection, refusing
 
 
 def refuse_parameter(name: str) -> httpx2.Response:
@@ -20,9 +20,9 @@ def refuse_parameter(name: str) -> httpx2.Response:
 
 def test_verdicts_come_one_by_one_and_refusals_become_changes() -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
-        return refuse_parameter("seed") if b'"seed"' in request.read() else well(request)
+        return refuse_parameter("seed") if b'"seed"' in request.read() else answer_normally(request)
 
-    probe = QuirkProbe(connected(answer), "m")
+    probe = QuirkProbe(connect_upstream(answer), "m")
     verdicts = {verdict.feature: verdict for verdict in probe.run()}
 
     assert [*verdicts] == [*PROBES]
@@ -33,7 +33,7 @@ def test_verdicts_come_one_by_one_and_refusals_become_changes() -> None:
 
 
 def test_refusal_without_a_known_cause_is_quoted_in_short() -> None:
-    probe = QuirkProbe(connected(refusing(400, "Not today. " + "x" * 1000)), "m")
+    probe = QuirkProbe(connect_upstream(refusing(400, "Not today. " + "x" * 1000)), "m")
     verdict = next(probe.run())
 
     assert not verdict.is_accepted
@@ -43,7 +43,7 @@ def test_refusal_without_a_known_cause_is_quoted_in_short() -> None:
 
 def test_unreachable_upstream_ends_the_probe() -> None:
     with pytest.raises(UpstreamUnreachable):
-        next(QuirkProbe(connected(gone), "m").run())
+        next(QuirkProbe(connect_upstream(refuse_connection), "m").run())
 
 
 def test_upstream_without_chat_cannot_be_probed() -> None:
@@ -51,17 +51,17 @@ def test_upstream_without_chat_cannot_be_probed() -> None:
         "native", base_url="http://up.test/v1", apis=frozenset({"responses"})
     )
     with pytest.raises(InvalidRequest, match="does not speak"):
-        QuirkProbe(connected(well, settings), "m")
+        QuirkProbe(connect_upstream(answer_normally, settings), "m")
 
 
 def test_model_is_the_first_alias_or_the_first_of_the_list() -> None:
     settings = make_upstream_settings(
         "chat", base_url="http://up.test/v1", aliases={"fast": "quick", "slow": "big"}
     )
-    assert pick_model(connected(gone, settings)) == "quick"
-    assert pick_model(connected(well)) == "m"
+    assert pick_model(connect_upstream(refuse_connection, settings)) == "quick"
+    assert pick_model(connect_upstream(answer_normally)) == "m"
     with pytest.raises(InvalidRequest, match="name the model") as caught:
-        pick_model(connected(lambda request: httpx2.Response(200, json={"data": []})))
+        pick_model(connect_upstream(lambda request: httpx2.Response(200, json={"data": []})))
     assert caught.value.param == "model"
 
 
