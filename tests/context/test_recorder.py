@@ -15,7 +15,7 @@ from forwarder.context.recorder import (
     truncate_body,
 )
 from tests.helpers.check_cases import check_each
-from tests.observability.capture.taping import UPSTREAM, URL, tape
+from tests.observability.capture.taping import UPSTREAM, URL, make_recorder
 
 
 def track(limit: int) -> ByteTrack:
@@ -56,7 +56,7 @@ def test_closing_a_tap_closes_its_source() -> None:
 
 
 def test_body_within_budget_is_kept_without_copy() -> None:
-    taken, data = tape(), b'{"model":"m"}'
+    taken, data = make_recorder(), b'{"model":"m"}'
     taken.record_body(data)
 
     assert taken.body is not None
@@ -73,7 +73,7 @@ def test_body_within_budget_is_kept_without_copy() -> None:
     ],
 )
 def test_body_over_budget_is_truncated_or_dropped(data: bytes, kept: bool) -> None:
-    taken = tape(limit=6000)
+    taken = make_recorder(limit=6000)
     taken.record_body(data)
 
     assert taken.body is not None
@@ -83,7 +83,7 @@ def test_body_over_budget_is_truncated_or_dropped(data: bytes, kept: bool) -> No
 
 
 def test_request_bodies_leave_budget_for_answers() -> None:
-    taken = tape(limit=1000)
+    taken = make_recorder(limit=1000)
     taken.record_body(b'{"input":"%s"}' % (b"x" * 400))
     for _ in range(5):
         taken.record_attempt(UPSTREAM, "generic", "chat", URL, b'{"input":"%s"}' % (b"x" * 100))
@@ -94,7 +94,7 @@ def test_request_bodies_leave_budget_for_answers() -> None:
 
 
 def test_resumed_body_is_recorded_if_the_request_may_refer_to_state() -> None:
-    alone, standing, turn = tape(), tape(), tape(method="GET")
+    alone, standing, turn = make_recorder(), make_recorder(), make_recorder(method="GET")
     alone.record_body(b'{"input":"hi"}')
     standing.record_body(b'{"input":"hi","previous_response_id":"resp_1"}')
     turn.record_body(b'{"input":"hi"}')
@@ -109,7 +109,7 @@ def test_resumed_body_is_recorded_if_the_request_may_refer_to_state() -> None:
 
 
 def test_attempt_url_has_no_query() -> None:
-    taken = tape()
+    taken = make_recorder()
     attempt = taken.record_attempt(UPSTREAM, "generic", "chat", f"{URL}?key=secret", b"{}")
     with attempt:
         pass
@@ -126,7 +126,7 @@ def test_attempt_records_an_http_error_and_reraises() -> None:
     class Refusal(Exception):
         response = httpx2.Response(429, text="slowly")
 
-    attempt = tape().record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
+    attempt = make_recorder().record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
     with pytest.raises(Refusal), attempt:
         raise Refusal
 
@@ -135,7 +135,7 @@ def test_attempt_records_an_http_error_and_reraises() -> None:
 
 
 def test_attempt_records_a_connection_error() -> None:
-    attempt = tape().record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
+    attempt = make_recorder().record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
     with pytest.raises(RuntimeError), attempt:
         raise RuntimeError("the SDK's") from httpx2.ConnectTimeout("late")
 
@@ -148,7 +148,7 @@ def test_attempt_records_a_broken_answer_and_reraises() -> None:
         yield b"x"
         raise httpx2.ReadError("cut")
 
-    attempt = tape().record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
+    attempt = make_recorder().record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
     with pytest.raises(httpx2.ReadError):
         list(attempt.tap(breaking()))
 
@@ -156,7 +156,7 @@ def test_attempt_records_a_broken_answer_and_reraises() -> None:
 
 
 def test_attempt_records_no_error_when_the_reader_stops() -> None:
-    attempt = tape().record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
+    attempt = make_recorder().record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
     heard = attempt.tap(iter([b"x", b"y"]))
     next(heard)
     heard.close()  # type: ignore[attr-defined]
@@ -165,7 +165,7 @@ def test_attempt_records_no_error_when_the_reader_stops() -> None:
 
 
 def test_child_recorder_shares_only_the_request() -> None:
-    taken = tape()
+    taken = make_recorder()
     taken.record_body(b"{}")
     taken.answer.add(b"queued")
 
@@ -177,7 +177,7 @@ def test_child_recorder_shares_only_the_request() -> None:
 
 
 def test_events_without_http_stream_are_recorded_as_sse() -> None:
-    taken = tape()
+    taken = make_recorder()
     taken.record_events([{"type": "response.created"}])
 
     assert taken.answer.pieces[0][1] == (

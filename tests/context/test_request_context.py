@@ -28,7 +28,7 @@ from forwarder.core.types import EventStream
 from forwarder.middleware.usage_estimate import EstimatedUsage
 from forwarder.protocols.stream_end import blame_upstream_for_malformed_events
 from tests.helpers.check_cases import check_each
-from tests.observability.capture.taping import UPSTREAM, URL, tape
+from tests.observability.capture.taping import UPSTREAM, URL, make_recorder
 
 Json = dict[str, Any]
 
@@ -481,7 +481,7 @@ def test_attempts_are_not_recorded_without_a_recorder() -> None:
 
 
 def test_recorder_receives_attempts_and_resumed_body() -> None:
-    taken = tape()
+    taken = make_recorder()
     context = make_context(recorder=taken)
     taken.record_body(b'{"previous_response_id":"r"}')
 

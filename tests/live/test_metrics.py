@@ -17,7 +17,7 @@ from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import settings
 from tests.live.server import GUNICORN, Server, running
 from tests.live.talk import PAIRINGS, ask, asking, http
-from tests.observability.counted import counted
+from tests.observability.counted import parse_samples
 
 TWO = (*GUNICORN, "-w", "2")
 KEY = "sk-client"
@@ -34,7 +34,7 @@ def two_workers(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[Server]:
 def read_metrics(server: Server) -> dict[str, dict[tuple[str, ...], float]]:
     got = http.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {KEY}"})
     assert got.status_code == 200, got.text
-    return counted(got.text)
+    return parse_samples(got.text)
 
 
 def wait_until_counted(

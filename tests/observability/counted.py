@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 
-def counted(text: str) -> dict[str, dict[tuple[str, ...], float]]:
+def parse_samples(text: str) -> dict[str, dict[tuple[str, ...], float]]:
     """Map sample name without ``forwarder_`` -> label values sorted by label name -> value."""
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(text):

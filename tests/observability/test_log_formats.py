@@ -14,7 +14,7 @@ from forwarder.observability.log_formats import JsonFormatter, TextFormatter
 from tests.helpers.check_cases import check_each
 
 
-def line(message: Any, *args: Any, **more: Any) -> dict[str, Any]:
+def format_line(message: Any, *args: Any, **more: Any) -> dict[str, Any]:
     record = logging.LogRecord("forwarder.x", logging.INFO, "x.py", 1, message, args, None)
     record.__dict__.update(more)
     text = JsonFormatter().format(record)
@@ -24,7 +24,7 @@ def line(message: Any, *args: Any, **more: Any) -> dict[str, Any]:
 
 
 def test_log_line_has_time_level_and_message() -> None:
-    said = line("hello %s\nthere", "Zürich", created=0.25, msecs=250)
+    said = format_line("hello %s\nthere", "Zürich", created=0.25, msecs=250)
 
     assert said == {
         "time": "1970-01-01T00:00:00.250Z",
@@ -35,20 +35,20 @@ def test_log_line_has_time_level_and_message() -> None:
 
 
 def test_a_dict_is_merged_into_the_line() -> None:
-    said = line({"id": "req_1", "status": 200, "odd": {1}})
+    said = format_line({"id": "req_1", "status": 200, "odd": {1}})
 
     assert (said["id"], said["status"], said["odd"]) == ("req_1", 200, "{1}")
     assert "message" not in said
 
 
 def test_text_message_is_logged_with_its_event() -> None:
-    logged = line("try %d", 2, event="upstream_retry")
+    logged = format_line("try %d", 2, event="upstream_retry")
 
     assert (logged["event"], logged["message"]) == ("upstream_retry", "try 2")
 
 
 def test_dict_message_is_logged_with_its_event() -> None:
-    logged = line({"event": "request_done", "status": 200})
+    logged = format_line({"event": "request_done", "status": 200})
 
     assert (logged["event"], logged["status"]) == ("request_done", 200)
     assert "message" not in logged
@@ -57,7 +57,7 @@ def test_dict_message_is_logged_with_its_event() -> None:
 def test_values_of_clients_are_cut() -> None:
     body = {"input": "x" * 5000}
     names = ["n" * 5000, *"abc" * 20]
-    said = line({"model": "m" * 10**6, "dropped": names, "status": 200, "request": body})
+    said = format_line({"model": "m" * 10**6, "dropped": names, "status": 200, "request": body})
 
     assert said["model"] == "m" * 200 + "…"
     assert said["dropped"][0] == "n" * 200 + "…"
@@ -67,14 +67,14 @@ def test_values_of_clients_are_cut() -> None:
 
 @check_each("field", ["detail", "event"])
 def test_own_messages_are_not_shortened(field: str) -> None:
-    assert line({field: "x" * 5000})[field] == "x" * 5000
+    assert format_line({field: "x" * 5000})[field] == "x" * 5000
 
 
 def test_an_exception_leaves_its_trace() -> None:
     try:
         raise KeyError("lost")
     except KeyError:
-        said = line("broke", exc_info=sys.exc_info())
+        said = format_line("broke", exc_info=sys.exc_info())
 
     assert "KeyError: 'lost'" in said["trace"]
 

@@ -26,13 +26,13 @@ def _as_it_was() -> Iterator[None]:
     root.handlers[:], root.level, root.propagate = before
 
 
-def read(**environ: str) -> Settings:
+def read_settings(**environ: str) -> Settings:
     return Settings.from_env({f"FORWARDER_{name}": value for name, value in environ.items()})
 
 
 def test_records_go_to_standard_error_once(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging(read())
-    configure_logging(read(LOG_LEVEL="WARNING"))
+    configure_logging(read_settings())
+    configure_logging(read_settings(LOG_LEVEL="WARNING"))
 
     log.info("unheard")
     log.warning("heard", extra={"event": "e"})
@@ -43,9 +43,9 @@ def test_records_go_to_standard_error_once(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_least_level_wins_over_a_lower_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging(read(LOG_LEVEL="DEBUG"), least_level="WARNING")
+    configure_logging(read_settings(LOG_LEVEL="DEBUG"), least_level="WARNING")
     log.info("unheard")
-    configure_logging(read(LOG_LEVEL="ERROR"), least_level="WARNING")
+    configure_logging(read_settings(LOG_LEVEL="ERROR"), least_level="WARNING")
     log.warning("unheard")
 
     assert capsys.readouterr().err == ""
@@ -65,7 +65,7 @@ def test_format_is_text_on_a_terminal_or_by_the_setting(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
 
-    formatter = make_formatter(read(LOG_FORMAT=name))
+    formatter = make_formatter(read_settings(LOG_FORMAT=name))
 
     assert type(formatter) is (TextFormatter if is_text else JsonFormatter)
 
@@ -97,9 +97,9 @@ def test_text_has_colors_on_a_terminal_or_by_the_environment(
 def test_missing_upstreams_and_weak_secrets_are_warned_about(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    configure_logging(read())
+    configure_logging(read_settings())
 
-    log_configuration(read(SECRET_KEY="short"))
+    log_configuration(read_settings(SECRET_KEY="short"))
 
     events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
     assert events == ["demo_upstream", "weak_secret_key"]

@@ -25,7 +25,7 @@ from forwarder.core.errors import (
 )
 from forwarder.core.translation_context import LossReport
 from forwarder.observability.metrics import MetricsObserver, ProcessState, read_resident_memory
-from tests.observability.counted import counted
+from tests.observability.counted import parse_samples
 
 Json = dict[str, Any]
 USAGE = {"usage": {"prompt_tokens": 21, "completion_tokens": 9}}
@@ -45,23 +45,23 @@ def make_context(metrics: MetricsObserver, **more: Any) -> RequestContext:
     return RequestContext(loss_report=LossReport(), observers=[metrics], **given)
 
 
-def answered(of: RequestContext, *batches: list[Json]) -> RequestContext:
+def meter_answer(of: RequestContext, *batches: list[Json]) -> RequestContext:
     for _ in of.meter(lambda request: iter(batches))({}):
         pass
     return of
 
 
-def read(metrics: MetricsObserver) -> dict[str, dict[tuple[str, ...], float]]:
-    return counted(metrics.render_text().decode())
+def read_samples(metrics: MetricsObserver) -> dict[str, dict[tuple[str, ...], float]]:
+    return parse_samples(metrics.render_text().decode())
 
 
 def test_an_answer_is_counted_once_it_is_over(metrics: MetricsObserver) -> None:
-    done = answered(make_context(metrics), [{"a": 1}, {"b": 2}], [], [USAGE])
-    assert "requests_total" not in read(metrics)
+    done = meter_answer(make_context(metrics), [{"a": 1}, {"b": 2}], [], [USAGE])
+    assert "requests_total" not in read_samples(metrics)
 
     done.close()
 
-    found = read(metrics)
+    found = read_samples(metrics)
     assert found["requests_total"] == {("m", "chat", "200", "up"): 1}
     assert found["input_tokens_total"] == {HERE: 21}
     assert found["output_tokens_total"] == {HERE: 9}
@@ -72,11 +72,11 @@ def test_an_answer_is_counted_once_it_is_over(metrics: MetricsObserver) -> None:
 
 
 def test_client_has_counters_of_its_own(metrics: MetricsObserver) -> None:
-    answered(make_context(metrics, client_name="alice"), [USAGE]).close()
-    answered(make_context(metrics, client_name="alice"), [{"a": 1}]).close()
+    meter_answer(make_context(metrics, client_name="alice"), [USAGE]).close()
+    meter_answer(make_context(metrics, client_name="alice"), [{"a": 1}]).close()
     make_context(metrics, status=401).close()
 
-    found = read(metrics)
+    found = read_samples(metrics)
     assert found["client_requests_total"] == {("alice",): 2, ("none",): 1}
     assert found["client_input_tokens_total"] == {("alice",): 21}
     assert found["client_output_tokens_total"] == {("alice",): 9}
@@ -86,10 +86,10 @@ def test_open_streams_gauge_counts_running_streams(metrics: MetricsObserver) -> 
     streaming = make_context(metrics, model="known")
 
     streaming.notify_stream_start()
-    assert read(metrics)["open_streams"] == {("chat",): 1}
+    assert read_samples(metrics)["open_streams"] == {("chat",): 1}
 
     streaming.close()
-    found = read(metrics)
+    found = read_samples(metrics)
     assert found["open_streams"] == {("chat",): 0}
     assert found["stream_seconds_count"] == {("known", "chat", "up"): 1}
 
@@ -115,7 +115,7 @@ def test_upstream_errors_are_counted_by_kind(
     failed.record_failure(error)
     failed.close()
 
-    assert read(metrics)["upstream_errors_total"] == {(kind, "up"): 1}
+    assert read_samples(metrics)["upstream_errors_total"] == {(kind, "up"): 1}
 
 
 def test_failure_before_a_successful_fallback_is_counted(metrics: MetricsObserver) -> None:
@@ -123,18 +123,18 @@ def test_failure_before_a_successful_fallback_is_counted(metrics: MetricsObserve
     metrics.on_failure("spare", UpstreamTimeout("x"))
     metrics.on_failure("spare", InvalidRequest("x"))
 
-    found = read(metrics)["upstream_errors_total"]
+    found = read_samples(metrics)["upstream_errors_total"]
     assert found == {("server_error", "up"): 1, ("timeout", "spare"): 1}
 
 
 def test_invalid_usage_does_not_leave_a_stream_open(metrics: MetricsObserver) -> None:
-    odd = answered(
+    odd = meter_answer(
         make_context(metrics), [{"usage": {"prompt_tokens": -1, "completion_tokens": "3"}}]
     )
     odd.notify_stream_start()
     odd.close()
 
-    found = read(metrics)
+    found = read_samples(metrics)
     assert found["open_streams"] == {("chat",): 0}
     assert [*found["requests_total"].values()] == [1]
     assert "input_tokens_total" not in found
@@ -143,9 +143,9 @@ def test_invalid_usage_does_not_leave_a_stream_open(metrics: MetricsObserver) ->
 def test_error_in_a_streamed_answer_is_a_failure(
     metrics: MetricsObserver,
 ) -> None:
-    answered(make_context(metrics), [{"error": {"message": "full"}}]).close()
+    meter_answer(make_context(metrics), [{"error": {"message": "full"}}]).close()
 
-    assert read(metrics)["upstream_errors_total"] == {("failed", "up"): 1}
+    assert read_samples(metrics)["upstream_errors_total"] == {("failed", "up"): 1}
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_other_failures_are_not_upstream_errors(
     failed.record_failure(error)
     failed.close()
 
-    found = read(metrics)
+    found = read_samples(metrics)
     assert "upstream_errors_total" not in found
     assert [*found["requests_total"]] == [("other", "chat", str(error.status), "up")]
 
@@ -169,9 +169,9 @@ def test_model_label_is_learned_after_an_answer(metrics: MetricsObserver) -> Non
         failed = make_context(metrics, model=model)
         failed.record_failure(UpstreamRefused(404, {}))
         failed.close()
-    answered(make_context(metrics, model="typo"), [USAGE]).close()
+    meter_answer(make_context(metrics, model="typo"), [USAGE]).close()
 
-    named = [labels[0] for labels in read(metrics)["requests_total"]]
+    named = [labels[0] for labels in read_samples(metrics)["requests_total"]]
     assert named == ["other", "known", "typo"]
 
 
@@ -179,9 +179,9 @@ def test_label_values_of_clients_are_limited(metrics: MetricsObserver) -> None:
     for i in range(300):
         made_up = make_context(metrics, model=f"made-up-{i}")
         made_up.loss_report.drop(f"made-up-{i}", "why")
-        answered(made_up, [USAGE]).close()
+        meter_answer(made_up, [USAGE]).close()
 
-    found = read(metrics)
+    found = read_samples(metrics)
     assert len(found["requests_total"]) == 65
     assert sum(found["requests_total"].values()) == 300
     assert found["dropped_parameters_total"] == {("other",): 300}
@@ -193,7 +193,7 @@ def test_drops_are_counted_by_parameter(metrics: MetricsObserver) -> None:
         lossy.loss_report.drop(name, "why")
     lossy.close()
 
-    assert read(metrics)["dropped_parameters_total"] == {("seed",): 1, ("tools",): 2}
+    assert read_samples(metrics)["dropped_parameters_total"] == {("seed",): 1, ("tools",): 2}
 
 
 def test_rejected_request_is_counted(metrics: MetricsObserver) -> None:
@@ -201,7 +201,7 @@ def test_rejected_request_is_counted(metrics: MetricsObserver) -> None:
     refused.record_failure(InvalidRequest("x"))
     refused.close()
 
-    assert read(metrics)["requests_total"] == {("none", "chat", "400", "none"): 1}
+    assert read_samples(metrics)["requests_total"] == {("none", "chat", "400", "none"): 1}
 
 
 def test_retries_fallbacks_and_refusals_are_counted(metrics: MetricsObserver) -> None:
@@ -212,7 +212,7 @@ def test_retries_fallbacks_and_refusals_are_counted(metrics: MetricsObserver) ->
     for state in ("open", "half_open"):
         metrics.on_breaker_change("up", state)
 
-    found = read(metrics)
+    found = read_samples(metrics)
     assert found["retries_total"] == {("timeout", "up"): 2}
     assert found["fallbacks_total"] == {("spare", "up"): 1}
     assert found["refusals_total"] == {("overloaded",): 1}
@@ -224,7 +224,7 @@ def test_two_applications_in_a_process_count_for_themselves(metrics: MetricsObse
 
     metrics.on_rejection("requests")
 
-    assert read(other).get("refusals_total", {}) == {}
+    assert read_samples(other).get("refusals_total", {}) == {}
 
 
 def test_health_check_metrics(metrics: MetricsObserver) -> None:
@@ -232,7 +232,7 @@ def test_health_check_metrics(metrics: MetricsObserver) -> None:
     metrics.on_health_check("mine:latest", True, 0.1)
     metrics.on_health_check("mine:latest", False, 20.0)
 
-    found = read(metrics)
+    found = read_samples(metrics)
     assert found["upstream_up"] == {("up",): 1, ("mine:latest",): 0}
     assert found["upstream_check_seconds_count"] == {("up",): 1, ("mine:latest",): 2}
 
@@ -243,7 +243,7 @@ def test_tool_calls_are_counted_by_outcome(metrics: MetricsObserver) -> None:
     context.notify_tool_call({"type": "web_search_call", "status": "failed"})
     context.notify_tool_call({"type": "mcp_call", "status": "completed", "error": {"code": 1}})
 
-    assert read(metrics)["tool_calls_total"] == {
+    assert read_samples(metrics)["tool_calls_total"] == {
         ("completed", "web_search_call"): 1,
         ("failed", "web_search_call"): 1,
         ("failed", "mcp_call"): 1,
@@ -251,10 +251,10 @@ def test_tool_calls_are_counted_by_outcome(metrics: MetricsObserver) -> None:
 
 
 def test_process_state_is_exported(metrics: MetricsObserver) -> None:
-    assert "store_up" not in read(metrics)
+    assert "store_up" not in read_samples(metrics)
 
     metrics.record_process(ProcessState(1000, 3, 2, "sqlite", is_store_up=False))
-    found = read(metrics)
+    found = read_samples(metrics)
 
     assert found["workers"] == {(): 1}
     assert found["worker_memory_bytes"] == {(): 1000}
@@ -266,7 +266,7 @@ def test_process_state_is_exported(metrics: MetricsObserver) -> None:
 def test_process_state_without_store_and_memory_is_exported(metrics: MetricsObserver) -> None:
     metrics.record_process(ProcessState(None, 0, 0, None, is_store_up=False))
 
-    found = read(metrics)
+    found = read_samples(metrics)
     assert found["workers"] == {(): 1}
     assert "store_up" not in found
 
@@ -299,7 +299,7 @@ def test_endpoints_are_labelled_by_their_positions(metrics: MetricsObserver) -> 
     metrics.on_endpoint_answer(endpoints[3], has_failed=False)
     metrics.on_endpoint_answer(endpoints[3], has_failed=True)
 
-    found = read(metrics)
+    found = read_samples(metrics)
 
     assert found["endpoint_state"] == {
         ("1", "1", "chat"): 0, ("1", "2", "chat"): 1, ("2", "1", "chat"): 2, ("2", "2", "chat"): 0,

@@ -58,13 +58,13 @@ class Traced:
 
 
 @pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Traced]:
-    def made(answer: Answer = lambda _: streamed(*CHUNKS)) -> Traced:
-        def kept(request: httpx2.Request) -> httpx2.Response:
+def make_traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Traced]:
+    def make(answer: Answer = lambda _: streamed(*CHUNKS)) -> Traced:
+        def record_request(request: httpx2.Request) -> httpx2.Response:
             of.requests.append(request)
             return answer(request)
 
-        transport = httpx2.MockTransport(kept)
+        transport = httpx2.MockTransport(record_request)
         monkeypatch.setattr(services, "select_transport", lambda settings, heartbeat: transport)
         url = "http://up.test/v1"
         app = create_app(Settings.from_env({"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url}))
@@ -74,11 +74,11 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Traced]:
         of = Traced(app.test_client(), exporter)
         return of
 
-    return made
+    return make
 
 
-def test_a_long_name_of_a_model_is_cut(traced: Callable[..., Traced]) -> None:
-    of = traced()
+def test_a_long_name_of_a_model_is_cut(make_traced: Callable[..., Traced]) -> None:
+    of = make_traced()
 
     of.ask(model="chat/" + "m" * 2000)
 
@@ -89,8 +89,10 @@ def test_a_long_name_of_a_model_is_cut(traced: Callable[..., Traced]) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_request_span_has_upstream_child_span(stream: bool, traced: Callable[..., Traced]) -> None:
-    of = traced()
+def test_request_span_has_upstream_child_span(
+    stream: bool, make_traced: Callable[..., Traced]
+) -> None:
+    of = make_traced()
 
     got = of.ask(stream=stream, no_such=1)
 
@@ -136,10 +138,10 @@ def test_request_span_has_upstream_child_span(stream: bool, traced: Callable[...
     ],
 )
 def test_span_attributes_describe_the_request(
-    path: str, operation: str, route: str, traced: Callable[..., Traced]
+    path: str, operation: str, route: str, make_traced: Callable[..., Traced]
 ) -> None:
     vectors = httpx2.Response(200, json={"data": [{"embedding": [1.0]}]})
-    of = traced(lambda asked: vectors if "embed" in asked.url.path else streamed(*CHUNKS))
+    of = make_traced(lambda asked: vectors if "embed" in asked.url.path else streamed(*CHUNKS))
 
     assert of.ask(path, prompt="hi").status_code == 200
 
@@ -150,8 +152,8 @@ def test_span_attributes_describe_the_request(
     assert (server.attributes or {})["forwarder.route"] == route
 
 
-def test_a_client_s_trace_goes_on_to_the_upstream(traced: Callable[..., Traced]) -> None:
-    of = traced()
+def test_a_client_s_trace_goes_on_to_the_upstream(make_traced: Callable[..., Traced]) -> None:
+    of = make_traced()
 
     of.ask(headers={"traceparent": PARENT, "tracestate": "vendor=1"})
 
@@ -166,8 +168,8 @@ def test_a_client_s_trace_goes_on_to_the_upstream(traced: Callable[..., Traced])
 
 
 @pytest.mark.parametrize("given", ["", "nonsense", "00-0-0-00"])
-def test_new_trace_without_traceparent(given: str, traced: Callable[..., Traced]) -> None:
-    of = traced()
+def test_new_trace_without_traceparent(given: str, make_traced: Callable[..., Traced]) -> None:
+    of = make_traced()
 
     of.ask(headers={"traceparent": given} if given else {})
 
@@ -176,13 +178,13 @@ def test_new_trace_without_traceparent(given: str, traced: Callable[..., Traced]
     assert f"{server.context.trace_id:032x}" in of.requests[0].headers["traceparent"]
 
 
-def test_each_of_several_calls_is_a_span_of_its_own(traced: Callable[..., Traced]) -> None:
+def test_each_of_several_calls_is_a_span_of_its_own(make_traced: Callable[..., Traced]) -> None:
     response = {"id": "r", "object": "response", "status": "completed", "output": [],
                 "usage": {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}}  # fmt: skip
     message = {"type": "message", "id": "m", "role": "assistant", "status": "completed",
                "content": [{"type": "output_text", "text": "Hi", "annotations": []}]}  # fmt: skip
     event = {"type": "response.completed", "response": {**response, "output": [message]}}
-    of = traced(lambda _: streamed(event))
+    of = make_traced(lambda _: streamed(event))
 
     got = of.ask(
         "/v1/chat/completions",
@@ -198,9 +200,9 @@ def test_each_of_several_calls_is_a_span_of_its_own(traced: Callable[..., Traced
     assert (server.attributes or {})["gen_ai.usage.output_tokens"] == 12
 
 
-def test_span_of_a_refusal_has_no_message(traced: Callable[..., Traced]) -> None:
+def test_span_of_a_refusal_has_no_message(make_traced: Callable[..., Traced]) -> None:
     error = {"error": {"message": "You said: a secret prompt", "code": "overloaded"}}
-    of = traced(lambda _: httpx2.Response(503, json=error))
+    of = make_traced(lambda _: httpx2.Response(503, json=error))
 
     of.ask()
 
@@ -212,8 +214,8 @@ def test_span_of_a_refusal_has_no_message(traced: Callable[..., Traced]) -> None
         assert "secret" not in span.to_json()
 
 
-def test_client_error_does_not_mark_the_span_as_failed(traced: Callable[..., Traced]) -> None:
-    of = traced()
+def test_client_error_does_not_mark_the_span_as_failed(make_traced: Callable[..., Traced]) -> None:
+    of = make_traced()
 
     of.ask(temperature="hot")
 
@@ -223,12 +225,12 @@ def test_client_error_does_not_mark_the_span_as_failed(traced: Callable[..., Tra
     assert (server.attributes or {})["http.response.status_code"] == 400
 
 
-def test_a_stream_that_breaks_ends_its_spans(traced: Callable[..., Traced]) -> None:
-    def broken() -> Any:
+def test_a_stream_that_breaks_ends_its_spans(make_traced: Callable[..., Traced]) -> None:
+    def break_stream() -> Any:
         yield b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}\n\n'
         raise httpx2.ReadError("gone")
 
-    of = traced(lambda _: httpx2.Response(200, content=broken()))
+    of = make_traced(lambda _: httpx2.Response(200, content=break_stream()))
 
     of.ask(stream=True)
 
@@ -238,8 +240,8 @@ def test_a_stream_that_breaks_ends_its_spans(traced: Callable[..., Traced]) -> N
         assert (span.attributes or {})["error.type"] == "upstream_disconnected"
 
 
-def test_client_disconnect_ends_spans(traced: Callable[..., Traced]) -> None:
-    of = traced()
+def test_client_disconnect_ends_spans(make_traced: Callable[..., Traced]) -> None:
+    of = make_traced()
     body = {"model": "chat/m", "input": "hi", "stream": True}
 
     of.client.post("/v1/responses", json=body).close()
@@ -248,8 +250,8 @@ def test_client_disconnect_ends_spans(traced: Callable[..., Traced]) -> None:
     assert server.end_time >= call.end_time
 
 
-def test_files_are_traced_without_a_model(traced: Callable[..., Traced]) -> None:
-    of = traced(lambda _: httpx2.Response(200, json={"data": []}))
+def test_files_are_traced_without_a_model(make_traced: Callable[..., Traced]) -> None:
+    of = make_traced(lambda _: httpx2.Response(200, json={"data": []}))
 
     of.client.get("/v1/files", buffered=True)
 

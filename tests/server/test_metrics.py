@@ -6,7 +6,7 @@ import httpx2
 from flask.testing import FlaskClient
 
 from tests.helpers.check_cases import check_each
-from tests.observability.counted import counted
+from tests.observability.counted import parse_samples
 from tests.server.conftest import Serve
 
 
@@ -18,7 +18,7 @@ def test_requests_are_counted(demo: FlaskClient) -> None:
     got = demo.get("/metrics")
 
     assert got.content_type.startswith("text/plain; version=0.0.4")
-    found = counted(got.text)
+    found = parse_samples(got.text)
     assert found["requests_total"] == {("demo", "responses", "200", "chat"): 2}
     used = whole.get_json()["usage"]["input_tokens"]
     assert found["input_tokens_total"] == {("demo", "responses", "chat"): 2 * used}
@@ -30,7 +30,7 @@ def test_files_are_counted_without_a_model(serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(200, json={"data": []}))
     client.get("/v1/files", buffered=True)
 
-    found = counted(client.get("/metrics").text)
+    found = parse_samples(client.get("/metrics").text)
     assert found["requests_total"] == {("none", "files", "200", "responses"): 1}
 
 
@@ -38,7 +38,7 @@ def test_probes_and_unknown_paths_are_not_counted(demo: FlaskClient) -> None:
     for path in ("/health", "/ready", "/metrics", "/no/such/thing"):
         demo.get(path, buffered=True)
 
-    assert counted(demo.get("/metrics").text).get("requests_total", {}) == {}
+    assert parse_samples(demo.get("/metrics").text).get("requests_total", {}) == {}
 
 
 def test_disabled_metrics_are_not_found(serve: Serve) -> None:

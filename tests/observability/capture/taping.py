@@ -20,7 +20,7 @@ UPSTREAM: UpstreamSettings = Settings.from_env(
 URL = "http://up.test/v1/chat/completions"
 
 
-def tape(limit: int = 10_000, method: str = "POST") -> Recorder:
+def make_recorder(limit: int = 10_000, method: str = "POST") -> Recorder:
     asked = RequestHead(
         method, "/v1/responses", [("key", "k")], [("Authorization", "Bearer sk-client")]
     )
@@ -31,7 +31,7 @@ def make_context(**more: Any) -> RequestContext:
     return RequestContext(id="req_1", route="responses", loss_report=LossReport(), **more)
 
 
-def record(of: Recorder, limit: int = 10_000, *fields: str, **more: Any) -> dict[str, Any]:
+def make_record(of: Recorder, limit: int = 10_000, *fields: str, **more: Any) -> dict[str, Any]:
     """Return the record of a recorder; checks that it fits the limit."""
     said = encode_record(generate_name(1.0), of, make_context(**more), 0.5, Redactor(fields), limit)
     assert len(said) <= limit

@@ -27,15 +27,15 @@ from tests.helpers.check_cases import check_each
 ASKED = RequestHead("POST", "/v1/responses", [], [])
 
 
-def settings(**more: str) -> Settings:
+def make_settings(**more: str) -> Settings:
     return Settings.from_env({f"FORWARDER_CAPTURE{k}": v for k, v in more.items()})
 
 
 def capturing(**more: str) -> CaptureObserver:
-    return CaptureObserver(settings(**more), MemoryCaptureStore(CaptureLimits(10, 100)))
+    return CaptureObserver(make_settings(**more), MemoryCaptureStore(CaptureLimits(10, 100)))
 
 
-def ended(
+def capture_request(
     capture: CaptureObserver, route: str, body: bytes | None, **more: Any
 ) -> list[dict[str, Any]]:
     context = RequestContext("req_1", route, LossReport(), observers=[capture], **more)
@@ -48,20 +48,20 @@ def ended(
 
 
 def test_capture_is_off_by_default() -> None:
-    assert make_capture_observer(settings()) is None
+    assert make_capture_observer(make_settings()) is None
 
 
 def test_settings_select_the_store(tmp_path: Path) -> None:
     assert isinstance(
-        make_capture_store(settings(_COUNT="5", **{"": "memory"})), MemoryCaptureStore
+        make_capture_store(make_settings(_COUNT="5", **{"": "memory"})), MemoryCaptureStore
     )
-    assert isinstance(make_capture_store(settings(**{"": str(tmp_path)})), FileCaptureStore)
+    assert isinstance(make_capture_store(make_settings(**{"": str(tmp_path)})), FileCaptureStore)
 
 
 def test_completed_exchange_is_stored() -> None:
     capture = capturing(_REDACT="user")
 
-    (summary,) = ended(capture, "responses", b'{"user":"somebody"}')
+    (summary,) = capture_request(capture, "responses", b'{"user":"somebody"}')
 
     found = json.loads(capture.store.find(summary["id"]) or b"")
     assert found["client"]["request"]["body"] == {"user": "***"}
@@ -82,18 +82,20 @@ def test_completed_exchange_is_stored() -> None:
 def test_only_model_requests_are_captured(
     route: str, body: bytes | None, status: int, kept: bool
 ) -> None:
-    assert bool(ended(capturing(), route, body, status=status)) is kept
+    assert bool(capture_request(capturing(), route, body, status=status)) is kept
 
 
 def test_keys_of_registered_models_are_redacted() -> None:
     there: list[UpstreamSettings] = []
     store = MemoryCaptureStore(CaptureLimits(10, 100))
-    capture = CaptureObserver(settings(), store, lambda: there)
+    capture = CaptureObserver(make_settings(), store, lambda: there)
     there.append(
         make_upstream_settings("mine:latest", base_url="https://a/v1", api_key="sk-0123456789")
     )
 
-    (summary,) = ended(capture, "chat", b'{"messages":[{"content":"is sk-0123456789 right?"}]}')
+    (summary,) = capture_request(
+        capture, "chat", b'{"messages":[{"content":"is sk-0123456789 right?"}]}'
+    )
 
     assert b"is *** right?" in (store.find(summary["id"]) or b"")
 
@@ -109,9 +111,9 @@ def test_failing_capture_store_does_not_affect_requests(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     store = FileCaptureStore(tmp_path / "file" / "dir", CaptureLimits(1, 1))
     context = RequestContext(
-        "req_1", "chat", LossReport(), observers=[CaptureObserver(settings(), store)]
+        "req_1", "chat", LossReport(), observers=[CaptureObserver(make_settings(), store)]
     )
-    context.recorder = CaptureObserver(settings(), store).make_recorder(context, ASKED)
+    context.recorder = CaptureObserver(make_settings(), store).make_recorder(context, ASKED)
     assert context.recorder is not None
     context.recorder.record_body(b"{}")
 
@@ -130,7 +132,7 @@ def test_expired_records_are_pruned_in_the_background() -> None:
                 threading.Event().wait()
             raise RuntimeError("told")
 
-    capture = CaptureObserver(settings(_AGE="0.02"), Told(CaptureLimits(1, 0.02)))
+    capture = CaptureObserver(make_settings(_AGE="0.02"), Told(CaptureLimits(1, 0.02)))
     capture.start()
 
     deadline = time.monotonic() + 5
@@ -141,7 +143,7 @@ def test_expired_records_are_pruned_in_the_background() -> None:
 
 def test_pruning_ends_when_the_observer_is_closed() -> None:
     before = threading.active_count()
-    capture = CaptureObserver(settings(_AGE="600"), MemoryCaptureStore(CaptureLimits(1, 600)))
+    capture = CaptureObserver(make_settings(_AGE="600"), MemoryCaptureStore(CaptureLimits(1, 600)))
     assert threading.active_count() == before
     capture.start()
     assert threading.active_count() == before + 1

@@ -48,13 +48,13 @@ def feed(
     return ExchangeFeed(store, running)  # type: ignore[arg-type]
 
 
-def put(store: MemoryCaptureStore, name: str, **fields: Any) -> str:
+def put_record(store: MemoryCaptureStore, name: str, **fields: Any) -> str:
     summary = json.dumps({"id": name, "request_id": "r", "duration_ms": 1.0, **fields})
     store.put(name, f'{{"exchange":{summary},\n"client":{{}}}}\n'.encode())
     return name
 
 
-def read(follower: ExchangeFollower) -> list[tuple[str, str]]:
+def read_changes(follower: ExchangeFollower) -> list[tuple[str, str]]:
     return [(change.name, describe(change)) for change in follower.read_changes()]
 
 
@@ -68,30 +68,30 @@ def test_exchange_is_reported_while_it_runs_and_when_it_ends(
     feed: ExchangeFeed, store: MemoryCaptureStore, running: Running
 ) -> None:
     follower = ExchangeFollower(feed, time.time())
-    assert read(follower) == []
+    assert read_changes(follower) == []
     name = running.begin()
-    assert read(follower) == [(name, "running")]
+    assert read_changes(follower) == [(name, "running")]
     assert follower.running_names == [name]
-    assert read(follower) == []
+    assert read_changes(follower) == []
 
     running.summaries[name] = {**running.summaries[name], "model": "m"}
-    assert read(follower) == [(name, "running")]
+    assert read_changes(follower) == [(name, "running")]
 
     del running.summaries[name]
-    put(store, name)
-    assert read(follower) == [(name, "finished")]
-    assert read(follower) == []
+    put_record(store, name)
+    assert read_changes(follower) == [(name, "finished")]
+    assert read_changes(follower) == []
 
 
 def test_exchange_in_both_places_is_finished(
     feed: ExchangeFeed, store: MemoryCaptureStore, running: Running
 ) -> None:
     follower = ExchangeFollower(feed, time.time())
-    read(follower)
-    name = put(store, running.begin())
+    read_changes(follower)
+    name = put_record(store, running.begin())
 
-    assert read(follower) == [(name, "finished")]
-    assert read(follower) == []
+    assert read_changes(follower) == [(name, "finished")]
+    assert read_changes(follower) == []
 
 
 def test_exchange_without_a_record_is_gone_after_some_polls(
@@ -99,14 +99,14 @@ def test_exchange_without_a_record_is_gone_after_some_polls(
 ) -> None:
     follower = ExchangeFollower(feed, time.time())
     name = running.begin()
-    read(follower)
+    read_changes(follower)
     summary = running.summaries.pop(name)
-    assert read(follower) == []
+    assert read_changes(follower) == []
     running.summaries[name] = summary  # another worker was late
-    assert read(follower) == []
+    assert read_changes(follower) == []
     running.summaries.clear()
 
-    reported = [read(follower) for _ in range(feed_module.MISSED_POLLS + 1)]
+    reported = [read_changes(follower) for _ in range(feed_module.MISSED_POLLS + 1)]
 
     assert reported == [[]] * (feed_module.MISSED_POLLS - 1) + [[(name, "gone")], []]
 
@@ -116,24 +116,24 @@ def test_record_that_is_stored_late_is_found(
 ) -> None:
     follower = ExchangeFollower(feed, time.time())
     name = running.begin()
-    read(follower)
+    read_changes(follower)
     running.summaries.clear()
-    assert read(follower) == []
-    put(store, name)
+    assert read_changes(follower) == []
+    put_record(store, name)
 
-    assert read(follower) == [(name, "finished")]
+    assert read_changes(follower) == [(name, "finished")]
 
 
 def test_follower_that_reconnects_gets_what_ended_meanwhile(
     feed: ExchangeFeed, store: MemoryCaptureStore, running: Running
 ) -> None:
     now = time.time()
-    old = put(store, generate_name(now - 100), duration_ms=1000.0)
-    long = put(store, generate_name(now - 100), duration_ms=99_000.0)
-    new = put(store, generate_name(now - 10))
+    old = put_record(store, generate_name(now - 100), duration_ms=1000.0)
+    long = put_record(store, generate_name(now - 100), duration_ms=99_000.0)
+    new = put_record(store, generate_name(now - 10))
     other = running.begin(age=50)
 
-    found = read(ExchangeFollower(feed, now - 20))
+    found = read_changes(ExchangeFollower(feed, now - 20))
 
     assert old not in dict(found)
     assert sorted(found) == sorted([(long, "finished"), (new, "finished"), (other, "running")])
@@ -148,15 +148,15 @@ def test_exchange_older_than_all_that_are_followed_is_reported_at_its_end(
     monkeypatch.setattr(feed_module, "MAX_FOLLOWED", 3)
     follower = ExchangeFollower(feed, time.time())
     name = running.begin(age=100)
-    read(follower)
+    read_changes(follower)
     for _ in range(5):
-        put(store, generate_name(time.time()))
-    read(follower)
+        put_record(store, generate_name(time.time()))
+    read_changes(follower)
     running.summaries.clear()
-    put(store, name)
+    put_record(store, name)
 
-    assert read(follower) == [(name, "finished")]
-    assert read(follower) == []
+    assert read_changes(follower) == [(name, "finished")]
+    assert read_changes(follower) == []
 
 
 def test_followers_share_one_look_at_the_store(
@@ -165,7 +165,7 @@ def test_followers_share_one_look_at_the_store(
     monkeypatch.setattr(feed_module, "POLL_SECONDS", 1000.0)
     feed = ExchangeFeed(store, running)  # type: ignore[arg-type]
     first = feed.read_state()
-    put(store, generate_name(time.time()))
+    put_record(store, generate_name(time.time()))
 
     assert feed.read_state() is first
 
@@ -174,7 +174,7 @@ def test_cached_summaries_are_limited(
     feed: ExchangeFeed, store: MemoryCaptureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed_module, "MAX_CACHED_SUMMARIES", 4)
-    names = [put(store, generate_name(time.time() + number)) for number in range(10)]
+    names = [put_record(store, generate_name(time.time() + number)) for number in range(10)]
 
     assert [each["id"] for each in feed.read_summaries(names)] == names
     assert len(feed._summaries) == 4

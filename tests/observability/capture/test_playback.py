@@ -14,17 +14,17 @@ from tests.helpers.check_cases import check_each
 URL = "http://up.test/v1/chat/completions"
 
 
-def attempt(text: str = "", url: str = URL, status: int = 200, **more: Any) -> dict[str, Any]:
+def make_attempt(text: str = "", url: str = URL, status: int = 200, **more: Any) -> dict[str, Any]:
     said = {"status": status, "headers": [["a", "b"], ["Content-Length", "9"]], "text": text}
     return {"url": url, "request": {}, "answer": said, **more}
 
 
-def client(*attempts: dict[str, Any]) -> httpx2.Client:
+def make_client(*attempts: dict[str, Any]) -> httpx2.Client:
     return httpx2.Client(transport=PlaybackTransport(attempts))
 
 
 def test_playback_returns_the_recorded_answer() -> None:
-    answer = client(attempt("hello", status=429)).post(f"{URL}?api-version=1", json={})
+    answer = make_client(make_attempt("hello", status=429)).post(f"{URL}?api-version=1", json={})
 
     assert (answer.status_code, answer.text, answer.headers["a"]) == (429, "hello", "b")
     assert answer.headers.get("content-length") != "9"
@@ -33,10 +33,10 @@ def test_playback_returns_the_recorded_answer() -> None:
 def test_playback_prefers_the_attempt_of_the_same_request() -> None:
     playback = PlaybackTransport(
         [
-            attempt("other", url="http://other.test/v1/responses"),
-            attempt("first"),
-            attempt("second"),
-            attempt("asked", request={"body": {"n": 2}}),
+            make_attempt("other", url="http://other.test/v1/responses"),
+            make_attempt("first"),
+            make_attempt("second"),
+            make_attempt("asked", request={"body": {"n": 2}}),
         ]
     )
     said = httpx2.Client(transport=playback)
@@ -57,7 +57,7 @@ def test_attempt_without_an_answer_fails_as_recorded(name: str, kind: type[Excep
     broken = {"url": URL, "request": {}, "error": {"type": name, "message": "why"}}
 
     with pytest.raises(kind, match="why"):
-        client(broken).post(URL, json={})
+        make_client(broken).post(URL, json={})
 
 
 @check_each(
@@ -66,17 +66,20 @@ def test_attempt_without_an_answer_fails_as_recorded(name: str, kind: type[Excep
      ("UpstreamTimeout", UpstreamTimeout), ("Stopping", httpx2.ReadError)],
 )  # fmt: skip
 def test_playback_breaks_at_the_recorded_position(name: str, kind: type[Exception]) -> None:
-    broken = attempt("as far as here", error={"type": name, "message": "why"})
+    broken = make_attempt("as far as here", error={"type": name, "message": "why"})
     heard: list[str] = []
 
-    with client(broken).stream("POST", URL, json={}) as answer, pytest.raises(kind, match="why"):
+    with (
+        make_client(broken).stream("POST", URL, json={}) as answer,
+        pytest.raises(kind, match="why"),
+    ):
         heard.extend(answer.iter_text())
 
     assert heard == ["as far as here"]
 
 
 def test_an_upload_has_an_id() -> None:
-    answer = client().post("http://up.test/v1/files", files={"file": b"x"})
+    answer = make_client().post("http://up.test/v1/files", files={"file": b"x"})
 
     assert answer.json()["id"] == "file-recorded"
 

@@ -10,11 +10,17 @@ import pytest
 from forwarder.context.redaction import Redactor
 from forwarder.observability.capture.record import encode_record, parse_summary
 from tests.helpers.check_cases import check_each
-from tests.observability.capture.taping import UPSTREAM, URL, make_context, record, tape
+from tests.observability.capture.taping import (
+    UPSTREAM,
+    URL,
+    make_context,
+    make_record,
+    make_recorder,
+)
 
 
 def test_record_has_all_parts() -> None:
-    taken = tape()
+    taken = make_recorder()
     taken.record_body(b'{"model":"a","input":"hi","previous_response_id":"r"}')
     taken.record_resumed_body({"model": "a", "input": ["before", "hi"]})
     attempt = taken.record_attempt(UPSTREAM, "generic", "chat", URL, b'{"model":"b"}')
@@ -69,7 +75,7 @@ def test_record_has_all_parts() -> None:
 
 
 def test_record_of_a_rejected_request() -> None:
-    made = record(tape(), 10_000, status=429, error="rate_limit_exceeded")
+    made = make_record(make_recorder(), 10_000, status=429, error="rate_limit_exceeded")
 
     assert made["exchange"]["error"] == "rate_limit_exceeded"
     assert "body" not in made["client"]["request"]
@@ -78,10 +84,10 @@ def test_record_of_a_rejected_request() -> None:
 
 
 def test_record_keeps_non_json_body_as_text() -> None:
-    taken = tape()
+    taken = make_recorder()
     taken.record_body(b'{"api_key": "s3cret-value')
 
-    made = record(taken, 10_000, status=400)
+    made = make_record(taken, 10_000, status=400)
 
     assert made["client"]["request"]["text"] == '{"api_key": "***'
     assert made["exchange"]["redacted"]
@@ -98,7 +104,7 @@ def test_record_keeps_non_json_body_as_text() -> None:
     ],
 )
 def test_record_contains_no_keys(said: bytes) -> None:
-    taken = tape()
+    taken = make_recorder()
     taken.record_body(b'{"input":"my key is sk-client"}')
     attempt = taken.record_attempt(
         UPSTREAM, "generic", "chat", URL, b'{"input":"my key is sk-client"}'
@@ -117,12 +123,12 @@ def test_record_contains_no_keys(said: bytes) -> None:
 
 
 def test_configured_fields_are_redacted_everywhere() -> None:
-    taken = tape()
+    taken = make_recorder()
     taken.record_body(b'{"user":"jane.doe@example.com","input":"hi"}')
     taken.record_attempt(UPSTREAM, "generic", "chat", URL, b'{"end_user":"jane.doe@example.com"}')
     taken.record_answer_head(400, []).add(b'{"error":{"message":"jane.doe@example.com may not"}}')
 
-    made = record(taken, 10_000, "user")
+    made = make_record(taken, 10_000, "user")
 
     assert "jane" not in json.dumps(made)
     assert made["client"]["request"]["body"]["input"] == "hi"
@@ -130,7 +136,7 @@ def test_configured_fields_are_redacted_everywhere() -> None:
 
 @check_each("limit", [1500, 3000, 6000])
 def test_record_fits_the_limit_and_reports_omitted_bytes(limit: int) -> None:
-    taken = tape(limit)
+    taken = make_recorder(limit)
     taken.record_body(b'{"input":"' + b"x" * (limit // 3) + b'"}')
     attempt = taken.record_attempt(
         UPSTREAM, "generic", "chat", URL, b'{"input":"' + b"y" * 200 + b'"}'
@@ -140,18 +146,18 @@ def test_record_fits_the_limit_and_reports_omitted_bytes(limit: int) -> None:
         list(attempt.tap(iter([b'data: {"text":"\\u0000\\u0000"}\n\n'])))
     taken.record_answer_head(200, []).add(b"\x00" * (limit // 8))
 
-    made = record(taken, limit)
+    made = make_record(taken, limit)
 
     assert not made["exchange"]["whole"]
     assert "left_out" in json.dumps(made)
 
 
 def test_record_reports_bytes_of_omitted_bodies() -> None:
-    taken = tape(limit=3000)
+    taken = make_recorder(limit=3000)
     taken.record_body(b'{"input":"%s","model":"m"}' % (b"x" * 5000))
     taken.record_answer_head(200, []).add(b"z" * 5000)
 
-    made = record(taken, 3000)
+    made = make_record(taken, 3000)
 
     body = made["client"]["request"]
     assert body["body"] == {"input": "[5000 characters left out]", "model": "m"}
@@ -169,7 +175,7 @@ DEEP = b'{"password":"hidden","a":' + b"[" * 900 + b"]" * 900 + b"}"
 
 
 def test_json_that_is_too_deep_to_be_written_is_left_out() -> None:
-    taken = tape()
+    taken = make_recorder()
     taken.record_body(DEEP)
     attempt = taken.record_attempt(UPSTREAM, "generic", "chat", URL, b'{"model":"b"}')
     attempt.record_head(httpx2.Response(200))
@@ -192,7 +198,7 @@ def test_json_that_is_too_deep_to_be_written_is_left_out() -> None:
 
 @check_each("depth", range(235, 262))
 def test_json_of_any_depth_is_recorded(depth: int) -> None:
-    taken = tape()
+    taken = make_recorder()
     taken.record_body(b"[" * depth + b"]" * depth)
     attempt = taken.record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
     attempt.record_head(httpx2.Response(200))

@@ -27,7 +27,7 @@ DEMO = Settings.from_env({})
 URL = "http://up.test/v1/chat/completions"
 
 
-def record(route: str = "chat", **request: Any) -> dict[str, Any]:
+def make_record(route: str = "chat", **request: Any) -> dict[str, Any]:
     asked = {
         "method": "POST",
         "path": "/v1/chat/completions",
@@ -38,7 +38,7 @@ def record(route: str = "chat", **request: Any) -> dict[str, Any]:
     return {"exchange": {"route": route}, "client": {"request": asked}, "upstream": []}
 
 
-def attempt(upstream: str = "far", protocol: str = "chat", url: str = URL) -> dict[str, Any]:
+def make_attempt(upstream: str = "far", protocol: str = "chat", url: str = URL) -> dict[str, Any]:
     return {"upstream": upstream, "protocol": protocol, "url": url, "model": "m-1",
             "provider": "deepseek"}  # fmt: skip
 
@@ -47,7 +47,7 @@ def test_replay_request_has_the_new_key() -> None:
     headers = [["X-Forwarder-Strict", "true"], ["Authorization", "***"], ["Host", "h"]]
 
     asked = make_replay_request(
-        record(body={"a": 1}, query=[["b", "c d"]], headers=headers), "sk-1"
+        make_record(body={"a": 1}, query=[["b", "c d"]], headers=headers), "sk-1"
     )
 
     assert asked.path == "/v1/chat/completions?b=c+d"
@@ -63,7 +63,7 @@ def test_replay_keeps_headers_of_the_reasoning_style() -> None:
     headers = [["User-Agent", "opencode/1.18"], ["X-Title", "Cline"], ["X-Other", "1"]]
     path = "/think/v1/chat/completions"
 
-    asked = make_replay_request(record(body={"a": 1}, path=path, headers=headers), None)
+    asked = make_replay_request(make_record(body={"a": 1}, path=path, headers=headers), None)
 
     assert asked.path == path
     assert asked.headers == {
@@ -71,10 +71,10 @@ def test_replay_keeps_headers_of_the_reasoning_style() -> None:
         "X-Title": "Cline",
         "Content-Type": "application/json",
     }
-    turn = record("responses", method="GET", path="/both/v1/responses", body={"input": "hi"})
+    turn = make_record("responses", method="GET", path="/both/v1/responses", body={"input": "hi"})
     assert make_replay_request(turn, None).path == "/both/v1/responses"
     with pytest.raises(InvalidRequest):
-        make_replay_request(record(body={}, path="/think/v1/files"), None)
+        make_replay_request(make_record(body={}, path="/think/v1/files"), None)
 
 
 @check_each(
@@ -82,11 +82,11 @@ def test_replay_keeps_headers_of_the_reasoning_style() -> None:
     [({"text": "{"}, b"{"), ({"body": [1]}, b"[1]"), ({"body": "x"}, b'"x"')],
 )
 def test_replay_sends_an_invalid_body_unchanged(given: dict[str, Any], body: bytes) -> None:
-    assert make_replay_request(record(**given), None).body == body
+    assert make_replay_request(make_record(**given), None).body == body
 
 
 def test_replay_includes_the_resumed_history() -> None:
-    made = record(body={"input": "hi", "previous_response_id": "r"})
+    made = make_record(body={"input": "hi", "previous_response_id": "r"})
     made["client"]["resumed"] = {"body": {"input": ["before", "hi"]}}
 
     assert json.loads(make_replay_request(made, None).body) == {"input": ["before", "hi"]}
@@ -103,21 +103,23 @@ def test_replay_includes_the_resumed_history() -> None:
 def test_turns_and_background_work_are_asked_for_as_streams(
     route: str, method: str, body: dict[str, Any]
 ) -> None:
-    asked = make_replay_request(record(route, method=method, body=body), None)
+    asked = make_replay_request(make_record(route, method=method, body=body), None)
 
     assert asked.path == "/v1/responses"
     assert json.loads(asked.body) == {"input": "hi", "stream": True}
 
 
 def test_queued_background_request_is_not_replayed() -> None:
-    made = record("responses", body={"background": True, "input": "hi"})
+    made = make_record("responses", body={"background": True, "input": "hi"})
     made["client"]["answer"] = {"status": 200, "body": {"status": "queued"}}
 
     with pytest.raises(InvalidRequest, match="'background'"):
         make_replay_request(made, None)
 
 
-@check_each("made", [{}, {"exchange": {}}, {"exchange": {}, "client": {"request": []}}, record()])
+@check_each(
+    "made", [{}, {"exchange": {}}, {"exchange": {}, "client": {"request": []}}, make_record()]
+)
 def test_record_without_a_request_cannot_be_replayed(made: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         make_replay_request(made, None)
@@ -126,11 +128,11 @@ def test_record_without_a_request_cannot_be_replayed(made: dict[str, Any]) -> No
 @check_each("path", ["/api/create", "/v1/files", "http://h/v1/responses", "", "/v1"])
 def test_only_model_requests_are_replayed(path: str) -> None:
     with pytest.raises(InvalidRequest, match="Only model requests"):
-        make_replay_request(record(body={}, path=path), None)
+        make_replay_request(make_record(body={}, path=path), None)
 
 
 def test_caveats_report_missing_parts() -> None:
-    made = record(body={})
+    made = make_record(body={})
     assert list(list_caveats(made)) == []
 
     made["exchange"] |= {"whole": False, "redacted": True}
@@ -154,8 +156,8 @@ def test_replay_settings_disable_observers_and_limits() -> None:
 
 
 def test_playback_adds_unconfigured_upstreams() -> None:
-    made = record(body={"model": "fast"})
-    made["upstream"] = [attempt(), attempt()]
+    made = make_record(body={"model": "fast"})
+    made["upstream"] = [make_attempt(), make_attempt()]
 
     settings = make_playback_settings(DEMO, made)
 
@@ -172,8 +174,8 @@ def test_playback_adds_unconfigured_upstreams() -> None:
 def test_configured_upstream_overrides_the_recorded_one() -> None:
     today = Settings.from_env({"FORWARDER_UPSTREAMS": "near,far", "NEAR_BASE_URL": "http://n/v1",
                                "FAR_BASE_URL": "http://f/v1", "FAR_MODELS": "m-*"})  # fmt: skip
-    made = record(body={"model": "m-1"})
-    made["upstream"] = [attempt()]
+    made = make_record(body={"model": "m-1"})
+    made["upstream"] = [make_attempt()]
 
     upstreams = make_playback_settings(today, made).upstreams
 
@@ -181,13 +183,13 @@ def test_configured_upstream_overrides_the_recorded_one() -> None:
         ("far", "http://f/v1"),
         ("near", "http://n/v1"),
     ]
-    made["upstream"] = [attempt(protocol="compact", url="http://up.test/v1/responses/compact")]
+    made["upstream"] = [make_attempt(protocol="compact", url="http://up.test/v1/responses/compact")]
     assert make_playback_settings(today, made).upstreams[0].base_url == "http://up.test/v1"
 
 
 def test_playback_restores_fallbacks() -> None:
-    made = record(body={"model": "fast"})
-    made["upstream"] = [attempt(), attempt("spare")]
+    made = make_record(body={"model": "fast"})
+    made["upstream"] = [make_attempt(), make_attempt("spare")]
 
     routes = Router(make_playback_settings(DEMO, made)).list_routes("fast", "chat")
 
@@ -198,70 +200,83 @@ def test_playback_restores_fallbacks() -> None:
 
 
 def test_record_without_upstreams_uses_configured_ones() -> None:
-    assert make_playback_settings(DEMO, record(body={})).upstreams == DEMO.upstreams
+    assert make_playback_settings(DEMO, make_record(body={})).upstreams == DEMO.upstreams
 
 
 # -- answers --------------------------------------------------------------------------------------
 
 
-def stream(*events: Any) -> ReplayAnswer:
+def make_stream_answer(*events: Any) -> ReplayAnswer:
     return ReplayAnswer(200, {"events": [{"at": 1, "data": event} for event in events]})
 
 
 def test_comparison_ignores_ids_times_and_storage_fields() -> None:
-    def told(name: str, at: int, sealed: str, **more: Any) -> ReplayAnswer:
+    def make_answer(name: str, at: int, sealed: str, **more: Any) -> ReplayAnswer:
         response = {"id": f"resp_{name}", "created_at": at, "encrypted_content": sealed, **more}
-        return stream({"response": response}, {"item_id": f"msg_{name}", "delta": "x"})
+        return make_stream_answer({"response": response}, {"item_id": f"msg_{name}", "delta": "x"})
 
-    one = told("0123456789", 1, "fwd1.a", store=True)
+    one = make_answer("0123456789", 1, "fwd1.a", store=True)
 
-    assert diff_answers(one, told("9876543210", 2, "fwd1.b", store=False)) == []
+    assert diff_answers(one, make_answer("9876543210", 2, "fwd1.b", store=False)) == []
 
 
 @check_each(
     "other",
     [
         ReplayAnswer(500, {"events": [{"at": 1, "data": {"a": "x"}}]}),
-        stream({"a": "y"}),
-        stream({"a": "x"}, {"a": "x"}),
-        stream(),
+        make_stream_answer({"a": "y"}),
+        make_stream_answer({"a": "x"}, {"a": "x"}),
+        make_stream_answer(),
         ReplayAnswer(200, {"body": {"b": "x"}}),
         ReplayAnswer(200, {"text": "x"}),
     ],
 )
 def test_comparison_detects_other_differences(other: ReplayAnswer) -> None:
-    assert diff_answers(stream({"a": "x"}), other)
+    assert diff_answers(make_stream_answer({"a": "x"}), other)
 
 
 def test_comparison_detects_inconsistent_ids() -> None:
     one, two = "msg_0123456789", "msg_9876543210"
 
-    assert diff_answers(stream({"a": one, "b": one}), stream({"a": one, "b": two}))
-    assert not diff_answers(stream({"a": one, "b": two}), stream({"a": two, "b": one}))
+    assert diff_answers(
+        make_stream_answer({"a": one, "b": one}), make_stream_answer({"a": one, "b": two})
+    )
+    assert not diff_answers(
+        make_stream_answer({"a": one, "b": two}), make_stream_answer({"a": two, "b": one})
+    )
 
 
 def test_an_answer_without_a_status_is_compared_by_what_it_says() -> None:
-    assert diff_answers(ReplayAnswer(None, stream(1).content), stream(1)) == []
+    assert (
+        diff_answers(ReplayAnswer(None, make_stream_answer(1).content), make_stream_answer(1)) == []
+    )
 
 
 FAILED = {"type": "response.failed", "response": {"id": "resp_1", "error": {"message": "no"}}}
 ERROR = {"type": "error", "error": {"message": "no"}}
 
 
-@check_each("turn", [stream({"a": 1}, FAILED), stream(FAILED), stream({**ERROR, "status": 400})])
+@check_each(
+    "turn",
+    [
+        make_stream_answer({"a": 1}, FAILED),
+        make_stream_answer(FAILED),
+        make_stream_answer({**ERROR, "status": 400}),
+    ],
+)
 def test_failed_turn_compares_with_http_error(turn: ReplayAnswer) -> None:
     before = ReplayAnswer(None, turn.content)
 
     assert not diff_answers(before, ReplayAnswer(400, {"body": {"error": {"message": "no"}}}))
     assert diff_answers(before, ReplayAnswer(400, {"body": {"error": {"message": "other"}}}))
-    assert diff_answers(before, stream({"a": 2}, ERROR, FAILED))
+    assert diff_answers(before, make_stream_answer({"a": 2}, ERROR, FAILED))
 
 
 def test_broken_turn_compares_with_broken_stream() -> None:
-    before = ReplayAnswer(None, stream({"a": 1}, FAILED).content)
+    before = ReplayAnswer(None, make_stream_answer({"a": 1}, FAILED).content)
 
-    assert not diff_answers(before, stream({"a": 1}, ERROR, FAILED))
-    assert diff_answers(before, stream({"a": 1}))
+    assert not diff_answers(before, make_stream_answer({"a": 1}, ERROR, FAILED))
+    assert diff_answers(before, make_stream_answer({"a": 1}))
 
 
 def test_replay_answer_is_redacted() -> None:
@@ -273,7 +288,7 @@ def test_replay_answer_is_redacted() -> None:
 
 
 def test_recorded_answer_is_the_clients_answer() -> None:
-    made = record()
+    made = make_record()
     assert read_recorded_answer(made) == ReplayAnswer(None, {})
 
     made["client"]["answer"] = {"status": 200, "body": {}}

@@ -27,7 +27,7 @@ from forwarder.observability.capture.stores import (
     MemoryCaptureStore,
     generate_name,
 )
-from tests.observability.capture.test_capture import settings
+from tests.observability.capture.test_capture import make_settings
 
 Json = dict[str, Any]
 KEY = "sk-client-0123456789"
@@ -43,7 +43,7 @@ def _publish_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def workers(tmp_path: Path) -> list[CaptureObserver]:
     """Two workers with the same directory."""
-    return [CaptureObserver(settings(), FileCaptureStore(tmp_path, LIMITS)) for _ in range(2)]
+    return [CaptureObserver(make_settings(), FileCaptureStore(tmp_path, LIMITS)) for _ in range(2)]
 
 
 def begin(capture: CaptureObserver, body: bytes | None = b'{"model":"m"}') -> RequestContext:
@@ -70,7 +70,7 @@ def list_files(folder: Path) -> set[str]:
 
 
 def test_running_exchange_is_listed_until_its_record_is_stored() -> None:
-    capture = CaptureObserver(settings(), MemoryCaptureStore(LIMITS))
+    capture = CaptureObserver(make_settings(), MemoryCaptureStore(LIMITS))
     context = begin(capture)
     context.model, context.upstream = "m", "chat"
 
@@ -85,7 +85,7 @@ def test_running_exchange_is_listed_until_its_record_is_stored() -> None:
 
 
 def test_partial_record_has_the_complete_events_so_far() -> None:
-    capture = CaptureObserver(settings(), MemoryCaptureStore(LIMITS))
+    capture = CaptureObserver(make_settings(), MemoryCaptureStore(LIMITS))
     context = begin(capture)
     answer(context, EVENT % 1, EVENT % 2 + b'data: {"secret": "half of a')
     (summary,) = capture.running.list_summaries()
@@ -104,7 +104,7 @@ def test_partial_record_has_the_complete_events_so_far() -> None:
 
 
 def test_request_whose_body_has_not_arrived_is_not_listed() -> None:
-    capture = CaptureObserver(settings(), MemoryCaptureStore(LIMITS))
+    capture = CaptureObserver(make_settings(), MemoryCaptureStore(LIMITS))
     context = begin(capture, body=None)
 
     assert capture.running.list_summaries() == []
@@ -287,7 +287,7 @@ def test_closing_removes_the_files_of_this_worker(
 def test_directory_that_cannot_be_written_does_not_affect_requests(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     files = RunningExchanges(tmp_path / "file" / "running", lambda: Redactor(()), 1000)
-    capture = CaptureObserver(settings(), MemoryCaptureStore(LIMITS))
+    capture = CaptureObserver(make_settings(), MemoryCaptureStore(LIMITS))
     context = begin(capture)
     files.add(context)
 

@@ -35,7 +35,7 @@ SAID = {
 every_answer = check_each("data", SAID.values(), ids=SAID.keys())
 
 
-def decoded(data: bytes) -> tuple[list[Any], str | None, bool]:
+def decode_events(data: bytes) -> tuple[list[Any], str | None, bool]:
     """Decode bytes with the SSE decoder; returns the events, the error, and if [DONE] came."""
     decoder, found = SseDecoder(), []
     try:
@@ -51,7 +51,7 @@ def test_encoded_answer_parses_to_the_same(data: bytes) -> None:
     once = serialize.parse_answer([(0.0, data)])
     written = b"".join(serialize.encode_answer(once))
 
-    assert decoded(written) == decoded(data)
+    assert decode_events(written) == decode_events(data)
     assert serialize.parse_answer([(0.0, written)]) == once
 
 
@@ -64,7 +64,7 @@ def test_log_line_is_json(data: bytes) -> None:
 def test_any_bytes_survive_parsing_and_encoding(noise: bytes, data: bytes) -> None:
     for said in (noise, data + noise, b"data: " + noise):
         written = b"".join(serialize.encode_answer(serialize.parse_answer([(0.0, said)])))
-        assert decoded(written) == decoded(said)
+        assert decode_events(written) == decode_events(said)
 
 
 def test_events_do_not_depend_on_piece_boundaries() -> None:

@@ -33,17 +33,17 @@ CLOCK = Clock()
 
 @pytest.fixture(params=["memory", "files"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    def made(most: int = 3, age: float = 100.0) -> CaptureStore:
+    def make_store(most: int = 3, age: float = 100.0) -> CaptureStore:
         limits = CaptureLimits(most, age)
         if request.param == "memory":
             return MemoryCaptureStore(limits, CLOCK)
         return FileCaptureStore(tmp_path / "a" / "b", limits, CLOCK)
 
     CLOCK.now = Clock.now
-    return made
+    return make_store
 
 
-def put(store: CaptureStore, request_id: str) -> str:
+def put_record(store: CaptureStore, request_id: str) -> str:
     CLOCK.now += 1
     name = generate_name(CLOCK.now)
     summary = json.dumps({"id": name, "request_id": request_id})
@@ -51,7 +51,7 @@ def put(store: CaptureStore, request_id: str) -> str:
     return name
 
 
-def ids(store: CaptureStore) -> list[str]:
+def list_ids(store: CaptureStore) -> list[str]:
     return [summary["request_id"] for summary in store.list_newest(100)]
 
 
@@ -62,7 +62,7 @@ def test_empty_store_has_no_records(make: Make) -> None:
 
 def test_records_are_found_by_their_names_and_by_their_requests_ids(make: Make) -> None:
     store = make()
-    names = [put(store, each) for each in ("a", "b", "a")]
+    names = [put_record(store, each) for each in ("a", "b", "a")]
 
     found = [store.find(name) for name in (*names, "a")]
 
@@ -74,37 +74,37 @@ def test_records_are_found_by_their_names_and_by_their_requests_ids(make: Make) 
 def test_newest_records_come_first(make: Make) -> None:
     store = make()
     for each in "abc":
-        put(store, each)
+        put_record(store, each)
 
-    assert ids(store) == ["c", "b", "a"]
+    assert list_ids(store) == ["c", "b", "a"]
     assert [summary["request_id"] for summary in store.list_newest(2)] == ["c", "b"]
 
 
 def test_store_limits_the_number_of_records(make: Make) -> None:
     store = make(most=2)
-    names = [put(store, each) for each in "abcd"]
+    names = [put_record(store, each) for each in "abcd"]
 
-    assert ids(store) == ["d", "c"]
+    assert list_ids(store) == ["d", "c"]
     assert [store.find(name) is None for name in names] == [True, True, False, False]
 
 
 def test_expired_records_are_pruned_without_new_ones(make: Make) -> None:
     store = make(age=10)
-    name = put(store, "a")
+    name = put_record(store, "a")
     CLOCK.now += 5
-    put(store, "b")
+    put_record(store, "b")
     CLOCK.now += 5.5
 
     store.prune()
 
-    assert ids(store) == ["b"]
+    assert list_ids(store) == ["b"]
     assert store.find(name) is None
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "ex_", "ex_..", ""])
 def test_record_name_cannot_escape_the_directory(make: Make, name: str) -> None:
     store = make()
-    put(store, "a")
+    put_record(store, "a")
 
     assert store.find(name) is None
 
@@ -113,10 +113,10 @@ def test_files_are_private_and_shared_by_all_workers(tmp_path: Path) -> None:
     CLOCK.now = Clock.now
     directory = tmp_path / "shared"
     one, other = (FileCaptureStore(directory, CaptureLimits(2, 100), CLOCK) for _ in range(2))
-    put(one, "a"), put(other, "b"), put(one, "c")
+    put_record(one, "a"), put_record(other, "b"), put_record(one, "c")
 
     assert one.is_shared
-    assert ids(one) == ids(other) == ["c", "b"]
+    assert list_ids(one) == list_ids(other) == ["c", "b"]
     assert directory.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in directory.iterdir()} == {0o600}
     assert len(list(directory.iterdir())) == 2
@@ -128,8 +128,8 @@ def test_prune_removes_abandoned_partial_files_only(tmp_path: Path) -> None:
     dead, writing = generate_name(CLOCK.now - 1000), generate_name(CLOCK.now)
     for name in ("notes.json", "ex_mine.json", f"{dead}.json.part", f"{writing}.json.part"):
         (tmp_path / name).write_text("x")
-    put(store, "a")
-    put(store, "b")
+    put_record(store, "a")
+    put_record(store, "b")
 
     left = set(os.listdir(tmp_path))
 
@@ -141,10 +141,10 @@ def test_prune_removes_abandoned_partial_files_only(tmp_path: Path) -> None:
 def test_a_broken_file_does_not_hide_the_others(tmp_path: Path) -> None:
     CLOCK.now = Clock.now
     store = FileCaptureStore(tmp_path, CaptureLimits(5, 100), CLOCK)
-    put(store, "a")
+    put_record(store, "a")
     (tmp_path / f"{generate_name(CLOCK.now)}.json").write_text("what?")
 
-    assert ids(store) == ["a"]
+    assert list_ids(store) == ["a"]
     assert store.find("a") is not None
 
 
@@ -156,7 +156,7 @@ def test_record_name_encodes_its_time() -> None:
 
 def test_names_and_summaries_are_read_one_by_one(make: Make) -> None:
     store = make()
-    names = [put(store, each) for each in "abc"]
+    names = [put_record(store, each) for each in "abc"]
 
     assert store.list_names() == names[::-1]
     assert (store.read_summary(names[1]) or {})["request_id"] == "b"
@@ -168,13 +168,13 @@ def test_new_files_of_another_worker_are_listed_at_once(tmp_path: Path) -> None:
     CLOCK.now = Clock.now
     one, other = (FileCaptureStore(tmp_path, CaptureLimits(50, 100), CLOCK) for _ in range(2))
     for number in range(20):
-        put(one, str(number))
+        put_record(one, str(number))
         assert len(other.list_names()) == number + 1
 
 
 def test_expired_records_are_not_found_before_they_are_pruned(make: Make) -> None:
     store = make(age=10)
-    name = put(store, "a")
+    name = put_record(store, "a")
     CLOCK.now += 11
 
     assert store.list_names() == []
