@@ -277,7 +277,7 @@ WITH_BODY = [each for each in OPERATIONS if each.values[1].body is not None]
 
 
 @pytest.fixture
-def guarded(tmp_path: Path) -> FlaskClient:
+def guarded_client(tmp_path: Path) -> FlaskClient:
     """A client of an application with keys of every kind, a limit of the body, and built docs."""
     (tmp_path / "index.html").write_text("<h1>Docs</h1>")
     return create_app(
@@ -317,23 +317,23 @@ def send(
 
 @check_each(("key", "operation"), WITH_KEY)
 def test_operations_need_the_key_that_the_document_names(
-    conformance: Conformance, guarded: FlaskClient, key: str, operation: Operation
+    conformance: Conformance, guarded_client: FlaskClient, key: str, operation: Operation
 ) -> None:
     needs_key = operation.access is not Access.EVERYBODY
     with_wrong_key = {"headers": {"Authorization": "Bearer sk-unknown"}}
 
-    assert (send(conformance, guarded, key, None) == 401) == needs_key
-    assert (send(conformance, guarded, key, None, **with_wrong_key) == 401) == needs_key
-    assert send(conformance, guarded, key, operation.access) != 401
+    assert (send(conformance, guarded_client, key, None) == 401) == needs_key
+    assert (send(conformance, guarded_client, key, None, **with_wrong_key) == 401) == needs_key
+    assert send(conformance, guarded_client, key, operation.access) != 401
     if operation.access is Access.ADMINISTRATOR:
-        assert send(conformance, guarded, key, Access.CLIENT) == 403
+        assert send(conformance, guarded_client, key, Access.CLIENT) == 403
 
 
 @check_each(("key", "operation"), WITH_BODY)
 def test_bodies_that_cannot_be_read_are_refused_as_the_document_says(
-    conformance: Conformance, guarded: FlaskClient, key: str, operation: Operation
+    conformance: Conformance, guarded_client: FlaskClient, key: str, operation: Operation
 ) -> None:
-    sent = functools.partial(send, conformance, guarded, key, operation.access)
+    sent = functools.partial(send, conformance, guarded_client, key, operation.access)
     kind = {"content_type": "application/json"}
 
     assert sent(data=b"{}", headers={"Content-Encoding": "rot13"}, **kind) == 415
