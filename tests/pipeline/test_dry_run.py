@@ -65,23 +65,23 @@ def bridge_of(**environment: str) -> Gateway:
     return Gateway(services_of(**environment))
 
 
-def exchange(strict: bool = False) -> RequestContext:
+def make_context(strict: bool = False) -> RequestContext:
     return RequestContext("req_1", "translate", LossReport(strict=strict))
 
 
-def shown(client: str, request: Json, strict: bool = False, **environment: str) -> Json:
+def preview(client: str, request: Json, strict: bool = False, **environment: str) -> Json:
     return preview_request(bridge_of(**environment), client, request, strict)
 
 
 def preview_request(gateway: Gateway, client: str, request: Json, strict: bool = False) -> Json:
-    return gateway.preview(client, copy.deepcopy(request), None, exchange(strict))
+    return gateway.preview(client, copy.deepcopy(request), None, make_context(strict))
 
 
 def chat(**more: Any) -> Json:
     return {**CHAT, **more}
 
 
-def responses(**more: Any) -> Json:
+def make_request(**more: Any) -> Json:
     return {**RESPONSES, **more}
 
 
@@ -93,7 +93,7 @@ def post_request(gateway: Gateway, wire: Wire, client: str, request: Json) -> tu
     body = copy.deepcopy(request)
     gateway.wants_stream(client, body)
     with pytest.raises(ForwarderError):
-        list(gateway.stream(client, body, None, exchange()))
+        list(gateway.stream(client, body, None, make_context()))
     return wire.posted[0]
 
 
@@ -108,7 +108,7 @@ def test_shown_request_equals_the_sent_request(case: Case, provider: str, wire: 
         told = preview_request(gateway, case.client, request)
     except ForwarderError as refused:
         with pytest.raises(type(refused), match=".*") as caught:
-            list(gateway.stream(case.client, request, None, exchange()))
+            list(gateway.stream(case.client, request, None, make_context()))
         assert (caught.value.message, wire.posted) == (refused.message, [])
         return
     assert wire.posted == []
@@ -124,10 +124,10 @@ def test_shown_request_equals_the_sent_request(case: Case, provider: str, wire: 
     [
         ("chat", chat(model="chat/m", vendor={"x": 1}, stream=True), {}),
         ("chat", chat(model="chat/m", max_completion_tokens=5), {"CHAT_PROVIDER": "groq"}),
-        ("responses", responses(model="responses/m", vendor=1), {}),
+        ("responses", make_request(model="responses/m", vendor=1), {}),
         ("chat", chat(model="chat/m", response_format=SCHEMA), {"CHAT_PROVIDER": "deepseek"}),
         ("chat", chat(n=3, stop="x", max_tokens=3), {}),
-        ("responses", responses(truncation="auto"), {"CHAT_PROVIDER": "minimax"}),
+        ("responses", make_request(truncation="auto"), {"CHAT_PROVIDER": "minimax"}),
         ("chat", chat(), {"FORWARDER_CHAT_DEFAULT_STREAM": "true"}),
         ("chat", chat(model=None), {"FORWARDER_DEFAULT_MODEL": "chat/qwen"}),
     ],
@@ -148,7 +148,9 @@ def test_dry_run_uses_learned_quirks(wire: Wire) -> None:
     learned = services.upstreams["chat"].learned_quirks
     learned.remember("m", {"max_tokens": "max_completion_tokens"})
 
-    told = Gateway(services).preview("responses", responses(max_output_tokens=9), None, exchange())
+    told = Gateway(services).preview(
+        "responses", make_request(max_output_tokens=9), None, make_context()
+    )
 
     assert told["request"]["max_completion_tokens"] == 9
 
@@ -157,7 +159,7 @@ def test_dry_run_uses_learned_quirks(wire: Wire) -> None:
 
 
 def test_the_report_says_where_a_request_would_go(wire: Wire) -> None:
-    told = shown("responses", responses(model="fast"), CHAT_MODELS="fast=qwen-turbo",
+    told = preview("responses", make_request(model="fast"), CHAT_MODELS="fast=qwen-turbo",
                  CHAT_PROVIDER="dashscope")  # fmt: skip
 
     assert told["client"] == "responses"
@@ -173,7 +175,7 @@ def test_the_report_says_where_a_request_would_go(wire: Wire) -> None:
 
 
 def test_no_secret_is_shown(wire: Wire) -> None:
-    told = shown(
+    told = preview(
         "responses", RESPONSES, CHAT_API_KEY="sk-secret-1", CHAT_QUERY="key=sk-secret-2",
         CHAT_HEADERS="X-Key: sk-secret-3", CHAT_QUIRKS='{"chat_path": "/here?key=sk-secret-4"}',
     )  # fmt: skip
@@ -183,7 +185,7 @@ def test_no_secret_is_shown(wire: Wire) -> None:
 
 
 def test_every_parameter_has_the_fate_that_its_table_says(wire: Wire) -> None:
-    told = shown(
+    told = preview(
         "chat",
         chat(temperature=0.5, seed=7, logit_bias={}, n=2, verbosity="low", unheard=1, user=None),
     )
@@ -203,7 +205,7 @@ def test_every_parameter_has_the_fate_that_its_table_says(wire: Wire) -> None:
 
 
 def test_dry_run_shows_changes_of_the_profile(wire: Wire) -> None:
-    told = shown(
+    told = preview(
         "chat",
         chat(model="chat/m", user="me", max_completion_tokens=9, top_p=1),
         CHAT_PROVIDER="mistral",
@@ -221,7 +223,7 @@ def test_dry_run_shows_changes_of_the_profile(wire: Wire) -> None:
 
 
 def test_unknown_parameter_is_dropped_by_path(wire: Wire) -> None:
-    told = shown("responses", responses(tools=[{"type": "web_search"}]))
+    told = preview("responses", make_request(tools=[{"type": "web_search"}]))
 
     assert told["fates"]["tools"]["fate"] == "mapped"
     assert told["dropped"].keys() == {"tools.web_search"}
@@ -245,9 +247,9 @@ def test_dry_run_shows_an_emulated_schema(
 
     for client, request in (
         ("chat", chat(model="chat/m", response_format=wanted)),
-        ("responses", responses(text={"format": flat})),
+        ("responses", make_request(text={"format": flat})),
     ):
-        told = shown(client, request, CHAT_PROVIDER=provider)
+        told = preview(client, request, CHAT_PROVIDER=provider)
         assert ("prompt" in str(told["emulated"])) is emulated
         assert ("response_format" in told["emulated"] or "text" in told["emulated"]) is emulated
 
@@ -268,7 +270,7 @@ def test_dry_run_shows_an_emulated_schema(
 def test_dry_run_lists_only_active_emulations(
     client: str, more: Json, emulated: list[str], wire: Wire
 ) -> None:
-    told = shown(client, (chat if client == "chat" else responses)(**more))
+    told = preview(client, (chat if client == "chat" else make_request)(**more))
 
     assert list(told["emulated"]) == emulated
     kinds = [name for name, fate in told["fates"].items() if fate["fate"] == "emulated"]
@@ -276,7 +278,7 @@ def test_dry_run_lists_only_active_emulations(
 
 
 def test_many_choices_are_shown_once(wire: Wire) -> None:
-    told = shown("chat", chat(n=3, seed=1))
+    told = preview("chat", chat(n=3, seed=1))
 
     assert "n" not in told["request"]
     assert told["dropped"].keys() == {"seed"}
@@ -287,21 +289,23 @@ def test_many_choices_are_shown_once(wire: Wire) -> None:
 
 @pytest.fixture
 def _no_hands(monkeypatch: pytest.MonkeyPatch) -> None:
-    def touched(*_: Any, **__: Any) -> Any:
+    def refuse_call(*_: Any, **__: Any) -> Any:
         raise AssertionError("something was fetched or uploaded")
 
-    monkeypatch.setattr(Fetcher, "fetch_all", touched)
-    monkeypatch.setattr(UploadCache, "get_file_id", touched)
+    monkeypatch.setattr(Fetcher, "fetch_all", refuse_call)
+    monkeypatch.setattr(UploadCache, "get_file_id", refuse_call)
 
 
-def picture(**more: Any) -> Json:
+def make_image_request(**more: Any) -> Json:
     image = {"type": "input_image", "image_url": URL, **more}
-    return responses(input=[{"role": "user", "content": [image]}])
+    return make_request(input=[{"role": "user", "content": [image]}])
 
 
 @pytest.mark.usefixtures("_no_hands")
 def test_dry_run_names_urls_to_fetch(wire: Wire) -> None:
-    told = shown("responses", picture(), CHAT_PROVIDER="ollama", FORWARDER_API_KEYS="k")
+    told = preview(
+        "responses", make_image_request(), CHAT_PROVIDER="ollama", FORWARDER_API_KEYS="k"
+    )
 
     assert told["would_fetch"] == ["input[0].content[0].image_url"]
     assert told["would_upload"] == []
@@ -316,9 +320,9 @@ def test_dry_run_names_files_to_upload(wire: Wire) -> None:
     given = {"type": "input_file", "file_data": "data:application/pdf;base64,JVBERi0="}
     quirks = '{"file": "upload", "image_url": "base64"}'
 
-    told = shown(
+    told = preview(
         "responses",
-        responses(input=[{"role": "user", "content": [file, given]}]),
+        make_request(input=[{"role": "user", "content": [file, given]}]),
         CHAT_QUIRKS=quirks,
         FORWARDER_API_KEYS="k",
     )
@@ -331,10 +335,10 @@ def test_dry_run_names_files_to_upload(wire: Wire) -> None:
 
 def test_dry_run_names_invalid_urls_to_fetch(wire: Wire) -> None:
     file = {"type": "input_file", "file_url": "http://[docs"}
-    request = responses(input=[{"role": "user", "content": [file]}])
+    request = make_request(input=[{"role": "user", "content": [file]}])
     quirks = '{"file": "upload", "image_url": "base64"}'
 
-    told = shown("responses", request, CHAT_QUIRKS=quirks, FORWARDER_API_KEYS="k")
+    told = preview("responses", request, CHAT_QUIRKS=quirks, FORWARDER_API_KEYS="k")
 
     assert told["would_fetch"] == ["input[0].content[0].file_url"]
     assert wire.posted == []
@@ -347,9 +351,9 @@ def test_url_that_is_too_long_is_not_split() -> None:
 def test_a_file_that_would_be_fetched_keeps_its_name(wire: Wire) -> None:
     file = {"type": "input_file", "file_url": "https://files.test/b.pdf"}
 
-    told = shown(
+    told = preview(
         "responses",
-        responses(input=[{"role": "user", "content": [file]}]),
+        make_request(input=[{"role": "user", "content": [file]}]),
         FORWARDER_API_KEYS="k",
     )
 
@@ -359,7 +363,7 @@ def test_a_file_that_would_be_fetched_keeps_its_name(wire: Wire) -> None:
 
 def test_dry_run_refuses_urls_if_fetching_is_forbidden(wire: Wire) -> None:
     with pytest.raises(Unsupported) as refused:
-        shown("responses", picture(), CHAT_PROVIDER="ollama", FORWARDER_FETCH="off")
+        preview("responses", make_image_request(), CHAT_PROVIDER="ollama", FORWARDER_FETCH="off")
 
     assert refused.value.param == "input[0].content[0].image_url"
 
@@ -370,13 +374,13 @@ def test_dry_run_refuses_urls_if_fetching_is_forbidden(wire: Wire) -> None:
 def test_dry_run_refuses_invalid_requests(wire: Wire) -> None:
     for name, value in (("prompt", {"id": "p"}), ("temperature", "hot"), ("input", 5)):
         with pytest.raises(ForwarderError) as refused:
-            shown("responses", responses(**{name: value}))
+            preview("responses", make_request(**{name: value}))
         assert (refused.value.status, refused.value.param) == (400, name)
 
 
 def test_dry_run_in_strict_mode_refuses_dropped_parameters(wire: Wire) -> None:
     with pytest.raises(Unsupported) as refused:
-        shown("chat", chat(seed=7), strict=True)
+        preview("chat", chat(seed=7), strict=True)
 
     assert refused.value.param == "seed"
 
@@ -387,7 +391,7 @@ def test_a_request_too_deep_to_be_sent_is_too_deep_to_be_shown(wire: Wire) -> No
         deep = {"a": deep}
 
     with pytest.raises(InvalidRequest, match="deeply"):
-        bridge_of().preview("chat", chat(model="chat/m", vendor=deep), None, exchange())
+        bridge_of().preview("chat", chat(model="chat/m", vendor=deep), None, make_context())
 
 
 # -- which protocol ---------------------------------------------------------------------------------
@@ -424,7 +428,7 @@ def test_undetectable_protocol_is_an_error(request_: Json, named: str | None, co
 
 
 def test_truncation_is_the_table_s_to_explain(wire: Wire) -> None:
-    told = shown("responses", responses(truncation="auto"))
+    told = preview("responses", make_request(truncation="auto"))
 
     assert told["emulated"]["truncation"] == RESPONSES_OVER_CHAT["truncation"].reason
 
@@ -434,7 +438,9 @@ def test_truncation_is_the_table_s_to_explain(wire: Wire) -> None:
 
 def test_dry_run_shows_the_disposition_of_each_ollama_option() -> None:
     options = {"seed": 1, "num_ctx": 4096, "temperature": 0, "mirostat": 0}
-    told = shown("ollama", {**CHAT, "model": "responses/m", "options": options, "keep_alive": "5m"})
+    told = preview(
+        "ollama", {**CHAT, "model": "responses/m", "options": options, "keep_alive": "5m"}
+    )
 
     assert {name: fate["fate"] for name, fate in told["fates"].items()} == {
         "model": "mapped",  # the client said whose it is

@@ -85,7 +85,7 @@ def bridge_of(**environment: str) -> Gateway:
     return Gateway(services_of(**environment))
 
 
-def opened(
+def read_answer(
     over: Gateway, client: str, model: Any = "m", style: str | None = None, **more: Any
 ) -> tuple[list[Json], RequestContext]:
     exchange = RequestContext(id="req_1", route=client, loss_report=LossReport())
@@ -106,7 +106,7 @@ def opened(
 def test_the_exchange_knows_where_it_went(
     client: str, model: str, upstream: str, asked: str, upstreams: Upstreams
 ) -> None:
-    _, exchange = opened(bridge_of(), client, model)
+    _, exchange = read_answer(bridge_of(), client, model)
 
     assert (exchange.upstream, exchange.model) == (upstream, "m")
     assert asked in upstreams.bodies[0]
@@ -115,7 +115,7 @@ def test_the_exchange_knows_where_it_went(
 
 @pytest.mark.parametrize(("client", "model"), [("chat", "chat/m"), ("responses", "responses/m")])
 def test_the_same_protocol_passes_through(client: str, model: str, upstreams: Upstreams) -> None:
-    events, _ = opened(bridge_of(), client, model, vendor={"x": 1})
+    events, _ = read_answer(bridge_of(), client, model, vendor={"x": 1})
 
     passed = CHUNKS[:2] if client == "chat" else [
         {"type": "response.completed", "response": RESPONSE}
@@ -129,7 +129,7 @@ def test_the_same_protocol_passes_through(client: str, model: str, upstreams: Up
 
 
 def test_usage_is_noted_before_it_is_taken_out(upstreams: Upstreams) -> None:
-    events, exchange = opened(bridge_of(), "chat", "chat/m")
+    events, exchange = read_answer(bridge_of(), "chat", "chat/m")
 
     assert not any(event.get("usage") for event in events)
     assert exchange.usage == CHUNKS[2]["usage"]
@@ -138,7 +138,7 @@ def test_usage_is_noted_before_it_is_taken_out(upstreams: Upstreams) -> None:
 def test_extra_parameters_of_an_upstream_reach_it(upstreams: Upstreams) -> None:
     quirks = {"RESPONSES_QUIRKS": '{"responses_takes": ["seed", "top_k"]}'}
     for over, kept in ((bridge_of(), {}), (bridge_of(**quirks), {"seed": 7, "top_k": 3})):
-        _, exchange = opened(over, "chat", seed=7, top_k=3, min_p=0.1)
+        _, exchange = read_answer(over, "chat", seed=7, top_k=3, min_p=0.1)
 
         given = upstreams.bodies[-1]
         assert {k: given[k] for k in ("seed", "top_k", "min_p") if k in given} == kept
@@ -147,7 +147,7 @@ def test_extra_parameters_of_an_upstream_reach_it(upstreams: Upstreams) -> None:
 
 @pytest.mark.parametrize("model", [None, ""])
 def test_default_model_is_used_without_a_model(model: str | None, upstreams: Upstreams) -> None:
-    _, exchange = opened(bridge_of(FORWARDER_DEFAULT_MODEL="qwen"), "responses", model)
+    _, exchange = read_answer(bridge_of(FORWARDER_DEFAULT_MODEL="qwen"), "responses", model)
 
     assert exchange.model == upstreams.bodies[0]["model"] == "qwen"
 
@@ -157,7 +157,7 @@ def test_default_model_is_used_without_a_model(model: str | None, upstreams: Ups
                                              ("m" * 3000, "string_above_max_length")])  # fmt: skip
 def test_a_model_is_a_name(model: Any, code: str, upstreams: Upstreams) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        opened(bridge_of(), "chat", model)
+        read_answer(bridge_of(), "chat", model)
 
     assert (refused.value.param, refused.value.code) == ("model", code)
 
@@ -184,7 +184,7 @@ def test_log_gets_the_beginning_of_a_long_name_of_a_model(upstreams: Upstreams) 
 def test_reasoning_style_of_the_request_overrides_the_setting(
     setting: str, style: str | None, model: str, head: Json, upstreams: Upstreams
 ) -> None:
-    events, _ = opened(bridge_of(FORWARDER_CHAT_REASONING=setting), "chat", model, style)
+    events, _ = read_answer(bridge_of(FORWARDER_CHAT_REASONING=setting), "chat", model, style)
 
     assert events[0]["choices"][0]["delta"] == head
 
@@ -206,7 +206,7 @@ def test_responses_client_has_its_own_reasoning_styles(
 ) -> None:
     over = bridge_of(FORWARDER_RESPONSES_REASONING=setting)
 
-    events, _ = opened(over, "responses", "m", style, reasoning={"summary": summary})
+    events, _ = read_answer(over, "responses", "m", style, reasoning={"summary": summary})
 
     reasoning = events[-1]["response"]["output"][0]
     assert bool(reasoning["summary"]) == (form == "summary")
@@ -215,7 +215,7 @@ def test_responses_client_has_its_own_reasoning_styles(
 @pytest.mark.parametrize(("client", "style"), [("chat", "summary"), ("responses", "think")])
 def test_styles_are_not_mixed_up(client: str, style: str, upstreams: Upstreams) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        opened(bridge_of(), client, "m", style)
+        read_answer(bridge_of(), client, "m", style)
 
     assert refused.value.param == "X-Forwarder-Reasoning"
 
@@ -236,7 +236,7 @@ def test_styles_are_not_mixed_up(client: str, style: str, upstreams: Upstreams) 
 def test_reasoning_summary_is_requested_from_reasoning_models(
     model: str, asked: bool, upstreams: Upstreams
 ) -> None:
-    opened(bridge_of(), "chat", model)
+    read_answer(bridge_of(), "chat", model)
 
     assert ("reasoning" in upstreams.bodies[0]) == asked
     assert ("include" in upstreams.bodies[0]) == asked
@@ -246,7 +246,7 @@ def test_reasoning_summary_is_requested_from_reasoning_models(
 def test_an_operator_says_whether_models_reason(reasons: bool, upstreams: Upstreams) -> None:
     over = bridge_of(RESPONSES_QUIRKS=json.dumps({"reasons": reasons}))
     for model in ("gpt-5.5", "m"):
-        opened(over, "chat", model)
+        read_answer(over, "chat", model)
 
         assert ("reasoning" in upstreams.bodies[-1]) == reasons
 
@@ -291,8 +291,8 @@ def test_an_organization_that_gets_no_summaries_keeps_sealed_reasoning(
     upstreams.refused = {"reasoning": {"message": message, "param": "reasoning.summary"}}
 
     over = bridge_of()
-    opened(over, "chat", "gpt-5.5")
-    opened(over, "chat", "gpt-5.5")
+    read_answer(over, "chat", "gpt-5.5")
+    read_answer(over, "chat", "gpt-5.5")
 
     assert [("reasoning" in b, "include" in b) for b in upstreams.bodies] == [
         (True, True), (False, True), (False, True)
@@ -306,7 +306,7 @@ def test_reasoning_is_reported_dropped_for_a_model_without_reasoning(upstreams: 
     }
     over = bridge_of(RESPONSES_QUIRKS='{"reasons": false}')
 
-    _, exchange = opened(over, "responses", "responses/m", **asked)
+    _, exchange = read_answer(over, "responses", "responses/m", **asked)
 
     assert upstreams.bodies[0]["reasoning"] == {"effort": "low"}
     assert "include" not in upstreams.bodies[0]
@@ -329,7 +329,7 @@ def test_calls_that_the_provider_answers_do_not_reach_a_chat_client(
     item = {"type": "custom_tool_call", "call_id": "xs_call_1", "name": "x", "input": "{}"}
     upstreams.response = {**RESPONSE, "output": [item]}
 
-    events, _ = opened(bridge_of(RESPONSES_PROVIDER=provider), "chat", "responses/m")
+    events, _ = read_answer(bridge_of(RESPONSES_PROVIDER=provider), "chat", "responses/m")
 
     message = fold_chat(iter([events]))["choices"][0]["message"]
     assert len(message.get("tool_calls", [])) == calls
@@ -337,11 +337,11 @@ def test_calls_that_the_provider_answers_do_not_reach_a_chat_client(
 
 def test_a_reference_is_resolved_where_answers_are_translated(upstreams: Upstreams) -> None:
     over = bridge_of()
-    events, _ = opened(over, "responses")
+    events, _ = read_answer(over, "responses")
     message = events[-1]["response"]["output"][1]
     history = [{"role": "user", "content": "hi"}, {"type": "item_reference", "id": message["id"]}]
 
-    opened(over, "responses", input=history)
+    read_answer(over, "responses", input=history)
 
     assert upstreams.bodies[-1]["messages"][1]["content"] == "Hi"
 
@@ -363,7 +363,7 @@ def test_a_fallback_gets_the_request_in_its_own_protocol(
     upstreams.failing = {path: 1}
     kinds = {"chat": "messages", "responses": "input"}
 
-    events, exchange = opened(over, client, f"{first}/m")
+    events, exchange = read_answer(over, client, f"{first}/m")
 
     assert [kinds[first] in upstreams.bodies[0], kinds[then] in upstreams.bodies[1]] == [True] * 2
     assert "Hi" in json.dumps(events)
@@ -376,7 +376,7 @@ def test_losses_of_a_failed_upstream_are_not_reported(
 ) -> None:
     upstreams.failing = {"responses": 1}
 
-    _, exchange = opened(bridge_of(RESPONSES_FALLBACK="chat"), "chat", "responses/m", seed=1)
+    _, exchange = read_answer(bridge_of(RESPONSES_FALLBACK="chat"), "chat", "responses/m", seed=1)
 
     assert upstreams.bodies[1]["seed"] == 1
     assert exchange.loss_report.losses == {}
@@ -385,7 +385,7 @@ def test_losses_of_a_failed_upstream_are_not_reported(
 def test_only_the_failed_choice_is_retried(upstreams: Upstreams) -> None:
     upstreams.failing = {"responses": 1}
 
-    events, exchange = opened(bridge_of(RESPONSES_MAX_RETRIES="1"), "chat", n=3)
+    events, exchange = read_answer(bridge_of(RESPONSES_MAX_RETRIES="1"), "chat", n=3)
 
     assert {c["index"] for event in events for c in event["choices"]} == {0, 1, 2}
     assert len(upstreams.bodies) == 4
@@ -394,13 +394,13 @@ def test_only_the_failed_choice_is_retried(upstreams: Upstreams) -> None:
 
 def test_a_place_at_the_upstream_is_held_until_the_exchange_ends(upstreams: Upstreams) -> None:
     over = bridge_of(CHAT_MAX_CONCURRENT="1")
-    _, exchange = opened(over, "chat", "chat/m")
+    _, exchange = read_answer(over, "chat", "chat/m")
     with pytest.raises(Overloaded):
-        opened(over, "chat", "chat/m")
+        read_answer(over, "chat", "chat/m")
 
     exchange.close()
 
-    opened(over, "chat", "chat/m")
+    read_answer(over, "chat", "chat/m")
 
 
 def test_a_mistake_of_ours_leaves_as_one(
@@ -410,7 +410,7 @@ def test_a_mistake_of_ours_leaves_as_one(
     monkeypatch.setattr(RequestContext, "_record_last_event", lambda self, event: 1 / 0)
 
     with pytest.raises(InternalError):
-        opened(over, "chat", "chat/m")
+        read_answer(over, "chat", "chat/m")
 
 
 def test_search_model_gets_the_search_options(upstreams: Upstreams) -> None:
@@ -420,14 +420,14 @@ def test_search_model_gets_the_search_options(upstreams: Upstreams) -> None:
         ("gpt-4o-search-preview", {"search_context_size": "low"}, ["temperature"]),
         ("gpt-4o", None, ["tools.web_search"]),
     ):
-        _, exchange = opened(over, "responses", model, tools=[search], temperature=0.5)
+        _, exchange = read_answer(over, "responses", model, tools=[search], temperature=0.5)
         assert upstreams.bodies[-1].get("web_search_options") == options
         assert sorted(exchange.loss_report.losses) == dropped
 
 
 def test_log_probabilities_that_a_provider_does_not_give_are_named(upstreams: Upstreams) -> None:
     over = bridge_of(CHAT_PROVIDER="groq")
-    _, exchange = opened(over, "responses", top_logprobs=2)
+    _, exchange = read_answer(over, "responses", top_logprobs=2)
     assert sorted(exchange.loss_report.losses) == ["logprobs", "top_logprobs"]
     assert not upstreams.bodies[0].keys() & {"logprobs", "top_logprobs"}
 
@@ -442,7 +442,7 @@ def test_images_of_tools_go_where_the_profile_says(
         call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
         image = {"type": "input_image", "image_url": "https://example.org/a.png"}
         result = {"type": "function_call_output", "call_id": "c", "output": [image]}
-        opened(over, "responses", input=[{"role": "user", "content": "x"}, call, result])
+        read_answer(over, "responses", input=[{"role": "user", "content": "x"}, call, result])
     else:
         function = {"name": "f", "arguments": "{}"}
         called = {
@@ -451,7 +451,9 @@ def test_images_of_tools_go_where_the_profile_says(
         }
         part = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
         tool = {"role": "tool", "tool_call_id": "c", "content": [part]}
-        opened(over, "chat", "chat/m", messages=[{"role": "user", "content": "x"}, called, tool])
+        read_answer(
+            over, "chat", "chat/m", messages=[{"role": "user", "content": "x"}, called, tool]
+        )
     sent = upstreams.bodies[0]["messages"]
     assert "".join(m["role"][0] for m in sent if m["role"] != "assistant") == roles
     assert ("a.png" in json.dumps(sent)) is (knob != "drop")
@@ -564,7 +566,7 @@ def test_a_replay_asks_its_own_transport_and_fetcher_and_stores_nothing(
     part = {"type": "input_file", "file_url": "https://a.test/x.pdf"}
     said = [{"role": "user", "content": [part]}]
 
-    opened(Gateway(services), "responses", input=said)
+    read_answer(Gateway(services), "responses", input=said)
 
     assert heard == ["/v1/files", "/v1/chat/completions"]
     assert upstreams.bodies == []
@@ -574,7 +576,7 @@ def test_a_replay_asks_its_own_transport_and_fetcher_and_stores_nothing(
 def test_a_replay_with_the_upstreams_of_today_asks_them(upstreams: Upstreams) -> None:
     services = services_of(ReplayOverrides())
 
-    opened(Gateway(services), "responses")
+    read_answer(Gateway(services), "responses")
 
     assert len(upstreams.bodies) == 1
     assert isinstance(services.store, NullConversationStore)

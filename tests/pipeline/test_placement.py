@@ -33,7 +33,7 @@ def build(**environment: str) -> Services:
     )
 
 
-def place(
+def find_place(
     services: Services,
     request: Json,
     model: str = "responses/m",
@@ -48,7 +48,7 @@ def place(
 def test_request_with_one_endpoint_belongs_anywhere() -> None:
     request = {"prompt_cache_key": "x", "previous_response_id": "resp_1", "input": "hi"}
 
-    assert place(build(), request, "chat/m") is ANYWHERE
+    assert find_place(build(), request, "chat/m") is ANYWHERE
 
 
 @check_each(
@@ -66,7 +66,7 @@ def test_request_with_one_endpoint_belongs_anywhere() -> None:
     ],
 )
 def test_sticky_key_is_what_a_conversation_has_in_common(request_: Json, key: str | None) -> None:
-    found = place(build(), {"input": "hi", **request_}).sticky_key
+    found = find_place(build(), {"input": "hi", **request_}).sticky_key
 
     assert ((found and found.partition(" ")[2]) or None) == key
     if key is not None and not key.startswith("user"):
@@ -76,8 +76,8 @@ def test_sticky_key_is_what_a_conversation_has_in_common(request_: Json, key: st
 def test_sticky_keys_of_different_clients_differ() -> None:
     services, request = build(), {"prompt_cache_key": "a"}
 
-    assert place(services, request, key="one") != place(services, request, key="two")
-    assert place(services, request, key="one") == place(services, request, key="one")
+    assert find_place(services, request, key="one") != find_place(services, request, key="two")
+    assert find_place(services, request, key="one") == find_place(services, request, key="one")
 
 
 def test_chain_of_responses_stays_with_its_first_response_and_its_origin(
@@ -88,7 +88,7 @@ def test_chain_of_responses_stays_with_its_first_response_and_its_origin(
         services.store, "find_chain", lambda name, context: ChainEnds("resp_first", "responses~1")
     )
 
-    found = place(services, {"previous_response_id": "resp_9", "user": "u"})
+    found = find_place(services, {"previous_response_id": "resp_9", "user": "u"})
 
     assert found.origin == "responses~1"
     assert found.sticky_key is not None
@@ -98,7 +98,7 @@ def test_chain_of_responses_stays_with_its_first_response_and_its_origin(
 
 def test_invalid_previous_response_is_refused() -> None:
     with pytest.raises(InvalidRequest):
-        place(build(), {"previous_response_id": "resp_1", "conversation": "conv_1"})
+        find_place(build(), {"previous_response_id": "resp_1", "conversation": "conv_1"})
 
 
 FILE = {"type": "input_file", "file_id": "file-1"}
@@ -127,7 +127,7 @@ def test_request_with_uploaded_files_belongs_to_the_first_endpoint(
     request_: Json, is_pinned: bool
 ) -> None:
     services = build()
-    found = place(services, request_)
+    found = find_place(services, request_)
 
     assert found.is_pinned is is_pinned
     if is_pinned:
@@ -151,7 +151,7 @@ def test_uploaded_files_are_found_behind_any_route(model: str, environment: dict
     )
     keeper = next(each for each in services.settings.upstreams if each.replicas)
 
-    found = place(services, {"messages": [{"content": [FILE]}]}, model, client="chat")
+    found = find_place(services, {"messages": [{"content": [FILE]}]}, model, client="chat")
 
     assert found == Placement(origin=keeper.origin, is_pinned=True)
 
@@ -159,7 +159,7 @@ def test_uploaded_files_are_found_behind_any_route(model: str, environment: dict
 def test_fallback_with_several_endpoints_gets_the_sticky_key() -> None:
     services = build(CHAT_FALLBACK="responses")
 
-    found = place(services, {"prompt_cache_key": "a"}, "chat/m")
+    found = find_place(services, {"prompt_cache_key": "a"}, "chat/m")
 
     assert found.sticky_key is not None
     assert not found.is_pinned
@@ -168,4 +168,4 @@ def test_fallback_with_several_endpoints_gets_the_sticky_key() -> None:
 def test_files_in_the_database_pin_nothing(tmp_path: Any) -> None:
     services = build(FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/s.db", FORWARDER_FILES="store")
 
-    assert not place(services, {"input": [{"role": "user", "content": [FILE]}]}).is_pinned
+    assert not find_place(services, {"input": [{"role": "user", "content": [FILE]}]}).is_pinned
