@@ -31,7 +31,7 @@ def fold_message(*deltas: Json, **choice: Any) -> Json:
     return message
 
 
-def message(**fields: Any) -> Json:
+def make_message(**fields: Any) -> Json:
     return {"role": "assistant", "content": None, "refusal": None, **fields}
 
 
@@ -44,68 +44,68 @@ THOUGHT = {"type": "thinking", "thinking": "Hm"}
 MESSAGES = {
     "texts are joined": (
         [{"role": "assistant", "content": ""}, {"content": "a"}, {"content": None}, {"content": "b"}],
-        message(content="ab"),
+        make_message(content="ab"),
     ),
-    "an empty answer is empty": ([{"content": ""}], message(content="")),
+    "an empty answer is empty": ([{"content": ""}], make_message(content="")),
     "a repeated image replaces the earlier one": (
         [{"images": [{"index": 0, "url": "a"}]}, {"images": [{"index": 1, "url": "b"}]},
          {"images": [{"index": 0, "url": "c"}]}, {"images": None}],
-        message(images=[{"index": 0, "url": "c"}, {"index": 1, "url": "b"}]),
+        make_message(images=[{"index": 0, "url": "c"}, {"index": 1, "url": "b"}]),
     ),
     "images without a number are all different": (
         [{"images": [{"url": "a"}]}, {"images": [{"url": "b"}]}],
-        message(images=[{"url": "a"}, {"url": "b"}]),
+        make_message(images=[{"url": "a"}, {"url": "b"}]),
     ),
     "malformed images and metadata do not fail": (
         [{"images": ["odd", {"index": 0}]}, {"images": [{"index": 0, "url": "a"}]}, {"metadata": "odd"},
          {"metadata": {"a": 1}}],
-        message(images=["odd", {"index": 0, "url": "a"}], metadata={"a": 1}),
+        make_message(images=["odd", {"index": 0, "url": "a"}], metadata={"a": 1}),
     ),
     "metadata is merged, without drafts of images": (
         [{"metadata": {"partial_images": [1]}}, {"metadata": {"a": 1}}, {"metadata": {"b": 2}}, {"metadata": None}],
-        message(metadata={"a": 1, "b": 2}),
+        make_message(metadata={"a": 1, "b": 2}),
     ),
     "a refusal has no content": (
         [{"content": "", "refusal": None}, {"refusal": "N"}, {"refusal": "o"}],
-        message(refusal="No"),
+        make_message(refusal="No"),
     ),
     "reasoning is joined": (
         [{"reasoning_content": "a"}, {"reasoning_content": "b"}, {"content": "c"}],
-        message(reasoning_content="ab", content="c"),
+        make_message(reasoning_content="ab", content="c"),
     ),
     "content parts of one type are one part": (
         [{"content": [THOUGHT]}, {"content": [THOUGHT]}, {"content": "a"}, {"content": "b"}],
-        message(content=[{"type": "thinking", "thinking": "HmHm"}, {"type": "text", "text": "ab"}]),
+        make_message(content=[{"type": "thinking", "thinking": "HmHm"}, {"type": "text", "text": "ab"}]),
     ),
     "parts may hold lists of parts": (
         [{"content": [{"type": "thinking", "thinking": [{"type": "text", "text": t}]}]} for t in "ab"],
-        message(content=[{"type": "thinking", "thinking": [
+        make_message(content=[{"type": "thinking", "thinking": [
             {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]),
     ),
     "text after a part is a part": (
         [{"content": ""}, {"content": [THOUGHT]}, {"content": "a"}],
-        message(content=[THOUGHT, {"type": "text", "text": "a"}]),
+        make_message(content=[THOUGHT, {"type": "text", "text": "a"}]),
     ),
     "calls are joined by index": (
         [call(index=0, id="a", type="function", function={"name": "f", "arguments": ""}),
          call(index=1, id="b", type="custom", custom={"name": "g", "input": "x"}),
          call(index=0, function={"arguments": "{}"}),
          call(index=1, custom={"input": "y"})],
-        message(tool_calls=[
+        make_message(tool_calls=[
             {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
             {"id": "b", "type": "custom", "custom": {"name": "g", "input": "xy"}}]),
     ),
     "calls without an index are distinguished by id": (
         [call(id="a", type="function", function={"name": "f", "arguments": {"x": 1}}),
          call(id="b", type="function", function={"name": "f", "arguments": None})],
-        message(tool_calls=[
+        make_message(tool_calls=[
             {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}},
             {"id": "b", "type": "function", "function": {"name": "f", "arguments": ""}}]),
     ),
     "a vendor's extra fields of a call are preserved": (
         [call(index=0, id="a", type="function", function={"name": "f", "arguments": "{}"},
               extra_content={"signature": "s"})],
-        message(tool_calls=[{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"},
+        make_message(tool_calls=[{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"},
                              "extra_content": {"signature": "s"}}]),
     ),
     "pieces of signatures are joined": (
@@ -113,23 +113,23 @@ MESSAGES = {
          {"thinking_blocks": [{"type": "thinking", "thinking": "b", "signature": "s"}]},
          call(index=0, id="a", function={"name": "f", "provider_specific_fields": {"x": "s"}}),
          call(index=0, function={"arguments": "{}"})],
-        message(thinking_blocks=[{"type": "thinking", "thinking": "ab", "signature": "s"}],
+        make_message(thinking_blocks=[{"type": "thinking", "thinking": "ab", "signature": "s"}],
                 tool_calls=[{"id": "a", "type": "function", "function": {
                     "name": "f", "provider_specific_fields": {"x": "s"}, "arguments": "{}"}}]),
     ),
     "a legacy call is joined, and stands alone": (
         [{"content": "", "function_call": {"name": "f", "arguments": ""}},
          {"function_call": {"arguments": "{}"}}],
-        message(function_call={"name": "f", "arguments": "{}"}),
+        make_message(function_call={"name": "f", "arguments": "{}"}),
     ),
     "annotations and details are collected": (
         [{"content": "a", "annotations": [1], "reasoning_details": [2]},
          {"annotations": [3], "reasoning_details": None}],
-        message(content="a", annotations=[1, 3], reasoning_details=[2]),
+        make_message(content="a", annotations=[1, 3], reasoning_details=[2]),
     ),
     "other fields keep the last value": (
         [{"content": "a", "metadata": {"x": 1}}, {"metadata": None}],
-        message(content="a", metadata={"x": 1}),
+        make_message(content="a", metadata={"x": 1}),
     ),
 }  # fmt: skip
 
@@ -157,7 +157,12 @@ def test_fold_chat_keeps_last_value_of_each_field() -> None:
         "object": "chat.completion",
         "model": "m",
         "choices": [
-            {"index": 0, "logprobs": None, "finish_reason": "stop", "message": message(content="a")}
+            {
+                "index": 0,
+                "logprobs": None,
+                "finish_reason": "stop",
+                "message": make_message(content="a"),
+            }
         ],
         "usage": {"total_tokens": 3},
     }

@@ -69,19 +69,19 @@ TABLES = [
 ]
 
 
-def names(hint: Any) -> Iterator[str]:
+def list_names(hint: Any) -> Iterator[str]:
     """Yield the strings of a literal inside any annotation."""
     for arg in get_args(hint):
         if isinstance(arg, str):
             yield arg
         else:
-            yield from names(arg)
+            yield from list_names(arg)
 
 
-def variants(client: str, about: str) -> set[str]:
+def list_variants(client: str, about: str) -> set[str]:
     key = "role" if about == "messages" else "type"
     members = get_args(UNIONS[client, about])
-    return {name for member in members for name in names(get_type_hints(member)[key])}
+    return {name for member in members for name in list_names(get_type_hints(member)[key])}
 
 
 def test_every_table_has_an_sdk_union() -> None:
@@ -90,16 +90,16 @@ def test_every_table_has_an_sdk_union() -> None:
 
 @check_each(("client", "about"), TABLES)
 def test_every_sdk_type_has_a_disposition(client: str, about: str) -> None:
-    known = variants(client, about)
+    known = list_variants(client, about)
     assert len(known) > 1
     assert known - set(map(parse_row_type, UPSTREAM_PROTOCOLS[client].item_tables[about])) == set()
 
 
 @check_each(("client", "about"), TABLES)
 def test_rows_beyond_the_sdk_are_known_exceptions(client: str, about: str) -> None:
-    beyond = set(map(parse_row_type, UPSTREAM_PROTOCOLS[client].item_tables[about])) - variants(
-        client, about
-    )
+    beyond = set(
+        map(parse_row_type, UPSTREAM_PROTOCOLS[client].item_tables[about])
+    ) - list_variants(client, about)
     assert beyond == BEYOND.get((client, about), set())
 
 
@@ -114,12 +114,12 @@ def with_answer(item: Json) -> list[Json]:
     return [item, {"role": "assistant", "content": "Well."}]
 
 
-def pair(call: Json, output: Json) -> list[Json]:
+def make_pair(call: Json, output: Json) -> list[Json]:
     return [{"call_id": "c1", **call}, {"call_id": "c1", **output}]
 
 
 def with_call(output: Json) -> list[Json]:
-    return pair({"type": "function_call", "name": "f", "arguments": "{}"}, output)
+    return make_pair({"type": "function_call", "name": "f", "arguments": "{}"}, output)
 
 
 SHELL: Json = {"type": "shell_call", "action": {"commands": [MARK]}}
@@ -131,11 +131,11 @@ SEARCH: Json = {"type": "tool_search_call", "arguments": {"query": MARK}, "execu
 CUSTOM: Json = {"type": "custom_tool_call", "name": "c", "input": MARK}
 
 
-def result(call: Json, **output: Any) -> list[Json]:
+def make_result(call: Json, **output: Any) -> list[Json]:
     """Return a call without the mark, and its output."""
     silent = json.loads(json.dumps(call).replace(MARK, "x"))
     kind = call["type"].removesuffix("_call") if call is SEARCH else call["type"]
-    return pair(silent, {"type": f"{kind}_output", **output})
+    return make_pair(silent, {"type": f"{kind}_output", **output})
 
 
 MCP_TOOL: Json = {"type": "mcp", "server_label": "s", "server_url": "http://mcp.test/"}
@@ -149,23 +149,23 @@ ITEM_SAMPLES: dict[str, Any] = {
     "message, with a phase": [
         {"type": "message", "role": "assistant", "content": "hi", "phase": MARK}
     ],
-    "function_call": pair(
+    "function_call": make_pair(
         {"type": "function_call", "name": MARK, "arguments": "{}"},
         {"type": "function_call_output", "output": ""},
     ),
     "function_call_output": with_call({"type": "function_call_output", "output": MARK}),
-    "custom_tool_call": pair(CUSTOM, {"type": "custom_tool_call_output", "output": ""}),
-    "custom_tool_call_output": result(CUSTOM, output=MARK),
-    "local_shell_call": pair(LOCAL, {"type": "local_shell_call_output", "output": "0"}),
-    "local_shell_call_output": result(LOCAL, output=MARK, id="c1"),
-    "shell_call": pair(SHELL, {"type": "shell_call_output", "output": []}),
-    "shell_call_output": result(
+    "custom_tool_call": make_pair(CUSTOM, {"type": "custom_tool_call_output", "output": ""}),
+    "custom_tool_call_output": make_result(CUSTOM, output=MARK),
+    "local_shell_call": make_pair(LOCAL, {"type": "local_shell_call_output", "output": "0"}),
+    "local_shell_call_output": make_result(LOCAL, output=MARK, id="c1"),
+    "shell_call": make_pair(SHELL, {"type": "shell_call_output", "output": []}),
+    "shell_call_output": make_result(
         SHELL, output=[{"stdout": MARK, "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}]
     ),
-    "apply_patch_call": pair(PATCH, {"type": "apply_patch_call_output", "status": "completed"}),
-    "apply_patch_call_output": result(PATCH, status="failed", output=MARK),
-    "tool_search_call": pair(SEARCH, {"type": "tool_search_output", "tools": []}),
-    "tool_search_output": result(SEARCH, tools=[FUNCTION]),
+    "apply_patch_call": make_pair(PATCH, {"type": "apply_patch_call_output", "status": "completed"}),
+    "apply_patch_call_output": make_result(PATCH, status="failed", output=MARK),
+    "tool_search_call": make_pair(SEARCH, {"type": "tool_search_output", "tools": []}),
+    "tool_search_output": make_result(SEARCH, tools=[FUNCTION]),
     "additional_tools": [{"type": "additional_tools", "role": "developer", "tools": [FUNCTION]}],
     "configuration_update": [{"type": "configuration_update", "reasoning": {"effort": MARK}}],
     "reasoning": with_answer(
@@ -492,7 +492,7 @@ def check_carried(
     dry_run: DryRun, client: str, about: str, row: str, disposition: Disposition
 ) -> None:
     preview = check_arrival(dry_run, client, about, row, disposition)
-    assert contains(preview["request"], SAMPLES[client, about][0][row])
+    assert contains_part(preview["request"], SAMPLES[client, about][0][row])
 
 
 def check_mapped(
@@ -500,7 +500,7 @@ def check_mapped(
 ) -> None:
     preview = check_arrival(dry_run, client, about, row, disposition)
     assert disposition.reason
-    assert not contains(preview["request"], SAMPLES[client, about][0][row]), "it is carried"
+    assert not contains_part(preview["request"], SAMPLES[client, about][0][row]), "it is carried"
 
 
 def check_emulated(
@@ -515,7 +515,7 @@ CHECKS = {"refused": check_refused, "dropped": check_dropped, "noted": check_not
         "mapped": check_mapped, "emulated": check_emulated}  # fmt: skip
 
 
-def contains(value: Any, part: Any) -> bool:
+def contains_part(value: Any, part: Any) -> bool:
     """Return True if a JSON value contains ``part`` unchanged."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return bool(value == part) or any(contains(each, part) for each in inner)
+    return bool(value == part) or any(contains_part(each, part) for each in inner)

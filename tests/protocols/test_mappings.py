@@ -300,7 +300,7 @@ def test_nest_annotation(annotation: Json, wrapped: Json) -> None:
     assert nest_annotation(annotation) == wrapped
 
 
-def spot(start: int, end: int) -> Json:
+def make_citation(start: int, end: int) -> Json:
     return {"type": "url_citation", "start_index": start, "end_index": end, "url": "u"}
 
 
@@ -315,7 +315,7 @@ def test_shift_annotation_keeps_the_same_words(
     )
     for start in range(len(text)):
         for end in range(start + 1, len(text) + 1):
-            shifted = shift_annotation(wrap(spot(start, end)), insertions)
+            shifted = shift_annotation(wrap(make_citation(start, end)), insertions)
             inner = shifted.get("url_citation", shifted)
             span = whole[inner["start_index"] : inner["end_index"]]
             assert span.replace("-", "") == text[start:end]
@@ -324,9 +324,9 @@ def test_shift_annotation_keeps_the_same_words(
 
 
 def test_shift_annotation_keeps_empty_span() -> None:
-    shifted = shift_annotation(spot(2, 2), [(2, 3)])
+    shifted = shift_annotation(make_citation(2, 2), [(2, 3)])
     assert (shifted["start_index"], shifted["end_index"]) == (5, 5)
-    assert shift_annotation(spot(0, 0), [(0, 4)])["end_index"] == 4
+    assert shift_annotation(make_citation(0, 0), [(0, 4)])["end_index"] == 4
 
 
 def test_shift_annotation_without_positions() -> None:

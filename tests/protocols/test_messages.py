@@ -77,7 +77,7 @@ def test_every_tool_of_the_sdk_has_a_disposition() -> None:
 # -- errors -------------------------------------------------------------------------------------
 
 
-def refused(status: int, **error: str) -> UpstreamRefused:
+def make_refusal(status: int, **error: str) -> UpstreamRefused:
     return UpstreamRefused(status, {"message": "no", **error})
 
 
@@ -96,8 +96,8 @@ def refused(status: int, **error: str) -> UpstreamRefused:
         (errors.UpstreamUnreachable("no"), 502, "api_error"),
         (errors.UpstreamTimeout("no"), 504, "timeout_error"),
         (errors.InternalError("no"), 500, "api_error"),
-        (refused(402), 402, "billing_error"),
-        (refused(418), 418, "invalid_request_error"),
+        (make_refusal(402), 402, "billing_error"),
+        (make_refusal(418), 418, "invalid_request_error"),
     ],
 )
 def test_errors_have_anthropics_types(error: ForwarderError, status: int, kind: str) -> None:
@@ -112,7 +112,7 @@ def test_errors_have_anthropics_types(error: ForwarderError, status: int, kind: 
 
 
 def test_error_of_a_full_context_says_what_claude_code_looks_for() -> None:
-    error = refused(400, code="context_length_exceeded")
+    error = make_refusal(400, code="context_length_exceeded")
 
     assert encode_error(error, "").body["error"]["message"] == "prompt is too long: no"
 

@@ -11,16 +11,16 @@ MESSAGE: Json = {"type": "message", "id": "m", "role": "assistant", "content": [
 CALL: Json = {"type": "function_call", "id": "c", "name": "f", "arguments": ""}
 
 
-def event(kind: str, place: int, **more: Any) -> Json:
+def make_event(kind: str, place: int, **more: Any) -> Json:
     return {"type": f"response.{kind}", "output_index": place, **more}
 
 
 def test_collect_output_keeps_finished_items() -> None:
     finished = {**CALL, "arguments": "{}"}
     events = [
-        event("output_item.added", 0, item=CALL),
-        event("function_call_arguments.delta", 0, delta="{}"),
-        event("output_item.done", 0, item=finished),
+        make_event("output_item.added", 0, item=CALL),
+        make_event("function_call_arguments.delta", 0, delta="{}"),
+        make_event("output_item.done", 0, item=finished),
     ]
     assert collect_output(events) == [finished]
 
@@ -28,11 +28,11 @@ def test_collect_output_keeps_finished_items() -> None:
 def test_collect_output_partial_message() -> None:
     part = {"type": "output_text", "text": "", "annotations": []}
     events = [
-        event("output_item.added", 0, item=MESSAGE),
-        event("content_part.added", 0, content_index=0, part=part),
-        event("output_text.delta", 0, content_index=0, delta="He"),
-        event("output_text.delta", 0, content_index=0, delta="llo"),
-        event("refusal.delta", 0, content_index=1, delta="No."),
+        make_event("output_item.added", 0, item=MESSAGE),
+        make_event("content_part.added", 0, content_index=0, part=part),
+        make_event("output_text.delta", 0, content_index=0, delta="He"),
+        make_event("output_text.delta", 0, content_index=0, delta="llo"),
+        make_event("refusal.delta", 0, content_index=1, delta="No."),
     ]
     content = [{**part, "text": "Hello"}, {"type": "refusal", "refusal": "No."}]
     assert collect_output(events) == [{**MESSAGE, "status": "incomplete", "content": content}]
@@ -41,9 +41,9 @@ def test_collect_output_partial_message() -> None:
 def test_collect_output_partial_reasoning() -> None:
     item: Json = {"type": "reasoning", "id": "r", "summary": []}
     events = [
-        event("output_item.added", 0, item=item),
-        event("reasoning_summary_text.delta", 0, summary_index=0, delta="Short."),
-        event("reasoning_text.delta", 0, content_index=0, delta="Long."),
+        make_event("output_item.added", 0, item=item),
+        make_event("reasoning_summary_text.delta", 0, summary_index=0, delta="Short."),
+        make_event("reasoning_text.delta", 0, content_index=0, delta="Long."),
     ]
     (item,) = collect_output(events)
     assert item["summary"] == [{"type": "summary_text", "text": "Short."}]
@@ -52,9 +52,9 @@ def test_collect_output_partial_reasoning() -> None:
 
 def test_collect_output_skips_partial_calls_and_empty_items() -> None:
     events = [
-        event("output_item.added", 0, item=MESSAGE),
-        event("output_item.added", 1, item=CALL),
-        event("function_call_arguments.delta", 1, delta='{"rm'),
+        make_event("output_item.added", 0, item=MESSAGE),
+        make_event("output_item.added", 1, item=CALL),
+        make_event("function_call_arguments.delta", 1, delta='{"rm'),
     ]
     assert collect_output(events) == []
 
@@ -62,9 +62,9 @@ def test_collect_output_skips_partial_calls_and_empty_items() -> None:
 def test_items_stand_in_the_order_of_their_places() -> None:
     first, second = ({**MESSAGE, "id": name} for name in "ab")
     events = [
-        event("output_item.added", 0, item=first),
-        event("output_item.done", 1, item=second),
-        event("output_text.delta", 0, content_index=0, delta="x"),
+        make_event("output_item.added", 0, item=first),
+        make_event("output_item.done", 1, item=second),
+        make_event("output_text.delta", 0, content_index=0, delta="x"),
     ]
     assert [item["id"] for item in collect_output(events)] == ["a", "b"]
 

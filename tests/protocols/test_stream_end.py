@@ -31,7 +31,7 @@ from tests.helpers.translating import events_of
 Json = dict[str, Any]
 
 
-def chunk(delta: Json | None = None, finish: str | None = None, **more: Any) -> Json:
+def make_chunk(delta: Json | None = None, finish: str | None = None, **more: Any) -> Json:
     return {
         "id": "1",
         "choices": [{"index": 0, "delta": delta or {}, "finish_reason": finish}],
@@ -43,7 +43,7 @@ def check_chat_stream(*chunks: Json, done: bool = False) -> list[Json]:
     return events_of(require_complete_chat_stream(iter([[each] for each in chunks]), lambda: done))
 
 
-SAID = chunk({"content": "a"})
+SAID = make_chunk({"content": "a"})
 
 
 @check_each(
@@ -53,9 +53,9 @@ SAID = chunk({"content": "a"})
 )  # fmt: skip
 def test_complete_chat_stream_is_unchanged(sent: Json) -> None:
     chunks = [
-        chunk({"role": "assistant"}),
-        chunk(sent),
-        chunk(finish="stop"),
+        make_chunk({"role": "assistant"}),
+        make_chunk(sent),
+        make_chunk(finish="stop"),
         {"choices": [], "usage": {}},
     ]
     assert check_chat_stream(*chunks) == chunks
@@ -68,11 +68,11 @@ def test_truncated_chat_stream_raises() -> None:
 
 @check_each(("sent", "finish"), [({"content": "a"}, "stop"), ({"tool_calls": [{}]}, "tool_calls")])
 def test_done_marker_replaces_finish_reason(sent: Json, finish: str) -> None:
-    chunks = check_chat_stream(chunk(sent), {"choices": [], "usage": {}}, done=True)
-    assert chunks[-1] == chunk(finish=finish)
+    chunks = check_chat_stream(make_chunk(sent), {"choices": [], "usage": {}}, done=True)
+    assert chunks[-1] == make_chunk(finish=finish)
 
 
-@check_each("chunks", [[], [chunk()], [chunk({"content": ""})], [{"choices": []}]])
+@check_each("chunks", [[], [make_chunk()], [make_chunk({"content": ""})], [{"choices": []}]])
 def test_done_marker_without_content_raises(chunks: list[Json]) -> None:
     with pytest.raises(UpstreamProtocolError):
         check_chat_stream(*chunks, done=True)
@@ -80,7 +80,7 @@ def test_done_marker_without_content_raises(chunks: list[Json]) -> None:
 
 @check_each("finish", ["stop", "tool_calls", "length", "content_filter"])
 def test_empty_chat_answer_with_finish_reason_is_complete(finish: str) -> None:
-    chunks = [chunk({"role": "assistant", "content": ""}), chunk(finish=finish)]
+    chunks = [make_chunk({"role": "assistant", "content": ""}), make_chunk(finish=finish)]
     assert check_chat_stream(*chunks) == chunks
 
 
@@ -103,13 +103,13 @@ def test_chat_stream_ends_with_error() -> None:
 # -- Responses ----------------------------------------------------------------------------------
 
 
-def event(kind: str, **more: Any) -> Json:
+def make_event(kind: str, **more: Any) -> Json:
     return {"type": kind, **more}
 
 
 @check_each("ending", ["response.completed", "response.incomplete", "response.failed"])
 def test_responses_stream_ends_with_terminal_event(ending: str) -> None:
-    events = [event("response.created"), event(ending), event("response.completed")]
+    events = [make_event("response.created"), make_event(ending), make_event("response.completed")]
     assert (
         events_of(require_complete_responses_stream(iter([events, events]), lambda: False))
         == events[:2]
@@ -117,18 +117,18 @@ def test_responses_stream_ends_with_terminal_event(ending: str) -> None:
 
 
 def test_completed_empty_response_is_complete() -> None:
-    created = event("response.created", response={})
+    created = make_event("response.created", response={})
     for response in ({"output": []}, {}):
-        events = [created, event("response.completed", response=response)]
+        events = [created, make_event("response.completed", response=response)]
         assert events_of(require_complete_responses_stream(iter([events]), lambda: False)) == events
 
 
 @check_each(
     "sent",
     [
-        [event("response.incomplete", response={"output": []})],
-        [event("response.completed", response={"output": [{}]})],
-        [event("response.output_text.delta", delta="a"), event("response.completed", response={"output": []})],
+        [make_event("response.incomplete", response={"output": []})],
+        [make_event("response.completed", response={"output": [{}]})],
+        [make_event("response.output_text.delta", delta="a"), make_event("response.completed", response={"output": []})],
     ],
 )  # fmt: skip
 def test_response_with_text_in_one_place_is_complete(sent: list[Json]) -> None:
@@ -139,14 +139,16 @@ def test_response_with_text_in_one_place_is_complete(sent: list[Json]) -> None:
 def test_responses_stream_without_terminal_event_raises(done: bool) -> None:
     with pytest.raises(UpstreamProtocolError, match="ended before its response was finished"):
         events_of(
-            require_complete_responses_stream(iter([[event("response.created")]]), lambda: done)
+            require_complete_responses_stream(
+                iter([[make_event("response.created")]]), lambda: done
+            )
         )
 
 
 @check_each("nested", [True, False])
 def test_error_event_without_terminal_event_is_raised(nested: bool) -> None:
     error = {"message": "Full.", "code": "rate_limit_exceeded"}
-    last = event("error", error=error) if nested else event("error", **error)
+    last = make_event("error", error=error) if nested else make_event("error", **error)
     with pytest.raises(UpstreamRefused, match=r"Full\.") as caught:
         events_of(require_complete_responses_stream(iter([[last], []]), lambda: False))
     assert caught.value.status == 429
@@ -183,8 +185,8 @@ def test_append_responses_error() -> None:
                 "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}  # fmt: skip
     item = {"type": "reasoning", "id": "rs_1", "summary": []}
     first_events = [
-        event("response.created", response=response, sequence_number=0),
-        event("response.output_item.done", output_index=0, item=item, sequence_number=1),
+        make_event("response.created", response=response, sequence_number=0),
+        make_event("response.output_item.done", output_index=0, item=item, sequence_number=1),
     ]
     [*passed, error, failed] = events_of(append_responses_error(failing(first_events, [])))
     assert passed == first_events
@@ -207,7 +209,7 @@ def test_append_responses_error_before_first_event() -> None:
 
 
 def test_append_responses_error_after_upstream_error_event() -> None:
-    first = event("error", message="Full.", sequence_number=7)
+    first = make_event("error", message="Full.", sequence_number=7)
     events = events_of(append_responses_error(failing([first])))
     assert [(e["type"], e["sequence_number"]) for e in events] == [
         ("error", 7),
@@ -217,7 +219,7 @@ def test_append_responses_error_after_upstream_error_event() -> None:
 
 @check_each("append_error", [append_chat_error, append_responses_error])
 def test_append_error_passes_successful_stream(append_error: Any) -> None:
-    batches: list[Batch] = [[SAID], [], [chunk(finish="stop")]]
+    batches: list[Batch] = [[SAID], [], [make_chunk(finish="stop")]]
     assert list(append_error(iter(batches))) == batches
 
 
@@ -279,7 +281,7 @@ KNOWN = {"type": "invalid_request_error", "code": "context_length_exceeded"}
 def test_first_error_is_raised_with_its_status(
     chunk_: Json, status: int, code: str, greeted: bool
 ) -> None:
-    batch = [chunk({"role": "assistant", "content": ""}), chunk_] if greeted else [chunk_]
+    batch = [make_chunk({"role": "assistant", "content": ""}), chunk_] if greeted else [chunk_]
     with pytest.raises(UpstreamRefused) as caught:
         events_of(require_complete_chat_stream(iter([batch]), lambda: False))
     assert (caught.value.status, caught.value.code) == (status, code)
@@ -308,11 +310,11 @@ def test_error_of_unknown_kind_is_unchanged() -> None:
 
 
 def make_failed_event(error: Any, **more: Any) -> Json:
-    return event("response.failed", response={"status": "failed", "error": error, **more})
+    return make_event("response.failed", response={"status": "failed", "error": error, **more})
 
 
-BEGUN = event("response.created", response={"status": "in_progress"})
-DELTA = event("response.output_text.delta", delta="a")
+BEGUN = make_event("response.created", response={"status": "in_progress"})
+DELTA = make_event("response.output_text.delta", delta="a")
 
 
 @check_each("before", [[], [BEGUN]])
@@ -333,8 +335,8 @@ def test_early_failed_response_is_raised_with_status(
 ) -> None:
     shapes = {
         "failed": make_failed_event(error),
-        "nested": event("error", error=error, sequence_number=1),
-        "flat": event("error", **error, sequence_number=1),
+        "nested": make_event("error", error=error, sequence_number=1),
+        "flat": make_event("error", **error, sequence_number=1),
     }
     with pytest.raises(UpstreamRefused) as caught:
         events_of(
@@ -356,7 +358,7 @@ def test_later_failed_response_keeps_its_code(batches: list[Any]) -> None:
 
 
 def test_later_context_length_failure_has_its_code() -> None:
-    error = event("error", message=LONG["message"], code=7, error=LONG, sequence_number=2)
+    error = make_event("error", message=LONG["message"], code=7, error=LONG, sequence_number=2)
     last = make_failed_event({"code": "server_error", "message": LONG["message"]})
     stream = require_complete_responses_stream(iter([[BEGUN], [DELTA, error, last]]), lambda: False)
     [*_, error, failed] = events_of(stream)

@@ -8,22 +8,22 @@ from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_argumen
 from tests.helpers.check_cases import check_each
 
 
-def delta(index: int | None = None, call_id: str | None = None) -> dict[str, Any]:
+def make_delta(index: int | None = None, call_id: str | None = None) -> dict[str, Any]:
     return {"index": index, "id": call_id}
 
 
 @check_each(
     ("deltas", "numbers"),
     [
-        pytest.param([delta(0, "a"), delta(0), delta(1, "b"), delta(1)], [0, 0, 1, 1], id="indexed"),
-        pytest.param([delta(0, "a"), delta(1, "b"), delta(0), delta(1)], [0, 1, 0, 1], id="interleaved"),
-        pytest.param([delta(1, "a"), delta(3, "b"), delta(1)], [0, 1, 0], id="not from zero"),
-        pytest.param([delta(0, "a"), delta(0, "b"), delta(0)], [0, 1, 1], id="one index"),
-        pytest.param([delta(0, "a"), delta(0, "a"), delta(0, "")], [0, 0, 0], id="id again"),
-        pytest.param([delta(None, "a"), delta(), delta(None, "b"), delta()], [0, 0, 1, 1], id="no index"),
-        pytest.param([delta(0), delta(0, "a"), delta(0, "b")], [0, 0, 1], id="late id"),
-        pytest.param([delta(0, "a"), delta(1, "a")], [0, 1], id="one id on two indexes"),
-        pytest.param([delta(), delta()], [0, 0], id="nothing to go by"),
+        pytest.param([make_delta(0, "a"), make_delta(0), make_delta(1, "b"), make_delta(1)], [0, 0, 1, 1], id="indexed"),
+        pytest.param([make_delta(0, "a"), make_delta(1, "b"), make_delta(0), make_delta(1)], [0, 1, 0, 1], id="interleaved"),
+        pytest.param([make_delta(1, "a"), make_delta(3, "b"), make_delta(1)], [0, 1, 0], id="not from zero"),
+        pytest.param([make_delta(0, "a"), make_delta(0, "b"), make_delta(0)], [0, 1, 1], id="one index"),
+        pytest.param([make_delta(0, "a"), make_delta(0, "a"), make_delta(0, "")], [0, 0, 0], id="id again"),
+        pytest.param([make_delta(None, "a"), make_delta(), make_delta(None, "b"), make_delta()], [0, 0, 1, 1], id="no index"),
+        pytest.param([make_delta(0), make_delta(0, "a"), make_delta(0, "b")], [0, 0, 1], id="late id"),
+        pytest.param([make_delta(0, "a"), make_delta(1, "a")], [0, 1], id="one id on two indexes"),
+        pytest.param([make_delta(), make_delta()], [0, 0], id="nothing to go by"),
     ],
 )  # fmt: skip
 def test_tool_call_index_find(deltas: list[dict[str, Any]], numbers: list[int]) -> None:

@@ -105,10 +105,10 @@ def test_unfold_response_to_events(case: Case) -> None:
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     assert [event["type"] in TERMINAL_EVENTS for event in events].index(True) == len(events) - 1
     assert events[-1]["response"] == response
-    assert _texts(sdk.rebuilt_response(events)) == _texts(response)
+    assert _list_texts(sdk.rebuilt_response(events)) == _list_texts(response)
 
 
-def _texts(response: dict[str, Any]) -> list[Any]:
+def _list_texts(response: dict[str, Any]) -> list[Any]:
     """Return the texts of all messages; the SDK does not collect refusals."""
     items = [item for item in response["output"] if item["type"] == "message"]
     return [part.get("text") for item in items for part in item["content"]]

@@ -17,13 +17,15 @@ RESULT: Json = {"role": "tool", "tool_call_id": "c1", "name": "f", "content": "1
 URL = "https://e.test/a.png"
 
 
-def user(**part: Any) -> Json:
+def make_user_message(**part: Any) -> Json:
     return {"role": "user", "content": [part]}
 
 
 def make_request(client: str, **request: Any) -> tuple[str, Json]:
     extra: Json = (
-        {"messages": [user(type="text", text="hi")]} if client == "chat" else {"input": "hi"}
+        {"messages": [make_user_message(type="text", text="hi")]}
+        if client == "chat"
+        else {"input": "hi"}
     )
     direction = "chat_over_responses" if client == "chat" else "responses_over_chat"
     return direction, {"model": "m", **extra, **request}
@@ -31,11 +33,11 @@ def make_request(client: str, **request: Any) -> tuple[str, Json]:
 
 DROPPED: list[tuple[str, Json, str]] = [
     ("chat", {"messages": [{"role": "user", "content": "a", "zebra": 1}]}, "messages.zebra"),
-    ("chat", {"messages": [user(type="text", text="a", cache_control={"type": "ephemeral"})]},
+    ("chat", {"messages": [make_user_message(type="text", text="a", cache_control={"type": "ephemeral"})]},
      "messages.content.cache_control"),
-    ("chat", {"messages": [user(type="image_url", image_url={"url": URL, "zebra": 1})]},
+    ("chat", {"messages": [make_user_message(type="image_url", image_url={"url": URL, "zebra": 1})]},
      "messages.content.image_url.zebra"),
-    ("chat", {"messages": [user(type="file", file={"file_id": "f", "zebra": 1})]},
+    ("chat", {"messages": [make_user_message(type="file", file={"file_id": "f", "zebra": 1})]},
      "messages.content.file.zebra"),
     ("chat", {"messages": [{"role": "assistant", "tool_calls": [CALL]}, {**RESULT, "zebra": 1}]},
      "messages.zebra"),
@@ -43,7 +45,7 @@ DROPPED: list[tuple[str, Json, str]] = [
      "tools.function.function.zebra"),
     ("chat", {"web_search_options": {"zebra": 1}}, "web_search_options.zebra"),
     ("responses", {"input": [{"role": "user", "content": "a", "zebra": 1}]}, "input.zebra"),
-    ("responses", {"input": [user(type="input_image", image_url=URL, zebra=1)]},
+    ("responses", {"input": [make_user_message(type="input_image", image_url=URL, zebra=1)]},
      "input.content.zebra"),
     ("responses", {"input": [{"role": "user", "content": "a"}, {
         "type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "zebra": 1},
@@ -99,7 +101,7 @@ def test_unread_answer_fields_are_noted(client: str, request_: Json, names: list
 
 READ: list[tuple[str, Json]] = [
     ("chat", {"messages": [
-        user(type="text", text="a", prompt_cache_breakpoint={"mode": "explicit"}),
+        make_user_message(type="text", text="a", prompt_cache_breakpoint={"mode": "explicit"}),
         {"role": "assistant", "content": None, "refusal": None, "audio": None, "annotations": [],
          "tool_calls": [{"index": 0, **CALL}], "function_call": None, "metadata": {}},
         RESULT,
@@ -129,7 +131,9 @@ THOUGHT = {"role": "assistant", "content": "Four.", "reasoning_content": "2 + 2"
 
 def test_reasoning_text_is_sent_to_upstreams_that_take_it() -> None:
     context = terms(strict=True, extensions=["reasoning_text"])
-    request = make_request("chat", messages=[user(type="text", text="2 + 2?"), THOUGHT])
+    request = make_request(
+        "chat", messages=[make_user_message(type="text", text="2 + 2?"), THOUGHT]
+    )
     items = translate(*request, context).request["input"]
     assert items[1] == {
         "type": "reasoning",
