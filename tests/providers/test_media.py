@@ -18,7 +18,7 @@ USER = {"role": "user", "content": "U"}
 CALLS = {"role": "assistant", "content": None, "tool_calls": [{"id": "x"}, {"id": "y"}]}
 
 
-def result(content: Any, call_id: str = "x") -> Json:
+def make_tool_message(content: Any, call_id: str = "x") -> Json:
     return {"role": "tool", "tool_call_id": call_id, "content": content}
 
 
@@ -30,18 +30,23 @@ def adapt_with_losses(*originals: Json, **fields: Any) -> tuple[list[Json], list
 
 @check_each("last", [[], [USER]])
 def test_media_move_behind_last_result(last: list[Json]) -> None:
-    originals = [CALLS, result([TEXT, IMAGE, TEXT]), result([FILE, IMAGE], "y"), *last]
+    originals = [
+        CALLS,
+        make_tool_message([TEXT, IMAGE, TEXT]),
+        make_tool_message([FILE, IMAGE], "y"),
+        *last,
+    ]
     assert adapt_messages(*originals) == [
         CALLS,
-        result(f"a\na\n{NEXT}"),
-        result(NEXT, "y"),
+        make_tool_message(f"a\na\n{NEXT}"),
+        make_tool_message(NEXT, "y"),
         {"role": "user", "content": [IMAGE, FILE, IMAGE]},
         *last,
     ]
 
 
 def test_media_move_per_turn() -> None:
-    originals = [CALLS, result([IMAGE]), USER, CALLS, result([FILE])]
+    originals = [CALLS, make_tool_message([IMAGE]), USER, CALLS, make_tool_message([FILE])]
     assert [m["role"] for m in adapt_messages(*originals)] == [
         "assistant", "tool", "user", "user", "assistant", "tool", "user",
     ]  # fmt: skip
@@ -49,29 +54,36 @@ def test_media_move_per_turn() -> None:
 
 
 def test_media_stay_inline() -> None:
-    originals = [CALLS, result([TEXT, IMAGE]), result([FILE], "y"), USER]
+    originals = [CALLS, make_tool_message([TEXT, IMAGE]), make_tool_message([FILE], "y"), USER]
     assert adapt_with_losses(*originals, tool_image="inline") == (originals, [])
     assert PASSTHROUGH_PROFILE.tool_image == "inline"
 
 
 def test_tool_images_are_dropped_and_reported() -> None:
-    originals = [CALLS, result([TEXT, IMAGE, FILE]), {"role": "user", "content": [IMAGE]}]
+    originals = [
+        CALLS,
+        make_tool_message([TEXT, IMAGE, FILE]),
+        {"role": "user", "content": [IMAGE]},
+    ]
     assert adapt_with_losses(*originals, tool_image="drop") == (
         [
             CALLS,
-            result(f"a\n{LEFT_OUT}\n{NEXT}"),
+            make_tool_message(f"a\n{LEFT_OUT}\n{NEXT}"),
             {"role": "user", "content": [FILE]},
             {"role": "user", "content": [IMAGE]},
         ],
         ["tool_images"],
     )
-    assert adapt_with_losses(result([TEXT]), tool_image="drop") == ([result("a")], [])
+    assert adapt_with_losses(make_tool_message([TEXT]), tool_image="drop") == (
+        [make_tool_message("a")],
+        [],
+    )
 
 
 def test_images_are_replaced_by_notes() -> None:
-    originals = [result([TEXT, IMAGE]), {"role": "user", "content": [TEXT, IMAGE]}, USER]
+    originals = [make_tool_message([TEXT, IMAGE]), {"role": "user", "content": [TEXT, IMAGE]}, USER]
     assert adapt_with_losses(*originals, image_url="none") == (
-        [result(f"a\n{LEFT_OUT}"), {"role": "user", "content": f"a\n{LEFT_OUT}"}, USER],
+        [make_tool_message(f"a\n{LEFT_OUT}"), {"role": "user", "content": f"a\n{LEFT_OUT}"}, USER],
         ["images"],
     )
     assert adapt_with_losses(USER, image_url="none") == ([USER], [])
@@ -79,10 +91,16 @@ def test_images_are_replaced_by_notes() -> None:
 
 @check_each("place", ["user", "inline", "drop"])
 def test_text_results_are_unchanged(place: str) -> None:
-    originals = [CALLS, result("a"), result(None, "y"), result([], "z"), {"content": [IMAGE]}]
+    originals = [
+        CALLS,
+        make_tool_message("a"),
+        make_tool_message(None, "y"),
+        make_tool_message([], "z"),
+        {"content": [IMAGE]},
+    ]
     assert adapt_messages(*originals, tool_image=place, join_text_parts=False) == originals
 
 
 def test_malformed_parts_are_unchanged() -> None:
-    odd = result([1, {"type": ["image_url"]}, None])
+    odd = make_tool_message([1, {"type": ["image_url"]}, None])
     assert adapt_messages(odd) == [odd]

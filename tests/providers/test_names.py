@@ -17,15 +17,15 @@ Json = dict[str, Any]
 LONG = "a_tool_with_a_name_of_more_than_twenty_characters"
 
 
-def function(name: str, **more: Any) -> Json:
+def make_function(name: str, **more: Any) -> Json:
     return {"type": "function", "function": {"name": name, **more}}
 
 
-def conversation(name: str, call_id: str) -> Json:
-    call = {"id": call_id, **function(name, arguments=f'{{"name": "{name}"}}')}
+def make_conversation(name: str, call_id: str) -> Json:
+    call = {"id": call_id, **make_function(name, arguments=f'{{"name": "{name}"}}')}
     return {
-        "tools": [function(name, parameters={"properties": {"name": {}}, "name": name})],
-        "tool_choice": function(name),
+        "tools": [make_function(name, parameters={"properties": {"name": {}}, "name": name})],
+        "tool_choice": make_function(name),
         "messages": [
             {"role": "assistant", "content": None, "tool_calls": [call]},
             {"role": "tool", "tool_call_id": call_id, "name": name, "content": "a"},
@@ -33,7 +33,7 @@ def conversation(name: str, call_id: str) -> Json:
     }
 
 
-def fit(body: Json, **fields: Any) -> Json:
+def fit_body(body: Json, **fields: Any) -> Json:
     adapted = copy.copy(body)
     before = copy.deepcopy(body)
     fit_names(adapted, Profile("some", **fields), LossReport())
@@ -42,32 +42,34 @@ def fit(body: Json, **fields: Any) -> Json:
 
 
 def test_fitting_names_are_unchanged() -> None:
-    body = conversation("look", "call_1")
-    assert fit(body) == body
+    body = make_conversation("look", "call_1")
+    assert fit_body(body) == body
     assert map_long_names(body, 64) == {}
-    assert fit(conversation(LONG, "x" * 99), tool_name_limit=0, call_id_limit=0) == (
-        conversation(LONG, "x" * 99)
+    assert fit_body(make_conversation(LONG, "x" * 99), tool_name_limit=0, call_id_limit=0) == (
+        make_conversation(LONG, "x" * 99)
     )
 
 
 @check_each("name", [LONG, "files.read", "näme"])
 def test_long_name_is_shortened_everywhere(name: str) -> None:
-    body = conversation(name, "call_1")
+    body = make_conversation(name, "call_1")
     ((short, long),) = map_long_names(body, 20).items()
     assert long == name
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,20}", short)
-    adapted = fit(body, tool_name_limit=20)
+    adapted = fit_body(body, tool_name_limit=20)
     assert adapted["tools"] == [
-        function(short, parameters={"properties": {"name": {}}, "name": name})
+        make_function(short, parameters={"properties": {"name": {}}, "name": name})
     ]
-    assert adapted["tool_choice"] == function(short)
+    assert adapted["tool_choice"] == make_function(short)
     (call,) = adapted["messages"][0]["tool_calls"]
-    assert call == {"id": "call_1", **function(short, arguments=f'{{"name": "{name}"}}')}
+    assert call == {"id": "call_1", **make_function(short, arguments=f'{{"name": "{name}"}}')}
     assert adapted["messages"][1]["name"] == short
 
 
 def test_shortened_names_are_unique() -> None:
-    body = {"tools": [function(LONG + "a"), function(LONG + "b"), function("files.read")]}
+    body = {
+        "tools": [make_function(LONG + "a"), make_function(LONG + "b"), make_function("files.read")]
+    }
     assert len(map_long_names(body, 20)) == 3
 
 
@@ -75,14 +77,14 @@ def test_names_of_clients_are_not_kept() -> None:
     name = "name " * 100
     before = sys.getrefcount(name)
 
-    assert map_long_names({"tools": [function(name)]}, 20)
+    assert map_long_names({"tools": [make_function(name)]}, 20)
     assert sys.getrefcount(name) == before
 
 
 def test_names_of_earlier_calls_are_shortened() -> None:
-    body = {**conversation(LONG, "call_1"), "tools": []}
+    body = {**make_conversation(LONG, "call_1"), "tools": []}
     assert map_long_names(body, 20) == {}
-    call, result = fit(body, tool_name_limit=20)["messages"]
+    call, result = fit_body(body, tool_name_limit=20)["messages"]
     assert call["tool_calls"][0]["function"]["name"] == result["name"] != LONG
 
 
@@ -95,16 +97,16 @@ def test_names_of_earlier_calls_are_shortened() -> None:
 )
 def test_long_id_is_replaced_in_call_and_result(fields: Json, form: str) -> None:
     for call_id in ("x" * 41, "y" * 41):
-        call, result = fit(conversation("look", call_id), **fields)["messages"]
+        call, result = fit_body(make_conversation("look", call_id), **fields)["messages"]
         assert re.fullmatch(form, result["tool_call_id"])
         assert call["tool_calls"][0]["id"] == result["tool_call_id"]
-    one, other = (fit(conversation("look", i * 41), **fields)["messages"] for i in "xy")
+    one, other = (fit_body(make_conversation("look", i * 41), **fields)["messages"] for i in "xy")
     assert one != other
 
 
 def test_call_id_exact() -> None:
     for call_id, stays in (("abc123XYZ", True), ("abc", False), ("call_1234", False)):
-        adapted = fit(conversation("look", call_id), call_id_limit=9, call_id_exact=True)
+        adapted = fit_body(make_conversation("look", call_id), call_id_limit=9, call_id_exact=True)
         assert (adapted["messages"][1]["tool_call_id"] == call_id) is stays
 
 
@@ -114,15 +116,15 @@ def test_malformed_values_are_unchanged(odd: Any) -> None:
         "tools": odd,
         "messages": [{"role": "assistant", "tool_calls": odd}, {"role": "tool", "name": odd}],
     }
-    assert fit(body, tool_name_limit=1, call_id_limit=1) == body
+    assert fit_body(body, tool_name_limit=1, call_id_limit=1) == body
 
 
 @check_each("key", ["delta", "message"])
 def test_restore_names(key: str) -> None:
     names = {"short": LONG}
-    call = function("short", arguments="")
+    call = make_function("short", arguments="")
     event = {"choices": [{"index": 0, key: {"tool_calls": [{"index": 0, **call}]}}]}
     (choice,) = restore_names(event, names)["choices"]
-    assert choice[key]["tool_calls"] == [{"index": 0, **function(LONG, arguments="")}]
+    assert choice[key]["tool_calls"] == [{"index": 0, **make_function(LONG, arguments="")}]
     for other in ({"choices": []}, {"choices": [{"delta": {"content": "short"}}]}, {"error": {}}):
         assert restore_names(other, names) is other

@@ -33,12 +33,12 @@ def repair(stream: list[Json], done: bool = True) -> list[Json]:
 
 
 @pytest.fixture
-def proper() -> list[Json]:
+def proper_events() -> list[Json]:
     ask = Ask("responses", {"model": "m", "input": "hi", "stream": True}, 1)
-    return without(list(make_events(FULL, ask)), "obfuscation")
+    return drop_keys(list(make_events(FULL, ask)), "obfuscation")
 
 
-def without(stream: list[Json], *keys: str) -> list[Json]:
+def drop_keys(stream: list[Json], *keys: str) -> list[Json]:
     """Return the stream without these keys in events, items and responses."""
 
     def strip(event: Json) -> Json:
@@ -51,28 +51,28 @@ def without(stream: list[Json], *keys: str) -> list[Json]:
     return [strip(event) for event in stream]
 
 
-def of(stream: list[Json], *kinds: str) -> list[Json]:
+def drop_events(stream: list[Json], *kinds: str) -> list[Json]:
     return [e for e in stream if e["type"].removeprefix("response.") not in kinds]
 
 
-def test_complete_stream_is_unchanged(proper: list[Json]) -> None:
-    assert repair(proper) == proper
+def test_complete_stream_is_unchanged(proper_events: list[Json]) -> None:
+    assert repair(proper_events) == proper_events
 
 
 BREAKS: dict[str, Any] = {
-    "no numbers": lambda s: without(s, "sequence_number"),
-    "no indexes": lambda s: without(s, "output_index", "content_index"),
-    "no ids": lambda s: without(s, "id", "item_id"),
-    "no ids or indexes": lambda s: without(s, "id", "item_id", "output_index"),
-    "no call ids": lambda s: without(s, "call_id"),
-    "not opened": lambda s: of(s, "created", "in_progress"),
-    "no parts": lambda s: of(s, "content_part.added", "content_part.done"),
-    "no items": lambda s: of(s, "output_item.added", "content_part.added"),
-    "items never done": lambda s: of(s, "output_item.done"),
+    "no numbers": lambda s: drop_keys(s, "sequence_number"),
+    "no indexes": lambda s: drop_keys(s, "output_index", "content_index"),
+    "no ids": lambda s: drop_keys(s, "id", "item_id"),
+    "no ids or indexes": lambda s: drop_keys(s, "id", "item_id", "output_index"),
+    "no call ids": lambda s: drop_keys(s, "call_id"),
+    "not opened": lambda s: drop_events(s, "created", "in_progress"),
+    "no parts": lambda s: drop_events(s, "content_part.added", "content_part.done"),
+    "no items": lambda s: drop_events(s, "output_item.added", "content_part.added"),
+    "items never done": lambda s: drop_events(s, "output_item.done"),
     "no output in the end": lambda s: [
         *s[:-1], {**s[-1], "response": {**s[-1]["response"], "output": []}}
     ],
-    "no status": lambda s: without(s, "status"),
+    "no status": lambda s: drop_keys(s, "status"),
     "no usage details": lambda s: [
         *s[:-1],
         {**s[-1], "response": {**s[-1]["response"], "usage": {"input_tokens": 1,
@@ -94,8 +94,8 @@ BREAKS: dict[str, Any] = {
 
 
 @check_each("broken", BREAKS)
-def test_repair_adds_missing_parts(broken: str, proper: list[Json]) -> None:
-    stream = repair(BREAKS[broken](copy.deepcopy(proper)))
+def test_repair_adds_missing_parts(broken: str, proper_events: list[Json]) -> None:
+    stream = repair(BREAKS[broken](copy.deepcopy(proper_events)))
     assert [m for e in stream for m in sdk.event_mistakes(e)] == []
     assert [e["sequence_number"] for e in stream] == list(range(len(stream)))
     assert stream[0]["type"] == "response.created"
@@ -112,30 +112,30 @@ def test_repair_adds_missing_parts(broken: str, proper: list[Json]) -> None:
     assert call["call_id"]
 
 
-def test_truncated_stream_stays_truncated(proper: list[Json]) -> None:
-    for cut in range(1, len(proper) - 1):
-        stream = repair(proper[:cut], done=False)
+def test_truncated_stream_stays_truncated(proper_events: list[Json]) -> None:
+    for cut in range(1, len(proper_events) - 1):
+        stream = repair(proper_events[:cut], done=False)
         assert stream[-1]["type"] != "response.completed"
-    for incomplete in (proper[:4], []):
+    for incomplete in (proper_events[:4], []):
         assert not any(e["type"] == "response.completed" for e in repair(incomplete))
 
 
-def test_repair_complete_answer(proper: list[Json]) -> None:
-    bare = {"output": proper[-1]["response"]["output"], "usage": {"input_tokens": 1}}
+def test_repair_complete_answer(proper_events: list[Json]) -> None:
+    bare = {"output": proper_events[-1]["response"]["output"], "usage": {"input_tokens": 1}}
     event = repair([{"type": "response.completed", "response": bare}])[-1]
     assert sdk.response_mistakes(event["response"]) == []
     assert event["response"]["usage"]["total_tokens"] == 1
 
 
-def test_repair_usage_with_chat_names(proper: list[Json]) -> None:
+def test_repair_usage_with_chat_names(proper_events: list[Json]) -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 4}
-    end = {**proper[-1], "response": {**proper[-1]["response"], "usage": usage}}
-    assert repair([*proper[:-1], end])[-1]["response"]["usage"]["total_tokens"] == 7
+    end = {**proper_events[-1], "response": {**proper_events[-1]["response"], "usage": usage}}
+    assert repair([*proper_events[:-1], end])[-1]["response"]["usage"]["total_tokens"] == 7
 
 
-def test_errors_get_sequence_numbers(proper: list[Json]) -> None:
+def test_errors_get_sequence_numbers(proper_events: list[Json]) -> None:
     error = {"type": "error", "message": "no"}
-    assert repair([*proper[:2], error], done=False)[-1] == {**error, "sequence_number": 2}
+    assert repair([*proper_events[:2], error], done=False)[-1] == {**error, "sequence_number": 2}
 
 
 # -- observed streams -------------------------------------------------------------------------------
@@ -161,14 +161,14 @@ def with_reasoning_parts(stream: list[Json], name: str) -> list[Json]:
 
 
 @check_each("name", ["content_part", "reasoning_part"])
-def test_reasoning_parts_belong_to_reasoning(name: str, proper: list[Json]) -> None:
+def test_reasoning_parts_belong_to_reasoning(name: str, proper_events: list[Json]) -> None:
     """DeepSeek, LM Studio and OpenRouter announce content parts, vLLM reasoning parts."""
-    stream = with_reasoning_parts(proper, name)
+    stream = with_reasoning_parts(proper_events, name)
     assert any(e["type"] == f"response.{name}.added" for e in stream)
-    assert repair(stream) == with_reasoning_parts(proper, "content_part")
+    assert repair(stream) == with_reasoning_parts(proper_events, "content_part")
 
 
-def test_changing_ids_become_the_first_id(proper: list[Json]) -> None:
+def test_changing_ids_become_the_first_id(proper_events: list[Json]) -> None:
     """GitHub Copilot sends a new id for an item in each event and in the output."""
     numbers = itertools.count()
 
@@ -181,7 +181,7 @@ def test_changing_ids_become_the_first_id(proper: list[Json]) -> None:
             item["id"] = f"id_{next(numbers)}"
         return event
 
-    stream = repair([rename_ids(event) for event in proper])
+    stream = repair([rename_ids(event) for event in proper_events])
     ids = {e["output_index"]: e["item"]["id"] for e in stream
            if e["type"] == "response.output_item.added"}  # fmt: skip
     for event in stream:
@@ -192,7 +192,7 @@ def test_changing_ids_become_the_first_id(proper: list[Json]) -> None:
     assert [item["id"] for item in stream[-1]["response"]["output"]] == list(ids.values())
 
 
-def test_events_of_other_items_keep_id_and_index(proper: list[Json]) -> None:
+def test_events_of_other_items_keep_id_and_index(proper_events: list[Json]) -> None:
     """Events of hosted tools are no messages; they keep the first id of their item too."""
     place = {"item_id": "ci_9", "output_index": 0}
     item = {"id": "ci_1", "type": "code_interpreter_call", "code": "", "container_id": "c",
@@ -205,25 +205,25 @@ def test_events_of_other_items_keep_id_and_index(proper: list[Json]) -> None:
         {"type": "response.output_item.done", "output_index": 0,
          "item": {**item, "id": "ci_5", "code": "1+1", "status": "completed"}},
     ]  # fmt: skip
-    end = {**proper[-1], "response": {**proper[-1]["response"], "output": []}}
-    stream = repair([*proper[:2], *work, end])
-    assert [e["type"] for e in stream] == [e["type"] for e in [*proper[:2], *work, end]]
+    end = {**proper_events[-1], "response": {**proper_events[-1]["response"], "output": []}}
+    stream = repair([*proper_events[:2], *work, end])
+    assert [e["type"] for e in stream] == [e["type"] for e in [*proper_events[:2], *work, end]]
     assert {e["item_id"] for e in stream if "item_id" in e} == {"ci_1"}
     [done] = stream[-1]["response"]["output"]
     assert (done["id"], done["code"]) == ("ci_1", "1+1")
 
 
-def test_terminal_event_without_output_gets_items(proper: list[Json]) -> None:
+def test_terminal_event_without_output_gets_items(proper_events: list[Json]) -> None:
     """ChatGPT's backend leaves out the output."""
-    end = {**proper[-1], "response": {**proper[-1]["response"], "output": []}}
-    assert repair([*proper[:-1], end]) == proper
+    end = {**proper_events[-1], "response": {**proper_events[-1]["response"], "output": []}}
+    assert repair([*proper_events[:-1], end]) == proper_events
 
 
-def test_citations_get_missing_fields(proper: list[Json]) -> None:
+def test_citations_get_missing_fields(proper_events: list[Json]) -> None:
     """xAI sends only the URL."""
     bare = {"type": "url_citation", "url": "https://x.ai"}
     cited: list[Json] = []
-    for event in copy.deepcopy(proper):
+    for event in copy.deepcopy(proper_events):
         if event["type"] == "response.output_text.done":
             place = {k: event[k] for k in ("item_id", "output_index", "content_index")}
             kind = "response.output_text.annotation.added"

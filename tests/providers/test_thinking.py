@@ -10,7 +10,7 @@ from tests.helpers.check_cases import check_each
 from tests.providers.adapting import Json, adapt
 
 
-def template(on: bool) -> Json:
+def make_template_options(on: bool) -> Json:
     return {"chat_template_kwargs": {"enable_thinking": on}}
 
 
@@ -26,7 +26,7 @@ def template(on: bool) -> Json:
             {"thinking": {"type": "disabled"}, "reasoning_effort": "none"},
         ),
         ("reasoning", {"reasoning": {"effort": "high"}}, {"reasoning": {"effort": "none"}}),
-        ("template", template(True), template(False)),
+        ("template", make_template_options(True), make_template_options(False)),
     ],
 )
 def test_apply_thinking_switch(switch: str, high: Json, none: Json) -> None:
@@ -52,7 +52,7 @@ def test_effort_map() -> None:
 
 
 def test_client_value_overrides_thinking_switch() -> None:
-    body = {"reasoning_effort": "high", "enable_thinking": False, **template(False)}
+    body = {"reasoning_effort": "high", "enable_thinking": False, **make_template_options(False)}
     assert adapt(body, thinking_switch="enable_thinking")["enable_thinking"] is False
     assert adapt(body, thinking_switch="template")["chat_template_kwargs"] == {
         "enable_thinking": False

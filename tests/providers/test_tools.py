@@ -137,7 +137,7 @@ def test_adapt_schemas(dialect: str, tool: Json, answer: Json) -> None:
     assert responses["text"]["format"]["schema"] == answer
 
 
-def grown(levels: int) -> Json:
+def make_doubling_schema(levels: int) -> Json:
     """A small schema of 2 ** levels nodes without its references."""
     doubled = {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(levels)}
     return {"$ref": "#/$defs/a0", "$defs": {**doubled, f"a{levels}": {"type": "null"}}}
@@ -149,16 +149,16 @@ def grown(levels: int) -> Json:
     [
         (
             "chat",
-            {"tools": [FUNCTION, {"type": "function", "function": {"name": "g", "parameters": grown(40)}}]},
+            {"tools": [FUNCTION, {"type": "function", "function": {"name": "g", "parameters": make_doubling_schema(40)}}]},
             "tools[1].function.parameters",
         ),
-        ("responses", {"tools": [{"type": "function", "parameters": grown(40)}]}, "tools[0].parameters"),
+        ("responses", {"tools": [{"type": "function", "parameters": make_doubling_schema(40)}]}, "tools[0].parameters"),
         (
             "chat",
-            {"response_format": {"type": "json_schema", "json_schema": {"schema": grown(40)}}},
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": make_doubling_schema(40)}}},
             "response_format.json_schema.schema",
         ),
-        ("responses", {"text": {"format": {"schema": grown(40)}}}, "text.format.schema"),
+        ("responses", {"text": {"format": {"schema": make_doubling_schema(40)}}}, "text.format.schema"),
     ],
 )  # fmt: skip
 def test_unbounded_inlining_is_refused(protocol: str, body: Json, path: str, dialect: str) -> None:
