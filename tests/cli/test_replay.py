@@ -12,7 +12,7 @@ import pytest
 from forwarder import services
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from tests.server.conftest import streamed
+from tests.server.conftest import make_stream_response
 
 CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 
@@ -22,7 +22,7 @@ def make_chunk(**choice: Any) -> dict[str, Any]:
 
 
 SAYS = [make_chunk(delta={"content": "hi"}), make_chunk(finish_reason="stop")]
-CUT = streamed(SAYS[0], done=False)
+CUT = make_stream_response(SAYS[0], done=False)
 PAGE = httpx2.Response(200, text="<html>no</html>", headers={"content-type": "text/html"})
 
 
@@ -79,9 +79,11 @@ FAILURES: dict[str, list[httpx2.Response]] = {
     "refused": [httpx2.Response(429, json={"error": {"message": "slowly sk-upstream"}})],
     "a page": [PAGE],
     "cut off": [CUT],
-    "an error in the stream": [streamed(SAYS[0], {"error": {"message": "no more"}})],
-    "an event that cannot be read": [streamed(SAYS[0], make_chunk(delta={"tool_calls": [7]}))],
-    "no answer": [streamed(done=True)],
+    "an error in the stream": [make_stream_response(SAYS[0], {"error": {"message": "no more"}})],
+    "an event that cannot be read": [
+        make_stream_response(SAYS[0], make_chunk(delta={"tool_calls": [7]}))
+    ],
+    "no answer": [make_stream_response(done=True)],
 }
 
 
@@ -116,7 +118,7 @@ def test_ollama_responses_are_reproduced_offline(
     field = "messages" if path == "/api/chat" else "prompt"
     body = {"model": "m", field: asked[field], "stream": streamed_}
     whole = {**CHUNK, "choices": [{"index": 0, "message": {"content": "hi"}}]}
-    well = streamed(*SAYS) if streamed_ else httpx2.Response(200, json=whole)
+    well = make_stream_response(*SAYS) if streamed_ else httpx2.Response(200, json=whole)
     answers = [
         httpx2.Response(a.status_code, headers=a.headers, content=a.content)
         for a in FAILURES.get(name, [well])
@@ -154,7 +156,7 @@ def test_embeddings_are_reproduced_offline(
 
 def test_a_failure_is_reproduced_from_a_file_on_another_machine(runs: Runs, tmp_path: Path) -> None:
     capture_id = runs.capture_request(
-        BODY, streamed(SAYS[0], make_chunk(delta={"tool_calls": [7]}))
+        BODY, make_stream_response(SAYS[0], make_chunk(delta={"tool_calls": [7]}))
     )
     file = tmp_path / "record.json"
     file.write_bytes((tmp_path / "x" / f"{capture_id}.json").read_bytes())
@@ -167,7 +169,7 @@ def test_a_failure_is_reproduced_from_a_file_on_another_machine(runs: Runs, tmp_
 
 
 def test_replay_shows_a_changed_response(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    capture_id = runs.capture_request(BODY, streamed(*SAYS))
+    capture_id = runs.capture_request(BODY, make_stream_response(*SAYS))
     monkeypatch.setattr("forwarder.protocols.framing.SseDecoder.feed", lambda self, data: [])
 
     code, _, told = runs.replay(capture_id, "--upstream", "captured")
@@ -178,11 +180,11 @@ def test_replay_shows_a_changed_response(runs: Runs, monkeypatch: pytest.MonkeyP
 
 
 def test_replay_calls_the_current_upstream_and_compares(runs: Runs) -> None:
-    capture_id = runs.capture_request(BODY, streamed(*SAYS))
+    capture_id = runs.capture_request(BODY, make_stream_response(*SAYS))
 
-    runs.answers = iter([streamed(*SAYS)])
+    runs.answers = iter([make_stream_response(*SAYS)])
     assert runs.replay(capture_id)[0] == 0
-    runs.answers = iter([streamed(make_chunk(delta={"content": "other"}), SAYS[1])])
+    runs.answers = iter([make_stream_response(make_chunk(delta={"content": "other"}), SAYS[1])])
     code, output, told = runs.replay(capture_id)
 
     assert code == 1
@@ -193,8 +195,8 @@ def test_replay_calls_the_current_upstream_and_compares(runs: Runs) -> None:
 
 def test_replay_takes_the_client_key_as_option(runs: Runs) -> None:
     runs.environment |= {"FAR_API_KEY": "passthrough", "FORWARDER_API_KEYS": ""}
-    capture_id = runs.capture_request(BODY, streamed(*SAYS))
-    runs.answers = iter([streamed(*SAYS)])
+    capture_id = runs.capture_request(BODY, make_stream_response(*SAYS))
+    runs.answers = iter([make_stream_response(*SAYS)])
 
     code, _, told = runs.replay(capture_id, "--key", "sk-own-key")
 
@@ -204,7 +206,7 @@ def test_replay_takes_the_client_key_as_option(runs: Runs) -> None:
 
 
 def test_a_replay_is_neither_stored_nor_captured(runs: Runs, tmp_path: Path) -> None:
-    capture_id = runs.capture_request({"model": "m", "input": "hi"}, streamed(*SAYS))
+    capture_id = runs.capture_request({"model": "m", "input": "hi"}, make_stream_response(*SAYS))
 
     code, output, _ = runs.replay(capture_id, "--upstream", "captured")
 
@@ -223,7 +225,9 @@ def test_replay_repeats_retries_and_fallbacks(runs: Runs) -> None:
         "FAR_FALLBACK": "spare",
         "FAR_MODELS": "m",
     }
-    capture_id = runs.capture_request(BODY, httpx2.Response(500, json={}), streamed(*SAYS))
+    capture_id = runs.capture_request(
+        BODY, httpx2.Response(500, json={}), make_stream_response(*SAYS)
+    )
 
     assert runs.replay(capture_id, "--upstream", "captured")[0] == 0
     runs.environment = {"FORWARDER_CAPTURE": runs.environment["FORWARDER_CAPTURE"]}

@@ -23,7 +23,7 @@ from forwarder.server.extension import get_extension
 from tests.console.records import HOSTILE, Json, make_attempt, make_chunk, make_event, make_record
 from tests.helpers.check_cases import check_each
 from tests.helpers.waiting import wait_until
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 from tests.server.test_diagnostics import DELTA, STOP
 from tests.server.test_diagnostics import answer as answer_chat
 
@@ -276,7 +276,7 @@ def test_damaged_record_is_named(serve: Serve, tmp_path: Path) -> None:
 
 def test_failed_attempts_are_shown(serve: Serve) -> None:
     busy = httpx2.Response(503, text="<b>busy</b>", headers={"Retry-After": "0"})
-    answers = iter([busy, streamed(DELTA, STOP)])
+    answers = iter([busy, make_stream_response(DELTA, STOP)])
     client = serve(lambda _: next(answers), FORWARDER_CAPTURE="memory", CHAT_MAX_RETRIES="1")
     ask(client, stream=True)
 

@@ -19,7 +19,7 @@ from werkzeug.test import EnvironBuilder
 from forwarder.console import observed_call
 from forwarder.console.observed_call import CallRequest, ObservedCall
 from forwarder.context.redaction import Redactor
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 
@@ -51,7 +51,7 @@ def list_kinds(events: list[dict[str, Any]], side: str) -> list[str]:
 
 
 def test_events_of_both_sides_are_in_order(serve: Serve) -> None:
-    client = serve(lambda _: streamed(make_chunk("h"), make_chunk("i"), make_chunk()))
+    client = serve(lambda _: make_stream_response(make_chunk("h"), make_chunk("i"), make_chunk()))
     kept: list[bytes] = []
     call = make_call(client, kept.append, stream=True, logit_bias={"1": 1})
 
@@ -108,7 +108,9 @@ def test_an_error_of_the_upstream_is_shown_on_both_sides_without_keys(serve: Ser
 
 
 def test_every_attempt_is_shown(serve: Serve) -> None:
-    answers = iter([httpx2.Response(500, json={}), streamed(make_chunk("hi"), make_chunk())])
+    answers = iter(
+        [httpx2.Response(500, json={}), make_stream_response(make_chunk("hi"), make_chunk())]
+    )
     client = serve(lambda _: next(answers), CHAT_MAX_RETRIES="1")
 
     events = [event for event in run(make_call(client)) if event["side"] == "upstream"]
@@ -209,7 +211,7 @@ def test_silence_is_reported() -> None:
 def test_large_events_are_left_out(serve: Serve) -> None:
     entry = {"id": "x" * 100, "text": "word " * 10}
     large = {**make_chunk("hi"), "extra": [entry] * 3000}
-    client = serve(lambda _: streamed(large, make_chunk()))
+    client = serve(lambda _: make_stream_response(large, make_chunk()))
 
     events = run(make_call(client, stream=True))
 

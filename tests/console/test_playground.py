@@ -16,7 +16,7 @@ from forwarder.console import playground
 from forwarder.console.playground import APIS, list_samples, load_sample
 from forwarder.server.extension import get_extension
 from tests.helpers.check_cases import check_each
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 PREVIEW, SEND = "/console/playground/preview", "/console/playground/send"
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -84,7 +84,7 @@ class Provider:
         self.requests.append(request)
         is_chat = request.url.path.endswith("completions")
         if self.body.get("stream"):
-            return streamed(*(SAYS if is_chat else RESPONSE_EVENTS), done=is_chat)
+            return make_stream_response(*(SAYS if is_chat else RESPONSE_EVENTS), done=is_chat)
         whole = WHOLE_CHAT if is_chat else RESPONSE_EVENTS[-1]["response"]
         return httpx2.Response(200, json=whole)
 
@@ -396,7 +396,7 @@ def test_dropped_parameters_and_errors_are_shown(serve: Serve) -> None:
 
 def test_style_and_strictness_are_sent(serve: Serve) -> None:
     def answer(_: httpx2.Request) -> httpx2.Response:
-        return streamed(make_chunk(delta={"reasoning_content": "hm"}), *SAYS)
+        return make_stream_response(make_chunk(delta={"reasoning_content": "hm"}), *SAYS)
 
     client = serve(answer)
     body = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}], "stream": True}

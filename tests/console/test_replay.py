@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from forwarder.console import replay
 from tests.helpers.check_cases import check_each
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -21,7 +21,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)>"
 def say(text: str) -> httpx2.Response:
     chunk = {**CHUNK, "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
     end = {**CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-    return streamed(chunk, end)
+    return make_stream_response(chunk, end)
 
 
 class Runs:

@@ -14,7 +14,7 @@ from tests.fake_provider.wire import Stream
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
 from tests.live.test_websocket import talking
-from tests.server.test_signature_round_trips import FORMS, Provider, signatures
+from tests.server.test_signature_round_trips import FORMS, Provider, list_signatures
 
 Json = dict[str, Any]
 
@@ -63,5 +63,5 @@ def test_signatures_come_back_over_a_websocket(
             ] or [{"role": "user", "content": "Are you sure?"}]
 
     messages = upstream.requests[-1].body["messages"]
-    given = [signatures(message) for message in messages if message["role"] == "assistant"]
-    assert given == [provider.signed(turn) for turn in (1, 2, 3)]
+    given = [list_signatures(message) for message in messages if message["role"] == "assistant"]
+    assert given == [provider.get_signatures(turn) for turn in (1, 2, 3)]

@@ -14,7 +14,7 @@ from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from forwarder.server.extension import get_extension
 from tests.helpers.tracing import need_opentelemetry
-from tests.server.conftest import Answer, streamed
+from tests.server.conftest import Answer, make_stream_response
 
 need_opentelemetry()
 
@@ -59,7 +59,7 @@ class Traced:
 
 @pytest.fixture
 def make_traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Traced]:
-    def make(answer: Answer = lambda _: streamed(*CHUNKS)) -> Traced:
+    def make(answer: Answer = lambda _: make_stream_response(*CHUNKS)) -> Traced:
         def record_request(request: httpx2.Request) -> httpx2.Response:
             of.requests.append(request)
             return answer(request)
@@ -141,7 +141,9 @@ def test_span_attributes_describe_the_request(
     path: str, operation: str, route: str, make_traced: Callable[..., Traced]
 ) -> None:
     vectors = httpx2.Response(200, json={"data": [{"embedding": [1.0]}]})
-    of = make_traced(lambda asked: vectors if "embed" in asked.url.path else streamed(*CHUNKS))
+    of = make_traced(
+        lambda asked: vectors if "embed" in asked.url.path else make_stream_response(*CHUNKS)
+    )
 
     assert of.ask(path, prompt="hi").status_code == 200
 
@@ -184,7 +186,7 @@ def test_each_of_several_calls_is_a_span_of_its_own(make_traced: Callable[..., T
     message = {"type": "message", "id": "m", "role": "assistant", "status": "completed",
                "content": [{"type": "output_text", "text": "Hi", "annotations": []}]}  # fmt: skip
     event = {"type": "response.completed", "response": {**response, "output": [message]}}
-    of = make_traced(lambda _: streamed(event))
+    of = make_traced(lambda _: make_stream_response(event))
 
     got = of.ask(
         "/v1/chat/completions",

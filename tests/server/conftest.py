@@ -28,7 +28,7 @@ def demo() -> FlaskClient:
 def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     """Create a client of an application whose upstreams call the given handler."""
 
-    def served(answer: Answer, **environment: str) -> FlaskClient:
+    def make_client(answer: Answer, **environment: str) -> FlaskClient:
         transport = httpx2.MockTransport(answer)
         monkeypatch.setattr(services, "select_transport", lambda settings, heartbeat: transport)
         upstreams = {
@@ -37,10 +37,10 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
         }
         return create_app(Settings.from_env({**upstreams, **environment})).test_client()
 
-    return served
+    return make_client
 
 
-def streamed(*events: Any, done: bool = True) -> httpx2.Response:
+def make_stream_response(*events: Any, done: bool = True) -> httpx2.Response:
     """Return an SSE response with these events."""
     frames = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
     return httpx2.Response(200, text=frames + ("data: [DONE]\n\n" if done else ""))

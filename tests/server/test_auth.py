@@ -85,7 +85,7 @@ def test_all_keys_are_compared(app: Flask, monkeypatch: pytest.MonkeyPatch) -> N
     assert compared == [b"key-one", b"key-two"]
 
 
-def refusal(app: Flask, admins: tuple[str, ...], key: str = "", **request: Any) -> Any:
+def get_refusal(app: Flask, admins: tuple[str, ...], key: str = "", **request: Any) -> Any:
     """Return the error of `require_administrator`, or None."""
     headers = {"Authorization": f"Bearer {key}", **request.pop("headers", {})}
     environment = {
@@ -110,7 +110,7 @@ def refusal(app: Flask, admins: tuple[str, ...], key: str = "", **request: Any) 
 def test_admin_keys_are_required_if_configured(
     key: str, error: type[ClientError] | None, app: Flask
 ) -> None:
-    assert refusal(app, KEYS, key, environ_base=HERE) is error
+    assert get_refusal(app, KEYS, key, environ_base=HERE) is error
 
 
 @check_each(
@@ -138,4 +138,4 @@ def test_admin_keys_are_required_if_configured(
 def test_without_admin_keys_only_local_requests_administer(
     request_: dict[str, Any], error: type[ClientError] | None, app: Flask
 ) -> None:
-    assert refusal(app, (), "client", **request_) is error
+    assert get_refusal(app, (), "client", **request_) is error

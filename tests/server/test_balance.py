@@ -14,7 +14,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.helpers.check_cases import check_each
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 Json = dict[str, Any]
 
@@ -89,7 +89,11 @@ class Provider:
                 "finish_reason": "stop",
             }
             answer = {"id": "chatcmpl-1", "object": "chat.completion", "choices": [choice]}
-            return streamed(answer) if body.get("stream") else httpx2.Response(200, json=answer)
+            return (
+                make_stream_response(answer)
+                if body.get("stream")
+                else httpx2.Response(200, json=answer)
+            )
         previous = body.get("previous_response_id")
         if previous is not None and self.stored.get(previous) != key:
             return httpx2.Response(404, json={"error": {"message": f"'{previous}' not found."}})

@@ -14,7 +14,7 @@ from forwarder.config.settings import Settings
 from forwarder.protocols.registry import ALL_STYLES, CLIENT_PROTOCOLS
 from forwarder.server.base_paths import normalize_path
 from tests.helpers.check_cases import check_each
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 RESPONSES = {"model": "m", "input": "hi"}
@@ -47,7 +47,7 @@ def answer(request: httpx2.Request) -> httpx2.Response:
         events = [
             {"id": "c", "object": "chat.completion.chunk", "choices": [{**choice, "delta": said}]}
         ]
-    return streamed(*events) if body.get("stream") else httpx2.Response(200, json=whole)
+    return make_stream_response(*events) if body.get("stream") else httpx2.Response(200, json=whole)
 
 
 @pytest.fixture

@@ -35,7 +35,9 @@ def upstream() -> Upstream:
     return Upstream()
 
 
-def refuses(serve: Serve, upstream: Upstream, headers: dict[str, str], **environment: str) -> str:
+def read_refusal(
+    serve: Serve, upstream: Upstream, headers: dict[str, str], **environment: str
+) -> str:
     """Return the error code for a request with these headers, or ""."""
     upstream.asked = 0
     got = serve(upstream, **environment).post("/v1/chat/completions", json=CHAT, headers=headers)
@@ -58,7 +60,7 @@ def test_own_hosts_are_served(host: str, serve: Serve, upstream: Upstream) -> No
         "FORWARDER_HOSTS": "llm.example, *.lan",
         "FORWARDER_PUBLIC_URL": "https://public.example/below",
     }
-    assert refuses(serve, upstream, {"Host": host}, **own) == ""
+    assert read_refusal(serve, upstream, {"Host": host}, **own) == ""
 
 
 @check_each(
@@ -76,19 +78,19 @@ def test_other_hosts_are_refused(host: str, serve: Serve, upstream: Upstream) ->
         "FORWARDER_HOSTS": "llm.example, *.lan",
         "FORWARDER_PUBLIC_URL": "https://public.example/below",
     }
-    assert refuses(serve, upstream, {"Host": host}, **own) == "host_not_allowed"
+    assert read_refusal(serve, upstream, {"Host": host}, **own) == "host_not_allowed"
 
 
 def test_every_host_is_served_if_the_operator_says_so(serve: Serve, upstream: Upstream) -> None:
     any_host = {"FORWARDER_HOSTS": "*"}
-    assert refuses(serve, upstream, {"Host": "rebound.example"}, **any_host) == ""
+    assert read_refusal(serve, upstream, {"Host": "rebound.example"}, **any_host) == ""
 
 
 @check_each("name", ["X-Forwarded-Host", "Forwarded", "X-Original-Host"])
 def test_headers_of_proxies_name_no_host(name: str, serve: Serve, upstream: Upstream) -> None:
     headers = {"Host": "rebound.example", name: "localhost"}
     trusting = {"FORWARDER_TRUSTED_PROXIES": "1"}
-    assert refuses(serve, upstream, headers, **trusting) == "host_not_allowed"
+    assert read_refusal(serve, upstream, headers, **trusting) == "host_not_allowed"
 
 
 @check_each(
@@ -128,7 +130,7 @@ def test_headers_of_proxies_name_no_host(name: str, serve: Serve, upstream: Upst
 def test_pages_of_other_origins_are_refused(
     headers: dict[str, str], code: str, serve: Serve, upstream: Upstream
 ) -> None:
-    assert refuses(serve, upstream, {"Host": "127.0.0.1:8000", **headers}) == code
+    assert read_refusal(serve, upstream, {"Host": "127.0.0.1:8000", **headers}) == code
 
 
 @check_each(
@@ -148,7 +150,7 @@ def test_own_origins_are_served(
     host: str, origin: str, code: str, serve: Serve, upstream: Upstream
 ) -> None:
     own = {"FORWARDER_HOSTS": "llm.example", "FORWARDER_PUBLIC_URL": "https://public.example"}
-    assert refuses(serve, upstream, {"Host": host, "Origin": origin}, **own) == code
+    assert read_refusal(serve, upstream, {"Host": host, "Origin": origin}, **own) == code
 
 
 @check_each(
@@ -165,19 +167,19 @@ def test_pages_of_listed_origins_are_served(
     origins: str, origin: str, code: str, serve: Serve, upstream: Upstream
 ) -> None:
     headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
-    assert refuses(serve, upstream, headers, FORWARDER_CORS_ORIGINS=origins) == code
+    assert read_refusal(serve, upstream, headers, FORWARDER_CORS_ORIGINS=origins) == code
 
 
 def test_a_listed_origin_does_not_excuse_the_host(serve: Serve, upstream: Upstream) -> None:
     headers = {"Host": "rebound.example", "Origin": "https://chat.example"}
     listed = {"FORWARDER_CORS_ORIGINS": "https://chat.example"}
-    assert refuses(serve, upstream, headers, **listed) == "host_not_allowed"
+    assert read_refusal(serve, upstream, headers, **listed) == "host_not_allowed"
 
 
 def test_client_keys_replace_the_guard(serve: Serve, upstream: Upstream) -> None:
     """A page that sends the key is a client."""
     headers = {"Host": "rebound.example", "Origin": "https://evil.example", "X-Api-Key": "k"}
-    assert refuses(serve, upstream, headers, FORWARDER_API_KEYS="k") == ""
+    assert read_refusal(serve, upstream, headers, FORWARDER_API_KEYS="k") == ""
 
 
 @check_each(

@@ -51,12 +51,12 @@ def create(client: FlaskClient, **body: Any) -> Any:
     return answer.json
 
 
-def bearer(key: str) -> dict[str, str]:
+def make_key_header(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
 def ask(client: FlaskClient, key: str, **body: Any) -> Any:
-    return client.post("/v1/chat/completions", json={**CHAT, **body}, headers=bearer(key))
+    return client.post("/v1/chat/completions", json={**CHAT, **body}, headers=make_key_header(key))
 
 
 def test_key_is_managed_by_administrators(client: FlaskClient) -> None:
@@ -121,32 +121,32 @@ def test_clients_do_not_manage_keys(client: FlaskClient) -> None:
     for method in ("GET", "POST"):
         answers = [
             client.open("/forwarder/keys", method=method, json={"name": "b"}, headers=headers)
-            for headers in (bearer(made["key"]), bearer("sk-other"), {})
+            for headers in (make_key_header(made["key"]), make_key_header("sk-other"), {})
         ]
         assert [answer.status_code for answer in answers] == [403, 401, 401]
 
 
 def test_only_allowed_models_exist_for_a_client(client: FlaskClient) -> None:
     key = create(client, models="demo,chat/*")["key"]
-    ids = [m["id"] for m in client.get("/v1/models", headers=bearer(key)).json["data"]]
+    ids = [m["id"] for m in client.get("/v1/models", headers=make_key_header(key)).json["data"]]
     assert ids == ["chat/demo", "demo"]
     assert [ask(client, key, model=m).status_code for m in ("demo", "demo:latest")] == [200, 200]
     refused = ask(client, key, model="responses/demo")
     assert (refused.status_code, refused.json["error"]["code"]) == (404, "model_not_found")
     get = client.get
-    assert get("/v1/models/responses/demo", headers=bearer(key)).status_code == 404
-    assert get("/v1/models/demo", headers=bearer(key)).status_code == 200
-    codex = get("/v1/models?client_version=1", headers=bearer(key)).json["models"]
+    assert get("/v1/models/responses/demo", headers=make_key_header(key)).status_code == 404
+    assert get("/v1/models/demo", headers=make_key_header(key)).status_code == 200
+    codex = get("/v1/models?client_version=1", headers=make_key_header(key)).json["models"]
     assert {entry["slug"] for entry in codex} <= {"chat/demo", "demo"}
 
-    tags = get("/api/tags", headers=bearer(key)).json["models"]
+    tags = get("/api/tags", headers=make_key_header(key)).json["models"]
     assert {tag["name"] for tag in tags} == {"demo:latest", "chat/demo:latest"}
-    shown = client.post("/api/show", json={"model": "responses/demo"}, headers=bearer(key))
+    shown = client.post("/api/show", json={"model": "responses/demo"}, headers=make_key_header(key))
     assert shown.status_code == 404
     chat = {**CHAT, "model": "responses/demo", "stream": False}
-    assert client.post("/api/chat", json=chat, headers=bearer(key)).status_code == 404
+    assert client.post("/api/chat", json=chat, headers=make_key_header(key)).status_code == 404
     background = {"model": "responses/demo", "input": "Hi", "background": True}
-    answer = client.post("/v1/responses", json=background, headers=bearer(key))
+    answer = client.post("/v1/responses", json=background, headers=make_key_header(key))
     assert answer.status_code == 404
 
 
@@ -177,9 +177,9 @@ def test_exhausted_budget_is_an_insufficient_quota(client: FlaskClient) -> None:
     error = refused.json["error"]
     assert (error["code"], error["type"]) == ("insufficient_quota", "insufficient_quota")
     body = {"model": "demo", "input": "Hi", "background": True}
-    background = client.post("/v1/responses", json=body, headers=bearer(key))
+    background = client.post("/v1/responses", json=body, headers=make_key_header(key))
     assert background.json["error"]["code"] == "insufficient_quota"
-    ollama = client.post("/api/chat", json={**CHAT, "stream": False}, headers=bearer(key))
+    ollama = client.post("/api/chat", json={**CHAT, "stream": False}, headers=make_key_header(key))
     assert (ollama.status_code, "quota" in ollama.json["error"]) == (429, True)
     used = client.get("/forwarder/keys/alice", headers=ADMIN).json["budget_used"]
     assert used >= 5
@@ -242,7 +242,7 @@ def test_every_route_refuses_keys_that_are_not_valid(client: FlaskClient) -> Non
     checked = 0
     for method, path, _ in list_operations(Access.CLIENT, Access.READER):
         for key, message in messages.items():
-            headers = bearer(key) if key else {}
+            headers = make_key_header(key) if key else {}
             if (method, path) == UPGRADE:
                 headers |= HANDSHAKE
             answer = client.open(path, method=method, headers=headers)
@@ -261,7 +261,7 @@ def test_every_route_that_counts_requests_refuses_an_exhausted_budget(client: Fl
     for method, path, operation in list_operations(Access.CLIENT):
         if QuotaExceeded not in operation.errors or (method, path) == UPGRADE:
             continue
-        answer = client.open(path, method=method, headers=bearer(key))
+        answer = client.open(path, method=method, headers=make_key_header(key))
         assert answer.status_code == 429, (method, path, answer.text)
         assert answer.headers["X-Should-Retry"] == "false", path
         check_shape(path, answer, "insufficient_quota", "rate_limit_error")
@@ -277,7 +277,7 @@ def test_turns_of_a_websocket_fail_as_requests_do(client: FlaskClient) -> None:
 
     def take_turns(count: int) -> list[Any]:
         socket = Played(*[turn] * count)
-        with app.test_request_context("/v1/responses", headers=bearer(made["key"])):
+        with app.test_request_context("/v1/responses", headers=make_key_header(made["key"])):
             app.preprocess_request()
             new_session(app, socket).run()
         return [event for event in socket.sent if event["type"] in ("error", *TERMINAL_EVENTS)]
@@ -305,10 +305,12 @@ def test_what_a_client_stored_stays_its_own_after_a_rotation(client: FlaskClient
     first = create(client)["key"]
     other = create(client, name="bob")["key"]
     body = {"model": "demo", "input": "Hi", "store": True}
-    stored = client.post("/v1/responses", json=body, headers=bearer(first)).json["id"]
+    stored = client.post("/v1/responses", json=body, headers=make_key_header(first)).json["id"]
     rotated = client.post("/forwarder/keys/alice/rotate", headers=ADMIN).json["key"]
     path = f"/v1/responses/{stored}"
-    statuses = [client.get(path, headers=bearer(key)).status_code for key in (rotated, other)]
+    statuses = [
+        client.get(path, headers=make_key_header(key)).status_code for key in (rotated, other)
+    ]
     assert statuses == [200, 404]
 
 
@@ -327,7 +329,7 @@ def test_name_of_a_key_is_in_logs_and_usage(
     done = [r.msg for r in caplog.records if isinstance(r.msg, dict) and "client" in r.msg]
     assert done[-1]["client"] == "alice"
     assert key not in caplog.text
-    usage = client.get("/forwarder/usage?group=client", headers=bearer(key)).json
+    usage = client.get("/forwarder/usage?group=client", headers=make_key_header(key)).json
     assert [line["client"] for line in usage["data"]] == ["alice"]
 
 
@@ -350,7 +352,9 @@ def test_browsers_are_guarded_until_clients_need_keys(client: FlaskClient) -> No
 def test_client_key_reads_what_an_administrator_may_read_too(client: FlaskClient) -> None:
     key = create(client)["key"]
     for path in ("/ready?verbose", "/api/tags", "/api/ps"):
-        statuses = [client.get(path, headers=h).status_code for h in (bearer(key), ADMIN, {})]
+        statuses = [
+            client.get(path, headers=h).status_code for h in (make_key_header(key), ADMIN, {})
+        ]
         assert statuses == [200, 200, 401], path
 
 

@@ -56,7 +56,7 @@ def pair() -> Iterator[Pair]:
         yield Pair(left, ClientSocket(right, LIMITS))
 
 
-def length(count: int) -> str:
+def make_length_header(count: int) -> str:
     return f"Content-Length: {count}"
 
 
@@ -93,7 +93,10 @@ def test_a_request_without_a_body_has_none_to_limit(pair: Pair) -> None:
 
 @pytest.mark.parametrize(
     ("header", "sent"),
-    [(length(6), b"abcdef"), (CHUNKED, b"4\r\nabcd\r\n2;x=y\r\nef\r\n0\r\nT: x\r\n\r\n")],
+    [
+        (make_length_header(6), b"abcdef"),
+        (CHUNKED, b"4\r\nabcd\r\n2;x=y\r\nef\r\n0\r\nT: x\r\n\r\n"),
+    ],
 )
 def test_a_body_is_read_as_it_was_sent(header: str, sent: bytes, pair: Pair) -> None:
     request, body = pair.open_body(header)
@@ -106,7 +109,7 @@ def test_a_body_is_read_as_it_was_sent(header: str, sent: bytes, pair: Pair) -> 
 
 
 def test_no_limit_applies_after_the_body(pair: Pair) -> None:
-    _, body = pair.open_body(length(2))
+    _, body = pair.open_body(make_length_header(2))
     pair.client.sendall(b"{}")
     body.read()
     time.sleep(LIMITS.body_timeout + 0.1)
@@ -115,7 +118,7 @@ def test_no_limit_applies_after_the_body(pair: Pair) -> None:
     assert pair.server.recv(99) == b"next"
 
 
-@pytest.mark.parametrize("header", [length(6), CHUNKED])
+@pytest.mark.parametrize("header", [make_length_header(6), CHUNKED])
 def test_a_body_that_does_not_arrive_in_time_is_a_408(header: str, pair: Pair) -> None:
     _, body = pair.open_body(header)
     pair.client.sendall(b"1\r\n")
@@ -130,7 +133,7 @@ def test_a_body_that_does_not_arrive_in_time_is_a_408(header: str, pair: Pair) -
 
 def test_a_body_that_goes_on_arriving_has_more_time(pair: Pair) -> None:
     count = 4 * 8000
-    _, body = pair.open_body(length(count))
+    _, body = pair.open_body(make_length_header(count))
 
     def send() -> None:
         for _ in range(4):
@@ -173,7 +176,7 @@ def test_malformed_chunks_are_a_400(sent: bytes, pair: Pair) -> None:
 
 
 def test_a_short_rest_is_skipped(pair: Pair) -> None:
-    request, body = pair.open_body(length(1000))
+    request, body = pair.open_body(make_length_header(1000))
     pair.client.sendall(b"x" * 1000)
     body.read(10)
 
@@ -182,12 +185,12 @@ def test_a_short_rest_is_skipped(pair: Pair) -> None:
 
 
 def test_missing_rest_ends_the_connection(pair: Pair) -> None:
-    _, body = pair.open_body(length(1000))
+    _, body = pair.open_body(make_length_header(1000))
 
     assert not body.skip_rest()
 
 
-@pytest.mark.parametrize("header", [length(MAX_SKIPPED_BYTES + 1), CHUNKED])
+@pytest.mark.parametrize("header", [make_length_header(MAX_SKIPPED_BYTES + 1), CHUNKED])
 def test_long_rest_is_not_read_and_closes_the_connection(header: str, pair: Pair) -> None:
     request, body = pair.open_body(header)
 
@@ -226,7 +229,7 @@ def test_client_that_does_not_read_is_disconnected(pair: Pair) -> None:
 
 
 def test_the_limit_for_an_answer_ends_with_its_request(pair: Pair) -> None:
-    pair.open_body(length(2))
+    pair.open_body(make_length_header(2))
     pair.client.sendall(b"{}")
     pair.server.recv(99)
     assert pair.server.gettimeout() == LIMITS.send_timeout

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from tests.helpers.check_cases import check_each
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 PAGE = "https://chat.example"
 CHUNK = {
@@ -23,7 +23,7 @@ PREFLIGHT = {
 
 
 def answer(_: httpx2.Request) -> httpx2.Response:
-    return streamed(CHUNK)
+    return make_stream_response(CHUNK)
 
 
 def cors_of(got: object) -> dict[str, str]:
@@ -128,10 +128,10 @@ def test_streams_and_errors_can_be_read_too(origins: str, serve: Serve) -> None:
 
 
 def test_response_headers_are_exposed(serve: Serve) -> None:
-    def limited(_: httpx2.Request) -> httpx2.Response:
+    def answer_with_429(_: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(429, headers={"Retry-After": "3"}, json={"error": {"message": "m"}})
 
-    client = serve(limited, FORWARDER_CORS_ORIGINS=PAGE, FORWARDER_UPSTREAMS="chat")
+    client = serve(answer_with_429, FORWARDER_CORS_ORIGINS=PAGE, FORWARDER_UPSTREAMS="chat")
     got = client.post("/v1/chat/completions", json=CHAT, headers={"Origin": PAGE})
 
     exposed = got.headers["Access-Control-Expose-Headers"].split(", ")

@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.helpers.check_cases import check_each
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 PATH = "/forwarder/exchanges"
 CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
@@ -20,14 +20,14 @@ STOP = {**CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]
 
 
 def answer(_: httpx2.Request) -> httpx2.Response:
-    return streamed(DELTA, STOP)
+    return make_stream_response(DELTA, STOP)
 
 
 def ask(client: FlaskClient, **more: Any) -> None:
     client.post("/v1/responses", json={"model": "chat/m", "input": "hi", **more}, buffered=True)
 
 
-def captured(client: FlaskClient, **headers: str) -> list[Any]:
+def read_captures(client: FlaskClient, **headers: str) -> list[Any]:
     got = client.get(PATH, headers=headers)
     assert got.status_code == 200, got.text
     return [client.get(f"{PATH}/{each['id']}", headers=headers).json for each in got.json["data"]]
@@ -75,7 +75,7 @@ def test_capture_contains_the_base_path(serve: Serve) -> None:
 
     client.post("/think/v1/chat/completions", json=body, buffered=True)
 
-    (record,) = captured(client)
+    (record,) = read_captures(client)
     assert record["client"]["request"]["path"] == "/think/v1/chat/completions"
 
 
@@ -84,7 +84,7 @@ def test_capture_has_client_and_upstream_side(where: str, serve: Serve, tmp_path
     client = serve(answer, FORWARDER_CAPTURE=where if where == "memory" else f"{tmp_path}/x")
     ask(client, stream=True, logit_bias={"1": 1}, user="me")
 
-    (found,) = captured(client)
+    (found,) = read_captures(client)
     assert found["exchange"]["upstream"] == "chat"
     assert found["client"]["request"]["body"]["input"] == "hi"
     assert found["upstream"][0]["request"]["body"]["messages"] == [
@@ -102,7 +102,7 @@ def test_captures_are_listed_newest_first_up_to_the_limit(serve: Serve) -> None:
     for number in range(5):
         ask(client, metadata={"n": str(number)})
 
-    bodies = [each["client"]["request"]["body"] for each in captured(client)]
+    bodies = [each["client"]["request"]["body"] for each in read_captures(client)]
     assert sorted(body["metadata"]["n"] for body in bodies) == ["2", "3", "4"]
     assert len(client.get(f"{PATH}?limit=2").json["data"]) == 2
 
@@ -140,7 +140,7 @@ def test_rejected_requests_are_captured(
     client = serve(answer, FORWARDER_CAPTURE="memory")
     client.post("/v1/responses", **request_)
 
-    (found,) = captured(client)
+    (found,) = read_captures(client)
     assert (found["exchange"]["status"], found["exchange"]["error"]) == (status, code)
     assert found["client"]["answer"]["body"]["error"]["code"] == code
     assert found["upstream"] == []
@@ -150,7 +150,7 @@ def test_unauthorized_requests_are_not_captured(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory", FORWARDER_API_KEYS="sk-client")
     ask(client)
 
-    assert captured(client) == []
+    assert read_captures(client) == []
 
 
 def test_rate_limited_requests_are_captured(serve: Serve) -> None:
@@ -158,34 +158,36 @@ def test_rate_limited_requests_are_captured(serve: Serve) -> None:
     ask(client)
     ask(client)
 
-    (over, _) = captured(client)
+    (over, _) = read_captures(client)
     assert over["exchange"]["status"] == 429
     assert "body" not in over["client"]["request"]
 
 
 def test_every_attempt_is_captured(serve: Serve) -> None:
-    answers = iter([httpx2.Response(500, json={"error": {"message": "no"}}), streamed(DELTA, STOP)])
+    answers = iter(
+        [httpx2.Response(500, json={"error": {"message": "no"}}), make_stream_response(DELTA, STOP)]
+    )
     client = serve(lambda _: next(answers), FORWARDER_CAPTURE="memory", CHAT_MAX_RETRIES="1")
     ask(client)
 
-    (found,) = captured(client)
+    (found,) = read_captures(client)
     assert [each["answer"]["status"] for each in found["upstream"]] == [500, 200]
     assert found["upstream"][0]["answer"]["body"] == {"error": {"message": "no"}}
     assert found["retries"] == 1
 
 
 def test_aborted_response_is_captured_partially(serve: Serve) -> None:
-    def broken(_: httpx2.Request) -> httpx2.Response:
+    def break_stream(_: httpx2.Request) -> httpx2.Response:
         def pieces() -> Any:
             yield f"data: {json.dumps(DELTA)}\n\n".encode()
             raise httpx2.ReadError("cut")
 
         return httpx2.Response(200, content=pieces())
 
-    client = serve(broken, FORWARDER_CAPTURE="memory")
+    client = serve(break_stream, FORWARDER_CAPTURE="memory")
     ask(client, stream=True)
 
-    (found,) = captured(client)
+    (found,) = read_captures(client)
     assert found["exchange"]["error"] == "upstream_disconnected"
     assert found["upstream"][0]["error"] == {"type": "ReadError", "message": "cut"}
     assert [event["data"] for event in found["upstream"][0]["answer"]["events"]] == [DELTA]
@@ -198,7 +200,7 @@ def test_disconnect_is_captured_with_the_sent_part(serve: Serve) -> None:
     next(iter(got.response))
     got.close()
 
-    (found,) = captured(client)
+    (found,) = read_captures(client)
     assert found["exchange"]["error"] == "client_left"
     assert found["client"]["answer"]["events"]
 
@@ -207,7 +209,7 @@ def test_dropped_parameters_are_captured(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory")
     ask(client, tools=[{"type": "web_search"}])
 
-    (found,) = captured(client)
+    (found,) = read_captures(client)
     assert list(found["dropped"])
 
 
@@ -218,7 +220,7 @@ def test_stored_objects_and_files_are_not_captured(serve: Serve) -> None:
     client.post("/v1/conversations", json={})
     client.get("/v1/models")
 
-    assert captured(client) == []
+    assert read_captures(client) == []
 
 
 def test_capture_of_a_continued_response_includes_its_history(serve: Serve) -> None:
@@ -226,7 +228,7 @@ def test_capture_of_a_continued_response_includes_its_history(serve: Serve) -> N
     first = client.post("/v1/responses", json={"model": "chat/m", "input": "one"}).json["id"]
     ask(client, previous_response_id=first)
 
-    found = captured(client)[0]
+    found = read_captures(client)[0]
     assert [each["role"] for each in found["client"]["resumed"]["body"]["input"]] == [
         "user", "assistant", "user",
     ]  # fmt: skip
@@ -238,7 +240,7 @@ def test_background_work_has_its_own_capture(serve: Serve) -> None:
     client = serve(answer, FORWARDER_CAPTURE="memory")
     ask(client, background=True)
     deadline = time.monotonic() + 5
-    while len(found := captured(client)) < 2 and time.monotonic() < deadline:
+    while len(found := read_captures(client)) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
 
     assert {each["exchange"]["route"] for each in found} == {"responses", "background"}
@@ -253,7 +255,7 @@ CHAT: Json = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 RESPONSES: Json = {"model": "m", "input": "hi"}
 
 
-def nobody(request: httpx2.Request) -> httpx2.Response:
+def refuse_calls(request: httpx2.Request) -> httpx2.Response:
     raise AssertionError("an upstream was called")
 
 
@@ -276,7 +278,7 @@ def nobody(request: httpx2.Request) -> httpx2.Response:
 def test_a_request_is_shown_and_not_sent(
     path: str, body: Json, client: str, protocol: str, serve: Serve
 ) -> None:
-    got = serve(nobody).post(path, json=body)
+    got = serve(refuse_calls).post(path, json=body)
 
     assert got.status_code == 200
     told = got.get_json()
@@ -323,7 +325,7 @@ def test_unknown_style_is_refused(demo: FlaskClient) -> None:
 
 
 def test_dry_run_needs_a_key(serve: Serve) -> None:
-    client = serve(nobody, FORWARDER_API_KEYS="k")
+    client = serve(refuse_calls, FORWARDER_API_KEYS="k")
 
     assert client.post("/forwarder/translate", json=CHAT).status_code == 401
     opened = client.post("/forwarder/translate", json=CHAT, headers={"Authorization": "Bearer k"})

@@ -10,7 +10,7 @@ import httpx2
 from flask.testing import FlaskClient
 
 from tests.helpers.check_cases import check_each
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 KEYS = {"RESPONSES_API_KEY": "sk-up", "CHAT_API_KEY": "sk-chat"}
 
@@ -29,7 +29,7 @@ class Upstream:
         return httpx2.Response(*args, **more)  # type: ignore[arg-type]
 
 
-def client(serve: Serve, upstream: Upstream, **environment: str) -> FlaskClient:
+def make_client(serve: Serve, upstream: Upstream, **environment: str) -> FlaskClient:
     return serve(upstream, **{**KEYS, **environment})
 
 
@@ -49,7 +49,7 @@ def test_each_request_goes_to_the_upstream_that_speaks_responses(
 ) -> None:
     upstream = Upstream()
 
-    got = client(serve, upstream).open(f"{prefix}{path}?limit=2&after=a%20b", method=method)
+    got = make_client(serve, upstream).open(f"{prefix}{path}?limit=2&after=a%20b", method=method)
 
     assert (got.status_code, got.get_json()) == (200, {"id": "file-1"})
     [asked] = upstream.requests
@@ -68,7 +68,7 @@ def test_upload_keeps_all_form_fields(serve: Serve, size: int) -> None:
     )
     kind = {"Content-Type": form.headers["content-type"]}
 
-    got = client(serve, upstream).post("/v1/files", data=form.read(), headers=kind)
+    got = make_client(serve, upstream).post("/v1/files", data=form.read(), headers=kind)
 
     assert got.get_json() == {"id": "file-1"}
     [asked] = upstream.requests
@@ -90,7 +90,7 @@ def test_a_request_may_name_the_upstream(serve: Serve, how: str) -> None:
     named = {"X-Forwarder-Upstream": "chat"} if how == "header" else {}
     query = "?upstream=chat" if how == "query" else ""
 
-    client(serve, upstream).get(f"/v1/files{query}", headers=named)
+    make_client(serve, upstream).get(f"/v1/files{query}", headers=named)
 
     [asked] = upstream.requests
     assert asked.headers["authorization"] == "Bearer sk-chat"
@@ -134,7 +134,7 @@ def test_a_file_in_an_answer_has_a_link_to_the_upstream_that_made_it(
         asked.append(str(request.url))
         if request.method == "GET":
             return httpx2.Response(200, content=b"a,b")
-        return streamed({"type": "response.completed", "response": CITED})
+        return make_stream_response({"type": "response.completed", "response": CITED})
 
     app = serve(
         answer, FORWARDER_UPSTREAMS="one,two", FORWARDER_PUBLIC_URL=public,
@@ -187,7 +187,7 @@ def test_content_is_streamed_and_the_upstream_closed(serve: Serve) -> None:
         "set-cookie": "secret=1",
     }
     upstream = Upstream(200, headers=httpx2.Headers(headers, encoding="latin-1"), stream=Body())
-    got = client(serve, upstream).get("/v1/files/file-1/content", buffered=False)
+    got = make_client(serve, upstream).get("/v1/files/file-1/content", buffered=False)
 
     next(got.iter_encoded())
     assert len(pulled) < 10
@@ -202,7 +202,7 @@ def test_content_is_streamed_and_the_upstream_closed(serve: Serve) -> None:
 def test_upstream_error_is_passed_on(serve: Serve) -> None:
     error = {"error": {"message": "No such File object: x", "type": "invalid_request_error"}}
 
-    got = client(serve, Upstream(404, json=error)).get("/v1/files/x")
+    got = make_client(serve, Upstream(404, json=error)).get("/v1/files/x")
 
     assert got.status_code == 404
     assert got.get_json()["error"]["message"] == "No such File object: x"
@@ -219,26 +219,26 @@ def test_upstream_error_is_passed_on(serve: Serve) -> None:
 def test_file_id_cannot_change_the_path(serve: Serve, path: str) -> None:
     upstream = Upstream()
 
-    assert client(serve, upstream).get(path).status_code == 404
+    assert make_client(serve, upstream).get(path).status_code == 404
     assert upstream.requests == []
 
 
 def test_unknown_upstream_is_a_400(serve: Serve) -> None:
-    got = client(serve, Upstream()).get("/v1/files?upstream=nobody")
+    got = make_client(serve, Upstream()).get("/v1/files?upstream=nobody")
 
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, "upstream")
 
 
 def test_files_need_a_responses_upstream(serve: Serve) -> None:
     environment = {"RESPONSES_BASE_URL": "", "RESPONSES_API_KEY": "", "FORWARDER_FILES": "upstream"}
-    got = client(serve, Upstream(), **environment).get("/v1/files")
+    got = make_client(serve, Upstream(), **environment).get("/v1/files")
 
     assert (got.status_code, got.get_json()["error"]["code"]) == (404, "not_found")
 
 
 def test_only_clients_with_a_key_reach_files(serve: Serve) -> None:
     upstream = Upstream()
-    served = client(serve, upstream, FORWARDER_API_KEYS="k")
+    served = make_client(serve, upstream, FORWARDER_API_KEYS="k")
 
     assert served.get("/v1/files").status_code == 401
     assert upstream.requests == []
@@ -249,16 +249,16 @@ def test_a_file_over_the_limit_is_refused(serve: Serve) -> None:
     upstream = Upstream()
 
     form = {"file": (io.BytesIO(bytes(2000)), "a")}
-    got = client(serve, upstream, FORWARDER_MAX_BODY="1k").post("/v1/files", data=form)
+    got = make_client(serve, upstream, FORWARDER_MAX_BODY="1k").post("/v1/files", data=form)
 
     assert (got.status_code, upstream.requests) == (413, [])
 
 
 def test_unreachable_file_upstream_is_reported(serve: Serve) -> None:
-    def away(request: httpx2.Request) -> httpx2.Response:
+    def refuse_connection(request: httpx2.Request) -> httpx2.Response:
         raise httpx2.ConnectError("no")
 
-    assert serve(away, **KEYS).get("/v1/files").status_code == 502
+    assert serve(refuse_connection, **KEYS).get("/v1/files").status_code == 502
 
 
 @check_each("path", ["/v1/files/file-1/content", "/v1/containers/cntr_1/files/cfile_1/content"])
@@ -281,7 +281,7 @@ def test_content_never_runs_as_a_page(
         headers["content-disposition"] = given
     upstream = Upstream(200, headers=headers, content=b"<script>alert(1)</script>")
 
-    got = client(serve, upstream).get(path)
+    got = make_client(serve, upstream).get(path)
 
     assert got.data == b"<script>alert(1)</script>"
     assert got.headers.getlist("Content-Disposition") == [expected]
@@ -293,7 +293,9 @@ def test_file_metadata_never_runs_as_a_page(serve: Serve) -> None:
     upstream = Upstream(200, headers={"content-type": "text/html"}, content=b"<script/>")
 
     for path in ("/v1/files", "/v1/files/file-1"):
-        assert client(serve, upstream).get(path).headers["Content-Security-Policy"] == "sandbox"
+        assert (
+            make_client(serve, upstream).get(path).headers["Content-Security-Policy"] == "sandbox"
+        )
 
 
 # -- ownership ------------------------------------------------------------------------------------
@@ -307,7 +309,7 @@ LISTS = ["/v1/files", "/v1/files?upstream=chat", "/v1/files?purpose=user_data"]
 @check_each("method", ["GET", "HEAD"])
 def test_one_client_does_not_see_the_files_of_another(serve: Serve, path: str, method: str) -> None:
     upstream = Upstream()
-    served = client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
+    served = make_client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
 
     got = served.open(path, method=method, headers=B)
 
@@ -322,7 +324,7 @@ def test_guessable_file_id_is_not_found_with_shared_keys(
     serve: Serve, method: str, name: str
 ) -> None:
     upstream = Upstream()
-    served = client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
+    served = make_client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
 
     assert served.open(f"/v1/files/{name}", method=method, headers=B).status_code == 404
     assert served.get(f"/v1/files/{name}/content", headers=B).status_code == 404
@@ -332,7 +334,7 @@ def test_guessable_file_id_is_not_found_with_shared_keys(
 
 def test_uploaded_file_is_read_by_its_id(serve: Serve) -> None:
     upstream = Upstream()
-    served = client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
+    served = make_client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
     form = {"purpose": "user_data", "file": (io.BytesIO(b"x"), "a.txt")}
 
     assert served.post("/v1/files", data=form, headers=A).status_code == 200
@@ -356,7 +358,7 @@ def test_uploaded_file_is_read_by_its_id(serve: Serve) -> None:
 def test_files_of_one_client_or_for_everybody_are_listed(
     serve: Serve, environment: dict[str, str]
 ) -> None:
-    served = client(serve, Upstream(), **environment)
+    served = make_client(serve, Upstream(), **environment)
 
     assert served.get("/v1/files", headers=A).status_code == 200
     assert served.get("/v1/files/file-1", headers=A).status_code == 200
@@ -366,7 +368,7 @@ def test_files_of_one_client_or_for_everybody_are_listed(
 def test_without_keys_files_are_listed_on_this_machine_alone(
     serve: Serve, environment: dict[str, str], status: int
 ) -> None:
-    served = client(serve, Upstream(), **environment)
+    served = make_client(serve, Upstream(), **environment)
     far = {"REMOTE_ADDR": "192.0.2.7"}
 
     assert served.get("/v1/files", environ_base=far).status_code == status

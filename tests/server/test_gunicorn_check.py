@@ -48,13 +48,13 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> Path:
+def other_folder(tmp_path: Path) -> Path:
     path = tmp_path / "elsewhere"
     path.mkdir()
     return path
 
 
-def environment() -> dict[str, str]:
+def make_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR")}
 
 
@@ -63,7 +63,7 @@ def run(*options: str, cwd: Path, **more: str) -> tuple[int, str]:
     done = subprocess.run(
         [*GUNICORN, "-b", f"127.0.0.1:{free_port()}", *options, "wsgi:app"],
         cwd=cwd,
-        env={**environment(), **more},
+        env={**make_environment(), **more},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -79,9 +79,9 @@ def serving(*options: str, cwd: Path) -> Iterator[tuple[str, subprocess.Popen[by
     log_path = cwd / "log"
     command = [*GUNICORN, "-b", url.removeprefix("http://"), *options, "wsgi:app"]
     with log_path.open("wb") as log:
-        process = subprocess.Popen(command, cwd=cwd, env=environment(), stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=cwd, env=make_environment(), stdout=log, stderr=log)
     try:
-        _wait(lambda: _status(f"{url}/health") == 200, log_path)
+        _wait(lambda: _get_status(f"{url}/health") == 200, log_path)
         yield url, process
     finally:
         process.send_signal(signal.SIGTERM)
@@ -99,7 +99,7 @@ def _wait(is_done: Callable[[], bool], log_path: Path, seconds: float = 30) -> N
         time.sleep(0.05)
 
 
-def _status(url: str, **headers: str) -> int:
+def _get_status(url: str, **headers: str) -> int:
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as got:
             return int(got.status)
@@ -172,9 +172,9 @@ def test_several_workers_with_a_wrong_setting_end_without_a_traceback(checkout: 
 
 @pytest.mark.parametrize("options", [(), ("--preload",), ("--check-config",), ("-w", "4")])
 def test_without_its_settings_gunicorn_does_not_start(
-    options: tuple[str, ...], checkout: Path, elsewhere: Path
+    options: tuple[str, ...], checkout: Path, other_folder: Path
 ) -> None:
-    code, output = run(*options, cwd=elsewhere, PYTHONPATH=str(checkout))
+    code, output = run(*options, cwd=other_folder, PYTHONPATH=str(checkout))
 
     assert code != 0
     lines = [line for line in output.splitlines() if line.startswith("The forwarder")]
@@ -205,15 +205,15 @@ def test_options_that_change_the_worker_are_refused(
     assert "Traceback" not in output
 
 
-def test_its_settings_can_be_used_from_elsewhere(checkout: Path, elsewhere: Path) -> None:
-    conf = os.path.relpath(checkout / "gunicorn.conf.py", elsewhere)
-    (elsewhere / ".env").write_text("FORWARDER_API_KEYS=other\n")
-    with serving("-c", conf, cwd=elsewhere) as (url, process):
-        log = (elsewhere / "log").read_text()
+def test_its_settings_can_be_used_from_elsewhere(checkout: Path, other_folder: Path) -> None:
+    conf = os.path.relpath(checkout / "gunicorn.conf.py", other_folder)
+    (other_folder / ".env").write_text("FORWARDER_API_KEYS=other\n")
+    with serving("-c", conf, cwd=other_folder) as (url, process):
+        log = (other_folder / "log").read_text()
         assert f"Using worker: {WORKER_CLASS}" in log
 
         def models(key: str) -> int:
-            return _status(f"{url}/v1/models", Authorization=f"Bearer {key}")
+            return _get_status(f"{url}/v1/models", Authorization=f"Bearer {key}")
 
         assert (models("key-of-the-env-file"), models("other")) == (200, 401)
 
@@ -221,12 +221,12 @@ def test_its_settings_can_be_used_from_elsewhere(checkout: Path, elsewhere: Path
             "FORWARDER_DATABASE_URL=none\nFORWARDER_API_KEYS=key-of-the-next-env-file\n"
         )
         process.send_signal(signal.SIGHUP)
-        _wait(lambda: models("key-of-the-next-env-file") == 200, elsewhere / "log")
-        _wait(lambda: models("key-of-the-env-file") == 401, elsewhere / "log")
+        _wait(lambda: models("key-of-the-next-env-file") == 200, other_folder / "log")
+        _wait(lambda: models("key-of-the-env-file") == 401, other_folder / "log")
 
 
-def test_its_settings_can_be_checked_from_anywhere(checkout: Path, elsewhere: Path) -> None:
+def test_its_settings_can_be_checked_from_anywhere(checkout: Path, other_folder: Path) -> None:
     conf = str(checkout / "gunicorn.conf.py")
-    for options, cwd in (((), checkout), (("-c", conf), elsewhere)):
+    for options, cwd in (((), checkout), (("-c", conf), other_folder)):
         code, output = run(*options, "--check-config", cwd=cwd)
         assert (code, "The forwarder did not start" in output) == (0, False)

@@ -35,7 +35,7 @@ REQUEST = b"GET /?%b HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def gunicorn(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Start gunicorn with one worker and a grace period of 8 seconds; return its port."""
     (tmp_path / "small.py").write_text(APP)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -59,7 +59,7 @@ def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         process.wait()
 
 
-def connected(port: int) -> socket.socket:
+def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
@@ -73,10 +73,10 @@ def ask(sock: socket.socket, query: bytes = b"") -> bytes:
 
 @pytest.mark.live
 def test_idle_connections_do_not_delay_shutdown(
-    served: tuple[subprocess.Popen[bytes], int],
+    gunicorn: tuple[subprocess.Popen[bytes], int],
 ) -> None:
-    process, port = served
-    with connected(port) as sock, connected(port):
+    process, port = gunicorn
+    with connect(port) as sock, connect(port):
         assert b"keep-alive" in ask(sock)
         process.send_signal(signal.SIGTERM)
         asked = time.monotonic()
@@ -88,10 +88,10 @@ def test_idle_connections_do_not_delay_shutdown(
 
 @pytest.mark.live
 def test_kept_connection_gets_one_more_answer_with_connection_close(
-    served: tuple[subprocess.Popen[bytes], int],
+    gunicorn: tuple[subprocess.Popen[bytes], int],
 ) -> None:
-    process, port = served
-    with connected(port) as sock:
+    process, port = gunicorn
+    with connect(port) as sock:
         ask(sock)
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
@@ -106,15 +106,15 @@ def test_kept_connection_gets_one_more_answer_with_connection_close(
 
 @pytest.mark.live
 def test_blocked_worker_is_replaced(
-    served: tuple[subprocess.Popen[bytes], int],
+    gunicorn: tuple[subprocess.Popen[bytes], int],
 ) -> None:
-    process, port = served
-    with connected(port) as sock:
+    process, port = gunicorn
+    with connect(port) as sock:
         before = ask(sock)
         sock.sendall(REQUEST % b"busy")
         time.sleep(0.2)
 
-        with connected(port) as other:
+        with connect(port) as other:
             after = ask(other)
 
     pids = [re.search(rb"\r\nPid: (\d+)\r\n", answer) for answer in (before, after)]
@@ -126,9 +126,9 @@ def test_blocked_worker_is_replaced(
 
 @pytest.mark.live
 def test_permanent_objects_are_frozen(
-    served: tuple[subprocess.Popen[bytes], int],
+    gunicorn: tuple[subprocess.Popen[bytes], int],
 ) -> None:
-    with connected(served[1]) as sock:
+    with connect(gunicorn[1]) as sock:
         answer = ask(sock)
 
     kept = re.search(rb"\r\nKept: (\d+)\r\n", answer)
@@ -172,7 +172,7 @@ worker.wsgi = SimpleNamespace(extensions={"forwarder": SimpleNamespace(running=r
 """
 
 
-def printed(act: str) -> str:
+def run_program(act: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", FINISH + act], cwd=ROOT, capture_output=True, text=True, timeout=20
     )
@@ -198,7 +198,7 @@ print(len(running), round(time.monotonic() - started), flush=True)
 os._exit(0)
 """
 
-    assert printed(act) == f"1 {seconds}"
+    assert run_program(act) == f"1 {seconds}"
 
 
 @check_each(("wanted", "warned"), [(None, False), (0.5, False), (2.0, True)])
@@ -215,7 +215,7 @@ worker._check_background_grace()
         "background work has only 0.5 s. Raise GUNICORN_GRACEFUL_TIMEOUT to 4."
     )
 
-    assert printed("import sys" + act) == (said if warned else "")
+    assert run_program("import sys" + act) == (said if warned else "")
 
 
 @pytest.mark.live
@@ -225,7 +225,7 @@ settings = SimpleNamespace(head_timeout=1.5, send_timeout=7.0, min_send_rate=500
 print(*read_client_limits(SimpleNamespace(settings=settings)), *read_client_limits(None))
 """
 
-    assert printed(act) == "1.5 30.0 7.0 500 65536 2.0 10.0 30.0 60.0 4096 65536 2.0"
+    assert run_program(act) == "1.5 30.0 7.0 500 65536 2.0 10.0 30.0 60.0 4096 65536 2.0"
 
 
 @pytest.mark.live
@@ -246,7 +246,7 @@ fill_and_free()
 print(measure() - before < 5_000_000)
 """
 
-    assert printed(act) == "True"
+    assert run_program(act) == "True"
 
 
 @pytest.mark.live
@@ -258,7 +258,7 @@ raise_file_limit()
 print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
 """
 
-    assert printed(act) == "True"
+    assert run_program(act) == "True"
 
 
 @check_each(

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from flask.testing import FlaskClient
 
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 PICTURE = {"created": 1, "data": [{"b64_json": "aGk="}]}
 GENERATE = {"model": "gpt-image-1", "prompt": "a cat", "size": "1024x1024"}
@@ -138,7 +138,7 @@ def test_stream_of_partial_images_passes_through(serve: Serve) -> None:
         {"type": "image_generation.partial_image", "partial_image_index": 0, "b64_json": "aA=="},
         {"type": "image_generation.completed", "b64_json": "aGk="},
     ]
-    upstream = Upstream(streamed(*events, done=False))
+    upstream = Upstream(make_stream_response(*events, done=False))
     client = open_client(serve, upstream)
 
     answer = client.post("/v1/images/generations", json={**GENERATE, "stream": True})

@@ -11,7 +11,7 @@ from werkzeug.test import EnvironBuilder
 from forwarder.context.recorder import Recorder, RequestHead
 from forwarder.context.request_context import RequestContext
 from forwarder.server.internal_call import InternalCall
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 CHUNK = {
     "id": "c",
@@ -38,7 +38,7 @@ def send(app: Flask, call: InternalCall, body: bytes = BODY, **origin: Any) -> t
 
 def serve_keys(serve: Serve, **more: str) -> FlaskClient:
     return serve(
-        lambda request: streamed(CHUNK),
+        lambda request: make_stream_response(CHUNK),
         FORWARDER_API_KEYS="sk-client",
         FORWARDER_CAPTURE="memory",
         **more,
@@ -85,7 +85,7 @@ def test_the_client_key_goes_to_upstreams_that_need_it(serve: Serve) -> None:
 
     def answer(request: Any) -> Any:
         keys.append(request.headers["authorization"])
-        return streamed(CHUNK)
+        return make_stream_response(CHUNK)
 
     client = serve(answer, CHAT_API_KEY="passthrough", FORWARDER_API_KEYS="")
     send(client.application, InternalCall("sk-own", make_recorder))

@@ -20,41 +20,41 @@ from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve
 
 
-def read(data: bytes, max_values: int) -> dict[str, Any]:
+def parse_body(data: bytes, max_values: int) -> dict[str, Any]:
     """Parse a body whose texts have room."""
     return read_body(data, max_values, lambda text: None)
 
 
 def test_json_object_is_parsed() -> None:
-    assert read(b'{"a": [1, null]}', 1000) == {"a": [1, None]}
+    assert parse_body(b'{"a": [1, null]}', 1000) == {"a": [1, None]}
 
 
 @check_each("data", [b"", b"{", b"[]", b"null", b'"x"', b"\xff"])
 def test_anything_else_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        read(data, 1000)
+        parse_body(data, 1000)
     assert caught.value.code == "invalid_json"
 
 
 def test_unserializable_body_is_refused_by_parameter() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        read(b'{"a": {"b": NaN}}', 1000)
+        parse_body(b'{"a": {"b": NaN}}', 1000)
     assert caught.value.param == "a.b"
     with pytest.raises(InvalidRequest) as caught:
-        read(b'{"fine": 1, "deep": ' + b"[" * 400 + b"]" * 400 + b"}", 1000)
+        parse_body(b'{"fine": 1, "deep": ' + b"[" * 400 + b"]" * 400 + b"}", 1000)
     assert caught.value.param == "deep"
 
 
 @check_each("data", [b'{"a": [' + b"1," * 2000 + b"1]}", b'{"a": [' + b'"x, y",' * 2000 + b"1]}"])
 def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(data: bytes) -> None:
     with pytest.raises(TooLarge, match="FORWARDER_MAX_JSON_VALUES"):
-        read(data, 1000)
+        parse_body(data, 1000)
 
 
 def test_commas_within_strings_are_not_counted() -> None:
     text = 'a, "b", \\' * 4000
     body = {"a": text, "b": [text, 1]}
-    assert read(json.dumps(body).encode(), 1000) == body
+    assert parse_body(json.dumps(body).encode(), 1000) == body
 
 
 @check_each(
@@ -96,7 +96,7 @@ def test_small_texts_need_no_more_memory() -> None:
 @check_each("data", [b'{"a": "' + b",\\" * 4000, b"," * 2000 + b'"'])
 def test_a_string_that_does_not_end_is_no_json(data: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        read(data, 5000)
+        parse_body(data, 5000)
 
 
 ASKED: dict[str, dict[str, Any]] = {
@@ -135,7 +135,7 @@ def test_every_route_reads_compressed_bodies(
     assert set(got.get_json() or ()) == set(plain.get_json() or ())
 
 
-def _error(got: Any, path: str) -> str:
+def _get_error(got: Any, path: str) -> str:
     """Return the error message from the error format of the API."""
     error = got.get_json()["error"]
     if path.startswith("/api/"):
@@ -151,7 +151,7 @@ def test_unknown_coding_is_a_415(path: str, demo: FlaskClient) -> None:
 
     assert got.status_code == 415
     assert got.headers["Accept-Encoding"] == "zstd, br, gzip, deflate"
-    assert "'compress'" in _error(got, path)
+    assert "'compress'" in _get_error(got, path)
 
 
 @every_route
@@ -161,7 +161,7 @@ def test_a_broken_compressed_body_is_a_400(path: str, demo: FlaskClient) -> None
         got = demo.post(path, data=data, headers={"Content-Encoding": "gzip"})
 
         assert got.status_code == 400
-        assert "not valid gzip" in _error(got, path)
+        assert "not valid gzip" in _get_error(got, path)
 
 
 @every_route
@@ -171,7 +171,7 @@ def test_a_body_that_decodes_beyond_the_limit_is_a_413(path: str, serve: Serve) 
         got = client.post(path, data=data, headers={"Content-Encoding": "zstd"})
 
         assert got.status_code == 413
-        assert "1024 bytes" in _error(got, path)
+        assert "1024 bytes" in _get_error(got, path)
 
 
 def test_the_upstream_gets_the_decoded_body_and_no_content_encoding(serve: Serve) -> None:

@@ -20,7 +20,7 @@ from forwarder.observability.capture.replay import (
 )
 from tests.helpers.check_cases import check_each
 from tests.helpers.messages import event_mistakes, message_mistakes, rebuilt_message
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 Json = dict[str, Any]
 
@@ -114,7 +114,7 @@ def test_thinking_goes_back_to_the_upstream(serve: Serve) -> None:
 def answer_one_end_two(request: httpx2.Request) -> httpx2.Response:
     place = {"output_index": 0, "content_index": 0}
     delta = {"type": "response.output_text.delta", **place, "delta": "one END two"}
-    return streamed(
+    return make_stream_response(
         {"type": "response.created", "response": {"id": "resp_1"}},
         delta,
         {"type": "response.completed", "response": {"id": "resp_1", "output": []}},
@@ -222,7 +222,7 @@ def test_full_context_is_reported_as_claude_code_expects(serve: Serve) -> None:
 
 def test_failure_in_a_stream_is_its_last_event(serve: Serve) -> None:
     first = {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}
-    client = serve(lambda request: streamed(first, done=False), **CHAT)
+    client = serve(lambda request: make_stream_response(first, done=False), **CHAT)
 
     events = read_events(ask(client, stream=True))
 

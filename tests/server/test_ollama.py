@@ -19,7 +19,7 @@ from forwarder.server.extension import get_extension
 from tests.helpers.check_cases import check_each
 from tests.helpers.ollama import list_mistakes
 from tests.models.remotes import Answer, answer_normally, refuse_connection, refusing
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 BODY = {"model": "mine", "from": "m", "remote_host": "http://127.0.0.1:9/v1"}
 KEY = "sk-remote-secret"
@@ -487,7 +487,7 @@ every_route = pytest.mark.parametrize("path", BODIES)
 over_either = check_each("upstream", ["chat", "responses"])
 
 
-def chunk(text: str, finish: str | None = None) -> Json:
+def make_chunk(text: str, finish: str | None = None) -> Json:
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
     return {"id": "c", "object": "chat.completion.chunk", "choices": [choice]}
 
@@ -497,7 +497,7 @@ def lines_of(text: str) -> list[Json]:
     return [json.loads(line) for line in text.removesuffix("\n").split("\n")]
 
 
-def said(line: Json) -> str:
+def read_line_text(line: Json) -> str:
     return str(line["response"] if "response" in line else line["message"]["content"])
 
 
@@ -511,7 +511,7 @@ def test_answer_is_streamed_as_lines_by_default(
         lines = lines_of(got.text)
         assert got.mimetype == "application/x-ndjson"
         assert got.headers["X-Accel-Buffering"] == "no"
-        assert "".join(map(said, lines)) == "[demo upstream] You said: Hello"
+        assert "".join(map(read_line_text, lines)) == "[demo upstream] You said: Hello"
         assert [line["done"] for line in lines].index(True) == len(lines) - 1
         assert [m for line in lines for m in list_mistakes(line)] == []
 
@@ -524,7 +524,7 @@ def test_an_answer_can_be_whole(path: str, upstream: str, demo: FlaskClient) -> 
 
     whole = got.get_json()
     assert got.mimetype == "application/json"
-    assert said(whole) == "[demo upstream] You said: Hello"
+    assert read_line_text(whole) == "[demo upstream] You said: Hello"
     assert whole["done"]
     assert whole["eval_count"] > 0
     assert list_mistakes(whole) == []
@@ -606,27 +606,27 @@ def test_a_failure_before_the_first_line_is_a_status(path: str, serve: Serve) ->
 @check_each(
     "events",
     [
-        [chunk("Hi")],
-        [chunk("Hi"), {"error": {"message": "full"}}],
-        [chunk("Hi"), chunk("", "error")],
+        [make_chunk("Hi")],
+        [make_chunk("Hi"), {"error": {"message": "full"}}],
+        [make_chunk("Hi"), make_chunk("", "error")],
     ],
     ids=["cut", "reported", "failed"],
 )
 def test_a_failure_after_it_is_the_last_line(path: str, events: list[Json], serve: Serve) -> None:
-    client = serve(lambda _: streamed(*events, done=False))
+    client = serve(lambda _: make_stream_response(*events, done=False))
 
     got = client.post(path, json=BODIES[path])
 
     lines = lines_of(got.text)
     assert got.status_code == 200
-    assert said(lines[0]) == "Hi"
+    assert read_line_text(lines[0]) == "Hi"
     assert list(lines[-1]) == ["error"]
     assert not any(line.get("done") for line in lines)
 
 
 @every_route
 def test_a_failure_of_a_whole_answer_is_a_status(path: str, serve: Serve) -> None:
-    client = serve(lambda _: streamed(chunk("Hi"), done=False))
+    client = serve(lambda _: make_stream_response(make_chunk("Hi"), done=False))
 
     got = client.post(path, json={**BODIES[path], "stream": False})
 
@@ -638,7 +638,7 @@ def test_a_failure_of_a_whole_answer_is_a_status(path: str, serve: Serve) -> Non
 def test_the_log_and_the_headers_name_the_route(
     path: str, serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    client = serve(lambda _: streamed(chunk("Hi", "stop")))
+    client = serve(lambda _: make_stream_response(make_chunk("Hi", "stop")))
 
     got = client.post(path, json={**BODIES[path], "options": {"num_ctx": 4096}})
 

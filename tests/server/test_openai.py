@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from tests.helpers import sdk
 from tests.helpers.check_cases import check_each
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 Json = dict[str, Any]
 
@@ -24,7 +24,7 @@ BODIES: dict[str, dict[str, Any]] = {
 every_route = pytest.mark.parametrize("path", BODIES)
 
 
-def chunk(text: str, finish: str | None = None, **more: Any) -> dict[str, Any]:
+def make_chunk(text: str, finish: str | None = None, **more: Any) -> dict[str, Any]:
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
     return {"id": "c", "object": "chat.completion.chunk", "choices": [choice], **more}
 
@@ -92,7 +92,7 @@ def test_too_large_body_is_a_413(path: str, serve: Serve) -> None:
 
 
 def test_a_failure_before_the_first_event_is_a_status(serve: Serve) -> None:
-    client = serve(lambda _: streamed({"error": {"message": "full", "code": 429}}))
+    client = serve(lambda _: make_stream_response({"error": {"message": "full", "code": 429}}))
 
     for path, body in BODIES.items():
         got = client.post(path, json={**body, "model": "chat/m", "stream": True})
@@ -102,7 +102,9 @@ def test_a_failure_before_the_first_event_is_a_status(serve: Serve) -> None:
 
 
 def test_failure_after_the_first_event_is_the_last_event(serve: Serve) -> None:
-    client = serve(lambda _: streamed(chunk("Hi"), {"error": {"message": "full"}}, done=False))
+    client = serve(
+        lambda _: make_stream_response(make_chunk("Hi"), {"error": {"message": "full"}}, done=False)
+    )
 
     got = client.post("/v1/chat/completions", json=asking_chat())
 
@@ -117,7 +119,7 @@ def asking_chat() -> dict[str, Any]:
 
 
 def test_an_error_of_null_is_no_failure(serve: Serve) -> None:
-    client = serve(lambda _: streamed(chunk("Hi", "stop", error=None)))
+    client = serve(lambda _: make_stream_response(make_chunk("Hi", "stop", error=None)))
 
     assert client.post("/v1/chat/completions", json=asking_chat()).text.endswith("[DONE]\n\n")
 
@@ -128,7 +130,7 @@ def test_the_route_closes_the_upstream_s_answer(serve: Serve) -> None:
 
     class Body(httpx2.SyncByteStream):
         def __iter__(self) -> Any:
-            yield f"data: {json.dumps(chunk('Hi'))}\n\n".encode()
+            yield f"data: {json.dumps(make_chunk('Hi'))}\n\n".encode()
             go.wait(5)
 
         def close(self) -> None:
@@ -146,7 +148,7 @@ def test_the_route_closes_the_upstream_s_answer(serve: Serve) -> None:
 
 def test_a_chat_request_may_stream_by_default(serve: Serve) -> None:
     client = serve(
-        lambda _: streamed(chunk("Hi", "stop")),
+        lambda _: make_stream_response(make_chunk("Hi", "stop")),
         FORWARDER_CHAT_DEFAULT_STREAM="true",
     )
     body = asking_chat()
@@ -178,7 +180,7 @@ def test_codex_model_is_routed_by_the_client_key(
             data = [{"id": "codex-auto-review"}] if is_listed else []
             return httpx2.Response(200, json={"data": data})
         bodies.append(json.loads(request.content))
-        return streamed(chunk("Hi", "stop"))
+        return make_stream_response(make_chunk("Hi", "stop"))
 
     client = serve(
         answer,
@@ -219,7 +221,7 @@ def test_codex_gets_its_own_catalog_beside_the_list(demo: FlaskClient) -> None:
 
 
 def test_response_has_the_headers_that_codex_reads(serve: Serve) -> None:
-    client = serve(lambda request: streamed(chunk("Hello.", "stop")))
+    client = serve(lambda request: make_stream_response(make_chunk("Hello.", "stop")))
     catalog = client.get("/v1/models?client_version=0.171.0")
 
     got = client.post("/v1/responses", json={"model": "mine", "input": "hi", "stream": True})
@@ -243,7 +245,7 @@ def test_a_conversation_is_compacted_and_goes_on_from_there(serve: Serve) -> Non
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         sent.append(json.loads(request.read()))
-        return streamed(chunk("We launch on Tuesday.", "stop"))
+        return make_stream_response(make_chunk("We launch on Tuesday.", "stop"))
 
     client = serve(answer)
     got = client.post("/v1/responses/compact", json={"model": "m", "input": TALK}).get_json()
@@ -318,7 +320,9 @@ def test_compaction_keeps_user_messages_beside_the_summary(serve: Serve) -> None
         body = json.loads(request.content)
         asked.append(body["input"])
         if body.get("stream"):
-            return streamed({"type": "response.completed", "response": over, "sequence_number": 0})
+            return make_stream_response(
+                {"type": "response.completed", "response": over, "sequence_number": 0}
+            )
         return httpx2.Response(200, json=over)
 
     client = serve(answer, RESPONSES_QUIRKS='{"keeps_responses": true}')
@@ -452,7 +456,7 @@ def test_reasoning_is_not_reported_lost_if_the_client_sent_none(
     over = environment["FORWARDER_UPSTREAMS"]
     client = serve(lambda _: httpx2.Response(200, json=ANSWER[over]), **environment)
 
-    def dropped(strict: str = strict, **answer: object) -> str | None:
+    def read_dropped(strict: str = strict, **answer: object) -> str | None:
         history = [{"role": "assistant", **answer}, {"role": "user", "content": "And?"}]
         asked = {"model": "m", "messages": [{"role": "user", "content": "a"}, *history]}
         got = client.post(
@@ -462,10 +466,12 @@ def test_reasoning_is_not_reported_lost_if_the_client_sent_none(
         return got.headers.get("X-Forwarder-Dropped")
 
     block = "[thinking]hm[/thinking]\n\nHi"
-    assert dropped(content="Hi") is None
-    assert dropped(content=block) is None
-    assert dropped(content=block, metadata={"reasoning": "hm"}) is None
-    assert dropped("false", content="Hi", reasoning_content="hm") == "messages.reasoning_content"
+    assert read_dropped(content="Hi") is None
+    assert read_dropped(content=block) is None
+    assert read_dropped(content=block, metadata={"reasoning": "hm"}) is None
+    assert (
+        read_dropped("false", content="Hi", reasoning_content="hm") == "messages.reasoning_content"
+    )
 
 
 LONG = "long" * 25_000
@@ -530,7 +536,7 @@ def test_a_key_refused_after_the_first_batch_is_not_the_client_s(
     item = {"id": "m", "type": "message", "role": "assistant", "content": [], "status": "completed"}
     place = {"item_id": "m", "output_index": 0, "content_index": 0}
     begun = {
-        "chat": [chunk("Hi")],
+        "chat": [make_chunk("Hi")],
         "responses": [
             {"type": "response.created", "response": response},
             {"type": "response.output_item.added", "output_index": 0, "item": item},
@@ -589,10 +595,10 @@ TOLD: dict[str, tuple[str, Json]] = {
 def test_an_error_quotes_200_characters_of_the_id_of_a_call(
     serve: Serve, path: str, body: Json, model: str
 ) -> None:
-    def never(request: httpx2.Request) -> httpx2.Response:
+    def answer_with_400(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(400, json={"error": {"message": "Bad."}})
 
-    got = serve(never).post(f"/v1/{path}", json={"model": model, **body})
+    got = serve(answer_with_400).post(f"/v1/{path}", json={"model": model, **body})
 
     message = got.get_json()["error"]["message"]
     assert got.status_code == 400

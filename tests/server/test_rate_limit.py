@@ -23,7 +23,7 @@ from forwarder.core.errors import ForwarderError, RateLimited, RateLimitsUnavail
 from forwarder.core.translation_context import LossReport
 from forwarder.server.rate_limit import RateLimitObserver, format_duration
 from tests.helpers.check_cases import check_each
-from tests.server.conftest import streamed
+from tests.server.conftest import make_stream_response
 
 CHUNK = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
 USAGE = {"choices": [], "usage": {"prompt_tokens": 60, "completion_tokens": 30}}
@@ -69,7 +69,7 @@ class Failing(MemoryStorage):
         return not self.down
 
 
-def settings(**rates: str) -> Settings:
+def make_settings(**rates: str) -> Settings:
     named = {f"FORWARDER_RATE_LIMIT_{name}": value for name, value in rates.items()}
     return Settings.from_env({"FORWARDER_API_KEYS": "a,b", **named})
 
@@ -78,29 +78,31 @@ def limits_of(
     storage: MemoryStorage | None = None, watching: RequestObserver | None = None, **rates: str
 ) -> RateLimitObserver:
     limiter = FixedWindowRateLimiter(storage or MemoryStorage())
-    return RateLimitObserver(settings(**rates), watching or RequestObserver(), limiter)
+    return RateLimitObserver(make_settings(**rates), watching or RequestObserver(), limiter)
 
 
-def admitted(limits: RateLimitObserver, key: str = "a") -> RequestContext:
+def admit_request(limits: RateLimitObserver, key: str = "a") -> RequestContext:
     context = RequestContext("req_1", "chat", LossReport(), client_key=key, observers=[limits])
     context.authorize("192.0.2.1")
     return context
 
 
-def refusal(limits: RateLimitObserver, key: str = "a") -> tuple[ForwarderError, RequestContext]:
+def get_refusal(limits: RateLimitObserver, key: str = "a") -> tuple[ForwarderError, RequestContext]:
     context = RequestContext("req_1", "chat", LossReport(), client_key=key, observers=[limits])
     with pytest.raises(ForwarderError) as raised:
         context.authorize("192.0.2.1")
     return raised.value, context
 
 
-def spent(limits: RateLimitObserver, usage: dict[str, int] | None, events: int = 0) -> None:
-    context = admitted(limits)
+def finish_request(
+    limits: RateLimitObserver, usage: dict[str, int] | None, events: int = 0
+) -> None:
+    context = admit_request(limits)
     context.usage, context.event_count = usage, events
     context.close()
 
 
-def told(context: RequestContext, kind: str) -> list[str]:
+def read_limit_headers(context: RequestContext, kind: str) -> list[str]:
     names = (f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset"))
     return [context.rate_limit_headers[name] for name in names]
 
@@ -108,20 +110,20 @@ def told(context: RequestContext, kind: str) -> list[str]:
 def test_requests_are_charged_at_start(clock: Clock) -> None:
     limits = limits_of(REQUESTS="2/minute")
 
-    assert told(admitted(limits), "requests") == ["2", "1", "1m0s"]
+    assert read_limit_headers(admit_request(limits), "requests") == ["2", "1", "1m0s"]
     clock.now += 10
-    second = admitted(limits)
-    assert told(second, "requests") == ["2", "0", "50s"]
+    second = admit_request(limits)
+    assert read_limit_headers(second, "requests") == ["2", "0", "50s"]
     assert not any("tokens" in name for name in second.rate_limit_headers)
 
 
 def test_exceeded_limit_has_openais_error(clock: Clock) -> None:
     watching = Watching()
     limits = limits_of(watching=watching, REQUESTS="1/minute")
-    admitted(limits)
+    admit_request(limits)
     clock.now += 12.5
 
-    error, context = refusal(limits)
+    error, context = get_refusal(limits)
 
     assert isinstance(error, RateLimited)
     assert error.status == 429
@@ -132,61 +134,61 @@ def test_exceeded_limit_has_openais_error(clock: Clock) -> None:
         "code": "rate_limit_exceeded",
     }
     assert error.headers == {"Retry-After": "48"}
-    assert told(context, "requests") == ["1", "0", "48s"]
+    assert read_limit_headers(context, "requests") == ["1", "0", "48s"]
     assert watching.reasons == ["requests"]
 
 
 def test_limit_resets_after_the_window(clock: Clock) -> None:
     limits = limits_of(REQUESTS="1/minute")
-    admitted(limits)
+    admit_request(limits)
     for _ in range(5):
-        refusal(limits)
+        get_refusal(limits)
 
     clock.now += 60
 
-    assert told(admitted(limits), "requests") == ["1", "0", "1m0s"]
+    assert read_limit_headers(admit_request(limits), "requests") == ["1", "0", "1m0s"]
 
 
 def test_each_key_has_its_own_limit(clock: Clock) -> None:
     limits = limits_of(REQUESTS="1/minute")
-    admitted(limits, "a")
-    refusal(limits, "a")
+    admit_request(limits, "a")
+    get_refusal(limits, "a")
 
-    admitted(limits, "b")
+    admit_request(limits, "b")
 
 
 def test_tokens_are_charged_at_the_end(clock: Clock) -> None:
     limits = limits_of(TOKENS="100/minute")
 
-    spent(limits, {"prompt_tokens": 50, "completion_tokens": 30})
+    finish_request(limits, {"prompt_tokens": 50, "completion_tokens": 30})
 
-    assert told(admitted(limits), "tokens") == ["100", "20", "1m0s"]
+    assert read_limit_headers(admit_request(limits), "tokens") == ["100", "20", "1m0s"]
 
 
 def test_client_over_its_token_limit_is_refused(clock: Clock) -> None:
     watching = Watching()
     limits = limits_of(watching=watching, REQUESTS="9/minute", TOKENS="100/minute")
-    spent(limits, {"input_tokens": 60, "output_tokens": 30})
-    spent(limits, {"input_tokens": 60, "output_tokens": 30})
+    finish_request(limits, {"input_tokens": 60, "output_tokens": 30})
+    finish_request(limits, {"input_tokens": 60, "output_tokens": 30})
 
     clock.now += 59.5
-    error, context = refusal(limits)
+    error, context = get_refusal(limits)
 
     assert (error.type, error.headers) == ("tokens", {"Retry-After": "1"})
-    assert told(context, "tokens") == ["100", "0", "500ms"]
-    assert told(context, "requests") == ["9", "6", "500ms"]
+    assert read_limit_headers(context, "tokens") == ["100", "0", "500ms"]
+    assert read_limit_headers(context, "requests") == ["9", "6", "500ms"]
     assert watching.reasons == ["tokens"]
     clock.now += 0.5
-    assert told(admitted(limits), "tokens") == ["100", "100", "0s"]
+    assert read_limit_headers(admit_request(limits), "tokens") == ["100", "100", "0s"]
 
 
 def test_aborted_response_costs_its_events(clock: Clock) -> None:
     limits = limits_of(TOKENS="100/minute")
 
-    spent(limits, None, events=7)
-    spent(limits, None)
+    finish_request(limits, None, events=7)
+    finish_request(limits, None)
 
-    assert told(admitted(limits), "tokens")[1] == "93"
+    assert read_limit_headers(admit_request(limits), "tokens")[1] == "93"
 
 
 def test_request_without_admission_is_not_charged(clock: Clock) -> None:
@@ -196,14 +198,14 @@ def test_request_without_admission_is_not_charged(clock: Clock) -> None:
 
     context.close()
 
-    assert told(admitted(limits), "tokens")[1] == "100"
+    assert read_limit_headers(admit_request(limits), "tokens")[1] == "100"
 
 
 # -- storage outages ------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def logged() -> Iterator[list[str]]:
+def log_lines() -> Iterator[list[str]]:
     lines: list[str] = []
 
     class Keeper(logging.Handler):
@@ -219,42 +221,42 @@ def logged() -> Iterator[list[str]]:
     log.removeHandler(keeper)
 
 
-def test_storage_outage_allows_requests_by_default(clock: Clock, logged: list[str]) -> None:
+def test_storage_outage_allows_requests_by_default(clock: Clock, log_lines: list[str]) -> None:
     storage = Failing()
     limits = limits_of(storage, REQUESTS="1/minute", TOKENS="1/minute")
     storage.down = True
 
     for _ in range(5):
-        assert admitted(limits).rate_limit_headers == {}
+        assert admit_request(limits).rate_limit_headers == {}
 
     assert storage.asked == 1, "a storage that is down costs every request a wait"
-    [line] = logged
+    [line] = log_lines
     assert "pass unlimited" in line
     assert "password" not in line
 
 
-def test_limits_apply_again_after_a_storage_outage(logged: list[str]) -> None:
+def test_limits_apply_again_after_a_storage_outage(log_lines: list[str]) -> None:
     storage = Failing()
     limits = limits_of(storage, REQUESTS="1/hour")
     storage.down = True
-    admitted(limits)
+    admit_request(limits)
     storage.down = False
 
     deadline = time.monotonic() + 10
-    while not admitted(limits).rate_limit_headers:
+    while not admit_request(limits).rate_limit_headers:
         assert time.monotonic() < deadline, "the storage is not asked again"
         time.sleep(0.05)
 
-    refusal(limits)
-    assert "answers again" in logged[-1]
+    get_refusal(limits)
+    assert "answers again" in log_lines[-1]
 
 
-def test_closed_limits_stop_asking_a_storage_that_is_down(logged: list[str]) -> None:
+def test_closed_limits_stop_asking_a_storage_that_is_down(log_lines: list[str]) -> None:
     storage = Failing()
     limits = limits_of(storage, REQUESTS="1/hour")
     before = set(threading.enumerate())
     storage.down = True
-    admitted(limits)
+    admit_request(limits)
     started = set(threading.enumerate()) - before
     assert started
 
@@ -265,17 +267,17 @@ def test_closed_limits_stop_asking_a_storage_that_is_down(logged: list[str]) -> 
         assert not thread.is_alive(), "the storage is still asked"
 
 
-def test_storage_outage_can_refuse_requests(clock: Clock, logged: list[str]) -> None:
+def test_storage_outage_can_refuse_requests(clock: Clock, log_lines: list[str]) -> None:
     storage, watching = Failing(), Watching()
     limits = limits_of(storage, watching, REQUESTS="1/minute", WHEN_DOWN="refuse")
     storage.down = True
 
     for _ in range(2):
-        error, _ = refusal(limits)
+        error, _ = get_refusal(limits)
         assert isinstance(error, RateLimitsUnavailable)
         assert error.status == 503
     assert watching.reasons == ["limits_unknown"] * 2
-    assert "are refused" in logged[0]
+    assert "are refused" in log_lines[0]
 
 
 class Hanging(MemoryStorage):
@@ -300,20 +302,20 @@ def test_request_waits_for_a_slow_storage_until_the_timeout(seconds: str) -> Non
     if waiting:
         threading.Timer(0.3, storage.go.set).start()  # several times the default
 
-    assert bool(admitted(limits).rate_limit_headers) is waiting
+    assert bool(admit_request(limits).rate_limit_headers) is waiting
     storage.go.set()
 
 
-def test_failed_charge_does_not_break_the_response(clock: Clock, logged: list[str]) -> None:
+def test_failed_charge_does_not_break_the_response(clock: Clock, log_lines: list[str]) -> None:
     storage = Failing()
     limits = limits_of(storage, TOKENS="100/minute")
-    context = admitted(limits)
+    context = admit_request(limits)
     context.usage = {"input_tokens": 1, "output_tokens": 1}
     storage.down = True
 
     context.close()
 
-    assert len(logged) == 1
+    assert len(log_lines) == 1
 
 
 # -- headers and metrics --------------------------------------------------------------------------
@@ -323,7 +325,7 @@ URL = {"CHAT_BASE_URL": "http://up.test/v1"}
 
 def test_storage_contains_no_client_keys() -> None:
     storage = MemoryStorage()
-    admitted(limits_of(storage, REQUESTS="1/minute"), key="a-secret-key")
+    admit_request(limits_of(storage, REQUESTS="1/minute"), key="a-secret-key")
 
     [name] = storage.storage
     assert "secret" not in name
@@ -343,9 +345,9 @@ def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FlaskClient]:
-    def served(**environment: str) -> FlaskClient:
+    def make_client(**environment: str) -> FlaskClient:
         def answer(request: httpx2.Request) -> httpx2.Response:
-            answered = streamed(CHUNK, USAGE)
+            answered = make_stream_response(CHUNK, USAGE)
             answered.headers["x-ratelimit-limit-requests"] = "10000"
             answered.headers["x-ratelimit-reset-project-tokens"] = "1s"
             return answered
@@ -354,10 +356,10 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FlaskClient]:
         monkeypatch.setattr(services, "select_transport", lambda settings, heartbeat: transport)
         return create_app(Settings.from_env({**URL, **environment})).test_client()
 
-    return served
+    return make_client
 
 
-def asked(client: FlaskClient, **headers: str) -> Any:
+def send_request(client: FlaskClient, **headers: str) -> Any:
     body = {"model": "m", "input": "hi", "stream": True}
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     return client.post("/v1/responses", json=body, headers=given, buffered=True)
@@ -366,8 +368,8 @@ def asked(client: FlaskClient, **headers: str) -> Any:
 def test_streamed_usage_is_charged_exactly(serve: Callable[..., FlaskClient]) -> None:
     client = serve(FORWARDER_RATE_LIMIT_TOKENS="150/hour", FORWARDER_RATE_LIMIT_REQUESTS="9/hour")
 
-    left = [asked(client).headers["x-ratelimit-remaining-tokens"] for _ in range(2)]
-    refused = asked(client)
+    left = [send_request(client).headers["x-ratelimit-remaining-tokens"] for _ in range(2)]
+    refused = send_request(client)
 
     assert left == ["150", "60"]
     assert refused.status_code == 429
@@ -380,8 +382,8 @@ def test_streamed_usage_is_charged_exactly(serve: Callable[..., FlaskClient]) ->
 
 
 def test_client_sees_only_own_rate_limit_headers(serve: Callable[..., FlaskClient]) -> None:
-    theirs = asked(serve())
-    ours = asked(serve(FORWARDER_RATE_LIMIT_REQUESTS="9/hour"))
+    theirs = send_request(serve())
+    ours = send_request(serve(FORWARDER_RATE_LIMIT_REQUESTS="9/hour"))
 
     assert theirs.headers["x-ratelimit-limit-requests"] == "10000"
     names = {name.lower() for name, _ in ours.headers if name.lower().startswith("x-rate")}
@@ -400,10 +402,10 @@ def test_file_requests_are_limited(serve: Callable[..., FlaskClient]) -> None:
 def test_requests_without_upstream_are_not_limited(serve: Callable[..., FlaskClient]) -> None:
     client = serve(FORWARDER_RATE_LIMIT_REQUESTS="1/hour", FORWARDER_API_KEYS="k")
 
-    assert [asked(client).status_code for _ in range(3)] == [401] * 3
+    assert [send_request(client).status_code for _ in range(3)] == [401] * 3
     assert [client.get("/health").status_code for _ in range(3)] == [200] * 3
-    assert asked(client, Authorization="Bearer k").status_code == 200
-    assert asked(client, Authorization="Bearer k").status_code == 429
+    assert send_request(client, Authorization="Bearer k").status_code == 200
+    assert send_request(client, Authorization="Bearer k").status_code == 429
 
 
 @check_each(("proxies", "codes"), [("0", [200, 429]), ("1", [200, 200])])
@@ -413,7 +415,7 @@ def test_forwarded_address_needs_a_trusted_proxy(
     client = serve(FORWARDER_RATE_LIMIT_REQUESTS="1/hour", FORWARDER_TRUSTED_PROXIES=proxies)
 
     given = ["192.0.2.1", "192.0.2.2"]
-    assert [asked(client, X_Forwarded_For=address).status_code for address in given] == codes
+    assert [send_request(client, X_Forwarded_For=address).status_code for address in given] == codes
 
 
 def test_forged_forwarded_addresses_are_ignored(
@@ -422,10 +424,10 @@ def test_forged_forwarded_addresses_are_ignored(
     client = serve(FORWARDER_RATE_LIMIT_REQUESTS="1/hour", FORWARDER_TRUSTED_PROXIES="1")
 
     given = [f"198.51.100.{i}, 192.0.2.1" for i in range(2)]
-    codes = [asked(client, X_Forwarded_For=address).status_code for address in given]
+    codes = [send_request(client, X_Forwarded_For=address).status_code for address in given]
     assert codes == [200, 429]
 
 
 def test_without_limits_there_are_no_headers(serve: Callable[..., FlaskClient]) -> None:
     client = serve()
-    assert not any("remaining" in name for name, _ in asked(client).headers)
+    assert not any("remaining" in name for name, _ in send_request(client).headers)

@@ -31,7 +31,7 @@ def app() -> Flask:
     return create_app(Settings.from_env({}))
 
 
-def begun(app: Flask, **headers: str) -> RequestContext:
+def make_context(app: Flask, **headers: str) -> RequestContext:
     given = {k.replace("_", "-"): v for k, v in headers.items()}
     with app.test_request_context(headers=given) as context:
         return request_context.new_context(context.request, get_extension(app).services, "test")
@@ -39,16 +39,16 @@ def begun(app: Flask, **headers: str) -> RequestContext:
 
 @pytest.mark.parametrize("given", ["a", "my-id-42", "x" * 128, "!~"])
 def test_a_client_s_id_is_kept(given: str, app: Flask) -> None:
-    assert begun(app, X_Request_Id=given).id == given
+    assert make_context(app, X_Request_Id=given).id == given
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "two words", "ümlaut", "a\tb"])
 def test_unsafe_request_id_is_replaced(given: str, app: Flask) -> None:
-    assert begun(app, X_Request_Id=given).id.startswith("req_")
+    assert make_context(app, X_Request_Id=given).id.startswith("req_")
 
 
 def test_generated_request_ids_differ(app: Flask) -> None:
-    assert begun(app).id != begun(app).id
+    assert make_context(app).id != make_context(app).id
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_generated_request_ids_differ(app: Flask) -> None:
 def test_strict_header_makes_a_request_strict(
     given: dict[str, str], strict: bool, app: Flask
 ) -> None:
-    assert begun(app, **given).loss_report.strict is strict
+    assert make_context(app, **given).loss_report.strict is strict
 
 
 def test_strict_setting_overrides_the_header() -> None:
     app = create_app(Settings.from_env({"FORWARDER_STRICT": "true"}))
 
-    assert begun(app, X_Forwarder_Strict="false").loss_report.strict
+    assert make_context(app, X_Forwarder_Strict="false").loss_report.strict
 
 
 def test_killed_request_releases_its_slot_and_is_logged(
@@ -91,11 +91,11 @@ def test_slot_is_taken_after_the_body_was_read(app: Flask, monkeypatch: pytest.M
             order.append("body")
             return super().readinto(buffer)
 
-    def admitted(context: RequestContext) -> None:
+    def record_admission(context: RequestContext) -> None:
         order.append("place")
         admit(context)
 
-    monkeypatch.setattr(services.resilience, "admit_request", admitted)
+    monkeypatch.setattr(services.resilience, "admit_request", record_admission)
     body = json.dumps({"model": "m", "input": "hi"}).encode()
     answer = app.test_client().post(
         "/v1/responses", input_stream=Body(body), content_length=len(body)

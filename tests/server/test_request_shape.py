@@ -13,7 +13,7 @@ from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import LossReport
 from forwarder.server.request_shape import adapt_shape
 from tests.helpers.check_cases import check_each
-from tests.server.conftest import Serve, serve, streamed
+from tests.server.conftest import Serve, make_stream_response, serve
 
 __all__ = ["serve"]
 
@@ -68,7 +68,7 @@ def adapt(request: Json, client: str, strict: bool = False) -> tuple[Json, Reque
     return adapt_shape(request, client, context), context
 
 
-def refusal(request: Json, client: str) -> InvalidRequest:
+def get_refusal(request: Json, client: str) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as raised:
         adapt(request, client)
     return raised.value
@@ -147,7 +147,7 @@ def test_tools_of_a_wrong_type_are_left_for_others_to_refuse(wrong: Any) -> None
         given = {"messages": [], name: wrong}
         assert adapt(given, "chat")[0] is given
     given = {"model": "m", "input": [{"role": "user", "content": "Hi"}], "tools": wrong}
-    assert refusal(given, "chat").param in ("tools", "tools[0]", "tools[0].type")
+    assert get_refusal(given, "chat").param in ("tools", "tools[0]", "tools[0].type")
 
 
 def test_nested_tools_beside_input_are_read_too() -> None:
@@ -165,7 +165,7 @@ def test_nested_tools_beside_input_are_read_too() -> None:
     ],
 )
 def test_responses_body_error_names_the_right_path(body: Json, name: str) -> None:
-    error = refusal({"model": "m", **body}, "chat")
+    error = get_refusal({"model": "m", **body}, "chat")
     assert error.param == "messages"
     assert f"'{name}'" in error.message
     assert "/v1/responses" in error.message
@@ -180,7 +180,9 @@ def test_strict_mode_covers_losses_of_the_conversion() -> None:
 
 
 def test_chat_body_error_names_the_right_path() -> None:
-    error = refusal({"model": "m", "messages": [{"role": "user", "content": "Hi"}]}, "responses")
+    error = get_refusal(
+        {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}, "responses"
+    )
     assert error.param == "input"
     assert "/v1/chat/completions" in error.message
 
@@ -193,12 +195,12 @@ def test_the_token_limit_by_its_chat_name_is_mapped(name: str) -> None:
     }
     own = {"input": "Hi", name: 7, "max_output_tokens": 9}
     assert adapt(own, "responses")[0] is own
-    assert refusal({"input": "Hi", name: "7"}, "responses").param == name
+    assert get_refusal({"input": "Hi", name: "7"}, "responses").param == name
 
 
 @check_each("most", [0, -1])
 def test_fewer_tool_calls_than_one_are_refused(most: int) -> None:
-    error = refusal({"input": "Hi", "max_tool_calls": most}, "responses")
+    error = get_refusal({"input": "Hi", "max_tool_calls": most}, "responses")
     assert (error.status, error.param) == (400, "max_tool_calls")
     assert error.code == "integer_below_min_value"
     for fine in (1, None):
@@ -222,7 +224,7 @@ def test_cursor_gets_a_chat_completion(over: str, stream: bool, serve: Serve) ->
                 "arguments": "{}", "status": "completed"}  # fmt: skip
         response = {"id": "resp_1", "object": "response", "status": "completed", "output": [item]}
         if over == "responses" and stream:
-            return streamed(
+            return make_stream_response(
                 {"type": "response.created", "response": {**response, "output": []}},
                 {"type": "response.output_item.added", "output_index": 0, "item": item},
                 {"type": "response.output_item.done", "output_index": 0, "item": item},
@@ -233,7 +235,7 @@ def test_cursor_gets_a_chat_completion(over: str, stream: bool, serve: Serve) ->
         place = "delta" if stream else "message"
         choice = {"index": 0, place: {"tool_calls": [call]}, "finish_reason": "tool_calls"}
         whole = {"id": "c", "object": "chat.completion", "choices": [choice]}
-        return streamed(whole) if stream else httpx2.Response(200, json=whole)
+        return make_stream_response(whole) if stream else httpx2.Response(200, json=whole)
 
     client = serve(answer, FORWARDER_UPSTREAMS=over)
     got = client.post("/v1/chat/completions", json={**CURSOR, "stream": stream})

@@ -22,7 +22,7 @@ from forwarder.protocols.signatures import CALL_FIELDS, MESSAGE_FIELDS
 from forwarder.protocols.unfold import unfold_answer as whole_events
 from forwarder.storage.db.database import SqliteDatabase
 from tests.helpers.check_cases import check_each
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 pytestmark = pytest.mark.slow  # hundreds of round trips through two workers
 
@@ -34,11 +34,11 @@ TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "
 # -- the provider ---------------------------------------------------------------------------------
 
 
-def google(turn: int) -> Json:
+def make_google_signature(turn: int) -> Json:
     return {"extra_content": {"google": {"thought_signature": f"sig-{turn}"}}}
 
 
-def litellm(turn: int) -> Json:
+def make_litellm_signature(turn: int) -> Json:
     return {"provider_specific_fields": {"thought_signature": f"sig-{turn}"}}
 
 
@@ -48,7 +48,7 @@ def call(turn: int, index: int, **more: Any) -> Json:
     return {**head, **more}
 
 
-def calls(turn: int, **signature: Any) -> Iterator[Json]:
+def make_calls(turn: int, **signature: Any) -> Iterator[Json]:
     """Two parallel calls; Gemini signs only the first."""
     yield {"tool_calls": [call(turn, 0, **signature)]}
     yield {"tool_calls": [{"index": 0, "function": {"arguments": f" {turn}}}"}}]}
@@ -56,36 +56,42 @@ def calls(turn: int, **signature: Any) -> Iterator[Json]:
     yield {"tool_calls": [{"index": 1, "function": {"arguments": ' "é"}'}}]}
 
 
-def says(turn: int, before: list[Json], after: list[Json], **signature: Any) -> list[Json]:
+def make_turn(turn: int, before: list[Json], after: list[Json], **signature: Any) -> list[Json]:
     """The deltas of a turn: the first two turns call, the third says a text."""
-    said = [{"content": "It is "}, {"content": "42."}] if turn == 3 else [*calls(turn, **signature)]
+    said = (
+        [{"content": "It is "}, {"content": "42."}]
+        if turn == 3
+        else [*make_calls(turn, **signature)]
+    )
     return [{"role": "assistant", "content": None}, *before, *said, *after]
 
 
 def extra_content(turn: int) -> list[Json]:
     """Gemini."""
-    return says(turn, [], [google(turn)] if turn == 3 else [], **google(turn))
+    return make_turn(
+        turn, [], [make_google_signature(turn)] if turn == 3 else [], **make_google_signature(turn)
+    )
 
 
 def fields_of_proxy(turn: int) -> list[Json]:
     """LiteLLM before Gemini."""
     text = {"provider_specific_fields": {"thought_signatures": [f"sig-{turn}"]}}
-    return says(turn, [], [text] if turn == 3 else [], **litellm(turn))
+    return make_turn(turn, [], [text] if turn == 3 else [], **make_litellm_signature(turn))
 
 
 def fields_of_function(turn: int) -> list[Json]:
     """LiteLLM of earlier versions."""
-    return says(turn, [], [], function=litellm(turn))
+    return make_turn(turn, [], [], function=make_litellm_signature(turn))
 
 
 def bare_signature(turn: int) -> list[Json]:
-    return says(turn, [], [], thought_signature=f"sig-{turn}")
+    return make_turn(turn, [], [], thought_signature=f"sig-{turn}")
 
 
 def late_signature(turn: int) -> list[Json]:
     """A signature that comes when the calls are whole."""
-    late = {"tool_calls": [{"index": 0, **google(turn)}]}
-    return says(turn, [], [late] if turn < 3 else [google(turn)])
+    late = {"tool_calls": [{"index": 0, **make_google_signature(turn)}]}
+    return make_turn(turn, [], [late] if turn < 3 else [make_google_signature(turn)])
 
 
 def thinking_blocks(turn: int) -> list[Json]:
@@ -99,7 +105,7 @@ def thinking_blocks(turn: int) -> list[Json]:
     before = [
         {"reasoning_content": block.get("thinking"), "thinking_blocks": [block]} for block in blocks
     ]
-    return says(turn, before, [])
+    return make_turn(turn, before, [])
 
 
 def two_thinking_blocks(turn: int) -> list[Json]:
@@ -108,7 +114,7 @@ def two_thinking_blocks(turn: int) -> list[Json]:
         block = {"type": "thinking", "thinking": f"Thought {number}."}
         sign = {"type": "thinking", "signature": f"sig-{turn}-{number}"}
         before += [{"thinking_blocks": [block]}, {"thinking_blocks": [sign]}]
-    return says(turn, before, [])
+    return make_turn(turn, before, [])
 
 
 def encrypted_details(turn: int) -> list[Json]:
@@ -119,7 +125,7 @@ def encrypted_details(turn: int) -> list[Json]:
         {"reasoning": text, "reasoning_details": [{**summary, "summary": text}]}
         for text in ("Let me ", "see.")
     ]
-    return says(turn, before, [{"reasoning_details": [sealed]}])
+    return make_turn(turn, before, [{"reasoning_details": [sealed]}])
 
 
 def signed_details(turn: int) -> list[Json]:
@@ -130,12 +136,12 @@ def signed_details(turn: int) -> list[Json]:
         {"reasoning": "see.", "reasoning_details": [{**entry, "text": "see."}]},
         {"reasoning_details": [{**entry, "signature": f"sig-{turn}"}]},
     ]
-    return says(turn, before, [])
+    return make_turn(turn, before, [])
 
 
 def opaque(turn: int) -> list[Json]:
     """GitHub Copilot."""
-    return says(turn, [], [{"reasoning_opaque": f"opaque-{turn}"}])
+    return make_turn(turn, [], [{"reasoning_opaque": f"opaque-{turn}"}])
 
 
 FORMS = {
@@ -165,12 +171,12 @@ class Provider:
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         body = json.loads(request.read())
-        if self.refusals and any(map(signatures, body["messages"])):
+        if self.refusals and any(map(list_signatures, body["messages"])):
             return self.refusals.pop()
         self.bodies.append(body)
         chunks = self.chunks(len(self.bodies))
         if body.get("stream"):
-            return streamed(*chunks)
+            return make_stream_response(*chunks)
         return httpx2.Response(200, json=fold_chat(iter([copy.deepcopy(chunks)])))
 
     def chunks(self, turn: int) -> list[Json]:
@@ -185,18 +191,18 @@ class Provider:
             for delta in deltas
         ]  # fmt: skip
 
-    def signed(self, turn: int) -> Json:
+    def get_signatures(self, turn: int) -> Json:
         """Return the signatures in the response of a turn."""
         message = fold_chat(iter([copy.deepcopy(self.chunks(turn))]))["choices"][0]["message"]
-        return signatures(message)
+        return list_signatures(message)
 
     @property
     def given_back(self) -> list[Json]:
         """Return the signatures in the last request, per assistant message."""
-        return [signatures(m) for m in self.bodies[-1]["messages"] if m["role"] == "assistant"]
+        return [list_signatures(m) for m in self.bodies[-1]["messages"] if m["role"] == "assistant"]
 
 
-def signatures(message: Json) -> Json:
+def list_signatures(message: Json) -> Json:
     found: Json = {name: message[name] for name in MESSAGE_FIELDS if message.get(name)}
     for made in message.get("tool_calls") or ():
         names = [name for name in CALL_FIELDS if made.get(name)]
@@ -244,7 +250,7 @@ class ResponsesClient:
         answer = self.workers[0].post("/v1/responses", json=body, headers=self.headers)
         assert answer.status_code == 200, answer.text
         self.dropped = answer.headers.get("X-Forwarder-Dropped", "")
-        response = fold_responses(iter([events(answer.text)])) if self.stream else answer.json
+        response = fold_responses(iter([parse_events(answer.text)])) if self.stream else answer.json
         if self.mode != "sealed":
             assert "encrypted_content" not in answer.text
         self.previous = response["id"]
@@ -282,12 +288,12 @@ class ChatClient:
         answer = self.workers[0].post("/v1/chat/completions", json=body, headers=self.headers)
         assert answer.status_code == 200, answer.text
         self.dropped = answer.headers.get("X-Forwarder-Dropped", "")
-        whole = fold_chat(iter([events(answer.text)])) if self.stream else answer.json
+        whole = fold_chat(iter([parse_events(answer.text)])) if self.stream else answer.json
         message = whole["choices"][0]["message"]
         if not self.keeps:
             message = {k: message[k] for k in ("role", "content", "tool_calls") if k in message}
             if message.get("tool_calls"):
-                message["tool_calls"] = [*map(documented, message["tool_calls"])]
+                message["tool_calls"] = [*map(serialize_again, message["tool_calls"])]
         self.messages.append(message)
         self.messages += [
             {"role": "tool", "tool_call_id": made["id"], "content": "42"}
@@ -319,14 +325,14 @@ class OllamaClient:
         self.messages += [{"role": "tool", "tool_name": "f", "content": "42"} for _ in calls]
 
 
-def documented(made: Json) -> Json:
+def serialize_again(made: Json) -> Json:
     """Return a call whose arguments were parsed and serialized again."""
     arguments = json.dumps(json.loads(made["function"]["arguments"]), separators=(",", ":"))
     function = {"name": made["function"]["name"], "arguments": arguments}
     return {"id": made["id"], "type": "function", "function": function}
 
 
-def events(text: str) -> list[Json]:
+def parse_events(text: str) -> list[Json]:
     lines = (line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: "))
     return [json.loads(line) for line in lines if line != "[DONE]"]
 
@@ -356,7 +362,7 @@ def workers(serve: Serve, empty_database: Path, tmp_path: Path) -> Any:
     """Two workers on one new database, in front of a provider."""
     numbers = itertools.count()
 
-    def served(provider: Provider, **environment: str) -> list[FlaskClient]:
+    def make_workers(provider: Provider, **environment: str) -> list[FlaskClient]:
         database = shutil.copy(empty_database, tmp_path / f"{next(numbers)}.db")
         shared = {
             "FORWARDER_DATABASE_URL": f"sqlite:///{database}",
@@ -365,7 +371,7 @@ def workers(serve: Serve, empty_database: Path, tmp_path: Path) -> Any:
         }
         return [serve(provider, **shared), serve(provider, **shared)]
 
-    return served
+    return make_workers
 
 
 @check_each("stream", [False, True], ids=["whole", "streamed"])
@@ -378,11 +384,11 @@ def test_signatures_come_back(form: str, client: str, stream: bool, workers: Any
 
     talk.turn("What is it?")
     talk.turn()
-    assert provider.given_back == [provider.signed(1)]
+    assert provider.given_back == [provider.get_signatures(1)]
     talk.turn()
-    assert provider.given_back == [provider.signed(1), provider.signed(2)]
+    assert provider.given_back == [provider.get_signatures(1), provider.get_signatures(2)]
     talk.turn("Are you sure?")
-    assert provider.given_back == [provider.signed(turn) for turn in (1, 2, 3)]
+    assert provider.given_back == [provider.get_signatures(turn) for turn in (1, 2, 3)]
 
 
 @check_each("stream", [False, True], ids=["whole", "streamed"])
@@ -410,7 +416,7 @@ def test_profiles_let_the_signatures_of_their_providers_pass(
     for said in ("What is it?", None, None, "Are you sure?"):
         talk.turn(said)
 
-    assert upstream.given_back == [upstream.signed(turn) for turn in (1, 2, 3)]
+    assert upstream.given_back == [upstream.get_signatures(turn) for turn in (1, 2, 3)]
     assert "extra_content" not in talk.dropped
 
 
@@ -433,7 +439,7 @@ def test_another_model_gets_no_signatures(form: str, client: str, workers: Any) 
     assert named == (make is ResponsesClient and mode != "bare")
     talk.model = "chat/m"
     talk.turn()
-    assert provider.given_back[0] == provider.signed(1)
+    assert provider.given_back[0] == provider.get_signatures(1)
 
 
 def test_another_client_gets_no_signatures(workers: Any) -> None:
@@ -476,7 +482,7 @@ def test_stored_or_encrypted_signatures_need_no_cache(
     for said in ("What is it?", None, None, "Are you sure?"):
         talk.turn(said)
 
-    assert provider.given_back == [provider.signed(turn) for turn in (1, 2, 3)]
+    assert provider.given_back == [provider.get_signatures(turn) for turn in (1, 2, 3)]
 
 
 @check_each("mode", ["bare", "dropping"])
@@ -489,7 +495,7 @@ def test_signatures_are_kept_in_memory_without_a_store(mode: str, workers: Any) 
     for said in ("What is it?", None, None, "Are you sure?"):
         talk.turn(said)
 
-    assert provider.given_back == [provider.signed(turn) for turn in (1, 2, 3)]
+    assert provider.given_back == [provider.get_signatures(turn) for turn in (1, 2, 3)]
 
 
 @check_each("background", [False, True])
@@ -497,9 +503,9 @@ def test_stored_seals_are_shown_only_when_asked_for(background: bool, workers: A
     [worker, _] = workers(Provider("extra_content"))
     body = {"model": "chat/m", "input": "hi", "stream": True, "background": background}
     answer = worker.post("/v1/responses", json=body)
-    path = f"/v1/responses/{events(answer.text)[0]['response']['id']}"
+    path = f"/v1/responses/{parse_events(answer.text)[0]['response']['id']}"
 
-    output = events(answer.text)[-1]["response"]["output"]
+    output = parse_events(answer.text)[-1]["response"]["output"]
     assert [item["type"] for item in output] == ["function_call", "function_call"]
     assert "encrypted_content" not in answer.text
     assert worker.get(path).json["output"] == output
@@ -533,8 +539,8 @@ def test_a_chat_client_sees_the_fields_as_they_came(form: str, workers: Any) -> 
     whole = worker.post("/v1/chat/completions", json=body).json
     parts = worker.post("/v1/chat/completions", json={**body, "stream": True})
 
-    assert signatures(whole["choices"][0]["message"]) == provider.signed(1)
-    assert events(parts.text) == provider.chunks(2)
+    assert list_signatures(whole["choices"][0]["message"]) == provider.get_signatures(1)
+    assert parse_events(parts.text) == provider.chunks(2)
 
 
 @check_each(
@@ -554,7 +560,7 @@ def test_calls_of_every_tool_are_known_again(tool: Json, arguments: str, workers
     def answer(request: httpx2.Request) -> httpx2.Response:
         bodies.append(json.loads(request.read()))
         function = {"name": tool.get("name", tool["type"]), "arguments": arguments}
-        made = {"type": "function", "function": function, **google(len(bodies))}
+        made = {"type": "function", "function": function, **make_google_signature(len(bodies))}
         message = {"role": "assistant", "content": None, "tool_calls": [made]}
         choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
         return httpx2.Response(200, json={"id": "c", "model": "m", "choices": [choice]})
@@ -570,8 +576,8 @@ def test_calls_of_every_tool_are_known_again(tool: Json, arguments: str, workers
 
     given = [m["tool_calls"][0] for m in bodies[-1]["messages"] if m["role"] == "assistant"]
     assert [{"extra_content": made.get("extra_content")} for made in given] == [
-        google(1),
-        google(2),
+        make_google_signature(1),
+        make_google_signature(2),
     ]
 
 
@@ -582,7 +588,7 @@ def test_each_of_several_choices_can_be_continued(workers: Any) -> None:
         bodies.append(json.loads(request.read()))
         choices = [
             {"index": i, "finish_reason": "stop",
-             "message": {"role": "assistant", "content": f"Answer {i}.", **google(i)}}
+             "message": {"role": "assistant", "content": f"Answer {i}.", **make_google_signature(i)}}
             for i in range(2)
         ]  # fmt: skip
         return httpx2.Response(200, json={"id": "c", "model": "m", "choices": choices})
@@ -594,7 +600,7 @@ def test_each_of_several_choices_can_be_continued(workers: Any) -> None:
     chosen = {"role": "assistant", "content": "Answer 1."}
     worker.post(path, json={**body, "messages": [user, chosen, user]})
 
-    assert bodies[-1]["messages"][1] == {**chosen, **google(1)}
+    assert bodies[-1]["messages"][1] == {**chosen, **make_google_signature(1)}
 
 
 class ResponsesProvider:
@@ -610,7 +616,7 @@ class ResponsesProvider:
         response = {"id": f"resp_{turn}", "object": "response", "status": "completed",
                     "output": self.output(turn)}  # fmt: skip
         if body.get("stream"):
-            return streamed(*whole_events("responses", response, True), done=False)
+            return make_stream_response(*whole_events("responses", response, True), done=False)
         return httpx2.Response(200, json=response)
 
     def output(self, turn: int) -> list[Json]:
@@ -662,5 +668,5 @@ def test_signatures_come_back_for_an_ollama_client(form: str, stream: bool, work
     for said in ("What is it?", None, None, "Are you sure?"):
         talk.turn(said)
 
-    signed = [[*provider.signed(turn).values()] for turn in (1, 2, 3)]
+    signed = [[*provider.get_signatures(turn).values()] for turn in (1, 2, 3)]
     assert [[*given.values()] for given in provider.given_back] == signed

@@ -21,7 +21,7 @@ from tests.helpers.check_cases import check_each
 
 
 @pytest.fixture
-def logged() -> Iterator[list[Any]]:
+def log_messages() -> Iterator[list[Any]]:
     """The messages of the application's logger during the test."""
     messages: list[Any] = []
 
@@ -52,7 +52,7 @@ class GunicornWorker:
         log_start(app)
 
 
-def test_start_is_logged_with_upstreams_and_addresses(logged: list[Any]) -> None:
+def test_start_is_logged_with_upstreams_and_addresses(log_messages: list[Any]) -> None:
     app = make_app(
         FORWARDER_UPSTREAMS="chat,other,open",
         CHAT_BASE_URL="https://api.deepseek.com/v1",
@@ -65,11 +65,11 @@ def test_start_is_logged_with_upstreams_and_addresses(logged: list[Any]) -> None
         FORWARDER_API_KEYS="client-secret",
         FORWARDER_CAPTURE="memory",
     )
-    logged.clear()
+    log_messages.clear()
 
     GunicornWorker(names=(("0.0.0.0", 8000), ("::", 8000, 0, 0), "/run/forwarder")).load(app)
 
-    [started] = logged
+    [started] = log_messages
     addresses = ["http://0.0.0.0:8000", "http://[::]:8000", "unix:/run/forwarder"]
     assert started.pop("console") == startup.list_console_urls(
         app, Settings.from_env({}), addresses
@@ -119,14 +119,14 @@ def test_start_is_logged_with_upstreams_and_addresses(logged: list[Any]) -> None
     ],
 )
 def test_text_log_has_the_start_once_for_all_workers(
-    log_format: str, age: int, is_logged: bool, logged: list[Any]
+    log_format: str, age: int, is_logged: bool, log_messages: list[Any]
 ) -> None:
     app = make_app(FORWARDER_LOG_FORMAT=log_format)
-    logged.clear()
+    log_messages.clear()
 
     GunicornWorker(age).load(app)
 
-    assert bool(logged) is is_logged
+    assert bool(log_messages) is is_logged
 
 
 @check_each(
@@ -138,25 +138,25 @@ def test_text_log_has_the_start_once_for_all_workers(
     ],
 )
 def test_start_of_flask_run_is_logged_and_other_commands_are_silent(
-    parameters: dict[str, Any] | None, addresses: list[list[str]], logged: list[Any]
+    parameters: dict[str, Any] | None, addresses: list[list[str]], log_messages: list[Any]
 ) -> None:
     app = make_app()
-    logged.clear()
+    log_messages.clear()
     context = click.Context(click.Command("x"), info_name="models" if parameters is None else "run")
     context.params = parameters or {}
 
     with context:
         log_start(app)
 
-    assert [each["addresses"] for each in logged] == addresses
+    assert [each["addresses"] for each in log_messages] == addresses
 
 
-def test_application_without_a_server_is_not_announced(logged: list[Any]) -> None:
+def test_application_without_a_server_is_not_announced(log_messages: list[Any]) -> None:
     app = make_app()
-    logged.clear()
+    log_messages.clear()
     log_start(app)
 
-    assert logged == []
+    assert log_messages == []
 
 
 def test_console_is_named_if_the_application_has_one() -> None:

@@ -12,7 +12,7 @@ import httpx2
 import orjson
 import pytest
 
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 SECRETS = (
     "tok-authorization-1", "val-of-a-header-2", "pass-of-a-user-3", "query-token-4",
@@ -41,7 +41,7 @@ class Upstream:
         if request.url.path.endswith("/chat/completions"):
             choice = {"index": 0, "delta": {"content": "Hello."}, "finish_reason": "stop"}
             chunk = {"id": "c", "created": 1, "model": "m", "choices": [choice]}
-            return streamed({**chunk, "object": "chat.completion.chunk"})
+            return make_stream_response({**chunk, "object": "chat.completion.chunk"})
         self.tools.append(asked.get("tools"))
         self.inputs.append(asked.get("input"))
         response = {
@@ -52,7 +52,9 @@ class Upstream:
             return httpx2.Response(200, json=response)
         begun = {"type": "response.created", "response": {**response, "status": "in_progress"}}
         done = {"type": "response.completed", "response": response}
-        return streamed(*({**e, "sequence_number": i} for i, e in enumerate((begun, done))))
+        return make_stream_response(
+            *({**e, "sequence_number": i} for i, e in enumerate((begun, done)))
+        )
 
 
 def assert_hidden(said: str) -> None:

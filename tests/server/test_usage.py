@@ -21,7 +21,7 @@ from forwarder.storage.db.usage import UsageCounts, UsageKey, UsageQuery
 from forwarder.storage.repositories.usage import UsageRepository
 from forwarder.usage import report
 from tests.helpers.check_cases import check_each
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 Json = dict[str, Any]
 ADMIN, ALICE, BOB = ({"Authorization": f"Bearer {key}"} for key in ("sk-admin", "sk-1", "sk-2"))
@@ -40,7 +40,7 @@ def answer(request: httpx2.Request) -> httpx2.Response:
     message = {"role": "assistant", "content": "Hi"}
     choice = {"index": 0, "finish_reason": "stop"}
     if b'"stream":true' in request.read():
-        return streamed(
+        return make_stream_response(
             {"choices": [{**choice, "delta": message}]}, {"choices": [], "usage": USAGE}
         )
     return httpx2.Response(200, json={"choices": [{**choice, "message": message}], "usage": USAGE})
@@ -63,7 +63,7 @@ def ask(client: FlaskClient, body: Json, headers: Json = ALICE, path: str = "") 
     return client.post(path, json=body, headers=headers, buffered=True).status_code
 
 
-def read(client: FlaskClient, query: str = "", headers: Json = ADMIN) -> Json:
+def read_report(client: FlaskClient, query: str = "", headers: Json = ADMIN) -> Json:
     got = client.get(f"/forwarder/usage{query}", headers=headers)
     assert got.status_code == 200, got.text
     assert got.headers["Cache-Control"] == "no-store"
@@ -71,8 +71,8 @@ def read(client: FlaskClient, query: str = "", headers: Json = ADMIN) -> Json:
     return report
 
 
-def total(client: FlaskClient) -> Json:
-    found: Json = read(client, "?group=")["total"]
+def read_total(client: FlaskClient) -> Json:
+    found: Json = read_report(client, "?group=")["total"]
     return found
 
 
@@ -84,7 +84,7 @@ def test_requests_of_all_kinds_count_once(client: FlaskClient) -> None:
     assert ask(client, {**CHAT, "stream": True}, path="/api/chat") == 200
     assert ask(client, {"model": "chat/m", "input": "hi"}, path="/v1/responses/compact") == 200
 
-    [line] = read(client, "?group=client,model,upstream")["data"]
+    [line] = read_report(client, "?group=client,model,upstream")["data"]
     assert (line["client"], line["model"], line["upstream"]) == ("alice", "chat/m", "chat")
     assert (line["requests"], line["errors"], line["cancelled"]) == (7, 0, 0)
     assert (line["input_tokens"], line["output_tokens"]) == (6 * 21 + 4, 6 * 9)
@@ -96,10 +96,10 @@ def test_background_work_counts_once_and_for_its_client(client: FlaskClient) -> 
     for stream in (False, True):
         assert ask(client, {**RESPONSES, "background": True, "stream": stream}, BOB) == 200
     deadline = time.monotonic() + 10
-    while total(client)["requests"] < 2 and time.monotonic() < deadline:
+    while read_total(client)["requests"] < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
 
-    [line] = read(client, "?group=client")["data"]
+    [line] = read_report(client, "?group=client")["data"]
     assert (line["client"], line["requests"], line["input_tokens"]) == ("bob", 2, 42)
 
 
@@ -125,7 +125,7 @@ def test_failed_requests_are_errors(
     client = create_app(Settings.from_env(environment)).test_client()
     assert ask(client, body, {}) == status
 
-    report = read(client, "?group=client,model,upstream", {})
+    report = read_report(client, "?group=client,model,upstream", {})
     [line] = report["data"]
     assert report["shared"] is False
     assert (line["client"], line["model"], line["upstream"]) == ("anonymous", model, upstream)
@@ -139,19 +139,19 @@ def test_requests_that_no_upstream_was_to_answer_do_not_count(client: FlaskClien
     assert ask(client, CHAT, ALICE, "/forwarder/translate") == 200
     assert ask(client, {**RESPONSES, "background": True, "tools": 5}) == 400
 
-    assert total(client)["requests"] == 0
+    assert read_total(client)["requests"] == 0
 
 
 def test_tokens_of_an_answer_that_was_cut_here_are_estimated(serve: Serve) -> None:
     def stream(request: httpx2.Request) -> httpx2.Response:
         delta = {"type": "response.output_text.delta", "item_id": "i", "output_index": 0}
-        return streamed({**delta, "content_index": 0, "delta": "some text STOP more"})
+        return make_stream_response({**delta, "content_index": 0, "delta": "some text STOP more"})
 
     client = serve(stream, FORWARDER_DATABASE_URL="none")
     body = {**CHAT, "model": "responses/m", "stop": "STOP", "stream": True}
     assert ask(client, body, {}) == 200
 
-    found = read(client, "?group=", {})["total"]
+    found = read_report(client, "?group=", {})["total"]
     assert (found["requests"], found["errors"], found["estimated"]) == (1, 0, 1)
     assert min(found["input_tokens"], found["output_tokens"]) > 0
 
@@ -170,10 +170,10 @@ def test_finished_rounds_count_if_the_client_leaves_in_a_later_one(
         choice = {"index": 0, "finish_reason": None}
         if b'"role":"tool"' in request.read():
             texts = [{"choices": [{**choice, "delta": {"content": f"{n} "}}]} for n in range(50)]
-            return streamed(*texts, {"choices": [{**choice, "finish_reason": "stop"}]})
+            return make_stream_response(*texts, {"choices": [{**choice, "finish_reason": "stop"}]})
         function = {"name": "web_search", "arguments": '{"query": "cats"}'}
         call = {"index": 0, "id": "call_1", "type": "function", "function": function}
-        return streamed(
+        return make_stream_response(
             {"choices": [{**choice, "delta": {"tool_calls": [call]}}]},
             {"choices": [{**choice, "delta": {}, "finish_reason": "tool_calls"}], "usage": USAGE},
         )
@@ -191,7 +191,7 @@ def test_finished_rounds_count_if_the_client_leaves_in_a_later_one(
     assert next(piece for piece in answer.iter_encoded() if b'"0 "' in piece)
     answer.close()
 
-    found = read(client, "?group=", {})["total"]
+    found = read_report(client, "?group=", {})["total"]
     assert (found["requests"], found["cancelled"]) == (1, 1)
     assert (found["input_tokens"], found["output_tokens"]) == (21, 9)
 
@@ -199,7 +199,7 @@ def test_finished_rounds_count_if_the_client_leaves_in_a_later_one(
 def test_model_has_the_name_that_the_client_sent(client: FlaskClient) -> None:
     ask(client, {**CHAT, "model": "fast"})
 
-    [line] = read(client, "?group=model")["data"]
+    [line] = read_report(client, "?group=model")["data"]
     assert line["model"] == "fast"
     assert line["cost"] == 0.03  # by the name that it has at the upstream
 
@@ -209,8 +209,8 @@ def test_client_sees_its_own_usage_only(client: FlaskClient) -> None:
     ask(client, CHAT, BOB)
     ask(client, CHAT, BOB)
 
-    assert read(client, "?group=")["total"]["requests"] == 3
-    own = read(client, "?group=client", BOB)
+    assert read_report(client, "?group=")["total"]["requests"] == 3
+    own = read_report(client, "?group=client", BOB)
     assert [(line["client"], line["requests"]) for line in own["data"]] == [("bob", 2)]
     assert client.get("/forwarder/usage").status_code == 401
     wrong = client.get("/forwarder/usage", headers={"Authorization": "Bearer wrong"})

@@ -23,117 +23,122 @@ class SessionHistory(websocket_history.SessionHistory):
         super().__init__(max_bytes, memory or BodyMemory(10**9))
 
 
-def response(name: str, *output: Json) -> Json:
+def make_response(name: str, *output: Json) -> Json:
     return {"id": name, "output": list(output)}
 
 
-def after(name: str, **more: Any) -> Json:
+def make_request_after(name: str, **more: Any) -> Json:
     return {"previous_response_id": name, "input": "and?", **more}
 
 
-def kept(chain: SessionHistory, name: str, **more: Any) -> None:
-    chain.add_response(response(name, SAID), None, {"input": "hi", **more})
+def add_response(chain: SessionHistory, name: str, **more: Any) -> None:
+    chain.add_response(make_response(name, SAID), None, {"input": "hi", **more})
 
 
 def test_expanded_request_has_all_earlier_items() -> None:
     chain = SessionHistory(1000)
-    kept(chain, "r1", store=False)
-    link = chain.find_previous(after("r1"), keeps_responses=True)
+    add_response(chain, "r1", store=False)
+    link = chain.find_previous(make_request_after("r1"), keeps_responses=True)
 
     assert link is not None
-    assert expand_history(after("r1", model="m"), link) == {
+    assert expand_history(make_request_after("r1", model="m"), link) == {
         "model": "m",
         "input": [HI, SAID, {**HI, "content": "and?"}],
     }
-    chain.add_response(response("r2", SAID), link, after("r1"))
-    second = chain.find_previous(after("r2"), keeps_responses=False)
+    chain.add_response(make_response("r2", SAID), link, make_request_after("r1"))
+    second = chain.find_previous(make_request_after("r2"), keeps_responses=False)
     assert second is not None
     assert len(second.items) == 4
 
 
 def test_continuation_of_a_prepared_turn_uses_its_conversation() -> None:
     chain = SessionHistory(1000)
-    kept(chain, "r1", generate=False, conversation="conv_1")
-    link = chain.find_previous(after("r1"), keeps_responses=True)
+    add_response(chain, "r1", generate=False, conversation="conv_1")
+    link = chain.find_previous(make_request_after("r1"), keeps_responses=True)
     assert link is not None
-    assert expand_history(after("r1"), link)["conversation"] == "conv_1"
+    assert expand_history(make_request_after("r1"), link)["conversation"] == "conv_1"
 
-    chain.add_response(response("r2"), link, after("r1", generate=False))
-    second = chain.find_previous(after("r2"), keeps_responses=True)
+    chain.add_response(make_response("r2"), link, make_request_after("r1", generate=False))
+    second = chain.find_previous(make_request_after("r2"), keeps_responses=True)
     assert second is not None
-    assert expand_history(after("r2"), second)["conversation"] == "conv_1"
-    chain.add_response(response("r3"), second, after("r2", store=False))
-    third = chain.find_previous(after("r3"), keeps_responses=True)
+    assert expand_history(make_request_after("r2"), second)["conversation"] == "conv_1"
+    chain.add_response(make_response("r3"), second, make_request_after("r2", store=False))
+    third = chain.find_previous(make_request_after("r3"), keeps_responses=True)
     assert third is not None
-    assert "conversation" not in expand_history(after("r3"), third)
+    assert "conversation" not in expand_history(make_request_after("r3"), third)
 
 
 def test_stored_base_is_kept_when_expanding() -> None:
     chain = SessionHistory(1000)
-    chain.add_response(response("r2", SAID), None, after("r1", store=False))
-    for name, request in (("r3", after("r2", store=False)), ("r4", after("r3", generate=False))):
+    chain.add_response(make_response("r2", SAID), None, make_request_after("r1", store=False))
+    for name, request in (
+        ("r3", make_request_after("r2", store=False)),
+        ("r4", make_request_after("r3", generate=False)),
+    ):
         link = chain.find_previous(request, keeps_responses=True)
         assert link is not None
         assert expand_history(request, link)["previous_response_id"] == "r1"
-        chain.add_response(response(name, SAID), link, request)
+        chain.add_response(make_response(name, SAID), link, request)
 
 
 def test_stored_responses_are_left_to_the_store() -> None:
     chain = SessionHistory(1000)
-    kept(chain, "stored")
-    kept(chain, "kept", store=False)
-    kept(chain, "prepared", generate=False)
+    add_response(chain, "stored")
+    add_response(chain, "kept", store=False)
+    add_response(chain, "prepared", generate=False)
 
-    assert chain.find_previous(after("prepared"), keeps_responses=True) is not None
-    assert chain.find_previous(after("stored"), keeps_responses=True) is None
-    assert chain.find_previous(after("stored"), keeps_responses=False) is not None
-    assert chain.find_previous(after("kept"), keeps_responses=True) is not None
+    assert chain.find_previous(make_request_after("prepared"), keeps_responses=True) is not None
+    assert chain.find_previous(make_request_after("stored"), keeps_responses=True) is None
+    assert chain.find_previous(make_request_after("stored"), keeps_responses=False) is not None
+    assert chain.find_previous(make_request_after("kept"), keeps_responses=True) is not None
 
 
 def test_unknown_previous_response_is_not_found() -> None:
     chain = SessionHistory(1000)
     assert chain.find_previous({"input": "hi"}, keeps_responses=False) is None
-    assert chain.find_previous(after("lost"), keeps_responses=False) is None
+    assert chain.find_previous(make_request_after("lost"), keeps_responses=False) is None
     with pytest.raises(InvalidRequest):
         chain.find_previous({"previous_response_id": 7}, keeps_responses=False)
 
 
 def test_failed_response_is_forgotten() -> None:
     chain = SessionHistory(1000)
-    kept(chain, "r1")
-    chain.forget_previous(after("r1"))
-    chain.forget_previous(after("r1"))
+    add_response(chain, "r1")
+    chain.forget_previous(make_request_after("r1"))
+    chain.forget_previous(make_request_after("r1"))
     chain.forget_previous({})
 
-    assert chain.find_previous(after("r1"), keeps_responses=False) is None
+    assert chain.find_previous(make_request_after("r1"), keeps_responses=False) is None
 
 
 def test_history_is_bounded_in_size() -> None:
     chain = SessionHistory(500)
-    kept(chain, "small")
-    chain.add_response(response("large", {**SAID, "content": "x" * 500}), None, {"input": "hi"})
-    assert chain.find_previous(after("large"), keeps_responses=False) is None
-    assert chain.find_previous(after("small"), keeps_responses=False) is not None
+    add_response(chain, "small")
+    chain.add_response(
+        make_response("large", {**SAID, "content": "x" * 500}), None, {"input": "hi"}
+    )
+    assert chain.find_previous(make_request_after("large"), keeps_responses=False) is None
+    assert chain.find_previous(make_request_after("small"), keeps_responses=False) is not None
 
-    chain.add_response(response("fits", {**SAID, "content": "x" * 210}), None, {"input": "hi"})
-    assert chain.find_previous(after("fits"), keeps_responses=False) is not None
-    assert chain.find_previous(after("small"), keeps_responses=False) is None
+    chain.add_response(make_response("fits", {**SAID, "content": "x" * 210}), None, {"input": "hi"})
+    assert chain.find_previous(make_request_after("fits"), keeps_responses=False) is not None
+    assert chain.find_previous(make_request_after("small"), keeps_responses=False) is None
 
 
 def test_history_is_bounded_in_number() -> None:
     chain = SessionHistory(100_000)
     for number in range(17):
-        kept(chain, f"r{number}")
+        add_response(chain, f"r{number}")
 
-    assert chain.find_previous(after("r0"), keeps_responses=False) is None
-    assert chain.find_previous(after("r1"), keeps_responses=False) is not None
+    assert chain.find_previous(make_request_after("r0"), keeps_responses=False) is None
+    assert chain.find_previous(make_request_after("r1"), keeps_responses=False) is not None
 
 
 def test_entry_size_includes_earlier_turns() -> None:
     chain, link = SessionHistory(1000), None
     for number in range(9):
-        chain.add_response(response(f"r{number}", SAID), link, {"input": "hi"})
-        link = chain.find_previous(after(f"r{number}"), keeps_responses=False)
+        chain.add_response(make_response(f"r{number}", SAID), link, {"input": "hi"})
+        link = chain.find_previous(make_request_after(f"r{number}"), keeps_responses=False)
         if link is None:
             break
     assert 1 < number < 8
@@ -143,8 +148,10 @@ def test_unknown_reasoning_is_not_replayed() -> None:
     chain = SessionHistory(2000)
     lost = {"type": "reasoning", "id": "rs_1", "summary": []}
     sealed = {**lost, "encrypted_content": "x"}
-    chain.add_response(response("r1", lost, sealed, SAID), None, {"input": "hi", "store": False})
-    link = chain.find_previous(after("r1"), keeps_responses=True)
+    chain.add_response(
+        make_response("r1", lost, sealed, SAID), None, {"input": "hi", "store": False}
+    )
+    link = chain.find_previous(make_request_after("r1"), keeps_responses=True)
 
     assert link is not None
     assert link.items == [HI, sealed, SAID]
@@ -154,7 +161,7 @@ def test_unknown_reasoning_is_not_replayed() -> None:
 
 
 def is_known(history: SessionHistory, name: str) -> bool:
-    return history.find_previous(after(name), keeps_responses=False) is not None
+    return history.find_previous(make_request_after(name), keeps_responses=False) is not None
 
 
 def test_shared_turns_count_once_in_the_memory() -> None:
@@ -162,10 +169,10 @@ def test_shared_turns_count_once_in_the_memory() -> None:
     history, entry = SessionHistory(100_000, memory), None
     for number in range(5):
         request = {"input": "x" * 1000}
-        history.add_response(response(f"r{number}"), entry, request)
-        entry = history.find_previous(after(f"r{number}"), keeps_responses=False)
+        history.add_response(make_response(f"r{number}"), entry, request)
+        entry = history.find_previous(make_request_after(f"r{number}"), keeps_responses=False)
     assert 5000 < memory.kept < 6000
-    history.forget_previous(after("r4"))
+    history.forget_previous(make_request_after("r4"))
     assert 4000 < memory.kept < 5000
     history.close()
     assert memory.kept == 0
@@ -175,7 +182,7 @@ def test_the_history_that_is_unused_for_the_longest_gives_way_to_bodies() -> Non
     memory = BodyMemory(1_000_000)
     histories = [SessionHistory(10**6, memory) for _ in range(3)]
     for history in (*histories, histories[0]):
-        history.add_response(response("r1"), None, {"input": "x" * 100_000})
+        history.add_response(make_response("r1"), None, {"input": "x" * 100_000})
     body = BodyReservation(memory)
     body.resize(250_000)  # three times
     assert [is_known(history, "r1") for history in histories] == [True, False, True]
@@ -183,7 +190,7 @@ def test_the_history_that_is_unused_for_the_longest_gives_way_to_bodies() -> Non
     assert [is_known(history, "r1") for history in histories] == [False, False, False]
     assert memory.kept == 0
     body.release()
-    histories[1].add_response(response("r2"), None, {"input": "x" * 100_000})
+    histories[1].add_response(make_response("r2"), None, {"input": "x" * 100_000})
     assert is_known(histories[1], "r2")
 
 
@@ -191,7 +198,7 @@ def test_all_histories_together_have_a_limit() -> None:
     memory = BodyMemory(1_000_000)
     histories = [SessionHistory(10**6, memory) for _ in range(10)]
     for history in histories:
-        history.add_response(response("r1"), None, {"input": "x" * 300_000})
+        history.add_response(make_response("r1"), None, {"input": "x" * 300_000})
     assert memory.kept < 1_000_000
     assert [is_known(history, "r1") for history in histories] == [False] * 7 + [True] * 3
 
@@ -200,5 +207,5 @@ def test_a_closed_history_counts_nothing_more() -> None:
     memory = BodyMemory(1_000_000)
     history = SessionHistory(10**6, memory)
     history.close()
-    history.add_response(response("r1"), None, {"input": "x" * 1000})
+    history.add_response(make_response("r1"), None, {"input": "x" * 1000})
     assert memory.kept == 0

@@ -18,7 +18,7 @@ from forwarder.server.websocket_socket import LockedSocket, watch_events
 SIZE = 4_000_000
 
 
-def received(sock: socket.socket, size: int) -> bytes:
+def receive_bytes(sock: socket.socket, size: int) -> bytes:
     data = bytearray()
     while len(data) < size:
         data += sock.recv(2**16)
@@ -34,7 +34,7 @@ def test_sends_of_several_threads_do_not_mix() -> None:
         ]
         for sender in senders:
             sender.start()
-        data = received(theirs, 2 * SIZE)
+        data = receive_bytes(theirs, 2 * SIZE)
         for sender in senders:
             sender.join()
 
@@ -49,7 +49,7 @@ def test_headers_are_added_to_the_first_send_only() -> None:
         whole.send(answer)
         whole.send(answer)
         expected = answer[:-2] + b"x-a: 1\r\nx-b: 2\r\n\r\n" + answer
-        assert received(theirs, len(expected)) == expected
+        assert receive_bytes(theirs, len(expected)) == expected
 
 
 def test_blocked_peer_is_an_os_error() -> None:

@@ -29,7 +29,7 @@ from forwarder.server import request_context
 from forwarder.server.extension import get_extension
 from forwarder.server.websocket_history import HistoryEntry
 from forwarder.server.websocket_turns import MAX_WAITING_MESSAGES, WebSocketSession
-from tests.server.conftest import Serve, streamed
+from tests.server.conftest import Serve, make_stream_response
 
 Json = dict[str, Any]
 
@@ -79,7 +79,7 @@ class Played:
 def app(monkeypatch: pytest.MonkeyPatch) -> Flask:
     """The forwarder with a Chat upstream that answers hi."""
     chunk = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
-    transport = httpx2.MockTransport(lambda _: streamed(chunk))
+    transport = httpx2.MockTransport(lambda _: make_stream_response(chunk))
     monkeypatch.setattr(services, "select_transport", lambda settings, heartbeat: transport)
     return create_app(
         Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1", "FORWARDER_WEBSOCKET_IDLE": "5"})
@@ -91,7 +91,7 @@ def new_session(app: Flask, ws: Played) -> WebSocketSession:
     return WebSocketSession(ws, forwarder.services, forwarder.gateway)
 
 
-def played(app: Flask, ws: Played) -> Played:
+def run_session(app: Flask, ws: Played) -> Played:
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
         new_session(app, ws).run()
@@ -102,20 +102,20 @@ def create(**more: Any) -> Json:
     return {"type": "response.create", "model": "m", "input": "hi", **more}
 
 
-def kinds(ws: Played) -> list[str]:
+def list_sent_types(ws: Played) -> list[str]:
     return [event["type"] for event in ws.sent]
 
 
 @pytest.mark.parametrize("form", [json.dumps, lambda body: json.dumps(body).encode()])
 def test_a_message_may_be_text_or_bytes(form: Any, app: Flask) -> None:
-    ws = played(app, Played(form(create()), 0.5))
+    ws = run_session(app, Played(form(create()), 0.5))
 
-    assert kinds(ws)[0] == "response.created"
-    assert kinds(ws)[-1] == "response.completed"
+    assert list_sent_types(ws)[0] == "response.created"
+    assert list_sent_types(ws)[-1] == "response.completed"
 
 
 def test_a_type_of_a_message_is_quoted_by_200_characters(app: Flask) -> None:
-    [event] = played(app, Played(json.dumps(create(type="v" * 5000)), 0.2)).sent
+    [event] = run_session(app, Played(json.dumps(create(type="v" * 5000)), 0.2)).sent
 
     assert event["error"]["param"] == "type"
     assert "v" * 199 + "…" in event["error"]["message"]
@@ -138,7 +138,9 @@ def counting_app(app: Flask) -> Flask:
 
 
 def test_turns_count_as_usage_and_notifications_do_not(counting_app: Flask) -> None:
-    played(counting_app, Played({"type": "response.processed"}, create(), create(tools=5), 0.5))
+    run_session(
+        counting_app, Played({"type": "response.processed"}, create(), create(tools=5), 0.5)
+    )
 
     assert count_usage(counting_app) == (2, 1, 0)
 
@@ -146,13 +148,13 @@ def test_turns_count_as_usage_and_notifications_do_not(counting_app: Flask) -> N
 def test_turn_of_a_client_that_leaves_counts_as_cancelled(counting_app: Flask) -> None:
     ws = Played(create(), 0.5)
     ws.broken = True
-    played(counting_app, ws)
+    run_session(counting_app, ws)
 
     assert count_usage(counting_app) == (1, 0, 1)
 
 
 def test_notifications_of_codex_get_no_answer(app: Flask) -> None:
-    assert played(app, Played({"type": "response.processed"}, 0.2)).sent == []
+    assert run_session(app, Played({"type": "response.processed"}, 0.2)).sent == []
 
 
 def interrupt(**more: Any) -> Json:
@@ -161,27 +163,27 @@ def interrupt(**more: Any) -> Json:
 
 def test_late_interrupt_is_accepted_without_effect(app: Flask) -> None:
     ws = Played(create(), 0.3, interrupt(stream_id="a"), create(), 0.3)
-    played(app, ws)
+    run_session(app, ws)
 
     [ack] = [event for event in ws.sent if event["type"].startswith("response.interrupt")]
     first = ws.sent[0]["response"]["id"]
     assert ack == {"type": "response.interrupt.accepted", "response_id": first, "stream_id": "a"}
-    assert kinds(ws).count("response.completed") == 2
+    assert list_sent_types(ws).count("response.completed") == 2
 
 
 def test_an_interrupt_of_an_unknown_response_fails(app: Flask) -> None:
-    ws = played(app, Played(interrupt(), create(), interrupt(response_id="resp_no"), 0.3))
+    ws = run_session(app, Played(interrupt(), create(), interrupt(response_id="resp_no"), 0.3))
 
     failures = [event for event in ws.sent if event["type"] == "response.interrupt.failed"]
     assert [event["response_id"] for event in failures] == [None, "resp_no"]
-    assert "response.completed" in kinds(ws)
+    assert "response.completed" in list_sent_types(ws)
 
 
 @pytest.mark.parametrize("more", [{"pad": "x" * 5000}, {"type": "response.interrupts"}])
 def test_a_message_that_only_looks_like_an_interrupt_gets_one_answer(
     more: Json, app: Flask
 ) -> None:
-    [event] = played(app, Played(interrupt(**more), 0.2)).sent
+    [event] = run_session(app, Played(interrupt(**more), 0.2)).sent
 
     assert (event["type"], event["error"]["param"]) == ("error", "type")
 
@@ -191,7 +193,7 @@ def test_shutdown_closes_a_connection(app: Flask) -> None:
     running = get_extension(app).running
     threading.Timer(0.3, running.announce).start()
 
-    played(app, ws)
+    run_session(app, ws)
 
     assert ws.code == 1001
 
@@ -201,7 +203,7 @@ def test_too_many_waiting_messages_close_the_connection(
 ) -> None:
     monkeypatch.setattr(request_context, "authenticate", lambda context: time.sleep(1))
 
-    ws = played(app, Played(*[create()] * (MAX_WAITING_MESSAGES + 2)))
+    ws = run_session(app, Played(*[create()] * (MAX_WAITING_MESSAGES + 2)))
 
     assert ws.code == 1008
 
@@ -210,7 +212,7 @@ def test_failed_write_ends_the_session(app: Flask) -> None:
     ws = Played(create(), 0.5)
     ws.broken = True
 
-    played(app, ws)
+    run_session(app, ws)
 
     assert ws.sent == []
 
@@ -221,12 +223,12 @@ def test_internal_error_closes_the_connection_and_is_logged(
     ws = Played(create(), 0.5)
     monkeypatch.setattr(ws, "send", lambda data: int("ours"))
 
-    assert played(app, ws).code == 1011
+    assert run_session(app, ws).code == 1011
     assert "ours" in caplog.text
 
 
 def test_stream_id_is_copied_to_events(app: Flask) -> None:
-    ws = played(
+    ws = run_session(
         app,
         Played(
             create(stream_id="a"),
@@ -255,7 +257,7 @@ def test_stream_id_is_copied_to_events(app: Flask) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "ä", "x" * 257, 7, ["a"]])
 def test_invalid_stream_id_is_refused(name: Any, app: Flask) -> None:
-    (event,) = played(app, Played(create(stream_id=name), 0.3)).sent
+    (event,) = run_session(app, Played(create(stream_id=name), 0.3)).sent
 
     assert (event["type"], event["status"]) == ("error", 400)
     assert (event["error"]["code"], event["error"]["param"]) == ("invalid_stream_id", "stream_id")
@@ -263,7 +265,7 @@ def test_invalid_stream_id_is_refused(name: Any, app: Flask) -> None:
 
 
 def test_first_event_of_a_turn_has_the_loss_header(app: Flask) -> None:
-    ws = played(app, Played(create(no_such=1, access_programs={"a": 1}), create(), 0.5))
+    ws = run_session(app, Played(create(no_such=1, access_programs={"a": 1}), create(), 0.5))
 
     first, *others = ws.sent
     assert first["type"] == "response.created"
@@ -318,7 +320,7 @@ class Images:
             return httpx2.Response(200 if there else 404, content=b"\x89PNG\r\n\x1a\n")
         self.asked.append(json.loads(request.content))
         chunk = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
-        return streamed(chunk)
+        return make_stream_response(chunk)
 
 
 @pytest.fixture
@@ -329,12 +331,12 @@ def images(serve: Serve) -> tuple[Images, Flask]:
     return made, app
 
 
-def looks(url: str, **more: Any) -> Json:
+def make_image_request(url: str, **more: Any) -> Json:
     part = {"type": "input_image", "image_url": url}
     return {"model": "chat/m", "input": [{"role": "user", "content": [part]}], **more}
 
 
-def behind(event: Json) -> Json:
+def make_request_after(event: Json) -> Json:
     return {"model": "chat/m", "previous_response_id": event["response"]["id"]}
 
 
@@ -345,10 +347,13 @@ def test_a_mistake_is_named_where_the_client_made_it(
     fetcher, app = images
     fetcher.gone = {"https://x/gone.png"}
     ws = Turns(
-        lambda _: looks("https://x/a.png", store=store),
-        lambda last: {**looks("https://x/gone.png", store=store), **behind(last)},
+        lambda _: make_image_request("https://x/a.png", store=store),
+        lambda last: {
+            **make_image_request("https://x/gone.png", store=store),
+            **make_request_after(last),
+        },
     )
-    played(app, ws)
+    run_session(app, ws)
     assert ws.ends[-1]["error"]["param"] == "input[0].content[0].image_url"
 
 
@@ -360,10 +365,10 @@ def test_missing_earlier_image_does_not_end_a_conversation(
 
     def go_on(last: Json) -> Json:
         fetcher.gone = {"https://x/a.png"}
-        return {**behind(last), "store": store}
+        return {**make_request_after(last), "store": store}
 
-    ws = Turns(lambda _: looks("https://x/a.png", store=store), go_on, go_on)
-    played(app, ws)
+    ws = Turns(lambda _: make_image_request("https://x/a.png", store=store), go_on, go_on)
+    run_session(app, ws)
     assert [event["type"] for event in ws.ends] == ["response.completed"] * 3
     for asked in fetcher.asked[1:]:
         assert "[image no longer available]" in str(asked["messages"][0])
@@ -372,7 +377,7 @@ def test_missing_earlier_image_does_not_end_a_conversation(
 def test_missing_earlier_image_is_reported(images: tuple[Images, Flask]) -> None:
     fetcher, app = images
     client = app.test_client()
-    made = client.post("/v1/responses", json=looks("https://x/a.png")).get_json()
+    made = client.post("/v1/responses", json=make_image_request("https://x/a.png")).get_json()
     fetcher.gone = {"https://x/a.png"}
     asked = {"model": "chat/m", "input": "go on", "previous_response_id": made["id"]}
     got = client.post("/v1/responses", json=asked)
@@ -406,11 +411,11 @@ def test_a_prepared_turn_may_lose_an_image_and_keep_its_conversation(
     fetcher.gone = {"https://x/a.png"}
     name = app.test_client().post("/v1/conversations", json={}).get_json()["id"]
     ws = Turns(
-        lambda _: looks("https://x/a.png", generate=False, conversation=name),
-        lambda last: {**behind(last), "input": "go"},
+        lambda _: make_image_request("https://x/a.png", generate=False, conversation=name),
+        lambda last: {**make_request_after(last), "input": "go"},
         lambda _: {"model": "chat/m", "input": "more", "conversation": name},
     )
-    played(app, ws)
+    run_session(app, ws)
     assert [event["type"] for event in ws.ends] == ["response.completed"] * 3
 
 
@@ -421,7 +426,7 @@ def test_nothing_is_lost_between_turns_that_are_stored_and_others(
     upstream, app = images
 
     def go_on(text: str, **more: Any) -> Callable[[Json], Json]:
-        return lambda last: {**behind(last), "input": text, **more}
+        return lambda last: {**make_request_after(last), "input": text, **more}
 
     ws = Turns(
         lambda _: {"model": "chat/m", "input": "one"},
@@ -430,7 +435,7 @@ def test_nothing_is_lost_between_turns_that_are_stored_and_others(
         go_on("four"),
         go_on("five"),
     )
-    played(app, ws)
+    run_session(app, ws)
     assert [event["type"] for event in ws.ends] == ["response.completed"] * 5
     asked = [[m["content"] for m in each["messages"]] for each in upstream.asked]
     said = [m for m in asked[-1] if m != "Hi"]
@@ -448,9 +453,9 @@ def test_a_prepared_turn_keeps_its_conversation(images: tuple[Images, Flask]) ->
     name = client.post("/v1/conversations", json={}).get_json()["id"]
     ws = Turns(
         lambda _: {"model": "chat/m", "generate": False, "conversation": name, "input": "rules"},
-        lambda last: {**behind(last), "input": "go"},
+        lambda last: {**make_request_after(last), "input": "go"},
     )
-    played(app, ws)
+    run_session(app, ws)
     assert [end["response"]["conversation"] for end in ws.ends] == [{"id": name}] * 2
     items = client.get(f"/v1/conversations/{name}/items?order=asc").get_json()["data"]
     assert [item["content"][0]["text"] for item in items] == ["rules", "go", "Hi"]
@@ -461,15 +466,15 @@ def test_a_conversation_and_an_earlier_response_exclude_each_other(
 ) -> None:
     ws = Turns(
         lambda _: {"model": "chat/m", "store": False},
-        lambda last: {**behind(last), "conversation": "conv_1"},
+        lambda last: {**make_request_after(last), "conversation": "conv_1"},
     )
-    played(images[1], ws)
+    run_session(images[1], ws)
     assert ws.ends[-1]["error"]["param"] == "previous_response_id"
 
 
 def test_chat_body_error_names_the_right_path(app: Flask) -> None:
     messages = [{"role": "user", "content": "hi"}]
-    ws = played(app, Played(create(input=None, messages=messages), 0.2))
+    ws = run_session(app, Played(create(input=None, messages=messages), 0.2))
 
     [error] = ws.sent
     assert (error["status"], error["error"]["param"]) == (400, "input")
@@ -482,11 +487,11 @@ def test_the_handshake_s_headers_go_on_with_every_turn(
     asked: list[httpx2.Headers] = []
     send = httpx2.MockTransport.handle_request
 
-    def noted(self: Any, sent: httpx2.Request) -> httpx2.Response:
+    def record_headers(self: Any, sent: httpx2.Request) -> httpx2.Response:
         asked.append(sent.headers)
         return send(self, sent)
 
-    monkeypatch.setattr(httpx2.MockTransport, "handle_request", noted)
+    monkeypatch.setattr(httpx2.MockTransport, "handle_request", record_headers)
     headers = {
         "X-Title": "App",
         "Idempotency-Key": "one",
@@ -523,7 +528,7 @@ def test_messages_that_wait_may_have_as_many_bytes_as_a_body(app: Flask) -> None
 
 def test_connection_releases_the_memory_of_messages(app: Flask) -> None:
     memory = get_extension(app).services.body_memory
-    played(app, Played(create(input="x" * 10_000), 0.5))
+    run_session(app, Played(create(input="x" * 10_000), 0.5))
     assert memory.used == 0
 
 
@@ -558,7 +563,7 @@ def test_a_message_in_tiny_frames_closes_the_connection(app: Flask) -> None:
 
 
 def test_arriving_data_counts_as_the_answer_to_a_ping(app: Flask) -> None:
-    ws = played(app, Played())
+    ws = run_session(app, Played())
     ws.pong_received = False
     ws.sock.before_receiving()
 
@@ -588,7 +593,7 @@ def test_continued_history_counts_while_its_turn_runs(
             ws._incoming.put(create(store=False, previous_response_id=previous))
 
     monkeypatch.setattr(ws, "send", send_and_continue)
-    played(app, ws)
+    run_session(app, ws)
 
     assert len(used) == 2
     assert used[1] > 2 * 10_000
@@ -617,7 +622,7 @@ def test_message_that_has_arrived_is_answered_without_free_memory(app: Flask) ->
     others = BodyReservation(memory)
     ws = Played(create(), create(input="x" * 100_000), 0.5)
     others.hold(memory.max_bytes)
-    played(app, ws)
+    run_session(app, ws)
     others.close()
 
     assert [event["type"] for event in ws.sent].count("response.completed") == 2
