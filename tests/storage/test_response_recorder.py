@@ -179,10 +179,10 @@ def test_referenced_items_are_appended_to_the_conversation(database: SqliteDatab
 def test_storage_error_fails_the_stream(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(work: Any) -> None:
+    def fail_write(work: Any) -> None:
         raise StoreUnavailable
 
-    monkeypatch.setattr(database, "write", broken)
+    monkeypatch.setattr(database, "write", fail_write)
     stream = make_recorder(database).record(iter(make_answer()))
     assert len([next(stream) for _ in range(3)]) == 3
     with pytest.raises(StoreUnavailable):

@@ -38,11 +38,11 @@ fast = pytest.mark.usefixtures("_short_intervals")
 
 
 def test_upstream_error_fails_the_response(background: BackgroundRunner) -> None:
-    def broken() -> Iterator[Batch]:
+    def break_stream() -> Iterator[Batch]:
         raise UpstreamProtocolError("It broke.")
         yield []
 
-    *_, error, failed = read_events(background, start_job(background, broken()))
+    *_, error, failed = read_events(background, start_job(background, break_stream()))
     assert (error["type"], failed["type"]) == ("error", "response.failed")
     assert failed["response"]["error"]["message"] == "It broke."
     assert failed["response"]["status"] == "failed"
@@ -54,11 +54,11 @@ def test_job_locks_its_conversation_until_it_ends(
     database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
     go = threading.Event()
 
-    def slow() -> Iterator[Batch]:
+    def wait_and_answer() -> Iterator[Batch]:
         go.wait(10)
         yield from ANSWER
 
-    response_id = start_job(background, slow(), conversation="conv")
+    response_id = start_job(background, wait_and_answer(), conversation="conv")
     with pytest.raises(ConversationLocked):
         start_job(background, iter(ANSWER), conversation="conv")
     go.set()
@@ -73,11 +73,11 @@ def test_failed_job_releases_its_conversation(
     database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
     for _ in range(2):
 
-        def broken() -> Iterator[Batch]:
+        def break_stream() -> Iterator[Batch]:
             raise UpstreamProtocolError("no")
             yield []
 
-        response_id = start_job(background, broken(), conversation="conv")
+        response_id = start_job(background, break_stream(), conversation="conv")
         assert read_events(background, response_id)[-1]["type"] == "response.failed"
 
 

@@ -31,17 +31,17 @@ def test_unserializable_job_does_not_affect_others(
 ) -> None:
     go = threading.Event()
 
-    def spoiled() -> Iterator[Batch]:
+    def yield_invalid_event() -> Iterator[Batch]:
         yield [*ANSWER[0], make_event("output_text.delta", delta=object())]  # not JSON-serializable
         go.wait(10)
 
-    def sound() -> Iterator[Batch]:
+    def yield_answer() -> Iterator[Batch]:
         yield from ANSWER[:2]
         go.wait(10)
         yield ANSWER[2]
 
-    start_job(background, spoiled())
-    response_id = start_job(background, sound())
+    start_job(background, yield_invalid_event())
+    response_id = start_job(background, yield_answer())
     for batch in background.stream_events(
         "o", response_id, -1, 60, lambda seconds: not time.sleep(0.01)
     ):

@@ -32,12 +32,12 @@ fast = pytest.mark.usefixtures("_short_intervals")
 def test_running_response_can_be_streamed(background: BackgroundRunner) -> None:
     go = threading.Event()
 
-    def slow() -> Iterator[Batch]:
+    def yield_slowly() -> Iterator[Batch]:
         yield from ANSWER[:2]
         go.wait(10)
         yield ANSWER[2]
 
-    response_id, types = start_job(background, slow()), []
+    response_id, types = start_job(background, yield_slowly()), []
     for batch in background.stream_events(
         "o", response_id, -1, 60, lambda seconds: not time.sleep(0.01)
     ):
@@ -64,10 +64,10 @@ def test_only_own_background_responses_can_be_cancelled(
 def test_response_that_cannot_be_stored_is_not_started(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(work: Any) -> None:
+    def fail_write(work: Any) -> None:
         raise StoreUnavailable
 
-    monkeypatch.setattr(database, "write", broken)
+    monkeypatch.setattr(database, "write", fail_write)
     request: list[int] = []
 
     def answer() -> Iterator[Batch]:

@@ -60,14 +60,14 @@ def test_running_jobs_count_towards_the_unsaved_limit(
     background = new_runner(database, BackgroundLimits(max_unsaved_bytes=20_000))
     go = threading.Event()
 
-    def chatty() -> Iterator[Batch]:
+    def yield_endlessly() -> Iterator[Batch]:
         yield ANSWER[0]
         go.wait(10)
         while True:
             time.sleep(0.001)
             yield [make_event("output_text.delta", delta="x")]
 
-    name = start_job(background, chatty())
+    name = start_job(background, yield_endlessly())
     quiet = start_job(background, wait_and_answer(go, [*ANSWER[:1], *[[]] * 10, *ANSWER[1:]]))
     wait_until(lambda: background.read_response("o", name).status == "in_progress")
     job = background._jobs["o", name]

@@ -42,7 +42,7 @@ def test_cancellation_closes_the_upstream_stream(background: BackgroundRunner) -
     left = threading.Event()
     stop = threading.Event()
 
-    def endless() -> Iterator[Batch]:
+    def yield_answer() -> Iterator[Batch]:
         yield ANSWER[0]
         stop.wait(10)
         yield ANSWER[2]
@@ -50,7 +50,7 @@ def test_cancellation_closes_the_upstream_stream(background: BackgroundRunner) -
     context = RequestContext("x", "background", LossReport())
     context.cleanup.add(left.set)
     request = {"model": "m", "input": "hi"}
-    response_id = background.start_job("o", request, context, new_task(endless))["id"]
+    response_id = background.start_job("o", request, context, new_task(yield_answer))["id"]
 
     assert background.cancel_response("o", response_id).status == "cancelled"
     assert left.is_set()

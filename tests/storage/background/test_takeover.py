@@ -52,7 +52,7 @@ fast = pytest.mark.usefixtures("_short_intervals")
 
 
 @pytest.fixture
-def stuck() -> Iterator[StreamOpener]:
+def stalled_stream() -> Iterator[StreamOpener]:
     """An upstream stream that stalls after two batches."""
     go = threading.Event()
 
@@ -67,9 +67,9 @@ def stuck() -> Iterator[StreamOpener]:
 
 @fast
 def test_job_of_a_dead_worker_is_repeated(
-    background: BackgroundRunner, database: SqliteDatabase, stuck: StreamOpener
+    background: BackgroundRunner, database: SqliteDatabase, stalled_stream: StreamOpener
 ) -> None:
-    response_id = leave_job_behind(database, stuck)
+    response_id = leave_job_behind(database, stalled_stream)
     wait_until(lambda: len(read_stored_events(background, response_id)) > 3)
     seen = read_stored_events(background, response_id)
     expire_leases(database)
@@ -98,9 +98,9 @@ def test_job_of_a_dead_worker_is_repeated(
 
 @fast
 def test_job_is_moved_to_the_current_owner_before_takeover(
-    database: SqliteDatabase, stuck: StreamOpener
+    database: SqliteDatabase, stalled_stream: StreamOpener
 ) -> None:
-    response_id = leave_job_behind(database, stuck)
+    response_id = leave_job_behind(database, stalled_stream)
     wait_until(
         lambda: (
             len(
@@ -129,10 +129,10 @@ def test_job_is_moved_to_the_current_owner_before_takeover(
 
 @fast
 def test_takeover_waits_for_capacity_and_conversation(
-    background: BackgroundRunner, database: SqliteDatabase, stuck: StreamOpener
+    background: BackgroundRunner, database: SqliteDatabase, stalled_stream: StreamOpener
 ) -> None:
     database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
-    response_id = leave_job_behind(database, stuck, conversation="conv")
+    response_id = leave_job_behind(database, stalled_stream, conversation="conv")
     expire_leases(database)
     crowded = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
     refused: list[int] = []
@@ -176,11 +176,11 @@ def test_worker_does_not_take_over_its_own_job(
 
 @fast
 def test_shutting_down_process_takes_nothing_over(
-    database: SqliteDatabase, stuck: StreamOpener
+    database: SqliteDatabase, stalled_stream: StreamOpener
 ) -> None:
     running = InFlightRequests()
     leaving = BackgroundRunner(database, running, ConversationLocks(database))
-    leave_job_behind(database, stuck)
+    leave_job_behind(database, stalled_stream)
     expire_leases(database)
     running.announce()
 

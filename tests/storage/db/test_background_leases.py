@@ -293,7 +293,7 @@ def server() -> Iterator[Postgres]:
 @pytest.fixture(
     params=["sqlite", pytest.param("postgresql", marks=[needs_postgres, pytest.mark.live])]
 )
-def either(request: pytest.FixtureRequest) -> Iterator[Database]:
+def each_database(request: pytest.FixtureRequest) -> Iterator[Database]:
     if request.param == "sqlite":
         yield request.getfixturevalue("database")
         return
@@ -305,55 +305,59 @@ def either(request: pytest.FixtureRequest) -> Iterator[Database]:
     made.close()
 
 
-def test_repeated_events_are_stored_once(either: Database) -> None:
-    begin_work(either)
-    before = read_size(either)
+def test_repeated_events_are_stored_once(each_database: Database) -> None:
+    begin_work(each_database)
+    before = read_size(each_database)
     pieces = [
         [make_event(5), make_event(6)],
         [make_event(5), make_event(6), make_event(7)],
         [make_event(8)],
     ]
     for piece in (*pieces, pieces[2]):
-        assert either.write(
+        assert each_database.write(
             lambda c, piece=piece: background_leases.append_progress(c, "o", "a", "w", piece)
         )  # type: ignore[misc]
 
-    assert [number for _, number in read_log(either)] == list(range(9))
+    assert [number for _, number in read_log(each_database)] == list(range(9))
     stored = sa.text("SELECT sum(length(data)) FROM events WHERE first >= 5")
-    assert read_size(either) - before == either.read(lambda c: c.scalar(stored))
+    assert read_size(each_database) - before == each_database.read(lambda c: c.scalar(stored))
 
 
-def test_repeated_end_is_stored_once(either: Database) -> None:
-    begin_work(either)
+def test_repeated_end_is_stored_once(each_database: Database) -> None:
+    begin_work(each_database)
     for _ in range(2):
-        assert finish_work(either, number=5)
+        assert finish_work(each_database, number=5)
 
-    assert [number for _, number in read_log(either)] == list(range(6))
-    assert find_response(either).status == "completed"
+    assert [number for _, number in read_log(each_database)] == list(range(6))
+    assert find_response(each_database).status == "completed"
 
 
 @pytest.mark.parametrize("number", [5, 3])
-def test_answer_replaces_the_failure_of_an_expired_lease(either: Database, number: int) -> None:
+def test_answer_replaces_the_failure_of_an_expired_lease(
+    each_database: Database, number: int
+) -> None:
     """This includes earlier events whose commit was not acknowledged."""
-    begin_work(either, None)
-    expire_leases(either)
-    assert either.write(lambda c: background_leases.reap(c, "o", "a"))
+    begin_work(each_database, None)
+    expire_leases(each_database)
+    assert each_database.write(lambda c: background_leases.reap(c, "o", "a"))
     if number == 3:
-        either.write(lambda c: responses.cut_log(c, "o", "a", 2))
+        each_database.write(lambda c: responses.cut_log(c, "o", "a", 2))
         for piece in ([make_event(2)], [make_event(3), make_event(4)]):
-            either.write(
+            each_database.write(
                 lambda c, piece=piece: responses.append_events(
                     c, "o", "a", event_log.pack_events(piece)
                 )
             )  # type: ignore[misc]
     body = {"id": "a", "status": "completed", "output": [ITEM]}
     last = [*map(make_event, range(number, 6)), make_event(6, "response.completed", response=body)]
-    assert either.write(lambda c: background_leases.finish_work(c, "o", "a", "w", body, "up", last))
+    assert each_database.write(
+        lambda c: background_leases.finish_work(c, "o", "a", "w", body, "up", last)
+    )
 
-    one = find_response(either)
+    one = find_response(each_database)
     assert (one.status, one.body) == ("completed", {**body, "status": "completed"})
-    assert [e for e in read_log(either) if e[0] != "x"][2:] == [("response.completed", 6)]
-    assert [n for _, n in read_log(either)] == list(range(7))
+    assert [e for e in read_log(each_database) if e[0] != "x"][2:] == [("response.completed", 6)]
+    assert [n for _, n in read_log(each_database)] == list(range(7))
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "taken"])
@@ -388,23 +392,27 @@ def test_failure_does_not_replace_the_failure_of_an_expired_lease(database: Sqli
     assert find_response(database).body["error"] == background_leases.WORKER_DIED_ERROR
 
 
-def test_job_in_a_locked_conversation_is_not_listed(either: Database) -> None:
+def test_job_in_a_locked_conversation_is_not_listed(each_database: Database) -> None:
     for name in ("held", "free"):
-        either.write(lambda c, name=name: conversations.create(c, "o", Conversation(name, 1.0, {})))  # type: ignore[misc]
-    either.write(lambda c: conversations.acquire_lease(c, "o", "held", "turn"))
+        each_database.write(
+            lambda c, name=name: conversations.create(c, "o", Conversation(name, 1.0, {}))
+        )  # type: ignore[misc]
+    each_database.write(lambda c: conversations.acquire_lease(c, "o", "held", "turn"))
     for i, talk in enumerate(["held"] * background_leases.MAX_WAITING + ["free", "gone"]):
         one = StoredResponse(f"r{i}", "queued", [], {"id": f"r{i}"}, 1.0, conversation=talk)
-        either.write(lambda c, one=one: responses.add(c, "o", one, []))  # type: ignore[misc]
-        either.write(
+        each_database.write(lambda c, one=one: responses.add(c, "o", one, []))  # type: ignore[misc]
+        each_database.write(
             lambda c, one=one: background_leases.grant_lease(c, "o", one.id, "w", "sealed")
         )  # type: ignore[misc]
         if talk == "gone":
-            either.write(lambda c, one=one: background_leases.release_work(c, "o", one.id, "w"))  # type: ignore[misc]
-    expire_leases(either)
+            each_database.write(
+                lambda c, one=one: background_leases.release_work(c, "o", one.id, "w")
+            )  # type: ignore[misc]
+    expire_leases(each_database)
 
-    names = [name for _, name in either.read(background_leases.list_waiting)]
+    names = [name for _, name in each_database.read(background_leases.list_waiting)]
     assert sorted(names) == ["r8", "r9"]
-    assert either.read(lambda c: background_leases.list_waiting(c, ["r8"])) == [("o", "r9")]
-    assert either.read(lambda c: background_leases.list_waiting(c, only_handed_back=True)) == [
-        ("o", "r9")
-    ]
+    assert each_database.read(lambda c: background_leases.list_waiting(c, ["r8"])) == [("o", "r9")]
+    assert each_database.read(
+        lambda c: background_leases.list_waiting(c, only_handed_back=True)
+    ) == [("o", "r9")]

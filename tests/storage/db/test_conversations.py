@@ -79,18 +79,22 @@ def test_items_are_listed_in_pages_and_deleted_ones_keep_their_position(
     add_items(database, *"abcde")
     add_items(database, "x", conversation="d")
 
-    def behind(name: str, falling: bool = False, most: int = 9) -> list[str]:
+    def list_after(name: str, falling: bool = False, most: int = 9) -> list[str]:
         after = database.read(lambda c: conversations.find_item_position(c, "o", "c", name))
         assert after is not None
         rows = database.read(lambda c: conversations.list_items(c, "o", "c", after, most, falling))
         return [each.id for each in rows]
 
-    assert (behind("b"), behind("b", True), behind("b", most=2)) == ([*"cde"], ["a"], [*"cd"])
+    assert (list_after("b"), list_after("b", True), list_after("b", most=2)) == (
+        [*"cde"],
+        ["a"],
+        [*"cd"],
+    )
     for name in "bc":
         assert database.write(lambda c, name=name: conversations.remove_item(c, "o", "c", name))  # type: ignore[misc]
-    assert (behind("b"), behind("c", True)) == ([*"de"], ["a"])
+    assert (list_after("b"), list_after("c", True)) == ([*"de"], ["a"])
     add_items(database, "b")
-    assert behind("e") == ["b"]
+    assert list_after("e") == ["b"]
     for owner, conversation, name in (("o", "c", "x"), ("p", "c", "c"), ("o", "d", "c")):
         place = (owner, conversation, name)
         assert (

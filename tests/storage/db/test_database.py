@@ -41,12 +41,12 @@ def test_written_rows_are_visible(database: SqliteDatabase) -> None:
 
 
 def test_write_is_atomic(database: SqliteDatabase) -> None:
-    def half(connection: sa.Connection) -> None:
+    def insert_and_fail(connection: sa.Connection) -> None:
         insert_name(connection, "a")
         raise NotFound("no")
 
     with pytest.raises(NotFound):
-        database.write(half)
+        database.write(insert_and_fail)
     assert database.read(list_names) == []
     database.write(lambda c: insert_name(c, "b"))
     assert database.read(list_names) == ["b"]
@@ -69,12 +69,12 @@ def test_writers_are_serialized(database: SqliteDatabase) -> None:
     other = SqliteDatabase(database.path)
     other.prepare()
 
-    def many(one: SqliteDatabase, mark: str) -> None:
+    def insert_names(one: SqliteDatabase, mark: str) -> None:
         for number in range(40):
             one.write(lambda c, number=number: insert_name(c, f"{mark}{number}"))  # type: ignore[misc]
 
     writers = [
-        threading.Thread(target=many, args=(one, f"{mark}{i}"))
+        threading.Thread(target=insert_names, args=(one, f"{mark}{i}"))
         for i in range(3)
         for one, mark in ((database, "a"), (other, "b"))
     ]
@@ -126,7 +126,7 @@ def comes_true(holds: Callable[[], bool]) -> bool:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database_module, "TRIAL_TIMEOUT_SECONDS", 0.05)
     monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.3)
 
@@ -143,7 +143,7 @@ def lock_database(path: Path, how: str = "BEGIN EXCLUSIVE") -> Iterator[None]:
         other.close()
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_timeouts")
 def test_file_that_is_locked_when_a_worker_starts_is_used_once_it_is_free(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -161,7 +161,7 @@ def test_file_that_is_locked_when_a_worker_starts_is_used_once_it_is_free(
     database.close()
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_timeouts")
 def test_file_that_is_locked_for_writers_can_be_read(tmp_path: Path) -> None:
     database = SqliteDatabase(tmp_path / "x.db")
     database.start()
@@ -179,7 +179,7 @@ def test_file_that_is_locked_for_writers_can_be_read(tmp_path: Path) -> None:
     database.close()
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_timeouts")
 def test_writers_of_a_locked_file_fail_together(tmp_path: Path) -> None:
     """Waiting one after the other would take hours."""
     database = SqliteDatabase(tmp_path / "x.db")

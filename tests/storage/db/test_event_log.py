@@ -43,7 +43,7 @@ def test_event_log_round_trip(steps: list[tuple[str, str, bool]]) -> None:
     assert (piece.first, piece.last) == (7, 6 + len(events))
 
 
-def _events() -> st.SearchStrategy[Json]:
+def _generate_events() -> st.SearchStrategy[Json]:
     """Generate events of few kinds, so that runs are likely, with or without the relevant keys."""
     values = st.none() | st.text("ab", max_size=1) | st.integers(0, 1) | st.just({"b": [1]})
     names = {"delta": values, "item_id": values, "response": values, "x": values}
@@ -52,7 +52,11 @@ def _events() -> st.SearchStrategy[Json]:
 
 
 @given(
-    st.lists(st.tuples(_events(), st.sampled_from([1, 1, 1, 2, 9]), st.booleans(), st.booleans())),
+    st.lists(
+        st.tuples(
+            _generate_events(), st.sampled_from([1, 1, 1, 2, 9]), st.booleans(), st.booleans()
+        )
+    ),
     st.integers(0, 9),
 )
 def test_event_log_round_trip_of_generated_events(

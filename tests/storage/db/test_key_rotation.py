@@ -120,11 +120,11 @@ def test_concurrent_key_change_is_kept(database: SqliteDatabase) -> None:
 
 
 def test_rotation_of_several_batches(database: SqliteDatabase) -> None:
-    def many(connection: sa.Connection) -> None:
+    def add_responses(connection: sa.Connection) -> None:
         for number in range(key_rotation.MAX_REWRITTEN_ROWS + 5):
             add_response(connection, f"resp_{number}", {"output": [ITEM]}, [])
 
-    database.write(many)
+    database.write(add_responses)
 
     assert (
         key_rotation.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt).rows

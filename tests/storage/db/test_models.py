@@ -40,13 +40,13 @@ def test_replaced_model_keeps_its_creation_time(database: SqliteDatabase) -> Non
 def test_concurrent_writers_of_models_are_serialized(database: SqliteDatabase) -> None:
     statements: list[str] = []
 
-    def putting(connection: sa.Connection) -> None:
+    def put_model(connection: sa.Connection) -> None:
         sa.event.listen(
             connection, "before_cursor_execute", lambda *given: statements.append(given[2])
         )
         models.put(connection, ROW)
 
-    database.write(putting)
+    database.write(put_model)
 
     assert statements[0].startswith("UPDATE generations")
 

@@ -16,7 +16,7 @@ from forwarder.storage.db.open import DEFAULT_URL, load_secrets, open_database
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _use_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open, "BASE_PATH", tmp_path)
 
 

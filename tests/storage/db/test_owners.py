@@ -98,7 +98,7 @@ def store_rows(connection: sa.Connection, owner: str) -> None:
 def count_rows(database: Database, owner: str) -> dict[str, int]:
     """Return the number of an owner's rows by table."""
 
-    def read(connection: sa.Connection) -> dict[str, int]:
+    def count_all(connection: sa.Connection) -> dict[str, int]:
         found = {}
         for name in TABLES:
             table = metadata.tables[name]
@@ -106,7 +106,7 @@ def count_rows(database: Database, owner: str) -> dict[str, int]:
             found[name] = connection.scalar(rows) or 0
         return found
 
-    return database.read(read)
+    return database.read(count_all)
 
 
 NOTHING = dict.fromkeys(TABLES, 0)

@@ -59,18 +59,18 @@ def test_unused_rows_are_pruned_by_age(database: SqliteDatabase) -> None:
 
 
 def test_reasoning_has_its_own_maximum_age(database: SqliteDatabase) -> None:
-    def known() -> list[str]:
+    def list_known() -> list[str]:
         return sorted(database.read(lambda c: reasoning.find(c, "o", ["a", "b"], 0.0)))
 
     database.write(lambda c: reasoning.add(c, "o", {"a": b"x"}))
     database.write(lambda c: c.exec_driver_sql("UPDATE thoughts SET used = used - 100"))
     database.write(lambda c: reasoning.add(c, "o", {"b": b"x"}))
     Pruner(database, 1.0, HUGE, 200.0).prune()
-    assert known() == ["a", "b"]
+    assert list_known() == ["a", "b"]
     Pruner(database, None, HUGE, 50.0).prune()
-    assert known() == ["b"]
+    assert list_known() == ["b"]
     Pruner(database, None, 0, 50.0).prune()
-    assert known() == []
+    assert list_known() == []
 
 
 def test_oldest_rows_are_pruned_by_size(database: SqliteDatabase) -> None:

@@ -27,12 +27,12 @@ def test_rows_are_inserted_in_the_connection_s_transaction(database: SqliteDatab
     database.write(lambda c: insert.run(c, ROW, other))
     assert all_of(database) == [tuple(ROW.values()), tuple(other.values())]
 
-    def fails(connection: sa.Connection) -> None:
+    def insert_and_fail(connection: sa.Connection) -> None:
         insert.run(connection, {**ROW, "id": "c"})
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        database.write(fails)
+        database.write(insert_and_fail)
     assert len(all_of(database)) == 2
 
 

@@ -41,7 +41,7 @@ def add(database: Database, rows: list[tuple[UsageKey, UsageCounts]]) -> None:
     database.write(lambda c: usage.add_counts(c, rows))
 
 
-def read(database: Database, query: UsageQuery, limit: int = 100) -> list[UsageSum]:
+def read_sums(database: Database, query: UsageQuery, limit: int = 100) -> list[UsageSum]:
     return database.read(lambda c: usage.sum_counts(c, query, limit))
 
 
@@ -64,7 +64,7 @@ def test_counts_are_added_up_by_group(any_database: Database) -> None:
         ("day", "model"): {(START, "m"): 3, (START, "n"): 1, (START + DAY, "m"): 1},
         ("upstream",): {("spare",): 1, ("up",): 4},
     }.items():
-        assert read(any_database, UsageQuery(*everything, group)) == [
+        assert read_sums(any_database, UsageQuery(*everything, group)) == [
             UsageSum(key, multiply(ONE, times)) for key, times in expected.items()
         ]
 
@@ -117,7 +117,7 @@ def test_later_counts_are_added(any_database: Database) -> None:
         add(any_database, ROWS)
 
     query = UsageQuery(START, START + HOUR, ("client",))
-    assert read(any_database, query) == [
+    assert read_sums(any_database, query) == [
         UsageSum(("alice",), multiply(ONE, 3)),
         UsageSum(("bob",), multiply(ONE, 3)),
     ]
@@ -127,7 +127,7 @@ def test_query_has_a_range_a_client_and_a_limit(any_database: Database) -> None:
     add(any_database, ROWS)
 
     def keys(query: UsageQuery, limit: int = 100) -> list[tuple[int | str, ...]]:
-        return [key for key, _ in read(any_database, query, limit)]
+        return [key for key, _ in read_sums(any_database, query, limit)]
 
     assert keys(UsageQuery(START + HOUR, START + DAY, ("hour",))) == [(START + HOUR,)]
     assert keys(UsageQuery(START, START + DAY, ("model",), "bob")) == [("m",)]
@@ -152,7 +152,7 @@ def test_concurrent_additions_in_another_order_are_exact(any_database: Database)
         thread.join()
 
     total = UsageQuery(START, START + 2 * DAY, ())
-    assert read(any_database, total) == [UsageSum((), multiply(ONE, 20 * 13))]
+    assert read_sums(any_database, total) == [UsageSum((), multiply(ONE, 20 * 13))]
 
 
 def test_the_largest_counts_fit(any_database: Database) -> None:
@@ -161,7 +161,7 @@ def test_the_largest_counts_fit(any_database: Database) -> None:
     add(any_database, [(key, many)])
 
     query = UsageQuery(START, START + HOUR, ())
-    assert read(any_database, query) == [UsageSum((), UsageCounts(*[2**54] * 11))]
+    assert read_sums(any_database, query) == [UsageSum((), UsageCounts(*[2**54] * 11))]
 
 
 def test_old_hours_are_removed_in_portions(any_database: Database) -> None:
@@ -177,7 +177,7 @@ def test_old_hours_are_removed_in_portions(any_database: Database) -> None:
     assert any_database.write(remove) == 2 * usage.MAX_DELETED_HOURS
     while any_database.write(remove):
         pass
-    [kept] = read(any_database, UsageQuery(0, now + HOUR, ()))
+    [kept] = read_sums(any_database, UsageQuery(0, now + HOUR, ()))
     assert kept.counts.requests in (2 * 10, 2 * 11)  # the test may run over the end of an hour
 
 
@@ -188,6 +188,6 @@ def test_pruning_removes_old_usage(
     add(database, ROWS)
     Pruner(database, None, 2**40, usage_max_age=max_age).prune()
 
-    found = read(database, UsageQuery(START, START + 2 * DAY, ("hour", "client", "model")))
+    found = read_sums(database, UsageQuery(START, START + 2 * DAY, ("hour", "client", "model")))
     assert len(found) == left
     add(database, [(key, multiply(ONE, 0)) for key, _ in ROWS])  # for the next case

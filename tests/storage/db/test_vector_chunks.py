@@ -62,62 +62,66 @@ def find(
 
 
 @pytest.fixture
-def filled(any_database: Database) -> Database:
+def filled_database(any_database: Database) -> Database:
     fill(any_database, STORE)
     fill(any_database, OTHER_STORE)
     return any_database
 
 
-def test_words_are_found_in_their_forms(filled: Database) -> None:
-    assert set(find(filled, "refund")) == {TEXTS["file-1"][0], TEXTS["file-2"][0]}
-    assert find(filled, "hour") == [TEXTS["file-1"][1]]
-    assert find(filled, "nothing") == []
-    assert find(filled, "refund", store="vs_none") == []
+def test_words_are_found_in_their_forms(filled_database: Database) -> None:
+    assert set(find(filled_database, "refund")) == {TEXTS["file-1"][0], TEXTS["file-2"][0]}
+    assert find(filled_database, "hour") == [TEXTS["file-1"][1]]
+    assert find(filled_database, "nothing") == []
+    assert find(filled_database, "refund", store="vs_none") == []
 
 
-def test_passage_with_more_words_comes_first(filled: Database) -> None:
-    assert find(filled, "refund", "thirty", "holidays")[0] == TEXTS["file-2"][0]
+def test_passage_with_more_words_comes_first(filled_database: Database) -> None:
+    assert find(filled_database, "refund", "thirty", "holidays")[0] == TEXTS["file-2"][0]
 
 
-def test_words_are_found_in_the_given_files(filled: Database) -> None:
-    assert find(filled, "refund", file_ids=["file-2"]) == [TEXTS["file-2"][0]]
-    assert find(filled, "refund", file_ids=[]) == []
+def test_words_are_found_in_the_given_files(filled_database: Database) -> None:
+    assert find(filled_database, "refund", file_ids=["file-2"]) == [TEXTS["file-2"][0]]
+    assert find(filled_database, "refund", file_ids=[]) == []
 
 
 @pytest.mark.parametrize("word", ["or", "and", "near", "not"])
-def test_words_are_no_operators(filled: Database, word: str) -> None:
-    assert len(find(filled, "refund", word.upper(), word)) == 2
+def test_words_are_no_operators(filled_database: Database, word: str) -> None:
+    assert len(find(filled_database, "refund", word.upper(), word)) == 2
 
 
-def test_another_owner_finds_nothing(filled: Database) -> None:
+def test_another_owner_finds_nothing(filled_database: Database) -> None:
     read = partial(
         vector_chunks.find_words, owner="x", store=STORE, words=["refund"], file_ids=None, limit=9
     )
-    assert filled.read(read) == []
+    assert filled_database.read(read) == []
     assert (
-        filled.read(partial(vector_chunks.scan_bits, owner="x", store=STORE, after=0, limit=9))
+        filled_database.read(
+            partial(vector_chunks.scan_bits, owner="x", store=STORE, after=0, limit=9)
+        )
         == []
     )
 
 
-def test_scan_returns_passages_in_pages(filled: Database) -> None:
+def test_scan_returns_passages_in_pages(filled_database: Database) -> None:
     scan = partial(vector_chunks.scan_bits, owner="o", store=STORE)
 
-    first = filled.read(partial(scan, after=0, limit=2))
-    rest = filled.read(partial(scan, after=first[-1].number, limit=2))
+    first = filled_database.read(partial(scan, after=0, limit=2))
+    rest = filled_database.read(partial(scan, after=first[-1].number, limit=2))
 
     assert [chunk.file for chunk in [*first, *rest]] == ["file-1", "file-1", "file-2"]
     assert {bytes(chunk.bits) for chunk in first} == {b"bits"}
     numbers = [chunk.number for chunk in first]
-    vectors = filled.read(partial(vector_chunks.read_vectors, owner="o", numbers=numbers))
+    vectors = filled_database.read(partial(vector_chunks.read_vectors, owner="o", numbers=numbers))
     assert sorted(vectors) == [(number, b"vector") for number in numbers]
-    assert filled.read(partial(vector_chunks.read_vectors, owner="x", numbers=numbers)) == []
+    assert (
+        filled_database.read(partial(vector_chunks.read_vectors, owner="x", numbers=numbers)) == []
+    )
 
 
-def test_scan_reads_only_an_index_in_sqlite(filled: Database) -> None:
-    if filled.kind != "sqlite":
+def test_scan_reads_only_an_index_in_sqlite(filled_database: Database) -> None:
+    if filled_database.kind != "sqlite":
         pytest.skip("the plan of SQLite")
-    plan = filled.read(
+    plan = filled_database.read(
         lambda c: c.exec_driver_sql(
             "EXPLAIN QUERY PLAN SELECT number, file, bits FROM vector_store_chunks"
             " WHERE owner = 'o' AND store = 's' AND number > 1 ORDER BY number LIMIT 9"
@@ -126,14 +130,14 @@ def test_scan_reads_only_an_index_in_sqlite(filled: Database) -> None:
     assert "COVERING INDEX vector_store_chunks_by_store" in str(plan)
 
 
-def test_removed_passages_leave_the_full_text_index(filled: Database) -> None:
-    filled.write(partial(files.remove, owner="o", name="file-2"))
-    assert find(filled, "refund") == [TEXTS["file-1"][0]]
-    filled.write(partial(vector_stores.remove, owner="o", name=STORE))
-    assert find(filled, "refund") == []
-    assert find(filled, "refund", store=OTHER_STORE) == [TEXTS["file-1"][0]]
-    if filled.kind == "sqlite":
-        count = filled.read(
+def test_removed_passages_leave_the_full_text_index(filled_database: Database) -> None:
+    filled_database.write(partial(files.remove, owner="o", name="file-2"))
+    assert find(filled_database, "refund") == [TEXTS["file-1"][0]]
+    filled_database.write(partial(vector_stores.remove, owner="o", name=STORE))
+    assert find(filled_database, "refund") == []
+    assert find(filled_database, "refund", store=OTHER_STORE) == [TEXTS["file-1"][0]]
+    if filled_database.kind == "sqlite":
+        count = filled_database.read(
             lambda c: c.exec_driver_sql("SELECT count(*) FROM vector_store_words").scalar()
         )
         assert count == 2

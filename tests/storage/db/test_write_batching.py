@@ -51,12 +51,12 @@ def block_batcher(group: WriteBatcher, count: int) -> Iterator[Do]:
     """Block the batcher until ``count`` more writes, submitted with the yielded function, wait."""
     go, begun = threading.Event(), threading.Event()
 
-    def first(connection: object) -> None:
+    def block_batch(connection: object) -> None:
         begun.set()
         assert go.wait(10)
 
     with ThreadPoolExecutor(count + 1) as pool:
-        pool.submit(group.run_in_batch, first)
+        pool.submit(group.run_in_batch, block_batch)
         assert begun.wait(10)
         yield lambda work, *given: pool.submit(group.run_in_batch, lambda c: work(c, *given))
         deadline = time.monotonic() + 10

@@ -26,7 +26,7 @@ NAME = "resp_" + "a" * 32
 
 
 @pytest.fixture(autouse=True)
-def _stored(database: SqliteDatabase) -> None:
+def _store_responses(database: SqliteDatabase) -> None:
     first = StoredResponse(NAME, "completed", [QUESTION, NAMED], {"output": [ANSWER]}, 1.0)
     theirs = StoredResponse("7-b", "completed", [ANSWER, LATER], {"output": []}, 2.0, previous=NAME)
     talk = [("msg_t", QUESTION), ("ref", {"type": "item_reference", "id": "ref"})]
@@ -102,7 +102,7 @@ def count_statements(database: SqliteDatabase, *names: str) -> int:
     """Return the number of SQL statements needed to find these items."""
     statements: list[str] = []
 
-    def read(connection: Any) -> None:
+    def find_with_listener(connection: Any) -> None:
         def note(*args: Any) -> None:
             statements.append(args[2])
 
@@ -112,7 +112,7 @@ def count_statements(database: SqliteDatabase, *names: str) -> int:
         finally:
             sa.event.remove(connection, "before_cursor_execute", note)
 
-    database.read(read)
+    database.read(find_with_listener)
     return len(statements)
 
 

@@ -10,12 +10,12 @@ from forwarder.storage.db.usage import UsageCounts, UsageKey
 
 
 def test_migration_creates_the_table_with_its_key(any_database: Database) -> None:
-    def read(connection: sa.Connection) -> tuple[list[str], list[str]]:
+    def inspect_table(connection: sa.Connection) -> tuple[list[str], list[str]]:
         found = sa.inspect(connection)
         columns = [each["name"] for each in found.get_columns("usage_hours")]
         return columns, found.get_pk_constraint("usage_hours")["constrained_columns"]
 
-    columns, key = any_database.read(read)
+    columns, key = any_database.read(inspect_table)
     assert v0011_usage.down_revision == v0010_payers.revision
     assert key == list(UsageKey._fields)
     assert columns == [*UsageKey._fields, *UsageCounts._fields]

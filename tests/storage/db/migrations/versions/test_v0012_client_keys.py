@@ -10,11 +10,11 @@ from forwarder.storage.db.migrations.versions import v0011_usage, v0012_client_k
 
 
 def test_migration_creates_the_table(any_database: Database) -> None:
-    def read(connection: sa.Connection) -> dict[str, bool]:
+    def inspect_columns(connection: sa.Connection) -> dict[str, bool]:
         columns = sa.inspect(connection).get_columns("client_keys")
         return {column["name"]: bool(column["nullable"]) for column in columns}
 
-    columns = any_database.read(read)
+    columns = any_database.read(inspect_columns)
     assert v0012_client_keys.down_revision == v0011_usage.revision
     assert list(columns) == list(ClientKeyRow._fields)
     assert [name for name in columns if columns[name]] == [
