@@ -115,7 +115,7 @@ def test_forwarder_error_has_its_status_and_headers() -> None:
     app = app_of()
 
     @app.get("/fails")
-    def fails() -> str:
+    def raise_refusal() -> str:
         raise UpstreamRefused(429, {"message": "full", "extra": 1}, {"retry-after": "3"})
 
     got = app.test_client().get("/fails")
@@ -130,7 +130,7 @@ def test_unexpected_error_is_a_500_with_details_only_in_the_log(
     app = app_of()
 
     @app.get("/breaks")
-    def breaks() -> str:
+    def raise_key_error() -> str:
         raise KeyError("inner matter")
 
     got = app.test_client().get("/breaks")

@@ -32,7 +32,7 @@ README_LIMIT = 8 * 1024
 every_page = check_each("path", [*TEXTS[:3], *PAGES], ids=lambda path: str(path.relative_to(ROOT)))
 
 
-def read(name: str) -> str:
+def read_text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
@@ -90,13 +90,13 @@ def test_navigation_has_every_page_once() -> None:
                 else:
                     yield from find_files(value)
 
-    navigation = yaml.safe_load(read("mkdocs.yml"))["nav"]
+    navigation = yaml.safe_load(read_text("mkdocs.yml"))["nav"]
 
     assert sorted(find_files(navigation)) == [path.relative_to(DOCS).as_posix() for path in PAGES]
 
 
 def test_site_loads_nothing_from_other_servers() -> None:
-    config = yaml.safe_load(read("mkdocs.yml"))
+    config = yaml.safe_load(read_text("mkdocs.yml"))
 
     assert config["theme"]["font"] is False
     assert {"repo_url", "extra_javascript"}.isdisjoint(config)
@@ -120,7 +120,7 @@ def test_toml_and_json_examples_are_valid() -> None:
 
 
 def test_architecture_page_has_every_package() -> None:
-    section = read("docs/architecture.md").partition("## Packages")[2].partition("\n## ")[0]
+    section = read_text("docs/architecture.md").partition("## Packages")[2].partition("\n## ")[0]
 
     packages = {path.parent.name for path in (ROOT / "forwarder").glob("*/__init__.py")}
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == packages
@@ -130,7 +130,7 @@ def test_architecture_page_has_every_package() -> None:
 
 
 def test_reasoning_page_names_every_style_and_every_known_client() -> None:
-    page = read("docs/reasoning.md")
+    page = read_text("docs/reasoning.md")
     clients = page.partition("### Clients that `auto` recognises")[2].partition("\n## ")[0]
 
     assert all(client.name.partition(",")[0] in clients for client in KNOWN_CLIENTS)
@@ -144,7 +144,7 @@ def find_error_classes(base: type[errors.ForwarderError]) -> Iterator[type[error
 
 
 def test_errors_page_has_every_error_with_its_status() -> None:
-    page = read("docs/reference/errors.md")
+    page = read_text("docs/reference/errors.md")
     rows = re.findall(r"^\| (\d{3}) \| (.+?) \|", page, re.MULTILINE)
     documented = {
         (status, code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)
@@ -160,7 +160,7 @@ def test_errors_page_has_every_error_with_its_status() -> None:
 
 
 def test_errors_page_has_every_code_that_is_raised() -> None:
-    page = read("docs/reference/errors.md")
+    page = read_text("docs/reference/errors.md")
 
     codes = {code for text in CODE for code in re.findall(r"\bcode ?= ?\"(\w+)\"", text)}
     assert len(codes) > 30
@@ -168,7 +168,7 @@ def test_errors_page_has_every_code_that_is_raised() -> None:
 
 
 def test_headers_page_has_every_header_of_the_forwarder() -> None:
-    page = read("docs/reference/headers.md").lower()
+    page = read_text("docs/reference/headers.md").lower()
 
     used = {name for text in CODE for name in re.findall(r"\bX-Forwarder-\w+", text)}
     assert len(used) >= 5
@@ -176,7 +176,7 @@ def test_headers_page_has_every_header_of_the_forwarder() -> None:
 
 
 def test_logs_page_has_every_event() -> None:
-    page = read("docs/reference/logs.md")
+    page = read_text("docs/reference/logs.md")
 
     events = {name for text in CODE for name in re.findall(r"\"event\": \"(\w+)\"", text)}
     assert len(events) >= 10
@@ -196,5 +196,5 @@ def test_logs_page_has_every_field_of_a_request(caplog: pytest.LogCaptureFixture
         name for record in caplog.records if isinstance(record.msg, dict) for name in record.msg
     }
     assert {"id", "route", "status", "upstream", "duration_ms", "dropped", "error"} <= fields
-    page = read("docs/reference/logs.md")
+    page = read_text("docs/reference/logs.md")
     assert {name for name in fields if f"`{name}`" not in page} == set()

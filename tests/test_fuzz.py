@@ -71,12 +71,12 @@ def post(upstream: ScriptedUpstream) -> Iterator[Post]:
              for key, value in (("BASE_URL", upstream.url), ("API_KEY", KEY), ("MAX_RETRIES", "0"))}  # fmt: skip
     with hosting({**named, "FORWARDER_LOG_LEVEL": "error"}) as root:
 
-        def posted(client: str, body: bytes) -> Answered:
+        def post_body(client: str, body: bytes) -> Answered:
             headers = {"content-type": "application/json"}
             got = http.post(f"{root}/v1{PATHS[client]}", content=body, headers=headers)
             return Answered(client, got.status_code, got.headers, got.text)
 
-        yield posted
+        yield post_body
 
 
 # -- the law --------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def assert_ends_once(answered: Answered) -> None:
     assert ends == [False] * (len(ends) - 1) + [True]
 
 
-def mistakes(answered: Answered) -> list[str]:
+def list_mistakes(answered: Answered) -> list[str]:
     """What the SDK has against it, but for values that only the upstream can be asked about."""
     failed = answered.client == "chat" and answered.is_streamed and not answered.done
     theirs = ("service_tier", "annotations")
@@ -137,7 +137,7 @@ def test_invalid_request_is_answered_or_refused_by_parameter(
     if answered.status == 200:
         assert_ends_once(answered)
         if client != over and not CHECKS[client]({**body, "model": "m"}):
-            assert mistakes(answered) == []
+            assert list_mistakes(answered) == []
     else:
         assert_refused(answered, upstream)
 
@@ -179,7 +179,7 @@ def test_invalid_answer_is_translated_or_an_upstream_error(
     if answered.status == 200:
         assert_ends_once(answered)
         if client != over:
-            assert mistakes(answered) == []
+            assert list_mistakes(answered) == []
     else:
         assert answered.status >= 400
         assert answered.error["message"]
@@ -313,4 +313,4 @@ def test_too_deeply_nested_arguments_are_an_upstream_error(
 
     assert_discreet(answered)
     assert answered.ending == "failed"
-    assert mistakes(answered) == [] if stream else answered.status == 502
+    assert list_mistakes(answered) == [] if stream else answered.status == 502

@@ -145,11 +145,11 @@ def imports(path: Path) -> frozenset[str]:
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute here"
-            found.update(_from(node))
+            found.update(_list_imported(node))
     return frozenset(found)
 
 
-def _from(node: ast.ImportFrom) -> Iterator[str]:
+def _list_imported(node: ast.ImportFrom) -> Iterator[str]:
     for alias in node.names:
         inner = f"{node.module}.{alias.name}"
         yield inner if inner in NAMES else str(node.module)

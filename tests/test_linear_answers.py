@@ -28,7 +28,7 @@ Json = dict[str, Any]
 TEXT = "Let me see what there is to see here. " * 10
 
 
-def chunk(delta: Json, finish: str | None = None) -> Json:
+def make_chunk(delta: Json, finish: str | None = None) -> Json:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}  # fmt: skip
 
@@ -64,8 +64,8 @@ def make_delta(request: pytest.FixtureRequest) -> Callable[[int], Json]:
 
 
 def chunks_of(make: Callable[[int], Json], size: int) -> list[Batch]:
-    deltas = [[chunk(make(i))] for i in range(size)]
-    return [*deltas, [chunk({"content": "."}, "stop")]]
+    deltas = [[make_chunk(make(i))] for i in range(size)]
+    return [*deltas, [make_chunk({"content": "."}, "stop")]]
 
 
 def test_costs_of_folding_an_answer_grow_linearly(make_delta: Callable[[int], Json]) -> None:

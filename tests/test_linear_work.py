@@ -255,7 +255,7 @@ def test_chat_request_costs_grow_linearly(make: Callable[[int], Json], over: str
     assert_path_is_linear("chat", over, make, FORWARDER_CHAT_REASONING="thinking", **PICKY)
 
 
-def conversation(*content: Json, **more: Any) -> Json:
+def make_conversation(*content: Json, **more: Any) -> Json:
     """A request of the Messages API with this content of one message."""
     return {"max_tokens": 100, "messages": [{"role": "user", "content": [*content]}], **more}
 
@@ -269,11 +269,11 @@ MESSAGES: dict[str, Callable[[int], Json]] = {
         "max_tokens": 100,
         "messages": [{"role": "user", "content": TEXT}] * n,
     },
-    "blocks": lambda n: conversation(*[{"type": "text", "text": TEXT}] * n),
-    "system blocks": lambda n: conversation(
+    "blocks": lambda n: make_conversation(*[{"type": "text", "text": TEXT}] * n),
+    "system blocks": lambda n: make_conversation(
         {"type": "text", "text": "hi"}, system=[{"type": "text", "text": TEXT}] * n
     ),
-    "images": lambda n: conversation(
+    "images": lambda n: make_conversation(
         *[
             {
                 "type": "image",
@@ -313,7 +313,7 @@ MESSAGES: dict[str, Callable[[int], Json]] = {
             {"role": "user", "content": "go on"},
         ],
     },
-    "tools": lambda n: conversation(
+    "tools": lambda n: make_conversation(
         {"type": "text", "text": "hi"},
         tools=[
             {"name": f"f{i}", "input_schema": {"type": "object"}, "strict": True} for i in range(n)
@@ -329,13 +329,13 @@ def test_messages_request_costs_grow_linearly(make: Callable[[int], Json], over:
     assert_path_is_linear("messages", over, make, **PICKY)
 
 
-def items(*item: Json, size: int, **more: Any) -> Json:
+def make_items(*item: Json, size: int, **more: Any) -> Json:
     return {"input": [{"role": "user", "content": "hi"}, *item * size], **more}
 
 
 REASONING: Json = {"type": "reasoning", "summary": [{"type": "summary_text", "text": TEXT}]}
 RESPONSES: dict[str, Callable[[int], Json]] = {
-    "turns": lambda n: items(
+    "turns": lambda n: make_items(
         {"role": "assistant", "content": TEXT}, {"role": "user", "content": TEXT}, size=n
     ),
     "answers to one question": lambda n: {
@@ -344,8 +344,8 @@ RESPONSES: dict[str, Callable[[int], Json]] = {
             *[{"role": "assistant", "content": "a"}] * n,
         ]
     },
-    "reasoning in a row": lambda n: items(REASONING, size=n),
-    "parts of reasoning": lambda n: items({**REASONING, "summary": REASONING["summary"] * n}, size=1),
+    "reasoning in a row": lambda n: make_items(REASONING, size=n),
+    "parts of reasoning": lambda n: make_items({**REASONING, "summary": REASONING["summary"] * n}, size=1),
     "reasoning before one call": lambda n: {
         "input": [
             *[REASONING] * n,
@@ -353,14 +353,14 @@ RESPONSES: dict[str, Callable[[int], Json]] = {
             {"type": "function_call_output", "call_id": "c", "output": TEXT},
         ]
     },
-    "images": lambda n: items(
+    "images": lambda n: make_items(
         {
             "role": "user",
             "content": [{"type": "input_image", "image_url": f"data:;base64,{PNG}"}] * n,
         },
         size=1,
     ),
-    "images that were made": lambda n: items(
+    "images that were made": lambda n: make_items(
         {"type": "image_generation_call", "id": "ig_1", "result": PNG}, size=n
     ),
     "calls": lambda n: {
@@ -386,11 +386,11 @@ RESPONSES: dict[str, Callable[[int], Json]] = {
             )
         ]
     },
-    "tools": lambda n: items(
+    "tools": lambda n: make_items(
         size=0,
         tools=[{"type": "function", "name": f"f{i}", "parameters": {}} for i in range(n)],
     ),
-    "schema of an answer": lambda n: items(
+    "schema of an answer": lambda n: make_items(
         size=0,
         text={
             "format": {

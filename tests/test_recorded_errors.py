@@ -52,14 +52,14 @@ EXPECTED: list[tuple[str, int, str]] = [
 ]
 
 
-def recorded() -> list[Any]:
+def list_recorded_errors() -> list[Any]:
     """The recorded errors, each with its place in the file."""
     path = Path(FOLDER) / "errors.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if FOLDER and path.exists() else []
     return [pytest.param(json.loads(line), id=str(i)) for i, line in enumerate(lines)]
 
 
-@check_each("line", recorded())
+@check_each("line", list_recorded_errors())
 def test_recorded_error_has_its_status_and_code(line: dict[str, Any]) -> None:
     body: Any = line["body"]
     text = body if isinstance(body, str) else json.dumps(body)
@@ -72,11 +72,11 @@ def test_recorded_error_has_its_status_and_code(line: dict[str, Any]) -> None:
     error = caught.value
     assert (error.status, error.code) == (known or (line["status"], _own_code(text)))
     assert error.message
-    assert error.message in " ".join(_strings(_parsed(text)))
+    assert error.message in " ".join(_list_strings(_parse_text(text)))
     assert error.make_body()["error"].keys() >= {"message", "type", "param", "code"}
 
 
-@check_each("line", recorded())
+@check_each("line", list_recorded_errors())
 def test_recorded_key_refusal_is_recognised(line: dict[str, Any]) -> None:
     body: Any = line["body"]
     text = body if isinstance(body, str) else json.dumps(body)
@@ -86,7 +86,7 @@ def test_recorded_key_refusal_is_recognised(line: dict[str, Any]) -> None:
         send_request(make_upstream(make_refusing_provider(line["status"], content=text.encode())))
 
 
-def _parsed(text: str) -> Any:
+def _parse_text(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
@@ -95,13 +95,13 @@ def _parsed(text: str) -> Any:
 
 def _own_code(text: str) -> str | None:
     """The provider's own code, wherever the body has it."""
-    body = _parsed(text)
+    body = _parse_text(text)
     holders = [body.get("error"), body] if isinstance(body, dict) else []
     codes = [each.get("code") for each in holders if isinstance(each, dict)]
     return next((str(code) for code in codes if code is not None), None)
 
 
-def _strings(value: Any) -> list[str]:
+def _list_strings(value: Any) -> list[str]:
     if isinstance(value, dict):
-        return [text for inner in value.values() for text in _strings(inner)]
+        return [text for inner in value.values() for text in _list_strings(inner)]
     return [str(value)] if not isinstance(value, list) else [str(value), *map(str, value)]
