@@ -21,7 +21,7 @@ def convert(block: Json, report: LossReport | None = None) -> list[Json]:
     return [part for part, _ in convert_block(block, "b", report or LossReport())]
 
 
-def document(source: Json, **fields: Any) -> Json:
+def make_document(source: Json, **fields: Any) -> Json:
     return {"type": "document", "source": source, **fields}
 
 
@@ -44,19 +44,19 @@ def test_images_have_three_sources(source: Json, image: Json) -> None:
     [(None, "document.pdf"), ("Report", "Report.pdf"), ("a.PDF", "a.PDF")],
 )
 def test_files_have_names_that_end_like_their_type(title: str | None, name: str) -> None:
-    *_, part = convert(document(PDF, title=title))
+    *_, part = convert(make_document(PDF, title=title))
 
     assert part["file"] == {"file_data": "data:application/pdf;base64,JVBERi0=", "filename": name}
 
 
 def test_files_by_id_have_no_name() -> None:
-    assert convert(document({"type": "file", "file_id": "file-1"})) == [
+    assert convert(make_document({"type": "file", "file_id": "file-1"})) == [
         {"type": "file", "file": {"file_id": "file-1"}}
     ]
 
 
 def test_title_and_context_come_before_a_document() -> None:
-    texts = convert(document({"type": "text", "data": "x"}, title="T", context="C"))
+    texts = convert(make_document({"type": "text", "data": "x"}, title="T", context="C"))
 
     assert [part["text"] for part in texts] == ["Document: T\nC", "x"]
 
@@ -64,9 +64,11 @@ def test_title_and_context_come_before_a_document() -> None:
 def test_documents_may_contain_blocks_or_a_text() -> None:
     blocks = [{"type": "text", "text": "a"}, {"type": "image", "source": IMAGE}]
 
-    nested = convert(document({"type": "content", "content": blocks}))
+    nested = convert(make_document({"type": "content", "content": blocks}))
     assert [part["type"] for part in nested] == ["text", "image_url"]
-    assert convert(document({"type": "content", "content": "b"})) == [{"type": "text", "text": "b"}]
+    assert convert(make_document({"type": "content", "content": "b"})) == [
+        {"type": "text", "text": "b"}
+    ]
 
 
 def test_empty_texts_are_left_out() -> None:
@@ -77,7 +79,7 @@ def test_empty_texts_are_left_out() -> None:
 @check_each(
     ("block", "name"),
     [
-        (document(PDF, citations={"enabled": True}), "messages.citations"),
+        (make_document(PDF, citations={"enabled": True}), "messages.citations"),
         (
             {"type": "image", "source": IMAGE, "transformations": {"oversized_image": "error"}},
             "messages.transformations",

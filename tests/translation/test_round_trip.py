@@ -13,15 +13,15 @@ PNG = "data:image/png;base64,iVBORw0KGgo="
 PDF = "data:application/pdf;base64,JVBERi0="
 
 
-def text(value: str) -> Json:
+def make_text_part(value: str) -> Json:
     return {"type": "text", "text": value}
 
 
-def image(url: str = PNG, detail: str = "auto") -> Json:
+def make_image_part(url: str = PNG, detail: str = "auto") -> Json:
     return {"type": "image_url", "image_url": {"url": url, "detail": detail}}
 
 
-def file(**source: str) -> Json:
+def make_file_part(**source: str) -> Json:
     return {"type": "file", "file": source}
 
 
@@ -29,7 +29,7 @@ def call(name: str, call_id: str) -> Json:
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": '{"a": 1}'}}
 
 
-def tool(call_id: str, content: Any) -> Json:
+def make_tool_message(call_id: str, content: Any) -> Json:
     return {"role": "tool", "tool_call_id": call_id, "content": content}
 
 
@@ -42,7 +42,7 @@ def there_and_back(messages: list[Json]) -> list[Json]:
     return back
 
 
-def plain(message: Json) -> Json:
+def normalize_message(message: Json) -> Json:
     """Return the message with a lone text as a string, and without null fields."""
     content = message.get("content")
     if isinstance(content, list) and all(part["type"] == "text" for part in content):
@@ -58,22 +58,22 @@ SAME: dict[str, list[Json]] = {
         {"role": "user", "content": "Bye."},
     ],
     "media between words": [
-        {"role": "user", "content": [text("a"), image(), text("b"), file(file_data=PDF, filename="a.pdf"),
-                                     image("https://e.test/b.png", "low"), text("c")]},
+        {"role": "user", "content": [make_text_part("a"), make_image_part(), make_text_part("b"), make_file_part(file_data=PDF, filename="a.pdf"),
+                                     make_image_part("https://e.test/b.png", "low"), make_text_part("c")]},
         {"role": "assistant", "content": "Two images, one file."},
-        {"role": "user", "content": [file(file_id="file-1"), text("And this?")]},
+        {"role": "user", "content": [make_file_part(file_id="file-1"), make_text_part("And this?")]},
     ],
     "sound": [
-        {"role": "user", "content": [text("a"), {"type": "input_audio",
+        {"role": "user", "content": [make_text_part("a"), {"type": "input_audio",
                                                  "input_audio": {"data": "UklGRg==", "format": "wav"}}]},
     ],
     "calls and results": [
-        {"role": "user", "content": [text("Look."), image()]},
+        {"role": "user", "content": [make_text_part("Look."), make_image_part()]},
         {"role": "assistant", "content": "I look.", "tool_calls": [call("f", "c1"), call("g", "c2")]},
-        tool("c1", "one"),
-        tool("c2", "two"),
+        make_tool_message("c1", "one"),
+        make_tool_message("c2", "two"),
         {"role": "assistant", "tool_calls": [call("f", "c3")]},
-        tool("c3", "three"),
+        make_tool_message("c3", "three"),
         {"role": "assistant", "content": "Done."},
     ],
 }  # fmt: skip
@@ -81,21 +81,24 @@ SAME: dict[str, list[Json]] = {
 
 @check_each("messages", SAME.values(), ids=SAME)
 def test_conversation_survives_the_round_trip(messages: list[Json]) -> None:
-    assert [*map(plain, there_and_back(messages))] == messages
+    assert [*map(normalize_message, there_and_back(messages))] == messages
 
 
 def test_media_of_tool_results_stay_in_their_results() -> None:
     """The provider profile moves them later if necessary."""
-    shot, scan = image("https://e.test/1.png"), file(file_data=PDF, filename="b.pdf")
+    shot, scan = (
+        make_image_part("https://e.test/1.png"),
+        make_file_part(file_data=PDF, filename="b.pdf"),
+    )
     messages = [
-        {"role": "user", "content": [text("Compare."), image()]},
+        {"role": "user", "content": [make_text_part("Compare."), make_image_part()]},
         {"role": "assistant", "tool_calls": [call("f", "c1"), call("g", "c2"), call("h", "c3")]},
-        tool("c1", [text("A screen."), shot]),
-        tool("c2", [scan, image()]),
-        tool("c3", "words"),
+        make_tool_message("c1", [make_text_part("A screen."), shot]),
+        make_tool_message("c2", [scan, make_image_part()]),
+        make_tool_message("c3", "words"),
         {"role": "assistant", "content": "They differ."},
     ]
-    assert [*map(plain, there_and_back(messages))] == messages
+    assert [*map(normalize_message, there_and_back(messages))] == messages
 
 
 def test_generated_image_returns_as_a_user_image() -> None:
@@ -106,6 +109,6 @@ def test_generated_image_returns_as_a_user_image() -> None:
         {"role": "assistant", "content": "Here.", "images": [{"id": "ig_1", **image}]},
         {"role": "user", "content": "Again."},
     ]
-    back = [*map(plain, there_and_back(messages))]
+    back = [*map(normalize_message, there_and_back(messages))]
     assert [m["role"] for m in back] == ["user", "assistant", "user", "user"]
     assert back[2]["content"][-1] == {"type": "image_url", "image_url": {"url": PNG}}

@@ -73,12 +73,12 @@ def test_deltas_stream_without_delay(case: Case, client: str, upstream: str) -> 
     """Every text delta is emitted before the next event is read."""
     taken: list[int] = []
 
-    def slow() -> Iterator[Batch]:
+    def record_batches() -> Iterator[Batch]:
         for i, batch in enumerate(as_sent(case.read("upstream.jsonl"))):
             taken.append(i)
             yield batch
 
-    stream = translate_handler(lambda request: slow(), client, upstream, terms())(
+    stream = translate_handler(lambda request: record_batches(), client, upstream, terms())(
         case.read("request.json")
     )
     taken_before = {str(batch): len(taken) for batch in stream if "'lo, '" in str(batch)}

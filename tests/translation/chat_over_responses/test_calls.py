@@ -7,7 +7,7 @@ from forwarder.translation.chat_over_responses.calls import ToolCallDeltaWriter
 Json = dict[str, Any]
 
 
-def item(kind: str = "function_call", **more: Any) -> Json:
+def make_item(kind: str = "function_call", **more: Any) -> Json:
     return {"type": kind, "call_id": "c", "name": "f", **more}
 
 
@@ -17,14 +17,17 @@ def make_delta(index: int, text: str, kind: str = "function_call_arguments") -> 
 
 def test_calls_are_numbered_in_opening_order_and_may_interleave() -> None:
     calls = ToolCallDeltaWriter(uses_function_call=False)
-    [first], [second] = calls.open_call(3, item()), calls.open_call(5, item("custom_tool_call"))
+    [first], [second] = (
+        calls.open_call(3, make_item()),
+        calls.open_call(5, make_item("custom_tool_call")),
+    )
     assert first["tool_calls"] == [
         {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}
     ]
     assert second["tool_calls"] == [
         {"index": 1, "id": "c", "type": "custom", "custom": {"name": "f", "input": ""}}
     ]
-    assert calls.open_call(3, item()) == []
+    assert calls.open_call(3, make_item()) == []
     assert calls.append_input(make_delta(5, "x", "custom_tool_call_input")) == [
         {"tool_calls": [{"index": 1, "custom": {"input": "x"}}]}
     ]
@@ -36,9 +39,9 @@ def test_calls_are_numbered_in_opening_order_and_may_interleave() -> None:
 
 def test_finished_call_sends_the_missing_input() -> None:
     calls = ToolCallDeltaWriter(uses_function_call=False)
-    calls.open_call(0, item())
+    calls.open_call(0, make_item())
     calls.append_input(make_delta(0, '{"a"'))
-    whole = item(arguments='{"a": 1}')
+    whole = make_item(arguments='{"a": 1}')
     assert calls.finish_call(0, whole) == [
         {"tool_calls": [{"index": 0, "function": {"arguments": ": 1}"}}]}
     ]
@@ -61,7 +64,7 @@ def test_namespace_joins_the_name_and_the_item_id_is_the_fallback() -> None:
 
 def test_legacy_function_call_deltas() -> None:
     calls = ToolCallDeltaWriter(uses_function_call=True)
-    assert calls.finish_call(0, item(arguments="{}")) == [
+    assert calls.finish_call(0, make_item(arguments="{}")) == [
         {"function_call": {"name": "f", "arguments": ""}},
         {"function_call": {"arguments": "{}"}},
     ]

@@ -17,7 +17,7 @@ def read_items(*messages: Any, context: TranslationContext | None = None) -> lis
     return ChatHistoryReader(context or terms()).read_messages(list(messages))
 
 
-def user(text: str) -> Json:
+def make_user_message(text: str) -> Json:
     return {"role": "user", "content": text}
 
 
@@ -32,7 +32,7 @@ def make_result(call_id: str, content: Any = "done") -> Json:
     return {"role": "tool", "tool_call_id": call_id, "content": content}
 
 
-def part(kind: str, text: str) -> Json:
+def make_part(kind: str, text: str) -> Json:
     return {"type": kind, "text": text, **({"annotations": []} if kind == "output_text" else {})}
 
 
@@ -40,16 +40,16 @@ def part(kind: str, text: str) -> Json:
 def test_roles_are_kept_in_order(role: str) -> None:
     for content in ("Hi.", [{"type": "text", "text": "Hi."}]):
         assert read_items({"role": role, "content": content}) == [
-            {"type": "message", "role": role, "content": [part("input_text", "Hi.")]}
+            {"type": "message", "role": role, "content": [make_part("input_text", "Hi.")]}
         ]
 
 
 ASSISTANT: list[tuple[Json, list[Json]]] = [
-    ({"content": "Hi."}, [part("output_text", "Hi.")]),
+    ({"content": "Hi."}, [make_part("output_text", "Hi.")]),
     ({"content": [{"type": "text", "text": "A"}, {"type": "text", "text": "B"}]},
-     [part("output_text", "A"), part("output_text", "B")]),
+     [make_part("output_text", "A"), make_part("output_text", "B")]),
     ({"content": None, "refusal": "No."}, [{"type": "refusal", "refusal": "No."}]),
-    ({"content": "Well.", "refusal": "No."}, [part("output_text", "Well."), {"type": "refusal", "refusal": "No."}]),
+    ({"content": "Well.", "refusal": "No."}, [make_part("output_text", "Well."), {"type": "refusal", "refusal": "No."}]),
     ({"content": [{"type": "refusal", "refusal": "No."}]}, [{"type": "refusal", "refusal": "No."}]),
 ]  # fmt: skip
 
@@ -88,7 +88,7 @@ def test_output_type_follows_its_call() -> None:
         (None, ""),
         ("", ""),
         ([], ""),
-        ([{"type": "text", "text": "a"}], [part("input_text", "a")]),
+        ([{"type": "text", "text": "a"}], [make_part("input_text", "a")]),
         (
             [{"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}],
             [{"type": "input_image", "image_url": "https://example.org/a.png", "detail": "auto"}],
@@ -122,19 +122,19 @@ def test_legacy_call_ids_are_stable() -> None:
     turns = [*make_legacy_call("f"), *make_legacy_call("g"), *make_legacy_call("f")]
     ids = [item["call_id"] for item in read_items(*turns)]
     assert ids == ["call_f_0", "call_f_0", "call_g_1", "call_g_1", "call_f_2", "call_f_2"]
-    assert [i.get("call_id") for i in read_items(*turns, user("More."))][:6] == ids
+    assert [i.get("call_id") for i in read_items(*turns, make_user_message("More."))][:6] == ids
 
 
 def test_unsupported_fields_are_reported() -> None:
     context = terms()
     read_items(
-        {**user("Hi."), "name": "ann"},
+        {**make_user_message("Hi."), "name": "ann"},
         {"role": "assistant", "content": "Yes.", "audio": {"id": "x"}},
         context=context,
     )
     assert set(context.loss_report.losses) == {"messages.name", "messages.audio"}
     with pytest.raises(Unsupported):
-        read_items({**user("Hi."), "name": "ann"}, context=terms(strict=True))
+        read_items({**make_user_message("Hi."), "name": "ann"}, context=terms(strict=True))
 
 
 REFUSED: list[tuple[list[Any], str, str]] = [
@@ -163,9 +163,13 @@ REFUSED: list[tuple[list[Any], str, str]] = [
         "'x'",
     ),
     ([make_calls("a")], "messages[0]", "These had no response: a."),
-    ([make_calls("a"), user("Hi."), make_result("a")], "messages[1]", "These had no response: a."),
     (
-        [make_calls("a", "b"), make_result("a"), user("Hi.")],
+        [make_calls("a"), make_user_message("Hi."), make_result("a")],
+        "messages[1]",
+        "These had no response: a.",
+    ),
+    (
+        [make_calls("a", "b"), make_result("a"), make_user_message("Hi.")],
         "messages[2]",
         "These had no response: b.",
     ),

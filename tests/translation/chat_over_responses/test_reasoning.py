@@ -7,21 +7,21 @@ from forwarder.translation.chat_over_responses.reasoning import ReasoningText
 Json = dict[str, Any]
 
 
-def text(content: str, index: int = 0, part: int = 0) -> Json:
+def make_text_fields(content: str, index: int = 0, part: int = 0) -> Json:
     return {"output_index": index, "content_index": part, "delta": content, "text": content}
 
 
-def summary(content: str, index: int = 0, part: int = 0) -> Json:
+def make_summary_fields(content: str, index: int = 0, part: int = 0) -> Json:
     return {"output_index": index, "summary_index": part, "delta": content, "text": content}
 
 
 def test_parts_and_items_are_paragraphs() -> None:
     thoughts = ReasoningText()
     pieces = [
-        thoughts.add_delta(text("a"), "text"),
-        thoughts.add_delta(text("b"), "text"),
-        thoughts.add_delta(text("c", part=1), "text"),
-        thoughts.add_delta(summary("d", index=2), "summary"),
+        thoughts.add_delta(make_text_fields("a"), "text"),
+        thoughts.add_delta(make_text_fields("b"), "text"),
+        thoughts.add_delta(make_text_fields("c", part=1), "text"),
+        thoughts.add_delta(make_summary_fields("d", index=2), "summary"),
     ]
     assert "".join(pieces) == "ab\n\nc\n\nd"
     assert thoughts.output_indexes == {0, 2}
@@ -30,9 +30,9 @@ def test_parts_and_items_are_paragraphs() -> None:
 
 def test_missing_deltas_are_added_once() -> None:
     thoughts = ReasoningText()
-    assert thoughts.add_delta(text("Le"), "text") == "Le"
-    assert thoughts.finish_part(text("Let me"), "text") == "t me"
-    assert thoughts.finish_part(text("Let me"), "text") == ""
+    assert thoughts.add_delta(make_text_fields("Le"), "text") == "Le"
+    assert thoughts.finish_part(make_text_fields("Let me"), "text") == "t me"
+    assert thoughts.finish_part(make_text_fields("Let me"), "text") == ""
     item = {"content": [{"text": "Let me"}, {"text": "see."}], "summary": [{"text": "Sees."}]}
     assert thoughts.finish_item(0, item) == "\n\nsee."
     assert thoughts.finish_item(0, item) == ""
@@ -48,7 +48,7 @@ def test_whole_item_is_shown() -> None:
 
 def test_summary_beside_text_is_separate() -> None:
     thoughts = ReasoningText()
-    assert thoughts.add_delta(summary("Early. ", part=0), "summary") == "Early. "
-    assert thoughts.add_delta(text("t"), "text") == "\n\nt"
-    assert thoughts.add_delta(summary("late", part=1), "summary") == ""
+    assert thoughts.add_delta(make_summary_fields("Early. ", part=0), "summary") == "Early. "
+    assert thoughts.add_delta(make_text_fields("t"), "text") == "\n\nt"
+    assert thoughts.add_delta(make_summary_fields("late", part=1), "summary") == ""
     assert thoughts.separate_summary == "Early. \n\nlate"

@@ -34,7 +34,7 @@ def make_event(kind: str, **more: Any) -> Json:
     return {"type": f"response.{kind}", **more}
 
 
-def at(index: int, part: int = 0) -> Json:
+def make_place(index: int, part: int = 0) -> Json:
     return {"output_index": index, "content_index": part, "item_id": f"item_{index}"}
 
 
@@ -48,16 +48,16 @@ def test_completion_id_and_model_come_from_the_response() -> None:
         response={"id": "resp_7", "model": "m-2026", "created_at": 7.5, "service_tier": "flex"},
     )
     first = translate_events(
-        created, make_event("output_text.delta", **at(0), delta="a"), make_completed()
+        created, make_event("output_text.delta", **make_place(0), delta="a"), make_completed()
     )[0]
     assert (first["id"], first["model"], first["created"]) == ("chatcmpl-7", "m-2026", 7)
     assert first["service_tier"] == "flex"
 
 
 def test_completion_has_its_own_id_without_a_response_id() -> None:
-    first = translate_events(make_event("output_text.delta", **at(0), delta="a"), make_completed())[
-        0
-    ]
+    first = translate_events(
+        make_event("output_text.delta", **make_place(0), delta="a"), make_completed()
+    )[0]
     assert (first["id"], first["model"], first["created"]) == ("chatcmpl-1", "m", NOW)
 
 
@@ -100,16 +100,16 @@ def test_failure_without_an_error_raises() -> None:
 
 def test_stream_without_terminal_event_raises() -> None:
     with pytest.raises(UpstreamProtocolError):
-        translate_events(make_event("output_text.delta", **at(0), delta="a"))
+        translate_events(make_event("output_text.delta", **make_place(0), delta="a"))
 
 
 def test_missing_deltas_are_added() -> None:
     reply = fold_events(
-        make_event("output_text.delta", **at(0), delta="Hel"),
-        make_event("output_text.done", **at(0), text="Hello"),
-        make_event("refusal.delta", **at(0, 1), delta="N"),
-        make_event("refusal.done", **at(0, 1), refusal="No"),
-        make_event("reasoning_text.done", **at(1), text="Hm"),
+        make_event("output_text.delta", **make_place(0), delta="Hel"),
+        make_event("output_text.done", **make_place(0), text="Hello"),
+        make_event("refusal.delta", **make_place(0, 1), delta="N"),
+        make_event("refusal.done", **make_place(0, 1), refusal="No"),
+        make_event("reasoning_text.done", **make_place(1), text="Hm"),
         make_event("output_item.added", output_index=2, item={"type": "function_call", "call_id": "a", "name": "f"}),
         make_event("function_call_arguments.delta", output_index=2, delta='{"a"'),
         make_event("output_item.done", output_index=2,
@@ -126,8 +126,8 @@ def test_nothing_is_sent_twice() -> None:
         "content": [{"type": "output_text", "text": "Hello", "annotations": []}],
     }
     reply = fold_events(
-        make_event("output_text.delta", **at(0), delta="Hello"),
-        make_event("output_text.done", **at(0), text="Hello"),
+        make_event("output_text.delta", **make_place(0), delta="Hello"),
+        make_event("output_text.done", **make_place(0), text="Hello"),
         make_event("output_item.done", output_index=0, item=item),
         make_completed(item),
     )
@@ -149,8 +149,8 @@ def test_arguments_wait_for_an_unannounced_call() -> None:
 def test_both_reasoning_event_names_are_read() -> None:
     for stem in ("reasoning_text", "reasoning"):
         reply = fold_events(
-            make_event(f"{stem}.delta", **at(0), delta="H"),
-            make_event(f"{stem}.done", **at(0), text="Hm"),
+            make_event(f"{stem}.delta", **make_place(0), delta="H"),
+            make_event(f"{stem}.done", **make_place(0), text="Hm"),
             make_completed(),
         )
         assert reply["reasoning_content"] == "Hm"
@@ -165,7 +165,7 @@ def test_summary_without_deltas_is_paragraphs() -> None:
 
 
 def test_summary_beside_text_is_separate() -> None:
-    text = make_event("reasoning_text.delta", **at(0), delta="text")
+    text = make_event("reasoning_text.delta", **make_place(0), delta="text")
     summary = make_event(
         "reasoning_summary_text.delta", output_index=0, summary_index=0, delta="summary"
     )
@@ -183,7 +183,7 @@ def test_unknown_events_and_items_are_ignored() -> None:
         {"no": "type"},
         make_event("output_item.added", output_index=0, item={"type": "vendor:thing"}),
         make_event("output_item.done", output_index=0, item={"type": "vendor:thing"}),
-        make_event("output_text.delta", **at(1), delta="a"),
+        make_event("output_text.delta", **make_place(1), delta="a"),
         make_completed({"type": "vendor:thing"}),
     )
     assert reply["content"] == "a"
@@ -195,9 +195,9 @@ def test_empty_answer_still_has_a_message() -> None:
 
 def test_late_logprobs_are_sent_once() -> None:
     entry = {"token": "a", "logprob": -1, "top_logprobs": []}
-    deltas = make_event("output_text.delta", **at(0), delta="a", logprobs=[entry])
-    bare = make_event("output_text.delta", **at(0), delta="a", logprobs=[])
-    done = make_event("output_text.done", **at(0), text="a", logprobs=[entry])
+    deltas = make_event("output_text.delta", **make_place(0), delta="a", logprobs=[entry])
+    bare = make_event("output_text.delta", **make_place(0), delta="a", logprobs=[])
+    done = make_event("output_text.done", **make_place(0), text="a", logprobs=[entry])
     part = {"type": "output_text", "text": "a", "annotations": [], "logprobs": [entry]}
     item = make_event(
         "output_item.done", output_index=0, item={"type": "message", "content": [part]}
@@ -211,8 +211,8 @@ def test_late_logprobs_are_sent_once() -> None:
 
 def test_unrequested_logprobs_are_omitted() -> None:
     entry = {"token": "a", "logprob": -1, "top_logprobs": []}
-    delta = make_event("output_text.delta", **at(0), delta="a", logprobs=[entry])
-    done = make_event("output_text.done", **at(0), text="a", logprobs=[entry])
+    delta = make_event("output_text.delta", **make_place(0), delta="a", logprobs=[entry])
+    done = make_event("output_text.done", **make_place(0), text="a", logprobs=[entry])
     assert all(
         c["choices"][0]["logprobs"] is None for c in translate_events(delta, done, make_completed())
     )
@@ -265,7 +265,7 @@ def test_all_content_events_have_handlers() -> None:
 def test_chunks_before_a_failure_are_sent() -> None:
     """The chunks before the failure are sent, then the failure is raised."""
     batch = [
-        make_event("output_text.delta", **at(0), delta="begun"),
+        make_event("output_text.delta", **make_place(0), delta="begun"),
         {"type": "error", "message": "Overloaded.", "code": "server_error"},
     ]
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
@@ -282,14 +282,14 @@ def test_cut_answer_streams_its_side_data() -> None:
     url = {"type": "url_citation", "start_index": 0, "end_index": 3, "url": "u", "title": "t"}
     file = {"type": "file_path", "file_id": "file-1", "index": 2}
     events = [
-        make_event("reasoning_text.delta", **at(0), delta="text"),
+        make_event("reasoning_text.delta", **make_place(0), delta="text"),
         make_event(
             "reasoning_summary_text.delta", output_index=0, summary_index=0, delta="summary"
         ),
         make_event("output_item.done", output_index=0, item={"type": "reasoning", "id": "rs"}),
-        make_event("output_text.delta", **at(1), delta="one two"),
-        make_event("output_text.annotation.added", **at(1), annotation=url),
-        make_event("output_text.annotation.added", **at(1), annotation=file),
+        make_event("output_text.delta", **make_place(1), delta="one two"),
+        make_event("output_text.annotation.added", **make_place(1), annotation=url),
+        make_event("output_text.annotation.added", **make_place(1), annotation=file),
         make_completed(),
     ]
     deltas = [
@@ -334,7 +334,7 @@ def test_answer_is_cut_at_stops_and_low_limits(request_: Json, cut: bool) -> Non
 def test_service_tier_is_mapped_to_chats_values(tier: str, expected: str) -> None:
     created = make_event("created", response={"service_tier": tier})
     first = translate_events(
-        created, make_event("output_text.delta", **at(0), delta="a"), make_completed()
+        created, make_event("output_text.delta", **make_place(0), delta="a"), make_completed()
     )[0]
     assert first["service_tier"] == expected
 
@@ -348,8 +348,8 @@ def test_provider_answered_calls_are_ignored(streamed: bool) -> None:
     own = {**SEARCH, "call_id": "call_1", "name": "patch"}
     steps = [
         make_event("output_item.added", output_index=0, item={**SEARCH, "input": ""}),
-        make_event("custom_tool_call_input.delta", **at(0), delta=SEARCH["input"]),
-        make_event("custom_tool_call_input.done", **at(0), input=SEARCH["input"]),
+        make_event("custom_tool_call_input.delta", **make_place(0), delta=SEARCH["input"]),
+        make_event("custom_tool_call_input.done", **make_place(0), input=SEARCH["input"]),
         make_event("output_item.done", output_index=0, item=SEARCH),
         make_event("output_item.added", output_index=1, item={**own, "input": ""}),
         make_event("output_item.done", output_index=1, item=own),
@@ -382,8 +382,10 @@ def test_citation_without_position_is_placed_at_the_end(streamed: bool) -> None:
     part = {"type": "output_text", "text": "Hello.", "annotations": [bare]}
     item = {"type": "message", "id": "item_0", "content": [part]}
     steps = [
-        make_event("output_text.delta", **at(0), delta="Hello."),
-        make_event("output_text.annotation.added", **at(0), annotation_index=0, annotation=bare),
+        make_event("output_text.delta", **make_place(0), delta="Hello."),
+        make_event(
+            "output_text.annotation.added", **make_place(0), annotation_index=0, annotation=bare
+        ),
         make_event("output_item.done", output_index=0, item=item),
     ]
     emitted = translate_events(*(steps if streamed else []), make_completed(item))
@@ -400,7 +402,7 @@ def test_moderation_is_carried() -> None:
               "category_applied_input_types": {}, "category_scores": {}}  # fmt: skip
     listed = {"type": "moderation_results", "model": "omni", "results": [result]}
     emitted = translate_events(
-        make_event("output_text.delta", **at(0), delta="a"),
+        make_event("output_text.delta", **make_place(0), delta="a"),
         make_completed(moderation={"input": result, "output": result}),
     )
     assert [m for chunk in emitted for m in sdk.chunk_mistakes(chunk)] == []

@@ -16,13 +16,13 @@ from tests.helpers.translating import events_of, terms
 Json = dict[str, Any]
 
 
-def chunk(delta: Json, finish: str | None = None, **choice: Any) -> Json:
+def make_chunk(delta: Json, finish: str | None = None, **choice: Any) -> Json:
     return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish, **choice}]}
 
 
 def call(arguments: str = "", index: int = 0, **fields: Any) -> Json:
     function = {"arguments": arguments, **{k: fields.pop(k) for k in ("name",) if k in fields}}
-    return chunk({"tool_calls": [{"index": index, "function": function, **fields}]})
+    return make_chunk({"tool_calls": [{"index": index, "function": function, **fields}]})
 
 
 def translate(*chunks: Json, context: Any = None, **changes: Any) -> list[Json]:
@@ -35,15 +35,19 @@ def answer(*chunks: Json, **changes: Any) -> Json:
     return fold_messages(iter([translate(*chunks, **changes)]))
 
 
-STOP = chunk({}, "stop")
+STOP = make_chunk({}, "stop")
 
 
 @check_each("field", ["stop_reason", "matched_stop"])
 def test_stop_sequence_is_known_if_the_upstream_names_it(field: str) -> None:
     named = answer(
-        chunk({"content": "a"}), chunk({}, "stop", **{field: "END"}), stop_sequences=["END"]
+        make_chunk({"content": "a"}),
+        make_chunk({}, "stop", **{field: "END"}),
+        stop_sequences=["END"],
     )
-    other = answer(chunk({"content": "a"}), chunk({}, "stop", **{field: 7}), stop_sequences=["END"])
+    other = answer(
+        make_chunk({"content": "a"}), make_chunk({}, "stop", **{field: 7}), stop_sequences=["END"]
+    )
 
     assert (named["stop_reason"], named["stop_sequence"]) == ("stop_sequence", "END")
     assert (other["stop_reason"], other["stop_sequence"]) == ("end_turn", None)
@@ -59,11 +63,11 @@ def test_stop_sequence_is_known_if_the_upstream_names_it(field: str) -> None:
     ],
 )
 def test_finish_reasons_become_stop_reasons(finish: str, reason: str) -> None:
-    assert answer(chunk({"content": "a"}), chunk({}, finish))["stop_reason"] == reason
+    assert answer(make_chunk({"content": "a"}), make_chunk({}, finish))["stop_reason"] == reason
 
 
 def test_refusal_is_text_and_explained() -> None:
-    message = answer(chunk({"refusal": "I "}), chunk({"refusal": "won't."}), STOP)
+    message = answer(make_chunk({"refusal": "I "}), make_chunk({"refusal": "won't."}), STOP)
 
     assert message["content"] == [{"type": "text", "text": "I won't."}]
     assert message["stop_details"]["explanation"] == "I won't."
@@ -121,13 +125,16 @@ def test_call_without_a_name_is_an_error() -> None:
 
 def test_stream_without_a_finish_reason_is_an_error() -> None:
     with pytest.raises(UpstreamProtocolError):
-        translate(chunk({"content": "a"}))
+        translate(make_chunk({"content": "a"}))
 
 
 def test_images_become_markdown_once() -> None:
     image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
     message = answer(
-        chunk({"content": "See"}), chunk({"images": [image]}), chunk({"images": [image]}), STOP
+        make_chunk({"content": "See"}),
+        make_chunk({"images": [image]}),
+        make_chunk({"images": [image]}),
+        STOP,
     )
 
     assert message["content"][0]["text"] == "See\n\n![image](https://example.com/a.png)\n\n"
@@ -149,23 +156,27 @@ def test_signatures_are_a_loss_if_nothing_keeps_them() -> None:
 
 
 def test_encrypted_reasoning_without_text_comes_before_the_answer() -> None:
-    opaque = chunk({"reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]})
+    opaque = make_chunk({"reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]})
 
-    kinds = [block["type"] for block in answer(opaque, chunk({"content": "a"}), STOP)["content"]]
+    kinds = [
+        block["type"] for block in answer(opaque, make_chunk({"content": "a"}), STOP)["content"]
+    ]
     assert kinds == ["redacted_thinking", "text"]
 
 
 def test_blank_reasoning_opens_no_block() -> None:
-    message = answer(chunk({"reasoning_content": "\n"}), chunk({"content": "a"}), STOP)
+    message = answer(make_chunk({"reasoning_content": "\n"}), make_chunk({"content": "a"}), STOP)
 
     assert [block["type"] for block in message["content"]] == ["text"]
 
 
 def test_cited_pages_are_citations_of_the_text() -> None:
     page = {"url": "https://example.com", "title": "E", "start_index": 0, "end_index": 1}
-    cited = chunk({"annotations": [{"type": "url_citation", "url_citation": page}, {"type": "x"}]})
+    cited = make_chunk(
+        {"annotations": [{"type": "url_citation", "url_citation": page}, {"type": "x"}]}
+    )
 
-    text = answer(chunk({"content": "a"}), cited, STOP)["content"][0]
+    text = answer(make_chunk({"content": "a"}), cited, STOP)["content"][0]
     assert [each["url"] for each in text["citations"]] == ["https://example.com"]
     assert answer(cited, STOP)["content"] == [{"type": "text", "text": ""}]
 
@@ -173,7 +184,7 @@ def test_cited_pages_are_citations_of_the_text() -> None:
 def test_heartbeats_pass_through() -> None:
     context = terms()
     translated = translate_request(REQUEST, context)
-    batches = [[], [chunk({"content": "a"})], [], [STOP]]
+    batches = [[], [make_chunk({"content": "a"})], [], [STOP]]
 
     got = list(translate_stream(iter(batches), translated, context))
 

@@ -28,11 +28,11 @@ def answer(*events: Json, **changes: Any) -> Json:
     return message
 
 
-def done(item: Json, index: int = 0) -> Json:
+def make_item_done(item: Json, index: int = 0) -> Json:
     return {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
-def completed(*output: Json, **fields: Any) -> Json:
+def make_completed(*output: Json, **fields: Any) -> Json:
     return {"type": "response.completed", "response": {"output": list(output), **fields}}
 
 
@@ -55,9 +55,9 @@ SEARCH = {
 
 def test_searches_are_uses_of_a_server_tool() -> None:
     opened = {**SEARCH, "action": {"type": "open_page", "url": "https://example.com"}}
-    use, result, text = answer(done(SEARCH), done(opened, 1), completed(SEARCH, opened))[
-        "content"
-    ] + [None]
+    use, result, text = answer(
+        make_item_done(SEARCH), make_item_done(opened, 1), make_completed(SEARCH, opened)
+    )["content"] + [None]
 
     assert use["input"] == {"query": "weather"}
     assert result["tool_use_id"] == use["id"]
@@ -66,13 +66,13 @@ def test_searches_are_uses_of_a_server_tool() -> None:
 
 
 def test_failed_searches_are_errors() -> None:
-    content = answer(completed({**SEARCH, "status": "failed"}))["content"]
+    content = answer(make_completed({**SEARCH, "status": "failed"}))["content"]
 
     assert content[1]["content"]["type"] == "web_search_tool_result_error"
 
 
 def test_searches_are_counted_in_the_usage() -> None:
-    usage = answer(completed(SEARCH))["usage"]
+    usage = answer(make_completed(SEARCH))["usage"]
 
     assert usage["server_tool_use"]["web_search_requests"] == 1
 
@@ -92,7 +92,7 @@ def test_incomplete_answers_have_their_reason(reason: str | None, stop: str) -> 
 
 def test_reasoning_without_text_is_redacted_thinking() -> None:
     item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
-    block, _ = answer(done(item), completed(item))["content"] + [None]
+    block, _ = answer(make_item_done(item), make_completed(item))["content"] + [None]
 
     assert block["type"] == "redacted_thinking"
     assert block["data"].startswith(SEAL)
@@ -102,7 +102,7 @@ def test_hidden_text_is_in_the_seal() -> None:
     item = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "so"}]}
     thinking = {"type": "adaptive", "display": "omitted"}
 
-    block = answer(completed(item), thinking=thinking)["content"][0]
+    block = answer(make_completed(item), thinking=thinking)["content"][0]
 
     assert block["thinking"] == ""
     assert '"reasoning_content": "so"' in block["signature"]
@@ -120,9 +120,9 @@ def test_interleaved_items_are_blocks_one_after_the_other() -> None:
         delta(0, "a"),
         delta(1, "b"),
         delta(0, "a"),
-        done(message("aa")),
-        done(message("b"), 1),
-        completed(),
+        make_item_done(message("aa")),
+        make_item_done(message("b"), 1),
+        make_completed(),
     )
 
     indexes = [event["index"] for event in events if "index" in event]
@@ -134,7 +134,7 @@ def test_interleaved_items_are_blocks_one_after_the_other() -> None:
 def test_calls_that_the_provider_answers_are_left_out() -> None:
     call = {"type": "function_call", "call_id": "xs_1", "name": "f", "arguments": "{}"}
 
-    message = answer(done(call), completed(call), terms={"server_calls": ("xs_",)})
+    message = answer(make_item_done(call), make_completed(call), terms={"server_calls": ("xs_",)})
 
     assert message["content"] == [{"type": "text", "text": ""}]
     assert message["stop_reason"] == "end_turn"
@@ -152,17 +152,17 @@ def test_cited_pages_are_citations_of_the_text(streamed: bool) -> None:
         {"type": "response.output_text.delta", **place, "delta": "a"},
         {"type": "response.output_text.done", **place, "text": "a"},
         {"type": "response.output_text.annotation.added", **place, "annotation": annotation},
-        done(message),
+        make_item_done(message),
     ]
 
-    text = answer(*(events if streamed else ()), completed(message))["content"][0]
+    text = answer(*(events if streamed else ()), make_completed(message))["content"][0]
     assert [each["url"] for each in text["citations"]] == ["https://example.com"]
 
 
 def test_images_become_markdown() -> None:
     image = {"type": "image_generation_call", "id": "ig_1", "result": "iVBORw0KGgo="}
 
-    text = answer(completed(image))["content"][0]["text"]
+    text = answer(make_completed(image))["content"][0]["text"]
     assert text == "![image](data:image/png;base64,iVBORw0KGgo=)"
 
 

@@ -26,11 +26,11 @@ def read_messages(*items: Any, context: TranslationContext | None = None) -> lis
     return ResponsesHistoryReader(Toolbox(context), context).read_items(list(items))
 
 
-def user(text: str) -> Json:
+def make_user_message(text: str) -> Json:
     return {"role": "user", "content": text}
 
 
-def assistant(text: str) -> Json:
+def make_assistant_message(text: str) -> Json:
     return {
         "type": "message",
         "role": "assistant",
@@ -42,11 +42,11 @@ def call(call_id: str, **more: Any) -> Json:
     return {"type": "function_call", "call_id": call_id, "name": "f", "arguments": "{}", **more}
 
 
-def output(call_id: str, result: Any = "done", **more: Any) -> Json:
+def make_output(call_id: str, result: Any = "done", **more: Any) -> Json:
     return {"type": "function_call_output", "call_id": call_id, "output": result, **more}
 
 
-def reasoning(text: str, **more: Any) -> Json:
+def make_reasoning(text: str, **more: Any) -> Json:
     return {
         "type": "reasoning",
         "id": "rs_1",
@@ -68,71 +68,94 @@ def summarize_turns(*items: Any) -> list[str]:
 
 TURNS: dict[str, tuple[list[Json], list[str]]] = {
     "a call and its text are one message": (
-        [assistant("Look."), call("a"), output("a")],
+        [make_assistant_message("Look."), call("a"), make_output("a")],
         ["assistant:Look.+a", "tool:a"],
     ),
     "a text after its call joins it": (
-        [call("a"), assistant("Look."), output("a")],
+        [call("a"), make_assistant_message("Look."), make_output("a")],
         ["assistant:Look.+a", "tool:a"],
     ),
     "parallel calls are one message, answered in order": (
-        [call("a"), call("b"), output("b"), output("a")],
+        [call("a"), call("b"), make_output("b"), make_output("a")],
         ["assistant:+a+b", "tool:a", "tool:b"],
     ),
     "a call after an answer is another turn": (
-        [call("a"), output("a"), call("b"), output("b")],
+        [call("a"), make_output("a"), call("b"), make_output("b")],
         ["assistant:+a", "tool:a", "assistant:+b", "tool:b"],
     ),
     "outputs may come between parallel calls": (
-        [call("a"), call("b"), output("a"), call("c"), output("b"), output("c")],
+        [call("a"), call("b"), make_output("a"), call("c"), make_output("b"), make_output("c")],
         ["assistant:+a+b+c", "tool:a", "tool:b", "tool:c"],
     ),
     "an id may be used again in another turn": (
-        [call("a"), output("a"), user("More."), call("a"), output("a")],
+        [call("a"), make_output("a"), make_user_message("More."), call("a"), make_output("a")],
         ["assistant:+a", "tool:a", "user:More.", "assistant:+a", "tool:a"],
     ),
     "a user's message waits for the answers": (
-        [call("a"), user("Hurry!"), output("a"), user("Thanks.")],
+        [call("a"), make_user_message("Hurry!"), make_output("a"), make_user_message("Thanks.")],
         ["assistant:+a", "tool:a", "user:Hurry!", "user:Thanks."],
     ),
     "a second text waits for the answers": (
-        [assistant("One."), call("a"), assistant("Two."), output("a")],
+        [
+            make_assistant_message("One."),
+            call("a"),
+            make_assistant_message("Two."),
+            make_output("a"),
+        ],
         ["assistant:One.+a", "tool:a", "assistant:Two."],
     ),
     "a text after the answers is another turn": (
-        [call("a"), output("a"), assistant("Done.")],
+        [call("a"), make_output("a"), make_assistant_message("Done.")],
         ["assistant:+a", "tool:a", "assistant:Done."],
     ),
     "two texts are two messages": (
-        [assistant("One."), assistant("Two.")],
+        [make_assistant_message("One."), make_assistant_message("Two.")],
         ["assistant:One.", "assistant:Two."],
     ),
     "reasoning goes to the message that it led to": (
-        [reasoning("Hm"), assistant("Yes.")],
+        [make_reasoning("Hm"), make_assistant_message("Yes.")],
         ["assistant:(Hm)Yes."],
     ),
     "reasoning goes to the call that it led to": (
-        [assistant("Yes."), user("And?"), reasoning("Hm"), call("a"), output("a")],
+        [
+            make_assistant_message("Yes."),
+            make_user_message("And?"),
+            make_reasoning("Hm"),
+            call("a"),
+            make_output("a"),
+        ],
         ["assistant:Yes.", "user:And?", "assistant:(Hm)+a", "tool:a"],
     ),
     "reasoning in one turn is gathered": (
         [
-            reasoning("A"),
-            reasoning("B"),
+            make_reasoning("A"),
+            make_reasoning("B"),
             call("a"),
-            reasoning("C"),
+            make_reasoning("C"),
             call("b"),
-            output("a"),
-            output("b"),
+            make_output("a"),
+            make_output("b"),
         ],
         ["assistant:(A\n\nB\n\nC)+a+b", "tool:a", "tool:b"],
     ),
     "reasoning between turns goes to the later one": (
-        [reasoning("A"), call("a"), output("a"), reasoning("B"), call("b"), output("b")],
+        [
+            make_reasoning("A"),
+            call("a"),
+            make_output("a"),
+            make_reasoning("B"),
+            call("b"),
+            make_output("b"),
+        ],
         ["assistant:(A)+a", "tool:a", "assistant:(B)+b", "tool:b"],
     ),
     "reasoning that led to nothing is left out": (
-        [reasoning("A"), user("Hi."), assistant("Yes."), reasoning("B")],
+        [
+            make_reasoning("A"),
+            make_user_message("Hi."),
+            make_assistant_message("Yes."),
+            make_reasoning("B"),
+        ],
         ["user:Hi.", "assistant:Yes."],
     ),
 }
@@ -147,8 +170,8 @@ def test_items_are_grouped_into_turns(name: str) -> None:
 ITEMS = st.lists(
     st.one_of(
         st.sampled_from("abc").map(call),
-        st.sampled_from("abc").map(output),
-        st.sampled_from([user("Hi."), assistant("Yes."), assistant(""), reasoning("Hm"), {"role": "developer", "content": "Be."}]),
+        st.sampled_from("abc").map(make_output),
+        st.sampled_from([make_user_message("Hi."), make_assistant_message("Yes."), make_assistant_message(""), make_reasoning("Hm"), {"role": "developer", "content": "Be."}]),
         st.just({"type": "web_search_call", "id": "ws_1", "status": "completed"}),
     ),
     max_size=12,
@@ -162,7 +185,7 @@ def test_any_items_give_a_valid_history_or_an_error(items: list[Json]) -> None:
         assert (refusal.status, bool(refusal.param)) == (400, True)
         return
     chat_messages = read_messages(*items)
-    assert check_chat({"model": "m", "messages": chat_messages or [user("Hi.")]}) == []
+    assert check_chat({"model": "m", "messages": chat_messages or [make_user_message("Hi.")]}) == []
     answered = [i["call_id"] for i in items if i.get("type") == "function_call_output"]
     assert sorted(m["tool_call_id"] for m in chat_messages if m["role"] == "tool") == sorted(
         answered
@@ -196,13 +219,13 @@ def media_items(draw: st.DrawFn) -> list[Json]:
 
     def draw_call_batch() -> list[Json]:
         ids = draw(st.sampled_from(["a", "ab", "abc"]))
-        results = [output(i, content()) for i in ids]
-        between = [user("Hurry!")] if draw(st.booleans()) else []
+        results = [make_output(i, content()) for i in ids]
+        between = [make_user_message("Hurry!")] if draw(st.booleans()) else []
         return [*map(call, ids), *between, *results]
 
     turns: list[Callable[[], list[Json]]] = [
         lambda: [{"role": "user", "content": content()}],
-        lambda: [assistant("Yes.")],
+        lambda: [make_assistant_message("Yes.")],
         lambda: [image_call(1, result=next(marks))],
         draw_call_batch,
     ]
@@ -227,7 +250,7 @@ def test_media_keep_their_order_and_calls_their_results(
         sent = adapt_request(
             {"model": "m", "messages": chat_messages}, "chat", profile, LossReport()
         )["messages"]
-        said_something = [m for m in sent if m["content"] != []] or [user("Hi.")]
+        said_something = [m for m in sent if m["content"] != []] or [make_user_message("Hi.")]
         assert check_chat({"model": "m", "messages": said_something}) == []
         arrived = MARK.findall(str(sent))
         assert [mark for mark in arrived if mark not in drawn] == marks
@@ -243,12 +266,12 @@ CHAT_IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.p
 @check_each(
     ("item", "message"),
     [
-        (user("Hi."), user("Hi.")),
-        ({"role": "user", "content": None}, user("")),
-        ({"role": "user"}, user("")),
+        (make_user_message("Hi."), make_user_message("Hi.")),
+        ({"role": "user", "content": None}, make_user_message("")),
+        ({"role": "user"}, make_user_message("")),
         ({"role": "system", "content": "Be."}, {"role": "system", "content": "Be."}),
         ({"type": "message", "role": "user", "content": [IMAGE]}, {"role": "user", "content": [CHAT_IMAGE]}),
-        ({"type": None, "role": "user", "content": "Hi."}, user("Hi.")),
+        ({"type": None, "role": "user", "content": "Hi."}, make_user_message("Hi.")),
         ({"role": "assistant", "content": ""}, {"role": "assistant", "content": ""}),
         ({"role": "assistant", "content": []}, {"role": "assistant", "content": ""}),
         (
@@ -281,7 +304,7 @@ def test_message_content_is_converted(item: Json, message: Json) -> None:
 )
 def test_tool_output_is_text_unless_it_has_media(result: Any, content: Any) -> None:
     chat_messages = read_messages(
-        call("a"), call("b"), output("a", result), output("b"), user("Next.")
+        call("a"), call("b"), make_output("a", result), make_output("b"), make_user_message("Next.")
     )
     assert [m["content"] for m in chat_messages[1:]] == [content, "done", "Next."]
 
@@ -297,23 +320,34 @@ def image_call(number: int, **more: Any) -> Json:
 
 IMAGES: dict[str, tuple[list[Json], list[str]]] = {
     "an image follows the text that came with it": (
-        [user("Draw."), assistant("Here."), image_call(1), user("Thanks.")],
+        [
+            make_user_message("Draw."),
+            make_assistant_message("Here."),
+            image_call(1),
+            make_user_message("Thanks."),
+        ],
         ["user:Draw.", "assistant:Here.", "user:1", "user:Thanks."],
     ),
     "an image follows the text that came after it": (
-        [image_call(1), assistant("Here."), user("Thanks.")],
+        [image_call(1), make_assistant_message("Here."), make_user_message("Thanks.")],
         ["assistant:Here.", "user:1", "user:Thanks."],
     ),
     "images of one turn are one message": (
-        [image_call(1), image_call(2), user("Thanks.")],
+        [image_call(1), image_call(2), make_user_message("Thanks.")],
         ["user:1+2", "user:Thanks."],
     ),
     "an image waits for the answers": (
-        [call("a"), image_call(1), user("Hurry!"), output("a"), assistant("Done.")],
+        [
+            call("a"),
+            image_call(1),
+            make_user_message("Hurry!"),
+            make_output("a"),
+            make_assistant_message("Done."),
+        ],
         ["assistant:", "tool:done", "user:1", "user:Hurry!", "assistant:Done."],
     ),
     "an image after the answers is another turn": (
-        [call("a"), output("a"), image_call(1), call("b"), output("b")],
+        [call("a"), make_output("a"), image_call(1), call("b"), make_output("b")],
         ["assistant:", "tool:done", "assistant:", "tool:done", "user:1"],
     ),
 }
@@ -350,28 +384,38 @@ def test_generated_image_becomes_a_data_url(more: Json, url: str) -> None:
 
 def test_top_level_audio_becomes_a_user_message() -> None:
     audio = {"type": "input_audio", "input_audio": {"data": "SUQz", "format": "mp3"}}
-    assert read_messages(call("a"), audio, output("a"))[2] == {"role": "user", "content": [audio]}
+    assert read_messages(call("a"), audio, make_output("a"))[2] == {
+        "role": "user",
+        "content": [audio],
+    }
 
 
 def test_own_encrypted_reasoning_is_decrypted_other_is_read_as_text() -> None:
     sealed = SEAL + '{"reasoning_content": "sealed", "reasoning_details": [1], "role": "user"}'
-    [own] = read_messages(reasoning("shown", encrypted_content=sealed), assistant("Yes."))
+    [own] = read_messages(
+        make_reasoning("shown", encrypted_content=sealed), make_assistant_message("Yes.")
+    )
     assert (own["reasoning_content"], own["reasoning_details"], own["role"]) == (
         "sealed",
         [1],
         "assistant",
     )
-    [foreign] = read_messages(reasoning("shown", encrypted_content="gAAAA"), assistant("Yes."))
+    [foreign] = read_messages(
+        make_reasoning("shown", encrypted_content="gAAAA"), make_assistant_message("Yes.")
+    )
     assert foreign["reasoning_content"] == "shown"
     [hidden] = read_messages(
-        {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}, assistant("Yes.")
+        {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"},
+        make_assistant_message("Yes."),
     )
     assert hidden == {"role": "assistant", "content": "Yes."}
 
 
 def test_reasoning_text_takes_precedence_over_its_summary() -> None:
     content = [{"type": "reasoning_text", "text": "A"}, {"type": "reasoning_text", "text": "B"}]
-    [message] = read_messages(reasoning("short", content=content), assistant("Yes."))
+    [message] = read_messages(
+        make_reasoning("short", content=content), make_assistant_message("Yes.")
+    )
     assert message["reasoning_content"] == "A\n\nB"
 
 
@@ -394,11 +438,11 @@ def test_local_shell_output_matches_its_call_by_either_id() -> None:
 def test_hosted_tool_items_are_dropped_and_reported() -> None:
     context = terms()
     items = [
-        user("Hi."),
+        make_user_message("Hi."),
         {"type": "mcp_call", "id": "mcp_1"},
         {"type": "image_generation_call", "id": "ig_1"},
     ]
-    assert read_messages(*items, context=context) == [user("Hi.")]
+    assert read_messages(*items, context=context) == [make_user_message("Hi.")]
     assert set(context.loss_report.losses) == {"input.mcp_call", "input.image_generation_call"}
     with pytest.raises(Unsupported):
         read_messages(*items, context=terms(strict=True))
@@ -407,13 +451,13 @@ def test_hosted_tool_items_are_dropped_and_reported() -> None:
 # -- refusals -----------------------------------------------------------------------------------
 
 REFUSED: list[tuple[list[Any], str, str]] = [
-    ([output("a")], "input", "No tool call found for function call output with call_id a."),
-    ([call("a"), output("a"), output("a")], "input", "No tool call found"),
-    ([call("a"), output("a"), user("Hi."), output("a")], "input", "No tool call found"),
-    ([output("a"), call("a")], "input", "No tool call found"),
+    ([make_output("a")], "input", "No tool call found for function call output with call_id a."),
+    ([call("a"), make_output("a"), make_output("a")], "input", "No tool call found"),
+    ([call("a"), make_output("a"), make_user_message("Hi."), make_output("a")], "input", "No tool call found"),
+    ([make_output("a"), call("a")], "input", "No tool call found"),
     ([call("a")], "input", "No tool output found for function call a."),
-    ([call("a"), call("b"), output("a"), user("Hi.")], "input", "No tool output found for function call b."),
-    ([call("a"), call("a"), output("a")], "input[1].call_id", "Two calls have the call_id 'a'."),
+    ([call("a"), call("b"), make_output("a"), make_user_message("Hi.")], "input", "No tool output found for function call b."),
+    ([call("a"), call("a"), make_output("a")], "input[1].call_id", "Two calls have the call_id 'a'."),
     (["Hi."], "input[0]", "expected an object"),
     ([{}], "input[0].type", "Missing required parameter"),
     ([{"type": "telepathy"}], "input[0].type", "'telepathy'"),
@@ -427,10 +471,10 @@ REFUSED: list[tuple[list[Any], str, str]] = [
     ([{"type": "function_call", "name": "f"}], "input[0].call_id", "Missing required parameter"),
     ([call("a", arguments={})], "input[0].arguments", "expected a string"),
     ([call("a", namespace=1)], "input[0].namespace", "expected a string"),
-    ([call("a"), output("a", None)], "input[1].output", "Missing required parameter"),
+    ([call("a"), make_output("a", None)], "input[1].output", "Missing required parameter"),
     ([call("a"), {"type": "apply_patch_call_output", "call_id": "a"}], "input[1].status", "Missing"),
-    ([reasoning("x", summary="x")], "input[0].summary", "expected an array"),
-    ([reasoning("x", summary=[{"text": 1}])], "input[0].summary[0].text", "expected a string"),
+    ([make_reasoning("x", summary="x")], "input[0].summary", "expected an array"),
+    ([make_reasoning("x", summary=[{"text": 1}])], "input[0].summary[0].text", "expected a string"),
     ([{"type": "additional_tools", "tools": "x"}], "input[0].tools", "expected an array"),
     ([{"type": "image_generation_call", "result": 1}], "input[0].result", "expected a string"),
     ([{"type": "input_audio", "input_audio": {"data": "x", "format": "wav"}}],

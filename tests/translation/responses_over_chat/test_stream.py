@@ -173,18 +173,18 @@ def test_delta_logprobs_add_up_to_the_parts_logprobs() -> None:
 
 
 def test_logprobs_of_other_fields_are_excluded_from_the_text() -> None:
-    def weighed(delta: Json, token: str) -> Json:
+    def make_logprobs_chunk(delta: Json, token: str) -> Json:
         entries = {"content": [{"token": token, "logprob": -1}]}
         return {"choices": [{"delta": delta, "logprobs": entries}]}
 
     call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}
     chunks = [
-        weighed({"content": "<think>"}, "<think>"),
-        weighed({"content": "Hm."}, "Hm."),
-        weighed({"content": "</think>"}, "</think>"),
-        weighed({"content": "Hi"}, "Hi"),
-        weighed({"reasoning_content": "Hm."}, "Hm."),
-        weighed({"tool_calls": [call]}, "{}"),
+        make_logprobs_chunk({"content": "<think>"}, "<think>"),
+        make_logprobs_chunk({"content": "Hm."}, "Hm."),
+        make_logprobs_chunk({"content": "</think>"}, "</think>"),
+        make_logprobs_chunk({"content": "Hi"}, "Hi"),
+        make_logprobs_chunk({"reasoning_content": "Hm."}, "Hm."),
+        make_logprobs_chunk({"tool_calls": [call]}, "{}"),
     ]
     message_item = translate_chunks(*chunks, STOP)["output"][1]
     assert [t["token"] for t in message_item["content"][0]["logprobs"]] == ["Hi"]
