@@ -76,7 +76,7 @@ def send_request(
     return [event for batch in stream for event in batch], context
 
 
-def failure(upstream: Upstream) -> UpstreamError:
+def get_failure(upstream: Upstream) -> UpstreamError:
     with pytest.raises(UpstreamError) as caught:
         send_request(upstream)
     return caught.value

@@ -17,7 +17,7 @@ from tests.upstream.sending import (
     CHUNK,
     Handler,
     Provider,
-    failure,
+    get_failure,
     make_refusing_provider,
     make_stream,
     make_upstream,
@@ -49,7 +49,7 @@ class Server:
         return self.answers.get(url.removeprefix("http://up.test/"), self.otherwise)
 
 
-def missing(server: Server, base_url: str = "http://up.test") -> str | None:
+def find_missing(server: Server, base_url: str = "http://up.test") -> str | None:
     calls = [f"{base_url}/{api}" for api in ("chat/completions", "responses")]
     return find_missing_path(base_url, calls, server)
 
@@ -60,26 +60,26 @@ def missing(server: Server, base_url: str = "http://up.test") -> str | None:
 def test_the_missing_part_is_found(
     otherwise: httpx2.Response, listed: httpx2.Response, path: str
 ) -> None:
-    assert missing(Server(otherwise, **{f"{path[1:]}/models": listed})) == path
+    assert find_missing(Server(otherwise, **{f"{path[1:]}/models": listed})) == path
 
 
 def test_probe_finds_nothing_missing_if_the_base_url_answers() -> None:
     calls = {"v1/models": LIST, "chat/completions": BAD_REQUEST}
 
-    assert missing(Server(NOT_FOUND, **calls)) is None
+    assert find_missing(Server(NOT_FOUND, **calls)) is None
 
 
 @check_each("otherwise", [NOT_FOUND, PAGE, BAD_REQUEST, None])
 def test_probe_finds_nothing_missing_without_an_api(
     otherwise: httpx2.Response | None,
 ) -> None:
-    assert missing(Server(otherwise)) is None
+    assert find_missing(Server(otherwise)) is None
 
 
 def test_a_refusal_that_is_no_json_is_no_list() -> None:
     walled = httpx2.Response(403, html="<html>who are you?</html>")
 
-    assert missing(Server(walled)) is None
+    assert find_missing(Server(walled)) is None
 
 
 @check_each(
@@ -98,7 +98,7 @@ def test_a_base_url_with_a_version_is_not_probed(base_url: str, versioned: bool)
     server = Server(NOT_FOUND)
 
     assert has_version(base_url) is versioned
-    assert missing(server, base_url) is None
+    assert find_missing(server, base_url) is None
     assert (server.asked == []) is versioned
 
 
@@ -150,7 +150,7 @@ def test_base_url_is_hidden_because_it_may_contain_a_key() -> None:
         )
 
     base = "http://up.test:8080/secret-of-the-path"
-    error = failure(make_upstream(Provider(answer), UP_BASE_URL=base))
+    error = get_failure(make_upstream(Provider(answer), UP_BASE_URL=base))
 
     assert isinstance(error, UpstreamMisconfigured)
     assert "secret" not in error.message
@@ -180,7 +180,7 @@ def test_unknown_model_does_not_mean_a_wrong_base_url() -> None:
     upstream = make_upstream(provider, UP_BASE_URL="http://up.test")
 
     for _ in range(3):
-        raised = failure(upstream)
+        raised = get_failure(upstream)
         assert (type(raised), raised.message) == (UpstreamRefused, "no such model")
     assert len(provider.requests) == 3 + 2, "what was found is remembered for a while"
 
@@ -209,7 +209,7 @@ def test_base_url_with_a_version_is_accepted() -> None:
     provider = make_refusing_provider(404)
     upstream = make_upstream(provider)
 
-    assert type(failure(upstream)) is UpstreamRefused
+    assert type(get_failure(upstream)) is UpstreamRefused
     with pytest.raises(UpstreamRefused):
         upstream.list_models(1)
     assert len(provider.requests) == 2

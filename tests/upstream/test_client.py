@@ -157,7 +157,7 @@ def test_key_refused_in_midstream_is_reported_as_the_forwarders(case: str, toget
         pieces = [b"".join(frames)] if together else frames
         return httpx2.Response(200, headers=headers, content=iter(pieces))
 
-    def told(upstream: Upstream) -> tuple[list[Any], UpstreamError]:
+    def read_failure(upstream: Upstream) -> tuple[list[Any], UpstreamError]:
         context = RequestContext(id="req_1", route=protocol, loss_report=LossReport())
         route = Route(upstream.settings, protocol, "their-model")
         stream = upstream.make_handler(route, protocol, context)({**CHAT, "model": "ours"})
@@ -167,12 +167,12 @@ def test_key_refused_in_midstream_is_reported_as_the_forwarders(case: str, toget
         return events, raised.value
 
     upstream = make_upstream(Provider(answer))
-    events, error = told(upstream)
+    events, error = read_failure(upstream)
     assert events == before
     assert isinstance(error, UpstreamKeyRefused)
     assert upstream.key_refusal == error.message
 
-    theirs = told(make_upstream(Provider(answer), UP_API_KEY="passthrough"))[1]
+    theirs = read_failure(make_upstream(Provider(answer), UP_API_KEY="passthrough"))[1]
     assert (theirs.status, theirs.code) == (401, "invalid_api_key")
 
 

@@ -17,7 +17,7 @@ from tests.upstream.sending import (
     CHAT,
     KEY,
     Provider,
-    failure,
+    get_failure,
     make_refusing_provider,
     make_upstream,
     send_request,
@@ -121,7 +121,7 @@ def test_the_sdk_does_not_retry() -> None:
         503, headers={"retry-after-ms": "1", "x-should-retry": "true"}
     )
 
-    failure(make_upstream(provider, UP_MAX_RETRIES="1"))
+    get_failure(make_upstream(provider, UP_MAX_RETRIES="1"))
 
     assert len(provider.requests) == 1
 

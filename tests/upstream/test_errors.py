@@ -25,7 +25,7 @@ from tests.upstream.sending import (
     CHUNK,
     KEY,
     Provider,
-    failure,
+    get_failure,
     make_refusing_provider,
     make_stream,
     make_upstream,
@@ -39,7 +39,7 @@ def test_a_refusal_keeps_its_status_error_and_headers(status: int) -> None:
     error = {"message": "no", "type": "t", "code": 1210, "param": "messages", "more": [1]}
     provider = make_refusing_provider(status, json={"error": error}, headers={"retry-after": "3"})
 
-    raised = failure(make_upstream(provider))
+    raised = get_failure(make_upstream(provider))
 
     assert isinstance(raised, UpstreamRefused)
     assert (raised.status, raised.headers) == (status, {"retry-after": "3"})
@@ -61,14 +61,14 @@ def test_a_refusal_keeps_its_status_error_and_headers(status: int) -> None:
     ],
 )
 def test_errors_are_read_in_every_shape(answer: dict[str, Any], message: str) -> None:
-    assert failure(make_upstream(make_refusing_provider(400, **answer))).message == message
+    assert get_failure(make_upstream(make_refusing_provider(400, **answer))).message == message
 
 
 def test_refused_key_is_reported_as_the_forwarders_unless_passed_through() -> None:
     provider = make_refusing_provider(401, json={"error": {"message": "bad key"}})
 
-    assert isinstance(failure(make_upstream(provider)), UpstreamKeyRefused)
-    theirs = failure(make_upstream(provider, UP_API_KEY="passthrough"))
+    assert isinstance(get_failure(make_upstream(provider)), UpstreamKeyRefused)
+    theirs = get_failure(make_upstream(provider, UP_API_KEY="passthrough"))
     assert (theirs.status, theirs.message) == (401, "bad key")
 
 
@@ -82,7 +82,7 @@ def test_refused_key_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         make_refusing_provider(401, json={"error": {"message": f"bad key {KEY}"}})
     )
     for _ in range(3):
-        failure(upstream)
+        get_failure(upstream)
         with pytest.raises(UpstreamKeyRefused):
             upstream.list_models(1)
 
@@ -99,12 +99,12 @@ def test_refused_key_is_not_logged_again_soon(
     turns = itertools.cycle([refused, make_stream(CHUNK)])
     upstream = make_upstream(Provider(lambda _: next(turns)))
     for _ in range(5):
-        failure(upstream)
+        get_failure(upstream)
         send_request(upstream)
     assert len(key_refusals(caplog)) == 1
 
     monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 601)
-    failure(upstream)
+    get_failure(upstream)
 
     assert len(key_refusals(caplog)) == 2
 
@@ -113,7 +113,7 @@ def test_own_check_does_not_log_a_refused_key(caplog: pytest.LogCaptureFixture) 
     upstream = make_upstream(make_refusing_provider(401))
     upstream.errors.logs_key_refusal = False
 
-    failure(upstream)
+    get_failure(upstream)
 
     assert key_refusals(caplog) == []
 
@@ -121,7 +121,7 @@ def test_own_check_does_not_log_a_refused_key(caplog: pytest.LogCaptureFixture) 
 def test_plain_http_to_a_port_for_tls_is_named() -> None:
     said = "<center>The plain HTTP request was sent to HTTPS port</center>"
 
-    raised = failure(make_upstream(make_refusing_provider(400, html=said)))
+    raised = get_failure(make_upstream(make_refusing_provider(400, html=said)))
 
     assert isinstance(raised, UpstreamMisconfigured)
     assert "(UP_BASE_URL) must begin with https://" in raised.message
@@ -139,7 +139,7 @@ def test_plain_http_to_a_port_for_tls_is_named() -> None:
 def test_a_failed_connection_says_why(error: Exception, words: str) -> None:
     limits = {"UP_CONNECT_TIMEOUT": "7", "UP_FIRST_BYTE_TIMEOUT": "9"}
 
-    assert failure(make_upstream(raising(error), **limits)).message.endswith(words)
+    assert get_failure(make_upstream(raising(error), **limits)).message.endswith(words)
 
 
 def test_a_failed_connection_names_the_proxy_without_its_password(
@@ -150,9 +150,9 @@ def test_a_failed_connection_names_the_proxy_without_its_password(
     refused.__cause__ = ConnectionRefusedError(111, "x")
 
     messages = [
-        failure(make_upstream(raising(refused))).message,
-        failure(make_upstream(raising(httpx2.ConnectTimeout("x")))).message,
-        failure(make_upstream(make_refusing_provider(407))).message,
+        get_failure(make_upstream(raising(refused))).message,
+        get_failure(make_upstream(raising(httpx2.ConnectTimeout("x")))).message,
+        get_failure(make_upstream(make_refusing_provider(407))).message,
     ]
 
     assert all("the proxy http://proxy.test:3128" in message for message in messages)
@@ -172,8 +172,8 @@ def test_a_failed_connection_names_the_proxy_without_its_password(
 def test_a_key_is_refused_in_many_ways(status: int, body: dict[str, Any]) -> None:
     provider = make_refusing_provider(status, json=body)
 
-    assert isinstance(failure(make_upstream(provider)), UpstreamKeyRefused)
-    theirs = failure(make_upstream(provider, UP_API_KEY="passthrough"))
+    assert isinstance(get_failure(make_upstream(provider)), UpstreamKeyRefused)
+    theirs = get_failure(make_upstream(provider, UP_API_KEY="passthrough"))
     assert theirs.code == "invalid_api_key"
     assert theirs.status in (401, 403)
 
@@ -181,7 +181,7 @@ def test_a_key_is_refused_in_many_ways(status: int, body: dict[str, Any]) -> Non
 def test_code_beside_the_error_object_is_read() -> None:
     provider = make_refusing_provider(400, json={"code": "the_code", "error": "plain"})
 
-    assert failure(make_upstream(provider)).make_body() == {
+    assert get_failure(make_upstream(provider)).make_body() == {
         "error": {
             "message": "plain",
             "type": "invalid_request_error",
@@ -194,17 +194,17 @@ def test_code_beside_the_error_object_is_read() -> None:
 def test_the_name_that_aws_gives_an_error_in_a_header_is_its_code() -> None:
     headers = {"x-amzn-errortype": "ThrottlingException:http://up.test/"}
     provider = make_refusing_provider(400, json={"message": "Wait."}, headers=headers)
-    assert failure(make_upstream(provider)).code == "rate_limit_exceeded"
+    assert get_failure(make_upstream(provider)).code == "rate_limit_exceeded"
 
     headers = {"x-amzn-errortype": "ValidationException"}
     provider = make_refusing_provider(400, json={"message": "No."}, headers=headers)
-    assert failure(make_upstream(provider)).code == "ValidationException"
+    assert get_failure(make_upstream(provider)).code == "ValidationException"
 
 
 def test_key_is_redacted_in_every_field_of_an_error() -> None:
     error = {"message": f"bad {KEY}", "metadata": {"raw": [f"Bearer {KEY}"]}}
 
-    raised = failure(make_upstream(make_refusing_provider(400, json={"error": error})))
+    raised = get_failure(make_upstream(make_refusing_provider(400, json={"error": error})))
 
     assert KEY not in json.dumps(raised.make_body())
     assert raised.message == "bad ***"
@@ -213,13 +213,13 @@ def test_key_is_redacted_in_every_field_of_an_error() -> None:
 def test_long_error_is_cut_after_redaction() -> None:
     provider = make_refusing_provider(400, text=f"{'x' * 497}{KEY}")
 
-    assert failure(make_upstream(provider)).message == "x" * 497 + "***"
+    assert get_failure(make_upstream(provider)).message == "x" * 497 + "***"
 
 
 def test_secret_header_is_redacted() -> None:
     provider = make_refusing_provider(400, json={"error": {"message": "who is gate-secret-1?"}})
 
-    raised = failure(make_upstream(provider, UP_HEADERS="X-Gateway-Token: gate-secret-1"))
+    raised = get_failure(make_upstream(provider, UP_HEADERS="X-Gateway-Token: gate-secret-1"))
 
     assert raised.message == "who is ***?"
 
@@ -237,7 +237,7 @@ def test_secret_header_is_redacted() -> None:
 def test_network_failures_become_upstream_errors(
     error: Exception, kind: type[UpstreamError], status: int
 ) -> None:
-    raised = failure(make_upstream(raising(error)))
+    raised = get_failure(make_upstream(raising(error)))
 
     assert isinstance(raised, kind)
     assert raised.status == status
@@ -255,7 +255,7 @@ def test_stalled_error_body_becomes_an_upstream_error(
         yield b'{"error"'
         raise error
 
-    assert isinstance(failure(make_upstream(make_refusing_provider(500, content=body()))), kind)
+    assert isinstance(get_failure(make_upstream(make_refusing_provider(500, content=body()))), kind)
 
 
 @check_each(
@@ -270,4 +270,4 @@ def test_stalled_error_body_becomes_an_upstream_error(
 def test_connect_timeout_differs_from_read_timeout(
     error: Exception, kind: type[UpstreamError]
 ) -> None:
-    assert type(failure(make_upstream(raising(error)))) is kind
+    assert type(get_failure(make_upstream(raising(error)))) is kind

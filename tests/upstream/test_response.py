@@ -48,7 +48,7 @@ class Arriving:
         self.closed = True
 
 
-def reply(
+def make_response(
     arrivals: Any,
     protocol: str = "chat",
     streamed: bool = True,
@@ -70,26 +70,30 @@ A, B = b'data: {"a": 1}\n\n', b'data: {"b": 2}\n\n'
 def test_events_that_arrive_together_are_one_batch() -> None:
     arriving = Arriving(A + B, A[:5], A[5:], B)
 
-    assert list(reply(arriving).iter_batches()) == [[{"a": 1}, {"b": 2}], [{"a": 1}], [{"b": 2}]]
+    assert list(make_response(arriving).iter_batches()) == [
+        [{"a": 1}, {"b": 2}],
+        [{"a": 1}],
+        [{"b": 2}],
+    ]
 
 
 def test_silence_is_an_empty_batch() -> None:
     arriving = Arriving(b"", A, b"", b"", B)
 
-    assert list(reply(arriving).iter_batches()) == [[], [{"a": 1}], [], [], [{"b": 2}]]
+    assert list(make_response(arriving).iter_batches()) == [[], [{"a": 1}], [], [], [{"b": 2}]]
 
 
 @check_each(("heartbeat", "beats"), [(0, [[]]), (60, [])])
 def test_stream_without_silence_has_heartbeats_too(heartbeat: float, beats: list[Any]) -> None:
     arriving = Arriving(A, b": comment\n\n", B)
 
-    batches = list(reply(arriving, heartbeat=heartbeat).iter_batches())
+    batches = list(make_response(arriving, heartbeat=heartbeat).iter_batches())
 
     assert batches == [*beats, [{"a": 1}], *beats, *beats, [{"b": 2}]]
 
 
 def test_a_last_event_needs_no_end() -> None:
-    assert list(reply(Arriving(A, B.rstrip())).iter_batches()) == [[{"a": 1}], [{"b": 2}]]
+    assert list(make_response(Arriving(A, B.rstrip())).iter_batches()) == [[{"a": 1}], [{"b": 2}]]
 
 
 @check_each(
@@ -98,7 +102,7 @@ def test_a_last_event_needs_no_end() -> None:
 )
 def test_wait_after_the_last_event_is_short(protocol: str, last: bytes) -> None:
     arriving = Arriving(A, last)
-    answer = reply(arriving, protocol)
+    answer = make_response(arriving, protocol)
     batches = answer.iter_batches()
 
     next(batches)
@@ -115,14 +119,14 @@ WHOLE = b'{"object": "chat.completion", "choices": [{"message": {"content": "Hi"
 def test_a_whole_answer_is_one_event() -> None:
     arriving = Arriving(WHOLE[:9], b"", WHOLE[9:])
 
-    batches = list(reply(arriving, streamed=False).iter_batches())
+    batches = list(make_response(arriving, streamed=False).iter_batches())
 
     assert batches[:-1] == [[]]
     assert batches[-1][0]["choices"] == [{"message": {"content": "Hi"}, "finish_reason": "stop"}]
 
 
 def test_a_whole_answer_may_come_where_a_stream_was_asked() -> None:
-    *_, [chunk] = reply(Arriving(b" \n", WHOLE)).iter_batches()
+    *_, [chunk] = make_response(Arriving(b" \n", WHOLE)).iter_batches()
 
     assert chunk["choices"] == [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]
 
@@ -136,7 +140,7 @@ def test_events_for_a_whole_answer_are_recognised_in_pieces(before: bytes, size:
     data = before + EVENTS
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
 
-    batches = list(reply(Arriving(*pieces), streamed=False).iter_batches())
+    batches = list(make_response(Arriving(*pieces), streamed=False).iter_batches())
 
     [chunk] = [event for batch in batches for event in batch]
     assert chunk["choices"] == [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]
@@ -148,7 +152,7 @@ def test_a_whole_answer_behind_a_byte_order_mark_is_read(size: int, streamed: bo
     data = b"\xef\xbb\xbf" + WHOLE
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
 
-    batches = list(reply(Arriving(*pieces), streamed=streamed).iter_batches())
+    batches = list(make_response(Arriving(*pieces), streamed=streamed).iter_batches())
 
     [answer] = [event for batch in batches for event in batch]
     assert answer["choices"][0]["finish_reason"] == "stop"
@@ -160,13 +164,13 @@ def test_a_whole_answer_behind_a_byte_order_mark_is_read(size: int, streamed: bo
 )
 def test_web_page_instead_of_a_stream_is_an_error(pieces: list[bytes], kind: str) -> None:
     with pytest.raises(UpstreamProtocolError, match="page"):
-        list(reply(Arriving(*pieces), kind=kind).iter_batches())
+        list(make_response(Arriving(*pieces), kind=kind).iter_batches())
 
 
 @check_each("body", [b"", b"[1]", b"nonsense", b'{"half'])
 def test_a_whole_answer_has_to_be_a_json_object(body: bytes) -> None:
     with pytest.raises(UpstreamProtocolError):
-        list(reply(Arriving(body), streamed=False).iter_batches())
+        list(make_response(Arriving(body), streamed=False).iter_batches())
 
 
 @check_each(
@@ -179,7 +183,7 @@ def test_a_whole_answer_has_to_be_a_json_object(body: bytes) -> None:
     ],
 )
 def test_broken_connection_raises_after_the_received_events(error: Exception, why: str) -> None:
-    batches = reply(Arriving(A, error)).iter_batches()
+    batches = make_response(Arriving(A, error)).iter_batches()
 
     assert next(batches) == [{"a": 1}]
     with pytest.raises(UpstreamUnreachable) as broken:
@@ -189,7 +193,7 @@ def test_broken_connection_raises_after_the_received_events(error: Exception, wh
 
 
 def test_shutdown_interrupts_an_answer() -> None:
-    batches = reply(Arriving(A, ShutdownInterrupt())).iter_batches()
+    batches = make_response(Arriving(A, ShutdownInterrupt())).iter_batches()
 
     assert next(batches) == [{"a": 1}]
     with pytest.raises(ShuttingDown):
@@ -198,20 +202,20 @@ def test_shutdown_interrupts_an_answer() -> None:
 
 def test_time_out_of_the_transport_is_converted() -> None:
     with pytest.raises(UpstreamTimeout, match="stopped sending"):
-        list(reply(Arriving(A, httpx2.ReadTimeout("x"))).iter_batches())
+        list(make_response(Arriving(A, httpx2.ReadTimeout("x"))).iter_batches())
 
 
 def test_idle_timeout_ends_an_answer() -> None:
     silent = Arriving(A, *[b""] * 100)
 
     with pytest.raises(UpstreamTimeout, match="stopped sending"):
-        list(reply(silent, CHAT_IDLE_TIMEOUT="0.05").iter_batches())
+        list(make_response(silent, CHAT_IDLE_TIMEOUT="0.05").iter_batches())
 
 
 def test_idle_timeout_restarts_after_every_chunk() -> None:
     patient = Arriving(*[b"", b"", A] * 6)
 
-    answer = reply(patient, CHAT_IDLE_TIMEOUT="0.1")
+    answer = make_response(patient, CHAT_IDLE_TIMEOUT="0.1")
 
     assert len([batch for batch in answer.iter_batches() if batch]) == 6
 
@@ -223,7 +227,7 @@ def test_whole_answer_may_be_silent_before_its_first_byte() -> None:
     limits = {"CHAT_IDLE_TIMEOUT": "0.02", "CHAT_WHOLE_TIMEOUT": "2"}
     late = Arriving(*[b""] * 8, ANSWER)
 
-    batches = list(reply(late, streamed=False, **limits).iter_batches())
+    batches = list(make_response(late, streamed=False, **limits).iter_batches())
 
     assert [batch for batch in batches if batch] == [[json.loads(ANSWER)]]
 
@@ -235,13 +239,13 @@ def test_whole_answer_has_the_whole_timeout_then_the_idle_timeout(
     limit = "CHAT_IDLE_TIMEOUT" if pieces[0] else "CHAT_WHOLE_TIMEOUT"
 
     with pytest.raises(UpstreamTimeout, match="stopped sending"):
-        list(reply(Arriving(*pieces), streamed=False, **{limit: "0.05"}).iter_batches())
+        list(make_response(Arriving(*pieces), streamed=False, **{limit: "0.05"}).iter_batches())
 
 
 @check_each("pieces", [[A, b""] * 50, [b""] * 50])
 def test_total_timeout_limits_an_answer(pieces: list[bytes]) -> None:
     with pytest.raises(UpstreamTimeout, match="took too long"):
-        list(reply(Arriving(*pieces), CHAT_TOTAL_TIMEOUT="0.1").iter_batches())
+        list(make_response(Arriving(*pieces), CHAT_TOTAL_TIMEOUT="0.1").iter_batches())
 
 
 @check_each(
@@ -257,7 +261,7 @@ def test_total_timeout_limits_an_answer(pieces: list[bytes]) -> None:
     ],
 )
 def test_key_is_redacted_in_errors_of_a_stream(event: bytes) -> None:
-    told = list(reply(Arriving(A + b"data: " + event + b"\n\n")).iter_batches())
+    told = list(make_response(Arriving(A + b"data: " + event + b"\n\n")).iter_batches())
 
     assert told[0][0] == {"a": 1}
     assert "bad ***" in str(told)
@@ -274,7 +278,7 @@ def test_key_is_redacted_in_errors_of_a_stream(event: bytes) -> None:
 )
 def test_key_is_redacted_in_errors_of_a_whole_answer(answer: bytes) -> None:
     try:
-        told = str(list(reply(Arriving(answer), streamed=False).iter_batches()))
+        told = str(list(make_response(Arriving(answer), streamed=False).iter_batches()))
     except ForwarderError as error:
         told = error.message
 
@@ -285,7 +289,7 @@ def test_key_is_redacted_in_errors_of_a_whole_answer(answer: bytes) -> None:
 def test_closing_closes_the_arrivals() -> None:
     arriving = Arriving(A)
 
-    reply(arriving).close()
+    make_response(arriving).close()
 
     assert arriving.closed
 
@@ -294,7 +298,7 @@ def test_closed_response_is_freed_without_garbage_collection() -> None:
     """The response references its request, which may be large."""
     gc.disable()
     try:
-        closed = reply(Arriving(b"data: {}\n\n"))
+        closed = make_response(Arriving(b"data: {}\n\n"))
         next(closed.iter_batches())
         gone = weakref.ref(closed)
 
@@ -367,11 +371,11 @@ def test_values_of_a_whole_answer_have_a_limit(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(response_module, "MAX_ANSWER_VALUES", 1000)
     arriving = Arriving(b'{"choices":[' + b",".join([b"[]"] * 2000) + b"]}")
     with pytest.raises(UpstreamProtocolError, match="'chat' answered with more than 1000 JSON"):
-        list(reply(arriving, streamed=False).iter_batches())
+        list(make_response(arriving, streamed=False).iter_batches())
 
 
 def test_embeddings_may_hold_more_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(response_module, "MAX_ANSWER_VALUES", 1000)
     body = {"data": [{"embedding": [0.5] * 2000}]}
     arriving = Arriving(json.dumps(body).encode())
-    assert list(reply(arriving, "embeddings", streamed=False).iter_batches()) == [[body]]
+    assert list(make_response(arriving, "embeddings", streamed=False).iter_batches()) == [[body]]

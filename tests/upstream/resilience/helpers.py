@@ -61,7 +61,7 @@ class Patient(RequestContext):
         return not self.is_cancelled
 
 
-def patient(clock: Clock | None = None, leaves_after: float = float("inf")) -> Patient:
+def make_patient_context(clock: Clock | None = None, leaves_after: float = float("inf")) -> Patient:
     """A context whose waits take no time."""
     context = Patient(id="req_1", route="chat", loss_report=LossReport())
     context.clock = clock or Clock()
@@ -70,14 +70,14 @@ def patient(clock: Clock | None = None, leaves_after: float = float("inf")) -> P
     return context
 
 
-def settings(names: str = "up", **environment: str) -> Settings:
+def make_settings(names: str = "up", **environment: str) -> Settings:
     """Settings with these upstreams."""
     urls = {f"{name.upper()}_BASE_URL": f"http://{name}.test/v1" for name in names.split(",")}
     return Settings.from_env({"FORWARDER_UPSTREAMS": names, **urls, **environment})
 
 
-def upstream(**environment: str) -> UpstreamSettings:
+def make_upstream_settings(**environment: str) -> UpstreamSettings:
     """Those of one upstream, ``up``, which may have ``other`` for a fallback."""
-    return settings(
+    return make_settings(
         "up,other", **{f"UP_{name}": text for name, text in environment.items()}
     ).upstreams[0]

@@ -30,13 +30,13 @@ from forwarder.upstream.resilience.balance import (
 )
 from forwarder.upstream.resilience.retry_budget import MAX_SAVED_RETRIES, RETRIES_PER_REQUEST
 from tests.helpers.check_cases import check_each
-from tests.upstream.resilience.helpers import Patient, Witness, patient, settings
+from tests.upstream.resilience.helpers import Patient, Witness, make_patient_context, make_settings
 
 BUSY = UpstreamRefused(503, {"message": "busy"})
 GONE = UpstreamUnreachable("gone")
 
 
-def limited(seconds: int = 10) -> UpstreamRefused:
+def make_rate_limit_error(seconds: int = 10) -> UpstreamRefused:
     return UpstreamRefused(
         429, {"message": f"wait {seconds}", "code": "rate_limit_exceeded"},
         {"retry-after": str(seconds)},
@@ -46,19 +46,19 @@ def limited(seconds: int = 10) -> UpstreamRefused:
 # -- the choice -----------------------------------------------------------------------------------
 
 
-def candidates(**loads: tuple[float, int]) -> list[Candidate[str]]:
+def make_candidates(**loads: tuple[float, int]) -> list[Candidate[str]]:
     return [Candidate(name, weight, busy, weight, name) for name, (weight, busy) in loads.items()]
 
 
 def test_least_busy_candidate_by_weight_is_chosen() -> None:
-    found = choose_candidate(candidates(a=(1, 2), b=(3, 5), c=(1, 4)), None)
+    found = choose_candidate(make_candidates(a=(1, 2), b=(3, 5), c=(1, 4)), None)
 
     assert found.value == "b"
 
 
 def test_equally_busy_candidates_share_by_weight() -> None:
     points = iter(number / 100 for number in range(100))
-    both = candidates(a=(3, 3), b=(1, 1))
+    both = make_candidates(a=(3, 3), b=(1, 1))
 
     shares = Counter(choose_candidate(both, None, lambda: next(points)).value for _ in range(100))
 
@@ -66,7 +66,7 @@ def test_equally_busy_candidates_share_by_weight() -> None:
 
 
 def test_sticky_key_finds_its_candidate_again_in_any_order() -> None:
-    all_three = candidates(a=(1, 0), b=(1, 1), c=(1, 2))
+    all_three = make_candidates(a=(1, 0), b=(1, 1), c=(1, 2))
     for number in range(20):
         chosen = {
             choose_candidate(order, f"conversation {number}").value
@@ -76,7 +76,7 @@ def test_sticky_key_finds_its_candidate_again_in_any_order() -> None:
 
 
 def test_sticky_keys_are_shared_by_weight() -> None:
-    both = candidates(a=(3, 0), b=(1, 0))
+    both = make_candidates(a=(3, 0), b=(1, 0))
 
     shares = Counter(choose_candidate(both, str(number)).value for number in range(2000))
 
@@ -84,7 +84,7 @@ def test_sticky_keys_are_shared_by_weight() -> None:
 
 
 def test_only_keys_of_a_removed_candidate_move() -> None:
-    before = candidates(a=(1, 0), b=(1, 0), c=(1, 0))
+    before = make_candidates(a=(1, 0), b=(1, 0), c=(1, 0))
     for number in range(200):
         chosen = choose_candidate(before, str(number)).value
         moved = choose_candidate(before[:2], str(number)).value
@@ -93,19 +93,19 @@ def test_only_keys_of_a_removed_candidate_move() -> None:
 
 @check_each(("in_flight", "is_sticky"), [(4, True), (5, False)])
 def test_sticky_candidate_is_left_if_it_is_much_busier(in_flight: int, is_sticky: bool) -> None:
-    sticky = choose_candidate(candidates(a=(1, 0), b=(1, 0)), "key").value
+    sticky = choose_candidate(make_candidates(a=(1, 0), b=(1, 0)), "key").value
     loads = {name: (1.0, in_flight if name == sticky else 0) for name in "ab"}
 
-    assert (choose_candidate(candidates(**loads), "key").value == sticky) is is_sticky
+    assert (choose_candidate(make_candidates(**loads), "key").value == sticky) is is_sticky
 
 
 @check_each("unit", [0.1, 1.0, 50.0])
 def test_unit_of_the_weights_makes_no_difference(unit: float) -> None:
-    sticky = choose_candidate(candidates(a=(unit, 0), b=(unit, 0)), "key").value
+    sticky = choose_candidate(make_candidates(a=(unit, 0), b=(unit, 0)), "key").value
 
     def is_kept(in_flight: int) -> bool:
         loads = {name: (unit, in_flight if name == sticky else 1) for name in "ab"}
-        return choose_candidate(candidates(**loads), "key").value == sticky
+        return choose_candidate(make_candidates(**loads), "key").value == sticky
 
     assert [number for number in range(20) if is_kept(number)] == list(range(7))
 
@@ -119,7 +119,7 @@ class World:
     def __init__(self, **environment: str) -> None:
         self.failures: dict[str, ForwarderError] = {}
         self.witness = Witness()
-        self.settings = settings(
+        self.settings = make_settings(
             "up,other",
             **{
                 "UP_BASE_URL": "http://a.test/v1,http://b.test/v1",
@@ -139,7 +139,7 @@ class World:
         self, placement: Placement = ANYWHERE, model: str = "up/m", context: Patient | None = None
     ) -> str:
         """The endpoint that answered; as a handler does, each call runs through its state."""
-        asking = context or patient()
+        asking = context or make_patient_context()
         routes = Router(self.settings).list_routes(model, "chat")
 
         def call(route: Route) -> EventStream:
@@ -209,9 +209,9 @@ def test_conversation_keeps_its_endpoint() -> None:
 
 def test_refused_request_goes_on_with_the_next_key_and_the_key_rests() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
-    world.failures["1.1"] = limited(60)
+    world.failures["1.1"] = make_rate_limit_error(60)
     placement = Placement(origin=world.origin("1.1"))
-    context = patient()
+    context = make_patient_context()
 
     assert world.ask(placement, context=context) == "1.2"
     assert world.asked == ["1.1", "1.2"]
@@ -226,7 +226,7 @@ def test_refused_request_goes_on_with_the_next_key_and_the_key_rests() -> None:
 
 def test_refusal_of_one_model_leaves_other_models_alone() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
-    world.failures["1.1"] = limited()
+    world.failures["1.1"] = make_rate_limit_error()
     placement = Placement(origin=world.origin("1.1"))
     world.ask(placement)
     del world.failures["1.1"]
@@ -297,7 +297,7 @@ def test_request_that_alone_exceeds_a_limit_starts_no_rest() -> None:
 
 def test_upstream_whose_endpoints_all_rest_repeats_the_shortest_refusal() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
-    world.failures = {"1.1": limited(60), "1.2": limited(20)}
+    world.failures = {"1.1": make_rate_limit_error(60), "1.2": make_rate_limit_error(20)}
 
     first, second = world.fail(), world.fail()
 
@@ -312,8 +312,8 @@ def test_upstream_whose_endpoints_all_rest_repeats_the_shortest_refusal() -> Non
 
 def test_request_waits_for_the_first_endpoint_if_retries_are_allowed() -> None:
     world = World(UP_BASE_URL="http://a.test/v1", UP_MAX_RETRIES="1")
-    world.failures = {"1.1": limited(5), "1.2": limited(2)}
-    context = patient()
+    world.failures = {"1.1": make_rate_limit_error(5), "1.2": make_rate_limit_error(2)}
+    context = make_patient_context()
 
     assert world.fail(context=context).status == 429
     assert len(context.pauses) == 1
@@ -379,7 +379,7 @@ def test_invalid_request_is_not_tried_elsewhere() -> None:
 
 def test_last_failure_is_raised_if_not_all_endpoints_rest() -> None:
     world = World(UP_API_KEY="k1")
-    world.failures = {"1.1": limited(), "2.1": BUSY}
+    world.failures = {"1.1": make_rate_limit_error(), "2.1": BUSY}
 
     assert world.fail(Placement(origin=world.origin("1.1"))) is BUSY
 
@@ -395,7 +395,7 @@ def test_limit_of_the_upstream_is_one_for_all_endpoints() -> None:
 
 def test_pinned_request_goes_nowhere_else_even_while_its_endpoint_rests() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
-    world.failures["1.2"] = limited()
+    world.failures["1.2"] = make_rate_limit_error()
     pinned = Placement(origin=world.origin("1.2"), is_pinned=True)
 
     assert world.fail(pinned).status == 429
@@ -406,7 +406,7 @@ def test_pinned_request_goes_nowhere_else_even_while_its_endpoint_rests() -> Non
 
 def test_pin_to_another_upstream_pins_nothing() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
-    world.failures = {"1.1": limited()}
+    world.failures = {"1.1": make_rate_limit_error()}
     pinned = Placement(origin="other", is_pinned=True)
 
     assert {world.ask(pinned) for _ in range(8)} == {"1.2"}
@@ -414,7 +414,7 @@ def test_pin_to_another_upstream_pins_nothing() -> None:
 
 def test_fallback_with_several_endpoints_keeps_a_conversation_and_what_is_pinned() -> None:
     world = World()
-    world.settings = settings(
+    world.settings = make_settings(
         "first,up",
         FIRST_FALLBACK="up",
         UP_BASE_URL="http://a.test/v1",
@@ -435,7 +435,7 @@ def test_fallback_with_several_endpoints_keeps_a_conversation_and_what_is_pinned
 
 def test_keys_of_clients_do_not_rest() -> None:
     world = World(UP_API_KEY="passthrough")
-    world.failures["1.1"] = limited()
+    world.failures["1.1"] = make_rate_limit_error()
     placement = Placement(origin=world.origin("1.1"))
 
     assert world.ask(placement) == "2.1"
@@ -445,7 +445,7 @@ def test_keys_of_clients_do_not_rest() -> None:
 
 def test_fallback_serves_when_all_endpoints_rest() -> None:
     world = World(UP_BASE_URL="http://a.test/v1", UP_FALLBACK="other")
-    world.failures = {"1.1": limited(), "1.2": limited()}
+    world.failures = {"1.1": make_rate_limit_error(), "1.2": make_rate_limit_error()}
 
     assert world.ask() == "other"
     assert world.ask() == "other"
@@ -454,7 +454,7 @@ def test_fallback_serves_when_all_endpoints_rest() -> None:
 
 def test_single_endpoint_is_called_although_it_refused_the_last_request() -> None:
     world = World()
-    world.failures["other"] = limited()
+    world.failures["other"] = make_rate_limit_error()
 
     assert [world.fail(model="other/m").status for _ in range(2)] == [429, 429]
     assert world.asked == ["other", "other"]
@@ -474,7 +474,7 @@ class GroupWorld(World):
 
     def __init__(self, **environment: str) -> None:
         super().__init__()
-        self.settings = settings("a,b,c", FORWARDER_GROUPS=GROUPS, **environment)
+        self.settings = make_settings("a,b,c", FORWARDER_GROUPS=GROUPS, **environment)
         self.resilience = Resilience(self.settings, self.witness)
 
     def ask_group(self, placement: Placement = ANYWHERE) -> str:
@@ -496,7 +496,7 @@ class ModelWorld(GroupWorld):
 
     def __init__(self) -> None:
         super().__init__()
-        self.settings = settings("a", FORWARDER_GROUPS="fast=a/one*3,a/two")
+        self.settings = make_settings("a", FORWARDER_GROUPS="fast=a/one*3,a/two")
         self.resilience = Resilience(self.settings, self.witness)
 
     def name(self, route: Route) -> str:
@@ -546,7 +546,7 @@ def test_group_keeps_a_conversation_at_its_member() -> None:
 
 def test_next_member_serves_after_a_failure_and_the_refused_one_rests() -> None:
     world = GroupWorld()
-    world.failures = {"a": limited(), "b": GONE}
+    world.failures = {"a": make_rate_limit_error(), "b": GONE}
 
     assert world.ask_group() == "c"
     assert set(world.asked) == {"a", "b", "c"}
@@ -558,7 +558,7 @@ def test_next_member_serves_after_a_failure_and_the_refused_one_rests() -> None:
 
 def test_next_order_serves_while_all_before_rest_or_are_broken() -> None:
     world = GroupWorld(A_BREAKER_FAILURES="1")
-    world.failures = {"a": GONE, "b": limited()}
+    world.failures = {"a": GONE, "b": make_rate_limit_error()}
     world.ask_group()
     asked = list(world.asked)
 
@@ -568,7 +568,11 @@ def test_next_order_serves_while_all_before_rest_or_are_broken() -> None:
 
 def test_group_whose_members_all_rest_repeats_the_shortest_refusal() -> None:
     world = GroupWorld()
-    world.failures = {"a": limited(30), "b": limited(10), "c": limited(20)}
+    world.failures = {
+        "a": make_rate_limit_error(30),
+        "b": make_rate_limit_error(10),
+        "c": make_rate_limit_error(20),
+    }
     world.fail(model="fast")
 
     error = world.fail(model="fast")
@@ -581,7 +585,7 @@ def test_server_errors_open_the_breaker_of_a_member() -> None:
     world = GroupWorld(A_BREAKER_FAILURES="1", B_BREAKER_FAILURES="1")
     world.failures = {"a": BUSY, "b": BUSY}
     for number in range(2):  # failures that a request may have caused count after two clients
-        context = patient()
+        context = make_patient_context()
         context.client_address = f"10.0.0.{number}"
         world.ask(model="fast", context=context)
 

@@ -44,40 +44,40 @@ class Made:
 
 
 @pytest.fixture
-def made() -> Made:
+def closed_breaker() -> Made:
     return Made()
 
 
 @pytest.fixture
-def opened(made: Made) -> Made:
-    made.note(ILL, ILL, ILL)
-    return made
+def open_breaker(closed_breaker: Made) -> Made:
+    closed_breaker.note(ILL, ILL, ILL)
+    return closed_breaker
 
 
-def test_breaker_opens_after_failures_in_a_row(made: Made) -> None:
-    made.note(ILL, ILL)
-    assert made.breaker.state == CLOSED
-    assert made.breaker.allow_request()
+def test_breaker_opens_after_failures_in_a_row(closed_breaker: Made) -> None:
+    closed_breaker.note(ILL, ILL)
+    assert closed_breaker.breaker.state == CLOSED
+    assert closed_breaker.breaker.allow_request()
 
-    made.note(ILL)
+    closed_breaker.note(ILL)
 
-    assert (made.breaker.state, made.told) == (OPEN, [OPEN])
-    assert not made.breaker.allow_request()
-
-
-def test_breaker_success_resets_the_count_of_failures(made: Made) -> None:
-    made.note(ILL, ILL, WELL, ILL, ILL)
-
-    assert made.breaker.state == CLOSED
+    assert (closed_breaker.breaker.state, closed_breaker.told) == (OPEN, [OPEN])
+    assert not closed_breaker.breaker.allow_request()
 
 
-def test_breaker_ignores_unknown_outcomes(made: Made) -> None:
-    made.note(*[UNKNOWN] * 9, ILL, ILL, UNKNOWN)
-    assert made.breaker.state == CLOSED
+def test_breaker_success_resets_the_count_of_failures(closed_breaker: Made) -> None:
+    closed_breaker.note(ILL, ILL, WELL, ILL, ILL)
 
-    made.note(ILL)
+    assert closed_breaker.breaker.state == CLOSED
 
-    assert made.breaker.state == OPEN
+
+def test_breaker_ignores_unknown_outcomes(closed_breaker: Made) -> None:
+    closed_breaker.note(*[UNKNOWN] * 9, ILL, ILL, UNKNOWN)
+    assert closed_breaker.breaker.state == CLOSED
+
+    closed_breaker.note(ILL)
+
+    assert closed_breaker.breaker.state == OPEN
 
 
 def test_breaker_with_zero_failures_never_opens() -> None:
@@ -120,76 +120,76 @@ def test_breaker_share_counts_only_the_window() -> None:
     assert made.breaker.state == CLOSED
 
 
-def test_open_breaker_refuses_during_the_cooldown(opened: Made) -> None:
-    opened.clock.pass_(4.9)
+def test_open_breaker_refuses_during_the_cooldown(open_breaker: Made) -> None:
+    open_breaker.clock.pass_(4.9)
 
-    assert opened.breaker.remaining_cooldown == pytest.approx(0.1)
-    assert not opened.breaker.allow_request()
-
-
-def test_half_open_breaker_allows_one_trial(opened: Made) -> None:
-    opened.clock.pass_(5)
-
-    assert opened.breaker.state == HALF_OPEN
-    assert [opened.breaker.allow_request() for _ in range(3)] == [True, False, False]
-    assert opened.told == [OPEN, HALF_OPEN]
+    assert open_breaker.breaker.remaining_cooldown == pytest.approx(0.1)
+    assert not open_breaker.breaker.allow_request()
 
 
-def test_successful_trial_closes_the_breaker(opened: Made) -> None:
-    opened.clock.pass_(5)
-    opened.breaker.allow_request()
+def test_half_open_breaker_allows_one_trial(open_breaker: Made) -> None:
+    open_breaker.clock.pass_(5)
 
-    opened.note(WELL)
-
-    assert opened.told == [OPEN, HALF_OPEN, CLOSED]
-    assert all(opened.breaker.allow_request() for _ in range(3))
-    opened.note(ILL, ILL)
-    assert opened.breaker.state == CLOSED, "the row from before counts no more"
+    assert open_breaker.breaker.state == HALF_OPEN
+    assert [open_breaker.breaker.allow_request() for _ in range(3)] == [True, False, False]
+    assert open_breaker.told == [OPEN, HALF_OPEN]
 
 
-def test_failed_trial_reopens_the_breaker(opened: Made) -> None:
-    opened.clock.pass_(5)
-    opened.breaker.allow_request()
+def test_successful_trial_closes_the_breaker(open_breaker: Made) -> None:
+    open_breaker.clock.pass_(5)
+    open_breaker.breaker.allow_request()
 
-    opened.note(ILL)
+    open_breaker.note(WELL)
 
-    assert opened.told == [OPEN, HALF_OPEN, OPEN]
-    assert opened.breaker.remaining_cooldown == 5
-    opened.clock.pass_(5)
-    assert opened.breaker.allow_request()
-
-
-def test_unknown_outcome_of_a_trial_allows_another_trial(opened: Made) -> None:
-    opened.clock.pass_(5)
-    opened.breaker.allow_request()
-
-    opened.note(UNKNOWN)
-
-    assert [opened.breaker.allow_request() for _ in range(2)] == [True, False]
+    assert open_breaker.told == [OPEN, HALF_OPEN, CLOSED]
+    assert all(open_breaker.breaker.allow_request() for _ in range(3))
+    open_breaker.note(ILL, ILL)
+    assert open_breaker.breaker.state == CLOSED, "the row from before counts no more"
 
 
-def test_slow_trial_allows_another_trial_after_the_cooldown(opened: Made) -> None:
-    opened.clock.pass_(5)
-    opened.breaker.allow_request()
-    term = opened.breaker.term
+def test_failed_trial_reopens_the_breaker(open_breaker: Made) -> None:
+    open_breaker.clock.pass_(5)
+    open_breaker.breaker.allow_request()
 
-    opened.clock.pass_(5)
+    open_breaker.note(ILL)
 
-    assert [opened.breaker.allow_request() for _ in range(2)] == [True, False]
-    opened.breaker.record_outcome(term, WELL)
-    assert opened.breaker.state == CLOSED, "the slow one counts as well"
+    assert open_breaker.told == [OPEN, HALF_OPEN, OPEN]
+    assert open_breaker.breaker.remaining_cooldown == 5
+    open_breaker.clock.pass_(5)
+    assert open_breaker.breaker.allow_request()
 
 
-def test_breaker_ignores_outcomes_of_an_earlier_term(made: Made) -> None:
-    term = made.breaker.term
-    made.note(ILL, ILL, ILL)
-    made.clock.pass_(5)
-    made.breaker.allow_request()
+def test_unknown_outcome_of_a_trial_allows_another_trial(open_breaker: Made) -> None:
+    open_breaker.clock.pass_(5)
+    open_breaker.breaker.allow_request()
 
-    made.breaker.record_outcome(term, ILL)
-    made.breaker.record_outcome(term, WELL)
+    open_breaker.note(UNKNOWN)
 
-    assert made.breaker.state == HALF_OPEN
+    assert [open_breaker.breaker.allow_request() for _ in range(2)] == [True, False]
+
+
+def test_slow_trial_allows_another_trial_after_the_cooldown(open_breaker: Made) -> None:
+    open_breaker.clock.pass_(5)
+    open_breaker.breaker.allow_request()
+    term = open_breaker.breaker.term
+
+    open_breaker.clock.pass_(5)
+
+    assert [open_breaker.breaker.allow_request() for _ in range(2)] == [True, False]
+    open_breaker.breaker.record_outcome(term, WELL)
+    assert open_breaker.breaker.state == CLOSED, "the slow one counts as well"
+
+
+def test_breaker_ignores_outcomes_of_an_earlier_term(closed_breaker: Made) -> None:
+    term = closed_breaker.breaker.term
+    closed_breaker.note(ILL, ILL, ILL)
+    closed_breaker.clock.pass_(5)
+    closed_breaker.breaker.allow_request()
+
+    closed_breaker.breaker.record_outcome(term, ILL)
+    closed_breaker.breaker.record_outcome(term, WELL)
+
+    assert closed_breaker.breaker.state == HALF_OPEN
 
 
 def test_failure_window_forgets_old_outcomes() -> None:
@@ -213,34 +213,36 @@ def test_failure_window_forgets_old_outcomes() -> None:
 # -- failures that a request may have caused ------------------------------------------------------
 
 
-def test_ambiguous_failures_of_one_client_do_not_open_the_breaker(made: Made) -> None:
-    made.note(*[FAILED] * 50, client="a")
+def test_ambiguous_failures_of_one_client_do_not_open_the_breaker(closed_breaker: Made) -> None:
+    closed_breaker.note(*[FAILED] * 50, client="a")
 
-    assert made.breaker.state == CLOSED
-
-
-def test_ambiguous_failures_of_two_clients_open_the_breaker(made: Made) -> None:
-    made.note(FAILED, FAILED, client="a")
-    made.note(FAILED, client="b")
-
-    assert made.breaker.state == OPEN
+    assert closed_breaker.breaker.state == CLOSED
 
 
-def test_ambiguous_failures_of_one_client_do_not_add_to_other_failures(made: Made) -> None:
-    made.note(*[FAILED] * 50, client="a")
-    made.note(ILL, ILL)
-    assert made.breaker.state == CLOSED
+def test_ambiguous_failures_of_two_clients_open_the_breaker(closed_breaker: Made) -> None:
+    closed_breaker.note(FAILED, FAILED, client="a")
+    closed_breaker.note(FAILED, client="b")
 
-    made.note(ILL)
-    assert made.breaker.state == OPEN
+    assert closed_breaker.breaker.state == OPEN
 
 
-def test_breaker_success_forgets_the_clients_of_ambiguous_failures(made: Made) -> None:
-    made.note(*[FAILED] * 3, client="a")
-    made.note(WELL, client="a")
-    made.note(*[FAILED] * 3, client="b")
+def test_ambiguous_failures_of_one_client_do_not_add_to_other_failures(
+    closed_breaker: Made,
+) -> None:
+    closed_breaker.note(*[FAILED] * 50, client="a")
+    closed_breaker.note(ILL, ILL)
+    assert closed_breaker.breaker.state == CLOSED
 
-    assert made.breaker.state == CLOSED
+    closed_breaker.note(ILL)
+    assert closed_breaker.breaker.state == OPEN
+
+
+def test_breaker_success_forgets_the_clients_of_ambiguous_failures(closed_breaker: Made) -> None:
+    closed_breaker.note(*[FAILED] * 3, client="a")
+    closed_breaker.note(WELL, client="a")
+    closed_breaker.note(*[FAILED] * 3, client="b")
+
+    assert closed_breaker.breaker.state == CLOSED
 
 
 def test_share_of_ambiguous_failures_needs_two_clients() -> None:

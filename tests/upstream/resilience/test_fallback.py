@@ -21,7 +21,7 @@ from forwarder.core.types import EventStream
 from forwarder.upstream.resilience import Resilience
 from forwarder.upstream.resilience.breaker import CLOSED, OPEN
 from tests.helpers.check_cases import check_each
-from tests.upstream.resilience.helpers import Witness, patient, settings
+from tests.upstream.resilience.helpers import Witness, make_patient_context, make_settings
 
 NAMES = ("a", "b", "c")
 BUSY = UpstreamRefused(503, {"message": "busy"})
@@ -36,11 +36,11 @@ class World:
     ) -> None:
         self.failures = failures or {}
         self.witness = Witness()
-        made = settings(",".join(NAMES), **environment)
+        made = make_settings(",".join(NAMES), **environment)
         self.resilience = Resilience(made, self.witness)
         self.routes = [Route(up, "chat", f"model-{up.name}") for up in made.upstreams]
         self.asked: list[str] = []
-        self.context: RequestContext = patient()
+        self.context: RequestContext = make_patient_context()
 
     def open(self, route: Route) -> EventStream:
         name = route.upstream.name
@@ -60,7 +60,7 @@ class World:
         return raised.value
 
     @property
-    def taken(self) -> list[int]:
+    def slots_in_use(self) -> list[int]:
         return [
             standing.concurrency_limit.in_use
             for standing in self.resilience.upstream_states.values()
@@ -207,9 +207,9 @@ def test_answering_upstream_holds_its_slot_until_the_request_ends() -> None:
 
     world.ask()
 
-    assert world.taken == [0, 1, 0]
+    assert world.slots_in_use == [0, 1, 0]
     world.context.close()
-    assert world.taken == [0, 0, 0]
+    assert world.slots_in_use == [0, 0, 0]
 
 
 def test_slot_is_released_after_a_failure() -> None:
@@ -217,24 +217,24 @@ def test_slot_is_released_after_a_failure() -> None:
 
     world.fail()
 
-    assert world.taken == [0, 0, 0]
+    assert world.slots_in_use == [0, 0, 0]
 
 
 def test_slot_is_released_after_an_internal_error() -> None:
     world = World()
 
-    def mistaken(route: Route) -> EventStream:
+    def raise_key_error(route: Route) -> EventStream:
         raise KeyError(route.model)
 
     with pytest.raises(KeyError):
-        world.resilience.open_first_available(world.routes, mistaken, world.context)
+        world.resilience.open_first_available(world.routes, raise_key_error, world.context)
 
-    assert world.taken == [0, 0, 0]
+    assert world.slots_in_use == [0, 0, 0]
 
 
 def test_disconnect_and_end_release_a_slot_once() -> None:
     world = World()
-    other = patient()
+    other = make_patient_context()
     world.resilience.admit_request(world.context)
     world.resilience.admit_request(other)
     world.ask()
@@ -242,7 +242,7 @@ def test_disconnect_and_end_release_a_slot_once() -> None:
     world.context.cancel()
     world.context.close()
 
-    assert world.taken == [0, 0, 0]
+    assert world.slots_in_use == [0, 0, 0]
     assert world.resilience.concurrency_limit.in_use == 1
 
 
@@ -251,12 +251,12 @@ def test_worker_refuses_requests_above_its_concurrency_limit() -> None:
     world.resilience.admit_request(world.context)
 
     with pytest.raises(Overloaded) as refused:
-        world.resilience.admit_request(patient())
+        world.resilience.admit_request(make_patient_context())
 
     assert refused.value.headers == {"retry-after": "1"}
     assert world.witness.heard == [("refused", "overloaded", None)]
     world.context.close()
-    world.resilience.admit_request(patient())
+    world.resilience.admit_request(make_patient_context())
 
 
 def test_describe_states_has_every_upstream() -> None:

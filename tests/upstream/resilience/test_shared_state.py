@@ -16,7 +16,7 @@ from forwarder.upstream.resilience.breaker import CLOSED, OPEN
 from forwarder.upstream.resilience.rests import MAX_MODELS, MAX_REST_SECONDS
 from forwarder.upstream.resilience.shared_state import SharedState, Snapshot
 from tests.helpers.check_cases import check_each
-from tests.upstream.resilience.helpers import Clock, patient, settings
+from tests.upstream.resilience.helpers import Clock, make_patient_context, make_settings
 from tests.upstream.resilience.test_rests import refuse
 
 
@@ -48,7 +48,7 @@ class Process:
         self.clock = Clock()
         self.clock.seconds = seconds
         self.storage = storage
-        configured = settings(
+        configured = make_settings(
             "up,single", UP_API_KEY="secret-key-1,secret-key-2", UP_BREAKER_FAILURES="1"
         )
         self.upstream, self.single = configured.upstreams
@@ -64,7 +64,7 @@ class Process:
         def refuse_request(request: Any) -> EventStream:
             raise error
 
-        context: RequestContext = patient()
+        context: RequestContext = make_patient_context()
         context.model = model
         with pytest.raises(ForwarderError):
             self.states[key].with_retries(refuse_request, context)({})
@@ -195,7 +195,7 @@ def test_breaker_closes_only_where_a_trial_succeeded() -> None:
     state = two.second.states[0]
     state.admit_request()
 
-    state.with_retries(lambda request: iter(()), patient())({})
+    state.with_retries(lambda request: iter(()), make_patient_context())({})
     two.exchange()
 
     assert state.breaker.state == CLOSED
@@ -259,7 +259,7 @@ def test_entries_of_other_versions_are_removed() -> None:
 def test_single_endpoint_shares_its_breaker_and_no_rest() -> None:
     storage = Storage()
     process = Process(storage, 50.0)
-    state = UpstreamState(process.single, Resilience(settings()).observer, process.clock)
+    state = UpstreamState(process.single, Resilience(make_settings()).observer, process.clock)
     process.shared.connect(state)
     process.states = [state]
 
@@ -282,14 +282,14 @@ def test_task_exchanges_until_it_stops() -> None:
 
 def test_resilience_connects_all_its_states() -> None:
     storage = Storage()
-    configured = settings("up", UP_API_KEY="k1,k2")
+    configured = make_settings("up", UP_API_KEY="k1,k2")
     resilience = Resilience(configured)
     shared = SharedState(storage)
     resilience.share_states(shared)
 
     def refuse_route(route: Route) -> EventStream:
         state = resilience.upstream_states.get_or_create(route.upstream)
-        context = patient()
+        context = make_patient_context()
         context.model = "m"
 
         def refuse_request(request: Any) -> EventStream:
@@ -299,7 +299,7 @@ def test_resilience_connects_all_its_states() -> None:
 
     with pytest.raises(ForwarderError):
         resilience.open_first_available(
-            [Route(configured.upstreams[0], "chat", "m")], refuse_route, patient()
+            [Route(configured.upstreams[0], "chat", "m")], refuse_route, make_patient_context()
         )
     shared.exchange()
 

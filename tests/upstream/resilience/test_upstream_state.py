@@ -22,7 +22,13 @@ from forwarder.core.types import EventStream
 from forwarder.upstream.resilience import UpstreamState
 from forwarder.upstream.resilience.breaker import CLOSED, OPEN
 from tests.helpers.check_cases import check_each
-from tests.upstream.resilience.helpers import Clock, Patient, Witness, patient, upstream
+from tests.upstream.resilience.helpers import (
+    Clock,
+    Patient,
+    Witness,
+    make_patient_context,
+    make_upstream_settings,
+)
 
 BUSY = UpstreamRefused(503, {"message": "busy"})
 GONE = UpstreamUnreachable("gone")
@@ -49,11 +55,11 @@ class Stood:
         self.clock = Clock()
         self.witness = Witness()
         self.standing = UpstreamState(
-            upstream(**environment), self.witness, self.clock, chance=lambda: 0
+            make_upstream_settings(**environment), self.witness, self.clock, chance=lambda: 0
         )
 
     def ask(self, call: Scripted, context: Patient | None = None) -> list[Any]:
-        steady = self.standing.with_retries(call, context or patient(self.clock))
+        steady = self.standing.with_retries(call, context or make_patient_context(self.clock))
         return list(steady({"a": 1}))
 
 
@@ -69,7 +75,7 @@ def test_success_is_not_retried() -> None:
 
 def test_temporary_failure_is_retried() -> None:
     stood, call = Stood(MAX_RETRIES="2"), Scripted(BUSY, UpstreamUnreachable("gone"))
-    context = patient(stood.clock)
+    context = make_patient_context(stood.clock)
     context.reply_headers = {"x-upstream-request-id": "of the first"}
 
     assert stood.ask(call, context) == ANSWER
@@ -109,7 +115,7 @@ def test_permanent_failure_is_not_retried(error: ForwarderError) -> None:
 
 def test_retry_after_of_the_upstream_is_respected() -> None:
     stood = Stood(MAX_RETRIES="1", RETRY_WAIT="10")
-    context = patient(stood.clock)
+    context = make_patient_context(stood.clock)
     limited = UpstreamRefused(429, {"message": "slow"}, {"retry-after": "7"})
 
     assert stood.ask(Scripted(limited), context) == ANSWER
@@ -119,7 +125,7 @@ def test_retry_after_of_the_upstream_is_respected() -> None:
 
 def test_too_long_retry_after_is_passed_to_the_client() -> None:
     stood = Stood(MAX_RETRIES="5", RETRY_WAIT="10")
-    context = patient(stood.clock)
+    context = make_patient_context(stood.clock)
     limited = UpstreamRefused(429, {"message": "slow"}, {"retry-after": "60"})
 
     with pytest.raises(UpstreamRefused) as raised:
@@ -131,7 +137,7 @@ def test_too_long_retry_after_is_passed_to_the_client() -> None:
 
 def test_disconnect_during_the_pause_stops_retries() -> None:
     stood, call = Stood(MAX_RETRIES="5"), Scripted(BUSY, BUSY)
-    context = patient(stood.clock, leaves_after=0.2)
+    context = make_patient_context(stood.clock, leaves_after=0.2)
 
     with pytest.raises(UpstreamRefused):
         stood.ask(call, context)
@@ -141,7 +147,7 @@ def test_disconnect_during_the_pause_stops_retries() -> None:
 
 def test_disconnect_does_not_count_as_a_failure() -> None:
     stood = Stood(MAX_RETRIES="5", BREAKER_FAILURES="1")
-    context = patient(stood.clock)
+    context = make_patient_context(stood.clock)
     context.cancel()
     call = Scripted(UpstreamUnreachable("closed"))
 
@@ -170,7 +176,7 @@ def test_retries_of_all_requests_together_are_bounded() -> None:
     clock = Clock()  # the pauses of one request do not refill the budget of all
     for _ in range(100):
         with pytest.raises(UpstreamRefused):
-            stood.ask(failing, patient(clock))
+            stood.ask(failing, make_patient_context(clock))
 
     assert failing.asked <= 100 * 1.2 + 10
 
@@ -180,7 +186,8 @@ def test_any_work_can_be_retried() -> None:
     results: list[Callable[[], str]] = [_busy, lambda: "file-1"]
 
     assert (
-        stood.standing.run_with_retries(lambda: results.pop(0)(), patient(stood.clock)) == "file-1"
+        stood.standing.run_with_retries(lambda: results.pop(0)(), make_patient_context(stood.clock))
+        == "file-1"
     )
 
 
@@ -281,7 +288,7 @@ def test_describe_shows_state_and_counters() -> None:
 def failing(stood: Stood, error: ForwarderError, times: int, key: str = "") -> None:
     """Fail ``times`` requests of one client."""
     for _ in range(times):
-        context = patient(stood.clock)
+        context = make_patient_context(stood.clock)
         context.client_key = key
         with pytest.raises(type(error)):
             stood.ask(Scripted(error), context)
@@ -345,7 +352,7 @@ def test_bad_answer_to_a_trial_closes_the_breaker_without_fallback(error: Forwar
 
 def test_endpoint_is_retried_only_after_the_answer_has_begun() -> None:
     stood = Stood(MAX_RETRIES="2", API_KEY="k1,k2")
-    before, after = patient(stood.clock), patient(stood.clock)
+    before, after = make_patient_context(stood.clock), make_patient_context(stood.clock)
     after.first_event_at = 1.0
 
     with pytest.raises(UpstreamRefused):

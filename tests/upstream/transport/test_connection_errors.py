@@ -60,7 +60,7 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
-def trusting(authority: Authority) -> ssl.SSLContext:
+def make_tls_context(authority: Authority) -> ssl.SSLContext:
     context: ssl.SSLContext = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(authority.file)
     return context
@@ -151,7 +151,7 @@ def test_an_ipv6_address_has_its_brackets() -> None:
 # -- where it may connect -------------------------------------------------------------------------
 
 
-def forbidding(host: str, port: int) -> list[tuple[int, object]]:
+def resolve_nothing(host: str, port: int) -> list[tuple[int, object]]:
     return []
 
 
@@ -163,7 +163,7 @@ def unresolvable(host: str, port: int) -> list[tuple[int, object]]:
 @check_each(
     ("lookup", "words"),
     [
-        (forbidding, "inside.test:80 has no address that the forwarder may connect to"),
+        (resolve_nothing, "inside.test:80 has no address that the forwarder may connect to"),
         (unresolvable, "the host name 'inside.test' cannot be resolved"),
     ],
 )
@@ -194,7 +194,7 @@ def test_a_bad_certificate_names_the_check_that_failed(
 ) -> None:
     tls = authority.server("localhost", **certificate)  # type: ignore[arg-type]
     with serving(lambda peer: None, tls) as server:
-        found = describe_failure(make, server.url, trusting(authority))
+        found = describe_failure(make, server.url, make_tls_context(authority))
 
     assert found.startswith(f"TLS with localhost:{server.port} failed: {words}")
 
@@ -213,7 +213,7 @@ def test_an_unknown_authority_is_named_with_the_setting_that_helps(
 @both
 def test_a_certificate_for_another_host_is_described(make: Make, authority: Authority) -> None:
     with serving(lambda peer: None, authority.server("example.org")) as server:
-        found = describe_failure(make, server.url, trusting(authority))
+        found = describe_failure(make, server.url, make_tls_context(authority))
 
     assert found.endswith("its certificate is for another host name than 'localhost'")
 
@@ -223,7 +223,7 @@ def test_a_certificate_without_key_identifiers_is_described(
     make: Make, authority: Authority
 ) -> None:
     """Python 3.13 and newer check this by default."""
-    strict = trusting(authority)
+    strict = make_tls_context(authority)
     strict.verify_flags |= ssl.VERIFY_X509_STRICT
     tls = authority.server("localhost", key_identifiers=False)
     with serving(lambda peer: None, tls) as server:
@@ -234,7 +234,7 @@ def test_a_certificate_without_key_identifiers_is_described(
 
 @both
 def test_the_tests_own_authority_passes_strict_checks(make: Make, authority: Authority) -> None:
-    strict = trusting(authority)
+    strict = make_tls_context(authority)
     strict.verify_flags |= ssl.VERIFY_X509_STRICT
 
     def script(peer: Peer) -> None:
@@ -263,7 +263,7 @@ def test_a_handshake_that_fails_names_openssl_s_reason(make: Make, authority: Au
     tls.maximum_version = ssl.TLSVersion.TLSv1_2
     tls.set_ciphers("AES256-SHA")  # needs RSA, and the key is none
     with serving(lambda peer: None, tls) as server:
-        found = describe_failure(make, server.url, trusting(authority))
+        found = describe_failure(make, server.url, make_tls_context(authority))
 
     assert "no protocol or cipher in common (sslv3 alert handshake failure)" in found
 

@@ -43,7 +43,7 @@ def make_pool(
         pool.close()
 
 
-def trusting(authority: Authority) -> ssl.SSLContext:
+def make_tls_context(authority: Authority) -> ssl.SSLContext:
     context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(authority.file)
     return context
@@ -232,7 +232,7 @@ def authority(tmp_path: Path) -> Authority:
 def test_a_server_with_a_trusted_certificate_is_accepted(authority: Authority) -> None:
     with (
         serving(holding, authority.server("localhost")) as server,
-        make_pool(server, tls=trusting(authority)) as pool,
+        make_pool(server, tls=make_tls_context(authority)) as pool,
     ):
         sock, _ = pool.acquire({"connect": 2}, fresh=False)
         assert sock.version() == "TLSv1.3"
@@ -252,7 +252,7 @@ def test_a_server_with_an_unknown_certificate_is_a_connect_error(authority: Auth
 def test_a_server_with_another_name_is_a_connect_error(authority: Authority) -> None:
     with (
         serving(holding, authority.server("example.org")) as server,
-        make_pool(server, tls=trusting(authority)) as pool,
+        make_pool(server, tls=make_tls_context(authority)) as pool,
         pytest.raises(httpx2.ConnectError, match=r"[Hh]ostname"),
     ):
         pool.acquire({"connect": 2}, fresh=False)
@@ -262,7 +262,7 @@ def test_a_server_that_speaks_no_tls_is_a_connect_error(authority: Authority) ->
     with serving(lambda peer: peer.send(b"HTTP/1.1 400 Bad\r\n\r\n")) as server:
         url = httpx2.URL(f"https://localhost:{server.port}")
         with pytest.raises(httpx2.ConnectError):
-            ServerConnectionPool(url, None, trusting(authority), 1).acquire(
+            ServerConnectionPool(url, None, make_tls_context(authority), 1).acquire(
                 {"connect": 2}, fresh=False
             )
 
@@ -271,7 +271,7 @@ def test_a_handshake_without_an_answer_is_a_connect_time_out(authority: Authorit
     with serving(holding) as server:
         url = httpx2.URL(f"https://localhost:{server.port}")
         with pytest.raises(httpx2.ConnectTimeout):
-            ServerConnectionPool(url, None, trusting(authority), 1).acquire(
+            ServerConnectionPool(url, None, make_tls_context(authority), 1).acquire(
                 {"connect": 0.1}, fresh=False
             )
 
@@ -284,7 +284,7 @@ def test_records_that_have_arrived_together_are_one_piece(authority: Authority) 
 
     with (
         serving(script, authority.server("localhost")) as server,
-        make_pool(server, tls=trusting(authority)) as pool,
+        make_pool(server, tls=make_tls_context(authority)) as pool,
     ):
         sock, _ = pool.acquire({"connect": 2}, fresh=False)
         time.sleep(0.1)
@@ -300,7 +300,7 @@ def test_records_that_have_arrived_together_are_one_piece(authority: Authority) 
 def test_silence_behind_tls_is_a_time_out(authority: Authority) -> None:
     with (
         serving(holding, authority.server("localhost")) as server,
-        make_pool(server, tls=trusting(authority)) as pool,
+        make_pool(server, tls=make_tls_context(authority)) as pool,
     ):
         sock, _ = pool.acquire({"connect": 2}, fresh=False)
         sock.settimeout(0.05)

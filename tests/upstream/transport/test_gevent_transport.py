@@ -308,7 +308,7 @@ def test_a_connection_is_not_kept_when_the_server_says_so() -> None:
 # -- failures ---------------------------------------------------------------------------------
 
 
-def silent(peer: Peer) -> None:
+def never_answer(peer: Peer) -> None:
     peer.server.wait()
 
 
@@ -319,7 +319,7 @@ def test_a_refused_connection_is_a_connect_error() -> None:
 
 def test_no_answer_is_a_read_time_out() -> None:
     with (
-        serving(silent) as server,
+        serving(never_answer) as server,
         client_of(timeout=0.1) as client,
         pytest.raises(httpx2.ReadTimeout),
     ):
@@ -328,7 +328,7 @@ def test_no_answer_is_a_read_time_out() -> None:
 
 def test_heartbeats_do_not_lengthen_the_wait_for_an_answer() -> None:
     with (
-        serving(silent) as server,
+        serving(never_answer) as server,
         client_of(timeout=0.1, heartbeat=0.02) as client,
         pytest.raises(httpx2.ReadTimeout),
     ):
@@ -337,7 +337,7 @@ def test_heartbeats_do_not_lengthen_the_wait_for_an_answer() -> None:
 
 def test_a_server_that_does_not_read_is_a_write_time_out() -> None:
     with (
-        serving(silent) as server,
+        serving(never_answer) as server,
         client_of(timeout=0.2) as client,
         pytest.raises(httpx2.WriteTimeout),
     ):
@@ -398,7 +398,7 @@ def test_a_killed_request_gives_its_place_back() -> None:
 
 def test_too_many_requests_at_once_wait_and_then_time_out() -> None:
     limits = httpx2.Timeout(2, pool=0.05)
-    with serving(silent) as server, client_of(timeout=limits, max_connections=1) as client:  # type: ignore[arg-type]
+    with serving(never_answer) as server, client_of(timeout=limits, max_connections=1) as client:  # type: ignore[arg-type]
         running = gevent.spawn(client.get, server.url)
         gevent.sleep(0.02)
         with pytest.raises(httpx2.PoolTimeout):
@@ -409,7 +409,7 @@ def test_too_many_requests_at_once_wait_and_then_time_out() -> None:
 # -- TLS --------------------------------------------------------------------------------------
 
 
-def trusting(authority: Authority) -> ssl.SSLContext:
+def make_tls_context(authority: Authority) -> ssl.SSLContext:
     context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(authority.file)
     return context
@@ -423,7 +423,7 @@ def authority(tmp_path: Path) -> Authority:
 def test_tls_is_spoken_and_its_connections_are_kept(authority: Authority) -> None:
     with (
         serving(echoing, authority.server("localhost")) as server,
-        client_of(tls=lambda: trusting(authority)) as client,
+        client_of(tls=lambda: make_tls_context(authority)) as client,
     ):
         for size in (1, 100_000, 2):
             assert client.post(server.url, content=b"x" * size).content == b"x" * size
@@ -455,7 +455,7 @@ def test_a_stream_over_tls_arrives_whole(headers: bytes, authority: Authority) -
 
     with (
         serving(script, authority.server("localhost")) as server,
-        client_of(tls=lambda: trusting(authority), heartbeat=0.005) as client,
+        client_of(tls=lambda: make_tls_context(authority), heartbeat=0.005) as client,
         client.stream("GET", server.url) as response,
     ):
         pieces = list(response.extensions["arrivals"])
@@ -473,7 +473,7 @@ def test_a_stream_over_tls_that_is_cut_is_an_error(authority: Authority) -> None
 
     with (
         serving(script, authority.server("localhost")) as server,
-        client_of(tls=lambda: trusting(authority)) as client,
+        client_of(tls=lambda: make_tls_context(authority)) as client,
         client.stream("GET", server.url) as response,
     ):
         pieces: list[bytes] = []
@@ -486,7 +486,7 @@ def test_a_stream_over_tls_that_is_cut_is_an_error(authority: Authority) -> None
 # -- proxies ----------------------------------------------------------------------------------
 
 
-def tunnelling(target: Server) -> Script:
+def make_tunnel(target: Server) -> Script:
     """A proxy that connects every client to ``target``."""
 
     def script(peer: Peer) -> None:
@@ -533,9 +533,10 @@ def test_a_plain_request_names_its_whole_url_to_the_proxy() -> None:
 def test_a_tls_request_goes_through_a_tunnel(authority: Authority) -> None:
     with (
         serving(echoing, authority.server("far.example")) as target,
-        serving(tunnelling(target)) as proxy,
+        serving(make_tunnel(target)) as proxy,
         client_of(
-            proxies={"https": proxy_url(proxy, "user:pass@")}, tls=lambda: trusting(authority)
+            proxies={"https": proxy_url(proxy, "user:pass@")},
+            tls=lambda: make_tls_context(authority),
         ) as client,
     ):
         for _ in range(2):
@@ -556,7 +557,9 @@ def test_a_proxy_that_refuses_is_a_proxy_error(authority: Authority) -> None:
 
     with (
         serving(script) as proxy,
-        client_of(proxies={"all": proxy_url(proxy)}, tls=lambda: trusting(authority)) as client,
+        client_of(
+            proxies={"all": proxy_url(proxy)}, tls=lambda: make_tls_context(authority)
+        ) as client,
         pytest.raises(httpx2.ProxyError, match="407"),
     ):
         client.get("https://far.example/")
@@ -633,7 +636,7 @@ def closing(peer: Peer) -> None:
 
 @check_each(
     ("script", "error"),
-    [(silent, openai.APITimeoutError), (closing, openai.APIConnectionError)],
+    [(never_answer, openai.APITimeoutError), (closing, openai.APIConnectionError)],
     ids=["silent", "closing"],
 )
 def test_the_sdk_understands_a_failure(script: Script, error: type[Exception]) -> None:

@@ -181,7 +181,7 @@ def then_answering(first: Script) -> Script:
     return script
 
 
-def slowly(*pieces: bytes) -> Script:
+def send_slowly(*pieces: bytes) -> Script:
     """Send chunks with a pause before each."""
 
     def script(peer: Peer) -> None:
@@ -195,7 +195,7 @@ def slowly(*pieces: bytes) -> Script:
 
 
 def test_separate_chunks_are_returned_separately() -> None:
-    with opening(slowly(b"a", b"b", b"c")) as opened:
+    with opening(send_slowly(b"a", b"b", b"c")) as opened:
         assert list(opened.arrivals) == [b"a", b"b", b"c"]
 
 
@@ -213,7 +213,7 @@ def test_chunks_that_arrived_together_are_one_piece() -> None:
 
 
 def test_a_character_may_be_split_over_arrivals() -> None:
-    with opening(slowly(b"gr\xc3", b"\xbc\xc3\x9fe")) as opened:
+    with opening(send_slowly(b"gr\xc3", b"\xbc\xc3\x9fe")) as opened:
         assert b"".join(opened.arrivals).decode() == "grüße"
 
 
@@ -279,7 +279,7 @@ def test_a_heartbeat_may_be_slower_than_the_read_time_out() -> None:
 
 
 def test_no_heartbeat_comes_while_there_is_data() -> None:
-    with opening(slowly(b"a", b"b", b"c"), heartbeat=5.0) as opened:
+    with opening(send_slowly(b"a", b"b", b"c"), heartbeat=5.0) as opened:
         assert b"" not in list(opened.arrivals)
 
 
@@ -318,7 +318,7 @@ def test_silence_limit_ends_the_iteration() -> None:
 
 
 def test_silence_limit_applies_to_each_wait() -> None:
-    with opening(slowly(b"a", b"b", b"c", b"d")) as opened:
+    with opening(send_slowly(b"a", b"b", b"c", b"d")) as opened:
         opened.arrivals.silence_limit = 0.15
 
         assert list(opened.arrivals) == [b"a", b"b", b"c", b"d"]
@@ -395,7 +395,7 @@ def test_closing_before_the_end_closes_the_connection() -> None:
 
 
 def test_closing_after_the_end_changes_nothing() -> None:
-    with opening(slowly(b"a")) as opened:
+    with opening(send_slowly(b"a")) as opened:
         list(opened.arrivals)
         opened.arrivals.close()
         opened.response.close()

@@ -43,11 +43,11 @@ class _Broken(httpx2.SyncByteStream):
         self.closed = True
 
 
-def _built(client: httpx2.Client, **given: Any) -> httpx2.Request:
+def _build_request(client: httpx2.Client, **given: Any) -> httpx2.Request:
     return client.build_request("POST", URL, headers=HEADERS, timeout=TIMEOUT, **given)
 
 
-def _sent(request: httpx2.Request) -> Any:
+def _describe_request(request: httpx2.Request) -> Any:
     accepted = ("accept", "accept-encoding", "connection", "user-agent")  # set by the SDK
     headers = sorted((k, v) for k, v in request.headers.multi_items() if k not in accepted)
     return request.method, str(request.url), headers, request.read(), request.extensions
@@ -66,9 +66,11 @@ def _sent(request: httpx2.Request) -> Any:
 def test_a_request_is_what_httpx2_builds(given: Any) -> None:
     lean = SdkHttpClient(_Noting(), TIMEOUT)
 
-    request = _built(lean, **given)
+    request = _build_request(lean, **given)
 
-    assert _sent(request) == _sent(_built(httpx2.Client(timeout=TIMEOUT), **given))
+    assert _describe_request(request) == _describe_request(
+        _build_request(httpx2.Client(timeout=TIMEOUT), **given)
+    )
 
 
 def test_the_operator_may_name_the_host() -> None:
@@ -78,7 +80,7 @@ def test_the_operator_may_name_the_host() -> None:
         for client in (SdkHttpClient(_Noting(), TIMEOUT), httpx2.Client(timeout=TIMEOUT))
     ]
 
-    assert _sent(built[0]) == _sent(built[1])
+    assert _describe_request(built[0]) == _describe_request(built[1])
     assert built[0].headers.get_list("host") == ["elsewhere.test"]
 
 
@@ -86,7 +88,7 @@ def test_the_body_is_left_to_be_read() -> None:
     body = _Broken()
     client = SdkHttpClient(_Noting(body=body), TIMEOUT)
 
-    response = client.send(_built(client, content=b"{}"), stream=True)
+    response = client.send(_build_request(client, content=b"{}"), stream=True)
 
     assert not body.closed
     response.close()
@@ -98,7 +100,7 @@ def test_a_body_that_breaks_is_closed() -> None:
     client = SdkHttpClient(_Noting(body=body), TIMEOUT)
 
     with pytest.raises(httpx2.ReadError):
-        client.send(_built(client, content=b"{}"))
+        client.send(_build_request(client, content=b"{}"))
 
     assert body.closed
 
@@ -106,14 +108,14 @@ def test_a_body_that_breaks_is_closed() -> None:
 def test_an_answer_that_is_not_streamed_is_read() -> None:
     client = SdkHttpClient(_Noting(), TIMEOUT)
 
-    assert client.send(_built(client, content=b"{}")).content == b"{}"
+    assert client.send(_build_request(client, content=b"{}")).content == b"{}"
 
 
 def test_redirects_are_not_followed_and_cookies_not_kept() -> None:
     transport = _Noting(status=307)
     client = SdkHttpClient(transport, TIMEOUT)
 
-    responses = [client.send(_built(client, content=b"{}")) for _ in range(2)]
+    responses = [client.send(_build_request(client, content=b"{}")) for _ in range(2)]
 
     assert [response.status_code for response in responses] == [307, 307]
     assert len(transport.seen) == 2
