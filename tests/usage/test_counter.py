@@ -73,16 +73,16 @@ def make_context(**fields: Any) -> RequestContext:
     return RequestContext("req_1", "chat", LossReport(), **given)
 
 
-def read(store: MemoryUsageStore, *group: str) -> dict[tuple[int | str, ...], UsageCounts]:
+def read_sums(store: MemoryUsageStore, *group: str) -> dict[tuple[int | str, ...], UsageCounts]:
     return dict(store.sum_counts(UsageQuery(0, 2 * NOW, group), 1000))
 
 
-def count(counts_to: UsageCounter, store: MemoryUsageStore, **fields: Any) -> UsageCounts:
+def count_request(counts_to: UsageCounter, store: MemoryUsageStore, **fields: Any) -> UsageCounts:
     """The counts of one request."""
     context = make_context(**{"started_at": 10.0, **fields})
     counts_to.on_complete(context, 2.5)
     counts_to.flush()
-    return read(store).get((), UsageCounts())
+    return read_sums(store).get((), UsageCounts())
 
 
 @check_each("tokens", [CHAT, RESPONSES])
@@ -91,10 +91,10 @@ def test_answer_counts_its_tokens_and_times(tokens: Json) -> None:
     usage = UsageCounter(store, 60, lambda: NOW + 60.0)
     usage.on_complete(make_context(usage=tokens, started_at=10.0, first_event_at=10.25), 2.5)
     usage.on_complete(make_context(usage=tokens, started_at=10.0, first_event_at=10.75), 0.5)
-    assert read(store) == {}
+    assert read_sums(store) == {}
     usage.flush()
 
-    assert read(store, "hour", "client", "model", "upstream") == {
+    assert read_sums(store, "hour", "client", "model", "upstream") == {
         (NOW, "alice", "m", "up"): UsageCounts(
             requests=2,
             input_tokens=42,
@@ -134,7 +134,7 @@ def test_requests_are_errors_or_cancelled_or_estimated(
     fields: Json, errors: int, cancelled: int, estimated: int
 ) -> None:
     store = MemoryUsageStore(None)
-    counts = count(UsageCounter(store, 60, lambda: NOW), store, **fields)
+    counts = count_request(UsageCounter(store, 60, lambda: NOW), store, **fields)
 
     assert (counts.requests, counts.errors, counts.cancelled, counts.estimated) == (
         1,
@@ -148,7 +148,7 @@ def test_requests_are_errors_or_cancelled_or_estimated(
 def test_other_requests_do_not_count(fields: Json) -> None:
     store = MemoryUsageStore(None)
 
-    assert count(UsageCounter(store, 60, lambda: NOW), store, **fields) == UsageCounts()
+    assert count_request(UsageCounter(store, 60, lambda: NOW), store, **fields) == UsageCounts()
 
 
 @check_each(
@@ -164,9 +164,9 @@ def test_other_requests_do_not_count(fields: Json) -> None:
 )
 def test_model_is_the_one_that_was_asked_for(fields: Json, model: str, upstream: str) -> None:
     store = MemoryUsageStore(None)
-    count(UsageCounter(store, 60, lambda: NOW), store, **fields)
+    count_request(UsageCounter(store, 60, lambda: NOW), store, **fields)
 
-    assert list(read(store, "model", "upstream")) == [(model, upstream)]
+    assert list(read_sums(store, "model", "upstream")) == [(model, upstream)]
 
 
 @check_each(
@@ -183,7 +183,9 @@ def test_odd_details_are_read_safely(usage: Json, cached: int, reasoning: int) -
 
 
 def test_huge_tokens_are_bounded(usage: UsageCounter, store: FailingStore) -> None:
-    counts = count(usage, store, usage={"prompt_tokens": 10**30, "completion_tokens": 10**30})
+    counts = count_request(
+        usage, store, usage={"prompt_tokens": 10**30, "completion_tokens": 10**30}
+    )
 
     assert counts.input_tokens == counts.output_tokens == counter.MAX_REQUEST_TOKENS
 
@@ -195,8 +197,8 @@ def test_parts_of_tokens_never_exceed_them(usage: UsageCounter, store: FailingSt
         "input_tokens_details": {"cached_tokens": 90},
         "output_tokens_details": {"reasoning_tokens": 70},
     }
-    count(usage, store, usage=odd)
-    counts = count(usage, store, usage={"input_tokens": 100, "output_tokens": 100})
+    count_request(usage, store, usage=odd)
+    counts = count_request(usage, store, usage={"input_tokens": 100, "output_tokens": 100})
 
     assert (counts.input_tokens, counts.cached_tokens) == (110, 10)
     assert (counts.output_tokens, counts.reasoning_tokens) == (105, 5)
@@ -218,7 +220,9 @@ def test_invented_models_of_one_client_are_bounded(
     usage.on_complete(make_context(requested_model="m9"), 0.1)
     usage.flush()
 
-    found = {key: counts.requests for key, counts in read(store, "hour", "client", "model").items()}
+    found = {
+        key: counts.requests for key, counts in read_sums(store, "hour", "client", "model").items()
+    }
     assert found == {
         (NOW, "alice", "m0"): 1,
         (NOW, "alice", "m1"): 2,
@@ -227,7 +231,7 @@ def test_invented_models_of_one_client_are_bounded(
         (NOW, "bob", "m9"): 1,
         (NOW + HOUR, "alice", "m9"): 1,
     }
-    assert ("alice", "other") in read(store, "client", "upstream")
+    assert ("alice", "other") in read_sums(store, "client", "upstream")
 
 
 @check_each(("error", "has_trace"), [(StoreUnavailable(), False), (RuntimeError("x"), True)])
@@ -248,9 +252,9 @@ def test_counts_wait_while_the_store_fails(
     usage.flush()
     usage.flush()
 
-    found = {key: counts.requests for key, counts in read(store, "model").items()}
+    found = {key: counts.requests for key, counts in read_sums(store, "model").items()}
     assert found == {("m",): 4, ("n",): 1}
-    assert read(store)[()].input_tokens == 5 * 21
+    assert read_sums(store)[()].input_tokens == 5 * 21
     [record] = caplog.records
     assert record.__dict__["event"] == "usage_not_stored"
     assert bool(record.exc_info) is has_trace
@@ -272,7 +276,7 @@ def test_rows_that_wait_are_bounded(
         usage.flush()
         usage.flush()
 
-    assert sum(counts.requests for counts in read(store, "model").values()) == 3 + 4
+    assert sum(counts.requests for counts in read_sums(store, "model").values()) == 3 + 4
     [record] = [r for r in caplog.records if r.__dict__["event"] == "usage_lost"]
     assert "3 requests" in record.getMessage()
 
@@ -287,7 +291,7 @@ def test_counts_are_added_regularly_and_at_the_end(
     usage.on_complete(make_context(), 0.1)
     usage.close()
 
-    assert read(store)[()].requests == 2
+    assert read_sums(store)[()].requests == 2
 
 
 def test_threads_lose_no_request(usage: UsageCounter, store: FailingStore) -> None:
@@ -303,4 +307,4 @@ def test_threads_lose_no_request(usage: UsageCounter, store: FailingStore) -> No
         time.sleep(0.001)
     usage.flush()
 
-    assert (read(store)[()].requests, read(store)[()].input_tokens) == (2000, 2000 * 21)
+    assert (read_sums(store)[()].requests, read_sums(store)[()].input_tokens) == (2000, 2000 * 21)

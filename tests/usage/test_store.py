@@ -15,7 +15,7 @@ DAY = 24 * HOUR
 ONE = UsageCounts(*range(1, 12))
 
 
-def keys(memory: MemoryUsageStore, *group: str, client: str | None = None) -> list[object]:
+def list_keys(memory: MemoryUsageStore, *group: str, client: str | None = None) -> list[object]:
     return [key for key, _ in memory.sum_counts(UsageQuery(0, 10 * DAY, group, client), 100)]
 
 
@@ -33,9 +33,9 @@ def test_sums_are_like_those_of_a_database() -> None:
     assert memory.sum_counts(UsageQuery(0, DAY, ("client",)), 10) == [
         UsageSum(("alice",), UsageCounts(*(3 * n for n in ONE)))
     ]
-    assert keys(memory, "day", "client") == [(0, "alice"), (DAY, "bob")]
-    assert keys(memory, "hour") == [(0,), (HOUR,), (DAY,)]
-    assert keys(memory, "model", client="bob") == [("m",)]
+    assert list_keys(memory, "day", "client") == [(0, "alice"), (DAY, "bob")]
+    assert list_keys(memory, "hour") == [(0,), (HOUR,), (DAY,)]
+    assert list_keys(memory, "model", client="bob") == [("m",)]
     assert len(memory.sum_counts(UsageQuery(0, 10 * DAY, ("hour",)), 2)) == 2
     assert memory.sum_counts(UsageQuery(0, 1, ()), 2)[0].key == ()
 
@@ -59,7 +59,7 @@ def test_old_hours_are_dropped() -> None:
     for hour in range(6):
         memory.add_counts([(UsageKey(hour * HOUR, "alice", "m", "up"), ONE)])
 
-    assert keys(memory, "hour") == [(3 * HOUR,), (4 * HOUR,), (5 * HOUR,)]
+    assert list_keys(memory, "hour") == [(3 * HOUR,), (4 * HOUR,), (5 * HOUR,)]
 
 
 def test_oldest_hours_are_dropped_beyond_the_largest_number_of_rows(
@@ -72,4 +72,4 @@ def test_oldest_hours_are_dropped_beyond_the_largest_number_of_rows(
             [(UsageKey(hour * HOUR, client, "m", "up"), ONE) for client in ("alice", "bob")]
         )
 
-    assert keys(memory, "hour") == [(2 * HOUR,), (3 * HOUR,)]
+    assert list_keys(memory, "hour") == [(2 * HOUR,), (3 * HOUR,)]
