@@ -23,7 +23,7 @@ __all__ = ["any_database", "postgres_server"]
 OWNER = "owner"
 
 
-def embed(model: str, texts: Sequence[str], payer: str = "") -> list[list[float]]:
+def embed_texts(model: str, texts: Sequence[str], payer: str = "") -> list[list[float]]:
     """Return vectors by the words of the texts."""
     return [make_vector(text, 16) for text in texts]
 
@@ -35,7 +35,7 @@ class Client:
         self.database = database
         self.repository = VectorStoreRepository(database)
         self.files = FileStore(FileRepository(database), 2**26, max_owner)
-        self.use_embeddings(embed, model)
+        self.use_embeddings(embed_texts, model)
 
     def use_embeddings(self, embed: Embed, model: str | None = "up/m") -> None:
         """Embed by ``embed`` from now on."""

@@ -15,7 +15,7 @@ from forwarder.storage.db.vector_stores import NewStoreFile
 from forwarder.vector_stores import ingest
 from forwarder.vector_stores.ingest import Ingestor, pack_embeddings
 from tests.text_extraction.documents import HTML, make_docx, make_pdf
-from tests.vector_stores.conftest import OWNER, Client, Open, embed
+from tests.vector_stores.conftest import OWNER, Client, Open, embed_texts
 
 
 def get_file(client: Client, store: str, name: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def test_long_file_is_embedded_in_batches(open_client: Open) -> None:
 
     def count(model: str, texts: Sequence[str], payer: str) -> list[list[float]]:
         sizes.append(len(texts))
-        return embed(model, texts)
+        return embed_texts(model, texts)
 
     client.use_embeddings(count)
     name = client.upload("A sentence with several words. " * 3000)
@@ -88,10 +88,10 @@ class Failing:
         self.calls += 1
         if self.errors:
             raise self.errors.pop(0)
-        return embed(model, texts)
+        return embed_texts(model, texts)
 
 
-def process(client: Client, failing: Failing) -> dict[str, Any]:
+def process_file(client: Client, failing: Failing) -> dict[str, Any]:
     client.use_embeddings(failing)
     name = client.upload("hello")
     return get_file(client, client.create_store(**{name: {}}), name)
@@ -101,14 +101,14 @@ def test_busy_upstream_is_asked_again(open_client: Open, monkeypatch: pytest.Mon
     monkeypatch.setattr(ingest, "RETRY_SECONDS", 0.01)
     failing = Failing(UpstreamRefused(429, {"message": "slow down"}), UpstreamUnreachable("away"))
 
-    assert process(open_client(), failing)["status"] == "completed"
+    assert process_file(open_client(), failing)["status"] == "completed"
     assert failing.calls == 3
 
 
 def test_refusal_of_the_upstream_is_the_reason(open_client: Open) -> None:
     failing = Failing(UpstreamRefused(400, {"message": "no such model"}))
 
-    file = process(open_client(), failing)
+    file = process_file(open_client(), failing)
 
     assert file["last_error"]["code"] == "server_error"
     assert "no such model" in file["last_error"]["message"]
@@ -118,7 +118,7 @@ def test_refusal_of_the_upstream_is_the_reason(open_client: Open) -> None:
 def test_unexpected_error_reveals_nothing(
     open_client: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = process(open_client(), Failing(ValueError("secret detail")))
+    file = process_file(open_client(), Failing(ValueError("secret detail")))
 
     assert file["last_error"] == {
         "code": "server_error",
@@ -165,7 +165,7 @@ def test_file_of_a_dead_worker_is_taken_over(
     chunk = vector_chunks.NewChunk("half", ("half",), None, None)
     add = partial(vector_chunks.add_chunks, claimed=dead, worker="dead", new_chunks=[chunk])
     assert client.database.write(add)
-    ingestor = client.make_ingestor(embed)
+    ingestor = client.make_ingestor(embed_texts)
     assert not ingestor.process_next_file()
 
     end_leases(client)
@@ -181,7 +181,7 @@ def test_file_that_kills_workers_fails(client: Client, monkeypatch: pytest.Monke
         claim(client, f"dead-{number}")
         end_leases(client)
 
-    assert client.make_ingestor(embed).process_next_file()
+    assert client.make_ingestor(embed_texts).process_next_file()
 
     file = get_file(client, store, name)
     assert (file["status"], file["last_error"]["code"]) == ("failed", "server_error")
@@ -213,7 +213,7 @@ def test_lease_is_renewed_while_a_file_is_processed(
         while read_lease() == 1 and time.monotonic() < deadline:
             time.sleep(0.01)
         leases.append(read_lease())
-        return embed(model, texts)
+        return embed_texts(model, texts)
 
     assert client.make_ingestor(slow).process_next_file()
 
@@ -232,7 +232,7 @@ def test_removed_file_is_not_processed_on(
             client.stores.remove_file(OWNER, store, name)
         else:
             client.files.remove(OWNER, name)
-        return embed(model, texts)
+        return embed_texts(model, texts)
 
     assert client.make_ingestor(remove).process_next_file()
 
