@@ -22,7 +22,7 @@ _STORED_FIELDS = ("file_id", "file_ids", "vector_store_ids")
 """Fields of a request that name uploads of clients."""
 
 _UNREAD_FIELDS = ("annotations", "input")
-"""Fields inside a conversation with files that no request reads: citations, arguments of tool calls."""
+"""Fields inside a conversation with files that no request reads: citations, calls' arguments."""
 
 
 def find_placement(

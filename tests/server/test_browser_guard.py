@@ -228,7 +228,7 @@ def test_only_whole_pages_are_opened_from_other_sites(
 
 
 def test_forms_on_other_sites_are_refused(serve: Serve, upstream: Upstream) -> None:
-    assert refuses(serve, upstream, NAVIGATION) == "origin_not_allowed"
+    assert read_refusal(serve, upstream, NAVIGATION) == "origin_not_allowed"
 
 
 def test_a_refusal_is_in_the_clients_protocol(serve: Serve, upstream: Upstream) -> None:
