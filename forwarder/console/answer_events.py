@@ -339,7 +339,7 @@ def collect_parts(protocol: str, values: Iterable[Any]) -> list[Part]:
     return [Part(kind, "".join(text), key, names[kind, key]) for (kind, key), text in texts.items()]
 
 
-REPLACED_KINDS = ("usage", "finish")
+REPLACED_KINDS = ("usage", "finish", "error")
 """Kinds of parts of which the last one counts; those of other kinds extend each other."""
 
 

@@ -57,7 +57,8 @@ class NamedValue(NamedTuple):
 class ParameterRow(NamedTuple):
     """A parameter of the client and the parameters of the upstream that it becomes.
 
-    ``kind`` is its disposition; ``added`` for parameters that the client has not sent.
+    ``kind`` is its disposition; ``added`` for a parameter that the client has not sent, which has
+    the upstream's name.
     """
 
     name: str
@@ -144,7 +145,7 @@ class AttemptBuilder:
         for name in [name for name in sent if name not in matched][:MAX_PARAMETERS]:
             lines = [Line(text, False) for text in self._format_lines(sent[name])]
             value = NamedValue(show_label(name), lines)
-            rows.append(ParameterRow("", "added", reason, None, [value]))
+            rows.append(ParameterRow(value.name, "added", reason, None, [value]))
         return rows
 
     def _make_row(

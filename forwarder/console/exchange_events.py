@@ -236,8 +236,8 @@ def find_phases(record: Json, entries: list[Entry]) -> list[Phase]:
         label = f" {number}" if len(attempts) > 1 else ""
         start, answer = read_time(attempt.get("at")), get_dict(attempt, "answer")
         head_at = max(start, read_time(answer.get("head_at"), ends.get(number, total)))
-        phases.append(Phase(f"upstream{label} waits", "wait", start, head_at))
-        if number in ends:
+        phases.append(Phase(f"waiting for upstream{label}", "wait", start, head_at))
+        if answer and number in ends:  # the other attempts have only the error of their connection
             end = max(head_at, ends[number])
             phases.append(Phase(f"upstream{label} answers", UPSTREAM, head_at, end))
     phases += find_kinds(entries)

@@ -31,6 +31,7 @@ from forwarder.console.exchange_text import (
 )
 from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
+from forwarder.observability.capture.replay import is_content_redacted
 
 MAX_ATTEMPTS = 8
 """Requests to upstreams that are compared with the client's; the first ones and the last."""
@@ -138,7 +139,7 @@ def list_notices(record: Json) -> Iterator[str]:
     summary = get_dict(record, "exchange")
     if summary.get("whole") is False:
         yield "The exchange is larger than FORWARDER_CAPTURE_MAX. Parts of it are left out."
-    if summary.get("redacted"):
+    if summary.get("redacted") and is_content_redacted(record):
         yield "Secrets and the fields of FORWARDER_CAPTURE_REDACT are replaced by ***."
     if record.get("left"):
         yield "The client disconnected before the end."

@@ -118,12 +118,16 @@ def make_row(summary: Json, address: str) -> Json:
     """Return the values in the row of an exchange; ``address`` is the URL of the list."""
     shown = {k: show_label(v) if isinstance(v, str) else v for k, v in summary.items()}
     states = list_states(summary)
+    started_at = parse_created_at(str(summary["id"])) or 0
+    milliseconds = summary.get("duration_ms", 0.0)
+    if summary.get("running"):  # its summary is written only when it changes
+        milliseconds = 1000 * (time.time() - started_at)
     return {
         **shown,
         "href": f"{address}/{shown['id']}",
-        "started_ms": int((parse_created_at(str(summary["id"])) or 0) * 1000),
+        "started_ms": int(started_at * 1000),
         "state": states[0],
-        "seconds": format_seconds(summary.get("duration_ms", 0.0)),
+        "seconds": format_seconds(milliseconds),
     }
 
 

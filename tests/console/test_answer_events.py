@@ -285,3 +285,17 @@ def test_parts_of_a_stream_are_joined() -> None:
         Part("call", "{}", "/0", "f"),
         Part("usage", "1 in, 2 out"),
     ]
+
+
+def test_repeated_error_of_a_stream_is_one_part() -> None:
+    events = [
+        {"type": "error", "message": "it broke"},
+        {
+            "type": "response.failed",
+            "response": {"status": "failed", "error": {"message": "it broke"}},
+        },
+    ]
+
+    assert [part for part in collect_parts("responses", events) if part.kind == "error"] == [
+        Part("error", "it broke")
+    ]

@@ -121,12 +121,22 @@ def test_phases_are_those_of_attempts_and_kinds() -> None:
 
     assert [(each.label, each.start, each.end) for each in phases] == [
         ("exchange", 0.0, 100.0),
-        ("upstream waits", 1.0, 5.0),
+        ("waiting for upstream", 1.0, 5.0),
         ("upstream answers", 5.0, 30.0),
         ("thinking", 11.0, 11.0),
         ("text", 21.0, 31.0),
         ("client receives", 11.0, 31.0),
     ]
+
+
+def test_failed_connections_have_no_phase_of_an_answer() -> None:
+    attempt = make_attempt({}, answer={}, error={"type": "ConnectError", "message": "refused"})
+    record = make_record({"input": "hi"}, attempt)
+    record["client"]["answer"] = {}
+
+    phases = find_phases(record, list_entries(record))
+
+    assert [each.label for each in phases] == ["exchange", "waiting for upstream"]
 
 
 def test_tool_calls_are_joined_with_their_names() -> None:

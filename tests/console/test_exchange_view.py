@@ -35,7 +35,9 @@ def test_facts_and_notices_tell_what_happened() -> None:
         "Request": "POST /v1/responses", "Client": "me", "Error": "client_left",
         "Failed upstreams": "one, two", "Input tokens": "1,200", "Output tokens": "3",
     }.items() <= dict(view.facts).items()  # fmt: skip
-    assert len(view.notices) == 4
+    assert len(view.notices) == 3
+    record["client"]["request"]["body"] = {"model": "m", "user": "***"}
+    assert len(build_view(record).notices) == 4
 
 
 def test_left_out_bodies_are_named() -> None:

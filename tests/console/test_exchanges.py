@@ -274,6 +274,28 @@ def test_damaged_record_is_named(serve: Serve, tmp_path: Path) -> None:
         assert (page.status_code, "damaged" in page.text) == (404, True)
 
 
+def test_each_parameter_says_where_it_is_sent(client: FlaskClient) -> None:
+    ask(client, instructions="be kind", user=None, access_programs={})
+    page = show_first(client)
+    rows = {
+        name: row
+        for row in re.findall(r"<tr>.*?</tr>", page, re.DOTALL)
+        for name in re.findall(r'<th scope="row"><bdi>([a-z_]+)</bdi>', row)
+    }
+
+    assert "no parameter of its own" in rows["instructions"]
+    assert "not sent" in rows["access_programs"]
+    assert "the client did not send it" in rows["stream"]
+
+
+def test_times_of_a_row_differ_only_if_that_is_visible(client: FlaskClient) -> None:
+    attempt = make_attempt({"model": "m"})
+    attempt["answer"]["events"] = [chunk(at, content="a") for at in (13.6, 14.2)]
+    put(client, make_record({"model": "m", "input": "hi"}, attempt))
+
+    assert '<td class="number">14</td>' in show_first(client)
+
+
 def test_failed_attempts_are_shown(serve: Serve) -> None:
     busy = httpx2.Response(503, text="<b>busy</b>", headers={"Retry-After": "0"})
     answers = iter([busy, make_stream_response(DELTA, STOP)])
@@ -454,6 +476,12 @@ def test_only_operators_see_exchanges(serve: Serve) -> None:
 
 
 # -- running ----------------------------------------------------------------------------------------
+
+
+def test_running_time_counts_from_the_start_and_not_from_the_last_summary() -> None:
+    summary = {"id": generate_name(time.time() - 90), "running": True, "duration_ms": 800.0}
+
+    assert float(exchanges.make_row(summary, PATH)["seconds"].removesuffix(" s")) >= 90
 
 
 @pytest.mark.parametrize("where", ["memory", "files"])

@@ -18,7 +18,7 @@ import orjson
 
 from forwarder.config.parsers import ENV_PREFIX, Fallback
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.context.redaction import Redactor
+from forwarder.context.redaction import REDACTED, Redactor
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
 from forwarder.observability.capture import serialize
@@ -97,8 +97,17 @@ def list_caveats(record: Json) -> Iterator[str]:
         yield "the request exceeded the capture limit: its longest texts are missing"
     elif not summary.get("whole", True):
         yield "the exchange exceeded the capture limit: its end is missing"
-    if summary.get("redacted"):
+    if summary.get("redacted") and is_content_redacted(record):
         yield "secrets are redacted"
+
+
+REDACTED_PAIR = re.compile(rb'\["[^"]*","\*\*\*"\]')
+"""A header or a query parameter with a key, as a record contains it."""
+
+
+def is_content_redacted(record: Json) -> bool:
+    """Return whether a redacted record lacks more than keys in headers, which it always lacks."""
+    return REDACTED.encode() in REDACTED_PAIR.sub(b"", orjson.dumps(record))
 
 
 def read_body(record: Json) -> Any:

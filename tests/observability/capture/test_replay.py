@@ -136,6 +136,9 @@ def test_caveats_report_missing_parts() -> None:
     assert list(list_caveats(made)) == []
 
     made["exchange"] |= {"whole": False, "redacted": True}
+    made["client"]["request"]["headers"] = [["Authorization", "***"]]
+    assert len(list(list_caveats(made))) == 1
+    made["client"]["request"]["body"] = {"user": "***"}
     assert [note.partition(":")[0] for note in list_caveats(made)] == [
         "the exchange exceeded the capture limit", "secrets are redacted",
     ]  # fmt: skip
