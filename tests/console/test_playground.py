@@ -554,6 +554,7 @@ def test_a_captured_request_opens(path: str, body: Any, api: str, style: str, se
     assert (text if isinstance(body, str) else json.loads(text)) == body
     assert f'<option value="{api}" selected>' in page
     assert (f'<option value="{style}" selected>' in page) is bool(style)
+    assert f'href="/console/exchanges/{name}"' in page
 
 
 def test_exchanges_without_a_request_do_not_open(serve: Serve) -> None:

@@ -193,6 +193,7 @@ def test_page_shows_caveats_and_refusals(serve: Serve) -> None:
     page = runs.client.get(f"/console/exchanges/{name}/replay").text
     assert "exceeded the capture limit" in page
     assert 'value="upstream:two"' in page
+    assert f'href="/console/exchanges/{name}"' in page
 
 
 def test_background_requests_cannot_be_replayed(serve: Serve) -> None:

@@ -150,6 +150,7 @@ def test_a_tool_call_is_shown_side_by_side_in_both_directions(
         wait_for_state(page, "Finished")
         assert page.locator("#sides").get_by_text('{"city": "Rome"}').count() >= 2
 
+        page.wait_for_load_state("networkidle")  # leaving aborts a preview, which htmx reports
         page.get_by_role("link", name="Open the captured exchange").click()
         page.get_by_role("heading", name="Exchange").wait_for()
         tools = page.locator("table.comparison tr", has=page.get_by_role("rowheader", name="tools"))
@@ -185,6 +186,7 @@ def test_playground_stops_an_answer(page: Any, server: Server, upstream: Scripte
         page.get_by_role("button", name="Stop").click()
 
         wait_for_state(page, "Stopped.")
+        assert page.evaluate("document.activeElement.id") == "stop"
         assert upstream.requests[-1].closed_by_client.wait(10)
     assert page.get_by_role("button", name="Send").is_enabled()
 

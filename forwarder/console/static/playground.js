@@ -7,7 +7,7 @@
   const MAX_ROWS = 1000; // rows of events on one side
   const MAX_KEPT_CHARACTERS = 4_000_000; // of raw events on one side
   const EVENTS_PER_FRAME = 2000;
-  const JOINED_KINDS = new Set(["text", "reasoning", "refusal", "call", "error"]);
+  const JOINED_KINDS = new Set(["text", "reasoning", "refusal", "call"]);
   const TITLES = {
     text: "Text", reasoning: "Reasoning", refusal: "Refusal", call: "Call of",
     usage: "Usage", finish: "Finish", error: "Error",
@@ -268,6 +268,12 @@
     }
   }
 
+  // A disabled button would lose the focus.
+  function setRunning(isRunning) {
+    sendButton.setAttribute("aria-disabled", String(isRunning));
+    stopButton.setAttribute("aria-disabled", String(!isRunning));
+  }
+
   // Screen readers announce a change, so nothing is set twice.
   function setText(element, text) {
     if (element.textContent !== text) element.textContent = text;
@@ -300,8 +306,7 @@
     failure = "";
     exchange.replaceChildren();
     for (const side of Object.values(sides)) side.clear();
-    sendButton.disabled = true;
-    stopButton.disabled = false;
+    setRunning(true);
     setState("Sent. Waiting for the upstream …");
     const headers = { "Content-Type": "application/json" };
     const key = document.getElementById("key").value.trim();
@@ -317,8 +322,7 @@
       setState(own.signal.aborted ? "Stopped." : `The connection broke: ${error.message}`);
     } finally {
       controller = null;
-      sendButton.disabled = false;
-      stopButton.disabled = true;
+      setRunning(false);
       schedule();
     }
   }
@@ -328,5 +332,6 @@
     send();
   });
   stopButton.addEventListener("click", () => controller && controller.abort());
-  sendButton.disabled = false;
+  sendButton.disabled = stopButton.disabled = false;
+  setRunning(false);
 })();
