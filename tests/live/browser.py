@@ -50,6 +50,7 @@ def open_page(browser: Any, scheme: str = "light", width: int = 1280) -> Iterato
     context = browser.new_context(
         color_scheme=scheme,
         viewport={"width": width, "height": 900},
+        timezone_id="America/Los_Angeles",  # times on pages are in UTC
         permissions=["clipboard-read", "clipboard-write"],
     )
     complaints: list[str] = []
@@ -61,7 +62,7 @@ def open_page(browser: Any, scheme: str = "light", width: int = 1280) -> Iterato
         yield page
     finally:
         context.close()
-    assert complaints == []
+    assert complaints == [], complaints
 
 
 def check_page(page: Any) -> None:

@@ -87,6 +87,16 @@ def test_landing_page_shows_upstreams_and_copies_a_base_url(page: Any, server: S
     page.get_by_role("button", name="Copy for Codex CLI").click()
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied == f'openai_base_url = "{server.v1}"'
+    page.get_by_text("Copied").wait_for()
+    page.get_by_role("button", name="Copy for Codex CLI").click()
+    page.get_by_text("Copied").wait_for(state="hidden")
+
+
+def test_charts_are_in_utc(page: Any, server: Server) -> None:
+    page.goto(f"{server.url}/console/usage?period=30d")
+    page.locator(".u-over").first.hover()
+
+    page.locator(".u-legend").first.get_by_text(" 00:00").wait_for()
 
 
 def test_theme_is_switched_and_remembered(page: Any, server: Server) -> None:

@@ -12,16 +12,22 @@
     area.value = text;
     document.body.append(area);
     area.select();
-    document.execCommand("copy");
+    const isCopied = document.execCommand("copy");
     area.remove();
+    if (!isCopied) throw new Error("The browser refused to copy.");
   }
 
   async function handleCopy(button) {
     const source = button.dataset.copyFrom;
-    await copyText(source ? document.querySelector(source).textContent : button.dataset.copy);
-    const label = button.textContent;
-    button.textContent = "Copied";
-    setTimeout(() => { button.textContent = label; }, 1200);
+    button.dataset.label ??= button.textContent; // a second click must not take "Copied" for it
+    try {
+      await copyText(source ? document.querySelector(source).textContent : button.dataset.copy);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Not copied: select the text";
+    }
+    button.focus();
+    setTimeout(() => { button.textContent = button.dataset.label; }, 1200);
   }
 
   function switchTheme() {
@@ -30,8 +36,8 @@
       ? root.dataset.theme === "dark"
       : window.matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = isDark ? "light" : "dark";
-    localStorage.setItem("theme", root.dataset.theme);
     document.dispatchEvent(new CustomEvent("themechange"));
+    localStorage.setItem("theme", root.dataset.theme); // fails if the browser blocks storage
   }
 
   document.addEventListener("click", (event) => {

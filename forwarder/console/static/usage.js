@@ -14,6 +14,13 @@
     cost: [["cost", "US dollars", "--accent"]],
   };
 
+  // Shortest interval of ticks in seconds, their text, and the second line where a year or a day
+  // begins.
+  const TIME_TICKS = [
+    [86400, "{MM}-{DD}", "\n{YYYY}", null, null, null, null, null, 1],
+    [3600, "{HH}:{mm}", "\n{YYYY}-{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],
+  ];
+
   // Canvas does not know CSS variables, so their values are read from an element that has them.
   function readColor(name) {
     const probe = document.createElement("span");
@@ -44,11 +51,12 @@
     const options = {
       width: place.clientWidth,
       height: HEIGHT,
+      tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"), // the bounds of hours and days
       cursor: { drag: { x: false, y: false } },
       scales: { y: { range: (_, low, high) => [0, Math.max(high, 1e-6) * 1.1] } },
-      axes: [makeAxis(null), makeAxis(formatAmount)],
+      axes: [{ ...makeAxis(null), values: TIME_TICKS }, makeAxis(formatAmount)],
       series: [
-        {},
+        { label: "Time (UTC)", value: "{YYYY}-{MM}-{DD} {HH}:{mm}" },
         ...lines.map(([, label, color]) => ({
           label,
           stroke: readColor(color),
