@@ -11,6 +11,7 @@ from typing import NamedTuple
 from flask import Blueprint, Response
 
 from forwarder.console.blueprint import protect_page, render_page, show_error
+from forwarder.console.playground import API_BY_PROTOCOL, MODEL_PLACEHOLDER, find_example_model
 from forwarder.core.types import Json
 from forwarder.server import request_context
 from forwarder.server.docs import find_site
@@ -75,6 +76,7 @@ def show_landing() -> Response:
         is_demo=settings.demo,
         setups=[each._replace(text=each.text.format(base=base)) for each in CLIENT_SETUPS],
         examples=[(title, make_curl(base, path, body)) for title, path, body in EXAMPLES],
+        has_model=find_example_model() != MODEL_PLACEHOLDER,
         states=list_states() if "check" in get_request().args else None,
         has_docs=find_site(settings) is not None,
     )
@@ -95,7 +97,10 @@ def show_states() -> Response:
 def list_states() -> list[tuple[str, list[str], Json]]:
     """Return name, APIs and state of each upstream, as ``/ready`` shows it without a key."""
     services = get_services()
-    apis = {each.name: sorted(each.apis) for each in services.settings.upstreams}
+    apis = {
+        each.name: [API_BY_PROTOCOL[api].title for api in sorted(each.apis)]
+        for each in services.settings.upstreams
+    }
     return [(name, apis[name], state) for name, state in describe_upstreams(services).items()]
 
 
@@ -110,18 +115,8 @@ def prefers_html() -> bool:
 
 def make_curl(base: str, path: str, body: str) -> str:
     """Return the command that sends a streamed request of the demo model."""
-    key = (
-        ' \\\n  -H "Authorization: Bearer $FORWARDER_KEY"'
-        if get_services().client_keys.are_required()
-        else ""
-    )
-    return (
-        f"curl -sN {base}/v1/{path} -H 'Content-Type: application/json'{key} \\\n"
-        f'  -d \'{{"model": "{find_example_model()}", {body}, "stream": true}}\''
-    )
-
-
-def find_example_model() -> str:
-    """Return the name of a model that a request can name."""
-    settings = get_services().settings
-    return "demo" if settings.demo else settings.default_model or "MODEL"
+    lines = [f"curl -sN {base}/v1/{path}", "-H 'Content-Type: application/json'"]
+    if get_services().client_keys.are_required():
+        lines.append('-H "Authorization: Bearer $FORWARDER_KEY"')
+    lines.append(f'-d \'{{"model": "{find_example_model()}", {body}, "stream": true}}\'')
+    return " \\\n  ".join(lines)

@@ -22,7 +22,6 @@ from werkzeug.exceptions import HTTPException
 from forwarder.console.answer_events import shorten_strings
 from forwarder.console.blueprint import blueprint, render_page
 from forwarder.console.client_code import make_headers, write_curl, write_json, write_python
-from forwarder.console.landing import find_example_model
 from forwarder.console.observed_call import CallRequest, ObservedCall
 from forwarder.context.redaction import (
     Redactor,
@@ -53,6 +52,8 @@ SAMPLES = Path(__file__).parent / "samples"
 
 KEY_HEADER = "X-Playground-Key"
 """Header of the page's request with the client's key. A query parameter would be logged."""
+
+MODEL_PLACEHOLDER = "MODEL"
 
 MAX_SHOWN_REQUEST = 200_000
 """Characters of an upstream request that are shown."""
@@ -401,6 +402,12 @@ def choose_model() -> str:
     if services.settings.demo or services.settings.default_model:
         return find_example_model()
     return next((name for name, _ in services.router.list_models()), find_example_model())
+
+
+def find_example_model() -> str:
+    """Return the name of a model that a request can name, or `MODEL_PLACEHOLDER`."""
+    settings = get_services().settings
+    return "demo" if settings.demo else settings.default_model or MODEL_PLACEHOLDER
 
 
 def load_exchange(name: str) -> tuple[PlaygroundChoice, str]:

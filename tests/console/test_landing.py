@@ -28,6 +28,7 @@ def test_base_urls_are_those_of_the_requested_host(demo: FlaskClient) -> None:
 
     assert "OPENAI_BASE_URL=http://127.0.0.1:8123/v1" in page.text
     assert "curl -sN http://127.0.0.1:8123/v1/responses" in page.text
+    assert "Replace <code>MODEL</code>" not in page.text
 
 
 def test_public_url_replaces_the_requested_host(serve: Serve) -> None:
@@ -47,6 +48,7 @@ def test_page_says_whether_a_key_is_needed_and_never_shows_one(serve: Serve) -> 
 
     assert "Clients need a key" in page
     assert "Bearer $FORWARDER_KEY" in page
+    assert "Replace <code>MODEL</code>" in page
     assert "-secret" not in page
 
 
@@ -57,6 +59,7 @@ def test_upstreams_are_listed_with_their_state_and_errors_are_escaped(serve: Ser
     part = serve(answer).get("/landing/upstreams").text
 
     assert "<strong>chat</strong>" in part
+    assert ">Chat Completions<" in part
     assert "<strong>responses</strong>" in part
     assert "<script" not in part
 
