@@ -44,7 +44,7 @@ class KeyForm(NamedTuple):
 
 
 class KeyRow(NamedTuple):
-    """A key as the list shows it; ``usage`` is that of its name in this month."""
+    """A key as the list shows it, with times in UTC; ``usage`` is that of its name this month."""
 
     id: str
     name: str
@@ -175,10 +175,16 @@ def describe_key(key: ClientKey, usage: UsageLine | None, now: float) -> KeyRow:
         tone=STATE_TONES[state],
         models=", ".join(grants.models),
         limits=tuple(filter(None, limits)),
-        expires=format_moment(key.expires),
-        last_used=format_moment(key.last_used),
+        expires=show_moment(key.expires),
+        last_used=show_moment(key.last_used),
         usage=usage,
     )
+
+
+def show_moment(seconds: float | None) -> str | None:
+    """Return a time in UTC to the minute, to be read by people, None for None."""
+    text = format_moment(seconds)
+    return None if text is None else text[:16].replace("T", " ")
 
 
 # -- forms ----------------------------------------------------------------------------------------
@@ -245,5 +251,5 @@ def render_secret(created: CreatedKey, action: str) -> Response:
         key=created.key,
         secret=created.secret,
         action=action,
-        previous_until=format_moment(created.key.previous_until),
+        previous_until=show_moment(created.key.previous_until),
     )
