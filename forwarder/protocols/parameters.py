@@ -141,7 +141,9 @@ RESPONSES_OVER_CHAT: dict[str, Disposition] = {
     "seed": carry(INT),
     "service_tier": remap(STR, "`ultrafast` is sent as `priority`"),
     "stop": carry((str, list)),
-    "store": keep_local(BOOL, "the forwarder stores the response; the upstream stores nothing"),
+    "store": keep_local(
+        BOOL, "whether the forwarder stores the response; the upstream stores nothing"
+    ),
     "text": remap(
         DICT,
         "becomes response_format and verbosity",
