@@ -1,4 +1,4 @@
-// Shows the document of the server that the page comes from.
+// Shows the document of the server that the page comes from, in the theme of its other pages.
 SwaggerUIBundle({
   url: "../openapi.json",
   dom_id: "#document",
@@ -10,3 +10,7 @@ SwaggerUIBundle({
   filter: true,
   validatorUrl: null,  // the online validator would get the address of this server
 });
+
+const theme = localStorage.getItem("theme");
+const isDark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+document.documentElement.classList.toggle("dark-mode", isDark);
