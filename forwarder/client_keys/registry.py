@@ -34,7 +34,7 @@ from forwarder.client_keys.key import (
 )
 from forwarder.config.settings import Settings
 from forwarder.context.client_identity import ClientGrants, make_account_id
-from forwarder.core.backend_breaker import MAX_WAIT_SECONDS, SharedTask
+from forwarder.core.backend_breaker import SharedTask
 from forwarder.core.errors import (
     InvalidRequest,
     NotFound,
@@ -55,6 +55,12 @@ log = logging.getLogger("forwarder.client_keys")
 
 RETRY_SECONDS = 1.0
 """Delay before the next read after a failed one."""
+
+MAX_WAIT_SECONDS = 1.0
+"""Seconds that a request waits for a slow database, so that no worker uses outdated keys.
+
+Only the first requests wait while it does not answer; see `SharedTask`.
+"""
 
 USE_SECONDS = 60.0
 """How exact the time of the last use is, and how often a worker stores it."""
@@ -173,7 +179,7 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
         self._now = now
         self._repository = ClientKeyRepository(database)
         self._changes = make_change_notifier(
-            database, "client_keys", self._repository.read_generation
+            database, "client_keys", self._repository.read_generation, MAX_WAIT_SECONDS
         )
         self._reload_task = SharedTask(self._reload_keys)
         self._seen_version: object = self  # equals no version, so the first lookup loads
@@ -205,11 +211,11 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
     def authenticate(self, secret: str) -> ClientKey | None:
         if not secret.startswith(KEY_PREFIX):
             return None
-        self._refresh()
+        is_current = self._refresh()
         now, digest = self._now(), hash_secret(secret)
         entry = self._by_digest.get(digest)
         if entry is None or not hmac.compare_digest(entry.digest, digest):
-            if self._seen_version is self or self._database.get_error() is not None:
+            if not is_current or self._database.get_error() is not None:
                 raise StoreUnavailable
             return None
         key = entry.key
@@ -338,18 +344,19 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
         """Load all keys now; a request would wait only briefly for the load."""
         self._reload_keys()
 
-    def _refresh(self) -> None:
-        """Reload the keys if they have changed.
+    def _refresh(self) -> bool:
+        """Reload the keys if they have changed; return whether they are current.
 
         While the database is unavailable, requests do not wait for the reload.
         """
         # The first run may have started for another request, before the latest change.
         for _ in range(2):
             if self._changes.read_version() == self._seen_version:
-                return
+                return self._changes.is_current()
             timeout = MAX_WAIT_SECONDS if time.monotonic() >= self._retry_at else 0.0
             if not self._reload_task.run(timeout):
-                return
+                return False
+        return self._changes.read_version() == self._seen_version
 
     def _is_outdated(self) -> bool:
         """Return whether there was a change that could not be loaded yet."""

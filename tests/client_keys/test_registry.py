@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ from forwarder.core.errors import (
     Unauthorized,
     Unsupported,
 )
-from forwarder.storage.db.change_notifier import FileChangeNotifier
+from forwarder.storage.db.change_notifier import FileChangeNotifier, PollingChangeNotifier
 from forwarder.storage.db.database import SqliteDatabase
 from tests.helpers.check_cases import check_each
+from tests.helpers.waiting import wait_until
 
 START = 1_700_000_000.0
 
@@ -230,6 +233,31 @@ def test_known_keys_work_while_the_database_is_away(
     with pytest.raises(StoreUnavailable):
         workers.two.authenticate("sk-fwd-unknown")
     assert workers.two.authenticate("sk-never-made-here") is None
+
+
+def test_new_key_is_not_called_unknown_while_the_database_is_slow(workers: Workers) -> None:
+    known = workers.one.create({"name": "alice"}).secret
+    registry, answers = workers.two, threading.Event()
+    answers.set()
+
+    def read_slowly() -> int:
+        answers.wait(10)
+        return registry._repository.read_generation()
+
+    registry._changes = PollingChangeNotifier(read_slowly, lease=0.01, max_wait=0.05)
+    assert authenticate(registry, known)
+    assert registry.authenticate("sk-fwd-unknown") is None
+
+    answers.clear()
+    new = workers.one.create({"name": "bob"}).secret
+    time.sleep(0.01)
+    with pytest.raises(StoreUnavailable):
+        registry.authenticate(new)
+    assert authenticate(registry, known)
+
+    answers.set()
+    wait_until(lambda: registry._changes.read_version() == 2)
+    assert authenticate(registry, new)
 
 
 def test_nobody_is_let_in_before_the_keys_were_read(

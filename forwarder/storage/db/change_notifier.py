@@ -36,17 +36,26 @@ class ChangeNotifier(Protocol):
     def publish_change(self) -> None:
         """Announce a committed change."""
 
+    def is_current(self) -> bool:
+        """Return False if the last version may be outdated: the database did not answer in time."""
+
     def may_have_changes(self) -> bool:
         """Return False if no change was ever published, which some know without the database."""
 
 
 def make_change_notifier(
-    database: Database, name: str, read_generation: Callable[[], int]
+    database: Database,
+    name: str,
+    read_generation: Callable[[], int],
+    max_wait: float = MAX_WAIT_SECONDS,
 ) -> ChangeNotifier:
-    """Return the notifier for the data ``name``; ``read_generation`` returns its change counter."""
+    """Return the notifier for the data ``name``; ``read_generation`` returns its change counter.
+
+    ``max_wait`` is the time in seconds for which a request waits for it.
+    """
     if isinstance(database, SqliteDatabase):
         return FileChangeNotifier(database.path.with_name(f"{database.path.name}.{name}"))
-    return PollingChangeNotifier(read_generation)
+    return PollingChangeNotifier(read_generation, max_wait=max_wait)
 
 
 def read_generation(connection: sa.Connection, name: str) -> int:
@@ -92,6 +101,9 @@ class FileChangeNotifier:
         finally:
             os.close(descriptor)
 
+    def is_current(self) -> bool:
+        return True
+
     def may_have_changes(self) -> bool:
         """Return whether the file exists, or may exist."""
         try:
@@ -104,8 +116,8 @@ class PollingChangeNotifier:
     """A change counter in the database server, read at most once per ``lease`` seconds.
 
     `publish_change` waits for one lease, after which every worker has read the counter again. The
-    counter is read in a separate greenlet. Requests wait briefly for it, and not at all while the
-    server fails.
+    counter is read in a separate greenlet. Requests wait for it, at most ``max_wait`` seconds, and
+    not at all while the server fails.
     """
 
     def __init__(
@@ -113,10 +125,13 @@ class PollingChangeNotifier:
         ask: Callable[[], int],
         lease: float = CHANGE_LEASE_SECONDS,
         now: Callable[[], float] = time.monotonic,
+        max_wait: float = MAX_WAIT_SECONDS,
     ) -> None:
         self._read_number = ask
         self._lease = lease
         self._now = now
+        self._max_wait = max_wait
+        self._is_in_time = False
         self._refresh_task = SharedTask(self._refresh_number)
         self._valid_until = float("-inf")
         self._is_failing = False
@@ -124,9 +139,16 @@ class PollingChangeNotifier:
 
     def read_version(self) -> object:
         """Return the counter; the last known value while the server does not respond."""
-        if self._now() >= self._valid_until:
-            self._refresh_task.run(0.0 if self._is_failing else MAX_WAIT_SECONDS)
+        called_at = self._now()
+        is_in_time = True
+        # The first run may have started for another request, so long ago that it misses a change.
+        while is_in_time and called_at >= self._valid_until:
+            is_in_time = self._refresh_task.run(0.0 if self._is_failing else self._max_wait)
+        self._is_in_time = is_in_time
         return self._number
+
+    def is_current(self) -> bool:
+        return self._is_in_time and not self._is_failing
 
     def publish_change(self) -> None:
         """Wait until the leases of all workers on the previous value have expired."""

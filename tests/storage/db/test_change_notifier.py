@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,44 @@ def test_hanging_server_delays_no_request() -> None:
     free.set()
     assert took < 200 * MAX_WAIT_SECONDS / 2, "more than one has waited"
     assert comes_true(lambda: changes.read_version() == 1)
+
+
+def test_read_that_began_before_a_change_is_repeated_after_it() -> None:
+    server, began, free, joined = Server(), *(threading.Event() for _ in range(3))
+
+    def ask_slowly() -> int:
+        number = server.number
+        began.set()
+        free.wait(10)
+        return number
+
+    changes = PollingChangeNotifier(ask_slowly, 0.1, lambda: server.time, max_wait=10)
+    with ThreadPoolExecutor(2) as threads:
+        threads.submit(changes.read_version)
+        assert began.wait(10)
+        server.number, server.time = 1, 101.0  # the lease of one that read before it is over
+        join = changes._refresh_task.run
+        changes._refresh_task.run = lambda seconds: joined.set() or join(seconds)  # type: ignore[func-returns-value,method-assign]
+        second = threads.submit(changes.read_version)
+        assert joined.wait(10)
+        free.set()
+        assert second.result() == 1
+
+
+def test_version_is_current_unless_the_server_does_not_answer_in_time() -> None:
+    server, free = Server(), threading.Event()
+    assert server.changes.read_version() == 0
+    assert server.changes.is_current()
+    server.down = True
+    server.time += 1
+    server.changes.read_version()
+    assert not server.changes.is_current()
+
+    changes = PollingChangeNotifier(lambda: int(free.wait(10)), max_wait=0.01)
+    changes.read_version()
+    assert not changes.is_current()
+    free.set()
+    assert comes_true(lambda: changes.read_version() == 1 and changes.is_current())
 
 
 def comes_true(holds: Callable[[], bool]) -> bool:
