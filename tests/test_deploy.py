@@ -169,11 +169,23 @@ def test_the_settings_on_kubernetes_are_valid() -> None:
     assert POD["terminationGracePeriodSeconds"] >= int(pause) + int(grace) + 5
 
 
+def test_files_of_forms_have_room_on_kubernetes() -> None:
+    settings = Settings.from_env({**MANIFESTS["ConfigMap"]["data"], **SECRETS})
+    (volume,) = POD["volumes"]
+    workers = int(MANIFESTS["ConfigMap"]["data"]["WEB_CONCURRENCY"])
+    room = int(volume["emptyDir"]["sizeLimit"].removesuffix("Mi")) * 2**20
+
+    assert CONTAINER["volumeMounts"] == [{"name": volume["name"], "mountPath": "/tmp"}]
+    assert workers * max(settings.max_form_files, settings.max_body) < room
+
+
 def test_the_parts_of_the_manifest_fit_together() -> None:
     labels = MANIFESTS["Deployment"]["spec"]["template"]["metadata"]["labels"]
 
     assert MANIFESTS["Service"]["spec"]["selector"] == labels
     assert MANIFESTS["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    (spread,) = POD["topologySpreadConstraints"]
+    assert spread["labelSelector"]["matchLabels"] == labels
     names = [source[kind]["name"] for source in CONTAINER["envFrom"] for kind in source]
     assert names == ["forwarder", "forwarder"]
     assert CONTAINER["image"] == f"responses-forwarder:{__version__}"
