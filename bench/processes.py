@@ -50,13 +50,14 @@ def run_server(
     folder: Path,
     env: Mapping[str, str] | None = None,
     checkout: Path = ROOT,
+    port: int = 0,
 ) -> Iterator[ServerProcess]:
-    """Run ``python -m module`` in a checkout during the context.
+    """Run ``python -m module`` in a checkout, or another directory, during the context.
 
-    ``{fd}`` is replaced by a listening socket.
+    ``{fd}`` is replaced by a listening socket on ``port``, 0 for any free one.
     """
     log = folder / f"{name}.log"
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+    with socket.create_server(("127.0.0.1", port), backlog=1024) as listener:
         port = listener.getsockname()[1]
         fd = listener.fileno()
         with log.open("wb") as out:

@@ -143,6 +143,43 @@ def test_the_settings_of_compose_are_valid() -> None:
     assert int(service["stop_grace_period"].removesuffix("s")) >= int(grace) + 10
 
 
+# -- nginx -----------------------------------------------------------------------------------------
+
+NGINX_TEXT = (ROOT / "deploy/nginx.conf").read_text(encoding="utf-8")
+
+
+def read_directives(name: str) -> list[str]:
+    """The values of a directive, wherever it stands."""
+    return re.findall(rf"^ *{name} +([^;#]+);", NGINX_TEXT, re.MULTILINE)
+
+
+def read_seconds(name: str) -> float:
+    (value,) = read_directives(name)
+    return float(value.removesuffix("s"))
+
+
+def test_nginx_waits_longer_than_the_forwarder_and_takes_larger_bodies() -> None:
+    settings = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"})
+    (size,) = read_directives("client_max_body_size")
+
+    assert read_seconds("keepalive_timeout") < int(read_gunicorn_settings({})["keepalive"])
+    assert read_seconds("proxy_read_timeout") > settings.upstreams[0].whole_timeout
+    assert read_seconds("proxy_read_timeout") > settings.websocket_idle
+    assert int(size.removesuffix("m")) * 2**20 > settings.max_body
+
+
+def test_nginx_repeats_no_request_that_was_sent_and_buffers_no_stream() -> None:
+    assert read_directives("proxy_next_upstream") == ["error timeout"]
+    assert read_directives("proxy_buffering") == ["off"]
+    assert read_directives("proxy_http_version") == ["1.1"]
+    headers = dict(value.split() for value in read_directives("proxy_set_header"))
+    assert headers["X-Forwarded-For"] == "$proxy_add_x_forwarded_for"
+    assert (headers["Upgrade"], headers["Connection"]) == (
+        "$http_upgrade",
+        "$connection_upgrade",
+    )
+
+
 # -- systemd ---------------------------------------------------------------------------------------
 
 
