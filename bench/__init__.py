@@ -22,5 +22,10 @@ Soak test, with many concurrent streams and faults for a long time: ``python -m 
 
 Figures that size a deployment, such as memory per stream: ``python -m bench.sizing``.
 
+Two machines behind nginx, one of which is killed: ``python -m bench.scale_out --help``.
+
+- `scale_out.py`: the command; `conversations.py`: conversations and the provider that checks them.
+- `cluster.py`: the machines, nginx, PostgreSQL and Redis.
+
 Hosted tools, their CPU and the pauses of other streams: ``python -m bench.hosted_tools``.
 """
