@@ -72,7 +72,7 @@ def test_cut_stream_must_end_with_one_error(client: str):
     assert "sound" in str(make_turn(client).find_fault(make_stream(told)))
 
 
-def test_nothing_may_follow_the_failure():
+def test_data_after_a_failure_is_a_mistake():
     late = TOLD["chat"] + b'data: {"choices":[]}\n\n'
 
     assert "after the failure" in str(make_turn("chat", "cut").find_fault(make_stream(late)))

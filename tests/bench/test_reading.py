@@ -80,7 +80,7 @@ def test_a_stream_cut_in_an_event_cannot_be_read():
     assert find_fault(b"data: {oops}\n\n").startswith("cannot be read")
 
 
-def test_keep_alive_comments_say_nothing():
+def test_keep_alive_comments_are_ignored():
     commented = read_body("chat", FEW).replace(b"data: [DONE]", b": keep-alive\n\ndata: [DONE]")
     assert reading.find_fault(commented, "chat", FEW, True) is None
 

@@ -56,7 +56,7 @@ def test_each_fault_is_reported_once():
     assert report.list_faults(STREAM, found) == ["burst, chat client, forwarder: other text"]
 
 
-def test_the_table_names_what_is_compared():
+def test_the_table_names_both_columns():
     assert "| relay µs/chunk | forwarder µs/chunk | relay µs/request" in report.format_header(
         3, "relay"
     )
