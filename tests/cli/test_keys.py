@@ -65,7 +65,7 @@ def test_create_prints_only_the_key_to_standard_output(run: Run, tmp_path: Path)
     assert key not in run("keys", "list").output + run("keys", "show", "alice").output
 
 
-def test_create_tells_that_optional_keys_protect_nothing(run: Run) -> None:
+def test_create_warns_that_optional_keys_do_not_protect(run: Run) -> None:
     created = run("keys", "create", "alice", FORWARDER_CLIENT_KEYS="optional")
     assert "Clients need no key" in created.stderr
 
@@ -114,7 +114,9 @@ def test_rotate_prints_a_new_key_and_keeps_the_previous_one_for_a_while(
         (("keys", "change", "a"), 2, "name a limit"),
     ],
 )
-def test_mistakes_are_told(arguments: tuple[str, ...], code: int, message: str, run: Run) -> None:
+def test_mistakes_are_printed(
+    arguments: tuple[str, ...], code: int, message: str, run: Run
+) -> None:
     result = run(*arguments)
     assert result.exit_code == code
     assert message in result.output

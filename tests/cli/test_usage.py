@@ -55,7 +55,7 @@ def test_table_has_aligned_columns_and_a_total() -> None:
     assert (alice[-2:], bob[-2:], total[-2:]) == (["2.0", "0"], ["-", "3"], ["2.0", "3"])
 
 
-def test_report_that_is_cut_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cut_report_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run().stderr == ""
     monkeypatch.setattr(report, "MAX_ROWS", 1)
     result = run()
@@ -89,7 +89,7 @@ def test_bad_options_are_explained() -> None:
     assert "Invalid value for 'group'" in result.stderr
 
 
-def test_without_a_database_there_is_nothing_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usage_requires_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.environ", {"FORWARDER_DATABASE_URL": "none"})
     result = run()
 
