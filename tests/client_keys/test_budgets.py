@@ -145,7 +145,7 @@ def test_earlier_hours_are_read_rarely(worker: Worker, store: SlowStore) -> None
     assert store.reads == 5
 
 
-def test_while_the_store_is_away_this_worker_goes_on_counting(
+def test_worker_counts_alone_while_the_store_is_unavailable(
     worker: Worker, store: SlowStore
 ) -> None:
     assert worker.ask("25 tokens/day")
@@ -158,7 +158,7 @@ def test_while_the_store_is_away_this_worker_goes_on_counting(
     assert worker.budgets.get_used("alice", Budget(25, "tokens", "day")) == 30
 
 
-def test_client_without_budget_reads_nothing(worker: Worker, store: SlowStore) -> None:
+def test_client_without_budget_causes_no_read(worker: Worker, store: SlowStore) -> None:
     context = RequestContext("req_1", "chat", LossReport(), observers=[worker.budgets])
     context.authorize(None)
     context.grants = ClientGrants("alice")
