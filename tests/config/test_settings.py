@@ -640,7 +640,7 @@ def test_embedding_model_needs_an_upstream_with_a_key(model: str) -> None:
         (f"{'x' * 65}:k", {f"{'x' * 65}:k": None}, 1),
     ],
 )
-def test_client_keys_have_names_and_stay_valid_as_a_whole(
+def test_client_keys_have_names_and_stay_valid_with_them(
     text: str, names: dict[str, str | None], count: int
 ) -> None:
     settings = read_settings(FORWARDER_API_KEYS=text)
@@ -801,7 +801,7 @@ def test_env_example_documents_every_setting() -> None:
     assert read_documented_defaults() == {**ours, **upstream, "FORWARDER_DOTENV": ".env"}
 
 
-def test_env_example_sets_nothing() -> None:
+def test_env_example_has_only_comments() -> None:
     assert all(line.startswith("#") for line in EXAMPLE.splitlines() if line)
 
 
