@@ -27,7 +27,7 @@ BODY: dict[str, Any] = {
 }
 
 
-def test_curl_sends_the_body_as_it_is() -> None:
+def test_curl_sends_the_body_unchanged() -> None:
     text = write_curl("http://a/v1/responses", BODY, {"X-A": "it's"}, needs_key=True)
     command, _, rest = text.partition("<<'JSON'\n")
 

@@ -12,7 +12,7 @@ def describe(attempt: AttemptView) -> dict[str, tuple[str, list[str]]]:
     return {row.name: (row.kind, [value.name for value in row.upstream]) for row in attempt.rows}
 
 
-def test_parameters_stand_beside_what_they_become() -> None:
+def test_parameters_stand_beside_their_translation() -> None:
     asked = {
         "model": "m", "input": "hi", "max_output_tokens": 9, "reasoning": {"effort": "low"},
         "background": False, "access_programs": {}, "truncation": "auto", "user": None,

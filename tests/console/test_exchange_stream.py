@@ -105,7 +105,7 @@ def test_row_of_a_running_exchange_changes_when_it_ends(client: FlaskClient) -> 
     stream.close()
 
 
-def test_reconnected_page_gets_what_it_missed(client: FlaskClient) -> None:
+def test_reconnected_page_gets_missed_rows(client: FlaskClient) -> None:
     now = time.time()
     put_record(client, make_record({}), now - 500)
     missed = put_record(client, make_record({}), now - 50)

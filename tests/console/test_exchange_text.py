@@ -23,7 +23,7 @@ def test_long_text_says_how_much_is_missing() -> None:
     assert shorten_text("x" * 1234, 10) == "x" * 10 + " … (1,224 more characters)"
 
 
-def test_small_values_are_shown_whole() -> None:
+def test_small_values_are_not_cut() -> None:
     value = {"a": [1, 2.5, None, True, "text", {}], "b": {"c": []}}
 
     assert json.loads(format_json(value)) == value

@@ -22,7 +22,7 @@ def test_many_attempts_are_bounded() -> None:
     assert view.attempts[-1].number == 30
 
 
-def test_facts_and_notices_tell_what_happened() -> None:
+def test_facts_and_notices_describe_the_exchange() -> None:
     record = make_record(
         {"model": "m"}, left=True, failed=["one", "two"],
         usage={"prompt_tokens": 1200, "completion_tokens": 3},

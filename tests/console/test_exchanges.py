@@ -85,7 +85,7 @@ def test_page_says_how_to_switch_capturing_on(demo: FlaskClient) -> None:
     assert demo.get(f"{PATH}/stream").status_code == 404
 
 
-def test_list_shows_the_newest_first_and_says_whose_they_are(serve: Serve, tmp_path: Path) -> None:
+def test_list_shows_the_newest_first_with_their_clients(serve: Serve, tmp_path: Path) -> None:
     for where, hint in (("memory", True), (f"{tmp_path}/x", False)):
         client = serve(answer_chat, FORWARDER_CAPTURE=where)
         assert "No exchanges yet" in client.get(PATH).text

@@ -51,7 +51,7 @@ def read_target(client: FlaskClient, redirection: TestResponse) -> str:
     return client.get(redirection.headers["Location"]).text
 
 
-def test_first_key_is_announced_to_change_who_is_let_in(client: FlaskClient) -> None:
+def test_page_announces_that_the_first_key_makes_keys_required(client: FlaskClient) -> None:
     assert "every client needs one" in client.get("/console/keys").text
     key = create(client, models="demo", budget="5 usd/month")
     page = client.get("/console/keys").text
@@ -141,7 +141,7 @@ def test_pages_are_for_operators_and_own_pages_only(tmp_path: Path) -> None:
     assert client.get("/console/keys/nobody", headers=headers).status_code == 404
 
 
-def test_without_a_database_the_page_says_so() -> None:
+def test_page_requires_a_database() -> None:
     client = make_client("none")
     page = client.get("/console/keys")
     assert (page.status_code, "no database" in page.text) == (200, True)

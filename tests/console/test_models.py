@@ -332,7 +332,7 @@ def test_name_of_a_changed_model_stays(console: Console) -> None:
     assert console.find().system == "Be kind."
 
 
-def test_failed_change_leaves_the_model_as_it_is(console: Console) -> None:
+def test_failed_change_keeps_the_old_model(console: Console) -> None:
     console.create(FULL_FORM)
     console.answer = refusing(401)
     refused = console.change(remote_api_key="sk-wrong", system="New.")
@@ -439,7 +439,7 @@ def test_list_of_models_has_a_limit(console: Console, monkeypatch: pytest.Monkey
     assert "other:latest" not in page
 
 
-def test_without_a_database_the_page_says_why_nothing_is_registered(serve: Serve) -> None:
+def test_upstreams_page_names_the_missing_database(serve: Serve) -> None:
     client = serve(answer_normally, FORWARDER_DATABASE_URL="none")
     page = client.get("/console/upstreams").text
     refused = client.post("/console/models/new", data=FORM)

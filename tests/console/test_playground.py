@@ -413,7 +413,7 @@ def test_style_and_strictness_are_sent(serve: Serve) -> None:
 @check_each("target", ["upstream:chat", "upstream:responses"])
 @check_each(("query", "is_stored"), [({}, False), ({"store": "1"}, True)])
 @check_each("asked", [{}, {"store": True}, {"store": None}])
-def test_nothing_is_stored_unless_it_is_chosen(
+def test_answers_are_stored_only_if_chosen(
     query: dict[str, str], is_stored: bool, asked: Any, target: str, serve: Serve
 ) -> None:
     provider = Provider()

@@ -76,7 +76,7 @@ def make_registered_client(
 # -- states ---------------------------------------------------------------------------------------
 
 
-def test_page_shows_settings_without_secrets_and_asks_nobody(serve: Serve) -> None:
+def test_page_shows_settings_without_secrets_and_calls_no_upstream(serve: Serve) -> None:
     asked: list[httpx2.Request] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -504,7 +504,7 @@ def test_quirks_of_a_configured_upstream_need_a_model(serve: Serve) -> None:
     )
 
 
-def test_probe_that_its_reader_left_is_one_request_in_the_log(
+def test_abandoned_probe_is_logged_as_one_request(
     serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = serve(answer_normally, FORWARDER_LOG_LEVEL="DEBUG")

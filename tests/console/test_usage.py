@@ -57,7 +57,7 @@ def read_series(page: str) -> Any:
     return json.loads(html.unescape(found[1]))
 
 
-def test_usage_is_summed_by_what_is_chosen(client: FlaskClient) -> None:
+def test_usage_is_summed_by_the_chosen_group(client: FlaskClient) -> None:
     rows = read_rows(client.get("/console/usage?group=client").text)
 
     assert rows["alice"][:5] == ["2", "0", "2,400", "0", "60"]
@@ -89,7 +89,7 @@ def test_charts_have_a_point_for_each_hour_or_day(client: FlaskClient) -> None:
         assert sum(series["output"]) == 90
 
 
-def test_page_of_more_groups_than_a_report_has_says_so(
+def test_page_with_too_many_groups_is_marked_as_cut(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "MAX_ROWS", 1)
