@@ -273,7 +273,7 @@ def test_common_values_are_not_redacted(environment: dict[str, str]) -> None:
     assert list_secrets(make_settings(**environment)) == ()
 
 
-def test_nested_secrets_are_redacted_whole() -> None:
+def test_nested_secrets_are_redacted_completely() -> None:
     given = {"CHAT_API_KEY": "longsecret", "CHAT_HEADERS": "X-Auth: longsecret-and-more"}
 
     assert redact_message("is longsecret-and-more or longsecret", **given) == "is *** or ***"
