@@ -58,7 +58,7 @@ def wait_until(holds: Callable[[], bool]) -> bool:
     return holds()
 
 
-def test_bounded_call_gives_the_answer_or_raises_what_the_work_raises(backend: Backend) -> None:
+def test_bounded_call_returns_the_result_or_raises_the_error(backend: Backend) -> None:
     assert backend.bounded.call(backend.answer) == "answer"
 
     with pytest.raises(ZeroDivisionError):
@@ -83,7 +83,7 @@ def test_breaker_opens_on_a_failure_and_a_trial_beside_requests_closes_it(backen
     assert backend.changes == ["refused", None]
 
 
-def test_hanging_backend_is_given_up_and_comes_back(backend: Backend) -> None:
+def test_hanging_backend_opens_the_breaker_until_it_recovers(backend: Backend) -> None:
     backend.free.clear()
     with pytest.raises(BackendDown, match="no answer within 50 ms"):
         backend.bounded.call(backend.answer)

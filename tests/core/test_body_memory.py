@@ -97,7 +97,7 @@ def test_a_closed_reservation_takes_nothing_more() -> None:
     BodyReservation(memory).resize(600_000)
 
 
-def test_what_exists_already_is_counted_above_the_limit() -> None:
+def test_held_bytes_are_counted_above_the_limit() -> None:
     memory = BodyMemory(1_000_000)
     answer = BodyReservation(memory)
     answer.hold(900_000)
@@ -129,7 +129,7 @@ DELTA = {
     ],
     ids=["deltas", "text", "numbers", "nested"],
 )
-def test_the_estimate_is_near_to_what_is_allocated(value: Any) -> None:
+def test_the_estimate_is_near_the_allocated_size(value: Any) -> None:
     data = orjson.dumps(value)
     orjson.loads(data)  # it keeps the keys
     tracemalloc.start()

@@ -88,7 +88,7 @@ def test_invalid_data_url_is_refused_with_the_reason(text: str, reason: str) -> 
         (b"?", None, None, "application/octet-stream"),
     ],
 )
-def test_a_type_is_as_declared_or_else_by_content_or_name(
+def test_a_type_is_declared_or_detected_by_content_or_name(
     content: bytes, declared: str | None, name: str | None, kind: str
 ) -> None:
     assert data_urls.detect_type(content, declared, name) == kind

@@ -37,7 +37,7 @@ def test_an_item_counts_for_each_reference_to_it() -> None:
         spend_references(limit, ["a"] * 6, there)
 
 
-def test_what_is_pulled_in_takes_memory_but_the_request_does_not() -> None:
+def test_referenced_data_reserves_memory_but_the_request_does_not() -> None:
     memory = BodyMemory(6_000_000)
     reservation = BodyReservation(memory)
     limit = ReadLimit(memory=reservation)

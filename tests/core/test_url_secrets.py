@@ -45,7 +45,7 @@ def test_very_long_url_is_shown_up_to_its_host_without_a_search() -> None:
     assert hidden == []
 
 
-def test_url_is_described_without_what_may_be_secret() -> None:
+def test_url_is_described_without_possible_secrets() -> None:
     assert describe_url("https://api.test:8/compatible-mode/v1") == (
         "https://api.test:8/compatible-mode/v1"
     )
