@@ -68,7 +68,7 @@ def test_command_writes_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert written == [True, True]
 
 
-def test_dry_run_page_shows_what_the_command_prints() -> None:
+def test_dry_run_page_shows_the_output_of_the_command() -> None:
     page = (ROOT / "docs/dry-run.md").read_text(encoding="utf-8")
     request = page.partition("echo '")[2].partition("'")[0]
     printed = page.partition("```json\n")[2].partition("```")[0]
