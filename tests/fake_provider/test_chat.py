@@ -73,7 +73,7 @@ def test_the_stream_adds_up_to_the_whole(answer: Answer) -> None:
     assert calls == whole["message"].get("tool_calls", [])
 
 
-def test_usage_comes_last_and_only_when_it_was_asked_for() -> None:
+def test_usage_is_last_and_only_on_request() -> None:
     """All chunks before it say null."""
     asked = make_chunks(Answer(text="a"), ask(stream=True, stream_options={"include_usage": True}))
     unasked = make_chunks(Answer(text="a"), ask(stream=True))
@@ -111,7 +111,7 @@ def test_a_namespace_is_part_of_the_name() -> None:
     assert message["tool_calls"][0]["function"]["name"] == "mcp__find"
 
 
-def test_there_are_as_many_choices_as_were_asked_for() -> None:
+def test_number_of_choices_is_n() -> None:
     """Whole and streamed."""
     said = make_chunks(Answer(text="a"), ask(stream=True, n=2))
 

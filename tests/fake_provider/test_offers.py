@@ -42,7 +42,7 @@ def test_tools_are_found_among_the_items() -> None:
     assert [tool.name for tool in list_offered_tools(Ask("responses", {"input": items}))] == ["f"]
 
 
-def test_a_call_has_samples_for_what_is_not_given() -> None:
+def test_a_call_has_samples_for_missing_arguments() -> None:
     """By the schema of the function."""
     tool = Tool("f", schema=SCHEMA, namespace="ns")
 

@@ -67,7 +67,7 @@ def test_every_item_opens_grows_and_closes_in_its_place(answer: Answer) -> None:
 
 
 @kinds
-def test_deltas_add_up_to_what_done_says(answer: Answer) -> None:
+def test_deltas_add_up_to_the_done_event(answer: Answer) -> None:
     """For every text, whatever it is called."""
     said = make_events(answer, ask(stream=True))
     for done in (e for e in said if e["type"].endswith((".done",)) and "item" not in e):

@@ -223,7 +223,7 @@ def test_simple_scenarios_match_their_names(make: Make) -> None:
 
 
 @protocols
-def test_the_last_marker_counts_even_when_more_was_said_since(make: Make) -> None:
+def test_the_last_marker_counts_if_other_messages_follow(make: Make) -> None:
     """As when images of a tool's result follow it in a message of the user."""
     ask = make("[[scenario:one_tool]]", ("f", CITY), results=("sunny",))
     turns = ask.body["messages" if ask.protocol == "chat" else "input"]

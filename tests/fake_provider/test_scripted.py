@@ -176,7 +176,7 @@ def test_the_upstream_can_be_used_by_the_prompt_alone(sdk: OpenAI) -> None:
     assert answered.choices[0].message.refusal
 
 
-def test_a_status_is_what_the_sdk_raises(up: ScriptedUpstream, sdk: OpenAI) -> None:
+def test_the_sdk_raises_the_error_of_the_status(up: ScriptedUpstream, sdk: OpenAI) -> None:
     """With its headers."""
     up.script(faults.refuse_with_status(429, retry_after=7))
 

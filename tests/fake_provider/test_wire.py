@@ -48,7 +48,7 @@ def test_frames_can_be_slow_commented_or_all_at_once() -> None:
     assert list(Framing(at_once=True).pace_steps([b"a", b"b"])) == [b"ab"]
 
 
-def test_a_stream_is_whole_when_no_stream_was_asked_for() -> None:
+def test_an_answer_is_one_object_if_no_stream_is_requested() -> None:
     """With the length of its body."""
     reply = Stream(Answer(text="a")).reply(Ask("chat", {}))
 
