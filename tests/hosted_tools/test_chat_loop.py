@@ -434,7 +434,7 @@ def test_limit_of_tokens_ends_the_answer() -> None:
     assert chunks[-2]["choices"][0]["finish_reason"] == "length"
 
 
-def test_cut_answer_runs_nothing() -> None:
+def test_cut_answer_runs_no_tool() -> None:
     handler = ChatHandler([*SEARCHING[:2], make_chunk({}, "length")])
     assert run(handler)[-1]["choices"][0]["finish_reason"] == "length"
 
@@ -578,7 +578,7 @@ def test_modality_of_images_makes_them_over_responses(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize("tools_for_all", ["web_search,mcp:gone"])
-def test_server_that_is_gone_is_named_in_the_header(setup: Setup) -> None:
+def test_unreachable_server_is_named_in_the_header(setup: Setup) -> None:
     setup.upstream.script(SEARCH, Answer(text=CITED))
     raw = setup.client.chat.completions.with_raw_response.create(model="m", messages=QUESTION)
     assert raw.parse().choices[0].message.annotations

@@ -149,7 +149,7 @@ def test_bearer_token_is_sent_and_a_refusal_names_the_status(client: McpClient) 
         connections.close()
 
 
-def test_hanging_call_ends_at_its_time_limit_and_the_server_is_told(root: str) -> None:
+def test_hanging_call_ends_at_its_time_limit_and_notifies_the_server(root: str) -> None:
     client = McpClient(LOOPBACK, McpLimits(call_seconds=1.0))
     connections = client.open_connections()
     server = server_at(root)

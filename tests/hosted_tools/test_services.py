@@ -236,7 +236,7 @@ def test_next_turn_continues_from_the_stored_response(
     assert roles == ["user", "assistant", "tool", "assistant", "user"]
 
 
-def test_approval_goes_round_by_stored_responses(
+def test_approval_works_with_stored_responses(
     client: openai.OpenAI, upstream: ScriptedUpstream, root: str
 ) -> None:
     upstream.script(make_call_answer("tests__add", a=2, b=3), Answer(text="5."))
