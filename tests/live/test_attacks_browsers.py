@@ -59,7 +59,7 @@ def send_raw(server: Server, method: str, path: str, body: bytes, **headers: str
         return int(connection.recv(4096).split(b" ", 2)[1])
 
 
-def test_a_page_of_another_site_spends_nothing(
+def test_a_page_of_another_site_cannot_use_the_upstream(
     without_keys: Server, upstream: ScriptedUpstream
 ) -> None:
     body = json.dumps(asking("chat")).encode()
@@ -70,7 +70,9 @@ def test_a_page_of_another_site_spends_nothing(
     assert upstream.requests == []
 
 
-def test_a_rebound_page_reads_nothing(without_keys: Server, upstream: ScriptedUpstream) -> None:
+def test_a_page_with_dns_rebinding_reads_no_response(
+    without_keys: Server, upstream: ScriptedUpstream
+) -> None:
     body = json.dumps(asking("responses")).encode()
     rebound = {"Host": "rebound.example:8000", "Origin": "http://rebound.example:8000"}
 
@@ -113,7 +115,7 @@ def test_no_page_is_the_administrator(with_keys: Server) -> None:
 # -- seals --------------------------------------------------------------------------------------
 
 
-def test_a_seal_of_one_client_tells_another_nothing(
+def test_sealed_reasoning_of_one_client_is_unreadable_for_another(
     with_keys: Server, upstream: ScriptedUpstream
 ) -> None:
     first = asking("responses", model="chat/m", include=["reasoning.encrypted_content"])

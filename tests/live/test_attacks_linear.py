@@ -136,7 +136,7 @@ NO_JSON: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("make", NO_JSON.values(), ids=NO_JSON)
-def test_what_is_no_json_is_refused_at_once(make: Callable[[], bytes], attack: Attack) -> None:
+def test_invalid_json_is_refused_at_once(make: Callable[[], bytes], attack: Attack) -> None:
     status, answer = attack("chat", make())
     assert (status, answer["error"]["code"]) == (400, "invalid_json")
 
@@ -203,7 +203,7 @@ def test_large_schema_is_refused(attack: Attack) -> None:
     ],
     ids=["anyOf", "oneOf", "uniqueItems", "allOf"],
 )
-def test_answer_that_takes_too_long_to_check_is_given_unchecked(
+def test_answer_of_an_expensive_schema_is_passed_unchecked(
     text: str, schema: Json, attack: Attack, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text=text))

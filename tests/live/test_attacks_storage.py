@@ -59,7 +59,7 @@ def wait_until_deleted(server: Server, key: str, names: list[str]) -> None:
     pytest.fail("no response was deleted")
 
 
-def test_what_one_client_stores_deletes_nothing_of_another(
+def test_stored_data_of_one_client_evicts_no_data_of_another(
     server: Server, neighbour: Neighbour
 ) -> None:
     file = {"file": ("a.txt", b"mine", "text/plain")}

@@ -135,7 +135,7 @@ def flood(sock: socket.socket, data: bytes, seconds: float = SECONDS) -> int:
         ("/v1/models", "k", 405),
     ],
 )
-def test_an_endless_body_that_nobody_reads(
+def test_an_endless_unread_body_is_cut(
     path: str, key: str, status: int, server: Server, neighbour: Neighbour
 ) -> None:
     with neighbour.watch(server), connect(server) as sock:
@@ -187,7 +187,7 @@ def test_a_client_that_sends_too_much_reads_why(server: Server) -> None:
 
 @pytest.mark.serial
 @pytest.mark.parametrize("extension", [b"", b";" + b"e" * 5000])
-def test_chunks_that_hold_next_to_nothing(
+def test_chunks_with_more_framing_than_data_are_refused(
     extension: bytes, server: Server, neighbour: Neighbour
 ) -> None:
     chunk = b"1" + extension + b"\r\n \r\n"
@@ -285,7 +285,7 @@ def test_a_flood_of_requests_on_one_connection(server: Server, neighbour: Neighb
         flood(sock, request * 500)
 
 
-def test_a_header_does_not_say_which_path_is_asked_for(server: Server) -> None:
+def test_a_header_cannot_change_the_path(server: Server) -> None:
     with connect(server) as sock:
         sock.sendall(encode_head("/health", "SCRIPT_NAME: /v1", "Connection: close", method="GET"))
 
@@ -359,7 +359,7 @@ def has_served(server: Server) -> bool:
     return False
 
 
-def test_a_client_that_never_reads_does_not_hold_up_a_deploy(
+def test_a_client_that_never_reads_does_not_delay_a_deploy(
     serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour
 ) -> None:
     more = {"WEB_CONCURRENCY": "2", "GUNICORN_GRACEFUL_TIMEOUT": "2"}
@@ -381,7 +381,7 @@ def test_a_client_that_never_reads_does_not_hold_up_a_deploy(
     assert len(list_workers(server)) == 2
 
 
-def test_a_client_that_never_reads_gives_its_place_back(
+def test_the_slot_of_a_client_that_never_reads_is_released(
     narrow_server: Server, upstream: ScriptedUpstream, neighbour: Neighbour
 ) -> None:
     left = narrow_server.log.count('"left":true')
@@ -465,7 +465,7 @@ signal.signal({BUSY}, stay_busy)
 """
 
 
-def test_a_worker_that_does_not_move_is_replaced_and_nobody_else_notices(
+def test_a_blocked_worker_is_replaced_without_other_failures(
     serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(BUSY_PROGRAM)

@@ -181,7 +181,7 @@ def test_background_grace_lets_work_end_during_a_deploy(
     assert len(upstream.requests) == 1
 
 
-def test_work_that_acts_at_its_upstream_is_not_begun_again(
+def test_work_with_a_tool_of_the_upstream_is_not_restarted(
     start: Start, upstream: ScriptedUpstream
 ) -> None:
     server = start()
@@ -205,7 +205,7 @@ def test_work_that_acts_at_its_upstream_is_not_begun_again(
 
 
 @over_either
-def test_work_of_a_worker_that_died_is_begun_again(
+def test_work_of_a_dead_worker_is_restarted(
     over: str, start: Start, upstream: ScriptedUpstream
 ) -> None:
     server = start()
@@ -225,7 +225,7 @@ def test_work_of_a_worker_that_died_is_begun_again(
     assert done.metadata == {"forwarder.attempt": "2"}
 
 
-def test_work_that_may_be_begun_once_fails_with_its_worker(
+def test_work_with_one_attempt_fails_with_its_worker(
     start: Start, upstream: ScriptedUpstream
 ) -> None:
     server = start(FORWARDER_BACKGROUND_ATTEMPTS="1")
@@ -354,7 +354,7 @@ def check_followed(events: list[Any], done: Any, provider: KeepingUpstream) -> N
     assert provider.posts[0]["background"] is True
 
 
-def test_a_deploy_only_follows_what_an_upstream_does_in_the_background(
+def test_a_new_worker_follows_background_work_of_an_upstream(
     keeping: tuple[KeepingUpstream, Server],
 ) -> None:
     provider, server = keeping
@@ -381,7 +381,7 @@ def test_a_deploy_only_follows_what_an_upstream_does_in_the_background(
     assert provider.posts[1]["previous_response_id"] == "resp_upstream1"
 
 
-def test_a_broken_connection_does_not_end_what_an_upstream_does_in_the_background(
+def test_a_broken_connection_does_not_end_background_work_of_an_upstream(
     keeping: tuple[KeepingUpstream, Server],
 ) -> None:
     provider, server = keeping

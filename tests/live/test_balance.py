@@ -125,7 +125,7 @@ def test_workers_repeat_the_refusal_that_another_worker_got(
 
 
 @needs_redis
-def test_requests_are_as_quick_while_redis_hangs_or_is_gone(
+def test_requests_do_not_wait_for_an_unavailable_redis(
     provider: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with redis_process(port := free_port(), tmp_path) as redis:

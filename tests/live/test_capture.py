@@ -82,7 +82,7 @@ def replay(given: dict[str, str], *arguments: str) -> subprocess.CompletedProces
     )
 
 
-def test_two_workers_share_what_they_captured(
+def test_two_workers_share_their_captures(
     two_workers: Server, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     for streamed in (True, False):

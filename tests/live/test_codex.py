@@ -151,7 +151,7 @@ def test_a_known_model_works_with_the_tools_of_its_entry(
 
 
 @pytest.mark.parametrize("name", ["OpenAI", "forwarder"])
-def test_a_session_that_is_compacted_goes_on_working(
+def test_a_session_continues_after_compaction(
     name: str, workshop: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """Codex is over its limit in the midst of its work, has it compacted, and goes on.

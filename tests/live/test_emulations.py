@@ -73,7 +73,7 @@ def test_an_answer_ends_before_its_stop(
 
 
 @either
-def test_unmatched_stop_changes_nothing(
+def test_unmatched_stop_does_not_change_the_answer(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
@@ -85,7 +85,9 @@ def test_unmatched_stop_changes_nothing(
     assert answered.whole["usage"]["total_tokens"] == Usage().chat()["total_tokens"]
 
 
-def test_the_upstream_is_left_at_the_stop(forwarder: Server, upstream: ScriptedUpstream) -> None:
+def test_the_upstream_stream_is_closed_at_the_stop(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
     text = "word " * 20 + "STOP" + " word" * 400
     upstream.script(faults.slow_down(Answer(text=text, pieces=200), delay=0.02))
     answered = chat(forwarder, stop="STOP")
@@ -160,7 +162,7 @@ def test_a_failure_of_one_choice_ends_all(forwarder: Server, upstream: ScriptedU
 
 
 @check_each("silent", [False, True])
-def test_every_upstream_is_left_when_the_client_leaves(
+def test_all_upstream_streams_are_closed_when_the_client_disconnects(
     silent: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
@@ -312,7 +314,7 @@ def schema_of(client: str) -> Json:
 
 @either
 @check_each("client", ["chat", "responses"])
-def test_a_schema_is_kept_by_a_provider_that_knows_none(
+def test_a_schema_is_emulated_for_a_provider_without_schemas(
     client: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()

@@ -235,7 +235,7 @@ def test_error_as_the_only_answer_has_the_status_of_its_code(
 
 @every_pairing
 @check_each("shape", ["nested", "flat"])
-def test_a_refused_key_that_comes_in_a_200_is_the_forwarder_s(
+def test_a_refused_key_in_a_200_response_is_a_forwarder_error(
     client: str, over: str, shape: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
@@ -252,7 +252,7 @@ def test_a_refused_key_that_comes_in_a_200_is_the_forwarder_s(
 
 @every_pairing
 @check_each("code", KEPT)
-def test_a_code_is_kept_in_the_midst_of_a_stream(
+def test_a_code_is_kept_within_a_stream(
     client: str, over: str, code: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()

@@ -120,7 +120,7 @@ BEYOND_THE_SDK = {
 
 
 @check_each(("client", "over", "stream", "name"), list_vendor_cases(), parts=3)
-def test_vendor_variations_change_nothing(
+def test_vendor_variations_do_not_change_the_answer(
     client: str, over: str, stream: bool, name: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
@@ -145,7 +145,7 @@ def test_vendor_variations_change_nothing(
 
 
 @every_pairing
-def test_a_whole_answer_may_come_where_a_stream_was_asked(
+def test_a_whole_answer_is_accepted_instead_of_a_stream(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
@@ -234,7 +234,7 @@ def test_a_broken_answer_fails_once(
 @every_pairing
 @either
 @check_each("code", STATUSES)
-def test_a_refusal_reaches_the_client_as_it_is(
+def test_a_refusal_reaches_the_client_unchanged(
     client: str, over: str, stream: bool, code: int, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
@@ -280,7 +280,7 @@ def test_an_error_in_the_stream_keeps_its_message(
 
 
 @check_each("over", PATHS)
-def test_a_cut_stream_keeps_what_was_said(
+def test_a_cut_stream_keeps_its_text(
     over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
@@ -359,9 +359,7 @@ def test_an_upstream_that_falls_silent_has_failed(
     assert all(request.closed_by_client.wait(2) for request in upstream.requests)
 
 
-def test_a_whole_answer_whose_upstream_falls_silent_is_a_504(
-    forwarder: Server, upstream: ScriptedUpstream
-) -> None:
+def test_a_whole_answer_that_stalls_is_a_504(forwarder: Server, upstream: ScriptedUpstream) -> None:
     for client, over in [("chat", "responses"), ("responses", "chat")]:
         upstream.script(faults.stall(Answer(text=TEXT), 4))
         answered = ask(forwarder, client, asking(client, model=f"{over}/m"))
@@ -430,7 +428,7 @@ def wait_for(holds: Callable[[], Any]) -> bool:
     ],
     ids=["talking", "silent"],
 )
-def test_the_upstream_is_left_when_the_client_leaves(
+def test_the_upstream_stream_is_closed_when_the_client_disconnects(
     client: str, over: str, answer: Scripted, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
@@ -443,7 +441,7 @@ def test_the_upstream_is_left_when_the_client_leaves(
 
 
 @every_pairing
-def test_the_upstream_is_left_before_it_has_answered(
+def test_the_upstream_request_is_cancelled_before_its_answer(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
@@ -496,7 +494,7 @@ def list_failures(metrics: str) -> list[str]:
 
 
 @check_each("value", ["caf\xe9", "\xff"])
-def test_an_upstream_s_header_beyond_ascii_spoils_nothing(
+def test_a_non_ascii_header_of_an_upstream_is_harmless(
     value: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
@@ -687,7 +685,7 @@ def test_a_body_over_the_limit_is_refused(client: str, forwarder: Server) -> Non
 
 
 @every_client
-def test_wild_bodies_never_break_the_forwarder(client: str, forwarder: Server) -> None:
+def test_malformed_bodies_are_client_errors(client: str, forwarder: Server) -> None:
     """Whatever is malformed is the client's fault, and found."""
     wild: list[Any] = [None, True, -1, 1e300, "", "x", [], {}, [[]], [None], [{}], {"type": None}]
     for name in NAMES[client]:

@@ -155,7 +155,7 @@ def test_forbidden_url_is_refused_by_path(
     assert up.requests == []
 
 
-def test_a_server_that_stalls_is_left_in_time(forwarder: Server, up: Loopback) -> None:
+def test_a_stalled_download_ends_at_its_time_limit(forwarder: Server, up: Loopback) -> None:
     with serving(lambda peer: peer.server.wait()) as slow:
         started = time.monotonic()
         asking = with_image("chat", f"http://127.0.0.1:{slow.port}/", "fetching/m")
@@ -199,9 +199,7 @@ def test_urls_are_fetched_only_for_authenticated_clients(
     assert (images.connections > 0) is (status == 200)
 
 
-def test_an_image_that_the_upstream_has_goes_to_it_by_value(
-    forwarder: Server, up: Loopback
-) -> None:
+def test_a_file_of_the_upstream_is_sent_by_value(forwarder: Server, up: Loopback) -> None:
     image = {"type": "input_image", "file_id": "file-png"}
     asking = {"model": "fetching/m", "input": [{"role": "user", "content": [image]}]}
 

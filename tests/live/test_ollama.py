@@ -270,7 +270,7 @@ def test_a_refusal_has_its_status(
 
 @python
 @over_either
-def test_an_answer_that_breaks_is_an_error_and_never_done(
+def test_a_broken_answer_ends_with_an_error_without_done(
     model: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     from ollama import ResponseError

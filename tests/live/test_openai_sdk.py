@@ -148,7 +148,7 @@ def test_responses_tell_refusal_and_length(
 
 
 @over_either
-def test_responses_raise_what_the_upstream_says(
+def test_responses_raise_the_upstream_error(
     over: str, client: OpenAI, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(
@@ -265,7 +265,7 @@ def test_chat_tells_refusal_and_length(
 
 
 @over_either
-def test_chat_raises_what_the_upstream_says(
+def test_chat_raises_the_upstream_error(
     over: str, client: OpenAI, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(

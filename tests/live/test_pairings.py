@@ -68,7 +68,7 @@ def test_text_arrives(
 
 @across
 @either
-def test_translated_answers_are_as_the_sdk_types_them(
+def test_translated_answers_fit_the_types_of_the_sdk(
     client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
@@ -581,7 +581,7 @@ def test_a_freeform_tool_wears_a_function_and_is_unwrapped(
 
 
 @either
-def test_a_chat_client_s_freeform_tool_stays_one(
+def test_a_chat_client_s_freeform_tool_is_kept(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
@@ -797,7 +797,7 @@ def test_dropped_parameters_are_named(
 
 
 @check_each(("client", "lost"), LOST)
-def test_strict_requests_lose_nothing(
+def test_strict_requests_with_losses_are_refused(
     client: str, lost: Json, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
@@ -845,7 +845,7 @@ def test_routes_need_no_prefix(client: str, stream: bool, forwarder: Server) -> 
 
 @every_pairing
 @either
-def test_a_request_id_goes_in_and_out(
+def test_a_client_s_request_id_is_returned(
     client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()

@@ -284,7 +284,7 @@ def test_invalid_value_affects_only_its_client() -> None:
         assert {**scripted.requests[-1].body, **OTHER} == scripted.requests[-1].body
 
 
-def test_a_refused_value_is_left_out_once_and_others_go_over() -> None:
+def test_a_refused_value_is_dropped_and_other_values_are_sent() -> None:
     complaint = "Invalid service_tier argument: flex is not supported for this model."
     with ScriptedUpstream() as scripted:
         scripted.script(faults.refuse_with_status(400, message=complaint, param="service_tier"))
@@ -321,7 +321,7 @@ def test_each_request_learns_one_quirk() -> None:
 @pytest.mark.parametrize(("client", "path"), [("chat", "chat/completions"), ("responses",) * 2])
 @pytest.mark.parametrize(("provider", "asked"), [("generic", [False, True, True]),
                                                  ("dashscope", [True, True])])  # fmt: skip
-def test_whole_answers_are_put_together_where_there_are_only_streams(
+def test_whole_answers_are_folded_from_streams(
     client: str, path: str, provider: str, asked: list[bool]
 ) -> None:
     with ScriptedUpstream(refuse={"whole_answers"}) as scripted:

@@ -43,7 +43,7 @@ def list_sent_kinds(upstream: ScriptedUpstream) -> list[str]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_in_a_loop_of_tools_the_reasoning_comes_back_each_turn(
+def test_reasoning_is_sent_back_in_each_turn_of_a_tool_loop(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(

@@ -131,7 +131,7 @@ def test_the_other_protocol_serves_when_one_fails(
 
 @every_client
 @pytest.mark.parametrize(("first", "then"), [("gone", "spare_chat"), ("wrong", "spare_responses")])
-def test_fallback_serves_for_an_upstream_that_is_gone_or_refuses_the_key(
+def test_fallback_replaces_an_upstream_that_is_unreachable_or_refuses_the_key(
     client: str, first: str, then: str, fallback_forwarder: Server
 ) -> None:
     answered = ask(fallback_forwarder, client, asking(client, model=f"{first}/m", stream=True))
@@ -143,7 +143,7 @@ def test_fallback_serves_for_an_upstream_that_is_gone_or_refuses_the_key(
 
 @every_client
 @pytest.mark.parametrize("code", [400, 403, 404])
-def test_a_request_that_is_refused_goes_nowhere_else(
+def test_a_refused_request_has_no_fallback(
     client: str,
     code: int,
     fallback_forwarder: Server,
@@ -243,7 +243,7 @@ def test_retry_after_is_waited_for(retrying: Server, upstream: ScriptedUpstream)
     assert 0.6 <= time.monotonic() - started < 2
 
 
-def test_one_that_wants_to_be_left_alone_for_long_is(
+def test_a_long_retry_after_is_passed_to_the_client(
     retrying: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(faults.refuse_with_status(429, retry_after=60))
@@ -301,7 +301,7 @@ def breaking(serve: Serve, url: str, **more: str) -> Server:
     )
 
 
-def test_a_storm_of_failures_is_kept_from_the_upstream(
+def test_an_open_breaker_protects_the_upstream_from_requests(
     serve: Serve, failing: ScriptedUpstream
 ) -> None:
     server = breaking(serve, failing.url, UP_BREAKER_COOLDOWN="30", UP_MAX_RETRIES="2")
@@ -326,7 +326,7 @@ def test_a_storm_of_failures_is_kept_from_the_upstream(
 
 
 @every_client
-def test_an_upstream_that_dies_and_comes_back(client: str, serve: Serve) -> None:
+def test_an_upstream_recovers_after_an_outage(client: str, serve: Serve) -> None:
     port = free_port()
     server = breaking(serve, f"http://127.0.0.1:{port}/v1")
 
@@ -344,7 +344,7 @@ def test_an_upstream_that_dies_and_comes_back(client: str, serve: Serve) -> None
     assert ask(server, client, asking(client)).error["code"] == "upstream_unreachable"
 
 
-def test_only_one_tries_an_upstream_that_was_left_alone(
+def test_one_trial_request_tests_a_recovering_upstream(
     serve: Serve, failing: ScriptedUpstream
 ) -> None:
     server = breaking(serve, failing.url, UP_BREAKER_COOLDOWN="2")

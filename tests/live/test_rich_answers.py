@@ -106,7 +106,7 @@ def test_log_probabilities_arrive(sdk: OpenAI, case: str, stream: bool) -> None:
 
 
 @either
-def test_log_probabilities_of_what_was_stopped_are_left_out(sdk: OpenAI, stream: bool) -> None:
+def test_log_probabilities_of_cut_text_are_left_out(sdk: OpenAI, stream: bool) -> None:
     got = get_choice(sdk, "logprobs", stream, logprobs=True, stop="!")
     tokens = [entry["token"] for entry in got["logprobs"]["content"]]
     assert "".join(tokens) == got["message"]["content"] == "Grüß Gott"

@@ -95,7 +95,7 @@ def test_a_failure_is_a_line_too(forwarder: Server, upstream: ScriptedUpstream) 
     assert line_of(forwarder, malformed)["error"] == "invalid_json"
 
 
-def test_neither_keys_nor_words_are_in_the_log(
+def test_the_log_contains_no_keys_and_no_prompts(
     locked_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     texts = []
@@ -265,7 +265,7 @@ def run_readme_commands(demo: Server) -> dict[str, Answered]:
     return answers
 
 
-def test_the_readme_s_curl_lines_print_what_it_says(demo: Server) -> None:
+def test_the_readme_s_curl_lines_print_its_examples(demo: Server) -> None:
     answers = run_readme_commands(demo)
 
     assert {client: answer.ending for client, answer in answers.items()} == {
@@ -336,7 +336,7 @@ def test_flask_s_own_server_will_do(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_silent_upstream_is_left_at_once_when_the_client_leaves(
+def test_a_silent_upstream_is_disconnected_when_the_client_disconnects(
     stream: bool, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     """With the default keep-alive, long before anything would be written to the client."""

@@ -11,7 +11,7 @@ from tests.live.talk import http
 BODY = {"id": "s", "model": "m", "commands": {"search_query": [{"q": "cats"}]}}
 
 
-def test_upstream_that_takes_too_long_is_left(serve: Serve) -> None:
+def test_slow_upstream_is_disconnected(serve: Serve) -> None:
     left = threading.Event()
 
     def hang(peer: Peer) -> None:

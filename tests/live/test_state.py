@@ -121,7 +121,7 @@ def test_another_s_is_not_found(over: str, ask: Ask) -> None:
 
 
 @over_either
-def test_a_conversation_goes_on_turn_by_turn_wherever_it_is_asked(
+def test_a_conversation_continues_at_any_worker(
     over: str, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     before, said = None, [("user", "0")]
@@ -196,7 +196,7 @@ def test_an_answer_that_was_not_streamed_has_events_too(ask: Ask) -> None:
 
 
 @over_either
-def test_store_false_stores_nothing(over: str, ask: Ask) -> None:
+def test_store_false_prevents_storing(over: str, ask: Ask) -> None:
     made = ask().responses.create(model=f"{over}/m", input="hi", store=False)
 
     with pytest.raises(openai.NotFoundError):
@@ -281,7 +281,7 @@ def test_conversations_and_their_items(ask: Ask) -> None:
 
 @over_either
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_a_conversation_takes_in_what_is_asked_and_answered(
+def test_a_conversation_contains_input_and_output(
     over: str, stream: bool, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     talk = ask().conversations.create(items=[{"role": "user", "content": "It is blue."}])
@@ -432,7 +432,7 @@ def test_background_work_is_queued_made_and_read(
 
 
 @over_either
-def test_background_work_that_says_nothing_is_completed(
+def test_background_work_with_an_empty_answer_is_completed(
     over: str, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer())
@@ -446,7 +446,7 @@ SLOW = Answer(text="word " * 12, pieces=12)
 
 
 @over_either
-def test_background_work_is_resumed_from_any_event_while_it_goes_on(
+def test_the_stream_of_background_work_resumes_from_any_event(
     over: str, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(faults.slow_down(SLOW, delay=0.1))
@@ -658,7 +658,7 @@ def test_completed_responses_survive_a_killed_worker(
 
 
 @pytest.mark.parametrize("kind", ["whole", "stream", "conversation", "background"])
-def test_a_worker_that_dies_in_the_middle_of_a_write_has_written_nothing(
+def test_a_write_is_rolled_back_if_its_worker_dies(
     kind: str, database: str, doomed_server: Server, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     talk = ask().conversations.create(items=[{"role": "user", "content": "before"}])

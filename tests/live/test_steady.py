@@ -204,7 +204,7 @@ def test_a_deploy_loses_no_request(serve: Serve, upstream: ScriptedUpstream) -> 
     assert "Traceback" not in server.log
 
 
-def test_a_deploy_takes_the_new_settings(
+def test_a_reload_applies_new_settings(
     serve: Serve, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     """Those of gunicorn and those of the forwarder, from the same file."""

@@ -156,7 +156,7 @@ def is_answering(server: Server) -> bool:
 
 @pytest.mark.parametrize("fault", [fill_disk, make_read_only, lock_database, hide_directory])
 @pytest.mark.parametrize("new", [False, True], ids=["old", "new"])
-def test_worker_that_starts_without_its_file_serves_and_comes_back(
+def test_worker_without_its_database_file_serves_and_recovers(
     fault: Fault, new: bool, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
@@ -308,7 +308,7 @@ def test_postgres_that_hangs_is_given_up(upstream: ScriptedUpstream, tmp_path: P
 
 @needs_postgres
 @pytest.mark.parametrize("how", ["stopped", "hanging"])
-def test_worker_that_starts_without_its_server_serves_and_comes_back(
+def test_worker_without_its_database_server_serves_and_recovers(
     how: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
@@ -336,7 +336,7 @@ def test_worker_that_starts_without_its_server_serves_and_comes_back(
 
 
 @needs_postgres
-def test_worker_that_starts_without_its_server_cannot_know_who_has_a_key(
+def test_worker_without_its_database_server_cannot_check_keys(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:

@@ -85,7 +85,7 @@ def test_traceparent_is_not_forwarded_without_tracing(
     assert "traceparent" not in upstream.requests[0].headers
 
 
-def test_missing_packages_are_named_and_stop_nothing() -> None:
+def test_missing_packages_are_logged_and_do_not_prevent_the_start() -> None:
     """In a process where they cannot be imported."""
     program = (
         "import sys; sys.modules['opentelemetry'] = None\n"

@@ -255,7 +255,7 @@ def find_busy(server: Server) -> list[Json]:
 
 
 @pytest.mark.slow
-def test_usage_of_two_workers_is_what_the_provider_counted(
+def test_usage_of_two_workers_equals_the_provider_s(
     provider: CountingUpstream, database: str, searxng: str, tmp_path: Path
 ) -> None:
     with start(provider, tmp_path, database, "0.1", searxng) as server:
@@ -284,7 +284,7 @@ def test_usage_of_two_workers_is_what_the_provider_counted(
 
 
 @pytest.mark.slow
-def test_workers_that_stop_store_what_they_counted(
+def test_stopping_workers_store_their_counts(
     provider: CountingUpstream, searxng: str, tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path}/state.db"

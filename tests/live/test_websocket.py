@@ -134,7 +134,7 @@ def test_a_connection_has_the_reasoning_style_of_its_base_path(
     assert [name for name in ("content", "summary") if item.get(name)] == forms
 
 
-def test_several_turns_continue_one_another_though_nothing_is_stored(
+def test_turns_continue_each_other_without_storage(
     each_server: Server, upstream: ScriptedUpstream
 ) -> None:
     with talking(each_server) as talk:
@@ -149,9 +149,7 @@ def test_several_turns_continue_one_another_though_nothing_is_stored(
     assert third[0]["response"]["previous_response_id"] == second["id"]
 
 
-def test_a_loop_of_tools_sends_only_what_is_new(
-    each_server: Server, upstream: ScriptedUpstream
-) -> None:
+def test_a_tool_loop_sends_only_new_items(each_server: Server, upstream: ScriptedUpstream) -> None:
     tools = [{"type": "function", "name": "f", "parameters": {"type": "object"}}]
     upstream.script(Answer(calls=[Call("f", "{}", id="c1")]), Answer(text="42 it is"))
     with talking(each_server) as talk:
@@ -211,7 +209,7 @@ def test_a_response_of_another_connection_is_not_found(each_server: Server) -> N
     assert again[-1]["type"] == "response.completed"
 
 
-def test_a_turn_that_fails_takes_what_it_continued_along(each_server: Server) -> None:
+def test_a_failed_turn_removes_the_response_that_it_continued(each_server: Server) -> None:
     stray = {"type": "function_call_output", "call_id": "nobody", "output": ""}
     with talking(each_server) as talk:
         first = talk.ask("hi", store=False)[-1]["response"]["id"]
@@ -388,9 +386,7 @@ def test_too_many_waiting_messages_close_the_connection(
     wait_until(lambda: upstream.requests[0].closed_by_client.is_set())
 
 
-def test_a_connection_on_which_nothing_is_asked_is_closed(
-    serve: Serve, upstream: ScriptedUpstream
-) -> None:
+def test_an_idle_connection_is_closed(serve: Serve, upstream: ScriptedUpstream) -> None:
     server = serve(settings(upstream, FORWARDER_WEBSOCKET_IDLE="0.5"))
     with talking(server) as talk:
         talk.ask("hi")
@@ -407,7 +403,7 @@ def test_turns_are_answered_one_after_the_other(
         assert [text_of(talk.hear()), text_of(talk.hear())] == ["first", "second"]
 
 
-def test_a_client_that_leaves_takes_the_upstream_s_connection_along(
+def test_the_upstream_connection_is_closed_when_the_client_disconnects(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """Under threads the next sign of life finds out."""
@@ -573,7 +569,7 @@ def test_invalid_frame_ends_the_connection(data: bytes, forwarder: Server) -> No
     assert "Traceback" not in forwarder.log
 
 
-def test_a_client_that_breaks_off_leaves_nothing_behind(
+def test_an_aborted_connection_releases_its_resources(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(never_answer())
