@@ -236,7 +236,7 @@ def test_waiting_client_gets_heartbeats() -> None:
     assert batches[:-1] == [[], []]
 
 
-def test_whole_answer_stays_whole() -> None:
+def test_whole_answer_remains_one_object() -> None:
     upstream = Scripted(make_whole_answer(BAD), make_whole_answer(f"```json\n{GOOD}\n```"))
     [[answer]] = with_json_schema(upstream, "json_object", MAX_STEPS)({**ASKED, "stream": False})
     assert answer["object"] == "chat.completion"

@@ -73,7 +73,7 @@ def test_items_are_separate_for_each_key(teller: str | None, asker: str | None) 
     assert resolve_input(memory, asker, REFERENCE) == [REFERENCE]
 
 
-def test_store_false_keeps_nothing() -> None:
+def test_store_false_prevents_remembering() -> None:
     memory = RecentItems()
     store_answer(memory, "k", store=False)
 

@@ -92,7 +92,7 @@ def test_token_does_not_span_reasoning_and_text() -> None:
     assert text_of(answer) == "One"
 
 
-def test_call_is_sent_whole_or_not_at_all() -> None:
+def test_call_is_sent_completely_or_not_at_all() -> None:
     call = [[make_chunk({"tool_calls": [CALL]})], [make_chunk({}, "tool_calls")]]
     assert apply_limit(1, call) == events_of(iter(call))
     answer = apply_limit(1, [[make_chunk({"content": "Let me see"})], *call])

@@ -297,7 +297,7 @@ def test_invalid_data_url_is_rejected_with_its_path(part: Json, path: str) -> No
         (input_image(WEB), "input[0].content[0].image_url"),
     ],
 )
-def test_nothing_is_fetched_without_permission(part: Json, path: str) -> None:
+def test_urls_are_not_fetched_without_permission(part: Json, path: str) -> None:
     assert get_refusal(part, image_url="base64") == (400, path)
 
 

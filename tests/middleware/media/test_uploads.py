@@ -136,7 +136,7 @@ def test_failed_deletion_removes_the_cache_entry() -> None:
     assert uploads.get_file_id(A) == "file-2"
 
 
-def test_a_closed_cache_deletes_nothing_any_more() -> None:
+def test_a_closed_cache_deletes_no_files() -> None:
     store = Store()
     uploads = UploadCache(store, 0.05)
     uploads.get_file_id(A)
