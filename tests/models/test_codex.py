@@ -44,7 +44,7 @@ def test_entry_has_all_fields_that_codex_requires() -> None:
 
 
 @check_each("name", ["context_window", "max_model_len", "context_length"])
-def test_the_context_window_is_what_the_provider_lists(name: str) -> None:
+def test_the_context_window_is_read_from_the_provider_s_model_list(name: str) -> None:
     assert make_entry({name: 9000})["context_window"] == 9000
 
 

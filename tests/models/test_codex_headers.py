@@ -37,7 +37,7 @@ def test_over_chat_all_reasoning_is_in_the_usage() -> None:
     }
 
 
-def test_a_responses_upstream_says_itself_what_its_usage_counts() -> None:
+def test_a_responses_upstream_sends_its_own_usage_headers() -> None:
     native = find_route("responses/m")
     assert "x-reasoning-included" not in make_response_headers({}, "responses/m", native, ETAG)
     told = make_response_headers({"x-reasoning-included": "true"}, "responses/m", native, ETAG)
@@ -98,7 +98,7 @@ def test_invalid_turn_metadata_is_ignored(metadata: str) -> None:
     assert found["x-reasoning-included"] == "true"
 
 
-def test_the_handshake_repeats_what_a_responses_upstream_said_last() -> None:
+def test_the_handshake_repeats_the_latest_headers_of_a_responses_upstream() -> None:
     header = {"X-Codex-Turn-Metadata": '{"model": "responses/m"}'}
     found = make_handshake_headers(
         header.get, make_router(), lambda u: u.name == "responses", ETAG, None
@@ -106,7 +106,7 @@ def test_the_handshake_repeats_what_a_responses_upstream_said_last() -> None:
     assert found["x-reasoning-included"] == "true"
 
 
-def test_the_handshake_knows_what_is_listed_to_the_client_s_key() -> None:
+def test_the_handshake_depends_on_the_models_of_the_client_s_key() -> None:
     found = make_router(FORWARDER_DEFAULT_MODEL="responses/m")
     found.check_codex_helper = lambda upstream, name, key: (upstream, key) == ("chat", "k")
     header = {"X-Codex-Turn-Metadata": '{"model": "gpt-5.6-luna"}'}
@@ -122,7 +122,7 @@ def make_window(
     return {"used_percent": used, "window_minutes": minutes, "reset_at": reset}
 
 
-def test_a_turn_has_events_for_what_codex_reads_in_headers_of_an_answer() -> None:
+def test_a_turn_has_events_for_the_headers_that_codex_reads() -> None:
     headers = {
         "openai-model": "m",
         "x-models-etag": ETAG,

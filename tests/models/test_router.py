@@ -78,7 +78,7 @@ def test_a_client_of_an_api_that_no_upstream_speaks_goes_to_the_first_that_speak
     assert find_route(make_router(*upstreams), model, client) == expected
 
 
-def test_with_nothing_configured_each_client_crosses_over_on_the_demo() -> None:
+def test_without_configuration_the_demo_translates_for_each_client() -> None:
     demo = Router(Settings.from_env({}))
     assert find_route(demo, "demo", "chat") == "responses responses demo"
     assert find_route(demo, "demo", "responses") == "chat chat demo"
@@ -342,7 +342,7 @@ def test_copy_routes_like_its_source_with_own_defaults() -> None:
     assert make_registered_router(kind).resolve("fast", "chat").defaults.system is None
 
 
-def test_another_name_is_never_of_a_registered_one() -> None:
+def test_a_registered_model_never_resolves_to_itself() -> None:
     circle = RegisteredModel("fast:latest", "fast")
 
     assert make_registered_router(circle).resolve("fast", "chat").model == "quick"
