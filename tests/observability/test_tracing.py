@@ -154,7 +154,7 @@ def test_span_attributes_describe_the_request(
     assert (server.attributes or {})["forwarder.route"] == route
 
 
-def test_a_client_s_trace_goes_on_to_the_upstream(make_traced: Callable[..., Traced]) -> None:
+def test_a_client_s_trace_continues_at_the_upstream(make_traced: Callable[..., Traced]) -> None:
     of = make_traced()
 
     of.ask(headers={"traceparent": PARENT, "tracestate": "vendor=1"})

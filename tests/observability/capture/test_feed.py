@@ -124,7 +124,7 @@ def test_record_that_is_stored_late_is_found(
     assert read_changes(follower) == [(name, "finished")]
 
 
-def test_follower_that_reconnects_gets_what_ended_meanwhile(
+def test_reconnected_follower_gets_exchanges_that_ended_since(
     feed: ExchangeFeed, store: MemoryCaptureStore, running: Running
 ) -> None:
     now = time.time()

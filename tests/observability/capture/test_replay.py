@@ -249,7 +249,7 @@ def test_comparison_detects_inconsistent_ids() -> None:
     )
 
 
-def test_an_answer_without_a_status_is_compared_by_what_it_says() -> None:
+def test_an_answer_without_a_status_is_compared_by_its_events() -> None:
     assert (
         diff_answers(ReplayAnswer(None, make_stream_answer(1).content), make_stream_answer(1)) == []
     )

@@ -148,7 +148,7 @@ def test_other_workers_see_a_running_exchange(
     assert other.store.list_names() == [summary["id"]]
 
 
-def test_partial_record_is_written_only_while_somebody_looks(
+def test_partial_record_is_written_only_while_a_page_is_open(
     workers: list[CaptureObserver], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, other = workers
@@ -335,7 +335,7 @@ def count_calls(work: Callable[[], object]) -> int:
     return count
 
 
-def test_nothing_is_done_per_chunk(workers: list[CaptureObserver]) -> None:
+def test_chunks_cause_no_work(workers: list[CaptureObserver]) -> None:
     def serve(chunks: int) -> None:
         context = begin(workers[0])
         answer(context, *([EVENT % 1] * chunks))
@@ -370,7 +370,7 @@ def test_failure_of_one_exchange_does_not_stop_the_others(
     assert [record.event for record in caplog.records] == ["capture_running_failed"]
 
 
-def test_summaries_need_no_copy_of_what_is_recorded(
+def test_summaries_copy_no_recorded_data(
     workers: list[CaptureObserver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = begin(workers[0])
