@@ -41,7 +41,7 @@ def find_mistakes(conformance: Conformance, demo: FlaskClient, key: str, body: A
 
 @check_each("streamed", [False, True])
 @check_each("upstream", ["chat", "responses"])
-def test_answers_are_as_the_document_says(
+def test_answers_match_the_document(
     streamed: bool, upstream: str, conformance: Conformance, demo: FlaskClient
 ) -> None:
     body = {**BODY, "model": f"{upstream}/demo", "stream": streamed}
@@ -49,13 +49,11 @@ def test_answers_are_as_the_document_says(
     assert find_mistakes(conformance, demo, POST, body) == []
 
 
-def test_counts_and_errors_are_as_the_document_says(
-    conformance: Conformance, demo: FlaskClient
-) -> None:
+def test_counts_and_errors_match_the_document(conformance: Conformance, demo: FlaskClient) -> None:
     assert find_mistakes(conformance, demo, f"{POST}/count_tokens", BODY) == []
     assert find_mistakes(conformance, demo, POST, {**BODY, "max_tokens": 0}) == []
 
 
 @check_each("case", OWN)
-def test_requests_are_as_the_document_says(case: Case, conformance: Conformance) -> None:
+def test_requests_match_the_document(case: Case, conformance: Conformance) -> None:
     assert conformance.find_request_mistakes(POST, case.read("request.json")) == []

@@ -96,7 +96,7 @@ def find_mistakes(
 
 @check_each("case", cases(streams=True))
 @check_each("stream", [True, False])
-def test_conversations_are_as_the_document_says(
+def test_conversations_match_the_document(
     clients: dict[str, FlaskClient],
     upstream: CaseUpstream,
     conformance: Conformance,
@@ -110,7 +110,7 @@ def test_conversations_are_as_the_document_says(
 
 
 @check_each("body", BODIES)
-def test_captured_requests_are_as_the_document_says(conformance: Conformance, body: Json) -> None:
+def test_captured_requests_match_the_document(conformance: Conformance, body: Json) -> None:
     path = PATHS["chat" if "messages" in body else "responses"]
 
     assert conformance.find_request_mistakes(f"POST {path}", body) == []
@@ -219,7 +219,7 @@ EXCHANGES: list[tuple[str, Json]] = [
 
 
 @check_each(("key", "request_"), EXCHANGES, ids=lambda value: str(value)[:80])
-def test_answers_of_the_demo_are_as_the_document_says(
+def test_answers_of_the_demo_match_the_document(
     conformance: Conformance, full_demo: FlaskClient, key: str, request_: Json
 ) -> None:
     method, _, path = key.partition(" ")
