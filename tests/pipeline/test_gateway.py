@@ -403,7 +403,7 @@ def test_a_place_at_the_upstream_is_held_until_the_exchange_ends(upstreams: Upst
     read_answer(over, "chat", "chat/m")
 
 
-def test_a_mistake_of_ours_leaves_as_one(
+def test_an_internal_error_is_reported_as_one(
     upstreams: Upstreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = bridge_of()

@@ -87,7 +87,7 @@ def test_stop_and_limit_apply_to_each_choice() -> None:
         ("ollama", "responses", ()),
     ],
 )
-def test_stages_before_a_carrier_emulate_what_it_lacks(
+def test_stages_before_a_carrier_emulate_missing_features(
     client: str, over: str, wraps: tuple[Any, ...]
 ) -> None:
     kind = AttemptKind(client, over, True, True, True)

@@ -65,7 +65,7 @@ def test_request_with_one_endpoint_belongs_anywhere() -> None:
         ({}, None),
     ],
 )
-def test_sticky_key_is_what_a_conversation_has_in_common(request_: Json, key: str | None) -> None:
+def test_requests_of_a_conversation_share_a_sticky_key(request_: Json, key: str | None) -> None:
     found = find_place(build(), {"input": "hi", **request_}).sticky_key
 
     assert ((found and found.partition(" ")[2]) or None) == key
@@ -165,7 +165,7 @@ def test_fallback_with_several_endpoints_gets_the_sticky_key() -> None:
     assert not found.is_pinned
 
 
-def test_files_in_the_database_pin_nothing(tmp_path: Any) -> None:
+def test_files_in_the_database_do_not_pin_a_request(tmp_path: Any) -> None:
     services = build(FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/s.db", FORWARDER_FILES="store")
 
     assert not find_place(services, {"input": [{"role": "user", "content": [FILE]}]}).is_pinned
