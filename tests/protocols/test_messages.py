@@ -111,7 +111,7 @@ def test_errors_have_anthropics_types(error: ForwarderError, status: int, kind: 
     }
 
 
-def test_error_of_a_full_context_says_what_claude_code_looks_for() -> None:
+def test_error_of_a_full_context_has_the_words_for_claude_code() -> None:
     error = make_refusal(400, code="context_length_exceeded")
 
     assert encode_error(error, "").body["error"]["message"] == "prompt is too long: no"
