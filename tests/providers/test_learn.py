@@ -311,7 +311,7 @@ ABSENT = {"type": "function", "function": {"name": "absent"}}
         ("Unsupported value: 'yaml'", "response_format", {"response_format": {"type": "yaml"}}),
     ],
 )  # fmt: skip
-def test_invalid_value_of_client_teaches_nothing(
+def test_invalid_value_of_client_infers_no_quirk(
     message: str, param: str | None, body: Json
 ) -> None:
     assert infer_from_message(message, body, param) is None
