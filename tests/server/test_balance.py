@@ -189,7 +189,7 @@ def test_refused_key_is_reported_and_not_used_again(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_upstream_whose_keys_all_rest_answers_with_its_own_refusal(
+def test_upstream_without_available_keys_answers_with_its_refusal(
     serve: Serve, stream: bool
 ) -> None:
     provider = Provider()
@@ -331,7 +331,7 @@ def test_conversations_of_messages_clients_keep_their_endpoint(serve: Serve) -> 
     assert list(provider.count("/chat/completions").values()) == [8]
 
 
-def test_file_that_a_tool_left_at_another_key_is_found(serve: Serve) -> None:
+def test_file_of_a_tool_at_another_key_is_found(serve: Serve) -> None:
     provider = Provider()
     client = serve(provider, **SETTINGS)
     provider.stored["cfile_12345678901234567890"] = "2"

@@ -46,5 +46,5 @@ def test_only_a_disconnect_calls_back(act: str, noticed: bool) -> None:
     assert done.stdout.strip() == str(noticed), done.stderr
 
 
-def test_without_a_socket_or_gevent_nothing_is_watched() -> None:
+def test_disconnects_are_not_watched_without_socket_or_gevent() -> None:
     on_client_disconnect(None, lambda: None)()

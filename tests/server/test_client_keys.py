@@ -185,7 +185,7 @@ def test_exhausted_budget_is_an_insufficient_quota(client: FlaskClient) -> None:
     assert used >= 5
 
 
-def test_expired_key_is_told_so(client: FlaskClient) -> None:
+def test_expired_key_has_its_own_error(client: FlaskClient) -> None:
     made = create(client, expires="1h")
     keys = get_extension(client.application).services.client_keys
     keys._now = lambda: 10.0**10  # type: ignore[attr-defined]
@@ -301,7 +301,7 @@ def test_style_of_a_key_is_used(client: FlaskClient) -> None:
     assert ["reasoning_content" in message for message in messages] == [False, True]
 
 
-def test_what_a_client_stored_stays_its_own_after_a_rotation(client: FlaskClient) -> None:
+def test_client_keeps_its_stored_data_after_a_rotation(client: FlaskClient) -> None:
     first = create(client)["key"]
     other = create(client, name="bob")["key"]
     body = {"model": "demo", "input": "Hi", "store": True}
@@ -333,7 +333,7 @@ def test_name_of_a_key_is_in_logs_and_usage(
     assert [line["client"] for line in usage["data"]] == ["alice"]
 
 
-def test_optional_keys_limit_only_those_who_send_one(tmp_path: Path) -> None:
+def test_optional_keys_limit_only_clients_that_send_one(tmp_path: Path) -> None:
     client = make_client(tmp_path, FORWARDER_CLIENT_KEYS="optional")
     made = create(client, models="nothing")
     assert made["required"] is False
@@ -349,7 +349,7 @@ def test_browsers_are_guarded_until_clients_need_keys(client: FlaskClient) -> No
     assert client.get("/v1/models", headers=headers).status_code == 401
 
 
-def test_client_key_reads_what_an_administrator_may_read_too(client: FlaskClient) -> None:
+def test_client_key_may_read_status_routes(client: FlaskClient) -> None:
     key = create(client)["key"]
     for path in ("/ready?verbose", "/api/tags", "/api/ps"):
         statuses = [

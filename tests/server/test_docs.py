@@ -99,7 +99,7 @@ def test_docs_need_no_key_and_are_not_counted(serve: Serve, site: Path) -> None:
 
 
 @check_each("folder", ["off", "OFF", "/no/such/folder"])
-def test_docs_that_were_not_built_are_a_404_that_says_so(serve: Serve, folder: str) -> None:
+def test_missing_docs_are_a_404_with_the_reason(serve: Serve, folder: str) -> None:
     client = serve(lambda _: httpx2.Response(200), FORWARDER_DOCS_DIR=folder)
 
     for path in ("/docs", "/docs/index.html"):

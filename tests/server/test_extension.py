@@ -40,7 +40,7 @@ def test_two_applications_have_their_own(app: Flask) -> None:
             assert get_services() is not others
 
 
-def test_gunicorn_s_worker_finds_what_it_reads_by_name(app: Flask, services: Services) -> None:
+def test_gunicorn_s_worker_finds_its_names(app: Flask, services: Services) -> None:
     forwarder = app.extensions["forwarder"]
 
     assert forwarder.settings is services.settings

@@ -120,7 +120,7 @@ def test_store_is_part_of_the_answer(demo: FlaskClient) -> None:
     assert got["store"] == {"kind": "sqlite", "reachable": True}
 
 
-def test_forwarder_without_a_store_says_so() -> None:
+def test_missing_store_is_reported() -> None:
     settings = Settings.from_env({"FORWARDER_DATABASE_URL": "none"})
 
     got = create_app(settings).test_client().get("/ready").get_json()
@@ -128,7 +128,7 @@ def test_forwarder_without_a_store_says_so() -> None:
     assert (got["status"], got["store"]) == ("ok", {"kind": "none"})
 
 
-def test_store_that_fails_makes_it_degraded_and_takes_no_traffic_away(tmp_path: Path) -> None:
+def test_failing_store_makes_the_forwarder_degraded_but_ready(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no directory")
     url = f"sqlite:///{tmp_path}/file/forwarder.db"
     client = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": url})).test_client()

@@ -518,7 +518,9 @@ def test_answer_is_streamed_as_lines_by_default(
 
 @every_route
 @over_either
-def test_an_answer_can_be_whole(path: str, upstream: str, demo: FlaskClient) -> None:
+def test_an_answer_without_stream_is_one_object(
+    path: str, upstream: str, demo: FlaskClient
+) -> None:
     body = {**BODIES[path], "model": f"{upstream}/demo", "stream": False}
     got = demo.post(path, json=body)
 
@@ -652,7 +654,7 @@ def test_the_log_and_the_headers_name_the_route(
 
 
 @every_route
-def test_a_strict_client_is_refused_what_would_be_dropped(path: str, demo: FlaskClient) -> None:
+def test_strict_mode_refuses_parameters_that_would_be_dropped(path: str, demo: FlaskClient) -> None:
     body = {**BODIES[path], "options": {"num_ctx": 4096}}
     got = demo.post(path, json=body, headers={"X-Forwarder-Strict": "true"})
 
@@ -703,7 +705,7 @@ def test_openai_embeddings_request_passes_through(serve: Serve) -> None:
 
 
 @check_each("path", EMBEDDING)
-def test_an_upstream_without_embeddings_says_so(path: str, serve: Serve) -> None:
+def test_an_upstream_without_embeddings_is_an_error(path: str, serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(404, json={"detail": "Not Found"}))
 
     got = client.post(path, json=EMBEDDING[path])

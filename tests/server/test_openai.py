@@ -240,7 +240,7 @@ TALK = [
 ]
 
 
-def test_a_conversation_is_compacted_and_goes_on_from_there(serve: Serve) -> None:
+def test_a_conversation_continues_after_compaction(serve: Serve) -> None:
     sent: list[Any] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:

@@ -68,7 +68,7 @@ def test_file_is_stored_read_and_deleted(client: FlaskClient, prefix: str) -> No
     assert client.get(at, headers=ONE).status_code == 404
 
 
-def test_other_clients_find_nothing(client: FlaskClient) -> None:
+def test_other_clients_cannot_find_files(client: FlaskClient) -> None:
     name = require_id(upload(client))
 
     for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/content")):

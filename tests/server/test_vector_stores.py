@@ -158,7 +158,7 @@ def test_files_are_searched(api: Api, embedder: Embedder) -> None:
     assert embedder.requests[-1]["input"] == ["refund days"]
 
 
-def test_query_is_not_rewritten_and_says_so(api: Api) -> None:
+def test_rewrite_query_is_reported_as_dropped(api: Api) -> None:
     store = api.create_store()
     body = {"query": ["a", "b"], "rewrite_query": True}
     answer = api.client.post(f"/v1/vector_stores/{store}/search", json=body, headers=ONE)

@@ -420,7 +420,7 @@ def test_a_prepared_turn_may_lose_an_image_and_keep_its_conversation(
 
 
 @pytest.mark.parametrize("between", [{"store": False}, {"generate": False}])
-def test_nothing_is_lost_between_turns_that_are_stored_and_others(
+def test_history_is_complete_between_stored_and_unstored_turns(
     between: Json, images: tuple[Images, Flask]
 ) -> None:
     upstream, app = images
