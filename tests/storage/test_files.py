@@ -51,7 +51,7 @@ def test_sizes_are_limited(store: FileStore) -> None:
     upload(store, b"x" * 100, owner="other")
 
 
-def test_interrupted_upload_leaves_nothing(store: FileStore) -> None:
+def test_interrupted_upload_is_removed(store: FileStore) -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             raise OSError("gone")

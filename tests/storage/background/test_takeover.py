@@ -175,7 +175,7 @@ def test_worker_does_not_take_over_its_own_job(
 
 
 @fast
-def test_shutting_down_process_takes_nothing_over(
+def test_shutting_down_process_takes_over_no_jobs(
     database: SqliteDatabase, stalled_stream: StreamOpener
 ) -> None:
     running = InFlightRequests()

@@ -89,7 +89,7 @@ def test_words_are_no_operators(filled_database: Database, word: str) -> None:
     assert len(find(filled_database, "refund", word.upper(), word)) == 2
 
 
-def test_another_owner_finds_nothing(filled_database: Database) -> None:
+def test_another_owner_finds_no_passages(filled_database: Database) -> None:
     read = partial(
         vector_chunks.find_words, owner="x", store=STORE, words=["refund"], file_ids=None, limit=9
     )

@@ -11,7 +11,7 @@ from forwarder.storage.repositories.client_keys import ClientKeyRepository
 ROW = ClientKeyRow("key_1", "alice", "wxyz", "d1", None, None, 1.0, None, None, None, {})
 
 
-def test_a_refused_key_changes_nothing(database: SqliteDatabase) -> None:
+def test_a_refused_key_is_not_stored(database: SqliteDatabase) -> None:
     repository = ClientKeyRepository(database)
     repository.add(ROW)
     before = repository.read_generation()
