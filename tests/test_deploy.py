@@ -339,7 +339,7 @@ def test_every_metric_is_used_or_has_a_reason() -> None:
     assert metrics - used == set(UNUSED_METRICS)
 
 
-def test_the_dashboard_has_what_grafana_needs() -> None:
+def test_the_dashboard_is_valid_for_grafana() -> None:
     panels = list(list_panels())
     ids = [panel["id"] for panel in panels]
 
@@ -392,7 +392,7 @@ def test_the_variables_of_the_dashboard_exist() -> None:
         assert find_mistakes(selector) == set()
 
 
-def test_the_alerts_have_what_prometheus_needs() -> None:
+def test_the_alerts_are_valid_for_prometheus() -> None:
     names = [rule["alert"] for rule in ALERTS]
 
     assert len(set(names)) == len(names) > 10

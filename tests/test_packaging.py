@@ -44,7 +44,7 @@ def pin(requirements: list[Requirement], python: str) -> dict[str, str]:
     return found
 
 
-def test_the_package_depends_on_what_the_readme_installs() -> None:
+def test_the_package_s_dependencies_are_the_readme_s() -> None:
     dynamic = PROJECT["tool"]["setuptools"]["dynamic"]
 
     assert set(PROJECT["project"]["dynamic"]) == {
@@ -111,7 +111,7 @@ def test_the_project_s_files_are_there() -> None:
         assert (ROOT / name).is_file()
 
 
-def test_a_wheel_leaves_nothing_of_the_package_out() -> None:
+def test_a_wheel_contains_all_files_of_the_package() -> None:
     """setuptools finds Python files beside an ``__init__.py``, and the listed data files."""
     listed = PROJECT["tool"]["setuptools"]["package-data"]
     folders = {name: ROOT / name.replace(".", "/") for name in listed}

@@ -80,7 +80,7 @@ def test_build_opens_the_database_and_starts_no_thread(tmp_path: Path) -> None:
         wait_for_new_threads(threads, 0)
 
 
-def test_constructors_open_nothing_and_start_nothing(tmp_path: Path) -> None:
+def test_constructors_open_no_database_and_start_no_thread(tmp_path: Path) -> None:
     with Services.build(make_settings(tmp_path)) as services:
         parts = {f.name: getattr(services, f.name) for f in fields(services) if f.init}
         threads, files = list_threads(), list_open_files()
