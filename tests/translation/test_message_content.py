@@ -106,7 +106,7 @@ def test_losses_are_reported_and_refused_in_strict_mode(block: Json, name: str) 
         convert(block, LossReport(strict=True))
 
 
-def test_what_requests_nothing_is_noted_even_in_strict_mode() -> None:
+def test_ineffective_fields_are_noted_in_strict_mode() -> None:
     report = LossReport(strict=True)
 
     assert convert({"type": "browser_state", "tabs": []}, report) == []

@@ -144,7 +144,7 @@ def test_thinking_is_signed_once_at_its_end(case: Case, chunking: str) -> None:
 
 @every_stream
 @every_chunking
-def test_chunking_changes_nothing_but_the_pieces(case: Case, chunking: str) -> None:
+def test_chunking_changes_only_the_pieces(case: Case, chunking: str) -> None:
     assert said_by_message(fold(translate_events(case, chunking))) == said_by_message(
         fold(translate_events(case))
     )
@@ -170,7 +170,7 @@ UNLIKE = {
 
 
 @check_each("case", [p for p in cases(streams=True) if p.values[0].name not in UNLIKE])
-def test_message_says_what_the_upstream_said(case: Case) -> None:
+def test_message_has_the_upstream_s_content(case: Case) -> None:
     said, whole = said_by_message(fold(translate_events(case))), said_by_upstream(case)
     calls = [(name, parse(arguments)) for name, arguments in whole.calls]
     expected = whole._replace(calls=calls)  # type: ignore[arg-type]

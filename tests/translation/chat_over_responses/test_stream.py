@@ -120,7 +120,7 @@ def test_missing_deltas_are_added() -> None:
     assert reply["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
 
 
-def test_nothing_is_sent_twice() -> None:
+def test_text_is_sent_once() -> None:
     item = {
         "type": "message",
         "content": [{"type": "output_text", "text": "Hello", "annotations": []}],
