@@ -125,7 +125,7 @@ def test_a_whole_answer_is_one_event() -> None:
     assert batches[-1][0]["choices"] == [{"message": {"content": "Hi"}, "finish_reason": "stop"}]
 
 
-def test_a_whole_answer_may_come_where_a_stream_was_asked() -> None:
+def test_a_whole_answer_is_accepted_instead_of_a_stream() -> None:
     *_, [chunk] = make_response(Arriving(b" \n", WHOLE)).iter_batches()
 
     assert chunk["choices"] == [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]

@@ -295,7 +295,7 @@ def test_request_that_alone_exceeds_a_limit_starts_no_rest() -> None:
     assert world.ask() in ("1.1", "1.2")
 
 
-def test_upstream_whose_endpoints_all_rest_repeats_the_shortest_refusal() -> None:
+def test_upstream_without_available_endpoints_repeats_the_shortest_refusal() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
     world.failures = {"1.1": make_rate_limit_error(60), "1.2": make_rate_limit_error(20)}
 
@@ -393,7 +393,7 @@ def test_limit_of_the_upstream_is_one_for_all_endpoints() -> None:
     assert len(world.asked) == 2
 
 
-def test_pinned_request_goes_nowhere_else_even_while_its_endpoint_rests() -> None:
+def test_pinned_request_uses_only_its_endpoint_even_after_a_refusal() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
     world.failures["1.2"] = make_rate_limit_error()
     pinned = Placement(origin=world.origin("1.2"), is_pinned=True)
@@ -566,7 +566,7 @@ def test_next_order_serves_while_all_before_rest_or_are_broken() -> None:
     assert Counter(world.asked[len(asked) :]) == {"c": 3}
 
 
-def test_group_whose_members_all_rest_repeats_the_shortest_refusal() -> None:
+def test_group_without_available_members_repeats_the_shortest_refusal() -> None:
     world = GroupWorld()
     world.failures = {
         "a": make_rate_limit_error(30),

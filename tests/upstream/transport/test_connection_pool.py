@@ -162,7 +162,7 @@ def test_file_numbers_above_a_thousand_are_kept_too() -> None:
     assert used
 
 
-def test_closing_the_pool_closes_what_is_kept_and_what_comes_back() -> None:
+def test_closing_the_pool_closes_idle_and_returning_connections() -> None:
     with serving(holding) as server, make_pool(server) as pool:
         first, _ = pool.acquire(NO_LIMITS, fresh=False)
         second, _ = pool.acquire(NO_LIMITS, fresh=False)

@@ -468,7 +468,7 @@ def turns_of_a_neighbour(read_seconds: float, use_seconds: float) -> int:
     return counted
 
 
-def test_a_stream_that_never_waits_lets_others_have_their_turn() -> None:
+def test_a_stream_that_never_waits_yields_to_other_greenlets() -> None:
     assert turns_of_a_neighbour(read_seconds=0, use_seconds=0.002) >= 8
 
 

@@ -63,7 +63,7 @@ def _describe_request(request: httpx2.Request) -> Any:
     ],
     ids=["bytes", "query", "form", "nothing"],
 )
-def test_a_request_is_what_httpx2_builds(given: Any) -> None:
+def test_a_request_equals_that_of_httpx2(given: Any) -> None:
     lean = SdkHttpClient(_Noting(), TIMEOUT)
 
     request = _build_request(lean, **given)
