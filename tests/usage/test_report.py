@@ -100,7 +100,7 @@ def test_totals_begin_with_the_most_tokens(reports: UsageReporter) -> None:
     assert [line.model for line in totals] == ["m", "new", "free"]
 
 
-def test_report_adds_what_the_worker_has_not_added_yet() -> None:
+def test_report_includes_waiting_counts_of_the_worker() -> None:
     flushed: list[bool] = []
     table = PriceTable(Settings.from_env({}))
     UsageReporter(MemoryUsageStore(None), table, lambda: flushed.append(True)).make_report(0, 1)
