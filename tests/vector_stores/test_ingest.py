@@ -115,7 +115,7 @@ def test_refusal_of_the_upstream_is_the_reason(open_client: Open) -> None:
     assert failing.calls == 1
 
 
-def test_unexpected_error_reveals_nothing(
+def test_unexpected_error_hides_its_details(
     open_client: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = process_file(open_client(), Failing(ValueError("secret detail")))

@@ -88,7 +88,7 @@ OPERATIONS: dict[str, Callable[[Client, str, str, str, str], object]] = {
 }
 
 
-def test_other_owners_find_nothing(client: Client) -> None:
+def test_other_owners_find_no_stores(client: Client) -> None:
     file = client.upload("hello")
     store = client.create_store()
     batch = client.stores.create_batch(OWNER, store, [new_file(file)], "file_ids")["id"]
