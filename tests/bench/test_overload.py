@@ -27,7 +27,7 @@ def answering(answer: bytes) -> Iterator[int]:
 
 
 def ask(port: int) -> Outcomes:
-    """What became of one short request."""
+    """The result of one short request."""
     outcomes = Outcomes()
     asyncio.run(overload.send_request(port, overload._KINDS[1], outcomes))
     return outcomes

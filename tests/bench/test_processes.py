@@ -1,4 +1,4 @@
-"""What is started is stopped, and costs are counted over the whole tree."""
+"""Started processes are stopped, and costs are counted over the whole tree."""
 
 from __future__ import annotations
 

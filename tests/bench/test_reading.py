@@ -22,7 +22,7 @@ def read_body(protocol: str, shape: Shape, streamed: bool = True) -> bytes:
 
 
 def find_fault(changed: bytes, protocol: str = "chat", shape: Shape = FEW) -> str:
-    """What is found in a stream that is known to be wrong."""
+    """The mistake that is found in a wrong stream."""
     return str(reading.find_fault(changed, protocol, shape, True))
 
 

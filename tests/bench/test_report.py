@@ -1,4 +1,4 @@
-"""The table says what was measured."""
+"""The table shows the measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The soak runs, ends by itself, and sees what breaks its laws."""
+"""The soak runs, ends by itself, and finds violations of its laws."""
 
 from __future__ import annotations
 

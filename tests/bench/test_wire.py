@@ -1,4 +1,4 @@
-"""Where a response ends, and what is in it."""
+"""The end and the content of a response."""
 
 from __future__ import annotations
 
