@@ -1,4 +1,4 @@
-"""Budgets: what the store has, plus what this worker has answered since."""
+"""Budgets: stored usage, plus the answers of this worker since then."""
 
 from __future__ import annotations
 
