@@ -579,7 +579,7 @@ def test_upstream_names_with_a_common_prefix_keep_their_variables() -> None:
     ]
 
 
-# -- what settings are like -----------------------------------------------------------------------
+# -- properties of settings -----------------------------------------------------------------------
 
 
 def test_repr_shows_no_secret() -> None:
