@@ -1,4 +1,4 @@
-"""What holds for the whole test run."""
+"""Fixtures and hooks for the whole test run."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _migrate_each_database(
 
 @pytest.fixture(scope="session", autouse=True)
 def _stored_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What an application under test remembers goes with the test run."""
+    """Put the stored data of applications under test into a folder of the run."""
     open.BASE_PATH = tmp_path_factory.mktemp("store")
 
 

@@ -1,4 +1,4 @@
-"""The wiring: routes, errors, and what the start says."""
+"""The wiring: routes, errors, and the log of the start."""
 
 from __future__ import annotations
 

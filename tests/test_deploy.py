@@ -287,7 +287,7 @@ def list_expressions() -> list[str]:
 
 
 def find_mistakes(selector: Selector) -> set[str]:
-    """What a selector names that no metric has."""
+    """The labels and values of a selector that no metric has."""
     labels = SERIES.get(selector.metric)
     if labels is None:
         return {selector.metric}

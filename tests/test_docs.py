@@ -37,7 +37,7 @@ def read_text(name: str) -> str:
 
 
 def find_unknown_settings(text: str) -> set[str]:
-    """The names that look like settings and are none; ``FORWARDER_BREAKER_…`` is a beginning."""
+    """Names that look like settings but are not; ``FORWARDER_BREAKER_…`` is a beginning."""
     suffixes = {row.suffix for row in UPSTREAM_SETTINGS}
     known = {DOTENV_VARIABLE} | {f"FORWARDER_{row.suffix}" for row in SETTINGS}
     known |= {row.variable for row in gunicorn_conf.SETTINGS}

@@ -1,7 +1,7 @@
-"""Whatever is asked, and whatever the upstream says: an answer or a refusal, and nothing else.
+"""Every request and every upstream answer leads to an answer or a refusal, and nothing else.
 
 The whole program over real HTTP, between requests made up from the SDK's types and then broken,
-and an upstream whose answers are broken in the same way.
+and an upstream with answers that are broken in the same way.
 """
 
 from __future__ import annotations
@@ -103,14 +103,14 @@ def assert_ends_once(answered: Answered) -> None:
 
 
 def list_mistakes(answered: Answered) -> list[str]:
-    """What the SDK has against it, but for values that only the upstream can be asked about."""
+    """Its mistakes by the SDK's types, except values that only the upstream can check."""
     failed = answered.client == "chat" and answered.is_streamed and not answered.done
     theirs = ("service_tier", "annotations")
     found = [] if failed else answered.mistakes
     return [said for said in found if not any(name in said for name in theirs)]
 
 
-# -- what clients send ----------------------------------------------------------------------------
+# -- clients' requests ----------------------------------------------------------------------------
 
 
 @every_pairing
@@ -143,14 +143,14 @@ def test_invalid_request_is_answered_or_refused_by_parameter(
 
 
 def assert_refused(answered: Answered, upstream: ScriptedUpstream) -> None:
-    """By the forwarder, which names the parameter or what the whole body is; or by the upstream."""
+    """By the forwarder, which names the parameter or the form of the body; or by the upstream."""
     assert 400 <= answered.status < 500
     error = answered.error
     refused_there = [asked for asked in upstream.requests if asked.status == answered.status]
     assert error["param"] is not None or error["code"] == "invalid_json" or refused_there
 
 
-# -- what upstreams send --------------------------------------------------------------------------
+# -- upstreams' answers ---------------------------------------------------------------------------
 
 
 @every_pairing
@@ -186,7 +186,7 @@ def test_invalid_answer_is_translated_or_an_upstream_error(
 
 
 def as_said(random: Random, over: Protocol, answer: Answer, breaks: int) -> Raw:
-    """A broken stream, or a broken whole answer, whatever was asked for."""
+    """A broken stream, or a broken whole answer, for any request."""
     told: Any = generated.generate_events(random, over, answer)
     whole = random.random() < 0.2
     if whole:
@@ -199,7 +199,7 @@ def as_said(random: Random, over: Protocol, answer: Answer, breaks: int) -> Raw:
     return Raw(body=body, headers={"content-type": "text/event-stream"})
 
 
-# -- what was found so --------------------------------------------------------------------------
+# -- defects found by fuzzing -------------------------------------------------------------------
 
 USER = [{"role": "user", "content": "hi"}]
 
@@ -207,7 +207,7 @@ USER = [{"role": "user", "content": "hi"}]
 @pytest.mark.parametrize(
     ("client", "over", "more", "param"),
     [
-        # echoed without having been sent, so nobody had tried to write it before
+        # echoed without having been sent, so it was never serialized before
         ("responses", "chat", {"tools": [{"type": "web_search", "x": generated.DEEP}]}, "tools"),
         ("responses", "chat", {"metadata": {"a": generated.DEEP}}, "metadata"),
         ("chat", "chat", {"messages": generated.DEEP}, "messages"),

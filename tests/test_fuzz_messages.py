@@ -1,7 +1,7 @@
-"""Clients of the Messages API get an answer or a refusal, whatever they and their upstream send.
+"""Clients of the Messages API get an answer or a refusal for every request and upstream answer.
 
 The application in this process, between requests of the SDK's types that are then broken, and an
-upstream whose answers are broken in the same way.
+upstream with answers that are broken in the same way.
 """
 
 from __future__ import annotations

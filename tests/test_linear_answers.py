@@ -1,4 +1,4 @@
-"""What an answer costs grows with its size, and no faster, however an upstream cuts it up.
+"""The cost of an answer grows linearly with its size, however an upstream cuts it up.
 
 As in `test_linear_work`, calls and allocated bytes are counted, and nothing is timed.
 """

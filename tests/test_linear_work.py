@@ -1,4 +1,4 @@
-"""What a request costs grows with its size, and no faster: in calls, and in memory it allocates.
+"""The cost of a request grows linearly with its size: in calls, and in allocated memory.
 
 Both are counted rather than timed, over everything between the body and the request that would be
 sent.  Work inside of a single C function is in neither count, unless it allocates; the expressions
@@ -44,7 +44,7 @@ SLACK = 1.5
 
 @pytest.fixture(autouse=True)
 def _without_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was made of a small schema is kept, so that the next time costs nothing."""
+    """The result for a small schema is cached, so that the next time costs nothing."""
     monkeypatch.setattr(schemas, "_MAX_CACHED_BYTES", 0)
 
 
@@ -56,7 +56,7 @@ class Cost(NamedTuple):
 
 
 def measure(work: Callable[[], Any]) -> Cost:
-    """What a piece of work costs in this thread."""
+    """The cost of a piece of work in this thread."""
     calls = allocated = before = 0
 
     def count(frame: FrameType, event: str, arg: Any) -> None:
@@ -82,7 +82,7 @@ def measure(work: Callable[[], Any]) -> Cost:
 def assert_linear(make_work: Callable[[int], Callable[[], Any]]) -> None:
     """Raise AssertionError if four times as many cost far more than four times as much."""
     for size in (5, SMALL):
-        make_work(size)()  # what is done once is done
+        make_work(size)()  # excludes one-time costs
     small, large = measure(make_work(SMALL)), measure(make_work(SMALL * FACTOR))
     assert small.calls > SMALL, "it has not looked at them"
     assert large.calls <= small.calls * FACTOR * SLACK, (small, large)
@@ -103,7 +103,7 @@ def services_of(**environment: str) -> Services:
 def assert_path_is_linear(
     client: str, over: str, make: Callable[[int], Json], **environment: str
 ) -> None:
-    """The same of the path of a request from its body to what its upstream would get."""
+    """The same for the path of a request from its body to its upstream's request."""
     gateway = Gateway(services_of(**environment))
 
     def make_work(size: int) -> Callable[[], Any]:

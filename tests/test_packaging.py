@@ -1,4 +1,4 @@
-"""The package's metadata, and the files that pin what it needs."""
+"""The package's metadata, and the files that pin its dependencies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_requirements(name: str) -> list[Requirement]:
 
 
 def pin(requirements: list[Requirement], python: str) -> dict[str, str]:
-    """Name -> version of what is installed on Linux with this Python."""
+    """Name -> version of the packages that are installed on Linux with this Python."""
     environment = {
         "python_full_version": python,
         "python_version": python.rpartition(".")[0],

@@ -1,7 +1,7 @@
 """Real error answers of providers, each through an upstream's client: its status and its code.
 
 The recordings are not part of this repository.  The environment variable RECORDINGS names their
-folder; without it the test is skipped.  What they taught stands in test_error_classification.py.
+folder; without it the test is skipped.  Their lessons are tests of test_error_classification.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The composition root: what is opened and started, when, and that all of it is closed."""
+"""The composition root: objects are opened and started in order, and all are closed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make_settings(directory: Path, **environment: str) -> Settings:
 
 
 def list_open_files() -> list[str]:
-    """List what the open descriptors refer to."""
+    """List the targets of the open descriptors."""
     files: list[str] = []
     for descriptor in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # that of the listing itself is closed by now
