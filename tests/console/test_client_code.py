@@ -40,7 +40,7 @@ def test_curl_sends_the_body_unchanged() -> None:
 
 
 class StubClient:
-    """Takes the place of `openai.OpenAI`; the class notes what it is called with."""
+    """Replaces `openai.OpenAI`; the class records its arguments."""
 
     calls: list[tuple[str, dict[str, Any]]] = []
     options: dict[str, Any] = {}

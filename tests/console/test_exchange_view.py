@@ -1,4 +1,4 @@
-"""What the page of an exchange shows of its record."""
+"""The page of an exchange, made of its record."""
 
 from __future__ import annotations
 

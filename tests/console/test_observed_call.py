@@ -1,4 +1,4 @@
-"""Requests whose two sides are observed while they run."""
+"""Requests with both sides observed while they run."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_with_a_database_the_numbers_are_those_of_all_workers(serve: Serve, tmp_
     assert "No requests in the last 24 hours" in workers[0].get(PART).text
     body = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
     workers[0].post("/v1/chat/completions", json=body, buffered=True)
-    workers[0].get(PART)  # adds what this worker has counted to the database
+    workers[0].get(PART)  # adds the counts of this worker to the database
     part = workers[1].get(PART).text
 
     assert 'data-label="Requests">1<' in part
