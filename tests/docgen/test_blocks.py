@@ -1,4 +1,4 @@
-"""The documentation says what the code says, and what a command in it prints."""
+"""The documentation agrees with the code, and with the output of its commands."""
 
 from __future__ import annotations
 
