@@ -1,4 +1,4 @@
-"""What an upstream can say, as data: one answer is rendered in either protocol.
+"""Answers of an upstream as data: one answer is rendered in either protocol.
 
 Nothing here knows HTTP; ``chat`` and ``responses`` render an answer, ``wire`` writes it.
 """
@@ -67,7 +67,7 @@ class Call:
 
     @property
     def text(self) -> str:
-        """What is streamed of it: the arguments as JSON text, or the input."""
+        """The streamed part: the arguments as JSON text, or the input."""
         if self.kind == "custom":
             return self.input
         return self.arguments if isinstance(self.arguments, str) else dumps(self.arguments)
@@ -78,7 +78,7 @@ class Answer:
     """One turn of the model.
 
     ``finish`` is a chat finish reason (``length`` and ``content_filter`` become an incomplete
-    response, ``failed`` a failed one); None is what follows from the rest. ``reasoning_field``
+    response, ``failed`` a failed one); None derives it from the rest. ``reasoning_field``
     is how Chat spells reasoning, ``reasoning_form`` how Responses does. ``pieces`` is how many
     deltas each text is cut into.
     """

@@ -1,4 +1,4 @@
-"""What vendors make of a chat stream: each takes the chunks that OpenAI would send, and the ask.
+"""Vendors' variations of a chat stream: each takes OpenAI's chunks, and the request.
 
 All of them carry the same answer, so that a reader must come to the same result.
 """
@@ -20,7 +20,7 @@ def usage_in_every_chunk(chunks: list[Json], ask: Ask) -> list[Json]:
 
 
 def usage_null(chunks: list[Json], ask: Ask) -> list[Json]:
-    """``usage: null`` wherever there is none, asked for or not."""
+    """``usage: null`` in every chunk without usage, requested or not."""
     return [{"usage": None, **chunk} for chunk in chunks]
 
 
@@ -31,12 +31,12 @@ def usage_with_finish(chunks: list[Json], ask: Ask) -> list[Json]:
 
 
 def roleless(chunks: list[Json], ask: Ask) -> list[Json]:
-    """No delta says whose it is, and no chunk is there only to say it."""
+    """No delta has a ``role``, and no chunk has only a role."""
     return _change_deltas(chunks[1:], lambda delta: {k: v for k, v in delta.items() if k != "role"})
 
 
 def role_everywhere(chunks: list[Json], ask: Ask) -> list[Json]:
-    """Every delta says whose it is, and has content, if only an empty one."""
+    """Every delta has a ``role`` and content, which may be empty."""
     return _change_deltas(chunks, lambda delta: {"role": "assistant", "content": "", **delta})
 
 

@@ -1,4 +1,4 @@
-"""What particular vendors do not take of JSON Schema and of the ids of calls."""
+"""Vendors' restrictions of JSON Schema and of the ids of calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong upstream: each function makes an answer for ``ScriptedUpstream.script``.
+"""Faults of upstreams: each function makes an answer for ``ScriptedUpstream.script``.
 
 ``list_harmless`` and ``list_fatal`` list them by name, for tests that must hold for all.
 """
@@ -119,12 +119,12 @@ def without_terminal(answer: Answer) -> Stream:
 
 
 def without_done(answer: Answer) -> Stream:
-    """A chat stream that is over, but for ``[DONE]``."""
+    """A complete chat stream without ``[DONE]``."""
     return Stream(answer, framing=Framing(done=False))
 
 
 def usage_after_done(answer: Answer) -> Stream:
-    """A chat stream whose usage comes after ``[DONE]``."""
+    """A chat stream with the usage after ``[DONE]``."""
     return Stream(answer, ending=_usage_last)
 
 

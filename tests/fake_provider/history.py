@@ -1,4 +1,4 @@
-"""A request's conversation as one list of steps, whichever protocol it is in."""
+"""A request's conversation as one list of steps, in either protocol."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Turn:
 
     @classmethod
     def after(cls, earlier: Turn | None, given: object, output: Sequence[Json]) -> Turn:
-        """What is known once ``output`` has answered ``given``."""
+        """The turn after ``output`` has answered ``given``."""
         before = earlier.items if earlier else []
         return cls([*before, *as_items(given)], output)
 
@@ -56,7 +56,7 @@ def as_items(given: object) -> list[Json]:
 
 
 def list_steps(ask: Ask, earlier: Turn | None = None) -> list[Step]:
-    """What was said before this request, in order."""
+    """The steps before this request, in order."""
     if ask.protocol == "chat":
         return [step for message in ask.body["messages"] for step in _of_message(message)]
     items = [*(earlier.items if earlier else ()), *as_items(ask.body.get("input"))]

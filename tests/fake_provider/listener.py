@@ -23,7 +23,7 @@ TICK = 0.02
 
 
 class Ending(Protocol):
-    """What is told how a reply came to its end."""
+    """Events that are set at the end of a reply."""
 
     closed_by_client: threading.Event
     finished: threading.Event

@@ -1,4 +1,4 @@
-"""The tools of a request as one list, whichever protocol it is in, and how to call them."""
+"""The tools of a request as one list, in either protocol, and how to call them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Tool:
         return Call(self.name, dumps(arguments), namespace=self.namespace)
 
     def with_input(self, text: str) -> Call:
-        """A call with free text: as input, or as the only argument of a function in its place."""
+        """A call with free text: as input, or as the only argument of a function."""
         if self.kind == "custom":
             return Call(self.name, kind="custom", input=text, namespace=self.namespace)
         argument = next(iter(self.schema.get("properties", {})), "input")

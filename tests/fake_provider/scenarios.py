@@ -1,4 +1,4 @@
-"""What the scripted model says when the prompt names a scenario, ``[[scenario:NAME key=value …]]``.
+"""Answers of the scripted model if the prompt names a scenario, ``[[scenario:NAME key=value …]]``.
 
 The last user message that has a marker counts. Scenarios with tools look at what has happened
 since: when the tools have answered, a text ends the conversation.
@@ -24,7 +24,7 @@ PATCH = '*** Begin Patch\n*** Add File: {file}\n+héllo "quoted" \\ back\n*** En
 
 @dataclass(frozen=True)
 class Scene:
-    """A request with its marker: the options, the tools, and what was said since the marker."""
+    """A request with its marker: the options, the tools, and the steps since the marker."""
 
     ask: Ask
     options: dict[str, str]
@@ -33,7 +33,7 @@ class Scene:
 
     @property
     def results(self) -> list[str]:
-        """What the tools have said."""
+        """The results of the tools."""
         return [step.text for step in self.since if step.kind == "result"]
 
     @property
@@ -52,7 +52,7 @@ class Scene:
 
 
 def answer(ask: Ask, earlier: Turn | None = None) -> Answer:
-    """What the model says to a request."""
+    """The model's answer to a request."""
     said = list_steps(ask, earlier)
     for number, step in reversed(list(enumerate(said))):
         if step.kind == "user" and (marker := MARKER.search(step.text)):
@@ -162,7 +162,7 @@ def handoff(scene: Scene) -> Answer:
 
 
 def shell_loop(scene: Scene) -> Answer:
-    """Makes a ``file`` with the shell, whatever the shell is called."""
+    """Makes a ``file`` with the shell, under any name of the shell."""
     call = _shell(scene)
     if scene.results or call is None:
         return scene.make_final_answer()

@@ -40,9 +40,9 @@ MODELS = ("scripted", "gpt-5.5", "qwen-turbo")
 class Recorded:
     """A request that arrived.
 
-    ``headers`` have lower-case names; ``body`` is None when there was none or it was not JSON.
-    ``status`` is what was answered; ``closed_by_client`` is set when the client left before the
-    answer was over, ``finished`` when no more will be sent, for whatever reason.
+    ``headers`` have lower-case names; ``body`` is None without a JSON body.
+    ``status`` is that of the answer; ``closed_by_client`` is set when the client left before the
+    answer was over, ``finished`` when no more will be sent, for any reason.
     """
 
     method: str
@@ -58,11 +58,11 @@ class Recorded:
 
 
 class ScriptedUpstream:
-    """A provider that says what the test tells it to.
+    """A provider with the answers that the test scripts.
 
     ``keys``: the accepted API keys; None accepts all. ``strict``: refuse what OpenAI refuses.
     ``extra_params``: names beyond OpenAI's that are accepted, wherever they stand.
-    ``refuse``: names from ``vendors.KNOBS``, what this vendor refuses besides.
+    ``refuse``: names from ``vendors.KNOBS``, the further refusals of this vendor.
     ``port``: where to listen, 0 for any free one.
     """
 
@@ -99,7 +99,7 @@ class ScriptedUpstream:
 
     @property
     def unused_count(self) -> int:
-        """How many scripted answers nobody has asked for yet."""
+        """The number of scripted answers that no request has used yet."""
         return len(self._queue)
 
     def script(self, *answers: Scripted) -> None:
@@ -115,7 +115,7 @@ class ScriptedUpstream:
         self._listener.start()
 
     def stop(self) -> None:
-        """End every connection and thread; raise what went wrong in answering, if anything."""
+        """End every connection and thread; raise the error of a failed answer."""
         self._listener.stop()
         if self._listener.failures:
             raise self._listener.failures[0]

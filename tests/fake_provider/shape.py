@@ -1,4 +1,4 @@
-"""Holds JSON against the SDK's request types, and words what does not fit as OpenAI does."""
+"""Checks JSON against the SDK's request types, and words violations as OpenAI does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TAGS = ("type", "role")
 
 
 class Violation(str):
-    """What a strict provider says to a wrong request, with the ``param`` that it is about."""
+    """A strict provider's message about a wrong request, with its ``param``."""
 
     param: str | None
     code: str | None
@@ -123,7 +123,7 @@ def _get_origin(kind: Any) -> Any:
 
 
 def strip_qualifiers(kind: Any) -> Any:
-    """The type without what is only said about it."""
+    """The type without ``Annotated``, ``Required`` and ``NotRequired``."""
     while _get_origin(kind) in (Annotated, Required, NotRequired):
         kind = get_args(kind)[0]
     return kind
@@ -185,7 +185,7 @@ def _list_tag_values(kind: Any, tag: str) -> tuple[Any, ...]:
 def _explain_wrong_tag(value: dict[str, Any], members: Iterable[Any], path: str) -> Violation:
     members = list(members)
     for tag in TAGS:
-        # a list: what is looked up in it may be anything
+        # a list, because looked-up values may be unhashable
         allowed = list(
             dict.fromkeys(n for member in members for n in _list_tag_values(member, tag))
         )

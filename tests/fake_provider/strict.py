@@ -1,4 +1,4 @@
-"""What a strict provider answers 400 to: every violation of a request body, most basic first.
+"""The 400s of a strict provider: every violation of a request body, most basic first.
 
 The parameters, messages, items and tools are held against the request types of the installed SDK;
 the rules that types cannot tell stand in ``strict_chat``, ``strict_responses``, ``strict_tools``.

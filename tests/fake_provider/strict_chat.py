@@ -1,4 +1,4 @@
-"""What OpenAI refuses of a Chat Completions request."""
+"""OpenAI's rules for a Chat Completions request."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .strict_tools import (
 
 EXTRA_FIELDS = frozenset(
     {
-        # what vendors put into messages and calls, and most others let pass
+        # vendors' fields of messages and calls, which most others ignore
         "reasoning_content", "reasoning", "reasoning_details", "extra_content",
-        # what OpenAI's answers have, or its SDK adds to them, and clients send back as it came
+        # fields of OpenAI's answers, or of its SDK, that clients send back
         "annotations", "parsed", "parsed_arguments",
     }
 )  # fmt: skip
@@ -142,7 +142,7 @@ def check_tools(body: Json) -> Iterator[Violation]:
 
 
 def tool_choice(body: Json) -> Iterator[Violation]:
-    """What only makes sense with tools, and names that must be among them."""
+    """Parameters that require tools, and names that must be among them."""
     for name in ("tool_choice", "parallel_tool_calls"):
         if name in body and not body.get("tools"):
             said = f"'{name}' is only allowed when 'tools' are specified."
@@ -185,7 +185,7 @@ def check_combinations(body: Json) -> Iterator[Violation]:
 
 
 def check_ranges(body: Json) -> Iterator[Violation]:
-    """Numbers outside of what they may be."""
+    """Numbers outside of their ranges."""
     yield from out_of_range(body, RANGES)
 
 

@@ -1,4 +1,4 @@
-"""What OpenAI refuses of the history in a Responses request: pairs, ids, reasoning."""
+"""OpenAI's rules for the history in a Responses request: pairs, ids, reasoning."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _is_reference(item: Json, body: Json) -> bool:
 
 
 def check_reasoning(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
-    """Reasoning is readable by this provider, and followed by what came of it."""
+    """Reasoning is readable by this provider, and followed by its output."""
     items = as_items(body.get("input"))
     for number, item in enumerate(items):
         if item.get("type") != "reasoning":

@@ -1,4 +1,4 @@
-"""What OpenAI refuses of a Responses request."""
+"""OpenAI's rules for a Responses request."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _check_message(item: Json, path: str) -> Iterator[Violation]:
 
 
 def something_to_answer(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
-    """There is an input, or what stands for one, and what is referred to is known."""
+    """The request has an input or its substitute, and its references are known."""
     sources = ("input", "previous_response_id", "prompt", "conversation")
     if all(body.get(name) is None for name in sources):
         yield Violation("One of 'input' or 'previous_response_id' or 'prompt' or 'conversation' "

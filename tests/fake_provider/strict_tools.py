@@ -63,7 +63,7 @@ def format_violations(asked: Json, path: str) -> Iterator[Violation]:
 
 
 def strict_problems(schema: Json) -> Iterator[str]:
-    """What strict mode does not take: open objects, and properties that are optional."""
+    """Strict mode refuses open objects and optional properties."""
     for where, node in _list_schemas(schema, ()):
         if not isinstance(node.get("required", []), list) or not isinstance(
             node.get("properties", {}), dict

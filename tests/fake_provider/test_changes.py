@@ -1,4 +1,4 @@
-"""What vendors make of a chat stream."""
+"""Vendors' variations of a chat stream."""
 
 from __future__ import annotations
 

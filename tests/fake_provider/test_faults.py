@@ -40,7 +40,7 @@ Read = Callable[[Protocol, Scripted], list[Json]]
 
 @pytest.fixture
 def ask(up: ScriptedUpstream, http: httpx2.Client) -> Ask:
-    """Ask for a stream once, for what is scripted."""
+    """Request a stream once, for the scripted answer."""
 
     def ask(protocol: Protocol, *scripted: Scripted) -> httpx2.Response:
         up.script(*scripted)

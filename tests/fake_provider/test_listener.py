@@ -178,7 +178,7 @@ def test_headers_can_be_added_and_left_out(up: ScriptedUpstream) -> None:
 
 
 def test_stopping_ends_stalls_and_idle_connections() -> None:
-    """Soon, whoever is waiting."""
+    """Soon, even if a client waits."""
     up = ScriptedUpstream()
     up.start()
     up.script(faults.never_answer())

@@ -68,7 +68,7 @@ def test_every_item_opens_grows_and_closes_in_its_place(answer: Answer) -> None:
 
 @kinds
 def test_deltas_add_up_to_the_done_event(answer: Answer) -> None:
-    """For every text, whatever it is called."""
+    """For texts of every event type."""
     said = make_events(answer, ask(stream=True))
     for done in (e for e in said if e["type"].endswith((".done",)) and "item" not in e):
         kind = done["type"].removesuffix(".done")

@@ -85,7 +85,7 @@ def test_every_scenario_answers_without_tools(make: Make, name: str) -> None:
 def test_tool_results_are_repeated_in_the_text(
     make: Make, name: str, count: int, text: str | None
 ) -> None:
-    """The text at the end repeats what the tools said."""
+    """The text at the end repeats the results of the tools."""
     prompt, tool = f"[[scenario:{name}]]", ("get_weather", CITY)
     called = answer(make(prompt, tool))
     ended = answer(make(prompt, tool, results=("sunny", "rainy")))
@@ -133,7 +133,7 @@ def test_a_handoff_transfers_then_works_then_ends(make: Make) -> None:
     ],
 )
 def test_the_shell_makes_a_file(make: Make, tool: str, key: str, command: Any) -> None:
-    """Whatever it is called, by itself or in a flattened namespace."""
+    """Under any name, by itself or in a flattened namespace."""
     said = answer(make("[[scenario:shell_loop file=x.txt]]", ("other", CITY), (tool, COMMAND)))
 
     assert said.text

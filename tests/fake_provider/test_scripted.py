@@ -1,4 +1,4 @@
-"""The upstream as a provider: paths, keys, scripts, refusals, and what it records."""
+"""The upstream as a provider: paths, keys, scripts, refusals, and records."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_wrong_request_is_refused_and_leaves_the_script_alone(
 
 
 def test_strictness_can_be_switched_off(post: Post) -> None:
-    """For what is not about bodies."""
+    """For tests that are not about bodies."""
     with ScriptedUpstream(strict=False) as up:
         assert post(up, "/responses", {**RESPONSES, "stop": "x"}).status_code == 200
 
@@ -157,7 +157,7 @@ def test_a_stored_response_can_be_built_upon(up: ScriptedUpstream, sdk: OpenAI) 
 
 
 def test_raw_answers_are_written_as_they_are(up: ScriptedUpstream, post: Post) -> None:
-    """Events, or bytes, whatever was asked."""
+    """Events, or bytes, for any request."""
     up.script(Raw(events=[{"type": "x", "a": 1}]), Raw(body=b"plain", status=418))
 
     assert post(up, "/responses", RESPONSES).text == 'event: x\ndata: {"type": "x", "a": 1}\n\n'

@@ -1,4 +1,4 @@
-"""JSON against types, and how OpenAI words what does not fit."""
+"""JSON against types, and OpenAI's wording of violations."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Dog(TypedDict, total=False):
     ],
 )
 def test_matching_value_has_no_violation(value: Any, kind: Any) -> None:
-    """Of whatever type."""
+    """Of any type."""
     assert check(value, kind, "x") == []
 
 

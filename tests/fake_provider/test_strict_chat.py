@@ -1,4 +1,4 @@
-"""What is refused of a Chat Completions request, and what is not."""
+"""Valid and refused Chat Completions requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused of the history in a Responses request."""
+"""Refused histories in a Responses request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused of a Responses request, and what is not; the history is in another file."""
+"""Valid and refused Responses requests; the history is in another file."""
 
 from __future__ import annotations
 

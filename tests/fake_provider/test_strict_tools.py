@@ -1,4 +1,4 @@
-"""Rules of tools and schemas, and what strict mode takes."""
+"""Rules of tools and schemas, also in strict mode."""
 
 from __future__ import annotations
 

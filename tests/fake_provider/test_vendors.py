@@ -1,4 +1,4 @@
-"""What vendors refuse when they are told to."""
+"""Refusals of vendors, switched on by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Framing: events to bytes, and what comes between them."""
+"""Framing: events to bytes, and the pauses and comments between them."""
 
 from __future__ import annotations
 

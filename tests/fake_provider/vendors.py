@@ -1,4 +1,4 @@
-"""What particular vendors refuse although OpenAI accepts it, by name, for tests to switch on."""
+"""Refusals of vendors that OpenAI does not have, by name, for tests to switch on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_knobs(names: Collection[str]) -> frozenset[str]:
 
 
 def list_refusals(protocol: Protocol, body: Json, names: Collection[str]) -> list[Violation]:
-    """What the vendor with these knobs says to a request."""
+    """The refusals of a vendor with these knobs for a request."""
     said = (KNOBS[name](protocol, body) for name in sorted(names))
     return [violation for violation in said if violation]
 
@@ -88,7 +88,7 @@ def json_schema(protocol: Protocol, body: Json) -> Violation | None:
 
 
 def message_extra_fields(protocol: Protocol, body: Json) -> Violation | None:
-    """Groq and others: nothing in a message but what OpenAI has there."""
+    """Groq and others: messages have only OpenAI's fields."""
     known = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio",
              "function_call", "type", "id", "status", "phase"}  # fmt: skip
     for number, message in enumerate(_list_messages(protocol, body)):

@@ -1,4 +1,4 @@
-"""How a reply is written: its head, its frames, and what happens between them.
+"""How a reply is written: its head, its frames, and the steps between them.
 
 A ``Reply`` is data; ``scripted`` performs it on a connection.
 """
@@ -88,7 +88,7 @@ class Framing:
         return self._lines(f"event:{self.space}{event['type']}", data)
 
     def pace_steps(self, steps: Sequence[Step]) -> Iterator[Step]:
-        """The steps with what this framing puts before and between them."""
+        """The steps with the pauses and comments of this framing."""
         for step in self._join_steps(steps):
             if self.delay:
                 yield Pause(self.delay)
@@ -165,7 +165,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Raw:
-    """Exactly these events, or exactly this body, whatever was asked."""
+    """Exactly these events, or exactly this body, for any request."""
 
     events: Sequence[Json] | None = None
     body: bytes = b""
