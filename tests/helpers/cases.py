@@ -3,7 +3,7 @@
 ``request.json`` is what the client sends and ``upstream.request.json`` what its upstream must get;
 ``upstream.jsonl`` is what that upstream streams back, one event a line, and ``answer.json`` what
 must be in the client's whole answer.  ``terms.json`` sets terms of the translation, and
-``dropped.json`` names what does not reach the upstream.
+``dropped.json`` names the parts that do not reach the upstream.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _MAY_SIGN = x509.KeyUsage(
 
 
 class Authority:
-    """Signs certificates; ``file`` holds its own, for those who trust it."""
+    """Signs certificates; ``file`` holds its own, for clients that trust it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -51,7 +51,7 @@ class Authority:
         self_signed: bool = False,
         key_identifiers: bool = True,
     ) -> ssl.SSLContext:
-        """What a server called ``host`` needs to serve TLS; its certificate may be a bad one."""
+        """The TLS context of a server called ``host``; its certificate may be a bad one."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._builder(
             _make_name(host), key.public_key(), expires, key_identifiers, self_signed

@@ -1,6 +1,6 @@
 """Requests made up from the SDK's own request types, and every way to break them.
 
-What is random comes from a ``random.Random``: hypothesis hands one over that it can shrink.
+Random choices come from a ``random.Random``: hypothesis passes one that it can shrink.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def value(random: Random, kind: Any, depth: int = 5) -> Any:
         }
     if kind in _PLAIN:
         return _PLAIN[kind](random)
-    if origin is not None:  # whatever else takes one argument is some kind of list
+    if origin is not None:  # all other types with one argument are lists
         return [value(random, get_args(kind)[0], depth - 1) for _ in _choose_names(random, depth)]
     return _choose_value(random, depth)
 
@@ -191,7 +191,7 @@ def encode_json(document: Any) -> bytes:
     return text.encode()
 
 
-# -- what an upstream says ------------------------------------------------------------------------
+# -- answers of an upstream -----------------------------------------------------------------------
 
 
 def generate_events(random: Random, protocol: Protocol, answer: Answer) -> list[Json]:

@@ -1,4 +1,4 @@
-"""Small real servers on loopback, in threads of their own, for what must meet real sockets."""
+"""Small real servers on loopback, in threads of their own, for tests with real sockets."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ Script = Callable[[Peer], None]
 
 @dataclass
 class Server:
-    """What a running server has seen."""
+    """A running server and the requests that it has received."""
 
     port: int
     scheme: str = "http"
@@ -136,7 +136,7 @@ _unused: list[socket.socket] = []
 
 
 def unused_port() -> int:
-    """A port where nobody listens for as long as the tests run."""
+    """A port without a listener for as long as the tests run."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))  # it stays bound, so that no other process is given the port
     _unused.append(sock)

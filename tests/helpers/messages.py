@@ -1,4 +1,4 @@
-"""Messages clients in tests: Anthropic's SDK as a judge of events, and what an answer says."""
+"""Messages clients in tests: Anthropic's SDK checks events, and the content of an answer."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ REQUEST: Json = {
 
 
 def event_mistakes(event: Json) -> list[str]:
-    """What is wrong with an event, by the SDK's model for its type."""
+    """Return the mistakes of an event, by the SDK's model for its type."""
     pytest.importorskip("anthropic")
     model = _event_models().get(event.get("type", ""))
     return _list_mistakes(model, event) if model else [f"no such event: {event.get('type')}"]
 
 
 def message_mistakes(message: Json) -> list[str]:
-    """What is wrong with a whole message."""
+    """Return the mistakes of a whole message."""
     anthropic_types = pytest.importorskip("anthropic.types")
     return _list_mistakes(anthropic_types.Message, message)
 
@@ -78,7 +78,7 @@ def _list_extras(value: Any, path: str) -> Iterator[str]:
 
 
 def said_by_message(message: Json) -> Said:
-    """What a message says, as `said_by_response` tells of a response."""
+    """Return the content of a message, as `said_by_response` does for a response."""
     blocks = message["content"]
     refused = message["stop_reason"] == "refusal" and (message.get("stop_details") or {}).get(
         "explanation"

@@ -1,4 +1,4 @@
-"""Every way to spoil one value of a JSON document, for tests of what is sent and received."""
+"""Every way to spoil one value of a JSON document, for tests of requests and answers."""
 
 from __future__ import annotations
 

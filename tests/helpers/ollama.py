@@ -1,4 +1,4 @@
-"""Translating for an Ollama client in a test, and what Ollama's own package thinks of the lines."""
+"""Translating for an Ollama client in a test, and checking the lines by Ollama's own package."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def make_chunk(finish: str | None = None, **delta: Any) -> Event:
 
 
 def list_mistakes(line: Json) -> list[str]:
-    """What is wrong with a line, by the types of Ollama's package; skips where it is not there."""
+    """Return the mistakes of a line, by the types of Ollama's package; skips without it."""
     ollama = import_client("ollama")
     kind = ollama.ChatResponse if "message" in line else ollama.GenerateResponse
     read = kind.model_validate(line, strict=True).model_dump(exclude_none=True)

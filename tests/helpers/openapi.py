@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of requests and answers, checked on real ones."""
+"""Checks real requests and answers against the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Conformance:
         self._validator = functools.cache(self._make_validator)
 
     def find_request_mistakes(self, key: str, body: Any) -> list[str]:
-        """What is wrong with a request body, for ``POST /path``."""
+        """Return the mistakes of a request body, for ``POST /path``."""
         schema = self._find_operation(key)["requestBody"]["content"]["application/json"]["schema"]
         return self._find_mistakes(schema, body)
 
     def find_answer_mistakes(self, key: str, status: int, kind: str, data: bytes) -> list[str]:
-        """What is wrong with an answer of this media type."""
+        """Return the mistakes of an answer of this media type."""
         responses = self._find_operation(key)["responses"]
         names = (str(status), f"{status // 100}XX")
         found = next((responses[name] for name in names if name in responses), None)

@@ -1,4 +1,4 @@
-"""Recorded answers of real providers, and what an answer says, read without the forwarder.
+"""Recorded answers of real providers, and their content, read without the forwarder.
 
 The recordings are no part of the project: the environment variable ``RECORDINGS`` names a folder
 that holds ``streams.jsonl.gz``, with one JSON object a line: ``id``, ``kind`` (the protocol that
@@ -43,7 +43,7 @@ class Usage(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one answer says; ``finish`` is in the words of the protocol that it was read from."""
+    """The content of one answer; ``finish`` is in the words of its protocol."""
 
     text: str = ""
     refusal: str = ""
@@ -71,7 +71,7 @@ class Recording:
 
     @cached_property
     def outcome(self) -> Outcome:
-        """What the provider said."""
+        """The provider's answer."""
         return (outcome_of_chunks if self.kind == "chat" else outcome_of_events)(self.events)
 
 
@@ -114,7 +114,7 @@ def _first_answer(sse: str) -> Iterator[Json]:
 
 
 def outcome_of_chunks(chunks: list[Json], choice: int = 0) -> Outcome:
-    """What one choice of a chat stream says."""
+    """Return the content of one choice of a chat stream."""
     message: Json = {"content": [], "calls": []}
     finish: str | None = None
     usage: Any = None
@@ -132,7 +132,7 @@ def outcome_of_chunks(chunks: list[Json], choice: int = 0) -> Outcome:
 
 
 def outcome_of_completion(completion: Json, choice: int = 0) -> Outcome:
-    """What one choice of a whole chat completion says."""
+    """Return the content of one choice of a whole chat completion."""
     if completion.get("error"):
         return Outcome(error=True)
     [entry] = [c for c in completion["choices"] if c["index"] == choice]
@@ -216,7 +216,7 @@ def _chat_usage(usage: Any) -> Usage | None:
 
 
 def outcome_of_events(events: list[Json]) -> Outcome:
-    """What a Responses stream says: by its finished items, or else by its last event."""
+    """Return the content of a Responses stream, by its finished items or its last event."""
     last = events[-1]
     if last["type"] not in ("response.completed", "response.incomplete"):
         return Outcome(error=True)
@@ -230,7 +230,7 @@ def outcome_of_events(events: list[Json]) -> Outcome:
 
 
 def outcome_of_response(response: Json) -> Outcome:
-    """What a whole response says."""
+    """Return the content of a whole response."""
     if response.get("error"):
         return Outcome(error=True)
     items: list[Json] = response["output"]
@@ -273,7 +273,7 @@ def _responses_usage(usage: Any) -> Usage | None:
 
 
 def as_response(said: Outcome) -> Outcome:
-    """What a Responses client must hear of a chat outcome."""
+    """Return a chat outcome as a Responses client must get it."""
     reasoning, text = said.reasoning, said.text
     if block := _THINK.match(text):
         reasoning, text = reasoning + block[1], text[block.end() :]
@@ -294,7 +294,7 @@ _THINK = re.compile(r"\s*<think>(.*?)(?:</think>\n*|\Z)", re.DOTALL)
 
 
 def as_completion(said: Outcome) -> Outcome:
-    """What a chat client must hear of a Responses outcome."""
+    """Return a Responses outcome as a chat client must get it."""
     finish = {"max_output_tokens": "length", "content_filter": "content_filter"}
     ended = finish.get(said.finish or "", "tool_calls" if said.calls else "stop")
     return replace(said, finish=ended)

@@ -1,4 +1,4 @@
-"""What the SDK thinks of our events: the one place that imports it for the translators' tests.
+"""Checks events by the SDK: the one place that imports it for the translators' tests.
 
 The accumulators lie under ``openai.lib`` and are semi-private; should they move, only this file
 has to follow.
@@ -48,28 +48,28 @@ _KNOWN_EXTRAS = frozenset(
 
 
 def event_mistakes(event: Json) -> list[str]:
-    """What is wrong with a Responses event, by the model for the event's own type."""
+    """Return the mistakes of a Responses event, by the model for the event's own type."""
     model = _event_models().get(event.get("type", ""))
     return _list_mistakes(model, event) if model else [f"no such event: {event.get('type')}"]
 
 
 def chunk_mistakes(chunk: Json) -> list[str]:
-    """What is wrong with a chat chunk."""
+    """Return the mistakes of a chat chunk."""
     return _list_mistakes(ChatCompletionChunk, _without_freeform(chunk))
 
 
 def response_mistakes(response: Json) -> list[str]:
-    """What is wrong with a whole response."""
+    """Return the mistakes of a whole response."""
     return _list_mistakes(Response, response)
 
 
 def completion_mistakes(completion: Json) -> list[str]:
-    """What is wrong with a whole chat completion."""
+    """Return the mistakes of a whole chat completion."""
     return _list_mistakes(ChatCompletion, completion)
 
 
 def compaction_mistakes(compacted: Json) -> list[str]:
-    """What is wrong with a compacted conversation, but for the users' messages in it.
+    """Return the mistakes of a compacted conversation, except those of user messages.
 
     They are documented to be there, and the SDK has no type for them.
     """

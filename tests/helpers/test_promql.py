@@ -1,4 +1,4 @@
-"""The reader of PromQL finds metrics, matchers and labels, and refuses what it cannot read."""
+"""The reader of PromQL finds metrics, matchers and labels, and refuses other syntax."""
 
 from __future__ import annotations
 

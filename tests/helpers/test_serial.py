@@ -1,4 +1,4 @@
-"""Tests that are marked ``serial`` run alone, whatever the other workers do."""
+"""Tests that are marked ``serial`` run alone, also beside other workers."""
 
 from __future__ import annotations
 

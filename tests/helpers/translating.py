@@ -78,7 +78,7 @@ class Translated(NamedTuple):
 
 
 def translate(direction: str, request: Json, its_terms: TranslationContext) -> Translated:
-    """Translate a request; the ``answer`` translates what the upstream streams back."""
+    """Translate a request; the ``answer`` translates the upstream's stream."""
     translation = TRANSLATIONS[direction]
     prepared = translation.translate_request(request, its_terms)
     return Translated(
@@ -163,7 +163,7 @@ _TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
 
 
 def _split_chunk(chunk: Event) -> Iterator[Event]:
-    """A chat chunk with at most one letter of each text; what is said once stays in the first."""
+    """A chat chunk with at most one letter of each text; other fields stay in the first."""
     choices = chunk.get("choices") or []
     choice = choices[0] if choices else {}
     while choice.get("delta"):
@@ -177,7 +177,7 @@ def _split_chunk(chunk: Event) -> Iterator[Event]:
 
 
 def _split_texts(delta: Json) -> tuple[Json, Json]:
-    """The first letter of every text with all that is no text, and what is left of the texts."""
+    """The first letter of every text with all other fields, and the rest of the texts."""
     first, rest = dict(delta), {}
     for name in _TEXTS:
         text = delta.get(name)
@@ -207,11 +207,11 @@ def _cut_call(call: Json) -> tuple[Json, Json]:
     return call, {}
 
 
-# -- what was said ------------------------------------------------------------------------------
+# -- content of answers -------------------------------------------------------------------------
 
 
 class Said(NamedTuple):
-    """What an answer says, whatever its protocol: for comparing across."""
+    """The content of an answer in any protocol, for comparisons."""
 
     text: str
     refusal: str
@@ -221,7 +221,7 @@ class Said(NamedTuple):
 
 
 def said_by_response(response: Json) -> Said:
-    """What a Responses answer says; calls are told by the names that chat clients see."""
+    """Return the content of a Responses answer; calls have the names that chat clients see."""
     parts = [
         part for item in response["output"] if item["type"] == "message" for part in item["content"]
     ]
@@ -238,7 +238,7 @@ def said_by_response(response: Json) -> Said:
 
 
 def join_paragraphs(*texts: str) -> str:
-    """Reasoning whose items are paragraphs, however many blank lines lie between them."""
+    """Reasoning with items as paragraphs, separated by any number of blank lines."""
     return "\n\n".join(p for text in texts for p in text.split("\n\n") if p)
 
 
@@ -255,7 +255,7 @@ def _read_reasoning(item: Json) -> list[str]:
 
 
 def said_by_completion(completion: Json) -> Said:
-    """What a chat completion says."""
+    """Return the content of a chat completion."""
     choice = completion["choices"][0]
     message = choice["message"]
     calls = list(message.get("tool_calls") or ())

@@ -1,4 +1,4 @@
-"""Waiting for what a process does by itself."""
+"""Waiting for asynchronous events."""
 
 from __future__ import annotations
 
