@@ -114,7 +114,7 @@ def make_server(protected: bool) -> Any:
 
     @server.tool()
     def events() -> list[str]:
-        """What the other tools have noted."""
+        """The notes of the other tools."""
         return seen
 
     @server.tool()

@@ -57,7 +57,7 @@ Round = list[Json] | Exception | tuple[str, list[Json]] | Callable[[Json], list[
 
 
 class ScriptedUpstream:
-    """A handler that answers each request with the next round; ``requests`` is what it was asked."""
+    """A handler that answers each request with the next round; ``requests`` records them."""
 
     def __init__(self, *rounds: Round, streamed: bool = True) -> None:
         self.requests: list[Json] = []

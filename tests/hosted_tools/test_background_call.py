@@ -1,4 +1,4 @@
-"""Calls that run in the background, and what ends those that take too long."""
+"""Calls that run in the background, and their time limits."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ REFERENCE: Json = {"type": "function", "name": "weather"}
 
 
 def send(request: Json, refuses: bool = False) -> tuple[Json, LossReport]:
-    """What the upstream gets, and what is lost."""
+    """The upstream's request, and the losses."""
     upstream, report = ScriptedUpstream([make_text_item("Hi.")]), LossReport()
     handler = with_dropped_tools(upstream, frozenset({"web_search"}), report, refuses)
     events_of(handler(request))

@@ -29,7 +29,7 @@ def get(
     lookup: Callable[[str, int], Any] = lambda host, port: LOOPBACK,
     **headers: str,
 ) -> tuple[httpx2.Response | Exception, HttpOutcome, list[bytes]]:
-    """A request to a server with this script, its outcome and what the server got."""
+    """A request to a server with this script: its outcome and the server's requests."""
 
     async def send(port: int) -> tuple[httpx2.Response | Exception, HttpOutcome]:
         resolver = AddressResolver(lookup)

@@ -1,4 +1,4 @@
-"""Makers of images: what upstreams are asked, and what is read from their answers."""
+"""Makers of images: requests to upstreams, and the images read from their answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upstreams whose streams are legal in other ways than OpenAI's."""
+"""Upstreams with valid streams that differ from OpenAI's."""
 
 from __future__ import annotations
 

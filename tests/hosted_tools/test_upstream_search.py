@@ -1,4 +1,4 @@
-"""Web search by an upstream: what it is asked, and what is read from its answer."""
+"""Web search by an upstream: its request, and the results read from its answer."""
 
 from __future__ import annotations
 
