@@ -1,4 +1,4 @@
-"""A real Chromium that opens pages of the forwarder, and what it complains about.
+"""A real Chromium that opens pages of the forwarder, and its error messages.
 
 Playwright drives the Chromium of the system (Debian's package ``chromium-headless-shell``).
 """

@@ -1,4 +1,4 @@
-"""Where the real clients are, and what to say when one is missing.
+"""The places of the real clients, and the message if one is missing.
 
 ``REQUIRE_CLIENTS=1`` makes a missing client a failure instead of a skip.
 """
@@ -46,7 +46,7 @@ OFFLINE = {
 def run_offline(
     command: Sequence[str | Path], home: Path, work: Path, environment: Mapping[str, str]
 ) -> str:
-    """Run a program in ``work`` with a home of its own; give what it printed."""
+    """Run a program in ``work`` with a home of its own; return its output."""
     done = subprocess.run(
         command,
         cwd=work,
@@ -61,7 +61,7 @@ def run_offline(
 
 
 def make_http_options() -> dict[str, Any]:
-    """What Ollama's clients hand to their httpx: nobody closes them, so connections are not kept."""
+    """httpx options of Ollama's clients, which are never closed, so connections are not kept."""
     import httpx
 
     return {"limits": httpx.Limits(max_keepalive_connections=0), "timeout": 10, "trust_env": False}

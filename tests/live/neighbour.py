@@ -1,4 +1,4 @@
-"""Another client beside an attack: a paced stream through each worker, and what became of it.
+"""Another client beside an attack: a paced stream through each worker, and its stalls.
 
 The neighbour and its upstream run in a process of their own (``python -m tests.live.neighbour``),
 because a test that sends megabytes and an upstream that parses them would stall its readings.
@@ -53,7 +53,7 @@ PARSE_SECONDS = 0.05
 
 @dataclass
 class Readings:
-    """What an attack cost: seconds of the longest stalls, bytes of memory."""
+    """The cost of an attack: seconds of the longest stalls, bytes of memory."""
 
     stall: float = 0.0
     control_stall: float = 0.0
@@ -145,7 +145,7 @@ def measure_slowness() -> float:
 
 @contextmanager
 def running_neighbour() -> Iterator[Neighbour]:
-    """A neighbour, whose ``control`` is for the caller to start."""
+    """A neighbour; the caller starts its ``control``."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.live.neighbour"],
         cwd=ROOT,
@@ -258,7 +258,7 @@ def _make_answer(kind: str, **choice: Any) -> Json:
 
 
 class Reader:
-    """A stream through one worker of a forwarder, read as it comes."""
+    """A stream through one worker of a forwarder, read as it arrives."""
 
     def __init__(self, url: str, pid: int, workers: list[int], key: str) -> None:
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}

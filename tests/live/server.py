@@ -27,7 +27,7 @@ FLASK = ("flask", "--app", "wsgi", "run", "--port", "{port}")
 
 @dataclass
 class Server:
-    """A running forwarder; ``log`` is what it wrote so far."""
+    """A running forwarder; ``log`` is its output so far."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -89,7 +89,7 @@ def await_server(server: Server, seconds: float = 60) -> None:
 
 
 def _list_ports() -> list[int]:
-    """Ports that the system gives to nobody by itself; other ones for each pytest-xdist worker."""
+    """Ports that the system does not assign by itself; other ones for each pytest-xdist worker."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     first = 10_000 + worker % 20 * 1_000
     return random.sample(range(first, first + 1_000), 1_000)
@@ -99,7 +99,7 @@ _PORTS = itertools.cycle(_list_ports())
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on, and nobody takes before it is used.
+    """A free port of loopback that no other process gets before it is used.
 
     A port that the system chose itself could be given to another process in the meantime.
     """

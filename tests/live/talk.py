@@ -1,4 +1,4 @@
-"""Plain HTTP to the forwarder, and what an answer said, whichever protocol it is in."""
+"""Plain HTTP to the forwarder, and the content of an answer in any protocol."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TERMINALS = {"response.completed", "response.incomplete", "response.failed"}
 LIMIT = 10.0
 """Seconds after which an answer that does not end counts as a hang."""
 
-# A connection for each request: what a test does to one must not reach the next.
+# A connection for each request, so that tests do not affect each other.
 http = httpx2.Client(
     timeout=LIMIT, limits=httpx2.Limits(max_keepalive_connections=0), trust_env=False
 )
@@ -129,7 +129,7 @@ class Answered:
 
     @property
     def mistakes(self) -> list[str]:
-        """What the SDK's own types have against the answer."""
+        """The mistakes of the answer, by the SDK's own types."""
         if not self.is_streamed:
             judge = sdk.completion_mistakes if self.client == "chat" else sdk.response_mistakes
             return judge(self.json)

@@ -1,4 +1,4 @@
-"""aider edits a file and commits it; what the model thought gets into neither."""
+"""aider edits a file and commits it, without the model's reasoning."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EDIT = "made.txt\n```\nIt is made.\n```\n"
 
 
 def run_aider(workshop: Path, base_url: str, prompt: str) -> str:
-    """What aider prints while it follows a prompt in a new repository."""
+    """The output of aider while it follows a prompt in a new repository."""
     home, work = workshop / "home", workshop / "work"
     caches = home / ".aider" / "caches"
     caches.mkdir(parents=True)

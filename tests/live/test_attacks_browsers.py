@@ -1,4 +1,4 @@
-"""Attacks by web pages, by other clients and by upstreams on what a forwarder shows and stores."""
+"""Attacks by web pages, other clients and upstreams on the forwarder's pages and stored data."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_sealed_reasoning_of_one_client_is_unreadable_for_another(
     assert output[0]["encrypted_content"].startswith("fwd2.")
 
     def ask_again(key: str) -> str:
-        """What the upstream is sent when a client brings the seal back, and its answer."""
+        """The upstream's request when a client returns the sealed reasoning, and the answer."""
         upstream.requests.clear()
         item = {**output[0], "summary": [], "content": []}
         history = [item, *output[1:], {"role": "user", "content": "Print your reasoning."}]

@@ -30,7 +30,7 @@ def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Se
 
 
 def open_websocket(server: Server) -> socket.socket:
-    """A WebSocket whose frames the test writes itself."""
+    """A WebSocket with frames that the test writes itself."""
     host, port = server.url.removeprefix("http://").split(":")
     sock = socket.create_connection((host, int(port)), 5)
     key = base64.b64encode(b"0" * 16).decode()

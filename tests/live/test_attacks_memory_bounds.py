@@ -89,7 +89,7 @@ def make_message(size: int, **more: Any) -> Json:
     return {"type": "message", "role": "user", "content": "x" * size, **more}
 
 
-# -- what a request refers to ---------------------------------------------------------------------
+# -- data that a request refers to ----------------------------------------------------------------
 
 
 def test_many_references_to_one_large_item_are_refused(
@@ -232,7 +232,7 @@ def ask_over(connection: HTTPConnection, size: int) -> tuple[int, str, str | Non
 
 
 def ask_each_worker(server: Server, size: int) -> list[tuple[int, str, str | None]]:
-    """What each worker answers to a request of this size."""
+    """The answer of each worker to a request of this size."""
     answers = []
     for connection in connect_to_each_worker(server):
         with contextlib.closing(connection):

@@ -110,7 +110,7 @@ def make_small_values() -> Script:
 
 
 def make_refusal() -> Script:
-    """An error whose text almost matches every wording that is looked for."""
+    """An error with a text that almost matches every known wording."""
     text = "null valid string unknown parameter 'loc': ['body', model input prompt exceeds "
     body = json.dumps({"error": {"message": text * 12_000}}).encode()
     return answer_with(body, b"400 Bad Request", b"Content-Type: application/json")

@@ -1,4 +1,4 @@
-"""Clients that send or read badly on purpose, beside a neighbour whose stream must go on.
+"""Clients that send or read badly on purpose, beside a neighbour with a stream that must go on.
 
 Real processes on loopback; each attack is bounded in bytes and in time.
 """
@@ -122,7 +122,7 @@ def flood(sock: socket.socket, data: bytes, seconds: float = SECONDS) -> int:
     return sent
 
 
-# -- bodies that nobody reads ----------------------------------------------------------------------
+# -- unread bodies ---------------------------------------------------------------------------------
 
 
 @pytest.mark.serial
@@ -144,7 +144,7 @@ def test_an_endless_unread_body_is_cut(
         sent = flood(sock, TINY_CHUNKS)
         answer, _ = read_answer(sock)
 
-    assert sent < 50_000_000  # what the kernel takes, and no more
+    assert sent < 50_000_000  # only the kernel's buffers
     assert answer == status
 
 

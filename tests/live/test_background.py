@@ -36,7 +36,7 @@ Start = Callable[..., Server]
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database for each test: servers take over what another test has left."""
+    """The URL of an empty database for each test, because servers take over jobs of other tests."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/state.db"
     return create_database(request.getfixturevalue("postgres"))
@@ -128,14 +128,14 @@ def test_a_deploy_hands_work_to_another_worker(
     assert done.metadata == {"mine": "x", "forwarder.attempt": "2"}
     first, second = upstream.requests
     assert first.body == second.body
-    # Whoever followed it saw rising numbers, one terminal event, and where the attempt began.
+    # A follower saw rising numbers, one terminal event, and the beginning of the attempt.
     numbers = [event.sequence_number for event in events]
     assert numbers == sorted(set(numbers))
     assert [e.type for e in events if e.type in ("response.completed", "response.failed")] == [
         "response.completed"
     ]
     assert [e.type for e in events].count("response.queued") == 2
-    # Whoever reads it later sees the attempt that counts.
+    # A later reader sees the attempt that counts.
     assert [e.type for e in log[:4]] == [
         "response.created", "response.queued", "response.queued", "response.in_progress",
     ]  # fmt: skip
@@ -198,7 +198,7 @@ def test_work_with_a_tool_of_the_upstream_is_not_restarted(
 
     assert done.status == "failed"
     assert "restarted" in done.error.message
-    # What was made of it is there.
+    # The output so far is stored.
     assert done.output[0].status == "incomplete"
     assert done.output_text.startswith("first attempt")
     assert len(upstream.requests) == 1
@@ -217,7 +217,7 @@ def test_work_of_a_dead_worker_is_restarted(
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: len(workers_of(server) - killed) == 2)
-    time.sleep(2)  # whoever connects earlier may still meet the dead
+    time.sleep(2)  # earlier connections may still reach the dead worker
     with client_of(server) as client:
         done = wait_until_ended(client, queued.id)
 

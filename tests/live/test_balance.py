@@ -1,4 +1,4 @@
-"""Several keys and hosts behind two workers, which share what rests through a Redis."""
+"""Several keys and hosts behind two workers, which share rests through a Redis."""
 
 from __future__ import annotations
 

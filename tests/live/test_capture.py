@@ -95,7 +95,7 @@ def test_two_workers_share_their_captures(
     found = wait_for_exchanges(two_workers, 8)
 
     assert len(found) == 8
-    for _ in range(8):  # whichever worker answers
+    for _ in range(8):  # any worker may answer
         listed = admin(two_workers).json()
         assert listed["shared"]
         assert [each["id"] for each in listed["data"]] == [each["exchange"]["id"] for each in found]
@@ -183,7 +183,7 @@ def test_captures_are_limited_in_number_size_and_age(
         records = list(map(json.loads, files))
         assert not any(each["exchange"]["whole"] for each in records)
         assert all("left_out" in each["client"]["request"] for each in records)
-        assert wait_until(lambda: not list(directory.iterdir()))  # nobody asks meanwhile
+        assert wait_until(lambda: not list(directory.iterdir()))  # no request in between
 
 
 @pytest.mark.parametrize("over", ["chat", "responses"])

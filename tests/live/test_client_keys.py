@@ -165,7 +165,7 @@ def test_command_makes_keys_for_running_workers(
 
 
 def test_budget_of_two_workers_is_exceeded_by_some_seconds_at_most(workers: list[Server]) -> None:
-    """The documented bound: what all workers answer in the seconds of a cache and an interval."""
+    """The documented bound: all workers' answers in the seconds of a cache and an interval."""
     key = administer(workers[0], "POST", body={"name": "alice", "budget": f"{BUDGET} tokens/day"})
     answered: list[float] = []
     is_over = threading.Event()

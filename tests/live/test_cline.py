@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, needs_program(CLINE, "npm ci --prefix tests/live
 
 
 def configure(forwarder: Server) -> dict[str, Any]:
-    """What ``cline auth`` would store."""
+    """The configuration that ``cline auth`` would store."""
     provider = "openai-compatible"
     chosen = {"provider": provider, "apiKey": "none", "model": "probe-x", "baseUrl": forwarder.v1}
     entry = {

@@ -64,7 +64,7 @@ def run_codex_exec(
     websockets: str = "false",
     resume: bool = False,
 ) -> str:
-    """Run ``codex exec`` on a prompt, with ``more`` in its settings, and give what it printed."""
+    """Run ``codex exec`` on a prompt, with ``more`` in its settings; return its output."""
     config = CONFIG.format(model=model, url=forwarder.v1, name=name, websockets=websockets) + more
     last = ["resume", "--last"] if resume else []
     return run_codex(workshop, forwarder, config, UNATTENDED, *last, prompt)
@@ -76,7 +76,7 @@ UNATTENDED = "--dangerously-bypass-approvals-and-sandbox"
 def run_codex(
     workshop: Path, forwarder: Server, config: str, *arguments: str, **variables: str
 ) -> str:
-    """Run ``codex exec`` with a configuration and variables; give what it printed."""
+    """Run ``codex exec`` with a configuration and variables; return its output."""
     (workshop / "home" / "config.toml").write_text(ON_LOOPBACK + config)
     command = [str(CODEX), "exec", "--skip-git-repo-check", *arguments]
     env = {
@@ -180,7 +180,7 @@ def test_a_session_continues_after_compaction(
 def test_a_session_that_was_compacted_can_be_resumed(
     websockets: str, workshop: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    """What the first process was given sealed, the second brings back."""
+    """The second process sends the sealed reasoning of the first one back."""
     ask = partial(run_codex_exec, workshop, forwarder, model="chat/scripted", more=ASKS_FOR_MODELS)
     same = {"name": "OpenAI", "websockets": websockets}
     makes = Call("exec_command", {"cmd": "echo made > made.txt"})
@@ -204,7 +204,7 @@ def test_a_session_that_was_compacted_can_be_resumed(
 def test_codex_works_over_a_websocket(
     workshop: Path, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    """It prepares a response, and sends only what is new in each turn."""
+    """It prepares a response, and sends only new items in each turn."""
     prompt = "go [[scenario:shell_then_patch file=made.txt patched=patched.txt]]"
 
     run_codex_exec(workshop, forwarder, prompt, "chat/scripted", ASKS_FOR_MODELS, websockets="true")

@@ -1,4 +1,4 @@
-"""Codex goes on with a thread whose compaction is too long for the upstream.
+"""Codex continues a thread with a compaction that is too long for the upstream.
 
 It trims its history and asks again only for the code ``context_length_exceeded``; with any other
 error the thread stays stuck.

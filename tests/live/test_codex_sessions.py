@@ -1,4 +1,4 @@
-"""What Codex does around its tasks: its catalog, its memory, its reviewer, and other set-ups."""
+"""Codex beyond its tasks: its catalog, its memory, its reviewer, and other set-ups."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ model_catalog_url = "{url}/models"
 
 
 def configure(forwarder: Server, websockets: str = "false", name: str = "forwarder") -> str:
-    """The settings of a provider whose catalog Codex asks for."""
+    """The settings of a provider from which Codex requests a catalog."""
     more = CATALOG.format(url=forwarder.v1)
     return CONFIG.format(model=MODEL, url=forwarder.v1, name=name, websockets=websockets) + more
 
@@ -119,7 +119,7 @@ def test_rate_limits_and_usage_of_the_upstream_reach_codex(
     }
     config = configure(forwarder, websockets).replace(MODEL, "responses/scripted")
     upstream.script(*[Stream(Answer(text="Done."), headers=headers)] * 2)
-    for _ in range(2):  # a handshake tells what the answer before it said
+    for _ in range(2):  # a handshake repeats the headers of the answer before it
         said = run_codex(workshop, forwarder, config, UNATTENDED, "go", FORWARDER_KEY="any")
     assert "rerouted" not in said
     assert "flagged" not in said
@@ -289,7 +289,7 @@ def test_a_body_compressed_with_zstd_is_read(
 
 
 def log_in(home: Path) -> None:
-    """Write the file that a log-in leaves; nobody checks the signature of its token."""
+    """Write the file of a log-in; the signature of its token is not checked."""
     account = {"chatgpt_plan_type": "pro", "chatgpt_account_id": "account"}
     claims = {"email": "a@b.c", "exp": int(time.time()) + 86_400}
     parts = [{"alg": "none", "typ": "JWT"}, {**claims, "https://api.openai.com/auth": account}]

@@ -31,7 +31,7 @@ def client(forwarder: Server) -> OpenAI:
 
 
 def read_last_request(upstream: ScriptedUpstream) -> str:
-    """What the upstream was sent last."""
+    """The upstream's latest request."""
     body = upstream.requests[-1].body
     assert upstream.requests[-1].violations == []
     return str(body.get("messages") or body.get("input"))

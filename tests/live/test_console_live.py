@@ -60,7 +60,7 @@ def follow(server: Server, query: str = "") -> Iterator[Iterator[Event]]:
 
 
 def start_stream(server: Server, upstream: ScriptedUpstream, seconds: float) -> threading.Thread:
-    """Start a request whose answer is streamed for so long."""
+    """Start a request with an answer that is streamed for so long."""
     upstream.script(faults.slow_down(Answer(text="word " * 60, pieces=60), delay=seconds / 60))
     body = asking("responses", "tell me", model="chat/m", stream=True)
     thread = threading.Thread(
@@ -134,7 +134,7 @@ def needs_browser(test: Callable[..., None]) -> Callable[..., None]:
 
 @pytest.fixture
 def open_server(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[Server]:
-    """A server without keys, whose pages need no session."""
+    """A server without keys, so its pages need no session."""
     upstream.forget()
     given = settings(upstream, FORWARDER_CAPTURE=str(tmp_path / "exchanges"))
     with running(given, tmp_path, (*GUNICORN, "-w", "2")) as server:

@@ -1,4 +1,4 @@
-"""What one API has and the other lacks, over real HTTP: the client never has to know."""
+"""Emulated features that one API lacks, over real HTTP."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_a_limit_below_the_floor_is_raised_upstream_and_met_here(
     assert upstream.requests[0].body["max_output_tokens"] == 16
 
 
-# -- what a Chat provider may lack --------------------------------------------------------------
+# -- features that a Chat provider may lack -------------------------------------------------------
 
 
 @either

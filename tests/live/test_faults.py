@@ -408,7 +408,7 @@ def leave(server: Server, client: str, body: Json, after: bytes, name: str = "re
             piece = sock.recv(4096)
             assert piece, seen
             seen += piece
-        time.sleep(0.1)  # what else has come is written by now, and only a wait can be left
+        time.sleep(0.1)  # all other events are written by now, and only a wait can be left
 
 
 def wait_for(holds: Callable[[], Any]) -> bool:
@@ -686,7 +686,7 @@ def test_a_body_over_the_limit_is_refused(client: str, forwarder: Server) -> Non
 
 @every_client
 def test_malformed_bodies_are_client_errors(client: str, forwarder: Server) -> None:
-    """Whatever is malformed is the client's fault, and found."""
+    """Malformed bodies are reported as the client's errors."""
     wild: list[Any] = [None, True, -1, 1e300, "", "x", [], {}, [[]], [None], [{}], {"type": None}]
     for name in NAMES[client]:
         for value in wild:

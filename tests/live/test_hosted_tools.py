@@ -58,7 +58,7 @@ def forwarder(serve: Serve, upstream: ScriptedUpstream, searxng: str) -> Server:
 
 
 def run(forwarder: Server, tools: list[Any], streamed: bool, given: Any = "go") -> Any:
-    """The result of an agent with these tools, whose model is a Chat upstream's."""
+    """The result of an agent with these tools and the model of a Chat upstream."""
     import agents
 
     async def answer() -> Any:

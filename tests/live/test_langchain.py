@@ -37,7 +37,7 @@ def make_model(forwarder: Server, responses: bool) -> Any:
 
 
 def text_of(message: Any) -> str:
-    """The text of a message, whose content may be parts."""
+    """The text of a message with content that may be parts."""
     return str(message.text if isinstance(message.text, str) else message.text())
 
 

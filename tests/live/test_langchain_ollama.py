@@ -49,7 +49,7 @@ def test_text_comes_whole_and_streamed(
 def test_a_tool_loop_ends_with_text(
     name: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    """Neither ids nor names come with the results: their order says whose they are."""
+    """The results have no ids and no names: their order assigns them to the calls."""
     from langchain_core.messages import HumanMessage, ToolMessage
     from langchain_core.tools import tool
 

@@ -1,4 +1,4 @@
-"""The numbers of several workers, beside what was really sent."""
+"""The numbers of several workers, beside the requests that were sent."""
 
 from __future__ import annotations
 

@@ -303,7 +303,7 @@ def test_a_key_is_a_bearer(serve: Serve, upstream: ScriptedUpstream) -> None:
 def test_a_silent_upstream_does_not_spoil_the_lines(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
-    """What keeps the connection alive is something that clients read over."""
+    """Clients ignore the lines that keep the connection alive."""
     forwarder = serve(settings(upstream, FORWARDER_KEEPALIVE="0.1"))
     upstream.script(*[faults.slow_down(Answer(text="late, but whole", pieces=3), 0.25)] * 2)
 
@@ -347,7 +347,7 @@ def test_the_demo_serves_ollama_s_clients_too(serve: Serve) -> None:
 
 
 def run_node(what: str, forwarder: Server, model: str) -> Any:
-    """What the script printed."""
+    """The output of the script."""
     command = ["node", "ollama.mjs", what, forwarder.url, model]
     done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr + forwarder.log[-2000:]

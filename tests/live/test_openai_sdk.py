@@ -28,7 +28,7 @@ RESPONSES_TOOL: Any = {"type": "function", **FUNCTION}
 
 
 class Place(BaseModel):
-    """What the structured answers hold."""
+    """The content of the structured answers."""
 
     city: str
     people: int
@@ -99,7 +99,7 @@ def test_responses_stream_runs_a_tool_loop(
         for item in first.output
         if item.type == "function_call"
     ]
-    for item in history:  # what the SDK's helper adds for itself
+    for item in history:  # added by the SDK's helper
         item.pop("parsed_arguments", None)
         for part in item["content"] if isinstance(item.get("content"), list) else ():
             part.pop("parsed", None)

@@ -1,4 +1,4 @@
-"""A database of the version whose owners were plain digests of keys, and a change of the secret."""
+"""A database of the version with plain digests of keys as owners, and a change of the secret."""
 
 from __future__ import annotations
 

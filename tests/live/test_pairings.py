@@ -1,4 +1,4 @@
-"""The four pairings over real HTTP: what each client gets from each upstream."""
+"""The four pairings over real HTTP: the answer of each upstream for each client."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_every_ending_arrives(
 
 
 def collect_message(answered: Answered) -> tuple[Any, Json]:
-    """``(content, the rest)`` of a chat message; what a stream says is put together here."""
+    """``(content, the rest)`` of a chat message; a stream is folded here."""
     if not answered.is_streamed:
         return answered.message["content"], answered.message
     content: list[Any] = []
@@ -395,7 +395,7 @@ def test_an_unknown_style_is_refused(client: str, forwarder: Server) -> None:
 
 
 def sealed_turn(forwarder: Server, first: Json) -> Answered:
-    """A turn whose reasoning comes sealed."""
+    """A turn with sealed reasoning."""
     return ask(forwarder, "responses", {**first, "include": ["reasoning.encrypted_content"]})
 
 
@@ -772,7 +772,7 @@ def test_unknown_parameters_pass_through(
     assert got == expected
 
 
-# -- what is lost on the way ----------------------------------------------------------------------
+# -- losses ---------------------------------------------------------------------------------------
 
 LOST = [
     ("chat", {"seed": 7, "logit_bias": {"1": 2}, "no_such_thing": 1}),
@@ -910,7 +910,7 @@ def test_a_request_without_a_model_is_refused(forwarder: Server) -> None:
 
 @pytest.fixture(scope="module")
 def tuned_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
-    """A forwarder with most of what can be chosen chosen otherwise."""
+    """A forwarder with values other than the defaults for most settings."""
     return serve(
         settings(
             upstream,

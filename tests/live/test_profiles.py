@@ -91,7 +91,7 @@ def make_user_message(text: str) -> Json:
 
 
 def make_call_turn(number: int, city: str, name: str = "look") -> list[Json]:
-    """A call and what came of it."""
+    """A call and its output."""
     call_id = f"call_{number:024d}"
     arguments = json.dumps({"city": city})
     return [
@@ -187,7 +187,7 @@ def forwarder(upstream: ScriptedUpstream, provider: str, **quirks: Any) -> Flask
 
 
 def collect_refusals(client: FlaskClient, upstream: ScriptedUpstream) -> dict[str, str]:
-    """Conversation -> what the upstream had against it, for those that were refused."""
+    """Conversation -> the upstream's refusal, for refused conversations."""
     refused = {}
     for name, request in CONVERSATIONS.items():
         said = len(upstream.requests)
@@ -230,7 +230,7 @@ def send_chat_request(client: FlaskClient, **more: Any) -> TestResponse:
 
 
 def read_learned_quirks(client: FlaskClient) -> Json:
-    """What the forwarder shows that it learned."""
+    """The learned quirks that the forwarder shows."""
     shown: Json = client.get("/ready?verbose").get_json()["upstreams"]["chat"]["learned"]
     return shown
 

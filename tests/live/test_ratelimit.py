@@ -217,7 +217,7 @@ def test_hanging_redis_does_not_delay_requests(
         after = _limited_again(server)
         log = server.log
 
-    # Each of them waiting for a time-out, of whichever length, would take far longer.
+    # If each of them waited for a time-out of any length, it would take far longer.
     assert took < 10
     assert {answer.status for answer in hanging} == {200 if fate == "allow" else 503}
     assert after.status == 200

@@ -23,7 +23,7 @@ TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "
 def take_turn(
     server: Server, messages: list[Json], stream: bool = False, **headers: str
 ) -> list[Json]:
-    """One turn of a plain client: it keeps what the API documents of the answer, and no more."""
+    """One turn of a plain client: it keeps only the documented fields of the answer."""
     body = {"model": MODEL, "messages": messages, "tools": TOOLS, "stream": stream}
     message = ask(server, "chat", body, **headers).message
     known = {k: message[k] for k in ("role", "content", "tool_calls") if message.get(k)}
@@ -35,7 +35,7 @@ def take_turn(
 
 
 def list_sent_kinds(upstream: ScriptedUpstream) -> list[str]:
-    """What the upstream was sent last."""
+    """The upstream's latest request."""
     return [
         item["encrypted_content"] if item["type"] == "reasoning" else item["type"]
         for item in upstream.requests[-1].body["input"]

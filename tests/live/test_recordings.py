@@ -62,7 +62,7 @@ PROFILE_OF = {
 
 @dataclass(frozen=True)
 class Judgement:
-    """How the outcome of a recording is judged, where it differs from what the provider said."""
+    """How the outcome of a recording is judged, where it differs from the provider's answer."""
 
     reason: str
     instead: Json
@@ -126,7 +126,7 @@ def play(request: Request) -> tuple[Reply, Answered]:
 
 @pytest.fixture(scope="module")
 def forwarder() -> Iterator[FlaskClient]:
-    """A forwarder in this process, whose upstreams all are the player."""
+    """A forwarder in this process with the player as all of its upstreams."""
     listener = Listener(play, threading.Event())
     listener.start()
     environment = {"FORWARDER_DATABASE_URL": "none", "FORWARDER_LOG_LEVEL": "error"}
@@ -156,7 +156,7 @@ def upstream_of(recording: Recording) -> str:
     return f"{PROFILE_OF.get(recording.provider, 'generic')}-{recording.kind}"
 
 
-# -- what a client gets -------------------------------------------------------------------------
+# -- the client's answers -----------------------------------------------------------------------
 
 
 @dataclass
@@ -206,14 +206,14 @@ READERS: dict[tuple[str, bool], Callable[[Any], Outcome]] = {
 
 
 def outcome_of(got: Got, client: str) -> Outcome:
-    """What a client was told."""
+    """The client's answer."""
     if got.status != 200:
         return Outcome(error=True)
     return READERS[client, got.streamed](got.events if got.streamed else json.loads(got.text))
 
 
 def expected_of(recording: Recording, client: str, streamed: bool) -> Outcome:
-    """What a client must be told."""
+    """The expected answer of a client."""
     said = recording.outcome
     if recording.kind != client:
         said = as_response(said) if client == "responses" else as_completion(said)
@@ -227,7 +227,7 @@ def expected_of(recording: Recording, client: str, streamed: bool) -> Outcome:
 
 
 def faults_of(got: Got, client: str, recording: Recording) -> list[str]:
-    """What is wrong with the form of an answer, whatever it says."""
+    """The mistakes in the form of an answer, independently of its content."""
     if got.status != 200:
         return error_faults(json.loads(got.text))
     if not got.streamed:
@@ -253,12 +253,12 @@ def is_repaired(recording: Recording) -> bool:
 
 
 def without_additions(mistakes: list[str]) -> list[str]:
-    """The mistakes without what a provider adds to its protocol: that passes through."""
+    """The mistakes except the provider's additions to its protocol, which pass through."""
     return [m for m in mistakes if not m.endswith("unknown field")]
 
 
 def passing_faults(events: list[Json], client: str, recording: Recording) -> list[str]:
-    """What is wrong with a stream that passes through: all of the source must be there, in order.
+    """The mistakes of a stream that passes through: all of the source must be there, in order.
 
     The finish reason that stands for a bare ``[DONE]``, and errors, are the forwarder's own.
     """
@@ -270,13 +270,13 @@ def passing_faults(events: list[Json], client: str, recording: Recording) -> lis
 
 
 def error_faults(body: Json) -> list[str]:
-    """What is missing of the body of an error."""
+    """The missing parts of the body of an error."""
     error = body.get("error") or {}
     return [f"error.{k} is missing" for k in ("message", "type", "code", "param") if k not in error]
 
 
 def whole_faults(answer: Json, client: str, recording: Recording) -> list[str]:
-    """What the SDK has against a whole answer."""
+    """The mistakes of a whole answer, by the SDK's types."""
     judge = sdk.response_mistakes if client == "responses" else sdk.completion_mistakes
     found = judge(answer)
     if recording.kind != client:
@@ -296,7 +296,7 @@ def without_sources(mistakes: list[str], client: str, recording: Recording) -> l
 
 
 def last_field(mistake: str) -> str:
-    """The name of a mistaken field, and what is wrong with it."""
+    """The name of a mistaken field, and its mistake."""
     path, _, wrong = mistake.partition(": ")
     return f"{path.rpartition('.')[2]}: {wrong}"
 

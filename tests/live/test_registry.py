@@ -49,7 +49,7 @@ def make_environment(upstream: ScriptedUpstream, database: str, **more: str) -> 
 
 @pytest.fixture(scope="module")
 def remote() -> Iterator[ScriptedUpstream]:
-    """The provider of registered models, with a key that nobody else has."""
+    """The provider of registered models, with a key of its own."""
     with ScriptedUpstream(keys={REMOTE_KEY}) as scripted:
         yield scripted
 
@@ -101,7 +101,7 @@ def register(url: str, remote: ScriptedUpstream, name: str, **more: Any) -> http
 
 
 def walk(address: str, remote: ScriptedUpstream) -> Iterator[tuple[list[str], str]]:
-    """The commands of the documentation, each with what it printed."""
+    """The commands of the documentation, each with its output."""
     found = WALK.search((ROOT / "docs/registry.md").read_text(encoding="utf-8"))
     assert found
     text = found[1].replace("http://127.0.0.1:8000", address)
@@ -234,7 +234,7 @@ def test_all_workers_see_each_step_at_once(
                 for _ in range(8)
             ]
         } == {f"{name}:latest"}
-        # Registered anew with a key that is not accepted, nobody goes on with the one before.
+        # After a new registration with a refused key, no worker uses the old key.
         register(next_url(), remote, name, verify=False, remote_api_key="sk-not-accepted")
         assert collect_statuses(name) == {403}
         assert call_api(next_url(), "delete", {"model": name}, "DELETE").status_code == 200

@@ -1,4 +1,4 @@
-"""Upstreams that fail before they have begun, over real HTTP: what is asked again, and of whom."""
+"""Upstreams that fail before they answer, over real HTTP: retries and fallbacks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def request_bytes(client: str, body: Json) -> bytes:
 
 @contextmanager
 def talking(server: Server, data: bytes) -> Iterator[socket.socket]:
-    """A connection on which this was said, closed at the end whatever has come by then."""
+    """A connection with this request, closed at the end without reading the answer."""
     url = urlsplit(server.url)
     with socket.create_connection((str(url.hostname), url.port or 80), timeout=5) as sock:
         sock.sendall(data)
@@ -538,7 +538,7 @@ def test_headers_are_limited(headers: dict[str, str], narrow_forwarder: Server) 
 
 @contextmanager
 def listen_without_accepting() -> Iterator[str]:
-    """An address that lets nobody in: those who wait at its door are never served."""
+    """An address with a full backlog: connections to it are never accepted."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         address = listener.getsockname()
         waiting = [socket.socket() for _ in range(4)]

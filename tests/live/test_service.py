@@ -49,7 +49,7 @@ def line_of(server: Server, answered: Answered) -> Json:
 
 @pytest.fixture(scope="module")
 def locked_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
-    """A forwarder that wants a key, and has one upstream whose own key is wrong."""
+    """A forwarder that requires a key, and has one upstream with a wrong key."""
     return serve(
         settings(
             upstream,

@@ -1,4 +1,4 @@
-"""Signatures of a Chat provider over a WebSocket, whose turns send only what is new."""
+"""Signatures of a Chat provider over a WebSocket with turns that send only new items."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def ask(servers: list[Server]) -> Iterator[Ask]:
 
 
 def read_sent_messages(upstream: ScriptedUpstream) -> list[tuple[str, str]]:
-    """What the upstream was last told, as (role, text)."""
+    """The messages of the upstream's latest request, as (role, text)."""
     body = upstream.requests[-1].body
     said = body.get("messages") or body.get("input")
     if isinstance(said, str):
@@ -180,7 +180,7 @@ def test_include_shows_optional_fields(over: str, ask: Ask, upstream: ScriptedUp
 
     assert part().image_url is None
     assert part(include=["message.input_image.image_url"]).image_url == image["image_url"]
-    # What goes upstream on the next turn is all of it, whatever is shown.
+    # The next turn sends all of it upstream, also the hidden parts.
     ask().responses.create(model=f"{over}/m", input="more", previous_response_id=made.id)
     assert "data:image/png" in json.dumps(upstream.requests[-1].body)
     with pytest.raises(openai.BadRequestError) as refused:
@@ -296,7 +296,7 @@ def test_a_conversation_contains_input_and_output(
     assert users == ["It is blue.", "What is it?", "Sure?"]
     items = list(ask().conversations.items.list(talk.id, order="asc"))
     assert [item.role for item in items] == ["user", "user", "assistant", "user", "assistant"]  # type: ignore[union-attr]
-    # What stands on a turn of a conversation has what was said in it up to then.
+    # A response that continues a turn of a conversation has the history up to that turn.
     ask().responses.create(model=f"{over}/m", input="Then", previous_response_id=last.id)
     assert len([1 for role, _ in read_sent_messages(upstream) if role == "user"]) == 4
 
@@ -702,7 +702,7 @@ def test_a_write_is_rolled_back_if_its_worker_dies(
     assert not any(getattr(answer, "status", "") == "completed" for answer in told)
     assert writes.rows() == before
     assert talk_of(ask(), talk.id) == [("user", "before")]
-    # And what comes after it is written as ever.
+    # Later writes work as before.
     later = ask().responses.create(model="chat/m", input="after")
     assert ask().responses.retrieve(later.id).output_text == later.output_text
 

@@ -43,7 +43,7 @@ def list_workers(server: Server) -> list[int]:
 
 
 def send_request(server: Server, client: str, **more: Any) -> Answered:
-    """Ask, and read the answer whatever becomes of it; streams for longer than other tests."""
+    """Send a request and read any answer, even a broken one; with a longer time limit."""
     body = asking(client, **more)
     with http.stream("POST", f"{server.v1}{PATHS[client]}", json=body, timeout=20) as got:
         text = "".join(got.iter_text())
@@ -57,7 +57,7 @@ def send_request(server: Server, client: str, **more: Any) -> Answered:
 def test_a_stop_ends_every_answer_in_its_protocol(
     stream: bool, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
-    """A short one comes to its end; a long one is told shortly before the grace is over."""
+    """A short answer ends normally; a long one fails shortly before the grace period ends."""
     server = serve(settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="5"))
     jobs = [(client, over, long) for client, over in PAIRINGS for long in (False, True)]
     with ThreadPoolExecutor(len(jobs)) as pool:
@@ -112,7 +112,7 @@ def test_stop_ends_requests_still_waiting_for_the_upstream(
         assert answer.result().status == 503
         assert answer.result().error["code"] == "shutting_down"
     assert server.process.wait(10) == 0
-    assert len(upstream.requests) == 1 + len(n)  # nobody tried again
+    assert len(upstream.requests) == 1 + len(n)  # no retries
 
 
 def test_sigint_ends_running_streams_with_an_error(
@@ -350,7 +350,7 @@ def _make_chunk(text: str, finish: str | None = None) -> dict[str, Any]:
 
 @pytest.mark.parametrize("client", PATHS)
 def test_a_slow_reader_holds_the_upstream_back(client: str, serve: Serve) -> None:
-    """What a client does not read stays where it is, and not in the forwarder's memory."""
+    """Unread answers do not accumulate in the forwarder's memory."""
     fountain = Fountain(200 * 2**20)
     server = serve({"CHAT_BASE_URL": fountain.url})
     [worker] = list_workers(server)

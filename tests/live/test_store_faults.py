@@ -193,7 +193,7 @@ def test_disk_that_fills_up_while_a_worker_serves(
         server = stack.enter_context(running(given, tmp_path))
         before = store_answer(server).json["id"]
         with fill_disk(disk, disk / "forwarder.db"):
-            # What finds no room has failed, and was not said to be stored.
+            # Writes without room have failed, and their answers are not reported as stored.
             wait_until(lambda: store_answer(server, metadata={"x": "y" * 500}).status == 503, 30)
             assert http.get(f"{server.v1}/responses/{before}").status_code == 200
             body = asking("responses", model="chat/m", store=False)
@@ -205,7 +205,7 @@ def test_disk_that_fills_up_while_a_worker_serves(
 def test_encrypted_reasoning_decrypts_after_the_store_returns(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """Without a key file there is a secret all the same, which that file gets later."""
+    """Without a key file there is a secret in memory; the file gets it later."""
 
     def make_sealed_output(server: Server) -> list[Json]:
         upstream.script(Answer(text="Hello.", reasoning="I think."))
@@ -286,7 +286,7 @@ def test_postgres_that_hangs_stalls_no_request_that_needs_no_store(
 
 @needs_postgres
 def test_postgres_that_hangs_is_given_up(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """What needs it fails after the time-out, and from then on at once."""
+    """Requests that need the store fail after the time-out, and from then on at once."""
     with ExitStack() as stack:
         postgres = stack.enter_context(postgres_process())
         given = settings(upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s")

@@ -1,4 +1,4 @@
-"""Traces as a collector gets them, and what is said when they cannot be made."""
+"""Traces as a collector gets them, and the message if they cannot be made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.live.talk import ask, asking
 
 
 class Collector(ThreadingHTTPServer):
-    """Keeps what is posted to it."""
+    """Keeps the posted bodies."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Receiver)

@@ -1,4 +1,4 @@
-"""What clients, the log and /ready say of an upstream that is set up wrongly or out of reach."""
+"""Misconfigured and unreachable upstreams in errors, in the log and at /ready."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def keyed_upstream() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture(scope="module")
 def wrong_key_forwarder(serve: Serve, keyed_upstream: ScriptedUpstream) -> Server:
-    """A forwarder whose keys are wrong, missing, or the client's."""
+    """A forwarder with upstream keys that are wrong, missing, or the client's."""
     return serve(
         {
             "FORWARDER_UPSTREAMS": "chat,responses,keyless,theirs",
@@ -141,7 +141,7 @@ SECRET = "proxy-password"
 
 @pytest.fixture(scope="module")
 def cut_off_forwarder(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A forwarder none of whose upstreams can be reached, each for a reason of its own."""
+    """A forwarder with unreachable upstreams, each for a reason of its own."""
     authority = Authority(tmp_path_factory.mktemp("authority"))
 
     def answer_plain_http(peer: Peer) -> None:

@@ -1,4 +1,4 @@
-"""The usage of two workers, beside what the provider counted itself."""
+"""The usage of two workers, beside the provider's own counts."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def select_counts(line: Json) -> dict[str, int]:
 
 
 def wait_for_requests(server: Server, count: int) -> None:
-    """Wait until all workers have added what they counted."""
+    """Wait until all workers have added their counts."""
     deadline = time.monotonic() + 30
     while read_report(server, "group=")["total"]["requests"] < count:
         assert time.monotonic() < deadline, read_report(server, "group=")

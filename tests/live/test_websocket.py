@@ -541,7 +541,7 @@ def test_the_sdk_s_own_connection_works(forwarder: Server) -> None:
 
 
 def raw(server: Server) -> socket.socket:
-    """A connection whose handshake is done, in bytes."""
+    """A connection after its handshake, in bytes."""
     return shake_hands(server, {})[0]
 
 
