@@ -36,7 +36,7 @@ def make_chunk(
 
 
 def make_text_chunks(*texts: str, finish: str = "stop") -> list[Event]:
-    """The chunks of an answer whose text comes in these pieces."""
+    """The chunks of an answer with these pieces of text."""
     opening = make_chunk({"role": "assistant", "content": "", "refusal": None})
     usage = {**BASE, "choices": [], "usage": USAGE}
     return [

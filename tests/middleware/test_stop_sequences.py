@@ -112,7 +112,7 @@ def test_text_is_sent_as_soon_as_possible() -> None:
     assert texts == ["", "one ", "ENx", ""]
 
 
-# -- what is not text ---------------------------------------------------------------------------
+# -- content other than text --------------------------------------------------------------------
 
 
 def test_stop_in_reasoning_is_ignored() -> None:
@@ -224,7 +224,7 @@ def test_unmatched_logprobs_are_sent_at_the_end() -> None:
     ]
 
 
-# -- the upstream, and what it costs ------------------------------------------------------------
+# -- the upstream and its usage -----------------------------------------------------------------
 
 
 def test_upstream_is_closed_before_the_client_gets_the_end() -> None:

@@ -81,7 +81,7 @@ def test_other_refusals_are_not_context_errors(status: int, message: str) -> Non
     assert len(upstream.requests) == 1
 
 
-# -- what goes ----------------------------------------------------------------------------------
+# -- removed messages ---------------------------------------------------------------------------
 
 
 def make_user_message(text: str) -> Json:

@@ -73,7 +73,7 @@ def saying(*lines: bytes, body: bytes = PNG, length: int | None = None) -> Scrip
 IMAGE = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png")
 
 
-# -- what is fetched ------------------------------------------------------------------------------
+# -- fetched URLs ---------------------------------------------------------------------------------
 
 
 def test_an_image_is_fetched_with_its_type_and_name() -> None:
@@ -108,7 +108,7 @@ def test_a_redirect_is_followed() -> None:
 
 
 class Again:
-    """A peer whose request has been read."""
+    """A peer after its request was read."""
 
     def __init__(self, peer: Peer) -> None:
         self.request = lambda: b""
@@ -152,7 +152,7 @@ def test_name_is_resolved_once_and_its_address_used() -> None:
     assert resolve.asked == ["files.test"]
 
 
-# -- what is not ----------------------------------------------------------------------------------
+# -- refused URLs ---------------------------------------------------------------------------------
 
 
 @check_each(
@@ -275,7 +275,7 @@ def test_endless_body_is_read_up_to_the_limit() -> None:
 
     with serving(script) as server:
         assert "too large" in get_refusal(f"http://files.test:{server.port}/", max_bytes=2**20)
-    assert sent < 2**26  # what the system's own buffers took
+    assert sent < 2**26  # the system's own buffers
 
 
 def test_size_limit_applies_to_all_urls_together() -> None:
