@@ -1,4 +1,4 @@
-"""What followers of the exchanges are told."""
+"""The changes that followers of the exchanges get."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exchanges that have not ended: what this worker and others see of them."""
+"""Exchanges that have not ended, as this worker and others see them."""
 
 from __future__ import annotations
 
