@@ -65,7 +65,7 @@ class Hanging:
 def leave_work(
     tmp_path: Path, hanging: Hanging, text: str = "hi", **environment: str
 ) -> tuple[str, Services]:
-    """A background response whose worker renews no lease, and another worker."""
+    """A background response of a worker that renews no lease, and another worker."""
     url = f"sqlite:///{tmp_path}/state.db"
     given = {"FORWARDER_DATABASE_URL": url, "CHAT_API_KEY": "passthrough", **environment}
     first = services_of(**{**given, "FORWARDER_SECRET_KEY": "one"})
@@ -201,7 +201,7 @@ def test_work_is_cancelled_at_its_upstream_with_the_key_of_its_client(
     work = BackgroundWork(services, UpstreamCalls(services))
     stored = StoredRequest({}, None, "k", None, "", False, None, {"X-Title": "Mine"})
     sealed = services.cipher.encrypt(stored.to_json())
-    for request in (sealed, None):  # what the upstream refuses is for the log alone
+    for request in (sealed, None):  # the upstream's refusal is only logged
         work._cancel_work(ResponseOrigin("responses", "resp_1"), request)
     work._cancel_work(ResponseOrigin("gone", "resp_1"), sealed)
 
@@ -259,7 +259,7 @@ def test_work_is_followed_and_cancelled_with_the_key_that_started_it(
     calls = UpstreamCalls(upstream.services)
     work = BackgroundWork(upstream.services, calls)
     state = upstream.services.resilience.list_endpoint_states()[1]
-    state.rests.add(Rest("", float("inf"), 429, {}))  # what runs there can be read nowhere else
+    state.rests.add(Rest("", float("inf"), 429, {}))  # its responses can be read nowhere else
 
     for number in (1, 2):
         origin = ResponseOrigin(upstream.origin(number), "resp_1")

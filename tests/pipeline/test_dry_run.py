@@ -1,4 +1,4 @@
-"""The dry run shows what is really sent, tells the truth of it, and touches nothing."""
+"""The dry run shows the request that would be sent, and has no side effects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ URL = "https://files.test/a%20b/cat.png?x=1"
 
 
 class Wire:
-    """Both upstreams: notes what is posted, and refuses it."""
+    """Both upstreams: records posted requests, and refuses them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.posted: list[tuple[str, Json]] = []
@@ -85,7 +85,8 @@ def make_request(**more: Any) -> Json:
     return {**RESPONSES, **more}
 
 
-# -- it is what would be sent -----------------------------------------------------------------------
+# -- the shown request
+# ------------------------------------------------------------------------------
 
 
 def post_request(gateway: Gateway, wire: Wire, client: str, request: Json) -> tuple[str, Json]:
@@ -155,7 +156,8 @@ def test_dry_run_uses_learned_quirks(wire: Wire) -> None:
     assert told["request"]["max_completion_tokens"] == 9
 
 
-# -- what is told of it -----------------------------------------------------------------------------
+# -- the facts about it
+# -----------------------------------------------------------------------------
 
 
 def test_the_report_says_where_a_request_would_go(wire: Wire) -> None:
@@ -443,7 +445,7 @@ def test_dry_run_shows_the_disposition_of_each_ollama_option() -> None:
     )
 
     assert {name: fate["fate"] for name, fate in told["fates"].items()} == {
-        "model": "mapped",  # the client said whose it is
+        "model": "mapped",  # the client named the upstream
         "messages": "mapped",
         "keep_alive": "local",
         "options.seed": "dropped",

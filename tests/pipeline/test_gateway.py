@@ -120,7 +120,7 @@ def test_the_same_protocol_passes_through(client: str, model: str, upstreams: Up
     passed = CHUNKS[:2] if client == "chat" else [
         {"type": "response.completed", "response": RESPONSE}
     ]  # fmt: skip
-    if client == "responses":  # but for where it is stored
+    if client == "responses":  # except for its place in the store
         [event] = events
         here = {"id": event["response"]["id"], "store": True, "previous_response_id": None}
         passed = [{**passed[0], "response": {**RESPONSE, **here}}]

@@ -34,7 +34,7 @@ SEARCH = {"type": "web_search"}
 
 
 class Payers(RequestObserver):
-    """Notes who pays for how many tokens."""
+    """Records the paying client and the tokens."""
 
     def __init__(self) -> None:
         self.paid: list[tuple[str | None, Any, int]] = []

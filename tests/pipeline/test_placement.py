@@ -1,4 +1,4 @@
-"""Where a request belongs: its conversation, and what an upstream stores for it."""
+"""The placement of a request: its conversation, and data that an upstream stores for it."""
 
 from __future__ import annotations
 
