@@ -40,7 +40,7 @@ def _draw_the_same_numbers() -> None:
 
 
 class Provider:
-    """Two hosts and two accounts; each account knows only what was stored with its key."""
+    """Two hosts and two accounts; each account knows only data that was stored with its key."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, str]] = []
@@ -259,7 +259,7 @@ def test_log_of_an_upstream_with_one_endpoint_names_none(
     assert "endpoint_answers_total{" not in client.get("/metrics").get_data(as_text=True)
 
 
-# -- what an upstream stores ----------------------------------------------------------------------
+# -- data that an upstream stores -----------------------------------------------------------------
 
 
 def test_response_is_continued_at_the_key_that_stores_it(serve: Serve) -> None:

@@ -1,4 +1,4 @@
-"""Client keys over HTTP: the API of administrators, and what clients with a key may do."""
+"""Client keys over HTTP: the API of administrators, and the permissions of clients."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ UPGRADE = "GET", "/v1/responses"
 
 
 def list_operations(*accesses: Access) -> Iterator[tuple[str, str, Operation]]:
-    """Method and path of all routes that need such keys, and what the API description has."""
+    """Method and path of all routes that need such keys, and those of the API description."""
     for _, table in TAGS.values():
         for key, operation in table.items():
             if operation.access in accesses:
@@ -208,7 +208,7 @@ def list_operations(*accesses: Access) -> Iterator[tuple[str, str, Operation]]:
 
 
 def check_shape(path: str, answer: Any, code: str, anthropic_type: str) -> None:
-    """Check that an error has the form of the API whose path this is."""
+    """Check that an error has the form of the API of this path."""
     envelope, error = find_envelope(path), answer.json["error"]
     if envelope == OLLAMA:
         assert error.strip(), path

@@ -42,7 +42,7 @@ NOISE = random.Random(1).randbytes(300_000)
 
 
 class Trickle(io.BytesIO):
-    """A body whose bytes arrive in small pieces."""
+    """A body that arrives in small pieces."""
 
     def read(self, size: int | None = -1) -> bytes:
         return super().read(min(size or 7, 7) if size and size > 0 else 7)

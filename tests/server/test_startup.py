@@ -40,7 +40,7 @@ def make_app(**environ: str) -> Flask:
 
 
 class GunicornWorker:
-    """What a gunicorn worker is to the application that it loads."""
+    """A gunicorn worker as the application that it loads sees it."""
 
     def __init__(self, age: int = 1, names: tuple[Any, ...] = (("127.0.0.1", 8000),)) -> None:
         self.cfg = Config()

@@ -1,4 +1,4 @@
-"""What the routes for stored objects share."""
+"""Shared helpers of the routes for stored objects."""
 
 from __future__ import annotations
 
