@@ -336,7 +336,7 @@ def test_repeated_end_is_stored_once(each_database: Database) -> None:
 def test_answer_replaces_the_failure_of_an_expired_lease(
     each_database: Database, number: int
 ) -> None:
-    """This includes earlier events whose commit was not acknowledged."""
+    """This includes earlier events with an unacknowledged commit."""
     begin_work(each_database, None)
     expire_leases(each_database)
     assert each_database.write(lambda c: background_leases.reap(c, "o", "a"))

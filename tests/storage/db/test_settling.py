@@ -14,7 +14,7 @@ from forwarder.storage.db.settling import SETTLE_SECONDS, StabilityMonitor
 
 
 class Store:
-    """A database whose writes fail or are slow."""
+    """A database with failing or slow writes."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -1,4 +1,4 @@
-"""Background jobs: what is stored together when they start, end and are taken over."""
+"""Background jobs: the rows that are stored together at their start, end and takeover."""
 
 from __future__ import annotations
 

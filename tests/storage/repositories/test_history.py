@@ -166,7 +166,7 @@ def test_responses_that_are_searched_for_items_have_a_limit(
         return database.read(lambda c: find_items(c, "o", names, limit))
 
     assert len(find(7)) == 7
-    assert memory.used < 7 * 1000  # only what was found
+    assert memory.used < 7 * 1000  # only found items
     with pytest.raises(TooLarge, match="4 times FORWARDER_MAX_BODY") as refused:
         find(20)
     assert refused.value.param == "input"
