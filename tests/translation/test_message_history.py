@@ -27,7 +27,7 @@ IMAGE = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
 
 
 class Listed:
-    """Lists what is read."""
+    """Lists the entries that are read."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []

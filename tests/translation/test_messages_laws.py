@@ -216,7 +216,7 @@ def test_stream_parameter_follows_the_client(case: Case, streamed: bool) -> None
 
 SEALED_OR_FETCHED = {
     ("messages_media", "chat"),  # its URL of a file is fetched before
-    ("messages_thinking", "responses"),  # its encrypted content is nobody's
+    ("messages_thinking", "responses"),  # its encrypted content belongs to no client
 }
 
 
@@ -290,7 +290,7 @@ def test_whole_answer_equals_the_stream(case: Case) -> None:
 
 @every_stream
 def test_cut_stream_ends_with_one_error(case: Case) -> None:
-    """Wherever the upstream breaks off, the client gets what came and then one ``error``."""
+    """After a break of the upstream, the client has the events so far and one ``error``."""
     events = case.read("upstream.jsonl")
     append_error = CLIENT_PROTOCOLS["messages"].append_error
 
