@@ -186,7 +186,7 @@ def test_unknown_model_does_not_mean_a_wrong_base_url() -> None:
 
 
 def test_base_url_of_a_provider_with_own_paths_is_accepted() -> None:
-    """Azure lists models below ``/openai/v1`` whatever its deployments are called."""
+    """Azure lists models below ``/openai/v1`` for deployments of any name."""
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         if request.url.path.endswith("/openai/v1/models"):

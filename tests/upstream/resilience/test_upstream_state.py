@@ -195,7 +195,7 @@ def _busy() -> str:
     raise BUSY
 
 
-# -- who is let in --------------------------------------------------------------------------------
+# -- admitted requests ----------------------------------------------------------------------------
 
 
 def test_concurrency_limit_of_an_upstream() -> None:
@@ -282,7 +282,7 @@ def test_describe_shows_state_and_counters() -> None:
     }
 
 
-# -- whose failures open the breaker --------------------------------------------------------------
+# -- failures that open the breaker ---------------------------------------------------------------
 
 
 def failing(stood: Stood, error: ForwarderError, times: int, key: str = "") -> None:

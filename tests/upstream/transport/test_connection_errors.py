@@ -261,7 +261,7 @@ def test_plain_http_where_tls_was_expected_is_described(make: Make) -> None:
 def test_a_handshake_that_fails_names_openssl_s_reason(make: Make, authority: Authority) -> None:
     tls = authority.server("localhost")
     tls.maximum_version = ssl.TLSVersion.TLSv1_2
-    tls.set_ciphers("AES256-SHA")  # needs RSA, and the key is none
+    tls.set_ciphers("AES256-SHA")  # needs RSA, and the key is of another type
     with serving(lambda peer: None, tls) as server:
         found = describe_failure(make, server.url, make_tls_context(authority))
 

@@ -692,7 +692,7 @@ def test_transport_connects_only_to_addresses_of_its_lookup() -> None:
     assert len(server.requests) == 1
 
 
-# -- what an upstream may not do ----------------------------------------------------------------
+# -- forbidden behaviour of upstreams -----------------------------------------------------------
 
 
 def ask_hostile(script: Script, timeout: float = 5.0) -> None:
