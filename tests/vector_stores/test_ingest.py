@@ -144,7 +144,7 @@ def claim(client: Client, worker: str) -> vector_stores.PendingFile:
 
 
 def create_waiting_store(client: Client, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """Return a store and a file that nobody processes."""
+    """Return a store and a file that no worker processes."""
     monkeypatch.setattr(Ingestor, "wake", lambda self: None)
     name = client.upload("hello")
     store = client.stores.create_store(

@@ -1,4 +1,4 @@
-"""What routes and the tool call: owners, limits, expiry, and errors that name a parameter."""
+"""The service of routes and the tool: owners, limits, expiry, errors that name a parameter."""
 
 from __future__ import annotations
 
@@ -139,5 +139,5 @@ def test_batch_counts_its_files(client: Client) -> None:
     }
     listed, _ = client.stores.list_batch_files(OWNER, store, batch["id"], PAGE, "failed")
     assert [file["id"] for file in listed] == files[1:]
-    # What is done cannot be cancelled.
+    # A finished file cannot be cancelled.
     assert client.stores.cancel_batch(OWNER, store, batch["id"])["status"] == "completed"
