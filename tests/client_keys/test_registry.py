@@ -235,6 +235,31 @@ def test_known_keys_work_while_the_database_is_away(
     assert workers.two.authenticate("sk-never-made-here") is None
 
 
+def test_new_key_is_not_called_unknown_while_the_database_is_slow(workers: Workers) -> None:
+    known = workers.one.create({"name": "alice"}).secret
+    registry, answers = workers.two, threading.Event()
+    answers.set()
+
+    def read_slowly() -> int:
+        answers.wait(10)
+        return registry._repository.read_generation()
+
+    registry._changes = PollingChangeNotifier(read_slowly, lease=0.01, max_wait=0.05)
+    assert authenticate(registry, known)
+    assert registry.authenticate("sk-fwd-unknown") is None
+
+    answers.clear()
+    new = workers.one.create({"name": "bob"}).secret
+    time.sleep(0.01)
+    with pytest.raises(StoreUnavailable):
+        registry.authenticate(new)
+    assert authenticate(registry, known)
+
+    answers.set()
+    wait_until(lambda: registry._changes.read_version() == 2)
+    assert authenticate(registry, new)
+
+
 def test_all_clients_are_refused_before_the_keys_were_read(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -290,8 +290,8 @@ def test_each_parameter_says_where_it_is_sent(client: FlaskClient) -> None:
 
 def test_times_of_a_row_differ_only_if_that_is_visible(client: FlaskClient) -> None:
     attempt = make_attempt({"model": "m"})
-    attempt["answer"]["events"] = [chunk(at, content="a") for at in (13.6, 14.2)]
-    put(client, make_record({"model": "m", "input": "hi"}, attempt))
+    attempt["answer"]["events"] = [make_chunk(at, content="a") for at in (13.6, 14.2)]
+    put_record(client, make_record({"model": "m", "input": "hi"}, attempt))
 
     assert '<td class="number">14</td>' in show_first(client)
 
