@@ -547,7 +547,7 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=60, help="of the load (default: 60)")
     parser.add_argument(
-        "--conversations", type=int, default=40, help="at the same time (default: 40)"
+        "--conversations", type=int, default=20, help="at the same time (default: 20)"
     )
     parser.add_argument("--workers", type=int, default=2, help="of each machine (default: 2)")
     parser.add_argument("--words", type=int, default=150, help="of an answer (default: 150)")
