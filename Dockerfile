@@ -17,6 +17,7 @@ WORKDIR /src
 COPY requirements-docs.txt constraints.txt ./
 RUN pip install --only-binary :all: -r requirements-docs.txt -c constraints.txt
 COPY mkdocs.yml SECURITY.md CONTRIBUTING.md CHANGELOG.md ./
+COPY deploy/nginx.conf ./deploy/
 COPY docs ./docs
 RUN mkdocs build --strict --site-dir /site
 

@@ -97,10 +97,16 @@ def test_the_image_copies_files_that_exist_and_are_not_ignored() -> None:
         for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE)
         for source in line.split()[:-1]
     ]
-    assert len(sources) == 16
+    assert len(sources) == 17
     for source in sources:
         assert (ROOT / source).exists()
         assert any(fnmatch(source, pattern) for pattern in kept), source
+    pages = [path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")]
+    included = {
+        name for page in pages for name in re.findall(r'^--8<-- "(.+)"', page, re.MULTILINE)
+    }
+    assert len(included) == 4
+    assert included <= set(sources), "the documentation cannot be built"
 
 
 def test_the_image_installs_the_lock_and_runs_as_an_ordinary_user() -> None:
