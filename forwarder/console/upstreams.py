@@ -103,8 +103,8 @@ class UpstreamFacts(NamedTuple):
 class UpstreamView(NamedTuple):
     """The state of an upstream in this worker.
 
-    ``tone`` is ``good``, ``bad`` or ``""``. ``counts`` and ``learned`` are pairs and triples of
-    texts for the page; ``more_learned`` is the number of models that are left out. ``since`` and
+    ``tone`` is ``good``, ``bad`` or ``""``. ``counts`` are texts, ``learned`` triples of texts;
+    ``more_learned`` is the number of models that are left out. ``since`` and
     ``checked`` are texts, ``latency`` is in milliseconds. ``endpoints`` are triples of tone, name
     and state, if there are several.
     """
@@ -119,7 +119,7 @@ class UpstreamView(NamedTuple):
     breaker: str
     breaker_tone: str
     concurrency: str
-    counts: list[tuple[str, int]]
+    counts: list[str]
     learned: list[tuple[str, str, str]]
     more_learned: int
     chart: HistoryChart | None
@@ -199,7 +199,7 @@ def describe_state(target: HealthTarget) -> UpstreamView:
         breaker_tone="good" if standing.best_state == CLOSED else "bad",
         concurrency=f"{in_use} of {limit}" if limit else f"{in_use}, no limit",
         counts=[
-            (title, counts[name])
+            format_count(counts[name], title)
             for name, title in COUNTS
             if counts[name] or name in ("attempts", "failures")
         ],
@@ -223,10 +223,15 @@ def judge_result(last: ProbeResult | None, key_refusal: str | None) -> tuple[str
     return ("bad", "key refused") if key_refusal else ("good", "reachable")
 
 
+def format_count(count: int, title: str) -> str:
+    """Return a count with its title, which may be a plural."""
+    return f"{count} {title.removesuffix('s') if count == 1 else title}"
+
+
 def describe_endpoint(state: Json) -> tuple[str, str, str]:
     """Return tone, name and state of one of several endpoints."""
     facts = [f"{state['concurrent']} requests now"]
-    facts += [f"{state[name]} {title}" for name, title in COUNTS if state.get(name)]
+    facts += [format_count(state[name], title) for name, title in COUNTS if state.get(name)]
     if state["breaker"] != CLOSED:
         facts.insert(0, f"breaker {state['breaker'].replace('_', ' ')}")
     for rest in state.get("resting", [])[:MAX_SHOWN_RESTS]:

@@ -163,7 +163,7 @@ def test_key_that_a_request_had_refused_is_shown_beside_a_public_model_list(serv
     part = client.get(STATE).text
 
     assert '<span class="tag bad">key refused</span>' in part
-    assert "1 calls, 0 failed" in part
+    assert "1 call, 0 failed" in part
 
 
 def test_open_breaker_and_counts_are_shown(serve: Serve) -> None:
@@ -174,7 +174,7 @@ def test_open_breaker_and_counts_are_shown(serve: Serve) -> None:
     part = client.get(STATE).text
 
     assert re.search(r'<span class="bad">open, tries again in \d+ s</span>', part)
-    assert "2 calls, 2 failed, 1 refused here, 1 breaker openings" in part
+    assert "2 calls, 2 failed, 1 refused here, 1 breaker opening" in part
 
 
 def test_endpoints_are_listed_by_their_positions(serve: Serve) -> None:
@@ -192,7 +192,7 @@ def test_endpoints_are_listed_by_their_positions(serve: Serve) -> None:
 
     assert re.search(
         r'<span class="bad">host 1, key 1</span>: rests for \d+ s of m after a 429, 0 requests now, '
-        "1 calls",
+        "1 call",
         part,
     )
     assert re.search(r'<span class="good">host 1, key 2</span>: 0 requests now, 10 calls', part)

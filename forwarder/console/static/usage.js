@@ -53,7 +53,7 @@
       height: HEIGHT,
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"), // the bounds of hours and days
       cursor: { drag: { x: false, y: false } },
-      scales: { y: { range: (_, low, high) => [0, Math.max(high, 1e-6) * 1.1] } },
+      scales: { y: { range: (_, low, high) => [0, (high || 1) * 1.1] } },
       axes: [{ ...makeAxis(null), values: TIME_TICKS }, makeAxis(formatAmount)],
       series: [
         { label: "Time (UTC)", value: "{YYYY}-{MM}-{DD} {HH}:{mm}" },
