@@ -157,22 +157,22 @@ def _migrate_each_database(
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _stored_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _store_in_run_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Put the stored data of applications under test into a folder of the run."""
     open.BASE_PATH = tmp_path_factory.mktemp("store")
 
 
 @pytest.fixture(autouse=True)
-def _services_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _close_services(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An application never closes its services; a test run makes hundreds."""
     built: list[Services] = []
     build = Services.build
 
-    def build_noted(*given: Any, **named: Any) -> Services:
+    def build_and_record(*given: Any, **named: Any) -> Services:
         built.append(build(*given, **named))
         return built[-1]
 
-    monkeypatch.setattr(Services, "build", build_noted)
+    monkeypatch.setattr(Services, "build", build_and_record)
     yield
     for services in built:
         services.close()

@@ -277,8 +277,8 @@ def execute(database: str, statement: str) -> None:
 
 
 @contextlib.contextmanager
-def writes_refused(database: str) -> Iterator[None]:
-    """In here the database takes no change of a response."""
+def refuse_writes(database: str) -> Iterator[None]:
+    """Let the database refuse changes of responses meanwhile."""
     of_sqlite = database.startswith("sqlite")
     execute(database, _REFUSE_SQLITE if of_sqlite else _REFUSE_POSTGRES)
     try:
@@ -294,7 +294,7 @@ def test_a_finished_response_is_kept_until_the_database_is_back(
     upstream.script(faults.slow_down(Answer(text="Worth keeping."), delay=0.2))
     with client_of(server) as client:
         queued = client.responses.create(model="chat/m", input="hi", background=True)
-        with writes_refused(database):
+        with refuse_writes(database):
             wait_until(lambda: upstream.requests and upstream.requests[-1].finished.is_set())
             time.sleep(20)  # longer than a lease
         done = wait_until_ended(client, queued.id)
