@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import logging
 import os
 import ssl
@@ -19,6 +18,7 @@ import pytest
 from hypothesis import settings
 from werkzeug.routing import Rule
 
+from forwarder import services
 from forwarder.services import Services
 from forwarder.storage.db import open
 from forwarder.storage.db.database import SqliteDatabase
@@ -122,16 +122,11 @@ def _share_ssl_contexts() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def expensive_scrypt() -> Iterator[Callable[..., bytes]]:
-    """Secrets are stretched at no cost: each new database has one.  The result is the real one."""
-    scrypt = hashlib.scrypt
-
-    def scrypt_cheaply(password: bytes, **options: Any) -> bytes:
-        return scrypt(password, **{**options, "n": 2})
-
+def _share_one_secret() -> Iterator[None]:
+    """Databases without a secret get the same one: to stretch each of them would take 25 ms."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hashlib, "scrypt", scrypt_cheaply)
-        yield scrypt
+        patch.setattr(services, "token_urlsafe", lambda size: "x" * size)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -174,5 +169,5 @@ def _close_services(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(Services, "build", build_and_record)
     yield
-    for services in built:
-        services.close()
+    for each in built:
+        each.close()

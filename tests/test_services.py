@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from forwarder import services as services_module
 from forwarder.config.settings import Settings
 from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.errors import Unsupported
@@ -202,6 +204,18 @@ def test_without_a_database_nothing_is_stored(tmp_path: Path) -> None:
         assert isinstance(services.registry, NullModelRegistry)
         with pytest.raises(Unsupported):
             services.require_store()
+
+
+def test_each_database_has_a_secret_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services_module, "token_urlsafe", secrets.token_urlsafe)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Services.build(make_settings(tmp_path / name)).close()
+
+    one, other = ((tmp_path / name / "state.db.key").read_text() for name in ("a", "b"))
+    assert one != other
 
 
 def test_a_replay_stores_nothing_and_asks_its_own_transport(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -158,19 +157,6 @@ def test_the_key_is_no_plain_hash_of_the_secret() -> None:
         with pytest.raises(InvalidToken):
             fernet.decrypt(sealed[len(SEAL_PREFIX) :])
     assert derive_key("secret", "a") != derive_key("secret", "b")
-
-
-def test_seals_of_earlier_releases_can_be_decrypted(
-    expensive_scrypt: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Their key was stretched with the same cost."""
-    monkeypatch.setattr(hashlib, "scrypt", expensive_scrypt)
-    sealed = (
-        "fwd2.gAAAAABrDSKcSO2wm42pwkKROe3B3O7L4peiRyXCW-c0teURYUNi3CaPRRXQ3N59Q-VVTd1uOrzmcW7T"
-        "gkzWP3OmjU5MiuRnyaR1Z-QPZRmoiVeAXLVjzuA="
-    )
-
-    assert TokenCipher(["a secret of an earlier release"]).decrypt(sealed, "owner") == {"a": 1}
 
 
 def test_accepts_all_owners_disables_the_check_of_owners() -> None:

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.helpers.empty_database import make_empty_database
+from tests.helpers.empty_database import read_empty_database
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +50,7 @@ def running(
     log_path = directory / f"forwarder-{port}.log"
     database = directory / f"forwarder-{port}.db"
     if "FORWARDER_DATABASE_URL" not in environment:
-        shutil.copyfile(make_empty_database(), database)
+        database.write_bytes(read_empty_database())
     env = {
         **{k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR")},
         "FORWARDER_DOTENV": "",
