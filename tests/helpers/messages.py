@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from tests.helpers.translating import Said, join_paragraphs
 
@@ -57,11 +58,14 @@ def _event_models() -> dict[str, Any]:
     return {get_args(model.model_fields["type"].annotation)[0]: model for model in get_args(union)}
 
 
-def _list_mistakes(model: Any, value: Json) -> list[str]:
-    from pydantic import TypeAdapter, ValidationError
+@functools.cache
+def _make_adapter(model: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(model)
 
+
+def _list_mistakes(model: Any, value: Json) -> list[str]:
     try:
-        made = TypeAdapter(model).validate_python(value, strict=True)
+        made = _make_adapter(model).validate_python(value, strict=True)
     except ValidationError as error:
         return [f"{each['loc']}: {each['msg']}" for each in error.errors()]
     return [f"{path}: unknown field" for path in _list_extras(made, "")]
