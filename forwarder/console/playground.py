@@ -61,8 +61,6 @@ MAX_SHOWN_REQUEST = 200_000
 MAX_CODE_BYTES = 500_000
 """Size of a request from which no code is shown that sends it."""
 
-_pool = BlockingPool(1)
-
 
 class Api(NamedTuple):
     """An API of clients: its protocol, title and path."""
@@ -159,6 +157,12 @@ def show_playground() -> Response:
     )
 
 
+@cache
+def get_pool() -> BlockingPool:
+    """Return the pool of previews. An import must not make it, because it needs an event loop."""
+    return BlockingPool(1)
+
+
 @blueprint.post("/playground/preview")
 def preview_request() -> Response:
     """Show the upstream request that a request becomes, and the disposition of each field."""
@@ -175,7 +179,7 @@ def preview_request() -> Response:
     except ForwarderError as error:
         return render_page("playground_preview.html", failure=error)
     # A native thread, because a request may have half a million values.
-    upstream = _pool.run(lambda: write_json(shorten_strings(report["request"])))
+    upstream = get_pool().run(lambda: write_json(shorten_strings(report["request"])))
     return render_page(
         "playground_preview.html",
         failure=None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -63,8 +63,6 @@ MAX_COMPARED_LINES = 5000
 
 MAX_SHOWN_LINES = 400
 MAX_LINE_CHARACTERS = 2000
-
-_pool = BlockingPool(1)
 
 
 class Comparison(NamedTuple):
@@ -120,12 +118,18 @@ def replay_exchange(name: str) -> Response:
         answer = get_replay_function()
         settings = get_services().settings
         work = partial(replay_offline, record, key, settings, answer)
-        comparison = _pool.run(lambda: compare_answers(record, work(), is_cut=False))
+        comparison = get_pool().run(lambda: compare_answers(record, work(), is_cut=False))
     else:
         comparison = replay_online(record, key, target if mode == "other" else "")
     if is_part_request():
         return render_page("replay_result.html", comparison=comparison, is_part=True)
     return render_replay(name, record, comparison=comparison, mode=mode, target=target)
+
+
+@cache
+def get_pool() -> BlockingPool:
+    """Return the pool of replays. An import must not make it, because it needs an event loop."""
+    return BlockingPool(1)
 
 
 def replay_online(record: Json, key: str | None, target: str) -> Comparison:
@@ -158,7 +162,7 @@ def replay_online(record: Json, key: str | None, target: str) -> Comparison:
         now = now._replace(content=rename_model(now.content, *names))
         return compare_answers(record, now, collector.is_full)
 
-    return _pool.run(compare)
+    return get_pool().run(compare)
 
 
 class AnswerCollector:
