@@ -16,7 +16,7 @@ from tests.live.server import Server, running
 
 KEY = "sk-upstream-secret"
 
-Serve = Callable[[dict[str, str]], Server]
+Serve = Callable[..., Server]
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
@@ -49,10 +49,12 @@ def _clear_requests(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Start a forwarder with the given settings; every one started is stopped at the end."""
+    """Start a forwarder with the given settings, as `running` does; all are stopped at the end."""
     with ExitStack() as stack:
         directory: Path = tmp_path_factory.mktemp("forwarder")
-        yield lambda environment: stack.enter_context(running(environment, directory))
+        yield lambda environment, **options: stack.enter_context(
+            running(environment, directory, **options)
+        )
 
 
 @pytest.fixture(scope="session")

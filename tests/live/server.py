@@ -9,7 +9,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.helpers.empty_database import read_empty_database
-
-ROOT = Path(__file__).parents[2]
+from tests.live.processes import ROOT as ROOT
+from tests.live.processes import Process, inherit_environment, start_process
 
 GUNICORN = ("gunicorn", "-b", "127.0.0.1:{port}", "wsgi:app")
 FLASK = ("flask", "--app", "wsgi", "run", "--port", "{port}")
@@ -29,7 +28,7 @@ class Server:
     """A running forwarder; ``log`` is its output so far."""
 
     url: str
-    process: subprocess.Popen[bytes]
+    process: Process
     log_path: Path
 
     @property
@@ -43,24 +42,30 @@ class Server:
 
 @contextlib.contextmanager
 def running(
-    environment: dict[str, str], directory: Path, module: tuple[str, ...] = GUNICORN
+    environment: dict[str, str],
+    directory: Path,
+    module: tuple[str, ...] = GUNICORN,
+    *,
+    is_fresh: bool = False,
 ) -> Iterator[Server]:
-    """The forwarder with exactly these settings; stopped at the end."""
+    """The forwarder with exactly these settings; stopped at the end.
+
+    A fresh one imports its modules itself, as it does in production (see `tests.live.nursery`).
+    """
     port = free_port()
     log_path = directory / f"forwarder-{port}.log"
     database = directory / f"forwarder-{port}.db"
     if "FORWARDER_DATABASE_URL" not in environment:
         database.write_bytes(read_empty_database())
     env = {
-        **{k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR")},
+        **inherit_environment(),
         "FORWARDER_DOTENV": "",
         "FORWARDER_DATABASE_URL": f"sqlite:///{database}",
         "FORWARDER_QUEUE_TIMEOUT": "30",  # a busy machine keeps requests waiting
         **environment,
     }
-    command = [sys.executable, "-m", *(word.format(port=port) for word in module)]
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+    command = [word.format(port=port) for word in module]
+    process = start_process(command, env, log_path, is_fresh=is_fresh)
     server = Server(f"http://127.0.0.1:{port}", process, log_path)
     try:
         await_server(server)

@@ -245,7 +245,7 @@ def test_mistakes_stop_the_start_with_a_line_each(command: tuple[str, ...]) -> N
 @pytest.fixture(scope="module")
 def demo(serve: Serve) -> Server:
     """A forwarder that was told nothing."""
-    return serve({})
+    return serve({}, is_fresh=True)
 
 
 README = (ROOT / "README.md").read_text()

@@ -189,7 +189,7 @@ def _get_outcome(kept: httpx2.Client, url: str, client: str, body: Any) -> str:
 
 
 def test_a_deploy_loses_no_request(serve: Serve, upstream: ScriptedUpstream) -> None:
-    server = serve(settings(upstream, WEB_CONCURRENCY="2"))
+    server = serve(settings(upstream, WEB_CONCURRENCY="2"), is_fresh=True)
     upstream.script(faults.slow_down(LONG, delay=0.05))
     hammer = Hammer(server)
     with ThreadPoolExecutor(1) as pool:
@@ -210,7 +210,7 @@ def test_a_reload_applies_new_settings(
     """Those of gunicorn and those of the forwarder, from the same file."""
     dotenv = tmp_path / "settings"
     dotenv.write_text("WEB_CONCURRENCY=1\n")
-    server = serve(settings(upstream, FORWARDER_DOTENV=str(dotenv)))
+    server = serve(settings(upstream, FORWARDER_DOTENV=str(dotenv)), is_fresh=True)
     before = list_workers(server)
     assert send_request(server, "chat").status == 200
 
@@ -231,7 +231,7 @@ def _deploy_twice(server: Server) -> None:
 
 def test_workers_that_retire_lose_no_request(serve: Serve, upstream: ScriptedUpstream) -> None:
     retiring = {"GUNICORN_MAX_REQUESTS": "40", "GUNICORN_MAX_REQUESTS_JITTER": "20"}
-    server = serve(settings(upstream, WEB_CONCURRENCY="2", **retiring))
+    server = serve(settings(upstream, WEB_CONCURRENCY="2", **retiring), is_fresh=True)
     seen: set[int] = set()
     hammer = Hammer(server)
     with hammer():
