@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,14 +48,27 @@ def _clear_requests(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("upstream").requests.clear()
 
 
-@pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Start a forwarder with the given settings, as `running` does; all are stopped at the end."""
+@pytest.fixture(scope="session")
+def stopping_servers() -> Iterator[ExitStack]:
+    """Servers that stop while other tests run, which takes each more than a second."""
     with ExitStack() as stack:
-        directory: Path = tmp_path_factory.mktemp("forwarder")
-        yield lambda environment, **options: stack.enter_context(
-            running(environment, directory, **options)
-        )
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory, stopping_servers: ExitStack) -> Iterator[Serve]:
+    """Start a forwarder with the given settings, as `running` does; all are stopped at the end."""
+    directory: Path = tmp_path_factory.mktemp("forwarder")
+    started: list[Server] = []
+
+    def start(environment: dict[str, str], **options: Any) -> Server:
+        server = running(environment, directory, **options)
+        started.append(stopping_servers.enter_context(server))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.process.terminate()
 
 
 @pytest.fixture(scope="session")
