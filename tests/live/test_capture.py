@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from forwarder.app import create_app
+from forwarder.config.settings import Settings
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
 from tests.live.conftest import KEY as UPSTREAM_KEY
 from tests.live.conftest import settings
+from tests.live.processes import inherit_environment
 from tests.live.server import GUNICORN, ROOT, Server, running
 from tests.live.talk import PAIRINGS, ask, asking, http
 from tests.live.test_websocket import Talk
@@ -69,17 +71,37 @@ def wait_for_exchanges(server: Server, count: int) -> list[Json]:
     return [admin(server, f"{PATH}/{each['id']}").json() for each in wait_until(all_there)]
 
 
-def replay(given: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR")}
-    return subprocess.run(
+class Replayed(NamedTuple):
+    """The exit code of the command, what it printed, and what it wrote to standard error."""
+
+    code: int
+    output: str
+    told: str
+
+
+def replay(given: dict[str, str], *arguments: str) -> Replayed:
+    """Run the command in this process."""
+    app = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none", **given}))
+    done = app.test_cli_runner().invoke(args=["replay", *arguments])
+    return Replayed(done.exit_code, done.stdout, done.stderr)
+
+
+def replay_in_a_process(given: dict[str, str], *arguments: str) -> Replayed:
+    """Run the command as operators do; its start takes two seconds of computing."""
+    done = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "wsgi", "replay", *arguments],
         cwd=ROOT,
-        env={**kept, "FORWARDER_DOTENV": "", "FORWARDER_DATABASE_URL": "none", **given},
+        env={
+            **inherit_environment(),
+            "FORWARDER_DOTENV": "",
+            "FORWARDER_DATABASE_URL": "none",
+            **given,
+        },
         capture_output=True,
         text=True,
         timeout=60,
     )
+    return Replayed(done.returncode, done.stdout, done.stderr)
 
 
 def test_two_workers_share_their_captures(
@@ -211,9 +233,9 @@ def test_a_failing_request_is_captured_and_its_failure_reproduced(
     for each in found:
         assert each["exchange"]["error"], each["exchange"]
         got = replay(capture_settings, each["exchange"]["id"], "--upstream", "captured")
-        assert got.returncode == 0, (got.stdout, got.stderr)
-        assert "The response equals the captured one." in got.stderr
-        assert "error" in got.stdout
+        assert got.code == 0, (got.output, got.told)
+        assert "The response equals the captured one." in got.told
+        assert "error" in got.output
     assert upstream.requests == []
 
 
@@ -247,11 +269,11 @@ def test_failure_with_a_registered_model_is_replayed_with_and_without_it(
     elsewhere = {**capture_settings, "FORWARDER_DATABASE_URL": "none"}
     for each, where in (*((each, elsewhere) for each in records), (records[1], capture_settings)):
         got = replay(where, each["exchange"]["id"], "--upstream", "captured")
-        assert (got.returncode, "The response equals" in got.stderr) == (0, True), got.stderr
+        assert (got.code, "The response equals" in got.told) == (0, True), got.told
     assert upstream.requests == []
     upstream.script(Answer(text="one two", pieces=2))
     got = replay(capture_settings, records[-1]["exchange"]["id"])
-    assert got.returncode == 0, got.stderr
+    assert got.code == 0, got.told
     assert "Be kind." in json.dumps(upstream.requests[-1].body)
     assert upstream.requests[-1].headers["authorization"] == f"Bearer {UPSTREAM_KEY}"
 
@@ -266,12 +288,12 @@ def test_a_request_is_sent_again_to_the_upstream_of_today(
     wait_for_exchanges(two_workers, 1)
 
     upstream.script(Answer(text="better today"))
-    got = replay(capture_settings, id_)
+    got = replay_in_a_process(capture_settings, id_)
 
-    assert got.returncode == 1, got.stderr
-    assert "better today" in got.stdout
-    assert "-status 500" in got.stderr
-    assert "+status 200" in got.stderr
+    assert got.code == 1, got.told
+    assert "better today" in got.output
+    assert "-status 500" in got.told
+    assert "+status 200" in got.told
     assert upstream.requests[-1].headers["authorization"] == f"Bearer {UPSTREAM_KEY}"
 
 
@@ -293,7 +315,7 @@ def test_turns_of_a_websocket_are_exchanges(
     assert failed["exchange"]["status"] == 400
     for each in (second, failed):
         got = replay(capture_settings, each["exchange"]["id"], "--upstream", "captured")
-        assert got.returncode == 0, (got.stdout, got.stderr)
+        assert got.code == 0, (got.output, got.told)
 
 
 def test_a_client_that_leaves_is_captured(two_workers: Server, upstream: ScriptedUpstream) -> None:
@@ -322,7 +344,7 @@ def test_capture_in_memory_is_saved_and_replayed(
         file.write_bytes(admin(server, f"{PATH}/{found['exchange']['id']}").content)
 
     offline = {"FORWARDER_LOG_LEVEL": "ERROR"}  # another machine, which knows no upstream
-    got = replay(offline, str(file), "--upstream", "captured")
+    got = replay_in_a_process(offline, str(file), "--upstream", "captured")
 
-    assert got.returncode == 0, (got.stdout, got.stderr)
-    assert "status 429" in got.stdout
+    assert got.code == 0, (got.output, got.told)
+    assert "status 429" in got.output
