@@ -129,14 +129,16 @@ class UpstreamResponse:
             if is_json_body(first, self._response, self._streamed):
                 yield from self._read_whole_answer(first, pieces)
                 return
+            has_begun = False
             for data in itertools.chain([first] if first else [], pieces):
-                now = time.monotonic()
+                now, batch = time.monotonic(), decoder.feed(data)
                 if not data:
                     last_heartbeat = now
-                elif now - last_heartbeat >= self._heartbeat:
+                # Not directly before the first event: an error there makes no stream.
+                elif now - last_heartbeat >= self._heartbeat and (has_begun or not batch):
                     last_heartbeat = now
                     yield []
-                batch = decoder.feed(data)
+                has_begun = has_begun or bool(batch)
                 for number, event in enumerate(batch):
                     if has_error(event):
                         batch[number] = redact_secrets(event, self._settings)

@@ -89,7 +89,15 @@ def test_stream_without_silence_has_heartbeats_too(heartbeat: float, beats: list
 
     batches = list(make_response(arriving, heartbeat=heartbeat).iter_batches())
 
-    assert batches == [*beats, [{"a": 1}], *beats, *beats, [{"b": 2}]]
+    assert batches == [[{"a": 1}], *beats, *beats, [{"b": 2}]]
+
+
+def test_heartbeat_is_not_directly_before_the_first_event() -> None:
+    arriving = Arriving(b": comment\n\n", A)
+
+    assert list(make_response(arriving, heartbeat=0).iter_batches()) == [[], [{"a": 1}]]
+    batches = make_response(Arriving(b'data: {"error": {}}\n\n'), heartbeat=0).iter_batches()
+    assert next(batches) == [{"error": {}}]
 
 
 def test_a_last_event_needs_no_end() -> None:
