@@ -299,8 +299,8 @@ class Resilience:
         """
         obstacles = [(route, self._find_obstacle(route)) for route in routes]
         usable = [route for route, obstacle in obstacles if obstacle is None]
-        if is_first and all(obstacle and obstacle.concerns_account for _, obstacle in obstacles):
-            usable = list(routes)
+        if not usable and is_first:
+            usable = [route for route, found in obstacles if found and found.concerns_account]
         if placement.origin:
             origins = [each for each in usable if each.upstream.find_endpoint(placement.origin)]
             usable = origins or usable

@@ -216,12 +216,12 @@ class SharedState:
         for field, value in snapshot.entries.items():
             try:
                 entry = orjson.loads(value)
-                # Redis may have changed its clock since the entry was written.
-                until = min(float(entry["until"]) - offset, now + MAX_REST_SECONDS)
+                until = float(entry["until"]) - offset
                 if until <= now:
                     expired[field] = value
                 elif entry["by"] != self._process and self._note(field, until):
-                    self._apply_entry(field, until, entry)
+                    # Redis may have changed its clock since the entry was written.
+                    self._apply_entry(field, min(until, now + MAX_REST_SECONDS), entry)
             except (ValueError, TypeError, KeyError):  # of another version
                 expired[field] = value
         self._expired = expired

@@ -124,7 +124,8 @@ class UpstreamState:
         rest, cooldown = self.rests.find(model), self.breaker.remaining_cooldown
         rest_seconds = 0.0 if rest is None else rest.until - self._now()
         if rest is not None and rest_seconds >= cooldown:
-            return Obstacle(rest_seconds, rest.make_error(rest_seconds), rest.concerns_account)
+            is_callable = rest.concerns_account and cooldown <= 0
+            return Obstacle(rest_seconds, rest.make_error(rest_seconds), is_callable)
         return Obstacle(cooldown, self.make_unavailable()) if cooldown > 0 else None
 
     def admit_request(self) -> CleanupStack:

@@ -274,6 +274,21 @@ def test_one_endpoint_is_called_for_a_request_while_all_accounts_are_refused() -
     assert len(world.asked) == 3
 
 
+def test_endpoint_with_a_refused_account_and_an_open_breaker_is_not_called() -> None:
+    world = World()
+    world.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), NO_CREDIT)
+    world.fail()
+    [settings] = [each for each in world.settings.upstreams if each.name == "up"]
+    for state in world.resilience._list_endpoint_states(settings):
+        if state.settings.endpoint and state.settings.endpoint.label.startswith("1."):
+            state.breaker.open_for(5)
+    world.failures.clear()
+
+    for _ in range(10):
+        world.asked.clear()
+        assert world.ask() in ("2.1", "2.2")
+
+
 def test_endpoint_with_a_refused_account_is_not_called_while_another_is_usable() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
     world.failures = {"1.1": NO_CREDIT, "1.2": BUSY}
@@ -554,6 +569,17 @@ def test_next_member_serves_after_a_failure_and_the_refused_one_rests() -> None:
     assert {upstream for upstream, _ in world.witness.failures} == {"a", "b"}
     world.failures = {}
     assert fill(world.ask_group, 5) == {"b": 5}
+
+
+def test_refused_member_is_called_if_the_others_rest() -> None:
+    world = GroupWorld()
+    world.failures = {"a": make_rate_limit_error(), "b": NO_CREDIT, "c": NO_CREDIT}
+    world.fail(model="fast")
+    world.asked.clear()
+    world.failures.clear()
+
+    assert world.ask_group() in ("b", "c")
+    assert len(world.asked) == 1
 
 
 def test_next_order_serves_while_all_before_rest_or_are_broken() -> None:

@@ -147,6 +147,9 @@ def test_shared_rest_is_no_longer_than_others_if_the_storage_changes_its_clock()
     two.second.shared.exchange()
 
     assert two.second.obstacle() == (MAX_REST_SECONDS, 429)
+    two.pass_(1800)
+    two.second.shared.exchange()
+    assert two.second.obstacle() == (MAX_REST_SECONDS - 1800, 429)
 
 
 def test_rests_that_nobody_keeps_are_not_shared() -> None:
