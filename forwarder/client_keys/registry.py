@@ -201,6 +201,8 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
         """
         if self._always_required or self._settings.client_keys == "optional":
             return self._always_required
+        if self._by_id:  # revoked keys stay, so a look into the database would change nothing
+            return True
         self._refresh()
         return bool(self._by_id) or not self._is_loaded() or self._is_outdated()
 

@@ -130,6 +130,20 @@ def test_clients_without_a_key_are_refused_while_a_change_is_not_loaded(
         workers.two.check_known()
 
 
+def test_known_keys_are_required_without_a_look_into_the_database(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers.one.create({"name": "alice"})
+    assert workers.two.are_required()
+
+    def fail() -> object:
+        raise AssertionError
+
+    monkeypatch.setattr(workers.two._changes, "read_version", fail)
+
+    assert workers.two.are_required()
+
+
 def test_changed_limits_reach_every_worker(workers: Workers) -> None:
     made = workers.one.create({"name": "alice", "requests_per_minute": 5, "expires": "1d"})
     changed = workers.two.change("alice", {"tokens_per_minute": 100, "expires": None})

@@ -162,9 +162,11 @@ class PollingChangeNotifier:
     def _refresh_number(self) -> None:
         asked_at = self._now()  # the value may be outdated as soon as the server has read it
         try:
-            self._number = self._read_number()
+            self._number, self._is_failing = self._read_number(), False
         except StoreUnavailable:
             self._is_failing = True
-        else:
-            self._is_failing = False
-        self._valid_until = asked_at + self._lease
+        except Exception:
+            self._is_failing = True
+            raise
+        finally:  # after any error: requests repeat the read until the lease is valid
+            self._valid_until = asked_at + self._lease

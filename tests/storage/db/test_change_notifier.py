@@ -108,6 +108,23 @@ def test_unavailable_server_keeps_the_last_version() -> None:
     assert comes_true(lambda: server.changes.read_version() == 2)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_unexpected_error_ends_the_read() -> None:
+    server = Server()
+    server.changes.read_version()
+
+    def fail() -> int:
+        server.read_count += 1
+        raise RuntimeError
+
+    server.changes._read_number = fail
+    server.time += 1
+
+    assert server.changes.read_version() == 0
+    assert server.read_count == 2
+    assert not server.changes.is_current()
+
+
 def test_hanging_server_delays_no_request() -> None:
     free = threading.Event()
 
