@@ -21,8 +21,8 @@ from forwarder.upstream.resilience.balance import ANYWHERE, Placement
 _STORED_FIELDS = ("file_id", "file_ids", "vector_store_ids")
 """Fields of a request that name uploads of clients."""
 
-_UNREAD_FIELDS = ("annotations", "input")
-"""Fields inside a conversation with files that no request reads: citations, calls' arguments."""
+_UNREAD_FIELDS = ("annotations", "input", "input_examples", "input_schema", "parameters")
+"""Fields with names of files that no request reads: citations, arguments of calls, schemas."""
 
 
 def find_placement(

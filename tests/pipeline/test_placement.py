@@ -119,6 +119,7 @@ FILE = {"type": "input_file", "file_id": "file-1"}
         ({"messages": [{"content": [{"type": "tool_use", "input": FILE}]}]}, False),
         ({"tools": [{"parameters": {"properties": {"file_id": {"type": "string"}}}}]}, False),
         ({"tools": [{"input_schema": {"properties": {"file_ids": {}}}}]}, False),
+        ({"tools": [{"input_examples": [FILE], "input_schema": {"default": FILE}}]}, False),
         ({"input": "file_id"}, False),
         ({"input": [{"role": "user", "content": "hi"}], "tools": None}, False),
     ],
