@@ -166,8 +166,12 @@ class MessageCutter:
         return [*events, {"type": "content_block_stop", "index": self._text_index}]
 
     def estimate_usage(self, request: Json) -> Json:
+        try:
+            input_tokens = estimate_message_input(request, LossReport())
+        except ForwarderError:  # the upstream has accepted a form that Chat Completions lacks
+            input_tokens = 0
         return {
-            "input_tokens": estimate_message_input(request, LossReport()),
+            "input_tokens": input_tokens,
             "output_tokens": sum_text_tokens(self._texts),
         }
 

@@ -111,6 +111,15 @@ def test_usage_of_a_cut_answer_is_estimated() -> None:
     assert isinstance(recorded[0], EstimatedUsage)
 
 
+def test_cut_answer_of_a_conversation_that_chat_has_no_form_for_is_complete() -> None:
+    upstream = Upstream(*block(0, "text", "a END"))
+    messages = [{"role": "system", "content": "say hi"}]
+
+    events = ask(upstream, messages=messages, stop_sequences=["END"])
+
+    assert events["stop_reason"] == "stop_sequence"
+
+
 @check_each("error", [None, UpstreamUnreachable("broken")])
 def test_drained_answers_have_the_usage_of_the_upstream(error: Exception | None) -> None:
     """It is estimated if the rest of the answer fails."""
