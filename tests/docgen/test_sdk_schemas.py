@@ -51,6 +51,12 @@ def test_titles_and_null_defaults_are_dropped_but_not_properties_of_these_names(
     }
 
 
+def test_alternatives_are_sorted() -> None:
+    null, number, text = {"type": "null"}, {"type": "number"}, {"type": "string"}
+
+    assert drop_noise({"anyOf": [null, text, number]}) == {"anyOf": [number, text, null]}
+
+
 def test_equal_schemas_get_one_name_also_where_they_refer_to_equal_ones() -> None:
     schemas = {
         "Long": {"properties": {"inner": refer("InnerLong")}},

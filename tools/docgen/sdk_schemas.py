@@ -93,9 +93,10 @@ def make_schemas() -> Schemas:
 
 
 def drop_noise(schema: Any) -> Any:
-    """Return a schema without generated titles and null defaults, its enums sorted.
+    """Return a schema without generated titles and null defaults, its enums and unions sorted.
 
-    Newer versions of Python do not keep the order in which the SDK lists the values of an enum.
+    Newer versions of Python do not keep the order in which the SDK lists the values of an enum, and
+    all of them may give an equal union the order of the one that was imported first.
     """
     if isinstance(schema, list):
         return [drop_noise(each) for each in schema]
@@ -107,9 +108,16 @@ def drop_noise(schema: Any) -> Any:
             kept[key] = {name: drop_noise(inner) for name, inner in value.items()}
         elif key == "enum" and isinstance(value, list):
             kept[key] = sorted(value, key=str)
+        elif key == "anyOf":
+            kept[key] = sorted(map(drop_noise, value), key=rank_alternative)
         elif not (key == "title" and isinstance(value, str)) and (key, value) != ("default", None):
             kept[key] = drop_noise(value)
     return kept
+
+
+def rank_alternative(schema: Any) -> tuple[bool, str]:
+    """Order the alternatives of a union: null last."""
+    return schema == {"type": "null"}, json.dumps(schema, sort_keys=True)
 
 
 def merge_equal(schemas: Schemas) -> Schemas:
