@@ -8,13 +8,18 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-POLL_SECONDS = 0.03
+MIN_PAUSE_SECONDS = 0.03
+MAX_PAUSE_SECONDS = 0.3
+
+PAUSE_SHARE = 0.05
+"""A pause relative to the wait so far: a long wait would otherwise ask a server a thousand times."""
 
 
 def wait_until(read: Callable[[], T], seconds: float = 15.0) -> T:
     """Return the first true value of ``read``; fails after ``seconds`` without one."""
-    deadline = time.monotonic() + seconds
+    started = time.monotonic()
     while not (value := read()):
-        assert time.monotonic() < deadline, "this did not happen in time"
-        time.sleep(POLL_SECONDS)
+        waited = time.monotonic() - started
+        assert waited < seconds, "this did not happen in time"
+        time.sleep(min(MAX_PAUSE_SECONDS, max(MIN_PAUSE_SECONDS, waited * PAUSE_SHARE)))
     return value

@@ -471,6 +471,8 @@ def test_a_blocked_worker_is_replaced_without_other_failures(
     (tmp_path / "sitecustomize.py").write_text(BUSY_PROGRAM)
     more = {"WEB_CONCURRENCY": "2", "GUNICORN_TIMEOUT": "4", "PYTHONPATH": str(tmp_path)}
     server = serve(neighbour.settings | settings(upstream, **more))
+    for connection in connect_to_each_worker(server):  # the time-out begins when a worker serves
+        connection.close()
     busy, other = list_workers(server)
     statuses: list[int] = []
 
