@@ -7,6 +7,7 @@ previous data any more.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -20,6 +21,8 @@ from forwarder.core.backend_breaker import MAX_WAIT_SECONDS, SharedTask
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db.database import Database, SqliteDatabase
 from forwarder.storage.db.tables import generations
+
+log = logging.getLogger("forwarder.store")
 
 CHANGE_LEASE_SECONDS = 0.1
 """Seconds for which a version read from a database server is considered current."""
@@ -163,10 +166,10 @@ class PollingChangeNotifier:
         asked_at = self._now()  # the value may be outdated as soon as the server has read it
         try:
             self._number, self._is_failing = self._read_number(), False
-        except StoreUnavailable:
+        except StoreUnavailable:  # the database logged it
             self._is_failing = True
-        except Exception:
+        except Exception as error:  # requests would repeat the read for ever
             self._is_failing = True
-            raise
-        finally:  # after any error: requests repeat the read until the lease is valid
-            self._valid_until = asked_at + self._lease
+            event = {"event": "change_number_unreadable"}
+            log.error("could not read the number of changes", exc_info=error, extra=event)
+        self._valid_until = asked_at + self._lease

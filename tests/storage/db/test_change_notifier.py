@@ -108,8 +108,7 @@ def test_unavailable_server_keeps_the_last_version() -> None:
     assert comes_true(lambda: server.changes.read_version() == 2)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_unexpected_error_ends_the_read() -> None:
+def test_unexpected_error_is_logged_and_ends_the_read(caplog: pytest.LogCaptureFixture) -> None:
     server = Server()
     server.changes.read_version()
 
@@ -123,6 +122,7 @@ def test_unexpected_error_ends_the_read() -> None:
     assert server.changes.read_version() == 0
     assert server.read_count == 2
     assert not server.changes.is_current()
+    assert [record.event for record in caplog.records] == ["change_number_unreadable"]
 
 
 def test_hanging_server_delays_no_request() -> None:
