@@ -142,11 +142,7 @@ def make_app(services: Services) -> Flask:
     if settings.rate_requests or settings.rate_tokens or may_limit_keys:
         # First, so that it charges before the metrics count.
         services.observers.insert(0, build_rate_limiter(services))
-    for module in V1_MODULES:
-        app.register_blueprint(module.blueprint, url_prefix="/v1")
-    for module in OTHER_MODULES:
-        app.register_blueprint(module.blueprint)
-    app.register_blueprint(console_blueprint)
+    register_routes(app)
     paths = [rule.rule.split("/") for rule in app.url_map.iter_rules()]
     roots = {parts[2] for parts in paths if parts[1] == "v1"}
     app.wsgi_app = PathAliases(app.wsgi_app, roots)  # type: ignore[method-assign]
@@ -157,6 +153,14 @@ def make_app(services: Services) -> Flask:
     guard_browsers(app)
     json_body.install_decoding(app)
     return app
+
+
+def register_routes(app: Flask) -> None:
+    for module in V1_MODULES:
+        app.register_blueprint(module.blueprint, url_prefix="/v1")
+    for module in OTHER_MODULES:
+        app.register_blueprint(module.blueprint)
+    app.register_blueprint(console_blueprint)
 
 
 def answer_replay(

@@ -28,6 +28,7 @@ from forwarder.storage.db import open
 from forwarder.storage.db.database import SqliteDatabase
 from tests.helpers.empty_database import copy_empty_database
 from tests.helpers.serial import SerialTests
+from tests.helpers.url_rules import make_caching_compile
 
 # The same examples on every run and every machine: a red test is red for everybody.
 settings.register_profile("forwarder", derandomize=True, deadline=None, database=None)
@@ -92,19 +93,8 @@ def _propagate_log_records() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _cache_url_rules() -> Iterator[None]:
     """Tests create thousands of applications, and much of that is compiling the same URL rules."""
-    compile_rule = Rule.compile
-    compiled: dict[tuple[object, ...], dict[str, Any]] = {}
-    results = ("_parts", "_trace", "_converters", "_build", "_build_unknown", "arguments")
-
-    def compile_once(rule: Rule) -> None:
-        key = (rule.rule, rule.subdomain, rule.host, rule.merge_slashes, str(rule.defaults))
-        if key not in compiled:
-            compile_rule(rule)
-            compiled[key] = {name: getattr(rule, name) for name in results}
-        vars(rule).update(compiled[key])
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Rule, "compile", compile_once)
+        patch.setattr(Rule, "compile", make_caching_compile())
         yield
 
 

@@ -12,6 +12,7 @@ patch other modules differently.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import json
@@ -28,6 +29,9 @@ from gevent.monkey._state import saved
 THREAD_MODULES = ("threading", "_thread", "_threading_local", "logging")
 """Modules that stay patched in the master: gevent has given its only thread another id."""
 
+MODULES_OF_EVERY_APPLICATION = ("forwarder.server.rate_limit", "openai.resources.chat")
+"""Modules that are imported while an application is created."""
+
 _MISSING = object()
 
 
@@ -36,8 +40,9 @@ def import_libraries() -> None:
     for name in ("gunicorn.app.wsgiapp", "gunicorn.arbiter", "forwarder.server.gunicorn_worker"):
         import_module(name)
     monkey.patch_all()
-    for name in ("forwarder.app", "forwarder.server.startup"):
+    for name in ("forwarder.app", "forwarder.server.startup", *MODULES_OF_EVERY_APPLICATION):
         import_module(name)
+    prepare_applications()
 
     originals = [
         (sys.modules[module_name], name, original)
@@ -48,6 +53,18 @@ def import_libraries() -> None:
     patched = [(module, name, getattr(module, name, _MISSING)) for module, name, _ in originals]
     set_attributes(originals)
     monkey.patch_all = functools.partial(set_attributes, patched)  # a worker calls it at its start
+
+
+def prepare_applications() -> None:
+    """Do once what takes most of the time in which an application is created."""
+    application = import_module("forwarder.app")
+    rules = import_module("tests.helpers.url_rules")
+    rules.Rule.compile = rules.make_caching_compile()
+    application.register_routes(application.Application("forwarder"))
+
+    services = import_module("forwarder.services")
+    services.token_urlsafe = lambda size: "x" * size  # the secret of databases that have none
+    import_module("forwarder.core.encryption").stretch_secret(services.token_urlsafe(32))
 
 
 def set_attributes(values: Sequence[tuple[Any, str, Any]]) -> None:
@@ -102,7 +119,21 @@ def main() -> None:
     gunicorn = import_module("gunicorn.__main__")
     sys.argv[0] = str(gunicorn.__file__)
     answer_requests()
-    gunicorn.run(prog="gunicorn")
+    try:
+        gunicorn.run(prog="gunicorn")
+    except SystemExit as end:
+        end_process(end.code)
+
+
+def end_process(code: object) -> None:
+    """Exit as the interpreter does, but without freeing each object, which copies all pages."""
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for file in (sys.stdout, sys.stderr):
+        file.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,16 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from gevent.monkey._state import saved
 
-import forwarder.app
-import forwarder.server.startup  # noqa: F401
+from tests.live.nursery import MODULES_OF_EVERY_APPLICATION
+
+for name in ("forwarder.app", "forwarder.server.startup", *MODULES_OF_EVERY_APPLICATION):
+    import_module(name)
 
 Originals = list[tuple[str, str, object]]
 

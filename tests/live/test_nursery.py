@@ -25,7 +25,8 @@ def test_forked_process_has_the_state_of_a_fresh_one(tmp_path: Path) -> None:
         database = state["environment"].pop("FORWARDER_DATABASE_URL")
         assert str(tmp_path) in database
         state["arguments"] = [each for each in state["arguments"] if "127.0.0.1" not in each]
-    nursery = {"gunicorn.__main__", "tests", "tests.live"}
+    nursery = {"gunicorn.__main__", "tests", "tests.live", "tests.live.nursery", "tests.helpers"}
+    nursery |= {"tests.helpers.url_rules"}
     assert {*forked.pop("modules")} - nursery == {*fresh.pop("modules")} - nursery
     assert "gevent" in forked["patched"]["socket.socket"]
     assert forked == fresh
