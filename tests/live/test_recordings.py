@@ -25,6 +25,7 @@ from forwarder.providers import PROFILES
 from tests.fake_provider.listener import Listener, Request
 from tests.fake_provider.wire import SSE_TYPE, Reply
 from tests.helpers import sdk
+from tests.helpers.check_cases import check_each
 from tests.helpers.recordings import (
     TERMINALS,
     Outcome,
@@ -344,8 +345,8 @@ def order_faults(events: list[Json]) -> list[str]:
 
 
 @needs_recordings
-@pytest.mark.parametrize(("client", "streamed"), WAYS)
-@pytest.mark.parametrize("name", read_recordings())
+@check_each(("client", "streamed"), WAYS)
+@check_each("name", read_recordings(), parts=40 if FOLDER else 1)
 def test_a_recorded_answer_reaches_the_client(
     name: str, client: str, streamed: bool, forwarder: FlaskClient
 ) -> None:
