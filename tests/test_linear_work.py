@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 Json = dict[str, Any]
 
-SMALL, FACTOR = 200, 4
+SMALL, FACTOR = 100, 4
 """How many of something the smaller request has, and how many times as many the larger one."""
 
 SLACK = 1.5

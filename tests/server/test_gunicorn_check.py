@@ -163,14 +163,14 @@ def test_without_gunicorn_it_exits_at_once() -> None:
 
 
 def test_several_workers_with_a_wrong_setting_end_without_a_traceback(checkout: Path) -> None:
-    code, output = run("-w", "4", cwd=checkout, FORWARDER_MAX_BODY="x")
+    code, output = run("-w", "2", cwd=checkout, FORWARDER_MAX_BODY="x")
 
     assert code == EXIT_WILL_NOT_LOAD, output
     assert "The configuration of the forwarder is invalid" in output
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize("options", [(), ("--preload",), ("--check-config",), ("-w", "4")])
+@pytest.mark.parametrize("options", [(), ("--preload",), ("--check-config",), ("-w", "2")])
 def test_without_its_settings_gunicorn_does_not_start(
     options: tuple[str, ...], checkout: Path, other_folder: Path
 ) -> None:
