@@ -8,7 +8,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-MIN_PAUSE_SECONDS = 0.03
+MIN_PAUSE_SECONDS = 0.005
 MAX_PAUSE_SECONDS = 0.3
 
 PAUSE_SHARE = 0.05

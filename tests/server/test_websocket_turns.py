@@ -29,39 +29,78 @@ from forwarder.server import request_context
 from forwarder.server.extension import get_extension
 from forwarder.server.websocket_history import HistoryEntry
 from forwarder.server.websocket_turns import MAX_WAITING_MESSAGES, WebSocketSession
+from tests.helpers.waiting import wait_until
 from tests.server.conftest import Serve, make_stream_response
 
 Json = dict[str, Any]
 
 
+IDLE = object()
+"""In a script: wait until the session has served all messages before."""
+
+STAY = object()
+"""In a script: stay connected until the session closes the connection."""
+
+
 class Played:
-    """A fake WebSocket with scripted messages; records events and close code."""
+    """A fake WebSocket with scripted messages; records events and close code.
+
+    The client disconnects as soon as all messages of the script are served.  A function in the
+    script is called.
+    """
 
     def __init__(self, *messages: Any) -> None:
-        self._incoming: queue.Queue[Any] = queue.Queue()
+        self.incoming: queue.Queue[Any] = queue.Queue()
         for message in messages:
-            self._incoming.put(message)
+            self.incoming.put(message)
         self.connected = True
         self.sent: list[Json] = []
         self.code: int | None = None
+        self.closed = threading.Event()
         self.broken = False
         self.sock = SimpleNamespace(message_bytes=0, start_message=self.start_message)
         self.input_buffer: list[Any] = []
         self.incoming_message: str | bytearray | None = None
         self.pong_received = True
+        self._received = self._waits = 0
 
     def start_message(self) -> None:
         self.sock.message_bytes = 0
 
+    def observe(self, session: WebSocketSession) -> None:
+        """Count how often the session waits for its next message."""
+        next_message = session._next_message
+
+        def count_wait() -> bytes | None:
+            self._waits += 1
+            return next_message()
+
+        session._next_message = count_wait  # type: ignore[method-assign]
+        self._session = session
+        self._received = self._waits = 0
+
+    def _has_served_all(self) -> bool:
+        return self._waits > self._received or self._session._gone
+
     def receive(self, timeout: float) -> Any:
         try:
-            got = self._incoming.get(timeout=0.3)
+            got = self.incoming.get_nowait()
         except queue.Empty:
+            wait_until(lambda: self._has_served_all() or not self.incoming.empty())
+            if not self.incoming.empty():
+                return self.receive(timeout)
             self.connected = False
             raise ConnectionClosed from None
-        if isinstance(got, float):
-            time.sleep(got)
+        if got is IDLE:
+            wait_until(self._has_served_all)
             return self.receive(timeout)
+        if got is STAY:
+            wait_until(lambda: self._session._gone)
+            return self.receive(timeout)
+        if callable(got):
+            got()
+            return self.receive(timeout)
+        self._received += 1
         return got if isinstance(got, str | bytes) else json.dumps(got)
 
     def send(self, data: str) -> None:
@@ -73,6 +112,7 @@ class Played:
         self.code = code
         assert reason
         self.connected = False
+        self.closed.set()
 
 
 @pytest.fixture
@@ -88,7 +128,9 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Flask:
 
 def new_session(app: Flask, ws: Played) -> WebSocketSession:
     forwarder = get_extension(app)
-    return WebSocketSession(ws, forwarder.services, forwarder.gateway)
+    session = WebSocketSession(ws, forwarder.services, forwarder.gateway)
+    ws.observe(session)
+    return session
 
 
 def run_session(app: Flask, ws: Played) -> Played:
@@ -108,14 +150,14 @@ def list_sent_types(ws: Played) -> list[str]:
 
 @pytest.mark.parametrize("form", [json.dumps, lambda body: json.dumps(body).encode()])
 def test_a_message_may_be_text_or_bytes(form: Any, app: Flask) -> None:
-    ws = run_session(app, Played(form(create()), 0.5))
+    ws = run_session(app, Played(form(create())))
 
     assert list_sent_types(ws)[0] == "response.created"
     assert list_sent_types(ws)[-1] == "response.completed"
 
 
 def test_a_type_of_a_message_is_quoted_by_200_characters(app: Flask) -> None:
-    [event] = run_session(app, Played(json.dumps(create(type="v" * 5000)), 0.2)).sent
+    [event] = run_session(app, Played(json.dumps(create(type="v" * 5000)))).sent
 
     assert event["error"]["param"] == "type"
     assert "v" * 199 + "…" in event["error"]["message"]
@@ -138,15 +180,13 @@ def counting_app(app: Flask) -> Flask:
 
 
 def test_turns_count_as_usage_and_notifications_do_not(counting_app: Flask) -> None:
-    run_session(
-        counting_app, Played({"type": "response.processed"}, create(), create(tools=5), 0.5)
-    )
+    run_session(counting_app, Played({"type": "response.processed"}, create(), create(tools=5)))
 
     assert count_usage(counting_app) == (2, 1, 0)
 
 
 def test_turn_of_a_client_that_leaves_counts_as_cancelled(counting_app: Flask) -> None:
-    ws = Played(create(), 0.5)
+    ws = Played(create())
     ws.broken = True
     run_session(counting_app, ws)
 
@@ -154,7 +194,7 @@ def test_turn_of_a_client_that_leaves_counts_as_cancelled(counting_app: Flask) -
 
 
 def test_notifications_of_codex_get_no_answer(app: Flask) -> None:
-    assert run_session(app, Played({"type": "response.processed"}, 0.2)).sent == []
+    assert run_session(app, Played({"type": "response.processed"})).sent == []
 
 
 def interrupt(**more: Any) -> Json:
@@ -162,7 +202,7 @@ def interrupt(**more: Any) -> Json:
 
 
 def test_late_interrupt_is_accepted_without_effect(app: Flask) -> None:
-    ws = Played(create(), 0.3, interrupt(stream_id="a"), create(), 0.3)
+    ws = Played(create(), IDLE, interrupt(stream_id="a"), create())
     run_session(app, ws)
 
     [ack] = [event for event in ws.sent if event["type"].startswith("response.interrupt")]
@@ -172,7 +212,7 @@ def test_late_interrupt_is_accepted_without_effect(app: Flask) -> None:
 
 
 def test_an_interrupt_of_an_unknown_response_fails(app: Flask) -> None:
-    ws = run_session(app, Played(interrupt(), create(), interrupt(response_id="resp_no"), 0.3))
+    ws = run_session(app, Played(interrupt(), create(), interrupt(response_id="resp_no")))
 
     failures = [event for event in ws.sent if event["type"] == "response.interrupt.failed"]
     assert [event["response_id"] for event in failures] == [None, "resp_no"]
@@ -183,17 +223,13 @@ def test_an_interrupt_of_an_unknown_response_fails(app: Flask) -> None:
 def test_a_message_that_only_looks_like_an_interrupt_gets_one_answer(
     more: Json, app: Flask
 ) -> None:
-    [event] = run_session(app, Played(interrupt(**more), 0.2)).sent
+    [event] = run_session(app, Played(interrupt(**more))).sent
 
     assert (event["type"], event["error"]["param"]) == ("error", "type")
 
 
 def test_shutdown_closes_a_connection(app: Flask) -> None:
-    ws = Played(2.0)
-    running = get_extension(app).running
-    threading.Timer(0.3, running.announce).start()
-
-    run_session(app, ws)
+    ws = run_session(app, Played(IDLE, get_extension(app).running.announce, STAY))
 
     assert ws.code == 1001
 
@@ -201,15 +237,16 @@ def test_shutdown_closes_a_connection(app: Flask) -> None:
 def test_too_many_waiting_messages_close_the_connection(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_context, "authenticate", lambda context: time.sleep(1))
+    ws = Played(*[create()] * (MAX_WAITING_MESSAGES + 2))
+    monkeypatch.setattr(request_context, "authenticate", lambda *_, **__: ws.closed.wait(10))
 
-    ws = run_session(app, Played(*[create()] * (MAX_WAITING_MESSAGES + 2)))
+    run_session(app, ws)
 
     assert ws.code == 1008
 
 
 def test_failed_write_ends_the_session(app: Flask) -> None:
-    ws = Played(create(), 0.5)
+    ws = Played(create())
     ws.broken = True
 
     run_session(app, ws)
@@ -220,7 +257,7 @@ def test_failed_write_ends_the_session(app: Flask) -> None:
 def test_internal_error_closes_the_connection_and_is_logged(
     app: Flask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ws = Played(create(), 0.5)
+    ws = Played(create())
     monkeypatch.setattr(ws, "send", lambda data: int("ours"))
 
     assert run_session(app, ws).code == 1011
@@ -235,7 +272,6 @@ def test_stream_id_is_copied_to_events(app: Flask) -> None:
             create(stream_id="b.2", input=[{"type": "no"}]),
             create(),
             {"type": "response.steer", "stream_id": "a", "input": "more"},
-            0.6,
         ),
     )
 
@@ -257,7 +293,7 @@ def test_stream_id_is_copied_to_events(app: Flask) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "ä", "x" * 257, 7, ["a"]])
 def test_invalid_stream_id_is_refused(name: Any, app: Flask) -> None:
-    (event,) = run_session(app, Played(create(stream_id=name), 0.3)).sent
+    (event,) = run_session(app, Played(create(stream_id=name))).sent
 
     assert (event["type"], event["status"]) == ("error", 400)
     assert (event["error"]["code"], event["error"]["param"]) == ("invalid_stream_id", "stream_id")
@@ -265,7 +301,7 @@ def test_invalid_stream_id_is_refused(name: Any, app: Flask) -> None:
 
 
 def test_first_event_of_a_turn_has_the_loss_header(app: Flask) -> None:
-    ws = run_session(app, Played(create(no_such=1, access_programs={"a": 1}), create(), 0.5))
+    ws = run_session(app, Played(create(no_such=1, access_programs={"a": 1}), create()))
 
     first, *others = ws.sent
     assert first["type"] == "response.created"
@@ -474,7 +510,7 @@ def test_a_conversation_and_an_earlier_response_exclude_each_other(
 
 def test_chat_body_error_names_the_right_path(app: Flask) -> None:
     messages = [{"role": "user", "content": "hi"}]
-    ws = run_session(app, Played(create(input=None, messages=messages), 0.2))
+    ws = run_session(app, Played(create(input=None, messages=messages)))
 
     [error] = ws.sent
     assert (error["status"], error["error"]["param"]) == (400, "input")
@@ -499,7 +535,7 @@ def test_the_handshake_s_headers_go_on_with_every_turn(
     }
     with app.test_request_context("/v1/responses", headers=headers):
         app.preprocess_request()
-        new_session(app, Played(create(), create(), 0.5)).run()
+        new_session(app, Played(create(), create())).run()
 
     assert len(asked) == 2
     for sent in asked:
@@ -510,7 +546,7 @@ def test_the_handshake_s_headers_go_on_with_every_turn(
 
 def test_messages_that_wait_may_have_as_many_bytes_as_a_body(app: Flask) -> None:
     memory = get_extension(app).services.body_memory
-    ws = Played(create(), 0.2)
+    ws = Played(create())
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
         connection = new_session(app, ws)
@@ -528,7 +564,7 @@ def test_messages_that_wait_may_have_as_many_bytes_as_a_body(app: Flask) -> None
 
 def test_connection_releases_the_memory_of_messages(app: Flask) -> None:
     memory = get_extension(app).services.body_memory
-    run_session(app, Played(create(input="x" * 10_000), 0.5))
+    run_session(app, Played(create(input="x" * 10_000)))
     assert memory.used == 0
 
 
@@ -582,7 +618,7 @@ def test_continued_history_counts_while_its_turn_runs(
         return send(self, sent)
 
     monkeypatch.setattr(httpx2.MockTransport, "handle_request", measure_memory)
-    ws = Played(create(input="x" * 10_000, store=False), 0.5)
+    ws = Played(create(input="x" * 10_000, store=False))
     record_event = ws.send
 
     def send_and_continue(data: str) -> None:
@@ -590,7 +626,7 @@ def test_continued_history_counts_while_its_turn_runs(
         event = ws.sent[-1]
         if event["type"] == "response.completed" and len(used) == 1:
             previous = event["response"]["id"]
-            ws._incoming.put(create(store=False, previous_response_id=previous))
+            ws.incoming.put(create(store=False, previous_response_id=previous))
 
     monkeypatch.setattr(ws, "send", send_and_continue)
     run_session(app, ws)
@@ -620,7 +656,7 @@ def test_history_that_is_counted_after_the_client_left_is_released(
 def test_message_that_has_arrived_is_answered_without_free_memory(app: Flask) -> None:
     memory = get_extension(app).services.body_memory
     others = BodyReservation(memory)
-    ws = Played(create(), create(input="x" * 100_000), 0.5)
+    ws = Played(create(), create(input="x" * 100_000))
     others.hold(memory.max_bytes)
     run_session(app, ws)
     others.close()
@@ -633,15 +669,16 @@ def test_history_counts_in_the_memory_of_the_worker(app: Flask) -> None:
     memory = get_extension(app).services.body_memory
     first = create(input="x" * 10_000, store=False)
     kept: list[int] = []
-    ws = Played(first, 0.5)
+
+    def shorten_idle_limit() -> None:
+        settings = replace(connection._services.settings, websocket_idle=0.05)
+        connection._services = replace(connection._services, settings=settings)
+
+    ws = Played(first, IDLE, shorten_idle_limit, {"type": "response.processed"}, STAY)
     ws.close = lambda *_: kept.append(memory.kept)  # type: ignore[method-assign]
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
         connection = new_session(app, ws)
-        connection._services = replace(
-            connection._services, settings=replace(connection._services.settings, websocket_idle=1)
-        )
-        ws._incoming.put(2.0)
         connection.run()
     assert kept[0] > 10_000
     assert memory.kept == 0
@@ -655,7 +692,7 @@ def test_continued_items_count_towards_the_limit(
     monkeypatch.setattr(services, "settings", settings)
     items = [{"role": "user", "content": []} for _ in range(600)]
     first = create(input=items, store=False)
-    ws = Played(first, 0.5)
+    ws = Played(first)
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
         connection = new_session(app, ws)
