@@ -101,7 +101,7 @@ class ToolUpstream(BaseHTTPRequestHandler):
 def run_upstream() -> Iterator[int]:
     """Serve in threads of this process, whose CPU time is not measured; yields the port."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), ToolUpstream)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield server.server_port
     finally:

@@ -26,6 +26,7 @@ from forwarder import services
 from forwarder.services import Services
 from forwarder.storage.db import open
 from forwarder.storage.db.database import SqliteDatabase
+from forwarder.upstream.resilience import backoff
 from tests.helpers.empty_database import copy_empty_database
 from tests.helpers.serial import SerialTests
 from tests.helpers.url_rules import make_caching_compile
@@ -164,6 +165,12 @@ def create_database_file() -> Iterator[CreateFile]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SqliteDatabase, "_create_file", create_by_copy)
         yield create_file
+
+
+@pytest.fixture
+def _short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that wait for the retries of upstream requests."""
+    monkeypatch.setattr(backoff, "FIRST_DELAY_SECONDS", 0.02)
 
 
 @pytest.fixture

@@ -296,6 +296,7 @@ def test_times_of_a_row_differ_only_if_that_is_visible(client: FlaskClient) -> N
     assert '<td class="number">14</td>' in show_first(client)
 
 
+@pytest.mark.usefixtures("_short_backoff")
 def test_failed_attempts_are_shown(serve: Serve) -> None:
     busy = httpx2.Response(503, text="<b>busy</b>", headers={"Retry-After": "0"})
     answers = iter([busy, make_stream_response(DELTA, STOP)])

@@ -107,6 +107,7 @@ def test_an_error_of_the_upstream_is_shown_on_both_sides_without_keys(serve: Ser
     }
 
 
+@pytest.mark.usefixtures("_short_backoff")
 def test_every_attempt_is_shown(serve: Serve) -> None:
     answers = iter(
         [httpx2.Response(500, json={}), make_stream_response(make_chunk("hi"), make_chunk())]

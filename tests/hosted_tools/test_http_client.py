@@ -27,13 +27,14 @@ LOOPBACK = [(2, ("127.0.0.1", 0))]
 def get(
     script: Callable[[Peer], None] | None,
     lookup: Callable[[str, int], Any] = lambda host, port: LOOPBACK,
+    seconds: float = 2.0,
     **headers: str,
 ) -> tuple[httpx2.Response | Exception, HttpOutcome, list[bytes]]:
     """A request to a server with this script: its outcome and the server's requests."""
 
     async def send(port: int) -> tuple[httpx2.Response | Exception, HttpOutcome]:
         resolver = AddressResolver(lookup)
-        async with make_http_client(headers, resolver, 1000, 0.5) as client:
+        async with make_http_client(headers, resolver, 1000, seconds) as client:
             with record_http_outcome() as outcome:
                 try:
                     return await client.get(f"http://tool.example:{port}/"), outcome
@@ -105,7 +106,7 @@ def hang_up(peer: Peer) -> None:
     ],
 )
 def test_failure_is_recorded_in_words(script: Any, reason: str) -> None:
-    error, outcome, _ = get(script)
+    error, outcome, _ = get(script, seconds=0.15 if script is silence else 2.0)
     assert isinstance(error, httpx2.HTTPError)
     assert reason in str(outcome.message)
 
@@ -135,7 +136,7 @@ def test_look_ups_are_bounded_even_if_they_are_abandoned() -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        time.sleep(0.2)
+        time.sleep(0.1)
         running -= 1
         return []
 

@@ -81,10 +81,15 @@ def answering(answer: object, head: bytes = b"HTTP/1.1 200 OK") -> Callable[[Pee
     return serve
 
 
-def search(name: str, script: Callable[[Peer], None], options: SearchOptions = OPTIONS) -> Any:
+def search(
+    name: str,
+    script: Callable[[Peer], None],
+    options: SearchOptions = OPTIONS,
+    seconds: float = 2.0,
+) -> Any:
     """The results, and the request that the engine got."""
     with serving(script) as server:
-        engine = SearchEngine(name, f"http://127.0.0.1:{server.port}/", "key-1", 1.0)
+        engine = SearchEngine(name, f"http://127.0.0.1:{server.port}/", "key-1", seconds)
         return engine.search("cats", options).results, server.requests[0].decode()
 
 
@@ -126,7 +131,7 @@ def test_results_are_filtered_by_domain_cut_and_bounded() -> None:
 )
 def test_failure_is_named_without_the_key(script: Any, reason: str) -> None:
     with pytest.raises(SearchFailure, match=reason) as failed:
-        search("tavily", script)
+        search("tavily", script, seconds=0.2 if reason == "in time" else 2.0)
     assert "key-1" not in str(failed.value)
 
 
@@ -170,7 +175,7 @@ def test_searches_above_the_limit_wait_and_then_fail(monkeypatch: pytest.MonkeyP
         running = threading.Thread(target=lambda: engine.search("cats", SearchOptions()))
         running.start()
         assert arrived.wait(5)
-        timer = threading.Timer(0.3, release.set)  # in time for the one that waits
+        timer = threading.Timer(0.1, release.set)  # in time for the one that waits
         timer.start()
         assert engine.search("cats", SearchOptions()).results
         running.join()

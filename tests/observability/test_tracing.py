@@ -227,6 +227,7 @@ def test_client_error_does_not_mark_the_span_as_failed(make_traced: Callable[...
     assert (server.attributes or {})["http.response.status_code"] == 400
 
 
+@pytest.mark.usefixtures("_short_backoff")
 def test_a_stream_that_breaks_ends_its_spans(make_traced: Callable[..., Traced]) -> None:
     def break_stream() -> Any:
         yield b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}\n\n'

@@ -50,6 +50,7 @@ class Hanging:
             "forwarder.services.select_transport", lambda settings, heartbeat: transport
         )
         monkeypatch.setattr("forwarder.storage.background.takeover.TAKEOVER_POLL_SECONDS", 0.02)
+        monkeypatch.setattr("forwarder.storage.background.progress.WRITE_SECONDS", 0.02)
         monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 0.02)
         monkeypatch.setattr("forwarder.storage.db.settling.PROBE_SECONDS", 0.0)
 
@@ -82,7 +83,7 @@ def leave_work(
         time.sleep(0.01)
     first.running.announce()  # it takes nothing up again
     first.require_store().background._jobs.clear()
-    time.sleep(0.5)  # until its last write
+    time.sleep(0.15)  # until its last write
     database = first.require_store()._database
     database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
     return name, services_of(**given)
@@ -134,7 +135,7 @@ def test_work_is_taken_up_only_if_there_is_memory_for_it(
     others = BodyReservation(memory)
     others.hold(memory.max_bytes // 2 - 100_000)
     Gateway(other).resume_background_work()
-    time.sleep(0.5)
+    time.sleep(0.2)
     assert len(hanging.requests) == 1
     others.close()
     body = wait_for_end(other, name)
@@ -158,7 +159,7 @@ def test_work_is_left_to_workers_that_can_read_its_request(
         FORWARDER_DATABASE_URL=url, CHAT_API_KEY="passthrough", FORWARDER_SECRET_KEY="one"
     )
     Gateway(other).resume_background_work()
-    time.sleep(0.5)
+    time.sleep(0.2)
     database = other.require_store()._database
     status = database.read(lambda c: c.scalar(sa.text("SELECT status FROM responses")))
     assert status in ("queued", "in_progress")
@@ -172,7 +173,7 @@ def test_work_is_left_to_workers_that_can_read_its_request(
 def test_work_that_no_worker_can_read_fails_after_a_while_and_says_why(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("forwarder.storage.db.background_leases.MAX_UNREADABLE_SECONDS", 1.0)
+    monkeypatch.setattr("forwarder.storage.db.background_leases.MAX_UNREADABLE_SECONDS", 0.3)
     hanging = Hanging(monkeypatch)
     name, other = leave_work(tmp_path, hanging, FORWARDER_SECRET_KEY="another")
     Gateway(other).resume_background_work()

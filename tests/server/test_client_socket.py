@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
@@ -28,6 +29,9 @@ LIMITS = ClientLimits(
     max_chunk_overhead=10_000,
 )
 
+SHORT_LIMITS = LIMITS._replace(head_timeout=0.3, body_timeout=0.15, send_timeout=0.15)
+"""For tests in which a limit ends a wait."""
+
 
 class Pair(NamedTuple):
     """Return both ends of a connection."""
@@ -49,11 +53,24 @@ class Pair(NamedTuple):
         return request, body
 
 
-@pytest.fixture
-def pair() -> Iterator[Pair]:
+@contextmanager
+def connect(limits: ClientLimits) -> Iterator[Pair]:
     left, right = socket.socketpair()
     with left, right:
-        yield Pair(left, ClientSocket(right, LIMITS))
+        yield Pair(left, ClientSocket(right, limits))
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with connect(LIMITS) as made:
+        yield made
+
+
+@pytest.fixture
+def hasty() -> Iterator[Pair]:
+    """A connection with short limits."""
+    with connect(SHORT_LIMITS) as made:
+        yield made
 
 
 def make_length_header(count: int) -> str:
@@ -66,19 +83,19 @@ CHUNKED = "Transfer-Encoding: chunked"
 # -- head ------------------------------------------------------------------------------------------
 
 
-def test_late_head_is_treated_as_disconnect(pair: Pair) -> None:
-    pair.client.sendall(b"GET / HT")
+def test_late_head_is_treated_as_disconnect(hasty: Pair) -> None:
+    hasty.client.sendall(b"GET / HT")
 
-    assert pair.server.recv(99) == b"GET / HT"
-    assert pair.server.recv(99) == b""
+    assert hasty.server.recv(99) == b"GET / HT"
+    assert hasty.server.recv(99) == b""
 
 
-def test_the_limit_for_the_head_ends_with_the_first_request(pair: Pair) -> None:
-    pair.read_request()
-    time.sleep(LIMITS.head_timeout + 0.1)
-    pair.client.sendall(b"GET")
+def test_the_limit_for_the_head_ends_with_the_first_request(hasty: Pair) -> None:
+    hasty.read_request()
+    time.sleep(SHORT_LIMITS.head_timeout + 0.05)
+    hasty.client.sendall(b"GET")
 
-    assert pair.server.recv(99) == b"GET"
+    assert hasty.server.recv(99) == b"GET"
 
 
 # -- body ------------------------------------------------------------------------------------------
@@ -108,20 +125,20 @@ def test_a_body_is_read_as_it_was_sent(header: str, sent: bytes, pair: Pair) -> 
     assert not request.must_close
 
 
-def test_no_limit_applies_after_the_body(pair: Pair) -> None:
-    _, body = pair.open_body(make_length_header(2))
-    pair.client.sendall(b"{}")
+def test_no_limit_applies_after_the_body(hasty: Pair) -> None:
+    _, body = hasty.open_body(make_length_header(2))
+    hasty.client.sendall(b"{}")
     body.read()
-    time.sleep(LIMITS.body_timeout + 0.1)
-    pair.client.sendall(b"next")
+    time.sleep(SHORT_LIMITS.body_timeout + 0.05)
+    hasty.client.sendall(b"next")
 
-    assert pair.server.recv(99) == b"next"
+    assert hasty.server.recv(99) == b"next"
 
 
 @pytest.mark.parametrize("header", [make_length_header(6), CHUNKED])
-def test_a_body_that_does_not_arrive_in_time_is_a_408(header: str, pair: Pair) -> None:
-    _, body = pair.open_body(header)
-    pair.client.sendall(b"1\r\n")
+def test_a_body_that_does_not_arrive_in_time_is_a_408(header: str, hasty: Pair) -> None:
+    _, body = hasty.open_body(header)
+    hasty.client.sendall(b"1\r\n")
 
     with pytest.raises(RequestBodyError, match="FORWARDER_BODY_TIMEOUT") as raised:
         body.read()
@@ -131,19 +148,21 @@ def test_a_body_that_does_not_arrive_in_time_is_a_408(header: str, pair: Pair) -
     assert not body.skip_rest()
 
 
-def test_a_body_that_goes_on_arriving_has_more_time(pair: Pair) -> None:
-    count = 4 * 8000
-    _, body = pair.open_body(make_length_header(count))
+def test_a_body_that_goes_on_arriving_has_more_time() -> None:
+    limits = LIMITS._replace(body_timeout=0.3)
+    count = 4 * 16_000
+    with connect(limits) as pair:
+        _, body = pair.open_body(make_length_header(count))
 
-    def send() -> None:
-        for _ in range(4):
-            time.sleep(0.2)
-            pair.client.sendall(b"x" * 8000)
+        def send() -> None:
+            for _ in range(4):
+                time.sleep(limits.body_timeout / 3)
+                pair.client.sendall(b"x" * 16_000)
 
-    sender = threading.Thread(target=send)
-    sender.start()
-    assert len(body.read()) == count
-    sender.join()
+        sender = threading.Thread(target=send)
+        sender.start()
+        assert len(body.read()) == count
+        sender.join()
 
 
 @pytest.mark.parametrize("chunk", [b"1\r\nx\r\n", b"1;" + b"e" * 500 + b"\r\nx\r\n"])
@@ -184,8 +203,8 @@ def test_a_short_rest_is_skipped(pair: Pair) -> None:
     assert body.skip_rest()
 
 
-def test_missing_rest_ends_the_connection(pair: Pair) -> None:
-    _, body = pair.open_body(make_length_header(1000))
+def test_missing_rest_ends_the_connection(hasty: Pair) -> None:
+    _, body = hasty.open_body(make_length_header(1000))
 
     assert not body.skip_rest()
 
@@ -209,23 +228,24 @@ def test_a_connection_that_was_to_be_closed_is_closed(pair: Pair) -> None:
 # -- response --------------------------------------------------------------------------------------
 
 
-def test_an_answer_is_sent_whole_to_a_slow_client(pair: Pair) -> None:
-    pair.read_request()
+def test_an_answer_is_sent_whole_to_a_slow_client() -> None:
     sent, received = b"x" * 3_000_000, 0
-    sender = threading.Thread(target=pair.server.sendall, args=(sent,))
-    sender.start()
-    while received < len(sent):
-        received += len(pair.client.recv(500_000))
-        time.sleep(0.05)
-    sender.join()
+    with connect(LIMITS._replace(send_timeout=0.3)) as pair:
+        pair.read_request()
+        sender = threading.Thread(target=pair.server.sendall, args=(sent,))
+        sender.start()
+        while received < len(sent):
+            received += len(pair.client.recv(500_000))
+            time.sleep(0.025)
+        sender.join()
 
     assert received == len(sent)
 
 
-def test_client_that_does_not_read_is_disconnected(pair: Pair) -> None:
-    pair.read_request()
+def test_client_that_does_not_read_is_disconnected(hasty: Pair) -> None:
+    hasty.read_request()
     with pytest.raises(BrokenPipeError):
-        pair.server.sendall(b"x" * 10_000_000)
+        hasty.server.sendall(b"x" * 10_000_000)
 
 
 def test_the_limit_for_an_answer_ends_with_its_request(pair: Pair) -> None:
@@ -239,24 +259,26 @@ def test_the_limit_for_an_answer_ends_with_its_request(pair: Pair) -> None:
     assert pair.server.gettimeout() is None
 
 
-def test_a_client_that_reads_too_slowly_is_disconnected(pair: Pair) -> None:
-    pair.read_request()
-    pair.server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
-    rate, read, is_over = LIMITS.min_send_rate, 0, threading.Event()
+def test_a_client_that_reads_too_slowly_is_disconnected() -> None:
+    limits = LIMITS._replace(send_timeout=0.3)
+    rate, read, is_over = limits.min_send_rate, 0, threading.Event()
+    with connect(limits) as pair:
+        pair.read_request()
+        pair.server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
 
-    def read_slowly() -> None:
-        nonlocal read
-        while not is_over.wait(0.2):  # half of the slowest rate, and shorter than the time-out
-            read += len(pair.client.recv(rate // 10))
+        def read_slowly() -> None:
+            nonlocal read
+            while not is_over.wait(0.1):  # half of the slowest rate, and shorter than the time-out
+                read += len(pair.client.recv(rate // 20))
 
-    reader = threading.Thread(target=read_slowly, daemon=True)
-    reader.start()
-    started = time.monotonic()
-    with pytest.raises(BrokenPipeError):
-        pair.server.sendall(b"x" * 100 * rate)
-    assert LIMITS.send_timeout < time.monotonic() - started < 10
-    is_over.set()
-    reader.join(5)
+        reader = threading.Thread(target=read_slowly, daemon=True)
+        reader.start()
+        started = time.monotonic()
+        with pytest.raises(BrokenPipeError):
+            pair.server.sendall(b"x" * 100 * rate)
+        assert limits.send_timeout < time.monotonic() - started < 10
+        is_over.set()
+        reader.join(5)
     assert read > 0
 
 
@@ -267,14 +289,14 @@ def test_a_slow_client_that_is_fast_enough_reads_all(pair: Pair) -> None:
 
     def read_steadily() -> None:
         nonlocal read
-        while piece := pair.client.recv(LIMITS.min_send_rate // 10):
+        while piece := pair.client.recv(LIMITS.min_send_rate // 5):
             read += len(piece)
-            time.sleep(0.05)  # twice the slowest rate
+            time.sleep(0.05)  # four times the slowest rate
 
     reader = threading.Thread(target=read_steadily, daemon=True)
     reader.start()
-    for _ in range(15):
+    for _ in range(16):  # longer than the time-out in all
         pair.server.sendall(b"x" * (LIMITS.min_send_rate // 5))
     pair.server.shutdown(socket.SHUT_WR)
     reader.join(10)
-    assert read == 15 * (LIMITS.min_send_rate // 5)
+    assert read == 16 * (LIMITS.min_send_rate // 5)

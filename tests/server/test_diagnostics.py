@@ -163,6 +163,7 @@ def test_rate_limited_requests_are_captured(serve: Serve) -> None:
     assert "body" not in over["client"]["request"]
 
 
+@pytest.mark.usefixtures("_short_backoff")
 def test_every_attempt_is_captured(serve: Serve) -> None:
     answers = iter(
         [httpx2.Response(500, json={"error": {"message": "no"}}), make_stream_response(DELTA, STOP)]

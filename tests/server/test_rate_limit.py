@@ -238,6 +238,7 @@ def test_storage_outage_allows_requests_by_default(clock: Clock, log_lines: list
 def test_limits_apply_again_after_a_storage_outage(log_lines: list[str]) -> None:
     storage = Failing()
     limits = limits_of(storage, REQUESTS="1/hour")
+    limits._backend._breaker._pause = 0.05
     storage.down = True
     admit_request(limits)
     storage.down = False
@@ -245,7 +246,7 @@ def test_limits_apply_again_after_a_storage_outage(log_lines: list[str]) -> None
     deadline = time.monotonic() + 10
     while not admit_request(limits).rate_limit_headers:
         assert time.monotonic() < deadline, "the storage is not asked again"
-        time.sleep(0.05)
+        time.sleep(0.01)
 
     get_refusal(limits)
     assert "answers again" in log_lines[-1]
@@ -300,7 +301,7 @@ def test_request_waits_for_a_slow_storage_until_the_timeout(seconds: str) -> Non
     limits = limits_of(storage, REQUESTS="1/hour", TIMEOUT=seconds)
     waiting = seconds == "20"
     if waiting:
-        threading.Timer(0.3, storage.go.set).start()  # several times the default
+        threading.Timer(0.2, storage.go.set).start()  # several times the default
 
     assert bool(admit_request(limits).rate_limit_headers) is waiting
     storage.go.set()

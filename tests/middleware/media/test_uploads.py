@@ -101,11 +101,11 @@ def test_expired_file_is_deleted_with_its_key() -> None:
 
 def test_used_file_is_kept() -> None:
     store = Store()
-    uploads = UploadCache(store, 0.4)
+    uploads = UploadCache(store, 0.3)
     uploads.get_file_id(B)
     for _ in range(6):
         uploads.get_file_id(A)
-        time.sleep(0.1)
+        time.sleep(0.06)
 
     assert wait_for(lambda: bool(store.deleted))
     assert store.deleted == [("file-1", None)]

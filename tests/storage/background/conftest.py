@@ -24,6 +24,8 @@ def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
         "execution.RECONNECT_SECONDS",
         "execution.STORE_RETRY_SECONDS",
         "progress.RETRY_SECONDS",
+        "progress.WRITE_SECONDS",
+        "stopping.ORIGIN_POLL_SECONDS",
         "takeover.TAKEOVER_POLL_SECONDS",
     ):
         monkeypatch.setattr(f"{package}.{name}", 0.02)

@@ -70,7 +70,7 @@ def test_events_are_stored_once_when_their_commit_was_not_acknowledged(
     wait_until(lambda: len(background._jobs["o", name].pending_events) == 2)
     steps[0].set()  # adds a pending event
     wait_until(lambda: len(background._jobs["o", name].pending_events) == 3)
-    time.sleep(0.5)
+    time.sleep(0.2)
     steps[1].set()
     wait_until(lambda: not database.read(lambda c: work.is_running(c, "o", name)))
     failures.after = False

@@ -117,7 +117,7 @@ def test_end_before_the_origin_is_stored_cancels_upstream(
 
     wait_until(lambda: cancels)
     wait_until(lambda: job.context.is_cancelled)
-    time.sleep(0.5)
+    time.sleep(0.15)
     assert cancels == [UPSTREAM_CANCELLATION]
 
 
@@ -138,7 +138,7 @@ def test_end_before_the_upstream_answers_cancels_upstream(background: Background
     )
     name = background.start_job("o", {"model": "m", "input": "hi"}, context, job_task)["id"]
     background.cancel_response("o", name)
-    time.sleep(0.5)
+    time.sleep(0.15)
     assert (context.is_cancelled, cancels) == (False, [])
     go.set()
 
@@ -152,7 +152,7 @@ def test_end_before_the_upstream_answers_cancels_upstream(background: Background
 def test_silent_upstream_is_abandoned_after_a_timeout(
     background: BackgroundRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forwarder.storage.background.stopping.ORIGIN_WAIT_SECONDS", 0.3)
+    monkeypatch.setattr("forwarder.storage.background.stopping.ORIGIN_WAIT_SECONDS", 0.2)
     context = RequestContext("x", "background", LossReport(), upstream="up")
     job_task = new_task(
         lambda: wait_and_answer(threading.Event()), continues_without_connection=lambda: True
@@ -181,6 +181,6 @@ def test_job_taken_over_by_another_worker_is_not_cancelled(
     wait_until(lambda: job.origin)
     database.write(lambda c: c.execute(sa.text("UPDATE responses SET worker = 'other'")))
     wait_until(lambda: job.context.is_cancelled)
-    time.sleep(0.2)
+    time.sleep(0.1)
 
     assert cancels == []

@@ -107,6 +107,7 @@ def test_free_pages_are_reclaimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_unusable_path_is_retried(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("a file")
     database = SqliteDatabase(tmp_path / "there" / "x.db")
+    database.read_breaker._pause = 0.05
     with pytest.raises(StoreUnavailable):
         database.prepare()
     with pytest.raises(StoreUnavailable):
@@ -128,7 +129,7 @@ def comes_true(holds: Callable[[], bool]) -> bool:
 @pytest.fixture
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database_module, "TRIAL_TIMEOUT_SECONDS", 0.05)
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.2)
 
 
 @contextmanager

@@ -102,11 +102,11 @@ def test_a_kept_connection_that_was_closed_or_spoilt_is_not_used(script: object)
 def test_idle_connections_are_closed_without_further_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection_pool, "MAX_IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(connection_pool, "MAX_IDLE_SECONDS", 0.2)
     with serving(holding) as server, make_pool(server) as pool:
         first, second = (pool.acquire(NO_LIMITS, fresh=False)[0] for _ in range(2))
         pool.return_socket(first)
-        gevent.sleep(0.2)
+        gevent.sleep(0.12)
         pool.return_socket(second)
         with gevent.Timeout(10):
             while first.fileno() != -1:

@@ -16,6 +16,7 @@ import httpx2
 import openai
 import pytest
 
+from forwarder.upstream.transport import gevent_transport
 from forwarder.upstream.transport.gevent_transport import GeventTransport
 from tests.helpers.certificates import Authority
 from tests.helpers.check_cases import check_each
@@ -118,7 +119,7 @@ def test_an_answer_before_the_whole_request_was_read_is_received() -> None:
         peer.server.wait()
 
     with serving(script) as server, client_of(timeout=2) as client:
-        gevent.spawn_later(0.3, server.go.set)
+        gevent.spawn_later(0.1, server.go.set)
         assert client.post(server.url, content=b"x" * 20_000_000).status_code == 413
 
 
@@ -226,14 +227,17 @@ def test_a_post_is_not_sent_twice_unless_retries_are_on(ending: Script) -> None:
 
 
 @check_each("ending", [Peer.close, Peer.reset], ids=["close", "reset"])
-def test_request_is_not_repeated_after_the_server_began_to_work(ending: Script) -> None:
+def test_request_is_not_repeated_after_the_server_began_to_work(
+    ending: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server had the request for a while, so the connection was not stale."""
+    monkeypatch.setattr(gevent_transport, "_STALE_SECONDS", 0.1)
 
     def script(peer: Peer) -> None:
         peer.request()
         peer.answer(b"hello")
         peer.request()
-        time.sleep(1.1)
+        time.sleep(0.15)
         ending(peer)
 
     with serving(script) as server, client_of(resend_posts=True) as client:
@@ -449,7 +453,7 @@ def test_a_stream_over_tls_arrives_whole(headers: bytes, authority: Authority) -
         for n in range(300):
             peer.send(framed(b"%d " % n))
             if n % 100 == 0:
-                time.sleep(0.05)
+                time.sleep(0.02)
         if b"chunked" in headers:
             peer.send(encode_chunk(b""))
 
@@ -753,7 +757,7 @@ def test_response_head_has_one_deadline() -> None:
         peer.request()
         for letter in b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n":
             peer.send(bytes([letter]))
-            time.sleep(0.1)
+            time.sleep(0.03)
 
     with pytest.raises(httpx2.ReadTimeout):
-        ask_hostile(script, timeout=0.5)
+        ask_hostile(script, timeout=0.15)
