@@ -8,6 +8,7 @@ import graphlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from forwarder.translation import (
     chat_over_responses,
@@ -131,22 +132,47 @@ def name_of(path: Path) -> str:
 NAMES = frozenset(map(name_of, MODULES))
 
 
-@functools.cache
-def parse_module(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+class Uses(NamedTuple):
+    """What the code of a module uses, wherever in it.  Names are dotted."""
+
+    imports: frozenset[str]
+    calls: frozenset[str]
+    attributes: frozenset[str]
+    has_functions: bool
 
 
 @functools.cache
-def imports(path: Path) -> frozenset[str]:
-    """The modules that a module imports, wherever in it."""
-    found: set[str] = set()
-    for node in ast.walk(parse_module(path)):
+def read_uses(path: Path) -> Uses:
+    found: dict[str, set[str]] = {"imports": set(), "calls": set(), "attributes": set()}
+    has_functions = False
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            found["imports"].update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute here"
-            found.update(_list_imported(node))
-    return frozenset(found)
+            found["imports"].update(_list_imported(node))
+        elif isinstance(node, ast.Call):
+            found["calls"].add(read_dotted_name(node.func))
+        elif isinstance(node, ast.Attribute):
+            found["attributes"].add(read_dotted_name(node))
+        elif isinstance(node, ast.FunctionDef):
+            has_functions = True
+    return Uses(*map(frozenset, found.values()), has_functions)
+
+
+def read_dotted_name(node: ast.expr) -> str:
+    """Return an expression of names and dots; anything else in it is an empty name."""
+    names = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    names.append(node.id if isinstance(node, ast.Name) else "")
+    return ".".join(reversed(names))
+
+
+def imports(path: Path) -> frozenset[str]:
+    """The modules that a module imports, wherever in it."""
+    return read_uses(path).imports
 
 
 def _list_imported(node: ast.ImportFrom) -> Iterator[str]:
@@ -172,11 +198,9 @@ def test_libraries_are_imported_only_by_their_owners(path: Path) -> None:
 def test_only_repositories_query_the_database(path: Path) -> None:
     """Other modules call the named operations of `storage.repositories`."""
     queries = [
-        ast.unparse(node)
-        for node in ast.walk(parse_module(path))
-        if isinstance(node, ast.Attribute)
-        and node.attr in ("read", "write", "write_without_timeout")
-        and ast.unparse(node.value).endswith("database")
+        name
+        for name in read_uses(path).attributes
+        if name.endswith(("database.read", "database.write", "database.write_without_timeout"))
     ]
     place = str(path.relative_to(PACKAGE))
     assert place.startswith(OWNERS["sqlalchemy"]) or not queries, f"{place}: {queries}"
@@ -269,32 +293,20 @@ COMPOSERS = ("app.py", "cli/", "services.py")
 
 @every_module
 def test_only_the_application_and_commands_build_services(path: Path) -> None:
-    calls = [
-        ast.unparse(node.func)
-        for node in ast.walk(parse_module(path))
-        if isinstance(node, ast.Call)
-    ]
     if not str(path.relative_to(PACKAGE)).startswith(COMPOSERS):
-        assert not {"Services", "Services.build", "open_database"} & set(calls)
+        assert not {"Services", "Services.build", "open_database"} & read_uses(path).calls
 
 
 @every_module
 def test_only_config_reads_the_environment(path: Path) -> None:
-    tree = parse_module(path)
-    read = [
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "os"
-    ]
     if not str(path.relative_to(PACKAGE)).startswith("config"):
-        assert not {"environ", "getenv"} & set(read)
+        assert not {"os.environ", "os.getenv"} & read_uses(path).attributes
         assert "os.environ" not in imports(path)
 
 
 def has_logic(path: Path) -> bool:
     """Is there anything in a module that could be wrong?"""
-    tree = parse_module(path)
-    return any(isinstance(node, ast.FunctionDef) for node in ast.walk(tree))
+    return read_uses(path).has_functions
 
 
 def homes_of(path: Path) -> list[Path]:
