@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
+import sqlite3
 import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import httpcore2
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.templating import Environment
 from hypothesis import settings
@@ -24,7 +28,7 @@ from werkzeug.routing import Rule
 
 from forwarder import services
 from forwarder.services import Services
-from forwarder.storage.db import open
+from forwarder.storage.db import database, open
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.upstream.resilience import backoff
 from tests.helpers.empty_database import copy_empty_database
@@ -182,9 +186,35 @@ def _migrate_each_database(
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _store_in_run_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Put the stored data of applications under test into a folder of the run."""
+def _store_in_run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Put the stored data of applications under test into a folder of the run.
+
+    Most applications share its default file.  The first of them prepares and checks it.  They also
+    share its engines, which keep the compiled statements.  One connection stays open, since SQLite
+    rewrites the file whenever the last one is closed.
+    """
     open.BASE_PATH = tmp_path_factory.mktemp("store")
+    shared = open.BASE_PATH / "forwarder.db"
+    first = SqliteDatabase(shared)
+    first.start()
+    start, make_engine = SqliteDatabase.start, database.make_engine
+    find_engine = functools.cache(make_engine)
+
+    def start_or_share(opened: SqliteDatabase) -> None:
+        if opened.path == shared:
+            opened._is_prepared = True
+        else:
+            start(opened)
+
+    def make_or_share_engine(path: Path, timeout: float) -> sa.Engine:
+        return (find_engine if path == shared else make_engine)(path, timeout)
+
+    with closing(sqlite3.connect(shared)) as connection, pytest.MonkeyPatch.context() as patch:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # it opens the file
+        patch.setattr(SqliteDatabase, "start", start_or_share)
+        patch.setattr(database, "make_engine", make_or_share_engine)
+        yield
+    first.close()
 
 
 @pytest.fixture(autouse=True)
