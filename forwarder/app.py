@@ -25,8 +25,8 @@ from forwarder.console import upstreams as upstream_pages
 from forwarder.console import usage as usage_page
 from forwarder.console.blueprint import blueprint as console_blueprint
 from forwarder.context.request_context import RequestObserver
+from forwarder.core.cooperative_loops import LARGE, set_pause
 from forwarder.core.large_bodies import take_turn
-from forwarder.core.pacing import LARGE, set_pause
 from forwarder.observability.capture.replay import ReplayRequest
 from forwarder.observability.logging import configure_logging
 from forwarder.server import (
@@ -43,9 +43,9 @@ from forwarder.server import (
     ollama,
     openai,
     openapi,
-    request_context,
+    request_hooks,
     standalone_search,
-    stored,
+    stored_answers,
     usage,
     vector_stores,
     websocket,
@@ -59,8 +59,8 @@ from forwarder.server.replay import install_replay
 from forwarder.services import ReplayOverrides, Services
 
 V1_MODULES = (
-    openai, messages, files, images, vector_stores, standalone_search, stored, conversations,
-    websocket,
+    openai, messages, files, images, vector_stores, standalone_search, stored_answers,
+    conversations, websocket,
 )  # fmt: skip
 """Modules of which all routes have the prefix ``/v1``. With `PathAliases`, clients may omit it."""
 
@@ -149,7 +149,7 @@ def make_app(services: Services) -> Flask:
     install_base_paths(app)
     if settings.cors_origins:
         app.wsgi_app = CrossOrigin(app.wsgi_app, settings.cors_origins)  # type: ignore[method-assign]
-    request_context.install_hooks(app)
+    request_hooks.install_hooks(app)
     guard_browsers(app)
     json_body.install_decoding(app)
     return app

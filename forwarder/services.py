@@ -18,8 +18,8 @@ import httpx2
 
 from forwarder.client_keys.budgets import BudgetObserver
 from forwarder.client_keys.registry import ClientKeyRegistry, build_client_keys
-from forwarder.config.endpoints import ORIGIN_SIGN
 from forwarder.config.settings import Settings, UpstreamSettings
+from forwarder.config.upstream_endpoints import ORIGIN_SIGN
 from forwarder.context.client_identity import ClientNames
 from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.body_memory import PEAK_COPIES, BodyMemory
@@ -28,20 +28,20 @@ from forwarder.core.client_headers import HeaderSelection
 from forwarder.core.concurrency import get_address_info
 from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import Unsupported
-from forwarder.core.form_space import FormDisk
+from forwarder.core.form_disk_limit import FormDisk
+from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.core.periodic_task import PeriodicTask
-from forwarder.core.shutdown import InFlightRequests
 from forwarder.core.ssrf import AddressGuard
-from forwarder.hosted_tools.services import HostedToolServices
+from forwarder.hosted_tools.tool_services import HostedToolServices
 from forwarder.middleware.media import Fetcher, UploadCache
-from forwarder.middleware.media.policy import Fetch
+from forwarder.middleware.media.stage import Fetch
 from forwarder.middleware.reasoning_cache import ReasoningCache
 from forwarder.middleware.reasoning_cache.memory_backend import CacheBackend, MemoryBackend
 from forwarder.middleware.reasoning_cache.signatures import SignatureCache
 from forwarder.models.catalog import Catalog
 from forwarder.models.codex import digest_settings
 from forwarder.models.health import HealthMonitor, HealthTargets, record_verification
-from forwarder.models.register import ModelRegistration
+from forwarder.models.registration import ModelRegistration
 from forwarder.models.registry import DatabaseModelRegistry, ModelRegistry, NullModelRegistry
 from forwarder.models.router import Router
 from forwarder.observability.capture import CaptureObserver, make_capture_observer
@@ -57,13 +57,13 @@ from forwarder.storage import (
 )
 from forwarder.storage.background import BackgroundLimits
 from forwarder.storage.db import Database, Pruner, load_secrets, open_database
-from forwarder.storage.db.key_rotation import RotationReport
+from forwarder.storage.db.reencryption import RotationReport
 from forwarder.storage.files import FileStore
 from forwarder.storage.reasoning_cache import DatabaseBackend
 from forwarder.storage.repositories.files import FileRepository
 from forwarder.storage.repositories.usage import UsageRepository
 from forwarder.upstream.client import Upstream
-from forwarder.upstream.pool import UpstreamPool
+from forwarder.upstream.per_upstream import UpstreamPool
 from forwarder.upstream.resilience import Resilience, UpstreamState
 from forwarder.upstream.resilience.shared_state import RedisStorage, SharedState
 from forwarder.upstream.transport import select_transport

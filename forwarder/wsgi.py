@@ -3,7 +3,7 @@
 from forwarder.app import create_app
 from forwarder.config.settings import ConfigError
 from forwarder.server.gunicorn_check import find_gunicorn_mistake, refuse_to_load
-from forwarder.server.startup import log_start
+from forwarder.server.startup_log import log_start
 
 if mistake := find_gunicorn_mistake():
     refuse_to_load(f"The forwarder did not start: {mistake}")

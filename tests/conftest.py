@@ -30,7 +30,7 @@ from forwarder import services
 from forwarder.services import Services
 from forwarder.storage.db import database, open
 from forwarder.storage.db.database import SqliteDatabase
-from forwarder.upstream.resilience import backoff
+from forwarder.upstream.resilience import retry_policy
 from tests.helpers.empty_database import copy_empty_database
 from tests.helpers.serial import SerialTests
 from tests.helpers.url_rules import make_caching_compile
@@ -174,7 +174,7 @@ def create_database_file() -> Iterator[CreateFile]:
 @pytest.fixture
 def _short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that wait for the retries of upstream requests."""
-    monkeypatch.setattr(backoff, "FIRST_DELAY_SECONDS", 0.02)
+    monkeypatch.setattr(retry_policy, "FIRST_DELAY_SECONDS", 0.02)
 
 
 @pytest.fixture

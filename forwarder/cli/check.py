@@ -11,7 +11,7 @@ import click
 from forwarder.cli import print_line
 from forwarder.config.gunicorn_conf import read_environment, read_settings
 from forwarder.config.settings import ConfigError, Settings, load_settings
-from forwarder.hosted_tools.services import read_servers
+from forwarder.hosted_tools.tool_services import read_servers
 
 
 class InvalidConfiguration(click.ClickException):

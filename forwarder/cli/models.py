@@ -20,8 +20,8 @@ from forwarder.core.errors import ForwarderError
 from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
 from forwarder.models import ollama_views
+from forwarder.models.health_probe import ProbeResult, probe_model_list
 from forwarder.models.ollama_views import ModelView
-from forwarder.models.probe import ProbeResult, probe_model_list
 from forwarder.models.registered_model import REMOTE_TYPES, RegisteredModel, strip_tag
 from forwarder.models.registry import make_not_found
 from forwarder.services import Services

@@ -34,7 +34,6 @@ from forwarder.client_keys.key import (
 )
 from forwarder.config.settings import Settings
 from forwarder.context.client_identity import ClientGrants, make_account_id
-from forwarder.core.backend_breaker import SharedTask
 from forwarder.core.errors import (
     InvalidRequest,
     NotFound,
@@ -45,6 +44,7 @@ from forwarder.core.errors import (
 )
 from forwarder.core.ids import generate_id
 from forwarder.core.periodic_task import PeriodicTask
+from forwarder.core.storage_breaker import SharedTask
 from forwarder.core.types import Json
 from forwarder.storage.db.change_notifier import make_change_notifier
 from forwarder.storage.db.client_keys import ClientKeyRow, KeyNameTaken, TooManyKeys

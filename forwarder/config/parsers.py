@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from forwarder.protocols.chat import CHAT
-from forwarder.protocols.hosted_tools import EVERY_TOOL, HOSTED_TOOLS
+from forwarder.protocols.hosted_tool_names import EVERY_TOOL, HOSTED_TOOLS
 from forwarder.protocols.registry import ALL_STYLES
 from forwarder.protocols.responses import RESPONSES
 

@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 
 from dotenv import load_dotenv
 
-from forwarder.config import endpoints, parsers
-from forwarder.config.endpoints import Endpoint, GroupMember, list_endpoints, make_origin
+from forwarder.config import parsers, upstream_endpoints
 from forwarder.config.parsers import (
     ENV_PREFIX,
     PASSTHROUGH_KEY,
@@ -35,7 +34,8 @@ from forwarder.config.parsers import (
     Price,
     ToolSource,
 )
-from forwarder.protocols.hosted_tools import HOSTED_TOOLS
+from forwarder.config.upstream_endpoints import Endpoint, GroupMember, list_endpoints, make_origin
+from forwarder.protocols.hosted_tool_names import HOSTED_TOOLS
 
 DOTENV_VARIABLE = "FORWARDER_DOTENV"
 TRACING_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -351,7 +351,7 @@ MAPPABLE_TOOLS = tuple(name for name in HOSTED_TOOLS if name != "mcp")
 
 SETTINGS = (
     Setting("UPSTREAMS", "upstreams", parsers.parse_names, "chat,responses"),
-    Setting("GROUPS", "groups", endpoints.parse_groups, ""),
+    Setting("GROUPS", "groups", upstream_endpoints.parse_groups, ""),
     Setting("DEFAULT_MODEL", "default_model", str, None),
     Setting("CODEX_HELPER_MODEL", "codex_helper_model", str, None),
     Setting("API_KEYS", "api_keys", parsers.parse_client_keys, ""),
@@ -488,12 +488,12 @@ SETTINGS = (
 
 def parse_first_url(text: str) -> str:
     """Parse the addresses of an upstream; return the first one."""
-    return endpoints.parse_base_urls(text)[0]
+    return upstream_endpoints.parse_base_urls(text)[0]
 
 
 def parse_first_key(text: str) -> str | None:
     """Parse the keys of an upstream; return the first one, or ``None`` without keys."""
-    return next(iter(endpoints.parse_upstream_keys(text)), None)
+    return next(iter(upstream_endpoints.parse_upstream_keys(text)), None)
 
 
 ENDPOINT_FIELDS = ("base_urls", "api_keys", "weights")
@@ -501,10 +501,10 @@ ENDPOINT_FIELDS = ("base_urls", "api_keys", "weights")
 
 UPSTREAM_SETTINGS = (
     Setting("BASE_URL", "base_url", parse_first_url, ""),
-    Setting("BASE_URL", "base_urls", endpoints.parse_base_urls, ""),
-    Setting("WEIGHTS", "weights", endpoints.parse_weights, ""),
+    Setting("BASE_URL", "base_urls", upstream_endpoints.parse_base_urls, ""),
+    Setting("WEIGHTS", "weights", upstream_endpoints.parse_weights, ""),
     Setting("API_KEY", "api_key", parse_first_key, ""),
-    Setting("API_KEY", "api_keys", endpoints.parse_upstream_keys, ""),
+    Setting("API_KEY", "api_keys", upstream_endpoints.parse_upstream_keys, ""),
     Setting("API_KEY", "passthrough_key", lambda text: text == PASSTHROUGH_KEY, ""),
     Setting("API", "apis", parsers.parse_api, "chat"),
     Setting("MODELS", "aliases", parsers.parse_aliases, ""),
@@ -581,10 +581,10 @@ class EnvironmentReader:
         if weights and len(weights) != len(base_urls):
             self.mistakes.append(f"{prefix}WEIGHTS must have one number for each address")
             weights = ()
-        if len(base_urls) * max(1, len(api_keys)) > endpoints.MAX_ENDPOINTS:
+        if len(base_urls) * max(1, len(api_keys)) > upstream_endpoints.MAX_ENDPOINTS:
             self.mistakes.append(
-                f"{prefix}BASE_URL and {prefix}API_KEY must make at most {endpoints.MAX_ENDPOINTS} "
-                "combinations"
+                f"{prefix}BASE_URL and {prefix}API_KEY must make at most "
+                f"{upstream_endpoints.MAX_ENDPOINTS} combinations"
             )
             return UpstreamSettings(name=name, **values)
         return add_replicas(UpstreamSettings(name=name, **values), base_urls, api_keys, weights)
@@ -617,7 +617,7 @@ class EnvironmentReader:
         members = {each.upstream for group in groups.values() for each in group}
         hidden = {head for head, slash, _ in (name.partition("/") for name in groups) if slash}
         if not members <= names or hidden & names:
-            self.mistakes.append(f"{ENV_PREFIX}GROUPS must be {endpoints.GROUPS_MESSAGE}")
+            self.mistakes.append(f"{ENV_PREFIX}GROUPS must be {upstream_endpoints.GROUPS_MESSAGE}")
 
     def find_unknown_keys(self, values: dict[str, Any]) -> None:
         """Record a mistake if a key with a reasoning style is not a client key."""

@@ -10,7 +10,7 @@ another host.
 - `landing.py`: ``GET /`` for browsers.
 - `observed_call.py`: runs a request through the application and observes both of its sides.
 - `answer_events.py`: the events of answers: cut from bytes, shortened, read.
-- one module for each other page; `client_code.py` writes the code that the playground shows.
+- one module for each other page; `code_snippets.py` writes the code that the playground shows.
 
 Prompts, answers and errors of upstreams are hostile input. Templates escape them (Jinja's
 autoescape), scripts set them as ``textContent``, and the Content-Security-Policy allows neither

@@ -36,9 +36,9 @@ from forwarder.console.session import (
 )
 from forwarder.context.client_identity import normalize_address
 from forwarder.core.errors import ForwarderError, NotFound, RateLimited, TooLarge, Unauthorized
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.extension import get_request, get_services
-from forwarder.server.request_context import convert_http_error
+from forwarder.server.request_hooks import convert_http_error
 
 blueprint = Blueprint(
     "console",
@@ -133,7 +133,7 @@ blueprint.after_request(protect_page)
 @blueprint.before_request
 def check_access() -> Response | Redirect | None:
     """Let only operators see pages; browsers without a session are sent to the sign-in page."""
-    request_context.current_context().log_level = logging.DEBUG
+    request_hooks.current_context().log_level = logging.DEBUG
     endpoint = get_request().endpoint
     if endpoint == "console.static":  # the landing page needs these files too
         return None
@@ -171,7 +171,7 @@ def show_error(error: Exception) -> Response:
     """Render any exception as a page, or as a fragment for a part of a page."""
     if isinstance(error, HTTPException):
         error = convert_http_error(error)
-    failure = request_context.current_context().record_failure(error)
+    failure = request_hooks.current_context().record_failure(error)
     return render_failure(failure)
 
 

@@ -30,9 +30,9 @@ from forwarder.console.exchanges import (
 from forwarder.console.session import find_session_end, require_same_origin
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import Overloaded
-from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.observability.capture.feed import Change, ExchangeFeed, ExchangeFollower
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.extension import get_request, get_services
 
 MAX_STREAMS = 8
@@ -56,8 +56,8 @@ def stream_exchanges() -> Response:
     feed, wanted = require_capture().feed, read_filter()
     if feed.followers >= MAX_STREAMS:
         raise Overloaded(f"This worker already serves {MAX_STREAMS} pages that follow exchanges.")
-    context = request_context.current_context()
-    request_context.watch_disconnect(context)
+    context = request_hooks.current_context()
+    request_hooks.watch_disconnect(context)
     follower = ExchangeFollower(feed, read_start())
     render = RowRenderer(wanted)
     until = find_session_end(services.settings) or math.inf

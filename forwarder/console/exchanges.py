@@ -30,7 +30,7 @@ from forwarder.observability.capture import CaptureObserver
 from forwarder.observability.capture.replay import make_replay_request
 from forwarder.observability.capture.stores import RECORD_NAME, parse_created_at
 from forwarder.server.extension import get_request, get_services
-from forwarder.server.request_context import build_public_address
+from forwarder.server.request_hooks import build_public_address
 
 PAGE_SIZE = 50
 """Exchanges of one page."""

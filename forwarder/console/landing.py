@@ -13,11 +13,11 @@ from flask import Blueprint, Response
 from forwarder.console.blueprint import protect_page, render_page, show_error
 from forwarder.console.playground import API_BY_PROTOCOL, MODEL_PLACEHOLDER, find_example_model
 from forwarder.core.types import Json
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.docs import find_site
 from forwarder.server.extension import get_request, get_services
 from forwarder.server.health import describe_upstreams
-from forwarder.server.request_context import build_public_address
+from forwarder.server.request_hooks import build_public_address
 
 blueprint = Blueprint("landing", __name__)
 blueprint.after_request(protect_page)
@@ -62,7 +62,7 @@ def show_landing() -> Response:
 
     ``?check`` asks the upstreams first, for browsers without scripts.
     """
-    request_context.current_context().log_level = logging.DEBUG
+    request_hooks.current_context().log_level = logging.DEBUG
     if not prefers_html():
         response = Response(GREETING, mimetype="text/plain")
         response.headers["Vary"] = "Accept"
@@ -90,7 +90,7 @@ def show_states() -> Response:
 
     It is a request of its own, because unreachable upstreams make it wait for seconds.
     """
-    request_context.current_context().log_level = logging.DEBUG
+    request_hooks.current_context().log_level = logging.DEBUG
     return render_page("landing_upstreams.html", states=list_states())
 
 

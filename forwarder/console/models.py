@@ -21,13 +21,13 @@ from forwarder.console.blueprint import blueprint, is_part_request, read_form_fi
 from forwarder.console.upstreams import describe_model
 from forwarder.core.errors import ForwarderError, InvalidRequest, shorten_value
 from forwarder.core.types import Json
-from forwarder.models.register import SECRET_FIELDS
 from forwarder.models.registered_model import (
     CAPABILITIES,
     REMOTE_TYPES,
     RegisteredModel,
     strip_tag,
 )
+from forwarder.models.registration import SECRET_FIELDS
 from forwarder.models.registry import make_not_found
 from forwarder.protocols.model_defaults import MODEL_PARAMETERS
 from forwarder.providers import PROFILES

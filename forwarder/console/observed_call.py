@@ -30,13 +30,18 @@ from gevent import monkey
 from gevent.event import Event
 
 from forwarder.console.answer_events import EventSplitter, read_parts, shorten_strings
-from forwarder.context.recorder import AttemptCapture, AttemptRecorder, Recorder, RequestHead
+from forwarder.context.capture_recorder import (
+    AttemptCapture,
+    AttemptRecorder,
+    Recorder,
+    RequestHead,
+)
 from forwarder.context.redaction import Redactor
 from forwarder.context.request_context import RequestContext
-from forwarder.core.shutdown import ShutdownInterrupt, is_in_thread
+from forwarder.core.in_flight_requests import ShutdownInterrupt, is_in_thread
 from forwarder.core.types import Json
 from forwarder.observability.capture.serialize import to_milliseconds
-from forwarder.server.internal_call import InternalCall
+from forwarder.server.operator_call import InternalCall
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

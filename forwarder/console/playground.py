@@ -21,7 +21,7 @@ from werkzeug.exceptions import HTTPException
 
 from forwarder.console.answer_events import shorten_strings
 from forwarder.console.blueprint import blueprint, render_page
-from forwarder.console.client_code import make_headers, write_curl, write_json, write_python
+from forwarder.console.code_snippets import make_headers, write_curl, write_json, write_python
 from forwarder.console.observed_call import CallRequest, ObservedCall
 from forwarder.context.redaction import (
     Redactor,
@@ -39,11 +39,11 @@ from forwarder.pipeline.dry_run import detect_protocol
 from forwarder.protocols.client_reasoning_style import HEADER as STYLE_HEADER
 from forwarder.protocols.framing import KEEP_ALIVE
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.extension import get_gateway, get_request, get_services
 from forwarder.server.json_body import read_body
 from forwarder.server.openai import EventStreamResponse
-from forwarder.server.request_context import build_public_address
+from forwarder.server.request_hooks import build_public_address
 from forwarder.server.request_shape import adapt_shape
 from forwarder.services import Services, list_registered_upstreams
 
@@ -166,7 +166,7 @@ def get_pool() -> BlockingPool:
 @blueprint.post("/playground/preview")
 def preview_request() -> Response:
     """Show the upstream request that a request becomes, and the disposition of each field."""
-    context = request_context.current_context()
+    context = request_hooks.current_context()
     try:
         request = read_request()
         code = write_code(request)  # before the dry run, which may change the body
@@ -218,7 +218,7 @@ def send_request() -> Response:
     call = ObservedCall(
         current_app.wsgi_app, get_request(), wanted, redactor, services.settings.capture_max
     )
-    reservation = request_context.current_context().body_reservation
+    reservation = request_hooks.current_context().body_reservation
     if reservation is not None:
         reservation.release()  # the call reserves the memory of its body
     return stream_batches(call.stream_events(services.settings.keepalive))
@@ -253,9 +253,9 @@ def read_request() -> PlaygroundRequest:
     """Read the request of the page. Raises InvalidRequest, TooLarge or Overloaded."""
     choice = read_choice()
     try:
-        data = request_context.pop_body()
+        data = request_hooks.pop_body()
     except HTTPException as error:  # too large, or cut off
-        raise request_context.convert_http_error(error) from None
+        raise request_hooks.convert_http_error(error) from None
     body = read_json(data)
     api = API_BY_PROTOCOL[choice.api or detect_api(body)]
     body = choose_storage(choose_target(body, choice.target), api.protocol, choice.stores)
@@ -284,9 +284,9 @@ def require_ascii_key(key: str) -> str | None:
 
 def read_json(data: bytes) -> Json:
     """Parse the text of a request. Raises InvalidJson with the place of the mistake."""
-    context, limit = request_context.current_context(), get_services().settings.max_json_values
+    context, limit = request_hooks.current_context(), get_services().settings.max_json_values
     try:
-        return read_body(data, limit, partial(request_context.reserve_text_memory, context))
+        return read_body(data, limit, partial(request_hooks.reserve_text_memory, context))
     except InvalidRequest as error:
         if error.code == "invalid_json" and error.param is None:
             try:

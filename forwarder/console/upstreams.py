@@ -34,14 +34,14 @@ from forwarder.core.errors import (
 from forwarder.core.types import Json
 from forwarder.core.url_secrets import describe_url
 from forwarder.models.health import HISTORY_SIZE, HealthTarget
-from forwarder.models.probe import ProbeResult
+from forwarder.models.health_probe import ProbeResult
 from forwarder.models.registered_model import RegisteredModel
 from forwarder.models.registry import make_disabled_error
 from forwarder.protocols.chat import CHAT
 from forwarder.providers import PROFILE_FIELDS, convert_types
 from forwarder.providers.learned_cache import MAX_AGE_SECONDS, serialize_changes
-from forwarder.providers.probe import PROBES
 from forwarder.providers.profile import ProfileChanges
+from forwarder.providers.quirk_probe_requests import PROBES
 from forwarder.server.extension import get_request, get_services
 from forwarder.upstream.client import Upstream
 from forwarder.upstream.key_refusal import find_key_setting

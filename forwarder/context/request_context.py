@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from forwarder.config.endpoints import Endpoint, GroupMember
 from forwarder.config.settings import UpstreamSettings
+from forwarder.config.upstream_endpoints import Endpoint, GroupMember
+from forwarder.context.capture_recorder import NULL_ATTEMPT_RECORDER, AttemptRecorder, Recorder
 from forwarder.context.client_identity import ClientGrants
-from forwarder.context.recorder import NULL_ATTEMPT_RECORDER, AttemptRecorder, Recorder
 from forwarder.context.redaction import REDACTED, Redactor, collect_client_key
 from forwarder.core.body_memory import BodyMemory, BodyReservation
 from forwarder.core.cleanup import CleanupStack
@@ -25,7 +25,7 @@ from forwarder.core.errors import (
     ShuttingDown,
     UpstreamMalformedEvent,
 )
-from forwarder.core.shutdown import InFlightRequest, ShutdownInterrupt
+from forwarder.core.in_flight_requests import InFlightRequest, ShutdownInterrupt
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Event, EventStream, Handler, Json
 from forwarder.protocols.mappings import read_usage

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from forwarder.core.pacing import LARGE, give_way
+from forwarder.core.cooperative_loops import LARGE, give_way
 
 MAX_HEAD_LENGTH = 4096
 """Characters of a data URL in which its data has to begin: the rest is not searched."""

@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 from forwarder.core.base64_text import MAX_HEAD_LENGTH, remove_blanks
-from forwarder.core.pacing import LARGE, give_way
+from forwarder.core.cooperative_loops import LARGE, give_way
 
 UNKNOWN = "application/octet-stream"
 

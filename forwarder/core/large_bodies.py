@@ -10,7 +10,7 @@ import gevent
 from gevent import monkey
 from gevent.lock import Semaphore
 
-from forwarder.core.pacing import LARGE
+from forwarder.core.cooperative_loops import LARGE
 
 _PAUSE_SECONDS = 1e-4
 """Seconds for other requests.  A pause of 0 would end before the loop polls its sockets."""

@@ -2,13 +2,13 @@
 
 Design:
 
-- **One stage of the pipeline** (`loop.py`), on the level of the Responses protocol and outside of
-  translation, so it works the same over Chat and Responses upstreams. It offers hosted tools to the
-  model as functions; when the model calls them it runs them and asks again, until the model answers
-  or calls a tool of the client. Tools that the upstream runs itself, or that may not run here,
-  pass.
+- **One stage of the pipeline** (`responses_loop.py`), on the level of the Responses protocol and
+  outside of translation, so it works the same over Chat and Responses upstreams. It offers hosted
+  tools to the model as functions; when the model calls them it runs them and asks again, until the
+  model answers or calls a tool of the client. Tools that the upstream runs itself, or that may not
+  run here, pass.
 - **Kinds** (`tool_kind.py`): each kind of hosted tools is a class in its own module and a line in
-  the table of `kinds.py`. It knows its tools, its items, and its names in ``tool_choice`` and
+  the table of `kind_table.py`. It knows its tools, its items, and its names in ``tool_choice`` and
   ``include``; `first_request.py` asks the kinds for the functions of a request.
 - **One response** (`response_merger.py`): the events of all rounds are numbered anew as one stream
   with one beginning and one end. A call of a hosted function is shown as the item of its kind
@@ -35,22 +35,22 @@ Design:
 - **Images** (`image_generation.py`): one function, by the images API of an upstream or a model that
   makes images (`image_makers.py`). The client gets the image, the model a note.
 - **Guarded**: clients' URLs are resolved once, by the address guard, and the connection goes to the
-  resolved address (`http_client.py`). Number, size and time of everything are bounded. Secrets of
+  resolved address (`mcp_http.py`). Number, size and time of everything are bounded. Secrets of
   servers are in no item, error or log.
 """
 
 from forwarder.hosted_tools.chat_loop import with_hosted_chat_tools, with_search_parameter_names
 from forwarder.hosted_tools.dropped_tools import with_dropped_tools
 from forwarder.hosted_tools.first_request import LoopContext
-from forwarder.hosted_tools.loop import (
-    with_extra_tools,
-    with_hosted_tools,
-    with_unstored_rounds,
-)
 from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
 from forwarder.hosted_tools.mcp_server import McpServer, parse_server_file
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.page_reader import PageReader
+from forwarder.hosted_tools.responses_loop import (
+    with_extra_tools,
+    with_hosted_tools,
+    with_unstored_rounds,
+)
 from forwarder.hosted_tools.web_search import WebSearch
 from forwarder.hosted_tools.web_search_backends import BACKENDS, SearchEngine
 

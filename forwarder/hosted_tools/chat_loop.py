@@ -4,7 +4,7 @@ A Chat client has no items for hosted calls: it gets the texts of all rounds as 
 the pages that the model cites in ``annotations``. The rounds are Chat requests, because the detour
 over the Responses protocol would lose parameters and fields that only Chat has (``logit_bias``,
 ``logprobs``, reasoning fields, extensions of providers). Over a Responses upstream the request is
-translated anyway, so there the Responses loop (`loop.py`) runs inside of the translation.
+translated anyway, so there the Responses loop (`responses_loop.py`) runs inside of the translation.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from forwarder.core.validate import LIST, read_field
 from forwarder.hosted_tools.citations import find_citations
 from forwarder.hosted_tools.first_request import FirstRequest, LoopContext
 from forwarder.hosted_tools.hosted_function import HostedFunction, RunningCall
-from forwarder.hosted_tools.loop import LIMIT_NOTE, MAX_CALLS, MIN_OUTPUT_TOKENS
+from forwarder.hosted_tools.responses_loop import LIMIT_NOTE, MAX_CALLS, MIN_OUTPUT_TOKENS
 from forwarder.hosted_tools.tool_kind import ClientWatch
 from forwarder.middleware.chat_chunks import close_stream, make_usage_chunk
 from forwarder.middleware.usage_estimate import sum_usages
 from forwarder.protocols.fold import build_choice, is_complete_answer, merge_chunk
-from forwarder.protocols.hosted_tools import find_hosted_name
+from forwarder.protocols.hosted_tool_names import find_hosted_name
 from forwarder.protocols.mappings import nest_annotation
 from forwarder.protocols.tool_call_index import ToolCallIndex
 from forwarder.protocols.unfold import to_chunk

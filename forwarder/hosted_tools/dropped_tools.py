@@ -12,7 +12,7 @@ from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import LIST, read_field
 from forwarder.hosted_tools.first_request import ADDITIONAL_TOOLS
-from forwarder.protocols.hosted_tools import find_hosted_name
+from forwarder.protocols.hosted_tool_names import find_hosted_name
 from forwarder.translation.responses_over_chat.toolbox import unsupported_hosted_tool
 
 LOSS_REASON = "the upstream cannot run this tool"

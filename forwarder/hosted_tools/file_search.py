@@ -10,7 +10,7 @@ import orjson
 
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, STR, read_field
-from forwarder.hosted_tools.background_call import BackgroundCall
+from forwarder.hosted_tools.greenlet_call import BackgroundCall
 from forwarder.hosted_tools.hosted_function import (
     CallOutcome,
     FinishedCall,
@@ -19,7 +19,7 @@ from forwarder.hosted_tools.hosted_function import (
     make_function_tool,
     parse_arguments,
 )
-from forwarder.hosted_tools.tool_client import FilePassage, SearchFiles, ToolClient
+from forwarder.hosted_tools.tool_context import FilePassage, SearchFiles, ToolClient
 from forwarder.hosted_tools.tool_kind import (
     UNKNOWN_RESULT,
     HistoryCall,

@@ -13,9 +13,9 @@ from forwarder.core.types import Json
 from forwarder.core.validate import LIST, check_type, read_field
 from forwarder.hosted_tools.history import HistoryConverter, read_kind
 from forwarder.hosted_tools.hosted_function import HostedFunction
-from forwarder.hosted_tools.kinds import KindTable
+from forwarder.hosted_tools.kind_table import KindTable
 from forwarder.hosted_tools.tool_choice import FunctionLookup, convert_choice
-from forwarder.hosted_tools.tool_client import ToolClient
+from forwarder.hosted_tools.tool_context import ToolClient
 from forwarder.hosted_tools.tool_kind import (
     ClientWatch,
     PreludeItem,
@@ -24,7 +24,7 @@ from forwarder.hosted_tools.tool_kind import (
     ToolSet,
     ignore_call,
 )
-from forwarder.protocols.hosted_tools import find_hosted_name
+from forwarder.protocols.hosted_tool_names import find_hosted_name
 from forwarder.protocols.input_items import has_items_of
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
 from forwarder.protocols.tool_secrets import hide_tool_secrets

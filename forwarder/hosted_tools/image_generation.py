@@ -17,7 +17,7 @@ from forwarder.core.body_memory import BodyReservation, KeptData
 from forwarder.core.data_urls import Blob, is_data_url, parse_data
 from forwarder.core.types import Event, Json
 from forwarder.core.validate import DICT, INT, STR, check_enum, read_field
-from forwarder.hosted_tools.background_call import BackgroundCall
+from forwarder.hosted_tools.greenlet_call import BackgroundCall
 from forwarder.hosted_tools.hosted_function import (
     CallOutcome,
     FinishedCall,
@@ -33,7 +33,7 @@ from forwarder.hosted_tools.image_makers import (
     ImageRequest,
 )
 from forwarder.hosted_tools.mcp_tools import invalid_value
-from forwarder.hosted_tools.tool_client import ToolClient
+from forwarder.hosted_tools.tool_context import ToolClient
 from forwarder.hosted_tools.tool_kind import (
     HistoryCall,
     SingleFunctionToolSet,

@@ -10,8 +10,8 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from forwarder.core.data_urls import Blob
 from forwarder.core.types import Json
-from forwarder.hosted_tools.background_call import ToolFailure
-from forwarder.hosted_tools.tool_client import GetUpstreams, MadeImage
+from forwarder.hosted_tools.greenlet_call import ToolFailure
+from forwarder.hosted_tools.tool_context import GetUpstreams, MadeImage
 from forwarder.protocols.framing import SseDecoder
 from forwarder.translation.images import detect_format, is_url, parse_data_url
 from forwarder.upstream.files import MultipartForm, PassthroughResponse

@@ -34,7 +34,7 @@ from forwarder.hosted_tools.mcp_tools import (
     ToolFilter,
     make_call_item,
 )
-from forwarder.hosted_tools.tool_client import ToolClient
+from forwarder.hosted_tools.tool_context import ToolClient
 from forwarder.hosted_tools.tool_kind import (
     UNKNOWN_RESULT,
     HistoryCall,
@@ -43,7 +43,7 @@ from forwarder.hosted_tools.tool_kind import (
     ToolSet,
     reserve_name,
 )
-from forwarder.protocols.hosted_tools import HOSTED_TOOLS, find_hosted_name
+from forwarder.protocols.hosted_tool_names import HOSTED_TOOLS, find_hosted_name
 from forwarder.translation.responses_over_chat.toolbox import flatten_name
 
 CODE_ARGUMENTS = ("code", "source", "script", "python", "command", "input")

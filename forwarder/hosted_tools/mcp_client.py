@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, TypeVar
 from forwarder.core.concurrency import get_address_info
 from forwarder.core.ssrf import AddressGuard, ResolvedAddress
 from forwarder.hosted_tools.asyncio_thread import AsyncioThread, PendingTask, TaskCancelled
-from forwarder.hosted_tools.http_client import AddressResolver
 from forwarder.hosted_tools.mcp_content import McpTool, ToolResult, measure_tools
+from forwarder.hosted_tools.mcp_http import AddressResolver
 from forwarder.hosted_tools.mcp_server import McpServer
 from forwarder.hosted_tools.mcp_session import (
     INVALID_PARAMS,

@@ -37,7 +37,7 @@ from forwarder.hosted_tools.mcp_tools import (
     read_mcp_tools,
 )
 from forwarder.hosted_tools.tool_choice import unknown_label
-from forwarder.hosted_tools.tool_client import ToolClient
+from forwarder.hosted_tools.tool_context import ToolClient
 from forwarder.hosted_tools.tool_kind import (
     HistoryCall,
     PreludeItem,

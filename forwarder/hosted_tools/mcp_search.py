@@ -19,7 +19,7 @@ from forwarder.hosted_tools.citations import cut_at_closing_parenthesis
 from forwarder.hosted_tools.mcp_client import McpClient, McpConnections, McpFailure
 from forwarder.hosted_tools.mcp_content import McpTool, ToolResult
 from forwarder.hosted_tools.mcp_server import McpServer
-from forwarder.hosted_tools.tool_client import CallScope
+from forwarder.hosted_tools.tool_context import CallScope
 from forwarder.hosted_tools.tool_kind import ClientWatch
 from forwarder.hosted_tools.web_search_backends import (
     SearchAnswer,

@@ -16,13 +16,6 @@ import anyio
 
 from forwarder import __version__
 from forwarder.core.errors import shorten_value
-from forwarder.hosted_tools.http_client import (
-    AddressResolver,
-    HttpOutcome,
-    describe_status,
-    make_http_client,
-    record_http_outcome,
-)
 from forwarder.hosted_tools.mcp_content import (
     MAX_TOOLS_BYTES,
     McpTool,
@@ -30,6 +23,13 @@ from forwarder.hosted_tools.mcp_content import (
     convert_result,
     convert_tool,
     measure_tools,
+)
+from forwarder.hosted_tools.mcp_http import (
+    AddressResolver,
+    HttpOutcome,
+    describe_status,
+    make_http_client,
+    record_http_outcome,
 )
 from forwarder.hosted_tools.mcp_server import McpServer
 from forwarder.hosted_tools.mcp_stdio import open_stdio

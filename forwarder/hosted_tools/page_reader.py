@@ -11,7 +11,7 @@ from forwarder.core.body_memory import BodyMemory, KeptData
 from forwarder.core.concurrency import ClientSlots
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest
-from forwarder.hosted_tools.background_call import ToolFailure
+from forwarder.hosted_tools.greenlet_call import ToolFailure
 from forwarder.hosted_tools.web_search_backends import clean_text
 from forwarder.middleware.media import Fetcher
 from forwarder.text_extraction.extract import MAX_PAGE_CHARACTERS

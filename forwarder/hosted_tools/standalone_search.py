@@ -17,8 +17,8 @@ from functools import partial
 from typing import NamedTuple
 
 from forwarder.core.body_memory import UNLIMITED_MEMORY, BodyMemory
+from forwarder.core.cooperative_loops import iter_paced
 from forwarder.core.errors import ForwarderError, InvalidRequest, shorten_value
-from forwarder.core.pacing import iter_paced
 from forwarder.core.types import Json
 from forwarder.core.validate import (
     DICT,
@@ -30,11 +30,11 @@ from forwarder.core.validate import (
     read_field,
     require_field,
 )
-from forwarder.hosted_tools.background_call import BackgroundCall, ToolFailure
+from forwarder.hosted_tools.greenlet_call import BackgroundCall, ToolFailure
 from forwarder.hosted_tools.hosted_function import CallOutcome
 from forwarder.hosted_tools.mcp_tools import invalid_value
 from forwarder.hosted_tools.page_reader import Page, PageFailure, find_in_text
-from forwarder.hosted_tools.tool_client import CallScope
+from forwarder.hosted_tools.tool_context import CallScope
 from forwarder.hosted_tools.tool_kind import ClientWatch
 from forwarder.hosted_tools.web_search import (
     CITE_NOTE,

@@ -2,7 +2,7 @@
 
 A `ToolKind` lives as long as the process. For each request it makes a `ToolSet`: the functions for
 the model, the items that come before the model's, and the items of its type in the history as
-function calls. A new kind is a subclass in a module of its own and a line in `kinds.py`.
+function calls. A new kind is a subclass in a module of its own and a line in `kind_table.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from forwarder.core.errors import ClientDisconnected, InvalidRequest, shorten_va
 from forwarder.core.ids import IdSource
 from forwarder.core.types import Json
 from forwarder.hosted_tools.hosted_function import HostedFunction
-from forwarder.hosted_tools.tool_client import ToolClient
+from forwarder.hosted_tools.tool_context import ToolClient
 
 UNKNOWN_RESULT = "The result was used in the answer that follows."
 """The output of an earlier call if the client does not send its results."""

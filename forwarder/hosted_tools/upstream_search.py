@@ -11,7 +11,7 @@ from typing import Any
 
 from forwarder.core.concurrency import ClientSlots
 from forwarder.core.types import Json
-from forwarder.hosted_tools.tool_client import CallScope, GetUpstreams
+from forwarder.hosted_tools.tool_context import CallScope, GetUpstreams
 from forwarder.hosted_tools.web_search_backends import (
     MAX_PARALLEL_SEARCHES,
     SearchAnswer,

@@ -16,7 +16,7 @@ from forwarder.core.body_memory import BodyMemory
 from forwarder.core.errors import shorten_value
 from forwarder.core.types import Json
 from forwarder.core.validate import BOOL, DICT, LIST, STR, check_enum, check_type, read_field
-from forwarder.hosted_tools.background_call import BackgroundCall
+from forwarder.hosted_tools.greenlet_call import BackgroundCall
 from forwarder.hosted_tools.hosted_function import (
     CallOutcome,
     FinishedCall,
@@ -33,7 +33,7 @@ from forwarder.hosted_tools.page_reader import (
     PageReader,
     find_in_text,
 )
-from forwarder.hosted_tools.tool_client import CallScope, ToolClient
+from forwarder.hosted_tools.tool_context import CallScope, ToolClient
 from forwarder.hosted_tools.tool_kind import (
     UNKNOWN_RESULT,
     HistoryCall,
@@ -48,7 +48,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchOptions,
     SearchResult,
 )
-from forwarder.protocols.hosted_tools import WEB_SEARCH_TYPES
+from forwarder.protocols.hosted_tool_names import WEB_SEARCH_TYPES
 
 MAX_DOMAINS = 100
 MAX_DOMAIN_LENGTH = 253

@@ -21,8 +21,8 @@ import orjson
 
 from forwarder.core.concurrency import ClientSlots
 from forwarder.core.types import Json
-from forwarder.hosted_tools.background_call import ToolFailure
-from forwarder.hosted_tools.tool_client import CallScope
+from forwarder.hosted_tools.greenlet_call import ToolFailure
+from forwarder.hosted_tools.tool_context import CallScope
 from forwarder.middleware.media.fetch import MAX_URL_LENGTH
 
 MAX_ANSWER_BYTES = 4 * 2**20

@@ -15,7 +15,7 @@ from cachetools import LRUCache
 
 from forwarder.context.client_identity import hash_client_key
 from forwarder.core.body_memory import BodyReservation
-from forwarder.core.read_limit import DEFAULT_REQUEST_LIMITS, ReadLimit, RequestLimits
+from forwarder.core.stored_data_limit import DEFAULT_REQUEST_LIMITS, ReadLimit, RequestLimits
 from forwarder.core.types import Batch, EventStream, Handler, Json
 from forwarder.protocols.input_items import list_item_references, replace_item_references
 from forwarder.protocols.mappings import TERMINAL_EVENTS

@@ -4,9 +4,9 @@
 - `catalog.py`: caches the model lists of the upstreams and serves them to clients.
 - `codex.py`, `codex_headers.py`: the catalog entries and response headers that Codex reads.
 - `registered_model.py`: a registered model, its name, create request and upstream settings.
-- `register.py`: validates, verifies and stores a registered model.
+- `registration.py`: validates, verifies and stores a registered model.
 - `registry.py`: all registered models, shared by all workers.
-- `probe.py`: checks the host, key and model of an upstream with one request.
+- `health_probe.py`: checks the host, key and model of an upstream with one request.
 - `health.py`: the last probe result of each upstream and registered model.
 - `ollama_views.py`: models as responses of Ollama's API.
 """

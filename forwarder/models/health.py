@@ -19,11 +19,11 @@ from typing import NamedTuple
 from forwarder.config.settings import UpstreamSettings
 from forwarder.context.request_context import RequestObserver
 from forwarder.core.periodic_task import PeriodicTask
-from forwarder.models.probe import ProbeResult, probe_model_list
+from forwarder.models.health_probe import ProbeResult, probe_model_list
 from forwarder.models.registered_model import RegisteredModel
 from forwarder.models.registry import ModelRegistry
 from forwarder.upstream.client import Upstream
-from forwarder.upstream.pool import UpstreamPool
+from forwarder.upstream.per_upstream import UpstreamPool
 
 _jitter = random.Random()
 """A separate generator, so that the background thread does not consume the seeded global one."""

@@ -18,16 +18,16 @@ from dataclasses import replace
 from typing import Any
 
 from forwarder.config.settings import UpstreamSettings
-from forwarder.core.backend_breaker import MAX_WAIT_SECONDS, SharedTask
 from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import NotFound, StoreUnavailable, Unsupported, shorten_value
 from forwarder.core.ids import generate_id
+from forwarder.core.storage_breaker import MAX_WAIT_SECONDS, SharedTask
 from forwarder.models.registered_model import RegisteredModel, add_tag, restore_model, strip_tag
-from forwarder.storage.db import key_rotation
+from forwarder.storage.db import reencryption
 from forwarder.storage.db.change_notifier import make_change_notifier
 from forwarder.storage.db.database import Database
-from forwarder.storage.db.models import ModelRow
-from forwarder.storage.repositories.models import ModelRepository
+from forwarder.storage.db.registered_models import ModelRow
+from forwarder.storage.repositories.registered_models import ModelRepository
 
 log = logging.getLogger("forwarder.registry")
 
@@ -65,7 +65,7 @@ class ModelRegistry(ABC):
         """Remove and return a model; raises NotFound, Unsupported or StoreUnavailable."""
 
     @abstractmethod
-    def rotate_secrets(self, client_cipher: TokenCipher) -> key_rotation.RotationReport:
+    def rotate_secrets(self, client_cipher: TokenCipher) -> reencryption.RotationReport:
         """Re-encrypt all stored model secrets and client tokens with the first secret.
 
         Raises Unsupported or StoreUnavailable.
@@ -99,7 +99,7 @@ class NullModelRegistry(ModelRegistry):
         """Raise Unsupported."""
         raise make_disabled_error()
 
-    def rotate_secrets(self, client_cipher: TokenCipher) -> key_rotation.RotationReport:
+    def rotate_secrets(self, client_cipher: TokenCipher) -> reencryption.RotationReport:
         """Raise Unsupported."""
         raise make_disabled_error()
 
@@ -195,10 +195,10 @@ class DatabaseModelRegistry(ModelRegistry):
         self._changes.publish_change()
         return model or RegisteredModel(add_tag(name), "")
 
-    def rotate_secrets(self, client_cipher: TokenCipher) -> key_rotation.RotationReport:
+    def rotate_secrets(self, client_cipher: TokenCipher) -> reencryption.RotationReport:
         """Re-encrypt all stored model secrets and client tokens with the first secret."""
         reencrypt_models = self._cipher.reencrypt if self._cipher else lambda sealed: None
-        report = key_rotation.rotate_keys(self._database, reencrypt_models, client_cipher.reencrypt)
+        report = reencryption.rotate_keys(self._database, reencrypt_models, client_cipher.reencrypt)
         self._changes.publish_change()  # locked models may be usable again
         return report
 

@@ -29,7 +29,7 @@ from forwarder.openapi.schemas import add_used_schemas, list_references, load_sd
 from forwarder.protocols.client_reasoning_style import HEADER
 from forwarder.protocols.registry import ALL_STYLES, CLIENT_PROTOCOLS
 from forwarder.server.openapi import Route
-from forwarder.server.request_context import FALSE_VALUES, STRICT_HEADER, TRUE_VALUES
+from forwarder.server.request_hooks import FALSE_VALUES, STRICT_HEADER, TRUE_VALUES
 
 TAGS: dict[str, tuple[str, Mapping[str, Operation]]] = {
     "Chat Completions": ("OpenAI's Chat Completions API.", openai_operations.CHAT),

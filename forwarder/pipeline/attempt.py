@@ -9,12 +9,12 @@ from typing import Any
 from forwarder.context.client_identity import hash_client_key
 from forwarder.context.request_context import RequestContext, Route
 from forwarder.core.ids import ID_SOURCE
-from forwarder.core.read_limit import ReadLimit, RequestLimits
+from forwarder.core.stored_data_limit import ReadLimit, RequestLimits
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import DICT, check_type
 from forwarder.hosted_tools import LoopContext
-from forwarder.hosted_tools.tool_client import PrepareFileSearch, ToolClient
+from forwarder.hosted_tools.tool_context import PrepareFileSearch, ToolClient
 from forwarder.middleware.compaction import (
     HandlerWrapper,
     has_compaction_trigger,
@@ -28,7 +28,7 @@ from forwarder.protocols.client_reasoning_style import (
     resolve_responses_style,
     select_style,
 )
-from forwarder.protocols.hosted_tools import EVERY_TOOL, expand_tool_names
+from forwarder.protocols.hosted_tool_names import EVERY_TOOL, expand_tool_names
 from forwarder.protocols.protocol import AUTO_STYLE
 from forwarder.protocols.responses import RESPONSES
 from forwarder.providers import Profile, is_reasoning_model

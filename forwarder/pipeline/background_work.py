@@ -11,8 +11,8 @@ from functools import partial
 
 import orjson
 
+from forwarder.context.capture_recorder import RequestHead
 from forwarder.context.client_identity import make_account_id
-from forwarder.context.recorder import RequestHead
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ForwarderError, shorten_value
 from forwarder.core.ids import generate_id

@@ -9,7 +9,7 @@ from forwarder.core.errors import shorten_value
 from forwarder.core.types import Json
 from forwarder.core.validate import DICT, INT, LIST, STR, check_type, read_field, require_field
 from forwarder.hosted_tools.mcp_tools import invalid_value
-from forwarder.hosted_tools.tool_client import FilePassage, PrepareFileSearch, SearchFiles
+from forwarder.hosted_tools.tool_context import FilePassage, PrepareFileSearch, SearchFiles
 from forwarder.vector_stores.attributes import Filter, read_filter
 from forwarder.vector_stores.search import (
     DEFAULT_RESULTS,

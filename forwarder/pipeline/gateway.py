@@ -12,8 +12,8 @@ from forwarder.core.types import EventStream, Json
 from forwarder.core.validate import BOOL, read_field
 from forwarder.pipeline.background_work import BackgroundWork
 from forwarder.pipeline.dry_run import DryRun, build_report
-from forwarder.pipeline.internal_requests import UpstreamAsker
 from forwarder.pipeline.media_io import build_dry_media_io
+from forwarder.pipeline.own_upstream_requests import UpstreamAsker
 from forwarder.pipeline.pipeline import build_handler
 from forwarder.pipeline.text_embedder import build_vector_stores
 from forwarder.pipeline.upstream_calls import UpstreamCalls

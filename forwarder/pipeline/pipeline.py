@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from forwarder.core.client_headers import IDEMPOTENCY_KEY
-from forwarder.core.schema_size import check_schema_sizes
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import STR, check_enum, check_type
 from forwarder.hosted_tools import (
@@ -23,20 +22,21 @@ from forwarder.hosted_tools import (
     with_search_parameter_names,
     with_unstored_rounds,
 )
-from forwarder.middleware.cut_annotations import with_cut_annotations
+from forwarder.middleware.annotations_of_cut_answers import with_cut_annotations
 from forwarder.middleware.json_schema import with_json_schema
 from forwarder.middleware.media import with_media
-from forwarder.middleware.message_limits import with_message_limits
+from forwarder.middleware.messages_stop_and_token_limit import with_message_limits
 from forwarder.middleware.multiple_choices import with_multiple_choices
 from forwarder.middleware.reasoning_style import with_reasoning_style
-from forwarder.middleware.single_call_chat import with_single_chat_call
-from forwarder.middleware.single_call_responses import with_single_responses_call
+from forwarder.middleware.single_tool_call_chat import with_single_chat_call
+from forwarder.middleware.single_tool_call_responses import with_single_responses_call
 from forwarder.middleware.stop_sequences import with_stop_sequences
 from forwarder.middleware.token_limit import with_token_limit
 from forwarder.middleware.truncation import with_truncation
 from forwarder.pipeline.attempt import Attempt
+from forwarder.pipeline.schema_size import check_schema_sizes
 from forwarder.protocols.chat import CHAT
-from forwarder.protocols.hosted_tools import EVERY_TOOL
+from forwarder.protocols.hosted_tool_names import EVERY_TOOL
 from forwarder.protocols.messages import MESSAGES
 from forwarder.protocols.protocol import Carrier
 from forwarder.protocols.registry import CLIENT_PROTOCOLS, EMBEDDINGS

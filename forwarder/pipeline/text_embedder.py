@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from forwarder.core.errors import ForwarderError, UpstreamProtocolError
 from forwarder.core.types import Json
-from forwarder.pipeline.internal_requests import new_internal_context
+from forwarder.pipeline.own_upstream_requests import new_internal_context
 from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.protocols.registry import EMBEDDINGS
 from forwarder.services import Services

@@ -20,11 +20,11 @@ from forwarder.middleware.compaction import (
 )
 from forwarder.models.codex_headers import make_response_headers
 from forwarder.models.router import MAX_NAME_LENGTH
+from forwarder.pipeline.affinity import find_placement
 from forwarder.pipeline.attempt import Attempt
 from forwarder.pipeline.file_search import build_file_search
 from forwarder.pipeline.media_io import build_media_io
 from forwarder.pipeline.pipeline import build_embeddings_handler, build_handler
-from forwarder.pipeline.placement import find_placement
 from forwarder.protocols.chat import CHAT
 from forwarder.protocols.chat_reasoning import find_reasoning_field
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING

@@ -3,8 +3,8 @@
 Translators write requests as OpenAI documents them.  `profile.py` defines the profile fields and
 `builtin.py` the known providers.  This module selects the profile for an upstream, by provider or
 URL, and applies its overrides for a model.  `adapt.py` changes a request to fit the provider and
-repairs the answer.  `learn.py` infers quirks from refusals, and `probe.py` holds the requests that
-find all quirks of an unknown provider.
+repairs the answer.  `learn.py` infers quirks from refusals, and `quirk_probe_requests.py` holds the
+requests that find all quirks of an unknown provider.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from forwarder.core.ids import ID_SOURCE
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream, Json
 from forwarder.core.validate import DICT, read_field
-from forwarder.providers import media, messages, names, responses_api, thinking, tools
+from forwarder.providers import chat_messages, media, names, responses_api, thinking, tools
 from forwarder.providers.names import map_long_names, restore_names
 from forwarder.providers.profile import Profile
 from forwarder.providers.responses_repair import repair_stream
@@ -116,7 +116,7 @@ def adapt_response_format(body: Json, profile: Profile, loss_report: LossReport)
         wrapper = read_field(response_format, "json_schema", DICT, path) or {}
         schema = wrapper.get("schema") or {"type": "object"}
         text = _SCHEMA_INSTRUCTION + orjson.dumps(schema).decode()
-        body["messages"] = messages.add_instruction(tools.read_objects(body, "messages"), text)
+        body["messages"] = chat_messages.add_instruction(tools.read_objects(body, "messages"), text)
 
 
 # -- messages -----------------------------------------------------------------------------------
@@ -124,12 +124,12 @@ def adapt_response_format(body: Json, profile: Profile, loss_report: LossReport)
 
 def adapt_messages(body: Json, profile: Profile, loss_report: LossReport) -> None:
     placed = media.place_media(tools.read_objects(body, "messages"), profile, loss_report)
-    for name in messages.find_lost_fields(placed, profile):
+    for name in chat_messages.find_lost_fields(placed, profile):
         loss_report.note(f"messages.{name}", f"{profile.name} does not take it")
-    if messages.has_missing_signature(placed, profile):
+    if chat_messages.has_missing_signature(placed, profile):
         reason = f"the signature of a call is unknown: {profile.name} gets a placeholder"
         loss_report.note("messages.tool_calls.extra_content", reason)
-    body["messages"] = messages.adapt_messages(placed, profile)
+    body["messages"] = chat_messages.adapt_messages(placed, profile)
 
 
 AdaptationStep = Callable[[Json, Profile, LossReport], None]

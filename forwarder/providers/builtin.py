@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.protocols.hosted_tools import ALL_HOSTED_TOOLS
+from forwarder.protocols.hosted_tool_names import ALL_HOSTED_TOOLS
 from forwarder.providers.profile import Profile
 
 _OPENAI_ONLY_PARAMETERS = frozenset(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-from forwarder.protocols.hosted_tools import EVERY_TOOL, HOSTED_TOOLS
+from forwarder.protocols.hosted_tool_names import EVERY_TOOL, HOSTED_TOOLS
 
 log = logging.getLogger("forwarder.profiles")
 

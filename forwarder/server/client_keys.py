@@ -12,7 +12,7 @@ from flask import Blueprint, Response
 from forwarder.client_keys.key import ClientKey, check_fields
 from forwarder.client_keys.registry import CreatedKey
 from forwarder.core.types import Json
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.auth import require_administrator
 from forwarder.server.extension import get_services
 from forwarder.server.openai import json_answer, read_json_body
@@ -73,7 +73,7 @@ def rotate_key(name: str) -> Response:
 
 
 def read_body(required: bool = True) -> Json:
-    return read_json_body(request_context.current_context(), required)
+    return read_json_body(request_hooks.current_context(), required)
 
 
 def answer_key(key: ClientKey) -> Response:

@@ -11,9 +11,9 @@ from forwarder.core.ids import generate_id
 from forwarder.core.types import Json
 from forwarder.core.validate import check_type
 from forwarder.protocols.tool_secrets import hide_tool_secrets_of
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.openai import json_answer, read_json_body
-from forwarder.server.stored_objects import (
+from forwarder.server.stored_route_helpers import (
     answer_deletion,
     check_stored_id,
     make_read_limit,
@@ -38,7 +38,7 @@ MAX_ITEMS_PER_REQUEST = 20
 def create() -> Response:
     """Create a conversation, optionally with items."""
     store, owner = open_store()
-    body = read_json_body(request_context.current_context(), required=False)
+    body = read_json_body(request_hooks.current_context(), required=False)
     new_items = read_new_items(body) if body.get("items") is not None else []
     created = Conversation(generate_id("conv"), time.time(), read_metadata(body, check_type))
     store.conversations.create(owner, created, new_items)
@@ -73,7 +73,7 @@ def delete(name: str) -> Response:
 def add_items(name: str) -> Response:
     """Append items to a conversation."""
     store, owner = open_store()
-    new_items = read_new_items(read_json_body(request_context.current_context()))
+    new_items = read_new_items(read_json_body(request_hooks.current_context()))
     added = require_found(
         store.conversations.append_items(owner, check_stored_id(name), new_items),
         conversation_not_found(name),

@@ -13,7 +13,7 @@ from flask import Blueprint, Response, request
 from forwarder.core.errors import InvalidRequest, NotFound
 from forwarder.observability.capture.stores import CaptureStore
 from forwarder.pipeline.dry_run import detect_protocol
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.auth import authenticate_client, require_administrator
 from forwarder.server.base_paths import get_requested_style
 from forwarder.server.extension import get_gateway, get_request, get_services
@@ -35,9 +35,9 @@ def translate() -> Response:
     ``?from=`` names the API of the request: ``chat`` or ``responses`` if the body is ambiguous,
     ``messages``, ``ollama`` or ``ollama_generate`` for the APIs that no upstream speaks.
     """
-    context = request_context.current_context()
-    request_context.apply_client(context, authenticate_client())
-    request_context.check_strictness(get_request())
+    context = request_hooks.current_context()
+    request_hooks.apply_client(context, authenticate_client())
+    request_hooks.check_strictness(get_request())
     body = read_json_body(context)
     client = detect_protocol(body, request.args.get("from"))
     body = adapt_shape(body, client, context)

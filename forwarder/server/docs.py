@@ -18,7 +18,7 @@ from werkzeug.wrappers import Response as Redirect
 
 from forwarder.config.settings import Settings
 from forwarder.core.errors import NotFound
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.extension import get_services
 
 blueprint = Blueprint("docs", __name__)
@@ -36,7 +36,7 @@ _POLICY = (
 @blueprint.before_request
 def log_at_debug_level() -> None:
     """Log at DEBUG: a page consists of many files, each with its own log record."""
-    request_context.current_context().log_level = logging.DEBUG
+    request_hooks.current_context().log_level = logging.DEBUG
 
 
 @blueprint.get("/docs")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from flask import Flask, Request, current_app, request
 
 from forwarder.config.settings import Settings
-from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.pipeline.gateway import Gateway
 from forwarder.services import Services
 

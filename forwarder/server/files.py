@@ -28,9 +28,9 @@ from forwarder.core.errors import (
     UpstreamError,
     UpstreamRefused,
 )
-from forwarder.core.shutdown import ShutdownInterrupt
+from forwarder.core.in_flight_requests import ShutdownInterrupt
 from forwarder.core.types import Json
-from forwarder.server import request_context, stored_files
+from forwarder.server import request_hooks, stored_files
 from forwarder.server.browser_guard import is_local
 from forwarder.server.extension import get_services
 from forwarder.upstream.client import Upstream
@@ -66,7 +66,7 @@ def content(file: str) -> Response:
     """Return the content of a file."""
     if is_stored_here():
         stored, parts = stored_files.open_content(file)
-        chunks = report_broken_download(parts, request_context.current_context())
+        chunks = report_broken_download(parts, request_hooks.current_context())
         response = protect_browsers(Response(chunks, mimetype=UNKNOWN))
         response.headers["Content-Length"] = str(stored.size)
         response.headers.set("Content-Disposition", "attachment", filename=stored.filename)
@@ -103,9 +103,9 @@ def check_file_id(name: str) -> str:
 
 def forward_file_request(path: str, name: str | None = None, lists: bool = False) -> Response:
     """Send a file request to its upstream; ``name`` is the requested id."""
-    context = request_context.current_context()
+    context = request_hooks.current_context()
     context.route = "files"
-    request_context.authenticate(context)
+    request_hooks.authenticate(context)
     try:
         upstream = choose_upstream()
         if has_files_of_other_clients(upstream.settings):
@@ -145,7 +145,7 @@ def send_to_upstream(
     """Pass a request through with this form or JSON, and its answer back, unread."""
     context.upstream = upstream.settings.name
     query = {k: v for k, v in request.args.items() if k != "upstream"}
-    request_context.watch_disconnect(context)
+    request_hooks.watch_disconnect(context)
     method = "GET" if request.method == "HEAD" else request.method
     upstream_response = open_passthrough(upstream, method, path, query, context, content)
     response = Response(

@@ -12,7 +12,7 @@ from typing import IO, Any
 from flask import Request
 
 from forwarder.core.body_memory import BodyReservation
-from forwarder.core.form_space import FormSpace
+from forwarder.core.form_disk_limit import FormSpace
 
 MAX_FORM_PARTS = 100
 """Fields and files of one form; each file is an open file of the process."""

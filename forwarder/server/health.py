@@ -12,7 +12,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from forwarder.config.settings import Settings
 from forwarder.core.types import Json
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.auth import authenticate_client, require_administrator
 from forwarder.server.browser_guard import is_local
 from forwarder.server.extension import get_services
@@ -25,7 +25,7 @@ blueprint = Blueprint("health", __name__)
 @blueprint.before_request
 def log_at_debug() -> None:
     """Log this request at DEBUG."""
-    request_context.current_context().log_level = logging.DEBUG
+    request_hooks.current_context().log_level = logging.DEBUG
 
 
 @blueprint.get("/health")

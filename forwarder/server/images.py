@@ -10,12 +10,12 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from forwarder.core.errors import ShuttingDown
-from forwarder.core.shutdown import ShutdownInterrupt
+from forwarder.core.in_flight_requests import ShutdownInterrupt
 from forwarder.core.types import Json
 from forwarder.core.validate import STR, read_field
 from forwarder.pipeline.upstream_calls import require_allowed_model
 from forwarder.protocols.responses import RESPONSES
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.extension import get_services
 from forwarder.server.files import find_selected_upstream, read_form, send_to_upstream
 from forwarder.server.openai import read_json_body
@@ -39,9 +39,9 @@ def edits() -> Response:
 
 def forward_image_request(path: str) -> Response:
     """Send an image request to the upstream of its model, under the upstream's model name."""
-    context = request_context.current_context()
+    context = request_hooks.current_context()
     context.route = "images"
-    request_context.authenticate(context)
+    request_hooks.authenticate(context)
     try:
         content: MultipartForm | Json
         if request.mimetype == "multipart/form-data":

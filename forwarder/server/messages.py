@@ -8,7 +8,7 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from forwarder.middleware.usage_estimate import estimate_message_input
-from forwarder.server import openai, request_context
+from forwarder.server import openai, request_hooks
 from forwarder.server.openai import json_answer, read_json_body
 
 blueprint = Blueprint("messages", __name__)
@@ -23,8 +23,8 @@ def messages() -> Response:
 @blueprint.post("/messages/count_tokens")
 def count_tokens() -> Response:
     """Estimate the input tokens of a message. A response header marks the estimate."""
-    context = request_context.current_context()
-    request_context.authenticate(context)
+    context = request_hooks.current_context()
+    request_hooks.authenticate(context)
     tokens = estimate_message_input(read_json_body(context), context.loss_report)
     answer = json_answer({"input_tokens": tokens})
     answer.headers["X-Forwarder-Estimated"] = "input_tokens"

@@ -19,12 +19,12 @@ from forwarder.core.errors import NotFound, Unauthorized, Unsupported
 from forwarder.core.types import Json
 from forwarder.core.validate import STR, require_field
 from forwarder.models import ollama_views
+from forwarder.models.health_probe import ProbeResult
 from forwarder.models.ollama_views import ModelView
-from forwarder.models.probe import ProbeResult
-from forwarder.models.register import RegistrationResult
 from forwarder.models.registered_model import RegisteredModel, add_tag, read_flag, read_name
+from forwarder.models.registration import RegistrationResult
 from forwarder.models.registry import make_not_found
-from forwarder.server import openai, request_context
+from forwarder.server import openai, request_hooks
 from forwarder.server.auth import (
     Client,
     authenticate_client,
@@ -54,7 +54,7 @@ _CLIENT = "ollama"
 @blueprint.get("/api/version")
 def version() -> Response:
     """Return the emulated Ollama version."""
-    request_context.current_context().log_level = logging.DEBUG
+    request_hooks.current_context().log_level = logging.DEBUG
     return json_answer({"version": VERSION})
 
 
@@ -218,13 +218,13 @@ def may_use(name: str) -> bool:
 
 
 def read_ollama_body() -> Json:
-    reservation = request_context.current_context().reserve_memory()
+    reservation = request_hooks.current_context().reserve_memory()
     try:
         data = reservation.read_all(request.stream.read)
         reserve = partial(reservation.add_text, len(data))
         return read_body(data, get_services().settings.max_json_values, reserve)
     except HTTPException as error:  # too large, or cut off
-        raise request_context.convert_http_error(error) from None
+        raise request_hooks.convert_http_error(error) from None
 
 
 def check_model(remote: RegisteredModel, now: bool) -> ProbeResult | None:

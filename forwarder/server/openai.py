@@ -16,7 +16,7 @@ from flask import Blueprint, Response, request
 from forwarder.context.client_identity import ClientGrants
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import NotFound, ShuttingDown, UpgradeRefused, shorten_value
-from forwarder.core.shutdown import ShutdownInterrupt
+from forwarder.core.in_flight_requests import ShutdownInterrupt
 from forwarder.core.types import Batch, EventStream, Json
 from forwarder.protocols.registry import CLIENT_PROTOCOLS, find_api
 from forwarder.protocols.stream_end import (
@@ -24,7 +24,7 @@ from forwarder.protocols.stream_end import (
     append_follower_error,
     malformed_event,
 )
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.auth import authenticate_client
 from forwarder.server.base_paths import get_requested_style
 from forwarder.server.extension import get_gateway, get_request, get_services
@@ -69,17 +69,17 @@ def embeddings() -> Response:
 
 def serve_embeddings(client: str) -> Response:
     """Answer an embeddings request of the protocol ``client``."""
-    request_context.current_context().route = client
+    request_hooks.current_context().route = client
     return serve_whole_answer(partial(get_gateway().embed, client))
 
 
 def serve_whole_answer(ask: Callable[[Json, RequestContext], EventStream]) -> Response:
     """Answer with the last event of ``ask``, for endpoints without streaming."""
-    context = request_context.current_context()
-    request_context.authenticate(context)
+    context = request_hooks.current_context()
+    request_hooks.authenticate(context)
     try:
         body = read_json_body(context)
-        request_context.watch_disconnect(context)
+        request_hooks.watch_disconnect(context)
         stream = context.set_response_stream(ask(body, context))
         try:
             return json_answer([event for batch in stream for event in batch][-1])
@@ -137,12 +137,12 @@ def select_allowed(models: list[Json], name: str, grants: ClientGrants | None) -
 
 def serve(protocol: str) -> Response:
     """Answer the current request in its protocol, streamed if the request asks for it."""
-    context = request_context.current_context()
+    context = request_hooks.current_context()
     context.route = protocol
-    request_context.authenticate(context)
+    request_hooks.authenticate(context)
     try:
         gateway, body = get_gateway(), adapt_shape(read_json_body(context), protocol, context)
-        request_context.watch_disconnect(context)
+        request_hooks.watch_disconnect(context)
         wants_stream = gateway.wants_stream(protocol, body)
         style = get_requested_style(get_request(), protocol)
         if CLIENT_PROTOCOLS[protocol].runs_in_background and is_background(body):
@@ -163,7 +163,7 @@ def start_background_work(
 ) -> Response:
     """Start work that outlives this request. A requested stream reads its events from the store."""
     queued = get_gateway().start_background(
-        body, style, context, request_context.new_background_context("background")
+        body, style, context, request_hooks.new_background_context("background")
     )
     if not wants_stream:
         return json_answer(queued)
@@ -193,11 +193,11 @@ def read_json_body(context: RequestContext, required: bool = True) -> Json:
 
     With ``required=False``, a missing body is an empty object.
     """
-    data = request_context.pop_body()
+    data = request_hooks.pop_body()
     if context.recorder is not None:
         context.recorder.record_body(data)
     limit = get_services().settings.max_json_values
-    reserve = partial(request_context.reserve_text_memory, context)
+    reserve = partial(request_hooks.reserve_text_memory, context)
     body = read_body(data, limit, reserve) if data or required else {}
     context.log_request(body)
     return body

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from flask import Blueprint, Flask, Response, current_app, send_from_directory
 
 from forwarder.core.errors import NotFound
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.extension import get_extension
 
 blueprint = Blueprint("openapi", __name__)
@@ -103,7 +103,7 @@ def list_routes(app: Flask) -> list[Route]:
 @blueprint.before_request
 def log_at_debug_level() -> None:
     """Log at DEBUG: the page consists of several files, each with its own log record."""
-    request_context.current_context().log_level = logging.DEBUG
+    request_hooks.current_context().log_level = logging.DEBUG
 
 
 @blueprint.get("/openapi.json")

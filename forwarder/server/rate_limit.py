@@ -29,8 +29,8 @@ from limits.strategies import FixedWindowRateLimiter, RateLimiter
 from forwarder.config.settings import Settings
 from forwarder.context.client_identity import make_account_id
 from forwarder.context.request_context import RequestContext, RequestObserver
-from forwarder.core.backend_breaker import BackendBreaker, BackendDown, BoundedBackend
 from forwarder.core.errors import RateLimited, RateLimitsUnavailable
+from forwarder.core.storage_breaker import BackendBreaker, BackendDown, BoundedBackend
 
 log = logging.getLogger("forwarder.ratelimit")
 
@@ -39,7 +39,7 @@ T = TypeVar("T")
 REDIS_SOCKET_TIMEOUT = 0.5
 """Seconds after which a silent connection to Redis fails; FORWARDER_RATE_LIMIT_TIMEOUT raises it.
 
-Requests do not wait that long while Redis is down: see `forwarder.core.backend_breaker`.
+Requests do not wait that long while Redis is down: see `forwarder.core.storage_breaker`.
 """
 
 MAX_KEY_LIMITS = 1024

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.validate import check_enum, missing_parameter
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.extension import get_services
 from forwarder.server.openai import json_answer
 from forwarder.storage.db.files import StoredFile
@@ -28,9 +28,9 @@ MIN_LIFETIME, MAX_LIFETIME = 3600, 2_592_000
 
 def open_files() -> tuple[FileStore, str]:
     """Authenticate the client. Returns the files and the client's owner."""
-    context = request_context.current_context()
+    context = request_hooks.current_context()
     context.route = "files"
-    request_context.authenticate(context)
+    request_hooks.authenticate(context)
     services = get_services()
     return services.require_files(), services.owners.find_owner(context.client_key)
 
@@ -61,7 +61,7 @@ def read_form_files() -> Iterable[tuple[str, FileStorage]]:
     try:
         return request.files.items(multi=True)
     except HTTPException as error:
-        raise request_context.convert_http_error(error) from None
+        raise request_hooks.convert_http_error(error) from None
 
 
 def measure_stream(file: FileStorage) -> int:

@@ -13,7 +13,7 @@ from flask import Blueprint, Response, request
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
 from forwarder.core.validate import check_enum
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.auth import has_key, is_client_key, read_key, require_administrator
 from forwarder.server.extension import get_services
 from forwarder.server.openai import json_answer
@@ -101,8 +101,8 @@ def authorize_reader() -> str | None:
     if not is_client_key(key) or has_key(key, settings.admin_keys):
         require_administrator(settings)
         return None
-    context = request_context.current_context()
-    request_context.authenticate(context, has_body=False)
+    context = request_hooks.current_context()
+    request_hooks.authenticate(context, has_body=False)
     return context.client_name
 
 

@@ -22,7 +22,7 @@ from forwarder.core.validate import (
     read_field,
     require_field,
 )
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.extension import get_gateway, get_services
 from forwarder.server.files import report_broken_download
 from forwarder.server.openai import json_answer, read_json_body
@@ -56,16 +56,16 @@ MAX_EXPIRY_DAYS = 365
 
 def open_vector_stores() -> tuple[VectorStoreService, str]:
     """Authenticate the client. Returns the stores and the client's owner."""
-    context = request_context.current_context()
+    context = request_hooks.current_context()
     context.route = "vector_stores"
-    request_context.authenticate(context)
+    request_hooks.authenticate(context)
     stores = get_gateway().vector_stores
     return stores, get_services().owners.find_owner(context.client_key)
 
 
 def find_payer() -> str | None:
     """Return the account of the client, which pays for embeddings."""
-    return request_context.current_context().account_id
+    return request_hooks.current_context().account_id
 
 
 # -- stores ---------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def find_payer() -> str | None:
 def create_store() -> Response:
     """Create a store, optionally with files."""
     stores, owner = open_vector_stores()
-    body = read_json_body(request_context.current_context(), required=False)
+    body = read_json_body(request_hooks.current_context(), required=False)
     strategy = read_strategy(
         read_field(body, "chunking_strategy", DICT, "chunking_strategy"), "chunking_strategy"
     )
@@ -111,7 +111,7 @@ def get_store(store_id: str) -> Response:
 def update_store(store_id: str) -> Response:
     """Change the name, the metadata or the expiry of a store."""
     stores, owner = open_vector_stores()
-    body = read_json_body(request_context.current_context())
+    body = read_json_body(request_hooks.current_context())
     changes: dict[str, Any] = {}
     if body.get("name") is not None:
         changes["name"] = read_text(body, "name", MAX_NAME_LENGTH)
@@ -134,7 +134,7 @@ def delete_store(store_id: str) -> Response:
 def search(store_id: str) -> Response:
     """Search a store. Queries are not rewritten."""
     stores, owner = open_vector_stores()
-    context = request_context.current_context()
+    context = request_hooks.current_context()
     body = read_json_body(context)
     queries = read_queries(body)
     matches = read_filter(body.get("filters"), "filters")
@@ -177,7 +177,7 @@ def search(store_id: str) -> Response:
 def add_file(store_id: str) -> Response:
     """Add a file to a store; it is processed in the background."""
     stores, owner = open_vector_stores()
-    body = read_json_body(request_context.current_context())
+    body = read_json_body(request_hooks.current_context())
     return json_answer(stores.add_file(owner, store_id, read_new_file(body, "")))
 
 
@@ -202,7 +202,7 @@ def get_file(store_id: str, file_id: str) -> Response:
 def update_file(store_id: str, file_id: str) -> Response:
     """Replace the attributes of a store's file."""
     stores, owner = open_vector_stores()
-    body = read_json_body(request_context.current_context())
+    body = read_json_body(request_hooks.current_context())
     if "attributes" not in body:
         raise missing_parameter("attributes")
     attributes = read_attributes(body["attributes"], "attributes")
@@ -222,7 +222,7 @@ def get_file_content(store_id: str, file_id: str) -> Response:
     """Return the passages of a store's file."""
     stores, owner = open_vector_stores()
     texts = stores.iterate_texts(owner, store_id, file_id)
-    chunks = report_broken_download(encode_texts(texts), request_context.current_context())
+    chunks = report_broken_download(encode_texts(texts), request_hooks.current_context())
     return Response(chunks, mimetype="application/json")
 
 
@@ -241,7 +241,7 @@ def encode_texts(texts: Iterator[str]) -> Iterator[bytes]:
 def create_batch(store_id: str) -> Response:
     """Add several files to a store, with the same or with their own settings."""
     stores, owner = open_vector_stores()
-    body = read_json_body(request_context.current_context())
+    body = read_json_body(request_hooks.current_context())
     if body.get("files") is not None and body.get("file_ids") is not None:
         raise InvalidRequest(
             "'files' and 'file_ids' exclude each other.",

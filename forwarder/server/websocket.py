@@ -19,7 +19,7 @@ from forwarder.models.codex_headers import make_handshake_headers
 from forwarder.server.auth import require_client_key
 from forwarder.server.browser_guard import check_origin
 from forwarder.server.extension import get_gateway, get_services
-from forwarder.server.websocket_socket import LockedSocket, watch_events
+from forwarder.server.websocket_library_fixes import LockedSocket, watch_events
 from forwarder.server.websocket_turns import WebSocketSession
 
 blueprint = Blueprint("websocket", __name__)

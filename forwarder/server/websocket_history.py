@@ -14,7 +14,7 @@ import orjson
 from cachetools import FIFOCache
 
 from forwarder.core.body_memory import BodyMemory, KeptData
-from forwarder.core.read_limit import ReadLimit
+from forwarder.core.stored_data_limit import ReadLimit
 from forwarder.core.types import Json
 from forwarder.core.validate import STR, read_field
 from forwarder.protocols.input_items import read_input_items

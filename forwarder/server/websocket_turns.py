@@ -36,8 +36,8 @@ from forwarder.core.errors import (
     shorten_value,
 )
 from forwarder.core.ids import ID_SOURCE, generate_id
-from forwarder.core.read_limit import ReadLimit, RequestLimits
-from forwarder.core.shutdown import ShutdownInterrupt
+from forwarder.core.in_flight_requests import ShutdownInterrupt
+from forwarder.core.stored_data_limit import ReadLimit, RequestLimits
 from forwarder.core.types import Event, EventStream, Json
 from forwarder.models.codex_headers import TURN_METADATA_HEADER, make_turn_events
 from forwarder.pipeline.gateway import Gateway
@@ -45,7 +45,7 @@ from forwarder.protocols.input_items import previous_response_not_found, read_in
 from forwarder.protocols.mappings import TERMINAL_EVENTS
 from forwarder.protocols.stream_end import append_responses_error, malformed_event
 from forwarder.protocols.types import make_empty_usage
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.base_paths import get_requested_style
 from forwarder.server.json_body import read_body
 from forwarder.server.request_shape import adapt_shape
@@ -55,7 +55,7 @@ from forwarder.server.websocket_history import (
     expand_history,
     strip_history,
 )
-from forwarder.server.websocket_socket import TURN_PAUSE_SECONDS
+from forwarder.server.websocket_library_fixes import TURN_PAUSE_SECONDS
 from forwarder.services import Services
 from forwarder.storage.history_errors import EarlierItems, call_with_earlier_items
 from forwarder.storage.history_reference import (
@@ -278,7 +278,7 @@ class WebSocketSession:
 
     def _serve_turn(self, message: bytes) -> None:
         flask_request: Request = request._get_current_object()  # type: ignore[attr-defined]
-        context = self._current = request_context.new_context(
+        context = self._current = request_hooks.new_context(
             flask_request, self._services, "responses"
         )
         if self._turns:
@@ -302,12 +302,12 @@ class WebSocketSession:
     def _answer_message(self, data: bytes, context: RequestContext) -> Iterator[Event]:
         message: Json = {}
         try:
-            request_context.authenticate(context, has_body=False)
+            request_hooks.authenticate(context, has_body=False)
             context.body_size = len(data)
             if context.recorder is not None:
                 context.recorder.record_body(data)
             limit = self._services.settings.max_json_values
-            message = read_body(data, limit, partial(request_context.reserve_text_memory, context))
+            message = read_body(data, limit, partial(request_hooks.reserve_text_memory, context))
             context.log_request(message)
             if message.get("type") in _IGNORED:
                 return
@@ -482,10 +482,10 @@ def add_header_events(event: Event, context: RequestContext) -> list[Event]:
     clients do not, since their types lack these events. An ``error`` event also carries headers.
     """
     if TURN_METADATA_HEADER not in request.headers:
-        lost = request_context.loss_header(context)
+        lost = request_hooks.loss_header(context)
         return [{**event, "headers": lost}] if lost else [event]
     headers = Headers()
-    request_context.add_headers(headers, context)
+    request_hooks.add_headers(headers, context)
     values = {name.lower(): value for name, value in headers.items()}
     return [*make_turn_events(values), {**event, "headers": values}]
 

@@ -13,8 +13,8 @@ from functools import partial
 
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import StoreUnavailable, Unsupported
-from forwarder.core.read_limit import DEFAULT_REQUEST_LIMITS, RequestLimits
-from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.in_flight_requests import InFlightRequests
+from forwarder.core.stored_data_limit import DEFAULT_REQUEST_LIMITS, RequestLimits
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.middleware.reasoning_style import request_usage
 from forwarder.middleware.recent_items import RecentItems

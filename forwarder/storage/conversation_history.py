@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from forwarder.core.body_memory import BodyReservation
-from forwarder.core.read_limit import DEFAULT_REQUEST_LIMITS, ReadLimit, RequestLimits
+from forwarder.core.stored_data_limit import DEFAULT_REQUEST_LIMITS, ReadLimit, RequestLimits
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.protocols.input_items import (
     is_item_reference,

@@ -19,10 +19,10 @@ from typing import NamedTuple, TypeVar
 import orjson
 from cachetools import TTLCache
 
-from forwarder.core.backend_breaker import wait_for_event
 from forwarder.core.concurrency import spawn
 from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import StoreUnavailable
+from forwarder.core.storage_breaker import wait_for_event
 from forwarder.middleware.reasoning_cache.memory_backend import MemoryBackend, add_mark
 from forwarder.storage.db import Database
 from forwarder.storage.db.change_notifier import FileChangeNotifier

@@ -22,8 +22,8 @@ from forwarder.translation import (
     ollama_over_chat,
     responses_over_chat,
 )
-from forwarder.translation.error_params import call_carrier, with_client_parameter_names
-from forwarder.translation.ollama_over_chat.forms import (
+from forwarder.translation.error_parameter_names import call_carrier, with_client_parameter_names
+from forwarder.translation.ollama_over_chat.endpoints import (
     CHAT_ENDPOINT,
     GENERATE_ENDPOINT,
     OllamaEndpoint,

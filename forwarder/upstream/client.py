@@ -38,7 +38,7 @@ from forwarder.providers import (
 )
 from forwarder.providers.learn import REQUEST_ERROR_STATUSES, InferredQuirk, infer_quirk
 from forwarder.providers.learned_cache import LearnedQuirks, serialize_changes
-from forwarder.upstream.base_url import ABSENT_STATUSES, BaseUrlCheck
+from forwarder.upstream.base_url_check import ABSENT_STATUSES, BaseUrlCheck
 from forwarder.upstream.connection import UpstreamConnection, encode_body
 from forwarder.upstream.files import UpstreamFiles
 from forwarder.upstream.response import UpstreamResponse, parse_model_list

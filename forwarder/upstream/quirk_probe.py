@@ -1,4 +1,4 @@
-"""Finds the quirks of a Chat upstream: sends it the requests of `providers/probe.py`.
+"""Finds the quirks of a Chat upstream: sends it the requests of `quirk_probe_requests.py`.
 
 Each probe starts with the profile that the earlier ones found. A refusal changes the profile, and
 the probe is sent again. The command ``forwarder probe`` and the console use this.
@@ -21,14 +21,14 @@ from forwarder.protocols.chat import CHAT
 from forwarder.providers.adapt import adapt_request
 from forwarder.providers.learn import infer_quirk
 from forwarder.providers.learned_cache import serialize_changes
-from forwarder.providers.probe import (
+from forwarder.providers.profile import Profile, ProfileChanges
+from forwarder.providers.quirk_probe_requests import (
     MAX_REFUSALS,
     PROBES,
     diff_profiles,
     make_openai_profile,
     make_probe_request,
 )
-from forwarder.providers.profile import Profile, ProfileChanges
 from forwarder.upstream.client import Upstream
 
 LIST_TIMEOUT_SECONDS = 5.0

@@ -26,8 +26,8 @@ from forwarder.core.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from forwarder.core.in_flight_requests import ShutdownInterrupt
 from forwarder.core.large_bodies import take_turn
-from forwarder.core.shutdown import ShutdownInterrupt
 from forwarder.core.types import EventStream, Json
 from forwarder.protocols import unfold
 from forwarder.protocols.framing import BOM, SseDecoder

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from forwarder.core.concurrency import spawn
+from forwarder.core.cooperative_loops import give_way
 from forwarder.core.errors import ForwarderError, StoreUnavailable
 from forwarder.core.ids import generate_id
-from forwarder.core.pacing import give_way
 from forwarder.storage.db.clock import LEASE_SECONDS
 from forwarder.storage.db.vector_chunks import NewChunk
 from forwarder.storage.db.vector_stores import PendingFile

@@ -10,8 +10,8 @@ import heapq
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from forwarder.core.cooperative_loops import give_way
 from forwarder.core.errors import InvalidRequest
-from forwarder.core.pacing import give_way
 from forwarder.core.types import Json
 from forwarder.core.validate import DICT, NUMBER, check_enum, read_field, require_field
 from forwarder.storage.db.vector_chunks import FoundChunk

@@ -19,7 +19,7 @@ from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from forwarder.console import upstreams
 from forwarder.console.upstreams import draw_history, format_duration
-from forwarder.models.probe import ProbeResult
+from forwarder.models.health_probe import ProbeResult
 from forwarder.server.extension import get_extension
 from forwarder.upstream.client import Upstream
 from forwarder.upstream.resilience.concurrency_limit import ConcurrencyLimit

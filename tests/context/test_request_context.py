@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.context.recorder import NULL_ATTEMPT_RECORDER
+from forwarder.context.capture_recorder import NULL_ATTEMPT_RECORDER
 from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.errors import (
     ClientDisconnected,
@@ -22,7 +22,7 @@ from forwarder.core.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
-from forwarder.core.shutdown import InFlightRequest, ShutdownInterrupt
+from forwarder.core.in_flight_requests import InFlightRequest, ShutdownInterrupt
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream
 from forwarder.middleware.usage_estimate import EstimatedUsage

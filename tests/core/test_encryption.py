@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from forwarder.core.encryption import SEAL_PREFIX, TokenCipher, derive_key
 from forwarder.core.errors import TooLarge
-from forwarder.core.read_limit import ReadLimit, RequestLimits
+from forwarder.core.stored_data_limit import ReadLimit, RequestLimits
 from forwarder.protocols.chat_reasoning import is_own_token
 from tests.helpers.check_cases import check_each
 

@@ -7,7 +7,7 @@ from typing import Any
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Batch, Event
 from forwarder.translation import ollama_over_chat
-from forwarder.translation.ollama_over_chat.forms import CHAT_ENDPOINT, OllamaEndpoint
+from forwarder.translation.ollama_over_chat.endpoints import CHAT_ENDPOINT, OllamaEndpoint
 from forwarder.translation.ollama_over_chat.request import TranslatedOllamaRequest
 from tests.helpers.packages import import_client
 from tests.helpers.translating import events_of, terms

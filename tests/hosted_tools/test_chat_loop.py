@@ -23,11 +23,11 @@ from forwarder.hosted_tools.chat_loop import (
     with_hosted_chat_tools,
 )
 from forwarder.hosted_tools.first_request import LoopContext
-from forwarder.hosted_tools.kinds import ToolResources, build_kinds
-from forwarder.hosted_tools.loop import LIMIT_NOTE, with_extra_tools
+from forwarder.hosted_tools.kind_table import ToolResources, build_kinds
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_tools import McpPolicy
-from forwarder.hosted_tools.services import HostedToolServices
+from forwarder.hosted_tools.responses_loop import LIMIT_NOTE, with_extra_tools
+from forwarder.hosted_tools.tool_services import HostedToolServices
 from forwarder.hosted_tools.web_search import WebSearch
 from forwarder.hosted_tools.web_search_backends import SearchAnswer, SearchResult
 from tests.fake_provider import faults
@@ -39,7 +39,7 @@ from tests.hosted_tools.mcp_server_process import serving_mcp
 from tests.hosted_tools.scripted_upstream import ScriptedUpstream as ScriptedHandler
 from tests.hosted_tools.scripted_upstream import make_text_item
 from tests.hosted_tools.search_server import PAGE, serving_search
-from tests.hosted_tools.test_loop import Token
+from tests.hosted_tools.test_responses_loop import Token
 
 pytestmark = pytest.mark.live  # an MCP server in a process of its own
 

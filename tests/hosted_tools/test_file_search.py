@@ -11,11 +11,11 @@ from forwarder.core.errors import InvalidRequest, UpstreamUnreachable
 from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools.file_search import NO_RESULTS
 from forwarder.hosted_tools.first_request import LoopContext
-from forwarder.hosted_tools.kinds import ToolResources, build_kinds
-from forwarder.hosted_tools.loop import with_hosted_tools
+from forwarder.hosted_tools.kind_table import ToolResources, build_kinds
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_tools import McpPolicy
-from forwarder.hosted_tools.tool_client import (
+from forwarder.hosted_tools.responses_loop import with_hosted_tools
+from forwarder.hosted_tools.tool_context import (
     FilePassage,
     PrepareFileSearch,
     SearchFiles,
@@ -28,7 +28,7 @@ from tests.hosted_tools.scripted_upstream import (
     check_stream,
     make_text_item,
 )
-from tests.hosted_tools.test_loop import Token
+from tests.hosted_tools.test_responses_loop import Token
 
 Json = dict[str, Any]
 QUESTION: Json = {"type": "message", "role": "user", "content": "reset?"}

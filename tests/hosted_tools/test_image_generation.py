@@ -15,11 +15,11 @@ from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools import image_generation
 from forwarder.hosted_tools.first_request import LoopContext
 from forwarder.hosted_tools.image_makers import ImageFailure, ImageRequest
-from forwarder.hosted_tools.kinds import ToolResources, build_kinds
-from forwarder.hosted_tools.loop import with_hosted_tools
+from forwarder.hosted_tools.kind_table import ToolResources, build_kinds
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_tools import McpPolicy
-from forwarder.hosted_tools.tool_client import MadeImage, ToolClient
+from forwarder.hosted_tools.responses_loop import with_hosted_tools
+from forwarder.hosted_tools.tool_context import MadeImage, ToolClient
 from tests.helpers.translating import events_of
 from tests.hosted_tools.scripted_upstream import (
     ScriptedUpstream,
@@ -27,7 +27,7 @@ from tests.hosted_tools.scripted_upstream import (
     check_stream,
     make_text_item,
 )
-from tests.hosted_tools.test_loop import Token
+from tests.hosted_tools.test_responses_loop import Token
 
 Json = dict[str, Any]
 PNG = b"\x89PNG\r\n\x1a\n"

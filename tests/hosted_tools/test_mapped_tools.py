@@ -13,13 +13,13 @@ import pytest
 from forwarder.config.settings import ConfigError, Settings
 from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools.first_request import LoopContext
-from forwarder.hosted_tools.kinds import ToolResources, build_kinds
-from forwarder.hosted_tools.loop import with_hosted_tools
+from forwarder.hosted_tools.kind_table import ToolResources, build_kinds
 from forwarder.hosted_tools.mapped_tools import MappedTool, find_code_argument
 from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
 from forwarder.hosted_tools.mcp_server import McpServer
 from forwarder.hosted_tools.mcp_tools import McpPolicy
-from forwarder.hosted_tools.services import HostedToolServices
+from forwarder.hosted_tools.responses_loop import with_hosted_tools
+from forwarder.hosted_tools.tool_services import HostedToolServices
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream as ScriptedProvider
 from tests.helpers.check_cases import check_each
@@ -32,7 +32,7 @@ from tests.hosted_tools.scripted_upstream import (
     check_stream,
     make_text_item,
 )
-from tests.hosted_tools.test_loop import Token
+from tests.hosted_tools.test_responses_loop import Token
 
 pytestmark = pytest.mark.live  # an MCP server in a process of its own
 

@@ -24,7 +24,7 @@ from forwarder.hosted_tools.web_search_backends import (
 from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import unused_port
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
-from tests.hosted_tools.test_loop import Token
+from tests.hosted_tools.test_responses_loop import Token
 
 Json = dict[str, Any]
 OPTIONS = SearchOptions(3, 40, None, None, ("example.org",), ("bad.example.org",))

@@ -21,7 +21,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchOptions,
     SearchResult,
 )
-from tests.hosted_tools.test_loop import Token
+from tests.hosted_tools.test_responses_loop import Token
 
 Json = dict[str, Any]
 URL = "https://example.org/cats"

@@ -6,7 +6,7 @@ import pytest
 
 from forwarder.core.errors import ClientDisconnected
 from forwarder.hosted_tools.tool_kind import ClientWatch
-from tests.hosted_tools.test_loop import Token
+from tests.hosted_tools.test_responses_loop import Token
 
 
 class Task:

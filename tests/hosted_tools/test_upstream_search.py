@@ -10,7 +10,7 @@ from forwarder.hosted_tools import upstream_search
 from forwarder.hosted_tools.upstream_search import UpstreamSearch
 from forwarder.hosted_tools.web_search_backends import SearchFailure, SearchOptions, SearchResult
 from tests.helpers.check_cases import check_each
-from tests.hosted_tools.test_loop import Token
+from tests.hosted_tools.test_responses_loop import Token
 
 Json = dict[str, Any]
 

@@ -23,7 +23,7 @@ from forwarder.hosted_tools.web_search_backends import (
 )
 from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, encode_chunk, serving, unused_port
-from tests.hosted_tools.test_loop import Token
+from tests.hosted_tools.test_responses_loop import Token
 
 Json = dict[str, Any]
 OPTIONS = SearchOptions(3, 40, "DE", "Berlin", ("example.org",), ("bad.example.org",))

@@ -40,7 +40,7 @@ def import_libraries() -> None:
     for name in ("gunicorn.app.wsgiapp", "gunicorn.arbiter", "forwarder.server.gunicorn_worker"):
         import_module(name)
     monkey.patch_all()
-    for name in ("forwarder.app", "forwarder.server.startup", *MODULES_OF_EVERY_APPLICATION):
+    for name in ("forwarder.app", "forwarder.server.startup_log", *MODULES_OF_EVERY_APPLICATION):
         import_module(name)
     prepare_applications()
 

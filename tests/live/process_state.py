@@ -17,7 +17,7 @@ from gevent.monkey._state import saved
 
 from tests.live.nursery import MODULES_OF_EVERY_APPLICATION
 
-for name in ("forwarder.app", "forwarder.server.startup", *MODULES_OF_EVERY_APPLICATION):
+for name in ("forwarder.app", "forwarder.server.startup_log", *MODULES_OF_EVERY_APPLICATION):
     import_module(name)
 
 Originals = list[tuple[str, str, object]]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import TooLarge
-from forwarder.core.read_limit import RequestLimits
+from forwarder.core.stored_data_limit import RequestLimits
 from forwarder.core.types import EventStream
 from forwarder.middleware.recent_items import RecentItems
 from tests.helpers.check_cases import check_each

@@ -12,7 +12,7 @@ import pytest
 from forwarder.context.request_context import RequestObserver
 from forwarder.models import health
 from forwarder.models.health import HealthMonitor, HealthTarget, vary_pause
-from forwarder.models.probe import ProbeResult
+from forwarder.models.health_probe import ProbeResult
 from forwarder.models.registered_model import RegisteredModel
 from tests.helpers.check_cases import check_each
 from tests.models.remotes import (

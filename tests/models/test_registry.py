@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from forwarder.config.settings import UpstreamSettings
-from forwarder.core.backend_breaker import MAX_WAIT_SECONDS
 from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import NotFound, StoreUnavailable, Unsupported
+from forwarder.core.storage_breaker import MAX_WAIT_SECONDS
 from forwarder.models.registered_model import RegisteredModel
 from forwarder.models.registry import DatabaseModelRegistry, NullModelRegistry
 from forwarder.storage.db.database import SqliteDatabase

@@ -22,7 +22,7 @@ from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.services import Services
 from forwarder.storage.background.stored_request import StoredRequest
 from forwarder.storage.db.background_leases import ResponseOrigin
-from forwarder.upstream.resilience.rests import Rest
+from forwarder.upstream.resilience.cooldowns import Rest
 
 Json = dict[str, Any]
 
@@ -51,8 +51,8 @@ class Hanging:
         )
         monkeypatch.setattr("forwarder.storage.background.takeover.TAKEOVER_POLL_SECONDS", 0.02)
         monkeypatch.setattr("forwarder.storage.background.progress.WRITE_SECONDS", 0.02)
-        monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 0.02)
-        monkeypatch.setattr("forwarder.storage.db.settling.PROBE_SECONDS", 0.0)
+        monkeypatch.setattr("forwarder.storage.db.stability_monitor.SETTLE_SECONDS", 0.02)
+        monkeypatch.setattr("forwarder.storage.db.stability_monitor.PROBE_SECONDS", 0.0)
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         request.read()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.hosted_tools.tool_client import FilePassage
+from forwarder.hosted_tools.tool_context import FilePassage
 from forwarder.pipeline.file_search import build_file_search
 from forwarder.vector_stores.search import MAX_QUERY_LENGTH, RankingOptions, SearchResult
 

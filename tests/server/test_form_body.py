@@ -8,7 +8,7 @@ import httpx2
 from flask import Flask
 
 from forwarder.core.body_memory import BodyReservation
-from forwarder.core.form_space import FormDisk, FormSpace
+from forwarder.core.form_disk_limit import FormDisk, FormSpace
 from forwarder.server.extension import get_extension
 from forwarder.server.form_body import MAX_FORM_PARTS, FormFile
 from tests.server.conftest import Serve

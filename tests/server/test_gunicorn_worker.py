@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.server.extension import ForwarderExtension
 from tests.helpers.check_cases import check_each
 
@@ -163,7 +163,7 @@ from types import SimpleNamespace
 from gunicorn.config import Config
 from forwarder.server.gunicorn_worker import Worker, read_client_limits, raise_file_limit
 from forwarder.server.gunicorn_worker import return_large_buffers
-from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.in_flight_requests import InFlightRequests
 import gevent, logging, os, resource, time
 config = Config(); config.set("graceful_timeout", 1)
 worker = Worker(1, os.getppid(), [], None, 30, config, logging.getLogger())

@@ -20,12 +20,12 @@ from simple_websocket import ConnectionClosed
 from forwarder import services
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from forwarder.core import pacing
+from forwarder.core import cooperative_loops
 from forwarder.core.body_memory import BodyReservation
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import MediaUnavailable, TooLarge
 from forwarder.protocols.mappings import TERMINAL_EVENTS
-from forwarder.server import request_context
+from forwarder.server import request_hooks
 from forwarder.server.extension import get_extension
 from forwarder.server.websocket_history import HistoryEntry
 from forwarder.server.websocket_turns import MAX_WAITING_MESSAGES, WebSocketSession
@@ -238,7 +238,7 @@ def test_too_many_waiting_messages_close_the_connection(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ws = Played(*[create()] * (MAX_WAITING_MESSAGES + 2))
-    monkeypatch.setattr(request_context, "authenticate", lambda *_, **__: ws.closed.wait(10))
+    monkeypatch.setattr(request_hooks, "authenticate", lambda *_, **__: ws.closed.wait(10))
 
     run_session(app, ws)
 
@@ -642,12 +642,14 @@ def test_history_that_is_counted_after_the_client_left_is_released(
     memory = get_extension(app).services.body_memory
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
-        context = request_context.current_context()
+        context = request_hooks.current_context()
         connection = new_session(app, Played())
-        items = [{"role": "user", "content": "x" * pacing.LARGE}]
-        entry = HistoryEntry((orjson.dumps(items),), pacing.LARGE, False)
+        items = [{"role": "user", "content": "x" * cooperative_loops.LARGE}]
+        entry = HistoryEntry((orjson.dumps(items),), cooperative_loops.LARGE, False)
         monkeypatch.setattr(connection._history, "find_previous", lambda *_: entry)
-        monkeypatch.setattr(pacing, "_pause", context.cancel)  # the reader thread runs meanwhile
+        monkeypatch.setattr(
+            cooperative_loops, "_pause", context.cancel
+        )  # the reader thread runs meanwhile
         connection._begin_turn(create(previous_response_id="r"), context)
         context.close()
     assert memory.used == 0
@@ -700,5 +702,5 @@ def test_continued_items_count_towards_the_limit(
         monkeypatch.setattr(connection._history, "find_previous", lambda *_: link)
         with pytest.raises(TooLarge, match="FORWARDER_MAX_JSON_VALUES"):
             connection._begin_turn(
-                create(previous_response_id="r", input=items), request_context.current_context()
+                create(previous_response_id="r", input=items), request_hooks.current_context()
             )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import ForwarderError, InvalidRequest, NotFound, TooLarge
-from forwarder.core.read_limit import RequestLimits
+from forwarder.core.stored_data_limit import RequestLimits
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream, Json
 from forwarder.storage.conversation_history import with_history

@@ -13,7 +13,7 @@ from forwarder.core.errors import (
     StoreUnavailable,
     UpstreamProtocolError,
 )
-from forwarder.core.read_limit import ReadLimit
+from forwarder.core.stored_data_limit import ReadLimit
 from forwarder.core.types import Batch, Json
 from forwarder.storage.conversation_lock import ConversationLocks
 from forwarder.storage.db import conversations, responses

@@ -14,7 +14,7 @@ from forwarder.core.errors import (
     InvalidRequest,
     StoreUnavailable,
 )
-from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream, Json
 from forwarder.storage import DatabaseConversationStore, NullConversationStore, UpstreamMemory

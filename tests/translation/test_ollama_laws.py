@@ -16,7 +16,7 @@ from forwarder.core.types import Batch, Event, EventStream
 from forwarder.protocols import unfold
 from forwarder.protocols.registry import CLIENT_PROTOCOLS, UPSTREAM_PROTOCOLS
 from forwarder.translation import ollama_over_chat
-from forwarder.translation.ollama_over_chat.forms import (
+from forwarder.translation.ollama_over_chat.endpoints import (
     CHAT_ENDPOINT,
     GENERATE_ENDPOINT,
     OllamaEndpoint,

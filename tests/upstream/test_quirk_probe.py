@@ -7,7 +7,7 @@ import pytest
 
 from forwarder.config.settings import make_upstream_settings
 from forwarder.core.errors import InvalidRequest, UpstreamUnreachable
-from forwarder.providers.probe import PROBES
+from forwarder.providers.quirk_probe_requests import PROBES
 from forwarder.upstream.quirk_probe import QuirkProbe, format_quirks_setting, pick_model
 from tests.models.remotes import answer_normally, connect_upstream, refuse_connection, refusing
 

@@ -20,7 +20,7 @@ from forwarder.core.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from forwarder.core.shutdown import ShutdownInterrupt
+from forwarder.core.in_flight_requests import ShutdownInterrupt
 from forwarder.upstream import response as response_module
 from forwarder.upstream.response import UpstreamResponse, select_client_headers
 from tests.helpers.check_cases import check_each

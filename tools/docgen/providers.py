@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, fields
 from typing import Any
 
-from forwarder.protocols.hosted_tools import EVERY_TOOL
+from forwarder.protocols.hosted_tool_names import EVERY_TOOL
 from forwarder.providers import PROFILES, Profile
 from forwarder.providers.profile import PROFILE_FIELDS, ProfileChanges
 from tools.docgen.markdown import format_code, render_table

@@ -16,7 +16,7 @@ import orjson
 
 from forwarder.core.errors import UpstreamRefused
 from forwarder.core.types import Batch, EventStream, Handler, Json
-from forwarder.middleware.reasoning_cache import keys as anchors
+from forwarder.middleware.reasoning_cache import matching as anchors
 from forwarder.middleware.reasoning_cache.memory_backend import CacheBackend
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING, TERMINAL_EVENTS
 

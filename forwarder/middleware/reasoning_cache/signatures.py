@@ -19,7 +19,7 @@ import orjson
 from forwarder.core.errors import UpstreamRefused
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream, Handler, Json
-from forwarder.middleware.reasoning_cache.keys import normalize_arguments
+from forwarder.middleware.reasoning_cache.matching import normalize_arguments
 from forwarder.middleware.reasoning_cache.memory_backend import CacheBackend
 from forwarder.protocols.answer_choice import read_delta
 from forwarder.protocols.signatures import (

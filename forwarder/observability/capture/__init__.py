@@ -1,8 +1,9 @@
 """Captures whole exchanges (request, upstream requests, answers) for debugging.
 
-Capturing is off unless ``FORWARDER_CAPTURE`` is set. `CaptureObserver` gives each request a
-recorder (`forwarder.context.recorder`), which collects raw bytes while they pass through, and
-stores its record on completion.
+An exchange is a client's request with all that follows from it; capturing records exchanges. It is
+off unless ``FORWARDER_CAPTURE`` is set. `CaptureObserver` gives each request a recorder
+(`forwarder.context.capture_recorder`), which collects raw bytes while they pass through, and stores
+its record on completion.
 
 - `record.py`: makes one redacted JSON record of limited size from a recorder.
 - `serialize.py`: converts answer bytes to readable JSON and back.
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.context.recorder import Recorder, RequestHead
+from forwarder.context.capture_recorder import Recorder, RequestHead
 from forwarder.context.redaction import Redactor, collect_settings_secrets, collect_upstream_secrets
 from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.concurrency import BlockingPool

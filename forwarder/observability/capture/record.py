@@ -23,7 +23,7 @@ from typing import Any
 
 import orjson
 
-from forwarder.context.recorder import (
+from forwarder.context.capture_recorder import (
     AttemptCapture,
     ByteTrack,
     CapturedBody,

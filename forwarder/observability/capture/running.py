@@ -25,7 +25,7 @@ from weakref import WeakValueDictionary
 
 import orjson
 
-from forwarder.context.recorder import Recorder
+from forwarder.context.capture_recorder import Recorder
 from forwarder.context.redaction import Redactor
 from forwarder.context.request_context import RequestContext
 from forwarder.core.concurrency import BlockingPool

@@ -13,7 +13,7 @@ from forwarder.core.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.core.types import EventStream, Json
 from forwarder.protocols.stream_end import append_responses_error
 from forwarder.storage.background.job import BackgroundJob, BackgroundLimits

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from forwarder.context.request_context import RequestContext
 from forwarder.core.ids import generate_id
-from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.core.types import EventStream, Json
 from forwarder.storage.background.execution import JobExecutor
 from forwarder.storage.background.job import BackgroundJob, BackgroundLimits, BackgroundTask

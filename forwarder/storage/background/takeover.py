@@ -16,7 +16,7 @@ from typing import NamedTuple
 from forwarder.context.request_context import RequestContext
 from forwarder.core.concurrency import spawn
 from forwarder.core.errors import ConversationLocked, Overloaded, StoreUnavailable
-from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.storage.background.execution import JobExecutor
 from forwarder.storage.background.job import BackgroundJob, BackgroundTask
 from forwarder.storage.background.running_jobs import RunningJobs
@@ -25,7 +25,7 @@ from forwarder.storage.conversation_lock import ConversationLock, ConversationLo
 from forwarder.storage.db import Database
 from forwarder.storage.db.background_leases import ClaimedWork, ResponseOrigin
 from forwarder.storage.db.responses import StoredResponse
-from forwarder.storage.db.settling import SETTLE_SECONDS
+from forwarder.storage.db.stability_monitor import SETTLE_SECONDS
 from forwarder.storage.repositories.background_jobs import BackgroundJobRepository
 
 log = logging.getLogger("forwarder.background")

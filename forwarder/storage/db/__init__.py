@@ -2,14 +2,14 @@
 
 - `database.py` runs functions in transactions, `open.py` opens the configured database,
   `migrate.py` and ``migrations/`` create the tables that `tables.py` declares.
-- `responses.py`, `background_leases.py`, `conversations.py`, `completions.py`, `models.py`,
-  `owners.py` and `reasoning.py` are functions of a connection. The repositories
-  (`storage.repositories`) combine them to transactions.
+- `responses.py`, `background_leases.py`, `conversations.py`, `completions.py`,
+  `registered_models.py`, `owners.py` and `reasoning.py` are functions of a connection. The
+  repositories (`storage.repositories`) combine them to transactions.
 - `files.py`, `vector_stores.py` and `vector_chunks.py` are functions of a connection too, for
   files, vector stores and their passages; `numbered_lists.py` pages them.
 - `usage.py` adds up the usage of clients.
 - `statements.py` holds precompiled SQL for queries that run on every request.
-- `change_notifier.py` tells other workers about changed models, and `key_rotation.py` re-encrypts
+- `change_notifier.py` tells other workers about changed models, and `reencryption.py` re-encrypts
   stored values.
 - `tombstones.py` remembers the list positions of deleted rows.
 - `retention.py` deletes old data.

@@ -17,8 +17,8 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from forwarder.core.backend_breaker import MAX_WAIT_SECONDS, SharedTask
 from forwarder.core.errors import StoreUnavailable
+from forwarder.core.storage_breaker import MAX_WAIT_SECONDS, SharedTask
 from forwarder.storage.db.database import Database, SqliteDatabase
 from forwarder.storage.db.tables import generations
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 import sqlalchemy as sa
 
-from forwarder.core.read_limit import ReadLimit
+from forwarder.core.stored_data_limit import ReadLimit
 from forwarder.core.types import Batch, Json
 from forwarder.storage.db import event_log
 from forwarder.storage.db.clock import NOW

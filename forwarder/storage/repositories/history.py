@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.core.read_limit import ReadLimit, spend_references
+from forwarder.core.stored_data_limit import ReadLimit, spend_references
 from forwarder.core.types import Json
 from forwarder.protocols.input_items import (
     is_item_reference,

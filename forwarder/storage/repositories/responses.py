@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from forwarder.core.read_limit import NO_REQUEST_LIMITS, ReadLimit
+from forwarder.core.stored_data_limit import NO_REQUEST_LIMITS, ReadLimit
 from forwarder.core.types import Batch
 from forwarder.protocols.input_items import list_item_references, replace_item_references
 from forwarder.protocols.mappings import TERMINAL_EVENTS

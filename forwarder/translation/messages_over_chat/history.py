@@ -10,13 +10,13 @@ from typing import Any
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.protocols.signatures import MESSAGE_FIELDS, attach_call_signatures
-from forwarder.translation.message_content import PathBlock
-from forwarder.translation.message_history import (
+from forwarder.translation.messages_history import (
     AssistantBlock,
     Thinking,
     ToolCall,
     is_of_origin,
 )
+from forwarder.translation.messages_request_content import PathBlock
 
 
 class ChatConversationBuilder:

@@ -8,8 +8,9 @@ from forwarder.core.errors import InvalidRequest
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, STR, require_field
-from forwarder.translation.message_history import read_conversation, read_system
-from forwarder.translation.message_settings import (
+from forwarder.translation.messages_history import read_conversation, read_system
+from forwarder.translation.messages_over_chat.history import ChatConversationBuilder
+from forwarder.translation.messages_parameters import (
     FunctionTool,
     ThinkingSettings,
     ToolSettings,
@@ -25,7 +26,6 @@ from forwarder.translation.message_settings import (
     read_tools,
     read_user,
 )
-from forwarder.translation.messages_over_chat.history import ChatConversationBuilder
 
 
 class TranslatedMessagesRequest(NamedTuple):

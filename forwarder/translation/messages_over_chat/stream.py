@@ -23,7 +23,7 @@ from forwarder.protocols.mappings import (
 )
 from forwarder.protocols.signatures import SignatureCollector
 from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_arguments
-from forwarder.translation.message_blocks import (
+from forwarder.translation.messages_answer_blocks import (
     CALL,
     TEXT,
     THINKING,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.translation.content_parts import USER_TO_RESPONSES, convert_part
-from forwarder.translation.message_content import PathBlock
-from forwarder.translation.message_history import (
+from forwarder.translation.messages_history import (
     AssistantBlock,
     Thinking,
     ToolCall,
     is_of_origin,
 )
+from forwarder.translation.messages_request_content import PathBlock
 
 _NOT_ACCEPTED = "this upstream accepts no earlier reasoning as text"
 

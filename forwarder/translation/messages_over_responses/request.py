@@ -9,8 +9,9 @@ from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, STR, require_field
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
-from forwarder.translation.message_history import read_conversation, read_system
-from forwarder.translation.message_settings import (
+from forwarder.translation.messages_history import read_conversation, read_system
+from forwarder.translation.messages_over_responses.history import ResponsesConversationBuilder
+from forwarder.translation.messages_parameters import (
     FunctionTool,
     ThinkingSettings,
     ToolSettings,
@@ -26,7 +27,6 @@ from forwarder.translation.message_settings import (
     read_tools,
     read_user,
 )
-from forwarder.translation.messages_over_responses.history import ResponsesConversationBuilder
 
 MIN_OUTPUT_TOKENS = 16
 """The smallest ``max_output_tokens`` that the Responses API accepts."""

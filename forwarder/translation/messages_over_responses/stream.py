@@ -15,7 +15,7 @@ from forwarder.core.types import Batch, Event, EventStream, Json
 from forwarder.protocols.mappings import non_text_content, to_upstream_error
 from forwarder.protocols.tool_call_index import stringify_arguments
 from forwarder.translation import images as pictures
-from forwarder.translation.message_blocks import (
+from forwarder.translation.messages_answer_blocks import (
     THINKING,
     Block,
     BlockWriter,

@@ -20,7 +20,7 @@ from forwarder.core.validate import (
 )
 from forwarder.protocols.ollama import flatten_options
 from forwarder.protocols.parameters import validate_parameters
-from forwarder.translation.ollama_over_chat.forms import CHAT_ENDPOINT, OllamaEndpoint
+from forwarder.translation.ollama_over_chat.endpoints import CHAT_ENDPOINT, OllamaEndpoint
 
 _REASONING_EFFORTS = ("low", "medium", "high", "max")
 _ZERO_DURATION = re.compile(r"0+(\.0*)?(ns|us|µs|ms|s|m|h)?")

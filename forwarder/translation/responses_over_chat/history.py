@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from forwarder.core.cooperative_loops import iter_paced
 from forwarder.core.errors import InvalidRequest, shorten_value
-from forwarder.core.pacing import iter_paced
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import (
@@ -29,7 +29,7 @@ from forwarder.protocols.input_items import read_plain_text
 from forwarder.protocols.signatures import MESSAGE_FIELDS, attach_call_signatures
 from forwarder.translation import content_parts
 from forwarder.translation import images as pictures
-from forwarder.translation.responses_over_chat.tool_kinds import (
+from forwarder.translation.responses_over_chat.client_tool_kinds import (
     CALL_TYPES,
     OUTPUT_TYPES,
     TOOL_SEARCH,

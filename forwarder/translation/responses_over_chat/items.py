@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from forwarder.core.types import Batch, Event, Json
+from forwarder.translation.responses_over_chat.client_tool_kinds import CUSTOM, FUNCTION
 from forwarder.translation.responses_over_chat.custom_tool_input import InputUnwrapper
-from forwarder.translation.responses_over_chat.tool_kinds import CUSTOM, FUNCTION
 from forwarder.translation.responses_over_chat.toolbox import ClientTool
 
 

@@ -24,8 +24,8 @@ from forwarder.core.validate import (
     read_field,
     require_field,
 )
-from forwarder.protocols.hosted_tools import WEB_SEARCH_TYPES, is_container_shell
-from forwarder.translation.responses_over_chat.tool_kinds import (
+from forwarder.protocols.hosted_tool_names import WEB_SEARCH_TYPES, is_container_shell
+from forwarder.translation.responses_over_chat.client_tool_kinds import (
     CUSTOM,
     FUNCTION,
     TOOL_KINDS,

@@ -10,7 +10,7 @@ repeated, and later batches do not pass through this code.
 
 from __future__ import annotations
 
-from forwarder.upstream.resilience.fallback import Resilience
+from forwarder.upstream.resilience.failover import Resilience
 from forwarder.upstream.resilience.upstream_state import UpstreamState
 
 __all__ = ["Resilience", "UpstreamState"]

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from forwarder.config.endpoints import digest_endpoint
+from forwarder.config.upstream_endpoints import digest_endpoint
 from forwarder.core.periodic_task import PeriodicTask
-from forwarder.upstream.resilience.rests import MAX_REST_SECONDS, Rest
+from forwarder.upstream.resilience.cooldowns import MAX_REST_SECONDS, Rest
 from forwarder.upstream.resilience.upstream_state import UpstreamState
 
 log = logging.getLogger("forwarder.resilience")

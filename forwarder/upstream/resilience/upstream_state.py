@@ -20,7 +20,6 @@ from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.cleanup import CleanupStack
 from forwarder.core.errors import ForwarderError, Overloaded, UpstreamUnavailable
 from forwarder.core.types import EventStream, Handler, Json
-from forwarder.upstream.resilience.backoff import Backoff, parse_retry_after
 from forwarder.upstream.resilience.breaker import CLOSED, OPEN, STATES, CircuitBreaker
 from forwarder.upstream.resilience.classify import (
     Outcome,
@@ -29,8 +28,9 @@ from forwarder.upstream.resilience.classify import (
     is_worth_retry,
 )
 from forwarder.upstream.resilience.concurrency_limit import ConcurrencyLimit
-from forwarder.upstream.resilience.rests import Rest, Rests
+from forwarder.upstream.resilience.cooldowns import Rest, Rests
 from forwarder.upstream.resilience.retry_budget import RetryBudget
+from forwarder.upstream.resilience.retry_policy import Backoff, parse_retry_after
 
 log = logging.getLogger("forwarder.resilience")
 

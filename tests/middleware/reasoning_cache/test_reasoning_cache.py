@@ -11,7 +11,7 @@ from forwarder.core.errors import UpstreamRefused
 from forwarder.middleware.reasoning_cache import ReasoningCache
 from forwarder.middleware.reasoning_cache.memory_backend import MemoryBackend
 from tests.helpers.check_cases import check_each
-from tests.middleware.reasoning_cache.test_keys import (
+from tests.middleware.reasoning_cache.test_matching import (
     call,
     make_output,
     make_reasoning_item,

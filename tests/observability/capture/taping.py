@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.context.recorder import Recorder, RequestHead
+from forwarder.context.capture_recorder import Recorder, RequestHead
 from forwarder.context.redaction import Redactor
 from forwarder.context.request_context import RequestContext
 from forwarder.core.translation_context import LossReport

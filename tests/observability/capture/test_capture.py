@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from forwarder.config.settings import Settings, UpstreamSettings, make_upstream_settings
-from forwarder.context.recorder import RequestHead
+from forwarder.context.capture_recorder import RequestHead
 from forwarder.context.request_context import RequestContext
 from forwarder.core.translation_context import LossReport
 from forwarder.observability.capture import (

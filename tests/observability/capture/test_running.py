@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.context.recorder import RequestHead
+from forwarder.context.capture_recorder import RequestHead
 from forwarder.context.redaction import Redactor
 from forwarder.context.request_context import RequestContext
 from forwarder.core.translation_context import LossReport

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.storage.background import BackgroundRunner
 from forwarder.storage.conversation_lock import ConversationLocks
 from forwarder.storage.db.database import SqliteDatabase
@@ -29,8 +29,8 @@ def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
         "takeover.TAKEOVER_POLL_SECONDS",
     ):
         monkeypatch.setattr(f"{package}.{name}", 0.02)
-    monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 0.02)
-    monkeypatch.setattr("forwarder.storage.db.settling.PROBE_SECONDS", 0.0)
+    monkeypatch.setattr("forwarder.storage.db.stability_monitor.SETTLE_SECONDS", 0.02)
+    monkeypatch.setattr("forwarder.storage.db.stability_monitor.PROBE_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import StoreUnavailable
-from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Batch, EventStream, Json
 from forwarder.storage.background import (

@@ -14,7 +14,7 @@ from forwarder.core.errors import (
     UpstreamProtocolError,
     UpstreamUnreachable,
 )
-from forwarder.core.read_limit import ReadLimit
+from forwarder.core.stored_data_limit import ReadLimit
 from forwarder.core.types import Batch, EventStream
 from forwarder.storage.background import BackgroundRunner
 from forwarder.storage.db import background_leases as work

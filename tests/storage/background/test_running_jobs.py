@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from forwarder.core.body_memory import measure_heap
-from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.core.types import Batch
 from forwarder.storage.background import BackgroundLimits, BackgroundRunner
 from forwarder.storage.conversation_lock import ConversationLocks

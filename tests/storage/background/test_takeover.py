@@ -15,7 +15,7 @@ from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import (
     Overloaded,
 )
-from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream
 from forwarder.storage.background import BackgroundLimits, BackgroundRunner, BackgroundTask
@@ -261,7 +261,7 @@ def test_leases_are_evaluated_only_after_the_database_settled(
     monkeypatch: pytest.MonkeyPatch,
     failures: WriteFailures,
 ) -> None:
-    monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 0.6)
+    monkeypatch.setattr("forwarder.storage.db.stability_monitor.SETTLE_SECONDS", 0.6)
     store_lost_response(database)
     failures.before = True
     start_takeover(background, answer_again)
@@ -281,7 +281,7 @@ def test_new_worker_waits_before_it_evaluates_leases(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only released jobs have no worker that may be about to renew the lease."""
-    monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 1.0)
+    monkeypatch.setattr("forwarder.storage.db.stability_monitor.SETTLE_SECONDS", 1.0)
     go = threading.Event()
     handed_back, left = (leave_job_behind(database, lambda: wait_and_answer(go)) for _ in range(2))
     expire_leases(database)

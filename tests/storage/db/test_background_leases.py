@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from forwarder.core.read_limit import ReadLimit
+from forwarder.core.stored_data_limit import ReadLimit
 from forwarder.core.types import Json
 from forwarder.storage.db import Database, background_leases, conversations, event_log, responses
 from forwarder.storage.db.conversations import Conversation

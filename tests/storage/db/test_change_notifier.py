@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.backend_breaker import MAX_WAIT_SECONDS
 from forwarder.core.errors import StoreUnavailable
+from forwarder.core.storage_breaker import MAX_WAIT_SECONDS
 from forwarder.storage.db.change_notifier import (
     FileChangeNotifier,
     PollingChangeNotifier,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from forwarder.core.read_limit import ReadLimit
+from forwarder.core.stored_data_limit import ReadLimit
 from forwarder.core.types import Json
 from forwarder.storage.db import event_log, responses, tables
 from forwarder.storage.db.database import SqliteDatabase

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from forwarder.core.body_memory import BodyMemory, BodyReservation
 from forwarder.core.errors import TooLarge
-from forwarder.core.read_limit import ReadLimit, RequestLimits
+from forwarder.core.stored_data_limit import ReadLimit, RequestLimits
 from forwarder.core.types import Json
 from forwarder.storage.db import conversations, responses
 from forwarder.storage.db.conversations import Conversation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.core.backend_breaker import BackendBreaker
+from forwarder.core.storage_breaker import BackendBreaker
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.files import StoredFile
 from forwarder.storage.db.numbered_lists import NumberedPage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.translation.message_history import Thinking, ToolCall
+from forwarder.translation.messages_history import Thinking, ToolCall
 from forwarder.translation.messages_over_responses.history import ResponsesConversationBuilder
 from tests.helpers.translating import terms
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest, Unsupported
-from forwarder.translation.ollama_over_chat.forms import GENERATE_ENDPOINT
+from forwarder.translation.ollama_over_chat.endpoints import GENERATE_ENDPOINT
 from tests.fake_provider import check_chat
 from tests.helpers.check_cases import check_each
 from tests.helpers.ollama import USER, chat, translate_ollama_request

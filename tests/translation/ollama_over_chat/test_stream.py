@@ -9,7 +9,7 @@ import pytest
 from forwarder.core.errors import UpstreamError, UpstreamProtocolError, UpstreamRefused
 from forwarder.protocols.ollama import fold_ollama
 from forwarder.translation import ollama_over_chat
-from forwarder.translation.ollama_over_chat.forms import GENERATE_ENDPOINT
+from forwarder.translation.ollama_over_chat.endpoints import GENERATE_ENDPOINT
 from tests.helpers.check_cases import check_each
 from tests.helpers.ollama import (
     list_mistakes,

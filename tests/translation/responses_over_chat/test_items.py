@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.translation.responses_over_chat.items import MessageItem, ReasoningItem, ToolCallItem
-from forwarder.translation.responses_over_chat.tool_kinds import (
+from forwarder.translation.responses_over_chat.client_tool_kinds import (
     APPLY_PATCH,
     CUSTOM,
     FUNCTION,
@@ -13,6 +12,7 @@ from forwarder.translation.responses_over_chat.tool_kinds import (
     SHELL,
     ToolKind,
 )
+from forwarder.translation.responses_over_chat.items import MessageItem, ReasoningItem, ToolCallItem
 from forwarder.translation.responses_over_chat.toolbox import ClientTool
 from tests.helpers.check_cases import check_each
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import LossReport, TranslationContext
-from forwarder.translation.responses_over_chat.tool_kinds import CUSTOM, FUNCTION, SHELL
+from forwarder.translation.responses_over_chat.client_tool_kinds import CUSTOM, FUNCTION, SHELL
 from forwarder.translation.responses_over_chat.toolbox import (
     MAX_TOOL_NAME_LENGTH,
     ClientTool,

@@ -13,11 +13,11 @@ from forwarder.core.errors import ForwarderError, UpstreamKeyRefused, UpstreamUn
 from forwarder.core.types import EventStream
 from forwarder.upstream.resilience import Resilience, UpstreamState
 from forwarder.upstream.resilience.breaker import CLOSED, OPEN
-from forwarder.upstream.resilience.rests import MAX_MODELS, MAX_REST_SECONDS
+from forwarder.upstream.resilience.cooldowns import MAX_MODELS, MAX_REST_SECONDS
 from forwarder.upstream.resilience.shared_state import SharedState, Snapshot
 from tests.helpers.check_cases import check_each
 from tests.upstream.resilience.helpers import Clock, make_patient_context, make_settings
-from tests.upstream.resilience.test_rests import refuse
+from tests.upstream.resilience.test_cooldowns import refuse
 
 
 class Storage:

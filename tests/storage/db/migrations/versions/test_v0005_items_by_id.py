@@ -6,7 +6,11 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-from forwarder.storage.db.migrations.versions import v0001_first, v0004_gone, v0005_items_by_id
+from forwarder.storage.db.migrations.versions import (
+    v0001_first,
+    v0004_tombstones,
+    v0005_items_by_id,
+)
 
 
 def test_migration_creates_the_index() -> None:
@@ -17,7 +21,7 @@ def test_migration_creates_the_index() -> None:
         made = sa.inspect(connection).get_indexes("conversation_items")
     engine.dispose()
 
-    assert v0005_items_by_id.down_revision == v0004_gone.revision
+    assert v0005_items_by_id.down_revision == v0004_tombstones.revision
     assert [(each["name"], each["column_names"]) for each in made] == [
         ("conversation_items_by_id", ["owner", "id"])
     ]

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-from forwarder.storage.db.migrations.versions import v0001_first, v0006_leaner, v0007_attempts
+from forwarder.storage.db.migrations.versions import v0001_first, v0006_fewer_writes, v0007_attempts
 
 _RESPONSE = (
     "INSERT INTO responses (owner, id, created, used, size, status, hidden, input, body)"
@@ -24,5 +24,5 @@ def test_migration_adds_nullable_columns() -> None:
         rows = connection.exec_driver_sql("SELECT request, attempt FROM responses").all()
     engine.dispose()
 
-    assert v0007_attempts.down_revision == v0006_leaner.revision
+    assert v0007_attempts.down_revision == v0006_fewer_writes.revision
     assert rows == [(None, None), (None, None)]

@@ -1,0 +1,140 @@
+"""Rests: an endpoint that refused a request is left alone until its limit has renewed.
+
+A refusal for the rate of requests concerns one model, because providers limit models separately. A
+refused key and an exhausted account concern all models.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from forwarder.core.error_kinds import ErrorKind
+from forwarder.core.errors import ForwarderError, UpstreamKeyRefused, UpstreamRefused
+from forwarder.upstream.resilience.retry_policy import parse_retry_after
+
+KEY_REFUSED_SECONDS = 600.0
+"""How long a refused key rests: only its owner can change that."""
+
+QUOTA_SECONDS = 300.0
+"""How long an exhausted account rests, unless the upstream names a time."""
+
+MAX_REST_SECONDS = 3600.0
+"""The longest rest, even if an upstream names a longer one."""
+
+MAX_MODELS = 256
+"""Models of an endpoint that may rest at once; rests of further ones are not kept."""
+
+MAX_MESSAGE_CHARACTERS = 500
+
+ALL_MODELS = ""
+
+_TOO_LARGE_WORDING = re.compile(r"request too large", re.IGNORECASE)
+"""A 429 for a request that exceeds a whole limit alone, so it says nothing about other requests."""
+
+
+@dataclass(frozen=True)
+class Rest:
+    """A rest of one model at an endpoint, or of `ALL_MODELS`.
+
+    ``until`` is a time of the clock of `Rests`. ``status`` and ``error`` are the refusal;
+    ``is_key_refused`` says that the key was refused, and ``error`` then has only a message.
+    """
+
+    model: str
+    until: float
+    status: int
+    error: Mapping[str, Any]
+    is_key_refused: bool = False
+
+    @property
+    def concerns_account(self) -> bool:
+        """Whether the upstream refused the key or the account, and not one model."""
+        return self.model == ALL_MODELS
+
+    def make_error(self, seconds: float) -> ForwarderError:
+        """Return the refusal again, for a rest that lasts ``seconds`` more."""
+        if self.is_key_refused:
+            return UpstreamKeyRefused(str(self.error.get("message")))
+        wait = {"retry-after": str(max(1, math.ceil(seconds)))}
+        return UpstreamRefused(self.status, self.error, wait)
+
+
+class Rests:
+    """The rests of one endpoint; ``default_seconds`` is for refusals that name no time."""
+
+    def __init__(self, default_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._default_seconds = default_seconds
+        self._now = now
+        self._lock = threading.Lock()
+        self._rests: dict[str, Rest] = {}
+
+    def start(self, error: ForwarderError, model: str) -> Rest | None:
+        """Start the rest that a failure means; return it, ``None`` if none starts."""
+        rest = self._make_rest(error, model)
+        return rest if rest is not None and self.add(rest) else None
+
+    def add(self, rest: Rest) -> bool:
+        """Add a rest; a longer one of the same models remains. Return whether it was added."""
+        with self._lock:
+            self._rests = {k: v for k, v in self._rests.items() if v.until > self._now()}
+            before = self._rests.get(rest.model)
+            if before is None and len(self._rests) >= MAX_MODELS and rest.model != ALL_MODELS:
+                return False
+            is_longest = before is None or before.until < rest.until
+            if is_longest:
+                self._rests[rest.model] = rest
+            return is_longest
+
+    def find(self, model: str) -> Rest | None:
+        """Return the longest current rest of a model; ``None`` if it may be called."""
+        if not self._rests:
+            return None
+        found = [self._rests.get(name) for name in (ALL_MODELS, model)]
+        now = self._now()
+        return max(
+            (rest for rest in found if rest is not None and rest.until > now),
+            key=lambda rest: rest.until,
+            default=None,
+        )
+
+    def end_account_rest(self) -> None:
+        """End the rest of a refused key or account, because the upstream has accepted it."""
+        if not self._rests:
+            return
+        with self._lock:
+            self._rests.pop(ALL_MODELS, None)
+
+    def list_current(self) -> list[Rest]:
+        """Return the current rests, of all models first."""
+        now = self._now()
+        return sorted(
+            (rest for rest in self._rests.values() if rest.until > now), key=lambda rest: rest.model
+        )
+
+    def _make_rest(self, error: ForwarderError, model: str) -> Rest | None:
+        now = self._now()
+        if isinstance(error, UpstreamKeyRefused):
+            message = {"message": error.message[:MAX_MESSAGE_CHARACTERS]}
+            return Rest(ALL_MODELS, now + KEY_REFUSED_SECONDS, error.status, message, True)
+        if not isinstance(error, UpstreamRefused):
+            return None
+        is_exhausted = error.kind is ErrorKind.QUOTA_EXHAUSTED
+        if not is_exhausted and error.status != 429:
+            return None
+        if _TOO_LARGE_WORDING.search(error.message[:MAX_MESSAGE_CHARACTERS]):
+            return None
+        seconds = parse_retry_after(error.headers)
+        if seconds is None:
+            seconds = QUOTA_SECONDS if is_exhausted else self._default_seconds
+        return Rest(
+            ALL_MODELS if is_exhausted else model,
+            now + min(seconds, MAX_REST_SECONDS),
+            error.status,
+            {**error.make_error_object(), "message": error.message[:MAX_MESSAGE_CHARACTERS]},
+        )

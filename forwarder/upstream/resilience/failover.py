@@ -1,0 +1,413 @@
+"""Which upstream gets a request: endpoints, groups of models, fallbacks, and the limit of requests.
+
+A route leads to an upstream, and there to one of its endpoints. The members of a group are routes
+of which one is chosen, and the fallbacks of an upstream are routes in a fixed order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from forwarder.config.settings import Settings, UpstreamSettings
+from forwarder.context.client_identity import make_account_id
+from forwarder.context.request_context import RequestContext, RequestObserver, Route
+from forwarder.core.errors import ForwarderError, Overloaded
+from forwarder.core.types import EventStream
+from forwarder.upstream.per_upstream import UpstreamPool
+from forwarder.upstream.resilience.balance import (
+    ANYWHERE,
+    Candidate,
+    Placement,
+    choose_candidate,
+)
+from forwarder.upstream.resilience.classify import get_failure_label, is_worth_fallback
+from forwarder.upstream.resilience.concurrency_limit import ConcurrencyLimit
+from forwarder.upstream.resilience.shared_state import SharedState
+from forwarder.upstream.resilience.upstream_state import Obstacle, UpstreamState
+
+log = logging.getLogger("forwarder.resilience")
+
+OpenRoute = Callable[[Route], EventStream]
+"""Calls a route's upstream; the answer has begun when it returns."""
+
+
+class Resilience:
+    """The states of all upstreams in one process; ``observer`` is notified of fallbacks etc."""
+
+    def __init__(self, settings: Settings, observer: RequestObserver | None = None) -> None:
+        self.observer = observer or RequestObserver()
+        self.shared: SharedState | None = None
+        self._settings = settings
+        self._grouped_upstreams = {
+            member.upstream for group in settings.groups.values() for member in group
+        }
+        self.upstream_states = UpstreamPool(self._create_state, settings.upstreams)
+        self.concurrency_limit = ConcurrencyLimit(settings.max_concurrent)
+        self.counts: Counter[str] = Counter()
+
+    def admit_request(self, context: RequestContext) -> None:
+        """Admit a request until its context is closed.  Raises Overloaded above the limit."""
+        free = self.concurrency_limit.acquire()
+        if free is None:
+            self.counts["refused"] += 1
+            self.observer.on_rejection("overloaded")
+            raise Overloaded("The forwarder already serves the maximum number of requests.")
+        context.cleanup.add(free)
+
+    def open_first_available(
+        self,
+        routes: Sequence[Route],
+        open_: OpenRoute,
+        context: RequestContext,
+        placement: Placement = ANYWHERE,
+    ) -> EventStream:
+        """Return the answer of the first route that succeeds.
+
+        The routes of a group are tried in the order of their members. If all fail, raises the error
+        of the first route, which the client requested, and restores ``context`` to the state of
+        that route.
+        """
+        first, *others = routes
+        if first.member is not None:
+            return self._open_group(routes, open_, context, placement)
+        try:
+            return self._open_route(first, open_, context, placement)
+        except ForwarderError as error:
+            own_key = not first.upstream.passthrough_key
+            if context.is_cancelled or not others or not is_worth_fallback(error, own_key):
+                raise
+            failures = [error]
+        loss_report, headers = context.loss_report, context.reply_headers
+        stream = self._try_fallbacks(routes, open_, context, placement, failures)
+        self._record_hidden_failures(list(zip(routes, failures, strict=False))[stream is None :])
+        if stream is None:
+            context.new_attempt(first.upstream.name, first.model)
+            context.loss_report, context.reply_headers = loss_report, headers
+            raise failures[0]
+        return stream
+
+    def describe_states(self) -> dict[str, Any]:
+        """Return upstream name -> its state and counters, and those of each of its endpoints."""
+        described = {}
+        for name, state in self.upstream_states.items():
+            settings = state.settings
+            if name != settings.name:  # a further endpoint
+                continue
+            described[name] = state.describe()
+            if settings.replicas:
+                described[name] |= dict(sorted(self.count_events(settings).items()))
+                described[name]["endpoints"] = self.describe_endpoints(settings)
+        return described
+
+    def describe_endpoints(self, settings: UpstreamSettings) -> list[dict[str, Any]]:
+        """Return the state of each endpoint of an upstream; empty if there is only one."""
+        if not settings.replicas:
+            return []
+        return [each.describe_endpoint() for each in self._list_endpoint_states(settings)]
+
+    def count_events(self, settings: UpstreamSettings) -> Counter[str]:
+        """Return the counters of an upstream: those of all its endpoints together."""
+        return sum((each.counts for each in self._list_endpoint_states(settings)), Counter())
+
+    def list_endpoint_states(self) -> list[UpstreamState]:
+        """Return the states of the endpoints of all upstreams that have several."""
+        return [
+            state
+            for settings in self._settings.upstreams
+            if settings.replicas
+            for state in self._list_endpoint_states(settings)
+        ]
+
+    # -- endpoints ------------------------------------------------------------------------------
+
+    def _list_endpoint_states(self, settings: UpstreamSettings) -> list[UpstreamState]:
+        return [self.upstream_states.get_or_create(each) for each in settings.endpoints]
+
+    def _open_route(
+        self, route: Route, open_: OpenRoute, context: RequestContext, placement: Placement
+    ) -> EventStream:
+        """Return the answer of a route: of its upstream, or of the first endpoint that answers."""
+        if not route.upstream.replicas:
+            return self._open_endpoint(route, open_, context)
+        upstream = self.upstream_states.get_or_create(route.upstream)
+        pauses = upstream.make_backoff()
+        upstream.retry_budget.earn()
+        while True:
+            try:
+                return self._open_any_endpoint(route, open_, context, placement)
+            except ForwarderError as error:
+                if not upstream.wait_for_retry(error, pauses, context):
+                    raise
+
+    def _open_any_endpoint(
+        self, route: Route, open_: OpenRoute, context: RequestContext, placement: Placement
+    ) -> EventStream:
+        """Try the endpoints of an upstream, each host at most once after a failure of the host.
+
+        Raises the refusal of the endpoint that can be called first if all of them rest, otherwise
+        the last failure.
+        """
+        pinned = route.upstream.find_endpoint(placement.origin or "")
+        if placement.is_pinned and pinned is not None:
+            return self._open_endpoint(replace(route, upstream=pinned), open_, context)
+        states = self._list_endpoint_states(route.upstream)
+        left, failures = list(states), list[tuple[Route, ForwarderError]]()
+        while left:
+            state = self._choose_endpoint(left, route.model, placement, is_first=not failures)
+            if state is None:
+                break
+            try:
+                stream = self._open_endpoint(
+                    replace(route, upstream=state.settings), open_, context
+                )
+                self._record_hidden_failures(failures)
+                return stream
+            except ForwarderError as error:
+                own_key = not route.upstream.passthrough_key
+                is_final = context.is_cancelled or isinstance(error, Overloaded)
+                if is_final or not is_worth_fallback(error, own_key):
+                    raise
+                failures.append((route, error))
+                self._record_endpoint_failure(state, error, context)
+                is_key_failure = error.status == 429 or state.rests.find(route.model) is not None
+            left.remove(state)
+            if not is_key_failure:
+                left = [each for each in left if each.breaker is not state.breaker]
+        soonest = find_soonest(state.find_obstacle(route.model) for state in states)
+        self._record_hidden_failures(failures[:-1])
+        if failures and (soonest is None or soonest.concerns_account):
+            raise failures[-1][1]
+        # An obstacle may have ended since the endpoints were looked at.
+        refusal = states[0].make_unavailable() if soonest is None else soonest.error
+        if not failures:  # nothing was called
+            context.new_attempt(route.upstream.name, route.model)
+            states[0].record_refusal(refusal)
+        raise refusal
+
+    def _choose_endpoint(
+        self, states: Sequence[UpstreamState], model: str, placement: Placement, is_first: bool
+    ) -> UpstreamState | None:
+        """Return the endpoint for a request; ``None`` if all rest or are broken.
+
+        The first call of a request may go to a refused account: providers refuse keys and accounts
+        also for one model or one expensive request, which must not stop all other requests.
+        """
+        obstacles = [(state, state.find_obstacle(model)) for state in states]
+        usable = [state for state, obstacle in obstacles if obstacle is None]
+        if not usable and is_first:
+            usable = [state for state, found in obstacles if found and found.concerns_account]
+        for state in usable:
+            if state.settings.origin == placement.origin:
+                return state
+        candidates = [
+            Candidate(state.settings.origin, weight, state.in_flight, weight, state)
+            for state in usable
+            for weight in [get_weight(state)]
+        ]
+        return choose_candidate(candidates, placement.sticky_key).value if candidates else None
+
+    def _open_endpoint(
+        self, route: Route, open_: OpenRoute, context: RequestContext
+    ) -> EventStream:
+        """Return the answer of one endpoint, or of an upstream that has only one."""
+        upstream = route.upstream
+        context.new_attempt(upstream.name, route.model)
+        context.endpoint = upstream.endpoint
+        admission = self.upstream_states.get_or_create(upstream).admit_request()
+        try:
+            stream = open_(route)
+        except BaseException:
+            admission.close()
+            raise
+        context.cleanup.add(admission.close)
+        if upstream.endpoint is not None:
+            self.observer.on_endpoint_answer(upstream, has_failed=False)
+        return stream
+
+    def _record_endpoint_failure(
+        self, state: UpstreamState, error: ForwarderError, context: RequestContext
+    ) -> None:
+        endpoint = state.settings.endpoint
+        assert endpoint is not None
+        context.failed_endpoints.append(endpoint.label)
+        self.observer.on_endpoint_answer(state.settings, has_failed=True)
+        fields = {
+            "event": "upstream_endpoint_failed",
+            "id": context.id,
+            "upstream": state.settings.name,
+            "endpoint": endpoint.label,
+            "reason": get_failure_label(error),
+        }
+        log.info(fields | ({"detail": error.log_detail} if error.log_detail else {}))
+
+    # -- groups ---------------------------------------------------------------------------------
+
+    def _open_group(
+        self,
+        routes: Sequence[Route],
+        open_: OpenRoute,
+        context: RequestContext,
+        placement: Placement,
+    ) -> EventStream:
+        """Return the answer of the first member of a group that succeeds.
+
+        Members of one order share the requests. Members that rest or are broken are left out. If
+        all are, raises the error of the one that can be called first.
+        """
+        left, failures = list(routes), list[tuple[Route, ForwarderError]]()
+        while left:
+            route = self._choose_member(left, placement, is_first=not failures)
+            if route is None:
+                break
+            if failures:
+                self._record_fallback(failures[-1][0], route, failures[-1][1], context)
+            try:
+                stream = self._open_route(route, open_, context, placement)
+            except ForwarderError as error:
+                own_key = not route.upstream.passthrough_key
+                if context.is_cancelled or not is_worth_fallback(error, own_key):
+                    raise
+                failures.append((route, error))
+                left.remove(route)
+                continue
+            self._record_hidden_failures(failures)
+            return stream
+        if failures:
+            self._record_hidden_failures(failures[:-1])
+            raise failures[-1][1]
+        known = ((route, obstacle) for route in routes if (obstacle := self._find_obstacle(route)))
+        soonest = min(known, key=lambda pair: rank_obstacle(pair[1]), default=None)
+        route = routes[0] if soonest is None else soonest[0]
+        state = self.upstream_states.get_or_create(route.upstream)
+        context.new_attempt(route.upstream.name, route.model)
+        # An obstacle may have ended since the members were looked at.
+        raise state.record_refusal(
+            state.make_unavailable() if soonest is None else soonest[1].error
+        )
+
+    def _choose_member(
+        self, routes: Sequence[Route], placement: Placement, is_first: bool
+    ) -> Route | None:
+        """Return the member for a request; ``None`` if all rest or are broken.
+
+        As in `_choose_endpoint`, the first call may go to a refused account.
+        """
+        obstacles = [(route, self._find_obstacle(route)) for route in routes]
+        usable = [route for route, obstacle in obstacles if obstacle is None]
+        if not usable and is_first:
+            usable = [route for route, found in obstacles if found and found.concerns_account]
+        if placement.origin:
+            origins = [each for each in usable if each.upstream.find_endpoint(placement.origin)]
+            usable = origins or usable
+        members = [(route, route.member) for route in usable if route.member is not None]
+        first_order = min((member.order for _, member in members), default=0)
+        members = [(route, member) for route, member in members if member.order == first_order]
+        candidates = [
+            Candidate(
+                f"{member.upstream}/{member.model}",
+                member.weight,
+                self.upstream_states.get_or_create(route.upstream).concurrency_limit.in_use,
+                sum(other.weight for _, other in members if other.upstream == member.upstream),
+                route,
+            )
+            for route, member in members
+        ]
+        return choose_candidate(candidates, placement.sticky_key).value if candidates else None
+
+    def _find_obstacle(self, route: Route) -> Obstacle | None:
+        """Return why no endpoint of a route can be called; that of the one that can be first."""
+        states = self._list_endpoint_states(route.upstream)
+        return find_soonest(state.find_obstacle(route.model) for state in states)
+
+    # -- fallbacks ------------------------------------------------------------------------------
+
+    def _try_fallbacks(
+        self,
+        routes: Sequence[Route],
+        open_: OpenRoute,
+        context: RequestContext,
+        placement: Placement,
+        failures: list[ForwarderError],
+    ) -> EventStream | None:
+        """Try the routes after the first; append their errors to ``failures``.
+
+        Every error leads to the next route, because the client did not request a fallback.
+        """
+        for before, route in pairwise(routes):
+            self._record_fallback(before, route, failures[-1], context)
+            try:
+                return self._open_route(route, open_, context, placement)
+            except ForwarderError as error:
+                if context.is_cancelled:
+                    break
+                failures.append(error)
+        return None
+
+    def _create_state(self, settings: UpstreamSettings) -> UpstreamState:
+        siblings: tuple[UpstreamState, ...] = ()
+        if settings.pool_name != settings.name:
+            siblings = tuple(
+                state
+                for state in self.upstream_states.values()
+                if state.settings.name == settings.name
+            )
+        state = UpstreamState(
+            settings, self.observer, identify=self._identify_client, siblings=siblings
+        )
+        state.is_grouped = settings.name in self._grouped_upstreams and not settings.registered
+        if self.shared is not None:
+            self.shared.connect(state)
+        return state
+
+    def _identify_client(self, context: RequestContext) -> str:
+        return make_account_id(context.client_key, context.client_address, self._settings)
+
+    def _record_hidden_failures(self, failures: Sequence[tuple[Route, ForwarderError]]) -> None:
+        """Record failures that the client does not see."""
+        for route, error in failures:
+            self.observer.on_failure(route.upstream.name, error)
+
+    def share_states(self, shared: SharedState) -> None:
+        """Share rests and open breakers with other processes from now on."""
+        self.shared = shared
+        for settings in self._settings.upstreams:
+            for state in self._list_endpoint_states(settings):
+                shared.connect(state)
+
+    def _record_fallback(
+        self, before: Route, to: Route, error: ForwarderError, context: RequestContext
+    ) -> None:
+        names, reason = (before.upstream.name, to.upstream.name), get_failure_label(error)
+        self.upstream_states.get_or_create(before.upstream).counts["fallbacks"] += 1
+        context.failed_upstreams.append(before.upstream.name)
+        self.observer.on_fallback(*names, reason)
+        fields = {
+            "event": "upstream_fallback",
+            "id": context.id,
+            "upstream": names[0],
+            "fallback": names[1],
+            "reason": reason,
+        }
+        log.warning(fields | ({"detail": error.log_detail} if error.log_detail else {}))
+
+
+def find_soonest(obstacles: Iterable[Obstacle | None]) -> Obstacle | None:
+    """Return the obstacle that ends first; ``None`` if one of the candidates has none."""
+    found = list(obstacles)
+    known = [obstacle for obstacle in found if obstacle is not None]
+    return min(known, key=rank_obstacle) if len(known) == len(found) else None
+
+
+def rank_obstacle(obstacle: Obstacle) -> tuple[bool, float]:
+    """Return the order of obstacles: first those that end by themselves."""
+    return obstacle.concerns_account, obstacle.seconds
+
+
+def get_weight(state: UpstreamState) -> float:
+    """Return the weight of an endpoint."""
+    return 1.0 if state.settings.endpoint is None else state.settings.endpoint.weight

@@ -1,0 +1,46 @@
+"""Long loops pause between slices, short ones never do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from forwarder.core import cooperative_loops, json_lenient
+from forwarder.core.cooperative_loops import LARGE, SLICE, give_way, iter_paced, set_pause
+
+
+@pytest.fixture
+def pauses() -> Iterator[list[int]]:
+    """Grows by one with each pause."""
+    made: list[int] = []
+    before = cooperative_loops._pause
+    set_pause(lambda: made.append(1))
+    yield made
+    set_pause(before)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, 0), (SLICE, 0), (SLICE + 1, 1), (SLICE * 3, 2)]
+)
+def test_a_loop_pauses_between_slices(count: int, expected: int, pauses: list[int]) -> None:
+    assert list(iter_paced(range(count))) == list(range(count))
+    assert len(pauses) == expected
+
+
+def test_only_large_steps_give_way(pauses: list[int]) -> None:
+    give_way(LARGE - 1)
+    assert pauses == []
+    give_way(LARGE)
+    assert pauses == [1]
+
+
+def test_large_text_is_repaired_in_steps(pauses: list[int]) -> None:
+    text = b'["' + b"x" * LARGE + rb'\ud800"]'
+    assert json_lenient.parse_strict(text)[0].endswith("x�")
+    assert len(pauses) > 3
+
+
+def test_large_text_with_too_many_escapes_is_refused() -> None:
+    with pytest.raises(ValueError, match="too many escapes"):
+        json_lenient.parse_strict(b'["' + rb"\ud800" * 600_000 + b'"]')

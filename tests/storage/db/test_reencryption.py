@@ -1,0 +1,168 @@
+"""After a key rotation the old secret decrypts no stored value."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+
+from forwarder.core.encryption import SEAL_PREFIX, TokenCipher
+from forwarder.storage.db import reasoning, reencryption, registered_models
+from forwarder.storage.db.compression import pack_json, unpack_json
+from forwarder.storage.db.database import SqliteDatabase
+from forwarder.storage.db.registered_models import ModelRow
+from forwarder.storage.db.tables import completions, events
+from forwarder.storage.db.tables import responses as response_table
+from forwarder.storage.reasoning_cache import DatabaseBackend
+
+OLD, NEW, BOTH = TokenCipher(["old"]), TokenCipher(["new"]), TokenCipher(["new", "old"])
+SEALED = OLD.encrypt({"text": "Hm"})
+ITEM = {"type": "reasoning", "id": "rs_1", "encrypted_content": SEALED, "summary": []}
+
+
+def add_response(connection: sa.Connection, name: str, body: Any, given: Any) -> None:
+    connection.execute(
+        sa.insert(response_table).values(
+            owner="o", id=name, created=1.0, used=1.0, size=1, status="completed", hidden=False,
+            input=pack_json(given), body=pack_json(body),
+        )
+    )  # fmt: skip
+
+
+def store_rows(connection: sa.Connection) -> None:
+    add_response(connection, "resp_1", {"output": [ITEM]}, [{"nested": [ITEM]}])
+    add_response(connection, "resp_2", {"output": []}, ["fwd1.not ours", 7])
+    connection.execute(
+        sa.insert(events).values(owner="o", response="resp_1", first=0, last=1,
+                                 data=pack_json([{"type": "x", "item": ITEM}]))
+    )  # fmt: skip
+    first = pack_json([{"type": "x", "item": ITEM}])
+    connection.execute(
+        sa.update(response_table).where(response_table.c.id == "resp_1").values(log=first)
+    )
+    connection.execute(
+        sa.insert(completions).values(
+            owner="o", id="c", created=1.0, used=1.0, size=1, model="m", metadata=pack_json({}),
+            messages=pack_json([{"content": SEALED}]), body=pack_json({"plain": True}),
+        )
+    )  # fmt: skip
+
+
+def read_everything(connection: sa.Connection) -> list[Any]:
+    found = [*connection.execute(sa.select(response_table.c.input, response_table.c.body))]
+    found += connection.execute(
+        sa.select(response_table.c.log).where(response_table.c.log.is_not(None))
+    )
+    found += connection.execute(sa.select(events.c.data))
+    found += connection.execute(sa.select(completions.c.messages, completions.c.body))
+    return [unpack_json(data) for row in found for data in row]
+
+
+def test_all_encrypted_columns_are_rotated(database: SqliteDatabase) -> None:
+    database.write(store_rows)
+
+    done = reencryption.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt)
+
+    assert done == reencryption.RotationReport(0, 3, [])
+    left = str(database.read(read_everything))
+    assert SEALED not in left
+    assert "fwd1.not ours" in left
+    [item] = database.read(read_everything)[1]["output"]
+    assert NEW.decrypt(item["encrypted_content"]) == {"text": "Hm"}
+    assert {**item, "encrypted_content": SEALED} == ITEM
+
+
+def test_background_requests_are_rotated(database: SqliteDatabase) -> None:
+    def queue(connection: sa.Connection) -> None:
+        add_response(connection, "resp_1", {"output": []}, [])
+        connection.execute(sa.update(response_table).values(request=SEALED))
+
+    database.write(queue)
+    assert reencryption.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt).rows == 1
+    sealed = database.read(lambda c: c.scalar(sa.select(response_table.c.request)))
+    assert NEW.decrypt(str(sealed)) == {"text": "Hm"}
+    assert OLD.decrypt(str(sealed)) is None
+
+
+def test_model_keys_are_rotated_and_lost_ones_reported(
+    database: SqliteDatabase,
+) -> None:
+    for name, sealer in (("a", OLD), ("b", NEW), ("c", TokenCipher(["lost"]))):
+        row = ModelRow(name, "v", 1.0, 1.0, {}, sealer.encrypt({"key": name}))
+        database.write(partial(registered_models.put, row=row))
+    database.write(partial(registered_models.put, row=ModelRow("d", "v", 1.0, 1.0, {}, None)))
+
+    done = reencryption.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt)
+
+    assert (done.models, done.lost_models) == (2, ["c"])
+    rows = {row.name: row.sealed for row in database.read(registered_models.list_models)}
+    assert [NEW.decrypt(str(rows[name])) for name in "abc"] == [{"key": "a"}, {"key": "b"}, None]
+    assert rows["d"] is None
+    assert OLD.decrypt(str(rows["a"])) is None
+
+
+def test_concurrent_key_change_is_kept(database: SqliteDatabase) -> None:
+    before, after = ModelRow("a", "v1", 1.0, 1.0, {}, OLD.encrypt("before")), NEW.encrypt("after")
+    database.write(partial(registered_models.put, row=before))
+
+    def rotating_late(connection: sa.Connection) -> None:
+        def renew(sealed: str) -> str | None:
+            registered_models.put(connection, before._replace(version="v2", sealed=after))
+            return BOTH.reencrypt(sealed)
+
+        reencryption.rotate_model_keys(connection, renew)
+
+    database.write(rotating_late)
+
+    assert [row.sealed for row in database.read(registered_models.list_models)] == [after]
+
+
+def test_rotation_of_several_batches(database: SqliteDatabase) -> None:
+    def add_responses(connection: sa.Connection) -> None:
+        for number in range(reencryption.MAX_REWRITTEN_ROWS + 5):
+            add_response(connection, f"resp_{number}", {"output": [ITEM]}, [])
+
+    database.write(add_responses)
+
+    assert (
+        reencryption.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt).rows
+        == reencryption.MAX_REWRITTEN_ROWS + 5
+    )
+
+
+def test_cached_reasoning_is_rotated(database: SqliteDatabase) -> None:
+    owner, key, other = b"o" * 16, b"k" * 16, b"x" * 16
+    DatabaseBackend(database, OLD, 60).store(owner, {key: b'{"text":"Hm"}'})
+    DatabaseBackend(database, TokenCipher(["lost"]), 60).store(owner, {other: b"1"})
+
+    done = reencryption.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt)
+
+    assert done == reencryption.RotationReport(0, 1, [])
+    for sealer, found in ((NEW, {key: b'{"text":"Hm"}'}), (OLD, {})):
+        assert DatabaseBackend(database, sealer, 60).find(owner, [key, other]) == found
+    rows = database.read(lambda c: reasoning.find(c, owner.hex(), [key.hex()], 0.0))
+    assert OLD.decrypt(rows[key.hex()].data.decode()) is None
+
+
+def test_files_contain_no_value_under_the_old_secret(database: SqliteDatabase) -> None:
+    database.write(store_rows)
+    row = ModelRow("gone", "v", 1.0, 1.0, {}, OLD.encrypt({"key": "sk-gone"}))
+    database.write(partial(registered_models.put, row=row))
+    database.write(partial(registered_models.remove, name="gone"))
+    database.write(partial(registered_models.put, row=row._replace(name="a")))
+    DatabaseBackend(database, OLD, 60).store(b"o", {b"k": b'"Hm"'})
+    assert SEALED.encode() in bytes_of(database)
+
+    reencryption.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt)
+
+    left = re.findall(re.escape(SEAL_PREFIX) + r"[\w=-]{40,}", bytes_of(database).decode("latin-1"))
+    assert left
+    assert [sealed for sealed in left if OLD.decrypt(sealed) is not None] == []
+
+
+def bytes_of(database: SqliteDatabase) -> bytes:
+    """Return the database file and its write-ahead log."""
+    files = database.path.parent.glob(database.path.name + "*")
+    return b"".join(file.read_bytes() for file in files)
