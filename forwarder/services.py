@@ -393,7 +393,7 @@ def connect_replicas(
 
 
 def build_shared_state(settings: Settings) -> SharedState | None:
-    """Return the exchange of rests and breakers through Redis, if Redis is configured."""
+    """Return the exchange of cooldowns and breakers through Redis, if Redis is configured."""
     if settings.rate_storage.startswith("memory"):
         return None
     return SharedState(RedisStorage(settings.rate_storage))

@@ -65,7 +65,7 @@ class UpstreamSettings:
 
     An upstream with several keys or hosts has such an object for each endpoint: the first is the
     upstream itself, and its ``replicas`` are the others. ``endpoint`` is None if there is only one.
-    ``key_rest`` is how long an endpoint rests that refuses requests and names no time.
+    ``key_rest`` is the cooldown of an endpoint that refuses requests and names no time.
     """
 
     name: str

@@ -136,8 +136,8 @@ COUNTS = (
 )
 """Counter of `UpstreamState` -> its title. Without events, only the first two are shown."""
 
-MAX_SHOWN_RESTS = 5
-"""Rests of models that are listed for one endpoint."""
+MAX_SHOWN_COOLDOWNS = 5
+"""Cooldowns of models that are listed for one endpoint."""
 
 FAULTS = {
     "host": "does not work",
@@ -234,9 +234,10 @@ def describe_endpoint(state: Json) -> tuple[str, str, str]:
     facts += [format_count(state[name], title) for name, title in COUNTS if state.get(name)]
     if state["breaker"] != CLOSED:
         facts.insert(0, f"breaker {state['breaker'].replace('_', ' ')}")
-    for rest in state.get("resting", [])[:MAX_SHOWN_RESTS]:
-        model = f" of {shorten_value(rest['model'])}" if "model" in rest else ""
-        facts.insert(0, f"rests for {rest['seconds']} s{model} after a {rest['status']}")
+    for cooldown in state.get("resting", [])[:MAX_SHOWN_COOLDOWNS]:
+        model = f" for {shorten_value(cooldown['model'])}" if "model" in cooldown else ""
+        time = f"{cooldown['seconds']} s"
+        facts.insert(0, f"cooling down {time}{model} after a {cooldown['status']}")
     is_usable = state["breaker"] == CLOSED and "resting" not in state
     name = f"host {state['host']}, key {state['key']}"
     return "good" if is_usable else "bad", name, ", ".join(facts)

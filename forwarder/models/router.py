@@ -38,7 +38,7 @@ CODEX_HELPER_MODELS = (CODEX_REVIEWER, "gpt-5.6-luna", "gpt-5.6-terra")
 """Models that Codex requests by itself, independently of the model that its user selected."""
 
 MAX_NAME_LENGTH = 2048
-"""Characters of a model's name, as of Bedrock's. Caches, rests and logs keep names of clients."""
+"""Characters of a model's name, as of Bedrock's. Caches, logs etc. keep names of clients."""
 
 _MAX_CACHED_NAMES = 256
 """For how many names of models the configured routes are cached."""

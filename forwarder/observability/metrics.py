@@ -43,7 +43,7 @@ ERROR_KINDS: dict[type[errors.ForwarderError], str] = {
 }
 """Error class -> label ``kind``. `classify_refusal` maps refusals by their status."""
 
-ENDPOINT_CONDITIONS = {"usable": 0, "resting": 1, "broken": 2}
+ENDPOINT_CONDITIONS = {"usable": 0, "cooling_down": 1, "broken": 2}
 BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 
@@ -149,7 +149,7 @@ class MetricsObserver(RequestObserver):
         )
         self._endpoint_conditions = Gauge(
             "endpoint_state",
-            "0 usable, 1 resting, 2 breaker open; the highest of all workers.",
+            "0 usable, 1 cooling down, 2 breaker open; the highest of all workers.",
             where,
             namespace="forwarder",
             registry=self._registry,

@@ -191,7 +191,7 @@ def test_endpoints_are_listed_by_their_positions(serve: Serve) -> None:
     part = client.get(STATE).text
 
     assert re.search(
-        r'<span class="bad">host 1, key 1</span>: rests for \d+ s of m after a 429, 0 requests now, '
+        r'<span class="bad">host 1, key 1</span>: cooling down \d+ s for m after a 429, 0 requests now, '
         "1 call",
         part,
     )

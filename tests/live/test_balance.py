@@ -1,4 +1,4 @@
-"""Several keys and hosts behind two workers, which share rests through a Redis."""
+"""Several keys and hosts behind two workers, which share cooldowns through a Redis."""
 
 from __future__ import annotations
 
@@ -64,41 +64,41 @@ def send_to_each_worker(server: Server, count: int) -> list[Answered]:
     return answers
 
 
-def find_resting(server: Server) -> list[int]:
-    """The numbers of the keys that rest in the worker that answers."""
+def find_cooling_keys(server: Server) -> list[int]:
+    """The numbers of the keys that are cooling down in the worker that answers."""
     endpoints = http.get(f"{server.url}/ready?verbose").json()["upstreams"]["chat"]["resilience"][
         "endpoints"
     ]
     return [each["key"] for each in endpoints if "resting" in each]
 
 
-def await_resting(server: Server, expected: int, seconds: float = 5) -> None:
-    """Wait until this many keys rest in both workers."""
+def await_cooling_keys(server: Server, expected: int, seconds: float = 5) -> None:
+    """Wait until this many keys are cooling down in both workers."""
     time.sleep(2 * EXCHANGE_SECONDS)  # a stopped worker tells nothing
     deadline = time.monotonic() + seconds
     for other in workers_of(server):
         with suspend_process(other):
-            while len(find_resting(server)) != expected:
+            while len(find_cooling_keys(server)) != expected:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
 
 
 @needs_redis
-def test_workers_share_the_rest_of_a_key(provider: ScriptedUpstream, tmp_path: Path) -> None:
+def test_workers_share_the_cooldown_of_a_key(provider: ScriptedUpstream, tmp_path: Path) -> None:
     with (
         redis_at(free_port(), tmp_path) as storage,
         running(configure(provider, FORWARDER_RATE_LIMIT_STORAGE=storage), tmp_path, TWO) as server,
     ):
         provider.script(faults.refuse_with_status(429, retry_after=60))
         assert send(server).status == 200
-        await_resting(server, 1)
-        [resting] = find_resting(server)
+        await_cooling_keys(server, 1)
+        [cooling_key] = find_cooling_keys(server)
         provider.requests.clear()
 
         answers = send_to_each_worker(server, 5)
 
         assert {answer.status for answer in answers} == {200}
-        assert count_keys(provider) == {KEYS[2 - resting]: 10}
+        assert count_keys(provider) == {KEYS[2 - cooling_key]: 10}
 
 
 @needs_redis
@@ -114,7 +114,7 @@ def test_workers_repeat_the_refusal_that_another_worker_got(
             faults.refuse_with_status(429, retry_after=60),
         )
         assert send(server).status == 429
-        await_resting(server, 2)
+        await_cooling_keys(server, 2)
         provider.requests.clear()
 
         answers = send_to_each_worker(server, 2)
@@ -133,7 +133,7 @@ def test_requests_do_not_wait_for_an_unavailable_redis(
         with running(given, tmp_path, TWO) as server:
             provider.script(faults.refuse_with_status(429, retry_after=60))
             assert send(server).status == 200
-            await_resting(server, 1)
+            await_cooling_keys(server, 1)
             redis.send_signal(signal.SIGSTOP)
             started_at = time.monotonic()
             hanging = [send(server) for _ in range(10)]

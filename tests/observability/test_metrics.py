@@ -293,7 +293,7 @@ def test_endpoints_are_labelled_by_their_positions(metrics: MetricsObserver) -> 
         .endpoints
     )
     for endpoint, condition in zip(
-        endpoints, ("usable", "resting", "broken", "usable"), strict=True
+        endpoints, ("usable", "cooling_down", "broken", "usable"), strict=True
     ):
         metrics.record_endpoint(endpoint, condition)
     metrics.on_endpoint_answer(endpoints[3], has_failed=False)

@@ -22,7 +22,7 @@ from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.services import Services
 from forwarder.storage.background.stored_request import StoredRequest
 from forwarder.storage.db.background_leases import ResponseOrigin
-from forwarder.upstream.resilience.cooldowns import Rest
+from forwarder.upstream.resilience.cooldowns import Cooldown
 
 Json = dict[str, Any]
 
@@ -260,7 +260,9 @@ def test_work_is_followed_and_cancelled_with_the_key_that_started_it(
     calls = UpstreamCalls(upstream.services)
     work = BackgroundWork(upstream.services, calls)
     state = upstream.services.resilience.list_endpoint_states()[1]
-    state.rests.add(Rest("", float("inf"), 429, {}))  # its responses can be read nowhere else
+    state.cooldowns.add(
+        Cooldown("", float("inf"), 429, {})
+    )  # its responses can be read nowhere else
 
     for number in (1, 2):
         origin = ResponseOrigin(upstream.origin(number), "resp_1")

@@ -149,7 +149,7 @@ def test_requests_with_one_cache_key_reach_one_endpoint(serve: Serve, field: str
     ("status", "seconds", "code"),
     [(429, "30", None), (429, None, None), (429, None, "insufficient_quota"), (402, None, None)],
 )
-def test_limited_key_rests_and_the_request_goes_on_with_the_other(
+def test_limited_key_cools_down_and_the_request_goes_on_with_the_other(
     serve: Serve, status: int, seconds: str | None, code: str | None
 ) -> None:
     provider = Provider()
@@ -164,9 +164,9 @@ def test_limited_key_rests_and_the_request_goes_on_with_the_other(
         "endpoints"
     ]
     expected = {"30": 30, None: 15}[seconds] if status == 429 and not code else 300
-    [rest] = first["resting"]
-    assert rest["status"] == status
-    assert expected - 3 <= rest["seconds"] <= expected
+    [cooldown] = first["resting"]
+    assert cooldown["status"] == status
+    assert expected - 3 <= cooldown["seconds"] <= expected
     assert "resting" not in second
 
 

@@ -1,4 +1,4 @@
-"""Rests: an endpoint that refused a request is left alone until its limit has renewed.
+"""Cooldowns: an endpoint that refused a request is not called until its limit has renewed.
 
 A refusal for the rate of requests concerns one model, because providers limit models separately. A
 refused key and an exhausted account concern all models.
@@ -19,16 +19,16 @@ from forwarder.core.errors import ForwarderError, UpstreamKeyRefused, UpstreamRe
 from forwarder.upstream.resilience.retry_policy import parse_retry_after
 
 KEY_REFUSED_SECONDS = 600.0
-"""How long a refused key rests: only its owner can change that."""
+"""Cooldown of a refused key: only its owner can change that."""
 
 QUOTA_SECONDS = 300.0
-"""How long an exhausted account rests, unless the upstream names a time."""
+"""Cooldown of an exhausted account, unless the upstream names a time."""
 
-MAX_REST_SECONDS = 3600.0
-"""The longest rest, even if an upstream names a longer one."""
+MAX_COOLDOWN_SECONDS = 3600.0
+"""The longest cooldown, even if an upstream names a longer one."""
 
 MAX_MODELS = 256
-"""Models of an endpoint that may rest at once; rests of further ones are not kept."""
+"""Models of an endpoint that may cool down at once; cooldowns of further ones are not kept."""
 
 MAX_MESSAGE_CHARACTERS = 500
 
@@ -39,10 +39,10 @@ _TOO_LARGE_WORDING = re.compile(r"request too large", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Rest:
-    """A rest of one model at an endpoint, or of `ALL_MODELS`.
+class Cooldown:
+    """A cooldown of one model at an endpoint, or of `ALL_MODELS`.
 
-    ``until`` is a time of the clock of `Rests`. ``status`` and ``error`` are the refusal;
+    ``until`` is a time of the clock of `Cooldowns`. ``status`` and ``error`` are the refusal;
     ``is_key_refused`` says that the key was refused, and ``error`` then has only a message.
     """
 
@@ -58,70 +58,72 @@ class Rest:
         return self.model == ALL_MODELS
 
     def make_error(self, seconds: float) -> ForwarderError:
-        """Return the refusal again, for a rest that lasts ``seconds`` more."""
+        """Return the refusal again, for a cooldown that lasts ``seconds`` more."""
         if self.is_key_refused:
             return UpstreamKeyRefused(str(self.error.get("message")))
         wait = {"retry-after": str(max(1, math.ceil(seconds)))}
         return UpstreamRefused(self.status, self.error, wait)
 
 
-class Rests:
-    """The rests of one endpoint; ``default_seconds`` is for refusals that name no time."""
+class Cooldowns:
+    """The cooldowns of one endpoint; ``default_seconds`` is for refusals that name no time."""
 
     def __init__(self, default_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self._default_seconds = default_seconds
         self._now = now
         self._lock = threading.Lock()
-        self._rests: dict[str, Rest] = {}
+        self._cooldowns: dict[str, Cooldown] = {}
 
-    def start(self, error: ForwarderError, model: str) -> Rest | None:
-        """Start the rest that a failure means; return it, ``None`` if none starts."""
-        rest = self._make_rest(error, model)
-        return rest if rest is not None and self.add(rest) else None
+    def start(self, error: ForwarderError, model: str) -> Cooldown | None:
+        """Start the cooldown that a failure means; return it, ``None`` if none starts."""
+        cooldown = self._make_cooldown(error, model)
+        return cooldown if cooldown is not None and self.add(cooldown) else None
 
-    def add(self, rest: Rest) -> bool:
-        """Add a rest; a longer one of the same models remains. Return whether it was added."""
+    def add(self, cooldown: Cooldown) -> bool:
+        """Add a cooldown; a longer one of the same models remains. Return whether it was added."""
         with self._lock:
-            self._rests = {k: v for k, v in self._rests.items() if v.until > self._now()}
-            before = self._rests.get(rest.model)
-            if before is None and len(self._rests) >= MAX_MODELS and rest.model != ALL_MODELS:
+            self._cooldowns = {k: v for k, v in self._cooldowns.items() if v.until > self._now()}
+            before = self._cooldowns.get(cooldown.model)
+            is_full = len(self._cooldowns) >= MAX_MODELS and cooldown.model != ALL_MODELS
+            if before is None and is_full:
                 return False
-            is_longest = before is None or before.until < rest.until
+            is_longest = before is None or before.until < cooldown.until
             if is_longest:
-                self._rests[rest.model] = rest
+                self._cooldowns[cooldown.model] = cooldown
             return is_longest
 
-    def find(self, model: str) -> Rest | None:
-        """Return the longest current rest of a model; ``None`` if it may be called."""
-        if not self._rests:
+    def find(self, model: str) -> Cooldown | None:
+        """Return the longest current cooldown of a model; ``None`` if it may be called."""
+        if not self._cooldowns:
             return None
-        found = [self._rests.get(name) for name in (ALL_MODELS, model)]
+        found = [self._cooldowns.get(name) for name in (ALL_MODELS, model)]
         now = self._now()
         return max(
-            (rest for rest in found if rest is not None and rest.until > now),
-            key=lambda rest: rest.until,
+            (each for each in found if each is not None and each.until > now),
+            key=lambda each: each.until,
             default=None,
         )
 
-    def end_account_rest(self) -> None:
-        """End the rest of a refused key or account, because the upstream has accepted it."""
-        if not self._rests:
+    def end_account_cooldown(self) -> None:
+        """End the cooldown of a refused key or account, because the upstream has accepted it."""
+        if not self._cooldowns:
             return
         with self._lock:
-            self._rests.pop(ALL_MODELS, None)
+            self._cooldowns.pop(ALL_MODELS, None)
 
-    def list_current(self) -> list[Rest]:
-        """Return the current rests, of all models first."""
+    def list_current(self) -> list[Cooldown]:
+        """Return the current cooldowns, of all models first."""
         now = self._now()
         return sorted(
-            (rest for rest in self._rests.values() if rest.until > now), key=lambda rest: rest.model
+            (each for each in self._cooldowns.values() if each.until > now),
+            key=lambda each: each.model,
         )
 
-    def _make_rest(self, error: ForwarderError, model: str) -> Rest | None:
+    def _make_cooldown(self, error: ForwarderError, model: str) -> Cooldown | None:
         now = self._now()
         if isinstance(error, UpstreamKeyRefused):
             message = {"message": error.message[:MAX_MESSAGE_CHARACTERS]}
-            return Rest(ALL_MODELS, now + KEY_REFUSED_SECONDS, error.status, message, True)
+            return Cooldown(ALL_MODELS, now + KEY_REFUSED_SECONDS, error.status, message, True)
         if not isinstance(error, UpstreamRefused):
             return None
         is_exhausted = error.kind is ErrorKind.QUOTA_EXHAUSTED
@@ -132,9 +134,9 @@ class Rests:
         seconds = parse_retry_after(error.headers)
         if seconds is None:
             seconds = QUOTA_SECONDS if is_exhausted else self._default_seconds
-        return Rest(
+        return Cooldown(
             ALL_MODELS if is_exhausted else model,
-            now + min(seconds, MAX_REST_SECONDS),
+            now + min(seconds, MAX_COOLDOWN_SECONDS),
             error.status,
             {**error.make_error_object(), "message": error.message[:MAX_MESSAGE_CHARACTERS]},
         )

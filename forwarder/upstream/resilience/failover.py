@@ -149,8 +149,8 @@ class Resilience:
     ) -> EventStream:
         """Try the endpoints of an upstream, each host at most once after a failure of the host.
 
-        Raises the refusal of the endpoint that can be called first if all of them rest, otherwise
-        the last failure.
+        If all of them are cooling down, raises the refusal of the one that can be called first,
+        otherwise the last failure.
         """
         pinned = route.upstream.find_endpoint(placement.origin or "")
         if placement.is_pinned and pinned is not None:
@@ -174,7 +174,9 @@ class Resilience:
                     raise
                 failures.append((route, error))
                 self._record_endpoint_failure(state, error, context)
-                is_key_failure = error.status == 429 or state.rests.find(route.model) is not None
+                is_key_failure = (
+                    error.status == 429 or state.cooldowns.find(route.model) is not None
+                )
             left.remove(state)
             if not is_key_failure:
                 left = [each for each in left if each.breaker is not state.breaker]
@@ -192,7 +194,7 @@ class Resilience:
     def _choose_endpoint(
         self, states: Sequence[UpstreamState], model: str, placement: Placement, is_first: bool
     ) -> UpstreamState | None:
-        """Return the endpoint for a request; ``None`` if all rest or are broken.
+        """Return the endpoint for a request; ``None`` if all are cooling down or broken.
 
         The first call of a request may go to a refused account: providers refuse keys and accounts
         also for one model or one expensive request, which must not stop all other requests.
@@ -256,8 +258,8 @@ class Resilience:
     ) -> EventStream:
         """Return the answer of the first member of a group that succeeds.
 
-        Members of one order share the requests. Members that rest or are broken are left out. If
-        all are, raises the error of the one that can be called first.
+        Members of one order share the requests. Members that are cooling down or broken are left
+        out. If all are, raises the error of the one that can be called first.
         """
         left, failures = list(routes), list[tuple[Route, ForwarderError]]()
         while left:
@@ -293,7 +295,7 @@ class Resilience:
     def _choose_member(
         self, routes: Sequence[Route], placement: Placement, is_first: bool
     ) -> Route | None:
-        """Return the member for a request; ``None`` if all rest or are broken.
+        """Return the member for a request; ``None`` if all are cooling down or broken.
 
         As in `_choose_endpoint`, the first call may go to a refused account.
         """
@@ -373,7 +375,7 @@ class Resilience:
             self.observer.on_failure(route.upstream.name, error)
 
     def share_states(self, shared: SharedState) -> None:
-        """Share rests and open breakers with other processes from now on."""
+        """Share cooldowns and open breakers with other processes from now on."""
         self.shared = shared
         for settings in self._settings.upstreams:
             for state in self._list_endpoint_states(settings):

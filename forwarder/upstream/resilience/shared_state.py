@@ -1,4 +1,4 @@
-"""Rests and open breakers that all workers and machines share through Redis.
+"""Cooldowns and open breakers that all workers and machines share through Redis.
 
 A background task of each worker writes its own news and reads those of the others a few times a
 second, in one round trip. Requests never wait for it: they use the states of their own process.
@@ -20,7 +20,7 @@ import orjson
 
 from forwarder.config.upstream_endpoints import digest_endpoint
 from forwarder.core.periodic_task import PeriodicTask
-from forwarder.upstream.resilience.cooldowns import MAX_REST_SECONDS, Rest
+from forwarder.upstream.resilience.cooldowns import MAX_COOLDOWN_SECONDS, Cooldown
 from forwarder.upstream.resilience.upstream_state import UpstreamState
 
 log = logging.getLogger("forwarder.resilience")
@@ -35,10 +35,10 @@ REDIS_TIMEOUT_SECONDS = 1.0
 
 HASH_NAME = "forwarder:endpoints"
 HASH_SECONDS = 7200
-"""Seconds after the last entry until Redis forgets the hash; no rest lasts longer."""
+"""Seconds after the last entry until Redis forgets the hash; no cooldown lasts longer."""
 
 MAX_MODEL_CHARACTERS = 200
-"""Rests of models with longer names are not shared."""
+"""Cooldowns of models with longer names are not shared."""
 
 
 _REMOVE_UNCHANGED = """
@@ -100,7 +100,7 @@ class RedisStorage:
 
 
 class SharedState:
-    """Shares the rests of endpoints and the breakers of hosts with other processes.
+    """Shares the cooldowns of endpoints and the breakers of hosts with other processes.
 
     `connect` adds a state; `start` begins the exchange and `stop` ends it.
     """
@@ -110,7 +110,7 @@ class SharedState:
         self._now = now
         self._lock = threading.Lock()
         self._process = token_hex(8)
-        self._resting_states: dict[str, UpstreamState] = {}
+        self._cooling_states: dict[str, UpstreamState] = {}
         self._breaking_states: dict[str, UpstreamState] = {}
         self._news: dict[str, tuple[float, dict[str, Any]]] = {}
         self._known: dict[str, float] = {}
@@ -129,15 +129,15 @@ class SharedState:
         self._task.stop()
 
     def connect(self, state: UpstreamState) -> None:
-        """Share a state's open breaker, and its rests if other endpoints can take its requests."""
+        """Share a state's open breaker; its cooldowns too if others can take its requests."""
         settings = state.settings
         if settings.registered:
             return
         state.on_break = self._announce_break
         self._breaking_states.setdefault(name_breaker(state), state)
         if settings.endpoint is not None or state.is_grouped:
-            state.on_rest = self._announce_rest
-            self._resting_states[name_rests(state)] = state
+            state.on_cooldown = self._announce_cooldown
+            self._cooling_states[name_cooldowns(state)] = state
 
     def exchange(self) -> None:
         """Write this worker's changes, and apply those of others; log when Redis goes away."""
@@ -158,11 +158,12 @@ class SharedState:
             if not self._is_down:
                 event = {"event": "shared_state_down"}
                 name = type(error).__name__  # its text may contain the address with a password
-                log.warning("rests and breakers are not shared now (%s)", name, extra=event)
+                log.warning("cooldowns and breakers are not shared now (%s)", name, extra=event)
             self._is_down = True
             return
         if self._is_down:
-            log.warning("rests and breakers are shared again", extra={"event": "shared_state_up"})
+            event = {"event": "shared_state_up"}
+            log.warning("cooldowns and breakers are shared again", extra=event)
         self._is_down = False
 
     def _get_pause(self) -> float:
@@ -170,11 +171,15 @@ class SharedState:
 
     # -- writing --------------------------------------------------------------------------------
 
-    def _announce_rest(self, state: UpstreamState, rest: Rest) -> None:
-        if len(rest.model) > MAX_MODEL_CHARACTERS:
+    def _announce_cooldown(self, state: UpstreamState, cooldown: Cooldown) -> None:
+        if len(cooldown.model) > MAX_MODEL_CHARACTERS:
             return
-        content = {"status": rest.status, "error": rest.error, "refused": rest.is_key_refused}
-        self._announce(f"{name_rests(state)} {rest.model}", rest.until, content)
+        content = {
+            "status": cooldown.status,
+            "error": cooldown.error,
+            "refused": cooldown.is_key_refused,
+        }
+        self._announce(f"{name_cooldowns(state)} {cooldown.model}", cooldown.until, content)
 
     def _announce_break(self, state: UpstreamState) -> None:
         self._announce(name_breaker(state), self._now() + state.breaker.remaining_cooldown, {})
@@ -221,7 +226,7 @@ class SharedState:
                     expired[field] = value
                 elif entry["by"] != self._process and self._note(field, until):
                     # Redis may have changed its clock since the entry was written.
-                    self._apply_entry(field, min(until, now + MAX_REST_SECONDS), entry)
+                    self._apply_entry(field, min(until, now + MAX_COOLDOWN_SECONDS), entry)
             except (ValueError, TypeError, KeyError):  # of another version
                 expired[field] = value
         self._expired = expired
@@ -239,13 +244,13 @@ class SharedState:
             self._breaking_states[field].breaker.open_for(until - self._now())
             return
         name, _, model = field.partition(" ")
-        state = self._resting_states.get(name)
+        state = self._cooling_states.get(name)
         if state is not None:
             status, error = int(entry["status"]), dict(entry["error"])
-            state.rests.add(Rest(model, until, status, error, bool(entry["refused"])))
+            state.cooldowns.add(Cooldown(model, until, status, error, bool(entry["refused"])))
 
 
-def name_rests(state: UpstreamState) -> str:
+def name_cooldowns(state: UpstreamState) -> str:
     """Return the name of an endpoint in shared entries; it says nothing about the key."""
     settings = state.settings
     return f"rest:{settings.name}~{digest_endpoint(settings.base_url, settings.api_key)}"

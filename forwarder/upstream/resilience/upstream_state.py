@@ -1,4 +1,4 @@
-"""The state of one upstream or endpoint: circuit breaker, limits, rests, retry budget and counters.
+"""The state of one upstream or endpoint: breaker, limits, cooldowns, retry budget and counters.
 
 An upstream with several endpoints has a state for each. They share the concurrency limit and the
 retry budget of the upstream, and the endpoints of one host share its circuit breaker.
@@ -28,7 +28,7 @@ from forwarder.upstream.resilience.classify import (
     is_worth_retry,
 )
 from forwarder.upstream.resilience.concurrency_limit import ConcurrencyLimit
-from forwarder.upstream.resilience.cooldowns import Rest, Rests
+from forwarder.upstream.resilience.cooldowns import Cooldown, Cooldowns
 from forwarder.upstream.resilience.retry_budget import RetryBudget
 from forwarder.upstream.resilience.retry_policy import Backoff, parse_retry_after
 
@@ -52,7 +52,7 @@ class UpstreamState:
     """The state of one upstream, or of one of its endpoints, in this process.
 
     ``siblings`` are the states of the other endpoints that exist already, the first endpoint's
-    first. ``on_rest`` and ``on_break`` are called when a rest starts and when the breaker opens.
+    first. ``on_cooldown`` is called when a cooldown starts, ``on_break`` when the breaker opens.
     ``is_grouped`` is true for a member of a group of models, which others replace when it fails.
     """
 
@@ -66,7 +66,7 @@ class UpstreamState:
         siblings: Sequence[UpstreamState] = (),
     ) -> None:
         self.settings = settings
-        self.on_rest: Callable[[UpstreamState, Rest], object] = lambda state, rest: None
+        self.on_cooldown: Callable[[UpstreamState, Cooldown], object] = lambda *_: None
         self.on_break: Callable[[UpstreamState], object] = lambda state: None
         self.is_grouped = False
         self._now = now
@@ -74,7 +74,7 @@ class UpstreamState:
         self._chance = chance
         self._identify_client = identify
         self.counts: Counter[str] = Counter()
-        self.rests = Rests(settings.key_rest, now)
+        self.cooldowns = Cooldowns(settings.key_rest, now)
         self.concurrency_limit = ConcurrencyLimit(settings.max_concurrent)
         self.retry_budget = RetryBudget(now)
         self._endpoint_requests = ConcurrencyLimit(None)
@@ -114,19 +114,19 @@ class UpstreamState:
 
     @property
     def condition(self) -> str:
-        """``usable``, ``resting`` (at least for some models), or ``broken``."""
+        """``usable``, ``cooling_down`` (at least for some models), or ``broken``."""
         if self.breaker.state == OPEN:
             return "broken"
-        return "resting" if self.rests.list_current() else "usable"
+        return "cooling_down" if self.cooldowns.list_current() else "usable"
 
     def find_obstacle(self, model: str) -> Obstacle | None:
         """Return why a model cannot be called here now, and for how long; ``None`` if it can."""
-        rest, cooldown = self.rests.find(model), self.breaker.remaining_cooldown
-        rest_seconds = 0.0 if rest is None else rest.until - self._now()
-        if rest is not None and rest_seconds >= cooldown:
-            is_callable = rest.concerns_account and cooldown <= 0
-            return Obstacle(rest_seconds, rest.make_error(rest_seconds), is_callable)
-        return Obstacle(cooldown, self.make_unavailable()) if cooldown > 0 else None
+        cooldown, breaker_seconds = self.cooldowns.find(model), self.breaker.remaining_cooldown
+        cooldown_seconds = 0.0 if cooldown is None else cooldown.until - self._now()
+        if cooldown is not None and cooldown_seconds >= breaker_seconds:
+            is_callable = cooldown.concerns_account and breaker_seconds <= 0
+            return Obstacle(cooldown_seconds, cooldown.make_error(cooldown_seconds), is_callable)
+        return Obstacle(breaker_seconds, self.make_unavailable()) if breaker_seconds > 0 else None
 
     def admit_request(self) -> CleanupStack:
         """Admit a request; the caller closes the returned stack when the request ends.
@@ -190,7 +190,7 @@ class UpstreamState:
         """Return the state of one of several endpoints, for operators; it has no key."""
         endpoint = self.settings.endpoint
         assert endpoint is not None
-        rests = self.rests.list_current()
+        cooldowns = self.cooldowns.list_current()
         state: dict[str, Any] = {
             "host": endpoint.host,
             "key": endpoint.key,
@@ -199,14 +199,14 @@ class UpstreamState:
             "concurrent": self.in_flight,
             **dict(sorted(self.counts.items())),
         }
-        if rests:
-            state["resting"] = [
+        if cooldowns:
+            state["resting"] = [  # the name is public: `/ready?verbose` shows it
                 {
-                    **({"model": rest.model} if rest.model else {}),
-                    "status": rest.status,
-                    "seconds": math.ceil(rest.until - self._now()),
+                    **({"model": cooldown.model} if cooldown.model else {}),
+                    "status": cooldown.status,
+                    "seconds": math.ceil(cooldown.until - self._now()),
                 }
-                for rest in rests
+                for cooldown in cooldowns
             ]
         return state
 
@@ -217,7 +217,7 @@ class UpstreamState:
         try:
             result = work()
         except ForwarderError as error:
-            self._start_rest(error, context)
+            self._start_cooldown(error, context)
             # If the client has disconnected, that broke the connection, not the upstream.
             outcome = Outcome.UNKNOWN if context.is_cancelled else classify_outcome(error)
             self.counts["failures"] += outcome in (Outcome.FAILURE, Outcome.AMBIGUOUS_FAILURE)
@@ -229,16 +229,16 @@ class UpstreamState:
                 self.breaker.record_outcome(term, Outcome.SUCCESS)
             raise
         self.breaker.record_outcome(term, Outcome.SUCCESS)
-        self.rests.end_account_rest()
+        self.cooldowns.end_account_cooldown()
         return result
 
-    def _start_rest(self, error: ForwarderError, context: RequestContext) -> None:
-        """Let the endpoint rest if ``error`` refuses its key; a client's key is its own affair."""
+    def _start_cooldown(self, error: ForwarderError, context: RequestContext) -> None:
+        """Start a cooldown if ``error`` refuses the endpoint's key; not for a key of a client."""
         if self.settings.passthrough_key or context.is_cancelled:
             return
-        rest = self.rests.start(error, context.model or "")
-        if rest is not None:
-            self.on_rest(self, rest)
+        cooldown = self.cooldowns.start(error, context.model or "")
+        if cooldown is not None:
+            self.on_cooldown(self, cooldown)
 
     def wait_for_retry(
         self, error: ForwarderError, pauses: Backoff, context: RequestContext

@@ -207,7 +207,7 @@ def test_conversation_keeps_its_endpoint() -> None:
         world.end()
 
 
-def test_refused_request_goes_on_with_the_next_key_and_the_key_rests() -> None:
+def test_refused_request_goes_on_with_the_next_key_and_the_key_cools_down() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
     world.failures["1.1"] = make_rate_limit_error(60)
     placement = Placement(origin=world.origin("1.1"))
@@ -220,8 +220,8 @@ def test_refused_request_goes_on_with_the_next_key_and_the_key_rests() -> None:
     assert context.endpoint.label == "1.2"
     assert context.pauses == []
     assert {world.ask(placement) for _ in range(5)} == {"1.2"}
-    resting = world.describe()["endpoints"][0]["resting"]
-    assert resting == [{"model": "m", "status": 429, "seconds": 60}]
+    cooldowns = world.describe()["endpoints"][0]["resting"]
+    assert cooldowns == [{"model": "m", "status": 429, "seconds": 60}]
 
 
 def test_refusal_of_one_model_leaves_other_models_alone() -> None:
@@ -235,7 +235,7 @@ def test_refusal_of_one_model_leaves_other_models_alone() -> None:
     assert world.ask(placement, "up/m") == "1.2"
 
 
-def test_refused_key_rests_for_all_models() -> None:
+def test_refused_key_cools_down_for_all_models() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
     world.failures["1.1"] = UpstreamKeyRefused("wrong key")
     placement = Placement(origin=world.origin("1.1"))

@@ -1,4 +1,4 @@
-"""Rests and open breakers that processes share through a storage."""
+"""Cooldowns and open breakers that processes share through a storage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from forwarder.core.errors import ForwarderError, UpstreamKeyRefused, UpstreamUn
 from forwarder.core.types import EventStream
 from forwarder.upstream.resilience import Resilience, UpstreamState
 from forwarder.upstream.resilience.breaker import CLOSED, OPEN
-from forwarder.upstream.resilience.cooldowns import MAX_MODELS, MAX_REST_SECONDS
+from forwarder.upstream.resilience.cooldowns import MAX_COOLDOWN_SECONDS, MAX_MODELS
 from forwarder.upstream.resilience.shared_state import SharedState, Snapshot
 from tests.helpers.check_cases import check_each
 from tests.upstream.resilience.helpers import Clock, make_patient_context, make_settings
@@ -146,10 +146,10 @@ def test_shared_rest_is_no_longer_than_others_if_the_storage_changes_its_clock()
 
     two.second.shared.exchange()
 
-    assert two.second.obstacle() == (MAX_REST_SECONDS, 429)
+    assert two.second.obstacle() == (MAX_COOLDOWN_SECONDS, 429)
     two.pass_(1800)
     two.second.shared.exchange()
-    assert two.second.obstacle() == (MAX_REST_SECONDS - 1800, 429)
+    assert two.second.obstacle() == (MAX_COOLDOWN_SECONDS - 1800, 429)
 
 
 def test_rests_that_nobody_keeps_are_not_shared() -> None:
