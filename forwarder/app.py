@@ -176,7 +176,7 @@ def answer_replay(
         return answer.status_code, answer.get_data()
 
 
-def encode_openapi_document(routes: list[openapi.Route], base_url: str) -> bytes:
+def encode_openapi_document(routes: list[openapi.DocumentRoute], base_url: str) -> bytes:
     # Imported here: only a process that shows the document loads its tables.
     from forwarder.openapi.document import encode_document
 

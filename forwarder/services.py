@@ -28,7 +28,7 @@ from forwarder.core.client_headers import HeaderSelection
 from forwarder.core.concurrency import get_address_info
 from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import Unsupported
-from forwarder.core.form_disk_limit import FormDisk
+from forwarder.core.form_disk_limit import FormDiskLimit
 from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.core.periodic_task import PeriodicTask
 from forwarder.core.ssrf import AddressGuard
@@ -57,13 +57,13 @@ from forwarder.storage import (
 )
 from forwarder.storage.background import BackgroundLimits
 from forwarder.storage.db import Database, Pruner, load_secrets, open_database
-from forwarder.storage.db.reencryption import RotationReport
+from forwarder.storage.db.reencryption import ReencryptionReport
 from forwarder.storage.files import FileStore
 from forwarder.storage.reasoning_cache import DatabaseBackend
 from forwarder.storage.repositories.files import FileRepository
 from forwarder.storage.repositories.usage import UsageRepository
 from forwarder.upstream.client import Upstream
-from forwarder.upstream.per_upstream import UpstreamPool
+from forwarder.upstream.per_upstream import PerUpstream
 from forwarder.upstream.resilience import Resilience, UpstreamState
 from forwarder.upstream.resilience.shared_state import RedisStorage, SharedState
 from forwarder.upstream.transport import select_transport
@@ -113,7 +113,7 @@ class Services:
     header_selection: HeaderSelection
     running: InFlightRequests
     body_memory: BodyMemory
-    form_disk: FormDisk
+    form_disk: FormDiskLimit
     database: Database | None
     pruner: Pruner | None
     cipher: TokenCipher
@@ -121,8 +121,8 @@ class Services:
     store: ConversationStore
     reasoning_cache: ReasoningCache
     signature_cache: SignatureCache
-    upstreams: UpstreamPool[Upstream]
-    uploads: UpstreamPool[UploadCache]
+    upstreams: PerUpstream[Upstream]
+    uploads: PerUpstream[UploadCache]
     files: FileStore | None
     resilience: Resilience
     hosted_tools: HostedToolServices
@@ -147,9 +147,9 @@ class Services:
         metrics = MetricsObserver(settings) if settings.metrics else RequestObserver()
         guard = AddressGuard(settings.remote_allow)
         connector = UpstreamConnector(settings, guard, replay.transport if replay else None)
-        upstreams = UpstreamPool(connector.connect, settings.upstreams)
+        upstreams = PerUpstream(connector.connect, settings.upstreams)
         connect_replicas(settings.upstreams, upstreams)
-        uploads = UpstreamPool(
+        uploads = PerUpstream(
             lambda each: UploadCache(upstreams.get_or_create(each).files, settings.upload_max_age),
             settings.upstreams,
         )
@@ -343,7 +343,7 @@ class Services:
             return None
         return self.upstreams.get_or_create(remote.require_key().upstream)
 
-    def rotate_keys(self) -> RotationReport:
+    def rotate_keys(self) -> ReencryptionReport:
         """Encrypt everything that is stored with the first secret."""
         self.owners.rotate_keys()
         return self.registry.rotate_secrets(self.cipher)
@@ -381,7 +381,7 @@ class UpstreamConnector:
 
 
 def connect_replicas(
-    settings: Sequence[UpstreamSettings], upstreams: UpstreamPool[Upstream]
+    settings: Sequence[UpstreamSettings], upstreams: PerUpstream[Upstream]
 ) -> None:
     """Let the first endpoint of each upstream know the others."""
     for each in settings:
@@ -400,8 +400,8 @@ def build_shared_state(settings: Settings) -> SharedState | None:
 
 
 def drop_upstream(
-    upstreams: UpstreamPool[Upstream],
-    uploads: UpstreamPool[UploadCache],
+    upstreams: PerUpstream[Upstream],
+    uploads: PerUpstream[UploadCache],
     resilience: Resilience,
     settings: UpstreamSettings,
 ) -> None:
@@ -580,6 +580,6 @@ def build_tracing() -> Iterator[RequestObserver]:
         yield make_tracing_observer()
 
 
-def build_form_disk(settings: Settings) -> FormDisk:
+def build_form_disk(settings: Settings) -> FormDiskLimit:
     # One form of the maximum size always has room.
-    return FormDisk(max(settings.max_form_files, settings.max_body, settings.file_max))
+    return FormDiskLimit(max(settings.max_form_files, settings.max_body, settings.file_max))

@@ -1,4 +1,4 @@
-"""Which package may import which, and that every module has its tests."""
+"""Which package may import which, that every module has its tests, and class names are unique."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import functools
 import graphlib
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -133,17 +134,20 @@ NAMES = frozenset(map(name_of, MODULES))
 
 
 class Uses(NamedTuple):
-    """What the code of a module uses, wherever in it.  Names are dotted."""
+    """What the code of a module uses and defines, wherever in it.  Names are dotted."""
 
     imports: frozenset[str]
     calls: frozenset[str]
     attributes: frozenset[str]
+    classes: frozenset[str]
     has_functions: bool
 
 
 @functools.cache
 def read_uses(path: Path) -> Uses:
-    found: dict[str, set[str]] = {"imports": set(), "calls": set(), "attributes": set()}
+    found: dict[str, set[str]] = {
+        kind: set() for kind in ("imports", "calls", "attributes", "classes")
+    }
     has_functions = False
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -155,6 +159,8 @@ def read_uses(path: Path) -> Uses:
             found["calls"].add(read_dotted_name(node.func))
         elif isinstance(node, ast.Attribute):
             found["attributes"].add(read_dotted_name(node))
+        elif isinstance(node, ast.ClassDef):
+            found["classes"].add(node.name)
         elif isinstance(node, ast.FunctionDef):
             has_functions = True
     return Uses(*map(frozenset, found.values()), has_functions)
@@ -302,6 +308,11 @@ def test_only_config_reads_the_environment(path: Path) -> None:
     if not str(path.relative_to(PACKAGE)).startswith("config"):
         assert not {"os.environ", "os.getenv"} & read_uses(path).attributes
         assert "os.environ" not in imports(path)
+
+
+def test_no_two_classes_have_one_name() -> None:
+    names = Counter(name for path in MODULES for name in read_uses(path).classes)
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def has_logic(path: Path) -> bool:

@@ -18,7 +18,7 @@ from forwarder.console.exchange_events import (
     find_client_protocol,
 )
 from forwarder.console.exchange_text import (
-    JsonFormatter,
+    ReadableJsonFormatter,
     describe_left_out,
     shorten_text,
     show_body,
@@ -97,7 +97,7 @@ class AttemptBuilder:
     """
 
     def __init__(
-        self, record: Json, asked: Json, entries: list[Entry], formatter: JsonFormatter
+        self, record: Json, asked: Json, entries: list[Entry], formatter: ReadableJsonFormatter
     ) -> None:
         self._record = record
         self._asked = asked

@@ -47,7 +47,7 @@ def shorten_text(text: str, limit: int) -> str:
     return f"{text[:limit]} … ({len(text) - limit:,} more characters)"
 
 
-class JsonFormatter:
+class ReadableJsonFormatter:
     """Formats the JSON documents of a page, and shortens them so that the page stays small.
 
     Long strings and lists, deep values and all beyond the limits of a document and of the page are
@@ -122,7 +122,7 @@ def show_headers(headers: Any) -> list[tuple[str, str]]:
     )
 
 
-def show_body(part: Json, formatter: JsonFormatter) -> str:
+def show_body(part: Json, formatter: ReadableJsonFormatter) -> str:
     """Return the body of a request as text, or how much of it is left out."""
     if "body" in part:
         return formatter.format(part["body"])

@@ -22,7 +22,7 @@ from forwarder.console.exchange_events import (
     list_entries,
 )
 from forwarder.console.exchange_text import (
-    JsonFormatter,
+    ReadableJsonFormatter,
     shorten_text,
     show_body,
     show_headers,
@@ -81,7 +81,7 @@ def build_view(record: Json) -> ExchangeView:
     shown = (
         attempts if len(attempts) <= MAX_ATTEMPTS else [*attempts[: MAX_ATTEMPTS - 1], attempts[-1]]
     )
-    entries, formatter = list_entries(record), JsonFormatter()
+    entries, formatter = list_entries(record), ReadableJsonFormatter()
     builder = AttemptBuilder(record, asked, entries, formatter)
     answers = [entry.data for entry in entries if entry.side == CLIENT and not entry.is_delta]
     return ExchangeView(

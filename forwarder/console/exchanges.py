@@ -18,7 +18,7 @@ from forwarder.console.answer_events import get_dict
 from forwarder.console.blueprint import blueprint, is_part_request, render_page
 from forwarder.console.exchange_events import CLIENT, UPSTREAM, Row, fold_entries, list_entries
 from forwarder.console.exchange_text import (
-    JsonFormatter,
+    ReadableJsonFormatter,
     shorten_text,
     show_label,
 )
@@ -289,7 +289,7 @@ def format_events(encoded: bytes, row: int, side: str) -> tuple[list[tuple[float
     cell = rows[row].cells.get(side) if row < len(rows) else None
     if cell is None or not cell.has_data:
         raise NotFound("There are no such events.")
-    shown, formatter = cell.entries[:MAX_SHOWN_EVENTS], JsonFormatter()
+    shown, formatter = cell.entries[:MAX_SHOWN_EVENTS], ReadableJsonFormatter()
     documents = [(entry.at, formatter.format(entry.data)) for entry in shown]
     return documents, len(cell.entries) - len(shown)
 

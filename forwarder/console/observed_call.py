@@ -1,6 +1,6 @@
 """Runs a request through the application and observes both of its sides while it runs.
 
-The request is an `InternalCall`, which runs in a greenlet of its own: Flask would otherwise share
+The request is an `OperatorCall`, which runs in a greenlet of its own: Flask would otherwise share
 the context variable ``g`` of the page's request with it. Its events arrive in the order in which
 they happened; ``at`` is in milliseconds since the start:
 
@@ -41,7 +41,7 @@ from forwarder.context.request_context import RequestContext
 from forwarder.core.in_flight_requests import ShutdownInterrupt, is_in_thread
 from forwarder.core.types import Json
 from forwarder.observability.capture.serialize import to_milliseconds
-from forwarder.server.operator_call import InternalCall
+from forwarder.server.operator_call import OperatorCall
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -90,7 +90,7 @@ class ObservedCall:
         keep: Callable[[bytes], object] = len,
     ) -> None:
         self.status = 0
-        call = InternalCall(request.client_key, self._make_recorder)
+        call = OperatorCall(request.client_key, self._make_recorder)
         self._environ = call.make_environ(origin, request.path, request.body, request.headers)
         self._app = app
         self._protocol = request.protocol

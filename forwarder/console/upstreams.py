@@ -308,7 +308,7 @@ def format_duration(seconds: float) -> str:
 # -- registered models ----------------------------------------------------------------------------
 
 
-class ModelRow(NamedTuple):
+class UpstreamModelRow(NamedTuple):
     """A registered model; ``view`` is None if it has no remote of its own."""
 
     name: str
@@ -319,12 +319,12 @@ class ModelRow(NamedTuple):
     view: UpstreamView | None
 
 
-def describe_model(remote: RegisteredModel) -> ModelRow:
+def describe_model(remote: RegisteredModel) -> UpstreamModelRow:
     """Return the row of a registered model, without asking its remote."""
     target = get_services().health_targets.make_target(remote)
     if not remote.host:
-        return ModelRow(remote.name, remote.model, "", "", "", None)
-    return ModelRow(
+        return UpstreamModelRow(remote.name, remote.model, "", "", "", None)
+    return UpstreamModelRow(
         name=remote.name,
         model=remote.model,
         address=describe_url(remote.host),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from forwarder.core.errors import Overloaded
 
 
-class FormDisk:
+class FormDiskLimit:
     """The disk space of all form files of a process: ``used`` of ``max_bytes`` bytes."""
 
     def __init__(self, max_bytes: int) -> None:
@@ -16,10 +16,10 @@ class FormDisk:
         self.used = 0
 
 
-class FormSpace:
+class FormDiskReservation:
     """The disk space of the files of one form."""
 
-    def __init__(self, disk: FormDisk) -> None:
+    def __init__(self, disk: FormDiskLimit) -> None:
         self._disk = disk
         self._size = 0
 

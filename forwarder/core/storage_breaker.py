@@ -1,8 +1,8 @@
-"""Circuit breaker for the forwarder's own backends (store, Redis).
+"""Circuit breaker for the forwarder's own storage: the database and Redis.
 
-A backend that is down refuses connections at once, but a backend that hangs makes every request
-wait for a time-out.  Requests therefore wait only briefly.  A breaker records that the backend does
-not answer, and background trials close the breaker again.
+A storage that is down refuses connections at once, but one that hangs makes every request wait for
+a time-out.  Requests therefore wait only briefly.  A breaker records that the storage does not
+answer, and background trials close the breaker again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from forwarder.core.concurrency import TaskResult, spawn
 T = TypeVar("T")
 
 MAX_WAIT_SECONDS = 0.07
-"""Seconds that a request waits for a backend that it can do without."""
+"""Seconds that a request waits for a storage that it can do without."""
 
 _POLL_SECONDS = 0.01
 
@@ -26,8 +26,8 @@ _jitter = random.Random()
 """A separate generator, so that background threads do not disturb a program that seeds `random`."""
 
 
-class BackendDown(Exception):
-    """The backend does not answer; the message is the known reason."""
+class StorageDown(Exception):
+    """The storage does not answer; the message is the known reason."""
 
 
 def wait_for_event(event: threading.Event, seconds: float) -> bool:
@@ -76,10 +76,10 @@ class SharedTask:
             ended.set()
 
 
-class BackendBreaker:
-    """Circuit breaker that is open while a backend does not answer; background trials close it.
+class StorageBreaker:
+    """Circuit breaker that is open while a storage does not answer; background trials close it.
 
-    ``trial`` raises while the backend does not answer.  The first trial runs at once, further ones
+    ``trial`` raises while the storage does not answer.  The first trial runs at once, further ones
     ``pause`` seconds apart, until one succeeds or ``stop`` is set.  ``changed`` receives the error
     when the breaker opens, and ``None`` before it closes.  ``describe`` returns the public
     description of a trial's exception.
@@ -103,7 +103,7 @@ class BackendBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether the backend is considered down."""
+        """Whether the storage is considered down."""
         return self.error is not None
 
     def trip(self, error: str) -> None:
@@ -127,18 +127,18 @@ class BackendBreaker:
             return
 
 
-class BoundedBackend:
-    """Runs calls to a backend so that a hanging backend does not block requests.
+class BoundedStorage:
+    """Runs calls to a storage so that a hanging storage does not block requests.
 
     Each call runs in the background while its request waits.  Calls may queue behind each other, so
-    a request keeps waiting as long as the backend answers any call.  If no call is answered for
+    a request keeps waiting as long as the storage answers any call.  If no call is answered for
     ``max_wait`` seconds, the breaker opens.  ``failures`` are the exceptions that mean that the
-    backend is down.
+    storage is down.
     """
 
     def __init__(
         self,
-        breaker: BackendBreaker,
+        breaker: StorageBreaker,
         failures: tuple[type[Exception], ...],
         describe: Callable[[Exception], str] = str,
         max_wait: float = MAX_WAIT_SECONDS,
@@ -152,11 +152,11 @@ class BoundedBackend:
     def call(self, work: Callable[[], T]) -> T:
         """Run ``work`` and return its result or raise its exception.
 
-        Raises BackendDown while the backend does not answer.
+        Raises StorageDown while the storage does not answer.
         """
         if self._breaker.error is not None:
-            raise BackendDown(self._breaker.error)
-        call = BackendCall(work)
+            raise StorageDown(self._breaker.error)
+        call = StorageCall(work)
         spawn(partial(self._run_call, call))
         self._wait_for_call(call)
         assert call.outcome is not None
@@ -165,16 +165,16 @@ class BoundedBackend:
         except self._failures as error:
             raise self._open_breaker(self._describe(error)) from error
 
-    def _run_call(self, call: BackendCall[T]) -> None:
+    def _run_call(self, call: StorageCall[T]) -> None:
         call.outcome = TaskResult(call.work)
         self._answer_count += 1
         call.ended.set()
 
-    def _wait_for_call(self, call: BackendCall[T]) -> None:
+    def _wait_for_call(self, call: StorageCall[T]) -> None:
         answered, silent = self._answer_count, 0
         while not call.ended.wait(_POLL_SECONDS):
             if self._breaker.error is not None:
-                raise BackendDown(self._breaker.error)
+                raise StorageDown(self._breaker.error)
             silent = silent + 1 if answered == self._answer_count else 0
             answered = self._answer_count
             if silent >= self._max_silent_polls:
@@ -182,12 +182,12 @@ class BoundedBackend:
                     f"no answer within {self._max_silent_polls * _POLL_SECONDS * 1000:.0f} ms"
                 )
 
-    def _open_breaker(self, error: str) -> BackendDown:
+    def _open_breaker(self, error: str) -> StorageDown:
         self._breaker.trip(error)
-        return BackendDown(error)
+        return StorageDown(error)
 
 
-class BackendCall(Generic[T]):
+class StorageCall(Generic[T]):
     """A running call, and its outcome after it has ended."""
 
     def __init__(self, work: Callable[[], T]) -> None:

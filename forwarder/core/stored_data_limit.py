@@ -31,10 +31,11 @@ DEFAULT_REQUEST_LIMITS = RequestLimits()
 NO_REQUEST_LIMITS = RequestLimits(sys.maxsize, sys.maxsize)
 
 MAX_SEARCHED_REQUESTS = 4
-"""Stored data in which items are looked for, in largest requests."""
+"""How much stored data one request may have searched for items, as a multiple of the largest
+request."""
 
 
-class ReadLimit:
+class StoredDataLimit:
     """Counts the data of one request against its limits.
 
     Errors name ``param``, the parameter that refers to the data, and begin with ``subject``.
@@ -128,7 +129,7 @@ class ReadLimit:
         return TooLarge(message, param=param or self._param)
 
 
-def spend_references(limit: ReadLimit, names: list[str], values: dict[str, Json]) -> None:
+def spend_references(limit: StoredDataLimit, names: list[str], values: dict[str, Json]) -> None:
     """Count each repeated reference in ``names``; the caller has counted the first use."""
     uses: dict[str, int] = {}
     for name in names:

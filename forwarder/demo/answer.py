@@ -36,7 +36,7 @@ class DemoPrompt:
 
 
 @dataclass(frozen=True)
-class AnswerPart:
+class DemoAnswerPart:
     """A part of the answer of one kind. Its text is the concatenation of ``words``."""
 
     kind: Literal["reasoning", "text", "function", "custom"]
@@ -53,7 +53,7 @@ class AnswerPart:
 class DemoAnswer:
     """At most one reasoning part, then at most one text part or tool call."""
 
-    parts: tuple[AnswerPart, ...]
+    parts: tuple[DemoAnswerPart, ...]
     input_words: int
     is_cut: bool
     """True if the word limit truncated the answer."""
@@ -70,30 +70,30 @@ class DemoAnswer:
 def make_answer(prompt: DemoPrompt) -> DemoAnswer:
     """Return the answer to a prompt; raises InvalidRequest if a schema cannot be satisfied."""
     thought, part = choose_output(prompt)
-    reasoning = AnswerPart("reasoning", split_words(f"The demo thinks: {thought}"))
+    reasoning = DemoAnswerPart("reasoning", split_words(f"The demo thinks: {thought}"))
     all_parts = (reasoning, part) if prompt.includes_reasoning else (part,)
     parts = cut_to_limit(all_parts, prompt.limit)
     return DemoAnswer(parts, prompt.word_count, is_cut=parts != all_parts)
 
 
-def choose_output(prompt: DemoPrompt) -> tuple[str, AnswerPart]:
+def choose_output(prompt: DemoPrompt) -> tuple[str, DemoAnswerPart]:
     if prompt.tool and not prompt.tool_results:
         return f"I call {prompt.tool.name}.", make_call(prompt.tool, prompt.user_text)
     if prompt.format:
         text = fill_schema(prompt.format.schema, prompt.format.param)
-        return "I fill in the schema.", AnswerPart("text", split_words(text))
+        return "I fill in the schema.", DemoAnswerPart("text", split_words(text))
     if prompt.tool_results:
         quoted = f"{DEMO_SIGN} The tool answered: {'; '.join(prompt.tool_results)}"
-        return "I quote the tool.", AnswerPart("text", split_words(quoted))
-    return "I say it back.", AnswerPart(
+        return "I quote the tool.", DemoAnswerPart("text", split_words(quoted))
+    return "I say it back.", DemoAnswerPart(
         "text", split_words(f"{DEMO_SIGN} You said: {prompt.user_text}")
     )
 
 
-def make_call(tool: OfferedTool, user_text: str) -> AnswerPart:
+def make_call(tool: OfferedTool, user_text: str) -> DemoAnswerPart:
     if tool.kind == "custom":
-        return AnswerPart("custom", split_words(f"{DEMO_SIGN} You said: {user_text}"), tool)
-    return AnswerPart("function", split_words(fill_schema(tool.schema, tool.param)), tool)
+        return DemoAnswerPart("custom", split_words(f"{DEMO_SIGN} You said: {user_text}"), tool)
+    return DemoAnswerPart("function", split_words(fill_schema(tool.schema, tool.param)), tool)
 
 
 def fill_schema(schema: Any, param: str) -> str:
@@ -109,8 +109,10 @@ def split_words(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\s*\S+|\s+$", text))
 
 
-def cut_to_limit(parts: tuple[AnswerPart, ...], limit: int | None) -> tuple[AnswerPart, ...]:
-    shortened: list[AnswerPart] = []
+def cut_to_limit(
+    parts: tuple[DemoAnswerPart, ...], limit: int | None
+) -> tuple[DemoAnswerPart, ...]:
+    shortened: list[DemoAnswerPart] = []
     for part in parts:
         left = None if limit is None else limit - sum(len(one.words) for one in shortened)
         if left is None or len(part.words) <= left:

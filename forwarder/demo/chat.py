@@ -11,7 +11,7 @@ from typing import Any
 
 from forwarder.core.errors import InvalidRequest, shorten_value
 from forwarder.core.types import Json
-from forwarder.demo.answer import AnswerPart, DemoAnswer, DemoPrompt
+from forwarder.demo.answer import DemoAnswer, DemoAnswerPart, DemoPrompt
 from forwarder.demo.options import OfferedTool, ToolOffer, choose_tool, read_format
 from forwarder.demo.validation import (
     ARRAY,
@@ -265,7 +265,7 @@ def get_finish_reason(answer: DemoAnswer) -> FinishReason:
     return "tool_calls" if list_calls(answer) else "stop"
 
 
-def list_calls(answer: DemoAnswer) -> list[AnswerPart]:
+def list_calls(answer: DemoAnswer) -> list[DemoAnswerPart]:
     return [part for part in answer.parts if part.tool]
 
 
@@ -303,7 +303,7 @@ def iter_deltas(answer: DemoAnswer, key: str) -> Iterator[ChoiceDelta]:
                 )
 
 
-def make_call(part: AnswerPart, key: str, body: Json) -> Json:
+def make_call(part: DemoAnswerPart, key: str, body: Json) -> Json:
     assert part.tool
     return {
         "id": f"call_{key}",

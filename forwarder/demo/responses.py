@@ -8,7 +8,7 @@ from itertools import takewhile
 
 from forwarder.core.errors import InvalidRequest, NotFound, shorten_value
 from forwarder.core.types import Json
-from forwarder.demo.answer import AnswerPart, DemoAnswer, DemoPrompt
+from forwarder.demo.answer import DemoAnswer, DemoAnswerPart, DemoPrompt
 from forwarder.demo.options import OfferedTool, choose_tool, read_format
 from forwarder.demo.validation import (
     ARRAY,
@@ -289,7 +289,7 @@ def echo_tool(tool: Json) -> Json:
     return {"description": None, "parameters": None, "strict": True, **tool}
 
 
-def make_item(part: AnswerPart, key: str, request: Json) -> Json:
+def make_item(part: DemoAnswerPart, key: str, request: Json) -> Json:
     item = {
         "id": f"{ID_PREFIXES[part.kind]}_{key}",
         "status": "incomplete" if part.is_cut else "completed",
@@ -327,7 +327,7 @@ def make_reasoning_body(text: str, encrypted: bool) -> Json:
     return {**body, "encrypted_content": content} if encrypted else body
 
 
-def make_call_fields(part: AnswerPart, key: str) -> Json:
+def make_call_fields(part: DemoAnswerPart, key: str) -> Json:
     assert part.tool
     space = {"namespace": part.tool.namespace} if part.tool.namespace else {}
     return {"call_id": f"call_{key}", "name": part.tool.name, **space}
@@ -343,7 +343,7 @@ def make_summary_part(text: str) -> SummaryText:
     return {"type": "summary_text", "text": text}
 
 
-def stream_reasoning(part: AnswerPart, at: Json) -> Iterator[Json]:
+def stream_reasoning(part: DemoAnswerPart, at: Json) -> Iterator[Json]:
     at = {**at, "summary_index": 0}
     cut = {"status": "incomplete"} if part.is_cut else {}
     part_event, text_event = "response.reasoning_summary_part", "response.reasoning_summary_text"
@@ -354,7 +354,7 @@ def stream_reasoning(part: AnswerPart, at: Json) -> Iterator[Json]:
     yield {"type": f"{part_event}.done", **at, "part": make_summary_part(part.text), **cut}
 
 
-def stream_text(part: AnswerPart, at: Json) -> Iterator[Json]:
+def stream_text(part: DemoAnswerPart, at: Json) -> Iterator[Json]:
     at = {**at, "content_index": 0}
     part_event, text_event = "response.content_part", "response.output_text"
     yield {"type": f"{part_event}.added", **at, "part": make_output_text("")}
@@ -364,7 +364,7 @@ def stream_text(part: AnswerPart, at: Json) -> Iterator[Json]:
     yield {"type": f"{part_event}.done", **at, "part": make_output_text(part.text)}
 
 
-def stream_function_call(part: AnswerPart, at: Json) -> Iterator[Json]:
+def stream_function_call(part: DemoAnswerPart, at: Json) -> Iterator[Json]:
     assert part.tool
     kind = "response.function_call_arguments"
     for word in part.words:
@@ -372,7 +372,7 @@ def stream_function_call(part: AnswerPart, at: Json) -> Iterator[Json]:
     yield {"type": f"{kind}.done", **at, "name": part.tool.name, "arguments": part.text}
 
 
-def stream_custom_call(part: AnswerPart, at: Json) -> Iterator[Json]:
+def stream_custom_call(part: DemoAnswerPart, at: Json) -> Iterator[Json]:
     kind = "response.custom_tool_call_input"
     for word in part.words:
         yield {"type": f"{kind}.delta", **at, "delta": word}

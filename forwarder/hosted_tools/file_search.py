@@ -10,7 +10,7 @@ import orjson
 
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, STR, read_field
-from forwarder.hosted_tools.greenlet_call import BackgroundCall
+from forwarder.hosted_tools.greenlet_call import GreenletCall
 from forwarder.hosted_tools.hosted_function import (
     CallOutcome,
     FinishedCall,
@@ -90,7 +90,7 @@ class FileSearchFunction(HostedFunction):
         if not isinstance(query, str) or not query.strip():
             message = "The arguments of the call lack 'query'."
             return FinishedCall(lambda item: make_outcome(item, "failed", message))
-        return BackgroundCall(lambda _: self._run(query.strip()), make_outcome, self._seconds)
+        return GreenletCall(lambda _: self._run(query.strip()), make_outcome, self._seconds)
 
     def _run(self, query: str) -> tuple[str, Json]:
         passages = self._search(query)

@@ -16,7 +16,7 @@ class ToolFailure(Exception):
     """A call failed; the message is for the model and the client."""
 
 
-class BackgroundCall:
+class GreenletCall:
     """A call in the background.
 
     ``work`` gets the call and returns the output for the model and more fields. ``make_outcome``
@@ -27,7 +27,7 @@ class BackgroundCall:
 
     def __init__(
         self,
-        work: Callable[[BackgroundCall], tuple[str, Json]],
+        work: Callable[[GreenletCall], tuple[str, Json]],
         make_outcome: Callable[..., CallOutcome],
         seconds: float,
     ) -> None:

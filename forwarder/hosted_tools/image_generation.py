@@ -17,7 +17,7 @@ from forwarder.core.body_memory import BodyReservation, KeptData
 from forwarder.core.data_urls import Blob, is_data_url, parse_data
 from forwarder.core.types import Event, Json
 from forwarder.core.validate import DICT, INT, STR, check_enum, read_field
-from forwarder.hosted_tools.greenlet_call import BackgroundCall
+from forwarder.hosted_tools.greenlet_call import GreenletCall
 from forwarder.hosted_tools.hosted_function import (
     CallOutcome,
     FinishedCall,
@@ -231,7 +231,7 @@ class ImageSession:
 # -- the function ---------------------------------------------------------------------------------
 
 
-class ImageCall(BackgroundCall):
+class ImageCall(GreenletCall):
     """A running call; its drafts are events while it runs."""
 
     def __init__(self, session: ImageSession, prompt: str, action: str, seconds: float) -> None:

@@ -124,7 +124,7 @@ class CodeFunction(ItemFunction):
         return CallOutcome({**item, "status": status, "outputs": outputs}, events, output)
 
 
-class ImageFunction(ItemFunction):
+class MappedImageFunction(ItemFunction):
     """Makes an image."""
 
     id_prefix = "ig"
@@ -234,11 +234,11 @@ class CodeInterpreterKind(MappedKind):
         )  # fmt: skip
 
 
-class ImageGenerationKind(MappedKind):
+class MappedImageGenerationKind(MappedKind):
     def make_function(
         self, tool: McpTool, connections: McpConnections, request: ToolRequest
     ) -> HostedFunction:
-        return ImageFunction(self.name, tool, self.mapped.server, connections)
+        return MappedImageFunction(self.name, tool, self.mapped.server, connections)
 
 
 def build_mapped_kind(client: McpClient, mapped: MappedTool) -> MappedKind:
@@ -248,7 +248,7 @@ def build_mapped_kind(client: McpClient, mapped: MappedTool) -> MappedKind:
 
 _KINDS_WITH_ITEMS = {
     "code_interpreter": CodeInterpreterKind,
-    "image_generation": ImageGenerationKind,
+    "image_generation": MappedImageGenerationKind,
 }
 
 

@@ -2,9 +2,9 @@
 
 All sessions live in one event loop in a native thread (`asyncio_thread.py`). `McpConnections` are
 the sessions of one response: each server is connected to at most once, on first use, and the
-sessions are closed with the response. Sessions of commands outlive responses, because a command may
-take seconds to start; they are closed after some idle minutes. Lists of tools are cached for each
-server and its credentials.
+sessions are closed with the response. Sessions with MCP servers that we start as commands (stdio)
+outlive responses, because a command may take seconds to start; they are closed after some idle
+minutes. Lists of tools are cached for each server and its credentials.
 """
 
 from __future__ import annotations
@@ -44,15 +44,16 @@ ENTRY_BYTES = 1_000
 """Approximate bytes of a list without its tools; clients can name many servers without any."""
 
 MAX_SHARED_SESSIONS = 64
-"""Maximum number of sessions with commands."""
+"""Maximum number of sessions with MCP servers that we start as commands (stdio)."""
 
 SHARED_IDLE_SECONDS = 300.0
-"""Seconds after which an unused session with a command is closed."""
+"""Seconds after which an unused session with such a server is closed."""
 
 
 class McpLimits(NamedTuple):
     """Limits of the client. ``list_seconds``, ``call_seconds`` and ``cache_seconds`` are in
-    seconds; ``max_calls`` operations run at the same time, others wait within their time."""
+    seconds; ``max_calls`` operations run at the same time. Others wait, and waiting counts towards
+    their time limit."""
 
     list_seconds: float = 20.0
     call_seconds: float = 60.0
@@ -104,7 +105,7 @@ class ToolCache:
 
 
 class SharedSession:
-    """A session with a command, and the timer that closes it when it is idle."""
+    """A session with a server that runs as a command, and the timer that closes it when idle."""
 
     def __init__(self, session: McpSession) -> None:
         self.session = session
@@ -155,7 +156,10 @@ class McpClient:
         return self._thread.start_task(work, seconds)
 
     def make_session(self, server: McpServer, client: str = "") -> McpSession:
-        """Return a new session; names of the operator's servers count against no client's share."""
+        """Return a new session.
+
+        Name look-ups for the operator's servers are not charged to any client.
+        """
         resolver = self._unguarded if server.is_trusted else self._guarded.limit_to_share(client)
         return McpSession(server, resolver, self.limits.sessions)
 
@@ -180,7 +184,10 @@ class McpClient:
             raise
 
     def borrow_session(self, server: McpServer) -> McpSession:
-        """Return the shared session with a command; `return_session` gives it back."""
+        """Return the shared session with a server that runs as a command.
+
+        `return_session` gives it back.
+        """
         shared = self._shared.get(server.identity)
         if shared is None:
             shared = self._shared[server.identity] = SharedSession(self.make_session(server))
@@ -244,15 +251,16 @@ class McpConnections:
         return self._client.start_task(work, seconds)
 
     async def _list_tools(self, server: McpServer) -> list[McpTool]:
-        return await self._client.list_tools(server, self._find_session(server))
+        return await self._client.list_tools(server, self._get_or_open_session(server))
 
     async def _call_tool(
         self, server: McpServer, name: str, arguments: dict[str, Any]
     ) -> ToolResult:
-        session = self._find_session(server)
+        session = self._get_or_open_session(server)
         return await self._client.call_tool(server, session, name, arguments)
 
-    def _find_session(self, server: McpServer) -> McpSession:
+    def _get_or_open_session(self, server: McpServer) -> McpSession:
+        """Return this response's session with a server: its own, or the shared one of a command."""
         session = self._sessions.get(server.identity)
         if session is None:
             if server.url is None:

@@ -25,7 +25,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchAnswer,
     SearchFailure,
     SearchOptions,
-    SearchResult,
+    WebSearchResult,
     add_site_operators,
     clean_text,
     cut_text,
@@ -178,7 +178,7 @@ def parse_json(text: str) -> Any:
         return None
 
 
-def find_results(value: Any, depth: int = 0) -> Iterator[SearchResult]:
+def find_results(value: Any, depth: int = 0) -> Iterator[WebSearchResult]:
     """Yield the objects with a URL in a JSON value, wherever they are."""
     if depth > MAX_DEPTH:
         return
@@ -190,7 +190,9 @@ def find_results(value: Any, depth: int = 0) -> Iterator[SearchResult]:
         if url.startswith(("http://", "https://")):
             title, text = read_first(value, TITLE_FIELDS), read_first(value, TEXT_FIELDS)
             published = read_first(value, DATE_FIELDS)[:40]
-            yield SearchResult(clean_text(title) or url, url, clean_text(text), published or None)
+            yield WebSearchResult(
+                clean_text(title) or url, url, clean_text(text), published or None
+            )
         else:
             yield from find_results(list(value.values()), depth)
 
@@ -200,7 +202,7 @@ def read_first(value: Json, names: tuple[str, ...]) -> str:
     return next(texts, "")
 
 
-def read_text_results(text: str) -> Iterator[SearchResult]:
+def read_text_results(text: str) -> Iterator[WebSearchResult]:
     """Yield a result for each paragraph with a URL; lines may have labels such as ``Title:``."""
     for block in _BLOCK_END.split(text):
         url = _URL.search(block)
@@ -212,4 +214,4 @@ def read_text_results(text: str) -> Iterator[SearchResult]:
         named = _TITLE_LINE.search(block)
         title = clean_text(named[1]) if named else lines[0] if lines else address
         snippet = " ".join(line for line in lines if line != title)
-        yield SearchResult(title, address, snippet)
+        yield WebSearchResult(title, address, snippet)

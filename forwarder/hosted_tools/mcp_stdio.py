@@ -171,13 +171,13 @@ async def end_process(process: Process) -> None:
 async def has_exited(pid: int) -> bool:
     """Wait for a process to exit; return whether it has."""
     with anyio.move_on_after(EXIT_SECONDS):
-        while not is_reaped(pid):
+        while not try_reap(pid):
             await anyio.sleep(POLL_SECONDS)
         return True
     return False
 
 
-def is_reaped(pid: int) -> bool:
+def try_reap(pid: int) -> bool:
     try:
         return wait_process(pid, os.WNOHANG)[0] != 0
     except ChildProcessError:  # gevent's handler of SIGCHLD was faster

@@ -30,7 +30,7 @@ from forwarder.core.validate import (
     read_field,
     require_field,
 )
-from forwarder.hosted_tools.greenlet_call import BackgroundCall, ToolFailure
+from forwarder.hosted_tools.greenlet_call import GreenletCall, ToolFailure
 from forwarder.hosted_tools.hosted_function import CallOutcome
 from forwarder.hosted_tools.mcp_tools import invalid_value
 from forwarder.hosted_tools.page_reader import Page, PageFailure, find_in_text
@@ -83,7 +83,7 @@ class SearchRequest(NamedTuple):
     output_length: int
 
 
-class Operation(NamedTuple):
+class SearchOperation(NamedTuple):
     """One entry of a command: its name for the model, and the work that returns its result.
 
     The work gets its call. It raises ToolFailure or ForwarderError.
@@ -153,7 +153,7 @@ class StandaloneSearch:
         limit = self._request.output_length
         return output if len(output) <= limit else output[:limit] + CUT_NOTE
 
-    def _read_command(self, name: str) -> Iterator[Operation]:
+    def _read_command(self, name: str) -> Iterator[SearchOperation]:
         """Yield the operations of a command. Raises InvalidRequest."""
         path = f"commands.{name}"
         read_operation = COMMANDS[name]
@@ -162,13 +162,13 @@ class StandaloneSearch:
             place = f"{path}[{index}]"
             check_type(entry, DICT, place)
             if read_operation is None:
-                yield Operation(name, refuse_command)
+                yield SearchOperation(name, refuse_command)
             else:
                 yield read_operation(self, entry, place)
 
     # -- commands -------------------------------------------------------------------------------
 
-    def _read_search(self, entry: Json, path: str) -> Operation:
+    def _read_search(self, entry: Json, path: str) -> SearchOperation:
         query = require_field(entry, "q", STR, f"{path}.q").strip()
         days = read_field(entry, "recency", INT, f"{path}.recency")
         given = read_field(entry, "domains", LIST, f"{path}.domains") or []
@@ -178,27 +178,27 @@ class StandaloneSearch:
             check_type(domain, STR, f"{path}.domains[{i}]") for i, domain in enumerate(given)
         ]
         name = f"search_query '{shorten_value(query)}'"
-        return Operation(name, lambda call: self._search_web(query, domains, days, call))
+        return SearchOperation(name, lambda call: self._search_web(query, domains, days, call))
 
-    def _read_open(self, entry: Json, path: str) -> Operation:
+    def _read_open(self, entry: Json, path: str) -> SearchOperation:
         url = require_field(entry, "ref_id", STR, f"{path}.ref_id")
         line = read_field(entry, "lineno", INT, f"{path}.lineno") or 0
-        return Operation(f"open {shorten_value(url)}", lambda _: self._open_page(url, line))
+        return SearchOperation(f"open {shorten_value(url)}", lambda _: self._open_page(url, line))
 
-    def _read_click(self, entry: Json, path: str) -> Operation:
+    def _read_click(self, entry: Json, path: str) -> SearchOperation:
         url = require_field(entry, "ref_id", STR, f"{path}.ref_id")
         number = require_field(entry, "id", INT, f"{path}.id")
-        return Operation(f"click {number}", lambda _: self._open_link(url, number))
+        return SearchOperation(f"click {number}", lambda _: self._open_link(url, number))
 
-    def _read_find(self, entry: Json, path: str) -> Operation:
+    def _read_find(self, entry: Json, path: str) -> SearchOperation:
         url = require_field(entry, "ref_id", STR, f"{path}.ref_id")
         pattern = require_field(entry, "pattern", STR, f"{path}.pattern")
         name = f"find '{shorten_value(pattern)}' in {shorten_value(url)}"
-        return Operation(name, lambda _: self._find_in_page(url, pattern))
+        return SearchOperation(name, lambda _: self._find_in_page(url, pattern))
 
-    def _read_time(self, entry: Json, path: str) -> Operation:
+    def _read_time(self, entry: Json, path: str) -> SearchOperation:
         offset = require_field(entry, "utc_offset", STR, f"{path}.utc_offset")
-        return Operation(f"time {shorten_value(offset)}", lambda _: tell_time(offset))
+        return SearchOperation(f"time {shorten_value(offset)}", lambda _: tell_time(offset))
 
     def _search_web(self, query: str, domains: list[str], days: int | None, call: CallScope) -> str:
         if not query:
@@ -252,7 +252,7 @@ class StandaloneSearch:
         return "\n\n".join(passages) if passages else "The page does not contain this text."
 
 
-ReadOperation = Callable[[StandaloneSearch, Json, str], Operation]
+ReadOperation = Callable[[StandaloneSearch, Json, str], SearchOperation]
 
 COMMANDS: dict[str, ReadOperation | None] = {
     "search_query": StandaloneSearch._read_search,
@@ -288,13 +288,15 @@ def tell_time(offset: str) -> str:
     return datetime.now(UTC).astimezone(zone).strftime("%Y-%m-%d %H:%M:%S %z")
 
 
-def run_operations(operations: list[Operation], seconds: float, client: CallScope) -> list[str]:
+def run_operations(
+    operations: list[SearchOperation], seconds: float, client: CallScope
+) -> list[str]:
     """Run operations at the same time, for at most ``seconds``; return their results as texts.
 
     Raises ClientDisconnected.
     """
     watch = ClientWatch(client)
-    calls = [BackgroundCall(partial(run_operation, o), make_outcome, seconds) for o in operations]
+    calls = [GreenletCall(partial(run_operation, o), make_outcome, seconds) for o in operations]
     with watch.cancel_on_disconnect(*calls):
         for call in calls:
             call.wait(None)
@@ -304,7 +306,7 @@ def run_operations(operations: list[Operation], seconds: float, client: CallScop
     return [f"{operation.name}\n{outcome.output}" for operation, outcome in pairs]
 
 
-def run_operation(operation: Operation, call: CallScope) -> tuple[str, Json]:
+def run_operation(operation: SearchOperation, call: CallScope) -> tuple[str, Json]:
     """Return the result of an operation. Raises ToolFailure or ForwarderError."""
     try:
         return operation.work(call), {}

@@ -1,4 +1,4 @@
-"""The interface of a kind of hosted tools, which the loop knows no more of.
+"""The interface that every kind of hosted tool implements; the loop relies on nothing else.
 
 A `ToolKind` lives as long as the process. For each request it makes a `ToolSet`: the functions for
 the model, the items that come before the model's, and the items of its type in the history as

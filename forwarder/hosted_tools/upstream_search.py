@@ -17,7 +17,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchAnswer,
     SearchFailure,
     SearchOptions,
-    SearchResult,
+    WebSearchResult,
     clean_text,
     cut_text,
     select_results,
@@ -103,21 +103,21 @@ def read_text(output: list[Json]) -> str:
     return "\n".join(str(part["text"]) for part in read_parts(output) if part.get("text"))
 
 
-def read_citations(output: list[Json]) -> Iterator[SearchResult]:
+def read_citations(output: list[Json]) -> Iterator[WebSearchResult]:
     """Yield the pages that the answer cites."""
     for part in read_parts(output):
         for citation in list_objects(part.get("annotations")):
             url = str(citation.get("url") or "")
-            yield SearchResult(clean_text(str(citation.get("title") or "")) or url, url, "")
+            yield WebSearchResult(clean_text(str(citation.get("title") or "")) or url, url, "")
 
 
-def read_sources(output: list[Json]) -> Iterator[SearchResult]:
+def read_sources(output: list[Json]) -> Iterator[WebSearchResult]:
     """Yield the pages that the search has found."""
     for item in output:
         action = item.get("action")
         for source in list_objects(action.get("sources") if isinstance(action, dict) else None):
             url = str(source.get("url") or "")
-            yield SearchResult(url, url, "")
+            yield WebSearchResult(url, url, "")
 
 
 def list_objects(value: Any) -> list[Json]:

@@ -16,7 +16,7 @@ from forwarder.core.body_memory import BodyMemory
 from forwarder.core.errors import shorten_value
 from forwarder.core.types import Json
 from forwarder.core.validate import BOOL, DICT, LIST, STR, check_enum, check_type, read_field
-from forwarder.hosted_tools.greenlet_call import BackgroundCall
+from forwarder.hosted_tools.greenlet_call import GreenletCall
 from forwarder.hosted_tools.hosted_function import (
     CallOutcome,
     FinishedCall,
@@ -46,7 +46,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchAnswer,
     SearchBackend,
     SearchOptions,
-    SearchResult,
+    WebSearchResult,
 )
 from forwarder.protocols.hosted_tool_names import WEB_SEARCH_TYPES
 
@@ -221,7 +221,7 @@ def describe_answer(answer: SearchAnswer) -> str:
     return "\n\n".join([*texts, CITE_NOTE]) if texts else NO_RESULTS
 
 
-def describe_result(label: str, result: SearchResult) -> str:
+def describe_result(label: str, result: WebSearchResult) -> str:
     lines = [
         f"{label} {result.title}",
         f"URL: {result.url}",
@@ -281,7 +281,7 @@ class WebFunction(HostedFunction):
             message = f"The arguments of the call lack '{missing[0]}'."
             return FinishedCall(lambda item: make_search_outcome(item, "failed", message))
         seconds = self.session.search.seconds
-        return BackgroundCall(lambda call: self.run(texts, call), make_search_outcome, seconds)
+        return GreenletCall(lambda call: self.run(texts, call), make_search_outcome, seconds)
 
     @abstractmethod
     def run(self, texts: dict[str, str], call: CallScope) -> tuple[str, Json]:

@@ -47,7 +47,7 @@ _TAG = re.compile(r"<[^<>]{0,200}>")
 _SPACE = re.compile(r"\s+")
 
 
-class SearchResult(NamedTuple):
+class WebSearchResult(NamedTuple):
     """One result; ``snippet`` is plain text, ``published`` a date as the engine writes it."""
 
     title: str
@@ -59,7 +59,7 @@ class SearchResult(NamedTuple):
 class SearchAnswer(NamedTuple):
     """The results of a search; ``text`` is the search engine's own answer, if it gives one."""
 
-    results: list[SearchResult]
+    results: list[WebSearchResult]
     text: str = ""
 
 
@@ -117,7 +117,7 @@ class Backend(NamedTuple):
     key_prefix: str
     make_request: Callable[[str, SearchOptions], BackendRequest]
     read_results: Callable[[Json], Any]
-    read_result: Callable[[Json], SearchResult]
+    read_result: Callable[[Json], WebSearchResult]
     needs_key: bool = True
 
 
@@ -159,7 +159,7 @@ def make_searxng_request(query: str, options: SearchOptions) -> BackendRequest:
     return BackendRequest("/search", words)
 
 
-def read_searxng_result(result: Json) -> SearchResult:
+def read_searxng_result(result: Json) -> WebSearchResult:
     return make_result(result, "content", result.get("publishedDate"))
 
 
@@ -176,7 +176,7 @@ def read_brave_results(answer: Json) -> Any:
     return (answer.get("web") or {}).get("results")
 
 
-def read_brave_result(result: Json) -> SearchResult:
+def read_brave_result(result: Json) -> WebSearchResult:
     more = [str(text) for text in result.get("extra_snippets") or ()]
     text = " ".join([str(result.get("description") or ""), *more])
     return make_result({**result, "text": text}, "text", result.get("page_age"))
@@ -193,7 +193,7 @@ def make_tavily_request(query: str, options: SearchOptions) -> BackendRequest:
     return BackendRequest("/search", body=body)
 
 
-def read_tavily_result(result: Json) -> SearchResult:
+def read_tavily_result(result: Json) -> WebSearchResult:
     return make_result(result, "content", result.get("published_date"))
 
 
@@ -212,15 +212,15 @@ def make_exa_request(query: str, options: SearchOptions) -> BackendRequest:
     return BackendRequest("/search", body=body)
 
 
-def read_exa_result(result: Json) -> SearchResult:
+def read_exa_result(result: Json) -> WebSearchResult:
     return make_result(result, "text", result.get("publishedDate"))
 
 
-def make_result(result: Json, text_field: str, published: Any) -> SearchResult:
+def make_result(result: Json, text_field: str, published: Any) -> WebSearchResult:
     url = str(result.get("url") or "")
     title = clean_text(str(result.get("title") or "")) or url
     snippet = clean_text(str(result.get(text_field) or ""))
-    return SearchResult(title, url, snippet, str(published)[:40] if published else None)
+    return WebSearchResult(title, url, snippet, str(published)[:40] if published else None)
 
 
 def clean_text(text: str) -> str:
@@ -322,9 +322,11 @@ class SearchEngine:
         return bytes(body)
 
 
-def select_results(results: Iterable[SearchResult], options: SearchOptions) -> list[SearchResult]:
+def select_results(
+    results: Iterable[WebSearchResult], options: SearchOptions
+) -> list[WebSearchResult]:
     """Return the first results of each page that the filters allow, with cut snippets."""
-    selected: dict[str, SearchResult] = {}
+    selected: dict[str, WebSearchResult] = {}
     for result in results:
         if result.url.startswith(("http://", "https://")) and options.allows(result.url):
             cut = cut_text(result.snippet, options.snippet_length)

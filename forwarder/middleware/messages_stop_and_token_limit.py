@@ -23,7 +23,7 @@ _OTHER_TEXTS = ("thinking", "partial_json")
 """Fields of deltas whose texts are never cut."""
 
 
-def with_message_limits(
+def with_messages_limits(
     handler: Handler, drain: bool, record_usage: Callable[[Json], None]
 ) -> Handler:
     """Wrap a handler of the Messages API so that it honours ``stop_sequences`` and ``max_tokens``.

@@ -15,7 +15,7 @@ from cachetools import LRUCache
 
 from forwarder.context.client_identity import hash_client_key
 from forwarder.core.body_memory import BodyReservation
-from forwarder.core.stored_data_limit import DEFAULT_REQUEST_LIMITS, ReadLimit, RequestLimits
+from forwarder.core.stored_data_limit import DEFAULT_REQUEST_LIMITS, RequestLimits, StoredDataLimit
 from forwarder.core.types import Batch, EventStream, Handler, Json
 from forwarder.protocols.input_items import list_item_references, replace_item_references
 from forwarder.protocols.mappings import TERMINAL_EVENTS
@@ -62,7 +62,7 @@ class RecentItems:
             return request
         with self._lock:
             found = {name: self._items.get((owner, name)) for name in names}
-        limit = ReadLimit(self._limits, "input", memory=get_reservation())
+        limit = StoredDataLimit(self._limits, "input", memory=get_reservation())
         limit.spend_request(request)
         for name in names:
             limit.spend(found[name] or b"")

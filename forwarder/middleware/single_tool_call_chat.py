@@ -9,7 +9,7 @@ from forwarder.core.types import Batch, Event, EventStream, Handler, Json
 from forwarder.protocols.tool_call_index import ToolCallIndex
 
 
-def with_single_chat_call(handler: Handler) -> Handler:
+def with_single_chat_tool_call(handler: Handler) -> Handler:
     """Wrap a chat handler to keep one tool call per choice if the request forbids parallel ones."""
 
     def handle_request(request: Json) -> EventStream:

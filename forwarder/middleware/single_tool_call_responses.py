@@ -15,7 +15,7 @@ _CALL_INPUT_EVENTS = ("response.function_call_arguments.", "response.custom_tool
 """Prefixes of the events that carry the arguments of a call."""
 
 
-def with_single_responses_call(handler: Handler) -> Handler:
+def with_single_responses_tool_call(handler: Handler) -> Handler:
     """Wrap a Responses handler to keep one tool call if the request forbids parallel ones.
 
     Calls of the provider's hosted tools are not limited.

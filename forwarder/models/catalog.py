@@ -26,7 +26,7 @@ from forwarder.models.registered_model import add_tag, strip_tag
 from forwarder.models.router import CODEX_HELPER_MODELS, CODEX_REVIEWER, Router
 from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 from forwarder.upstream.client import Upstream
-from forwarder.upstream.per_upstream import UpstreamPool
+from forwarder.upstream.per_upstream import PerUpstream
 
 _LIST_TIMEOUT_SECONDS = 5.0
 """Timeout of a model list request to an upstream."""
@@ -86,7 +86,7 @@ class Catalog:
     def __init__(
         self,
         router: Router,
-        upstreams: UpstreamPool[Upstream],
+        upstreams: PerUpstream[Upstream],
         ttl: float,
         edition: Callable[[], str] = str,
     ) -> None:

@@ -23,7 +23,7 @@ from forwarder.models.health_probe import ProbeResult, probe_model_list
 from forwarder.models.registered_model import RegisteredModel
 from forwarder.models.registry import ModelRegistry
 from forwarder.upstream.client import Upstream
-from forwarder.upstream.per_upstream import UpstreamPool
+from forwarder.upstream.per_upstream import PerUpstream
 
 _jitter = random.Random()
 """A separate generator, so that the background thread does not consume the seeded global one."""
@@ -82,7 +82,7 @@ class HealthTargets:
     def __init__(
         self,
         configured: Sequence[UpstreamSettings],
-        upstreams: UpstreamPool[Upstream],
+        upstreams: PerUpstream[Upstream],
         registry: ModelRegistry,
         probe: Callable[[RegisteredModel], ProbeResult],
     ) -> None:

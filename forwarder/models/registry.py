@@ -65,7 +65,7 @@ class ModelRegistry(ABC):
         """Remove and return a model; raises NotFound, Unsupported or StoreUnavailable."""
 
     @abstractmethod
-    def rotate_secrets(self, client_cipher: TokenCipher) -> reencryption.RotationReport:
+    def rotate_secrets(self, client_cipher: TokenCipher) -> reencryption.ReencryptionReport:
         """Re-encrypt all stored model secrets and client tokens with the first secret.
 
         Raises Unsupported or StoreUnavailable.
@@ -99,7 +99,7 @@ class NullModelRegistry(ModelRegistry):
         """Raise Unsupported."""
         raise make_disabled_error()
 
-    def rotate_secrets(self, client_cipher: TokenCipher) -> reencryption.RotationReport:
+    def rotate_secrets(self, client_cipher: TokenCipher) -> reencryption.ReencryptionReport:
         """Raise Unsupported."""
         raise make_disabled_error()
 
@@ -195,10 +195,12 @@ class DatabaseModelRegistry(ModelRegistry):
         self._changes.publish_change()
         return model or RegisteredModel(add_tag(name), "")
 
-    def rotate_secrets(self, client_cipher: TokenCipher) -> reencryption.RotationReport:
+    def rotate_secrets(self, client_cipher: TokenCipher) -> reencryption.ReencryptionReport:
         """Re-encrypt all stored model secrets and client tokens with the first secret."""
         reencrypt_models = self._cipher.reencrypt if self._cipher else lambda sealed: None
-        report = reencryption.rotate_keys(self._database, reencrypt_models, client_cipher.reencrypt)
+        report = reencryption.reencrypt_all(
+            self._database, reencrypt_models, client_cipher.reencrypt
+        )
         self._changes.publish_change()  # locked models may be usable again
         return report
 

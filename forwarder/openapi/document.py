@@ -28,7 +28,7 @@ from forwarder.openapi.own_schemas import make_diagnostic_schemas, make_ollama_s
 from forwarder.openapi.schemas import add_used_schemas, list_references, load_sdk_schemas
 from forwarder.protocols.client_reasoning_style import HEADER
 from forwarder.protocols.registry import ALL_STYLES, CLIENT_PROTOCOLS
-from forwarder.server.openapi import Route
+from forwarder.server.openapi import DocumentRoute
 from forwarder.server.request_hooks import FALSE_VALUES, STRICT_HEADER, TRUE_VALUES
 
 TAGS: dict[str, tuple[str, Mapping[str, Operation]]] = {
@@ -138,7 +138,7 @@ _PATH_PARAMETER = re.compile(r"\{(\w+)\}")
 _PATHS_WITH_SLASHES = ("/v1/models/{model}", "/forwarder/exchanges/{name}", "/docs/{path}")
 
 
-def encode_document(routes: Iterable[Route], base_url: str) -> bytes:
+def encode_document(routes: Iterable[DocumentRoute], base_url: str) -> bytes:
     """Return the document as JSON. Raises KeyError for a route that it has no operation for."""
     try:
         return orjson.dumps(build_document(routes, base_url))
@@ -146,7 +146,7 @@ def encode_document(routes: Iterable[Route], base_url: str) -> bytes:
         load_sdk_schemas.cache_clear()  # the parsed schemas take several megabytes
 
 
-def build_document(routes: Iterable[Route], base_url: str = "") -> Json:
+def build_document(routes: Iterable[DocumentRoute], base_url: str = "") -> Json:
     """Return the document of ``routes`` on a server that clients reach at ``base_url``."""
     operations = {
         key: (tag, each) for tag, (_, table) in TAGS.items() for key, each in table.items()
@@ -199,7 +199,7 @@ def make_servers(base_url: str) -> list[Json]:
     ]
 
 
-def describe_operation(route: Route, tag: str, operation: Operation) -> Json:
+def describe_operation(route: DocumentRoute, tag: str, operation: Operation) -> Json:
     """Return the operation object of a route."""
     summary, _, description = (operation.summary or route.docstring).partition("\n\n")
     names = _PATH_PARAMETER.findall(route.path)
@@ -218,7 +218,7 @@ def describe_operation(route: Route, tag: str, operation: Operation) -> Json:
     return described
 
 
-def make_operation_id(route: Route) -> str:
+def make_operation_id(route: DocumentRoute) -> str:
     """Return a unique name in camel case, which the viewer's links can contain."""
     first, *others = re.split(r"[._]", f"{route.endpoint}.{route.method.lower()}")
     return first + "".join(map(str.capitalize, others))
@@ -249,7 +249,7 @@ def describe_body(operation: Operation, body: Mapping[str, Json]) -> Json:
     }
 
 
-def describe_responses(route: Route, operation: Operation) -> Json:
+def describe_responses(route: DocumentRoute, operation: Operation) -> Json:
     """Return status -> response: the answers, and all errors that can happen."""
     envelope = find_envelope(route.path)
     raised = (*operation.errors, Forbidden, InternalError)

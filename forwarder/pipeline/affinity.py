@@ -16,7 +16,7 @@ from forwarder.core.errors import ForwarderError
 from forwarder.core.types import Json
 from forwarder.services import Services
 from forwarder.storage.history_reference import read_history_reference
-from forwarder.upstream.resilience.balance import ANYWHERE, Placement
+from forwarder.upstream.resilience.balance import ANYWHERE, Affinity
 
 _STORED_FIELDS = ("file_id", "file_ids", "vector_store_ids")
 """Fields of a request that name uploads of clients."""
@@ -25,15 +25,15 @@ _UNREAD_FIELDS = ("annotations", "input", "input_examples", "input_schema", "par
 """Fields with names of files that no request reads: citations, arguments of calls, schemas."""
 
 
-def find_placement(
+def find_affinity(
     services: Services, routes: Sequence[Route], request: Json, context: RequestContext
-) -> Placement:
-    """Return the placement of a request; it costs nothing if there is no choice."""
+) -> Affinity:
+    """Return the affinity of a request; it costs nothing if there is no choice."""
     if routes[0].member is None and not any(route.upstream.replicas for route in routes):
         return ANYWHERE
     keeper = find_file_keeper(services, routes)
     if keeper is not None and names_uploads(request):
-        return Placement(origin=keeper.origin, is_pinned=True)
+        return Affinity(origin=keeper.origin, is_pinned=True)
     previous = request.get("previous_response_id")
     chain = None
     if isinstance(previous, str):
@@ -46,7 +46,7 @@ def find_placement(
     key = key or find_user_key(request)
     if key is not None:
         key = f"{hash_client_key(context.client_key)} {key}"
-    return Placement(key, chain.origin if chain is not None else None)
+    return Affinity(key, chain.origin if chain is not None else None)
 
 
 def find_sticky_key(request: Json) -> str | None:

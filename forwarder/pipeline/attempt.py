@@ -9,7 +9,7 @@ from typing import Any
 from forwarder.context.client_identity import hash_client_key
 from forwarder.context.request_context import RequestContext, Route
 from forwarder.core.ids import ID_SOURCE
-from forwarder.core.stored_data_limit import ReadLimit, RequestLimits
+from forwarder.core.stored_data_limit import RequestLimits, StoredDataLimit
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import DICT, check_type
@@ -169,7 +169,7 @@ class Attempt:
         """This attempt as the translators see it."""
         settings, cipher = self.services.settings, self.services.cipher
         subject = "With its decrypted items, the request"
-        limit = ReadLimit(self._limits, subject=subject, memory=self.context.added_memory)
+        limit = StoredDataLimit(self._limits, subject=subject, memory=self.context.added_memory)
         owner = hash_client_key(self.context.client_key)
         of_client: dict[str, Any] = {}
         if self.client == RESPONSES.name:
@@ -196,9 +196,9 @@ class Attempt:
             **of_client,
         )
 
-    def make_media_limit(self) -> ReadLimit:
+    def make_media_limit(self) -> StoredDataLimit:
         """Return the limit for images and files that the request names and does not contain."""
-        return ReadLimit(
+        return StoredDataLimit(
             self._limits,
             subject="With the images and files that it names, the request",
             memory=self.context.added_memory,

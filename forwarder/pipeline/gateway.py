@@ -43,8 +43,8 @@ class Gateway:
     ) -> EventStream:
         """The stream that answers a request of the ``client`` protocol.
 
-        ``style`` is the reasoning style that the request asks for.  The upstream has answered when
-        this returns.  Raises ForwarderError if the request is invalid or all upstreams fail;
+        ``style`` is the reasoning style that the request asks for.  Returns once the upstream has
+        begun to answer.  Raises ForwarderError if the request is invalid or all upstreams fail;
         nothing is left open then.
         """
         before = len(context.cleanup)
@@ -122,7 +122,7 @@ class Gateway:
         calls an upstream.
         """
         calls, asked = self._calls, dict(request)
-        self.wants_stream(client, request)
+        self.settle_stream_flag(client, request)
         route = calls.find_routes(client, request, context)[0]
         context.upstream, context.model = route.upstream.name, route.model
         attempt = calls.new_attempt(route, client, style, context, request)
@@ -137,8 +137,8 @@ class Gateway:
             context.release_added_memory()
         return build_report(asked, client, route, sent, context.loss_report.losses, run)
 
-    def wants_stream(self, client: str, request: Json) -> bool:
-        """Whether to stream the answer; sets ``stream`` in the request if it is missing."""
+    def settle_stream_flag(self, client: str, request: Json) -> bool:
+        """Return whether to stream the answer; set ``stream`` in the request if it is missing."""
         asked = read_field(request, "stream", BOOL, "stream")
         if asked is None:
             asked = CLIENT_PROTOCOLS[client].streams_by_default or (
@@ -147,8 +147,8 @@ class Gateway:
             request["stream"] = asked
         return bool(asked)
 
-    def keeps_responses(self, request: Json, context: RequestContext) -> bool:
-        """Whether the response to a Responses request can be stored, here or upstream."""
+    def can_store_responses(self, request: Json, context: RequestContext) -> bool:
+        """Return whether the response to a Responses request can be stored, here or upstream."""
         routes = self._calls.find_routes(RESPONSES.name, request, context)
-        own = routes[0].protocol == RESPONSES.name
-        return own or not isinstance(self._services.store, NullConversationStore)
+        speaks_responses = routes[0].protocol == RESPONSES.name
+        return speaks_responses or not isinstance(self._services.store, NullConversationStore)

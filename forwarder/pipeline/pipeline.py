@@ -25,11 +25,11 @@ from forwarder.hosted_tools import (
 from forwarder.middleware.annotations_of_cut_answers import with_cut_annotations
 from forwarder.middleware.json_schema import with_json_schema
 from forwarder.middleware.media import with_media
-from forwarder.middleware.messages_stop_and_token_limit import with_message_limits
+from forwarder.middleware.messages_stop_and_token_limit import with_messages_limits
 from forwarder.middleware.multiple_choices import with_multiple_choices
 from forwarder.middleware.reasoning_style import with_reasoning_style
-from forwarder.middleware.single_tool_call_chat import with_single_chat_call
-from forwarder.middleware.single_tool_call_responses import with_single_responses_call
+from forwarder.middleware.single_tool_call_chat import with_single_chat_tool_call
+from forwarder.middleware.single_tool_call_responses import with_single_responses_tool_call
 from forwarder.middleware.stop_sequences import with_stop_sequences
 from forwarder.middleware.token_limit import with_token_limit
 from forwarder.middleware.truncation import with_truncation
@@ -42,7 +42,7 @@ from forwarder.protocols.protocol import Carrier
 from forwarder.protocols.registry import CLIENT_PROTOCOLS, EMBEDDINGS
 from forwarder.protocols.responses import RESPONSES
 from forwarder.protocols.stream_end import blame_upstream_for_malformed_events
-from forwarder.protocols.tool_secrets import with_hidden_tools
+from forwarder.protocols.tool_secrets import with_hidden_tool_secrets
 from forwarder.translation import translate_handler
 
 # -- which attempts a stage applies to ---------------------------------------------------------
@@ -222,11 +222,11 @@ def wrap_token_limit(handler: Handler, attempt: Attempt) -> Handler:
 
 def wrap_message_limits(handler: Handler, attempt: Attempt) -> Handler:
     drain = attempt.services.settings.stop_drain
-    return with_message_limits(handler, drain, attempt.context.record_estimate)
+    return with_messages_limits(handler, drain, attempt.context.record_estimate)
 
 
 def wrap_hidden_tools(handler: Handler, attempt: Attempt) -> Handler:
-    return with_hidden_tools(handler, attempt.request)
+    return with_hidden_tool_secrets(handler, attempt.request)
 
 
 def wrap_translation(handler: Handler, attempt: Attempt) -> Handler:
@@ -245,11 +245,11 @@ def wrap_reasoning_cache(handler: Handler, attempt: Attempt) -> Handler:
 
 
 def wrap_single_responses_call(handler: Handler, attempt: Attempt) -> Handler:
-    return with_single_responses_call(handler)
+    return with_single_responses_tool_call(handler)
 
 
 def wrap_single_chat_call(handler: Handler, attempt: Attempt) -> Handler:
-    return with_single_chat_call(handler)
+    return with_single_chat_tool_call(handler)
 
 
 def wrap_json_schema(handler: Handler, attempt: Attempt) -> Handler:

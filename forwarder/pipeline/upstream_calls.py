@@ -20,7 +20,7 @@ from forwarder.middleware.compaction import (
 )
 from forwarder.models.codex_headers import make_response_headers
 from forwarder.models.router import MAX_NAME_LENGTH
-from forwarder.pipeline.affinity import find_placement
+from forwarder.pipeline.affinity import find_affinity
 from forwarder.pipeline.attempt import Attempt
 from forwarder.pipeline.file_search import build_file_search
 from forwarder.pipeline.media_io import build_media_io
@@ -32,7 +32,7 @@ from forwarder.protocols.responses import RESPONSES
 from forwarder.services import Services
 from forwarder.storage.db.background_leases import ResponseOrigin
 from forwarder.storage.history_reference import LOCAL_PARAMETERS
-from forwarder.upstream.resilience.balance import Placement
+from forwarder.upstream.resilience.balance import Affinity
 from forwarder.vector_stores.service import VectorStoreService
 
 
@@ -85,8 +85,8 @@ class UpstreamCalls:
         """The stream of the first route that answers, without recording it."""
         routes = self._find_asked_routes(client, request, context)
         answer = partial(self._stream_from_route, client, request, style, context)
-        placement = find_placement(self._services, routes, request, context)
-        return self._services.resilience.open_first_available(routes, answer, context, placement)
+        affinity = find_affinity(self._services, routes, request, context)
+        return self._services.resilience.open_first_available(routes, answer, context, affinity)
 
     def follow_response(
         self, request: Json, style: str | None, work: RequestContext, origin: ResponseOrigin
@@ -100,15 +100,15 @@ class UpstreamCalls:
         if not there:
             raise NotFound(f"The upstream '{origin.upstream}' does not serve this model any more.")
         first = replace(there[0], member=None)
-        placement = Placement(origin=origin.upstream, is_pinned=True)
-        return self._services.resilience.open_first_available([first], answer, work, placement)
+        affinity = Affinity(origin=origin.upstream, is_pinned=True)
+        return self._services.resilience.open_first_available([first], answer, work, affinity)
 
     def open_compaction(self, request: Json, context: RequestContext) -> EventStream:
         """The answer to a compaction request, as a stream of one event."""
         routes = self._find_asked_routes(RESPONSES.name, request, context)
         answer = partial(self._compact_at_route, request, context)
-        placement = find_placement(self._services, routes, request, context)
-        return self._services.resilience.open_first_available(routes, answer, context, placement)
+        affinity = find_affinity(self._services, routes, request, context)
+        return self._services.resilience.open_first_available(routes, answer, context, affinity)
 
     def open_embeddings(self, client: str, request: Json, context: RequestContext) -> EventStream:
         """The answer to an embeddings request, as a stream of one event."""

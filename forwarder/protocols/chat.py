@@ -6,7 +6,7 @@ from forwarder.protocols import framing
 from forwarder.protocols.fold import fold_chat
 from forwarder.protocols.items import CHAT_ITEM_TABLES
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, list_client_names
-from forwarder.protocols.protocol import AUTO_STYLE, Conversation, Framing, UpstreamProtocol
+from forwarder.protocols.protocol import AUTO_STYLE, ConversationFields, Framing, UpstreamProtocol
 from forwarder.protocols.stream_end import append_chat_error, require_complete_chat_stream
 
 CHAT_REASONING_STYLES = ("thinking", "think", "reasoning_content", "reasoning", "parts", "none")
@@ -23,7 +23,7 @@ CHAT = UpstreamProtocol(
     append_error=append_chat_error,
     stored_object="chat.completion",
     reasoning_styles=(AUTO_STYLE, *CHAT_REASONING_STYLES),
-    conversation=Conversation("messages", ("content", "images")),
+    conversation=ConversationFields("messages", ("content", "images")),
     item_tables=CHAT_ITEM_TABLES,
     require_complete=require_complete_chat_stream,
     has_media_ids=False,

@@ -1,6 +1,6 @@
 """Selects the style in which a client gets reasoning.
 
-The precedence is the header ``X-Forwarder-Reasoning``, the base path
+The first of these that is given decides: the header ``X-Forwarder-Reasoning``, the base path
 (`server/base_paths.py`), the client's key, the setting.  This module also resolves the
 style ``auto``: a chat client that is known to render a reasoning field gets that field, all others
 get ``[thinking]`` blocks; a Responses client gets a summary if it requests one, else the text.
@@ -62,24 +62,24 @@ _PATTERNS = {
 }
 
 _MAX_CACHED_HEADERS = 256
-"""For how many headers the client is cached; most requests come from a few programs."""
+"""Header values whose client is cached; most requests come from a few programs."""
 
 CLIENT_HEADERS = tuple(_PATTERNS)
 """The headers by which a client is identified."""
 
 
-def find_rendered_field(header: Callable[[str], str | None]) -> str | None:
+def find_rendered_field(get_header: Callable[[str], str | None]) -> str | None:
     """Return the field from which a chat client renders reasoning, or None for unknown clients."""
     for name in CLIENT_HEADERS:
-        value = header(name)
-        field = None if value is None else match_client(name, value)
+        value = get_header(name)
+        field = None if value is None else find_field_of_client(name, value)
         if field is not None:
             return field
     return None
 
 
 @lru_cache(maxsize=_MAX_CACHED_HEADERS)
-def match_client(name: str, value: str) -> str | None:
+def find_field_of_client(name: str, value: str) -> str | None:
     """Return the field that the client with this header renders, or None for unknown clients."""
     return next((field for pattern, field in _PATTERNS[name] if pattern.search(value)), None)
 

@@ -71,7 +71,7 @@ class Carrier(NamedTuple):
     style: str | None = None
 
 
-class Conversation(NamedTuple):
+class ConversationFields(NamedTuple):
     """Where a request has its conversation, such as ``messages``.
 
     ``part_fields`` are the fields of its entries that hold content parts. ``instructions`` is the
@@ -135,7 +135,7 @@ class UpstreamProtocol(ClientProtocol):
     ``require_complete`` raises if a stream ends before its answer does.
     """
 
-    conversation: Conversation
+    conversation: ConversationFields
     item_tables: Mapping[str, DispositionTable]
     """Title -> the dispositions of the typed objects in a client's conversation and tools."""
     require_complete: CompletenessCheck

@@ -6,7 +6,7 @@ from forwarder.protocols import framing
 from forwarder.protocols.fold import fold_responses
 from forwarder.protocols.items import RESPONSES_ITEM_TABLES
 from forwarder.protocols.parameters import RESPONSES_OVER_CHAT, list_client_names
-from forwarder.protocols.protocol import AUTO_STYLE, Conversation, Framing, UpstreamProtocol
+from forwarder.protocols.protocol import AUTO_STYLE, ConversationFields, Framing, UpstreamProtocol
 from forwarder.protocols.stream_end import append_responses_error, require_complete_responses_stream
 
 RESPONSES = UpstreamProtocol(
@@ -21,7 +21,7 @@ RESPONSES = UpstreamProtocol(
     runs_in_background=True,
     stored_object="response",
     reasoning_styles=(AUTO_STYLE, "summary", "text", "both"),
-    conversation=Conversation("input", ("content", "output"), instructions="instructions"),
+    conversation=ConversationFields("input", ("content", "output"), instructions="instructions"),
     item_tables=RESPONSES_ITEM_TABLES,
     require_complete=require_complete_responses_stream,
     has_media_ids=True,

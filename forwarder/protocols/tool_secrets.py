@@ -26,7 +26,7 @@ def hide_tool_secrets_of(value: Json) -> Json:
     return value if hidden is tools else {**value, "tools": hidden}
 
 
-def with_hidden_tools(handler: Handler, request: Json) -> Handler:
+def with_hidden_tool_secrets(handler: Handler, request: Json) -> Handler:
     """Wrap the handler for ``request``: hide secrets if the upstream sends the tools back."""
     tools = request.get("tools")
     if not isinstance(tools, list) or not any(map(_is_mcp, tools)):

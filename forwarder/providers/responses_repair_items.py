@@ -57,9 +57,11 @@ def complete_parts(item: Json) -> Json:
 
 
 class RepairedItem:
-    """An output item; ``held_events`` are events of a call that wait for its announcement.
+    """An output item.
 
-    If the upstream did not announce the call, its name is unknown until its ``done`` event.
+    ``held_events``: events of a call, held back until its ``output_item.added`` is sent; None if
+    nothing is held. If the upstream sent no ``output_item.added``, the name of the call is unknown
+    until its ``done`` event.
     """
 
     def __init__(self, index: int, item: Json, announced: bool) -> None:

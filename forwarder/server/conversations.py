@@ -16,7 +16,7 @@ from forwarder.server.openai import json_answer, read_json_body
 from forwarder.server.stored_route_helpers import (
     answer_deletion,
     check_stored_id,
-    make_read_limit,
+    make_stored_data_limit,
     open_store,
     read_new_metadata,
     require_found,
@@ -87,7 +87,7 @@ def items(name: str) -> Response:
     store, owner = open_store()
     page = read_page(request.args, "desc")
     find_conversation(store, owner, name)
-    limit = make_read_limit(store, "limit", "This page of the list")
+    limit = make_stored_data_limit(store, "limit", "This page of the list")
     rows = store.conversations.list_page(owner, name, page, limit.spend)
     return json_answer(make_list(list(map(render_item, rows)), page.limit))
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 from flask import Request
 
 from forwarder.core.body_memory import BodyReservation
-from forwarder.core.form_disk_limit import FormSpace
+from forwarder.core.form_disk_limit import FormDiskReservation
 
 MAX_FORM_PARTS = 100
 """Fields and files of one form; each file is an open file of the process."""
@@ -21,7 +21,7 @@ MAX_FORM_PARTS = 100
 class FormFile(SpooledTemporaryFile[bytes]):
     """A temporary file; bytes written to it leave the memory of ``reservation``."""
 
-    def __init__(self, reservation: BodyReservation, space: FormSpace) -> None:
+    def __init__(self, reservation: BodyReservation, space: FormDiskReservation) -> None:
         super().__init__(max_size=1)  # 0 would keep it in memory
         self._reservation = reservation
         self._space = space
@@ -52,9 +52,9 @@ class FormRequest(Request):
     """A Flask request that reads its form by `read_form`."""
 
     _reservation: BodyReservation
-    _space: FormSpace
+    _space: FormDiskReservation
 
-    def read_form(self, reservation: BodyReservation, space: FormSpace) -> None:
+    def read_form(self, reservation: BodyReservation, space: FormDiskReservation) -> None:
         """Parse the multipart form.
 
         Raises Overloaded if its fields need too much memory, or its files too much disk space.

@@ -43,8 +43,8 @@ def read_body(data: bytes, max_values: int, reserve_text: Callable[[int], None])
     """Parse a request body into a JSON object.
 
     Large bodies are parsed one at a time, and other requests run between the steps.
-    ``reserve_text`` reserves the memory that the texts of a large body take beyond its size; it may
-    raise to refuse the body.
+    ``reserve_text`` reserves the extra memory that decoded strings need, beyond the bytes of the
+    body; it may raise to refuse the body.
 
     Raises TooLarge if the body holds more than about ``max_values`` values, InvalidRequest if it
     is missing, malformed, no object, or too deeply nested to re-serialize.

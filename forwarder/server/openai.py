@@ -143,7 +143,7 @@ def serve(protocol: str) -> Response:
     try:
         gateway, body = get_gateway(), adapt_shape(read_json_body(context), protocol, context)
         request_hooks.watch_disconnect(context)
-        wants_stream = gateway.wants_stream(protocol, body)
+        wants_stream = gateway.settle_stream_flag(protocol, body)
         style = get_requested_style(get_request(), protocol)
         if CLIENT_PROTOCOLS[protocol].runs_in_background and is_background(body):
             return start_background_work(body, wants_stream, style, context)

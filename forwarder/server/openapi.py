@@ -41,7 +41,7 @@ _CONSOLE = "console."
 _CONVERTER = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
-class Route(NamedTuple):
+class DocumentRoute(NamedTuple):
     """A method of a path, such as ``/v1/models/{model}``, and the docstring of its view.
 
     ``endpoint`` is ``blueprint.view``.
@@ -53,7 +53,7 @@ class Route(NamedTuple):
     docstring: str
 
 
-Encode = Callable[[list[Route], str], bytes]
+Encode = Callable[[list[DocumentRoute], str], bytes]
 """Makes the document of routes on a server with this base URL."""
 
 
@@ -85,7 +85,7 @@ def read_document(app: Flask) -> bytes:
     return cached.read(app)
 
 
-def list_routes(app: Flask) -> list[Route]:
+def list_routes(app: Flask) -> list[DocumentRoute]:
     """Return the routes of the API: without HEAD, OPTIONS, WebSockets and the console's pages."""
     routes = []
     for rule in app.url_map.iter_rules():
@@ -96,7 +96,7 @@ def list_routes(app: Flask) -> list[Route]:
         if "GET" in methods:
             methods.discard("HEAD")  # added by Flask
         path = _CONVERTER.sub(r"{\1}", rule.rule)
-        routes += [Route(path, each, rule.endpoint, docstring) for each in methods]
+        routes += [DocumentRoute(path, each, rule.endpoint, docstring) for each in methods]
     return routes
 
 

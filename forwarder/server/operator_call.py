@@ -22,8 +22,8 @@ from forwarder.context.request_context import RequestContext
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-_CALL = "forwarder.internal_call"
-"""WSGI environment key of an `InternalCall`."""
+_CALL = "forwarder.operator_call"
+"""WSGI environment key of an `OperatorCall`."""
 
 _INHERITED = ("REMOTE_ADDR", "gunicorn.socket")
 """Parts of the operator's own request: its address, and its connection, so that the request is
@@ -31,7 +31,7 @@ cancelled when the browser leaves."""
 
 
 @dataclass(frozen=True)
-class InternalCall:
+class OperatorCall:
     """The marker of a request of the operator.
 
     ``client_key`` is the key of the client for which the request is made: upstreams that get the
@@ -63,7 +63,7 @@ class InternalCall:
         return builder.get_environ()
 
 
-def find_internal_call(flask_request: Request) -> InternalCall | None:
+def find_operator_call(flask_request: Request) -> OperatorCall | None:
     """Return the call that caused a request, or None for the request of a client."""
-    call: InternalCall | None = flask_request.environ.get(_CALL)
+    call: OperatorCall | None = flask_request.environ.get(_CALL)
     return call

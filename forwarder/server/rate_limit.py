@@ -30,7 +30,7 @@ from forwarder.config.settings import Settings
 from forwarder.context.client_identity import make_account_id
 from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.errors import RateLimited, RateLimitsUnavailable
-from forwarder.core.storage_breaker import BackendBreaker, BackendDown, BoundedBackend
+from forwarder.core.storage_breaker import BoundedStorage, StorageBreaker, StorageDown
 
 log = logging.getLogger("forwarder.ratelimit")
 
@@ -141,8 +141,8 @@ class RateLimitObserver(RequestObserver):
         )
         self._storage = limiter.storage
         self._closed = threading.Event()
-        self._backend = BoundedBackend(
-            BackendBreaker(self._check_storage, self._log_storage_state, stop=self._closed),
+        self._bounded_storage = BoundedStorage(
+            StorageBreaker(self._check_storage, self._log_storage_state, stop=self._closed),
             (StorageError, OSError),
             describe_error,
             settings.rate_timeout,
@@ -202,13 +202,13 @@ class RateLimitObserver(RequestObserver):
         if type(self._storage) is MemoryStorage:
             return ask()
         try:
-            return self._backend.call(ask)
-        except BackendDown:
+            return self._bounded_storage.call(ask)
+        except StorageDown:
             return None
 
     def _check_storage(self) -> None:
         if not self._storage.check():
-            raise BackendDown("no answer to PING")
+            raise StorageDown("no answer to PING")
 
     def _log_storage_state(self, error: str | None) -> None:
         if error is None:

@@ -31,7 +31,7 @@ from forwarder.core.errors import (
     TooLarge,
     Unauthorized,
 )
-from forwarder.core.form_disk_limit import FormSpace
+from forwarder.core.form_disk_limit import FormDiskReservation
 from forwarder.core.ids import generate_id
 from forwarder.core.translation_context import LossReport
 from forwarder.core.validate import check_enum
@@ -43,7 +43,7 @@ from forwarder.server.client_disconnect import on_client_disconnect
 from forwarder.server.client_socket import RequestBodyError
 from forwarder.server.extension import get_request, get_services
 from forwarder.server.form_body import FormRequest
-from forwarder.server.operator_call import find_internal_call
+from forwarder.server.operator_call import find_operator_call
 from forwarder.services import Services
 
 _UNQUOTED_CHARACTERS = " !#$&'()*+-./:;<=>?@[]^_`{|}~"
@@ -233,7 +233,7 @@ def authenticate(context: RequestContext, has_body: bool = True) -> None:
     of the FORWARDER_MAX_CONCURRENT slots, so that slow clients do not occupy them.
     """
     services, flask_request = get_services(), get_request()
-    call = find_internal_call(flask_request)
+    call = find_operator_call(flask_request)
     if call is not None:
         apply_client(context, identify_internal_client(call.client_key))
         context.recorder = call.make_recorder(context, describe_request(flask_request))
@@ -281,7 +281,7 @@ def receive_body(flask_request: Request, context: RequestContext) -> None:
     # Not ``mimetype``, which parses the header.
     content_type = flask_request.environ.get("CONTENT_TYPE", "")
     if content_type.lstrip().lower().startswith("multipart/form-data"):
-        space = FormSpace(get_services().form_disk)
+        space = FormDiskReservation(get_services().form_disk)
         context.cleanup.add(space.release)
         cast(FormRequest, flask_request).read_form(context.reserve_memory(), space)
     else:

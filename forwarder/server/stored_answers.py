@@ -21,8 +21,8 @@ from forwarder.server.stored_route_helpers import (
     answer_deletion,
     authenticate_client,
     check_stored_id,
-    make_read_limit,
     make_reserve_callback,
+    make_stored_data_limit,
     open_store,
     read_new_metadata,
     require_found,
@@ -107,7 +107,7 @@ def input_items(name: str) -> Response:
     store, owner = open_store()
     page, including = read_page(request.args, "desc"), IncludeFilter(request.args.items(multi=True))
     check_stored_id(name)
-    limit = make_read_limit(store, None, "The input including its history")
+    limit = make_stored_data_limit(store, None, "The input including its history")
     items = require_found(
         store.history.list_input_items(owner, name, limit.spend), response_not_found(name)
     )
@@ -154,7 +154,7 @@ def chat_completions() -> Response:
         check_id(model, "model")
     metadata = {k[9:-1]: v for k, v in request.args.items() if re.fullmatch(r"metadata\[.+\]", k)}
 
-    limit = make_read_limit(store, "limit", "This page of the list")
+    limit = make_stored_data_limit(store, "limit", "This page of the list")
     rows = store.completions.list_page(owner, page, model, metadata, limit.spend)
     return json_answer(
         make_list(list(map(completion_recorder.render_completion, rows)), page.limit)

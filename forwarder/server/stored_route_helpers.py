@@ -8,7 +8,7 @@ from typing import TypeVar
 from flask import Response
 
 from forwarder.core.errors import NotFound
-from forwarder.core.stored_data_limit import ReadLimit
+from forwarder.core.stored_data_limit import StoredDataLimit
 from forwarder.core.types import Json
 from forwarder.core.validate import check_type
 from forwarder.server import request_hooks
@@ -37,10 +37,12 @@ def authenticate_client() -> Services:
     return get_services()
 
 
-def make_read_limit(store: DatabaseConversationStore, param: str | None, subject: str) -> ReadLimit:
+def make_stored_data_limit(
+    store: DatabaseConversationStore, param: str | None, subject: str
+) -> StoredDataLimit:
     """Return the limit for the data of an answer; its memory is reserved for the request."""
     memory = request_hooks.current_context().added_memory
-    return ReadLimit(store.request_limits, param, subject, memory)
+    return StoredDataLimit(store.request_limits, param, subject, memory)
 
 
 def make_reserve_callback() -> SpendCallback:

@@ -14,7 +14,7 @@ import orjson
 from cachetools import FIFOCache
 
 from forwarder.core.body_memory import BodyMemory, KeptData
-from forwarder.core.stored_data_limit import ReadLimit
+from forwarder.core.stored_data_limit import StoredDataLimit
 from forwarder.core.types import Json
 from forwarder.core.validate import STR, read_field
 from forwarder.protocols.input_items import read_input_items
@@ -46,7 +46,7 @@ class HistoryEntry:
     def items(self) -> list[Json]:
         return [item for segment in self.segments for item in orjson.loads(segment)]
 
-    def spend_items(self, limit: ReadLimit) -> None:
+    def spend_items(self, limit: StoredDataLimit) -> None:
         """Charge the items to the limit of the request. Raises TooLarge if it is exceeded."""
         for segment in self.segments:
             limit.spend(segment)

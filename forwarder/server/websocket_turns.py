@@ -37,7 +37,7 @@ from forwarder.core.errors import (
 )
 from forwarder.core.ids import ID_SOURCE, generate_id
 from forwarder.core.in_flight_requests import ShutdownInterrupt
-from forwarder.core.stored_data_limit import ReadLimit, RequestLimits
+from forwarder.core.stored_data_limit import RequestLimits, StoredDataLimit
 from forwarder.core.types import Event, EventStream, Json
 from forwarder.models.codex_headers import TURN_METADATA_HEADER, make_turn_events
 from forwarder.pipeline.gateway import Gateway
@@ -335,14 +335,14 @@ class WebSocketSession:
         """Return the stream of a turn, with its first batch read, and the entry it continues."""
         body = {k: v for k, v in message.items() if k not in _LOCAL_FIELDS}
         read_history_reference(body)
-        entry = self._history.find_previous(body, self._gateway.keeps_responses(body, context))
+        entry = self._history.find_previous(body, self._gateway.can_store_responses(body, context))
         if entry is not None:
             limits = RequestLimits(
                 self._services.settings.max_body, self._services.settings.max_json_values
             )
             param = "previous_response_id"
             # Not in `added_memory`, which each attempt at an upstream releases.
-            limit = ReadLimit(limits, param, memory=context.reserve_memory())
+            limit = StoredDataLimit(limits, param, memory=context.reserve_memory())
             limit.spend_request(body)
             entry.spend_items(limit)
         if message.get("generate") is False:

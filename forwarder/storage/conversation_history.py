@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from forwarder.core.body_memory import BodyReservation
-from forwarder.core.stored_data_limit import DEFAULT_REQUEST_LIMITS, ReadLimit, RequestLimits
+from forwarder.core.stored_data_limit import DEFAULT_REQUEST_LIMITS, RequestLimits, StoredDataLimit
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.protocols.input_items import (
     is_item_reference,
@@ -53,7 +53,7 @@ def with_history(
         if not reference.is_set and not list_item_references(request_input):
             return handler(rest)
         param = reference.param if reference.is_set else "input"
-        limit = ReadLimit(limits, param, memory=get_reservation())
+        limit = StoredDataLimit(limits, param, memory=get_reservation())
         limit.spend_request(rest)
         owner = find_owner()
         past, found_items = history.read_history(owner, reference, memory, request_input, limit)

@@ -22,8 +22,8 @@ from forwarder.core.concurrency import spawn_process, wait_process
 from forwarder.text_extraction import extract
 
 FILE_SECONDS, PAGE_SECONDS = 120.0, 40.0
-"""Seconds after which a process for a file or a page is killed; it also limits its own processor
-time."""
+"""Seconds after which a process for a file or a page is killed. The process also sets its own CPU
+limit (`extract.CPU_SECONDS`)."""
 
 POLL_SECONDS = 0.02
 
@@ -55,7 +55,7 @@ def extract_page(content: bytes, url: str) -> PageText:
 
 
 def extract_pdf_page(content: bytes) -> str:
-    """Return the text of a PDF file that is a web page. Raises ExtractionError."""
+    """Return the text of a PDF that was opened as a web page. Raises ExtractionError."""
     return extract_text(extract.PDF_PAGE, [content], "", PAGE_SECONDS, lambda: False)
 
 
@@ -109,7 +109,7 @@ def run_extractor(
         )
     deadline = time.monotonic() + seconds
     try:
-        while not is_reaped(pid):
+        while not try_reap(pid):
             if time.monotonic() > deadline or is_cancelled():
                 return
             time.sleep(POLL_SECONDS)
@@ -119,13 +119,14 @@ def run_extractor(
 
 def end_process(pid: int) -> None:
     """Kill a process if it still runs, and wait for its end."""
-    while not is_reaped(pid):
+    while not try_reap(pid):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         time.sleep(POLL_SECONDS)
 
 
-def is_reaped(pid: int) -> bool:
+def try_reap(pid: int) -> bool:
+    """Reap a child process if it has ended; return whether it has been reaped."""
     try:
         return wait_process(pid, os.WNOHANG)[0] != 0
     except ChildProcessError:  # it was reaped before, here or by gevent's handler of SIGCHLD

@@ -19,7 +19,7 @@ from forwarder.config.settings import UpstreamSettings
 T = TypeVar("T")
 
 
-class UpstreamPool(Mapping[str, T], Generic[T]):
+class PerUpstream(Mapping[str, T], Generic[T]):
     """Upstream name -> the object that ``make`` creates from the upstream's settings.
 
     The objects for ``first`` are created at once.

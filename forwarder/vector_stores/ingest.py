@@ -32,10 +32,10 @@ Embed = Callable[[str, Sequence[str], str], Sequence[Sequence[float]]]
 """A model's name, texts, and the account that pays -> their vectors. Raises ForwarderError."""
 
 MAX_ATTEMPTS = 5
-"""Workers that begin to process a file. Each deploy may interrupt one."""
+"""How often a file is attempted; each deploy may interrupt one attempt."""
 
 POLL_SECONDS = 10.0
-"""Seconds until a worker looks for files of other workers that have died."""
+"""Seconds between two looks for waiting files, including those of dead workers."""
 
 BATCH_SIZE = 16
 """Passages that are embedded and stored together."""
@@ -52,6 +52,10 @@ FAILED_ERROR = (SERVER_ERROR, "An internal error occurred.")
 
 class ClaimLost(Exception):
     """The file was removed, cancelled or claimed by another worker."""
+
+
+class IngestionError(Exception):
+    """The passages of a file cannot be stored; the message is for the client."""
 
 
 class Ingestor:
@@ -105,11 +109,13 @@ class Ingestor:
     def _process_file(self, claim: FileClaim) -> None:
         size, error = 0, None
         try:
-            size = self._add_passages(claim)
+            size = self._extract_and_store(claim)
         except ClaimLost:
             return
         except ExtractionError as failure:
             error = failure.code, failure.message
+        except IngestionError as failure:
+            error = SERVER_ERROR, str(failure)
         except StoreUnavailable:
             raise  # the file is processed again after the lease
         except ForwarderError as failure:
@@ -124,8 +130,8 @@ class Ingestor:
             error = FAILED_ERROR
         claim.finish(size, error)
 
-    def _add_passages(self, claim: FileClaim) -> int:
-        """Store the passages of a claimed file; return their bytes."""
+    def _extract_and_store(self, claim: FileClaim) -> int:
+        """Extract, split, embed and store the passages of a claimed file; return their bytes."""
         claimed = claim.file
         content = self._files.iterate_content(claimed.owner, claimed.file)
         text = extract_file(content, claimed.filename, claim.is_lost.is_set)
@@ -139,10 +145,9 @@ class Ingestor:
             new_chunks = self._make_chunks(claim, batch, claimed.embedding_model)
             size += sum(chunk.size for chunk in new_chunks)
             if size > room:
-                raise ExtractionError(
-                    SERVER_ERROR,
+                raise IngestionError(
                     f"Your files and vector stores would have more than {self._files.max_owner} "
-                    "bytes.",
+                    "bytes."
                 )
             claim.add_chunks(new_chunks)
             give_way()
@@ -179,9 +184,7 @@ def pack_embeddings(vectors: Sequence[Sequence[float]]) -> Iterator[tuple[bytes,
     """Yield each vector and its bits; pause in between, because a vector takes a millisecond."""
     for vector in vectors:
         if len(vector) > MAX_DIMENSIONS:
-            raise ExtractionError(
-                SERVER_ERROR, f"The embedding model has more than {MAX_DIMENSIONS} dimensions."
-            )
+            raise IngestionError(f"The embedding model has more than {MAX_DIMENSIONS} dimensions.")
         unit = normalize(vector)
         yield pack_vector(unit), pack_bits(unit)
         give_way()

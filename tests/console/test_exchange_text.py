@@ -8,14 +8,14 @@ from typing import Any
 
 from forwarder.console import exchange_text
 from forwarder.console.exchange_text import (
-    JsonFormatter,
+    ReadableJsonFormatter,
     shorten_text,
 )
 from tests.helpers.check_cases import check_each
 
 
 def format_json(value: Any) -> str:
-    return JsonFormatter().format(value)
+    return ReadableJsonFormatter().format(value)
 
 
 def test_long_text_says_how_much_is_missing() -> None:
@@ -67,7 +67,7 @@ def test_huge_values_are_short(value: Any) -> None:
 
 
 def test_all_documents_of_a_page_are_limited_together() -> None:
-    formatter = JsonFormatter()
+    formatter = ReadableJsonFormatter()
     value = ["x" * 1900] * 50
     begun = time.process_time()
 

@@ -16,7 +16,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from forwarder.console import exchange_text, exchanges
-from forwarder.console.exchange_text import JsonFormatter
+from forwarder.console.exchange_text import ReadableJsonFormatter
 from forwarder.observability.capture import CaptureObserver, running
 from forwarder.observability.capture.stores import generate_name
 from forwarder.server.extension import get_extension
@@ -391,7 +391,7 @@ def test_json_of_a_row_has_a_common_limit_and_is_formatted_off_the_event_loop(
     page = client.get(f"{PATH}/{name}").text
     address = html.unescape(re.findall(r'hx-get="([^"]*side=upstream)"', page)[0])
     capture, work_in_pool = capture_of(client), []
-    run_blocking, format_document = capture.run_blocking, JsonFormatter.format
+    run_blocking, format_document = capture.run_blocking, ReadableJsonFormatter.format
 
     def run(work: Callable[[], Any]) -> Any:
         work_in_pool.append(work)
@@ -400,12 +400,12 @@ def test_json_of_a_row_has_a_common_limit_and_is_formatted_off_the_event_loop(
         finally:
             work_in_pool.pop()
 
-    def check_and_format(formatter: JsonFormatter, value: Any) -> str:
+    def check_and_format(formatter: ReadableJsonFormatter, value: Any) -> str:
         assert work_in_pool
         return format_document(formatter, value)
 
     monkeypatch.setattr(capture, "run_blocking", run)
-    monkeypatch.setattr(JsonFormatter, "format", check_and_format)
+    monkeypatch.setattr(ReadableJsonFormatter, "format", check_and_format)
 
     shown = client.get(address)
 

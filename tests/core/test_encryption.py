@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from forwarder.core.encryption import SEAL_PREFIX, TokenCipher, derive_key
 from forwarder.core.errors import TooLarge
-from forwarder.core.stored_data_limit import ReadLimit, RequestLimits
+from forwarder.core.stored_data_limit import RequestLimits, StoredDataLimit
 from forwarder.protocols.chat_reasoning import is_own_token
 from tests.helpers.check_cases import check_each
 
@@ -166,7 +166,7 @@ def test_accepts_all_owners_disables_the_check_of_owners() -> None:
 
 
 def test_decrypted_text_is_counted_before_parsing() -> None:
-    sealer, limit = TokenCipher(["s"]), ReadLimit(RequestLimits(max_bytes=10_000))
+    sealer, limit = TokenCipher(["s"]), StoredDataLimit(RequestLimits(max_bytes=10_000))
     sealed = sealer.encrypt({"compaction": "x" * 4000})
     for _ in range(2):
         assert sealer.decrypt(sealed, spend=limit.spend) is not None

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from forwarder.core.storage_breaker import (
-    BackendBreaker,
-    BackendDown,
-    BoundedBackend,
+    BoundedStorage,
     SharedTask,
+    StorageBreaker,
+    StorageDown,
     wait_for_event,
 )
 
@@ -28,8 +28,8 @@ class Backend:
         self.asked = self.tried = 0
         self.changes: list[str | None] = []
         self.stop = threading.Event()
-        self.breaker = BackendBreaker(self.probe, self.changes.append, str, 0.02, self.stop)
-        self.bounded = BoundedBackend(self.breaker, (OSError,), str, 0.05)
+        self.breaker = StorageBreaker(self.probe, self.changes.append, str, 0.02, self.stop)
+        self.bounded = BoundedStorage(self.breaker, (OSError,), str, 0.05)
 
     def answer(self) -> str:
         self.asked += 1
@@ -68,11 +68,11 @@ def test_bounded_call_returns_the_result_or_raises_the_error(backend: Backend) -
 
 def test_breaker_opens_on_a_failure_and_a_trial_beside_requests_closes_it(backend: Backend) -> None:
     backend.is_down = True
-    with pytest.raises(BackendDown, match="refused"):
+    with pytest.raises(StorageDown, match="refused"):
         backend.bounded.call(backend.answer)
     assert wait_until(lambda: backend.tried >= 2)
     asked = backend.asked - backend.tried
-    with pytest.raises(BackendDown, match="refused"):
+    with pytest.raises(StorageDown, match="refused"):
         backend.bounded.call(backend.answer)
     assert backend.asked - backend.tried == asked, "a request asked a backend that is down"
 
@@ -85,7 +85,7 @@ def test_breaker_opens_on_a_failure_and_a_trial_beside_requests_closes_it(backen
 
 def test_hanging_backend_opens_the_breaker_until_it_recovers(backend: Backend) -> None:
     backend.free.clear()
-    with pytest.raises(BackendDown, match="no answer within 50 ms"):
+    with pytest.raises(StorageDown, match="no answer within 50 ms"):
         backend.bounded.call(backend.answer)
     assert backend.breaker.is_open
 
@@ -117,7 +117,7 @@ def test_open_breaker_releases_waiting_calls(backend: Backend) -> None:
         waiting = pool.submit(backend.bounded.call, backend.answer)
         assert wait_until(lambda: backend.asked == 1)
         backend.breaker.trip("it hangs")
-        with pytest.raises(BackendDown):
+        with pytest.raises(StorageDown):
             waiting.result(10)
 
 

@@ -7,11 +7,11 @@ import pytest
 
 from forwarder.core.body_memory import BodyMemory, BodyReservation
 from forwarder.core.errors import Overloaded, TooLarge
-from forwarder.core.stored_data_limit import ReadLimit, RequestLimits, spend_references
+from forwarder.core.stored_data_limit import RequestLimits, StoredDataLimit, spend_references
 
 
 def test_bytes_are_counted_for_each_use() -> None:
-    limit = ReadLimit(RequestLimits(100, 1000), "input")
+    limit = StoredDataLimit(RequestLimits(100, 1000), "input")
     limit.spend(b"x" * 50)
     limit.spend(b"x" * 25, times=2)
     with pytest.raises(TooLarge) as refused:
@@ -22,7 +22,7 @@ def test_bytes_are_counted_for_each_use() -> None:
 
 
 def test_values_are_counted_without_commas_in_strings() -> None:
-    limit = ReadLimit(RequestLimits(10_000, 100))
+    limit = StoredDataLimit(RequestLimits(10_000, 100))
     limit.spend_value("," * 5000)
     limit.spend_value([0] * 90)
     with pytest.raises(TooLarge, match="100 JSON values .limit: FORWARDER_MAX_JSON_VALUES"):
@@ -30,7 +30,7 @@ def test_values_are_counted_without_commas_in_strings() -> None:
 
 
 def test_an_item_counts_for_each_reference_to_it() -> None:
-    limit = ReadLimit(RequestLimits(1000, 1000))
+    limit = StoredDataLimit(RequestLimits(1000, 1000))
     there = {"a": {"text": "x" * 100}, "b": {}}
     spend_references(limit, ["a", "b", "c", *["a"] * 5], there)
     with pytest.raises(TooLarge):
@@ -40,7 +40,7 @@ def test_an_item_counts_for_each_reference_to_it() -> None:
 def test_referenced_data_reserves_memory_but_the_request_does_not() -> None:
     memory = BodyMemory(6_000_000)
     reservation = BodyReservation(memory)
-    limit = ReadLimit(memory=reservation)
+    limit = StoredDataLimit(memory=reservation)
     limit.spend_request({"text": "x" * 100_000})
     assert memory.used == 0
     limit.spend(b"x" * 100_000, times=3)
@@ -56,7 +56,7 @@ def test_referenced_data_reserves_memory_but_the_request_does_not() -> None:
 
 def test_searched_text_takes_memory_only_meanwhile() -> None:
     memory = BodyMemory(4_000_000)
-    limit = ReadLimit(RequestLimits(600_000, 1000), "input", memory=BodyReservation(memory))
+    limit = StoredDataLimit(RequestLimits(600_000, 1000), "input", memory=BodyReservation(memory))
     text = orjson.dumps("x" * 500_000)
     for _ in range(4):
         with limit.search(text):

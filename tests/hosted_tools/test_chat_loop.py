@@ -29,7 +29,7 @@ from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.responses_loop import LIMIT_NOTE, with_extra_tools
 from forwarder.hosted_tools.tool_services import HostedToolServices
 from forwarder.hosted_tools.web_search import WebSearch
-from forwarder.hosted_tools.web_search_backends import SearchAnswer, SearchResult
+from forwarder.hosted_tools.web_search_backends import SearchAnswer, WebSearchResult
 from tests.fake_provider import faults
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream
@@ -337,7 +337,7 @@ class Engine:
     def search(self, query: str, options: Any, client: str, call: Any) -> SearchAnswer:
         if self._wait is not None:
             self._wait.wait(10)
-        return SearchAnswer([SearchResult("Cats", PAGE["url"], "All about cats.")])
+        return SearchAnswer([WebSearchResult("Cats", PAGE["url"], "All about cats.")])
 
 
 def make_context(engine: Any = None, token: Any = None, **more: Any) -> LoopContext:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from forwarder.hosted_tools.greenlet_call import BackgroundCall, ToolFailure
+from forwarder.hosted_tools.greenlet_call import GreenletCall, ToolFailure
 from forwarder.hosted_tools.hosted_function import CallOutcome
 
 Json = dict[str, Any]
@@ -18,12 +18,12 @@ def make_outcome(item: Json, status: str, output: str, fields: Json | None = Non
 def test_call_that_takes_too_long_is_cancelled() -> None:
     cancelled = threading.Event()
 
-    def work(call: BackgroundCall) -> tuple[str, Json]:
+    def work(call: GreenletCall) -> tuple[str, Json]:
         call.cancel_callbacks.add(cancelled.set)
         cancelled.wait(10)
         return "late", {}
 
-    call = BackgroundCall(work, make_outcome, 0.1)
+    call = GreenletCall(work, make_outcome, 0.1)
     assert call.wait(None)
     outcome = call.read_outcome({})
     assert (outcome.item["status"], outcome.output) == ("failed", "The call took too long.")
@@ -32,11 +32,11 @@ def test_call_that_takes_too_long_is_cancelled() -> None:
 
 
 def test_call_that_has_ended_is_not_cancelled() -> None:
-    def fail(call: BackgroundCall) -> tuple[str, Json]:
+    def fail(call: GreenletCall) -> tuple[str, Json]:
         raise ToolFailure("It is broken.")
 
     for work, output in ((lambda call: ("done", {}), "done"), (fail, "It is broken.")):
-        call = BackgroundCall(work, make_outcome, 5.0)
+        call = GreenletCall(work, make_outcome, 5.0)
         assert call.wait(None)
         assert call.read_outcome({}).output == output
         assert not call.is_cancelled

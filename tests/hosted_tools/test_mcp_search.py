@@ -19,7 +19,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchAnswer,
     SearchFailure,
     SearchOptions,
-    SearchResult,
+    WebSearchResult,
 )
 from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import unused_port
@@ -29,7 +29,7 @@ from tests.hosted_tools.test_responses_loop import Token
 Json = dict[str, Any]
 OPTIONS = SearchOptions(3, 40, None, None, ("example.org",), ("bad.example.org",))
 URL = "https://example.org/cats"
-CATS = SearchResult("Cats", URL, "They sleep.")
+CATS = WebSearchResult("Cats", URL, "They sleep.")
 
 
 def make_schema(*required: str, **types: str) -> Json:

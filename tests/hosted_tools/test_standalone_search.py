@@ -19,7 +19,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchAnswer,
     SearchFailure,
     SearchOptions,
-    SearchResult,
+    WebSearchResult,
 )
 from tests.hosted_tools.test_responses_loop import Token
 
@@ -42,7 +42,7 @@ class Engine:
             raise RuntimeError("secret")
         if query == "nothing":
             return SearchAnswer([])
-        return SearchAnswer([SearchResult("Cats", URL, f"About {query}.", "2026-01-01")])
+        return SearchAnswer([WebSearchResult("Cats", URL, f"About {query}.", "2026-01-01")])
 
 
 class Reader:

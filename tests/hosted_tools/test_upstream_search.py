@@ -8,7 +8,7 @@ import pytest
 
 from forwarder.hosted_tools import upstream_search
 from forwarder.hosted_tools.upstream_search import UpstreamSearch
-from forwarder.hosted_tools.web_search_backends import SearchFailure, SearchOptions, SearchResult
+from forwarder.hosted_tools.web_search_backends import SearchFailure, SearchOptions, WebSearchResult
 from tests.helpers.check_cases import check_each
 from tests.hosted_tools.test_responses_loop import Token
 
@@ -62,8 +62,8 @@ def test_cited_pages_come_before_other_sources() -> None:
     answer, _ = search(SearchOptions(), SEARCH, MESSAGE)
     assert answer.text == "Cats sleep."
     assert answer.results == [
-        SearchResult("Cats", "https://example.org/cats", ""),
-        SearchResult("https://example.org/dogs", "https://example.org/dogs", ""),
+        WebSearchResult("Cats", "https://example.org/cats", ""),
+        WebSearchResult("https://example.org/dogs", "https://example.org/dogs", ""),
     ]
 
 

@@ -23,7 +23,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchAnswer,
     SearchFailure,
     SearchOptions,
-    SearchResult,
+    WebSearchResult,
 )
 from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of
@@ -53,8 +53,8 @@ class Engine:
         if query == "broken":
             raise SearchFailure("The search engine answered 500.")
         results = [
-            SearchResult("Cats", "https://example.org/cats", "All about cats.", "2026-01-01"),
-            SearchResult("Dogs", "https://example.org/dogs", "Not about cats."),
+            WebSearchResult("Cats", "https://example.org/cats", "All about cats.", "2026-01-01"),
+            WebSearchResult("Dogs", "https://example.org/dogs", "Not about cats."),
         ]
         return SearchAnswer(results, self.text)
 

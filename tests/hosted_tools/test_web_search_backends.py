@@ -17,7 +17,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchEngine,
     SearchFailure,
     SearchOptions,
-    SearchResult,
+    WebSearchResult,
     clean_text,
     select_results,
 )
@@ -96,7 +96,7 @@ def search(
 @check_each("name", BACKENDS)
 def test_engine_is_asked_in_its_words_and_its_results_are_read(name: str) -> None:
     results, request = search(name, answering(ANSWERS[name]))
-    assert results == [SearchResult("T", URL, "A & B", "2026")]
+    assert results == [WebSearchResult("T", URL, "A & B", "2026")]
     head, _, body = request.partition("\r\n\r\n")
     method, target, _ = head.splitlines()[0].split(" ")
     url = urlsplit(target)
@@ -145,7 +145,7 @@ def test_engine_that_is_not_there_fails() -> None:
     "url", ["http://[docs", "http://[docs]/", "http://a\u2100b.com/", "http://a.com/" + "b" * 2**16]
 )
 def test_results_with_invalid_urls_are_left_out(url: str) -> None:
-    results = [SearchResult("Bad", url, ""), SearchResult("Good", URL, "")]
+    results = [WebSearchResult("Bad", url, ""), WebSearchResult("Good", URL, "")]
     assert [each.url for each in select_results(results, SearchOptions())] == [URL]
 
 

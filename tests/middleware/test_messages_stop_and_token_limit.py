@@ -9,7 +9,7 @@ import pytest
 
 from forwarder.core.errors import UpstreamUnreachable
 from forwarder.core.types import EventStream, Json
-from forwarder.middleware.messages_stop_and_token_limit import with_message_limits
+from forwarder.middleware.messages_stop_and_token_limit import with_messages_limits
 from forwarder.middleware.usage_estimate import EstimatedUsage
 from forwarder.protocols.messages import fold_messages
 from tests.helpers.check_cases import check_each
@@ -73,7 +73,7 @@ class Upstream:
 
 
 def ask(upstream: Upstream, drain: bool = False, **request: Any) -> Json:
-    return fold_messages(with_message_limits(upstream, drain, ignore)({**REQUEST, **request}))
+    return fold_messages(with_messages_limits(upstream, drain, ignore)({**REQUEST, **request}))
 
 
 def ignore(usage: Json) -> None:
@@ -98,7 +98,7 @@ def test_usage_of_a_cut_answer_is_estimated() -> None:
     """The input counts with the system prompt, the output with the thinking before the text."""
     upstream = Upstream(*block(0, "thinking", "t" * 80), *block(1, "text", "a END"))
     recorded: list[Json] = []
-    handler = with_message_limits(upstream, False, recorded.append)
+    handler = with_messages_limits(upstream, False, recorded.append)
 
     request = {**REQUEST, "stop_sequences": ["END"]}
     events = [event for batch in handler(request) for event in batch]
@@ -165,7 +165,7 @@ def test_text_before_a_failure_is_sent() -> None:
     upstream = Upstream(*block(0, "text", "a E")[:-1], error=UpstreamUnreachable("broken"))
     got: list[Json] = []
 
-    stream = with_message_limits(upstream, False, ignore)({"stop_sequences": ["END"]})
+    stream = with_messages_limits(upstream, False, ignore)({"stop_sequences": ["END"]})
     with pytest.raises(UpstreamUnreachable):
         deque(map(got.extend, stream), 0)
     assert [e["delta"]["text"] for e in got if "delta" in e] == ["a ", "E"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from forwarder.core.types import Batch, Event
-from forwarder.middleware.single_tool_call_chat import with_single_chat_call
+from forwarder.middleware.single_tool_call_chat import with_single_chat_tool_call
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of
@@ -26,7 +26,7 @@ def call(number: int | None, call_id: str | None = None, arguments: str = "") ->
 def keep_single_call(*deltas: Json) -> list[Event]:
     script: list[Batch] = [[make_chunk(delta)] for delta in deltas]
     return events_of(
-        with_single_chat_call(Scripted([*script, [make_chunk({}, "tool_calls")]]))(SINGLE)
+        with_single_chat_tool_call(Scripted([*script, [make_chunk({}, "tool_calls")]]))(SINGLE)
     )
 
 
@@ -76,7 +76,7 @@ def test_each_choice_keeps_its_first_call() -> None:
         for letter in "ab"
         for index in (0, 1)
     ]
-    completion = fold_chat(with_single_chat_call(Scripted(script))(SINGLE))
+    completion = fold_chat(with_single_chat_tool_call(Scripted(script))(SINGLE))
     kept = [[c["id"] for c in choice["message"]["tool_calls"]] for choice in completion["choices"]]
     assert kept == [["a0"], ["a1"]]
 
@@ -91,14 +91,14 @@ def test_whole_answer_keeps_its_first_call() -> None:
         **BASE,
         "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}],
     }
-    [[kept]] = with_single_chat_call(Scripted([[completion]]))({**SINGLE, "stream": False})
+    [[kept]] = with_single_chat_tool_call(Scripted([[completion]]))({**SINGLE, "stream": False})
     assert kept["choices"][0]["message"]["tool_calls"] == [call(None, "a")]
 
 
 def test_usage_of_an_emptied_chunk_is_kept() -> None:
     told = {**make_chunk({"tool_calls": [call(1, "b")]}), "usage": USAGE}
     script: list[Batch] = [[make_chunk({"tool_calls": [call(0, "a")]})], [], [told]]
-    batches = list(with_single_chat_call(Scripted(script))(SINGLE))
+    batches = list(with_single_chat_tool_call(Scripted(script))(SINGLE))
     assert batches[1] == []
     assert batches[2] == [{**told, "choices": []}]
 
@@ -106,10 +106,10 @@ def test_usage_of_an_emptied_chunk_is_kept() -> None:
 @check_each("parallel", [{}, {"parallel_tool_calls": True}, {"parallel_tool_calls": None}])
 def test_other_requests_get_the_inner_stream(parallel: Json) -> None:
     stream = iter([[]])
-    assert with_single_chat_call(lambda request: stream)({**REQUEST, **parallel}) is stream
+    assert with_single_chat_tool_call(lambda request: stream)({**REQUEST, **parallel}) is stream
 
 
 def test_upstream_still_gets_the_parameter() -> None:
     upstream = Scripted([[make_chunk({}, "stop")]])
-    with_single_chat_call(upstream)(SINGLE)
+    with_single_chat_tool_call(upstream)(SINGLE)
     assert upstream.requests == [SINGLE]

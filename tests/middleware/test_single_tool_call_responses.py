@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from forwarder.core.types import Batch, Event
-from forwarder.middleware.single_tool_call_responses import with_single_responses_call
+from forwarder.middleware.single_tool_call_responses import with_single_responses_tool_call
 from tests.helpers.check_cases import check_each
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import Scripted
@@ -40,7 +40,7 @@ def make_events(*items: Json, indexed: bool = True) -> list[Event]:
 
 def keep_single_call(events: list[Event], request: Json = SINGLE) -> list[Event]:
     script: list[Batch] = [[event] for event in events]
-    return events_of(with_single_responses_call(Scripted(script))(request))
+    return events_of(with_single_responses_tool_call(Scripted(script))(request))
 
 
 @check_each("indexed", [True, False])
@@ -86,7 +86,7 @@ def test_hosted_tool_calls_are_kept() -> None:
 def test_empty_batches_are_passed_on() -> None:
     events = make_events(call("a"), call("b"))
     script: list[Batch] = [[events[0]], [], events[1:5], events[5:9], [events[-1]]]
-    batches = list(with_single_responses_call(Scripted(script))(SINGLE))
+    batches = list(with_single_responses_tool_call(Scripted(script))(SINGLE))
     assert [len(batch) for batch in batches] == [1, 0, 4, 1]
 
 
@@ -94,4 +94,4 @@ def test_empty_batches_are_passed_on() -> None:
 def test_other_requests_get_the_inner_stream(said: Json) -> None:
     stream = iter([[]])
     request = {"model": "m", "input": "hi", **said}
-    assert with_single_responses_call(lambda request: stream)(request) is stream
+    assert with_single_responses_tool_call(lambda request: stream)(request) is stream

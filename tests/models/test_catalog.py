@@ -20,7 +20,7 @@ from forwarder.core.errors import (
 from forwarder.models.catalog import Catalog
 from forwarder.models.router import Router
 from forwarder.providers import PROFILES
-from forwarder.upstream.per_upstream import UpstreamPool
+from forwarder.upstream.per_upstream import PerUpstream
 from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
@@ -60,7 +60,7 @@ def make_default_catalog(ttl: float = 60, models: str = "", **listing: Listing) 
 def make_catalog(settings: Settings, listing: dict[str, Listing], ttl: float) -> Catalog:
     """A catalog of the upstreams in ``listing``."""
     here = [u for u in settings.upstreams if u.name in listing]
-    upstreams: UpstreamPool[Any] = UpstreamPool(lambda u: listing[u.name], here)
+    upstreams: PerUpstream[Any] = PerUpstream(lambda u: listing[u.name], here)
     return Catalog(Router(settings), upstreams, ttl)
 
 
@@ -329,7 +329,7 @@ def two_upstreams(
         profile = PROFILES[provider if upstream.name == "responses" else "generic"]
         found.profile, found.get_profile = profile, lambda model, profile=profile: profile
         listing[upstream.name] = found
-    upstreams: UpstreamPool[Any] = UpstreamPool(lambda u: listing[u.name], settings.upstreams)
+    upstreams: PerUpstream[Any] = PerUpstream(lambda u: listing[u.name], settings.upstreams)
     router = Router(settings)
     catalog = Catalog(router, upstreams, ttl)
     router.check_codex_helper = catalog.has_codex_helper
@@ -466,7 +466,7 @@ def test_the_etag_is_another_one_after_a_change() -> None:
     settings = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"})
     editions = iter(["a", "a", "b"])
     found = Catalog(
-        Router(settings), UpstreamPool(lambda u: Listing([]), ()), 60, lambda: next(editions)
+        Router(settings), PerUpstream(lambda u: Listing([]), ()), 60, lambda: next(editions)
     )
 
     first, second, third = found.compute_etag(), found.compute_etag(), found.compute_etag()

@@ -20,7 +20,7 @@ from forwarder.models.registry import DatabaseModelRegistry
 from forwarder.models.router import Router
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.upstream.client import Upstream
-from forwarder.upstream.per_upstream import UpstreamPool
+from forwarder.upstream.per_upstream import PerUpstream
 from tests.core.test_ssrf import resolving
 from tests.models.remotes import (
     Answer,
@@ -48,7 +48,7 @@ class World:
             {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_MODELS": "fast=quick"}
         )
         router = Router(settings, self.registry.find, self.registry.list_models)
-        upstreams = UpstreamPool(lambda s: connect_upstream(refusing(404), s), settings.upstreams)
+        upstreams = PerUpstream(lambda s: connect_upstream(refusing(404), s), settings.upstreams)
         guard = AddressGuard(["10.1.0.0/16"], resolving(**HOSTS))
         self.creating = ModelRegistration(
             self.registry, Catalog(router, upstreams, 60), guard, self.connect, {"chat"}

@@ -20,7 +20,7 @@ from forwarder.protocols.ollama import OLLAMA_CHAT
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
 from forwarder.protocols.protocol import UpstreamProtocol
 from forwarder.protocols.registry import ALL_STYLES, UPSTREAM_PROTOCOLS
-from forwarder.server.openapi import Route, list_routes
+from forwarder.server.openapi import DocumentRoute, list_routes
 from tests.helpers.check_cases import check_each
 from tests.helpers.openapi import make_conformance
 
@@ -53,7 +53,7 @@ def test_document_has_exactly_the_routes_of_the_application() -> None:
 
 def test_a_route_without_an_operation_is_an_error() -> None:
     with pytest.raises(KeyError, match="GET /v1/new"):
-        build_document([Route("/v1/new", "GET", "new.view", "Do something.")])
+        build_document([DocumentRoute("/v1/new", "GET", "new.view", "Do something.")])
 
 
 def test_every_reference_leads_to_a_component(document: Json) -> None:

@@ -1,4 +1,4 @@
-"""The placement of a request: its conversation, and data that an upstream stores for it."""
+"""The affinity of a request: its conversation, and data that an upstream stores for it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from forwarder.config.settings import Settings
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.translation_context import LossReport
-from forwarder.pipeline.affinity import find_placement, find_sticky_key
+from forwarder.pipeline.affinity import find_affinity, find_sticky_key
 from forwarder.services import Services
 from forwarder.storage.repositories.history import ChainEnds
-from forwarder.upstream.resilience.balance import ANYWHERE, Placement
+from forwarder.upstream.resilience.balance import ANYWHERE, Affinity
 from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
@@ -39,10 +39,10 @@ def find_place(
     model: str = "responses/m",
     key: str = "c",
     client: str = "responses",
-) -> Placement:
+) -> Affinity:
     context = RequestContext("req_1", client, LossReport(), client_key=key)
     routes = services.router.list_routes(model, client)
-    return find_placement(services, routes, request, context)
+    return find_affinity(services, routes, request, context)
 
 
 def test_request_with_one_endpoint_belongs_anywhere() -> None:
@@ -154,7 +154,7 @@ def test_uploaded_files_are_found_behind_any_route(model: str, environment: dict
 
     found = find_place(services, {"messages": [{"content": [FILE]}]}, model, client="chat")
 
-    assert found == Placement(origin=keeper.origin, is_pinned=True)
+    assert found == Affinity(origin=keeper.origin, is_pinned=True)
 
 
 def test_fallback_with_several_endpoints_gets_the_sticky_key() -> None:

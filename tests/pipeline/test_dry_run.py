@@ -92,7 +92,7 @@ def make_request(**more: Any) -> Json:
 def post_request(gateway: Gateway, wire: Wire, client: str, request: Json) -> tuple[str, Json]:
     """Return the URL and the body of the first request that is really made."""
     body = copy.deepcopy(request)
-    gateway.wants_stream(client, body)
+    gateway.settle_stream_flag(client, body)
     with pytest.raises(ForwarderError):
         list(gateway.stream(client, body, None, make_context()))
     return wire.posted[0]

@@ -524,9 +524,9 @@ def test_ollama_clients_get_the_emulations_of_chat(client: str, upstreams: Upstr
 
 def test_ollama_streams_by_default() -> None:
     over = bridge_of()
-    assert over.wants_stream("ollama", {})
-    assert over.wants_stream("ollama_generate", {"stream": None})
-    assert not over.wants_stream("ollama", {"stream": False})
+    assert over.settle_stream_flag("ollama", {})
+    assert over.settle_stream_flag("ollama_generate", {"stream": None})
+    assert not over.settle_stream_flag("ollama", {"stream": False})
 
 
 def test_ollama_requests_are_not_stored(upstreams: Upstreams, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from forwarder.core.types import Json
 from forwarder.protocols.tool_secrets import (
     hide_tool_secrets,
     hide_tool_secrets_of,
-    with_hidden_tools,
+    with_hidden_tool_secrets,
 )
 from tests.helpers.check_cases import check_each
 
@@ -51,7 +51,7 @@ def test_with_hidden_tools_hides_echoed_tools() -> None:
         return iter([[created, delta], []])
 
     request = {"tools": [TOOL]}
-    batches = list(with_hidden_tools(handler, request)(request))
+    batches = list(with_hidden_tool_secrets(handler, request)(request))
 
     assert batches == [[{**created, "response": {"id": "r", "tools": [SHOWN]}}, delta], []]
     assert requests == [{"tools": [TOOL]}]
@@ -62,4 +62,4 @@ def test_with_hidden_tools_without_mcp_returns_the_same_handler(tools: Any) -> N
     def handler(request: Json) -> Any:
         return iter(())
 
-    assert with_hidden_tools(handler, {"tools": tools}) is handler
+    assert with_hidden_tool_secrets(handler, {"tools": tools}) is handler

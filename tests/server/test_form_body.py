@@ -8,7 +8,7 @@ import httpx2
 from flask import Flask
 
 from forwarder.core.body_memory import BodyReservation
-from forwarder.core.form_disk_limit import FormDisk, FormSpace
+from forwarder.core.form_disk_limit import FormDiskLimit, FormDiskReservation
 from forwarder.server.extension import get_extension
 from forwarder.server.form_body import MAX_FORM_PARTS, FormFile
 from tests.server.conftest import Serve
@@ -66,7 +66,7 @@ def test_a_file_is_on_disk_from_its_first_byte(serve: Serve) -> None:
     app: Flask = serve(answer_created).application
     reservation = BodyReservation(get_extension(app).services.body_memory)
     reservation.grow(5)
-    with FormFile(reservation, FormSpace(FormDisk(100))) as file:
+    with FormFile(reservation, FormDiskReservation(FormDiskLimit(100))) as file:
         file.write(b"hello")
         assert file._rolled  # type: ignore[attr-defined]
         file.seek(0)
@@ -94,7 +94,7 @@ def test_the_files_of_all_forms_have_a_limit(serve: Serve) -> None:
     assert send()[0] == 200
     assert used == [4 * len(IMAGE)]
     assert disk.used == 0
-    other = FormSpace(disk)
+    other = FormDiskReservation(disk)
     other.take(disk.max_bytes - 2 * len(IMAGE))
     status, text = send()
     assert status == 503

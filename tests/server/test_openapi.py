@@ -40,7 +40,7 @@ def test_document_has_the_public_address(serve: Serve) -> None:
 def test_document_is_built_once(demo: FlaskClient) -> None:
     built: list[str] = []
 
-    def encode(routes: list[openapi.Route], base_url: str) -> bytes:
+    def encode(routes: list[openapi.DocumentRoute], base_url: str) -> bytes:
         built.append(base_url)
         return b"{}"
 

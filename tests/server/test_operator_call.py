@@ -10,7 +10,7 @@ from werkzeug.test import EnvironBuilder
 
 from forwarder.context.capture_recorder import Recorder, RequestHead
 from forwarder.context.request_context import RequestContext
-from forwarder.server.operator_call import InternalCall
+from forwarder.server.operator_call import OperatorCall
 from tests.server.conftest import Serve, make_stream_response
 
 CHUNK = {
@@ -25,7 +25,7 @@ def make_recorder(context: RequestContext, head: RequestHead) -> Recorder:
     return Recorder(head, 1000, context.started_at)
 
 
-def send(app: Flask, call: InternalCall, body: bytes = BODY, **origin: Any) -> tuple[str, bytes]:
+def send(app: Flask, call: OperatorCall, body: bytes = BODY, **origin: Any) -> tuple[str, bytes]:
     """Send a marked request; return the status and the body of its answer."""
     request = Request(EnvironBuilder(**origin).get_environ())
     environ = call.make_environ(request, "/v1/responses?a=b", body, {"X-Request-Id": "own"})
@@ -47,7 +47,7 @@ def serve_keys(serve: Serve, **more: str) -> FlaskClient:
 
 def test_an_internal_call_needs_no_client_key_and_is_captured(serve: Serve) -> None:
     client = serve_keys(serve)
-    status, data = send(client.application, InternalCall(None, make_recorder))
+    status, data = send(client.application, OperatorCall(None, make_recorder))
 
     assert status == "200 OK"
     assert b'"response"' in data
@@ -57,7 +57,7 @@ def test_an_internal_call_needs_no_client_key_and_is_captured(serve: Serve) -> N
 
 def test_no_client_can_mark_its_request(serve: Serve) -> None:
     client = serve_keys(serve)
-    for name in ("forwarder.internal_call", "Forwarder.Internal-Call", "Forwarder-Internal-Call"):
+    for name in ("forwarder.operator_call", "Forwarder.Internal-Call", "Forwarder-Internal-Call"):
         answer = client.post("/v1/responses", data=BODY, headers={name: "1"})
         assert answer.status_code == 401
 
@@ -73,7 +73,7 @@ def test_an_internal_call_has_the_address_and_the_host_of_its_origin(serve: Serv
         seen.append(request._get_current_object())  # type: ignore[attr-defined]
 
     origin = {"base_url": "http://127.0.0.1:8000", "environ_base": {"REMOTE_ADDR": "127.0.0.9"}}
-    send(client.application, InternalCall(None, make_recorder), **origin)
+    send(client.application, OperatorCall(None, make_recorder), **origin)
 
     assert (seen[0].remote_addr, seen[0].host) == ("127.0.0.9", "127.0.0.1:8000")
     assert dict(seen[0].args) == {"a": "b"}
@@ -88,6 +88,6 @@ def test_the_client_key_goes_to_upstreams_that_need_it(serve: Serve) -> None:
         return make_stream_response(CHUNK)
 
     client = serve(answer, CHAT_API_KEY="passthrough", FORWARDER_API_KEYS="")
-    send(client.application, InternalCall("sk-own", make_recorder))
+    send(client.application, OperatorCall("sk-own", make_recorder))
 
     assert keys == ["Bearer sk-own"]

@@ -238,7 +238,7 @@ def test_storage_outage_allows_requests_by_default(clock: Clock, log_lines: list
 def test_limits_apply_again_after_a_storage_outage(log_lines: list[str]) -> None:
     storage = Failing()
     limits = limits_of(storage, REQUESTS="1/hour")
-    limits._backend._breaker._pause = 0.05
+    limits._bounded_storage._breaker._pause = 0.05
     storage.down = True
     admit_request(limits)
     storage.down = False

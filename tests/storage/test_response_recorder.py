@@ -13,7 +13,7 @@ from forwarder.core.errors import (
     StoreUnavailable,
     UpstreamProtocolError,
 )
-from forwarder.core.stored_data_limit import ReadLimit
+from forwarder.core.stored_data_limit import StoredDataLimit
 from forwarder.core.types import Batch, Json
 from forwarder.storage.conversation_lock import ConversationLocks
 from forwarder.storage.db import conversations, responses
@@ -249,7 +249,7 @@ def test_more_items_with_ids_than_a_statement_takes_parameters(database: SqliteD
     list(make_recorder(database, input=items).record(iter(make_answer())))
 
     found_items = database.read(
-        lambda c: find_items(c, "o", [item["id"] for item in items], ReadLimit())
+        lambda c: find_items(c, "o", [item["id"] for item in items], StoredDataLimit())
     )
     assert len(found_items) == 40_000
 
@@ -270,7 +270,7 @@ def test_unindexable_upstream_ids_are_replaced(database: SqliteDatabase, name: s
     assert stored.upstream_id is None
     items = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
     assert all(is_valid_id(item.id) for item in items)
-    assert database.read(lambda c: find_items(c, "o", [name], ReadLimit())) == {}
+    assert database.read(lambda c: find_items(c, "o", [name], StoredDataLimit())) == {}
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 2000])

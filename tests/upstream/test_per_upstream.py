@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.upstream.per_upstream import UpstreamPool
+from forwarder.upstream.per_upstream import PerUpstream
 
 [CHAT] = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"}).upstreams
 LATER = replace(CHAT, name="later")
@@ -20,7 +20,7 @@ class Made:
 
 
 def test_pool_creates_further_upstreams_on_demand() -> None:
-    kept = UpstreamPool(Made, [CHAT])
+    kept = PerUpstream(Made, [CHAT])
     assert [*kept] == ["chat"]
     assert "later" not in kept
 
@@ -32,7 +32,7 @@ def test_pool_creates_further_upstreams_on_demand() -> None:
 
 
 def test_other_settings_of_the_same_name_are_another_upstream() -> None:
-    kept = UpstreamPool(Made, [CHAT])
+    kept = PerUpstream(Made, [CHAT])
     before, changed = kept["chat"], replace(CHAT)
 
     assert kept.get_or_create(changed) is not before
@@ -40,7 +40,7 @@ def test_other_settings_of_the_same_name_are_another_upstream() -> None:
 
 
 def test_pool_drop_returns_an_upstream_once() -> None:
-    kept = UpstreamPool(Made, [CHAT])
+    kept = PerUpstream(Made, [CHAT])
     made = kept["chat"]
 
     assert kept.drop(replace(CHAT)) is None
@@ -50,7 +50,7 @@ def test_pool_drop_returns_an_upstream_once() -> None:
 
 
 def test_concurrent_calls_get_the_same_upstream() -> None:
-    kept: UpstreamPool[Made] = UpstreamPool(Made)
+    kept: PerUpstream[Made] = PerUpstream(Made)
     with ThreadPoolExecutor(8) as pool:
         made = {id(each) for each in pool.map(lambda _: kept.get_or_create(LATER), range(64))}
 

@@ -244,5 +244,5 @@ def test_removed_file_is_not_processed_on(
 
 def test_embeddings_with_too_many_dimensions_are_refused() -> None:
     assert len(list(pack_embeddings([[1.0] * 8192]))) == 1
-    with pytest.raises(ingest.ExtractionError, match="8192"):
+    with pytest.raises(ingest.IngestionError, match="8192"):
         list(pack_embeddings([[1.0] * 8193]))

@@ -17,7 +17,7 @@ from forwarder.core import data_urls
 from forwarder.core.cooperative_loops import iter_paced
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest, MediaUnavailable, Unsupported
-from forwarder.core.stored_data_limit import ReadLimit
+from forwarder.core.stored_data_limit import StoredDataLimit
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import STR, missing_parameter, read_field
 from forwarder.middleware.media.locations import MediaLocation, find_media, replace_media
@@ -68,7 +68,7 @@ def with_media(
     over: str,
     profile: Profile,
     media_io: MediaIO,
-    make_limit: Callable[[], ReadLimit] = ReadLimit,
+    make_limit: Callable[[], StoredDataLimit] = StoredDataLimit,
 ) -> Handler:
     """Wrap a handler of the ``client`` protocol so that the upstream gets only media it accepts.
 
@@ -90,7 +90,7 @@ def with_media(
 class LoadedMedia:
     """The media that were loaded for one request, by URL or id; each use counts."""
 
-    def __init__(self, limit: ReadLimit) -> None:
+    def __init__(self, limit: StoredDataLimit) -> None:
         self._limit = limit
         self._blobs: dict[str, Blob] = {}
         self._used: set[str] = set()
@@ -124,7 +124,7 @@ class MediaRules:
     profile: Profile
     media_io: MediaIO
 
-    def apply(self, request: Json, locations: list[MediaLocation], limit: ReadLimit) -> Json:
+    def apply(self, request: Json, locations: list[MediaLocation], limit: StoredDataLimit) -> Json:
         """Return the request in the form that the upstream accepts."""
         relevant = [location for location in locations if not self._is_dropped_later(location)]
         for location in relevant:

@@ -25,7 +25,7 @@ MAX_UPLOADS = 1000
 UploadKey = tuple[str | None, bytes]
 
 
-class FileStore(Protocol):
+class UpstreamFileStore(Protocol):
     """The file operations of an upstream."""
 
     def upload(self, blob: Blob, client_key: str | None) -> str: ...
@@ -45,7 +45,9 @@ class UploadedFile:
 class UploadCache:
     """The files uploaded to one upstream, by content and by the key used for the upload."""
 
-    def __init__(self, store: FileStore, max_age: float, max_files: int = MAX_UPLOADS) -> None:
+    def __init__(
+        self, store: UpstreamFileStore, max_age: float, max_files: int = MAX_UPLOADS
+    ) -> None:
         self._store = store
         self._max_age = max_age
         self._max_files = max_files

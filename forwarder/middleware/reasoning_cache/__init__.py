@@ -16,7 +16,7 @@ import orjson
 
 from forwarder.core.errors import UpstreamRefused
 from forwarder.core.types import Batch, EventStream, Handler, Json
-from forwarder.middleware.reasoning_cache import matching as anchors
+from forwarder.middleware.reasoning_cache import matching
 from forwarder.middleware.reasoning_cache.memory_backend import CacheBackend
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING, TERMINAL_EVENTS
 
@@ -47,9 +47,9 @@ class ReasoningCache:
     def _call_with_reasoning(self, handler: Handler, request: Json, owner: bytes) -> EventStream:
         items = request["input"]
         # One look-up shows whether this model has any reasoning, before the history is hashed.
-        if not any(map(anchors.has_key, items)) or not self._backend.has_mark(owner, REASONS_KEY):
+        if not any(map(matching.has_key, items)) or not self._backend.has_mark(owner, REASONS_KEY):
             return handler(request)
-        restored = anchors.restore_reasoning(items, lambda keys: self._find_reasoning(owner, keys))
+        restored = matching.restore_reasoning(items, lambda keys: self._find_reasoning(owner, keys))
         if len(restored) == len(items):
             return handler({**request, "input": restored})
         try:
@@ -71,13 +71,13 @@ class ReasoningCache:
 
     def _store_reasoning(self, batch: Batch, history: list[Any], owner: bytes) -> None:
         output = (batch[-1].get("response") or {}).get("output") or ()
-        entries = anchors.collect_reasoning(history, output)
+        entries = matching.collect_reasoning(history, output)
         if entries:
             values = {key: orjson.dumps(items) for key, items in entries.items()}
             self._backend.store(owner, values, REASONS_KEY)
 
 
-REASONS_KEY = anchors.hash_json(["reasons"])
+REASONS_KEY = matching.hash_json(["reasons"])
 """The mark of every client, upstream and model with cached reasoning."""
 
 

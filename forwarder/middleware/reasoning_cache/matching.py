@@ -1,4 +1,4 @@
-"""Cache keys that attach reasoning to the calls and texts of a conversation.
+"""Matches cached reasoning to the calls and texts of a conversation, by keys of their contents.
 
 The key of a call is derived from its id, name and arguments. The key of a text also includes the
 item that it answers, because the same text may occur elsewhere. Calls and texts that the client
@@ -23,8 +23,8 @@ CALL_INPUT_FIELDS = {"function_call": "arguments", "custom_tool_call": "input"}
 def collect_reasoning(history: list[Any], output: Iterable[Any]) -> dict[bytes, list[Json]]:
     """Return key -> the items to cache for an answer's output.
 
-    The entry of a call is the reasoning before it. The entry of the text is its reasoning and
-    messages, which replace the client's message later.
+    For a call, the reasoning items before it. For the text, all its reasoning and message items;
+    they later replace the client's message.
     """
     entries: dict[bytes, list[Json]] = {}
     reasoning: list[Json] = []
@@ -85,7 +85,7 @@ def has_key(item: Json) -> bool:
 
 
 def find_question(items: list[Any]) -> Any:
-    """Return the last item that is not from the model; an answer to ``items`` answers it."""
+    """Return the item that the model answers next (a user message or a tool output)."""
     return next((item for item in reversed(items) if is_model_input(item)), None)
 
 
@@ -129,7 +129,10 @@ def make_text_key(question: Any, text: str) -> bytes:
 
 
 def start_text_key(question: Any) -> Any:
-    """Return the hash state before the text, because many texts may answer one long question."""
+    """Return the hash state up to the text.
+
+    It is reused, so a long question with many answers is hashed once.
+    """
     data = orjson.dumps(question, option=orjson.OPT_SORT_KEYS)
     give_way(len(data))
     prefix = hashlib.sha256(b'["text",')

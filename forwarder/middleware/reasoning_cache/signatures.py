@@ -82,13 +82,13 @@ class SignatureCache:
         unsigned = {
             number for number, message in enumerate(messages) if is_unsigned_message(message)
         }
-        anchors = dict(iterate_message_keys(messages, unsigned))
-        wanted = {key for keys in anchors.values() for key in keys}
+        keys_by_message = dict(iterate_message_keys(messages, unsigned))
+        wanted = {key for keys in keys_by_message.values() for key in keys}
         entries = {k: orjson.loads(v) for k, v in self._backend.find(owner, wanted).items()}
         if not entries:
             return messages
         signed = list(messages)
-        for number, keys in anchors.items():
+        for number, keys in keys_by_message.items():
             signed[number] = sign_message(messages[number], keys, entries)
         return signed
 

@@ -10,9 +10,10 @@
 
 A body that is not JSON is recorded as ``text``; answers have the format of `serialize`. ``resumed``
 is the request body together with the stored history that it refers to. A part that exceeds the
-size limit has its number of omitted bytes in ``left_out``, and ``whole`` is false. Times (``at``)
-are in milliseconds since the start of the exchange. The record of an exchange that has not ended
-has ``running`` in ``exchange``, and neither ``status`` nor ``error``; its answers end anywhere.
+size limit has its number of omitted bytes in ``left_out``, and ``whole`` is false. ``left`` is
+true if the client disconnected before the end of its answer. Times (``at``) are in milliseconds
+since the start of the exchange. The record of an exchange that has not ended has ``running`` in
+``exchange``, and neither ``status`` nor ``error``; its answers may stop at any point.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from forwarder.observability.capture import serialize
 RECORD_HEAD = b'{"exchange":'
 
 MAX_RECORD_DEPTH = 8
-"""Levels of a record around a part of an exchange, at most."""
+"""Most levels of JSON that a record puts around a body or answer."""
 
 FINAL_FIELDS = ("status", "error", "whole", "redacted")
 """Fields of a summary that are unknown until the exchange has ended."""
@@ -63,15 +64,15 @@ def encode_record(
     exchange = name, recorder, context, seconds
     try:
         record = RecordBuilder(redaction).build_record(*exchange)
-        encoded = redaction.redact_everywhere(write_record(record), write_record)
-    except (TypeError, RecursionError):  # JSON can be read that is too deep to be written
+        encoded = redaction.redact_everywhere(serialize_record(record), serialize_record)
+    except (TypeError, RecursionError):  # orjson parses deeper JSON than it can write
         record = RecordBuilder(redaction, omits_deep_json=True).build_record(*exchange)
-        encoded = redaction.redact_everywhere(write_record(record), write_record)
+        encoded = redaction.redact_everywhere(serialize_record(record), serialize_record)
     for part in iterate_droppable_parts(record):
         if len(encoded) <= limit:
             break
         drop_part(record, part)
-        encoded = redaction.redact_everywhere(write_record(record), write_record)
+        encoded = redaction.redact_everywhere(serialize_record(record), serialize_record)
     return encoded
 
 
@@ -93,7 +94,8 @@ def parse_summary(encoded: bytes) -> Json:
     return dict(orjson.loads(line[len(RECORD_HEAD) : -1]))
 
 
-def write_record(record: Json) -> bytes:
+def serialize_record(record: Json) -> bytes:
+    """Return a record as JSON, with its summary in the first line."""
     rest = {name: value for name, value in record.items() if name != "exchange"}
     summary = orjson.dumps(record["exchange"])
     return RECORD_HEAD + summary + b",\n" + orjson.dumps(rest)[1:] + b"\n"
@@ -102,8 +104,8 @@ def write_record(record: Json) -> bytes:
 class RecordBuilder:
     """Builds one record and redacts each of its parts.
 
-    With ``omits_deep_json``, parts that could not be written are left out. Their text is no
-    substitute: fields are redacted in parsed JSON only.
+    With ``omits_deep_json``, parts that could not be written are left out. They are not recorded as
+    text either, because fields can only be redacted in parsed JSON.
     """
 
     def __init__(self, redaction: Redactor, omits_deep_json: bool = False) -> None:
@@ -126,10 +128,10 @@ class RecordBuilder:
             "client": drop_nulls(client),
             "upstream": upstream,
             "dropped": dict(context.loss_report.losses),
-            "usage": None if self._is_omitted(context.usage) else context.usage,
+            "usage": None if self._omit_if_too_deep(context.usage) else context.usage,
             "failed": context.failed_upstreams or None,
             "retries": context.retries or None,
-            "left": context.is_cancelled or None,
+            "left": context.is_cancelled or None,  # the client disconnected
         }
         summary = self.build_summary(name, recorder, context, seconds, recorder.is_partial)
         return {"exchange": summary, **drop_nulls(record)}
@@ -188,7 +190,7 @@ class RecordBuilder:
         parsed.pop("at", None)
         if "body" not in parsed:  # events and JSON lines are not valid request bodies
             parsed = {"text": body.data.decode(errors="replace")}
-        if self._is_omitted(parsed):
+        if self._omit_if_too_deep(parsed):
             return {"left_out": body.size}
         return {**self._redact_parsed(parsed), **left_out}
 
@@ -219,7 +221,7 @@ class RecordBuilder:
         is_whole = not (track.dropped_bytes or track.is_partial)
         parsed = serialize.parse_answer(track.pieces, is_whole)
         left_out = track.dropped_bytes
-        if self._is_omitted(parsed):
+        if self._omit_if_too_deep(parsed):
             parsed, left_out = {}, left_out + sum(len(piece) for _, piece in track.pieces)
         head = {
             "status": status,
@@ -229,7 +231,8 @@ class RecordBuilder:
         }
         return {**drop_nulls(head), **self._redact_parsed(parsed)}
 
-    def _is_omitted(self, value: Any) -> bool:
+    def _omit_if_too_deep(self, value: Any) -> bool:
+        """Return whether a value must be left out; the record is then marked as incomplete."""
         if not self._omits_deep_json or is_writable(value):
             return False
         self._is_complete = False

@@ -30,7 +30,7 @@ from sqlalchemy.pool import NullPool
 from forwarder.core.concurrency import BlockingPool, native_sleep
 from forwarder.core.errors import StoreUnavailable
 from forwarder.core.ids import generate_id
-from forwarder.core.storage_breaker import BackendBreaker, SharedTask
+from forwarder.core.storage_breaker import SharedTask, StorageBreaker
 from forwarder.storage.db.compression import pop_written
 from forwarder.storage.db.migrate import is_current, migrate
 from forwarder.storage.db.stability_monitor import StabilityMonitor
@@ -83,10 +83,10 @@ class Database:
         self.written_bytes = 0
         self._is_prepared = False
         self._prepare_lock = threading.Lock()
-        self.read_breaker = BackendBreaker(
+        self.read_breaker = StorageBreaker(
             self._try_read, self._log_read_state, make_public_reason, stop=self.close_event
         )
-        self.write_breaker = BackendBreaker(
+        self.write_breaker = StorageBreaker(
             partial(self._try_write, self.trial_bytes),
             self._log_write_state,
             make_public_reason,
@@ -137,14 +137,14 @@ class Database:
         """Return the error that was last met and still holds, or None; checks nothing."""
         return self.read_breaker.error or self.write_breaker.error
 
-    def _run_work(self, work: Callable[[], T], breaker: BackendBreaker) -> T:
+    def _run_work(self, work: Callable[[], T], breaker: StorageBreaker) -> T:
         if breaker.is_open:
             raise StoreUnavailable
         if not self._is_prepared:
             self.prepare()
         return self._convert_errors(work, breaker)
 
-    def _convert_errors(self, work: Callable[[], T], *breakers: BackendBreaker) -> T:
+    def _convert_errors(self, work: Callable[[], T], *breakers: StorageBreaker) -> T:
         try:
             return work()
         except DATABASE_ERRORS as error:
@@ -154,7 +154,7 @@ class Database:
             self._trip_breakers(error, *breakers)
             raise StoreUnavailable from None
 
-    def _trip_breakers(self, error: BaseException, *breakers: BackendBreaker) -> None:
+    def _trip_breakers(self, error: BaseException, *breakers: StorageBreaker) -> None:
         if isinstance(error, DATABASE_ERRORS) and is_outage(error):
             for breaker in breakers:
                 breaker.trip(make_public_reason(error))
@@ -169,7 +169,7 @@ class Database:
         self._prepare_again()
         self._run_write_trial(partial(write_and_delete, size=size))
 
-    def _run_trial(self, trial: Callable[[], object], breaker: BackendBreaker) -> None:
+    def _run_trial(self, trial: Callable[[], object], breaker: StorageBreaker) -> None:
         """Run a trial; any database error opens the breaker."""
         try:
             trial()

@@ -47,7 +47,7 @@ ENCRYPTED_COLUMNS = (
 """All columns that may contain values encrypted for clients."""
 
 
-class RotationReport(NamedTuple):
+class ReencryptionReport(NamedTuple):
     """Number of re-encrypted model keys and rows, and the models with undecryptable keys."""
 
     models: int
@@ -55,15 +55,17 @@ class RotationReport(NamedTuple):
     lost_models: list[str]
 
 
-def rotate_keys(database: Database, of_models: Reencrypt, of_clients: Reencrypt) -> RotationReport:
+def reencrypt_all(
+    database: Database, of_models: Reencrypt, of_clients: Reencrypt
+) -> ReencryptionReport:
     """Re-encrypt all stored values. Values that cannot be decrypted stay unchanged."""
-    model_count, lost = database.write(partial(rotate_model_keys, renew=of_models))
-    rows = sum(rotate_table(database, place, of_clients) for place in ENCRYPTED_COLUMNS)
+    model_count, lost = database.write(partial(reencrypt_model_keys, renew=of_models))
+    rows = sum(reencrypt_table(database, place, of_clients) for place in ENCRYPTED_COLUMNS)
     database.erase_overwritten()
-    return RotationReport(model_count, rows, lost)
+    return ReencryptionReport(model_count, rows, lost)
 
 
-def rotate_model_keys(connection: sa.Connection, renew: Reencrypt) -> tuple[int, list[str]]:
+def reencrypt_model_keys(connection: sa.Connection, renew: Reencrypt) -> tuple[int, list[str]]:
     rows = connection.execute(
         sa.select(models.c.name, models.c.sealed).where(models.c.sealed.is_not(None))
     ).all()
@@ -78,18 +80,18 @@ def rotate_model_keys(connection: sa.Connection, renew: Reencrypt) -> tuple[int,
     return len(renewed) - len(lost), lost
 
 
-def rotate_table(database: Database, place: EncryptedColumns, renew: Reencrypt) -> int:
+def reencrypt_table(database: Database, place: EncryptedColumns, renew: Reencrypt) -> int:
     """Re-encrypt one table. Returns the number of changed rows."""
     primary = sa.select(*place.table.primary_key)
     keys = list(database.read(lambda c: c.execute(primary).all()))
     batches = [keys[i : i + MAX_REWRITTEN_ROWS] for i in range(0, len(keys), MAX_REWRITTEN_ROWS)]
     return sum(
-        database.write(partial(rotate_batch, place=place, keys=batch, renew=renew))
+        database.write(partial(reencrypt_batch, place=place, keys=batch, renew=renew))
         for batch in batches
     )
 
 
-def rotate_batch(
+def reencrypt_batch(
     connection: sa.Connection, place: EncryptedColumns, keys: list[Any], renew: Reencrypt
 ) -> int:
     table, changed = place.table, 0

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 import sqlalchemy as sa
 
-from forwarder.core.stored_data_limit import ReadLimit
+from forwarder.core.stored_data_limit import StoredDataLimit
 from forwarder.core.types import Batch, Json
 from forwarder.storage.db import event_log
 from forwarder.storage.db.clock import NOW
@@ -286,7 +286,7 @@ def reap_hidden(connection: sa.Connection, owner: str | None = None) -> None:
 
 
 def find_items_by_id(
-    connection: sa.Connection, owner: str, names: Iterable[str], limit: ReadLimit
+    connection: sa.Connection, owner: str, names: Iterable[str], limit: StoredDataLimit
 ) -> dict[str, Json]:
     """Return existing items by id, from outputs and inputs of responses.
 
@@ -316,7 +316,10 @@ def find_items_by_id(
 
 
 def find_items_by_place(
-    connection: sa.Connection, owner: str, places: Mapping[str, Mapping[str, int]], limit: ReadLimit
+    connection: sa.Connection,
+    owner: str,
+    places: Mapping[str, Mapping[str, int]],
+    limit: StoredDataLimit,
 ) -> dict[str, Json]:
     """Return items by name, from responses that are not deleted.
 
@@ -361,8 +364,8 @@ def read_column(
         yield from ((name, value) for name, value in rows)
 
 
-def spend_items(limit: ReadLimit, found_items: Mapping[str, Json]) -> None:
-    """Count items that become part of the request.  Raises as `ReadLimit.spend`."""
+def spend_items(limit: StoredDataLimit, found_items: Mapping[str, Json]) -> None:
+    """Count items that become part of the request.  Raises as `StoredDataLimit.spend`."""
     for item in found_items.values():
         limit.spend_value(item)
 

@@ -23,13 +23,15 @@ PROBE_SECONDS = 1.0
 """Interval between probes."""
 
 MAX_PROBE_GAP_SECONDS = LEASE_SECONDS / 2
-"""Longest gap between probes that cannot hide an outage that expires leases."""
+"""If two probes are further apart, an outage long enough to expire leases may have gone
+unnoticed."""
 
 
 class StabilityMonitor:
     """Tracks whether a database accepts writes, as long as `has_settled` is called regularly.
 
-    ``probe`` writes as much as a trial; it raises StoreUnavailable.
+    ``probe`` makes a test write, as large as those of the database's breaker; it raises
+    StoreUnavailable.
     """
 
     def __init__(self, probe: Callable[[], object]) -> None:
@@ -41,7 +43,7 @@ class StabilityMonitor:
     def has_settled(self) -> bool:
         """Whether the database has accepted writes for long enough. Probes it if a probe is due.
 
-        The first result after a pause is False, so callers must poll.
+        If it was not called for a while, the next result is False, so callers must poll.
         """
         if self._lock.acquire(blocking=False):  # concurrent callers do not wait for the probe
             try:

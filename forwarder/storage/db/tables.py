@@ -23,7 +23,7 @@ def make_key_column(name: str) -> sa.Column[str]:
     return sa.Column(name, sa.Text, primary_key=True)
 
 
-def make_usage_columns(table: str) -> tuple[sa.schema.SchemaItem, ...]:
+def make_retention_columns(table: str) -> tuple[sa.schema.SchemaItem, ...]:
     """Return the columns by which `retention.py` chooses the rows that it deletes, and an index."""
     return (
         sa.Column("used", sa.Double, nullable=False),
@@ -44,7 +44,7 @@ responses = sa.Table(
     make_key_column("owner"),
     make_key_column("id"),
     sa.Column("created", sa.Double, nullable=False),
-    *make_usage_columns("responses"),
+    *make_retention_columns("responses"),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("hidden", sa.Boolean, nullable=False),
     sa.Column("previous", sa.Text),
@@ -106,7 +106,7 @@ conversations = sa.Table(
     make_key_column("owner"),
     make_key_column("id"),
     sa.Column("created", sa.Double, nullable=False),
-    *make_usage_columns("conversations"),
+    *make_retention_columns("conversations"),
     sa.Column("metadata", sa.LargeBinary, nullable=False),
     sa.Column("holder", sa.Text),
     sa.Column("lease", sa.Double),
@@ -139,7 +139,7 @@ completions = sa.Table(
     sa.Column("owner", sa.Text, nullable=False),
     sa.Column("id", sa.Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
-    *make_usage_columns("completions"),
+    *make_retention_columns("completions"),
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("metadata", sa.LargeBinary, nullable=False),
     sa.Column("messages", sa.LargeBinary, nullable=False),
@@ -155,7 +155,7 @@ files = sa.Table(
     sa.Column("owner", sa.Text, nullable=False),
     sa.Column("id", sa.Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
-    *make_usage_columns("files"),
+    *make_retention_columns("files"),
     sa.Column("filename", sa.Text, nullable=False),
     sa.Column("purpose", sa.Text, nullable=False),
     sa.Column("expires", sa.Double),
@@ -183,7 +183,7 @@ vector_stores = sa.Table(
     sa.Column("owner", sa.Text, nullable=False),
     sa.Column("id", sa.Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
-    *make_usage_columns("vector_stores"),
+    *make_retention_columns("vector_stores"),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("description", sa.Text),
     sa.Column("metadata", sa.LargeBinary, nullable=False),
@@ -280,7 +280,7 @@ reasoning = sa.Table(
     metadata,
     make_key_column("owner"),
     make_key_column("id"),
-    *make_usage_columns("thoughts"),
+    *make_retention_columns("thoughts"),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
 """Encrypted reasoning for clients that cannot return it. ``owner`` is a hash of the owner, the

@@ -15,7 +15,7 @@ class FileRepository:
 
     @property
     def is_writable(self) -> bool:
-        """Whether the latest write has not failed."""
+        """Whether the database accepts writes (its write breaker is closed)."""
         return not self._database.write_breaker.is_open
 
     def reserve(self, owner: str, file: StoredFile, max_bytes: int) -> bool:

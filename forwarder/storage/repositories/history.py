@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.core.stored_data_limit import ReadLimit, spend_references
+from forwarder.core.stored_data_limit import StoredDataLimit, spend_references
 from forwarder.core.types import Json
 from forwarder.protocols.input_items import (
     is_item_reference,
@@ -55,7 +55,7 @@ class HistoryRepository:
         reference: HistoryReference,
         memory: UpstreamMemory,
         request_input: Any,
-        limit: ReadLimit,
+        limit: StoredDataLimit,
     ) -> tuple[StoredHistory | None, dict[str, Json]]:
         """Return the stored history, and the items that it and the input refer to, by id.
 
@@ -108,7 +108,7 @@ def find_history(
     owner: str,
     reference: HistoryReference,
     memory: UpstreamMemory,
-    limit: ReadLimit,
+    limit: StoredDataLimit,
 ) -> StoredHistory | None:
     """Return the history of a request; ``None`` if only the upstream can know it."""
     may_exist_upstream = memory.stores_responses and memory.has_client_key
@@ -189,7 +189,7 @@ def read_response_input(
 
 
 def find_items(
-    connection: sa.Connection, owner: str, names: list[str], limit: ReadLimit
+    connection: sa.Connection, owner: str, names: list[str], limit: StoredDataLimit
 ) -> dict[str, Json]:
     """Return the existing items with these ids, by id, from responses or conversations."""
     found_items: dict[str, Json] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from forwarder.core.stored_data_limit import NO_REQUEST_LIMITS, ReadLimit
+from forwarder.core.stored_data_limit import NO_REQUEST_LIMITS, StoredDataLimit
 from forwarder.core.types import Batch
 from forwarder.protocols.input_items import list_item_references, replace_item_references
 from forwarder.protocols.mappings import TERMINAL_EVENTS
@@ -130,5 +130,5 @@ def resolve_input_references(connection: sa.Connection, owner: str, items: list[
     if not names:
         return items
     # The request with these items was within its limits.
-    found_items = find_items(connection, owner, names, ReadLimit(NO_REQUEST_LIMITS))
+    found_items = find_items(connection, owner, names, StoredDataLimit(NO_REQUEST_LIMITS))
     return replace_item_references(items, {n: {"id": n, **item} for n, item in found_items.items()})

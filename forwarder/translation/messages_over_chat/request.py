@@ -28,7 +28,7 @@ from forwarder.translation.messages_parameters import (
 )
 
 
-class TranslatedMessagesRequest(NamedTuple):
+class MessagesOverChatRequest(NamedTuple):
     """The Chat request for a Messages request, and the facts that its answer needs."""
 
     upstream_request: Json
@@ -37,7 +37,7 @@ class TranslatedMessagesRequest(NamedTuple):
     stop_sequences: list[str]
 
 
-def translate_request(request: Json, context: TranslationContext) -> TranslatedMessagesRequest:
+def translate_request(request: Json, context: TranslationContext) -> MessagesOverChatRequest:
     """Translate a Messages request to a Chat request.
 
     Raises InvalidRequest for malformed parameters, Unsupported for those that Chat cannot carry.
@@ -72,7 +72,7 @@ def translate_request(request: Json, context: TranslationContext) -> TranslatedM
     }
     chat |= {name: value for name, value in optional.items() if value}
     set_tools(chat, request, tools, context)
-    return TranslatedMessagesRequest(chat, model, thinking, stops)
+    return MessagesOverChatRequest(chat, model, thinking, stops)
 
 
 def set_tools(chat: Json, request: Json, tools: ToolSettings, context: TranslationContext) -> None:

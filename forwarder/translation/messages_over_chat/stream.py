@@ -40,7 +40,7 @@ from forwarder.translation.messages_answer_blocks import (
     make_thinking_block,
     map_usage,
 )
-from forwarder.translation.messages_over_chat.request import TranslatedMessagesRequest
+from forwarder.translation.messages_over_chat.request import MessagesOverChatRequest
 
 _STOP_REASONS = {
     "length": "max_tokens",
@@ -54,14 +54,14 @@ _MATCHED_STOP_FIELDS = ("stop_reason", "matched_stop")
 
 
 def translate_stream(
-    chunks: EventStream, translated: TranslatedMessagesRequest, context: TranslationContext
+    chunks: EventStream, translated: MessagesOverChatRequest, context: TranslationContext
 ) -> EventStream:
     """Translate a chat stream to events of the Messages API, batch by batch.
 
     Raises UpstreamError if the upstream's stream fails; the events before the failure are sent
     first.
     """
-    answer = MessageBuilder(translated, context)
+    answer = ChatToMessagesBuilder(translated, context)
     has_started = False
     for batch in chunks:
         events: Batch = []
@@ -82,7 +82,7 @@ def translate_stream(
     yield answer.finish()
 
 
-class PendingCall:
+class UnnamedCall:
     """A call while it streams in; its block is made once the name is known to be complete."""
 
     def __init__(self) -> None:
@@ -92,17 +92,17 @@ class PendingCall:
         self.block: Block | None = None
 
 
-class MessageBuilder:
+class ChatToMessagesBuilder:
     """Builds the events of one message from its chat chunks."""
 
-    def __init__(self, translated: TranslatedMessagesRequest, context: TranslationContext) -> None:
+    def __init__(self, translated: MessagesOverChatRequest, context: TranslationContext) -> None:
         self._context = context
         self._translated = translated
         self._blocks = BlockWriter(self._finish_block)
         self._splitter: chat_reasoning.ThinkTagSplitter | None = chat_reasoning.ThinkTagSplitter()
         self._signatures = SignatureCollector()
         self._call_index = ToolCallIndex()
-        self._calls: list[PendingCall] = []
+        self._calls: list[UnnamedCall] = []
         self._ids: set[str] = set()
         self._choice_selector = ChoiceSelector()
         self._images: set[str] = set()
@@ -301,7 +301,7 @@ class MessageBuilder:
         if number == len(self._calls):
             for earlier in self._calls:  # a further call proves that their names are complete
                 events += self._open_call(earlier)
-            self._calls.append(PendingCall())
+            self._calls.append(UnnamedCall())
         self._signatures.add_call(number, delta)
         call, body = self._calls[number], delta.get("function") or delta.get("custom") or {}
         call.call_id = call.call_id or str(delta.get("id") or "")
@@ -315,7 +315,7 @@ class MessageBuilder:
         # A name may arrive in pieces; only arguments prove that it is complete.
         return [*events, *self._open_call(call)] if arguments else events
 
-    def _open_call(self, call: PendingCall) -> Batch:
+    def _open_call(self, call: UnnamedCall) -> Batch:
         if call.block is not None or not call.name:
             return []
         if not call.call_id or call.call_id in self._ids:  # clients distinguish calls by their ids

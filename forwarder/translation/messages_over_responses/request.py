@@ -34,7 +34,7 @@ MIN_OUTPUT_TOKENS = 16
 _INCLUDE_SOURCES = "web_search_call.action.sources"
 
 
-class TranslatedMessagesRequest(NamedTuple):
+class MessagesOverResponsesRequest(NamedTuple):
     """The Responses request for a Messages request, and the facts that its answer needs."""
 
     upstream_request: Json
@@ -42,7 +42,7 @@ class TranslatedMessagesRequest(NamedTuple):
     thinking: ThinkingSettings
 
 
-def translate_request(request: Json, context: TranslationContext) -> TranslatedMessagesRequest:
+def translate_request(request: Json, context: TranslationContext) -> MessagesOverResponsesRequest:
     """Translate a Messages request to a Responses request.
 
     Raises InvalidRequest for malformed parameters, Unsupported for those that it cannot carry.
@@ -78,7 +78,7 @@ def translate_request(request: Json, context: TranslationContext) -> TranslatedM
     }
     out |= {name: value for name, value in optional.items() if value}
     set_tools(out, request, tools)
-    return TranslatedMessagesRequest(out, model, thinking)
+    return MessagesOverResponsesRequest(out, model, thinking)
 
 
 def make_reasoning(thinking: ThinkingSettings, context: TranslationContext) -> Json:

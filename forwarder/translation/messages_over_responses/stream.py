@@ -29,7 +29,7 @@ from forwarder.translation.messages_answer_blocks import (
     make_thinking_block,
     map_usage,
 )
-from forwarder.translation.messages_over_responses.request import TranslatedMessagesRequest
+from forwarder.translation.messages_over_responses.request import MessagesOverResponsesRequest
 
 _CALL_INPUTS = {"function_call": "arguments", "custom_tool_call": "input"}
 """Item type of a call -> the field with the model's text."""
@@ -39,14 +39,14 @@ Place = tuple[Any, Any]
 
 
 def translate_stream(
-    events: EventStream, translated: TranslatedMessagesRequest, context: TranslationContext
+    events: EventStream, translated: MessagesOverResponsesRequest, context: TranslationContext
 ) -> EventStream:
     """Translate a Responses stream to events of the Messages API, batch by batch.
 
     Raises UpstreamError if the upstream's stream fails or ends early; the events before the failure
     are sent first.
     """
-    answer = MessageBuilder(translated, context)
+    answer = ResponsesToMessagesBuilder(translated, context)
     has_started = False
     for batch in events:
         if not batch:
@@ -71,10 +71,12 @@ def translate_stream(
         raise UpstreamProtocolError("The upstream's stream ended before its response was finished.")
 
 
-class MessageBuilder:
+class ResponsesToMessagesBuilder:
     """Builds the events of one message from the events of a response."""
 
-    def __init__(self, translated: TranslatedMessagesRequest, context: TranslationContext) -> None:
+    def __init__(
+        self, translated: MessagesOverResponsesRequest, context: TranslationContext
+    ) -> None:
         self.is_ended = False
         self._context = context
         self._thinking = translated.thinking
@@ -332,23 +334,23 @@ def make_search_result(source: Json) -> Json:
     return {"type": "web_search_result", "url": url, "title": title, "encrypted_content": ""}
 
 
-EVENT_HANDLERS: dict[Any, Callable[[MessageBuilder, Event], Batch]] = {
-    "response.completed": MessageBuilder.on_completed,
-    "response.incomplete": MessageBuilder.on_completed,
-    "response.failed": MessageBuilder.on_failed,
-    "error": MessageBuilder.on_error,
-    "response.output_text.delta": MessageBuilder.on_text,
-    "response.output_text.done": MessageBuilder.on_text_done,
-    "response.output_text.annotation.added": MessageBuilder.on_annotation,
-    "response.refusal.delta": MessageBuilder.on_refusal,
-    "response.refusal.done": MessageBuilder.on_refusal_done,
-    "response.reasoning_text.delta": MessageBuilder.on_reasoning,
+EVENT_HANDLERS: dict[Any, Callable[[ResponsesToMessagesBuilder, Event], Batch]] = {
+    "response.completed": ResponsesToMessagesBuilder.on_completed,
+    "response.incomplete": ResponsesToMessagesBuilder.on_completed,
+    "response.failed": ResponsesToMessagesBuilder.on_failed,
+    "error": ResponsesToMessagesBuilder.on_error,
+    "response.output_text.delta": ResponsesToMessagesBuilder.on_text,
+    "response.output_text.done": ResponsesToMessagesBuilder.on_text_done,
+    "response.output_text.annotation.added": ResponsesToMessagesBuilder.on_annotation,
+    "response.refusal.delta": ResponsesToMessagesBuilder.on_refusal,
+    "response.refusal.done": ResponsesToMessagesBuilder.on_refusal_done,
+    "response.reasoning_text.delta": ResponsesToMessagesBuilder.on_reasoning,
     # Open Responses has its own name for this event.
-    "response.reasoning.delta": MessageBuilder.on_reasoning,
-    "response.reasoning_summary_text.delta": MessageBuilder.on_summary,
-    "response.output_item.added": MessageBuilder.on_item_added,
-    "response.output_item.done": MessageBuilder.on_item_done,
-    "response.function_call_arguments.delta": MessageBuilder.on_arguments,
-    "response.custom_tool_call_input.delta": MessageBuilder.on_arguments,
+    "response.reasoning.delta": ResponsesToMessagesBuilder.on_reasoning,
+    "response.reasoning_summary_text.delta": ResponsesToMessagesBuilder.on_summary,
+    "response.output_item.added": ResponsesToMessagesBuilder.on_item_added,
+    "response.output_item.done": ResponsesToMessagesBuilder.on_item_done,
+    "response.function_call_arguments.delta": ResponsesToMessagesBuilder.on_arguments,
+    "response.custom_tool_call_input.delta": ResponsesToMessagesBuilder.on_arguments,
 }
 """The handlers of all events that the client sees something of."""

@@ -19,7 +19,7 @@ from forwarder.translation.responses_over_chat.custom_tool_input import (
 )
 
 
-class ToolKind(NamedTuple):
+class ClientToolKind(NamedTuple):
     """One kind of tool and its conversion to and from a function.
 
     ``call_type`` and ``output_type`` are the item types of its calls and of their outputs.
@@ -92,7 +92,7 @@ def list_found_tools(item: Json, path: str) -> str:
 # -- functions ----------------------------------------------------------------------------------
 
 
-FUNCTION = ToolKind(
+FUNCTION = ClientToolKind(
     "function_call",
     "function_call_output",
     "fc",
@@ -129,7 +129,7 @@ def make_custom_description(tool: Json) -> str:
     return text
 
 
-CUSTOM = ToolKind(
+CUSTOM = ClientToolKind(
     "custom_tool_call",
     "custom_tool_call_output",
     "ctc",
@@ -177,7 +177,7 @@ def make_local_shell_arguments(item: Json) -> str:
     return dump_json({name: action[name] for name in names if action.get(name)})
 
 
-LOCAL_SHELL = ToolKind(
+LOCAL_SHELL = ClientToolKind(
     "local_shell_call",
     "local_shell_call_output",
     "lsh",
@@ -207,7 +207,7 @@ def make_shell_fields(arguments: str) -> Json:
     }
 
 
-SHELL = ToolKind(
+SHELL = ClientToolKind(
     "shell_call",
     "shell_call_output",
     "sh",
@@ -238,7 +238,7 @@ def make_patch_fields(arguments: str) -> Json:
     return {"operation": {"type": kind, **{name: str(operation.get(name) or "") for name in names}}}
 
 
-APPLY_PATCH = ToolKind(
+APPLY_PATCH = ClientToolKind(
     "apply_patch_call",
     "apply_patch_call_output",
     "apc",
@@ -259,7 +259,7 @@ APPLY_PATCH = ToolKind(
     cut_status="in_progress",
 )
 
-TOOL_SEARCH = ToolKind(
+TOOL_SEARCH = ClientToolKind(
     "tool_search_call",
     "tool_search_output",
     "tsc",
@@ -273,7 +273,7 @@ TOOL_SEARCH = ToolKind(
     read_result=list_found_tools,
 )
 
-TOOL_KINDS: dict[str, ToolKind] = {
+TOOL_KINDS: dict[str, ClientToolKind] = {
     "function": FUNCTION,
     "custom": CUSTOM,
     "local_shell": LOCAL_SHELL,
@@ -283,10 +283,10 @@ TOOL_KINDS: dict[str, ToolKind] = {
 }
 """Tool type -> kind, for all tools that the client runs."""
 
-CALL_TYPES: dict[str, tuple[str, ToolKind]] = {
+CALL_TYPES: dict[str, tuple[str, ClientToolKind]] = {
     kind.call_type: (name, kind) for name, kind in TOOL_KINDS.items()
 }
 """Item type of a call -> its tool type and kind."""
 
-OUTPUT_TYPES: dict[str, ToolKind] = {kind.output_type: kind for kind in TOOL_KINDS.values()}
+OUTPUT_TYPES: dict[str, ClientToolKind] = {kind.output_type: kind for kind in TOOL_KINDS.values()}
 """Item type of a call's output -> its kind."""

@@ -33,7 +33,7 @@ from forwarder.translation.responses_over_chat.client_tool_kinds import (
     CALL_TYPES,
     OUTPUT_TYPES,
     TOOL_SEARCH,
-    ToolKind,
+    ClientToolKind,
 )
 from forwarder.translation.responses_over_chat.toolbox import Toolbox, flatten_name
 
@@ -212,7 +212,7 @@ class ResponsesHistoryReader:
         self._turn.own_ids[own_id or call_id] = call_id
         self._attach_reasoning()
 
-    def _make_chat_call(self, item: Json, kind: ToolKind, call_id: str, path: str) -> Json:
+    def _make_chat_call(self, item: Json, kind: ClientToolKind, call_id: str, path: str) -> Json:
         has_name = kind.call_type in ("function_call", "custom_tool_call")
         name = (
             require_field(item, "name", STR, f"{path}.name")

@@ -29,7 +29,7 @@ from forwarder.translation.responses_over_chat.client_tool_kinds import (
     CUSTOM,
     FUNCTION,
     TOOL_KINDS,
-    ToolKind,
+    ClientToolKind,
 )
 
 MAX_TOOL_NAME_LENGTH = 64
@@ -52,7 +52,7 @@ _CARRIED_SEARCH_FIELDS = ("type", "search_context_size", "user_location")
 class ClientTool(NamedTuple):
     """A tool under the client's name and namespace."""
 
-    kind: ToolKind
+    kind: ClientToolKind
     name: str
     namespace: str | None = None
 
@@ -86,7 +86,7 @@ class Toolbox:
         """Return the tool with this upstream name; an unknown name is taken as a function."""
         return self._tools.get(chat_name) or ClientTool(FUNCTION, chat_name)
 
-    def is_native(self, kind: ToolKind) -> bool:
+    def is_native(self, kind: ClientToolKind) -> bool:
         """Whether the upstream supports this kind, so that no function replaces it."""
         return kind is CUSTOM and self._context.custom_tools
 
@@ -151,7 +151,7 @@ class Toolbox:
         if known is entry:
             self.chat_tools.append(self._make_definition(tool, entry.kind, chat_name))
 
-    def _make_definition(self, tool: Json, kind: ToolKind, chat_name: str) -> Json:
+    def _make_definition(self, tool: Json, kind: ClientToolKind, chat_name: str) -> Json:
         if self.is_native(kind):
             return {"type": "custom", "custom": make_custom_tool(tool, chat_name)}
         function: Json = {"name": chat_name}

@@ -21,7 +21,7 @@ MUCH_BUSIER_REQUESTS = 4.0
 than at `MUCH_BUSIER_FACTOR` times the other's load."""
 
 
-class Placement(NamedTuple):
+class Affinity(NamedTuple):
     """Where a request belongs.
 
     ``sticky_key`` is the same for all requests that share a beginning. ``origin`` is the endpoint
@@ -33,7 +33,7 @@ class Placement(NamedTuple):
     is_pinned: bool = False
 
 
-ANYWHERE = Placement()
+ANYWHERE = Affinity()
 
 
 class Candidate(NamedTuple, Generic[T]):

@@ -18,11 +18,11 @@ from forwarder.context.client_identity import make_account_id
 from forwarder.context.request_context import RequestContext, RequestObserver, Route
 from forwarder.core.errors import ForwarderError, Overloaded
 from forwarder.core.types import EventStream
-from forwarder.upstream.per_upstream import UpstreamPool
+from forwarder.upstream.per_upstream import PerUpstream
 from forwarder.upstream.resilience.balance import (
     ANYWHERE,
+    Affinity,
     Candidate,
-    Placement,
     choose_candidate,
 )
 from forwarder.upstream.resilience.classify import get_failure_label, is_worth_fallback
@@ -46,7 +46,7 @@ class Resilience:
         self._grouped_upstreams = {
             member.upstream for group in settings.groups.values() for member in group
         }
-        self.upstream_states = UpstreamPool(self._create_state, settings.upstreams)
+        self.upstream_states = PerUpstream(self._create_state, settings.upstreams)
         self.concurrency_limit = ConcurrencyLimit(settings.max_concurrent)
         self.counts: Counter[str] = Counter()
 
@@ -64,7 +64,7 @@ class Resilience:
         routes: Sequence[Route],
         open_: OpenRoute,
         context: RequestContext,
-        placement: Placement = ANYWHERE,
+        affinity: Affinity = ANYWHERE,
     ) -> EventStream:
         """Return the answer of the first route that succeeds.
 
@@ -74,16 +74,16 @@ class Resilience:
         """
         first, *others = routes
         if first.member is not None:
-            return self._open_group(routes, open_, context, placement)
+            return self._open_group(routes, open_, context, affinity)
         try:
-            return self._open_route(first, open_, context, placement)
+            return self._open_route(first, open_, context, affinity)
         except ForwarderError as error:
             own_key = not first.upstream.passthrough_key
             if context.is_cancelled or not others or not is_worth_fallback(error, own_key):
                 raise
             failures = [error]
         loss_report, headers = context.loss_report, context.reply_headers
-        stream = self._try_fallbacks(routes, open_, context, placement, failures)
+        stream = self._try_fallbacks(routes, open_, context, affinity, failures)
         self._record_hidden_failures(list(zip(routes, failures, strict=False))[stream is None :])
         if stream is None:
             context.new_attempt(first.upstream.name, first.model)
@@ -129,7 +129,7 @@ class Resilience:
         return [self.upstream_states.get_or_create(each) for each in settings.endpoints]
 
     def _open_route(
-        self, route: Route, open_: OpenRoute, context: RequestContext, placement: Placement
+        self, route: Route, open_: OpenRoute, context: RequestContext, affinity: Affinity
     ) -> EventStream:
         """Return the answer of a route: of its upstream, or of the first endpoint that answers."""
         if not route.upstream.replicas:
@@ -139,26 +139,26 @@ class Resilience:
         upstream.retry_budget.earn()
         while True:
             try:
-                return self._open_any_endpoint(route, open_, context, placement)
+                return self._open_any_endpoint(route, open_, context, affinity)
             except ForwarderError as error:
                 if not upstream.wait_for_retry(error, pauses, context):
                     raise
 
     def _open_any_endpoint(
-        self, route: Route, open_: OpenRoute, context: RequestContext, placement: Placement
+        self, route: Route, open_: OpenRoute, context: RequestContext, affinity: Affinity
     ) -> EventStream:
         """Try the endpoints of an upstream, each host at most once after a failure of the host.
 
         If all of them are cooling down, raises the refusal of the one that can be called first,
         otherwise the last failure.
         """
-        pinned = route.upstream.find_endpoint(placement.origin or "")
-        if placement.is_pinned and pinned is not None:
+        pinned = route.upstream.find_endpoint(affinity.origin or "")
+        if affinity.is_pinned and pinned is not None:
             return self._open_endpoint(replace(route, upstream=pinned), open_, context)
         states = self._list_endpoint_states(route.upstream)
         left, failures = list(states), list[tuple[Route, ForwarderError]]()
         while left:
-            state = self._choose_endpoint(left, route.model, placement, is_first=not failures)
+            state = self._choose_endpoint(left, route.model, affinity, is_first=not failures)
             if state is None:
                 break
             try:
@@ -192,7 +192,7 @@ class Resilience:
         raise refusal
 
     def _choose_endpoint(
-        self, states: Sequence[UpstreamState], model: str, placement: Placement, is_first: bool
+        self, states: Sequence[UpstreamState], model: str, affinity: Affinity, is_first: bool
     ) -> UpstreamState | None:
         """Return the endpoint for a request; ``None`` if all are cooling down or broken.
 
@@ -204,14 +204,14 @@ class Resilience:
         if not usable and is_first:
             usable = [state for state, found in obstacles if found and found.concerns_account]
         for state in usable:
-            if state.settings.origin == placement.origin:
+            if state.settings.origin == affinity.origin:
                 return state
         candidates = [
             Candidate(state.settings.origin, weight, state.in_flight, weight, state)
             for state in usable
             for weight in [get_weight(state)]
         ]
-        return choose_candidate(candidates, placement.sticky_key).value if candidates else None
+        return choose_candidate(candidates, affinity.sticky_key).value if candidates else None
 
     def _open_endpoint(
         self, route: Route, open_: OpenRoute, context: RequestContext
@@ -254,7 +254,7 @@ class Resilience:
         routes: Sequence[Route],
         open_: OpenRoute,
         context: RequestContext,
-        placement: Placement,
+        affinity: Affinity,
     ) -> EventStream:
         """Return the answer of the first member of a group that succeeds.
 
@@ -263,13 +263,13 @@ class Resilience:
         """
         left, failures = list(routes), list[tuple[Route, ForwarderError]]()
         while left:
-            route = self._choose_member(left, placement, is_first=not failures)
+            route = self._choose_member(left, affinity, is_first=not failures)
             if route is None:
                 break
             if failures:
                 self._record_fallback(failures[-1][0], route, failures[-1][1], context)
             try:
-                stream = self._open_route(route, open_, context, placement)
+                stream = self._open_route(route, open_, context, affinity)
             except ForwarderError as error:
                 own_key = not route.upstream.passthrough_key
                 if context.is_cancelled or not is_worth_fallback(error, own_key):
@@ -293,7 +293,7 @@ class Resilience:
         )
 
     def _choose_member(
-        self, routes: Sequence[Route], placement: Placement, is_first: bool
+        self, routes: Sequence[Route], affinity: Affinity, is_first: bool
     ) -> Route | None:
         """Return the member for a request; ``None`` if all are cooling down or broken.
 
@@ -303,8 +303,8 @@ class Resilience:
         usable = [route for route, obstacle in obstacles if obstacle is None]
         if not usable and is_first:
             usable = [route for route, found in obstacles if found and found.concerns_account]
-        if placement.origin:
-            origins = [each for each in usable if each.upstream.find_endpoint(placement.origin)]
+        if affinity.origin:
+            origins = [each for each in usable if each.upstream.find_endpoint(affinity.origin)]
             usable = origins or usable
         members = [(route, route.member) for route in usable if route.member is not None]
         first_order = min((member.order for _, member in members), default=0)
@@ -319,7 +319,7 @@ class Resilience:
             )
             for route, member in members
         ]
-        return choose_candidate(candidates, placement.sticky_key).value if candidates else None
+        return choose_candidate(candidates, affinity.sticky_key).value if candidates else None
 
     def _find_obstacle(self, route: Route) -> Obstacle | None:
         """Return why no endpoint of a route can be called; that of the one that can be first."""
@@ -333,7 +333,7 @@ class Resilience:
         routes: Sequence[Route],
         open_: OpenRoute,
         context: RequestContext,
-        placement: Placement,
+        affinity: Affinity,
         failures: list[ForwarderError],
     ) -> EventStream | None:
         """Try the routes after the first; append their errors to ``failures``.
@@ -343,7 +343,7 @@ class Resilience:
         for before, route in pairwise(routes):
             self._record_fallback(before, route, failures[-1], context)
             try:
-                return self._open_route(route, open_, context, placement)
+                return self._open_route(route, open_, context, affinity)
             except ForwarderError as error:
                 if context.is_cancelled:
                     break

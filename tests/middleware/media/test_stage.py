@@ -10,7 +10,7 @@ import pytest
 
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import ForwarderError, InvalidRequest, MediaUnavailable, TooLarge
-from forwarder.core.stored_data_limit import ReadLimit, RequestLimits
+from forwarder.core.stored_data_limit import RequestLimits, StoredDataLimit
 from forwarder.middleware.media.locations import find_media
 from forwarder.middleware.media.stage import MAX_FILE_IDS, MediaIO, check_media, with_media
 from forwarder.providers import Profile
@@ -204,7 +204,7 @@ def test_each_use_of_a_file_counts(how: str, allowed: int) -> None:
         "chat",
         Profile("x", file=how),
         MediaIO(None, lambda blob, path: "file-9", NOTHING, True, lambda name, path: Blob(data, "application/pdf")),
-        lambda: ReadLimit(RequestLimits(max_bytes=3500), used_bytes=400),
+        lambda: StoredDataLimit(RequestLimits(max_bytes=3500), used_bytes=400),
     )  # fmt: skip
 
     def ask(uses: int) -> None:

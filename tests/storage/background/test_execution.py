@@ -14,7 +14,7 @@ from forwarder.core.errors import (
     UpstreamProtocolError,
     UpstreamUnreachable,
 )
-from forwarder.core.stored_data_limit import ReadLimit
+from forwarder.core.stored_data_limit import StoredDataLimit
 from forwarder.core.types import Batch, EventStream
 from forwarder.storage.background import BackgroundRunner
 from forwarder.storage.db import background_leases as work
@@ -135,9 +135,9 @@ def test_a_finished_answer_replaces_the_failure_of_its_lapsed_lease(
     events = read_events(background, name)
     assert [e["type"] for e in events].count("response.failed") == 0
     assert [e["sequence_number"] for e in events] == list(range(5))
-    assert database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_1"], ReadLimit())) == {
-        "msg_1": ITEM
-    }
+    assert database.read(
+        lambda c: responses.find_items_by_id(c, "o", ["msg_1"], StoredDataLimit())
+    ) == {"msg_1": ITEM}
 
 
 @fast

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from forwarder.core.stored_data_limit import ReadLimit
+from forwarder.core.stored_data_limit import StoredDataLimit
 from forwarder.core.types import Json
 from forwarder.storage.db import Database, background_leases, conversations, event_log, responses
 from forwarder.storage.db.conversations import Conversation
@@ -66,7 +66,9 @@ def test_progress_and_end_are_stored(database: SqliteDatabase) -> None:
     one = find_response(database)
     assert (one.status, one.upstream, one.lease, one.is_running) == ("completed", "up", None, False)
     assert [number for _, number in read_log(database)] == [0, 1, 2]
-    found = database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_1"], ReadLimit()))
+    found = database.read(
+        lambda c: responses.find_items_by_id(c, "o", ["msg_1"], StoredDataLimit())
+    )
     assert found == {"msg_1": ITEM}
     assert database.read(lambda c: background_leases.list_own(c, "w")) == set()
 

@@ -63,9 +63,9 @@ def read_everything(connection: sa.Connection) -> list[Any]:
 def test_all_encrypted_columns_are_rotated(database: SqliteDatabase) -> None:
     database.write(store_rows)
 
-    done = reencryption.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt)
+    done = reencryption.reencrypt_all(database, BOTH.reencrypt, BOTH.reencrypt)
 
-    assert done == reencryption.RotationReport(0, 3, [])
+    assert done == reencryption.ReencryptionReport(0, 3, [])
     left = str(database.read(read_everything))
     assert SEALED not in left
     assert "fwd1.not ours" in left
@@ -80,7 +80,7 @@ def test_background_requests_are_rotated(database: SqliteDatabase) -> None:
         connection.execute(sa.update(response_table).values(request=SEALED))
 
     database.write(queue)
-    assert reencryption.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt).rows == 1
+    assert reencryption.reencrypt_all(database, BOTH.reencrypt, BOTH.reencrypt).rows == 1
     sealed = database.read(lambda c: c.scalar(sa.select(response_table.c.request)))
     assert NEW.decrypt(str(sealed)) == {"text": "Hm"}
     assert OLD.decrypt(str(sealed)) is None
@@ -94,7 +94,7 @@ def test_model_keys_are_rotated_and_lost_ones_reported(
         database.write(partial(registered_models.put, row=row))
     database.write(partial(registered_models.put, row=ModelRow("d", "v", 1.0, 1.0, {}, None)))
 
-    done = reencryption.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt)
+    done = reencryption.reencrypt_all(database, BOTH.reencrypt, BOTH.reencrypt)
 
     assert (done.models, done.lost_models) == (2, ["c"])
     rows = {row.name: row.sealed for row in database.read(registered_models.list_models)}
@@ -112,7 +112,7 @@ def test_concurrent_key_change_is_kept(database: SqliteDatabase) -> None:
             registered_models.put(connection, before._replace(version="v2", sealed=after))
             return BOTH.reencrypt(sealed)
 
-        reencryption.rotate_model_keys(connection, renew)
+        reencryption.reencrypt_model_keys(connection, renew)
 
     database.write(rotating_late)
 
@@ -127,7 +127,7 @@ def test_rotation_of_several_batches(database: SqliteDatabase) -> None:
     database.write(add_responses)
 
     assert (
-        reencryption.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt).rows
+        reencryption.reencrypt_all(database, BOTH.reencrypt, BOTH.reencrypt).rows
         == reencryption.MAX_REWRITTEN_ROWS + 5
     )
 
@@ -137,9 +137,9 @@ def test_cached_reasoning_is_rotated(database: SqliteDatabase) -> None:
     DatabaseBackend(database, OLD, 60).store(owner, {key: b'{"text":"Hm"}'})
     DatabaseBackend(database, TokenCipher(["lost"]), 60).store(owner, {other: b"1"})
 
-    done = reencryption.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt)
+    done = reencryption.reencrypt_all(database, BOTH.reencrypt, BOTH.reencrypt)
 
-    assert done == reencryption.RotationReport(0, 1, [])
+    assert done == reencryption.ReencryptionReport(0, 1, [])
     for sealer, found in ((NEW, {key: b'{"text":"Hm"}'}), (OLD, {})):
         assert DatabaseBackend(database, sealer, 60).find(owner, [key, other]) == found
     rows = database.read(lambda c: reasoning.find(c, owner.hex(), [key.hex()], 0.0))
@@ -155,7 +155,7 @@ def test_files_contain_no_value_under_the_old_secret(database: SqliteDatabase) -
     DatabaseBackend(database, OLD, 60).store(b"o", {b"k": b'"Hm"'})
     assert SEALED.encode() in bytes_of(database)
 
-    reencryption.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt)
+    reencryption.reencrypt_all(database, BOTH.reencrypt, BOTH.reencrypt)
 
     left = re.findall(re.escape(SEAL_PREFIX) + r"[\w=-]{40,}", bytes_of(database).decode("latin-1"))
     assert left

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from forwarder.core.stored_data_limit import ReadLimit
+from forwarder.core.stored_data_limit import StoredDataLimit
 from forwarder.core.types import Json
 from forwarder.storage.db import event_log, responses, tables
 from forwarder.storage.db.database import SqliteDatabase
@@ -87,7 +87,10 @@ def test_continued_response_is_hidden_until_its_successors_are_deleted(
     assert not database.write(lambda c: responses.remove(c, "o", "b"))
     assert list_chain(database, "b") == []
     assert list_chain(database, "c") == ["a", "b", "c"]
-    assert database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_b"], ReadLimit())) == {}
+    assert (
+        database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_b"], StoredDataLimit()))
+        == {}
+    )
     assert database.write(lambda c: responses.remove(c, "o", "c"))
     assert list_chain(database, "a") == ["a"]
     count = database.read(lambda c: len(c.execute(responses.responses.select()).all()))
@@ -103,10 +106,13 @@ def test_item_is_found_in_its_latest_response(database: SqliteDatabase) -> None:
     )
 
     stored = database.read(
-        lambda c: responses.find_items_by_id(c, "o", ["msg_1", "msg_2"], ReadLimit())
+        lambda c: responses.find_items_by_id(c, "o", ["msg_1", "msg_2"], StoredDataLimit())
     )
     assert stored == {"msg_1": other}
-    assert database.read(lambda c: responses.find_items_by_id(c, "p", ["msg_1"], ReadLimit())) == {}
+    assert (
+        database.read(lambda c: responses.find_items_by_id(c, "p", ["msg_1"], StoredDataLimit()))
+        == {}
+    )
 
 
 def test_input_item_is_found_unless_an_output_has_its_id(
@@ -121,7 +127,7 @@ def test_input_item_is_found_unless_an_output_has_its_id(
     )
 
     stored = database.read(
-        lambda c: responses.find_items_by_id(c, "o", ["mine", "msg_1", "r"], ReadLimit())
+        lambda c: responses.find_items_by_id(c, "o", ["mine", "msg_1", "r"], StoredDataLimit())
     )
     assert stored == {"mine": own, "msg_1": ITEM}
 
@@ -182,6 +188,6 @@ def test_reused_id_replaces_response_and_log(
     assert stored.body["text"] == "second"
     heard = database.read(lambda c: responses.read_events_after(c, "o", stored, -1))
     assert [event["text"] for event in heard] == ["second"]
-    assert database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_1"], ReadLimit())) == {
-        "msg_1": item
-    }
+    assert database.read(
+        lambda c: responses.find_items_by_id(c, "o", ["msg_1"], StoredDataLimit())
+    ) == {"msg_1": item}

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from forwarder.core.body_memory import BodyMemory, BodyReservation
 from forwarder.core.errors import TooLarge
-from forwarder.core.stored_data_limit import ReadLimit, RequestLimits
+from forwarder.core.stored_data_limit import RequestLimits, StoredDataLimit
 from forwarder.core.types import Json
 from forwarder.storage.db import conversations, responses
 from forwarder.storage.db.conversations import Conversation
@@ -41,7 +41,7 @@ def _store_responses(database: SqliteDatabase) -> None:
 
 
 def find_by_id(database: SqliteDatabase, *names: str, owner: str = "o") -> dict[str, Json]:
-    return database.read(lambda c: find_items(c, owner, list(names), ReadLimit()))
+    return database.read(lambda c: find_items(c, owner, list(names), StoredDataLimit()))
 
 
 def list_input_items(database: SqliteDatabase, name: str) -> list[Json]:
@@ -108,7 +108,7 @@ def count_statements(database: SqliteDatabase, *names: str) -> int:
 
         sa.event.listen(connection, "before_cursor_execute", note)
         try:
-            find_items(connection, "o", list(names), ReadLimit())
+            find_items(connection, "o", list(names), StoredDataLimit())
         finally:
             sa.event.remove(connection, "before_cursor_execute", note)
 
@@ -147,7 +147,7 @@ def add_large_responses(database: SqliteDatabase, count: int) -> None:
 
 def test_inputs_are_loaded_only_for_items_that_are_in_them(database: SqliteDatabase) -> None:
     add_large_responses(database, 20)
-    limit = ReadLimit(RequestLimits(max_bytes=50_000))  # half of one input
+    limit = StoredDataLimit(RequestLimits(max_bytes=50_000))  # half of one input
     names = [f"out_{i}" for i in range(20)]
     assert database.read(lambda c: find_items(c, "o", names, limit)).keys() == set(names)
 
@@ -161,7 +161,7 @@ def test_responses_that_are_searched_for_items_have_a_limit(
     reservation = BodyReservation(memory)
 
     def find(count: int) -> dict[str, Json]:
-        limit = ReadLimit(RequestLimits(max_bytes=200_000), "input", memory=reservation)
+        limit = StoredDataLimit(RequestLimits(max_bytes=200_000), "input", memory=reservation)
         names = [name.format(i) for i in range(count)]
         return database.read(lambda c: find_items(c, "o", names, limit))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.core.storage_breaker import BackendBreaker
+from forwarder.core.storage_breaker import StorageBreaker
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.files import StoredFile
 from forwarder.storage.db.numbered_lists import NumberedPage
@@ -79,7 +79,7 @@ def test_use_is_marked_while_the_database_is_writable(
     repository: VectorStoreRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(BackendBreaker, "is_open", True)
+        patch.setattr(StorageBreaker, "is_open", True)
         repository.mark_used("o", ["vs_1"])
     unchanged = repository.find("o", "vs_1")
     assert unchanged is not None

@@ -10,7 +10,7 @@ from forwarder.translation.responses_over_chat.client_tool_kinds import (
     FUNCTION,
     LOCAL_SHELL,
     SHELL,
-    ToolKind,
+    ClientToolKind,
 )
 from forwarder.translation.responses_over_chat.items import MessageItem, ReasoningItem, ToolCallItem
 from forwarder.translation.responses_over_chat.toolbox import ClientTool
@@ -158,7 +158,7 @@ def test_empty_reasoning_can_be_encrypted(style: str) -> None:
 
 
 def events_of_call(
-    kind: ToolKind, *pieces: str, native: bool = False, status: str = "completed"
+    kind: ClientToolKind, *pieces: str, native: bool = False, status: str = "completed"
 ) -> list[Json]:
     call = ToolCallItem("x_1", 2, "call_1", ClientTool(kind, "t", "ns"), native)
     return [
@@ -168,7 +168,7 @@ def events_of_call(
     ]
 
 
-CALLS: list[tuple[ToolKind, list[str], bool, str, list[str]]] = [
+CALLS: list[tuple[ClientToolKind, list[str], bool, str, list[str]]] = [
     (FUNCTION, ["{", "}"], False, "completed",
      ["function_call_arguments.delta {", "function_call_arguments.delta }", "function_call_arguments.done {}"]),
     (FUNCTION, [], False, "completed",
@@ -188,7 +188,7 @@ CALLS: list[tuple[ToolKind, list[str], bool, str, list[str]]] = [
 
 @check_each(("kind", "pieces", "native", "status", "between"), CALLS)
 def test_call_input_streams(
-    kind: ToolKind, pieces: list[str], native: bool, status: str, between: list[str]
+    kind: ClientToolKind, pieces: list[str], native: bool, status: str, between: list[str]
 ) -> None:
     events = events_of_call(kind, *pieces, native=native, status=status)
     assert summarize_events(events) == ["output_item.added", *between, "output_item.done"]
@@ -206,7 +206,7 @@ def test_function_done_event_has_the_name() -> None:
 
 
 @check_each(("kind", "status"), [(LOCAL_SHELL, "incomplete"), (APPLY_PATCH, "in_progress")])
-def test_cut_call_has_no_partial_action(kind: ToolKind, status: str) -> None:
+def test_cut_call_has_no_partial_action(kind: ClientToolKind, status: str) -> None:
     item = events_of_call(kind, '{"command": ["rm", "-rf', status="incomplete")[-1]["item"]
     assert item["status"] == status
     assert "rm" not in str(item)

@@ -24,8 +24,8 @@ from forwarder.models.router import Router
 from forwarder.upstream.resilience import Resilience
 from forwarder.upstream.resilience.balance import (
     ANYWHERE,
+    Affinity,
     Candidate,
-    Placement,
     choose_candidate,
 )
 from forwarder.upstream.resilience.retry_budget import MAX_SAVED_RETRIES, RETRIES_PER_REQUEST
@@ -136,7 +136,7 @@ class World:
         return route.upstream.name if endpoint is None else endpoint.label
 
     def ask(
-        self, placement: Placement = ANYWHERE, model: str = "up/m", context: Patient | None = None
+        self, affinity: Affinity = ANYWHERE, model: str = "up/m", context: Patient | None = None
     ) -> str:
         """The endpoint that answered; as a handler does, each call runs through its state."""
         asking = context or make_patient_context()
@@ -154,7 +154,7 @@ class World:
             state = self.resilience.upstream_states.get_or_create(route.upstream)
             return state.with_retries(handle_request, asking)({})
 
-        stream = self.resilience.open_first_available(routes, call, asking, placement)
+        stream = self.resilience.open_first_available(routes, call, asking, affinity)
         self.cleanups.append(asking.cleanup)
         return str(next(iter(stream))[0]["from"])
 
@@ -202,24 +202,24 @@ def test_weights_of_hosts_decide_their_shares() -> None:
 def test_conversation_keeps_its_endpoint() -> None:
     world = World()
     for number in range(10):
-        placement = Placement(sticky_key=f"conversation {number}")
-        assert len({world.ask(placement) for _ in range(3)}) == 1
+        affinity = Affinity(sticky_key=f"conversation {number}")
+        assert len({world.ask(affinity) for _ in range(3)}) == 1
         world.end()
 
 
 def test_refused_request_goes_on_with_the_next_key_and_the_key_cools_down() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
     world.failures["1.1"] = make_rate_limit_error(60)
-    placement = Placement(origin=world.origin("1.1"))
+    affinity = Affinity(origin=world.origin("1.1"))
     context = make_patient_context()
 
-    assert world.ask(placement, context=context) == "1.2"
+    assert world.ask(affinity, context=context) == "1.2"
     assert world.asked == ["1.1", "1.2"]
     assert context.failed_endpoints == ["1.1"]
     assert context.endpoint is not None
     assert context.endpoint.label == "1.2"
     assert context.pauses == []
-    assert {world.ask(placement) for _ in range(5)} == {"1.2"}
+    assert {world.ask(affinity) for _ in range(5)} == {"1.2"}
     cooldowns = world.describe()["endpoints"][0]["resting"]
     assert cooldowns == [{"model": "m", "status": 429, "seconds": 60}]
 
@@ -227,21 +227,21 @@ def test_refused_request_goes_on_with_the_next_key_and_the_key_cools_down() -> N
 def test_refusal_of_one_model_leaves_other_models_alone() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
     world.failures["1.1"] = make_rate_limit_error()
-    placement = Placement(origin=world.origin("1.1"))
-    world.ask(placement)
+    affinity = Affinity(origin=world.origin("1.1"))
+    world.ask(affinity)
     del world.failures["1.1"]
 
-    assert world.ask(placement, "up/other-model") == "1.1"
-    assert world.ask(placement, "up/m") == "1.2"
+    assert world.ask(affinity, "up/other-model") == "1.1"
+    assert world.ask(affinity, "up/m") == "1.2"
 
 
 def test_refused_key_cools_down_for_all_models() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
     world.failures["1.1"] = UpstreamKeyRefused("wrong key")
-    placement = Placement(origin=world.origin("1.1"))
+    affinity = Affinity(origin=world.origin("1.1"))
 
-    assert world.ask(placement) == "1.2"
-    assert world.ask(placement, "up/other-model") == "1.2"
+    assert world.ask(affinity) == "1.2"
+    assert world.ask(affinity, "up/other-model") == "1.2"
     assert world.asked == ["1.1", "1.2", "1.2"]
 
 
@@ -292,9 +292,9 @@ def test_endpoint_with_a_refused_account_and_an_open_breaker_is_not_called() -> 
 def test_endpoint_with_a_refused_account_is_not_called_while_another_is_usable() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
     world.failures = {"1.1": NO_CREDIT, "1.2": BUSY}
-    placement = Placement(origin=world.origin("1.1"))
+    affinity = Affinity(origin=world.origin("1.1"))
 
-    assert [world.fail(placement) for _ in range(2)] == [BUSY, BUSY]
+    assert [world.fail(affinity) for _ in range(2)] == [BUSY, BUSY]
     assert world.asked == ["1.1", "1.2", "1.2"]
 
 
@@ -352,16 +352,16 @@ def test_unreachable_host_is_left_with_all_its_keys() -> None:
     world = World()
     world.failures = {"1.1": GONE, "1.2": GONE}
 
-    assert world.ask(Placement(origin=world.origin("1.1"))) in ("2.1", "2.2")
+    assert world.ask(Affinity(origin=world.origin("1.1"))) in ("2.1", "2.2")
     assert len(world.asked) == 2
 
 
 def test_breaker_of_one_host_leaves_the_other_alone() -> None:
     world = World(UP_BREAKER_FAILURES="2")
     world.failures = {"1.1": GONE, "1.2": GONE}
-    placement = Placement(origin=world.origin("1.1"))
+    affinity = Affinity(origin=world.origin("1.1"))
     for _ in range(4):
-        world.ask(placement)
+        world.ask(affinity)
 
     assert Counter(name[0] for name in world.asked) == {"1": 2, "2": 4}
     described = world.describe()
@@ -396,7 +396,7 @@ def test_last_failure_is_raised_if_not_all_endpoints_rest() -> None:
     world = World(UP_API_KEY="k1")
     world.failures = {"1.1": make_rate_limit_error(), "2.1": BUSY}
 
-    assert world.fail(Placement(origin=world.origin("1.1"))) is BUSY
+    assert world.fail(Affinity(origin=world.origin("1.1"))) is BUSY
 
 
 def test_limit_of_the_upstream_is_one_for_all_endpoints() -> None:
@@ -411,7 +411,7 @@ def test_limit_of_the_upstream_is_one_for_all_endpoints() -> None:
 def test_pinned_request_uses_only_its_endpoint_even_after_a_refusal() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
     world.failures["1.2"] = make_rate_limit_error()
-    pinned = Placement(origin=world.origin("1.2"), is_pinned=True)
+    pinned = Affinity(origin=world.origin("1.2"), is_pinned=True)
 
     assert world.fail(pinned).status == 429
     del world.failures["1.2"]
@@ -422,7 +422,7 @@ def test_pinned_request_uses_only_its_endpoint_even_after_a_refusal() -> None:
 def test_pin_to_another_upstream_pins_nothing() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
     world.failures = {"1.1": make_rate_limit_error()}
-    pinned = Placement(origin="other", is_pinned=True)
+    pinned = Affinity(origin="other", is_pinned=True)
 
     assert {world.ask(pinned) for _ in range(8)} == {"1.2"}
 
@@ -441,21 +441,21 @@ def test_fallback_with_several_endpoints_keeps_a_conversation_and_what_is_pinned
     assert endpoint is not None
 
     for number in range(10):
-        placement = Placement(sticky_key=f"conversation {number}")
-        assert len({world.ask(placement, "first/m") for _ in range(3)}) == 1
+        affinity = Affinity(sticky_key=f"conversation {number}")
+        assert len({world.ask(affinity, "first/m") for _ in range(3)}) == 1
         world.end()
-    pinned = Placement(origin=endpoint.origin, is_pinned=True)
+    pinned = Affinity(origin=endpoint.origin, is_pinned=True)
     assert {world.ask(pinned, "first/m") for _ in range(10)} == {"1.4"}
 
 
 def test_keys_of_clients_do_not_rest() -> None:
     world = World(UP_API_KEY="passthrough")
     world.failures["1.1"] = make_rate_limit_error()
-    placement = Placement(origin=world.origin("1.1"))
+    affinity = Affinity(origin=world.origin("1.1"))
 
-    assert world.ask(placement) == "2.1"
+    assert world.ask(affinity) == "2.1"
     del world.failures["1.1"]
-    assert world.ask(placement) == "1.1"
+    assert world.ask(affinity) == "1.1"
 
 
 def test_fallback_serves_when_all_endpoints_rest() -> None:
@@ -492,8 +492,8 @@ class GroupWorld(World):
         self.settings = make_settings("a,b,c", FORWARDER_GROUPS=GROUPS, **environment)
         self.resilience = Resilience(self.settings, self.witness)
 
-    def ask_group(self, placement: Placement = ANYWHERE) -> str:
-        return self.ask(placement, "fast")
+    def ask_group(self, affinity: Affinity = ANYWHERE) -> str:
+        return self.ask(affinity, "fast")
 
 
 def fill(ask: Callable[[], str], count: int) -> Counter[str]:
@@ -531,7 +531,7 @@ def test_members_of_one_upstream_share_by_weight_while_it_is_busy() -> None:
 def test_continued_responses_are_shared_by_the_members_of_their_upstream() -> None:
     world = ModelWorld()
 
-    shares = Counter(world.ask_group(Placement(f"response {number}", "a")) for number in range(400))
+    shares = Counter(world.ask_group(Affinity(f"response {number}", "a")) for number in range(400))
 
     assert 0.68 < shares["one"] / 400 < 0.82
 
@@ -554,8 +554,8 @@ def test_request_that_all_members_refuse_does_not_stop_other_requests(
 def test_group_keeps_a_conversation_at_its_member() -> None:
     world = GroupWorld()
     for number in range(10):
-        placement = Placement(sticky_key=str(number))
-        assert len({world.ask_group(placement) for _ in range(3)}) == 1
+        affinity = Affinity(sticky_key=str(number))
+        assert len({world.ask_group(affinity) for _ in range(3)}) == 1
         world.end()
 
 
