@@ -42,9 +42,9 @@ from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.server import request_hooks
 from forwarder.server.extension import get_gateway, get_request, get_services
 from forwarder.server.json_body import read_body
-from forwarder.server.openai import EventStreamResponse
 from forwarder.server.request_hooks import build_public_address
 from forwarder.server.request_shape import adapt_shape
+from forwarder.server.serving import EventStreamResponse
 from forwarder.services import Services, list_registered_upstreams
 
 SAMPLES = Path(__file__).parent / "samples"

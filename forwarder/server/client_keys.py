@@ -15,7 +15,7 @@ from forwarder.core.types import Json
 from forwarder.server import request_hooks
 from forwarder.server.auth import require_administrator
 from forwarder.server.extension import get_services
-from forwarder.server.openai import json_answer, read_json_body
+from forwarder.server.serving import json_answer, read_json_body
 
 blueprint = Blueprint("client_keys", __name__, url_prefix="/forwarder/keys")
 

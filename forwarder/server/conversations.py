@@ -12,7 +12,7 @@ from forwarder.core.types import Json
 from forwarder.core.validate import check_type
 from forwarder.protocols.tool_secrets import hide_tool_secrets_of
 from forwarder.server import request_hooks
-from forwarder.server.openai import json_answer, read_json_body
+from forwarder.server.serving import json_answer, read_json_body
 from forwarder.server.stored_route_helpers import (
     answer_deletion,
     check_stored_id,

@@ -18,7 +18,7 @@ from forwarder.protocols.responses import RESPONSES
 from forwarder.server import request_hooks
 from forwarder.server.extension import get_services
 from forwarder.server.files import find_selected_upstream, read_form, send_to_upstream
-from forwarder.server.openai import read_json_body
+from forwarder.server.serving import read_json_body
 from forwarder.upstream.client import Upstream
 from forwarder.upstream.files import MultipartForm
 

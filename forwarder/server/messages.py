@@ -8,8 +8,8 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from forwarder.middleware.usage_estimate import estimate_message_input
-from forwarder.server import openai, request_hooks
-from forwarder.server.openai import json_answer, read_json_body
+from forwarder.server import request_hooks
+from forwarder.server.serving import json_answer, read_json_body, serve
 
 blueprint = Blueprint("messages", __name__)
 
@@ -17,7 +17,7 @@ blueprint = Blueprint("messages", __name__)
 @blueprint.post("/messages")
 def messages() -> Response:
     """Create a message."""
-    return openai.serve("messages")
+    return serve("messages")
 
 
 @blueprint.post("/messages/count_tokens")

@@ -24,7 +24,7 @@ from forwarder.models.ollama_views import ModelView
 from forwarder.models.registered_model import RegisteredModel, add_tag, read_flag, read_name
 from forwarder.models.registration import RegistrationResult
 from forwarder.models.registry import make_not_found
-from forwarder.server import openai, request_hooks
+from forwarder.server import request_hooks
 from forwarder.server.auth import (
     Client,
     authenticate_client,
@@ -35,7 +35,7 @@ from forwarder.server.auth import (
 )
 from forwarder.server.extension import get_services
 from forwarder.server.json_body import read_body
-from forwarder.server.openai import json_answer
+from forwarder.server.serving import json_answer, serve, serve_embeddings
 
 blueprint = Blueprint("ollama", __name__)
 
@@ -61,25 +61,25 @@ def version() -> Response:
 @blueprint.post("/api/chat")
 def chat() -> Response:
     """Answer a conversation."""
-    return openai.serve("ollama")
+    return serve("ollama")
 
 
 @blueprint.post("/api/generate")
 def generate() -> Response:
     """Answer a single prompt."""
-    return openai.serve("ollama_generate")
+    return serve("ollama_generate")
 
 
 @blueprint.post("/api/embed")
 def embed() -> Response:
     """Return embeddings of one or several texts."""
-    return openai.serve_embeddings("ollama_embed")
+    return serve_embeddings("ollama_embed")
 
 
 @blueprint.post("/api/embeddings")
 def embeddings() -> Response:
     """Return the embedding of one text (Ollama's older API)."""
-    return openai.serve_embeddings("ollama_embeddings")
+    return serve_embeddings("ollama_embeddings")
 
 
 # -- models ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from forwarder.core.in_flight_requests import ShutdownInterrupt
 from forwarder.hosted_tools.standalone_search import StandaloneSearch, read_search_request
 from forwarder.server import request_hooks
 from forwarder.server.extension import get_services
-from forwarder.server.openai import json_answer, read_json_body
+from forwarder.server.serving import json_answer, read_json_body
 
 blueprint = Blueprint("standalone_search", __name__)
 

@@ -15,8 +15,8 @@ from forwarder.core.validate import read_field
 from forwarder.protocols.token_estimate import estimate_request_tokens
 from forwarder.server import request_hooks
 from forwarder.server.extension import get_gateway
-from forwarder.server.openai import json_answer, read_json_body, stream_stored_events
 from forwarder.server.request_shape import adapt_shape
+from forwarder.server.serving import json_answer, read_json_body, stream_stored_events
 from forwarder.server.stored_route_helpers import (
     answer_deletion,
     authenticate_client,

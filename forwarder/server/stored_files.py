@@ -14,7 +14,7 @@ from forwarder.core.errors import InvalidRequest
 from forwarder.core.validate import check_enum, missing_parameter
 from forwarder.server import request_hooks
 from forwarder.server.extension import get_services
-from forwarder.server.openai import json_answer
+from forwarder.server.serving import json_answer
 from forwarder.storage.db.files import StoredFile
 from forwarder.storage.files import FileStore, render_file
 from forwarder.storage.pagination import find_numbered_page, make_list_object, read_page

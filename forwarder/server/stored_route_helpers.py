@@ -13,7 +13,7 @@ from forwarder.core.types import Json
 from forwarder.core.validate import check_type
 from forwarder.server import request_hooks
 from forwarder.server.extension import get_services
-from forwarder.server.openai import json_answer, read_json_body
+from forwarder.server.serving import json_answer, read_json_body
 from forwarder.services import Services
 from forwarder.storage import DatabaseConversationStore
 from forwarder.storage.db.compression import SpendCallback

@@ -16,7 +16,7 @@ from forwarder.core.validate import check_enum
 from forwarder.server import request_hooks
 from forwarder.server.auth import has_key, is_client_key, read_key, require_administrator
 from forwarder.server.extension import get_services
-from forwarder.server.openai import json_answer
+from forwarder.server.serving import json_answer
 from forwarder.storage.db.usage import DAY_SECONDS, HOUR_SECONDS
 from forwarder.usage.report import (
     UsageLine,

@@ -25,7 +25,7 @@ from forwarder.core.validate import (
 from forwarder.server import request_hooks
 from forwarder.server.extension import get_gateway, get_services
 from forwarder.server.files import report_broken_download
-from forwarder.server.openai import json_answer, read_json_body
+from forwarder.server.serving import json_answer, read_json_body
 from forwarder.storage.db.numbered_lists import NumberedPage
 from forwarder.storage.db.vector_stores import STATUSES, NewStoreFile
 from forwarder.storage.pagination import (
