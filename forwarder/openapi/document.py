@@ -12,9 +12,12 @@ from forwarder.core.errors import Forbidden, InternalError
 from forwarder.core.types import Json
 from forwarder.openapi import (
     file_operations,
+    forwarder_operations,
+    image_operations,
     messages_operations,
+    ollama_operations,
     openai_operations,
-    own_operations,
+    vector_store_operations,
 )
 from forwarder.openapi.errors import (
     ERROR_SCHEMAS,
@@ -22,9 +25,10 @@ from forwarder.openapi.errors import (
     make_error_responses,
     refer_to_errors,
 )
+from forwarder.openapi.forwarder_schemas import make_forwarder_schemas
+from forwarder.openapi.ollama_schemas import make_ollama_schemas
 from forwarder.openapi.openai_schemas import make_openai_schemas
 from forwarder.openapi.operation import HTML, STREAMS, Answer, Operation, make_query
-from forwarder.openapi.own_schemas import make_diagnostic_schemas, make_ollama_schemas
 from forwarder.openapi.schemas import add_used_schemas, list_references, load_sdk_schemas
 from forwarder.protocols.client_reasoning_style import HEADER
 from forwarder.protocols.registry import ALL_STYLES, CLIENT_PROTOCOLS
@@ -37,15 +41,18 @@ TAGS: dict[str, tuple[str, Mapping[str, Operation]]] = {
     "Messages": ("Anthropic's Messages API.", messages_operations.MESSAGES),
     "Conversations": ("Stored conversations.", openai_operations.CONVERSATIONS),
     "Models": ("Models, embeddings and search.", openai_operations.MODELS),
-    "Images": ("Images, made by an upstream.", file_operations.IMAGES),
+    "Images": ("Images, made by an upstream.", image_operations.IMAGES),
     "Files": ("Files, stored here or at an upstream.", file_operations.FILES),
-    "Vector stores": ("Stores of files that can be searched.", file_operations.VECTOR_STORES),
-    "Ollama": ("Ollama's API, and the registry of models.", own_operations.OLLAMA),
-    "Diagnostics": ("The dry run and captured requests.", own_operations.DIAGNOSTICS),
-    "Client keys": ("Keys of clients, with limits and budgets.", own_operations.CLIENT_KEYS),
-    "Usage": ("Requests, tokens and costs.", own_operations.USAGE),
-    "Probes": ("Health, readiness and metrics.", own_operations.PROBES),
-    "Documentation": ("This document and the documentation.", own_operations.DOCUMENTATION),
+    "Vector stores": (
+        "Stores of files that can be searched.",
+        vector_store_operations.VECTOR_STORES,
+    ),
+    "Ollama": ("Ollama's API, and the registry of models.", ollama_operations.OLLAMA),
+    "Diagnostics": ("The dry run and captured requests.", forwarder_operations.DIAGNOSTICS),
+    "Client keys": ("Keys of clients, with limits and budgets.", forwarder_operations.CLIENT_KEYS),
+    "Usage": ("Requests, tokens and costs.", forwarder_operations.USAGE),
+    "Probes": ("Health, readiness and metrics.", forwarder_operations.PROBES),
+    "Documentation": ("This document and the documentation.", forwarder_operations.DOCUMENTATION),
 }
 """Tag -> its description, and its operations by method and path."""
 
@@ -180,7 +187,7 @@ def build_document(routes: Iterable[DocumentRoute], base_url: str = "") -> Json:
         **make_openai_schemas(),
         **messages_operations.make_messages_schemas(),
         **make_ollama_schemas(),
-        **make_diagnostic_schemas(),
+        **make_forwarder_schemas(),
     }
     components["schemas"] = add_used_schemas(document, own)
     return document

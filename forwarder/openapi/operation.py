@@ -131,3 +131,7 @@ def make_query(name: str, schema: Json, description: str, **more: object) -> Jso
 def refer_to_parameter(name: str) -> Json:
     """Return a reference to a parameter that several operations have."""
     return {"$ref": f"#/components/parameters/{name}"}
+
+
+UPSTREAM_CHOICE = (refer_to_parameter("FileUpstream"), refer_to_parameter("FileUpstreamQuery"))
+"""The parameters by which a client chooses the upstream for files and images."""
