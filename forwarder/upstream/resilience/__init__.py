@@ -6,6 +6,15 @@ that tests do not wait.
 
 They act only until the first batch of an answer arrives.  An answer that has begun is never
 repeated, and later batches do not pass through this code.
+
+- `failover.py`: `Resilience` tries endpoints, members of groups and fallbacks one after the other;
+  `balance.py` chooses among those that are equal.
+- `upstream_state.py`: the state of one upstream or endpoint, which runs the retries.
+- `retry_policy.py`: which failures are retried, how often, after which pause; `retry_budget.py`
+  limits the retries of all requests together.
+- `classify.py`: which failures lead to a fallback, and which count against the upstream.
+- `breaker.py`, `cooldowns.py`, `concurrency_limit.py`: when an upstream or endpoint is not called.
+- `shared_state.py`: open breakers and cooldowns that all workers share.
 """
 
 from __future__ import annotations

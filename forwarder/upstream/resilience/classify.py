@@ -1,17 +1,15 @@
-"""Classifies failures: whether to retry, to fall back, and to count them against the upstream.
+"""Classifies failures: whether to fall back, and whether to count them against the upstream.
 
-The three rules are in one module, so that they can be compared.
+`retry_policy.py` has the rule for retries; tests compare the three rules in one table.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-from forwarder.core.error_kinds import ErrorKind
 from forwarder.core.errors import (
     ForwarderError,
     Overloaded,
-    UpstreamConnectTimeout,
     UpstreamKeyRefused,
     UpstreamMisconfigured,
     UpstreamProtocolError,
@@ -20,9 +18,6 @@ from forwarder.core.errors import (
     UpstreamUnavailable,
     UpstreamUnreachable,
 )
-
-_RETRYABLE_STATUSES = frozenset({408, 409, 429})
-"""Statuses below 500 that are temporary; the SDK retries the same ones."""
 
 _FALLBACK_STATUSES = frozenset({408, 429})
 """Statuses below 500 for which another upstream may succeed."""
@@ -41,25 +36,6 @@ class Outcome(Enum):
     FAILURE = "ill"
     AMBIGUOUS_FAILURE = "failed"
     UNKNOWN = "unknown"
-
-
-def is_worth_retry(error: ForwarderError) -> bool:
-    """Return whether the same upstream may succeed in a moment.
-
-    Not after a time-out of the first byte: the upstream is working on the request, and a second
-    request would be billed too.
-    """
-    if isinstance(error, UpstreamRefused):
-        return is_refusal_worth_retry(error)
-    return isinstance(error, UpstreamUnreachable | UpstreamProtocolError | UpstreamConnectTimeout)
-
-
-def is_refusal_worth_retry(error: UpstreamRefused) -> bool:
-    should_retry = error.headers.get("x-should-retry")
-    if should_retry in ("true", "false"):
-        return should_retry == "true"
-    is_temporary = error.status >= 500 or error.status in _RETRYABLE_STATUSES
-    return is_temporary and error.kind is not ErrorKind.QUOTA_EXHAUSTED  # waiting does not help
 
 
 def is_worth_fallback(error: ForwarderError, own_key: bool) -> bool:

@@ -1,6 +1,7 @@
-"""Backoff: how often to retry, and how long to wait before each retry.
+"""Retry policy: which failures to retry, how often, and how long to wait before each retry.
 
-`classify.py` says which failures are worth a retry; `upstream_state.py` puts both together.
+`UpstreamState.run_with_retries` runs the retries of one upstream or endpoint, and `failover.py`
+those of an upstream with several. Both also ask the circuit breaker and the retry budget.
 """
 
 from __future__ import annotations
@@ -11,6 +12,15 @@ import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 
+from forwarder.core.error_kinds import ErrorKind
+from forwarder.core.errors import (
+    ForwarderError,
+    UpstreamConnectTimeout,
+    UpstreamProtocolError,
+    UpstreamRefused,
+    UpstreamUnreachable,
+)
+
 FIRST_DELAY_SECONDS = 0.5
 """Seconds before the first retry; each further retry waits twice as long."""
 
@@ -20,6 +30,28 @@ MAX_DELAY_SECONDS = 8.0
 JITTER_SHARE = 0.5
 """The random share of a pause, which spreads requests that failed together.  It never shortens a
 pause that the upstream demands; it only lengthens it a little."""
+
+_RETRYABLE_STATUSES = frozenset({408, 409, 429})
+"""Statuses below 500 that are temporary; the SDK retries the same ones."""
+
+
+def is_worth_retry(error: ForwarderError) -> bool:
+    """Return whether the same upstream may succeed in a moment.
+
+    Not after a time-out of the first byte: the upstream is working on the request, and a second
+    request would be billed too.
+    """
+    if isinstance(error, UpstreamRefused):
+        return is_refusal_worth_retry(error)
+    return isinstance(error, UpstreamUnreachable | UpstreamProtocolError | UpstreamConnectTimeout)
+
+
+def is_refusal_worth_retry(error: UpstreamRefused) -> bool:
+    should_retry = error.headers.get("x-should-retry")
+    if should_retry in ("true", "false"):
+        return should_retry == "true"
+    is_temporary = error.status >= 500 or error.status in _RETRYABLE_STATUSES
+    return is_temporary and error.kind is not ErrorKind.QUOTA_EXHAUSTED  # waiting does not help
 
 
 class Backoff:

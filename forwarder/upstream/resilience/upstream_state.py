@@ -25,12 +25,15 @@ from forwarder.upstream.resilience.classify import (
     Outcome,
     classify_outcome,
     get_failure_label,
-    is_worth_retry,
 )
 from forwarder.upstream.resilience.concurrency_limit import ConcurrencyLimit
 from forwarder.upstream.resilience.cooldowns import Cooldown, Cooldowns
 from forwarder.upstream.resilience.retry_budget import RetryBudget
-from forwarder.upstream.resilience.retry_policy import Backoff, parse_retry_after
+from forwarder.upstream.resilience.retry_policy import (
+    Backoff,
+    is_worth_retry,
+    parse_retry_after,
+)
 
 log = logging.getLogger("forwarder.resilience")
 

@@ -9,8 +9,8 @@ from forwarder.upstream.resilience.classify import (
     classify_outcome,
     get_failure_label,
     is_worth_fallback,
-    is_worth_retry,
 )
+from forwarder.upstream.resilience.retry_policy import is_worth_retry
 from tests.helpers.check_cases import check_each
 
 WELL, ILL, FAILED, UNKNOWN = (
