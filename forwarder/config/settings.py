@@ -111,8 +111,8 @@ class UpstreamSettings:
         return self.name if self.endpoint is None else self.endpoint.origin
 
     @property
-    def pool_name(self) -> str:
-        """The name of this endpoint's objects: the upstream's for the first endpoint."""
+    def entry_name(self) -> str:
+        """The name of this endpoint in `PerUpstream`: the upstream's for the first endpoint."""
         is_first = self.endpoint is None or self.endpoint[:2] == (1, 1)
         return self.name if is_first else self.origin
 

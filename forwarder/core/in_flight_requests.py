@@ -2,7 +2,8 @@
 
 A deploy or a restart gives running answers some time.  Answers that are not complete after it are
 interrupted while they wait for their upstream.  Their clients get an error in their own protocol
-instead of a cut connection.  Under threads (development) this is not used.
+instead of a cut connection.  Under threads (development) this is not used.  The steps of a worker
+that shuts down are in `server/gunicorn_worker.py`.
 """
 
 from __future__ import annotations

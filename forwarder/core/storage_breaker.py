@@ -1,7 +1,7 @@
-"""Circuit breaker for the forwarder's own storage: the database and Redis.
+"""Circuit breaker for the forwarder's own stores: the database and Redis.
 
-A storage that is down refuses connections at once, but one that hangs makes every request wait for
-a time-out.  Requests therefore wait only briefly.  A breaker records that the storage does not
+A store that is down refuses connections at once, but one that hangs makes every request wait for
+a time-out.  Requests therefore wait only briefly.  A breaker records that the store does not
 answer, and background trials close the breaker again.
 """
 
@@ -18,7 +18,7 @@ from forwarder.core.concurrency import TaskResult, spawn
 T = TypeVar("T")
 
 MAX_WAIT_SECONDS = 0.07
-"""Seconds that a request waits for a storage that it can do without."""
+"""Seconds that a request waits for a store that it can do without."""
 
 _POLL_SECONDS = 0.01
 
@@ -27,7 +27,7 @@ _jitter = random.Random()
 
 
 class StorageDown(Exception):
-    """The storage does not answer; the message is the known reason."""
+    """The store does not answer; the message is the known reason."""
 
 
 def wait_for_event(event: threading.Event, seconds: float) -> bool:
@@ -77,9 +77,9 @@ class SharedTask:
 
 
 class StorageBreaker:
-    """Circuit breaker that is open while a storage does not answer; background trials close it.
+    """Circuit breaker that is open while a store does not answer; background trials close it.
 
-    ``trial`` raises while the storage does not answer.  The first trial runs at once, further ones
+    ``trial`` raises while the store does not answer.  The first trial runs at once, further ones
     ``pause`` seconds apart, until one succeeds or ``stop`` is set.  ``changed`` receives the error
     when the breaker opens, and ``None`` before it closes.  ``describe`` returns the public
     description of a trial's exception.
@@ -103,7 +103,7 @@ class StorageBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether the storage is considered down."""
+        """Whether the store is considered down."""
         return self.error is not None
 
     def trip(self, error: str) -> None:
@@ -128,12 +128,12 @@ class StorageBreaker:
 
 
 class BoundedStorage:
-    """Runs calls to a storage so that a hanging storage does not block requests.
+    """Runs calls to a store so that a hanging store does not block requests.
 
     Each call runs in the background while its request waits.  Calls may queue behind each other, so
-    a request keeps waiting as long as the storage answers any call.  If no call is answered for
+    a request keeps waiting as long as the store answers any call.  If no call is answered for
     ``max_wait`` seconds, the breaker opens.  ``failures`` are the exceptions that mean that the
-    storage is down.
+    store is down.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class BoundedStorage:
     def call(self, work: Callable[[], T]) -> T:
         """Run ``work`` and return its result or raise its exception.
 
-        Raises StorageDown while the storage does not answer.
+        Raises StorageDown while the store does not answer.
         """
         if self._breaker.error is not None:
             raise StorageDown(self._breaker.error)

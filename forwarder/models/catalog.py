@@ -93,7 +93,7 @@ class Catalog:
         self._router = router
         self._get_version = edition
         self._all_upstreams = upstreams
-        # Only configured upstreams are listed, so later additions to the pool are ignored.
+        # Only configured upstreams are listed, so upstreams that are added later are ignored.
         self._upstreams = dict(upstreams)
         self._ttl = ttl
         self._lock = threading.Lock()

@@ -220,7 +220,7 @@ def wrap_token_limit(handler: Handler, attempt: Attempt) -> Handler:
     return with_token_limit(handler)
 
 
-def wrap_message_limits(handler: Handler, attempt: Attempt) -> Handler:
+def wrap_messages_limits(handler: Handler, attempt: Attempt) -> Handler:
     drain = attempt.services.settings.stop_drain
     return with_messages_limits(handler, drain, attempt.context.record_estimate)
 
@@ -311,7 +311,7 @@ PIPELINE = (
 """The stages in order: the first is next to the client, the last next to the upstream."""
 
 
-CARRIED_PIPELINE = (Stage(is_messages_over_responses, wrap_message_limits),)
+CARRIED_PIPELINE = (Stage(is_messages_over_responses, wrap_messages_limits),)
 """The stages of protocols that are served through the pipeline of another, before the translation
 into that one."""
 

@@ -31,27 +31,27 @@ class PerUpstream(Mapping[str, T], Generic[T]):
         self._make = make
         self._lock = threading.Lock()
         self._entries: dict[str, tuple[UpstreamSettings, T]] = {
-            s.pool_name: (s, make(s)) for s in first
+            s.entry_name: (s, make(s)) for s in first
         }
 
     def get_or_create(self, settings: UpstreamSettings) -> T:
         """Return the object of these settings; other settings of that name replace the entry."""
-        entry = self._entries.get(settings.pool_name)
+        entry = self._entries.get(settings.entry_name)
         if entry is not None and entry[0] is settings:
             return entry[1]
         with self._lock:
-            entry = self._entries.get(settings.pool_name)
+            entry = self._entries.get(settings.entry_name)
             if entry is None or entry[0] is not settings:
-                entry = self._entries[settings.pool_name] = settings, self._make(settings)
+                entry = self._entries[settings.entry_name] = settings, self._make(settings)
             return entry[1]
 
     def drop(self, settings: UpstreamSettings) -> T | None:
         """Remove the object of these settings and return it, so that the caller can close it."""
         with self._lock:
-            entry = self._entries.get(settings.pool_name)
+            entry = self._entries.get(settings.entry_name)
             if entry is None or entry[0] is not settings:
                 return None
-            return self._entries.pop(settings.pool_name)[1]
+            return self._entries.pop(settings.entry_name)[1]
 
     def __getitem__(self, name: str) -> T:
         return self._entries[name][1]

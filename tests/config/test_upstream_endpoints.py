@@ -35,7 +35,7 @@ def test_each_key_at_each_host_is_an_endpoint() -> None:
         ("http://b.test/v1", "k1", (2, 1, 1.0)),
         ("http://b.test/v1", "k2", (2, 2, 1.0)),
     ]
-    assert [each.pool_name for each in chat.endpoints] == [
+    assert [each.entry_name for each in chat.endpoints] == [
         "chat",
         *(each.origin for each in chat.replicas),
     ]
@@ -46,7 +46,7 @@ def test_upstream_with_one_key_and_one_host_has_no_endpoints() -> None:
     chat = read_chat(CHAT_BASE_URL="http://a.test/v1", CHAT_API_KEY="k1", CHAT_WEIGHTS="3")
 
     assert (chat.endpoint, chat.replicas) == (None, ())
-    assert (chat.origin, chat.pool_name) == ("chat", "chat")
+    assert (chat.origin, chat.entry_name) == ("chat", "chat")
 
 
 def test_hosts_may_get_the_keys_of_clients() -> None:

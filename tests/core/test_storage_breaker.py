@@ -1,4 +1,4 @@
-"""A backend that is down or hangs does not block requests."""
+"""A store that is down or hangs does not block requests."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from forwarder.core.storage_breaker import (
 )
 
 
-class Backend:
-    """A backend that answers, refuses, or hangs until it is released."""
+class Store:
+    """A store that answers, refuses, or hangs until it is released."""
 
     def __init__(self) -> None:
         self.is_down = False
@@ -44,8 +44,8 @@ class Backend:
 
 
 @pytest.fixture
-def backend() -> Iterator[Backend]:
-    made = Backend()
+def store() -> Iterator[Store]:
+    made = Store()
     yield made
     made.stop.set()
     made.free.set()
@@ -58,45 +58,45 @@ def wait_until(holds: Callable[[], bool]) -> bool:
     return holds()
 
 
-def test_bounded_call_returns_the_result_or_raises_the_error(backend: Backend) -> None:
-    assert backend.bounded.call(backend.answer) == "answer"
+def test_bounded_call_returns_the_result_or_raises_the_error(store: Store) -> None:
+    assert store.bounded.call(store.answer) == "answer"
 
     with pytest.raises(ZeroDivisionError):
-        backend.bounded.call(lambda: 1 // 0)
-    assert not backend.breaker.is_open
+        store.bounded.call(lambda: 1 // 0)
+    assert not store.breaker.is_open
 
 
-def test_breaker_opens_on_a_failure_and_a_trial_beside_requests_closes_it(backend: Backend) -> None:
-    backend.is_down = True
+def test_breaker_opens_on_a_failure_and_a_trial_beside_requests_closes_it(store: Store) -> None:
+    store.is_down = True
     with pytest.raises(StorageDown, match="refused"):
-        backend.bounded.call(backend.answer)
-    assert wait_until(lambda: backend.tried >= 2)
-    asked = backend.asked - backend.tried
+        store.bounded.call(store.answer)
+    assert wait_until(lambda: store.tried >= 2)
+    asked = store.asked - store.tried
     with pytest.raises(StorageDown, match="refused"):
-        backend.bounded.call(backend.answer)
-    assert backend.asked - backend.tried == asked, "a request asked a backend that is down"
+        store.bounded.call(store.answer)
+    assert store.asked - store.tried == asked, "a request asked a store that is down"
 
-    backend.is_down = False
-    assert wait_until(lambda: not backend.breaker.is_open)
+    store.is_down = False
+    assert wait_until(lambda: not store.breaker.is_open)
 
-    assert backend.bounded.call(backend.answer) == "answer"
-    assert backend.changes == ["refused", None]
+    assert store.bounded.call(store.answer) == "answer"
+    assert store.changes == ["refused", None]
 
 
-def test_hanging_backend_opens_the_breaker_until_it_recovers(backend: Backend) -> None:
-    backend.free.clear()
+def test_hanging_store_opens_the_breaker_until_it_recovers(store: Store) -> None:
+    store.free.clear()
     with pytest.raises(StorageDown, match="no answer within 50 ms"):
-        backend.bounded.call(backend.answer)
-    assert backend.breaker.is_open
+        store.bounded.call(store.answer)
+    assert store.breaker.is_open
 
-    backend.free.set()
+    store.free.set()
 
-    assert wait_until(lambda: not backend.breaker.is_open)
+    assert wait_until(lambda: not store.breaker.is_open)
 
 
 @pytest.mark.serial
-def test_calls_that_wait_for_each_other_are_no_failure(backend: Backend) -> None:
-    """Together the calls take ten times the permitted silence of the backend."""
+def test_calls_that_wait_for_each_other_are_no_failure(store: Store) -> None:
+    """Together the calls take ten times the permitted silence of the store."""
     turn = threading.Lock()
 
     def answer_in_turn() -> str:
@@ -105,33 +105,33 @@ def test_calls_that_wait_for_each_other_are_no_failure(backend: Backend) -> None
             return "answer"
 
     with ThreadPoolExecutor(25) as pool:
-        answers = list(pool.map(lambda _: backend.bounded.call(answer_in_turn), range(25)))
+        answers = list(pool.map(lambda _: store.bounded.call(answer_in_turn), range(25)))
 
     assert answers == ["answer"] * 25
-    assert backend.changes == []
+    assert store.changes == []
 
 
-def test_open_breaker_releases_waiting_calls(backend: Backend) -> None:
-    backend.free.clear()
+def test_open_breaker_releases_waiting_calls(store: Store) -> None:
+    store.free.clear()
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(backend.bounded.call, backend.answer)
-        assert wait_until(lambda: backend.asked == 1)
-        backend.breaker.trip("it hangs")
+        waiting = pool.submit(store.bounded.call, store.answer)
+        assert wait_until(lambda: store.asked == 1)
+        store.breaker.trip("it hangs")
         with pytest.raises(StorageDown):
             waiting.result(10)
 
 
-def test_breaker_stops_trials_after_stop(backend: Backend) -> None:
-    backend.is_down = True
-    backend.breaker.trip("refused")
-    assert wait_until(lambda: backend.tried >= 1)
+def test_breaker_stops_trials_after_stop(store: Store) -> None:
+    store.is_down = True
+    store.breaker.trip("refused")
+    assert wait_until(lambda: store.tried >= 1)
 
-    backend.stop.set()
+    store.stop.set()
 
     time.sleep(0.1)
-    tried = backend.tried
+    tried = store.tried
     time.sleep(0.1)
-    assert backend.tried == tried
+    assert store.tried == tried
 
 
 def test_shared_task_runs_once_for_all_callers() -> None:

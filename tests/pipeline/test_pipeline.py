@@ -15,7 +15,7 @@ from forwarder.pipeline.pipeline import (
     is_chat_over_responses,
     is_chat_upstream,
     select_carried_wraps,
-    wrap_message_limits,
+    wrap_messages_limits,
     wrap_stages,
 )
 from forwarder.protocols.fold import fold_chat
@@ -82,7 +82,7 @@ def test_stop_and_limit_apply_to_each_choice() -> None:
 @check_each(
     ("client", "over", "wraps"),
     [
-        ("messages", "responses", (wrap_message_limits,)),
+        ("messages", "responses", (wrap_messages_limits,)),
         ("messages", "chat", ()),
         ("ollama", "responses", ()),
     ],

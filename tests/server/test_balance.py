@@ -277,7 +277,7 @@ def test_response_is_continued_at_the_key_that_stores_it(serve: Serve) -> None:
     assert {key for _, key in provider.count("/responses")} == {"1", "2"}
 
 
-def test_history_is_sent_whole_to_another_key_while_the_first_rests(serve: Serve) -> None:
+def test_history_is_sent_whole_to_another_key_while_the_first_cools_down(serve: Serve) -> None:
     provider = Provider()
     client = serve(provider, **{**SETTINGS, "RESPONSES_BASE_URL": "http://a.test/v1"})
     first = ask(client, RESPONSES).get_json()["id"]

@@ -19,7 +19,7 @@ class Made:
         self.settings = settings
 
 
-def test_pool_creates_further_upstreams_on_demand() -> None:
+def test_objects_of_further_upstreams_are_created_on_demand() -> None:
     kept = PerUpstream(Made, [CHAT])
     assert [*kept] == ["chat"]
     assert "later" not in kept
@@ -39,7 +39,7 @@ def test_other_settings_of_the_same_name_are_another_upstream() -> None:
     assert kept["chat"].settings is changed
 
 
-def test_pool_drop_returns_an_upstream_once() -> None:
+def test_drop_returns_the_object_of_an_upstream_once() -> None:
     kept = PerUpstream(Made, [CHAT])
     made = kept["chat"]
 

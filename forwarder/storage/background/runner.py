@@ -137,7 +137,7 @@ class BackgroundRunner:
         if stored is None:
             raise response_not_found(response_id)
         is_lost = stored.is_lost and (owner, response_id) not in self._jobs
-        if is_lost and self._database.has_settled():
+        if is_lost and self._database.is_stable():
             self._takeover.fail_lost_job(owner, response_id)
             return self.read_response(owner, response_id)
         return stored

@@ -1,7 +1,7 @@
 """Take over the jobs of workers that have stopped, or fail those that cannot be repeated.
 
 Expired leases are evaluated in `JobTakeover._find_work`, and in `JobTakeover.fail_lost_job` when a
-client reads the response. Both wait until the database has settled.
+client reads the response. Both wait until the database is stable.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from forwarder.storage.conversation_lock import ConversationLock, ConversationLo
 from forwarder.storage.db import Database
 from forwarder.storage.db.background_leases import ClaimedWork, ResponseOrigin
 from forwarder.storage.db.responses import StoredResponse
-from forwarder.storage.db.stability_monitor import SETTLE_SECONDS
+from forwarder.storage.db.stability_monitor import MIN_STABLE_SECONDS
 from forwarder.storage.repositories.background_jobs import BackgroundJobRepository
 
 log = logging.getLogger("forwarder.background")
@@ -115,7 +115,7 @@ class JobTakeover:
     def _find_work(self, callbacks: TakeoverCallbacks) -> None:
         """Take over waiting jobs, and fail lost jobs that cannot be repeated.
 
-        Until the database has settled, only released jobs are considered: no worker can still renew
+        Until the database is stable, only released jobs are considered: no worker can still renew
         their leases. Jobs of this worker are skipped, because their leases are about to be renewed.
         """
         now = time.monotonic()
@@ -124,7 +124,7 @@ class JobTakeover:
         waiting, lost = self._repository.list_waiting(skip), self._repository.list_lost(skip)
         if not waiting and not lost:
             return
-        if not self._database.has_settled():
+        if not self._database.is_stable():
             waiting, lost = self._repository.list_waiting(skip, only_handed_back=True), []
         for take, entries in (
             (self.fail_lost_job, lost),
@@ -134,7 +134,7 @@ class JobTakeover:
                 try:
                     take(owner, name)
                 except StoreUnavailable:  # perhaps only this row cannot be written
-                    self._skip_job(name, 2 * SETTLE_SECONDS)
+                    self._skip_job(name, 2 * MIN_STABLE_SECONDS)
                     raise
                 except Overloaded:
                     return  # another worker may have room

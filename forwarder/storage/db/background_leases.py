@@ -5,7 +5,7 @@ A worker writes only while it owns a response that has not ended. Cancellation i
 A response whose lease has expired is taken over by another worker if its ``request`` is stored;
 otherwise it fails. If the original worker is alive after all and finishes the response, its answer
 replaces that failure. The database clock grants and evaluates leases, and expired leases are
-evaluated only after `Database.has_settled`.
+evaluated only after `Database.is_stable`.
 """
 
 from __future__ import annotations

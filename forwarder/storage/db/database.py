@@ -70,7 +70,7 @@ class Database:
 
     ``recovery_callbacks`` run when reads or writes work again, before any request uses them.
     ``written_bytes`` counts the bytes that this process stored since the last pruning.
-    ``has_settled`` returns whether expired leases may be evaluated.
+    ``is_stable`` returns whether expired leases may be evaluated.
     """
 
     kind = ""
@@ -93,8 +93,8 @@ class Database:
             stop=self.close_event,
         )
         probe = partial(write_and_delete, size=self.trial_bytes)
-        self._settling = StabilityMonitor(lambda: self.write(probe))
-        self.has_settled = self._settling.has_settled
+        self._stability = StabilityMonitor(lambda: self.write(probe))
+        self.is_stable = self._stability.is_stable
         self._check_task = SharedTask(self._run_check)
         self._checked_at = float("-inf")
 
@@ -119,7 +119,7 @@ class Database:
         try:
             return self._run_work(lambda: self._run_write(work), self.write_breaker)
         except StoreUnavailable:
-            self._settling.restart()
+            self._stability.restart()
             raise
 
     def write_without_timeout(self, work: DatabaseWork[T]) -> T:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db.clock import LEASE_SECONDS
 
-SETTLE_SECONDS = 8.0
+MIN_STABLE_SECONDS = 8.0
 """Seconds for which the database must accept writes. A reconnecting worker waits up to 5 seconds
 for the network, pauses up to 1.2 seconds before its next trial, and then writes within 2 seconds.
 """
@@ -28,7 +28,7 @@ unnoticed."""
 
 
 class StabilityMonitor:
-    """Tracks whether a database accepts writes, as long as `has_settled` is called regularly.
+    """Tracks whether a database accepts writes, as long as `is_stable` is called regularly.
 
     ``probe`` makes a test write, as large as those of the database's breaker; it raises
     StoreUnavailable.
@@ -40,7 +40,7 @@ class StabilityMonitor:
         self._stable_since: float | None = None
         self._probed_at = float("-inf")
 
-    def has_settled(self) -> bool:
+    def is_stable(self) -> bool:
         """Whether the database has accepted writes for long enough. Probes it if a probe is due.
 
         If it was not called for a while, the next result is False, so callers must poll.
@@ -51,7 +51,7 @@ class StabilityMonitor:
             finally:
                 self._lock.release()
         since = self._stable_since
-        return since is not None and time.monotonic() - since >= SETTLE_SECONDS
+        return since is not None and time.monotonic() - since >= MIN_STABLE_SECONDS
 
     def restart(self) -> None:
         """Start over after a failed write."""
@@ -72,6 +72,6 @@ class StabilityMonitor:
         if (
             self._stable_since is None
             or pause > MAX_PROBE_GAP_SECONDS
-            or now - began > SETTLE_SECONDS
+            or now - began > MIN_STABLE_SECONDS
         ):
             self._stable_since = now

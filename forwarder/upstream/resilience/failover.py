@@ -352,7 +352,7 @@ class Resilience:
 
     def _create_state(self, settings: UpstreamSettings) -> UpstreamState:
         siblings: tuple[UpstreamState, ...] = ()
-        if settings.pool_name != settings.name:
+        if settings.entry_name != settings.name:
             siblings = tuple(
                 state
                 for state in self.upstream_states.values()

@@ -60,7 +60,7 @@ def read_everything(connection: sa.Connection) -> list[Any]:
     return [unpack_json(data) for row in found for data in row]
 
 
-def test_all_encrypted_columns_are_rotated(database: SqliteDatabase) -> None:
+def test_all_encrypted_columns_are_reencrypted(database: SqliteDatabase) -> None:
     database.write(store_rows)
 
     done = reencryption.reencrypt_all(database, BOTH.reencrypt, BOTH.reencrypt)
@@ -74,7 +74,7 @@ def test_all_encrypted_columns_are_rotated(database: SqliteDatabase) -> None:
     assert {**item, "encrypted_content": SEALED} == ITEM
 
 
-def test_background_requests_are_rotated(database: SqliteDatabase) -> None:
+def test_background_requests_are_reencrypted(database: SqliteDatabase) -> None:
     def queue(connection: sa.Connection) -> None:
         add_response(connection, "resp_1", {"output": []}, [])
         connection.execute(sa.update(response_table).values(request=SEALED))
@@ -86,7 +86,7 @@ def test_background_requests_are_rotated(database: SqliteDatabase) -> None:
     assert OLD.decrypt(str(sealed)) is None
 
 
-def test_model_keys_are_rotated_and_lost_ones_reported(
+def test_model_keys_are_reencrypted_and_lost_ones_reported(
     database: SqliteDatabase,
 ) -> None:
     for name, sealer in (("a", OLD), ("b", NEW), ("c", TokenCipher(["lost"]))):
@@ -132,7 +132,7 @@ def test_rotation_of_several_batches(database: SqliteDatabase) -> None:
     )
 
 
-def test_cached_reasoning_is_rotated(database: SqliteDatabase) -> None:
+def test_cached_reasoning_is_reencrypted(database: SqliteDatabase) -> None:
     owner, key, other = b"o" * 16, b"k" * 16, b"x" * 16
     DatabaseBackend(database, OLD, 60).store(owner, {key: b'{"text":"Hm"}'})
     DatabaseBackend(database, TokenCipher(["lost"]), 60).store(owner, {other: b"1"})

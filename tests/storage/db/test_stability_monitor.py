@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db import stability_monitor
 from forwarder.storage.db.database import SqliteDatabase
-from forwarder.storage.db.stability_monitor import SETTLE_SECONDS, StabilityMonitor
+from forwarder.storage.db.stability_monitor import MIN_STABLE_SECONDS, StabilityMonitor
 
 
 class Store:
@@ -33,7 +33,7 @@ class Store:
         answer = False
         for _ in range(round(seconds)):
             self.now += 1.0
-            answer = monitor.has_settled()
+            answer = monitor.is_stable()
         return answer
 
 
@@ -50,52 +50,52 @@ def monitor(store: Store) -> StabilityMonitor:
 
 
 def test_database_settles_after_successful_writes(store: Store, monitor: StabilityMonitor) -> None:
-    assert not monitor.has_settled()
-    assert not store.pass_time(monitor, SETTLE_SECONDS - 1)
+    assert not monitor.is_stable()
+    assert not store.pass_time(monitor, MIN_STABLE_SECONDS - 1)
     assert store.pass_time(monitor, 1)
-    assert store.probes == SETTLE_SECONDS + 1
+    assert store.probes == MIN_STABLE_SECONDS + 1
 
 
-def test_failed_write_restarts_settling(store: Store, monitor: StabilityMonitor) -> None:
-    store.pass_time(monitor, SETTLE_SECONDS + 1)
+def test_failed_write_restarts_the_stable_time(store: Store, monitor: StabilityMonitor) -> None:
+    store.pass_time(monitor, MIN_STABLE_SECONDS + 1)
     store.fails = True
     assert not store.pass_time(monitor, 1)
     store.fails = False
-    assert not store.pass_time(monitor, SETTLE_SECONDS)
+    assert not store.pass_time(monitor, MIN_STABLE_SECONDS)
     assert store.pass_time(monitor, 1)
     monitor.restart()
-    assert not store.pass_time(monitor, SETTLE_SECONDS)
+    assert not store.pass_time(monitor, MIN_STABLE_SECONDS)
     assert store.pass_time(monitor, 1)
 
 
 @pytest.mark.parametrize(("pause", "settled"), [(7.0, True), (8.0, False), (3600.0, False)])
-def test_long_probe_gap_restarts_settling(
+def test_long_probe_gap_restarts_the_stable_time(
     pause: float, settled: bool, store: Store, monitor: StabilityMonitor
 ) -> None:
-    store.pass_time(monitor, SETTLE_SECONDS + 1)
+    store.pass_time(monitor, MIN_STABLE_SECONDS + 1)
     store.now += pause
-    assert monitor.has_settled() is settled
+    assert monitor.is_stable() is settled
 
 
 def test_hanging_database_has_not_settled(store: Store, monitor: StabilityMonitor) -> None:
-    store.pass_time(monitor, SETTLE_SECONDS + 1)
-    store.seconds = SETTLE_SECONDS + 1
+    store.pass_time(monitor, MIN_STABLE_SECONDS + 1)
+    store.seconds = MIN_STABLE_SECONDS + 1
     assert not store.pass_time(monitor, 1)
     store.seconds = 0.0
-    assert not store.pass_time(monitor, SETTLE_SECONDS - 1)
+    assert not store.pass_time(monitor, MIN_STABLE_SECONDS - 1)
     assert store.pass_time(monitor, 1)
 
 
 def test_concurrent_callers_share_one_probe(store: Store, monitor: StabilityMonitor) -> None:
     for _ in range(5):
-        monitor.has_settled()
+        monitor.is_stable()
     assert store.probes == 1
 
 
 def test_readable_full_database_has_not_settled(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stability_monitor, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(stability_monitor, "MIN_STABLE_SECONDS", 0.0)
     monkeypatch.setattr(stability_monitor, "PROBE_SECONDS", 0.0)
     pages = database.read(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar())
     database._close_idle_connections()
@@ -105,5 +105,5 @@ def test_readable_full_database_has_not_settled(
 
     for engine in (database._read_engine, database._trial_read_engine):
         sa.event.listen(engine, "connect", fill)
-    assert not database.has_settled()
+    assert not database.is_stable()
     assert database.read(lambda c: c.scalar(sa.text("SELECT count(*) FROM responses"))) == 0

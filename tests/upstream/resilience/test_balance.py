@@ -298,7 +298,7 @@ def test_endpoint_with_a_refused_account_is_not_called_while_another_is_usable()
     assert world.asked == ["1.1", "1.2", "1.2"]
 
 
-def test_request_that_alone_exceeds_a_limit_starts_no_rest() -> None:
+def test_request_that_alone_exceeds_a_limit_starts_no_cooldown() -> None:
     world = World(UP_BASE_URL="http://a.test/v1")
     message = "Request too large for m on tokens per min (TPM): Limit 30000, Requested 31538."
     refusal = UpstreamRefused(429, {"message": message, "code": "rate_limit_exceeded"})
@@ -392,7 +392,7 @@ def test_invalid_request_is_not_tried_elsewhere() -> None:
     assert len(world.asked) == 1
 
 
-def test_last_failure_is_raised_if_not_all_endpoints_rest() -> None:
+def test_last_failure_is_raised_if_not_all_endpoints_cool_down() -> None:
     world = World(UP_API_KEY="k1")
     world.failures = {"1.1": make_rate_limit_error(), "2.1": BUSY}
 
@@ -448,7 +448,7 @@ def test_fallback_with_several_endpoints_keeps_a_conversation_and_what_is_pinned
     assert {world.ask(pinned, "first/m") for _ in range(10)} == {"1.4"}
 
 
-def test_keys_of_clients_do_not_rest() -> None:
+def test_keys_of_clients_do_not_cool_down() -> None:
     world = World(UP_API_KEY="passthrough")
     world.failures["1.1"] = make_rate_limit_error()
     affinity = Affinity(origin=world.origin("1.1"))
@@ -458,7 +458,7 @@ def test_keys_of_clients_do_not_rest() -> None:
     assert world.ask(affinity) == "1.1"
 
 
-def test_fallback_serves_when_all_endpoints_rest() -> None:
+def test_fallback_serves_when_all_endpoints_cool_down() -> None:
     world = World(UP_BASE_URL="http://a.test/v1", UP_FALLBACK="other")
     world.failures = {"1.1": make_rate_limit_error(), "1.2": make_rate_limit_error()}
 
@@ -559,7 +559,7 @@ def test_group_keeps_a_conversation_at_its_member() -> None:
         world.end()
 
 
-def test_next_member_serves_after_a_failure_and_the_refused_one_rests() -> None:
+def test_next_member_serves_after_a_failure_and_the_refused_one_cools_down() -> None:
     world = GroupWorld()
     world.failures = {"a": make_rate_limit_error(), "b": GONE}
 
@@ -571,7 +571,7 @@ def test_next_member_serves_after_a_failure_and_the_refused_one_rests() -> None:
     assert fill(world.ask_group, 5) == {"b": 5}
 
 
-def test_refused_member_is_called_if_the_others_rest() -> None:
+def test_refused_member_is_called_if_the_others_cool_down() -> None:
     world = GroupWorld()
     world.failures = {"a": make_rate_limit_error(), "b": NO_CREDIT, "c": NO_CREDIT}
     world.fail(model="fast")
@@ -582,7 +582,7 @@ def test_refused_member_is_called_if_the_others_rest() -> None:
     assert len(world.asked) == 1
 
 
-def test_next_order_serves_while_all_before_rest_or_are_broken() -> None:
+def test_next_order_serves_while_all_before_cool_down_or_are_broken() -> None:
     world = GroupWorld(A_BREAKER_FAILURES="1")
     world.failures = {"a": GONE, "b": make_rate_limit_error()}
     world.ask_group()

@@ -34,7 +34,7 @@ def refuse(status: int, headers: dict[str, str] | None = None, **error: Any) -> 
         (UpstreamKeyRefused("no"), "", 600),
     ],
 )
-def test_refusal_starts_a_rest(error: ForwarderError, model: str, seconds: float) -> None:
+def test_refusal_starts_a_cooldown(error: ForwarderError, model: str, seconds: float) -> None:
     clock = Clock()
     cooldowns = Cooldowns(15, clock)
 
@@ -50,14 +50,14 @@ def test_refusal_starts_a_rest(error: ForwarderError, model: str, seconds: float
 
 
 @check_each("error", [refuse(400), refuse(500), refuse(503), refuse(413), UpstreamUnreachable("x")])
-def test_other_failures_start_no_rest(error: ForwarderError) -> None:
+def test_other_failures_start_no_cooldown(error: ForwarderError) -> None:
     cooldowns = Cooldowns(15)
 
     assert cooldowns.start(error, "m") is None
     assert cooldowns.find("m") is None
 
 
-def test_rest_repeats_the_refusal_with_the_remaining_seconds() -> None:
+def test_cooldown_repeats_the_refusal_with_the_remaining_seconds() -> None:
     cooldowns = Cooldowns(15)
     cooldowns.start(
         refuse(429, {"retry-after": "7"}, code="rate_limit_exceeded", other="secret"), "m"
@@ -72,7 +72,7 @@ def test_rest_repeats_the_refusal_with_the_remaining_seconds() -> None:
     assert "secret" not in repr(error.make_body())
 
 
-def test_longer_rest_remains() -> None:
+def test_longer_cooldown_remains() -> None:
     clock = Clock()
     cooldowns = Cooldowns(15, clock)
     cooldowns.start(refuse(429, {"retry-after": "60"}), "m")
@@ -83,7 +83,7 @@ def test_longer_rest_remains() -> None:
     assert cooldowns.find("m") is not None
 
 
-def test_accepted_key_ends_its_rest_only() -> None:
+def test_accepted_key_ends_its_cooldown_only() -> None:
     cooldowns = Cooldowns(15)
     cooldowns.start(UpstreamKeyRefused("no"), "m")
     cooldowns.start(refuse(429), "m")

@@ -88,7 +88,7 @@ class Two:
             clock.pass_(seconds)
 
 
-def test_rest_is_shared_with_its_refusal() -> None:
+def test_cooldown_is_shared_with_its_refusal() -> None:
     two = Two()
     two.first.fail(refuse(429, {"retry-after": "30"}))
 
@@ -108,7 +108,7 @@ def test_refused_key_is_shared() -> None:
     assert two.second.obstacle(model="any") == (600, 403)
 
 
-def test_shared_rest_ends_at_the_same_time() -> None:
+def test_shared_cooldown_ends_at_the_same_time() -> None:
     two = Two()
     two.first.fail(refuse(429, {"retry-after": "30"}))
     two.pass_(10)
@@ -124,7 +124,7 @@ def test_shared_rest_ends_at_the_same_time() -> None:
 
 
 @check_each("sees_end", [["first"], ["second"], ["first", "second"]])
-def test_rest_that_starts_again_is_shared_again(sees_end: list[str]) -> None:
+def test_cooldown_that_starts_again_is_shared_again(sees_end: list[str]) -> None:
     two = Two()
     two.first.fail(refuse(429, {"retry-after": "10"}))
     two.exchange()
@@ -138,7 +138,7 @@ def test_rest_that_starts_again_is_shared_again(sees_end: list[str]) -> None:
     assert two.second.obstacle() == (30, 429)
 
 
-def test_shared_rest_is_no_longer_than_others_if_the_storage_changes_its_clock() -> None:
+def test_shared_cooldown_is_no_longer_than_others_if_the_storage_changes_its_clock() -> None:
     two = Two()
     two.first.fail(refuse(429, {"retry-after": "30"}))
     two.first.shared.exchange()
@@ -152,7 +152,7 @@ def test_shared_rest_is_no_longer_than_others_if_the_storage_changes_its_clock()
     assert two.second.obstacle() == (MAX_COOLDOWN_SECONDS - 1800, 429)
 
 
-def test_rests_that_nobody_keeps_are_not_shared() -> None:
+def test_cooldowns_that_nobody_keeps_are_not_shared() -> None:
     two = Two()
     for number in range(MAX_MODELS + 10):
         two.first.fail(refuse(429), model=f"m{number}")
@@ -162,7 +162,7 @@ def test_rests_that_nobody_keeps_are_not_shared() -> None:
     assert two.storage.writes == MAX_MODELS
 
 
-def test_rests_that_end_while_the_storage_is_down_are_forgotten() -> None:
+def test_cooldowns_that_end_while_the_storage_is_down_are_forgotten() -> None:
     two = Two()
     two.storage.is_down = True
     for number in range(100):
@@ -259,7 +259,7 @@ def test_entries_of_other_versions_are_removed() -> None:
     assert two.second.obstacle() is None
 
 
-def test_single_endpoint_shares_its_breaker_and_no_rest() -> None:
+def test_single_endpoint_shares_its_breaker_and_no_cooldown() -> None:
     storage = Storage()
     process = Process(storage, 50.0)
     state = UpstreamState(process.single, Resilience(make_settings()).observer, process.clock)
