@@ -1,0 +1,193 @@
+"""Fixtures of all tests: applications under test are cheap, separate from others, and closed."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sqlite3
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpcore2
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask.templating import Environment
+from hypothesis import settings
+from jinja2 import BytecodeCache
+from jinja2.bccache import Bucket
+from werkzeug.routing import Rule
+
+from forwarder import services
+from forwarder.services import Services
+from forwarder.storage.db import database, open
+from forwarder.storage.db.database import SqliteDatabase
+from forwarder.upstream.resilience import retry_policy
+from tests.helpers.empty_database import copy_empty_database
+
+# The same examples on every run and every machine: a red test is red for everybody.
+settings.register_profile("forwarder", derandomize=True, deadline=None, database=None)
+settings.load_profile("forwarder")
+
+CreateFile = Callable[[SqliteDatabase], None]
+
+
+@pytest.fixture(autouse=True)
+def _propagate_log_records() -> None:
+    """An application that an earlier test made keeps log records from `caplog`."""
+    logger = logging.getLogger("forwarder")
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_url_rules() -> Iterator[None]:
+    """Tests create thousands of applications, and much of that is compiling the same URL rules."""
+    compile_rule = Rule.compile
+    compiled: dict[tuple[object, ...], dict[str, Any]] = {}
+    results = ("_parts", "_trace", "_converters", "_build", "_build_unknown", "arguments")
+
+    def compile_once(rule: Rule) -> None:
+        key = (rule.rule, rule.subdomain, rule.host, rule.merge_slashes, str(rule.defaults))
+        if key not in compiled:
+            compile_rule(rule)
+            compiled[key] = {name: getattr(rule, name) for name in results}
+        vars(rule).update(compiled[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rule, "compile", compile_once)
+        yield
+
+
+class CompiledTemplates(BytecodeCache):
+    """Compiled Jinja templates of all applications: each application would compile them again."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if bucket.key in self._codes:
+            bucket.bytecode_from_string(self._codes[bucket.key])
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._codes[bucket.key] = bucket.bytecode_to_string()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_templates_once() -> Iterator[None]:
+    create_environment = Flask.create_jinja_environment
+    compiled = CompiledTemplates()
+
+    def create_with_cache(app: Flask) -> Environment:
+        environment = create_environment(app)
+        environment.bytecode_cache = compiled
+        return environment
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Flask, "create_jinja_environment", create_with_cache)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _share_ssl_contexts() -> Iterator[None]:
+    """To load the system's certificates takes longer than most tests that make an HTTP client."""
+    make_context = httpcore2.default_ssl_context
+    contexts: dict[tuple[object, ...], ssl.SSLContext] = {}
+
+    def get_context(*, _trust_env: bool = True) -> ssl.SSLContext:
+        key = (_trust_env, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+        if key not in contexts:
+            contexts[key] = make_context(_trust_env=_trust_env)
+        return contexts[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpcore2, "default_ssl_context", get_context)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _share_one_secret() -> Iterator[None]:
+    """Databases without a secret get the same one: to stretch each of them would take 25 ms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(services, "token_urlsafe", lambda size: "x" * size)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def create_database_file() -> Iterator[CreateFile]:
+    """A new SQLite file is a copy of a migrated one; the result is the method that migrates it."""
+    create_file = SqliteDatabase._create_file
+
+    def create_by_copy(database: SqliteDatabase) -> None:
+        copy_empty_database(database.path)
+        create_file(database)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SqliteDatabase, "_create_file", create_by_copy)
+        yield create_file
+
+
+@pytest.fixture
+def _short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that wait for the retries of upstream requests."""
+    monkeypatch.setattr(retry_policy, "FIRST_DELAY_SECONDS", 0.02)
+
+
+@pytest.fixture
+def _migrate_each_database(
+    create_database_file: CreateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For tests of the creation of databases."""
+    monkeypatch.setattr(SqliteDatabase, "_create_file", create_database_file)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _store_in_run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Put the stored data of applications under test into a folder of the run.
+
+    Most applications share its default file.  The first of them prepares and checks it.  They also
+    share its engines, which keep the compiled statements.  One connection stays open, since SQLite
+    rewrites the file whenever the last one is closed.
+    """
+    open.BASE_PATH = tmp_path_factory.mktemp("store")
+    shared = open.BASE_PATH / "forwarder.db"
+    first = SqliteDatabase(shared)
+    first.start()
+    start, make_engine = SqliteDatabase.start, database.make_engine
+    find_engine = functools.cache(make_engine)
+
+    def start_or_share(opened: SqliteDatabase) -> None:
+        if opened.path == shared:
+            opened._is_prepared = True
+        else:
+            start(opened)
+
+    def make_or_share_engine(path: Path, timeout: float) -> sa.Engine:
+        return (find_engine if path == shared else make_engine)(path, timeout)
+
+    with closing(sqlite3.connect(shared)) as connection, pytest.MonkeyPatch.context() as patch:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # it opens the file
+        patch.setattr(SqliteDatabase, "start", start_or_share)
+        patch.setattr(database, "make_engine", make_or_share_engine)
+        yield
+    first.close()
+
+
+@pytest.fixture(autouse=True)
+def _close_services(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An application never closes its services; a test run makes hundreds."""
+    built: list[Services] = []
+    build = Services.build
+
+    def build_and_record(*given: Any, **named: Any) -> Services:
+        built.append(build(*given, **named))
+        return built[-1]
+
+    monkeypatch.setattr(Services, "build", build_and_record)
+    yield
+    for each in built:
+        each.close()
