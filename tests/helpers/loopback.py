@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -132,13 +133,13 @@ def serving(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[Serve
             thread.join(LIMIT)
 
 
-_unused: list[socket.socket] = []
+_unused = ExitStack()
+atexit.register(_unused.close)
 
 
 def unused_port() -> int:
     """A port without a listener for as long as the tests run."""
-    sock = socket.socket()
+    sock = _unused.enter_context(socket.socket())
     sock.bind(("127.0.0.1", 0))  # it stays bound, so that no other process is given the port
-    _unused.append(sock)
     port: int = sock.getsockname()[1]
     return port

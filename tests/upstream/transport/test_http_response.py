@@ -12,6 +12,7 @@ import gevent
 import httpx2
 import pytest
 
+from forwarder.upstream.transport import http_response
 from forwarder.upstream.transport.gevent_transport import GeventTransport
 from forwarder.upstream.transport.http_response import GeventChunkReader, HttpResponseParser
 from tests.helpers.check_cases import check_each
@@ -187,7 +188,7 @@ def send_slowly(*pieces: bytes) -> Script:
     def script(peer: Peer) -> None:
         peer.start_chunked()
         for piece in pieces:
-            time.sleep(0.05)
+            time.sleep(0.03)
             peer.send(encode_chunk(piece))
         peer.send(encode_chunk(b""))
 
@@ -269,7 +270,7 @@ def test_silence_is_a_heartbeat() -> None:
 
 
 def test_a_heartbeat_may_be_slower_than_the_read_time_out() -> None:
-    with opening(then_answering(stalling), heartbeat=0.2, read=0.05) as opened:
+    with opening(then_answering(stalling), heartbeat=0.2, read=0.1) as opened:
         arrivals = iter(opened.arrivals)
         assert next(arrivals) == b"a"
         started = time.monotonic()
@@ -440,12 +441,16 @@ def test_a_kill_in_the_middle_closes_the_connection() -> None:
         assert opened.connections_after_another() == 2
 
 
-def turns_of_a_neighbour(read_seconds: float, use_seconds: float) -> int:
+def turns_of_a_neighbour(
+    monkeypatch: pytest.MonkeyPatch, read_seconds: float, use_seconds: float
+) -> int:
     """How often another greenlet runs during a stream of 50 reads that never switch."""
+    now = 0.0
+    monkeypatch.setattr(http_response, "perf_counter", lambda: now)
 
     def receive(_: object) -> bytes:
-        if read_seconds:
-            time.sleep(read_seconds)
+        nonlocal now
+        now += read_seconds
         return next(data)
 
     def neighbour() -> None:
@@ -462,18 +467,20 @@ def turns_of_a_neighbour(read_seconds: float, use_seconds: float) -> int:
     arrivals = GeventChunkReader(message, sock, pool, None, None)  # type: ignore[arg-type]
     greenlet = gevent.spawn(neighbour)
     for _ in arrivals:
-        time.sleep(use_seconds)
+        now += use_seconds
     counted = turns
     greenlet.kill()
     return counted
 
 
-def test_a_stream_that_never_waits_yields_to_other_greenlets() -> None:
-    assert turns_of_a_neighbour(read_seconds=0, use_seconds=0.002) >= 8
+def test_a_stream_that_never_waits_yields_to_other_greenlets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert turns_of_a_neighbour(monkeypatch, read_seconds=0, use_seconds=0.002) >= 8
 
 
-def test_waiting_stream_does_not_sleep() -> None:
-    assert turns_of_a_neighbour(read_seconds=0.002, use_seconds=0) == 0
+def test_waiting_stream_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert turns_of_a_neighbour(monkeypatch, read_seconds=0.002, use_seconds=0) == 0
 
 
 def test_a_large_arrival_is_handed_on_in_portions_between_which_sockets_are_served() -> None:
