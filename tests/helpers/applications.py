@@ -11,18 +11,21 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import httpcore2
+import hypothesis
 import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask.templating import Environment
-from hypothesis import settings
 from jinja2 import BytecodeCache
 from jinja2.bccache import Bucket
-from werkzeug.routing import Rule
+from werkzeug.routing import Map
 
 from forwarder import services
+from forwarder.app import Application, make_app
+from forwarder.config.settings import Settings
 from forwarder.services import Services
 from forwarder.storage.db import database, open
 from forwarder.storage.db.database import SqliteDatabase
@@ -30,8 +33,8 @@ from forwarder.upstream.resilience import retry_policy
 from tests.helpers.empty_database import copy_empty_database
 
 # The same examples on every run and every machine: a red test is red for everybody.
-settings.register_profile("forwarder", derandomize=True, deadline=None, database=None)
-settings.load_profile("forwarder")
+hypothesis.settings.register_profile("forwarder", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("forwarder")
 
 CreateFile = Callable[[SqliteDatabase], None]
 
@@ -44,22 +47,64 @@ def _propagate_log_records() -> None:
     logger.setLevel(logging.NOTSET)
 
 
+class SharedRoutes:
+    """The URL map of all applications: to build it takes a third of the time of an application.
+
+    An application gets it when it has added the same rules as the first application.  One with
+    another rule has a map of its own.
+    """
+
+    def __init__(self) -> None:
+        self._add_rule = Application.add_url_rule
+        self._calls: list[tuple[str, str | None, dict[str, Any]]] = []
+        self._map: Map | None = None
+        self._counts: WeakKeyDictionary[Application, int] = WeakKeyDictionary()
+
+    def record(self, create: Callable[[], Flask]) -> None:
+        """Note the rules of a new application."""
+
+        def note(app: Application, rule: str, endpoint: str, view: Any, **options: Any) -> None:
+            self._calls.append((rule, endpoint, options))
+            self._add_rule(app, rule, endpoint, view, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Application, "add_url_rule", note)
+            self._map = create().url_map
+
+    def add(
+        self,
+        app: Application,
+        rule: str,
+        endpoint: str | None = None,
+        view_func: Any = None,
+        **options: Any,
+    ) -> None:
+        """Replace `Flask.add_url_rule`."""
+        count = self._counts.get(app, 0)
+        if count < len(self._calls) and self._calls[count] == (rule, endpoint, options):
+            app.view_functions[str(endpoint)] = view_func
+            self._counts[app] = count + 1
+            if count + 1 == len(self._calls) and self._map is not None:
+                app.url_map = self._map
+            return
+        if count <= len(self._calls):  # the first rule that differs
+            self._counts[app] = len(self._calls) + 1
+            app.url_map = Map()
+            for earlier, name, given in self._calls[:count]:
+                self._add_rule(app, earlier, name, app.view_functions[str(name)], **given)
+        self._add_rule(app, rule, endpoint, view_func, **options)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _cache_url_rules() -> Iterator[None]:
-    """Tests create thousands of applications, and much of that is compiling the same URL rules."""
-    compile_rule = Rule.compile
-    compiled: dict[tuple[object, ...], dict[str, Any]] = {}
-    results = ("_parts", "_trace", "_converters", "_build", "_build_unknown", "arguments")
-
-    def compile_once(rule: Rule) -> None:
-        key = (rule.rule, rule.subdomain, rule.host, rule.merge_slashes, str(rule.defaults))
-        if key not in compiled:
-            compile_rule(rule)
-            compiled[key] = {name: getattr(rule, name) for name in results}
-        vars(rule).update(compiled[key])
-
+def _share_routes() -> Iterator[None]:
+    routes = SharedRoutes()
+    settings = Settings.from_env({"FORWARDER_DATABASE_URL": "none"})
+    with Services.build(settings) as built:
+        routes.record(lambda: make_app(built))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Rule, "compile", compile_once)
+        patch.setattr(
+            Application, "add_url_rule", lambda app, *a, **named: routes.add(app, *a, **named)
+        )
         yield
 
 
