@@ -39,14 +39,6 @@ hypothesis.settings.load_profile("forwarder")
 CreateFile = Callable[[SqliteDatabase], None]
 
 
-@pytest.fixture(autouse=True)
-def _propagate_log_records() -> None:
-    """An application that an earlier test made keeps log records from `caplog`."""
-    logger = logging.getLogger("forwarder")
-    logger.propagate = True
-    logger.setLevel(logging.NOTSET)
-
-
 class SharedRoutes:
     """The URL map of all applications: to build it takes a third of the time of an application.
 
@@ -222,9 +214,9 @@ def _store_in_run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     first.close()
 
 
-@pytest.fixture(autouse=True)
-def _close_services(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An application never closes its services; a test run makes hundreds."""
+@pytest.fixture(scope="session", autouse=True)
+def _record_services() -> Iterator[list[Services]]:
+    """The services that a test has built."""
     built: list[Services] = []
     build = Services.build
 
@@ -232,7 +224,17 @@ def _close_services(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         built.append(build(*given, **named))
         return built[-1]
 
-    monkeypatch.setattr(Services, "build", build_and_record)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Services, "build", build_and_record)
+        yield built
+
+
+@pytest.fixture(autouse=True)
+def _separate_applications(_record_services: list[Services]) -> Iterator[None]:
+    """Undo what an application leaves: it never closes its services, and captures log records."""
+    logger = logging.getLogger("forwarder")
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
     yield
-    for each in built:
-        each.close()
+    while _record_services:
+        _record_services.pop().close()
