@@ -811,7 +811,7 @@ def test_env_example_defaults_are_the_defaults() -> None:
     assert Settings.from_env(variables) == read_settings()
 
 
-@pytest.mark.parametrize("example", read_examples())
+@check_each("example", read_examples())
 def test_env_example_snippets_are_valid(example: str, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(example)
     variables = {name: value or "" for name, value in dotenv_values(tmp_path / ".env").items()}

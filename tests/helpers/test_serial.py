@@ -24,7 +24,7 @@ class Item:
 
 
 PLAIN, SERIAL = Item(), Item("serial")
-SHORT = 0.2
+SHORT = 0.1
 
 
 class Worker:

@@ -21,6 +21,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchOptions,
     WebSearchResult,
 )
+from tests.helpers.check_cases import check_each
 from tests.hosted_tools.test_responses_loop import Token
 
 Json = dict[str, Any]
@@ -143,7 +144,7 @@ def test_text_is_found(run: Any) -> None:
     assert f"find 'dogs' in {URL}\nThe page does not contain this text." in output
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("commands", "reason"),
     [
         ({"search_query": [{"q": " "}]}, "The query is empty."),
@@ -274,7 +275,7 @@ def test_call_without_commands_says_so(run: Any, commands: Any) -> None:
     assert run(commands) == "The call has no command that could be run."
 
 
-@pytest.mark.parametrize(
+@check_each(
     ("body", "param"),
     [
         ({"commands": []}, "commands"),

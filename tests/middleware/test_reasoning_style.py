@@ -391,7 +391,7 @@ class CountingPattern:
         return found
 
 
-@pytest.mark.parametrize(
+@check_each(
     "piece",
     [
         "[thinking]",
@@ -403,17 +403,18 @@ class CountingPattern:
         "[/thinking]\n",
     ],
 )
-@pytest.mark.parametrize("end", ["", "[/thinking]", "</think>", "[/thinking].</think>."])
+@check_each("end", ["", "[/thinking]", "</think>", "[/thinking].</think>."])
 def test_blocks_are_found_in_one_pass(
     piece: str, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = CountingPattern(reasoning_style._BLOCK_START)
     ends = {tag: CountingPattern(pattern) for tag, pattern in reasoning_style._BLOCK_ENDS.items()}
-    monkeypatch.setattr(reasoning_style, "_BLOCK_START", start)
-    monkeypatch.setattr(reasoning_style, "_BLOCK_ENDS", ends)
     text = piece * 1000 + end
 
-    sent_up("thinking", {"role": "assistant", "content": text})
+    with monkeypatch.context() as patch:
+        patch.setattr(reasoning_style, "_BLOCK_START", start)
+        patch.setattr(reasoning_style, "_BLOCK_ENDS", ends)
+        sent_up("thinking", {"role": "assistant", "content": text})
 
     assert start.searched <= 2 * len(text)
     assert all(pattern.searched <= 2 * len(text) for pattern in ends.values())
