@@ -22,8 +22,7 @@ from forwarder.core.errors import (
     UpstreamRefused,
     shorten_value,
 )
-from forwarder.core.types import EventStream as Batches
-from forwarder.core.types import Handler, Json
+from forwarder.core.types import EventStream, Handler, Json
 from forwarder.protocols.registry import EMBEDDINGS, UPSTREAM_PROTOCOLS
 from forwarder.protocols.responses import RESPONSES
 from forwarder.protocols.stream_end import MALFORMED_EVENT_ERRORS, malformed_event
@@ -64,8 +63,8 @@ class PreviewedRequest(NamedTuple):
 class Upstream:
     """The client of one upstream, with its own SDK client and connections.
 
-    It is also the client of one of several endpoints.  That of the first endpoint lists the models
-    of the whole upstream; ``list_replicas`` returns the clients of the other endpoints.
+    An upstream with several endpoints has one client for each.  The first endpoint's client lists
+    the models of the whole upstream, and its ``list_replicas`` returns the other clients.
     """
 
     def __init__(
@@ -109,11 +108,11 @@ class Upstream:
     def make_handler(self, route: Route, client: str, context: RequestContext) -> Handler:
         """Make the handler that calls this upstream in ``route.protocol``.
 
-        ``client`` is the client's protocol.  The handler connects before it returns; its response
-        is closed with ``context``.
+        ``client`` is the client's protocol.  The handler returns after the first batch of the
+        answer; the response is closed with ``context``.
         """
 
-        def handle_request(request: Json) -> Batches:
+        def handle_request(request: Json) -> EventStream:
             body, profile = self._prepare_request(request, route, client, context)
             if context.followed_response_id is not None:
                 response = self._connection.reopen(context.followed_response_id, context)
@@ -132,7 +131,7 @@ class Upstream:
     def make_compaction_handler(self, route: Route, context: RequestContext) -> Handler:
         """Make the handler for compaction; its stream is one event, the whole answer."""
 
-        def handle_request(request: Json) -> Batches:
+        def handle_request(request: Json) -> EventStream:
             body, profile = self._prepare_request(request, route, RESPONSES.name, context)
             body = adapt_body(body, RESPONSES.name, profile, context)
             return self._send_unstreamed("compact", body, context)
@@ -145,7 +144,7 @@ class Upstream:
         The handler raises NotFound if the upstream has no embeddings.
         """
 
-        def handle_request(request: Json) -> Batches:
+        def handle_request(request: Json) -> EventStream:
             body = {**request, "model": route.model}
             try:
                 return self._send_unstreamed(EMBEDDINGS.name, body, context)
@@ -187,23 +186,25 @@ class Upstream:
         """Return the profile for a model (or ``base``), changed by the learned quirks."""
         return self.learned_quirks.apply_to(model, base or self._select_profile(model))
 
-    def send(self, body: Json, protocol: str, profile: Profile, context: RequestContext) -> Batches:
-        """Send a request that is adapted to ``profile``; return its answer.
+    def send(
+        self, body: Json, protocol: str, profile: Profile, context: RequestContext
+    ) -> EventStream:
+        """Adapt a request to ``profile``, send it, and return its answer.
 
-        The answer has begun when this returns, and is closed with ``context``.
+        This returns after the first batch of the answer, which is closed with ``context``.
         """
 
-        def start_response() -> Batches:
+        def start_response() -> EventStream:
             sent = adapt_body(body, protocol, profile, context)
             response = self._connection.post(protocol, sent, context)
             return self._read_response(response, body, protocol, profile, context)
 
         return self._with_settings_check(start_response, context.client_key)
 
-    def _send_unstreamed(self, protocol: str, body: Json, context: RequestContext) -> Batches:
-        """Send a request that is never answered by a stream; return the answer as one event."""
+    def _send_unstreamed(self, protocol: str, body: Json, context: RequestContext) -> EventStream:
+        """Send a request whose answer is never a stream; return the answer as one event."""
 
-        def start_response() -> Batches:
+        def start_response() -> EventStream:
             response = self._connection.post(protocol, body, context)
             context.cleanup.add(response.close)
             context.reply_headers = response.headers
@@ -212,8 +213,8 @@ class Upstream:
         return self._with_settings_check(start_response, context.client_key)
 
     def _with_settings_check(
-        self, start_response: Callable[[], Batches], client_key: str | None
-    ) -> Batches:
+        self, start_response: Callable[[], EventStream], client_key: str | None
+    ) -> EventStream:
         """Start a response and record whether the upstream accepts the key.
 
         Raises UpstreamMisconfigured if the base URL is incomplete.
@@ -236,7 +237,7 @@ class Upstream:
         protocol: str,
         profile: Profile,
         context: RequestContext,
-    ) -> Batches:
+    ) -> EventStream:
         """Return the events of a response after reading the first batch."""
         context.cleanup.add(response.close)
         context.reply_headers = response.headers
@@ -251,7 +252,7 @@ class Upstream:
             require_complete(stream, response.saw_done_marker, self.errors.convert_refusal),
         )
 
-    def _await_first_batch(self, response: UpstreamResponse, stream: Batches) -> Batches:
+    def _await_first_batch(self, response: UpstreamResponse, stream: EventStream) -> EventStream:
         """Read the first batch of ``stream``; if that fails, close the response at once."""
         try:
             first = next(stream, None)
@@ -272,7 +273,7 @@ class Upstream:
         profile: Profile,
         refusal: UpstreamRefused,
         context: RequestContext,
-    ) -> Batches:
+    ) -> EventStream:
         """Retry with an inferred quirk, and remember it if it helped."""
         try:
             stream = self.send(body, route.protocol, replace(profile, **quirk.changes), context)
@@ -300,9 +301,9 @@ class Upstream:
     def list_models(self, timeout: float, client_key: str | None = None) -> list[Json]:
         """Return the upstream's models as JSON objects, each with an ``id``.
 
-        ``client_key`` is used if the upstream gets the clients' own keys.  If the first endpoint
-        of several fails, the others are asked.  Raises UpstreamMisconfigured if the base URL is
-        incomplete.
+        ``client_key`` is used if the upstream gets the clients' own keys.  If the first of
+        several endpoints fails, the others are asked.  Raises UpstreamMisconfigured if the base
+        URL is incomplete.
         """
         try:
             return self._list_own_models(timeout, client_key)

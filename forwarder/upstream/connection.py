@@ -3,7 +3,7 @@
 The official SDK makes every request (authentication, headers, time-outs, error classes) and returns
 the unread response; bodies and events stay JSON (`sdk_client`).  The SDK's retries are off: they
 sleep without noticing that the client disconnected, have no budget, appear in no metric, and end
-with the status line.  `forwarder.upstream.resilience` retries instead.
+once the status line has arrived.  `forwarder.upstream.resilience` retries instead.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _OMITTED_SDK_HEADERS: dict[str, Any] = {
 
 
 class UpstreamConnection:
-    """Sends requests to one upstream; used inside, ``errors`` converts exceptions."""
+    """Sends requests to one upstream; its context manager ``errors`` converts exceptions."""
 
     def __init__(
         self,
@@ -199,14 +199,14 @@ class UpstreamConnection:
         return {**headers, **self.build_auth_headers(context.client_key)}
 
     def build_auth_headers(self, client_key: str | None) -> dict[str, Any]:
-        """Build the authentication headers; only a request can omit the SDK's own header."""
+        """Build the authentication headers, which omit the SDK's own header in each request."""
         if self._has_own_authorization:
             return _OMITTED_SDK_HEADERS
         key = client_key if self.settings.passthrough_key else self.settings.api_key
         if self.settings.passthrough_key and is_key_identity(client_key):
             raise Unsupported(
-                f"The upstream '{self.settings.name}' needs the client's own key for it, but this "
-                "client has a key of the forwarder.",
+                f"The upstream '{self.settings.name}' needs the client's own key, but this "
+                "client uses a key of the forwarder.",
                 code="upstream_needs_client_key",
             )
         header = self._profile.key_header
@@ -231,5 +231,5 @@ def encode_body(body: Json) -> bytes:
     """Encode a request body.  Raises InvalidRequest if it is nested too deeply."""
     try:
         return orjson.dumps(body)
-    except TypeError:  # a value from parsed JSON can fail only by its depth
+    except TypeError:  # parsed JSON can fail only because of its depth
         raise InvalidRequest("The request is nested too deeply.", code="invalid_json") from None

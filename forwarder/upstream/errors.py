@@ -30,9 +30,9 @@ from forwarder.core.errors import (
 )
 from forwarder.core.types import Json
 from forwarder.upstream.key_refusal import (
-    describe_key_refusal,
     describe_refused_key,
     is_key_refusal,
+    make_key_refusal_error,
 )
 from forwarder.upstream.response import select_client_headers
 from forwarder.upstream.transport.answer_limits import UnreadableAnswer
@@ -85,10 +85,10 @@ class ErrorConverter:
 
     def make_key_refusal(self, refusal: UpstreamRefused) -> UpstreamKeyRefused:
         """Create the error for a refused key; log it once, not for every request."""
-        error = describe_key_refusal(refusal, self._settings)
+        error = make_key_refusal_error(refusal, self._settings)
         now = time.monotonic()
-        waited = now - self._key_refusal_logged_at > _KEY_REFUSAL_LOG_SECONDS
-        if self.logs_key_refusal and waited:
+        is_due = now - self._key_refusal_logged_at > _KEY_REFUSAL_LOG_SECONDS
+        if self.logs_key_refusal and is_due:
             self.logs_key_refusal, self._key_refusal_logged_at = False, now
             # Without the upstream's message, which may quote the client's request.
             detail = describe_refused_key(self._settings)
@@ -97,7 +97,7 @@ class ErrorConverter:
         return error
 
     def convert_refusal(self, error: UpstreamError) -> UpstreamError:
-        """Return the error to raise for one inside an answer: the upstream may refuse the key."""
+        """Convert an error inside an answer if it is a refusal of the forwarder's key."""
         if not isinstance(error, UpstreamRefused) or not self.is_own_key_refused(error):
             return error
         converted = self.make_key_refusal(error)
@@ -122,9 +122,10 @@ class ErrorConverter:
             return self._make_timeout_error(error.__cause__, error.request)
         if isinstance(error, openai.APIConnectionError):
             return self._make_connection_error(error.__cause__ or error)
-        if isinstance(error, httpx2.TimeoutException):  # the SDK does not wrap a stalled error body
+        # The SDK does not wrap the exceptions of an error body that stalls or breaks.
+        if isinstance(error, httpx2.TimeoutException):
             return self._make_timeout_error(error)
-        if isinstance(error, httpx2.TransportError | OSError):  # nor a broken one
+        if isinstance(error, httpx2.TransportError | OSError):
             return self._make_connection_error(error)
         if not isinstance(error, openai.OpenAIError):
             return None
@@ -167,7 +168,7 @@ class ErrorConverter:
         name = error.response.headers.get("x-amzn-errortype")  # AWS names the error only here
         if name and "code" not in fields:
             fields["code"] = name.partition(":")[0]
-        if fields.keys() == {"message"}:  # cut only after redaction, or half a secret could remain
+        if fields.keys() == {"message"}:  # cut after redaction, or half a secret could remain
             fields["message"] = fields["message"][:500]
         return {**fields, "message": fields["message"] or str(error.status_code)}
 

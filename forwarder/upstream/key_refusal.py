@@ -1,7 +1,7 @@
 """Detects that an upstream refuses the forwarder's key, and creates the error for the client.
 
-Clients retry a 502, and relate a 401 to their own key.  So the error is a 403 that names the
-setting to correct and quotes the upstream.
+Clients would retry a 502, and would read a 401 as a refusal of their own key.  So the error is a
+403 that names the setting to correct and quotes the upstream.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def is_key_refusal(refusal: UpstreamRefused) -> bool:
     return refusal.kind is ErrorKind.KEY_REFUSED
 
 
-def describe_key_refusal(
+def make_key_refusal_error(
     refusal: UpstreamRefused, settings: UpstreamSettings
 ) -> UpstreamKeyRefused:
     """Create the error for the client; ``refusal`` must not contain secrets of ``settings``."""

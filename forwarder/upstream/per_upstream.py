@@ -1,7 +1,8 @@
 """Holds one object for each upstream: its client, its state, or its uploads.
 
-An upstream with several endpoints has one for each of them: that of the first endpoint under the
-upstream's name, the others under their origins, created on first use.
+An upstream with several endpoints has one object for each of them.  The key of the first endpoint
+is the upstream's name; the keys of the others are their origins, and their objects are created on
+first use.
 
 Configured upstreams exist as long as the process.  Registered models add and remove upstreams at
 run time, so their objects are created on first use and dropped with the upstream.  A request that

@@ -119,8 +119,8 @@ class UpstreamResponse:
     def iter_batches(self) -> EventStream:
         """Yield the events in batches as they arrive, and empty batches as heartbeats.
 
-        Those come during silence and between events too: the stages may hide all events from the
-        client, such as those of reasoning, and comments of the upstream are no events.
+        Heartbeats are sent during silence, and also while data arrives: middleware may hide events
+        from the client, such as reasoning, and comments of the upstream yield no events.
         """
         pieces, decoder = self._chunks, self._decoder
         last_heartbeat = time.monotonic()
@@ -134,7 +134,8 @@ class UpstreamResponse:
                 now, batch = time.monotonic(), decoder.feed(data)
                 if not data:
                     last_heartbeat = now
-                # Not directly before the first event: an error there makes no stream.
+                # No heartbeat directly before the first event: if that is an error, the client must
+                # get it as a status instead of a stream.
                 elif now - last_heartbeat >= self._heartbeat and (has_begun or not batch):
                     last_heartbeat = now
                     yield []
@@ -182,7 +183,7 @@ class UpstreamResponse:
             if data:
                 patience = idle
             if data and not total:
-                heard = 0.0
+                heard = 0.0  # the clock is read only during silence
             else:
                 now = time.monotonic()
                 heard = now if data or not heard else heard

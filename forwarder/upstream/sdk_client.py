@@ -29,8 +29,8 @@ RAW_STREAM = Stream[object]
 """The stream class for calls that return the unread response instead of a stream."""
 
 _BLANK_OPTIONS = FinalRequestOptions.construct(method="", url="", params={}, max_retries=0)
-"""The SDK's options that are the same for all encoded requests.  To fill in their defaults for each
-request would take the SDK as long as to send it."""
+"""The SDK's options that are the same for all encoded requests.  Filling in their defaults for each
+request takes the SDK as long as sending it."""
 
 _IN_EXTRA_BODY: Any = omit
 """Stands for a required parameter that travels in `extra_body`."""
@@ -208,7 +208,7 @@ class SdkClient(OpenAI):
 def read_raw_response(manager: ResponseStreamManager[Any]) -> httpx2.Response:
     """Enter the SDK's stream of responses and return its unread response.
 
-    The caller closes the response, so the manager is never left.
+    The caller closes the response, so the manager's ``__exit__`` is never called.
     """
     stream = manager.__enter__()
     # The stream's generator keeps the stream, and so the request's body, alive in a cycle until

@@ -6,7 +6,7 @@ from typing import Any
 
 from forwarder.config.settings import Settings, UpstreamSettings, make_upstream_settings
 from forwarder.core.errors import UpstreamRefused
-from forwarder.upstream.key_refusal import describe_key_refusal, is_key_refusal
+from forwarder.upstream.key_refusal import is_key_refusal, make_key_refusal_error
 from tests.helpers.check_cases import check_each
 
 
@@ -106,7 +106,7 @@ def make_registered_settings(**given: Any) -> UpstreamSettings:
 def test_the_message_names_the_setting_and_quotes_the_upstream(
     settings: UpstreamSettings, words: str
 ) -> None:
-    error = describe_key_refusal(make_refusal(401, "Invalid API Key."), settings)
+    error = make_key_refusal_error(make_refusal(401, "Invalid API Key."), settings)
 
     assert error.message == f"{words} It says: Invalid API Key."
 
@@ -127,10 +127,12 @@ def test_full_and_masked_keys_in_upstream_messages_are_redacted(key: str) -> Non
         401, f"Incorrect API key provided: {key}. Find yours at https://x.test/keys."
     )
 
-    message = describe_key_refusal(refusal, make_settings()).message
+    message = make_key_refusal_error(refusal, make_settings()).message
 
     assert message.endswith("Incorrect API key provided: ***. Find yours at https://x.test/keys.")
 
 
 def test_long_words_are_cut() -> None:
-    assert len(describe_key_refusal(make_refusal(401, "no " * 9999), make_settings()).message) < 700
+    assert (
+        len(make_key_refusal_error(make_refusal(401, "no " * 9999), make_settings()).message) < 700
+    )

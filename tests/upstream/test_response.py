@@ -59,7 +59,7 @@ def make_response(
     given = {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_API_KEY": KEY, **environment}
     [settings] = Settings.from_env(given).upstreams
     response = httpx2.Response(
-        200, headers={"content-type": kind}, content=b"", extensions={"arrivals": arrivals}
+        200, headers={"content-type": kind}, content=b"", extensions={"chunk_reader": arrivals}
     )
     return UpstreamResponse(response, protocol, streamed, settings, heartbeat)
 
@@ -358,7 +358,7 @@ def test_finish_reason_shortens_the_wait_only_for_a_single_choice(
     finish = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
     arriving = Arriving(finish)
     [settings] = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"}).upstreams
-    response = httpx2.Response(200, content=b"", extensions={"arrivals": arriving})
+    response = httpx2.Response(200, content=b"", extensions={"chunk_reader": arriving})
 
     list(UpstreamResponse(response, "chat", True, settings, 1, choices).iter_batches())
 
@@ -369,7 +369,7 @@ def test_a_whole_answer_has_a_limit() -> None:
     response = httpx2.Response(200, content=b"")
     settings = Settings.from_env({"UP_BASE_URL": "http://u.test", "FORWARDER_UPSTREAMS": "up"})
     arriving = Arriving(b'{"a":"', *[b"x" * 400] * 3, b'"}')
-    response.extensions["arrivals"] = arriving
+    response.extensions["chunk_reader"] = arriving
     answer = UpstreamResponse(response, "chat", False, settings.upstreams[0], 1.0, max_answer=1000)
     with pytest.raises(UpstreamProtocolError, match="1000 bytes .limit: FORWARDER_MAX_ANSWER"):
         list(answer.iter_batches())

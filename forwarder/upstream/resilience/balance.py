@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 MUCH_BUSIER_FACTOR = 2.0
 MUCH_BUSIER_REQUESTS = 4.0
-"""A sticky candidate is much busier than the least busy one if it serves this many requests more
-than at `MUCH_BUSIER_FACTOR` times the other's load."""
+"""A candidate is much busier than the least busy one if it serves more requests than it would at
+`MUCH_BUSIER_FACTOR` times the load of that one, plus `MUCH_BUSIER_REQUESTS`."""
 
 
 class Affinity(NamedTuple):
@@ -37,10 +37,11 @@ ANYWHERE = Affinity()
 
 
 class Candidate(NamedTuple, Generic[T]):
-    """An endpoint or a member of a group; ``name`` is stable: conversations find it again.
+    """An endpoint or a member of a group.
 
-    ``capacity`` is the weight of all candidates among which the requests ``in_flight`` are: its
-    own one, or that of all members of a group at one upstream.
+    ``name`` is stable, so that conversations return to the candidate. Members of a group at one
+    upstream share their requests ``in_flight``; their ``capacity`` is the sum of their weights. The
+    capacity of an endpoint is its weight.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Candidate(NamedTuple, Generic[T]):
 
     @property
     def load(self) -> float:
-        """Requests in flight by weight."""
+        """Requests in flight per unit of capacity."""
         return self.in_flight / self.capacity
 
 
@@ -96,7 +97,7 @@ def choose_by_weight(
 def compute_score(sticky_key: str, candidate: Candidate[T]) -> float:
     """Return the score of weighted rendezvous hashing: the highest one gets the key.
 
-    If a candidate is added or removed, only the keys that it gets or had move.
+    If a candidate is added or removed, only its own keys move.
     """
     digest = hashlib.blake2b(f"{candidate.name} {sticky_key}".encode(), digest_size=8).digest()
     share = (int.from_bytes(digest) + 0.5) / 2.0**64

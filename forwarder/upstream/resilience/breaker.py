@@ -1,7 +1,7 @@
 """Circuit breaker: stops calling an upstream that keeps failing, for a while.
 
     closed      Every request passes. Consecutive failures, or a high share of failures, open it.
-                Failures that the request itself may have caused count after two clients had some.
+                Failures that the request itself may have caused count once two clients had some.
     open        No request passes until the cool-down ends.
     half_open   One trial request passes and decides the next state; others are refused.
 
@@ -34,7 +34,8 @@ class CircuitBreaker:
 
     It opens after ``failures`` consecutive failures, or if the share of failures among the answers
     of the last ``window`` seconds reaches ``share``; 0 disables the respective rule.  ``cooldown``
-    is in seconds.  ``changed`` is called with each new state.
+    is in seconds.  ``on_change`` is called with each new state.  ``term`` increases with each
+    change of the state.
     """
 
     def __init__(
@@ -43,13 +44,13 @@ class CircuitBreaker:
         share: float,
         window: float,
         cooldown: float,
-        changed: Callable[[str], None] = lambda state: None,
+        on_change: Callable[[str], None] = lambda state: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._failures = failures or inf
         self._share = share or inf
         self._cooldown = cooldown
-        self._on_change = changed
+        self._on_change = on_change
         self._now = now
         self._lock = threading.Lock()
         self._state = CLOSED
@@ -121,11 +122,11 @@ class CircuitBreaker:
             self._change_state(CLOSED)
 
     def _record_failure(self) -> None:
-        many = (
+        has_failed_often = (
             self._consecutive_failures.count() >= self._failures
             or self._window.compute_failure_share() >= self._share
         )
-        if many or self._state == HALF_OPEN:
+        if has_failed_often or self._state == HALF_OPEN:
             self._changed_at = self._now()
             self._change_state(OPEN)
 
@@ -136,7 +137,7 @@ class CircuitBreaker:
 
 
 class FailureCount:
-    """Counts failures; ambiguous failures count only after two clients had some."""
+    """Counts failures; ambiguous failures count only once two clients had some."""
 
     def __init__(self) -> None:
         self._failures = self._ambiguous_failures = 0

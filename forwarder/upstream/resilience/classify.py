@@ -32,9 +32,9 @@ class Outcome(Enum):
     answer, which the request itself may have caused.
     """
 
-    SUCCESS = "well"
-    FAILURE = "ill"
-    AMBIGUOUS_FAILURE = "failed"
+    SUCCESS = "success"
+    FAILURE = "failure"
+    AMBIGUOUS_FAILURE = "ambiguous_failure"
     UNKNOWN = "unknown"
 
 

@@ -19,7 +19,7 @@ from forwarder.core.errors import ForwarderError, UpstreamKeyRefused, UpstreamRe
 from forwarder.upstream.resilience.retry_policy import parse_retry_after
 
 KEY_REFUSED_SECONDS = 600.0
-"""Cooldown of a refused key: only its owner can change that."""
+"""Cooldown of a refused key, which only its owner can make valid again."""
 
 QUOTA_SECONDS = 300.0
 """Cooldown of an exhausted account, unless the upstream names a time."""
@@ -35,7 +35,7 @@ MAX_MESSAGE_CHARACTERS = 500
 ALL_MODELS = ""
 
 _TOO_LARGE_WORDING = re.compile(r"request too large", re.IGNORECASE)
-"""A 429 for a request that exceeds a whole limit alone, so it says nothing about other requests."""
+"""The message of a 429 for a request that alone exceeds the limit; other requests may succeed."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Cooldowns:
         self._cooldowns: dict[str, Cooldown] = {}
 
     def start(self, error: ForwarderError, model: str) -> Cooldown | None:
-        """Start the cooldown that a failure means; return it, ``None`` if none starts."""
+        """Start the cooldown that a failure calls for; return it, ``None`` if none starts."""
         cooldown = self._make_cooldown(error, model)
         return cooldown if cooldown is not None and self.add(cooldown) else None
 

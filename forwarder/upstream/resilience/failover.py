@@ -1,4 +1,4 @@
-"""Which upstream gets a request: endpoints, groups of models, fallbacks, and the limit of requests.
+"""Chooses upstreams for requests: endpoints, groups, fallbacks, and the limit of requests.
 
 A route leads to an upstream, and there to one of its endpoints. The members of a group are routes
 of which one is chosen, and the fallbacks of an upstream are routes in a fixed order.
@@ -37,7 +37,10 @@ OpenRoute = Callable[[Route], EventStream]
 
 
 class Resilience:
-    """The states of all upstreams in one process; ``observer`` is notified of fallbacks etc."""
+    """Chooses upstreams for requests, and holds the states of all upstreams of this process.
+
+    ``observer`` is notified of failures, fallbacks and rejections.
+    """
 
     def __init__(self, settings: Settings, observer: RequestObserver | None = None) -> None:
         self.observer = observer or RequestObserver()
@@ -84,7 +87,9 @@ class Resilience:
             failures = [error]
         loss_report, headers = context.loss_report, context.reply_headers
         stream = self._try_fallbacks(routes, open_, context, affinity, failures)
-        self._record_hidden_failures(list(zip(routes, failures, strict=False))[stream is None :])
+        hidden = list(zip(routes, failures, strict=False))
+        # If all routes failed, the client sees the first failure.
+        self._record_hidden_failures(hidden[1:] if stream is None else hidden)
         if stream is None:
             context.new_attempt(first.upstream.name, first.model)
             context.loss_report, context.reply_headers = loss_report, headers
@@ -108,11 +113,11 @@ class Resilience:
         """Return the state of each endpoint of an upstream; empty if there is only one."""
         if not settings.replicas:
             return []
-        return [each.describe_endpoint() for each in self._list_endpoint_states(settings)]
+        return [each.describe_endpoint() for each in self._get_endpoint_states(settings)]
 
     def count_events(self, settings: UpstreamSettings) -> Counter[str]:
         """Return the counters of an upstream: those of all its endpoints together."""
-        return sum((each.counts for each in self._list_endpoint_states(settings)), Counter())
+        return sum((each.counts for each in self._get_endpoint_states(settings)), Counter())
 
     def list_endpoint_states(self) -> list[UpstreamState]:
         """Return the states of the endpoints of all upstreams that have several."""
@@ -120,12 +125,12 @@ class Resilience:
             state
             for settings in self._settings.upstreams
             if settings.replicas
-            for state in self._list_endpoint_states(settings)
+            for state in self._get_endpoint_states(settings)
         ]
 
     # -- endpoints ------------------------------------------------------------------------------
 
-    def _list_endpoint_states(self, settings: UpstreamSettings) -> list[UpstreamState]:
+    def _get_endpoint_states(self, settings: UpstreamSettings) -> list[UpstreamState]:
         return [self.upstream_states.get_or_create(each) for each in settings.endpoints]
 
     def _open_route(
@@ -147,7 +152,7 @@ class Resilience:
     def _open_any_endpoint(
         self, route: Route, open_: OpenRoute, context: RequestContext, affinity: Affinity
     ) -> EventStream:
-        """Try the endpoints of an upstream, each host at most once after a failure of the host.
+        """Try the endpoints of an upstream; a failure of a host excludes all its endpoints.
 
         If all of them are cooling down, raises the refusal of the one that can be called first,
         otherwise the last failure.
@@ -155,7 +160,7 @@ class Resilience:
         pinned = route.upstream.find_endpoint(affinity.origin or "")
         if affinity.is_pinned and pinned is not None:
             return self._open_endpoint(replace(route, upstream=pinned), open_, context)
-        states = self._list_endpoint_states(route.upstream)
+        states = self._get_endpoint_states(route.upstream)
         left, failures = list(states), list[tuple[Route, ForwarderError]]()
         while left:
             state = self._choose_endpoint(left, route.model, affinity, is_first=not failures)
@@ -174,18 +179,16 @@ class Resilience:
                     raise
                 failures.append((route, error))
                 self._record_endpoint_failure(state, error, context)
-                is_key_failure = (
-                    error.status == 429 or state.cooldowns.find(route.model) is not None
-                )
+                concerns_key = error.status == 429 or state.cooldowns.find(route.model) is not None
             left.remove(state)
-            if not is_key_failure:
+            if not concerns_key:
                 left = [each for each in left if each.breaker is not state.breaker]
         soonest = find_soonest(state.find_obstacle(route.model) for state in states)
         self._record_hidden_failures(failures[:-1])
         if failures and (soonest is None or soonest.concerns_account):
             raise failures[-1][1]
-        # An obstacle may have ended since the endpoints were looked at.
-        refusal = states[0].make_unavailable() if soonest is None else soonest.error
+        # An obstacle may have ended since the endpoints were checked.
+        refusal = states[0].make_unavailable_error() if soonest is None else soonest.error
         if not failures:  # nothing was called
             context.new_attempt(route.upstream.name, route.model)
             states[0].record_refusal(refusal)
@@ -196,8 +199,9 @@ class Resilience:
     ) -> UpstreamState | None:
         """Return the endpoint for a request; ``None`` if all are cooling down or broken.
 
-        The first call of a request may go to a refused account: providers refuse keys and accounts
-        also for one model or one expensive request, which must not stop all other requests.
+        The first call of a request may go to an account that refused an earlier request: providers
+        also refuse keys and accounts because of one model or one expensive request, and other
+        requests must still be tried.
         """
         obstacles = [(state, state.find_obstacle(model)) for state in states]
         usable = [state for state, obstacle in obstacles if obstacle is None]
@@ -206,11 +210,12 @@ class Resilience:
         for state in usable:
             if state.settings.origin == affinity.origin:
                 return state
-        candidates = [
-            Candidate(state.settings.origin, weight, state.in_flight, weight, state)
-            for state in usable
-            for weight in [get_weight(state)]
-        ]
+        candidates = []
+        for state in usable:
+            weight = get_weight(state)
+            candidates.append(
+                Candidate(state.settings.origin, weight, state.in_flight, weight, state)
+            )
         return choose_candidate(candidates, affinity.sticky_key).value if candidates else None
 
     def _open_endpoint(
@@ -258,8 +263,8 @@ class Resilience:
     ) -> EventStream:
         """Return the answer of the first member of a group that succeeds.
 
-        Members of one order share the requests. Members that are cooling down or broken are left
-        out. If all are, raises the error of the one that can be called first.
+        Members of the same order share the requests. Members that are cooling down or broken are
+        skipped. If all are skipped, raises the error of the one that can be called first.
         """
         left, failures = list(routes), list[tuple[Route, ForwarderError]]()
         while left:
@@ -287,9 +292,9 @@ class Resilience:
         route = routes[0] if soonest is None else soonest[0]
         state = self.upstream_states.get_or_create(route.upstream)
         context.new_attempt(route.upstream.name, route.model)
-        # An obstacle may have ended since the members were looked at.
+        # An obstacle may have ended since the members were checked.
         raise state.record_refusal(
-            state.make_unavailable() if soonest is None else soonest[1].error
+            state.make_unavailable_error() if soonest is None else soonest[1].error
         )
 
     def _choose_member(
@@ -322,8 +327,8 @@ class Resilience:
         return choose_candidate(candidates, affinity.sticky_key).value if candidates else None
 
     def _find_obstacle(self, route: Route) -> Obstacle | None:
-        """Return why no endpoint of a route can be called; that of the one that can be first."""
-        states = self._list_endpoint_states(route.upstream)
+        """Return the obstacle that ends first; ``None`` if an endpoint can be called now."""
+        states = self._get_endpoint_states(route.upstream)
         return find_soonest(state.find_obstacle(route.model) for state in states)
 
     # -- fallbacks ------------------------------------------------------------------------------
@@ -378,7 +383,7 @@ class Resilience:
         """Share cooldowns and open breakers with other processes from now on."""
         self.shared = shared
         for settings in self._settings.upstreams:
-            for state in self._list_endpoint_states(settings):
+            for state in self._get_endpoint_states(settings):
                 shared.connect(state)
 
     def _record_fallback(
@@ -406,7 +411,7 @@ def find_soonest(obstacles: Iterable[Obstacle | None]) -> Obstacle | None:
 
 
 def rank_obstacle(obstacle: Obstacle) -> tuple[bool, float]:
-    """Return the order of obstacles: first those that end by themselves."""
+    """Return the sort key of obstacles: those that end by themselves come first."""
     return obstacle.concerns_account, obstacle.seconds
 
 

@@ -38,8 +38,8 @@ _RETRYABLE_STATUSES = frozenset({408, 409, 429})
 def is_worth_retry(error: ForwarderError) -> bool:
     """Return whether the same upstream may succeed in a moment.
 
-    Not after a time-out of the first byte: the upstream is working on the request, and a second
-    request would be billed too.
+    A request is not retried after a time-out of the first byte: the upstream is still working on
+    it, and a second request would be billed too.
     """
     if isinstance(error, UpstreamRefused):
         return is_refusal_worth_retry(error)
@@ -60,29 +60,29 @@ class Backoff:
     def __init__(
         self, max_retries: int, seconds: float, chance: Callable[[], float] = random.random
     ) -> None:
-        self._max_attempts = max_retries
+        self._max_retries = max_retries
         self._seconds_left = seconds
         self._chance = chance
-        self._attempts = 0
+        self._retries = 0
 
     def next_delay(self, retry_after: float | None) -> float | None:
-        """Return the seconds until the next attempt, or ``None`` for no further attempt.
+        """Return the seconds until the next retry, or ``None`` for no further retry.
 
         ``retry_after`` is the pause that the upstream demands, in seconds.  A retry is never sent
         earlier; if the pause is too long, there is no retry.
         """
-        if self._attempts >= self._max_attempts:
+        if self._retries >= self._max_retries:
             return None
         pause = (
             retry_after
             if retry_after is not None
-            else min(FIRST_DELAY_SECONDS * 2.0**self._attempts, MAX_DELAY_SECONDS)
+            else min(FIRST_DELAY_SECONDS * 2.0**self._retries, MAX_DELAY_SECONDS)
         )
         if pause > self._seconds_left:
             return None
         spread = JITTER_SHARE * self._chance()
         pause += spread * FIRST_DELAY_SECONDS if retry_after is not None else -spread * pause
-        self._attempts += 1
+        self._retries += 1
         self._seconds_left -= pause
         return pause
 

@@ -1,8 +1,8 @@
 """Cooldowns and open breakers that all workers and machines share through Redis.
 
-A background task of each worker writes its own news and reads those of the others a few times a
-second, in one round trip. Requests never wait for it: they use the states of their own process.
-While Redis does not answer, each worker goes on alone.
+A background task of each worker writes the changes of its own process and reads those of the others
+a few times a second, in one round trip. Requests never wait for it: they use the states of their
+own process. While Redis does not answer, each worker uses only its own states.
 
 All entries are fields of one hash. Times are those of Redis, so the clocks of machines may differ.
 """
@@ -112,7 +112,7 @@ class SharedState:
         self._process = token_hex(8)
         self._cooling_states: dict[str, UpstreamState] = {}
         self._breaking_states: dict[str, UpstreamState] = {}
-        self._news: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._changes: dict[str, tuple[float, dict[str, Any]]] = {}
         self._known: dict[str, float] = {}
         self._expired: dict[str, bytes] = {}
         self._offset: float | None = None
@@ -133,10 +133,10 @@ class SharedState:
         settings = state.settings
         if settings.registered:
             return
-        state.on_break = self._announce_break
+        state.on_break = self._queue_break
         self._breaking_states.setdefault(name_breaker(state), state)
         if settings.endpoint is not None or state.is_grouped:
-            state.on_cooldown = self._announce_cooldown
+            state.on_cooldown = self._queue_cooldown
             self._cooling_states[name_cooldowns(state)] = state
 
     def exchange(self) -> None:
@@ -145,16 +145,16 @@ class SharedState:
             self._drop_expired()
             if self._offset is None:
                 self._set_offset(self._storage.exchange({}, {}).time)
-            news = self._take_news()
+            changes = self._take_changes()
             try:
-                snapshot = self._storage.exchange(self._encode_news(news), self._expired)
+                snapshot = self._storage.exchange(self._encode_changes(changes), self._expired)
             except Exception:
                 with self._lock:
-                    self._news = {**news, **self._news}
+                    self._changes = {**changes, **self._changes}
                 raise
             self._set_offset(snapshot.time)
             self._apply(snapshot)
-        except Exception as error:  # of Redis, of the network, or of an entry
+        except Exception as error:  # Redis or the network failed, or an entry is invalid
             if not self._is_down:
                 event = {"event": "shared_state_down"}
                 name = type(error).__name__  # its text may contain the address with a password
@@ -171,7 +171,7 @@ class SharedState:
 
     # -- writing --------------------------------------------------------------------------------
 
-    def _announce_cooldown(self, state: UpstreamState, cooldown: Cooldown) -> None:
+    def _queue_cooldown(self, state: UpstreamState, cooldown: Cooldown) -> None:
         if len(cooldown.model) > MAX_MODEL_CHARACTERS:
             return
         content = {
@@ -179,34 +179,36 @@ class SharedState:
             "error": cooldown.error,
             "refused": cooldown.is_key_refused,
         }
-        self._announce(f"{name_cooldowns(state)} {cooldown.model}", cooldown.until, content)
+        self._queue_entry(f"{name_cooldowns(state)} {cooldown.model}", cooldown.until, content)
 
-    def _announce_break(self, state: UpstreamState) -> None:
-        self._announce(name_breaker(state), self._now() + state.breaker.remaining_cooldown, {})
+    def _queue_break(self, state: UpstreamState) -> None:
+        self._queue_entry(name_breaker(state), self._now() + state.breaker.remaining_cooldown, {})
 
-    def _announce(self, field: str, until: float, content: dict[str, Any]) -> None:
+    def _queue_entry(self, field: str, until: float, content: dict[str, Any]) -> None:
         with self._lock:
             if until > self._known.get(field, 0.0) + 0.05:  # else it came from another process
                 self._known[field] = until
-                self._news[field] = until, content
+                self._changes[field] = until, content
 
     def _drop_expired(self) -> None:
         """Forget entries whose time is over, also while the storage is down."""
         now = self._now()
         with self._lock:
-            self._news = {k: v for k, v in self._news.items() if v[0] > now}
+            self._changes = {k: v for k, v in self._changes.items() if v[0] > now}
             self._known = {k: v for k, v in self._known.items() if v > now}
 
-    def _take_news(self) -> dict[str, tuple[float, dict[str, Any]]]:
+    def _take_changes(self) -> dict[str, tuple[float, dict[str, Any]]]:
         with self._lock:
-            news, self._news = self._news, {}
-        return news
+            changes, self._changes = self._changes, {}
+        return changes
 
-    def _encode_news(self, news: Mapping[str, tuple[float, dict[str, Any]]]) -> dict[str, bytes]:
+    def _encode_changes(
+        self, changes: Mapping[str, tuple[float, dict[str, Any]]]
+    ) -> dict[str, bytes]:
         offset = self._offset or 0.0
         return {
             field: orjson.dumps({**content, "until": until + offset, "by": self._process})
-            for field, (until, content) in news.items()
+            for field, (until, content) in changes.items()
         }
 
     def _set_offset(self, storage_time: float) -> None:
@@ -224,15 +226,15 @@ class SharedState:
                 until = float(entry["until"]) - offset
                 if until <= now:
                     expired[field] = value
-                elif entry["by"] != self._process and self._note(field, until):
+                elif entry["by"] != self._process and self._remember(field, until):
                     # Redis may have changed its clock since the entry was written.
                     self._apply_entry(field, min(until, now + MAX_COOLDOWN_SECONDS), entry)
-            except (ValueError, TypeError, KeyError):  # of another version
+            except (ValueError, TypeError, KeyError):  # written by another version
                 expired[field] = value
         self._expired = expired
 
-    def _note(self, field: str, until: float) -> bool:
-        """Remember an entry, so that it is neither applied nor written again; false if known."""
+    def _remember(self, field: str, until: float) -> bool:
+        """Remember an entry, so that it is handled only once; return whether it is new."""
         with self._lock:
             if until <= self._known.get(field, 0.0) + 0.05:
                 return False
@@ -251,7 +253,7 @@ class SharedState:
 
 
 def name_cooldowns(state: UpstreamState) -> str:
-    """Return the name of an endpoint in shared entries; it says nothing about the key."""
+    """Return the name of an endpoint in shared entries; it does not reveal the key."""
     settings = state.settings
     return f"rest:{settings.name}~{digest_endpoint(settings.base_url, settings.api_key)}"
 

@@ -43,7 +43,8 @@ T = TypeVar("T")
 class Obstacle(NamedTuple):
     """Why an endpoint is not called: for how many seconds, and the error that says so.
 
-    ``concerns_account`` is true if the upstream refused the key or the account.
+    ``concerns_account`` is true if the upstream refused the key or the account, and the breaker
+    permits a call.
     """
 
     seconds: float
@@ -56,7 +57,7 @@ class UpstreamState:
 
     ``siblings`` are the states of the other endpoints that exist already, the first endpoint's
     first. ``on_cooldown`` is called when a cooldown starts, ``on_break`` when the breaker opens.
-    ``is_grouped`` is true for a member of a group of models, which others replace when it fails.
+    ``is_grouped`` is true for a member of a group of models: if it fails, another member is called.
     """
 
     def __init__(
@@ -127,9 +128,14 @@ class UpstreamState:
         cooldown, breaker_seconds = self.cooldowns.find(model), self.breaker.remaining_cooldown
         cooldown_seconds = 0.0 if cooldown is None else cooldown.until - self._now()
         if cooldown is not None and cooldown_seconds >= breaker_seconds:
-            is_callable = cooldown.concerns_account and breaker_seconds <= 0
-            return Obstacle(cooldown_seconds, cooldown.make_error(cooldown_seconds), is_callable)
-        return Obstacle(breaker_seconds, self.make_unavailable()) if breaker_seconds > 0 else None
+            concerns_account = cooldown.concerns_account and breaker_seconds <= 0
+            error = cooldown.make_error(cooldown_seconds)
+            return Obstacle(cooldown_seconds, error, concerns_account)
+        return (
+            Obstacle(breaker_seconds, self.make_unavailable_error())
+            if breaker_seconds > 0
+            else None
+        )
 
     def admit_request(self) -> CleanupStack:
         """Admit a request; the caller closes the returned stack when the request ends.
@@ -146,7 +152,7 @@ class UpstreamState:
         admission.add(free)
         if not self.breaker.allow_request():
             admission.close()
-            raise self.record_refusal(self.make_unavailable())
+            raise self.record_refusal(self.make_unavailable_error())
         if self.settings.endpoint is not None:
             free_endpoint = self._endpoint_requests.acquire()
             assert free_endpoint is not None  # there is no limit
@@ -169,13 +175,14 @@ class UpstreamState:
     def run_with_retries(self, work: Callable[[], T], context: RequestContext) -> T:
         """Run ``work`` and retry it while that may help.  Raises the last error."""
         pauses = self.make_backoff()
-        # Before the answer begins, the next endpoint is tried at once, and no other one after that.
+        # With several endpoints, `failover.py` tries the next endpoint instead of waiting here.
+        # Once the answer has begun, no other endpoint can continue it.
         is_balanced = self.settings.endpoint is not None and context.first_event_at is None
         if not is_balanced:
             self.retry_budget.earn()
         while True:
             try:
-                return self._record_outcome(work, context)
+                return self._run_attempt(work, context)
             except ForwarderError as error:
                 if is_balanced or not self.wait_for_retry(error, pauses, context):
                     raise
@@ -213,7 +220,7 @@ class UpstreamState:
             ]
         return state
 
-    def _record_outcome(self, work: Callable[[], T], context: RequestContext) -> T:
+    def _run_attempt(self, work: Callable[[], T], context: RequestContext) -> T:
         """Run ``work`` and record its outcome in the breaker."""
         term = self.breaker.term
         self.counts["attempts"] += 1
@@ -221,7 +228,7 @@ class UpstreamState:
             result = work()
         except ForwarderError as error:
             self._start_cooldown(error, context)
-            # If the client has disconnected, that broke the connection, not the upstream.
+            # A client that disconnects breaks the connection; this says nothing about the upstream.
             outcome = Outcome.UNKNOWN if context.is_cancelled else classify_outcome(error)
             self.counts["failures"] += outcome in (Outcome.FAILURE, Outcome.AMBIGUOUS_FAILURE)
             if outcome is not Outcome.AMBIGUOUS_FAILURE:
@@ -276,8 +283,8 @@ class UpstreamState:
         self._observer.on_rejection(get_failure_label(error), self.settings.name)
         return error
 
-    def make_unavailable(self) -> UpstreamUnavailable:
-        """Return the error for a request that an open breaker keeps from the upstream."""
+    def make_unavailable_error(self) -> UpstreamUnavailable:
+        """Return the error for a request that an open breaker rejects."""
         return UpstreamUnavailable(
             f"The upstream '{self.settings.name}' keeps failing, so it is not called for a while.",
             self.breaker.remaining_cooldown,

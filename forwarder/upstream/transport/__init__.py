@@ -1,4 +1,4 @@
-"""The network below the SDK: bytes, connections and time-outs, no meaning.
+"""The network below the SDK: bytes, connections and time-outs, without knowledge of the APIs.
 
 `select_transport` chooses the transport for an upstream.
 """
@@ -15,8 +15,8 @@ def select_transport(
 ) -> httpx2.BaseTransport | None:
     """Return the demo's transport, the gevent transport, or ``None`` for the SDK's stock one.
 
-    With ``lookup``, the transport connects only to addresses that it returns, and uses no proxy,
-    because a proxy would resolve names itself.
+    With ``lookup``, the transport connects only to the addresses that ``lookup`` returns, and uses
+    no proxy, because a proxy would resolve names itself.
     """
     if settings.provider == "demo":
         from forwarder.demo import DemoTransport  # only the demo needs it

@@ -44,7 +44,7 @@ class UnreadableAnswer(httpx2.RemoteProtocolError):
 class BoundedStream(httpx2.SyncByteStream):
     """Yields at most ``limit`` bytes of a body.
 
-    If there are more, raises UnreadableAnswer with the message ``problem``, or stops without one.
+    If there are more, raises UnreadableAnswer with the message ``problem``, or stops if it is None.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ class ChunkReader(Protocol):
 
 def open_chunk_reader(response: httpx2.Response, heartbeat: float) -> ChunkReader:
     """Return the transport's own reader of an unread response, or a threaded one."""
-    reader: ChunkReader | None = response.extensions.get("arrivals")
+    reader: ChunkReader | None = response.extensions.get("chunk_reader")
     if reader is not None and "content-encoding" not in response.headers:
         return reader
     return ThreadedReader(response, heartbeat)

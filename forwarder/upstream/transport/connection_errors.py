@@ -151,7 +151,7 @@ def describe_certificate_error(error: ssl.SSLCertVerificationError, host: str) -
         return (
             f"its certificate, or its authority's, breaks a rule that Python 3.13 and newer "
             f"enforce: {message}. A private authority must put key identifiers and key usage "
-            "into its certificates; issue them anew"
+            "into its certificates; reissue them"
         )
     problem = _CERTIFICATE_CHECKS.get(code, "its certificate was not accepted")
     if code in (62, 64):

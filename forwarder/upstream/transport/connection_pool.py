@@ -204,7 +204,7 @@ def is_exempt(rule: str, host: str) -> bool:
 
 
 def is_socket_idle(sock: socket.socket) -> bool:
-    """Return whether there is nothing to read; an end or a stray message spoils a connection."""
+    """Return whether a connection can be reused: it is open, and there is nothing to read."""
     poll = _poll()  # unlike select, it supports file descriptors above 1023
     poll.register(sock.fileno(), 1)
     return not poll.poll(0)

@@ -41,7 +41,7 @@ _CLIENT_LEFT_MESSAGE = "The client has disconnected."
 class GeventTransport(httpx2.BaseTransport):
     """For ``httpx2.Client(transport=...)``; all errors are httpx2's exceptions.
 
-    A response's ``extensions["arrivals"]`` is its GeventChunkReader.  Iterate it instead of the
+    A response's ``extensions["chunk_reader"]`` is its GeventChunkReader.  Iterate it instead of the
     response to get a heartbeat (``b""``) every ``heartbeat`` seconds of silence.  ``proxies`` has
     the form of ``urllib.request.getproxies``, which is the default.  ``tls`` returns the TLS
     context, and ``lookup`` replaces the system's name look-up.  With ``resend_posts``, POST
@@ -125,12 +125,12 @@ class GeventTransport(httpx2.BaseTransport):
             raise
         finally:
             unregister_socket(cut)
-        arrivals = GeventChunkReader(message, sock, pool, timeouts.get("read"), self._heartbeat)
+        chunk_reader = GeventChunkReader(message, sock, pool, timeouts.get("read"), self._heartbeat)
         return httpx2.Response(
             message.status_code,
             headers=[(k.encode("latin-1"), v.encode("latin-1")) for k, v in message.headers],
-            stream=ResponseBody(arrivals),
-            extensions={"http_version": message.version.encode(), "arrivals": arrivals},
+            stream=ResponseBody(chunk_reader),
+            extensions={"http_version": message.version.encode(), "chunk_reader": chunk_reader},
         )
 
     def _can_resend(self, request: httpx2.Request) -> bool:
@@ -145,15 +145,15 @@ class GeventTransport(httpx2.BaseTransport):
 class ResponseBody(httpx2.SyncByteStream):
     """The body for httpx2 and the SDK, without heartbeats: silence raises ReadTimeout."""
 
-    def __init__(self, arrivals: GeventChunkReader) -> None:
-        self._arrivals = arrivals
+    def __init__(self, chunk_reader: GeventChunkReader) -> None:
+        self._chunk_reader = chunk_reader
 
     def __iter__(self) -> Iterator[bytes]:
-        self._arrivals.heartbeat = None
-        return iter(self._arrivals)
+        self._chunk_reader.heartbeat = None
+        return iter(self._chunk_reader)
 
     def close(self) -> None:
-        self._arrivals.close()
+        self._chunk_reader.close()
 
 
 class StaleConnection(Exception):
@@ -169,7 +169,7 @@ def encode_head(request: httpx2.Request, pool: ServerConnectionPool) -> bytes:
         lines.append(b"Proxy-Authorization: Basic " + base64.b64encode(pool.credentials.encode()))
     head = b"\r\n".join(lines)
     if head.count(b"\n") >= len(lines) or head.count(b"\r") >= len(lines) or b"\0" in head:
-        raise httpx2.LocalProtocolError("A header holds a line end.")
+        raise httpx2.LocalProtocolError("A header contains a line break.")
     return head + b"\r\n\r\n"
 
 

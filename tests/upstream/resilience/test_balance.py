@@ -279,7 +279,7 @@ def test_endpoint_with_a_refused_account_and_an_open_breaker_is_not_called() -> 
     world.failures = dict.fromkeys(("1.1", "1.2", "2.1", "2.2"), NO_CREDIT)
     world.fail()
     [settings] = [each for each in world.settings.upstreams if each.name == "up"]
-    for state in world.resilience._list_endpoint_states(settings):
+    for state in world.resilience._get_endpoint_states(settings):
         if state.settings.endpoint and state.settings.endpoint.label.startswith("1."):
             state.breaker.open_for(5)
     world.failures.clear()

@@ -34,7 +34,7 @@ class Made:
             share,
             window=10,
             cooldown=5,
-            changed=self.told.append,
+            on_change=self.told.append,
             now=self.clock,
         )
 

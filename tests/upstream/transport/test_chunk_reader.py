@@ -74,7 +74,7 @@ def test_a_transport_s_own_arrivals_are_preferred_unless_they_are_compressed() -
     own = object()
 
     def response(**headers: str) -> httpx2.Response:
-        return httpx2.Response(200, headers=headers, extensions={"arrivals": own})
+        return httpx2.Response(200, headers=headers, extensions={"chunk_reader": own})
 
     assert open_chunk_reader(response(), 1) is own
     assert isinstance(

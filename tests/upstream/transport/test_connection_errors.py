@@ -127,7 +127,10 @@ def test_an_answer_that_is_not_http_is_described(make: Make, answer: bytes) -> N
     [
         (OSError(101, "Network is unreachable"), "there is no connection to up.test:80"),
         (ConnectionAbortedError(), "up.test:80 reset the connection"),
-        (httpx2.LocalProtocolError("A header holds a line end."), "A header holds a line end."),
+        (
+            httpx2.LocalProtocolError("A header contains a line break."),
+            "A header contains a line break.",
+        ),
         (httpx2.ReadError(""), "the connection to up.test:80 broke (ReadError)"),
     ],
 )

@@ -462,7 +462,7 @@ def test_a_stream_over_tls_arrives_whole(headers: bytes, authority: Authority) -
         client_of(tls=lambda: make_tls_context(authority), heartbeat=0.005) as client,
         client.stream("GET", server.url) as response,
     ):
-        pieces = list(response.extensions["arrivals"])
+        pieces = list(response.extensions["chunk_reader"])
 
     assert b"".join(pieces) == b"".join(b"%d " % n for n in range(300))
     assert len([piece for piece in pieces if piece]) < 200
@@ -482,7 +482,7 @@ def test_a_stream_over_tls_that_is_cut_is_an_error(authority: Authority) -> None
     ):
         pieces: list[bytes] = []
         with pytest.raises(httpx2.RemoteProtocolError):
-            pieces.extend(response.extensions["arrivals"])
+            pieces.extend(response.extensions["chunk_reader"])
 
     assert pieces == [b"a"]
 
@@ -611,7 +611,7 @@ def test_the_sdk_hands_over_an_unread_response() -> None:
 
     with serving(script) as server, sdk(server.url, heartbeat=1.0) as client:
         for _ in range(2):
-            arrivals = list(post(client).extensions["arrivals"])
+            arrivals = list(post(client).extensions["chunk_reader"])
             assert b"".join(arrivals) == b"data: {}\n\ndata: [DONE]\n\n"
     assert server.connections == 1
 

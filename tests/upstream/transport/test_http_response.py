@@ -149,7 +149,7 @@ class Opened:
 
     @property
     def arrivals(self) -> GeventChunkReader:
-        stream: GeventChunkReader = self.response.extensions["arrivals"]
+        stream: GeventChunkReader = self.response.extensions["chunk_reader"]
         return stream
 
     def connections_after_another(self) -> int:
