@@ -48,10 +48,8 @@ def gather_side_data(stream: EventStream) -> EventStream:
 def finish_with_side_data(chunk: Event, side_data: Json, text_length: int) -> Batch:
     """Return the final chunk, preceded by the annotations of the text that was sent."""
     choice = read_first_choice(chunk)
-    annotations, files = (
-        select_within(side_data["annotations"], text_length),
-        select_within(side_data["files"], text_length),
-    )
+    annotations = select_within(side_data["annotations"], text_length)
+    files = select_within(side_data["files"], text_length)
     metadata = {**side_data["metadata"], **({"files": files} if files else {})}
     last_delta = {**choice["delta"], **({"metadata": metadata} if metadata else {})}
     final = replace_choice(chunk, {**choice, "delta": last_delta})

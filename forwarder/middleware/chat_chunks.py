@@ -71,7 +71,7 @@ class LogprobBuffer:
         self._entries.extend((logprobs or {}).get("content") or ())
 
     def pop_for_text(self, text: str) -> Json | None:
-        """Remove and return the entries of all tokens that end within the text up to ``text``."""
+        """Count ``text`` as sent; remove and return the entries of the tokens that end in it."""
         self._available_bytes += len(text.encode(errors="replace"))
         entries: list[Any] = []
         while self._entries and count_token_bytes(self._entries[0]) <= self._available_bytes:
@@ -80,7 +80,7 @@ class LogprobBuffer:
         return wrap_entries(entries)
 
     def pop_rest(self) -> Json | None:
-        """Remove and return all remaining entries, when no more text is held back or cut."""
+        """Remove and return all remaining entries, once all text has been sent."""
         entries = list(self._entries)
         self._entries.clear()
         return wrap_entries(entries)

@@ -70,7 +70,7 @@ _META_SCHEMA: Json = {
     "properties": _ARGUMENT_SCHEMAS,
     "$defs": _DEFINITIONS,
 }
-"""The schema of one schema; ``$dynamicRef`` is removed, so it skips the schemas in it."""
+"""The meta-schema of one schema. Subschemas are not checked, because ``$dynamicRef`` is removed."""
 
 _SCHEMA_KEYWORDS = {word for word, form in _ARGUMENT_SCHEMAS.items() if "$dynamicRef" in form}
 _SCHEMA_LIST_KEYWORDS = {
@@ -111,7 +111,8 @@ class SchemaCheck:
     def _prepare(self, schema: Any) -> Any:
         """Copy a schema without the keywords of unbounded cost.
 
-        False becomes a keyword and schemas without keywords become True, so that each is counted.
+        False becomes ``{"not": {}}``, so that it is counted as a keyword. Schemas without keywords
+        become True.
         """
         if not isinstance(schema, dict):
             return schema is not False or {"not": {}}
@@ -150,15 +151,16 @@ class SchemaCheck:
         return self._targets[ref]
 
     def _check_target(self, target: Any) -> None:
-        """Let malformed schemas in the target accept anything; `check_schema` did not check them.
+        """Replace malformed schemas in the target by True.
 
-        A reference may point to a part of the document that is not a schema position.
+        `check_schema` has not checked them, because a reference may point to a part of the document
+        where no schema is expected.
         """
         self.spend(_STEPS_PER_META_CHECK)
-        forms = SchemaCheck(_META_SCHEMA, sys.maxsize)
+        meta_check = SchemaCheck(_META_SCHEMA, sys.maxsize)
         for _, inner in walk_schemas(target):
             self.spend(1)
-            if id(inner) not in self._prepared and find_malformed_keyword(inner, forms):
+            if id(inner) not in self._prepared and find_malformed_keyword(inner, meta_check):
                 self._prepared[id(inner)] = True
 
     def _find_target(self, ref: str) -> Any:
@@ -197,7 +199,7 @@ _ACTIVE_CHECK: ContextVar[SchemaCheck] = ContextVar("check")
 
 @contextmanager
 def activate_check(check: SchemaCheck) -> Iterator[Any]:
-    """Make this the check for which the rules count steps; yield its validator."""
+    """Make ``check`` the one whose budget the rules spend; yield its validator."""
     token = _ACTIVE_CHECK.set(check)
     try:
         yield check.validator
@@ -317,12 +319,12 @@ def check_schema(schema: Json, param: str, max_nodes: int = MAX_STEPS) -> None:
 
 
 def find_schema_error(schema: Json, max_nodes: int) -> str | None:
-    forms = SchemaCheck(_META_SCHEMA, sys.maxsize)
+    meta_check = SchemaCheck(_META_SCHEMA, sys.maxsize)
     for number, (place, inner) in enumerate(walk_schemas(schema)):
         if number == max_nodes:
             return f"more than {max_nodes} nodes (limit: FORWARDER_MAX_SCHEMA_NODES)"
         try:
-            error = find_malformed_keyword(inner, forms)
+            error = find_malformed_keyword(inner, meta_check)
         except RecursionError:
             return "nested too deeply"
         if error:
@@ -334,9 +336,9 @@ def find_schema_error(schema: Json, max_nodes: int) -> str | None:
     return None
 
 
-def find_malformed_keyword(schema: Any, forms: SchemaCheck) -> ValidationError | None:
+def find_malformed_keyword(schema: Any, meta_check: SchemaCheck) -> ValidationError | None:
     """Return the first mistake in one schema, ignoring its subschemas."""
-    with activate_check(forms) as validator:
+    with activate_check(meta_check) as validator:
         error: ValidationError | None = next(validator.iter_errors(schema), None)
     return error
 

@@ -100,7 +100,7 @@ def drain_stream(stream: EventStream) -> Generator[Batch, None, Json | None]:
 
 
 class MessageCutter:
-    """Passes on the events of a message up to the cut; then the end of the message is made here."""
+    """Passes on the events of a message up to the cut, and builds the end of a cut message."""
 
     def __init__(self, stops: list[str], limit: int | None) -> None:
         self.is_cut = False

@@ -1,7 +1,7 @@
 """Emulates ``stop`` for upstreams without stop sequences by cutting the answer.
 
 Stop sequences apply to the text, not to reasoning or tool arguments. Text that may be the start
-of a stop sequence is held back until it is decided, and is never lost.
+of a stop sequence is held back until the next text decides; if it is none, it is sent.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class StopSequenceFinder:
         return pending[:at]
 
     def _find_first(self, text: str) -> tuple[int, str | None]:
-        """Return the place of the first stop sequence, and that sequence; else the text's end."""
+        """Return position and text of the first stop sequence; without one, the text's length."""
         places = ((text.find(stop), stop) for stop in self._stops)
         found = [(at, stop) for at, stop in places if at >= 0]
         return min(found, key=lambda each: each[0]) if found else (len(text), None)

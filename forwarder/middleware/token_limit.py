@@ -29,7 +29,7 @@ _TOKEN_PIECE = re.compile(
 
 
 def with_token_limit(handler: Handler) -> Handler:
-    """Wrap a chat handler whose upstream requires a limit of at least 16 tokens to honour fewer.
+    """Wrap a chat handler so that limits below the upstream's minimum of 16 tokens are honoured.
 
     The upstream's short answer is read to its end, so that its usage is known; the client gets a
     capped usage. Tool calls are never cut: a call that starts within the limit is sent whole.
@@ -72,7 +72,7 @@ def cap_stream(stream: EventStream, limit: int) -> EventStream:
 
 
 class TokenBudget:
-    """Decides how much of a sequence of texts, which arrive in pieces, lies within a limit."""
+    """Cuts texts that arrive in pieces to a limit of tokens, which they share."""
 
     def __init__(self, limit: int) -> None:
         self.is_spent = False

@@ -27,7 +27,7 @@ def estimate_usage(request: Json, texts: Iterable[str]) -> EstimatedUsage:
 def estimate_message_input(request: Json, loss_report: LossReport) -> int:
     """Estimate the input tokens of a Messages request, which needs no ``max_tokens``.
 
-    Raises InvalidRequest for malformed parameters, Unsupported for those that are not carried.
+    Raises InvalidRequest for malformed parameters, Unsupported for those without a translation.
     """
     context = TranslationContext(
         ID_SOURCE, loss_report, encrypt=str, decrypt=lambda sealed: None, web_search=True

@@ -34,7 +34,7 @@ def with_compaction(handler: Handler, context: TranslationContext, native: bool)
     """
 
     def handle_request(request: Json) -> EventStream:
-        request = window.open_compactions(request, context, native)
+        request = window.replace_compactions(request, context, native)
         if native:
             return handler(request)
         threshold = read_threshold(request)
@@ -58,7 +58,7 @@ def make_compact_handler(handler: Handler, context: TranslationContext, native: 
     def handle_request(request: Json) -> EventStream:
         request = normalize_input(request)
         check_not_empty(request)
-        request = window.open_compactions(request, context, native)
+        request = window.replace_compactions(request, context, native)
         if native:
             return handler(request)
         stream = run_triggered_compaction(

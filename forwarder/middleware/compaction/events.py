@@ -87,7 +87,7 @@ def stream_compact_answer(
 
 
 def collect_batches(stream: EventStream) -> Any:
-    """Return all batches of a stream; yield an empty batch for each meanwhile."""
+    """Return all batches of a stream; yield an empty batch (a heartbeat) for each of them."""
     batches: list[Batch] = []
     for batch in stream:
         batches.append(batch)

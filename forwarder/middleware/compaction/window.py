@@ -29,27 +29,27 @@ _SUMMARY_PREFIX = (
 _FOREIGN_REASON = "only its maker can decrypt it"
 
 
-def open_compactions(request: Json, context: TranslationContext, native: bool) -> Json:
+def replace_compactions(request: Json, context: TranslationContext, native: bool) -> Json:
     """Return the request with the last decryptable compaction item replaced by its summary.
 
     The summary also replaces the items before it, except kept client messages. Compaction items
-    that cannot be decrypted are dropped and reported; a native upstream gets its own ones.
+    that cannot be decrypted are dropped and reported; those of a native upstream stay.
     """
     items = request.get("input")
     if not isinstance(items, list) or not has_items_of(items, _COMPACTION_TYPES):
         return request
-    last, text = open_last_compaction(items, context)
+    last, text = decrypt_last_compaction(items, context)
     before = [item for item in items[: max(last, 0)] if not is_compaction(item)]
-    drop_unopened_compactions(items, last, native, context.loss_report)
+    report_lost_compactions(items, last, native, context.loss_report)
     summarized = [make_summary_message(text)] if last >= 0 else []
     after = [item for i, item in enumerate(items) if i > last and is_for_upstream(item, native)]
     return {**request, "input": [*select_kept_items(before), *summarized, *after]}
 
 
-def open_last_compaction(items: list[Any], context: TranslationContext) -> tuple[int, str]:
+def decrypt_last_compaction(items: list[Any], context: TranslationContext) -> tuple[int, str]:
     """Return index and text of the last summary that can be decrypted, or index -1.
 
-    Earlier ones are not decrypted, because each may be as large as the whole request.
+    Earlier summaries are not decrypted, because each may be as large as the whole request.
     """
     for i in reversed(range(len(items))):
         text = decrypt_summary(items[i], context) if is_compaction(items[i]) else None
@@ -58,7 +58,7 @@ def open_last_compaction(items: list[Any], context: TranslationContext) -> tuple
     return -1, ""
 
 
-def drop_unopened_compactions(
+def report_lost_compactions(
     items: list[Any], last: int, native: bool, loss_report: LossReport
 ) -> None:
     """Report compaction items that are lost: later than ``last``, or from another server."""

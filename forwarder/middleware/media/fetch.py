@@ -54,7 +54,7 @@ _HEADERS = {
 
 
 class Unfetchable(Exception):
-    """A reason for the client, which reveals nothing about the forwarder's network."""
+    """Why a URL cannot be fetched, for the client; reveals nothing of the forwarder's network."""
 
 
 class Fetcher:
@@ -82,7 +82,7 @@ class Fetcher:
         if len(wanted) > MAX_URLS:
             path = list(wanted.values())[MAX_URLS]
             reason = f"a request may contain at most {MAX_URLS} URLs to fetch"
-            raise InvalidRequest(refuse_url(path, reason), param=path, code="unfetchable_url")
+            raise InvalidRequest(explain_refusal(path, reason), param=path, code="unfetchable_url")
         look_up = partial(self._look_up, client)
         session = FetchSession(look_up, self._max_bytes, self._seconds)
         # Threads, because a look-up that takes too long can only be abandoned.
@@ -94,9 +94,12 @@ class Fetcher:
             session.close()
             pool.shutdown(wait=False, cancel_futures=True)
         reasons = {url: r for url, r in results.items() if isinstance(r, Unfetchable)}
-        for url, unfetchable in reasons.items():
+        if reasons:
+            url, unfetchable = next(iter(reasons.items()))
             path = wanted[url]
-            raise MediaUnavailable(refuse_url(path, str(unfetchable)), param=path, names=reasons)
+            raise MediaUnavailable(
+                explain_refusal(path, str(unfetchable)), param=path, names=reasons
+            )
         return {url: r for url, r in results.items() if isinstance(r, Blob)}
 
     def _look_up(self, client: str, seconds: float, host: str, port: int) -> list[ResolvedAddress]:
@@ -257,5 +260,5 @@ def check_type_is_known(kind: str, known: tuple[str, ...]) -> None:
         raise Unfetchable("it is neither an image nor a supported document")
 
 
-def refuse_url(path: str, reason: str) -> str:
+def explain_refusal(path: str, reason: str) -> str:
     return f"Invalid value for '{path}': {reason}."

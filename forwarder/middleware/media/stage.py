@@ -28,20 +28,19 @@ Fetch = Callable[[Mapping[str, str]], Mapping[str, Blob]]
 """Fetches URLs; the argument maps each URL to its path in the request."""
 
 Upload = Callable[[Blob, str], str]
-"""Uploads a file unless the upstream has it; returns its id. Takes its path in the request."""
+"""Takes a file and its path in the request; uploads it if necessary, and returns its id."""
 
 Download = Callable[[str, str], Blob]
-"""Downloads the file of an id from the upstream with files. Takes the id's path in the request."""
-
+"""Takes a file id and its path in the request; downloads the file from its upstream."""
 
 ReadStored = Callable[[str, str], Blob | None]
-"""Returns the forwarder's own file of an id, or None. Takes the id's path in the request."""
+"""Takes a file id and its path in the request; returns the forwarder's own file, or None."""
 
 
 class MediaIO(NamedTuple):
     """The I/O functions of media; ``fetch`` is ``None`` if fetching is not allowed.
 
-    ``knows_ids`` is true if the upstream that serves the request is the one with the files.
+    ``knows_ids`` is true if the upstream that serves the request also stores the clients' files.
     ``read_stored`` is ``None`` if the forwarder itself stores no files.
     """
 
@@ -72,8 +71,8 @@ def with_media(
 ) -> Handler:
     """Wrap a handler of the ``client`` protocol so that the upstream gets only media it accepts.
 
-    ``over`` is the upstream's protocol. ``make_limit`` returns the limit for the media that the
-    request names and does not contain. The handler raises InvalidRequest, TooLarge or Unsupported
+    ``over`` is the upstream's protocol. ``make_limit`` returns the limit for media that the
+    request refers to by URL or id. The handler raises InvalidRequest, TooLarge or Unsupported
     with the path in the request before it calls the upstream.
     """
     rules = MediaRules(client, over, profile, media_io)
@@ -88,7 +87,7 @@ def with_media(
 
 
 class LoadedMedia:
-    """The media that were loaded for one request, by URL or id; each use counts."""
+    """The media that were loaded for one request, by URL or id; the limit counts each use."""
 
     def __init__(self, limit: StoredDataLimit) -> None:
         self._limit = limit
@@ -208,9 +207,9 @@ class MediaRules:
                 errors.append(error)
             else:
                 loaded.add(file_id, blob, path)
-        for first in errors:
-            first.names = frozenset().union(*(error.names for error in errors))
-            raise first
+        if errors:
+            errors[0].names = frozenset().union(*(error.names for error in errors))
+            raise errors[0]
 
     def _read_stored_files(self, locations: list[MediaLocation], loaded: LoadedMedia) -> None:
         """Load the forwarder's own files, because no upstream knows their ids."""
@@ -252,7 +251,7 @@ class MediaRules:
 
 
 def is_reference(location: MediaLocation) -> bool:
-    """Whether only an id says which image or file it is."""
+    """Return whether an image or file is given only by its id."""
     value = location.value
     return not location.url and "file_data" not in value and "file_id" in value
 

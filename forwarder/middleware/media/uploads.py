@@ -35,11 +35,11 @@ class UpstreamFileStore(Protocol):
 
 @dataclass
 class UploadedFile:
-    """One file; ``lock`` is held during its upload, ``used`` is a monotonic time."""
+    """One file; ``lock`` is held during its upload, ``used_at`` is a monotonic time."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     id: str | None = None
-    used: float = 0.0
+    used_at: float = 0.0
 
 
 class UploadCache:
@@ -65,7 +65,7 @@ class UploadCache:
         key = client_key, hashlib.sha256(blob.data).digest()
         with self._lock:
             entry = self._files.setdefault(key, UploadedFile())
-            entry.used = time.monotonic()
+            entry.used_at = time.monotonic()
             self._files.move_to_end(key)
         with entry.lock:
             if entry.id is None:
@@ -99,7 +99,7 @@ class UploadCache:
         expired = []
         while self._files:
             first = next(iter(self._files.values()))
-            if first.used > limit and len(self._files) <= self._max_files:
+            if first.used_at > limit and len(self._files) <= self._max_files:
                 break
             expired.append(self._files.popitem(last=False))
         return expired
@@ -118,7 +118,7 @@ class UploadCache:
             is_scheduled = self._sweeper is not None and not too_many
             if not self._files or is_scheduled or self._is_closed:
                 return
-            oldest = next(iter(self._files.values())).used
+            oldest = next(iter(self._files.values())).used_at
             wait = 0.0 if too_many else max(0.0, oldest + self._max_age - time.monotonic())
             if self._sweeper is not None:
                 self._sweeper.cancel()

@@ -47,7 +47,9 @@ class ReasoningCache:
     def _call_with_reasoning(self, handler: Handler, request: Json, owner: bytes) -> EventStream:
         items = request["input"]
         # One look-up shows whether this model has any reasoning, before the history is hashed.
-        if not any(map(matching.has_key, items)) or not self._backend.has_mark(owner, REASONS_KEY):
+        if not any(map(matching.has_key, items)) or not self._backend.has_mark(
+            owner, REASONING_MARK
+        ):
             return handler(request)
         restored = matching.restore_reasoning(items, lambda keys: self._find_reasoning(owner, keys))
         if len(restored) == len(items):
@@ -74,11 +76,11 @@ class ReasoningCache:
         entries = matching.collect_reasoning(history, output)
         if entries:
             values = {key: orjson.dumps(items) for key, items in entries.items()}
-            self._backend.store(owner, values, REASONS_KEY)
+            self._backend.store(owner, values, REASONING_MARK)
 
 
-REASONS_KEY = matching.hash_json(["reasons"])
-"""The mark of every client, upstream and model with cached reasoning."""
+REASONING_MARK = matching.hash_json(["reasons"])
+"""The mark of a client, upstream and model for which reasoning is cached."""
 
 
 def request_encrypted_reasoning(request: Json) -> Json:

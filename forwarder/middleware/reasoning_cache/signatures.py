@@ -77,7 +77,7 @@ class SignatureCache:
     def _attach_signatures(self, messages: list[Any], owner: bytes) -> list[Any]:
         """Return the messages with cached signatures, or ``messages`` itself without any."""
         # One look-up shows whether this model uses signatures at all, before reading messages.
-        if not any(map(is_answer, messages)) or not self._backend.has_mark(owner, SIGNS_KEY):
+        if not any(map(is_answer, messages)) or not self._backend.has_mark(owner, SIGNATURE_MARK):
             return messages
         unsigned = {
             number for number, message in enumerate(messages) if is_unsigned_message(message)
@@ -116,7 +116,7 @@ class SignatureCache:
                 values |= reader.make_entries(hash_json(question))
         if values:
             encoded = {key: orjson.dumps(value) for key, value in values.items()}
-            self._backend.store(owner, encoded, SIGNS_KEY)
+            self._backend.store(owner, encoded, SIGNATURE_MARK)
 
 
 class ChoiceReader:
@@ -272,8 +272,8 @@ def hash_json(value: Any) -> bytes:
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).digest()
 
 
-SIGNS_KEY = hash_json(["signs"])
-"""The mark of every model that has sent signatures."""
+SIGNATURE_MARK = hash_json(["signs"])
+"""The mark of a client, upstream and model for which signatures are cached."""
 
 
 def is_about_signatures(refusal: UpstreamRefused) -> bool:

@@ -37,7 +37,7 @@ def list_texts(items: list[Json]) -> list[str]:
 
 
 def open_items(items: list[Json], native: bool = False, strict: bool = False) -> list[Json]:
-    result: list[Json] = window.open_compactions(
+    result: list[Json] = window.replace_compactions(
         {"input": items}, make_translation_context(strict), native
     )["input"]
     return result
@@ -46,7 +46,7 @@ def open_items(items: list[Json], native: bool = False, strict: bool = False) ->
 def test_request_without_compaction_items_is_the_same_object() -> None:
     for given in ("hi", None, [make_user_message("hi")], ["?"]):
         request = {"input": given}
-        assert window.open_compactions(request, make_translation_context(), False) is request
+        assert window.replace_compactions(request, make_translation_context(), False) is request
 
 
 def test_last_summary_replaces_earlier_items_except_client_messages() -> None:
@@ -85,7 +85,7 @@ def test_last_summary_replaces_earlier_items_except_client_messages() -> None:
 def test_foreign_compaction_is_dropped_or_rejected_in_strict_mode(lost: Json) -> None:
     here = make_translation_context()
 
-    request = window.open_compactions(
+    request = window.replace_compactions(
         {"input": [make_assistant_message("a"), lost, make_user_message("b")]}, here, False
     )
 
@@ -112,7 +112,7 @@ def test_native_upstream_does_not_get_damaged_own_items() -> None:
     here = make_translation_context()
     damaged = {"type": "compaction", "encrypted_content": "fwd1.damaged"}
 
-    assert window.open_compactions({"input": [damaged]}, here, True)["input"] == []
+    assert window.replace_compactions({"input": [damaged]}, here, True)["input"] == []
     assert list(here.loss_report.losses) == ["input.compaction"]
 
 
@@ -171,6 +171,6 @@ def test_only_the_last_summary_is_decrypted() -> None:
 
     items = [make_compaction_item(f"summary {i}") for i in range(50)]
     request = {"input": [*items, make_user_message("go on")]}
-    result = window.open_compactions(request, replace(here, decrypt=unseal), False)["input"]
+    result = window.replace_compactions(request, replace(here, decrypt=unseal), False)["input"]
     assert "summary 49" in result[0]["content"][0]["text"]
     assert count == 1
