@@ -38,7 +38,7 @@ class GunicornSetting(NamedTuple):
     name: str
     variable: str
     default: str
-    least: int | None = None
+    minimum: int | None = None
 
 
 SETTINGS = (
@@ -84,12 +84,12 @@ def read_settings(
     for row in SETTINGS:
         default = implied.get(row.variable, row.default)
         text = (environment.get(row.variable) or "").strip() or default
-        if row.least is None:
+        if row.minimum is None:
             values[row.name] = text
-        elif text.isdecimal() and int(text) >= row.least:
+        elif text.isdecimal() and int(text) >= row.minimum:
             values[row.name] = int(text)
         else:
-            mistakes.append(f"{row.variable} must be a whole number from {row.least}")
+            mistakes.append(f"{row.variable} must be a whole number from {row.minimum}")
     if mistakes:
         fail("\n".join(mistakes))
     return values

@@ -58,8 +58,9 @@ def with_error_message(allowed: str) -> Callable[[Parser[T]], Parser[T]]:
     return wrap_parser
 
 
-def require(fact: object) -> None:
-    if not fact:
+def require(condition: object) -> None:
+    """Raise ValueError without a message; `with_error_message` adds the parser's message."""
+    if not condition:
         raise ValueError
 
 
@@ -157,8 +158,8 @@ RESERVED_CLIENT_NAMES = (ANONYMOUS_CLIENT, "none", "other", UNKNOWN_CLIENT)
 def parse_client_names(text: str) -> Mapping[str, str | None]:
     """Return key -> name, or None for a key without a name.
 
-    A key of the form NAME:KEY is in the result as a whole too, after all other keys: until names
-    were introduced, such a text was a key.
+    After all keys, the result has each NAME:KEY as a whole too: before names were introduced, such
+    a text was a key, and clients may still send it.
     """
     names: dict[str, str | None] = {}
     for item in split_commas(text):

@@ -107,13 +107,13 @@ class UpstreamSettings:
 
     @property
     def origin(self) -> str:
-        """The name of this endpoint in stored data: no other one has the objects that it stores."""
+        """The name of this endpoint in stored data; only it has the objects that it stores."""
         return self.name if self.endpoint is None else self.endpoint.origin
 
     @property
     def entry_name(self) -> str:
         """The name of this endpoint in `PerUpstream`: the upstream's for the first endpoint."""
-        is_first = self.endpoint is None or self.endpoint[:2] == (1, 1)
+        is_first = self.endpoint is None or (self.endpoint.host, self.endpoint.key) == (1, 1)
         return self.name if is_first else self.origin
 
     def find_endpoint(self, origin: str) -> UpstreamSettings | None:
@@ -123,7 +123,7 @@ class UpstreamSettings:
         return next((each for each in self.endpoints if each.has_origin(origin)), None)
 
     def has_origin(self, origin: str) -> bool:
-        """Return whether an origin names this endpoint, which may be the last one left."""
+        """Return whether an origin names this endpoint, even if the upstream has no others now."""
         if self.endpoint is not None:
             return self.endpoint.origin == origin
         return make_origin(self.name, self.base_url, self.api_key) == origin
@@ -265,15 +265,15 @@ class Settings:
         names = values.pop("upstreams") or ()
         targets = {name: values.pop(f"mapped_{name}") for name in MAPPABLE_TOOLS}
         values["mapped_tools"] = {name: each for name, each in targets.items() if each is not None}
-        reader.find_misspelled(names)
+        reader.check_variable_names(names)
         upstreams, demo = read_upstreams(reader, names)
-        reader.find_lost_fallbacks(upstreams)
-        reader.find_lost_members(upstreams, values)
-        reader.find_unknown_keys(values)
-        reader.find_optional_keys(values)
-        reader.find_incomplete_search(upstreams, values)
-        reader.find_unusable_image_maker(upstreams, values)
-        reader.find_unusable_embedding_model(upstreams, values)
+        reader.check_fallbacks(upstreams)
+        reader.check_groups(upstreams, values)
+        reader.check_reasoning_keys(values)
+        reader.check_client_keys(values)
+        reader.check_web_search(upstreams, values)
+        reader.check_image_generation(upstreams, values)
+        reader.check_embedding_model(upstreams, values)
         if reader.mistakes:
             raise ConfigError(list(dict.fromkeys(reader.mistakes)))
         tracing = any(reader.environ.get(name) for name in TRACING_VARIABLES)
@@ -287,7 +287,7 @@ class Settings:
 
 
 def read_color_choice(environ: Mapping[str, str]) -> bool | None:
-    """Return whether the user wants colours; ``None`` without a choice. As in Python itself."""
+    """Return whether the user wants colours, by the variables that Python reads; or ``None``."""
     if environ.get("NO_COLOR"):
         return False
     if environ.get("FORCE_COLOR"):
@@ -324,11 +324,11 @@ def add_replicas(
     weights: Sequence[float] = (),
 ) -> UpstreamSettings:
     """Return the settings of an upstream with an endpoint for each key at each address."""
-    made = [
+    endpoints = [
         replace(upstream, endpoint=parts.endpoint, base_url=parts.base_url, api_key=parts.api_key)
         for parts in list_endpoints(upstream.name, base_urls, api_keys, weights)
     ]
-    return replace(made[0], replicas=tuple(made[1:])) if made else upstream
+    return replace(endpoints[0], replicas=tuple(endpoints[1:])) if endpoints else upstream
 
 
 # --- the tables ---------------------------------------------------------------------------------
@@ -597,7 +597,7 @@ class EnvironmentReader:
     def _get_provider_defaults(self, prefix: str) -> dict[str, str]:
         return IMPLIED_BY_PROVIDER.get(self.environ.get(prefix + "PROVIDER", "").lower(), {})
 
-    def find_lost_fallbacks(self, upstreams: tuple[UpstreamSettings, ...]) -> None:
+    def check_fallbacks(self, upstreams: tuple[UpstreamSettings, ...]) -> None:
         """Record a mistake for each fallback to an unknown upstream or to itself."""
         names = {upstream.name for upstream in upstreams}
         for upstream in upstreams:
@@ -606,12 +606,10 @@ class EnvironmentReader:
                 variable = parsers.make_prefix(upstream.name) + "FALLBACK"
                 self.mistakes.append(f"{variable} must be {parsers.FALLBACKS_MESSAGE}")
 
-    def find_lost_members(
-        self, upstreams: tuple[UpstreamSettings, ...], values: dict[str, Any]
-    ) -> None:
+    def check_groups(self, upstreams: tuple[UpstreamSettings, ...], values: dict[str, Any]) -> None:
         """Record a mistake for a group with a member at an unknown upstream.
 
-        Also for one whose name would hide a model of an upstream, as ``chat/fast`` does.
+        A group name that would hide a model of an upstream, such as ``chat/fast``, is one too.
         """
         names, groups = {upstream.name for upstream in upstreams}, values["groups"] or {}
         members = {each.upstream for group in groups.values() for each in group}
@@ -619,7 +617,7 @@ class EnvironmentReader:
         if not members <= names or hidden & names:
             self.mistakes.append(f"{ENV_PREFIX}GROUPS must be {upstream_endpoints.GROUPS_MESSAGE}")
 
-    def find_unknown_keys(self, values: dict[str, Any]) -> None:
+    def check_reasoning_keys(self, values: dict[str, Any]) -> None:
         """Record a mistake if a key with a reasoning style is not a client key."""
         known, styled = values["api_keys"], values["key_reasoning"] or {}
         if known and not styled.keys() <= set(known):
@@ -627,14 +625,14 @@ class EnvironmentReader:
                 f"{ENV_PREFIX}KEY_REASONING must use only keys from {ENV_PREFIX}API_KEYS"
             )
 
-    def find_optional_keys(self, values: dict[str, Any]) -> None:
+    def check_client_keys(self, values: dict[str, Any]) -> None:
         """Record a mistake if keys are in the settings but not required."""
         if values["api_keys"] and values["client_keys"] == "optional":
             self.mistakes.append(
                 f"{ENV_PREFIX}CLIENT_KEYS must not be optional with {ENV_PREFIX}API_KEYS"
             )
 
-    def find_incomplete_search(
+    def check_web_search(
         self, upstreams: tuple[UpstreamSettings, ...], values: dict[str, Any]
     ) -> None:
         """Record a mistake if the web search lacks an address, a key, an upstream or servers."""
@@ -654,7 +652,7 @@ class EnvironmentReader:
                 f"{ENV_PREFIX}WEB_SEARCH=mcp:LABEL/TOOL needs a server in {ENV_PREFIX}MCP_SERVERS"
             )
 
-    def find_unusable_image_maker(
+    def check_image_generation(
         self, upstreams: tuple[UpstreamSettings, ...], values: dict[str, Any]
     ) -> None:
         """Record a mistake if the maker of images has no upstream with a key of its own."""
@@ -664,12 +662,12 @@ class EnvironmentReader:
                 f"{ENV_PREFIX}IMAGE_GENERATION must name an upstream with a key of its own"
             )
 
-    def find_unusable_embedding_model(
+    def check_embedding_model(
         self, upstreams: tuple[UpstreamSettings, ...], values: dict[str, Any]
     ) -> None:
         """Record a mistake if the embedding model has no upstream with a key of its own.
 
-        Files are embedded in the background, when no client's key is at hand.
+        Files are embedded in the background, where no client's key is available.
         """
         name = values["embedding_model"]
         if name is None:
@@ -681,7 +679,7 @@ class EnvironmentReader:
                 "and a model"
             )
 
-    def find_misspelled(self, names: tuple[str, ...]) -> None:
+    def check_variable_names(self, names: tuple[str, ...]) -> None:
         """Record a mistake for each unknown variable that looks like a setting.
 
         Under the forwarder's own prefix every unknown variable is a mistake. Other programs may use
