@@ -69,7 +69,7 @@ class ClientGrants:
     reasoning: tuple[str, ...] = ()
 
     def allows_model(self, model: str) -> bool:
-        """Return whether the client may use a model by this name; ``:latest`` is no difference."""
+        """Return whether the client may use a model by this name; a tag ``:latest`` is ignored."""
         if not self.models:
             return True
         names = {model, model.removesuffix(":latest")}
@@ -85,7 +85,7 @@ def make_key_identity(key_id: str) -> str:
 
 
 def is_key_identity(client_key: str | None) -> bool:
-    """Return whether a client's key is the identity of one that was made at run time."""
+    """Return whether a client's key is the identity of a key that was made at run time."""
     return client_key is not None and client_key.startswith(IDENTITY_PREFIX)
 
 
@@ -115,7 +115,7 @@ def is_guessable(owner: str) -> bool:
 def strip_client_name(key: str, names: Mapping[str, str | None]) -> str:
     """Return the part after the colon of a ``NAME:KEY`` that a client sent as a whole.
 
-    ``names`` has both forms of such a key, as `Settings.client_names` has them.
+    ``names`` contains such a key with and without its name, as `Settings.client_names` does.
     """
     name = names.get(key)
     short = key.removeprefix(f"{name}:")

@@ -54,8 +54,8 @@ KEY_NAMES = (
 """Body fields that hold keys. Narrower than for headers, to exclude ``prompt_cache_key``."""
 
 MAX_CACHED_LENGTH = 64
-"""Characters at the end of a field's name that tell a key. Clients choose the names, and a cache
-would keep those of megabytes."""
+"""Characters at the end of a field's name that decide whether it holds a key. Only they are cached,
+because clients choose the names and may choose very long ones."""
 
 KEY_FIELD = re.compile(rf"(^|[-_])({KEY_NAMES})$", re.IGNORECASE)
 
@@ -185,7 +185,7 @@ class Redactor:
             return [self._hide_value(inner) for inner in value]
         return 0 if type(value) in (int, float) else value
 
-    # -- all of it ------------------------------------------------------------------------------
+    # -- the whole record -----------------------------------------------------------------------
 
     def redact_everywhere(
         self, record: bytes, write: Callable[[Any], bytes] = orjson.dumps

@@ -99,14 +99,14 @@ class RequestObserver:
         The caller holds the breaker's lock, so observers must not block.
         """
 
-    def on_health_check(self, upstream: str, well: bool, seconds: float) -> None:
+    def on_health_check(self, upstream: str, is_healthy: bool, seconds: float) -> None:
         """A health check of ``upstream`` has ended after ``seconds``."""
 
     def on_rejection(self, reason: str, upstream: str | None = None) -> None:
         """The forwarder rejected a request; ``upstream`` is set if one would have served it."""
 
     def close(self) -> None:
-        """The process ends, or its services do: stop background work of this observer."""
+        """Stop background work of this observer, because the process or its services end."""
 
 
 @dataclass
@@ -116,9 +116,9 @@ class RequestContext:
     ``get_base_url`` returns the URL at which the client reaches the forwarder, without a trailing
     slash. ``method`` is the HTTP method, None for background work and turns of a WebSocket.
     ``client_key`` is the key that the client sent, or the identity of a key that was made at run
-    time (`make_key_identity`). ``grants`` are the latter's permissions, and ``sent_key`` the key
-    itself, which no log and capture may show. ``client_name`` names the client for people once it
-    is authenticated (`ClientNames`).
+    time (`make_key_identity`). ``grants`` are the permissions of such a key, and ``sent_key`` is
+    the key itself, which no log or capture may show. ``client_name`` names the client for people
+    once it is authenticated (`ClientNames`).
     ``upstream`` is the upstream of the latest attempt, ``failed_upstreams`` are the earlier ones.
     ``endpoint`` is its endpoint if it has several, ``failed_endpoints`` are those before it.
     ``requested_model`` is the client's name for the model, "" for a request without one, and None
@@ -126,9 +126,9 @@ class RequestContext:
     forwarded upstream.
     ``conversion_losses`` maps parameters that were lost when the body was converted to the
     reasons. ``has_converted_body`` is true if the body had the shape of the other API. ``detail``
-    is the part of ``error_message`` that every log may have: the message may quote the request.
+    is the part of ``error_message`` that every log may show: the message may quote the request.
     ``usage`` is that of the whole answer once it has ended, ``rounds_usage`` that of the finished
-    rounds of an answer in which tools run here: it counts if the client leaves in a later round.
+    rounds of an answer in which tools run here: it counts if the client disconnects later.
     ``recorder`` is set if the request is captured. ``rendered_field`` is the field in which the
     client is known to render reasoning. ``followed_response_id`` is the id of a response that the
     upstream is already generating and that only has to be followed. ``body_memory`` is the limit of
@@ -207,7 +207,7 @@ class RequestContext:
             handler = observer.instrument(handler, route, self)
         return handler
 
-    def trace_headers(self) -> dict[str, str]:
+    def collect_upstream_headers(self) -> dict[str, str]:
         """Return the client's and the observers' headers for the request to the upstream."""
         observed = {
             k: v for observer in self.observers for k, v in observer.trace_headers(self).items()
@@ -247,7 +247,7 @@ class RequestContext:
             self.run.stream = stream
         return stream
 
-    def new_attempt(self, upstream: str, model: str) -> None:
+    def start_attempt(self, upstream: str, model: str) -> None:
         """Start an attempt at another upstream; discard losses and headers of the previous one."""
         self.upstream, self.model, self.endpoint = upstream, model, None
         self.loss_report = self.loss_report.restart(self.conversion_losses)
@@ -255,14 +255,15 @@ class RequestContext:
         self.release_added_memory()
 
     def release_added_memory(self) -> None:
-        """Release `added_memory`: the data that was added to the request is dropped."""
+        """Release `added_memory`, because the data that was added to the request is dropped."""
         if self._added_memory is not None:
             self._added_memory.release()
 
     def reserve_memory(self) -> BodyReservation:
         """Return a new reservation of memory, which ends with this context or if it is cancelled.
 
-        It is closed, not only released: whoever still counts data then would never release it.
+        It is closed and not only released, because code that still adds data to it afterwards would
+        never release that data.
         """
         reservation = BodyReservation(self.body_memory)
         self.cleanup.add(reservation.close)
@@ -309,7 +310,7 @@ class RequestContext:
             return NULL_ATTEMPT_RECORDER
         return self.recorder.record_attempt(upstream, provider, protocol, url, data)
 
-    def meter(self, handler: Handler) -> Handler:
+    def with_metering(self, handler: Handler) -> Handler:
         """Wrap a handler so that this context records its first event, event count and usage."""
 
         def handle_request(request: Json) -> EventStream:

@@ -292,9 +292,9 @@ class MetricsObserver(RequestObserver):
     def on_rejection(self, reason: str, upstream: str | None = None) -> None:
         self._refusals.labels(self._reason_labels.get_label(reason)).inc()
 
-    def on_health_check(self, upstream: str, well: bool, seconds: float) -> None:
+    def on_health_check(self, upstream: str, is_healthy: bool, seconds: float) -> None:
         name = self._upstream_labels.get_label(upstream)
-        self._upstream_up.labels(name).set(int(well))
+        self._upstream_up.labels(name).set(int(is_healthy))
         self._check_seconds.labels(name).observe(seconds)
 
     # -- output -----------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def wrap_client_defaults(handler: Handler, attempt: Attempt) -> Handler:
 
 
 def wrap_metering(handler: Handler, attempt: Attempt) -> Handler:
-    return attempt.context.meter(handler)
+    return attempt.context.with_metering(handler)
 
 
 def wrap_compaction(handler: Handler, attempt: Attempt) -> Handler:

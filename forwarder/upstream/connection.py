@@ -187,7 +187,7 @@ class UpstreamConnection:
         """
         headers = {
             name: value
-            for name, value in context.trace_headers().items()
+            for name, value in context.collect_upstream_headers().items()
             if name.lower() not in self._configured_header_names
         }
         if IDEMPOTENCY_KEY in headers:

@@ -56,7 +56,7 @@ def make_context(**more: Any) -> RequestContext:
 
 
 def meter(context: RequestContext, *batches: list[Json]) -> list[list[Json]]:
-    return list(context.meter(lambda request: iter(batches))({}))
+    return list(context.with_metering(lambda request: iter(batches))({}))
 
 
 def test_metering_passes_batches_unchanged() -> None:
@@ -220,7 +220,7 @@ def test_new_attempt_resets_losses_and_headers(log_messages: list[Any]) -> None:
     going.loss_report.losses["seed"] = "why"
     going.reply_headers = {"retry-after": "3"}
 
-    going.new_attempt("second", "n")
+    going.start_attempt("second", "n")
 
     assert (going.upstream, going.model) == ("second", "n")
     assert (going.loss_report.strict, going.loss_report.losses, going.reply_headers) == (
@@ -485,7 +485,7 @@ def test_recorder_receives_attempts_and_resumed_body() -> None:
     context = make_context(recorder=taken)
     taken.record_body(b'{"previous_response_id":"r"}')
 
-    list(context.meter(lambda request: iter([]))({"input": ["before"]}))
+    list(context.with_metering(lambda request: iter([]))({"input": ["before"]}))
     context.record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
 
     assert taken.resumed_body is not None

@@ -30,9 +30,9 @@ class Witness(RequestObserver):
     def __init__(self) -> None:
         self.heard: list[tuple[str, bool]] = []
 
-    def on_health_check(self, upstream: str, well: bool, seconds: float) -> None:
+    def on_health_check(self, upstream: str, is_healthy: bool, seconds: float) -> None:
         assert seconds >= 0
-        self.heard.append((upstream, well))
+        self.heard.append((upstream, is_healthy))
 
 
 class World:

@@ -46,7 +46,7 @@ def make_context(metrics: MetricsObserver, **more: Any) -> RequestContext:
 
 
 def meter_answer(of: RequestContext, *batches: list[Json]) -> RequestContext:
-    for _ in of.meter(lambda request: iter(batches))({}):
+    for _ in of.with_metering(lambda request: iter(batches))({}):
         pass
     return of
 

@@ -309,7 +309,7 @@ def test_data_of_an_earlier_attempt_takes_no_memory(app: Flask) -> None:
     memory = get_extension(app).services.body_memory
     context = RequestContext("req_1", "chat", LossReport(), body_memory=memory)
     context.added_memory.grow(100_000)
-    context.new_attempt("other", "m")
+    context.start_attempt("other", "m")
     assert memory.used == 0
     context.added_memory.grow(50_000)
     assert memory.used == 100_000

@@ -91,7 +91,7 @@ class Resilience:
         # If all routes failed, the client sees the first failure.
         self._record_hidden_failures(hidden[1:] if stream is None else hidden)
         if stream is None:
-            context.new_attempt(first.upstream.name, first.model)
+            context.start_attempt(first.upstream.name, first.model)
             context.loss_report, context.reply_headers = loss_report, headers
             raise failures[0]
         return stream
@@ -190,7 +190,7 @@ class Resilience:
         # An obstacle may have ended since the endpoints were checked.
         refusal = states[0].make_unavailable_error() if soonest is None else soonest.error
         if not failures:  # nothing was called
-            context.new_attempt(route.upstream.name, route.model)
+            context.start_attempt(route.upstream.name, route.model)
             states[0].record_refusal(refusal)
         raise refusal
 
@@ -223,7 +223,7 @@ class Resilience:
     ) -> EventStream:
         """Return the answer of one endpoint, or of an upstream that has only one."""
         upstream = route.upstream
-        context.new_attempt(upstream.name, route.model)
+        context.start_attempt(upstream.name, route.model)
         context.endpoint = upstream.endpoint
         admission = self.upstream_states.get_or_create(upstream).admit_request()
         try:
@@ -291,7 +291,7 @@ class Resilience:
         soonest = min(known, key=lambda pair: rank_obstacle(pair[1]), default=None)
         route = routes[0] if soonest is None else soonest[0]
         state = self.upstream_states.get_or_create(route.upstream)
-        context.new_attempt(route.upstream.name, route.model)
+        context.start_attempt(route.upstream.name, route.model)
         # An obstacle may have ended since the members were checked.
         raise state.record_refusal(
             state.make_unavailable_error() if soonest is None else soonest[1].error
