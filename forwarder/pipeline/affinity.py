@@ -1,4 +1,4 @@
-"""Where a request belongs, if its routes lead to several endpoints or members of a group.
+"""Finds the endpoint or member of a group to which a request belongs.
 
 The upstream's prompt cache knows the beginning of a conversation only where the conversation was
 before, and data that an upstream stores exists only at one key and host.
@@ -19,28 +19,28 @@ from forwarder.storage.history_reference import read_history_reference
 from forwarder.upstream.resilience.balance import ANYWHERE, Affinity
 
 _STORED_FIELDS = ("file_id", "file_ids", "vector_store_ids")
-"""Fields of a request that name uploads of clients."""
+"""Fields of a request that refer to files and vector stores of clients."""
 
 _UNREAD_FIELDS = ("annotations", "input", "input_examples", "input_schema", "parameters")
-"""Fields with names of files that no request reads: citations, arguments of calls, schemas."""
+"""Fields that may mention files without using them: citations, arguments of calls, schemas."""
 
 
 def find_affinity(
     services: Services, routes: Sequence[Route], request: Json, context: RequestContext
 ) -> Affinity:
-    """Return the affinity of a request; it costs nothing if there is no choice."""
+    """Return the affinity of a request; without several endpoints or a group, return at once."""
     if routes[0].member is None and not any(route.upstream.replicas for route in routes):
         return ANYWHERE
-    keeper = find_file_keeper(services, routes)
-    if keeper is not None and names_uploads(request):
-        return Affinity(origin=keeper.origin, is_pinned=True)
+    file_upstream = find_file_upstream(services, routes)
+    if file_upstream is not None and refers_to_uploads(request):
+        return Affinity(origin=file_upstream.origin, is_pinned=True)
     previous = request.get("previous_response_id")
     chain = None
     if isinstance(previous, str):
         read_history_reference(request)  # raises InvalidRequest for an id that cannot exist
         try:
             chain = services.store.find_chain(previous, context)
-        except ForwarderError:  # reading the history reports it
+        except ForwarderError:  # the history is read again later, which reports the error
             chain = None
     key = find_sticky_key(request) or (f"response {chain.first_id}" if chain is not None else None)
     key = key or find_user_key(request)
@@ -50,7 +50,7 @@ def find_affinity(
 
 
 def find_sticky_key(request: Json) -> str | None:
-    """Return a key that the requests of a conversation share, as far as this request has one."""
+    """Return a key that all requests of a conversation share; ``None`` if this request has none."""
     for name in ("prompt_cache_key", "conversation"):
         key = read_name(request, name)
         if key is not None:
@@ -59,7 +59,7 @@ def find_sticky_key(request: Json) -> str | None:
 
 
 def find_user_key(request: Json) -> str | None:
-    """Return the user whom a request names; clients of Messages name a session so."""
+    """Return the user that a request names; Messages clients send ``metadata.user_id`` instead."""
     key = read_name(request, "user")
     metadata = request.get("metadata")
     user_id = metadata.get("user_id") if isinstance(metadata, dict) else None
@@ -67,23 +67,23 @@ def find_user_key(request: Json) -> str | None:
 
 
 def read_name(request: Json, name: str) -> str | None:
-    """Return a string, or the id of an object, with the name of its field; ``None`` if invalid."""
+    """Return a field's name and its string or its object's id; ``None`` if it is invalid."""
     value = request.get(name)
     if isinstance(value, dict):
         value = value.get("id")
     return f"{name} {value}" if isinstance(value, str) and value else None
 
 
-def find_file_keeper(services: Services, routes: Sequence[Route]) -> UpstreamSettings | None:
-    """Return the upstream of a route that keeps the files of clients, at its first endpoint."""
+def find_file_upstream(services: Services, routes: Sequence[Route]) -> UpstreamSettings | None:
+    """Return the first endpoint of the upstream with clients' files, if a route leads there."""
     if services.stores_files:
         return None
-    keeper = services.router.default_file_upstream or routes[0].upstream.name
-    return next((route.upstream for route in routes if route.upstream.name == keeper), None)
+    name = services.router.default_file_upstream or routes[0].upstream.name
+    return next((route.upstream for route in routes if route.upstream.name == name), None)
 
 
-def names_uploads(request: Json) -> bool:
-    """Return whether a request names files or vector stores that an upstream keeps."""
+def refers_to_uploads(request: Json) -> bool:
+    """Return whether a request refers to files or vector stores that an upstream stores."""
     pending: list[Any] = [request.get(name) for name in ("input", "messages", "tools")]
     while pending:
         value = pending.pop()

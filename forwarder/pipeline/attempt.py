@@ -103,7 +103,7 @@ class Attempt:
 
     @cached_property
     def extra_tools(self) -> list[Json]:
-        """The operator's tools for all requests, as far as they run here or at the upstream."""
+        """The operator's tools for all requests that can run here or at the upstream."""
         tools = self.services.hosted_tools.extra_tools
         runs_none = self.is_compaction or self.request.get("tool_choice") == "none"
         if not tools or runs_none or not self.context.runs_hosted_tools:
@@ -122,7 +122,7 @@ class Attempt:
 
     @cached_property
     def chat_tools(self) -> list[Json]:
-        """The tools of a Chat request that run here, as a Responses request has them."""
+        """The tools of a Chat request that run here, in the form of the Responses API."""
         options, tools = self.request.get("web_search_options"), self.extra_tools
         if options is not None and "web_search" not in self.loop_context.native:
             search = make_search_tool(check_type(options, DICT, "web_search_options"))
@@ -134,7 +134,7 @@ class Attempt:
 
     @cached_property
     def runs_tools(self) -> bool:
-        """Whether the answer is made here of several upstream answers, as tools run here."""
+        """Whether tools run here, so that the answer is composed of several upstream answers."""
         if self.client == RESPONSES.name:
             extra = any(self.loop_context.find_kind(tool) for tool in self.extra_tools)
             return extra or self.loop_context.is_needed(self.request)
@@ -166,15 +166,15 @@ class Attempt:
 
     @cached_property
     def translation_context(self) -> TranslationContext:
-        """This attempt as the translators see it."""
+        """The inputs of the translators for this attempt."""
         settings, cipher = self.services.settings, self.services.cipher
         subject = "With its decrypted items, the request"
         limit = StoredDataLimit(self._limits, subject=subject, memory=self.context.added_memory)
         owner = hash_client_key(self.context.client_key)
-        of_client: dict[str, Any] = {}
+        client_fields: dict[str, Any] = {}
         if self.client == RESPONSES.name:
             style = self._select_style(RESPONSES.name, settings.responses_reasoning)
-            of_client = {
+            client_fields = {
                 "reasoning": resolve_responses_style(style, self.request),
                 "stores_encrypted_reasoning": not self.is_compaction
                 and self.services.store.is_answer_stored(self.request),
@@ -193,11 +193,11 @@ class Attempt:
             origin=f"{self.route.upstream.name}/{self.route.model}",
             caches_signatures=settings.reasoning_ttl > 0,
             make_client_url=partial(make_file_url, self.context, self.route.upstream.origin),
-            **of_client,
+            **client_fields,
         )
 
     def make_media_limit(self) -> StoredDataLimit:
-        """Return the limit for images and files that the request names and does not contain."""
+        """Return the limit for images and files that the request refers to by URL or id."""
         return StoredDataLimit(
             self._limits,
             subject="With the images and files that it names, the request",
@@ -218,13 +218,13 @@ class Attempt:
             return None
         return resolve_chat_style(style, self.request, self.context.rendered_field)
 
-    def _select_style(self, api: str, style_of_setting: str) -> str:
+    def _select_style(self, api: str, default_style: str) -> str:
         grants = self.context.grants
         if grants is not None:
-            return select_style(api, self.style, grants.reasoning, style_of_setting)
+            return select_style(api, self.style, grants.reasoning, default_style)
         keys = self.services.settings.key_reasoning
         return select_style(
-            api, self.style, keys.get(self.context.client_key or "", ()), style_of_setting
+            api, self.style, keys.get(self.context.client_key or "", ()), default_style
         )
 
     @property
@@ -233,21 +233,21 @@ class Attempt:
         upstream = self.route.upstream
         keeps = self.route.protocol == RESPONSES.name and self.profile.keeps_responses
         # A conversation that is compacted here has to be read here.
-        goes_on = not self.is_compaction or self.compacts_natively
+        can_continue = not self.is_compaction or self.compacts_natively
         # If tools run here, the upstream has not seen all rounds of the answer.
-        goes_on = goes_on and not (keeps and self.runs_tools)
-        return UpstreamMemory(upstream.origin, keeps, upstream.passthrough_key, goes_on)
+        can_continue = can_continue and not (keeps and self.runs_tools)
+        return UpstreamMemory(upstream.origin, keeps, upstream.passthrough_key, can_continue)
 
     @property
     def truncation(self) -> Any:
-        """The ``truncation`` of a Responses request; a summary may always drop the oldest turns."""
+        """The ``truncation`` of a Responses request; ``auto`` if a summary is requested."""
         if self.is_compaction or has_compaction_trigger(self.request):
             return "auto"
         return self.request.get("truncation")
 
     @property
     def cache_key(self) -> tuple[str, str, str]:
-        """Owner, upstream and model, for which reasoning is remembered."""
+        """Owner, upstream and model, for which reasoning is cached."""
         owner = self.services.owners.derive_owner(self.context.client_key)
         return owner, self.route.upstream.name, self.route.model
 
@@ -263,5 +263,5 @@ def read_tool_names(tools: Any) -> set[str]:
 
 
 def make_file_url(context: RequestContext, upstream: str, path: str) -> str:
-    """The address at which the client finds a path of the upstream's."""
+    """Return the URL at the forwarder under which the client gets a path of the upstream."""
     return f"{context.get_base_url()}/v1{path}?upstream={upstream}"

@@ -1,4 +1,4 @@
-"""Background work: starts it, takes it over from workers that stopped, cancels it at upstreams.
+"""Starts background work, takes it over from stopped workers, and cancels it at upstreams.
 
 `storage.background` runs the jobs and stores their events. This module connects it with the
 upstreams: how a job calls its upstream, and how another worker repeats an encrypted request.
@@ -65,7 +65,7 @@ class BackgroundWork:
             client_address=work.client_address,
             client_headers=work.client_headers,
         )
-        task = self._new_task(stored, services.cipher.encrypt(stored.to_json()), work)
+        task = self._make_task(stored, services.cipher.encrypt(stored.to_json()), work)
         return store.background.start_job(store.find_owner(context), request, work, task)
 
     def start_takeover(self) -> None:
@@ -77,16 +77,20 @@ class BackgroundWork:
             )
             store.background.start_takeover(takeover)
 
-    def cancel_at_upstream(self, kept: StoredResponse, context: RequestContext) -> None:
+    def cancel_at_upstream(self, response: StoredResponse, context: RequestContext) -> None:
         """Cancel a response at its upstream after it was cancelled or deleted here.
 
         A failure of the upstream is logged only.
         """
-        if kept.upstream_id is None or not (kept.is_running or kept.status == "cancelled"):
+        if response.upstream_id is None or not (
+            response.is_running or response.status == "cancelled"
+        ):
             return
-        self._cancel_origin(ResponseOrigin(kept.upstream or "", kept.upstream_id), context)
+        self._cancel_origin(ResponseOrigin(response.upstream or "", response.upstream_id), context)
 
-    def _new_task(self, stored: StoredRequest, sealed: str, work: RequestContext) -> BackgroundTask:
+    def _make_task(
+        self, stored: StoredRequest, sealed: str, work: RequestContext
+    ) -> BackgroundTask:
         """The task for a background request; ``sealed`` is the encrypted request."""
         calls, request = self._calls, {**stored.request, "stream": True}
         return BackgroundTask(
@@ -102,11 +106,11 @@ class BackgroundWork:
 
     def _admit_work(self) -> RequestContext:
         """A context for background work that is taken over; raises Overloaded."""
-        work = self._new_context()
+        work = self._make_context()
         self._services.resilience.admit_request(work)
         return work
 
-    def _new_context(self) -> RequestContext:
+    def _make_context(self) -> RequestContext:
         settings = self._services.settings
         return RequestContext(
             id=generate_id("req"),
@@ -121,14 +125,14 @@ class BackgroundWork:
         )
 
     def _can_read_request(self, sealed: str) -> bool:
-        """Whether this worker has the secret and knows the version of an encrypted request."""
+        """Return whether this worker can decrypt a request and knows the version of its format."""
         return is_readable(self._services.cipher.decrypt(sealed))
 
-    def _restore_task(self, work: RequestContext, taken: ClaimedWork) -> BackgroundTask:
+    def _restore_task(self, work: RequestContext, claimed: ClaimedWork) -> BackgroundTask:
         """The task of work that another worker started; this worker can decrypt its request."""
         work.notify_request(lambda name: None)
-        values = self._services.cipher.decrypt(taken.request)
-        stored = read_stored_request(values, taken.response.input)
+        values = self._services.cipher.decrypt(claimed.request)
+        stored = read_stored_request(values, claimed.response.input)
         work.client_key, work.account_id = stored.client_key, stored.payer
         work.client_address, work.client_headers = stored.client_address, stored.client_headers
         key = self._services.client_keys.find_by_identity(stored.client_key)
@@ -142,10 +146,10 @@ class BackgroundWork:
             )
         if work.recorder is not None:
             work.recorder.record_body(orjson.dumps(stored.request))
-        return self._new_task(stored, taken.request, work)
+        return self._make_task(stored, claimed.request, work)
 
     def _find_client_name(self, stored: StoredRequest) -> str:
-        # Not of the payer: another secret may have been the first one when it was stored.
+        # Not the stored payer: it was derived with the secret that was the first one at that time.
         settings = self._services.settings
         account = make_account_id(stored.client_key, stored.client_address, settings)
         return self._services.client_names.find_name(account)
@@ -154,7 +158,7 @@ class BackgroundWork:
 
     def _cancel_work(self, origin: ResponseOrigin, sealed: str | None) -> None:
         """Cancel a response at its upstream with the key of an encrypted request."""
-        context = self._new_context()
+        context = self._make_context()
         values = self._services.cipher.decrypt(sealed) if sealed else None
         if values is not None:
             context.client_key = values.get("client_key")

@@ -36,19 +36,19 @@ def detect_protocol(request: Json, named: str | None) -> str:
     """
     if named is not None:
         return str(check_enum(named, tuple(CLIENT_PROTOCOLS), "from"))
-    like = [
+    matching = [
         protocol.name
         for protocol in UPSTREAM_PROTOCOLS.values()
         if protocol.conversation.parameter in request
     ]
-    if len(like) != 1:
+    if len(matching) != 1:
         raise InvalidRequest(
             "The API of this request is ambiguous; add one of "
             f"{', '.join(f'from={name}' for name in CLIENT_PROTOCOLS)}.",
             param="from",
             code="missing_required_parameter",
         )
-    return like[0]
+    return matching[0]
 
 
 class DryRunFinished(Exception):
@@ -62,33 +62,33 @@ class DryRunFinished(Exception):
 class DryRun:
     """Replaces the terminal handler and the media functions, and records their use.
 
-    ``show`` gives the upstream request.  ``fetched`` and ``uploaded`` are paths in the client's
-    request.
+    ``preview`` returns the upstream request.  ``fetched`` and ``uploaded`` are paths in the
+    client's request.
     """
 
-    def __init__(self, show: Callable[[Json], PreviewedRequest]) -> None:
-        self._show = show
+    def __init__(self, preview: Callable[[Json], PreviewedRequest]) -> None:
+        self._preview = preview
         self.fetched: list[str] = []
         self.uploaded: list[str] = []
 
     def handle_request(self, request: Json) -> EventStream:
-        """Replaces the upstream's handler."""
-        raise DryRunFinished(self._show(request))
+        """Replace the upstream's handler."""
+        raise DryRunFinished(self._preview(request))
 
     def fetch(self, wanted: Mapping[str, str]) -> Mapping[str, Blob]:
-        """Replaces the fetcher."""
+        """Replace the fetcher."""
         self.fetched += wanted.values()
         return {
             url: PlaceholderBlob(url.encode(), "image/*", guess_file_name(url)) for url in wanted
         }
 
     def upload(self, blob: Blob, path: str) -> str:
-        """Replaces an upload."""
+        """Replace an upload."""
         self.uploaded.append(path)
         return "<the id of the uploaded file>"
 
     def download(self, file_id: str, path: str) -> Blob:
-        """Replaces a download from the upstream."""
+        """Replace a download from the upstream."""
         self.fetched.append(path)
         return PlaceholderBlob(file_id.encode(), "image/*")
 
@@ -96,8 +96,8 @@ class DryRun:
         """The upstream request; raises ForwarderError if the client's request is refused."""
         try:
             deque(call(request), maxlen=0)
-        except DryRunFinished as over:
-            return over.sent
+        except DryRunFinished as finished:
+            return finished.sent
         raise InvalidRequest("Nothing is sent for this request: the forwarder answers it itself.")
 
 
@@ -241,4 +241,4 @@ _EMULATIONS: tuple[
         Disposition("emulated", reason="the limit is raised upstream, and the answer is cut here"),
     ),
 )
-"""Emulations that depend on a value or a profile, which the tables do not know."""
+"""Emulations that depend on a value or a profile, and so cannot be in the tables."""

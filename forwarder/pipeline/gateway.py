@@ -13,7 +13,7 @@ from forwarder.core.validate import BOOL, read_field
 from forwarder.pipeline.background_work import BackgroundWork
 from forwarder.pipeline.dry_run import DryRun, build_report
 from forwarder.pipeline.media_io import build_dry_media_io
-from forwarder.pipeline.own_upstream_requests import UpstreamAsker
+from forwarder.pipeline.own_upstream_requests import InternalUpstreamClient
 from forwarder.pipeline.pipeline import build_handler
 from forwarder.pipeline.text_embedder import build_vector_stores
 from forwarder.pipeline.upstream_calls import UpstreamCalls
@@ -33,7 +33,7 @@ class Gateway:
         self._services = services
         self._calls = UpstreamCalls(services)
         self._background = BackgroundWork(services, self._calls)
-        services.hosted_tools.upstreams = UpstreamAsker(services, self._calls)
+        services.hosted_tools.upstreams = InternalUpstreamClient(services, self._calls)
         self._vector_stores = build_vector_stores(services, self._calls)
         if services.stores_files:
             self._calls.vector_stores = self._vector_stores
@@ -94,12 +94,12 @@ class Gateway:
         assert self._vector_stores is not None
         return self._vector_stores
 
-    def cancel_at_upstream(self, kept: StoredResponse, context: RequestContext) -> None:
+    def cancel_at_upstream(self, response: StoredResponse, context: RequestContext) -> None:
         """Cancel a response at its upstream after it was cancelled or deleted here.
 
         A failure of the upstream is logged only.
         """
-        self._background.cancel_at_upstream(kept, context)
+        self._background.cancel_at_upstream(response, context)
 
     def compact(self, request: Json, context: RequestContext) -> EventStream:
         """The answer to ``/responses/compact``, as a stream of one event."""
@@ -125,10 +125,10 @@ class Gateway:
         self.settle_stream_flag(client, request)
         route = calls.find_routes(client, request, context)[0]
         context.upstream, context.model = route.upstream.name, route.model
-        attempt = calls.new_attempt(route, client, style, context, request)
+        attempt = calls.make_attempt(route, client, style, context, request)
         context.loss_report.local_parameters = calls.list_local_parameters(client, request, route)
-        show = partial(attempt.upstream.preview, route=route, client=client, context=context)
-        run = DryRun(show)
+        preview = partial(attempt.upstream.preview, route=route, client=client, context=context)
+        run = DryRun(preview)
         media_io = build_dry_media_io(self._services, route, run, context)
         attempt = replace(attempt, media_io=media_io, is_preview=True)
         try:

@@ -19,7 +19,7 @@ def build_media_io(services: Services, route: Route, context: RequestContext) ->
         services.make_fetch(context),
         partial(upload_file, services, route, context),
         partial(download_file, services, route, context),
-        keeps_files(services, route),
+        stores_client_files(services, route),
         partial(read_stored_file, services, context) if services.stores_files else None,
     )
 
@@ -29,11 +29,11 @@ def build_dry_media_io(
 ) -> MediaIO:
     """The media functions for a dry run, which give placeholders."""
     fetch = run.fetch if services.make_fetch(context) else None
-    return MediaIO(fetch, run.upload, run.download, keeps_files(services, route))
+    return MediaIO(fetch, run.upload, run.download, stores_client_files(services, route))
 
 
-def keeps_files(services: Services, route: Route) -> bool:
-    """Whether clients' files are at the upstream of ``route``."""
+def stores_client_files(services: Services, route: Route) -> bool:
+    """Return whether the upstream of ``route`` stores clients' files."""
     return services.router.default_file_upstream in (None, route.upstream.name)
 
 
@@ -42,9 +42,9 @@ def upload_file(
 ) -> str:
     """The upstream's file id of ``blob``; uploads it if the upstream does not have it."""
     key = context.client_key if route.upstream.passthrough_key else None
-    id_of = partial(services.uploads.get_or_create(route.upstream).get_file_id, blob, key)
+    get_file_id = partial(services.uploads.get_or_create(route.upstream).get_file_id, blob, key)
     state = services.resilience.upstream_states.get_or_create(route.upstream)
-    return state.run_with_retries(id_of, context)
+    return state.run_with_retries(get_file_id, context)
 
 
 def read_stored_file(
@@ -70,10 +70,10 @@ def read_stored_file(
 def download_file(
     services: Services, route: Route, context: RequestContext, file_id: str, path: str
 ) -> Blob:
-    """A file from the upstream that keeps files, or else from the route's upstream."""
-    keeper, upstreams = services.router.default_file_upstream, services.upstreams
+    """Return a file from the upstream that stores clients' files, or from the route's upstream."""
+    upstreams = services.upstreams
     # Clients' files are at the first endpoint, even if this attempt calls another one.
-    name = keeper or route.upstream.name
+    name = services.router.default_file_upstream or route.upstream.name
     upstream = upstreams.get(name) or upstreams.get_or_create(route.upstream)
 
     def get_file(what: str) -> PassthroughResponse:

@@ -1,7 +1,7 @@
 """Requests that the forwarder itself makes to upstreams, with the upstreams' own keys.
 
-They go the way of clients' requests, with retries, circuit breakers and observers, but run no
-hosted tools.
+They pass through the same pipeline as clients' requests, with retries, circuit breakers and
+observers, but run no hosted tools.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from forwarder.services import Services
 from forwarder.upstream.files import MultipartForm, PassthroughResponse
 
 
-def new_internal_context(services: Services, route: str, client: str = "") -> RequestContext:
+def make_internal_context(services: Services, route: str, client: str = "") -> RequestContext:
     """Return the context of a request; ``client`` is the account that pays for its tokens."""
     settings = services.settings
     key = services.client_keys.find_by_account(client)
@@ -46,8 +46,8 @@ def new_internal_context(services: Services, route: str, client: str = "") -> Re
     )
 
 
-class UpstreamAsker:
-    """Asks upstreams for hosted tools, for example to search the web or to make images."""
+class InternalUpstreamClient:
+    """Calls upstreams for hosted tools, for example to search the web or to make images."""
 
     def __init__(self, services: Services, calls: UpstreamCalls) -> None:
         self._services = services
@@ -58,14 +58,14 @@ class UpstreamAsker:
 
         The answer may take as long as a call of a tool. Raises ForwarderError.
         """
-        context = new_internal_context(self._services, RESPONSES.name, client)
+        context = make_internal_context(self._services, RESPONSES.name, client)
         seconds = self._services.settings.tool_timeout
         with cancel_with(call, context):
             return self._ask(RESPONSES.name, request, context, seconds)
 
     def ask_chat(self, request: Json, client: str, call: CallScope) -> Json:
         """Answer a Chat request that makes an image, without a stream. Raises ForwarderError."""
-        context = new_internal_context(self._services, CHAT.name, client)
+        context = make_internal_context(self._services, CHAT.name, client)
         with cancel_with(call, context):
             return self._ask(CHAT.name, request, context, self._image_seconds)
 
@@ -79,7 +79,7 @@ class UpstreamAsker:
         read: Callable[[PassthroughResponse], MadeImage],
     ) -> MadeImage:
         """Send a request of the images API; ``read`` reads its answer. Raises ForwarderError."""
-        context = new_internal_context(self._services, "images", client)
+        context = make_internal_context(self._services, "images", client)
         context.upstream = upstream
         fields = content.fields if isinstance(content, MultipartForm) else content
         context.requested_model = str(fields.get("model") or "")

@@ -1,4 +1,4 @@
-"""The order of the stages between a client and an upstream: the only place that knows it.
+"""Declares the order of the stages between a client and an upstream.
 
 A stage wraps a handler.  The request passes the stages from the first to the last, and the stream
 of the answer passes them back.
@@ -106,7 +106,10 @@ def is_translated(kind: AttemptKind) -> bool:
 
 
 def needs_single_responses_call(kind: AttemptKind) -> bool:
-    """An upstream that keeps its responses waits for the results of all calls in them."""
+    """Return whether calls after the first may be dropped.
+
+    An upstream that stores its responses waits for the results of all calls in them.
+    """
     is_kept = is_responses_client(kind) and kind.upstream_keeps_responses
     return kind.over == RESPONSES.name and not is_kept
 
@@ -160,13 +163,13 @@ def wrap_chat_tools(handler: Handler, attempt: Attempt) -> Handler:
     if not attempt.runs_tools or attempt.request.get("functions"):
         return handler
     attempt.context.client_headers.pop(IDEMPOTENCY_KEY, None)
-    attempt.context.has_converted_body = True  # later rounds have messages that are made here
+    attempt.context.has_converted_body = True  # the forwarder adds messages for later rounds
     context, loss_report = attempt.loop_context, attempt.context.loss_report
     return with_hosted_chat_tools(handler, attempt.chat_tools, context, loss_report)
 
 
 def wrap_translated_tools(handler: Handler, attempt: Attempt) -> Handler:
-    """Run the tools of a Chat client over a Responses upstream, on the level of that protocol."""
+    """Run the tools of a Chat client on the translated Responses request."""
     if attempt.runs_tools:
         handler = with_search_parameter_names(wrap_hosted_tools(handler, attempt))
     return wrap_extra_tools(handler, attempt)
@@ -177,7 +180,7 @@ def wrap_hosted_tools(handler: Handler, attempt: Attempt) -> Handler:
     if not context.kinds or (attempt.compacts_natively and attempt.is_compaction):
         return handler
     if attempt.runs_tools:
-        attempt.context.client_headers.pop(IDEMPOTENCY_KEY, None)  # the rounds are no repetitions
+        attempt.context.client_headers.pop(IDEMPOTENCY_KEY, None)  # each round is a new request
         if attempt.profile.keeps_responses and attempt.route.protocol == RESPONSES.name:
             handler = with_unstored_rounds(handler)
     return with_hosted_tools(handler, context)
@@ -203,7 +206,7 @@ def wrap_media(handler: Handler, attempt: Attempt) -> Handler:
 
 
 def wrap_multiple_choices(handler: Handler, attempt: Attempt) -> Handler:
-    if attempt.request.get("n") not in (None, 1):  # several requests, which are no repetitions
+    if attempt.request.get("n") not in (None, 1):  # several requests must not share one key
         attempt.context.client_headers.pop(IDEMPOTENCY_KEY, None)
     return with_multiple_choices(handler, attempt.services.settings.max_choices)
 
@@ -292,7 +295,7 @@ PIPELINE = (
     Stage(is_chat_passthrough, wrap_choices_of_chat_tools),
     Stage(is_chat_passthrough, wrap_chat_tools),
     Stage(is_any, wrap_media),
-    Stage(is_chat_over_responses, wrap_multiple_choices),  # each choice is stopped on its own
+    Stage(is_chat_over_responses, wrap_multiple_choices),  # each choice has its own stop
     Stage(is_chat_over_responses, wrap_cut_annotations),
     Stage(is_chat_over_responses, wrap_stop_sequences),
     Stage(is_chat_over_responses, wrap_token_limit),
@@ -312,8 +315,8 @@ PIPELINE = (
 
 
 CARRIED_PIPELINE = (Stage(is_messages_over_responses, wrap_messages_limits),)
-"""The stages of protocols that are served through the pipeline of another, before the translation
-into that one."""
+"""Stages for protocols that are translated to another client protocol and served by its pipeline.
+These stages come before that translation."""
 
 
 def build_handler(attempt: Attempt, terminal: Handler) -> Handler:

@@ -1,4 +1,4 @@
-"""Embeddings for vector stores: texts that the forwarder itself embeds by an upstream."""
+"""Embeddings for vector stores, which the forwarder itself requests from an upstream."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from forwarder.core.errors import ForwarderError, UpstreamProtocolError
 from forwarder.core.types import Json
-from forwarder.pipeline.own_upstream_requests import new_internal_context
+from forwarder.pipeline.own_upstream_requests import make_internal_context
 from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.protocols.registry import EMBEDDINGS
 from forwarder.services import Services
@@ -17,7 +17,7 @@ from forwarder.vector_stores.service import VectorStoreService
 
 
 class TextEmbedder:
-    """Embeds texts by the upstreams' embeddings, with the upstreams' own keys."""
+    """Embeds texts through upstreams, with the upstreams' own keys."""
 
     def __init__(self, services: Services, calls: UpstreamCalls) -> None:
         self._services = services
@@ -25,7 +25,7 @@ class TextEmbedder:
 
     def embed(self, model: str, texts: Sequence[str], payer: str) -> list[array[float]]:
         """Return the vectors of texts; ``payer`` pays for the tokens. Raises ForwarderError."""
-        context = new_internal_context(self._services, EMBEDDINGS.name, payer)
+        context = make_internal_context(self._services, EMBEDDINGS.name, payer)
         request: Json = {"model": model, "input": list(texts), "encoding_format": "float"}
         try:
             stream = self._calls.open_embeddings(EMBEDDINGS.name, request, context)

@@ -1,4 +1,4 @@
-"""The calls of upstreams that answer a request.
+"""Calls the upstreams that can answer a request.
 
 A request is resolved to routes. `Resilience` tries them in order until one answers; each attempt
 runs through the pipeline (`pipeline.py`). The caller handles the answer: `gateway.py` for clients
@@ -47,7 +47,7 @@ def require_allowed_model(model: str, context: RequestContext) -> None:
 
 
 class UpstreamCalls:
-    """Opens the streams of upstreams; a stream's upstream has answered when it is returned.
+    """Opens the streams of upstreams; each stream is returned after its first batch has arrived.
 
     All methods raise ForwarderError if the request is invalid or all of its upstreams fail.
     """
@@ -71,10 +71,10 @@ class UpstreamCalls:
         request["model"] = model
         return routes
 
-    def _find_asked_routes(
+    def _find_and_record_routes(
         self, client: str, request: Json, context: RequestContext
     ) -> list[Route]:
-        """The routes of a request that an upstream is to answer: from now on it counts as usage."""
+        """Return the routes of a request, and record its model, so that it counts as usage."""
         model = request.get("model") or self._services.settings.default_model
         context.requested_model = model[:MAX_NAME_LENGTH] if isinstance(model, str) else ""
         return self.find_routes(client, request, context)
@@ -83,7 +83,7 @@ class UpstreamCalls:
         self, client: str, request: Json, style: str | None, context: RequestContext
     ) -> EventStream:
         """The stream of the first route that answers, without recording it."""
-        routes = self._find_asked_routes(client, request, context)
+        routes = self._find_and_record_routes(client, request, context)
         answer = partial(self._stream_from_route, client, request, style, context)
         affinity = find_affinity(self._services, routes, request, context)
         return self._services.resilience.open_first_available(routes, answer, context, affinity)
@@ -95,24 +95,24 @@ class UpstreamCalls:
         work.followed_response_id = origin.upstream_id
         asked = {k: v for k, v in request.items() if k not in LOCAL_PARAMETERS} | {"input": []}
         answer = partial(self._stream_from_route, RESPONSES.name, asked, style, work)
-        routes = self._find_asked_routes(RESPONSES.name, asked, work)
-        there = [route for route in routes if route.upstream.find_endpoint(origin.upstream)]
-        if not there:
+        routes = self._find_and_record_routes(RESPONSES.name, asked, work)
+        matching = [route for route in routes if route.upstream.find_endpoint(origin.upstream)]
+        if not matching:
             raise NotFound(f"The upstream '{origin.upstream}' does not serve this model any more.")
-        first = replace(there[0], member=None)
+        first = replace(matching[0], member=None)
         affinity = Affinity(origin=origin.upstream, is_pinned=True)
         return self._services.resilience.open_first_available([first], answer, work, affinity)
 
     def open_compaction(self, request: Json, context: RequestContext) -> EventStream:
         """The answer to a compaction request, as a stream of one event."""
-        routes = self._find_asked_routes(RESPONSES.name, request, context)
+        routes = self._find_and_record_routes(RESPONSES.name, request, context)
         answer = partial(self._compact_at_route, request, context)
         affinity = find_affinity(self._services, routes, request, context)
         return self._services.resilience.open_first_available(routes, answer, context, affinity)
 
     def open_embeddings(self, client: str, request: Json, context: RequestContext) -> EventStream:
         """The answer to an embeddings request, as a stream of one event."""
-        routes = self._find_asked_routes(client, request, context)
+        routes = self._find_and_record_routes(client, request, context)
         answer = partial(self._embed_at_route, client, request, context)
         return self._services.resilience.open_first_available(routes, answer, context)
 
@@ -125,7 +125,7 @@ class UpstreamCalls:
             return None
         return context.origin if upstream.profile.keeps_responses else None
 
-    def new_attempt(
+    def make_attempt(
         self,
         route: Route,
         client: str,
@@ -172,7 +172,7 @@ class UpstreamCalls:
     ) -> EventStream:
         """The stream of the upstream of one route."""
         context.loss_report.local_parameters = self.list_local_parameters(client, request, route)
-        attempt = self.new_attempt(route, client, style, context, request)
+        attempt = self.make_attempt(route, client, style, context, request)
         context.is_answer_composed = attempt.runs_tools
         call = attempt.upstream.make_handler(route, client, context)
         model = request["model"]
@@ -187,7 +187,7 @@ class UpstreamCalls:
         self, request: Json, context: RequestContext, route: Route
     ) -> EventStream:
         """Compact by the upstream if it can, otherwise by a summary of its model."""
-        attempt = self.new_attempt(
+        attempt = self.make_attempt(
             route, RESPONSES.name, None, context, request, make_compact_handler
         )
         if attempt.compacts_natively:
@@ -201,12 +201,12 @@ class UpstreamCalls:
     def _embed_at_route(
         self, client: str, request: Json, context: RequestContext, route: Route
     ) -> EventStream:
-        attempt = self.new_attempt(route, client, None, context, request)
+        attempt = self.make_attempt(route, client, None, context, request)
         call = attempt.upstream.make_embeddings_handler(route, context)
         return build_embeddings_handler(attempt, self._with_retries(call, route, context))(request)
 
     def _with_retries(self, call: Handler, route: Route, context: RequestContext) -> Handler:
-        """The upstream's handler as observers see it, with retries and the circuit breaker."""
+        """Wrap the upstream's handler in observers, retries and the circuit breaker."""
         state = self._services.resilience.upstream_states.get_or_create(route.upstream)
         return state.with_retries(context.instrument(call, route), context)
 

@@ -15,7 +15,7 @@ from forwarder.context.client_identity import make_account_id
 from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.errors import ClientDisconnected, UpstreamError, UpstreamRefused
 from forwarder.hosted_tools.tool_context import MadeImage
-from forwarder.pipeline.own_upstream_requests import UpstreamAsker, new_internal_context
+from forwarder.pipeline.own_upstream_requests import InternalUpstreamClient, make_internal_context
 from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.services import ReplayOverrides, Services
 from forwarder.upstream.files import MultipartForm, PassthroughResponse
@@ -49,7 +49,7 @@ class Call:
         self.is_cancelled = False
 
 
-def build(handle: Any, **more: str) -> tuple[Services, UpstreamAsker, Payers]:
+def build(handle: Any, **more: str) -> tuple[Services, InternalUpstreamClient, Payers]:
     environment = {
         "CHAT_BASE_URL": "http://chat.test/v1",
         "CHAT_API_KEY": "sk-chat",
@@ -66,7 +66,7 @@ def build(handle: Any, **more: str) -> tuple[Services, UpstreamAsker, Payers]:
     )
     payers = Payers()
     services.observers.append(payers)
-    return services, UpstreamAsker(services, UpstreamCalls(services)), payers
+    return services, InternalUpstreamClient(services, UpstreamCalls(services)), payers
 
 
 def make_request(model: str) -> Json:
@@ -209,5 +209,5 @@ def test_internal_request_has_the_name_of_its_client() -> None:
     with services:
         account = make_account_id("k", None, services.settings)
 
-        assert new_internal_context(services, "chat", account).client_name == "alice"
-        assert new_internal_context(services, "chat").client_name == "unknown"
+        assert make_internal_context(services, "chat", account).client_name == "alice"
+        assert make_internal_context(services, "chat").client_name == "unknown"
