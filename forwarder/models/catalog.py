@@ -80,7 +80,7 @@ class ModelListCache:
 class Catalog:
     """Lists and finds the models of all upstreams; upstream lists are cached for ``ttl`` seconds.
 
-    ``edition`` returns a string that changes whenever the settings or the registered models do.
+    ``get_version`` returns a string that changes with the settings and the registered models.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class Catalog:
         router: Router,
         upstreams: PerUpstream[Upstream],
         ttl: float,
-        edition: Callable[[], str] = str,
+        get_version: Callable[[], str] = str,
     ) -> None:
         self._router = router
-        self._get_version = edition
+        self._get_version = get_version
         self._all_upstreams = upstreams
         # Only configured upstreams are listed, so upstreams that are added later are ignored.
         self._upstreams = dict(upstreams)
@@ -266,7 +266,7 @@ def find_by_name(name: str, models: list[Json]) -> Json | None:
 
 
 def fetch_lists(upstreams: dict[str, Upstream], client_key: str | None) -> ModelLists:
-    """Fetch the lists of all given upstreams in parallel; a failed fetch yields its error."""
+    """Fetch the lists of all upstreams in parallel; the result of a failed fetch is its error."""
     with ThreadPoolExecutor(max(1, len(upstreams))) as pool:
         lists = pool.map(lambda upstream: fetch_list(upstream, client_key), upstreams.values())
         return dict(zip(upstreams, lists, strict=True))

@@ -110,11 +110,11 @@ def measure_probe(send: Callable[[], ProbeResult], model: str | None) -> ProbeRe
     try:
         result = send()
     except ForwarderError as error:
-        result = judge_failure(error, model)
+        result = classify_failure(error, model)
     return replace(result, latency=time.monotonic() - started_at, checked_at=checked_at)
 
 
-def judge_failure(error: ForwarderError, model: str | None) -> ProbeResult:
+def classify_failure(error: ForwarderError, model: str | None) -> ProbeResult:
     """Convert a failed probe to a result; ``model`` is ``None`` for a model list probe."""
     if isinstance(error, UpstreamUnreachable | UpstreamTimeout):
         return ProbeResult(False, fault="host", error=error.message)
@@ -123,10 +123,10 @@ def judge_failure(error: ForwarderError, model: str | None) -> ProbeResult:
     if not isinstance(error, UpstreamRefused):
         fault = "host" if isinstance(error, UpstreamError) else "request"
         return ProbeResult(True, fault=fault, error=error.message)
-    return judge_list_refusal(error) if model is None else judge_refusal(error, model)
+    return classify_list_refusal(error) if model is None else classify_refusal(error, model)
 
 
-def judge_refusal(error: UpstreamRefused, model: str) -> ProbeResult:
+def classify_refusal(error: UpstreamRefused, model: str) -> ProbeResult:
     about_model = is_about_model(error, model)
     if error.status in (402, 429):  # the key is valid; its quota is exhausted
         return ProbeResult(True, True)
@@ -142,7 +142,7 @@ def judge_refusal(error: UpstreamRefused, model: str) -> ProbeResult:
     return ProbeResult(True, True, fault="request", error=error.message)
 
 
-def judge_list_refusal(error: UpstreamRefused) -> ProbeResult:
+def classify_list_refusal(error: UpstreamRefused) -> ProbeResult:
     if error.status in (401, 403):
         return ProbeResult(True, False, fault="key", error=error.message)
     if error.status >= 500:
@@ -153,5 +153,5 @@ def judge_list_refusal(error: UpstreamRefused) -> ProbeResult:
 def is_about_model(error: UpstreamRefused, model: str) -> bool:
     if error.kind is ErrorKind.MODEL_NOT_FOUND:
         return True
-    names_model = model in error.message or "model" in error.message.lower()
-    return names_model and error.status == 404
+    mentions_model = model in error.message or "model" in error.message.lower()
+    return mentions_model and error.status == 404

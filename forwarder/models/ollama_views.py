@@ -1,4 +1,4 @@
-"""Models as responses of Ollama's API (``/api/tags``, ``/api/ps``, ``/api/show``); never a key."""
+"""Models as responses of Ollama's API (``/api/tags``, ``/api/ps``, ``/api/show``), without keys."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def view_registered(remote: RegisteredModel, route: Route | None = None) -> Mode
     """View a registered model; ``route`` is the target of a model without its own host."""
     if route is not None and not remote.host:
         settings = route.upstream
-        known = select_profile(settings.provider, settings.base_url, settings.quirks)
+        base_profile = select_profile(settings.provider, settings.base_url, settings.quirks)
         window = remote.context_window or settings.context_window
-        profile = apply_model_overrides(known, route.model)
+        profile = apply_model_overrides(base_profile, route.model)
         return ModelView(remote.name, route.model, profile, remote.modified, window, remote)
-    known = select_profile(remote.upstream.provider, remote.host, remote.quirks)
-    profile = apply_model_overrides(known, remote.model)
+    base_profile = select_profile(remote.upstream.provider, remote.host, remote.quirks)
+    profile = apply_model_overrides(base_profile, remote.model)
     return ModelView(
         remote.name, remote.model, profile, remote.modified, remote.context_window, remote
     )
@@ -64,110 +64,110 @@ def view_registered(remote: RegisteredModel, route: Route | None = None) -> Mode
 def view_configured(model: Json, route: Route) -> ModelView:
     """View a model object of the catalog."""
     settings = route.upstream
-    known = select_profile(settings.provider, settings.base_url, settings.quirks)
+    base_profile = select_profile(settings.provider, settings.base_url, settings.quirks)
     created = model.get("created")
     modified = (
         created
         if isinstance(created, int | float) and 0 <= created < _MAX_TIMESTAMP_SECONDS
         else 0.0
     )
-    profile = apply_model_overrides(known, route.model)
+    profile = apply_model_overrides(base_profile, route.model)
     return ModelView(add_tag(model["id"]), route.model, profile, modified, settings.context_window)
 
 
-def make_tag_entry(shown: ModelView) -> Json:
+def make_tag_entry(view: ModelView) -> Json:
     """Return the model's entry in ``/api/tags``."""
-    fields = shown.remote.get_public_fields() if shown.remote else {"model": shown.model}
-    serialized = orjson.dumps([shown.name, fields], option=orjson.OPT_SORT_KEYS)
+    fields = view.remote.get_public_fields() if view.remote else {"model": view.model}
+    serialized = orjson.dumps([view.name, fields], option=orjson.OPT_SORT_KEYS)
     return {
-        "name": shown.name,
-        "model": shown.name,
-        **describe_location(shown),
-        "modified_at": format_time(shown.modified),
+        "name": view.name,
+        "model": view.name,
+        **describe_location(view),
+        "modified_at": format_time(view.modified),
         "size": len(serialized),
         "digest": hashlib.sha256(serialized).hexdigest(),
-        "details": make_details(shown),
-        "capabilities": list_capabilities(shown),
+        "details": make_details(view),
+        "capabilities": list_capabilities(view),
     }
 
 
-def make_running_entry(shown: ModelView) -> Json:
+def make_running_entry(view: ModelView) -> Json:
     """Return the model's entry in ``/api/ps``: always loaded, without local memory."""
     entry = {
-        k: v for k, v in make_tag_entry(shown).items() if k not in ("modified_at", "capabilities")
+        k: v for k, v in make_tag_entry(view).items() if k not in ("modified_at", "capabilities")
     }
     return {
         **entry,
         "size_vram": 0,
         "expires_at": _NEVER_EXPIRES,
-        "context_length": shown.context_window or 0,
+        "context_length": view.context_window or 0,
     }
 
 
-def make_description(shown: ModelView, health: Json | None) -> Json:
+def make_description(view: ModelView, health: Json | None) -> Json:
     """Return the body of ``/api/show``; ``health`` is the last probe result as JSON."""
-    remote = shown.remote
+    remote = view.remote
     parameters = "\n".join(format_parameters(remote, f"{{:<{_PARAMETER_COLUMN_WIDTH}}} {{}}"))
-    family = shown.profile.name
-    info: Json = {"general.architecture": family, "general.basename": shown.model}
-    if shown.context_window:
-        info[f"{family}.context_length"] = shown.context_window
+    family = view.profile.name
+    info: Json = {"general.architecture": family, "general.basename": view.model}
+    if view.context_window:
+        info[f"{family}.context_length"] = view.context_window
     return {
         "license": (remote.license if remote else None) or "",
-        "modelfile": make_modelfile(shown),
+        "modelfile": make_modelfile(view),
         "parameters": parameters,
         "template": "",
         "system": (remote.system if remote else None) or "",
-        "details": make_details(shown),
-        **describe_location(shown),
+        "details": make_details(view),
+        **describe_location(view),
         "model_info": info,
-        "capabilities": list_capabilities(shown),
-        "modified_at": format_time(shown.modified),
+        "capabilities": list_capabilities(view),
+        "modified_at": format_time(view.modified),
         **({"health": health} if health else {}),
     }
 
 
-def list_capabilities(shown: ModelView) -> list[str]:
+def list_capabilities(view: ModelView) -> list[str]:
     """Return the capabilities given at registration, otherwise those derived from the profile."""
-    registered = shown.remote.capabilities if shown.remote else None
-    return list(registered or guess_capabilities(shown))
+    registered = view.remote.capabilities if view.remote else None
+    return list(registered or guess_capabilities(view))
 
 
-def guess_capabilities(shown: ModelView) -> Iterator[str]:
-    if _EMBEDDING_PATTERN.search(shown.model):
+def guess_capabilities(view: ModelView) -> Iterator[str]:
+    if _EMBEDDING_PATTERN.search(view.model):
         yield "embedding"
         return
     yield "completion"
     yield "tools"
-    if shown.profile.image_url != "none":
+    if view.profile.image_url != "none":
         yield "vision"
-    if shown.profile.thinking_switch != "effort" or is_reasoning_model(shown.profile, shown.model):
+    if view.profile.thinking_switch != "effort" or is_reasoning_model(view.profile, view.model):
         yield "thinking"
 
 
-def describe_location(shown: ModelView) -> Json:
-    host = {"remote_host": shown.remote.host} if shown.remote and shown.remote.host else {}
-    return {"remote_model": shown.model, **host}
+def describe_location(view: ModelView) -> Json:
+    host = {"remote_host": view.remote.host} if view.remote and view.remote.host else {}
+    return {"remote_model": view.model, **host}
 
 
-def make_details(shown: ModelView) -> Json:
-    family = shown.profile.name
+def make_details(view: ModelView) -> Json:
+    family = view.profile.name
     return {
-        "parent_model": shown.remote.model if shown.remote and not shown.remote.host else "",
+        "parent_model": view.remote.model if view.remote and not view.remote.host else "",
         "format": "",
         "family": family,
         "families": [family],
         "parameter_size": "",
         "quantization_level": "",
-        **({"context_length": shown.context_window} if shown.context_window else {}),
+        **({"context_length": view.context_window} if view.context_window else {}),
     }
 
 
-def make_modelfile(shown: ModelView) -> str:
-    lines = [f"# {strip_tag(shown.name)}", f"FROM {shown.model}"]
-    lines += format_parameters(shown.remote, "PARAMETER {} {}")
-    if shown.remote and shown.remote.system:
-        lines.append(f'SYSTEM """{shown.remote.system}"""')
+def make_modelfile(view: ModelView) -> str:
+    lines = [f"# {strip_tag(view.name)}", f"FROM {view.model}"]
+    lines += format_parameters(view.remote, "PARAMETER {} {}")
+    if view.remote and view.remote.system:
+        lines.append(f'SYSTEM """{view.remote.system}"""')
     return "\n".join(lines) + "\n"
 
 

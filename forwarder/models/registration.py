@@ -103,7 +103,7 @@ class ModelRegistration:
         return RegistrationResult(stored, profile, check)
 
     def add_quirks(self, name: str, quirks: Mapping[str, Any]) -> RegisteredModel:
-        """Store quirks of a registered model's remote beside those that it has.
+        """Add quirks to a registered model's remote; they override its quirks of the same name.
 
         Raises NotFound, UpstreamKeyRefused for a model with locked secrets, or StoreUnavailable.
         """

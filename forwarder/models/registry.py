@@ -111,7 +111,7 @@ class DatabaseModelRegistry(ModelRegistry):
     """The registered models in a database.
 
     The first of ``secrets`` encrypts model secrets, and any of them decrypts. Without ``secrets``,
-    models with keys cannot be registered. ``dropped`` is called with the upstream settings of each
+    models with keys cannot be registered. ``on_drop`` is called with the upstream settings of each
     model that was removed or replaced.
     """
 
@@ -119,13 +119,13 @@ class DatabaseModelRegistry(ModelRegistry):
         self,
         database: Database,
         secrets: Collection[str],
-        dropped: Callable[[UpstreamSettings], object],
+        on_drop: Callable[[UpstreamSettings], object],
     ) -> None:
         self._database = database
         self._models = ModelRepository(database)
         self._changes = make_change_notifier(database, "models", self._models.read_generation)
         self._cipher = TokenCipher(tuple(secrets), ENCRYPTION_PURPOSE) if secrets else None
-        self._on_dropped = dropped
+        self._on_drop = on_drop
         self._reload_task = SharedTask(self._reload_models)
         self._seen_version: object = self  # equals no version, so the first lookup loads
         self._by_name: Mapping[str, RegisteredModel] = {}
@@ -220,9 +220,10 @@ class DatabaseModelRegistry(ModelRegistry):
         self._version = hashlib.sha256(versions.encode()).hexdigest() if rows else ""
         self._seen_version = version
         current = {id(remote) for remote in self._by_name.values()}
-        for remote in {id(each): each for each in before.values()}.values():
+        distinct = {id(each): each for each in before.values()}  # most models have two names
+        for remote in distinct.values():
             if id(remote) not in current and remote.host:
-                self._on_dropped(remote.upstream)
+                self._on_drop(remote.upstream)
 
     def _index_rows(self, rows: list[ModelRow]) -> dict[str, RegisteredModel]:
         """Map each name, with and without ``:latest``, to its model; reuse unchanged models."""

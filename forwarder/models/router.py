@@ -7,8 +7,8 @@ Names with and without Ollama's tag ``:latest`` are equivalent. If neither form 
 name goes upstream without the tag. (For an upstream that needs the tag, configure the alias
 ``fast=fast:latest``.)
 
-The default rule chooses among several candidate upstreams: the first one that does not speak the
-client's protocol, because such a client needs translation, otherwise the first one. A client of
+The default rule chooses the first candidate upstream that does not speak the client's protocol,
+because a client of such an upstream needs translation; if all speak it, the first one. A client of
 Ollama's API, which no upstream speaks, gets the first Chat upstream, because Chat is closer to it.
 """
 
@@ -38,7 +38,7 @@ CODEX_HELPER_MODELS = (CODEX_REVIEWER, "gpt-5.6-luna", "gpt-5.6-terra")
 """Models that Codex requests by itself, independently of the model that its user selected."""
 
 MAX_NAME_LENGTH = 2048
-"""Characters of a model's name, as of Bedrock's. Caches, logs etc. keep names of clients."""
+"""Maximum length of a model's name. Bedrock allows as many characters."""
 
 _MAX_CACHED_NAMES = 256
 """For how many names of models the configured routes are cached."""
@@ -53,7 +53,7 @@ GROUP_OWNER = "group"
 class Router:
     """Resolves model names against the configured upstreams and the registered models.
 
-    ``find`` returns a registered model by name, ``listed`` returns all of them.
+    ``find`` returns a registered model by name, ``list_registered`` returns all of them.
     ``check_codex_helper(upstream, name, key)`` checks whether an upstream itself has one of the
     `CODEX_HELPER_MODELS`.
 
@@ -65,10 +65,10 @@ class Router:
         self,
         settings: Settings,
         find: Callable[[str], RegisteredModel | None] = lambda name: None,
-        listed: Callable[[], Iterable[RegisteredModel]] = tuple,
+        list_registered: Callable[[], Iterable[RegisteredModel]] = tuple,
     ) -> None:
         self._lookup_registered = find
-        self._list_registered = listed
+        self._list_registered = list_registered
         self.check_codex_helper: Callable[[str, str, str | None], bool] = (
             lambda upstream, name, key: False
         )
@@ -188,6 +188,7 @@ class Router:
         return usable[0]
 
     def _is_unclaimed_helper(self, name: str) -> bool:
+        """Return whether a name is a Codex helper model that no upstream or group configures."""
         if strip_tag(name) not in CODEX_HELPER_MODELS:
             return False
         if self._find_group(name) is not None:
@@ -286,8 +287,8 @@ class Router:
             return f"{upstream.name}/{name}"
         wanted = (upstream.name, strip_tag(target))
         routes = [self.find_route(name, client, key) for client in UPSTREAM_PROTOCOLS]
-        is_unique = all(r and (r.upstream.name, strip_tag(r.model)) == wanted for r in routes)
-        return name if is_unique else f"{upstream.name}/{name}"
+        leads_here = all(r and (r.upstream.name, strip_tag(r.model)) == wanted for r in routes)
+        return name if leads_here else f"{upstream.name}/{name}"
 
     def _find_configured(self, name: str) -> list[UpstreamSettings]:
         """Return the upstreams with this alias, otherwise those with a matching glob."""
@@ -308,24 +309,24 @@ def normalize_name(name: str, upstreams: Sequence[UpstreamSettings]) -> str:
 
 
 def has_matching_glob(name: str, upstream: UpstreamSettings) -> bool:
-    """Whether a pattern of the upstream, or one of its aliases that is a pattern, fits a name."""
+    """Return whether a glob or an alias of the upstream matches a name."""
     return any(fnmatchcase(name, glob) for glob in (*upstream.globs, *upstream.aliases))
 
 
 def find_target(name: str, upstream: UpstreamSettings) -> str:
-    """Return the upstream's model for a name: of its alias, by its own name, of a pattern alias."""
+    """Return the upstream's model for a name: by an exact alias, a glob, or a pattern alias."""
     exact = upstream.aliases.get(name)
     if exact is not None or any(fnmatchcase(name, glob) for glob in upstream.globs):
         return exact or name
-    fitting = (target for glob, target in upstream.aliases.items() if fnmatchcase(name, glob))
-    return next(fitting, name)
+    matching = (target for glob, target in upstream.aliases.items() if fnmatchcase(name, glob))
+    return next(matching, name)
 
 
 def choose_preferred(candidates: Sequence[UpstreamSettings], client: str) -> UpstreamSettings:
     """Apply the default rule of the module docstring."""
     if client not in UPSTREAM_PROTOCOLS:
-        near = PROTOCOLS[client].upstream_api
-        return next((u for u in candidates if near in u.apis), candidates[0])
+        api = PROTOCOLS[client].upstream_api
+        return next((u for u in candidates if api in u.apis), candidates[0])
     return next((u for u in candidates if client not in u.apis), candidates[0])
 
 
@@ -340,8 +341,8 @@ def require_model_name(model: str, requested: str) -> str:
 
 
 def make_route(upstream: UpstreamSettings, name: str, client: str) -> Route:
-    near = PROTOCOLS[client].upstream_api
-    protocol = near if near in upstream.apis else next(iter(upstream.apis))
+    preferred = PROTOCOLS[client].upstream_api
+    protocol = preferred if preferred in upstream.apis else next(iter(upstream.apis))
     return Route(upstream, protocol, find_target(name, upstream))
 
 

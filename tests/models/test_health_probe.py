@@ -9,7 +9,12 @@ import httpx2
 from forwarder.config.settings import make_upstream_settings
 from forwarder.context.request_context import Route
 from forwarder.core.errors import InvalidRequest, UpstreamProtocolError
-from forwarder.models.health_probe import ProbeResult, judge_failure, probe_model, probe_model_list
+from forwarder.models.health_probe import (
+    ProbeResult,
+    classify_failure,
+    probe_model,
+    probe_model_list,
+)
 from tests.helpers.check_cases import check_each
 from tests.models.remotes import (
     Answer,
@@ -104,8 +109,8 @@ def test_probe_of_an_unreachable_upstream() -> None:
 
 
 def test_probe_failures() -> None:
-    assert judge_failure(UpstreamProtocolError("odd"), "m").fault == "host"
-    assert judge_failure(InvalidRequest("odd"), "m").fault == "request"
+    assert classify_failure(UpstreamProtocolError("odd"), "m").fault == "host"
+    assert classify_failure(InvalidRequest("odd"), "m").fault == "request"
 
 
 # -- the list ---------------------------------------------------------------------------------
