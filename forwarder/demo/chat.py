@@ -102,10 +102,10 @@ def read_prompt(request: Json) -> DemoPrompt:
 
 
 def check_companions(request: Json) -> None:
-    for name, company in REQUIRED_COMPANIONS.items():
-        if request.get(name) is not None and not request.get(company):
+    for name, companion in REQUIRED_COMPANIONS.items():
+        if request.get(name) is not None and not request.get(companion):
             raise InvalidRequest(
-                f"The '{name}' parameter is only allowed when '{company}' is set.", param=name
+                f"The '{name}' parameter is only allowed when '{companion}' is set.", param=name
             )
     if request.get("n") not in (None, 1):
         raise InvalidRequest("Invalid value for 'n': the demo upstream supports only 1.", param="n")
@@ -232,7 +232,7 @@ def build_completion(request: Json, answer: DemoAnswer, key: str, created: int) 
 
 
 def iter_chunks(request: Json, answer: DemoAnswer, key: str, created: int) -> Iterator[Json]:
-    """Yield the ``chat.completion.chunk`` objects of the answer; parameters as above."""
+    """Yield the ``chat.completion.chunk`` objects of the answer; see `build_completion`."""
     frame = make_frame(request, "chat.completion.chunk", key, created)
     include_usage = (request.get("stream_options") or {}).get("include_usage")
     if include_usage:

@@ -53,11 +53,11 @@ def invent_value(schema: Any) -> Any:
 
 @dataclass
 class StepBudget:
-    left: int
+    remaining: int
 
     def spend(self, steps: int) -> None:
-        self.left -= steps
-        if self.left < 0:
+        self.remaining -= steps
+        if self.remaining < 0:
             raise ImpossibleSchema(f"its value would have more than {MAX_STEPS} parts")
 
 
@@ -129,9 +129,9 @@ class ValueInventor:
         return text.ljust(schema.get("minLength", 0), ".")[: schema.get("maxLength")]
 
     def make_number(self, schema: Any) -> Any:
-        integral = get_type(schema) == "integer"
+        is_integer = get_type(schema) == "integer"
         for candidate in iter_candidates(schema):
-            number = math.floor(candidate) if integral else candidate
+            number = math.floor(candidate) if is_integer else candidate
             if is_within_bounds(number, schema):
                 return number
         raise ImpossibleSchema("no number satisfies its bounds")
@@ -160,9 +160,11 @@ TYPE_RULES: dict[str, ValueRule] = {
 
 def get_type(schema: Any) -> str:
     named = schema.get("type")
-    if named is None:
-        return "object" if "properties" in schema else "array" if "items" in schema else "string"
-    return str(named if isinstance(named, str) else named[0])
+    if named is not None:
+        return str(named if isinstance(named, str) else named[0])
+    if "properties" in schema:
+        return "object"
+    return "array" if "items" in schema else "string"
 
 
 def resolve_ref(root: Any, ref: str) -> Any:

@@ -159,7 +159,8 @@ def check_pairs(items: list[Json]) -> None:
             waiting.add((item["type"], item["call_id"]))
         elif item["type"] in OUTPUT_TYPES:
             match_output(waiting, OUTPUT_TYPES[item["type"]], item["call_id"])
-    for kind, call_id in sorted(waiting):
+    if waiting:
+        kind, call_id = min(waiting)
         raise InvalidRequest(
             f"No tool output found for {format_type(kind)} {shorten_value(call_id)}.", param="input"
         )

@@ -96,13 +96,13 @@ def read_objects(holder: Json, name: str, at: str = "") -> list[tuple[str, Json]
     ]
 
 
-def read_integer(holder: Json, name: str, least: int) -> int | None:
-    """Return ``holder[name]``, an integer of at least ``least``, or ``None`` if absent."""
+def read_integer(holder: Json, name: str, minimum: int) -> int | None:
+    """Return ``holder[name]``, an integer of at least ``minimum``, or ``None`` if absent."""
     value: int | None = read_field(holder, name, WHOLE, "")
-    if value is not None and value < least:
+    if value is not None and value < minimum:
         raise InvalidRequest(
             f"Invalid '{name}': integer below minimum value. "
-            f"Expected a value >= {least}, but got {shorten_value(value)} instead.",
+            f"Expected a value >= {minimum}, but got {shorten_value(value)} instead.",
             param=name,
             code="integer_below_min_value",
         )
