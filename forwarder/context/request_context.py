@@ -214,8 +214,8 @@ class RequestContext:
         }
         return {**self.client_headers, **observed}
 
-    def is_first_body(self, content: bytes) -> bool:
-        """Return whether this body equals the first one that was sent to an upstream."""
+    def record_first_body(self, content: bytes) -> bool:
+        """Record the first body that is sent to an upstream; return whether this body equals it."""
         digest = hash(content)
         if self._first_body_hash is None:
             self._first_body_hash = digest

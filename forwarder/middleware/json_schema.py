@@ -133,7 +133,7 @@ def validate_answer(
     stream: EventStream, handler: Handler, request: Json, required: RequiredSchema
 ) -> EventStream:
     answer = fold_chat(iter((yield from collect_batches(stream))))
-    mismatch = check_choices(answer, required)
+    mismatch = extract_and_check_choices(answer, required)
     if mismatch:
         try:
             second = fold_chat(
@@ -144,7 +144,7 @@ def validate_answer(
         else:
             usages = [one["usage"] for one in (answer, second) if one.get("usage")]
             answer = {**second, "usage": sum_usages(usages, prompts=True)} if usages else second
-            if mismatch := check_choices(answer, required):
+            if mismatch := extract_and_check_choices(answer, required):
                 mark_mismatch(answer, mismatch)
     yield to_chunks(answer) if request.get("stream") else [answer]
 
@@ -160,7 +160,7 @@ def collect_batches(stream: EventStream) -> Any:
     return batches
 
 
-def check_choices(answer: Json, required: RequiredSchema) -> tuple[str, str] | None:
+def extract_and_check_choices(answer: Json, required: RequiredSchema) -> tuple[str, str] | None:
     """Reduce every choice to its JSON in place; return the first mismatching text and the reason.
 
     Returns ``None`` if all choices match.

@@ -122,7 +122,9 @@ def merge_arrivals(arrivals: ArrivalQueue, slots: list[threading.Semaphore]) -> 
             continue
         first = first or next(iter(arrived), {})
         usages += [chunk["usage"] for chunk in arrived if chunk.get("usage")]
-        batch = [set_choice_index(index, chunk, first) for chunk in arrived if chunk.get("choices")]
+        batch = [
+            replace_choice_index(index, chunk, first) for chunk in arrived if chunk.get("choices")
+        ]
         if batch or not arrived:
             yield batch
         slots[index].release()
@@ -151,7 +153,7 @@ def order_arrivals(arrivals: ArrivalQueue) -> Iterator[Arrival]:
                 started += 1
 
 
-def set_choice_index(index: int, chunk: Event, first: Event) -> Event:
+def replace_choice_index(index: int, chunk: Event, first: Event) -> Event:
     """Return the chunk with this index and the id, time and model of the ``first`` chunk."""
     identity = {key: first.get(key) for key in ("id", "created", "model")}
     return {**chunk, **identity, "choices": [{**c, "index": index} for c in chunk["choices"]]}

@@ -190,13 +190,13 @@ class HealthMonitor:
         """
         if last is not None and last.is_healthy and last.is_model_known:
             return list_result
-        if not self._may_probe(target):
+        if not self._start_probe_interval(target):
             return list_result if last is None or last.is_healthy else last
         result = target.probe() if target.probe is not None else list_result
         return list_result if result.fault == "request" else result
 
-    def _may_probe(self, target: HealthTarget) -> bool:
-        """Check whether the probe interval has elapsed; if so, start the next one."""
+    def _start_probe_interval(self, target: HealthTarget) -> bool:
+        """Start a new probe interval if the last one has elapsed; return whether it has."""
         upstream, probed_at = self._probe_times.get(target.name, (None, 0.0))
         now = time.monotonic()
         if upstream is target.upstream and now - probed_at < self._probe_interval:

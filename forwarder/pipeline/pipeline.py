@@ -55,7 +55,7 @@ class AttemptKind(NamedTuple):
     over: str
     upstream_keeps_responses: bool
     upstream_needs_reasoning: bool
-    remembers_reasoning: bool
+    caches_reasoning: bool
 
 
 def get_kind(attempt: Attempt) -> AttemptKind:
@@ -114,14 +114,12 @@ def needs_single_responses_call(kind: AttemptKind) -> bool:
     return kind.over == RESPONSES.name and not is_kept
 
 
-def remembers_signatures(kind: AttemptKind) -> bool:
-    return kind.remembers_reasoning and is_chat_upstream(kind)
+def uses_signature_cache(kind: AttemptKind) -> bool:
+    return kind.caches_reasoning and is_chat_upstream(kind)
 
 
-def remembers_reasoning(kind: AttemptKind) -> bool:
-    return (
-        kind.remembers_reasoning and is_chat_over_responses(kind) and kind.upstream_needs_reasoning
-    )
+def uses_reasoning_cache(kind: AttemptKind) -> bool:
+    return kind.caches_reasoning and is_chat_over_responses(kind) and kind.upstream_needs_reasoning
 
 
 # -- stages ------------------------------------------------------------------------------------
@@ -301,8 +299,8 @@ PIPELINE = (
     Stage(is_chat_over_responses, wrap_token_limit),
     Stage(is_responses_passthrough, wrap_hidden_tools),
     Stage(is_translated, wrap_translation),
-    Stage(remembers_signatures, wrap_signature_cache),
-    Stage(remembers_reasoning, wrap_reasoning_cache),
+    Stage(uses_signature_cache, wrap_signature_cache),
+    Stage(uses_reasoning_cache, wrap_reasoning_cache),
     Stage(is_chat_over_responses, wrap_translated_tools),
     Stage(is_chat_over_responses, wrap_dropped_tools),
     Stage(needs_single_responses_call, wrap_single_responses_call),

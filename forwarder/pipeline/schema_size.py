@@ -26,7 +26,7 @@ _FORMAT_PATHS = (
 def check_schema_sizes(request: Json, max_bytes: int) -> None:
     """Raise InvalidRequest, naming the place, if a schema in the request is too large."""
     for root, schemas in find_schemas(request):
-        # Serializing them together is faster than one by one, and they are seldom too large.
+        # Serializing them together is faster than one by one, and they are rarely too large.
         if len(orjson.dumps(request[root])) > max_bytes:
             for path, schema in schemas:
                 check_size(path, schema, max_bytes)

@@ -191,7 +191,7 @@ class UpstreamConnection:
             if name.lower() not in self._configured_header_names
         }
         if IDEMPOTENCY_KEY in headers:
-            if not context.is_first_body(content):
+            if not context.record_first_body(content):
                 del headers[IDEMPOTENCY_KEY]
             elif context.account_id and not self.settings.passthrough_key:
                 text = f"{context.account_id} {headers[IDEMPOTENCY_KEY]}"

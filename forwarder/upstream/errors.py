@@ -160,7 +160,7 @@ class ErrorConverter:
         return self.make_key_refusal(refusal) if self.is_own_key_refused(refusal) else refusal
 
     def _read_error_object(self, error: openai.APIStatusError) -> Json:
-        # The SDK's body lacks a code beside the error object; it is None if the body is unread.
+        # The SDK's `body` omits a code next to the error object; it is None if the body is unread.
         text = "" if error.body is None else error.response.text.strip()
         if not text or text.startswith("<"):
             return {"message": f"The upstream answered {error.status_code} without a JSON body."}

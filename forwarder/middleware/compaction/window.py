@@ -16,7 +16,7 @@ from forwarder.protocols.input_items import has_items_of, make_user_message
 from forwarder.protocols.token_estimate import estimate_content_tokens
 
 MAX_KEPT_TOKENS = 64_000
-"""Limit of user messages kept before a summary, in estimated tokens; the oldest go first."""
+"""Estimated tokens of the user messages that stay before a summary; the newest ones stay."""
 
 TRIGGER_ITEM: Json = {"type": "compaction_trigger"}
 

@@ -70,8 +70,11 @@ class CircuitBreaker:
         """Seconds until a request may pass; 0 if one may pass now."""
         return max(0.0, self._changed_at + self._cooldown - self._now())
 
-    def allow_request(self) -> bool:
-        """Return whether a request may pass.  When half open, it is the trial request."""
+    def admit_request(self) -> bool:
+        """Admit a request unless the breaker is open; return whether it may pass.
+
+        After the cool-down the first request is the trial request: the breaker becomes half open.
+        """
         with self._lock:
             if self._state == CLOSED:
                 return True

@@ -28,7 +28,7 @@ MAX_COOLDOWN_SECONDS = 3600.0
 """The longest cooldown, even if an upstream names a longer one."""
 
 MAX_MODELS = 256
-"""Models of an endpoint that may cool down at once; cooldowns of further ones are not kept."""
+"""Models of an endpoint that may cool down at once; other models get no cooldown."""
 
 MAX_MESSAGE_CHARACTERS = 500
 

@@ -150,7 +150,7 @@ class UpstreamState:
                 Overloaded(f"Too many requests at once for the upstream '{name}'.")
             )
         admission.add(free)
-        if not self.breaker.allow_request():
+        if not self.breaker.admit_request():
             admission.close()
             raise self.record_refusal(self.make_unavailable_error())
         if self.settings.endpoint is not None:

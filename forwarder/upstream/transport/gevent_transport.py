@@ -188,8 +188,8 @@ def send_data(sock: socket.socket, data: tuple[bytes, ...], seconds: float | Non
     except TimeoutError as error:
         raise httpx2.WriteTimeout(str(error)) from error
     except OSError:
-        # A server may refuse a request before reading all of it.  Its answer, or the missing
-        # answer, tells more than this error.
+        # A server may refuse a request before reading all of it.  Reading its answer, or finding
+        # none, gives a better error than this one.
         pass
 
 

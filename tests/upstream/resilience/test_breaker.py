@@ -57,12 +57,12 @@ def open_breaker(closed_breaker: Made) -> Made:
 def test_breaker_opens_after_failures_in_a_row(closed_breaker: Made) -> None:
     closed_breaker.note(ILL, ILL)
     assert closed_breaker.breaker.state == CLOSED
-    assert closed_breaker.breaker.allow_request()
+    assert closed_breaker.breaker.admit_request()
 
     closed_breaker.note(ILL)
 
     assert (closed_breaker.breaker.state, closed_breaker.told) == (OPEN, [OPEN])
-    assert not closed_breaker.breaker.allow_request()
+    assert not closed_breaker.breaker.admit_request()
 
 
 def test_breaker_success_resets_the_count_of_failures(closed_breaker: Made) -> None:
@@ -103,7 +103,7 @@ def test_breaker_share_restarts_after_closing() -> None:
     made = Made(failures=0, share=0.5)
     made.note(*[ILL] * MIN_ANSWERS_FOR_SHARE)
     made.clock.pass_(5)
-    made.breaker.allow_request()
+    made.breaker.admit_request()
 
     made.note(WELL, ILL)
 
@@ -124,58 +124,58 @@ def test_open_breaker_refuses_during_the_cooldown(open_breaker: Made) -> None:
     open_breaker.clock.pass_(4.9)
 
     assert open_breaker.breaker.remaining_cooldown == pytest.approx(0.1)
-    assert not open_breaker.breaker.allow_request()
+    assert not open_breaker.breaker.admit_request()
 
 
 def test_half_open_breaker_allows_one_trial(open_breaker: Made) -> None:
     open_breaker.clock.pass_(5)
 
     assert open_breaker.breaker.state == HALF_OPEN
-    assert [open_breaker.breaker.allow_request() for _ in range(3)] == [True, False, False]
+    assert [open_breaker.breaker.admit_request() for _ in range(3)] == [True, False, False]
     assert open_breaker.told == [OPEN, HALF_OPEN]
 
 
 def test_successful_trial_closes_the_breaker(open_breaker: Made) -> None:
     open_breaker.clock.pass_(5)
-    open_breaker.breaker.allow_request()
+    open_breaker.breaker.admit_request()
 
     open_breaker.note(WELL)
 
     assert open_breaker.told == [OPEN, HALF_OPEN, CLOSED]
-    assert all(open_breaker.breaker.allow_request() for _ in range(3))
+    assert all(open_breaker.breaker.admit_request() for _ in range(3))
     open_breaker.note(ILL, ILL)
     assert open_breaker.breaker.state == CLOSED, "the row from before counts no more"
 
 
 def test_failed_trial_reopens_the_breaker(open_breaker: Made) -> None:
     open_breaker.clock.pass_(5)
-    open_breaker.breaker.allow_request()
+    open_breaker.breaker.admit_request()
 
     open_breaker.note(ILL)
 
     assert open_breaker.told == [OPEN, HALF_OPEN, OPEN]
     assert open_breaker.breaker.remaining_cooldown == 5
     open_breaker.clock.pass_(5)
-    assert open_breaker.breaker.allow_request()
+    assert open_breaker.breaker.admit_request()
 
 
 def test_unknown_outcome_of_a_trial_allows_another_trial(open_breaker: Made) -> None:
     open_breaker.clock.pass_(5)
-    open_breaker.breaker.allow_request()
+    open_breaker.breaker.admit_request()
 
     open_breaker.note(UNKNOWN)
 
-    assert [open_breaker.breaker.allow_request() for _ in range(2)] == [True, False]
+    assert [open_breaker.breaker.admit_request() for _ in range(2)] == [True, False]
 
 
 def test_slow_trial_allows_another_trial_after_the_cooldown(open_breaker: Made) -> None:
     open_breaker.clock.pass_(5)
-    open_breaker.breaker.allow_request()
+    open_breaker.breaker.admit_request()
     term = open_breaker.breaker.term
 
     open_breaker.clock.pass_(5)
 
-    assert [open_breaker.breaker.allow_request() for _ in range(2)] == [True, False]
+    assert [open_breaker.breaker.admit_request() for _ in range(2)] == [True, False]
     open_breaker.breaker.record_outcome(term, WELL)
     assert open_breaker.breaker.state == CLOSED, "the slow one counts as well"
 
@@ -184,7 +184,7 @@ def test_breaker_ignores_outcomes_of_an_earlier_term(closed_breaker: Made) -> No
     term = closed_breaker.breaker.term
     closed_breaker.note(ILL, ILL, ILL)
     closed_breaker.clock.pass_(5)
-    closed_breaker.breaker.allow_request()
+    closed_breaker.breaker.admit_request()
 
     closed_breaker.breaker.record_outcome(term, ILL)
     closed_breaker.breaker.record_outcome(term, WELL)

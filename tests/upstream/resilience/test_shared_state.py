@@ -185,7 +185,7 @@ def test_open_breaker_is_shared_and_each_process_tries_again() -> None:
     breaker = two.second.states[0].breaker
     assert (breaker.state, breaker.remaining_cooldown) == (OPEN, 15)
     two.pass_(15)
-    assert breaker.allow_request()
+    assert breaker.admit_request()
     two.exchange()
     assert breaker.state == "half_open"
 
