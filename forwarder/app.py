@@ -25,7 +25,7 @@ from forwarder.console import upstreams as upstream_pages
 from forwarder.console import usage as usage_page
 from forwarder.console.blueprint import blueprint as console_blueprint
 from forwarder.context.request_context import RequestObserver
-from forwarder.core.cooperative_loops import LARGE, set_pause
+from forwarder.core.cooperative_loops import LARGE_BYTES, set_pause
 from forwarder.core.large_bodies import take_turn
 from forwarder.observability.capture.replay import ReplayRequest
 from forwarder.observability.logging import configure_logging
@@ -120,7 +120,7 @@ def make_app(services: Services) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
     app.config["MAX_FORM_PARTS"] = MAX_FORM_PARTS
     app.config["SOCK_SERVER_OPTIONS"] = websocket.build_socket_options(settings)
-    set_pause(partial(take_turn, LARGE))
+    set_pause(partial(take_turn, LARGE_BYTES))
     install_extension(app, services)
     install_replay(app, answer_replay)
     openapi.install_document(app, encode_openapi_document)

@@ -25,7 +25,7 @@ import orjson
 
 from forwarder.config.settings import Settings, UpstreamSettings
 from forwarder.core.types import Json
-from forwarder.core.url_secrets import hide_url_secrets, is_random, is_telling
+from forwarder.core.url_secrets import hide_url_secrets, is_secret_name, looks_like_secret
 
 REDACTED = "***"
 
@@ -160,7 +160,7 @@ class Redactor:
     def _redact_header(self, name: str, text: str) -> str:
         return (
             self._hide_header(text)
-            if name.lower() in self._field_names or is_telling(name)
+            if name.lower() in self._field_names or is_secret_name(name)
             else text
         )
 
@@ -169,7 +169,7 @@ class Redactor:
         # Only random-looking words are searched for elsewhere: a header may contain a plain word
         # such as "assistant".
         room = max(0, MAX_SEARCHED_VALUES - len(self.found_secrets))
-        self.found_secrets.update(islice(filter(is_random, str(text).split()), room))
+        self.found_secrets.update(islice(filter(looks_like_secret, str(text).split()), room))
         return REDACTED
 
     def _hide_value(self, value: Any) -> Any:
@@ -295,7 +295,7 @@ def list_secrets(settings: UpstreamSettings) -> tuple[str, ...]:
 
 def find_secret_words(values: Mapping[str, str]) -> Iterator[str]:
     for name, value in values.items():
-        if is_telling(name) or is_random(value):
+        if is_secret_name(name) or looks_like_secret(value):
             yield from split_words(value)
 
 

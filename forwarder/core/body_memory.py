@@ -9,8 +9,8 @@ it; bodies are parsed one at a time.
 Data that the forwarder adds to a request counts in the same way: the history that the request
 continues, and the images and files that it names.
 
-Data that connections keep between their requests counts too, once.  It never refuses a body: the
-data that was not used for the longest time is dropped as soon as bodies need its memory.
+Data that connections keep between their requests counts too, once.  No body is refused because of
+it: as soon as bodies need the memory, the least recently used data is dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from gevent import monkey
 
-from forwarder.core.cooperative_loops import LARGE
+from forwarder.core.cooperative_loops import LARGE_BYTES
 from forwarder.core.errors import Overloaded, TooLarge
 from forwarder.core.json_lenient import measure_text
 
@@ -46,7 +46,7 @@ _NativeLock = monkey.get_original("_thread", "RLock")
 class BodyMemory:
     """``max_bytes`` bytes of memory for bodies, of which ``used`` are reserved.
 
-    ``kept`` more bytes are kept between requests.
+    ``kept`` is the number of bytes that connections keep between their requests.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -57,9 +57,9 @@ class BodyMemory:
         self._kept: dict[KeptData, int] = {}  # in the order of their last use
 
     def keep(self, data: KeptData, size: int) -> None:
-        """Count ``size`` bytes of ``data``, which are used now.  0 ends the count.
+        """Count ``size`` bytes for ``data`` and mark it as the last used; a size of 0 removes it.
 
-        Data that exceeds the memory is dropped, the longest unused first.
+        If the kept data exceeds the memory, the least recently used data is dropped.
         """
         with self._lock:
             self.kept -= self._kept.pop(data, 0)
@@ -172,7 +172,7 @@ class BodyReservation:
 
     def add_json(self, data: bytes, times: int = 1) -> None:
         """Reserve memory for JSON text that is used ``times`` times.  Raises as `grow`."""
-        text = measure_text(data) if len(data) >= LARGE else 0
+        text = measure_text(data) if len(data) >= LARGE_BYTES else 0
         self.grow(len(data) * times, text)
 
     def hold(self, size: int) -> None:
@@ -202,8 +202,9 @@ class BodyReservation:
         """
         self._memory.check_announced(announced)
         body = io.BytesIO()  # unlike a list of pieces, it returns its bytes without a copy
-        # A read allocates as many bytes as it may return.  So it asks for the announced bytes, and
-        # beyond them, as with a compressed body, for as many as have come in excess.
+        # A read allocates as many bytes as it may return, so it asks for the announced bytes only.
+        # A compressed body becomes longer than announced: then each read asks for as many bytes as
+        # the body already exceeds the announcement.
         while piece := read(self._choose_read_size(announced)):
             self.resize(body.write(piece) + self.size)
         return body.getvalue()
@@ -225,11 +226,14 @@ class KeptData:
         self.is_closed = False
 
     def resize(self, size: int) -> None:
-        """Set the size of the data, which is used now.  This may drop it, or that of others."""
+        """Set the size of the data and mark it as just used.
+
+        This may drop the data, or the data of other connections.
+        """
         self._memory.keep(self, size)
 
     def close(self) -> None:
-        """Count the data no longer, for good."""
+        """Stop counting the data; a later `resize` has no effect."""
         self.is_closed = True
         self._memory.keep(self, 0)
 
@@ -237,7 +241,7 @@ class KeptData:
 def measure_heap(value: Any) -> int:
     """Return about how many bytes the objects of a parsed JSON value take.
 
-    Keys do not count, because the parser creates each of them once; true, false and null neither.
+    Keys, true, false and null do not count: the parser creates each of them only once.
     """
     size, rest = 0, [value]
     while rest:

@@ -29,28 +29,28 @@ class CancelToken(Protocol):
         """Whether the client has disconnected."""
 
 
-_current_token: ContextVar[CancelToken | None] = ContextVar("waiting", default=None)
+_current_token: ContextVar[CancelToken | None] = ContextVar("cancel_token", default=None)
 
 
 class CancellationScope:
-    """Context manager: requests that are sent inside it belong to the client ``waiting``."""
+    """Context manager: upstream requests sent inside it belong to the client of ``token``."""
 
-    __slots__ = ("_token", "_waiting")
+    __slots__ = ("_reset_token", "_token")
 
-    def __init__(self, waiting: CancelToken) -> None:
-        self._waiting = waiting
+    def __init__(self, token: CancelToken) -> None:
+        self._token = token
 
     def __enter__(self) -> None:
-        self._token = _current_token.set(self._waiting)
+        self._reset_token = _current_token.set(self._token)
 
     def __exit__(self, *error: object) -> None:
-        _current_token.reset(self._token)
+        _current_token.reset(self._reset_token)
 
 
 def is_client_waiting() -> bool:
     """Return whether the client of the current scope still waits; true outside of any scope."""
-    waiting = _current_token.get()
-    return waiting is None or not waiting.is_cancelled
+    token = _current_token.get()
+    return token is None or not token.is_cancelled
 
 
 def register_socket(sock: socket.socket) -> Callable[[], None] | None:
@@ -58,19 +58,19 @@ def register_socket(sock: socket.socket) -> Callable[[], None] | None:
 
     Returns the callback to pass to `unregister_socket`.
     """
-    waiting = _current_token.get()
-    if waiting is None:
+    token = _current_token.get()
+    if token is None:
         return None
-    cut = partial(shut_down_socket, sock)
-    waiting.cancel_callbacks.add(cut)
-    return cut
+    callback = partial(shut_down_socket, sock)
+    token.cancel_callbacks.add(callback)
+    return callback
 
 
-def unregister_socket(cut: Callable[[], None] | None) -> None:
+def unregister_socket(callback: Callable[[], None] | None) -> None:
     """Undo `register_socket`."""
-    waiting = _current_token.get()
-    if waiting is not None and cut is not None:
-        waiting.cancel_callbacks.discard(cut)
+    token = _current_token.get()
+    if token is not None and callback is not None:
+        token.cancel_callbacks.discard(callback)
 
 
 def shut_down_socket(sock: socket.socket) -> None:

@@ -46,11 +46,14 @@ _CONNECTION_HEADERS = frozenset(
 _NEVER_FORWARDED_PATTERN = re.compile("|".join(map(translate, NEVER_FORWARDED)))
 _VALUE_PATTERN = re.compile(r"[!-~]([ -~]*[!-~])?")
 _WEBSOCKET_BETA = "responses_websockets"
-"""Codex's values of ``OpenAI-Beta`` for its WebSocket connection, which ends here."""
+"""Prefix of the ``OpenAI-Beta`` values that Codex sends for its WebSocket connection.
+
+This connection ends at the forwarder, so upstreams do not get these values.
+"""
 
 
 def is_forbidden(name: str) -> bool:
-    """Must a header of this name, in lower case, never go on?"""
+    """Return whether the header ``name`` (lower case) is never sent on to an upstream."""
     return any(fnmatchcase(name, pattern) for pattern in NEVER_FORWARDED)
 
 

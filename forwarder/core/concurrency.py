@@ -28,7 +28,7 @@ spawn_process: Callable[..., int] = monkey.get_original("os", "posix_spawn")
 """``os.posix_spawn``, which works in every thread."""
 
 wait_process: Callable[[int, int], tuple[int, int]] = monkey.get_original("os", "waitpid")
-"""``os.waitpid`` for a process that `spawn_process` has started; gevent's knows only its own."""
+"""``os.waitpid`` for processes of `spawn_process`; gevent's version waits only for its own ones."""
 
 
 MAX_CLOSE_SECONDS = 2.0

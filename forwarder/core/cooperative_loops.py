@@ -1,8 +1,8 @@
 """Loops over a client's items that let other requests run in between.
 
 A request may hold hundreds of thousands of items.  Translating them in one go would stall all
-other requests of the process for a second.  The loops are pure and know no scheduler, so the
-process sets the pause that they make.
+other requests of the process for a second.  The translators are pure and know no scheduler, so the
+process sets the function that makes the pause.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-LARGE = 2**20
-"""Bytes from which a single step on a text is long enough to let other requests run first."""
+LARGE_BYTES = 2**20
+"""Before a step on a text of at least this size, other requests may run."""
 
-SLICE = 2000
+ITEMS_PER_SLICE = 2000
 """Items between two pauses: about 10 ms of work."""
 
 
@@ -32,13 +32,13 @@ def set_pause(pause: Callable[[], None]) -> None:
     _pause = pause
 
 
-def give_way(size: int = LARGE) -> None:
+def give_way(size: int = LARGE_BYTES) -> None:
     """Let other requests run before a step on ``size`` bytes, if ``size`` is large."""
-    if size >= LARGE:
+    if size >= LARGE_BYTES:
         _pause()
 
 
-def iter_paced(items: Sequence[T], count: int = SLICE) -> Iterable[T]:
+def iter_paced(items: Sequence[T], count: int = ITEMS_PER_SLICE) -> Iterable[T]:
     """Iterate over ``items`` with a pause after each ``count`` of them."""
     return items if len(items) <= count else _iter_slices(items, count)
 

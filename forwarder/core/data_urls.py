@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 from forwarder.core.base64_text import MAX_HEAD_LENGTH, remove_blanks
-from forwarder.core.cooperative_loops import LARGE, give_way
+from forwarder.core.cooperative_loops import LARGE_BYTES, give_way
 
 UNKNOWN = "application/octet-stream"
 
@@ -74,9 +74,9 @@ def decode_base64(text: str) -> bytes:
     try:
         if 0 <= padding < len(bare) - 2:
             raise ValueError
-        for at in range(0, len(bare), LARGE):  # pieces of four characters each
+        for at in range(0, len(bare), LARGE_BYTES):  # pieces of four characters each
             give_way(len(bare))
-            data.write(binascii.a2b_base64(bare[at : at + LARGE], strict_mode=True))
+            data.write(binascii.a2b_base64(bare[at : at + LARGE_BYTES], strict_mode=True))
     except (binascii.Error, ValueError):
         raise ValueError("is not valid base64") from None
     if not data.tell():

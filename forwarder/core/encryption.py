@@ -57,7 +57,7 @@ class TokenCipher:
     ) -> Any:
         """Return the value of a seal.
 
-        Returns ``None`` if the text is no seal, is damaged, belongs to another owner, or was
+        Returns ``None`` if the text is not a seal, is damaged, belongs to another owner, or was
         encrypted with an unknown secret.  ``spend`` receives the JSON text before it is parsed, and
         may raise to refuse it.
         """

@@ -42,7 +42,7 @@ MAX_WRAPPER_DEPTH = 4
 # -- reading an error ---------------------------------------------------------------------------
 
 _NESTED_ERROR_FIELDS = ("error", "errors", "detail")
-"""Fields that hold an error object, or a list of them; beside a message, only the first does."""
+"""Fields that hold an error object or a list of them; with a ``message``, only ``error`` counts."""
 
 _MESSAGE_FIELDS = (
     "message",
@@ -65,7 +65,7 @@ _CODE_FIELDS = ("code", "error_code", "errorCode", "__type")
 """Fields that hold an error's code."""
 
 _WRAPPER_FIELDS = ("message", "code", "type", "param")
-"""Fields that are taken from around an error object where it lacks them."""
+"""Fields that an inner error object inherits from the objects around it if it lacks them."""
 
 _EVENT_FIELDS = frozenset({"sequence_number", "event_id", "stream_id"})
 """Fields of a stream event that do not belong to its error."""
@@ -93,11 +93,8 @@ def unwrap_error(body: object) -> Json:
     """Return the object with the message, plus fields that only its wrappers have."""
     value = parse_body(body)
     for _ in range(MAX_WRAPPER_DEPTH):
-        names = (
-            _NESTED_ERROR_FIELDS
-            if not isinstance(value.get("message"), str)
-            else _NESTED_ERROR_FIELDS[:1]
-        )
+        has_message = isinstance(value.get("message"), str)
+        names = ("error",) if has_message else _NESTED_ERROR_FIELDS
         inner = next(filter(None, (find_inner_error(value.get(name)) for name in names)), None)
         if inner is None:
             break
@@ -157,22 +154,22 @@ def classify(status: int | None, error: Mapping[str, Any]) -> Classification:
     codes = [code for each in errors for code in iter_codes(each)]
     known_status = status or next(filter(None, map(parse_status, codes)), None)
     code, type_ = to_text(error.get("code")), to_text(error.get("type"))
-    kind, own = find_kind_by_code(codes, known_status)
+    kind, client_code = find_kind_by_code(codes, known_status)
     if kind is None:
         texts = (
             QUOTED_INPUT_MARK.split(part, 1)[0] for each in errors for part in iter_texts(each)
         )
         text = "\n".join(texts)[:MAX_SEARCHED_CHARACTERS]
-        kind = find_kind_by_wording(known_status or find_meant_status(codes), text, code or "")
+        kind = find_kind_by_wording(known_status or find_status_by_code(codes), text, code or "")
     if kind is None:
         kind = KIND_BY_STATUS.get(known_status or 0)
-        own = code if code and not _is_generic_code(code) else None
+        client_code = code if code and not _is_generic_code(code) else None
     if kind is None:
         return Classification(None, known_status or infer_status(code, type_), code, type_)
     rule = RULES[kind]
     final = known_status if known_status in rule.statuses else rule.statuses[0]
-    code = own or kind.value
-    if kind is ErrorKind.QUOTA_EXHAUSTED:  # as OpenAI has it; Codex reads it from the type
+    code = client_code or kind.value
+    if kind is ErrorKind.QUOTA_EXHAUSTED:  # OpenAI repeats the code as the type, which Codex reads
         type_ = code
     return Classification(kind, final, code, rule.type or type_)
 
@@ -204,10 +201,8 @@ def find_kind_by_wording(status: int | None, text: str, code: str) -> ErrorKind 
 
 def is_completion_limit_too_large(text: str) -> bool:
     """Return whether the output limit alone exceeds the context, so that no prompt would fit."""
-    limit, completion = (
-        find_number(CONTEXT_LIMIT_NUMBER, text),
-        find_number(COMPLETION_LIMIT_NUMBER, text),
-    )
+    limit = find_number(CONTEXT_LIMIT_NUMBER, text)
+    completion = find_number(COMPLETION_LIMIT_NUMBER, text)
     return limit is not None and completion is not None and completion >= limit
 
 
@@ -258,7 +253,7 @@ def _is_generic_code(code: str) -> bool:
     return parse_status(code) is not None or normalize_code(code) in STATUS_BY_CODE
 
 
-def find_meant_status(codes: Iterable[str]) -> int | None:
+def find_status_by_code(codes: Iterable[str]) -> int | None:
     """Return the HTTP status that belongs to the first known code or type."""
     names = map(normalize_code, codes)
     return next((STATUS_BY_CODE[name] for name in names if name in STATUS_BY_CODE), None)
@@ -266,7 +261,7 @@ def find_meant_status(codes: Iterable[str]) -> int | None:
 
 def infer_status(code: str | None, type_: str | None) -> int:
     """Infer the HTTP status from code or type; an unknown code without a type means 400."""
-    meant = find_meant_status(filter(None, (code, type_)))
+    meant = find_status_by_code(filter(None, (code, type_)))
     return meant or (400 if code and (not type_ or FIELD_ERROR_CODES.search(code)) else 502)
 
 

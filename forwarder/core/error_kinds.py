@@ -1,4 +1,4 @@
-"""The kinds of upstream errors: the codes and wordings by which providers are known to report them.
+"""The kinds of upstream errors, with the codes and wordings that providers use for them.
 
 Providers word the same failure differently, but client programs act on OpenAI's codes and
 statuses.  This module holds the only table of codes and wordings; `error_classification` applies
@@ -52,7 +52,7 @@ KIND_BY_STATUS = {
     429: ErrorKind.RATE_LIMITED,
     529: ErrorKind.OVERLOADED,
 }
-"""HTTP statuses that mean one kind if neither code nor message tells more."""
+"""HTTP status -> the kind that it means if neither code nor message says more."""
 
 
 # -- codes --------------------------------------------------------------------------------------
@@ -241,10 +241,10 @@ FIELD_ERROR_CODES = re.compile(
     r"|response_format",
     re.IGNORECASE,
 )
-"""Codes of errors about one field. Their messages resemble those of the kinds."""
+"""Codes of errors about one field.  They have no kind, though their messages use its wordings."""
 
 SCHEMA_ERROR_WORDING = re.compile(r"\binvalid (json )?schema\b", re.IGNORECASE)
-"""The same without a code. The rest of such a message quotes names of the schema."""
+"""Marks an error about a schema that has no such code.  The message quotes names of the schema."""
 
 
 # -- wordings -----------------------------------------------------------------------------------
@@ -377,9 +377,9 @@ WORDINGS: tuple[tuple[ErrorKind, frozenset[int | None], re.Pattern[str]], ...] =
     (ErrorKind.MODEL_NOT_FOUND, frozenset({None, 400, 404, 410, 422}), _MODEL_WORDING),
     (ErrorKind.OVERLOADED, frozenset({None, 500, 502, 503, 529}), _OVERLOAD_WORDING),
 )
-"""The wordings of a kind, and the HTTP statuses with which they mean it; the first match decides.
+"""A kind, the HTTP statuses with which its wordings count, and the wordings.  The first match wins.
 
-Rate limits come first: those of tokens are worded like a context that is too long.
+Rate limits come first: a message about a limit of tokens resembles one about a long context.
 """
 
 QUOTED_INPUT_MARK = re.compile(r"""['"]input['"]: |\binput_value=""")

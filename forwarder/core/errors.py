@@ -62,7 +62,7 @@ def shorten_value(value: object) -> str:
 class ForwarderError(Exception):
     """A failure with an HTTP status and an OpenAI-shaped body.
 
-    ``usage`` are the tokens of the rounds before the one that failed, for an answer of several.
+    If an answer took several upstream requests, ``usage`` has the tokens of those that succeeded.
     """
 
     status = 500
@@ -73,9 +73,8 @@ class ForwarderError(Exception):
     usage: dict[str, Any] | None = None
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
-        if (
-            param is not None and len(param) > MAX_QUOTED_CHARACTERS
-        ):  # the path may contain names that the client chose
+        # The path may contain names that the client chose.
+        if param is not None and len(param) > MAX_QUOTED_CHARACTERS:
             message = message.replace(param, shorten_value(param))
             param = shorten_value(param)
         super().__init__(message)
@@ -273,7 +272,7 @@ class UpstreamRefused(UpstreamError):
 class UpstreamKeyRefused(UpstreamError):
     """The upstream does not accept the forwarder's key."""
 
-    status = 403  # clients retry a 502, and take a 401 for their own key
+    status = 403  # clients retry a 502, and would relate a 401 to their own key
     code = "upstream_authentication"
     default_headers = _NO_RETRY_HEADERS
 

@@ -1,9 +1,9 @@
 """Tracks the requests in flight, so that a shutdown can end them properly.
 
-A deploy or a restart gives running answers some time.  Answers that are not complete after it are
-interrupted while they wait for their upstream.  Their clients get an error in their own protocol
-instead of a cut connection.  Under threads (development) this is not used.  The steps of a worker
-that shuts down are in `server/gunicorn_worker.py`.
+A deploy or a restart gives running answers some time.  Answers that are incomplete after this time
+are interrupted while they wait for their upstream.  Their clients get an error in their own
+protocol instead of a cut connection.  Under threads (development) this is not used.  The steps of a
+worker that shuts down are in `server/gunicorn_worker.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tolerant parsing of JSON from clients and upstreams, and limits of depth and number of values.
+"""Tolerant parsing of JSON from clients and upstreams; depth, number of values and memory of JSON.
 
 JavaScript can cut a string inside a surrogate pair and write a lone surrogate; Python writes
 ``NaN``.  Strict parsers refuse both, but a whole answer should not be lost because of them.
@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from forwarder.core.cooperative_loops import LARGE, give_way
+from forwarder.core.cooperative_loops import LARGE_BYTES, give_way
 
 MAX_WRITABLE_DEPTH = 254
 """The nesting depth that orjson can write; it reads four times as deep."""
@@ -73,8 +73,8 @@ def parse_strict(data: bytes) -> Any:
         raise ValueError("There is no value.")
     end = data[-_END_BYTES:].rstrip()
     if data.startswith(b"{") and end and not end.endswith(b"}"):
-        # The parser would read a body that was cut off to its end and copy it for the error, which
-        # takes twice as long as to parse a valid one. Other texts that are no JSON still do.
+        # The body was cut off.  The parser would read all of it and copy it into the error, which
+        # takes twice as long as parsing a valid body.  Other invalid texts still take that time.
         raise ValueError("The object does not end.")
     try:
         return orjson.loads(data)
@@ -141,9 +141,9 @@ def is_too_deep(data: bytes, value: Any) -> bool:
     """Return whether ``value``, parsed from ``data``, is too deep to be serialized again."""
     if len(data) < ALWAYS_SHALLOW_BYTES:
         return False
-    # To serialize a value is several times faster than to count the brackets in its text, but it
-    # takes memory for another copy.
-    if len(data) >= LARGE and data.count(b"[") + data.count(b"{") < MAX_DEPTH:
+    # Serializing a value is several times faster than counting the brackets in its text, but takes
+    # memory for another copy.
+    if len(data) >= LARGE_BYTES and data.count(b"[") + data.count(b"{") < MAX_DEPTH:
         return False
     return not is_writable(value)
 
@@ -195,7 +195,7 @@ def measure_text(data: bytes) -> int:
     more = repair = 0
     span_width = span_bytes = 0  # of the string that reaches into the window
     for at in range(0, len(data), _WINDOW_BYTES):
-        if at % LARGE == 0:
+        if at % LARGE_BYTES == 0:
             give_way()
         window = data[at : at + _WINDOW_BYTES]
         width = measure_width(window)
@@ -215,9 +215,9 @@ def measure_text(data: bytes) -> int:
 
 
 def find_quote(window: bytes) -> int | None:
-    """Return the first quote behind no backslash, which surely begins or ends a string.
+    """Return the position of the first quote that follows no backslash.
 
-    Gives up after some quotes.
+    Such a quote begins or ends a string.  Returns None if there is none among the first quotes.
     """
     at = 0
     for _ in range(_MAX_QUOTES):
@@ -230,7 +230,7 @@ def find_quote(window: bytes) -> int | None:
 
 
 def rfind_quote(window: bytes) -> int | None:
-    """Return the last quote behind no backslash.  Gives up after some quotes."""
+    """Like `find_quote`, from the end: return the position of the last such quote."""
     at = len(window)
     for _ in range(_MAX_QUOTES):
         at = window.rfind(b'"', 1, at)
@@ -242,7 +242,7 @@ def rfind_quote(window: bytes) -> int | None:
 
 
 def measure_width(window: bytes) -> int:
-    """Return how many bytes the characters of a string take beyond one: 0, 2 or 4."""
+    """Return how many more bytes of memory a string takes per byte of its text: 0, 2 or 4."""
     width = 0
     if not window.isascii():
         width = 4 if _BEYOND_BMP.search(window) else 2
@@ -275,12 +275,12 @@ def iter_strings(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def find_string_end(data: bytes, begin: int) -> int:
-    """Return the position behind the quote that ends a string, or -1."""
+    """Return the position after the quote that ends a string, or -1."""
     quote = data.find(b'"', begin)  # much faster than the pattern
     if quote < 0 or data[quote - 1] != _BACKSLASH:
         return quote + 1 if quote >= 0 else -1
     position = begin
-    while part := _STRING_PART.match(data, position, position + LARGE):
+    while part := _STRING_PART.match(data, position, position + LARGE_BYTES):
         end = part.end()
         if data.startswith(b'"', end):
             return end + 1

@@ -10,7 +10,7 @@ import gevent
 from gevent import monkey
 from gevent.lock import Semaphore
 
-from forwarder.core.cooperative_loops import LARGE
+from forwarder.core.cooperative_loops import LARGE_BYTES
 
 _PAUSE_SECONDS = 1e-4
 """Seconds for other requests.  A pause of 0 would end before the loop polls its sockets."""
@@ -34,7 +34,7 @@ class Turnstile:
         without gevent, and native threads that read the database or parse.  A native thread has no
         running loop, which would end its turn.
         """
-        if size < LARGE or not monkey.is_module_patched("threading"):
+        if size < LARGE_BYTES or not monkey.is_module_patched("threading"):
             return
         if _get_thread_id() != _LOOP_THREAD_ID:
             return

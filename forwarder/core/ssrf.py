@@ -71,8 +71,8 @@ class AddressGuard:
             if is_named or self._is_allowed(ip_address(entry[4][0]))
         ]
 
-    def is_exception(self, host: str, port: int) -> bool:
-        """Return whether only the operator's allow list permits ``host``."""
+    def needs_allow_list(self, host: str, port: int) -> bool:
+        """Return whether ``host`` is allowed only because of the operator's allow list."""
         addresses = self.find_allowed(host, port)
         is_named = host.lower() in self._names
         return bool(addresses) and (

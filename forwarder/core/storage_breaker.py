@@ -66,7 +66,8 @@ class SharedTask:
             return ended.is_set()
         if wait_for_event(ended, seconds):
             return True
-        self._is_late = self._is_late or ended is self._ended
+        if ended is self._ended:  # no other run has started since
+            self._is_late = True
         return False
 
     def _run_work(self, ended: threading.Event) -> None:
@@ -80,21 +81,21 @@ class StorageBreaker:
     """Circuit breaker that is open while a store does not answer; background trials close it.
 
     ``trial`` raises while the store does not answer.  The first trial runs at once, further ones
-    ``pause`` seconds apart, until one succeeds or ``stop`` is set.  ``changed`` receives the error
-    when the breaker opens, and ``None`` before it closes.  ``describe`` returns the public
+    ``pause`` seconds apart, until one succeeds or ``stop`` is set.  ``on_change`` receives the
+    error when the breaker opens, and ``None`` before it closes.  ``describe`` returns the public
     description of a trial's exception.
     """
 
     def __init__(
         self,
         trial: Callable[[], object],
-        changed: Callable[[str | None], object] = lambda error: None,
+        on_change: Callable[[str | None], object] = lambda error: None,
         describe: Callable[[Exception], str] = str,
         pause: float = 1.0,
         stop: threading.Event | None = None,
     ) -> None:
         self._trial = trial
-        self._on_change = changed
+        self._on_change = on_change
         self._describe = describe
         self._pause = pause
         self._stop = stop or threading.Event()

@@ -31,8 +31,7 @@ DEFAULT_REQUEST_LIMITS = RequestLimits()
 NO_REQUEST_LIMITS = RequestLimits(sys.maxsize, sys.maxsize)
 
 MAX_SEARCHED_REQUESTS = 4
-"""How much stored data one request may have searched for items, as a multiple of the largest
-request."""
+"""The stored data that may be parsed to find referenced items, in requests of the largest size."""
 
 
 class StoredDataLimit:
@@ -79,10 +78,10 @@ class StoredDataLimit:
             self._memory.grow(size)
 
     @contextmanager
-    def search(self, data: bytes) -> Iterator[None]:
-        """Count JSON text that is parsed to find some items in it, and hold its memory meanwhile.
+    def reserve_search(self, data: bytes) -> Iterator[None]:
+        """Context manager: reserve memory for JSON text that is parsed to find some items in it.
 
-        Raises TooLarge if the request needs too much of it, and Overloaded if there is no memory
+        Raises TooLarge if one request needs too much such text, Overloaded if there is no memory
         for it now.
         """
         max_bytes = MAX_SEARCHED_REQUESTS * self._limits.max_bytes

@@ -1,9 +1,9 @@
 """The types of the pipeline.
 
 A *handler* takes a request (a JSON object) and returns a stream of events.  It connects to the
-upstream before it returns.  A stream yields batches: the events that arrived together.  Writes are
-merged by batch and events never, which makes bursts cheap.  An empty batch is a heartbeat: the
-upstream is connected, but has sent nothing, or perhaps only what the client does not get.
+upstream before it returns.  A stream yields batches: the events that arrived together.  A batch is
+sent to the client in one write, which makes bursts cheap.  An empty batch is a heartbeat: the
+upstream is connected, but has sent nothing that the client gets.
 
 Everything between the route and the upstream is middleware: a function ``Handler -> Handler``.
 """

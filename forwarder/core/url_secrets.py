@@ -1,4 +1,4 @@
-"""Detects secrets in URLs, headers and parameters, by their names or their form."""
+"""Detects secrets in URLs, headers and parameters, by the name or by the form of the value."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-_TELLING = re.compile(
+_SECRET_NAME_PATTERN = re.compile(
     r"key|token|secret|auth|passw|credential|cookie|signature|(^|[_-])(sig|code|pwd)$",
     re.IGNORECASE,
 )
 """Names of headers and parameters that hold secrets."""
 
-_LONG = re.compile(r"\w{20,}")
+_LONG_WORD = re.compile(r"\w{20,}")
 _SCHEME = re.compile(r"[a-z][a-z\d+.-]*://", re.IGNORECASE)
 
 MAX_SEARCHED_LENGTH = 2**14
 """Characters of a URL in which secrets are looked for. Searching megabytes takes seconds."""
 
-_LONG_PART = 20
+_LONG_SEGMENT = 20
 """Path segments of at least this many characters may be secrets."""
 
 _UUID = re.compile(r"[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}", re.IGNORECASE)
 
 
-def is_telling(name: str) -> bool:
+def is_secret_name(name: str) -> bool:
     """Return whether the name of a header or parameter indicates a secret."""
-    return _TELLING.search(name) is not None
+    return _SECRET_NAME_PATTERN.search(name) is not None
 
 
-def is_random(value: str) -> bool:
+def looks_like_secret(value: str) -> bool:
     """Return whether a value has the form of a secret.
 
     That is 20 or more letters and digits in a row, or a UUID; versions, types and hosts have
     another form.
     """
-    return any(map(_is_mixed, _LONG.findall(value))) or _UUID.search(value) is not None
+    return any(map(_is_mixed, _LONG_WORD.findall(value))) or _UUID.search(value) is not None
 
 
 def _is_mixed(word: str) -> bool:
@@ -43,10 +43,14 @@ def _is_mixed(word: str) -> bool:
 
 
 def describe_url(url: str) -> str:
-    """Return the URL without user, query and fragment; ``…`` replaces steps that may be secrets."""
-    steps = urlsplit(url).path.split("/")
-    path = "/".join("…" if is_random(step) or len(step) >= _LONG_PART else step for step in steps)
+    """Return the URL without user, query and fragment, and with ``…`` for secrets in its path."""
+    segments = urlsplit(url).path.split("/")
+    path = "/".join("…" if _may_be_secret(segment) else segment for segment in segments)
     return hide_url_secrets(url) + path
+
+
+def _may_be_secret(segment: str) -> bool:
+    return len(segment) >= _LONG_SEGMENT or looks_like_secret(segment)
 
 
 def hide_url_secrets(url: str, hide: Callable[[str], object] = str) -> str:
@@ -59,16 +63,16 @@ def hide_url_secrets(url: str, hide: Callable[[str], object] = str) -> str:
     scheme = begin[0] if begin else ""
     head, _, fragment = url[len(scheme) :].partition("#")
     head, _, query = head.partition("?")
-    place, _, path = head.partition("/")
-    user, _, host = place.rpartition("@")
+    authority, _, path = head.partition("/")
+    user, _, host = authority.rpartition("@")
     if len(url) > MAX_SEARCHED_LENGTH:
         return scheme + host
     for secret in filter(None, (user.partition(":")[2], user)):
         hide(secret)
-    for step in (*path.split("/"), fragment):
-        if is_random(step) or len(step) >= _LONG_PART:
-            hide(step)
+    for segment in (*path.split("/"), fragment):
+        if _may_be_secret(segment):
+            hide(segment)
     for name, _, value in (pair.partition("=") for pair in query.split("&")):
-        if value and (is_telling(name) or is_random(value)):
+        if value and (is_secret_name(name) or looks_like_secret(value)):
             hide(value)
     return scheme + host

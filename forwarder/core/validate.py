@@ -38,11 +38,11 @@ def require_field(holder: dict[str, Any], key: str, types: JsonTypes, param: str
     """Return the value of a required key.  Raises InvalidRequest if it is missing or mistyped."""
     value = holder.get(key)
     if value is None:
-        raise missing_parameter(param)
+        raise make_missing_parameter_error(param)
     return check_type(value, types, param)
 
 
-def missing_parameter(param: str) -> InvalidRequest:
+def make_missing_parameter_error(param: str) -> InvalidRequest:
     """Create the error for a missing required parameter."""
     return InvalidRequest(
         f"Missing required parameter: '{param}'.",

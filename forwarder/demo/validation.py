@@ -10,7 +10,7 @@ from typing import Any
 
 from forwarder.core.errors import InvalidRequest, shorten_value
 from forwarder.core.types import Json
-from forwarder.core.validate import missing_parameter
+from forwarder.core.validate import make_missing_parameter_error
 
 JsonKind = tuple[type, ...]
 
@@ -51,7 +51,7 @@ def check_parameters(
 def require_field(holder: Json, name: str, kind: JsonKind, at: str) -> Any:
     """Return ``holder[name]``, which must be present and of this kind."""
     if holder.get(name) is None:
-        raise missing_parameter(at + name)
+        raise make_missing_parameter_error(at + name)
     return check_type(holder[name], kind, at + name)
 
 

@@ -16,7 +16,7 @@ from forwarder.core.validate import (
     STR,
     check_enum,
     check_type,
-    missing_parameter,
+    make_missing_parameter_error,
     read_field,
     require_field,
 )
@@ -152,7 +152,7 @@ def read_server(tool: Json, label: str, path: str, policy: McpPolicy) -> McpServ
     if url is None:
         server = policy.servers.get(label)
         if server is None:
-            raise missing_parameter(f"{path}.server_url")
+            raise make_missing_parameter_error(f"{path}.server_url")
         if headers:
             raise InvalidRequest(
                 f"'{path}': the server '{shorten_value(label)}' is configured here, so 'headers' "

@@ -203,7 +203,7 @@ class ModelRegistration:
                 "it has no public address (the operator can allow private addresses in "
                 "FORWARDER_REMOTE_ALLOW)"
             )
-        if scheme == "http" and not self._guard.is_exception(name, port):
+        if scheme == "http" and not self._guard.needs_allow_list(name, port):
             raise make_host_error("it must use https://, because the API key is sent to it")
 
     def _verify_remote(self, remote: RegisteredModel, upstream: Upstream) -> ProbeResult:

@@ -10,7 +10,7 @@ from flask import Flask
 from werkzeug.wsgi import get_input_stream
 
 from forwarder.core import json_lenient
-from forwarder.core.cooperative_loops import LARGE
+from forwarder.core.cooperative_loops import LARGE_BYTES
 from forwarder.core.errors import InvalidRequest, TooLarge
 from forwarder.core.large_bodies import take_turn
 from forwarder.core.types import Json
@@ -56,7 +56,7 @@ def read_body(data: bytes, max_values: int, reserve_text: Callable[[int], None])
             f"The request body holds more than {max_values} JSON values "
             "(limit: FORWARDER_MAX_JSON_VALUES)."
         )
-    if size >= LARGE:
+    if size >= LARGE_BYTES:
         reserve_text(json_lenient.measure_text(data))
     take_turn(size)
     body = parse_json(data)

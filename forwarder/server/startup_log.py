@@ -19,7 +19,7 @@ from forwarder import __version__
 from forwarder.config.settings import Settings, UpstreamSettings
 from forwarder.context.redaction import REDACTED, collect_upstream_secrets
 from forwarder.core.types import Json
-from forwarder.core.url_secrets import is_random
+from forwarder.core.url_secrets import looks_like_secret
 from forwarder.observability.logging import is_text_log
 from forwarder.server.extension import get_extension
 from forwarder.server.gunicorn_check import find_worker, is_first_worker
@@ -90,7 +90,7 @@ def describe_upstream(upstream: UpstreamSettings, services: Services) -> dict[st
 def hide_path_secrets(url: str) -> str:
     """Return a base URL without credentials, query, and parts of its path that look secret."""
     parts = urlsplit(url)
-    steps = (REDACTED if is_random(step) else step for step in parts.path.split("/"))
+    steps = (REDACTED if looks_like_secret(step) else step for step in parts.path.split("/"))
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], "/".join(steps), "", ""))
 
 

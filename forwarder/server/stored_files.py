@@ -11,7 +11,7 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import HTTPException
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.core.validate import check_enum, missing_parameter
+from forwarder.core.validate import check_enum, make_missing_parameter_error
 from forwarder.server import request_hooks
 from forwarder.server.extension import get_services
 from forwarder.server.serving import json_answer
@@ -40,10 +40,10 @@ def upload() -> Response:
     store, owner = open_files()
     uploaded = [file for field, file in read_form_files() if field == "file"]
     if not uploaded:
-        raise missing_parameter("file")
+        raise make_missing_parameter_error("file")
     purpose = request.form.get("purpose")
     if not purpose:
-        raise missing_parameter("purpose")
+        raise make_missing_parameter_error("purpose")
     check_enum(purpose, PURPOSES, "purpose")
     file = store.upload(
         owner,

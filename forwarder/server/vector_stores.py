@@ -18,7 +18,7 @@ from forwarder.core.validate import (
     STR,
     check_enum,
     check_type,
-    missing_parameter,
+    make_missing_parameter_error,
     read_field,
     require_field,
 )
@@ -204,7 +204,7 @@ def update_file(store_id: str, file_id: str) -> Response:
     stores, owner = open_vector_stores()
     body = read_json_body(request_hooks.current_context())
     if "attributes" not in body:
-        raise missing_parameter("attributes")
+        raise make_missing_parameter_error("attributes")
     attributes = read_attributes(body["attributes"], "attributes")
     return json_answer(stores.update_file(owner, store_id, file_id, attributes))
 

@@ -16,7 +16,7 @@ from forwarder.core.validate import (
     STR,
     check_enum,
     check_type,
-    missing_parameter,
+    make_missing_parameter_error,
     read_field,
     require_field,
 )
@@ -171,7 +171,7 @@ def check_new_item(item: Any, path: str) -> None:
     check_type(item, DICT, path)
     kind = item.get("type")
     if kind is None and "role" not in item:
-        raise missing_parameter(f"{path}.type")
+        raise make_missing_parameter_error(f"{path}.type")
     check_enum(kind or "message", tuple(sorted(ITEM_TYPES)), f"{path}.type")
     own_id = read_field(item, "id", STR, f"{path}.id")
     if own_id is not None and not ITEM_ID.fullmatch(own_id):

@@ -18,7 +18,7 @@ from forwarder.core.validate import (
     STR,
     check_enum,
     check_type,
-    missing_parameter,
+    make_missing_parameter_error,
     read_field,
     require_field,
 )
@@ -85,7 +85,7 @@ def convert_file_to_chat(part: Json, path: str) -> Json:
     names = ("file_data", "file_id", "filename")
     file = {k: v for k in names if (v := read_field(part, k, STR, f"{path}.{k}")) is not None}
     if file.keys() <= {"filename"}:
-        raise missing_parameter(f"{path}.file_data")
+        raise make_missing_parameter_error(f"{path}.file_data")
     return {"type": "file", "file": file}
 
 
@@ -178,7 +178,7 @@ def read_image_source(image: Json, path: str) -> Json:
         return {"file_id": file_id}
     url = require_field(image, "url", STR, f"{path}.url")
     if not url:
-        raise missing_parameter(f"{path}.url")
+        raise make_missing_parameter_error(f"{path}.url")
     return {"image_url": url}
 
 
@@ -192,7 +192,7 @@ def convert_file_to_input(part: Json, path: str) -> Json:
     fields = {name: read_field(file, name, STR, f"{path}.{name}") for name in _FILE_FIELDS}
     carried = {name: value for name, value in fields.items() if value is not None}
     if carried.keys().isdisjoint(_FILE_SOURCES):
-        raise missing_parameter(f"{path}.file_data")
+        raise make_missing_parameter_error(f"{path}.file_data")
     return with_cache_breakpoint(part, {"type": "input_file", **carried})
 
 

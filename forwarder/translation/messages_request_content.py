@@ -19,7 +19,7 @@ from forwarder.core.validate import (
     STR,
     check_enum,
     check_type,
-    missing_parameter,
+    make_missing_parameter_error,
     read_field,
     require_field,
 )
@@ -115,7 +115,7 @@ def require_text(source: Json, key: str, path: str) -> str:
     """Return the URL or the id of a file; raises InvalidRequest if it is missing or empty."""
     text: str = require_field(source, key, STR, f"{path}.{key}")
     if not text:
-        raise missing_parameter(f"{path}.{key}")
+        raise make_missing_parameter_error(f"{path}.{key}")
     return text
 
 

@@ -11,7 +11,7 @@ import re
 from forwarder.config.settings import UpstreamSettings
 from forwarder.core.error_kinds import ErrorKind
 from forwarder.core.errors import UpstreamKeyRefused, UpstreamRefused
-from forwarder.core.url_secrets import is_telling
+from forwarder.core.url_secrets import is_secret_name
 
 _KEY_PATTERN = re.compile(
     r"[\w-]*\*{3,}[\w*-]*"  # some of its letters are masked
@@ -71,6 +71,6 @@ def find_key_setting(settings: UpstreamSettings) -> str:
     if settings.api_key:
         return "API_KEY"
     for suffix, values in (("HEADERS", settings.headers), ("QUERY", settings.query)):
-        if any(map(is_telling, values)):
+        if any(map(is_secret_name, values)):
             return suffix
     return "API_KEY"

@@ -32,7 +32,7 @@ def test_large_text_is_checked_in_pieces(end: str) -> None:
     pauses: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cooperative_loops, "_pause", lambda: pauses.append(1))
-        found = base64_text.is_base64("A" * (3 * cooperative_loops.LARGE) + end)
+        found = base64_text.is_base64("A" * (3 * cooperative_loops.LARGE_BYTES) + end)
 
     assert found is (end != "!")
     assert len(pauses) >= 3

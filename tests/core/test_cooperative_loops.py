@@ -7,7 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from forwarder.core import cooperative_loops, json_lenient
-from forwarder.core.cooperative_loops import LARGE, SLICE, give_way, iter_paced, set_pause
+from forwarder.core.cooperative_loops import (
+    ITEMS_PER_SLICE,
+    LARGE_BYTES,
+    give_way,
+    iter_paced,
+    set_pause,
+)
 
 
 @pytest.fixture
@@ -21,7 +27,8 @@ def pauses() -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"), [(0, 0), (SLICE, 0), (SLICE + 1, 1), (SLICE * 3, 2)]
+    ("count", "expected"),
+    [(0, 0), (ITEMS_PER_SLICE, 0), (ITEMS_PER_SLICE + 1, 1), (ITEMS_PER_SLICE * 3, 2)],
 )
 def test_a_loop_pauses_between_slices(count: int, expected: int, pauses: list[int]) -> None:
     assert list(iter_paced(range(count))) == list(range(count))
@@ -29,14 +36,14 @@ def test_a_loop_pauses_between_slices(count: int, expected: int, pauses: list[in
 
 
 def test_only_large_steps_give_way(pauses: list[int]) -> None:
-    give_way(LARGE - 1)
+    give_way(LARGE_BYTES - 1)
     assert pauses == []
-    give_way(LARGE)
+    give_way(LARGE_BYTES)
     assert pauses == [1]
 
 
 def test_large_text_is_repaired_in_steps(pauses: list[int]) -> None:
-    text = b'["' + b"x" * LARGE + rb'\ud800"]'
+    text = b'["' + b"x" * LARGE_BYTES + rb'\ud800"]'
     assert json_lenient.parse_strict(text)[0].endswith("x�")
     assert len(pauses) > 3
 

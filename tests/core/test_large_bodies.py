@@ -15,11 +15,11 @@ from gevent import monkey
 monkey.patch_all()
 import gevent
 from forwarder.core.large_bodies import Turnstile
-from forwarder.core.cooperative_loops import LARGE
+from forwarder.core.cooperative_loops import LARGE_BYTES
 turnstile, steps = Turnstile(), []
 def work(name):
     for step in range(3):
-        turnstile.wait_turn(LARGE)
+        turnstile.wait_turn(LARGE_BYTES)
         steps.append(name)
 def tick():
     while True:
@@ -32,10 +32,10 @@ large = [i for i, step in enumerate(steps) if step != "tick"]
 assert sorted(steps[i] for i in large) == sorted("abc" * 3), steps
 assert all(later - earlier > 1 for earlier, later in zip(large, large[1:])), steps
 turnstile.wait_turn(1)  # what is small does not wait
-killed = gevent.spawn(turnstile.wait_turn, LARGE)
+killed = gevent.spawn(turnstile.wait_turn, LARGE_BYTES)
 gevent.sleep(0)
 killed.kill()
-turnstile.wait_turn(LARGE)  # who is interrupted gives its turn back
+turnstile.wait_turn(LARGE_BYTES)  # who is interrupted gives its turn back
 """
 
 
@@ -50,10 +50,10 @@ monkey.patch_all()
 import gevent
 from gevent.threadpool import ThreadPool
 from forwarder.core.large_bodies import Turnstile
-from forwarder.core.cooperative_loops import LARGE
+from forwarder.core.cooperative_loops import LARGE_BYTES
 turnstile = Turnstile()
 def work():
-    turnstile.wait_turn(LARGE)
+    turnstile.wait_turn(LARGE_BYTES)
     return "done"
 pool = ThreadPool(2)
 with gevent.Timeout(20):

@@ -113,8 +113,8 @@ def test_allow_list_permits_only_its_entries(allow: str) -> None:
         ("127.0.0.1", ("127.0.0.1",), True),
     ],
 )
-def test_is_exception_is_false_for_public_hosts(
+def test_needs_allow_list_is_false_for_public_hosts(
     host: str, allow: tuple[str, ...], excepted: bool
 ) -> None:
     names = {"gpu": "10.1.1.1", "GPU": "10.1.1.1", "mixed": "10.1.1.1 8.8.8.8", "public": "8.8.8.8"}
-    assert AddressGuard(allow, resolving(**names)).is_exception(host, 80) is excepted
+    assert AddressGuard(allow, resolving(**names)).needs_allow_list(host, 80) is excepted

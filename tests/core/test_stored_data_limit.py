@@ -59,14 +59,14 @@ def test_searched_text_takes_memory_only_meanwhile() -> None:
     limit = StoredDataLimit(RequestLimits(600_000, 1000), "input", memory=BodyReservation(memory))
     text = orjson.dumps("x" * 500_000)
     for _ in range(4):
-        with limit.search(text):
+        with limit.reserve_search(text):
             assert memory.used > 1_000_000
             limit.spend(b"x" * 1000)
     assert memory.used == 2 * 4000
-    with limit.search(b"x" * 399_000):
+    with limit.reserve_search(b"x" * 399_000):
         pass
     with (
         pytest.raises(TooLarge, match=r"2400000 bytes .limit: 4 times FORWARDER_MAX_BODY"),
-        limit.search(b"x" * 2000),
+        limit.reserve_search(b"x" * 2000),
     ):
         pass

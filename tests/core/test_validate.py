@@ -16,7 +16,7 @@ from forwarder.core.validate import (
     JsonTypes,
     check_enum,
     check_type,
-    missing_parameter,
+    make_missing_parameter_error,
     read_field,
     require_field,
 )
@@ -53,7 +53,7 @@ def test_type_error_names_both_types(value: Any, types: JsonTypes, said: str) ->
 def test_required_field_must_be_present_and_not_null(holder: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         require_field(holder, "name", STR, "tools[0].name")
-    assert caught.value.message == missing_parameter("tools[0].name").message
+    assert caught.value.message == make_missing_parameter_error("tools[0].name").message
     assert caught.value.code == "missing_required_parameter"
     assert read_field(holder, "name", STR, "tools[0].name") is None
 

@@ -644,8 +644,8 @@ def test_history_that_is_counted_after_the_client_left_is_released(
         app.preprocess_request()
         context = request_hooks.current_context()
         connection = new_session(app, Played())
-        items = [{"role": "user", "content": "x" * cooperative_loops.LARGE}]
-        entry = HistoryEntry((orjson.dumps(items),), cooperative_loops.LARGE, False)
+        items = [{"role": "user", "content": "x" * cooperative_loops.LARGE_BYTES}]
+        entry = HistoryEntry((orjson.dumps(items),), cooperative_loops.LARGE_BYTES, False)
         monkeypatch.setattr(connection._history, "find_previous", lambda *_: entry)
         monkeypatch.setattr(
             cooperative_loops, "_pause", context.cancel

@@ -19,7 +19,7 @@ from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest, MediaUnavailable, Unsupported
 from forwarder.core.stored_data_limit import StoredDataLimit
 from forwarder.core.types import EventStream, Handler, Json
-from forwarder.core.validate import STR, missing_parameter, read_field
+from forwarder.core.validate import STR, make_missing_parameter_error, read_field
 from forwarder.middleware.media.locations import MediaLocation, find_media, replace_media
 from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 from forwarder.providers import Profile
@@ -271,7 +271,7 @@ def check_media(location: MediaLocation) -> None:
     file_id = read_field(value, "file_id", STR, f"{path}.file_id")
     file_data = read_field(value, "file_data", STR, f"{path}.file_data")
     if not (url or file_id or (location.kind == "file" and file_data)):
-        raise missing_parameter(location.url_path)
+        raise make_missing_parameter_error(location.url_path)
     if location.kind == "image" and url and data_urls.is_data_url(url):
         require_image(decode_data(location, location.url_key), location)
     if location.kind == "file" and file_data:

@@ -302,7 +302,7 @@ def find_items_by_id(
     for column in (responses.c.body, responses.c.input):
         for response, data in read_column(connection, owner, column, wanted):
             text = unpack_text(data)
-            with limit.search(text):
+            with limit.reserve_search(text):
                 content = orjson.loads(text)
                 all_items = content if column is responses.c.input else content.get("output") or ()
                 own = filter(has_own_id, all_items)
@@ -330,7 +330,7 @@ def find_items_by_place(
     beyond: dict[str, dict[str, int]] = {}
     for response, data in read_column(connection, owner, responses.c.input, places):
         text = unpack_text(data)
-        with limit.search(text):
+        with limit.reserve_search(text):
             all_items = orjson.loads(text)
             count = len(all_items)
             inside = {name: i for name, i in places[response].items() if i < count}
@@ -343,7 +343,7 @@ def find_items_by_place(
             beyond[response] = rest
     for response, data in read_column(connection, owner, responses.c.body, beyond):
         text = unpack_text(data)
-        with limit.search(text):
+        with limit.reserve_search(text):
             output = orjson.loads(text).get("output") or ()
             matches = {n: output[i] for n, i in beyond[response].items() if i < len(output)}
             del output

@@ -21,7 +21,7 @@ from forwarder.core.validate import (
     STR,
     check_enum,
     check_type,
-    missing_parameter,
+    make_missing_parameter_error,
     read_field,
     require_field,
 )
@@ -127,7 +127,7 @@ class ResponsesHistoryReader:
         if read_item_type(item, path) in OUTPUT_TYPES:
             call_id = self._find_call_id(item, path)
             if not call_id:
-                raise missing_parameter(f"{path}.call_id")
+                raise make_missing_parameter_error(f"{path}.call_id")
             self._turn.calls[call_id] = {}
         if item.get("type") != "compaction":  # middleware expands it before the translation
             self._read_item(item, path)
@@ -202,7 +202,7 @@ class ResponsesHistoryReader:
         own_id = read_field(item, "id", STR, f"{path}.id")
         call_id = read_field(item, "call_id", STR, f"{path}.call_id") or own_id
         if call_id is None:
-            raise missing_parameter(f"{path}.call_id")
+            raise make_missing_parameter_error(f"{path}.call_id")
         if call_id in self._turn.calls:
             raise InvalidRequest(
                 f"Two calls have the call_id '{shorten_value(call_id)}'.", param=f"{path}.call_id"
@@ -389,7 +389,7 @@ def read_item_type(item: Json, path: str) -> str:
         return "message"
     if "id" in item:
         return "item_reference"
-    raise missing_parameter(f"{path}.type")
+    raise make_missing_parameter_error(f"{path}.type")
 
 
 def convert_content(role: str, content: Any, path: str) -> Any:
