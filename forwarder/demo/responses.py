@@ -28,7 +28,7 @@ from forwarder.demo.validation import (
     read_objects,
     require_field,
 )
-from forwarder.protocols.input_items import previous_response_not_found, read_input_items
+from forwarder.protocols.input_items import make_previous_response_error, read_input_items
 from forwarder.protocols.types import (
     ResponsesUsage,
     SummaryText,
@@ -112,7 +112,7 @@ def read_prompt(request: Json) -> DemoPrompt:
 
 def check_stored_references(request: Json) -> None:
     if previous := request.get("previous_response_id"):
-        raise previous_response_not_found(previous)
+        raise make_previous_response_error(previous)
     if request.get("conversation"):
         raise NotFound("The demo upstream does not store conversations.", param="conversation")
 

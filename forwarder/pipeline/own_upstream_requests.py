@@ -22,7 +22,7 @@ from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.protocols.chat import CHAT
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.protocols.responses import RESPONSES
-from forwarder.protocols.stream_end import MALFORMED_EVENT_ERRORS, malformed_event
+from forwarder.protocols.stream_end import MALFORMED_EVENT_ERRORS, make_malformed_event_error
 from forwarder.services import Services
 from forwarder.upstream.files import MultipartForm, PassthroughResponse
 
@@ -113,7 +113,7 @@ class InternalUpstreamClient:
                 raise UpstreamTimeout("The upstream did not answer in time.") from error
             raise
         except MALFORMED_EVENT_ERRORS as error:
-            raise malformed_event() from error
+            raise make_malformed_event_error() from error
         finally:
             timer.cancel()
             context.close()

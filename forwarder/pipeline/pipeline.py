@@ -41,7 +41,7 @@ from forwarder.protocols.messages import MESSAGES
 from forwarder.protocols.protocol import Carrier
 from forwarder.protocols.registry import CLIENT_PROTOCOLS, EMBEDDINGS
 from forwarder.protocols.responses import RESPONSES
-from forwarder.protocols.stream_end import blame_upstream_for_malformed_events
+from forwarder.protocols.stream_end import with_malformed_event_errors
 from forwarder.protocols.tool_secrets import with_hidden_tool_secrets
 from forwarder.translation import translate_handler
 
@@ -326,7 +326,7 @@ def build_handler(attempt: Attempt, terminal: Handler) -> Handler:
     carrier = CLIENT_PROTOCOLS[attempt.client].served_as.get(attempt.route.protocol)
     if carrier is not None:
         return build_carried_handler(attempt, carrier, terminal)
-    return blame_upstream_for_malformed_events(
+    return with_malformed_event_errors(
         wrap_stages(terminal, attempt, select_wraps(get_kind(attempt)))
     )
 
@@ -366,7 +366,7 @@ def build_carried_handler(attempt: Attempt, carrier: Carrier, terminal: Handler)
         web_search=bool(attempt.request.get("tools")) and attempt.searches_web,
     )
     handler = translate_handler(handle_request, attempt.client, carrier.protocol, context)
-    return blame_upstream_for_malformed_events(
+    return with_malformed_event_errors(
         wrap_stages(handler, attempt, select_carried_wraps(get_kind(attempt)))
     )
 
@@ -375,4 +375,4 @@ def build_embeddings_handler(attempt: Attempt, terminal: Handler) -> Handler:
     """The handler of a request for embeddings."""
     metered, context = wrap_metering(terminal, attempt), attempt.translation_context
     handler = translate_handler(metered, attempt.client, EMBEDDINGS.name, context)
-    return blame_upstream_for_malformed_events(handler)
+    return with_malformed_event_errors(handler)

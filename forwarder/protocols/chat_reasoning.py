@@ -41,7 +41,7 @@ def find_reasoning_field(messages: Any) -> str | None:
     """Return the field in which a chat client's history carries reasoning, or None."""
     for message in messages if isinstance(messages, list) else ():
         if not isinstance(message, dict) or _HISTORY_FIELDS.isdisjoint(message):
-            continue  # as most messages of a long history
+            continue  # most messages of a long history
         if message.get("role") != "assistant":
             continue
         for name in REASONING_FIELDS:
@@ -89,8 +89,8 @@ class DetailMerger:
     def __init__(self, entries: Iterable[Any] = ()) -> None:
         self._entries = [dict(each) if isinstance(each, dict) else each for each in entries]
         self._pieces: dict[str, list[str]] = {}  # growing texts of the last entry
-        # Non-object entries as JSON: an upstream may repeat a list of them as a whole.
-        self._seen = {_name_entry(each) for each in self._entries if not isinstance(each, dict)}
+        # JSON of the entries that are not objects: an upstream may send a whole list of them again.
+        self._seen = {_dump_entry(each) for each in self._entries if not isinstance(each, dict)}
 
     def add(self, more: list[Any]) -> None:
         """Merge the list of one chunk.  Raises TypeError if a text continues as another type."""
@@ -98,11 +98,11 @@ class DetailMerger:
             for entry in more:
                 self._add_detail(entry)
             return
-        named = [(_name_entry(entry), entry) for entry in more]
-        fresh = [(name, entry) for name, entry in named if name not in self._seen]
+        dumped = [(_dump_entry(entry), entry) for entry in more]
+        new = [(text, entry) for text, entry in dumped if text not in self._seen]
         self._join_last()
-        self._entries += [entry for _, entry in fresh]
-        self._seen.update(name for name, _ in fresh)
+        self._entries += [entry for _, entry in new]
+        self._seen.update(text for text, _ in new)
 
     def read(self) -> list[Any]:
         """Return a copy of the merged list so far."""
@@ -134,7 +134,7 @@ class DetailMerger:
         self._pieces.clear()
 
 
-def _name_entry(entry: Any) -> str:
+def _dump_entry(entry: Any) -> str:
     return json.dumps(entry, sort_keys=True)
 
 
@@ -233,9 +233,9 @@ def count_overlap(text: str, tag: str) -> int:
     return 0
 
 
-_TOKEN_PREFIX = re.compile(r"fwd\d+\.")
+_SEAL_PREFIX = re.compile(r"fwd\d+\.")
 
 
-def is_own_token(blob: Any) -> bool:
-    """Return True if a forwarder encrypted this ``encrypted_content``.  Upstreams refuse it."""
-    return isinstance(blob, str) and _TOKEN_PREFIX.match(blob) is not None
+def is_seal(blob: Any) -> bool:
+    """Return True if a forwarder made this ``encrypted_content``.  Upstreams refuse such a seal."""
+    return isinstance(blob, str) and _SEAL_PREFIX.match(blob) is not None

@@ -1,7 +1,7 @@
 """Selects the style in which a client gets reasoning.
 
-The first of these that is given decides: the header ``X-Forwarder-Reasoning``, the base path
-(`server/base_paths.py`), the client's key, the setting.  This module also resolves the
+The style comes from the first of these that sets one: the header ``X-Forwarder-Reasoning``, the
+base path (`server/base_paths.py`), the client's key, the setting.  This module also resolves the
 style ``auto``: a chat client that is known to render a reasoning field gets that field, all others
 get ``[thinking]`` blocks; a Responses client gets a summary if it requests one, else the text.
 """
@@ -87,7 +87,7 @@ def find_field_of_client(name: str, value: str) -> str | None:
 def select_style(
     api: str, requested: str | None, key_styles: Sequence[str], default_style: str
 ) -> str:
-    """Return the style for a client of ``api``: requested, else of its key, else the default.
+    """Return the style for a client of ``api``: the requested one, its key's, or the default.
 
     A key may have a style for each API.  Raises InvalidRequest if ``api`` has no style
     ``requested``.

@@ -16,7 +16,7 @@ from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_argumen
 
 
 def fold_responses(stream: EventStream) -> Json:
-    """Return the response of the terminal event; if it has no output, the finished items.
+    """Return the response of the terminal event, with the finished items if its output is empty.
 
     Raises UpstreamError for an ``error`` event or a stream without a terminal event.
     """
@@ -136,11 +136,9 @@ def merge_images(message: MessagePieces, key: str, value: Any) -> None:
     images = message.setdefault(key, [])
     for image in value:
         index = read_index(image)
-        same = (
-            [] if index is None else [i for i, old in enumerate(images) if read_index(old) == index]
-        )
-        if same:
-            images[same[0]] = image
+        indexes = [read_index(earlier) for earlier in images]
+        if index is not None and index in indexes:
+            images[indexes.index(index)] = image
         else:
             images.append(image)
 
@@ -234,7 +232,7 @@ def build_choice(choice: Json) -> Json:
 
 
 def join_content(pieces: list[Any]) -> Any:
-    """Join pieces into one text, or into parts if one piece is no text.
+    """Join pieces into one text, or into a list of parts if one of them is a part.
 
     Neighbouring parts of one type become one part.
     """

@@ -57,9 +57,9 @@ class SseDecoder:
         return self._parse_events(data)
 
     def flush(self) -> list[dict[str, Any]]:
-        """Return the last event if the stream ended without its blank line.
+        """Return the last event if the stream ended without the blank line after it.
 
-        Half an event is ignored: `stream_end.py` decides whether a stream may end there.
+        An incomplete event is ignored: `stream_end.py` decides whether a stream may end there.
         """
         block = bytes(self._rest).rstrip(b"\n")
         self._rest.clear()
@@ -110,7 +110,10 @@ class SseDecoder:
         return events
 
     def _check_object(self, payload: bytes) -> bool:
-        """Return True for an object; record ``[DONE]``; refuse all but no data or null."""
+        """Return whether the data is an object, and record ``[DONE]``.
+
+        Empty data and null are allowed.  Raises UpstreamProtocolError for any other data.
+        """
         if payload.startswith(b"[DONE]"):
             self.saw_done_marker = True
         elif payload and payload != b"null" and not payload.startswith(b"{"):

@@ -100,7 +100,7 @@ def replace_item_references(items: list[Any], found_items: Mapping[str, Json]) -
     ]
 
 
-def previous_response_not_found(name: object, *reason: str) -> InvalidRequest:
+def make_previous_response_error(name: object, *reason: str) -> InvalidRequest:
     """Return the error for a ``previous_response_id`` that does not exist for this client."""
     return InvalidRequest(
         " ".join((f"Previous response with id '{shorten_value(name)}' not found.", *reason)),

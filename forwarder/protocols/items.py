@@ -45,7 +45,7 @@ _HOSTED_CALL = remap_item("becomes a function call and its output")
 _TOOL_RESULT = remap_item("becomes the tool message of its call")
 
 INPUT_ITEMS: DispositionTable = {
-    "message": remap_item("becomes a message; one of the assistant's is joined to its calls"),
+    "message": remap_item("becomes a message; the assistant's text and calls become one message"),
     "message, with a phase": note_item(unread_fields.PHASE_LOSS),
     "function_call": remap_item("becomes one of the assistant message's tool_calls"),
     "function_call_output": _TOOL_RESULT,
@@ -62,11 +62,11 @@ INPUT_ITEMS: DispositionTable = {
     "additional_tools": remap_item("its tools are offered"),
     "configuration_update": remap_item("becomes the parameters that it sets; the last one counts"),
     "reasoning": remap_item("sent back on the message it belongs to, decrypted or as text"),
-    "reasoning, encrypted elsewhere": drop_item("only its maker can decrypt it"),
+    "reasoning, encrypted elsewhere": drop_item("only the server that made it can decrypt it"),
     "item_reference, stored": emulate_item("replaced by the item"),
     "item_reference, unknown": refuse_item("no such item is stored here"),
     "compaction": emulate_item("decrypted, and replaces the turns that it summarizes"),
-    "compaction, made elsewhere": drop_item("only its maker can decrypt it"),
+    "compaction, made elsewhere": drop_item("only the server that made it can decrypt it"),
     "compaction_trigger": emulate_item("the model summarizes the conversation, without tools"),
     "web_search_call": _HOSTED_CALL,
     "file_search_call": _HOSTED_CALL,
@@ -109,7 +109,9 @@ OUTPUT_PARTS: DispositionTable = {
 }
 """The parts of the assistant's messages that a Responses client sends back."""
 
-_RESULT_MEDIA = remap_item("stays there or moves into a user message after it, as the profile says")
+_RESULT_MEDIA = remap_item(
+    "stays there or moves into a user message after it, depending on the provider profile"
+)
 
 RESULT_PARTS: DispositionTable = {
     "input_text": remap_item("texts of the result are joined into the tool message"),
@@ -138,7 +140,7 @@ _IMAGE_TOOL = emulate_item(
 _WRAPPED_TOOL = remap_item("becomes a function; its calls are converted back")
 
 RESPONSES_TOOLS: DispositionTable = {
-    "function": remap_item("between the flat and the nested shape"),
+    "function": remap_item("converted from the flat to the nested shape"),
     "custom": _WRAPPED_TOOL,
     "local_shell": _WRAPPED_TOOL,
     "shell": _WRAPPED_TOOL,
@@ -200,8 +202,8 @@ CHAT_TOOL_CALLS: DispositionTable = {
 """A Chat client's ``tool_calls``."""
 
 CHAT_TOOLS: DispositionTable = {
-    "function": remap_item("between the nested and the flat shape"),
-    "custom": remap_item("between the nested and the flat shape"),
+    "function": remap_item("converted from the nested to the flat shape"),
+    "custom": remap_item("converted from the nested to the flat shape"),
 }
 """A Chat client's ``tools``."""
 

@@ -84,13 +84,13 @@ def find_error(event: Json) -> Any:
         return event["error"]
     if event.get("choices"):
         return None
-    is_named = event.get("object") == "error" or event.get("code") not in _SUCCESS_CODES
-    if is_named and isinstance(event.get("message"), str):
+    is_error = event.get("object") == "error" or event.get("code") not in _SUCCESS_CODES
+    if is_error and isinstance(event.get("message"), str):
         return event
     return find_minimax_error(event)
 
 
-def non_text_content() -> UpstreamProtocolError:
+def make_non_text_error() -> UpstreamProtocolError:
     """Return the exception for a value of another type in a text field of an answer."""
     return UpstreamProtocolError("The upstream sent a value that is not text in a text field.")
 
@@ -195,7 +195,7 @@ def map_tier_to_responses(tier: str) -> str:
 
 
 def map_tier_to_chat(tier: str) -> str:
-    """Map a Responses upstream's ``service_tier``; chat's fastest tier is ``priority``."""
+    """Map a Responses upstream's ``service_tier``; the fastest tier in chat is ``priority``."""
     if tier == "ultrafast":
         return "priority"
     return tier if tier in _CHAT_TIERS else "default"
@@ -293,7 +293,7 @@ def shift_annotation(annotation: Any, insertions: Insertions) -> Any:
     start, end = annotation.get("start_index"), annotation.get("end_index")
     if isinstance(start, int):
         positions["start_index"] = start + sum(length for at, length in insertions if at <= start)
-    if isinstance(end, int):  # an insertion directly behind the last character is outside
+    if isinstance(end, int):  # an insertion directly after the last character is not part of it
         new_end = end + sum(length for at, length in insertions if at < end)
         positions["end_index"] = max(new_end, positions.get("start_index", 0))
     return {**annotation, **positions}

@@ -56,14 +56,14 @@ _ERROR_TYPES = {
 """HTTP status -> type of the error; others are invalid_request_error or api_error."""
 
 _TOO_LONG = "prompt is too long"
-"""Claude Code compacts the conversation when an error's message has these words."""
+"""Claude Code compacts the conversation when an error's message contains these words."""
 
 _THREAD_DETAILS = {"error_code": "thread_unsupported_request"}
 """With these details, the SDK's tool runner sends the request again, without ``thread``."""
 
 
 def make_error(error: ForwarderError) -> Json:
-    """Return the ``error`` event, which is also the body of an HTTP error without its id."""
+    """Return the ``error`` event.  With a request id, it is also the body of an HTTP error."""
     status = error.status
     kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     message = error.message
@@ -77,7 +77,7 @@ def make_error(error: ForwarderError) -> Json:
 
 
 def encode_error(error: ForwarderError, request_id: str) -> ErrorAnswer:
-    """Return the answer to a request that failed; an overloaded server has a status of its own."""
+    """Return the answer to a request that failed; the status 503 becomes Anthropic's 529."""
     status = OVERLOADED_STATUS if error.status == 503 else error.status
     return ErrorAnswer(status, {**make_error(error), "request_id": request_id})
 
@@ -162,7 +162,7 @@ class FoldedBlock:
 
 
 def parse_input(arguments: str) -> Json:
-    """Return the arguments of a call; those of a cut call, which are no JSON object, are empty."""
+    """Parse the arguments of a call; return ``{}`` if they are cut off or not a JSON object."""
     try:
         value = json.loads(arguments, strict=False)
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
 """Dispositions of the parameters, blocks and tools of Anthropic's Messages API.
 
-One table serves both kinds of upstreams, because OpenAI's two APIs have the same counterparts. The
-beta parameters of that API are in the table too.
+One table serves both kinds of upstreams, because OpenAI's two APIs have the same counterparts. It
+includes the beta parameters of the Messages API.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ MESSAGES_PARAMETERS: dict[str, Disposition] = {
     ),
     "cache_control": remap(
         DICT,
-        "one anywhere in the request makes a `prompt_cache_key`, the same for all requests of the "
+        "one anywhere in the request adds a `prompt_cache_key`, the same for all requests of the "
         "conversation; OpenAI's caches need no markers",
         ("prompt_cache_key",),
     ),
     "service_tier": remap(STR, "`standard_only` is sent as `default`", ("service_tier",)),
     "speed": remap(STR, "`fast` is sent as the service tier `priority`"),
     "mcp_servers": drop(
-        LIST, "servers of a request are not called; the operator can configure some", []
+        LIST, "the forwarder calls only the servers that the operator configured", []
     ),
     "container": drop((str, dict), _CONTAINER_REASON),
     "context_management": drop(
@@ -96,11 +96,13 @@ MESSAGES_PARAMETERS: dict[str, Disposition] = {
     "billing_policy": drop(ANY, _PROVIDER_REASON),
     "fallback_credit_token": drop(ANY, _PROVIDER_REASON),
     "fallbacks": drop(ANY, "fallbacks are configured at the forwarder", [], "none"),
-    "betas": keep_local(LIST, "a header of the SDK; the forwarder needs none to be switched on"),
+    "betas": keep_local(
+        LIST, "the SDK sends them as a header; all features are enabled without it"
+    ),
     "thread": refuse(
         DICT,
-        "no threads are kept; send the conversation in `messages`, as the SDK's tool runner then "
-        "does",
+        "threads are not stored; send the conversation in `messages`, as the SDK's tool runner "
+        "does after this error",
     ),
     "user_profile_id": drop(STR, _PROVIDER_REASON),
     "workspace_id": drop(STR, _PROVIDER_REASON),
@@ -125,7 +127,7 @@ MESSAGES_BLOCKS: DispositionTable = {
     ),
     "thinking, signed elsewhere": remap_item("sent as text, if the upstream accepts it"),
     "redacted_thinking": remap_item("holds sealed data that the model needs back"),
-    "redacted_thinking, made elsewhere": drop_item("only its maker can decrypt it"),
+    "redacted_thinking, made elsewhere": drop_item("only the server that made it can decrypt it"),
     "tool_use": remap_item("becomes a call"),
     "tool_result": remap_item("becomes the result of its call; images stay in it, or follow it"),
     "tool_result, with is_error": remap_item("the result begins with a note that the call failed"),

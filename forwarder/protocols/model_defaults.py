@@ -1,9 +1,9 @@
 """Default parameters and the system prompt of a registered model.
 
 The defaults fill parameters that the client left out.  Those with `is_early` go into the client's
-request, so that the emulations see them.  The others, for which the client's API may have no
-name, go into the upstream request.  Defaults that the upstream does not take are left out without
-an error or a loss report, because the client did not send them.
+request, so that the emulating middleware sees them.  The others, for which the client's API may
+have no name, go into the upstream request.  Defaults that the upstream does not take are left out
+without an error or a loss report, because the client did not send them.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class ModelDefaults:
     def with_client_defaults(
         self, handler: Handler, client: str, drops: FieldNames = frozenset()
     ) -> Handler:
-        """Wrap the handler of client requests: fill early parameters that no ``drops`` names."""
+        """Wrap the handler of client requests: fill the early parameters except ``drops``."""
         if not self.parameters and not self.system:
             return handler
         fields = self._iter_fields(client, True, (), drops)
@@ -148,7 +148,7 @@ class ModelDefaults:
         takes: FieldNames = frozenset(),
         drops: FieldNames = frozenset(),
     ) -> Handler:
-        """Wrap the handler of upstream requests: fill all parameters that no ``drops`` names.
+        """Wrap the handler of upstream requests: fill all parameters except ``drops``.
 
         ``takes`` are the fields that this upstream takes beyond its protocol.
         """

@@ -37,17 +37,17 @@ _SAMPLING_REASON = (
     "Chat Completions has no such parameter, and this upstream does not accept it either"
 )
 _TRUNCATION_REASON = "the upstream handles a conversation that is too long"
-_RAW_PROMPT_REASON = "Chat Completions has messages, no raw prompt"
+_RAW_PROMPT_REASON = "Chat Completions takes messages, not a raw prompt"
 _IMAGE_SIZE_REASON = "the forwarder generates no images"
 
 _OPTION_PARAMETERS: dict[str, Disposition] = {
-    "options.temperature": remap(NUMBER, "is a parameter besides the messages"),
-    "options.top_p": remap(NUMBER, "is a parameter besides the messages"),
-    "options.seed": remap(NUMBER, "is a parameter besides the messages"),
-    "options.presence_penalty": remap(NUMBER, "is a parameter besides the messages"),
-    "options.frequency_penalty": remap(NUMBER, "is a parameter besides the messages"),
-    "options.stop": remap((str, list), "is a parameter besides the messages"),
-    "options.num_predict": remap(NUMBER, "sent as `max_completion_tokens`; 0 and less is no limit"),
+    "options.temperature": remap(NUMBER, "sent as the top-level parameter of this name"),
+    "options.top_p": remap(NUMBER, "sent as the top-level parameter of this name"),
+    "options.seed": remap(NUMBER, "sent as the top-level parameter of this name"),
+    "options.presence_penalty": remap(NUMBER, "sent as the top-level parameter of this name"),
+    "options.frequency_penalty": remap(NUMBER, "sent as the top-level parameter of this name"),
+    "options.stop": remap((str, list), "sent as the top-level parameter of this name"),
+    "options.num_predict": remap(NUMBER, "sent as `max_completion_tokens`; 0 or less: no limit"),
     "options.top_k": offer(NUMBER, _SAMPLING_REASON),
     "options.min_p": offer(NUMBER, _SAMPLING_REASON, 0),
     "options.repeat_penalty": offer(NUMBER, _SAMPLING_REASON, 1),
@@ -76,7 +76,8 @@ _OPTION_PARAMETERS: dict[str, Disposition] = {
 }
 
 _KEEP_ALIVE_PARAMETER = keep_local(
-    (int, float, str), f"{_RUNNER_REASON}; 0 without a message is answered as unloaded"
+    (int, float, str),
+    f"{_RUNNER_REASON}; a request without messages is answered as loaded, with 0 as unloaded",
 )
 
 _COMMON_PARAMETERS: dict[str, Disposition] = {
@@ -107,8 +108,10 @@ OLLAMA_GENERATE: dict[str, Disposition] = {
     "prompt": remap(STR, "becomes the user's message"),
     "system": remap(STR, "becomes the first message"),
     "images": remap(LIST, "become parts of the user's message"),
-    "context": refuse(LIST, "no earlier turn is kept as tokens; /api/chat takes messages", []),
-    "suffix": refuse(STR, "Chat Completions continues a text; it does not fill a gap", ""),
+    "context": refuse(
+        LIST, "the forwarder stores no earlier turns; send them to /api/chat as messages", []
+    ),
+    "suffix": refuse(STR, "Chat Completions cannot fill a gap in a text", ""),
     "template": refuse(STR, _RAW_PROMPT_REASON, ""),
     "raw": refuse(BOOL, _RAW_PROMPT_REASON, False),
     "width": drop(INT, _IMAGE_SIZE_REASON, 0),
@@ -225,7 +228,7 @@ def make_client_protocol(
         upstream_api="chat",
         parameters=parameters,
         parameter_names=_PARAMETER_NAMES,
-        words_unknown_model=True,
+        rewords_unknown_model=True,
         framing=Framing(
             framing.encode_lines, framing.LINE_KEEP_ALIVE, mimetype="application/x-ndjson"
         ),
@@ -250,7 +253,7 @@ def make_embeddings_protocol(
         upstream_api="chat",
         parameters=parameters,
         parameter_names=parameter_names,
-        words_unknown_model=True,
+        rewords_unknown_model=True,
         is_embedding=True,
     )
 

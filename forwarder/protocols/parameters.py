@@ -91,10 +91,12 @@ COMMON_PARAMETERS = {
     ),
     "tools": remap(
         LIST,
-        "converted from the flat to the nested shape; namespaces are flattened",
+        "converted between the flat and the nested shape; namespaces are flattened",
         ("tools",),
     ),
-    "tool_choice": remap((str, dict), "between the nested and the flat shape", ("tool_choice",)),
+    "tool_choice": remap(
+        (str, dict), "converted between the flat and the nested shape", ("tool_choice",)
+    ),
 }
 
 RESPONSES_OVER_CHAT: dict[str, Disposition] = {
@@ -114,7 +116,9 @@ RESPONSES_OVER_CHAT: dict[str, Disposition] = {
     "frequency_penalty": carry(NUMBER),
     "image": drop(DICT, "Chat Completions has no image compression"),
     "include": remap(
-        LIST, "requests log probabilities, or is done by the forwarder", ("logprobs",)
+        LIST,
+        "requests log probabilities; the forwarder serves the other values",
+        ("logprobs",),
     ),
     "input": remap((str, list), "becomes messages", ("messages",)),
     "instructions": remap(STR, "becomes the first message"),
@@ -129,7 +133,7 @@ RESPONSES_OVER_CHAT: dict[str, Disposition] = {
     "prompt_cache_options": remap(DICT, "sent without `comparison_response_id` and `prewarm`"),
     "reasoning": remap(
         DICT,
-        "the effort is sent; the summary selects the form of reasoning here",
+        "the effort is sent; the summary selects the form in which the client gets reasoning",
         fields={
             "effort": "reasoning_effort",
             "summary": "",
@@ -210,9 +214,10 @@ def list_client_names(table: Mapping[str, Disposition]) -> dict[str, tuple[str, 
     """Return the upstream's parameter -> the client's possible names for it, from a table."""
     names: dict[str, tuple[str, ...]] = {}
     for name, row in table.items():
-        inner = {f"{name}.{field}": sent_as for field, sent_as in row.fields.items() if sent_as}
-        for own, sent_as in (*((name, each) for each in row.sent_as), *inner.items()):
-            names[sent_as] = (*names.get(sent_as, ()), own)
+        pairs = [(name, sent_as) for sent_as in row.sent_as]
+        pairs += [(f"{name}.{field}", sent_as) for field, sent_as in row.fields.items() if sent_as]
+        for client_name, sent_as in pairs:
+            names[sent_as] = (*names.get(sent_as, ()), client_name)
     return names
 
 

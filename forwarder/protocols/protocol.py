@@ -1,4 +1,4 @@
-"""`Protocol`: the facts about one wire API that the rest of the forwarder asks for.
+"""`Protocol`: the facts about one wire API that the rest of the forwarder needs.
 
 A new API for clients is one `ClientProtocol` in a module of its own, which `registry.py` lists,
 and a translation. Code outside of this package and of the pipeline asks a protocol for its facts
@@ -38,11 +38,11 @@ class ErrorAnswer(NamedTuple):
 
 
 class ClientApi(NamedTuple):
-    """An API as HTTP clients see it: which requests are its own, and answers of a common form.
+    """An API as HTTP clients see it: how its requests are recognized, and its common answers.
 
-    ``is_requested`` gets the path of any request, and a function that tells whether the request has
-    a header; no route need match. ``encode_error`` gets the error and the id of the request.
-    ``request_id_headers`` name that id besides ``X-Request-Id``.
+    ``is_requested`` gets the path of any request, even if no route matches it, and a function that
+    returns whether the request has a header. ``encode_error`` gets the error and the request id.
+    ``request_id_headers`` carry the request id in addition to ``X-Request-Id``.
     ``make_model_page`` and ``make_model_entry`` convert OpenAI's model objects at ``/v1/models``;
     the first one gets the query too.
     """
@@ -62,9 +62,9 @@ OPENAI_API = ClientApi(
 
 
 class Carrier(NamedTuple):
-    """The client protocol that lends its pipeline to another one.
+    """The client protocol whose pipeline also serves another client protocol.
 
-    ``style`` is the reasoning style that the translation reads; None if the carrier decides.
+    ``style`` is the reasoning style that the translation reads; None for the carrier's default.
     """
 
     protocol: str
@@ -97,8 +97,8 @@ class Protocol:
     upstream_api: str
     parameters: Mapping[str, Disposition] = field(default_factory=dict)
     parameter_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    words_unknown_model: bool = False
-    """Clients react to the wording of the error for an unknown model, so it is reworded."""
+    rewords_unknown_model: bool = False
+    """Clients depend on the wording of the error for an unknown model, so it is reworded."""
     is_embedding: bool = False
     api: ClientApi = OPENAI_API
     paths: tuple[str, ...] = ()
@@ -125,7 +125,7 @@ class ClientProtocol(Protocol):
     reasoning_styles: tuple[str, ...] = ()
     """The reasoning styles that clients can choose from."""
     has_nested_options: bool = False
-    """Some parameters stand in an ``options`` object."""
+    """Some parameters are fields of an ``options`` object."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -142,4 +142,4 @@ class UpstreamProtocol(ClientProtocol):
     has_media_ids: bool
     """Images can be named by the id of a file, and files by URL."""
     passes_unadapted: bool
-    """A client's own body goes to a provider without a profile as it is."""
+    """A passed-through request is sent unchanged to a provider without a profile."""

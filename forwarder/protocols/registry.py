@@ -1,4 +1,4 @@
-"""All protocols, by name: `PROTOCOLS`, and its parts by role.
+"""All protocols by name: `PROTOCOLS`, and a table for each role.
 
 Names of protocols are stored, logged and configured, so objects that live longer than a request
 hold names. Code looks the protocol up here and asks it for facts.
@@ -45,7 +45,7 @@ _APIS = tuple(dict.fromkeys(each.api for each in PROTOCOLS.values() if each.api 
 
 
 def find_api(path: str, has_header: Callable[[str], bool]) -> ClientApi:
-    """Return the API of a request by its path and its headers, also of one without a route."""
+    """Return the API of a request by its path and headers, even if no route matches."""
     return next((api for api in _APIS if api.is_requested(path, has_header)), OPENAI_API)
 
 

@@ -25,8 +25,11 @@ _MIXED_FIELDS = frozenset(CALL_FIELDS[:2])
 """In a message these fields also hold other data, such as citations; only signatures go back."""
 
 _CALL_BODIES = ("function", "custom")
-_SIGNATURE_NAME_PARTS = ("signature", "encrypted", "opaque", *REASONING_DETAIL_FIELDS)
-"""A field is a signature if its name contains one of these texts."""
+_SIGNATURE_WORDS = ("signature", "encrypted", "opaque")
+"""A field is a signature if its name contains one of these words."""
+
+_SIGNATURE_NAME_PARTS = (*_SIGNATURE_WORDS, *REASONING_DETAIL_FIELDS)
+"""The same, including fields that hold lists of entries with signatures."""
 
 
 class SignatureCollector:
@@ -38,7 +41,7 @@ class SignatureCollector:
 
     def add_delta(self, delta: Json) -> None:
         """Merge the signatures of the message from one of its deltas."""
-        if _MESSAGE_FIELD_SET.isdisjoint(delta):  # as most deltas do
+        if _MESSAGE_FIELD_SET.isdisjoint(delta):  # most deltas
             return
         for name in MESSAGE_FIELDS:
             value = delta.get(name)
@@ -64,7 +67,7 @@ class SignatureCollector:
         return fields
 
     def read_calls(self) -> dict[int, Json]:
-        """Return the merged fields of the calls by number.  Copies them too."""
+        """Return the merged fields of the calls by number.  Copies them like `read_message`."""
         fields: dict[int, Json] = read_merged(self._calls)
         return fields
 
@@ -163,7 +166,7 @@ def has_signature(value: Any) -> bool:
     for key, inner in value.items():
         if has_signature(inner):
             return True
-        is_signature = any(part in key.lower() for part in _SIGNATURE_NAME_PARTS[:3])
+        is_signature = any(part in key.lower() for part in _SIGNATURE_WORDS)
         if is_signature and isinstance(inner, str | list) and inner:
             return True
     return False

@@ -36,11 +36,14 @@ _CONTENT_FIELDS = frozenset({"content", "refusal", "tool_calls", "function_call"
 
 
 RefusalConverter = Callable[[UpstreamError], UpstreamError]
-"""Returns the exception to raise for an error in an answer; it may blame the forwarder's key."""
+"""Returns the exception to raise for an error in an answer.
+
+If the upstream refuses the forwarder's own key, this is UpstreamKeyRefused instead of the error.
+"""
 
 
 CompletenessCheck = Callable[..., EventStream]
-"""The stream, whether ``[DONE]`` arrived, and optionally a `RefusalConverter` -> the stream."""
+"""Wraps a stream.  Takes the stream, ``saw_done_marker`` and optionally a `RefusalConverter`."""
 
 
 def keep_refusal(refusal: UpstreamError) -> UpstreamError:
@@ -101,7 +104,8 @@ def classify_chunk_error(chunk: Event, refusal: UpstreamError) -> Event:
     """
     known = isinstance(refusal, UpstreamRefused) and refusal.kind is not None
     if known or not chunk.get("error"):
-        return {**(chunk if chunk.get("error") else {}), **refusal.make_body()}
+        fields = chunk if chunk.get("error") else {}
+        return {**fields, **refusal.make_body()}
     return chunk
 
 
@@ -221,7 +225,7 @@ def classify_error_event(event: Event, refusal: UpstreamError) -> Event:
     return {**event, "code": refusal.code, "message": refusal.message, **nested}
 
 
-def blame_upstream_for_malformed_events(handler: Handler) -> Handler:
+def with_malformed_event_errors(handler: Handler) -> Handler:
     """Wrap a handler: exceptions from malformed events become UpstreamMalformedEvent."""
 
     def handle_request(request: Json) -> EventStream:
@@ -234,14 +238,14 @@ def convert_malformed_event_errors(stream: EventStream) -> EventStream:
     try:
         yield from stream
     except MALFORMED_EVENT_ERRORS as error:
-        raise malformed_event() from error
+        raise make_malformed_event_error() from error
 
 
 MALFORMED_EVENT_ERRORS = (AttributeError, TypeError, KeyError, IndexError, ValueError)
-"""The exceptions that reading a malformed event raises, or encoding the events made from it."""
+"""Exceptions while a malformed event is read, or while the events made from it are encoded."""
 
 
-def malformed_event() -> UpstreamMalformedEvent:
+def make_malformed_event_error() -> UpstreamMalformedEvent:
     """Return the error to report instead of `MALFORMED_EVENT_ERRORS`."""
     return UpstreamMalformedEvent("The upstream sent an event that cannot be read.")
 
@@ -265,7 +269,10 @@ def append_chat_error(stream: EventStream) -> InterruptibleStream:
 
 
 def append_responses_error(stream: EventStream) -> InterruptibleStream:
-    """Convert a failure in the stream to ``error`` and ``response.failed``, numbered on."""
+    """Convert a failure in the stream to ``error`` and ``response.failed``.
+
+    Their sequence numbers continue those of the stream.
+    """
     state = ResponseStreamState()
     try:
         for batch in stream:

@@ -1,9 +1,9 @@
-"""Estimates numbers of tokens. They are estimates, because tokenizers differ.
+"""Estimates token counts; exact counts would need the tokenizer of each model.
 
 All parts of the forwarder use this estimate: ``/v1/responses/input_tokens``, the threshold of
 ``context_management``, and the usage of answers that the forwarder cuts. Current models average
 about four characters of English text per token, and one to two characters of Chinese or Japanese.
-Images and files count as the API documentation states for average ones.
+Images and files count as much as the API documentation states for average ones.
 """
 
 from __future__ import annotations

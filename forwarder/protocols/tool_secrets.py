@@ -1,4 +1,4 @@
-"""Hides clients' credentials for MCP servers in responses; requests carry them to the upstream."""
+"""Hides clients' credentials for MCP servers in responses, where an upstream may repeat them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from forwarder.core.url_secrets import hide_url_secrets
 
 
 def hide_tool_secrets(tools: Any) -> Any:
-    """Return the tools as a response shows them, like OpenAI's.
+    """Return the tools without secrets, as OpenAI shows them in responses.
 
     MCP tools have no ``authorization``, no values of ``headers``, and only the host of
     ``server_url``.

@@ -15,15 +15,15 @@ from forwarder.protocols.mappings import find_error, to_upstream_error
 from forwarder.protocols.types import make_item_added, make_item_done
 
 
-def unfold_answer(protocol: str, body: Json, streamed: bool) -> Batch:
-    """Return the batch of events for a complete answer of an upstream's endpoint.
+def unfold_answer(endpoint: str, body: Json, streamed: bool) -> Batch:
+    """Return the batch of events for a complete answer of an upstream's ``endpoint``.
 
-    Raises UpstreamError if the body holds an error or is no answer of this endpoint.
+    Raises UpstreamError if the body holds an error or is not an answer of this endpoint.
     """
     error = find_error(body)
     if error and body.get("object") != "response":
         raise to_upstream_error(error)
-    return _UNFOLDERS[protocol](body, streamed)
+    return _UNFOLDERS[endpoint](body, streamed)
 
 
 def unfold_chat(body: Json, streamed: bool) -> Batch:
@@ -40,8 +40,11 @@ def with_finish_reason(choice: Json) -> Json:
     """Add the finish reason to a choice of a complete answer if the vendor left it out."""
     if choice.get("finish_reason"):
         return choice
-    calls = (choice.get("message") or choice.get("delta") or {}).get("tool_calls")
-    reason = "error" if choice.get("error") else "tool_calls" if calls else "stop"
+    message = choice.get("message") or choice.get("delta") or {}
+    if choice.get("error"):
+        reason = "error"
+    else:
+        reason = "tool_calls" if message.get("tool_calls") else "stop"
     return {**choice, "finish_reason": reason}
 
 
@@ -81,51 +84,40 @@ def unfold_response(body: Json, streamed: bool) -> Batch:
     if not streamed:
         return [terminal]
     initial = {**body, "status": "in_progress", "output": []}
-    return number_events(
-        [
-            {"type": "response.created", "response": initial},
-            {"type": "response.in_progress", "response": initial},
-            *(
-                event
-                for i, item in enumerate(body.get("output") or ())
-                for event in unfold_item(i, item)
-            ),
-            terminal,
-        ]
-    )
+    events: Batch = [
+        {"type": "response.created", "response": initial},
+        {"type": "response.in_progress", "response": initial},
+    ]
+    for i, item in enumerate(body.get("output") or ()):
+        events += unfold_item(i, item)
+    return number_events([*events, terminal])
 
 
 def unfold_item(index: int, item: Json) -> Batch:
     """Return the events of a complete item; clients require announcements of a message's parts."""
     parts = item.get("content") if item.get("type") == "message" else None
-    place = {"item_id": item.get("id"), "output_index": index}
-    added = {**item, "content": []} if parts else item
-    return [
-        make_item_added(added, index),
-        *(
-            e
-            for i, part in enumerate(parts or ())
-            for e in unfold_part({**place, "content_index": i}, part)
-        ),
-        make_item_done(item, index),
-    ]
+    location = {"item_id": item.get("id"), "output_index": index}
+    events = [make_item_added({**item, "content": []} if parts else item, index)]
+    for i, part in enumerate(parts or ()):
+        events += unfold_part({**location, "content_index": i}, part)
+    return [*events, make_item_done(item, index)]
 
 
-def unfold_part(place: Json, part: Json) -> Batch:
+def unfold_part(location: Json, part: Json) -> Batch:
     key = "refusal" if part.get("type") == "refusal" else "text"
     stem = "response.refusal" if key == "refusal" else "response.output_text"
     text = part.get(key) or ""
     more: Json = {} if key == "refusal" else {"logprobs": part.get("logprobs") or []}
     blank = {k: [] if k in _SIDE_FIELDS else v for k, v in part.items()}
     return [
-        {"type": "response.content_part.added", **place, "part": {**blank, key: ""}},
-        {"type": f"{stem}.delta", **place, "delta": text, **more},
+        {"type": "response.content_part.added", **location, "part": {**blank, key: ""}},
+        {"type": f"{stem}.delta", **location, "delta": text, **more},
         *(
-            {"type": f"{stem}.annotation.added", **place, "annotation_index": i, "annotation": a}
+            {"type": f"{stem}.annotation.added", **location, "annotation_index": i, "annotation": a}
             for i, a in enumerate(part.get("annotations") or ())
         ),
-        {"type": f"{stem}.done", **place, key: text, **more},
-        {"type": "response.content_part.done", **place, "part": part},
+        {"type": f"{stem}.done", **location, key: text, **more},
+        {"type": "response.content_part.done", **location, "part": part},
     ]
 
 

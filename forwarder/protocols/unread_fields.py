@@ -1,8 +1,8 @@
 """Finds fields of a request that no translation reads, so that the loss report names them.
 
 The tables here list the fields that are read in messages, parts, tools and settings.  Fields that
-a client only sends back from an earlier answer are noted; all other unread fields are reported as
-dropped.  Empty values are ignored.
+a client only sends back from an earlier answer are noted (`LossReport.note`); all other unread
+fields count as dropped.  Empty values are ignored.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _PART_FIELDS: dict[str, dict[str, FieldTree]] = {
 """The client's protocol -> the type of a part -> its fields; other types are not checked."""
 
 _CODEX_METADATA = "internal_chat_message_metadata_passthrough"
-"""Codex describes an item there for OpenAI."""
+"""The field in which Codex sends metadata about an item to OpenAI."""
 
 _MESSAGE_FIELDS: dict[str, FieldTree] = {
     "chat": field_tree(
@@ -171,7 +171,7 @@ def find_ignored_fields(request: Json, client: str, extra_fields: frozenset[str]
     entries = request.get(root)
     for entry in iter_paced(entries if isinstance(entries, list) else ()):
         if not isinstance(entry, dict) or is_plain(entry):
-            continue  # most messages of a long history are like this
+            continue  # most messages of a long history
         ignored: list[str] = []
         check_entry(entry, client, root, ignored)
         found += [name for name in ignored if name.rpartition(".")[2] not in extra_fields]

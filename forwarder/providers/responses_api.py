@@ -6,7 +6,7 @@ from typing import Any
 
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
-from forwarder.protocols.chat_reasoning import is_own_token
+from forwarder.protocols.chat_reasoning import is_seal
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING, INCLUDE_LOGPROBS
 from forwarder.providers.profile import Profile
 
@@ -81,7 +81,7 @@ def adapt_item(item: Json, profile: Profile, loss_report: LossReport) -> Json | 
     if role == "system":
         return {**item, "role": profile.responses_system}
     is_reasoning = item.get("type") == "reasoning"
-    if is_own_token(item.get("encrypted_content")) or (
+    if is_seal(item.get("encrypted_content")) or (
         is_reasoning and profile.reasoning_items == "drop"
     ):
         loss_report.note("input.reasoning", "only another upstream can read it")

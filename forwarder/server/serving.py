@@ -22,7 +22,7 @@ from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.protocols.stream_end import (
     MALFORMED_EVENT_ERRORS,
     append_follower_error,
-    malformed_event,
+    make_malformed_event_error,
 )
 from forwarder.server import request_hooks
 from forwarder.server.base_paths import get_requested_style
@@ -54,7 +54,7 @@ def serve(protocol: str) -> Response:
         try:
             return json_answer(CLIENT_PROTOCOLS[protocol].fold(stream))
         except MALFORMED_EVENT_ERRORS as error:
-            raise malformed_event() from error
+            raise make_malformed_event_error() from error
     except ShutdownInterrupt:  # report the shutdown to the client as an error
         raise ShuttingDown from None
 
@@ -76,7 +76,7 @@ def serve_whole_answer(ask: Callable[[Json, RequestContext], EventStream]) -> Re
         try:
             return json_answer([event for batch in stream for event in batch][-1])
         except MALFORMED_EVENT_ERRORS as error:
-            raise malformed_event() from error
+            raise make_malformed_event_error() from error
     except ShutdownInterrupt:  # report the shutdown to the client as an error
         raise ShuttingDown from None
 
@@ -173,7 +173,7 @@ def encode_stream(protocol: str, stream: EventStream, context: RequestContext) -
             try:
                 data = encode(batch)
             except TypeError:  # an integer is too large, or the nesting is too deep
-                batch = batches.throw(malformed_event())
+                batch = batches.throw(make_malformed_event_error())
                 data = encode(batch)
             failed = bool(batch[-1].get("error"))
             yield data

@@ -41,9 +41,9 @@ from forwarder.core.stored_data_limit import RequestLimits, StoredDataLimit
 from forwarder.core.types import Event, EventStream, Json
 from forwarder.models.codex_headers import TURN_METADATA_HEADER, make_turn_events
 from forwarder.pipeline.gateway import Gateway
-from forwarder.protocols.input_items import previous_response_not_found, read_input_items
+from forwarder.protocols.input_items import make_previous_response_error, read_input_items
 from forwarder.protocols.mappings import TERMINAL_EVENTS
-from forwarder.protocols.stream_end import append_responses_error, malformed_event
+from forwarder.protocols.stream_end import append_responses_error, make_malformed_event_error
 from forwarder.protocols.types import make_empty_usage
 from forwarder.server import request_hooks
 from forwarder.server.base_paths import get_requested_style
@@ -372,7 +372,7 @@ class WebSocketSession:
     def _answer_without_upstream(self, body: Json, entry: HistoryEntry | None) -> EventStream:
         """Return an empty response for the next turn to continue, without an upstream request."""
         if entry is None and body.get("previous_response_id"):
-            raise previous_response_not_found(body["previous_response_id"])
+            raise make_previous_response_error(body["previous_response_id"])
         body = expand_history(body, entry) if entry else body
         read_input_items(body.get("input"))  # checks it
         model = body.get("model") or self._services.settings.default_model
@@ -462,7 +462,7 @@ def read_until_terminal(stream: EventStream) -> Iterator[Event]:
             try:
                 orjson.dumps(event)
             except TypeError:  # an integer is too large, or the nesting is too deep
-                failure = batches.throw(malformed_event())
+                failure = batches.throw(make_malformed_event_error())
                 skipped += len(failure) - 1
                 yield renumber_event(failure[-1], skipped)
                 return

@@ -18,7 +18,7 @@ from forwarder.core.stored_data_limit import DEFAULT_REQUEST_LIMITS, RequestLimi
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.middleware.reasoning_style import request_usage
 from forwarder.middleware.recent_items import RecentItems
-from forwarder.protocols.input_items import previous_response_not_found
+from forwarder.protocols.input_items import make_previous_response_error
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.storage.background import BackgroundLimits, BackgroundRunner
 from forwarder.storage.completion_recorder import (
@@ -253,7 +253,7 @@ NOT_STORED_LOSS = "store", "this server has no database"
 def refuse_stored_state(request: Json) -> None:
     reference = read_history_reference(request)
     if reference.previous is not None:
-        raise previous_response_not_found(reference.previous, "This server stores no responses.")
+        raise make_previous_response_error(reference.previous, "This server stores no responses.")
     for name in ("conversation", "background"):
         if request.get(name):
             raise Unsupported(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from forwarder.core.types import Batch, Event, Json
 from forwarder.core.validate import check_enum
-from forwarder.protocols.chat_reasoning import is_own_token
+from forwarder.protocols.chat_reasoning import is_seal
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
 from forwarder.protocols.tool_secrets import hide_tool_secrets_of
 
@@ -83,7 +83,7 @@ def hide_batch_reasoning(batch: Batch) -> Batch:
 
 
 def is_own_reasoning(item: Json) -> bool:
-    return item.get("type") == "reasoning" and is_own_token(item.get("encrypted_content"))
+    return item.get("type") == "reasoning" and is_seal(item.get("encrypted_content"))
 
 
 def drop_own_token(item: Json) -> Json:

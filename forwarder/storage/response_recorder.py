@@ -11,7 +11,7 @@ from collections.abc import Callable
 from forwarder.core.ids import generate_id
 from forwarder.core.types import Batch, EventStream, Json
 from forwarder.protocols.mappings import TERMINAL_EVENTS
-from forwarder.protocols.stream_end import MALFORMED_EVENT_ERRORS, malformed_event
+from forwarder.protocols.stream_end import MALFORMED_EVENT_ERRORS, make_malformed_event_error
 from forwarder.storage.conversation_lock import ConversationLock
 from forwarder.storage.db.event_log import EventLogChunk, EventLogPacker, InvalidSequenceNumber
 from forwarder.storage.db.responses import StoredResponse
@@ -105,7 +105,7 @@ class ResponseRecorder:
                 if self._is_written and is_over:
                     self._store_response(over["response"])
             except MALFORMED_EVENT_ERRORS as error:
-                raise malformed_event() from error
+                raise make_malformed_event_error() from error
             yield batch
 
     def _set_own_fields(self, event: Json) -> Json:

@@ -28,7 +28,7 @@ def with_client_parameter_names(handler: Handler, client: str) -> Handler:
             return handler(request)
         except UpstreamRefused as refusal:
             unknown_model = refusal.kind is ErrorKind.MODEL_NOT_FOUND
-            if unknown_model and PROTOCOLS[client].words_unknown_model:
+            if unknown_model and PROTOCOLS[client].rewords_unknown_model:
                 raise model_not_found(refusal, request) from refusal
             if refusal.param:
                 refusal.param = map_to_client_parameter(refusal.param, client, request)

@@ -25,7 +25,7 @@ from forwarder.core.errors import (
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.protocols.registry import EMBEDDINGS, UPSTREAM_PROTOCOLS
 from forwarder.protocols.responses import RESPONSES
-from forwarder.protocols.stream_end import MALFORMED_EVENT_ERRORS, malformed_event
+from forwarder.protocols.stream_end import MALFORMED_EVENT_ERRORS, make_malformed_event_error
 from forwarder.providers import (
     PASSTHROUGH_PROFILE,
     PROFILES,
@@ -259,7 +259,7 @@ class Upstream:
         except BaseException as error:
             response.close()
             if isinstance(error, MALFORMED_EVENT_ERRORS):
-                raise malformed_event() from error
+                raise make_malformed_event_error() from error
             if isinstance(error, UpstreamRefused) and self.errors.is_own_key_refused(error):
                 raise self.errors.make_key_refusal(error) from None
             raise

@@ -26,7 +26,7 @@ from forwarder.core.in_flight_requests import InFlightRequest, ShutdownInterrupt
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream
 from forwarder.middleware.usage_estimate import EstimatedUsage
-from forwarder.protocols.stream_end import blame_upstream_for_malformed_events
+from forwarder.protocols.stream_end import with_malformed_event_errors
 from tests.helpers.check_cases import check_each
 from tests.observability.capture.taping import UPSTREAM, URL, make_recorder
 
@@ -429,9 +429,7 @@ def test_traceback_of_a_malformed_event_is_logged_once(monkeypatch: pytest.Monke
 
 
 def _read_stream(stream: Any) -> Any:
-    handler = blame_upstream_for_malformed_events(
-        lambda request: (batch[0]["delta"] for batch in stream)
-    )
+    handler = with_malformed_event_errors(lambda request: (batch[0]["delta"] for batch in stream))
     return handler({})
 
 

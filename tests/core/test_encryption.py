@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from forwarder.core.encryption import SEAL_PREFIX, TokenCipher, derive_key
 from forwarder.core.errors import TooLarge
 from forwarder.core.stored_data_limit import RequestLimits, StoredDataLimit
-from forwarder.protocols.chat_reasoning import is_own_token
+from forwarder.protocols.chat_reasoning import is_seal
 from tests.helpers.check_cases import check_each
 
 VALUE = {"reasoning_content": "Let me think — 😀", "reasoning_details": [{"type": "x", "index": 0}]}
@@ -31,7 +31,7 @@ def test_seal_can_be_decrypted(value: Any) -> None:
 
 def test_seal_shows_only_its_prefix() -> None:
     sealed = TokenCipher(["secret"]).encrypt(VALUE)
-    assert is_own_token(sealed)
+    assert is_seal(sealed)
     assert sealed.startswith(SEAL_PREFIX)
     assert sealed.isascii()
     assert "Let me think" not in sealed

@@ -9,8 +9,8 @@ from forwarder.protocols.chat_reasoning import (
     DetailMerger,
     ThinkTagSplitter,
     find_reasoning_field,
-    is_own_token,
     is_reasoning_part,
+    is_seal,
     read_text,
     split_content,
 )
@@ -152,8 +152,8 @@ def test_think_tag_splitter_is_done_with_plain_text() -> None:
 @check_each(
     ("blob", "own"), [("fwd1.abc", True), ("fwd12.abc", True), ("fwd.abc", False), ("gAAAA", False), (None, False)]
 )  # fmt: skip
-def test_is_own_token(blob: Any, own: bool) -> None:
-    assert is_own_token(blob) is own
+def test_is_seal(blob: Any, own: bool) -> None:
+    assert is_seal(blob) is own
 
 
 @check_each(

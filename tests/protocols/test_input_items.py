@@ -10,7 +10,7 @@ from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
 from forwarder.protocols.input_items import (
     list_item_references,
-    previous_response_not_found,
+    make_previous_response_error,
     read_input_items,
     read_plain_text,
     replace_item_references,
@@ -89,7 +89,7 @@ def test_references_are_found_and_replaced() -> None:
 
 
 def test_error_for_an_unknown_response_names_it_and_the_reason() -> None:
-    error = previous_response_not_found("resp_" + "1" * 500, "Nothing is stored.")
+    error = make_previous_response_error("resp_" + "1" * 500, "Nothing is stored.")
     assert error.message.startswith("Previous response with id 'resp_111")
     assert error.message.endswith("…' not found. Nothing is stored.")
     assert (error.param, error.code) == ("previous_response_id", "previous_response_not_found")

@@ -8,7 +8,7 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
-from forwarder.protocols.input_items import previous_response_not_found
+from forwarder.protocols.input_items import make_previous_response_error
 from forwarder.storage.history_reference import (
     HistoryReference,
     is_background,
@@ -62,7 +62,7 @@ def test_responses_are_not_in_the_background_by_default() -> None:
 
 @check_each("name", ["r1", "r1" * 2000, {"id": "r1"}])
 def test_missing_response_is_named(name: Any) -> None:
-    error = previous_response_not_found(name)
+    error = make_previous_response_error(name)
     assert (error.code, error.param) == ("previous_response_not_found", "previous_response_id")
     assert "r1" in error.message
     assert len(error.message) < 300

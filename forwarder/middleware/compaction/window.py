@@ -11,7 +11,7 @@ from typing import Any
 from forwarder.core.ids import IdSource
 from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.core.types import Json
-from forwarder.protocols.chat_reasoning import is_own_token
+from forwarder.protocols.chat_reasoning import is_seal
 from forwarder.protocols.input_items import has_items_of, make_user_message
 from forwarder.protocols.token_estimate import estimate_content_tokens
 
@@ -26,7 +26,7 @@ _SUMMARY_PREFIX = (
     "[Here the conversation was shortened. What you have said and done until here, "
     "in your own summary:]\n\n"
 )
-_FOREIGN_REASON = "only its maker can decrypt it"
+_FOREIGN_REASON = "only the server that made it can decrypt it"
 
 
 def replace_compactions(request: Json, context: TranslationContext, native: bool) -> Json:
@@ -63,7 +63,7 @@ def report_lost_compactions(
 ) -> None:
     """Report compaction items that are lost: later than ``last``, or from another server."""
     for i, item in enumerate(items):
-        is_lost = i > last or not is_own_token(item.get("encrypted_content"))
+        is_lost = i > last or not is_seal(item.get("encrypted_content"))
         if is_compaction(item) and is_lost and not is_for_upstream(item, native):
             loss_report.drop("input.compaction", _FOREIGN_REASON)
             return
@@ -71,7 +71,7 @@ def report_lost_compactions(
 
 def is_for_upstream(item: Any, native: bool) -> bool:
     """Return whether an item is sent upstream: all but compactions the upstream cannot read."""
-    return not is_compaction(item) or (native and not is_own_token(item.get("encrypted_content")))
+    return not is_compaction(item) or (native and not is_seal(item.get("encrypted_content")))
 
 
 def is_compaction(item: Any) -> bool:

@@ -13,7 +13,7 @@ from forwarder.core.types import Json
 from forwarder.protocols.input_items import (
     is_item_reference,
     list_item_references,
-    previous_response_not_found,
+    make_previous_response_error,
 )
 from forwarder.storage.db import Database, conversations, responses
 from forwarder.storage.db.compression import SpendCallback
@@ -127,7 +127,7 @@ def find_history(
     if not turns:
         if may_exist_upstream:
             return None
-        raise previous_response_not_found(reference.previous)
+        raise make_previous_response_error(reference.previous)
     last = turns[-1]
     if last.is_running:
         raise InvalidRequest(

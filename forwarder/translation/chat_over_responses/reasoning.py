@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from forwarder.core.types import Event, Json
-from forwarder.protocols.mappings import non_text_content
+from forwarder.protocols.mappings import make_non_text_error
 
 _PART_INDEX_FIELDS = {"text": "content_index", "summary": "summary_index"}
 """Form of reasoning -> the event field with the index of the part."""
@@ -47,7 +47,7 @@ class ReasoningText:
 
     def _append_text(self, place: tuple[Any, ...], delta: str) -> str:
         if type(delta) is not str:
-            raise non_text_content()
+            raise make_non_text_error()
         index, form, _ = place
         is_new_part = place not in self._sent
         self._sent[place] = self._sent.get(place, 0) + len(delta)

@@ -15,10 +15,10 @@ from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Batch, Event, EventStream, Json
 from forwarder.protocols.mappings import (
     FINISH_REASONS,
+    make_non_text_error,
     map_moderation_to_chat,
     map_tier_to_chat,
     map_usage_to_chat,
-    non_text_content,
     to_upstream_error,
 )
 from forwarder.translation.chat_over_responses import logprobs
@@ -186,7 +186,7 @@ class ChatCompletionBuilder:
         place = (event.get("output_index"), event.get("content_index"))
         delta = event.get("delta") or ""
         if type(delta) is not str:
-            raise non_text_content()
+            raise make_non_text_error()
         self._sent[place] = self._sent.get(place, 0) + len(delta)
         return self._emit_delta({"content": delta}) if delta else []
 
@@ -218,7 +218,7 @@ class ChatCompletionBuilder:
         place = (event.get("output_index"), event.get("content_index"))
         delta = event.get("delta") or ""
         if type(delta) is not str:
-            raise non_text_content()
+            raise make_non_text_error()
         self._sent[place] = self._sent.get(place, 0) + len(delta)
         return self._emit_delta({"refusal": delta}) if delta else []
 
@@ -244,7 +244,7 @@ class ChatCompletionBuilder:
         """Send the end of a text that its deltas omitted; normally there is nothing to send."""
         sent = self._sent.get(place, 0)
         if type(whole or "") is not str:
-            raise non_text_content()
+            raise make_non_text_error()
         rest = (whole or "")[sent:]
         self._sent[place] = sent + len(rest)
         return self._emit_delta({key: rest}) if rest else []

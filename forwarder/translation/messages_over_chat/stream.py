@@ -16,8 +16,8 @@ from forwarder.protocols import chat_reasoning
 from forwarder.protocols.answer_choice import ChoiceSelector, read_delta
 from forwarder.protocols.mappings import (
     FAILED_FINISH_REASONS,
+    make_non_text_error,
     map_usage_to_responses,
-    non_text_content,
     read_usage,
     to_upstream_error,
 )
@@ -196,7 +196,7 @@ class ChatToMessagesBuilder:
         if isinstance(part, str):
             return self._add_text(part)
         if not isinstance(part, dict):
-            raise non_text_content()
+            raise make_non_text_error()
         reasoning, text = chat_reasoning.split_content([part])
         if reasoning or text:
             return self._emit_thinking(reasoning) if reasoning else self._add_text(text)

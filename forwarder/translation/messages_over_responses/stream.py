@@ -12,7 +12,7 @@ from typing import Any
 from forwarder.core.errors import UpstreamError, UpstreamProtocolError
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Batch, Event, EventStream, Json
-from forwarder.protocols.mappings import non_text_content, to_upstream_error
+from forwarder.protocols.mappings import make_non_text_error, to_upstream_error
 from forwarder.protocols.tool_call_index import stringify_arguments
 from forwarder.translation import images as pictures
 from forwarder.translation.messages_answer_blocks import (
@@ -137,7 +137,7 @@ class ResponsesToMessagesBuilder:
         place = (event.get("output_index"), event.get("content_index"))
         delta = event.get("delta") or ""
         if type(delta) is not str:
-            raise non_text_content()
+            raise make_non_text_error()
         return self._append_text(place, delta)
 
     def on_annotation(self, event: Event) -> Batch:
@@ -173,7 +173,7 @@ class ResponsesToMessagesBuilder:
     def _finish_text(self, place: Place, whole: Any) -> Batch:
         """Send the end of a text that its deltas omitted, and mark its block as done."""
         if type(whole or "") is not str:
-            raise non_text_content()
+            raise make_non_text_error()
         events = self._append_text(place, (whole or "")[self._sent.get(place, 0) :])
         block = self._blocks.get(place)
         return events if block is None else [*events, *self._writer.finish(block)]
@@ -191,7 +191,7 @@ class ResponsesToMessagesBuilder:
     def _append_reasoning(self, place: Place, form: str, delta: Any) -> Batch:
         """Show the first form that an item has, text or summary, with a paragraph for each part."""
         if type(delta or "") is not str:
-            raise non_text_content()
+            raise make_non_text_error()
         index = place[0]
         shown = self._reasoning_parts.get(index)
         if not delta or not self._thinking.is_shown or (shown is not None and shown[0] != form):

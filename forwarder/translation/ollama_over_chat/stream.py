@@ -18,7 +18,7 @@ from forwarder.protocols.answer_choice import ChoiceSelector, read_delta
 from forwarder.protocols.mappings import (
     FAILED_FINISH_REASONS,
     INCOMPLETE_REASONS,
-    non_text_content,
+    make_non_text_error,
     read_usage,
     to_upstream_error,
 )
@@ -156,7 +156,7 @@ class OllamaBuilder:
         if isinstance(part, str):
             return self._add_text(part)
         if not isinstance(part, dict):
-            raise non_text_content()
+            raise make_non_text_error()
         reasoning, text = chat_reasoning.split_content([part])
         if not reasoning and not text:
             self._add_image(part)

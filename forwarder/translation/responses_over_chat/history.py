@@ -282,7 +282,7 @@ class ResponsesHistoryReader:
             item, "summary", path
         )
         if encrypted and not text:
-            reason = "only its maker can decrypt it"
+            reason = "only the server that made it can decrypt it"
             self._context.loss_report.drop("input.reasoning.encrypted_content", reason)
         return {"reasoning_content": text} if text else {}
 
