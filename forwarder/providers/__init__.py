@@ -90,6 +90,11 @@ _FIELD_TYPES: dict[str, Callable[[Any], Any]] = {
 def infer_from_url(base_url: str) -> Profile:
     host = urlsplit(base_url).netloc.lower()
     for profile in PROFILES.values():
-        if any(host.endswith(mark) if mark[0] == ":" else mark in host for mark in profile.hosts):
+        if any(is_host_of(host, part) for part in profile.hosts):
             return profile
     return PROFILES["generic"]
+
+
+def is_host_of(host: str, part: str) -> bool:
+    """Return whether ``host`` has this part of a provider's host name, or this ``:port``."""
+    return host.endswith(part) if part.startswith(":") else part in host

@@ -81,8 +81,8 @@ def drop_stream_options(body: Json, profile: Profile, loss_report: LossReport) -
 def drop_parallel_tool_calls(body: Json, profile: Profile, loss_report: LossReport) -> None:
     """Drop the parameter if the provider does not take it.
 
-    No loss is reported if the forwarder itself keeps only the first call of an answer.  It cannot
-    if the upstream stores the response with all its calls.
+    It is not a loss if the forwarder itself keeps only the first call of an answer.  The forwarder
+    cannot do this if the upstream stores the response with all its calls.
     """
     if profile.parallel_tool_calls or body.pop("parallel_tool_calls", None) is not False:
         return
@@ -94,7 +94,7 @@ _SCHEMA_INSTRUCTION = "Answer with nothing but a JSON value that fits this JSON 
 
 
 def adapt_response_format(body: Json, profile: Profile, loss_report: LossReport) -> None:
-    """Ask the model, in an instruction, for a format that the provider does not enforce."""
+    """Replace a response format that the provider does not enforce by an instruction."""
     level = profile.response_format
     if level == "json_schema" or not body.get("response_format"):
         return
@@ -175,9 +175,9 @@ def adapt_response(
     profile: Profile,
     saw_done_marker: Callable[[], bool],
 ) -> EventStream:
-    """Repair the answer to ``request``, the body before `adapt_request`.
+    """Repair the answer to ``request``, and restore tool names that `adapt_request` shortened.
 
-    Restores tool names that `adapt_request` shortened. A stream that needs neither is returned
+    ``request`` is the body before `adapt_request`. A stream that needs neither is returned
     unchanged. ``saw_done_marker`` returns whether ``[DONE]`` arrived.
     """
     return _RESPONSE_ADAPTERS[protocol](stream, request, profile, saw_done_marker)

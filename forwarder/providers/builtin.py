@@ -42,11 +42,11 @@ _SEARCH_MODEL_FIELDS: dict[str, Any] = {
     "web_search_options": True,
     "drop": frozenset({"temperature", "top_p", "presence_penalty", "frequency_penalty"}),
 }
-"""OpenAI's models that search the web before every answer."""
+"""For OpenAI's models that search the web before every answer."""
 
 
 _STREAM_ONLY_FIELDS = {"always_stream": True}
-"""Models that answer only in streams, at least when they reason."""
+"""For models that answer only in streams, at least when they reason."""
 
 _PENALTY_PARAMETERS = frozenset({"frequency_penalty", "presence_penalty"})
 """Parameters that the Open Responses schema has beyond OpenAI's."""
@@ -89,7 +89,7 @@ _AZURE_DEPLOYMENT_GLOBS = (
     "*cohere*",
     "*command*",
 )
-"""Deployments on Azure with names that contain a model name."""
+"""Patterns of names of Azure deployments that contain a model's name."""
 
 _CHAT_TEMPLATE_FIELDS: dict[str, Any] = {
     "system_at_head": True,
@@ -97,10 +97,10 @@ _CHAT_TEMPLATE_FIELDS: dict[str, Any] = {
     "file": "none",
     "drop": _OPENAI_ONLY_PARAMETERS,
 }
-"""Servers that build the prompt with the model's chat template."""
+"""For servers that build the prompt with the model's chat template."""
 
 _NO_HOSTED_TOOLS: dict[str, Any] = {"hosted_tools": frozenset[str]()}
-"""Servers for models, which run no tools unless they are configured to."""
+"""For model servers: they run no hosted tools unless an operator configured some."""
 
 _SIGNATURE_FIELDS: dict[str, Any] = {
     "extra_message_fields": False,
@@ -110,7 +110,7 @@ _SIGNATURE_FIELDS: dict[str, Any] = {
     "reasoning_field": None,
     "signature_placeholder": "skip_thought_signature_validator",
 }
-"""Gemini refuses its own calls in the history if their signatures are missing."""
+"""For Gemini, which refuses its own calls in the history if their signatures are missing."""
 
 _ALL_PROFILES = (
     Profile("generic"),

@@ -70,7 +70,7 @@ def flatten_names(fields: Json) -> set[str]:
 
 
 def add_instruction(messages: list[Json], text: str) -> list[Json]:
-    """Insert a system message behind those at the start of the conversation."""
+    """Insert a system message after the system messages at the start of the conversation."""
     opening = next(
         (i for i, m in enumerate(messages) if m.get("role") not in _SYSTEM_ROLES), len(messages)
     )
@@ -82,7 +82,7 @@ def adapt_message(message: Json, profile: Profile) -> Json:
     if type(message.get("content")) is str and role not in _SYSTEM_ROLES:
         is_plain = message.keys() <= _PLAIN_FIELDS
         if is_plain or (profile.extra_message_fields and role in _PLAIN_ROLES):
-            return message  # as most messages
+            return message  # most messages
     adapted = message
     if role in _SYSTEM_ROLES:
         adapted = rename_role(message, profile.developer_role)
@@ -174,13 +174,14 @@ def to_plain_text(content: Any) -> str:
 
 
 def merge_neighbours(messages: list[Json]) -> list[Json]:
-    """Merge neighbouring messages of one role; messages with calls stay before their results."""
+    """Merge neighbouring messages of one role, except tool messages and messages with calls."""
     merged: list[Json] = []
     contents: list[list[Any]] = []  # for each merged message, the contents of its sources
     for message in messages:
         last = merged[-1] if merged else {}
-        alike = message.get("role") == last.get("role") != "tool"
-        if merged and alike and not last.get("tool_calls"):
+        role = message.get("role")
+        is_same_role = role == last.get("role") and role != "tool"
+        if merged and is_same_role and not last.get("tool_calls"):
             merged[-1] = {**last, **message}
             contents[-1].append(message.get("content"))
         else:

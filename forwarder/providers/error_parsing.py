@@ -1,8 +1,9 @@
 """Parses the error messages with which providers refuse requests.
 
-The patterns come from observed messages.  A message has a kind if it contains a known phrase, or
-names the parameters that it refuses as unknown or unsupported.  A message may also refuse only one
-value of a parameter.  No pattern matches messages about a value out of range.
+The patterns come from observed messages.  A message is understood if it contains a known phrase,
+which gives the kind of complaint, or if it names the parameters that it refuses as unknown or
+unsupported.  It may also refuse only one value of a parameter.  No pattern matches messages about a
+value out of range.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ def has_quoted_value(message: str, value: object) -> bool:
 
 def find_complaint_kinds(message: str, protocol: str) -> Iterator[str]:
     """Yield the kinds of complaint that a message may be, the most likely first."""
-    for kind, only, pattern in _COMPILED_COMPLAINTS:
-        if only in ("", protocol) and pattern.search(message):
+    for kind, only_protocol, pattern in _COMPILED_COMPLAINTS:
+        if only_protocol in ("", protocol) and pattern.search(message):
             yield kind
 
 
@@ -133,7 +134,7 @@ def find_refused_parameters(message: str, param: str | None) -> list[tuple[str, 
 
 
 def split_path(name: str) -> tuple[str, ...]:
-    """Split ``messages[1].reasoning`` into its two names, and convert camel case to snake case."""
+    """Split a path such as ``messages[1].reasoning`` into its names, converted to snake case."""
     return tuple(_snake(step) for step in re.findall(r"[A-Za-z_$]\w*", name)) or (name,)
 
 

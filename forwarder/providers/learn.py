@@ -1,10 +1,10 @@
-"""Infers quirks of a provider from its refusals.
+"""Infers quirks of a provider from its refusals, by these rules:
 
 1. A learned quirk consists of profile fields, so `adapt_request` needs no extra code for it.
-2. A learned quirk must change the profile.  If none does, the client gets the refusal.
+2. A quirk is learned only if it changes the profile.  Otherwise the client gets the refusal.
 3. Parameters that determine the answer are never dropped, even if a provider refuses them.
-4. If a provider refuses one value of a parameter, the parameter is dropped for this request at
-   most.  If the API itself does not have that value, the client gets the refusal.
+4. If a provider refuses one value of a parameter, the parameter is dropped for this request only.
+   If OpenAI's API does not have that value either, the client gets the refusal.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REQUEST_ERROR_STATUSES = (400, 422)
 
 
 class InferredQuirk(NamedTuple):
-    """Profile changes; ``is_lasting`` is false if they are only for this request."""
+    """Profile changes; ``is_lasting`` is false if they apply to this request only."""
 
     changes: ProfileChanges
     is_lasting: bool = True
@@ -68,6 +68,7 @@ class RefusalCase(NamedTuple):
 def infer_from_phrases(case: RefusalCase) -> Iterator[InferredQuirk]:
     for kind in find_complaint_kinds(case.message, case.protocol):
         changes = _RULES_BY_PHRASE[kind](case)
+        # Only this conversation has reasoning items that this provider cannot read.
         yield InferredQuirk(changes, is_lasting="reasoning_items" not in changes)
 
 
@@ -105,7 +106,7 @@ def is_reasoning_model_refusal(case: RefusalCase, name: str) -> bool:
 
 
 def get_value_at(body: Json, path: tuple[str, ...]) -> object:
-    """Return the value at a path in the body; None if a list is on the way."""
+    """Return the value at a path in the body; None if the path leads through a list."""
     value: object = body
     for step in path:
         value = value.get(step) if isinstance(value, dict) else None
@@ -135,7 +136,7 @@ _ESSENTIAL_PARAMETERS = frozenset(
         "audio", "background", "truncation",
     }
 )  # fmt: skip
-"""Without these, the client would get another answer than it requested."""
+"""Parameters that are never dropped: the client would get another answer than it requested."""
 
 
 # -- rules --------------------------------------------------------------------------------------
@@ -229,23 +230,23 @@ def infer_reasoning(case: RefusalCase) -> ProfileChanges:
     without = {"drop": case.profile.drop | {"reasoning"}}
     if not API_FIELDS[case.protocol].shows_reasoning_models:
         return without
-    wants_effort = isinstance(reasoning, dict) and bool(reasoning.get("effort"))
-    return {"reasons": False, **(without if wants_effort else {})}
+    has_effort = isinstance(reasoning, dict) and bool(reasoning.get("effort"))
+    return {"reasons": False, **without} if has_effort else {"reasons": False}
 
 
 def infer_no_summary(case: RefusalCase) -> ProfileChanges:
-    """Conclude that the model does not reason: models that do take ``summary``."""
+    """Conclude that the model does not reason: all models that reason accept ``summary``."""
     return {"reasons": False} if has_summary_request(case) else {}
 
 
 def infer_no_encryption(case: RefusalCase) -> ProfileChanges:
-    """Conclude that the model does not reason: models that do can encrypt their reasoning."""
+    """Conclude that the model does not reason: all that reason can return encrypted reasoning."""
     includes = case.body.get("include") or ()
     return {"reasons": False} if INCLUDE_ENCRYPTED_REASONING in includes else {}
 
 
 def infer_withheld_summary(case: RefusalCase) -> ProfileChanges:
-    """Drop the summary, which is refused to this organization or with this value."""
+    """Drop the summary: the provider refuses it to this organization, or refuses this value."""
     return {"drop": case.profile.drop | {SUMMARY_PARAMETER}} if has_summary_request(case) else {}
 
 
@@ -281,8 +282,8 @@ def infer_always_stream(case: RefusalCase) -> ProfileChanges:
 
     With ``stream_options`` in the body, the message may be about these.
     """
-    is_whole = case.body.get("stream") is False and "stream_options" not in case.body
-    return {"always_stream": True} if is_whole else {}
+    is_refused = case.body.get("stream") is False and "stream_options" not in case.body
+    return {"always_stream": True} if is_refused else {}
 
 
 def infer_schema_dialect(case: RefusalCase) -> ProfileChanges:

@@ -1,7 +1,7 @@
 """Moves the images and files of tool results, and omits images that a provider does not take.
 
-Most providers take only text as the result of a tool.  Media move into a user message behind the
-results of the same turn.
+Most providers take only text as the result of a tool.  For these, media move into a user message
+after the results of the same turn.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def omit_images(message: Json, loss_report: LossReport, name: str, profile: Prof
 
 
 def move_media(messages: list[Json]) -> list[Json]:
-    """Move the media of tool results into a user message behind the last result of a turn."""
+    """Move the media of tool results into a user message after the last result of a turn."""
     moved: list[Json] = []
     media: list[Json] = []
     note = {"type": "text", "text": MEDIA_MOVED_NOTE}

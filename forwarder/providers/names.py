@@ -21,7 +21,7 @@ _HASH_SUFFIX_LENGTH = 9
 
 
 def map_long_names(body: Json, limit: int) -> dict[str, str]:
-    """Return short name -> client's name for all offered tools with longer names."""
+    """Return short name -> client's name for all offered tools whose names must be shortened."""
     if not limit:
         return {}
     names = (read_name(tool) for tool in as_list(body.get("tools")))
@@ -56,7 +56,7 @@ def fit_names(body: Json, profile: Profile, loss_report: LossReport) -> None:
 
 
 def shorten_name(name: str, limit: int) -> str:
-    # Not cached: clients choose the names, and a cache would keep those of megabytes.
+    # Not cached: clients choose the names, which may have megabytes.
     if len(name) <= limit and not _INVALID_CHARACTERS.search(name):
         return name
     plain = _INVALID_CHARACTERS.sub("_", name[:limit])
@@ -108,7 +108,7 @@ def replace_names(value: object, names: dict[str, str]) -> object:
 
 
 _OPAQUE_FIELDS = ("parameters", "arguments")
-"""Fields with the client's data, in which ``name`` is no tool name."""
+"""Fields with the client's data, in which ``name`` is not a tool name."""
 
 
 def replace_value(holder: Json, key: str, table: dict[str, str]) -> Json:

@@ -1,6 +1,6 @@
 """The fields of a provider profile and the values that each field takes.
 
-The first value of a choice is the default, which most servers accept.
+The defaults are what most servers accept.  The first value of a choice is its default.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Profile:
     image_url: str = define_choice("url", "base64", "none")
     """The form in which images are accepted."""
     tool_image: str = define_choice("user", "inline", "drop")
-    """The place for an image in a tool result: a user message behind the results (as for files),
+    """The place for an image in a tool result: a user message after the results (as for files),
     the result itself, or none."""
     file: str = define_choice("inline", "upload", "none")
     """The form in which files are accepted."""
@@ -236,9 +236,9 @@ _RETIRED_FIELDS = frozenset({"error_status"})
 
 
 def validate_quirks(quirks: ProfileChanges) -> ProfileChanges:
-    """Return valid ``quirks`` without retired fields; else raise ValueError.
+    """Return the ``quirks`` without retired fields.  Raises ValueError if they are invalid.
 
-    Its message describes valid quirks, such as ``a JSON object whose 'drop' is ...``.
+    The message of the error describes valid quirks, such as ``a JSON object whose 'drop' is ...``.
     """
     retired = sorted(_RETIRED_FIELDS & quirks.keys())
     if retired:

@@ -1,7 +1,7 @@
 """Small requests that each test whether a provider takes one feature of OpenAI's API.
 
-They are sent with a profile that adapts nothing.  Refusals become learned quirks, and these
-together make up the provider's profile.
+They are sent with a profile that adapts nothing.  Refusals become learned quirks, which together
+form the provider's profile.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from forwarder.providers import PASSTHROUGH_PROFILE
 from forwarder.providers.profile import PROFILE_FIELDS, Profile, ProfileChanges
 
 MAX_REFUSALS = 6
-"""The number of refusals after which a probe is given up."""
+"""After this many refusals, a probe is given up."""
 
 
 def make_openai_profile(profile: Profile) -> Profile:

@@ -2,7 +2,7 @@
 
 The profile's ``reasons`` decides; if it is ``auto``, the model's name does.  Providers and routers
 add prefixes and tags to a name (``openai/gpt-5.5``, ``us.anthropic.claude-opus-4-1``,
-``deepseek-r1:8b``), so the patterns match anywhere behind the last slash.
+``deepseek-r1:8b``), so the patterns match anywhere after the last slash.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _NON_REASONING_PATTERN = re.compile(
     r"(?<![a-z])(?:instruct|coder|image|tts|asr|audio|realtime|transcribe|live|embed|embedding|"
     r"rerank|reranker|moderation)(?![a-z])"
 )
-"""Members of a family that do not reason."""
+"""Models of these families that do not reason."""
 
 
 def is_reasoning_model(profile: Profile, model: str) -> bool:

@@ -25,7 +25,7 @@ def adapt_include(body: Json, profile: Profile, loss_report: LossReport) -> None
 
 
 def adapt_reasoning(body: Json, profile: Profile, loss_report: LossReport) -> None:
-    """Ask a model that does not reason for no summary and no encrypted reasoning."""
+    """Drop the request for a summary, and for encrypted reasoning, if the model has none."""
     reasoning, include = body.get("reasoning"), body.get("include")
     if profile.reasons is not False and SUMMARY_PARAMETER not in profile.drop:
         return
@@ -52,7 +52,7 @@ def set_or_remove(body: Json, name: str, value: Any) -> None:
 
 
 def drop_client_metadata(body: Json, profile: Profile, loss_report: LossReport) -> None:
-    """Drop Codex's description of its session for OpenAI: other servers may refuse it."""
+    """Drop the metadata that Codex sends OpenAI about its session: other servers may refuse it."""
     if not profile.codex_models:
         body.pop("client_metadata", None)
 
@@ -67,14 +67,14 @@ def adapt_items(body: Json, profile: Profile, loss_report: LossReport) -> None:
         return
     adapted: list[Any] = []
     for item in items:
-        kept = adapt_item(item, profile, loss_report) if isinstance(item, dict) else item
-        if kept is not None:
-            adapted.append(kept)
+        result = adapt_item(item, profile, loss_report) if isinstance(item, dict) else item
+        if result is not None:
+            adapted.append(result)
     body["input"] = adapted
 
 
 def adapt_item(item: Json, profile: Profile, loss_report: LossReport) -> Json | None:
-    """Return an item as the provider takes it; ``None`` if it takes none of it."""
+    """Return an item as the provider takes it; ``None`` if it does not take the item."""
     role = item.get("role")
     if role == "developer":
         return {**item, "role": profile.responses_developer}

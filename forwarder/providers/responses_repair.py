@@ -39,7 +39,7 @@ _ITEM_TYPE_BY_STEM = {
 }
 """The stem of an event -> the type of the item that it belongs to.
 
-Events of all other items are passed on with the id of their item.
+In events of other items, only the id of the item is repaired.
 """
 
 _PART_FIELDS: dict[str, tuple[str, Json]] = {
@@ -53,10 +53,9 @@ _PART_FIELDS: dict[str, tuple[str, Json]] = {
 def repair_stream(
     stream: EventStream, saw_done_marker: Callable[[], bool], id_source: IdSource
 ) -> EventStream:
-    """Repair a stream; a complete answer is a stream of its terminal event.
+    """Repair a stream; a complete answer is a stream with only a terminal event.
 
-    ``saw_done_marker`` returns whether ``[DONE]`` arrived.  If so, a missing terminal event is
-    added.
+    ``saw_done_marker`` returns whether ``[DONE]`` arrived: then a missing terminal event is added.
     """
     repair = ResponsesRepairer(id_source)
     for batch in stream:
@@ -190,15 +189,12 @@ class ResponsesRepairer:
 
     def _announce_part(self, stem: str, item: RepairedItem, event: Event) -> Batch:
         """Announce the part of a delta if the upstream did not."""
-        place = (
-            event.setdefault("content_index", 0)
-            if stem in (*_PART_FIELDS, "content_part")
-            else None
-        )
-        known = place is None or place in item.announced_parts
-        if place is not None:
-            item.announced_parts.add(place)
-        if known or stem == "content_part":
+        if stem not in _PART_FIELDS and stem != "content_part":
+            return []
+        index = event.setdefault("content_index", 0)
+        is_announced = index in item.announced_parts
+        item.announced_parts.add(index)
+        if is_announced or stem == "content_part":
             return []
         field, more = _PART_FIELDS[stem]
         where = {k: event[k] for k in ("item_id", "output_index", "content_index")}

@@ -35,11 +35,9 @@ _CITATION_DEFAULTS: Json = {"start_index": 0, "end_index": 0, "title": ""}
 
 def complete_citation(annotation: Json) -> Json:
     """Add missing fields to a URL citation: xAI sends no position and no title."""
-    return (
-        overlay_fields(_CITATION_DEFAULTS, annotation)
-        if annotation.get("type") == "url_citation"
-        else annotation
-    )
+    if annotation.get("type") != "url_citation":
+        return annotation
+    return overlay_fields(_CITATION_DEFAULTS, annotation)
 
 
 def complete_part(part: Json) -> Json:
@@ -59,9 +57,9 @@ def complete_parts(item: Json) -> Json:
 class RepairedItem:
     """An output item.
 
-    ``held_events``: events of a call, held back until its ``output_item.added`` is sent; None if
-    nothing is held. If the upstream sent no ``output_item.added``, the name of the call is unknown
-    until its ``done`` event.
+    ``held_events`` are events of a call that wait for its ``output_item.added``; None if they need
+    not wait. If the upstream sends no ``output_item.added``, it can be added only after the
+    ``done`` event of the call, because the name of the call is unknown before.
     """
 
     def __init__(self, index: int, item: Json, announced: bool) -> None:
@@ -69,9 +67,8 @@ class RepairedItem:
         self.json = item
         self.announced_parts: set[int] = set()
         self.is_done = False
-        self.held_events: Batch | None = (
-            None if announced or item["type"] not in _CALL_INPUT_FIELDS else []
-        )
+        is_held = not announced and item["type"] in _CALL_INPUT_FIELDS
+        self.held_events: Batch | None = [] if is_held else None
         self._texts: list[str] = []
 
     def append_text(self, text: str) -> None:
@@ -79,12 +76,10 @@ class RepairedItem:
 
     def make_added_event(self) -> Event:
         """Make the announcement, with an empty field for the text that follows in deltas."""
-        blank = (
-            {_CALL_INPUT_FIELDS[self.json["type"]]: ""}
-            if self.json["type"] in _CALL_INPUT_FIELDS
-            else {}
-        )
-        item = {**self.json, **blank}
+        item = self.json
+        field = _CALL_INPUT_FIELDS.get(item["type"])
+        if field is not None:
+            item = {**item, field: ""}
         return make_item_added(item, self.index)
 
     def close(self) -> Batch:
@@ -135,16 +130,18 @@ class RepairedItems:
         item = self.get_item(index)
         if item is not None:
             return item if item.json["type"] == kind else None
-        alike = [item for item in self._by_index.values() if item.json["type"] == kind]
-        named = [item for item in alike if item_id and item.json["id"] == item_id]
-        return next(iter(named or ([] if item_id else [i for i in alike if not i.is_done])), None)
+        for item in self._by_index.values():
+            matches = item.json["id"] == item_id if item_id else not item.is_done
+            if matches and item.json["type"] == kind:
+                return item
+        return None
 
     def add_item(self, index: object, item: Json, announced: bool) -> RepairedItem:
         """Add an item, at its index unless that is taken."""
-        free = isinstance(index, int) and index not in self._by_index
-        place = int(str(index)) if free else max(self._by_index, default=-1) + 1
-        self._by_index[place] = RepairedItem(place, self.complete_item(item), announced)
-        return self._by_index[place]
+        if not isinstance(index, int) or index in self._by_index:
+            index = max(self._by_index, default=-1) + 1
+        self._by_index[index] = RepairedItem(index, self.complete_item(item), announced)
+        return self._by_index[index]
 
     def complete_item(self, item: Json) -> Json:
         """Return the item with the required fields of its type."""
@@ -160,13 +157,15 @@ class RepairedItems:
 
         ``output`` is the upstream's own output; it may be empty.
         """
-        known, final = [item.json for item in self.list_items()], list(map(complete_parts, output))
+        known = [item.json for item in self.list_items()]
+        final = [complete_parts(item) for item in output]
         if len(final) != len(known):
             return known or [self.complete_item(item) for item in final]
-        same = ("id", "call_id")
-        return [
-            {**overlay_fields(old, item), **{k: old[k] for k in same if k in old}}
-            if old["type"] == item.get("type")
-            else self.complete_item(item)
-            for old, item in zip(known, final, strict=True)
-        ]
+        built: list[Json] = []
+        for old, item in zip(known, final, strict=True):
+            if old["type"] == item.get("type"):
+                ids: Json = {name: old[name] for name in ("id", "call_id") if name in old}
+                built.append({**overlay_fields(old, item), **ids})
+            else:
+                built.append(self.complete_item(item))
+        return built

@@ -1,8 +1,8 @@
 """Rewrites JSON Schemas in the dialects that providers take: pure functions.
 
 A dialect is a chain of rewrites that are applied to each node of the schema.  Keywords that a
-provider does not take are replaced if possible, else removed.  That only loosens the schema, and
-the tool checks its input anyway.
+provider does not take are replaced if possible, else removed.  Removing a keyword only loosens the
+schema, and the tool checks its input anyway.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def rewrite_cached(schema: bytes, dialect: str, max_nodes: int) -> Json:
 
 
 def walk_schema(node: Any, rewrite: SchemaRewrite) -> Any:
-    """Rewrite a node, then the schemas inside it; keys of ``properties`` are no keywords."""
+    """Rewrite a node, then the schemas inside it; keys of ``properties`` are not keywords."""
     if not isinstance(node, dict):
         return node
     walked: Json = {}
@@ -111,7 +111,7 @@ def make_keyword_remover(*names: str) -> SchemaRewrite:
 
 
 def convert_tuples(node: Json) -> Json:
-    """Convert schemas by position to one schema for all items: any of them."""
+    """Convert schemas by position to one schema for all items, which allows any of them."""
     schemas = node.get("prefixItems") or node.get("items")
     if not isinstance(schemas, list):
         return node
@@ -160,7 +160,10 @@ def convert_one_of(node: Json) -> Json:
 
 
 def convert_const(node: Json) -> Json:
-    return {"enum" if k == "const" else k: [v] if k == "const" else v for k, v in node.items()}
+    """Convert ``const`` to an ``enum`` with one value."""
+    if "const" not in node:
+        return node
+    return dict(("enum", [v]) if k == "const" else (k, v) for k, v in node.items())
 
 
 def convert_type_list(node: Json) -> Json:
@@ -252,7 +255,7 @@ class RefInliner:
             }
         beside = {k: v for k, v in node.items() if k != "$ref"}
         if ref in open_refs or len(open_refs) > _MAX_REF_DEPTH:
-            return {"type": "object", **beside}  # recursive: accept any object
+            return {"type": "object", **beside}  # the reference is recursive: accept any object
         if ref not in self._targets:
             self._targets[ref] = find_ref_target(self._schema, ref)
         inside = self.resolve(self._targets[ref], open_refs | {ref})
@@ -312,12 +315,14 @@ _REWRITE_GEMINI = chain_rewrites(
 _REWRITE_MISTRAL = make_keyword_remover("$id", "$schema", "strict", "additionalProperties")
 
 DIALECTS: dict[str, Callable[[Json, int], Json]] = {
-    "openai": lambda schema, most: schema,
-    "plain": lambda schema, most: walk_schema(inline_refs(schema, most), _REWRITE_PLAIN),
-    "moonshot": lambda schema, most: walk_schema(
-        inline_unknown_refs(walk_schema(schema, rename_definitions), most), _REWRITE_MOONSHOT
+    "openai": lambda schema, max_nodes: schema,
+    "plain": lambda schema, max_nodes: walk_schema(inline_refs(schema, max_nodes), _REWRITE_PLAIN),
+    "moonshot": lambda schema, max_nodes: walk_schema(
+        inline_unknown_refs(walk_schema(schema, rename_definitions), max_nodes), _REWRITE_MOONSHOT
     ),
-    "gemini": lambda schema, most: walk_schema(inline_refs(schema, most), _REWRITE_GEMINI),
-    "mistral": lambda schema, most: walk_schema(schema, _REWRITE_MISTRAL),
+    "gemini": lambda schema, max_nodes: walk_schema(
+        inline_refs(schema, max_nodes), _REWRITE_GEMINI
+    ),
+    "mistral": lambda schema, max_nodes: walk_schema(schema, _REWRITE_MISTRAL),
 }
 """Name -> function of a schema and the maximum number of nodes."""

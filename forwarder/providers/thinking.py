@@ -18,28 +18,32 @@ def apply_thinking_switch(body: Json, profile: Profile, loss_report: LossReport)
         return
     effort = read_field(body, "reasoning_effort", STR, "reasoning_effort")
     del body["reasoning_effort"]
-    word = profile.effort_map.get(effort, effort)
-    if profile.thinking_switch in ("effort", "thinking_effort") and word is not None:
-        body["reasoning_effort"] = word
-    if profile.thinking_switch == "effort" and word is None:
+    provider_effort = profile.effort_map.get(effort, effort)
+    if profile.thinking_switch in ("effort", "thinking_effort") and provider_effort is not None:
+        body["reasoning_effort"] = provider_effort
+    if profile.thinking_switch == "effort" and provider_effort is None:
         loss_report.drop("reasoning_effort", f"{profile.name} has no effort '{effort}'")
-    for name, default in _SWITCH_FIELDS[profile.thinking_switch](effort, word).items():
+    for name, default in _SWITCH_FIELDS[profile.thinking_switch](effort, provider_effort).items():
         value = body.get(name, default)  # the client's own value takes precedence
         body[name] = {**default, **value} if isinstance(value, dict) else value
 
 
-def make_thinking_type(effort: str, word: str | None) -> Json:
-    return {"thinking": {"type": "disabled" if "none" in (effort, word) else "enabled"}}
+def make_thinking_type(effort: str, provider_effort: str | None) -> Json:
+    return {"thinking": {"type": "disabled" if "none" in (effort, provider_effort) else "enabled"}}
 
 
 _SWITCH_FIELDS: dict[str, Callable[[str, str | None], dict[str, Any]]] = {
-    "effort": lambda effort, word: {},
-    "enable_thinking": lambda effort, word: {"enable_thinking": "none" not in (effort, word)},
+    "effort": lambda effort, provider_effort: {},
+    "enable_thinking": lambda effort, provider_effort: {
+        "enable_thinking": "none" not in (effort, provider_effort)
+    },
     "thinking": make_thinking_type,
     "thinking_effort": make_thinking_type,
-    "reasoning": lambda effort, word: {"reasoning": {"effort": word or effort}},
-    "template": lambda effort, word: {
-        "chat_template_kwargs": {"enable_thinking": "none" not in (effort, word)}
+    "reasoning": lambda effort, provider_effort: {
+        "reasoning": {"effort": provider_effort or effort}
+    },
+    "template": lambda effort, provider_effort: {
+        "chat_template_kwargs": {"enable_thinking": "none" not in (effort, provider_effort)}
     },
 }
 
@@ -50,5 +54,5 @@ def rename_effort(body: Json, profile: Profile, loss_report: LossReport) -> None
         return
     effort = read_field(reasoning, "effort", STR, "reasoning.effort")
     rest = {k: v for k, v in reasoning.items() if k != "effort"}
-    word = profile.effort_map.get(effort, effort)
-    body["reasoning"] = {**rest, "effort": word} if word else rest
+    provider_effort = profile.effort_map.get(effort, effort)
+    body["reasoning"] = {**rest, "effort": provider_effort} if provider_effort else rest

@@ -53,15 +53,16 @@ def is_tool_forced(body: Json) -> bool:
 
 
 def adapt_forced_choice(body: Json, profile: Profile, loss_report: LossReport) -> None:
-    way = profile.forced_tool_choice
-    if way == "ok" or not is_tool_forced(body):
+    treatment = profile.forced_tool_choice
+    if treatment == "ok" or not is_tool_forced(body):
         return
-    if way == "auto":
+    if treatment == "auto":
         body["tool_choice"] = "auto"
         loss_report.drop("tool_choice", f"{profile.name} cannot force the use of a tool")
-    elif way == "any":
-        body["tool_choice"] = "any" if body["tool_choice"] == "required" else body["tool_choice"]
-    else:
+    elif treatment == "any":
+        if body["tool_choice"] == "required":
+            body["tool_choice"] = "any"
+    else:  # disable_thinking
         for name in ("thinking", "enable_thinking"):
             body.pop(name, None)
         if body.get("reasoning_effort") not in (None, "none"):
@@ -115,7 +116,7 @@ def adapt_schema(holder: Json, key: str, path: str, dialect: str, max_nodes: int
 
 
 def read_objects(holder: Json, key: str) -> list[Json]:
-    """Return the list of objects under ``key``, empty if absent; else raise InvalidRequest."""
+    """Return the list of objects under ``key``, empty if absent.  Raises InvalidRequest."""
     items = read_field(holder, key, LIST, key) or []
     for i, item in enumerate(items):
         if type(item) is not dict:
