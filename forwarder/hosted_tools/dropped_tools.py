@@ -13,7 +13,7 @@ from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import LIST, read_field
 from forwarder.hosted_tools.first_request import ADDITIONAL_TOOLS
 from forwarder.protocols.hosted_tool_names import find_hosted_name
-from forwarder.translation.responses_over_chat.toolbox import unsupported_hosted_tool
+from forwarder.translation.responses_over_chat.toolbox import make_hosted_tool_error
 
 LOSS_REASON = "the upstream cannot run this tool"
 
@@ -34,7 +34,7 @@ def with_dropped_tools(
         """Return the tools that are sent; the others enter the loss report."""
         for index, tool in enumerate(tools):
             if is_dropped(tool) and refuses:
-                raise unsupported_hosted_tool(tool["type"], f"{path}[{index}]")
+                raise make_hosted_tool_error(tool["type"], f"{path}[{index}]")
             if is_dropped(tool):
                 loss_report.drop(f"tools.{tool['type']}", LOSS_REASON)
         return [tool for tool in tools if not is_dropped(tool)]
@@ -59,7 +59,7 @@ def with_dropped_tools(
         rest = {**request, "tools": drop_tools(tools, "tools")}
         choice = request.get("tool_choice")
         if isinstance(choice, dict) and is_dropped(choice):
-            raise unsupported_hosted_tool(choice["type"], "tool_choice")
+            raise make_hosted_tool_error(choice["type"], "tool_choice")
         if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
             rest["tool_choice"] = drop_references(choice, is_dropped)
         if not rest["tools"]:
@@ -85,4 +85,4 @@ def drop_references(choice: Json, is_dropped: Any) -> Json:
 def check_no_demand(choice: Any, kind: str) -> None:
     """Raise Unsupported if a tool is demanded although all are dropped."""
     if choice == "required":
-        raise unsupported_hosted_tool(kind, "tool_choice")
+        raise make_hosted_tool_error(kind, "tool_choice")

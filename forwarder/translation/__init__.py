@@ -1,7 +1,7 @@
 """Translations between the client's protocol and the upstream's.
 
 ``translate_handler`` turns a handler of the upstream's protocol into a handler of the client's.
-If both protocols are the same, it returns the handler itself, so passthrough loses nothing.
+If both protocols are the same, it returns the handler itself, so requests pass through unchanged.
 
 This package is pure: JSON in, JSON out.  Its modules never import the SDK, Flask, ``os``,
 ``time``, ``uuid`` or ``logging``.
@@ -30,7 +30,7 @@ from forwarder.translation.ollama_over_chat.endpoints import (
 )
 
 Translation = Callable[[Handler, TranslationContext], Handler]
-"""Wraps a handler of the protocol below; returns a handler of the client's protocol."""
+"""Wraps a handler of the upstream's protocol; returns a handler of the client's protocol."""
 
 
 def translate_handler(
@@ -107,4 +107,4 @@ TRANSLATIONS: dict[tuple[str, str], Translation] = {
     ("messages", "chat"): make_messages_translation(messages_over_chat),
     ("messages", "responses"): make_messages_translation(messages_over_responses),
 }
-"""The client's protocol and the one below -> the wrapper that translates."""
+"""The client's protocol and the upstream's -> the wrapper that translates."""

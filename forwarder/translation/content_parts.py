@@ -139,7 +139,7 @@ TEXT_TO_CHAT: dict[str, PartConverter] = {
     "output_text": convert_text_to_chat,
     "text": convert_text_to_chat,
 }
-"""Part types of system and developer messages, in the spelling of either protocol."""
+"""Part types of system and developer messages; clients use the names of both protocols."""
 
 
 # -- Chat -> Responses --------------------------------------------------------------------------
@@ -219,7 +219,7 @@ USER_TO_RESPONSES: dict[str, PartConverter] = {
 """Part types of user, system and tool messages."""
 
 USER_WITH_AUDIO_TO_RESPONSES = {**USER_TO_RESPONSES, "input_audio": convert_audio_to_input}
-"""The same for an upstream that accepts audio.  OpenAI's Responses API does not."""
+"""The same part types for an upstream that accepts audio.  OpenAI's Responses API does not."""
 
 ASSISTANT_TO_RESPONSES: dict[str, PartConverter] = {
     "text": convert_text_to_output,

@@ -2,9 +2,9 @@
 
 In an upstream error only ``param`` is renamed; the upstream's message stays as it is.  The one
 exception is an unknown model: Ollama clients pull a model when the message says "not found".
-Refusals by the forwarder's own stages below the translation are renamed in the message too.
-A path inside an upstream parameter is cut to the client's parameter: the translation built that
-value, so the path means nothing to the client.
+Errors of the forwarder's own middleware between translation and upstream are renamed in the message
+too.  A path inside an upstream parameter is shortened to the client's parameter: the translation
+built that value, so the path means nothing to the client.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def with_client_parameter_names(handler: Handler, client: str) -> Handler:
         except UpstreamRefused as refusal:
             unknown_model = refusal.kind is ErrorKind.MODEL_NOT_FOUND
             if unknown_model and PROTOCOLS[client].rewords_unknown_model:
-                raise model_not_found(refusal, request) from refusal
+                raise reword_unknown_model(refusal, request) from refusal
             if refusal.param:
                 refusal.param = map_to_client_parameter(refusal.param, client, request)
             raise
@@ -37,8 +37,8 @@ def with_client_parameter_names(handler: Handler, client: str) -> Handler:
     return handle_request
 
 
-def model_not_found(refusal: UpstreamRefused, request: Json) -> UpstreamRefused:
-    """Word the error as Ollama does, with the client's name for the model."""
+def reword_unknown_model(refusal: UpstreamRefused, request: Json) -> UpstreamRefused:
+    """Return the error with Ollama's wording and the client's name for the model."""
     message = f"model '{shorten_value(request.get('model'))}' not found: {refusal.message}"
     error = {"message": message, "param": "model", "code": "model_not_found"}
     return UpstreamRefused(404, error, refusal.headers)
@@ -47,9 +47,9 @@ def model_not_found(refusal: UpstreamRefused, request: Json) -> UpstreamRefused:
 def call_carrier(
     handler: Handler, request: Json, client: str, client_request: Json, loss_report: LossReport
 ) -> EventStream:
-    """Call the handler of a carrier protocol with the translated ``request``.
+    """Call the handler of a carrier protocol (see `Carrier`) with the translated ``request``.
 
-    Its refusals and losses name the parameters of the ``client_request``.
+    Errors and losses then name the parameters of the ``client_request``.
     """
     try:
         return handler(request)

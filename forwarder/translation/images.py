@@ -48,7 +48,7 @@ def parse_data_url(url: str) -> tuple[str, str] | None:
 
 
 def detect_format(data: str, hint: Any = None) -> str:
-    """Return the format that ``hint`` names, else the one that the base64 begins like.
+    """Return the format that ``hint`` names, else the format that the first characters show.
 
     Falls back to an unknown but well-formed ``hint``, then to ``png``.
     """

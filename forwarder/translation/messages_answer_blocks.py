@@ -25,10 +25,11 @@ _DELTAS = {
 
 
 class Block:
-    """A block of the answer.  ``start`` is the block as its first event has it.
+    """A block of the answer.  ``start`` is the block in its ``content_block_start`` event.
 
-    ``is_done`` is set when nothing more belongs to it.  ``hidden`` is text that only the seal of a
-    thinking block has.  ``last_deltas`` end the block.
+    ``is_done`` is set when the block is complete.  ``hidden`` has pieces of reasoning that the
+    client does not see; they become part of the seal that signs the block.  ``last_deltas`` are
+    sent before the block is closed.
     """
 
     __slots__ = ("hidden", "index", "is_done", "kind", "last_deltas", "pieces", "start")
@@ -63,8 +64,8 @@ def make_call_block(call_id: str, name: str) -> Block:
     return Block({"type": CALL, "id": call_id, "name": name, "input": {}})
 
 
-def is_whole_input(text: str) -> bool:
-    """Whether the arguments of a call are complete: a JSON object."""
+def is_complete_input(text: str) -> bool:
+    """Whether the arguments of a call are complete, that is, a JSON object."""
     try:
         return isinstance(json.loads(text, strict=False), dict)
     except (ValueError, RecursionError):
@@ -85,12 +86,12 @@ class BlockWriter:
 
     @property
     def last_block(self) -> Block | None:
-        """The block that was begun last, whether or not it waits."""
+        """The last block, which may still wait for earlier blocks."""
         return self._waiting[-1] if self._waiting else self.open_block
 
     @property
     def is_empty(self) -> bool:
-        """Whether no block was begun."""
+        """Whether the answer has no blocks."""
         return not self._count and self.open_block is None
 
     def begin(self, block: Block) -> Batch:
@@ -108,7 +109,7 @@ class BlockWriter:
         return [{"type": "content_block_delta", "index": block.index, "delta": delta}]
 
     def add_citation(self, citation: Json) -> Batch:
-        """Add a citation to the text that was begun last; one without a text is lost."""
+        """Add a citation to the last block; it is lost if that block is not a text."""
         block, delta = self.last_block, {"type": "citations_delta", "citation": citation}
         if block is None or block.kind != TEXT:
             return []
@@ -164,9 +165,9 @@ class BlockWriter:
 
 
 def make_citation(annotation: Any) -> Json | None:
-    """Return the citation for a cited web page, of either API's form; None for other annotations.
+    """Return the citation for a web page that an annotation of either API cites, else None.
 
-    The passage of the page is not known.
+    The cited passage of the page is unknown.
     """
     if not isinstance(annotation, dict) or annotation.get("type") != "url_citation":
         return None
@@ -190,7 +191,7 @@ _SERVICE_TIERS = {"priority": "priority", "fast": "priority", "ultrafast": "prio
 def make_message_start(message_id: str, model: str, tier: Any) -> Event:
     """Return the first event.  ``tier`` is the upstream's service tier, if it is known already.
 
-    Only the last event has the numbers of tokens.
+    The token counts are 0 here; the ``message_delta`` event has the real ones.
     """
     message: Json = {
         "id": message_id,
@@ -213,7 +214,7 @@ def make_message_start(message_id: str, model: str, tier: Any) -> Event:
 
 
 def make_message_end(delta: Json, usage: Json) -> Batch:
-    """Return the last two events; ``delta`` has the reason why the answer stops."""
+    """Return the last two events; ``delta`` has the ``stop_reason``."""
     return [
         {"type": "message_delta", "delta": {"stop_sequence": None, **delta}, "usage": usage},
         {"type": "message_stop"},
@@ -230,7 +231,8 @@ def map_usage(usage: Any, searches: int = 0) -> Json:
     """Responses usage -> usage of the Messages API, with input that excludes cached tokens."""
     counts = usage if isinstance(usage, dict) else {}
     details = counts.get("input_tokens_details") or {}
-    cached, written = (read_count(details, f"{name}_tokens") for name in ("cached", "cache_write"))
+    cached = read_count(details, "cached_tokens")
+    written = read_count(details, "cache_write_tokens")
     mapped: Json = {
         "input_tokens": max(0, read_count(counts, "input_tokens") - cached - written),
         "cache_creation_input_tokens": written,

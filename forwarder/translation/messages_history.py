@@ -40,7 +40,7 @@ FAILED_CALL_NOTE = "[The tool call failed.]"
 """Begins the result of a call that failed; OpenAI's APIs have no field for it."""
 
 _BILLING_BLOCK = "x-anthropic-billing-header:"
-"""Claude Code's first system block.  It differs in every request, so no prefix would be cached."""
+"""Claude Code's first system block.  It differs in every request and would defeat prompt caches."""
 
 _ROLES = ("user", "assistant", "system")
 _MESSAGE_FIELDS = frozenset({"role", "content"})
@@ -101,10 +101,10 @@ def read_conversation(
 ) -> None:
     """Read all messages into ``builder``.
 
-    Raises InvalidRequest for malformed messages and for calls and results without their partner.
+    Raises InvalidRequest for malformed messages, calls without a result and results without a call.
     """
     open_calls: dict[str, None] = {}
-    held_texts: list[str] = []  # of the system, between calls and their results
+    held_texts: list[str] = []  # system texts between calls and their results
     path = "messages"
     for role, blocks, path in iter_turns(messages, context.loss_report):
         if role == "user":
@@ -141,16 +141,16 @@ def iter_turns(
     for i, value in enumerate(iter_paced(messages)):
         place = f"messages[{i}]"
         message = check_type(value, DICT, place)
-        own = require_field(message, "role", STR, f"{place}.role")
-        check_enum(own, _ROLES, f"{place}.role")
-        if own != role:
+        next_role = require_field(message, "role", STR, f"{place}.role")
+        check_enum(next_role, _ROLES, f"{place}.role")
+        if next_role != role:
             if blocks:
                 yield role, blocks, path
-            role, blocks, path = own, [], place
+            role, blocks, path = next_role, [], place
         if message.keys() != _MESSAGE_FIELDS:
             report_unread_fields(message, _MESSAGE_FIELDS, "messages", loss_report)
-            if own == "system" and message.get("output_config") and "content" not in message:
-                continue  # it changes only settings
+            if role == "system" and message.get("output_config") and "content" not in message:
+                continue  # the message changes only settings
         blocks += list_blocks(message, f"{place}.content")
     if blocks:
         yield role, blocks, path
@@ -240,7 +240,7 @@ def read_assistant_turn(
         kind = require_field(block, "type", STR, f"{path}.type")
         if kind in USER_BLOCKS and kind not in ("text", "compaction"):
             raise InvalidRequest(
-                f"'{path}': blocks of type '{kind}' belong into messages of the user.",
+                f"'{path}': blocks of type '{kind}' are allowed only in user messages.",
                 param=f"{path}.type",
                 code="invalid_value",
             )
@@ -294,8 +294,8 @@ _ASSISTANT_BLOCKS: dict[str, Callable[[Json, str, TranslationContext], list[Assi
 }
 
 
-def is_of_origin(sealed: Json, context: TranslationContext) -> bool:
-    """Whether a seal was made for the model that now gets the request; reports it if it was not."""
+def check_origin(sealed: Json, context: TranslationContext) -> bool:
+    """Return whether the model that made the seal now gets the request.  Reports a loss if not."""
     if sealed.get("origin", context.origin) == context.origin:
         return True
     reason = "its signatures are valid only for the model that made them"

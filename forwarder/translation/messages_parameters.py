@@ -61,7 +61,7 @@ _BUDGETS = ((4096, "low"), (16384, "medium"))
 class ThinkingSettings(NamedTuple):
     """The effort for the upstream, if any, and how the client gets reasoning.
 
-    ``is_shown`` is false for a client that asked for no thinking, ``has_text`` for one that wants
+    ``is_shown`` is false if the client did not enable thinking.  ``has_text`` is false if it wants
     only the signatures.
     """
 
@@ -80,7 +80,7 @@ def read_thinking_settings(request: Json) -> ThinkingSettings:
         return ThinkingSettings(effort, False)
     kind = require_field(thinking, "type", STR, "thinking.type")
     check_enum(kind, _THINKING_TYPES, "thinking.type")
-    if kind in ("disabled", "between_tools"):  # the second one shows only reports of progress
+    if kind in ("disabled", "between_tools"):  # between_tools shows only progress reports
         return ThinkingSettings("none", False)
     display = read_field(thinking, "display", STR, "thinking.display") or "summarized"
     check_enum(display, ("summarized", "omitted", "updates"), "thinking.display")
@@ -137,7 +137,7 @@ def is_strict_schema(schema: Any) -> bool:
 # -- metadata, caching, tiers -------------------------------------------------------------------
 
 _MAX_USER_LENGTH = 64
-"""Longer ids of users are refused by OpenAI."""
+"""OpenAI refuses longer user ids."""
 
 
 def read_user(request: Json) -> str | None:
@@ -152,7 +152,7 @@ def read_user(request: Json) -> str | None:
 def make_cache_key(request: Json, system: str) -> str | None:
     """Return a key for the upstream's prompt cache, if the client marks anything for caching.
 
-    All requests of a conversation have the same key, because user and system prompt stay.
+    It depends on user and system prompt, so all requests of a conversation have the same key.
     """
     if not has_cache_control(request):
         return None
@@ -198,7 +198,7 @@ _COPIED = frozenset({"model", "stream", "temperature", "top_p", "top_k"})
 
 _FUNCTION_FIELDS = frozenset(
     {"type", "name", "description", "input_schema", "strict", "cache_control",
-     "eager_input_streaming"}  # arguments are always streamed as they come
+     "eager_input_streaming"}  # arguments are always streamed as they arrive
 )  # fmt: skip
 _SEARCH_FIELDS = frozenset(
     {"type", "name", "allowed_domains", "blocked_domains", "user_location", "max_uses",
@@ -206,7 +206,7 @@ _SEARCH_FIELDS = frozenset(
 )  # fmt: skip
 
 _EMPTY_VALUES: tuple[Any, ...] = (None, False, [], {}, ["direct"])
-"""Values that request nothing; ``["direct"]`` are the usual ``allowed_callers``."""
+"""Values that request nothing; ``["direct"]`` is the default of ``allowed_callers``."""
 
 _ALL_OFFERED = "all tools are offered from the start"
 
@@ -242,7 +242,7 @@ def report_unread_fields(
 
 
 class FunctionTool(NamedTuple):
-    """A function; ``strict`` is None if the client did not say."""
+    """A function; ``strict`` is None if the client did not set it."""
 
     name: str
     description: str | None
@@ -253,7 +253,7 @@ class FunctionTool(NamedTuple):
 class ToolSettings(NamedTuple):
     """The client's functions, and its web search tool if it has one.
 
-    ``max_searches`` is how often the web search may be used.
+    ``max_searches`` limits the number of web searches.
     """
 
     functions: list[FunctionTool]
@@ -268,7 +268,7 @@ class ToolSettings(NamedTuple):
 def read_tools(request: Json, loss_report: LossReport) -> ToolSettings:
     """Read all tools; those that cannot run are reported by their type."""
     functions: list[FunctionTool] = []
-    added: dict[str, FunctionTool] = {}  # by system messages
+    added: dict[str, FunctionTool] = {}  # functions that system messages add
     search: Json | None = None
     max_searches: int | None = None
     for tool, path in iter_tools(request):
@@ -293,8 +293,8 @@ def read_tools(request: Json, loss_report: LossReport) -> ToolSettings:
             added[function.name] = function
         elif function is not None:
             functions.append(function)
-    kept = [each for each in functions if each.name not in added] if added else functions
-    return ToolSettings([*kept, *added.values()], search, max_searches)
+    functions = [each for each in functions if each.name not in added]
+    return ToolSettings([*functions, *added.values()], search, max_searches)
 
 
 def iter_tools(request: Json) -> Iterator[tuple[Json, str]]:
@@ -346,7 +346,7 @@ def read_search_tool(tool: Json, path: str) -> Json:
 
 
 class ToolChoice(NamedTuple):
-    """``mode`` is ``auto``, ``required`` or ``none``; ``name`` is that of a tool to call."""
+    """``mode`` is ``auto``, ``required`` or ``none``; ``name`` is the tool that must be called."""
 
     mode: str
     name: str | None
@@ -447,4 +447,4 @@ KNOWN_TOOLS = {
         ),
     ),
 }
-"""Beginning of a type -> the function for a tool whose schema only Anthropic's models know."""
+"""Prefix of a tool type -> the function for it, with the schema that Anthropic's models know."""

@@ -67,7 +67,7 @@ def convert_block(block: Json, path: str, loss_report: LossReport) -> list[PathB
 
 
 def skip_block(kind: str, path: str, loss_report: LossReport) -> None:
-    """Report a block that has no form upstream.  Raises InvalidRequest for an unknown type."""
+    """Report a block that cannot be sent upstream.  Raises InvalidRequest for an unknown type."""
     row = MESSAGES_BLOCKS.get(kind)
     if row is None or row.kind not in ("noted", "dropped"):
         raise InvalidRequest(
@@ -132,7 +132,7 @@ def read_data_url(source: Json, path: str) -> str:
 
 
 def convert_document(block: Json, path: str, loss_report: LossReport) -> list[PathBlock]:
-    """Convert a document; its title and its context come before it."""
+    """Convert a document, preceded by a text with its title and context."""
     title = read_field(block, "title", STR, f"{path}.title")
     notes = [f"Document: {title}" if title else ""]
     notes.append(read_field(block, "context", STR, f"{path}.context") or "")
@@ -156,7 +156,7 @@ def check_citations(block: Json, path: str, loss_report: LossReport) -> None:
 
 def make_file(fields: Json, title: str | None, path: str) -> list[PathBlock]:
     name = title or "document"
-    name = name if name.lower().endswith(".pdf") else f"{name}.pdf"  # providers read the ending
+    name = name if name.lower().endswith(".pdf") else f"{name}.pdf"  # providers use the extension
     named = fields if "file_id" in fields else {**fields, "filename": name}
     return [({"type": "file", "file": named}, path)]
 

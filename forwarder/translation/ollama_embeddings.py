@@ -1,6 +1,6 @@
 """Ollama's two embeddings endpoints over OpenAI's ``/embeddings``.
 
-Both the upstream's stream and the client's consist of one event, the whole answer.
+The streams of both sides have one event, the whole answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from forwarder.protocols.parameters import validate_parameters
 
 
 def with_embed_translation(handler: Handler, context: TranslationContext) -> Handler:
-    """``/api/embed``: several texts, and vectors normalized to length one."""
+    """Wrap a handler for ``/api/embed``: several texts, and vectors normalized to length one."""
 
     def handle_request(request: Json) -> EventStream:
         started_at = context.id_source.monotonic_ns()
@@ -53,7 +53,7 @@ def translate_embed_answer(
 
 
 def with_embeddings_translation(handler: Handler, context: TranslationContext) -> Handler:
-    """``/api/embeddings``, the older endpoint: one text, and its vector as the upstream sent it."""
+    """Wrap a handler for the older ``/api/embeddings``: one text, and its vector unchanged."""
 
     def handle_request(request: Json) -> EventStream:
         require_field(request, "model", STR, "model")
@@ -78,13 +78,13 @@ def request_embeddings(handler: Handler, parameters: Json) -> EventStream:
 
 
 def read_answer(stream: EventStream) -> Json:
-    """The upstream's answer; empty if there was no text to embed."""
+    """Return the upstream's answer; empty if there was no text to embed."""
     events = [event for batch in stream for event in batch]
     return events[-1] if events else {}
 
 
 def read_vectors(answer: Json) -> list[list[float]]:
-    """The vectors, in the order of the texts."""
+    """Return the vectors in the order of the texts."""
     entries = sorted(answer["data"], key=lambda entry: entry.get("index") or 0)
     vectors = [entry["embedding"] for entry in entries]
     if not vectors or not all(isinstance(vector, list) and vector for vector in vectors):

@@ -7,7 +7,7 @@ from typing import Any
 from forwarder.translation.messages_answer_blocks import (
     Block,
     BlockWriter,
-    is_whole_input,
+    is_complete_input,
     make_call_block,
     make_message_start,
     make_text_block,
@@ -82,7 +82,7 @@ def test_last_deltas_come_before_the_end_of_a_block() -> None:
     ("text", "whole"), [("", False), ("{}", True), ('{"a":1}', True), ('{"a"', False), ("1", False)]
 )
 def test_whole_input_is_an_object(text: str, whole: bool) -> None:
-    assert is_whole_input(text) is whole
+    assert is_complete_input(text) is whole
 
 
 @check_each(

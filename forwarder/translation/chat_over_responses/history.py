@@ -45,7 +45,7 @@ _PLAIN_PARTS: dict[str, Callable[[str], Json]] = {
 
 
 def accepts_reasoning_text(context: TranslationContext) -> bool:
-    """Whether the upstream accepts earlier reasoning as text.  OpenAI's wants it encrypted."""
+    """Whether the upstream accepts earlier reasoning as text.  OpenAI accepts it only encrypted."""
     return "reasoning_text" in context.extensions
 
 
@@ -86,7 +86,7 @@ class ChatHistoryReader:
         return self.items
 
     def _add_plain_message(self, message: Any) -> bool:
-        """Add a message that is only a role and a text, as most of a long history are.
+        """Add a message that is only a role and a text, as most messages of a long history.
 
         Returns False, without a change, for all other messages.
         """
@@ -195,7 +195,7 @@ class ChatHistoryReader:
     # -- the legacy function_call ---------------------------------------------------------------
 
     def _read_function_call(self, call: Json, path: str) -> None:
-        """Read a legacy call.  It has no id: one made from its position is stable across turns."""
+        """Read a legacy call.  Its id is made from its position, so every turn has the same id."""
         name = require_field(call, "name", STR, f"{path}.name")
         call_id = f"call_{name}_{self._legacy_calls}"
         self._legacy_calls += 1

@@ -1,6 +1,6 @@
 """Generated images: Responses items -> ``images`` of a chat message, and back in the history.
 
-OpenAI's Chat API has no field for them; clients of OpenRouter read ``images``.  An entry is
+OpenAI's Chat API has no field for images; clients of OpenRouter read ``images``.  An entry is
 ``{"type": "image_url", "index": 0, "image_url": {"url": "data:image/png;base64,…"}}``, with the
 ``id`` of the call that made the image, so that the history can name this call.
 """
@@ -63,7 +63,7 @@ class ImageHistory:
         self._ids: set[str] = set()
 
     def convert_images(self, images: list[Any], path: str) -> list[Json]:
-        """Convert each image to the call that made it, or to a user's image if it has no id."""
+        """Convert each image to the call that made it, or without an id to an image of the user."""
         calls: list[Json] = []
         parts: list[Json] = []
         for i, image in enumerate(images):
@@ -72,7 +72,10 @@ class ImageHistory:
                 check_type(image, DICT, image_path), _IMAGE_CONVERTERS, image_path
             )
             call = self._make_call(image, part["image_url"], image_path)
-            (calls if call else parts).append(call or part)
+            if call:
+                calls.append(call)
+            else:
+                parts.append(part)
         user_message = {"type": "message", "role": "user", "content": parts}
         return [*calls, user_message] if parts else calls
 

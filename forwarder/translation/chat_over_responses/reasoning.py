@@ -19,6 +19,7 @@ class ReasoningText:
     """The reasoning so far, by output item, form (``text`` or ``summary``) and part."""
 
     def __init__(self) -> None:
+        # A place is the output index, the form and the index of a part.
         self._sent: dict[tuple[Any, ...], int] = {}  # place -> characters received
         self._texts: set[Any] = set()  # output indexes of reasoning that comes as text
         # Place of a summary -> the pieces of its text.  Joining them at every delta would be
@@ -66,6 +67,6 @@ class ReasoningText:
 
     @property
     def separate_summary(self) -> str:
-        """The summaries of those items that came as text as well."""
+        """The summaries of the items that also have a text."""
         summaries = (pieces for place, pieces in self._summaries.items() if place[0] in self._texts)
         return "\n\n".join(map("".join, summaries))

@@ -187,7 +187,7 @@ def add_web_search_tool(value: Json, out: Json) -> None:
 
 
 def make_search_tool(value: Json) -> Json:
-    """Return the tool for ``web_search_options``. Raises InvalidRequest."""
+    """Return the tool for ``web_search_options``.  Raises InvalidRequest for a wrong location."""
     tool: Json = {"type": "web_search"}
     if value.get("search_context_size"):
         tool["search_context_size"] = value["search_context_size"]

@@ -3,9 +3,9 @@
 The positions of citations count from the start of the whole text.  A file is listed once, even if
 it is cited several times, with the URL at which the client can fetch it.
 
-If later middleware cuts the answer, the translation does not know where the text ends.  It then
-sends everything known so far after each change, with positions, in the internal delta field
-``SIDE_DATA``.  The middleware that cuts the answer removes this field.
+If later middleware cuts the answer, the translation does not know where the text ends.  Then it
+sends all side data known so far, with positions, after each change.  It uses the internal delta
+field ``SIDE_DATA``, which the middleware that cuts the answer removes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from forwarder.core.types import Json
 from forwarder.protocols.mappings import nest_annotation, shift_annotation
 
 _FILE_ANNOTATIONS = frozenset({"file_citation", "file_path", "container_file_citation"})
-"""Annotations that name a file.  Chat's own annotations have only URLs."""
+"""Annotations that name a file.  OpenAI's chat annotations name only URLs."""
 
 SIDE_DATA = "notes"
 """The internal delta field for middleware that cuts answers; a delta with it has no other field.
@@ -38,7 +38,7 @@ class SideData:
     def __init__(self, make_client_url: Callable[[str], str]) -> None:
         self._make_client_url = make_client_url
         self._annotations: dict[Any, list[Json]] = {}  # place of a text -> its annotations
-        self._end_positions: dict[Any, list[int]] = {}  # place of a text -> ends of those
+        self._end_positions: dict[Any, list[int]] = {}  # place of a text -> their end positions
         self._files: dict[Any, Json] = {}
         self._first_positions: dict[Any, int] = {}  # key of a file -> its first citation's end
 
@@ -48,7 +48,7 @@ class SideData:
     def add_annotation(
         self, place: Any, annotation: Any, before: int, text_length: int = 0
     ) -> None:
-        """Add an annotation of the text at ``place``, with ``before`` characters in front of it.
+        """Add an annotation of the text at ``place``, which follows ``before`` other characters.
 
         An annotation without a position is placed at ``text_length``, the end of the text so far.
         """
@@ -111,7 +111,7 @@ def complete_citation(annotation: Json, at: int) -> Json:
 
 
 def make_file_path(file: Json) -> str:
-    """Return the upstream's path of a file, ``""`` if an id is not safe in a path."""
+    """Return the upstream's path of a file; ``""`` if one of its ids is not safe in a path."""
     steps = [("containers", file["container_id"])] if "container_id" in file else []
     steps.append(("files", file["file_id"]))
     if not all(_FILE_ID.fullmatch(name) for _, name in steps):

@@ -79,7 +79,7 @@ class ChatCompletionBuilder:
         self._images = ImageDeltaWriter()
         self._is_cut = translated.is_cut
         self._wants_logprobs = translated.wants_logprobs
-        self._places_with_logprobs: set[tuple[Any, Any]] = set()  # those already sent
+        self._places_with_logprobs: set[tuple[Any, Any]] = set()  # texts with sent logprobs
 
     # -- chunks ---------------------------------------------------------------------------------
 
@@ -124,7 +124,8 @@ class ChatCompletionBuilder:
         streamed |= self._reasoning.output_indexes | self._images.sent_indexes
         if not streamed:  # a whole answer, or a stream without deltas
             self.on_created(event)
-        if None not in streamed:  # without output indexes, sent items cannot be recognized
+        # Without output indexes, items that were sent already cannot be recognized.
+        if None not in streamed:
             for index, item in enumerate(response.get("output") or ()):
                 if index not in streamed:
                     chunks += self._emit_item_rest(index, item)
@@ -163,12 +164,9 @@ class ChatCompletionBuilder:
         """Send all side data known so far, for the middleware that cuts the answer."""
         if not self._is_cut:
             return []
-        summary = (
-            {"reasoning_summary": self._reasoning.separate_summary}
-            if self._reasoning.separate_summary
-            else {}
-        )
-        side_data = {**self._side_data.placement, "metadata": summary}
+        summary = self._reasoning.separate_summary
+        metadata = {"reasoning_summary": summary} if summary else {}
+        side_data = {**self._side_data.placement, "metadata": metadata}
         return [self._make_chunk({SIDE_DATA: side_data})] if any(side_data.values()) else []
 
     def _make_final_delta(self) -> Json:
@@ -340,4 +338,4 @@ LOGPROB_EVENT_HANDLERS = {
     **EVENT_HANDLERS,
     "response.output_text.delta": ChatCompletionBuilder.on_text_with_logprobs,
 }
-"""The handlers for a client that wants log probabilities.  Other clients skip their cost."""
+"""The handlers for a client that wants log probabilities; without them, deltas are cheaper."""

@@ -64,11 +64,9 @@ def convert_tool(tool: Json, path: str) -> Json:
         require_field(tool, "type", STR, f"{path}.type"), _TOOL_SHAPES, f"{path}.type"
     )
     inner = require_field(tool, kind, DICT, f"{path}.{kind}")
-    return (
-        convert_function(inner, f"{path}.function")
-        if kind == "function"
-        else convert_custom_tool(inner, path)
-    )
+    if kind == "function":
+        return convert_function(inner, f"{path}.function")
+    return convert_custom_tool(inner, path)
 
 
 def convert_function(function: Json, path: str) -> Json:
@@ -77,7 +75,7 @@ def convert_function(function: Json, path: str) -> Json:
         flat["description"] = function["description"]
     parameters = read_field(function, "parameters", DICT, f"{path}.parameters")
     flat["parameters"] = parameters or {"type": "object", "properties": {}}
-    # Without a value, Chat is not strict, but the Responses API tries strict mode.
+    # Without `strict`, Chat is not strict, but the Responses API tries strict mode.
     flat["strict"] = bool(function.get("strict"))
     return flat
 

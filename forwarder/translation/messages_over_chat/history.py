@@ -14,7 +14,7 @@ from forwarder.translation.messages_history import (
     AssistantBlock,
     Thinking,
     ToolCall,
-    is_of_origin,
+    check_origin,
 )
 from forwarder.translation.messages_request_content import PathBlock
 
@@ -67,7 +67,7 @@ class ChatConversationBuilder:
         """Return the fields of a message with this reasoning, and collect signatures of calls."""
         sealed = block.sealed if isinstance(block.sealed, dict) else {}
         fields: Json = {}
-        if is_of_origin(sealed, self._context):
+        if check_origin(sealed, self._context):
             fields = {name: sealed[name] for name in MESSAGE_FIELDS if sealed.get(name)}
             signatures.update(sealed.get("calls") or {})
         text = block.text or sealed.get("reasoning_content") or read_item_text(sealed)
@@ -75,7 +75,7 @@ class ChatConversationBuilder:
 
 
 def read_item_text(sealed: Json) -> str:
-    """Return the text of a reasoning item that an upstream of the other API made."""
+    """Return the text of the reasoning item in a seal from a Responses upstream."""
     item = sealed.get("item") or {}
     parts = item.get("content") or item.get("summary") or ()
     return "\n\n".join(str(part.get("text") or "") for part in parts)

@@ -102,7 +102,7 @@ def make_function(tool: FunctionTool) -> Json:
 
 
 def set_search(chat: Json, tools: ToolSettings, context: TranslationContext) -> None:
-    """Ask for web searches, as far as Chat Completions has options for them."""
+    """Set ``web_search_options``, and report settings of the search that Chat lacks."""
     search = tools.search or {}
     if not context.web_search:
         context.loss_report.drop("tools.web_search", "no web search is available here")
@@ -114,5 +114,5 @@ def set_search(chat: Json, tools: ToolSettings, context: TranslationContext) -> 
     for name in search.get("filters", ()):
         context.loss_report.drop(f"tools.{name}", "Chat Completions has no filters for searches")
     if tools.max_searches is not None:
-        context.loss_report.drop("tools.max_uses", "Chat Completions has no limit of searches")
+        context.loss_report.drop("tools.max_uses", "Chat Completions has no limit for searches")
     chat["web_search_options"] = options

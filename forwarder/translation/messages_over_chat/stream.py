@@ -1,7 +1,7 @@
 """Chat chunks -> events of the Messages API.
 
 Reasoning becomes a thinking block.  Its signature is a seal of the fields that the provider needs
-back with it.
+back in the next turn.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from forwarder.translation.messages_answer_blocks import (
     THINKING,
     Block,
     BlockWriter,
-    is_whole_input,
+    is_complete_input,
     make_call_block,
     make_citation,
     make_message_end,
@@ -47,7 +47,7 @@ _STOP_REASONS = {
     "max_tokens": "max_tokens",
     "model_length": "model_context_window_exceeded",
 }
-"""Chat finish reason -> why the answer stops; all others mean that it is complete."""
+"""Chat finish reason -> ``stop_reason``; all other finish reasons mean a complete answer."""
 
 _MATCHED_STOP_FIELDS = ("stop_reason", "matched_stop")
 """Fields of a choice in which vLLM and SGLang name the stop sequence that ended the answer."""
@@ -82,7 +82,7 @@ def translate_stream(
     yield answer.finish()
 
 
-class UnnamedCall:
+class StreamedCall:
     """A call while it streams in; its block is made once the name is known to be complete."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class ChatToMessagesBuilder:
         self._splitter: chat_reasoning.ThinkTagSplitter | None = chat_reasoning.ThinkTagSplitter()
         self._signatures = SignatureCollector()
         self._call_index = ToolCallIndex()
-        self._calls: list[UnnamedCall] = []
+        self._calls: list[StreamedCall] = []
         self._ids: set[str] = set()
         self._choice_selector = ChoiceSelector()
         self._images: set[str] = set()
@@ -268,15 +268,15 @@ class ChatToMessagesBuilder:
         return [*events, *self._blocks.append(block, text)]
 
     def _begin(self, block: Block) -> Batch:
-        """Begin a block.  Text and thinking before it are done, and so are calls with whole input.
+        """Begin a block.  Text, thinking and calls with complete input before it are done.
 
-        Others may go on, if the upstream sends calls at the same time; then later blocks wait for
-        the end of the answer.  Signatures that came without any reasoning get a block of their own
-        before it.
+        A call with incomplete input may continue, because upstreams may interleave calls; then
+        later blocks wait for the end of the answer.  Signatures that came without any reasoning get
+        a block of their own before the new one.
         """
         last = self._blocks.last_block
         self._blanks = []
-        if last is not None and (last.kind != CALL or is_whole_input(last.text)):
+        if last is not None and (last.kind != CALL or is_complete_input(last.text)):
             last.is_done = True
         if block.kind != THINKING and self._signatures.has_message and not self._calls:
             is_sealed = last is not None and last.kind == THINKING
@@ -301,7 +301,7 @@ class ChatToMessagesBuilder:
         if number == len(self._calls):
             for earlier in self._calls:  # a further call proves that their names are complete
                 events += self._open_call(earlier)
-            self._calls.append(UnnamedCall())
+            self._calls.append(StreamedCall())
         self._signatures.add_call(number, delta)
         call, body = self._calls[number], delta.get("function") or delta.get("custom") or {}
         call.call_id = call.call_id or str(delta.get("id") or "")
@@ -315,7 +315,7 @@ class ChatToMessagesBuilder:
         # A name may arrive in pieces; only arguments prove that it is complete.
         return [*events, *self._open_call(call)] if arguments else events
 
-    def _open_call(self, call: UnnamedCall) -> Batch:
+    def _open_call(self, call: StreamedCall) -> Batch:
         if call.block is not None or not call.name:
             return []
         if not call.call_id or call.call_id in self._ids:  # clients distinguish calls by their ids
@@ -339,7 +339,7 @@ class ChatToMessagesBuilder:
         return self._context.encrypt({**fields, **self._signatures.pop_message_fields(), **origin})
 
     def _emit_signatures(self, fields: Json) -> Batch:
-        """Emit signatures that came without reasoning as a block that clients only send back."""
+        """Emit signatures that came without reasoning, in a ``redacted_thinking`` block."""
         return self._blocks.begin(make_redacted_block(self._seal(fields)))
 
     def _emit_late_signatures(self) -> Batch:

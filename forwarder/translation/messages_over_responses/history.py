@@ -9,7 +9,7 @@ from forwarder.translation.messages_history import (
     AssistantBlock,
     Thinking,
     ToolCall,
-    is_of_origin,
+    check_origin,
 )
 from forwarder.translation.messages_request_content import PathBlock
 
@@ -39,7 +39,7 @@ class ResponsesConversationBuilder:
         self.items.append({"type": "function_call_output", "call_id": call_id, "output": output})
 
     def add_assistant(self, blocks: list[AssistantBlock]) -> None:
-        """Add a turn; reasoning at its end is left out, since OpenAI wants an item to follow it."""
+        """Add a turn, without reasoning at its end, which OpenAI refuses."""
         ends = [i for i, block in enumerate(blocks, 1) if not isinstance(block, Thinking)]
         for block in blocks[: ends[-1] if ends else 0]:
             if isinstance(block, Thinking):
@@ -56,7 +56,7 @@ class ResponsesConversationBuilder:
         """Add the upstream's own reasoning item, or the text if this upstream accepts it."""
         sealed = block.sealed if isinstance(block.sealed, dict) else {}
         item = sealed.get("item")
-        if isinstance(item, dict) and is_of_origin(sealed, self._context):
+        if isinstance(item, dict) and check_origin(sealed, self._context):
             self.items.append(item)
             return
         text = block.text or sealed.get("reasoning_content")

@@ -45,12 +45,13 @@ class MessagesOverResponsesRequest(NamedTuple):
 def translate_request(request: Json, context: TranslationContext) -> MessagesOverResponsesRequest:
     """Translate a Messages request to a Responses request.
 
-    Raises InvalidRequest for malformed parameters, Unsupported for those that it cannot carry.
+    Raises InvalidRequest for malformed parameters, Unsupported for those that the Responses API
+    cannot carry.
     """
     model = require_field(request, "model", STR, "model")
     out: Json = {"store": False, **copy_parameters(request, context)}
     thinking = read_thinking_settings(request)
-    read_stop_sequences(request)  # the answer is cut before it reaches the client
+    read_stop_sequences(request)  # validates them; later middleware cuts the answer
     tools = read_tools(request, context.loss_report)
     system = read_system(request)
     builder = ResponsesConversationBuilder(context)
@@ -112,7 +113,7 @@ def set_tools(out: Json, request: Json, tools: ToolSettings) -> None:
 
 
 def make_function(tool: FunctionTool) -> Json:
-    """Return a function; without a value, the Responses API would try its strict mode."""
+    """Return a function.  Without ``strict``, the Responses API would try its strict mode."""
     function: Json = {"type": "function", "name": tool.name, "parameters": tool.parameters}
     if tool.description:
         function["description"] = tool.description

@@ -35,7 +35,7 @@ _CALL_INPUTS = {"function_call": "arguments", "custom_tool_call": "input"}
 """Item type of a call -> the field with the model's text."""
 
 Place = tuple[Any, Any]
-"""Output index and index of the part; an item without parts has None for the second one."""
+"""Output index and index of the part; the second is None for calls, `THINKING` for reasoning."""
 
 
 def translate_stream(
@@ -84,7 +84,8 @@ class ResponsesToMessagesBuilder:
         self._writer = BlockWriter()
         self._blocks: dict[Place, Block] = {}
         self._sent: dict[Place, int] = {}  # characters of texts and calls
-        self._reasoning_parts: dict[Any, Place] = {}  # output index -> the part that is shown
+        # Output index -> the form and the index of the last reasoning part that was shown.
+        self._reasoning_parts: dict[Any, tuple[str, Any]] = {}
         self._finished: set[Any] = set()  # output indexes of items
         self._cited: set[Place] = set()  # texts with sent citations
         self._call_ids: set[str] = set()
@@ -353,4 +354,4 @@ EVENT_HANDLERS: dict[Any, Callable[[ResponsesToMessagesBuilder, Event], Batch]] 
     "response.function_call_arguments.delta": ResponsesToMessagesBuilder.on_arguments,
     "response.custom_tool_call_input.delta": ResponsesToMessagesBuilder.on_arguments,
 }
-"""The handlers of all events that the client sees something of."""
+"""The handlers of all events that change what the client gets."""

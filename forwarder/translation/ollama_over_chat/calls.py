@@ -66,12 +66,14 @@ class OllamaToolCall:
         return not self._text
 
     def parse_arguments(self) -> Json | None:
-        """Return the arguments, ``{}`` if they are empty, ``None`` if they are not an object."""
+        """Return the arguments; ``{}`` if they are empty, ``None`` if they are not an object."""
         try:
             value: Any = json.loads(self._text.strip() or "{}", strict=False)
         except (ValueError, RecursionError):
             return None
-        return {} if value is None else value if isinstance(value, dict) else None
+        if value is None:
+            return {}
+        return value if isinstance(value, dict) else None
 
     def to_tool_call(self, index: int, arguments: Json) -> Json:
         function = {"index": index, "name": self.name, "arguments": arguments}

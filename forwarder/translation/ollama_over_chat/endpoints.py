@@ -1,6 +1,6 @@
 """The differences between ``/api/chat``, which takes messages, and ``/api/generate``.
 
-They differ in their parameters and input, and in the field of an answer's line that has the text.
+They differ in their parameters and input, and in the field for the text in an answer's lines.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class OllamaEndpoint(NamedTuple):
     """One of the two endpoints.
 
     ``read_messages`` returns the chat messages of a request, an empty list if it only loads or
-    unloads the model.  ``make_line_body`` returns the part of an answer's line that has the fields
-    of a delta: ``content``, ``thinking`` or ``tool_calls``.
+    unloads the model.  ``make_line_body`` converts a delta with ``content``, ``thinking`` or
+    ``tool_calls`` to the fields of an answer's line.
     """
 
     parameters: dict[str, Disposition]

@@ -27,7 +27,7 @@ _ZERO_DURATION = re.compile(r"0+(\.0*)?(ns|us|µs|ms|s|m|h)?")
 _MAX_TOP_LOGPROBS = 20
 
 _EXTENSION_NAMES = {"options.repeat_penalty": ("repeat_penalty", "repetition_penalty")}
-"""An option -> the names that upstreams have for it.  Others have the same name upstream."""
+"""An option -> the names that upstreams have for it.  All other options keep their name."""
 
 
 class TranslatedOllamaRequest(NamedTuple):
@@ -88,7 +88,7 @@ def translate_request(
 
 
 def select_extensions(names: Iterable[str], extensions: Iterable[str]) -> dict[str, str]:
-    """Map those ``names`` that the upstream accepts beyond its protocol to its spelling of them."""
+    """Return option -> the upstream's name, for ``names`` that it accepts beyond its protocol."""
     return {
         name: spelling
         for name in names
@@ -153,7 +153,7 @@ def set_seed(value: float, out: Json) -> None:
 
 
 def to_integer(value: float, path: str) -> int:
-    """Convert a number that clients may write as a float.  Refuses those that overflow 64 bits."""
+    """Convert a number, which may be a float.  Raises InvalidRequest if it overflows 64 bits."""
     if abs(value) >= 2**63:
         raise InvalidRequest(
             f"Invalid value for '{path}': it is too large.", param=path, code="invalid_value"

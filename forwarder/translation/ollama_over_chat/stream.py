@@ -1,4 +1,4 @@
-"""Chat chunks -> Ollama lines, and the fold of the lines into one whole answer.
+"""Chat chunks -> Ollama lines.
 
 Text and reasoning stream as they arrive.  Tool calls follow whole, and the last line has token
 counts and durations.  The forwarder can measure only its own waiting: the time up to the first
@@ -111,8 +111,8 @@ class OllamaBuilder:
     def _make_metrics(self) -> Json:
         """Return durations in nanoseconds, and token counts if the upstream sent them.
 
-        If the upstream answered whole, the time of the first token is unknown and the prompt
-        evaluation takes 0.
+        If the upstream did not stream, the time of the first token is unknown, and the duration of
+        the prompt evaluation is 0.
         """
         started_at, ended_at = self._translated.started_at, self._id_source.monotonic_ns()
         first_output_at = self._first_output_at or started_at
@@ -141,8 +141,9 @@ class OllamaBuilder:
         if reasoning:
             lines += self._emit_reasoning(reasoning)
         content = delta.get("content")
-        for part in content if isinstance(content, list) else [content] if content else ():
-            lines += self._read_part(part)
+        if content:
+            for part in content if isinstance(content, list) else [content]:
+                lines += self._read_part(part)
         if delta.get("refusal"):
             lines += self._emit_text("".join(delta["refusal"]))
         for image in delta.get("images") or ():
@@ -202,7 +203,8 @@ class OllamaBuilder:
         url = source.get("url") if isinstance(source, dict) else source
         if isinstance(url, str) and url:
             index = image.get("index")
-            self._images[("own", len(self._images)) if index is None else index] = url
+            key = ("no index", len(self._images)) if index is None else index
+            self._images[key] = url
 
     def _finish_choice(self, choice: Json) -> None:
         self._finish_reason = choice["finish_reason"]

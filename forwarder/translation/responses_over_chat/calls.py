@@ -20,7 +20,10 @@ CALL_DELTA_FIELDS = ("tool_calls", "function_call")
 """The fields of a delta that hold tool calls; the second is the legacy one."""
 
 ItemFactory = Callable[[str, str, bool], ToolCallItem | None]
-"""``(name, call id, is_complete)`` -> the item of a call; ``None`` to wait until it is complete."""
+"""``(name, call id, is_complete)`` -> the item of a call.
+
+Returns ``None`` if the item can be made only when the call is complete.
+"""
 
 
 class PendingCall:
@@ -117,7 +120,7 @@ class ToolCallItemWriter:
     def close(self, status: str, is_last: bool) -> Batch:
         """Close all calls as completed.
 
-        If ``is_last``, the last call is the last item of the answer: only this one gets ``status``.
+        If ``is_last``, the last call is the last item of the answer and gets ``status`` instead.
         """
         last = self._calls[-1] if self._calls and is_last else None
         events: Batch = []

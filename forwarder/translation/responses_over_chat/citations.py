@@ -34,7 +34,7 @@ class CitationBuffer:
                 self.waiting.append(annotation)
 
     def pop_annotations(self, offset: int) -> list[Json]:
-        """Empty the buffer into a text that begins ``offset`` characters into the answer."""
+        """Return and remove all annotations, for a text that begins at ``offset`` of the answer."""
         waiting, self.waiting = self.waiting, []
         return [move_annotation(annotation, offset) for annotation in waiting]
 
@@ -55,7 +55,7 @@ def flatten_annotation(annotation: Any) -> Json | None:
 
 
 def move_annotation(annotation: Json, offset: int) -> Json:
-    """Shift positions in the answer to positions in a text that begins at ``offset``."""
+    """Convert positions in the answer to positions in a text that begins at ``offset``."""
     if not offset:
         return annotation
     ends = {name: max(0, annotation[name] - offset) for name in _SPAN if name in annotation}

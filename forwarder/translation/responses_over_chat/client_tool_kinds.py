@@ -50,7 +50,7 @@ def dump_json(value: Any) -> str:
 
 
 def make_object_schema(**properties: Json) -> Json:
-    """Make an object schema; a truthy ``required`` in a property moves to the schema's list."""
+    """Make an object schema; ``required: True`` in a property moves to the schema's list."""
     required = [name for name, schema in properties.items() if schema.pop("required", False)]
     return {
         "type": "object",

@@ -45,7 +45,7 @@ def read_object(text: str) -> Json:
 def read_custom_input(arguments: str) -> str:
     """Return the freeform input from a function's arguments.
 
-    Models wrap it as the schema says (``{"input": …}``), under another name, or not at all.
+    Models put it into the field ``input``, as the schema says, into another field, or into none.
     """
     try:
         value = read_json(arguments)
@@ -110,7 +110,7 @@ class InputUnwrapper:
         return piece
 
     def finish(self, arguments: str) -> str:
-        """Return the whole input for all the ``arguments``; it starts with the pieces returned."""
+        """Return the whole input for all ``arguments``; it starts with the pieces of `feed`."""
         emitted = "".join(self._emitted)
         whole = read_custom_input(arguments)
         if self._in_string and (whole == arguments or not whole.startswith(emitted)):

@@ -48,7 +48,7 @@ class AssistantTurn:
         self.message: Json = {"role": "assistant", "content": None}
         self.reasoning: dict[str, list[Any]] = {}  # field -> its pieces
         self.calls: dict[str, Json] = {}
-        self.own_ids: dict[str, str] = {}
+        self.call_ids: dict[str, str] = {}  # item id -> call id
         self.tool_messages: dict[str, Json] = {}
         self.images: list[Json] = []
         self.waiting: list[Json] = []
@@ -97,7 +97,7 @@ class ResponsesHistoryReader:
     def read_items(self, items: list[Any]) -> list[Json]:
         """Return the chat messages for a list of Responses input items.
 
-        Raises InvalidRequest for malformed items and for calls and outputs without their partner.
+        Raises InvalidRequest for malformed items, calls without output and outputs without a call.
         """
         for i, item in enumerate(iter_paced(items)):
             if self._add_plain_message(item):
@@ -108,7 +108,7 @@ class ResponsesHistoryReader:
         return self.messages
 
     def _add_plain_message(self, item: Any) -> bool:
-        """Add a message that has only a text, as most of a long history do.
+        """Add a message that has only a text, as most messages of a long history.
 
         Returns False, without a change, for all other items.
         """
@@ -199,8 +199,8 @@ class ResponsesHistoryReader:
         _, kind = CALL_TYPES[item["type"]]
         if self._turn.is_answered:
             self._end_turn()
-        own_id = read_field(item, "id", STR, f"{path}.id")
-        call_id = read_field(item, "call_id", STR, f"{path}.call_id") or own_id
+        item_id = read_field(item, "id", STR, f"{path}.id")
+        call_id = read_field(item, "call_id", STR, f"{path}.call_id") or item_id
         if call_id is None:
             raise make_missing_parameter_error(f"{path}.call_id")
         if call_id in self._turn.calls:
@@ -209,16 +209,13 @@ class ResponsesHistoryReader:
             )
         call = self._make_chat_call(item, kind, call_id, path)
         self._turn.calls[call_id] = attach_call_signatures(call, self._signatures.pop(call_id, {}))
-        self._turn.own_ids[own_id or call_id] = call_id
+        self._turn.call_ids[item_id or call_id] = call_id
         self._attach_reasoning()
 
     def _make_chat_call(self, item: Json, kind: ClientToolKind, call_id: str, path: str) -> Json:
-        has_name = kind.call_type in ("function_call", "custom_tool_call")
-        name = (
-            require_field(item, "name", STR, f"{path}.name")
-            if has_name
-            else CALL_TYPES[kind.call_type][0]
-        )
+        name = CALL_TYPES[kind.call_type][0]
+        if kind.call_type in ("function_call", "custom_tool_call"):
+            name = require_field(item, "name", STR, f"{path}.name")
         chat_name = flatten_name(name, read_field(item, "namespace", STR, f"{path}.namespace"))
         field, types = kind.input_field
         read_field(item, field, types, f"{path}.{field}")
@@ -249,10 +246,10 @@ class ResponsesHistoryReader:
     def _find_call_id(self, item: Json, path: str) -> str:
         """Return the id of an output's call; outputs of a local shell may name it in ``id``."""
         call_id = read_field(item, "call_id", STR, f"{path}.call_id")
-        own_id = read_field(item, "id", STR, f"{path}.id") or ""
-        return str(call_id or self._turn.own_ids.get(own_id, own_id))
+        item_id = read_field(item, "id", STR, f"{path}.id") or ""
+        return str(call_id or self._turn.call_ids.get(item_id, item_id))
 
-    # -- the rest -------------------------------------------------------------------------------
+    # -- other items ----------------------------------------------------------------------------
 
     def _read_reasoning(self, item: Json, path: str) -> None:
         reasoning = self._decrypt_reasoning(item, path)
@@ -273,7 +270,7 @@ class ResponsesHistoryReader:
         self._reasoning = {}
 
     def _decrypt_reasoning(self, item: Json, path: str) -> Json:
-        """Return the reasoning as chat fields, from our own encrypted content or else the text."""
+        """Return the reasoning as chat fields: the forwarder's encrypted content, else the text."""
         encrypted = item.get("encrypted_content")
         content = self._context.decrypt(encrypted) if isinstance(encrypted, str) else None
         if isinstance(content, dict):
@@ -311,7 +308,7 @@ class ResponsesHistoryReader:
         )
 
     def _add_image(self, item: Json, path: str) -> None:
-        """Add an image of the assistant as a user message: chat's assistants cannot send images.
+        """Add an image of the assistant as a user message: chat has no images of the assistant.
 
         The message follows the assistant's message and its tool messages.
         """
@@ -411,7 +408,7 @@ def convert_assistant_content(content: Any, path: str) -> Json:
 
 
 def join_tool_content(result: Any) -> Any:
-    """Join a result's parts to one text; a list with media stays, for the provider profile."""
+    """Join a result's parts to one text; a list with media stays for `providers/media.py`."""
     if isinstance(result, str):
         return result
     only_text = all(part["type"] == "text" for part in result)

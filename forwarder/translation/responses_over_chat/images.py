@@ -1,7 +1,7 @@
 """Images in chat answers -> Responses items.
 
-An image by value becomes an ``image_generation_call`` item.  Such an item needs the data itself
-and translation fetches nothing, so an image by URL becomes a Markdown image in the text.
+An image by value becomes an ``image_generation_call`` item.  Such an item needs the data of the
+image, and the translation fetches nothing.  So an image by URL becomes Markdown in the text.
 """
 
 from __future__ import annotations

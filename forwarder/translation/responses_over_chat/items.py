@@ -1,6 +1,6 @@
-"""Output items.  Each item makes all its own events: those that open, extend and close it.
+"""The output items of a response.  Each item makes the events that open, extend and close it.
 
-Every method returns the events it causes, in order.  ``final_item`` is the item as it appears in
+Every method returns its events in order.  ``final_item`` is the item as it appears in
 the finished response, once it is closed.
 """
 

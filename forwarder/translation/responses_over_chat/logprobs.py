@@ -25,8 +25,8 @@ def select_text_entries(
 ) -> list[Json]:
     """Select the entries of ``text`` from those of a delta with reasoning, text and calls.
 
-    If the text ``is_last`` in the delta, the entries up to the end belong to it, with the tokens
-    that end it.  If the text cannot be located, all entries are returned.
+    If the text ``is_last`` in the delta, all later entries belong to it too, such as the end token.
+    If the text cannot be located, all entries are returned.
     """
     content = b"".join(bytes(entry["bytes"]) for entry in entries)
     reasoning_bytes, text_bytes = (part.encode(errors="replace") for part in (reasoning, text))
@@ -42,7 +42,7 @@ def select_text_entries(
 
 
 def select_last_entries(entries: list[Json], text: str) -> list[Json]:
-    """Select the last entries, those of tokens that lie wholly within ``text``, the final text."""
+    """Select the last entries whose tokens lie completely in ``text``, the end of the content."""
     byte_count = len(text.encode(errors="replace"))
     first = len(entries)
     while first and (byte_count := byte_count - len(entries[first - 1]["bytes"])) >= 0:

@@ -65,7 +65,7 @@ def translate_request(request: Json, context: TranslationContext) -> TranslatedR
 def build_messages(request: Json, toolbox: Toolbox, context: TranslationContext) -> list[Json]:
     items = require_field(request, "input", (str, list), "input")
     instructions = read_field(request, "instructions", STR, "instructions")
-    # A message of its own, so that the prompt begins with the same bytes on every turn.
+    # A separate message, so that the prompt begins with the same bytes on every turn.
     head = [{"role": "developer", "content": instructions}] if instructions else []
     if isinstance(items, str):
         return [*head, {"role": "user", "content": items}]
@@ -145,7 +145,7 @@ def read_format_type(text_format: Json) -> str:
 def map_include(value: list[Any], loss_report: LossReport) -> Json:
     for i, name in enumerate(value):
         if check_type(name, STR, f"include[{i}]") not in _INCLUDABLE_VALUES:
-            loss_report.drop(f"include.{name}", "neither API knows of it")
+            loss_report.drop(f"include.{name}", "neither API knows this value")
     return {"logprobs": True} if INCLUDE_LOGPROBS in value else {}
 
 

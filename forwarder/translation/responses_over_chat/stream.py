@@ -62,7 +62,7 @@ def translate_stream(
 
 
 def number_events(events: Batch, counter: Iterator[int]) -> Batch:
-    """Stamp the sequence numbers.  All events of the stream pass through here."""
+    """Set the sequence numbers.  All events of the stream pass through here."""
     for event in events:
         event["sequence_number"] = next(counter)
     return events
@@ -84,7 +84,7 @@ class ResponseBuilder:
         include = translated.client_request.get("include") or []
         self._shows_encrypted = INCLUDE_ENCRYPTED_REASONING in include
         self._encrypts = self._shows_encrypted or context.stores_encrypted_reasoning
-        # Stored with the response but not streamed, by output index.
+        # Encrypted reasoning by output index, and items, that are stored but not streamed.
         self._hidden_tokens: dict[int, str] = {}
         self._hidden_items: list[tuple[int, Json]] = []
         self._splitter: chat_reasoning.ThinkTagSplitter | None = chat_reasoning.ThinkTagSplitter()
@@ -159,7 +159,7 @@ class ResponseBuilder:
         events = self._flush_splitter()
         has_text = type(self._open_item) is MessageItem and self._open_item.has_open_text
         if self._citations.waiting and not has_text:
-            events += self._emit_text("")  # an empty text carries them
+            events += self._emit_text("")  # citations need a text
         # Only the last item of the answer may be incomplete.
         events += self._calls.close(status, is_last=self._open_item is None)
         events += self._close_open_item(status)
@@ -302,11 +302,9 @@ class ResponseBuilder:
     def _add_citations(self, annotations: Any) -> Batch:
         self._citations.add_annotations(annotations)
         message = self._open_item
-        return (
-            self._emit_annotations(message)
-            if type(message) is MessageItem and message.has_open_text
-            else []
-        )
+        if type(message) is MessageItem and message.has_open_text:
+            return self._emit_annotations(message)
+        return []
 
     def _emit_annotations(self, message: MessageItem) -> Batch:
         """Annotate the open text, with positions from its start."""

@@ -1,7 +1,8 @@
-"""The tools of one request: Responses definitions and choices -> those of Chat, and names back.
+"""Converts the tools and the tool choice of one request to Chat, and names in the answer back.
 
-Upstream names are flat (``namespace__tool``).  Calls in the answer get back the client's name and
-namespace.  The web search tool becomes ``web_search_options`` for models that search themselves.
+Upstream names are flat (``namespace__tool``).  Calls in the answer get the client's name and
+namespace again.  The web search tool becomes ``web_search_options`` for models that search
+themselves.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Toolbox:
             self._add_tool(check_type(tool, DICT, f"{path}[{i}]"), f"{path}[{i}]", None)
 
     def find(self, chat_name: str) -> ClientTool:
-        """Return the tool with this upstream name; an unknown name is taken as a function."""
+        """Return the tool with this upstream name; an unknown name counts as a function."""
         return self._tools.get(chat_name) or ClientTool(FUNCTION, chat_name)
 
     def is_native(self, kind: ClientToolKind) -> bool:
@@ -93,7 +94,8 @@ class Toolbox:
     def convert_choice(self, choice: Any) -> Any:
         """Return ``tool_choice`` for Chat, ``None`` to omit it because there are no tools.
 
-        Raises InvalidRequest or Unsupported for a choice that cannot be met.
+        Raises InvalidRequest for a malformed choice or a tool that is not offered, Unsupported for
+        tools that the upstream cannot run.
         """
         if isinstance(choice, str):
             return self._convert_mode(
@@ -128,7 +130,7 @@ class Toolbox:
         elif tool_type in WEB_SEARCH_TYPES and self._context.web_search:
             self.search_options = make_search_options(tool, path, self._context.loss_report)
         elif self._context.hosted_tools == "refuse":
-            raise unsupported_hosted_tool(tool_type, path)
+            raise make_hosted_tool_error(tool_type, path)
         else:
             self.dropped_tools.append(tool_type)
             self._context.loss_report.drop(
@@ -171,7 +173,7 @@ class Toolbox:
         if self.search_options is not None:
             return None
         if mode == "required" and self.dropped_tools:
-            raise unsupported_hosted_tool(self.dropped_tools[0], "tool_choice")
+            raise make_hosted_tool_error(self.dropped_tools[0], "tool_choice")
         if mode == "required":
             raise InvalidRequest(
                 "'tool_choice' is 'required', but the request has no tools.", param="tool_choice"
@@ -182,7 +184,7 @@ class Toolbox:
         """Convert a reference to one tool to Chat's nested form."""
         tool_type = require_field(ref, "type", STR, f"{path}.type")
         if tool_type not in TOOL_KINDS:
-            raise unsupported_hosted_tool(tool_type, path)
+            raise make_hosted_tool_error(tool_type, path)
         has_name = tool_type in ("function", "custom")
         name = require_field(ref, "name", STR, f"{path}.name") if has_name else tool_type
         chat_name = self._find_chat_name(name, ref.get("namespace"))
@@ -255,7 +257,7 @@ def make_custom_tool(tool: Json, chat_name: str) -> Json:
 
 
 def make_search_options(tool: Json, path: str, loss_report: LossReport) -> Json:
-    """Return ``web_search_options`` for a search tool; other settings enter the loss report."""
+    """Return ``web_search_options`` for a search tool; report its other settings as losses."""
     size = read_field(tool, "search_context_size", STR, f"{path}.search_context_size")
     location = read_field(tool, "user_location", DICT, f"{path}.user_location")
     for name in sorted(tool.keys() - set(_CARRIED_SEARCH_FIELDS)):
@@ -272,7 +274,7 @@ def make_search_options(tool: Json, path: str, loss_report: LossReport) -> Json:
     return options
 
 
-def unsupported_hosted_tool(tool_type: str, path: str) -> Unsupported:
+def make_hosted_tool_error(tool_type: str, path: str) -> Unsupported:
     return Unsupported(
         f"The tool '{shorten_value(tool_type)}' is hosted by OpenAI "
         "and cannot run over this upstream.",
