@@ -24,8 +24,7 @@ from jinja2.bccache import Bucket
 from werkzeug.routing import Map
 
 from forwarder import services
-from forwarder.app import Application, make_app
-from forwarder.config.settings import Settings
+from forwarder.app import Application, register_routes
 from forwarder.services import Services
 from forwarder.storage.db import database, open
 from forwarder.storage.db.database import SqliteDatabase
@@ -42,7 +41,7 @@ CreateFile = Callable[[SqliteDatabase], None]
 class SharedRoutes:
     """The URL map of all applications: to build it takes a third of the time of an application.
 
-    An application gets it when it has added the same rules as the first application.  One with
+    An application gets it when it has added the same rules as the first one.  One with
     another rule has a map of its own.
     """
 
@@ -52,8 +51,9 @@ class SharedRoutes:
         self._map: Map | None = None
         self._counts: WeakKeyDictionary[Application, int] = WeakKeyDictionary()
 
-    def record(self, create: Callable[[], Flask]) -> None:
-        """Note the rules of a new application."""
+    def record(self) -> None:
+        """Note the rules of an application."""
+        first = Application("forwarder", static_folder=None)
 
         def note(app: Application, rule: str, endpoint: str, view: Any, **options: Any) -> None:
             self._calls.append((rule, endpoint, options))
@@ -61,7 +61,8 @@ class SharedRoutes:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Application, "add_url_rule", note)
-            self._map = create().url_map
+            register_routes(first)
+        self._map = first.url_map
 
     def add(
         self,
@@ -90,9 +91,7 @@ class SharedRoutes:
 @pytest.fixture(scope="session", autouse=True)
 def _share_routes() -> Iterator[None]:
     routes = SharedRoutes()
-    settings = Settings.from_env({"FORWARDER_DATABASE_URL": "none"})
-    with Services.build(settings) as built:
-        routes.record(lambda: make_app(built))
+    routes.record()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             Application, "add_url_rule", lambda app, *a, **named: routes.add(app, *a, **named)
