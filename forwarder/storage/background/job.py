@@ -61,8 +61,8 @@ class BackgroundJob:
     connection.
 
     ``counted_events`` of the pending events are included in ``unsaved_bytes``, the job's share of
-    the memory limit. ``is_dropped`` marks a job over that limit. ``is_unwanted`` marks a job that
-    was ended here and that must still be cancelled at its upstream.
+    the memory limit. ``is_dropped`` marks a job over that limit. ``is_stopped`` marks a job
+    whose response was ended, ``is_unwanted`` one that must still be cancelled at its upstream.
     """
 
     owner: str
@@ -81,6 +81,7 @@ class BackgroundJob:
     unsaved_bytes: int = 0
     has_received: bool = False
     is_dropped: bool = False
+    is_stopped: bool = False
     is_unwanted: bool = False
 
     def add_in_progress(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -30,6 +31,7 @@ class JobStopper:
 
     def __init__(self, jobs: RunningJobs) -> None:
         self._jobs = jobs
+        self._lock = threading.Lock()
         self.cancel_upstream: UpstreamCanceller | None = None
 
     def stop_job(self, job: BackgroundJob, ends_upstream: bool) -> None:
@@ -38,8 +40,15 @@ class JobStopper:
         With ``ends_upstream`` the response is also cancelled at an upstream that continues without
         a connection. This worker must do so if the upstream's response id was not stored when the
         response was ended. If the id is not known yet, the job waits for it.
+
+        Only the first call has an effect: the request that ends a response and the thread that
+        writes progress may both notice the end.
         """
-        job.is_unwanted = ends_upstream
+        with self._lock:
+            if job.is_stopped:
+                return
+            job.is_stopped = True
+            job.is_unwanted = ends_upstream
         if ends_upstream and not job.has_received and job.task.continues_without_connection():
             spawn(lambda: self._end_when_origin_known(job))
         else:
@@ -47,7 +56,8 @@ class JobStopper:
 
     def end_job(self, job: BackgroundJob) -> None:
         """Close a job's connection; cancel its response at the upstream if it is unwanted."""
-        is_unwanted, job.is_unwanted = job.is_unwanted, False
+        with self._lock:
+            is_unwanted, job.is_unwanted = job.is_unwanted, False
         job.context.cancel()
         if is_unwanted and job.origin is not None:
             self.cancel_origin(job.origin, job.task.encrypted_request)
