@@ -30,6 +30,7 @@ from forwarder.demo.validation import (
 )
 from forwarder.protocols.input_items import make_previous_response_error, read_input_items
 from forwarder.protocols.types import (
+    MIN_OUTPUT_TOKENS,
     ResponsesUsage,
     SummaryText,
     make_item_added,
@@ -65,7 +66,6 @@ PARAMETER_TYPES: dict[str, JsonKind] = {
     "truncation": TEXT,
     "user": TEXT,
 }
-MIN_OUTPUT_TOKENS = 16
 INPUT_PART_TYPES = ("input_text", "input_image", "input_file")
 PART_TYPES_BY_ROLE = {
     "user": INPUT_PART_TYPES,

@@ -20,7 +20,7 @@ from forwarder.core.validate import LIST, read_field
 from forwarder.hosted_tools.citations import find_citations
 from forwarder.hosted_tools.first_request import FirstRequest, LoopContext
 from forwarder.hosted_tools.hosted_function import HostedFunction, RunningCall
-from forwarder.hosted_tools.responses_loop import LIMIT_NOTE, MAX_CALLS, MIN_OUTPUT_TOKENS
+from forwarder.hosted_tools.responses_loop import LIMIT_NOTE, MAX_CALLS
 from forwarder.hosted_tools.tool_kind import ClientWatch
 from forwarder.middleware.chat_chunks import close_stream, make_usage_chunk
 from forwarder.middleware.usage_estimate import sum_usages
@@ -28,6 +28,7 @@ from forwarder.protocols.fold import build_choice, is_complete_answer, merge_chu
 from forwarder.protocols.hosted_tool_names import find_hosted_name
 from forwarder.protocols.mappings import nest_annotation
 from forwarder.protocols.tool_call_index import ToolCallIndex
+from forwarder.protocols.types import MIN_OUTPUT_TOKENS
 from forwarder.protocols.unfold import to_chunk
 from forwarder.translation.chat_over_responses.images import IMAGE_CALL_TYPE, ImageDeltaWriter
 

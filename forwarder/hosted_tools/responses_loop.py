@@ -21,12 +21,11 @@ from forwarder.hosted_tools.response_merger import HostedCall, ResponseMerger, R
 from forwarder.hosted_tools.tool_choice import end_hosted_calls, relax_choice
 from forwarder.hosted_tools.tool_kind import ClientWatch
 from forwarder.protocols.hosted_tool_names import find_hosted_name
+from forwarder.protocols.types import MIN_OUTPUT_TOKENS
 
 MAX_CALLS = 128
 """Maximum number of hosted calls of one response; ``max_tool_calls`` can only lower it."""
 
-MIN_OUTPUT_TOKENS = 16
-"""The smallest ``max_output_tokens`` that upstreams accept."""
 
 LIMIT_NOTE = "This call was not run, because the limit of tool calls of this response is reached."
 SIZE_NOTE = "The result was left out, because the results of this response are too large."

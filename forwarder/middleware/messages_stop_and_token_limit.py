@@ -16,8 +16,8 @@ from forwarder.middleware.stop_sequences import StopSequenceFinder
 from forwarder.middleware.token_limit import TokenBudget
 from forwarder.middleware.usage_estimate import EstimatedUsage, estimate_message_input
 from forwarder.protocols.token_estimate import sum_text_tokens
+from forwarder.protocols.types import MIN_OUTPUT_TOKENS
 from forwarder.translation.messages_answer_blocks import make_message_end
-from forwarder.translation.messages_over_responses.request import MIN_OUTPUT_TOKENS
 
 _OTHER_TEXTS = ("thinking", "partial_json")
 """Fields of deltas whose texts are never cut."""

@@ -21,7 +21,7 @@ from forwarder.middleware.chat_chunks import (
     replace_choice,
 )
 from forwarder.middleware.usage_estimate import cap_usage
-from forwarder.translation.chat_over_responses.request import MIN_OUTPUT_TOKENS
+from forwarder.protocols.types import MIN_OUTPUT_TOKENS
 
 _TOKEN_PIECE = re.compile(
     r" ?[A-Za-zÀ-ɏ\u0370-\u06ff]{1,6}|\d{1,3}| ?[^\w\s]{1,2}|\s+|.", re.DOTALL

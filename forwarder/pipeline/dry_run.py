@@ -25,7 +25,7 @@ from forwarder.protocols.protocol import ClientProtocol
 from forwarder.protocols.registry import CLIENT_PROTOCOLS, PROTOCOLS, UPSTREAM_PROTOCOLS
 from forwarder.protocols.responses import RESPONSES
 from forwarder.protocols.tool_secrets import hide_tool_secrets_of
-from forwarder.translation.chat_over_responses.request import MIN_OUTPUT_TOKENS
+from forwarder.protocols.types import MIN_OUTPUT_TOKENS
 from forwarder.upstream.client import PreviewedRequest
 
 

@@ -17,9 +17,7 @@ from typing import Any, NamedTuple
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
-
-_MIN_OUTPUT_TOKENS = 16
-"""The smallest ``max_output_tokens`` that the Responses API takes."""
+from forwarder.protocols.types import MIN_OUTPUT_TOKENS
 
 
 def make_number_check(low: float, high: float) -> Callable[[Any], bool]:
@@ -170,7 +168,7 @@ class ModelDefaults:
             if name == "num_predict" and value < 0:  # no limit
                 continue
             if names == ("max_output_tokens",):
-                value = max(value, _MIN_OUTPUT_TOKENS)
+                value = max(value, MIN_OUTPUT_TOKENS)
             yield names, value
 
 

@@ -10,6 +10,9 @@ from typing import Literal, NotRequired, TypedDict
 
 from forwarder.core.types import Json
 
+MIN_OUTPUT_TOKENS = 16
+"""The smallest ``max_output_tokens`` that the Responses API accepts."""
+
 # -- usage --------------------------------------------------------------------------------------
 
 

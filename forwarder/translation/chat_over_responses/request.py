@@ -20,14 +20,12 @@ from forwarder.core.validate import (
 from forwarder.protocols import chat_reasoning, unread_fields
 from forwarder.protocols.mappings import INCLUDE_LOGPROBS, RESPONSE_FORMATS, map_format_to_responses
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, validate_parameters
+from forwarder.protocols.types import MIN_OUTPUT_TOKENS
 from forwarder.translation.chat_over_responses import tools
 from forwarder.translation.chat_over_responses.history import (
     ChatHistoryReader,
     accepts_reasoning_text,
 )
-
-MIN_OUTPUT_TOKENS = 16
-"""The smallest ``max_output_tokens`` that the Responses API accepts."""
 
 
 class TranslatedChatRequest(NamedTuple):

@@ -9,6 +9,7 @@ from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, STR, require_field
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
+from forwarder.protocols.types import MIN_OUTPUT_TOKENS
 from forwarder.translation.messages_history import read_conversation, read_system
 from forwarder.translation.messages_over_responses.history import ResponsesConversationBuilder
 from forwarder.translation.messages_parameters import (
@@ -27,9 +28,6 @@ from forwarder.translation.messages_parameters import (
     read_tools,
     read_user,
 )
-
-MIN_OUTPUT_TOKENS = 16
-"""The smallest ``max_output_tokens`` that the Responses API accepts."""
 
 _INCLUDE_SOURCES = "web_search_call.action.sources"
 

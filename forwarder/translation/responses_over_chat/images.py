@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from forwarder.core.types import Batch, Event, Json
+from forwarder.protocols.types import make_item_added, make_item_done
 from forwarder.translation import images
-from forwarder.translation.responses_over_chat.items import make_added_event, make_done_event
 
 
 class AnswerImage(NamedTuple):
@@ -89,7 +89,7 @@ class ImageItem:
     def open(self) -> Batch:
         item = {**self._base, "status": "in_progress", "result": None}
         return [
-            make_added_event(self._index, item),
+            make_item_added(item, self._index),
             self._make_event("in_progress"),
             self._make_event("generating"),
         ]
@@ -115,7 +115,7 @@ class ImageItem:
             "output_format": self._image.format,
         }
         events = [self._make_event("completed")] if is_complete else []
-        return [*events, make_done_event(self._index, self.final_item)]
+        return [*events, make_item_done(self.final_item, self._index)]
 
     def _make_event(self, name: str) -> Event:
         return {"type": f"response.image_generation_call.{name}", **self._location}

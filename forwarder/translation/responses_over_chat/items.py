@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from forwarder.core.types import Batch, Event, Json
+from forwarder.protocols.types import make_item_added, make_item_done
 from forwarder.translation.responses_over_chat.client_tool_kinds import CUSTOM, FUNCTION
 from forwarder.translation.responses_over_chat.custom_tool_input import InputUnwrapper
 from forwarder.translation.responses_over_chat.toolbox import ClientTool
@@ -20,14 +21,6 @@ class OutputItem(Protocol):
     final_item: Json
 
     def close(self, status: str) -> Batch: ...
-
-
-def make_added_event(index: int, item: Json) -> Event:
-    return {"type": "response.output_item.added", "output_index": index, "item": item}
-
-
-def make_done_event(index: int, item: Json) -> Event:
-    return {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
 class PartWriter:
@@ -112,7 +105,7 @@ class MessageItem:
 
     def open(self) -> Batch:
         return [
-            make_added_event(self._index, {**self._base, "status": "in_progress", "content": []})
+            make_item_added({**self._base, "status": "in_progress", "content": []}, self._index)
         ]
 
     @property
@@ -158,7 +151,7 @@ class MessageItem:
         events = self._parts[-1].close() if self._parts else []
         content = [part.final_part for part in self._parts]
         self.final_item = {**self._base, "status": status, "content": content}
-        return [*events, make_done_event(self._index, self.final_item)]
+        return [*events, make_item_done(self.final_item, self._index)]
 
     def _open_part(self, part: PartWriter, text: str) -> Batch:
         events = self._parts[-1].close() if self._parts else []
@@ -196,7 +189,7 @@ class ReasoningItem:
 
     def open(self) -> Batch:
         item = {"id": self._id, "type": "reasoning", "summary": [], "status": "in_progress"}
-        return [make_added_event(self._index, item)]
+        return [make_item_added(item, self._index)]
 
     def append_text(self, text: str) -> Batch:
         parts = self._parts.values()
@@ -212,7 +205,7 @@ class ReasoningItem:
         self.final_item.update({name: [part.final_part] for name, part in parts.items()})
         if self.encrypted_content is not None:
             self.final_item["encrypted_content"] = self.encrypted_content
-        return [*events, make_done_event(self._index, self.final_item)]
+        return [*events, make_item_done(self.final_item, self._index)]
 
 
 class ToolCallItem:
@@ -243,7 +236,7 @@ class ToolCallItem:
         if not self._tool.kind.streams_input:
             return []
         blank = {_INPUT_EVENTS[self._tool.kind.call_type][1]: ""}
-        return [make_added_event(self._index, {**self._base, **blank, "status": "in_progress"})]
+        return [make_item_added({**self._base, **blank, "status": "in_progress"}, self._index)]
 
     def append_arguments(self, arguments: str) -> Batch:
         self._pieces.append(arguments)
@@ -256,13 +249,13 @@ class ToolCallItem:
         fields = self._make_fields("".join(self._pieces), is_cut)
         self.final_item = {**self._base, **fields, "status": kind.cut_status if is_cut else status}
         if not kind.streams_input:
-            opening = make_added_event(self._index, {**self.final_item, "status": "in_progress"})
-            return [opening, make_done_event(self._index, self.final_item)]
+            opening = make_item_added({**self.final_item, "status": "in_progress"}, self._index)
+            return [opening, make_item_done(self.final_item, self._index)]
         rest = fields[_INPUT_EVENTS[kind.call_type][1]][self._sent_length :]
         return [
             *self._emit_input(rest),
             self._make_input_done_event(fields),
-            make_done_event(self._index, self.final_item),
+            make_item_done(self.final_item, self._index),
         ]
 
     def _make_fields(self, arguments: str, is_cut: bool) -> Json:
