@@ -9,7 +9,6 @@ from flask import Blueprint, Response, request
 from forwarder.core.errors import NotFound
 from forwarder.core.ids import generate_id
 from forwarder.core.types import Json
-from forwarder.core.validate import check_type
 from forwarder.protocols.tool_secrets import hide_tool_secrets_of
 from forwarder.server import request_hooks
 from forwarder.server.serving import json_answer, read_json_body
@@ -40,7 +39,7 @@ def create() -> Response:
     store, owner = open_store()
     body = read_json_body(request_hooks.current_context(), required=False)
     new_items = read_new_items(body) if body.get("items") is not None else []
-    created = Conversation(generate_id("conv"), time.time(), read_metadata(body, check_type))
+    created = Conversation(generate_id("conv"), time.time(), read_metadata(body))
     store.conversations.create(owner, created, new_items)
     return json_answer(render_conversation(created))
 

@@ -10,7 +10,6 @@ from flask import Response
 from forwarder.core.errors import NotFound
 from forwarder.core.stored_data_limit import StoredDataLimit
 from forwarder.core.types import Json
-from forwarder.core.validate import check_type
 from forwarder.server import request_hooks
 from forwarder.server.extension import get_services
 from forwarder.server.serving import json_answer, read_json_body
@@ -63,7 +62,7 @@ def check_stored_id(name: str) -> str:
 def read_new_metadata() -> Json:
     """Return the metadata of a request that replaces it. Raises InvalidRequest."""
     body = read_json_body(request_hooks.current_context())
-    return read_metadata(body, check_type, required=True)
+    return read_metadata(body, required=True)
 
 
 def require_found(found: T | None, error: NotFound) -> T:

@@ -85,7 +85,7 @@ def create_store() -> Response:
             owner,
             read_text(body, "name", MAX_NAME_LENGTH) or "",
             read_text(body, "description", MAX_DESCRIPTION_LENGTH),
-            read_metadata(body, check_type),
+            read_metadata(body),
             read_expiry(body),
             [NewStoreFile(name, {}, *strategy, find_payer()) for name in ids],
         )
@@ -116,7 +116,7 @@ def update_store(store_id: str) -> Response:
     if body.get("name") is not None:
         changes["name"] = read_text(body, "name", MAX_NAME_LENGTH)
     if "metadata" in body:
-        changes["metadata"] = read_metadata(body, check_type)
+        changes["metadata"] = read_metadata(body)
     if "expires_after" in body:
         changes["expires_days"] = read_expiry(body)
     return json_answer(stores.update_store(owner, store_id, changes))

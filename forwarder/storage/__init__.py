@@ -210,13 +210,13 @@ class NullConversationStore(ConversationStore):
         """Reject requests that need a database, unless the upstream may store them itself."""
         if not translated:
             return handler
-        remembering = self._recent_items.with_recent_items(
+        inner = self._recent_items.with_recent_items(
             handler, context.client_key, lambda: context.added_memory
         )
 
         def handle_request(request: Json) -> EventStream:
             refuse_stored_state(request)
-            return remembering({k: v for k, v in request.items() if k not in LOCAL_PARAMETERS})
+            return inner({k: v for k, v in request.items() if k not in LOCAL_PARAMETERS})
 
         return handle_request
 
@@ -238,12 +238,12 @@ class NullConversationStore(ConversationStore):
             return lambda stream: stream
 
         def drop_store(stream: EventStream) -> EventStream:
+            # Again, because each attempt at an upstream starts a new loss report.
             context.loss_report.drop(*NOT_STORED_LOSS)
             return stream
 
-        context.loss_report.drop(
-            *NOT_STORED_LOSS
-        )  # in strict mode this rejects the request before it is sent
+        # In strict mode this rejects the request before it is sent.
+        context.loss_report.drop(*NOT_STORED_LOSS)
         return drop_store
 
 
@@ -251,6 +251,7 @@ NOT_STORED_LOSS = "store", "this server has no database"
 
 
 def refuse_stored_state(request: Json) -> None:
+    """Raise an error if the request refers to stored data or asks for a background response."""
     reference = read_history_reference(request)
     if reference.previous is not None:
         raise make_previous_response_error(reference.previous, "This server stores no responses.")

@@ -20,7 +20,7 @@ def check_stored_completion(request: Json) -> None:
     """Raise InvalidRequest if ``store`` is set and the completion cannot be stored as requested."""
     if not read_field(request, "store", BOOL, "store"):
         return
-    read_metadata(request, check_type)
+    read_metadata(request)
     read_field(request, "n", INT, "n")
     for i, message in enumerate(read_field(request, "messages", LIST, "messages") or ()):
         check_type(message, DICT, f"messages[{i}]")
@@ -49,7 +49,7 @@ class CompletionRecorder:
         self._owner = owner
         self._request = request
         self._get_origin = origin
-        self._metadata = read_metadata(request, check_type)
+        self._metadata = read_metadata(request)
         self._open_choices = request.get("n") or 1
         self._wants_usage = wants_usage(request)
         self._id: str | None = None
@@ -71,9 +71,8 @@ class CompletionRecorder:
                 batches.append(batch)
                 self._open_choices -= sum(map(count_finished_choices, batch))
             if batch and self._open_choices <= 0:
-                final_batches.append(
-                    batch
-                )  # sent after the write, so that the client can read it at once
+                # Sent after the write, so that the client can read the completion at once.
+                final_batches.append(batch)
             else:
                 yield batch
         if batches and not batches[-1][-1].get("error"):

@@ -19,6 +19,7 @@ from forwarder.protocols.input_items import (
 )
 from forwarder.storage.history_errors import EarlierItems, LossCallback, call_with_earlier_items
 from forwarder.storage.history_reference import (
+    HISTORY_PARAMETERS,
     LOCAL_PARAMETERS,
     UpstreamMemory,
     is_background,
@@ -60,7 +61,7 @@ def with_history(
         if list_item_references(request_input):
             rest["input"] = replace_item_references(rest["input"], found_items)
         if past is None:
-            return handler(rest | {k: v for k, v in request.items() if k in LOCAL_PARAMETERS[:2]})
+            return handler(rest | {k: v for k, v in request.items() if k in HISTORY_PARAMETERS})
         history.note_use(owner, past.used_responses)
         if past.upstream_response_id is not None:
             return handler({**rest, "previous_response_id": past.upstream_response_id})

@@ -1,4 +1,6 @@
-"""Locks that allow one turn of a conversation at a time; concurrent turns would miss each other.
+"""Locks that allow one turn of a conversation at a time.
+
+Concurrent turns would not contain each other's items.
 
 A turn holds the lock from reading the history until its items are stored. Other turns on any worker
 are rejected meanwhile, as OpenAI does. The lock is a lease that its holder renews. If a worker
@@ -41,7 +43,7 @@ class ConversationLock:
         self.locks.add(self)
 
     def mark_released(self) -> bool:
-        """Stop the renewal. Returns False if it was stopped before."""
+        """Stop the renewal. Returns False if the lock was not being renewed."""
         return self.locks.remove(self)
 
     def release_now(self) -> None:
@@ -74,7 +76,7 @@ class ConversationLocks:
         return lock
 
     def add(self, lock: ConversationLock) -> None:
-        """Start to renew a lock."""
+        """Start renewing a lock."""
         with self._lock:
             self._active.add(lock)
             if not self._is_renewing:
@@ -82,7 +84,7 @@ class ConversationLocks:
                 spawn(self._run_renewal)
 
     def remove(self, lock: ConversationLock) -> bool:
-        """Stop to renew a lock. Returns whether it was being renewed."""
+        """Stop renewing a lock. Returns whether it was being renewed."""
         with self._lock:
             was_active = lock in self._active
             self._active.discard(lock)

@@ -62,22 +62,22 @@ class FileStore:
             raise
         return file
 
-    def find(self, owner: str, name: str) -> StoredFile:
+    def find(self, owner: str, file_id: str) -> StoredFile:
         """Return a file. Raises NotFound."""
-        file = self._repository.find(owner, name) if is_valid_id(name) else None
+        file = self._repository.find(owner, file_id) if is_valid_id(file_id) else None
         if file is None:
-            raise file_not_found(name)
+            raise file_not_found(file_id)
         return file
 
-    def find_missing(self, owner: str, names: list[str]) -> str | None:
-        """Return the first of the ids that names no file of the owner; None if all do."""
-        valid = [name for name in names if is_valid_id(name)]
+    def find_missing(self, owner: str, file_ids: list[str]) -> str | None:
+        """Return the first id without a file of the owner; None if all files exist."""
+        valid = [name for name in file_ids if is_valid_id(name)]
         existing = self._repository.find_existing(owner, valid)
-        return next((name for name in names if name not in existing), None)
+        return next((name for name in file_ids if name not in existing), None)
 
-    def find_position(self, owner: str, name: str) -> int | None:
+    def find_position(self, owner: str, file_id: str) -> int | None:
         """Return the list position of a file, or None if it is unknown."""
-        return self._repository.find_position(owner, name)
+        return self._repository.find_position(owner, file_id)
 
     def measure_owner(self, owner: str) -> int:
         """Return the bytes of an owner's files and vector stores."""
@@ -89,22 +89,22 @@ class FileStore:
         """Return a page of the owner's files, and whether there are more."""
         return self._repository.list_page(owner, page, purpose)
 
-    def iterate_content(self, owner: str, name: str) -> Iterator[bytes]:
+    def iterate_content(self, owner: str, file_id: str) -> Iterator[bytes]:
         """Yield the content of a file in parts, and mark the file as used."""
         if self._repository.is_writable:
-            self._repository.mark_used(owner, name)
+            self._repository.mark_used(owner, file_id)
         number = 0
         while True:
-            data = self._repository.read_part(owner, name, number)
+            data = self._repository.read_part(owner, file_id, number)
             if data is None:
                 return
             yield data
             number += 1
 
-    def remove(self, owner: str, name: str) -> None:
+    def remove(self, owner: str, file_id: str) -> None:
         """Delete a file, also from vector stores. Raises NotFound."""
-        if not is_valid_id(name) or not self._repository.remove(owner, name):
-            raise file_not_found(name)
+        if not is_valid_id(file_id) or not self._repository.remove(owner, file_id):
+            raise file_not_found(file_id)
 
 
 def render_file(file: StoredFile) -> Json:
@@ -122,9 +122,9 @@ def render_file(file: StoredFile) -> Json:
     }
 
 
-def file_not_found(name: str) -> NotFound:
+def file_not_found(file_id: str) -> NotFound:
     """Create the error for an unknown file."""
-    return NotFound(f"No such File object: {name[:64]}", param="file_id")
+    return NotFound(f"No such File object: {file_id[:64]}", param="file_id")
 
 
 def storage_full(max_bytes: int) -> InvalidRequest:

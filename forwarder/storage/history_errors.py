@@ -59,7 +59,7 @@ def call_with_earlier_items(
         lost |= {f"{earlier.param}.{kind}" for kind in gone}
         report_losses(lost, drop)
         items = [replace_media(item, names) for item in items]
-    report_losses(lost, drop)  # a retry starts a new loss report
+    report_losses(lost, drop)  # again, because a retry starts a new loss report
     return stream
 
 
@@ -93,7 +93,8 @@ def iterate_parts(item: Any) -> Iterator[Json]:
     """Yield the parts of a message or of a tool result."""
     for name in ("content", "output"):
         parts = item.get(name) if isinstance(item, dict) else None
-        yield from (p for p in parts if isinstance(p, dict)) if isinstance(parts, list) else ()
+        if isinstance(parts, list):
+            yield from (part for part in parts if isinstance(part, dict))
 
 
 def read_media_name(part: Any) -> tuple[str, str] | None:

@@ -12,7 +12,8 @@ from forwarder.core.types import Json
 from forwarder.core.validate import BOOL, DICT, STR, read_field, require_field
 from forwarder.storage.items import check_id
 
-LOCAL_PARAMETERS = ("previous_response_id", "conversation", "background", "background_options")
+HISTORY_PARAMETERS = ("previous_response_id", "conversation")
+LOCAL_PARAMETERS = (*HISTORY_PARAMETERS, "background", "background_options")
 """Parameters that are handled here and removed from requests to upstreams."""
 
 

@@ -61,7 +61,7 @@ type.
 
 
 def wants_encrypted_reasoning(request: Json) -> bool:
-    """Whether a request includes encrypted reasoning."""
+    """Whether a request asks to include encrypted reasoning."""
     include = request.get("include")
     return isinstance(include, list) and INCLUDE_ENCRYPTED_REASONING in include
 
@@ -106,7 +106,7 @@ class IncludeFilter:
     """Removes the fields that a request did not include."""
 
     def __init__(self, query: Iterable[tuple[str, str]]) -> None:
-        """``query`` is the (name, value) pairs of the URL. Raises InvalidRequest."""
+        """``query`` has the (name, value) pairs of the URL's query. Raises InvalidRequest."""
         included = [value for name, value in query if INCLUDE_PARAMETER.fullmatch(name)]
         for i, value in enumerate(included):
             check_enum(value, tuple(HIDDEN_FIELDS), f"include[{i}]")

@@ -103,9 +103,9 @@ def read_item_type(item: Json) -> str:
 
 
 def render_content(item: Json) -> list[Json]:
-    content, own = item.get("content"), item.get("role") == "assistant"
+    content, is_output = item.get("content"), item.get("role") == "assistant"
     if isinstance(content, str):
-        content = [{"type": "output_text" if own else "input_text", "text": content}]
+        content = [{"type": "output_text" if is_output else "input_text", "text": content}]
     return [render_part(part) for part in content or ()]
 
 
@@ -134,7 +134,10 @@ def parse_derived_id(item_id: str) -> tuple[list[str], int]:
 
 
 def check_items(value: Any, path: str, limit: int) -> list[Json]:
-    """Validate items that a client wants to store at ``path``. Raises InvalidRequest."""
+    """Validate new items of a request. Raises InvalidRequest.
+
+    ``path`` is their parameter in the request, ``limit`` their maximum number.
+    """
     items: list[Json] = check_type(value, LIST, path)
     if len(items) > limit:
         raise InvalidRequest(
@@ -142,13 +145,13 @@ def check_items(value: Any, path: str, limit: int) -> list[Json]:
         )
     for i, item in enumerate(items):
         check_new_item(item, f"{path}[{i}]")
-    nowhere = TranslationContext(ID_SOURCE, LossReport(), encrypt=str, decrypt=lambda sealed: None)
-    for i, item in enumerate(replace_media_by_text(items, path)):
-        check_item(item, f"{path}[{i}]", nowhere)
+    context = TranslationContext(ID_SOURCE, LossReport(), encrypt=str, decrypt=lambda sealed: None)
+    for i, item in enumerate(check_and_replace_media(items, path)):
+        check_item(item, f"{path}[{i}]", context)
     return items
 
 
-def replace_media_by_text(items: list[Json], path: str) -> list[Json]:
+def check_and_replace_media(items: list[Json], path: str) -> list[Json]:
     """Check inline media, and replace all media with empty text parts.
 
     URLs and file ids are not checked; the upstream resolves them.

@@ -14,12 +14,12 @@ Data that an older version stored under the whole text moves there as well.
 
 from __future__ import annotations
 
-import secrets as random
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
+from secrets import token_bytes
 from types import MappingProxyType
 
 from forwarder.context.client_identity import (
@@ -104,8 +104,8 @@ class OwnerResolver:
         """
         if self._repository is None or not self._keys or not is_guessable(owner):
             return owner
-        now = derive_owner(self._keys[0], owner)
-        return now if self._repository.move_idle_owner(owner, now) else owner
+        new_owner = derive_owner(self._keys[0], owner)
+        return new_owner if self._repository.move_idle_owner(owner, new_owner) else owner
 
     def rotate_keys(self) -> None:
         """Re-encrypt the owner keys under the first secret, and replace guessable owners.
@@ -122,37 +122,36 @@ class OwnerResolver:
             self.migrate_owner(owner)
 
     def _migrate_earlier_owners(self, repository: OwnerRepository, client_key: str) -> str:
-        now, client_key = (
-            self.derive_owner(client_key),
-            strip_client_name(client_key, self._client_names),
-        )
+        owner = self.derive_owner(client_key)
+        client_key = strip_client_name(client_key, self._client_names)
         digest, earlier = hash_client_key(client_key), self._list_earlier_owners(client_key)
         if not earlier:
-            return now
+            return owner
         if time.monotonic() - self._checked_at.get(digest, float("-inf")) < CHECK_SECONDS:
-            return now
+            return owner
         is_done = True
-        for before in earlier:
-            if repository.has_rows(before):
+        for old_owner in earlier:
+            if repository.has_rows(old_owner):
                 try:
                     with self._move_lock:  # the client's concurrent requests wait for the move
-                        is_done &= repository.move_owner(before, now)
+                        is_done &= repository.move_owner(old_owner, owner)
                 except StoreUnavailable:
-                    return before
+                    return old_owner
         if is_done:
             self._checked_at.pop(digest, None)
             self._checked_at[digest] = time.monotonic()
             while len(self._checked_at) > MAX_CHECKED_OWNERS:
                 self._checked_at.popitem(last=False)
-        return now
+        return owner
 
     def _list_earlier_owners(self, client_key: str) -> list[str]:
         digest, name = hash_client_key(client_key), self._client_names.get(client_key)
         earlier = [derive_owner(key, digest) for key in self._keys[1:]]
         if self._keys:
             earlier.insert(0, digest)
-        if name and self._client_names.get(whole := f"{name}:{client_key}") == name:
-            digest = hash_client_key(whole)
+        whole_key = f"{name}:{client_key}"
+        if name and self._client_names.get(whole_key) == name:
+            digest = hash_client_key(whole_key)
             earlier += [digest, *(derive_owner(key, digest) for key in self._keys)]
         return earlier
 
@@ -162,7 +161,7 @@ class OwnerResolver:
         """Decrypt the owner keys, or create the first one."""
         keys = self._decrypt_keys(repository.list_keys())
         if not keys:
-            new_key = self._cipher.encrypt(random.token_bytes(32).hex())
+            new_key = self._cipher.encrypt(token_bytes(32).hex())
             # Another worker may be faster; then its key is used.
             keys = self._decrypt_keys(repository.add_key_unless(self._decrypt_keys, new_key))
         self._keys = keys
@@ -175,5 +174,5 @@ class OwnerResolver:
                 continue  # the database logged it
 
     def _decrypt_keys(self, rows: list[tuple[str, str]]) -> list[bytes]:
-        opened = [self._cipher.decrypt(sealed) for _, sealed in rows]
-        return [bytes.fromhex(key) for key in opened if key]
+        keys = [self._cipher.decrypt(sealed) for _, sealed in rows]
+        return [bytes.fromhex(key) for key in keys if key]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
-from forwarder.core.validate import check_enum
+from forwarder.core.validate import DICT, STR, check_enum, check_type
 from forwarder.storage.db.numbered_lists import NumberedPage
 from forwarder.storage.db.tables import is_valid_id
 
@@ -38,7 +38,7 @@ def read_page(
 
 
 def make_page(entries: Sequence[Json], page: PageRequest) -> Json:
-    """Return a page of the complete list ``found``, which is in ascending order."""
+    """Return a page of ``entries``, the complete list in ascending order. Raises InvalidRequest."""
     ordered = list(reversed(entries)) if page.is_descending else list(entries)
     if page.after is not None:
         names = [entry["id"] for entry in ordered]
@@ -82,7 +82,7 @@ def unknown_cursor(name: str, param: str = "after") -> InvalidRequest:
 
 
 def make_list(entries: Sequence[Json], limit: int) -> Json:
-    """Return the first ``limit`` entries as a list object; ``has_more`` tells if there are more."""
+    """Return the first ``limit`` entries as a list object, which also says if there are more."""
     return make_list_object(list(entries[:limit]), len(entries) > limit)
 
 
@@ -97,14 +97,12 @@ def make_list_object(data: list[Json], has_more: bool) -> Json:
     }
 
 
-def read_metadata(
-    body: Json, check: Callable[[Any, tuple[type, ...], str], Any], required: bool = False
-) -> Json:
+def read_metadata(body: Json, required: bool = False) -> Json:
     """Return the validated ``metadata`` of a body: up to 16 strings by name."""
     raw = body.get("metadata")
     if raw is None and not required:
         return {}
-    metadata: Json = check(raw, (dict,), "metadata")
+    metadata: Json = check_type(raw, DICT, "metadata")
     if len(metadata) > 16:
         raise InvalidRequest(
             "'metadata' must have at most 16 pairs.",
@@ -113,7 +111,7 @@ def read_metadata(
         )
     for name, value in metadata.items():
         path = f"metadata.{name[:64]}"
-        check(value, (str,), path)
+        check_type(value, STR, path)
         if len(name) > 64 or len(value) > 512:
             raise InvalidRequest(
                 "Keys in 'metadata' must have at most 64 characters, values at most 512.",

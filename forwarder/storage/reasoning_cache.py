@@ -1,10 +1,11 @@
 """Reasoning cache in the database, shared by all workers, with a cache in this process in front.
 
-Most models have no reasoning to remember. Then the process also remembers that a mark is missing,
-until another worker sets one, so that requests need no query.
-
 The next turn of a conversation may reach any worker. A database that fails or is slow is not used
 for a while; requests continue with the values that this process has.
+
+A mark is a key that exists once an owner has values. Most models produce no reasoning to cache.
+Therefore the process remembers which marks are missing until another worker sets one, so that most
+requests need no query.
 """
 
 from __future__ import annotations
@@ -64,14 +65,16 @@ class StoreAccess:
 
 
 class DatabaseBackend:
-    """Keeps values until ``ttl`` seconds after their last use, which is recorded from time to time.
+    """Keeps values until ``ttl`` seconds after their last use.
+
+    The last use of a row is updated at most every ``ttl / 4`` seconds.
 
     Values are encrypted in the database: they contain model output, possibly of clients that asked
     not to store anything.
     """
 
-    def __init__(self, database: Database, sealer: TokenCipher, ttl: float) -> None:
-        self._cipher = sealer
+    def __init__(self, database: Database, cipher: TokenCipher, ttl: float) -> None:
+        self._cipher = cipher
         self._ttl = ttl
         self._memory = MemoryBackend(ttl)
         self._reasoning = ReasoningRepository(database)
@@ -174,13 +177,16 @@ class DatabaseBackend:
         return self._cipher.encrypt([(owner + key).hex(), orjson.loads(value)]).encode()
 
     def _decrypt(self, owner: bytes, key: bytes, data: bytes) -> bytes | None:
-        """Decrypt a value. None if it is of another row, or if its secret is unknown."""
+        """Decrypt a value. None if it belongs to another row, or if its secret is unknown."""
         place, value = self._cipher.decrypt(data.decode()) or (None, None)
         return orjson.dumps(value) if place == (owner + key).hex() else None
 
 
 class MissingMarks:
-    """The marks that owners did not have at a version of an SQLite database's marks."""
+    """The marks that are known to be missing from an SQLite database.
+
+    The version changes whenever a worker sets a mark; then all marks are looked up again.
+    """
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._changes = FileChangeNotifier(
@@ -190,7 +196,7 @@ class MissingMarks:
         self._lock = threading.Lock()
 
     def read_version(self) -> object:
-        """Return the version of all marks; read it before looking for a mark."""
+        """Return the current version. Read it before looking up a mark."""
         return self._changes.read_version()
 
     def contains(self, key: bytes, version: object) -> bool:

@@ -1,6 +1,6 @@
 """Store responses while they are streamed to the client, before the terminal event is sent.
 
-Text deltas are only appended to the event log, because there are so many of them.
+Because there are many text deltas, they are only appended to the event log and not inspected.
 """
 
 from __future__ import annotations
@@ -83,27 +83,27 @@ class ResponseRecorder:
             lock.release_now()
 
     def _record_stream(self, stream: EventStream) -> EventStream:
-        beginning = True
+        is_opening = True
         for batch in stream:
             if not batch:
                 yield batch
                 continue
             is_over = batch[-1].get("type") in TERMINAL_EVENTS
             try:
-                if beginning:
+                if is_opening:
                     count = count_opening_events(batch)
                     batch = [*map(self._set_own_fields, batch[:count]), *batch[count:]]
-                    beginning = count == len(batch)
+                    is_opening = count == len(batch)
                 if is_over:
-                    over = self._set_own_fields(batch[-1])
-                    batch = [
-                        *batch[:-1],
-                        over if self._shows_encrypted else hide_event_reasoning(over),
-                    ]
+                    final_event = self._set_own_fields(batch[-1])
+                    shown = final_event
+                    if not self._shows_encrypted:
+                        shown = hide_event_reasoning(final_event)
+                    batch = [*batch[:-1], shown]
                 if self._logs_events:
                     self._log_batch(batch)
                 if self._is_written and is_over:
-                    self._store_response(over["response"])
+                    self._store_response(final_event["response"])
             except MALFORMED_EVENT_ERRORS as error:
                 raise make_malformed_event_error() from error
             yield batch

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.core.validate import check_type
 from forwarder.storage.db.numbered_lists import NumberedPage
 from forwarder.storage.pagination import (
     PageRequest,
@@ -91,7 +90,7 @@ def test_invalid_page_parameters_are_rejected(query: dict[str, str], param: str)
 )  # fmt: skip
 def test_metadata_is_validated(metadata: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        read_metadata({"metadata": metadata}, check_type, required=True)
+        read_metadata({"metadata": metadata}, required=True)
     assert refused.value.param == param
-    assert read_metadata({}, check_type) == {}
-    assert read_metadata({"metadata": {"a": "b"}}, check_type) == {"a": "b"}
+    assert read_metadata({}) == {}
+    assert read_metadata({"metadata": {"a": "b"}}) == {"a": "b"}

@@ -93,7 +93,7 @@ class JobExecutor:
             if job.is_dropped:
                 return
             if response is not None:
-                self._store_end(job, response)
+                self._store_final(job, response)
                 return
             if job.is_unwanted and job.has_received:
                 self._stopper.end_job(job)
@@ -144,11 +144,11 @@ class JobExecutor:
 
     # -- the final response -----------------------------------------------------------------------
 
-    def _store_end(self, job: BackgroundJob, response: Json) -> None:
+    def _store_final(self, job: BackgroundJob, response: Json) -> None:
         """Store the final response. While the database is unavailable, retry within the limits."""
         deadline = time.monotonic() + self._limits.max_unsaved_seconds
-        while not self._try_store_end(job, response):
-            self._jobs.count_unsaved_bytes(job)
+        while not self._try_store_final(job, response):
+            self._jobs.limit_unsaved_bytes(job)
             run = job.context.run
             is_due = run is not None and self._running.is_due(run)
             if job.is_dropped:
@@ -158,7 +158,7 @@ class JobExecutor:
                 return
             time.sleep(STORE_RETRY_SECONDS)
 
-    def _try_store_end(self, job: BackgroundJob, response: Json) -> bool:
+    def _try_store_final(self, job: BackgroundJob, response: Json) -> bool:
         """Store the final response. False if the database is unavailable."""
         try:
             with job.write_lock:

@@ -103,7 +103,10 @@ class BackgroundJob:
         return bool(self.pending_events) and self.pending_events[-1]["type"] in TERMINAL_EVENTS
 
     def add_events(self, batch: Batch) -> Json | None:
-        """Append upstream events, rewritten for this response. Returns its end, or None."""
+        """Append upstream events, rewritten for this response.
+
+        Returns the final response if the batch ends it, otherwise None.
+        """
         for event in batch:
             self.has_received = True
             if event["type"] in OPENING_EVENTS:

@@ -59,7 +59,7 @@ class ProgressWriter:
                 return  # `JobExecutor` stores all pending events with the final response
             self._repository.append_progress(*job.key, events)
             job.pending_events = job.pending_events[len(events) :]
-            self._jobs.discount_job(job)
+            self._jobs.reset_unsaved_bytes(job)
 
     def _run_writer(self) -> None:
         renewed = time.monotonic()
@@ -89,7 +89,7 @@ class ProgressWriter:
                 self.flush_job(job)
             except StoreUnavailable:  # the database logged it; events stay pending
                 if not job.is_over:
-                    self._jobs.count_unsaved_bytes(job)
+                    self._jobs.limit_unsaved_bytes(job)
             except Exception:  # one broken job must not stop the lease renewal of the others
                 log.exception(
                     "could not write the events of the background response %s",
@@ -102,7 +102,7 @@ class ProgressWriter:
         """Stop jobs that another worker ended or took over."""
         own = self._repository.list_own()
         for job in jobs:
-            is_left = job.is_over or job.is_unwanted or job.context.is_cancelled
-            if job.key not in own and job.key in self._jobs and not is_left:
+            is_ending = job.is_over or job.is_unwanted or job.context.is_cancelled
+            if job.key not in own and job.key in self._jobs and not is_ending:
                 is_taken = self._repository.is_running(*job.key)
                 self._stopper.stop_job(job, ends_upstream=not is_taken and not job.origin_is_stored)

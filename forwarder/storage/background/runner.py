@@ -38,7 +38,7 @@ class BackgroundRunner:
         running: InFlightRequests,
         locks: ConversationLocks,
         limits: BackgroundLimits | None = None,
-        settle_owner: Callable[[str], str] = str,
+        migrate_owner: Callable[[str], str] = str,
     ) -> None:
         limits = limits or BackgroundLimits()
         self._database = database
@@ -54,7 +54,7 @@ class BackgroundRunner:
             running=running,
             locks=locks,
             max_attempts=limits.max_attempts,
-            settle_owner=settle_owner,
+            migrate_owner=migrate_owner,
             jobs=self._jobs,
             executor=self._executor,
             stopper=self._stopper,
@@ -62,7 +62,7 @@ class BackgroundRunner:
 
     @property
     def job_count(self) -> int:
-        """How many jobs this process runs."""
+        """The number of jobs that this process runs."""
         return len(self._jobs)
 
     def start_job(
@@ -129,8 +129,9 @@ class BackgroundRunner:
     def read_response(
         self, owner: str, response_id: str, spend: SpendCallback | None = None
     ) -> StoredResponse:
-        """Return a stored response, without its input. A lost job is failed first if necessary.
+        """Return a stored response, without its input.
 
+        If its job is lost and cannot be repeated, the response is marked as failed first.
         ``spend`` receives the JSON text of the response before it is parsed. Raises NotFound.
         """
         stored = self._responses.find(owner, response_id, spend)
@@ -158,15 +159,15 @@ class BackgroundRunner:
         A new attempt starts with ``response.queued``, numbered after all previous events. Events of
         the previous attempt are void and are no longer sent.
         """
-        heard = time.monotonic()
+        sent_at = time.monotonic()
         while True:
             stored = self.read_response(owner, response_id)
             batch = self._responses.read_events(owner, stored, after)
             if batch:
                 yield batch
-                after, heard = batch[-1]["sequence_number"], time.monotonic()
-            elif time.monotonic() - heard >= heartbeat_seconds:
+                after, sent_at = batch[-1]["sequence_number"], time.monotonic()
+            elif time.monotonic() - sent_at >= heartbeat_seconds:
                 yield []
-                heard = time.monotonic()
+                sent_at = time.monotonic()
             if not stored.is_running or not wait(POLL_SECONDS):
                 return

@@ -27,11 +27,11 @@ class RunningJobs(dict[tuple[str, str], BackgroundJob]):
 
     def remove_job(self, job: BackgroundJob) -> None:
         """Forget a job that has ended."""
-        self.discount_job(job)
+        self.reset_unsaved_bytes(job)
         self.pop(job.key, None)
 
-    def count_unsaved_bytes(self, job: BackgroundJob) -> None:
-        """Measure a job's pending events. Over the limit, drop the largest jobs.
+    def limit_unsaved_bytes(self, job: BackgroundJob) -> None:
+        """Add a job's pending events to the unsaved bytes. Over the limit, drop the largest jobs.
 
         Called only after a failed write, so that measuring costs nothing in normal operation.
         """
@@ -45,8 +45,8 @@ class RunningJobs(dict[tuple[str, str], BackgroundJob]):
         while self.unsaved_bytes > self._max_unsaved_bytes:
             self._drop_job(max(self.values(), key=lambda job: job.unsaved_bytes))
 
-    def discount_job(self, job: BackgroundJob) -> None:
-        """Count none of a job's events: they are stored, or the job has ended."""
+    def reset_unsaved_bytes(self, job: BackgroundJob) -> None:
+        """Subtract a job's unsaved bytes: its events are stored, or the job has ended."""
         self.unsaved_bytes -= job.unsaved_bytes
         job.counted_events = job.unsaved_bytes = 0
 

@@ -54,7 +54,7 @@ class TakeoverCallbacks(NamedTuple):
 class JobTakeover:
     """Searches for jobs of other workers, and takes them over.
 
-    ``settle_owner`` moves the data of an earlier owner, and returns the owner that it has now.
+    ``migrate_owner`` moves the data of an earlier owner and returns the current owner.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class JobTakeover:
         running: InFlightRequests,
         locks: ConversationLocks,
         max_attempts: int,
-        settle_owner: Callable[[str], str],
+        migrate_owner: Callable[[str], str],
         jobs: RunningJobs,
         executor: JobExecutor,
         stopper: JobStopper,
@@ -75,7 +75,7 @@ class JobTakeover:
         self._running = running
         self._locks = locks
         self._max_attempts = max_attempts
-        self._settle_owner = settle_owner
+        self._migrate_owner = migrate_owner
         self._jobs = jobs
         self._executor = executor
         self._stopper = stopper
@@ -125,14 +125,14 @@ class JobTakeover:
         if not waiting and not lost:
             return
         if not self._database.is_stable():
-            waiting, lost = self._repository.list_waiting(skip, only_handed_back=True), []
-        for take, entries in (
+            waiting, lost = self._repository.list_waiting(skip, only_released=True), []
+        for handle, entries in (
             (self.fail_lost_job, lost),
             (partial(self._take_over, callbacks), waiting),
         ):
             for owner, name in entries:
                 try:
-                    take(owner, name)
+                    handle(owner, name)
                 except StoreUnavailable:  # perhaps only this row cannot be written
                     self._skip_job(name, 2 * MIN_STABLE_SECONDS)
                     raise
@@ -156,7 +156,7 @@ class JobTakeover:
         if not callbacks.can_decrypt(request):
             self._leave_unreadable_job(owner, name, request)
             return
-        owner = self._settle_owner(owner)
+        owner = self._migrate_owner(owner)
         context = callbacks.new_context()
         try:
             memory = context.reserve_memory()

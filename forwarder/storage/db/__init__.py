@@ -1,17 +1,19 @@
-"""The database layer. It knows neither requests nor upstreams.
+"""The database layer: connections, tables, and statements. It is independent of HTTP and upstreams.
 
 - `database.py` runs functions in transactions, `open.py` opens the configured database,
   `migrate.py` and ``migrations/`` create the tables that `tables.py` declares.
 - `responses.py`, `background_leases.py`, `conversations.py`, `completions.py`,
-  `registered_models.py`, `owners.py` and `reasoning.py` are functions of a connection. The
-  repositories (`storage.repositories`) combine them to transactions.
-- `files.py`, `vector_stores.py` and `vector_chunks.py` are functions of a connection too, for
-  files, vector stores and their passages; `numbered_lists.py` pages them.
-- `usage.py` adds up the usage of clients.
+  `registered_models.py`, `client_keys.py`, `owners.py`, `reasoning.py`, `files.py`,
+  `vector_stores.py`, `vector_chunks.py` and `usage.py` read and write the rows of one kind of data.
+  Their functions take a connection; the repositories (`storage.repositories`) combine them into
+  transactions.
+- `numbered_lists.py` pages lists, and `tombstones.py` keeps the list positions of deleted rows.
+- `compression.py` and `event_log.py` encode columns, and `clock.py` is the time in SQL.
+- `write_batching.py` combines concurrent writes, and `stability_monitor.py` decides when expired
+  leases may be evaluated.
 - `statements.py` holds precompiled SQL for queries that run on every request.
 - `change_notifier.py` tells other workers about changed models, and `reencryption.py` re-encrypts
   stored values.
-- `tombstones.py` remembers the list positions of deleted rows.
 - `retention.py` deletes old data.
 """
 

@@ -44,7 +44,7 @@ WORKER_DIED_ERROR: Json = {
     "code": "server_error",
     "message": "The worker that made this response died before it was done.",
 }
-UNREADABLE: Json = {
+UNREADABLE_REQUEST_ERROR: Json = {
     "code": "server_error",
     "message": "No running worker can read the stored request of this response: it was sealed "
     "under another FORWARDER_SECRET_KEY or by another version of the forwarder.",
@@ -106,18 +106,19 @@ def finish_work(
 ) -> bool:
     """Store the final response of a job. False if the response has ended in another way.
 
-    Storing the same end again succeeds. An answer replaces a failure that was only caused by an
-    expired lease. The output of a failed response contains everything that was produced.
+    Storing the same end again succeeds. An answer replaces a failure that another worker
+    stored only because the lease had expired. The output of a failed response contains everything
+    that was produced.
     """
     mine = match_response(owner, response_id) & (table.c.worker == worker) & ~table.c.hidden
     status = connection.scalar(sa.select(table.c.status).where(mine).with_for_update())
     if status not in RUNNING_STATUSES:
         stored = responses.find(connection, owner, response_id) if status else None
-        is_buried = stored is not None and stored.body.get("error") in (
+        failed_by_lease = stored is not None and stored.body.get("error") in (
             WORKER_DIED_ERROR,
-            UNREADABLE,
+            UNREADABLE_REQUEST_ERROR,
         )
-        if not is_buried or body["status"] == "failed":
+        if not failed_by_lease or body["status"] == "failed":
             return bool(status == body["status"])
     if body["status"] == "failed":
         stored = responses.find(connection, owner, response_id)
@@ -176,22 +177,22 @@ def write_end(
     responses.index_items(connection, owner, response_id, body.get("output") or ())
 
 
-def reap(connection: sa.Connection, owner: str, response_id: str) -> StoredResponse | None:
+def fail_lost(connection: sa.Connection, owner: str, response_id: str) -> StoredResponse | None:
     """Fail a response with an expired lease that cannot be repeated. None if it is not lost."""
-    return reap_matching(
+    return fail_matching(
         connection, owner, response_id, table.c.request.is_(None), WORKER_DIED_ERROR
     )
 
 
-def reap_unreadable(
+def fail_unreadable(
     connection: sa.Connection, owner: str, response_id: str
 ) -> StoredResponse | None:
     """Fail a response that waited too long to be decrypted. None if it may still wait."""
     is_old = table.c.lease < NOW - MAX_UNREADABLE_SECONDS
-    return reap_matching(connection, owner, response_id, is_old, UNREADABLE)
+    return fail_matching(connection, owner, response_id, is_old, UNREADABLE_REQUEST_ERROR)
 
 
-def reap_matching(
+def fail_matching(
     connection: sa.Connection,
     owner: str,
     response_id: str,
@@ -199,7 +200,7 @@ def reap_matching(
     error: Json,
 ) -> StoredResponse | None:
     query = sa.select(table.c.id).where(
-        match_response(owner, response_id), match_lapsed(), condition
+        match_response(owner, response_id), match_expired(), condition
     )
     if connection.execute(query.with_for_update()).first() is None:
         return None
@@ -212,11 +213,11 @@ def list_lost(connection: sa.Connection, skip: Collection[str] = ()) -> list[tup
 
     Leaves out ids in ``skip``.
     """
-    return list_ids(connection, match_lapsed() & table.c.request.is_(None), skip, None)
+    return list_ids(connection, match_expired() & table.c.request.is_(None), skip, None)
 
 
 def list_waiting(
-    connection: sa.Connection, skip: Collection[str] = (), only_handed_back: bool = False
+    connection: sa.Connection, skip: Collection[str] = (), only_released: bool = False
 ) -> list[tuple[str, str]]:
     """Return released or expired jobs that can be repeated, as (owner, id), at most `MAX_WAITING`.
 
@@ -227,8 +228,8 @@ def list_waiting(
         conversation_table.c.id == table.c.conversation,
         conversation_table.c.lease >= NOW,
     )
-    condition = match_lapsed() & table.c.request.is_not(None) & ~is_locked
-    if only_handed_back:
+    condition = match_expired() & table.c.request.is_not(None) & ~is_locked
+    if only_released:
         condition &= table.c.worker.is_(None)
     return list_ids(connection, condition, skip, MAX_WAITING)
 
@@ -246,9 +247,9 @@ def list_own(connection: sa.Connection, worker: str) -> set[tuple[str, str]]:
     return set(list_ids(connection, running & (table.c.worker == worker), (), None))
 
 
-def match_lapsed() -> sa.ColumnElement[bool]:
-    lapsed = table.c.lease.is_not(None) & (table.c.lease < NOW)
-    return lapsed & table.c.status.in_(RUNNING_STATUSES) & ~table.c.hidden
+def match_expired() -> sa.ColumnElement[bool]:
+    is_expired = table.c.lease.is_not(None) & (table.c.lease < NOW)
+    return is_expired & table.c.status.in_(RUNNING_STATUSES) & ~table.c.hidden
 
 
 def list_ids(
@@ -326,18 +327,18 @@ def claim_work(
     max_attempts: int,
     spend: SpendCallback | None = None,
 ) -> ClaimedWork | StoredResponse | None:
-    """Take over a waiting job. ``None`` if another worker claimed it first.
+    """Take over a waiting job.
 
-    ``spend`` receives the JSON texts of the job before they are parsed.
-
-    After ``max_attempts`` attempts the response fails and is returned as stored.
+    Returns None if another worker claimed it first. After ``max_attempts`` attempts the response
+    fails; then the failed response is returned. ``spend`` receives the JSON texts of the job before
+    they are parsed.
 
     Events of earlier attempts are deleted, and the log continues with ``response.queued`` under the
     next number. If the upstream is still producing the response, its log continues unchanged, and
     the takeover counts as an attempt only if a worker has died.
     """
     query = sa.select(table.c.request, table.c.attempt).where(
-        match_response(owner, response_id), match_lapsed(), table.c.request.is_not(None)
+        match_response(owner, response_id), match_expired(), table.c.request.is_not(None)
     )
     row = connection.execute(query.with_for_update()).first()
     stored = responses.find(connection, owner, response_id, spend=spend) if row else None
@@ -346,8 +347,8 @@ def claim_work(
     origin = (
         ResponseOrigin(stored.upstream or "", stored.upstream_id) if stored.upstream_id else None
     )
-    was_handed_back = stored.worker is None
-    attempt = row.attempt + (0 if origin and was_handed_back else 1)
+    was_released = stored.worker is None
+    attempt = row.attempt + (0 if origin and was_released else 1)
     if attempt > max_attempts:
         return end_work(connection, owner, stored, "failed", WORKER_DIED_ERROR)
     values = {"worker": worker, "lease": NEW_LEASE, "attempt": attempt}
@@ -364,14 +365,14 @@ def claim_work(
     last_number = None
     if stored.conversation is not None:
         last_number = conversations.read_last_number(connection, owner, stored.conversation)
-    more = {
+    reset = {
         "status": "queued",
         "request": None if attempt == max_attempts else row.request,
         "body": pack_json(body),
         "before": last_number,
         "size": table.c.size - size,
     }
-    connection.execute(mine.values(values | more))
+    connection.execute(mine.values(values | reset))
     queued = {"type": "response.queued", "response": body, "sequence_number": number}
     responses.append_events(connection, owner, response_id, event_log.pack_events([queued]))
     return ClaimedWork(
@@ -385,8 +386,8 @@ def delete_attempt_events(
     """Delete the events of an attempt. Returns the next sequence number and the deleted bytes."""
     own = (events.c.owner == owner) & (events.c.response == response_id)
     last = connection.scalar(sa.select(sa.func.max(events.c.last)).where(own))
-    void = own & (events.c.first >= OPENING_EVENT_COUNT)
+    is_void = own & (events.c.first >= OPENING_EVENT_COUNT)
     size = sa.select(sa.func.coalesce(sa.func.sum(sa.func.length(events.c.data)), 0))
-    freed = connection.scalar(size.where(void))
-    connection.execute(sa.delete(events).where(void))
+    freed = connection.scalar(size.where(is_void))
+    connection.execute(sa.delete(events).where(is_void))
     return (OPENING_EVENT_COUNT if last is None else int(last) + 1), int(freed or 0)

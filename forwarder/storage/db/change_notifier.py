@@ -43,7 +43,7 @@ class ChangeNotifier(Protocol):
         """Return False if the last version may be outdated: the database did not answer in time."""
 
     def may_have_changes(self) -> bool:
-        """Return False if no change was ever published, which some know without the database."""
+        """Return False if it is certain, without a query, that no change was ever published."""
 
 
 def make_change_notifier(
@@ -68,9 +68,12 @@ def read_generation(connection: sa.Connection, name: str) -> int:
 
 
 def increment_generation(connection: sa.Connection, name: str) -> None:
-    """Count a change. Concurrent writers of the same data wait for each other from here on."""
-    counted = sa.update(generations).where(generations.c.name == name)
-    if not connection.execute(counted.values(number=generations.c.number + 1)).rowcount:
+    """Increment the change counter of the data ``name``.
+
+    Its row stays locked until the transaction ends, so concurrent writers of this data wait.
+    """
+    increment = sa.update(generations).where(generations.c.name == name)
+    if not connection.execute(increment.values(number=generations.c.number + 1)).rowcount:
         connection.execute(sa.insert(generations).values(name=name, number=1))
 
 
@@ -111,7 +114,7 @@ class FileChangeNotifier:
         """Return whether the file exists, or may exist."""
         try:
             return Path(self._path).exists()
-        except OSError:  # it cannot be looked for
+        except OSError:  # for example, the folder is not readable
             return True
 
 
@@ -125,12 +128,12 @@ class PollingChangeNotifier:
 
     def __init__(
         self,
-        ask: Callable[[], int],
+        read_number: Callable[[], int],
         lease: float = CHANGE_LEASE_SECONDS,
         now: Callable[[], float] = time.monotonic,
         max_wait: float = MAX_WAIT_SECONDS,
     ) -> None:
-        self._read_number = ask
+        self._read_number = read_number
         self._lease = lease
         self._now = now
         self._max_wait = max_wait
@@ -144,7 +147,7 @@ class PollingChangeNotifier:
         """Return the counter; the last known value while the server does not respond."""
         called_at = self._now()
         is_in_time = True
-        # The first run may have started for another request, so long ago that it misses a change.
+        # The task may already run for an earlier request and miss a later change: then repeat it.
         while is_in_time and called_at >= self._valid_until:
             is_in_time = self._refresh_task.run(0.0 if self._is_failing else self._max_wait)
         self._is_in_time = is_in_time
@@ -168,7 +171,7 @@ class PollingChangeNotifier:
             self._number, self._is_failing = self._read_number(), False
         except StoreUnavailable:  # the database logged it
             self._is_failing = True
-        except Exception as error:  # requests would repeat the read for ever
+        except Exception as error:  # otherwise `read_version` would repeat the read forever
             self._is_failing = True
             event = {"event": "change_number_unreadable"}
             log.error("could not read the number of changes", exc_info=error, extra=event)

@@ -1,4 +1,4 @@
-"""Rows of client keys that were made at run time. They contain no key, only digests of keys."""
+"""Rows of client keys that were created at run time. They contain digests, never the keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from forwarder.storage.db.tables import client_keys
 GENERATION_NAME = "client_keys"
 
 MAX_KEYS = 10_000
-"""Stored keys, revoked ones included. Beyond, the keys that were revoked first are deleted."""
+"""Maximum number of stored keys, including revoked ones.
+
+Above it, the keys that were revoked first are deleted.
+"""
 
 
 class KeyNameTaken(Exception):
@@ -88,10 +91,13 @@ def change(connection: sa.Connection, key_id: str, values: Mapping[str, Any]) ->
 
 
 def record_use(connection: sa.Connection, times: Mapping[str, float]) -> None:
-    """Set when keys were last used, in the order of their ids; no cache needs to know it."""
+    """Store the times (Unix seconds, by key id) at which keys were last used.
+
+    Rows are locked in the order of their ids to prevent deadlocks. Other workers are not notified.
+    """
     for key_id in sorted(times):
-        used = sa.update(client_keys).where(
+        update = sa.update(client_keys).where(
             _TABLE.id == key_id,
             sa.or_(_TABLE.last_used.is_(None), _TABLE.last_used < times[key_id]),
         )
-        connection.execute(used.values(last_used=times[key_id]))
+        connection.execute(update.values(last_used=times[key_id]))

@@ -31,15 +31,15 @@ _COLUMNS = [completions.c[name] for name in StoredCompletion._fields]
 _LIST_COLUMNS = [sa.null().label(c.name) if c is completions.c.messages else c for c in _COLUMNS]
 
 ROWS_PER_FETCH = 4
-"""Rows with bodies that a server sends at once."""
+"""Rows with bodies that a database server sends at once."""
 
 
 TOMBSTONE_LIST = "completions"
 """The list name of deleted completions in the tombstones."""
 
 
-def match_completion(owner: str, name: str) -> sa.ColumnElement[bool]:
-    return (completions.c.owner == owner) & (completions.c.id == name)
+def match_completion(owner: str, completion_id: str) -> sa.ColumnElement[bool]:
+    return (completions.c.owner == owner) & (completions.c.id == completion_id)
 
 
 def add(connection: sa.Connection, owner: str, completion: StoredCompletion) -> None:
@@ -62,10 +62,12 @@ def add(connection: sa.Connection, owner: str, completion: StoredCompletion) -> 
 
 
 def find(
-    connection: sa.Connection, owner: str, name: str, spend: SpendCallback | None = None
+    connection: sa.Connection, owner: str, completion_id: str, spend: SpendCallback | None = None
 ) -> StoredCompletion | None:
     """Return a completion."""
-    row = connection.execute(sa.select(*_COLUMNS).where(match_completion(owner, name))).first()
+    row = connection.execute(
+        sa.select(*_COLUMNS).where(match_completion(owner, completion_id))
+    ).first()
     return to_completion(row, spend) if row else None
 
 
@@ -78,33 +80,37 @@ def to_completion(row: Sequence[Any], spend: SpendCallback | None = None) -> Sto
 
 
 def set_metadata(
-    connection: sa.Connection, owner: str, name: str, metadata: Json
+    connection: sa.Connection, owner: str, completion_id: str, metadata: Json
 ) -> StoredCompletion | None:
     """Replace the metadata of a completion. Returns None if it does not exist."""
     connection.execute(
         sa.update(completions)
-        .where(match_completion(owner, name))
+        .where(match_completion(owner, completion_id))
         .values(metadata=pack_json(metadata))
     )
-    return find(connection, owner, name)
+    return find(connection, owner, completion_id)
 
 
-def remove(connection: sa.Connection, owner: str, name: str) -> bool:
+def remove(connection: sa.Connection, owner: str, completion_id: str) -> bool:
     """Delete a completion. Returns whether it existed."""
     deleted = (
-        sa.delete(completions).where(match_completion(owner, name)).returning(completions.c.number)
+        sa.delete(completions)
+        .where(match_completion(owner, completion_id))
+        .returning(completions.c.number)
     )
     number = connection.scalar(deleted)
     if number is not None:
-        tombstones.add_tombstone(connection, owner, TOMBSTONE_LIST, name, number)
+        tombstones.add_tombstone(connection, owner, TOMBSTONE_LIST, completion_id, number)
     return number is not None
 
 
-def find_position(connection: sa.Connection, owner: str, name: str) -> int | None:
+def find_position(connection: sa.Connection, owner: str, completion_id: str) -> int | None:
     """Return the list position of a completion, existing or recently deleted, or None."""
-    number = connection.scalar(sa.select(completions.c.number).where(match_completion(owner, name)))
+    number = connection.scalar(
+        sa.select(completions.c.number).where(match_completion(owner, completion_id))
+    )
     return (
-        tombstones.find_position(connection, owner, TOMBSTONE_LIST, name)
+        tombstones.find_position(connection, owner, TOMBSTONE_LIST, completion_id)
         if number is None
         else number
     )
@@ -145,21 +151,21 @@ def list_page(
 def iterate_pages(
     connection: sa.Connection,
     query: sa.Select[Any],
-    mark: int | None,
+    after: int | None,
     descending: bool,
 ) -> Iterator[Sequence[Sequence[Any]]]:
     number = completions.c.number
     while True:
         page = query
-        if mark is not None:
-            page = page.where(number < mark if descending else number > mark)
+        if after is not None:
+            page = page.where(number < after if descending else number > after)
         rows = connection.execute(
             page.order_by(order_by_number(descending)).limit(FILTER_PAGE_SIZE)
         ).all()
         yield rows
         if len(rows) < FILTER_PAGE_SIZE:
             return
-        mark = rows[-1][0]
+        after = rows[-1][0]
 
 
 def order_by_number(descending: bool) -> sa.ColumnElement[int]:

@@ -127,14 +127,17 @@ class Database:
         return self._run_work(lambda: self._run_write_without_timeout(work), self.write_breaker)
 
     def find_error(self, max_age: float) -> str | None:
-        """Return the current error, or None. Checks again after ``max_age`` seconds."""
+        """Return the current error, or None.
+
+        Checks the database first if the last check is more than ``max_age`` seconds old.
+        """
         is_old = time.monotonic() - self._checked_at > max_age
         if is_old and not self.get_error() and not self._check_task.run(CHECK_TIMEOUT_SECONDS):
             return f"No answer within {CHECK_TIMEOUT_SECONDS:g} s."
         return self.get_error()
 
     def get_error(self) -> str | None:
-        """Return the error that was last met and still holds, or None; checks nothing."""
+        """Return the error of an open breaker, or None, without a check of the database."""
         return self.read_breaker.error or self.write_breaker.error
 
     def _run_work(self, work: Callable[[], T], breaker: StorageBreaker) -> T:
@@ -243,7 +246,7 @@ class Database:
         """Return the space of deleted rows to the file system."""
 
     def erase_overwritten(self) -> None:
-        """Remove overwritten data from the files; servers do so on their own."""
+        """Remove overwritten data from the files. Database servers do so on their own."""
 
     def close(self) -> None:
         """Close all connections and stop background tasks."""
@@ -315,9 +318,8 @@ class SqliteDatabase(Database):
         with self._trial_read_engine.connect() as connection:
             plain: Any = connection.connection.driver_connection
             if plain.execute("PRAGMA page_count").fetchone() == (0,):
-                plain.execute(
-                    "PRAGMA auto_vacuum=INCREMENTAL"
-                )  # has an effect only in an empty file
+                # Has an effect only in an empty file.
+                plain.execute("PRAGMA auto_vacuum=INCREMENTAL")
             enable_wal(plain)
             with connection.begin():
                 if is_current(connection):  # checked without the write lock
@@ -394,9 +396,8 @@ class PostgresqlDatabase(Database):
 
     def __init__(self, url: sa.URL) -> None:
         super().__init__()
-        from forwarder.storage.db import (
-            postgres_connection,  # imported only if needed
-        )
+        # Imported only if needed: SQLite works without the PostgreSQL driver.
+        from forwarder.storage.db import postgres_connection
 
         self._operation_deadline = postgres_connection.operation_deadline
         self._engine = sa.create_engine(
@@ -521,8 +522,10 @@ def is_outage(error: BaseException) -> bool:
     if isinstance(cause, (OSError, PoolTimeout)) or type(cause) is sqlite3.DatabaseError:
         return True
     code = getattr(cause, "sqlstate", None) or ""
-    if code == READ_ONLY_CODE or code.startswith(CONFLICT_CODES):
-        return code == READ_ONLY_CODE
+    if code == READ_ONLY_CODE:
+        return True
+    if code.startswith(CONFLICT_CODES):
+        return False
     return "OperationalError" in {kind.__name__ for kind in type(cause).__mro__}
 
 

@@ -28,7 +28,7 @@ MAX_SEQUENCE_NUMBER = 2**53
 
 
 class InvalidSequenceNumber(ValueError):
-    """An event has no sequence number, or one that is not greater than those before it."""
+    """An event's sequence number is missing, or not greater than that of the event before."""
 
 
 def pack_events(events: Batch) -> EventLogChunk:
@@ -103,10 +103,10 @@ class EventLogPacker:
         self._last = events[-1]["sequence_number"]
         self.pending_count += len(events)
 
-    def _start_run(self, event: Event, least: int) -> DeltaRun:
+    def _start_run(self, event: Event, min_number: int) -> DeltaRun:
         """Append a record for an event, and return the run that it starts."""
         number = event.get("sequence_number")
-        if type(number) is not int or not least <= number <= MAX_SEQUENCE_NUMBER:
+        if type(number) is not int or not min_number <= number <= MAX_SEQUENCE_NUMBER:
             raise InvalidSequenceNumber
         if "delta" not in event:
             ends = event.get("type") in TERMINAL_EVENTS

@@ -38,8 +38,8 @@ class StoredFile(NamedTuple):
 COLUMNS = [files.c[name] for name in StoredFile._fields]
 
 
-def match_file(owner: str, name: str) -> sa.ColumnElement[bool]:
-    return (files.c.owner == owner) & (files.c.id == name)
+def match_file(owner: str, file_id: str) -> sa.ColumnElement[bool]:
+    return (files.c.owner == owner) & (files.c.id == file_id)
 
 
 def match_available(owner: str) -> sa.ColumnElement[bool]:
@@ -66,44 +66,44 @@ def measure_owner(connection: sa.Connection, owner: str) -> int:
     return sum(int(connection.scalar(total) or 0) for total in sums)
 
 
-def add_part(connection: sa.Connection, owner: str, name: str, number: int, data: bytes) -> None:
+def add_part(connection: sa.Connection, owner: str, file_id: str, number: int, data: bytes) -> None:
     """Store a part of a file's content."""
     count_written(connection, len(data))
-    row = {"owner": owner, "file": name, "number": number, "data": data}
+    row = {"owner": owner, "file": file_id, "number": number, "data": data}
     connection.execute(sa.insert(parts).values(row))
 
 
-def mark_complete(connection: sa.Connection, owner: str, name: str) -> bool:
+def mark_complete(connection: sa.Connection, owner: str, file_id: str) -> bool:
     """Make a file visible. False if it was deleted meanwhile."""
-    update = sa.update(files).where(match_file(owner, name)).values(complete=True)
+    update = sa.update(files).where(match_file(owner, file_id)).values(complete=True)
     return connection.execute(update).rowcount > 0
 
 
-def find(connection: sa.Connection, owner: str, name: str) -> StoredFile | None:
+def find(connection: sa.Connection, owner: str, file_id: str) -> StoredFile | None:
     """Return a file that is complete and has not expired."""
-    query = sa.select(*COLUMNS).where(match_available(owner), files.c.id == name)
+    query = sa.select(*COLUMNS).where(match_available(owner), files.c.id == file_id)
     row = connection.execute(query).first()
     return StoredFile(*row) if row else None
 
 
 def find_existing(connection: sa.Connection, owner: str, names: list[str]) -> set[str]:
-    """Return those of the ids that name a file which is complete and has not expired."""
+    """Return the ids of those files that are complete and have not expired."""
     query = sa.select(files.c.id).where(match_available(owner), files.c.id.in_(names))
     return set(connection.scalars(query))
 
 
-def read_part(connection: sa.Connection, owner: str, name: str, number: int) -> bytes | None:
+def read_part(connection: sa.Connection, owner: str, file_id: str, number: int) -> bytes | None:
     """Return a part of a file's content; None after the last one."""
     query = sa.select(parts.c.data).where(
-        parts.c.owner == owner, parts.c.file == name, parts.c.number == number
+        parts.c.owner == owner, parts.c.file == file_id, parts.c.number == number
     )
     data = connection.scalar(query)
     return None if data is None else bytes(data)
 
 
-def mark_used(connection: sa.Connection, owner: str, name: str) -> None:
-    """Keep a file from being deleted as the least recently used one."""
-    connection.execute(sa.update(files).where(match_file(owner, name)).values(used=NOW))
+def mark_used(connection: sa.Connection, owner: str, file_id: str) -> None:
+    """Update the last use of a file, which protects it from pruning."""
+    connection.execute(sa.update(files).where(match_file(owner, file_id)).values(used=NOW))
 
 
 def list_page(
@@ -117,17 +117,17 @@ def list_page(
     return [StoredFile(*row) for row in rows], has_more
 
 
-def find_position(connection: sa.Connection, owner: str, name: str) -> int | None:
+def find_position(connection: sa.Connection, owner: str, file_id: str) -> int | None:
     """Return the list position of a file, existing or recently deleted, or None."""
-    number = connection.scalar(sa.select(files.c.number).where(match_file(owner, name)))
+    number = connection.scalar(sa.select(files.c.number).where(match_file(owner, file_id)))
     if number is None:
-        return tombstones.find_position(connection, owner, TOMBSTONE_LIST, name)
+        return tombstones.find_position(connection, owner, TOMBSTONE_LIST, file_id)
     return int(number)
 
 
-def remove(connection: sa.Connection, owner: str, name: str) -> bool:
+def remove(connection: sa.Connection, owner: str, file_id: str) -> bool:
     """Delete a file, also from vector stores. Returns whether it existed."""
-    in_stores = (vector_store_files.c.owner == owner) & (vector_store_files.c.file == name)
+    in_stores = (vector_store_files.c.owner == owner) & (vector_store_files.c.file == file_id)
     for store, size in connection.execute(
         sa.select(vector_store_files.c.store, vector_store_files.c.size).where(in_stores)
     ).all():
@@ -137,10 +137,10 @@ def remove(connection: sa.Connection, owner: str, name: str) -> bool:
             .values(size=vector_stores.c.size - size)
         )
     number = connection.scalar(
-        sa.delete(files).where(match_file(owner, name)).returning(files.c.number)
+        sa.delete(files).where(match_file(owner, file_id)).returning(files.c.number)
     )
     if number is not None:
-        tombstones.add_tombstone(connection, owner, TOMBSTONE_LIST, name, number)
+        tombstones.add_tombstone(connection, owner, TOMBSTONE_LIST, file_id, number)
     return number is not None
 
 

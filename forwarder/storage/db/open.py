@@ -59,10 +59,10 @@ def is_path_usable(path: Path) -> bool:
 
 
 def load_secrets(database: Database | None, new_secret: str | None = None) -> tuple[str, ...]:
-    """Return the secret stored next to a SQLite file; empty if it can be neither read nor written.
+    """Return the secret stored next to an SQLite file, for operators that have configured none.
 
-    Stores ``new_secret`` or a random one if the file is missing. Used if the operator has not
-    configured a secret.
+    Stores ``new_secret`` or a random one if the file is missing. Returns an empty tuple without an
+    SQLite file, or if the secret can be neither read nor written.
     """
     if isinstance(database, SqliteDatabase):
         path = database.path.with_name(f"{database.path.name}.key")
@@ -101,9 +101,8 @@ def load_secret_file(path: Path, new_secret: str) -> str:
             file.write(new_secret + "\n")
             file.flush()
         except OSError:
-            os.ftruncate(
-                file.fileno(), 0
-            )  # on a full disk, a truncated secret would be a different one
+            # On a full disk only a part may have been written, which would be another secret.
+            os.ftruncate(file.fileno(), 0)
             raise
     log.warning(
         "FORWARDER_SECRET_KEY is not set: a random secret was stored in '%s'. "

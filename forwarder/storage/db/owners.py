@@ -88,26 +88,28 @@ def has_running_turn(connection: sa.Connection, owner: str) -> bool:
     return connection.execute(query.limit(1)).first() is not None
 
 
-def move_owner(connection: sa.Connection, before: str, now: str) -> bool:
-    """Move all data of owner ``before`` to owner ``now``. False if conversations had to stay.
+def move_owner(connection: sa.Connection, old_owner: str, new_owner: str) -> bool:
+    """Move all data of ``old_owner`` to ``new_owner``. False if conversations had to stay.
 
-    Conversations stay while a turn is running in one of them, because it could not find its
-    conversation any more. If both owners have a row with the same id, the row of ``now`` is kept.
-    Cached reasoning is not moved.
+    Conversations stay while a turn is running in one of them, because the turn could not find
+    its conversation after the move. If both owners have a row with the same id, the row of
+    ``new_owner`` is kept. Cached reasoning is not moved.
     """
-    take_transaction_lock(connection, now)
-    must_stay = has_running_turn(connection, before)
+    take_transaction_lock(connection, new_owner)
+    must_stay = has_running_turn(connection, old_owner)
     conversation_tables = () if must_stay else CONVERSATION_TABLES
     for group in (RESPONSE_TABLES, (completions,), FILE_TABLES, conversation_tables):
         for table in group:
             if table not in CHILD_TABLES:
                 other = table.alias()
-                existing_ids = sa.select(other.c.id).where(other.c.owner == now)
+                existing_ids = sa.select(other.c.id).where(other.c.owner == new_owner)
                 delete_duplicates = sa.delete(table).where(
-                    table.c.owner == before, table.c.id.in_(existing_ids)
+                    table.c.owner == old_owner, table.c.id.in_(existing_ids)
                 )
                 connection.execute(delete_duplicates)
-        updates = [sa.update(t).where(t.c.owner == before).values(owner=now) for t in group]
+        updates = [
+            sa.update(t).where(t.c.owner == old_owner).values(owner=new_owner) for t in group
+        ]
         if updates and connection.dialect.name == "sqlite":
             connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")  # until the commit
             for update in updates:
@@ -119,7 +121,7 @@ def move_owner(connection: sa.Connection, before: str, now: str) -> bool:
 
 
 def take_transaction_lock(connection: sa.Connection, name: str) -> None:
-    """Take the named lock until the transaction ends; SQLite needs none, with its single writer."""
+    """Take the named lock until the transaction ends. SQLite has a single writer and needs none."""
     if connection.dialect.name != "sqlite":
         connection.execute(
             sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0)))

@@ -64,12 +64,12 @@ class DeadlineConnection(psycopg.Connection[Any]):
         try:
             return super().wait(gen, interval, max(0.0, deadline - time.monotonic()))
         except _WaitTimeout:
-            self.pgconn.finish()  # a late response would be taken for that of the next statement
+            self.pgconn.finish()  # the next statement would receive the late response
             raise psycopg.OperationalError("the server does not respond") from None
 
 
 def connect_with_deadlines(engine: sa.Engine) -> None:
-    """Let an engine use these connections, with a statement timeout on the server."""
+    """Make an engine use `DeadlineConnection`, with a statement timeout on the server."""
 
     @sa.event.listens_for(engine, "do_connect")
     def connect(dialect: Any, record: Any, args: list[Any], parameters: dict[str, Any]) -> Any:

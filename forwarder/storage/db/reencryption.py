@@ -58,7 +58,10 @@ class ReencryptionReport(NamedTuple):
 def reencrypt_all(
     database: Database, of_models: Reencrypt, of_clients: Reencrypt
 ) -> ReencryptionReport:
-    """Re-encrypt all stored values. Values that cannot be decrypted stay unchanged."""
+    """Re-encrypt all stored values: ``of_models`` the keys of models, ``of_clients`` all others.
+
+    Values that cannot be decrypted stay unchanged.
+    """
     model_count, lost = database.write(partial(reencrypt_model_keys, renew=of_models))
     rows = sum(reencrypt_table(database, place, of_clients) for place in ENCRYPTED_COLUMNS)
     database.erase_overwritten()
@@ -110,8 +113,9 @@ def reencrypt_batch(
 def find_changes(
     place: EncryptedColumns, row: Any, renew: Reencrypt
 ) -> Iterator[tuple[str, bytes | str]]:
-    cells = zip(place.columns, row, strict=True)
-    for name, data in ((name, data) for name, data in cells if data is not None):
+    for name, data in zip(place.columns, row, strict=True):
+        if data is None:
+            continue
         value = place.decode(data)
         renewed = reencrypt_value(value, renew)
         if renewed is not value:
@@ -119,7 +123,7 @@ def find_changes(
 
 
 def reencrypt_value(value: Any, renew: Reencrypt) -> Any:
-    """Re-encrypt all encrypted strings in a JSON value. Returns the same object without any."""
+    """Re-encrypt all encrypted strings in a JSON value. Without any, returns the same object."""
     if isinstance(value, str):
         return (renew(value) or value) if value.startswith(SEAL_PREFIXES) else value
     if isinstance(value, dict):

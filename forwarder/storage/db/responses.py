@@ -88,10 +88,10 @@ _HEAD_COLUMNS = [
     *(sa.null() if n in _CONTENT_NAMES else responses.c[n] for n in _COLUMNS),
     _IS_LOST,
 ]
-"""Without the body either."""
+"""The same columns without the input and the body."""
 
 ROWS_PER_FETCH = 4
-"""Rows with large columns that a server sends at once."""
+"""Rows with large columns that a database server sends at once."""
 
 
 def match_response(owner: str, response_id: str) -> sa.ColumnElement[bool]:
@@ -103,14 +103,14 @@ def find(
     owner: str,
     response_id: str,
     lock: bool = False,
-    has_input: bool = True,
+    with_input: bool = True,
     spend: SpendCallback | None = None,
 ) -> StoredResponse | None:
     """Return a response that is not deleted; ``lock`` locks its row until the transaction ends.
 
-    (SQLite has a single writer and needs no row lock.)  Without ``has_input``, the input is empty.
+    SQLite has a single writer and needs no row lock. Without ``with_input``, the input is empty.
     """
-    columns = _FULL_COLUMNS if has_input else _BODY_COLUMNS
+    columns = _FULL_COLUMNS if with_input else _BODY_COLUMNS
     query = sa.select(*columns).where(match_response(owner, response_id), ~responses.c.hidden)
     row = connection.execute(query.with_for_update() if lock else query).first()
     return to_stored_response(row, spend) if row else None
@@ -140,7 +140,7 @@ def read_chain(connection: sa.Connection, owner: str, response_id: str) -> list[
 
 def to_stored_response(row: Sequence[Any], spend: SpendCallback | None = None) -> StoredResponse:
     stored = StoredResponse(*row)
-    if row[3] is None:  # a head
+    if row[3] is None:  # selected by `_HEAD_COLUMNS`
         return stored._replace(input=[], body={})
     body = {**unpack_json(row[3], spend), "status": stored.status}
     response_input = [] if row[2] is None else unpack_json(row[2], spend)
@@ -268,21 +268,21 @@ def remove(connection: sa.Connection, owner: str, response_id: str) -> bool:
     connection.execute(
         sa.delete(items).where(items.c.owner == owner, items.c.response == response_id)
     )
-    reap_hidden(connection, owner)
+    delete_hidden(connection, owner)
     return True
 
 
-def reap_hidden(connection: sa.Connection, owner: str | None = None) -> None:
+def delete_hidden(connection: sa.Connection, owner: str | None = None) -> None:
     """Delete hidden responses that no response continues, of one owner or of all."""
     later = responses.alias("later")
     continued = sa.exists().where(
         later.c.owner == responses.c.owner, later.c.previous == responses.c.id
     )
-    buried = sa.delete(responses).where(responses.c.hidden, ~continued)
+    deletion = sa.delete(responses).where(responses.c.hidden, ~continued)
     if owner is not None:
-        buried = buried.where(responses.c.owner == owner)
-    while connection.execute(buried).rowcount > 0:
-        pass  # the deletion may release the previous response
+        deletion = deletion.where(responses.c.owner == owner)
+    while connection.execute(deletion).rowcount > 0:
+        pass  # repeat: the previous response of a deleted one may have no successor any more
 
 
 def find_items_by_id(
@@ -323,8 +323,8 @@ def find_items_by_place(
 ) -> dict[str, Json]:
     """Return items by name, from responses that are not deleted.
 
-    ``places`` maps a response to the places of its items in its input and the output behind it.  An
-    output is loaded only if an item is behind the input.
+    ``places`` maps a response id to the positions of the wanted items, by name. Positions count the
+    input and then the output. An output is loaded only for positions after the input.
     """
     found_items: dict[str, Json] = {}
     beyond: dict[str, dict[str, int]] = {}
@@ -355,7 +355,7 @@ def find_items_by_place(
 def read_column(
     connection: sa.Connection, owner: str, column: sa.Column[Any], names: Iterable[str]
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield (id, value of a column) of the responses that are not deleted."""
+    """Yield (id, value of a column) of the responses ``names`` that are not deleted."""
     for batch in split_batches(names):
         query = sa.select(responses.c.id, column).where(
             responses.c.owner == owner, responses.c.id.in_(batch), ~responses.c.hidden
@@ -365,7 +365,7 @@ def read_column(
 
 
 def spend_items(limit: StoredDataLimit, found_items: Mapping[str, Json]) -> None:
-    """Count items that become part of the request.  Raises as `StoredDataLimit.spend`."""
+    """Count items that become part of the request. Raises the errors of `StoredDataLimit.spend`."""
     for item in found_items.values():
         limit.spend_value(item)
 

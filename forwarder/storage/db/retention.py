@@ -41,7 +41,7 @@ PRUNES_PER_SIZE_LIMIT = 20
 """A worker prunes at once after it has written the size limit divided by this number."""
 
 CHECKS_PER_ROUND = 15
-"""How often the number of written bytes is checked per round."""
+"""Number of checks of the written bytes between two rounds."""
 
 PRUNE_JOB, CLOCK_JOB = "prune", "clock"
 """Scheduled jobs: the next pruning, and the time from which the clock is trusted."""
@@ -60,8 +60,8 @@ class Pruner:
     """Keeps the database within its limits: age in seconds and size in bytes.
 
     Excess data is deleted from the owners with the most data, so that no owner loses data because
-    of another one. Reasoning has its own maximum age, ``reasoning_ttl``, and so have the counts of
-    usage, which are small and have no maximum size.
+    of another one. Reasoning has its own maximum age, ``reasoning_ttl``. Counts of usage have the
+    maximum age ``usage_max_age`` and no maximum size, because they are small.
     """
 
     def __init__(
@@ -112,10 +112,10 @@ class Pruner:
         """Delete expired rows, and the oldest rows above the size limit."""
         self._database.written_bytes = 0
         self._database.write(tombstones.remove_expired)
-        by_clock = chain(self._delete_old(), self._delete_expired()) if by_age else ()
-        deleted = sum(by_clock) + sum(self._delete_excess())
+        by_age_deletions = chain(self._delete_old(), self._delete_expired()) if by_age else ()
+        deleted = sum(by_age_deletions) + sum(self._delete_excess())
         if deleted:
-            self._database.write(responses.reap_hidden)
+            self._database.write(responses.delete_hidden)
             self._database.write(vector_stores.refresh_all_sizes)
             self._database.reclaim_space()
             log.info("pruned %d rows", deleted, extra={"event": "database_pruned"})
@@ -204,12 +204,14 @@ def claim_pruning(connection: sa.Connection) -> bool:
 
 def is_clock_untrusted(connection: sa.Connection) -> bool:
     """Whether the clock has jumped too recently to delete by age."""
-    soon = (
+    is_pending = (
         (scheduled_jobs.c.name == CLOCK_JOB)
         & (scheduled_jobs.c.due > NOW)
         & (scheduled_jobs.c.due <= NOW + CLOCK_JUMP_SECONDS)
     )
-    return connection.execute(sa.select(scheduled_jobs.c.name).where(soon)).first() is not None
+    return (
+        connection.execute(sa.select(scheduled_jobs.c.name).where(is_pending)).first() is not None
+    )
 
 
 def measure_total(connection: sa.Connection) -> int:

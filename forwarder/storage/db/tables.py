@@ -192,7 +192,7 @@ vector_stores = sa.Table(
     sa.UniqueConstraint("owner", "id"),
     sqlite_autoincrement=True,
 )
-"""``embedding_model`` makes all vectors of a store, which has none if it is null."""
+"""``embedding_model`` creates the vectors of a store. If it is null, the store has no vectors."""
 
 
 def make_vector_store_foreign_key() -> sa.ForeignKeyConstraint:
@@ -319,7 +319,9 @@ tombstones = sa.Table(
     sa.Column("at", sa.Double, nullable=False),
     sa.Index("gone_by_time", "at"),
 )
-"""List positions of deleted rows: items of a conversation (by its id), or completions."""
+"""List positions of deleted rows. ``holder`` is the list: the id of a conversation or of a vector
+store, or a name such as ``completions``.
+"""
 
 owner_keys = sa.Table(
     "owner_keys",
@@ -328,8 +330,8 @@ owner_keys = sa.Table(
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("sealed", sa.Text, nullable=False),
 )
-"""Encrypted random keys from which owners are derived. There are several if a worker could decrypt
-none: each secret then has its own until all are encrypted under the same one.
+"""Encrypted random keys from which owners are derived. Normally there is one. A worker that can
+decrypt none of the keys adds its own, encrypted under its own secret.
 """
 
 client_keys = sa.Table(
@@ -347,8 +349,8 @@ client_keys = sa.Table(
     sa.Column("last_used", sa.Double),
     sa.Column("limits", sa.LargeBinary, nullable=False),
 )
-"""Keys of clients that were made at run time. ``digest`` is the SHA-256 of the random key, and
-``previous_digest`` that of the one before it, which is valid until ``previous_until``.
+"""Client keys that were created at run time. ``digest`` is the SHA-256 of the random key.
+``previous_digest`` is that of the key which it replaced; it is valid until ``previous_until``.
 """
 
 usage_hours = sa.Table(
@@ -377,7 +379,7 @@ scheduled_jobs = sa.Table(
     make_key_column("name"),
     sa.Column("due", sa.Double, nullable=False),
 )
-"""Recurring jobs that one of all workers runs, and when they are due."""
+"""Recurring jobs, each run by one worker at a time, and when they are due."""
 
 
 # -- ids ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Usage of upstreams by hour, client, model and upstream. Rows are only ever added up."""
+"""Usage counts by hour, client, model and upstream. New counts are added to the existing row."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ MAX_DELETED_HOURS = 24
 class UsageCounts(NamedTuple):
     """The counts of a set of requests.
 
-    ``errors`` are requests with a status from 400 and failed answers, ``cancelled`` are requests
-    whose client left, and neither counts as the other. ``estimated`` is the number of requests
+    ``errors`` counts requests with a status from 400 and failed answers, ``cancelled`` requests
+    whose client disconnected. No request counts as both. ``estimated`` is the number of requests
     with estimated tokens. ``cached_tokens`` are part of ``input_tokens``, ``reasoning_tokens`` of
     ``output_tokens``. ``first_event_ms`` is the sum of the times to the first event of the
-    ``first_events`` answers that had one, ``duration_ms`` that of the durations of all requests.
+    ``first_events`` answers that had one, ``duration_ms`` the sum of the durations of all requests.
     """
 
     requests: int = 0
@@ -61,7 +61,7 @@ class UsageKey(NamedTuple):
 
 
 class UsageQuery(NamedTuple):
-    """The rows of the hours from ``start`` until before ``end``, of one client or of all.
+    """The rows of the hours from ``start`` up to, but not including, ``end``; of one client or all.
 
     ``group`` names the dimensions of the sums: ``hour`` or ``day``, ``client``, ``model``,
     ``upstream``. Sums are ordered by their keys, with ``largest_first`` by their tokens.
@@ -179,7 +179,7 @@ def select_sums(
     table = usage_hours.c
     keys = {
         "hour": table.hour,
-        # Not a parameter: PostgreSQL would take each occurrence for another expression.
+        # Not a parameter: PostgreSQL would treat each occurrence as a different expression.
         "day": table.hour - table.hour % sa.literal_column(str(DAY_SECONDS)),
         "client": table.client,
         "model": table.model,
@@ -200,7 +200,7 @@ def select_sums(
 
 
 def remove_older(connection: sa.Connection, max_age: float) -> int:
-    """Delete some of the hours older than ``max_age`` seconds; return the number of rows."""
+    """Delete up to `MAX_DELETED_HOURS` hours older than ``max_age`` seconds; return the rows."""
     hour = usage_hours.c.hour
     old = sa.select(hour).where(hour < NOW - max_age).distinct().order_by(hour)
     hours = list(connection.scalars(old.limit(MAX_DELETED_HOURS)))

@@ -1,4 +1,4 @@
-"""Rows of the passages in vector stores, and both ways to find them: by words and by vectors.
+"""Rows of the passages (chunks) in vector stores, and their search by words and by vectors.
 
 The full-text index differs between databases: SQLite has an FTS5 table, ranked by BM25;
 PostgreSQL has a column of the type ``tsvector`` and ``ts_rank_cd``. Both stem English words.

@@ -107,8 +107,8 @@ FILE_COLUMNS = [files.c[name] for name in StoreFile._fields]
 BATCH_COLUMNS = [batches.c[name] for name in FileBatch._fields]
 
 
-def match_store(owner: str, name: str) -> sa.ColumnElement[bool]:
-    return (stores.c.owner == owner) & (stores.c.id == name)
+def match_store(owner: str, store_id: str) -> sa.ColumnElement[bool]:
+    return (stores.c.owner == owner) & (stores.c.id == store_id)
 
 
 def match_files(owner: str, store: str) -> sa.ColumnElement[bool]:
@@ -134,9 +134,9 @@ def create(connection: sa.Connection, owner: str, store: VectorStore) -> None:
     connection.execute(sa.insert(stores).values(row))
 
 
-def find(connection: sa.Connection, owner: str, name: str) -> VectorStore | None:
+def find(connection: sa.Connection, owner: str, store_id: str) -> VectorStore | None:
     """Return a vector store."""
-    row = connection.execute(sa.select(*STORE_COLUMNS).where(match_store(owner, name))).first()
+    row = connection.execute(sa.select(*STORE_COLUMNS).where(match_store(owner, store_id))).first()
     return to_store(row) if row else None
 
 
@@ -149,41 +149,41 @@ def list_page(
     return list(map(to_store, rows)), has_more
 
 
-def find_position(connection: sa.Connection, owner: str, name: str) -> int | None:
+def find_position(connection: sa.Connection, owner: str, store_id: str) -> int | None:
     """Return the list position of a store, existing or recently deleted, or None."""
-    number = connection.scalar(sa.select(stores.c.number).where(match_store(owner, name)))
+    number = connection.scalar(sa.select(stores.c.number).where(match_store(owner, store_id)))
     if number is None:
-        return tombstones.find_position(connection, owner, TOMBSTONE_LIST, name)
+        return tombstones.find_position(connection, owner, TOMBSTONE_LIST, store_id)
     return int(number)
 
 
 def update(
-    connection: sa.Connection, owner: str, name: str, changes: dict[str, Any]
+    connection: sa.Connection, owner: str, store_id: str, changes: dict[str, Any]
 ) -> VectorStore | None:
     """Change columns of a store and mark it as used. Returns None if it does not exist."""
     values = {**changes, "used": NOW}
     if "metadata" in values:
         values["metadata"] = pack_json(values["metadata"])
-    connection.execute(sa.update(stores).where(match_store(owner, name)).values(values))
-    return find(connection, owner, name)
+    connection.execute(sa.update(stores).where(match_store(owner, store_id)).values(values))
+    return find(connection, owner, store_id)
 
 
-def remove(connection: sa.Connection, owner: str, name: str) -> bool:
+def remove(connection: sa.Connection, owner: str, store_id: str) -> bool:
     """Delete a store with its chunks; the files stay. Returns whether it existed."""
     number = connection.scalar(
-        sa.delete(stores).where(match_store(owner, name)).returning(stores.c.number)
+        sa.delete(stores).where(match_store(owner, store_id)).returning(stores.c.number)
     )
     if number is not None:
-        tombstones.add_tombstone(connection, owner, TOMBSTONE_LIST, name, number)
+        tombstones.add_tombstone(connection, owner, TOMBSTONE_LIST, store_id, number)
     return number is not None
 
 
-def mark_used(connection: sa.Connection, owner: str, names: list[str]) -> None:
+def mark_used(connection: sa.Connection, owner: str, store_ids: list[str]) -> None:
     """Mark stores and their files as used, so that they do not expire.
 
     Does nothing for stores that were used within `MARK_USED_SECONDS`.
     """
-    old = (stores.c.owner == owner) & stores.c.id.in_(names)
+    old = (stores.c.owner == owner) & stores.c.id.in_(store_ids)
     old &= stores.c.used < NOW - MARK_USED_SECONDS
     query = sa.update(stores).where(old).values(used=NOW).returning(stores.c.id)
     renewed = list(connection.scalars(query))
@@ -193,20 +193,20 @@ def mark_used(connection: sa.Connection, owner: str, names: list[str]) -> None:
         connection.execute(sa.update(uploads).where(in_stores).values(used=NOW))
 
 
-def needs_mark(connection: sa.Connection, owner: str, names: list[str]) -> bool:
-    """Whether `mark_used` would do anything."""
-    old = (stores.c.owner == owner) & stores.c.id.in_(names)
+def needs_mark_used(connection: sa.Connection, owner: str, store_ids: list[str]) -> bool:
+    """Whether one of the stores was not used within `MARK_USED_SECONDS`."""
+    old = (stores.c.owner == owner) & stores.c.id.in_(store_ids)
     old &= stores.c.used < NOW - MARK_USED_SECONDS
     return connection.execute(sa.select(stores.c.id).where(old).limit(1)).first() is not None
 
 
-def refresh_size(connection: sa.Connection, owner: str, name: str) -> None:
+def refresh_size(connection: sa.Connection, owner: str, store_id: str) -> None:
     """Set the size of a store to the sum of its files."""
     total = sa.select(sa.func.coalesce(sa.func.sum(files.c.size), 0)).where(
-        match_files(owner, name)
+        match_files(owner, store_id)
     )
     connection.execute(
-        sa.update(stores).where(match_store(owner, name)).values(size=total.scalar_subquery())
+        sa.update(stores).where(match_store(owner, store_id)).values(size=total.scalar_subquery())
     )
 
 
@@ -267,9 +267,9 @@ def add_files(
     refresh_size(connection, owner, store)
 
 
-def find_file(connection: sa.Connection, owner: str, store: str, name: str) -> StoreFile | None:
+def find_file(connection: sa.Connection, owner: str, store: str, file_id: str) -> StoreFile | None:
     """Return a file of a store."""
-    query = sa.select(*FILE_COLUMNS).where(match_files(owner, store), files.c.file == name)
+    query = sa.select(*FILE_COLUMNS).where(match_files(owner, store), files.c.file == file_id)
     row = connection.execute(query).first()
     return to_file(row) if row else None
 
@@ -292,52 +292,54 @@ def list_files(
     return list(map(to_file, rows)), has_more
 
 
-def find_file_position(connection: sa.Connection, owner: str, store: str, name: str) -> int | None:
+def find_file_position(
+    connection: sa.Connection, owner: str, store: str, file_id: str
+) -> int | None:
     """Return the list position of a store's file, existing or recently removed, or None."""
-    query = sa.select(files.c.number).where(match_files(owner, store), files.c.file == name)
+    query = sa.select(files.c.number).where(match_files(owner, store), files.c.file == file_id)
     number = connection.scalar(query)
-    return tombstones.find_position(connection, owner, store, name) if number is None else number
+    return tombstones.find_position(connection, owner, store, file_id) if number is None else number
 
 
 def set_attributes(
-    connection: sa.Connection, owner: str, store: str, name: str, attributes: Json
+    connection: sa.Connection, owner: str, store: str, file_id: str, attributes: Json
 ) -> StoreFile | None:
     """Replace the attributes of a store's file. Returns None if it does not exist."""
     connection.execute(
         sa.update(files)
-        .where(match_files(owner, store), files.c.file == name)
+        .where(match_files(owner, store), files.c.file == file_id)
         .values(attributes=pack_json(attributes))
     )
-    return find_file(connection, owner, store, name)
+    return find_file(connection, owner, store, file_id)
 
 
-def remove_file(connection: sa.Connection, owner: str, store: str, name: str) -> bool:
+def remove_file(connection: sa.Connection, owner: str, store: str, file_id: str) -> bool:
     """Remove a file from a store. Returns whether it was in the store."""
-    removed = sa.delete(files).where(match_files(owner, store), files.c.file == name)
+    removed = sa.delete(files).where(match_files(owner, store), files.c.file == file_id)
     number = connection.scalar(removed.returning(files.c.number))
     if number is not None:
-        tombstones.add_tombstone(connection, owner, store, name, number)
+        tombstones.add_tombstone(connection, owner, store, file_id, number)
         refresh_size(connection, owner, store)
     return number is not None
 
 
 def count_files(
-    connection: sa.Connection, owner: str, names: list[str]
+    connection: sa.Connection, owner: str, store_ids: list[str]
 ) -> dict[str, dict[str, int]]:
     """Return store id -> status -> number of files."""
     query = (
         sa.select(files.c.store, files.c.status, sa.func.count())
-        .where(files.c.owner == owner, files.c.store.in_(names))
+        .where(files.c.owner == owner, files.c.store.in_(store_ids))
         .group_by(files.c.store, files.c.status)
     )
-    counts: dict[str, dict[str, int]] = {name: {} for name in names}
+    counts: dict[str, dict[str, int]] = {name: {} for name in store_ids}
     for store, status, count in connection.execute(query):
         counts[store][status] = int(count)
     return counts
 
 
 def list_attributes(
-    connection: sa.Connection, owner: str, names: list[str]
+    connection: sa.Connection, owner: str, store_ids: list[str]
 ) -> list[tuple[str, str, str, Json]]:
     """Return (store, file, filename, attributes) of all processed files of these stores."""
     pairs = sa.join(
@@ -346,7 +348,7 @@ def list_attributes(
     query = (
         sa.select(files.c.store, files.c.file, uploads.c.filename, files.c.attributes)
         .select_from(pairs)
-        .where(match_available(owner), files.c.store.in_(names), files.c.status == COMPLETED)
+        .where(match_available(owner), files.c.store.in_(store_ids), files.c.status == COMPLETED)
     )
     return [
         (store, file, filename, unpack_json(attributes))
@@ -362,38 +364,44 @@ def create_batch(connection: sa.Connection, owner: str, batch: FileBatch) -> Non
     connection.execute(sa.insert(batches).values({**batch._asdict(), "owner": owner}))
 
 
-def find_batch(connection: sa.Connection, owner: str, store: str, name: str) -> FileBatch | None:
+def find_batch(
+    connection: sa.Connection, owner: str, store: str, batch_id: str
+) -> FileBatch | None:
     """Return a batch of a store."""
     query = sa.select(*BATCH_COLUMNS).where(
-        batches.c.owner == owner, batches.c.store == store, batches.c.id == name
+        batches.c.owner == owner, batches.c.store == store, batches.c.id == batch_id
     )
     row = connection.execute(query).first()
     return FileBatch(*row) if row else None
 
 
 def count_batch_files(
-    connection: sa.Connection, owner: str, store: str, name: str
+    connection: sa.Connection, owner: str, store: str, batch_id: str
 ) -> dict[str, int]:
     """Return status -> number of files of a batch."""
     query = sa.select(files.c.status, sa.func.count()).where(
-        match_files(owner, store), files.c.batch == name
+        match_files(owner, store), files.c.batch == batch_id
     )
     return {status: int(n) for status, n in connection.execute(query.group_by(files.c.status))}
 
 
-def cancel_batch(connection: sa.Connection, owner: str, store: str, name: str) -> FileBatch | None:
+def cancel_batch(
+    connection: sa.Connection, owner: str, store: str, batch_id: str
+) -> FileBatch | None:
     """Cancel the files of a batch that are not processed yet. None if there is no such batch."""
-    waiting = match_files(owner, store) & (files.c.batch == name) & (files.c.status == IN_PROGRESS)
+    waiting = (
+        match_files(owner, store) & (files.c.batch == batch_id) & (files.c.status == IN_PROGRESS)
+    )
     cancelled = connection.scalars(sa.select(files.c.file).where(waiting)).all()
     if cancelled:
-        mine = (batches.c.owner == owner) & (batches.c.store == store) & (batches.c.id == name)
+        mine = (batches.c.owner == owner) & (batches.c.store == store) & (batches.c.id == batch_id)
         connection.execute(sa.update(batches).where(mine).values(cancelled=True))
         of_files = (chunks.c.owner == owner) & (chunks.c.store == store)
         connection.execute(sa.delete(chunks).where(of_files, chunks.c.file.in_(cancelled)))
         connection.execute(
             sa.update(files).where(waiting).values(status=CANCELLED, worker=None, lease=None)
         )
-    return find_batch(connection, owner, store, name)
+    return find_batch(connection, owner, store, batch_id)
 
 
 # -- processing -----------------------------------------------------------------------------------

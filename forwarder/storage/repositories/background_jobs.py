@@ -147,12 +147,10 @@ class BackgroundJobRepository:
 
         return self._database.write(write)
 
-    def list_waiting(self, skip: Collection[str], only_handed_back: bool = False) -> JobIds:
+    def list_waiting(self, skip: Collection[str], only_released: bool = False) -> JobIds:
         """Return released or expired jobs that can be repeated, without the ids in ``skip``."""
         return self._database.read(
-            lambda c: background_leases.list_waiting(
-                c, skip=skip, only_handed_back=only_handed_back
-            )
+            lambda c: background_leases.list_waiting(c, skip=skip, only_released=only_released)
         )
 
     def list_lost(self, skip: Collection[str]) -> JobIds:
@@ -161,12 +159,12 @@ class BackgroundJobRepository:
 
     def fail_lost(self, owner: str, response_id: str) -> StoredResponse | None:
         """Fail a lost job. None if it is not lost."""
-        return self._database.write(lambda c: background_leases.reap(c, owner, response_id))
+        return self._database.write(lambda c: background_leases.fail_lost(c, owner, response_id))
 
     def fail_unreadable(self, owner: str, response_id: str) -> StoredResponse | None:
         """Fail a job that waited too long to be decrypted. None if it may still wait."""
         return self._database.write(
-            lambda c: background_leases.reap_unreadable(c, owner, response_id)
+            lambda c: background_leases.fail_unreadable(c, owner, response_id)
         )
 
     def find_request(self, owner: str, response_id: str) -> str | None:

@@ -22,18 +22,22 @@ class CompletionRepository:
         self._database.write(lambda c: completions.add(c, owner, completion))
 
     def find(
-        self, owner: str, name: str, spend: SpendCallback | None = None
+        self, owner: str, completion_id: str, spend: SpendCallback | None = None
     ) -> StoredCompletion | None:
         """Return a completion; ``spend`` receives its JSON texts before they are parsed."""
-        return self._database.read(lambda c: completions.find(c, owner, name, spend))
+        return self._database.read(lambda c: completions.find(c, owner, completion_id, spend))
 
-    def set_metadata(self, owner: str, name: str, metadata: Json) -> StoredCompletion | None:
+    def set_metadata(
+        self, owner: str, completion_id: str, metadata: Json
+    ) -> StoredCompletion | None:
         """Replace the metadata of a completion. Returns None if it does not exist."""
-        return self._database.write(lambda c: completions.set_metadata(c, owner, name, metadata))
+        return self._database.write(
+            lambda c: completions.set_metadata(c, owner, completion_id, metadata)
+        )
 
-    def remove(self, owner: str, name: str) -> bool:
+    def remove(self, owner: str, completion_id: str) -> bool:
         """Delete a completion. Returns whether it existed."""
-        return self._database.write(lambda c: completions.remove(c, owner, name))
+        return self._database.write(lambda c: completions.remove(c, owner, completion_id))
 
     def list_page(
         self,

@@ -30,31 +30,35 @@ class ConversationRepository:
 
         self._database.write(write)
 
-    def find(self, owner: str, name: str) -> Conversation | None:
+    def find(self, owner: str, conversation_id: str) -> Conversation | None:
         """Return a conversation without its items."""
-        return self._database.read(lambda c: conversations.find(c, owner, name))
+        return self._database.read(lambda c: conversations.find(c, owner, conversation_id))
 
-    def set_metadata(self, owner: str, name: str, metadata: Json) -> Conversation | None:
+    def set_metadata(self, owner: str, conversation_id: str, metadata: Json) -> Conversation | None:
         """Replace the metadata of a conversation. Returns None if it does not exist."""
-        return self._database.write(lambda c: conversations.set_metadata(c, owner, name, metadata))
+        return self._database.write(
+            lambda c: conversations.set_metadata(c, owner, conversation_id, metadata)
+        )
 
-    def remove(self, owner: str, name: str) -> bool:
+    def remove(self, owner: str, conversation_id: str) -> bool:
         """Delete a conversation with its items. Returns whether it existed."""
-        return self._database.write(lambda c: conversations.remove(c, owner, name))
+        return self._database.write(lambda c: conversations.remove(c, owner, conversation_id))
 
     # -- items ------------------------------------------------------------------------------------
 
     def append_items(
-        self, owner: str, name: str, items: Sequence[tuple[str, Json]]
+        self, owner: str, conversation_id: str, items: Sequence[tuple[str, Json]]
     ) -> list[ConversationItem] | None:
         """Append items, as (id, item), whose ids are not in the conversation yet.
 
         Returns the items of all given ids, or None if the conversation does not exist.
         """
-        return self._database.write(lambda c: conversations.append_items(c, owner, name, items))
+        return self._database.write(
+            lambda c: conversations.append_items(c, owner, conversation_id, items)
+        )
 
     def list_page(
-        self, owner: str, name: str, page: PageRequest, spend: SpendCallback
+        self, owner: str, conversation_id: str, page: PageRequest, spend: SpendCallback
     ) -> list[ConversationItem]:
         """Return the items of a page, and one more if there is a next page.
 
@@ -63,22 +67,27 @@ class ConversationRepository:
 
         def read(connection: sa.Connection) -> list[ConversationItem]:
             after = find_page_start(
-                page, lambda x: conversations.find_item_position(connection, owner, name, x)
+                page,
+                lambda x: conversations.find_item_position(connection, owner, conversation_id, x),
             )
             return conversations.list_items(
-                connection, owner, name, after, page.limit + 1, page.is_descending, spend
+                connection, owner, conversation_id, after, page.limit + 1, page.is_descending, spend
             )
 
         return self._database.read(read)
 
-    def find_item(self, owner: str, name: str, item_id: str) -> ConversationItem | None:
+    def find_item(self, owner: str, conversation_id: str, item_id: str) -> ConversationItem | None:
         """Return an item of a conversation."""
-        found = self._database.read(lambda c: conversations.read_items(c, owner, name, [item_id]))
+        found = self._database.read(
+            lambda c: conversations.read_items(c, owner, conversation_id, [item_id])
+        )
         return found[0] if found else None
 
-    def remove_item(self, owner: str, name: str, item_id: str) -> bool:
+    def remove_item(self, owner: str, conversation_id: str, item_id: str) -> bool:
         """Delete an item. Returns whether it existed."""
-        return self._database.write(lambda c: conversations.remove_item(c, owner, name, item_id))
+        return self._database.write(
+            lambda c: conversations.remove_item(c, owner, conversation_id, item_id)
+        )
 
     # -- leases -----------------------------------------------------------------------------------
 

@@ -26,29 +26,29 @@ class FileRepository:
         """Return the bytes of an owner's files and vector stores."""
         return self._database.read(lambda c: files.measure_owner(c, owner))
 
-    def add_part(self, owner: str, name: str, number: int, data: bytes) -> None:
+    def add_part(self, owner: str, file_id: str, number: int, data: bytes) -> None:
         """Store a part of a file's content."""
-        self._database.write(lambda c: files.add_part(c, owner, name, number, data))
+        self._database.write(lambda c: files.add_part(c, owner, file_id, number, data))
 
-    def mark_complete(self, owner: str, name: str) -> bool:
+    def mark_complete(self, owner: str, file_id: str) -> bool:
         """Make a file visible. False if it was deleted meanwhile."""
-        return self._database.write(lambda c: files.mark_complete(c, owner, name))
+        return self._database.write(lambda c: files.mark_complete(c, owner, file_id))
 
-    def mark_used(self, owner: str, name: str) -> None:
-        """Keep a file from being deleted as the least recently used one."""
-        self._database.write(lambda c: files.mark_used(c, owner, name))
+    def mark_used(self, owner: str, file_id: str) -> None:
+        """Update the last use of a file, which protects it from pruning."""
+        self._database.write(lambda c: files.mark_used(c, owner, file_id))
 
-    def find(self, owner: str, name: str) -> StoredFile | None:
+    def find(self, owner: str, file_id: str) -> StoredFile | None:
         """Return a file that is complete and has not expired."""
-        return self._database.read(lambda c: files.find(c, owner, name))
+        return self._database.read(lambda c: files.find(c, owner, file_id))
 
     def find_existing(self, owner: str, names: list[str]) -> set[str]:
-        """Return those of the ids that name a file."""
+        """Return the ids of those files that are complete and have not expired."""
         return self._database.read(lambda c: files.find_existing(c, owner, names))
 
-    def find_position(self, owner: str, name: str) -> int | None:
+    def find_position(self, owner: str, file_id: str) -> int | None:
         """Return the list position of a file, existing or recently deleted, or None."""
-        return self._database.read(lambda c: files.find_position(c, owner, name))
+        return self._database.read(lambda c: files.find_position(c, owner, file_id))
 
     def list_page(
         self, owner: str, page: NumberedPage, purpose: str | None
@@ -56,10 +56,10 @@ class FileRepository:
         """Return a page of the owner's files, and whether there are more."""
         return self._database.read(lambda c: files.list_page(c, owner, page, purpose))
 
-    def read_part(self, owner: str, name: str, number: int) -> bytes | None:
+    def read_part(self, owner: str, file_id: str, number: int) -> bytes | None:
         """Return a part of a file's content; None after the last one."""
-        return self._database.read(lambda c: files.read_part(c, owner, name, number))
+        return self._database.read(lambda c: files.read_part(c, owner, file_id, number))
 
-    def remove(self, owner: str, name: str) -> bool:
+    def remove(self, owner: str, file_id: str) -> bool:
         """Delete a file, also from vector stores. Returns whether it existed."""
-        return self._database.write(lambda c: files.remove(c, owner, name))
+        return self._database.write(lambda c: files.remove(c, owner, file_id))

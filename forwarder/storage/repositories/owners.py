@@ -40,27 +40,29 @@ class OwnerRepository:
         self._database.write(lambda c: owners.replace_key(c, name, sealed))
 
     def list_owners(self) -> set[str]:
-        """Return all owners with responses, conversations or completions."""
+        """Return all owners with stored data."""
         return self._database.read(owners.list_owners)
 
     def has_rows(self, owner: str) -> bool:
-        """Whether an owner has responses, conversations or completions."""
+        """Whether an owner has any stored data."""
         return self._database.read(lambda c: owners.has_rows(c, owner))
 
-    def move_owner(self, before: str, now: str) -> bool:
-        """Move all data of owner ``before`` to owner ``now``. False if conversations had to stay.
+    def move_owner(self, old_owner: str, new_owner: str) -> bool:
+        """Move all data of ``old_owner`` to ``new_owner``. False if conversations had to stay.
 
-        They stay while a turn is running in one of them.
+        Conversations stay while a turn is running in one of them.
         """
-        return self._database.write_without_timeout(lambda c: owners.move_owner(c, before, now))
+        return self._database.write_without_timeout(
+            lambda c: owners.move_owner(c, old_owner, new_owner)
+        )
 
-    def move_idle_owner(self, before: str, now: str) -> bool:
+    def move_idle_owner(self, old_owner: str, new_owner: str) -> bool:
         """Move all data of an owner at once. False if it must stay, because a turn is running."""
 
         def write(connection: sa.Connection) -> bool:
-            if owners.has_running_turn(connection, before):
+            if owners.has_running_turn(connection, old_owner):
                 return False
-            owners.move_owner(connection, before, now)
+            owners.move_owner(connection, old_owner, new_owner)
             return True
 
         return self._database.write_without_timeout(write)

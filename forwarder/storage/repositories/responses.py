@@ -36,7 +36,7 @@ class ResponseRepository:
         Clients poll, and the input of a response may be large.
         """
         return self._database.read(
-            lambda c: responses.find(c, owner, response_id, has_input=False, spend=spend)
+            lambda c: responses.find(c, owner, response_id, with_input=False, spend=spend)
         )
 
     def store_answer(

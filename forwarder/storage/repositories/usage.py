@@ -1,4 +1,4 @@
-"""Usage of upstreams by hour, which all workers add up."""
+"""Usage counts by hour. All workers add to the same rows."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ class UsageRepository:
         return self._database.read(lambda c: usage.sum_costs(c, query, prices, limit))
 
     def close(self) -> None:
-        """Do nothing: others close the database."""
+        """Do nothing. The services of the process close the database."""

@@ -43,32 +43,32 @@ class VectorStoreRepository:
 
         self._database.write(write)
 
-    def find(self, owner: str, name: str) -> VectorStore | None:
+    def find(self, owner: str, store_id: str) -> VectorStore | None:
         """Return a store."""
-        return self._database.read(lambda c: vector_stores.find(c, owner, name))
+        return self._database.read(lambda c: vector_stores.find(c, owner, store_id))
 
-    def find_position(self, owner: str, name: str) -> int | None:
+    def find_position(self, owner: str, store_id: str) -> int | None:
         """Return the list position of a store, existing or recently deleted, or None."""
-        return self._database.read(lambda c: vector_stores.find_position(c, owner, name))
+        return self._database.read(lambda c: vector_stores.find_position(c, owner, store_id))
 
     def list_page(self, owner: str, page: NumberedPage) -> tuple[list[VectorStore], bool]:
         """Return a page of the stores, and whether there are more."""
         return self._database.read(lambda c: vector_stores.list_page(c, owner, page))
 
-    def update(self, owner: str, name: str, changes: dict[str, Any]) -> VectorStore | None:
+    def update(self, owner: str, store_id: str, changes: dict[str, Any]) -> VectorStore | None:
         """Change columns of a store and mark it as used. Returns None if it does not exist."""
-        return self._database.write(lambda c: vector_stores.update(c, owner, name, changes))
+        return self._database.write(lambda c: vector_stores.update(c, owner, store_id, changes))
 
-    def mark_used(self, owner: str, names: list[str]) -> None:
+    def mark_used(self, owner: str, store_ids: list[str]) -> None:
         """Mark stores and their files as used. Does nothing while the database is not writable."""
         if self._database.write_breaker.is_open:
             return  # a full disk can still be searched
-        if self._database.read(lambda c: vector_stores.needs_mark(c, owner, names)):
-            self._database.write(lambda c: vector_stores.mark_used(c, owner, names))
+        if self._database.read(lambda c: vector_stores.needs_mark_used(c, owner, store_ids)):
+            self._database.write(lambda c: vector_stores.mark_used(c, owner, store_ids))
 
-    def remove(self, owner: str, name: str) -> bool:
+    def remove(self, owner: str, store_id: str) -> bool:
         """Delete a store; its files stay. Returns whether it existed."""
-        return self._database.write(lambda c: vector_stores.remove(c, owner, name))
+        return self._database.write(lambda c: vector_stores.remove(c, owner, store_id))
 
     # -- files ------------------------------------------------------------------------------------
 
@@ -91,14 +91,14 @@ class VectorStoreRepository:
 
         self._database.write(write)
 
-    def find_file(self, owner: str, store: str, name: str) -> StoreFile | None:
+    def find_file(self, owner: str, store: str, file_id: str) -> StoreFile | None:
         """Return a file of a store."""
-        return self._database.read(lambda c: vector_stores.find_file(c, owner, store, name))
+        return self._database.read(lambda c: vector_stores.find_file(c, owner, store, file_id))
 
-    def find_file_position(self, owner: str, store: str, name: str) -> int | None:
+    def find_file_position(self, owner: str, store: str, file_id: str) -> int | None:
         """Return the list position of a store's file, existing or recently removed, or None."""
         return self._database.read(
-            lambda c: vector_stores.find_file_position(c, owner, store, name)
+            lambda c: vector_stores.find_file_position(c, owner, store, file_id)
         )
 
     def list_files(
@@ -114,31 +114,31 @@ class VectorStoreRepository:
             lambda c: vector_stores.list_files(c, owner, store, page, status, batch)
         )
 
-    def count_files(self, owner: str, names: list[str]) -> dict[str, dict[str, int]]:
+    def count_files(self, owner: str, store_ids: list[str]) -> dict[str, dict[str, int]]:
         """Return store id -> status -> number of files."""
-        return self._database.read(lambda c: vector_stores.count_files(c, owner, names))
+        return self._database.read(lambda c: vector_stores.count_files(c, owner, store_ids))
 
-    def list_attributes(self, owner: str, names: list[str]) -> list[tuple[str, str, str, Json]]:
+    def list_attributes(self, owner: str, store_ids: list[str]) -> list[tuple[str, str, str, Json]]:
         """Return (store, file, filename, attributes) of all processed files of these stores."""
-        return self._database.read(lambda c: vector_stores.list_attributes(c, owner, names))
+        return self._database.read(lambda c: vector_stores.list_attributes(c, owner, store_ids))
 
     def set_attributes(
-        self, owner: str, store: str, name: str, attributes: Json
+        self, owner: str, store: str, file_id: str, attributes: Json
     ) -> StoreFile | None:
         """Replace the attributes of a store's file. Returns None if it does not exist."""
         return self._database.write(
-            lambda c: vector_stores.set_attributes(c, owner, store, name, attributes)
+            lambda c: vector_stores.set_attributes(c, owner, store, file_id, attributes)
         )
 
-    def remove_file(self, owner: str, store: str, name: str) -> bool:
+    def remove_file(self, owner: str, store: str, file_id: str) -> bool:
         """Remove a file from a store. Returns whether it was in the store."""
-        return self._database.write(lambda c: vector_stores.remove_file(c, owner, store, name))
+        return self._database.write(lambda c: vector_stores.remove_file(c, owner, store, file_id))
 
     # -- batches ----------------------------------------------------------------------------------
 
-    def find_batch(self, owner: str, store: str, name: str) -> FileBatch | None:
+    def find_batch(self, owner: str, store: str, batch_id: str) -> FileBatch | None:
         """Return a batch of a store."""
-        return self._database.read(lambda c: vector_stores.find_batch(c, owner, store, name))
+        return self._database.read(lambda c: vector_stores.find_batch(c, owner, store, batch_id))
 
     def count_batch_files(self, owner: str, batch: FileBatch) -> dict[str, int]:
         """Return status -> number of files of a batch."""
@@ -146,9 +146,9 @@ class VectorStoreRepository:
             lambda c: vector_stores.count_batch_files(c, owner, batch.store, batch.id)
         )
 
-    def cancel_batch(self, owner: str, store: str, name: str) -> FileBatch | None:
+    def cancel_batch(self, owner: str, store: str, batch_id: str) -> FileBatch | None:
         """Cancel the files of a batch that are not processed yet. None if there is no batch."""
-        return self._database.write(lambda c: vector_stores.cancel_batch(c, owner, store, name))
+        return self._database.write(lambda c: vector_stores.cancel_batch(c, owner, store, batch_id))
 
     # -- processing -------------------------------------------------------------------------------
 

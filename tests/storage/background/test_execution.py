@@ -115,14 +115,14 @@ def test_worker_finishes_its_jobs_after_an_outage(
 
 
 @fast
-def test_a_finished_answer_replaces_the_failure_of_its_lapsed_lease(
+def test_a_finished_answer_replaces_the_failure_of_its_expired_lease(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outage = Outage(monkeypatch)
     name = start_job(background, iter(ANSWER))
     wait_until(lambda: outage.tries > 2)
     expire_leases(database)
-    assert database.write(lambda c: work.reap(c, "o", name))
+    assert database.write(lambda c: work.fail_lost(c, "o", name))
     outage.lasts = False
     wait_until(lambda: not background._jobs)
 

@@ -116,7 +116,10 @@ def test_job_is_moved_to_the_current_owner_before_takeover(
     owners = OwnerResolver(database, ["s"])
     owner = derive_owner(owners._keys[0], "o")
     other = BackgroundRunner(
-        database, InFlightRequests(), ConversationLocks(database), settle_owner=owners.migrate_owner
+        database,
+        InFlightRequests(),
+        ConversationLocks(database),
+        migrate_owner=owners.migrate_owner,
     )
 
     start_takeover(other, lambda context, taken: new_task(lambda: iter(ANSWER)))

@@ -107,8 +107,8 @@ def test_job_with_expired_lease_is_listed_and_failed(database: SqliteDatabase) -
 
     assert (alive.is_lost, dead.is_lost) == (False, True)
     assert database.read(background_leases.list_lost) == [("o", "a")]
-    assert database.write(lambda c: background_leases.reap(c, "o", alive.id)) is None
-    assert database.write(lambda c: background_leases.reap(c, "o", dead.id))
+    assert database.write(lambda c: background_leases.fail_lost(c, "o", alive.id)) is None
+    assert database.write(lambda c: background_leases.fail_lost(c, "o", dead.id))
     assert (find_response(database).status, find_response(database).body["error"]) == (
         "failed",
         background_leases.WORKER_DIED_ERROR,
@@ -341,7 +341,7 @@ def test_answer_replaces_the_failure_of_an_expired_lease(
     """This includes earlier events with an unacknowledged commit."""
     begin_work(each_database, None)
     expire_leases(each_database)
-    assert each_database.write(lambda c: background_leases.reap(c, "o", "a"))
+    assert each_database.write(lambda c: background_leases.fail_lost(c, "o", "a"))
     if number == 3:
         each_database.write(lambda c: responses.cut_log(c, "o", "a", 2))
         for piece in ([make_event(2)], [make_event(3), make_event(4)]):
@@ -386,7 +386,7 @@ def test_other_ends_are_final(database: SqliteDatabase, status: str) -> None:
 def test_failure_does_not_replace_the_failure_of_an_expired_lease(database: SqliteDatabase) -> None:
     begin_work(database, None)
     expire_leases(database)
-    database.write(lambda c: background_leases.reap(c, "o", "a"))
+    database.write(lambda c: background_leases.fail_lost(c, "o", "a"))
     body = {"id": "a", "status": "failed", "output": [], "error": {"code": "no"}}
     failed = [make_event(5, "response.failed", response=body)]
     database.write(lambda c: background_leases.finish_work(c, "o", "a", "w", body, "up", failed))
@@ -415,6 +415,6 @@ def test_job_in_a_locked_conversation_is_not_listed(each_database: Database) -> 
     names = [name for _, name in each_database.read(background_leases.list_waiting)]
     assert sorted(names) == ["r8", "r9"]
     assert each_database.read(lambda c: background_leases.list_waiting(c, ["r8"])) == [("o", "r9")]
-    assert each_database.read(
-        lambda c: background_leases.list_waiting(c, only_handed_back=True)
-    ) == [("o", "r9")]
+    assert each_database.read(lambda c: background_leases.list_waiting(c, only_released=True)) == [
+        ("o", "r9")
+    ]

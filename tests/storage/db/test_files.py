@@ -20,12 +20,12 @@ def make_file(name: str, size: int = 4, expires: float | None = None) -> StoredF
 
 def add(database: Database, file: StoredFile, owner: str = "o") -> None:
     assert database.write(partial(files.reserve, owner=owner, file=file, max_bytes=1000))
-    database.write(partial(files.add_part, owner=owner, name=file.id, number=0, data=b"text"))
-    assert database.write(partial(files.mark_complete, owner=owner, name=file.id))
+    database.write(partial(files.add_part, owner=owner, file_id=file.id, number=0, data=b"text"))
+    assert database.write(partial(files.mark_complete, owner=owner, file_id=file.id))
 
 
 def find(database: Database, name: str, owner: str = "o") -> StoredFile | None:
-    return database.read(partial(files.find, owner=owner, name=name))
+    return database.read(partial(files.find, owner=owner, file_id=name))
 
 
 def test_file_is_found_by_its_owner_when_it_is_complete(any_database: Database) -> None:
@@ -33,7 +33,7 @@ def test_file_is_found_by_its_owner_when_it_is_complete(any_database: Database) 
     any_database.write(partial(files.reserve, owner="o", file=file, max_bytes=4))
     assert find(any_database, "file-1") is None
 
-    any_database.write(partial(files.mark_complete, owner="o", name="file-1"))
+    any_database.write(partial(files.mark_complete, owner="o", file_id="file-1"))
 
     assert find(any_database, "file-1") == file
     assert find(any_database, "file-1", "other") is None
@@ -61,7 +61,7 @@ def test_expired_files_and_abandoned_uploads_are_deleted(any_database: Database)
 
     assert any_database.write(files.remove_expired) == 0
     assert find(any_database, "file-2") is not None
-    read = partial(files.read_part, owner="o", name="file-1", number=0)
+    read = partial(files.read_part, owner="o", file_id="file-1", number=0)
     assert any_database.read(read) is None
 
 
@@ -90,13 +90,13 @@ def test_deleted_file_leaves_vector_stores_and_keeps_its_position(any_database: 
     finish = partial(vector_stores.finish_file, claimed=claimed, worker="w", size=5, error=None)
     any_database.write(finish)
     assert any_database.read(partial(files.measure_owner, owner="o")) == 9
-    position = any_database.read(partial(files.find_position, owner="o", name="file-1"))
+    position = any_database.read(partial(files.find_position, owner="o", file_id="file-1"))
 
-    assert any_database.write(partial(files.remove, owner="o", name="file-1"))
+    assert any_database.write(partial(files.remove, owner="o", file_id="file-1"))
 
-    assert not any_database.write(partial(files.remove, owner="o", name="file-1"))
+    assert not any_database.write(partial(files.remove, owner="o", file_id="file-1"))
     assert any_database.read(partial(files.measure_owner, owner="o")) == 0
-    find_in_store = partial(vector_stores.find_file, owner="o", store="vs_1", name="file-1")
+    find_in_store = partial(vector_stores.find_file, owner="o", store="vs_1", file_id="file-1")
     assert any_database.read(find_in_store) is None
-    find_position = partial(files.find_position, owner="o", name="file-1")
+    find_position = partial(files.find_position, owner="o", file_id="file-1")
     assert any_database.read(find_position) == position

@@ -156,7 +156,7 @@ def test_conversations_stay_during_a_turn(database: Database) -> None:
     database.write(partial(store_rows, owner="before"))
     full = count_rows(database, "before")
     database.write(lambda c: conversations.acquire_lease(c, "before", "conv_1", "turn"))
-    move = partial(owners.move_owner, before="before", now="now")
+    move = partial(owners.move_owner, old_owner="before", new_owner="now")
 
     assert not database.write_without_timeout(move)
     left = {name for name, rows in count_rows(database, "before").items() if rows}

@@ -212,7 +212,7 @@ def test_files_and_vector_stores_are_pruned(database: SqliteDatabase) -> None:
     ):
         file = files.StoredFile(name, created, 5, "a", "assistants", expires)
         database.write(partial(files.reserve, owner="o", file=file, max_bytes=100))
-        database.write(partial(files.mark_complete, owner="o", name=name))
+        database.write(partial(files.mark_complete, owner="o", file_id=name))
     for name, used in (("vs_old", old), ("vs_kept", now)):
         store = vector_stores.VectorStore(name, old, used, 0, "", None, {}, None, None)
         database.write(partial(vector_stores.create, owner="o", store=store))

@@ -25,9 +25,9 @@ def fill(database: Database, store: str, owner: str = "o") -> None:
     database.write(partial(vector_stores.create, owner=owner, store=row))
     for name, texts in TEXTS.items():
         file = StoredFile(name, time.time(), 4, f"{name}.txt", "assistants", None)
-        if database.read(partial(files.find, owner=owner, name=name)) is None:
+        if database.read(partial(files.find, owner=owner, file_id=name)) is None:
             database.write(partial(files.reserve, owner=owner, file=file, max_bytes=1000))
-            database.write(partial(files.mark_complete, owner=owner, name=name))
+            database.write(partial(files.mark_complete, owner=owner, file_id=name))
         new_files = [NewStoreFile(name, {}, 800, 400)]
         database.write(
             partial(
@@ -131,9 +131,9 @@ def test_scan_reads_only_an_index_in_sqlite(filled_database: Database) -> None:
 
 
 def test_removed_passages_leave_the_full_text_index(filled_database: Database) -> None:
-    filled_database.write(partial(files.remove, owner="o", name="file-2"))
+    filled_database.write(partial(files.remove, owner="o", file_id="file-2"))
     assert find(filled_database, "refund") == [TEXTS["file-1"][0]]
-    filled_database.write(partial(vector_stores.remove, owner="o", name=STORE))
+    filled_database.write(partial(vector_stores.remove, owner="o", store_id=STORE))
     assert find(filled_database, "refund") == []
     assert find(filled_database, "refund", store=OTHER_STORE) == [TEXTS["file-1"][0]]
     if filled_database.kind == "sqlite":

@@ -29,9 +29,9 @@ def create(database: Database, owner: str = "o", store: VectorStore = NOW_STORE)
 def add(database: Database, *names: str, owner: str = "o", batch: str | None = None) -> None:
     for name in names:
         file = StoredFile(name, time.time(), 4, f"{name}.txt", "assistants", None)
-        if database.read(partial(files.find, owner=owner, name=name)) is None:
+        if database.read(partial(files.find, owner=owner, file_id=name)) is None:
             database.write(partial(files.reserve, owner=owner, file=file, max_bytes=1000))
-            database.write(partial(files.mark_complete, owner=owner, name=name))
+            database.write(partial(files.mark_complete, owner=owner, file_id=name))
     new_files = [NewStoreFile(name, {"name": name}, 800, 400) for name in names]
     database.write(
         partial(
@@ -73,7 +73,7 @@ def finish(
 
 
 def find_file(database: Database, name: str) -> StoreFile | None:
-    return database.read(partial(vector_stores.find_file, owner="o", store="vs_1", name=name))
+    return database.read(partial(vector_stores.find_file, owner="o", store="vs_1", file_id=name))
 
 
 def list_texts(database: Database, name: str) -> list[str]:
@@ -87,7 +87,7 @@ def expire_leases(database: Database) -> None:
 
 def test_store_is_found_listed_changed_and_deleted_by_its_owner(any_database: Database) -> None:
     create(any_database)
-    read = partial(vector_stores.find, name="vs_1")
+    read = partial(vector_stores.find, store_id="vs_1")
     assert any_database.read(partial(read, owner="o")) == NOW_STORE
     assert any_database.read(partial(read, owner="other")) is None
     listed = any_database.read(partial(vector_stores.list_page, owner="o", page=FIRST_PAGE))
@@ -95,18 +95,18 @@ def test_store_is_found_listed_changed_and_deleted_by_its_owner(any_database: Da
 
     changes = {"name": "new", "metadata": {}, "expires_days": 3}
     changed = any_database.write(
-        partial(vector_stores.update, owner="o", name="vs_1", changes=changes)
+        partial(vector_stores.update, owner="o", store_id="vs_1", changes=changes)
     )
 
     assert changed is not None
     assert (changed.name, changed.metadata, changed.expires_days) == ("new", {}, 3)
     assert changed.expires is not None
     assert abs(changed.expires - time.time() - 3 * 86400) < 60
-    remove = partial(vector_stores.remove, name="vs_1")
+    remove = partial(vector_stores.remove, store_id="vs_1")
     assert not any_database.write(partial(remove, owner="other"))
     assert any_database.write(partial(remove, owner="o"))
     assert any_database.read(partial(read, owner="o")) is None
-    position = partial(vector_stores.find_position, owner="o", name="vs_1")
+    position = partial(vector_stores.find_position, owner="o", store_id="vs_1")
     assert any_database.read(position) is not None
 
 
@@ -120,7 +120,7 @@ def test_completed_file_counts_and_has_a_size(any_database: Database) -> None:
     finish(any_database, first)
     finish(any_database, require_claim(any_database), ("invalid_file", "It is broken."))
 
-    counts = any_database.read(partial(vector_stores.count_files, owner="o", names=["vs_1"]))
+    counts = any_database.read(partial(vector_stores.count_files, owner="o", store_ids=["vs_1"]))
     assert counts == {"vs_1": {"completed": 1, "failed": 1, "in_progress": 1}}
     done, failed = find_file(any_database, "file-1"), find_file(any_database, "file-2")
     assert done is not None
@@ -132,7 +132,7 @@ def test_completed_file_counts_and_has_a_size(any_database: Database) -> None:
         "It is broken.",
         0,
     )
-    store = any_database.read(partial(vector_stores.find, owner="o", name="vs_1"))
+    store = any_database.read(partial(vector_stores.find, owner="o", store_id="vs_1"))
     assert store is not None
     assert store.size == 9
 
@@ -185,7 +185,7 @@ def test_added_again_a_file_is_processed_again(any_database: Database) -> None:
     assert again is not None
     assert again.status == "in_progress"
     assert list_texts(any_database, "file-1") == []
-    store = any_database.read(partial(vector_stores.find, owner="o", name="vs_1"))
+    store = any_database.read(partial(vector_stores.find, owner="o", store_id="vs_1"))
     assert store is not None
     assert store.size == 0
 
@@ -193,10 +193,10 @@ def test_added_again_a_file_is_processed_again(any_database: Database) -> None:
 def test_removed_file_keeps_its_position(any_database: Database) -> None:
     create(any_database)
     add(any_database, "file-1", "file-2")
-    position = partial(vector_stores.find_file_position, owner="o", store="vs_1", name="file-1")
+    position = partial(vector_stores.find_file_position, owner="o", store="vs_1", file_id="file-1")
     before = any_database.read(position)
 
-    remove = partial(vector_stores.remove_file, owner="o", store="vs_1", name="file-1")
+    remove = partial(vector_stores.remove_file, owner="o", store="vs_1", file_id="file-1")
     assert any_database.write(remove)
 
     assert not any_database.write(remove)
@@ -217,11 +217,11 @@ def test_cancelled_batch_keeps_what_is_done(any_database: Database) -> None:
     running = require_claim(any_database)
     add_chunk(any_database, running)
 
-    cancel = partial(vector_stores.cancel_batch, owner="o", store="vs_1", name="vsfb_1")
+    cancel = partial(vector_stores.cancel_batch, owner="o", store="vs_1", batch_id="vsfb_1")
     cancelled = any_database.write(cancel)
 
     assert cancelled == batch._replace(cancelled=True)
-    count = partial(vector_stores.count_batch_files, owner="o", store="vs_1", name="vsfb_1")
+    count = partial(vector_stores.count_batch_files, owner="o", store="vs_1", batch_id="vsfb_1")
     assert any_database.read(count) == {"completed": 1, "cancelled": 2}
     assert not add_chunk(any_database, running)
     assert list_texts(any_database, "file-2") == []
@@ -241,22 +241,22 @@ def test_expired_store_loses_its_files(any_database: Database) -> None:
     assert any_database.write(vector_stores.remove_expired) == 1
 
     assert any_database.write(vector_stores.remove_expired) == 0
-    store = any_database.read(partial(vector_stores.find, owner="o", name="vs_1"))
+    store = any_database.read(partial(vector_stores.find, owner="o", store_id="vs_1"))
     assert store is not None
     assert store.size == 0
-    assert any_database.read(partial(files.find, owner="o", name="file-1")) is not None
+    assert any_database.read(partial(files.find, owner="o", file_id="file-1")) is not None
 
 
 def test_use_of_a_store_keeps_its_files(any_database: Database) -> None:
     create(any_database)
     add(any_database, "file-1")
     any_database.write(lambda c: c.exec_driver_sql("UPDATE files SET used = 1"))
-    needs_mark = partial(vector_stores.needs_mark, owner="o", names=["vs_1"])
-    assert any_database.read(needs_mark)
+    needs_mark_used = partial(vector_stores.needs_mark_used, owner="o", store_ids=["vs_1"])
+    assert any_database.read(needs_mark_used)
 
-    any_database.write(partial(vector_stores.mark_used, owner="o", names=["vs_1"]))
+    any_database.write(partial(vector_stores.mark_used, owner="o", store_ids=["vs_1"]))
 
-    assert not any_database.read(needs_mark)
+    assert not any_database.read(needs_mark_used)
     used = any_database.read(lambda c: c.exec_driver_sql("SELECT used FROM files").scalar())
     assert used > time.time() - 60
 
@@ -269,7 +269,7 @@ def test_sizes_are_corrected_after_files_were_pruned(any_database: Database) -> 
 
     any_database.write(vector_stores.refresh_all_sizes)
 
-    store = any_database.read(partial(vector_stores.find, owner="o", name="vs_1"))
+    store = any_database.read(partial(vector_stores.find, owner="o", store_id="vs_1"))
     assert store is not None
     assert store.size == 0
 
@@ -284,12 +284,14 @@ def test_attributes_are_replaced_and_listed_when_a_file_is_done(any_database: Da
             vector_stores.set_attributes,
             owner="o",
             store="vs_1",
-            name="file-1",
+            file_id="file-1",
             attributes={"year": 2024},
         )
     )
 
     assert changed is not None
     assert changed.attributes == {"year": 2024}
-    listed = any_database.read(partial(vector_stores.list_attributes, owner="o", names=["vs_1"]))
+    listed = any_database.read(
+        partial(vector_stores.list_attributes, owner="o", store_ids=["vs_1"])
+    )
     assert listed == [("vs_1", "file-1", "file-1.txt", {"year": 2024})]

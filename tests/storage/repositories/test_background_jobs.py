@@ -130,7 +130,7 @@ def test_progress_of_another_worker_is_not_written(
     assert jobs.set_origin("o", "resp_1", origin, "sealed")
     assert jobs.is_running("o", "resp_1")
     assert jobs.release("o", "resp_1")
-    assert other.list_waiting([], only_handed_back=True) == [("o", "resp_1")]
+    assert other.list_waiting([], only_released=True) == [("o", "resp_1")]
     assert other.list_waiting(["resp_1"]) == []
 
 

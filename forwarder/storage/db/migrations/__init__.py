@@ -1,1 +1,1 @@
-"""How the tables came to be: Alembic's environment, and one module for each step."""
+"""The schema migrations: Alembic's environment, and one module for each schema version."""
