@@ -1,10 +1,10 @@
 """The pipeline stage that runs hosted tools between a Chat client and a Chat upstream.
 
 A Chat client has no items for hosted calls: it gets the texts of all rounds as one message, with
-the pages that the model cites in ``annotations``. The rounds are Chat requests, because the detour
-over the Responses protocol would lose parameters and fields that only Chat has (``logit_bias``,
-``logprobs``, reasoning fields, extensions of providers). Over a Responses upstream the request is
-translated anyway, so there the Responses loop (`responses_loop.py`) runs inside of the translation.
+the pages that the model cites in ``annotations``. The rounds are Chat requests, because translation
+to Responses and back would lose parameters and fields that only Chat has (``logit_bias``,
+``logprobs``, reasoning fields, extensions of providers). For a Responses upstream the request is
+translated anyway, so the Responses loop (`responses_loop.py`) runs after the translation.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from forwarder.protocols.types import MIN_OUTPUT_TOKENS
 from forwarder.protocols.unfold import to_chunk
 from forwarder.translation.chat_over_responses.images import IMAGE_CALL_TYPE, ImageDeltaWriter
 
-_TOOL = re.compile(r"tools\[(\d{1,6})\]")
-_IDENTITY = ("id", "created", "model")
-_LIMITS = ("max_completion_tokens", "max_tokens")
+_TOOL_PATH = re.compile(r"tools\[(\d{1,6})\]")
+_IDENTITY_FIELDS = ("id", "created", "model")
+_LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 _UNSENT_FIELDS = frozenset({"annotations", "metadata", "audio", "images"})
 """Fields of the model's message that are not sent back within an answer."""
 
@@ -44,13 +44,13 @@ def with_hosted_chat_tools(
 ) -> Handler:
     """Wrap a Chat handler that gives one choice, so that it runs ``tools``.
 
-    These are hosted tools as a Responses request has them. Servers that cannot list their tools
-    enter the loss report.
+    ``tools`` are hosted tools in the form of the Responses API. Servers that cannot list their
+    tools are added to the loss report.
     """
 
     def handle_request(request: Json) -> EventStream:
         if request.get("tool_choice") == "none":
-            return handler(without_search(request))
+            return handler(drop_search_options(request))
         first = open_tools(request, tools, context)
         try:
             upstream_request = make_first_request(request, first)
@@ -58,7 +58,7 @@ def with_hosted_chat_tools(
                 loss_report.note("tools.hosted", note)
             stream = handler(upstream_request)
             rounds = ChatRounds(handler, context, first).run(upstream_request, stream)
-            next(rounds)  # its cleanup runs only once it has begun
+            next(rounds)  # start the generator, so that closing it runs its cleanup
             return rounds
         except BaseException:
             first.close()
@@ -69,39 +69,39 @@ def with_hosted_chat_tools(
 
 def open_tools(request: Json, tools: list[Json], context: LoopContext) -> FirstRequest:
     """Open the hosted tools beside the client's functions. Raises InvalidRequest."""
-    all_tools = [*list_client_names(request), *tools]
+    all_tools = [*list_named_tools(request), *tools]
     try:
         return FirstRequest({"tools": all_tools, "input": list_images(request)}, context)
     except InvalidRequest as error:
-        name_search_options(error, all_tools)
+        rewrite_search_error(error, all_tools)
         raise
 
 
 def with_search_parameter_names(handler: Handler) -> Handler:
-    """Wrap a Responses handler whose client speaks Chat: name its parameter in errors."""
+    """Wrap a Responses handler for a Chat client: errors name the Chat parameter."""
 
     def handle_request(request: Json) -> EventStream:
         try:
             return handler(request)
         except InvalidRequest as error:
-            name_search_options(error, request.get("tools") or [])
+            rewrite_search_error(error, request.get("tools") or [])
             raise
 
     return handle_request
 
 
-def name_search_options(error: InvalidRequest, tools: list[Json]) -> None:
+def rewrite_search_error(error: InvalidRequest, tools: list[Json]) -> None:
     """Change an error about the web search tool to name the Chat parameter."""
-    match = _TOOL.match(error.param or "")
+    match = _TOOL_PATH.match(error.param or "")
     if match is None or int(match[1]) >= len(tools):
         return
     if find_hosted_name(tools[int(match[1])]) == "web_search":
         error.message = error.message.replace(match[0], "web_search_options")
-        error.param = _TOOL.sub("web_search_options", error.param or "", count=1)
+        error.param = _TOOL_PATH.sub("web_search_options", error.param or "", count=1)
 
 
-def list_client_names(request: Json) -> list[Json]:
-    """Return the client's functions as far as their names may collide."""
+def list_named_tools(request: Json) -> list[Json]:
+    """Return the names of the client's tools, as tools: no hosted function may have one of them."""
     names = []
     for tool in read_field(request, "tools", LIST, "tools") or []:
         kind = tool.get("type") if isinstance(tool, dict) else None
@@ -129,11 +129,11 @@ def make_first_request(request: Json, first: FirstRequest) -> Json:
     first.prepare()
     functions = [make_chat_tool(each.definition) for each in first.functions.values()]
     if not functions:
-        return without_search(request)
-    return {**without_search(request), "tools": [*(request.get("tools") or ()), *functions]}
+        return drop_search_options(request)
+    return {**drop_search_options(request), "tools": [*(request.get("tools") or ()), *functions]}
 
 
-def without_search(request: Json) -> Json:
+def drop_search_options(request: Json) -> Json:
     return {name: value for name, value in request.items() if name != "web_search_options"}
 
 
@@ -163,7 +163,7 @@ class ChatRound:
         self.choices: dict[int, Json] = {}
         self._index = ToolCallIndex()
         self._client_places: dict[int, int] = {}  # number of a call -> index for the client
-        self._nameless: dict[int, list[Json]] = {}
+        self._nameless: dict[int, list[Json]] = {}  # number of a call -> its deltas without a name
 
     @property
     def message(self) -> Json:
@@ -179,7 +179,10 @@ class ChatRound:
         return None if self.finish is None else self.finish["choices"][0].get("finish_reason")
 
     def split_calls(self, deltas: list[Json], first: FirstRequest) -> list[Json]:
-        """Return the deltas of the client's calls; those of hosted functions are noted."""
+        """Return the deltas of the client's calls; record calls of hosted functions in `calls`.
+
+        The name of a call may arrive after its first delta. Until then its deltas wait.
+        """
         shown = []
         for delta in deltas:
             number = self._index.find(delta)
@@ -216,15 +219,13 @@ class ChatRounds:
         self._texts: list[str] = []
         self._usages: list[Json] = []
         self._call_count = 0
-        self._is_later = False
+        self._is_later_round = False
         self._images = ImageDeltaWriter()
 
     def run(self, request: Json, stream: EventStream) -> EventStream:
         """Yield the chunks of the completion; the first batch is empty."""
-        max_rounds, client_tools = (
-            self._context.max_rounds,
-            count_client_tools(request, self._first),
-        )
+        max_rounds = self._context.max_rounds
+        client_tool_count = count_client_tools(request, self._first)
         try:
             yield []
             for number in range(1, max_rounds + 1):
@@ -233,25 +234,25 @@ class ChatRounds:
                 if round_.usage is not None:
                     self._usages.append(round_.usage)
                     self._context.on_round_end(sum_usages(self._usages, prompts=True))
-                # The client cannot carry hosted calls, so beside its own they would be lost: the
-                # model asks for them again when it has the client's results.
+                # The client cannot send hosted calls back, so they are not run if the model also
+                # calls the client's tools. The model repeats them when it has the client's results.
                 goes_on = bool(round_.calls) and not round_.has_client_calls
                 goes_on = goes_on and round_.finish is not None and not round_.has_failed
                 is_cut = round_.finish_reason in ("length", "content_filter")
                 limited = self._limit_output(request)
                 if not goes_on or is_cut or limited is None or number == max_rounds:
                     self._first.close()
-                    yield self._end(round_, "length" if limited is None else "stop")
+                    yield self._make_final_chunks(round_, "length" if limited is None else "stop")
                     return
                 outputs = yield from self._run_calls(round_)
                 request = {
                     **request,
                     "messages": [*(request.get("messages") or ()), round_.message, *outputs],
                 }
-                request = relax_choice(request, self._first, client_tools)
+                request = relax_choice(request, self._first, client_tool_count)
                 if self._call_count >= MAX_CALLS or number == max_rounds - 1:
-                    request = end_hosted_calls(request, client_tools)
-                self._is_later = True
+                    request = end_hosted_calls(request, client_tool_count)
+                self._is_later_round = True
                 stream = self._handler(self._limit_output(request) or request)
         except ForwarderError as error:
             if self._usages:
@@ -278,7 +279,7 @@ class ChatRounds:
     def _read_chunk(self, chunk: Event, round_: ChatRound) -> Batch:
         """Return a chunk for the client, without hosted calls, finish reason and usage."""
         if not self._identity:
-            self._identity = {name: chunk[name] for name in _IDENTITY if name in chunk}
+            self._identity = {name: chunk[name] for name in _IDENTITY_FIELDS if name in chunk}
         shown = {**chunk, **self._identity}
         if chunk.get("usage"):
             round_.usage = chunk["usage"]
@@ -294,11 +295,11 @@ class ChatRounds:
         calls = round_.split_calls((choice.get("delta") or {}).get("tool_calls") or [], self._first)
         if calls:
             delta["tool_calls"] = calls
-        if self._is_later:
+        if self._is_later_round:
             delta.pop("role", None)
         delta = self._join_text(delta, round_)
         if choice.get("finish_reason"):
-            end = {**choice, "delta": {}, "logprobs": None}  # those are sent with their text
+            end = {**choice, "delta": {}, "logprobs": None}  # both are sent before
             round_.finish = {**shown, "choices": [end]}
         has_content = any(value not in (None, "") for value in delta.values())
         if not has_content and not choice.get("logprobs"):
@@ -306,7 +307,7 @@ class ChatRounds:
         return [{**shown, "choices": [{**choice, "delta": delta, "finish_reason": None}]}]
 
     def _join_text(self, delta: Json, round_: ChatRound) -> Json:
-        """Separate the text of a round from that of the rounds before."""
+        """Insert an empty line between the text of a round and the text of the rounds before it."""
         content = delta.get("content")
         if not isinstance(content, str) or not content:
             return delta
@@ -350,12 +351,12 @@ class ChatRounds:
     def _limit_output(self, request: Json) -> Json | None:
         """Return the request with the output tokens that are left; ``None`` if none are."""
         used = sum(usage.get("completion_tokens") or 0 for usage in self._usages)
-        limits = {name: request[name] for name in _LIMITS if type(request.get(name)) is int}
+        limits = {name: request[name] for name in _LIMIT_FIELDS if type(request.get(name)) is int}
         if any(limit - used < MIN_OUTPUT_TOKENS for limit in limits.values()) and used:
             return None
         return {**request, **{name: limit - used for name, limit in limits.items()}}
 
-    def _end(self, round_: ChatRound, reason: str) -> Batch:
+    def _make_final_chunks(self, round_: ChatRound, reason: str) -> Batch:
         """Return the last chunks: citations, the finish reason, and the usage of all rounds."""
         if round_.has_failed or round_.finish is None:
             return []
@@ -380,27 +381,28 @@ def make_chunk(end: Event | None, delta: Json) -> Event:
 
 
 def count_client_tools(request: Json, first: FirstRequest) -> int:
-    """Return how many of the request's tools are the client's; they come first."""
+    """Return the number of the client's tools in the request; they come before the functions."""
     return len(request.get("tools") or ()) - len(first.functions)
 
 
-def relax_choice(request: Json, first: FirstRequest, client_tools: int) -> Json:
-    """Return the request without a demand for a tool that a hosted call has met.
+def relax_choice(request: Json, first: FirstRequest, client_tool_count: int) -> Json:
+    """Return the request after a hosted call, which may have fulfilled its ``tool_choice``.
 
-    The demand for any tool is met by one of the client's, if the client has tools.
+    A choice that is fulfilled becomes ``auto``. The choice ``required`` stays if the client has
+    tools, because the client expects a call of one of them.
     """
     choice = request.get("tool_choice")
     function = choice.get("function") if isinstance(choice, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
-    is_met = not client_tools if choice == "required" else str(name) in first.functions
-    return {**request, "tool_choice": "auto"} if is_met else request
+    is_fulfilled = not client_tool_count if choice == "required" else str(name) in first.functions
+    return {**request, "tool_choice": "auto"} if is_fulfilled else request
 
 
-def end_hosted_calls(request: Json, client_tools: int) -> Json:
+def end_hosted_calls(request: Json, client_tool_count: int) -> Json:
     """Return a request in which the model may call only the client's tools."""
-    if not client_tools:
+    if not client_tool_count:
         return {**request, "tool_choice": "none"}
-    return {**request, "tools": request["tools"][:client_tools]}
+    return {**request, "tools": request["tools"][:client_tool_count]}
 
 
 def make_tool_message(call_id: str, output: str | list[Json]) -> Json:

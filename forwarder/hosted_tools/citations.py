@@ -26,20 +26,20 @@ MAX_LINK_TEXT = 300
 _URL = re.compile(r"https?://[^\s<>\[\]\"'`|]{1,4096}")
 _FILE_ID = re.compile(r"\bfile-[A-Za-z0-9_-]{1,128}")
 _TRAILING = ".,;:!?*_"
-"""Characters after a URL that belong to the sentence."""
+"""Characters at the end of a URL that belong to the sentence around it."""
 
 
 def find_citations(text: str, sources: Mapping[str, str]) -> list[Json]:
     """Return the annotations of a text; ``sources`` maps URLs and ids of files to titles.
 
-    The indexes count characters; ``end_index`` is behind the last one of the link.
+    The indexes count characters; ``end_index`` is exclusive.
     """
     titles = {normalize_url(url): (url, title) for url, title in sources.items()}
     citations: list[Json] = []
     for match in islice(_URL.finditer(text), MAX_URLS):
         url = cut_at_closing_parenthesis(match[0])
         begin, end = match.start(), match.start() + len(url)
-        link = find_link_text(text, begin) if text[end : end + 1] == ")" else None
+        link = find_link_start(text, begin) if text[end : end + 1] == ")" else None
         if link is not None:
             begin, end = link, end + 1
         else:
@@ -67,14 +67,16 @@ def cut_at_closing_parenthesis(url: str) -> str:
     return url
 
 
-def find_link_text(text: str, begin: int) -> int | None:
+def find_link_start(text: str, begin: int) -> int | None:
     """Return the start of the Markdown link with the URL at ``begin``."""
     if text[max(0, begin - 2) : begin] != "](":
         return None
     first = max(0, begin - 3 - MAX_LINK_TEXT)
-    opened = text.rfind("[", first, begin - 2)
-    inner = text[opened + 1 : begin - 2]
-    return None if opened < 0 or not inner or "]" in inner or "\n" in inner else opened
+    start = text.rfind("[", first, begin - 2)
+    link_text = text[start + 1 : begin - 2]
+    if start < 0 or not link_text or "]" in link_text or "\n" in link_text:
+        return None
+    return start
 
 
 def normalize_url(url: str) -> str:
@@ -116,7 +118,7 @@ def annotate_item(item: Json, sources: Mapping[str, str]) -> Json:
 
 
 def annotate_event(event: Json, sources: Mapping[str, str]) -> list[Json]:
-    """Return an event of a message's text with citations, after the events that announce them."""
+    """Return the event with the citations of its text, after the events that announce these."""
     kind = event.get("type")
     if not sources or kind not in ("response.output_text.done", "response.content_part.done"):
         return [event]

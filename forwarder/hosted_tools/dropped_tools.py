@@ -21,9 +21,10 @@ LOSS_REASON = "the upstream cannot run this tool"
 def with_dropped_tools(
     handler: Handler, native: frozenset[str], loss_report: LossReport, refuses: bool
 ) -> Handler:
-    """Wrap a Responses handler: drop hosted tools other than the ``native`` ones by name.
+    """Wrap a Responses handler: drop hosted tools whose names are not in ``native``.
 
-    With ``refuses`` they raise Unsupported instead, as a ``tool_choice`` that demands one does.
+    With ``refuses`` such a tool raises Unsupported. A ``tool_choice`` that demands a dropped tool
+    always raises it.
     """
 
     def is_dropped(tool: Any) -> bool:
@@ -31,7 +32,7 @@ def with_dropped_tools(
         return name is not None and name not in native
 
     def drop_tools(tools: list[Any], path: str) -> list[Any]:
-        """Return the tools that are sent; the others enter the loss report."""
+        """Return the tools that are sent; add the others to the loss report."""
         for index, tool in enumerate(tools):
             if is_dropped(tool) and refuses:
                 raise make_hosted_tool_error(tool["type"], f"{path}[{index}]")
@@ -40,7 +41,7 @@ def with_dropped_tools(
         return [tool for tool in tools if not is_dropped(tool)]
 
     def drop_item_tools(items: list[Any]) -> list[Any]:
-        """Return the input with only such tools in ``additional_tools`` items."""
+        """Return the input without the dropped tools of ``additional_tools`` items."""
         changed = [*items]
         for i, item in enumerate(items):
             if isinstance(item, dict) and item.get("type") == ADDITIONAL_TOOLS:

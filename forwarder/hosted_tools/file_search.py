@@ -1,7 +1,7 @@
 """The ``file_search`` tool: searches vector stores of the forwarder for the model.
 
-The model gets one function; its calls are shown as ``file_search_call`` items. The pipeline passes
-in the search itself, because vector stores are a layer above.
+The model gets one function; its calls are shown as ``file_search_call`` items. The pipeline
+passes in the search function, because this package must not import vector stores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from forwarder.hosted_tools.tool_kind import (
 )
 
 FUNCTION = "file_search"
-"""The function of the model for a ``file_search_call``."""
+"""The function that the model calls for a ``file_search_call``."""
 
 RESULTS_INCLUDE = "file_search_call.results"
 
@@ -131,7 +131,7 @@ class FileSearchKind(ToolKind):
         return client.prepare_file_search is not None
 
     def open_tools(self, request: ToolRequest) -> ToolSet:
-        """Open the search of a request; if it has several such tools, the first counts."""
+        """Open the search of a request; only the first of several such tools is used."""
         prepare = request.client.prepare_file_search
         if prepare is None or not request.tools:
             return FileSearchToolSet(None)

@@ -1,4 +1,7 @@
-"""Makes the first request of a response: hosted tools become functions, hosted items calls."""
+"""Makes the first request of a response.
+
+Hosted tools become functions, and items of hosted tools in the history become function calls.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from forwarder.core.errors import ClientError
 from forwarder.core.ids import ID_SOURCE, IdSource
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, check_type, read_field
-from forwarder.hosted_tools.history import HistoryConverter, read_kind
+from forwarder.hosted_tools.history import HistoryConverter, get_item_type
 from forwarder.hosted_tools.hosted_function import HostedFunction
 from forwarder.hosted_tools.kind_table import KindTable
 from forwarder.hosted_tools.tool_choice import FunctionLookup, convert_choice
@@ -40,19 +43,19 @@ MAX_OUTPUT_BYTES = 2**25
 """Maximum size of the results of all hosted calls of one response. Each round sends them again."""
 
 _PLACE = re.compile(r"\b(tools|input)\[(\d{1,6})\]")
-"""A place in the request, in an error."""
+"""A path of the request in an error."""
 
 
 class LoopContext(NamedTuple):
     """The inputs of the loop besides the handler.
 
     ``kinds`` are the kinds of tools that run here, ``native`` the names of the tools that the
-    upstream runs itself. ``token`` is the waiting client. ``heartbeat``
-    is the interval in seconds of empty batches while tools run. ``keeps_encrypted_reasoning`` is
-    true if the response is stored with it even though the client did not ask for it. With
-    ``is_preview`` no server is called, so only lists of tools that the history has are offered.
-    ``asks_encrypted_reasoning`` is false for an upstream that would refuse to encrypt it.
-    ``keeps_calls`` is false if the client cannot carry hosted calls to its next request.
+    upstream runs itself. ``token`` is the waiting client. ``heartbeat`` is the interval in seconds
+    of empty batches while tools run. ``keeps_encrypted_reasoning`` is true if encrypted reasoning
+    is stored although the client did not ask for it. With ``is_preview`` no server is called; only
+    the tools of lists in the history are offered. ``asks_encrypted_reasoning`` is false for an
+    upstream that would reject the request for encrypted reasoning. ``keeps_calls`` is false if the
+    client cannot send hosted calls back in its next request.
     ``memory`` belongs to the client's request, so that a fallback to another upstream does not run
     approved calls again. ``on_call_end`` gets the item of each call that has ended, and
     ``on_round_end`` the usage of all rounds that have ended.
@@ -88,9 +91,9 @@ class LoopContext(NamedTuple):
             return True
         searched = (*self.kinds.by_item_type, ADDITIONAL_TOOLS)
         if not isinstance(items, list) or not has_items_of(items, searched):
-            return False  # without a function call for each item of a long history
+            return False  # a fast check, because histories may be long
         for item in items:
-            kind = read_kind(item)
+            kind = get_item_type(item)
             if kind in self.kinds.by_item_type:
                 return True
             more = item.get("tools") if kind == ADDITIONAL_TOOLS else None
@@ -100,10 +103,10 @@ class LoopContext(NamedTuple):
 
 
 class FirstRequest:
-    """The tools of a client's request, opened, and its form for the upstream.
+    """A client's request with its hosted tools, and its conversion for the upstream.
 
-    ``functions`` are the hosted ones by name, ``client_tools`` the tools of the parameter ``tools``
-    that pass. Tools in ``additional_tools`` items are run here too.
+    ``functions`` are the hosted functions by name, ``client_tools`` the tools of the parameter
+    ``tools`` that are passed to the upstream. Tools in ``additional_tools`` items are run here too.
     """
 
     def __init__(self, request: Json, context: LoopContext) -> None:
@@ -135,7 +138,7 @@ class FirstRequest:
                 tools[kind].append((f"tools[{index}]", tool))
         self._client_names = find_names(self.client_tools)
         for i, item in enumerate(self.items):
-            if read_kind(item) != ADDITIONAL_TOOLS:
+            if get_item_type(item) != ADDITIONAL_TOOLS:
                 continue
             path = f"input[{i}].tools"
             for j, tool in enumerate(read_field(item, "tools", LIST, path) or ()):
@@ -229,7 +232,7 @@ class FirstRequest:
 
     def _remove_hosted_tools(self, item: Any) -> Any:
         """Return an ``additional_tools`` item without the tools that run here."""
-        if read_kind(item) != ADDITIONAL_TOOLS or not item.get("tools"):
+        if get_item_type(item) != ADDITIONAL_TOOLS or not item.get("tools"):
             return item
         passed = [tool for tool in item["tools"] if self._context.find_kind(tool) is None]
         return item if len(passed) == len(item["tools"]) else {**item, "tools": passed}
@@ -257,7 +260,7 @@ class FirstRequest:
 
     @property
     def shown_fields(self) -> Json:
-        """The fields that every response object has of the client's request."""
+        """The fields of the client's request that every response object repeats."""
         request = self._request
         names = ("tool_choice", "max_tool_calls")
         shown = {name: request[name] for name in names if request.get(name) is not None}
@@ -265,12 +268,12 @@ class FirstRequest:
 
     @property
     def hides_encrypted(self) -> bool:
-        """Whether encrypted reasoning is only there for the loop."""
+        """Whether the response has no encrypted reasoning, because only the loop asked for it."""
         is_wanted = INCLUDE_ENCRYPTED_REASONING in self._include
         return not (is_wanted or self._context.keeps_encrypted_reasoning)
 
     def restore_paths(self, error: ClientError) -> ClientError:
-        """Return an error of the translation that names the places in the client's request."""
+        """Return an error of the translation with the paths of the client's own request."""
         places = {"tools": self._client_places, "input": self._origins}
 
         def restore_path(match: re.Match[str]) -> str:
@@ -283,7 +286,7 @@ class FirstRequest:
 
 
 def find_names(tools: list[Any]) -> set[str]:
-    """Return the names of tools; translation refuses malformed ones."""
+    """Return the names of tools. Malformed tools are skipped: the translation rejects them."""
     names = (tool.get("name") for tool in tools if isinstance(tool, dict))
     return {name for name in names if isinstance(name, str)}
 

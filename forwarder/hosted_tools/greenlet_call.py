@@ -19,10 +19,10 @@ class ToolFailure(Exception):
 class GreenletCall:
     """A call in the background.
 
-    ``work`` gets the call and returns the output for the model and more fields. ``make_outcome``
-    makes the outcome from the item, its status, the output and those fields. A call that takes
-    longer than ``seconds`` is cancelled when its outcome is read. The work of a cancelled call runs
-    on until its own limits end it, unless it ends by ``cancel_callbacks``.
+    ``work`` gets the call and returns the output for the model and further fields of the item.
+    ``make_outcome`` makes the outcome from the item, its status, the output and these fields. A
+    call that takes longer than ``seconds`` is cancelled when its outcome is read. The work of a
+    cancelled call runs on until its own limits end it, unless it ends by ``cancel_callbacks``.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""Hosted calls of earlier turns -> function calls with outputs, which every upstream understands.
+"""Converts hosted calls of earlier turns to function calls, which every upstream understands.
 
-Calls that were parallel become parallel again: their outputs follow after the last of them. So the
-upstream sees the conversation as it was when the calls were made, and its prompt cache matches.
+Calls that were parallel become parallel again: their outputs follow after the last of them. The
+upstream then sees the conversation as it was when the calls were made, and its prompt cache
+matches.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ _CLIENT_CALLS = frozenset(
 class HistoryConverter:
     """Converts the items of one request's input.
 
-    ``owners`` has the tools that own items, by item type; other items are left to the upstream.
+    ``tool_sets`` are the tools that convert items, by item type; other items are left to the
+    upstream.
     ``origins`` are the places in the input that the converted items come from.
     """
 
-    def __init__(self, owners: Mapping[str, ToolSet]) -> None:
-        self._owners = owners
+    def __init__(self, tool_sets: Mapping[str, ToolSet]) -> None:
+        self._tool_sets = tool_sets
         self.origins: list[int] = []
         self._items: list[Any] = []
         self._outputs: list[tuple[int, Json]] = []
@@ -38,14 +40,14 @@ class HistoryConverter:
     def convert_items(self, items: list[Any]) -> list[Any]:
         """Return the items for the upstream. Raises InvalidRequest for malformed hosted calls."""
         for index, item in enumerate(items):
-            kind = read_kind(item)
-            owner = self._owners.get(kind)
-            if owner is not None and owner.owns_item(item):
-                call = owner.convert_item(item, index)
+            item_type = get_item_type(item)
+            tool_set = self._tool_sets.get(item_type)
+            if tool_set is not None and tool_set.owns_item(item):
+                call = tool_set.convert_item(item, index)
                 if call is not None:
                     self._add_call(index, call)
             else:
-                if kind not in _CLIENT_CALLS:
+                if item_type not in _CLIENT_CALLS:
                     self._end_round()
                 self._add_item(index, item)
         self._end_round()
@@ -70,10 +72,10 @@ class HistoryConverter:
         self._outputs.append((index, make_function_output(parts.call_id, call.output)))
 
 
-def read_kind(item: Any) -> str:
-    """Return the type of an item; empty if it has none. Translation refuses a malformed type."""
-    kind = item.get("type") if isinstance(item, dict) else None
-    return kind if isinstance(kind, str) else ""
+def get_item_type(item: Any) -> str:
+    """Return the type of an item; empty if it has none. The translation rejects malformed types."""
+    item_type = item.get("type") if isinstance(item, dict) else None
+    return item_type if isinstance(item_type, str) else ""
 
 
 def make_function_call(call_id: str, name: str, arguments: str) -> Json:

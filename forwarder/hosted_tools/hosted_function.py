@@ -1,6 +1,6 @@
-"""The loop's view of hosted tools: functions for the model, items and events for the client.
+"""The interface between the loop and hosted tools: functions, their items and events.
 
-Each kind of tool has a class of `HostedFunction`. The loop offers its definition to the model,
+Each kind of tool has subclasses of `HostedFunction`. The loop offers its definition to the model,
 shows the model's call to the client as the kind's own item, runs it, and gives the output to the
 model.
 """
@@ -80,14 +80,15 @@ class HostedFunction(ABC):
         return []
 
     def take_events(self, call: RunningCall) -> list[Event]:
-        """Return the events of a running call since the last time, without the place of its item.
+        """Return the events of a running call since the last call of this method.
 
-        A call with events ends a wait early when it has one.
+        The ids and indexes of the item are added later. If a call has events, its `wait` returns
+        early for each new event.
         """
         return []
 
     def cut_item(self, item: Json) -> Json:
-        """Return the item of a call that is not run, because the response ends before."""
+        """Return the item of a call that is not run, because the response ends before it."""
         return {**item, "status": "incomplete"}
 
     def make_approval_request(self, item_id: str, arguments: str) -> Json:
@@ -124,7 +125,7 @@ def make_function_tool(name: str, description: str | None, parameters: Json, **m
 
 
 def parse_arguments(arguments: str) -> dict[str, Any] | None:
-    """Return a call's arguments; ``None`` if they are no JSON object."""
+    """Return a call's arguments; ``None`` if they are not a JSON object."""
     try:
         value = orjson.loads(arguments or "{}")
     except ValueError:

@@ -1,4 +1,4 @@
-"""The ``image_generation`` tool: makes and edits images, by the operator's maker of images.
+"""The ``image_generation`` tool: makes and edits images with the operator's image maker.
 
 The model gets one function; its calls are shown as ``image_generation_call`` items with the image
 as Base64. The model itself gets only a note: many models cannot see images.
@@ -44,7 +44,7 @@ from forwarder.hosted_tools.tool_kind import (
 from forwarder.translation.images import make_data_url
 
 FUNCTION = "image_generation"
-"""The function of the model for an ``image_generation_call``."""
+"""The function that the model calls for an ``image_generation_call``."""
 
 MAX_IMAGES = 8
 """Images of one response; further calls fail."""
@@ -146,9 +146,9 @@ FetchImage = Callable[[str, str], Blob]
 class ImageSession:
     """The images of one response.
 
-    ``images`` are those that the next edit changes. ``fetch`` is ``None`` if URLs are not fetched.
-    The images of a running edit count in the memory of bodies. Fetched images are kept for further
-    edits until bodies need their memory.
+    ``images`` are those that the next edit changes. ``fetch`` is None if URLs are not fetched.
+    The images of a running edit count towards the memory limit of bodies. Fetched images are kept
+    for further edits until bodies need the memory.
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class ImageCall(GreenletCall):
         super().__init__(lambda _: session.make_image(prompt, action, self), make_outcome, seconds)
 
     def add_partial_image(self, data: str, fields: Json) -> None:
-        """Take a draft, as Base64."""
+        """Add a draft, as Base64, to the events of the call."""
         shown = {name: value for name, value in fields.items() if name != "revised_prompt"}
         self._drafts.append(
             {
@@ -345,7 +345,7 @@ def make_outcome(item: Json, status: str, output: str, fields: Json | None = Non
 
 
 class ImageGenerationKind(ToolKind):
-    """``maker`` is ``None`` if none is configured; then other images stay as they are."""
+    """``maker`` is None if none is configured; then image items are passed on unchanged."""
 
     name = "image_generation"
     tool_types = frozenset({"image_generation"})
@@ -362,7 +362,7 @@ class ImageGenerationKind(ToolKind):
         return self._maker is not None
 
     def open_tools(self, request: ToolRequest) -> ToolSet:
-        """Open the tool of a request; if it has several, the first counts."""
+        """Open the tool of a request; only the first of several is used."""
         if self._maker is None or not request.tools:
             return ImageToolSet(None, self._seconds)
         path, tool = request.tools[0]
@@ -382,7 +382,7 @@ class ImageToolSet(SingleFunctionToolSet):
             self._session.close()
 
     def owns_item(self, item: Json) -> bool:
-        """Items of other origins, such as models that make images themselves, stay images."""
+        """Whether this tool made the item. Images of other origins are passed on unchanged."""
         return parse_item_id(str(item.get("id"))).round_token is not None
 
     def convert_item(self, item: Json, index: int) -> HistoryCall | None:

@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple, Protocol
 from forwarder.core.data_urls import Blob
 from forwarder.core.types import Json
 from forwarder.hosted_tools.greenlet_call import ToolFailure
-from forwarder.hosted_tools.tool_context import GetUpstreams, MadeImage
+from forwarder.hosted_tools.tool_context import GeneratedImage, GetUpstreams
 from forwarder.protocols.framing import SseDecoder
 from forwarder.translation.images import detect_format, is_url, parse_data_url
 from forwarder.upstream.files import MultipartForm, PassthroughResponse
@@ -25,8 +25,8 @@ MAX_ANSWER_BYTES = 48 * 2**20
 IMAGE_SECONDS = 180.0
 """Seconds for one image, unless calls of tools may take longer."""
 
-NEWER_MODELS = ("gpt-image*", "chatgpt-image*")
-"""Models that always answer with Base64 and refuse ``response_format``."""
+BASE64_ONLY_MODELS = ("gpt-image*", "chatgpt-image*")
+"""Models that always answer with Base64 and reject ``response_format``."""
 
 SHOWN_FIELDS: dict[str, tuple[str, ...]] = {
     "background": ("transparent", "opaque", "auto"),
@@ -65,11 +65,13 @@ class ImageProgress(Protocol):
     def is_cancelled(self) -> bool: ...
 
     def add_partial_image(self, data: str, fields: Json) -> None:
-        """Take a draft, as Base64."""
+        """Receive a draft, as Base64."""
 
 
 class ImageMaker(Protocol):
-    def make_image(self, request: ImageRequest, client: str, progress: ImageProgress) -> MadeImage:
+    def make_image(
+        self, request: ImageRequest, client: str, progress: ImageProgress
+    ) -> GeneratedImage:
         """Make an image. ``client`` pays for it. Raises ToolFailure or ForwarderError."""
 
 
@@ -84,11 +86,13 @@ class ApiImageMaker:
         self._model = model
         self._get_upstreams = get_upstreams
 
-    def make_image(self, request: ImageRequest, client: str, progress: ImageProgress) -> MadeImage:
+    def make_image(
+        self, request: ImageRequest, client: str, progress: ImageProgress
+    ) -> GeneratedImage:
         path = "/images/edits" if request.images else "/images/generations"
         content = self._make_content(request)
 
-        def read(response: PassthroughResponse) -> MadeImage:
+        def read(response: PassthroughResponse) -> GeneratedImage:
             return read_answer(response, progress)
 
         upstreams = self._get_upstreams()
@@ -96,7 +100,7 @@ class ApiImageMaker:
 
     def _make_content(self, request: ImageRequest) -> Json | MultipartForm:
         body: Json = {"model": self._model, "prompt": request.prompt, "n": 1, **request.options}
-        if not any(fnmatchcase(self._model, pattern) for pattern in NEWER_MODELS):
+        if not any(fnmatchcase(self._model, pattern) for pattern in BASE64_ONLY_MODELS):
             body["response_format"] = "b64_json"
         if request.partial_images:
             body |= {"stream": True, "partial_images": request.partial_images}
@@ -116,7 +120,7 @@ def make_file(image: Blob) -> tuple[str, IO[bytes], str]:
     return f"image.{suffix}", io.BytesIO(image.data), image.type
 
 
-def read_answer(response: PassthroughResponse, progress: ImageProgress) -> MadeImage:
+def read_answer(response: PassthroughResponse, progress: ImageProgress) -> GeneratedImage:
     """Read an answer of the images API, whole or as a stream. Raises ImageFailure."""
     kind = response.headers.get("content-type", "")
     if "text/event-stream" in kind:
@@ -131,19 +135,19 @@ def read_answer(response: PassthroughResponse, progress: ImageProgress) -> MadeI
     entry = entries[0] if isinstance(entries, list) and entries else None
     if not isinstance(entry, dict):
         raise ImageFailure("The upstream's answer has no image.")
-    return make_image({**answer, **entry})
+    return parse_image({**answer, **entry})
 
 
-def read_stream(chunks: Iterator[bytes], progress: ImageProgress) -> MadeImage:
+def read_stream(chunks: Iterator[bytes], progress: ImageProgress) -> GeneratedImage:
     decoder = SseDecoder()
     for chunk in chunks:
         for event in decoder.feed(chunk):
             kind = str(event.get("type"))
             if kind.endswith(".partial_image"):
-                image = make_image(event)
+                image = parse_image(event)
                 progress.add_partial_image(image.data, image.fields)
             elif kind.endswith(".completed"):
-                return make_image(event)
+                return parse_image(event)
             elif event.get("error"):
                 raise ImageFailure(f"The upstream has failed: {read_reason(event['error'])}")
     raise ImageFailure("The upstream's stream has ended without an image.")
@@ -163,8 +167,8 @@ def limit_chunks(chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def make_image(answer: Json) -> MadeImage:
-    """Make the image of an answer or an event. Raises ImageFailure if it has no Base64."""
+def parse_image(answer: Json) -> GeneratedImage:
+    """Return the image of an answer or an event. Raises ImageFailure if it has no Base64."""
     data = answer.get("b64_json")
     if not isinstance(data, str) or not data:
         has_url = isinstance(answer.get("url"), str)
@@ -177,7 +181,7 @@ def make_image(answer: Json) -> MadeImage:
                if isinstance(answer.get(name), str)}  # fmt: skip
     fields.setdefault("output_format", detect_format(data))
     usage = answer.get("usage")
-    return MadeImage(data, fields, usage if isinstance(usage, dict) else None)
+    return GeneratedImage(data, fields, usage if isinstance(usage, dict) else None)
 
 
 def check_length(data: str) -> None:
@@ -189,19 +193,24 @@ def check_length(data: str) -> None:
 
 
 class ChatImageMaker:
-    """Asks a model for an image; the model is named as clients name it."""
+    """Asks a model for an image; ``model`` is its name for clients."""
 
     def __init__(self, model: str, get_upstreams: GetUpstreams) -> None:
         self._model = model
         self._get_upstreams = get_upstreams
 
-    def make_image(self, request: ImageRequest, client: str, progress: ImageProgress) -> MadeImage:
+    def make_image(
+        self, request: ImageRequest, client: str, progress: ImageProgress
+    ) -> GeneratedImage:
         images = [{"type": "image_url", "image_url": {"url": image.data_url}} for image in
                   request.images]  # fmt: skip
         body: Json = {
             "model": self._model,
             "messages": [
-                {"role": "user", "content": [{"type": "text", "text": describe(request)}, *images]}
+                {
+                    "role": "user",
+                    "content": [{"type": "text", "text": make_prompt(request)}, *images],
+                }
             ],
             "modalities": ["image", "text"],
             "stream": False,
@@ -212,14 +221,14 @@ class ChatImageMaker:
         return find_image(message if isinstance(message, dict) else {})
 
 
-def describe(request: ImageRequest) -> str:
+def make_prompt(request: ImageRequest) -> str:
     """Return the prompt with the options, for a model that has no parameters for them."""
-    wishes = [f"{name}: {value}" for name, value in request.options.items()
+    options = [f"{name}: {value}" for name, value in request.options.items()
               if name in ("size", "quality", "background") and value != "auto"]  # fmt: skip
-    return "\n".join([request.prompt, *wishes])
+    return "\n".join([request.prompt, *options])
 
 
-def find_image(message: Json) -> MadeImage:
+def find_image(message: Json) -> GeneratedImage:
     """Return the first image of a message. Raises ImageFailure."""
     for entry in message.get("images") or ():
         value = entry.get("image_url") if isinstance(entry, dict) else None
@@ -227,11 +236,11 @@ def find_image(message: Json) -> MadeImage:
         parsed = parse_data_url(url) if isinstance(url, str) else None
         if parsed is not None:
             check_length(parsed[0])
-            return MadeImage(parsed[0], make_format_field(parsed[1]))
+            return GeneratedImage(parsed[0], make_format_field(parsed[1]))
         if isinstance(url, str) and is_url(url):
             raise ImageFailure("The model has sent the image only as a URL.")
-    said = str(message.get("content") or message.get("refusal") or "")[:MAX_REASON_LENGTH]
-    raise ImageFailure(f"The model has made no image. It said: {said}")
+    text = str(message.get("content") or message.get("refusal") or "")[:MAX_REASON_LENGTH]
+    raise ImageFailure(f"The model has made no image. It said: {text}")
 
 
 def make_format_field(name: str) -> Json:

@@ -22,7 +22,7 @@ class ToolResources(NamedTuple):
     ``search`` is ``None`` if no search engine is configured, ``images`` if no maker of images is.
     ``call_seconds`` limits a call; an image may take `IMAGE_SECONDS` if that is longer.
     ``fetch_image`` is ``None`` if images by URL are not fetched.
-    ``mapped`` are hosted tools that MCP tools stand for.
+    ``mapped`` are hosted tools that are mapped to MCP tools.
     """
 
     client: McpClient

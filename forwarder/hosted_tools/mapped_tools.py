@@ -53,7 +53,7 @@ OUTPUTS_INCLUDE = "code_interpreter_call.outputs"
 
 
 class MappedTool(NamedTuple):
-    """A tool of an MCP server that stands for the hosted tool ``name``."""
+    """A tool of an MCP server that runs in place of the hosted tool ``name``."""
 
     name: str
     server: McpServer
@@ -253,7 +253,7 @@ _KINDS_WITH_ITEMS = {
 
 
 class MappedToolSet(ToolSet):
-    """A mapped tool of one request, if it has one; if it has several, the first counts."""
+    """A mapped tool of one request, if it has one; only the first of several is used."""
 
     def __init__(self, kind: MappedKind, client: McpClient, request: ToolRequest) -> None:
         super().__init__()

@@ -51,9 +51,11 @@ SHARED_IDLE_SECONDS = 300.0
 
 
 class McpLimits(NamedTuple):
-    """Limits of the client. ``list_seconds``, ``call_seconds`` and ``cache_seconds`` are in
-    seconds; ``max_calls`` operations run at the same time. Others wait, and waiting counts towards
-    their time limit."""
+    """Limits of the client.
+
+    ``max_calls`` operations run at the same time. Others wait, and the wait counts towards their
+    time limit.
+    """
 
     list_seconds: float = 20.0
     call_seconds: float = 60.0
@@ -116,8 +118,8 @@ class SharedSession:
 class McpClient:
     """Connects to MCP servers; one for each process.
 
-    ``guard`` decides which addresses clients' URLs may lead to; under gevent it must resolve names
-    by `get_address_info`. The operator's servers may have any address.
+    ``guard`` decides which addresses clients' URLs may resolve to; under gevent it must use
+    `get_address_info`. The operator's servers may have any address.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class McpClient:
         self.limits = limits
         self._thread = AsyncioThread()
         self._guarded = AddressResolver(guard.find_allowed)
-        self._unguarded = AddressResolver(look_up_any)
+        self._unguarded = AddressResolver(look_up_addresses)
         self._cache = ToolCache(limits.cache_seconds)
         self._slots = asyncio.Semaphore(limits.max_calls)
         self._shared: OrderedDict[str, SharedSession] = OrderedDict()
@@ -221,9 +223,9 @@ class McpClient:
 class McpConnections:
     """The sessions of one response. Its methods are called by greenlets and return at once."""
 
-    def __init__(self, client: McpClient, owner: str) -> None:
+    def __init__(self, client: McpClient, account: str) -> None:
         self._client = client
-        self._owner = owner
+        self._account = account
         self._sessions: dict[str, McpSession] = {}
         self._borrowed: dict[str, McpServer] = {}
         self._is_used = False
@@ -267,7 +269,7 @@ class McpConnections:
                 session = self._client.borrow_session(server)
                 self._borrowed[server.identity] = server
             else:
-                session = self._client.make_session(server, self._owner)
+                session = self._client.make_session(server, self._account)
             self._sessions[server.identity] = session
         return session
 
@@ -280,13 +282,13 @@ class McpConnections:
 
 
 def silence_sdk_logs() -> None:
-    """Keep the SDK's log records from being written: they quote messages, URLs and headers.
+    """Suppress the SDK's log records, because they quote messages, URLs and headers.
 
     Every operation reports its own failure.
     """
     logging.getLogger("mcp").setLevel(logging.CRITICAL + 1)
 
 
-def look_up_any(host: str, port: int) -> list[ResolvedAddress]:
-    """Return all addresses of a host of the operator's. Raises OSError for an unknown host."""
+def look_up_addresses(host: str, port: int) -> list[ResolvedAddress]:
+    """Return all addresses of a host that the operator configured. Raises OSError."""
     return [(e[0], e[4]) for e in get_address_info(host, port, type=socket.SOCK_STREAM)]

@@ -60,7 +60,7 @@ _outcome: ContextVar[HttpOutcome | None] = ContextVar("http_outcome", default=No
 
 @contextmanager
 def record_http_outcome() -> Iterator[HttpOutcome]:
-    """Context manager: record the failures of the exchanges inside it; gives an `HttpOutcome`."""
+    """Context manager: record the failures of the exchanges inside it in an `HttpOutcome`."""
     outcome = HttpOutcome()
     token = _outcome.set(outcome)
     try:

@@ -9,7 +9,7 @@ from forwarder.core.errors import ClientDisconnected, InvalidRequest, shorten_va
 from forwarder.core.types import Json
 from forwarder.core.validate import BOOL, STR, read_field, require_field
 from forwarder.hosted_tools.asyncio_thread import PendingTask, TaskCancelled
-from forwarder.hosted_tools.history import read_kind
+from forwarder.hosted_tools.history import get_item_type
 from forwarder.hosted_tools.hosted_function import (
     CallOutcome,
     HostedFunction,
@@ -28,8 +28,8 @@ from forwarder.hosted_tools.mcp_tools import (
     McpToolConfig,
     MissingMcpFunction,
     check_tool_count,
-    find_carried_tools,
-    list_events,
+    find_listed_tools,
+    list_event_types,
     make_call_item,
     make_failed_call,
     make_list_item,
@@ -51,7 +51,7 @@ from forwarder.translation.responses_over_chat.toolbox import flatten_name
 NOT_ANSWERED = "The user has not answered the request to approve this call."
 
 ToolList = list[McpTool] | PendingTask[list[McpTool]]
-"""The tools of a server, carried by the client or still to come."""
+"""The tools of a server: from a list in the history, or from a request that is still running."""
 
 
 class McpKind(ToolKind):
@@ -114,12 +114,12 @@ class McpToolSet(ToolSet):
     # -- functions ------------------------------------------------------------------------------
 
     def list_functions(self, taken: set[str]) -> list[HostedFunction]:
-        """List the tools of all servers; the lists that are new become items."""
+        """List the tools of all servers; lists that are not in the history become items."""
         lists: list[tuple[McpToolConfig, ToolList]] = []
         for config in self._configs:
-            carried = find_carried_tools(self._request.items, config)
-            if carried or not self._request.is_preview:
-                lists.append((config, carried or self._connections.list_tools(config.server)))
+            known = find_listed_tools(self._request.items, config)
+            if known or not self._request.is_preview:
+                lists.append((config, known or self._connections.list_tools(config.server)))
         waiting = [found for _, found in lists if not isinstance(found, list)]
         with self._request.watch.cancel_on_disconnect(*waiting):
             for config, found in lists:
@@ -131,7 +131,7 @@ class McpToolSet(ToolSet):
         error: str | None = None
         label = config.server.label
         try:
-            listed = found if isinstance(found, list) else self._await(found)
+            listed = found if isinstance(found, list) else self._await_tools(found)
             selected = config.select_tools(listed)
             check_tool_count(config, selected)
             tools = selected
@@ -141,14 +141,14 @@ class McpToolSet(ToolSet):
         if not isinstance(found, list):
             item_id = self._request.id_source.new_id("mcpl")
             item = make_list_item(item_id, config, tools, error)
-            self.prelude.append(PreludeItem(item, list_events(item)))
+            self.prelude.append(PreludeItem(item, list_event_types(item)))
         for tool in tools:
             name = choose_name(label, tool["name"], taken)
             taken.add(name)
             function = McpFunction(name, tool, config, self._connections)
             self._functions[label, tool["name"]] = function
 
-    def _await(self, task: PendingTask[list[McpTool]]) -> list[McpTool]:
+    def _await_tools(self, task: PendingTask[list[McpTool]]) -> list[McpTool]:
         """Wait for a list of tools. Raises McpFailure or ClientDisconnected."""
         try:
             return task.unwrap()
@@ -190,8 +190,7 @@ class McpToolSet(ToolSet):
             if approval.is_due and approval.request["server_label"] not in labels:
                 path = f"input[{approval.answer_index}].approval_request_id"
                 raise InvalidRequest(
-                    f"'{path}': the approved call is one of an MCP server that 'tools' does not "
-                    "have.",
+                    f"'{path}': the approved call belongs to an MCP server that is not in 'tools'.",
                     param=path,
                     code="invalid_value",
                 )
@@ -243,27 +242,27 @@ class McpToolSet(ToolSet):
     # -- history --------------------------------------------------------------------------------
 
     def owns_item(self, item: Any) -> bool:
-        """Whether an item was made here; the upstream knows its own."""
+        """Whether the item was made here; other items belong to the upstream."""
         if self._own_labels is None or not isinstance(item, dict):
             return True
-        kind = read_kind(item)
+        kind = get_item_type(item)
         if kind == "mcp_list_tools":
             return item.get("server_label") in self._own_labels
         name = item.get("approval_request_id" if kind == "mcp_approval_response" else "id")
         return isinstance(name, str) and parse_item_id(name).round_token is not None
 
     def convert_item(self, item: Json, index: int) -> HistoryCall | None:
-        kind = read_kind(item)
+        kind = get_item_type(item)
         if kind == "mcp_call":
             return self._convert_call(item, f"input[{index}]")
         if kind == "mcp_approval_request":
             return self._convert_approval_request(item)
-        return None  # lists and answers are no part of the conversation with the model
+        return None  # the model sees neither lists nor answers
 
     def _convert_call(self, item: Json, path: str) -> HistoryCall | None:
         check_call_item(item, path)
         if item.get("approval_request_id") in self._approvals:
-            return None  # it is shown at the place of its approval request
+            return None  # `_convert_approval_request` returns this call
         item_id = require_field(item, "id", STR, f"{path}.id")
         return self._make_history_call(item, item_id, read_call_output(item))
 
@@ -316,13 +315,13 @@ class Approval(NamedTuple):
 
 
 def read_approvals(items: Iterable[tuple[int, Any]]) -> dict[str, Approval]:
-    """Return the requests for approval by id, with their answers; ``items`` have their indexes.
+    """Return the approval requests by id, with their answers; ``items`` are (index, item) pairs.
 
     Raises InvalidRequest for an answer to an unknown or already answered request.
     """
     approvals: dict[str, Approval] = {}
     for index, item in items:
-        kind = read_kind(item)
+        kind = get_item_type(item)
         path = f"input[{index}]"
         if kind == "mcp_approval_request":
             check_call_item(item, path)
@@ -333,9 +332,11 @@ def read_approvals(items: Iterable[tuple[int, Any]]) -> dict[str, Approval]:
             approve = require_field(item, "approve", BOOL, f"{path}.approve")
             reason = read_field(item, "reason", STR, f"{path}.reason")
             if name not in approvals:
-                raise refuse_answer(name, "No approval request has the id '{}'.", param)
+                raise make_answer_error(name, "No approval request has the id '{}'.", param)
             if approvals[name].approve is not None:
-                raise refuse_answer(name, "The approval request '{}' is already answered.", param)
+                raise make_answer_error(
+                    name, "The approval request '{}' is already answered.", param
+                )
             answer = {"answer_index": index, "approve": approve, "reason": reason}
             approvals[name] = approvals[name]._replace(**answer)
         elif kind == "mcp_call":
@@ -346,7 +347,7 @@ def read_approvals(items: Iterable[tuple[int, Any]]) -> dict[str, Approval]:
     return approvals
 
 
-def refuse_answer(name: str, message: str, param: str) -> InvalidRequest:
+def make_answer_error(name: str, message: str, param: str) -> InvalidRequest:
     return InvalidRequest(message.format(shorten_value(name)), param=param, code="invalid_value")
 
 

@@ -1,4 +1,4 @@
-"""Web search by a tool of an MCP server of the operator's.
+"""Web search with a tool of one of the operator's MCP servers.
 
 Tools differ in the names of their parameters and in the form of their results. The names are found
 in the tool's schema. Results are read from structured content or JSON, otherwise from text with
@@ -39,7 +39,7 @@ MAX_TEXT_LENGTH = 20_000
 """Characters of a text without URLs that are used."""
 
 MAX_READ_LENGTH = 200_000
-"""Characters of a text in which results are looked for. Megabytes take seconds."""
+"""Characters of a text in which results are looked for. For megabytes it would take seconds."""
 
 QUERY_PARAMETERS = ("query", "q", "search_query", "searchQuery", "search_term", "text", "input")
 COUNT_PARAMETERS = (
@@ -68,13 +68,17 @@ _TITLE_LINE = re.compile(r"^[^\w\n]*title[^\w\n]*:[^\w\n]*(.+)$", re.IGNORECASE 
 _BLOCK_END = re.compile(
     r"\n\s*\n|^-{3,}$|^(?=[^\w\n]*title[^\w\n]*:)", re.IGNORECASE | re.MULTILINE
 )
-"""Where a result in a text ends. Within a line, because lines without words are many in tables."""
+"""Where a result in a text ends.
+
+The pattern of a title matches within one line: over the many wordless lines of a table it would
+take too long.
+"""
 
 _LABEL = re.compile(r"^\W*(title|url|link|description|content|snippet|text)\W*:\s*", re.IGNORECASE)
 
 
 class McpSearch:
-    """Searches by the tool ``tool`` of an MCP server."""
+    """Searches with the tool ``tool`` of an MCP server."""
 
     def __init__(self, client: McpClient, server: McpServer, tool: str) -> None:
         self._client = client
@@ -113,7 +117,8 @@ class McpSearch:
 def await_task(task: PendingTask[T], call: CallScope) -> T:
     """Return the result of a task, which is cancelled with ``call``.
 
-    Raises as `PendingTask.unwrap`, and ClientDisconnected if the call was cancelled before.
+    Raises the errors of `PendingTask.unwrap`, and ClientDisconnected if the call was cancelled
+    before.
     """
     with ClientWatch(call).cancel_on_disconnect(task):
         return task.unwrap()
@@ -166,7 +171,7 @@ def read_answer(result: ToolResult, options: SearchOptions) -> SearchAnswer:
     text = result.text[:MAX_READ_LENGTH]
     if _URL.search(text):
         return SearchAnswer(select_results(read_text_results(text), options))
-    # Which pages the text is from cannot be told, so filters cannot hold.
+    # The pages of this text are unknown. With domain filters it is dropped.
     is_filtered = options.allowed or options.blocked
     return SearchAnswer([], "" if is_filtered else cut_text(text, MAX_TEXT_LENGTH))
 
@@ -212,6 +217,7 @@ def read_text_results(text: str) -> Iterator[WebSearchResult]:
         lines = [_LABEL.sub("", line).replace(address, "") for line in block.splitlines()]
         lines = [text for text in (clean_text(line).strip("*#[]().,; ") for line in lines) if text]
         named = _TITLE_LINE.search(block)
-        title = clean_text(named[1]) if named else lines[0] if lines else address
+        first_line = lines[0] if lines else address
+        title = clean_text(named[1]) if named else first_line
         snippet = " ".join(line for line in lines if line != title)
         yield WebSearchResult(title, address, snippet)

@@ -1,4 +1,4 @@
-"""MCP servers: where they are, how they are addressed, and their secrets.
+"""MCP servers: their labels, their URLs or commands, and their secrets.
 
 A client names a server by its URL in an ``mcp`` tool. The operator names servers in a file of the
 form that other MCP clients use: ``{"mcpServers": {LABEL: {"url": …} or {"command": …}}}``.
@@ -67,7 +67,7 @@ class McpServer:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def hide_secrets(self, text: str) -> str:
-        """Replace the server's secrets in a text that the server may have made of them."""
+        """Replace the server's secrets in a text of the server, which may contain them."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text

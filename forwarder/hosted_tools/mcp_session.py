@@ -122,10 +122,10 @@ class McpSession:
                 # If the session has broken, the SDK ends its operations right afterwards.
                 await asyncio.wait({task}, timeout=CLOSE_SECONDS)
                 if not task.done():
-                    raise self._explain(ConnectionError(), outcome)
+                    raise self._convert_error(ConnectionError(), outcome)
                 return task.result()
             except Exception as error:
-                failure = self._explain(error, outcome)
+                failure = self._convert_error(error, outcome)
                 self._is_broken = self._is_broken or failure.code == CONNECTION_CLOSED
                 raise failure from error
             finally:
@@ -149,7 +149,7 @@ class McpSession:
             cursor = page.next_cursor
             if not cursor:
                 return tools
-        raise self._fail(INTERNAL_ERROR, "its list of tools is too long")
+        raise self._make_failure(INTERNAL_ERROR, "its list of tools is too long")
 
     async def _send_call(self, client: Client, name: str, arguments: dict[str, Any]) -> ToolResult:
         from mcp import MCPError
@@ -163,7 +163,7 @@ class McpSession:
         except MCPError as error:
             if error.code != HEADER_MISMATCH:
                 raise
-            # The server wants arguments repeated in headers, which the list of tools names.
+            # The server requires arguments in headers too. The list of tools names these headers.
             await self._read_tools(client)
             result = await client.session.send_request(request, CallToolResult)
         return convert_result(result.model_dump(mode="json", by_alias=True, exclude_none=True))
@@ -193,7 +193,7 @@ class McpSession:
                 raise
             except Exception as error:
                 if not ready.done():
-                    ready.set_exception(self._explain(error, outcome))
+                    ready.set_exception(self._convert_error(error, outcome))
                     ready.exception()  # the caller may be gone
 
     async def _try_transports(self, ready: asyncio.Future[Client], outcome: HttpOutcome) -> None:
@@ -233,8 +233,8 @@ class McpSession:
 
     # -- failures -------------------------------------------------------------------------------
 
-    def _explain(self, error: BaseException, outcome: HttpOutcome) -> McpFailure:
-        """Return the failure to report; no text of an exception of a library is in it."""
+    def _convert_error(self, error: BaseException, outcome: HttpOutcome) -> McpFailure:
+        """Return the failure to report. It contains no text of a library's exception."""
         error = find_cause(error)
         if isinstance(error, McpFailure):
             return error
@@ -243,18 +243,18 @@ class McpSession:
             return McpFailure("mcp_protocol_error", error.code, text)
         if outcome.reason is None and outcome.status is not None:
             reason = f"its server answered {describe_status(outcome.status)}"
-            return self._fail(outcome.status, reason, "http_error")
+            return self._make_failure(outcome.status, reason, "http_error")
         if outcome.reason is not None:
-            return self._fail(CONNECTION_CLOSED, outcome.reason)
+            return self._make_failure(CONNECTION_CLOSED, outcome.reason)
         if isinstance(error, TimeoutError):
-            return self._fail(REQUEST_TIMEOUT, "it took too long")
+            return self._make_failure(REQUEST_TIMEOUT, "it took too long")
         if isinstance(error, ValueError | TypeError):
-            return self._fail(INTERNAL_ERROR, "it sent an invalid answer")
+            return self._make_failure(INTERNAL_ERROR, "it sent an invalid answer")
         if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
-            return self._fail(CONNECTION_CLOSED, "its command cannot be started")
-        return self._fail(CONNECTION_CLOSED, "the connection to it was closed")
+            return self._make_failure(CONNECTION_CLOSED, "its command cannot be started")
+        return self._make_failure(CONNECTION_CLOSED, "the connection to it was closed")
 
-    def _fail(self, code: int, reason: str, kind: str = "mcp_protocol_error") -> McpFailure:
+    def _make_failure(self, code: int, reason: str, kind: str = "mcp_protocol_error") -> McpFailure:
         message = f"The MCP server '{self.server.label}' cannot be used: {reason}."
         return McpFailure(kind, code, message)
 
@@ -283,7 +283,7 @@ def hide_value_secrets(value: Any, server: McpServer) -> Any:
 
 
 async def end_task(task: asyncio.Future[Any]) -> None:
-    """Cancel an operation and let it tell the server, even if the caller is cancelled too."""
+    """Cancel an operation and let it notify the server, even if the caller is cancelled too."""
     task.cancel()
     with anyio.move_on_after(CLOSE_SECONDS, shield=True):
         await asyncio.wait({task})

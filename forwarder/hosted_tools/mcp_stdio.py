@@ -77,7 +77,7 @@ def start_process(server: McpServer) -> Process:
 
 @asynccontextmanager
 async def open_stdio(server: McpServer, max_line: int) -> AsyncIterator[Any]:
-    """Start the server's command; gives the SDK's pair of streams of messages.
+    """Start the server's command; yields the pair of message streams that the SDK expects.
 
     A line longer than ``max_line`` bytes ends the session. The process and its children are ended
     when the context is left. Raises OSError if the command cannot be started.
@@ -159,16 +159,16 @@ async def end_process(process: Process) -> None:
     """Close a process's input, and kill it with its children if it does not exit then."""
     os.close(process.stdin)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if await has_exited(process.pid):
+        if await wait_for_exit(process.pid):
             break
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
     else:
-        await has_exited(process.pid)
+        await wait_for_exit(process.pid)
     os.close(process.stdout)
 
 
-async def has_exited(pid: int) -> bool:
+async def wait_for_exit(pid: int) -> bool:
     """Wait for a process to exit; return whether it has."""
     with anyio.move_on_after(EXIT_SECONDS):
         while not try_reap(pid):

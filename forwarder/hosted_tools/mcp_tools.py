@@ -62,7 +62,7 @@ class ToolFilter(NamedTuple):
 
 
 class ApprovalRule(NamedTuple):
-    """Which tools need an approval: all except those that only ``never`` selects."""
+    """Which tools need an approval: all except those that ``never`` but not ``always`` selects."""
 
     always: ToolFilter | None = None
     never: ToolFilter | None = None
@@ -216,18 +216,17 @@ def read_names(value: list[Any], path: str) -> frozenset[str]:
 
 
 def read_approval_rule(tool: Json, path: str) -> ApprovalRule:
-    """Return which tools need an approval; as at OpenAI, that is all unless the request says so."""
+    """Return which tools need an approval. As at OpenAI, the default is all tools."""
     value = read_field(tool, "require_approval", (str, dict), path)
     if value is None:
         return ApprovalRule()
     if isinstance(value, str):
         mode = check_enum(value, ("always", "never"), path)
         return ApprovalRule(never=ToolFilter()) if mode == "never" else ApprovalRule()
-    rules = {
-        name: None if entry is None else read_filter(entry, f"{path}.{name}")
-        for name in ("always", "never")
-        for entry in [read_field(value, name, DICT, f"{path}.{name}")]
-    }
+    rules: dict[str, ToolFilter | None] = {}
+    for name in ("always", "never"):
+        entry = read_field(value, name, DICT, f"{path}.{name}")
+        rules[name] = None if entry is None else read_filter(entry, f"{path}.{name}")
     return ApprovalRule(**rules)
 
 
@@ -423,17 +422,17 @@ def make_list_item(
     }
 
 
-def list_events(item: Json) -> tuple[str, ...]:
-    """Return the types of the events between begin and end of an ``mcp_list_tools`` item."""
+def list_event_types(item: Json) -> tuple[str, ...]:
+    """Return the types of the events between the first and the last of ``mcp_list_tools``."""
     end = "failed" if item["error"] else "completed"
     return ("response.mcp_list_tools.in_progress", f"response.mcp_list_tools.{end}")
 
 
-def find_carried_tools(items: list[Any], config: McpToolConfig) -> list[McpTool] | None:
+def find_listed_tools(items: list[Any], config: McpToolConfig) -> list[McpTool] | None:
     """Return the tools of the server's latest ``mcp_list_tools`` item in the history, if usable.
 
     A list that failed, or that lacks a tool which the request names, is not used. Raises
-    InvalidRequest for a list that is no array.
+    InvalidRequest if ``tools`` is not an array.
     """
     for index, item in reversed([*enumerate(items)]):
         if not isinstance(item, dict) or item.get("type") != "mcp_list_tools":
@@ -441,16 +440,16 @@ def find_carried_tools(items: list[Any], config: McpToolConfig) -> list[McpTool]
         if item.get("server_label") != config.server.label or item.get("error"):
             continue
         listed = read_field(item, "tools", LIST, f"input[{index}].tools") or []
-        tools = [read_carried_tool(tool) for tool in listed]
-        carried = [tool for tool in tools if tool is not None]
+        tools = [read_listed_tool(tool) for tool in listed]
+        valid = [tool for tool in tools if tool is not None]
         wanted = config.allowed.names or frozenset()
-        if len(carried) == len(tools) and wanted <= {tool["name"] for tool in carried}:
-            return carried
+        if len(valid) == len(tools) and wanted <= {tool["name"] for tool in valid}:
+            return valid
         return None
     return None
 
 
-def read_carried_tool(tool: Any) -> McpTool | None:
+def read_listed_tool(tool: Any) -> McpTool | None:
     if not isinstance(tool, dict) or not isinstance(tool.get("input_schema"), dict):
         return None
     name, description = tool.get("name"), tool.get("description")

@@ -22,15 +22,15 @@ from forwarder.text_extraction.extraction_process import (
 )
 
 MAX_PAGE_BYTES = 3 * 2**20
-"""Larger pages are not parsed."""
+"""Maximum size of a page that is parsed."""
 
 MAX_READERS = 32
-"""Pages that are in memory at the same time, a quarter of them one client's; others wait
-`WAIT_SECONDS`."""
+"""Maximum number of pages in memory at the same time. One client may have a quarter of them.
+Further requests wait up to `WAIT_SECONDS`."""
 
 MAX_PARSERS = 2
-"""Pages that are parsed at the same time, each in a process and one of each client's; others wait
-`WAIT_SECONDS`."""
+"""Maximum number of pages that are parsed at the same time, each in a process of its own. One
+client may have one of them. Further requests wait up to `WAIT_SECONDS`."""
 
 WAIT_SECONDS = 20.0
 
@@ -104,9 +104,9 @@ def make_wait_failure() -> PageFailure:
 
 
 class PageCache:
-    """The pages of one response, until bodies need their memory.
+    """The pages that were opened in one response. They are dropped if bodies need the memory.
 
-    They are kept as UTF-8: a text with one emoji takes four bytes for each of its characters.
+    They are kept as UTF-8: a Python string with one emoji takes four bytes for each character.
     """
 
     def __init__(self, memory: BodyMemory) -> None:
@@ -152,11 +152,11 @@ def find_title(html: bytes) -> str:
 def find_in_text(text: str, pattern: str) -> list[str]:
     """Return passages around the matches of a pattern, which is plain text of any case.
 
-    The time grows linearly with the lengths of both. A regular expression that ignores case takes
-    their product, so a pattern and a page could be made that stop the worker.
+    The time grows with the sum of both lengths. A regular expression that ignores case needs time
+    for their product, so that a crafted pattern and page could block the worker.
     """
     if len(pattern) > len(text):
-        return []  # without work on a pattern of megabytes
+        return []  # a pattern may have megabytes
     folded, wanted = fold_case(text), fold_case(pattern)
     passages: list[str] = []
     begin = folded.find(wanted)
@@ -168,6 +168,6 @@ def find_in_text(text: str, pattern: str) -> list[str]:
 
 
 def fold_case(text: str) -> str:
-    """Return a text in small letters, of the same length."""
+    """Return a text in lower case, of the same length."""
     text = text.replace("\u0130", "i").lower()  # the only letter with a longer lower-case form
     return text.replace("\u03c2", "\u03c3")  # `lower` makes another sigma at the end of a word

@@ -1,12 +1,11 @@
-"""Makes one response of several rounds: each round is a request to the upstream and its answer.
+"""Merges the rounds of a response: each round is a request to the upstream and its answer.
 
-The merger numbers all events and items anew, shows calls of hosted functions as items of their own
-kind, and leaves out the beginnings and ends of all rounds but the first and the last. While a
-hosted call waits to be run, the events of later items are held back, so that each call is done
-before the next item begins, as at OpenAI.
+The merger renumbers all events and items, and shows calls of hosted functions as items of their own
+kind. It sends the opening events of the first round and the terminal event of the last round only.
+While a hosted call waits to be run, the events of later items are held back, so that each call is
+done before the next item begins, as at OpenAI.
 
-A round with a whole answer (for a client that does not stream) has only its terminal event.
-The merger then makes no other event either.
+If the client does not stream, each round has only its terminal event, and so has the response.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ CLIENT_CALLS = frozenset(
 )  # fmt: skip
 """Item types of calls that the client has to answer."""
 
-_FIRST_FIELDS = ("id", "created_at", "max_output_tokens", "tool_choice")
-"""Fields that the response has of the first round: later rounds change limit and choice."""
+_FIRST_ROUND_FIELDS = ("id", "created_at", "max_output_tokens", "tool_choice")
+"""Fields of the response that come from the first round; later rounds change the last two."""
 
 
 @dataclass(eq=False)
@@ -63,12 +62,12 @@ class HostedCall:
     index: int | None = None
     item: Json = field(default_factory=dict)
     is_begun: bool = False
-    sent_arguments: bool = False
+    has_sent_arguments: bool = False
 
 
 @dataclass
-class Place:
-    """An item of a round: a hosted call, or another item with its index in the output."""
+class AnnouncedItem:
+    """An item that events have announced: a hosted call, or another item and its index."""
 
     call: HostedCall | None
     index: int | None = None
@@ -79,8 +78,8 @@ class Place:
 class Round:
     """The result of one round: its items for the next request, and its hosted calls.
 
-    ``terminal`` is the round's last event. ``places`` are the items that events have announced, by
-    their index or id.
+    ``terminal`` is the round's last event. ``announced_items`` are the items that events have
+    announced, by their index or id.
     """
 
     token: str
@@ -88,7 +87,7 @@ class Round:
     calls: list[HostedCall] = field(default_factory=list)
     has_client_calls: bool = False
     terminal: Event = field(default_factory=dict)
-    places: dict[Any, Place] = field(default_factory=dict)
+    announced_items: dict[Any, AnnouncedItem] = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:
@@ -127,7 +126,7 @@ class ResponseMerger:
         self._first: Json = {}
         self._prelude: list[tuple[Json, tuple[str, ...]]] = []
         self._held: list[Event | HostedCall] | None = None
-        self._ready: Batch = []  # events before all that is held
+        self._ready: Batch = []  # events to send before the held ones
 
     @property
     def is_limit_reached(self) -> bool:
@@ -147,7 +146,7 @@ class ResponseMerger:
     def read_round(self, stream: EventStream, round_: Round) -> EventStream:
         """Yield the client's events of a round, up to the first hosted call that has to be run.
 
-        Later events are held back until `release`. Fills ``round_``.
+        Later events are held back until `take_held`. Fills ``round_``.
         """
         self._held = None
         try:
@@ -207,17 +206,17 @@ class ResponseMerger:
         if not self._first:
             self._first = response
         out: Batch = []
-        is_announced = bool(round_.places)
+        is_announced = bool(round_.announced_items)
         for index, item in enumerate(response.get("output") or ()):
             if not is_announced:
                 out += self._read_whole_item(index, item, round_)
-            elif index in round_.places and not round_.places[index].is_done:
+            elif index in round_.announced_items and not round_.announced_items[index].is_done:
                 done = {"type": "response.output_item.done", "output_index": index, "item": item}
                 out += self._emit(self._read_item_event(done, round_))
-        for place in round_.places.values():
-            if place.call is not None and not place.is_done:
-                place.is_done, place.call.mode = True, "cut"
-                out += self._emit(self._finish_arguments(place.call, {}, round_))
+        for announced in round_.announced_items.values():
+            if announced.call is not None and not announced.is_done:
+                announced.is_done, announced.call.mode = True, "cut"
+                out += self._emit(self._finish_arguments(announced.call, {}, round_))
         return out
 
     def _read_whole_item(self, index: int, item: Json, round_: Round) -> Batch:
@@ -244,34 +243,34 @@ class ResponseMerger:
     def _read_item_event(self, event: Event, round_: Round) -> list[Event | HostedCall]:
         """Convert an event of an item."""
         kind, item = event.get("type"), event.get("item")
-        key = read_place(event)
-        place = round_.places.get(key)
-        if place is None:
-            is_begun = kind == "response.output_item.added" and isinstance(item, dict)
-            place = Place(self._make_call(item, round_) if is_begun and item else None)
-            round_.places[key] = place
-            if place.call is None:
-                place.index = self._allocate_index()
-            elif place.call.mode == "run":
-                place.call.index = self._allocate_index()
-                # Without events for its arguments, its place is held until it is complete.
-                shows = bool(place.call.function.argument_events)
-                return [*self._begin_call(place.call)] if shows else [place.call]
+        key = read_item_key(event)
+        announced = round_.announced_items.get(key)
+        if announced is None:
+            is_added = kind == "response.output_item.added" and isinstance(item, dict)
+            announced = AnnouncedItem(self._make_call(item, round_) if is_added and item else None)
+            round_.announced_items[key] = announced
+            if announced.call is None:
+                announced.index = self._allocate_index()
+            elif announced.call.mode == "run":
+                announced.call.index = self._allocate_index()
+                # Without events for its arguments, the call is held until it is complete.
+                shows_arguments = bool(announced.call.function.argument_events)
+                return [*self._begin_call(announced.call)] if shows_arguments else [announced.call]
             else:
                 return []
-        place.is_done = kind == "response.output_item.done"
-        if place.call is not None:
-            return self._read_call_event(event, place.call, round_)
-        moved = {**event}
+        announced.is_done = kind == "response.output_item.done"
+        if announced.call is not None:
+            return self._read_call_event(event, announced.call, round_)
+        converted = {**event}
         if "output_index" in event:
-            moved["output_index"] = place.index
+            converted["output_index"] = announced.index
         if isinstance(item, dict):
-            moved["item"] = self._clean_item(item)
-            if place.is_done:
+            converted["item"] = self._clean_item(item)
+            if announced.is_done:
                 add_client_item(item, round_)
-                self._set_output(place.index or 0, moved["item"])
-            return [moved]
-        return [*annotate_event(moved, self._sources)]
+                self._set_output(announced.index or 0, converted["item"])
+            return [converted]
+        return [*annotate_event(converted, self._sources)]
 
     # -- hosted calls ---------------------------------------------------------------------------
 
@@ -319,7 +318,7 @@ class ResponseMerger:
         stem = call.function.argument_events
         if kind == _ARGUMENT_DELTA:
             return [{"type": f"{stem}.delta", **place, "delta": event.get("delta") or ""}]
-        call.sent_arguments = True
+        call.has_sent_arguments = True
         return [{"type": f"{stem}.done", **place, "arguments": event.get("arguments") or ""}]
 
     def _finish_arguments(
@@ -350,7 +349,7 @@ class ResponseMerger:
         call.item = call.function.make_item(call.item_id, call.arguments)
         self._set_output(call.index, call.item)
         stem = call.function.argument_events
-        if stem and not call.sent_arguments:
+        if stem and not call.has_sent_arguments:
             place = {"item_id": call.item_id, "output_index": call.index}
             out.append({"type": f"{stem}.done", **place, "arguments": call.arguments})
         if not self.is_streamed:
@@ -360,7 +359,7 @@ class ResponseMerger:
     def _begin_held(
         self, call: HostedCall, events: list[Event | HostedCall]
     ) -> list[Event | HostedCall]:
-        """Put the first events of a call before its place among the held events."""
+        """Insert the first events of a held call before it."""
         held = self._held or []
         place = held.index(call)
         if place == 0:
@@ -370,12 +369,12 @@ class ResponseMerger:
         return []
 
     def take_held(self) -> list[Event | HostedCall]:
-        """Return the held events and calls, in the client's order, and end the holding."""
+        """Return the held events and calls, in the client's order; nothing is held afterwards."""
         held, self._held = self._held or [], None
         return held
 
     def show_progress(self, call: HostedCall, events: list[Event]) -> Batch:
-        """Return the events of a call that runs."""
+        """Return events of a running call, numbered for the client."""
         if not self.is_streamed:
             return []
         place = {"item_id": call.item_id, "output_index": call.index}
@@ -455,11 +454,12 @@ class ResponseMerger:
         return {name: value for name, value in item.items() if name != "encrypted_content"}
 
     def _patch_response(self, response: Json) -> Json:
-        same: Json = {name: self._first[name] for name in _FIRST_FIELDS if name in self._first}
+        first = self._first
+        same: Json = {name: first[name] for name in _FIRST_ROUND_FIELDS if name in first}
         return {**response, **same, **self._shown}
 
 
-def read_place(event: Event) -> Any:
+def read_item_key(event: Event) -> Any:
     """Return the index or id of the item of an event."""
     index = event.get("output_index")
     if index is not None:
@@ -469,10 +469,10 @@ def read_place(event: Event) -> Any:
 
 
 def add_client_item(item: Json, round_: Round) -> None:
-    """Record an item that is not of a hosted function for the next request to the upstream."""
+    """Add an item, other than a hosted call, to the next request to the upstream."""
     round_.items.append(item)
     round_.has_client_calls = round_.has_client_calls or item.get("type") in CLIENT_CALLS
 
 
-def new_round(id_source: IdSource) -> Round:
+def make_round(id_source: IdSource) -> Round:
     return Round(make_token(id_source.new_id))

@@ -17,7 +17,7 @@ from forwarder.core.validate import INT, LIST, read_field
 from forwarder.hosted_tools.first_request import FirstRequest, LoopContext
 from forwarder.hosted_tools.history import make_function_output
 from forwarder.hosted_tools.hosted_function import CallOutcome, RunningCall
-from forwarder.hosted_tools.response_merger import HostedCall, ResponseMerger, Round, new_round
+from forwarder.hosted_tools.response_merger import HostedCall, ResponseMerger, Round, make_round
 from forwarder.hosted_tools.tool_choice import end_hosted_calls, relax_choice
 from forwarder.hosted_tools.tool_kind import ClientWatch
 from forwarder.protocols.hosted_tool_names import find_hosted_name
@@ -43,9 +43,9 @@ def with_hosted_tools(handler: Handler, context: LoopContext) -> Handler:
 
 
 def with_unstored_rounds(handler: Handler) -> Handler:
-    """Wrap the handler of an upstream that keeps responses: it keeps no rounds of an answer.
+    """Wrap the handler of an upstream that stores responses, so that it does not store the rounds.
 
-    A round is no response that a client could continue, read or delete.
+    A round is not a response of its own: clients must not continue, read or delete it.
     """
 
     def handle_request(request: Json) -> EventStream:
@@ -103,7 +103,7 @@ def start_response(handler: Handler, request: Json, context: LoopContext) -> Eve
             first.close()
             return stream
         rounds = ResponseRounds(handler, context, first, merger).run(upstream_request, stream)
-        next(rounds)  # its cleanup runs only once it has begun
+        next(rounds)  # start the generator, so that closing it runs its cleanup
         return rounds
     except BaseException:
         first.close()
@@ -129,14 +129,14 @@ class ResponseRounds:
         try:
             yield []
             for number in range(1, max_rounds + 1):
-                round_ = new_round(self._context.id_source)
+                round_ = make_round(self._context.id_source)
                 yield from merger.read_round(stream, round_)
                 self._context.on_round_end(merger.usage)
                 outputs = yield from self._finish_round(round_)
                 reason = find_stop_reason(request, merger)
                 is_over = not outputs or round_.has_client_calls or needs_approval(round_)
                 if is_over or reason is not None or number == max_rounds:
-                    # Readers of whole answers do not read on after the last event.
+                    # Close first: readers of non-streamed answers stop at the terminal event.
                     self._first.close()
                     yield merger.make_terminal(round_, None if is_over else reason)
                     return
@@ -158,8 +158,8 @@ class ResponseRounds:
         merger = self._merger
         started: dict[int, RunningCall] = {}
         outcomes: dict[int, CallOutcome] = {}
-        # Calls beside the client's own are lost if the client cannot carry them: the model asks for
-        # them again when it has the client's results.
+        # If the client cannot send hosted calls back, they are not run in a round that also calls
+        # the client's tools. The model repeats them when it has the client's results.
         is_kept = self._context.keeps_calls or not round_.has_client_calls
         if round_.is_complete and is_kept:
             for call in round_.calls:
@@ -182,13 +182,14 @@ class ResponseRounds:
                     yield merger.finish_call(thing, outcome)
                 elif thing.mode in ("run", "cut"):
                     yield merger.cut_call(thing)
-        return [
-            make_function_output(call.call_id, self._limit_size(outcomes[id(call)].output))
-            if id(call) in outcomes
-            else make_function_output(call.call_id, LIMIT_NOTE)
-            for call in round_.calls
-            if id(call) in outcomes or (call.mode == "skip" and round_.is_complete)
-        ]
+        outputs: list[Json] = []
+        for call in round_.calls:
+            if id(call) in outcomes:
+                output = self._limit_size(outcomes[id(call)].output)
+                outputs.append(make_function_output(call.call_id, output))
+            elif call.mode == "skip" and round_.is_complete:
+                outputs.append(make_function_output(call.call_id, LIMIT_NOTE))
+        return outputs
 
     def _limit_size(self, output: str | list[Json]) -> str | list[Json]:
         """Return the output of a call, or a note if the outputs are too large together."""
@@ -200,7 +201,7 @@ class ResponseRounds:
 
 
 def measure_output(output: str | list[Json]) -> int:
-    """Return about how many bytes an output has: its characters, with those of its images."""
+    """Return the approximate bytes of an output: the characters of its texts and Base64 images."""
     if isinstance(output, str):
         return len(output)
     return sum(len(part.get("text") or part.get("image_url") or "") for part in output)
@@ -211,7 +212,7 @@ def needs_approval(round_: Round) -> bool:
 
 
 def find_stop_reason(request: Json, merger: ResponseMerger) -> str | None:
-    """Return why no further round may begin: the rounds share ``max_output_tokens``."""
+    """Return why no further round may begin, or None. All rounds share ``max_output_tokens``."""
     limit = request.get("max_output_tokens")
     if type(limit) is int and limit - read_output_tokens(merger) < MIN_OUTPUT_TOKENS:
         return "max_output_tokens"
@@ -232,7 +233,7 @@ def read_output_tokens(merger: ResponseMerger) -> int:
 
 
 def make_next_request(request: Json, round_: Round, outputs: list[Json]) -> Json:
-    """Return the request of the next round: the last one, its answer, and the calls' outputs."""
+    """Return the next request: the last one, its answer, and the outputs of the calls."""
     following = {**request, "input": [*request["input"], *round_.items, *outputs]}
     if "tool_choice" in request:
         following["tool_choice"] = relax_choice(request["tool_choice"])

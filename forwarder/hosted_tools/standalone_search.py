@@ -1,4 +1,4 @@
-"""Codex's search of its own: the commands of ``POST /v1/alpha/search`` and their results as text.
+"""Codex's own search: the commands of ``POST /v1/alpha/search`` and their results as text.
 
 Codex offers its model the function ``run`` of the namespace ``web`` and sends the arguments of each
 call as ``commands``. Reference ids are the URLs of the pages, so no state is kept between calls,
@@ -52,7 +52,7 @@ from forwarder.hosted_tools.web_search_backends import SearchFailure, is_subdoma
 log = logging.getLogger("forwarder.hosted_tools")
 
 MAX_OPERATIONS = 16
-"""Operations of one request that are run; the others are named as not run."""
+"""Operations of one request that are run; the result says that the others were not run."""
 
 MAX_DOMAIN_TEXT = 1000
 """Characters in which a domain is looked for."""
@@ -62,7 +62,7 @@ MAX_OUTPUT_LENGTH = 400_000
 """Characters of the output; ``max_output_tokens`` can only lower it."""
 
 RESPONSE_LENGTHS = {"short": "low", "medium": "medium", "long": "high"}
-"""``response_length`` -> the ``search_context_size`` that gives as much."""
+"""``response_length`` -> the corresponding ``search_context_size``."""
 
 CONTEXT_LINES = 5
 """Lines before the one at which a page is opened."""
@@ -86,7 +86,7 @@ class SearchRequest(NamedTuple):
 class SearchOperation(NamedTuple):
     """One entry of a command: its name for the model, and the work that returns its result.
 
-    The work gets its call. It raises ToolFailure or ForwarderError.
+    ``work`` gets the call in which it runs. It raises ToolFailure or ForwarderError.
     """
 
     name: str
@@ -145,8 +145,8 @@ class StandaloneSearch:
             results = run_operations(
                 operations[:MAX_OPERATIONS], self._search.seconds, self._client
             )
-        results += [f"{each.name}\nToo many commands; run it again." for each in
-                    operations[MAX_OPERATIONS:]]  # fmt: skip
+        for operation in operations[MAX_OPERATIONS:]:
+            results.append(f"{operation.name}\nToo many commands; run it again.")
         if not results:
             return "The call has no command that could be run."
         output = "\n\n".join([*results, f"{CITE_NOTE} {REF_NOTE}"])
@@ -198,7 +198,9 @@ class StandaloneSearch:
 
     def _read_time(self, entry: Json, path: str) -> SearchOperation:
         offset = require_field(entry, "utc_offset", STR, f"{path}.utc_offset")
-        return SearchOperation(f"time {shorten_value(offset)}", lambda _: tell_time(offset))
+        return SearchOperation(
+            f"time {shorten_value(offset)}", lambda _: format_current_time(offset)
+        )
 
     def _search_web(self, query: str, domains: list[str], days: int | None, call: CallScope) -> str:
         if not query:
@@ -234,10 +236,11 @@ class StandaloneSearch:
         end = first + shown.count("\n") + 1
         if len(shown) < len(text):
             shown += f"\n[The page goes on. Open it with lineno {end} to read on.]"
-        links = [f"{number}: {name} {target}" for number, (name, target) in
-                 enumerate(page.links)]  # fmt: skip
-        head = f"{page.title}\nURL: {url}\nLines {first}-{end} of {len(lines)}"
-        return "\n\n".join([head, shown, *(["\n".join(["Links:", *links])] if links else ())])
+        blocks = [f"{page.title}\nURL: {url}\nLines {first}-{end} of {len(lines)}", shown]
+        if page.links:
+            links = [f"{i}: {name} {target}" for i, (name, target) in enumerate(page.links)]
+            blocks.append("\n".join(["Links:", *links]))
+        return "\n\n".join(blocks)
 
     def _open_link(self, url: str, number: int) -> str:
         links = self._get_page(url).links
@@ -279,7 +282,7 @@ def strip_domain(text: str) -> str:
     return text.partition("://")[2].partition("/")[0] or text.partition("/")[0]
 
 
-def tell_time(offset: str) -> str:
+def format_current_time(offset: str) -> str:
     parts = _UTC_OFFSET.fullmatch(offset)
     if parts is None or int(parts[2]) > 23 or int(parts[3]) > 59:
         raise SearchFailure("The offset must have the form +03:00.")

@@ -1,4 +1,4 @@
-"""``tool_choice`` for requests with hosted tools that are offered as functions."""
+"""Converts ``tool_choice`` for requests in which hosted tools are offered as functions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def find_functions(reference: Json, functions: FunctionsByType, path: str) -> li
 
 
 def relax_choice(choice: Any) -> Any:
-    """Return ``tool_choice`` for the requests after a hosted call: the demand for one is met."""
+    """Return ``tool_choice`` after a hosted call, which has fulfilled a demand for a call."""
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         return {**choice, "mode": "auto"}
     return choice if choice in ("none", "auto", None) else "auto"

@@ -1,4 +1,4 @@
-"""The client of a request and the layers above, as kinds of hosted tools see them."""
+"""The client of a request and the services of higher layers, as hosted tools see them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ToolClient(NamedTuple):
     body_memory: BodyMemory = UNLIMITED_MEMORY
 
 
-class MadeImage(NamedTuple):
+class GeneratedImage(NamedTuple):
     """An image as Base64, more fields of its item, and the usage of its maker."""
 
     data: str
@@ -75,8 +75,8 @@ class UpstreamAccess(Protocol):
         content: Json | MultipartForm,
         client: str,
         call: CallScope,
-        read: Callable[[PassthroughResponse], MadeImage],
-    ) -> MadeImage:
+        read: Callable[[PassthroughResponse], GeneratedImage],
+    ) -> GeneratedImage:
         """Send a request of the images API to an upstream; ``read`` reads its answer."""
 
 

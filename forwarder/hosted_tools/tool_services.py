@@ -34,9 +34,9 @@ from forwarder.middleware.media import Fetcher
 class HostedToolServices:
     """Makes the loop's context for each request.
 
-    With ``is_offline`` no server is called, as in a preview. ``needs_keys`` tells whether every
-    client has a key: only then URLs of clients are called. Raises ConfigError if the file of
-    servers is wrong. ``upstreams`` gives tools access to upstreams; the gateway sets it.
+    With ``is_offline`` no server is called, as in a preview. ``needs_keys`` returns whether
+    every client needs a key: only then are URLs of clients called. Raises ConfigError if the file
+    of servers is invalid. ``upstreams`` gives tools access to upstreams; the gateway sets it.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class HostedToolServices:
             build_image_fetch(settings),
             mapped,
         )
-        # A client without a key could use the forwarder to reach servers in its name.
+        # Anonymous clients must not make the forwarder send requests to servers of their choice.
         without_urls = with_urls._replace(
             policy=McpPolicy(servers, False),
-            search=without_reader(search),
+            search=drop_reader(search),
             fetch_image=None,
         )
         self._restrict_with_urls = lru_cache(maxsize=64)(build_kinds(with_urls).restrict)
@@ -110,7 +110,7 @@ class HostedToolServices:
 
     def find_search(self, account: str) -> WebSearch | None:
         """Return the web search for a client; ``None`` if none is configured."""
-        search = self._search if self._needs_keys() else without_reader(self._search)
+        search = self._search if self._needs_keys() else drop_reader(self._search)
         return None if search is None else search._replace(client=account)
 
     def close(self) -> None:
@@ -206,7 +206,7 @@ def build_page_reader(settings: Settings) -> PageReader | None:
     return None if fetcher is None else PageReader(fetcher)
 
 
-def without_reader(search: WebSearch | None) -> WebSearch | None:
+def drop_reader(search: WebSearch | None) -> WebSearch | None:
     """Return a web search that opens no pages: without keys, anyone could fetch URLs."""
     return None if search is None else search._replace(reader=None)
 

@@ -1,6 +1,6 @@
 """Web search through an upstream that has a web search of its own.
 
-The upstream gets a small Responses request in which its search is demanded. The pages that its
+The upstream gets a small Responses request that demands a call of its search. The pages that its
 answer cites and that its search has found are the results.
 """
 
@@ -29,8 +29,8 @@ MAX_TEXT_LENGTH = 20_000
 """Characters of the upstream's answer that are used."""
 
 WAIT_SECONDS = 30.0
-"""Seconds that a search waits if `MAX_PARALLEL_SEARCHES` are running, or a quarter of them for its
-client."""
+"""Seconds that a search waits while `MAX_PARALLEL_SEARCHES` are running, or a quarter of them for
+the same client."""
 
 SOURCES_INCLUDE = "web_search_call.action.sources"
 
@@ -44,7 +44,7 @@ _CONTEXT_SIZES = ((4, "low"), (8, "medium"))
 
 
 class UpstreamSearch:
-    """Searches by the model ``model``, which is named as clients name it."""
+    """Searches with a model; ``model`` is its name for clients."""
 
     def __init__(self, model: str, get_upstreams: GetUpstreams) -> None:
         self._model = model
@@ -96,7 +96,7 @@ def read_parts(output: list[Json]) -> Iterator[Json]:
     """Yield the parts of the messages of an answer."""
     for item in output:
         content = item.get("content") if item.get("type") == "message" else None
-        yield from (part for part in list_objects(content))
+        yield from list_objects(content)
 
 
 def read_text(output: list[Json]) -> str:

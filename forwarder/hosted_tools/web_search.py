@@ -1,4 +1,4 @@
-"""The ``web_search`` tool: searches, opens pages and finds text in them, by the operator's engine.
+"""The ``web_search`` tool: searches with the operator's engine, opens pages and finds text in them.
 
 The model gets three functions; their calls are shown as ``web_search_call`` items. Results and
 pages are untrusted: they reach the model as outputs of functions only.
@@ -52,7 +52,7 @@ from forwarder.protocols.hosted_tool_names import WEB_SEARCH_TYPES
 
 MAX_DOMAINS = 100
 MAX_DOMAIN_LENGTH = 253
-"""Longer names do not exist, and a pattern takes seconds for one of 60 MB."""
+"""The limit of DNS. Without it, a pattern would be matched for seconds against a text of 60 MB."""
 
 SOURCES_INCLUDE = "web_search_call.action.sources"
 
@@ -61,7 +61,7 @@ SEARCH_FUNCTIONS = {
     "open_page": "web_open_page",
     "find_in_page": "web_find_in_page",
 }
-"""Action of a ``web_search_call`` -> the function of the model."""
+"""Action of a ``web_search_call`` -> the function that the model calls."""
 
 NO_RESULTS = "The search has no results."
 CITE_NOTE = (
@@ -73,7 +73,7 @@ _DOMAIN = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 class ContextSize(NamedTuple):
-    """How much a ``search_context_size`` gives to the model."""
+    """The limits of a ``search_context_size``: results, and characters of snippets and pages."""
 
     max_results: int
     snippet_length: int
@@ -149,7 +149,7 @@ def read_domains(filters: Json, key: str, path: str) -> tuple[str, ...]:
     domains = []
     for index, value in enumerate(values):
         param = f"{path}.{key}[{index}]"
-        text = check_type(value, STR, param)[: MAX_DOMAIN_LENGTH + 2]  # still too long if cut
+        text = check_type(value, STR, param)[: MAX_DOMAIN_LENGTH + 2]  # stays too long if it is
         domain = text.lower().removesuffix(".")
         if not is_domain(domain):
             raise invalid_value(param, "it must be a domain without scheme and path")
@@ -158,7 +158,7 @@ def read_domains(filters: Json, key: str, path: str) -> tuple[str, ...]:
 
 
 def is_domain(text: str) -> bool:
-    """Whether a text in small letters is a domain, without scheme and path."""
+    """Whether a text in lower case is a domain, without scheme and path."""
     return len(text) <= MAX_DOMAIN_LENGTH and _DOMAIN.fullmatch(text) is not None
 
 
@@ -199,7 +199,7 @@ class SearchSession:
         return describe_answer(answer), {"sources": sources} if self._shows_sources else {}
 
     def open_page(self, url: str) -> Page:
-        """Return a page, fetched once in a response if it is kept. Raises PageFailure."""
+        """Return a page, from the cache of the response if it is there. Raises PageFailure."""
         if not self.tool.options.allows(url):
             raise PageFailure(
                 "The URL is not valid, or the domain filters of the search do not allow it."
@@ -358,7 +358,7 @@ class WebSearchKind(ToolKind):
         return self._search is not None and can_search(tool)
 
     def open_tools(self, request: ToolRequest) -> ToolSet:
-        """Open the search of a request; if it has several such tools, the first counts."""
+        """Open the search of a request; only the first of several such tools is used."""
         if self._search is None or not request.tools:
             return WebSearchToolSet(None)
         path, tool = request.tools[0]
@@ -383,27 +383,27 @@ class WebSearchToolSet(ToolSet):
             self._session.close()
 
     def list_functions(self, taken: set[str]) -> list[HostedFunction]:
-        """Return the functions; those for pages give way to functions of the client."""
+        """Return the functions, without page functions whose names the client uses itself."""
         if self._session is None:
             return []
         reserve_name("web_search", SEARCH_FUNCTIONS["search"], taken)
         return [each for each in self._session.make_functions() if each.name not in taken]
 
     def find_functions(self, reference: Json, path: str) -> list[str] | None:
-        """A forced web search is a search: the model cannot open a page before it."""
+        """Return the search function only: before a search, the model knows no page to open."""
         return None if self._session is None else [SEARCH_FUNCTIONS["search"]]
 
     def convert_item(self, item: Json, index: int) -> HistoryCall | None:
         path = f"input[{index}]"
         item_id = read_field(item, "id", STR, f"{path}.id") or f"ws_{index}"
         action = item.get("action") if isinstance(item.get("action"), dict) else {}
-        return HistoryCall(item_id, *describe_search(action or {}, f"{path}.action"))
+        return HistoryCall(item_id, *convert_action(action or {}, f"{path}.action"))
 
 
-def describe_search(action: Json, path: str) -> tuple[str, str, str]:
-    """Return function, arguments and output of a web search of an earlier turn.
+def convert_action(action: Json, path: str) -> tuple[str, str, str]:
+    """Return the function, the arguments and the output for the action of an earlier call.
 
-    Its results are not in the item, only their sources if the client asked for them. Raises
+    Items do not contain the results of a search, only the URLs if the client asked for them. Raises
     InvalidRequest.
     """
     kind = str(action.get("type"))

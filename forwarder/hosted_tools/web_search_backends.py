@@ -28,20 +28,21 @@ from forwarder.middleware.media.fetch import MAX_URL_LENGTH
 MAX_ANSWER_BYTES = 4 * 2**20
 MAX_QUERY_LENGTH = 400
 MAX_PARALLEL_SEARCHES = 16
-"""Requests to the engine at the same time, a quarter of them one client's; others wait within their
-time limit."""
+"""Maximum number of requests to the engine at the same time. One client may have a quarter of them.
+Further requests wait within their time limit."""
 
 MAX_SITE_OPERATORS = 8
-"""Domains that a query names for engines without a parameter for domains."""
+"""Maximum number of domains in a query, for engines without a parameter for domains."""
 
 TIME_RANGES = {"day": 1, "week": 7, "month": 31, "year": 366}
-"""Names of engines for the age of pages, in days."""
+"""Names that engines use for a maximum age of pages -> days."""
 
 MAX_RECENT_DAYS = TIME_RANGES["year"]
-"""Older pages are recent for no search."""
+"""The longest time range, in days. A search with more ``recent_days`` has no time range, except
+that Exa gets this one."""
 
 MAX_RAW_LENGTH = 20_000
-"""Characters of a title or passage that are cleaned, before it is cut. Megabytes take seconds."""
+"""Characters of a title or passage that are read. Cleaning megabytes would take seconds."""
 
 _TAG = re.compile(r"<[^<>]{0,200}>")
 _SPACE = re.compile(r"\s+")
@@ -80,7 +81,7 @@ class SearchOptions(NamedTuple):
 
     @property
     def time_range(self) -> str | None:
-        """The shortest of ``day``, ``week``, ``month`` and ``year`` that has the recent days."""
+        """The shortest of ``day``, ``week``, ``month`` and ``year`` that covers ``recent_days``."""
         days = self.recent_days or MAX_RECENT_DAYS + 1
         return next((name for name, length in TIME_RANGES.items() if days <= length), None)
 
@@ -153,10 +154,10 @@ def add_site_operators(query: str, options: SearchOptions) -> str:
 
 
 def make_searxng_request(query: str, options: SearchOptions) -> BackendRequest:
-    words = {"q": add_site_operators(query, options), "format": "json", "pageno": "1"}
+    parameters = {"q": add_site_operators(query, options), "format": "json", "pageno": "1"}
     if options.time_range:
-        words["time_range"] = options.time_range
-    return BackendRequest("/search", words)
+        parameters["time_range"] = options.time_range
+    return BackendRequest("/search", parameters)
 
 
 def read_searxng_result(result: Json) -> WebSearchResult:
@@ -164,12 +165,15 @@ def read_searxng_result(result: Json) -> WebSearchResult:
 
 
 def make_brave_request(query: str, options: SearchOptions) -> BackendRequest:
-    words = {"q": add_site_operators(query, options), "count": str(min(options.max_results, 20))}
+    parameters = {
+        "q": add_site_operators(query, options),
+        "count": str(min(options.max_results, 20)),
+    }
     if options.country:
-        words["country"] = options.country
+        parameters["country"] = options.country
     if options.time_range:
-        words["freshness"] = f"p{options.time_range[0]}"
-    return BackendRequest("/res/v1/web/search", words)
+        parameters["freshness"] = f"p{options.time_range[0]}"
+    return BackendRequest("/res/v1/web/search", parameters)
 
 
 def read_brave_results(answer: Json) -> Any:
@@ -224,17 +228,17 @@ def make_result(result: Json, text_field: str, published: Any) -> WebSearchResul
 
 
 def clean_text(text: str) -> str:
-    """Return the beginning as plain text: some engines mark the words of the query by HTML."""
+    """Return the beginning as plain text: some engines mark the words of the query with HTML."""
     return _SPACE.sub(" ", html.unescape(_TAG.sub("", text[:MAX_RAW_LENGTH]))).strip()
 
 
-def read_list(answer: Json) -> Any:
+def read_results(answer: Json) -> Any:
     return answer.get("results")
 
 
 BACKENDS: Mapping[str, Backend] = {
     "searxng": Backend(
-        None, "Authorization", "Bearer ", make_searxng_request, read_list, read_searxng_result,
+        None, "Authorization", "Bearer ", make_searxng_request, read_results, read_searxng_result,
         needs_key=False,
     ),
     "brave": Backend(
@@ -242,11 +246,11 @@ BACKENDS: Mapping[str, Backend] = {
         read_brave_results, read_brave_result,
     ),
     "tavily": Backend(
-        "https://api.tavily.com", "Authorization", "Bearer ", make_tavily_request, read_list,
+        "https://api.tavily.com", "Authorization", "Bearer ", make_tavily_request, read_results,
         read_tavily_result,
     ),
     "exa": Backend(
-        "https://api.exa.ai", "x-api-key", "", make_exa_request, read_list, read_exa_result
+        "https://api.exa.ai", "x-api-key", "", make_exa_request, read_results, read_exa_result
     ),
 }  # fmt: skip
 """Name in ``FORWARDER_WEB_SEARCH`` -> engine, with its public address."""
@@ -325,7 +329,7 @@ class SearchEngine:
 def select_results(
     results: Iterable[WebSearchResult], options: SearchOptions
 ) -> list[WebSearchResult]:
-    """Return the first results of each page that the filters allow, with cut snippets."""
+    """Return the first result for each URL that the filters allow, with cut snippets."""
     selected: dict[str, WebSearchResult] = {}
     for result in results:
         if result.url.startswith(("http://", "https://")) and options.allows(result.url):

@@ -17,7 +17,7 @@ from forwarder.core.ids import generate_id
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
 from forwarder.hosted_tools.image_makers import IMAGE_SECONDS
-from forwarder.hosted_tools.tool_context import CallScope, MadeImage
+from forwarder.hosted_tools.tool_context import CallScope, GeneratedImage
 from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.protocols.chat import CHAT
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
@@ -76,8 +76,8 @@ class InternalUpstreamClient:
         content: Json | MultipartForm,
         client: str,
         call: CallScope,
-        read: Callable[[PassthroughResponse], MadeImage],
-    ) -> MadeImage:
+        read: Callable[[PassthroughResponse], GeneratedImage],
+    ) -> GeneratedImage:
         """Send a request of the images API; ``read`` reads its answer. Raises ForwarderError."""
         context = make_internal_context(self._services, "images", client)
         context.upstream = upstream

@@ -19,7 +19,7 @@ from forwarder.hosted_tools.kind_table import ToolResources, build_kinds
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.responses_loop import with_hosted_tools
-from forwarder.hosted_tools.tool_context import MadeImage, ToolClient
+from forwarder.hosted_tools.tool_context import GeneratedImage, ToolClient
 from tests.helpers.translating import events_of
 from tests.hosted_tools.scripted_upstream import (
     ScriptedUpstream,
@@ -45,7 +45,7 @@ class Maker:
         self.drafts = 0
         self.error: Exception | None = None
 
-    def make_image(self, request: ImageRequest, client: str, progress: Any) -> MadeImage:
+    def make_image(self, request: ImageRequest, client: str, progress: Any) -> GeneratedImage:
         self.asked.append(request)
         self.clients.add(client)
         for number in range(self.drafts):
@@ -53,7 +53,7 @@ class Maker:
             progress.add_partial_image(f"draft{number}", fields)
         if self.error is not None:
             raise self.error
-        return MadeImage(MADE, {"output_format": "png", "size": "1x1"})
+        return GeneratedImage(MADE, {"output_format": "png", "size": "1x1"})
 
 
 @pytest.fixture
@@ -128,12 +128,12 @@ def test_whole_answer_has_the_image(context: LoopContext) -> None:
 def test_drafts_are_streamed_while_the_call_runs(context: LoopContext, maker: Any) -> None:
     drafted, release = threading.Event(), threading.Event()
 
-    def make_slowly(request: ImageRequest, client: str, progress: Any) -> MadeImage:
+    def make_slowly(request: ImageRequest, client: str, progress: Any) -> GeneratedImage:
         progress.add_partial_image("draft0", {"quality": "low", "revised_prompt": "?"})
         drafted.set()
         release.wait(5)
         progress.add_partial_image("draft1", {})
-        return MadeImage(MADE, {})
+        return GeneratedImage(MADE, {})
 
     maker.make_image = make_slowly
     upstream = ScriptedUpstream([image_call()], [make_text_item("Here.")])
@@ -252,11 +252,11 @@ def test_edits_at_once_fetch_an_image_once_and_count_its_memory(
         fetched.append(url)
         return Blob(PNG.ljust(size), "image/png")
 
-    def make_slowly(request: ImageRequest, client: str, progress: Any) -> MadeImage:
+    def make_slowly(request: ImageRequest, client: str, progress: Any) -> GeneratedImage:
         all_run.wait(5)
         used.append(memory.used)
         all_run.wait(5)
-        made: MadeImage = make_image(request, client, progress)
+        made: GeneratedImage = make_image(request, client, progress)
         return made
 
     maker.make_image = make_slowly
@@ -419,7 +419,7 @@ def test_bad_tool_is_refused_by_name(context: LoopContext, change: Json, param: 
 def test_cancelled_call_cancels_its_request(maker: Any) -> None:
     started, cancelled = threading.Event(), threading.Event()
 
-    def make_slowly(request: ImageRequest, client: str, progress: Any) -> MadeImage:
+    def make_slowly(request: ImageRequest, client: str, progress: Any) -> GeneratedImage:
         progress.cancel_callbacks.add(cancelled.set)
         started.set()
         cancelled.wait(5)

@@ -12,7 +12,7 @@ from forwarder.hosted_tools.hosted_function import (
     RunningCall,
     make_function_tool,
 )
-from forwarder.hosted_tools.response_merger import ResponseMerger, Round, new_round
+from forwarder.hosted_tools.response_merger import ResponseMerger, Round, make_round
 from tests.helpers.check_cases import check_each
 from tests.helpers.translating import counting_mint, events_of
 from tests.hosted_tools.scripted_upstream import (
@@ -56,7 +56,7 @@ def merge(events: list[Event], function: HostedFunction | None = None) -> tuple[
     merger = ResponseMerger(
         {"echo": function or Echo("echo")}.get, mint, {"tools": []}, None, False
     )
-    round_ = new_round(mint)
+    round_ = make_round(mint)
     out = events_of(merger.read_round(iter([[event] for event in events]), round_))
     for thing in merger.take_held():
         if isinstance(thing, dict):

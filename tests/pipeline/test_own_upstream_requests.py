@@ -14,7 +14,7 @@ from forwarder.config.settings import Settings
 from forwarder.context.client_identity import make_account_id
 from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.errors import ClientDisconnected, UpstreamError, UpstreamRefused
-from forwarder.hosted_tools.tool_context import MadeImage
+from forwarder.hosted_tools.tool_context import GeneratedImage
 from forwarder.pipeline.own_upstream_requests import InternalUpstreamClient, make_internal_context
 from forwarder.pipeline.upstream_calls import UpstreamCalls
 from forwarder.services import ReplayOverrides, Services
@@ -150,9 +150,9 @@ def test_model_is_asked_for_an_image() -> None:
     assert payers.paid[0][0] == "account"
 
 
-def read_image(response: PassthroughResponse) -> MadeImage:
+def read_image(response: PassthroughResponse) -> GeneratedImage:
     answer = json.loads(b"".join(response.chunks))
-    return MadeImage(answer["data"][0]["b64_json"], {}, answer["usage"])
+    return GeneratedImage(answer["data"][0]["b64_json"], {}, answer["usage"])
 
 
 def test_images_are_requested_with_the_upstreams_key_and_paid_by_the_client() -> None:
