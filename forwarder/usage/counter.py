@@ -1,7 +1,8 @@
 """Counts finished model requests, and adds the counts to the store regularly.
 
-A request costs a few additions in memory. The number of rows is bounded: models without an upstream
-are one, and beyond a maximum per client and hour all others are ``other``.
+A request costs a few additions in memory. The number of rows is bounded: all requests without an
+upstream count as one model, and beyond a maximum per client and hour further models count as
+``other``.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from forwarder.usage.store import UsageStore
 log = logging.getLogger("forwarder.usage")
 
 MAX_CLIENT_ROWS = 100
-"""Different models and upstreams of a client in an hour, per worker."""
+"""Maximum number of pairs of model and upstream per client, hour and worker."""
 
 MAX_PENDING_ROWS = 20_000
-"""Rows that wait while the store is not available, about 10 MB."""
+"""Maximum number of rows that wait while the store is not available, about 10 MB."""
 
 MAX_NAME_LENGTH = 128
 
 MAX_REQUEST_TOKENS = 10**10
-"""Most tokens that one request counts: an upstream may report any number, a column is 64 bits."""
+"""Maximum tokens of one request: upstreams may report any number, and columns have 64 bits."""
 
 UNKNOWN_MODEL = UNKNOWN_CLIENT
 """The name of all models for which there was no upstream."""
@@ -64,34 +65,34 @@ class UsageCounter(RequestObserver):
         self._client_rows: dict[str, set[tuple[str, str]]] = {}
         self._lost_requests = 0
         self._is_failing = False
-        self._flushing = PeriodicTask(self.flush, lambda: flush_seconds)
+        self._flush_task = PeriodicTask(self.flush, lambda: flush_seconds)
 
     def start(self) -> None:
-        """Start to add counts to the store regularly."""
-        self._flushing.start()
+        """Start adding counts to the store regularly."""
+        self._flush_task.start()
 
     def close(self) -> None:
         """Stop, and add the last counts to the store."""
-        self._flushing.stop()
+        self._flush_task.stop()
         self.flush()
 
     def on_complete(self, context: RequestContext, seconds: float) -> None:
-        """Count a request that an upstream was to answer."""
+        """Count a request for a model."""
         if context.requested_model is None or context.client_name is None:
             return
         hour = int(self._now()) // HOUR_SECONDS * HOUR_SECONDS
-        key = (hour, context.client_name, *name_model(context))  # is found as a `UsageKey` is
+        key = (hour, context.client_name, *name_model(context))  # equals a `UsageKey`
         counts = count_request(context, seconds)
         with self._lock:
-            row = self._pending.get(key) or self._open_row(UsageKey(*key))
+            row = self._pending.get(key) or self._add_row(UsageKey(*key))
             for i, count in enumerate(counts):
                 if count:
                     row[i] += count
 
     def flush(self) -> bool:
-        """Add all counts to the store; they wait for the next time if it is not available.
+        """Add all counts to the store.
 
-        Returns whether none of them waits.
+        Returns False if the store is not available; then the counts wait for the next flush.
         """
         with self._lock:
             rows, self._pending = self._pending, {}
@@ -115,8 +116,12 @@ class UsageCounter(RequestObserver):
         self._is_failing = False
         return True
 
-    def _open_row(self, key: UsageKey) -> list[int]:
-        """Return the row of a key that is not waiting, or of the key that replaces it."""
+    def _add_row(self, key: UsageKey) -> list[int]:
+        """Add and return the row of a key.
+
+        Beyond `MAX_CLIENT_ROWS` it is the row of `OTHER`. Beyond `MAX_PENDING_ROWS` the
+        returned row is not added, so its counts are lost.
+        """
         if key.hour != self._hour:
             self._hour = key.hour
             self._client_rows.clear()
@@ -138,7 +143,7 @@ class UsageCounter(RequestObserver):
         return row
 
     def _restore(self, rows: Rows) -> None:
-        """Let rows wait again, together with the counts since then."""
+        """Put rows back into memory, and add the counts that have arrived since."""
         with self._lock:
             newer, self._pending = self._pending, rows
             for key, counts in newer.items():
@@ -151,7 +156,7 @@ class UsageCounter(RequestObserver):
                     self._lost_requests += counts[0]
 
     def _log_failure(self, error: Exception) -> None:
-        """Log the first of several failures. The database itself logs why it is not available."""
+        """Log the first of consecutive failures. The database logs why it is not available."""
         if not self._is_failing:
             log.error(
                 "usage could not be stored; it waits in memory",
@@ -174,8 +179,8 @@ def name_model(context: RequestContext) -> tuple[str, str]:
 def count_request(context: RequestContext, seconds: float) -> tuple[int, ...]:
     """Return the counts of one request, the fields of `UsageCounts`."""
     usage = context.usage or {}
-    # A turn has no error if its client left before an event was to be sent. A client that closes
-    # its connection at once after the end of a stream has not left before the end.
+    # If the client disconnected while no event was being sent, the request has no error. If it
+    # closed the connection right after the end of the stream, there is usage: not cancelled.
     cancelled = context.error_class is ClientDisconnected or (
         context.is_cancelled and context.error is None and not usage
     )

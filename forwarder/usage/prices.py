@@ -1,7 +1,7 @@
-"""Prices of models: those of ``prices.toml``, and before them those of FORWARDER_PRICES.
+"""Prices of models. Prices in FORWARDER_PRICES take precedence over those in ``prices.toml``.
 
-Usage has the model that the client asked for. Its price is looked up by that name, by the name that
-the upstream has for it, and by either with the upstream (``chat/qwen-plus``).
+Usage is counted under the model name of the client. The price is looked up by this name and by the
+upstream's name for the model, each with and without the upstream (``chat/qwen-plus``).
 """
 
 from __future__ import annotations

@@ -37,11 +37,11 @@ NAME_GROUPS = ("client", "model", "upstream")
 NO_COUNTS = UsageCounts()
 
 MAX_ROWS = 10_000
-"""Lines of a report. Making and encoding them takes up to 0.2 s, outside of the event loop."""
+"""Maximum number of lines of a report. A thread makes and encodes them in up to 0.2 s."""
 
 MAX_PRICED_MODELS = 500
-"""Pairs of model and upstream of which a report looks up prices, those with the most tokens first:
-clients may invent any number of names.
+"""Maximum number of pairs of model and upstream whose prices a report looks up. Pairs with the most
+tokens come first, because clients may invent any number of names.
 """
 
 MAX_DAYS = 3660
@@ -59,7 +59,7 @@ COUNT_COLUMNS = (
 MAX_CACHED_TIMES = 1024
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""Spreadsheets take a text that begins with one of these as a formula."""
+"""Spreadsheets treat a text that begins with one of these as a formula."""
 
 
 class UsageLine(NamedTuple):
@@ -80,12 +80,12 @@ class UsageLine(NamedTuple):
     @property
     def mean_first_event_ms(self) -> float | None:
         """The mean time to the first event of an answer, None without answers."""
-        return divide(self.counts.first_event_ms, self.counts.first_events)
+        return compute_mean(self.counts.first_event_ms, self.counts.first_events)
 
     @property
     def mean_duration_ms(self) -> float | None:
         """The mean duration of a request, None without requests."""
-        return divide(self.counts.duration_ms, self.counts.requests)
+        return compute_mean(self.counts.duration_ms, self.counts.requests)
 
     def to_json(self, group: Sequence[str]) -> Json:
         """Return the values of the columns that `list_columns` names."""
@@ -101,12 +101,12 @@ class UsageLine(NamedTuple):
 
 @dataclass(frozen=True)
 class UsageReport:
-    """The usage from ``start`` until before ``end``.
+    """The usage from ``start`` up to, but not including, ``end``.
 
-    ``is_shared`` is false if it is only that of one worker. ``group`` has the names by which
-    ``lines`` are separated, in the order in which they are sorted. With ``is_truncated`` there were
-    more than `MAX_ROWS` of them: the later ones are left out, without a time those with the fewest
-    tokens. ``total`` is always that of all.
+    ``is_shared`` is false if the report covers one worker only. ``group`` names the dimensions of
+    ``lines``, in the order by which the lines are sorted. ``is_truncated`` means that there were
+    more than `MAX_ROWS` lines. With a time in ``group`` the latest ones are left out, otherwise
+    those with the fewest tokens. ``total`` always includes all usage.
     """
 
     start: int
@@ -154,7 +154,7 @@ class UsageReporter:
         self._store = store
         self._prices = prices
         self._flush = flush
-        self._worker = BlockingPool(1)  # a long report takes 0.1 s, in which requests go on
+        self._worker = BlockingPool(1)  # a thread: a long report takes 0.1 s
 
     @property
     def is_shared(self) -> bool:
@@ -164,10 +164,10 @@ class UsageReporter:
     def make_report(
         self, start: int, end: int, group: Sequence[str] = (), client: str | None = None
     ) -> UsageReport:
-        """Return the sums of the hours from ``start`` until before ``end``.
+        """Return the sums of the hours from ``start`` up to, but not including, ``end``.
 
         ``group`` has at most one of ``hour`` and ``day``, and any of ``client``, ``model`` and
-        ``upstream``. With ``client`` it is the usage of this client. Raises StoreUnavailable if the
+        ``upstream``. ``client`` restricts the report to one client. Raises StoreUnavailable if the
         database cannot be read.
         """
         return self.make_reports(start, end, [group], client)[0]
@@ -182,7 +182,7 @@ class UsageReporter:
                 for group in groups]  # fmt: skip
 
     def list_clients(self, start: int, end: int, limit: int) -> list[str]:
-        """Return the names of clients in their order, those with the most tokens if too many."""
+        """Return sorted names of clients, at most ``limit``: those with the most tokens."""
         query = UsageQuery(start, end, ("client",), largest_first=True)
         return sorted(str(key[0]) for key, _ in self._store.sum_counts(query, limit))
 
@@ -200,10 +200,7 @@ class UsageReporter:
     def list_totals(
         self, start: int, end: int, group: Sequence[str] = (), client: str | None = None
     ) -> list[UsageLine]:
-        """Return the sums of a time by any of ``client``, ``model`` and ``upstream``.
-
-        The line with the most tokens is the first.
-        """
+        """Return the sums by any of ``client``, ``model`` and ``upstream``, most tokens first."""
         return sort_by_tokens(self.make_report(start, end, group, client).lines)
 
     def _find_prices(self, start: int, end: int, client: str | None) -> Prices:
@@ -230,7 +227,7 @@ class UsageReporter:
             totals = sums
 
         def make_lines() -> tuple[list[UsageLine], UsageLine]:
-            return [make_line(chosen, each) for each in sorted(sums[:MAX_ROWS])], add_up(totals)
+            return [make_line(chosen, each) for each in sorted(sums[:MAX_ROWS])], make_total(totals)
 
         lines, total = self._worker.run(make_lines)
         return UsageReport(
@@ -246,7 +243,7 @@ def make_line(group: Sequence[str], found: PricedSum) -> UsageLine:
     return UsageLine(None if start is None else int(start), client, model, upstream, *found[1:])
 
 
-def add_up(sums: Sequence[PricedSum]) -> UsageLine:
+def make_total(sums: Sequence[PricedSum]) -> UsageLine:
     """Return the total of all sums."""
     columns = list(zip(*(each.counts for each in sums), strict=True))
     costs = [each.cost for each in sums if each.cost is not None]
@@ -260,7 +257,7 @@ def add_up(sums: Sequence[PricedSum]) -> UsageLine:
 
 
 def sort_by_tokens(lines: Iterable[UsageLine]) -> list[UsageLine]:
-    """Return lines in another order: the one with the most tokens is the first."""
+    """Return the lines in descending order of their tokens."""
     return sorted(lines, key=lambda line: -line.counts.tokens)
 
 
@@ -270,7 +267,7 @@ def list_columns(group: Sequence[str]) -> tuple[str, ...]:
     return (*start, *(name for name in NAME_GROUPS if name in group), *COUNT_COLUMNS)
 
 
-def divide(total: int, count: int) -> float | None:
+def compute_mean(total: int, count: int) -> float | None:
     return round(total / count, 1) if count else None
 
 
@@ -280,7 +277,7 @@ def format_time(seconds: int) -> str:
 
 
 def escape_cell(value: object) -> object:
-    """Put an apostrophe before a text that a spreadsheet would take for a formula."""
+    """Put an apostrophe before a text that a spreadsheet would treat as a formula."""
     if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
         return f"'{value}"
     return value
@@ -303,10 +300,10 @@ def parse_group(text: str | None) -> tuple[str, ...]:
 
 
 def parse_range(start: str | None, end: str | None, now: float) -> tuple[int, int]:
-    """Parse the first moment and the end of a report, as `parse_time` does.
+    """Parse the start and the end of a report, as `parse_time` does.
 
-    The times of hours that have begun are whole hours. By default the report ends now, and begins
-    seven days before its end. Raises InvalidRequest, which names ``from`` or ``to``.
+    Both are extended to whole hours. By default the report ends now and begins seven days before
+    its end. Raises InvalidRequest, which names ``from`` or ``to``.
     """
     until = parse_time(end, "to", is_end=True) if end else int(now) + 1
     last = -(-until // HOUR_SECONDS) * HOUR_SECONDS

@@ -1,4 +1,4 @@
-"""Where counts of usage are added up."""
+"""Stores that add up usage counts: the interface, and the store in the memory of a worker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from forwarder.storage.db.usage import (
 )
 
 MAX_MEMORY_ROWS = 20_000
-"""Rows in the memory of a worker, about 10 MB. Beyond, the oldest hours are dropped."""
+"""Maximum number of rows in memory, about 10 MB. Above it, the oldest hours are dropped."""
 
 
 class UsageStore(Protocol):
@@ -30,7 +30,7 @@ class UsageStore(Protocol):
     def is_shared(self) -> bool: ...
 
     def add_counts(self, rows: Sequence[tuple[UsageKey, UsageCounts]]) -> None:
-        """Add counts to those of their keys. Raises StoreUnavailable if nothing was added."""
+        """Add counts to the rows of their keys. Raises StoreUnavailable if nothing was added."""
 
     def sum_counts(self, query: UsageQuery, limit: int) -> list[UsageSum]:
         """Return the sums of at most ``limit`` groups. Raises StoreUnavailable."""
@@ -52,7 +52,7 @@ class MemoryUsageStore:
         self._now = now
         self._lock = threading.Lock()
         self._rows: dict[UsageKey, UsageCounts] = {}
-        self._worker = BlockingPool(1)  # sums of all rows take 0.1 s, in which requests go on
+        self._worker = BlockingPool(1)  # a thread: sums of all rows take 0.1 s
 
     def add_counts(self, rows: Sequence[tuple[UsageKey, UsageCounts]]) -> None:
         with self._lock:
@@ -88,7 +88,7 @@ def sum_rows(
     for key, counts in rows:
         if query.start <= key.hour < query.end and query.client in (None, key.client):
             price = prices.get((key.model, key.upstream))
-            group = make_group(key, query.group)
+            group = make_group_key(key, query.group)
             cost = None if price is None else compute_cost(counts, price)
             unpriced = counts.requests if price is None else 0
             found = sums.get(group)
@@ -102,7 +102,7 @@ def sum_rows(
     return ordered
 
 
-def make_group(key: UsageKey, names: Sequence[str]) -> tuple[int | str, ...]:
-    """Return the values of a key by which `UsageQuery.group` separates sums."""
+def make_group_key(key: UsageKey, names: Sequence[str]) -> tuple[int | str, ...]:
+    """Return the values of the dimensions ``names``, as in `UsageQuery.group`, of a key."""
     values = {**key._asdict(), "day": key.hour - key.hour % DAY_SECONDS}
     return tuple(values[name] for name in names)
