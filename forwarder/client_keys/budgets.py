@@ -1,9 +1,9 @@
 """Budgets: limit the usage of a key in a day or month.
 
 The usage of all workers is read from the store, and the requests that this worker has answered
-since are added in memory. A request is refused once the budget is used up; requests that run then
-end normally. So a budget is exceeded at most by the requests that run at the same time, and by
-those that other workers answer within `REFRESH_SECONDS` plus FORWARDER_USAGE_INTERVAL.
+since are added in memory. A request is rejected once the budget is used up; requests that are
+already running end normally. So a budget is exceeded at most by the requests that run at the same
+time, and by those that other workers answer within `REFRESH_SECONDS` plus FORWARDER_USAGE_INTERVAL.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from forwarder.usage.store import UsageStore
 log = logging.getLogger("forwarder.client_keys")
 
 REFRESH_SECONDS = 3.0
-"""Seconds for which the usage of other workers is not read again."""
+"""Minimum interval between two reads of the usage of all workers."""
 
 SETTLE_SECONDS = 300.0
 """Seconds after which all hours of a period are read again; otherwise only the latest ones are.
@@ -41,28 +41,32 @@ MAX_CACHED_CLIENTS = 10_000
 
 
 class ClientUsage:
-    """The usage of one client in a period, in the unit of its budget."""
+    """The usage of one client in a period, in the unit of its budget.
+
+    ``settled`` is the stored usage of the hours before ``settled_until``, ``recent`` that of the
+    later hours, and ``own`` the usage that this worker has added since the last read.
+    """
 
     def __init__(self, budget: Budget, start: int, end: int) -> None:
         self.budget = budget
         self.start, self.end = start, end
-        self.lock, self.refreshing = threading.Lock(), threading.Lock()
+        self.lock, self.refresh_lock = threading.Lock(), threading.Lock()
         self.settled = self.recent = self.own = 0.0
         self.settled_until = start
         self.settled_at = self.refreshed_at = float("-inf")
 
     @property
     def total(self) -> float:
-        """The usage of the hours that are settled, of the latest ones, and of this worker since."""
+        """The usage of the whole period."""
         return self.settled + self.recent + self.own
 
 
 class BudgetObserver(RequestObserver):
-    """Refuses requests of clients that have used up their budget.
+    """Rejects requests of clients that have used up their budget.
 
-    It comes after the `UsageCounter` among the observers: a request that ends while the store is
-    read is then counted twice for some seconds, and not missed. ``flush`` adds the counts of this
-    worker to ``store``.
+    It must come after the `UsageCounter` in the list of observers. Then a request that ends while
+    the store is read is counted twice for some seconds instead of being missed. ``flush`` adds the
+    counts of this worker to ``store``.
     """
 
     def __init__(
@@ -93,8 +97,8 @@ class BudgetObserver(RequestObserver):
             return
         self._observer.on_rejection("budget")
         raise QuotaExceeded(
-            "You exceeded your current quota: the key may use "
-            f"{grants.budget}, and it does so again from {format_moment(usage.end)}."
+            f"You exceeded your current quota: the key may use {grants.budget}. "
+            f"The quota is renewed at {format_moment(usage.end)}."
         )
 
     def on_complete(self, context: RequestContext, seconds: float) -> None:
@@ -111,7 +115,7 @@ class BudgetObserver(RequestObserver):
         """Return the used part of a client's budget. Raises StoreUnavailable."""
         self._flush()
         start, end = find_period(budget.period, self._now())
-        return self._read(name, budget, start, end)
+        return self._read_usage(name, budget, start, end)
 
     def _get_usage(self, name: str, budget: Budget) -> ClientUsage:
         usage = self._clients.get(name)
@@ -122,9 +126,9 @@ class BudgetObserver(RequestObserver):
         return usage
 
     def _refresh(self, name: str, usage: ClientUsage) -> None:
-        """Read the stored usage of all workers; while the store is unavailable, the sums stay."""
-        if not usage.refreshing.acquire(blocking=usage.settled_at < 0):
-            return  # another request reads, and there are earlier sums
+        """Read the stored usage of all workers. If the store is unavailable, the sums stay."""
+        if not usage.refresh_lock.acquire(blocking=usage.settled_at < 0):
+            return  # another request is reading; use the earlier sums meanwhile
         try:
             now = time.monotonic()
             if now - usage.refreshed_at >= REFRESH_SECONDS:
@@ -133,7 +137,7 @@ class BudgetObserver(RequestObserver):
         except StoreUnavailable:
             pass  # the database logged it
         finally:
-            usage.refreshing.release()
+            usage.refresh_lock.release()
 
     def _read_sums(self, name: str, usage: ClientUsage, now: float) -> None:
         with usage.lock:
@@ -145,16 +149,16 @@ class BudgetObserver(RequestObserver):
         is_old = now - usage.settled_at >= SETTLE_SECONDS
         if is_old:
             until = max(usage.start, hour - HOUR_SECONDS)
-            settled = self._read(name, usage.budget, usage.start, until)
-        recent = self._read(name, usage.budget, until, usage.end)
+            settled = self._read_usage(name, usage.budget, usage.start, until)
+        recent = self._read_usage(name, usage.budget, until, usage.end)
         with usage.lock:
             usage.settled, usage.settled_until, usage.recent = settled, until, recent
             usage.own -= counted
         if is_old:
             usage.settled_at = now
 
-    def _read(self, name: str, budget: Budget, start: int, end: int) -> float:
-        """Return a client's usage in the store from ``start`` until before ``end``."""
+    def _read_usage(self, name: str, budget: Budget, start: int, end: int) -> float:
+        """Return a client's stored usage from ``start`` up to, but not including, ``end``."""
         if start >= end:
             return 0.0
         query = UsageQuery(start, end, ("model", "upstream"), name)
@@ -171,7 +175,7 @@ class BudgetObserver(RequestObserver):
 
 
 def find_period(period: str, now: float) -> tuple[int, int]:
-    """Return begin and end of the UTC day or month at ``now``, in Unix seconds."""
+    """Return the start and the end of the UTC day or month at ``now``, in Unix seconds."""
     day = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     if period == "day":
         return int(day.timestamp()), int((day + timedelta(days=1)).timestamp())

@@ -1,4 +1,4 @@
-"""A client key with its limits, and how limits are written in requests, commands and forms.
+"""A client key with its limits, and the parsing of limits in requests, commands and forms.
 
 The key itself is random and only its digest is stored. The client's stored data belongs to the
 identity of the key, which stays when the key is rotated.
@@ -23,7 +23,7 @@ from forwarder.protocols.registry import ALL_STYLES
 from forwarder.storage.db.client_keys import ClientKeyRow
 
 KEY_PREFIX = "sk-fwd-"
-"""The beginning of each key: no other text is looked up, and scanners for secrets find it."""
+"""The prefix of each key. Other texts are not looked up, and secret scanners recognize it."""
 
 KEY_BYTES = 32
 HINT_LENGTH = 4
@@ -73,7 +73,7 @@ class ClientKey:
 
     @property
     def identity(self) -> str:
-        """The stand-in for the client's key in a request context; a rotation does not change it."""
+        """The value that replaces the key in a request context; a rotation does not change it."""
         return make_key_identity(self.id)
 
     def get_state(self, now: float) -> str:
@@ -139,7 +139,7 @@ def restore_key(row: ClientKeyRow) -> ClientKey:
 
 
 def serialize_limits(grants: ClientGrants) -> Json:
-    """Return the limits as `read_limits` reads them."""
+    """Return the limits in the form that `read_limits` parses."""
     return {
         "models": list(grants.models),
         "requests_per_minute": grants.requests_per_minute,
@@ -192,7 +192,7 @@ def check_fields(body: Json, allowed: tuple[str, ...]) -> None:
 
 
 def read_models(value: Any, param: str) -> tuple[str, ...]:
-    """Return patterns of models; they are an array of texts, or one text with commas."""
+    """Return patterns of models, from an array of strings or one string with commas."""
     patterns = read_words(value, param)
     if len(patterns) > MAX_MODELS or any(
         len(each) > MAX_MODEL_LENGTH or not each.isprintable() for each in patterns
@@ -206,7 +206,7 @@ def read_models(value: Any, param: str) -> tuple[str, ...]:
 
 
 def read_styles(value: Any, param: str) -> tuple[str, ...]:
-    """Return reasoning styles, as FORWARDER_KEY_REASONING has them."""
+    """Return reasoning styles, with the names of FORWARDER_KEY_REASONING."""
     styles = tuple(style.lower() for style in read_words(value, param))
     if not set(styles) <= set(ALL_STYLES):
         raise invalid_value(param, f"styles of {', '.join(ALL_STYLES)}")
@@ -223,7 +223,7 @@ def read_words(value: Any, param: str) -> tuple[str, ...]:
 
 
 def read_limit(value: Any, param: str) -> int | None:
-    """Return a number per minute."""
+    """Return a limit per minute, or None."""
     if value is None:
         return None
     number: int = check_type(value, (int,), param)
@@ -243,7 +243,7 @@ def read_budget(value: Any, param: str) -> Budget | None:
 
 
 def parse_budget(text: str) -> Budget | None:
-    """Return the budget of a text, None for another text."""
+    """Return the budget in a text such as ``5 usd/month``; None if the text is not a budget."""
     match = _BUDGET.fullmatch(text.strip())
     if match is None:
         return None
@@ -285,7 +285,7 @@ def read_grace(value: Any) -> float:
 
 
 def parse_duration(text: str) -> float | None:
-    """Return the seconds of a text such as ``30d``, None for another text."""
+    """Return the seconds of a text such as ``30d``; None if the text is not a duration."""
     match = _DURATION.fullmatch(text)
     return None if match is None else float(int(match[1]) * _DURATION_SECONDS[match[2]])
 

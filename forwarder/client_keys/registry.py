@@ -1,9 +1,9 @@
-"""All client keys made at run time: each worker caches them and reloads the cache after a change.
+"""All client keys created at run time. Each worker caches them and reloads them after a change.
 
 `ClientKeyRegistry` is the interface and the registry without a database, which has no keys.
 `DatabaseClientKeyRegistry` stores them. A request reads the change version
 (`storage.db.change_notifier`) and looks up a dict by the digest of its key. While the database is
-unavailable, workers accept the keys they have cached.
+unavailable, workers accept the keys that they have cached.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ RETRY_SECONDS = 1.0
 MAX_WAIT_SECONDS = 1.0
 """Seconds that a request waits for a slow database, so that no worker uses outdated keys.
 
-Only the first requests wait while it does not answer; see `SharedTask`.
+If the database does not answer at all, only the first requests wait; see `SharedTask`.
 """
 
 USE_SECONDS = 60.0
-"""How exact the time of the last use is, and how often a worker stores it."""
+"""Precision of the time of the last use, and the interval at which a worker stores it."""
 
 
 class CreatedKey(NamedTuple):
@@ -82,7 +82,7 @@ class KeyEntry(NamedTuple):
 
 
 class ClientKeyRegistry:
-    """The keys of a process without a database, where none can be made.
+    """The interface, and the registry of a process without a database, which has no keys.
 
     ``is_replay`` requires no keys but those of FORWARDER_API_KEYS.
     """
@@ -94,11 +94,11 @@ class ClientKeyRegistry:
         )
 
     def are_required(self) -> bool:
-        """Return whether every client needs a key, of FORWARDER_API_KEYS or made at run time."""
+        """Return whether every client needs a key, of FORWARDER_API_KEYS or created at run time."""
         return self._always_required
 
-    def check_known(self) -> None:
-        """Raise StoreUnavailable if the keys were never read, so no client can be accepted."""
+    def check_loaded(self) -> None:
+        """Raise StoreUnavailable if the keys could not be read yet: no client can be accepted."""
 
     def authenticate(self, secret: str) -> ClientKey | None:
         """Return the key that a client sent, None for an unknown one.
@@ -109,7 +109,7 @@ class ClientKeyRegistry:
         return None
 
     def find_by_identity(self, identity: str | None) -> ClientKey | None:
-        """Return the key with this identity, also if it is not valid any more, or None."""
+        """Return the key with this identity, even if it is no longer valid, or None."""
         return None
 
     def find_by_account(self, account_id: str) -> ClientKey | None:
@@ -122,7 +122,7 @@ class ClientKeyRegistry:
         return None if key is None else key.name
 
     def count_keys(self) -> int:
-        """Return the number of keys, also of those that ended: their stored data remains."""
+        """Return the number of keys, including revoked and expired ones: their data remains."""
         return 0
 
     def list_keys(self) -> list[ClientKey]:
@@ -137,7 +137,7 @@ class ClientKeyRegistry:
         raise make_disabled_error()
 
     def create(self, body: Json) -> CreatedKey:
-        """Make a key. ``body`` has the fields `CREATION_FIELDS`.
+        """Create a key. ``body`` has the fields `CREATION_FIELDS`.
 
         Raises InvalidRequest, Unsupported or StoreUnavailable.
         """
@@ -151,7 +151,7 @@ class ClientKeyRegistry:
         raise make_disabled_error()
 
     def revoke(self, name: str) -> ClientKey:
-        """Revoke a key for ever. Raises NotFound, Unsupported or StoreUnavailable."""
+        """Revoke a key permanently. Raises NotFound, Unsupported or StoreUnavailable."""
         raise make_disabled_error()
 
     def rotate(self, name: str, grace: Any = None) -> CreatedKey:
@@ -162,7 +162,7 @@ class ClientKeyRegistry:
         raise make_disabled_error()
 
     def start(self) -> None:
-        """Start to store when keys were last used."""
+        """Start storing when keys were last used."""
 
     def close(self) -> None:
         """Stop, and store the last uses."""
@@ -189,24 +189,24 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
         self._by_account: dict[str, ClientKey] = {}
         self._used_at: dict[str, float] = {}
         self._unsaved_uses: dict[str, float] = {}
-        self._saving = PeriodicTask(self._save_uses, lambda: USE_SECONDS)
+        self._save_task = PeriodicTask(self._save_uses, lambda: USE_SECONDS)
 
     # -- requests -------------------------------------------------------------------------------
 
     def are_required(self) -> bool:
-        """Return whether every client needs a key, of FORWARDER_API_KEYS or made at run time.
+        """Return whether every client needs a key, of FORWARDER_API_KEYS or created at run time.
 
-        Under the setting ``auto`` it does as soon as there is a stored key, even a revoked one, so
-        revoking the last key admits no client. True as well while the keys are unknown.
+        With the setting ``auto`` this is true while the keys are unknown, and as soon as a key is
+        stored. Revoked keys count too: revoking the last key must not admit clients without a key.
         """
         if self._always_required or self._settings.client_keys == "optional":
             return self._always_required
-        if self._by_id:  # revoked keys stay, so a look into the database would change nothing
+        if self._by_id:  # revoked keys stay, so the database cannot change the result
             return True
         self._refresh()
         return bool(self._by_id) or not self._is_loaded() or self._is_outdated()
 
-    def check_known(self) -> None:
+    def check_loaded(self) -> None:
         if not self._is_loaded() or (not self._by_id and self._is_outdated()):
             raise StoreUnavailable
 
@@ -245,12 +245,13 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
     # -- administration -------------------------------------------------------------------------
 
     def list_keys(self) -> list[ClientKey]:
-        return [
-            key
-            if (used := self._used_at.get(key.id)) is None
-            else replace(key, last_used=max(used, key.last_used or 0.0))
-            for key in map(restore_key, self._repository.list_keys())
-        ]
+        keys = []
+        for key in map(restore_key, self._repository.list_keys()):
+            used = self._used_at.get(key.id)
+            if used is not None:
+                key = replace(key, last_used=max(used, key.last_used or 0.0))
+            keys.append(key)
+        return keys
 
     def get_key(self, name: str) -> ClientKey:
         found = [key for key in self.list_keys() if name in (key.id, key.name)]
@@ -325,25 +326,25 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
     def _get_unrevoked(self, name: str) -> ClientKey:
         key = self.get_key(name)
         if key.revoked is not None:
-            self._changes.publish_change()  # the worker that revoked it may have failed to do so
+            self._changes.publish_change()  # the worker that revoked it may have failed to do this
             raise make_revoked_error(key)
         return key
 
     def _change(self, key: ClientKey, values: Json, event: str) -> ClientKey:
         if not self._repository.change(key.id, values):
-            raise make_revoked_error(key)  # at the same moment
+            raise make_revoked_error(key)  # it was revoked since it was read
         self._publish(event, key.id, key.name)
         return self.get_key(key.id)
 
     def _publish(self, event: str, key_id: str, name: str) -> None:
-        """Announce a change to all workers, and log it, since it is the operator's."""
+        """Announce a change to all workers, and log it."""
         self._changes.publish_change()
         log.info({"event": event, "key": key_id, "client": name})
 
     # -- the cache ------------------------------------------------------------------------------
 
     def preload_keys(self) -> None:
-        """Load all keys now; a request would wait only briefly for the load."""
+        """Load all keys now, because requests wait for them only briefly."""
         self._reload_keys()
 
     def _refresh(self) -> bool:
@@ -351,7 +352,7 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
 
         While the database is unavailable, requests do not wait for the reload.
         """
-        # The first run may have started for another request, before the latest change.
+        # The task may already run for an earlier request and miss a later change: then repeat it.
         for _ in range(2):
             if self._changes.read_version() == self._seen_version:
                 return self._changes.is_current()
@@ -393,16 +394,18 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
             make_account_id(key.identity, None, self._settings): key for key in keys
         }
         self._seen_version = version
-        if rows and not self._changes.may_have_changes():  # as after a restored backup
+        if (
+            rows and not self._changes.may_have_changes()
+        ):  # for example, after a backup was restored
             self._changes.publish_change()
 
     # -- last use -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._saving.start()
+        self._save_task.start()
 
     def close(self) -> None:
-        self._saving.stop()
+        self._save_task.stop()
         self._save_uses()
 
     def _save_uses(self) -> None:

@@ -51,7 +51,7 @@ def identify_client(key: str, allows_administrators: bool = False) -> Client:
         return Client(key or None)
     if allows_administrators and has_key(key, settings.admin_keys):
         return Client(None)
-    services.client_keys.check_known()
+    services.client_keys.check_loaded()
     raise make_unknown_key_error(key)
 
 

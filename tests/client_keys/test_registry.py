@@ -127,7 +127,7 @@ def test_clients_without_a_key_are_refused_while_a_change_is_not_loaded(
 
     assert workers.two.are_required()
     with pytest.raises(StoreUnavailable):
-        workers.two.check_known()
+        workers.two.check_loaded()
 
 
 def test_known_keys_are_required_without_a_look_into_the_database(
@@ -285,7 +285,7 @@ def test_all_clients_are_refused_before_the_keys_were_read(
     workers.one.create({"name": "alice"})
     assert workers.two.are_required()
     with pytest.raises(StoreUnavailable):
-        workers.two.check_known()
+        workers.two.check_loaded()
     with pytest.raises(StoreUnavailable):
         workers.two.authenticate("sk-fwd-unknown")
 
@@ -322,7 +322,7 @@ def test_without_a_database_there_are_no_keys() -> None:
     registry = build_client_keys(settings, None, is_replay=False)
     assert registry.are_required()
     assert not build_client_keys(settings, None, is_replay=True).are_required()
-    registry.check_known()
+    registry.check_loaded()
     registry.start()
     registry.close()
     assert registry.authenticate("sk-fwd-x") is None
