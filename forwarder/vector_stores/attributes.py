@@ -142,7 +142,7 @@ def read_comparison(value: Json, kind: str, path: str) -> Filter:
 
 
 def make_comparable(value: Any) -> tuple[str, Any]:
-    """Return a value with its type, because Python takes ``True`` for 1."""
+    """Return a value with its JSON type, because in Python ``True`` equals 1."""
     if isinstance(value, bool):
         return "boolean", value
     return ("number" if isinstance(value, int | float) else type(value).__name__), value

@@ -69,7 +69,8 @@ def split_text(text: str, strategy: ChunkingStrategy) -> Iterator[str]:
             yield passage
         if end == len(text):
             return
-        # A passage that ends early may not be longer than its overlap: each one has new text.
+        # A passage that ends early may be shorter than the overlap. The next passage starts at its
+        # middle at the earliest, so that each passage contains new text.
         middle = start + max(1, (end - start) // 2)
         start = max(find_overlap_start(text, start, end, strategy.overlap_tokens), middle)
 

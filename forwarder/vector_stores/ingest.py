@@ -1,4 +1,4 @@
-"""Processing of files in vector stores: extract the text, split it, embed the passages.
+"""Processes files in vector stores: extracts the text, splits it, and embeds the passages.
 
 Each worker process handles one file at a time, in the background. A claimed file has a lease; if
 its worker dies, another one claims the file when the lease expires and starts again, at most
@@ -32,10 +32,10 @@ Embed = Callable[[str, Sequence[str], str], Sequence[Sequence[float]]]
 """A model's name, texts, and the account that pays -> their vectors. Raises ForwarderError."""
 
 MAX_ATTEMPTS = 5
-"""How often a file is attempted; each deploy may interrupt one attempt."""
+"""Maximum number of attempts to process a file; each deploy may interrupt one."""
 
 POLL_SECONDS = 10.0
-"""Seconds between two looks for waiting files, including those of dead workers."""
+"""Interval between two checks for waiting files, including files of dead workers."""
 
 BATCH_SIZE = 16
 """Passages that are embedded and stored together."""
@@ -43,7 +43,7 @@ BATCH_SIZE = 16
 RENEWALS_PER_LEASE = 3
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 32.0
-"""The first and the longest pause before a batch is embedded again; each one is twice as long."""
+"""The first and the longest pause before a batch is embedded again; pauses double each time."""
 
 SERVER_ERROR = "server_error"
 INTERRUPTED_ERROR = (SERVER_ERROR, "The server stopped several times while it read the file.")
@@ -134,13 +134,13 @@ class Ingestor:
         """Extract, split, embed and store the passages of a claimed file; return their bytes."""
         claimed = claim.file
         content = self._files.iterate_content(claimed.owner, claimed.file)
-        text = extract_file(content, claimed.filename, claim.is_lost.is_set)
+        text = extract_file(content, claimed.filename, claim.lost_event.is_set)
         room = self._files.max_owner - self._files.measure_owner(claimed.owner)
         size = 0
         strategy = ChunkingStrategy(claimed.chunk_tokens, claimed.overlap_tokens)
         passages = split_text(text, strategy)
         while batch := list(islice(passages, BATCH_SIZE)):
-            if claim.is_lost.is_set():
+            if claim.lost_event.is_set():
                 raise ClaimLost
             new_chunks = self._make_chunks(claim, batch, claimed.embedding_model)
             size += sum(chunk.size for chunk in new_chunks)
@@ -164,7 +164,7 @@ class Ingestor:
             except ForwarderError as error:
                 if error.status not in RETRIED_STATUSES or wait > MAX_RETRY_SECONDS:
                     raise
-            if claim.is_lost.wait(wait):
+            if claim.lost_event.wait(wait):
                 raise ClaimLost
             wait *= 2
 
@@ -181,7 +181,7 @@ class Ingestor:
 
 
 def pack_embeddings(vectors: Sequence[Sequence[float]]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each vector and its bits; pause in between, because a vector takes a millisecond."""
+    """Yield each vector and its bits; let other greenlets run, because each takes a millisecond."""
     for vector in vectors:
         if len(vector) > MAX_DIMENSIONS:
             raise IngestionError(f"The embedding model has more than {MAX_DIMENSIONS} dimensions.")
@@ -193,28 +193,28 @@ def pack_embeddings(vectors: Sequence[Sequence[float]]) -> Iterator[tuple[bytes,
 class FileClaim:
     """A claimed file. As a context manager it renews the lease in the background.
 
-    ``is_lost`` is set when the file was removed, cancelled or claimed by another worker.
+    ``lost_event`` is set when the file was removed, cancelled or claimed by another worker.
     """
 
     def __init__(self, repository: VectorStoreRepository, file: PendingFile, worker: str) -> None:
         self.file = file
-        self.is_lost = threading.Event()
+        self.lost_event = threading.Event()
         self._repository, self._worker = repository, worker
-        self._is_done = threading.Event()
+        self._done_event = threading.Event()
 
     def __enter__(self) -> FileClaim:
         spawn(self._renew_loop)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._is_done.set()
+        self._done_event.set()
 
     def _renew_loop(self) -> None:
-        while not self._is_done.wait(LEASE_SECONDS / RENEWALS_PER_LEASE):
+        while not self._done_event.wait(LEASE_SECONDS / RENEWALS_PER_LEASE):
             try:
                 is_own = self._repository.renew_claim(self.file, self._worker)
-                if not is_own and not self._is_done.is_set():
-                    self.is_lost.set()
+                if not is_own and not self._done_event.is_set():
+                    self.lost_event.set()
                     return
             except StoreUnavailable:
                 continue  # the database may work again before the lease ends
@@ -226,5 +226,5 @@ class FileClaim:
 
     def finish(self, size: int, error: tuple[str, str] | None) -> None:
         """Mark the file as processed, or as failed."""
-        self._is_done.set()
+        self._done_event.set()
         self._repository.finish_file(self.file, self._worker, size, error)

@@ -1,7 +1,7 @@
-"""Search in vector stores: by words, by embeddings, and both fused.
+"""Search in vector stores by words and by embeddings, with a fusion of both results.
 
-Reciprocal rank fusion adds up scores of a passage's ranks in the lists of both methods. A score of
-1 means that a passage is the first one in all lists.
+Reciprocal rank fusion computes a score from the ranks of a passage in the lists of both methods. A
+score of 1 means that a passage is the first one in all lists.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ MAX_QUERY_LENGTH = 4096
 MAX_RESULTS = 50
 DEFAULT_RESULTS = 10
 
-CANDIDATES = 100
-"""Passages of each list that are fused."""
+MAX_CANDIDATES = 100
+"""Maximum number of passages of each list that are fused."""
 
 RANK_CONSTANT = 60
-"""The usual constant of reciprocal rank fusion: how little the first ranks differ."""
+"""The common constant of reciprocal rank fusion. The larger it is, the less first ranks differ."""
 
-MULTIPLICATIONS = 400_000
-"""Multiplications per store and query: about 20 ms. They decide how many passages are compared
-exactly after all were compared by their bits."""
+MAX_MULTIPLICATIONS = 400_000
+"""Maximum number of multiplications per store and query, about 20 ms. All passages are compared by
+their bits. This number limits how many of them are then compared exactly."""
 
 ROWS_PER_SCAN = 2000
 """Passages that are read and compared by their bits at once: a few milliseconds of work."""
@@ -179,7 +179,7 @@ class Searcher:
     def _read_files(
         self, owner: str, names: list[str], matches: Filter | None
     ) -> dict[tuple[str, str], StoreFileInfo]:
-        """Return (store, file) -> information of the files that the filter admits."""
+        """Return (store, file) -> information about the files that the filter matches."""
         rows = self._repository.list_attributes(owner, names)
         return {
             (store, file): StoreFileInfo(filename, attributes)
@@ -193,17 +193,17 @@ class Searcher:
         words = split_query(query)
         if not words:
             return []
-        return self._repository.find_words(owner, store, words, files, CANDIDATES)
+        return self._repository.find_words(owner, store, words, files, MAX_CANDIDATES)
 
     def _find_by_vector(
         self, owner: str, store: str, vector: Sequence[float], files: frozenset[str]
     ) -> list[int]:
         """Return the numbers of the most similar passages, best first."""
         unit = normalize(vector)
-        bits, count = pack_bits(unit), max(CANDIDATES, MULTIPLICATIONS // len(unit))
+        bits, count = pack_bits(unit), max(MAX_CANDIDATES, MAX_MULTIPLICATIONS // len(unit))
         nearest = self._scan_bits(owner, store, bits, files, count)
         similar: list[tuple[float, int]] = []
-        size = max(1, MULTIPLICATIONS // 10 // len(unit))  # a few milliseconds of work
+        size = max(1, MAX_MULTIPLICATIONS // 10 // len(unit))  # a few milliseconds of work
         for start in range(0, len(nearest), size):
             part = nearest[start : start + size]
             similar += [
@@ -211,7 +211,7 @@ class Searcher:
                 for number, data in self._repository.read_vectors(owner, part)
             ]
             give_way()
-        best = heapq.nlargest(CANDIDATES, similar)
+        best = heapq.nlargest(MAX_CANDIDATES, similar)
         return [number for similarity, number in best if similarity > 0]
 
     def _scan_bits(

@@ -1,6 +1,6 @@
 """Vector stores of clients: their objects, checks and errors, for routes and for the tool.
 
-All functions take an owner and find only that owner's data. They raise NotFound for unknown ids,
+All methods take an owner and find only that owner's data. They raise NotFound for unknown ids,
 InvalidRequest for invalid values, and StoreUnavailable.
 """
 
@@ -61,15 +61,15 @@ class VectorStoreService:
         self._check_files_exist(owner, [file.file for file in files], "file_ids")
         now = time.time()
         store = VectorStore(
-            generate_id("vs"),
-            now,
-            now,
-            0,
-            name,
-            description,
-            metadata,
-            expires_days,
-            self._embedding_model,
+            id=generate_id("vs"),
+            created=now,
+            used=now,
+            size=0,
+            name=name,
+            description=description,
+            metadata=metadata,
+            expires_days=expires_days,
+            embedding_model=self._embedding_model,
         )
         self._repository.create(owner, store, files)
         if files:
@@ -207,7 +207,7 @@ class VectorStoreService:
         self, owner: str, store_id: str, files: Sequence[NewStoreFile], param: str
     ) -> Json:
         """Add files to a store, and return the object of the batch."""
-        batch = FileBatch(generate_id("vsfb"), store_id, time.time(), False)
+        batch = FileBatch(generate_id("vsfb"), store_id, time.time(), cancelled=False)
         self._add_files(owner, store_id, files, param, batch)
         return self._render_batch(owner, batch)
 

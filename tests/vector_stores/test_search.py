@@ -140,8 +140,8 @@ def test_scan_continues_over_pages(client: Client, monkeypatch: pytest.MonkeyPat
 
 
 def test_nearest_bits_are_compared_exactly(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "CANDIDATES", 1)
-    monkeypatch.setattr(search, "MULTIPLICATIONS", 16)
+    monkeypatch.setattr(search, "MAX_CANDIDATES", 1)
+    monkeypatch.setattr(search, "MAX_MULTIPLICATIONS", 16)
     store = fill(client)
 
     found = find(client, store, TEXTS["cats"], options=RankingOptions(0.0, 1.0, 0.0))
