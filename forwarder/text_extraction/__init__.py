@@ -1,5 +1,5 @@
-"""Readable text of files and web pages, which a process of its own extracts.
+"""Extracts the readable text of files and web pages in a separate process.
 
-`extract.py` is the program, which has the parsers. `extraction_process.py` runs it, so that a
-broken or hostile document cannot stop, slow down or harm the worker.
+`extract.py` is the program with the parsers. `extraction_process.py` runs it. A broken or hostile
+document can therefore not stop, slow down or harm the worker.
 """

@@ -1,9 +1,9 @@
-"""Extract the text of a document. A program of its own, so that it cannot harm the worker.
+"""Extract the text of a document, as a separate program that cannot harm the worker.
 
-It runs as ``python -I extract.py KIND NAME``, reads the content from standard input, and writes a
-line with a status and the number of bytes, then the text, or the reason of failure. `KINDS` has the
-kinds of documents. The program imports nothing of the forwarder, gets no environment, and limits
-its own memory and time.
+It runs as ``python -I extract.py KIND NAME`` and reads the content from standard input. It writes a
+line with a status and a number of bytes, followed by the text or the reason of the failure. `KINDS`
+lists the kinds of documents. The program imports nothing from the forwarder, gets an empty
+environment, and limits its own memory and time.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from urllib.parse import urljoin
 OK, INVALID, UNSUPPORTED = "ok", "invalid_file", "unsupported_file"
 
 FILE, PAGE, PDF_PAGE = "file", "page", "PDF file"
-"""Kinds of documents: a file, of which the name is given, and web pages, of which the URL is: HTML
-and PDF."""
+"""Kinds of documents: an uploaded file, and web pages in HTML and PDF. NAME is the name of the file
+or the URL of the HTML page."""
 
 MEMORY_BYTES = 1 << 30
 CPU_SECONDS = {FILE: 60, PAGE: 20, PDF_PAGE: 20}
 NICENESS = 10
-"""Other processes come first."""
+"""Niceness of the process, so that other processes get the CPU first."""
 
 MAX_CHARACTERS = 20_000_000
 """About five million tokens of English, which is also OpenAI's limit."""
@@ -69,7 +69,7 @@ def extract_text(data: bytes, filename: str) -> str:
 
 
 def clean_text(text: str) -> str:
-    """Return the text of a file. Raises InvalidFile if it is empty."""
+    """Return the text without NUL and surrounding space. Raises InvalidFile if nothing is left."""
     # Neither database stores NUL in texts.
     text = text.replace("\0", "").strip()
     if not text:
@@ -78,7 +78,7 @@ def clean_text(text: str) -> str:
 
 
 def choose_extractor(data: bytes, filename: str) -> Callable[[bytes], Iterator[str]]:
-    """Return the extractor for a content. The name decides only if the content is ambiguous."""
+    """Return the extractor for the content. The name decides only if the content is ambiguous."""
     head, suffix = data[:DETECTED_BYTES], os.path.splitext(filename.lower())[1]
     if b"%PDF-" in head:
         return extract_pdf
@@ -141,7 +141,7 @@ def find_links(data: bytes, url: str) -> Iterator[tuple[str, str]]:
             target = urljoin(url, str(element.get("href") or "")).partition("#")[0]
         except ValueError:
             continue
-        if target.startswith(("http://", "https://")) and target not in (*found, url):
+        if target.startswith(("http://", "https://")) and target != url and target not in found:
             found.add(target)
             text = " ".join(element.text_content().split())
             yield text[:MAX_LINK_TEXT], target

@@ -1,4 +1,4 @@
-"""Runs `extract.py` in a process of its own, and kills it if it takes too long.
+"""Runs `extract.py` in a separate process, and kills it if it takes too long.
 
 The process reads and writes temporary files, so that no greenlet waits for pipes. It is started by
 ``posix_spawn`` and awaited by polling, because gevent's `subprocess` forks the whole worker and
@@ -66,6 +66,10 @@ def extract_text(
     seconds: float,
     is_cancelled: Callable[[], bool],
 ) -> str:
+    """Return the text of a document; ``kind`` and ``name`` are arguments of `extract.py`.
+
+    Raises ExtractionError.
+    """
     with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as target:
         for part in content:
             source.write(part)
@@ -94,7 +98,7 @@ def run_extractor(
 ) -> None:
     """Run the program to its end. It is killed after ``seconds`` or if it is cancelled."""
     program = str(Path(extract.__file__))
-    with open(os.devnull, "wb") as nowhere:
+    with open(os.devnull, "wb") as null_device:
         pid = spawn_process(
             sys.executable,
             [sys.executable, "-I", program, *arguments],
@@ -102,7 +106,7 @@ def run_extractor(
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, source.fileno(), 0),
                 (os.POSIX_SPAWN_DUP2, target.fileno(), 1),
-                (os.POSIX_SPAWN_DUP2, nowhere.fileno(), 2),
+                (os.POSIX_SPAWN_DUP2, null_device.fileno(), 2),
             ],
             setpgroup=0,
             setsigmask=(),
