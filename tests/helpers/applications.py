@@ -234,6 +234,7 @@ def _separate_applications(_record_services: list[Services]) -> Iterator[None]:
     logger = logging.getLogger("forwarder")
     logger.propagate = True
     logger.setLevel(logging.NOTSET)
+    _record_services.clear()  # of fixtures that other tests use too
     yield
     while _record_services:
         _record_services.pop().close()
