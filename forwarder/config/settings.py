@@ -65,7 +65,7 @@ class UpstreamSettings:
 
     An upstream with several keys or hosts has such an object for each endpoint: the first is the
     upstream itself, and its ``replicas`` are the others. ``endpoint`` is None if there is only one.
-    ``key_rest`` is the cooldown of an endpoint that refuses requests and names no time.
+    ``key_cooldown`` is the cooldown of an endpoint that refuses requests and names no time.
     """
 
     name: str
@@ -87,7 +87,7 @@ class UpstreamSettings:
     total_timeout: float | None
     max_retries: int
     retry_wait: float
-    key_rest: float
+    key_cooldown: float
     fallback: tuple[Fallback, ...]
     breaker_failures: int
     breaker_share: float
@@ -521,7 +521,7 @@ UPSTREAM_SETTINGS = (
     Setting("TOTAL_TIMEOUT", "total_timeout", parsers.parse_seconds_or_none, "0"),
     Setting("MAX_RETRIES", "max_retries", parsers.make_number_parser(int, 0, 5, ""), "0"),
     Setting("RETRY_WAIT", "retry_wait", parsers.parse_seconds_from_zero, "20"),
-    Setting("KEY_REST", "key_rest", parsers.parse_seconds, "15"),
+    Setting("KEY_COOLDOWN", "key_cooldown", parsers.parse_seconds, "15"),
     Setting("FALLBACK", "fallback", parsers.parse_fallbacks, ""),
     Setting(
         "BREAKER_FAILURES", "breaker_failures", parsers.make_number_parser(int, 0, 1000, ""), "10"

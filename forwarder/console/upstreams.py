@@ -234,11 +234,11 @@ def describe_endpoint(state: Json) -> tuple[str, str, str]:
     facts += [format_count(state[name], title) for name, title in COUNTS if state.get(name)]
     if state["breaker"] != CLOSED:
         facts.insert(0, f"breaker {state['breaker'].replace('_', ' ')}")
-    for cooldown in state.get("resting", [])[:MAX_SHOWN_COOLDOWNS]:
+    for cooldown in state.get("cooldowns", [])[:MAX_SHOWN_COOLDOWNS]:
         model = f" for {shorten_value(cooldown['model'])}" if "model" in cooldown else ""
         time = f"{cooldown['seconds']} s"
         facts.insert(0, f"cooling down {time}{model} after a {cooldown['status']}")
-    is_usable = state["breaker"] == CLOSED and "resting" not in state
+    is_usable = state["breaker"] == CLOSED and "cooldowns" not in state
     name = f"host {state['host']}, key {state['key']}"
     return "good" if is_usable else "bad", name, ", ".join(facts)
 

@@ -241,7 +241,7 @@ def test_upstream_defaults() -> None:
         total_timeout=None,
         max_retries=0,
         retry_wait=20.0,
-        key_rest=15.0,
+        key_cooldown=15.0,
         fallback=(),
         breaker_failures=10,
         breaker_share=0.5,

@@ -69,7 +69,7 @@ def find_cooling_keys(server: Server) -> list[int]:
     endpoints = http.get(f"{server.url}/ready?verbose").json()["upstreams"]["chat"]["resilience"][
         "endpoints"
     ]
-    return [each["key"] for each in endpoints if "resting" in each]
+    return [each["key"] for each in endpoints if "cooldowns" in each]
 
 
 def await_cooling_keys(server: Server, expected: int, seconds: float = 5) -> None:
@@ -154,12 +154,14 @@ def test_requests_do_not_wait_for_an_unavailable_redis(
 def test_redis_removes_only_entries_that_are_unchanged(tmp_path: Path) -> None:
     with redis_at(free_port(), tmp_path) as url:
         storage = RedisStorage(url)
-        storage.exchange({"rest:a": b"old", "rest:b": b"old"}, {})
-        storage.exchange({"rest:b": b"new"}, {})
+        storage.exchange({"cooldown:a": b"old", "cooldown:b": b"old"}, {})
+        storage.exchange({"cooldown:b": b"new"}, {})
 
-        snapshot = storage.exchange({}, {"rest:a": b"old", "rest:b": b"old", "rest:c": b"old"})
+        snapshot = storage.exchange(
+            {}, {"cooldown:a": b"old", "cooldown:b": b"old", "cooldown:c": b"old"}
+        )
 
-        assert snapshot.entries == {"rest:b": b"new"}
+        assert snapshot.entries == {"cooldown:b": b"new"}
 
 
 def test_keys_share_concurrent_requests(provider: ScriptedUpstream, tmp_path: Path) -> None:

@@ -164,10 +164,10 @@ def test_limited_key_cools_down_and_the_request_goes_on_with_the_other(
         "endpoints"
     ]
     expected = {"30": 30, None: 15}[seconds] if status == 429 and not code else 300
-    [cooldown] = first["resting"]
+    [cooldown] = first["cooldowns"]
     assert cooldown["status"] == status
     assert expected - 3 <= cooldown["seconds"] <= expected
-    assert "resting" not in second
+    assert "cooldowns" not in second
 
 
 def test_refused_key_is_reported_and_not_used_again(

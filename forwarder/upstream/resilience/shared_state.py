@@ -255,7 +255,7 @@ class SharedState:
 def name_cooldowns(state: UpstreamState) -> str:
     """Return the name of an endpoint in shared entries; it does not reveal the key."""
     settings = state.settings
-    return f"rest:{settings.name}~{digest_endpoint(settings.base_url, settings.api_key)}"
+    return f"cooldown:{settings.name}~{digest_endpoint(settings.base_url, settings.api_key)}"
 
 
 def name_breaker(state: UpstreamState) -> str:

@@ -78,7 +78,7 @@ class UpstreamState:
         self._chance = chance
         self._identify_client = identify
         self.counts: Counter[str] = Counter()
-        self.cooldowns = Cooldowns(settings.key_rest, now)
+        self.cooldowns = Cooldowns(settings.key_cooldown, now)
         self.concurrency_limit = ConcurrencyLimit(settings.max_concurrent)
         self.retry_budget = RetryBudget(now)
         self._endpoint_requests = ConcurrencyLimit(None)
@@ -210,7 +210,7 @@ class UpstreamState:
             **dict(sorted(self.counts.items())),
         }
         if cooldowns:
-            state["resting"] = [  # the name is public: `/ready?verbose` shows it
+            state["cooldowns"] = [
                 {
                     **({"model": cooldown.model} if cooldown.model else {}),
                     "status": cooldown.status,

@@ -220,7 +220,7 @@ def test_refused_request_goes_on_with_the_next_key_and_the_key_cools_down() -> N
     assert context.endpoint.label == "1.2"
     assert context.pauses == []
     assert {world.ask(affinity) for _ in range(5)} == {"1.2"}
-    cooldowns = world.describe()["endpoints"][0]["resting"]
+    cooldowns = world.describe()["endpoints"][0]["cooldowns"]
     assert cooldowns == [{"model": "m", "status": 429, "seconds": 60}]
 
 
@@ -259,7 +259,7 @@ def test_request_that_all_accounts_refuse_does_not_stop_other_requests(
     world.failures, world.asked = {}, []
 
     assert world.ask(model="up/other-model") == world.asked[0]
-    assert [each for each in world.describe()["endpoints"] if "resting" not in each] == [
+    assert [each for each in world.describe()["endpoints"] if "cooldowns" not in each] == [
         world.describe()["endpoints"][int(world.asked[0][0]) * 2 + int(world.asked[0][2]) - 3]
     ]
 

@@ -250,7 +250,11 @@ def test_states_stay_local_while_the_storage_is_down_and_are_shared_afterwards(
 
 def test_entries_of_other_versions_are_removed() -> None:
     two = Two()
-    two.storage.entries = {"rest:up~x m": b"not JSON", "rest:y": b"[1]", "open:z": b'{"until":"x"}'}
+    two.storage.entries = {
+        "cooldown:up~x m": b"not JSON",
+        "cooldown:y": b"[1]",
+        "open:z": b'{"until":"x"}',
+    }
 
     two.exchange()
     two.exchange()
