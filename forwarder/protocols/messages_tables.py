@@ -122,9 +122,7 @@ MESSAGES_BLOCKS: DispositionTable = {
     "document, with citations": drop_item("the upstream does not cite documents"),
     "search_result": remap_item("becomes a text part with its title and its source"),
     "search_result, with citations": drop_item("the upstream does not cite search results"),
-    "thinking": remap_item(
-        "its signature is a seal of the forwarder; it goes back to the model that made it"
-    ),
+    "thinking": remap_item("decrypted from its signature, and sent back to the model that made it"),
     "thinking, signed elsewhere": remap_item("sent as text, if the upstream accepts it"),
     "redacted_thinking": remap_item("holds sealed data that the model needs back"),
     "redacted_thinking, made elsewhere": drop_item("only the server that made it can decrypt it"),
@@ -147,7 +145,7 @@ MESSAGES_BLOCKS: DispositionTable = {
     "browser_state": note_item("the upstream has no browser tools"),
     "compaction": remap_item("its summary is sent as text"),
     "tool_addition": note_item("all tools are offered from the start, also those it defines"),
-    "tool_removal": drop_item("all tools are offered to the end"),
+    "tool_removal": drop_item("tools stay available until the end"),
     "fallback": note_item("it only records which model answered"),
 }
 """The blocks of messages, by type."""

@@ -106,7 +106,7 @@ RESPONSES_OVER_CHAT: dict[str, Disposition] = {
         BOOL, "the forwarder runs it in the background and stores the result", False
     ),
     "background_options": keep_local(DICT, "background work starts at once"),
-    "client_metadata": keep_local(DICT, "metadata of Codex sessions for OpenAI"),
+    "client_metadata": keep_local(DICT, "metadata of Codex for OpenAI; upstreams do not need it"),
     "context_management": emulate(
         LIST, "above the threshold the model summarizes the conversation", []
     ),

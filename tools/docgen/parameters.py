@@ -38,18 +38,17 @@ DISPOSITIONS = {
 
 
 def render_summary() -> str:
-    """The parameters of both directions by disposition."""
+    """The parameters of both directions by disposition.
+
+    Some dispositions apply to items and parts only. They are listed too, because this table is
+    where a reader of the page looks up their meanings.
+    """
     rows = (
         [
             f"*{kind}*: {meaning}",
             *(_names_of(UPSTREAM_PROTOCOLS[client].parameters, kind) for client in _DIRECTIONS),
         ]
         for kind, meaning in DISPOSITIONS.items()
-        if any(
-            row.kind == kind
-            for client in _DIRECTIONS
-            for row in UPSTREAM_PROTOCOLS[client].parameters.values()
-        )
     )
     return render_table(["disposition", *_DIRECTIONS.values()], rows)
 
@@ -106,7 +105,7 @@ def iter_sections() -> Iterator[str]:
 
 def _table_of(what: str, rows: Mapping[str, Disposition]) -> str:
     cells = ([_format_name(name), f"*{row.kind}*", _reason(row)] for name, row in rows.items())
-    return render_table([what, "disposition", "how, or why"], cells)
+    return render_table([what, "disposition", "how or why"], cells)
 
 
 def _format_name(row: str) -> str:

@@ -28,8 +28,8 @@ _ACTIVE_DEFAULTS = (
 
 def render_providers() -> str:
     """For each provider how it is recognised, and what the forwarder changes for it."""
-    find_usual_drops = f"The *usual parameters* below are {format_code(sorted(usual_drops()))}."
-    return "\n\n".join([find_usual_drops, *_sections()])
+    usual_parameters = f"The *usual parameters* below are {format_code(sorted(usual_drops()))}."
+    return "\n\n".join([usual_parameters, *_sections()])
 
 
 def render_quirks() -> str:
@@ -78,7 +78,7 @@ def _sections() -> Iterator[str]:
 
 def _recognition(profile: Profile) -> str:
     if profile.name == "generic":
-        return "nothing: every upstream that matches no other profile has it"
+        return "no address: it applies to every upstream that no other profile matches"
     return format_code(profile.hosts) or f"`<NAME>_PROVIDER={profile.name}` only"
 
 
