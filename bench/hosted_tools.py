@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import itertools
 import statistics
@@ -194,8 +195,20 @@ def run_worker(folder: Path, stack: ExitStack) -> ServerProcess:
     return stack.enter_context(run_server("forwarder", module, folder, env))
 
 
+_ABOUT = """\
+Measure the CPU time of hosted tools: one worker of the forwarder, a Chat upstream whose model calls
+a tool, a search engine and an MCP server. Also measure the longest pause of a paced stream on the
+same worker while ten such requests run. Needs Linux (/proc).
+"""
+
+
 def main() -> None:
-    """Print the cost of a round, and a neighbour's longest pause, for each tool."""
+    """Print the cost of a round, and the longest pause of another stream, for each tool."""
+    argparse.ArgumentParser(
+        prog="python -m bench.hosted_tools",
+        description=_ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     with tempfile.TemporaryDirectory(prefix="hosted-") as folder, ExitStack() as stack:
         server = run_worker(Path(folder), stack)
         plain = measure_cost(server, "chat/rounds-1", [_CLIENT_TOOL])
