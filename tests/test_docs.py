@@ -81,6 +81,20 @@ def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= README_LIMIT
 
 
+@check_each("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_page_begins_with_a_sentence(path: Path) -> None:
+    text = re.sub(
+        r'^--8<-- "(.+)"$',
+        lambda include: read_text(include[1]),
+        path.read_text("utf-8"),
+        flags=re.MULTILINE,
+    )
+
+    title, first, *_ = [line for line in text.splitlines() if line.strip()]
+    assert title.startswith("# ")
+    assert re.match(r"[A-Z`*][^`].{40}", first), first
+
+
 def test_navigation_has_every_page_once() -> None:
     def find_files(entries: Any) -> Iterator[str]:
         for entry in entries:
