@@ -131,11 +131,10 @@ _WEB_SEARCH_TOOL = emulate_item(
     "run by the forwarder if `FORWARDER_WEB_SEARCH` names an engine, otherwise dropped"
 )
 _FILE_SEARCH_TOOL = emulate_item(
-    "run by the forwarder if files are stored here (`FORWARDER_FILES`), otherwise dropped"
+    "run by the forwarder if files are in its database (`FORWARDER_FILES`), otherwise dropped"
 )
 _IMAGE_TOOL = emulate_item(
-    "run by the forwarder if `FORWARDER_IMAGE_GENERATION` names a maker of images, otherwise "
-    "dropped"
+    "run by the forwarder if `FORWARDER_IMAGE_GENERATION` is set, otherwise dropped"
 )
 _WRAPPED_TOOL = remap_item("becomes a function; its calls are converted back")
 

@@ -9,6 +9,7 @@ from forwarder.protocols.registry import PROTOCOLS, UPSTREAM_PROTOCOLS
 from tests.helpers.check_cases import check_each
 from tools.docgen.parameters import (
     DISPOSITIONS,
+    find_shared_rows,
     render_messages_summary,
     render_ollama_summary,
     render_summary,
@@ -62,7 +63,10 @@ def test_tables_have_every_row_with_its_reason() -> None:
     others = [each.parameters for each in (*OLLAMA_PROTOCOLS, *OLLAMA_EMBEDDING_PROTOCOLS)]
     others += [MESSAGES_PARAMETERS, *MESSAGES_ITEM_TABLES.values()]
     assert all(line in text for rows in others for line in lines_of(rows))
-    count = sum(map(len, others))
+    pairs = (OLLAMA_PROTOCOLS, OLLAMA_EMBEDDING_PROTOCOLS)
+    shared = [find_shared_rows(*(each.parameters for each in pair)) for pair in pairs]
+    assert all(shared)
+    count = sum(map(len, others)) - sum(map(len, shared))
     for each in UPSTREAM_PROTOCOLS.values():
         count += len(each.parameters) + sum(map(len, each.item_tables.values()))
     assert text.count("\n| `") == count

@@ -98,9 +98,21 @@ def iter_sections() -> Iterator[str]:
         yield f"### {about[0].upper()}{about[1:]} of `/v1/messages`"
         yield _table_of("type", rows)
     yield "## Ollama client, Chat or embeddings upstream"
-    for each in (*OLLAMA_PROTOCOLS, *OLLAMA_EMBEDDING_PROTOCOLS):
-        yield f"### {_OLLAMA_PATHS[each.name]}"
-        yield _table_of("parameter", each.parameters)
+    for pair in (OLLAMA_PROTOCOLS, OLLAMA_EMBEDDING_PROTOCOLS):
+        shared = find_shared_rows(*(each.parameters for each in pair))
+        yield "### " + " and ".join(_OLLAMA_PATHS[each.name] for each in pair)
+        yield _table_of("parameter", shared)
+        for each in pair:
+            yield f"### Only {_OLLAMA_PATHS[each.name]}"
+            own = {name: row for name, row in each.parameters.items() if name not in shared}
+            yield _table_of("parameter", own)
+
+
+def find_shared_rows(
+    first: Mapping[str, Disposition], second: Mapping[str, Disposition]
+) -> dict[str, Disposition]:
+    """The parameters that two routes of Ollama's API have, with the same disposition."""
+    return {name: row for name, row in first.items() if second.get(name) == row}
 
 
 def _table_of(what: str, rows: Mapping[str, Disposition]) -> str:
