@@ -124,7 +124,7 @@ MESSAGES_BLOCKS: DispositionTable = {
     "search_result, with citations": drop_item("the upstream does not cite search results"),
     "thinking": remap_item("decrypted from its signature, and sent back to the model that made it"),
     "thinking, signed elsewhere": remap_item("sent as text, if the upstream accepts it"),
-    "redacted_thinking": remap_item("holds sealed data that the model needs back"),
+    "redacted_thinking": remap_item("decrypted, and sent back to the model that made it"),
     "redacted_thinking, made elsewhere": drop_item("only the server that made it can decrypt it"),
     "tool_use": remap_item("becomes a call"),
     "tool_result": remap_item("becomes the result of its call; images stay in it, or follow it"),

@@ -38,7 +38,7 @@ _SAMPLING_REASON = (
 )
 _TRUNCATION_REASON = "the upstream handles a conversation that is too long"
 _RAW_PROMPT_REASON = "Chat Completions takes messages, not a raw prompt"
-_IMAGE_SIZE_REASON = "the forwarder generates no images"
+_IMAGE_SIZE_REASON = "Chat Completions has no parameters for images that a model makes"
 
 _OPTION_PARAMETERS: dict[str, Disposition] = {
     "options.temperature": remap(NUMBER, "sent as the top-level parameter of this name"),
