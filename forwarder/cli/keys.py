@@ -148,7 +148,7 @@ def change(services: Services, name: str, **options: str | None) -> None:
 @click.argument("name")
 @with_services
 def revoke(services: Services, name: str) -> None:
-    """Revoke a key for ever, on all workers within a second."""
+    """Revoke a key permanently, on all workers."""
     key = run_or_fail(lambda: services.client_keys.revoke(name))
     print_line(f"revoked {key.name}")
 
@@ -176,10 +176,10 @@ def rotate(services: Services, name: str | None, grace: str | None) -> None:
 @build_secrets_group.command("rotate")
 @with_services
 def rotate_secret(services: Services) -> None:
-    """Re-encrypt the database with the first secret of FORWARDER_SECRET_KEY.
+    """Re-encrypt the database with the current secret.
 
-    List the old secrets behind the new one ("new,old"). Afterwards the database no longer needs
-    the old secrets, and you can remove them.
+    That is the first one in FORWARDER_SECRET_KEY; list the old ones behind it ("new,old").
+    Afterwards the database no longer needs the old secrets, and you can remove them.
     """
     rotate_secrets(services)
 

@@ -49,7 +49,7 @@ def make_replay_command(answer: AnswerRequest) -> click.Command:
     )
     @with_settings
     def command(settings: Settings, name: str, upstream: str, key: str | None) -> None:
-        """Resend a captured request and show how the response differs from the captured one.
+        """Resend a captured request and compare the responses.
 
         ID is the id of a capture or of its request, FILE the output of GET
         /forwarder/exchanges/ID. Exits with 1 if the responses differ. Stores nothing.

@@ -28,7 +28,10 @@ from forwarder.upstream.quirk_probe import QuirkProbe, format_quirks_setting, pi
 @click.option("--model", help="The upstream's name for the model to probe.")
 @with_services
 def build_probe_command(services: Services, name: str, model: str | None) -> None:
-    """Probe the Chat upstream NAME with small requests and print the quirks for its profile."""
+    """Probe the Chat upstream NAME and print its quirks.
+
+    Sends it about 25 small requests.
+    """
     upstream = services.upstreams.get(name)
     if upstream is None:
         raise click.UsageError(f"there is no upstream '{name}'")
@@ -52,7 +55,10 @@ def build_probe_command(services: Services, name: str, model: str | None) -> Non
 def build_translate_command(
     services: Services, file: IO[bytes], protocol: str | None, model: str | None, strict: bool
 ) -> None:
-    """Translate the client request in FILE and print the upstream request. Sends nothing."""
+    """Print the upstream request for the client request in FILE.
+
+    Sends nothing.
+    """
     try:
         request = read_request(file)
         client = detect_protocol(request, protocol)
