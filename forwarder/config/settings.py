@@ -542,6 +542,9 @@ IMPLIED_BY_PROVIDER = {
 IMPLIED_BY_NAME = {"responses": {"API": "responses"}}
 DEMO_ENVIRONMENT = {"CHAT_PROVIDER": "demo", "RESPONSES_PROVIDER": "demo"}
 
+_RENAMED = {"KEY_REST": "KEY_COOLDOWN"}
+"""Settings of earlier versions whose new name is too different to be found by similarity."""
+
 # Kubernetes sets these in every pod of the namespace if a service is called "forwarder".
 _KUBERNETES_VARIABLES = re.compile(r"FORWARDER_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_\w+)?)")
 
@@ -692,7 +695,10 @@ class EnvironmentReader:
         for variable in sorted(self.environ.keys() - known - {DOTENV_VARIABLE}):
             prefix = max((p for p in tables if variable.startswith(p)), key=len, default="")
             suffixes = [row.suffix for row in tables.get(prefix, ())]
-            near = get_close_matches(variable.removeprefix(prefix), suffixes, n=1, cutoff=0.85)
+            suffix = variable.removeprefix(prefix)
+            near = get_close_matches(suffix, suffixes, n=1, cutoff=0.85)
+            if suffix in _RENAMED and _RENAMED[suffix] in suffixes:
+                near = [_RENAMED[suffix]]
             if near:
                 hint = f"did you mean {prefix}{near[0]}?"
                 self.mistakes.append(f"{variable} is not a setting; {hint}")

@@ -539,6 +539,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
     [
         ("CHAT_BASE_ULR", "did you mean CHAT_BASE_URL?"),
         ("CHAT_APIKEY", "did you mean CHAT_API_KEY?"),
+        ("CHAT_KEY_REST", "did you mean CHAT_KEY_COOLDOWN?"),
         ("RESPONSES_BASEURL", "did you mean RESPONSES_BASE_URL?"),
         ("FORWARDER_API_KEY", "did you mean FORWARDER_API_KEYS?"),
         ("FORWARDER_SECRET_KEYS", "did you mean FORWARDER_SECRET_KEY?"),
