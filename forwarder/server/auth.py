@@ -32,9 +32,9 @@ def authenticate_client(allows_administrators: bool = False) -> Client:
 
 
 def identify_client(key: str, allows_administrators: bool = False) -> Client:
-    """Return the client that has sent ``key``, or no key if it is ``""``.
+    """Return the client that sent ``key``; ``""`` means that it sent no key.
 
-    With ``allows_administrators``, an administrator's key is as good as a client's.
+    With ``allows_administrators``, an administrator's key is accepted too.
     Raises Unauthorized if clients need a key and this is not a client's, and StoreUnavailable if
     the keys in the database cannot be read.
     """
@@ -84,7 +84,7 @@ def require_administrator(settings: Settings) -> None:
     With FORWARDER_ADMIN_KEYS, the request needs one of these keys. Without, it must come from a
     local program (see `is_local`): web pages of other origins and proxied requests do not count.
     Raises Unauthorized for an unknown key or one that is not valid any more, Forbidden for a
-    client's key or a remote request, StoreUnavailable if only the database knows the key.
+    client's key or a remote request, StoreUnavailable if the keys in the database cannot be read.
     """
     key = read_key()
     if not settings.admin_keys:
@@ -97,7 +97,7 @@ def require_administrator(settings: Settings) -> None:
             raise Forbidden(
                 "This request requires an administrator key. A client key is not enough."
             )
-        get_services().client_keys.authenticate(key)  # says if it was revoked or has expired
+        get_services().client_keys.authenticate(key)  # raises if it was revoked or has expired
         raise make_unknown_key_error(key)
 
 

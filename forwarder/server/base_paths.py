@@ -63,7 +63,7 @@ _BASE = re.compile(r"((/openai)?/v1)+(?=/|\Z)")
 class PathAliases:
     """WSGI middleware that normalizes the request path for ``app``.
 
-    ``roots`` are the first segments of the paths below ``/v1``, which may be left out before them.
+    ``roots`` are the first segments of the paths below ``/v1``. Clients may omit ``/v1`` there.
     """
 
     def __init__(self, app: WsgiApp, roots: Container[str]) -> None:

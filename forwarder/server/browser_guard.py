@@ -192,7 +192,7 @@ def is_loopback(name: str) -> bool:
 
 @lru_cache(maxsize=_MAX_CACHED_HOSTS)
 def parse_address(name: str) -> IPv4Address | IPv6Address | None:
-    """Parse an IP address. Maps ::ffff:a.b.c.d, the IPv4 peers of dual-stack sockets, back."""
+    """Parse an IP address. Returns IPv4 for ``::ffff:a.b.c.d``, as dual-stack sockets report it."""
     try:
         address = ip_address(name)
     except ValueError:

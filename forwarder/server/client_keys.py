@@ -1,6 +1,6 @@
 """``/forwarder/keys``: client keys that are made at run time, for administrators.
 
-A key is in the answer to its creation and rotation, and nowhere else.
+Only the responses to the creation and the rotation of a key contain it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def forbid_caching(response: Response) -> Response:
 
 @blueprint.post("")
 def create_key() -> Response:
-    """Make a key; the answer is the only one that contains it."""
+    """Create a key. Only this response contains it."""
     return answer_secret(get_services().client_keys.create(read_body()))
 
 
@@ -60,7 +60,7 @@ def change_key(name: str) -> Response:
 
 @blueprint.delete("/<name>")
 def revoke_key(name: str) -> Response:
-    """Revoke a key for ever."""
+    """Revoke a key permanently."""
     return answer_key(get_services().client_keys.revoke(name))
 
 

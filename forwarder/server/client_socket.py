@@ -28,7 +28,7 @@ _SKIP_SECONDS = 2.0
 """Time limit for skipping the rest of a body."""
 
 _MIN_BYTES_PER_SECOND = 2**15
-"""Slowest accepted transfer: each received byte extends the deadline by 1/this second."""
+"""Slowest accepted transfer of a body: received bytes extend its deadline at this rate."""
 
 _WIRE_BYTES_PER_BODY_BYTE = 4
 """Received bytes allowed per body byte. A chunk of one byte takes six bytes on the wire."""
@@ -76,7 +76,7 @@ class ClientSocket:
         self._limits = limits
         self._body: RequestBody | None = None
         self._head_deadline: float | None = time.monotonic() + limits.head_timeout
-        self._patience = limits.send_timeout
+        self._wait_budget = limits.send_timeout
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -84,7 +84,7 @@ class ClientSocket:
     def open_body(self, request: Any) -> RequestBody | None:
         """Begin a request. Returns its limited body, or None without one."""
         self._head_deadline = None
-        self._patience = self._limits.send_timeout
+        self._wait_budget = self._limits.send_timeout
         self._sock.settimeout(self._limits.send_timeout)
         if getattr(request.body.reader, "length", None) != 0:
             request.body = self._body = RequestBody(request, self._limits)
@@ -131,16 +131,17 @@ class ClientSocket:
             raise BrokenPipeError(errno.EPIPE, "The client does not read its response.") from None
 
     def _send_part(self, data: bytes | memoryview) -> int:
-        """Send the bytes that the client accepts now or next, and return their number.
+        """Send as much as the client accepts at once, and return the number of bytes.
 
-        Raises TimeoutError if the client accepts nothing, or if all waits of the request together
-        exceed the time-out by more than the accepted bytes take at the slowest rate.
+        Waiting for the client uses up ``_wait_budget``, at most ``send_timeout`` seconds per
+        request. Accepted bytes refill it at ``min_send_rate``. Raises TimeoutError if the budget is
+        used up, or if the client accepts nothing within the time-out.
         """
         started = time.monotonic()
         sent: int = self._sock.send(data)
         gained = sent / self._limits.min_send_rate - (time.monotonic() - started)
-        self._patience = min(self._patience + gained, self._limits.send_timeout)
-        if self._patience < 0:
+        self._wait_budget = min(self._wait_budget + gained, self._limits.send_timeout)
+        if self._wait_budget < 0:
             raise TimeoutError
         return sent
 

@@ -76,7 +76,7 @@ class ZlibDecompressor:
 
 
 class BrotliDecompressor:
-    """Brotli's decompressor with that interface; it raises an error for data after its end."""
+    """Brotli's decompressor with that interface. It raises an error for data after the end."""
 
     unused_data = b""
 

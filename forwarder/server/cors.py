@@ -57,11 +57,11 @@ class CrossOrigin:
             start_response("204 No Content", added + answer_preflight(environ))
             return []
 
-        def start_shared(status: str, headers: Headers, *rest: Any) -> Any:
+        def start_with_headers(status: str, headers: Headers, *rest: Any) -> Any:
             exposed = [("Access-Control-Expose-Headers", list_exposed_headers(headers))]
             return start_response(status, headers + added + (exposed if is_allowed else []), *rest)
 
-        return self._app(environ, start_shared)
+        return self._app(environ, start_with_headers)
 
     def _list_headers(self, allowed: str | None) -> Headers:
         """Return the headers of every response; ``allowed`` is the request's origin or None."""

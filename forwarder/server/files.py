@@ -142,7 +142,7 @@ def has_files_of_other_clients(upstream: UpstreamSettings) -> bool:
 def send_to_upstream(
     path: str, upstream: Upstream, context: RequestContext, content: MultipartForm | Json | None
 ) -> Response:
-    """Pass a request through with this form or JSON, and its answer back, unread."""
+    """Send a form, JSON or nothing to the upstream, and pass its response on as it arrives."""
     context.upstream = upstream.settings.name
     query = {k: v for k, v in request.args.items() if k != "upstream"}
     request_hooks.watch_disconnect(context)
@@ -166,10 +166,11 @@ def open_passthrough(
     context: RequestContext,
     content: MultipartForm | Json | None,
 ) -> PassthroughResponse:
-    """Send a request through; one without content also to the endpoints that may have its file.
+    """Send a request to the upstream, and to its other endpoints if the first lacks the file.
 
     Clients' files are at the first endpoint, but a tool leaves its files at the endpoint that ran
-    it. Raises the refusal of ``upstream`` if none has the file.
+    it. Requests with content go to the first endpoint only. Raises the error of the first endpoint
+    if none has the file.
     """
     try:
         return upstream.files.passthrough(method, path, query, context, content)
@@ -183,7 +184,7 @@ def open_passthrough(
 
 
 def protect_browsers(response: Response) -> Response:
-    """Make browsers run nothing of a file."""
+    """Keep browsers from running code in a file."""
     response.headers["X-Content-Type-Options"] = "nosniff"  # no HTML from a text file
     response.headers["Content-Security-Policy"] = "sandbox"
     return response
@@ -224,7 +225,7 @@ def find_selected_upstream() -> Upstream | None:
 def read_form() -> MultipartForm:
     """Return the multipart form of the request. Werkzeug keeps large files on disk.
 
-    Raises InvalidRequest for a part without a name, which no form can be built with.
+    Raises InvalidRequest for a part without a name: the form for the upstream needs one.
     """
     files = [
         (field, (f.filename or "file", f.stream, f.mimetype or UNKNOWN))

@@ -1,7 +1,7 @@
-"""Multipart forms: their files are on disk, and the memory of the rest is reserved.
+"""Multipart forms: files are written to disk, and memory is reserved for the other fields.
 
-Werkzeug keeps files of up to 500 kB in memory. A form with many of them would take the memory of a
-large body that is not counted.
+Werkzeug keeps files of up to 500 kB in memory. Many of them in one form would take as much memory
+as a large body, without counting towards FORWARDER_MAX_BODY_MEMORY.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_FORM_PARTS = 100
 
 
 class FormFile(SpooledTemporaryFile[bytes]):
-    """A temporary file; bytes written to it leave the memory of ``reservation``."""
+    """A temporary file on disk. Bytes written to it are subtracted from ``reservation``."""
 
     def __init__(self, reservation: BodyReservation, space: FormDiskReservation) -> None:
         super().__init__(max_size=1)  # 0 would keep it in memory
@@ -27,7 +27,7 @@ class FormFile(SpooledTemporaryFile[bytes]):
         self._space = space
 
     def write(self, data: Any) -> int:
-        """Write to the disk; returns the number of bytes.  Raises Overloaded without space."""
+        """Write to the disk and return the number of bytes. Raises Overloaded without space."""
         self._space.take(len(data))
         count: int = super().write(data)
         self._reservation.grow(-count)
@@ -42,7 +42,7 @@ class FormStream:
         self._reservation = reservation
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to ``size`` bytes.  Raises Overloaded if there is no memory for them."""
+        """Read up to ``size`` bytes. Raises Overloaded if there is no memory for them."""
         data: bytes = self._stream.read(size)
         self._reservation.grow(len(data))
         return data

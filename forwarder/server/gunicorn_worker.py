@@ -210,10 +210,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def _check_background_grace(self) -> None:
         """Warn if gunicorn's time-out is too short for FORWARDER_BACKGROUND_GRACE."""
         settings = getattr(self._get_forwarder(), "settings", None)
-        requested, limit = (
-            getattr(settings, "background_grace", None) or 0.0,
-            self._get_running_grace(),
-        )
+        requested = getattr(settings, "background_grace", None) or 0.0
+        limit = self._get_running_grace()
         if requested > limit:
             self.log.warning(
                 "FORWARDER_BACKGROUND_GRACE (%g s) exceeds gunicorn's graceful timeout: "
@@ -227,11 +225,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._notify_running("announce")
         self._notify_running("stop")
 
-    def _notify_running(self, word: str) -> None:
+    def _notify_running(self, method: str) -> None:
         """Call a method of the forwarder's ``running``. An older forwarder may lack it."""
         forwarder = self._get_forwarder()
         if forwarder is not None:
-            getattr(forwarder.running, word, lambda: None)()
+            getattr(forwarder.running, method, lambda: None)()
 
     def _get_forwarder(self) -> Any:
         """Return the application's `ForwarderExtension`, or None for another application."""
@@ -259,8 +257,8 @@ def tune_garbage_collector() -> None:
 def return_large_buffers() -> None:
     """Have glibc return large buffers to the system as soon as they are freed.
 
-    Otherwise it raises the size of such buffers to 32 MB when it meets some, and keeps up to 64 MB
-    of freed memory. A worker held 30 MB more after a body of 60 MB.
+    By default, glibc raises this threshold to up to 32 MB when large buffers are freed, and then
+    keeps up to 64 MB of freed memory. A worker held 30 MB more after a body of 60 MB.
     """
     with suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD_PARAMETER, _LARGE_BUFFER_BYTES)

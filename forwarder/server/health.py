@@ -50,22 +50,24 @@ def ready() -> tuple[Response, int]:
     states = describe_upstreams(services, verbose)
     is_ready = any(state["reachable"] for state in states.values())
     store = describe_store(services)
-    status = "unavailable" if not is_ready else "degraded" if "error" in store else "ok"
+    status = "unavailable"
+    if is_ready:
+        status = "degraded" if "error" in store else "ok"
     verbose_fields = {"models": describe_models(services, states)} if verbose else {}
     body = jsonify(status=status, upstreams=states, store=store, **verbose_fields)
     return body, 200 if is_ready else 503
 
 
 def describe_upstreams(services: Services, verbose: bool = False) -> dict[str, Any]:
-    """Return the state of each configured upstream by its name; asks them if it is not known."""
+    """Return the state of each configured upstream by name. Asks upstreams of unknown state."""
     states = services.catalog.describe_states(verbose)
-    for name, standing in services.resilience.describe_states().items():
+    for name, resilience in services.resilience.describe_states().items():
         if name not in states:  # a registered model's upstream
             continue
-        if standing["breaker"] == OPEN:
+        if resilience["breaker"] == OPEN:
             states[name] |= {"reachable": False, "error": "Its breaker is open."}
         if verbose:
-            states[name] |= {"resilience": standing}
+            states[name] |= {"resilience": resilience}
     return states
 
 
@@ -88,13 +90,13 @@ def describe_store(services: Services) -> Json:
 
 def describe_models(services: Services, states: Json) -> Json:
     """Return registered model -> health, and add the health of upstreams to ``states``."""
-    standings = services.resilience.describe_states()
+    resilience_states = services.resilience.describe_states()
     models: Json = {}
     for name, check in services.health.check_all(services.settings.ready_ttl).items():
         if name in states:
             states[name] |= {"health": check.to_json()}
         else:
-            models[name] = {**check.to_json(), "resilience": standings.get(name)}
+            models[name] = {**check.to_json(), "resilience": resilience_states.get(name)}
     for remote in services.registry.list_models():
         if remote.locked:
             models[remote.name] = {

@@ -1,6 +1,6 @@
 """``/v1/images/generations`` and ``/v1/images/edits``, passed through to an upstream.
 
-The model's name selects the upstream as for answers, if a route, an alias or a prefix names one.
+The model's name selects the upstream if a route, an alias or a prefix matches it.
 Otherwise the request goes to the first upstream that speaks Responses, or else to the first one.
 The header ``X-Forwarder-Upstream`` selects any other.
 """
@@ -46,18 +46,18 @@ def forward_image_request(path: str) -> Response:
         content: MultipartForm | Json
         if request.mimetype == "multipart/form-data":
             content = read_form()
-            asked = content.fields.get("model")
-            upstream, model = choose_upstream(asked, context.client_key)
+            requested = content.fields.get("model")
+            upstream, model = choose_upstream(requested, context.client_key)
             if model:
                 content = content._replace(fields={**content.fields, "model": model})
         else:
             content = read_json_body(context)
-            asked = read_field(content, "model", STR, "model")
-            upstream, model = choose_upstream(asked, context.client_key)
+            requested = read_field(content, "model", STR, "model")
+            upstream, model = choose_upstream(requested, context.client_key)
             if model:
                 content = {**content, "model": model}
-        require_allowed_model(asked or "", context)
-        context.model, context.requested_model = model, asked or ""
+        require_allowed_model(requested or "", context)
+        context.model, context.requested_model = model, requested or ""
         return send_to_upstream(path, upstream, context, content)
     except ShutdownInterrupt:  # report the shutdown to the client as an error
         raise ShuttingDown from None

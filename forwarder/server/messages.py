@@ -1,6 +1,6 @@
 """Anthropic's Messages API: ``/v1/messages`` and ``/v1/messages/count_tokens``.
 
-The lists of models are at OpenAI's paths, and have this API's form for its clients.
+Clients of this API list models at OpenAI's paths and get them in this API's format.
 """
 
 from __future__ import annotations

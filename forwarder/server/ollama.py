@@ -227,12 +227,13 @@ def read_ollama_body() -> Json:
         raise request_hooks.convert_http_error(error) from None
 
 
-def check_model(remote: RegisteredModel, now: bool) -> ProbeResult | None:
+def check_model(remote: RegisteredModel, probes_now: bool) -> ProbeResult | None:
+    """Return the result of a probe now, or else of the last one."""
     services = get_services()
     target = services.health_targets.make_target(remote)
     if target is None:
         return None
-    if now:
+    if probes_now:
         return services.health.check_target(target, services.settings.ready_ttl)
     return services.health.get_last_result(target.name, target.upstream)
 

@@ -36,7 +36,7 @@ _MAX_AGE = 3600
 """Seconds for which browsers keep the files of the viewer."""
 
 _CONSOLE = "console."
-"""The beginning of the endpoints of pages for operators, which are no API."""
+"""Prefix of the endpoints of the console's pages, which the document leaves out."""
 
 _CONVERTER = re.compile(r"<(?:\w+:)?(\w+)>")
 
@@ -54,7 +54,7 @@ class DocumentRoute(NamedTuple):
 
 
 Encode = Callable[[list[DocumentRoute], str], bytes]
-"""Makes the document of routes on a server with this base URL."""
+"""Encodes the OpenAPI document of the routes, for a server with the base URL."""
 
 
 class CachedDocument:

@@ -1,8 +1,8 @@
-"""Requests that the operator's pages send to the application itself.
+"""Requests that the console's pages send to the application itself.
 
-Such a request runs as any other one: it is authenticated as the signed-in operator, and then
-counts, waits, is captured and logged like the requests of clients. A private key of the WSGI
-environment marks it, which no client can set: names of headers have the prefix ``HTTP_`` there.
+Such a request is authenticated as the signed-in operator. Otherwise it is handled like a client's
+request: limited, counted, captured and logged. A private key of the WSGI environment marks it.
+Clients cannot set this key, since the keys of their headers start with ``HTTP_``.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _CALL = "forwarder.operator_call"
 """WSGI environment key of an `OperatorCall`."""
 
 _INHERITED = ("REMOTE_ADDR", "gunicorn.socket")
-"""Parts of the operator's own request: its address, and its connection, so that the request is
-cancelled when the browser leaves."""
+"""WSGI keys that are copied from the page's request: the operator's address, and the connection, so
+that the marked request is cancelled when the browser disconnects."""
 
 
 @dataclass(frozen=True)
 class OperatorCall:
-    """The marker of a request of the operator.
+    """Marks a request that the operator sends from a page.
 
-    ``client_key`` is the key of the client for which the request is made: upstreams that get the
-    clients' own keys receive it, and stored data belongs to it. ``make_recorder`` creates the
-    recorder of the request.
+    ``client_key`` is the key of the client on whose behalf the operator sends it: upstreams that
+    get the clients' own keys receive it, and stored data belongs to it. ``make_recorder`` creates
+    the recorder of the request.
     """
 
     client_key: str | None
@@ -45,9 +45,9 @@ class OperatorCall:
     def make_environ(
         self, origin: Request, path: str, body: bytes, headers: Mapping[str, str]
     ) -> WSGIEnvironment:
-        """Return the WSGI environment of a marked request, which the request ``origin`` causes.
+        """Return the WSGI environment of the marked request.
 
-        ``path`` may have a query, and ``body`` is JSON.
+        ``origin`` is the page's request. ``path`` may have a query, and ``body`` is JSON.
         """
         inherited = {name: origin.environ[name] for name in _INHERITED if name in origin.environ}
         builder = EnvironBuilder(
@@ -64,6 +64,6 @@ class OperatorCall:
 
 
 def find_operator_call(flask_request: Request) -> OperatorCall | None:
-    """Return the call that caused a request, or None for the request of a client."""
+    """Return the marker of a request, or None for a client's request."""
     call: OperatorCall | None = flask_request.environ.get(_CALL)
     return call

@@ -50,7 +50,7 @@ MAX_REDIS_CONNECTIONS = 32
 
 
 def make_storage_options(storage: str, timeout: float) -> dict[str, Any]:
-    """Return the storage options for `limits`. With them, all its errors are StorageError.
+    """Return the storage options for `limits`. With them, it raises all errors as StorageError.
 
     ``timeout`` is the number of seconds after which the storage counts as down.
     """

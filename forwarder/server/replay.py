@@ -1,8 +1,8 @@
-"""Replays captured requests by an application of their own, which stores and captures nothing.
+"""Replays captured requests in a separate application that stores and captures nothing.
 
-The application sends the request to the present upstream, or plays the recorded answers of the
-upstream back to it. `forwarder.app` installs the function that builds it, since it alone knows all
-parts of an application.
+The application sends the request to the current upstream, or reads the recorded answers instead.
+`forwarder.app` installs the function that builds it: only that module imports all parts of an
+application.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from forwarder.observability.capture.replay import (
 from forwarder.services import ReplayOverrides
 
 AnswerRequest = Callable[[Settings, ReplayOverrides, ReplayRequest], tuple[int, bytes]]
-"""Builds an application, answers one request by it, and returns status and body of the answer."""
+"""Builds an application, sends it one request, and returns the status and body of its answer."""
 
 _NAME = "forwarder.replay"
 
@@ -45,7 +45,7 @@ def get_replay_function() -> AnswerRequest:
 def replay_to_upstream(
     record: Json, key: str | None, settings: Settings, answer: AnswerRequest
 ) -> ReplayAnswer:
-    """Send a captured request to the present upstream.
+    """Send a captured request to the current upstream.
 
     Without ``key``, uses the first of FORWARDER_API_KEYS. Raises InvalidRequest for a record that
     cannot be replayed.

@@ -82,7 +82,7 @@ def current_context() -> RequestContext:
 
 def open_context() -> None:
     flask_request = get_request()
-    g.context = new_context(
+    g.context = create_context(
         flask_request, get_services(), name_route(flask_request), is_observed_route(flask_request)
     )
     g.context.method = flask_request.method
@@ -136,7 +136,9 @@ def hold_answer_memory(response: Response, context: RequestContext) -> None:
     The response may be as large as the request body, and clients may read slowly.
     """
     size = response.calculate_content_length() or 0
-    if size > MAX_UNCOUNTED_ANSWER_BYTES and request.method != "HEAD":  # those are not closed
+    if (
+        size > MAX_UNCOUNTED_ANSWER_BYTES and request.method != "HEAD"
+    ):  # HEAD responses are not closed
         reservation = BodyReservation(context.body_memory)
         reservation.hold(size)
         response.call_on_close(reservation.close)
@@ -146,8 +148,8 @@ def close_unfinished_context(error: BaseException | None) -> None:
     """Close the context of a request that ends without a response.
 
     This happens at process exit or if the greenlet is killed; Flask calls no error handler then.
-    A streamed page that its client has left ends with GeneratorExit; its response closes the
-    context.
+    GeneratorExit means that the client of a streamed page has disconnected. The response closes the
+    context in that case.
     """
     is_handled = error is None or isinstance(error, Exception | GeneratorExit)
     if not is_handled and "context" in g:
@@ -156,7 +158,7 @@ def close_unfinished_context(error: BaseException | None) -> None:
         context.close()
 
 
-def new_context(
+def create_context(
     flask_request: Request, services: Services, route: str, is_observed: bool = True
 ) -> RequestContext:
     """Create the context of a request; ``is_observed=False`` leaves out the observers."""
@@ -189,15 +191,13 @@ def reserve_text_memory(context: RequestContext, text: int) -> None:
     context.body_text = text
 
 
-def new_background_context(route: str) -> RequestContext:
+def create_background_context(route: str) -> RequestContext:
     """Create the context of background work that outlives the current request.
 
     The work takes over the memory that the request body has reserved.
     """
-    current, background = (
-        current_context(),
-        new_context(get_request(), get_services(), route),
-    )
+    current = current_context()
+    background = create_context(get_request(), get_services(), route)
     background.id = generate_id("req")
     background.client_key, background.client_name = current.client_key, current.client_name
     background.grants, background.sent_key = current.grants, current.sent_key
@@ -339,10 +339,10 @@ def add_headers(headers: Headers, context: RequestContext) -> None:
     headers["X-Request-Id"] = context.id
     if context.upstream:
         headers["X-Forwarder-Upstream"] = context.upstream
-    headers.update(loss_header(context))
+    headers.update(make_loss_header(context))
 
 
-def loss_header(context: RequestContext) -> dict[str, str]:
+def make_loss_header(context: RequestContext) -> dict[str, str]:
     """Return the header that lists dropped parameters, or an empty dict without any."""
     dropped = sorted(context.loss_report.losses)
     return {"X-Forwarder-Dropped": quote_names(dropped)} if dropped else {}

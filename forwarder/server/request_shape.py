@@ -144,4 +144,4 @@ def drop_type(tool: Json) -> Json:
 
 
 _SHAPE_ADAPTERS = {CHAT.name: adapt_chat, RESPONSES.name: adapt_responses}
-"""The protocols of which requests come in other shapes."""
+"""Protocol -> the function that converts requests of other shapes."""

@@ -86,7 +86,7 @@ def start_background_work(
 ) -> Response:
     """Start work that outlives this request. A requested stream reads its events from the store."""
     queued = get_gateway().start_background(
-        body, style, context, request_hooks.new_background_context("background")
+        body, style, context, request_hooks.create_background_context("background")
     )
     if not wants_stream:
         return json_answer(queued)
@@ -104,9 +104,9 @@ def stream_stored_events(
 
     Starts after the sequence number ``after`` and filters each batch with ``filter_batch``.
     """
-    store, patience = get_services().require_store(), get_services().settings.keepalive
+    store, keepalive = get_services().require_store(), get_services().settings.keepalive
     owner = store.find_owner(context)
-    events = store.background.stream_events(owner, response_id, after, patience, context.wait)
+    events = store.background.stream_events(owner, response_id, after, keepalive, context.wait)
     stream = context.set_response_stream(context.convert_errors(map(filter_batch, events)))
     return stream_answer("responses", append_follower_error(stream), context)
 
@@ -149,7 +149,7 @@ class ClosingChunks:
 
 
 def stream_answer(protocol: str, stream: EventStream, context: RequestContext) -> Response:
-    """Start a streamed response. The first batch is read before, so it determines the status."""
+    """Start a streamed response. An error before the first batch is raised, not streamed."""
     first = next(stream, None)
     events = itertools.chain([first] if first is not None else [], stream)
     context.notify_stream_start()

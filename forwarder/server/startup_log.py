@@ -77,21 +77,25 @@ def describe_start(app: Flask, services: Services, addresses: list[str]) -> Json
 
 
 def describe_upstream(upstream: UpstreamSettings, services: Services) -> dict[str, Any]:
-    has_key = bool(upstream.api_key or collect_upstream_secrets(upstream))
+    key_source = "none"
+    if upstream.passthrough_key:
+        key_source = "client"
+    elif upstream.api_key or collect_upstream_secrets(upstream):
+        key_source = "own"
     return {
         "name": upstream.name,
         "url": hide_path_secrets(upstream.base_url),
         "protocols": sorted(upstream.apis),
         "profile": services.upstreams.get_or_create(upstream).profile.name,
-        "key": "client" if upstream.passthrough_key else "own" if has_key else "none",
+        "key": key_source,
     }
 
 
 def hide_path_secrets(url: str) -> str:
     """Return a base URL without credentials, query, and parts of its path that look secret."""
     parts = urlsplit(url)
-    steps = (REDACTED if looks_like_secret(step) else step for step in parts.path.split("/"))
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], "/".join(steps), "", ""))
+    segments = (REDACTED if looks_like_secret(each) else each for each in parts.path.split("/"))
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], "/".join(segments), "", ""))
 
 
 def list_console_urls(app: Flask, settings: Settings, addresses: list[str]) -> list[str]:

@@ -46,16 +46,16 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 def response(name: str) -> Response:
     """Return a response; with ``?stream=true``, stream its stored and future events."""
     store, owner = open_store()
-    including = IncludeFilter(request.args.items(multi=True))
+    include_filter = IncludeFilter(request.args.items(multi=True))
     if not read_flag("stream"):
         reserve = make_reserve_callback()
         stored = store.background.read_response(owner, check_stored_id(name), reserve)
-        return json_answer(including.filter_response(stored.body))
+        return json_answer(include_filter.filter_response(stored.body))
     context = request_hooks.current_context()
     request_hooks.watch_disconnect(context)
     try:
         return stream_stored_events(
-            check_stored_id(name), read_starting_after(), context, including.filter_batch
+            check_stored_id(name), read_starting_after(), context, include_filter.filter_batch
         )
     except ShutdownInterrupt:  # report the shutdown to the client as an error
         raise ShuttingDown from None
@@ -105,13 +105,14 @@ def cancel(name: str) -> Response:
 def input_items(name: str) -> Response:
     """List the input of a response, with the history that it continues."""
     store, owner = open_store()
-    page, including = read_page(request.args, "desc"), IncludeFilter(request.args.items(multi=True))
+    page = read_page(request.args, "desc")
+    include_filter = IncludeFilter(request.args.items(multi=True))
     check_stored_id(name)
     limit = make_stored_data_limit(store, None, "The input including its history")
     items = require_found(
         store.history.list_input_items(owner, name, limit.spend), response_not_found(name)
     )
-    return json_answer(make_page(list(map(including.filter_item, items)), page))
+    return json_answer(make_page(list(map(include_filter.filter_item, items)), page))
 
 
 @blueprint.post("/responses/input_tokens")
@@ -130,7 +131,7 @@ def input_tokens() -> Response:
     handler = services.store.with_history(
         capture_request, context, UpstreamMemory(""), translated=True
     )
-    deque(handler(as_items), maxlen=0)
+    deque(handler(as_items), maxlen=0)  # run it to its end
     answer = json_answer(
         {
             "object": "response.input_tokens",

@@ -27,7 +27,7 @@ MIN_LIFETIME, MAX_LIFETIME = 3600, 2_592_000
 
 
 def open_files() -> tuple[FileStore, str]:
-    """Authenticate the client. Returns the files and the client's owner."""
+    """Authenticate the client. Returns the file store and the client's owner id."""
     context = request_hooks.current_context()
     context.route = "files"
     request_hooks.authenticate(context)
@@ -77,7 +77,7 @@ def clean_filename(name: str | None) -> str:
 
 
 def read_lifetime() -> int | None:
-    """Return the seconds after which the file expires; None if the form says nothing."""
+    """Return the seconds after which the file expires; None if the form sets no expiry."""
     text = request.form.get("expires_after[seconds]")
     anchor = request.form.get("expires_after[anchor]")
     if text is None and anchor is None:
@@ -95,7 +95,7 @@ def read_lifetime() -> int | None:
 
 
 def list_files() -> Response:
-    """List a page of the client's files, newest first unless it asks otherwise."""
+    """List a page of the client's files, by default newest first."""
     store, owner = open_files()
     page = find_numbered_page(
         read_page(request.args, "desc", MAX_PAGE_SIZE, MAX_PAGE_SIZE),

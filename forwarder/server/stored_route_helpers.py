@@ -24,7 +24,7 @@ _ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 
 
 def open_store() -> tuple[DatabaseConversationStore, str]:
-    """Authenticate the client. Returns the store and the client's owner."""
+    """Authenticate the client. Returns the store and the client's owner id."""
     store = authenticate_client().require_store()
     return store, store.find_owner(request_hooks.current_context())
 

@@ -69,7 +69,8 @@ def show_completions_usage() -> Response:
              for text in texts for name in text.split(",")]  # fmt: skip
     if page % width or page < start:
         raise invalid_parameter("page", "the 'next_page' of an earlier page")
-    last = min(-(-end // width) * width, page + count * width)
+    rounded_end = -(-end // width) * width  # rounded up
+    last = min(rounded_end, page + count * width)
     report = get_services().usage_reports.make_report(
         page,
         last,

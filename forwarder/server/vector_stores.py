@@ -55,7 +55,7 @@ MAX_EXPIRY_DAYS = 365
 
 
 def open_vector_stores() -> tuple[VectorStoreService, str]:
-    """Authenticate the client. Returns the stores and the client's owner."""
+    """Authenticate the client. Returns the stores and the client's owner id."""
     context = request_hooks.current_context()
     context.route = "vector_stores"
     request_hooks.authenticate(context)

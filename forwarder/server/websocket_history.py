@@ -55,7 +55,7 @@ class HistoryEntry:
 class SessionHistory:
     """The latest responses of a connection, limited to ``max_bytes``.
 
-    They count in ``memory``, which may drop them all.
+    Their size counts towards ``memory``, which drops all of them if request bodies need the space.
     """
 
     def __init__(self, max_bytes: int, memory: BodyMemory) -> None:

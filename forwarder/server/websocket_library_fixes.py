@@ -1,8 +1,8 @@
 """Additions to the socket and the decoder of a WebSocket library.
 
 The library calls ``send`` from several threads. ``socket.send`` may send only a part, as with slow
-clients. WebSocket frames must be sent whole and must not interleave. It handles all frames that
-have arrived in one go, which may be ten thousand.
+clients. WebSocket frames must be sent whole and must not interleave. The library also handles all
+frames that have arrived, perhaps ten thousand, without a pause.
 """
 
 from __future__ import annotations

@@ -124,7 +124,8 @@ class WebSocketSession:
                         self._send_event(self._acknowledge(interrupt))
                     del message  # free its memory while the connection is idle
                     self._turn_bytes = 0
-                    # What has arrived is not refused; only the reader thread stops receiving.
+                    # Messages that have arrived are never refused: at the limit, the reader
+                    # thread stops receiving.
                     self._reservation.hold(self._count_waiting_bytes())
             except (ConnectionClosed, OSError):
                 self._cancel_turn()
@@ -194,7 +195,7 @@ class WebSocketSession:
         return tag_with_stream_id(event, message)
 
     def _prepare_receiving(self) -> None:
-        """Note that the client is there, and enforce the memory limit, which raises OSError.
+        """Mark the client as connected and enforce the memory limit, which raises OSError.
 
         The library's thread calls this before it receives more data.
         """
@@ -278,13 +279,12 @@ class WebSocketSession:
 
     def _serve_turn(self, message: bytes) -> None:
         flask_request: Request = request._get_current_object()  # type: ignore[attr-defined]
-        context = self._current = request_hooks.new_context(
+        context = self._current = request_hooks.create_context(
             flask_request, self._services, "responses"
         )
         if self._turns:
-            context.id = generate_id(
-                "req"
-            )  # X-Request-Id of the handshake names the first turn only
+            # X-Request-Id of the handshake names the first turn only.
+            context.id = generate_id("req")
         self._turns += 1
         context.client_headers.pop(IDEMPOTENCY_KEY, None)  # the same for all turns
         try:
@@ -482,7 +482,7 @@ def add_header_events(event: Event, context: RequestContext) -> list[Event]:
     clients do not, since their types lack these events. An ``error`` event also carries headers.
     """
     if TURN_METADATA_HEADER not in request.headers:
-        lost = request_hooks.loss_header(context)
+        lost = request_hooks.make_loss_header(context)
         return [{**event, "headers": lost}] if lost else [event]
     headers = Headers()
     request_hooks.add_headers(headers, context)

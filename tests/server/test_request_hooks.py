@@ -34,7 +34,7 @@ def app() -> Flask:
 def make_context(app: Flask, **headers: str) -> RequestContext:
     given = {k.replace("_", "-"): v for k, v in headers.items()}
     with app.test_request_context(headers=given) as context:
-        return request_hooks.new_context(context.request, get_extension(app).services, "test")
+        return request_hooks.create_context(context.request, get_extension(app).services, "test")
 
 
 @pytest.mark.parametrize("given", ["a", "my-id-42", "x" * 128, "!~"])
