@@ -1,6 +1,7 @@
-"""The events of an answer, as the pages show them: cut from its bytes, shortened and read.
+"""The events of an answer, as the pages show them.
 
-`EventSplitter` cuts the bytes of an answer into events while they arrive. `read_parts` reads the
+`EventSplitter` splits the bytes of an answer into events while they arrive. `shorten_strings`
+limits their size. `read_parts` reads the
 parts that an event adds to the answer: text, reasoning, calls of tools, usage, errors. It reads
 streams and whole answers of every protocol of clients and upstreams, and accepts any JSON, since
 upstreams may send anything.
@@ -29,14 +30,14 @@ _SEPARATORS = {"text/event-stream": b"\n\n", "application/x-ndjson": b"\n"}
 """Media type -> separator of events. An answer of another type is one event."""
 
 _SSE_HEAD_BYTES = 16
-"""The first bytes, in which the name of the first field of a server-sent event stands."""
+"""As many first bytes contain the field name by which server-sent events are recognized."""
 
 
 class EventSplitter:
-    """Cuts an answer with this ``Content-Type``, which arrives in pieces, into events.
+    """Splits the bytes of an answer into events.
 
-    An event has the form of `serialize`: ``data`` and perhaps ``event``, or else ``text``. Bytes
-    that begin like server-sent events are read as such, even if the type is another one.
+    An event has ``data`` and perhaps ``event``, or else ``text``, as in `capture.serialize`. An
+    answer that begins like server-sent events is read as such, whatever its ``content_type``.
     """
 
     def __init__(self, content_type: str) -> None:
@@ -156,11 +157,11 @@ def read_chat(value: Json) -> Iterator[Part]:
         yield Part("reasoning", chat_reasoning.read_text(message), key)
         yield from read_chat_content(message.get("content"), key)
         yield Part("refusal", to_text(message.get("refusal")), key)
-        for place, call in enumerate(list_dicts(message.get("tool_calls"))):
+        for position, call in enumerate(list_dicts(message.get("tool_calls"))):
             tool = get_dict(call, "function") or get_dict(call, "custom")
             text = to_text(tool.get("arguments", tool.get("input")))
             name = to_text(tool.get("name"))
-            yield Part("call", text, f"{key}/{call.get('index', place)}", name)
+            yield Part("call", text, f"{key}/{call.get('index', position)}", name)
         yield Part("finish", to_text(choice.get("finish_reason")), key)
     yield from read_usage(value)
 
@@ -210,8 +211,8 @@ def read_responses(value: Json) -> Iterator[Part]:
 
 def read_response(response: Json) -> Iterator[Part]:
     """Yield the parts of a whole response."""
-    for place, item in enumerate(list_dicts(response.get("output"))):
-        key = str(place or "")
+    for position, item in enumerate(list_dicts(response.get("output"))):
+        key = str(position or "")
         is_reasoning = item.get("type") == "reasoning"
         for part in (*list_dicts(item.get("summary")), *list_dicts(item.get("content"))):
             yield Part("reasoning" if is_reasoning else "text", to_text(part.get("text")), key)
@@ -225,9 +226,9 @@ def read_call(item: Json, key: str, with_arguments: bool) -> Iterator[Part]:
     kind = to_text(item.get("type"))
     if not kind.endswith("_call"):
         return
-    given = next((item[name] for name in _ARGUMENT_FIELDS if item.get(name)), "")
+    arguments = next((item[name] for name in _ARGUMENT_FIELDS if item.get(name)), "")
     name = to_text(item.get("name")) or kind.removesuffix("_call")
-    yield Part("call", to_text(given) if with_arguments else "", key, name)
+    yield Part("call", to_text(arguments) if with_arguments else "", key, name)
 
 
 def read_response_end(response: Json) -> Iterator[Part]:
@@ -247,8 +248,8 @@ def read_messages(value: Json) -> Iterator[Part]:
     key = str(value.get("index", ""))
     if value.get("type") == "content_block_start":
         yield from read_block(get_dict(value, "content_block"), key)
-    for place, block in enumerate(list_dicts(value.get("content"))):
-        yield from read_block(block, str(place))
+    for position, block in enumerate(list_dicts(value.get("content"))):
+        yield from read_block(block, str(position))
     delta = get_dict(value, "delta")
     for field, kind in _MESSAGE_TEXTS.items():
         if field in delta:
@@ -264,17 +265,17 @@ def read_block(block: Json, key: str) -> Iterator[Part]:
     if kind in ("text", "thinking"):
         yield Part(_MESSAGE_TEXTS[kind], to_text(block.get(kind)), key)
     elif kind.endswith("tool_use"):
-        given = block.get("input")
-        yield Part("call", to_text(given) if given else "", key, to_text(block.get("name")))
+        arguments = block.get("input")
+        yield Part("call", to_text(arguments) if arguments else "", key, to_text(block.get("name")))
 
 
 def read_ollama(value: Json) -> Iterator[Part]:
     message = get_dict(value, "message") or value
     yield Part("reasoning", to_text(message.get("thinking")))
     yield Part("text", to_text(message.get("content", value.get("response"))))
-    for place, call in enumerate(list_dicts(message.get("tool_calls"))):
+    for position, call in enumerate(list_dicts(message.get("tool_calls"))):
         tool = get_dict(call, "function")
-        index = tool.get("index", place)
+        index = tool.get("index", position)
         yield Part("call", to_text(tool.get("arguments")), str(index), to_text(tool.get("name")))
     if value.get("done") is True:
         yield Part("finish", to_text(value.get("done_reason")))
@@ -298,10 +299,9 @@ def read_usage(value: Json) -> Iterator[Part]:
     yield Part("usage", counts + reasoning)
 
 
-def describe_counts(given: Any, written: Any) -> str:
-    return f"{given if isinstance(given, int) else '?'} in, " + (
-        f"{written if isinstance(written, int) else '?'} out"
-    )
+def describe_counts(input_tokens: Any, output_tokens: Any) -> str:
+    shown = [count if isinstance(count, int) else "?" for count in (input_tokens, output_tokens)]
+    return f"{shown[0]} in, {shown[1]} out"
 
 
 def read_error(value: Json) -> Iterator[Part]:
@@ -331,19 +331,19 @@ def collect_parts(protocol: str, values: Iterable[Any]) -> list[Part]:
     names: dict[tuple[str, str], str] = {}
     for value in values:
         for kind, text, key, name in read_parts(protocol, value):
-            place = (kind, key)
+            part_id = (kind, key)
             if kind in REPLACED_KINDS:
-                texts.pop(place, None)
-            texts.setdefault(place, []).append(text)
-            names[place] = names.get(place) or name
+                texts.pop(part_id, None)
+            texts.setdefault(part_id, []).append(text)
+            names[part_id] = names.get(part_id) or name
     return [Part(kind, "".join(text), key, names[kind, key]) for (kind, key), text in texts.items()]
 
 
 REPLACED_KINDS = ("usage", "finish", "error")
-"""Kinds of parts of which the last one counts; those of other kinds extend each other."""
+"""Kinds of parts that replace an earlier one. Parts of other kinds are joined."""
 
 
-# -- JSON of others -------------------------------------------------------------------------------
+# -- untrusted JSON -------------------------------------------------------------------------------
 
 
 def get_dict(value: Json, name: str) -> Json:

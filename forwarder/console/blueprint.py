@@ -59,14 +59,14 @@ OPEN_ENDPOINTS = ("console.show_sign_in", "console.start_session")
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 MAX_FORM_BYTES, MAX_OPEN_FORM_BYTES = 2**18, 2**12
-"""Size of a form of operators, and of one before signing in."""
+"""Size limits of a form, after and before signing in."""
 
 MAX_FORM_FIELDS = 1000
-"""Fields of a form. Those of 256 kB of tiny fields take 0.15 s to parse."""
+"""Fields of a form. A form of 256 kB with only tiny fields would take 0.15 s to parse."""
 
 FAILURE_SECONDS = 0.5
-"""Wait before a refused key is answered. Meanwhile the worker checks no other key of its network,
-so that parallel guesses are not faster."""
+"""Delay before a wrong key is answered. Meanwhile the worker checks no other key from the same
+network, so that parallel guesses are not faster."""
 
 _guessing_networks: set[str] = set()
 
@@ -152,7 +152,7 @@ def check_access() -> Response | Redirect | None:
 
 @blueprint.before_request
 def limit_form() -> None:
-    """Limit a form, which is parsed as a whole; runs after the access is checked."""
+    """Limit the size of a form, which is parsed as a whole. Runs after `check_access`."""
     flask_request = get_request()
     if flask_request.mimetype not in FORM_TYPES:
         return
@@ -224,7 +224,10 @@ def start_session() -> Response | Redirect:
 
 @contextmanager
 def slow_down_guesses(address: str | None) -> Iterator[None]:
-    """Delay a refused key. Raises RateLimited for a network whose last key is still delayed."""
+    """Delay the error for a wrong key.
+
+    Raises RateLimited while another key from the same network is checked or delayed.
+    """
     network = normalize_address(address)
     if network in _guessing_networks:
         raise RateLimited(

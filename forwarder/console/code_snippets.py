@@ -1,4 +1,4 @@
-"""The command and the program that send a request: for curl and for OpenAI's Python SDK."""
+"""Code that sends a request: a curl command and a program with OpenAI's Python SDK."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from forwarder.protocols.client_reasoning_style import HEADER as STYLE_HEADER
 from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 
 KEY_VARIABLE = "FORWARDER_KEY"
-"""The variable of the environment from which the command and the program read the key."""
+"""The environment variable from which the code reads the key."""
 
 SDK_METHODS = {"chat": "chat.completions.create", "responses": "responses.create"}
 
@@ -43,14 +43,14 @@ def write_curl(url: str, body: Json, headers: Mapping[str, str], needs_key: bool
         *options,
         "--data-binary @- <<'JSON'",
     ]
-    # No line of indented JSON is the word that ends the text.
+    # The here-document ends at a line "JSON", which indented JSON cannot contain.
     return " \\\n  ".join(lines) + f"\n{write_json(body)}\nJSON\n"
 
 
 def write_python(
     base: str, api: str, body: Json, headers: Mapping[str, str], needs_key: bool
 ) -> str | None:
-    """Return the program that sends ``body`` by the SDK, or None if the SDK has no such API."""
+    """Return the program that sends ``body`` with the SDK, or None if the SDK has no such API."""
     if api not in SDK_METHODS:
         return None
     known = UPSTREAM_PROTOCOLS[api].parameters.keys() - UNKNOWN_TO_SDK
@@ -84,7 +84,7 @@ _PYTHON_NAMES = {"true": "True", "false": "False", "null": "None"}
 def write_value(value: Any) -> str:
     """Return a JSON value as a Python literal for the argument of a call.
 
-    Strings of JSON are strings of Python, with the same escapes.
+    JSON strings need no conversion: Python has the same escapes.
     """
     text = _JSON_TOKEN.sub(lambda match: _PYTHON_NAMES.get(match[0], match[0]), write_json(value))
     return text.replace("\n", "\n    ")

@@ -57,8 +57,8 @@ class NamedValue(NamedTuple):
 class ParameterRow(NamedTuple):
     """A parameter of the client and the parameters of the upstream that it becomes.
 
-    ``kind`` is its disposition; ``added`` for a parameter that the client has not sent, which has
-    the upstream's name.
+    ``kind`` is its disposition, or ``added`` for a parameter that only the upstream got; ``name``
+    is then the upstream's.
     """
 
     name: str
@@ -91,16 +91,20 @@ def find_request(client: Json) -> Json:
 
 
 class AttemptBuilder:
-    """Builds the views of the requests to upstreams of one record.
+    """Builds a view of each request to an upstream in one record.
 
-    ``asked`` is the client's request, together with the history that it continues.
+    ``client_request`` is the client's request, together with the history that it continues.
     """
 
     def __init__(
-        self, record: Json, asked: Json, entries: list[Entry], formatter: ReadableJsonFormatter
+        self,
+        record: Json,
+        client_request: Json,
+        entries: list[Entry],
+        formatter: ReadableJsonFormatter,
     ) -> None:
         self._record = record
-        self._asked = asked
+        self._client_request = client_request
         self._entries = entries
         self._formatter = formatter
 
@@ -129,18 +133,18 @@ class AttemptBuilder:
     def _compare_requests(self, attempt: Json) -> list[ParameterRow]:
         """Return a row for each parameter of the client, then those that only the upstream got."""
         sent = get_dict(get_dict(attempt, "request"), "body")
-        dispositions = find_dispositions(self._asked, attempt, self._record)
-        become = match_parameters(dispositions, sent, find_client_protocol(self._record))
+        dispositions = find_dispositions(self._client_request, attempt, self._record)
+        matches = match_parameters(dispositions, sent, find_client_protocol(self._record))
         rows = [
             self._make_row(
                 name,
                 disposition,
-                read_value(self._asked, name),
-                {sent_name: sent[sent_name] for sent_name in become[name]},
+                read_value(self._client_request, name),
+                {sent_name: sent[sent_name] for sent_name in matches[name]},
             )
             for name, disposition in islice(dispositions.items(), MAX_PARAMETERS + 1)
         ]
-        matched = {name for names in become.values() for name in names}
+        matched = {name for names in matches.values() for name in names}
         reason = "the client did not send it"
         for name in [name for name in sent if name not in matched][:MAX_PARAMETERS]:
             lines = [Line(text, False) for text in self._format_lines(sent[name])]
@@ -193,20 +197,20 @@ def find_same_request(number: int, attempts: list[Json]) -> int | None:
     return None
 
 
-def find_dispositions(asked: Json, attempt: Json, record: Json) -> dict[str, Disposition]:
+def find_dispositions(client_request: Json, attempt: Json, record: Json) -> dict[str, Disposition]:
     """Return the dispositions of the request's parameters, as the dry run finds them."""
     client, over = find_client_protocol(record), str(attempt.get("protocol"))
     profile = PROFILES.get(str(attempt.get("provider")), PROFILES["generic"])
     sent = PreviewedRequest("", profile, get_dict(get_dict(attempt, "request"), "body"))
     dropped = {name: str(reason) for name, reason in get_dict(record, "dropped").items()}
     if client not in PROTOCOLS:
-        return {name: Disposition("") for name in asked}
+        return {name: Disposition("") for name in client_request}
     if over == "compact":
         over = client
     try:
-        return list_dispositions(asked, client, over, sent, dropped)
+        return list_dispositions(client_request, client, over, sent, dropped)
     except InvalidRequest:  # the request was refused
-        return {name: Disposition("") for name in asked}
+        return {name: Disposition("") for name in client_request}
 
 
 def match_parameters(
@@ -214,25 +218,25 @@ def match_parameters(
 ) -> dict[str, list[str]]:
     """Return the upstream's parameters that each parameter of the client becomes.
 
-    Each of the upstream's parameters belongs to one of the client's at most.
+    Each of the upstream's parameters is matched with at most one of the client's.
     """
     names = PROTOCOLS[client].parameter_names if client in PROTOCOLS else {}
-    become: dict[str, list[str]] = {name: [] for name in dispositions}
+    matches: dict[str, list[str]] = {name: [] for name in dispositions}
     for sent_name in sent:
         candidates = (sent_name, *names.get(sent_name, ()), SYNONYMS.get(sent_name, ""))
         for candidate in candidates:
-            own = candidate if candidate in become else candidate.partition(".")[0]
-            if own in become:
-                become[own].append(sent_name)
+            own = candidate if candidate in matches else candidate.partition(".")[0]
+            if own in matches:
+                matches[own].append(sent_name)
                 break
-    return become
+    return matches
 
 
-def read_value(asked: Json, name: str) -> Any:
+def read_value(client_request: Json, name: str) -> Any:
     """Return the value of a parameter, which may be in Ollama's ``options``."""
-    if name in asked:
-        return asked[name]
-    return get_dict(asked, "options").get(name.removeprefix("options."))
+    if name in client_request:
+        return client_request[name]
+    return get_dict(client_request, "options").get(name.removeprefix("options."))
 
 
 def mark_lines(lines: list[str], other_keys: set[str]) -> list[Line]:

@@ -1,7 +1,7 @@
-"""The events of a recorded exchange: aligned in time, as phases, and joined to texts.
+"""The events of a recorded exchange: rows of both sides, phases, and the joined texts.
 
 Pure: a record (see `observability.capture.record`) goes in, values for templates come out. Records
-are hostile: any field of an event may be missing or have any type.
+are untrusted: any field of an event may be missing or have any type.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STREAMED_KINDS = {
 """Kinds of parts that arrive in pieces, and their names on the page."""
 
 CLIENT_PROTOCOLS_OF_ROUTES = {"background": "responses", "compact": "responses"}
-"""Routes that have not the name of their client's protocol."""
+"""Routes whose name is not that of the client's protocol -> that protocol."""
 
 
 class Entry(NamedTuple):
@@ -171,9 +171,9 @@ def find_title(event: Json, data: Any) -> str:
     return "whole answer" if "body" in event else "line"
 
 
-def read_time(value: Any, otherwise: float = 0.0) -> float:
+def read_time(value: Any, default: float = 0.0) -> float:
     """Return a time of a record, in milliseconds."""
-    return float(value) if type(value) in (int, float) else otherwise
+    return float(value) if type(value) in (int, float) else default
 
 
 # -- rows -----------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def read_time(value: Any, otherwise: float = 0.0) -> float:
 def fold_entries(entries: list[Entry]) -> list[Row]:
     """Join consecutive deltas of the same kind, on both sides, to one row.
 
-    Any two other events of both sides share a row if one follows the other at once.
+    Other events share a row if they are on different sides and within `SAME_MILLISECONDS`.
     """
     rows: list[Row] = []
     is_open = False
@@ -288,10 +288,10 @@ def join_parts(entries: Iterable[Entry]) -> list[answer_events.Part]:
     pieces: dict[tuple[str, str], list[answer_events.Part]] = {}
     for entry in entries:
         for part in entry.parts:
-            place = (part.kind, part.key)
+            part_id = (part.kind, part.key)
             if part.kind in answer_events.REPLACED_KINDS:
-                pieces.pop(place, None)
-            pieces.setdefault(place, []).append(part)
+                pieces.pop(part_id, None)
+            pieces.setdefault(part_id, []).append(part)
     return [
         parts[0]._replace(
             text="".join(part.text for part in parts),

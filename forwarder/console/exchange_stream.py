@@ -7,7 +7,7 @@ Server-sent events, whose data is rendered HTML or names, never JSON:
     event: running  the names of all running exchanges, once, so that a page that was disconnected
                     drops the others
 
-The id of an event is the time of the server at which it was sent. A page that reconnects gets all
+The id of an event is the server's time at which it was sent. A page that reconnects gets all
 changes since then.
 """
 
@@ -39,10 +39,7 @@ MAX_STREAMS = 8
 """Streams that a worker serves at once."""
 
 PAUSE_SECONDS = 0.5
-"""Pause between two looks for changes."""
-
-MAX_HEARTBEAT_SECONDS = 15.0
-"""Longest time without any byte."""
+"""Pause between two checks for changes."""
 
 RETRY_MILLISECONDS = 3000
 """Time after which a browser reconnects."""
@@ -70,7 +67,7 @@ def stream_exchanges() -> Response:
 
 
 def read_start() -> float:
-    """Return the time from which on changes are sent: that of the last event, or ``since``."""
+    """Return the time since which changes are sent: that of the last event, or ``since``."""
     given = get_request().headers.get("Last-Event-ID") or get_request().args.get("since", "")
     try:
         start = float(given)
@@ -123,7 +120,7 @@ def send_changes(
 ) -> Iterator[str]:
     """Yield events until the client disconnects, the worker shuts down or the session ends.
 
-    It is no request in flight, which a shutdown would wait for.
+    The stream does not count as a request in flight, so a shutdown does not wait for it.
     """
     with running.add_listener(context.cancel):
         yield f"retry: {RETRY_MILLISECONDS}\n\n"

@@ -1,4 +1,4 @@
-"""Text and JSON of hostile origin, bounded and readable, for templates.
+"""Makes untrusted text and JSON short and readable for the templates.
 
 Templates escape HTML. This module handles the rest: control characters that reorder text on the
 screen, and values that are too large for a page.
@@ -50,8 +50,8 @@ def shorten_text(text: str, limit: int) -> str:
 class ReadableJsonFormatter:
     """Formats the JSON documents of a page, and shortens them so that the page stays small.
 
-    Long strings and lists, deep values and all beyond the limits of a document and of the page are
-    replaced by a note.
+    Notes replace the rest of long strings and lists, deep values, and everything beyond the limits
+    of a document or of the page.
     """
 
     def __init__(self) -> None:

@@ -76,13 +76,13 @@ def build_view(record: Json) -> ExchangeView:
     """Build the view of a record, which may be incomplete."""
     client = get_dict(record, "client")
     request, answer = get_dict(client, "request"), get_dict(client, "answer")
-    asked = find_request(client)
+    client_request = find_request(client)
     attempts = list(enumerate(list_dicts(record.get("upstream")), 1))
     shown = (
         attempts if len(attempts) <= MAX_ATTEMPTS else [*attempts[: MAX_ATTEMPTS - 1], attempts[-1]]
     )
     entries, formatter = list_entries(record), ReadableJsonFormatter()
-    builder = AttemptBuilder(record, asked, entries, formatter)
+    builder = AttemptBuilder(record, client_request, entries, formatter)
     answers = [entry.data for entry in entries if entry.side == CLIENT and not entry.is_delta]
     return ExchangeView(
         summary=show_summary(get_dict(record, "exchange")),

@@ -171,13 +171,13 @@ def find_page(capture: CaptureObserver, wanted: ExchangeFilter, before: str) -> 
 
 @blueprint.get("/exchanges")
 def list_exchanges() -> Response:
-    """Show captured exchanges, newest first; the first page follows those that run."""
+    """Show captured exchanges, newest first. The first page is updated while it is open."""
     capture = get_services().capture
     if capture is None:
         return render_page("exchanges_off.html")
     wanted, before = read_filter(), read_cursor()
     since = time.time()
-    # The running ones first: one that ends in between is then in both.
+    # Read the running ones first: one that ends meanwhile is then in both lists.
     running = [] if before else capture.running.list_summaries()
     page = capture.run_blocking(partial(find_page, capture, wanted, before))
     shown = {each["id"]: each for each in running if wanted.matches(each)}
@@ -309,11 +309,11 @@ def require_capture() -> CaptureObserver:
 
 
 def find_record(capture: CaptureObserver, name: str) -> bytes:
-    """Return the record of an exchange, so far as it is there; raises NotFound."""
+    """Return the record of an exchange, incomplete while it runs; raises NotFound."""
     encoded = capture.run_blocking(partial(capture.store.find, name))
     if encoded is None:
         encoded = capture.running.find_record(name)
-    if encoded is None:  # it may have ended in between
+    if encoded is None:  # it may have ended meanwhile
         encoded = capture.run_blocking(partial(capture.store.find, name))
     if encoded is None:
         hint = "" if capture.store.is_shared else f" {MEMORY_HINT}"

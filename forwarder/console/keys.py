@@ -1,7 +1,7 @@
 """The pages of client keys: list, create, limit, rotate and revoke.
 
 A form becomes the body of a request to ``/forwarder/keys``, so that both have the same rules and
-errors. A new key is in the page that answers its creation, and nowhere else.
+errors. Only the page after the creation or rotation of a key shows it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ TEXT_FIELDS = ("models", "budget", "expires", "reasoning")
 FORM_FIELDS = ("name", *NUMBER_FIELDS, *TEXT_FIELDS)
 
 GRACES = {"": "at once", "1h": "after an hour", "24h": "after a day", "7d": "after 7 days"}
-"""When the previous key becomes invalid, as the page of a rotation offers it."""
+"""Grace period of a rotation -> when the previous key becomes invalid, in words."""
 
 STATE_TONES = {"active": "good", "expired": "warn", "revoked": "bad"}
 
 
 class KeyForm(NamedTuple):
-    """The values of a form, and the error at the field ``param`` or, if that is "", above it."""
+    """The values of a form, and its error, shown at the field ``param`` or above the form."""
 
     values: Mapping[str, Any]
     error: str = ""
@@ -66,10 +66,12 @@ def list_keys() -> Response:
 
 @blueprint.post("/keys")
 def create_key() -> Response:
-    """Make a key and show it this once, or show the form again."""
+    """Create a key and show it once, or show the form again."""
     form = get_request().form
     try:
-        created = get_services().client_keys.create({"name": read(form, "name"), **read_body(form)})
+        created = get_services().client_keys.create(
+            {"name": get_text(form, "name"), **read_body(form)}
+        )
     except ForwarderError as error:
         return render_refused(render_list(report_error(form, error)), error)
     return render_secret(created, "created")
@@ -106,7 +108,7 @@ def confirm_rotation(key_id: str) -> Response:
 
 @blueprint.post("/keys/<key_id>/rotate")
 def rotate_key(key_id: str) -> Response:
-    """Replace a key and show the new one this once."""
+    """Replace a key and show the new one once."""
     created = get_services().client_keys.rotate(key_id, read_form_field("grace"))
     return render_secret(created, "rotated")
 
@@ -182,7 +184,7 @@ def describe_key(key: ClientKey, usage: UsageLine | None, now: float) -> KeyRow:
 
 
 def show_moment(seconds: float | None) -> str | None:
-    """Return a time in UTC to the minute, to be read by people, None for None."""
+    """Return a time in UTC to the minute, for display; None for None."""
     text = format_moment(seconds)
     return None if text is None else text[:16].replace("T", " ")
 
@@ -192,9 +194,9 @@ def show_moment(seconds: float | None) -> str | None:
 
 def read_body(form: MultiDict[str, str]) -> Json:
     """Return all limits in the form; an empty field is no limit. Raises InvalidRequest."""
-    body: Json = {name: read(form, name) or None for name in TEXT_FIELDS}
+    body: Json = {name: get_text(form, name) or None for name in TEXT_FIELDS}
     for name in NUMBER_FIELDS:
-        text = read(form, name).replace(",", "")
+        text = get_text(form, name).replace(",", "")
         if text and not text.isdecimal():
             raise InvalidRequest(
                 f"Invalid value for '{name}': expected a number.", param=name, code="invalid_value"
@@ -203,7 +205,7 @@ def read_body(form: MultiDict[str, str]) -> Json:
     return body
 
 
-def read(form: MultiDict[str, str], name: str) -> str:
+def get_text(form: MultiDict[str, str], name: str) -> str:
     return form.get(name, "").strip()
 
 
@@ -223,7 +225,7 @@ def fill_form(key: ClientKey) -> Json:
 
 def report_error(form: MultiDict[str, str], error: ForwarderError) -> KeyForm:
     """Return the form as it was sent, with an error at its field or above it."""
-    values = {name: read(form, name) for name in FORM_FIELDS}
+    values = {name: get_text(form, name) for name in FORM_FIELDS}
     return KeyForm(values, error.message, error.param if error.param in FORM_FIELDS else "")
 
 
@@ -245,7 +247,7 @@ def render_refused(page: Response, error: ForwarderError) -> Response:
 
 
 def render_secret(created: CreatedKey, action: str) -> Response:
-    """Show a new key, this once."""
+    """Show a new key. No later page can show it again."""
     return render_page(
         "key_secret.html",
         key=created.key,

@@ -28,9 +28,9 @@ GREETING = "Ollama is running"
 
 
 class ClientSetup(NamedTuple):
-    """The settings of a client, their place, and its page in the documentation.
+    """What to enter in a client, and where. ``page`` is its page in the documentation.
 
-    ``{base}`` in ``text`` is the forwarder's address.
+    ``{base}`` in ``text`` stands for the forwarder's address.
     """
 
     client: str

@@ -1,8 +1,8 @@
 """The pages that register, change, check, copy and delete models.
 
 A form becomes the body of an ``/api/create`` request, so that both have the same rules and errors.
-Errors stand at the field of the parameter that they name. Stored secrets are never sent to the
-browser: an empty field keeps them.
+An error is shown at the field of the parameter that it names. Stored secrets are never sent to the
+browser; an empty field keeps the stored one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TEXT_FIELDS = ("model", "from", "remote_host", "remote_type", "provider", "syste
 """Parameters of ``/api/create`` that are texts."""
 
 PAIR_SEPARATORS = {"remote_headers": ":", "remote_query": "="}
-"""Parameter of pairs, one a line -> separator of name and value."""
+"""Parameter with one pair per line -> separator of name and value."""
 
 OWN_FIELDS = frozenset(
     {
@@ -50,13 +50,13 @@ OWN_FIELDS = frozenset(
         "info.capabilities",
     }
 )
-"""Parameters that have a field in the form; other errors stand above it."""
+"""Parameters that have a field in the form. Other errors are shown above the form."""
 
 
 class ModelForm(NamedTuple):
     """The values of the form by parameter, and its error. Secrets have no values.
 
-    ``param`` is the field that ``error`` is about, ``""`` if it is about none.
+    ``param`` is the field at which ``error`` is shown, ``""`` for an error above the form.
     """
 
     values: Mapping[str, Any]
@@ -91,7 +91,7 @@ def show_model(name: str) -> Response:
 
 @blueprint.post("/models/edit/<path:name>")
 def change_model(name: str) -> Response | Redirect:
-    """Replace a registered model; secrets with empty fields stay."""
+    """Replace a registered model. Empty fields keep the stored secrets."""
     return save_model(find_model(name))
 
 
@@ -103,7 +103,7 @@ def save_model(stored: RegisteredModel | None) -> Response | Redirect:
         if stored is not None:
             body["model"] = stored.name
         else:
-            require_new_name(read(form, "model"), "model")
+            require_new_name(get_text(form, "model"), "model")
         keep = list_kept_secrets(form) if stored is not None else []
         created = get_services().registration.create(body, keep=keep)
     except ForwarderError as error:
@@ -118,28 +118,30 @@ def read_body(form: MultiDict[str, str]) -> Json:
 
     Raises InvalidRequest for a text that cannot be parsed; `ModelRegistration` checks the rest.
     """
-    texts = {name: text for name in (*TEXT_FIELDS, "remote_api_key") if (text := read(form, name))}
+    texts = {
+        name: text for name in (*TEXT_FIELDS, "remote_api_key") if (text := get_text(form, name))
+    }
     if "remote_host" not in texts and texts.get("remote_type") == "openai":
         del texts["remote_type"]  # the form always sends one
     parameters = {
         name: parse_value(text)
         for name in MODEL_PARAMETERS
-        if (text := read(form, f"parameters.{name}"))
+        if (text := get_text(form, f"parameters.{name}"))
     }
     info: Json = {"capabilities": form.getlist("info.capabilities") or None}
-    if length := read(form, "info.context_length"):
+    if length := get_text(form, "info.context_length"):
         info["context_length"] = parse_value(length)
     return {
         **texts,
-        **{name: parse_pairs(read(form, name), name) for name in PAIR_SEPARATORS},
-        "quirks": parse_object(read(form, "quirks"), "quirks"),
+        **{name: parse_pairs(get_text(form, name), name) for name in PAIR_SEPARATORS},
+        "quirks": parse_object(get_text(form, "quirks"), "quirks"),
         "parameters": parameters,
         "info": info,
         "verify": "verify" in form,
     }
 
 
-def read(form: MultiDict[str, str], name: str) -> str:
+def get_text(form: MultiDict[str, str], name: str) -> str:
     """Return a field without space at its ends; browsers end lines with CR and LF."""
     return form.get(name, "").replace("\r\n", "\n").strip()
 
@@ -179,7 +181,9 @@ def parse_pairs(text: str, param: str) -> dict[str, str]:
 def list_kept_secrets(form: MultiDict[str, str]) -> list[str]:
     """Return the secrets that are neither entered again nor removed."""
     return [
-        param for param in SECRET_FIELDS if not read(form, param) and f"remove_{param}" not in form
+        param
+        for param in SECRET_FIELDS
+        if not get_text(form, param) and f"remove_{param}" not in form
     ]
 
 
@@ -212,7 +216,7 @@ def fill_form(stored: RegisteredModel) -> ModelForm:
 
 def read_values(form: MultiDict[str, str]) -> Json:
     """Return the entered values, to show them again, without secrets."""
-    values: Json = {name: read(form, name) for name in OWN_FIELDS - SECRET_FIELDS.keys()}
+    values: Json = {name: get_text(form, name) for name in OWN_FIELDS - SECRET_FIELDS.keys()}
     values["info.capabilities"] = form.getlist("info.capabilities")
     flags = ("verify", *(f"remove_{param}" for param in SECRET_FIELDS))
     return values | {name: name in form for name in flags}
@@ -247,7 +251,7 @@ def render_form(form: ModelForm, stored: RegisteredModel | None, **more: Any) ->
 
 
 def go_to_list(**arguments: Any) -> Response | Redirect:
-    """Go to the list of models; htmx follows no redirects, but a header."""
+    """Go to the list of models. htmx needs a header for that instead of a redirect."""
     place = url_for("console.list_upstreams", _anchor="models", **arguments)
     if is_part_request():
         return Response(status=204, headers={"HX-Redirect": place})

@@ -1,8 +1,8 @@
-"""Runs a request through the application and observes both of its sides while it runs.
+"""Runs a request through the application and reports the events of both sides while it runs.
 
-The request is an `OperatorCall`, which runs in a greenlet of its own: Flask would otherwise share
-the context variable ``g`` of the page's request with it. Its events arrive in the order in which
-they happened; ``at`` is in milliseconds since the start:
+The request is an `OperatorCall`, which runs in its own greenlet: Flask would otherwise share the
+context variable ``g`` of the page's request with it. Events are reported in the order in which they
+happen; ``at`` is in milliseconds since the start:
 
     {"side": "client",   "at", "kind": "head", "status", "headers"}
     {"side": "client",   "at", "kind": "event", "data" or "text", "event"?, "parts"?}
@@ -52,7 +52,7 @@ MAX_WAITING_BYTES = 2**20
 """Bytes of events that wait for the reader before the request waits for it."""
 
 MAX_SHOWN_EVENT_BYTES = 2**18
-"""Size of an event, with its long strings cut, from which its content is left out."""
+"""Events that are larger, after their long strings are cut, are reported without content."""
 
 STOP_SECONDS = 5.0
 """Time for a cancelled request to end by itself; then its greenlet is killed."""
@@ -74,10 +74,11 @@ class CallRequest(NamedTuple):
 
 
 class ObservedCall:
-    """A request to ``app``, which the operator's request ``origin`` causes.
+    """A request that a page sends to ``app``; ``origin`` is the page's own request.
 
-    Iterate over `stream_events` once. ``limit`` are the bytes that a capture of the request may
-    have. ``keep`` receives the bytes of the client's answer, and ``status`` is that of the answer.
+    Iterate over `stream_events` once. ``limit`` is the maximum size of a capture in bytes.
+    ``on_chunk`` receives each chunk of the client's answer. ``status`` is the answer's status, 0
+    before the answer begins.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class ObservedCall:
         request: CallRequest,
         redactor: Redactor,
         limit: int,
-        keep: Callable[[bytes], object] = len,
+        on_chunk: Callable[[bytes], object] = len,
     ) -> None:
         self.status = 0
         call = OperatorCall(request.client_key, self._make_recorder)
@@ -96,32 +97,32 @@ class ObservedCall:
         self._protocol = request.protocol
         self._redactor = redactor
         self._limit = limit
-        self._keep = keep
+        self._on_chunk = on_chunk
         self._context: RequestContext | None = None
         self._started_at = time.monotonic()
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._attempts = 0
         self._is_finished = self._is_closed = False
-        self._news, self._room = Event(), Event()
+        self._has_events, self._has_room = Event(), Event()
         self._thread_id = _get_thread_id()
 
-    def stream_events(self, patience: float) -> Iterator[list[bytes]]:
+    def stream_events(self, keepalive: float) -> Iterator[list[bytes]]:
         """Run the request and yield its events, as JSON texts, in batches.
 
-        Yields an empty batch after each ``patience`` seconds without an event. Closing this
+        Yields an empty batch after each ``keepalive`` seconds without an event. Closing this
         generator cancels the request.
         """
         worker = gevent.spawn(Context().run, self._run)
         try:
             while True:
                 is_finished = self._is_finished  # before the last events are taken
-                self._news.clear()
+                self._has_events.clear()
                 if self._waiting:
                     yield self._take_waiting()
                 elif is_finished:
                     return
-                elif not self._news.wait(patience):
+                elif not self._has_events.wait(keepalive):
                     yield []
         finally:
             self._stop(worker)
@@ -130,12 +131,12 @@ class ObservedCall:
         taken = list(self._waiting)
         self._waiting.clear()
         self._waiting_bytes = 0
-        self._room.set()
+        self._has_room.set()
         return taken
 
     def _stop(self, worker: gevent.Greenlet[..., None]) -> None:
         self._is_closed = True
-        self._room.set()
+        self._has_room.set()
         if not self._is_finished and self._context is not None:
             self._context.cancel()
         worker.join(STOP_SECONDS)
@@ -168,7 +169,7 @@ class ObservedCall:
         finally:
             self._report_end()
             self._is_finished = True
-            self._news.set()
+            self._has_events.set()
 
     def _report_answer(self, status: str, headers: dict[str, str], chunks: Iterator[bytes]) -> None:
         self.status = int(status.partition(" ")[0])
@@ -177,7 +178,7 @@ class ObservedCall:
         self.let_reader_run()
         splitter = EventSplitter(headers.get("Content-Type", ""))
         for chunk in chunks:
-            self._keep(chunk)
+            self._on_chunk(chunk)
             for event in splitter.feed(chunk):
                 self.report_event("client", self._protocol, event)
             self.let_reader_run()
@@ -222,7 +223,7 @@ class ObservedCall:
         self.report(side, "event", **more, **redacted)
 
     def report(self, side: str, kind: str, **fields: Any) -> None:
-        """Add an event, which the reader takes after `let_reader_run`."""
+        """Add an event. The reader receives it at the next `let_reader_run`."""
         at = to_milliseconds(time.monotonic() - self._started_at)
         event = {"side": side, "at": at, "kind": kind, **shorten_strings(fields)}
         encoded = self._redactor.redact_everywhere(orjson.dumps(event))
@@ -234,16 +235,16 @@ class ObservedCall:
         self._waiting_bytes += len(encoded)
 
     def let_reader_run(self) -> None:
-        """Let the reader take the events; wait while it has too much to read."""
+        """Let the reader take the events; wait while more than `MAX_WAITING_BYTES` are left."""
         # Another thread, and the hub, cannot wait for the reader.
         if _get_thread_id() != self._thread_id or gevent.getcurrent() is gevent.get_hub():
             return
-        self._news.set()
+        self._has_events.set()
         if not self._is_closed:
             gevent.sleep(0)
         while self._waiting_bytes > MAX_WAITING_BYTES and not self._is_closed:
-            self._room.clear()
-            self._room.wait()
+            self._has_room.clear()
+            self._has_room.wait()
 
 
 def is_shown(header: str) -> bool:
@@ -252,7 +253,7 @@ def is_shown(header: str) -> bool:
 
 
 class ObservedRecorder(Recorder):
-    """A recorder that also reports the requests to upstreams, and their answers, to a call."""
+    """A recorder that also reports the requests to upstreams and their answers to ``call``."""
 
     def __init__(self, call: ObservedCall, head: RequestHead, limit: int, started: float) -> None:
         super().__init__(head, limit, started)
@@ -267,7 +268,7 @@ class ObservedRecorder(Recorder):
 
 
 class ObservedAttempt:
-    """The recorder of one request to an upstream, which also reports its answer to a call."""
+    """The recorder of one request to an upstream, which also reports its answer to ``call``."""
 
     def __init__(self, call: ObservedCall, attempt: AttemptCapture) -> None:
         self._call = call

@@ -1,9 +1,9 @@
-"""The playground: a request is translated while it is typed, then sent, and both sides are shown.
+"""The playground: translates a request while it is typed, sends it, and shows both sides.
 
 The browser sends the request as the body, and the choices of the form as query parameters
-(`PlaygroundChoice`). The preview is the dry run of the gateway. A request that is sent runs through
-the application as the request of a client does (`ObservedCall`), and its events are streamed to
-the page as server-sent events.
+(`PlaygroundChoice`). The preview is the gateway's dry run. To send the request, the page runs it
+through the application like a client's request (`ObservedCall`) and streams its events to the
+browser as server-sent events.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ MAX_SHOWN_REQUEST = 200_000
 """Characters of an upstream request that are shown."""
 
 MAX_CODE_BYTES = 500_000
-"""Size of a request from which no code is shown that sends it."""
+"""Larger requests are shown without code that sends them."""
 
 
 class Api(NamedTuple):
@@ -91,8 +91,8 @@ ANTHROPIC_FIELDS = ("system", "thinking", "stop_sequences", "output_config")
 class PlaygroundChoice(NamedTuple):
     """The choices for a request: API, upstream or registered model, style, and two switches.
 
-    ``api`` is ``""`` if the body decides, ``target`` if the model's name does, and ``style`` for
-    the default. Without ``stores``, nothing is stored.
+    An empty ``api`` is detected from the body, an empty ``target`` follows from the model's name,
+    and an empty ``style`` is the default. Without ``stores``, nothing is stored.
     """
 
     api: str = ""
@@ -159,7 +159,7 @@ def show_playground() -> Response:
 
 @cache
 def get_pool() -> BlockingPool:
-    """Return the pool of previews. An import must not make it, because it needs an event loop."""
+    """Return the pool of previews. It is created at first use, because it needs an event loop."""
     return BlockingPool(1)
 
 
@@ -335,7 +335,10 @@ def choose_target(body: Json, target: str) -> Json:
 
 
 def choose_storage(body: Json, api: str, stores: bool) -> Json:
-    """Return the body with ``store`` where the API has it. Raises InvalidRequest for the rest."""
+    """Return the body with ``store`` set, if the API has it.
+
+    Raises InvalidRequest without ``stores`` if another parameter would store the answer.
+    """
     protocol = CLIENT_PROTOCOLS[api]
     if "store" not in protocol.parameters:
         return body
@@ -439,7 +442,7 @@ def find_record(name: str) -> Json:
     capture = get_services().capture
     if capture is None:
         raise NotFound("Captures are disabled: FORWARDER_CAPTURE is off.")
-    found = capture.run_blocking(partial(capture.store.find, name))  # reads all, if it is unknown
+    found = capture.run_blocking(partial(capture.store.find, name))  # may read all records
     if found is None:
         where = "" if capture.store.is_shared else " in this worker"
         raise NotFound(f"There is no exchange '{name[:64]}'{where}.")

@@ -1,8 +1,8 @@
-"""Replays a captured exchange through today's code and compares the answers.
+"""Replays a captured exchange with the current code and compares the answers.
 
-A request goes to its upstream as it is today, to another upstream, or to none. Without an upstream,
-an application of its own parses and translates the recorded answers again. Building it takes some
-50 ms of computing, so a native thread does it while other streams go on.
+A request goes to its upstream as configured now, to another upstream, or to none. Without an
+upstream, a separate application parses and translates the recorded answers again. Building it takes
+some 50 ms of CPU time, so a native thread does it while other streams continue.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ MAX_ANSWER_BYTES = 8 * 2**20
 """Bytes of a new answer; a longer one is not read to its end."""
 
 MAX_COMPARED_LINES = 5000
-"""Lines of each answer that are compared: a comparison takes longer than its lines grow."""
+"""Lines of each answer that are compared. The time grows faster than the number of lines."""
 
 MAX_SHOWN_LINES = 400
 MAX_LINE_CHARACTERS = 2000
@@ -128,12 +128,12 @@ def replay_exchange(name: str) -> Response:
 
 @cache
 def get_pool() -> BlockingPool:
-    """Return the pool of replays. An import must not make it, because it needs an event loop."""
+    """Return the pool of replays. It is created at first use, because it needs an event loop."""
     return BlockingPool(1)
 
 
 def replay_online(record: Json, key: str | None, target: str) -> Comparison:
-    """Send a captured request to an upstream, by default to its own one, and compare the answers.
+    """Send a captured request to an upstream, by default its own, and compare the answers.
 
     Raises InvalidRequest for a record that cannot be replayed.
     """
@@ -191,9 +191,9 @@ def find_protocol(record: Json) -> str:
 
 
 def prepare_body(data: bytes, protocol: str, target: str) -> tuple[bytes, tuple[Any, Any]]:
-    """Return a request's body that stores nothing and goes to ``target``, if that is not ``""``.
+    """Return the request's body with storage off, for ``target`` unless that is ``""``.
 
-    The second value are the name of the model in it, and the client's name for the model.
+    Also returns the model's name in this body and the name that the client sent.
     """
     try:
         body = orjson.loads(data)
@@ -210,7 +210,7 @@ def prepare_body(data: bytes, protocol: str, target: str) -> tuple[bytes, tuple[
 
 
 def rename_model(value: Any, new: Any, old: Any) -> Any:
-    """Return an answer in which the name of the model is the client's own, so that it is equal."""
+    """Replace the model's name ``new`` by ``old``, so that the comparison ignores it."""
     if isinstance(value, dict):
         return {
             name: old if name == "model" and inner == new else rename_model(inner, new, old)

@@ -1,9 +1,9 @@
-"""The operator's session: an administrator key, exchanged for a sealed cookie.
+"""The operator's session: signing in with an administrator key sets an encrypted cookie.
 
 With FORWARDER_ADMIN_KEYS, a browser signs in once with one of these keys. The cookie holds the time
 at which the session ends and a digest of the key, so that removing the key from the settings ends
-its sessions. Without FORWARDER_ADMIN_KEYS, there is no session: pages are for local programs only,
-as the rest of the administration is.
+its sessions. Without FORWARDER_ADMIN_KEYS, there is no session: the pages accept local requests
+only, like the other administration routes.
 
 Requests that change something must come from the console's own pages (see `require_same_origin`).
 The cookie is also sent to other ports of the same host, since ports are not part of a site.
@@ -70,7 +70,7 @@ def find_session_end(settings: Settings) -> float | None:
 
 
 def sign_in(response: Response, key: str) -> None:
-    """Start a session of this administrator key by a cookie in ``response``.
+    """Start a session for this administrator key with a cookie in ``response``.
 
     Raises Unauthorized for a key that is not an administrator's.
     """

@@ -1,7 +1,7 @@
 """The requests, errors and latencies of upstreams over the last day, from the usage of all clients.
 
-The numbers are those of all workers if there is a database. They load beside the page of the
-upstreams, because a database that is slow must not hold it up.
+The numbers are those of all workers if there is a database. The page of the upstreams loads them
+with a separate request, so that a slow database does not delay it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HOUR_WIDTH, CHART_HEIGHT = 15, 48
 
 
 class HourBar(NamedTuple):
-    """The bar of an hour, and of its errors at its foot. ``title`` says the same in words."""
+    """The bar of an hour's requests, with its errors at the foot. ``title`` has both in words."""
 
     x: int
     height: str
@@ -43,8 +43,8 @@ class HourBar(NamedTuple):
 class UpstreamUsage(NamedTuple):
     """The requests of an upstream in the last `HOURS` hours.
 
-    ``latency_line`` has the points of the mean times to the first event. ``summary`` is the chart
-    in words.
+    ``latency_line`` has the points of the mean times to the first event. ``summary`` describes the
+    chart in words.
     """
 
     upstream: str
@@ -104,8 +104,8 @@ def describe_usage(
     busiest = max(lines.values(), key=lambda line: line.counts.requests)
     slowest = max((line.mean_first_event_ms or 0.0 for line in lines.values()), default=0.0)
     points = [
-        f"{place * HOUR_WIDTH + HOUR_WIDTH / 2:g},{scale(latency, slowest)[1]}"
-        for place, hour in enumerate(hours)
+        f"{position * HOUR_WIDTH + HOUR_WIDTH / 2:g},{scale(latency, slowest)[1]}"
+        for position, hour in enumerate(hours)
         if hour in lines and (latency := lines[hour].mean_first_event_ms) is not None
     ]
     summary = (
@@ -121,8 +121,8 @@ def describe_usage(
         error_share=total.errors / total.requests if total.requests else 0.0,
         first_event_ms=total.first_event_ms / total.first_events if total.first_events else None,
         bars=[
-            draw_hour(place, lines[hour], busiest.counts.requests)
-            for place, hour in enumerate(hours)
+            draw_hour(position, lines[hour], busiest.counts.requests)
+            for position, hour in enumerate(hours)
             if hour in lines
         ],
         # A line of one point is not drawn, a line from a point to itself is.
@@ -131,13 +131,13 @@ def describe_usage(
     )
 
 
-def draw_hour(place: int, line: UsageLine, most_requests: int) -> HourBar:
+def draw_hour(position: int, line: UsageLine, most_requests: int) -> HourBar:
     counts, latency = line.counts, line.mean_first_event_ms
     title = f"{format_hour(line.start or 0)}: {counts.requests} requests, {counts.errors} failed"
     if latency is not None:
         title += f", first event after {latency:.0f} ms"
     return HourBar(
-        place * HOUR_WIDTH,
+        position * HOUR_WIDTH,
         *scale(counts.requests, most_requests),
         *scale(counts.errors, most_requests),
         title,

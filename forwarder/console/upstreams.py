@@ -1,8 +1,8 @@
 """The page of the upstreams: their states, their health over time, and the probe of their quirks.
 
-Upstreams that are down answer after seconds. So the page shows the last results at once, and each
-upstream's part loads itself and asks the upstream, every few seconds while the page is visible.
-States, counts and histories are those of the worker that answers.
+A check of an upstream that is down takes seconds, so the page first shows the last results. While
+it is visible, the browser reloads the part of each upstream every few seconds, which checks the
+upstream. States, counts and histories are those of the worker that answers.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ _running_probes = ConcurrencyLimit(MAX_PROBES)
 class HistoryChart(NamedTuple):
     """The latencies of checks, newest at the right, in an SVG of 360 by 48 units.
 
-    ``lines`` are the points of polylines, which failed checks separate. ``failures`` are the x of
-    these. ``summary`` says the same in words.
+    ``lines`` are the points of polylines, which end at failed checks. ``failures`` are the x
+    coordinates of failed checks. ``summary`` describes the chart in words.
     """
 
     lines: list[str]
@@ -103,10 +103,9 @@ class UpstreamFacts(NamedTuple):
 class UpstreamView(NamedTuple):
     """The state of an upstream in this worker.
 
-    ``tone`` is ``good``, ``bad`` or ``""``. ``counts`` are texts, ``learned`` triples of texts;
-    ``more_learned`` is the number of models that are left out. ``since`` and
-    ``checked`` are texts, ``latency`` is in milliseconds. ``endpoints`` are triples of tone, name
-    and state, if there are several.
+    ``tone`` is ``good``, ``bad`` or ``""``. ``latency`` is in milliseconds. ``learned`` are triples
+    of model, quirks and remaining time; ``more_learned`` is the number of models that are left out.
+    ``endpoints`` are triples of tone, name and state, if there are several.
     """
 
     tone: str
@@ -179,12 +178,12 @@ def describe_state(target: HealthTarget) -> UpstreamView:
     services = get_services()
     upstream = target.upstream
     history = services.health.get_history(target.name, upstream)
-    standing = services.resilience.upstream_states.get_or_create(upstream.settings)
+    upstream_state = services.resilience.upstream_states.get_or_create(upstream.settings)
     last = None if history is None else history.last
     tone, state = judge_result(last, upstream.key_refusal)
     messages = filter(None, (last.error if last else None, upstream.key_refusal))
     limit = upstream.settings.max_concurrent
-    in_use = standing.concurrency_limit.in_use
+    in_use = upstream_state.concurrency_limit.in_use
     counts = services.resilience.count_events(upstream.settings)
     learned = upstream.learned_quirks.describe()
     return UpstreamView(
@@ -193,10 +192,10 @@ def describe_state(target: HealthTarget) -> UpstreamView:
         since=format_since(history.since) if history else "",
         checked=format_since(last.checked_at) if last else "",
         latency=last.latency * 1000 if last else None,
-        errors=[shorten(message) for message in dict.fromkeys(messages)],
+        errors=[shorten_message(message) for message in dict.fromkeys(messages)],
         models=last.model_count if last else None,
-        breaker=describe_breaker(standing),
-        breaker_tone="good" if standing.best_state == CLOSED else "bad",
+        breaker=describe_breaker(upstream_state),
+        breaker_tone="good" if upstream_state.best_state == CLOSED else "bad",
         concurrency=f"{in_use} of {limit}" if limit else f"{in_use}, no limit",
         counts=[
             format_count(counts[name], title)
@@ -214,7 +213,7 @@ def describe_state(target: HealthTarget) -> UpstreamView:
 
 
 def judge_result(last: ProbeResult | None, key_refusal: str | None) -> tuple[str, str]:
-    """Return tone and words for the last result of a check and of a request."""
+    """Return tone and state, in words, from the last check and the last refusal of the key."""
     if last is None:
         return "", "not checked yet"
     if not last.is_healthy:
@@ -243,10 +242,10 @@ def describe_endpoint(state: Json) -> tuple[str, str, str]:
     return "good" if is_usable else "bad", name, ", ".join(facts)
 
 
-def describe_breaker(standing: UpstreamState) -> str:
-    if standing.best_state != OPEN:
-        return standing.best_state.replace("_", " ")
-    breaker = standing.breaker
+def describe_breaker(upstream_state: UpstreamState) -> str:
+    if upstream_state.best_state != OPEN:
+        return upstream_state.best_state.replace("_", " ")
+    breaker = upstream_state.breaker
     if breaker.state == OPEN:
         return f"open, tries again in {breaker.remaining_cooldown:.0f} s"
     return breaker.state.replace("_", " ")
@@ -256,7 +255,7 @@ def describe_learned(learned: dict[str, Json]) -> Iterator[tuple[str, str, str]]
     """Yield model, quirks as JSON, and the time for which they are remembered."""
     for model, quirks in sorted(learned.items()):
         left = quirks.pop("seconds_left")
-        yield shorten_value(model), shorten(json.dumps(quirks)), format_duration(left)
+        yield shorten_value(model), shorten_message(json.dumps(quirks)), format_duration(left)
 
 
 def draw_history(results: Sequence[ProbeResult]) -> HistoryChart:
@@ -265,8 +264,8 @@ def draw_history(results: Sequence[ProbeResult]) -> HistoryChart:
     top = max(latencies, default=0.0) or 1.0
     lines: list[list[str]] = [[]]
     failures: list[str] = []
-    for place, result in enumerate(results, HISTORY_SIZE - len(results)):
-        x = f"{2 + place * 356 / (HISTORY_SIZE - 1):.1f}"
+    for position, result in enumerate(results, HISTORY_SIZE - len(results)):
+        x = f"{2 + position * 356 / (HISTORY_SIZE - 1):.1f}"
         if result.is_healthy:
             lines[-1].append(f"{x},{46 - 44 * result.latency / top:.1f}")
         else:
@@ -283,7 +282,7 @@ def draw_history(results: Sequence[ProbeResult]) -> HistoryChart:
     return HistoryChart(points, failures, " ".join(words))
 
 
-def shorten(message: str) -> str:
+def shorten_message(message: str) -> str:
     """Return a message of an upstream in one line of bounded length."""
     text = " ".join(message.split())
     return text if len(text) <= MAX_MESSAGE_LENGTH else f"{text[:MAX_MESSAGE_LENGTH]}…"
@@ -410,12 +409,12 @@ class ProbeRun:
         started_at = time.monotonic()
         try:
             for verdict in self._probe.run():
-                yield verdict._replace(text=shorten(verdict.text))
+                yield verdict._replace(text=shorten_message(verdict.text))
                 if time.monotonic() - started_at > MAX_PROBE_SECONDS:
                     self.failure = f"Stopped after {MAX_PROBE_SECONDS:.0f} seconds."
                     return
         except ForwarderError as error:
-            self.failure = shorten(error.message)
+            self.failure = shorten_message(error.message)
 
     @property
     def quirks(self) -> str:
@@ -469,7 +468,7 @@ def render_probe_form(target: HealthTarget, failure: ForwarderError | None = Non
         "probe.html",
         **collect_probe_values(target),
         model=read_form_field("model") or target.model or "",
-        failure=shorten(failure.message) if failure else None,
+        failure=shorten_message(failure.message) if failure else None,
         run=None,
     )
     page.status_code = failure.status if failure else 200

@@ -16,7 +16,7 @@ from forwarder.usage.report import NAME_GROUPS, UsageLine, sort_by_tokens
 
 
 class Period(NamedTuple):
-    """A time until now, its name, and the width of a point of its charts in seconds."""
+    """A period that ends now. ``step`` is the width of a chart point in seconds."""
 
     name: str
     seconds: int
@@ -31,7 +31,7 @@ PERIODS = {
 }
 
 MAX_LISTED = 200
-"""Rows of the table; the file has more, separated by time."""
+"""Rows of the table. The CSV file has more, separated by time."""
 
 MAX_CLIENTS = 1000
 """Names in the selection of clients."""

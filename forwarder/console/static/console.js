@@ -19,7 +19,7 @@
 
   async function handleCopy(button) {
     const source = button.dataset.copyFrom;
-    button.dataset.label ??= button.textContent; // a second click must not take "Copied" for it
+    button.dataset.label ??= button.textContent; // or a second click would store "Copied"
     try {
       await copyText(source ? document.querySelector(source).textContent : button.dataset.copy);
       button.textContent = "Copied";

@@ -1,4 +1,4 @@
-// The page of an exchange that runs replaces itself: open details stay open, and a button pauses it.
+// Refreshes the page of a running exchange. Open details stay open; a button pauses the refresh.
 "use strict";
 
 (() => {

@@ -13,7 +13,7 @@
 
   document.querySelector("[data-live-controls]").hidden = false;
 
-  // The server has rendered and escaped the row. A template keeps it from being active.
+  // The server has rendered and escaped the row. Parsing it in a template loads and runs nothing.
   function parseRow(html) {
     const template = document.createElement("template");
     template.innerHTML = html;

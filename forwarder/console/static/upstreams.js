@@ -11,7 +11,7 @@
     }
   }
 
-  // htmx keeps the elements of secrets as they are, so their mark does not come with the new form.
+  // htmx preserves the fields of secrets, so the new form does not mark them.
   function markWrongField(form) {
     for (const message of form.querySelectorAll(".field-error")) {
       const field = document.getElementById(message.id.replace(/-error$/, ""));

@@ -14,14 +14,14 @@
     cost: [["cost", "US dollars", "--accent"]],
   };
 
-  // Shortest interval of ticks in seconds, their text, and the second line where a year or a day
-  // begins.
+  // For uPlot: shortest interval of ticks in seconds, their text, and a second line at the first
+  // tick of a year or a day.
   const TIME_TICKS = [
     [86400, "{MM}-{DD}", "\n{YYYY}", null, null, null, null, null, 1],
     [3600, "{HH}:{mm}", "\n{YYYY}-{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],
   ];
 
-  // Canvas does not know CSS variables, so their values are read from an element that has them.
+  // A canvas cannot resolve CSS variables, so their values are read from an element.
   function readColor(name) {
     const probe = document.createElement("span");
     probe.style.color = `var(${name})`;
