@@ -64,7 +64,7 @@ API and Ollama's API.
 reasoning style: `/think/v1/chat/completions` (see *Servers*).
 
 **Keys.** Without `FORWARDER_API_KEYS` and keys made at run time no key is needed. A key can also
-stand in the header `api-key` or `X-Api-Key`. Without `FORWARDER_ADMIN_KEYS`, routes for
+be sent in the header `api-key` or `X-Api-Key`. Without `FORWARDER_ADMIN_KEYS`, routes for
 administrators accept requests of local programs only.
 
 **Bodies** may have a `Content-Encoding`: `zstd`, `br`, `gzip` or `deflate`. Fields that the schemas
@@ -146,7 +146,7 @@ _PATHS_WITH_SLASHES = ("/v1/models/{model}", "/forwarder/exchanges/{name}", "/do
 
 
 def encode_document(routes: Iterable[DocumentRoute], base_url: str) -> bytes:
-    """Return the document as JSON. Raises KeyError for a route that it has no operation for."""
+    """Return the document as JSON. Raises KeyError for a route without an `Operation`."""
     try:
         return orjson.dumps(build_document(routes, base_url))
     finally:

@@ -64,7 +64,7 @@ _UNDOCUMENTED = (
 )
 
 _RETRIED = (429, 503, OVERLOADED_STATUS)
-"""Statuses of which answers say when to try again."""
+"""Statuses whose responses have ``Retry-After``."""
 
 
 def make_error_responses() -> dict[str, Json]:

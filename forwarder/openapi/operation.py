@@ -1,4 +1,4 @@
-"""`Operation`: a route's part of the document beyond its path and its docstring."""
+"""`Operation`: what the document says of a route in addition to its path and docstring."""
 
 from __future__ import annotations
 

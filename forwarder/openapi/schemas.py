@@ -1,8 +1,8 @@
-"""JSON schemas of request bodies, made of the tables of parameters and of the SDK's types.
+"""JSON schemas of request bodies, built from the tables of parameters and the SDK's types.
 
-The forwarder checks the JSON type of each parameter and passes on parameters and values that
-OpenAI's documents do not have. So a parameter has the SDK's schema or, beside it, any value of the
-JSON types that the table accepts. Null counts as absent.
+The forwarder checks the JSON type of each parameter, and accepts parameters and values that OpenAI
+does not document. The schema of a parameter therefore accepts the SDK's schema or any value of the
+JSON types in the table. Null counts as absent.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TEXTS: Json = {"type": "array", "items": TEXT}
 _NULL: Json = {"type": "null"}
 
 _PLAIN = ("model", "stream")
-"""Parameters for which the SDK has names of OpenAI's models, or one of two values."""
+"""Parameters whose SDK schema is too narrow: OpenAI's own models, or one of two booleans."""
 
 _DISPOSITIONS = {
     "carried": "sent unchanged",
