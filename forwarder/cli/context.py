@@ -40,7 +40,7 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def open_services() -> Iterator[Services]:
-    """The services of the loaded application, or else own ones until the end of the command."""
+    """Yield the services of the loaded application, or build services for this command."""
     settings, extension = read_settings(), find_loaded_extension()
     if extension is not None:
         yield extension.services
@@ -56,7 +56,7 @@ def read_settings() -> Settings:
         settings = load_settings() if extension is None else extension.settings
     except ConfigError as error:
         raise InvalidConfiguration(error.mistakes) from error
-    configure_logging(settings, least_level="WARNING")  # a command prints its result
+    configure_logging(settings, min_level="WARNING")  # a command prints its result
     return settings
 
 

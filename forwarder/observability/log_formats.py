@@ -1,6 +1,6 @@
 """The two formats of log records: JSON for machines, text for people.
 
-Values of both may come from clients and remote servers. JSON escapes them itself; text escapes
+Values in both may come from clients and remote servers. JSON escapes them itself; text escapes
 their control characters, which could change the display of a terminal.
 """
 
@@ -204,8 +204,8 @@ def format_target(fields: Mapping[str, Any]) -> str:
 
     The client's name is left out if it is the upstream's too.
     """
-    asked, model = fields.get("requested_model"), fields.get("model")
-    models = [format_value(name) for name in dict.fromkeys((asked, model)) if name]
+    names = (fields.get("requested_model"), fields.get("model"))
+    models = [format_value(name) for name in dict.fromkeys(names) if name]
     upstream = fields.get("upstream")
     return " → ".join(models) + (f" at {format_value(upstream)}" if upstream else "")
 

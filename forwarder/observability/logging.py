@@ -12,14 +12,14 @@ from forwarder.observability.log_formats import JsonFormatter, TextFormatter
 log = logging.getLogger("forwarder.app")
 
 
-def configure_logging(settings: Settings, least_level: str = "DEBUG") -> None:
+def configure_logging(settings: Settings, min_level: str = "DEBUG") -> None:
     """Send the forwarder's log records to standard error. Repeated calls replace the handler.
 
-    Records below ``least_level`` are left out under any settings.
+    Records below ``min_level`` are left out under any settings.
     """
     root = logging.getLogger("forwarder")
     levels = logging.getLevelNamesMapping()
-    root.setLevel(max(levels[settings.log_level], levels[least_level]))
+    root.setLevel(max(levels[settings.log_level], levels[min_level]))
     root.propagate = False
     # No formatter here shows the caller or the names of threads, so skip the walk through the
     # stack. https://docs.python.org/3/howto/logging.html#optimization
@@ -31,7 +31,7 @@ def configure_logging(settings: Settings, least_level: str = "DEBUG") -> None:
 
 
 def make_formatter(settings: Settings) -> logging.Formatter:
-    """Return the formatter that the settings name, or that suits standard error."""
+    """Return the formatter of the settings, whose defaults depend on standard error."""
     if not is_text_log(settings):
         return JsonFormatter()
     color = settings.log_color

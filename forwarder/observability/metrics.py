@@ -32,7 +32,7 @@ DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0
 ANSWER_LABELS = ("route", "upstream", "model")
 
 MAX_CLIENT_LABELS = 256
-"""Clients with a label of their own. Each has few series: only the counters of clients have it."""
+"""Clients with their own label. Each adds few series: only counters of clients have this label."""
 
 ERROR_KINDS: dict[type[errors.ForwarderError], str] = {
     errors.UpstreamKeyRefused: "key_refused",
@@ -62,7 +62,7 @@ class ProcessState(NamedTuple):
 
 
 class MetricsObserver(RequestObserver):
-    """Counts requests, tokens, tool calls, errors and breaker states; has the state of workers."""
+    """Counts requests, tokens, tool calls and errors; shows the states of breakers and workers."""
 
     def __init__(self, settings: Settings) -> None:
         self._registry = CollectorRegistry()
@@ -249,9 +249,9 @@ class MetricsObserver(RequestObserver):
                 self._find_series(by_client, client).inc(tokens)
 
     def _find_series(self, metric: Metric, *labels: str | int) -> Metric:
-        """Return the time series of these labels; the label sets bound how many there are.
+        """Return the time series of these labels; the label sets limit their number.
 
-        The Prometheus client needs as long to look one up as to count.
+        They are cached here, since the Prometheus client's lookup takes as long as counting.
         """
         key = (metric, *labels)
         series = self._series.get(key)
@@ -339,7 +339,7 @@ def classify_refusal(status: int) -> str:
 
 
 def read_resident_memory() -> int | None:
-    """Return the resident memory of this process in bytes, or None if the system does not tell."""
+    """Return the resident memory of this process in bytes, or None if it is unknown."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):  # not Linux

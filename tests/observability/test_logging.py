@@ -43,9 +43,9 @@ def test_records_go_to_standard_error_once(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_least_level_wins_over_a_lower_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging(read_settings(LOG_LEVEL="DEBUG"), least_level="WARNING")
+    configure_logging(read_settings(LOG_LEVEL="DEBUG"), min_level="WARNING")
     log.info("unheard")
-    configure_logging(read_settings(LOG_LEVEL="ERROR"), least_level="WARNING")
+    configure_logging(read_settings(LOG_LEVEL="ERROR"), min_level="WARNING")
     log.warning("unheard")
 
     assert capsys.readouterr().err == ""

@@ -1,15 +1,15 @@
 """Captures whole exchanges (request, upstream requests, answers) for debugging.
 
-An exchange is a client's request with all that follows from it; capturing records exchanges. It is
-off unless ``FORWARDER_CAPTURE`` is set. `CaptureObserver` gives each request a recorder
+An exchange is a client's request, the upstream requests that it causes, and all answers. Capturing
+is off unless ``FORWARDER_CAPTURE`` is set. `CaptureObserver` gives each request a recorder
 (`forwarder.context.capture_recorder`), which collects raw bytes while they pass through, and stores
 its record on completion.
 
 - `record.py`: makes one redacted JSON record of limited size from a recorder.
 - `serialize.py`: converts answer bytes to readable JSON and back.
 - `stores.py`: stores records in memory or in a directory.
-- `running.py`: exchanges that have not ended, of this worker and of others.
-- `feed.py`: changes, for pages that follow the exchanges.
+- `running.py`: exchanges that have not ended, in this worker and in others.
+- `feed.py`: new and changed exchanges, for pages that follow them.
 - `playback.py`: serves recorded upstream answers in place of the network.
 - `replay.py`: repeats a captured request and compares the answers.
 """
@@ -52,7 +52,7 @@ MAX_PRUNE_SECONDS = 60.0
 """Maximum interval between two removals of expired records."""
 
 PUBLISH_SECONDS = 0.5
-"""Interval at which the worker brings the files of its running exchanges up to date."""
+"""Interval at which the worker updates the files of its running exchanges."""
 
 UpstreamLister = Callable[[], Iterable[UpstreamSettings]]
 """Lists the upstreams that were registered at run time."""
@@ -75,22 +75,22 @@ class CaptureObserver(RequestObserver):
         self._secrets = collect_settings_secrets(settings)
         self._worker = BlockingPool(1)  # encoding a long record takes about 0.1 s
         self.running = RunningExchanges(
-            store.running_folder, self._make_redaction, settings.capture_max
+            store.running_folder, self._make_redactor, settings.capture_max
         )
         self.feed = ExchangeFeed(store, self.running)
         self._reading = BlockingPool(2)
         self._prune_seconds = min(MAX_PRUNE_SECONDS, settings.capture_age / 4)
         self._next_prune = time.monotonic() + self._prune_seconds
         pause = min(PUBLISH_SECONDS, self._prune_seconds)
-        self._upkeep = PeriodicTask(self._keep_up, lambda: pause)
+        self._maintenance = PeriodicTask(self._maintain, lambda: pause)
 
     def start(self) -> None:
         """Start the background task: it publishes running exchanges and removes old records."""
-        self._upkeep.start()
+        self._maintenance.start()
 
     def close(self) -> None:
         """End the background task and the threads."""
-        self._upkeep.stop()
+        self._maintenance.stop()
         self.running.close()
         self.feed.close()
         self._reading.close()
@@ -111,8 +111,8 @@ class CaptureObserver(RequestObserver):
         recorder, context.recorder = context.recorder, None
         try:
             if recorder is not None and (recorder.body is not None or context.status >= 400):
-                redaction = self._make_redaction()
-                self._worker.run(partial(self._store_record, recorder, context, seconds, redaction))
+                redactor = self._make_redactor()
+                self._worker.run(partial(self._store_record, recorder, context, seconds, redactor))
         finally:
             self.running.remove(context)
 
@@ -120,20 +120,20 @@ class CaptureObserver(RequestObserver):
         """Run work on stored records outside of the event loop, and return its result."""
         return self._reading.run(work)
 
-    def _make_redaction(self) -> Redactor:
+    def _make_redactor(self) -> Redactor:
         secrets = self._secrets.union(*map(collect_upstream_secrets, self._list_registered()))
         return Redactor(self._redacted_fields, secrets)
 
     def _store_record(
-        self, recorder: Recorder, context: RequestContext, seconds: float, redaction: Redactor
+        self, recorder: Recorder, context: RequestContext, seconds: float, redactor: Redactor
     ) -> None:
         name = name_record(recorder)
         self.store.put(
-            name, encode_record(name, recorder, context, seconds, redaction, self._max_bytes)
+            name, encode_record(name, recorder, context, seconds, redactor, self._max_bytes)
         )
         self.running.remove_file(recorder)
 
-    def _keep_up(self) -> None:
+    def _maintain(self) -> None:
         try:
             self.running.publish()
         except Exception:

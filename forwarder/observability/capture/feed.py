@@ -1,7 +1,8 @@
-"""The changes among the exchanges, for pages that follow them.
+"""New and changed exchanges, for pages that follow them.
 
-All followers of a worker share one view of the store. It is renewed at most once in `POLL_SECONDS`,
-and only while a follower reads it. Each `ExchangeFollower` compares it with its earlier reports.
+All followers of a worker share one view of the store, which is read again at most once in
+`POLL_SECONDS`, and only for a follower. Each `ExchangeFollower` compares the view with what it has
+reported.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ MAX_FOLLOWED = 500
 MAX_CACHED_SUMMARIES = 2 * MAX_FOLLOWED
 
 OVERLAP_SECONDS = 5.0
-"""Exchanges that ended so long before the time at which a follower continues are reported too:
-storing a record takes a moment.
+"""A follower also reports exchanges that ended this long before its start: storing a record takes
+a moment.
 """
 
 MISSED_POLLS = 3
@@ -63,7 +64,7 @@ class ExchangeFeed:
         """Return the current state, which is at most `POLL_SECONDS` old."""
         with self._lock:
             if time.monotonic() >= self._read_at + POLL_SECONDS:
-                # The running ones first: one that ends in between is then in both.
+                # Read the running ones first: one that ends meanwhile is then in both lists.
                 running = {each["id"]: each for each in self._running.list_summaries()}
                 names = self._pool.run(self._store.list_names)[:MAX_FOLLOWED]
                 self._state, self._read_at = FeedState(names, running), time.monotonic()
@@ -89,7 +90,7 @@ class ExchangeFeed:
 
 
 class ExchangeFollower:
-    """Reports the exchanges that change from ``since`` on, in Unix seconds."""
+    """Reports the exchanges that have changed since ``since`` (Unix seconds)."""
 
     def __init__(self, feed: ExchangeFeed, since: float) -> None:
         self._feed = feed

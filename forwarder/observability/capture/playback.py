@@ -87,15 +87,15 @@ def stream_answer(attempt: Json, request: httpx2.Request) -> Iterator[bytes]:
 
 
 def make_transport_error(
-    error: Json, request: httpx2.Request, otherwise: type[httpx2.TransportError]
+    error: Json, request: httpx2.Request, default: type[httpx2.TransportError]
 ) -> Exception:
-    """Rebuild a recorded error by its type name; unknown names become ``otherwise``."""
+    """Rebuild a recorded error by its type name; unknown names become ``default``."""
     name, message = str(error.get("type")), str(error.get("message") or "connection failed")
     if name == UpstreamTimeout.__name__:
         return UpstreamTimeout(message)
     kind = getattr(httpx2, name, None)
     if not (isinstance(kind, type) and issubclass(kind, httpx2.TransportError)):
-        kind = otherwise
+        kind = default
     failure = kind(message, request=request)
     if isinstance(errno := error.get("errno"), int):
         # The constructor returns the OSError subclass for this errno.

@@ -39,7 +39,7 @@ from forwarder.observability.capture import serialize
 RECORD_HEAD = b'{"exchange":'
 
 MAX_RECORD_DEPTH = 8
-"""Most levels of JSON that a record puts around a body or answer."""
+"""Maximum number of JSON levels that a record adds around a body or answer."""
 
 FINAL_FIELDS = ("status", "error", "whole", "redacted")
 """Fields of a summary that are unknown until the exchange has ended."""
@@ -50,7 +50,7 @@ def encode_record(
     recorder: Recorder,
     context: RequestContext,
     seconds: float,
-    redaction: Redactor,
+    redactor: Redactor,
     limit: int,
 ) -> bytes:
     """Encode a redacted record as JSON of at most ``limit`` bytes.
@@ -58,32 +58,32 @@ def encode_record(
     The first line holds the summary, so that listing records does not parse whole files. Parts
     are dropped until the record fits.
     """
-    redaction.found_secrets |= collect_client_key(context.sent_key or context.client_key)
+    redactor.found_secrets |= collect_client_key(context.sent_key or context.client_key)
     for attempt in recorder.attempts:
-        redaction.found_secrets |= collect_upstream_secrets(attempt.upstream)
+        redactor.found_secrets |= collect_upstream_secrets(attempt.upstream)
     exchange = name, recorder, context, seconds
     try:
-        record = RecordBuilder(redaction).build_record(*exchange)
-        encoded = redaction.redact_everywhere(serialize_record(record), serialize_record)
+        record = RecordBuilder(redactor).build_record(*exchange)
+        encoded = redactor.redact_everywhere(serialize_record(record), serialize_record)
     except (TypeError, RecursionError):  # orjson parses deeper JSON than it can write
-        record = RecordBuilder(redaction, omits_deep_json=True).build_record(*exchange)
-        encoded = redaction.redact_everywhere(serialize_record(record), serialize_record)
+        record = RecordBuilder(redactor, omits_deep_json=True).build_record(*exchange)
+        encoded = redactor.redact_everywhere(serialize_record(record), serialize_record)
     for part in iterate_droppable_parts(record):
         if len(encoded) <= limit:
             break
         drop_part(record, part)
-        encoded = redaction.redact_everywhere(serialize_record(record), serialize_record)
+        encoded = redactor.redact_everywhere(serialize_record(record), serialize_record)
     return encoded
 
 
 def encode_running_summary(
-    name: str, recorder: Recorder, context: RequestContext, seconds: float, redaction: Redactor
+    name: str, recorder: Recorder, context: RequestContext, seconds: float, redactor: Redactor
 ) -> bytes:
     """Encode the redacted summary of an exchange that has not ended."""
-    redaction.found_secrets |= collect_client_key(context.sent_key or context.client_key)
-    builder = RecordBuilder(redaction)
+    redactor.found_secrets |= collect_client_key(context.sent_key or context.client_key)
+    builder = RecordBuilder(redactor)
     summary = builder.build_summary(name, recorder, context, seconds, is_running=True)
-    return redaction.redact_everywhere(orjson.dumps(summary))
+    return redactor.redact_everywhere(orjson.dumps(summary))
 
 
 def parse_summary(encoded: bytes) -> Json:
@@ -108,8 +108,8 @@ class RecordBuilder:
     text either, because fields can only be redacted in parsed JSON.
     """
 
-    def __init__(self, redaction: Redactor, omits_deep_json: bool = False) -> None:
-        self._redaction = redaction
+    def __init__(self, redactor: Redactor, omits_deep_json: bool = False) -> None:
+        self._redactor = redactor
         self._omits_deep_json = omits_deep_json
         self._is_complete = True
 
@@ -166,7 +166,7 @@ class RecordBuilder:
             "error": context.error,
             "duration_ms": serialize.to_milliseconds(seconds),
             "whole": self._is_complete,
-            "redacted": self._redaction.redaction_count > 0,
+            "redacted": self._redactor.redaction_count > 0,
         }
 
     def _make_request(self, recorder: Recorder) -> Json:
@@ -174,8 +174,8 @@ class RecordBuilder:
         return {
             "method": head.method,
             "path": head.path,
-            "query": self._redaction.redact_pairs(head.query),
-            "headers": self._redaction.redact_pairs(head.headers),
+            "query": self._redactor.redact_pairs(head.query),
+            "headers": self._redactor.redact_pairs(head.headers),
             **self._make_body(recorder.body),
         }
 
@@ -225,7 +225,7 @@ class RecordBuilder:
             parsed, left_out = {}, left_out + sum(len(piece) for _, piece in track.pieces)
         head = {
             "status": status,
-            "headers": self._redaction.redact_pairs(headers),
+            "headers": self._redactor.redact_pairs(headers),
             "head_at": None if at is None else serialize.to_milliseconds(at),
             "left_out": left_out or None,
         }
@@ -242,10 +242,10 @@ class RecordBuilder:
         redacted = dict(parsed)
         for name in ("body", "data"):
             if name in parsed:
-                redacted[name] = self._redaction.redact_value(parsed[name])
+                redacted[name] = self._redactor.redact_value(parsed[name])
         for name in ("text", "latin1"):
             if name in parsed:
-                redacted[name] = self._redaction.redact_text(parsed[name])
+                redacted[name] = self._redactor.redact_text(parsed[name])
         for name in ("events", "lines"):
             if name in parsed:
                 redacted[name] = [self._redact_parsed(each) for each in parsed[name]]

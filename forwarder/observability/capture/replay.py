@@ -1,4 +1,4 @@
-"""Replay of a captured request through the current code, and comparison of the answers.
+"""Replay of a captured request with the current code, and comparison of the answers.
 
 The comparison ignores ids, times and encrypted content, which differ in each run.
 """
@@ -232,10 +232,10 @@ def read_recorded_answer(record: Json) -> ReplayAnswer:
     return ReplayAnswer(answer.get("status"), answer)
 
 
-def make_replay_answer(status: int, data: bytes, redaction: Redactor) -> ReplayAnswer:
+def make_replay_answer(status: int, data: bytes, redactor: Redactor) -> ReplayAnswer:
     """Parse the answer of a replay and redact it like a record."""
-    parsed = redaction.redact_value(serialize.parse_answer([(0.0, data)]))
-    redacted = redaction.redact_everywhere(orjson.dumps(parsed))
+    parsed = redactor.redact_value(serialize.parse_answer([(0.0, data)]))
+    redacted = redactor.redact_everywhere(orjson.dumps(parsed))
     return ReplayAnswer(status, orjson.loads(redacted))
 
 

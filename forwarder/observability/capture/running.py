@@ -1,10 +1,10 @@
-"""Exchanges that have not ended: those of this worker, and the files that show them to others.
+"""Exchanges that have not ended: those of this worker, and files about them for other workers.
 
-Requests only enter a register and leave it. With a capture directory, `RunningExchanges.publish`
-runs about twice a second and keeps one small file for each exchange that has been running for
-`MIN_PUBLISHED_SECONDS`. It removes the file when the exchange ends. While the page of a running
-exchange is open, the page leaves a marker beside that file, and the worker that serves the exchange
-writes its partial record. Nothing is done per chunk of an answer.
+A request itself only enters and leaves a register in memory. With a capture directory,
+`RunningExchanges.publish` runs about twice a second and keeps one small file for each exchange that
+has been running for `MIN_PUBLISHED_SECONDS`. It removes the file when the exchange ends. While the
+page of a running exchange is open, the page leaves a marker beside that file, and the worker that
+serves the exchange writes its partial record. Nothing is done per chunk of an answer.
 
     running/NAME.json    the summary; written again when it changes, touched while it runs
     running/NAME.watch   the marker: a page of the exchange is open
@@ -50,16 +50,16 @@ TOUCH_SECONDS = 5.0
 """Interval at which a worker touches the files of its exchanges."""
 
 STALE_SECONDS = 20.0
-"""Age of a file from which its worker counts as dead; a blocked worker touches it again later."""
+"""A worker counts as dead if its file is older. A blocked worker touches its file again later."""
 
 WATCH_SECONDS = 10.0
-"""Age at which a marker has no effect any more; pages renew it every few seconds."""
+"""Older markers have no effect. Pages renew their marker every few seconds."""
 
 RECORD_SECONDS = 1.0
-"""Least time between two partial records of an exchange."""
+"""Minimum time between two partial records of an exchange."""
 
 MAX_RECORD_SHARE = 0.1
-"""Share of the time that a worker spends on the partial records of one exchange; long ones are
+"""Maximum share of a worker's time for the partial records of one exchange: long records are
 written less often.
 """
 
@@ -80,15 +80,15 @@ class RunningExchange(NamedTuple):
     recorder: Recorder
     seconds: float
 
-    def encode_summary(self, redaction: Redactor) -> bytes:
+    def encode_summary(self, redactor: Redactor) -> bytes:
         """Encode the redacted summary."""
         return encode_running_summary(
-            self.name, self.recorder, self.context, self.seconds, redaction
+            self.name, self.recorder, self.context, self.seconds, redactor
         )
 
-    def encode_record(self, redaction: Redactor, limit: int) -> bytes:
+    def encode_record(self, redactor: Redactor, limit: int) -> bytes:
         """Encode the redacted record of at most ``limit`` bytes."""
-        return encode_record(self.name, self.recorder, self.context, self.seconds, redaction, limit)
+        return encode_record(self.name, self.recorder, self.context, self.seconds, redactor, limit)
 
 
 class PublishedFile(NamedTuple):
@@ -102,15 +102,15 @@ class PublishedFile(NamedTuple):
 class RunningExchanges:
     """The exchanges of this worker that have not ended, and those that other workers publish.
 
-    ``make_redaction`` makes the redactor of one record and ``max_bytes`` limits its size. The
+    ``make_redactor`` makes the redactor of one record and ``max_bytes`` limits its size. The
     caller's thread is the one in which requests run: only encoding and files go to another thread.
     """
 
     def __init__(
-        self, folder: Path | None, make_redaction: Callable[[], Redactor], max_bytes: int
+        self, folder: Path | None, make_redactor: Callable[[], Redactor], max_bytes: int
     ) -> None:
         self._files = RunningFiles(folder) if folder is not None else None
-        self._make_redaction = make_redaction
+        self._make_redactor = make_redactor
         self._max_bytes = max_bytes
         # Weak, because work that is refused before it starts never closes its context.
         self._contexts: WeakValueDictionary[int, RequestContext] = WeakValueDictionary()
@@ -153,8 +153,8 @@ class RunningExchanges:
         if self._files is not None:
             return self._pool.run(self._files.list_summaries)
         own = sorted(self.list_own(), key=lambda each: each.name, reverse=True)
-        redaction = self._make_redaction()
-        return [orjson.loads(each.encode_summary(redaction)) for each in own[:MAX_LISTED]]
+        redactor = self._make_redactor()
+        return [orjson.loads(each.encode_summary(redactor)) for each in own[:MAX_LISTED]]
 
     def find_record(self, name: str) -> bytes | None:
         """Return the partial record of a running exchange, or None if it is not running.
@@ -165,7 +165,7 @@ class RunningExchanges:
         for each in self.list_own():
             if each.name == name:
                 work = partial(
-                    copy_recorder(each).encode_record, self._make_redaction(), self._max_bytes
+                    copy_recorder(each).encode_record, self._make_redactor(), self._max_bytes
                 )
                 return self._pool.run(work)
         if self._files is None or parse_created_at(name) is None:
@@ -175,7 +175,7 @@ class RunningExchanges:
     # -- files ----------------------------------------------------------------------------------
 
     def publish(self) -> None:
-        """Bring the files of this worker's exchanges up to date; see the module docstring."""
+        """Update the files of this worker's exchanges (see the module docstring)."""
         if self._files is None:
             return
         own = self.list_own(MIN_PUBLISHED_SECONDS)
@@ -183,11 +183,11 @@ class RunningExchanges:
             return
         now = time.monotonic()
         changed = [each for each in own if self._is_outdated(each, now)]
-        redaction = self._make_redaction() if changed else None
-        watched = self._pool.run(partial(self._update_files, changed, redaction, now))
+        redactor = self._make_redactor() if changed else None
+        watched = self._pool.run(partial(self._update_files, changed, redactor, now))
         for each in [each for each in own if each.name in watched][:MAX_WATCHED]:
             if now >= self._next_records.get(each.name, now):
-                work = partial(self._write_record, copy_recorder(each), self._make_redaction())
+                work = partial(self._write_record, copy_recorder(each), self._make_redactor())
                 with log_failure():
                     self._pool.run(work)
 
@@ -211,7 +211,7 @@ class RunningExchanges:
         )
 
     def _update_files(
-        self, changed: list[RunningExchange], redaction: Redactor | None, now: float
+        self, changed: list[RunningExchange], redactor: Redactor | None, now: float
     ) -> set[str]:
         """Write or touch summaries, remove those of ended exchanges; return the watched ones."""
         assert self._files is not None
@@ -221,24 +221,24 @@ class RunningExchanges:
             self._published[each.name] = PublishedFile(key, state, now)
             if before is not None and before.state == state and self._files.touch(each.name):
                 continue
-            assert redaction is not None
+            assert redactor is not None
             with log_failure():
-                self._files.write(each.name + SUMMARY, each.encode_summary(redaction))
+                self._files.write(each.name + SUMMARY, each.encode_summary(redactor))
         for name, published in list(self._published.items()):
             if published.key not in self._contexts:
                 self._remove_file(name)
         return self._files.list_watched()
 
-    def _write_record(self, each: RunningExchange, redaction: Redactor) -> None:
+    def _write_record(self, each: RunningExchange, redactor: Redactor) -> None:
         assert self._files is not None
-        begun = time.monotonic()
+        started_at = time.monotonic()
         try:
-            encoded = each.encode_record(redaction, self._max_bytes)
+            encoded = each.encode_record(redactor, self._max_bytes)
             self._files.write(each.name + RECORD, encoded)
         finally:
-            ended = time.monotonic()
-            pause = max(RECORD_SECONDS, (ended - begun) / MAX_RECORD_SHARE)
-            self._next_records[each.name] = ended + pause
+            ended_at = time.monotonic()
+            pause = max(RECORD_SECONDS, (ended_at - started_at) / MAX_RECORD_SHARE)
+            self._next_records[each.name] = ended_at + pause
         if each.name not in self._published:  # it has ended meanwhile
             self._remove_file(each.name)
 
@@ -250,7 +250,7 @@ class RunningExchanges:
 
 
 def name_record(recorder: Recorder) -> str:
-    """Return the name of the record, which it gets now if it has none; names sort by start."""
+    """Return the record's name, which the first call generates. Names sort by start time."""
     if recorder.name is None:
         recorder.name = generate_name(recorder.time)
     return recorder.name
@@ -277,7 +277,7 @@ def read_state(context: RequestContext) -> tuple[object, ...]:
 
 
 class RunningFiles:
-    """The folder in which workers show each other their running exchanges."""
+    """The folder with the running exchanges of all workers."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

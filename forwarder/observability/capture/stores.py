@@ -65,8 +65,8 @@ class CaptureLimits(NamedTuple):
 class CaptureStore(ABC):
     """Stores encoded records by name. ``is_shared`` is true if all workers see the same records.
 
-    ``running_folder`` is the folder in which workers show each other the exchanges that have not
-    ended, None if workers do not see each other's exchanges.
+    ``running_folder`` is the folder with the running exchanges of all workers, None if workers do
+    not see each other's exchanges.
     """
 
     is_shared: bool
@@ -228,7 +228,7 @@ class FileCaptureStore(CaptureStore):
 
 
 def keep_within_limits(names: list[str], limits: CaptureLimits, now: float) -> list[str]:
-    """Return the names, which are sorted from new to old, that the limits leave."""
+    """Return the names within the limits; ``names`` are sorted from new to old."""
     oldest = now - limits.max_age
     count = bisect_left(names, True, key=lambda name: (parse_created_at(name) or 0) < oldest)
     return names[: min(count, limits.max_records)]
