@@ -4,5 +4,5 @@ from pathlib import Path
 
 DIRECTORY = Path(__file__).resolve().parent
 _path = DIRECTORY / "forwarder" / "config" / "gunicorn_conf.py"
-# Executed and not imported: see there what gunicorn's master must not keep over a SIGHUP.
+# Executed instead of imported: gunicorn's master would keep a module over a SIGHUP.
 exec(compile(_path.read_text(encoding="utf-8"), _path, "exec"))  # noqa: S102

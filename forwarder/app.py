@@ -10,11 +10,11 @@ from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from forwarder.cli.keys import build_keys_group, build_secrets_group
-from forwarder.cli.models import build_models_group
+from forwarder.cli.keys import keys_group, secrets_group
+from forwarder.cli.models import models_group
 from forwarder.cli.openapi import make_openapi_command
 from forwarder.cli.replay import make_replay_command
-from forwarder.cli.upstream import build_probe_command, build_translate_command
+from forwarder.cli.upstream import probe_command, translate_command
 from forwarder.cli.usage import print_usage
 from forwarder.client_keys.registry import DatabaseClientKeyRegistry
 from forwarder.config.settings import Settings, load_settings
@@ -76,7 +76,7 @@ CONSOLE_PAGES = (
 
 
 class NoSessions(SessionInterface):
-    """Gives all requests the same empty session, which cannot be changed: no view uses one."""
+    """Gives all requests the same empty, read-only session, since no view uses one."""
 
     def __init__(self) -> None:
         self._session = NullSession()
@@ -96,7 +96,7 @@ class Application(Flask):
     jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function itself; Flask inspects each hook and view in every request."""
+        """Return the function itself. Flask would inspect each hook and view in every request."""
         return func
 
 
@@ -125,11 +125,11 @@ def make_app(services: Services) -> Flask:
     install_replay(app, answer_replay)
     openapi.install_document(app, encode_openapi_document)
     for command in (
-        build_probe_command,
-        build_translate_command,
-        build_models_group,
-        build_keys_group,
-        build_secrets_group,
+        probe_command,
+        translate_command,
+        models_group,
+        keys_group,
+        secrets_group,
         print_usage,
         make_openapi_command(make_app),
         make_replay_command(answer_replay),
@@ -140,7 +140,7 @@ def make_app(services: Services) -> Flask:
         app.wsgi_app = proxied  # type: ignore[method-assign]
     may_limit_keys = isinstance(services.client_keys, DatabaseClientKeyRegistry)
     if settings.rate_requests or settings.rate_tokens or may_limit_keys:
-        # First, so that it charges before the metrics count.
+        # First, so that a request is charged before other observers count it.
         services.observers.insert(0, build_rate_limiter(services))
     register_routes(app)
     paths = [rule.rule.split("/") for rule in app.url_map.iter_rules()]
@@ -166,7 +166,7 @@ def register_routes(app: Flask) -> None:
 def answer_replay(
     settings: Settings, overrides: ReplayOverrides, request: ReplayRequest
 ) -> tuple[int, bytes]:
-    """Answer one replayed request by an application of its own; return status and body."""
+    """Answer one replayed request with a separate application; return status and body."""
     with (
         Services.build(settings, overrides) as services,
         make_app(services)
@@ -177,14 +177,14 @@ def answer_replay(
 
 
 def encode_openapi_document(routes: list[openapi.DocumentRoute], base_url: str) -> bytes:
-    # Imported here: only a process that shows the document loads its tables.
+    # Imported here, so that only a process that serves the document loads its tables.
     from forwarder.openapi.document import encode_document
 
     return encode_document(routes, base_url)
 
 
 def build_rate_limiter(services: Services) -> RequestObserver:
-    # Imported here: a process that can have no limits does not load the library.
+    # Imported here, so that a process without limits does not load the library.
     from forwarder.server.rate_limit import RateLimitObserver
 
     return RateLimitObserver(services.settings, services.metrics)

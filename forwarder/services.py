@@ -1,8 +1,8 @@
 """The composition root: builds and connects the objects that live as long as the process.
 
-`Services.build` opens the database; no constructor does, and none starts a thread. Background loops
-begin in `Services.start` and end in `Services.close`. Only the application starts them: commands
-and replays need none.
+`Services.build` opens the database. Constructors open nothing and start no threads. Background
+loops begin in `Services.start` and end in `Services.close`. Only the application starts them:
+commands and replays need none.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ class Services:
     """The long-lived objects of a process.
 
     ``observers`` see each request; ``usage`` is one of them, except in a replay. ``metrics`` also
-    receives the events of upstreams.  ``capture`` and ``database`` are None if they are off.
-    ``files`` is None without a database.  ``store`` keeps
-    conversations; `require_store` returns it with the operations that need a database.
+    receives the events of upstreams. ``capture`` and ``database`` are None if they are off, and
+    ``files`` is None without a database. ``store`` keeps conversations; `require_store` returns it
+    with the operations that need a database.
     """
 
     settings: Settings
@@ -142,7 +142,7 @@ class Services:
     def build(cls, settings: Settings, replay: ReplayOverrides | None = None) -> Services:
         """Open the database and build all objects; the caller closes them.
 
-        A database that is not usable yet is no error: the database retries in the background.
+        If the database is not usable yet, it retries in the background; this raises no error.
         """
         metrics = MetricsObserver(settings) if settings.metrics else RequestObserver()
         guard = AddressGuard(settings.remote_allow)
@@ -254,7 +254,7 @@ class Services:
         if self._is_started:
             return
         self._is_started = True
-        if self.settings.tracing:  # its exporter has a thread
+        if self.settings.tracing:  # only here, because the exporter starts a thread
             self.observers.extend(build_tracing())
         self.usage.start()
         self.client_keys.start()
@@ -308,7 +308,7 @@ class Services:
     def require_store(self) -> DatabaseConversationStore:
         """Return the conversation store; raises Unsupported if nothing is stored."""
         if not isinstance(self.store, DatabaseConversationStore):
-            raise store_disabled()
+            raise make_store_disabled_error()
         return self.store
 
     @property
@@ -322,13 +322,13 @@ class Services:
     def require_files(self) -> FileStore:
         """Return the files of clients; raises Unsupported if nothing is stored."""
         if self.files is None:
-            raise store_disabled()
+            raise make_store_disabled_error()
         return self.files
 
     def find_upstream(self, name: str) -> Upstream | None:
         """Return the configured or registered upstream of this name, or None.
 
-        The name of an endpoint's origin returns the endpoint, that of an upstream its first one.
+        An endpoint's origin selects that endpoint, an upstream's name its first endpoint.
         Raises UpstreamKeyRefused if the key of a registered upstream cannot be decrypted.
         """
         upstream_name, is_origin, _ = name.partition(ORIGIN_SIGN)
@@ -353,7 +353,7 @@ class Services:
 
 
 class UpstreamConnector:
-    """Creates upstreams from their settings; ``transport`` replaces their own ones."""
+    """Creates upstreams from their settings; ``transport`` replaces the transport of each."""
 
     def __init__(
         self, settings: Settings, guard: AddressGuard, transport: httpx2.BaseTransport | None
@@ -365,35 +365,36 @@ class UpstreamConnector:
         self._learned_quirks: dict[str, LearnedQuirks] = {}
 
     def connect(self, upstream: UpstreamSettings) -> Upstream:
-        """Create an upstream, whose connections are opened by its requests."""
+        """Create an upstream. Its first request opens a connection."""
         heartbeat = min(self._settings.keepalive, upstream.idle_timeout)
         transport = self._transport
         if transport is None and upstream.name in self.configured_names:
             transport = select_transport(upstream, heartbeat)
-        elif transport is None:  # a registered host may not lead into the private network
+        elif transport is None:  # a registered host must not resolve to a private address
             transport = select_transport(upstream, heartbeat, self._guard.look_up)
-        made = Upstream(upstream, transport, heartbeat, self._settings.max_answer)
+        client = Upstream(upstream, transport, heartbeat, self._settings.max_answer)
         if upstream.endpoint is not None:  # all endpoints refuse the same requests
-            made.learned_quirks = self._learned_quirks.setdefault(
-                upstream.name, made.learned_quirks
+            client.learned_quirks = self._learned_quirks.setdefault(
+                upstream.name, client.learned_quirks
             )
-        return made
+        return client
 
 
 def connect_replicas(
     settings: Sequence[UpstreamSettings], upstreams: PerUpstream[Upstream]
 ) -> None:
-    """Let the first endpoint of each upstream know the others."""
+    """Set `Upstream.list_replicas` of each first endpoint."""
+
+    def list_upstreams(replicas: Sequence[UpstreamSettings]) -> list[Upstream]:
+        return [upstreams.get_or_create(replica) for replica in replicas]
+
     for each in settings:
         if each.replicas:
-            upstreams[each.name].list_replicas = partial(
-                lambda replicas: [upstreams.get_or_create(replica) for replica in replicas],
-                each.replicas,
-            )
+            upstreams[each.name].list_replicas = partial(list_upstreams, each.replicas)
 
 
 def build_shared_state(settings: Settings) -> SharedState | None:
-    """Return the exchange of cooldowns and breakers through Redis, if Redis is configured."""
+    """Return the object that shares cooldowns and breakers through Redis; None without Redis."""
     if settings.rate_storage.startswith("memory"):
         return None
     return SharedState(RedisStorage(settings.rate_storage))
@@ -405,7 +406,7 @@ def drop_upstream(
     resilience: Resilience,
     settings: UpstreamSettings,
 ) -> None:
-    """Close an upstream that was registered; running answers continue."""
+    """Forget and close a registered upstream; running answers continue."""
     resilience.upstream_states.drop(settings)
     uploads.drop(settings)
     upstream = upstreams.drop(settings)
@@ -421,9 +422,9 @@ def list_registered_upstreams(registry: ModelRegistry) -> Iterator[UpstreamSetti
 def build_fetch_factory(
     settings: Settings, needs_keys: Callable[[], bool], fetch: Fetch | None
 ) -> MakeFetch:
-    """Return the factory of media fetchers; all of them are ``fetch`` if that is given.
+    """Return the factory of media fetchers, which returns ``fetch`` if that is given.
 
-    It makes none if fetching is off or, at that moment, clients need no keys.
+    The factory returns None if fetching is off or while clients need no keys.
     """
     if fetch is not None:
         return lambda context: fetch
@@ -483,11 +484,11 @@ def build_process_sampler(
 def build_registry(
     database: Database | None,
     secrets: Sequence[str],
-    dropped: Callable[[UpstreamSettings], object],
+    on_drop: Callable[[UpstreamSettings], object],
 ) -> ModelRegistry:
     if database is None:
         return NullModelRegistry()
-    registry = DatabaseModelRegistry(database, secrets, dropped)
+    registry = DatabaseModelRegistry(database, secrets, on_drop)
     registry.preload_models()
     return registry
 
@@ -534,7 +535,7 @@ def build_file_store(settings: Settings, database: Database | None) -> FileStore
     return FileStore(FileRepository(database), settings.file_max, settings.files_max)
 
 
-def store_disabled() -> Unsupported:
+def make_store_disabled_error() -> Unsupported:
     return Unsupported("Nothing is stored here.", code="store_disabled")
 
 

@@ -1,7 +1,7 @@
 """``forwarder keys`` and ``forwarder secrets``: client keys, and encryption of the database.
 
-A new key goes to standard output alone, so that a script can read it; everything else that the
-command says goes to standard error.
+A new key is the only text on standard output, so that a script can read it. All other messages go
+to standard error.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ REMOVE = "none"
 
 
 @click.group("keys")
-def build_keys_group() -> None:
+def keys_group() -> None:
     """Manage the keys of clients."""
 
 
 @click.group("secrets")
-def build_secrets_group() -> None:
+def secrets_group() -> None:
     """Manage the encryption of the database."""
 
 
@@ -60,15 +60,18 @@ def read_limit_options(options: dict[str, str | None]) -> Json:
     for option, value in options.items():
         if value is None:
             continue
-        is_number = option in names and value != REMOVE
-        if is_number and not value.isdecimal():
+        if value == REMOVE and option != "reasoning":  # "none" is a style
+            body[names.get(option, option)] = None
+        elif option not in names:
+            body[option] = value
+        elif value.isdecimal():
+            body[names[option]] = int(value)
+        else:
             raise click.UsageError(f"--{option} must be a number")
-        is_removal = value == REMOVE and option != "reasoning"  # "none" is a style
-        body[names.get(option, option)] = None if is_removal else int(value) if is_number else value
     return body
 
 
-@build_keys_group.command("create")
+@keys_group.command("create")
 @click.argument("name")
 @with_limit_options
 @with_services
@@ -94,7 +97,7 @@ def create(services: Services, name: str, **options: str | None) -> None:
         )
 
 
-@build_keys_group.command("list")
+@keys_group.command("list")
 @with_services
 def list_keys(services: Services) -> None:
     """List all keys, revoked ones included."""
@@ -119,7 +122,7 @@ def list_keys(services: Services) -> None:
         print_line("  ".join(cells).rstrip())
 
 
-@build_keys_group.command("show")
+@keys_group.command("show")
 @click.argument("name")
 @with_services
 def show(services: Services, name: str) -> None:
@@ -131,7 +134,7 @@ def show(services: Services, name: str) -> None:
     print_line(json.dumps(values, ensure_ascii=False, indent=2))
 
 
-@build_keys_group.command("change")
+@keys_group.command("change")
 @click.argument("name")
 @with_limit_options
 @with_services
@@ -144,7 +147,7 @@ def change(services: Services, name: str, **options: str | None) -> None:
     print_line(f"{key.name}: {describe_limits(key) or 'no limits'}")
 
 
-@build_keys_group.command("revoke")
+@keys_group.command("revoke")
 @click.argument("name")
 @with_services
 def revoke(services: Services, name: str) -> None:
@@ -153,7 +156,7 @@ def revoke(services: Services, name: str) -> None:
     print_line(f"revoked {key.name}")
 
 
-@build_keys_group.command("rotate")
+@keys_group.command("rotate")
 @click.argument("name", required=False)
 @click.option("--grace", metavar="24h", help="How long the previous key stays valid.")
 @with_services
@@ -173,7 +176,7 @@ def rotate(services: Services, name: str | None, grace: str | None) -> None:
     print_secret(run_or_fail(lambda: services.client_keys.rotate(name, grace)))
 
 
-@build_secrets_group.command("rotate")
+@secrets_group.command("rotate")
 @with_services
 def rotate_secret(services: Services) -> None:
     """Re-encrypt the database with the current secret.

@@ -10,11 +10,11 @@ import click
 from forwarder import __version__
 from forwarder.app import answer_replay, make_app
 from forwarder.cli.check import check
-from forwarder.cli.keys import build_keys_group, build_secrets_group
-from forwarder.cli.models import build_models_group
+from forwarder.cli.keys import keys_group, secrets_group
+from forwarder.cli.models import models_group
 from forwarder.cli.openapi import make_openapi_command
 from forwarder.cli.replay import make_replay_command
-from forwarder.cli.upstream import build_probe_command, build_translate_command
+from forwarder.cli.upstream import probe_command, translate_command
 from forwarder.cli.usage import print_usage
 from forwarder.config import gunicorn_conf
 
@@ -56,11 +56,11 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 for _command in (
     serve,
     check,
-    build_probe_command,
-    build_translate_command,
-    build_models_group,
-    build_keys_group,
-    build_secrets_group,
+    probe_command,
+    translate_command,
+    models_group,
+    keys_group,
+    secrets_group,
     print_usage,
     make_openapi_command(make_app),
     make_replay_command(answer_replay),

@@ -32,7 +32,7 @@ KEY_VARIABLE = "REMOTE_API_KEY"
 
 
 @click.group("models")
-def build_models_group() -> None:
+def models_group() -> None:
     """Manage the registered models of other providers."""
 
 
@@ -45,7 +45,7 @@ def refuse_visible_key(context: click.Context, option: click.Parameter, value: A
     return value
 
 
-@build_models_group.command("create")
+@models_group.command("create")
 @click.argument("name")
 @click.option("--from", "model", required=True, help="The remote's name for the model.")
 @click.option("--host", help="The remote's base URL. Without it, NAME is an alias.")
@@ -80,7 +80,7 @@ def create(services: Services, key: str | None, key_stdin: bool, **options: Any)
     )
 
 
-@build_models_group.command("list")
+@models_group.command("list")
 @with_services
 def list_models(services: Services) -> None:
     """List the registered models."""
@@ -95,7 +95,7 @@ def list_models(services: Services) -> None:
         print_line("  ".join(cells).rstrip())
 
 
-@build_models_group.command("show")
+@models_group.command("show")
 @click.argument("name")
 @with_services
 def show(services: Services, name: str) -> None:
@@ -105,7 +105,7 @@ def show(services: Services, name: str) -> None:
     print_line(json.dumps(description, ensure_ascii=False, indent=2))
 
 
-@build_models_group.command("rm")
+@models_group.command("rm")
 @click.argument("names", nargs=-1, required=True)
 @with_services
 def remove(services: Services, names: tuple[str, ...]) -> None:
@@ -115,7 +115,7 @@ def remove(services: Services, names: tuple[str, ...]) -> None:
         print_line(f"removed {strip_tag(removed.name)}")
 
 
-@build_models_group.command("check")
+@models_group.command("check")
 @click.argument("names", nargs=-1)
 @with_services
 def check(services: Services, names: tuple[str, ...]) -> None:

@@ -27,7 +27,7 @@ from forwarder.upstream.quirk_probe import QuirkProbe, format_quirks_setting, pi
 @click.argument("name")
 @click.option("--model", help="The upstream's name for the model to probe.")
 @with_services
-def build_probe_command(services: Services, name: str, model: str | None) -> None:
+def probe_command(services: Services, name: str, model: str | None) -> None:
     """Probe the Chat upstream NAME and print its quirks.
 
     Sends it about 25 small requests.
@@ -52,7 +52,7 @@ def build_probe_command(services: Services, name: str, model: str | None) -> Non
 @click.option("--model", help="The model to ask for instead of the request's own.")
 @click.option("--strict", is_flag=True, help="Reject the request if parameters would be lost.")
 @with_services
-def build_translate_command(
+def translate_command(
     services: Services, file: IO[bytes], protocol: str | None, model: str | None, strict: bool
 ) -> None:
     """Print the upstream request for the client request in FILE.
