@@ -1,4 +1,4 @@
-"""Takes the pictures of the console for the documentation: ``python -m tools.screenshots``.
+"""Takes the screenshots of the console for the documentation: ``python -m tools.screenshots``.
 
 It starts the forwarder with its demo upstream, sends a few requests, and opens the pages in
 Chromium (see ``tests/live/browser.py`` for what has to be installed).
@@ -35,8 +35,8 @@ REQUEST = {
 }
 
 
-def take_pictures() -> None:
-    """Write all pictures into the documentation's folder."""
+def take_screenshots() -> None:
+    """Write all screenshots into the documentation's folder."""
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -55,7 +55,7 @@ def take_pictures() -> None:
 
 
 def fill_usage(database_url: str) -> None:
-    """Store usage of a week, so that there is something to draw."""
+    """Store a week of usage for the charts."""
     database = open_database(database_url)
     assert database is not None
     generator = random.Random(1)
@@ -89,7 +89,7 @@ def send_requests(base_url: str) -> None:
 
 
 def take_pages(page: Any, base_url: str, scheme: str) -> None:
-    """Open the pages and take a picture of each."""
+    """Open the pages and take a screenshot of each."""
 
     def take(name: str) -> None:
         page.wait_for_timeout(500)
@@ -112,4 +112,4 @@ def take_pages(page: Any, base_url: str, scheme: str) -> None:
 
 
 if __name__ == "__main__":
-    take_pictures()
+    take_screenshots()

@@ -11,9 +11,9 @@ from tests.helpers.check_cases import check_each
 from tools.docgen.providers import (
     FIELD_DESCRIPTIONS,
     describe,
+    find_usual_drops,
     render_providers,
     render_quirks,
-    usual_drops,
 )
 
 
@@ -77,11 +77,11 @@ def test_generic_profile_has_its_changes_and_the_demo_has_no_section() -> None:
 
 
 def test_usual_drops_are_listed_once() -> None:
-    assert "metadata" in usual_drops()
-    assert "seed" not in usual_drops()
+    assert "metadata" in find_usual_drops()
+    assert "seed" not in find_usual_drops()
     assert render_providers().count("`verbosity`") == 1
     assert describe("drop", frozenset({"seed"})) == "drops `seed`"
-    assert describe("drop", usual_drops()) == "drops the usual parameters"
+    assert describe("drop", find_usual_drops()) == "drops the usual parameters"
     assert describe("drop", frozenset()) == "drops no parameters"
 
 

@@ -1,4 +1,4 @@
-"""Writes those parts of the documentation that repeat tables of the code.
+"""Generates the parts of the documentation that come from tables in the code.
 
-``python -m tools.docgen --write`` renews them in ``docs/``; without ``--write`` it prints them.
+``python -m tools.docgen --write`` updates them in ``docs/``; without ``--write`` it prints them.
 """

@@ -1,7 +1,7 @@
-"""The generated parts of the documentation, and where each of them stands.
+"""The generated parts of the documentation, and the file of each.
 
-A block stands in its file between two marker lines.  A test fails if a file does not have what the
-code says.
+A block is between two marker lines of its file. A test fails if a file differs from the generated
+text.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ BLOCKS = (
 
 
 def replace_block(document: str, block: Block) -> str:
-    """The document with the block as the code has it.
+    """Return the document with the newly generated block.
 
-    Raises ValueError unless the document has exactly one place for the block.
+    Raises ValueError unless the document has the block's markers exactly once.
     """
     head, tail = f"<!-- {block.name}: written by `{COMMAND}` -->", f"<!-- end of {block.name} -->"
     between = re.compile(f"{re.escape(head)}\n.*?{re.escape(tail)}\n", re.DOTALL)
@@ -52,7 +52,7 @@ def replace_block(document: str, block: Block) -> str:
 
 
 def write_blocks(root: Path = ROOT) -> None:
-    """Renew every block in its file below ``root``."""
+    """Update every block in its file below ``root``."""
     for block in BLOCKS:
         path = root / block.file
         path.write_text(replace_block(path.read_text(encoding="utf-8"), block), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Markdown, as far as the tables need it."""
+"""Formats Markdown tables and code."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable
 
 
 def render_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table; what would end a cell is escaped."""
+    """Return a table. Characters that would end a cell are escaped."""
     heads = list(head)
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(map(escape_cell, line))} |" for line in lines)
 
 
 def format_code(names: Iterable[str]) -> str:
-    """Names as code, separated by commas."""
+    """Return the names as code, separated by commas."""
     return ", ".join(f"`{name}`" for name in names)
 
 

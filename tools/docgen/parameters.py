@@ -38,7 +38,7 @@ DISPOSITIONS = {
 
 
 def render_summary() -> str:
-    """The parameters of both directions by disposition.
+    """Return a table of the parameters of both directions by disposition.
 
     Some dispositions apply to items and parts only. They are listed too, because this table is
     where a reader of the page looks up their meanings.
@@ -46,7 +46,7 @@ def render_summary() -> str:
     rows = (
         [
             f"*{kind}*: {meaning}",
-            *(_names_of(UPSTREAM_PROTOCOLS[client].parameters, kind) for client in _DIRECTIONS),
+            *(_list_names(UPSTREAM_PROTOCOLS[client].parameters, kind) for client in _DIRECTIONS),
         ]
         for kind, meaning in DISPOSITIONS.items()
     )
@@ -54,10 +54,10 @@ def render_summary() -> str:
 
 
 def render_ollama_summary() -> str:
-    """The parameters of Ollama's API that generate text, by disposition."""
+    """Return a table of the parameters of Ollama's chat and generate APIs by disposition."""
     merged = {name: row for each in OLLAMA_PROTOCOLS for name, row in each.parameters.items()}
     rows = (
-        [f"*{kind}*: {meaning}", _names_of(merged, kind)]
+        [f"*{kind}*: {meaning}", _list_names(merged, kind)]
         for kind, meaning in DISPOSITIONS.items()
         if any(row.kind == kind for row in merged.values())
     )
@@ -65,67 +65,69 @@ def render_ollama_summary() -> str:
 
 
 def render_messages_summary() -> str:
-    """The parameters of Anthropic's Messages API, by disposition."""
+    """Return a table of the parameters of Anthropic's Messages API by disposition."""
     rows = (
-        [f"*{kind}*: {meaning}", _names_of(MESSAGES_PARAMETERS, kind)]
+        [f"*{kind}*: {meaning}", _list_names(MESSAGES_PARAMETERS, kind)]
         for kind, meaning in DISPOSITIONS.items()
         if any(row.kind == kind for row in MESSAGES_PARAMETERS.values())
     )
     return render_table(["disposition", "parameters of `/v1/messages`"], rows)
 
 
-def _names_of(rows: Mapping[str, Disposition], kind: str) -> str:
+def _list_names(rows: Mapping[str, Disposition], kind: str) -> str:
     return format_code(name for name, row in sorted(rows.items()) if row.kind == kind) or "–"
 
 
 def render_tables() -> str:
-    """Every table of every direction, with the reasons."""
-    return "\n\n".join(iter_sections())
+    """Return all tables of all directions, with the reasons."""
+    return "\n\n".join(iterate_sections())
 
 
-def iter_sections() -> Iterator[str]:
+def iterate_sections() -> Iterator[str]:
     for client, direction in _DIRECTIONS.items():
         yield f"## {direction}"
         yield "### Parameters"
-        yield _table_of("parameter", UPSTREAM_PROTOCOLS[client].parameters)
+        yield _render_disposition_table("parameter", UPSTREAM_PROTOCOLS[client].parameters)
         for about, rows in UPSTREAM_PROTOCOLS[client].item_tables.items():
             yield f"### {about[0].upper()}{about[1:]}"
-            yield _table_of("role" if about == "messages" else "type", rows)
+            yield _render_disposition_table("role" if about == "messages" else "type", rows)
     yield "## Messages client, Chat or Responses upstream"
     yield "### Parameters of `/v1/messages`"
-    yield _table_of("parameter", MESSAGES_PARAMETERS)
+    yield _render_disposition_table("parameter", MESSAGES_PARAMETERS)
     for about, rows in MESSAGES_ITEM_TABLES.items():
         yield f"### {about[0].upper()}{about[1:]} of `/v1/messages`"
-        yield _table_of("type", rows)
+        yield _render_disposition_table("type", rows)
     yield "## Ollama client, Chat or embeddings upstream"
     for pair in (OLLAMA_PROTOCOLS, OLLAMA_EMBEDDING_PROTOCOLS):
         shared = find_shared_rows(*(each.parameters for each in pair))
         yield "### " + " and ".join(_OLLAMA_PATHS[each.name] for each in pair)
-        yield _table_of("parameter", shared)
+        yield _render_disposition_table("parameter", shared)
         for each in pair:
             yield f"### Only {_OLLAMA_PATHS[each.name]}"
             own = {name: row for name, row in each.parameters.items() if name not in shared}
-            yield _table_of("parameter", own)
+            yield _render_disposition_table("parameter", own)
 
 
 def find_shared_rows(
     first: Mapping[str, Disposition], second: Mapping[str, Disposition]
 ) -> dict[str, Disposition]:
-    """The parameters that two routes of Ollama's API have, with the same disposition."""
+    """Return the parameters that two routes of Ollama's API have, with the same disposition."""
     return {name: row for name, row in first.items() if second.get(name) == row}
 
 
-def _table_of(what: str, rows: Mapping[str, Disposition]) -> str:
-    cells = ([_format_name(name), f"*{row.kind}*", _reason(row)] for name, row in rows.items())
-    return render_table([what, "disposition", "how or why"], cells)
+def _render_disposition_table(heading: str, rows: Mapping[str, Disposition]) -> str:
+    cells = (
+        [_format_name(name), f"*{row.kind}*", _format_reason(row)] for name, row in rows.items()
+    )
+    return render_table([heading, "disposition", "how or why"], cells)
 
 
 def _format_name(row: str) -> str:
-    """The type as code; the case that follows it as words."""
+    """Return the type as code, followed by the words that tell its case apart."""
     return f"`{parse_row_type(row)}`{row.removeprefix(parse_row_type(row))}"
 
 
-def _reason(row: Disposition) -> str:
+def _format_reason(row: Disposition) -> str:
     if not row.neutral:
         return row.reason
     values = format_code(json.dumps(value) for value in row.neutral)

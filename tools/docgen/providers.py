@@ -1,4 +1,4 @@
-"""What the forwarder changes for each provider, as Markdown, from the profiles."""
+"""Renders the provider profiles and the quirks as Markdown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from forwarder.providers.profile import PROFILE_FIELDS, ProfileChanges
 from tools.docgen.markdown import format_code, render_table
 
 _HIDDEN_PROFILES = ("demo",)
-"""Profiles of no real provider."""
+"""Profiles that belong to no real provider."""
 
 _ACTIVE_DEFAULTS = (
     "developer_role",
@@ -27,15 +27,15 @@ _ACTIVE_DEFAULTS = (
 
 
 def render_providers() -> str:
-    """For each provider how it is recognised, and what the forwarder changes for it."""
-    usual_parameters = f"The *usual parameters* below are {format_code(sorted(usual_drops()))}."
-    return "\n\n".join([usual_parameters, *_sections()])
+    """Return a section per provider: how it is recognised, and what the forwarder changes."""
+    introduction = f"The *usual parameters* below are {format_code(sorted(find_usual_drops()))}."
+    return "\n\n".join([introduction, *_iterate_sections()])
 
 
 def render_quirks() -> str:
-    """For each field of a profile its values, what they mean, and its default."""
+    """Return a table of the fields of a profile: values, their meaning, and the default."""
     rows = (
-        [f"`{field.name}`", _describe_values(field), f"`{json.dumps(_default(field))}`"]
+        [f"`{field.name}`", _describe_values(field), f"`{json.dumps(_get_default(field))}`"]
         for field in sorted(fields(Profile), key=lambda field: field.name)
         if field.name in PROFILE_FIELDS
     )
@@ -45,20 +45,20 @@ def render_quirks() -> str:
 def _describe_values(field: Field[Any]) -> str:
     describe_value = FIELD_DESCRIPTIONS[field.name]
     if callable(describe_value):
-        return f"{field.metadata['takes']}; {describe_value(_sample(field))}"
+        return f"{field.metadata['takes']}; {describe_value(_make_sample(field))}"
     return "<br>".join(
         f"`{json.dumps(value)}`: {meaning}" for value, meaning in describe_value.items()
     )
 
 
-def _default(field: Field[Any]) -> Any:
-    """The default as JSON has it."""
+def _get_default(field: Field[Any]) -> Any:
+    """Return the default as a JSON value."""
     default = getattr(PROFILES["generic"], field.name)
     return sorted(default) if isinstance(default, frozenset | tuple) else default
 
 
-def _sample(field: Field[Any]) -> Any:
-    """A value with an ellipsis in the place of what the user writes."""
+def _make_sample(field: Field[Any]) -> Any:
+    """Return a value with an ellipsis in place of the user's text."""
     default = getattr(PROFILES["generic"], field.name)
     if field.name == "models":
         return {"…": {}}
@@ -67,22 +67,22 @@ def _sample(field: Field[Any]) -> Any:
     return {"…": "…"} if isinstance(default, Mapping) else "…"
 
 
-def _sections() -> Iterator[str]:
+def _iterate_sections() -> Iterator[str]:
     for name, profile in PROFILES.items():
         if name not in _HIDDEN_PROFILES:
-            changes = "\n".join(f"- {change}" for change in _changes(profile))
+            changes = "\n".join(f"- {change}" for change in _list_changes(profile))
             yield f"## `{name}`"
-            yield f"Recognised by {_recognition(profile)}."
+            yield f"Recognised by {_describe_recognition(profile)}."
             yield changes or "- the same as for `generic`"
 
 
-def _recognition(profile: Profile) -> str:
+def _describe_recognition(profile: Profile) -> str:
     if profile.name == "generic":
         return "no address: it applies to every upstream that no other profile matches"
     return format_code(profile.hosts) or f"`<NAME>_PROVIDER={profile.name}` only"
 
 
-def _changes(profile: Profile) -> list[str]:
+def _list_changes(profile: Profile) -> list[str]:
     if profile.name == "generic":
         return [describe(field, getattr(profile, field)) for field in _ACTIVE_DEFAULTS]
     generic = PROFILES["generic"]
@@ -95,20 +95,20 @@ def _changes(profile: Profile) -> list[str]:
 
 
 def describe(field: str, value: Any) -> str:
-    """What a field of a profile with this value means, in a few words."""
+    """Return the meaning of a profile field with this value, in a few words."""
     words = FIELD_DESCRIPTIONS[field]
     return words(value) if callable(words) else words[value]
 
 
-def usual_drops() -> frozenset[str]:
-    """The parameters that more than half of the providers do not accept."""
+def find_usual_drops() -> frozenset[str]:
+    """Return the parameters that more than half of the providers do not accept."""
     counted = Counter(name for profile in PROFILES.values() for name in profile.drop)
     return frozenset(name for name, times in counted.items() if times > len(PROFILES) / 2)
 
 
 def _describe_drop(names: frozenset[str]) -> str:
-    has_usual = usual_drops() <= names
-    rest = format_code(sorted(names - usual_drops() if has_usual else names))
+    has_usual = find_usual_drops() <= names
+    rest = format_code(sorted(names - find_usual_drops() if has_usual else names))
     parts = (["the usual parameters"] if has_usual else []) + ([rest] if rest else [])
     return f"drops {' and '.join(parts)}" if parts else "drops no parameters"
 
@@ -136,7 +136,7 @@ def _describe_efforts(efforts: ProfileChanges) -> str:
 
 
 def _describe_models(models: ProfileChanges) -> str:
-    """The changes for patterns of model names; patterns with the same changes are joined."""
+    """Describe the changes for patterns of model names. Patterns with equal changes are joined."""
     by_words: dict[str, list[str]] = {}
     for pattern, changes in models.items():
         words = ", ".join(describe(field, value) for field, value in changes.items())

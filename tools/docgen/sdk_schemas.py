@@ -1,7 +1,7 @@
 """JSON schemas of the SDK's own types, which the OpenAPI document refers to.
 
-They are written to a file of the package: making them takes a second and the SDK's types of every
-API, which a server does not load. The file changes only with the version of the SDK.
+They are written to a file of the package, because making them takes a second and needs the SDK's
+types of all APIs, which a server does not load. The file changes only with the version of the SDK.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ ROOTS: dict[str, Any] = {
 """Name in the document -> type of the SDK."""
 
 _QUALIFIED = re.compile(r"openai__types__(?:\w+__)?(?P<module>\w+?)__(?P<name>\w+?)$")
-"""How pydantic names a type whose plain name several modules use."""
+"""Pydantic's name for a type whose plain name occurs in several modules."""
 
 Schemas = dict[str, Any]
 
@@ -121,7 +121,7 @@ def rank_alternative(schema: Any) -> tuple[bool, str]:
 
 
 def merge_equal(schemas: Schemas) -> Schemas:
-    """Return the schemas with one name for those that are equal, until no two are."""
+    """Merge equal schemas under one name, until no two schemas are equal."""
     while True:
         first: dict[str, str] = {}
         names = {
@@ -143,7 +143,7 @@ def rank_name(item: tuple[str, Any]) -> tuple[bool, int, str]:
 
 
 def shorten_names(schemas: Schemas) -> Schemas:
-    """Return the schemas with the module instead of the path in the names that need it."""
+    """Shorten qualified names, with the module in the name only where it is needed."""
     names: dict[str, str] = {}
     for name in sorted(schemas, key=lambda each: ("__" in each, each)):
         taken = {*schemas, *names.values()} - {name}
@@ -192,5 +192,5 @@ def drop_unused(schemas: Schemas) -> Schemas:
 
 
 def write_schemas(root: Path = ROOT) -> None:
-    """Renew the file of the schemas below ``root``."""
+    """Write the file of the schemas below ``root``."""
     (root / FILE).write_text(render_schemas(), encoding="utf-8")

@@ -1,7 +1,7 @@
 """The settings as a Markdown page, from ``.env.example``.
 
-That file has every setting with its default and a description; tests hold it to the declarations
-in ``forwarder/config``.
+That file has every setting with its default and a description. Tests compare it with the
+declarations in ``forwarder/config``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UPSTREAM = {f"CHAT_{row.suffix}" for row in UPSTREAM_SETTINGS}
 
 
 def render_settings() -> str:
-    """Every setting under the title of its section, with its default and its description."""
+    """Return every setting under the title of its section, with default and description."""
     titles_and_texts = _TITLE.split(EXAMPLE.read_text(encoding="utf-8"))[1:]
     sections = zip(titles_and_texts[::2], titles_and_texts[1::2], strict=True)
     return "\n\n".join(
@@ -44,7 +44,7 @@ def _render_section(text: str) -> Iterator[str]:
 
 
 def _format_name(name: str) -> str:
-    """The example has the settings of each upstream under the name ``CHAT_…``."""
+    """Return the name of a setting; the example has upstream settings as ``CHAT_…``."""
     return name.replace("CHAT_", "<NAME>_") if name in _UPSTREAM else name
 
 
@@ -54,7 +54,7 @@ def _render_defaults(defaults: list[str]) -> str:
 
 
 def _render_description(comments: list[str]) -> Iterator[str]:
-    """Paragraphs of text; lines that are indented become a block of code."""
+    """Yield paragraphs of text. Indented lines become a block of code."""
     lines = [comment.removeprefix("#").removeprefix(" ") for comment in comments]
     for is_indented, group in _group_by_indentation(lines):
         if is_indented:
@@ -77,7 +77,7 @@ def _group_by_indentation(lines: list[str]) -> Iterator[tuple[bool, list[str]]]:
 
 
 def _quote_words(text: str) -> str:
-    """The text with names of variables as code, and nothing in it that Markdown would read."""
+    """Return the text with variable names as code and all other Markdown syntax escaped."""
     parts: list[str] = []
     end = 0
     for match in re.finditer(rf"`[^`]+`|{_WORDS_TO_QUOTE.pattern}", text):
