@@ -33,11 +33,11 @@ HOST = "localhost"
 """The name in the certificate of nginx."""
 
 ADMIN_KEY = "sk-bench-admin"
-_PATIENCE = 60
+_TIMEOUT_SECONDS = 60
 """Seconds until a started process must answer."""
 
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-"""What nginx keeps temporary files of."""
+"""Modules of nginx that need a folder for temporary files."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Machine:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it, and return when it answers."""
+        """Start the machine, and return when it answers."""
         self.starts += 1
         module = ["gunicorn", "-c", gunicorn_conf.__file__, "-w", str(self.workers)]
         module += ["-b", "fd://{fd}", "forwarder.wsgi:app"]
@@ -76,11 +76,11 @@ class Machine:
             )
         )
         # The first request waits in the backlog until a worker accepts it.
-        urllib.request.urlopen(f"{self.url}/health", timeout=_PATIENCE).close()
+        urllib.request.urlopen(f"{self.url}/health", timeout=_TIMEOUT_SECONDS).close()
         self.is_up = True
 
     def kill(self) -> None:
-        """Kill all of its processes at once, as a power failure does."""
+        """Kill all processes at once, as a power failure does."""
         assert self._server is not None
         self.is_up = False
         os.killpg(self._server.pid, signal.SIGKILL)
@@ -91,7 +91,7 @@ class Machine:
         self._stack.close()
 
     def read_log_lines(self) -> list[str]:
-        """Return the lines that it has logged, over all starts."""
+        """Return the log lines of all its starts."""
         logs = sorted(self.folder.glob(f"{self.name}-*.log"))
         return [line for log in logs for line in log.read_text(errors="replace").splitlines()]
 
@@ -120,7 +120,7 @@ def run_cluster(provider_url: str, workers: int, folder: Path) -> Iterator[Clust
             "FORWARDER_CLIENT_KEYS": "required",
             "FORWARDER_TRUSTED_PROXIES": "1",
             "FORWARDER_LOG_LEVEL": "WARNING",
-            # Redis shares its processors with everything else here.
+            # Redis shares the processors with all other processes here.
             "FORWARDER_RATE_LIMIT_TIMEOUT": "2",
         }
         machines = [
@@ -195,7 +195,7 @@ def run_nginx(config: Path, port: int) -> Iterator[None]:
         make_nginx_command(config), env=make_environment({}), start_new_session=True
     )
     try:
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + _TIMEOUT_SECONDS
         while time.monotonic() < end and process.poll() is None:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break

@@ -2,8 +2,8 @@
 
     prompt = "CLIENT CONVERSATION TURN ATTEMPT words …"      answer = a text that follows from it
 
-A client acknowledges a turn when it has received the whole answer. Whatever happens to servers, the
-provider must get every acknowledged turn, in order, with each later one.
+A client acknowledges a turn when it has received the whole answer. Even if servers fail, each later
+request to the provider must contain all acknowledged turns, in order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.fake_provider.wire import Reply
 
 API_KEY = "sk-bench"
 SINGLE = "-"
-"""The conversation of a prompt that belongs to none; its answer is short and comes at once."""
+"""The conversation name of single prompts. Their answers are short and come at once."""
 
 SINGLE_USAGE = Usage(input=40, output=10)
 
@@ -53,7 +53,7 @@ class Prompt(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A turn as the client or the provider has it."""
+    """A turn as the client or the provider knows it."""
 
     prompt: str
     answer: str
@@ -64,8 +64,8 @@ class Turn(NamedTuple):
 class Conversation:
     """One conversation of a client.
 
-    ``id`` is that of a conversation object; without it, turns refer to the response before.
-    ``acknowledged`` are the turns whose answers the client has, ``sent`` all prompts.
+    ``id`` is that of a conversation object; without it, turns refer to the previous response.
+    ``acknowledged`` are the turns whose answers the client has received, ``sent`` all prompts.
     """
 
     client: str
@@ -86,19 +86,20 @@ class Conversation:
         return make_words(prompt, self.words)
 
     def find_fault(self, turns: Sequence[Turn], count: int) -> str | None:
-        """Return what is wrong with a history that must have the first ``count`` turns, or None.
+        """Return the fault of a history that must have the first ``count`` turns, or None.
 
-        A conversation object may also have turns that were stored although the client did not get
-        their answers, and those that a client has repeated.
+        A conversation object may also have repeated turns, and stored turns whose answers the
+        client did not receive.
         """
         expected = [(turn.prompt, turn.answer) for turn in self.acknowledged[:count]]
         found = [(turn.prompt, turn.answer) for turn in turns]
         if self.id is None:
             return None if found == expected else describe_history(self.name, expected, found)
-        left = iter(found)
-        known = all(prompt in self.sent for prompt, _ in found)
-        sound = all(answer == self.make_answer(prompt) for prompt, answer in found)
-        if known and sound and all(turn in left for turn in expected):
+        are_known = all(prompt in self.sent for prompt, _ in found)
+        are_correct = all(answer == self.make_answer(prompt) for prompt, answer in found)
+        remaining = iter(found)  # ``in`` consumes it up to the match, so this checks the order
+        are_in_order = all(turn in remaining for turn in expected)
+        if are_known and are_correct and are_in_order:
             return None
         return describe_history(self.name, expected, found)
 
@@ -113,7 +114,7 @@ def describe_history(
 
 
 def make_words(seed: str, count: int) -> str:
-    """Return ``count`` words that follow from ``seed``; about 6 bytes each."""
+    """Return ``count`` words, derived from ``seed``; about 6 bytes each."""
     return " ".join(Random(seed).choices(_VOCABULARY, k=count))
 
 

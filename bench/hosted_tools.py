@@ -1,4 +1,4 @@
-"""The cost of hosted tools, and what they do to other streams: ``python -m bench.hosted_tools``."""
+"""The cost of hosted tools, and their pauses in other streams: ``python -m bench.hosted_tools``."""
 
 from __future__ import annotations
 

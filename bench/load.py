@@ -19,7 +19,7 @@ import orjson
 from bench import reading, wire
 from bench.workloads import WORKLOADS, Workload
 
-_LIMIT = 120
+_TIMEOUT_SECONDS = 120
 """Timeout of a job in seconds."""
 
 _WORKLOADS = {workload.name: workload for workload in WORKLOADS}
@@ -59,9 +59,11 @@ async def collect_answers(job: Job, workload: Workload) -> tuple[list[bytearray]
     connections = min(workload.connections, job.requests)
     clients = [run_client(job.port, request, turns, answers) for _ in range(connections)]
     try:
-        ends = await asyncio.wait_for(asyncio.gather(*clients, return_exceptions=True), _LIMIT)
+        ends = await asyncio.wait_for(
+            asyncio.gather(*clients, return_exceptions=True), _TIMEOUT_SECONDS
+        )
     except TimeoutError:
-        return answers, [f"not done after {_LIMIT} s"]
+        return answers, [f"not done after {_TIMEOUT_SECONDS} s"]
     return answers, [f"connection: {end!r}" for end in ends if end is not None]
 
 

@@ -99,14 +99,14 @@ def start_load() -> Iterator[JobRunner]:
         start_new_session=True,
     )
 
-    to, of = process.stdin, process.stdout
-    assert to is not None
-    assert of is not None
+    stdin, stdout = process.stdin, process.stdout
+    assert stdin is not None
+    assert stdout is not None
 
     def run_job(job: Job) -> Outcome:
-        to.write(json.dumps(asdict(job)).encode() + b"\n")
-        to.flush()
-        answer = of.readline()
+        stdin.write(json.dumps(asdict(job)).encode() + b"\n")
+        stdin.flush()
+        answer = stdout.readline()
         if not answer:
             raise MeasurementFailed("the load has ended")
         return Outcome(**json.loads(answer))

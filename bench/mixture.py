@@ -19,7 +19,7 @@ _SHAPES = (
     Shape(text=200, pause=5),
     Shape(text=300),
 )
-_SHARE = 0.05
+_FAULT_SHARE = 0.05
 """The share of requests that each kind of fault affects."""
 
 
@@ -64,8 +64,8 @@ def draw_turn(random: Random) -> Turn:
     streamed, passthrough = random.random() < 0.7, random.random() < 0.3
     workload = Workload("soak", "", shape, 1, 1, streamed, passthrough=passthrough)
     faults = (*FAULTS, "leave")
-    place = int(random.random() / _SHARE)
-    fault = faults[place] if place < len(faults) else None
+    index = int(random.random() / _FAULT_SHARE)
+    fault = faults[index] if index < len(faults) else None
     return Turn(random.choice(CLIENTS), workload, fault)
 
 

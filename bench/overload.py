@@ -40,13 +40,13 @@ _KINDS = (
 _SECONDS = 5.0
 """Duration of each load in seconds."""
 
-_PATIENCE = 20.0
+_TIMEOUT_SECONDS = 20.0
 """Timeout of a request in seconds."""
 
 MAX_RECOVERY = 5.0
 """Maximum recovery time of the worker in seconds."""
 
-_FAST = 0.25
+_FAST_SECONDS = 0.25
 """Latency in seconds below which a short request counts as fast, even on a busy machine."""
 
 
@@ -69,7 +69,7 @@ async def send_request(port: int, workload: Workload, outcomes: Outcomes) -> Non
     request = wire.build_request(port, "responses", orjson.dumps(make_body(workload)))
     started = time.monotonic()
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             with closing(writer):
                 writer.write(request)
@@ -136,16 +136,16 @@ async def measure_recovery(port: int) -> float:
     """Return the seconds until the first of five consecutive fast answers."""
     began = fast_since = time.monotonic()
     fast = 0
-    while fast < 5 and time.monotonic() < began + _PATIENCE:
+    while fast < 5 and time.monotonic() < began + _TIMEOUT_SECONDS:
         sent, outcomes = time.monotonic(), Outcomes()
         await send_request(port, _KINDS[1], outcomes)
-        if outcomes.short and outcomes.short[0] < _FAST:
+        if outcomes.short and outcomes.short[0] < _FAST_SECONDS:
             fast_since = fast_since if fast else sent
             fast += 1
         else:
             fast = 0
         await asyncio.sleep(0.05)
-    return fast_since - began if fast == 5 else _PATIENCE
+    return fast_since - began if fast == 5 else _TIMEOUT_SECONDS
 
 
 def find_percentile(seconds: list[float], share: float) -> str:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
+_INHERITED_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 """Inherited environment variables. The operator's settings must not affect a measurement."""
 
-_PATIENCE = 10
+_TIMEOUT_SECONDS = 10
 """Seconds between SIGTERM and SIGKILL."""
 
 
@@ -79,14 +79,15 @@ def run_server(
 
 def make_environment(more: Mapping[str, str]) -> dict[str, str]:
     """Return a clean environment plus ``more``."""
-    return {name: os.environ[name] for name in _KEPT if name in os.environ} | dict(more)
+    inherited = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
+    return inherited | dict(more)
 
 
 def stop_process(process: subprocess.Popen[bytes]) -> None:
     """Stop a session leader and all processes of its group."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
-        process.wait(_PATIENCE)
+        process.wait(_TIMEOUT_SECONDS)
     with suppress(ProcessLookupError):  # usually all of them have already stopped
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""The promises of several machines: what clients have seen, the table, and what was broken."""
+"""The outcome of the load on several machines, its report, and the broken promises."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 KILL_ERRORS = ("502 ", "504 ", "400 conversation_locked", "cut ")
-"""What clients may see because a machine was killed: nginx's own errors, the lock of a turn that
-died, and answers that break off."""
+"""Errors that the kill of a machine may cause: nginx's own errors, the lock of an aborted turn, and
+truncated answers."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How much is sent."""
+    """The options of the command."""
 
     seconds: float
     conversations: int
@@ -26,10 +26,10 @@ class Options:
 
 @dataclass
 class Limited:
-    """What a client with a limit has used, in requests or tokens.
+    """The use of a client with a limit, in requests or tokens.
 
-    ``cost`` is that of one request. Requests of ``unknown`` may count: they were ended by the kill,
-    or answered when the window could be over.
+    ``cost`` is that of one request. ``unknown`` may or may not have counted: the kill ended these
+    requests, or their answer came when the window could be over.
     """
 
     limit: int
@@ -39,7 +39,7 @@ class Limited:
     unknown: int = 0
 
     def find_fault(self, name: str) -> str | None:
-        """Return how the limit was missed by more than 1 % and more than one request, or None."""
+        """Return a fault if the limit was off by more than 1 % and one request, or None."""
         if not self.refused:
             return f"{name}: the limit was not reached"
         tolerance = max(self.cost, self.limit * 0.01)
@@ -62,7 +62,7 @@ class KeyTimes:
 
 @dataclass
 class Outcome:
-    """What the clients have seen."""
+    """The counters and faults of all clients."""
 
     requests: int = 0
     turns: Counter[str] = field(default_factory=Counter)
@@ -81,9 +81,9 @@ class Outcome:
 
 
 class UsageComparison(NamedTuple):
-    """Tokens of a client that the forwarder and the provider have counted.
+    """Tokens of a client as counted by the forwarder and by the provider.
 
-    ``excused`` are those of the killed machine's last interval.
+    ``excused`` are those of the killed machine's last interval, which may be missing.
     """
 
     counted: int

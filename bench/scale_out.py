@@ -1,4 +1,4 @@
-"""Two machines behind nginx keep their promises under load: ``python -m bench.scale_out``."""
+"""Checks the promises of two machines behind nginx under load: ``python -m bench.scale_out``."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ exit status: 0 if all promises were kept, 1 otherwise. Needs PostgreSQL, Redis a
 
 MODELS = ("chat/bench", "responses/bench")
 USAGE_INTERVAL = 5.0
-"""FORWARDER_USAGE_INTERVAL in seconds: what a killed machine may not have stored."""
+"""FORWARDER_USAGE_INTERVAL in seconds. A killed machine may lose the usage of one interval."""
 
-_PATIENCE = 120.0
+_TIMEOUT_SECONDS = 120.0
 """Seconds after which a turn or a background response counts as lost."""
 
 _POLL_SECONDS = 0.3
@@ -84,15 +84,15 @@ _WINDOW_SECONDS = 60.0
 """The window of a limit, which begins with the first request."""
 
 _LIMIT_SECONDS = 50.0
-"""Longest time for which limits are tested: within one window."""
+"""Maximum duration of the test of limits, which must fit into one window."""
 
 _TURNS = 12
 """Turns of a conversation, after which the client begins another one."""
 
 _LONGEST_ANSWER = 5.0
-"""Seconds in which the provider's answer arrives, also on a busy machine."""
+"""Seconds within which the provider's answer arrives, even on a busy machine."""
 
-LOST = ("previous_response_not_found", "previous_response_not_completed", "not_found")
+LOST_CODES = ("previous_response_not_found", "previous_response_not_completed", "not_found")
 
 
 class CutAnswer(Exception):
@@ -100,7 +100,7 @@ class CutAnswer(Exception):
 
 
 class Load:
-    """Sends all requests and notes what becomes of them."""
+    """Sends all requests and records their outcomes."""
 
     def __init__(self, cluster: Cluster, provider: CheckingProvider, options: Options) -> None:
         self.outcome = Outcome()
@@ -125,7 +125,7 @@ class Load:
             max_retries=retries,
         )
 
-    async def note_response(self, response: Any) -> None:
+    async def count_response(self, response: Any) -> None:
         """Count a response, and its error if it has one."""
         self.outcome.requests += 1
         if response.status_code >= 400:
@@ -159,7 +159,9 @@ class Load:
             name = f"c{next(self._numbers)}"
             conversation = Conversation(client_name, name, self._options.words)
             if has_object:
-                conversation.id = await self._insist(lambda: client.conversations.create())
+                conversation.id = await self._create_with_retries(
+                    lambda: client.conversations.create()
+                )
             self._provider.conversations[name] = conversation
             self.conversations.append(conversation)
             model = MODELS[self._random.random() < 0.5]
@@ -168,8 +170,8 @@ class Load:
                 if not await self._take_turn(client, conversation, model, mode):
                     break
 
-    async def _insist(self, create: Callable[[], Awaitable[Any]]) -> str:
-        """Create an object, again after an error, as a program would; returns its id."""
+    async def _create_with_retries(self, create: Callable[[], Awaitable[Any]]) -> str:
+        """Create an object, with retries after errors as in a real program. Returns its id."""
         while True:
             try:
                 return str((await create()).id)
@@ -180,15 +182,15 @@ class Load:
     async def _take_turn(
         self, client: AsyncOpenAI, conversation: Conversation, model: str, mode: str
     ) -> bool:
-        """Take a turn, again after an error. Returns whether the client has its answer."""
-        give_up_at = time.monotonic() + _PATIENCE
+        """Take a turn, with retries after errors. Returns whether the client got an answer."""
+        give_up_at = time.monotonic() + _TIMEOUT_SECONDS
         while True:
             prompt = conversation.make_prompt()
             try:
                 turn = await self._send_turn(client, conversation, model, mode, prompt)
             except (OpenAIError, httpx2.HTTPError, CutAnswer) as error:
                 self.outcome.program_errors[name_failure(error)] += 1
-                if getattr(error, "code", None) in LOST:
+                if getattr(error, "code", None) in LOST_CODES:
                     self.outcome.lost.append(f"{conversation.name}: {error}")
                     return False
                 if time.monotonic() > give_up_at:
@@ -231,14 +233,14 @@ class Load:
         self, client: AsyncOpenAI, response_id: str, prompt: str
     ) -> Turn | None:
         """Poll a background response to its end; returns None if it did not complete."""
-        give_up_at = time.monotonic() + _PATIENCE
+        give_up_at = time.monotonic() + _TIMEOUT_SECONDS
         status = "lost"
         while time.monotonic() < give_up_at:
             try:
                 response = await client.responses.retrieve(response_id)
             except (OpenAIError, httpx2.HTTPError) as error:
                 self.outcome.program_errors[name_failure(error)] += 1
-                if getattr(error, "code", None) in LOST:
+                if getattr(error, "code", None) in LOST_CODES:
                     break
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
@@ -255,10 +257,10 @@ class Load:
     # -- limits and keys --------------------------------------------------------------------------
 
     async def reach_limit(self, name: str, limited: Limited, at_once: bool) -> None:
-        """Send one and a half times what a limit allows, at a steady pace.
+        """Send 1.5 times as much as a limit allows, at a steady pace.
 
-        Tokens count when an answer ends, so requests at the same time could exceed their limit
-        together: without ``at_once`` each request waits for the answer before.
+        Tokens count when an answer ends, so concurrent requests could exceed the limit together.
+        Without ``at_once``, each request waits for the previous answer.
         """
         client = self.make_client(name, retries=0)
         count = limited.limit // limited.cost * 3 // 2
@@ -277,7 +279,7 @@ class Load:
     async def _spend(
         self, client: AsyncOpenAI, name: str, limited: Limited, started: float
     ) -> None:
-        """Send a request of a client with a limit, and note what became of it."""
+        """Send a request of a client with a limit, and record its outcome."""
         try:
             await self._send_single(client, name)
         except (OpenAIError, httpx2.HTTPError) as error:
@@ -288,7 +290,7 @@ class Load:
         else:
             if time.monotonic() < started + _WINDOW_SECONDS:
                 limited.allowed += limited.cost
-            else:  # perhaps of the next window
+            else:  # perhaps in the next window
                 limited.unknown += limited.cost
 
     async def _send_single(self, client: AsyncOpenAI, name: str) -> None:
@@ -298,7 +300,7 @@ class Load:
         )
 
     async def change_keys(self) -> None:
-        """Make a key, check it on all machines, revoke it, check that; and so on."""
+        """Repeatedly create a key, check it on all machines, revoke it, and check that."""
         for number in itertools.count():
             if time.monotonic() > self.end:
                 return
@@ -311,7 +313,7 @@ class Load:
     async def _change_key(
         self, times: KeyTimes, name: str, method: str, path: str, expected: int, body: Any = None
     ) -> bool:
-        """Change a key over one machine; note when all machines answer with ``expected``.
+        """Change a key on one machine; record when all machines answer with ``expected``.
 
         Returns False if the machine was killed meanwhile.
         """
@@ -395,7 +397,7 @@ class Load:
         await asyncio.gather(*tasks)
 
     async def read_again(self) -> None:
-        """Read every response and every conversation again, and note what is missing."""
+        """Read every response and every conversation again, and record missing data."""
         slots = asyncio.Semaphore(8)
 
         async def check(conversation: Conversation) -> None:
@@ -452,7 +454,7 @@ def name_error(response: Any) -> str:
 
 
 def name_failure(error: Exception) -> str:
-    """Name what a program gets after the retries of the SDK."""
+    """Name the error that a program gets after the SDK's retries."""
     if isinstance(error, APIStatusError):
         return name_error(error.response)
     if isinstance(error, CutAnswer):
@@ -462,11 +464,11 @@ def name_failure(error: Exception) -> str:
     return type(error).__name__
 
 
-def open_http(authority: Path, note: Callable[[Any], Awaitable[None]]) -> Any:
+def open_http(authority: Path, on_response: Callable[[Any], Awaitable[None]]) -> Any:
     """Return the HTTP client of the SDK; it trusts the authority and reports responses."""
     return DefaultAsyncHttpxClient(
         verify=ssl.create_default_context(cafile=str(authority)),
-        event_hooks={"response": [note]},
+        event_hooks={"response": [on_response]},
         trust_env=False,
     )
 
@@ -475,7 +477,7 @@ def open_http(authority: Path, note: Callable[[Any], Awaitable[None]]) -> Any:
 
 
 async def compare_usage(load: Load, provider: CheckingProvider) -> list[UsageComparison]:
-    """Compare the usage of each client with what the provider has served to it."""
+    """Compare the usage of each client with the tokens that the provider served."""
     await asyncio.sleep(USAGE_INTERVAL + 1)
     report = await load.administer(load.pick_machine(), "GET", "/usage?group=client")
     counted = {row["client"]: row["input_tokens"] + row["output_tokens"] for row in report["data"]}
@@ -522,10 +524,10 @@ def run(options: Options, folder: Path) -> list[str]:
 
 
 async def run_load(options: Options, cluster: Cluster, provider: CheckingProvider) -> Result:
-    """Load the cluster, and check afterwards what it has stored and counted."""
+    """Load the cluster; then check stored data and usage."""
     before = measure_database(cluster.database_url)
     load = Load(cluster, provider, options)
-    async with open_http(cluster.authority, load.note_response) as load.http:
+    async with open_http(cluster.authority, load.count_response) as load.http:
         started = time.monotonic()
         await load.run()
         seconds = time.monotonic() - started
@@ -552,7 +554,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="of each machine (default: 2)")
     parser.add_argument("--words", type=int, default=150, help="of an answer (default: 150)")
     parser.add_argument("--seed", type=int, default=1, help="of the mixture (default: 1)")
-    parser.add_argument("--no-kill", action="store_true", help="let both machines live")
+    parser.add_argument("--no-kill", action="store_true", help="do not kill a machine")
     given = parser.parse_args()
     options = Options(
         given.seconds, given.conversations, given.workers, given.words, given.seed,

@@ -37,7 +37,7 @@ _PACED = Shape(text=200, pause=10)
 _RAMP_SECONDS = 4.0
 """The slow streams start evenly within this time."""
 
-_PATIENCE = 60.0
+_TIMEOUT_SECONDS = 60.0
 _ROUNDS = 12
 """Requests per measurement of CPU time."""
 
@@ -71,7 +71,7 @@ async def send_request(port: int, body: bytes) -> dict[str, Any]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     with closing(writer):
         writer.write(wire.build_request(port, "responses", body))
-        raw = await asyncio.wait_for(load.read_answer(reader), _PATIENCE)
+        raw = await asyncio.wait_for(load.read_answer(reader), _TIMEOUT_SECONDS)
     if wire.read_status(raw) != 200:
         raise SystemExit(f"status {wire.read_status(raw)}: {wire.read_body(raw)[:300]!r}")
     answer: dict[str, Any] = orjson.loads(wire.read_body(raw))
@@ -83,7 +83,7 @@ async def read_stream(port: int, shape: Shape, timings: Timings) -> None:
     started = time.monotonic()
     raw, arrivals = bytearray(), []
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             with closing(writer):
                 writer.write(wire.build_request(port, "responses", make_body(shape, stream=True)))

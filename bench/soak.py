@@ -26,18 +26,24 @@ Keep many concurrent streams open on one worker of the forwarder for some time: 
 either side, streams and whole answers, reasoning and tools. The upstream cuts 5 % of the answers
 and refuses 5 % with a 500; clients abandon another 5 %.
 
-The laws: every answer ends exactly once, as expected; memory does not grow from the second quarter
-of the time to the last; and afterwards no additional resources are open.
+The laws: every answer ends exactly once, as expected; memory does not grow between the second and
+the last quarter of the time; and afterwards no additional resources are open.
 
 exit status: 0 if the laws hold, 1 otherwise. Needs Linux (/proc)."""
 
-_PATIENCE = 60
+_TIMEOUT_SECONDS = 60
 """Timeout in seconds of an answer, and of the release of all resources."""
 
-_GROWTH = 12 * 2**20
+_MAX_GROWTH_BYTES = 12 * 2**20
 """Allowed memory growth in bytes: above allocator noise, below a leak of ten minutes."""
 
-_SPARE = {"descriptors": 4, "connections": 4, "greenlets": 4, "threads": 1, "exchanges": 0}
+_ALLOWED_DIFFERENCES = {
+    "descriptors": 4,
+    "connections": 4,
+    "greenlets": 4,
+    "threads": 1,
+    "exchanges": 0,
+}
 """Allowed difference of open resources: idle connections of the pools."""
 
 OpenResources = dict[str, int]
@@ -55,9 +61,9 @@ class Soak:
     async def run(self, streams: int, seconds: float) -> None:
         """Keep ``streams`` streams open for ``seconds``, then wait for the last answers."""
         end = time.monotonic() + seconds
-        await asyncio.gather(*(self._client(end) for _ in range(streams)))
+        await asyncio.gather(*(self._run_clients(end) for _ in range(streams)))
 
-    async def _client(self, end: float) -> None:
+    async def _run_clients(self, end: float) -> None:
         """Run one client after another; each one keeps its connection until a fault."""
         while time.monotonic() < end:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
@@ -69,14 +75,14 @@ class Soak:
                         break
 
     async def _receive_answer(self, turn: Turn, reader: asyncio.StreamReader) -> bool:
-        """Read and record the answer of a turn; returns if the connection is reusable."""
+        """Read and record the answer of a turn. Returns whether the connection is reusable."""
         if turn.fault == "leave":
             with suppress(TimeoutError):
                 await asyncio.wait_for(reader.read(4096), self._random.random())
             self.outcomes["left by the client"] += 1
             return False
         try:
-            raw = await asyncio.wait_for(load.read_answer(reader), _PATIENCE)
+            raw = await asyncio.wait_for(load.read_answer(reader), _TIMEOUT_SECONDS)
         except (OSError, TimeoutError) as error:
             self._record_outcome(
                 turn, f"{turn.client}, {turn.fault or 'sound'}: no end ({error!r})"
@@ -128,7 +134,7 @@ def read_memory(pid: int) -> int:
 
 def read_open_resources(port: int) -> OpenResources:
     """Return the open resources of the worker."""
-    with urlopen(f"http://127.0.0.1:{port}/_held", timeout=_PATIENCE) as answer:
+    with urlopen(f"http://127.0.0.1:{port}/_held", timeout=_TIMEOUT_SECONDS) as answer:
         held: OpenResources = json.loads(answer.read())
     return held
 
@@ -139,7 +145,7 @@ def wait_for_release(port: int, before: OpenResources) -> OpenResources:
     A pool closes expired idle connections only when another connection is returned, so this sends
     a few requests.
     """
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _TIMEOUT_SECONDS
     while list_leaks(before, read_open_resources(port)) and time.monotonic() < end:
         time.sleep(3)
         warm_up(port)
@@ -154,7 +160,11 @@ def warm_up(port: int) -> None:
 def list_leaks(before: OpenResources, after: OpenResources) -> list[str]:
     """Describe the resources that are open after but not before."""
     more = {name: after[name] - before[name] for name in before}
-    return [f"{count} more {n} than before" for n, count in more.items() if count > _SPARE[n]]
+    return [
+        f"{count} more {n} than before"
+        for n, count in more.items()
+        if count > _ALLOWED_DIFFERENCES[n]
+    ]
 
 
 def run_soak(streams: int, minutes: float, seed: int, folder: Path) -> list[str]:
@@ -171,11 +181,11 @@ def run_soak(streams: int, minutes: float, seed: int, folder: Path) -> list[str]
         asyncio.run(watch.run(soak, streams, minutes * 60))
         after = wait_for_release(forwarder.port, before)
         print(format_report(soak, watch, before, after), flush=True)
-        words = forwarder.read_log_end().strip()
-    unforeseen = [words] if "Traceback" in words else []
+        log_end = forwarder.read_log_end().strip()
+    tracebacks = [log_end] if "Traceback" in log_end else []
     return (
         list_broken_laws(soak.broken, watch.compute_growth(), list_leaks(before, after))
-        + unforeseen
+        + tracebacks
     )
 
 
@@ -193,7 +203,7 @@ def format_report(soak: Soak, watch: Watch, before: OpenResources, after: OpenRe
 
 def list_broken_laws(wrong: Counter[str], growth: float, leaked: list[str]) -> list[str]:
     """Return one line per broken law."""
-    grown = [f"memory grew by {growth / 2**20:.1f} MiB"] if growth > _GROWTH else []
+    grown = [f"memory grew by {growth / 2**20:.1f} MiB"] if growth > _MAX_GROWTH_BYTES else []
     return [f"{count} x {what}" for what, count in wrong.most_common(20)] + grown + leaked
 
 

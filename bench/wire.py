@@ -1,4 +1,4 @@
-"""The HTTP/1.1 of the load: builds requests, detects the end of responses, extracts bodies.
+"""HTTP/1.1 for the load: builds requests, detects the end of responses, extracts bodies.
 
 Responses are not parsed during a measurement, so each arrival has a constant cost.
 """

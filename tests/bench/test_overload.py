@@ -57,7 +57,7 @@ def test_each_end_of_a_request_is_noted(
 
 
 def test_a_worker_that_refuses_has_not_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overload, "_PATIENCE", 0.3)
+    monkeypatch.setattr(overload, "_TIMEOUT_SECONDS", 0.3)
     with answering(REFUSAL) as port:
         assert asyncio.run(overload.measure_recovery(port)) == 0.3
 
