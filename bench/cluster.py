@@ -23,8 +23,8 @@ from bench.measure import make_forwarder_environment
 from bench.processes import ROOT, ServerProcess, make_environment, run_server, stop_process
 from forwarder.config import gunicorn_conf
 from tests.helpers.certificates import Authority
-from tests.live.postgres import running_postgres
-from tests.live.redis import redis_at
+from tests.live.postgres import run_postgres
+from tests.live.redis import run_redis
 from tests.live.server import free_port
 
 NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
@@ -110,8 +110,8 @@ class Cluster:
 def run_cluster(provider_url: str, workers: int, folder: Path) -> Iterator[Cluster]:
     """Run two machines with the provider behind both APIs during the context."""
     with ExitStack() as stack:
-        database_url = stack.enter_context(running_postgres())
-        redis_url = stack.enter_context(redis_at(free_port(), folder))
+        database_url = stack.enter_context(run_postgres())
+        redis_url = stack.enter_context(run_redis(free_port(), folder))
         port = int(provider_url.rpartition(":")[2].partition("/")[0])
         shared = make_forwarder_environment(port, database_url) | {
             "FORWARDER_SECRET_KEY": "a secret of the benchmark, the same on all machines",

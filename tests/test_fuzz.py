@@ -19,13 +19,13 @@ from tests.fake_provider import Answer, Call, Raw, ScriptedUpstream, check_chat,
 from tests.fake_provider.answers import Ask, Protocol
 from tests.fake_provider.wire import RENDER
 from tests.helpers import generated
-from tests.helpers.hosted import hosting
-from tests.live.talk import PAIRINGS, PATHS, TERMINALS, Answered, asking, http
+from tests.helpers.hosted import host_forwarder
+from tests.live.talk import PAIRINGS, PATHS, TERMINALS, ClientAnswer, asking, http
 
 pytestmark = pytest.mark.slow
 
 Json = dict[str, Any]
-Post = Callable[[str, bytes], Answered]
+Post = Callable[[str, bytes], ClientAnswer]
 
 KEY = "sk-upstream-secret"
 CHECKS: dict[str, Callable[[Json], Any]] = {"chat": check_chat, "responses": check_responses}
@@ -69,12 +69,12 @@ def post(upstream: ScriptedUpstream) -> Iterator[Post]:
     """Asks the forwarder in front of it; an answer that does not end in time is an error."""
     named = {f"{name}_{key}": value for name in ("CHAT", "RESPONSES")
              for key, value in (("BASE_URL", upstream.url), ("API_KEY", KEY), ("MAX_RETRIES", "0"))}  # fmt: skip
-    with hosting({**named, "FORWARDER_LOG_LEVEL": "error"}) as root:
+    with host_forwarder({**named, "FORWARDER_LOG_LEVEL": "error"}) as root:
 
-        def post_body(client: str, body: bytes) -> Answered:
+        def post_body(client: str, body: bytes) -> ClientAnswer:
             headers = {"content-type": "application/json"}
             got = http.post(f"{root}/v1{PATHS[client]}", content=body, headers=headers)
-            return Answered(client, got.status_code, got.headers, got.text)
+            return ClientAnswer(client, got.status_code, got.headers, got.text)
 
         yield post_body
 
@@ -82,13 +82,13 @@ def post(upstream: ScriptedUpstream) -> Iterator[Post]:
 # -- the law --------------------------------------------------------------------------------------
 
 
-def assert_discreet(answered: Answered) -> None:
+def assert_discreet(answered: ClientAnswer) -> None:
     """No mistake of the forwarder's own, nothing of its inside, no key."""
     for secret in (KEY, "Traceback", 'File "', "internal_error"):
         assert secret not in answered.text
 
 
-def assert_ends_once(answered: Answered) -> None:
+def assert_ends_once(answered: ClientAnswer) -> None:
     """A success is whole: a JSON object, or a stream with one ending, which is its last event."""
     if not answered.is_streamed:
         assert isinstance(answered.json, dict)
@@ -102,7 +102,7 @@ def assert_ends_once(answered: Answered) -> None:
     assert ends == [False] * (len(ends) - 1) + [True]
 
 
-def list_mistakes(answered: Answered) -> list[str]:
+def list_mistakes(answered: ClientAnswer) -> list[str]:
     """Its mistakes by the SDK's types, except values that only the upstream can check."""
     failed = answered.client == "chat" and answered.is_streamed and not answered.done
     theirs = ("service_tier", "annotations")
@@ -125,7 +125,7 @@ def test_invalid_request_is_answered_or_refused_by_parameter(
     post: Post,
     upstream: ScriptedUpstream,
 ) -> None:
-    body = generated.request(random, client, f"{over}/m")
+    body = generated.generate_request(random, client, f"{over}/m")
     for _ in range(breaks):
         body = generated.break_document(random, body) if body else body
     upstream.forget()
@@ -142,7 +142,7 @@ def test_invalid_request_is_answered_or_refused_by_parameter(
         assert_refused(answered, upstream)
 
 
-def assert_refused(answered: Answered, upstream: ScriptedUpstream) -> None:
+def assert_refused(answered: ClientAnswer, upstream: ScriptedUpstream) -> None:
     """By the forwarder, which names the parameter or the form of the body; or by the upstream."""
     assert 400 <= answered.status < 500
     error = answered.error

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: applications under test are cheap, separate from others, and closed."""
+"""Fixtures of all tests that make applications fast to create, isolated, and closed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from forwarder.storage.db.database import SqliteDatabase
 from forwarder.upstream.resilience import retry_policy
 from tests.helpers.empty_database import copy_empty_database
 
-# The same examples on every run and every machine: a red test is red for everybody.
+# The same examples on every run and every machine, so that failures can be reproduced.
 hypothesis.settings.register_profile("forwarder", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("forwarder")
 
@@ -39,10 +39,10 @@ CreateFile = Callable[[SqliteDatabase], None]
 
 
 class SharedRoutes:
-    """The URL map of all applications: to build it takes a third of the time of an application.
+    """Shares one URL map among applications. Building it takes a third of their creation time.
 
-    An application gets it when it has added the same rules as the first one.  One with
-    another rule has a map of its own.
+    An application gets the shared map when it has added the same rules as the first application. An
+    application with another rule gets its own map.
     """
 
     def __init__(self) -> None:
@@ -52,15 +52,17 @@ class SharedRoutes:
         self._counts: WeakKeyDictionary[Application, int] = WeakKeyDictionary()
 
     def record(self) -> None:
-        """Note the rules of an application."""
+        """Record the rules of an application."""
         first = Application("forwarder", static_folder=None)
 
-        def note(app: Application, rule: str, endpoint: str, view: Any, **options: Any) -> None:
+        def add_and_record(
+            app: Application, rule: str, endpoint: str, view: Any, **options: Any
+        ) -> None:
             self._calls.append((rule, endpoint, options))
             self._add_rule(app, rule, endpoint, view, **options)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Application, "add_url_rule", note)
+            patch.setattr(Application, "add_url_rule", add_and_record)
             register_routes(first)
         self._map = first.url_map
 
@@ -100,7 +102,7 @@ def _share_routes() -> Iterator[None]:
 
 
 class CompiledTemplates(BytecodeCache):
-    """Compiled Jinja templates of all applications: each application would compile them again."""
+    """Caches compiled Jinja templates, which each application would otherwise compile again."""
 
     def __init__(self) -> None:
         self._codes: dict[str, bytes] = {}
@@ -130,7 +132,7 @@ def _compile_templates_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _share_ssl_contexts() -> Iterator[None]:
-    """To load the system's certificates takes longer than most tests that make an HTTP client."""
+    """Share SSL contexts, because loading the system's certificates takes longer than most tests."""
     make_context = httpcore2.default_ssl_context
     contexts: dict[tuple[object, ...], ssl.SSLContext] = {}
 
@@ -147,7 +149,7 @@ def _share_ssl_contexts() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _share_one_secret() -> Iterator[None]:
-    """Databases without a secret get the same one: to stretch each of them would take 25 ms."""
+    """Use the same secret for all databases without one: stretching a secret takes 25 ms."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(services, "token_urlsafe", lambda size: "x" * size)
         yield
@@ -155,7 +157,7 @@ def _share_one_secret() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def create_database_file() -> Iterator[CreateFile]:
-    """A new SQLite file is a copy of a migrated one; the result is the method that migrates it."""
+    """Create SQLite files as copies of a migrated one; yields the original method."""
     create_file = SqliteDatabase._create_file
 
     def create_by_copy(database: SqliteDatabase) -> None:
@@ -169,7 +171,7 @@ def create_database_file() -> Iterator[CreateFile]:
 
 @pytest.fixture
 def _short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that wait for the retries of upstream requests."""
+    """Shorten the wait before retries, for tests that wait for them."""
     monkeypatch.setattr(retry_policy, "FIRST_DELAY_SECONDS", 0.02)
 
 
@@ -177,17 +179,17 @@ def _short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 def _migrate_each_database(
     create_database_file: CreateFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For tests of the creation of databases."""
+    """Migrate each new database, for tests of the creation of databases."""
     monkeypatch.setattr(SqliteDatabase, "_create_file", create_database_file)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _store_in_run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Put the stored data of applications under test into a folder of the run.
+    """Put the stored data of applications under test into a folder of the test run.
 
-    Most applications share its default file.  The first of them prepares and checks it.  They also
-    share its engines, which keep the compiled statements.  One connection stays open, since SQLite
-    rewrites the file whenever the last one is closed.
+    Most applications share the default file there, which is prepared and checked once. They also
+    share its engines, which cache compiled statements. One connection stays open, because SQLite
+    rewrites the file whenever the last connection is closed.
     """
     open.BASE_PATH = tmp_path_factory.mktemp("store")
     shared = open.BASE_PATH / "forwarder.db"
@@ -206,7 +208,7 @@ def _store_in_run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         return (find_engine if path == shared else make_engine)(path, timeout)
 
     with closing(sqlite3.connect(shared)) as connection, pytest.MonkeyPatch.context() as patch:
-        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # it opens the file
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # opens the file
         patch.setattr(SqliteDatabase, "start", start_or_share)
         patch.setattr(database, "make_engine", make_or_share_engine)
         yield
@@ -215,7 +217,7 @@ def _store_in_run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 @pytest.fixture(scope="session", autouse=True)
 def _record_services() -> Iterator[list[Services]]:
-    """The services that a test has built."""
+    """Record the services that a test builds."""
     built: list[Services] = []
     build = Services.build
 
@@ -230,7 +232,7 @@ def _record_services() -> Iterator[list[Services]]:
 
 @pytest.fixture(autouse=True)
 def _separate_applications(_record_services: list[Services]) -> Iterator[None]:
-    """Undo what an application leaves: it never closes its services, and captures log records."""
+    """Undo side effects of applications: unclosed services, and changes of the logger."""
     logger = logging.getLogger("forwarder")
     logger.propagate = True
     logger.setLevel(logging.NOTSET)

@@ -1,9 +1,9 @@
 """The conversations under ``tests/cases``: ``<case>/<direction>/*.json``.
 
-``request.json`` is what the client sends and ``upstream.request.json`` what its upstream must get;
-``upstream.jsonl`` is what that upstream streams back, one event a line, and ``answer.json`` what
-must be in the client's whole answer.  ``terms.json`` sets terms of the translation, and
-``dropped.json`` names the parts that do not reach the upstream.
+``request.json`` is the client's request and ``upstream.request.json`` the expected upstream request.
+``upstream.jsonl`` is the upstream's stream, one event per line, and ``answer.json`` is contained in
+the client's whole answer. ``terms.json`` has options of the translation, and ``dropped.json`` names
+the parts that do not reach the upstream.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ Json = dict[str, Any]
 
 ROOT = Path(__file__).parent.parent / "cases"
 DIRECTIONS = ("responses_over_chat", "chat_over_responses")
-"""The directions between OpenAI's APIs; those of ``messages_over_…`` have cases of their own."""
+"""The directions between OpenAI's APIs. The Messages API has its own cases."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One conversation in one direction; its files are read when they are asked for."""
+    """One conversation in one direction; its files are read on demand."""
 
     name: str
     direction: str
 
     def read(self, file: str, default: Any = None) -> Any:
-        """The parsed file, or ``default`` where the case has none."""
+        """Return the parsed file, or ``default`` if the case does not have it."""
         text = _read_text(self.name, self.direction, file)
         if text is None:
             return default
@@ -57,7 +57,7 @@ def _read_text(name: str, direction: str, file: str) -> str | None:
 
 
 def cases(direction: str | None = None, streams: bool = False) -> list[Any]:
-    """The cases as pytest parameters; only those with a stream when ``streams``."""
+    """Return the cases as pytest parameters; with ``streams``, only those with a stream."""
     found = [
         Case(folder.name, name)
         for folder in sorted(ROOT.iterdir())

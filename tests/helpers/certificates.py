@@ -1,4 +1,4 @@
-"""A certificate authority of our own, for TLS on loopback."""
+"""A certificate authority for tests with TLS on loopback."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _MAY_SIGN = x509.KeyUsage(
     encipher_only=False,
     decipher_only=False,
 )
-"""Python 3.13 and newer take no authority without it."""
+"""Python 3.13 and newer require it of a certificate authority."""
 
 
 class Authority:
-    """Signs certificates; ``file`` holds its own, for clients that trust it."""
+    """Signs certificates; ``file`` has its own certificate, for clients that trust it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -51,7 +51,7 @@ class Authority:
         self_signed: bool = False,
         key_identifiers: bool = True,
     ) -> ssl.SSLContext:
-        """The TLS context of a server called ``host``; its certificate may be a bad one."""
+        """Return the TLS context of a server named ``host``; the options make its certificate invalid."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._builder(
             _make_name(host), key.public_key(), expires, key_identifiers, self_signed

@@ -1,4 +1,4 @@
-"""Tests that loop over many cases, which is cheaper than one test for each of them."""
+"""Tests that loop over many cases, which is faster than one test per case."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def check_each(
     ids: Iterable[str] | Callable[[Any], object] | None = None,
     parts: int = 1,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a test that runs for each case within one test; written like ``parametrize``.
+    """Decorator like ``parametrize`` that runs all cases within one test.
 
-    All cases share the test's fixtures.  The test fails if a case does, and its message names every
-    failed case.  It is skipped if all cases are.  Several decorators make the product of their
-    cases, as with ``parametrize``.  ``parts`` spreads the cases over that many tests, so that
-    several workers have a share of them.
+    All cases share the test's fixtures. The test fails if a case fails, and its message names every
+    failed case. It is skipped if all cases are skipped. Several decorators form the product of
+    their cases, as with ``parametrize``. ``parts`` divides the cases among that many tests, so that
+    several workers can run them.
     """
     arguments = names.replace(" ", "").split(",") if isinstance(names, str) else list(names)
     if ids is not None and not callable(ids):
@@ -77,7 +77,7 @@ def check_each(
 
 
 def run_checks(checks: Iterable[tuple[str, Callable[[], object]]]) -> None:
-    """Run named checks; AssertionError, after the last one, names those that failed and why."""
+    """Run all named checks, then raise AssertionError with the names and errors of failed ones."""
     failures: dict[str, BaseException] = {}
     skipped: BaseException | None = None
     count = 0
@@ -121,8 +121,9 @@ def _read_case(
 
 def _name(value: Any) -> str:
     name = getattr(value, "__name__", None)
-    text = name if isinstance(name, str) else value if isinstance(value, str) else repr(value)
-    return text if len(text) <= 80 else text[:80] + "…"
+    if not isinstance(name, str):
+        name = value if isinstance(value, str) else repr(value)
+    return name if len(name) <= 80 else name[:80] + "…"
 
 
 def _describe(error: BaseException) -> str:

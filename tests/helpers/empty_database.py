@@ -1,4 +1,4 @@
-"""The content of a SQLite file with all tables: migrations take longer than most tests."""
+"""A migrated SQLite file to copy, because migrations take longer than most tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from forwarder.storage.db.database import FILE_MODE, SqliteDatabase
 
 @functools.cache
 def read_empty_database() -> bytes:
-    """Return the content of a file that the migrations have made."""
+    """Return the content of a SQLite file with all tables."""
     with tempfile.TemporaryDirectory(prefix="forwarder-tests-") as directory:
         path = Path(directory) / "empty.db"
         path.touch()  # otherwise `copy_empty_database` would create it

@@ -1,6 +1,6 @@
-"""Requests made up from the SDK's own request types, and every way to break them.
+"""Generates random requests from the SDK's request types, and breaks them.
 
-Random choices come from a ``random.Random``: hypothesis passes one that it can shrink.
+Random choices come from a ``random.Random``, since hypothesis passes one that it can shrink.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tests.helpers.mutations import WRONG
 Json = dict[str, Any]
 
 BASES: dict[str, Any] = {"chat": CompletionCreateParamsBase, "responses": ResponseCreateParamsBase}
-"""Protocol -> the type of its requests, but for ``stream``."""
+"""Protocol -> the type of its requests, without ``stream``."""
 
-TALK = {"chat": "messages", "responses": "input"}
+CONVERSATION_PARAMETERS = {"chat": "messages", "responses": "input"}
 """Protocol -> the parameter that holds the conversation."""
 
 DEEP, DEEPER = "\0deep", "\0deeper"
-"""Stand in a document for lists within lists: as deep as may be read, and deeper."""
+"""Placeholders in a document for nested lists: of the accepted depth, and deeper."""
 
 _LEVELS = {DEEP: 600, DEEPER: 3000}
 
@@ -40,28 +40,32 @@ TEXTS = ("", "a", "hi", "call_1", "f", "Grüezi 🏔", "\u2028\x00", "{}", '{"a"
 NUMBERS = (0, 1, 2, -1, 16, 0.5)
 
 
-# -- made from types ------------------------------------------------------------------------------
+# -- requests from types --------------------------------------------------------------------------
 
 
-def request(random: Random, protocol: str, model: str) -> Json:
-    """A request of the SDK's types: made up, or one of the conversations, with more parameters."""
+def generate_request(random: Random, protocol: str, model: str) -> Json:
+    """Generate a request of the SDK's types, or extend one of the cases with more parameters."""
     known = {n: f for n, f in list_fields(BASES[protocol]).items() if n not in ("model", "stream")}
     body: Json = {"model": model, **random.choice(_load_requests(protocol))}
     for name in random.sample(sorted(known), random.choice((0, 1, 1, 2, 4))):
-        if name not in body or (name == TALK[protocol] and random.random() < 0.5):
-            body[name] = value(random, known[name].type)
+        if name not in body or (
+            name == CONVERSATION_PARAMETERS[protocol] and random.random() < 0.5
+        ):
+            body[name] = generate_value(random, known[name].type)
     if random.random() < 0.3:
-        body[TALK[protocol]] = value(random, known[TALK[protocol]].type)
+        body[CONVERSATION_PARAMETERS[protocol]] = generate_value(
+            random, known[CONVERSATION_PARAMETERS[protocol]].type
+        )
     return {**body, "stream": random.choice((True, False))}
 
 
 @functools.cache
 def _load_requests(protocol: str) -> list[Json]:
-    """Conversations to begin with: the plainest as often as all of the cases."""
+    """Return requests to extend: half of them plain, half of them the cases."""
     plain = {"input": "hi"} if protocol == "responses" else {"messages": [_user("hi")]}
-    told = [case.values[0].read("request.json") for case in cases(None)
-            if case.values[0].client == protocol]  # fmt: skip
-    return [plain] * len(told) + [_drop_address(body) for body in told]
+    found = [case.values[0].read("request.json") for case in cases(None)
+             if case.values[0].client == protocol]  # fmt: skip
+    return [plain] * len(found) + [_drop_address(body) for body in found]
 
 
 def _user(text: str) -> Json:
@@ -72,34 +76,37 @@ def _drop_address(body: Json) -> Json:
     return {name: inner for name, inner in body.items() if name not in ("model", "stream")}
 
 
-def value(random: Random, kind: Any, depth: int = 5) -> Any:
-    """A JSON value of a type of the SDK; fewer members, and plainer ones, the deeper it lies."""
+def generate_value(random: Random, kind: Any, depth: int = 5) -> Any:
+    """Generate a JSON value of a type of the SDK, with fewer and plainer members at each level."""
     kind = strip_qualifiers(kind)
     origin = get_origin(kind)
     if origin in UNIONS:
-        return value(random, random.choice(list_members(kind)), depth)
+        return generate_value(random, random.choice(list_members(kind)), depth)
     if origin is Literal:
         return random.choice(get_args(kind))
     if is_typeddict(kind):
-        return _object(random, kind, depth)
+        return _generate_object(random, kind, depth)
     if origin is dict:
         return {
-            text: value(random, get_args(kind)[1], depth - 1)
+            text: generate_value(random, get_args(kind)[1], depth - 1)
             for text in _choose_names(random, depth)
         }
     if kind in _PLAIN:
         return _PLAIN[kind](random)
     if origin is not None:  # all other types with one argument are lists
-        return [value(random, get_args(kind)[0], depth - 1) for _ in _choose_names(random, depth)]
+        return [
+            generate_value(random, get_args(kind)[0], depth - 1)
+            for _ in _choose_names(random, depth)
+        ]
     return _choose_value(random, depth)
 
 
-def _object(random: Random, kind: Any, depth: int) -> Json:
+def _generate_object(random: Random, kind: Any, depth: int) -> Json:
     known = list_fields(kind)
     optional = sorted(name for name, field in known.items() if not field.required)
     some = random.sample(optional, min(len(optional), random.choice((0, 0, 1, 2, 3))))
     chosen = [n for n, field in known.items() if field.required or (n in some and depth > 0)]
-    return {name: value(random, known[name].type, depth - 1) for name in chosen}
+    return {name: generate_value(random, known[name].type, depth - 1) for name in chosen}
 
 
 def _choose_names(random: Random, depth: int) -> list[str]:
@@ -120,18 +127,18 @@ _PLAIN: dict[Any, Callable[[Random], Any]] = {
 }
 
 
-# -- broken ---------------------------------------------------------------------------------------
+# -- broken requests ------------------------------------------------------------------------------
 
 EXTREMES: tuple[Any, ...] = (
     *WRONG, -1, 2**31, 2**64, -(2**63) - 1, 10**40, 1e308, -0.0, float("nan"), float("inf"),
     "\ud800", "a\udc00b", "\0", "x" * 5000, DEEP, DEEPER, [[]], [{}], [None], {"type": None},
     {"type": "nothing"}, {"role": "nobody"}, "function", "nothing", {"": ""}, False,
 )  # fmt: skip
-"""What may stand where something else should."""
+"""Values that replace or are added to those of a document."""
 
 
 def break_document(random: Random, document: Any) -> Any:
-    """A copy of ``document`` with one thing wrong, at any depth."""
+    """Return a copy of ``document`` with one change at any depth."""
     document = copy.deepcopy(document)
     holder, key = random.choice(_list_places(document))
     random.choice(_BREAKS)(random, holder, key)
@@ -139,7 +146,7 @@ def break_document(random: Random, document: Any) -> Any:
 
 
 def _list_places(document: Any) -> list[tuple[Any, Any]]:
-    """Every ``(holder, key)`` in a document."""
+    """Return ``(holder, key)`` of every value in a document."""
     entries = list(document.items() if isinstance(document, dict) else enumerate(document))
     own = [(document, key) for key, _ in entries]
     inner = [i for _, v in entries if isinstance(v, dict | list) and v for i in _list_places(v)]
@@ -155,7 +162,7 @@ def _remove(random: Random, holder: Any, key: Any) -> None:
 
 
 def _repeat(random: Random, holder: Any, key: Any) -> None:
-    """Twice in a list; in an object, under another name too."""
+    """Repeat the value: twice in a list, or under a second name in an object."""
     if isinstance(holder, list):
         holder.insert(key, copy.deepcopy(holder[key]))
     else:
@@ -167,7 +174,7 @@ def _wrap(random: Random, holder: Any, key: Any) -> None:
 
 
 def _swap(random: Random, holder: Any, key: Any) -> None:
-    """With another member of the same holder."""
+    """Swap the value with another one of the same holder."""
     other = random.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
     holder[key], holder[other] = holder[other], holder[key]
 
@@ -184,7 +191,7 @@ _BREAKS = (_replace, _replace, _replace, _remove, _repeat, _wrap, _swap, _add)
 
 
 def encode_json(document: Any) -> bytes:
-    """As bytes of JSON, with ``NaN`` and lone surrogates as Python and JavaScript write them."""
+    """Encode as JSON, with ``NaN`` and lone surrogates as Python and JavaScript write them."""
     text = json.dumps(document)
     for mark, levels in _LEVELS.items():
         text = text.replace(json.dumps(mark), "[" * levels + "]" * levels)
@@ -195,11 +202,11 @@ def encode_json(document: Any) -> bytes:
 
 
 def generate_events(random: Random, protocol: Protocol, answer: Answer) -> list[Json]:
-    """The events of an answer, or of one of the cases."""
-    told = _load_streams(protocol)
+    """Return the events of an answer, or of one of the cases."""
+    streams = _load_streams(protocol)
     if random.random() < 0.5:
         return Stream(answer).events(Ask(protocol, {"model": "m", "stream": True}))
-    return random.choice(told)
+    return random.choice(streams)
 
 
 @functools.cache
@@ -208,7 +215,7 @@ def _load_streams(protocol: str) -> list[list[Json]]:
     return [case.read("upstream.jsonl") for case in found if case.upstream == protocol]
 
 
-def frame_events(random: Random, said: list[Any]) -> bytes:
-    """The events as the body of a stream, with or without its mark of the end."""
+def frame_events(random: Random, events: list[Any]) -> bytes:
+    """Return the events as the body of a stream, with or without ``[DONE]``."""
     end = b"data: [DONE]\n\n" if random.random() < 0.7 else b""
-    return b"".join(b"data: " + encode_json(event) + b"\n\n" for event in said) + end
+    return b"".join(b"data: " + encode_json(event) + b"\n\n" for event in events) + end

@@ -1,4 +1,4 @@
-"""The forwarder in a thread of the tests themselves, behind a real socket."""
+"""Runs the forwarder in threads of the test process, behind a real socket."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from forwarder.server.extension import get_extension
 
 class _Quiet(WSGIRequestHandler):
     def log(self, type: str, message: str, *args: object) -> None:
-        """Tests have no use for a line for each request."""
+        """Log nothing."""
 
 
-_PATIENT = {f"{name}_BREAKER_{knob}": "0" for name in ("CHAT", "RESPONSES")
-            for knob in ("FAILURES", "SHARE")}  # fmt: skip
-"""Upstreams that fail on purpose are asked all the same."""
+_NO_BREAKERS = {f"{name}_BREAKER_{setting}": "0" for name in ("CHAT", "RESPONSES")
+                for setting in ("FAILURES", "SHARE")}  # fmt: skip
+"""Settings without breakers, because upstreams fail on purpose."""
 
 
 @contextmanager
-def hosting(environment: Mapping[str, str]) -> Iterator[str]:
-    """The forwarder with these settings, in threads; gives its root, without the last slash."""
-    app = create_app(Settings.from_env({**_PATIENT, **environment}))
+def host_forwarder(environment: Mapping[str, str]) -> Iterator[str]:
+    """Run the forwarder with these settings. Yields its URL without a trailing slash."""
+    app = create_app(Settings.from_env({**_NO_BREAKERS, **environment}))
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
@@ -36,4 +36,4 @@ def hosting(environment: Mapping[str, str]) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
-        get_extension(app).services.close()  # a program keeps its connections as long as it runs
+        get_extension(app).services.close()  # the application never closes them

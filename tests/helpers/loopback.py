@@ -1,4 +1,4 @@
-"""Small real servers on loopback, in threads of their own, for tests with real sockets."""
+"""Small servers on loopback, in threads, for tests with real sockets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Peer:
         self.file: BinaryIO = sock.makefile("rb")
 
     def request(self) -> bytes:
-        """Read one whole request and note it; ``b""`` when the client has closed."""
+        """Read and record one whole request. Returns ``b""`` if the client has closed."""
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             line = self.file.readline()
@@ -42,32 +42,32 @@ class Peer:
         return head + body
 
     def send(self, *pieces: bytes) -> None:
-        """Send each piece at once."""
+        """Send the pieces, each with its own call."""
         for piece in pieces:
             self.sock.sendall(piece)
 
     def answer(self, body: bytes, *headers: bytes) -> None:
-        """A whole response."""
+        """Send a whole response."""
         lines = [b"HTTP/1.1 200 OK", b"Content-Length: %d" % len(body), *headers, b"", b""]
         self.send(b"\r\n".join(lines) + body)
 
     def start_chunked(self) -> None:
-        """The head of a response in chunks."""
+        """Send the head of a chunked response."""
         self.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
 
     def reset(self) -> None:
-        """Close the hard way: the client gets a reset."""
+        """Close the connection with a reset."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self.close()
 
     def close(self) -> None:
-        """Close, also under the file that reads from it."""
+        """Close the socket and the file that reads from it."""
         self.file.close()
         self.sock.close()
 
 
 def encode_chunk(data: bytes) -> bytes:
-    """One HTTP chunk; the empty one ends the message."""
+    """Return one HTTP chunk. The empty chunk ends the message."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
@@ -91,13 +91,13 @@ class Server:
         return f"{self.scheme}://localhost:{self.port}"
 
     def wait(self) -> None:
-        """Used by scripts: until the test says ``go.set()``."""
+        """Wait until the test calls ``go.set()``. For scripts."""
         assert self.go.wait(LIMIT)
 
 
 @contextmanager
 def serving(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
-    """A server that runs ``script`` for each connection, and closes it afterwards."""
+    """Run a server that calls ``script`` for each connection and closes it afterwards."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(listener.getsockname()[1], "https" if tls else "http")
     threads: list[threading.Thread] = []
@@ -138,7 +138,7 @@ atexit.register(_unused.close)
 
 
 def unused_port() -> int:
-    """A port without a listener for as long as the tests run."""
+    """Return a port that has no listener as long as the tests run."""
     sock = _unused.enter_context(socket.socket())
     sock.bind(("127.0.0.1", 0))  # it stays bound, so that no other process is given the port
     port: int = sock.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Messages clients in tests: Anthropic's SDK checks events, and the content of an answer."""
+"""For tests of Messages clients: checks by Anthropic's SDK, and the content of an answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from tests.helpers.translating import Said, join_paragraphs
+from tests.helpers.translating import AnswerContent, join_paragraphs
 
 Json = dict[str, Any]
 
@@ -36,8 +36,8 @@ def message_mistakes(message: Json) -> list[str]:
     return _list_mistakes(anthropic_types.Message, message)
 
 
-def rebuilt_message(events: list[Json]) -> Json:
-    """The message that ``client.messages.stream()`` puts together from the events."""
+def rebuild_message(events: list[Json]) -> Json:
+    """Return the message that ``client.messages.stream()`` accumulates from the events."""
     streaming = pytest.importorskip("anthropic.lib.streaming._messages")
     snapshot: Any = None
     json_bufs: dict[int, bytes] = {}
@@ -81,8 +81,8 @@ def _list_extras(value: Any, path: str) -> Iterator[str]:
         yield from _list_extras(getattr(value, name), f"{path}.{name}")
 
 
-def said_by_message(message: Json) -> Said:
-    """Return the content of a message, as `said_by_response` does for a response."""
+def read_message_content(message: Json) -> AnswerContent:
+    """Return the content of a message, as `read_response_content` does for a response."""
     blocks = message["content"]
     refused = message["stop_reason"] == "refusal" and (message.get("stop_details") or {}).get(
         "explanation"
@@ -90,7 +90,7 @@ def said_by_message(message: Json) -> Said:
     text = "".join(block["text"] for block in blocks if block["type"] == "text")
     ending = {"max_tokens": "max_output_tokens", "model_context_window_exceeded": "max_output_tokens",
               "refusal": "content_filter"}  # fmt: skip
-    return Said(
+    return AnswerContent(
         text=text.removesuffix(refused or ""),
         refusal=refused or "",
         reasoning=join_paragraphs(*(b["thinking"] for b in blocks if b["type"] == "thinking")),

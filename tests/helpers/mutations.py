@@ -1,4 +1,4 @@
-"""Every way to spoil one value of a JSON document, for tests of requests and answers."""
+"""Copies of JSON documents with one wrong value, for tests of requests and answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WRONG: tuple[Any, ...] = (None, 0, "", "wrong", True, [], [1], {}, {"a": 1})
 
 
 def list_wrong_copies(document: Any, values: Iterable[Any] = WRONG) -> Iterator[Any]:
-    """Copies of ``document`` in which one value, at any depth, is another; one is missing too."""
+    """Yield copies of ``document`` with one value, at any depth, replaced or removed."""
     entries = _list_entries(document)
     for key, inner in entries:
         for value in values:
@@ -39,7 +39,7 @@ def _remove_entry(document: Any, key: Any) -> Any:
 
 
 def list_null_copies(document: Any) -> Iterator[Any]:
-    """Copies of ``document`` in which one field, at any depth, is null or missing."""
+    """Yield copies of ``document`` with one field, at any depth, null or missing."""
     for key, inner in _list_entries(document):
         if isinstance(document, dict):
             yield _replace_entry(document, key, None)

@@ -1,4 +1,4 @@
-"""Translating for an Ollama client in a test, and checking the lines by Ollama's own package."""
+"""Translates for Ollama clients in tests, and checks lines with Ollama's own package."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ def translate_ollama_request(
     form: OllamaEndpoint = CHAT_ENDPOINT,
     **request: Any,
 ) -> TranslatedOllamaRequest:
-    """A request, translated; unless it says otherwise it says hello."""
-    asked = ASKED if form is CHAT_ENDPOINT else {"model": "m", "prompt": "Hi.", "stream": True}
-    return ollama_over_chat.translate_request({**asked, **request}, its_terms or terms(), form)
+    """Translate a request, by default one that says hello."""
+    body = ASKED if form is CHAT_ENDPOINT else {"model": "m", "prompt": "Hi.", "stream": True}
+    return ollama_over_chat.translate_request({**body, **request}, its_terms or terms(), form)
 
 
 def chat(**request: Any) -> Json:
-    """The chat request that it becomes."""
+    """Return the chat request that a request becomes."""
     return translate_ollama_request(**request).chat_request
 
 
 def translate_lines(
     batches: list[Batch], form: OllamaEndpoint = CHAT_ENDPOINT, **request: Any
 ) -> list[Event]:
-    """The lines of an answer."""
+    """Return the lines of an answer."""
     its_terms = terms()
-    asked = translate_ollama_request(its_terms, form, **request)
-    return events_of(ollama_over_chat.translate_stream(iter(batches), asked, its_terms))
+    translated = translate_ollama_request(its_terms, form, **request)
+    return events_of(ollama_over_chat.translate_stream(iter(batches), translated, its_terms))
 
 
 def make_chunk(finish: str | None = None, **delta: Any) -> Event:
-    """A chat chunk."""
+    """Return a chat chunk."""
     return {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
 
 

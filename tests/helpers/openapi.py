@@ -40,7 +40,7 @@ READERS: dict[str, Callable[[bytes], list[Any]]] = {
     "text/event-stream": read_events,
     "application/x-ndjson": read_lines,
 }
-"""Media type -> what reads the values that the schema describes."""
+"""Media type -> the function that reads the values described by the schema."""
 
 
 class Conformance:
@@ -99,7 +99,7 @@ def describe_mistake(error: Any) -> str:
 
 @functools.cache
 def make_conformance() -> Conformance:
-    """The comparison for an application with the demo upstream."""
+    """Return the comparison for an application with the demo upstream."""
     return Conformance(create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"})))
 
 
@@ -153,7 +153,7 @@ OBJECTS: dict[str, Callable[[FlaskClient], dict[str, str]]] = {
     "/v1/models/": lambda client: {"model": "demo"},
     "/forwarder/keys/": create_client_key,
 }
-"""The beginning of a path -> what makes an object that the path can name."""
+"""Prefix of a path -> the function that creates an object for the path."""
 
 
 def create_objects(client: FlaskClient, path: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Import of packages that only tests with real clients need."""
+"""Imports packages that only tests with real clients need."""
 
 from __future__ import annotations
 

@@ -30,13 +30,13 @@ class Selector(NamedTuple):
 
 
 def split_tokens(expression: str) -> list[str]:
-    """Return the tokens. Raises ValueError at text that is no PromQL."""
+    """Return the tokens. Raises ValueError for text that is not PromQL."""
     tokens, end = [], 0
     text = expression.rstrip()
     while end < len(text):
         match = _TOKEN.match(text, end)
         if match is None:
-            raise ValueError(f"no PromQL: {text[end:]!r}")
+            raise ValueError(f"this is not PromQL: {text[end:]!r}")
         tokens.append(match[0].strip())
         end = match.end()
     return tokens
@@ -81,7 +81,7 @@ class _Parser:
             raise ValueError("a parenthesis that is not closed")
 
     def _is_metric(self, token: str) -> bool:
-        """Whether a token is a metric, and no function, aggregation, keyword or number."""
+        """Return whether a token is a metric, not a function, aggregation, keyword or number."""
         is_name = re.match(r"[A-Za-z_:]", token) is not None and token not in _KEYWORDS
         return is_name and self._peek() not in ("(", "by", "without")
 

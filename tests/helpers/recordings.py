@@ -1,10 +1,11 @@
 """Recorded answers of real providers, and their content, read without the forwarder.
 
-The recordings are no part of the project: the environment variable ``RECORDINGS`` names a folder
-that holds ``streams.jsonl.gz``, with one JSON object a line: ``id``, ``kind`` (the protocol that
-the provider spoke: ``chat`` or ``responses``), ``provider``, ``request`` and ``sse``.
+The recordings are not part of the project. The environment variable ``RECORDINGS`` names a folder
+with the file ``streams.jsonl.gz``, which has one JSON object per line: ``id``, ``kind`` (the
+provider's protocol, ``chat`` or ``responses``), ``provider``, ``request`` and ``sse``.
 
-The readers here are the oracle of the replay, so they share no code with the translators.
+The results of a replay are compared with those of the readers here, so the readers share no code
+with the translators.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Usage(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The content of one answer; ``finish`` is in the words of its protocol."""
+    """The content of one answer; ``finish`` is the finish reason or status of its protocol."""
 
     text: str = ""
     refusal: str = ""
@@ -76,7 +77,7 @@ class Recording:
 
 
 def load_recordings(folder: Path) -> list[Recording]:
-    """All recordings of a folder."""
+    """Return all recordings of a folder."""
     with gzip.open(folder / "streams.jsonl.gz", "rt", encoding="utf-8") as lines:
         return [_parse_recording(json.loads(line)) for line in lines]
 
@@ -87,11 +88,11 @@ def _parse_recording(line: Json) -> Recording:
 
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
-"""What snapshot tools write above the body that they keep."""
+"""A header that snapshot tools write before the body."""
 
 
 def read_sse(text: str) -> Iterator[str]:
-    """The data of each event of a body."""
+    """Yield the data of each event of a body."""
     for frame in re.split(r"\r?\n\r?\n", text):
         lines = [line.rstrip("\r") for line in frame.split("\n")]
         data = [line[5:].removeprefix(" ") for line in lines if line.startswith("data:")]
@@ -301,7 +302,7 @@ def as_completion(said: Outcome) -> Outcome:
 
 
 def compare_outcomes(expected: Outcome, said: Outcome) -> list[str]:
-    """The fields in which two outcomes differ; paragraphs of reasoning may be set apart anyhow."""
+    """Return the fields that differ, ignoring blank lines in the reasoning."""
     if expected.error or said.error:
         return [] if expected.error == said.error else [f"error: {said.error}"]
     pairs = {name: (getattr(expected, name), getattr(said, name)) for name in
@@ -318,7 +319,7 @@ def _join_paragraphs(paragraphs: str) -> str:
 
 
 def _with_known_ids(calls: Iterable[Call], source: list[Call]) -> list[Call]:
-    """The calls without ids where the source has none, or one id for several calls."""
+    """Return the calls, without ids if the source has no unique ids."""
     ids = [call.id for call in source]
     unique = all(ids) and len(set(ids)) == len(ids)
     return [call if unique else call._replace(id="") for call in calls]

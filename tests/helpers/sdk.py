@@ -1,7 +1,7 @@
-"""Checks events by the SDK: the one place that imports it for the translators' tests.
+"""Checks events and answers with the types and accumulators of OpenAI's SDK.
 
-The accumulators lie under ``openai.lib`` and are semi-private; should they move, only this file
-has to follow.
+The accumulators in ``openai.lib`` are semi-private. Only this module imports them, so only it has to
+change if they move.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REQUEST_PARAMETERS = {
 
 _KNOWN_EXTRAS = frozenset(
     {
-        # the nested shape of an error event, which OpenAI really sends
+        # the nested shape of an error event, as OpenAI sends it
         "error",
         # sent by OpenAI with the arguments of a function call, though not in its types
         "name",
@@ -37,11 +37,11 @@ _KNOWN_EXTRAS = frozenset(
         "bytes",
         # in the Open Responses schema
         "frequency_penalty", "presence_penalty", "completed_at", "store",
-        # the text of tool search and freeform calls has no status in the types, but on the wire
+        # of text in tool search and freeform calls: sent, though not in the types
         "status",
-        # how chat tells of reasoning, and of freeform tools
+        # reasoning and freeform tools in chat
         "reasoning_content", "reasoning", "metadata", "annotations", "custom",
-        # how clients of OpenRouter read images
+        # images for clients of OpenRouter
         "images",
     }
 )  # fmt: skip
@@ -71,14 +71,14 @@ def completion_mistakes(completion: Json) -> list[str]:
 def compaction_mistakes(compacted: Json) -> list[str]:
     """Return the mistakes of a compacted conversation, except those of user messages.
 
-    They are documented to be there, and the SDK has no type for them.
+    User messages are documented, but the SDK has no type for them.
     """
     output = [item for item in compacted["output"] if item.get("role") != "user"]
     return _list_mistakes(CompactedResponse, {**compacted, "output": output})
 
 
-def rebuilt_response(events: list[Json]) -> Json:
-    """The response that ``client.responses.stream()`` has put together from the deltas."""
+def rebuild_response(events: list[Json]) -> Json:
+    """Return the response that ``client.responses.stream()`` accumulates from the deltas."""
     state: Any = ResponseStreamState(input_tools=omit, text_format=omit)
     for event in events:
         state.handle_event(_event_models()[event["type"]].model_validate(event))
@@ -86,8 +86,8 @@ def rebuilt_response(events: list[Json]) -> Json:
     return snapshot
 
 
-def rebuilt_completion(chunks: list[Json]) -> Json:
-    """The completion that ``client.chat.completions.stream()`` puts together."""
+def rebuild_completion(chunks: list[Json]) -> Json:
+    """Return the completion that ``client.chat.completions.stream()`` accumulates."""
     state: Any = ChatCompletionStreamState()
     for chunk in chunks:
         state.handle_chunk(ChatCompletionChunk.construct(**chunk))
@@ -115,7 +115,7 @@ def _list_mistakes(model: type[BaseModel], value: Json) -> list[str]:
 
 
 def _format_errors(error: ValidationError) -> list[str]:
-    """The errors without those of a union's other members, which only say: not my type."""
+    """Format the errors, without those that only report a mismatch with other union members."""
     errors = error.errors()
     other = {
         e["loc"][:-1] for e in errors if e["loc"][-1] == "type" and e["type"] == "literal_error"
@@ -137,7 +137,7 @@ def _list_extras(value: Any, path: str) -> Iterator[str]:
 
 
 def _without_freeform(chunk: Json) -> Json:
-    """The chunk with calls of freeform tools as functions: the SDK has no type for their deltas."""
+    """Return the chunk with freeform tool calls as function calls, for which the SDK has types."""
     return {**chunk, "choices": [_function_calls_only(choice) for choice in chunk["choices"]]}
 
 

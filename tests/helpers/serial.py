@@ -1,6 +1,6 @@
 """Under pytest-xdist, runs tests that are marked ``serial`` while no other test runs.
 
-They measure times or memory, which tests beside them would disturb.
+They measure times or memory, which concurrent tests would disturb.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import pytest
 class SerialTests:
     """A plugin for each worker process of a run.
 
-    Workers hold two locks of the system, which a process that dies gives back.  A serial test keeps
-    the gate closed, so that no other test starts, and waits until the room is empty.
+    Workers use two file locks, which the system releases if a process dies. Each test holds the run
+    lock, shared or exclusively if it is serial. To get it, a test needs the start lock, which a
+    serial test keeps, so that no other test starts while it waits for running ones.
     """
 
     def __init__(self, run: str) -> None:
         """``run`` is the id of the test run, the same in all its workers."""
         folder = Path(tempfile.gettempdir())
-        self._gate = (folder / f"forwarder-tests-{run}.gate").open("w")
-        self._room = (folder / f"forwarder-tests-{run}.room").open("w")
+        self._start_lock = (folder / f"forwarder-tests-{run}.start").open("w")
+        self._run_lock = (folder / f"forwarder-tests-{run}.run").open("w")
         self._is_alone = False
 
     @pytest.hookimpl(wrapper=True)
@@ -35,27 +36,27 @@ class SerialTests:
         try:
             return (yield)
         finally:
-            # The room is kept for a serial test that follows: to empty it again would take a while.
+            # Keep the locks for a serial test that follows, which would wait for other tests again.
             if not (self._is_alone and _is_serial(nextitem)):
                 self._leave()
 
     def pytest_unconfigure(self) -> None:
-        for file in (self._gate, self._room):
+        for file in (self._start_lock, self._run_lock):
             Path(file.name).unlink(missing_ok=True)
             file.close()
 
     def _enter(self, alone: bool) -> None:
         if self._is_alone:
             return
-        fcntl.flock(self._gate, fcntl.LOCK_EX)
-        fcntl.flock(self._room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(self._start_lock, fcntl.LOCK_EX)
+        fcntl.flock(self._run_lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         if not alone:
-            fcntl.flock(self._gate, fcntl.LOCK_UN)
+            fcntl.flock(self._start_lock, fcntl.LOCK_UN)
         self._is_alone = alone
 
     def _leave(self) -> None:
-        fcntl.flock(self._room, fcntl.LOCK_UN)
-        fcntl.flock(self._gate, fcntl.LOCK_UN)
+        fcntl.flock(self._run_lock, fcntl.LOCK_UN)
+        fcntl.flock(self._start_lock, fcntl.LOCK_UN)
         self._is_alone = False
 
 

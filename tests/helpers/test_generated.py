@@ -1,4 +1,4 @@
-"""Requests made up from types: they are of their types, and broken ones are not the same."""
+"""Generated requests match their types, and broken ones differ from the original."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PROTOCOLS = ("chat", "responses")
 @check_each("seed", range(20))
 def test_every_parameter_is_of_its_type(protocol: str, seed: int) -> None:
     for name, field in list_fields(generated.BASES[protocol]).items():
-        made = generated.value(Random(seed), field.type)
+        made = generated.generate_value(Random(seed), field.type)
 
         assert check(made, field.type, name) == []
 
 
 @check_each("kind", [ChatCompletionMessageParam, ResponseInputItemParam])
 def test_every_member_of_a_union_is_made_at_some_time(kind: object) -> None:
-    made = [generated.value(Random(seed), kind) for seed in range(4000)]
+    made = [generated.generate_value(Random(seed), kind) for seed in range(4000)]
 
     for member in get_args(kind):
         assert any(check(value, member, "") == [] for value in made), member
@@ -37,7 +37,7 @@ def test_every_member_of_a_union_is_made_at_some_time(kind: object) -> None:
 
 @check_each("protocol", PROTOCOLS)
 def test_requests_are_of_all_kinds(protocol: str) -> None:
-    made = [generated.request(Random(seed), protocol, "m") for seed in range(3000)]
+    made = [generated.generate_request(Random(seed), protocol, "m") for seed in range(3000)]
 
     assert all(body["model"] == "m" for body in made)
     assert {body["stream"] for body in made} == {True, False}
@@ -66,10 +66,10 @@ def test_deep_marker_is_encoded_as_nested_lists() -> None:
 
 @check_each("protocol", PROTOCOLS)
 def test_events_come_from_answers_and_from_cases(protocol: generated.Protocol) -> None:
-    told = [
+    streams = [
         generated.generate_events(Random(seed), protocol, Answer(text="Hi")) for seed in range(100)
     ]
 
-    assert len({json.dumps(events) for events in told}) > 10
-    body = generated.frame_events(Random(1), told[0])
-    assert body.count(b"data: ") in (len(told[0]), len(told[0]) + 1)
+    assert len({json.dumps(events) for events in streams}) > 10
+    body = generated.frame_events(Random(1), streams[0])
+    assert body.count(b"data: ") in (len(streams[0]), len(streams[0]) + 1)

@@ -1,4 +1,4 @@
-"""The readers that judge the replay of recorded answers."""
+"""The readers of recorded answers, with which their replay is compared."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fake_provider import Answer
-from tests.fake_provider import Call as Said
+from tests.fake_provider import Call as ScriptedCall
 from tests.fake_provider.answers import Ask
 from tests.fake_provider.wire import RENDER
 from tests.helpers.check_cases import check_each
@@ -29,7 +29,9 @@ from tests.helpers.recordings import (
 
 Json = dict[str, Any]
 
-ANSWER = Answer(text="Hello there.", reasoning="I think.", calls=[Said("look", {"city": "Bern"})])
+ANSWER = Answer(
+    text="Hello there.", reasoning="I think.", calls=[ScriptedCall("look", {"city": "Bern"})]
+)
 
 
 def render_answer(protocol: Any, form: int) -> Any:

@@ -14,7 +14,7 @@ from tests.helpers.serial import SerialTests
 
 
 class Item:
-    """A test, as far as the plugin looks at it."""
+    """The part of a pytest item that the plugin uses."""
 
     def __init__(self, *markers: str) -> None:
         self._markers = markers
@@ -28,7 +28,7 @@ SHORT = 0.1
 
 
 class Worker:
-    """A worker process, which here is a thread."""
+    """A thread in place of a worker process."""
 
     def __init__(self, run: str) -> None:
         self.plugin = SerialTests(run)

@@ -1,4 +1,4 @@
-"""Where the tests of traces are skipped, and why."""
+"""Skips tests of traces without OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 def need_opentelemetry() -> None:
-    """Skip the module unless the packages are there; ``REQUIRE_CLIENTS=1`` insists on them."""
+    """Skip the test module if a package is missing, unless ``REQUIRE_CLIENTS=1`` is set."""
     if os.environ.get("REQUIRE_CLIENTS") != "1":
         how = "pip install -r requirements-otel.txt"
         for name in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):

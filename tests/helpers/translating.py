@@ -1,4 +1,4 @@
-"""Running a translation in a test: terms with countable ids, streams in every chunking."""
+"""Runs translations in tests, with predictable ids and streams in several chunkings."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ NOW = 1_700_000_000
 STAMP = "2023-11-14T22:13:20.000000Z"
 
 
-def counting_mint() -> IdSource:
-    """Ids are numbered in the order in which they are made; the hour stands still.
+def make_counting_id_source() -> IdSource:
+    """Return a source of numbered ids and of a constant time.
 
-    From one look at the clock to the next a millisecond goes by.
+    The monotonic clock advances by a millisecond with each reading.
     """
     numbers, ticks = itertools.count(1), itertools.count(0, 10**6)
     return IdSource(
@@ -42,9 +42,9 @@ def counting_mint() -> IdSource:
 
 
 def terms(strict: bool = False, **changes: Any) -> TranslationContext:
-    """Terms for a test: seals are readable, and open again."""
+    """Return a context for a test, whose encryption is readable and reversible."""
     return TranslationContext(
-        id_source=counting_mint(),
+        id_source=make_counting_id_source(),
         loss_report=LossReport(strict=strict),
         encrypt=_seal,
         decrypt=_unseal,
@@ -69,39 +69,39 @@ TRANSLATIONS: dict[str, Any] = {
 """Direction -> the package that translates."""
 
 
-class Translated(NamedTuple):
-    """A translated request, its ledger, and the translation of a stream that answers it."""
+class TranslatedRequest(NamedTuple):
+    """A translated request, the dropped parameters, and the translation of the answer's stream."""
 
     request: Json
     dropped: dict[str, str]
     answer: Callable[[EventStream], EventStream]
 
 
-def translate(direction: str, request: Json, its_terms: TranslationContext) -> Translated:
-    """Translate a request; the ``answer`` translates the upstream's stream."""
+def translate(direction: str, request: Json, its_terms: TranslationContext) -> TranslatedRequest:
+    """Translate a request. The result's ``answer`` translates the upstream's stream."""
     translation = TRANSLATIONS[direction]
     prepared = translation.translate_request(request, its_terms)
-    return Translated(
+    return TranslatedRequest(
         prepared[0],
         its_terms.loss_report.losses,
         lambda stream: translation.translate_stream(stream, prepared, its_terms),
     )
 
 
-def translate_case(case: Case) -> Translated:
-    """Translate the request of a case under its terms."""
+def translate_case(case: Case) -> TranslatedRequest:
+    """Translate the request of a case with the options of its ``terms.json``."""
     return translate(
         case.direction, case.read("request.json"), terms(**case.read("terms.json", {}))
     )
 
 
 def translate_answer(case: Case, batches: list[Batch]) -> list[Event]:
-    """The client's events when the upstream of a case answers with ``batches``."""
+    """Return the client's events if the upstream of a case answers with ``batches``."""
     return events_of(translate_case(case).answer(iter(batches)))
 
 
-def refusal_of(act: Callable[[], object]) -> ForwarderError | None:
-    """The error that ``act`` ends in, if it ends in one of ours; any other is a test's failure."""
+def catch_error(act: Callable[[], object]) -> ForwarderError | None:
+    """Return the ForwarderError that ``act`` raises, or None. Other errors fail the test."""
     try:
         act()
     except ForwarderError as error:
@@ -110,7 +110,7 @@ def refusal_of(act: Callable[[], object]) -> ForwarderError | None:
 
 
 def events_of(stream: EventStream) -> list[Event]:
-    """All events of a stream, in order."""
+    """Return all events of a stream, in order."""
     return list(itertools.chain.from_iterable(stream))
 
 
@@ -118,7 +118,7 @@ def events_of(stream: EventStream) -> list[Event]:
 
 
 def as_sent(events: list[Event]) -> list[Batch]:
-    """One batch for each event, and a heartbeat now and then."""
+    """Return one batch per event, with some empty batches as heartbeats."""
     batches: list[Batch] = []
     for i, event in enumerate(copy.deepcopy(events)):
         batches += [[event], []] if i % 3 == 2 else [[event]]
@@ -126,12 +126,12 @@ def as_sent(events: list[Event]) -> list[Batch]:
 
 
 def at_once(events: list[Event]) -> list[Batch]:
-    """All in one batch."""
+    """Return all events in one batch."""
     return [copy.deepcopy(events)]
 
 
 def by_letter(events: list[Event]) -> list[Batch]:
-    """Every delta in pieces of one character."""
+    """Return the events with every delta split into single characters."""
     split = _split_delta if events[0].get("type") else _split_chunk
     letters = [piece for event in copy.deepcopy(events) for piece in split(event)]
     return [[event] for event in _renumber_events(letters)]
@@ -149,9 +149,9 @@ def _split_delta(event: Event) -> Iterator[Event]:
     if not isinstance(delta, str) or not delta:
         yield event
         return
-    said_once = {"logprobs": []} if event.get("logprobs") else {}
+    later_fields = {"logprobs": []} if event.get("logprobs") else {}
     for i, letter in enumerate(delta):
-        yield {**event, "delta": letter, **(said_once if i else {})}
+        yield {**event, "delta": letter, **(later_fields if i else {})}
 
 
 def _renumber_events(events: list[Event]) -> Iterator[Event]:
@@ -163,7 +163,7 @@ _TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
 
 
 def _split_chunk(chunk: Event) -> Iterator[Event]:
-    """A chat chunk with at most one letter of each text; other fields stay in the first."""
+    """Split a chat chunk into letters. Other fields stay in the first piece."""
     choices = chunk.get("choices") or []
     choice = choices[0] if choices else {}
     while choice.get("delta"):
@@ -177,7 +177,7 @@ def _split_chunk(chunk: Event) -> Iterator[Event]:
 
 
 def _split_texts(delta: Json) -> tuple[Json, Json]:
-    """The first letter of every text with all other fields, and the rest of the texts."""
+    """Return the first letter of every text with all other fields, and the rest of the texts."""
     first, rest = dict(delta), {}
     for name in _TEXTS:
         text = delta.get(name)
@@ -210,7 +210,7 @@ def _cut_call(call: Json) -> tuple[Json, Json]:
 # -- content of answers -------------------------------------------------------------------------
 
 
-class Said(NamedTuple):
+class AnswerContent(NamedTuple):
     """The content of an answer in any protocol, for comparisons."""
 
     text: str
@@ -220,13 +220,13 @@ class Said(NamedTuple):
     ending: str
 
 
-def said_by_response(response: Json) -> Said:
+def read_response_content(response: Json) -> AnswerContent:
     """Return the content of a Responses answer; calls have the names that chat clients see."""
     parts = [
         part for item in response["output"] if item["type"] == "message" for part in item["content"]
     ]
     calls = [_read_call(item) for item in response["output"] if item["type"] in _CALLS]
-    return Said(
+    return AnswerContent(
         text="".join(part["text"] for part in parts if part["type"] == "output_text"),
         refusal="".join(part["refusal"] for part in parts if part["type"] == "refusal"),
         reasoning=join_paragraphs(
@@ -238,7 +238,7 @@ def said_by_response(response: Json) -> Said:
 
 
 def join_paragraphs(*texts: str) -> str:
-    """Reasoning with items as paragraphs, separated by any number of blank lines."""
+    """Join texts as paragraphs, ignoring empty ones."""
     return "\n\n".join(p for text in texts for p in text.split("\n\n") if p)
 
 
@@ -254,14 +254,14 @@ def _read_reasoning(item: Json) -> list[str]:
     return [part["text"] for part in item.get("content") or item["summary"]]
 
 
-def said_by_completion(completion: Json) -> Said:
+def read_completion_content(completion: Json) -> AnswerContent:
     """Return the content of a chat completion."""
     choice = completion["choices"][0]
     message = choice["message"]
     calls = list(message.get("tool_calls") or ())
     if message.get("function_call"):
         calls.append({"type": "function", "function": message["function_call"]})
-    return Said(
+    return AnswerContent(
         text=message["content"] or "",
         refusal=message.get("refusal") or "",
         reasoning=join_paragraphs(message.get("reasoning_content") or ""),

@@ -1,4 +1,4 @@
-"""Compiles each URL rule once: most of the time that an application takes to be created."""
+"""Compiles each URL rule once. Compiling takes most of the creation time of an application."""
 
 from __future__ import annotations
 

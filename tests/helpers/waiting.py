@@ -1,4 +1,4 @@
-"""Waiting for asynchronous events."""
+"""Waits for asynchronous events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MIN_PAUSE_SECONDS = 0.005
 MAX_PAUSE_SECONDS = 0.3
 
 PAUSE_SHARE = 0.05
-"""A pause relative to the wait so far: a long wait would otherwise ask a server a thousand times."""
+"""Pause relative to the wait so far, so that a long wait does not send a thousand requests."""
 
 
 def wait_until(read: Callable[[], T], seconds: float = 15.0) -> T:

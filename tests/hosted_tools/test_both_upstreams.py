@@ -15,7 +15,7 @@ from forwarder.protocols.messages import fold_messages
 from tests.fake_provider import faults
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream
-from tests.helpers.hosted import hosting
+from tests.helpers.hosted import host_forwarder
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 from tests.hosted_tools.scripted_upstream import check_stream
 from tests.hosted_tools.search_server import PAGE, serving_search
@@ -80,7 +80,7 @@ def setup(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> Iterat
             "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
         }
         with (
-            hosting(environment) as url,
+            host_forwarder(environment) as url,
             openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client,
         ):
             yield Setup(client, upstream, url, name == "CHAT")
@@ -356,7 +356,7 @@ def test_upstream_that_runs_all_tools_gets_them(engine: str) -> None:
         }
         tools: Any = [SEARCH, {"type": "image_generation"}]
         with (
-            hosting(environment) as url,
+            host_forwarder(environment) as url,
             openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client,
         ):
             client.responses.create(model="m", input="hi", tools=tools)
@@ -380,7 +380,7 @@ def test_operators_server_runs_here_beside_the_upstreams_tools(tmp_path: Path) -
             make_call_answer("house__echo", text="hi"), Answer(text="Done."), Answer(text="Bye.")
         )
         with (
-            hosting(environment) as url,
+            host_forwarder(environment) as url,
             openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client,
         ):
             first = client.responses.create(model="m", input="go", tools=[house, other])

@@ -33,7 +33,7 @@ from forwarder.hosted_tools.web_search_backends import SearchAnswer, WebSearchRe
 from tests.fake_provider import faults
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream
-from tests.helpers.hosted import hosting
+from tests.helpers.hosted import host_forwarder
 from tests.helpers.translating import events_of
 from tests.hosted_tools.mcp_server_process import serving_mcp
 from tests.hosted_tools.scripted_upstream import ScriptedUpstream as ScriptedHandler
@@ -108,7 +108,7 @@ def setup(
             "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
         }
         with (
-            hosting(environment) as url,
+            host_forwarder(environment) as url,
             openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client,
         ):
             yield Setup(client, upstream, url, upstream_name == "CHAT")
@@ -270,7 +270,7 @@ def test_upstream_that_searches_gets_the_options(engine: str, tmp_path: Path) ->
             "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
         }
         with (
-            hosting(environment) as url,
+            host_forwarder(environment) as url,
             openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client,
         ):
             client.chat.completions.create(model="m", messages=QUESTION, web_search_options={})

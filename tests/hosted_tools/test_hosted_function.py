@@ -11,7 +11,7 @@ from forwarder.hosted_tools.hosted_function import (
     parse_item_id,
 )
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import counting_mint
+from tests.helpers.translating import make_counting_id_source
 
 
 @check_each("call_id", ["call_1", "toolu_01AB-cd", "x" * 48])
@@ -25,7 +25,7 @@ def test_item_id_holds_round_and_call_id(call_id: str) -> None:
 
 @check_each("call_id", ["", "a b", "x" * 49, "ä"])
 def test_other_call_ids_are_replaced_by_the_item_id(call_id: str) -> None:
-    item_id = make_item_id("mcp", "00000001", call_id, counting_mint().new_id)
+    item_id = make_item_id("mcp", "00000001", call_id, make_counting_id_source().new_id)
     assert parse_item_id(item_id) == (None, item_id)
 
 

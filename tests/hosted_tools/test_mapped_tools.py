@@ -23,7 +23,7 @@ from forwarder.hosted_tools.tool_services import HostedToolServices
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream as ScriptedProvider
 from tests.helpers.check_cases import check_each
-from tests.helpers.hosted import hosting
+from tests.helpers.hosted import host_forwarder
 from tests.helpers.translating import events_of
 from tests.hosted_tools.mcp_server_process import serving_mcp
 from tests.hosted_tools.scripted_upstream import (
@@ -243,7 +243,7 @@ def test_sdk_gets_code_over_both_upstreams(root: str, tmp_path: Path, name: str)
             Answer(text="2"),
         )
         with (
-            hosting(environment) as url,
+            host_forwarder(environment) as url,
             openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client,
         ):
             response = client.responses.create(

@@ -14,7 +14,7 @@ from forwarder.hosted_tools.hosted_function import (
 )
 from forwarder.hosted_tools.response_merger import ResponseMerger, Round, make_round
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import counting_mint, events_of
+from tests.helpers.translating import events_of, make_counting_id_source
 from tests.hosted_tools.scripted_upstream import (
     call,
     check_stream,
@@ -52,7 +52,7 @@ class Echo(HostedFunction):
 
 def merge(events: list[Event], function: HostedFunction | None = None) -> tuple[list[Event], Round]:
     """The client's events of a round and its end, with all hosted calls run."""
-    mint = counting_mint()
+    mint = make_counting_id_source()
     merger = ResponseMerger(
         {"echo": function or Echo("echo")}.get, mint, {"tools": []}, None, False
     )

@@ -27,7 +27,7 @@ from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.responses_loop import LIMIT_NOTE, SIZE_NOTE, with_hosted_tools
 from forwarder.protocols.fold import fold_responses
 from tests.helpers.loopback import unused_port
-from tests.helpers.sdk import rebuilt_response, response_mistakes
+from tests.helpers.sdk import rebuild_response, response_mistakes
 from tests.helpers.translating import events_of
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 from tests.hosted_tools.scripted_upstream import (
@@ -105,7 +105,7 @@ def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json
     events = events_of(with_hosted_tools(upstream, context)(request))
     assert upstream.open == 0
     response = check_stream(events)
-    assert rebuilt_response(events)["id"] == response["id"]
+    assert rebuild_response(events)["id"] == response["id"]
     return response
 
 

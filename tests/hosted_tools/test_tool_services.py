@@ -17,7 +17,7 @@ from forwarder.hosted_tools.tool_services import HostedToolServices, build_page_
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream
 from tests.helpers.check_cases import check_each
-from tests.helpers.hosted import hosting
+from tests.helpers.hosted import host_forwarder
 from tests.helpers.loopback import Peer, serving, unused_port
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 from tests.hosted_tools.test_responses_loop import Token
@@ -179,7 +179,7 @@ def client(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[openai.OpenAI
         "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/f.db",
     }
     with (
-        hosting(environment) as address,
+        host_forwarder(environment) as address,
         openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) as client,
     ):
         yield client
@@ -313,7 +313,7 @@ def test_fallback_does_not_repeat_an_approved_call(
     rule = {"always": {"tool_names": ["note"]}, "never": {"tool_names": ["events"]}}
     tools = [mcp_tool(root, require_approval=rule)]
     with (
-        hosting(environment) as address,
+        host_forwarder(environment) as address,
         openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) as client,
     ):
         upstream.script(make_call_answer("tests__note"), Answer(text="Noted."))
@@ -368,7 +368,7 @@ def test_upstream_searches_for_the_model_of_another(
             "FORWARDER_WEB_SEARCH": "upstream:responses/searcher",
         }
         with (
-            hosting(environment) as address,
+            host_forwarder(environment) as address,
             openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) as client,
         ):
             response: Any = client.responses.create(model="chat/m", input="cats?", tools=[SEARCH])
@@ -400,7 +400,7 @@ def searching_client(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[ope
             "FORWARDER_WEB_SEARCH_URL": f"http://127.0.0.1:{searxng.port}",
         }
         with (
-            hosting(environment) as address,
+            host_forwarder(environment) as address,
             openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) as client,
         ):
             yield client
@@ -549,7 +549,7 @@ def test_model_makes_images_and_edits_those_of_stored_turns(
             "FORWARDER_IMAGE_GENERATION": "model:artist/artist",
         }
         with (
-            hosting(environment) as address,
+            host_forwarder(environment) as address,
             openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) as client,
         ):
             first = client.responses.create(model="chat/m", input="A cat!", tools=[tool])

@@ -1,1 +1,1 @@
-"""The whole program, over real HTTP and with real clients."""
+"""Tests of the whole program, over real HTTP and with real clients."""

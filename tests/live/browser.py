@@ -31,7 +31,7 @@ SERIOUS = ("serious", "critical")
 
 @contextlib.contextmanager
 def run_browser() -> Iterator[Any]:
-    """A Chromium, as Playwright's ``Browser``."""
+    """Run Chromium; yields Playwright's ``Browser``."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -43,9 +43,9 @@ def run_browser() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def open_page(browser: Any, scheme: str = "light", width: int = 1280) -> Iterator[Any]:
-    """A page of a new profile; fails at the end if the console had errors or warnings.
+    """Open a page in a new profile. Fails at the end if the console had errors or warnings.
 
-    Violations of the Content-Security-Policy are such errors.
+    Violations of the Content-Security-Policy are among these errors.
     """
     context = browser.new_context(
         color_scheme=scheme,
@@ -53,16 +53,16 @@ def open_page(browser: Any, scheme: str = "light", width: int = 1280) -> Iterato
         timezone_id="America/Los_Angeles",  # times on pages are in UTC
         permissions=["clipboard-read", "clipboard-write"],
     )
-    complaints: list[str] = []
+    errors: list[str] = []
     page = context.new_page()
     page.set_default_timeout(15_000)
-    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else 0)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda m: errors.append(m.text) if m.type in ("error", "warning") else 0)
+    page.on("pageerror", lambda error: errors.append(str(error)))
     try:
         yield page
     finally:
         context.close()
-    assert complaints == [], complaints
+    assert errors == [], errors
 
 
 def check_page(page: Any) -> None:

@@ -1,4 +1,4 @@
-"""The places of the real clients, and the message if one is missing.
+"""The paths of the real clients, and the markers that skip tests without them.
 
 ``REQUIRE_CLIENTS=1`` makes a missing client a failure instead of a skip.
 """
@@ -30,7 +30,7 @@ _REQUIRED = os.environ.get("REQUIRE_CLIENTS") == "1"
 
 
 NOWHERE = "http://127.0.0.1:9"
-"""Nobody listens there."""
+"""A port without a listener."""
 
 OFFLINE = {
     "HTTP_PROXY": NOWHERE,
@@ -40,13 +40,13 @@ OFFLINE = {
     "npm_config_registry": NOWHERE,
     "DO_NOT_TRACK": "1",
 }
-"""Keeps a program on this machine, whatever it wants to ask or report elsewhere."""
+"""Keeps all requests of a program on this machine."""
 
 
 def run_offline(
     command: Sequence[str | Path], home: Path, work: Path, environment: Mapping[str, str]
 ) -> str:
-    """Run a program in ``work`` with a home of its own; return its output."""
+    """Run a program in ``work`` with its own home directory; return its output."""
     done = subprocess.run(
         command,
         cwd=work,
@@ -61,28 +61,30 @@ def run_offline(
 
 
 def make_http_options() -> dict[str, Any]:
-    """httpx options of Ollama's clients, which are never closed, so connections are not kept."""
+    """Return httpx options for Ollama's clients. They keep no connections, as they are not closed."""
     import httpx
 
     return {"limits": httpx.Limits(max_keepalive_connections=0), "timeout": 10, "trust_env": False}
 
 
 def needs_node_package(name: str) -> pytest.MarkDecorator:
-    """Skip unless node and an npm package are there (``npm ci`` in ``tests/live/node``)."""
-    there = shutil.which("node") is not None and (NODE / "node_modules" / name).is_dir()
+    """Skip unless node and an npm package are installed (``npm ci`` in ``tests/live/node``)."""
+    is_installed = shutil.which("node") is not None and (NODE / "node_modules" / name).is_dir()
     how = "npm ci --prefix tests/live/node"
-    return pytest.mark.skipif(not there and not _REQUIRED, reason=f"{name} is not installed: {how}")
+    return skip_unless(is_installed, f"{name} is not installed: {how}")
 
 
 def needs_program(path: Path, how: str) -> pytest.MarkDecorator:
-    """Skip unless a program is there; ``how`` is the command that installs it."""
-    there = path.is_file()
-    reason = f"{path.name} is not installed: {how}"
-    return pytest.mark.skipif(not there and not _REQUIRED, reason=reason)
+    """Skip unless a program is installed; ``how`` is the command that installs it."""
+    return skip_unless(path.is_file(), f"{path.name} is not installed: {how}")
 
 
 def needs_python_package(name: str) -> pytest.MarkDecorator:
     """Skip unless a Python client can be imported."""
-    there = importlib.util.find_spec(name) is not None
     how = "pip install -r tests/live/requirements.txt"
-    return pytest.mark.skipif(not there and not _REQUIRED, reason=f"{name} is not installed: {how}")
+    is_installed = importlib.util.find_spec(name) is not None
+    return skip_unless(is_installed, f"{name} is not installed: {how}")
+
+
+def skip_unless(is_installed: bool, reason: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not is_installed and not _REQUIRED, reason=reason)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.fake_provider import ScriptedUpstream
-from tests.live.neighbour import Neighbour, running_neighbour
-from tests.live.postgres import create_database, needs_postgres, running_postgres
+from tests.live.neighbour import Neighbour, run_neighbour
+from tests.live.postgres import create_database, needs_postgres, run_postgres
 from tests.live.server import Server, running
 
 KEY = "sk-upstream-secret"
@@ -20,7 +20,7 @@ KEY = "sk-upstream-secret"
 Serve = Callable[..., Server]
 
 
-@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
-    """Processes that a shell starts in the background, and their children, ignore SIGINT."""
+    """Handle SIGINT, which processes that a shell starts in the background ignore."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -43,14 +43,14 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture(autouse=True)
 def _clear_requests(request: pytest.FixtureRequest) -> None:
-    """Each test sees only the requests that it caused."""
+    """Remove the recorded requests of earlier tests."""
     if "upstream" in request.fixturenames:
         request.getfixturevalue("upstream").requests.clear()
 
 
 @pytest.fixture(scope="session")
 def stopping_servers() -> Iterator[ExitStack]:
-    """Servers that stop while other tests run, which takes each more than a second."""
+    """Servers that stop while other tests run: each takes more than a second to stop."""
     with ExitStack() as stack:
         yield stack
 
@@ -73,9 +73,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory, stopping_servers: ExitStack)
 
 @pytest.fixture(scope="session")
 def neighbour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neighbour]:
-    """Another client, which has a forwarder of its own to compare an attacked one with."""
+    """Another client, with its own forwarder (``control``) to compare with an attacked one."""
     with ExitStack() as stack:
-        neighbour = stack.enter_context(running_neighbour())
+        neighbour = stack.enter_context(run_neighbour())
         directory = tmp_path_factory.mktemp("control")
         neighbour.control = stack.enter_context(running(neighbour.settings, directory))
         yield neighbour
@@ -83,7 +83,7 @@ def neighbour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neighbour]:
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Path:
-    """An empty folder for a client to work in, with a home of its own beside it."""
+    """A folder with an empty ``work`` folder and an empty ``home`` for a client."""
     (tmp_path / "home").mkdir()
     (tmp_path / "work").mkdir()
     return tmp_path
@@ -92,7 +92,7 @@ def workshop(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL server, which the tests of this process share."""
-    with running_postgres() as url:
+    with run_postgres() as url:
         yield url
 
 
@@ -120,7 +120,7 @@ def settings(upstream: ScriptedUpstream, **more: str) -> dict[str, str]:
         "CHAT_API_KEY": KEY,
         "RESPONSES_BASE_URL": upstream.url,
         "RESPONSES_API_KEY": KEY,
-        # Tests let an upstream fail time after time, and the next one wants it back.
+        # Tests let the upstream fail repeatedly, and later tests need it.
         "CHAT_BREAKER_FAILURES": "0",
         "CHAT_BREAKER_SHARE": "0",
         "RESPONSES_BREAKER_FAILURES": "0",

@@ -1,7 +1,7 @@
-"""A provider that keeps responses and works on them in the background, as OpenAI does.
+"""A provider that stores responses and generates them in the background, as OpenAI does.
 
-It says a word every ``delay`` seconds, whether anybody listens or not, and cuts the connections of
-those who do when it is told to.
+It generates a word every ``delay`` seconds, also without a client. Each increment of ``cuts`` cuts
+the connections of the clients that read.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class KeepingUpstream:
 
         add("created", response=response)
         add("in_progress", response={**response, "status": "in_progress"})
-        begun = {**item, "status": "in_progress", "content": []}
-        add("output_item.added", output_index=0, item=begun)
+        opened = {**item, "status": "in_progress", "content": []}
+        add("output_item.added", output_index=0, item=opened)
         add("content_part.added", **place, part=part)
         for i in range(self.words):
             time.sleep(self.delay)

@@ -1,11 +1,11 @@
-"""Another client beside an attack: a paced stream through each worker, and its stalls.
+"""Another client during an attack: it reads a paced stream through each worker and measures stalls.
 
-The neighbour and its upstream run in a process of their own (``python -m tests.live.neighbour``),
+The neighbour and its upstream run in a separate process (``python -m tests.live.neighbour``),
 because a test that sends megabytes and an upstream that parses them would stall its readings.
 
-What a busy machine adds is left out of a stall: the time for which the worker waited for a
-processor, and the stall of a control stream through a forwarder that nobody attacks. On a slow
-processor, a limit is as much longer as parsing takes longer.
+The measured stalls exclude delays that a busy machine causes: the time for which the worker waited
+for a processor, and the stall of a control stream through a forwarder without an attack. The limits
+are scaled with the time that this processor needs for parsing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PACE = 0.02
 """Seconds between two chunks of a stream."""
 
 MAX_STALL = 0.5
-"""Seconds that a neighbour may wait for its next chunk, beyond what the control waits."""
+"""Seconds that a neighbour may wait for its next chunk, in addition to the control's stall."""
 
 MAX_MEMORY_GROWTH = 400 * 10**6
 """Bytes of resident memory that an attack may cost all processes of a server together."""
@@ -45,7 +45,7 @@ MAX_MEMORY_GROWTH = 400 * 10**6
 TIMEOUT = 30.0
 
 PARSE_SECONDS = 0.05
-"""How long `measure_slowness` parses on the processor for which the limits of stalls are made."""
+"""Duration of the parsing in `measure_slowness` on the processor that the limits assume."""
 
 
 # -- in the test's process ------------------------------------------------------------------------
@@ -63,8 +63,8 @@ class Readings:
 class Neighbour:
     """The neighbour's process.
 
-    ``settings`` are for the forwarders that it is a client of; other settings may go over them, but
-    not those of the upstream ``neighbour``.
+    ``settings`` are those of the forwarders that it uses. A test may override them, except those of
+    the upstream ``neighbour``.
     """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -98,11 +98,11 @@ class Neighbour:
         key: str = "k",
         lost: Collection[int] = (),
     ) -> Iterator[Readings]:
-        """Run an attack on ``server`` beside a paced stream through each of its workers.
+        """Run an attack on ``server`` during a paced stream through each of its workers.
 
-        Afterwards the streams have ended well, each worker has answered one more request, and no
-        worker was lost; stalls and memory are within their limits.  Workers that the attack means
-        to end are in ``lost``: no stream goes through them, and others have replaced them.
+        Then check that the streams completed, that each worker answers one more request, that no
+        worker was lost, and that stalls and memory are within their limits. ``lost`` are workers
+        that the attack is meant to end: no stream uses them, and others must have replaced them.
         """
         assert self.control is not None
         workers = list_workers(server)
@@ -133,7 +133,7 @@ class Neighbour:
 
 @functools.cache
 def measure_slowness() -> float:
-    """Return how much slower this processor parses than the limits suppose; from 1 to 2."""
+    """Return how much slower this processor parses than the limits assume; from 1 to 2."""
     body = b'"' + rb"\n" * 10_000_000 + b'"'
     times = []
     for _ in range(5):
@@ -144,8 +144,8 @@ def measure_slowness() -> float:
 
 
 @contextmanager
-def running_neighbour() -> Iterator[Neighbour]:
-    """A neighbour; the caller starts its ``control``."""
+def run_neighbour() -> Iterator[Neighbour]:
+    """Run a neighbour. The caller starts its ``control``."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.live.neighbour"],
         cwd=ROOT,
@@ -161,14 +161,14 @@ def running_neighbour() -> Iterator[Neighbour]:
 
 
 def list_workers(server: Server) -> list[int]:
-    """The process ids of a server's workers."""
+    """Return the process ids of a server's workers."""
     pid = server.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return sorted(map(int, children.split()))
 
 
 def connect_to_worker(url: str, pid: int, workers: Collection[int]) -> HTTPConnection:
-    """A kept connection that worker ``pid`` has accepted; the others are stopped for that moment."""
+    """Return an open connection to worker ``pid``. The other workers are stopped meanwhile."""
     connection = HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT)
     others = [worker for worker in workers if worker != pid]
     for other in others:
@@ -183,23 +183,23 @@ def connect_to_worker(url: str, pid: int, workers: Collection[int]) -> HTTPConne
 
 
 def connect_to_each_worker(server: Server) -> list[HTTPConnection]:
-    """A kept connection to each worker of a server."""
+    """Return an open connection to each worker of a server."""
     workers = list_workers(server)
     return [connect_to_worker(server.url, pid, workers) for pid in workers]
 
 
 def measure_memory(server: Server) -> int:
-    """The resident memory of all processes of a server, in bytes."""
+    """Return the resident memory of all processes of a server, in bytes."""
     return _sum_status(server, "VmRSS")
 
 
 def measure_peak(server: Server) -> int:
-    """The same at its largest since `reset_peaks`; each process at its own largest."""
+    """Return the sum of the peaks of all processes since `reset_peaks`, in bytes."""
     return _sum_status(server, "VmHWM")
 
 
 def reset_peaks(server: Server) -> None:
-    """Have the kernel measure the peaks from now on."""
+    """Start the kernel's measurement of the peaks again."""
     for pid in (server.process.pid, *list_workers(server)):
         Path(f"/proc/{pid}/clear_refs").write_text("5")
 
@@ -217,16 +217,16 @@ def _sum_status(server: Server, field: str) -> int:
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """Chat Completions: a stream goes on, at its pace, until the attack is over."""
+    """A Chat Completions upstream whose streams last until the attack is over."""
 
     protocol_version = "HTTP/1.1"
     is_over = threading.Event()
 
     def do_POST(self) -> None:
         """Answer with a stream or a whole completion."""
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.send_response(200)
-        if not asked.get("stream"):
+        if not request.get("stream"):
             message = {"role": "assistant", "content": "word"}
             body = json.dumps(_make_answer("chat.completion", message=message)).encode()
             self.send_header("Content-Type", "application/json")
@@ -249,7 +249,7 @@ class Upstream(BaseHTTPRequestHandler):
         self.wfile.write(f"data: {data}\n\n".encode())
 
     def log_message(self, *_: Any) -> None:
-        """Nothing is logged."""
+        """Log nothing."""
 
 
 def _make_answer(kind: str, **choice: Any) -> Json:
@@ -290,12 +290,12 @@ class Reader:
             self.faults.append(f"the stream ended with {line!r}")
 
     def _read_clock(self) -> float:
-        """Seconds, without those for which the worker could have run and had no processor."""
+        """Return a time in seconds that excludes the worker's waits for a processor."""
         waited = int(self._schedule.read_text().split()[1]) / 1e9
         return time.monotonic() - waited
 
     def finish(self) -> None:
-        """Read to the end, and ask the same worker once more."""
+        """Read to the end, and send the same worker one more request."""
         self._thread.join(TIMEOUT)
         if self._thread.is_alive():
             self.faults.append("the stream does not end")
@@ -311,17 +311,17 @@ class Reader:
 
 
 def main() -> None:
-    """Serve as an upstream, and be the neighbour of one attack after the other."""
+    """Serve as the upstream, and measure one attack after the other."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(server.server_port, flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         Upstream.is_over.clear()
         control, *readers = (
-            Reader(url, pid, workers, asked["key"])
-            for url, workers, watched in asked["servers"]
+            Reader(url, pid, workers, request["key"])
+            for url, workers, watched in request["servers"]
             for pid in watched
         )
         print('"started"', flush=True)

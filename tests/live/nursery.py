@@ -1,9 +1,9 @@
-"""A process that has imported the libraries of servers, and forks servers.
+"""A process that imports the libraries of servers once and forks servers.
 
-A fresh server spends most of its start importing the application, in each of its workers.  A server
-of the nursery finds the modules imported as a worker imports them: after gevent has patched the
-standard library.  Until its worker starts, it has the original functions back, as gunicorn's master
-has them.  Each worker still creates the application, with its settings, database and event loop.
+A fresh server spends most of its start importing the application, in each of its workers. In a
+forked server the modules are imported already, after gevent has patched the standard library, as in
+a worker. Until its worker starts, the original functions are restored, as in gunicorn's master. Each
+worker still creates the application, with its settings, database and event loop.
 
 ``python -m tests.live.nursery`` reads requests from its standard input, one JSON value a line, and
 answers each with a line.  It imports only what gunicorn's master imports too, because gevent would
@@ -27,7 +27,7 @@ from gevent import _hub_local, monkey
 from gevent.monkey._state import saved
 
 THREAD_MODULES = ("threading", "_thread", "_threading_local", "logging")
-"""Modules that stay patched in the master: gevent has given its only thread another id."""
+"""Modules that stay patched in the master, because gevent has changed the id of its only thread."""
 
 MODULES_OF_EVERY_APPLICATION = ("forwarder.server.rate_limit", "openai.resources.chat")
 """Modules that are imported while an application is created."""
@@ -36,7 +36,7 @@ _MISSING = object()
 
 
 def import_libraries() -> None:
-    """Import what a master imports, and then, patched by gevent, what a worker imports."""
+    """Import the master's modules, then patch with gevent and import the worker's modules."""
     for name in ("gunicorn.app.wsgiapp", "gunicorn.arbiter", "forwarder.server.gunicorn_worker"):
         import_module(name)
     monkey.patch_all()
@@ -56,7 +56,7 @@ def import_libraries() -> None:
 
 
 def prepare_applications() -> None:
-    """Do once what takes most of the time in which an application is created."""
+    """Do the work once that takes most of the creation of an application."""
     application = import_module("forwarder.app")
     rules = import_module("tests.helpers.url_rules")
     rules.Rule.compile = rules.make_caching_compile()
@@ -92,7 +92,7 @@ def answer_requests() -> None:
                 become_server(**request)
                 return
         print(json.dumps(answer), flush=True)
-    os._exit(0)  # the exit functions are for the servers
+    os._exit(0)  # without the exit functions, which only servers need
 
 
 def become_server(arguments: Sequence[str], environment: dict[str, str], log: str) -> None:
@@ -111,7 +111,7 @@ def become_server(arguments: Sequence[str], environment: dict[str, str], log: st
 def main() -> None:
     """Run gunicorn in each process that was forked."""
     import_libraries()
-    # A fork copies no threads, and an event loop in a state that does not work.
+    # A fork does not copy threads, and a copied event loop does not work.
     assert threading.active_count() == 1
     assert _hub_local.get_hub_if_exists() is None
     gc.collect()
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def end_process(code: object) -> None:
-    """Exit as the interpreter does, but without freeing each object, which copies all pages."""
+    """Exit like the interpreter, but without freeing objects, which would copy all memory pages."""
     if isinstance(code, str):
         print(code, file=sys.stderr)
     threading._shutdown()  # type: ignore[attr-defined]

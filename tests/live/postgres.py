@@ -1,6 +1,6 @@
-"""A PostgreSQL server of the test's own, where the programs for one are installed.
+"""Runs PostgreSQL servers for tests, if PostgreSQL is installed.
 
-``REQUIRE_POSTGRES=1`` makes their absence a failure instead of a skip.
+``REQUIRE_POSTGRES=1`` makes a missing installation a failure instead of a skip.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _find_program(name: str) -> str | None:
 
 _SERVER, _INITDB = _find_program("postgres"), _find_program("initdb")
 _ANYBODY: dict[str, Any] = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
-"""The server refuses to be root."""
+"""The server refuses to run as root."""
 
 needs_postgres = pytest.mark.skipif(
     not (_SERVER and _INITDB) and os.environ.get("REQUIRE_POSTGRES") != "1",
@@ -66,8 +66,8 @@ class Postgres:
             self._server.wait(20)
             self._server = None
 
-    def processes(self) -> list[int]:
-        """The server's own process and those of its connections; none when it is stopped."""
+    def list_processes(self) -> list[int]:
+        """Return the ids of the server process and its children; none if it is stopped."""
         if self._server is None:
             return []
         pid = self._server.pid
@@ -76,13 +76,13 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def postgres_process() -> Iterator[Postgres]:
-    """A server that runs; stopped and removed at the end."""
+def run_postgres_process() -> Iterator[Postgres]:
+    """Run a server; stop and remove it at the end."""
     assert _INITDB, "PostgreSQL is not installed"
     directory = Path(tempfile.mkdtemp(prefix="forwarder-pg-"))
     if _ANYBODY:
         shutil.chown(directory, **_ANYBODY)
-    # Whatever locale the machine has: without one it would be an encoding of bytes alone.
+    # On a machine without a locale, the default encoding would be SQL_ASCII.
     locale = ["--locale=C", "--encoding=UTF8"]
     data = ["-D", str(directory / "data")]
     made = [_INITDB, *data, "-A", "trust", "-U", "forwarder", "--no-sync", *locale]
@@ -97,14 +97,14 @@ def postgres_process() -> Iterator[Postgres]:
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[str]:
-    """The URL of a server with one empty database; stopped and removed at the end."""
-    with postgres_process() as server:
+def run_postgres() -> Iterator[str]:
+    """Run a server with one empty database and yield its URL; remove it at the end."""
+    with run_postgres_process() as server:
         yield server.url
 
 
 def create_database(server: str) -> str:
-    """Create an empty database beside that of a server's URL, and return its URL."""
+    """Create another empty database on the server of a URL, and return its URL."""
     name = f"forwarder_{secrets.token_hex(4)}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")

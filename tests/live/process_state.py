@@ -1,4 +1,4 @@
-"""An application that tells what its process is like, to compare servers of different origin."""
+"""A WSGI application that describes its process, to compare forked servers with fresh ones."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def describe_process() -> dict[str, Any]:
 
 
 def find_references(originals: Originals) -> list[str]:
-    """Where modules refer to functions that gevent has replaced."""
+    """Return the references in modules to original functions that gevent has replaced."""
     names = {id(value): f"{module}.{name}" for module, name, value in originals}
     return sorted(
         f"{module_name}.{name} is {names[id(value)]}"

@@ -23,11 +23,11 @@ ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.02
 
 STARTUP_VARIABLES = ("PYTHON", "LANG", "LC_", "TZ", "GEVENT_", "OPENAI_LOG")
-"""Beginnings of variables that the interpreter or a library reads when it starts."""
+"""Prefixes of variables that the interpreter or a library reads when it starts."""
 
 
 class Process(Protocol):
-    """What tests use of `subprocess.Popen`."""
+    """The part of `subprocess.Popen` that tests use."""
 
     pid: int
 
@@ -39,7 +39,7 @@ class Process(Protocol):
 
 
 def inherit_environment() -> dict[str, str]:
-    """Return the variables of this process that a server has too."""
+    """Return the variables of this process that servers inherit."""
     names = ("PATH", "HOME", "LANG", "TMPDIR")
     return {name: os.environ[name] for name in names if name in os.environ}
 
@@ -47,7 +47,7 @@ def inherit_environment() -> dict[str, str]:
 def start_process(
     command: Sequence[str], environment: Mapping[str, str], log_path: Path, *, is_fresh: bool
 ) -> Process:
-    """Run a Python module with its arguments; what it writes goes to ``log_path``."""
+    """Run a Python module with its arguments. Its output goes to ``log_path``."""
     module, *arguments = command
     own_variables = environment.keys() - inherit_environment().keys()
     if (
@@ -73,7 +73,7 @@ class Nursery:
     """The process of `tests.live.nursery`; it ends with this one."""
 
     def __init__(self) -> None:
-        # The Prometheus client chooses when it is imported whether values are shared by workers.
+        # The Prometheus client decides at import whether workers share values.
         environment = {**inherit_environment(), "PROMETHEUS_MULTIPROC_DIR": os.devnull}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.live.nursery"],

@@ -1,6 +1,6 @@
-"""A Redis of the test's own, on a free port of loopback.
+"""Runs Redis servers for tests, on free loopback ports.
 
-``REQUIRE_REDIS=1`` makes its absence a failure instead of a skip.
+``REQUIRE_REDIS=1`` makes a missing installation a failure instead of a skip.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ needs_redis = pytest.mark.skipif(
 
 
 @contextlib.contextmanager
-def redis_at(port: int, directory: Path) -> Iterator[str]:
-    """Its address; it keeps nothing, and is stopped at the end."""
-    with redis_process(port, directory):
+def run_redis(port: int, directory: Path) -> Iterator[str]:
+    """Run a Redis without persistence and yield its URL; stop it at the end."""
+    with run_redis_process(port, directory):
         yield f"redis://127.0.0.1:{port}/0"
 
 
 @contextlib.contextmanager
-def redis_process(port: int, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The same; its process, which a test may stop and continue."""
+def run_redis_process(port: int, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Like `run_redis`, but yield the process, which a test may stop and continue."""
     assert PROGRAM is not None, "redis-server is not installed"
     options = {"bind": "127.0.0.1", "port": str(port), "dir": str(directory), "save": ""}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
@@ -59,4 +59,4 @@ def _wait(process: subprocess.Popen[bytes], port: int, seconds: float = 10) -> N
     raise RuntimeError("redis-server did not start")
 
 
-__all__ = ["free_port", "needs_redis", "redis_at", "redis_process"]
+__all__ = ["free_port", "needs_redis", "run_redis", "run_redis_process"]

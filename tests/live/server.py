@@ -1,4 +1,4 @@
-"""Runs the forwarder as its operators do: gunicorn in a process of its own, on a free port."""
+"""Runs the forwarder as operators do: gunicorn in a separate process, on a free port."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def running(
     *,
     is_fresh: bool = False,
 ) -> Iterator[Server]:
-    """The forwarder with exactly these settings; stopped at the end.
+    """Run the forwarder with exactly these settings; stop it at the end.
 
-    A fresh one imports its modules itself, as it does in production (see `tests.live.nursery`).
+    With ``is_fresh`` it imports its modules itself, as in production (see `tests.live.nursery`).
     """
     port = free_port()
     log_path = directory / f"forwarder-{port}.log"
@@ -80,7 +80,7 @@ def running(
 
 
 def await_server(server: Server, seconds: float = 60) -> None:
-    """Wait until it answers; raises RuntimeError with its log if it does not."""
+    """Wait until the server answers. Raises RuntimeError with its log if it does not."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
@@ -93,7 +93,7 @@ def await_server(server: Server, seconds: float = 60) -> None:
 
 
 def _list_ports() -> list[int]:
-    """Ports that the system does not assign by itself; other ones for each pytest-xdist worker."""
+    """Return ports outside the system's ephemeral range, distinct for each pytest-xdist worker."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     first = 10_000 + worker % 20 * 1_000
     return random.sample(range(first, first + 1_000), 1_000)
@@ -103,9 +103,9 @@ _PORTS = itertools.cycle(_list_ports())
 
 
 def free_port() -> int:
-    """A free port of loopback that no other process gets before it is used.
+    """Return a free loopback port that no other process gets before it is used.
 
-    A port that the system chose itself could be given to another process in the meantime.
+    The system might assign one of its ephemeral ports to another process in the meantime.
     """
     for port in _PORTS:
         with socket.socket() as sock, contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Plain HTTP to the forwarder, and the content of an answer in any protocol."""
+"""Sends plain HTTP requests to the forwarder and reads the answers of either protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 
 from tests.helpers import sdk
-from tests.helpers.translating import Said, said_by_completion, said_by_response
+from tests.helpers.translating import AnswerContent, read_completion_content, read_response_content
 from tests.live.server import Server
 
 Json = dict[str, Any]
@@ -26,19 +26,19 @@ http = httpx2.Client(
 )
 
 PAIRINGS = [(client, upstream) for client in PATHS for upstream in PATHS]
-"""Client's protocol and upstream's; a model ``chat/m`` or ``responses/m`` chooses the latter."""
+"""The protocols of client and upstream. A model ``chat/m`` or ``responses/m`` selects the latter."""
 
 
 def asking(client: str, prompt: str = "hi", model: str = "m", **more: Any) -> Json:
-    """A request with one user message."""
-    said: Json = {"input": prompt}
+    """Return the body of a request with one user message."""
+    conversation: Json = {"input": prompt}
     if client == "chat":
-        said = {"messages": [{"role": "user", "content": prompt}]}
-    return {"model": model, **said, **more}
+        conversation = {"messages": [{"role": "user", "content": prompt}]}
+    return {"model": model, **conversation, **more}
 
 
 @dataclass
-class Answered:
+class ClientAnswer:
     """The forwarder's answer to one request."""
 
     client: str
@@ -52,7 +52,7 @@ class Answered:
 
     @property
     def error(self) -> Json:
-        """The error of an answer that is nothing else, in OpenAI's shape."""
+        """The error of an error response, which must have OpenAI's shape."""
         assert self.status >= 400, self.text
         assert self.json.keys() == {"error"}
         error: Json = self.json["error"]
@@ -65,7 +65,7 @@ class Answered:
 
     @cached_property
     def events(self) -> list[Json]:
-        """The events of a stream, held against the exact framing of the protocol."""
+        """The events of a stream; its framing must be exactly that of the protocol."""
         assert self.is_streamed, (self.status, self.text)
         assert not self.text or self.text.endswith("\n\n")
         read = _parse_chunk if self.client == "chat" else _parse_event
@@ -80,7 +80,7 @@ class Answered:
 
     @property
     def ending(self) -> str:
-        """How it ended: ``completed``, ``incomplete`` or ``failed``; it did so exactly once."""
+        """``completed``, ``incomplete`` or ``failed``; the answer must end exactly once."""
         if self.status >= 400:
             return "failed"
         if self.client == "responses":
@@ -91,7 +91,7 @@ class Answered:
         errors = [i for i, event in enumerate(self.events) if event.get("error")]
         if errors:
             assert errors == [len(self.events) - 1], "something follows the error"
-            assert not self.done, "a failed stream says that it is done"
+            assert not self.done, "a failed stream ends with [DONE]"
             return "failed"
         assert self.done, self.text[-300:]
         return _map_finish_reason([choice for event in self.events for choice in event["choices"]])
@@ -106,20 +106,22 @@ class Answered:
 
     @cached_property
     def whole(self) -> Json:
-        """The completion or response; of a stream, as the SDK puts it together."""
+        """The completion or response; for a stream, the one that the SDK accumulates."""
         assert self.status == 200, self.text
         if not self.is_streamed:
             whole: Json = self.json
             return whole
         if self.client == "chat":
-            return sdk.rebuilt_completion(self.events)
-        sdk.rebuilt_response(self.events)
+            return sdk.rebuild_completion(self.events)
+        sdk.rebuild_response(self.events)
         response: Json = self.events[-1]["response"]
         return response
 
     @property
-    def content(self) -> Said:
-        return (said_by_completion if self.client == "chat" else said_by_response)(self.whole)
+    def content(self) -> AnswerContent:
+        return (read_completion_content if self.client == "chat" else read_response_content)(
+            self.whole
+        )
 
     @property
     def message(self) -> Json:
@@ -129,7 +131,7 @@ class Answered:
 
     @property
     def mistakes(self) -> list[str]:
-        """The mistakes of the answer, by the SDK's own types."""
+        """The differences between the answer and the SDK's types."""
         if not self.is_streamed:
             judge = sdk.completion_mistakes if self.client == "chat" else sdk.response_mistakes
             return judge(self.json)
@@ -149,10 +151,11 @@ def ask(
     path: str = "",
     timeout: float = LIMIT,
     **headers: str | bytes,
-) -> Answered:
-    """Post a request, a JSON value or raw bytes, and read the whole answer.
+) -> ClientAnswer:
+    """Post ``body``, a JSON value or raw bytes, and read the whole answer.
 
-    Words of header names are joined by ``_``. ``timeout`` is in seconds without any data.
+    ``_`` in header names stands for ``-``. ``timeout`` is the maximum time without data, in
+    seconds.
     """
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     given = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -163,7 +166,7 @@ def ask(
         headers={"content-type": "application/json", **given},
         timeout=timeout,
     )
-    return Answered(client, got.status_code, got.headers, got.text)
+    return ClientAnswer(client, got.status_code, got.headers, got.text)
 
 
 def _map_finish_reason(choices: list[Json]) -> str:

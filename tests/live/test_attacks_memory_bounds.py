@@ -24,7 +24,7 @@ from tests.helpers.waiting import wait_until
 from tests.live.conftest import Serve, settings
 from tests.live.neighbour import Neighbour, connect_to_each_worker, measure_memory
 from tests.live.server import Server
-from tests.live.talk import Answered, ask, http
+from tests.live.talk import ClientAnswer, ask, http
 
 pytestmark = [pytest.mark.slow, pytest.mark.serial]  # each measures stalls and memory
 
@@ -276,7 +276,7 @@ def test_many_uses_of_one_stored_file_are_refused(
     stored = http.post(f"{storing.v1}/files", data=form, files={"file": file}).json()
     part = {"type": "input_file", "file_id": stored["id"]}
 
-    def ask_with(uses: int) -> Answered:
+    def ask_with(uses: int) -> ClientAnswer:
         message = {"role": "user", "content": [part] * uses}
         return ask(storing, "responses", {"model": "chat/m", "input": [message]})
 

@@ -19,7 +19,7 @@ from tests.helpers.loopback import Server as Loopback
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.neighbour import MAX_STALL, Neighbour
 from tests.live.server import Server
-from tests.live.talk import Answered, ask, asking, http
+from tests.live.talk import ClientAnswer, ask, asking, http
 
 pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
@@ -173,7 +173,7 @@ def test_answers_of_an_upstream_are_bounded(
     assert {says in each.error["message"] for each in got} == {True}, got[0].error["message"]
 
 
-def ask_all(server: Server, count: int) -> list[Answered]:
+def ask_all(server: Server, count: int) -> list[ClientAnswer]:
     """The answers to as many requests at once."""
     with ThreadPoolExecutor(count) as pool:
         return list(
@@ -238,7 +238,7 @@ def test_slow_name_servers_of_clients_delay_no_upstream(
     }
     server = serve(neighbour.settings | settings(upstream, **more, CHAT_BASE_URL=by_name))
 
-    def fetch(number: int) -> Answered:
+    def fetch(number: int) -> ClientAnswer:
         urls = [f"http://{number}-{i}.slow.test/a.png" for i in range(8)]
         parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         message = {"role": "user", "content": parts}

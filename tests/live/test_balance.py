@@ -16,9 +16,9 @@ import pytest
 from forwarder.upstream.resilience.shared_state import EXCHANGE_SECONDS, RedisStorage
 from tests.fake_provider import ScriptedUpstream, faults
 from tests.helpers.loopback import unused_port
-from tests.live.redis import needs_redis, redis_at, redis_process
+from tests.live.redis import needs_redis, run_redis, run_redis_process
 from tests.live.server import GUNICORN, Server, free_port, running
-from tests.live.talk import Answered, ask, asking, http
+from tests.live.talk import ClientAnswer, ask, asking, http
 from tests.live.test_metrics import workers_of
 
 TWO = (*GUNICORN, "-w", "2")
@@ -43,7 +43,7 @@ def count_keys(provider: ScriptedUpstream) -> Counter[str]:
     )
 
 
-def send(server: Server, **more: object) -> Answered:
+def send(server: Server, **more: object) -> ClientAnswer:
     return ask(server, "chat", asking("chat", model="chat/m", **more))
 
 
@@ -56,7 +56,7 @@ def suspend_process(process: int) -> Iterator[None]:
         os.kill(process, signal.SIGCONT)
 
 
-def send_to_each_worker(server: Server, count: int) -> list[Answered]:
+def send_to_each_worker(server: Server, count: int) -> list[ClientAnswer]:
     answers = []
     for other in workers_of(server):
         with suspend_process(other):
@@ -86,7 +86,7 @@ def await_cooling_keys(server: Server, expected: int, seconds: float = 5) -> Non
 @needs_redis
 def test_workers_share_the_cooldown_of_a_key(provider: ScriptedUpstream, tmp_path: Path) -> None:
     with (
-        redis_at(free_port(), tmp_path) as storage,
+        run_redis(free_port(), tmp_path) as storage,
         running(configure(provider, FORWARDER_RATE_LIMIT_STORAGE=storage), tmp_path, TWO) as server,
     ):
         provider.script(faults.refuse_with_status(429, retry_after=60))
@@ -106,7 +106,7 @@ def test_workers_repeat_the_refusal_that_another_worker_got(
     provider: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with (
-        redis_at(free_port(), tmp_path) as storage,
+        run_redis(free_port(), tmp_path) as storage,
         running(configure(provider, FORWARDER_RATE_LIMIT_STORAGE=storage), tmp_path, TWO) as server,
     ):
         provider.script(
@@ -128,7 +128,7 @@ def test_workers_repeat_the_refusal_that_another_worker_got(
 def test_requests_do_not_wait_for_an_unavailable_redis(
     provider: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    with redis_process(port := free_port(), tmp_path) as redis:
+    with run_redis_process(port := free_port(), tmp_path) as redis:
         given = configure(provider, FORWARDER_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{port}/0")
         with running(given, tmp_path, TWO) as server:
             provider.script(faults.refuse_with_status(429, retry_after=60))
@@ -152,7 +152,7 @@ def test_requests_do_not_wait_for_an_unavailable_redis(
 
 @needs_redis
 def test_redis_removes_only_entries_that_are_unchanged(tmp_path: Path) -> None:
-    with redis_at(free_port(), tmp_path) as url:
+    with run_redis(free_port(), tmp_path) as url:
         storage = RedisStorage(url)
         storage.exchange({"cooldown:a": b"old", "cooldown:b": b"old"}, {})
         storage.exchange({"cooldown:b": b"new"}, {})

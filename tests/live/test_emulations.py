@@ -12,7 +12,7 @@ from tests.fake_provider import Answer, Call, Framing, ScriptedUpstream, Stream,
 from tests.helpers.check_cases import check_each
 from tests.live.conftest import Serve, settings
 from tests.live.server import Server
-from tests.live.talk import Answered, Json, ask, asking
+from tests.live.talk import ClientAnswer, Json, ask, asking
 from tests.live.test_faults import leave
 
 either = check_each("stream", [False, True], ids=["whole", "streamed"])
@@ -40,7 +40,7 @@ def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     )
 
 
-def chat(forwarder: Server, stream: bool = True, **more: Any) -> Answered:
+def chat(forwarder: Server, stream: bool = True, **more: Any) -> ClientAnswer:
     """The answer to a chat client over the Responses upstream."""
     wishes = USAGE if stream else {}
     return ask(
@@ -48,7 +48,7 @@ def chat(forwarder: Server, stream: bool = True, **more: Any) -> Answered:
     )
 
 
-def list_choices(answered: Answered) -> list[tuple[Any, str]]:
+def list_choices(answered: ClientAnswer) -> list[tuple[Any, str]]:
     """Text and finish reason of every choice."""
     assert answered.mistakes == []
     whole = answered.whole["choices"]

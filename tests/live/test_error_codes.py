@@ -16,7 +16,7 @@ from tests.fake_provider import Answer, Framing, Raw, ScriptedUpstream, Stream
 from tests.helpers.check_cases import check_each
 from tests.live.conftest import Serve, settings
 from tests.live.server import Server
-from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking, http
+from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, asking, http
 from tests.live.test_websocket import talking
 
 every_pairing = check_each(("client", "over"), PAIRINGS)
@@ -99,7 +99,7 @@ def breaking(error: Json, after: int = 6) -> Stream:
     return Stream(Answer(text="It begins well.", pieces=4), [change], framing=Framing(done=False))
 
 
-def error_of(answered: Answered) -> Json:
+def error_of(answered: ClientAnswer) -> Json:
     """The error that a client program reads, wherever it stands."""
     if not answered.is_streamed or answered.status >= 400:
         return answered.error

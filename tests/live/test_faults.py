@@ -23,7 +23,7 @@ from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, serving, unused_port
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
-from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking, http
+from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, asking, http
 
 every_pairing = check_each(("client", "over"), PAIRINGS)
 every_client = check_each("client", PATHS)
@@ -78,7 +78,7 @@ def asking_for_calls(client: str, over: str, stream: bool, model: str = "m") -> 
     return asking(client, model=f"{over}/{model}", stream=stream, tools=[tool], **more)
 
 
-def get_total_tokens(answered: Answered) -> int | None:
+def get_total_tokens(answered: ClientAnswer) -> int | None:
     """The total of the usage."""
     whole = answered.whole
     total: int | None = (whole.get("usage") or {}).get("total_tokens")
@@ -291,7 +291,7 @@ def test_a_cut_stream_keeps_its_text(
         assert TEXT[:5] in said_so_far(answered)
 
 
-def said_so_far(answered: Answered) -> str:
+def said_so_far(answered: ClientAnswer) -> str:
     if answered.client == "responses":
         deltas = [e for e in answered.events if e["type"] == "response.output_text.delta"]
         return "".join(event["delta"] for event in deltas)
@@ -313,7 +313,7 @@ def test_an_upstream_that_is_not_there_is_a_502(
 # -- silence --------------------------------------------------------------------------------------
 
 
-def all_at_once(forwarder: Server, stream: bool) -> list[Answered]:
+def all_at_once(forwarder: Server, stream: bool) -> list[ClientAnswer]:
     """The same request in every pairing, side by side."""
     with ThreadPoolExecutor(len(PAIRINGS)) as pool:
         return list(

@@ -11,7 +11,7 @@ from tests.fake_provider import Answer, Call, Framing, Raw, ScriptedUpstream
 from tests.helpers.check_cases import check_each
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
-from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking, http
+from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, asking, http
 
 ACROSS = [("responses", "chat"), ("chat", "responses")]
 SAME = [("chat", "chat"), ("responses", "responses")]
@@ -147,7 +147,7 @@ def test_every_ending_arrives(
 # -- reasoning for chat clients -------------------------------------------------------------------
 
 
-def collect_message(answered: Answered) -> tuple[Any, Json]:
+def collect_message(answered: ClientAnswer) -> tuple[Any, Json]:
     """``(content, the rest)`` of a chat message; a stream is folded here."""
     if not answered.is_streamed:
         return answered.message["content"], answered.message
@@ -394,7 +394,7 @@ def test_an_unknown_style_is_refused(client: str, forwarder: Server) -> None:
 # -- sealed reasoning -----------------------------------------------------------------------------
 
 
-def sealed_turn(forwarder: Server, first: Json) -> Answered:
+def sealed_turn(forwarder: Server, first: Json) -> ClientAnswer:
     """A turn with sealed reasoning."""
     return ask(forwarder, "responses", {**first, "include": ["reasoning.encrypted_content"]})
 

@@ -14,9 +14,9 @@ import pytest
 
 from tests.fake_provider import ScriptedUpstream
 from tests.live.conftest import settings
-from tests.live.redis import needs_redis, redis_at, redis_process
+from tests.live.redis import needs_redis, run_redis, run_redis_process
 from tests.live.server import GUNICORN, Server, free_port, running
-from tests.live.talk import LIMIT, Answered, ask, asking
+from tests.live.talk import LIMIT, ClientAnswer, ask, asking
 from tests.live.test_metrics import read_metrics, wait_until_counted, workers_of
 
 TWO = (*GUNICORN, "-w", "2")
@@ -25,7 +25,7 @@ KEYS = ("sk-client-a", "sk-client-b", "sk-client-c", "sk-client-d")
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_at(free_port(), tmp_path_factory.mktemp("redis")) as url:
+    with run_redis(free_port(), tmp_path_factory.mktemp("redis")) as url:
         yield url
 
 
@@ -48,12 +48,12 @@ def two_workers(
 
 def send_chat_request(
     server: Server, key: str, stream: bool = False, timeout: float = LIMIT
-) -> Answered:
+) -> ClientAnswer:
     body = asking("chat", stream=stream)
     return ask(server, "chat", body, timeout=timeout, Authorization=f"Bearer {key}")
 
 
-def by_each_worker(server: Server, key: str) -> list[Answered]:
+def by_each_worker(server: Server, key: str) -> list[ClientAnswer]:
     """An answer of one worker while the other sleeps, and the other way round."""
     answers = []
     for asleep in workers_of(server):
@@ -138,7 +138,7 @@ def test_unreachable_redis_does_not_delay_requests(
     assert "a-password" not in log
 
 
-def _limited_again(server: Server) -> Answered:
+def _limited_again(server: Server) -> ClientAnswer:
     """The first answer that tells of limits; the storage is left alone for a while."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
@@ -158,10 +158,10 @@ def test_rate_limit_returns_when_redis_does(upstream: ScriptedUpstream, tmp_path
         FORWARDER_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{port}/0",
     )
     with running(given, tmp_path) as server:
-        with redis_at(port, tmp_path):
+        with run_redis(port, tmp_path):
             before = send_chat_request(server, "none")
         between = send_chat_request(server, "none")
-        with redis_at(port, tmp_path):
+        with run_redis(port, tmp_path):
             after = _limited_again(server)
 
     assert after.status == 200
@@ -207,7 +207,7 @@ def test_hanging_redis_does_not_delay_requests(
         FORWARDER_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{port}/0",
         FORWARDER_RATE_LIMIT_WHEN_DOWN=fate,
     )
-    with redis_process(port, tmp_path) as redis, running(given, tmp_path) as server:
+    with run_redis_process(port, tmp_path) as redis, running(given, tmp_path) as server:
         assert send_chat_request(server, "none").status == 200
         redis.send_signal(signal.SIGSTOP)
         started = time.monotonic()

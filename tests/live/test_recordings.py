@@ -112,17 +112,17 @@ def read_recordings() -> dict[str, Recording]:
 
 
 @dataclass
-class Answered:
+class ClientAnswer:
     """How a request was answered, for the listener."""
 
     closed_by_client: threading.Event = field(default_factory=threading.Event)
     finished: threading.Event = field(default_factory=threading.Event)
 
 
-def play(request: Request) -> tuple[Reply, Answered]:
+def play(request: Request) -> tuple[Reply, ClientAnswer]:
     """The recording that the requested model names."""
     body = read_recordings()[request.json()["model"]].sse.encode()
-    return Reply(headers={"content-type": SSE_TYPE}, steps=[body]), Answered()
+    return Reply(headers={"content-type": SSE_TYPE}, steps=[body]), ClientAnswer()
 
 
 @pytest.fixture(scope="module")
@@ -238,9 +238,9 @@ def faults_of(got: Got, client: str, recording: Recording) -> list[str]:
     found = [m for event in got.events for m in EVENT_MISTAKES[client](event)]
     if client == "responses":
         found += order_faults(got.events)
-        sdk.rebuilt_response(got.events)
+        sdk.rebuild_response(got.events)
     else:
-        sdk.rebuilt_completion(got.events)
+        sdk.rebuild_completion(got.events)
     return without_additions(found) if recording.kind == client else found
 
 

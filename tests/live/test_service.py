@@ -21,7 +21,7 @@ import pytest
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import FLASK, ROOT, Server, running
-from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking, http
+from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, asking, http
 
 CLIENT_KEY = "client-key-that-is-secret"
 PROMPT = "a prompt that nobody else should read"
@@ -33,7 +33,7 @@ def read_log(server: Server) -> list[Json]:
     return [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
 
 
-def line_of(server: Server, answered: Answered) -> Json:
+def line_of(server: Server, answered: ClientAnswer) -> Json:
     """The one line of an exchange, which is written once the answer is out."""
     name = answered.headers["x-request-id"]
     deadline = time.monotonic() + 2
@@ -196,7 +196,7 @@ def test_sigterm_stops_the_server_after_running_requests(
         server.process.send_signal(signal.SIGTERM)
         text += "".join(pieces)
 
-    assert Answered("responses", 200, got.headers, text).ending == "completed"
+    assert ClientAnswer("responses", 200, got.headers, text).ending == "completed"
     assert server.process.wait(10) == 0
     assert "Traceback" not in server.log
 
@@ -251,7 +251,7 @@ def demo(serve: Serve) -> Server:
 README = (ROOT / "README.md").read_text()
 
 
-def run_readme_commands(demo: Server) -> dict[str, Answered]:
+def run_readme_commands(demo: Server) -> dict[str, ClientAnswer]:
     """Client -> the answer to its curl line in the README."""
     answers = {}
     for line in README.replace("\\\n", " ").splitlines():

@@ -681,10 +681,10 @@ def test_a_write_is_rolled_back_if_its_worker_dies(
             told.extend(answer if kind == "stream" else [answer])
 
     writes = Writes(database)
-    before = writes.rows()
+    before = writes.count_rows()
     with ThreadPoolExecutor(1) as pool, writes.slow_down():
         turned = pool.submit(turn)
-        writes.wait_for_one()
+        writes.wait_for_write()
         kill_workers(doomed_server)
         turned.result()
 
@@ -700,7 +700,7 @@ def test_a_write_is_rolled_back_if_its_worker_dies(
         return
     assert not any(getattr(event, "type", "") == "response.completed" for event in told)
     assert not any(getattr(answer, "status", "") == "completed" for answer in told)
-    assert writes.rows() == before
+    assert writes.count_rows() == before
     assert talk_of(ask(), talk.id) == [("user", "before")]
     # Later writes work as before.
     later = ask().responses.create(model="chat/m", input="after")

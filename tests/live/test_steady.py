@@ -27,7 +27,7 @@ from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
 from tests.live.conftest import Serve, settings
 from tests.live.server import FLASK, Server, running
-from tests.live.talk import PAIRINGS, PATHS, Answered, asking, http
+from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, asking, http
 
 pytestmark = pytest.mark.slow
 
@@ -42,12 +42,12 @@ def list_workers(server: Server) -> list[int]:
     return [int(child) for child in children.split()]
 
 
-def send_request(server: Server, client: str, **more: Any) -> Answered:
+def send_request(server: Server, client: str, **more: Any) -> ClientAnswer:
     """Send a request and read any answer, even a broken one; with a longer time limit."""
     body = asking(client, **more)
     with http.stream("POST", f"{server.v1}{PATHS[client]}", json=body, timeout=20) as got:
         text = "".join(got.iter_text())
-    return Answered(client, got.status_code, got.headers, text)
+    return ClientAnswer(client, got.status_code, got.headers, text)
 
 
 # -- SIGTERM --------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ class Hammer:
 def _get_outcome(kept: httpx2.Client, url: str, client: str, body: Any) -> str:
     try:
         got = kept.post(url, json=body)
-        return Answered(client, got.status_code, got.headers, got.text).ending
+        return ClientAnswer(client, got.status_code, got.headers, got.text).ending
     except (httpx2.HTTPError, AssertionError) as error:
         return repr(error)
 

@@ -21,9 +21,9 @@ import pytest
 from tests.fake_provider import Answer, ScriptedUpstream
 from tests.helpers.waiting import wait_until
 from tests.live.conftest import settings
-from tests.live.postgres import Postgres, needs_postgres, postgres_process
+from tests.live.postgres import Postgres, needs_postgres, run_postgres_process
 from tests.live.server import Server, running
-from tests.live.talk import Answered, Json, ask, asking, http
+from tests.live.talk import ClientAnswer, Json, ask, asking, http
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def store_is_back(server: Server) -> bool:
     return read_readiness(server)["store"].get("reachable") is True
 
 
-def store_answer(server: Server, **more: Any) -> Answered:
+def store_answer(server: Server, **more: Any) -> ClientAnswer:
     """An answer that the client wants stored."""
     return ask(server, "responses", asking("responses", model="chat/m", store=True, **more))
 
@@ -239,7 +239,7 @@ def test_encrypted_reasoning_decrypts_after_the_store_returns(
 
 def hang(server: Postgres, sign: int) -> None:
     """Stop, or continue, the server and every process of it."""
-    for process in server.processes():
+    for process in server.list_processes():
         with contextlib.suppress(ProcessLookupError):  # it may have ended meanwhile
             os.kill(process, sign)
 
@@ -257,7 +257,7 @@ def test_postgres_that_hangs_stalls_no_request_that_needs_no_store(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
-        postgres = stack.enter_context(postgres_process())
+        postgres = stack.enter_context(run_postgres_process())
         given = settings(upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s")
         server = stack.enter_context(running(given, tmp_path))
         before = store_answer(server).json["id"]
@@ -288,7 +288,7 @@ def test_postgres_that_hangs_stalls_no_request_that_needs_no_store(
 def test_postgres_that_hangs_is_given_up(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     """Requests that need the store fail after the time-out, and from then on at once."""
     with ExitStack() as stack:
-        postgres = stack.enter_context(postgres_process())
+        postgres = stack.enter_context(run_postgres_process())
         given = settings(upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s")
         server = stack.enter_context(running(given, tmp_path))
         before = store_answer(server).json["id"]
@@ -312,7 +312,7 @@ def test_worker_without_its_database_server_serves_and_recovers(
     how: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
-        postgres = stack.enter_context(postgres_process())
+        postgres = stack.enter_context(run_postgres_process())
         stack.callback(hang, postgres, signal.SIGCONT)
         if how == "hanging":
             hang(postgres, signal.SIGSTOP)
@@ -340,7 +340,7 @@ def test_worker_without_its_database_server_cannot_check_keys(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
-        postgres = stack.enter_context(postgres_process())
+        postgres = stack.enter_context(run_postgres_process())
         postgres.stop()
         given = settings(upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s")
         server = stack.enter_context(running(given, tmp_path))

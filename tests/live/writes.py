@@ -1,7 +1,7 @@
-"""Has the forwarder's writes last long enough to be hit in the middle, by a trigger in its database.
+"""Slows down the forwarder's writes with a database trigger, so that tests can interrupt them.
 
-A row of ``items`` is the last but one that an answer's transaction writes: while the trigger is at
-work, the response and its events are written, and nothing is committed.
+The trigger runs when an answer's transaction inserts a row into ``items``, its last row but one: the
+response and its events are written then, and nothing is committed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _POSTGRES = (
     "CREATE TRIGGER slow AFTER INSERT ON items FOR EACH ROW EXECUTE FUNCTION slow()",
 )
 _TABLES = ("responses", "events", "items", "conversation_items")
-_LONG = 0.3
-"""Seconds for which no other write has the database."""
+_SLOW_WRITE_SECONDS = 0.3
+"""Seconds for which one write must hold the database to be the slow one."""
 
 
 class Writes:
-    """The writes to a database, by its URL."""
+    """Observes and slows down the writes to the database at a URL."""
 
     def __init__(self, url: str) -> None:
         self._path = url.removeprefix("sqlite:///") if url.startswith("sqlite") else None
@@ -48,7 +48,7 @@ class Writes:
 
     @contextlib.contextmanager
     def slow_down(self) -> Iterator[None]:
-        """In here, each takes seconds."""
+        """Make each write take seconds during the context."""
         with self._connect() as connection:
             for statement in (_SQLITE,) if self._path else _POSTGRES:
                 connection.execute(statement)
@@ -58,10 +58,10 @@ class Writes:
             with self._connect() as connection:
                 connection.execute("DROP TRIGGER slow" + ("" if self._path else " ON items"))
 
-    def wait_for_one(self) -> None:
-        """Return in the middle of one."""
+    def wait_for_write(self) -> None:
+        """Return while a slow write is running."""
         deadline, since = time.monotonic() + 20, time.monotonic()
-        while time.monotonic() - since < _LONG:
+        while time.monotonic() - since < _SLOW_WRITE_SECONDS:
             assert time.monotonic() < deadline, "nothing is written"
             if not self._is_under_way():
                 since = time.monotonic()
@@ -70,8 +70,8 @@ class Writes:
     def _is_under_way(self) -> bool:
         if self._path is None:
             with self._connect() as connection:
-                asked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-                row = connection.execute(asked).fetchone()
+                query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+                row = connection.execute(query).fetchone()
                 return bool(row and row[0])
         with contextlib.closing(sqlite3.connect(self._path, timeout=0)) as connection:
             try:
@@ -80,8 +80,8 @@ class Writes:
                 return True
             return False
 
-    def rows(self) -> dict[str, int]:
-        """How many rows there are for all to see."""
+    def count_rows(self) -> dict[str, int]:
+        """Return the number of committed rows by table."""
         with self._connect() as connection:
             counts = {}
             for table in _TABLES:

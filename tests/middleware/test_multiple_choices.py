@@ -18,7 +18,7 @@ from forwarder.core.types import Event, EventStream, Json
 from forwarder.middleware.multiple_choices import MAX_PENDING_BATCHES, with_multiple_choices
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.check_cases import check_each
-from tests.helpers.sdk import chunk_mistakes, completion_mistakes, rebuilt_completion
+from tests.helpers.sdk import chunk_mistakes, completion_mistakes, rebuild_completion
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import (
     REQUEST,
@@ -129,7 +129,7 @@ def test_sdk_accepts_and_rebuilds_every_choice() -> None:
         with_multiple_choices(Scripted(*[[make_text_chunks("x")]] * 3), 8)({**REQUEST, "n": 3})
     )
     assert [mistake for event in answer for mistake in chunk_mistakes(event)] == []
-    assert [c["message"]["content"] for c in rebuilt_completion(answer)["choices"]] == ["x"] * 3
+    assert [c["message"]["content"] for c in rebuild_completion(answer)["choices"]] == ["x"] * 3
 
 
 def test_empty_batches_are_passed_on() -> None:

@@ -13,7 +13,7 @@ from forwarder.core.types import Batch, Event
 from forwarder.middleware.stop_sequences import StopSequenceFinder, with_stop_sequences
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.check_cases import check_each
-from tests.helpers.sdk import chunk_mistakes, rebuilt_completion
+from tests.helpers.sdk import chunk_mistakes, rebuild_completion
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import (
     REQUEST,
@@ -146,7 +146,7 @@ def test_calls_follow_held_back_text() -> None:
         [make_chunk({}, "tool_calls")],
     ]
     answer = apply_stops(script, "END")
-    message = rebuilt_completion(answer)["choices"][0]
+    message = rebuild_completion(answer)["choices"][0]
     assert message["message"]["content"] == "see EN"
     assert message["message"]["tool_calls"][0]["function"]["name"] == "f"
     assert message["finish_reason"] == "tool_calls"

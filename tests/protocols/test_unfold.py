@@ -105,7 +105,7 @@ def test_unfold_response_to_events(case: Case) -> None:
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     assert [event["type"] in TERMINAL_EVENTS for event in events].index(True) == len(events) - 1
     assert events[-1]["response"] == response
-    assert _list_texts(sdk.rebuilt_response(events)) == _list_texts(response)
+    assert _list_texts(sdk.rebuild_response(events)) == _list_texts(response)
 
 
 def _list_texts(response: dict[str, Any]) -> list[Any]:

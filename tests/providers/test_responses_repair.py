@@ -99,7 +99,7 @@ def test_repair_adds_missing_parts(broken: str, proper_events: list[Json]) -> No
     assert [m for e in stream for m in sdk.event_mistakes(e)] == []
     assert [e["sequence_number"] for e in stream] == list(range(len(stream)))
     assert stream[0]["type"] == "response.created"
-    sdk.rebuilt_response(stream)
+    sdk.rebuild_response(stream)
     last = stream[-1]["response"]
     assert last["status"] == "completed"
     assert {e["response"]["id"] for e in stream if "response" in e} == {last["id"]}

@@ -19,7 +19,7 @@ from forwarder.observability.capture.replay import (
     read_recorded_answer,
 )
 from tests.helpers.check_cases import check_each
-from tests.helpers.messages import event_mistakes, message_mistakes, rebuilt_message
+from tests.helpers.messages import event_mistakes, message_mistakes, rebuild_message
 from tests.server.conftest import Serve, make_stream_response
 
 Json = dict[str, Any]
@@ -55,7 +55,7 @@ def test_whole_and_streamed_answers_are_the_same(upstream: str, demo: FlaskClien
 
     events = read_events(stream)
     assert [mistake for event in events for mistake in event_mistakes(event)] == []
-    message, rebuilt = whole.get_json(), rebuilt_message(events)
+    message, rebuilt = whole.get_json(), rebuild_message(events)
     assert message_mistakes(message) == []
     assert stream.mimetype == "text/event-stream"
     assert [block["type"] for block in message["content"]] == ["thinking", "text"]

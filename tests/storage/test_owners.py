@@ -21,7 +21,7 @@ from forwarder.storage.db.completions import StoredCompletion
 from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import Database, PostgresqlDatabase, SqliteDatabase
 from forwarder.storage.owners import OwnerResolver
-from tests.live.postgres import needs_postgres, running_postgres
+from tests.live.postgres import needs_postgres, run_postgres
 
 OLD = hash_client_key("k")
 
@@ -275,7 +275,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/shared.db"
     else:
-        with running_postgres() as made:
+        with run_postgres() as made:
             yield made
 
 

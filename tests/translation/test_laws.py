@@ -24,8 +24,8 @@ from tests.helpers.translating import (
     as_sent,
     at_once,
     events_of,
-    said_by_completion,
-    said_by_response,
+    read_completion_content,
+    read_response_content,
     terms,
     translate,
     translate_answer,
@@ -149,7 +149,7 @@ def test_folded_completion_matches_the_sdk_type(case: Case) -> None:
 @every_chunking
 def test_sdk_accumulates_the_response(case: Case, chunking: str) -> None:
     events = translate_events(case, chunking)
-    rebuilt = sdk.rebuilt_response(events)["output"]
+    rebuilt = sdk.rebuild_response(events)["output"]
     final = events[-1]["response"]["output"]
     assert [item["id"] for item in rebuilt] == [item["id"] for item in final]
     for item, whole_item in zip(rebuilt, final, strict=True):
@@ -164,8 +164,8 @@ def test_sdk_accumulates_the_response(case: Case, chunking: str) -> None:
 @every_chunking
 def test_sdk_accumulates_the_completion(case: Case, chunking: str) -> None:
     chunks = translate_events(case, chunking)
-    rebuilt, folded = sdk.rebuilt_completion(chunks), fold(case, chunks)
-    assert said_by_completion(rebuilt) == said_by_completion(folded)
+    rebuilt, folded = sdk.rebuild_completion(chunks), fold(case, chunks)
+    assert read_completion_content(rebuilt) == read_completion_content(folded)
     assert rebuilt.get("usage") == folded["usage"]
     assert rebuilt["id"] == folded["id"]
 
@@ -297,9 +297,9 @@ def test_response_survives_chat_and_back(case: Case) -> None:
     response = fold(case, translate_events(case))
     chunks = translate_events_over("chat_over_responses", translate_events(case))
     back = translate_events_over("responses_over_chat", chunks)
-    expected = said_by_response(response)
-    assert said_by_completion(CLIENT_PROTOCOLS["chat"].fold(iter([chunks]))) == expected
-    assert said_by_response(CLIENT_PROTOCOLS["responses"].fold(iter([back]))) == expected
+    expected = read_response_content(response)
+    assert read_completion_content(CLIENT_PROTOCOLS["chat"].fold(iter([chunks]))) == expected
+    assert read_response_content(CLIENT_PROTOCOLS["responses"].fold(iter([back]))) == expected
 
 
 @to_chat
@@ -307,9 +307,9 @@ def test_completion_survives_responses_and_back(case: Case) -> None:
     chunks = translate_events(case)
     events = translate_events_over("responses_over_chat", chunks)
     back = translate_events_over("chat_over_responses", events)
-    expected = said_by_completion(CLIENT_PROTOCOLS["chat"].fold(iter([chunks])))
-    assert said_by_response(CLIENT_PROTOCOLS["responses"].fold(iter([events]))) == expected
-    assert said_by_completion(CLIENT_PROTOCOLS["chat"].fold(iter([back]))) == expected
+    expected = read_completion_content(CLIENT_PROTOCOLS["chat"].fold(iter([chunks])))
+    assert read_response_content(CLIENT_PROTOCOLS["responses"].fold(iter([events]))) == expected
+    assert read_completion_content(CLIENT_PROTOCOLS["chat"].fold(iter([back]))) == expected
 
 
 @to_chat
@@ -357,7 +357,7 @@ def test_whole_message_equals_its_stream(case: Case) -> None:
     for asked_to_stream in (False, True):
         batch = unfold.unfold_answer("chat", completion, streamed=asked_to_stream)
         answer = fold(case, translate_answer(case, [batch]))
-        assert said_by_response(answer) == said_by_response(streamed)
+        assert read_response_content(answer) == read_response_content(streamed)
         assert (answer == streamed) == (case.name not in HISTORIES)
 
 
@@ -370,7 +370,7 @@ def test_whole_completion_equals_its_stream(case: Case) -> None:
     for asked_to_stream in (False, True):
         batch = unfold.unfold_answer("chat", completion, streamed=asked_to_stream)
         answer = fold(case, translate_events_over("responses_over_chat", batch))
-        assert said_by_response(answer) == said_by_response(streamed)
+        assert read_response_content(answer) == read_response_content(streamed)
         assert answer["usage"] == streamed["usage"]
 
 
@@ -428,7 +428,7 @@ def test_broken_stream_ends_a_response_with_one_failure(case: Case, how: str) ->
         assert [i for i, kind in enumerate(kinds) if kind in TERMINAL_EVENTS] == [len(kinds) - 1]
         assert [event["sequence_number"] for event in events] == list(range(len(events)))
         assert [m for event in events for m in sdk.event_mistakes(event)] == []
-        sdk.rebuilt_response(events)
+        sdk.rebuild_response(events)
         if how == "reported" or not has_finish_reason(case, case.read("upstream.jsonl")[:length]):
             assert kinds[-2:] == ["error", "response.failed"]
             assert events[-1]["response"]["status"] == "failed"

@@ -14,8 +14,8 @@ from tests.helpers.cases import Case, cases
 from tests.helpers.check_cases import check_each
 from tests.helpers.mutations import list_null_copies, list_wrong_copies
 from tests.helpers.translating import (
+    catch_error,
     events_of,
-    refusal_of,
     terms,
     translate,
     translate_case,
@@ -35,7 +35,7 @@ def is_a_400_that_names_the_place(refusal: ForwarderError | None) -> bool:
 def test_malformed_request_is_translated_or_refused_with_its_path(case: Case) -> None:
     context = case.read("terms.json", {})
     for request in list_wrong_copies(case.read("request.json")):
-        refusal = refusal_of(partial(translate, case.direction, request, terms(**context)))
+        refusal = catch_error(partial(translate, case.direction, request, terms(**context)))
         assert is_a_400_that_names_the_place(refusal)
 
 
@@ -45,7 +45,7 @@ def test_malformed_passthrough_body_is_adapted_or_refused(case: Case) -> None:
         case.read("upstream.request.json"), (None, "wrong", [1], {"a": 1})
     ):
         for name in QUIRKY:
-            refusal = refusal_of(
+            refusal = catch_error(
                 partial(adapt_request, body, case.upstream, PROFILES[name], LossReport())
             )
             assert is_a_400_that_names_the_place(refusal)
@@ -55,7 +55,7 @@ def test_malformed_passthrough_body_is_adapted_or_refused(case: Case) -> None:
 def test_reasoning_style_of_a_malformed_request_is_read_or_refused(case: Case) -> None:
     wished = with_reasoning_style(lambda body: iter([]), "thinking")
     for request in list_wrong_copies(case.read("request.json"), (None, "wrong", [1], {"a": 1})):
-        assert is_a_400_that_names_the_place(refusal_of(partial(wished, request)))
+        assert is_a_400_that_names_the_place(catch_error(partial(wished, request)))
 
 
 @check_each("case", cases(streams=True), parts=3)
@@ -65,7 +65,7 @@ def test_stream_with_a_missing_field_is_read_or_an_upstream_error(case: Case) ->
         for odd in list_null_copies(event):
             stream = [[each] for each in (*events[:i], odd, *events[i + 1 :])]
             for read in (fold_translated, fold_passthrough):
-                failure = refusal_of(partial(read, case, iter(stream)))
+                failure = catch_error(partial(read, case, iter(stream)))
                 assert failure is None or isinstance(failure, UpstreamError)
 
 

@@ -21,18 +21,18 @@ from tests.helpers.messages import (
     REQUEST,
     event_mistakes,
     message_mistakes,
-    rebuilt_message,
-    said_by_message,
+    read_message_content,
+    rebuild_message,
 )
 from tests.helpers.translating import (
     CHUNKINGS,
     TRANSLATIONS,
-    Said,
+    AnswerContent,
     as_sent,
     at_once,
     events_of,
-    said_by_completion,
-    said_by_response,
+    read_completion_content,
+    read_response_content,
     terms,
     translate_case,
 )
@@ -85,7 +85,7 @@ def test_sdk_accumulates_the_message(case: Case, chunking: str) -> None:
     events = translate_events(case, chunking)
     folded = fold(events)
     if all(is_whole(block) for block in folded["content"]):  # the SDK reads cut input in part
-        rebuilt = rebuilt_message(events)
+        rebuilt = rebuild_message(events)
         assert {k: v for k, v in rebuilt.items() if v is not None} == {
             k: v for k, v in folded.items() if v is not None
         }
@@ -145,15 +145,15 @@ def test_thinking_is_signed_once_at_its_end(case: Case, chunking: str) -> None:
 @every_stream
 @every_chunking
 def test_chunking_changes_only_the_pieces(case: Case, chunking: str) -> None:
-    assert said_by_message(fold(translate_events(case, chunking))) == said_by_message(
+    assert read_message_content(fold(translate_events(case, chunking))) == read_message_content(
         fold(translate_events(case))
     )
 
 
-def said_by_upstream(case: Case) -> Said:
+def said_by_upstream(case: Case) -> AnswerContent:
     events = at_once(case.read("upstream.jsonl"))
     whole = CLIENT_PROTOCOLS[case.upstream].fold(iter(events))
-    read = said_by_completion if case.upstream == "chat" else said_by_response
+    read = read_completion_content if case.upstream == "chat" else read_response_content
     return read(whole)
 
 
@@ -171,7 +171,7 @@ UNLIKE = {
 
 @check_each("case", [p for p in cases(streams=True) if p.values[0].name not in UNLIKE])
 def test_message_has_the_upstream_s_content(case: Case) -> None:
-    said, whole = said_by_message(fold(translate_events(case))), said_by_upstream(case)
+    said, whole = read_message_content(fold(translate_events(case))), said_by_upstream(case)
     calls = [(name, parse(arguments)) for name, arguments in whole.calls]
     expected = whole._replace(calls=calls)  # type: ignore[arg-type]
     assert said._replace(refusal="", ending="") == expected._replace(refusal="", ending="")
@@ -279,7 +279,10 @@ def test_whole_answer_equals_the_stream(case: Case) -> None:
     whole = UPSTREAM_PROTOCOLS[case.upstream].fold(iter(at_once(events)))
     unfolded = unfold.unfold_answer(case.upstream, copy.deepcopy(whole), streamed=False)
     message = fold(events_of(translate(case, [unfolded])))
-    said, streamed = said_by_message(message), said_by_message(fold(translate_events(case)))
+    said, streamed = (
+        read_message_content(message),
+        read_message_content(fold(translate_events(case))),
+    )
     if case.name not in UNLIKE:
         assert said == streamed
     assert message["stop_reason"] == fold(translate_events(case))["stop_reason"]

@@ -29,7 +29,7 @@ from tests.helpers.translating import (
     as_sent,
     at_once,
     events_of,
-    said_by_completion,
+    read_completion_content,
     terms,
     translate_answer,
 )
@@ -135,7 +135,7 @@ def test_answer_equals_the_completion(case: Case) -> None:
         completion
     ):
         return
-    expected = said_by_completion(completion)
+    expected = read_completion_content(completion)
     assert message["content"].split("\n\n![image]")[0] == expected.text + expected.refusal
     assert (
         message.get("thinking", "").strip() == expected.reasoning.strip() or not expected.reasoning

@@ -174,7 +174,7 @@ def test_answer_above_the_threshold_follows_a_compaction_item() -> None:
     assert response["usage"]["input_tokens_details"]["cached_tokens"] == 2
     assert [e["sequence_number"] for e in events] == list(range(len(events)))
     assert list_mistakes(events) == []
-    assert sdk.rebuilt_response(events)
+    assert sdk.rebuild_response(events)
 
 
 def test_summary_is_last_in_the_middle_of_tool_calls() -> None:

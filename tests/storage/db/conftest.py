@@ -9,13 +9,13 @@ import pytest
 import sqlalchemy as sa
 
 from forwarder.storage.db.database import Database, PostgresqlDatabase, SqliteDatabase
-from tests.live.postgres import create_database, needs_postgres, running_postgres
+from tests.live.postgres import create_database, needs_postgres, run_postgres
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The URL of a PostgreSQL server, which the tests of this process share."""
-    with running_postgres() as url:
+    with run_postgres() as url:
         yield url
 
 

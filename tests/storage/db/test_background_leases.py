@@ -16,7 +16,7 @@ from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import PostgresqlDatabase as PostgresDatabase
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.responses import StoredResponse
-from tests.live.postgres import Postgres, needs_postgres, postgres_process
+from tests.live.postgres import Postgres, needs_postgres, run_postgres_process
 
 ITEM: Json = {"type": "message", "id": "msg_1"}
 
@@ -288,7 +288,7 @@ def test_worker_clock_does_not_affect_leases(
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    with postgres_process() as running:
+    with run_postgres_process() as running:
         yield running
 
 

@@ -30,7 +30,7 @@ from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.db.tables import metadata
 from forwarder.storage.db.vector_chunks import NewChunk
 from forwarder.storage.db.vector_stores import FileBatch, NewStoreFile, VectorStore
-from tests.live.postgres import needs_postgres, running_postgres
+from tests.live.postgres import needs_postgres, run_postgres
 
 TABLES = (
     "responses",
@@ -60,7 +60,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         yield made
         made.close()
         return
-    with running_postgres() as url:
+    with run_postgres() as url:
         made = PostgresqlDatabase(sa.make_url(url))
         made.prepare()
         yield made

@@ -17,14 +17,14 @@ from forwarder.storage.db.postgres_connection import (
     connect_with_deadlines,
     operation_deadline,
 )
-from tests.live.postgres import Postgres, needs_postgres, postgres_process
+from tests.live.postgres import Postgres, needs_postgres, run_postgres_process
 
 pytestmark = [needs_postgres, pytest.mark.live]
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    with postgres_process() as running:
+    with run_postgres_process() as running:
         yield running
 
 
@@ -85,7 +85,7 @@ def test_deadline_ends_the_wait_for_a_hanging_server(engine: sa.Engine, server: 
     with engine.connect() as connection:
         connection.execute(sa.text("SELECT 1"))
         connection.rollback()
-        processes = server.processes()
+        processes = server.list_processes()
         for process in processes:
             os.kill(process, signal.SIGSTOP)
         try:

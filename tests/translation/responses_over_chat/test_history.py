@@ -16,7 +16,7 @@ from forwarder.translation.responses_over_chat.history import ResponsesHistoryRe
 from forwarder.translation.responses_over_chat.toolbox import Toolbox
 from tests.fake_provider import check_chat
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import SEAL, refusal_of, terms
+from tests.helpers.translating import SEAL, catch_error, terms
 
 Json = dict[str, Any]
 
@@ -180,7 +180,7 @@ ITEMS = st.lists(
 
 @given(ITEMS)
 def test_any_items_give_a_valid_history_or_an_error(items: list[Json]) -> None:
-    refusal = refusal_of(lambda: read_messages(*items))
+    refusal = catch_error(lambda: read_messages(*items))
     if refusal is not None:
         assert (refusal.status, bool(refusal.param)) == (400, True)
         return

@@ -18,7 +18,7 @@ from forwarder.translation.responses_over_chat.toolbox import (
     make_search_options,
 )
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import refusal_of, terms, translate
+from tests.helpers.translating import catch_error, terms, translate
 
 Json = dict[str, Any]
 
@@ -73,7 +73,7 @@ def test_flat_names_stay_unique_or_are_refused(names: list[tuple[str, str | None
         make_namespace(space, make_function(name)) if space else make_function(name)
         for name, space in names
     ]
-    refusal = refusal_of(lambda: make_toolbox(*tools))
+    refusal = catch_error(lambda: make_toolbox(*tools))
     if refusal is not None:
         assert refusal.code == "tool_name_collision"
         assert len({flatten_name(*each) for each in names}) < len(names)
