@@ -1,6 +1,6 @@
-"""A scripted upstream for tests: a real HTTP server that speaks both protocols, strictly.
+"""A scripted upstream for tests: a real HTTP server that speaks both protocols strictly.
 
-It stands alone and knows nothing of the package that is tested.
+It imports nothing of the package under test.
 """
 
 from . import changes, faults

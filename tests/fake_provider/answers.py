@@ -1,6 +1,6 @@
 """Answers of an upstream as data: one answer is rendered in either protocol.
 
-Nothing here knows HTTP; ``chat`` and ``responses`` render an answer, ``wire`` writes it.
+This module is independent of HTTP: ``chat`` and ``responses`` render an answer, ``wire`` writes it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ CREATED = 1_760_000_000
 """The time of every answer, in seconds since the epoch."""
 
 SEALED = "gAAAAscripted-"
-"""How ``encrypted_content`` begins when this upstream made it; others it refuses to read."""
+"""Prefix of this upstream's own ``encrypted_content``. It refuses all other content."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one answer; ``cached`` is a part of ``input``, ``reasoning`` of ``output``."""
+    """Tokens of one answer. ``cached`` is part of ``input``, ``reasoning`` of ``output``."""
 
     input: int = 21
     output: int = 9
@@ -34,7 +34,7 @@ class Usage:
     reasoning: int = 4
 
     def chat(self) -> Json:
-        """As Chat Completions reports it."""
+        """Return the usage in the format of Chat Completions."""
         return {
             "prompt_tokens": self.input,
             "completion_tokens": self.output,
@@ -44,7 +44,7 @@ class Usage:
         }
 
     def responses(self) -> Json:
-        """As the Responses API reports it."""
+        """Return the usage in the format of the Responses API."""
         return {
             "input_tokens": self.input,
             "input_tokens_details": {"cached_tokens": self.cached, "cache_write_tokens": 0},
@@ -78,9 +78,9 @@ class Answer:
     """One turn of the model.
 
     ``finish`` is a chat finish reason (``length`` and ``content_filter`` become an incomplete
-    response, ``failed`` a failed one); None derives it from the rest. ``reasoning_field``
-    is how Chat spells reasoning, ``reasoning_form`` how Responses does. ``pieces`` is how many
-    deltas each text is cut into.
+    response, ``failed`` a failed one); None derives it from the other fields. ``reasoning_field``
+    and ``reasoning_form`` are the forms of reasoning in Chat and in Responses. ``pieces`` is the
+    number of deltas of each text.
     """
 
     text: str | None = None
@@ -94,7 +94,7 @@ class Answer:
     pieces: int = 3
 
     def cut_text(self, text: str) -> list[str]:
-        """``text`` in ``pieces`` parts, none of them empty."""
+        """Split ``text`` into at most ``pieces`` parts, none of them empty."""
         size = max(1, -(-len(text) // self.pieces))
         return [text[i : i + size] for i in range(0, len(text), size)]
 
@@ -116,30 +116,30 @@ class Ask:
         return str(self.body.get("model") or "scripted")
 
     def id(self, prefix: str, number: int = 0) -> str:
-        """An id such as ``msg_00000007scripted01``."""
+        """Return an id such as ``msg_00000007scripted01``."""
         return f"{prefix}{self.serial:08x}scripted{number:02x}"
 
     def call_id(self, call: Call, number: int) -> str:
-        """The id that the call was given, or one of this request."""
+        """Return the call's own id, or one derived from this request."""
         return call.id or f"call_{number}_{self.serial}"
 
     def option(self, name: str, default: bool) -> bool:
-        """One of the ``stream_options``."""
+        """Return one of the ``stream_options``."""
         return bool((self.body.get("stream_options") or {}).get(name, default))
 
 
 def dumps(value: Any) -> str:
-    """JSON text as models write it: with spaces, and letters as they are."""
+    """Return JSON text as models write it: with spaces and without ASCII escapes."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def seal(text: str) -> str:
-    """``encrypted_content`` that this upstream accepts when it comes back."""
+    """Return ``encrypted_content`` that this upstream accepts in later requests."""
     return SEALED + base64.urlsafe_b64encode(text.encode()).decode()
 
 
 def make_obfuscation(piece: str) -> str:
-    """Padding that hides a delta's length, as OpenAI sends it unless told not to."""
+    """Return padding that hides a delta's length, which OpenAI sends by default."""
     return "x" * (16 - len(piece) % 16)
 
 
@@ -150,5 +150,5 @@ def make_error(
     param: str | None = None,
     code: str | None = None,
 ) -> Json:
-    """An error body in OpenAI's shape."""
+    """Return an error body in OpenAI's format."""
     return {"error": {"message": message, "type": type, "param": param, "code": code}}

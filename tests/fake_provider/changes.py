@@ -1,6 +1,6 @@
-"""Vendors' variations of a chat stream: each takes OpenAI's chunks, and the request.
+"""Vendors' variations of a chat stream. Each function changes OpenAI's chunks for a request.
 
-All of them carry the same answer, so that a reader must come to the same result.
+The answer stays the same, so a client must read the same result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .answers import Ask, Json, Usage
 
 
 def usage_in_every_chunk(chunks: list[Json], ask: Ask) -> list[Json]:
-    """A running usage everywhere, null at first, and no chunk for it at the end."""
+    """Every chunk has a usage, which is null in the first; no usage chunk follows at the end."""
     usage = Usage().chat()
     head, *rest = [chunk for chunk in chunks if chunk["choices"]]
     return [{**head, "usage": None}, *({**chunk, "usage": usage} for chunk in rest)]
@@ -25,9 +25,9 @@ def usage_null(chunks: list[Json], ask: Ask) -> list[Json]:
 
 
 def usage_with_finish(chunks: list[Json], ask: Ask) -> list[Json]:
-    """The usage rides on the chunk that has the finish reason."""
-    spoken = [chunk for chunk in chunks if chunk["choices"]]
-    return [*spoken[:-1], {**spoken[-1], "usage": Usage().chat()}]
+    """The chunk with the finish reason also has the usage."""
+    with_choices = [chunk for chunk in chunks if chunk["choices"]]
+    return [*with_choices[:-1], {**with_choices[-1], "usage": Usage().chat()}]
 
 
 def roleless(chunks: list[Json], ask: Ask) -> list[Json]:
@@ -41,13 +41,13 @@ def role_everywhere(chunks: list[Json], ask: Ask) -> list[Json]:
 
 
 def content_null(chunks: list[Json], ask: Ask) -> list[Json]:
-    """Every delta has every field; null where it says nothing."""
+    """Every delta has every field; fields without content are null."""
     nothing = {"content": None, "reasoning_content": None, "tool_calls": None, "refusal": None}
     return _change_deltas(chunks, lambda delta: {**nothing, **delta})
 
 
 def finish_empty(chunks: list[Json], ask: Ask) -> list[Json]:
-    """``finish_reason`` is an empty string until there is one."""
+    """``finish_reason`` is an empty string instead of null."""
     return _change_choices(
         chunks, lambda choice: {**choice, "finish_reason": choice["finish_reason"] or ""}
     )
@@ -61,7 +61,7 @@ def filters_first(chunks: list[Json], ask: Ask) -> list[Json]:
 
 
 def message_for_delta(chunks: list[Json], ask: Ask) -> list[Json]:
-    """The choices carry ``message`` where others carry ``delta``."""
+    """The choices have ``message`` instead of ``delta``."""
     return _change_choices(chunks, lambda choice: _rename_key(choice, "delta", "message"))
 
 
@@ -89,7 +89,7 @@ def names_repeated(chunks: list[Json], ask: Ask) -> list[Json]:
 
 
 def one_index(chunks: list[Json], ask: Ask) -> list[Json]:
-    """All calls are on index 0; a new id begins a new one."""
+    """All calls have index 0; a new id begins a new call."""
     return _change_calls(chunks, lambda call: {**call, "index": 0})
 
 
@@ -106,14 +106,14 @@ def whole_calls(chunks: list[Json], ask: Ask) -> list[Json]:
         if call is None or "id" in call:
             whole.append(chunk)
             continue
-        begun = _first_call(whole[-1])
-        assert begun is not None, "a call goes on that did not begin"
-        begun["function"]["arguments"] += call["function"]["arguments"]
+        started = _first_call(whole[-1])
+        assert started is not None, "a delta continues a call that has not started"
+        started["function"]["arguments"] += call["function"]["arguments"]
     return whole
 
 
 def object_arguments(chunks: list[Json], ask: Ask) -> list[Json]:
-    """Each call comes whole, its arguments an object and not the text of one."""
+    """Each call comes whole, with an object instead of JSON text as arguments."""
 
     def parse_arguments(call: Json) -> Json:
         arguments = json.loads(call["function"]["arguments"])

@@ -21,27 +21,27 @@ REASONING: dict[str, Callable[[str], Json]] = {
 
 
 def make_chunks(answer: Answer, ask: Ask) -> list[Json]:
-    """The events of a stream, in order; the last has the usage when it was asked for."""
+    """Return the events of a stream, in order. The last one has the usage if it was requested."""
     choices = range(ask.body.get("n") or 1)
-    said = [chunk for index in choices for chunk in _choice_chunks(answer, ask, index)]
+    chunks = [chunk for index in choices for chunk in _choice_chunks(answer, ask, index)]
     if not ask.option("include_usage", default=False):
-        return said
-    said = [{**chunk, "usage": None} for chunk in said]
+        return chunks
+    chunks = [{**chunk, "usage": None} for chunk in chunks]
     if answer.usage:
-        said.append({**_make_envelope(ask, "chat.completion.chunk"), "choices": [],
-                     "usage": answer.usage.chat()})  # fmt: skip
-    return said
+        chunks.append({**_make_envelope(ask, "chat.completion.chunk"), "choices": [],
+                       "usage": answer.usage.chat()})  # fmt: skip
+    return chunks
 
 
 def make_completion(answer: Answer, ask: Ask) -> Json:
-    """The answer as one object."""
+    """Return the answer as one object."""
     choices = [_whole_choice(answer, ask, index) for index in range(ask.body.get("n") or 1)]
     usage = {"usage": answer.usage.chat()} if answer.usage else {}
     return {**_make_envelope(ask, "chat.completion"), "choices": choices, **usage}
 
 
 def finish_reason(answer: Answer) -> str:
-    """How the answer ends."""
+    """Return the finish reason of an answer."""
     return answer.finish or ("tool_calls" if answer.calls else "stop")
 
 
@@ -84,12 +84,12 @@ def _make_deltas(answer: Answer, ask: Ask) -> Iterator[Json]:
 
 
 def _reasoning_deltas(answer: Answer) -> Iterator[Json]:
-    spell = REASONING[answer.reasoning_field]
-    yield from (spell(piece) for piece in answer.cut_text(reasoning_text(answer)))
+    make_delta = REASONING[answer.reasoning_field]
+    yield from (make_delta(piece) for piece in answer.cut_text(reasoning_text(answer)))
 
 
 def reasoning_text(answer: Answer) -> str:
-    """The reasoning as it is written, with tags where the spelling is inline."""
+    """Return the reasoning, with tags if it is sent within the content."""
     if answer.reasoning and answer.reasoning_field == "think":
         return f"<think>{answer.reasoning}</think>"
     return answer.reasoning or ""

@@ -1,4 +1,4 @@
-"""Fixtures of the support's own tests: an upstream, and clients in front of it."""
+"""Fixtures of the fake provider's own tests: an upstream and clients."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def up() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture(scope="session")
 def http() -> Iterator[httpx2.Client]:
-    """A plain client; one for all, since making one takes longer than most tests."""
+    """A plain client, shared because creating one takes longer than most tests."""
     with httpx2.Client(timeout=10) as client:
         yield client
 
 
 @pytest.fixture
 def sdk(up: ScriptedUpstream, http: httpx2.Client) -> OpenAI:
-    """The official SDK in front of the upstream."""
+    """The official SDK as a client of the upstream."""
     return OpenAI(base_url=up.url, api_key="sk-x", max_retries=0, http_client=http)

@@ -1,4 +1,4 @@
-"""Vendors' restrictions of JSON Schema and of the ids of calls."""
+"""Vendors' restrictions of JSON Schema and of call ids."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def moonshot_schemas(protocol: Protocol, body: Json) -> Violation | None:
     for path, node in list_schemas(body):
         wrong = "$ref" in node and (len(node) > 1 or not str(node["$ref"]).startswith("#/$defs/"))
         if wrong or ("anyOf" in node and "type" in node) or isinstance(node.get("items"), list):
-            said = "tools.function.parameters is not a valid moonshot flavored json schema, details"
-            return Violation(f"{said}: <At path '{path}': no>")
+            text = "tools.function.parameters is not a valid moonshot flavored json schema, details"
+            return Violation(f"{text}: <At path '{path}': no>")
     return None
 
 
 def gemini_schemas(protocol: Protocol, body: Json) -> Violation | None:
     """Gemini's compatible endpoint: a small set of keywords."""
     for path, node in list_schemas(body):
-        strange = {
+        unsupported = {
             "$ref",
             "$defs",
             "$schema",
@@ -32,7 +32,7 @@ def gemini_schemas(protocol: Protocol, body: Json) -> Violation | None:
             "const",
             "oneOf",
         } & node.keys()
-        for name in sorted(strange):
+        for name in sorted(unsupported):
             return Violation(
                 f'Invalid JSON payload received. Unknown name "{name}" at \'tools[0]'
                 f".function.parameters': Cannot find field. ({path}; Gemini)"
@@ -41,7 +41,7 @@ def gemini_schemas(protocol: Protocol, body: Json) -> Violation | None:
 
 
 def mistral_schemas(protocol: Protocol, body: Json) -> Violation | None:
-    """Mistral: headers of schemas, and openness, are extra."""
+    """Mistral: ``$id``, ``$schema`` and ``additionalProperties`` are refused."""
     for path, node in list_schemas(body):
         for name in sorted({"$id", "$schema", "additionalProperties"} & node.keys()):
             return Violation(f"{path}.{name}: Extra inputs are not permitted", f"tools.{name}")
@@ -56,13 +56,13 @@ def long_call_ids(protocol: Protocol, body: Json) -> Violation | None:
             ids.append(message["tool_call_id"])
         for call_id in ids:
             if not NINE.fullmatch(call_id):
-                said = "Tool call id has to be defined, must be a-z, A-Z, 0-9, with a length of 9."
-                return Violation(f"Tool call id was {call_id} but must be valid. {said}")
+                text = "Tool call id has to be defined, must be a-z, A-Z, 0-9, with a length of 9."
+                return Violation(f"Tool call id was {call_id} but must be valid. {text}")
     return None
 
 
 def list_schemas(body: Json) -> Iterator[tuple[str, Json]]:
-    """Every schema in the tools, with the path to it."""
+    """Yield every schema in the tools with its path."""
     for tool in body.get("tools") or ():
         schema = tool.get("function", tool).get("parameters")
         if schema:

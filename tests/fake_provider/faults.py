@@ -1,6 +1,6 @@
-"""Faults of upstreams: each function makes an answer for ``ScriptedUpstream.script``.
+"""Faults of upstreams. Each function returns an answer for ``ScriptedUpstream.script``.
 
-``list_harmless`` and ``list_fatal`` list them by name, for tests that must hold for all.
+``list_harmless`` and ``list_fatal`` return them by name, for tests of all faults.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STATUSES: dict[int, tuple[str, str, str | None]] = {
     500: ("The server had an error while processing your request.", "server_error", None),
     503: ("The engine is currently overloaded.", "server_error", "overloaded"),
 }
-"""Status -> message, type and code as OpenAI words them."""
+"""Status -> OpenAI's message, type and code."""
 
 
 def refuse_with_status(
@@ -37,24 +37,24 @@ def refuse_with_status(
     html: bool = False,
     headers: Mapping[str, str] | None = None,
 ) -> Raw:
-    """Refused with an HTTP status; ``retry_after`` is in seconds."""
-    said, kind, name = STATUSES.get(code, ("Refused.", "server_error", None))
+    """A refusal with an HTTP status; ``retry_after`` is in seconds."""
+    default_message, kind, name = STATUSES.get(code, ("Refused.", "server_error", None))
     more = dict(headers or {})
     if retry_after is not None:
         more["retry-after"] = str(retry_after)
     if html:
         return Raw(body=HTML, status=code, headers={"content-type": "text/html", **more})
-    body = dumps(make_error(message or said, kind, param=param, code=name)).encode()
+    body = dumps(make_error(message or default_message, kind, param=param, code=name)).encode()
     return Raw(body=body, status=code, headers={"content-type": "application/json", **more})
 
 
 def answer_with_html(code: int = 200) -> Raw:
-    """A page of some gateway in front of the upstream."""
+    """An HTML page of a gateway in front of the upstream."""
     return refuse_with_status(code, html=True)
 
 
 def error_in_200(message: str = "insufficient balance") -> Raw:
-    """An error as the whole body, under a status of success."""
+    """An error as the body of a response with status 200."""
     body = dumps(make_error(message, "server_error", code="1008")).encode()
     return Raw(body=body, headers={"content-type": "application/json"})
 
@@ -64,36 +64,38 @@ def error_event(
 ) -> Stream:
     """An error instead of the event number ``after``; Responses adds ``response.failed``.
 
-    As a whole, an error in a 200, or a failed response.
+    A whole answer is an error with status 200, or a failed response.
     """
 
-    def make_error_body(said: Json, ask: Ask) -> Json:
+    def make_error_body(whole: Json, ask: Ask) -> Json:
         return (
-            _broken_down() if ask.protocol == "chat" else _make_failed_event(ask, after)["response"]
+            _make_server_error()
+            if ask.protocol == "chat"
+            else _make_failed_event(ask, after)["response"]
         )
 
     def change(events: list[Json], ask: Ask) -> list[Json]:
-        inner = _broken_down()["error"]
+        inner = _make_server_error()["error"]
         if ask.protocol == "chat":
             return [*events[:after], {"error": inner}]
-        said = {"error": inner} if shape == "nested" else inner
-        numbered = {**said, "type": "error", "sequence_number": after}
+        error = {"error": inner} if shape == "nested" else inner
+        numbered = {**error, "type": "error", "sequence_number": after}
         return [*events[:after], numbered, _make_failed_event(ask, after + 1)]
 
     return Stream(answer, [change], make_error_body, Framing(done=False))
 
 
 def fail_response(answer: Answer, after: int = 3) -> Stream:
-    """``response.failed`` under HTTP 200, without an error event before it."""
+    """``response.failed`` with status 200, without an error event before it."""
     return Stream(
         answer,
         [lambda events, ask: [*events[:after], _make_failed_event(ask, after)]],
-        lambda said, ask: _make_failed_event(ask, after)["response"],
+        lambda whole, ask: _make_failed_event(ask, after)["response"],
     )
 
 
 def cut_connection(answer: Answer, after: int = 3, reset: bool = True) -> Stream:
-    """The connection breaks after so many frames (negative: before the last so many)."""
+    """The connection breaks after ``after`` frames; a negative number counts from the end."""
     return Stream(answer, ending=lambda frames: [*frames[:after], Cut(reset)])
 
 
@@ -103,12 +105,12 @@ def hang_up() -> Stream:
 
 
 def ends_early(answer: Answer, after: int = 3) -> Stream:
-    """The stream ends in good HTTP order, but the answer is not over."""
+    """The HTTP response is complete, but the answer is not."""
     return Stream(answer, ending=lambda frames: frames[:after])
 
 
 def without_terminal(answer: Answer) -> Stream:
-    """Everything but the event that says that the answer is over; ``[DONE]`` still comes."""
+    """A stream without its terminal event, but with ``[DONE]``."""
 
     def change(events: list[Json], ask: Ask) -> list[Json]:
         if ask.protocol == "responses":
@@ -129,35 +131,35 @@ def usage_after_done(answer: Answer) -> Stream:
 
 
 def never_answer(seconds: float = 30.0) -> Stream:
-    """Takes the request and never answers."""
+    """The upstream accepts the request and never answers."""
     return Stream(before=Stall(seconds))
 
 
 def stall(answer: Answer, after: int = 0, seconds: float = 30.0) -> Stream:
-    """Answers with a head, so many frames, and then nothing."""
+    """The answer stalls after the head and ``after`` frames."""
     return Stream(answer, ending=lambda frames: [*frames[:after], Stall(seconds), *frames[after:]])
 
 
 def slow_down(answer: Answer, delay: float = 0.02) -> Stream:
-    """So many seconds before each frame."""
+    """A pause of ``delay`` seconds before each frame."""
     return Stream(answer, framing=Framing(delay=delay))
 
 
 def make_empty_answer() -> Answer:
-    """An answer that says nothing at all."""
+    """An answer without any content."""
     return Answer()
 
 
 class WholeInstead(Stream):
-    """A whole JSON object although a stream was asked for."""
+    """A whole JSON object although a stream was requested."""
 
     def reply(self, ask: Ask) -> Reply:
-        """The answer as one object."""
+        """Return the answer as one object."""
         return make_whole_reply(RENDER[ask.protocol][1](self.answer, ask))
 
 
 def list_harmless(answer: Answer, protocol: Protocol) -> dict[str, Scripted]:
-    """Name -> the same answer, told by another vendor; its reader must not notice."""
+    """Return name -> variation of the answer by a vendor. Clients must read the same answer."""
     framings = {name: Stream(answer, framing=framing) for name, framing in FRAMINGS.items()}
     if protocol == "responses":
         return {**framings, "done_after_terminal": Stream(answer, framing=Framing(done=True))}
@@ -173,7 +175,7 @@ def list_harmless(answer: Answer, protocol: Protocol) -> dict[str, Scripted]:
 
 
 def list_fatal(answer: Answer, protocol: Protocol) -> dict[str, Scripted]:
-    """Name -> an upstream that breaks; its reader must not take it for success."""
+    """Return name -> failure of an upstream. Clients must not take it for success."""
     common: dict[str, Scripted] = {
         "hang_up": hang_up(),
         "cut": cut_connection(answer),
@@ -206,7 +208,7 @@ FRAMINGS = {
     "text_plain": Framing(content_type="text/plain"),
     "bare_type": Framing(content_type=SSE_TYPE.partition(";")[0]),
 }
-"""Name -> a way of writing a stream that readers must take."""
+"""Name -> a framing that clients must accept."""
 
 CHANGES: Sequence[Callable[[list[Json], Ask], list[Json]]] = (
     changes.usage_null,
@@ -219,7 +221,7 @@ CHANGES: Sequence[Callable[[list[Json], Ask], list[Json]]] = (
     changes.filters_first,
     changes.message_for_delta,
 )
-"""What vendors do to any chat stream."""
+"""Vendors' changes of any chat stream."""
 
 CALL_CHANGES: Sequence[Callable[[list[Json], Ask], list[Json]]] = (
     changes.names_blank_later,
@@ -230,10 +232,10 @@ CALL_CHANGES: Sequence[Callable[[list[Json], Ask], list[Json]]] = (
     changes.object_arguments,
     changes.finish_stop,
 )
-"""What vendors do to a chat stream with calls of functions."""
+"""Vendors' changes of a chat stream with function calls."""
 
 
-def _broken_down() -> Json:
+def _make_server_error() -> Json:
     return make_error("The model broke down.", "server_error", code="server_error")
 
 

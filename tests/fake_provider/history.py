@@ -1,4 +1,4 @@
-"""A request's conversation as one list of steps, in either protocol."""
+"""Converts the conversation of a request of either protocol to a list of steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OUTPUTS = {output: call for call, output in CALLS.items()}
 
 @dataclass(frozen=True)
 class Turn:
-    """A stored response: all items before it, and its own."""
+    """A stored response: its own items, and all items before it."""
 
     before: Sequence[Json] = ()
     output: Sequence[Json] = ()
@@ -35,28 +35,28 @@ class Turn:
 
     @classmethod
     def after(cls, earlier: Turn | None, given: object, output: Sequence[Json]) -> Turn:
-        """The turn after ``output`` has answered ``given``."""
+        """Return the turn in which ``output`` answers ``given``."""
         before = earlier.items if earlier else []
         return cls([*before, *as_items(given)], output)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that was said: by the user, by the model as a call's name, or by a tool."""
+    """A message of the user, the name of a tool that the model called, or the result of a tool."""
 
     kind: Literal["user", "call", "result", "other"]
     text: str
 
 
 def as_items(given: object) -> list[Json]:
-    """Responses ``input`` as a list of items."""
+    """Return a Responses ``input`` as a list of items."""
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
     return list(given) if isinstance(given, list) else []
 
 
 def list_steps(ask: Ask, earlier: Turn | None = None) -> list[Step]:
-    """The steps before this request, in order."""
+    """Return the steps before this request, in order."""
     if ask.protocol == "chat":
         return [step for message in ask.body["messages"] for step in _of_message(message)]
     items = [*(earlier.items if earlier else ()), *as_items(ask.body.get("input"))]
@@ -64,7 +64,7 @@ def list_steps(ask: Ask, earlier: Turn | None = None) -> list[Step]:
 
 
 def text_of(content: Any) -> str:
-    """The text of a string or of a list of parts, of either protocol."""
+    """Return the text of a string or of a list of parts, of either protocol."""
     if isinstance(content, list):
         return "".join(part.get("text") or "" for part in content)
     return content if isinstance(content, str) else ""

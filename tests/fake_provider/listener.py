@@ -18,12 +18,12 @@ from urllib.parse import parse_qsl, urlsplit
 
 from .wire import Cut, Pause, Reply, Stall, Step
 
-TICK = 0.02
-"""Seconds between two looks at whether the client is still there."""
+POLL_SECONDS = 0.02
+"""Seconds between two checks whether the client is still connected."""
 
 
 class Ending(Protocol):
-    """Events that are set at the end of a reply."""
+    """The events of a reply that are set at its end."""
 
     closed_by_client: threading.Event
     finished: threading.Event
@@ -31,7 +31,7 @@ class Ending(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came over the wire."""
+    """A request as received."""
 
     method: str
     path: str
@@ -41,7 +41,7 @@ class Request:
     connection_id: int
 
     def json(self) -> Any:
-        """The body; None when it is not JSON."""
+        """Return the body; None if it is not JSON."""
         try:
             return json.loads(self.raw)
         except ValueError:
@@ -60,7 +60,7 @@ class HangUpError(Exception):
 
 
 class Listener:
-    """Accepts connections on loopback and answers each request; one OS thread a connection."""
+    """Accepts connections on loopback and answers requests, with one thread per connection."""
 
     def __init__(self, answer: Answerer, release: threading.Event, port: int = 0) -> None:
         self.failures: list[Exception] = []
@@ -79,7 +79,7 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        """Close everything; returns when all threads have ended."""
+        """Close all connections; return when all threads have ended."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
@@ -87,7 +87,7 @@ class Listener:
         self._server.server_close()
 
     def _serve(self) -> None:
-        self._server.serve_forever(poll_interval=TICK)
+        self._server.serve_forever(poll_interval=POLL_SECONDS)
 
 
 class _Server(ThreadingMixIn, HTTPServer):
@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
     def handle(self) -> None:
         try:
             super().handle()
-        except OSError:  # the client went away between two requests, or we are stopping
+        except OSError:  # the client disconnected between two requests, or the server stops
             self.close_connection = True
 
     def do_POST(self) -> None:
@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_DELETE = do_PUT = do_PATCH = do_POST
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Tests have no use for a log of requests on stderr."""
+        """Log nothing."""
 
     def _request(self) -> Request:
         url = urlsplit(self.path)
@@ -193,8 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._send(_encode_head(reply, "transfer-encoding: chunked"))
         steps = list(reply.steps)
-        # the last event and the end of the body in one packet: a client that closes as soon as it
-        # has seen the last event did not leave early
+        # Send the last event and the end of the body in one packet, so that a client that closes
+        # after the last event does not count as disconnected.
         last = steps.pop() if steps else b""
         for step in steps:
             self._do(step)
@@ -225,10 +225,10 @@ class _Handler(BaseHTTPRequestHandler):
         while (left := until - time.monotonic()) > 0 and not (release and release.is_set()):
             if self.server.stopping.is_set() or self._client_left():
                 raise ClientLeftError
-            time.sleep(min(TICK, left))
+            time.sleep(min(POLL_SECONDS, left))
 
     def _client_left(self) -> bool:
-        poll = select.poll()  # select() knows no descriptors beyond the first thousand
+        poll = select.poll()  # select() is limited to 1024 descriptors
         poll.register(self.connection, select.POLLIN)
         if not poll.poll(0):
             return False

@@ -1,4 +1,4 @@
-"""The tools of a request as one list, in either protocol, and how to call them."""
+"""Lists the tools of a request of either protocol, and makes calls of them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SAMPLES: Json = {
     "age": 36,
     "query": "weather in Zürich",
 }
-"""Property name -> what the scripted model says for it."""
+"""Property name -> the scripted model's value for it."""
 
 BY_TYPE: Json = {"string": "text", "integer": 7, "number": 1.5, "boolean": True, "null": None}
-"""Type of a schema -> what the scripted model says for it."""
+"""Type of a schema -> the scripted model's value for it."""
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool on offer. A flattened ``ns__name`` keeps its one name; ``bare`` is its end."""
+    """An offered tool. ``bare`` is the end of a flattened name ``ns__name``."""
 
     name: str
     kind: Literal["function", "custom"] = "function"
@@ -35,14 +35,14 @@ class Tool:
         return self.name.rpartition("__")[2]
 
     def make_call(self, number: int = 0, **values: object) -> Call:
-        """A call with these arguments, and samples for all others."""
+        """Return a call with these arguments, and sample values for all others."""
         if self.kind == "custom":
             return self.with_input(str(values.get("input", "text")))
         arguments = {**make_sample(self.schema), **values}
         return Call(self.name, dumps(arguments), namespace=self.namespace)
 
     def with_input(self, text: str) -> Call:
-        """A call with free text: as input, or as the only argument of a function."""
+        """Return a call with a text as the input, or as the only argument of a function."""
         if self.kind == "custom":
             return Call(self.name, kind="custom", input=text, namespace=self.namespace)
         argument = next(iter(self.schema.get("properties", {})), "input")
@@ -50,7 +50,7 @@ class Tool:
 
 
 def list_offered_tools(ask: Ask) -> list[Tool]:
-    """All functions and custom tools on offer; built-in tools are left out."""
+    """Return all offered functions and custom tools, without built-in tools."""
     tools = list(ask.body.get("tools") or ())
     for item in as_items(ask.body.get("input")):
         if item.get("type") in ("additional_tools", "tool_search_output"):
@@ -59,7 +59,7 @@ def list_offered_tools(ask: Ask) -> list[Tool]:
 
 
 def make_sample(schema: Json, root: Json | None = None, name: str = "") -> Any:
-    """A value that the JSON schema allows; optional properties are there too."""
+    """Return a value that the JSON schema allows, with optional properties."""
     root = root or schema
     if "$ref" in schema:
         return make_sample(_resolve_reference(schema["$ref"], root), root, name)
@@ -98,5 +98,6 @@ def _list_tools(tools: Iterable[Json], namespace: str | None = None) -> Iterator
         if kind == "namespace":
             yield from _list_tools(tool["tools"], tool["name"])
         elif kind in ("function", "custom"):
-            said = tool.get(kind) or tool
-            yield Tool(said["name"], kind, said.get("parameters") or {}, namespace)
+            definition = tool.get(kind) or tool
+            schema = definition.get("parameters") or {}
+            yield Tool(definition["name"], kind, schema, namespace)

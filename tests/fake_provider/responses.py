@@ -1,6 +1,6 @@
 """Renders an answer as the Responses API does: a list of events, or one response object.
 
-The items are made first, finished; their events follow from them.
+The finished items are made first; the events are derived from them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ ENDINGS = {
     "content_filter": ("incomplete", "content_filter"),
     "failed": ("failed", None),
 }
-"""Finish reason -> status, and why it is incomplete; all others are completed."""
+"""Finish reason -> status and reason of incompleteness. All others are completed."""
 
 PARTS: dict[str, tuple[str, str, Json]] = {
     "output_text": ("response.output_text", "text", {"logprobs": []}),
     "refusal": ("response.refusal", "refusal", {}),
     "reasoning_text": ("response.reasoning_text", "text", {}),
 }
-"""Type of a content part -> name of its events, its field, what its events have besides."""
+"""Type of a content part -> prefix of its events, its text field, further fields of its events."""
 
 ECHOED: Json = {
     "background": False,
@@ -44,28 +44,28 @@ ECHOED: Json = {
     "truncation": "disabled",
     "user": None,
 }
-"""Parameter that the response repeats -> its value when the request has none."""
+"""Parameter that the response repeats -> its default value."""
 
 
 def make_events(answer: Answer, ask: Ask) -> list[Json]:
-    """The events of a stream, numbered; the last is the terminal one."""
+    """Return the numbered events of a stream; the last one is the terminal event."""
     items = make_output(answer, ask)
     opening = _make_response(ask, "in_progress", [])
-    said = [
+    events = [
         {"type": "response.created", "response": opening},
         {"type": "response.in_progress", "response": opening},
     ]
     for index, item in enumerate(items):
-        said += ITEM_EVENTS[item["type"]](answer, item, index)
+        events += ITEM_EVENTS[item["type"]](answer, item, index)
     whole = make_response(answer, ask)
-    said.append({"type": f"response.{whole['status']}", "response": whole})
+    events.append({"type": f"response.{whole['status']}", "response": whole})
     if ask.option("include_obfuscation", default=True):
-        said = [_obfuscate_event(event) for event in said]
-    return number_events(said)
+        events = [_obfuscate_event(event) for event in events]
+    return number_events(events)
 
 
 def make_response(answer: Answer, ask: Ask) -> Json:
-    """The answer as one object."""
+    """Return the answer as one object."""
     status, reason = ENDINGS.get(answer.finish or "", ("completed", None))
     whole = _make_response(ask, status, make_output(answer, ask))
     whole["usage"] = answer.usage.responses() if answer.usage else None
@@ -79,7 +79,7 @@ def make_response(answer: Answer, ask: Ask) -> Json:
 
 
 def make_output(answer: Answer, ask: Ask) -> list[Json]:
-    """The finished items; of an incomplete answer the last one is incomplete."""
+    """Return the finished items. The last item of an incomplete answer is incomplete."""
     items = [*_make_reasoning(answer, ask), *_make_message(answer, ask)]
     items += [_make_call(call, ask, i) for i, call in enumerate(answer.calls)]
     if items and answer.finish in ENDINGS and "status" in items[-1]:
@@ -87,9 +87,9 @@ def make_output(answer: Answer, ask: Ask) -> list[Json]:
     return items
 
 
-def number_events(said: list[Json]) -> list[Json]:
-    """The events with their ``sequence_number``."""
-    return [{**event, "sequence_number": number} for number, event in enumerate(said)]
+def number_events(events: list[Json]) -> list[Json]:
+    """Return the events with their ``sequence_number``."""
+    return [{**event, "sequence_number": number} for number, event in enumerate(events)]
 
 
 def _make_response(ask: Ask, status: str, items: list[Json]) -> Json:
@@ -182,12 +182,12 @@ def _summary_events(
 
 def _content_events(answer: Answer, item: Json, index: int) -> Iterator[Json]:
     for number, part in enumerate(item.get("content", ())):
-        name, field, besides = PARTS[part["type"]]
+        name, field, more = PARTS[part["type"]]
         where = {"item_id": item["id"], "output_index": index, "content_index": number}
         yield {"type": "response.content_part.added", **where, "part": {**part, field: ""}}
         for piece in answer.cut_text(part[field]):
-            yield {"type": f"{name}.delta", **where, "delta": piece, **besides}
-        yield {"type": f"{name}.done", **where, field: part[field], **besides}
+            yield {"type": f"{name}.delta", **where, "delta": piece, **more}
+        yield {"type": f"{name}.done", **where, field: part[field], **more}
         yield {"type": "response.content_part.done", **where, "part": part}
 
 

@@ -1,4 +1,4 @@
-"""Answers of each kind, for tests that must hold for all of them."""
+"""Answers of each kind, for tests of all of them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ ANSWERS = {
     "no_usage": Answer(text="Hello.", usage=None),
     "empty": Answer(),
 }
-"""One answer of each kind that the SDK's types can tell."""
+"""One answer of each kind that the SDK's types can represent."""
 
 CUSTOM = Answer(calls=[Call("apply_patch", kind="custom", input="*** Begin Patch")])

@@ -1,7 +1,7 @@
 """Answers of the scripted model if the prompt names a scenario, ``[[scenario:NAME key=value …]]``.
 
-The last user message that has a marker counts. Scenarios with tools look at what has happened
-since: when the tools have answered, a text ends the conversation.
+The last user message with such a marker counts. Scenarios with tools depend on the steps since the
+marker: after the results of the tools, they answer with a text.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ class Scene:
         return [step.text for step in self.since if step.kind == "call"]
 
     def tool(self, *names: str) -> Tool | None:
-        """The first tool on offer by one of these names, in the order of the names."""
+        """Return the first offered tool with one of these names, in the order of the names."""
         found = (tool for name in names for tool in self.tools if name in (tool.name, tool.bare))
         return next(found, None)
 
     def make_final_answer(self) -> Answer:
-        """The text after the last tool result; it repeats the result, to show that it arrived."""
+        """Return the text after the last tool result, which repeats the results for checks."""
         return Answer(text=f"Done: {' | '.join(self.results)[:300]}")
 
 
 def answer(ask: Ask, earlier: Turn | None = None) -> Answer:
-    """The model's answer to a request."""
-    said = list_steps(ask, earlier)
-    for number, step in reversed(list(enumerate(said))):
+    """Return the model's answer to a request."""
+    steps = list_steps(ask, earlier)
+    for number, step in reversed(list(enumerate(steps))):
         if step.kind == "user" and (marker := MARKER.search(step.text)):
             options = dict(pair.split("=", 1) for pair in marker[2].split())
-            scene = Scene(ask, options, list_offered_tools(ask), said[number + 1 :])
+            scene = Scene(ask, options, list_offered_tools(ask), steps[number + 1 :])
             return SCENARIOS[marker[1]](scene)
     return Answer(text=HELLO)
 
@@ -102,7 +102,7 @@ def think(scene: Scene) -> Answer:
 
 
 def reasoning_tool(scene: Scene) -> Answer:
-    """Reasoning in front of a call; the reasoning must come back with the tool's result."""
+    """Reasoning before a call. The client must send it back with the tool's result."""
     return _calling(scene, 1, reasoning=THOUGHT)
 
 
@@ -123,7 +123,7 @@ def empty(scene: Scene) -> Answer:
 
 
 def json_schema(scene: Scene) -> Answer:
-    """A value of the schema that was asked for."""
+    """A value of the requested schema."""
     body = scene.ask.body
     asked = body.get("response_format") or (body.get("text") or {}).get("format") or {}
     schema: Json = (asked.get("json_schema") or asked).get("schema") or {}
@@ -162,7 +162,7 @@ def handoff(scene: Scene) -> Answer:
 
 
 def shell_loop(scene: Scene) -> Answer:
-    """Makes a ``file`` with the shell, under any name of the shell."""
+    """Creates a ``file`` with the shell tool, whatever its name."""
     call = _shell(scene)
     if scene.results or call is None:
         return scene.make_final_answer()
@@ -176,7 +176,7 @@ def apply_patch_loop(scene: Scene) -> Answer:
 
 
 def shell_then_patch(scene: Scene) -> Answer:
-    """Makes ``file`` with the shell, and after that ``patched`` with a patch."""
+    """Creates ``file`` with the shell, then ``patched`` with a patch."""
     made = [_shell(scene), _patch(scene, scene.options.get("patched", "patched.txt"))]
     calls = [call for call in made if call][len(scene.called_tools) :]
     return Answer(calls=calls[:1]) if calls else scene.make_final_answer()
@@ -185,7 +185,7 @@ def shell_then_patch(scene: Scene) -> Answer:
 def _calling(
     scene: Scene, count: int, *, text: str | None = None, reasoning: str | None = None
 ) -> Answer:
-    """Calls the first function so many times, until there are results."""
+    """Calls the first function ``count`` times, until there are results."""
     functions = [tool for tool in scene.tools if tool.kind == "function"]
     if scene.results or not functions:
         return scene.make_final_answer()
@@ -218,7 +218,7 @@ SHELLS: dict[str, Callable[[Tool, str], Call]] = {
         f"const r = await tools.exec_command({{cmd: {dumps(command)}}}); text(JSON.stringify(r));"
     ),
 }
-"""Name of a shell tool, the one preferred first -> a call of it that runs a command."""
+"""Name of a shell tool, in order of preference -> a function that makes a call of it."""
 
 SCENARIOS: dict[str, Callable[[Scene], Answer]] = {
     scenario.__name__: scenario

@@ -5,9 +5,8 @@
         …                                    # two requests to up.url
         assert up.requests[0].body["model"] == "x"
 
-Answers are used in the order in which requests arrive; when there is none left, the prompt chooses
-a scenario (see ``scenarios``). What a strict provider would refuse is refused with 400 and leaves
-the script alone.
+Requests use the scripted answers in order. If none is left, the prompt selects a scenario (see
+``scenarios``). Requests that a strict provider refuses get a 400 and use no scripted answer.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ PROTOCOLS: Mapping[str, Protocol] = {"chat/completions": "chat", "responses": "r
 PATH = re.compile(
     r"/(?:v1|openai/v1|openai/deployments/[^/]+)/(chat/completions|responses|embeddings|models)(?:/([^/]+))?"
 )
-"""The paths that are served: OpenAI's, and those of Azure."""
+"""The served paths: those of OpenAI and Azure."""
 
 MODELS = ("scripted", "gpt-5.5", "qwen-turbo")
 
@@ -40,9 +39,9 @@ MODELS = ("scripted", "gpt-5.5", "qwen-turbo")
 class Recorded:
     """A request that arrived.
 
-    ``headers`` have lower-case names; ``body`` is None without a JSON body.
-    ``status`` is that of the answer; ``closed_by_client`` is set when the client left before the
-    answer was over, ``finished`` when no more will be sent, for any reason.
+    ``headers`` have lower-case names; ``body`` is None without a JSON body. ``status`` is that of
+    the answer. ``closed_by_client`` is set if the client disconnected before the end of the answer,
+    ``finished`` when nothing more will be sent, for any reason.
     """
 
     method: str
@@ -61,9 +60,9 @@ class ScriptedUpstream:
     """A provider with the answers that the test scripts.
 
     ``keys``: the accepted API keys; None accepts all. ``strict``: refuse what OpenAI refuses.
-    ``extra_params``: names beyond OpenAI's that are accepted, wherever they stand.
-    ``refuse``: names from ``vendors.KNOBS``, the further refusals of this vendor.
-    ``port``: where to listen, 0 for any free one.
+    ``extra_params``: further names that are accepted anywhere.
+    ``refuse``: names from ``vendors.REFUSAL_RULES``, the further refusals of this vendor.
+    ``port``: the port to listen on, 0 for any free one.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class ScriptedUpstream:
         self.keys = keys
         self.strict = strict
         self.extra_params = frozenset(extra_params)
-        self.refuse = vendors.check_knobs(refuse)
+        self.refuse = vendors.check_rule_names(refuse)
         self._queue: deque[Scripted] = deque()
         self._turns: dict[str, Turn] = {}
         self._lock = threading.Lock()
@@ -94,7 +93,7 @@ class ScriptedUpstream:
 
     @property
     def connections(self) -> int:
-        """How many TCP connections were accepted so far."""
+        """The number of accepted TCP connections."""
         return self._listener.connections
 
     @property
@@ -103,11 +102,11 @@ class ScriptedUpstream:
         return len(self._queue)
 
     def script(self, *answers: Scripted) -> None:
-        """Queue answers, one for each request to come."""
+        """Queue answers, one for each future request."""
         self._queue.extend(answers)
 
     def forget(self) -> None:
-        """Begin anew: no requests, no script."""
+        """Forget recorded requests and scripted answers."""
         self.requests.clear()
         self._queue.clear()
 
@@ -115,7 +114,7 @@ class ScriptedUpstream:
         self._listener.start()
 
     def stop(self) -> None:
-        """End every connection and thread; raise the error of a failed answer."""
+        """End all connections and threads; raise the error of a failed answer."""
         self._listener.stop()
         if self._listener.failures:
             raise self._listener.failures[0]
@@ -183,7 +182,7 @@ class ScriptedUpstream:
         if recorded.violations:
             first = recorded.violations[0]
             return make_whole_reply(make_error(str(first), param=first.param, code=first.code), 400)
-        return self._say(protocol, recorded.body)
+        return self._make_answer(protocol, recorded.body)
 
     def _violations(self, protocol: Protocol, body: Json) -> list[strict.Violation]:
         found: list[strict.Violation] = []
@@ -193,14 +192,14 @@ class ScriptedUpstream:
             found = strict.check_responses(body, self.extra_params, self._turns)
         return found or vendors.list_refusals(protocol, body, self.refuse)
 
-    def _say(self, protocol: Protocol, body: Json) -> Reply:
+    def _make_answer(self, protocol: Protocol, body: Json) -> Reply:
         with self._lock:
             self._serial += 1
             ask = Ask(protocol, body, self._serial)
             earlier = self._turns.get(str(body.get("previous_response_id")))
             scripted = self._queue.popleft() if self._queue else None
-            said = scripted or scenarios.answer(ask, earlier)
-            stream = Stream(said) if isinstance(said, Answer) else said
+            answer = scripted or scenarios.answer(ask, earlier)
+            stream = Stream(answer) if isinstance(answer, Answer) else answer
             if protocol == "responses" and isinstance(stream, Stream):
                 self._remember(ask, stream.answer, earlier)
         return stream.reply(ask)
@@ -212,7 +211,7 @@ class ScriptedUpstream:
 
 
 def _make_embeddings(method: str, body: Any) -> Reply:
-    """The length of each text, beside a three: easily known again."""
+    """Return the vector ``[3, length]`` for each text."""
     if method != "POST":
         return _not_allowed(method)
     given = body.get("input") if isinstance(body, dict) else None

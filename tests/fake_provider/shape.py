@@ -28,12 +28,12 @@ NAMES: dict[Any, str] = {
     dict: "an object",
     type(None): "null",
 }
-"""Type of a JSON value -> what OpenAI calls it."""
+"""Type of a JSON value -> its name in OpenAI's messages."""
 
 UNIONS: tuple[Any, ...] = (Union, types.UnionType)
 
 TAGS = ("type", "role")
-"""The fields that say which member of a union a JSON object is meant to be."""
+"""The fields that select the member of a union for a JSON object."""
 
 
 class Violation(str):
@@ -56,7 +56,7 @@ class Field(NamedTuple):
 
 
 def check(value: Any, kind: Any, path: str) -> list[Violation]:
-    """Where ``value`` differs from the type ``kind``; ``path`` is where it stands, "" the top."""
+    """Return the differences between ``value`` at ``path`` and the type ``kind``."""
     kind = strip_qualifiers(kind)
     origin = _get_origin(kind)
     if kind is Any or kind is object:
@@ -64,7 +64,7 @@ def check(value: Any, kind: Any, path: str) -> list[Violation]:
     if origin in UNIONS:
         return _check_union(value, list_members(kind), path)
     if not _fits(value, kind):
-        return [wrong_type(value, [kind], path)]
+        return [make_type_error(value, [kind], path)]
     if origin is Literal:
         return _check_literal(value, get_args(kind), path)
     if is_typeddict(kind):
@@ -76,39 +76,39 @@ def check(value: Any, kind: Any, path: str) -> list[Violation]:
 
 @functools.cache
 def list_fields(kind: Any) -> dict[str, Field]:
-    """The keys of a TypedDict."""
+    """Return the keys of a TypedDict."""
     hints = get_type_hints(kind, include_extras=True)
     return {name: Field(hint, _get_origin(hint) is Required) for name, hint in hints.items()}
 
 
 def make_missing_error(path: str) -> Violation:
-    """A required parameter is not there."""
+    """Return the violation for a missing required parameter."""
     return Violation(f"Missing required parameter: '{path}'.", path, "missing_required_parameter")
 
 
 def make_unknown_error(path: str) -> Violation:
-    """A parameter that does not exist."""
+    """Return the violation for an unknown parameter."""
     return Violation(f"Unknown parameter: '{path}'.", path, "unknown_parameter")
 
 
-def invalid(value: object, allowed: Iterable[object], path: str) -> Violation:
-    """A value outside of an enumeration."""
+def make_invalid_error(value: object, allowed: Iterable[object], path: str) -> Violation:
+    """Return the violation for a value outside an enumeration."""
     names = ", ".join(f"'{name}'" for name in allowed)
     message = f"Invalid value: '{value}'. Supported values are: {names}."
     return Violation(message, path, "invalid_value")
 
 
-def wrong_type(value: object, expected: Iterable[Any], path: str) -> Violation:
-    """A value of another JSON type."""
+def make_type_error(value: object, expected: Iterable[Any], path: str) -> Violation:
+    """Return the violation for a value of another JSON type."""
     names = dict.fromkeys(NAMES[_json_type(kind)] for kind in expected if kind is not type(None))
-    said = f"expected {' or '.join(names)}, but got {NAMES[type(value)]} instead."
-    return Violation(f"Invalid type for '{path}': {said}", path, "invalid_type")
+    text = f"expected {' or '.join(names)}, but got {NAMES[type(value)]} instead."
+    return Violation(f"Invalid type for '{path}': {text}", path, "invalid_type")
 
 
-def accepting(
+def drop_accepted(
     violations: Sequence[Violation], names: Collection[str], under: str = ""
 ) -> list[Violation]:
-    """The violations without unknown parameters of these names, at paths that begin so."""
+    """Return the violations without unknown parameters of these names below ``under``."""
 
     def is_accepted(violation: Violation) -> bool:
         path = violation.param or ""
@@ -123,14 +123,14 @@ def _get_origin(kind: Any) -> Any:
 
 
 def strip_qualifiers(kind: Any) -> Any:
-    """The type without ``Annotated``, ``Required`` and ``NotRequired``."""
+    """Return the type without ``Annotated``, ``Required`` and ``NotRequired``."""
     while _get_origin(kind) in (Annotated, Required, NotRequired):
         kind = get_args(kind)[0]
     return kind
 
 
 def list_members(kind: Any) -> list[Any]:
-    """The members of a union; those of unions inside it are among them."""
+    """Return the members of a union, including those of nested unions."""
     inner = [strip_qualifiers(member) for member in get_args(kind)]
     return [n for m in inner for n in (list_members(m) if _get_origin(m) in UNIONS else [m])]
 
@@ -154,7 +154,7 @@ def _fits(value: Any, kind: Any) -> bool:
 def _check_union(value: Any, members: Sequence[Any], path: str) -> list[Violation]:
     fitting = [member for member in members if member is object or _fits(value, member)]
     if not fitting:
-        return [wrong_type(value, members, path)]
+        return [make_type_error(value, members, path)]
     objects = [member for member in fitting if is_typeddict(member)]
     meant = [member for member in objects if _has_matching_tags(value, member)]
     if objects == fitting and not meant:
@@ -166,7 +166,7 @@ def _check_union(value: Any, members: Sequence[Any], path: str) -> list[Violatio
 
 
 def _has_matching_tags(value: dict[str, Any], kind: Any) -> bool:
-    """Whether an object's tags are those of the TypedDict."""
+    """Return whether the tags of an object are those of the TypedDict."""
     return all(
         value.get(tag) in _list_tag_values(kind, tag) for tag in TAGS if _list_tag_values(kind, tag)
     )
@@ -174,7 +174,7 @@ def _has_matching_tags(value: dict[str, Any], kind: Any) -> bool:
 
 @functools.cache
 def _list_tag_values(kind: Any, tag: str) -> tuple[Any, ...]:
-    """The values of a tag; None among them when it may be absent."""
+    """Return the values of a tag, including None if it may be absent."""
     field = list_fields(kind).get(tag)
     inner = strip_qualifiers(field.type) if field else None
     options = list_members(inner) if _get_origin(inner) in UNIONS else [inner]
@@ -192,12 +192,14 @@ def _explain_wrong_tag(value: dict[str, Any], members: Iterable[Any], path: str)
         if tag not in value and allowed and None not in allowed:
             return make_missing_error(f"{path}.{tag}")
         if allowed and value.get(tag) not in allowed:
-            return invalid(value.get(tag), [name for name in allowed if name], f"{path}.{tag}")
+            return make_invalid_error(
+                value.get(tag), [name for name in allowed if name], f"{path}.{tag}"
+            )
     return Violation(f"Invalid value for '{path}'.", path, "invalid_value")
 
 
 def _check_literal(value: Any, allowed: Sequence[Any], path: str) -> list[Violation]:
-    return [] if value in allowed else [invalid(value, allowed, path)]
+    return [] if value in allowed else [make_invalid_error(value, allowed, path)]
 
 
 def _check_object(value: dict[str, Any], known: dict[str, Field], path: str) -> Iterator[Violation]:

@@ -1,7 +1,7 @@
-"""The 400s of a strict provider: every violation of a request body, most basic first.
+"""Finds the violations for which a strict provider refuses a request body with 400.
 
-The parameters, messages, items and tools are held against the request types of the installed SDK;
-the rules that types cannot tell stand in ``strict_chat``, ``strict_responses``, ``strict_tools``.
+The parameters, messages, items and tools are compared with the request types of the installed SDK.
+``strict_chat``, ``strict_responses`` and ``strict_tools`` have the rules that types cannot express.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ __all__ = ["Violation", "check_chat", "check_responses"]
 
 
 def check_chat(body: Json, extra: Collection[str] = ()) -> list[Violation]:
-    """The violations of a Chat Completions request; ``extra`` are further names it accepts."""
-    found = strict_chat.shape_violations(body, extra)
+    """Return the violations of a Chat Completions request; ``extra`` are further accepted names."""
+    found = strict_chat.check_shape(body, extra)
     return found or [violation for rule in strict_chat.RULES for violation in rule(body)]
 
 
 def check_responses(
     body: Json, extra: Collection[str] = (), turns: Mapping[str, Turn] | None = None
 ) -> list[Violation]:
-    """The violations of a Responses request; ``turns`` are the stored responses, by id."""
-    found = strict_responses.shape_violations(body, extra)
+    """Return the violations of a Responses request; ``turns`` are the stored responses by id."""
+    found = strict_responses.check_shape(body, extra)
     known = turns or {}
     return found or [v for rule in strict_responses.RULES for v in rule(body, known)]

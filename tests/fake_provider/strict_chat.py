@@ -7,14 +7,21 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
 from .answers import Json
-from .shape import Violation, accepting, check, list_fields, make_missing_error, make_unknown_error
+from .shape import (
+    Violation,
+    check,
+    drop_accepted,
+    list_fields,
+    make_missing_error,
+    make_unknown_error,
+)
 from .strict_tools import (
-    choice_violations,
-    empty_array,
-    format_violations,
-    function_violations,
-    list_violations,
-    name_violations,
+    check_choice,
+    check_format,
+    check_function,
+    check_name,
+    check_tool_list,
+    make_empty_array_error,
 )
 
 EXTRA_FIELDS = frozenset(
@@ -25,13 +32,13 @@ EXTRA_FIELDS = frozenset(
         "annotations", "parsed", "parsed_arguments",
     }
 )  # fmt: skip
-"""Fields of messages that are not in the SDK's request types, and accepted all the same."""
+"""Accepted fields of messages that the SDK's request types do not have."""
 
-SPOKEN = ("content", "tool_calls", "refusal", "function_call", "audio")
-"""Where an assistant message can have something."""
+CONTENT_FIELDS = ("content", "tool_calls", "refusal", "function_call", "audio")
+"""Fields of an assistant message that can have content."""
 
 ID_LENGTH = 40
-"""Characters in the id of a tool call."""
+"""Maximum number of characters in the id of a tool call."""
 
 RANGES = {
     "temperature": (0, 2),
@@ -43,11 +50,11 @@ RANGES = {
     "max_tokens": (1, None),
     "max_completion_tokens": (1, None),
 }
-"""Parameter -> its least and greatest value."""
+"""Parameter -> minimum and maximum."""
 
 
-def shape_violations(body: Json, extra: Collection[str]) -> list[Violation]:
-    """Parameters and messages that are not of the SDK's types."""
+def check_shape(body: Json, extra: Collection[str]) -> list[Violation]:
+    """Return the parameters and messages that do not match the SDK's types."""
     known = list_fields(CompletionCreateParamsBase)
     found = [
         make_missing_error(name)
@@ -61,31 +68,31 @@ def shape_violations(body: Json, extra: Collection[str]) -> list[Violation]:
             found += check(value, known[name].type, name)
         else:
             found.append(make_unknown_error(name))
-    return accepting(accepting(found, extra), EXTRA_FIELDS, under="messages[")
+    return drop_accepted(drop_accepted(found, extra), EXTRA_FIELDS, under="messages[")
 
 
 def check_empty_arrays(body: Json) -> Iterator[Violation]:
-    """Arrays that need members."""
+    """Check arrays that must not be empty."""
     if not body["messages"]:
-        yield empty_array("messages")
+        yield make_empty_array_error("messages")
     for number, message in enumerate(body["messages"]):
         for name in ("content", "tool_calls"):
             if message.get(name) == []:
-                yield empty_array(f"messages[{number}].{name}")
+                yield make_empty_array_error(f"messages[{number}].{name}")
 
 
 def check_content(body: Json) -> Iterator[Violation]:
-    """An assistant message must have said or called something."""
+    """Check that assistant messages have content or calls."""
     for number, message in enumerate(body["messages"]):
-        silent = all(message.get(name) is None for name in SPOKEN)
-        if message["role"] == "assistant" and silent:
+        is_empty = all(message.get(name) is None for name in CONTENT_FIELDS)
+        if message["role"] == "assistant" and is_empty:
             where = f"messages[{number}].content"
-            said = f"Invalid value for '{where}': expected a string, got null."
-            yield Violation(said, where, "invalid_value")
+            text = f"Invalid value for '{where}': expected a string, got null."
+            yield Violation(text, where, "invalid_value")
 
 
 def check_adjacency(body: Json) -> Iterator[Violation]:
-    """Tool messages answer the assistant message right before them, each call once."""
+    """Check that tool messages directly follow their assistant message, one for each call."""
     waiting: list[str] = []
     for number, message in enumerate(body["messages"]):
         if message["role"] == "tool":
@@ -100,8 +107,8 @@ def check_adjacency(body: Json) -> Iterator[Violation]:
 
 
 def _make_stray_error(number: int) -> Violation:
-    said = "messages with role 'tool' must be a response to a preceeding message with 'tool_calls'."
-    return Violation(f"Invalid parameter: {said}", f"messages.[{number}].role")
+    text = "messages with role 'tool' must be a response to a preceeding message with 'tool_calls'."
+    return Violation(f"Invalid parameter: {text}", f"messages.[{number}].role")
 
 
 def _check_answered(waiting: list[str], number: int) -> Iterator[Violation]:
@@ -115,90 +122,88 @@ def _check_answered(waiting: list[str], number: int) -> Iterator[Violation]:
 
 
 def check_calls(body: Json) -> Iterator[Violation]:
-    """Names and ids of the calls in the history."""
+    """Check names and ids of the calls in the history."""
     for number, message in enumerate(body["messages"]):
         for place, call in enumerate(message.get("tool_calls") or ()):
             where = f"messages[{number}].tool_calls[{place}]"
-            yield from name_violations(call[call["type"]]["name"], f"{where}.{call['type']}.name")
+            yield from check_name(call[call["type"]]["name"], f"{where}.{call['type']}.name")
             if len(call["id"]) > ID_LENGTH:
-                said = f"Expected a string with maximum length {ID_LENGTH}."
+                text = f"Expected a string with maximum length {ID_LENGTH}."
                 yield Violation(
-                    f"Invalid '{where}.id': string too long. {said}",
+                    f"Invalid '{where}.id': string too long. {text}",
                     f"{where}.id",
                     "string_above_max_length",
                 )
 
 
 def check_tools(body: Json) -> Iterator[Violation]:
-    """The tools on offer."""
+    """Check the offered tools."""
     if "tools" not in body:
         return
-    yield from list_violations(body["tools"])
+    yield from check_tool_list(body["tools"])
     for number, tool in enumerate(body["tools"]):
         if tool["type"] == "function":
-            yield from function_violations(tool["function"], f"tools[{number}].function")
+            yield from check_function(tool["function"], f"tools[{number}].function")
         else:
-            yield from name_violations(tool["custom"]["name"], f"tools[{number}].custom.name")
+            yield from check_name(tool["custom"]["name"], f"tools[{number}].custom.name")
 
 
-def tool_choice(body: Json) -> Iterator[Violation]:
-    """Parameters that require tools, and names that must be among them."""
+def check_tool_choice(body: Json) -> Iterator[Violation]:
+    """Check parameters that require tools, and the names in a tool choice."""
     for name in ("tool_choice", "parallel_tool_calls"):
         if name in body and not body.get("tools"):
-            said = f"'{name}' is only allowed when 'tools' are specified."
-            yield Violation(f"Invalid value for '{name}': {said}", name)
+            text = f"'{name}' is only allowed when 'tools' are specified."
+            yield Violation(f"Invalid value for '{name}': {text}", name)
     choice = body.get("tool_choice")
     if not isinstance(choice, dict):
         return
-    asked = choice["allowed_tools"]["tools"] if choice["type"] == "allowed_tools" else [choice]
+    requested = choice["allowed_tools"]["tools"] if choice["type"] == "allowed_tools" else [choice]
     offered = {(tool["type"], tool[tool["type"]]["name"]) for tool in body.get("tools", ())}
-    for tool in asked:
-        kind = str(tool.get("type"))  # allowed tools are of no type in the SDK
+    for tool in requested:
+        kind = str(tool.get("type"))  # the SDK has no type for allowed tools
         names = [name for type_, name in offered if type_ == kind]
         meant = tool.get(kind)
-        yield from choice_violations(
-            meant.get("name") if isinstance(meant, dict) else None, names, kind
-        )
+        yield from check_choice(meant.get("name") if isinstance(meant, dict) else None, names, kind)
 
 
-def response_format(body: Json) -> Iterator[Violation]:
-    """Structured output."""
-    asked = body.get("response_format") or {}
-    if asked.get("type") == "json_schema":
-        yield from format_violations(asked["json_schema"], "response_format.json_schema")
-    if asked.get("type") == "json_object" and "json" not in str(body["messages"]).lower():
-        said = "'messages' must contain the word 'json' in some form, to use 'response_format'"
-        yield Violation(f"{said} of type 'json_object'.", "messages")
+def check_response_format(body: Json) -> Iterator[Violation]:
+    """Check the format of structured output."""
+    requested = body.get("response_format") or {}
+    if requested.get("type") == "json_schema":
+        yield from check_format(requested["json_schema"], "response_format.json_schema")
+    if requested.get("type") == "json_object" and "json" not in str(body["messages"]).lower():
+        text = "'messages' must contain the word 'json' in some form, to use 'response_format'"
+        yield Violation(f"{text} of type 'json_object'.", "messages")
 
 
 def check_combinations(body: Json) -> Iterator[Violation]:
-    """Parameters that exclude or demand one another."""
+    """Check parameters that exclude or require each other."""
     if body.get("stream_options") is not None and not body.get("stream"):
-        said = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
-        yield Violation(said, "stream_options")
+        text = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        yield Violation(text, "stream_options")
     if None not in (body.get("max_tokens"), body.get("max_completion_tokens")):
-        said = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
-        yield Violation(said, "max_tokens", "invalid_parameter_combination")
+        text = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
+        yield Violation(text, "max_tokens", "invalid_parameter_combination")
     if body.get("top_logprobs") is not None and not body.get("logprobs"):
-        said = "'logprobs' must be set to true if 'top_logprobs' is used."
-        yield Violation(f"Invalid value for 'top_logprobs': {said}", "top_logprobs")
+        text = "'logprobs' must be set to true if 'top_logprobs' is used."
+        yield Violation(f"Invalid value for 'top_logprobs': {text}", "top_logprobs")
 
 
 def check_ranges(body: Json) -> Iterator[Violation]:
-    """Numbers outside of their ranges."""
-    yield from out_of_range(body, RANGES)
+    """Check the ranges of numbers."""
+    yield from check_limits(body, RANGES)
 
 
-def out_of_range(body: Json, limits: dict[str, tuple[int, int | None]]) -> Iterator[Violation]:
-    """Numbers below their least or above their greatest value."""
+def check_limits(body: Json, limits: dict[str, tuple[int, int | None]]) -> Iterator[Violation]:
+    """Check that numbers are between their minimum and maximum."""
     for name, (least, most) in limits.items():
         value = body.get(name)
         if value is not None and value < least:
-            said = f"below minimum value. Expected a value >= {least}, but got {value} instead."
-            yield Violation(f"Invalid '{name}': {said}", name, "integer_below_min_value")
+            text = f"below minimum value. Expected a value >= {least}, but got {value} instead."
+            yield Violation(f"Invalid '{name}': {text}", name, "integer_below_min_value")
         if value is not None and most is not None and value > most:
-            said = f"above maximum value. Expected a value <= {most}, but got {value} instead."
-            yield Violation(f"Invalid '{name}': {said}", name, "integer_above_max_value")
+            text = f"above maximum value. Expected a value <= {most}, but got {value} instead."
+            yield Violation(f"Invalid '{name}': {text}", name, "integer_above_max_value")
 
 
 RULES: Sequence[Callable[[Json], Iterator[Violation]]] = (
@@ -207,9 +212,9 @@ RULES: Sequence[Callable[[Json], Iterator[Violation]]] = (
     check_adjacency,
     check_calls,
     check_tools,
-    tool_choice,
-    response_format,
+    check_tool_choice,
+    check_response_format,
     check_combinations,
     check_ranges,
 )
-"""What is looked at once all is of the right type."""
+"""Checks of requests whose types are correct."""

@@ -17,20 +17,20 @@ from .answers import Json
 from .history import Turn, as_items
 from .shape import (
     Violation,
-    accepting,
     check,
-    invalid,
+    drop_accepted,
     list_fields,
+    make_invalid_error,
     make_missing_error,
     make_unknown_error,
 )
-from .strict_chat import out_of_range
+from .strict_chat import check_limits
 from .strict_tools import (
-    choice_violations,
-    format_violations,
-    function_violations,
-    list_violations,
-    name_violations,
+    check_choice,
+    check_format,
+    check_function,
+    check_name,
+    check_tool_list,
 )
 
 INPUT: Any = str | list[ResponseInputContentParam]
@@ -46,7 +46,7 @@ ROLES: dict[str, Any] = {
 MESSAGE_FIELDS = {"type", "role", "content", "id", "status", "phase"}
 
 ANY_ITEM_FIELDS = {"id", "status"}
-"""What every item may carry, since the API itself hands it out that way."""
+"""Fields that every item may have, because the API's own answers have them."""
 
 OPTIONAL = tuple(
     f".{name}'." for name in ("strict", "parameters", "detail", "annotations", "id", "status")
@@ -61,8 +61,8 @@ RANGES = {
 }
 
 
-def shape_violations(body: Json, extra: Collection[str]) -> list[Violation]:
-    """Parameters and items that are not of the SDK's types."""
+def check_shape(body: Json, extra: Collection[str]) -> list[Violation]:
+    """Return the parameters and items that do not match the SDK's types."""
     known = list_fields(ResponseCreateParamsBase)
     found = [] if "model" in body else [make_missing_error("model")]
     for name, value in body.items():
@@ -74,7 +74,7 @@ def shape_violations(body: Json, extra: Collection[str]) -> list[Violation]:
             found += check(value, known[name].type, name)
         else:
             found.append(make_unknown_error(name))
-    return [violation for violation in accepting(found, extra) if not _is_forgiven(violation)]
+    return [violation for violation in drop_accepted(found, extra) if not _is_forgiven(violation)]
 
 
 def _is_forgiven(violation: Violation) -> bool:
@@ -94,15 +94,15 @@ def _check_item(item: Any, path: str) -> list[Violation]:
 def _check_message(item: Json, path: str) -> Iterator[Violation]:
     yield from (make_unknown_error(f"{path}.{name}") for name in item.keys() - MESSAGE_FIELDS)
     if item.get("role") not in list(ROLES):  # it may be anything
-        yield invalid(item.get("role"), ROLES, f"{path}.role")
+        yield make_invalid_error(item.get("role"), ROLES, f"{path}.role")
     elif "content" not in item:
         yield make_missing_error(f"{path}.content")
     else:
         yield from check(item["content"], ROLES[item["role"]], f"{path}.content")
 
 
-def something_to_answer(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
-    """The request has an input or its substitute, and its references are known."""
+def check_input(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
+    """Check that there is an input or a substitute, and that the previous response is known."""
     sources = ("input", "previous_response_id", "prompt", "conversation")
     if all(body.get(name) is None for name in sources):
         yield Violation("One of 'input' or 'previous_response_id' or 'prompt' or 'conversation' "
@@ -117,30 +117,30 @@ def something_to_answer(body: Json, turns: Mapping[str, Turn]) -> Iterator[Viola
 
 
 def check_tools(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
-    """The tools on offer, those inside of namespaces too."""
+    """Check the offered tools, including those in namespaces."""
     if "tools" in body:
-        yield from list_violations(body["tools"])
+        yield from check_tool_list(body["tools"])
     for path, tool in _all_tools(body):
         if tool["type"] == "function":
-            yield from function_violations(tool, path)
+            yield from check_function(tool, path)
         elif "name" in tool:
-            yield from name_violations(tool["name"], f"{path}.name")
+            yield from check_name(tool["name"], f"{path}.name")
 
 
-def tool_choice(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
-    """A choice that demands a tool must have it on offer."""
+def check_tool_choice(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
+    """Check that a required tool is offered."""
     choice = body.get("tool_choice")
     offered = [tool for _, tool in _all_tools(body)]
     if choice == "required" and not offered:
-        said = "Tool choice 'required' must be specified with 'tools' parameter."
-        yield Violation(said, "tool_choice", "invalid_value")
+        text = "Tool choice 'required' must be specified with 'tools' parameter."
+        yield Violation(text, "tool_choice", "invalid_value")
     if not isinstance(choice, dict):
         return
-    asked = choice["tools"] if choice["type"] == "allowed_tools" else [choice]
-    for tool in asked:
-        kind = str(tool.get("type"))  # allowed tools are of no type in the SDK
+    requested = choice["tools"] if choice["type"] == "allowed_tools" else [choice]
+    for tool in requested:
+        kind = str(tool.get("type"))  # the SDK has no type for allowed tools
         same = [known for known in offered if known["type"] == kind]
-        yield from choice_violations(tool.get("name"), _list_names(same), kind)
+        yield from check_choice(tool.get("name"), _list_names(same), kind)
 
 
 def _list_names(same: Sequence[Json]) -> list[Any]:
@@ -161,33 +161,33 @@ def _walk_tools(tools: Sequence[Json], path: str) -> Iterator[tuple[str, Json]]:
             yield from _walk_tools(tool["tools"], f"{path}[{number}].tools")
 
 
-def text_format(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
-    """Structured output."""
-    asked = (body.get("text") or {}).get("format") or {}
-    if asked.get("type") == "json_schema":
-        yield from format_violations(asked, "text.format")
-    if asked.get("type") == "json_object" and "json" not in str(body.get("input")).lower():
-        said = "Response input messages must contain the word 'json' in some form to use"
-        yield Violation(f"{said} 'text.format' of type 'json_object'.", "input")
+def check_text_format(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
+    """Check the format of structured output."""
+    requested = (body.get("text") or {}).get("format") or {}
+    if requested.get("type") == "json_schema":
+        yield from check_format(requested, "text.format")
+    if requested.get("type") == "json_object" and "json" not in str(body.get("input")).lower():
+        text = "Response input messages must contain the word 'json' in some form to use"
+        yield Violation(f"{text} 'text.format' of type 'json_object'.", "input")
 
 
 def check_combinations(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
-    """Parameters that exclude or demand one another, and numbers out of range."""
+    """Check parameters that exclude or require each other, and the ranges of numbers."""
     if body.get("stream_options") is not None and not body.get("stream"):
-        said = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
-        yield Violation(said, "stream_options")
+        text = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        yield Violation(text, "stream_options")
     if None not in (body.get("previous_response_id"), body.get("conversation")):
-        said = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'."
-        yield Violation(said, "conversation", "mutually_exclusive_parameters")
-    yield from out_of_range(body, RANGES)
+        text = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'."
+        yield Violation(text, "conversation", "mutually_exclusive_parameters")
+    yield from check_limits(body, RANGES)
 
 
 RULES: Sequence[Callable[[Json, Mapping[str, Turn]], Iterator[Violation]]] = (
-    something_to_answer,
+    check_input,
     *strict_items.RULES,
     check_tools,
-    tool_choice,
-    text_format,
+    check_tool_choice,
+    check_text_format,
     check_combinations,
 )
-"""What is looked at once all is of the right type."""
+"""Checks of requests whose types are correct."""

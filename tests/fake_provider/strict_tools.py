@@ -1,4 +1,4 @@
-"""The rules of tools and JSON schemas that both protocols share."""
+"""Rules for tools and JSON schemas that both protocols share."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from .answers import Json
 from .shape import Violation
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-MOST_TOOLS = 128
+MAX_TOOLS = 128
 
 
-def empty_array(path: str) -> Violation:
-    """An array that needs members."""
-    said = "Expected an array with minimum length 1, but got an empty array instead."
-    return Violation(f"Invalid '{path}': empty array. {said}", path, "empty_array")
+def make_empty_array_error(path: str) -> Violation:
+    """Return the violation for an empty array."""
+    text = "Expected an array with minimum length 1, but got an empty array instead."
+    return Violation(f"Invalid '{path}': empty array. {text}", path, "empty_array")
 
 
-def name_violations(name: str, path: str) -> Iterator[Violation]:
-    """Names of tools, and of structured formats."""
+def check_name(name: str, path: str) -> Iterator[Violation]:
+    """Check the name of a tool or of a structured format."""
     if not NAME.fullmatch(name):
-        said = "Expected 1 to 64 characters that match the pattern '^[a-zA-Z0-9_-]+$'."
+        text = "Expected 1 to 64 characters that match the pattern '^[a-zA-Z0-9_-]+$'."
         yield Violation(
-            f"Invalid '{path}': string does not match pattern. {said}", path, "invalid_value"
+            f"Invalid '{path}': string does not match pattern. {text}", path, "invalid_value"
         )
 
 
-def list_violations(tools: Sequence[Json], path: str = "tools") -> Iterator[Violation]:
-    """The list of tools as such."""
+def check_tool_list(tools: Sequence[Json], path: str = "tools") -> Iterator[Violation]:
+    """Check the length of the list of tools."""
     if not tools:
-        yield empty_array(path)
-    if len(tools) > MOST_TOOLS:
-        said = f"Expected an array with maximum length {MOST_TOOLS}, but got {len(tools)} instead."
-        yield Violation(f"Invalid '{path}': array too long. {said}", path, "array_above_max_length")
+        yield make_empty_array_error(path)
+    if len(tools) > MAX_TOOLS:
+        text = f"Expected an array with maximum length {MAX_TOOLS}, but got {len(tools)} instead."
+        yield Violation(f"Invalid '{path}': array too long. {text}", path, "array_above_max_length")
 
 
-def function_violations(function: Json, path: str) -> Iterator[Violation]:
-    """A function's name and parameters; ``path`` is where the function stands."""
-    yield from name_violations(function["name"], f"{path}.name")
+def check_function(function: Json, path: str) -> Iterator[Violation]:
+    """Check the name and parameters of the function at ``path``."""
+    yield from check_name(function["name"], f"{path}.name")
     schema = function.get("parameters")
     if schema is None:
         return
@@ -49,21 +49,21 @@ def function_violations(function: Json, path: str) -> Iterator[Violation]:
         got = f"""schema must be a JSON Schema of 'type: "object"', got {kind!r}."""
         yield Violation(about + got, where, "invalid_function_parameters")
     elif function.get("strict"):
-        for problem in strict_problems(schema):
+        for problem in find_strict_problems(schema):
             yield Violation(about + problem, where, "invalid_function_parameters")
 
 
-def format_violations(asked: Json, path: str) -> Iterator[Violation]:
-    """A structured output format; ``path`` is where its name and schema stand."""
-    yield from name_violations(asked["name"], f"{path}.name")
+def check_format(asked: Json, path: str) -> Iterator[Violation]:
+    """Check the structured output format at ``path``."""
+    yield from check_name(asked["name"], f"{path}.name")
     if asked.get("strict"):
-        for problem in strict_problems(asked.get("schema") or {}):
+        for problem in find_strict_problems(asked.get("schema") or {}):
             about = f"Invalid schema for response_format '{asked['name']}': "
             yield Violation(about + problem, path, "invalid_json_schema")
 
 
-def strict_problems(schema: Json) -> Iterator[str]:
-    """Strict mode refuses open objects and optional properties."""
+def find_strict_problems(schema: Json) -> Iterator[str]:
+    """Yield the open objects and optional properties, which strict mode refuses."""
     for where, node in _list_schemas(schema, ()):
         if not isinstance(node.get("required", []), list) or not isinstance(
             node.get("properties", {}), dict
@@ -81,8 +81,8 @@ def strict_problems(schema: Json) -> Iterator[str]:
             yield f"{context}{every} in properties. Missing '{sorted(left)[0]}'."
 
 
-def choice_violations(name: str | None, offered: Iterable[str], kind: str) -> Iterator[Violation]:
-    """A named tool must be on offer."""
+def check_choice(name: str | None, offered: Iterable[str], kind: str) -> Iterator[Violation]:
+    """Check that a named tool is offered."""
     if name not in list(offered):
         message = f"Tool choice '{kind}' '{name}' not found in 'tools' parameter."
         yield Violation(message, "tool_choice", "invalid_value")

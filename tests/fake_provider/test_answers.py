@@ -17,7 +17,7 @@ from tests.helpers.check_cases import check_each
 
 @check_each("pieces", [1, 2, 3, 5, 100])
 def test_a_text_is_cut_into_no_more_than_its_pieces(pieces: int) -> None:
-    """They add up, and none is empty."""
+    """The pieces add up to the text, and none is empty."""
     cut = Answer(pieces=pieces).cut_text("héllo 🏔!")
 
     assert "".join(cut) == "héllo 🏔!"
@@ -27,14 +27,13 @@ def test_a_text_is_cut_into_no_more_than_its_pieces(pieces: int) -> None:
 
 
 def test_a_call_is_streamed_as_text() -> None:
-    """Arguments as JSON, letters as they are; a custom call's input as it is."""
+    """Arguments are JSON without ASCII escapes; the input of a custom call is unchanged."""
     assert Call("f", {"city": "Zürich"}).text == '{"city": "Zürich"}'
     assert Call("f", '{"a":1}').text == '{"a":1}'
     assert Call("f", kind="custom", input="free").text == "free"
 
 
 def test_both_protocols_tell_of_the_same_usage() -> None:
-    """Only the names differ."""
     usage = Usage(input=10, output=4, cached=2, reasoning=1)
 
     assert usage.chat()["total_tokens"] == usage.responses()["total_tokens"] == 14
@@ -43,7 +42,6 @@ def test_both_protocols_tell_of_the_same_usage() -> None:
 
 
 def test_ids_are_of_their_request() -> None:
-    """Two requests never share one."""
     one, two = Ask("chat", {}, 1), Ask("chat", {}, 2)
 
     assert one.id("msg_") != two.id("msg_")
@@ -52,7 +50,6 @@ def test_ids_are_of_their_request() -> None:
 
 
 def test_small_things_have_their_shape() -> None:
-    """Errors, seals and padding."""
     assert make_error("no", param="x")["error"] == {
         "message": "no",
         "type": "invalid_request_error",

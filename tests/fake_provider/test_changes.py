@@ -13,19 +13,18 @@ TEXT = make_chunks(Answer(text="abc"), ASK)
 CALLS = make_chunks(Answer(calls=[Call("one", {"a": 1}), Call("two", {"b": 2})]), ASK)
 
 
-def list_deltas(said: list[Json]) -> list[Json]:
+def list_deltas(events: list[Json]) -> list[Json]:
     """All deltas."""
-    return [choice["delta"] for chunk in said for choice in chunk["choices"]]
+    return [choice["delta"] for chunk in events for choice in chunk["choices"]]
 
 
-def list_calls(said: list[Json]) -> list[Json]:
+def list_calls(events: list[Json]) -> list[Json]:
     """All deltas of calls."""
-    return [call for delta in list_deltas(said) for call in delta.get("tool_calls") or ()]
+    return [call for delta in list_deltas(events) for call in delta.get("tool_calls") or ()]
 
 
 @check_each("change", [*faults.CHANGES, *faults.CALL_CHANGES])
 def test_change_does_not_modify_its_input(change: Change) -> None:
-    """Events are values."""
     before = str(CALLS)
 
     change(CALLS, ASK)
@@ -34,45 +33,40 @@ def test_change_does_not_modify_its_input(change: Change) -> None:
 
 
 def test_usage_can_be_in_every_chunk() -> None:
-    """With nothing after the finish."""
-    said = changes.usage_in_every_chunk(TEXT, ASK)
+    events = changes.usage_in_every_chunk(TEXT, ASK)
 
-    assert [bool(chunk["usage"]) for chunk in said] == [False] + [True] * (len(said) - 1)
-    assert said[-1]["choices"][0]["finish_reason"] == "stop"
+    assert [bool(chunk["usage"]) for chunk in events] == [False] + [True] * (len(events) - 1)
+    assert events[-1]["choices"][0]["finish_reason"] == "stop"
 
 
 def test_usage_can_ride_on_the_finish() -> None:
-    """One chunk less."""
-    said = changes.usage_with_finish(TEXT, ASK)
+    events = changes.usage_with_finish(TEXT, ASK)
 
-    assert len(said) == len(TEXT) - 1
-    assert said[-1]["usage"]["prompt_tokens"] == 21
-    assert said[-1]["choices"][0]["finish_reason"] == "stop"
+    assert len(events) == len(TEXT) - 1
+    assert events[-1]["usage"]["prompt_tokens"] == 21
+    assert events[-1]["choices"][0]["finish_reason"] == "stop"
 
 
 def test_usage_null_adds_a_null_usage() -> None:
-    """Where there is one it stays."""
-    said = changes.usage_null(make_chunks(Answer(text="a"), Ask("chat", {"stream": True})), ASK)
+    events = changes.usage_null(make_chunks(Answer(text="a"), Ask("chat", {"stream": True})), ASK)
 
-    assert {str(chunk["usage"]) for chunk in said} == {"None"}
+    assert {str(chunk["usage"]) for chunk in events} == {"None"}
     assert changes.usage_null(TEXT, ASK)[-1]["usage"]
 
 
 def test_roles_can_be_nowhere_or_everywhere() -> None:
-    """Nor is there a chunk only for the role."""
+    """Without roles, the chunk that has only a role is left out too."""
     assert not any("role" in delta for delta in list_deltas(changes.roleless(TEXT, ASK)))
     assert all(delta["role"] for delta in list_deltas(changes.role_everywhere(TEXT, ASK)))
     assert all("content" in delta for delta in list_deltas(changes.role_everywhere(CALLS, ASK)))
 
 
 def test_fields_can_be_null() -> None:
-    """Where they say nothing."""
     assert list_deltas(changes.content_null(CALLS, ASK))[-1]["tool_calls"] is None
     assert list_deltas(changes.content_null(CALLS, ASK))[1]["content"] is None
 
 
 def test_finish_reasons_can_be_empty_or_always_stop() -> None:
-    """Until, and at the end."""
     blank = [
         choice["finish_reason"] for c in changes.finish_empty(TEXT, ASK) for choice in c["choices"]
     ]
@@ -85,7 +79,6 @@ def test_finish_reasons_can_be_empty_or_always_stop() -> None:
 
 
 def test_a_stream_can_open_without_choices() -> None:
-    """As Azure's do."""
     first, *rest = changes.filters_first(TEXT, ASK)
 
     assert first["choices"] == []
@@ -93,7 +86,6 @@ def test_a_stream_can_open_without_choices() -> None:
 
 
 def test_deltas_can_be_called_messages() -> None:
-    """Nothing else changes."""
     choice = changes.message_for_delta(TEXT, ASK)[1]["choices"][0]
 
     assert choice["message"] == {"content": "a"}
@@ -101,7 +93,6 @@ def test_deltas_can_be_called_messages() -> None:
 
 
 def test_names_can_be_blank_later_or_repeated() -> None:
-    """Ids likewise."""
     blank = list_calls(changes.names_blank_later(CALLS, ASK))
     repeated = list_calls(changes.names_repeated(CALLS, ASK))
 
@@ -112,13 +103,12 @@ def test_names_can_be_blank_later_or_repeated() -> None:
 
 
 def test_calls_can_share_an_index_or_have_none() -> None:
-    """Only the ids tell them apart."""
+    """Only the ids tell the calls apart."""
     assert {call["index"] for call in list_calls(changes.one_index(CALLS, ASK))} == {0}
     assert not any("index" in call for call in list_calls(changes.no_index(CALLS, ASK)))
 
 
 def test_calls_can_come_whole_as_text_or_as_an_object() -> None:
-    """One delta each."""
     whole = list_calls(changes.whole_calls(CALLS, ASK))
     objects = list_calls(changes.object_arguments(CALLS, ASK))
 

@@ -1,4 +1,4 @@
-"""Answers as Chat Completions, judged by the SDK's types and its own accumulator."""
+"""Answers in the format of Chat Completions, checked by the SDK's types and accumulator."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def ask(**body: Any) -> Ask:
     return Ask("chat", {"model": "m", "messages": QUESTION, **body})
 
 
-def fold_message(said: list[Json]) -> Json:
-    """The message that the deltas add up to."""
+def fold_message(chunks: list[Json]) -> Json:
+    """Return the message that the deltas add up to."""
     message: Json = {"tool_calls": {}}
-    for choice in (choice for chunk in said for choice in chunk["choices"]):
+    for choice in (choice for chunk in chunks for choice in chunk["choices"]):
         for name, value in choice["delta"].items():
             if name == "tool_calls":
                 _fold_calls(message["tool_calls"], value)
@@ -45,28 +45,25 @@ def _fold_calls(known: dict[int, Json], deltas: list[Json]) -> None:
 
 @kinds
 def test_every_chunk_is_of_the_sdk_s_type(answer: Answer) -> None:
-    """Strictly, with usage asked for."""
     for chunk in make_chunks(answer, ask(stream=True, stream_options={"include_usage": True})):
         ChatCompletionChunk.model_validate(chunk, strict=True)
 
 
 @kinds
 def test_a_whole_completion_is_of_the_sdk_s_type(answer: Answer) -> None:
-    """Strictly."""
     ChatCompletion.model_validate(make_completion(answer, ask()), strict=True)
 
 
 @kinds
 def test_the_stream_adds_up_to_the_whole(answer: Answer) -> None:
-    """Text, refusal and calls are the same."""
     whole = make_completion(answer, ask())["choices"][0]
-    said = make_chunks(answer, ask(stream=True))
+    chunks = make_chunks(answer, ask(stream=True))
 
-    message = fold_message(said)
+    message = fold_message(chunks)
 
     assert (message.get("content") or None) == (whole["message"]["content"] or None)
     assert message.get("refusal") == whole["message"]["refusal"]
-    assert said[-1]["choices"][0]["finish_reason"] == whole["finish_reason"]
+    assert chunks[-1]["choices"][0]["finish_reason"] == whole["finish_reason"]
     calls = [
         {k: v for k, v in call.items() if k != "index"} for call in message["tool_calls"].values()
     ]
@@ -74,7 +71,6 @@ def test_the_stream_adds_up_to_the_whole(answer: Answer) -> None:
 
 
 def test_usage_is_last_and_only_on_request() -> None:
-    """All chunks before it say null."""
     asked = make_chunks(Answer(text="a"), ask(stream=True, stream_options={"include_usage": True}))
     unasked = make_chunks(Answer(text="a"), ask(stream=True))
 
@@ -85,9 +81,9 @@ def test_usage_is_last_and_only_on_request() -> None:
 
 
 def test_calls_are_counted_and_only_their_head_has_a_name() -> None:
-    """Index 0, 1, … over the calls; ids are the call's own or made up."""
-    said = make_chunks(ANSWERS["parallel_calls"], ask(stream=True))
-    calls = [c for chunk in said for c in chunk["choices"][0]["delta"].get("tool_calls", ())]
+    """Indexes count the calls; ids are the call's own or generated."""
+    chunks = make_chunks(ANSWERS["parallel_calls"], ask(stream=True))
+    calls = [c for chunk in chunks for c in chunk["choices"][0]["delta"].get("tool_calls", ())]
 
     heads = [call for call in calls if "id" in call]
     assert [(call["index"], call["id"]) for call in heads] == [(0, "call_0_1"), (1, "call_mine")]
@@ -95,7 +91,7 @@ def test_calls_are_counted_and_only_their_head_has_a_name() -> None:
 
 
 def test_custom_calls_have_their_own_shape() -> None:
-    """``custom`` with ``input`` in place of ``function`` with ``arguments``."""
+    """They have ``custom`` with ``input`` instead of ``function`` with ``arguments``."""
     call = make_completion(CUSTOM, ask())["choices"][0]["message"]["tool_calls"][0]
 
     assert call["type"] == "custom"
@@ -112,15 +108,13 @@ def test_a_namespace_is_part_of_the_name() -> None:
 
 
 def test_number_of_choices_is_n() -> None:
-    """Whole and streamed."""
-    said = make_chunks(Answer(text="a"), ask(stream=True, n=2))
+    chunks = make_chunks(Answer(text="a"), ask(stream=True, n=2))
 
-    assert {choice["index"] for chunk in said for choice in chunk["choices"]} == {0, 1}
+    assert {choice["index"] for chunk in chunks for choice in chunk["choices"]} == {0, 1}
     assert len(make_completion(Answer(text="a"), ask(n=2))["choices"]) == 2
 
 
 def test_obfuscation_is_there_unless_it_is_declined() -> None:
-    """As OpenAI does it."""
     declined = ask(stream=True, stream_options={"include_obfuscation": False})
 
     assert "obfuscation" in make_chunks(Answer(text="a"), ask(stream=True))[0]
@@ -131,7 +125,7 @@ def test_obfuscation_is_there_unless_it_is_declined() -> None:
 def test_the_sdk_s_stream_helper_comes_to_the_same_message(
     name: str, up: ScriptedUpstream, sdk: OpenAI
 ) -> None:
-    """Over the wire; it raises at the two other endings."""
+    """The helper raises for the two endings that are left out."""
     answer = ANSWERS[name]
     up.script(answer, answer)
 

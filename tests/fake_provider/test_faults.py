@@ -1,5 +1,5 @@
-"""Faults as they arrive: a liberal reader finds the same in all that is harmless, nothing in what
-is fatal."""
+"""Faults over the wire: a liberal reader reads the same answer despite harmless faults, and no answer
+after fatal ones."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_answer(ask: Ask) -> Read:
 
 
 def read_events(ask: Callable[[], httpx2.Response]) -> list[Json]:
-    """The events of an answer, read as liberally as can be; none when it is not a stream."""
+    """Return the events of an answer, read liberally; none if it is not a stream."""
     try:
         answered = ask()
     except httpx2.TransportError:
@@ -67,11 +67,11 @@ def read_events(ask: Callable[[], httpx2.Response]) -> list[Json]:
     return [json.loads(text) for text in data if text != "[DONE]"]
 
 
-def extract_answer(protocol: Protocol, said: list[Json]) -> list[Any] | None:
-    """Text and calls of an answer that was over and said something; None otherwise."""
-    if any("error" in event for event in said):
+def extract_answer(protocol: Protocol, events: list[Json]) -> list[Any] | None:
+    """Return text and calls of a complete answer with content; None otherwise."""
+    if any("error" in event for event in events):
         return None
-    meant = _extract_chat_answer(said) if protocol == "chat" else _extract_response(said)
+    meant = _extract_chat_answer(events) if protocol == "chat" else _extract_response(events)
     return meant if meant and any(meant) else None
 
 
@@ -97,10 +97,10 @@ def _grow(calls: list[Json], delta: Json) -> None:
     calls[at]["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments)
 
 
-def _extract_response(said: list[Json]) -> list[Any] | None:
-    if not said or said[-1]["type"] != "response.completed":
+def _extract_response(events: list[Json]) -> list[Any] | None:
+    if not events or events[-1]["type"] != "response.completed":
         return None
-    output = said[-1]["response"]["output"]
+    output = events[-1]["response"]["output"]
     text = "".join(part["text"] for item in output for part in item.get("content", ()))
     calls = [item for item in output if item["type"] == "function_call"]
     return [text, *((call["name"], json.loads(call["arguments"])) for call in calls)]
@@ -120,11 +120,10 @@ CASES = [
 def test_harmless_faults_keep_the_answer(
     protocol: Protocol, answer: Answer, name: str, read_answer: Read
 ) -> None:
-    """To a reader that is liberal enough."""
-    said = read_answer(protocol, faults.list_harmless(answer, protocol)[name])
+    events = read_answer(protocol, faults.list_harmless(answer, protocol)[name])
 
     wanted = [answer.text or "", *((call.name, call.arguments) for call in answer.calls)]
-    assert extract_answer(protocol, said) == wanted
+    assert extract_answer(protocol, events) == wanted
 
 
 @check_each(
@@ -132,14 +131,12 @@ def test_harmless_faults_keep_the_answer(
     [(protocol, name) for protocol in BODIES for name in faults.list_fatal(TEXT, protocol)],
 )
 def test_fatal_faults_have_no_answer(protocol: Protocol, name: str, read_answer: Read) -> None:
-    """However liberal the reader is."""
-    said = read_answer(protocol, faults.list_fatal(TEXT, protocol)[name])
+    events = read_answer(protocol, faults.list_fatal(TEXT, protocol)[name])
 
-    assert extract_answer(protocol, said) is None
+    assert extract_answer(protocol, events) is None
 
 
 def test_the_tables_are_not_empty() -> None:
-    """Lest nothing be tested."""
     assert len(faults.list_harmless(TEXT, "chat")) > 15
     assert len(faults.list_harmless(CALLS, "chat")) > len(faults.list_harmless(TEXT, "chat"))
     assert len(faults.list_harmless(TEXT, "responses")) > 5
@@ -147,7 +144,7 @@ def test_the_tables_are_not_empty() -> None:
 
 
 def test_an_error_event_has_the_shape_of_its_protocol(read_answer: Read) -> None:
-    """Chat: an object with ``error``; Responses: nested or flat, and ``response.failed``."""
+    """Chat has an object with ``error``; Responses has a nested or flat error, then ``response.failed``."""
     chat = read_answer("chat", faults.error_event(TEXT))
     nested = read_answer("responses", faults.error_event(TEXT))
     flat = read_answer("responses", faults.error_event(TEXT, shape="flat"))
@@ -160,7 +157,6 @@ def test_an_error_event_has_the_shape_of_its_protocol(read_answer: Read) -> None
 
 
 def test_a_stream_can_end_without_its_terminal_event(read_answer: Read) -> None:
-    """Though ``[DONE]`` is there."""
     chat = read_answer("chat", faults.without_terminal(TEXT))
     responses = read_answer("responses", faults.without_terminal(TEXT))
 
@@ -169,15 +165,13 @@ def test_a_stream_can_end_without_its_terminal_event(read_answer: Read) -> None:
 
 
 def test_usage_can_come_after_done(ask: Ask) -> None:
-    """As the last thing of all."""
-    said = ask("chat", faults.usage_after_done(TEXT)).text
+    events = ask("chat", faults.usage_after_done(TEXT)).text
 
-    assert said.index("[DONE]") < said.index('"prompt_tokens"')
+    assert events.index("[DONE]") < events.index('"prompt_tokens"')
 
 
 @pytest.mark.parametrize("protocol", BODIES)
 def test_a_whole_object_can_come_in_place_of_a_stream(protocol: Protocol, ask: Ask) -> None:
-    """As JSON, with status 200."""
     answered = ask(protocol, faults.WholeInstead(TEXT))
 
     assert answered.headers["content-type"] == "application/json"
@@ -186,7 +180,6 @@ def test_a_whole_object_can_come_in_place_of_a_stream(protocol: Protocol, ask: A
 
 
 def test_a_slow_stream_takes_its_time(ask: Ask) -> None:
-    """So many seconds a frame."""
     answered = ask("responses", faults.slow_down(TEXT, 0.02))
 
     assert answered.elapsed.total_seconds() > 0.12
@@ -194,7 +187,6 @@ def test_a_slow_stream_takes_its_time(ask: Ask) -> None:
 
 @pytest.mark.parametrize("code", faults.STATUSES)
 def test_a_status_has_an_error_in_openai_s_shape(code: int, ask: Ask) -> None:
-    """Or is a page."""
     refused = ask("chat", faults.refuse_with_status(code, retry_after=3))
     page = ask("chat", faults.answer_with_html(code))
 

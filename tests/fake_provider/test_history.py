@@ -49,21 +49,18 @@ STEPS = [
     ids=["chat", "responses"],
 )
 def test_both_protocols_have_the_same_steps(ask: Ask) -> None:
-    """Users, calls and results; the rest does not matter."""
     assert [step for step in list_steps(ask) if step.kind != "other"] == STEPS
 
 
 def test_stored_turns_precede_the_input() -> None:
-    """Its input and its output."""
     turn = Turn.after(Turn.after(None, "hi", ITEMS[2:3]), ITEMS[4:5], [])
 
-    said = list_steps(Ask("responses", {"input": "and now?"}), turn)
+    steps = list_steps(Ask("responses", {"input": "and now?"}), turn)
 
-    assert [step.text for step in said] == ["hi", "f", "1", "and now?"]
+    assert [step.text for step in steps] == ["hi", "f", "1", "and now?"]
 
 
 def test_text_and_input_may_be_strings_or_lists() -> None:
-    """Or missing."""
     assert text_of("a") == text_of([{"text": "a"}]) == "a"
     assert text_of(None) == text_of([{"type": "image_url"}]) == ""
     assert as_items("hi") == [{"role": "user", "content": "hi"}]

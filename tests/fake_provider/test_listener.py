@@ -1,4 +1,4 @@
-"""HTTP as it is on the wire, seen from a bare socket."""
+"""The bytes on the wire, read from a plain socket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATH = "/v1/chat/completions"
 
 @contextmanager
 def open_connection(up: ScriptedUpstream) -> Iterator[socket.socket]:
-    """A connection of our own."""
+    """Open a connection to the upstream."""
     port = int(up.url.split(":")[2].split("/")[0])
     with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
         yield sock
@@ -32,48 +32,46 @@ def post(sock: socket.socket, body: bytes = BODY, headers: str = "", path: str =
 
 
 def read_to_end(sock: socket.socket) -> bytes:
-    """Everything until the server closes."""
-    said = b""
+    """Return all bytes until the server closes the connection."""
+    received = b""
     while data := sock.recv(65536):
-        said += data
-    return said
+        received += data
+    return received
 
 
 def read_until(sock: socket.socket, end: bytes) -> bytes:
-    """Everything until ``end`` is seen."""
-    said = b""
-    while not said.endswith(end):
+    """Return all bytes up to ``end``."""
+    received = b""
+    while not received.endswith(end):
         data = sock.recv(65536)
-        assert data, f"closed after {said!r}"
-        said += data
-    return said
+        assert data, f"closed after {received!r}"
+        received += data
+    return received
 
 
 def test_a_stream_is_chunked_and_the_connection_goes_on(up: ScriptedUpstream) -> None:
-    """Two requests, one connection."""
     with open_connection(up) as sock:
         for _ in range(2):
             post(sock)
-            said = read_until(sock, b"0\r\n\r\n")
+            received = read_until(sock, b"0\r\n\r\n")
 
-    assert b"content-type: text/event-stream" in said
-    assert b"data: [DONE]\n\n" in said
+    assert b"content-type: text/event-stream" in received
+    assert b"data: [DONE]\n\n" in received
     assert up.connections == 1
     assert [request.connection_id for request in up.requests] == [1, 1]
     assert not up.requests[-1].closed_by_client.is_set()
 
 
 def test_chunked_requests_are_read(up: ScriptedUpstream) -> None:
-    """As clients send bodies of unknown length."""
     with open_connection(up) as sock:
         sock.sendall(
             f"POST {PATH} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode()
         )
         sock.sendall(b"5\r\n" + WHOLE[:5] + b"\r\n")
         sock.sendall(b"%x\r\n" % len(WHOLE[5:]) + WHOLE[5:] + b"\r\n0\r\n\r\n")
-        said = sock.recv(65536)
+        received = sock.recv(65536)
 
-    assert said.startswith(b"HTTP/1.1 200 OK")
+    assert received.startswith(b"HTTP/1.1 200 OK")
     assert up.requests[0].body["model"] == "m"
 
 
@@ -81,7 +79,6 @@ def test_chunked_requests_are_read(up: ScriptedUpstream) -> None:
 def test_a_client_that_leaves_is_noticed_within_a_second(
     up: ScriptedUpstream, stalled: bool
 ) -> None:
-    """While nothing is sent, and between two events."""
     answer = Answer(text="x" * 500, pieces=500)
     up.script(faults.stall(answer, after=2) if stalled else faults.slow_down(answer))
     with open_connection(up) as sock:
@@ -93,7 +90,6 @@ def test_a_client_that_leaves_is_noticed_within_a_second(
 
 
 def test_a_client_that_leaves_before_the_head_is_noticed(up: ScriptedUpstream) -> None:
-    """A silent upstream looks, too."""
     up.script(faults.never_answer())
     with open_connection(up) as sock:
         post(sock)
@@ -104,7 +100,7 @@ def test_a_client_that_leaves_before_the_head_is_noticed(up: ScriptedUpstream) -
 
 
 def test_a_client_that_closes_after_the_last_event_did_not_leave(up: ScriptedUpstream) -> None:
-    """The SDK does so, without reading the end of the body."""
+    """The SDK closes like this, without reading the end of the body."""
     with open_connection(up) as sock:
         post(sock)
         while b"[DONE]" not in sock.recv(65536):
@@ -115,20 +111,18 @@ def test_a_client_that_closes_after_the_last_event_did_not_leave(up: ScriptedUps
 
 
 def test_release_ends_a_stall(up: ScriptedUpstream) -> None:
-    """And the answer goes on as if nothing had been."""
     up.script(faults.stall(Answer(text="a"), after=1))
     threading.Timer(0.2, up.release.set).start()
     with open_connection(up) as sock:
         post(sock)
         began = time.monotonic()
-        said = read_until(sock, b"0\r\n\r\n")
+        received = read_until(sock, b"0\r\n\r\n")
 
     assert 0.1 < time.monotonic() - began < 2
-    assert b"[DONE]" in said
+    assert b"[DONE]" in received
 
 
 def test_a_stall_ends_by_itself(up: ScriptedUpstream) -> None:
-    """After its seconds."""
     up.script(faults.stall(Answer(text="a"), seconds=0.1))
     with open_connection(up) as sock:
         post(sock)
@@ -136,7 +130,6 @@ def test_a_stall_ends_by_itself(up: ScriptedUpstream) -> None:
 
 
 def test_a_reset_is_a_reset(up: ScriptedUpstream) -> None:
-    """The client's read fails."""
     up.script(faults.cut_connection(Answer(text="a")))
     with open_connection(up) as sock:
         post(sock)
@@ -147,18 +140,17 @@ def test_a_reset_is_a_reset(up: ScriptedUpstream) -> None:
 
 
 def test_a_close_comes_without_the_end_of_the_body(up: ScriptedUpstream) -> None:
-    """So that a client can tell that something is missing."""
+    """A client can detect that the body is incomplete."""
     up.script(faults.cut_connection(Answer(text="a"), after=2, reset=False))
     with open_connection(up) as sock:
         post(sock)
-        said = read_to_end(sock)
+        received = read_to_end(sock)
 
-    assert said.count(b"data: {") == 2
-    assert not said.endswith(b"0\r\n\r\n")
+    assert received.count(b"data: {") == 2
+    assert not received.endswith(b"0\r\n\r\n")
 
 
 def test_a_hang_up_comes_before_the_status_line(up: ScriptedUpstream) -> None:
-    """Nothing at all is answered."""
     up.script(faults.hang_up())
     with open_connection(up) as sock:
         post(sock)
@@ -167,18 +159,17 @@ def test_a_hang_up_comes_before_the_status_line(up: ScriptedUpstream) -> None:
 
 
 def test_headers_can_be_added_and_left_out(up: ScriptedUpstream) -> None:
-    """None leaves one out."""
+    """A value of None leaves a header out."""
     up.script(Raw(events=[{"a": 1}], headers={"content-type": None, "x-more": "yes"}))
     with open_connection(up) as sock:
         post(sock)
-        said = read_until(sock, b"0\r\n\r\n")
+        received = read_until(sock, b"0\r\n\r\n")
 
-    assert b"content-type" not in said
-    assert b"x-more: yes" in said
+    assert b"content-type" not in received
+    assert b"x-more: yes" in received
 
 
 def test_stopping_ends_stalls_and_idle_connections() -> None:
-    """Soon, even if a client waits."""
     up = ScriptedUpstream()
     up.start()
     up.script(faults.never_answer())
@@ -194,7 +185,7 @@ def test_stopping_ends_stalls_and_idle_connections() -> None:
 
 
 def test_a_mistake_in_a_script_is_raised_at_the_end() -> None:
-    """It must not look like an upstream that hangs up."""
+    """Otherwise it would look like an upstream that hangs up."""
     up = ScriptedUpstream()
     up.start()
     up.script(Answer(pieces=0, text="a"))
@@ -207,7 +198,6 @@ def test_a_mistake_in_a_script_is_raised_at_the_end() -> None:
 
 
 def test_many_connections_are_served_at_once(up: ScriptedUpstream) -> None:
-    """None waits for another."""
     up.script(*[faults.stall(Answer(text="a")) for _ in range(30)])
 
     def talk() -> None:

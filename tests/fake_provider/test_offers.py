@@ -24,7 +24,7 @@ NESTED: list[Json] = [
 
 
 def test_tools_are_found_in_both_protocols() -> None:
-    """Flat or nested; in Responses also inside of namespaces."""
+    """They are flat or nested, and in Responses also within namespaces."""
     f, c = Tool("f", schema=SCHEMA), Tool("c", "custom")
 
     assert list_offered_tools(Ask("chat", {"tools": NESTED})) == [f, c]
@@ -36,14 +36,12 @@ def test_tools_are_found_in_both_protocols() -> None:
 
 
 def test_tools_are_found_among_the_items() -> None:
-    """Where some clients put them."""
     items = [{"type": "additional_tools", "role": "developer", "tools": FLAT[:1]}]
 
     assert [tool.name for tool in list_offered_tools(Ask("responses", {"input": items}))] == ["f"]
 
 
 def test_a_call_has_samples_for_missing_arguments() -> None:
-    """By the schema of the function."""
     tool = Tool("f", schema=SCHEMA, namespace="ns")
 
     assert tool.make_call().text == '{"city": "Zürich 🏔"}'
@@ -52,7 +50,6 @@ def test_a_call_has_samples_for_missing_arguments() -> None:
 
 
 def test_free_text_fits_a_custom_tool_and_a_function_in_its_place() -> None:
-    """As input, or as the one argument."""
     emulated = Tool("x__c", schema={"properties": {"patch": {"type": "string"}}})
 
     assert Tool("c", "custom").with_input("a").text == "a"
@@ -76,5 +73,4 @@ def test_free_text_fits_a_custom_tool_and_a_function_in_its_place() -> None:
     ],
 )
 def test_samples_follow_their_schema(schema: Json, value: Any) -> None:
-    """Type by type."""
     assert make_sample(schema) == value

@@ -1,4 +1,4 @@
-"""Answers as the Responses API gives them, judged by the SDK's types and its own accumulator."""
+"""Answers in the format of the Responses API, checked by the SDK's types and accumulator."""
 
 from __future__ import annotations
 
@@ -29,21 +29,19 @@ def ask(**body: Any) -> Ask:
     return Ask("responses", {"model": "m", "input": "hello", **body})
 
 
-def select_events(said: list[Json], kind: str) -> list[Json]:
+def select_events(events: list[Json], kind: str) -> list[Json]:
     """The events of one type."""
-    return [event for event in said if event["type"] == kind]
+    return [event for event in events if event["type"] == kind]
 
 
 @kinds
 def test_every_event_is_of_the_sdk_s_type(answer: Answer) -> None:
-    """Strictly, each by the model for its type."""
     for event in make_events(answer, ask(stream=True, include=["reasoning.encrypted_content"])):
         MODELS[event["type"]].model_validate(event, strict=True)
 
 
 @kinds
 def test_the_terminal_event_has_the_whole_response(answer: Answer) -> None:
-    """And the whole is of the SDK's type."""
     whole = make_response(answer, ask(stream=True))
     last = make_events(answer, ask(stream=True))[-1]
 
@@ -54,29 +52,28 @@ def test_the_terminal_event_has_the_whole_response(answer: Answer) -> None:
 
 @kinds
 def test_every_item_opens_grows_and_closes_in_its_place(answer: Answer) -> None:
-    """No event of an item before ``added`` or after ``done``; indexes and numbers have no gaps."""
-    said = make_events(answer, ask(stream=True))
-    added = [e["output_index"] for e in select_events(said, "response.output_item.added")]
-    done = [e["item"] for e in select_events(said, "response.output_item.done")]
-    indexes = [event["output_index"] for event in said if "output_index" in event]
+    """No event of an item precedes ``added`` or follows ``done``; indexes and numbers have no gaps."""
+    events = make_events(answer, ask(stream=True))
+    added = [e["output_index"] for e in select_events(events, "response.output_item.added")]
+    done = [e["item"] for e in select_events(events, "response.output_item.done")]
+    indexes = [event["output_index"] for event in events if "output_index" in event]
 
-    assert [event["sequence_number"] for event in said] == list(range(len(said)))
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
     assert added == list(range(len(done)))
     assert indexes == sorted(indexes)
-    assert done == said[-1]["response"]["output"]
+    assert done == events[-1]["response"]["output"]
 
 
 @kinds
 def test_deltas_add_up_to_the_done_event(answer: Answer) -> None:
-    """For texts of every event type."""
-    said = make_events(answer, ask(stream=True))
-    for done in (e for e in said if e["type"].endswith((".done",)) and "item" not in e):
+    events = make_events(answer, ask(stream=True))
+    for done in (e for e in events if e["type"].endswith((".done",)) and "item" not in e):
         kind = done["type"].removesuffix(".done")
         field = next((f for f in ("text", "refusal", "arguments", "input") if f in done), None)
         if field:
             same = [
                 e
-                for e in select_events(said, f"{kind}.delta")
+                for e in select_events(events, f"{kind}.delta")
                 if e["output_index"] == done["output_index"]
             ]
             here = [e for e in same if e.get("summary_index") == done.get("summary_index")]
@@ -84,10 +81,9 @@ def test_deltas_add_up_to_the_done_event(answer: Answer) -> None:
 
 
 def test_the_order_of_a_text_is_the_protocol_s() -> None:
-    """From created to completed."""
-    said = make_events(Answer(text="ab", pieces=2), ask(stream=True))
+    events = make_events(Answer(text="ab", pieces=2), ask(stream=True))
 
-    assert [event["type"].removeprefix("response.") for event in said] == [
+    assert [event["type"].removeprefix("response.") for event in events] == [
         "created",
         "in_progress",
         "output_item.added",
@@ -102,7 +98,6 @@ def test_the_order_of_a_text_is_the_protocol_s() -> None:
 
 
 def test_reasoning_is_in_front_and_has_a_part_for_each_paragraph() -> None:
-    """In the summary form."""
     items = make_output(ANSWERS["reasoning_content"], ask())
 
     assert [item["type"] for item in items] == ["reasoning", "message"]
@@ -110,12 +105,12 @@ def test_reasoning_is_in_front_and_has_a_part_for_each_paragraph() -> None:
 
 
 def test_encrypted_content_is_there_when_it_is_asked_for() -> None:
-    """Sealed by this upstream, and only in the finished item."""
+    """It has this upstream's prefix, and only the finished item has it."""
     included = ask(stream=True, include=["reasoning.encrypted_content"])
-    said = make_events(ANSWERS["reasoning_text"], included)
+    events = make_events(ANSWERS["reasoning_text"], included)
 
-    assert "encrypted_content" not in select_events(said, "response.output_item.added")[0]["item"]
-    sealed = select_events(said, "response.output_item.done")[0]["item"]["encrypted_content"]
+    assert "encrypted_content" not in select_events(events, "response.output_item.added")[0]["item"]
+    sealed = select_events(events, "response.output_item.done")[0]["item"]["encrypted_content"]
     assert sealed.startswith(SEALED)
     assert "encrypted_content" not in make_output(ANSWERS["reasoning_text"], ask())[0]
 
@@ -133,14 +128,13 @@ def test_an_incomplete_answer_says_why(finish: str, reason: str) -> None:
 
 
 def test_a_call_keeps_its_namespace() -> None:
-    """Beside its name."""
     item = make_output(Answer(calls=[Call("find", namespace="mcp")]), ask())[0]
 
     assert (item["name"], item["namespace"]) == ("find", "mcp")
 
 
 def test_the_response_repeats_the_parameters_of_the_request() -> None:
-    """Those of the request, or else the defaults."""
+    """Parameters that the request lacks have their defaults."""
     whole = make_response(Answer(text="a"), ask(temperature=0.5, metadata={"a": "b"}))
 
     assert (whole["temperature"], whole["metadata"]) == (0.5, {"a": "b"})
@@ -148,11 +142,10 @@ def test_the_response_repeats_the_parameters_of_the_request() -> None:
 
 
 def test_obfuscation_is_there_unless_it_is_declined() -> None:
-    """On deltas only."""
     declined = ask(stream=True, stream_options={"include_obfuscation": False})
-    said = make_events(Answer(text="abc"), ask(stream=True))
+    events = make_events(Answer(text="abc"), ask(stream=True))
 
-    assert {e["type"] for e in said if "obfuscation" in e} == {"response.output_text.delta"}
+    assert {e["type"] for e in events if "obfuscation" in e} == {"response.output_text.delta"}
     assert not any("obfuscation" in event for event in make_events(Answer(text="abc"), declined))
 
 
@@ -164,7 +157,6 @@ def test_obfuscation_is_there_unless_it_is_declined() -> None:
 def test_the_sdk_s_stream_helper_comes_to_the_same_response(
     answer: Answer, up: ScriptedUpstream, sdk: OpenAI
 ) -> None:
-    """Over the wire, item by item."""
     up.script(answer, answer)
 
     with sdk.responses.stream(model="m", input="hello") as stream:

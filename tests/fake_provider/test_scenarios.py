@@ -52,12 +52,10 @@ protocols = check_each("make", [chat, make_responses_request])
 
 @protocols
 def test_a_prompt_without_a_marker_is_greeted(make: Make) -> None:
-    """So is one that asks for text."""
     assert answer(make("hi")).text == answer(make("[[scenario:text]]")).text == HELLO
 
 
 def test_an_unknown_scenario_is_a_mistake_of_the_test() -> None:
-    """It must not pass for a greeting."""
     with pytest.raises(KeyError):
         answer(chat("[[scenario:nonsense]]"))
 
@@ -65,11 +63,11 @@ def test_an_unknown_scenario_is_a_mistake_of_the_test() -> None:
 @protocols
 @check_each("name", SCENARIOS)
 def test_every_scenario_answers_without_tools(make: Make, name: str) -> None:
-    """A model that is offered nothing calls nothing."""
-    said = answer(make(f"[[scenario:{name} tool=none]]"))
+    """Without offered tools, the model calls none."""
+    result = answer(make(f"[[scenario:{name} tool=none]]"))
 
-    assert isinstance(said, Answer)
-    assert not said.calls
+    assert isinstance(result, Answer)
+    assert not result.calls
 
 
 @protocols
@@ -85,7 +83,6 @@ def test_every_scenario_answers_without_tools(make: Make, name: str) -> None:
 def test_tool_results_are_repeated_in_the_text(
     make: Make, name: str, count: int, text: str | None
 ) -> None:
-    """The text at the end repeats the results of the tools."""
     prompt, tool = f"[[scenario:{name}]]", ("get_weather", CITY)
     called = answer(make(prompt, tool))
     ended = answer(make(prompt, tool, results=("sunny", "rainy")))
@@ -98,16 +95,14 @@ def test_tool_results_are_repeated_in_the_text(
 
 @protocols
 def test_a_named_tool_is_called(make: Make) -> None:
-    """Though it is not the first."""
-    said = answer(make("[[scenario:named_tool tool=User]]", ("f", CITY), ("User", PERSON)))
+    result = answer(make("[[scenario:named_tool tool=User]]", ("f", CITY), ("User", PERSON)))
 
-    assert said.calls[0].name == "User"
-    assert json.loads(said.calls[0].text) == {"name": "Ada", "age": 36}
+    assert result.calls[0].name == "User"
+    assert json.loads(result.calls[0].text) == {"name": "Ada", "age": 36}
 
 
 @protocols
 def test_a_handoff_transfers_then_works_then_ends(make: Make) -> None:
-    """With the tools that each agent has."""
     prompt = "[[scenario:handoff]]"
     transfer: tuple[str, Json] = ("transfer_to_second", {})
     weather = ("get_weather", CITY)
@@ -133,24 +128,21 @@ def test_a_handoff_transfers_then_works_then_ends(make: Make) -> None:
     ],
 )
 def test_the_shell_makes_a_file(make: Make, tool: str, key: str, command: Any) -> None:
-    """Under any name, by itself or in a flattened namespace."""
-    said = answer(make("[[scenario:shell_loop file=x.txt]]", ("other", CITY), (tool, COMMAND)))
+    result = answer(make("[[scenario:shell_loop file=x.txt]]", ("other", CITY), (tool, COMMAND)))
 
-    assert said.text
-    assert said.calls[0].name == tool
-    assert json.loads(said.calls[0].text) == {key: command}
+    assert result.text
+    assert result.calls[0].name == tool
+    assert json.loads(result.calls[0].text) == {key: command}
 
 
 @protocols
 def test_a_shell_of_free_text_makes_a_file_too(make: Make) -> None:
-    """A script around the command."""
     call = answer(make("[[scenario:shell_loop file=x.txt]]", ("functions__exec", INPUT))).calls[0]
 
     assert "tools.exec_command" in json.loads(call.text)["input"]
 
 
 def test_a_patch_adds_a_file_through_a_custom_tool_or_a_function() -> None:
-    """The same text in either."""
     prompt = "[[scenario:apply_patch_loop file=p.txt]]"
     custom = {"input": f"go {prompt}", "tools": [{"type": "custom", "name": "apply_patch"}]}
 
@@ -164,7 +156,6 @@ def test_a_patch_adds_a_file_through_a_custom_tool_or_a_function() -> None:
 
 @protocols
 def test_a_command_and_a_patch_follow_one_another(make: Make) -> None:
-    """One call a turn, and a text at the end."""
     tools = (("exec_command", COMMAND), ("apply_patch", INPUT))
     turns = [
         answer(make("[[scenario:shell_then_patch]]", *tools, results=("ok",) * count))
@@ -200,13 +191,11 @@ def test_a_command_and_a_patch_follow_one_another(make: Make) -> None:
     ids=["chat", "responses"],
 )
 def test_structured_output_follows_its_schema(ask: Ask) -> None:
-    """Wherever the schema stands."""
     assert json.loads(answer(ask).text or "") == {"name": "Ada", "age": 36}
 
 
 @protocols
 def test_simple_scenarios_match_their_names(make: Make) -> None:
-    """One by one."""
     by_name = {name: answer(make(f"[[scenario:{name} tool=x]]")) for name in SCENARIOS}
 
     assert by_name["unicode"].text == UNICODE
@@ -224,7 +213,7 @@ def test_simple_scenarios_match_their_names(make: Make) -> None:
 
 @protocols
 def test_the_last_marker_counts_if_other_messages_follow(make: Make) -> None:
-    """As when images of a tool's result follow it in a message of the user."""
+    """Images of a tool's result may follow it in a user message, for example."""
     ask = make("[[scenario:one_tool]]", ("f", CITY), results=("sunny",))
     turns = ask.body["messages" if ask.protocol == "chat" else "input"]
     turns.append({"role": "user", "content": "(the image above)"})

@@ -30,7 +30,7 @@ def post(http: httpx2.Client) -> Post:
 
 
 def test_answers_are_used_in_order_on_either_protocol(up: ScriptedUpstream, post: Post) -> None:
-    """After them, the prompt decides."""
+    """When no answer is left, the prompt decides."""
     up.script(Answer(text="one"), Answer(text="two"))
 
     assert "one" in post(up, "/chat/completions", CHAT).text
@@ -40,7 +40,6 @@ def test_answers_are_used_in_order_on_either_protocol(up: ScriptedUpstream, post
 
 
 def test_a_request_is_recorded_as_it_came(up: ScriptedUpstream, post: Post) -> None:
-    """With its status and the names of its headers in lower case."""
     post(up, "/chat/completions?api-version=1", CHAT, **{"X-Mine": "yes"})
 
     recorded = up.requests[0]
@@ -55,7 +54,7 @@ def test_a_request_is_recorded_as_it_came(up: ScriptedUpstream, post: Post) -> N
 def test_a_wrong_request_is_refused_and_leaves_the_script_alone(
     up: ScriptedUpstream, sdk: OpenAI
 ) -> None:
-    """In OpenAI's shape, naming the parameter."""
+    """The error has OpenAI's format and names the parameter."""
     up.script(Answer(text="one"))
 
     with pytest.raises(openai.BadRequestError) as refused:
@@ -68,13 +67,11 @@ def test_a_wrong_request_is_refused_and_leaves_the_script_alone(
 
 
 def test_strictness_can_be_switched_off(post: Post) -> None:
-    """For tests that are not about bodies."""
     with ScriptedUpstream(strict=False) as up:
         assert post(up, "/responses", {**RESPONSES, "stop": "x"}).status_code == 200
 
 
 def test_further_parameters_can_be_known(post: Post) -> None:
-    """As vendors have them."""
     with ScriptedUpstream(extra_params={"enable_thinking"}) as up:
         body = {**CHAT, "enable_thinking": True}
         assert post(up, "/chat/completions", body).status_code == 200
@@ -82,12 +79,11 @@ def test_further_parameters_can_be_known(post: Post) -> None:
 
 
 def test_refuse_option_rejects_parameters(post: Post) -> None:
-    """By the names of its knobs; others are a mistake of the test."""
     with ScriptedUpstream(refuse={"stream_options"}) as up:
         body = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
         assert post(up, "/chat/completions", body).json()["error"]["param"] == "stream_options"
         assert post(up, "/chat/completions", CHAT).status_code == 200
-    with pytest.raises(ValueError, match="no such knobs"):
+    with pytest.raises(ValueError, match="no such rules"):
         ScriptedUpstream(refuse={"nonsense"})
 
 
@@ -101,13 +97,11 @@ def test_refuse_option_rejects_parameters(post: Post) -> None:
     ],
 )
 def test_only_known_keys_are_let_in(headers: dict[str, str], status: int, post: Post) -> None:
-    """As bearer, or in Azure's header."""
     with ScriptedUpstream(keys={"sk-x"}) as up:
         assert post(up, "/chat/completions", CHAT, **headers).status_code == status
 
 
 def test_models_are_listed(up: ScriptedUpstream, sdk: OpenAI) -> None:
-    """And looked up one by one."""
     assert "scripted" in [model.id for model in sdk.models.list()]
     assert sdk.models.retrieve("scripted").object == "model"
     with pytest.raises(openai.NotFoundError):
@@ -129,7 +123,6 @@ def test_models_are_listed(up: ScriptedUpstream, sdk: OpenAI) -> None:
 def test_only_true_paths_are_served(
     up: ScriptedUpstream, method: str, path: str, status: int, http: httpx2.Client
 ) -> None:
-    """OpenAI's and Azure's."""
     url = up.url.removesuffix("/v1") + path
 
     assert http.request(method, url, json=CHAT).status_code == status
@@ -144,7 +137,7 @@ def test_a_body_that_is_not_json_is_refused(up: ScriptedUpstream, http: httpx2.C
 
 
 def test_a_stored_response_can_be_built_upon(up: ScriptedUpstream, sdk: OpenAI) -> None:
-    """Its calls can be answered, its ids are known; unstored ones are not."""
+    """Its calls can be answered. A response that is not stored is unknown."""
     up.script(Answer(reasoning="hm", calls=[Call("f", id="call_a")]))
     first = sdk.responses.create(model="m", input="hi")
     result: Any = [{"type": "function_call_output", "call_id": "call_a", "output": "1"}]
@@ -157,7 +150,6 @@ def test_a_stored_response_can_be_built_upon(up: ScriptedUpstream, sdk: OpenAI) 
 
 
 def test_raw_answers_are_written_as_they_are(up: ScriptedUpstream, post: Post) -> None:
-    """Events, or bytes, for any request."""
     up.script(Raw(events=[{"type": "x", "a": 1}]), Raw(body=b"plain", status=418))
 
     assert post(up, "/responses", RESPONSES).text == 'event: x\ndata: {"type": "x", "a": 1}\n\n'
@@ -166,7 +158,6 @@ def test_raw_answers_are_written_as_they_are(up: ScriptedUpstream, post: Post) -
 
 
 def test_the_upstream_can_be_used_by_the_prompt_alone(sdk: OpenAI) -> None:
-    """A scenario in the last user message."""
     content = "please do [[scenario:refusal]] [[tag:t1]]"
 
     answered = sdk.chat.completions.create(
@@ -177,7 +168,6 @@ def test_the_upstream_can_be_used_by_the_prompt_alone(sdk: OpenAI) -> None:
 
 
 def test_the_sdk_raises_the_error_of_the_status(up: ScriptedUpstream, sdk: OpenAI) -> None:
-    """With its headers."""
     up.script(faults.refuse_with_status(429, retry_after=7))
 
     with pytest.raises(openai.RateLimitError) as refused:

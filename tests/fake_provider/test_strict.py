@@ -1,4 +1,4 @@
-"""The two checks as a whole."""
+"""The checks of both protocols."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESPONSES = {"model": "m", "input": "hi"}
 
 
 def test_every_parameter_of_the_sdk_is_known() -> None:
-    """A wrong value may be refused, but never the name."""
+    """A wrong value may be refused, but not the name."""
     for name in CompletionCreateParamsBase.__annotations__:
         assert f"Unknown parameter: '{name}'." not in check_chat({**CHAT, name: 1})
     for name in ResponseCreateParamsBase.__annotations__:
@@ -20,13 +20,11 @@ def test_every_parameter_of_the_sdk_is_known() -> None:
 
 
 def test_each_protocol_refuses_the_other_s_body() -> None:
-    """All around."""
     assert check_chat(RESPONSES)
     assert check_responses(CHAT)
 
 
 def test_a_violation_is_a_text_with_a_param_and_a_code() -> None:
-    """As an error body wants them."""
     violation = check_chat({**CHAT, "nonsense": 1})[0]
 
     assert isinstance(violation, Violation)

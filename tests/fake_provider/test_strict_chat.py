@@ -77,7 +77,6 @@ def hello(**parameters: Any) -> Json:
     ids=lambda body: str(body)[:40],
 )
 def test_right_requests_pass(body: Json) -> None:
-    """Without a word."""
     assert check_chat(body) == []
 
 
@@ -105,7 +104,6 @@ def test_right_requests_pass(body: Json) -> None:
     ],
 )
 def test_wrong_parameters_are_named(body: Json, message: str, param: str) -> None:
-    """Each with its path."""
     found = check_chat(body)
 
     assert [violation.param for violation in found] == [param]
@@ -137,7 +135,6 @@ def test_wrong_parameters_are_named(body: Json, message: str, param: str) -> Non
     ],
 )
 def test_wrong_messages_are_named(message: Json, param: str) -> None:
-    """Role, content and fields."""
     assert [violation.param for violation in check_chat(make_request(message))] == [param]
 
 
@@ -163,7 +160,6 @@ def test_wrong_messages_are_named(message: Json, param: str) -> None:
     ids=lambda given: "-".join(message["role"] for message in given),
 )
 def test_tool_messages_answer_the_calls_right_before_them(given: tuple[Json, ...]) -> None:
-    """Each once, all of them, and nothing between."""
     found = check_chat(make_request(*given))
 
     assert found
@@ -171,7 +167,6 @@ def test_tool_messages_answer_the_calls_right_before_them(given: tuple[Json, ...
 
 
 def test_ids_and_names_of_calls_have_limits() -> None:
-    """Forty characters, and no dots."""
     long = "a" * 41
     dotted = calling("a")
     dotted["tool_calls"][0]["function"]["name"] = "mcp.find"
@@ -199,7 +194,6 @@ def test_ids_and_names_of_calls_have_limits() -> None:
     ids=lambda value: str(value)[:30],
 )
 def test_wrong_tools_are_named(tools: list[Json], param: str) -> None:
-    """Those of the Responses API among them."""
     assert param in [violation.param for violation in check_chat(hello(tools=tools))]
 
 
@@ -221,14 +215,12 @@ def test_wrong_tools_are_named(tools: list[Json], param: str) -> None:
     ids=str,
 )
 def test_a_choice_must_be_one_of_the_tools(choice: Any) -> None:
-    """In the shape of Chat Completions."""
     found = check_chat(hello(tools=[TOOL], tool_choice=choice))
 
     assert str(found[0].param).startswith("tool_choice")
 
 
 def test_vendors_may_know_more() -> None:
-    """By name, wherever it stands."""
     body = {**make_request(make_message("user", "hi", partial=True)), "enable_thinking": True}
 
     assert len(check_chat(body)) == 2

@@ -58,7 +58,6 @@ def make_request(*items: Json, **more: object) -> Json:
     ids=lambda items: "-".join(item.get("type", "message") for item in items),
 )
 def test_right_histories_pass(items: tuple[Json, ...]) -> None:
-    """Stored or not."""
     assert (
         check_responses(make_request(*items))
         == check_responses(make_request(*items, store=False))
@@ -87,7 +86,6 @@ def test_right_histories_pass(items: tuple[Json, ...]) -> None:
     ],
 )
 def test_wrong_histories_are_refused(items: tuple[Json, ...], message: str) -> None:
-    """In the words of OpenAI."""
     assert message in " ".join(check_responses(make_request(*items)))
 
 
@@ -102,19 +100,18 @@ def test_wrong_histories_are_refused(items: tuple[Json, ...], message: str) -> N
     ],
 )
 def test_wrong_items_are_named(item: Json, param: str) -> None:
-    """By their path."""
     assert param in [violation.param for violation in check_responses(make_request(item))]
 
 
 def test_an_output_needs_a_call_id() -> None:
-    """Though the SDK's types would do without."""
+    """The SDK's types do not require it."""
     found = check_responses(make_request(call(), {"type": "function_call_output", "output": "1"}))
 
     assert "input[2].call_id" in [violation.param for violation in found]
 
 
 def test_stored_calls_and_items_can_be_referenced() -> None:
-    """Calls before it can be answered, items can be named by their id."""
+    """A request can answer stored calls, and refer to stored items by id."""
     thought = {"type": "reasoning", "id": "rs_9", "summary": []}
     turns = {"resp_1": Turn([USER], [thought, call(id="fc_9")])}
     following = {"model": "m", "input": [make_output()], "previous_response_id": "resp_1"}

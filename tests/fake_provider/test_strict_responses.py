@@ -1,4 +1,4 @@
-"""Valid and refused Responses requests; the history is in another file."""
+"""Valid and refused Responses requests; ``test_strict_items`` has those with a history."""
 
 from __future__ import annotations
 
@@ -74,7 +74,6 @@ def make_text_part(kind: str) -> Json:
     ids=lambda body: str(body)[25:70],
 )
 def test_right_requests_pass(body: Json) -> None:
-    """Without a word."""
     assert check_responses(body) == []
 
 
@@ -106,7 +105,6 @@ def test_right_requests_pass(body: Json) -> None:
     ],
 )
 def test_wrong_parameters_are_named(body: Json, message: str, param: str) -> None:
-    """Each with its path."""
     found = check_responses(body)
 
     assert [violation.param for violation in found] == [param]
@@ -137,7 +135,6 @@ def test_wrong_parameters_are_named(body: Json, message: str, param: str) -> Non
     ids=lambda value: str(value)[25:80],
 )
 def test_wrong_messages_are_named(body: Json, param: str) -> None:
-    """Role, parts and fields."""
     assert [violation.param for violation in check_responses(body)] == [param]
 
 
@@ -158,7 +155,6 @@ def test_wrong_messages_are_named(body: Json, param: str) -> None:
     ids=lambda value: str(value)[:40],
 )
 def test_wrong_tools_are_named(tool: Json, param: str) -> None:
-    """Those of Chat Completions among them."""
     assert param in [violation.param for violation in check_responses(hello(tools=[tool]))]
 
 
@@ -174,14 +170,12 @@ def test_wrong_tools_are_named(tool: Json, param: str) -> None:
     ids=str,
 )
 def test_a_choice_must_be_one_of_the_tools(choice: Json) -> None:
-    """In the shape of the Responses API."""
     found = check_responses(hello(tools=[TOOL], tool_choice=choice))
 
     assert str(found[0].param).startswith("tool_choice")
 
 
 def test_vendors_may_know_more() -> None:
-    """By name, wherever it stands."""
     body = hello(client_metadata={}, tools=[{"type": "web_search", "search_content_types": []}])
 
     assert len(check_responses(body)) == 2

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from tests.fake_provider.answers import Json
 from tests.fake_provider.strict_tools import (
-    choice_violations,
-    format_violations,
-    function_violations,
-    list_violations,
-    name_violations,
-    strict_problems,
+    check_choice,
+    check_format,
+    check_function,
+    check_name,
+    check_tool_list,
+    find_strict_problems,
 )
 from tests.helpers.check_cases import check_each
 
@@ -23,31 +23,28 @@ CLOSED: Json = {
 
 @check_each("name", ["f", "mcp__find-it", "a" * 64])
 def test_names_are_letters_digits_and_dashes(name: str) -> None:
-    """One to sixty-four."""
-    assert not list(name_violations(name, "x"))
+    assert not list(check_name(name, "x"))
 
 
 @check_each("name", ["", "a b", "ns.f", "é", "a" * 65])
 def test_other_names_are_refused(name: str) -> None:
-    """With the place that they stand in."""
-    assert [violation.param for violation in name_violations(name, "x")] == ["x"]
+    assert [violation.param for violation in check_name(name, "x")] == ["x"]
 
 
 def test_a_strict_function_needs_a_closed_schema() -> None:
-    """One that is not strict does not."""
+    """A function that is not strict needs none."""
     loose = {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}
 
-    assert not list(function_violations(loose, "x"))
-    assert not list(function_violations({**loose, "strict": True, "parameters": CLOSED}, "x"))
-    found = list(function_violations({**loose, "strict": True}, "x"))
+    assert not list(check_function(loose, "x"))
+    assert not list(check_function({**loose, "strict": True, "parameters": CLOSED}, "x"))
+    found = list(check_function({**loose, "strict": True}, "x"))
     assert {violation.code for violation in found} == {"invalid_function_parameters"}
 
 
 def test_strict_format_needs_a_closed_schema() -> None:
-    """And a good name."""
-    assert not list(format_violations({"name": "x", "strict": True, "schema": CLOSED}, "p"))
-    assert list(format_violations({"name": "x", "strict": True, "schema": {"type": "object"}}, "p"))
-    assert list(format_violations({"name": "a b"}, "p"))
+    assert not list(check_format({"name": "x", "strict": True, "schema": CLOSED}, "p"))
+    assert list(check_format({"name": "x", "strict": True, "schema": {"type": "object"}}, "p"))
+    assert list(check_format({"name": "a b"}, "p"))
 
 
 @check_each(
@@ -62,22 +59,19 @@ def test_strict_format_needs_a_closed_schema() -> None:
     ],
 )
 def test_nested_open_schema_is_a_violation(schema: Json) -> None:
-    """However deep."""
-    assert list(strict_problems(CLOSED)) == []
-    assert len(list(strict_problems(schema))) == 1
+    assert list(find_strict_problems(CLOSED)) == []
+    assert len(list(find_strict_problems(schema))) == 1
 
 
 def test_lists_of_tools_have_limits() -> None:
-    """One to a hundred and twenty-eight."""
-    assert not list(list_violations([{}]))
-    assert list(list_violations([]))
-    assert list(list_violations([{}] * 129))
+    assert not list(check_tool_list([{}]))
+    assert list(check_tool_list([]))
+    assert list(check_tool_list([{}] * 129))
 
 
 def test_a_choice_is_on_offer_or_refused() -> None:
-    """By name."""
-    assert not list(choice_violations("f", ["f"], "function"))
-    assert list(choice_violations("g", ["f"], "function"))
+    assert not list(check_choice("f", ["f"], "function"))
+    assert list(check_choice("g", ["f"], "function"))
 
 
 @check_each(
@@ -92,4 +86,4 @@ def test_a_choice_is_on_offer_or_refused() -> None:
 def test_no_schema_is_a_violation_like_any_other(parameters: object) -> None:
     function = {"name": "f", "parameters": parameters, "strict": True}
 
-    assert [v.code for v in function_violations(function, "f")] == ["invalid_function_parameters"]
+    assert [v.code for v in check_function(function, "f")] == ["invalid_function_parameters"]

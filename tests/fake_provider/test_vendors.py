@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.fake_provider.answers import Json, Protocol
-from tests.fake_provider.vendors import KNOBS, PARAMETERS, check_knobs, list_refusals
+from tests.fake_provider.vendors import PARAMETERS, REFUSAL_RULES, check_rule_names, list_refusals
 from tests.helpers.check_cases import check_each
 
 USER: Json = {"role": "user", "content": "hi"}
@@ -75,16 +75,15 @@ CASES: dict[str, tuple[Json, Json]] = {
     ),
     **{name: (chat(**{name: 1}), chat()) for name in PARAMETERS},
 }
-"""Knob -> a request that it refuses, and one that it lets pass."""
+"""Rule -> a request that it refuses, and one that it lets pass."""
 
 
 def test_every_refusal_option_has_a_case() -> None:
-    """So that each is tested below."""
-    assert CASES.keys() == KNOBS.keys()
+    assert CASES.keys() == REFUSAL_RULES.keys()
 
 
 def test_fields_of_answers_are_extra_too() -> None:
-    """Some vendors refuse them in a history, though they are OpenAI's own."""
+    """Some vendors refuse these fields of OpenAI's answers in a history."""
     body = chat({"role": "assistant", "content": "a", "annotations": []})
 
     assert len(list_refusals("chat", body, {"message_extra_fields"})) == 1
@@ -92,7 +91,6 @@ def test_fields_of_answers_are_extra_too() -> None:
 
 @check_each("name", CASES)
 def test_refusal_option_rejects_its_parameter(name: str) -> None:
-    """And nothing else."""
     wrong, right = CASES[name]
 
     assert len(list_refusals("chat", wrong, {name})) == 1
@@ -114,14 +112,13 @@ def test_refusal_option_rejects_its_parameter(name: str) -> None:
     ],
 )
 def test_vendors_refuse_on_the_responses_api_too(name: str, body: Json) -> None:
-    """Where the same thing has another shape."""
     protocol: Protocol = "responses"
 
     assert len(list_refusals(protocol, body, {name})) == 1
 
 
 def test_names_are_checked() -> None:
-    """A misspelt knob would refuse nothing."""
-    assert check_knobs({"stop"}) == {"stop"}
-    with pytest.raises(ValueError, match="no such knobs: \\['halt'\\]"):
-        check_knobs({"halt"})
+    """A rule with a misspelt name would refuse nothing."""
+    assert check_rule_names({"stop"}) == {"stop"}
+    with pytest.raises(ValueError, match="no such rules: \\['halt'\\]"):
+        check_rule_names({"halt"})

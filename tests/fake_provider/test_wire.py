@@ -13,7 +13,7 @@ RESPONSES = Ask("responses", {"stream": True})
 
 
 def test_chat_ends_with_done_and_responses_without() -> None:
-    """As OpenAI does it, unless told otherwise."""
+    """This is OpenAI's behaviour and the default."""
     event = {"type": "x"}
 
     assert Framing().frames([event], "chat") == [b'data: {"type": "x"}\n\n', b"data: [DONE]\n\n"]
@@ -23,33 +23,29 @@ def test_chat_ends_with_done_and_responses_without() -> None:
 
 
 def test_lines_can_end_and_begin_otherwise() -> None:
-    """CRLF, and no space after the colon."""
     framing = Framing(newline="\r\n", space="")
 
     assert framing.frame({"a": 1}, "chat") == b'data:{"a": 1}\r\n\r\n'
 
 
 def test_letters_are_sent_as_they_are() -> None:
-    """Line separators of Unicode too, which some readers take for the end of a line."""
+    """This includes Unicode line separators, which some readers take for the end of a line."""
     assert "é\u2028🏔".encode() in Framing().frame({"a": "é\u2028🏔"}, "chat")
 
 
 def test_bytes_can_be_sent_one_by_one() -> None:
-    """So that letters are split between packets."""
     steps = list(Framing(by_byte=True).pace_steps(["é".encode(), Cut()]))
 
     assert steps == [b"\xc3", b"\xa9", Cut()]
 
 
 def test_frames_can_be_slow_commented_or_all_at_once() -> None:
-    """Each by its own switch."""
     assert list(Framing(delay=0.5).pace_steps([b"a"])) == [Pause(0.5), b"a"]
     assert list(Framing(comments=True).pace_steps([b"a"])) == [b": PROCESSING\n\n", b"a"]
     assert list(Framing(at_once=True).pace_steps([b"a", b"b"])) == [b"ab"]
 
 
 def test_an_answer_is_one_object_if_no_stream_is_requested() -> None:
-    """With the length of its body."""
     reply = Stream(Answer(text="a")).reply(Ask("chat", {}))
 
     assert reply.steps is None
@@ -59,7 +55,7 @@ def test_an_answer_is_one_object_if_no_stream_is_requested() -> None:
 
 @check_each("ask", [CHAT, RESPONSES], ids=["chat", "responses"])
 def test_changes_come_before_the_ending(ask: Ask) -> None:
-    """The first works on events, the second on frames."""
+    """``changes`` work on events, ``ending`` on frames."""
     stream = Stream(
         Answer(text="a"), [lambda events, ask: events[:1]], ending=lambda frames: [*frames, Cut()]
     )
@@ -72,7 +68,6 @@ def test_changes_come_before_the_ending(ask: Ask) -> None:
 
 
 def test_raw_is_not_rendered() -> None:
-    """A body, or events in the protocol's framing."""
     assert Raw(body=b"x", status=404).reply(CHAT).body == b"x"
     steps = Raw(events=[{"a": 1}]).reply(CHAT).steps
     assert steps == [b'data: {"a": 1}\n\n', b"data: [DONE]\n\n"]

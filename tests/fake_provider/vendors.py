@@ -1,4 +1,4 @@
-"""Refusals of vendors that OpenAI does not have, by name, for tests to switch on."""
+"""Rules for which vendors, but not OpenAI, refuse requests. Tests select them by name."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from .answers import Json, Protocol
 from .history import as_items
 from .shape import Violation, make_unknown_error
 
-Knob = Callable[[Protocol, Json], Violation | None]
+RefusalRule = Callable[[Protocol, Json], Violation | None]
 
 
-def check_knobs(names: Collection[str]) -> frozenset[str]:
-    """The names, all of them known."""
-    if strangers := set(names) - KNOBS.keys():
-        raise ValueError(f"no such knobs: {sorted(strangers)}; there are {sorted(KNOBS)}")
+def check_rule_names(names: Collection[str]) -> frozenset[str]:
+    """Return the names of rules. Raises ValueError for unknown ones."""
+    if unknown := set(names) - REFUSAL_RULES.keys():
+        raise ValueError(f"no such rules: {sorted(unknown)}; there are {sorted(REFUSAL_RULES)}")
     return frozenset(names)
 
 
 def list_refusals(protocol: Protocol, body: Json, names: Collection[str]) -> list[Violation]:
-    """The refusals of a vendor with these knobs for a request."""
-    said = (KNOBS[name](protocol, body) for name in sorted(names))
-    return [violation for violation in said if violation]
+    """Return the refusals of a request by a vendor with these rules."""
+    text = (REFUSAL_RULES[name](protocol, body) for name in sorted(names))
+    return [violation for violation in text if violation]
 
 
 def developer_role(protocol: Protocol, body: Json) -> Violation | None:
-    """DeepSeek, Zhipu: on both protocols."""
+    """DeepSeek and Zhipu, in both protocols."""
     for number, message in enumerate(_list_messages(protocol, body)):
         if message["role"] == "developer":
             allowed = "`system`, `user`, `assistant`, `tool`"
-            said = f"unknown variant `developer`, expected one of {allowed}"
+            text = f"unknown variant `developer`, expected one of {allowed}"
             return Violation(
                 f"Failed to deserialize the JSON body into the target type: messages[{number}]."
-                f"role: {said}"
+                f"role: {text}"
             )
     return None
 
@@ -50,7 +50,7 @@ def later_system(protocol: Protocol, body: Json) -> Violation | None:
 
 
 def same_role_twice(protocol: Protocol, body: Json) -> Violation | None:
-    """Templates that want user and assistant to alternate."""
+    """Templates that require user and assistant to alternate."""
     roles = [message["role"] for message in _list_messages(protocol, body)]
     if any(one == two in ("user", "assistant") for one, two in pairwise(roles)):
         return Violation("Conversation roles must alternate user/assistant/user/assistant/...")
@@ -60,23 +60,23 @@ def same_role_twice(protocol: Protocol, body: Json) -> Violation | None:
 def forced_tool_choice(protocol: Protocol, body: Json) -> Violation | None:
     """DashScope, DeepSeek and Kimi while thinking."""
     choice = body.get("tool_choice")
-    if (choice == "required" or isinstance(choice, dict)) and not _thinks_not(body):
-        said = "The tool_choice parameter does not support being set to required or object in "
-        return Violation(f"{said}thinking mode", "tool_choice")
+    if (choice == "required" or isinstance(choice, dict)) and not _has_thinking_disabled(body):
+        text = "The tool_choice parameter does not support being set to required or object in "
+        return Violation(f"{text}thinking mode", "tool_choice")
     return None
 
 
-def _thinks_not(body: Json) -> bool:
+def _has_thinking_disabled(body: Json) -> bool:
     switch = body.get("thinking") or {}
     return switch.get("type") == "disabled" or body.get("enable_thinking") is False
 
 
 def whole_answers(protocol: Protocol, body: Json) -> Violation | None:
-    """DashScope's models that think, Codex' own upstream, and others."""
+    """DashScope's thinking models, Codex's own upstream, and others."""
     if body.get("stream"):
         return None
-    said = "This model only support stream mode, please enable the stream parameter"
-    return Violation(f"{said} to access the model. ", None, "invalid_parameter_error")
+    text = "This model only support stream mode, please enable the stream parameter"
+    return Violation(f"{text} to access the model. ", None, "invalid_parameter_error")
 
 
 def json_schema(protocol: Protocol, body: Json) -> Violation | None:
@@ -100,11 +100,11 @@ def message_extra_fields(protocol: Protocol, body: Json) -> Violation | None:
 
 
 def reasoning_missing(protocol: Protocol, body: Json) -> Violation | None:
-    """DeepSeek and Kimi while thinking: a message with calls must bring its reasoning back."""
+    """DeepSeek and Kimi while thinking: a message with calls must have its reasoning."""
     for number, message in enumerate(_list_messages(protocol, body)):
         if message.get("tool_calls") and not message.get("reasoning_content"):
-            said = "reasoning_content is missing in assistant tool call message at index"
-            return Violation(f"thinking is enabled but {said} {number}")
+            text = "reasoning_content is missing in assistant tool call message at index"
+            return Violation(f"thinking is enabled but {text} {number}")
     return None
 
 
@@ -118,7 +118,7 @@ def content_parts(protocol: Protocol, body: Json) -> Violation | None:
 
 
 def content_null(protocol: Protocol, body: Json) -> Violation | None:
-    """Servers that want content even where there are only calls."""
+    """Servers that require content even in messages with calls."""
     for number, message in enumerate(_list_messages(protocol, body)):
         if message.get("content") is None:
             where = f"messages[{number}].content"
@@ -127,7 +127,7 @@ def content_null(protocol: Protocol, body: Json) -> Violation | None:
 
 
 def strict_functions(protocol: Protocol, body: Json) -> Violation | None:
-    """Mistral: ``strict`` is unknown to functions."""
+    """Mistral: functions have no ``strict``."""
     for number, tool in enumerate(body.get("tools") or ()):
         if "strict" in tool.get("function", tool):
             return make_unknown_error(f"tools[{number}].function.strict")
@@ -135,11 +135,11 @@ def strict_functions(protocol: Protocol, body: Json) -> Violation | None:
 
 
 def custom_tools(protocol: Protocol, body: Json) -> Violation | None:
-    """Nearly all but OpenAI: tools are functions."""
+    """Nearly all vendors: all tools are functions."""
     for number, tool in enumerate(body.get("tools") or ()):
         if tool["type"] != "function":
-            said = f"unknown variant `{tool['type']}`, expected `function`"
-            return Violation(said, f"tools[{number}].type")
+            text = f"unknown variant `{tool['type']}`, expected `function`"
+            return Violation(text, f"tools[{number}].type")
     return None
 
 
@@ -157,14 +157,14 @@ def _list_messages(protocol: Protocol, body: Json) -> list[Json]:
     return [item for item in as_items(body.get("input")) if "role" in item]
 
 
-def _refuse_parameter(name: str) -> Knob:
-    """A parameter that the vendor does not know."""
+def _refuse_parameter(name: str) -> RefusalRule:
+    """Return the rule of a vendor that does not know a parameter."""
 
     def refuse(protocol: Protocol, body: Json) -> Violation | None:
         if name not in body:
             return None
-        said = f"Unsupported parameter: '{name}' is not supported with this model."
-        return Violation(said, name, "unsupported_parameter")
+        text = f"Unsupported parameter: '{name}' is not supported with this model."
+        return Violation(text, name, "unsupported_parameter")
 
     return refuse
 
@@ -188,7 +188,7 @@ PARAMETERS = (
     "service_tier",
     "user",
 )
-"""Parameters that one vendor or another refuses."""
+"""Parameters that some vendors refuse."""
 
 _RULES: tuple[Any, ...] = (
     developer_role,
@@ -207,7 +207,7 @@ _RULES: tuple[Any, ...] = (
     *dialects.RULES,
 )
 
-KNOBS: dict[str, Knob] = {
+REFUSAL_RULES: dict[str, RefusalRule] = {
     **{name: _refuse_parameter(name) for name in PARAMETERS},
     **{rule.__name__: rule for rule in _RULES},
 }

@@ -1,6 +1,6 @@
-"""How a reply is written: its head, its frames, and the steps between them.
+"""Describes the bytes of a reply: its head, its frames, and the steps between them.
 
-A ``Reply`` is data; ``scripted`` performs it on a connection.
+A ``Reply`` is data; ``listener`` writes it to a connection.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ SSE_TYPE = "text/event-stream; charset=utf-8"
 
 @dataclass(frozen=True)
 class Pause:
-    """Nothing is sent for so many seconds."""
+    """Send nothing for ``seconds``."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Stall:
-    """Nothing is sent until the test sets ``release``, the client leaves, or it is too long."""
+    """Send nothing until the test sets ``release``, the client disconnects, or ``seconds`` pass."""
 
     seconds: float = 30.0
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The connection ends here: by a reset, or closed in good order but without its end."""
+    """End the connection: with a reset, or by closing it before the end of the body."""
 
     reset: bool = True
 
@@ -44,8 +44,8 @@ Step = bytes | Pause | Stall | Cut
 class Reply:
     """One HTTP response.
 
-    ``body`` goes out with its length; ``steps``, when not None, as chunks instead. ``before`` is
-    done in place of the status line's first byte. A header of None is left out.
+    ``body`` is sent with its length. If ``steps`` is not None, they are sent as chunks instead.
+    ``before`` is performed before the status line. A header of None is left out.
     """
 
     status: int = 200
@@ -57,11 +57,11 @@ class Reply:
 
 @dataclass(frozen=True)
 class Framing:
-    """How events become bytes.
+    """The encoding of events.
 
-    ``done`` writes ``[DONE]``; None is as OpenAI does it: after a chat stream only. ``delay`` is
-    in seconds before each frame, ``by_byte`` sends every byte alone, ``comments`` puts a comment
-    in front of each frame, ``at_once`` sends all frames in one packet.
+    ``done`` adds ``[DONE]``; with None only to chat streams, as OpenAI does. ``delay`` is the pause
+    before each frame in seconds, ``by_byte`` sends each byte separately, ``comments`` adds a comment
+    before each frame, ``at_once`` sends all frames in one packet.
     """
 
     newline: str = "\n"
@@ -74,21 +74,22 @@ class Framing:
     delay: float = 0.0
 
     def frames(self, events: Sequence[Json], protocol: Protocol) -> list[bytes]:
-        """One frame per event, and ``[DONE]``."""
-        said = [self.frame(event, protocol) for event in events]
-        if protocol == "chat" if self.done is None else self.done:
-            said.append(self._lines(f"data:{self.space}[DONE]"))
-        return said
+        """Return one frame per event, and ``[DONE]``."""
+        frames = [self.frame(event, protocol) for event in events]
+        has_done = protocol == "chat" if self.done is None else self.done
+        if has_done:
+            frames.append(self._lines(f"data:{self.space}[DONE]"))
+        return frames
 
     def frame(self, event: Json, protocol: Protocol) -> bytes:
-        """One event; only the Responses API names it in a line of its own."""
+        """Return the frame of an event. Only the Responses API has an ``event`` line."""
         data = f"data:{self.space}{json.dumps(event, ensure_ascii=False)}"
         if protocol == "chat" or "type" not in event:
             return self._lines(data)
         return self._lines(f"event:{self.space}{event['type']}", data)
 
     def pace_steps(self, steps: Sequence[Step]) -> Iterator[Step]:
-        """The steps with the pauses and comments of this framing."""
+        """Yield the steps with the pauses and comments of this framing."""
         for step in self._join_steps(steps):
             if self.delay:
                 yield Pause(self.delay)
@@ -109,24 +110,24 @@ class Framing:
 
 
 Change = Callable[[list[Json], Ask], list[Json]]
-"""What a vendor makes of the events that OpenAI would send."""
+"""Changes OpenAI's events to those of a vendor."""
 
 Ending = Callable[[list[bytes]], Sequence[Step]]
-"""What becomes of the frames on a bad day."""
+"""Converts the frames of an answer to steps, which may cut or stall it."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """An answer, streamed when the request asks for it; otherwise sent whole.
+    """An answer, which is streamed if the request asks for it and otherwise sent whole.
 
-    A whole answer is spoiled by ``spoiled`` as a stream is by ``changes``, and cut, ended or
-    stalled by ``ending`` in as many pieces as the stream would have frames.  All of a slow one
-    comes when the last frame would.
+    ``change_whole`` changes a whole answer, as ``changes`` do with a stream. For ``ending``, a whole
+    answer is split into as many pieces as the stream would have frames. With a ``delay``, it is sent
+    at the time of the stream's last frame.
     """
 
     answer: Answer = field(default_factory=Answer)
     changes: Sequence[Change] = ()
-    spoiled: Callable[[Json, Ask], Json] | None = None
+    change_whole: Callable[[Json, Ask], Json] | None = None
     framing: Framing = Framing()
     ending: Ending = list
     headers: Mapping[str, str | None] = field(default_factory=dict)
@@ -143,7 +144,7 @@ class Stream:
 
     def _make_whole(self, ask: Ask, count: int) -> Reply:
         answer = RENDER[ask.protocol][1](self.answer, ask)
-        reply = make_whole_reply(self.spoiled(answer, ask) if self.spoiled else answer)
+        reply = make_whole_reply(self.change_whole(answer, ask) if self.change_whole else answer)
         size = -(-len(reply.body) // count)
         pieces = [reply.body[i : i + size] for i in range(0, len(reply.body), size)]
         steps = self.ending(pieces)
@@ -156,16 +157,16 @@ class Stream:
         )
 
     def events(self, ask: Ask) -> list[Json]:
-        """The events as this vendor sends them."""
-        said = RENDER[ask.protocol][0](self.answer, ask)
+        """Return the events as this vendor sends them."""
+        events = RENDER[ask.protocol][0](self.answer, ask)
         for change in self.changes:
-            said = change(said, ask)
-        return said
+            events = change(events, ask)
+        return events
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Exactly these events, or exactly this body, for any request."""
+    """An answer with exactly these events, or exactly this body, for any request."""
 
     events: Sequence[Json] | None = None
     body: bytes = b""
@@ -185,7 +186,7 @@ class Raw:
 def make_whole_reply(
     value: Json, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Reply:
-    """A JSON object as the body."""
+    """Return a reply with a JSON object as its body."""
     body = json.dumps(value, ensure_ascii=False).encode()
     return Reply(status, {"content-type": JSON_TYPE, **(headers or {})}, body)
 
@@ -195,4 +196,4 @@ RENDER = {
     "chat": (chat.make_chunks, chat.make_completion),
     "responses": (responses.make_events, responses.make_response),
 }
-"""Protocol -> how an answer is streamed, and how it is sent whole."""
+"""Protocol -> functions that render an answer as a stream and as a whole."""

@@ -38,7 +38,7 @@ USAGE_SECONDS = 0.5
 class CountedUpstream(ScriptedUpstream):
     """Answers every request with `TOKENS` tokens."""
 
-    def _say(self, protocol: Protocol, body: Json) -> Reply:
+    def _make_answer(self, protocol: Protocol, body: Json) -> Reply:
         with self._lock:
             self._serial += 1
             ask = Ask(protocol, body, self._serial)

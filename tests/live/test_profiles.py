@@ -62,7 +62,7 @@ STRICTNESS: dict[str, set[str]] = {
     "ollama": {*OPENAI_ONLY, "max_completion_tokens", "custom_tools"},
     "lmstudio": {*OPENAI_ONLY, "max_completion_tokens", "reasoning_effort", "custom_tools"},
 }  # fmt: skip
-"""Provider -> what it refuses, by the names of the scripted upstream's knobs."""
+"""Provider -> what it refuses, by the names of the scripted upstream's rules."""
 
 MENDED_BY_ALL = {"developer_role", "max_completion_tokens", "custom_tools"}
 """What even the careful profile sees to."""

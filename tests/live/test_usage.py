@@ -75,7 +75,7 @@ class CountingUpstream(ScriptedUpstream):
         self.counts: dict[str, Counts] = {client: Counter() for client in CLIENTS}
         self.arrived = {serial: threading.Event() for serial in range(REQUESTS)}
 
-    def _say(self, protocol: Protocol, body: Json) -> Reply:
+    def _make_answer(self, protocol: Protocol, body: Json) -> Reply:
         match = re.search(r"(\w+) (\d+) (\w+)!", json.dumps(body))
         assert match is not None, body
         kind, serial, client = match[1], int(match[2]), match[3]
