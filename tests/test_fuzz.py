@@ -20,7 +20,7 @@ from tests.fake_provider.answers import Ask, Protocol
 from tests.fake_provider.wire import RENDER
 from tests.helpers import generated
 from tests.helpers.hosted import host_forwarder
-from tests.live.talk import PAIRINGS, PATHS, TERMINALS, ClientAnswer, asking, http
+from tests.live.talk import PAIRINGS, PATHS, TERMINALS, ClientAnswer, http, make_body
 
 pytestmark = pytest.mark.slow
 
@@ -171,7 +171,7 @@ def test_invalid_answer_is_translated_or_an_upstream_error(
     upstream.forget()
     upstream.script(said)
     more = {"tools": TOOLS[client]} if random.random() < 0.5 else {}
-    body = asking(client, model=f"{over}/m", stream=stream, **more)
+    body = make_body(client, model=f"{over}/m", stream=stream, **more)
 
     answered = post(client, json.dumps(body).encode())
 
@@ -224,7 +224,7 @@ USER = [{"role": "user", "content": "hi"}]
 def test_refusals_that_were_missing(
     client: str, over: str, more: Json, param: str, post: Post
 ) -> None:
-    body = {**asking(client, model=f"{over}/m"), **more}
+    body = {**make_body(client, model=f"{over}/m"), **more}
 
     answered = post(client, generated.encode_json(body))
 
@@ -235,7 +235,7 @@ def test_text_cut_within_a_character_is_accepted(post: Post, upstream: ScriptedU
     upstream.forget()
 
     answered = post(
-        "chat", generated.encode_json(asking("chat", "cut \ud83d", model="responses/m"))
+        "chat", generated.encode_json(make_body("chat", "cut \ud83d", model="responses/m"))
     )
 
     assert answered.status == 200
@@ -265,7 +265,9 @@ def test_events_that_were_taken_for_mistakes_of_the_forwarder(
     upstream.forget()
     upstream.script(Raw(body=body, headers={"content-type": "text/event-stream"}))
 
-    answered = post(client, json.dumps(asking(client, model=f"{over}/m", stream=stream)).encode())
+    answered = post(
+        client, json.dumps(make_body(client, model=f"{over}/m", stream=stream)).encode()
+    )
 
     assert_discreet(answered)
     if answered.status == 200:
@@ -283,7 +285,7 @@ def test_strange_values_of_a_response_do_not_reach_a_chat_client(
     upstream.forget()
     upstream.script(Raw(body=json.dumps({**whole, field: value}).encode()))
 
-    answered = post("chat", json.dumps(asking("chat", model="responses/m")).encode())
+    answered = post("chat", json.dumps(make_body("chat", model="responses/m")).encode())
 
     assert answered.status == 200
     assert answered.mistakes == []
@@ -293,7 +295,7 @@ def test_too_large_tool_call_index_is_ignored(post: Post, upstream: ScriptedUpst
     upstream.forget()
     arguments = {"command": ["ls"], "timeout_ms": 10**30}
     upstream.script(Answer(calls=[Call("local_shell", arguments)]))
-    body = asking("responses", model="chat/m", tools=[{"type": "local_shell"}])
+    body = make_body("responses", model="chat/m", tools=[{"type": "local_shell"}])
 
     answered = post("responses", json.dumps(body).encode())
 
@@ -307,7 +309,7 @@ def test_too_deeply_nested_arguments_are_an_upstream_error(
     upstream.forget()
     deep = generated.encode_json({"query": generated.DEEP}).decode()
     upstream.script(Answer(text="Hi.", calls=[Call("tool_search", deep)]))
-    body = asking("responses", model="chat/m", stream=stream, tools=TOOLS["responses"])
+    body = make_body("responses", model="chat/m", stream=stream, tools=TOOLS["responses"])
 
     answered = post("responses", json.dumps(body).encode())
 

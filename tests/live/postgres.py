@@ -31,7 +31,7 @@ def _find_program(name: str) -> str | None:
 
 
 _SERVER, _INITDB = _find_program("postgres"), _find_program("initdb")
-_ANYBODY: dict[str, Any] = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
+_UNPRIVILEGED: dict[str, Any] = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
 """The server refuses to run as root."""
 
 needs_postgres = pytest.mark.skipif(
@@ -57,7 +57,7 @@ class Postgres:
         directory = self._directory
         options = [*("-p", str(self._port)), *("-h", "127.0.0.1"), *("-k", str(directory)), "-F"]
         command = [_SERVER, "-D", str(directory / "data"), *options]
-        self._server = subprocess.Popen(command, cwd=directory, **_ANYBODY, **_QUIET)
+        self._server = subprocess.Popen(command, cwd=directory, **_UNPRIVILEGED, **_QUIET)
         _wait(self.url)
 
     def stop(self) -> None:
@@ -80,13 +80,13 @@ def run_postgres_process() -> Iterator[Postgres]:
     """Run a server; stop and remove it at the end."""
     assert _INITDB, "PostgreSQL is not installed"
     directory = Path(tempfile.mkdtemp(prefix="forwarder-pg-"))
-    if _ANYBODY:
-        shutil.chown(directory, **_ANYBODY)
+    if _UNPRIVILEGED:
+        shutil.chown(directory, **_UNPRIVILEGED)
     # On a machine without a locale, the default encoding would be SQL_ASCII.
     locale = ["--locale=C", "--encoding=UTF8"]
     data = ["-D", str(directory / "data")]
     made = [_INITDB, *data, "-A", "trust", "-U", "forwarder", "--no-sync", *locale]
-    subprocess.run(made, check=True, cwd=directory, **_ANYBODY, **_QUIET)
+    subprocess.run(made, check=True, cwd=directory, **_UNPRIVILEGED, **_QUIET)
     server = Postgres(directory)
     try:
         server.start()

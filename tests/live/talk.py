@@ -29,7 +29,7 @@ PAIRINGS = [(client, upstream) for client in PATHS for upstream in PATHS]
 """The protocols of client and upstream. A model ``chat/m`` or ``responses/m`` selects the latter."""
 
 
-def asking(client: str, prompt: str = "hi", model: str = "m", **more: Any) -> Json:
+def make_body(client: str, prompt: str = "hi", model: str = "m", **more: Any) -> Json:
     """Return the body of a request with one user message."""
     conversation: Json = {"input": prompt}
     if client == "chat":

@@ -13,7 +13,7 @@ from tests.fake_provider import Answer, ScriptedUpstream
 from tests.live.conftest import Serve, settings
 from tests.live.neighbour import Neighbour
 from tests.live.server import Server
-from tests.live.talk import ask, asking, http
+from tests.live.talk import ask, http, make_body
 
 HANDSHAKE = {
     "Connection": "Upgrade",
@@ -62,7 +62,7 @@ def send_raw(server: Server, method: str, path: str, body: bytes, **headers: str
 def test_a_page_of_another_site_cannot_use_the_upstream(
     without_keys: Server, upstream: ScriptedUpstream
 ) -> None:
-    body = json.dumps(asking("chat")).encode()
+    body = json.dumps(make_body("chat")).encode()
     for origin in (EVIL, "null", "http://127.0.0.1:1"):
         page = {"Host": urlsplit(without_keys.url).netloc, "Content_Type": "text/plain"}
         status = send_raw(without_keys, "POST", "/v1/chat/completions", body, Origin=origin, **page)
@@ -73,7 +73,7 @@ def test_a_page_of_another_site_cannot_use_the_upstream(
 def test_a_page_with_dns_rebinding_reads_no_response(
     without_keys: Server, upstream: ScriptedUpstream
 ) -> None:
-    body = json.dumps(asking("responses")).encode()
+    body = json.dumps(make_body("responses")).encode()
     rebound = {"Host": "rebound.example:8000", "Origin": "http://rebound.example:8000"}
 
     assert send_raw(without_keys, "POST", "/v1/responses", body, **rebound) == 403
@@ -118,7 +118,7 @@ def test_no_page_is_the_administrator(with_keys: Server) -> None:
 def test_sealed_reasoning_of_one_client_is_unreadable_for_another(
     with_keys: Server, upstream: ScriptedUpstream
 ) -> None:
-    first = asking("responses", model="chat/m", include=["reasoning.encrypted_content"])
+    first = make_body("responses", model="chat/m", include=["reasoning.encrypted_content"])
     upstream.script(Answer(text="Done.", reasoning="a private thought"))
     output = ask(with_keys, "responses", first, X_Api_Key="key-a").json["output"]
     assert output[0]["encrypted_content"].startswith("fwd2.")

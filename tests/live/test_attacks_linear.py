@@ -19,7 +19,7 @@ from tests.fake_provider import Answer, ScriptedUpstream
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.neighbour import Neighbour
 from tests.live.server import Server, free_port
-from tests.live.talk import PATHS, asking
+from tests.live.talk import PATHS, make_body
 
 pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
@@ -172,7 +172,7 @@ def make_doubling(keyword: str) -> Json:
 
 def with_format(schema: Json, model: str) -> bytes:
     named = {"name": "a", "schema": schema}
-    body = asking(
+    body = make_body(
         "chat", model=model, response_format={"type": "json_schema", "json_schema": named}
     )
     return json.dumps(body).encode()

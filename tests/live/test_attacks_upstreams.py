@@ -19,7 +19,7 @@ from tests.helpers.loopback import Server as Loopback
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.neighbour import MAX_STALL, Neighbour
 from tests.live.server import Server
-from tests.live.talk import ClientAnswer, ask, asking, http
+from tests.live.talk import ClientAnswer, ask, http, make_body
 
 pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
@@ -177,7 +177,9 @@ def ask_all(server: Server, count: int) -> list[ClientAnswer]:
     """The answers to as many requests at once."""
     with ThreadPoolExecutor(count) as pool:
         return list(
-            pool.map(lambda _: ask(server, "chat", asking("chat", model="hostile/m")), range(count))
+            pool.map(
+                lambda _: ask(server, "chat", make_body("chat", model="hostile/m")), range(count)
+            )
         )
 
 
@@ -251,7 +253,7 @@ def test_slow_name_servers_of_clients_delay_no_upstream(
         waits = []
         for _ in range(10):
             started = time.monotonic()
-            got = ask(server, "chat", asking("chat", model="chat/m"), X_Api_Key="k")
+            got = ask(server, "chat", make_body("chat", model="chat/m"), X_Api_Key="k")
             assert got.status == 200
             waits.append(time.monotonic() - started)
         refused = [each.result() for each in fetches]

@@ -25,7 +25,7 @@ from tests.helpers.waiting import wait_until
 from tests.live.conftest import Serve, settings
 from tests.live.neighbour import Neighbour, connect_to_each_worker, list_workers
 from tests.live.server import Server
-from tests.live.talk import PATHS, asking, http
+from tests.live.talk import PATHS, http, make_body
 
 pytestmark = pytest.mark.slow
 
@@ -92,14 +92,14 @@ def read_error(sock: socket.socket) -> tuple[int, dict[str, Any]]:
 
 def ask(server: Server, key: str = "k") -> int:
     headers = {"Authorization": f"Bearer {key}"}
-    answer = http.post(f"{server.v1}{PATHS['chat']}", json=asking("chat"), headers=headers)
+    answer = http.post(f"{server.v1}{PATHS['chat']}", json=make_body("chat"), headers=headers)
     return answer.status_code
 
 
 def ask_over(connection: HTTPConnection) -> int:
     """The status of an answer from the worker that has accepted the connection."""
     headers = {"Authorization": "Bearer k", "Content-Type": "application/json"}
-    connection.request("POST", f"/v1{PATHS['chat']}", json.dumps(asking("chat")), headers)
+    connection.request("POST", f"/v1{PATHS['chat']}", json.dumps(make_body("chat")), headers)
     answer = connection.getresponse()
     answer.read()
     return answer.status
@@ -203,7 +203,7 @@ def test_chunks_with_more_framing_than_data_are_refused(
 def test_small_chunks_of_an_honest_client_are_read(
     server: Server, upstream: ScriptedUpstream
 ) -> None:
-    data = json.dumps(asking("chat", "x" * 200_000)).encode()
+    data = json.dumps(make_body("chat", "x" * 200_000)).encode()
     chunks = [data[at : at + 10] for at in range(0, len(data), 10)]
     body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
     with connect(server) as sock:
@@ -324,7 +324,7 @@ def ask_and_never_read(sock: socket.socket, upstream: ScriptedUpstream) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     asked = len(upstream.requests)
     upstream.script(Answer(text="word " * 4_000_000, pieces=2000))
-    body = json.dumps(asking("chat", stream=True)).encode()
+    body = json.dumps(make_body("chat", stream=True)).encode()
     sock.sendall(encode_head("/v1/chat/completions", f"Content-Length: {len(body)}") + body)
     wait_until(lambda: len(upstream.requests) > asked)  # it and no other has the script
 
@@ -439,7 +439,7 @@ def test_an_aborted_worker_is_replaced(serve: Serve, upstream: ScriptedUpstream)
     (before,) = list_workers(server)
     upstream.script(faults.stall(Answer(text="word " * 40), after=2))
     with http.stream(
-        "POST", f"{server.v1}/responses", json=asking("responses", stream=True)
+        "POST", f"{server.v1}/responses", json=make_body("responses", stream=True)
     ) as got:
         next(got.iter_lines())
         os.kill(before, signal.SIGABRT)

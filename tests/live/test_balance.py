@@ -18,7 +18,7 @@ from tests.fake_provider import ScriptedUpstream, faults
 from tests.helpers.loopback import unused_port
 from tests.live.redis import needs_redis, run_redis, run_redis_process
 from tests.live.server import GUNICORN, Server, free_port, running
-from tests.live.talk import ClientAnswer, ask, asking, http
+from tests.live.talk import ClientAnswer, ask, http, make_body
 from tests.live.test_metrics import workers_of
 
 TWO = (*GUNICORN, "-w", "2")
@@ -44,7 +44,7 @@ def count_keys(provider: ScriptedUpstream) -> Counter[str]:
 
 
 def send(server: Server, **more: object) -> ClientAnswer:
-    return ask(server, "chat", asking("chat", model="chat/m", **more))
+    return ask(server, "chat", make_body("chat", model="chat/m", **more))
 
 
 @contextlib.contextmanager

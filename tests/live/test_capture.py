@@ -19,7 +19,7 @@ from tests.live.conftest import KEY as UPSTREAM_KEY
 from tests.live.conftest import settings
 from tests.live.processes import inherit_environment
 from tests.live.server import GUNICORN, ROOT, Server, running
-from tests.live.talk import PAIRINGS, ask, asking, http
+from tests.live.talk import PAIRINGS, ask, http, make_body
 from tests.live.test_websocket import Talk
 
 TWO = (*GUNICORN, "-w", "2")
@@ -110,7 +110,7 @@ def test_two_workers_share_their_captures(
     for streamed in (True, False):
         for client, over in PAIRINGS:
             upstream.script(Answer(text="one two three", pieces=3))
-            body = asking(client, model=f"{over}/m", stream=streamed)
+            body = make_body(client, model=f"{over}/m", stream=streamed)
             path = "/v1/chat/completions" if client == "chat" else "/v1/responses"
             assert post(two_workers, path, json=body).status_code == 200
 
@@ -136,7 +136,7 @@ def test_no_secret_is_in_any_file_or_answer(
 ) -> None:
     said = f"Incorrect API key provided: {UPSTREAM_KEY}, for {CLIENT} and {PERSON}."
     headers = {"Cookie": f"session={OTHER}", "X-Api-Key": OTHER}
-    body = asking("responses", f"my keys are {CLIENT} and {UPSTREAM_KEY}", model="chat/m",
+    body = make_body("responses", f"my keys are {CLIENT} and {UPSTREAM_KEY}", model="chat/m",
                   user=PERSON)  # fmt: skip
     upstream.script(faults.refuse_with_status(403, message=said), faults.error_in_200(said),
                     faults.error_event(Answer(text=said, pieces=2), after=2), Answer(text=said))  # fmt: skip
@@ -172,7 +172,7 @@ def test_capture_disabled_is_reported_and_writes_no_file(
 ) -> None:
     with running(settings(upstream), tmp_path) as server:
         upstream.script(Answer(text="hi"))
-        ask(server, "chat", asking("chat"))
+        ask(server, "chat", make_body("chat"))
         before = {path.name for path in tmp_path.iterdir()}
         got = http.get(server.url + PATH)
 
@@ -190,7 +190,7 @@ def test_captures_are_limited_in_number_size_and_age(
     with running(capture_settings, tmp_path, TWO) as server:
         for number in range(12):
             upstream.script(Answer(text="word " * 400, pieces=300))
-            body = asking("responses", f"{number} " + "x" * 9000, model="chat/m", stream=True)
+            body = make_body("responses", f"{number} " + "x" * 9000, model="chat/m", stream=True)
             assert post(server, "/v1/responses", json=body).status_code == 200
 
         def read_files() -> list[bytes]:
@@ -226,7 +226,7 @@ def test_a_failing_request_is_captured_and_its_failure_reproduced(
     path = "/v1/chat/completions" if client == "chat" else "/v1/responses"
     for fault in failing:
         upstream.script(fault)
-        post(two_workers, path, json=asking(client, model=f"{over}/m", stream=True))
+        post(two_workers, path, json=make_body(client, model=f"{over}/m", stream=True))
     found = wait_for_exchanges(two_workers, len(failing))
     upstream.requests.clear()
 
@@ -282,7 +282,7 @@ def test_a_request_is_sent_again_to_the_upstream_of_today(
     two_workers: Server, capture_settings: dict[str, str], upstream: ScriptedUpstream
 ) -> None:
     upstream.script(faults.refuse_with_status(500))
-    id_ = post(two_workers, "/v1/responses", json=asking("responses", model="chat/m")).headers[
+    id_ = post(two_workers, "/v1/responses", json=make_body("responses", model="chat/m")).headers[
         "x-request-id"
     ]
     wait_for_exchanges(two_workers, 1)
@@ -320,7 +320,7 @@ def test_turns_of_a_websocket_are_exchanges(
 
 def test_a_client_that_leaves_is_captured(two_workers: Server, upstream: ScriptedUpstream) -> None:
     upstream.script(faults.slow_down(Answer(text="word " * 300, pieces=300), delay=0.02))
-    body = asking("responses", model="chat/m", stream=True)
+    body = make_body("responses", model="chat/m", stream=True)
     with http.stream("POST", f"{two_workers.v1}/responses", json=body,
                      headers={"Authorization": f"Bearer {CLIENT}"}) as answer:  # fmt: skip
         next(answer.iter_bytes())
@@ -337,7 +337,7 @@ def test_capture_in_memory_is_saved_and_replayed(
     capture_settings |= {"FORWARDER_CAPTURE": "memory"}
     with running(capture_settings, tmp_path) as server:
         upstream.script(faults.refuse_with_status(429))
-        post(server, "/v1/responses", json=asking("responses", model="chat/m"))
+        post(server, "/v1/responses", json=make_body("responses", model="chat/m"))
         (found,) = wait_for_exchanges(server, 1)
         assert admin(server).json()["shared"] is False
         file = tmp_path / "saved.json"

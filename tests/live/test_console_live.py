@@ -17,7 +17,7 @@ from tests.helpers.waiting import wait_until
 from tests.live.browser import NEEDS_BROWSER, SCHEMES, WIDTHS, check_page, open_page, run_browser
 from tests.live.conftest import settings
 from tests.live.server import GUNICORN, Server, running
-from tests.live.talk import asking, http
+from tests.live.talk import http, make_body
 
 ADMIN = "sk-admin-4712"
 HEADERS = {"Authorization": f"Bearer {ADMIN}"}
@@ -62,7 +62,7 @@ def follow(server: Server, query: str = "") -> Iterator[Iterator[Event]]:
 def start_stream(server: Server, upstream: ScriptedUpstream, seconds: float) -> threading.Thread:
     """Start a request with an answer that is streamed for so long."""
     upstream.script(faults.slow_down(Answer(text="word " * 60, pieces=60), delay=seconds / 60))
-    body = asking("responses", "tell me", model="chat/m", stream=True)
+    body = make_body("responses", "tell me", model="chat/m", stream=True)
     thread = threading.Thread(
         target=http.post, args=(f"{server.v1}/responses",), kwargs={"json": body}
     )
@@ -163,7 +163,7 @@ def test_list_follows_an_exchange_to_its_end(
         page.goto(f"{open_server.url}{PATH}")
         page.get_by_role("button", name="Pause").click()
         upstream.script(Answer(text="more"))
-        http.post(f"{open_server.v1}/responses", json=asking("responses", model="chat/m"))
+        http.post(f"{open_server.v1}/responses", json=make_body("responses", model="chat/m"))
         page.get_by_role("button", name="Resume (1)").wait_for()
         assert row.count() == 1
         page.keyboard.press("Enter")  # the button has the focus
@@ -176,7 +176,7 @@ def test_pages_of_hostile_exchanges_are_accessible_and_harmless(
 ) -> None:
     upstream.script(Answer(text=HOSTILE, reasoning=HOSTILE), faults.refuse_with_status(429))
     for _ in range(2):
-        body = asking("responses", HOSTILE, model="chat/m", stream=True, user=HOSTILE[:60])
+        body = make_body("responses", HOSTILE, model="chat/m", stream=True, user=HOSTILE[:60])
         http.post(f"{open_server.v1}/responses", json=body)
     addresses = [PATH]
     listed = http.get(f"{open_server.url}/forwarder/exchanges").json()["data"]

@@ -12,7 +12,7 @@ from tests.fake_provider import Answer, Call, Framing, ScriptedUpstream, Stream,
 from tests.helpers.check_cases import check_each
 from tests.live.conftest import Serve, settings
 from tests.live.server import Server
-from tests.live.talk import ClientAnswer, Json, ask, asking
+from tests.live.talk import ClientAnswer, Json, ask, make_body
 from tests.live.test_faults import leave
 
 either = check_each("stream", [False, True], ids=["whole", "streamed"])
@@ -44,7 +44,7 @@ def chat(forwarder: Server, stream: bool = True, **more: Any) -> ClientAnswer:
     """The answer to a chat client over the Responses upstream."""
     wishes = USAGE if stream else {}
     return ask(
-        forwarder, "chat", asking("chat", stream=stream, **{**OVER_RESPONSES, **wishes, **more})
+        forwarder, "chat", make_body("chat", stream=stream, **{**OVER_RESPONSES, **wishes, **more})
     )
 
 
@@ -169,7 +169,7 @@ def test_all_upstream_streams_are_closed_when_the_client_disconnects(
     answer = faults.slow_down(Answer(text="word " * 300, pieces=300), delay=0.02)
     stalled = faults.stall(Answer(text=TEXT), after=5)
     upstream.script(*[stalled if silent else answer] * 3)
-    body = asking("chat", stream=True, n=3, **OVER_RESPONSES)
+    body = make_body("chat", stream=True, n=3, **OVER_RESPONSES)
     leave(forwarder, "chat", body, after=b"data: ")
     deadline = time.monotonic() + 3
     while len(upstream.requests) < 3 and time.monotonic() < deadline:
@@ -225,7 +225,7 @@ def test_only_one_call_is_made_where_the_client_forbids_more(
     if client == "responses":
         tool = {"type": "function", "strict": False, **function}
     forbidding = {"tools": [tool], "parallel_tool_calls": False}
-    body = asking(client, model=f"{over}/m", stream=stream, **forbidding)
+    body = make_body(client, model=f"{over}/m", stream=stream, **forbidding)
     answered = ask(forwarder, client, body)
     assert answered.content.calls == [("f", '{"a": 1}')]
     assert [m for m in answered.mistakes if not m.startswith(".obfuscation")] == []
@@ -253,10 +253,10 @@ def test_upstream_with_stored_responses_gets_results_of_all_calls(
     upstream.script(*[Answer(calls=[Call("f", id="c1"), Call("f", id="c2")])] * 2)
     tool: Json = {"type": "function", "name": "f", "strict": False, "parameters": None}
     once = {"model": "responses/m", "parallel_tool_calls": False}
-    native = ask(keeping, "responses", asking("responses", **once, tools=[tool]))
+    native = ask(keeping, "responses", make_body("responses", **once, tools=[tool]))
     assert len(native.content.calls) == 2
     tool = {"type": "function", "function": {"name": "f"}}
-    assert len(ask(keeping, "chat", asking("chat", **once, tools=[tool])).content.calls) == 1
+    assert len(ask(keeping, "chat", make_body("chat", **once, tools=[tool])).content.calls) == 1
 
 
 LONG = [
@@ -320,7 +320,7 @@ def test_a_schema_is_emulated_for_a_provider_without_schemas(
     upstream.forget()
     upstream.script(Answer(text='{"town": 1}'), Answer(text=f"```json\n{FIT}\n```", pieces=7))
     answered = ask(
-        forwarder, client, asking(client, model="plain/m", stream=stream, **schema_of(client))
+        forwarder, client, make_body(client, model="plain/m", stream=stream, **schema_of(client))
     )
     assert answered.content.text == FIT
     assert answered.mistakes == []
@@ -334,7 +334,7 @@ def test_a_provider_that_knows_schemas_gets_them(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text=FIT))
-    ask(forwarder, "responses", asking("responses", model="chat/m", **schema_of("responses")))
+    ask(forwarder, "responses", make_body("responses", model="chat/m", **schema_of("responses")))
     assert upstream.requests[0].body["response_format"]["type"] == "json_schema"
 
 
@@ -342,7 +342,7 @@ def test_client_gets_keep_alives_while_a_schema_is_validated(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Stream(Answer(text=FIT, pieces=2), framing=Framing(delay=0.4)))
-    body = asking("chat", model="plain/m", stream=True, **schema_of("chat"))
+    body = make_body("chat", model="plain/m", stream=True, **schema_of("chat"))
     answered = ask(forwarder, "chat", body)
     assert ": keep-alive" in answered.text
     assert answered.content.text == FIT

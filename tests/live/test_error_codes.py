@@ -16,7 +16,7 @@ from tests.fake_provider import Answer, Framing, Raw, ScriptedUpstream, Stream
 from tests.helpers.check_cases import check_each
 from tests.live.conftest import Serve, settings
 from tests.live.server import Server
-from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, asking, http
+from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, http, make_body
 from tests.live.test_websocket import talking
 
 every_pairing = check_each(("client", "over"), PAIRINGS)
@@ -120,7 +120,7 @@ def test_a_context_that_is_too_long_is_a_400(
     upstream.forget()
     upstream.script(refusing(error))
 
-    answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
+    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
 
     assert answered.status == 400
     assert answered.error["code"] == "context_length_exceeded"
@@ -137,7 +137,7 @@ def test_error_within_a_stream_has_its_code(
     upstream.forget()
     upstream.script(breaking(error))
 
-    answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
+    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=True))
 
     assert (answered.status, answered.ending) == (200, "failed")
     assert error_of(answered)["code"] == "context_length_exceeded"
@@ -175,7 +175,7 @@ def test_background_work_stores_its_code(
     error = TOO_LONG["deepseek"]
     for answer in (refusing(error), saying(event_with(error, over, "nested")), breaking(error)):
         upstream.script(answer)
-        body = asking("responses", model=f"{over}/m", background=True)
+        body = make_body("responses", model=f"{over}/m", background=True)
         queued = http.post(f"{forwarder.v1}/responses", json=body).json()
         deadline = time.monotonic() + 10
         while (found := get(forwarder, queued["id"]))["status"] in ("queued", "in_progress"):
@@ -204,7 +204,7 @@ def test_error_as_the_first_event_has_the_status_of_its_code(
     upstream.forget()
     upstream.script(saying(event_with(error, over, shape)))
 
-    answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
+    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
 
     assert answered.status == status
     assert answered.error["message"] == error["message"]
@@ -227,7 +227,7 @@ def test_error_as_the_only_answer_has_the_status_of_its_code(
         Raw(body=json.dumps(body).encode(), headers={"content-type": "application/json"})
     )
 
-    answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
+    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
 
     assert (answered.status, answered.error["message"]) == (status, error["message"])
     assert answered.error["code"] == code
@@ -243,7 +243,7 @@ def test_a_refused_key_in_a_200_response_is_a_forwarder_error(
     upstream.script(saying(event_with(error, over, shape)), refusing(error, 400))
 
     for _ in range(2):
-        answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
+        answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=True))
         assert (answered.status, answered.error["code"]) == (403, "upstream_authentication")
 
 
@@ -258,7 +258,7 @@ def test_a_code_is_kept_within_a_stream(
     upstream.forget()
     upstream.script(breaking({"message": "No.", "code": code, "type": "t"}))
 
-    answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
+    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=True))
 
     assert (answered.status, error_of(answered)["code"]) == (200, code)
 
@@ -270,7 +270,7 @@ def test_a_usage_limit_says_when_it_resets(
     upstream.forget()
     error = {"message": "Enough.", "type": "usage_limit_reached", "plan_type": "p", "resets_at": 7}
     upstream.script(breaking(error), refusing(error, 429))
-    body = asking("responses", model=f"{over}/m", stream=True)
+    body = make_body("responses", model=f"{over}/m", stream=True)
 
     failed = error_of(ask(forwarder, "responses", body))
     refused = ask(forwarder, "responses", body)
@@ -291,7 +291,7 @@ def test_a_model_that_the_upstream_does_not_know_is_a_404(
         {"message": "Unknown model: m", "code": "unknown_model"},
     ):  # fmt: skip
         upstream.script(refusing(error))
-        answered = ask(forwarder, client, asking(client, model=f"{over}/m"))
+        answered = ask(forwarder, client, make_body(client, model=f"{over}/m"))
         assert (answered.status, answered.error["code"]) == (404, "model_not_found")
         assert answered.error["message"] == error["message"]
 
@@ -327,7 +327,7 @@ def test_only_temporary_errors_are_retried(
     failing = saying(event_with(error, over, "nested")) if in_stream else refusing(error, status)
     upstream.script(failing, *([Answer(text="Well.")] if requests > 1 else []))
 
-    answered = ask(retrying_forwarder, client, asking(client, model=f"{over}/m", stream=True))
+    answered = ask(retrying_forwarder, client, make_body(client, model=f"{over}/m", stream=True))
 
     assert (answered.status == 200) is (requests > 1)
     assert len(upstream.requests) == requests

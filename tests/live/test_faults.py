@@ -23,7 +23,7 @@ from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import Peer, serving, unused_port
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
-from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, asking, http
+from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, http, make_body
 
 every_pairing = check_each(("client", "over"), PAIRINGS)
 every_client = check_each("client", PATHS)
@@ -75,7 +75,7 @@ def asking_for_calls(client: str, over: str, stream: bool, model: str = "m") -> 
     if client == "responses":
         tool = {"type": "function", "strict": False, **function}
     more: Json = {"stream_options": {"include_usage": True}} if client == "chat" and stream else {}
-    return asking(client, model=f"{over}/{model}", stream=stream, tools=[tool], **more)
+    return make_body(client, model=f"{over}/{model}", stream=stream, tools=[tool], **more)
 
 
 def get_total_tokens(answered: ClientAnswer) -> int | None:
@@ -180,7 +180,7 @@ def test_null_error_is_no_error(forwarder: Server, upstream: ScriptedUpstream) -
 
     for client in PATHS:
         upstream.script(Stream(Answer(text=TEXT), [nulls]))
-        answered = ask(forwarder, client, asking(client, model="chat/m", stream=True))
+        answered = ask(forwarder, client, make_body(client, model="chat/m", stream=True))
         assert answered.content.text == TEXT
         assert answered.ending == "completed"
 
@@ -243,7 +243,7 @@ def test_a_refusal_reaches_the_client_unchanged(
         faults.refuse_with_status(code, retry_after=9, param="messages", headers=headers)
     )
 
-    answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
+    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
 
     if code == 401:  # the forwarder's key, and so the forwarder's fault
         assert answered.status == 403
@@ -269,7 +269,7 @@ def test_an_error_in_the_stream_keeps_its_message(
     broken = faults.error_event(Answer(text=TEXT), after=5)
     upstream.script(replace(broken, framing=replace(broken.framing, delay=0.02)))
 
-    answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
+    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=True))
 
     assert answered.status == 200
     assert answered.ending == "failed"
@@ -286,7 +286,7 @@ def test_a_cut_stream_keeps_its_text(
     upstream.forget()
     for client in PATHS:
         upstream.script(faults.cut_connection(Answer(text=TEXT, pieces=8), after=8, reset=False))
-        answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
+        answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=True))
         assert answered.ending == "failed"
         assert TEXT[:5] in said_so_far(answered)
 
@@ -304,7 +304,7 @@ def said_so_far(answered: ClientAnswer) -> str:
 def test_an_upstream_that_is_not_there_is_a_502(
     client: str, stream: bool, forwarder: Server
 ) -> None:
-    answered = ask(forwarder, client, asking(client, model="gone/m", stream=stream))
+    answered = ask(forwarder, client, make_body(client, model="gone/m", stream=stream))
 
     assert answered.status == 502
     assert answered.error["code"] == "upstream_unreachable"
@@ -319,7 +319,7 @@ def all_at_once(forwarder: Server, stream: bool) -> list[ClientAnswer]:
         return list(
             pool.map(
                 lambda pair: ask(
-                    forwarder, pair[0], asking(pair[0], model=f"{pair[1]}/m", stream=stream)
+                    forwarder, pair[0], make_body(pair[0], model=f"{pair[1]}/m", stream=stream)
                 ),
                 PAIRINGS,
             )
@@ -362,7 +362,7 @@ def test_an_upstream_that_falls_silent_has_failed(
 def test_a_whole_answer_that_stalls_is_a_504(forwarder: Server, upstream: ScriptedUpstream) -> None:
     for client, over in [("chat", "responses"), ("responses", "chat")]:
         upstream.script(faults.stall(Answer(text=TEXT), 4))
-        answered = ask(forwarder, client, asking(client, model=f"{over}/m"))
+        answered = ask(forwarder, client, make_body(client, model=f"{over}/m"))
         assert answered.status == 504
         assert answered.error["code"] == "upstream_timeout"
 
@@ -375,7 +375,7 @@ def test_a_slow_upstream_is_waited_for(
     upstream.forget()
     upstream.script(faults.slow_down(Answer(text=TEXT, pieces=6), delay=0.15))
 
-    answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
+    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=True))
 
     assert answered.ending == "completed"
     assert answered.content.text == TEXT
@@ -434,7 +434,7 @@ def test_the_upstream_stream_is_closed_when_the_client_disconnects(
     upstream.forget()
     upstream.script(answer)
 
-    leave(forwarder, client, asking(client, model=f"{over}/m", stream=True), after=b"data: ")
+    leave(forwarder, client, make_body(client, model=f"{over}/m", stream=True), after=b"data: ")
 
     [request] = upstream.requests
     assert request.closed_by_client.wait(2)
@@ -447,7 +447,7 @@ def test_the_upstream_request_is_cancelled_before_its_answer(
     upstream.forget()
     upstream.script(faults.never_answer())
 
-    with sending(forwarder, client, asking(client, model=f"{over}/m")):
+    with sending(forwarder, client, make_body(client, model=f"{over}/m")):
         assert wait_for(lambda: upstream.requests)
 
     [request] = upstream.requests
@@ -480,7 +480,7 @@ def test_a_client_that_leaves_is_no_failure_of_the_upstream(
     before = http.get(f"{forwarder.url}/metrics").text
     name = f"req_{client}_over_{over}_left"
 
-    body = asking(client, model=f"{over}/m", stream=True)
+    body = make_body(client, model=f"{over}/m", stream=True)
     leave(forwarder, client, body, after=b"data: ", name=name)
 
     assert wait_for(lambda: name in forwarder.log)
@@ -502,7 +502,7 @@ def test_a_non_ascii_header_of_an_upstream_is_harmless(
         faults.refuse_with_status(429, headers={"x-request-id": value, "retry-after": "7"})
     )
 
-    answered = ask(forwarder, "chat", asking("chat", model="chat/m"))
+    answered = ask(forwarder, "chat", make_body("chat", model="chat/m"))
 
     assert (answered.status, answered.headers["retry-after"]) == (429, "7")
     assert "x-upstream-request-id" not in answered.headers
@@ -514,7 +514,7 @@ def test_connections_to_the_upstream_are_used_again(
 ) -> None:
     upstream.forget()
     for stream in (True, False, True, True, False, True):
-        answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
+        answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
         assert answered.ending == "completed"
 
     assert len({request.connection_id for request in upstream.requests}) == 1
@@ -525,7 +525,7 @@ def test_a_connection_is_not_used_again_after_a_cut(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    body = asking(client, model=f"{over}/m", stream=True)
+    body = make_body(client, model=f"{over}/m", stream=True)
     upstream.script(faults.cut_connection(Answer(text=TEXT)))
     ask(forwarder, client, body)
 
@@ -542,7 +542,7 @@ def test_a_stream_that_does_not_end_after_its_end_is_let_go(
     for client in PATHS:
         upstream.script(lingering)
         started = time.monotonic()
-        answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
+        answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=True))
         assert answered.content.text == TEXT
         assert answered.ending == "completed"
         assert time.monotonic() - started < PATIENCE
@@ -659,7 +659,7 @@ def test_a_malformed_request_is_refused_by_its_parameter(
     client: str, more: Json, param: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    answered = ask(forwarder, client, {**asking(client), **more})
+    answered = ask(forwarder, client, {**make_body(client), **more})
 
     assert answered.status == 400, answered.text
     assert answered.error["type"] == "invalid_request_error"
@@ -678,7 +678,7 @@ def test_a_body_that_is_no_object_is_refused(client: str, body: bytes, forwarder
 
 @every_client
 def test_a_body_over_the_limit_is_refused(client: str, forwarder: Server) -> None:
-    answered = ask(forwarder, client, asking(client, "x" * 70_000))
+    answered = ask(forwarder, client, make_body(client, "x" * 70_000))
 
     assert answered.status == 413
     assert answered.error["code"] == "request_too_large"
@@ -690,7 +690,7 @@ def test_malformed_bodies_are_client_errors(client: str, forwarder: Server) -> N
     wild: list[Any] = [None, True, -1, 1e300, "", "x", [], {}, [[]], [None], [{}], {"type": None}]
     for name in NAMES[client]:
         for value in wild:
-            body = {**asking(client), name: value}
+            body = {**make_body(client), name: value}
             answered = ask(forwarder, client, body)
             assert answered.status < 500, (name, value, answered.text)
 
@@ -711,7 +711,7 @@ def test_a_passing_request_is_judged_by_its_upstream(
     client: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    body = {**asking(client, model=f"{client}/m"), "temperature": "hot"}
+    body = {**make_body(client, model=f"{client}/m"), "temperature": "hot"}
 
     answered = ask(forwarder, client, body)
 
@@ -726,12 +726,12 @@ def test_keys_in_an_upstream_s_error_are_blotted_out(
     for client, over in PAIRINGS:
         for status in (400, 429, 500):
             upstream.script(faults.refuse_with_status(status, message=f"Your key {KEY} is tired."))
-            answered = ask(forwarder, client, asking(client, model=f"{over}/m"))
+            answered = ask(forwarder, client, make_body(client, model=f"{over}/m"))
             assert answered.error["message"] == "Your key *** is tired."
         upstream.script(faults.error_in_200(f"Your key {KEY} is tired."))
-        assert KEY not in ask(forwarder, client, asking(client, model=f"{over}/m")).text
+        assert KEY not in ask(forwarder, client, make_body(client, model=f"{over}/m")).text
         upstream.script(quoting_events(over))
-        body = asking(client, model=f"{over}/m", stream=True)
+        body = make_body(client, model=f"{over}/m", stream=True)
         assert KEY not in ask(forwarder, client, body).text
     assert KEY not in forwarder.log
 

@@ -16,7 +16,7 @@ import pytest
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import settings
 from tests.live.server import GUNICORN, Server, running
-from tests.live.talk import PAIRINGS, ask, asking, http
+from tests.live.talk import PAIRINGS, ask, http, make_body
 from tests.observability.counted import parse_samples
 
 TWO = (*GUNICORN, "-w", "2")
@@ -71,14 +71,14 @@ def test_two_workers_count_together(two_workers: Server, upstream: ScriptedUpstr
     rounds, sent = 5, 0
     for client, over in PAIRINGS * rounds:
         upstream.script(Answer(text="one two three", pieces=3))
-        answered = ask(two_workers, client, asking(client, model=f"{over}/m", stream=True))
+        answered = ask(two_workers, client, make_body(client, model=f"{over}/m", stream=True))
         assert answered.ending == "completed"
         sent += len(answered.events) if client == "responses" else 0
     upstream.script(faults.refuse_with_status(429), faults.refuse_with_status(500))
     for status in (429, 500):
-        failed = ask(two_workers, "chat", asking("chat", model="chat/m", seed=1))
+        failed = ask(two_workers, "chat", make_body("chat", model="chat/m", seed=1))
         assert failed.status == status, failed.text
-    ask(two_workers, "responses", asking("responses", model="chat/m", no_such_thing=1))
+    ask(two_workers, "responses", make_body("responses", model="chat/m", no_such_thing=1))
 
     total = len(PAIRINGS) * rounds + 3
     assert wait_until_counted(
@@ -108,7 +108,7 @@ def test_both_workers_had_a_part_in_it(two_workers: Server, tmp_path: Path) -> N
     for asleep in workers:
         os.kill(asleep, signal.SIGSTOP)  # so that the other one answers
         for _ in range(3):
-            http.post(f"{two_workers.v1}/responses", json=asking("responses"))
+            http.post(f"{two_workers.v1}/responses", json=make_body("responses"))
         os.kill(asleep, signal.SIGCONT)
     [directory] = tmp_path.glob("forwarder-metrics-*")
 
@@ -122,7 +122,7 @@ def test_gauges_of_a_dead_worker_are_removed(
     two_workers: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(faults.stall(Answer(text="word " * 9, pieces=9), after=3))
-    body = json.dumps(asking("responses", stream=True))
+    body = json.dumps(make_body("responses", stream=True))
     begun, over = threading.Event(), threading.Event()
 
     def listen() -> None:
@@ -162,7 +162,7 @@ def test_a_directory_of_the_operator_s_is_used_and_kept(upstream: ScriptedUpstre
         directory = Path(place) / "mine"
         given = settings(upstream, PROMETHEUS_MULTIPROC_DIR=str(directory))
         with running(given, Path(place), TWO) as server:
-            ask(server, "chat", asking("chat"))
+            ask(server, "chat", make_body("chat"))
             server_says = http.get(f"{server.url}/metrics").text
         assert "forwarder_requests_total" in server_says
         assert [*directory.glob("counter_*.db")]

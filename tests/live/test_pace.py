@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers.loopback import Peer, encode_chunk, serving
 from tests.live.server import FLASK, GUNICORN, Server, running
-from tests.live.talk import PATHS, asking
+from tests.live.talk import PATHS, make_body
 
 TEXT = "x" * 16384
 OFFERED = 256 * 2**20
@@ -77,7 +77,7 @@ def run_flooded_forwarder(
 
 def open_stream(server: Server, client: str, **more: object) -> socket.socket:
     """A connection on which a stream was asked for."""
-    body = json.dumps(asking(client, model="m", stream=True, **more)).encode()
+    body = json.dumps(make_body(client, model="m", stream=True, **more)).encode()
     url = urlsplit(server.url)
     sock = socket.create_connection((str(url.hostname), url.port or 80), timeout=10)
     head = f"POST /v1{PATHS[client]} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"

@@ -11,7 +11,7 @@ from tests.fake_provider import Answer, Call, Framing, Raw, ScriptedUpstream
 from tests.helpers.check_cases import check_each
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
-from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, asking, http
+from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, http, make_body
 
 ACROSS = [("responses", "chat"), ("chat", "responses")]
 SAME = [("chat", "chat"), ("responses", "responses")]
@@ -57,7 +57,7 @@ def test_text_arrives(
     text = 'Zürich 🏔 "quoted" \\ 日本語 \u2028\u0085\u200b'
     upstream.script(Answer(text=text, pieces=9))
 
-    answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
+    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
 
     assert answered.ending == "completed"
     assert answered.content.text == text
@@ -74,7 +74,7 @@ def test_translated_answers_fit_the_types_of_the_sdk(
     upstream.forget()
     calls = [Call("get_weather", {"city": "Bern"})]
     upstream.script(Answer(text="Let me see.", reasoning=THOUGHT, calls=calls))
-    body = asking(client, model=f"{over}/m", stream=stream, tools=offering(client, FUNCTION))
+    body = make_body(client, model=f"{over}/m", stream=stream, tools=offering(client, FUNCTION))
 
     answered = ask(forwarder, client, body, X_Forwarder_Reasoning=REASONING_AS[client])
 
@@ -95,7 +95,7 @@ def test_chat_stream_has_usage_on_request(
     upstream.forget()
     options = {"stream_options": {"include_usage": True}} if wanted else {}
 
-    answered = ask(forwarder, "chat", asking("chat", model=f"{over}/m", stream=True, **options))
+    answered = ask(forwarder, "chat", make_body("chat", model=f"{over}/m", stream=True, **options))
 
     told = [event["usage"] for event in answered.events if event.get("usage")]
     assert [usage["total_tokens"] for usage in told] == ([30] if wanted else [])
@@ -104,7 +104,7 @@ def test_chat_stream_has_usage_on_request(
 
 @every_pairing
 def test_answer_has_usage(client: str, over: str, forwarder: Server) -> None:
-    usage = ask(forwarder, client, asking(client, model=f"{over}/m")).json["usage"]
+    usage = ask(forwarder, client, make_body(client, model=f"{over}/m")).json["usage"]
 
     assert usage["total_tokens"] == 30
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
@@ -136,7 +136,7 @@ def test_every_ending_arrives(
     upstream.forget()
     upstream.script(answer)
 
-    answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
+    answered = ask(forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
 
     assert answered.content.ending == ending
     assert answered.content.text == (answer.text or "")
@@ -203,7 +203,7 @@ def test_a_chat_client_sees_reasoning_in_its_style(
 ) -> None:
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
-    body = asking("chat", model=f"{over}/m", stream=stream)
+    body = make_body("chat", model=f"{over}/m", stream=stream)
 
     answered = ask(forwarder, "chat", body, X_Forwarder_Reasoning=style)
 
@@ -221,7 +221,7 @@ def test_thinking_is_the_style_of_translated_answers(
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
 
-    content, rest = collect_message(ask(forwarder, "chat", asking("chat", stream=stream)))
+    content, rest = collect_message(ask(forwarder, "chat", make_body("chat", stream=stream)))
 
     assert content == STYLED["thinking"][0]
     assert rest["metadata"] == {"reasoning": THOUGHT}
@@ -243,7 +243,7 @@ def test_a_client_that_renders_a_field_gets_it_in_translated_answers(
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
 
     content, rest = collect_message(
-        ask(forwarder, "chat", asking("chat", stream=stream), **headers)
+        ask(forwarder, "chat", make_body("chat", stream=stream), **headers)
     )
 
     assert content == "Hello."
@@ -258,7 +258,7 @@ def test_a_client_gets_the_field_that_its_history_carries(
 ) -> None:
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
-    body = asking("chat", stream=stream)
+    body = make_body("chat", stream=stream)
     before = {"role": "assistant", "content": "Yes?", field: "Somebody calls."}
     body["messages"] = [*body["messages"], before, *body["messages"]]
 
@@ -275,7 +275,7 @@ def test_a_chat_upstream_s_own_spelling_stays(
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT, reasoning_field="reasoning"))
 
-    answered = ask(forwarder, "chat", asking("chat", model="chat/m", stream=stream))
+    answered = ask(forwarder, "chat", make_body("chat", model="chat/m", stream=stream))
 
     content, rest = collect_message(answered)
     assert content == "Hello."
@@ -291,7 +291,7 @@ def test_inline_styles_stay_out_of_json(
 ) -> None:
     upstream.forget()
     upstream.script(Answer(text='{"a": 1}', reasoning=THOUGHT))
-    body = asking(
+    body = make_body(
         "chat", "in json", f"{over}/m", stream=stream, response_format={"type": "json_object"}
     )
 
@@ -307,7 +307,7 @@ def test_reasoning_that_comes_back_is_taken_out_of_the_text(
 ) -> None:
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
-    body = asking("chat", "hi", "chat/m")
+    body = make_body("chat", "hi", "chat/m")
     first = ask(forwarder, "chat", body, X_Forwarder_Reasoning=style)
     body["messages"] += [first.message, {"role": "user", "content": "and now?"}]
 
@@ -324,7 +324,7 @@ def test_reasoning_in_the_history_does_not_reach_a_responses_upstream_as_text(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
-    body = asking("chat")
+    body = make_body("chat")
     first = ask(forwarder, "chat", body)
     body["messages"] += [first.message, {"role": "user", "content": "and now?"}]
 
@@ -347,7 +347,7 @@ def test_a_responses_client_gets_every_spelling_as_an_item(
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT, reasoning_field=field, pieces=11))
 
-    answered = ask(forwarder, "responses", asking("responses", stream=stream))
+    answered = ask(forwarder, "responses", make_body("responses", stream=stream))
 
     reasoning, message = answered.whole["output"]
     assert [part["text"] for part in reasoning["content"]] == [THOUGHT]
@@ -370,7 +370,7 @@ def test_a_responses_client_chooses_the_form_of_reasoning(
 ) -> None:
     upstream.forget()
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
-    body = asking("responses", stream=stream)
+    body = make_body("responses", stream=stream)
 
     answered = ask(forwarder, "responses", body, X_Forwarder_Reasoning=form)
 
@@ -385,7 +385,7 @@ def test_a_responses_client_chooses_the_form_of_reasoning(
 
 @every_client
 def test_an_unknown_style_is_refused(client: str, forwarder: Server) -> None:
-    answered = ask(forwarder, client, asking(client), X_Forwarder_Reasoning="loud")
+    answered = ask(forwarder, client, make_body(client), X_Forwarder_Reasoning="loud")
 
     assert answered.status == 400
     assert answered.error["param"] == "X-Forwarder-Reasoning"
@@ -403,7 +403,7 @@ def test_sealed_reasoning_returns_to_the_message_it_belongs_to(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text="Hello.", reasoning="I think.", reasoning_field="reasoning"))
-    first = sealed_turn(forwarder, asking("responses", store=False)).whole["output"]
+    first = sealed_turn(forwarder, make_body("responses", store=False)).whole["output"]
     assert "I think." not in first[0]["encrypted_content"]
     first[0]["summary"] = []  # only the seal knows
     history = [{"role": "user", "content": "hi"}, *first, {"role": "user", "content": "go on"}]
@@ -425,7 +425,9 @@ def test_sealed_reasoning_returns_to_a_message_with_calls(
     calls = [Call("get_weather", {"city": "Bern"}, id=f"call_{n}") for n in "ab"]
     upstream.script(Answer(reasoning="Both, please.", calls=calls))
     tools = offering("responses", FUNCTION)
-    first = sealed_turn(forwarder, asking("responses", stream=stream, tools=tools)).whole["output"]
+    first = sealed_turn(forwarder, make_body("responses", stream=stream, tools=tools)).whole[
+        "output"
+    ]
     first[0]["summary"] = []
     results = [
         {"type": "function_call_output", "call_id": f"call_{n}", "output": "sunny"} for n in "ba"
@@ -458,7 +460,7 @@ def test_our_seal_is_not_sent_to_a_responses_upstream(
     forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text="Hello.", reasoning="I think."))
-    first = sealed_turn(forwarder, asking("responses")).whole["output"]
+    first = sealed_turn(forwarder, make_body("responses")).whole["output"]
     history = [{"role": "user", "content": "hi"}, *first, {"role": "user", "content": "go on"}]
 
     answered = ask(forwarder, "responses", {"model": "responses/m", "input": history})
@@ -469,7 +471,7 @@ def test_our_seal_is_not_sent_to_a_responses_upstream(
 
 def test_items_can_be_referred_to(forwarder: Server, upstream: ScriptedUpstream) -> None:
     upstream.script(Answer(text="Remember me.", reasoning="I think."))
-    first = ask(forwarder, "responses", asking("responses")).whole["output"]
+    first = ask(forwarder, "responses", make_body("responses")).whole["output"]
     references = [{"type": "item_reference", "id": item["id"]} for item in first]
     history = [{"role": "user", "content": "hi"}, *references, {"role": "user", "content": "on"}]
 
@@ -501,7 +503,7 @@ def test_parallel_calls_keep_their_order_and_their_results(
     cities = ["Bern", "Zürich", "Genève"]
     calls = [Call("get_weather", {"city": city}, id=f"call_{city[0]}") for city in cities]
     upstream.script(Answer(text="I look.", calls=calls, pieces=5))
-    body = asking(client, model=f"{over}/m", stream=stream, tools=offering(client, FUNCTION))
+    body = make_body(client, model=f"{over}/m", stream=stream, tools=offering(client, FUNCTION))
 
     answered = ask(forwarder, client, body)
 
@@ -545,7 +547,7 @@ def test_indexes_of_calls_are_dense_for_chat_clients(
     """Reasoning and text come first, and count for nothing."""
     upstream.forget()
     upstream.script(Answer(text="a", reasoning="b", calls=[Call("f"), Call("f")]))
-    body = asking("chat", stream=True, tools=offering("chat", {"name": "f"}))
+    body = make_body("chat", stream=True, tools=offering("chat", {"name": "f"}))
 
     events = ask(forwarder, "chat", body).events
 
@@ -563,7 +565,7 @@ def test_a_freeform_tool_wears_a_function_and_is_unwrapped(
     upstream.script(Answer(calls=[Call("run", {"input": text}, id="call_r")], pieces=13))
     grammar = {"type": "grammar", "syntax": "lark", "definition": "start: /.+/"}
     tool = {"type": "custom", "name": "run", "description": "Runs.", "format": grammar}
-    body = asking("responses", stream=stream, tools=[tool])
+    body = make_body("responses", stream=stream, tools=[tool])
 
     answered = ask(forwarder, "responses", body)
 
@@ -588,7 +590,7 @@ def test_a_chat_client_s_freeform_tool_is_kept(
     upstream.script(Answer(calls=[Call("run", kind="custom", input="ls -l")]))
     tool = {"type": "custom", "custom": {"name": "run", "format": {"type": "text"}}}
 
-    answered = ask(forwarder, "chat", asking("chat", stream=stream, tools=[tool]))
+    answered = ask(forwarder, "chat", make_body("chat", stream=stream, tools=[tool]))
 
     assert get_sent_body(upstream)["tools"] == [
         {"type": "custom", "name": "run", "format": {"type": "text"}}
@@ -617,7 +619,7 @@ def test_a_namespace_is_flattened_and_restored(
     upstream.script(Answer(calls=[Call("get", {"city": "x"}, namespace="mcp_geo", id="call_g")]))
     inner = {"type": "function", "name": "get", "parameters": SCHEMA, "strict": False}
     tool = {"type": "namespace", "name": "mcp_geo", "description": "Geo.", "tools": [inner]}
-    body = asking("responses", stream=stream, tools=[tool])
+    body = make_body("responses", stream=stream, tools=[tool])
 
     [item] = ask(forwarder, "responses", body).whole["output"]
 
@@ -637,7 +639,7 @@ def test_a_legacy_function_is_called_in_the_legacy_way(
 ) -> None:
     upstream.script(Answer(calls=[Call("get_weather", {"city": "Bern"})]))
 
-    answered = ask(forwarder, "chat", asking("chat", functions=[FUNCTION]))
+    answered = ask(forwarder, "chat", make_body("chat", functions=[FUNCTION]))
 
     [choice] = answered.whole["choices"]
     assert choice["finish_reason"] == "function_call"
@@ -658,7 +660,7 @@ def test_a_schema_is_honoured(
     asked: Json = {"text": {"format": {"type": "json_schema", **named}}}
     if client == "chat":
         asked = {"response_format": {"type": "json_schema", "json_schema": named}}
-    body = asking(client, "[[scenario:json_schema]]", f"{over}/m", stream=stream, **asked)
+    body = make_body(client, "[[scenario:json_schema]]", f"{over}/m", stream=stream, **asked)
 
     answered = ask(forwarder, client, body)
 
@@ -719,7 +721,9 @@ def test_unknown_fields_and_events_pass_through(
     upstream.forget()
     upstream.script(Raw(events=events))
 
-    answered = ask(forwarder, client, asking(client, model=f"{client}/m", stream=True, store=False))
+    answered = ask(
+        forwarder, client, make_body(client, model=f"{client}/m", stream=True, store=False)
+    )
 
     assert answered.events == events
 
@@ -749,7 +753,7 @@ def test_whole_answers_pass_through(
         Raw(body=json.dumps(body).encode(), headers={"content-type": "application/json"})
     )
 
-    assert ask(forwarder, client, asking(client, model=f"{client}/m", store=False)).json == body
+    assert ask(forwarder, client, make_body(client, model=f"{client}/m", store=False)).json == body
 
 
 @passing_through
@@ -759,7 +763,7 @@ def test_unknown_parameters_pass_through(
 ) -> None:
     upstream.forget()
     upstream.extra_params = frozenset({"vendor_knob", "deep"})
-    body = asking(client, model=f"{over}/m", stream=stream, vendor_knob={"deep": [1, None]})
+    body = make_body(client, model=f"{over}/m", stream=stream, vendor_knob={"deep": [1, None]})
     try:
         answered = ask(forwarder, client, body)
     finally:
@@ -788,7 +792,7 @@ LOST = [
 def test_dropped_parameters_are_named(
     client: str, lost: Json, stream: bool, forwarder: Server
 ) -> None:
-    answered = ask(forwarder, client, asking(client, stream=stream, **lost))
+    answered = ask(forwarder, client, make_body(client, stream=stream, **lost))
 
     assert answered.status == 200, answered.text
     assert len(answered.dropped_parameters) == len(lost)
@@ -802,7 +806,7 @@ def test_strict_requests_with_losses_are_refused(
 ) -> None:
     upstream.forget()
     for name, value in lost.items():
-        body = asking(client, **{name: value})
+        body = make_body(client, **{name: value})
         error = ask(forwarder, client, body, X_Forwarder_Strict="true").error
         assert error["param"].startswith(name)
     assert upstream.requests == []
@@ -825,7 +829,7 @@ def test_uncarriable_parameter_is_refused(
     client: str, more: Json, param: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    answered = ask(forwarder, client, asking(client, **more))
+    answered = ask(forwarder, client, make_body(client, **more))
 
     assert answered.status == 400
     assert answered.error["param"] == param
@@ -838,7 +842,7 @@ def test_uncarriable_parameter_is_refused(
 @every_client
 @either
 def test_routes_need_no_prefix(client: str, stream: bool, forwarder: Server) -> None:
-    answered = ask(forwarder, client, asking(client, stream=stream), path=PATHS[client])
+    answered = ask(forwarder, client, make_body(client, stream=stream), path=PATHS[client])
 
     assert answered.ending == "completed"
 
@@ -849,7 +853,7 @@ def test_a_client_s_request_id_is_returned(
     client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.forget()
-    body = asking(client, model=f"{over}/m", stream=stream)
+    body = make_body(client, model=f"{over}/m", stream=stream)
 
     answered = ask(forwarder, client, body, X_Request_Id="my-id-42")
     other = ask(forwarder, client, body)
@@ -899,7 +903,7 @@ def test_other_routes_are_refused_in_openai_s_shape(
 
 def test_a_request_without_a_model_is_refused(forwarder: Server) -> None:
     for client in PATHS:
-        body = asking(client)
+        body = make_body(client)
         del body["model"]
         answered = ask(forwarder, client, body)
         assert (answered.status, answered.error["param"]) == (400, "model")
@@ -953,7 +957,7 @@ def test_the_model_chooses_the_upstream(
     tuned_forwarder: Server,
     upstream: ScriptedUpstream,
 ) -> None:
-    body = {**asking(client, stream=False), "model": model}
+    body = {**make_body(client, stream=False), "model": model}
 
     answered = ask(tuned_forwarder, client, body)
 
@@ -981,7 +985,7 @@ def test_configured_models_are_listed(tuned_forwarder: Server) -> None:
 def test_chat_may_stream_by_default(
     client: str, said: Json, streamed: bool, tuned_forwarder: Server
 ) -> None:
-    answered = ask(tuned_forwarder, client, asking(client, **said))
+    answered = ask(tuned_forwarder, client, make_body(client, **said))
 
     assert answered.is_streamed == streamed
     assert answered.ending == "completed"
@@ -992,28 +996,28 @@ def test_the_operator_chooses_how_reasoning_looks(
 ) -> None:
     for over in PATHS:
         upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
-        body = asking("chat", model=f"{over}/m", stream=False)
+        body = make_body("chat", model=f"{over}/m", stream=False)
         assert ask(tuned_forwarder, "chat", body).message["reasoning"] == THOUGHT
     upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
-    item = ask(tuned_forwarder, "responses", asking("responses")).whole["output"][0]
+    item = ask(tuned_forwarder, "responses", make_body("responses")).whole["output"][0]
     assert item["summary"]
     assert item["content"]
 
 
 def test_the_operator_chooses_to_refuse_losses(tuned_forwarder: Server) -> None:
-    assert ask(tuned_forwarder, "chat", asking("chat", seed=1)).error["param"] == "seed"
-    body = asking("responses", tools=[{"type": "web_search"}])
+    assert ask(tuned_forwarder, "chat", make_body("chat", seed=1)).error["param"] == "seed"
+    body = make_body("responses", tools=[{"type": "web_search"}])
     assert ask(tuned_forwarder, "responses", body).error["param"].startswith("tools")
 
 
 def test_headers_and_dialect_are_those_of_the_upstream(
     tuned_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    ask(tuned_forwarder, "chat", asking("chat", stream=False))
+    ask(tuned_forwarder, "chat", make_body("chat", stream=False))
     headers = upstream.requests[0].headers
     assert (headers["x-team"], headers["x-other"]) == ("red", "blue")
     assert headers["authorization"] == f"Bearer {KEY}"
-    body = asking("responses", max_output_tokens=50, instructions="Be brief.")
+    body = make_body("responses", max_output_tokens=50, instructions="Be brief.")
     tool = {"type": "custom", "name": "run", "format": {"type": "text"}}
     ask(tuned_forwarder, "responses", {**body, "tools": [tool]})
     assert get_sent_body(upstream)["max_completion_tokens"] == 50
@@ -1027,7 +1031,7 @@ def test_comments_keep_a_silent_stream_alive(
 ) -> None:
     upstream.script(Raw(events=SLOW[over], framing=Framing(delay=0.5)))
 
-    answered = ask(tuned_forwarder, client, asking(client, model=f"{over}/m", stream=True))
+    answered = ask(tuned_forwarder, client, make_body(client, model=f"{over}/m", stream=True))
 
     assert answered.ending == "completed"
     assert answered.text.count(": keep-alive\n\n") >= 2
@@ -1081,7 +1085,7 @@ def test_invalid_key_is_refused(
     guarded_forwarder: Server,
     upstream: ScriptedUpstream,
 ) -> None:
-    answered = ask(guarded_forwarder, client, asking(client, model="own/m"), **given)
+    answered = ask(guarded_forwarder, client, make_body(client, model="own/m"), **given)
 
     assert answered.status == 401
     assert answered.error["code"] == "invalid_api_key"
@@ -1101,7 +1105,7 @@ def test_invalid_key_is_refused(
 def test_with_a_key_the_upstream_gets_the_forwarder_s(
     client: str, given: dict[str, str], guarded_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    answered = ask(guarded_forwarder, client, asking(client, model="own/m"), **given)
+    answered = ask(guarded_forwarder, client, make_body(client, model="own/m"), **given)
 
     assert answered.ending == "completed"
     assert upstream.requests[0].headers["authorization"] == f"Bearer {KEY}"
@@ -1111,7 +1115,7 @@ def test_with_a_key_the_upstream_gets_the_forwarder_s(
 def test_a_client_s_own_key_is_handed_on(
     client: str, guarded_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    body = asking(client, model="theirs/m")
+    body = make_body(client, model="theirs/m")
 
     answered = ask(guarded_forwarder, client, body, Authorization=f"Bearer {KEY}")
     refused = ask(guarded_forwarder, client, body, Authorization="Bearer client-key-1")
@@ -1127,7 +1131,7 @@ def test_a_client_s_own_key_is_handed_on(
 def test_azure_gets_its_header_and_its_version(
     client: str, stream: bool, guarded_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    body = asking(client, model="azure/gpt", stream=stream)
+    body = make_body(client, model="azure/gpt", stream=stream)
 
     answered = ask(guarded_forwarder, client, body, Authorization="Bearer client-key-1")
 
@@ -1144,7 +1148,7 @@ def test_azure_gets_its_header_and_its_version(
 def test_an_upstream_that_refuses_our_key_is_our_fault(
     client: str, stream: bool, guarded_forwarder: Server
 ) -> None:
-    body = asking(client, model="wrong/m", stream=stream)
+    body = make_body(client, model="wrong/m", stream=stream)
 
     answered = ask(guarded_forwarder, client, body, Authorization="Bearer client-key-1")
 

@@ -16,7 +16,7 @@ from tests.fake_provider import ScriptedUpstream
 from tests.live.conftest import settings
 from tests.live.redis import needs_redis, run_redis, run_redis_process
 from tests.live.server import GUNICORN, Server, free_port, running
-from tests.live.talk import LIMIT, ClientAnswer, ask, asking
+from tests.live.talk import LIMIT, ClientAnswer, ask, make_body
 from tests.live.test_metrics import read_metrics, wait_until_counted, workers_of
 
 TWO = (*GUNICORN, "-w", "2")
@@ -49,7 +49,7 @@ def two_workers(
 def send_chat_request(
     server: Server, key: str, stream: bool = False, timeout: float = LIMIT
 ) -> ClientAnswer:
-    body = asking("chat", stream=stream)
+    body = make_body("chat", stream=stream)
     return ask(server, "chat", body, timeout=timeout, Authorization=f"Bearer {key}")
 
 

@@ -26,7 +26,7 @@ from tests.helpers.waiting import wait_until
 from tests.live.clients import NODE, make_http_options, needs_node_package, needs_python_package
 from tests.live.conftest import settings
 from tests.live.server import FLASK, ROOT, Server, running
-from tests.live.talk import asking, http
+from tests.live.talk import http, make_body
 from tests.live.test_websocket import Talk
 
 SECRET = "the-first-secret"
@@ -218,7 +218,7 @@ def test_all_workers_see_each_step_at_once(
     def collect_statuses(model: str) -> set[int]:
         return {
             http.post(
-                f"{next_url()}/v1/responses", json=asking("responses", model=model)
+                f"{next_url()}/v1/responses", json=make_body("responses", model=model)
             ).status_code
             for _ in range(8)
         }
@@ -230,7 +230,7 @@ def test_all_workers_see_each_step_at_once(
         assert {
             r.headers["x-forwarder-upstream"]
             for r in [
-                http.post(f"{next_url()}/v1/responses", json=asking("responses", model=name))
+                http.post(f"{next_url()}/v1/responses", json=make_body("responses", model=name))
                 for _ in range(8)
             ]
         } == {f"{name}:latest"}
@@ -331,13 +331,15 @@ def test_the_key_is_found_nowhere_and_its_secret_can_be_changed(
             http.get(f"{server.url}/ready?verbose"),
             http.get(f"{server.url}/v1/models?client_version=1"),
             http.get(f"{server.url}/metrics"),
-            http.post(f"{server.url}/v1/responses", json=asking("responses", model="mine")),
-            http.post(f"{server.url}/forwarder/translate", json=asking("chat", model="mine")),
+            http.post(f"{server.url}/v1/responses", json=make_body("responses", model="mine")),
+            http.post(f"{server.url}/forwarder/translate", json=make_body("chat", model="mine")),
         ]
         remote.script(faults.refuse_with_status(400, message=f"your key {REMOTE_KEY} is odd"))
-        seen.append(http.post(f"{server.url}/v1/responses", json=asking("responses", model="mine")))
+        seen.append(
+            http.post(f"{server.url}/v1/responses", json=make_body("responses", model="mine"))
+        )
         _rotate({**given, "FORWARDER_SECRET_KEY": f"second,{SECRET}"})
-        asked = http.post(f"{server.url}/v1/responses", json=asking("responses", model="mine"))
+        asked = http.post(f"{server.url}/v1/responses", json=make_body("responses", model="mine"))
         assert asked.status_code == 200, "who has the key in mind goes on"
         log = server.log
 
@@ -350,7 +352,7 @@ def test_the_key_is_found_nowhere_and_its_secret_can_be_changed(
 
     for secret, status in (("second", 200), (SECRET, 403)):
         with running({**given, "FORWARDER_SECRET_KEY": secret}, tmp_path) as server:
-            got = http.post(f"{server.url}/v1/responses", json=asking("responses", model="mine"))
+            got = http.post(f"{server.url}/v1/responses", json=make_body("responses", model="mine"))
             assert got.status_code == status
 
 
@@ -396,7 +398,7 @@ def test_host_removed_from_the_allow_list_is_refused(
     remote.forget()
 
     with running({**given, "FORWARDER_REMOTE_ALLOW": ""}, tmp_path) as server:
-        got = http.post(f"{server.url}/v1/responses", json=asking("responses", model="mine"))
+        got = http.post(f"{server.url}/v1/responses", json=make_body("responses", model="mine"))
         assert (got.status_code, got.json()["error"]["code"]) == (502, "upstream_unreachable")
     assert remote.requests == []
 
@@ -413,7 +415,7 @@ def test_a_redirect_is_not_followed(
 
     register(servers[0].url, remote, "turning", verify=False)
     remote.script(redirect)
-    got = http.post(f"{servers[0].url}/v1/responses", json=asking("responses", model="turning"))
+    got = http.post(f"{servers[0].url}/v1/responses", json=make_body("responses", model="turning"))
     assert got.status_code == 502
     assert upstream.requests == []
     call_api(servers[0].url, "delete", {"model": "turning"}, "DELETE")
@@ -461,7 +463,7 @@ def test_unhealthy_remote_is_reported_on_every_route(
         for client, path in (("responses", "responses"), ("chat", "chat/completions")):
             if not change:
                 remote.script(unknown)
-            got = http.post(f"{url}/v1/{path}", json=asking(client, model="ill"))
+            got = http.post(f"{url}/v1/{path}", json=make_body(client, model="ill"))
             assert (got.status_code, got.json()["error"]["code"]) == (status, code)
         ready = http.get(f"{url}/ready?verbose").json()["models"]["ill:latest"]
         assert ready.get("reachable") is (change.get("remote_host") is None)
@@ -503,7 +505,7 @@ def test_under_threads_it_is_the_same(
     given = make_environment(upstream, f"sqlite:///{tmp_path}/s.db")
     with running(given, tmp_path, FLASK) as server:
         assert register(server.url, remote, "mine").status_code == 200
-        body = asking("chat", model="mine", stream=True)
+        body = make_body("chat", model="mine", stream=True)
         assert http.post(f"{server.url}/v1/chat/completions", json=body).status_code == 200
         got = register(server.url, remote, "bad", remote_host="https://169.254.169.254/v1")
         assert got.status_code == 400

@@ -19,7 +19,7 @@ from tests.helpers.loopback import unused_port
 from tests.helpers.waiting import wait_until
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server, free_port
-from tests.live.talk import PATHS, Json, ask, asking, http
+from tests.live.talk import PATHS, Json, ask, http, make_body
 from tests.live.test_faults import said_so_far
 from tests.live.test_service import line_of
 
@@ -117,7 +117,7 @@ def test_the_other_protocol_serves_when_one_fails(
     upstream.script(FAILING[name])
     spare_upstream.script(Answer(text=TEXT, reasoning="Hm."))
 
-    answered = ask(fallback_forwarder, client, asking(client, model=f"{over}/m", stream=stream))
+    answered = ask(fallback_forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
 
     assert answered.ending == "completed"
     assert answered.content.text.endswith(TEXT)
@@ -134,7 +134,7 @@ def test_the_other_protocol_serves_when_one_fails(
 def test_fallback_replaces_an_upstream_that_is_unreachable_or_refuses_the_key(
     client: str, first: str, then: str, fallback_forwarder: Server
 ) -> None:
-    answered = ask(fallback_forwarder, client, asking(client, model=f"{first}/m", stream=True))
+    answered = ask(fallback_forwarder, client, make_body(client, model=f"{first}/m", stream=True))
 
     assert answered.ending == "completed"
     line = line_of(fallback_forwarder, answered)
@@ -153,7 +153,7 @@ def test_a_refused_request_has_no_fallback(
     upstream.script(faults.refuse_with_status(code))
     spare_upstream.requests.clear()
 
-    answered = ask(fallback_forwarder, client, asking(client, model="chat/m"))
+    answered = ask(fallback_forwarder, client, make_body(client, model="chat/m"))
 
     assert answered.status == code
     assert answered.headers["x-forwarder-upstream"] == "chat"
@@ -170,7 +170,7 @@ def test_first_error_is_returned_if_all_upstreams_fail(
     upstream.script(faults.refuse_with_status(429, retry_after=9))
     spare_upstream.script(faults.refuse_with_status(400))
 
-    answered = ask(fallback_forwarder, client, asking(client, model="chat/m", stream=True))
+    answered = ask(fallback_forwarder, client, make_body(client, model="chat/m", stream=True))
 
     assert answered.status == 429
     assert answered.headers["retry-after"] == "9"
@@ -189,7 +189,7 @@ def test_nothing_is_retried_after_the_first_byte(
     upstream.script(faults.cut_connection(Answer(text=TEXT, pieces=8), after=8, reset=False))
     spare_upstream.requests.clear()
 
-    answered = ask(fallback_forwarder, client, asking(client, model=f"{over}/m", stream=True))
+    answered = ask(fallback_forwarder, client, make_body(client, model=f"{over}/m", stream=True))
 
     assert answered.status == 200
     assert answered.ending == "failed"
@@ -225,7 +225,7 @@ def test_failure_before_the_first_event_is_retried(
         name = "html_200"  # a whole answer comes in one piece
     upstream.script({**FAILING, "status": make_busy_answer()}[name], Answer(text=TEXT))
 
-    answered = ask(retrying, client, asking(client, model=f"{over}/m", stream=stream))
+    answered = ask(retrying, client, make_body(client, model=f"{over}/m", stream=stream))
 
     assert answered.ending == "completed"
     assert answered.content.text == TEXT
@@ -237,7 +237,7 @@ def test_retry_after_is_waited_for(retrying: Server, upstream: ScriptedUpstream)
     upstream.script(make_busy_answer(429, 600), Answer(text=TEXT))
     started = time.monotonic()
 
-    answered = ask(retrying, "chat", asking("chat", model="chat/m"))
+    answered = ask(retrying, "chat", make_body("chat", model="chat/m"))
 
     assert answered.content.text == TEXT
     assert 0.6 <= time.monotonic() - started < 2
@@ -248,7 +248,7 @@ def test_a_long_retry_after_is_passed_to_the_client(
 ) -> None:
     upstream.script(faults.refuse_with_status(429, retry_after=60))
 
-    answered = ask(retrying, "chat", asking("chat", model="chat/m"))
+    answered = ask(retrying, "chat", make_body("chat", model="chat/m"))
 
     assert (answered.status, answered.headers["retry-after"]) == (429, "60")
     assert len(upstream.requests) == 1
@@ -257,7 +257,7 @@ def test_a_long_retry_after_is_passed_to_the_client(
 def test_retries_come_to_an_end(retrying: Server, upstream: ScriptedUpstream) -> None:
     upstream.script(make_busy_answer(), make_busy_answer(), make_busy_answer(500))
 
-    answered = ask(retrying, "responses", asking("responses", model="chat/m", stream=True))
+    answered = ask(retrying, "responses", make_body("responses", model="chat/m", stream=True))
 
     assert answered.status == 500
     assert len(upstream.requests) == 3
@@ -268,7 +268,7 @@ def test_a_client_that_leaves_while_it_waits_is_not_asked_for(
     client: str, retrying: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(make_busy_answer(503, 700))
-    body = asking(client, model="chat/m", stream=True)
+    body = make_body(client, model="chat/m", stream=True)
 
     with talking(retrying, request_bytes(client, body)):
         assert wait_until(lambda: len(upstream.requests) == 1)
@@ -307,11 +307,11 @@ def test_an_open_breaker_protects_the_upstream_from_requests(
     server = breaking(serve, failing.url, UP_BREAKER_COOLDOWN="30", UP_MAX_RETRIES="2")
     failing.script(*[faults.hang_up()] * 300)
     for _ in range(3):
-        ask(server, "chat", asking("chat"))
+        ask(server, "chat", make_body("chat"))
     before = len(failing.requests)
 
     with ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(lambda _: ask(server, "chat", asking("chat")), range(60)))
+        answers = list(pool.map(lambda _: ask(server, "chat", make_body("chat")), range(60)))
 
     assert before == 3
     assert len(failing.requests) == before
@@ -330,18 +330,18 @@ def test_an_upstream_recovers_after_an_outage(client: str, serve: Serve) -> None
     port = free_port()
     server = breaking(serve, f"http://127.0.0.1:{port}/v1")
 
-    codes = [ask(server, client, asking(client)).error["code"] for _ in range(5)]
+    codes = [ask(server, client, make_body(client)).error["code"] for _ in range(5)]
     assert codes == ["upstream_unreachable"] * 3 + ["upstream_unavailable"] * 2
     assert http.get(f"{server.url}/ready").status_code == 503
 
     with ScriptedUpstream(port=port) as back:
-        assert wait_until(lambda: ask(server, client, asking(client)).status == 200)
-        assert {ask(server, client, asking(client)).status for _ in range(5)} == {200}
+        assert wait_until(lambda: ask(server, client, make_body(client)).status == 200)
+        assert {ask(server, client, make_body(client)).status for _ in range(5)} == {200}
         assert http.get(f"{server.url}/ready").status_code == 200
         asked = len(back.requests)
     assert asked >= 6
 
-    assert ask(server, client, asking(client)).error["code"] == "upstream_unreachable"
+    assert ask(server, client, make_body(client)).error["code"] == "upstream_unreachable"
 
 
 def test_one_trial_request_tests_a_recovering_upstream(
@@ -350,12 +350,12 @@ def test_one_trial_request_tests_a_recovering_upstream(
     server = breaking(serve, failing.url, UP_BREAKER_COOLDOWN="2")
     failing.script(*[faults.hang_up()] * 3, Stream(Answer(text=TEXT), before=Pause(1.5)))
     for _ in range(3):
-        ask(server, "chat", asking("chat"))
+        ask(server, "chat", make_body("chat"))
     failing.requests.clear()
     time.sleep(2.1)
 
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: ask(server, "chat", asking("chat")), range(8)))
+        answers = list(pool.map(lambda _: ask(server, "chat", make_body("chat")), range(8)))
 
     told = Counter(answered.status for answered in answers)
     assert told == {200: 1, 503: 7}
@@ -378,9 +378,9 @@ def test_one_client_s_prompt_locks_out_no_other(
     server = breaking(serve, failing.url, UP_BREAKER_COOLDOWN="30")
     failing.script(*[BAD_ANSWERS[name]] * 30, Answer(text=TEXT))
     for _ in range(30):
-        assert ask(server, client, asking(client, stream=True)).ending == "failed"
+        assert ask(server, client, make_body(client, stream=True)).ending == "failed"
 
-    assert ask(server, client, asking(client)).content.text == TEXT
+    assert ask(server, client, make_body(client)).content.text == TEXT
     assert http.get(f"{server.url}/ready").status_code == 200
 
 
@@ -403,7 +403,7 @@ def test_with_a_fallback_the_failures_of_two_clients_open_it(
         failing.requests.clear()
         failing.script(*[faults.refuse_with_status(500)] * 4)
         for _ in range(4):
-            body = asking("chat", model="up/m")
+            body = make_body("chat", model="up/m")
             answered = ask(server, "chat", body, Authorization=f"Bearer {key}")
             assert answered.headers["x-forwarder-upstream"] == "spare"
         return len(failing.requests)
@@ -440,20 +440,20 @@ def test_one_too_many_is_sent_away_at_once(
     client: str, stream: bool, narrow_forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     script_long_answer(upstream)
-    asked = asking("chat", model="responses/m", stream=True)
+    asked = make_body("chat", model="responses/m", stream=True)
     with talking(narrow_forwarder, request_bytes("chat", asked)) as one:
         assert b"200" in one.recv(64)
         script_long_answer(upstream)
         with talking(narrow_forwarder, request_bytes("chat", asked)) as two:
             assert b"200" in two.recv(64)
             refused = ask(
-                narrow_forwarder, client, asking(client, model="responses/m", stream=stream)
+                narrow_forwarder, client, make_body(client, model="responses/m", stream=stream)
             )
 
     assert (refused.status, refused.error["code"]) == (503, "overloaded")
     assert refused.headers["retry-after"] == "1"
     assert len(upstream.requests) == 2
-    assert wait_until(lambda: ask(narrow_forwarder, client, asking(client)).status == 200)
+    assert wait_until(lambda: ask(narrow_forwarder, client, make_body(client)).status == 200)
 
 
 def test_one_too_many_for_an_upstream_is_one_too_many(
@@ -461,17 +461,17 @@ def test_one_too_many_for_an_upstream_is_one_too_many(
 ) -> None:
     script_long_answer(upstream)
     with talking(
-        narrow_forwarder, request_bytes("chat", asking("chat", model="chat/m", stream=True))
+        narrow_forwarder, request_bytes("chat", make_body("chat", model="chat/m", stream=True))
     ) as one:
         assert b"200" in one.recv(64)
-        refused = ask(narrow_forwarder, "chat", asking("chat", model="chat/m"))
-        served = ask(narrow_forwarder, "chat", asking("chat", model="responses/m"))
+        refused = ask(narrow_forwarder, "chat", make_body("chat", model="chat/m"))
+        served = ask(narrow_forwarder, "chat", make_body("chat", model="responses/m"))
 
     assert (refused.status, refused.error["code"]) == (503, "overloaded")
     assert "'chat'" in refused.error["message"]
     assert served.status == 200
     assert wait_until(
-        lambda: ask(narrow_forwarder, "chat", asking("chat", model="chat/m")).status == 200
+        lambda: ask(narrow_forwarder, "chat", make_body("chat", model="chat/m")).status == 200
     )
 
 
@@ -493,9 +493,9 @@ def test_a_place_is_free_again_however_a_request_ended(
 ) -> None:
     for _ in range(3):  # more than there are places
         upstream.script(ENDINGS[name])
-        answered = ask(narrow_forwarder, client, asking(client, model="chat/m", stream=stream))
+        answered = ask(narrow_forwarder, client, make_body(client, model="chat/m", stream=stream))
         assert "at once" not in answered.text
-        assert ask(narrow_forwarder, client, {**asking(client), "model": 5}).status == 400
+        assert ask(narrow_forwarder, client, {**make_body(client), "model": 5}).status == 400
 
     taken = http.get(f"{narrow_forwarder.url}/ready?verbose").json()["upstreams"]["chat"][
         "resilience"
@@ -510,14 +510,14 @@ def test_a_place_is_free_again_when_a_client_leaves(
 ) -> None:
     for _ in range(3):
         upstream.script(faults.never_answer(5))
-        body = asking(client, model="chat/m", stream=stream)
+        body = make_body(client, model="chat/m", stream=stream)
         asked = len(upstream.requests)
         with talking(narrow_forwarder, request_bytes(client, body)):
             assert wait_until(lambda asked=asked: len(upstream.requests) > asked)
         assert upstream.requests[-1].closed_by_client.wait(2)
 
     assert wait_until(
-        lambda: ask(narrow_forwarder, client, asking(client, model="chat/m")).status == 200
+        lambda: ask(narrow_forwarder, client, make_body(client, model="chat/m")).status == 200
     )
 
 
@@ -527,10 +527,10 @@ def test_a_place_is_free_again_when_a_client_leaves(
     ids=["long", "many"],
 )
 def test_headers_are_limited(headers: dict[str, str], narrow_forwarder: Server) -> None:
-    answered = ask(narrow_forwarder, "chat", asking("chat"), **headers)
+    answered = ask(narrow_forwarder, "chat", make_body("chat"), **headers)
 
     assert 400 <= answered.status < 500
-    assert ask(narrow_forwarder, "chat", asking("chat")).status == 200
+    assert ask(narrow_forwarder, "chat", make_body("chat")).status == 200
 
 
 # -- time-outs, beside those for the first byte and for silence in test_faults.py -----------------
@@ -566,9 +566,9 @@ def test_connecting_and_the_whole_answer_have_limits_of_their_own(
         )
         upstream.script(faults.slow_down(Answer(text="word " * 200, pieces=200), delay=0.05))
         started = time.monotonic()
-        endless = ask(server, client, asking(client, model="chat/m", stream=True))
+        endless = ask(server, client, make_body(client, model="chat/m", stream=True))
         between = time.monotonic()
-        unheard = ask(server, client, asking(client, model="deaf/m"))
+        unheard = ask(server, client, make_body(client, model="deaf/m"))
 
     assert 0.6 <= between - started < 3
     assert endless.ending == "failed"

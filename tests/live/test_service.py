@@ -21,7 +21,7 @@ import pytest
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import FLASK, ROOT, Server, running
-from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, asking, http
+from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, http, make_body
 
 CLIENT_KEY = "client-key-that-is-secret"
 PROMPT = "a prompt that nobody else should read"
@@ -66,7 +66,7 @@ def locked_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
 @pytest.mark.parametrize(("client", "over"), PAIRINGS)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_a_request_is_one_line(client: str, over: str, stream: bool, forwarder: Server) -> None:
-    body = asking(client, model=f"{over}/m", stream=stream, no_such_thing=1)
+    body = make_body(client, model=f"{over}/m", stream=stream, no_such_thing=1)
     if client == over:
         del body["no_such_thing"]
 
@@ -85,8 +85,8 @@ def test_a_failure_is_a_line_too(forwarder: Server, upstream: ScriptedUpstream) 
         faults.cut_connection(Answer(text=SAID, pieces=9), reset=False),
     )
 
-    refused = ask(forwarder, "chat", asking("chat"))
-    broken = ask(forwarder, "chat", asking("chat", stream=True))
+    refused = ask(forwarder, "chat", make_body("chat"))
+    broken = ask(forwarder, "chat", make_body("chat", stream=True))
     malformed = ask(forwarder, "chat", b"{")
 
     line = line_of(forwarder, refused)
@@ -101,7 +101,7 @@ def test_the_log_contains_no_keys_and_no_prompts(
     texts = []
     for client, over in PAIRINGS:
         for stream in (False, True):
-            body = asking(client, PROMPT, f"{over}/m", stream=stream)
+            body = make_body(client, PROMPT, f"{over}/m", stream=stream)
             wrong = {**body, "model": "wrong/m"}
             quoting = faults.refuse_with_status(400, message=f"Who is {KEY}? You said: {PROMPT}")
             upstream.script(Answer(text=SAID, reasoning=SAID), quoting, faults.hang_up())
@@ -123,7 +123,10 @@ def test_the_log_contains_no_keys_and_no_prompts(
 
 def test_a_fraction_of_events_can_be_seen(locked_forwarder: Server) -> None:
     answered = ask(
-        locked_forwarder, "chat", asking("chat", stream=True), Authorization=f"Bearer {CLIENT_KEY}"
+        locked_forwarder,
+        "chat",
+        make_body("chat", stream=True),
+        Authorization=f"Bearer {CLIENT_KEY}",
     )
 
     name = line_of(locked_forwarder, answered)["id"]
@@ -141,7 +144,7 @@ def test_bodies_are_logged_when_the_operator_wants_them(
 ) -> None:
     server = serve(settings(upstream, FORWARDER_LOG_BODIES="true"))
 
-    ask(server, "chat", asking("chat", PROMPT))
+    ask(server, "chat", make_body("chat", PROMPT))
 
     assert PROMPT in server.log
     assert KEY not in server.log
@@ -153,8 +156,8 @@ def test_text_log_has_a_banner_and_a_line_for_each_request(
     text = {"FORWARDER_LOG_FORMAT": "text", "WEB_CONCURRENCY": "2"}
     server = serve(settings(upstream, CHAT_MODELS="fast=m-1", **text))
 
-    ask(server, "chat", asking("chat", model="fast"))
-    ask(server, "chat", {**asking("chat", model="m\x1b[31mhot\n"), "temperature": "hot"})
+    ask(server, "chat", make_body("chat", model="fast"))
+    ask(server, "chat", {**make_body("chat", model="m\x1b[31mhot\n"), "temperature": "hot"})
 
     deadline = time.monotonic() + 5
     while len(re.findall("POST chat", server.log)) < 2 and time.monotonic() < deadline:
@@ -189,7 +192,7 @@ def test_sigterm_stops_the_server_after_running_requests(
     server = serve(settings(upstream))
     upstream.script(faults.slow_down(Answer(text="a b c d", pieces=4), delay=0.1))
     with http.stream(
-        "POST", f"{server.v1}/responses", json=asking("responses", stream=True)
+        "POST", f"{server.v1}/responses", json=make_body("responses", stream=True)
     ) as got:
         pieces = got.iter_text()
         text = next(pieces)
@@ -329,7 +332,7 @@ def test_flask_s_own_server_will_do(
 ) -> None:
     upstream.script(Answer(text="Zürich 🏔", pieces=4))
 
-    answered = ask(flask, client, asking(client, model=f"{over}/m", stream=stream))
+    answered = ask(flask, client, make_body(client, model=f"{over}/m", stream=stream))
 
     assert answered.ending == "completed"
     assert answered.content.text == "Zürich 🏔"

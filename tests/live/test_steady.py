@@ -27,7 +27,7 @@ from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
 from tests.live.conftest import Serve, settings
 from tests.live.server import FLASK, Server, running
-from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, asking, http
+from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, http, make_body
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def list_workers(server: Server) -> list[int]:
 
 def send_request(server: Server, client: str, **more: Any) -> ClientAnswer:
     """Send a request and read any answer, even a broken one; with a longer time limit."""
-    body = asking(client, **more)
+    body = make_body(client, **more)
     with http.stream("POST", f"{server.v1}{PATHS[client]}", json=body, timeout=20) as got:
         text = "".join(got.iter_text())
     return ClientAnswer(client, got.status_code, got.headers, text)
@@ -138,7 +138,7 @@ def test_flask_s_own_server_ends_at_once(upstream: ScriptedUpstream, tmp_path: P
             http,
             f"{server.v1}/responses",
             "responses",
-            asking("responses", stream=True),
+            make_body("responses", stream=True),
         )
         wait_until(lambda: upstream.requests)
         server.process.send_signal(signal.SIGINT)
@@ -176,7 +176,7 @@ class Hammer:
             url = f"{self._server.v1}{PATHS[client]}"
             while not self._over.is_set():
                 for stream in (True, False):
-                    body = asking(client, model=f"{over}/m", stream=stream)
+                    body = make_body(client, model=f"{over}/m", stream=stream)
                     self.answers[_get_outcome(kept, url, client, body)] += 1
 
 
@@ -253,7 +253,7 @@ def test_a_killed_worker_is_replaced_and_the_others_serve(
             http,
             f"{server.v1}/responses",
             "responses",
-            asking("responses", stream=True),
+            make_body("responses", stream=True),
         )
         wait_until(lambda: upstream.requests)
         connected = [pid for pid in before if _count_connections(pid, upstream)]
@@ -354,7 +354,7 @@ def test_a_slow_reader_holds_the_upstream_back(client: str, serve: Serve) -> Non
     fountain = Fountain(200 * 2**20)
     server = serve({"CHAT_BASE_URL": fountain.url})
     [worker] = list_workers(server)
-    with fountain.running(), _open_request(server, client, asking(client, stream=True)) as sock:
+    with fountain.running(), _open_request(server, client, make_body(client, stream=True)) as sock:
         assert sock.recv(4096).startswith(b"HTTP/1.1 200 OK")
         before = memory(worker)
         wait_until(lambda: fountain.sent > 2**20)
@@ -377,7 +377,7 @@ def test_memory_stays_flat_when_slow_readers_leave(client: str, serve: Serve) ->
     [worker] = list_workers(server)
 
     def read_a_little(_: int) -> None:
-        with _open_request(server, client, asking(client, stream=True)) as sock:
+        with _open_request(server, client, make_body(client, stream=True)) as sock:
             sock.settimeout(30)
             for _ in range(10):
                 assert sock.recv(4096)

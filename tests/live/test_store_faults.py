@@ -23,7 +23,7 @@ from tests.helpers.waiting import wait_until
 from tests.live.conftest import settings
 from tests.live.postgres import Postgres, needs_postgres, run_postgres_process
 from tests.live.server import Server, running
-from tests.live.talk import ClientAnswer, Json, ask, asking, http
+from tests.live.talk import ClientAnswer, Json, ask, http, make_body
 
 pytestmark = pytest.mark.slow
 
@@ -45,14 +45,14 @@ def store_is_back(server: Server) -> bool:
 
 def store_answer(server: Server, **more: Any) -> ClientAnswer:
     """An answer that the client wants stored."""
-    return ask(server, "responses", asking("responses", model="chat/m", store=True, **more))
+    return ask(server, "responses", make_body("responses", model="chat/m", store=True, **more))
 
 
 def assert_serves_without_a_store(server: Server) -> None:
     """Everything that needs none is answered, and nothing is said to be stored."""
     for stream in (False, True):
         for client in ("chat", "responses"):
-            body = asking(client, model="chat/m", stream=stream)
+            body = make_body(client, model="chat/m", stream=stream)
             answered = ask(server, client, body)
             assert answered.ending == "completed", answered.text
             if client == "responses":
@@ -60,10 +60,10 @@ def assert_serves_without_a_store(server: Server) -> None:
                 assert answered.dropped_parameters == ["store"]
             told = ask(server, client, {**body, "store": True})
             assert (told.status, told.error["code"]) == (503, UNAVAILABLE)
-        body = asking("responses", model="chat/m", stream=stream, store=False)
+        body = make_body("responses", model="chat/m", stream=stream, store=False)
         answered = ask(server, "responses", body)
         assert (answered.ending, answered.dropped_parameters) == ("completed", [])
-    background = ask(server, "responses", asking("responses", model="chat/m", background=True))
+    background = ask(server, "responses", make_body("responses", model="chat/m", background=True))
     assert background.error["code"] == UNAVAILABLE
     state = read_readiness(server)
     assert state["status"] == "degraded"
@@ -196,7 +196,7 @@ def test_disk_that_fills_up_while_a_worker_serves(
             # Writes without room have failed, and their answers are not reported as stored.
             wait_until(lambda: store_answer(server, metadata={"x": "y" * 500}).status == 503, 30)
             assert http.get(f"{server.v1}/responses/{before}").status_code == 200
-            body = asking("responses", model="chat/m", store=False)
+            body = make_body("responses", model="chat/m", store=False)
             assert ask(server, "responses", body).ending == "completed"
 
         assert_stores(server)
@@ -209,7 +209,7 @@ def test_encrypted_reasoning_decrypts_after_the_store_returns(
 
     def make_sealed_output(server: Server) -> list[Json]:
         upstream.script(Answer(text="Hello.", reasoning="I think."))
-        body = asking("responses", model="chat/m", store=False, **INCLUDE)
+        body = make_body("responses", model="chat/m", store=False, **INCLUDE)
         output: list[Json] = ask(server, "responses", body).whole["output"]
         output[0]["summary"] = []  # only the seal knows
         return output
@@ -247,7 +247,7 @@ def hang(server: Postgres, sign: int) -> None:
 def measure_answer(server: Server, client: str, **more: Any) -> float:
     """Seconds that an answer took which needs no store."""
     began = time.monotonic()
-    answered = ask(server, client, asking(client, **more))
+    answered = ask(server, client, make_body(client, **more))
     assert answered.ending == "completed", answered.text
     return time.monotonic() - began
 
@@ -344,7 +344,7 @@ def test_worker_without_its_database_server_cannot_check_keys(
         postgres.stop()
         given = settings(upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s")
         server = stack.enter_context(running(given, tmp_path))
-        refused = ask(server, "chat", asking("chat", model="chat/m"))
+        refused = ask(server, "chat", make_body("chat", model="chat/m"))
         assert (refused.status, refused.error["code"]) == (503, UNAVAILABLE)
 
         postgres.start()

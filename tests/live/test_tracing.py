@@ -15,7 +15,7 @@ from tests.fake_provider import ScriptedUpstream
 from tests.helpers.tracing import need_opentelemetry
 from tests.live.conftest import settings
 from tests.live.server import ROOT, running
-from tests.live.talk import ask, asking
+from tests.live.talk import ask, make_body
 
 
 class Collector(ThreadingHTTPServer):
@@ -60,7 +60,7 @@ def test_a_collector_gets_every_span_also_the_last(
     given = settings(upstream, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
     with running(given, tmp_path) as server:
         for stream in (False, True):
-            ask(server, "responses", asking("responses", model="chat/m", stream=stream))
+            ask(server, "responses", make_body("responses", model="chat/m", stream=stream))
 
     assert "Traceback" not in server.log
     assert {path for path, _ in collector.got} == {"/v1/traces"}
@@ -80,7 +80,7 @@ def test_traceparent_is_not_forwarded_without_tracing(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with running(settings(upstream), tmp_path) as server:
-        ask(server, "chat", asking("chat"), traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+        ask(server, "chat", make_body("chat"), traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
 
     assert "traceparent" not in upstream.requests[0].headers
 

@@ -14,7 +14,7 @@ from tests.helpers.certificates import Authority
 from tests.helpers.loopback import Peer, serving, unused_port
 from tests.live.conftest import KEY, Serve
 from tests.live.server import Server
-from tests.live.talk import PAIRINGS, PATHS, Json, ask, asking, http
+from tests.live.talk import PAIRINGS, PATHS, Json, ask, http, make_body
 from tests.live.test_service import line_of, read_log
 from tests.live.test_websocket import talking
 
@@ -55,7 +55,7 @@ def wrong_key_forwarder(serve: Serve, keyed_upstream: ScriptedUpstream) -> Serve
 def test_a_refused_key_is_a_403_that_names_the_setting(
     client: str, over: str, stream: bool, wrong_key_forwarder: Server
 ) -> None:
-    answered = ask(wrong_key_forwarder, client, asking(client, model=f"{over}/m", stream=stream))
+    answered = ask(wrong_key_forwarder, client, make_body(client, model=f"{over}/m", stream=stream))
 
     assert (answered.status, answered.error["code"]) == (403, "upstream_authentication")
     assert answered.headers["x-should-retry"] == "false"
@@ -67,7 +67,7 @@ def test_a_refused_key_is_a_403_that_names_the_setting(
 
 @every_client
 def test_a_missing_key_is_named(client: str, wrong_key_forwarder: Server) -> None:
-    answered = ask(wrong_key_forwarder, client, asking(client, model="keyless/m", stream=True))
+    answered = ask(wrong_key_forwarder, client, make_body(client, model="keyless/m", stream=True))
 
     assert answered.status == 403
     assert "none is configured: KEYLESS_API_KEY is not set" in answered.error["message"]
@@ -75,7 +75,7 @@ def test_a_missing_key_is_named(client: str, wrong_key_forwarder: Server) -> Non
 
 @every_client
 def test_a_client_s_own_key_stays_a_401(client: str, wrong_key_forwarder: Server) -> None:
-    body = asking(client, model="theirs/m", stream=True)
+    body = make_body(client, model="theirs/m", stream=True)
 
     answered = ask(wrong_key_forwarder, client, body, Authorization="Bearer sk-of-the-client")
 
@@ -100,7 +100,7 @@ def test_over_a_websocket_a_refused_key_is_an_error_with_its_status(
 def test_background_work_with_a_refused_key_fails_with_the_reason(
     over: str, wrong_key_forwarder: Server
 ) -> None:
-    body = asking("responses", model=f"{over}/m", background=True)
+    body = make_body("responses", model=f"{over}/m", background=True)
     queued = http.post(f"{wrong_key_forwarder.v1}/responses", json=body).json()
 
     def poll_response() -> Any:
@@ -116,7 +116,7 @@ def test_background_work_with_a_refused_key_fails_with_the_reason(
 
 def test_a_refused_key_stands_in_the_log_once_and_in_ready(wrong_key_forwarder: Server) -> None:
     for _ in range(3):
-        ask(wrong_key_forwarder, "chat", asking("chat", model="chat/m"))
+        ask(wrong_key_forwarder, "chat", make_body("chat", model="chat/m"))
 
     told = [
         line
@@ -194,7 +194,7 @@ REASONS = {
 def test_a_connection_error_says_why_in_the_message_and_in_the_log(
     client: str, stream: bool, name: str, cut_off_forwarder: Server
 ) -> None:
-    answered = ask(cut_off_forwarder, client, asking(client, model=f"{name}/m", stream=stream))
+    answered = ask(cut_off_forwarder, client, make_body(client, model=f"{name}/m", stream=stream))
 
     assert answered.status == (504 if name == "slow" else 502)
     message = answered.error["message"]
@@ -232,7 +232,7 @@ def test_a_base_url_without_its_version_is_noticed(
     server = serve(environment)
 
     ready = http.get(f"{server.url}/ready")
-    answered = ask(server, client, asking(client, model="chat/m", stream=stream))
+    answered = ask(server, client, make_body(client, model="chat/m", stream=stream))
 
     assert ready.status_code == 503
     assert "lacks '/v1'" in ready.json()["upstreams"]["chat"]["error"]
@@ -268,8 +268,8 @@ def test_a_post_on_a_connection_that_closes_is_sent_twice_only_with_retries(
                 "UP_MAX_RETRIES": retries,
             }
         )
-        first = ask(server, "chat", asking("chat"))
-        second = ask(server, "chat", asking("chat"))
+        first = ask(server, "chat", make_body("chat"))
+        second = ask(server, "chat", make_body("chat"))
 
         assert (first.status, second.status) == (200, status)
         assert len(peer.requests) == sent

@@ -27,7 +27,7 @@ from tests.fake_provider.wire import Reply, Stream
 from tests.helpers.loopback import Peer, serving
 from tests.live.conftest import KEY, settings
 from tests.live.server import GUNICORN, Server, running
-from tests.live.talk import PATHS, asking, http
+from tests.live.talk import PATHS, http, make_body
 from tests.live.test_balance import suspend_process
 from tests.live.test_metrics import workers_of
 
@@ -167,7 +167,7 @@ def make_request(kind: str, serial: int) -> tuple[str, Json, dict[str, str]]:
     protocol = "responses" if kind == "background" else chance.choice(list(ENDPOINTS))
     over = chance.choice(list(PATHS))
     prompt, streamed = f"{kind} {serial} {client}!", chance.random() < 0.7
-    body = asking("responses" if protocol == "responses" else "chat", prompt, f"{over}/m")
+    body = make_body("responses" if protocol == "responses" else "chat", prompt, f"{over}/m")
     body |= {"stream": streamed}
     if protocol == "messages":
         body["max_tokens"] = 100
