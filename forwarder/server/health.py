@@ -53,7 +53,7 @@ def ready() -> tuple[Response, int]:
     status = "unavailable"
     if is_ready:
         status = "degraded" if "error" in store else "ok"
-    verbose_fields = {"models": describe_models(services, states)} if verbose else {}
+    verbose_fields = {"models": add_health(services, states)} if verbose else {}
     body = jsonify(status=status, upstreams=states, store=store, **verbose_fields)
     return body, 200 if is_ready else 503
 
@@ -88,8 +88,8 @@ def describe_store(services: Services) -> Json:
     return state if error is None else {**state, "error": error}
 
 
-def describe_models(services: Services, states: Json) -> Json:
-    """Return registered model -> health, and add the health of upstreams to ``states``."""
+def add_health(services: Services, states: Json) -> Json:
+    """Add the health of upstreams to ``states``, and return registered model -> health."""
     resilience_states = services.resilience.describe_states()
     models: Json = {}
     for name, check in services.health.check_all(services.settings.ready_ttl).items():
