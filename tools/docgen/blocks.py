@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tools.docgen import metrics, parameters, providers, settings
+from tools.docgen import metrics, modules, parameters, providers, settings
 
 COMMAND = "python -m tools.docgen --write"
 ROOT = Path(__file__).parents[2]
@@ -33,6 +33,7 @@ BLOCKS = (
     Block("messages", "docs/messages.md", parameters.render_messages_summary),
     Block("providers", "docs/reference/providers.md", providers.render_providers),
     Block("quirks", "docs/reference/providers.md", providers.render_quirks),
+    Block("modules", "docs/reference/modules.md", modules.render_modules),
     Block("metrics", "docs/reference/metrics.md", metrics.render_metrics),
 )
 
