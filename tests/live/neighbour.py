@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from tests.live.server import ROOT, Server
+from tests.live.server import ROOT, Server, list_workers
 
 Json = dict[str, Any]
 
@@ -158,13 +158,6 @@ def run_neighbour() -> Iterator[Neighbour]:
     finally:
         process.kill()
         process.communicate()
-
-
-def list_workers(server: Server) -> list[int]:
-    """Return the process ids of a server's workers."""
-    pid = server.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return sorted(map(int, children.split()))
 
 
 def connect_to_worker(url: str, pid: int, workers: Collection[int]) -> HTTPConnection:

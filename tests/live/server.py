@@ -11,11 +11,12 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.helpers.empty_database import read_empty_database
+from tests.helpers.waiting import wait_until
 from tests.live.processes import ROOT as ROOT
 from tests.live.processes import Process, inherit_environment, start_process
 
@@ -69,6 +70,7 @@ def running(
     server = Server(f"http://127.0.0.1:{port}", process, log_path)
     try:
         await_server(server)
+        await_workers(server, read_worker_count(command, env))
         yield server
     finally:
         process.send_signal(signal.SIGTERM)
@@ -90,6 +92,27 @@ def await_server(server: Server, seconds: float = 60) -> None:
             return
         time.sleep(0.05)
     raise RuntimeError(f"the forwarder did not answer in time:\n{server.log}")
+
+
+def read_worker_count(command: list[str], environment: Mapping[str, str]) -> int:
+    """Return how many workers gunicorn forks with this command; 0 for other commands."""
+    if command[0] != "gunicorn":
+        return 0
+    if "-w" in command:
+        return int(command[command.index("-w") + 1])
+    return int(environment.get("WEB_CONCURRENCY", "1"))
+
+
+def await_workers(server: Server, count: int) -> None:
+    """Wait until all workers are there: the first one answers before gunicorn forks the others."""
+    wait_until(lambda: len(list_workers(server)) >= count)
+
+
+def list_workers(server: Server) -> list[int]:
+    """Return the process ids of a server's workers."""
+    pid = server.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return sorted(map(int, children.split()))
 
 
 def _list_ports() -> list[int]:

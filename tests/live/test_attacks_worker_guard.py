@@ -23,8 +23,8 @@ import pytest
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
 from tests.live.conftest import Serve, settings
-from tests.live.neighbour import Neighbour, connect_to_each_worker, list_workers
-from tests.live.server import Server
+from tests.live.neighbour import Neighbour, connect_to_each_worker
+from tests.live.server import Server, list_workers
 from tests.live.talk import PATHS, http, make_body
 
 pytestmark = pytest.mark.slow

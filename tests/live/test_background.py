@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import sqlite3
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from tests.helpers.waiting import wait_until
 from tests.live.conftest import settings
 from tests.live.keeping_upstream import KeepingUpstream
 from tests.live.postgres import create_database, needs_postgres
-from tests.live.server import Server, running
+from tests.live.server import Server, list_workers, running
 
 pytestmark = pytest.mark.slow
 
@@ -65,13 +64,6 @@ def client_of(server: Server) -> OpenAI:
     return OpenAI(base_url=server.v1, api_key="mine", max_retries=0, timeout=60)
 
 
-def workers_of(server: Server) -> set[int]:
-    found = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True
-    )
-    return {int(pid) for pid in found.stdout.split()}
-
-
 def wait_until_ended(client: OpenAI, name: str, seconds: float = 40.0) -> Any:
     """A background response when it has ended."""
 
@@ -84,7 +76,7 @@ def wait_until_ended(client: OpenAI, name: str, seconds: float = 40.0) -> Any:
 
 def deploy(server: Server) -> set[int]:
     """Begin a deploy, and give the workers that go."""
-    before = workers_of(server)
+    before = {*list_workers(server)}
     server.process.send_signal(signal.SIGHUP)
     return before
 
@@ -121,7 +113,7 @@ def test_a_deploy_hands_work_to_another_worker(
         follow(client, queued.id, events)
         done = client.responses.retrieve(queued.id)
         log = list(client.responses.retrieve(queued.id, stream=True))
-        gone = wait_until(lambda: not old & workers_of(server))
+        gone = wait_until(lambda: not old & {*list_workers(server)})
 
     assert gone
     assert (done.status, done.output_text) == ("completed", "The second attempt.")
@@ -174,7 +166,7 @@ def test_background_grace_lets_work_end_during_a_deploy(
         wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
         old = deploy(server)
         done = wait_until_ended(client, queued.id)
-        wait_until(lambda: not old & workers_of(server))
+        wait_until(lambda: not old & {*list_workers(server)})
 
     assert (done.status, done.output_text) == ("completed", LONG.text)
     assert done.metadata == {}
@@ -213,10 +205,10 @@ def test_work_of_a_dead_worker_is_restarted(
     with client_of(server) as client:
         queued = client.responses.create(model=f"{over}/m", input="hi", background=True)
         wait_until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
-    killed = workers_of(server)
+    killed = {*list_workers(server)}
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: len(workers_of(server) - killed) == 2)
+    wait_until(lambda: len({*list_workers(server)} - killed) == 2)
     time.sleep(2)  # earlier connections may still reach the dead worker
     with client_of(server) as client:
         done = wait_until_ended(client, queued.id)

@@ -17,9 +17,8 @@ from forwarder.upstream.resilience.shared_state import EXCHANGE_SECONDS, RedisSt
 from tests.fake_provider import ScriptedUpstream, faults
 from tests.helpers.loopback import unused_port
 from tests.live.redis import needs_redis, run_redis, run_redis_process
-from tests.live.server import GUNICORN, Server, free_port, running
+from tests.live.server import GUNICORN, Server, free_port, list_workers, running
 from tests.live.talk import ClientAnswer, ask, http, make_body
-from tests.live.test_metrics import workers_of
 
 TWO = (*GUNICORN, "-w", "2")
 KEYS = ("sk-key-one", "sk-key-two")
@@ -58,7 +57,7 @@ def suspend_process(process: int) -> Iterator[None]:
 
 def send_to_each_worker(server: Server, count: int) -> list[ClientAnswer]:
     answers = []
-    for other in workers_of(server):
+    for other in list_workers(server):
         with suspend_process(other):
             answers += [send(server) for _ in range(count)]
     return answers
@@ -76,7 +75,7 @@ def await_cooling_keys(server: Server, expected: int, seconds: float = 5) -> Non
     """Wait until this many keys are cooling down in both workers."""
     time.sleep(2 * EXCHANGE_SECONDS)  # a stopped worker tells nothing
     deadline = time.monotonic() + seconds
-    for other in workers_of(server):
+    for other in list_workers(server):
         with suspend_process(other):
             while len(find_cooling_keys(server)) != expected:
                 assert time.monotonic() < deadline

@@ -15,7 +15,7 @@ import pytest
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import settings
-from tests.live.server import GUNICORN, Server, running
+from tests.live.server import GUNICORN, Server, list_workers, running
 from tests.live.talk import PAIRINGS, ask, http, make_body
 from tests.observability.counted import parse_samples
 
@@ -47,15 +47,6 @@ def wait_until_counted(
             return True
         time.sleep(0.05)
     return False
-
-
-def workers_of(server: Server) -> list[int]:
-    """Their process ids, once both are there."""
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-    deadline = time.monotonic() + 5
-    while len(found := children.read_text().split()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return [int(pid) for pid in found]
 
 
 def test_state_of_two_workers_is_added_up(two_workers: Server) -> None:
@@ -104,7 +95,7 @@ def test_two_workers_count_together(two_workers: Server, upstream: ScriptedUpstr
 
 
 def test_both_workers_had_a_part_in_it(two_workers: Server, tmp_path: Path) -> None:
-    workers = workers_of(two_workers)
+    workers = list_workers(two_workers)
     for asleep in workers:
         os.kill(asleep, signal.SIGSTOP)  # so that the other one answers
         for _ in range(3):
@@ -138,7 +129,7 @@ def test_gauges_of_a_dead_worker_are_removed(
     assert begun.wait(5)
     assert read_metrics(two_workers)["open_streams"] == {("responses",): 1}
 
-    for pid in workers_of(two_workers):
+    for pid in list_workers(two_workers):
         os.kill(pid, signal.SIGKILL)
     listener.join(5)
 

@@ -15,9 +15,9 @@ import pytest
 from tests.fake_provider import ScriptedUpstream
 from tests.live.conftest import settings
 from tests.live.redis import needs_redis, run_redis, run_redis_process
-from tests.live.server import GUNICORN, Server, free_port, running
+from tests.live.server import GUNICORN, Server, free_port, list_workers, running
 from tests.live.talk import LIMIT, ClientAnswer, ask, make_body
-from tests.live.test_metrics import read_metrics, wait_until_counted, workers_of
+from tests.live.test_metrics import read_metrics, wait_until_counted
 
 TWO = (*GUNICORN, "-w", "2")
 KEYS = ("sk-client-a", "sk-client-b", "sk-client-c", "sk-client-d")
@@ -56,7 +56,7 @@ def send_chat_request(
 def by_each_worker(server: Server, key: str) -> list[ClientAnswer]:
     """An answer of one worker while the other sleeps, and the other way round."""
     answers = []
-    for asleep in workers_of(server):
+    for asleep in list_workers(server):
         os.kill(asleep, signal.SIGSTOP)
         try:
             answers.append(send_chat_request(server, key))

@@ -30,7 +30,7 @@ from tests.live.talk import http, make_body
 from tests.live.test_websocket import Talk
 
 SECRET = "the-first-secret"
-WALK = re.compile(r"## Commands\n.*?```bash\n(.*?)```", re.DOTALL)
+WALK = re.compile(r"## Register, use, copy, delete\n.*?```bash\n(.*?)```", re.DOTALL)
 PROVIDER = "https://dashscope.aliyuncs.com/compatible-mode/v1"
 
 Anywhere = Callable[[], str]
@@ -108,7 +108,7 @@ def walk(address: str, remote: ScriptedUpstream) -> Iterator[tuple[list[str], st
     text = text.replace(PROVIDER, remote.url).replace("sk-...", REMOTE_KEY)
     text = text.replace("qwen-plus", "qwen-turbo")
     for command in re.findall(r"^curl .*?(?=^curl |\Z)", text, re.DOTALL | re.MULTILINE):
-        words = shlex.split(command)
+        words = shlex.split(command, comments=True)
         done = subprocess.run(
             ["curl", "-sS", "--noproxy", "*", *words[1:]],
             capture_output=True,

@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from openai import OpenAI
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import settings
-from tests.live.server import Server, running
+from tests.live.server import Server, list_workers, running
 from tests.live.writes import Writes
 
 over_either = pytest.mark.parametrize("over", ["chat", "responses"])
@@ -546,17 +545,9 @@ def test_chat_completions_are_stored_when_that_is_asked_for(
 # -- when processes die ---------------------------------------------------------------------------
 
 
-def workers_of(server: Server) -> list[int]:
-    """The worker processes of a gunicorn."""
-    found = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True
-    )
-    return [int(pid) for pid in found.stdout.split()]
-
-
 def kill_workers(server: Server) -> None:
     """Kill all workers, and wait until there are others that answer."""
-    for pid in workers_of(server):
+    for pid in list_workers(server):
         os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:

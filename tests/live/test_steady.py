@@ -26,20 +26,13 @@ import pytest
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
 from tests.live.conftest import Serve, settings
-from tests.live.server import FLASK, Server, running
+from tests.live.server import FLASK, Server, list_workers, running
 from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, http, make_body
 
 pytestmark = pytest.mark.slow
 
 STREAMED = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 LONG = Answer(text="word " * 40, pieces=40)
-
-
-def list_workers(server: Server) -> list[int]:
-    """The processes of the workers."""
-    pid = server.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in children.split()]
 
 
 def send_request(server: Server, client: str, **more: Any) -> ClientAnswer:

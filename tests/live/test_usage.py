@@ -26,10 +26,9 @@ from tests.fake_provider.faults import Scripted
 from tests.fake_provider.wire import Reply, Stream
 from tests.helpers.loopback import Peer, serving
 from tests.live.conftest import KEY, settings
-from tests.live.server import GUNICORN, Server, running
+from tests.live.server import GUNICORN, Server, list_workers, running
 from tests.live.talk import PATHS, http, make_body
 from tests.live.test_balance import suspend_process
-from tests.live.test_metrics import workers_of
 
 TWO = (*GUNICORN, "-w", "2")
 SECOND_KEY = "sk-second-upstream-secret"
@@ -245,7 +244,7 @@ def wait_for_requests(server: Server, count: int) -> None:
 def find_busy(server: Server) -> list[Json]:
     """Upstreams and endpoints of any worker that still count a request in flight."""
     busy = []
-    for other in workers_of(server):
+    for other in list_workers(server):
         with suspend_process(other):
             got = httpx2.get(f"{server.url}/ready?verbose", headers=ADMIN, trust_env=False)
         for upstream in got.json()["upstreams"].values():

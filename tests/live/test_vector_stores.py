@@ -20,8 +20,8 @@ import pytest
 from openai import OpenAI
 
 from tests.live.conftest import Serve
-from tests.live.neighbour import Neighbour, list_workers
-from tests.live.server import Server, running
+from tests.live.neighbour import Neighbour
+from tests.live.server import Server, list_workers, running
 from tests.text_extraction.documents import HTML, make_docx, make_pdf
 
 DIMENSIONS = 1536
