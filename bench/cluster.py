@@ -25,7 +25,7 @@ from forwarder.config import gunicorn_conf
 from tests.helpers.certificates import Authority
 from tests.live.postgres import run_postgres
 from tests.live.redis import run_redis
-from tests.live.server import free_port
+from tests.live.server import find_free_port
 
 NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 NGINX_CONFIG = ROOT / "deploy" / "nginx.conf"
@@ -111,7 +111,7 @@ def run_cluster(provider_url: str, workers: int, folder: Path) -> Iterator[Clust
     """Run two machines with the provider behind both APIs during the context."""
     with ExitStack() as stack:
         database_url = stack.enter_context(run_postgres())
-        redis_url = stack.enter_context(run_redis(free_port(), folder))
+        redis_url = stack.enter_context(run_redis(find_free_port(), folder))
         port = int(provider_url.rpartition(":")[2].partition("/")[0])
         shared = make_forwarder_environment(port, database_url) | {
             "FORWARDER_SECRET_KEY": "a secret of the benchmark, the same on all machines",
@@ -126,7 +126,7 @@ def run_cluster(provider_url: str, workers: int, folder: Path) -> Iterator[Clust
         machines = [
             Machine(
                 name,
-                free_port(),
+                find_free_port(),
                 folder,
                 workers,
                 # The provider learns from which machine a request comes.
@@ -139,7 +139,7 @@ def run_cluster(provider_url: str, workers: int, folder: Path) -> Iterator[Clust
             machine.start()
         authority = Authority(folder)
         authority.server(HOST)
-        nginx_port = free_port()
+        nginx_port = find_free_port()
         ports = [machine.port for machine in machines]
         config = write_nginx_config(folder, nginx_port, ports, folder / f"{HOST}.pem")
         stack.enter_context(run_nginx(config, nginx_port))

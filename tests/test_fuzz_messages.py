@@ -23,7 +23,7 @@ from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from tests.fake_provider import Answer, Call
 from tests.helpers import generated
-from tests.helpers.cases import cases
+from tests.helpers.cases import list_cases
 from tests.helpers.messages import event_mistakes
 
 pytestmark = pytest.mark.slow
@@ -43,7 +43,7 @@ ANSWERS = (
 BEGUN = [
     case.values[0].read("request.json")
     for over in ("chat", "responses")
-    for case in cases(f"messages_over_{over}")
+    for case in list_cases(f"messages_over_{over}")
 ]
 PLAIN: Json = {"max_tokens": 100, "messages": [{"role": "user", "content": "Hi"}]}
 

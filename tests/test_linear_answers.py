@@ -17,7 +17,7 @@ from forwarder.middleware.reasoning_cache.signatures import ChoiceReader
 from forwarder.protocols.fold import fold_chat
 from forwarder.protocols.messages import fold_messages
 from tests.helpers.messages import REQUEST
-from tests.helpers.translating import events_of, terms, translate
+from tests.helpers.translating import collect_events, make_translator_context, translate
 from tests.hosted_tools.test_chat_loop import make_context
 from tests.test_linear_work import assert_linear
 
@@ -80,8 +80,8 @@ def test_costs_of_an_answer_over_chat_grow_linearly(
         asked = {"model": "m", "input": "Hi.", "include": include}
 
         def work() -> Any:
-            answer = translate("responses_over_chat", dict(asked), terms()).answer
-            return events_of(answer(iter(chunks_of(make_delta, size))))
+            answer = translate("responses_over_chat", dict(asked), make_translator_context()).answer
+            return collect_events(answer(iter(chunks_of(make_delta, size))))
 
         return work
 
@@ -97,7 +97,9 @@ def assert_message_is_linear(over: str, make_batches: Callable[[int], list[Batch
 
     def make_work(size: int) -> Callable[[], Any]:
         def work() -> Any:
-            answer = translate(f"messages_over_{over}", dict(REQUEST), terms()).answer
+            answer = translate(
+                f"messages_over_{over}", dict(REQUEST), make_translator_context()
+            ).answer
             return fold_messages(answer(iter(make_batches(size))))
 
         return work
@@ -116,7 +118,7 @@ def test_costs_of_an_answer_with_hosted_tools_grow_linearly(
                 make_context(),
                 LossReport(),
             )
-            return events_of(answer({"messages": [{"role": "user", "content": "Hi."}]}))
+            return collect_events(answer({"messages": [{"role": "user", "content": "Hi."}]}))
 
         return work
 
@@ -166,8 +168,10 @@ def test_costs_of_an_answer_over_responses_grow_linearly(make: Callable[[int], J
 
         def work() -> Any:
             asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
-            answer = translate("chat_over_responses", asked, terms()).answer
-            return events_of(answer(iter([[thought], *([make(i)] for i in range(size)), [done]])))
+            answer = translate("chat_over_responses", asked, make_translator_context()).answer
+            return collect_events(
+                answer(iter([[thought], *([make(i)] for i in range(size)), [done]]))
+            )
 
         return work
 

@@ -27,7 +27,7 @@ from forwarder.pipeline.gateway import Gateway
 from forwarder.services import ReplayOverrides, Services, build_tracing
 from forwarder.storage import DatabaseConversationStore, NullConversationStore
 from tests.fake_provider import ScriptedUpstream
-from tests.helpers.loopback import unused_port
+from tests.helpers.loopback import find_unused_port
 
 ROOT = Path(__file__).parent.parent
 
@@ -299,7 +299,7 @@ def test_loops_and_threads_of_a_gevent_worker_end_too(tmp_path: Path) -> None:
             "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db",
             "FORWARDER_CAPTURE": "memory",
             "FORWARDER_HEALTH_INTERVAL": "600",
-            "CHAT_BASE_URL": f"http://127.0.0.1:{unused_port()}/v1",
+            "CHAT_BASE_URL": f"http://127.0.0.1:{find_unused_port()}/v1",
         },
         capture_output=True,
         text=True,

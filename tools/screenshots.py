@@ -19,7 +19,7 @@ from forwarder.storage.db import open_database
 from forwarder.storage.db.usage import HOUR_SECONDS, UsageCounts, UsageKey
 from forwarder.storage.repositories.usage import UsageRepository
 from tests.live.browser import open_page, run_browser
-from tests.live.server import running
+from tests.live.server import run_forwarder
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
@@ -47,7 +47,7 @@ def take_screenshots() -> None:
             "FORWARDER_CAPTURE": str(folder / "captures"),
             "FORWARDER_PRICES": "demo=0.5/0.05/4",
         }
-        with running(environment, folder) as server, run_browser() as browser:
+        with run_forwarder(environment, folder) as server, run_browser() as browser:
             send_requests(server.v1)
             for scheme in ("light", "dark"):
                 with open_page(browser, scheme) as page:

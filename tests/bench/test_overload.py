@@ -11,7 +11,7 @@ import pytest
 from bench import overload
 from bench.overload import Outcomes, describe_load, find_percentile
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import Peer, serving
+from tests.helpers.loopback import Peer, run_server
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def answering(answer: bytes) -> Iterator[int]:
         peer.request()
         peer.send(answer)
 
-    with serving(script) as peer:
+    with run_server(script) as peer:
         yield int(peer.url.rpartition(":")[2])
 
 

@@ -12,7 +12,7 @@ from forwarder.app import create_app
 from forwarder.cli import models
 from forwarder.config.settings import Settings
 from tests.fake_provider import ScriptedUpstream
-from tests.helpers.loopback import unused_port
+from tests.helpers.loopback import find_unused_port
 
 KEY = "sk-remote-secret"
 
@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Run:
             "FORWARDER_LOG_LEVEL": "ERROR",
             "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db",
             "FORWARDER_REMOTE_ALLOW": "127.0.0.1",
-            "CHAT_BASE_URL": f"http://127.0.0.1:{unused_port()}/v1",
+            "CHAT_BASE_URL": f"http://127.0.0.1:{find_unused_port()}/v1",
             "CHAT_MODELS": "fast=quick",
             **environment,
         }

@@ -14,7 +14,7 @@ from forwarder.config.settings import Settings
 from forwarder.upstream.transport import select_transport
 from tests.fake_provider import ScriptedUpstream, faults
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import unused_port
+from tests.helpers.loopback import find_unused_port
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,9 @@ def test_probe_reports_unknown_refusals() -> None:
 
 
 def test_probe_of_an_unreachable_upstream_prints_one_line() -> None:
-    code, output, told = run_probe("chat", CHAT_BASE_URL=f"http://127.0.0.1:{unused_port()}/v1")
+    code, output, told = run_probe(
+        "chat", CHAT_BASE_URL=f"http://127.0.0.1:{find_unused_port()}/v1"
+    )
     assert code == 1
     assert output == ""
     assert "cannot be reached" in told

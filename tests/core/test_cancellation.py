@@ -19,7 +19,7 @@ from forwarder.core.cancellation import (
 from forwarder.upstream.transport.connection_pool import ServerConnectionPool
 from forwarder.upstream.transport.gevent_transport import GeventTransport
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import Peer, serving
+from tests.helpers.loopback import Peer, run_server
 
 PROGRAM = """
 from gevent import monkey; monkey.patch_all()
@@ -74,7 +74,7 @@ def wait_for_close(peer: Peer) -> None:
 def test_disconnect_of_the_client_ends_the_wait_for_the_head(
     script: object, kept: int, error: str
 ) -> None:
-    with serving(script) as server:  # type: ignore[arg-type]
+    with run_server(script) as server:  # type: ignore[arg-type]
         started = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, server.url, str(kept)],
@@ -124,7 +124,7 @@ def test_disconnect_during_connect_sends_no_request(
         return connect(pool, seconds)
 
     monkeypatch.setattr(ServerConnectionPool, "_open_connection", leaving)
-    with serving(wait_for_close) as server:
+    with run_server(wait_for_close) as server:
         transport = GeventTransport(max_connections=1)
         client = httpx2.Client(transport=transport)
         with CancellationScope(waiter), pytest.raises(httpx2.ReadError):  # type: ignore[arg-type]

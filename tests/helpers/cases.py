@@ -56,7 +56,7 @@ def _read_text(name: str, direction: str, file: str) -> str | None:
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
-def cases(direction: str | None = None, streams: bool = False) -> list[Any]:
+def list_cases(direction: str | None = None, streams: bool = False) -> list[Any]:
     """Return the cases as pytest parameters; with ``streams``, only those with a stream."""
     found = [
         Case(folder.name, name)

@@ -19,7 +19,7 @@ from typing_extensions import is_typeddict
 from tests.fake_provider import Answer, Stream
 from tests.fake_provider.answers import Ask, Protocol
 from tests.fake_provider.shape import UNIONS, list_fields, list_members, strip_qualifiers
-from tests.helpers.cases import cases
+from tests.helpers.cases import list_cases
 from tests.helpers.mutations import WRONG
 
 Json = dict[str, Any]
@@ -63,7 +63,7 @@ def generate_request(random: Random, protocol: str, model: str) -> Json:
 def _load_requests(protocol: str) -> list[Json]:
     """Return requests to extend: half of them plain, half of them the cases."""
     plain = {"input": "hi"} if protocol == "responses" else {"messages": [_user("hi")]}
-    found = [case.values[0].read("request.json") for case in cases(None)
+    found = [case.values[0].read("request.json") for case in list_cases(None)
              if case.values[0].client == protocol]  # fmt: skip
     return [plain] * len(found) + [_drop_address(body) for body in found]
 
@@ -211,7 +211,7 @@ def generate_events(random: Random, protocol: Protocol, answer: Answer) -> list[
 
 @functools.cache
 def _load_streams(protocol: str) -> list[list[Json]]:
-    found = (c.values[0] for c in cases(streams=True))
+    found = (c.values[0] for c in list_cases(streams=True))
     return [case.read("upstream.jsonl") for case in found if case.upstream == protocol]
 
 

@@ -96,7 +96,7 @@ class Server:
 
 
 @contextmanager
-def serving(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
+def run_server(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """Run a server that calls ``script`` for each connection and closes it afterwards."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(listener.getsockname()[1], "https" if tls else "http")
@@ -137,7 +137,7 @@ _unused = ExitStack()
 atexit.register(_unused.close)
 
 
-def unused_port() -> int:
+def find_unused_port() -> int:
     """Return a port that has no listener as long as the tests run."""
     sock = _unused.enter_context(socket.socket())
     sock.bind(("127.0.0.1", 0))  # it stays bound, so that no other process is given the port

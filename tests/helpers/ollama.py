@@ -10,7 +10,7 @@ from forwarder.translation import ollama_over_chat
 from forwarder.translation.ollama_over_chat.endpoints import CHAT_ENDPOINT, OllamaEndpoint
 from forwarder.translation.ollama_over_chat.request import TranslatedOllamaRequest
 from tests.helpers.packages import import_client
-from tests.helpers.translating import events_of, terms
+from tests.helpers.translating import collect_events, make_translator_context
 
 Json = dict[str, Any]
 
@@ -19,13 +19,15 @@ ASKED: Json = {"model": "m", "messages": [USER], "stream": True}
 
 
 def translate_ollama_request(
-    its_terms: TranslationContext | None = None,
+    translator_context: TranslationContext | None = None,
     form: OllamaEndpoint = CHAT_ENDPOINT,
     **request: Any,
 ) -> TranslatedOllamaRequest:
     """Translate a request, by default one that says hello."""
     body = ASKED if form is CHAT_ENDPOINT else {"model": "m", "prompt": "Hi.", "stream": True}
-    return ollama_over_chat.translate_request({**body, **request}, its_terms or terms(), form)
+    return ollama_over_chat.translate_request(
+        {**body, **request}, translator_context or make_translator_context(), form
+    )
 
 
 def chat(**request: Any) -> Json:
@@ -37,9 +39,11 @@ def translate_lines(
     batches: list[Batch], form: OllamaEndpoint = CHAT_ENDPOINT, **request: Any
 ) -> list[Event]:
     """Return the lines of an answer."""
-    its_terms = terms()
-    translated = translate_ollama_request(its_terms, form, **request)
-    return events_of(ollama_over_chat.translate_stream(iter(batches), translated, its_terms))
+    translator_context = make_translator_context()
+    translated = translate_ollama_request(translator_context, form, **request)
+    return collect_events(
+        ollama_over_chat.translate_stream(iter(batches), translated, translator_context)
+    )
 
 
 def make_chunk(finish: str | None = None, **delta: Any) -> Event:

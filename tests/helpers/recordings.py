@@ -273,7 +273,7 @@ def _responses_usage(usage: Any) -> Usage | None:
 # -- from one protocol to the other -------------------------------------------------------------
 
 
-def as_response(said: Outcome) -> Outcome:
+def convert_to_response(said: Outcome) -> Outcome:
     """Return a chat outcome as a Responses client must get it."""
     reasoning, text = said.reasoning, said.text
     if block := _THINK.match(text):
@@ -294,7 +294,7 @@ def as_response(said: Outcome) -> Outcome:
 _THINK = re.compile(r"\s*<think>(.*?)(?:</think>\n*|\Z)", re.DOTALL)
 
 
-def as_completion(said: Outcome) -> Outcome:
+def convert_to_completion(said: Outcome) -> Outcome:
     """Return a Responses outcome as a chat client must get it."""
     finish = {"max_output_tokens": "length", "content_filter": "content_filter"}
     ended = finish.get(said.finish or "", "tool_calls" if said.calls else "stop")

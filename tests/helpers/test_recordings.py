@@ -17,9 +17,9 @@ from tests.helpers.recordings import (
     Call,
     Outcome,
     Usage,
-    as_completion,
-    as_response,
     compare_outcomes,
+    convert_to_completion,
+    convert_to_response,
     load_recordings,
     outcome_of_chunks,
     outcome_of_completion,
@@ -51,7 +51,10 @@ def test_streams_and_whole_answers_are_read_alike() -> None:
         assert [(c.name, c.arguments) for c in said.calls] == [("look", '{"city": "Bern"}')]
         assert said.usage is not None
     assert (chat.finish, response.finish) == ("tool_calls", "completed")
-    assert (as_response(chat).finish, as_completion(response).finish) == ("completed", "tool_calls")
+    assert (convert_to_response(chat).finish, convert_to_completion(response).finish) == (
+        "completed",
+        "tool_calls",
+    )
 
 
 SAID = Outcome("a", "", "b", [Call("f", "{}", "c")], "stop", Usage(1, 2, 3, 0, 0))
@@ -76,9 +79,9 @@ def test_ids_that_tell_no_calls_apart_are_not_compared() -> None:
 
 
 def test_a_thinking_block_at_the_head_is_reasoning_in_a_response() -> None:
-    said = as_response(Outcome(text="<think>Hm.</think>\n\nHello.", finish="length"))
+    said = convert_to_response(Outcome(text="<think>Hm.</think>\n\nHello.", finish="length"))
     assert (said.reasoning, said.text, said.finish) == ("Hm.", "Hello.", "max_output_tokens")
-    assert as_response(Outcome(text="<think>\n</think>Hello.")).reasoning == ""
+    assert convert_to_response(Outcome(text="<think>\n</think>Hello.")).reasoning == ""
 
 
 def test_a_recording_is_read_up_to_the_end_of_its_first_answer(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def make_counting_id_source() -> IdSource:
     )
 
 
-def terms(strict: bool = False, **changes: Any) -> TranslationContext:
+def make_translator_context(strict: bool = False, **changes: Any) -> TranslationContext:
     """Return a context for a test, whose encryption is readable and reversible."""
     return TranslationContext(
         id_source=make_counting_id_source(),
@@ -77,27 +77,29 @@ class TranslatedRequest(NamedTuple):
     answer: Callable[[EventStream], EventStream]
 
 
-def translate(direction: str, request: Json, its_terms: TranslationContext) -> TranslatedRequest:
+def translate(direction: str, request: Json, context: TranslationContext) -> TranslatedRequest:
     """Translate a request. The result's ``answer`` translates the upstream's stream."""
     translation = TRANSLATIONS[direction]
-    prepared = translation.translate_request(request, its_terms)
+    prepared = translation.translate_request(request, context)
     return TranslatedRequest(
         prepared[0],
-        its_terms.loss_report.losses,
-        lambda stream: translation.translate_stream(stream, prepared, its_terms),
+        context.loss_report.losses,
+        lambda stream: translation.translate_stream(stream, prepared, context),
     )
 
 
 def translate_case(case: Case) -> TranslatedRequest:
     """Translate the request of a case with the options of its ``terms.json``."""
     return translate(
-        case.direction, case.read("request.json"), terms(**case.read("terms.json", {}))
+        case.direction,
+        case.read("request.json"),
+        make_translator_context(**case.read("terms.json", {})),
     )
 
 
 def translate_answer(case: Case, batches: list[Batch]) -> list[Event]:
     """Return the client's events if the upstream of a case answers with ``batches``."""
-    return events_of(translate_case(case).answer(iter(batches)))
+    return collect_events(translate_case(case).answer(iter(batches)))
 
 
 def catch_error(act: Callable[[], object]) -> ForwarderError | None:
@@ -109,7 +111,7 @@ def catch_error(act: Callable[[], object]) -> ForwarderError | None:
     return None
 
 
-def events_of(stream: EventStream) -> list[Event]:
+def collect_events(stream: EventStream) -> list[Event]:
     """Return all events of a stream, in order."""
     return list(itertools.chain.from_iterable(stream))
 
@@ -117,7 +119,7 @@ def events_of(stream: EventStream) -> list[Event]:
 # -- chunkings ----------------------------------------------------------------------------------
 
 
-def as_sent(events: list[Event]) -> list[Batch]:
+def batch_each_event(events: list[Event]) -> list[Batch]:
     """Return one batch per event, with some empty batches as heartbeats."""
     batches: list[Batch] = []
     for i, event in enumerate(copy.deepcopy(events)):
@@ -125,12 +127,12 @@ def as_sent(events: list[Event]) -> list[Batch]:
     return batches
 
 
-def at_once(events: list[Event]) -> list[Batch]:
+def batch_all_events(events: list[Event]) -> list[Batch]:
     """Return all events in one batch."""
     return [copy.deepcopy(events)]
 
 
-def by_letter(events: list[Event]) -> list[Batch]:
+def batch_each_letter(events: list[Event]) -> list[Batch]:
     """Return the events with every delta split into single characters."""
     split = _split_delta if events[0].get("type") else _split_chunk
     letters = [piece for event in copy.deepcopy(events) for piece in split(event)]
@@ -138,9 +140,9 @@ def by_letter(events: list[Event]) -> list[Batch]:
 
 
 CHUNKINGS: dict[str, Callable[[list[Event]], list[Batch]]] = {
-    "as sent": as_sent,
-    "at once": at_once,
-    "letter by letter": by_letter,
+    "as sent": batch_each_event,
+    "at once": batch_all_events,
+    "letter by letter": batch_each_letter,
 }
 
 

@@ -34,7 +34,7 @@ from tests.fake_provider import faults
 from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream
 from tests.helpers.hosted import host_forwarder
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.hosted_tools.mcp_server_process import serving_mcp
 from tests.hosted_tools.scripted_upstream import ScriptedUpstream as ScriptedHandler
 from tests.hosted_tools.scripted_upstream import make_text_item
@@ -351,7 +351,7 @@ def run(handler: ChatHandler, context: LoopContext | None = None, **request: Any
     loop = with_hosted_chat_tools(
         handler, [{"type": "web_search"}], context or make_context(), LossReport()
     )
-    chunks = events_of(loop({"messages": QUESTION, "stream": True, **request}))
+    chunks = collect_events(loop({"messages": QUESTION, "stream": True, **request}))
     assert handler.open == 0
     return chunks
 
@@ -621,7 +621,7 @@ def test_tools_of_the_request_come_before_the_operators() -> None:
     extra = [{"type": "web_search"}, {"type": "mcp", "server_label": "a"}]
     own = [{"type": "web_search_preview"}, {"type": "mcp", "server_label": "b"}]
     upstream = ScriptedHandler([make_text_item("Hi.")])
-    events_of(with_extra_tools(upstream, extra)({"tools": own}))
+    collect_events(with_extra_tools(upstream, extra)({"tools": own}))
     assert upstream.requests[0]["tools"] == [*own, extra[1]]
 
 

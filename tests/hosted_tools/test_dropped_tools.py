@@ -10,7 +10,7 @@ from forwarder.core.errors import Unsupported
 from forwarder.core.translation_context import LossReport
 from forwarder.hosted_tools.dropped_tools import with_dropped_tools
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.hosted_tools.scripted_upstream import ScriptedUpstream, make_text_item
 
 Json = dict[str, Any]
@@ -23,7 +23,7 @@ def send(request: Json, refuses: bool = False) -> tuple[Json, LossReport]:
     """The upstream's request, and the losses."""
     upstream, report = ScriptedUpstream([make_text_item("Hi.")]), LossReport()
     handler = with_dropped_tools(upstream, frozenset({"web_search"}), report, refuses)
-    events_of(handler(request))
+    collect_events(handler(request))
     return upstream.requests[0], report
 
 

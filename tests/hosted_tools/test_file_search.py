@@ -21,7 +21,7 @@ from forwarder.hosted_tools.tool_context import (
     SearchFiles,
     ToolClient,
 )
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.hosted_tools.scripted_upstream import (
     ScriptedUpstream,
     call,
@@ -80,12 +80,12 @@ def ask(*items: Json, tools: list[Any] | None = None, **more: Any) -> Json:
 
 
 def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
-    return check_stream(events_of(with_hosted_tools(upstream, context)(request)))
+    return check_stream(collect_events(with_hosted_tools(upstream, context)(request)))
 
 
 def test_search_is_run_shown_and_cited(context: LoopContext, files: Files) -> None:
     upstream = ScriptedUpstream([SEARCH], [make_text_item(CITED)])
-    events = events_of(with_hosted_tools(upstream, context)(ask()))
+    events = collect_events(with_hosted_tools(upstream, context)(ask()))
     response = check_stream(events)
     search, message = response["output"]
     assert search == {
@@ -129,7 +129,7 @@ def test_results_are_shown_on_request(context: LoopContext) -> None:
 
 def test_whole_answer_is_cited_too(context: LoopContext) -> None:
     upstream = ScriptedUpstream([SEARCH], [make_text_item(CITED)], streamed=False)
-    (event,) = events_of(with_hosted_tools(upstream, context)({**ask(), "stream": False}))
+    (event,) = collect_events(with_hosted_tools(upstream, context)({**ask(), "stream": False}))
     assert len(event["response"]["output"][1]["content"][0]["annotations"]) == 1
 
 

@@ -20,7 +20,7 @@ from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.responses_loop import with_hosted_tools
 from forwarder.hosted_tools.tool_context import GeneratedImage, ToolClient
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.hosted_tools.scripted_upstream import (
     ScriptedUpstream,
     call,
@@ -85,7 +85,7 @@ def image_call(arguments: str = CAT, call_id: str = "call_1") -> Json:
 
 
 def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
-    return check_stream(events_of(with_hosted_tools(upstream, context)(request)))
+    return check_stream(collect_events(with_hosted_tools(upstream, context)(request)))
 
 
 def make_user_message(*parts: Json) -> Json:
@@ -94,7 +94,7 @@ def make_user_message(*parts: Json) -> Json:
 
 def test_image_is_made_and_shown(context: LoopContext, maker: Maker) -> None:
     upstream = ScriptedUpstream([image_call()], [make_text_item("Here it is.")])
-    events = events_of(with_hosted_tools(upstream, context)(ask()))
+    events = collect_events(with_hosted_tools(upstream, context)(ask()))
     image, _ = check_stream(events)["output"]
     assert image == {
         "id": image["id"],
@@ -121,7 +121,7 @@ def test_image_is_made_and_shown(context: LoopContext, maker: Maker) -> None:
 
 def test_whole_answer_has_the_image(context: LoopContext) -> None:
     upstream = ScriptedUpstream([image_call()], [make_text_item("Here.")], streamed=False)
-    (event,) = events_of(with_hosted_tools(upstream, context)(ask(stream=False)))
+    (event,) = collect_events(with_hosted_tools(upstream, context)(ask(stream=False)))
     assert event["response"]["output"][0]["result"] == MADE
 
 

@@ -24,7 +24,7 @@ from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream as ScriptedProvider
 from tests.helpers.check_cases import check_each
 from tests.helpers.hosted import host_forwarder
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.hosted_tools.mcp_server_process import serving_mcp
 from tests.hosted_tools.scripted_upstream import (
     ScriptedUpstream,
@@ -77,12 +77,12 @@ def ask(tool: Json, *items: Json, **more: Any) -> Json:
 
 
 def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
-    return check_stream(events_of(with_hosted_tools(upstream, context)(request)))
+    return check_stream(collect_events(with_hosted_tools(upstream, context)(request)))
 
 
 def test_code_is_shown_as_the_protocols_item(context: LoopContext) -> None:
     upstream = ScriptedUpstream([RUN], [make_text_item("2")])
-    events = events_of(with_hosted_tools(upstream, context)(ask(CODE, include=OUTPUTS)))
+    events = collect_events(with_hosted_tools(upstream, context)(ask(CODE, include=OUTPUTS)))
     item, _ = check_stream(events)["output"]
     assert item == {
         "id": item["id"],
@@ -127,7 +127,7 @@ def test_pictures_of_code_are_outputs(context: LoopContext) -> None:
 def test_whole_answer_has_the_same_item(context: LoopContext) -> None:
     upstream = ScriptedUpstream([RUN], [make_text_item("2")], streamed=False)
     request = {**ask(CODE, include=OUTPUTS), "stream": False}
-    (event,) = events_of(with_hosted_tools(upstream, context)(request))
+    (event,) = collect_events(with_hosted_tools(upstream, context)(request))
     item = event["response"]["output"][0]
     assert (item["code"], item["status"]) == ("1+1", "completed")
     assert item["outputs"][0]["logs"] == "ran 1+1"
@@ -156,7 +156,7 @@ def test_failed_code_is_an_item_that_the_model_sees(context: LoopContext) -> Non
 
 def test_image_is_shown_as_the_protocols_item(context: LoopContext) -> None:
     upstream = ScriptedUpstream([call("image_generation", "{}")], [make_text_item("Look.")])
-    events = events_of(with_hosted_tools(upstream, context)(ask({"type": "image_generation"})))
+    events = collect_events(with_hosted_tools(upstream, context)(ask({"type": "image_generation"})))
     item = check_stream(events)["output"][0]
     assert (item["type"], item["status"]) == ("image_generation_call", "completed")
     assert item["result"].startswith("iVBOR")

@@ -25,7 +25,7 @@ from forwarder.hosted_tools.mcp_client import (
 from forwarder.hosted_tools.mcp_content import CUT_NOTE, MAX_TEXT_LENGTH, ToolResult
 from forwarder.hosted_tools.mcp_server import McpServer
 from forwarder.hosted_tools.mcp_session import SessionLimits, hide_result_secrets
-from tests.helpers.loopback import encode_chunk, serving, unused_port
+from tests.helpers.loopback import encode_chunk, find_unused_port, run_server
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 
 pytestmark = pytest.mark.live  # an MCP server in a process of its own
@@ -250,7 +250,7 @@ def test_name_is_looked_up_once_and_its_address_used(root: str) -> None:
 
 
 def test_unreachable_server_fails(connections: McpConnections) -> None:
-    server = server_at(f"http://127.0.0.1:{unused_port()}")
+    server = server_at(f"http://127.0.0.1:{find_unused_port()}")
     assert "cannot be reached" in failure_of(connections.list_tools(server)).message
 
 
@@ -262,7 +262,7 @@ def test_redirect_to_another_host_is_not_followed(connections: McpConnections) -
                 b"Content-Length: 0\r\n\r\n"
             )
 
-    with serving(redirect) as server:
+    with run_server(redirect) as server:
         failure = failure_of(connections.list_tools(server_at(f"http://127.0.0.1:{server.port}")))
     assert "169.254.169.254" not in failure.message or failure.kind == "mcp_protocol_error"
 
@@ -277,7 +277,7 @@ def test_secrets_reach_no_log_and_no_error(
             reply = {"jsonrpc": "2.0", "id": asked["id"], "error": error}
             peer.answer(json.dumps(reply).encode(), b"Content-Type: application/json")
 
-    with serving(fail) as server, caplog.at_level("DEBUG"):
+    with run_server(fail) as server, caplog.at_level("DEBUG"):
         root = f"http://127.0.0.1:{server.port}"
         remote = server_at(root, "/mcp?token=hunter2-hunter2", Authorization=f"Bearer {TOKEN}")
         message = failure_of(connections.list_tools(remote)).message
@@ -310,7 +310,7 @@ def test_endless_response_is_bounded() -> None:
 
     client = McpClient(LOOPBACK, McpLimits(sessions=SessionLimits(max_response=2**20)))
     connections = client.open_connections()
-    with serving(flood) as server:
+    with run_server(flood) as server:
         failure = failure_of(connections.list_tools(server_at(f"http://127.0.0.1:{server.port}")))
     assert "too large" in failure.message
     connections.close()

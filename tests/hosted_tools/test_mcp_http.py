@@ -19,7 +19,7 @@ from forwarder.hosted_tools.mcp_http import (
     record_http_outcome,
 )
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import Peer, encode_chunk, serving, unused_port
+from tests.helpers.loopback import Peer, encode_chunk, find_unused_port, run_server
 
 LOOPBACK = [(2, ("127.0.0.1", 0))]
 
@@ -42,8 +42,8 @@ def get(
                     return error, outcome
 
     if script is None:
-        return (*asyncio.run(send(unused_port())), [])
-    with serving(script) as server:
+        return (*asyncio.run(send(find_unused_port())), [])
+    with run_server(script) as server:
         result = asyncio.run(send(server.port))
     return (*result, server.requests)
 

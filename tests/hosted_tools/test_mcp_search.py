@@ -22,7 +22,7 @@ from forwarder.hosted_tools.web_search_backends import (
     WebSearchResult,
 )
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import unused_port
+from tests.helpers.loopback import find_unused_port
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 from tests.hosted_tools.test_responses_loop import Token
 
@@ -199,4 +199,4 @@ def test_tool_that_cannot_search_is_a_failure(
 
 def test_server_that_is_not_there_is_a_failure(client: McpClient) -> None:
     with pytest.raises(SearchFailure, match="'web'"):
-        search(client, f"http://127.0.0.1:{unused_port()}/mcp", "echo", "cats")
+        search(client, f"http://127.0.0.1:{find_unused_port()}/mcp", "echo", "cats")

@@ -18,7 +18,7 @@ from forwarder.hosted_tools.page_reader import PageCache, PageFailure, PageReade
 from forwarder.middleware.media import Fetcher
 from forwarder.text_extraction import extraction_process
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import Peer, serving
+from tests.helpers.loopback import Peer, run_server
 from tests.text_extraction.documents import make_pdf
 
 HTML = b"""<html><head><title>Cats</title></head><body><nav>Menu Home About</nav><article>
@@ -39,7 +39,7 @@ def read_served_page(
     script: Callable[[Peer], None], guard: AddressGuard | None = None
 ) -> page_reader.Page:
     reader = PageReader(Fetcher(guard or AddressGuard(["127.0.0.1"]), 2**22, 5))
-    with serving(script) as server:
+    with run_server(script) as server:
         return reader.read_page(f"http://127.0.0.1:{server.port}/cats", "client")
 
 
@@ -121,7 +121,7 @@ def test_client_with_slow_pages_leaves_slots_for_others(
 
     monkeypatch.setattr(page_reader, "extract_document", extract)
     reader = PageReader(Fetcher(AddressGuard(["127.0.0.1"]), 2**22, 5))
-    with serving(answering(HTML, b"text/html")) as server, ThreadPoolExecutor(1) as pool:
+    with run_server(answering(HTML, b"text/html")) as server, ThreadPoolExecutor(1) as pool:
         url = f"http://127.0.0.1:{server.port}/"
         slow = pool.submit(reader.read_page, f"{url}slow", "a")
         try:

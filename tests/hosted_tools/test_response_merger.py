@@ -14,7 +14,7 @@ from forwarder.hosted_tools.hosted_function import (
 )
 from forwarder.hosted_tools.response_merger import ResponseMerger, Round, make_round
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import events_of, make_counting_id_source
+from tests.helpers.translating import collect_events, make_counting_id_source
 from tests.hosted_tools.scripted_upstream import (
     call,
     check_stream,
@@ -57,7 +57,7 @@ def merge(events: list[Event], function: HostedFunction | None = None) -> tuple[
         {"echo": function or Echo("echo")}.get, mint, {"tools": []}, None, False
     )
     round_ = make_round(mint)
-    out = events_of(merger.read_round(iter([[event] for event in events]), round_))
+    out = collect_events(merger.read_round(iter([[event] for event in events]), round_))
     for thing in merger.take_held():
         if isinstance(thing, dict):
             out += merger.number_events([thing])

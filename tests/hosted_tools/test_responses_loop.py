@@ -26,9 +26,9 @@ from forwarder.hosted_tools.mcp_server import McpServer
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.responses_loop import LIMIT_NOTE, SIZE_NOTE, with_hosted_tools
 from forwarder.protocols.fold import fold_responses
-from tests.helpers.loopback import unused_port
+from tests.helpers.loopback import find_unused_port
 from tests.helpers.sdk import rebuild_response, response_mistakes
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 from tests.hosted_tools.scripted_upstream import (
     USAGE,
@@ -102,7 +102,7 @@ def ask(tools: list[Json], *items: Json, **more: Any) -> Json:
 
 def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
     """The final response of a legal stream."""
-    events = events_of(with_hosted_tools(upstream, context)(request))
+    events = collect_events(with_hosted_tools(upstream, context)(request))
     assert upstream.open == 0
     response = check_stream(events)
     assert rebuild_response(events)["id"] == response["id"]
@@ -151,7 +151,7 @@ def test_call_is_run_and_the_model_is_asked_again(context: LoopContext, mcp: Jso
 
 def test_events_of_a_call_are_in_openais_order(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream([call("tests__echo", '{"text":"hi"}')], [make_text_item("Hi.")])
-    events = events_of(with_hosted_tools(upstream, context)(ask([mcp])))
+    events = collect_events(with_hosted_tools(upstream, context)(ask([mcp])))
     kinds = [e["type"].removeprefix("response.") for e in events if e.get("output_index") in (0, 1)]
     assert kinds == [
         "output_item.added",
@@ -264,7 +264,7 @@ def test_failed_call_is_an_item_that_the_model_sees(
     context: LoopContext, mcp: Json, name: str, arguments: str, kind: str, reason: str
 ) -> None:
     upstream = ScriptedUpstream([call(f"tests__{name}", arguments)], [make_text_item("Sorry.")])
-    events = events_of(with_hosted_tools(upstream, context)(ask([mcp])))
+    events = collect_events(with_hosted_tools(upstream, context)(ask([mcp])))
     response = check_stream(events)
     failed = response["output"][1]
     assert (failed["status"], failed["output"], failed["error"]["type"]) == ("failed", None, kind)
@@ -285,9 +285,13 @@ def test_server_that_dies_in_a_call_breaks_no_stream(context: LoopContext, mcp: 
 def test_server_that_cannot_be_listed_is_told_to_client_and_model(
     context: LoopContext, mcp: Json
 ) -> None:
-    gone = {**mcp, "server_label": "gone", "server_url": f"http://127.0.0.1:{unused_port()}/mcp"}
+    gone = {
+        **mcp,
+        "server_label": "gone",
+        "server_url": f"http://127.0.0.1:{find_unused_port()}/mcp",
+    }
     upstream = ScriptedUpstream([make_text_item("No tools.")])
-    events = events_of(with_hosted_tools(upstream, context)(ask([mcp, gone])))
+    events = collect_events(with_hosted_tools(upstream, context)(ask([mcp, gone])))
     response = check_stream(events)
     lists = {item["server_label"]: item for item in items_of(response, "mcp_list_tools")}
     assert lists["tests"]["error"] is None
@@ -327,7 +331,7 @@ def test_upstreams_failure_in_a_later_round_ends_the_stream(
     upstream = ScriptedUpstream([call("tests__echo", '{"text":"a"}')], UpstreamProtocolError("no"))
     stream = with_hosted_tools(upstream, context)(ask([mcp]))
     with pytest.raises(UpstreamProtocolError):
-        events_of(stream)
+        collect_events(stream)
 
 
 @pytest.mark.parametrize("status", ["incomplete", "failed"])
@@ -351,7 +355,7 @@ def test_disconnected_client_cancels_the_call(context: LoopContext, mcp: Json) -
     timer.start()
     before = time.monotonic()
     with pytest.raises(ClientDisconnected):
-        events_of(stream)
+        collect_events(stream)
     assert time.monotonic() - before < 1.8  # the call's own limit is 2 seconds
     timer.join()
     assert len(upstream.requests) == 1
@@ -440,7 +444,7 @@ def test_history_of_a_server_that_is_no_longer_offered_is_converted(
         [call("tests__echo", '{"text":"a"}')], [make_text_item("A.")], [make_text_item("B.")]
     )
     response = run(upstream, context, ask([mcp]))
-    events = events_of(
+    events = collect_events(
         with_hosted_tools(upstream, context)(
             {"model": "m", "input": [QUESTION, *response["output"], QUESTION]}
         )
@@ -453,7 +457,7 @@ def test_history_of_a_server_that_is_no_longer_offered_is_converted(
 def test_request_without_hosted_tools_passes_unchanged(context: LoopContext) -> None:
     upstream = ScriptedUpstream([make_text_item("Hi.")])
     request = ask([WEATHER])
-    events_of(with_hosted_tools(upstream, context)(request))
+    collect_events(with_hosted_tools(upstream, context)(request))
     assert upstream.requests == [request]
 
 
@@ -791,7 +795,7 @@ def test_bad_item_is_refused_by_name(
 def test_malformed_types_and_names_are_left_to_translation(context: LoopContext, mcp: Json) -> None:
     upstream = ScriptedUpstream([make_text_item("a")])
     tools = [{"type": "function", "name": []}, {"type": {}}, mcp]
-    events_of(with_hosted_tools(upstream, context)(ask(tools, {"type": []})))
+    collect_events(with_hosted_tools(upstream, context)(ask(tools, {"type": []})))
     assert upstream.requests[0]["tools"][:2] == tools[:2]
     assert upstream.requests[0]["input"] == [{"type": []}]
     policy = McpPolicy({})
@@ -807,7 +811,7 @@ def test_preview_offers_only_the_tools_of_carried_lists(context: LoopContext) ->
     ]
     upstream = ScriptedUpstream([make_text_item("Hi.")])
     preview = context._replace(is_preview=True)
-    events_of(with_hosted_tools(upstream, preview)(ask(tools, carried, QUESTION)))
+    collect_events(with_hosted_tools(upstream, preview)(ask(tools, carried, QUESTION)))
     assert [tool["name"] for tool in upstream.requests[0]["tools"]] == ["old__echo"]
 
 
@@ -853,5 +857,5 @@ def test_server_of_the_operator_is_used_by_its_label(client: McpClient, root: st
 def test_server_by_url_is_left_to_the_upstream_if_not_allowed(client: McpClient, mcp: Json) -> None:
     upstream = ScriptedUpstream([make_text_item("Hi.")])
     request = ask([mcp])
-    events_of(with_hosted_tools(upstream, make_context(client, McpPolicy()))(request))
+    collect_events(with_hosted_tools(upstream, make_context(client, McpPolicy()))(request))
     assert upstream.requests == [request]

@@ -18,7 +18,7 @@ from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scripted import ScriptedUpstream
 from tests.helpers.check_cases import check_each
 from tests.helpers.hosted import host_forwarder
-from tests.helpers.loopback import Peer, serving, unused_port
+from tests.helpers.loopback import Peer, find_unused_port, run_server
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 from tests.hosted_tools.test_responses_loop import Token
 
@@ -90,7 +90,7 @@ def test_pages_are_fetched_only_as_far_as_they_can_be_parsed(
         peer.request()
         peer.answer(b"a" * 1000, b"Content-Type: text/plain", b"Connection: close")
 
-    with serving(serve) as server, pytest.raises(PageFailure, match="too large, alone"):
+    with run_server(serve) as server, pytest.raises(PageFailure, match="too large, alone"):
         reader.read_page(f"http://127.0.0.1:{server.port}/", "client")
 
 
@@ -303,7 +303,7 @@ def test_fallback_does_not_repeat_an_approved_call(
 ) -> None:
     environment = {
         "FORWARDER_UPSTREAMS": "chat,spare",
-        "CHAT_BASE_URL": f"http://127.0.0.1:{unused_port()}",
+        "CHAT_BASE_URL": f"http://127.0.0.1:{find_unused_port()}",
         "CHAT_FALLBACK": "spare",
         "SPARE_BASE_URL": upstream.url,
         "FORWARDER_API_KEYS": "k",
@@ -360,7 +360,7 @@ def test_upstream_searches_for_the_model_of_another(
 
     text = "They sleep ([Cats](https://example.org/cats))."
     upstream.script(make_call_answer("web_search", query="cats"), Answer(text=text))
-    with serving(search) as searcher:
+    with run_server(search) as searcher:
         environment = {
             "CHAT_BASE_URL": upstream.url,
             "RESPONSES_BASE_URL": f"http://127.0.0.1:{searcher.port}/v1",
@@ -391,7 +391,7 @@ def searching_client(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[ope
         peer.request()
         peer.answer(json.dumps({"results": [found]}).encode(), b"Connection: close")
 
-    with serving(answer) as searxng:
+    with run_server(answer) as searxng:
         environment = {
             "CHAT_BASE_URL": upstream.url,
             "FORWARDER_FILES": "store",
@@ -539,7 +539,7 @@ def test_model_makes_images_and_edits_those_of_stored_turns(
         make_call_answer("image_generation", prompt="darker", action="edit"), Answer(text="Darker."),
     )  # fmt: skip
     tool: Any = {"type": "image_generation"}
-    with serving(draw) as artist:
+    with run_server(draw) as artist:
         environment = {
             "FORWARDER_UPSTREAMS": "chat,artist",
             "CHAT_BASE_URL": upstream.url,

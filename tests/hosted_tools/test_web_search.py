@@ -26,7 +26,7 @@ from forwarder.hosted_tools.web_search_backends import (
     WebSearchResult,
 )
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.hosted_tools.scripted_upstream import (
     ScriptedUpstream,
     call,
@@ -102,7 +102,7 @@ def ask(tool: Json, *items: Json, **more: Any) -> Json:
 
 
 def run(upstream: ScriptedUpstream, context: LoopContext, request: Json) -> Json:
-    return check_stream(events_of(with_hosted_tools(upstream, context)(request)))
+    return check_stream(collect_events(with_hosted_tools(upstream, context)(request)))
 
 
 @pytest.mark.parametrize("name", ["queries", "sources"])
@@ -149,7 +149,7 @@ SEARCH = call("web_search", '{"query":"cats"}')
 
 def test_search_is_run_shown_and_cited(context: LoopContext, engine: Engine) -> None:
     upstream = ScriptedUpstream([SEARCH], [make_text_item(CITED)])
-    events = events_of(with_hosted_tools(upstream, context)(ask(TOOL)))
+    events = collect_events(with_hosted_tools(upstream, context)(ask(TOOL)))
     response = check_stream(events)
     search, message = response["output"]
     assert search == {
@@ -203,7 +203,7 @@ def test_text_of_the_searcher_comes_before_the_results(
 
 def test_whole_answer_is_cited_too(context: LoopContext) -> None:
     upstream = ScriptedUpstream([SEARCH], [make_text_item(CITED)], streamed=False)
-    (event,) = events_of(with_hosted_tools(upstream, context)({**ask(TOOL), "stream": False}))
+    (event,) = collect_events(with_hosted_tools(upstream, context)({**ask(TOOL), "stream": False}))
     assert len(event["response"]["output"][1]["content"][0]["annotations"]) == 1
 
 
@@ -270,7 +270,7 @@ def test_settings_of_the_tool_reach_the_engine(context: LoopContext, engine: Eng
         "filters": {"allowed_domains": ["Example.org."], "blocked_domains": ["bad.org"]},
     }
     upstream = ScriptedUpstream([SEARCH], [make_text_item("Done.")])
-    events_of(with_hosted_tools(upstream, context)(ask(tool)))
+    collect_events(with_hosted_tools(upstream, context)(ask(tool)))
     ((_, options),) = engine.asked
     assert options == SearchOptions(12, 1200, "DE", "Berlin", ("example.org",), ("bad.org",))
 
@@ -279,7 +279,7 @@ def test_settings_of_the_tool_reach_the_engine(context: LoopContext, engine: Eng
 def test_forced_search_is_a_forced_function(context: LoopContext, kind: str) -> None:
     upstream = ScriptedUpstream([SEARCH], [make_text_item("Done.")])
     request = ask({"type": kind}, tool_choice={"type": kind})
-    events_of(with_hosted_tools(upstream, context)(request))
+    collect_events(with_hosted_tools(upstream, context)(request))
     choices = [request["tool_choice"] for request in upstream.requests]
     assert choices == [{"type": "function", "name": "web_search"}, "auto"]
 
@@ -331,7 +331,7 @@ def test_bad_search_tool_is_refused_by_name(change: Json, param: str) -> None:
 def test_search_without_web_access_is_left_to_the_upstream(context: LoopContext) -> None:
     upstream = ScriptedUpstream([make_text_item("Hi.")])
     request = ask({**TOOL, "external_web_access": False})
-    events_of(with_hosted_tools(upstream, context)(request))
+    collect_events(with_hosted_tools(upstream, context)(request))
     assert upstream.requests == [request]
 
 

@@ -22,7 +22,7 @@ from forwarder.hosted_tools.web_search_backends import (
     select_results,
 )
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import Peer, encode_chunk, serving, unused_port
+from tests.helpers.loopback import Peer, encode_chunk, find_unused_port, run_server
 from tests.hosted_tools.test_responses_loop import Token
 
 Json = dict[str, Any]
@@ -88,7 +88,7 @@ def search(
     seconds: float = 2.0,
 ) -> Any:
     """The results, and the request that the engine got."""
-    with serving(script) as server:
+    with run_server(script) as server:
         engine = SearchEngine(name, f"http://127.0.0.1:{server.port}/", "key-1", seconds)
         return engine.search("cats", options).results, server.requests[0].decode()
 
@@ -136,7 +136,7 @@ def test_failure_is_named_without_the_key(script: Any, reason: str) -> None:
 
 
 def test_engine_that_is_not_there_fails() -> None:
-    engine = SearchEngine("searxng", f"http://127.0.0.1:{unused_port()}")
+    engine = SearchEngine("searxng", f"http://127.0.0.1:{find_unused_port()}")
     with pytest.raises(SearchFailure, match="cannot be reached"):
         engine.search("cats", SearchOptions())
 
@@ -154,7 +154,7 @@ def test_texts_of_an_engine_are_cut_before_they_are_cleaned() -> None:
 
 
 def test_cancelled_search_sends_no_request() -> None:
-    engine, call = SearchEngine("searxng", f"http://127.0.0.1:{unused_port()}"), Token()
+    engine, call = SearchEngine("searxng", f"http://127.0.0.1:{find_unused_port()}"), Token()
     call.cancel()
     with pytest.raises(SearchFailure, match="cancelled"):
         engine.search("cats", OPTIONS, "", call)
@@ -170,7 +170,7 @@ def test_searches_above_the_limit_wait_and_then_fail(monkeypatch: pytest.MonkeyP
         release.wait(5)
         peer.answer(json.dumps(ANSWERS["searxng"]).encode(), b"Connection: close")
 
-    with serving(answer) as server:
+    with run_server(answer) as server:
         engine = SearchEngine("searxng", f"http://127.0.0.1:{server.port}", seconds=0.5)
         running = threading.Thread(target=lambda: engine.search("cats", SearchOptions()))
         running.start()

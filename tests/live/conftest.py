@@ -13,7 +13,7 @@ import pytest
 from tests.fake_provider import ScriptedUpstream
 from tests.live.neighbour import Neighbour, run_neighbour
 from tests.live.postgres import create_database, needs_postgres, run_postgres
-from tests.live.server import Server, running
+from tests.live.server import Server, run_forwarder
 
 KEY = "sk-upstream-secret"
 
@@ -57,12 +57,12 @@ def stopping_servers() -> Iterator[ExitStack]:
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory, stopping_servers: ExitStack) -> Iterator[Serve]:
-    """Start a forwarder with the given settings, as `running` does; all are stopped at the end."""
+    """Start a forwarder with the given settings, as `run_forwarder` does; all are stopped at the end."""
     directory: Path = tmp_path_factory.mktemp("forwarder")
     started: list[Server] = []
 
     def start(environment: dict[str, str], **options: Any) -> Server:
-        server = running(environment, directory, **options)
+        server = run_forwarder(environment, directory, **options)
         started.append(stopping_servers.enter_context(server))
         return started[-1]
 
@@ -77,7 +77,7 @@ def neighbour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neighbour]:
     with ExitStack() as stack:
         neighbour = stack.enter_context(run_neighbour())
         directory = tmp_path_factory.mktemp("control")
-        neighbour.control = stack.enter_context(running(neighbour.settings, directory))
+        neighbour.control = stack.enter_context(run_forwarder(neighbour.settings, directory))
         yield neighbour
 
 
@@ -110,10 +110,10 @@ def database(
 @pytest.fixture(scope="module")
 def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     """The forwarder with the scripted upstream behind both of its default upstreams."""
-    return serve(settings(upstream))
+    return serve(make_settings(upstream))
 
 
-def settings(upstream: ScriptedUpstream, **more: str) -> dict[str, str]:
+def make_settings(upstream: ScriptedUpstream, **more: str) -> dict[str, str]:
     """The environment of a forwarder in front of ``upstream``."""
     return {
         "CHAT_BASE_URL": upstream.url,

@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.live.server import free_port
+from tests.live.server import find_free_port
 
 _PLACES = ["/usr/local/bin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
 
@@ -48,7 +48,7 @@ class Postgres:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._port = free_port()
+        self._port = find_free_port()
         self.url = f"postgresql://forwarder@127.0.0.1:{self._port}/postgres"
         self._server: subprocess.Popen[bytes] | None = None
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.server import free_port
+from tests.live.server import find_free_port
 
 PROGRAM = shutil.which("redis-server")
 
@@ -59,4 +59,4 @@ def _wait(process: subprocess.Popen[bytes], port: int, seconds: float = 10) -> N
     raise RuntimeError("redis-server did not start")
 
 
-__all__ = ["free_port", "needs_redis", "run_redis", "run_redis_process"]
+__all__ = ["find_free_port", "needs_redis", "run_redis", "run_redis_process"]

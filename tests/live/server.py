@@ -42,7 +42,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(
+def run_forwarder(
     environment: dict[str, str],
     directory: Path,
     module: tuple[str, ...] = GUNICORN,
@@ -53,7 +53,7 @@ def running(
 
     With ``is_fresh`` it imports its modules itself, as in production (see `tests.live.nursery`).
     """
-    port = free_port()
+    port = find_free_port()
     log_path = directory / f"forwarder-{port}.log"
     database = directory / f"forwarder-{port}.db"
     if "FORWARDER_DATABASE_URL" not in environment:
@@ -125,7 +125,7 @@ def _list_ports() -> list[int]:
 _PORTS = itertools.cycle(_list_ports())
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """Return a free loopback port that no other process gets before it is used.
 
     The system might assign one of its ephemeral ports to another process in the meantime.

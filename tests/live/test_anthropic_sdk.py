@@ -10,7 +10,7 @@ import pytest
 
 from tests.fake_provider import Answer, Call, ScriptedUpstream, faults
 from tests.live.clients import needs_python_package
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 from tests.live.server import Server
 
 pytestmark = needs_python_package("anthropic")
@@ -27,7 +27,7 @@ HI: Any = {"role": "user", "content": "hi"}
 
 @pytest.fixture(scope="module")
 def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
-    return serve(settings(upstream, RESPONSES_PROVIDER="openai", FORWARDER_API_KEYS="sk-mine"))
+    return serve(make_settings(upstream, RESPONSES_PROVIDER="openai", FORWARDER_API_KEYS="sk-mine"))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from tests.fake_provider import Answer, ScriptedUpstream
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 from tests.live.neighbour import Neighbour
 from tests.live.server import Server
 from tests.live.talk import ask, http, make_body
@@ -29,14 +29,14 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def without_keys(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
     """Two workers that any program on this machine may use."""
-    return serve(neighbour.settings | settings(upstream, WEB_CONCURRENCY="2"))
+    return serve(neighbour.settings | make_settings(upstream, WEB_CONCURRENCY="2"))
 
 
 @pytest.fixture(scope="module")
 def with_keys(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
     """Two workers with clients of their own, and for the pages of all origins."""
     keys = {"FORWARDER_API_KEYS": "k,key-a,key-b", "FORWARDER_CORS_ORIGINS": "*"}
-    return serve(neighbour.settings | settings(upstream, WEB_CONCURRENCY="2", **keys))
+    return serve(neighbour.settings | make_settings(upstream, WEB_CONCURRENCY="2", **keys))
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,7 @@ def storing(
 ) -> Server:
     """A forwarder with each kind of database."""
     more = {"FORWARDER_DATABASE_URL": database, "WEB_CONCURRENCY": "2"}
-    return serve(neighbour.settings | settings(upstream, **more))
+    return serve(neighbour.settings | make_settings(upstream, **more))
 
 
 @pytest.mark.parametrize("name", ["a\0b", LONG, "\0", "€" * 1000])

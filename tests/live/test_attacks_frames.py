@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.fake_provider import ScriptedUpstream
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 from tests.live.neighbour import Neighbour
 from tests.live.server import Server
 
@@ -26,7 +26,7 @@ SECONDS = 2.0
 
 @pytest.fixture(scope="module")
 def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
-    return serve(neighbour.settings | settings(upstream, WEB_CONCURRENCY="2"))
+    return serve(neighbour.settings | make_settings(upstream, WEB_CONCURRENCY="2"))
 
 
 def open_websocket(server: Server) -> socket.socket:

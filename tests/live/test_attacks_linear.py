@@ -16,9 +16,9 @@ import httpx2
 import pytest
 
 from tests.fake_provider import Answer, ScriptedUpstream
-from tests.live.conftest import KEY, Serve, settings
+from tests.live.conftest import KEY, Serve, make_settings
 from tests.live.neighbour import Neighbour
-from tests.live.server import Server, free_port
+from tests.live.server import Server, find_free_port
 from tests.live.talk import PATHS, make_body
 
 pytestmark = [pytest.mark.slow, pytest.mark.serial]
@@ -37,10 +37,10 @@ PNG = b64encode(b"\x89PNG\r\n\x1a\n").decode()
 @pytest.fixture(scope="module")
 def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
     """Inlines schemas for one upstream, and checks answers of another."""
-    gone = f"http://127.0.0.1:{free_port()}/v1"
+    gone = f"http://127.0.0.1:{find_free_port()}/v1"
     return serve(
         neighbour.settings
-        | settings(
+        | make_settings(
             upstream,
             WEB_CONCURRENCY="2",
             FORWARDER_CHAT_REASONING="thinking",

@@ -21,7 +21,7 @@ from wsproto.utilities import LocalProtocolError
 from tests.fake_provider import Answer, ScriptedUpstream
 from tests.fake_provider.faults import never_answer
 from tests.helpers.waiting import wait_until
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 from tests.live.neighbour import Neighbour, connect_to_each_worker, measure_memory
 from tests.live.server import Server
 from tests.live.talk import ClientAnswer, ask, http
@@ -46,7 +46,7 @@ def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Se
         "FORWARDER_MAX_BODY_MEMORY": str(BODY_MEMORY),
         "FORWARDER_WEBSOCKET_MEMORY": str(4 * MB),
     }
-    return serve(neighbour.settings | settings(upstream, **limits))
+    return serve(neighbour.settings | make_settings(upstream, **limits))
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +58,20 @@ def storing(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> S
         "FORWARDER_MAX_BODY_MEMORY": str(BODY_MEMORY),
         "FORWARDER_FILES": "store",
     }
-    return serve(neighbour.settings | settings(upstream, **limits))
+    return serve(neighbour.settings | make_settings(upstream, **limits))
 
 
 @pytest.fixture(scope="module")
 def ample(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
     """The same limit of a body, which is reached long before that of the memory of all bodies."""
     limits = {"WEB_CONCURRENCY": "2", "FORWARDER_MAX_BODY": str(MAX_BODY)}
-    return serve(neighbour.settings | settings(upstream, **limits))
+    return serve(neighbour.settings | make_settings(upstream, **limits))
 
 
 @pytest.fixture(scope="module")
 def roomy(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
     """Two workers with the limits that hold unless others are set."""
-    return serve(neighbour.settings | settings(upstream, WEB_CONCURRENCY="2"))
+    return serve(neighbour.settings | make_settings(upstream, WEB_CONCURRENCY="2"))
 
 
 @pytest.fixture(autouse=True)

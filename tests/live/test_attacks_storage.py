@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.fake_provider import ScriptedUpstream
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 from tests.live.neighbour import Neighbour
 from tests.live.server import Server
 from tests.live.talk import http
@@ -30,7 +30,7 @@ def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Se
         "FORWARDER_STORE_MAX_SIZE": "8m",
         "FORWARDER_FILES_MAX": "8m",
     }
-    return serve(neighbour.settings | settings(upstream, **limits))
+    return serve(neighbour.settings | make_settings(upstream, **limits))
 
 
 def ask_for(server: Server, key: str, method: str, path: str, **more: Any) -> Any:

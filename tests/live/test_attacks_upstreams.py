@@ -14,9 +14,9 @@ import brotli
 import pytest
 
 from tests.fake_provider import ScriptedUpstream
-from tests.helpers.loopback import Peer, Script, encode_chunk, serving
+from tests.helpers.loopback import Peer, Script, encode_chunk, run_server
 from tests.helpers.loopback import Server as Loopback
-from tests.live.conftest import KEY, Serve, settings
+from tests.live.conftest import KEY, Serve, make_settings
 from tests.live.neighbour import MAX_STALL, Neighbour
 from tests.live.server import Server
 from tests.live.talk import ClientAnswer, ask, http, make_body
@@ -57,7 +57,7 @@ def hostile() -> Hostile:
 
 @pytest.fixture(scope="module")
 def up(hostile: Hostile) -> Iterator[Loopback]:
-    with serving(hostile) as server:
+    with run_server(hostile) as server:
         yield server
 
 
@@ -238,7 +238,7 @@ def test_slow_name_servers_of_clients_delay_no_upstream(
         "FETCHING_API": "chat",
         "FETCHING_QUIRKS": '{"image_url": "base64"}',
     }
-    server = serve(neighbour.settings | settings(upstream, **more, CHAT_BASE_URL=by_name))
+    server = serve(neighbour.settings | make_settings(upstream, **more, CHAT_BASE_URL=by_name))
 
     def fetch(number: int) -> ClientAnswer:
         urls = [f"http://{number}-{i}.slow.test/a.png" for i in range(8)]

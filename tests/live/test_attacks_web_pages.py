@@ -8,7 +8,7 @@ import pytest
 from openai import OpenAI
 
 from tests.fake_provider import Answer, Call, ScriptedUpstream
-from tests.helpers.loopback import Peer, serving
+from tests.helpers.loopback import Peer, run_server
 from tests.live.conftest import KEY, Serve
 from tests.live.neighbour import Neighbour
 from tests.live.server import Server
@@ -28,7 +28,7 @@ def page() -> Iterator[str]:
         peer.request()
         peer.answer(SLOW_HTML, b"Content-Type: text/html", b"Connection: close")
 
-    with serving(answer) as server:
+    with run_server(answer) as server:
         yield f"http://127.0.0.1:{server.port}/"
 
 

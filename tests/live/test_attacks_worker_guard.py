@@ -22,7 +22,7 @@ import pytest
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 from tests.live.neighbour import Neighbour, connect_to_each_worker
 from tests.live.server import Server, list_workers
 from tests.live.talk import PATHS, http, make_body
@@ -56,7 +56,7 @@ def with_short_limits(
     """Settings with limits that an attack meets soon."""
     times = {f"FORWARDER_{name}_TIMEOUT": "2" for name in ("HEAD", "BODY", "SEND")}
     limits = {"FORWARDER_API_KEYS": "k", "FORWARDER_MAX_BODY": "1m", **times}
-    return neighbour.settings | settings(upstream, **limits, **more)
+    return neighbour.settings | make_settings(upstream, **limits, **more)
 
 
 def connect(server: Server) -> socket.socket:
@@ -295,7 +295,7 @@ def test_a_header_cannot_change_the_path(server: Server) -> None:
 def test_a_request_that_has_waited_too_long_is_refused(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
-    server = serve(settings(upstream, FORWARDER_QUEUE_TIMEOUT="1"))
+    server = serve(make_settings(upstream, FORWARDER_QUEUE_TIMEOUT="1"))
     (worker,) = list_workers(server)
     os.kill(worker, signal.SIGSTOP)
     with connect(server) as late, connect(server) as probe:
@@ -363,7 +363,7 @@ def test_a_client_that_never_reads_does_not_delay_a_deploy(
     serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour
 ) -> None:
     more = {"WEB_CONCURRENCY": "2", "GUNICORN_GRACEFUL_TIMEOUT": "2"}
-    server = serve(neighbour.settings | settings(upstream, **more))
+    server = serve(neighbour.settings | make_settings(upstream, **more))
     before = list_workers(server)
     with ExitStack() as stack:
         for connection in connect_to_each_worker(server):
@@ -435,7 +435,7 @@ def test_a_client_that_reads_too_slowly_gives_its_place_back(
 
 
 def test_an_aborted_worker_is_replaced(serve: Serve, upstream: ScriptedUpstream) -> None:
-    server = serve(settings(upstream))
+    server = serve(make_settings(upstream))
     (before,) = list_workers(server)
     upstream.script(faults.stall(Answer(text="word " * 40), after=2))
     with http.stream(
@@ -470,7 +470,7 @@ def test_a_blocked_worker_is_replaced_without_other_failures(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(BUSY_PROGRAM)
     more = {"WEB_CONCURRENCY": "2", "GUNICORN_TIMEOUT": "4", "PYTHONPATH": str(tmp_path)}
-    server = serve(neighbour.settings | settings(upstream, **more))
+    server = serve(neighbour.settings | make_settings(upstream, **more))
     for connection in connect_to_each_worker(server):  # the time-out begins when a worker serves
         connection.close()
     busy, other = list_workers(server)

@@ -18,10 +18,10 @@ from openai import OpenAI
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
-from tests.live.conftest import settings
+from tests.live.conftest import make_settings
 from tests.live.keeping_upstream import KeepingUpstream
 from tests.live.postgres import create_database, needs_postgres
-from tests.live.server import Server, list_workers, running
+from tests.live.server import Server, list_workers, run_forwarder
 
 pytestmark = pytest.mark.slow
 
@@ -48,14 +48,14 @@ def start(database: str, upstream: ScriptedUpstream, tmp_path: Path) -> Iterator
     with contextlib.ExitStack() as stack:
 
         def start_server(**more: str) -> Server:
-            given = settings(
+            given = make_settings(
                 upstream,
                 FORWARDER_DATABASE_URL=database,
                 FORWARDER_SECRET_KEY="s",
                 WEB_CONCURRENCY="2",
                 **{"GUNICORN_GRACEFUL_TIMEOUT": "4", **more},
             )
-            return stack.enter_context(running(given, tmp_path))
+            return stack.enter_context(run_forwarder(given, tmp_path))
 
         yield start_server
 

@@ -15,9 +15,9 @@ import pytest
 
 from forwarder.upstream.resilience.shared_state import EXCHANGE_SECONDS, RedisStorage
 from tests.fake_provider import ScriptedUpstream, faults
-from tests.helpers.loopback import unused_port
+from tests.helpers.loopback import find_unused_port
 from tests.live.redis import needs_redis, run_redis, run_redis_process
-from tests.live.server import GUNICORN, Server, free_port, list_workers, running
+from tests.live.server import GUNICORN, Server, find_free_port, list_workers, run_forwarder
 from tests.live.talk import ClientAnswer, ask, http, make_body
 
 TWO = (*GUNICORN, "-w", "2")
@@ -85,8 +85,10 @@ def await_cooling_keys(server: Server, expected: int, seconds: float = 5) -> Non
 @needs_redis
 def test_workers_share_the_cooldown_of_a_key(provider: ScriptedUpstream, tmp_path: Path) -> None:
     with (
-        run_redis(free_port(), tmp_path) as storage,
-        running(configure(provider, FORWARDER_RATE_LIMIT_STORAGE=storage), tmp_path, TWO) as server,
+        run_redis(find_free_port(), tmp_path) as storage,
+        run_forwarder(
+            configure(provider, FORWARDER_RATE_LIMIT_STORAGE=storage), tmp_path, TWO
+        ) as server,
     ):
         provider.script(faults.refuse_with_status(429, retry_after=60))
         assert send(server).status == 200
@@ -105,8 +107,10 @@ def test_workers_repeat_the_refusal_that_another_worker_got(
     provider: ScriptedUpstream, tmp_path: Path
 ) -> None:
     with (
-        run_redis(free_port(), tmp_path) as storage,
-        running(configure(provider, FORWARDER_RATE_LIMIT_STORAGE=storage), tmp_path, TWO) as server,
+        run_redis(find_free_port(), tmp_path) as storage,
+        run_forwarder(
+            configure(provider, FORWARDER_RATE_LIMIT_STORAGE=storage), tmp_path, TWO
+        ) as server,
     ):
         provider.script(
             faults.refuse_with_status(429, retry_after=90),
@@ -127,9 +131,9 @@ def test_workers_repeat_the_refusal_that_another_worker_got(
 def test_requests_do_not_wait_for_an_unavailable_redis(
     provider: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    with run_redis_process(port := free_port(), tmp_path) as redis:
+    with run_redis_process(port := find_free_port(), tmp_path) as redis:
         given = configure(provider, FORWARDER_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{port}/0")
-        with running(given, tmp_path, TWO) as server:
+        with run_forwarder(given, tmp_path, TWO) as server:
             provider.script(faults.refuse_with_status(429, retry_after=60))
             assert send(server).status == 200
             await_cooling_keys(server, 1)
@@ -151,7 +155,7 @@ def test_requests_do_not_wait_for_an_unavailable_redis(
 
 @needs_redis
 def test_redis_removes_only_entries_that_are_unchanged(tmp_path: Path) -> None:
-    with run_redis(free_port(), tmp_path) as url:
+    with run_redis(find_free_port(), tmp_path) as url:
         storage = RedisStorage(url)
         storage.exchange({"cooldown:a": b"old", "cooldown:b": b"old"}, {})
         storage.exchange({"cooldown:b": b"new"}, {})
@@ -164,7 +168,10 @@ def test_redis_removes_only_entries_that_are_unchanged(tmp_path: Path) -> None:
 
 
 def test_keys_share_concurrent_requests(provider: ScriptedUpstream, tmp_path: Path) -> None:
-    with running(configure(provider), tmp_path, GUNICORN) as server, ThreadPoolExecutor(8) as pool:
+    with (
+        run_forwarder(configure(provider), tmp_path, GUNICORN) as server,
+        ThreadPoolExecutor(8) as pool,
+    ):
         answers = list(pool.map(lambda _: send(server, stream=True), range(16)))
 
     assert {answer.ending for answer in answers} == {"completed"}
@@ -176,8 +183,8 @@ def test_keys_share_concurrent_requests(provider: ScriptedUpstream, tmp_path: Pa
 def test_host_that_refuses_connections_is_replaced(
     provider: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    urls = f"http://127.0.0.1:{unused_port()}/v1,{provider.url}"
-    with running(configure(provider, CHAT_BASE_URL=urls), tmp_path, GUNICORN) as server:
+    urls = f"http://127.0.0.1:{find_unused_port()}/v1,{provider.url}"
+    with run_forwarder(configure(provider, CHAT_BASE_URL=urls), tmp_path, GUNICORN) as server:
         answers = [send(server, stream=stream) for stream in (False, True) * 10]
         state = http.get(f"{server.url}/ready?verbose").json()["upstreams"]["chat"]
 

@@ -16,9 +16,9 @@ from forwarder.config.settings import Settings
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
 from tests.live.conftest import KEY as UPSTREAM_KEY
-from tests.live.conftest import settings
+from tests.live.conftest import make_settings
 from tests.live.processes import inherit_environment
-from tests.live.server import GUNICORN, ROOT, Server, running
+from tests.live.server import GUNICORN, ROOT, Server, run_forwarder
 from tests.live.talk import PAIRINGS, ask, http, make_body
 from tests.live.test_websocket import Talk
 
@@ -36,7 +36,7 @@ Json = dict[str, Any]
 def capture_settings(upstream: ScriptedUpstream, tmp_path: Path) -> dict[str, str]:
     """The environment of a forwarder that captures into a directory of the test."""
     upstream.forget()
-    return settings(
+    return make_settings(
         upstream,
         FORWARDER_CAPTURE=str(tmp_path / "exchanges"),
         FORWARDER_CAPTURE_REDACT="user",
@@ -48,7 +48,7 @@ def capture_settings(upstream: ScriptedUpstream, tmp_path: Path) -> dict[str, st
 
 @pytest.fixture
 def two_workers(capture_settings: dict[str, str], tmp_path: Path) -> Iterator[Server]:
-    with running(capture_settings, tmp_path, TWO) as server:
+    with run_forwarder(capture_settings, tmp_path, TWO) as server:
         yield server
 
 
@@ -170,7 +170,7 @@ def test_only_administrators_read_captures(key: str, status: int, two_workers: S
 def test_capture_disabled_is_reported_and_writes_no_file(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    with running(settings(upstream), tmp_path) as server:
+    with run_forwarder(make_settings(upstream), tmp_path) as server:
         upstream.script(Answer(text="hi"))
         ask(server, "chat", make_body("chat"))
         before = {path.name for path in tmp_path.iterdir()}
@@ -187,7 +187,7 @@ def test_captures_are_limited_in_number_size_and_age(
     directory = tmp_path / "exchanges"
     bounds = {"COUNT": "5", "MAX": "4k", "AGE": "8"}
     capture_settings |= {f"FORWARDER_CAPTURE_{name}": value for name, value in bounds.items()}
-    with running(capture_settings, tmp_path, TWO) as server:
+    with run_forwarder(capture_settings, tmp_path, TWO) as server:
         for number in range(12):
             upstream.script(Answer(text="word " * 400, pieces=300))
             body = make_body("responses", f"{number} " + "x" * 9000, model="chat/m", stream=True)
@@ -253,7 +253,7 @@ def test_failure_with_a_registered_model_is_replayed_with_and_without_it(
         "remote_api_key": UPSTREAM_KEY, "verify": False, "system": "Be kind.",
     }  # fmt: skip
     asked = {"model": "mine:latest", "messages": [{"role": "user", "content": "hi"}]}
-    with running(capture_settings, tmp_path, TWO) as two:
+    with run_forwarder(capture_settings, tmp_path, TWO) as two:
         created = post(two, "/api/create", json=create, headers=ADMINISTRATOR)
         assert created.status_code == 200
         upstream.script(
@@ -335,7 +335,7 @@ def test_capture_in_memory_is_saved_and_replayed(
     capture_settings: dict[str, str], upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     capture_settings |= {"FORWARDER_CAPTURE": "memory"}
-    with running(capture_settings, tmp_path) as server:
+    with run_forwarder(capture_settings, tmp_path) as server:
         upstream.script(faults.refuse_with_status(429))
         post(server, "/v1/responses", json=make_body("responses", model="chat/m"))
         (found,) = wait_for_exchanges(server, 1)

@@ -13,7 +13,7 @@ from tests.fake_provider.answers import Answer, Call
 from tests.fake_provider.scenarios import HELLO
 from tests.hosted_tools.search_server import PAGE, serving_search
 from tests.live.clients import CLAUDE_CODE, needs_program, run_offline
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 
 pytestmark = [pytest.mark.slow, needs_program(CLAUDE_CODE, "npm ci --prefix tests/live/node")]
 
@@ -55,7 +55,7 @@ def test_claude_code_edits_a_file_and_runs_a_command(
     over: str, workshop: Path, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     models = {"chat": {"CHAT_MODELS": "claude-*=gpt-5"}, "responses": RESPONSES}[over]
-    forwarder = serve(settings(upstream, **models))
+    forwarder = serve(make_settings(upstream, **models))
     file = workshop / "work" / "greeting.txt"
     file.write_text("Hello\n")
     edit = {"file_path": str(file), "old_string": "Hello", "new_string": "Good day"}
@@ -109,7 +109,7 @@ def test_claude_code_searches_the_web(
     """Its tool asks in a request of its own, whose search runs in the forwarder."""
     with serving_search() as engine:
         forwarder = serve(
-            settings(
+            make_settings(
                 upstream,
                 **{f"{over.upper()}_MODELS": "claude-*=big"},
                 **{f"{over.upper()}_HOSTED_TOOLS": "none"},

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import httpx2
 
-from tests.live.server import ROOT, Server, await_server, free_port
+from tests.live.server import ROOT, Server, await_server, find_free_port
 
 COMMAND = (sys.executable, "-m", "forwarder", "serve")
 
 
 def start(directory: Path, *options: str) -> Server:
-    port = free_port()
+    port = find_free_port()
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR")}
     log_path = directory.parent / "forwarder.log"
     with log_path.open("wb") as log:

@@ -22,9 +22,9 @@ from tests.fake_provider import Answer, ScriptedUpstream
 from tests.fake_provider.answers import Ask, Json, Protocol, Usage
 from tests.fake_provider.wire import Reply, Stream
 from tests.helpers.waiting import wait_until
-from tests.live.conftest import KEY, settings
+from tests.live.conftest import KEY, make_settings
 from tests.live.postgres import create_database, needs_postgres
-from tests.live.server import ROOT, Server, running
+from tests.live.server import ROOT, Server, run_forwarder
 
 pytestmark = pytest.mark.slow
 
@@ -57,14 +57,14 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def workers(tmp_path: Path, database: str) -> Iterator[list[Server]]:
     """Two processes on one database, so that a test knows which one it asks."""
     with CountedUpstream(keys={KEY}) as upstream, ExitStack() as stack:
-        environment = settings(
+        environment = make_settings(
             upstream,
             FORWARDER_ADMIN_KEYS="sk-admin",
             FORWARDER_DATABASE_URL=database,
             FORWARDER_SECRET_KEY="a secret for the test, long enough",
             FORWARDER_USAGE_INTERVAL=str(USAGE_SECONDS),
         )
-        yield [stack.enter_context(running(environment, tmp_path)) for _ in range(2)]
+        yield [stack.enter_context(run_forwarder(environment, tmp_path)) for _ in range(2)]
 
 
 def make_key_header(key: str) -> dict[str, str]:

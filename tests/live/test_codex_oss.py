@@ -11,7 +11,7 @@ import pytest
 from tests.fake_provider import ScriptedUpstream
 from tests.fake_provider.scenarios import HELLO
 from tests.live.clients import CODEX, needs_node_package
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 from tests.live.server import Server
 
 pytestmark = needs_node_package("@openai/codex")
@@ -20,7 +20,7 @@ pytestmark = needs_node_package("@openai/codex")
 @pytest.fixture(scope="module")
 def server(serve: Serve, upstream: ScriptedUpstream) -> Server:
     """A forwarder that serves models by a pattern, and does not list them."""
-    return serve(settings(upstream, FORWARDER_UPSTREAMS="chat", CHAT_MODELS="oss-*"))
+    return serve(make_settings(upstream, FORWARDER_UPSTREAMS="chat", CHAT_MODELS="oss-*"))
 
 
 def run_codex(server: Server, directory: Path, model: str) -> subprocess.CompletedProcess[str]:

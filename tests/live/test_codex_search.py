@@ -10,9 +10,9 @@ import pytest
 
 from tests.fake_provider import ScriptedUpstream
 from tests.fake_provider.answers import Answer, Call
-from tests.helpers.loopback import Peer, serving
+from tests.helpers.loopback import Peer, run_server
 from tests.live.clients import needs_node_package
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 from tests.live.server import Server
 from tests.live.test_codex import ASKS_FOR_MODELS, CONFIG, UNATTENDED, run_codex
 
@@ -40,12 +40,12 @@ def forwarder(
         search_requests.append(peer.request())
         peer.answer(json.dumps({"results": [RESULT]}).encode(), b"Connection: close")
 
-    with serving(answer) as server:
+    with run_server(answer) as server:
         search = {
             "FORWARDER_WEB_SEARCH": "searxng",
             "FORWARDER_WEB_SEARCH_URL": f"http://127.0.0.1:{server.port}",
         }
-        yield serve(settings(upstream) | search)
+        yield serve(make_settings(upstream) | search)
 
 
 def ask_codex(workshop: Path, forwarder: Server, of_provider: str = "", more: str = "") -> str:

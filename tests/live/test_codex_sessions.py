@@ -15,7 +15,7 @@ from tests.fake_provider import Raw, ScriptedUpstream, Stream
 from tests.fake_provider.answers import Answer, Call, Usage
 from tests.fake_provider.scenarios import HELLO, THOUGHT
 from tests.live.clients import needs_node_package
-from tests.live.conftest import KEY, Serve, settings
+from tests.live.conftest import KEY, Serve, make_settings
 from tests.live.server import Server
 from tests.live.test_codex import CONFIG, UNATTENDED, UNKNOWN, run_codex, workshop
 
@@ -95,7 +95,7 @@ def test_the_catalog_is_asked_for_again_when_a_model_was_registered(
         run_codex(workshop, forwarder, config, UNATTENDED, "go", FORWARDER_KEY="any")
         return list_models(forwarder) - before
 
-    forwarder = serve(settings(upstream))
+    forwarder = serve(make_settings(upstream))
     (workshop / "work" / "model.json").write_text(json.dumps({"model": "new", "from": MODEL}))
     post = "import urllib.request as r; r.urlopen({!r}, open('model.json', 'rb').read())"
     create = f'"{sys.executable}" -c "{post.format(forwarder.url + "/api/create")}"'
@@ -144,7 +144,7 @@ def test_four_turns_of_thoughts_are_not_compacted_too_early(
 ) -> None:
     """The usage that the upstream reports stays below the limit, and counts all thoughts."""
     info = '{"scripted": {"context_window": 20000}}'
-    forwarder = serve(settings(upstream, CHAT_MODEL_INFO=info))
+    forwarder = serve(make_settings(upstream, CHAT_MODEL_INFO=info))
     usage = Usage(input=8000, output=900, reasoning=800)
     for turn in range(4):
         upstream.script(
@@ -205,7 +205,7 @@ def test_codex_helper_models_are_substituted(
     name: str, workshop: Path, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     """By its built-in catalog Codex has such a model write programs that use the tools."""
-    forwarder = serve(settings(upstream, FORWARDER_CODEX_HELPER_MODEL="chat/helper"))
+    forwarder = serve(make_settings(upstream, FORWARDER_CODEX_HELPER_MODEL="chat/helper"))
     config = f'model = "{name}"\nopenai_base_url = "{forwarder.v1}"\n'
 
     said = run_codex(workshop, forwarder, config, UNATTENDED, MAKE, CODEX_API_KEY="any")

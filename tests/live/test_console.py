@@ -12,7 +12,7 @@ import pytest
 from tests.fake_provider import Answer, Call, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
 from tests.live.browser import NEEDS_BROWSER, SCHEMES, WIDTHS, check_page, open_page, run_browser
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 from tests.live.server import Server
 
 pytestmark = [*NEEDS_BROWSER, pytest.mark.slow]
@@ -29,7 +29,7 @@ def server(
     serve: Serve, upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Server:
     captures = tmp_path_factory.mktemp("captures")
-    return serve(settings(upstream, FORWARDER_CAPTURE=str(captures), WEB_CONCURRENCY="2"))
+    return serve(make_settings(upstream, FORWARDER_CAPTURE=str(captures), WEB_CONCURRENCY="2"))
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_exchange_is_replayed(page: Any, server: Server, upstream: ScriptedUpstr
 
 
 def test_operator_signs_in_and_out(page: Any, serve: Serve, upstream: ScriptedUpstream) -> None:
-    server = serve(settings(upstream, FORWARDER_ADMIN_KEYS="adm-secret"))
+    server = serve(make_settings(upstream, FORWARDER_ADMIN_KEYS="adm-secret"))
     page.goto(f"{server.url}/console/usage?period=7d")
     page.get_by_label("Administrator key").fill("adm-secret")
     page.get_by_role("button", name="Sign in").click()
@@ -230,7 +230,7 @@ def test_operator_signs_in_and_out(page: Any, serve: Serve, upstream: ScriptedUp
 def test_key_is_made_copied_limited_rotated_and_revoked(
     browser: Any, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
-    server = serve(settings(upstream))
+    server = serve(make_settings(upstream))
     for scheme, width in zip(SCHEMES, WIDTHS, strict=False):
         name = f"alice-{scheme}"
         with open_page(browser, scheme, width) as page:

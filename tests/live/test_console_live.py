@@ -15,8 +15,8 @@ from tests.console.records import HOSTILE
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
 from tests.live.browser import NEEDS_BROWSER, SCHEMES, WIDTHS, check_page, open_page, run_browser
-from tests.live.conftest import settings
-from tests.live.server import GUNICORN, Server, running
+from tests.live.conftest import make_settings
+from tests.live.server import GUNICORN, Server, run_forwarder
 from tests.live.talk import http, make_body
 
 ADMIN = "sk-admin-4712"
@@ -29,13 +29,13 @@ Event = tuple[str, str]
 def server(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[Server]:
     """Two workers with one capture directory."""
     upstream.forget()
-    given = settings(
+    given = make_settings(
         upstream,
         FORWARDER_CAPTURE=str(tmp_path / "exchanges"),
         FORWARDER_ADMIN_KEYS=ADMIN,
         FORWARDER_KEEPALIVE="0.5",
     )
-    with running(given, tmp_path, (*GUNICORN, "-w", "2")) as server:
+    with run_forwarder(given, tmp_path, (*GUNICORN, "-w", "2")) as server:
         yield server
 
 
@@ -136,8 +136,8 @@ def needs_browser(test: Callable[..., None]) -> Callable[..., None]:
 def open_server(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[Server]:
     """A server without keys, so its pages need no session."""
     upstream.forget()
-    given = settings(upstream, FORWARDER_CAPTURE=str(tmp_path / "exchanges"))
-    with running(given, tmp_path, (*GUNICORN, "-w", "2")) as server:
+    given = make_settings(upstream, FORWARDER_CAPTURE=str(tmp_path / "exchanges"))
+    with run_forwarder(given, tmp_path, (*GUNICORN, "-w", "2")) as server:
         yield server
 
 

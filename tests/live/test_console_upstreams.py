@@ -9,7 +9,7 @@ import pytest
 
 from tests.fake_provider import ScriptedUpstream
 from tests.live.browser import NEEDS_BROWSER, SCHEMES, WIDTHS, check_page, open_page, run_browser
-from tests.live.conftest import KEY, Serve, settings
+from tests.live.conftest import KEY, Serve, make_settings
 from tests.live.server import Server
 
 pytestmark = [*NEEDS_BROWSER, pytest.mark.slow]
@@ -28,7 +28,7 @@ def server(
 ) -> Server:
     database = tmp_path_factory.mktemp("models") / "state.db"
     return serve(
-        settings(
+        make_settings(
             upstream,
             FORWARDER_UPSTREAMS="chat,responses,away",
             RESPONSES_API="responses",

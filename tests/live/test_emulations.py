@@ -10,7 +10,7 @@ import pytest
 
 from tests.fake_provider import Answer, Call, Framing, ScriptedUpstream, Stream, Usage, faults
 from tests.helpers.check_cases import check_each
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 from tests.live.server import Server
 from tests.live.talk import ClientAnswer, Json, ask, make_body
 from tests.live.test_faults import leave
@@ -29,7 +29,7 @@ TOO_LONG = faults.refuse_with_status(
 def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     """Beside the usual upstreams, ``plain`` is a Chat provider that knows no JSON schemas."""
     return serve(
-        settings(
+        make_settings(
             upstream,
             FORWARDER_UPSTREAMS="chat,responses,plain",
             PLAIN_BASE_URL=upstream.url,
@@ -98,7 +98,7 @@ def test_the_upstream_stream_is_closed_at_the_stop(
 def test_usage_is_exact_where_the_operator_pays_for_it(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
-    forwarder = serve(settings(upstream, FORWARDER_STOP_DRAIN="true"))
+    forwarder = serve(make_settings(upstream, FORWARDER_STOP_DRAIN="true"))
     upstream.script(Answer(text=TEXT, pieces=9))
     answered = chat(forwarder, stop="STOP")
     assert list_choices(answered) == [("One, two, ", "stop")]
@@ -249,7 +249,7 @@ def test_upstream_with_stored_responses_gets_results_of_all_calls(
 ) -> None:
     """It would refuse the next turn, in which the result of one is missing."""
     quirks = {"RESPONSES_QUIRKS": '{"keeps_responses": true}'}
-    keeping = serve(settings(upstream, **quirks))
+    keeping = serve(make_settings(upstream, **quirks))
     upstream.script(*[Answer(calls=[Call("f", id="c1"), Call("f", id="c2")])] * 2)
     tool: Json = {"type": "function", "name": "f", "strict": False, "parameters": None}
     once = {"model": "responses/m", "parallel_tool_calls": False}

@@ -14,7 +14,7 @@ import pytest
 
 from tests.fake_provider import Answer, Framing, Raw, ScriptedUpstream, Stream
 from tests.helpers.check_cases import check_each
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 from tests.live.server import Server
 from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, http, make_body
 from tests.live.test_websocket import talking
@@ -60,7 +60,7 @@ KEPT = ["insufficient_quota", "server_is_overloaded", "slow_down", "cyber_policy
 
 @pytest.fixture(scope="module")
 def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
-    return serve(settings(upstream))
+    return serve(make_settings(upstream))
 
 
 def refusing(error: Any, status: int = 400) -> Raw:
@@ -304,7 +304,7 @@ def retrying_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     """A forwarder that tries again."""
     retries = {f"{name}_MAX_RETRIES": "2" for name in ("CHAT", "RESPONSES")}
     waits = {f"{name}_RETRY_WAIT": "5" for name in ("CHAT", "RESPONSES")}
-    return serve(settings(upstream, **retries, **waits))
+    return serve(make_settings(upstream, **retries, **waits))
 
 
 @every_pairing

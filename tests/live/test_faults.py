@@ -20,8 +20,8 @@ from tests.fake_provider import Answer, Call, Framing, Raw, ScriptedUpstream, St
 from tests.fake_provider.answers import Protocol
 from tests.fake_provider.faults import STATUSES, Scripted
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import Peer, serving, unused_port
-from tests.live.conftest import KEY, Serve, settings
+from tests.helpers.loopback import Peer, find_unused_port, run_server
+from tests.live.conftest import KEY, Serve, make_settings
 from tests.live.server import Server
 from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, http, make_body
 
@@ -54,10 +54,10 @@ def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
         for limit in ("FIRST_BYTE", "WHOLE", "IDLE")
     }
     return serve(
-        settings(
+        make_settings(
             upstream,
             FORWARDER_UPSTREAMS="chat,responses,gone",
-            GONE_BASE_URL=f"http://127.0.0.1:{unused_port()}/v1",
+            GONE_BASE_URL=f"http://127.0.0.1:{find_unused_port()}/v1",
             GONE_API="both",
             FORWARDER_KEEPALIVE="0.2",
             FORWARDER_MAX_BODY="64k",
@@ -461,7 +461,7 @@ def test_file_download_is_cancelled_when_the_client_disconnects(serve: Serve) ->
         if peer.request() and not peer.request():
             left.set()
 
-    with serving(wait_for_close) as files:
+    with run_server(wait_for_close) as files:
         forwarder = serve({"RESPONSES_BASE_URL": f"{files.url}/v1", "RESPONSES_API_KEY": KEY})
         url = urlsplit(forwarder.url)
         with socket.create_connection((str(url.hostname), url.port or 80), timeout=5) as sock:

@@ -13,11 +13,11 @@ from openai import AsyncOpenAI, OpenAI
 
 from tests.fake_provider import ScriptedUpstream
 from tests.fake_provider.answers import Answer, Call
-from tests.helpers.loopback import Peer, serving
+from tests.helpers.loopback import Peer, run_server
 from tests.helpers.loopback import Server as Loopback
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 from tests.live.clients import needs_python_package
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 from tests.live.server import Server
 
 pytestmark = needs_python_package("agents")
@@ -38,7 +38,7 @@ def searxng() -> Iterator[str]:
         peer.request()
         peer.answer(json.dumps({"results": [RESULT]}).encode(), b"Connection: close")
 
-    with serving(answer) as server:
+    with run_server(answer) as server:
         yield f"http://127.0.0.1:{server.port}"
 
 
@@ -46,7 +46,7 @@ def searxng() -> Iterator[str]:
 def forwarder(serve: Serve, upstream: ScriptedUpstream, searxng: str) -> Server:
     """A forwarder that may call loopback, and searches by a server of SearXNG's shape."""
     return serve(
-        settings(
+        make_settings(
             upstream,
             FORWARDER_API_KEYS="k",
             FORWARDER_REMOTE_ALLOW="127.0.0.1",
@@ -180,14 +180,14 @@ def images() -> Iterator[Loopback]:
         body = b"".join(f"data: {json.dumps(each)}\n\n".encode() for each in (draft, done))
         return peer.answer(body, b"Content-Type: text/event-stream", b"Connection: close")
 
-    with serving(answer) as server:
+    with run_server(answer) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def image_forwarder(serve: Serve, upstream: ScriptedUpstream, images: Loopback) -> Server:
     return serve(
-        settings(
+        make_settings(
             upstream,
             FORWARDER_UPSTREAMS="chat,responses,pics",
             PICS_API="responses",

@@ -11,10 +11,10 @@ from openai import OpenAI
 
 from tests.fake_provider import ScriptedUpstream
 from tests.fake_provider.answers import Answer, Call
-from tests.helpers.loopback import Peer, serving
+from tests.helpers.loopback import Peer, run_server
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp
 from tests.live.clients import needs_python_package
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 from tests.live.server import Server
 from tests.live.test_langchain import add_chunks, text_of
 
@@ -31,8 +31,8 @@ def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Iterator[Server]:
         peer.request()
         peer.answer(json.dumps({"results": [RESULT]}).encode(), b"Connection: close")
 
-    with serving(answer) as searxng:
-        given = settings(
+    with run_server(answer) as searxng:
+        given = make_settings(
             upstream,
             FORWARDER_API_KEYS="k",
             FORWARDER_REMOTE_ALLOW="127.0.0.1",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from tests.helpers.loopback import Peer, encode_chunk, serving
+from tests.helpers.loopback import Peer, encode_chunk, run_server
 from tests.helpers.loopback import Server as Loopback
 from tests.live.conftest import Serve
 from tests.live.server import Server
@@ -66,13 +66,13 @@ def serve_images(peer: Peer) -> None:
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[Loopback]:
-    with serving(serve_provider) as server:
+    with run_server(serve_provider) as server:
         yield server
 
 
 @pytest.fixture
 def images() -> Iterator[Loopback]:
-    with serving(serve_images) as server:
+    with run_server(serve_images) as server:
         yield server
 
 
@@ -156,7 +156,7 @@ def test_forbidden_url_is_refused_by_path(
 
 
 def test_a_stalled_download_ends_at_its_time_limit(forwarder: Server, up: Loopback) -> None:
-    with serving(lambda peer: peer.server.wait()) as slow:
+    with run_server(lambda peer: peer.server.wait()) as slow:
         started = time.monotonic()
         asking = with_image("chat", f"http://127.0.0.1:{slow.port}/", "fetching/m")
         got = http.post(f"{forwarder.v1}/chat/completions", json=asking, headers=OPEN)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
-from tests.live.conftest import settings
-from tests.live.server import GUNICORN, Server, list_workers, running
+from tests.live.conftest import make_settings
+from tests.live.server import GUNICORN, Server, list_workers, run_forwarder
 from tests.live.talk import PAIRINGS, ask, http, make_body
 from tests.observability.counted import parse_samples
 
@@ -26,8 +26,8 @@ KEY = "sk-client"
 @pytest.fixture
 def two_workers(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[Server]:
     """A forwarder of two workers, which keep their files in a directory of the test."""
-    given = settings(upstream, TMPDIR=str(tmp_path), FORWARDER_METRICS_KEY=KEY)
-    with running(given, tmp_path, TWO) as server:
+    given = make_settings(upstream, TMPDIR=str(tmp_path), FORWARDER_METRICS_KEY=KEY)
+    with run_forwarder(given, tmp_path, TWO) as server:
         yield server
 
 
@@ -141,7 +141,7 @@ def test_gauges_of_a_dead_worker_are_removed(
 
 
 def test_the_directory_goes_with_the_server(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    with running(settings(upstream, TMPDIR=str(tmp_path)), tmp_path, TWO) as server:
+    with run_forwarder(make_settings(upstream, TMPDIR=str(tmp_path)), tmp_path, TWO) as server:
         http.get(f"{server.url}/health")
         assert [*tmp_path.glob("forwarder-metrics-*")]
 
@@ -151,8 +151,8 @@ def test_the_directory_goes_with_the_server(upstream: ScriptedUpstream, tmp_path
 def test_a_directory_of_the_operator_s_is_used_and_kept(upstream: ScriptedUpstream) -> None:
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place) / "mine"
-        given = settings(upstream, PROMETHEUS_MULTIPROC_DIR=str(directory))
-        with running(given, Path(place), TWO) as server:
+        given = make_settings(upstream, PROMETHEUS_MULTIPROC_DIR=str(directory))
+        with run_forwarder(given, Path(place), TWO) as server:
             ask(server, "chat", make_body("chat"))
             server_says = http.get(f"{server.url}/metrics").text
         assert "forwarder_requests_total" in server_says

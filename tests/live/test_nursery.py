@@ -7,13 +7,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.live.server import running
+from tests.live.server import run_forwarder
 
 PROBE = ("gunicorn", "-b", "127.0.0.1:{port}", "tests.live.process_state:app")
 
 
 def read_state(directory: Path, *, is_fresh: bool) -> dict[str, Any]:
-    with running({}, directory, PROBE, is_fresh=is_fresh) as started:
+    with run_forwarder({}, directory, PROBE, is_fresh=is_fresh) as started:
         return dict(json.load(urllib.request.urlopen(started.url, timeout=20)))
 
 

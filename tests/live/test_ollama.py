@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tests.fake_provider import Answer, Call, ScriptedUpstream, faults
 from tests.live.clients import NODE, make_http_options, needs_node_package, needs_python_package
-from tests.live.conftest import KEY, Serve, settings
+from tests.live.conftest import KEY, Serve, make_settings
 from tests.live.server import Server
 from tests.live.talk import http
 
@@ -289,7 +289,7 @@ def test_a_broken_answer_ends_with_an_error_without_done(
 def test_a_key_is_a_bearer(serve: Serve, upstream: ScriptedUpstream) -> None:
     from ollama import ResponseError
 
-    forwarder = serve(settings(upstream, FORWARDER_API_KEYS="key-a"))
+    forwarder = serve(make_settings(upstream, FORWARDER_API_KEYS="key-a"))
     known = make_client(forwarder, headers={"Authorization": "Bearer key-a"})
 
     assert known.chat("chat/m", MESSAGES).done
@@ -304,7 +304,7 @@ def test_a_silent_upstream_does_not_spoil_the_lines(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     """Clients ignore the lines that keep the connection alive."""
-    forwarder = serve(settings(upstream, FORWARDER_KEEPALIVE="0.1"))
+    forwarder = serve(make_settings(upstream, FORWARDER_KEEPALIVE="0.1"))
     upstream.script(*[faults.slow_down(Answer(text="late, but whole", pieces=3), 0.25)] * 2)
 
     raw = http.post(f"{forwarder.url}/api/chat", json={"model": "chat/m", "messages": MESSAGES})

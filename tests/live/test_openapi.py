@@ -9,7 +9,7 @@ import pytest
 
 from tests.fake_provider import ScriptedUpstream
 from tests.live.browser import NEEDS_BROWSER, open_page, run_browser
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 from tests.live.server import Server
 
 pytestmark = [*NEEDS_BROWSER, pytest.mark.slow]
@@ -17,7 +17,7 @@ pytestmark = [*NEEDS_BROWSER, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def server(serve: Serve, upstream: ScriptedUpstream) -> Server:
-    return serve(settings(upstream))
+    return serve(make_settings(upstream))
 
 
 @pytest.fixture

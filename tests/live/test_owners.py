@@ -18,8 +18,8 @@ from openai import OpenAI
 from forwarder.context.client_identity import hash_client_key
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
-from tests.live.conftest import settings
-from tests.live.server import ROOT, Server, running
+from tests.live.conftest import make_settings
+from tests.live.server import ROOT, Server, run_forwarder
 from tests.live.test_background import wait_until_ended
 
 MINE, ANOTHER = "sk-mine", "sk-another"
@@ -76,14 +76,14 @@ def make_older(database: str, names: dict[str, str]) -> None:
 def test_an_older_database_is_taken_over_and_its_owners_outlive_the_secret(
     database: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given = settings(
+    given = make_settings(
         upstream,
         FORWARDER_DATABASE_URL=database,
         FORWARDER_SECRET_KEY="old secret",
         WEB_CONCURRENCY="2",
         GUNICORN_GRACEFUL_TIMEOUT="2",
     )
-    with running(given, tmp_path) as server, client_of(server) as client:
+    with run_forwarder(given, tmp_path) as server, client_of(server) as client:
         first = client.responses.create(model="chat/m", input="one")
         second = client.responses.create(
             model="chat/m", input="two", previous_response_id=first.id, stream=True
@@ -104,7 +104,7 @@ def test_an_older_database_is_taken_over_and_its_owners_outlive_the_secret(
     for table in OWNED:
         assert hash_client_key(MINE) in owners_of(database, table)
 
-    with running(given, tmp_path) as server, client_of(server) as client:
+    with run_forwarder(given, tmp_path) as server, client_of(server) as client:
         with ThreadPoolExecutor(8) as pool:  # of both workers, before anything is moved
             found = list(pool.map(lambda _: client.responses.retrieve(last.response.id), range(8)))
         assert {response.id for response in found} == {last.response.id}
@@ -119,7 +119,7 @@ def test_an_older_database_is_taken_over_and_its_owners_outlive_the_secret(
 
     both = {**given, "FORWARDER_SECRET_KEY": "new secret,old secret"}
     rotate(both)
-    with running({**both, "FORWARDER_SECRET_KEY": "new secret"}, tmp_path) as server:
+    with run_forwarder({**both, "FORWARDER_SECRET_KEY": "new secret"}, tmp_path) as server:
         with client_of(server) as client:
             check_things(client, last.response.id, talk.id, said.id, upstream)
         with client_of(server, ANOTHER) as other:

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.helpers.loopback import Peer, encode_chunk, serving
-from tests.live.server import FLASK, GUNICORN, Server, running
+from tests.helpers.loopback import Peer, encode_chunk, run_server
+from tests.live.server import FLASK, GUNICORN, Server, run_forwarder
 from tests.live.talk import PATHS, make_body
 
 TEXT = "x" * 16384
@@ -69,9 +69,11 @@ def run_flooded_forwarder(
 ) -> Iterator[tuple[Server, Flood]]:
     """A forwarder between a client and such an upstream."""
     flood = Flood(protocol)
-    with serving(flood) as there:
+    with run_server(flood) as there:
         environment = {"UP_BASE_URL": f"{there.url}/v1", "UP_API": protocol, "UP_API_KEY": "k"}
-        with running({"FORWARDER_UPSTREAMS": "up", **environment}, tmp_path, module) as server:
+        with run_forwarder(
+            {"FORWARDER_UPSTREAMS": "up", **environment}, tmp_path, module
+        ) as server:
             yield server, flood
 
 

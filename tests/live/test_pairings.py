@@ -9,7 +9,7 @@ import pytest
 
 from tests.fake_provider import Answer, Call, Framing, Raw, ScriptedUpstream
 from tests.helpers.check_cases import check_each
-from tests.live.conftest import KEY, Serve, settings
+from tests.live.conftest import KEY, Serve, make_settings
 from tests.live.server import Server
 from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, http, make_body
 
@@ -916,7 +916,7 @@ def test_a_request_without_a_model_is_refused(forwarder: Server) -> None:
 def tuned_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     """A forwarder with values other than the defaults for most settings."""
     return serve(
-        settings(
+        make_settings(
             upstream,
             CHAT_MODELS="fast=qwen-turbo,qwen-*,org/deep=qwen/deep",
             RESPONSES_MODELS="gpt-*",

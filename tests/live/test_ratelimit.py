@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.fake_provider import ScriptedUpstream
-from tests.live.conftest import settings
+from tests.live.conftest import make_settings
 from tests.live.redis import needs_redis, run_redis, run_redis_process
-from tests.live.server import GUNICORN, Server, free_port, list_workers, running
+from tests.live.server import GUNICORN, Server, find_free_port, list_workers, run_forwarder
 from tests.live.talk import LIMIT, ClientAnswer, ask, make_body
 from tests.live.test_metrics import read_metrics, wait_until_counted
 
@@ -25,7 +25,7 @@ KEYS = ("sk-client-a", "sk-client-b", "sk-client-c", "sk-client-d")
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with run_redis(free_port(), tmp_path_factory.mktemp("redis")) as url:
+    with run_redis(find_free_port(), tmp_path_factory.mktemp("redis")) as url:
         yield url
 
 
@@ -34,7 +34,7 @@ def two_workers(
     storage: str, upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A forwarder of two workers with limits."""
-    given = settings(
+    given = make_settings(
         upstream,
         FORWARDER_API_KEYS=",".join(KEYS),
         FORWARDER_RATE_LIMIT_REQUESTS="6/hour",
@@ -42,7 +42,7 @@ def two_workers(
         FORWARDER_RATE_LIMIT_STORAGE=storage,
         FORWARDER_METRICS_KEY="sk-client",
     )
-    with running(given, tmp_path_factory.mktemp("two"), TWO) as server:
+    with run_forwarder(given, tmp_path_factory.mktemp("two"), TWO) as server:
         yield server
 
 
@@ -108,10 +108,10 @@ def _sum_tokens(found: dict[str, dict[tuple[str, ...], float]]) -> float:
 def test_not_one_too_many_gets_through_at_once(
     storage: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given = settings(
+    given = make_settings(
         upstream, FORWARDER_RATE_LIMIT_REQUESTS="7/hour", FORWARDER_RATE_LIMIT_STORAGE=storage
     )
-    with running(given, tmp_path, TWO) as server, ThreadPoolExecutor(8) as pool:
+    with run_forwarder(given, tmp_path, TWO) as server, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: send_chat_request(server, "none"), range(24)))
 
     assert sorted(answer.status for answer in answers) == [200] * 7 + [429] * 17
@@ -122,14 +122,14 @@ def test_not_one_too_many_gets_through_at_once(
 def test_unreachable_redis_does_not_delay_requests(
     fate: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    port = free_port()
-    given = settings(
+    port = find_free_port()
+    given = make_settings(
         upstream,
         FORWARDER_RATE_LIMIT_REQUESTS="3/hour",
         FORWARDER_RATE_LIMIT_STORAGE=f"redis://:a-password@127.0.0.1:{port}/0",
         FORWARDER_RATE_LIMIT_WHEN_DOWN=fate,
     )
-    with running(given, tmp_path) as server:
+    with run_forwarder(given, tmp_path) as server:
         down = [send_chat_request(server, "none").status for _ in range(5)]
         log = server.log
 
@@ -151,13 +151,13 @@ def _limited_again(server: Server) -> ClientAnswer:
 
 @needs_redis
 def test_rate_limit_returns_when_redis_does(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    port = free_port()
-    given = settings(
+    port = find_free_port()
+    given = make_settings(
         upstream,
         FORWARDER_RATE_LIMIT_REQUESTS="3/hour",
         FORWARDER_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{port}/0",
     )
-    with running(given, tmp_path) as server:
+    with run_forwarder(given, tmp_path) as server:
         with run_redis(port, tmp_path):
             before = send_chat_request(server, "none")
         between = send_chat_request(server, "none")
@@ -174,7 +174,7 @@ def test_rate_limit_returns_when_redis_does(upstream: ScriptedUpstream, tmp_path
 def test_limit_holds_in_a_burst_of_more_requests_than_connections(
     storage: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    given = settings(
+    given = make_settings(
         upstream,
         FORWARDER_API_KEYS="sk-burst",
         FORWARDER_RATE_LIMIT_REQUESTS="100/hour",
@@ -182,7 +182,7 @@ def test_limit_holds_in_a_burst_of_more_requests_than_connections(
         FORWARDER_RATE_LIMIT_TIMEOUT="60",  # a busy test machine is not a Redis that hangs
         FORWARDER_QUEUE_TIMEOUT="60",
     )
-    with running(given, tmp_path) as server, ThreadPoolExecutor(300) as pool:
+    with run_forwarder(given, tmp_path) as server, ThreadPoolExecutor(300) as pool:
         answers = list(
             pool.map(lambda _: send_chat_request(server, "sk-burst", timeout=60), range(300))
         )
@@ -199,15 +199,15 @@ def test_hanging_redis_does_not_delay_requests(
     fate: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     """The process is stopped: its connections stay open, and say nothing."""
-    port = free_port()
-    given = settings(
+    port = find_free_port()
+    given = make_settings(
         upstream,
         FORWARDER_RATE_LIMIT_REQUESTS="1000/hour",
         FORWARDER_RATE_LIMIT_TOKENS="1000000/hour",
         FORWARDER_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{port}/0",
         FORWARDER_RATE_LIMIT_WHEN_DOWN=fate,
     )
-    with run_redis_process(port, tmp_path) as redis, running(given, tmp_path) as server:
+    with run_redis_process(port, tmp_path) as redis, run_forwarder(given, tmp_path) as server:
         assert send_chat_request(server, "none").status == 200
         redis.send_signal(signal.SIGSTOP)
         started = time.monotonic()

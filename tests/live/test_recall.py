@@ -11,7 +11,7 @@ import pytest
 
 from tests.fake_provider import ScriptedUpstream
 from tests.fake_provider.answers import Answer, Call
-from tests.live.conftest import Serve, settings
+from tests.live.conftest import Serve, make_settings
 from tests.live.server import Server
 from tests.live.talk import ask
 
@@ -74,7 +74,7 @@ def test_reasoning_is_sent_back_in_each_turn_of_a_tool_loop(
 @pytest.fixture
 def servers(serve: Serve, upstream: ScriptedUpstream, database: str) -> Callable[[], Server]:
     """Servers on one database, one after the other: none of them has seen the turn before."""
-    given = settings(upstream, FORWARDER_DATABASE_URL=database, FORWARDER_SECRET_KEY="s")
+    given = make_settings(upstream, FORWARDER_DATABASE_URL=database, FORWARDER_SECRET_KEY="s")
     started = itertools.cycle([serve(given), serve(given)])
     return lambda: next(started)
 
@@ -120,7 +120,7 @@ def test_on_no_worker_does_another_client_get_it(
 def test_signatures_are_kept_in_memory_without_a_store(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
-    server = serve(settings(upstream, FORWARDER_DATABASE_URL="none"))
+    server = serve(make_settings(upstream, FORWARDER_DATABASE_URL="none"))
     upstream.script(Answer(reasoning="x", calls=[Call("f", id="n1")]), Answer(text="Hi."))
     take_turn(server, take_turn(server, [{"role": "user", "content": "go"}]))
 
@@ -131,7 +131,7 @@ PLAIN = ("message", "function_call", "function_call_output")
 
 
 def test_another_client_does_not_get_it(serve: Serve, upstream: ScriptedUpstream) -> None:
-    server = serve(settings(upstream, FORWARDER_API_KEYS="a,b"))
+    server = serve(make_settings(upstream, FORWARDER_API_KEYS="a,b"))
     upstream.script(Answer(reasoning="secret", calls=[Call("f", id="x1")]), Answer(text="Hi."))
     messages = take_turn(server, [{"role": "user", "content": "go"}], authorization="Bearer a")
 
@@ -152,7 +152,7 @@ def test_a_history_that_was_changed_works_without_it(
 
 
 def test_reasoning_cache_can_be_disabled(serve: Serve, upstream: ScriptedUpstream) -> None:
-    server = serve(settings(upstream, FORWARDER_REASONING_TTL="0"))
+    server = serve(make_settings(upstream, FORWARDER_REASONING_TTL="0"))
     upstream.script(Answer(reasoning="x", calls=[Call("f", id="z1")]), Answer(text="Hi."))
     take_turn(server, take_turn(server, [{"role": "user", "content": "go"}]))
 

@@ -30,9 +30,9 @@ from tests.helpers.recordings import (
     TERMINALS,
     Outcome,
     Recording,
-    as_completion,
-    as_response,
     compare_outcomes,
+    convert_to_completion,
+    convert_to_response,
     load_recordings,
     outcome_of_chunks,
     outcome_of_completion,
@@ -217,7 +217,7 @@ def expected_of(recording: Recording, client: str, streamed: bool) -> Outcome:
     """The expected answer of a client."""
     said = recording.outcome
     if recording.kind != client:
-        said = as_response(said) if client == "responses" else as_completion(said)
+        said = convert_to_response(said) if client == "responses" else convert_to_completion(said)
     judged = JUDGED.get(recording.id)
     if judged and (not judged.ways or (client, streamed) in judged.ways):
         return replace(said, **judged.instead)

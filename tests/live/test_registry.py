@@ -24,8 +24,8 @@ from openai import OpenAI
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
 from tests.live.clients import NODE, make_http_options, needs_node_package, needs_python_package
-from tests.live.conftest import settings
-from tests.live.server import FLASK, ROOT, Server, running
+from tests.live.conftest import make_settings
+from tests.live.server import FLASK, ROOT, Server, run_forwarder
 from tests.live.talk import http, make_body
 from tests.live.test_websocket import Talk
 
@@ -44,7 +44,7 @@ def make_environment(upstream: ScriptedUpstream, database: str, **more: str) -> 
         "FORWARDER_LOG_LEVEL": "DEBUG",
         "FORWARDER_LOG_BODIES": "true",
     }
-    return settings(upstream, **{**given, **more})
+    return make_settings(upstream, **{**given, **more})
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def servers(
     with ExitStack() as stack:
         given = make_environment(upstream, database)
         started = [{**given, "WEB_CONCURRENCY": workers} for workers in ("2", "1")]
-        yield [stack.enter_context(running(each, directory)) for each in started]
+        yield [stack.enter_context(run_forwarder(each, directory)) for each in started]
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,7 @@ def test_key_of_a_registered_model_is_in_no_file_or_answer(
         WEB_CONCURRENCY="2",
     )
     leak = f"the key {REMOTE_KEY} ({SIDE_KEY}) is odd"
-    with running(given, tmp_path) as server:
+    with run_forwarder(given, tmp_path) as server:
         seen: list[str] = []
 
         def post(path: str, body: Any) -> int:
@@ -321,7 +321,7 @@ def test_the_key_is_found_nowhere_and_its_secret_can_be_changed(
 ) -> None:
     database = f"sqlite:///{tmp_path}/state.db"
     given = make_environment(upstream, database)
-    with running(given, tmp_path) as server:
+    with run_forwarder(given, tmp_path) as server:
         seen = [
             register(server.url, remote, "mine"),
             register(server.url, remote, "bad", remote_api_key=REMOTE_KEY[:-1]),
@@ -351,7 +351,7 @@ def test_the_key_is_found_nowhere_and_its_secret_can_be_changed(
     assert REMOTE_KEY[:-1].encode() not in files
 
     for secret, status in (("second", 200), (SECRET, 403)):
-        with running({**given, "FORWARDER_SECRET_KEY": secret}, tmp_path) as server:
+        with run_forwarder({**given, "FORWARDER_SECRET_KEY": secret}, tmp_path) as server:
             got = http.post(f"{server.url}/v1/responses", json=make_body("responses", model="mine"))
             assert got.status_code == status
 
@@ -372,7 +372,7 @@ def test_hostile_hosts_are_refused_and_not_asked(
     given = make_environment(
         upstream, f"sqlite:///{tmp_path}/s.db", FORWARDER_REMOTE_ALLOW="127.0.0.2"
     )
-    with running(given, tmp_path) as server:
+    with run_forwarder(given, tmp_path) as server:
         for host in (
             "http://169.254.169.254/latest/meta-data",
             "https://169.254.169.254/v1",
@@ -393,11 +393,11 @@ def test_host_removed_from_the_allow_list_is_refused(
     upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
 ) -> None:
     given = make_environment(upstream, f"sqlite:///{tmp_path}/s.db")
-    with running(given, tmp_path) as server:
+    with run_forwarder(given, tmp_path) as server:
         assert register(server.url, remote, "mine").status_code == 200
     remote.forget()
 
-    with running({**given, "FORWARDER_REMOTE_ALLOW": ""}, tmp_path) as server:
+    with run_forwarder({**given, "FORWARDER_REMOTE_ALLOW": ""}, tmp_path) as server:
         got = http.post(f"{server.url}/v1/responses", json=make_body("responses", model="mine"))
         assert (got.status_code, got.json()["error"]["code"]) == (502, "upstream_unreachable")
     assert remote.requests == []
@@ -483,7 +483,7 @@ def test_health_of_a_remote_is_checked_in_the_background(
     given = make_environment(
         upstream, f"sqlite:///{tmp_path}/s.db", FORWARDER_HEALTH_INTERVAL="0.2"
     )
-    with running(given, tmp_path) as server:
+    with run_forwarder(given, tmp_path) as server:
         with ScriptedUpstream(keys={REMOTE_KEY}) as passing:
             assert register(server.url, passing, "mine").status_code == 200
             wait_until(
@@ -503,7 +503,7 @@ def test_under_threads_it_is_the_same(
     upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
 ) -> None:
     given = make_environment(upstream, f"sqlite:///{tmp_path}/s.db")
-    with running(given, tmp_path, FLASK) as server:
+    with run_forwarder(given, tmp_path, FLASK) as server:
         assert register(server.url, remote, "mine").status_code == 200
         body = make_body("chat", model="mine", stream=True)
         assert http.post(f"{server.url}/v1/chat/completions", json=body).status_code == 200

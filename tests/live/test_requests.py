@@ -15,8 +15,8 @@ import pytest
 from forwarder.server.content_encoding import zstd
 from tests.fake_provider import ScriptedUpstream
 from tests.fake_provider.scenarios import HELLO
-from tests.live.conftest import settings
-from tests.live.server import FLASK, GUNICORN, Server, running
+from tests.live.conftest import make_settings
+from tests.live.server import FLASK, GUNICORN, Server, run_forwarder
 
 PAGE = "https://chat.example"
 CODINGS = {
@@ -34,10 +34,10 @@ def server(
     upstream: ScriptedUpstream,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
-    environment = settings(
+    environment = make_settings(
         upstream, FORWARDER_CORS_ORIGINS=PAGE, FORWARDER_MAX_BODY="1m", FORWARDER_API_KEYS="k"
     )
-    with running(environment, tmp_path_factory.mktemp("requests"), request.param) as started:
+    with run_forwarder(environment, tmp_path_factory.mktemp("requests"), request.param) as started:
         yield started
 
 

@@ -15,10 +15,10 @@ import pytest
 
 from tests.fake_provider import Answer, Pause, ScriptedUpstream, Stream, faults
 from tests.fake_provider.faults import Scripted
-from tests.helpers.loopback import unused_port
+from tests.helpers.loopback import find_unused_port
 from tests.helpers.waiting import wait_until
-from tests.live.conftest import KEY, Serve, settings
-from tests.live.server import Server, free_port
+from tests.live.conftest import KEY, Serve, make_settings
+from tests.live.server import Server, find_free_port
 from tests.live.talk import PATHS, Json, ask, http, make_body
 from tests.live.test_faults import said_so_far
 from tests.live.test_service import line_of
@@ -61,7 +61,7 @@ def fallback_forwarder(
     serve: Serve, upstream: ScriptedUpstream, spare_upstream: ScriptedUpstream
 ) -> Server:
     """Upstreams that fall back to one that is not there, and then to one of the other protocol."""
-    gone = f"http://127.0.0.1:{unused_port()}/v1"
+    gone = f"http://127.0.0.1:{find_unused_port()}/v1"
     others = {
         name: value
         for protocol in PATHS
@@ -75,7 +75,7 @@ def fallback_forwarder(
         }.items()
     }
     return serve(
-        settings(
+        make_settings(
             upstream,
             FORWARDER_UPSTREAMS="chat,responses,spare_chat,spare_responses,gone,wrong",
             GONE_BASE_URL=gone,
@@ -207,7 +207,7 @@ def retrying(serve: Serve, upstream: ScriptedUpstream) -> Server:
     """A forwarder that tries twice more, within two seconds."""
     more = {f"{name}_MAX_RETRIES": "2" for name in ("CHAT", "RESPONSES")}
     waits = {f"{name}_RETRY_WAIT": "2" for name in ("CHAT", "RESPONSES")}
-    return serve(settings(upstream, FORWARDER_KEEPALIVE="0.2", **more, **waits))
+    return serve(make_settings(upstream, FORWARDER_KEEPALIVE="0.2", **more, **waits))
 
 
 def make_busy_answer(code: int = 503, milliseconds: int = 1) -> Scripted:
@@ -327,7 +327,7 @@ def test_an_open_breaker_protects_the_upstream_from_requests(
 
 @every_client
 def test_an_upstream_recovers_after_an_outage(client: str, serve: Serve) -> None:
-    port = free_port()
+    port = find_free_port()
     server = breaking(serve, f"http://127.0.0.1:{port}/v1")
 
     codes = [ask(server, client, make_body(client)).error["code"] for _ in range(5)]
@@ -419,7 +419,7 @@ def test_with_a_fallback_the_failures_of_two_clients_open_it(
 def narrow_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     """A forwarder that takes two requests at once, of which one may be for ``chat``."""
     return serve(
-        settings(
+        make_settings(
             upstream,
             FORWARDER_MAX_CONCURRENT="2",
             FORWARDER_KEEPALIVE="0.1",
@@ -556,7 +556,7 @@ def test_connecting_and_the_whole_answer_have_limits_of_their_own(
 ) -> None:
     with listen_without_accepting() as url:
         server = serve(
-            settings(
+            make_settings(
                 upstream,
                 FORWARDER_UPSTREAMS="chat,deaf",
                 CHAT_TOTAL_TIMEOUT="0.6",

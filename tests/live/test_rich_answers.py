@@ -10,7 +10,7 @@ import pytest
 from openai import OpenAI
 
 from tests.helpers.cases import Case
-from tests.helpers.loopback import Peer, serving
+from tests.helpers.loopback import Peer, run_server
 from tests.helpers.loopback import Server as Loopback
 from tests.live.conftest import Serve
 from tests.live.server import Server
@@ -39,7 +39,7 @@ def serve_provider(peer: Peer) -> None:
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[Loopback]:
-    with serving(serve_provider) as server:
+    with run_server(serve_provider) as server:
         yield server
 
 

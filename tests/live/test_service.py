@@ -19,8 +19,8 @@ import httpx2
 import pytest
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
-from tests.live.conftest import KEY, Serve, settings
-from tests.live.server import FLASK, ROOT, Server, running
+from tests.live.conftest import KEY, Serve, make_settings
+from tests.live.server import FLASK, ROOT, Server, run_forwarder
 from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, Json, ask, http, make_body
 
 CLIENT_KEY = "client-key-that-is-secret"
@@ -51,7 +51,7 @@ def line_of(server: Server, answered: ClientAnswer) -> Json:
 def locked_forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     """A forwarder that requires a key, and has one upstream with a wrong key."""
     return serve(
-        settings(
+        make_settings(
             upstream,
             FORWARDER_UPSTREAMS="chat,responses,wrong",
             FORWARDER_API_KEYS=CLIENT_KEY,
@@ -142,7 +142,7 @@ def test_a_fraction_of_events_can_be_seen(locked_forwarder: Server) -> None:
 def test_bodies_are_logged_when_the_operator_wants_them(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
-    server = serve(settings(upstream, FORWARDER_LOG_BODIES="true"))
+    server = serve(make_settings(upstream, FORWARDER_LOG_BODIES="true"))
 
     ask(server, "chat", make_body("chat", PROMPT))
 
@@ -154,7 +154,7 @@ def test_text_log_has_a_banner_and_a_line_for_each_request(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     text = {"FORWARDER_LOG_FORMAT": "text", "WEB_CONCURRENCY": "2"}
-    server = serve(settings(upstream, CHAT_MODELS="fast=m-1", **text))
+    server = serve(make_settings(upstream, CHAT_MODELS="fast=m-1", **text))
 
     ask(server, "chat", make_body("chat", model="fast"))
     ask(server, "chat", {**make_body("chat", model="m\x1b[31mhot\n"), "temperature": "hot"})
@@ -189,7 +189,7 @@ def test_json_log_has_a_record_of_the_start(forwarder: Server, upstream: Scripte
 def test_sigterm_stops_the_server_after_running_requests(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
-    server = serve(settings(upstream))
+    server = serve(make_settings(upstream))
     upstream.script(faults.slow_down(Answer(text="a b c d", pieces=4), delay=0.1))
     with http.stream(
         "POST", f"{server.v1}/responses", json=make_body("responses", stream=True)
@@ -310,7 +310,7 @@ def test_the_demo_says_that_it_is_one(demo: Server) -> None:
 @pytest.fixture(scope="module")
 def flask(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The forwarder under Flask's own server, with threads."""
-    with running(settings(upstream), tmp_path_factory.mktemp("flask"), FLASK) as server:
+    with run_forwarder(make_settings(upstream), tmp_path_factory.mktemp("flask"), FLASK) as server:
         yield server
 
 
@@ -343,7 +343,7 @@ def test_a_silent_upstream_is_disconnected_when_the_client_disconnects(
     stream: bool, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     """With the default keep-alive, long before anything would be written to the client."""
-    server = serve(settings(upstream))
+    server = serve(make_settings(upstream))
     upstream.script(faults.stall(Answer(text="word " * 50, pieces=50), after=5))
     body = json.dumps({"model": "m", "input": "hi", "stream": stream}).encode()
     head = f"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"

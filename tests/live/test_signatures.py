@@ -11,7 +11,7 @@ import pytest
 from tests.fake_provider import ScriptedUpstream
 from tests.fake_provider.answers import Ask
 from tests.fake_provider.wire import Stream
-from tests.live.conftest import KEY, Serve, settings
+from tests.live.conftest import KEY, Serve, make_settings
 from tests.live.server import Server
 from tests.live.test_websocket import talking
 from tests.server.test_signature_round_trips import FORMS, Provider, list_signatures
@@ -28,7 +28,7 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture(scope="module")
 def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
-    return serve(settings(upstream))
+    return serve(make_settings(upstream))
 
 
 def say(provider: Provider, turn: int, chunks: list[Json], ask: Ask) -> list[Json]:

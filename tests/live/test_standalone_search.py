@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from tests.helpers.loopback import Peer, serving
+from tests.helpers.loopback import Peer, run_server
 from tests.live.conftest import Serve
 from tests.live.talk import http
 
@@ -19,7 +19,7 @@ def test_slow_upstream_is_disconnected(serve: Serve) -> None:
         if peer.file.read(1) == b"":
             left.set()
 
-    with serving(hang) as server:
+    with run_server(hang) as server:
         forwarder = serve(
             {
                 "RESPONSES_BASE_URL": f"http://127.0.0.1:{server.port}/v1",

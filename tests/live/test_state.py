@@ -25,8 +25,8 @@ import pytest
 from openai import OpenAI
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
-from tests.live.conftest import settings
-from tests.live.server import Server, list_workers, running
+from tests.live.conftest import make_settings
+from tests.live.server import Server, list_workers, run_forwarder
 from tests.live.writes import Writes
 
 over_either = pytest.mark.parametrize("over", ["chat", "responses"])
@@ -39,9 +39,9 @@ def servers(
 ) -> Iterator[list[Server]]:
     with ExitStack() as stack:
         directory: Path = tmp_path_factory.mktemp("servers")
-        given = settings(upstream, FORWARDER_DATABASE_URL=database, FORWARDER_SECRET_KEY="s")
+        given = make_settings(upstream, FORWARDER_DATABASE_URL=database, FORWARDER_SECRET_KEY="s")
         started = [{**given, "WEB_CONCURRENCY": workers} for workers in ("2", "1")]
-        yield [stack.enter_context(running(each, directory)) for each in started]
+        yield [stack.enter_context(run_forwarder(each, directory)) for each in started]
 
 
 @pytest.fixture(scope="module")
@@ -560,8 +560,8 @@ def kill_workers(server: Server) -> None:
 
 @pytest.fixture
 def doomed_server(database: str, upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[Server]:
-    given = settings(upstream, FORWARDER_DATABASE_URL=database, FORWARDER_SECRET_KEY="s")
-    with running(given, tmp_path) as server:
+    given = make_settings(upstream, FORWARDER_DATABASE_URL=database, FORWARDER_SECRET_KEY="s")
+    with run_forwarder(given, tmp_path) as server:
         yield server
 
 
@@ -717,13 +717,13 @@ def test_work_of_a_server_that_is_stopped_is_done_by_another(
     database: str, ask: Ask, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     upstream.script(faults.slow_down(SLOW, delay=3))
-    given = settings(
+    given = make_settings(
         upstream,
         FORWARDER_DATABASE_URL=database,
         FORWARDER_SECRET_KEY="s",
         GUNICORN_GRACEFUL_TIMEOUT="4",
     )
-    with running(given, tmp_path) as server:
+    with run_forwarder(given, tmp_path) as server:
         with make_client(server) as client:
             queued = client.responses.create(model="chat/m", input="hi", background=True)
         time.sleep(1)

@@ -25,8 +25,8 @@ import pytest
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
-from tests.live.conftest import Serve, settings
-from tests.live.server import FLASK, Server, list_workers, running
+from tests.live.conftest import Serve, make_settings
+from tests.live.server import FLASK, Server, list_workers, run_forwarder
 from tests.live.talk import PAIRINGS, PATHS, ClientAnswer, http, make_body
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ def test_a_stop_ends_every_answer_in_its_protocol(
     stream: bool, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     """A short answer ends normally; a long one fails shortly before the grace period ends."""
-    server = serve(settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="5"))
+    server = serve(make_settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="5"))
     jobs = [(client, over, long) for client, over in PAIRINGS for long in (False, True)]
     with ThreadPoolExecutor(len(jobs)) as pool:
         answers = []
@@ -93,7 +93,7 @@ def test_stop_ends_requests_still_waiting_for_the_upstream(
     client: str, over: str, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     more = {f"{name.upper()}_MAX_RETRIES": "2" for name in PATHS}
-    server = serve(settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="3", **more))
+    server = serve(make_settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="3", **more))
     upstream.script(faults.never_answer())
     n = {"n": 2} if (client, over) == ("chat", "responses") else {}
     upstream.script(*[faults.never_answer() for _ in n])
@@ -111,7 +111,7 @@ def test_stop_ends_requests_still_waiting_for_the_upstream(
 def test_sigint_ends_running_streams_with_an_error(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
-    server = serve(settings(upstream))
+    server = serve(make_settings(upstream))
     upstream.script(faults.stall(LONG, after=9))
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(send_request, server, "responses", stream=True)
@@ -125,7 +125,10 @@ def test_sigint_ends_running_streams_with_an_error(
 
 def test_flask_s_own_server_ends_at_once(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     upstream.script(faults.stall(LONG, after=9))
-    with running(settings(upstream), tmp_path, FLASK) as server, ThreadPoolExecutor(1) as pool:
+    with (
+        run_forwarder(make_settings(upstream), tmp_path, FLASK) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
         cut = pool.submit(
             _get_outcome,
             http,
@@ -182,7 +185,7 @@ def _get_outcome(kept: httpx2.Client, url: str, client: str, body: Any) -> str:
 
 
 def test_a_deploy_loses_no_request(serve: Serve, upstream: ScriptedUpstream) -> None:
-    server = serve(settings(upstream, WEB_CONCURRENCY="2"), is_fresh=True)
+    server = serve(make_settings(upstream, WEB_CONCURRENCY="2"), is_fresh=True)
     upstream.script(faults.slow_down(LONG, delay=0.05))
     hammer = Hammer(server)
     with ThreadPoolExecutor(1) as pool:
@@ -203,7 +206,7 @@ def test_a_reload_applies_new_settings(
     """Those of gunicorn and those of the forwarder, from the same file."""
     dotenv = tmp_path / "settings"
     dotenv.write_text("WEB_CONCURRENCY=1\n")
-    server = serve(settings(upstream, FORWARDER_DOTENV=str(dotenv)), is_fresh=True)
+    server = serve(make_settings(upstream, FORWARDER_DOTENV=str(dotenv)), is_fresh=True)
     before = list_workers(server)
     assert send_request(server, "chat").status == 200
 
@@ -224,7 +227,7 @@ def _deploy_twice(server: Server) -> None:
 
 def test_workers_that_retire_lose_no_request(serve: Serve, upstream: ScriptedUpstream) -> None:
     retiring = {"GUNICORN_MAX_REQUESTS": "40", "GUNICORN_MAX_REQUESTS_JITTER": "20"}
-    server = serve(settings(upstream, WEB_CONCURRENCY="2", **retiring), is_fresh=True)
+    server = serve(make_settings(upstream, WEB_CONCURRENCY="2", **retiring), is_fresh=True)
     seen: set[int] = set()
     hammer = Hammer(server)
     with hammer():
@@ -237,7 +240,7 @@ def test_workers_that_retire_lose_no_request(serve: Serve, upstream: ScriptedUps
 def test_a_killed_worker_is_replaced_and_the_others_serve(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
-    server = serve(settings(upstream, WEB_CONCURRENCY="2"))
+    server = serve(make_settings(upstream, WEB_CONCURRENCY="2"))
     before = wait_until(lambda: len(list_workers(server)) == 2 and list_workers(server))
     upstream.script(faults.stall(LONG, after=9))
     with ThreadPoolExecutor(1) as pool:
@@ -292,7 +295,7 @@ class Fountain:
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def run(self) -> Iterator[None]:
         thread = threading.Thread(target=self._accept)
         thread.start()
         try:
@@ -347,7 +350,7 @@ def test_a_slow_reader_holds_the_upstream_back(client: str, serve: Serve) -> Non
     fountain = Fountain(200 * 2**20)
     server = serve({"CHAT_BASE_URL": fountain.url})
     [worker] = list_workers(server)
-    with fountain.running(), _open_request(server, client, make_body(client, stream=True)) as sock:
+    with fountain.run(), _open_request(server, client, make_body(client, stream=True)) as sock:
         assert sock.recv(4096).startswith(b"HTTP/1.1 200 OK")
         before = memory(worker)
         wait_until(lambda: fountain.sent > 2**20)
@@ -377,7 +380,7 @@ def test_memory_stays_flat_when_slow_readers_leave(client: str, serve: Serve) ->
                 time.sleep(0.05)
 
     readers, after = 40, list[int]()
-    with fountain.running(), ThreadPoolExecutor(readers) as pool:
+    with fountain.run(), ThreadPoolExecutor(readers) as pool:
         for _ in range(3):
             list(pool.map(read_a_little, range(readers)))
             left = readers * (len(after) + 1)
@@ -407,7 +410,7 @@ def test_streams_one_after_the_other_share_a_connection(
     client: str, over: str, serve: Serve
 ) -> None:
     with ScriptedUpstream() as upstream:
-        server = serve(settings(upstream))
+        server = serve(make_settings(upstream))
         upstream.keys = None
         for _ in range(50):
             assert (
@@ -449,4 +452,4 @@ def short_timeout_servers(serve: Serve, upstream: ScriptedUpstream) -> dict[str,
     given = {
         name: {f"{upstream}_{name}": "1" for upstream in ("CHAT", "RESPONSES")} for name in names
     }
-    return {name: serve(settings(upstream, **given[name])) for name in names}
+    return {name: serve(make_settings(upstream, **given[name])) for name in names}

@@ -20,9 +20,9 @@ import pytest
 
 from tests.fake_provider import Answer, ScriptedUpstream
 from tests.helpers.waiting import wait_until
-from tests.live.conftest import settings
+from tests.live.conftest import make_settings
 from tests.live.postgres import Postgres, needs_postgres, run_postgres_process
-from tests.live.server import Server, running
+from tests.live.server import Server, run_forwarder
 from tests.live.talk import ClientAnswer, Json, ask, http, make_body
 
 pytestmark = pytest.mark.slow
@@ -163,14 +163,14 @@ def test_worker_without_its_database_file_serves_and_recovers(
         disk = stack.enter_context(mount_file_system(tmp_path / "disk", 4 * MB))
         database = disk / "state" / "forwarder.db"
         database.parent.mkdir()
-        given = settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{database}")
+        given = make_settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{database}")
         before = None
         if not new:
-            with running(given, tmp_path) as server:
+            with run_forwarder(given, tmp_path) as server:
                 before = store_answer(server).json["id"]
         undo = stack.enter_context(ExitStack())
         undo.enter_context(fault(disk, database))
-        server = stack.enter_context(running(given, tmp_path))
+        server = stack.enter_context(run_forwarder(given, tmp_path))
         assert_serves_without_a_store(server)
         os.kill(worker_of(server), signal.SIGKILL)  # the one that replaces it starts as well
         wait_until(lambda: is_answering(server), 30)
@@ -189,8 +189,8 @@ def test_disk_that_fills_up_while_a_worker_serves(
 ) -> None:
     with ExitStack() as stack:
         disk = stack.enter_context(mount_file_system(tmp_path / "disk", 4 * MB))
-        given = settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{disk}/forwarder.db")
-        server = stack.enter_context(running(given, tmp_path))
+        given = make_settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{disk}/forwarder.db")
+        server = stack.enter_context(run_forwarder(given, tmp_path))
         before = store_answer(server).json["id"]
         with fill_disk(disk, disk / "forwarder.db"):
             # Writes without room have failed, and their answers are not reported as stored.
@@ -221,15 +221,15 @@ def test_encrypted_reasoning_decrypts_after_the_store_returns(
 
     with ExitStack() as stack:
         disk = stack.enter_context(mount_file_system(tmp_path / "disk", 4 * MB))
-        given = settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{disk}/forwarder.db")
+        given = make_settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{disk}/forwarder.db")
         with fill_disk(disk, disk / "forwarder.db"):
-            server = stack.enter_context(running(given, tmp_path))
+            server = stack.enter_context(run_forwarder(given, tmp_path))
             meanwhile = make_sealed_output(server)
             assert can_decrypt(server, meanwhile)
         wait_until(lambda: store_is_back(server), 30)
         after = make_sealed_output(server)
         assert can_decrypt(server, meanwhile)
-        with running(given, tmp_path) as another:
+        with run_forwarder(given, tmp_path) as another:
             assert can_decrypt(another, meanwhile)
             assert can_decrypt(another, after)
 
@@ -258,8 +258,10 @@ def test_postgres_that_hangs_stalls_no_request_that_needs_no_store(
 ) -> None:
     with ExitStack() as stack:
         postgres = stack.enter_context(run_postgres_process())
-        given = settings(upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s")
-        server = stack.enter_context(running(given, tmp_path))
+        given = make_settings(
+            upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s"
+        )
+        server = stack.enter_context(run_forwarder(given, tmp_path))
         before = store_answer(server).json["id"]
         stack.callback(hang, postgres, signal.SIGCONT)
         hang(postgres, signal.SIGSTOP)
@@ -289,8 +291,10 @@ def test_postgres_that_hangs_is_given_up(upstream: ScriptedUpstream, tmp_path: P
     """Requests that need the store fail after the time-out, and from then on at once."""
     with ExitStack() as stack:
         postgres = stack.enter_context(run_postgres_process())
-        given = settings(upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s")
-        server = stack.enter_context(running(given, tmp_path))
+        given = make_settings(
+            upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s"
+        )
+        server = stack.enter_context(run_forwarder(given, tmp_path))
         before = store_answer(server).json["id"]
         stack.callback(hang, postgres, signal.SIGCONT)
         hang(postgres, signal.SIGSTOP)
@@ -318,13 +322,13 @@ def test_worker_without_its_database_server_serves_and_recovers(
             hang(postgres, signal.SIGSTOP)
         else:
             postgres.stop()
-        given = settings(
+        given = make_settings(
             upstream,
             FORWARDER_DATABASE_URL=postgres.url,
             FORWARDER_SECRET_KEY="s",
             FORWARDER_CLIENT_KEYS="optional",  # or the database might have keys
         )
-        server = stack.enter_context(running(given, tmp_path))
+        server = stack.enter_context(run_forwarder(given, tmp_path))
         assert_serves_without_a_store(server)
 
         if how == "hanging":
@@ -342,8 +346,10 @@ def test_worker_without_its_database_server_cannot_check_keys(
     with ExitStack() as stack:
         postgres = stack.enter_context(run_postgres_process())
         postgres.stop()
-        given = settings(upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s")
-        server = stack.enter_context(running(given, tmp_path))
+        given = make_settings(
+            upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s"
+        )
+        server = stack.enter_context(run_forwarder(given, tmp_path))
         refused = ask(server, "chat", make_body("chat", model="chat/m"))
         assert (refused.status, refused.error["code"]) == (503, UNAVAILABLE)
 

@@ -13,8 +13,8 @@ import pytest
 
 from tests.fake_provider import ScriptedUpstream
 from tests.helpers.tracing import need_opentelemetry
-from tests.live.conftest import settings
-from tests.live.server import ROOT, running
+from tests.live.conftest import make_settings
+from tests.live.server import ROOT, run_forwarder
 from tests.live.talk import ask, make_body
 
 
@@ -57,8 +57,8 @@ def test_a_collector_gets_every_span_also_the_last(
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
     endpoint = f"http://127.0.0.1:{collector.server_port}"
-    given = settings(upstream, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
-    with running(given, tmp_path) as server:
+    given = make_settings(upstream, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+    with run_forwarder(given, tmp_path) as server:
         for stream in (False, True):
             ask(server, "responses", make_body("responses", model="chat/m", stream=stream))
 
@@ -79,7 +79,7 @@ def test_a_collector_gets_every_span_also_the_last(
 def test_traceparent_is_not_forwarded_without_tracing(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    with running(settings(upstream), tmp_path) as server:
+    with run_forwarder(make_settings(upstream), tmp_path) as server:
         ask(server, "chat", make_body("chat"), traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
 
     assert "traceparent" not in upstream.requests[0].headers

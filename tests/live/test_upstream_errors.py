@@ -11,7 +11,7 @@ import pytest
 
 from tests.fake_provider import ScriptedUpstream
 from tests.helpers.certificates import Authority
-from tests.helpers.loopback import Peer, serving, unused_port
+from tests.helpers.loopback import Peer, find_unused_port, run_server
 from tests.live.conftest import KEY, Serve
 from tests.live.server import Server
 from tests.live.talk import PAIRINGS, PATHS, Json, ask, http, make_body
@@ -152,20 +152,20 @@ def cut_off_forwarder(serve: Serve, tmp_path_factory: pytest.TempPathFactory) ->
             pass
 
     with (
-        serving(lambda peer: None, authority.server("localhost")) as strange,
-        serving(answer_plain_http) as http_only,
-        serving(never_answer) as slow,
+        run_server(lambda peer: None, authority.server("localhost")) as strange,
+        run_server(answer_plain_http) as http_only,
+        run_server(never_answer) as slow,
     ):
         urls = {
             "unknown": "https://no-such-host.invalid/v1",
-            "refused": f"http://127.0.0.1:{unused_port()}/v1",
+            "refused": f"http://127.0.0.1:{find_unused_port()}/v1",
             "strange": f"https://localhost:{strange.port}/v1",
             "plain": f"https://localhost:{http_only.port}/v1",
             "slow": f"http://localhost:{slow.port}/v1",
             "proxied": "http://behind-a-proxy.test/v1",
         }
         environment = {f"{name.upper()}_BASE_URL": url for name, url in urls.items()}
-        port = unused_port()
+        port = find_unused_port()
         yield serve(
             {
                 "FORWARDER_UPSTREAMS": ",".join(urls),
@@ -260,7 +260,7 @@ def test_a_post_on_a_connection_that_closes_is_sent_twice_only_with_retries(
         while peer.request() and peer.server.connections > 1:
             peer.answer(answer, b"Content-Type: application/json")
 
-    with serving(script) as peer:
+    with run_server(script) as peer:
         server = serve(
             {
                 "FORWARDER_UPSTREAMS": "up",

@@ -24,9 +24,9 @@ from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.fake_provider.answers import Ask, Call, Json, Protocol, Usage
 from tests.fake_provider.faults import Scripted
 from tests.fake_provider.wire import Reply, Stream
-from tests.helpers.loopback import Peer, serving
-from tests.live.conftest import KEY, settings
-from tests.live.server import GUNICORN, Server, list_workers, running
+from tests.helpers.loopback import Peer, run_server
+from tests.live.conftest import KEY, make_settings
+from tests.live.server import GUNICORN, Server, list_workers, run_forwarder
 from tests.live.talk import PATHS, http, make_body
 from tests.live.test_balance import suspend_process
 
@@ -136,14 +136,14 @@ def searxng() -> Iterator[str]:
         result = {"title": "Cats", "url": "https://example.org/cats", "content": "Cats sleep."}
         peer.answer(json.dumps({"results": [result]}).encode(), b"Connection: close")
 
-    with serving(answer) as server:
+    with run_server(answer) as server:
         yield f"http://127.0.0.1:{server.port}"
 
 
 def start(
     provider: ScriptedUpstream, directory: Path, database: str, interval: str, searxng: str
 ) -> Any:
-    environment = settings(
+    environment = make_settings(
         provider,
         CHAT_API_KEY=f"{KEY},{SECOND_KEY}",
         FORWARDER_API_KEYS=",".join(f"{name}:{key}" for name, key in CLIENTS.items()),
@@ -156,7 +156,7 @@ def start(
         FORWARDER_WEB_SEARCH="searxng",
         FORWARDER_WEB_SEARCH_URL=searxng,
     )
-    return running(environment, directory, TWO)
+    return run_forwarder(environment, directory, TWO)
 
 
 def make_request(kind: str, serial: int) -> tuple[str, Json, dict[str, str]]:

@@ -21,7 +21,7 @@ from openai import OpenAI
 
 from tests.live.conftest import Serve
 from tests.live.neighbour import Neighbour
-from tests.live.server import Server, list_workers, running
+from tests.live.server import Server, list_workers, run_forwarder
 from tests.text_extraction.documents import HTML, make_docx, make_pdf
 
 DIMENSIONS = 1536
@@ -217,7 +217,7 @@ def test_other_clients_find_nothing(forwarder: Server) -> None:
 def test_file_survives_the_death_of_its_worker(tmp_path: Path) -> None:
     with (
         running_embedder() as embedder,
-        running(make_settings(embedder), tmp_path) as server,
+        run_forwarder(make_settings(embedder), tmp_path) as server,
         connect(server) as client,
     ):
         embedder.hold.set()

@@ -25,8 +25,8 @@ from tests.fake_provider.wire import Stall
 from tests.helpers import sdk
 from tests.helpers.packages import import_client
 from tests.helpers.waiting import wait_until
-from tests.live.conftest import KEY, Serve, settings
-from tests.live.server import FLASK, GUNICORN, Server, running
+from tests.live.conftest import KEY, Serve, make_settings
+from tests.live.server import FLASK, GUNICORN, Server, run_forwarder
 
 Json = dict[str, Any]
 TERMINALS = ("response.completed", "response.incomplete", "response.failed", "error")
@@ -100,7 +100,7 @@ def each_server(
     """The forwarder in each of its two servers."""
     place: Path = tmp_path_factory.mktemp("websocket")
     stores = {"RESPONSES_QUIRKS": '{"keeps_responses": true}'}
-    with running(settings(upstream, **stores), place, request.param) as server:
+    with run_forwarder(make_settings(upstream, **stores), place, request.param) as server:
         yield server
 
 
@@ -293,7 +293,7 @@ def test_a_response_can_be_prepared_and_continued(
 
 
 def test_unauthorized_handshake_gets_a_status(serve: Serve, upstream: ScriptedUpstream) -> None:
-    server = serve(settings(upstream, FORWARDER_API_KEYS="k"))
+    server = serve(make_settings(upstream, FORWARDER_API_KEYS="k"))
 
     refused = httpx2.get(f"{server.v1}/responses", headers=HANDSHAKE, trust_env=False)
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
@@ -369,7 +369,7 @@ def test_get_without_a_complete_handshake_is_refused(each_server: Server) -> Non
 
 
 def test_messages_have_a_limit(serve: Serve, upstream: ScriptedUpstream) -> None:
-    server = serve(settings(upstream, FORWARDER_MAX_BODY="1k"))
+    server = serve(make_settings(upstream, FORWARDER_MAX_BODY="1k"))
     with talking(server) as talk:
         talk.send("x" * 2000)
         assert talk.wait_for_close() == 1009
@@ -387,7 +387,7 @@ def test_too_many_waiting_messages_close_the_connection(
 
 
 def test_an_idle_connection_is_closed(serve: Serve, upstream: ScriptedUpstream) -> None:
-    server = serve(settings(upstream, FORWARDER_WEBSOCKET_IDLE="0.5"))
+    server = serve(make_settings(upstream, FORWARDER_WEBSOCKET_IDLE="0.5"))
     with talking(server) as talk:
         talk.ask("hi")
         assert talk.wait_for_close() == 1001
@@ -468,7 +468,7 @@ def test_turn_after_an_interruption_has_the_finished_items(
 def test_each_turn_is_a_request_for_the_log_the_counts_and_the_limits(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
-    server = serve(settings(upstream, FORWARDER_RATE_LIMIT_REQUESTS="2/minute"))
+    server = serve(make_settings(upstream, FORWARDER_RATE_LIMIT_REQUESTS="2/minute"))
     with talking(server, **{"X-Request-Id": "mine"}) as talk:
         talk.ask("hi")
         talk.ask("hi")
@@ -490,7 +490,7 @@ def test_each_turn_is_a_request_for_the_log_the_counts_and_the_limits(
 def test_shutdown_closes_idle_connections_and_fails_running_turns(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
-    server = serve(settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="5"))
+    server = serve(make_settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="5"))
     upstream.script(never_answer())
     with talking(server) as busy, talking(server) as idle:
         busy.send("hi")

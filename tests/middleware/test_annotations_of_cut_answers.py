@@ -8,7 +8,7 @@ from forwarder.core.types import Event
 from forwarder.middleware.annotations_of_cut_answers import with_cut_annotations
 from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import chunk_mistakes
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.middleware.chatting import REQUEST, Scripted, make_chunk, make_text_chunks, one_by_one
 
 Json = dict[str, Any]
@@ -29,7 +29,7 @@ def make_notes_chunk(*annotations: int, files: tuple[int, ...] = (), **metadata:
 
 def read_events(*events: Event) -> list[Event]:
     opening, *rest = make_text_chunks("one", " two")
-    return events_of(
+    return collect_events(
         with_cut_annotations(Scripted(one_by_one([opening, *rest[:2], *events, *rest[2:]])))(CUT)
     )
 

@@ -13,7 +13,7 @@ from forwarder.middleware.json_schema_validation import MAX_STEPS
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import chunk_mistakes
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.middleware.chatting import (
     BASE,
     REQUEST,
@@ -248,7 +248,7 @@ def test_every_choice_is_validated() -> None:
         return [[make_chunk({"content": text}, "stop", index=i)] for i, text in enumerate(texts)]
 
     upstream = Scripted(choices(GOOD, BAD), choices(f" {GOOD}", GOOD))
-    events = events_of(with_json_schema(upstream, "json_object", MAX_STEPS)({**ASKED, "n": 2}))
+    events = collect_events(with_json_schema(upstream, "json_object", MAX_STEPS)({**ASKED, "n": 2}))
     assert [event["choices"][0]["delta"]["content"] for event in events] == [GOOD, GOOD]
 
 

@@ -19,7 +19,7 @@ from forwarder.middleware.multiple_choices import MAX_PENDING_BATCHES, with_mult
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import chunk_mistakes, completion_mistakes, rebuild_completion
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.middleware.chatting import (
     REQUEST,
     USAGE,
@@ -80,7 +80,7 @@ def test_choices_are_interleaved_with_their_own_index() -> None:
 
     for gate in reversed(upstream.gates):
         gate.set()
-    answer = [*seen, *events_of(stream)]
+    answer = [*seen, *collect_events(stream)]
 
     for index in range(4):
         own = [
@@ -94,7 +94,7 @@ def test_choices_are_interleaved_with_their_own_index() -> None:
 
 
 def test_usage_is_summed_with_the_prompt_counted_once() -> None:
-    answer = events_of(
+    answer = collect_events(
         with_multiple_choices(Scripted(*[[make_text_chunks("x")]] * 3), 8)({**REQUEST, "n": 3})
     )
     assert [event for event in answer if not event["choices"]] == [answer[-1]]
@@ -107,7 +107,7 @@ def test_usage_is_summed_with_the_prompt_counted_once() -> None:
 
 
 def test_usage_is_omitted_if_one_answer_has_none() -> None:
-    answer = events_of(
+    answer = collect_events(
         with_multiple_choices(Scripted([make_text_chunks("x")], [make_text_chunks("y")[:-1]]), 8)(
             {**REQUEST, "n": 2}
         )
@@ -125,7 +125,7 @@ def test_whole_answer_has_all_choices_in_order() -> None:
 
 
 def test_sdk_accepts_and_rebuilds_every_choice() -> None:
-    answer: list[Event] = events_of(
+    answer: list[Event] = collect_events(
         with_multiple_choices(Scripted(*[[make_text_chunks("x")]] * 3), 8)({**REQUEST, "n": 3})
     )
     assert [mistake for event in answer for mistake in chunk_mistakes(event)] == []
@@ -159,13 +159,13 @@ def test_failure_of_one_choice_fails_all() -> None:
         Scripted([make_text_chunks("x")], [[make_chunk({"content": "y"})], broken]), 8
     )
     with pytest.raises(ForwarderError) as raised:
-        events_of(call({**REQUEST, "n": 2}))
+        collect_events(call({**REQUEST, "n": 2}))
     assert raised.value is broken
 
 
 def test_unexpected_exception_is_raised() -> None:
     with pytest.raises(KeyError):
-        events_of(
+        collect_events(
             with_multiple_choices(Scripted([make_text_chunks("x")], [KeyError("k")]), 8)(
                 {**REQUEST, "n": 2}
             )
@@ -232,7 +232,7 @@ def test_several_choices_are_requested_as_streams() -> None:
     whole = {**REQUEST, "stream": False}
     call = Scripted(*[one_by_one(make_text_chunks("a"))] * 3)
     for n in (2, 1):
-        events_of(with_multiple_choices(call, 8)({**whole, "n": n}))
+        collect_events(with_multiple_choices(call, 8)({**whole, "n": n}))
 
     streamed = {**REQUEST, "stream_options": {"include_usage": True}}
     assert call.requests == [streamed, streamed, whole]
@@ -241,6 +241,8 @@ def test_several_choices_are_requested_as_streams() -> None:
 def test_usage_is_requested_with_the_streams() -> None:
     upstream = Scripted(*[one_by_one(make_text_chunks("a"))] * 2)
     options = {"include_obfuscation": False}
-    events_of(with_multiple_choices(upstream, 8)({**REQUEST, "n": 2, "stream_options": options}))
+    collect_events(
+        with_multiple_choices(upstream, 8)({**REQUEST, "n": 2, "stream_options": options})
+    )
     wanted = {**options, "include_usage": True}
     assert [request["stream_options"] for request in upstream.requests] == [wanted] * 2

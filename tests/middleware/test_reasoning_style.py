@@ -14,9 +14,9 @@ from forwarder.middleware.reasoning_style import with_reasoning_style
 from forwarder.protocols.chat import CHAT_REASONING_STYLES
 from forwarder.protocols.fold import fold_chat
 from tests.helpers import sdk
-from tests.helpers.cases import Case, cases
+from tests.helpers.cases import Case, list_cases
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import as_sent, events_of, translate_case
+from tests.helpers.translating import batch_each_event, collect_events, translate_case
 
 Json = dict[str, Any]
 
@@ -41,7 +41,9 @@ def answering(*deltas: Json, finish: str = "stop") -> Handler:
 
 
 def apply_style(style: str | None, *deltas: Json, **request: Any) -> list[Json]:
-    return events_of(with_reasoning_style(answering(*deltas), style)({"stream": True, **request}))
+    return collect_events(
+        with_reasoning_style(answering(*deltas), style)({"stream": True, **request})
+    )
 
 
 def read_message(style: str | None, *deltas: Json, **request: Any) -> Json:
@@ -116,12 +118,12 @@ def test_reasoning_is_streamed(style: str) -> None:
 
 
 @every_style
-@check_each("case", cases("chat_over_responses", streams=True))
+@check_each("case", list_cases("chat_over_responses", streams=True))
 def test_styled_answer_matches_sdk_types_and_starts_with_the_role(style: str, case: Case) -> None:
     def call(request: Json) -> EventStream:
-        return translate_case(case).answer(iter(as_sent(case.read("upstream.jsonl"))))
+        return translate_case(case).answer(iter(batch_each_event(case.read("upstream.jsonl"))))
 
-    chunks = events_of(
+    chunks = collect_events(
         with_reasoning_style(call, style)({**case.read("request.json"), "stream": True})
     )
     if style != "parts":  # the SDK knows content only as text

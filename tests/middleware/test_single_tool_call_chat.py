@@ -8,7 +8,7 @@ from forwarder.core.types import Batch, Event
 from forwarder.middleware.single_tool_call_chat import with_single_chat_tool_call
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.middleware.chatting import BASE, REQUEST, USAGE, Scripted, make_chunk
 
 Json = dict[str, Any]
@@ -25,7 +25,7 @@ def call(number: int | None, call_id: str | None = None, arguments: str = "") ->
 
 def keep_single_call(*deltas: Json) -> list[Event]:
     script: list[Batch] = [[make_chunk(delta)] for delta in deltas]
-    return events_of(
+    return collect_events(
         with_single_chat_tool_call(Scripted([*script, [make_chunk({}, "tool_calls")]]))(SINGLE)
     )
 

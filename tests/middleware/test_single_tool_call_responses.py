@@ -7,7 +7,7 @@ from typing import Any
 from forwarder.core.types import Batch, Event
 from forwarder.middleware.single_tool_call_responses import with_single_responses_tool_call
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.middleware.chatting import Scripted
 
 Json = dict[str, Any]
@@ -40,7 +40,7 @@ def make_events(*items: Json, indexed: bool = True) -> list[Event]:
 
 def keep_single_call(events: list[Event], request: Json = SINGLE) -> list[Event]:
     script: list[Batch] = [[event] for event in events]
-    return events_of(with_single_responses_tool_call(Scripted(script))(request))
+    return collect_events(with_single_responses_tool_call(Scripted(script))(request))
 
 
 @check_each("indexed", [True, False])

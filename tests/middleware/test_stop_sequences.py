@@ -14,7 +14,7 @@ from forwarder.middleware.stop_sequences import StopSequenceFinder, with_stop_se
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import chunk_mistakes, rebuild_completion
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.middleware.chatting import (
     REQUEST,
     USAGE,
@@ -32,7 +32,7 @@ def apply_stops(
 ) -> list[Event]:
     """The chunks of an answer under these stops."""
     call = with_stop_sequences(Scripted(script), drain)
-    return events_of(call({**REQUEST, "stop": list(stops)}))
+    return collect_events(call({**REQUEST, "stop": list(stops)}))
 
 
 def text_of(events: list[Event]) -> str:
@@ -136,7 +136,7 @@ def test_stop_across_reasoning_and_text_is_ignored() -> None:
 def test_stop_in_tool_arguments_is_ignored() -> None:
     call = {**CALL, "function": {"name": "END", "arguments": '{"END":1}'}}
     script = [[make_chunk({"tool_calls": [call]})], [make_chunk({}, "tool_calls")]]
-    assert apply_stops(script, "END") == events_of(iter(script))
+    assert apply_stops(script, "END") == collect_events(iter(script))
 
 
 def test_calls_follow_held_back_text() -> None:
@@ -254,8 +254,8 @@ def test_usage_is_exact_when_the_upstream_is_drained() -> None:
     batches = list(with_stop_sequences(upstream, drain=True)({**REQUEST, "stop": "END"}))
     assert batches[-1][-1]["usage"] == USAGE
     assert batches[-2] == []
-    assert list_finish_reasons(events_of(iter(batches))) == ["stop"]
-    assert text_of(events_of(iter(batches))) == "a "
+    assert list_finish_reasons(collect_events(iter(batches))) == ["stop"]
+    assert text_of(collect_events(iter(batches))) == "a "
 
 
 def test_usage_in_the_batch_of_the_stop_is_exact() -> None:
@@ -279,7 +279,7 @@ def test_held_back_text_is_sent_before_an_upstream_failure() -> None:
             Scripted([[make_chunk({"content": "a EN"})], UpstreamProtocolError("x")]), False
         )({**REQUEST, "stop": "END"}):
             seen.append(batch)
-    assert text_of(events_of(iter(seen))) == "a EN"
+    assert text_of(collect_events(iter(seen))) == "a EN"
 
 
 def test_sdk_accepts_every_chunk() -> None:
@@ -307,7 +307,7 @@ def test_answer_that_may_be_cut_is_requested_as_stream(drain: bool) -> None:
         asked.append(request)
         return iter([make_text_chunks("a STOP b")])
 
-    events = events_of(
+    events = collect_events(
         with_stop_sequences(call, drain)({**REQUEST, "stream": False, "stop": "STOP"})
     )
 
@@ -317,7 +317,10 @@ def test_answer_that_may_be_cut_is_requested_as_stream(drain: bool) -> None:
 
 def test_stop_may_be_a_string() -> None:
     upstream = Scripted(one_by_one(make_text_chunks("a b")))
-    assert text_of(events_of(with_stop_sequences(upstream, False)({**REQUEST, "stop": " "}))) == "a"
+    assert (
+        text_of(collect_events(with_stop_sequences(upstream, False)({**REQUEST, "stop": " "})))
+        == "a"
+    )
 
 
 # -- notes --------------------------------------------------------------------------------------

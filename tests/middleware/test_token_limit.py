@@ -13,7 +13,7 @@ from forwarder.core.types import Event
 from forwarder.middleware.token_limit import with_token_limit
 from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import chunk_mistakes
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.middleware.chatting import (
     REQUEST,
     USAGE,
@@ -26,7 +26,7 @@ from tests.middleware.test_stop_sequences import CALL, list_finish_reasons, text
 
 
 def apply_limit(limit: int, script: Any, name: str = "max_completion_tokens") -> list[Event]:
-    return events_of(with_token_limit(Scripted(script))({**REQUEST, name: limit}))
+    return collect_events(with_token_limit(Scripted(script))({**REQUEST, name: limit}))
 
 
 @check_each(
@@ -94,7 +94,7 @@ def test_token_does_not_span_reasoning_and_text() -> None:
 
 def test_call_is_sent_completely_or_not_at_all() -> None:
     call = [[make_chunk({"tool_calls": [CALL]})], [make_chunk({}, "tool_calls")]]
-    assert apply_limit(1, call) == events_of(iter(call))
+    assert apply_limit(1, call) == collect_events(iter(call))
     answer = apply_limit(1, [[make_chunk({"content": "Let me see"})], *call])
     assert list_finish_reasons(answer) == ["length"]
     assert all("tool_calls" not in c["delta"] for e in answer for c in e["choices"])

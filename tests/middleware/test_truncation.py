@@ -14,7 +14,7 @@ from forwarder.core.errors import UpstreamRefused
 from forwarder.core.types import EventStream
 from forwarder.middleware.truncation import MAX_TRUNCATIONS, is_context_too_long, with_truncation
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.middleware.chatting import REQUEST, Scripted, make_chunk
 
 Json = dict[str, Any]
@@ -112,7 +112,7 @@ def list_attempts(*messages: Json, refusals: int = MAX_TRUNCATIONS) -> list[list
     """The messages of every attempt if the upstream refuses this many."""
     upstream = Scripted(*[TOO_LONG] * refusals, ANSWER)
     with contextlib.suppress(UpstreamRefused):
-        events_of(with_truncation(upstream)(asking(*messages)))
+        collect_events(with_truncation(upstream)(asking(*messages)))
     return [request["messages"] for request in upstream.requests]
 
 
@@ -134,7 +134,8 @@ def test_request_is_otherwise_unchanged() -> None:
         "tools": [{"a": 1}],
     }
     assert (
-        events_of(with_truncation(upstream)(request))[0]["choices"][0]["delta"]["content"] == "ok"
+        collect_events(with_truncation(upstream)(request))[0]["choices"][0]["delta"]["content"]
+        == "ok"
     )
     assert upstream.requests[1] == {**request, "messages": [make_user_message("3")]}
     assert len(request["messages"]) == 3
@@ -231,7 +232,7 @@ def test_error_inside_a_200_counts_before_the_first_event() -> None:
     turns = [
         m for i in range(8) for m in (make_user_message(f"q{i}"), make_answer_message(f"a{i}"))
     ]
-    events = events_of(with_truncation(upstream)(asking(*turns, make_user_message("now"))))
+    events = collect_events(with_truncation(upstream)(asking(*turns, make_user_message("now"))))
     assert events == ANSWER[0]
     assert [len(r["messages"]) for r in upstream.requests] == [17, 9, 5]
 

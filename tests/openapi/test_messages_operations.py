@@ -9,11 +9,11 @@ from flask.testing import FlaskClient
 
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from tests.helpers.cases import Case, cases
+from tests.helpers.cases import Case, list_cases
 from tests.helpers.check_cases import check_each
 from tests.helpers.openapi import Conformance, make_conformance
 
-OWN = [each for over in ("chat", "responses") for each in cases(f"messages_over_{over}")]
+OWN = [each for over in ("chat", "responses") for each in list_cases(f"messages_over_{over}")]
 POST = "POST /v1/messages"
 BODY: dict[str, Any] = {
     "model": "demo",

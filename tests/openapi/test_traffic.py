@@ -19,7 +19,7 @@ from forwarder.config.settings import Settings
 from forwarder.openapi.document import TAGS
 from forwarder.openapi.operation import Access, Operation
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
-from tests.helpers.cases import Case, cases
+from tests.helpers.cases import Case, list_cases
 from tests.helpers.check_cases import check_each
 from tests.helpers.openapi import Conformance, create_objects, make_conformance
 
@@ -94,7 +94,7 @@ def find_mistakes(
     )
 
 
-@check_each("case", cases(streams=True))
+@check_each("case", list_cases(streams=True))
 @check_each("stream", [True, False])
 def test_conversations_match_the_document(
     clients: dict[str, FlaskClient],

@@ -19,7 +19,7 @@ from forwarder.pipeline.dry_run import detect_protocol, guess_file_name
 from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
 from forwarder.services import Services
-from tests.helpers.cases import Case, cases
+from tests.helpers.cases import Case, list_cases
 from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]
@@ -98,7 +98,7 @@ def post_request(gateway: Gateway, wire: Wire, client: str, request: Json) -> tu
     return wire.posted[0]
 
 
-@check_each("case", cases())
+@check_each("case", list_cases())
 @check_each("provider", ["generic", "mistral"], parts=4)
 def test_shown_request_equals_the_sent_request(case: Case, provider: str, wire: Wire) -> None:
     wire.posted.clear()

@@ -20,7 +20,7 @@ from forwarder.pipeline.pipeline import (
 )
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 from tests.middleware.chatting import (
     REQUEST,
     USAGE,
@@ -124,7 +124,9 @@ def test_request_without_emulations_gets_the_unwrapped_stream() -> None:
 
 def test_conversation_is_truncated_only_on_request() -> None:
     upstream = Scripted(TOO_LONG, [[make_chunk({"content": "ok"}, "stop")]])
-    events_of(wrap_for_chat(upstream, "json_schema", "auto")({**REQUEST, "messages": MESSAGES}))
+    collect_events(
+        wrap_for_chat(upstream, "json_schema", "auto")({**REQUEST, "messages": MESSAGES})
+    )
     assert [len(request["messages"]) for request in upstream.requests] == [3, 2]
 
 

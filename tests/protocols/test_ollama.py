@@ -18,7 +18,7 @@ from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.translation import translate_handler
 from tests.helpers.check_cases import check_each
 from tests.helpers.packages import import_client
-from tests.helpers.translating import terms
+from tests.helpers.translating import make_translator_context
 
 TABLES = {each.name: each.parameters for each in (*OLLAMA_PROTOCOLS, *OLLAMA_EMBEDDING_PROTOCOLS)}
 REQUESTS: dict[str, Json] = {
@@ -60,7 +60,7 @@ def make_request(client: str, name: str, value: Any) -> Json:
 
 def translate_request(client: str, request: Json, **options: Any) -> tuple[Json, dict[str, str]]:
     """Return the upstream request and the losses."""
-    context = terms(**options)
+    context = make_translator_context(**options)
     sent: list[Json] = []
 
     def handler(body: Json) -> EventStream:

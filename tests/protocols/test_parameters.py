@@ -21,7 +21,7 @@ from forwarder.protocols.parameters import (
 )
 from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import REQUEST_PARAMETERS
-from tests.helpers.translating import terms, translate
+from tests.helpers.translating import make_translator_context, translate
 
 TABLES = {"responses_over_chat": RESPONSES_OVER_CHAT, "chat_over_responses": CHAT_OVER_RESPONSES}
 CLIENTS = {"responses_over_chat": "responses", "chat_over_responses": "chat"}
@@ -49,7 +49,7 @@ def list_rows(*kinds: str) -> list[Any]:
 def list_losses(direction: str, name: str, value: Any, strict: bool = False) -> dict[str, str]:
     """Return the losses of a request with this parameter."""
     request = {**REQUESTS[direction], name: value}
-    return translate(direction, request, terms(strict=strict)).dropped
+    return translate(direction, request, make_translator_context(strict=strict)).dropped
 
 
 @check_each("direction", TABLES)
@@ -81,7 +81,7 @@ def test_carried_parameter_is_unchanged(
 ) -> None:
     value = SAMPLES[disposition.types[0]]
     request = {**REQUESTS[direction], name: value, "tools": _ONE_TOOL[direction]}
-    assert translate(direction, request, terms()).request[name] == value
+    assert translate(direction, request, make_translator_context()).request[name] == value
 
 
 _ONE_TOOL = {

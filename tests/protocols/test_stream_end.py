@@ -26,7 +26,7 @@ from forwarder.protocols.stream_end import (
 )
 from tests.helpers import sdk
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import events_of
+from tests.helpers.translating import collect_events
 
 Json = dict[str, Any]
 
@@ -40,7 +40,9 @@ def make_chunk(delta: Json | None = None, finish: str | None = None, **more: Any
 
 
 def check_chat_stream(*chunks: Json, done: bool = False) -> list[Json]:
-    return events_of(require_complete_chat_stream(iter([[each] for each in chunks]), lambda: done))
+    return collect_events(
+        require_complete_chat_stream(iter([[each] for each in chunks]), lambda: done)
+    )
 
 
 SAID = make_chunk({"content": "a"})
@@ -97,7 +99,7 @@ def test_empty_complete_message_is_an_answer() -> None:
 def test_chat_stream_ends_with_error() -> None:
     error = {"error": {"message": "Full."}}
     stream = require_complete_chat_stream(iter([[SAID, error, SAID], [SAID]]), lambda: True)
-    assert events_of(stream) == [SAID, error]
+    assert collect_events(stream) == [SAID, error]
 
 
 # -- Responses ----------------------------------------------------------------------------------
@@ -111,7 +113,7 @@ def make_event(kind: str, **more: Any) -> Json:
 def test_responses_stream_ends_with_terminal_event(ending: str) -> None:
     events = [make_event("response.created"), make_event(ending), make_event("response.completed")]
     assert (
-        events_of(require_complete_responses_stream(iter([events, events]), lambda: False))
+        collect_events(require_complete_responses_stream(iter([events, events]), lambda: False))
         == events[:2]
     )
 
@@ -120,7 +122,10 @@ def test_completed_empty_response_is_complete() -> None:
     created = make_event("response.created", response={})
     for response in ({"output": []}, {}):
         events = [created, make_event("response.completed", response=response)]
-        assert events_of(require_complete_responses_stream(iter([events]), lambda: False)) == events
+        assert (
+            collect_events(require_complete_responses_stream(iter([events]), lambda: False))
+            == events
+        )
 
 
 @check_each(
@@ -132,13 +137,13 @@ def test_completed_empty_response_is_complete() -> None:
     ],
 )  # fmt: skip
 def test_response_with_text_in_one_place_is_complete(sent: list[Json]) -> None:
-    assert events_of(require_complete_responses_stream(iter([sent]), lambda: False)) == sent
+    assert collect_events(require_complete_responses_stream(iter([sent]), lambda: False)) == sent
 
 
 @check_each("done", [True, False])
 def test_responses_stream_without_terminal_event_raises(done: bool) -> None:
     with pytest.raises(UpstreamProtocolError, match="ended before its response was finished"):
-        events_of(
+        collect_events(
             require_complete_responses_stream(
                 iter([[make_event("response.created")]]), lambda: done
             )
@@ -150,7 +155,7 @@ def test_error_event_without_terminal_event_is_raised(nested: bool) -> None:
     error = {"message": "Full.", "code": "rate_limit_exceeded"}
     last = make_event("error", error=error) if nested else make_event("error", **error)
     with pytest.raises(UpstreamRefused, match=r"Full\.") as caught:
-        events_of(require_complete_responses_stream(iter([[last], []]), lambda: False))
+        collect_events(require_complete_responses_stream(iter([[last], []]), lambda: False))
     assert caught.value.status == 429
 
 
@@ -163,7 +168,7 @@ def failing(*batches: Batch) -> EventStream:
 
 
 def test_append_chat_error() -> None:
-    chunks = events_of(append_chat_error(failing([SAID], [])))
+    chunks = collect_events(append_chat_error(failing([SAID], [])))
     assert chunks == [
         SAID,
         {"error": {"message": "Too slow.", "type": "upstream_error", "param": None, "code": "upstream_timeout"}},
@@ -177,7 +182,7 @@ def test_append_chat_error_after_upstream_error() -> None:
         yield [SAID, error]
         raise AssertionError("nobody may ask for more")
 
-    assert events_of(append_chat_error(upstream())) == [SAID, error]
+    assert collect_events(append_chat_error(upstream())) == [SAID, error]
 
 
 def test_append_responses_error() -> None:
@@ -188,7 +193,7 @@ def test_append_responses_error() -> None:
         make_event("response.created", response=response, sequence_number=0),
         make_event("response.output_item.done", output_index=0, item=item, sequence_number=1),
     ]
-    [*passed, error, failed] = events_of(append_responses_error(failing(first_events, [])))
+    [*passed, error, failed] = collect_events(append_responses_error(failing(first_events, [])))
     assert passed == first_events
     assert [error["sequence_number"], failed["sequence_number"]] == [2, 3]
     assert (error["message"], error["code"]) == ("Too slow.", "upstream_timeout")
@@ -202,7 +207,7 @@ def test_append_responses_error() -> None:
 
 
 def test_append_responses_error_before_first_event() -> None:
-    events = events_of(append_responses_error(failing([])))
+    events = collect_events(append_responses_error(failing([])))
     assert [e["type"] for e in events] == ["error", "response.failed"]
     assert [e["sequence_number"] for e in events] == [0, 1]
     assert [m for e in events for m in sdk.event_mistakes(e)] == []
@@ -210,7 +215,7 @@ def test_append_responses_error_before_first_event() -> None:
 
 def test_append_responses_error_after_upstream_error_event() -> None:
     first = make_event("error", message="Full.", sequence_number=7)
-    events = events_of(append_responses_error(failing([first])))
+    events = collect_events(append_responses_error(failing([first])))
     assert [(e["type"], e["sequence_number"]) for e in events] == [
         ("error", 7),
         ("response.failed", 8),
@@ -250,7 +255,10 @@ def test_append_ollama_error() -> None:
         yield [{"done": False}]
         raise UpstreamTimeout("Too late.")
 
-    assert events_of(append_ollama_error(breaking())) == [{"done": False}, {"error": "Too late."}]
+    assert collect_events(append_ollama_error(breaking())) == [
+        {"done": False},
+        {"error": "Too late."},
+    ]
 
 
 # -- errors of a known kind -----------------------------------------------------------------------
@@ -283,7 +291,7 @@ def test_first_error_is_raised_with_its_status(
 ) -> None:
     batch = [make_chunk({"role": "assistant", "content": ""}), chunk_] if greeted else [chunk_]
     with pytest.raises(UpstreamRefused) as caught:
-        events_of(require_complete_chat_stream(iter([batch]), lambda: False))
+        collect_events(require_complete_chat_stream(iter([batch]), lambda: False))
     assert (caught.value.status, caught.value.code) == (status, code)
 
 
@@ -339,7 +347,7 @@ def test_early_failed_response_is_raised_with_status(
         "flat": make_event("error", **error, sequence_number=1),
     }
     with pytest.raises(UpstreamRefused) as caught:
-        events_of(
+        collect_events(
             require_complete_responses_stream(iter([[*before, shapes[shape]]]), lambda: False)
         )
     assert (caught.value.status, caught.value.code) == (status, code)
@@ -354,14 +362,14 @@ def test_later_failed_response_keeps_its_code(batches: list[Any]) -> None:
     for code in codes:
         last = make_failed_event({"code": code, "message": "m"})
         stream = iter([[last if e == 0 else e for e in batch] for batch in batches])
-        assert events_of(require_complete_responses_stream(stream, lambda: False))[-1] == last
+        assert collect_events(require_complete_responses_stream(stream, lambda: False))[-1] == last
 
 
 def test_later_context_length_failure_has_its_code() -> None:
     error = make_event("error", message=LONG["message"], code=7, error=LONG, sequence_number=2)
     last = make_failed_event({"code": "server_error", "message": LONG["message"]})
     stream = require_complete_responses_stream(iter([[BEGUN], [DELTA, error, last]]), lambda: False)
-    [*_, error, failed] = events_of(stream)
+    [*_, error, failed] = collect_events(stream)
     assert (error["code"], error["sequence_number"]) == ("context_length_exceeded", 2)
     assert error["error"] | {**LONG, **KNOWN} == error["error"]
     assert failed["response"]["error"]["code"] == "context_length_exceeded"
@@ -369,7 +377,9 @@ def test_later_context_length_failure_has_its_code() -> None:
 
 def test_failed_response_with_output_is_passed_on() -> None:
     last = make_failed_event({"code": "server_error", "message": "m"}, output=[{}])
-    assert events_of(require_complete_responses_stream(iter([[last]]), lambda: False)) == [last]
+    assert collect_events(require_complete_responses_stream(iter([[last]]), lambda: False)) == [
+        last
+    ]
 
 
 def test_failed_response_keeps_limit_reset_fields() -> None:
@@ -378,7 +388,7 @@ def test_failed_response_keeps_limit_reset_fields() -> None:
         error = {"message": "m", "type": "usage_limit_reached", "resets_at": 7, "plan_type": "p"}
         raise UpstreamRefused(429, error)
 
-    [error, failed] = events_of(append_responses_error(upstream()))
+    [error, failed] = collect_events(append_responses_error(upstream()))
     assert error["error"]["resets_at"] == 7
     assert failed["response"]["error"] == {
         "code": "usage_limit_reached",
@@ -390,7 +400,7 @@ def test_failed_response_keeps_limit_reset_fields() -> None:
 
 def test_append_follower_error_repeats_sequence_number() -> None:
     first_events = [{"type": "response.created", "sequence_number": 7, "response": {}}]
-    [first, error] = events_of(append_follower_error(failing(first_events, [])))
+    [first, error] = collect_events(append_follower_error(failing(first_events, [])))
 
     assert first == first_events[0]
     assert (error["type"], error["sequence_number"]) == ("error", 7)

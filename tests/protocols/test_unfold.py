@@ -8,7 +8,7 @@ from forwarder.core.errors import UpstreamProtocolError, UpstreamRefused
 from forwarder.protocols import unfold
 from forwarder.protocols.mappings import TERMINAL_EVENTS
 from tests.helpers import sdk
-from tests.helpers.cases import Case, cases
+from tests.helpers.cases import Case, list_cases
 from tests.helpers.check_cases import check_each
 
 COMPLETION: dict[str, Any] = {
@@ -97,7 +97,7 @@ def test_unfold_response_annotations_and_logprobs() -> None:
     assert events[3]["part"] == part
 
 
-@check_each("case", cases("chat_over_responses", streams=True))
+@check_each("case", list_cases("chat_over_responses", streams=True))
 def test_unfold_response_to_events(case: Case) -> None:
     response = case.read("upstream.jsonl")[-1]["response"]
     events = unfold.unfold_answer("responses", response, streamed=True)

@@ -8,7 +8,7 @@ import pytest
 
 from forwarder.core.errors import Unsupported
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import terms, translate
+from tests.helpers.translating import make_translator_context, translate
 
 Json = dict[str, Any]
 
@@ -71,11 +71,11 @@ DROPPED: list[tuple[str, Json, str]] = [
 
 @check_each(("client", "request_", "name"), DROPPED)
 def test_unread_fields_are_dropped(client: str, request_: Json, name: str) -> None:
-    context = terms()
+    context = make_translator_context()
     translate(*make_request(client, **request_), context)
     assert list(context.loss_report.losses) == [name]
     with pytest.raises(Unsupported) as caught:
-        translate(*make_request(client, **request_), terms(strict=True))
+        translate(*make_request(client, **request_), make_translator_context(strict=True))
     assert caught.value.param == name
 
 
@@ -94,7 +94,7 @@ NOTED: list[tuple[str, Json, list[str]]] = [
 
 @check_each(("client", "request_", "names"), NOTED)
 def test_unread_answer_fields_are_noted(client: str, request_: Json, names: list[str]) -> None:
-    context = terms(strict=True)
+    context = make_translator_context(strict=True)
     translate(*make_request(client, **request_), context)
     assert sorted(context.loss_report.losses) == names
 
@@ -121,7 +121,7 @@ READ: list[tuple[str, Json]] = [
 
 @check_each(("client", "request_"), READ)
 def test_read_and_empty_fields_are_not_reported(client: str, request_: Json) -> None:
-    context = terms(strict=True)
+    context = make_translator_context(strict=True)
     translate(*make_request(client, **request_), context)
     assert context.loss_report.losses == {}
 
@@ -130,7 +130,7 @@ THOUGHT = {"role": "assistant", "content": "Four.", "reasoning_content": "2 + 2"
 
 
 def test_reasoning_text_is_sent_to_upstreams_that_take_it() -> None:
-    context = terms(strict=True, extensions=["reasoning_text"])
+    context = make_translator_context(strict=True, extensions=["reasoning_text"])
     request = make_request(
         "chat", messages=[make_user_message(type="text", text="2 + 2?"), THOUGHT]
     )
@@ -148,5 +148,7 @@ def test_reasoning_text_is_sent_to_upstreams_that_take_it() -> None:
 def test_reasoning_precedes_its_calls() -> None:
     extra = [{"role": "assistant", "tool_calls": [CALL], "reasoning": "Which?"}, RESULT]
     request = make_request("chat", messages=extra)
-    items = translate(*request, terms(extensions=["reasoning_text"])).request["input"]
+    items = translate(*request, make_translator_context(extensions=["reasoning_text"])).request[
+        "input"
+    ]
     assert [i["type"] for i in items] == ["reasoning", "function_call", "function_call_output"]

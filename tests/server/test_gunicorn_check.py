@@ -24,7 +24,7 @@ from forwarder.server.gunicorn_check import (
     refuse_to_load,
 )
 from forwarder.server.gunicorn_worker import Worker
-from tests.live.server import free_port
+from tests.live.server import find_free_port
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -61,7 +61,7 @@ def make_environment() -> dict[str, str]:
 def run(*options: str, cwd: Path, **more: str) -> tuple[int, str]:
     """Return exit code and output of a gunicorn that exits."""
     done = subprocess.run(
-        [*GUNICORN, "-b", f"127.0.0.1:{free_port()}", *options, "wsgi:app"],
+        [*GUNICORN, "-b", f"127.0.0.1:{find_free_port()}", *options, "wsgi:app"],
         cwd=cwd,
         env={**make_environment(), **more},
         stdout=subprocess.PIPE,
@@ -75,7 +75,7 @@ def run(*options: str, cwd: Path, **more: str) -> tuple[int, str]:
 @contextlib.contextmanager
 def serving(*options: str, cwd: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Start gunicorn; return its address and process."""
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{find_free_port()}"
     log_path = cwd / "log"
     command = [*GUNICORN, "-b", url.removeprefix("http://"), *options, "wsgi:app"]
     with log_path.open("wb") as log:

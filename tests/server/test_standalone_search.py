@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.helpers.loopback import Peer, serving
+from tests.helpers.loopback import Peer, run_server
 from tests.server.conftest import Serve
 
 KEY = {"Authorization": "Bearer sk-one"}
@@ -24,7 +24,7 @@ def searxng() -> Iterator[Any]:
         peer.request()
         peer.answer(json.dumps({"results": [found]}).encode(), b"Connection: close")
 
-    with serving(answer) as server:
+    with run_server(answer) as server:
         yield server
 
 

@@ -12,7 +12,7 @@ from forwarder.core.translation_context import LossReport
 from forwarder.providers import PROFILES, adapt_request
 from tests.fake_provider import check_chat, check_responses
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import events_of, terms, translate
+from tests.helpers.translating import collect_events, make_translator_context, translate
 
 Json = dict[str, Any]
 
@@ -31,7 +31,9 @@ RESPONSES = [body for body in BODIES if "messages" not in body.values[0]]
 def translate_capture(direction: str, body: Json, provider: str) -> tuple[Json, set[str]]:
     """Return the body for this provider, and the names of the losses."""
     profile = PROFILES[provider]
-    translated = translate(direction, body, terms(custom_tools=profile.custom_tools))
+    translated = translate(
+        direction, body, make_translator_context(custom_tools=profile.custom_tools)
+    )
     loss_report = LossReport()
     upstream = "chat" if direction == "responses_over_chat" else "responses"
     return adapt_request(translated.request, upstream, profile, loss_report), {
@@ -70,7 +72,7 @@ def test_captured_chat_requests_are_valid_for_responses_providers(
 @check_each("body", RESPONSES)
 def test_client_tools_are_offered_and_found_again(body: Json) -> None:
     """A call of each offered function is translated to the tool that the client defined."""
-    translated = translate("responses_over_chat", body, terms())
+    translated = translate("responses_over_chat", body, make_translator_context())
     names = [tool["function"]["name"] for tool in translated.request.get("tools", ())]
     calls = [
         {
@@ -83,7 +85,7 @@ def test_client_tools_are_offered_and_found_again(body: Json) -> None:
     chunk = {
         "choices": [{"index": 0, "delta": {"tool_calls": calls}, "finish_reason": "tool_calls"}]
     }
-    response = events_of(translated.answer(iter([[chunk]])))[-1]["response"]
+    response = collect_events(translated.answer(iter([[chunk]])))[-1]["response"]
     called = {
         (item["type"], item.get("namespace"), item.get("name"))
         for item in response["output"]

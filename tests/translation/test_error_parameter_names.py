@@ -17,7 +17,7 @@ from forwarder.translation.error_parameter_names import (
     rename_losses,
 )
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import terms
+from tests.helpers.translating import make_translator_context
 
 Json = dict[str, Any]
 
@@ -77,7 +77,9 @@ def test_translated_error_names_the_clients_parameter() -> None:
     def refuse_request(request: Json) -> EventStream:
         raise UpstreamRefused(400, {"message": "No.", "param": "messages[0].content"})
 
-    call = translation.translate_handler(refuse_request, "responses", "chat", terms())
+    call = translation.translate_handler(
+        refuse_request, "responses", "chat", make_translator_context()
+    )
     with pytest.raises(UpstreamRefused) as caught:
         call({"model": "m", "input": "hi"})
     assert caught.value.make_error_object()["param"] == "input"
@@ -104,7 +106,9 @@ def test_refusal_of_a_stage_below_the_translation_names_the_clients_parameter(
         "messages": [{"role": "user", "content": "hi"}],
         **({"max_tokens": 9, "tools": [tool]} if client == "messages" else {}),
     }
-    call = translation.translate_handler(refuse_request, client, upstream, terms())
+    call = translation.translate_handler(
+        refuse_request, client, upstream, make_translator_context()
+    )
     with pytest.raises(InvalidRequest) as caught:
         call(request)
     assert caught.value.param == known
@@ -116,7 +120,9 @@ def test_refusal_of_a_parameter_with_the_same_name_is_unchanged() -> None:
         raise InvalidRequest("Invalid value for 'top_p': no.", param="top_p")
 
     request = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
-    call = translation.translate_handler(refuse_request, "messages", "chat", terms())
+    call = translation.translate_handler(
+        refuse_request, "messages", "chat", make_translator_context()
+    )
     with pytest.raises(InvalidRequest, match="Invalid value for 'top_p': no."):
         call({**request, "top_p": 5})
 
@@ -126,7 +132,7 @@ def test_passthrough_error_is_unchanged() -> None:
         raise UpstreamRefused(400, {"message": "No.", "param": "messages[0].content"})
 
     with pytest.raises(UpstreamRefused) as caught:
-        translation.translate_handler(refuse_request, "chat", "chat", terms())(
+        translation.translate_handler(refuse_request, "chat", "chat", make_translator_context())(
             {"model": "m", "messages": []}
         )
     assert caught.value.param == "messages[0].content"

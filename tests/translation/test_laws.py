@@ -17,16 +17,16 @@ from forwarder.protocols.registry import CLIENT_PROTOCOLS, UPSTREAM_PROTOCOLS
 from forwarder.providers import PROFILES, adapt_request
 from tests.fake_provider import check_chat, check_responses
 from tests.helpers import sdk
-from tests.helpers.cases import Case, cases
+from tests.helpers.cases import Case, list_cases
 from tests.helpers.check_cases import check_each
 from tests.helpers.translating import (
     CHUNKINGS,
-    as_sent,
-    at_once,
-    events_of,
+    batch_all_events,
+    batch_each_event,
+    collect_events,
+    make_translator_context,
     read_completion_content,
     read_response_content,
-    terms,
     translate,
     translate_answer,
     translate_case,
@@ -38,10 +38,10 @@ MISTAKES = {"responses": sdk.event_mistakes, "chat": sdk.chunk_mistakes}
 VENDOR_PARAMETERS = {"chat_template_kwargs", "enable_thinking", "reasoning_split", "thinking"}
 STRICT: dict[str, Callable[..., list[Any]]] = {"chat": check_chat, "responses": check_responses}
 
-every_case = check_each("case", cases())
-every_stream = check_each("case", cases(streams=True))
-to_responses = check_each("case", cases("responses_over_chat", streams=True))
-to_chat = check_each("case", cases("chat_over_responses", streams=True))
+every_case = check_each("case", list_cases())
+every_stream = check_each("case", list_cases(streams=True))
+to_responses = check_each("case", list_cases("responses_over_chat", streams=True))
+to_chat = check_each("case", list_cases("chat_over_responses", streams=True))
 every_chunking = check_each("chunking", CHUNKINGS)
 
 
@@ -68,7 +68,7 @@ def test_request_is_translated_as_recorded(case: Case) -> None:
 @check_each("streamed", [False, True])
 def test_stream_parameter_follows_the_client(case: Case, streamed: bool) -> None:
     request = {**case.read("request.json"), "stream": streamed}
-    context = terms(**case.read("terms.json", {}))
+    context = make_translator_context(**case.read("terms.json", {}))
     usage = {"include_usage": True} if streamed and case.upstream == "chat" else None
     sent = translate(case.direction, request, context).request
     assert (sent["stream"], sent.get("stream_options")) == (streamed, usage)
@@ -111,7 +111,7 @@ def as_openai_body(body: Json) -> Json:
 def test_translation_does_not_modify_the_request(case: Case) -> None:
     request = case.read("request.json")
     before = copy.deepcopy(request)
-    translate(case.direction, request, terms(**case.read("terms.json", {})))
+    translate(case.direction, request, make_translator_context(**case.read("terms.json", {})))
     assert request == before
 
 
@@ -289,7 +289,11 @@ def translate_events_over(direction: str, events: list[Event]) -> list[Event]:
         if direction == "responses_over_chat"
         else {"messages": [{"role": "user", "content": "Hi."}]}
     )
-    return events_of(translate(direction, request, terms()).answer(iter(at_once(events))))
+    return collect_events(
+        translate(direction, request, make_translator_context()).answer(
+            iter(batch_all_events(events))
+        )
+    )
 
 
 @to_responses
@@ -378,11 +382,11 @@ def test_whole_completion_equals_its_stream(case: Case) -> None:
 
 
 def cut_stream(events: list[Event]) -> EventStream:
-    yield from as_sent(events)
+    yield from batch_each_event(events)
 
 
 def disconnect_stream(events: list[Event]) -> EventStream:
-    yield from as_sent(events)
+    yield from batch_each_event(events)
     raise UpstreamUnreachable("The connection broke.")
 
 
@@ -396,7 +400,7 @@ def report_error(events: list[Event]) -> EventStream:
     last: Event = {"error": error}
     if events[0].get("type"):
         last |= {"type": "error", "message": "Overloaded.", "sequence_number": len(events)}
-    yield from [*as_sent(events), [last]]
+    yield from [*batch_each_event(events), [last]]
 
 
 BREAKS = {"cut": cut_stream, "disconnected": disconnect_stream, "reported": report_error}
@@ -410,7 +414,7 @@ def break_everywhere(case: Case, how: str) -> Iterator[list[Event]]:
         upstream = UPSTREAM_PROTOCOLS[case.upstream].require_complete(
             BREAKS[how](events[:length]), lambda: False
         )
-        yield events_of(
+        yield collect_events(
             CLIENT_PROTOCOLS[case.client].append_error(translate_case(case).answer(upstream))
         )
 
@@ -465,7 +469,7 @@ def test_events_are_never_modified(case: Case, chunking: str) -> None:
 @every_stream
 def test_heartbeat_is_forwarded_immediately(case: Case) -> None:
     stream = translate_case(case).answer(
-        itertools.chain([[]], at_once(case.read("upstream.jsonl")))
+        itertools.chain([[]], batch_all_events(case.read("upstream.jsonl")))
     )
     first = next(stream)
     assert first == [] or first[0]["type"] == "response.created"

@@ -10,13 +10,13 @@ from forwarder.core.translation_context import LossReport
 from forwarder.middleware.reasoning_style import with_reasoning_style
 from forwarder.protocols.registry import CLIENT_PROTOCOLS, UPSTREAM_PROTOCOLS
 from forwarder.providers import PROFILES, adapt_request
-from tests.helpers.cases import Case, cases
+from tests.helpers.cases import Case, list_cases
 from tests.helpers.check_cases import check_each
 from tests.helpers.mutations import list_null_copies, list_wrong_copies
 from tests.helpers.translating import (
     catch_error,
-    events_of,
-    terms,
+    collect_events,
+    make_translator_context,
     translate,
     translate_case,
 )
@@ -31,15 +31,17 @@ def is_a_400_that_names_the_place(refusal: ForwarderError | None) -> bool:
     return refusal is None or (refusal.status == 400 and bool(refusal.param))
 
 
-@check_each("case", cases())
+@check_each("case", list_cases())
 def test_malformed_request_is_translated_or_refused_with_its_path(case: Case) -> None:
     context = case.read("terms.json", {})
     for request in list_wrong_copies(case.read("request.json")):
-        refusal = catch_error(partial(translate, case.direction, request, terms(**context)))
+        refusal = catch_error(
+            partial(translate, case.direction, request, make_translator_context(**context))
+        )
         assert is_a_400_that_names_the_place(refusal)
 
 
-@check_each("case", cases(), parts=2)
+@check_each("case", list_cases(), parts=2)
 def test_malformed_passthrough_body_is_adapted_or_refused(case: Case) -> None:
     for body in list_wrong_copies(
         case.read("upstream.request.json"), (None, "wrong", [1], {"a": 1})
@@ -51,14 +53,14 @@ def test_malformed_passthrough_body_is_adapted_or_refused(case: Case) -> None:
             assert is_a_400_that_names_the_place(refusal)
 
 
-@check_each("case", cases("chat_over_responses"))
+@check_each("case", list_cases("chat_over_responses"))
 def test_reasoning_style_of_a_malformed_request_is_read_or_refused(case: Case) -> None:
     wished = with_reasoning_style(lambda body: iter([]), "thinking")
     for request in list_wrong_copies(case.read("request.json"), (None, "wrong", [1], {"a": 1})):
         assert is_a_400_that_names_the_place(catch_error(partial(wished, request)))
 
 
-@check_each("case", cases(streams=True), parts=3)
+@check_each("case", list_cases(streams=True), parts=3)
 def test_stream_with_a_missing_field_is_read_or_an_upstream_error(case: Case) -> None:
     events = case.read("upstream.jsonl")
     for i, event in enumerate(events):
@@ -70,7 +72,7 @@ def test_stream_with_a_missing_field_is_read_or_an_upstream_error(case: Case) ->
 
 
 def fold_translated(case: Case, stream: Any) -> None:
-    events_of(
+    collect_events(
         translate_case(case).answer(
             UPSTREAM_PROTOCOLS[case.upstream].require_complete(stream, lambda: True)
         )

@@ -16,7 +16,7 @@ from forwarder.translation.messages_history import (
 )
 from forwarder.translation.messages_request_content import PathBlock
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import SEAL, terms
+from tests.helpers.translating import SEAL, make_translator_context
 
 Json = dict[str, Any]
 Entry = tuple[str, Any]
@@ -47,7 +47,7 @@ class Listed:
 
 def read_entries(*messages: Any, context: TranslationContext | None = None) -> list[Entry]:
     listed = Listed()
-    read_conversation(list(messages), listed, context or terms())
+    read_conversation(list(messages), listed, context or make_translator_context())
     return listed.entries
 
 
@@ -111,7 +111,7 @@ def test_system_texts_between_calls_and_results_follow_the_results() -> None:
 
 
 def test_system_messages_may_change_tools_and_settings() -> None:
-    context = terms()
+    context = make_translator_context()
     removal = {"type": "tool_removal", "tool": {"type": "tool_reference", "name": "f"}}
     changed = {
         "role": "system",
@@ -181,7 +181,7 @@ def test_foreign_signatures_leave_the_text() -> None:
 
 def test_redacted_thinking_of_others_is_dropped() -> None:
     redacted = {"type": "redacted_thinking", "data": "EqQB"}
-    context = terms()
+    context = make_translator_context()
 
     assert read_entries(
         make_user_message(make_text_block("a")),
@@ -193,7 +193,7 @@ def test_redacted_thinking_of_others_is_dropped() -> None:
         read_entries(
             make_user_message(make_text_block("a")),
             make_assistant_message(redacted),
-            context=terms(strict=True),
+            context=make_translator_context(strict=True),
         )
 
 

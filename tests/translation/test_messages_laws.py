@@ -15,7 +15,7 @@ from forwarder.protocols.messages import fold_messages
 from forwarder.protocols.registry import CLIENT_PROTOCOLS, UPSTREAM_PROTOCOLS
 from forwarder.providers import PROFILES, adapt_request
 from tests.fake_provider import check_chat, check_responses
-from tests.helpers.cases import Case, cases
+from tests.helpers.cases import Case, list_cases
 from tests.helpers.check_cases import check_each
 from tests.helpers.messages import (
     REQUEST,
@@ -28,12 +28,12 @@ from tests.helpers.translating import (
     CHUNKINGS,
     TRANSLATIONS,
     AnswerContent,
-    as_sent,
-    at_once,
-    events_of,
+    batch_all_events,
+    batch_each_event,
+    collect_events,
+    make_translator_context,
     read_completion_content,
     read_response_content,
-    terms,
     translate_case,
 )
 from tests.helpers.translating import translate as translate_request
@@ -43,15 +43,15 @@ Json = dict[str, Any]
 
 STRICT: dict[str, Any] = {"chat": check_chat, "responses": check_responses}
 
-every_stream = check_each("case", cases(streams=True))
+every_stream = check_each("case", list_cases(streams=True))
 every_chunking = check_each("chunking", CHUNKINGS)
-OWN = [each for over in ("chat", "responses") for each in cases(f"messages_over_{over}")]
+OWN = [each for over in ("chat", "responses") for each in list_cases(f"messages_over_{over}")]
 every_own_case = check_each("case", OWN)
 every_own_stream = check_each("case", [each for each in OWN if each.values[0].streams])
 
 
 def translate(case: Case, batches: list[Batch] | EventStream, **changes: Any) -> EventStream:
-    context = terms(**case.read("terms.json", {}))
+    context = make_translator_context(**case.read("terms.json", {}))
     translation = TRANSLATIONS[f"messages_over_{case.upstream}"]
     translated = translation.translate_request({**REQUEST, **changes}, context)
     stream: EventStream = translation.translate_stream(iter(batches), translated, context)
@@ -60,7 +60,7 @@ def translate(case: Case, batches: list[Batch] | EventStream, **changes: Any) ->
 
 @functools.cache
 def translate_events(case: Case, chunking: str = "as sent") -> list[Event]:
-    return events_of(translate(case, CHUNKINGS[chunking](case.read("upstream.jsonl"))))
+    return collect_events(translate(case, CHUNKINGS[chunking](case.read("upstream.jsonl"))))
 
 
 def fold(events: list[Event]) -> Json:
@@ -151,7 +151,7 @@ def test_chunking_changes_only_the_pieces(case: Case, chunking: str) -> None:
 
 
 def said_by_upstream(case: Case) -> AnswerContent:
-    events = at_once(case.read("upstream.jsonl"))
+    events = batch_all_events(case.read("upstream.jsonl"))
     whole = CLIENT_PROTOCOLS[case.upstream].fold(iter(events))
     read = read_completion_content if case.upstream == "chat" else read_response_content
     return read(whole)
@@ -169,7 +169,7 @@ UNLIKE = {
 """Cases whose upstream answers cannot be compared by `said_by_upstream`; others check them."""
 
 
-@check_each("case", [p for p in cases(streams=True) if p.values[0].name not in UNLIKE])
+@check_each("case", [p for p in list_cases(streams=True) if p.values[0].name not in UNLIKE])
 def test_message_has_the_upstream_s_content(case: Case) -> None:
     said, whole = read_message_content(fold(translate_events(case))), said_by_upstream(case)
     calls = [(name, parse(arguments)) for name, arguments in whole.calls]
@@ -200,7 +200,9 @@ def test_request_is_translated_as_recorded(case: Case) -> None:
 def test_translation_does_not_modify_the_request(case: Case) -> None:
     request = case.read("request.json")
     before = copy.deepcopy(request)
-    translate_request(case.direction, request, terms(**case.read("terms.json", {})))
+    translate_request(
+        case.direction, request, make_translator_context(**case.read("terms.json", {}))
+    )
     assert request == before
 
 
@@ -208,7 +210,7 @@ def test_translation_does_not_modify_the_request(case: Case) -> None:
 @check_each("streamed", [False, True])
 def test_stream_parameter_follows_the_client(case: Case, streamed: bool) -> None:
     request = {**case.read("request.json"), "stream": streamed}
-    context = terms(**case.read("terms.json", {}))
+    context = make_translator_context(**case.read("terms.json", {}))
     usage = {"include_usage": True} if streamed and case.upstream == "chat" else None
     sent = translate_request(case.direction, request, context).request
     assert (sent["stream"], sent.get("stream_options")) == (streamed, usage)
@@ -238,7 +240,7 @@ def test_translated_request_is_valid_for_strict_providers(case: Case) -> None:
 @every_chunking
 def test_answer_is_as_recorded(case: Case, chunking: str) -> None:
     batches = CHUNKINGS[chunking](case.read("upstream.jsonl"))
-    answer = fold(events_of(translate_case(case).answer(iter(batches))))
+    answer = fold(collect_events(translate_case(case).answer(iter(batches))))
     expected = case.read("answer.json")
     assert {key: answer.get(key) for key in expected} == expected
 
@@ -248,16 +250,18 @@ def test_answer_goes_back_to_its_upstream(case: Case) -> None:
     """The answer of one turn is history in the next one, with the signatures of its provider."""
     events = case.read("upstream.jsonl")
     request = case.read("request.json")
-    context = terms(**case.read("terms.json", {}))
+    context = make_translator_context(**case.read("terms.json", {}))
     translated = translate_request(case.direction, request, context)
-    message = fold(events_of(translated.answer(iter(at_once(events)))))
+    message = fold(collect_events(translated.answer(iter(batch_all_events(events)))))
     calls = [block["id"] for block in message["content"] if block["type"] == "tool_use"]
     results = [{"type": "tool_result", "tool_use_id": each, "content": "x"} for each in calls]
     goes_on = {"role": "user", "content": [*results, {"type": "text", "text": "Go on"}]}
     turn = {"role": "assistant", "content": message["content"]}
     more = {**request, "messages": [*request["messages"], turn, goes_on]}
-    sent = translate_request(case.direction, more, terms(**case.read("terms.json", {})))
-    whole = UPSTREAM_PROTOCOLS[case.upstream].fold(iter(at_once(events)))
+    sent = translate_request(
+        case.direction, more, make_translator_context(**case.read("terms.json", {}))
+    )
+    whole = UPSTREAM_PROTOCOLS[case.upstream].fold(iter(batch_all_events(events)))
     if case.upstream == "chat":
         said = whole["choices"][0]["message"]
         back = next(m for m in reversed(sent.request["messages"]) if m["role"] == "assistant")
@@ -276,9 +280,9 @@ def test_answer_goes_back_to_its_upstream(case: Case) -> None:
 @every_stream
 def test_whole_answer_equals_the_stream(case: Case) -> None:
     events = case.read("upstream.jsonl")
-    whole = UPSTREAM_PROTOCOLS[case.upstream].fold(iter(at_once(events)))
+    whole = UPSTREAM_PROTOCOLS[case.upstream].fold(iter(batch_all_events(events)))
     unfolded = unfold.unfold_answer(case.upstream, copy.deepcopy(whole), streamed=False)
-    message = fold(events_of(translate(case, [unfolded])))
+    message = fold(collect_events(translate(case, [unfolded])))
     said, streamed = (
         read_message_content(message),
         read_message_content(fold(translate_events(case))),
@@ -302,7 +306,9 @@ def test_cut_stream_ends_with_one_error(case: Case) -> None:
         raise UpstreamUnreachable("the connection broke")
 
     for cut in range(len(events) + 1):
-        got = events_of(append_error(translate(case, break_off(as_sent(events[:cut])))))
+        got = collect_events(
+            append_error(translate(case, break_off(batch_each_event(events[:cut]))))
+        )
         kinds = [event["type"] for event in got]
         assert kinds.count("error") + kinds.count("message_stop") == 1
         assert kinds[-1] in ("error", "message_stop")
@@ -315,7 +321,11 @@ def test_cut_stream_ends_with_one_error(case: Case) -> None:
 
 @every_stream
 def test_clients_without_thinking_see_none(case: Case) -> None:
-    hidden = fold(events_of(translate(case, as_sent(case.read("upstream.jsonl")), thinking=None)))
+    hidden = fold(
+        collect_events(
+            translate(case, batch_each_event(case.read("upstream.jsonl")), thinking=None)
+        )
+    )
     shown = fold(translate_events(case))
     kinds = ("thinking", "redacted_thinking")
     rest = [block for block in shown["content"] if block["type"] not in kinds]
@@ -325,8 +335,8 @@ def test_clients_without_thinking_see_none(case: Case) -> None:
 @every_stream
 def test_omitted_thinking_has_a_signature_and_no_text(case: Case) -> None:
     setting = {**REQUEST["thinking"], "display": "omitted"}
-    events = as_sent(case.read("upstream.jsonl"))
-    omitted = fold(events_of(translate(case, events, thinking=setting)))
+    events = batch_each_event(case.read("upstream.jsonl"))
+    omitted = fold(collect_events(translate(case, events, thinking=setting)))
     shown = fold(translate_events(case))
     assert [block["type"] for block in omitted["content"]] == [
         block["type"] for block in shown["content"]

@@ -23,7 +23,7 @@ from forwarder.translation.messages_parameters import (
     read_user,
 )
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import terms
+from tests.helpers.translating import make_translator_context
 
 Json = dict[str, Any]
 
@@ -214,7 +214,7 @@ def test_fields_without_counterpart_are_reported() -> None:
 
 
 def test_fields_of_settings_without_counterpart_are_reported() -> None:
-    context = terms()
+    context = make_translator_context()
     config = {"effort": "low", "task_budget": {"type": "tokens", "total": 9}, "format": None}
     request = {"model": "m", "top_p": 1, "output_config": config, "metadata": {"user_id": "u"}}
 

@@ -10,7 +10,7 @@ from forwarder.core.errors import InvalidRequest, UpstreamProtocolError
 from forwarder.core.types import EventStream, Json
 from forwarder.translation import translate_handler
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import terms
+from tests.helpers.translating import make_translator_context
 
 ANSWER: Json = {
     "object": "list",
@@ -35,7 +35,7 @@ class Upstream:
 
 
 def ask_embeddings(client: str, upstream: Upstream, **request: Any) -> Json:
-    call = translate_handler(upstream, client, "embeddings", terms())
+    call = translate_handler(upstream, client, "embeddings", make_translator_context())
     [[answer]] = call({"model": "m", **request})
     return answer
 

@@ -21,16 +21,16 @@ from forwarder.translation.ollama_over_chat.endpoints import (
     GENERATE_ENDPOINT,
     OllamaEndpoint,
 )
-from tests.helpers.cases import Case, cases
+from tests.helpers.cases import Case, list_cases
 from tests.helpers.check_cases import check_each
 from tests.helpers.ollama import list_mistakes, translate_ollama_request
 from tests.helpers.translating import (
     CHUNKINGS,
-    as_sent,
-    at_once,
-    events_of,
+    batch_all_events,
+    batch_each_event,
+    collect_events,
+    make_translator_context,
     read_completion_content,
-    terms,
     translate_answer,
 )
 
@@ -43,7 +43,7 @@ PROTOCOLS = {"ollama": CHAT_ENDPOINT, "ollama_generate": GENERATE_ENDPOINT}
 def chunks_of(case: Case) -> list[Event]:
     """Return the chat chunks of a case: the upstream's, or the translated ones."""
     events: list[Event] = case.read("upstream.jsonl")
-    return events if case.upstream == "chat" else translate_answer(case, at_once(events))
+    return events if case.upstream == "chat" else translate_answer(case, batch_all_events(events))
 
 
 def is_supported(case: Case) -> bool:
@@ -57,7 +57,7 @@ def is_supported(case: Case) -> bool:
 
 
 def completion_of(case: Case) -> Json:
-    return CLIENT_PROTOCOLS["chat"].fold(iter(at_once(chunks_of(case))))
+    return CLIENT_PROTOCOLS["chat"].fold(iter(batch_all_events(chunks_of(case))))
 
 
 def is_object(text: str) -> bool:
@@ -67,7 +67,7 @@ def is_object(text: str) -> bool:
         return False
 
 
-ALL = [param for param in cases(streams=True) if is_supported(param.values[0])]
+ALL = [param for param in list_cases(streams=True) if is_supported(param.values[0])]
 every_stream = check_each("case", ALL)
 every_added_up = check_each(
     "case", [param for param in ALL if param.values[0].name != "repeated_names"]
@@ -77,7 +77,7 @@ every_form = check_each("protocol", PROTOCOLS)
 
 
 def translate_chunks(batches: EventStream, form: OllamaEndpoint = CHAT_ENDPOINT) -> EventStream:
-    context = terms()
+    context = make_translator_context()
     request = translate_ollama_request(context, form, logprobs=True)
     return ollama_over_chat.translate_stream(batches, request, context)
 
@@ -85,7 +85,7 @@ def translate_chunks(batches: EventStream, form: OllamaEndpoint = CHAT_ENDPOINT)
 def lines_of(
     case: Case, chunking: str = "as sent", form: OllamaEndpoint = CHAT_ENDPOINT
 ) -> list[Event]:
-    return events_of(translate_chunks(iter(CHUNKINGS[chunking](chunks_of(case))), form))
+    return collect_events(translate_chunks(iter(CHUNKINGS[chunking](chunks_of(case))), form))
 
 
 def fold_without_times(lines: list[Event]) -> Json:
@@ -151,23 +151,23 @@ def test_whole_answer_equals_its_stream(case: Case) -> None:
     completion = completion_of(case)
     for asked_to_stream in (False, True):
         batch = unfold.unfold_answer("chat", copy.deepcopy(completion), streamed=asked_to_stream)
-        assert fold_without_times(events_of(translate_chunks(iter([batch])))) == streamed
+        assert fold_without_times(collect_events(translate_chunks(iter([batch])))) == streamed
 
 
 # -- breaking -----------------------------------------------------------------------------------
 
 
 def cut_stream(chunks: list[Event]) -> EventStream:
-    yield from as_sent(chunks)
+    yield from batch_each_event(chunks)
 
 
 def disconnect_stream(chunks: list[Event]) -> EventStream:
-    yield from as_sent(chunks)
+    yield from batch_each_event(chunks)
     raise UpstreamUnreachable("The connection broke.")
 
 
 def report_error(chunks: list[Event]) -> EventStream:
-    yield from as_sent(chunks)
+    yield from batch_each_event(chunks)
     yield [{"error": {"message": "Overloaded.", "code": "server_error"}}]
 
 
@@ -180,7 +180,7 @@ def test_broken_stream_ends_with_one_error(
     chunks = chunks_of(case)
     for length in range(1, len(chunks)):
         upstream = UPSTREAM_PROTOCOLS["chat"].require_complete(how(chunks[:length]), lambda: False)
-        lines = events_of(
+        lines = collect_events(
             CLIENT_PROTOCOLS[protocol].append_error(translate_chunks(upstream, PROTOCOLS[protocol]))
         )
         choices = [choice for c in chunks[:length] for choice in c.get("choices") or ()]
@@ -200,7 +200,7 @@ def test_broken_stream_ends_with_one_error(
 
 @every_stream
 def test_events_are_never_modified(case: Case) -> None:
-    upstream = as_sent(chunks_of(case))
+    upstream = batch_each_event(chunks_of(case))
     before = copy.deepcopy(upstream)
     emitted: list[Batch] = []
     copies: list[Batch] = []

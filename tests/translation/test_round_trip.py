@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import terms, translate
+from tests.helpers.translating import make_translator_context, translate
 
 Json = dict[str, Any]
 
@@ -36,9 +36,13 @@ def make_tool_message(call_id: str, content: Any) -> Json:
 def there_and_back(messages: list[Json]) -> list[Json]:
     """Translate chat messages to input items and back."""
     chat = {"model": "m", "messages": messages}
-    over = translate("chat_over_responses", chat, terms(extensions=["input_audio"])).request
+    over = translate(
+        "chat_over_responses", chat, make_translator_context(extensions=["input_audio"])
+    ).request
     responses = {"model": "m", "input": over["input"]}
-    back: list[Json] = translate("responses_over_chat", responses, terms()).request["messages"]
+    back: list[Json] = translate(
+        "responses_over_chat", responses, make_translator_context()
+    ).request["messages"]
     return back
 
 

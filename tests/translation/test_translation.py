@@ -11,7 +11,7 @@ from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.translation import translate_handler
 from tests.helpers.cases import Case
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import as_sent, terms
+from tests.helpers.translating import batch_each_event, make_translator_context
 
 Json = dict[str, Any]
 
@@ -27,7 +27,7 @@ def test_same_protocol_returns_the_same_handler(protocol: str) -> None:
     def handler(request: Json) -> EventStream:
         raise AssertionError("the handler was called")
 
-    assert translate_handler(handler, protocol, protocol, terms()) is handler
+    assert translate_handler(handler, protocol, protocol, make_translator_context()) is handler
 
 
 @both_ways
@@ -38,10 +38,12 @@ def test_handler_is_translated_to_the_other_protocol(
 
     def handler(request: Json) -> EventStream:
         requests.append(request)
-        return iter(as_sent(case.read("upstream.jsonl")))
+        return iter(batch_each_event(case.read("upstream.jsonl")))
 
     answer = CLIENT_PROTOCOLS[client].fold(
-        translate_handler(handler, client, upstream, terms())(case.read("request.json"))
+        translate_handler(handler, client, upstream, make_translator_context())(
+            case.read("request.json")
+        )
     )
     assert requests == [case.read("upstream.request.json")]
     expected = case.read("answer.json")
@@ -54,7 +56,7 @@ def test_refused_request_never_reaches_the_upstream(case: Case, client: str, ups
         raise AssertionError("the handler was called")
 
     with pytest.raises(InvalidRequest):
-        translate_handler(handler, client, upstream, terms())({"model": 1})
+        translate_handler(handler, client, upstream, make_translator_context())({"model": 1})
 
 
 @both_ways
@@ -65,7 +67,9 @@ def test_handler_errors_are_raised_before_the_stream(
         raise UpstreamRefused(429, {"message": "Slow down."})
 
     with pytest.raises(UpstreamRefused):
-        translate_handler(handler, client, upstream, terms())(case.read("request.json"))
+        translate_handler(handler, client, upstream, make_translator_context())(
+            case.read("request.json")
+        )
 
 
 @both_ways
@@ -74,17 +78,17 @@ def test_deltas_stream_without_delay(case: Case, client: str, upstream: str) -> 
     taken: list[int] = []
 
     def record_batches() -> Iterator[Batch]:
-        for i, batch in enumerate(as_sent(case.read("upstream.jsonl"))):
+        for i, batch in enumerate(batch_each_event(case.read("upstream.jsonl"))):
             taken.append(i)
             yield batch
 
-    stream = translate_handler(lambda request: record_batches(), client, upstream, terms())(
-        case.read("request.json")
-    )
+    stream = translate_handler(
+        lambda request: record_batches(), client, upstream, make_translator_context()
+    )(case.read("request.json"))
     taken_before = {str(batch): len(taken) for batch in stream if "'lo, '" in str(batch)}
     [when] = taken_before.values()
     assert when < len(taken)
-    assert "'lo, '" in str(as_sent(case.read("upstream.jsonl"))[when - 1])
+    assert "'lo, '" in str(batch_each_event(case.read("upstream.jsonl"))[when - 1])
 
 
 def test_ollama_client_is_served_over_a_responses_upstream() -> None:
@@ -93,10 +97,10 @@ def test_ollama_client_is_served_over_a_responses_upstream() -> None:
 
     def handler(request: Json) -> EventStream:
         requests.append(request)
-        return iter(as_sent(case.read("upstream.jsonl")))
+        return iter(batch_each_event(case.read("upstream.jsonl")))
 
-    chat = translate_handler(handler, "chat", "responses", terms())
-    context = terms()
+    chat = translate_handler(handler, "chat", "responses", make_translator_context())
+    context = make_translator_context()
     ollama = translate_handler(chat, "ollama", "chat", context)
     request = {
         "model": "m",
@@ -117,14 +121,16 @@ def test_ollama_load_request_sends_no_upstream_request() -> None:
         raise AssertionError("the handler was called")
 
     for client, field_name in (("ollama", "message"), ("ollama_generate", "response")):
-        [[line]] = translate_handler(handler, client, "chat", terms())({"model": "m"})
+        [[line]] = translate_handler(handler, client, "chat", make_translator_context())(
+            {"model": "m"}
+        )
         assert field_name in line
         assert line["done_reason"] == "load"
 
 
 def test_inner_losses_have_ollama_names() -> None:
     """Losses are renamed even if the handler raises, as in a dry run."""
-    context = terms()
+    context = make_translator_context()
 
     def handler(request: Json) -> EventStream:
         context.loss_report.drop("seed", "why")

@@ -19,7 +19,7 @@ from forwarder.middleware.media import fetch
 from forwarder.middleware.media.fetch import Fetcher
 from tests.helpers.certificates import Authority
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import Peer, Script, encode_chunk, serving, unused_port
+from tests.helpers.loopback import Peer, Script, encode_chunk, find_unused_port, run_server
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 PATH = "messages[0].content[1].image_url.url"
@@ -78,7 +78,7 @@ IMAGE = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png")
 
 
 def test_an_image_is_fetched_with_its_type_and_name() -> None:
-    with serving(IMAGE) as server:
+    with run_server(IMAGE) as server:
         url = f"http://files.test:{server.port}/a%20b/c.png?x=ä"
         blob = fetch_url(url)
 
@@ -95,7 +95,7 @@ def test_a_body_in_chunks_is_fetched() -> None:
         peer.start_chunked()
         peer.send(encode_chunk(PNG[:50]), encode_chunk(PNG[50:]), encode_chunk(b""))
 
-    with serving(script) as server:
+    with run_server(script) as server:
         assert fetch_url(f"http://files.test:{server.port}/").data == PNG
 
 
@@ -104,7 +104,7 @@ def test_a_redirect_is_followed() -> None:
         moved = b"GET /old" in peer.request()
         (saying(b"HTTP/1.1 302 Found", b"Location: /new.png") if moved else IMAGE)(Again(peer))
 
-    with serving(script) as server:
+    with run_server(script) as server:
         assert fetch_url(f"http://files.test:{server.port}/old").name == "new.png"
 
 
@@ -124,7 +124,7 @@ def test_urls_are_fetched_in_parallel_and_once() -> None:
         all_asked.wait(4)
         IMAGE(Again(peer))  # type: ignore[arg-type]
 
-    with serving(script) as server:
+    with run_server(script) as server:
         wanted = {f"http://files.test:{server.port}/{i}": f"p{i}" for i in range(6)}
         blobs = make_fetcher().fetch_all(wanted)
 
@@ -139,15 +139,15 @@ def test_certificate_and_host_name_are_verified(
     trust = ssl.create_default_context(cafile=str(authority.file))
     monkeypatch.setattr(fetch, "create_trust_context", lambda: trust)
 
-    with serving(IMAGE, authority.server("files.test")) as server:
+    with run_server(IMAGE, authority.server("files.test")) as server:
         assert fetch_url(f"https://files.test:{server.port}/").data == PNG
-    with serving(IMAGE, authority.server("other.test")) as server:
+    with run_server(IMAGE, authority.server("other.test")) as server:
         assert "cannot be reached" in get_refusal(f"https://files.test:{server.port}/")
 
 
 def test_name_is_resolved_once_and_its_address_used() -> None:
     resolve = Resolver()
-    with serving(IMAGE) as server:
+    with run_server(IMAGE) as server:
         fetch_url(f"http://files.test:{server.port}/", resolve=resolve)
 
     assert resolve.asked == ["files.test"]
@@ -165,7 +165,7 @@ def test_name_is_resolved_once_and_its_address_used() -> None:
     ],
 )  # fmt: skip
 def test_private_host_is_not_contacted(host: str) -> None:
-    with serving(IMAGE) as server:
+    with run_server(IMAGE) as server:
         said = get_refusal(f"http://{host}:{server.port}/")
 
     assert server.connections == 0
@@ -194,14 +194,14 @@ def test_redirect_target_is_checked_by_the_guard(location: bytes) -> None:
         target = location.replace(b"{}", b"%d" % server.port)
         saying(b"HTTP/1.1 302 Found", b"Location: " + target)(peer)
 
-    with serving(script) as server:
+    with run_server(script) as server:
         get_refusal(f"http://files.test:{server.port}/")
 
     assert server.connections == 1
 
 
 def test_number_of_redirects_is_limited() -> None:
-    with serving(saying(b"HTTP/1.1 301 Moved", b"Location: /again")) as server:
+    with run_server(saying(b"HTTP/1.1 301 Moved", b"Location: /again")) as server:
         assert "more than 3 times" in get_refusal(f"http://files.test:{server.port}/")
     assert server.connections == 4
 
@@ -239,19 +239,19 @@ def test_unfetchable_url_is_rejected(url: str, reason: str) -> None:
     ],
 )
 def test_other_media_types_are_rejected(head: list[bytes], reason: str) -> None:
-    with serving(saying(*head)) as server:
+    with run_server(saying(*head)) as server:
         assert reason in get_refusal(f"http://files.test:{server.port}/")
 
 
 def test_undeclared_type_is_detected_from_content() -> None:
-    with serving(saying(b"HTTP/1.1 200 OK")) as server:
+    with run_server(saying(b"HTTP/1.1 200 OK")) as server:
         assert fetch_url(f"http://files.test:{server.port}/").type == "image/png"
-    with serving(saying(b"HTTP/1.1 200 OK", body=b"\x7fELF")) as server:
+    with run_server(saying(b"HTTP/1.1 200 OK", body=b"\x7fELF")) as server:
         assert "neither an image" in get_refusal(f"http://files.test:{server.port}/")
 
 
 def test_unreachable_host_is_not_described() -> None:
-    assert "cannot be reached" in get_refusal(f"http://files.test:{unused_port()}/")
+    assert "cannot be reached" in get_refusal(f"http://files.test:{find_unused_port()}/")
 
 
 # -- limits ---------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def test_unreachable_host_is_not_described() -> None:
 
 def test_body_declared_too_large_is_not_read() -> None:
     script = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png", length=10_001)
-    with serving(script) as server:
+    with run_server(script) as server:
         assert "too large" in get_refusal(f"http://files.test:{server.port}/")
 
 
@@ -274,13 +274,13 @@ def test_endless_body_is_read_up_to_the_limit() -> None:
             peer.send(bytes(2**16))
             sent += 2**16
 
-    with serving(script) as server:
+    with run_server(script) as server:
         assert "too large" in get_refusal(f"http://files.test:{server.port}/", max_bytes=2**20)
     assert sent < 2**26  # the system's own buffers
 
 
 def test_size_limit_applies_to_all_urls_together() -> None:
-    with serving(IMAGE) as server:
+    with run_server(IMAGE) as server:
         wanted = {f"http://files.test:{server.port}/{i}": PATH for i in range(3)}
         assert len(make_fetcher(max_bytes=3 * len(PNG)).fetch_all(wanted)) == 3
         with pytest.raises(InvalidRequest, match="too large"):
@@ -289,7 +289,7 @@ def test_size_limit_applies_to_all_urls_together() -> None:
 
 def test_incomplete_body_is_rejected() -> None:
     script = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png", length=len(PNG) + 1)
-    with serving(script) as server:
+    with run_server(script) as server:
         assert "incomplete" in get_refusal(f"http://files.test:{server.port}/")
 
 
@@ -327,7 +327,7 @@ def test_slow_server_times_out(
     authority = Authority(tmp_path)
     trust = ssl.create_default_context(cafile=str(authority.file))
     monkeypatch.setattr(fetch, "create_trust_context", lambda: trust)
-    with serving(script, authority.server("files.test") if tls else None) as server:
+    with run_server(script, authority.server("files.test") if tls else None) as server:
         started = time.monotonic()
         url = f"http{'s' * tls}://files.test:{server.port}/"
         assert "took too long" in get_refusal(url, seconds=0.15)
@@ -335,7 +335,7 @@ def test_slow_server_times_out(
 
 
 def test_slow_handshake_times_out() -> None:
-    with serving(lambda peer: peer.server.wait()) as server:
+    with run_server(lambda peer: peer.server.wait()) as server:
         started = time.monotonic()
         assert "took too long" in get_refusal(f"https://files.test:{server.port}/", seconds=0.15)
         assert time.monotonic() - started < IN_TIME
@@ -346,7 +346,7 @@ def test_failure_after_the_deadline_is_a_timeout(
 ) -> None:
     """The read or the wait may end first; the client gets the same error."""
     monkeypatch.setattr(fetch.Future, "result", lambda job, seconds: WAIT(job))
-    with serving(lambda peer: peer.server.wait()) as server:
+    with run_server(lambda peer: peer.server.wait()) as server:
         for scheme in ("http", "https"):
             url = f"{scheme}://files.test:{server.port}/"
             assert "took too long" in get_refusal(url, seconds=0.1)
@@ -374,7 +374,7 @@ def test_number_of_urls_is_limited() -> None:
 
 
 def test_error_names_all_unfetchable_urls() -> None:
-    with serving(IMAGE) as server:
+    with run_server(IMAGE) as server:
         there = f"http://files.test:{server.port}/a.png"
         wanted = {"ftp://a/b": "one", there: "two", "http://u:p@files.test/": "three"}
         with pytest.raises(MediaUnavailable) as caught:

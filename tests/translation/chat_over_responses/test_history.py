@@ -8,13 +8,13 @@ from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import TranslationContext
 from forwarder.translation.chat_over_responses.history import ChatHistoryReader
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import terms
+from tests.helpers.translating import make_translator_context
 
 Json = dict[str, Any]
 
 
 def read_items(*messages: Any, context: TranslationContext | None = None) -> list[Json]:
-    return ChatHistoryReader(context or terms()).read_messages(list(messages))
+    return ChatHistoryReader(context or make_translator_context()).read_messages(list(messages))
 
 
 def make_user_message(text: str) -> Json:
@@ -126,7 +126,7 @@ def test_legacy_call_ids_are_stable() -> None:
 
 
 def test_unsupported_fields_are_reported() -> None:
-    context = terms()
+    context = make_translator_context()
     read_items(
         {**make_user_message("Hi."), "name": "ann"},
         {"role": "assistant", "content": "Yes.", "audio": {"id": "x"}},
@@ -134,7 +134,10 @@ def test_unsupported_fields_are_reported() -> None:
     )
     assert set(context.loss_report.losses) == {"messages.name", "messages.audio"}
     with pytest.raises(Unsupported):
-        read_items({**make_user_message("Hi."), "name": "ann"}, context=terms(strict=True))
+        read_items(
+            {**make_user_message("Hi."), "name": "ann"},
+            context=make_translator_context(strict=True),
+        )
 
 
 REFUSED: list[tuple[list[Any], str, str]] = [

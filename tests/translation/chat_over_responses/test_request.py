@@ -10,7 +10,7 @@ from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import TranslationContext
 from forwarder.translation.chat_over_responses import translate_request
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import terms
+from tests.helpers.translating import make_translator_context
 
 Json = dict[str, Any]
 
@@ -26,7 +26,7 @@ TOOL = {"type": "function", "function": FUNCTION}
 
 def translate_to_responses(context: TranslationContext | None = None, **request: Any) -> Json:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request}
-    return translate_request(body, context or terms()).responses_request
+    return translate_request(body, context or make_translator_context()).responses_request
 
 
 BASE = translate_to_responses()
@@ -95,7 +95,7 @@ def test_parameter_is_mapped(request_: Json, out: Json) -> None:
 
 def test_modalities_extension_is_carried() -> None:
     modalities = ["text", "image"]
-    context = terms(extensions=["modalities"])
+    context = make_translator_context(extensions=["modalities"])
     assert translate_to_responses(context, modalities=modalities) == {
         **BASE,
         "modalities": modalities,
@@ -104,7 +104,7 @@ def test_modalities_extension_is_carried() -> None:
 
 def test_extensions_of_the_upstream_are_carried() -> None:
     more = {"seed": 7, "top_k": 3, "frequency_penalty": 0}
-    context = terms(strict=True, extensions=frozenset(more))
+    context = make_translator_context(strict=True, extensions=frozenset(more))
     assert translate_to_responses(context, **more) == {**BASE, **more}
 
 
@@ -113,11 +113,13 @@ def test_store_defaults_to_false() -> None:
 
 
 def test_reasoning_model_is_asked_for_a_summary() -> None:
-    assert translate_to_responses(terms(can_summarize=True))["reasoning"] == {"summary": "auto"}
+    assert translate_to_responses(make_translator_context(can_summarize=True))["reasoning"] == {
+        "summary": "auto"
+    }
     assert "reasoning" not in BASE
-    assert translate_to_responses(terms(can_summarize=True), reasoning_effort="none")[
-        "reasoning"
-    ] == {"effort": "none"}
+    assert translate_to_responses(
+        make_translator_context(can_summarize=True), reasoning_effort="none"
+    )["reasoning"] == {"effort": "none"}
 
 
 @check_each(
@@ -128,7 +130,7 @@ def test_reasoning_model_is_asked_for_a_summary() -> None:
 )  # fmt: skip
 def test_legacy_functions_select_function_call(request_: Json, legacy: bool) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request_}
-    assert translate_request(body, terms()).uses_function_call is legacy
+    assert translate_request(body, make_translator_context()).uses_function_call is legacy
 
 
 REFUSED: list[tuple[Json, Any, str]] = [

@@ -13,15 +13,17 @@ from forwarder.translation.chat_over_responses.stream import EVENT_HANDLERS
 from tests.helpers import sdk
 from tests.helpers.check_cases import check_each
 from tests.helpers.sdk import EVENT_TYPES
-from tests.helpers.translating import NOW, events_of, terms, translate
+from tests.helpers.translating import NOW, collect_events, make_translator_context, translate
 
 Json = dict[str, Any]
 
 
 def translate_events(*events: Json, **request: Any) -> list[Json]:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request}
-    return events_of(
-        translate("chat_over_responses", body, terms()).answer(iter([[e] for e in events]))
+    return collect_events(
+        translate("chat_over_responses", body, make_translator_context()).answer(
+            iter([[e] for e in events])
+        )
     )
 
 
@@ -269,7 +271,7 @@ def test_chunks_before_a_failure_are_sent() -> None:
         {"type": "error", "message": "Overloaded.", "code": "server_error"},
     ]
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
-    stream = translate("chat_over_responses", body, terms()).answer(iter([batch]))
+    stream = translate("chat_over_responses", body, make_translator_context()).answer(iter([batch]))
 
     begun = next(stream)
 
@@ -355,7 +357,7 @@ def test_provider_answered_calls_are_ignored(streamed: bool) -> None:
         make_event("output_item.done", output_index=1, item=own),
     ]
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
-    context = terms(server_calls=("xs_call_",))
+    context = make_translator_context(server_calls=("xs_call_",))
     events = [*(steps if streamed else []), make_completed(SEARCH, own)]
     stream = translate("chat_over_responses", body, context).answer(iter([events]))
     [choice] = fold_chat(stream)["choices"]
@@ -365,7 +367,7 @@ def test_provider_answered_calls_are_ignored(streamed: bool) -> None:
 
 def test_answer_after_provider_calls_finishes_with_stop() -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
-    context = terms(server_calls=("xs_call_",))
+    context = make_translator_context(server_calls=("xs_call_",))
     reply = {"type": "message", "content": [{"type": "output_text", "text": "a"}]}
     stream = translate("chat_over_responses", body, context).answer(
         iter([[make_completed(SEARCH, reply)]])

@@ -6,20 +6,20 @@ from typing import Any
 
 from forwarder.translation.messages_history import Thinking, ToolCall
 from forwarder.translation.messages_over_chat.history import ChatConversationBuilder
-from tests.helpers.translating import terms
+from tests.helpers.translating import make_translator_context
 
 ORIGIN = "up/model"
 
 
 def build(*blocks: Any, origin: str = ORIGIN) -> dict[str, Any]:
-    builder = ChatConversationBuilder("", terms(origin=origin))
+    builder = ChatConversationBuilder("", make_translator_context(origin=origin))
     builder.add_assistant(list(blocks))
     message: dict[str, Any] = builder.messages[0]
     return message
 
 
 def test_system_prompt_comes_first() -> None:
-    builder = ChatConversationBuilder("s", terms())
+    builder = ChatConversationBuilder("s", make_translator_context())
     builder.add_system("")
 
     assert builder.messages == [{"role": "system", "content": "s"}]
@@ -69,7 +69,7 @@ def test_signatures_of_another_model_stay_here() -> None:
 
 
 def test_turn_without_text_and_calls_leaves_no_message() -> None:
-    builder = ChatConversationBuilder("", terms())
+    builder = ChatConversationBuilder("", make_translator_context())
     builder.add_assistant([Thinking("so", None)])
 
     assert builder.messages == []

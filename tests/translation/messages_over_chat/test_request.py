@@ -10,14 +10,16 @@ from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.translation.messages_over_chat import translate_request
 from tests.helpers.check_cases import check_each
 from tests.helpers.messages import REQUEST
-from tests.helpers.translating import terms
+from tests.helpers.translating import make_translator_context
 
 FUNCTION = {"name": "f", "input_schema": {"type": "object"}}
 SEARCH = {"type": "web_search_20250305", "name": "web_search"}
 
 
 def translate(context: Any = None, **changes: Any) -> dict[str, Any]:
-    request: dict[str, Any] = translate_request({**REQUEST, **changes}, context or terms())[0]
+    request: dict[str, Any] = translate_request(
+        {**REQUEST, **changes}, context or make_translator_context()
+    )[0]
     return request
 
 
@@ -25,7 +27,7 @@ def translate(context: Any = None, **changes: Any) -> dict[str, Any]:
 def test_required_parameters_are_required(name: str) -> None:
     request = {key: value for key, value in REQUEST.items() if key != name}
     with pytest.raises(InvalidRequest) as raised:
-        translate_request(request, terms())
+        translate_request(request, make_translator_context())
     assert raised.value.param == name
 
 
@@ -38,16 +40,18 @@ def test_conversation_must_not_be_empty(messages: Any) -> None:
 
 
 def test_search_that_cannot_run_is_dropped() -> None:
-    context = terms()
+    context = make_translator_context()
 
     assert "web_search_options" not in translate(context, tools=[SEARCH])
     assert list(context.loss_report.losses) == ["tools.web_search"]
     with pytest.raises(Unsupported):
-        translate(terms(strict=True), tools=[SEARCH])
+        translate(make_translator_context(strict=True), tools=[SEARCH])
 
 
 def test_choice_without_functions_is_left_out() -> None:
-    sent = translate(terms(web_search=True), tools=[SEARCH], tool_choice={"type": "any"})
+    sent = translate(
+        make_translator_context(web_search=True), tools=[SEARCH], tool_choice={"type": "any"}
+    )
 
     assert sent["web_search_options"] == {}
     assert {"tools", "tool_choice"}.isdisjoint(sent)
@@ -55,7 +59,9 @@ def test_choice_without_functions_is_left_out() -> None:
 
 def test_choice_of_no_tool_prevents_searches() -> None:
     choice = {"type": "none"}
-    sent = translate(terms(web_search=True), tools=[SEARCH, FUNCTION], tool_choice=choice)
+    sent = translate(
+        make_translator_context(web_search=True), tools=[SEARCH, FUNCTION], tool_choice=choice
+    )
 
     assert "web_search_options" not in sent
     assert sent["tool_choice"] == "none"
@@ -70,6 +76,6 @@ def test_one_tool_can_be_forced() -> None:
 def test_threads_are_refused_and_unknown_parameters_dropped() -> None:
     with pytest.raises(Unsupported):
         translate(thread={"id": "t"})
-    context = terms()
+    context = make_translator_context()
     translate(context, top_k=3, novelty=1)
     assert sorted(context.loss_report.losses) == ["novelty", "top_k"]

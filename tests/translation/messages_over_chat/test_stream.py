@@ -11,7 +11,7 @@ from forwarder.protocols.messages import fold_messages
 from forwarder.translation.messages_over_chat import translate_request, translate_stream
 from tests.helpers.check_cases import check_each
 from tests.helpers.messages import REQUEST
-from tests.helpers.translating import events_of, terms
+from tests.helpers.translating import collect_events, make_translator_context
 
 Json = dict[str, Any]
 
@@ -26,9 +26,9 @@ def call(arguments: str = "", index: int = 0, **fields: Any) -> Json:
 
 
 def translate(*chunks: Json, context: Any = None, **changes: Any) -> list[Json]:
-    context = context or terms(origin="up/m")
+    context = context or make_translator_context(origin="up/m")
     translated = translate_request({**REQUEST, **changes}, context)
-    return events_of(translate_stream(iter([[each] for each in chunks]), translated, context))
+    return collect_events(translate_stream(iter([[each] for each in chunks]), translated, context))
 
 
 def answer(*chunks: Json, **changes: Any) -> Json:
@@ -149,7 +149,7 @@ def test_signatures_of_calls_are_redacted_thinking_at_the_end() -> None:
 
 def test_signatures_are_a_loss_if_nothing_keeps_them() -> None:
     signed = call("{}", id="a", name="f", extra_content={"google": {"thought_signature": "x"}})
-    context = terms(caches_signatures=False)
+    context = make_translator_context(caches_signatures=False)
 
     assert len(answer(signed, STOP, context=context, thinking=None)["content"]) == 1
     assert list(context.loss_report.losses) == ["output.signatures"]
@@ -182,7 +182,7 @@ def test_cited_pages_are_citations_of_the_text() -> None:
 
 
 def test_heartbeats_pass_through() -> None:
-    context = terms()
+    context = make_translator_context()
     translated = translate_request(REQUEST, context)
     batches = [[], [make_chunk({"content": "a"})], [], [STOP]]
 

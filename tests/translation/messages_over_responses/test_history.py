@@ -6,14 +6,14 @@ from typing import Any
 
 from forwarder.translation.messages_history import Thinking, ToolCall
 from forwarder.translation.messages_over_responses.history import ResponsesConversationBuilder
-from tests.helpers.translating import terms
+from tests.helpers.translating import make_translator_context
 
 ORIGIN = "up/model"
 ITEM = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
 
 
 def build(*blocks: Any, **changes: Any) -> tuple[list[Any], dict[str, str]]:
-    context = terms(origin=ORIGIN, **changes)
+    context = make_translator_context(origin=ORIGIN, **changes)
     builder = ResponsesConversationBuilder(context)
     builder.add_assistant(list(blocks))
     return builder.items, context.loss_report.losses
@@ -61,7 +61,7 @@ def test_reasoning_that_nothing_follows_is_left_out() -> None:
 
 
 def test_system_messages_are_the_developers() -> None:
-    builder = ResponsesConversationBuilder(terms())
+    builder = ResponsesConversationBuilder(make_translator_context())
     builder.add_system("")
     builder.add_system("s")
 

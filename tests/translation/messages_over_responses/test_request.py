@@ -10,14 +10,16 @@ from forwarder.core.errors import InvalidRequest
 from forwarder.translation.messages_over_responses import translate_request
 from tests.helpers.check_cases import check_each
 from tests.helpers.messages import REQUEST
-from tests.helpers.translating import terms
+from tests.helpers.translating import make_translator_context
 
 FUNCTION = {"name": "f", "input_schema": {"type": "object"}}
 SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 0}
 
 
 def translate(context: Any = None, **changes: Any) -> dict[str, Any]:
-    request: dict[str, Any] = translate_request({**REQUEST, **changes}, context or terms())[0]
+    request: dict[str, Any] = translate_request(
+        {**REQUEST, **changes}, context or make_translator_context()
+    )[0]
     return request
 
 
@@ -25,7 +27,7 @@ def translate(context: Any = None, **changes: Any) -> dict[str, Any]:
 def test_required_parameters_are_required(name: str) -> None:
     request = {key: value for key, value in REQUEST.items() if key != name}
     with pytest.raises(InvalidRequest) as raised:
-        translate_request(request, terms())
+        translate_request(request, make_translator_context())
     assert raised.value.param == name
 
 
@@ -53,7 +55,7 @@ def test_low_limits_are_raised_and_nothing_is_stored() -> None:
 def test_summaries_are_requested_for_clients_that_see_them(
     thinking: Any, can_summarize: bool, reasoning: Any
 ) -> None:
-    sent = translate(terms(can_summarize=can_summarize), thinking=thinking)
+    sent = translate(make_translator_context(can_summarize=can_summarize), thinking=thinking)
 
     assert sent.get("reasoning") == reasoning
     assert ("include" in sent) is can_summarize

@@ -11,15 +11,15 @@ from forwarder.protocols.messages import fold_messages
 from forwarder.translation.messages_over_responses import translate_request, translate_stream
 from tests.helpers.check_cases import check_each
 from tests.helpers.messages import REQUEST, message_mistakes
-from tests.helpers.translating import SEAL, events_of, terms
+from tests.helpers.translating import SEAL, collect_events, make_translator_context
 
 Json = dict[str, Any]
 
 
 def translate(*events: Json, **changes: Any) -> list[Json]:
-    context = terms(origin="up/m", **changes.pop("terms", {}))
+    context = make_translator_context(origin="up/m", **changes.pop("terms", {}))
     translated = translate_request({**REQUEST, **changes}, context)
-    return events_of(translate_stream(iter([[each] for each in events]), translated, context))
+    return collect_events(translate_stream(iter([[each] for each in events]), translated, context))
 
 
 def answer(*events: Json, **changes: Any) -> Json:

@@ -10,7 +10,7 @@ from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.translation.ollama_over_chat.endpoints import CHAT_ENDPOINT, GENERATE_ENDPOINT
 from tests.helpers.check_cases import check_each
 from tests.helpers.ollama import translate_ollama_request
-from tests.helpers.translating import terms
+from tests.helpers.translating import make_translator_context
 
 PNG = "iVBORw0KGgo="
 
@@ -48,7 +48,7 @@ def test_unsupported_parameters_are_refused(name: str, value: Any) -> None:
 
 
 def test_parameters_of_the_other_endpoint_are_dropped() -> None:
-    one, other = terms(), terms()
+    one, other = make_translator_context(), make_translator_context()
     translate_ollama_request(one, CHAT_ENDPOINT, prompt="Hi.")
     translate_ollama_request(
         other, GENERATE_ENDPOINT, messages=[{"role": "user", "content": "Hi."}]

@@ -11,7 +11,7 @@ from forwarder.translation.ollama_over_chat.endpoints import GENERATE_ENDPOINT
 from tests.fake_provider import check_chat
 from tests.helpers.check_cases import check_each
 from tests.helpers.ollama import USER, chat, translate_ollama_request
-from tests.helpers.translating import terms
+from tests.helpers.translating import make_translator_context
 
 Json = dict[str, Any]
 
@@ -58,7 +58,7 @@ def test_empty_stop_is_omitted(stop: Any, expected: Any) -> None:
 def test_extensions_of_the_upstream_are_carried(
     takes: set[str], fields: Json, expected: Json
 ) -> None:
-    context = terms(extensions=takes)
+    context = make_translator_context(extensions=takes)
     body = translate_ollama_request(context, options=fields).chat_request
     assert {k: v for k, v in body.items() if k in expected} == expected
     assert not any(name.startswith("options.") for name in body)

@@ -17,7 +17,7 @@ from tests.helpers.ollama import (
     translate_lines,
     translate_ollama_request,
 )
-from tests.helpers.translating import STAMP, terms
+from tests.helpers.translating import STAMP, make_translator_context
 
 Json = dict[str, Any]
 
@@ -186,7 +186,7 @@ def test_load_request_gets_one_line() -> None:
 
 
 def test_heartbeat_is_forwarded() -> None:
-    context = terms()
+    context = make_translator_context()
     stream = ollama_over_chat.translate_stream(
         iter([[], [END]]), translate_ollama_request(context), context
     )
@@ -211,7 +211,7 @@ def test_heartbeat_is_forwarded() -> None:
     ],
 )
 def test_broken_answer_is_never_done(batches: list[Any], kind: type[UpstreamError]) -> None:
-    context = terms()
+    context = make_translator_context()
     ollama_lines: list[Json] = []
     stream = ollama_over_chat.translate_stream(
         iter(batches), translate_ollama_request(context), context

@@ -16,13 +16,13 @@ from forwarder.translation.responses_over_chat.history import ResponsesHistoryRe
 from forwarder.translation.responses_over_chat.toolbox import Toolbox
 from tests.fake_provider import check_chat
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import SEAL, catch_error, terms
+from tests.helpers.translating import SEAL, catch_error, make_translator_context
 
 Json = dict[str, Any]
 
 
 def read_messages(*items: Any, context: TranslationContext | None = None) -> list[Json]:
-    context = context or terms()
+    context = context or make_translator_context()
     return ResponsesHistoryReader(Toolbox(context), context).read_items(list(items))
 
 
@@ -436,7 +436,7 @@ def test_local_shell_output_matches_its_call_by_either_id() -> None:
 
 
 def test_hosted_tool_items_are_dropped_and_reported() -> None:
-    context = terms()
+    context = make_translator_context()
     items = [
         make_user_message("Hi."),
         {"type": "mcp_call", "id": "mcp_1"},
@@ -445,7 +445,7 @@ def test_hosted_tool_items_are_dropped_and_reported() -> None:
     assert read_messages(*items, context=context) == [make_user_message("Hi.")]
     assert set(context.loss_report.losses) == {"input.mcp_call", "input.image_generation_call"}
     with pytest.raises(Unsupported):
-        read_messages(*items, context=terms(strict=True))
+        read_messages(*items, context=make_translator_context(strict=True))
 
 
 # -- refusals -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import TranslationContext
 from forwarder.translation.responses_over_chat import translate_request
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import terms
+from tests.helpers.translating import make_translator_context
 
 Json = dict[str, Any]
 
@@ -20,7 +20,7 @@ FUNCTION = {"type": "function", "name": "f"}
 
 def translate_to_chat(context: TranslationContext | None = None, **request: Any) -> Json:
     body = {"model": "m", "input": "Hi.", **request}
-    return translate_request(body, context or terms()).chat_request
+    return translate_request(body, context or make_translator_context()).chat_request
 
 
 BASE = {
@@ -124,7 +124,7 @@ def test_last_configuration_update_wins() -> None:
 
 
 def test_unsupported_settings_are_reported() -> None:
-    context = terms()
+    context = make_translator_context()
     translate_to_chat(
         context,
         reasoning={"mode": "pro", "context": "all_turns"},
@@ -136,25 +136,27 @@ def test_unsupported_settings_are_reported() -> None:
         "prompt_cache_options.prewarm",
         "prompt_cache_options.comparison_response_id",
     }
-    translate_to_chat(terms(strict=True), reasoning={"mode": "standard", "context": "auto"})
+    translate_to_chat(
+        make_translator_context(strict=True), reasoning={"mode": "standard", "context": "auto"}
+    )
 
 
 def test_unknown_include_values_are_reported() -> None:
-    context = terms()
+    context = make_translator_context()
     translate_to_chat(context, include=["nonsense", "reasoning.encrypted_content"])
     assert set(context.loss_report.losses) == {"include.nonsense"}
     with pytest.raises(Unsupported) as refused:
-        translate_to_chat(terms(strict=True), include=["nonsense"])
+        translate_to_chat(make_translator_context(strict=True), include=["nonsense"])
     assert refused.value.param == "include.nonsense"
 
 
 @check_each("name", get_args(ResponseIncludable))
 def test_known_include_values_are_not_reported(name: str) -> None:
-    assert "include" not in translate_to_chat(terms(strict=True), include=[name])
+    assert "include" not in translate_to_chat(make_translator_context(strict=True), include=[name])
 
 
 def test_search_sources_are_reported_with_native_search() -> None:
-    context = terms(web_search=True)
+    context = make_translator_context(web_search=True)
     body = {"tools": [{"type": "web_search"}], "include": ["web_search_call.action.sources"]}
     assert translate_to_chat(context, **body)["web_search_options"] == {}
     assert set(context.loss_report.losses) == {"include.web_search_call.action.sources"}
@@ -162,7 +164,7 @@ def test_search_sources_are_reported_with_native_search() -> None:
 
 @check_each("name", ["n", "max_tokens", "response_format", "reasoning_effort"])
 def test_chat_parameter_is_reported_as_such(name: str) -> None:
-    context = terms()
+    context = make_translator_context()
     translate_to_chat(context, **{name: 1})
     assert context.loss_report.losses == {name: "only the other API knows this parameter"}
 

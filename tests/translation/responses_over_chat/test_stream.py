@@ -11,7 +11,7 @@ from forwarder.protocols import unfold
 from forwarder.protocols.fold import fold_responses
 from tests.helpers import sdk
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import NOW, SEAL, events_of, terms, translate
+from tests.helpers.translating import NOW, SEAL, collect_events, make_translator_context, translate
 
 Json = dict[str, Any]
 
@@ -22,7 +22,7 @@ def make_chunk(delta: Json | None = None, finish: str | None = None, **more: Any
 
 def translate_chunks(*chunks: Json, **request: Any) -> Json:
     body = {"model": "m", "input": "Hi.", **request}
-    stream = translate("responses_over_chat", body, terms()).answer(
+    stream = translate("responses_over_chat", body, make_translator_context()).answer(
         iter([[each] for each in chunks])
     )
     return fold_responses(stream)
@@ -103,18 +103,18 @@ def test_response_names_the_served_tier_and_the_requested_model() -> None:
 
 
 def test_early_heartbeat_opens_the_response() -> None:
-    stream = translate("responses_over_chat", {"model": "m", "input": "Hi."}, terms()).answer(
-        iter([[], [], [SAID], [STOP]])
-    )
+    stream = translate(
+        "responses_over_chat", {"model": "m", "input": "Hi."}, make_translator_context()
+    ).answer(iter([[], [], [SAID], [STOP]]))
     assert [event["type"] for event in next(stream)] == ["response.created", "response.in_progress"]
     assert next(stream) == []
-    assert next(event["sequence_number"] for event in events_of(stream)) == 2
+    assert next(event["sequence_number"] for event in collect_events(stream)) == 2
 
 
 def test_chunks_of_one_batch_give_one_batch() -> None:
-    stream = translate("responses_over_chat", {"model": "m", "input": "Hi."}, terms()).answer(
-        iter([[SAID] * 5, [STOP]])
-    )
+    stream = translate(
+        "responses_over_chat", {"model": "m", "input": "Hi."}, make_translator_context()
+    ).answer(iter([[SAID] * 5, [STOP]]))
     assert sum(event["type"].endswith("text.delta") for event in next(stream)) == 5
 
 
@@ -157,10 +157,10 @@ def test_delta_logprobs_add_up_to_the_parts_logprobs() -> None:
         {"choices": [{"delta": d, "logprobs": {"content": [{"token": t, "logprob": -1}]}}]}
         for d, t in (({}, "a"), ({"content": "b"}, "b"), ({}, "c"), ({"content": "d"}, "d"))
     ]
-    stream = translate("responses_over_chat", {"model": "m", "input": "Hi."}, terms()).answer(
-        iter([chunks, [make_chunk({"refusal": "No."})], [STOP]])
-    )
-    events = events_of(stream)
+    stream = translate(
+        "responses_over_chat", {"model": "m", "input": "Hi."}, make_translator_context()
+    ).answer(iter([chunks, [make_chunk({"refusal": "No."})], [STOP]]))
+    events = collect_events(stream)
     delta_tokens = [
         t["token"] for e in events if e["type"].endswith("text.delta") for t in e["logprobs"]
     ]
@@ -321,6 +321,8 @@ def test_delta_logprobs_have_bytes() -> None:
     weighed = make_chunk({"content": "a"})
     weighed["choices"][0]["logprobs"] = {"content": [{**token, "top_logprobs": [token]}]}
     body = {"model": "m", "input": "Hi."}
-    stream = translate("responses_over_chat", body, terms()).answer(iter([[weighed], [STOP]]))
-    [delta] = [e for e in events_of(stream) if e["type"] == "response.output_text.delta"]
+    stream = translate("responses_over_chat", body, make_translator_context()).answer(
+        iter([[weighed], [STOP]])
+    )
+    [delta] = [e for e in collect_events(stream) if e["type"] == "response.output_text.delta"]
     assert delta["logprobs"] == [{**token, "top_logprobs": [token]}]

@@ -18,13 +18,13 @@ from forwarder.translation.responses_over_chat.toolbox import (
     make_search_options,
 )
 from tests.helpers.check_cases import check_each
-from tests.helpers.translating import catch_error, terms, translate
+from tests.helpers.translating import catch_error, make_translator_context, translate
 
 Json = dict[str, Any]
 
 
 def make_toolbox(*tools: Json, context: TranslationContext | None = None) -> Toolbox:
-    box = Toolbox(context or terms())
+    box = Toolbox(context or make_translator_context())
     box.add_tools(list(tools), "tools")
     return box
 
@@ -149,7 +149,8 @@ def test_custom_tool_is_nested_for_upstreams_with_custom_tools(
     given_format: Any, sent: Any
 ) -> None:
     box = make_toolbox(
-        {"type": "custom", "name": "c", "format": given_format}, context=terms(custom_tools=True)
+        {"type": "custom", "name": "c", "format": given_format},
+        context=make_translator_context(custom_tools=True),
     )
     assert box.chat_tools[0]["custom"].get("format") == sent
     assert box.is_native(CUSTOM)
@@ -167,10 +168,13 @@ HOSTED = [
 
 @check_each("tool", HOSTED)
 def test_hosted_tool_is_dropped_and_reported_or_refused(tool: Json) -> None:
-    dropping = terms()
+    dropping = make_translator_context()
     assert make_toolbox(tool, context=dropping).chat_tools == []
     assert set(dropping.loss_report.losses) == {f"tools.{tool['type']}"}
-    for refusing in (terms(hosted_tools="refuse"), terms(strict=True)):
+    for refusing in (
+        make_translator_context(hosted_tools="refuse"),
+        make_translator_context(strict=True),
+    ):
         with pytest.raises(Unsupported):
             make_toolbox(tool, context=refusing)
 
@@ -236,7 +240,9 @@ def test_tool_choice_is_nested(choice: Any, sent: Any) -> None:
 
 
 def test_choice_of_a_native_custom_tool_stays_custom() -> None:
-    box = make_toolbox({"type": "custom", "name": "c"}, context=terms(custom_tools=True))
+    box = make_toolbox(
+        {"type": "custom", "name": "c"}, context=make_translator_context(custom_tools=True)
+    )
     choice = box.convert_choice({"type": "custom", "name": "c"})
     assert choice == {"type": "custom", "custom": {"name": "c"}}
 
@@ -348,13 +354,17 @@ def test_search_is_offered_unless_the_choice_forbids_it(
     choice: Any, tools: list[Json], searches: bool, sent: Any
 ) -> None:
     request = {"model": "m", "input": "News?", "tools": tools, "tool_choice": choice}
-    chat, lost, _ = translate("responses_over_chat", request, terms(web_search=True))
+    chat, lost, _ = translate(
+        "responses_over_chat", request, make_translator_context(web_search=True)
+    )
     assert ("web_search_options" in chat, chat.get("tool_choice"), lost) == (searches, sent, {})
 
 
 def test_search_is_dropped_without_a_search_model() -> None:
     request = {"model": "m", "input": "News?", "tools": [WEB_SEARCH]}
-    chat, lost, _ = translate("responses_over_chat", request, terms())
+    chat, lost, _ = translate("responses_over_chat", request, make_translator_context())
     assert ("web_search_options" in chat, list(lost)) == (False, ["tools.web_search"])
     with pytest.raises(Unsupported):
-        translate("responses_over_chat", {**request, "tool_choice": WEB_SEARCH}, terms())
+        translate(
+            "responses_over_chat", {**request, "tool_choice": WEB_SEARCH}, make_translator_context()
+        )

@@ -13,7 +13,7 @@ from forwarder.upstream.transport.chunk_reader import (
     ThreadedReader,
     open_chunk_reader,
 )
-from tests.helpers.loopback import Peer, encode_chunk, serving
+from tests.helpers.loopback import Peer, encode_chunk, run_server
 
 
 def make_reader(pieces: Iterator[bytes], heartbeat: float = 5) -> ThreadedReader:
@@ -125,7 +125,7 @@ def test_closing_ends_a_read_from_a_silent_server() -> None:
         peer.file.read()  # until the other side hangs up
         gone.set()
 
-    with serving(script) as server, httpx2.Client(trust_env=False) as client:
+    with run_server(script) as server, httpx2.Client(trust_env=False) as client:
         response = client.send(client.build_request("GET", server.url), stream=True)
         arrivals = open_chunk_reader(response, 5)
         assert next(iter(arrivals)) == b"one"
@@ -141,7 +141,7 @@ def test_an_answer_that_was_read_leaves_its_connection() -> None:
         while peer.request():
             peer.answer(b"all")
 
-    with serving(script) as server, httpx2.Client(trust_env=False) as client:
+    with run_server(script) as server, httpx2.Client(trust_env=False) as client:
         for _ in range(3):
             response = client.send(client.build_request("GET", server.url), stream=True)
             arrivals = open_chunk_reader(response, 5)

@@ -22,7 +22,7 @@ from forwarder.upstream.transport.gevent_transport import GeventTransport
 from forwarder.upstream.transport.pinned_transport import PinnedTransport
 from tests.helpers.certificates import Authority
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import Peer, serving, unused_port
+from tests.helpers.loopback import Peer, find_unused_port, run_server
 
 Make = Callable[[ssl.SSLContext, Mapping[str, str]], httpx2.BaseTransport]
 
@@ -79,7 +79,7 @@ def test_a_host_name_that_cannot_be_resolved_is_named(make: Make, host: str) -> 
 
 @both
 def test_a_refused_connection_names_host_and_port(make: Make) -> None:
-    port = unused_port()
+    port = find_unused_port()
 
     found = describe_failure(make, f"http://127.0.0.1:{port}/v1")
 
@@ -92,7 +92,7 @@ def test_a_reset_connection_is_described(make: Make) -> None:
         peer.request()
         peer.reset()
 
-    with serving(script) as server:
+    with run_server(script) as server:
         found = describe_failure(make, server.url)
 
     assert found == f"localhost:{server.port} reset the connection (does it expect https://?)"
@@ -100,7 +100,7 @@ def test_a_reset_connection_is_described(make: Make) -> None:
 
 @both
 def test_a_connection_that_closes_without_an_answer_is_described(make: Make) -> None:
-    with serving(lambda peer: peer.request() and None) as server:
+    with run_server(lambda peer: peer.request() and None) as server:
         found = describe_failure(make, server.url)
 
     assert found.startswith(f"localhost:{server.port} closed the connection before its answer")
@@ -115,7 +115,7 @@ def test_an_answer_that_is_not_http_is_described(make: Make, answer: bytes) -> N
         peer.request()
         peer.send(answer)
 
-    with serving(script) as server:
+    with run_server(script) as server:
         found = describe_failure(make, server.url)
 
     expected = f"localhost:{server.port} did not answer in HTTP (does it expect https://?)"
@@ -196,7 +196,7 @@ def test_a_bad_certificate_names_the_check_that_failed(
     make: Make, certificate: dict[str, object], words: str, authority: Authority
 ) -> None:
     tls = authority.server("localhost", **certificate)  # type: ignore[arg-type]
-    with serving(lambda peer: None, tls) as server:
+    with run_server(lambda peer: None, tls) as server:
         found = describe_failure(make, server.url, make_tls_context(authority))
 
     assert found.startswith(f"TLS with localhost:{server.port} failed: {words}")
@@ -206,7 +206,7 @@ def test_a_bad_certificate_names_the_check_that_failed(
 def test_an_unknown_authority_is_named_with_the_setting_that_helps(
     make: Make, authority: Authority
 ) -> None:
-    with serving(lambda peer: None, authority.server("localhost")) as server:
+    with run_server(lambda peer: None, authority.server("localhost")) as server:
         found = describe_failure(make, server.url)
 
     assert "its certificate comes from an unknown authority" in found
@@ -215,7 +215,7 @@ def test_an_unknown_authority_is_named_with_the_setting_that_helps(
 
 @both
 def test_a_certificate_for_another_host_is_described(make: Make, authority: Authority) -> None:
-    with serving(lambda peer: None, authority.server("example.org")) as server:
+    with run_server(lambda peer: None, authority.server("example.org")) as server:
         found = describe_failure(make, server.url, make_tls_context(authority))
 
     assert found.endswith("its certificate is for another host name than 'localhost'")
@@ -229,7 +229,7 @@ def test_a_certificate_without_key_identifiers_is_described(
     strict = make_tls_context(authority)
     strict.verify_flags |= ssl.VERIFY_X509_STRICT
     tls = authority.server("localhost", key_identifiers=False)
-    with serving(lambda peer: None, tls) as server:
+    with run_server(lambda peer: None, tls) as server:
         found = describe_failure(make, server.url, strict)
 
     assert "a rule that Python 3.13 and newer enforce: Missing Authority Key Identifier" in found
@@ -245,7 +245,7 @@ def test_the_tests_own_authority_passes_strict_checks(make: Make, authority: Aut
         peer.answer(b"hello")
 
     with (
-        serving(script, authority.server("localhost")) as server,
+        run_server(script, authority.server("localhost")) as server,
         httpx2.Client(transport=make(strict, {}), timeout=5) as client,
     ):
         assert client.get(server.url).text == "hello"
@@ -253,7 +253,7 @@ def test_the_tests_own_authority_passes_strict_checks(make: Make, authority: Aut
 
 @both
 def test_plain_http_where_tls_was_expected_is_described(make: Make) -> None:
-    with serving(lambda peer: peer.send(b"HTTP/1.1 400 Bad\r\n\r\n")) as server:
+    with run_server(lambda peer: peer.send(b"HTTP/1.1 400 Bad\r\n\r\n")) as server:
         found = describe_failure(make, f"https://localhost:{server.port}/v1")
 
     assert "it answers in plain HTTP" in found
@@ -265,7 +265,7 @@ def test_a_handshake_that_fails_names_openssl_s_reason(make: Make, authority: Au
     tls = authority.server("localhost")
     tls.maximum_version = ssl.TLSVersion.TLSv1_2
     tls.set_ciphers("AES256-SHA")  # needs RSA, and the key is of another type
-    with serving(lambda peer: None, tls) as server:
+    with run_server(lambda peer: None, tls) as server:
         found = describe_failure(make, server.url, make_tls_context(authority))
 
     assert "no protocol or cipher in common (sslv3 alert handshake failure)" in found
@@ -293,14 +293,14 @@ def test_other_failures_of_tls_are_described(reason: str, words: str) -> None:
 @contextmanager
 def serve_proxy(script: Callable[[Peer], None]) -> Iterator[dict[str, str]]:
     """The setting for a proxy with a password that behaves like ``script``."""
-    with serving(script) as server:
+    with run_server(script) as server:
         address = f"http://user:pass@localhost:{server.port}"
         yield {"http": address, "https": address}
 
 
 @both
 def test_a_proxy_that_cannot_be_reached_is_named_without_its_password(make: Make) -> None:
-    port = unused_port()
+    port = find_unused_port()
     address = f"http://user:pass@127.0.0.1:{port}"
 
     found = describe_failure(make, "https://up.test/v1", proxies={"https": address})

@@ -20,7 +20,7 @@ from forwarder.upstream.transport import gevent_transport
 from forwarder.upstream.transport.gevent_transport import GeventTransport
 from tests.helpers.certificates import Authority
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import Peer, Script, Server, encode_chunk, serving, unused_port
+from tests.helpers.loopback import Peer, Script, Server, encode_chunk, find_unused_port, run_server
 
 
 def echoing(peer: Peer) -> None:
@@ -50,7 +50,7 @@ def test_a_request_and_its_response_cross_unchanged() -> None:
         peer.request()
         peer.answer("grüße".encode(), b"X-One: 1", b"X-Two: a", b"X-Two: b", b"X-Empty:")
 
-    with serving(script) as server, client_of() as client:
+    with run_server(script) as server, client_of() as client:
         url = server.url + "/a%20b?c=d%26"
         response = client.post(url, content=b"\x00body", headers={"X-Mine": "ja"})
 
@@ -69,7 +69,7 @@ def test_a_request_and_its_response_cross_unchanged() -> None:
 
 
 def test_a_body_of_unknown_length_goes_out_in_chunks() -> None:
-    with serving(echoing) as server, client_of() as client:
+    with run_server(echoing) as server, client_of() as client:
         response = client.post(server.url, content=iter([b"ab", b"", b"cd"]))
         assert response.content == b"4\r\nabcd\r\n0\r\n\r\n"
         assert client.post(server.url, content=iter([])).content == b"0\r\n\r\n"
@@ -78,7 +78,7 @@ def test_a_body_of_unknown_length_goes_out_in_chunks() -> None:
 
 def test_large_bodies_cross_both_ways() -> None:
     body = bytes(range(256)) * 20_000
-    with serving(echoing) as server, client_of() as client:
+    with run_server(echoing) as server, client_of() as client:
         assert client.post(server.url, content=body).content == body
 
 
@@ -90,7 +90,7 @@ def test_interim_responses_are_passed_over() -> None:
             peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
             peer.answer(b"final")
 
-    with serving(script) as server, client_of() as client:
+    with run_server(script) as server, client_of() as client:
         for _ in range(2):
             response = client.get(server.url)
             assert (response.text, "link" in response.headers) == ("final", False)
@@ -104,7 +104,7 @@ def test_head_has_no_body_and_keeps_its_connection() -> None:
             if request.startswith(b"GET"):
                 peer.send(b"hello")
 
-    with serving(script) as server, client_of() as client:
+    with run_server(script) as server, client_of() as client:
         response = client.head(server.url)
         assert (response.content, response.headers["content-length"]) == (b"", "5")
         assert client.get(server.url).content == b"hello"
@@ -118,14 +118,14 @@ def test_an_answer_before_the_whole_request_was_read_is_received() -> None:
         peer.sock.shutdown(socket.SHUT_WR)
         peer.server.wait()
 
-    with serving(script) as server, client_of(timeout=2) as client:
+    with run_server(script) as server, client_of(timeout=2) as client:
         gevent.spawn_later(0.1, server.go.set)
         assert client.post(server.url, content=b"x" * 20_000_000).status_code == 413
 
 
 @check_each("value", ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\0b"])
 def test_a_header_cannot_smuggle_another(value: str) -> None:
-    with serving(echoing) as server, client_of() as client:
+    with run_server(echoing) as server, client_of() as client:
         with pytest.raises(httpx2.LocalProtocolError):
             client.get(server.url, headers={"X-Mine": value})
         assert server.requests == []
@@ -136,7 +136,7 @@ def test_a_header_that_is_not_ascii_spoils_no_answer() -> None:
         while peer.request():
             peer.answer(b"ok", b"X-Region: caf\xc3\xa9", b"X-Odd: \xff")
 
-    with serving(script) as server, client_of(max_connections=1) as client:
+    with run_server(script) as server, client_of(max_connections=1) as client:
         for _ in range(2):
             answer = client.get(server.url)
             assert answer.text == "ok"
@@ -153,7 +153,7 @@ def test_other_schemes_are_refused() -> None:
 
 
 def test_requests_in_sequence_share_one_connection() -> None:
-    with serving(echoing) as server, client_of() as client:
+    with run_server(echoing) as server, client_of() as client:
         for n in range(5):
             assert client.post(server.url, content=b"%d" % n).content == b"%d" % n
 
@@ -166,7 +166,7 @@ def test_requests_at_once_have_connections_of_their_own() -> None:
             time.sleep(0.05)
             peer.answer(b"a")
 
-    with serving(script) as server, client_of() as client:
+    with run_server(script) as server, client_of() as client:
         for _ in range(2):
             running = [gevent.spawn(client.get, server.url) for _ in range(5)]
             assert [greenlet.get(timeout=5).text for greenlet in running] == ["a"] * 5
@@ -175,7 +175,7 @@ def test_requests_at_once_have_connections_of_their_own() -> None:
 
 
 def test_servers_have_connections_of_their_own() -> None:
-    with serving(echoing) as one, serving(echoing) as two, client_of() as client:
+    with run_server(echoing) as one, run_server(echoing) as two, client_of() as client:
         for _ in range(2):
             client.post(one.url)
             client.post(two.url)
@@ -207,7 +207,7 @@ def test_idle_connection_closed_by_the_server_is_replaced(
     method: str, resend_posts: bool, ending: Script
 ) -> None:
     with (
-        serving(closing_once(ending)) as server,
+        run_server(closing_once(ending)) as server,
         client_of(resend_posts=resend_posts) as client,
     ):
         client.get(server.url)
@@ -219,7 +219,7 @@ def test_idle_connection_closed_by_the_server_is_replaced(
 @every_ending
 def test_a_post_is_not_sent_twice_unless_retries_are_on(ending: Script) -> None:
     """The server may have read it before it closed."""
-    with serving(closing_once(ending)) as server, client_of() as client:
+    with run_server(closing_once(ending)) as server, client_of() as client:
         client.get(server.url)
         with pytest.raises(httpx2.TransportError):
             client.post(server.url, content=b"once")
@@ -240,7 +240,7 @@ def test_request_is_not_repeated_after_the_server_began_to_work(
         time.sleep(0.15)
         ending(peer)
 
-    with serving(script) as server, client_of(resend_posts=True) as client:
+    with run_server(script) as server, client_of(resend_posts=True) as client:
         client.get(server.url)
         with pytest.raises(httpx2.TransportError):
             client.post(server.url, content=b"once")
@@ -256,7 +256,7 @@ def test_a_request_is_sent_again_once_at_most() -> None:
             peer.answer(b"hello")
             peer.request()
 
-    with serving(script) as server, client_of(resend_posts=True) as client:
+    with run_server(script) as server, client_of(resend_posts=True) as client:
         client.get(server.url)
         with pytest.raises(httpx2.RemoteProtocolError):
             client.post(server.url, content=b"again")
@@ -270,7 +270,7 @@ def test_a_dead_connection_is_not_replaced_by_another_dead_one() -> None:
         peer.answer(b"hello")
         peer.request()
 
-    with serving(script) as server, client_of() as client:
+    with run_server(script) as server, client_of() as client:
         running = [gevent.spawn(client.get, server.url) for _ in range(2)]
         gevent.joinall(running, timeout=5)
         assert client.get(server.url).text == "hello"
@@ -278,7 +278,7 @@ def test_a_dead_connection_is_not_replaced_by_another_dead_one() -> None:
 
 
 def test_a_fresh_connection_that_dies_is_not_tried_again() -> None:
-    with serving(lambda peer: peer.request() and None) as server, client_of() as client:
+    with run_server(lambda peer: peer.request() and None) as server, client_of() as client:
         with pytest.raises(httpx2.RemoteProtocolError):
             client.post(server.url, content=b"once")
         assert server.connections == 1
@@ -291,7 +291,7 @@ def test_a_request_that_was_half_answered_is_not_sent_again() -> None:
         peer.request()
         peer.send(b"HTTP/1.1 2")
 
-    with serving(script) as server, client_of() as client:
+    with run_server(script) as server, client_of() as client:
         client.get(server.url)
         with pytest.raises(httpx2.RemoteProtocolError):
             client.get(server.url)
@@ -303,7 +303,7 @@ def test_a_connection_is_not_kept_when_the_server_says_so() -> None:
         while peer.request():
             peer.answer(b"a", b"Connection: close")
 
-    with serving(script) as server, client_of() as client:
+    with run_server(script) as server, client_of() as client:
         client.get(server.url)
         client.get(server.url)
         assert count_opened(client) == 2
@@ -318,12 +318,12 @@ def never_answer(peer: Peer) -> None:
 
 def test_a_refused_connection_is_a_connect_error() -> None:
     with client_of() as client, pytest.raises(httpx2.ConnectError):
-        client.get(f"http://localhost:{unused_port()}")
+        client.get(f"http://localhost:{find_unused_port()}")
 
 
 def test_no_answer_is_a_read_time_out() -> None:
     with (
-        serving(never_answer) as server,
+        run_server(never_answer) as server,
         client_of(timeout=0.1) as client,
         pytest.raises(httpx2.ReadTimeout),
     ):
@@ -332,7 +332,7 @@ def test_no_answer_is_a_read_time_out() -> None:
 
 def test_heartbeats_do_not_lengthen_the_wait_for_an_answer() -> None:
     with (
-        serving(never_answer) as server,
+        run_server(never_answer) as server,
         client_of(timeout=0.1, heartbeat=0.02) as client,
         pytest.raises(httpx2.ReadTimeout),
     ):
@@ -341,7 +341,7 @@ def test_heartbeats_do_not_lengthen_the_wait_for_an_answer() -> None:
 
 def test_a_server_that_does_not_read_is_a_write_time_out() -> None:
     with (
-        serving(never_answer) as server,
+        run_server(never_answer) as server,
         client_of(timeout=0.2) as client,
         pytest.raises(httpx2.WriteTimeout),
     ):
@@ -354,7 +354,7 @@ def test_a_reset_is_a_read_error() -> None:
         peer.reset()
 
     with (
-        serving(script) as server,
+        run_server(script) as server,
         client_of() as client,
         pytest.raises(httpx2.ReadError),
     ):
@@ -367,7 +367,7 @@ def test_non_http_answer_is_a_protocol_error() -> None:
         peer.send(b"220 mail ready\r\n")
 
     with (
-        serving(script) as server,
+        run_server(script) as server,
         client_of() as client,
         pytest.raises(httpx2.RemoteProtocolError),
     ):
@@ -379,7 +379,7 @@ def test_a_failed_request_gives_its_place_back() -> None:
         if b"/good" in peer.request():
             peer.answer(b"good")
 
-    with serving(script) as server, client_of(timeout=0.5, max_connections=1) as client:
+    with run_server(script) as server, client_of(timeout=0.5, max_connections=1) as client:
         for _ in range(3):
             with pytest.raises(httpx2.RemoteProtocolError):
                 client.get(server.url)
@@ -393,7 +393,7 @@ def test_a_killed_request_gives_its_place_back() -> None:
         else:
             peer.server.wait()
 
-    with serving(script) as server, client_of(timeout=2, max_connections=1) as client:
+    with run_server(script) as server, client_of(timeout=2, max_connections=1) as client:
         running = gevent.spawn(client.get, server.url)
         gevent.sleep(0.05)
         running.kill()
@@ -402,7 +402,7 @@ def test_a_killed_request_gives_its_place_back() -> None:
 
 def test_too_many_requests_at_once_wait_and_then_time_out() -> None:
     limits = httpx2.Timeout(2, pool=0.05)
-    with serving(never_answer) as server, client_of(timeout=limits, max_connections=1) as client:  # type: ignore[arg-type]
+    with run_server(never_answer) as server, client_of(timeout=limits, max_connections=1) as client:  # type: ignore[arg-type]
         running = gevent.spawn(client.get, server.url)
         gevent.sleep(0.02)
         with pytest.raises(httpx2.PoolTimeout):
@@ -426,7 +426,7 @@ def authority(tmp_path: Path) -> Authority:
 
 def test_tls_is_spoken_and_its_connections_are_kept(authority: Authority) -> None:
     with (
-        serving(echoing, authority.server("localhost")) as server,
+        run_server(echoing, authority.server("localhost")) as server,
         client_of(tls=lambda: make_tls_context(authority)) as client,
     ):
         for size in (1, 100_000, 2):
@@ -436,7 +436,7 @@ def test_tls_is_spoken_and_its_connections_are_kept(authority: Authority) -> Non
 
 def test_a_certificate_from_a_stranger_is_a_connect_error(authority: Authority) -> None:
     with (
-        serving(echoing, authority.server("localhost")) as server,
+        run_server(echoing, authority.server("localhost")) as server,
         client_of(tls=lambda: gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) as client,
     ):
         with pytest.raises(httpx2.ConnectError):
@@ -458,7 +458,7 @@ def test_a_stream_over_tls_arrives_whole(headers: bytes, authority: Authority) -
             peer.send(encode_chunk(b""))
 
     with (
-        serving(script, authority.server("localhost")) as server,
+        run_server(script, authority.server("localhost")) as server,
         client_of(tls=lambda: make_tls_context(authority), heartbeat=0.005) as client,
         client.stream("GET", server.url) as response,
     ):
@@ -476,7 +476,7 @@ def test_a_stream_over_tls_that_is_cut_is_an_error(authority: Authority) -> None
         peer.send(encode_chunk(b"a"))
 
     with (
-        serving(script, authority.server("localhost")) as server,
+        run_server(script, authority.server("localhost")) as server,
         client_of(tls=lambda: make_tls_context(authority)) as client,
         client.stream("GET", server.url) as response,
     ):
@@ -522,7 +522,7 @@ def proxy_url(server: Server, user: str = "") -> str:
 
 
 def test_a_plain_request_names_its_whole_url_to_the_proxy() -> None:
-    with serving(echoing) as proxy:
+    with run_server(echoing) as proxy:
         settings = {"http": proxy_url(proxy, "us%40er:pa%20ss@")}
         with client_of(proxies=settings) as client:
             for _ in range(2):
@@ -536,8 +536,8 @@ def test_a_plain_request_names_its_whole_url_to_the_proxy() -> None:
 
 def test_a_tls_request_goes_through_a_tunnel(authority: Authority) -> None:
     with (
-        serving(echoing, authority.server("far.example")) as target,
-        serving(make_tunnel(target)) as proxy,
+        run_server(echoing, authority.server("far.example")) as target,
+        run_server(make_tunnel(target)) as proxy,
         client_of(
             proxies={"https": proxy_url(proxy, "user:pass@")},
             tls=lambda: make_tls_context(authority),
@@ -560,7 +560,7 @@ def test_a_proxy_that_refuses_is_a_proxy_error(authority: Authority) -> None:
         peer.send(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
 
     with (
-        serving(script) as proxy,
+        run_server(script) as proxy,
         client_of(
             proxies={"all": proxy_url(proxy)}, tls=lambda: make_tls_context(authority)
         ) as client,
@@ -570,7 +570,7 @@ def test_a_proxy_that_refuses_is_a_proxy_error(authority: Authority) -> None:
 
 
 def test_the_environment_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(echoing) as proxy, serving(echoing) as near:
+    with run_server(echoing) as proxy, run_server(echoing) as near:
         monkeypatch.setenv("HTTP_PROXY", proxy_url(proxy))
         monkeypatch.setenv("NO_PROXY", "localhost")
         with client_of(proxies=None) as client:
@@ -609,7 +609,7 @@ def test_the_sdk_hands_over_an_unread_response() -> None:
             time.sleep(0.05)
             peer.send(encode_chunk(b"data: [DONE]\n\n"), encode_chunk(b""))
 
-    with serving(script) as server, sdk(server.url, heartbeat=1.0) as client:
+    with run_server(script) as server, sdk(server.url, heartbeat=1.0) as client:
         for _ in range(2):
             arrivals = list(post(client).extensions["chunk_reader"])
             assert b"".join(arrivals) == b"data: {}\n\ndata: [DONE]\n\n"
@@ -625,7 +625,7 @@ def test_the_sdk_reads_an_error_through_the_transport() -> None:
             peer.send(body)
 
     with (
-        serving(script) as server,
+        run_server(script) as server,
         sdk(server.url, heartbeat=1.0) as client,
         pytest.raises(openai.RateLimitError) as caught,
     ):
@@ -645,7 +645,7 @@ def closing(peer: Peer) -> None:
 )
 def test_the_sdk_understands_a_failure(script: Script, error: type[Exception]) -> None:
     with (
-        serving(script) as server,
+        run_server(script) as server,
         sdk(server.url, heartbeat=0.05) as client,
         pytest.raises(error),
     ):
@@ -654,7 +654,7 @@ def test_the_sdk_understands_a_failure(script: Script, error: type[Exception]) -
 
 def test_the_sdk_understands_a_refused_connection() -> None:
     with (
-        sdk(f"http://localhost:{unused_port()}") as client,
+        sdk(f"http://localhost:{find_unused_port()}") as client,
         pytest.raises(openai.APIConnectionError),
     ):
         post(client)
@@ -667,7 +667,7 @@ def test_incomplete_error_body_is_a_read_timeout_behind_the_sdk() -> None:
         peer.server.wait()
 
     with (
-        serving(script) as server,
+        run_server(script) as server,
         sdk(server.url, heartbeat=0.05) as client,
         pytest.raises(httpx2.ReadTimeout),
     ):
@@ -684,7 +684,7 @@ def test_transport_connects_only_to_addresses_of_its_lookup() -> None:
         asked.append((host, port))
         return [(socket.AF_INET, ("127.0.0.1", port))] if len(asked) == 1 else []
 
-    with serving(echoing) as server, client_of(lookup=lookup) as client:
+    with run_server(echoing) as server, client_of(lookup=lookup) as client:
         port = httpx2.URL(server.url).port
         url = f"http://nowhere.invalid:{port}/"
         assert client.post(url, content=b"hi").text == "hi"
@@ -700,7 +700,7 @@ def test_transport_connects_only_to_addresses_of_its_lookup() -> None:
 
 
 def ask_hostile(script: Script, timeout: float = 5.0) -> None:
-    with serving(script) as server, client_of(timeout) as client:
+    with run_server(script) as server, client_of(timeout) as client:
         client.get(server.url)
 
 

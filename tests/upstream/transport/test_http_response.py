@@ -16,7 +16,7 @@ from forwarder.upstream.transport import http_response
 from forwarder.upstream.transport.gevent_transport import GeventTransport
 from forwarder.upstream.transport.http_response import GeventChunkReader, HttpResponseParser
 from tests.helpers.check_cases import check_each
-from tests.helpers.loopback import Peer, Script, Server, encode_chunk, serving
+from tests.helpers.loopback import Peer, Script, Server, encode_chunk, run_server
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
@@ -161,7 +161,7 @@ class Opened:
 def opening(script: Script, heartbeat: float | None = None, read: float = 5.0) -> Iterator[Opened]:
     # With a pool of one connection, a response that does not release it makes the next request fail.
     transport = GeventTransport(heartbeat=heartbeat, proxies={}, max_connections=1)
-    with serving(script) as server, httpx2.Client(transport=transport, timeout=read) as client:
+    with run_server(script) as server, httpx2.Client(transport=transport, timeout=read) as client:
         response = client.send(client.build_request("GET", server.url), stream=True)
         try:
             yield Opened(server, client, response)

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from forwarder.upstream.transport.pinned_transport import PinnedTransport
-from tests.helpers.loopback import Peer, serving, unused_port
+from tests.helpers.loopback import Peer, find_unused_port, run_server
 
 LOOPBACK = 2, ("127.0.0.1", 0)
 
@@ -26,7 +26,10 @@ def test_pinned_transport_connects_to_looked_up_addresses() -> None:
         asked.append((host, port))
         return [LOOPBACK]
 
-    with serving(answering) as server, httpx2.Client(transport=PinnedTransport(lookup)) as client:
+    with (
+        run_server(answering) as server,
+        httpx2.Client(transport=PinnedTransport(lookup)) as client,
+    ):
         port = httpx2.URL(server.url).port
         response = client.get(f"http://nowhere.invalid:{port}/")
 
@@ -37,7 +40,7 @@ def test_pinned_transport_connects_to_looked_up_addresses() -> None:
 
 def test_pinned_transport_without_an_address_fails() -> None:
     with (
-        serving(answering) as server,
+        run_server(answering) as server,
         httpx2.Client(transport=PinnedTransport(lambda host, port: [])) as client,
         pytest.raises(httpx2.ConnectError),
     ):
@@ -50,7 +53,10 @@ def test_the_next_address_is_tried_when_one_does_not_answer() -> None:
     def lookup(host: str, port: int) -> list[Any]:
         return [(2, ("127.0.0.2", 0)), LOOPBACK]
 
-    with serving(answering) as server, httpx2.Client(transport=PinnedTransport(lookup)) as client:
+    with (
+        run_server(answering) as server,
+        httpx2.Client(transport=PinnedTransport(lookup)) as client,
+    ):
         assert client.get(server.url).text == "here"
 
 
@@ -59,7 +65,7 @@ def test_pinned_transport_fails_if_no_address_answers() -> None:
         httpx2.Client(transport=PinnedTransport(lambda host, port: [LOOPBACK])) as client,
         pytest.raises(httpx2.ConnectError),
     ):
-        client.get(f"http://127.0.0.1:{unused_port()}/")
+        client.get(f"http://127.0.0.1:{find_unused_port()}/")
 
 
 def test_closing_leaves_an_answer_that_is_being_read() -> None:
@@ -73,7 +79,7 @@ def test_closing_leaves_an_answer_that_is_being_read() -> None:
     go = threading.Event()
     transport = PinnedTransport(lambda host, port: [LOOPBACK])
     with (
-        serving(slowly) as server,
+        run_server(slowly) as server,
         httpx2.Client(transport=transport) as client,
         client.stream("GET", server.url) as response,
     ):
