@@ -46,6 +46,7 @@ CHUNKS: dict[str, Callable[[int], Json]] = {
     "content": lambda i: {"content": TEXT},
     "blank thoughts": lambda i: {"reasoning_content": " \n" * 100},
     "thoughts in tags": lambda i: {"content": f"<think>{TEXT}" if i == 0 else TEXT},
+    "images": lambda i: {"images": [{"index": i, "url": TEXT}, {"url": TEXT}]},
     "annotations": lambda i: {
         "annotations": [{"type": "url_citation", "url_citation": {"url": f"http://a.test/{i}"}}]
     },

@@ -100,6 +100,7 @@ class MessagePieces(dict[str, Any]):
     def __init__(self) -> None:
         super().__init__()
         self.call_index = ToolCallIndex()
+        self.image_positions: dict[int, int] = {}
 
 
 def merge_delta(message: MessagePieces, delta: Json) -> None:
@@ -135,16 +136,11 @@ def merge_images(message: MessagePieces, key: str, value: Any) -> None:
         return
     images = message.setdefault(key, [])
     for image in value:
-        index = read_index(image)
-        indexes = [read_index(earlier) for earlier in images]
-        if index is not None and index in indexes:
-            images[indexes.index(index)] = image
-        else:
-            images.append(image)
-
-
-def read_index(entry: Any) -> Any:
-    return entry.get("index") if isinstance(entry, dict) else None
+        index = image.get("index") if isinstance(image, dict) else None
+        position = len(images)
+        if isinstance(index, int):
+            position = message.image_positions.setdefault(index, position)
+        images[position : position + 1] = [image]
 
 
 def merge_metadata(message: MessagePieces, key: str, value: Any) -> None:

@@ -192,7 +192,7 @@ class ResponsesRepairer:
         if stem not in _PART_FIELDS and stem != "content_part":
             return []
         index = event.setdefault("content_index", 0)
-        is_announced = index in item.announced_parts
+        is_announced = index is None or index in item.announced_parts
         item.announced_parts.add(index)
         if is_announced or stem == "content_part":
             return []

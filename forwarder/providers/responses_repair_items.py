@@ -138,7 +138,7 @@ class RepairedItems:
 
     def add_item(self, index: object, item: Json, announced: bool) -> RepairedItem:
         """Add an item, at its index unless that is taken."""
-        if not isinstance(index, int) or index in self._by_index:
+        if type(index) is not int or index in self._by_index:
             index = max(self._by_index, default=-1) + 1
         self._by_index[index] = RepairedItem(index, self.complete_item(item), announced)
         return self._by_index[index]
