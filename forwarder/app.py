@@ -25,12 +25,13 @@ from forwarder.console import upstreams as upstream_pages
 from forwarder.console import usage as usage_page
 from forwarder.console.blueprint import blueprint as console_blueprint
 from forwarder.context.request_context import RequestObserver
-from forwarder.core.cooperative_loops import LARGE_BYTES, set_pause
 from forwarder.core.large_bodies import take_turn
+from forwarder.core.paced_iteration import LARGE_BYTES, set_pause
 from forwarder.observability.capture.replay import ReplayRequest
 from forwarder.observability.logging import configure_logging
 from forwarder.server import (
     client_keys,
+    codex_search,
     conversations,
     diagnostics,
     docs,
@@ -44,7 +45,6 @@ from forwarder.server import (
     openai,
     openapi,
     request_hooks,
-    standalone_search,
     stored_answers,
     usage,
     vector_stores,
@@ -55,11 +55,11 @@ from forwarder.server.browser_guard import guard_browsers
 from forwarder.server.cors import CrossOrigin
 from forwarder.server.extension import install_extension
 from forwarder.server.form_body import MAX_FORM_PARTS, FormRequest
-from forwarder.server.replay import install_replay
+from forwarder.server.replay_application import install_replay
 from forwarder.services import ReplayOverrides, Services
 
 V1_MODULES = (
-    openai, messages, files, images, vector_stores, standalone_search, stored_answers,
+    openai, messages, files, images, vector_stores, codex_search, stored_answers,
     conversations, websocket,
 )  # fmt: skip
 """Modules of which all routes have the prefix ``/v1``. With `PathAliases`, clients may omit it."""

@@ -22,10 +22,10 @@ from forwarder.config.settings import Settings, UpstreamSettings
 from forwarder.config.upstream_endpoints import ORIGIN_SIGN
 from forwarder.context.client_identity import ClientNames
 from forwarder.context.request_context import RequestContext, RequestObserver
+from forwarder.core.blocking_work import get_address_info
 from forwarder.core.body_memory import PEAK_COPIES, BodyMemory
 from forwarder.core.cleanup import CleanupStack
 from forwarder.core.client_headers import HeaderSelection
-from forwarder.core.concurrency import get_address_info
 from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import Unsupported
 from forwarder.core.form_disk_limit import FormDiskLimit
@@ -40,10 +40,10 @@ from forwarder.middleware.reasoning_cache.memory_backend import CacheBackend, Me
 from forwarder.middleware.reasoning_cache.signatures import SignatureCache
 from forwarder.models.catalog import Catalog
 from forwarder.models.codex import digest_settings
-from forwarder.models.health import HealthMonitor, HealthTargets, record_verification
 from forwarder.models.registration import ModelRegistration
 from forwarder.models.registry import DatabaseModelRegistry, ModelRegistry, NullModelRegistry
 from forwarder.models.router import Router
+from forwarder.models.upstream_health import HealthMonitor, HealthTargets, record_verification
 from forwarder.observability.capture import CaptureObserver, make_capture_observer
 from forwarder.observability.logging import log_configuration
 from forwarder.observability.metrics import MetricsObserver, ProcessState, read_resident_memory
@@ -63,10 +63,10 @@ from forwarder.storage.reasoning_cache import DatabaseBackend
 from forwarder.storage.repositories.files import FileRepository
 from forwarder.storage.repositories.usage import UsageRepository
 from forwarder.upstream.client import Upstream
-from forwarder.upstream.per_upstream import PerUpstream
 from forwarder.upstream.resilience import Resilience, UpstreamState
 from forwarder.upstream.resilience.shared_state import RedisStorage, SharedState
 from forwarder.upstream.transport import select_transport
+from forwarder.upstream.upstream_map import PerUpstream
 from forwarder.usage.counter import UsageCounter
 from forwarder.usage.prices import PriceTable
 from forwarder.usage.report import UsageReporter

@@ -23,7 +23,7 @@ from forwarder.observability.capture.replay import (
     list_caveats,
     read_recorded_answer,
 )
-from forwarder.server.replay import AnswerRequest, replay_offline, replay_to_upstream
+from forwarder.server.replay_application import AnswerRequest, replay_offline, replay_to_upstream
 
 
 class ReplayError(click.ClickException):

@@ -18,7 +18,7 @@ from forwarder.core.types import Json
 from forwarder.pipeline.dry_run import detect_protocol
 from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
-from forwarder.server.request_shape import adapt_shape
+from forwarder.server.mixed_request_shapes import adapt_shape
 from forwarder.services import Services
 from forwarder.upstream.quirk_probe import QuirkProbe, format_quirks_setting, pick_model
 

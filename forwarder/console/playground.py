@@ -29,7 +29,7 @@ from forwarder.context.redaction import (
     collect_settings_secrets,
     collect_upstream_secrets,
 )
-from forwarder.core.concurrency import BlockingPool
+from forwarder.core.blocking_work import BlockingPool
 from forwarder.core.errors import ForwarderError, InvalidRequest, NotFound
 from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
@@ -42,8 +42,8 @@ from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.server import request_hooks
 from forwarder.server.extension import get_gateway, get_request, get_services
 from forwarder.server.json_body import read_body
+from forwarder.server.mixed_request_shapes import adapt_shape
 from forwarder.server.request_hooks import build_public_address
-from forwarder.server.request_shape import adapt_shape
 from forwarder.server.serving import EventStreamResponse
 from forwarder.services import Services, list_registered_upstreams
 

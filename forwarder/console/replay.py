@@ -30,7 +30,7 @@ from forwarder.console.playground import (
     make_redactor,
     require_ascii_key,
 )
-from forwarder.core.concurrency import BlockingPool
+from forwarder.core.blocking_work import BlockingPool
 from forwarder.core.errors import ForwarderError
 from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
@@ -46,7 +46,7 @@ from forwarder.observability.capture.replay import (
 )
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.server.extension import get_request, get_services
-from forwarder.server.replay import get_replay_function, replay_offline
+from forwarder.server.replay_application import get_replay_function, replay_offline
 
 MODES = {
     "recorded": "to the recorded answers of the upstream; no upstream is called",

@@ -33,10 +33,10 @@ from forwarder.core.errors import (
 )
 from forwarder.core.types import Json
 from forwarder.core.url_secrets import describe_url
-from forwarder.models.health import HISTORY_SIZE, HealthTarget
 from forwarder.models.health_probe import ProbeResult
 from forwarder.models.registered_model import RegisteredModel
 from forwarder.models.registry import make_disabled_error
+from forwarder.models.upstream_health import HISTORY_SIZE, HealthTarget
 from forwarder.protocols.chat import CHAT
 from forwarder.providers import PROFILE_FIELDS, convert_types
 from forwarder.providers.learned_cache import MAX_AGE_SECONDS, serialize_changes

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from forwarder.core.cooperative_loops import LARGE_BYTES, give_way
+from forwarder.core.paced_iteration import LARGE_BYTES, give_way
 
 MAX_HEAD_LENGTH = 4096
 """The data of a data URL must begin within this many characters; the rest is not searched."""

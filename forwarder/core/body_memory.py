@@ -23,9 +23,9 @@ from typing import Any
 
 from gevent import monkey
 
-from forwarder.core.cooperative_loops import LARGE_BYTES
 from forwarder.core.errors import Overloaded, TooLarge
 from forwarder.core.json_lenient import measure_text
+from forwarder.core.paced_iteration import LARGE_BYTES
 
 _READ_BYTES = 2**16
 """Most bytes per read. Bodies up to this size are never refused."""

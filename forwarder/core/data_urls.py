@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 from forwarder.core.base64_text import MAX_HEAD_LENGTH, remove_blanks
-from forwarder.core.cooperative_loops import LARGE_BYTES, give_way
+from forwarder.core.paced_iteration import LARGE_BYTES, give_way
 
 UNKNOWN = "application/octet-stream"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from forwarder.core.cooperative_loops import LARGE_BYTES, give_way
+from forwarder.core.paced_iteration import LARGE_BYTES, give_way
 
 MAX_WRITABLE_DEPTH = 254
 """The nesting depth that orjson can write; it reads four times as deep."""

@@ -10,7 +10,7 @@ import gevent
 from gevent import monkey
 from gevent.lock import Semaphore
 
-from forwarder.core.cooperative_loops import LARGE_BYTES
+from forwarder.core.paced_iteration import LARGE_BYTES
 
 _PAUSE_SECONDS = 1e-4
 """Seconds for other requests.  A pause of 0 would end before the loop polls its sockets."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from forwarder.core.concurrency import BackgroundRun, spawn
+from forwarder.core.blocking_work import BackgroundRun, spawn
 
 STOP_SECONDS = 2.0
 """Seconds that `PeriodicTask.stop` waits for work that is running."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
 
-from forwarder.core.concurrency import TaskResult, spawn
+from forwarder.core.blocking_work import TaskResult, spawn
 
 T = TypeVar("T")
 

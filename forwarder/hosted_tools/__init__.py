@@ -9,7 +9,7 @@ Design:
   client and a Chat upstream. `dropped_tools.py` removes tools that nothing can run.
 - **Kinds** (`tool_kind.py`): each kind of hosted tools is a class in its own module and a row of
   the table in `kind_table.py`. It knows its tools, its items, and its names in ``tool_choice`` and
-  ``include``. `first_request.py` asks the kinds for the functions of a request, and
+  ``include``. `request_preparation.py` asks the kinds for the functions of a request, and
   `tool_choice.py` converts ``tool_choice``. `tool_services.py` builds the kinds that the settings
   allow.
 - **One response** (`response_merger.py`): the events of all rounds are renumbered as one stream. A
@@ -30,13 +30,14 @@ Design:
   loop in a native thread (`asyncio_thread.py`). The loop waits with the system's selector and never
   enters gevent's hub; an async watcher wakes greenlets. Sessions belong to a response. Sessions
   with commands (`mcp_stdio.py`), which only the operator can configure, are shared. Lists of tools
-  are cached by server and credentials. `mapped_tools.py` maps hosted tools to tools of MCP servers.
+  are cached by server and credentials. `mcp_mapped_tools.py` maps hosted tools to tools of MCP
+  servers.
 - **Web search** (`web_search.py`): three functions (search, open a page, find text in a page). They
   use the operator's search engine (`web_search_backends.py`), an upstream with a web search
-  (`upstream_search.py`) or a tool of an MCP server (`mcp_search.py`), and read pages through the
-  guarded fetcher (`page_reader.py`). Links in the answer to pages that the model has seen become
-  ``url_citation`` annotations (`citations.py`). Codex's own search (`standalone_search.py`) uses
-  the same engine and page reader.
+  (`web_search_upstream.py`) or a tool of an MCP server (`web_search_mcp.py`), and read pages
+  through the guarded fetcher (`page_reader.py`). Links in the answer to pages that the model has
+  seen become ``url_citation`` annotations (`citations.py`). Codex's own search (`codex_search.py`)
+  uses the same engine and page reader.
 - **File search** (`file_search.py`) searches the vector stores of the forwarder.
 - **Images** (`image_generation.py`): one function. It uses the images API of an upstream, or a
   model that generates images (`image_makers.py`). The client receives the image, the model a note.
@@ -47,11 +48,11 @@ Design:
 
 from forwarder.hosted_tools.chat_loop import with_hosted_chat_tools, with_search_parameter_names
 from forwarder.hosted_tools.dropped_tools import with_dropped_tools
-from forwarder.hosted_tools.first_request import LoopContext
 from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
 from forwarder.hosted_tools.mcp_server import McpServer, parse_server_file
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.page_reader import PageReader
+from forwarder.hosted_tools.request_preparation import LoopContext
 from forwarder.hosted_tools.responses_loop import (
     with_extra_tools,
     with_hosted_tools,

@@ -20,7 +20,7 @@ import anyio
 from gevent import get_hub, monkey
 from gevent.event import Event as GreenletEvent
 
-from forwarder.core.concurrency import TaskResult
+from forwarder.core.blocking_work import TaskResult
 
 T = TypeVar("T")
 

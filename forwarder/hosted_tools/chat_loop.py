@@ -18,8 +18,8 @@ from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Batch, Event, EventStream, Handler, Json
 from forwarder.core.validate import LIST, read_field
 from forwarder.hosted_tools.citations import find_citations
-from forwarder.hosted_tools.first_request import FirstRequest, LoopContext
 from forwarder.hosted_tools.hosted_function import HostedFunction, RunningCall
+from forwarder.hosted_tools.request_preparation import FirstRequest, LoopContext
 from forwarder.hosted_tools.responses_loop import LIMIT_NOTE, MAX_CALLS
 from forwarder.hosted_tools.tool_kind import ClientWatch
 from forwarder.middleware.chat_chunks import close_stream, make_usage_chunk

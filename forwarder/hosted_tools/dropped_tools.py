@@ -11,9 +11,9 @@ from forwarder.core.errors import Unsupported
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import LIST, read_field
-from forwarder.hosted_tools.first_request import ADDITIONAL_TOOLS
+from forwarder.hosted_tools.request_preparation import ADDITIONAL_TOOLS
 from forwarder.protocols.hosted_tool_names import find_hosted_name
-from forwarder.translation.responses_over_chat.toolbox import make_hosted_tool_error
+from forwarder.translation.responses_over_chat.tools import make_hosted_tool_error
 
 LOSS_REASON = "the upstream cannot run this tool"
 

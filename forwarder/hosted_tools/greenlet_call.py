@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from forwarder.core.concurrency import spawn
+from forwarder.core.blocking_work import spawn
 from forwarder.core.errors import ForwarderError
 from forwarder.core.types import Json
 from forwarder.hosted_tools.hosted_function import CallOutcome

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from forwarder.hosted_tools.file_search import FileSearchKind
 from forwarder.hosted_tools.image_generation import FetchImage, ImageGenerationKind
 from forwarder.hosted_tools.image_makers import IMAGE_SECONDS, ImageMaker
-from forwarder.hosted_tools.mapped_tools import MappedTool, build_mapped_kind
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_kind import McpKind
+from forwarder.hosted_tools.mcp_mapped_tools import MappedTool, build_mapped_kind
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.tool_kind import HistoryKind, ToolKind
 from forwarder.hosted_tools.web_search import WebSearch, WebSearchKind

@@ -19,7 +19,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from forwarder.core.concurrency import get_address_info
+from forwarder.core.blocking_work import get_address_info
 from forwarder.core.ssrf import AddressGuard, ResolvedAddress
 from forwarder.hosted_tools.asyncio_thread import AsyncioThread, PendingTask, TaskCancelled
 from forwarder.hosted_tools.mcp_content import McpTool, ToolResult, measure_tools

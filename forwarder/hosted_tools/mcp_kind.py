@@ -46,7 +46,7 @@ from forwarder.hosted_tools.tool_kind import (
     ToolSet,
     tool_name_collision,
 )
-from forwarder.translation.responses_over_chat.toolbox import flatten_name
+from forwarder.translation.responses_over_chat.tools import flatten_name
 
 NOT_ANSWERED = "The user has not answered the request to approve this call."
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from forwarder.core.blocking_work import ClientSlots
 from forwarder.core.body_memory import BodyMemory, KeptData
-from forwarder.core.concurrency import ClientSlots
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest
 from forwarder.hosted_tools.greenlet_call import ToolFailure

@@ -14,9 +14,9 @@ from typing import Any
 from forwarder.core.errors import ForwarderError, InvalidRequest, Unsupported
 from forwarder.core.types import Batch, EventStream, Handler, Json
 from forwarder.core.validate import INT, LIST, read_field
-from forwarder.hosted_tools.first_request import FirstRequest, LoopContext
 from forwarder.hosted_tools.history import make_function_output
 from forwarder.hosted_tools.hosted_function import CallOutcome, RunningCall
+from forwarder.hosted_tools.request_preparation import FirstRequest, LoopContext
 from forwarder.hosted_tools.response_merger import HostedCall, ResponseMerger, Round, make_round
 from forwarder.hosted_tools.tool_choice import end_hosted_calls, relax_choice
 from forwarder.hosted_tools.tool_kind import ClientWatch

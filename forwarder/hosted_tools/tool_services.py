@@ -8,26 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from forwarder.config.settings import ConfigError, Settings
+from forwarder.core.blocking_work import get_address_info
 from forwarder.core.cancellation import CancelToken
-from forwarder.core.concurrency import get_address_info
 from forwarder.core.data_urls import Blob
 from forwarder.core.ssrf import AddressGuard
 from forwarder.core.types import Json
-from forwarder.hosted_tools.first_request import LoopContext
 from forwarder.hosted_tools.image_generation import FetchImage
 from forwarder.hosted_tools.image_makers import ApiImageMaker, ChatImageMaker, ImageMaker
 from forwarder.hosted_tools.kind_table import ToolResources, build_kinds
-from forwarder.hosted_tools.mapped_tools import MappedTool
 from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
-from forwarder.hosted_tools.mcp_search import McpSearch
+from forwarder.hosted_tools.mcp_mapped_tools import MappedTool
 from forwarder.hosted_tools.mcp_server import McpServer, parse_server_file
 from forwarder.hosted_tools.mcp_tools import McpPolicy
 from forwarder.hosted_tools.page_reader import MAX_PAGE_BYTES, PageReader
+from forwarder.hosted_tools.request_preparation import LoopContext
 from forwarder.hosted_tools.tool_context import ToolClient, UpstreamAccess
 from forwarder.hosted_tools.tool_kind import ignore_call
-from forwarder.hosted_tools.upstream_search import UpstreamSearch
 from forwarder.hosted_tools.web_search import WebSearch
 from forwarder.hosted_tools.web_search_backends import SearchBackend, SearchEngine
+from forwarder.hosted_tools.web_search_mcp import McpSearch
+from forwarder.hosted_tools.web_search_upstream import UpstreamSearch
 from forwarder.middleware.media import Fetcher
 
 

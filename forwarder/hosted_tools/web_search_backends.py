@@ -2,7 +2,7 @@
 
 `BACKENDS` has one row for each engine. All of them answer JSON over HTTP. The operator configures
 one by name, address and key, so its address is not guarded. Other searches of the same interface
-(`SearchBackend`) are in `upstream_search.py` and `mcp_search.py`.
+(`SearchBackend`) are in `web_search_upstream.py` and `web_search_mcp.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx2
 import orjson
 
-from forwarder.core.concurrency import ClientSlots
+from forwarder.core.blocking_work import ClientSlots
 from forwarder.core.types import Json
 from forwarder.hosted_tools.greenlet_call import ToolFailure
 from forwarder.hosted_tools.tool_context import CallScope

@@ -1,8 +1,8 @@
 """Delivers annotations and files of an answer that the forwarder cuts.
 
 The translator emits side-data chunks during such an answer, each with all annotations so far (see
-`translation/chat_over_responses/side_data.py`). This middleware removes these chunks and sends the
-annotations that lie before the cut at the end of the answer.
+`translation/chat_over_responses/citations_and_files.py`). This middleware removes these chunks and
+sends the annotations that lie before the cut at the end of the answer.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from forwarder.core.types import Batch, Event, EventStream, Handler, Json
 from forwarder.middleware.chat_chunks import has_side_data, read_first_choice, replace_choice
+from forwarder.translation.chat_over_responses.citations_and_files import SIDE_DATA
 from forwarder.translation.chat_over_responses.request import is_answer_cut
-from forwarder.translation.chat_over_responses.side_data import SIDE_DATA
 
 
 def with_cut_annotations(handler: Handler) -> Handler:

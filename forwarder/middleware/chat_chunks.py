@@ -7,7 +7,7 @@ from typing import Any
 
 from forwarder.core.types import Event, EventStream, Json
 from forwarder.protocols.types import ChunkChoice, FinishReason
-from forwarder.translation.chat_over_responses.side_data import SIDE_DATA
+from forwarder.translation.chat_over_responses.citations_and_files import SIDE_DATA
 
 TEXT_FIELDS = ("reasoning_content", "content", "refusal")
 """The fields of a delta that hold generated text."""

@@ -25,8 +25,8 @@ from jsonschema.validators import extend
 from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
 from referencing import Registry
 
-from forwarder.core.cooperative_loops import give_way
 from forwarder.core.errors import InvalidRequest
+from forwarder.core.paced_iteration import give_way
 from forwarder.core.types import Json
 
 MAX_STEPS = 50_000

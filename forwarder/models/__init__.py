@@ -7,6 +7,6 @@
 - `registration.py`: validates, verifies and stores a registered model.
 - `registry.py`: all registered models, shared by all workers.
 - `health_probe.py`: checks the host, key and model of an upstream with one request.
-- `health.py`: the last probe result of each upstream and registered model.
+- `upstream_health.py`: the last probe result of each upstream and registered model.
 - `ollama_views.py`: models as responses of Ollama's API.
 """

@@ -26,7 +26,7 @@ from forwarder.models.registered_model import add_tag, strip_tag
 from forwarder.models.router import CODEX_HELPER_MODELS, CODEX_REVIEWER, Router
 from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 from forwarder.upstream.client import Upstream
-from forwarder.upstream.per_upstream import PerUpstream
+from forwarder.upstream.upstream_map import PerUpstream
 
 _LIST_TIMEOUT_SECONDS = 5.0
 """Timeout of a model list request to an upstream."""

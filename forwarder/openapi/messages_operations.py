@@ -27,7 +27,7 @@ from forwarder.openapi.schemas import (
     refer,
 )
 from forwarder.protocols.messages import VERSION_HEADER
-from forwarder.protocols.messages_tables import MESSAGES_ITEM_TABLES, MESSAGES_PARAMETERS
+from forwarder.protocols.messages_dispositions import MESSAGES_ITEM_TABLES, MESSAGES_PARAMETERS
 
 _HI: Json = {"role": "user", "content": "Say hi."}
 

@@ -20,7 +20,7 @@ from forwarder.openapi.operation import (
 from forwarder.openapi.schemas import make_list, make_object, refer
 from forwarder.server.conversations import MAX_ITEMS_PER_REQUEST
 from forwarder.storage import pagination
-from forwarder.storage.include import HIDDEN_FIELDS
+from forwarder.storage.include_filter import HIDDEN_FIELDS
 
 _METADATA: Json = refer("Metadata")
 _METADATA_REQUEST = {JSON: make_object({"metadata": _METADATA}, ("metadata",))}

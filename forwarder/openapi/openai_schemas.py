@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from forwarder.core.types import Json
-from forwarder.hosted_tools.standalone_search import COMMANDS, RESPONSE_LENGTHS
+from forwarder.hosted_tools.codex_search import COMMANDS, RESPONSE_LENGTHS
 from forwarder.openapi.schemas import (
     OBJECT,
     TEXT,

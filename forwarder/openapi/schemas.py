@@ -16,7 +16,7 @@ import orjson
 
 from forwarder.core.types import Json
 from forwarder.core.validate import JsonTypes
-from forwarder.protocols.items import DispositionTable, parse_row_type
+from forwarder.protocols.item_dispositions import DispositionTable, parse_row_type
 from forwarder.protocols.parameters import Disposition
 
 PREFIX = "#/components/schemas/"

@@ -1,4 +1,7 @@
-"""Finds the endpoint or member of a group to which a request belongs.
+"""Finds what ties a request to an endpoint or a member of a group.
+
+That is the key of its conversation, or the endpoint that stores what it continues. `Resilience`
+chooses the endpoint by it (`upstream/resilience/balance.py`).
 
 The upstream's prompt cache knows the beginning of a conversation only where the conversation was
 before, and data that an upstream stores exists only at one key and host.

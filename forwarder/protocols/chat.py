@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from forwarder.protocols import framing
 from forwarder.protocols.fold import fold_chat
-from forwarder.protocols.items import CHAT_ITEM_TABLES
+from forwarder.protocols.item_dispositions import CHAT_ITEM_TABLES
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, list_client_names
 from forwarder.protocols.protocol import AUTO_STYLE, ConversationFields, Framing, UpstreamProtocol
 from forwarder.protocols.stream_end import append_chat_error, require_complete_chat_stream

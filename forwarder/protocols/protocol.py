@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from forwarder.core.errors import ForwarderError
 from forwarder.core.types import Batch, EventStream, Json
-from forwarder.protocols.items import DispositionTable
+from forwarder.protocols.item_dispositions import DispositionTable
 from forwarder.protocols.parameters import Disposition
 from forwarder.protocols.stream_end import CompletenessCheck, InterruptibleStream
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from forwarder.protocols import framing
 from forwarder.protocols.fold import fold_responses
-from forwarder.protocols.items import RESPONSES_ITEM_TABLES
+from forwarder.protocols.item_dispositions import RESPONSES_ITEM_TABLES
 from forwarder.protocols.parameters import RESPONSES_OVER_CHAT, list_client_names
 from forwarder.protocols.protocol import AUTO_STYLE, ConversationFields, Framing, UpstreamProtocol
 from forwarder.protocols.stream_end import append_responses_error, require_complete_responses_stream

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from forwarder.core.cooperative_loops import iter_paced
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
 from forwarder.protocols.chat_reasoning import REASONING_DETAIL_FIELDS

@@ -15,8 +15,15 @@ from forwarder.core.ids import ID_SOURCE
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream, Json
 from forwarder.core.validate import DICT, read_field
-from forwarder.providers import chat_messages, media, names, responses_api, thinking, tools
-from forwarder.providers.names import map_long_names, restore_names
+from forwarder.providers import (
+    chat_messages,
+    name_shortening,
+    responses_api,
+    thinking,
+    tool_result_media,
+    tools,
+)
+from forwarder.providers.name_shortening import map_long_names, restore_names
 from forwarder.providers.profile import Profile
 from forwarder.providers.responses_repair import repair_stream
 
@@ -123,7 +130,9 @@ def adapt_response_format(body: Json, profile: Profile, loss_report: LossReport)
 
 
 def adapt_messages(body: Json, profile: Profile, loss_report: LossReport) -> None:
-    placed = media.place_media(tools.read_objects(body, "messages"), profile, loss_report)
+    placed = tool_result_media.place_media(
+        tools.read_objects(body, "messages"), profile, loss_report
+    )
     for name in chat_messages.find_lost_fields(placed, profile):
         loss_report.note(f"messages.{name}", f"{profile.name} does not take it")
     if chat_messages.has_missing_signature(placed, profile):
@@ -148,7 +157,7 @@ _ADAPTATION_STEPS: dict[str, tuple[AdaptationStep, ...]] = {
         adapt_response_format,
         thinking.apply_thinking_switch,
         adapt_messages,
-        names.fit_names,
+        name_shortening.fit_names,
     ),
     "responses": (
         drop_parameters,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.core.cooperative_loops import iter_paced
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.types import Json
 from forwarder.protocols.chat_reasoning import REASONING_DETAIL_FIELDS, REASONING_FIELDS
 from forwarder.protocols.signatures import (

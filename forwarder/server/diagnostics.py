@@ -17,7 +17,7 @@ from forwarder.server import request_hooks
 from forwarder.server.auth import authenticate_client, require_administrator
 from forwarder.server.base_paths import get_requested_style
 from forwarder.server.extension import get_gateway, get_request, get_services
-from forwarder.server.request_shape import adapt_shape
+from forwarder.server.mixed_request_shapes import adapt_shape
 from forwarder.server.serving import json_answer, read_json_body
 
 blueprint = Blueprint("diagnostics", __name__)

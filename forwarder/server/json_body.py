@@ -10,9 +10,9 @@ from flask import Flask
 from werkzeug.wsgi import get_input_stream
 
 from forwarder.core import json_lenient
-from forwarder.core.cooperative_loops import LARGE_BYTES
 from forwarder.core.errors import InvalidRequest, TooLarge
 from forwarder.core.large_bodies import take_turn
+from forwarder.core.paced_iteration import LARGE_BYTES
 from forwarder.core.types import Json
 from forwarder.server.content_encoding import DecodedBody
 from forwarder.server.extension import get_request

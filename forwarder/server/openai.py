@@ -11,7 +11,7 @@ from forwarder.core.types import EventStream, Json
 from forwarder.protocols.registry import find_api
 from forwarder.server.auth import authenticate_client
 from forwarder.server.extension import get_gateway, get_services
-from forwarder.server.request_shape import adapt_shape
+from forwarder.server.mixed_request_shapes import adapt_shape
 from forwarder.server.serving import json_answer, serve, serve_embeddings, serve_whole_answer
 
 blueprint = Blueprint("openai", __name__)

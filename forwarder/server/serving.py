@@ -28,9 +28,9 @@ from forwarder.server import request_hooks
 from forwarder.server.base_paths import get_requested_style
 from forwarder.server.extension import get_gateway, get_request, get_services
 from forwarder.server.json_body import read_body
-from forwarder.server.request_shape import adapt_shape
+from forwarder.server.mixed_request_shapes import adapt_shape
 from forwarder.storage.history_reference import is_background
-from forwarder.storage.include import hide_batch_reasoning, wants_encrypted_reasoning
+from forwarder.storage.include_filter import hide_batch_reasoning, wants_encrypted_reasoning
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

@@ -15,7 +15,7 @@ from forwarder.core.validate import read_field
 from forwarder.protocols.token_estimate import estimate_request_tokens
 from forwarder.server import request_hooks
 from forwarder.server.extension import get_gateway
-from forwarder.server.request_shape import adapt_shape
+from forwarder.server.mixed_request_shapes import adapt_shape
 from forwarder.server.serving import json_answer, read_json_body, stream_stored_events
 from forwarder.server.stored_route_helpers import (
     answer_deletion,
@@ -30,7 +30,7 @@ from forwarder.server.stored_route_helpers import (
 from forwarder.storage import UpstreamMemory, completion_recorder
 from forwarder.storage.db.completions import StoredCompletion
 from forwarder.storage.history_reference import response_not_found
-from forwarder.storage.include import IncludeFilter
+from forwarder.storage.include_filter import IncludeFilter
 from forwarder.storage.items import check_id, to_items
 from forwarder.storage.pagination import make_list, make_page, read_page
 

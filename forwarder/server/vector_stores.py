@@ -26,7 +26,7 @@ from forwarder.server import request_hooks
 from forwarder.server.extension import get_gateway, get_services
 from forwarder.server.files import report_broken_download
 from forwarder.server.serving import json_answer, read_json_body
-from forwarder.storage.db.numbered_lists import NumberedPage
+from forwarder.storage.db.keyset_pages import NumberedPage
 from forwarder.storage.db.vector_stores import STATUSES, NewStoreFile
 from forwarder.storage.pagination import (
     find_numbered_page,

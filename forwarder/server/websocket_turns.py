@@ -48,7 +48,7 @@ from forwarder.protocols.types import make_empty_usage
 from forwarder.server import request_hooks
 from forwarder.server.base_paths import get_requested_style
 from forwarder.server.json_body import read_body
-from forwarder.server.request_shape import adapt_shape
+from forwarder.server.mixed_request_shapes import adapt_shape
 from forwarder.server.websocket_history import (
     HistoryEntry,
     SessionHistory,
@@ -57,7 +57,7 @@ from forwarder.server.websocket_history import (
 )
 from forwarder.server.websocket_library_fixes import TURN_PAUSE_SECONDS
 from forwarder.services import Services
-from forwarder.storage.history_errors import EarlierItems, call_with_earlier_items
+from forwarder.storage.earlier_items import EarlierItems, call_with_earlier_items
 from forwarder.storage.history_reference import (
     read_history_reference,
 )

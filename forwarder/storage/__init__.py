@@ -16,8 +16,8 @@ from forwarder.core.errors import StoreUnavailable, Unsupported
 from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.core.stored_data_limit import DEFAULT_REQUEST_LIMITS, RequestLimits
 from forwarder.core.types import EventStream, Handler, Json
+from forwarder.middleware.item_reference_cache import RecentItems
 from forwarder.middleware.reasoning_style import request_usage
-from forwarder.middleware.recent_items import RecentItems
 from forwarder.protocols.input_items import make_previous_response_error
 from forwarder.protocols.registry import CLIENT_PROTOCOLS
 from forwarder.storage.background import BackgroundLimits, BackgroundRunner

@@ -17,7 +17,7 @@ from forwarder.protocols.input_items import (
     list_item_references,
     replace_item_references,
 )
-from forwarder.storage.history_errors import EarlierItems, LossCallback, call_with_earlier_items
+from forwarder.storage.earlier_items import EarlierItems, LossCallback, call_with_earlier_items
 from forwarder.storage.history_reference import (
     HISTORY_PARAMETERS,
     LOCAL_PARAMETERS,

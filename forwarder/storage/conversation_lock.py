@@ -14,7 +14,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from forwarder.core.concurrency import spawn
+from forwarder.core.blocking_work import spawn
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db import Database
 from forwarder.storage.db.clock import LEASE_SECONDS

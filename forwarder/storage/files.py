@@ -10,7 +10,7 @@ from forwarder.core.errors import InvalidRequest, NotFound, TooLarge
 from forwarder.core.ids import generate_id
 from forwarder.core.types import Json
 from forwarder.storage.db.files import StoredFile
-from forwarder.storage.db.numbered_lists import NumberedPage
+from forwarder.storage.db.keyset_pages import NumberedPage
 from forwarder.storage.db.tables import is_valid_id
 from forwarder.storage.repositories.files import FileRepository
 

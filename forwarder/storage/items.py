@@ -23,7 +23,7 @@ from forwarder.core.validate import (
 from forwarder.middleware.media.locations import find_media, replace_media
 from forwarder.middleware.media.stage import check_media
 from forwarder.protocols.input_items import read_input_items
-from forwarder.protocols.items import INPUT_ITEMS, parse_row_type
+from forwarder.protocols.item_dispositions import INPUT_ITEMS, parse_row_type
 from forwarder.storage.db.tables import MAX_ID_BYTES, is_valid_id
 from forwarder.translation.responses_over_chat.request import check_item
 

@@ -28,7 +28,7 @@ from forwarder.context.client_identity import (
     is_guessable,
     strip_client_name,
 )
-from forwarder.core.concurrency import spawn
+from forwarder.core.blocking_work import spawn
 from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db import Database

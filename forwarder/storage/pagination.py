@@ -8,7 +8,7 @@ from typing import NamedTuple
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
 from forwarder.core.validate import DICT, STR, check_enum, check_type
-from forwarder.storage.db.numbered_lists import NumberedPage
+from forwarder.storage.db.keyset_pages import NumberedPage
 from forwarder.storage.db.tables import is_valid_id
 
 MAX_PAGE_SIZE = 100

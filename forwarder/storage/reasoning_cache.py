@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 import orjson
 from cachetools import TTLCache
 
-from forwarder.core.concurrency import spawn
+from forwarder.core.blocking_work import spawn
 from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import StoreUnavailable
 from forwarder.core.storage_breaker import wait_for_event

@@ -13,7 +13,11 @@ from forwarder.core.types import Batch, EventStream, Json
 from forwarder.protocols.mappings import TERMINAL_EVENTS
 from forwarder.protocols.stream_end import MALFORMED_EVENT_ERRORS, make_malformed_event_error
 from forwarder.storage.conversation_lock import ConversationLock
-from forwarder.storage.db.event_log import EventLogChunk, EventLogPacker, InvalidSequenceNumber
+from forwarder.storage.db.event_log_encoding import (
+    EventLogChunk,
+    EventLogPacker,
+    InvalidSequenceNumber,
+)
 from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.db.tables import is_valid_id
 from forwarder.storage.history_reference import (
@@ -21,7 +25,7 @@ from forwarder.storage.history_reference import (
     is_stored,
     read_history_reference,
 )
-from forwarder.storage.include import hide_event_reasoning, wants_encrypted_reasoning
+from forwarder.storage.include_filter import hide_event_reasoning, wants_encrypted_reasoning
 from forwarder.storage.items import to_items
 from forwarder.storage.repositories.responses import ResponseRepository
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from forwarder.core.concurrency import spawn_process, wait_process
+from forwarder.core.blocking_work import spawn_process, wait_process
 from forwarder.text_extraction import extract
 
 FILE_SECONDS, PAGE_SECONDS = 120.0, 40.0

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from forwarder.core.base64_text import MAX_HEAD_LENGTH, is_base64, remove_blanks
-from forwarder.core.cooperative_loops import iter_paced
 from forwarder.core.errors import InvalidRequest, Unsupported, shorten_value
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.types import Json
 from forwarder.core.validate import (
     DICT,

@@ -10,8 +10,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from forwarder.core.cooperative_loops import iter_paced
 from forwarder.core.errors import InvalidRequest, shorten_value
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import (
@@ -23,7 +23,7 @@ from forwarder.core.validate import (
     read_field,
     require_field,
 )
-from forwarder.protocols.messages_tables import MESSAGES_BLOCKS
+from forwarder.protocols.messages_dispositions import MESSAGES_BLOCKS
 from forwarder.translation.messages_parameters import report_unread_fields
 from forwarder.translation.messages_request_content import (
     USER_BLOCKS,

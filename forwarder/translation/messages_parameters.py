@@ -20,7 +20,7 @@ from forwarder.core.validate import (
     read_field,
     require_field,
 )
-from forwarder.protocols.messages_tables import MESSAGES_PARAMETERS, MESSAGES_TOOLS
+from forwarder.protocols.messages_dispositions import MESSAGES_PARAMETERS, MESSAGES_TOOLS
 from forwarder.protocols.parameters import validate_parameters
 
 # -- limits -------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from forwarder.core.validate import (
     read_field,
     require_field,
 )
-from forwarder.protocols.messages_tables import MESSAGES_BLOCKS
+from forwarder.protocols.messages_dispositions import MESSAGES_BLOCKS
 
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,127}/[\w.+-]{1,127}", re.ASCII)
 

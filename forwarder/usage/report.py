@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import orjson
 
-from forwarder.core.concurrency import BlockingPool
+from forwarder.core.blocking_work import BlockingPool
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
 from forwarder.storage.db.usage import (

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from forwarder.core.concurrency import BlockingPool
+from forwarder.core.blocking_work import BlockingPool
 from forwarder.storage.db.usage import (
     DAY_SECONDS,
     PricedSum,

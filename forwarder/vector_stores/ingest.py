@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
-from forwarder.core.concurrency import spawn
-from forwarder.core.cooperative_loops import give_way
+from forwarder.core.blocking_work import spawn
 from forwarder.core.errors import ForwarderError, StoreUnavailable
 from forwarder.core.ids import generate_id
+from forwarder.core.paced_iteration import give_way
 from forwarder.storage.db.clock import LEASE_SECONDS
 from forwarder.storage.db.vector_chunks import NewChunk
 from forwarder.storage.db.vector_stores import PendingFile
@@ -23,8 +23,8 @@ from forwarder.storage.files import FileStore
 from forwarder.storage.repositories.vector_stores import VectorStoreRepository
 from forwarder.text_extraction.extraction_process import ExtractionError, extract_file
 from forwarder.vector_stores.chunking import ChunkingStrategy, split_text
+from forwarder.vector_stores.full_text_words import split_words
 from forwarder.vector_stores.vectors import MAX_DIMENSIONS, normalize, pack_bits, pack_vector
-from forwarder.vector_stores.words import split_words
 
 log = logging.getLogger("forwarder.vector_stores")
 

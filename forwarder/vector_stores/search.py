@@ -10,14 +10,15 @@ import heapq
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from forwarder.core.cooperative_loops import give_way
 from forwarder.core.errors import InvalidRequest
+from forwarder.core.paced_iteration import give_way
 from forwarder.core.types import Json
 from forwarder.core.validate import DICT, NUMBER, check_enum, read_field, require_field
 from forwarder.storage.db.vector_chunks import FoundChunk
 from forwarder.storage.db.vector_stores import VectorStore
 from forwarder.storage.repositories.vector_stores import VectorStoreRepository
 from forwarder.vector_stores.attributes import Filter
+from forwarder.vector_stores.full_text_words import split_query
 from forwarder.vector_stores.ingest import Embed
 from forwarder.vector_stores.vectors import (
     compute_similarity,
@@ -25,7 +26,6 @@ from forwarder.vector_stores.vectors import (
     pack_bits,
     unpack_vector,
 )
-from forwarder.vector_stores.words import split_query
 
 MAX_QUERIES = 10
 MAX_QUERY_LENGTH = 4096

@@ -14,7 +14,7 @@ from forwarder.core.errors import InvalidRequest, NotFound
 from forwarder.core.ids import generate_id
 from forwarder.core.types import Json
 from forwarder.storage.db import vector_stores as rows
-from forwarder.storage.db.numbered_lists import NumberedPage
+from forwarder.storage.db.keyset_pages import NumberedPage
 from forwarder.storage.db.tables import is_valid_id
 from forwarder.storage.db.vector_stores import FileBatch, NewStoreFile, StoreFile, VectorStore
 from forwarder.storage.files import FileStore, file_not_found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.core import base64_text, cooperative_loops
+from forwarder.core import base64_text, paced_iteration
 from tests.helpers.check_cases import check_each
 
 
@@ -31,8 +31,8 @@ def test_base64_is_told_by_its_characters(text: str, expected: bool) -> None:
 def test_large_text_is_checked_in_pieces(end: str) -> None:
     pauses: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cooperative_loops, "_pause", lambda: pauses.append(1))
-        found = base64_text.is_base64("A" * (3 * cooperative_loops.LARGE_BYTES) + end)
+        patch.setattr(paced_iteration, "_pause", lambda: pauses.append(1))
+        found = base64_text.is_base64("A" * (3 * paced_iteration.LARGE_BYTES) + end)
 
     assert found is (end != "!")
     assert len(pauses) >= 3

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from forwarder.core import cooperative_loops, data_urls
+from forwarder.core import data_urls, paced_iteration
 from tests.helpers.check_cases import check_each
 
 PDF = b"%PDF-1.7 ..."
@@ -45,7 +45,7 @@ def test_large_base64_is_decoded_in_pieces(size: int) -> None:
     content = bytes(range(256)) * (size // 256) + b"a" * (size % 256)
     pauses: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cooperative_loops, "_pause", lambda: pauses.append(1))
+        patch.setattr(paced_iteration, "_pause", lambda: pauses.append(1))
         assert data_urls.parse_data(encode_base64(content)).data == content
 
     assert len(pauses) == -(-size // 786_432)

@@ -15,7 +15,7 @@ from gevent import monkey
 monkey.patch_all()
 import gevent
 from forwarder.core.large_bodies import Turnstile
-from forwarder.core.cooperative_loops import LARGE_BYTES
+from forwarder.core.paced_iteration import LARGE_BYTES
 turnstile, steps = Turnstile(), []
 def work(name):
     for step in range(3):
@@ -50,7 +50,7 @@ monkey.patch_all()
 import gevent
 from gevent.threadpool import ThreadPool
 from forwarder.core.large_bodies import Turnstile
-from forwarder.core.cooperative_loops import LARGE_BYTES
+from forwarder.core.paced_iteration import LARGE_BYTES
 turnstile = Turnstile()
 def work():
     turnstile.wait_turn(LARGE_BYTES)

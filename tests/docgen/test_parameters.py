@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from forwarder.protocols.items import DispositionTable
-from forwarder.protocols.messages_tables import MESSAGES_ITEM_TABLES, MESSAGES_PARAMETERS
+from forwarder.protocols.item_dispositions import DispositionTable
+from forwarder.protocols.messages_dispositions import MESSAGES_ITEM_TABLES, MESSAGES_PARAMETERS
 from forwarder.protocols.ollama import OLLAMA_EMBEDDING_PROTOCOLS, OLLAMA_PROTOCOLS
 from forwarder.protocols.registry import PROTOCOLS, UPSTREAM_PROTOCOLS
 from tests.helpers.check_cases import check_each

@@ -121,7 +121,7 @@ UNDER_GEVENT = """
 from gevent import monkey
 monkey.patch_all()
 import sys, time, gevent
-from forwarder.core.concurrency import get_address_info
+from forwarder.core.blocking_work import get_address_info
 from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_server import McpServer

@@ -22,10 +22,10 @@ from forwarder.hosted_tools.chat_loop import (
     make_tool_message,
     with_hosted_chat_tools,
 )
-from forwarder.hosted_tools.first_request import LoopContext
 from forwarder.hosted_tools.kind_table import ToolResources, build_kinds
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_tools import McpPolicy
+from forwarder.hosted_tools.request_preparation import LoopContext
 from forwarder.hosted_tools.responses_loop import LIMIT_NOTE, with_extra_tools
 from forwarder.hosted_tools.tool_services import HostedToolServices
 from forwarder.hosted_tools.web_search import WebSearch

@@ -10,10 +10,10 @@ import pytest
 from forwarder.core.errors import InvalidRequest, UpstreamUnreachable
 from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools.file_search import NO_RESULTS
-from forwarder.hosted_tools.first_request import LoopContext
 from forwarder.hosted_tools.kind_table import ToolResources, build_kinds
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_tools import McpPolicy
+from forwarder.hosted_tools.request_preparation import LoopContext
 from forwarder.hosted_tools.responses_loop import with_hosted_tools
 from forwarder.hosted_tools.tool_context import (
     FilePassage,

@@ -13,11 +13,11 @@ from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest, UpstreamRefused
 from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools import image_generation
-from forwarder.hosted_tools.first_request import LoopContext
 from forwarder.hosted_tools.image_makers import ImageFailure, ImageRequest
 from forwarder.hosted_tools.kind_table import ToolResources, build_kinds
 from forwarder.hosted_tools.mcp_client import McpClient
 from forwarder.hosted_tools.mcp_tools import McpPolicy
+from forwarder.hosted_tools.request_preparation import LoopContext
 from forwarder.hosted_tools.responses_loop import with_hosted_tools
 from forwarder.hosted_tools.tool_context import GeneratedImage, ToolClient
 from tests.helpers.translating import collect_events

@@ -18,12 +18,12 @@ from forwarder.core.errors import (
 )
 from forwarder.core.ssrf import AddressGuard
 from forwarder.core.types import Batch, Event
-from forwarder.hosted_tools.first_request import LoopContext
 from forwarder.hosted_tools.kind_table import ToolResources, build_kinds
 from forwarder.hosted_tools.mcp_client import McpClient, McpConnections, McpLimits
 from forwarder.hosted_tools.mcp_kind import NOT_ANSWERED
 from forwarder.hosted_tools.mcp_server import McpServer
 from forwarder.hosted_tools.mcp_tools import McpPolicy
+from forwarder.hosted_tools.request_preparation import LoopContext
 from forwarder.hosted_tools.responses_loop import LIMIT_NOTE, SIZE_NOTE, with_hosted_tools
 from forwarder.protocols.fold import fold_responses
 from tests.helpers.loopback import find_unused_port

@@ -20,7 +20,7 @@ from forwarder.core.errors import (
 from forwarder.models.catalog import Catalog
 from forwarder.models.router import Router
 from forwarder.providers import PROFILES
-from forwarder.upstream.per_upstream import PerUpstream
+from forwarder.upstream.upstream_map import PerUpstream
 from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]

@@ -20,7 +20,7 @@ from forwarder.models.registry import DatabaseModelRegistry
 from forwarder.models.router import Router
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.upstream.client import Upstream
-from forwarder.upstream.per_upstream import PerUpstream
+from forwarder.upstream.upstream_map import PerUpstream
 from tests.core.test_ssrf import resolving
 from tests.models.remotes import (
     Answer,

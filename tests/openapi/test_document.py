@@ -14,8 +14,8 @@ from forwarder.config.settings import Settings
 from forwarder.core.errors import Unauthorized
 from forwarder.openapi.document import TAGS, build_document
 from forwarder.openapi.schemas import list_references
-from forwarder.protocols.items import parse_row_type
-from forwarder.protocols.messages_tables import MESSAGES_PARAMETERS
+from forwarder.protocols.item_dispositions import parse_row_type
+from forwarder.protocols.messages_dispositions import MESSAGES_PARAMETERS
 from forwarder.protocols.ollama import OLLAMA_CHAT
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
 from forwarder.protocols.protocol import UpstreamProtocol

@@ -51,8 +51,8 @@ class Hanging:
         )
         monkeypatch.setattr("forwarder.storage.background.takeover.TAKEOVER_POLL_SECONDS", 0.02)
         monkeypatch.setattr("forwarder.storage.background.progress.WRITE_SECONDS", 0.02)
-        monkeypatch.setattr("forwarder.storage.db.stability_monitor.MIN_STABLE_SECONDS", 0.02)
-        monkeypatch.setattr("forwarder.storage.db.stability_monitor.PROBE_SECONDS", 0.0)
+        monkeypatch.setattr("forwarder.storage.db.lease_expiry.MIN_STABLE_SECONDS", 0.02)
+        monkeypatch.setattr("forwarder.storage.db.lease_expiry.PROBE_SECONDS", 0.0)
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         request.read()

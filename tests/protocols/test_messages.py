@@ -16,7 +16,7 @@ from forwarder.protocols.messages import (
     fold_messages,
     make_model_page,
 )
-from forwarder.protocols.messages_tables import (
+from forwarder.protocols.messages_dispositions import (
     MESSAGES_BLOCKS,
     MESSAGES_PARAMETERS,
     MESSAGES_TOOLS,

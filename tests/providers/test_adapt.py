@@ -188,7 +188,7 @@ def test_adapt_response_returns_the_same_stream(protocol: str) -> None:
 def test_adapt_response_restores_names() -> None:
     short = {"function": {"name": f"{'x' * 55}_"}}
     chunk = {"choices": [{"delta": {"tool_calls": [short]}}]}
-    from forwarder.providers.names import map_long_names
+    from forwarder.providers.name_shortening import map_long_names
 
     (short["function"]["name"],) = map_long_names({"tools": TOOLS}, 64)
     ((adapted,), silence) = restore({"tools": TOOLS}, Profile("some"), [chunk], [])

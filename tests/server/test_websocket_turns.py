@@ -20,7 +20,7 @@ from simple_websocket import ConnectionClosed
 from forwarder import services
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from forwarder.core import cooperative_loops
+from forwarder.core import paced_iteration
 from forwarder.core.body_memory import BodyReservation
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import MediaUnavailable, TooLarge
@@ -644,11 +644,11 @@ def test_history_that_is_counted_after_the_client_left_is_released(
         app.preprocess_request()
         context = request_hooks.current_context()
         connection = new_session(app, Played())
-        items = [{"role": "user", "content": "x" * cooperative_loops.LARGE_BYTES}]
-        entry = HistoryEntry((orjson.dumps(items),), cooperative_loops.LARGE_BYTES, False)
+        items = [{"role": "user", "content": "x" * paced_iteration.LARGE_BYTES}]
+        entry = HistoryEntry((orjson.dumps(items),), paced_iteration.LARGE_BYTES, False)
         monkeypatch.setattr(connection._history, "find_previous", lambda *_: entry)
         monkeypatch.setattr(
-            cooperative_loops, "_pause", context.cancel
+            paced_iteration, "_pause", context.cancel
         )  # the reader thread runs meanwhile
         connection._begin_turn(create(previous_response_id="r"), context)
         context.close()

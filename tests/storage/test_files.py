@@ -9,7 +9,7 @@ import pytest
 from forwarder.core.errors import InvalidRequest, NotFound, TooLarge
 from forwarder.storage import files
 from forwarder.storage.db.database import SqliteDatabase
-from forwarder.storage.db.numbered_lists import NumberedPage
+from forwarder.storage.db.keyset_pages import NumberedPage
 from forwarder.storage.files import FileStore, render_file
 from forwarder.storage.repositories.files import FileRepository
 

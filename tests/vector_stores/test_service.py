@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest, NotFound
-from forwarder.storage.db.numbered_lists import NumberedPage
+from forwarder.storage.db.keyset_pages import NumberedPage
 from forwarder.storage.db.vector_stores import NewStoreFile
 from forwarder.vector_stores import service
 from forwarder.vector_stores.search import RankingOptions

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
-from forwarder.protocols.items import parse_row_type
-from forwarder.protocols.messages_tables import MESSAGES_ITEM_TABLES, MESSAGES_PARAMETERS
+from forwarder.protocols.item_dispositions import parse_row_type
+from forwarder.protocols.messages_dispositions import MESSAGES_ITEM_TABLES, MESSAGES_PARAMETERS
 from forwarder.protocols.ollama import OLLAMA_EMBEDDING_PROTOCOLS, OLLAMA_PROTOCOLS
 from forwarder.protocols.parameters import Disposition
 from forwarder.protocols.registry import UPSTREAM_PROTOCOLS

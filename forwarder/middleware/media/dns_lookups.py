@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from forwarder.core.concurrency import BlockingPool, ClientSlots, TaskResult, spawn
+from forwarder.core.blocking_work import BlockingPool, ClientSlots, TaskResult, spawn
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from forwarder.core.cooperative_loops import iter_paced
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.types import Json
 from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 

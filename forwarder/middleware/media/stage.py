@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from forwarder.core import data_urls
-from forwarder.core.cooperative_loops import iter_paced
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest, MediaUnavailable, Unsupported
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.stored_data_limit import StoredDataLimit
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import STR, make_missing_parameter_error, read_field

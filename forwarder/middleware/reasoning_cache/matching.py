@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from forwarder.core.cooperative_loops import give_way, iter_paced
+from forwarder.core.paced_iteration import give_way, iter_paced
 from forwarder.core.types import Json
 
 CALL_INPUT_FIELDS = {"function_call": "arguments", "custom_tool_call": "input"}

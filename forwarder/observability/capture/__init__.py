@@ -27,7 +27,7 @@ from forwarder.config.settings import Settings, UpstreamSettings
 from forwarder.context.capture_recorder import Recorder, RequestHead
 from forwarder.context.redaction import Redactor, collect_settings_secrets, collect_upstream_secrets
 from forwarder.context.request_context import RequestContext, RequestObserver
-from forwarder.core.concurrency import BlockingPool
+from forwarder.core.blocking_work import BlockingPool
 from forwarder.core.periodic_task import PeriodicTask
 from forwarder.observability.capture.feed import ExchangeFeed
 from forwarder.observability.capture.record import encode_record

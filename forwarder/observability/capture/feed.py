@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from forwarder.core.concurrency import BlockingPool
+from forwarder.core.blocking_work import BlockingPool
 from forwarder.core.types import Json
 from forwarder.observability.capture.running import RunningExchanges
 from forwarder.observability.capture.stores import CaptureStore, parse_created_at

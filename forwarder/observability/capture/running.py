@@ -28,7 +28,7 @@ import orjson
 from forwarder.context.capture_recorder import Recorder
 from forwarder.context.redaction import Redactor
 from forwarder.context.request_context import RequestContext
-from forwarder.core.concurrency import BlockingPool
+from forwarder.core.blocking_work import BlockingPool
 from forwarder.core.types import Json
 from forwarder.observability.capture.record import (
     RECORD_HEAD,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from forwarder.core.concurrency import spawn
+from forwarder.core.blocking_work import spawn
 from forwarder.core.errors import (
     ShuttingDown,
     StoreUnavailable,

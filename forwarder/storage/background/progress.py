@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 
-from forwarder.core.concurrency import spawn
+from forwarder.core.blocking_work import spawn
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.background.job import BackgroundJob
 from forwarder.storage.background.running_jobs import RunningJobs

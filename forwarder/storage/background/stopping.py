@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from forwarder.core.concurrency import spawn
+from forwarder.core.blocking_work import spawn
 from forwarder.storage.background.job import BackgroundJob
 from forwarder.storage.background.running_jobs import RunningJobs
 from forwarder.storage.db.background_leases import ResponseOrigin

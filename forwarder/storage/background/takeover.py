@@ -14,7 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 from forwarder.context.request_context import RequestContext
-from forwarder.core.concurrency import spawn
+from forwarder.core.blocking_work import spawn
 from forwarder.core.errors import ConversationLocked, Overloaded, StoreUnavailable
 from forwarder.core.in_flight_requests import InFlightRequests
 from forwarder.storage.background.execution import JobExecutor
@@ -24,8 +24,8 @@ from forwarder.storage.background.stopping import JobStopper, UpstreamCanceller
 from forwarder.storage.conversation_lock import ConversationLock, ConversationLocks
 from forwarder.storage.db import Database
 from forwarder.storage.db.background_leases import ClaimedWork, ResponseOrigin
+from forwarder.storage.db.lease_expiry import MIN_STABLE_SECONDS
 from forwarder.storage.db.responses import StoredResponse
-from forwarder.storage.db.stability_monitor import MIN_STABLE_SECONDS
 from forwarder.storage.repositories.background_jobs import BackgroundJobRepository
 
 log = logging.getLogger("forwarder.background")

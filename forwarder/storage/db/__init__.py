@@ -7,9 +7,9 @@
   `vector_stores.py`, `vector_chunks.py` and `usage.py` read and write the rows of one kind of data.
   Their functions take a connection; the repositories (`storage.repositories`) combine them into
   transactions.
-- `numbered_lists.py` pages lists, and `tombstones.py` keeps the list positions of deleted rows.
-- `compression.py` and `event_log.py` encode columns, and `clock.py` is the time in SQL.
-- `write_batching.py` combines concurrent writes, and `stability_monitor.py` decides when expired
+- `keyset_pages.py` pages lists, and `tombstones.py` keeps the list positions of deleted rows.
+- `compression.py` and `event_log_encoding.py` encode columns, and `clock.py` is the time in SQL.
+- `write_batching.py` combines concurrent writes, and `lease_expiry.py` decides when expired
   leases may be evaluated.
 - `statements.py` holds precompiled SQL for queries that run on every request.
 - `change_notifier.py` tells other workers about changed models, and `reencryption.py` re-encrypts

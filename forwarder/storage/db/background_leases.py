@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from forwarder.core.types import Batch, Json
 from forwarder.protocols.partial_output import collect_output
-from forwarder.storage.db import conversations, event_log, responses
+from forwarder.storage.db import conversations, event_log_encoding, responses
 from forwarder.storage.db.clock import NEW_LEASE, NOW
 from forwarder.storage.db.compression import SpendCallback, count_written, pack_json
 from forwarder.storage.db.responses import RUNNING_STATUSES, StoredResponse, match_response
@@ -67,7 +67,7 @@ def append_progress(
     connection: sa.Connection, owner: str, response_id: str, worker: str, log: Batch
 ) -> bool:
     """Append events to the log of an own response. False if it belongs to another worker now."""
-    chunk = event_log.pack_events(log)
+    chunk = event_log_encoding.pack_events(log)
     values = {"status": "in_progress", "lease": NEW_LEASE, "size": table.c.size + len(chunk.data)}
     mine = sa.update(table).where(match_own_work(owner, response_id, worker)).values(values)
     if connection.execute(mine).rowcount == 0:
@@ -160,7 +160,7 @@ def end_work(
 def write_end(
     connection: sa.Connection, owner: str, response_id: str, body: Json, log: Batch
 ) -> None:
-    data, chunk = pack_json(body), event_log.pack_events(log)
+    data, chunk = pack_json(body), event_log_encoding.pack_events(log)
     count_written(connection, len(data) + len(chunk.data))
     connection.execute(
         sa.update(table)
@@ -374,7 +374,9 @@ def claim_work(
     }
     connection.execute(mine.values(values | reset))
     queued = {"type": "response.queued", "response": body, "sequence_number": number}
-    responses.append_events(connection, owner, response_id, event_log.pack_events([queued]))
+    responses.append_events(
+        connection, owner, response_id, event_log_encoding.pack_events([queued])
+    )
     return ClaimedWork(
         stored._replace(status="queued", body=body), row.request, attempt, number + 1
     )

@@ -27,13 +27,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool
 
-from forwarder.core.concurrency import BlockingPool, native_sleep
+from forwarder.core.blocking_work import BlockingPool, native_sleep
 from forwarder.core.errors import StoreUnavailable
 from forwarder.core.ids import generate_id
 from forwarder.core.storage_breaker import SharedTask, StorageBreaker
 from forwarder.storage.db.compression import pop_written
+from forwarder.storage.db.lease_expiry import StabilityMonitor
 from forwarder.storage.db.migrate import is_current, migrate
-from forwarder.storage.db.stability_monitor import StabilityMonitor
 from forwarder.storage.db.statements import Statement
 from forwarder.storage.db.tables import scheduled_jobs
 from forwarder.storage.db.write_batching import DatabaseWork, WriteBatcher

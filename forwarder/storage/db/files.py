@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from forwarder.storage.db import tombstones
 from forwarder.storage.db.clock import NOW
 from forwarder.storage.db.compression import count_written
-from forwarder.storage.db.numbered_lists import NumberedPage, fetch_page
+from forwarder.storage.db.keyset_pages import NumberedPage, fetch_page
 from forwarder.storage.db.owners import take_transaction_lock
 from forwarder.storage.db.tables import file_parts as parts
 from forwarder.storage.db.tables import files, vector_store_files, vector_stores

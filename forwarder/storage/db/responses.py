@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from forwarder.core.stored_data_limit import StoredDataLimit
 from forwarder.core.types import Batch, Json
-from forwarder.storage.db import event_log
+from forwarder.storage.db import event_log_encoding
 from forwarder.storage.db.clock import NOW
 from forwarder.storage.db.compression import (
     SpendCallback,
@@ -20,7 +20,7 @@ from forwarder.storage.db.compression import (
     unpack_json,
     unpack_text,
 )
-from forwarder.storage.db.event_log import EventLogChunk
+from forwarder.storage.db.event_log_encoding import EventLogChunk
 from forwarder.storage.db.statements import make_insert, make_upsert
 from forwarder.storage.db.tables import events, is_valid_id, items, responses, split_batches
 
@@ -383,5 +383,5 @@ def read_events_after(
         .order_by(events.c.first)
     )
     data = [*connection.scalars(whole), *connection.scalars(chunks)]
-    logged = (e for chunk in data for e in event_log.unpack_events(chunk, stored.body))
+    logged = (e for chunk in data for e in event_log_encoding.unpack_events(chunk, stored.body))
     return [event for event in logged if event["sequence_number"] > number]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from forwarder.core.concurrency import spawn
+from forwarder.core.blocking_work import spawn
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db import files, responses, tombstones, usage, vector_stores
 from forwarder.storage.db.clock import NOW

@@ -13,7 +13,7 @@ from forwarder.storage.db import tombstones
 from forwarder.storage.db.clock import NEW_LEASE, NOW
 from forwarder.storage.db.compression import pack_json, unpack_json
 from forwarder.storage.db.files import match_available
-from forwarder.storage.db.numbered_lists import NumberedPage, fetch_page
+from forwarder.storage.db.keyset_pages import NumberedPage, fetch_page
 from forwarder.storage.db.tables import files as uploads
 from forwarder.storage.db.tables import vector_store_batches as batches
 from forwarder.storage.db.tables import vector_store_chunks as chunks

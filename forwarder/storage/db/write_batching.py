@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from forwarder.core.concurrency import BlockingPool, TaskResult
+from forwarder.core.blocking_work import BlockingPool, TaskResult
 
 T = TypeVar("T")
 DatabaseWork = Callable[[sa.Connection], T]

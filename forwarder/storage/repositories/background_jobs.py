@@ -9,7 +9,13 @@ import sqlalchemy as sa
 from forwarder.core.body_memory import BodyReservation
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Batch, Json
-from forwarder.storage.db import Database, background_leases, conversations, event_log, responses
+from forwarder.storage.db import (
+    Database,
+    background_leases,
+    conversations,
+    event_log_encoding,
+    responses,
+)
 from forwarder.storage.db.background_leases import ClaimedWork, ResponseOrigin
 from forwarder.storage.db.conversations import ConversationLease
 from forwarder.storage.db.responses import StoredResponse
@@ -50,7 +56,7 @@ class BackgroundJobRepository:
                     # The upstream's own conversation would get the turn twice.
                     repeated_request = None
             before = read_last_item_number(connection, owner, stored.conversation)
-            chunk = event_log.pack_events(opening)
+            chunk = event_log_encoding.pack_events(opening)
             responses.add(connection, owner, stored._replace(before=before), [chunk])
             background_leases.grant_lease(
                 connection, owner, stored.id, self._worker_id, repeated_request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from forwarder.storage.db import Database, files
 from forwarder.storage.db.files import StoredFile
-from forwarder.storage.db.numbered_lists import NumberedPage
+from forwarder.storage.db.keyset_pages import NumberedPage
 
 
 class FileRepository:

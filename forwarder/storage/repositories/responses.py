@@ -15,7 +15,7 @@ from forwarder.protocols.unfold import unfold_answer
 from forwarder.storage.db import Database, conversations, responses
 from forwarder.storage.db.compression import SpendCallback
 from forwarder.storage.db.conversations import ConversationLease
-from forwarder.storage.db.event_log import EventLogChunk
+from forwarder.storage.db.event_log_encoding import EventLogChunk
 from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.db.tables import is_valid_id
 from forwarder.storage.items import derive_id, render_item

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from forwarder.core.types import Json
 from forwarder.storage.db import Database, vector_chunks, vector_stores
-from forwarder.storage.db.numbered_lists import NumberedPage
+from forwarder.storage.db.keyset_pages import NumberedPage
 from forwarder.storage.db.vector_chunks import FoundChunk, NewChunk, ScannedChunk
 from forwarder.storage.db.vector_stores import (
     FileBatch,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from forwarder.core.cooperative_loops import iter_paced
 from forwarder.core.errors import InvalidRequest, shorten_value
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import (

@@ -23,11 +23,11 @@ from forwarder.protocols.mappings import (
 )
 from forwarder.translation.chat_over_responses import logprobs
 from forwarder.translation.chat_over_responses.calls import ToolCallDeltaWriter
+from forwarder.translation.chat_over_responses.citations_and_files import SIDE_DATA, SideData
 from forwarder.translation.chat_over_responses.images import IMAGE_CALL_TYPE as IMAGE
 from forwarder.translation.chat_over_responses.images import ImageDeltaWriter
 from forwarder.translation.chat_over_responses.reasoning import ReasoningText
 from forwarder.translation.chat_over_responses.request import TranslatedChatRequest
-from forwarder.translation.chat_over_responses.side_data import SIDE_DATA, SideData
 
 
 def translate_stream(

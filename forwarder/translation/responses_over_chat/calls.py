@@ -14,7 +14,7 @@ from forwarder.core.types import Batch, Json
 from forwarder.protocols.signatures import SignatureCollector
 from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_arguments
 from forwarder.translation.responses_over_chat.items import OutputItem, ToolCallItem
-from forwarder.translation.responses_over_chat.toolbox import Toolbox
+from forwarder.translation.responses_over_chat.tools import Toolbox
 
 CALL_DELTA_FIELDS = ("tool_calls", "function_call")
 """The fields of a delta that hold tool calls; the second is the legacy one."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from forwarder.core.cooperative_loops import iter_paced
 from forwarder.core.errors import InvalidRequest, shorten_value
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import (
@@ -35,7 +35,7 @@ from forwarder.translation.responses_over_chat.client_tool_kinds import (
     TOOL_SEARCH,
     ClientToolKind,
 )
-from forwarder.translation.responses_over_chat.toolbox import Toolbox, flatten_name
+from forwarder.translation.responses_over_chat.tools import Toolbox, flatten_name
 
 _ROLES = ("user", "assistant", "system", "developer")
 _IMAGE_NOTE = "[You made this image:]"
@@ -408,7 +408,10 @@ def convert_assistant_content(content: Any, path: str) -> Json:
 
 
 def join_tool_content(result: Any) -> Any:
-    """Join a result's parts to one text; a list with media stays for `providers/media.py`."""
+    """Join a result's parts to one text.
+
+    A list with media stays for `providers/tool_result_media.py`.
+    """
     if isinstance(result, str):
         return result
     only_text = all(part["type"] == "text" for part in result)

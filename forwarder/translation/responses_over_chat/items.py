@@ -12,7 +12,7 @@ from forwarder.core.types import Batch, Event, Json
 from forwarder.protocols.types import make_item_added, make_item_done
 from forwarder.translation.responses_over_chat.client_tool_kinds import CUSTOM, FUNCTION
 from forwarder.translation.responses_over_chat.custom_tool_input import InputUnwrapper
-from forwarder.translation.responses_over_chat.toolbox import ClientTool
+from forwarder.translation.responses_over_chat.tools import ClientTool
 
 
 class OutputItem(Protocol):

@@ -18,7 +18,7 @@ from forwarder.protocols.mappings import (
 )
 from forwarder.protocols.parameters import RESPONSES_OVER_CHAT, validate_parameters
 from forwarder.translation.responses_over_chat.history import ResponsesHistoryReader
-from forwarder.translation.responses_over_chat.toolbox import Toolbox
+from forwarder.translation.responses_over_chat.tools import Toolbox
 
 
 class TranslatedResponsesRequest(NamedTuple):

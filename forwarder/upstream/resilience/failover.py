@@ -18,7 +18,6 @@ from forwarder.context.client_identity import make_account_id
 from forwarder.context.request_context import RequestContext, RequestObserver, Route
 from forwarder.core.errors import ForwarderError, Overloaded
 from forwarder.core.types import EventStream
-from forwarder.upstream.per_upstream import PerUpstream
 from forwarder.upstream.resilience.balance import (
     ANYWHERE,
     Affinity,
@@ -29,6 +28,7 @@ from forwarder.upstream.resilience.classify import get_failure_label, is_worth_f
 from forwarder.upstream.resilience.concurrency_limit import ConcurrencyLimit
 from forwarder.upstream.resilience.shared_state import SharedState
 from forwarder.upstream.resilience.upstream_state import Obstacle, UpstreamState
+from forwarder.upstream.upstream_map import PerUpstream
 
 log = logging.getLogger("forwarder.resilience")
 

@@ -29,8 +29,8 @@ def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
         "takeover.TAKEOVER_POLL_SECONDS",
     ):
         monkeypatch.setattr(f"{package}.{name}", 0.02)
-    monkeypatch.setattr("forwarder.storage.db.stability_monitor.MIN_STABLE_SECONDS", 0.02)
-    monkeypatch.setattr("forwarder.storage.db.stability_monitor.PROBE_SECONDS", 0.0)
+    monkeypatch.setattr("forwarder.storage.db.lease_expiry.MIN_STABLE_SECONDS", 0.02)
+    monkeypatch.setattr("forwarder.storage.db.lease_expiry.PROBE_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -264,7 +264,7 @@ def test_leases_are_evaluated_only_after_the_database_settled(
     monkeypatch: pytest.MonkeyPatch,
     failures: WriteFailures,
 ) -> None:
-    monkeypatch.setattr("forwarder.storage.db.stability_monitor.MIN_STABLE_SECONDS", 0.6)
+    monkeypatch.setattr("forwarder.storage.db.lease_expiry.MIN_STABLE_SECONDS", 0.6)
     store_lost_response(database)
     failures.before = True
     start_takeover(background, answer_again)
@@ -284,7 +284,7 @@ def test_new_worker_waits_before_it_evaluates_leases(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only released jobs have no worker that may be about to renew the lease."""
-    monkeypatch.setattr("forwarder.storage.db.stability_monitor.MIN_STABLE_SECONDS", 1.0)
+    monkeypatch.setattr("forwarder.storage.db.lease_expiry.MIN_STABLE_SECONDS", 1.0)
     go = threading.Event()
     handed_back, left = (leave_job_behind(database, lambda: wait_and_answer(go)) for _ in range(2))
     expire_leases(database)

@@ -11,7 +11,13 @@ import sqlalchemy as sa
 
 from forwarder.core.stored_data_limit import StoredDataLimit
 from forwarder.core.types import Json
-from forwarder.storage.db import Database, background_leases, conversations, event_log, responses
+from forwarder.storage.db import (
+    Database,
+    background_leases,
+    conversations,
+    event_log_encoding,
+    responses,
+)
 from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import PostgresqlDatabase as PostgresDatabase
 from forwarder.storage.db.database import SqliteDatabase
@@ -30,7 +36,9 @@ def queue_response(
 ) -> StoredResponse:
     body = {"id": name, "background": True, "output": []}
     one = StoredResponse(name, "queued", [], body, 1.0, worker="w", lease=time.time() + lease)
-    database.write(lambda c: responses.add(c, "o", one, [event_log.pack_events([make_event(0)])]))
+    database.write(
+        lambda c: responses.add(c, "o", one, [event_log_encoding.pack_events([make_event(0)])])
+    )
     return find_response(database, name)
 
 
@@ -157,7 +165,7 @@ def begin_work(database: Database, request: str | None = "sealed") -> None:
     body = {"id": "a", "background": True, "output": [], "metadata": {"k": "v"}}
     one = StoredResponse("a", "queued", [], body, 1.0)
     opening = [make_event(0, "response.created", response=body), make_event(1, "response.queued")]
-    database.write(lambda c: responses.add(c, "o", one, [event_log.pack_events(opening)]))
+    database.write(lambda c: responses.add(c, "o", one, [event_log_encoding.pack_events(opening)]))
     database.write(lambda c: background_leases.grant_lease(c, "o", "a", "w", request))
     database.write(
         lambda c: background_leases.append_progress(
@@ -347,7 +355,7 @@ def test_answer_replaces_the_failure_of_an_expired_lease(
         for piece in ([make_event(2)], [make_event(3), make_event(4)]):
             each_database.write(
                 lambda c, piece=piece: responses.append_events(
-                    c, "o", "a", event_log.pack_events(piece)
+                    c, "o", "a", event_log_encoding.pack_events(piece)
                 )
             )  # type: ignore[misc]
     body = {"id": "a", "status": "completed", "output": [ITEM]}

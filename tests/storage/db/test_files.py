@@ -8,7 +8,7 @@ from functools import partial
 from forwarder.storage.db import files, vector_stores
 from forwarder.storage.db.database import Database
 from forwarder.storage.db.files import StoredFile
-from forwarder.storage.db.numbered_lists import NumberedPage
+from forwarder.storage.db.keyset_pages import NumberedPage
 from forwarder.storage.db.vector_stores import NewStoreFile, VectorStore
 
 FIRST_PAGE = NumberedPage(10, None, None, False)

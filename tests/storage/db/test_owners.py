@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from forwarder.storage.db import (
     completions,
     conversations,
-    event_log,
+    event_log_encoding,
     files,
     owners,
     responses,
@@ -71,7 +71,7 @@ def store_rows(connection: sa.Connection, owner: str) -> None:
     """Store at least one row of every kind that a client can own."""
     conversations.create(connection, owner, Conversation("conv_1", 1.0, {}))
     conversations.append_items(connection, owner, "conv_1", [("msg_1", MESSAGE)])
-    log = [event_log.pack_events([{"type": "x", "sequence_number": n}]) for n in range(2)]
+    log = [event_log_encoding.pack_events([{"type": "x", "sequence_number": n}]) for n in range(2)]
     stored = StoredResponse(
         "resp_1", "completed", [], {"output": [MESSAGE]}, 1.0, conversation="conv_1"
     )

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from forwarder.core.stored_data_limit import StoredDataLimit
 from forwarder.core.types import Json
-from forwarder.storage.db import event_log, responses, tables
+from forwarder.storage.db import event_log_encoding, responses, tables
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.responses import StoredResponse
 
@@ -139,7 +139,7 @@ EVENTS: list[Json] = [{"type": "x", "delta": str(i), "sequence_number": i} for i
 @pytest.mark.parametrize("after", [-1, 0, 2, 3, 9])
 def test_event_log_is_read_from_any_number(database: SqliteDatabase, after: int, cut: int) -> None:
     one = make_response("a")
-    pieces = [event_log.pack_events(part) for part in (EVENTS[:cut], EVENTS[cut:]) if part]
+    pieces = [event_log_encoding.pack_events(part) for part in (EVENTS[:cut], EVENTS[cut:]) if part]
     database.write(lambda c: responses.add(c, "o", one, pieces))
 
     stored = database.read(lambda c: responses.read_events_after(c, "o", one, after))
@@ -153,11 +153,13 @@ def test_older_workers_find_a_complete_log_or_none(
     database: SqliteDatabase, status: str, cut: int, event_count: int
 ) -> None:
     """Older versions ignore the ``log`` column and synthesize events instead."""
-    pieces = [event_log.pack_events(part) for part in (EVENTS[:cut], EVENTS[cut:]) if part]
+    pieces = [event_log_encoding.pack_events(part) for part in (EVENTS[:cut], EVENTS[cut:]) if part]
     database.write(lambda c: responses.add(c, "o", make_response("a", status=status), pieces))
 
     stored = database.read(lambda c: list(c.scalars(sa.select(tables.events.c.data))))
-    assert sum(len(list(event_log.unpack_events(data, {}))) for data in stored) == event_count
+    assert (
+        sum(len(list(event_log_encoding.unpack_events(data, {}))) for data in stored) == event_count
+    )
 
 
 def test_use_is_recorded(database: SqliteDatabase) -> None:
@@ -180,7 +182,9 @@ def test_reused_id_replaces_response_and_log(
         stored = StoredResponse("twice", "completed", [], {"text": text, "output": [item]}, 1.0)
         event = {"type": "x", "text": text, "sequence_number": 0}
         database.write(
-            lambda c, k=stored, e=event: responses.add(c, "o", k, [event_log.pack_events([e])])
+            lambda c, k=stored, e=event: responses.add(
+                c, "o", k, [event_log_encoding.pack_events([e])]
+            )
         )  # type: ignore[misc]
 
     stored = database.read(lambda c: responses.find(c, "o", "twice"))

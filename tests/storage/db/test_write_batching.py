@@ -156,7 +156,7 @@ INTERRUPTED = """
 from gevent import monkey
 monkey.patch_all()
 import gevent
-from forwarder.core.concurrency import native_sleep
+from forwarder.core.blocking_work import native_sleep
 from forwarder.storage.db.write_batching import WriteBatcher
 
 done = []

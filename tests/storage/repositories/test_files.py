@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.files import StoredFile
-from forwarder.storage.db.numbered_lists import NumberedPage
+from forwarder.storage.db.keyset_pages import NumberedPage
 from forwarder.storage.repositories.files import FileRepository
 
 FILE = StoredFile("file-1", 1.0, 2, "a.txt", "assistants", None)

@@ -10,7 +10,7 @@ from forwarder.core.errors import ConversationLocked, StoreUnavailable
 from forwarder.storage.db import conversations
 from forwarder.storage.db.conversations import Conversation, make_lease
 from forwarder.storage.db.database import SqliteDatabase
-from forwarder.storage.db.event_log import pack_events
+from forwarder.storage.db.event_log_encoding import pack_events
 from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.pagination import PageRequest
 from forwarder.storage.repositories.conversations import ConversationRepository

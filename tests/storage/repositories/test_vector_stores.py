@@ -7,7 +7,7 @@ import pytest
 from forwarder.core.storage_breaker import StorageBreaker
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.files import StoredFile
-from forwarder.storage.db.numbered_lists import NumberedPage
+from forwarder.storage.db.keyset_pages import NumberedPage
 from forwarder.storage.db.vector_chunks import NewChunk
 from forwarder.storage.db.vector_stores import FileBatch, NewStoreFile, VectorStore
 from forwarder.storage.repositories.files import FileRepository

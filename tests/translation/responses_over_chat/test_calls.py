@@ -9,7 +9,7 @@ from forwarder.core.types import Batch
 from forwarder.translation.responses_over_chat.calls import PendingCall
 from forwarder.translation.responses_over_chat.client_tool_kinds import FUNCTION, SHELL
 from forwarder.translation.responses_over_chat.items import ToolCallItem
-from forwarder.translation.responses_over_chat.toolbox import ClientTool
+from forwarder.translation.responses_over_chat.tools import ClientTool
 from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]

@@ -13,7 +13,7 @@ from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.providers import PROFILES, adapt_request
 from forwarder.translation.responses_over_chat.history import ResponsesHistoryReader
-from forwarder.translation.responses_over_chat.toolbox import Toolbox
+from forwarder.translation.responses_over_chat.tools import Toolbox
 from tests.fake_provider import check_chat
 from tests.helpers.check_cases import check_each
 from tests.helpers.translating import SEAL, catch_error, make_translator_context

@@ -13,7 +13,7 @@ from forwarder.translation.responses_over_chat.client_tool_kinds import (
     ClientToolKind,
 )
 from forwarder.translation.responses_over_chat.items import MessageItem, ReasoningItem, ToolCallItem
-from forwarder.translation.responses_over_chat.toolbox import ClientTool
+from forwarder.translation.responses_over_chat.tools import ClientTool
 from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.translation.chat_over_responses.side_data import SideData
+from forwarder.translation.chat_over_responses.citations_and_files import SideData
 from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]

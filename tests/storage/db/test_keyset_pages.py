@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from forwarder.storage.db.numbered_lists import NumberedPage, fetch_page
+from forwarder.storage.db.keyset_pages import NumberedPage, fetch_page
 from tests.helpers.check_cases import check_each
 
 TABLE = sa.Table("numbers", sa.MetaData(), sa.Column("number", sa.Integer, primary_key=True))

@@ -12,12 +12,12 @@ import pytest
 
 from forwarder.config.settings import ConfigError, Settings
 from forwarder.core.ssrf import AddressGuard
-from forwarder.hosted_tools.first_request import LoopContext
 from forwarder.hosted_tools.kind_table import ToolResources, build_kinds
-from forwarder.hosted_tools.mapped_tools import MappedTool, find_code_argument
 from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
+from forwarder.hosted_tools.mcp_mapped_tools import MappedTool, find_code_argument
 from forwarder.hosted_tools.mcp_server import McpServer
 from forwarder.hosted_tools.mcp_tools import McpPolicy
+from forwarder.hosted_tools.request_preparation import LoopContext
 from forwarder.hosted_tools.responses_loop import with_hosted_tools
 from forwarder.hosted_tools.tool_services import HostedToolServices
 from tests.fake_provider.answers import Answer, Call

@@ -17,8 +17,8 @@ from functools import partial
 from typing import NamedTuple
 
 from forwarder.core.body_memory import UNLIMITED_MEMORY, BodyMemory
-from forwarder.core.cooperative_loops import iter_paced
 from forwarder.core.errors import ForwarderError, InvalidRequest, shorten_value
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.types import Json
 from forwarder.core.validate import (
     DICT,

@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from forwarder.core.errors import StoreUnavailable
-from forwarder.storage.db import stability_monitor
+from forwarder.storage.db import lease_expiry
 from forwarder.storage.db.database import SqliteDatabase
-from forwarder.storage.db.stability_monitor import MIN_STABLE_SECONDS, StabilityMonitor
+from forwarder.storage.db.lease_expiry import MIN_STABLE_SECONDS, StabilityMonitor
 
 
 class Store:
@@ -40,7 +40,7 @@ class Store:
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     made = Store()
-    monkeypatch.setattr(stability_monitor.time, "monotonic", lambda: made.now)
+    monkeypatch.setattr(lease_expiry.time, "monotonic", lambda: made.now)
     return made
 
 
@@ -95,8 +95,8 @@ def test_concurrent_callers_share_one_probe(store: Store, monitor: StabilityMoni
 def test_readable_full_database_has_not_settled(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stability_monitor, "MIN_STABLE_SECONDS", 0.0)
-    monkeypatch.setattr(stability_monitor, "PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(lease_expiry, "MIN_STABLE_SECONDS", 0.0)
+    monkeypatch.setattr(lease_expiry, "PROBE_SECONDS", 0.0)
     pages = database.read(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar())
     database._close_idle_connections()
 

@@ -35,7 +35,7 @@ from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ForwarderError
 from forwarder.core.translation_context import LossReport
 from forwarder.pipeline.gateway import Gateway
-from forwarder.protocols.items import parse_row_type
+from forwarder.protocols.item_dispositions import parse_row_type
 from forwarder.protocols.parameters import Disposition
 from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 from forwarder.services import Services

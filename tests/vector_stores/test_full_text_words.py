@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forwarder.vector_stores.words import MAX_QUERY_WORDS, split_query, split_words
+from forwarder.vector_stores.full_text_words import MAX_QUERY_WORDS, split_query, split_words
 from tests.helpers.check_cases import check_each
 
 

@@ -7,7 +7,7 @@ includes the beta parameters of the Messages API.
 from __future__ import annotations
 
 from forwarder.core.validate import ANY, BOOL, DICT, INT, LIST, NUMBER, STR
-from forwarder.protocols.items import (
+from forwarder.protocols.item_dispositions import (
     DispositionTable,
     drop_item,
     emulate_item,

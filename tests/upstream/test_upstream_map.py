@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.upstream.per_upstream import PerUpstream
+from forwarder.upstream.upstream_map import PerUpstream
 
 [CHAT] = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"}).upstreams
 LATER = replace(CHAT, name="later")

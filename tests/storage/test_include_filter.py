@@ -9,7 +9,7 @@ import pytest
 from openai.types.responses import ResponseIncludable
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.storage.include import (
+from forwarder.storage.include_filter import (
     HIDDEN_FIELDS,
     IncludeFilter,
     hide_batch_reasoning,

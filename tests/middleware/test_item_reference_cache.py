@@ -9,7 +9,7 @@ import pytest
 from forwarder.core.errors import TooLarge
 from forwarder.core.stored_data_limit import RequestLimits
 from forwarder.core.types import EventStream
-from forwarder.middleware.recent_items import RecentItems
+from forwarder.middleware.item_reference_cache import RecentItems
 from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]

@@ -11,9 +11,9 @@ import pytest
 
 from forwarder.core.body_memory import BodyMemory, KeptData
 from forwarder.core.errors import ClientDisconnected, InvalidRequest, UpstreamTimeout
-from forwarder.hosted_tools import standalone_search
+from forwarder.hosted_tools import codex_search
+from forwarder.hosted_tools.codex_search import StandaloneSearch, read_search_request
 from forwarder.hosted_tools.page_reader import Page, PageFailure
-from forwarder.hosted_tools.standalone_search import StandaloneSearch, read_search_request
 from forwarder.hosted_tools.web_search import WebSearch
 from forwarder.hosted_tools.web_search_backends import (
     SearchAnswer,
@@ -206,12 +206,12 @@ def test_without_live_access_pages_are_not_opened(run: Any, reader: Reader, acce
 
 def test_output_is_cut_to_the_tokens_that_are_left(run: Any) -> None:
     output = run({"open": [{"ref_id": URL}]}, max_output_tokens=100)
-    assert len(output) == 400 + len(standalone_search.CUT_NOTE)
+    assert len(output) == 400 + len(codex_search.CUT_NOTE)
     assert output.endswith("Its end was left out.]")
 
 
 def test_too_many_operations_are_named(run: Any, engine: Engine) -> None:
-    count = standalone_search.MAX_OPERATIONS
+    count = codex_search.MAX_OPERATIONS
     output = run({"search_query": [{"q": f"q{number}"} for number in range(count + 1)]})
     assert len(engine.asked) == count
     assert f"search_query 'q{count}'\nToo many commands" in output

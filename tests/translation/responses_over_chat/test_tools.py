@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.translation.responses_over_chat.client_tool_kinds import CUSTOM, FUNCTION, SHELL
-from forwarder.translation.responses_over_chat.toolbox import (
+from forwarder.translation.responses_over_chat.tools import (
     MAX_TOOL_NAME_LENGTH,
     ClientTool,
     Toolbox,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from forwarder.core import cooperative_loops, json_lenient
-from forwarder.core.cooperative_loops import (
+from forwarder.core import json_lenient, paced_iteration
+from forwarder.core.paced_iteration import (
     ITEMS_PER_SLICE,
     LARGE_BYTES,
     give_way,
@@ -20,7 +20,7 @@ from forwarder.core.cooperative_loops import (
 def pauses() -> Iterator[list[int]]:
     """Grows by one with each pause."""
     made: list[int] = []
-    before = cooperative_loops._pause
+    before = paced_iteration._pause
     set_pause(lambda: made.append(1))
     yield made
     set_pause(before)

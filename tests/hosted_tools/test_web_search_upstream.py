@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from forwarder.hosted_tools import upstream_search
-from forwarder.hosted_tools.upstream_search import UpstreamSearch
+from forwarder.hosted_tools import web_search_upstream
 from forwarder.hosted_tools.web_search_backends import SearchFailure, SearchOptions, WebSearchResult
+from forwarder.hosted_tools.web_search_upstream import UpstreamSearch
 from tests.helpers.check_cases import check_each
 from tests.hosted_tools.test_responses_loop import Token
 
@@ -109,7 +109,7 @@ def test_answer_without_pages_is_a_failure(output: list[Any], status: str, reaso
 
 
 def test_search_waits_for_others_only_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_search, "MAX_PARALLEL_SEARCHES", 0)
-    monkeypatch.setattr(upstream_search, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(web_search_upstream, "MAX_PARALLEL_SEARCHES", 0)
+    monkeypatch.setattr(web_search_upstream, "WAIT_SECONDS", 0.01)
     with pytest.raises(SearchFailure, match="Too many searches"):
         search(SearchOptions(), SEARCH, MESSAGE)

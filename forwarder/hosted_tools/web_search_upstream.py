@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from forwarder.core.concurrency import ClientSlots
+from forwarder.core.blocking_work import ClientSlots
 from forwarder.core.types import Json
 from forwarder.hosted_tools.tool_context import CallScope, GetUpstreams
 from forwarder.hosted_tools.web_search_backends import (

@@ -11,7 +11,7 @@ import pytest
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import LossReport
-from forwarder.server.request_shape import adapt_shape
+from forwarder.server.mixed_request_shapes import adapt_shape
 from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve, make_stream_response, serve
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from forwarder.core.types import Json
 from forwarder.storage.db.compression import unpack_json
-from forwarder.storage.db.event_log import (
+from forwarder.storage.db.event_log_encoding import (
     EventLogChunk,
     EventLogPacker,
     InvalidSequenceNumber,

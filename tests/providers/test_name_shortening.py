@@ -9,7 +9,7 @@ from typing import Any
 
 from forwarder.core.translation_context import LossReport
 from forwarder.providers import Profile
-from forwarder.providers.names import fit_names, map_long_names, restore_names
+from forwarder.providers.name_shortening import fit_names, map_long_names, restore_names
 from tests.helpers.check_cases import check_each
 
 Json = dict[str, Any]

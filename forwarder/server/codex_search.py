@@ -6,7 +6,7 @@ from flask import Blueprint, Response
 
 from forwarder.core.errors import NotFound, ShuttingDown
 from forwarder.core.in_flight_requests import ShutdownInterrupt
-from forwarder.hosted_tools.standalone_search import StandaloneSearch, read_search_request
+from forwarder.hosted_tools.codex_search import StandaloneSearch, read_search_request
 from forwarder.server import request_hooks
 from forwarder.server.extension import get_services
 from forwarder.server.serving import json_answer, read_json_body

@@ -13,7 +13,6 @@ from forwarder.core.errors import ClientDisconnected
 from forwarder.core.ssrf import AddressGuard
 from forwarder.hosted_tools.mcp_client import McpClient, McpLimits
 from forwarder.hosted_tools.mcp_content import ToolResult
-from forwarder.hosted_tools.mcp_search import McpSearch, await_task, make_arguments, read_answer
 from forwarder.hosted_tools.mcp_server import McpServer
 from forwarder.hosted_tools.web_search_backends import (
     SearchAnswer,
@@ -21,6 +20,7 @@ from forwarder.hosted_tools.web_search_backends import (
     SearchOptions,
     WebSearchResult,
 )
+from forwarder.hosted_tools.web_search_mcp import McpSearch, await_task, make_arguments, read_answer
 from tests.helpers.check_cases import check_each
 from tests.helpers.loopback import find_unused_port
 from tests.hosted_tools.mcp_server_process import TOKEN, serving_mcp

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from forwarder.core.concurrency import BlockingPool, ClientSlots, spawn
+from forwarder.core.blocking_work import BlockingPool, ClientSlots, spawn
 
 
 def test_under_threads_work_runs_in_the_callers_thread() -> None:
@@ -71,7 +71,7 @@ UNDER_GEVENT = """
 from gevent import monkey
 monkey.patch_all()
 import os, threading, time, gevent
-from forwarder.core.concurrency import BlockingPool, native_sleep, spawn
+from forwarder.core.blocking_work import BlockingPool, native_sleep, spawn
 
 ticks = []
 def tick():

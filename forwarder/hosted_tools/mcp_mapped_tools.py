@@ -44,7 +44,7 @@ from forwarder.hosted_tools.tool_kind import (
     reserve_name,
 )
 from forwarder.protocols.hosted_tool_names import HOSTED_TOOLS, find_hosted_name
-from forwarder.translation.responses_over_chat.toolbox import flatten_name
+from forwarder.translation.responses_over_chat.tools import flatten_name
 
 CODE_ARGUMENTS = ("code", "source", "script", "python", "command", "input")
 """Names of the argument with the code, the most likely first."""

@@ -10,10 +10,10 @@ import httpx2
 import pytest
 
 from forwarder.context.request_context import RequestObserver
-from forwarder.models import health
-from forwarder.models.health import HealthMonitor, HealthTarget, vary_pause
+from forwarder.models import upstream_health
 from forwarder.models.health_probe import ProbeResult
 from forwarder.models.registered_model import RegisteredModel
+from forwarder.models.upstream_health import HealthMonitor, HealthTarget, vary_pause
 from tests.helpers.check_cases import check_each
 from tests.models.remotes import (
     Answer,
@@ -85,7 +85,7 @@ def test_history_keeps_the_latest_results_and_when_the_state_began() -> None:
     world = World()
     target = world.targets[0]
     assert world.health.get_history("a", target.upstream) is None
-    for second in range(health.HISTORY_SIZE + 5):
+    for second in range(upstream_health.HISTORY_SIZE + 5):
         is_down = second in (3, 4, 5)
         world.health.record_result(
             target, ProbeResult(not is_down, fault="host" if is_down else None, checked_at=second)
@@ -95,7 +95,7 @@ def test_history_keeps_the_latest_results_and_when_the_state_began() -> None:
         assert history.since == (0 if second < 3 else 3 if is_down else 6)
 
     times = [result.checked_at for result in history.results]
-    assert times == [*range(5, health.HISTORY_SIZE + 5)]
+    assert times == [*range(5, upstream_health.HISTORY_SIZE + 5)]
     assert history.last.checked_at == times[-1]
     assert world.health.get_history("a", connect_upstream(answer_normally)) is None
 
@@ -146,7 +146,7 @@ def test_background_checks_repeat(
             return 60.0
         return 0.0
 
-    monkeypatch.setattr(health, "vary_pause", vary_pause)
+    monkeypatch.setattr(upstream_health, "vary_pause", vary_pause)
     before = threading.active_count()
     world.health.start(10)
     assert third.wait(10)
@@ -213,7 +213,7 @@ def test_listed_or_embedding_model_is_not_probed() -> None:
 
 def test_model_is_probed_once_per_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(health.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(upstream_health.time, "monotonic", lambda: now[0])
     asked: list[float] = []
 
     def ask() -> ProbeResult:

@@ -9,7 +9,7 @@ import pytest
 from forwarder.core.errors import InvalidRequest, MediaUnavailable, Unsupported, UpstreamRefused
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream, Json
-from forwarder.storage.history_errors import EarlierItems, call_with_earlier_items
+from forwarder.storage.earlier_items import EarlierItems, call_with_earlier_items
 from tests.helpers.check_cases import check_each
 
 GONE = "https://x/gone.png"

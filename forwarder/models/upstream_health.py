@@ -23,7 +23,7 @@ from forwarder.models.health_probe import ProbeResult, probe_model_list
 from forwarder.models.registered_model import RegisteredModel
 from forwarder.models.registry import ModelRegistry
 from forwarder.upstream.client import Upstream
-from forwarder.upstream.per_upstream import PerUpstream
+from forwarder.upstream.upstream_map import PerUpstream
 
 _jitter = random.Random()
 """A separate generator, so that the background thread does not consume the seeded global one."""
