@@ -28,7 +28,7 @@ from forwarder.core.errors import (
 from forwarder.core.in_flight_requests import InFlightRequest, ShutdownInterrupt
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Event, EventStream, Handler, Json
-from forwarder.protocols.mappings import read_usage
+from forwarder.protocols.chat_responses_mappings import read_usage
 from forwarder.protocols.model_defaults import NO_DEFAULTS, ModelDefaults
 
 log = logging.getLogger("forwarder.exchange")

@@ -24,9 +24,9 @@ from forwarder.hosted_tools.responses_loop import LIMIT_NOTE, MAX_CALLS
 from forwarder.hosted_tools.tool_kind import ClientWatch
 from forwarder.middleware.chat_chunks import close_stream, make_usage_chunk
 from forwarder.middleware.usage_estimate import sum_usages
+from forwarder.protocols.chat_responses_mappings import nest_annotation
 from forwarder.protocols.fold import build_choice, is_complete_answer, merge_chunk
 from forwarder.protocols.hosted_tool_names import find_hosted_name
-from forwarder.protocols.mappings import nest_annotation
 from forwarder.protocols.tool_call_index import ToolCallIndex
 from forwarder.protocols.types import MIN_OUTPUT_TOKENS
 from forwarder.protocols.unfold import to_chunk

@@ -27,9 +27,9 @@ from forwarder.hosted_tools.tool_kind import (
     ToolSet,
     ignore_call,
 )
+from forwarder.protocols.chat_responses_mappings import INCLUDE_ENCRYPTED_REASONING
 from forwarder.protocols.hosted_tool_names import find_hosted_name
 from forwarder.protocols.input_items import has_items_of
-from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
 from forwarder.protocols.tool_secrets import hide_tool_secrets
 
 MAX_ROUNDS = 32

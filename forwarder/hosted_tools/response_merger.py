@@ -26,7 +26,7 @@ from forwarder.hosted_tools.hosted_function import (
     make_token,
 )
 from forwarder.middleware.compaction.events import add_usages
-from forwarder.protocols.mappings import TERMINAL_EVENTS
+from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS
 from forwarder.protocols.unfold import unfold_item
 
 START_EVENTS = frozenset({"response.created", "response.queued", "response.in_progress"})

@@ -17,8 +17,8 @@ from forwarder.context.client_identity import hash_client_key
 from forwarder.core.body_memory import BodyReservation
 from forwarder.core.stored_data_limit import DEFAULT_REQUEST_LIMITS, RequestLimits, StoredDataLimit
 from forwarder.core.types import Batch, EventStream, Handler, Json
+from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS
 from forwarder.protocols.input_items import list_item_references, replace_item_references
-from forwarder.protocols.mappings import TERMINAL_EVENTS
 
 MAX_REMEMBERED_BYTES = 64 * 2**20
 """Size limit in bytes of the JSON of all kept items in one process."""

@@ -14,8 +14,8 @@ from typing import Any
 from forwarder.core.types import Batch, Event, EventStream, Handler, Json
 from forwarder.core.validate import DICT, read_field
 from forwarder.protocols import chat_reasoning, unfold
+from forwarder.protocols.chat_responses_mappings import Insertions, shift_annotation
 from forwarder.protocols.fold import fold_chat
-from forwarder.protocols.mappings import Insertions, shift_annotation
 
 OWN_METADATA_KEYS = frozenset(
     {"reasoning", "reasoning_summary", "schema_error", "files", "partial_images"}

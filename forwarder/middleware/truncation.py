@@ -13,7 +13,7 @@ from typing import Any
 from forwarder.core.error_kinds import ErrorKind
 from forwarder.core.errors import UpstreamRefused
 from forwarder.core.types import EventStream, Handler, Json
-from forwarder.protocols.mappings import to_upstream_error
+from forwarder.protocols.chat_responses_mappings import to_upstream_error
 
 MAX_TRUNCATIONS = 5
 """How often a conversation is halved before the provider's refusal is passed on."""

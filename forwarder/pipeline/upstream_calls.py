@@ -27,7 +27,7 @@ from forwarder.pipeline.media_io import build_media_io
 from forwarder.pipeline.pipeline import build_embeddings_handler, build_handler
 from forwarder.protocols.chat import CHAT
 from forwarder.protocols.chat_reasoning import find_reasoning_field
-from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
+from forwarder.protocols.chat_responses_mappings import INCLUDE_ENCRYPTED_REASONING
 from forwarder.protocols.responses import RESPONSES
 from forwarder.services import Services
 from forwarder.storage.db.background_leases import ResponseOrigin

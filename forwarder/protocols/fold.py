@@ -10,7 +10,11 @@ from typing import Any
 
 from forwarder.core.errors import UpstreamProtocolError
 from forwarder.core.types import Event, EventStream, Json
-from forwarder.protocols.mappings import TERMINAL_EVENTS, read_usage, to_upstream_error
+from forwarder.protocols.chat_responses_mappings import (
+    TERMINAL_EVENTS,
+    read_usage,
+    to_upstream_error,
+)
 from forwarder.protocols.signatures import MESSAGE_FIELDS, merge_value, read_merged
 from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_arguments
 

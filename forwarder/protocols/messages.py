@@ -20,7 +20,7 @@ from forwarder.core.errors import (
 from forwarder.core.ids import format_timestamp
 from forwarder.core.types import EventStream, Json
 from forwarder.protocols import framing
-from forwarder.protocols.mappings import to_upstream_error
+from forwarder.protocols.chat_responses_mappings import to_upstream_error
 from forwarder.protocols.messages_dispositions import MESSAGES_PARAMETERS
 from forwarder.protocols.parameters import list_client_names
 from forwarder.protocols.protocol import (

@@ -23,7 +23,7 @@ from forwarder.core.errors import (
 )
 from forwarder.core.types import Batch, Event, EventStream, Handler, Json
 from forwarder.protocols.chat_reasoning import REASONING_DETAIL_FIELDS, REASONING_FIELDS
-from forwarder.protocols.mappings import (
+from forwarder.protocols.chat_responses_mappings import (
     FAILED_FINISH_REASONS,
     TERMINAL_EVENTS,
     find_error,

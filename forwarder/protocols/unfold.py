@@ -11,7 +11,7 @@ from typing import Any
 
 from forwarder.core.errors import UpstreamProtocolError
 from forwarder.core.types import Batch, Event, Json
-from forwarder.protocols.mappings import find_error, to_upstream_error
+from forwarder.protocols.chat_responses_mappings import find_error, to_upstream_error
 from forwarder.protocols.types import make_item_added, make_item_done
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from forwarder.core.error_classification import MAX_SEARCHED_CHARACTERS
 from forwarder.core.errors import UpstreamRefused
 from forwarder.core.types import Json
-from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
+from forwarder.protocols.chat_responses_mappings import INCLUDE_ENCRYPTED_REASONING
 from forwarder.protocols.registry import UPSTREAM_PROTOCOLS
 from forwarder.providers.error_parsing import (
     find_complaint_kinds,

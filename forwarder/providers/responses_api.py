@@ -7,7 +7,10 @@ from typing import Any
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
 from forwarder.protocols.chat_reasoning import is_seal
-from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING, INCLUDE_LOGPROBS
+from forwarder.protocols.chat_responses_mappings import (
+    INCLUDE_ENCRYPTED_REASONING,
+    INCLUDE_LOGPROBS,
+)
 from forwarder.providers.profile import Profile
 
 SUMMARY_PARAMETER = "reasoning.summary"

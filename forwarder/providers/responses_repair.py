@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from forwarder.core.ids import IdSource
 from forwarder.core.types import Batch, Event, EventStream, Json
-from forwarder.protocols.mappings import TERMINAL_EVENTS, map_usage_to_responses
+from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS, map_usage_to_responses
 from forwarder.protocols.types import ResponsesUsage
 from forwarder.providers.responses_repair_items import (
     RepairedItem,

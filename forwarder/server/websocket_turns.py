@@ -41,8 +41,8 @@ from forwarder.core.stored_data_limit import RequestLimits, StoredDataLimit
 from forwarder.core.types import Event, EventStream, Json
 from forwarder.models.codex_headers import TURN_METADATA_HEADER, make_turn_events
 from forwarder.pipeline.gateway import Gateway
+from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS
 from forwarder.protocols.input_items import make_previous_response_error, read_input_items
-from forwarder.protocols.mappings import TERMINAL_EVENTS
 from forwarder.protocols.stream_end import append_responses_error, make_malformed_event_error
 from forwarder.protocols.types import make_empty_usage
 from forwarder.server import request_hooks

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from forwarder.core.types import Batch, Event, Json
 from forwarder.core.validate import check_enum
 from forwarder.protocols.chat_reasoning import is_seal
-from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
+from forwarder.protocols.chat_responses_mappings import INCLUDE_ENCRYPTED_REASONING
 from forwarder.protocols.tool_secrets import hide_tool_secrets_of
 
 INCLUDE_PARAMETER = re.compile(r"include(\[\d*\])?")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from forwarder.core.ids import generate_id
 from forwarder.core.types import Batch, EventStream, Json
-from forwarder.protocols.mappings import TERMINAL_EVENTS
+from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS
 from forwarder.protocols.stream_end import MALFORMED_EVENT_ERRORS, make_malformed_event_error
 from forwarder.storage.conversation_lock import ConversationLock
 from forwarder.storage.db.event_log_encoding import (

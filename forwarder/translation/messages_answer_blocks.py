@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forwarder.core.types import Batch, Event, Json
-from forwarder.protocols.mappings import read_count
+from forwarder.protocols.chat_responses_mappings import read_count
 
 TEXT, THINKING, CALL = "text", "thinking", "tool_use"
 

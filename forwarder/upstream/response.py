@@ -30,8 +30,8 @@ from forwarder.core.in_flight_requests import ShutdownInterrupt
 from forwarder.core.large_bodies import take_turn
 from forwarder.core.types import EventStream, Json
 from forwarder.protocols import unfold
+from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS
 from forwarder.protocols.framing import BOM, SseDecoder
-from forwarder.protocols.mappings import TERMINAL_EVENTS
 from forwarder.protocols.registry import EMBEDDINGS
 from forwarder.upstream.transport.answer_limits import (
     MAX_ANSWER_BYTES,

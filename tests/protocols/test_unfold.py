@@ -6,7 +6,7 @@ import pytest
 
 from forwarder.core.errors import UpstreamProtocolError, UpstreamRefused
 from forwarder.protocols import unfold
-from forwarder.protocols.mappings import TERMINAL_EVENTS
+from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS
 from tests.helpers import sdk
 from tests.helpers.cases import Case, list_cases
 from tests.helpers.check_cases import check_each

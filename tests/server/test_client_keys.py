@@ -19,7 +19,7 @@ from forwarder.core.errors import QuotaExceeded
 from forwarder.openapi.document import TAGS
 from forwarder.openapi.errors import MESSAGES, OLLAMA, find_envelope
 from forwarder.openapi.operation import Access, Operation
-from forwarder.protocols.mappings import TERMINAL_EVENTS
+from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS
 from forwarder.server.extension import get_extension
 from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve

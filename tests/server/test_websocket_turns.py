@@ -24,7 +24,7 @@ from forwarder.core import paced_iteration
 from forwarder.core.body_memory import BodyReservation
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import MediaUnavailable, TooLarge
-from forwarder.protocols.mappings import TERMINAL_EVENTS
+from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS
 from forwarder.server import request_hooks
 from forwarder.server.extension import get_extension
 from forwarder.server.websocket_history import HistoryEntry

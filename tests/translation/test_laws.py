@@ -12,7 +12,7 @@ from forwarder.core.errors import UpstreamUnreachable
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Batch, Event, EventStream
 from forwarder.protocols import unfold
-from forwarder.protocols.mappings import TERMINAL_EVENTS
+from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS
 from forwarder.protocols.registry import CLIENT_PROTOCOLS, UPSTREAM_PROTOCOLS
 from forwarder.providers import PROFILES, adapt_request
 from tests.fake_provider import check_chat, check_responses

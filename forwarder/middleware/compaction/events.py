@@ -10,8 +10,8 @@ from forwarder.core.errors import ForwarderError
 from forwarder.core.ids import IdSource
 from forwarder.core.types import Batch, Event, EventStream, Handler, Json
 from forwarder.middleware.compaction import summary
+from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS, to_upstream_error
 from forwarder.protocols.fold import fold_responses
-from forwarder.protocols.mappings import TERMINAL_EVENTS, to_upstream_error
 from forwarder.protocols.types import (
     ResponsesUsage,
     make_empty_usage,

@@ -18,7 +18,7 @@ from forwarder.core.errors import UpstreamRefused
 from forwarder.core.types import Batch, EventStream, Handler, Json
 from forwarder.middleware.reasoning_cache import matching
 from forwarder.middleware.reasoning_cache.memory_backend import CacheBackend
-from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING, TERMINAL_EVENTS
+from forwarder.protocols.chat_responses_mappings import INCLUDE_ENCRYPTED_REASONING, TERMINAL_EVENTS
 
 
 class ReasoningCache:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from forwarder.context.request_context import RequestContext
 from forwarder.core.types import Batch, EventStream, Json
-from forwarder.protocols.mappings import TERMINAL_EVENTS
+from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS
 from forwarder.storage.conversation_lock import ConversationLock
 from forwarder.storage.db.background_leases import ATTEMPT_KEY, OPENING_EVENTS, ResponseOrigin
 

@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from forwarder.core.types import Batch, Event, Json
-from forwarder.protocols.mappings import TERMINAL_EVENTS
+from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS
 from forwarder.storage.db.compression import pack_json, unpack_json
 
 

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from forwarder.core.stored_data_limit import NO_REQUEST_LIMITS, StoredDataLimit
 from forwarder.core.types import Batch
+from forwarder.protocols.chat_responses_mappings import TERMINAL_EVENTS
 from forwarder.protocols.input_items import list_item_references, replace_item_references
-from forwarder.protocols.mappings import TERMINAL_EVENTS
 from forwarder.protocols.unfold import unfold_answer
 from forwarder.storage.db import Database, conversations, responses
 from forwarder.storage.db.compression import SpendCallback

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forwarder.core.types import Json
-from forwarder.protocols.mappings import nest_annotation, shift_annotation
+from forwarder.protocols.chat_responses_mappings import nest_annotation, shift_annotation
 
 _FILE_ANNOTATIONS = frozenset({"file_citation", "file_path", "container_file_citation"})
 """Annotations that name a file.  OpenAI's chat annotations name only URLs."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from forwarder.core.types import Event, Json
-from forwarder.protocols.mappings import make_non_text_error
+from forwarder.protocols.chat_responses_mappings import make_non_text_error
 
 _PART_INDEX_FIELDS = {"text": "content_index", "summary": "summary_index"}
 """Form of reasoning -> the event field with the index of the part."""

@@ -18,7 +18,11 @@ from forwarder.core.validate import (
     require_field,
 )
 from forwarder.protocols import chat_reasoning, unread_fields
-from forwarder.protocols.mappings import INCLUDE_LOGPROBS, RESPONSE_FORMATS, map_format_to_responses
+from forwarder.protocols.chat_responses_mappings import (
+    INCLUDE_LOGPROBS,
+    RESPONSE_FORMATS,
+    map_format_to_responses,
+)
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, validate_parameters
 from forwarder.protocols.types import MIN_OUTPUT_TOKENS
 from forwarder.translation.chat_over_responses import tools

@@ -13,7 +13,7 @@ from typing import Any
 from forwarder.core.errors import UpstreamError, UpstreamProtocolError
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Batch, Event, EventStream, Json
-from forwarder.protocols.mappings import (
+from forwarder.protocols.chat_responses_mappings import (
     FINISH_REASONS,
     make_non_text_error,
     map_moderation_to_chat,

@@ -8,7 +8,7 @@ from forwarder.core.errors import InvalidRequest
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, STR, require_field
-from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
+from forwarder.protocols.chat_responses_mappings import INCLUDE_ENCRYPTED_REASONING
 from forwarder.protocols.types import MIN_OUTPUT_TOKENS
 from forwarder.translation.messages_history import read_conversation, read_system
 from forwarder.translation.messages_over_responses.history import ResponsesConversationBuilder

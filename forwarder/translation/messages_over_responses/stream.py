@@ -12,7 +12,7 @@ from typing import Any
 from forwarder.core.errors import UpstreamError, UpstreamProtocolError
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Batch, Event, EventStream, Json
-from forwarder.protocols.mappings import make_non_text_error, to_upstream_error
+from forwarder.protocols.chat_responses_mappings import make_non_text_error, to_upstream_error
 from forwarder.protocols.tool_call_index import stringify_arguments
 from forwarder.translation import images as pictures
 from forwarder.translation.messages_answer_blocks import (

@@ -10,7 +10,7 @@ from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import DICT, STR, check_enum, check_type, read_field, require_field
 from forwarder.protocols import unread_fields
-from forwarder.protocols.mappings import (
+from forwarder.protocols.chat_responses_mappings import (
     INCLUDE_ENCRYPTED_REASONING,
     INCLUDE_LOGPROBS,
     RESPONSE_FORMATS,

@@ -15,7 +15,7 @@ from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Batch, EventStream, Json
 from forwarder.protocols import chat_reasoning
 from forwarder.protocols.answer_choice import ChoiceSelector, read_delta
-from forwarder.protocols.mappings import (
+from forwarder.protocols.chat_responses_mappings import (
     FAILED_FINISH_REASONS,
     INCLUDE_ENCRYPTED_REASONING,
     INCOMPLETE_REASONS,

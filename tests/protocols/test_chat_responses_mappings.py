@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.protocols.mappings import (
+from forwarder.protocols.chat_responses_mappings import (
     FINISH_REASONS,
     INCOMPLETE_REASONS,
     find_error,
