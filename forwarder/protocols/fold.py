@@ -144,7 +144,10 @@ def merge_images(message: MessagePieces, key: str, value: Any) -> None:
         position = len(images)
         if isinstance(index, int):
             position = message.image_positions.setdefault(index, position)
-        images[position : position + 1] = [image]
+        if position < len(images):
+            images[position] = image
+        else:
+            images.append(image)
 
 
 def merge_metadata(message: MessagePieces, key: str, value: Any) -> None:
