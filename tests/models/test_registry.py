@@ -240,6 +240,7 @@ def test_hanging_store_does_not_delay_requests(
     deadline = time.monotonic() + 10
     while not there.registry.find("other"):
         assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def test_each_change_changes_the_version_in_all_workers(

@@ -27,6 +27,10 @@ log = logging.getLogger("forwarder.store")
 CHANGE_LEASE_SECONDS = 0.1
 """Seconds for which a version read from a database server is considered current."""
 
+FILE_LEASE_SECONDS = 0.005
+"""Seconds for which a version read from a file is considered current. A request reads versions
+several times, and each read of a file is a system call."""
+
 FILE_MODE = 0o600
 
 
@@ -80,23 +84,33 @@ def increment_generation(connection: sa.Connection, name: str) -> None:
 class FileChangeNotifier:
     """A file next to the database that grows by one byte per change. Timestamps are too coarse.
 
-    Reading its size takes about a microsecond. A worker that dies between commit and write has not
-    answered its client, which will retry.
+    The file is read at most once per lease, and `publish_change` waits for one lease. A worker that
+    dies between commit and write has not answered its client, which will retry.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, now: Callable[[], float] = time.monotonic) -> None:
         self._path = str(path)
+        self._now = now
+        self._version: object = None
+        self._valid_until = float("-inf")
 
     def read_version(self) -> object:
         """Return the inode and the size of the file."""
-        try:
-            status = os.stat(self._path)
-        except OSError:
-            return None
-        return status.st_ino, status.st_size
+        called_at = self._now()
+        if called_at >= self._valid_until:
+            try:
+                status = os.stat(self._path)
+                self._version = status.st_ino, status.st_size
+            except OSError:
+                self._version = None
+            self._valid_until = called_at + FILE_LEASE_SECONDS
+        return self._version
 
     def publish_change(self) -> None:
-        """Append a byte to the file, or replace it if another user, such as root, made it."""
+        """Append a byte to the file, or replace it if another user, such as root, made it.
+
+        Waits until the leases of all workers on the previous version have expired.
+        """
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE_MODE)
         except PermissionError:
@@ -106,6 +120,8 @@ class FileChangeNotifier:
             os.write(descriptor, b".")
         finally:
             os.close(descriptor)
+        self._valid_until = float("-inf")
+        time.sleep(FILE_LEASE_SECONDS)
 
     def is_current(self) -> bool:
         return True

@@ -15,6 +15,7 @@ import pytest
 from forwarder.core.errors import StoreUnavailable
 from forwarder.core.storage_breaker import MAX_WAIT_SECONDS
 from forwarder.storage.db.change_notifier import (
+    FILE_LEASE_SECONDS,
     FileChangeNotifier,
     PollingChangeNotifier,
     make_change_notifier,
@@ -31,6 +32,29 @@ def test_each_file_change_has_another_version(tmp_path: Path) -> None:
 
     assert len(set(marks)) == 51
     assert theirs.read_version() == marks[-1]
+
+
+def test_file_is_read_once_per_lease(tmp_path: Path) -> None:
+    path, now = tmp_path / "x.models", 100.0
+    changes = FileChangeNotifier(path, lambda: now)
+    assert changes.read_version() is None
+
+    path.write_bytes(b".")
+    assert changes.read_version() is None
+
+    now += FILE_LEASE_SECONDS
+    assert changes.read_version() == (path.stat().st_ino, 1)
+
+
+def test_publisher_of_a_file_change_sees_it_at_once(tmp_path: Path) -> None:
+    path, began = tmp_path / "x.models", time.monotonic()
+    changes = FileChangeNotifier(path, lambda: 100.0)
+    changes.read_version()
+
+    changes.publish_change()
+
+    assert changes.read_version() == (path.stat().st_ino, 1)
+    assert time.monotonic() - began >= FILE_LEASE_SECONDS
 
 
 def test_file_is_private(tmp_path: Path) -> None:
