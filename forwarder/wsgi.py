@@ -1,12 +1,16 @@
-"""The application for gunicorn and ``flask run``: ``forwarder.wsgi:app``."""
+"""The application for gunicorn and ``flask run``: ``forwarder.wsgi:app``.
 
-from forwarder.app import create_app
-from forwarder.config.settings import ConfigError
+The import of the application takes two seconds, so gunicorn's settings are checked before it.
+"""
+
 from forwarder.server.gunicorn_check import find_gunicorn_mistake, refuse_to_load
-from forwarder.server.startup_log import log_start
 
 if mistake := find_gunicorn_mistake():
     refuse_to_load(f"The forwarder did not start: {mistake}")
+
+from forwarder.app import create_app
+from forwarder.config.settings import ConfigError
+from forwarder.server.startup_log import log_start
 
 try:
     app = create_app()

@@ -30,7 +30,7 @@ log = logging.getLogger("forwarder.auth")
 _MAX_CACHED_ADDRESSES = 1024
 """How many normalized addresses are cached: parsing one takes longer than hashing it."""
 
-_MAX_CACHED_IDENTIFIERS = 1024
+_MAX_CACHED_IDENTIFIERS = 256
 """How many computed identifiers are cached: an HMAC takes 20 µs, and each request needs several."""
 
 KEY_LABEL_LENGTH = 6
