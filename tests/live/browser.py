@@ -24,7 +24,10 @@ NEEDS_BROWSER = (
 )
 """Markers of tests that open pages."""
 
-SCHEMES, WIDTHS = ("light", "dark"), (1280, 390)
+SCHEMES, PHONE_WIDTH = ("light", "dark"), 390
+
+VIEWS = (("light", 1280), ("dark", PHONE_WIDTH))
+"""Each theme and each width once: axe-core takes seconds for a page, and themes change no layout."""
 
 SERIOUS = ("serious", "critical")
 

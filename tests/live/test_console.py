@@ -11,7 +11,15 @@ import pytest
 
 from tests.fake_provider import Answer, Call, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
-from tests.live.browser import NEEDS_BROWSER, SCHEMES, WIDTHS, check_page, open_page, run_browser
+from tests.live.browser import (
+    NEEDS_BROWSER,
+    PHONE_WIDTH,
+    SCHEMES,
+    VIEWS,
+    check_page,
+    open_page,
+    run_browser,
+)
 from tests.live.conftest import Serve, make_settings
 from tests.live.server import Server
 
@@ -42,13 +50,12 @@ PATHS = ("/", "/console/exchanges", "/console/playground", "/console/usage", "/c
 
 
 def test_pages_are_accessible_in_both_themes_and_on_a_phone(browser: Any, server: Server) -> None:
-    for scheme in SCHEMES:
-        for width in WIDTHS:
-            with open_page(browser, scheme, width) as page:
-                for path in PATHS:
-                    page.goto(server.url + path)
-                    page.wait_for_load_state("networkidle")
-                    check_page(page)
+    for scheme, width in VIEWS:
+        with open_page(browser, scheme, width) as page:
+            for path in PATHS:
+                page.goto(server.url + path)
+                page.wait_for_load_state("networkidle")
+                check_page(page)
 
 
 def test_pages_of_an_exchange_are_accessible_and_fit_a_phone(
@@ -69,7 +76,7 @@ def test_pages_of_an_exchange_are_accessible_and_fit_a_phone(
     created = {"model": "long-name-" * 6, "from": "chat/m", "stream": False}
     httpx2.post(f"{server.url}/api/create", json=created).raise_for_status()
     for scheme in SCHEMES:
-        with open_page(browser, scheme, min(WIDTHS)) as page:
+        with open_page(browser, scheme, PHONE_WIDTH) as page:
             for path in (f"exchanges/{exchange}/replay", f"playground?exchange={exchange}"):
                 page.goto(f"{server.url}/console/{path}")
                 page.wait_for_load_state("networkidle")
@@ -231,7 +238,7 @@ def test_key_is_made_copied_limited_rotated_and_revoked(
     browser: Any, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     server = serve(make_settings(upstream))
-    for scheme, width in zip(SCHEMES, WIDTHS, strict=False):
+    for scheme, width in VIEWS:
         name = f"alice-{scheme}"
         with open_page(browser, scheme, width) as page:
             page.goto(server.url + "/console/keys")

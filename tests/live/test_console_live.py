@@ -14,7 +14,7 @@ import pytest
 from tests.console.records import HOSTILE
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.helpers.waiting import wait_until
-from tests.live.browser import NEEDS_BROWSER, SCHEMES, WIDTHS, check_page, open_page, run_browser
+from tests.live.browser import NEEDS_BROWSER, VIEWS, check_page, open_page, run_browser
 from tests.live.conftest import make_settings
 from tests.live.server import GUNICORN, Server, run_forwarder
 from tests.live.talk import http, make_body
@@ -183,12 +183,11 @@ def test_pages_of_hostile_exchanges_are_accessible_and_harmless(
     addresses += [f"{PATH}/{each['id']}" for each in listed]
 
     with run_browser() as browser:
-        for scheme in SCHEMES:
-            for width in WIDTHS:
-                with open_page(browser, scheme, width) as page:
-                    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
-                    for address in addresses:
-                        page.goto(open_server.url + address)
-                        for details in page.locator("details").all():
-                            details.evaluate("each => { each.open = true; }")
-                        check_page(page)
+        for scheme, width in VIEWS:
+            with open_page(browser, scheme, width) as page:
+                page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+                for address in addresses:
+                    page.goto(open_server.url + address)
+                    for details in page.locator("details").all():
+                        details.evaluate("each => { each.open = true; }")
+                    check_page(page)

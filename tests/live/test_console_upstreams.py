@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.fake_provider import ScriptedUpstream
-from tests.live.browser import NEEDS_BROWSER, SCHEMES, WIDTHS, check_page, open_page, run_browser
+from tests.live.browser import NEEDS_BROWSER, VIEWS, check_page, open_page, run_browser
 from tests.live.conftest import KEY, Serve, make_settings
 from tests.live.server import Server
 
@@ -131,10 +131,9 @@ def test_pages_are_accessible_in_both_themes_and_on_a_phone(
         page.get_by_role("button", name="Register").click()
         page.get_by_text("Saved: mine:latest").wait_for()
     paths = ("upstreams", "models/new", "models/edit/mine:latest", "upstreams/probes/chat")
-    for scheme in SCHEMES:
-        for width in WIDTHS:
-            with open_page(browser, scheme, width) as page:
-                for path in paths:
-                    page.goto(f"{server.url}/console/{path}")
-                    page.wait_for_load_state("networkidle")
-                    check_page(page)
+    for scheme, width in VIEWS:
+        with open_page(browser, scheme, width) as page:
+            for path in paths:
+                page.goto(f"{server.url}/console/{path}")
+                page.wait_for_load_state("networkidle")
+                check_page(page)
