@@ -30,7 +30,7 @@ sys.dont_write_bytecode = False
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two workers per processor, since live tests wait a lot; none if only test files are given."""
-    if all(Path(argument.partition("::")[0]).is_file() for argument in config.args):
+    if _names_only_files(config):
         return 0
     return (1 if _skips_live(config) else 2) * (os.cpu_count() or 1)
 
@@ -38,6 +38,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Spare the quick lane the import of the live tests, and of their clients."""
     return True if collection_path == LIVE and _skips_live(config) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out exhaustive tests, unless the options name their marker or files of tests."""
+    if "exhaustive" in config.option.markexpr or _names_only_files(config):
+        return
+    exhaustive = [item for item in items if item.get_closest_marker("exhaustive") is not None]
+    if exhaustive:
+        config.hook.pytest_deselected(items=exhaustive)
+        items[:] = [item for item in items if item.get_closest_marker("exhaustive") is None]
+
+
+def _names_only_files(config: pytest.Config) -> bool:
+    return all(Path(argument.partition("::")[0]).is_file() for argument in config.args)
 
 
 def _skips_live(config: pytest.Config) -> bool:

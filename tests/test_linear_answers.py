@@ -21,7 +21,7 @@ from tests.helpers.translating import collect_events, make_translator_context, t
 from tests.hosted_tools.test_chat_loop import make_context
 from tests.test_linear_work import assert_linear
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 Json = dict[str, Any]
 

@@ -31,7 +31,7 @@ from forwarder.storage.db import responses
 from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.items import derive_id
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 Json = dict[str, Any]
 

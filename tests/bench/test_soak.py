@@ -23,6 +23,7 @@ QUIET = {"descriptors": 9, "connections": 2, "greenlets": 4, "threads": 1, "exch
 
 @pytest.mark.live
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_short_soak_holds_every_law():
     command = [sys.executable, "-m", "bench.soak", "--minutes", "0.04", "--streams", "4"]
 

@@ -173,6 +173,7 @@ def test_ids_that_no_database_can_index_are_refused(name: str, storing: Server) 
     assert http.get(f"{storing.url}/ready").json()["store"]["reachable"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("count", "status"),
     [(40_000, 400), (200_000, 400), (300_000, 413)],  # the last has too many JSON values

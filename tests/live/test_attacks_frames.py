@@ -15,7 +15,7 @@ from tests.live.conftest import Serve, make_settings
 from tests.live.neighbour import Neighbour
 from tests.live.server import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.serial]
+pytestmark = [pytest.mark.slow, pytest.mark.serial, pytest.mark.exhaustive]
 
 MAX_STALL = 0.1
 """Seconds that a neighbour may be stalled by the worker, beyond what the control waits."""

@@ -21,7 +21,7 @@ from tests.live.neighbour import Neighbour
 from tests.live.server import Server, find_free_port
 from tests.live.talk import PATHS, make_body
 
-pytestmark = [pytest.mark.slow, pytest.mark.serial]
+pytestmark = [pytest.mark.slow, pytest.mark.serial, pytest.mark.exhaustive]
 
 Json = dict[str, Any]
 Attack = Callable[[str, bytes], tuple[int, Json]]

@@ -26,7 +26,11 @@ from tests.live.neighbour import Neighbour, connect_to_each_worker, measure_memo
 from tests.live.server import Server
 from tests.live.talk import ClientAnswer, ask, http
 
-pytestmark = [pytest.mark.slow, pytest.mark.serial]  # each measures stalls and memory
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.serial,
+    pytest.mark.exhaustive,
+]  # each measures stalls and memory
 
 Json = dict[str, Any]
 

@@ -13,7 +13,7 @@ from tests.live.neighbour import Neighbour
 from tests.live.server import Server
 from tests.live.talk import http
 
-pytestmark = [pytest.mark.slow, pytest.mark.serial]
+pytestmark = [pytest.mark.slow, pytest.mark.serial, pytest.mark.exhaustive]
 
 Json = dict[str, Any]
 

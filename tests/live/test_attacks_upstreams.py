@@ -21,7 +21,7 @@ from tests.live.neighbour import MAX_STALL, Neighbour
 from tests.live.server import Server
 from tests.live.talk import ClientAnswer, ask, http, make_body
 
-pytestmark = [pytest.mark.slow, pytest.mark.serial]
+pytestmark = [pytest.mark.slow, pytest.mark.serial, pytest.mark.exhaustive]
 
 Json = dict[str, Any]
 

@@ -13,7 +13,7 @@ from tests.live.conftest import KEY, Serve
 from tests.live.neighbour import Neighbour
 from tests.live.server import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.serial]
+pytestmark = [pytest.mark.slow, pytest.mark.serial, pytest.mark.exhaustive]
 
 MAX_PAGE_STALL = 0.1
 """Seconds that a neighbour may be stalled, beyond what the control waits."""

@@ -126,6 +126,7 @@ def flood(sock: socket.socket, data: bytes, seconds: float = SECONDS) -> int:
 
 
 @pytest.mark.serial
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("path", "key", "status"),
     [
@@ -186,6 +187,7 @@ def test_a_client_that_sends_too_much_reads_why(server: Server) -> None:
 
 
 @pytest.mark.serial
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("extension", [b"", b";" + b"e" * 5000])
 def test_chunks_with_more_framing_than_data_are_refused(
     extension: bytes, server: Server, neighbour: Neighbour
@@ -278,6 +280,7 @@ def test_a_first_head_that_does_not_come_ends_its_connection(start: bytes, serve
 
 
 @pytest.mark.serial
+@pytest.mark.exhaustive
 def test_a_flood_of_requests_on_one_connection(server: Server, neighbour: Neighbour) -> None:
     request = encode_head("/health", method="GET")
     with neighbour.watch(server), connect(server) as sock:

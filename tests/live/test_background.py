@@ -279,6 +279,7 @@ def refuse_writes(database: str) -> Iterator[None]:
         execute(database, "DROP TRIGGER refuse" + ("" if of_sqlite else " ON responses"))
 
 
+@pytest.mark.exhaustive
 def test_a_finished_response_is_kept_until_the_database_is_back(
     database: str, start: Start, upstream: ScriptedUpstream
 ) -> None:
@@ -303,6 +304,7 @@ time.time = lambda: _real() + {seconds}
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("skew", [-3600, 3600])
 def test_wrong_clock_of_one_machine_does_no_harm(
     skew: int, start: Start, upstream: ScriptedUpstream, tmp_path: Path

@@ -184,6 +184,7 @@ def _get_outcome(kept: httpx2.Client, url: str, client: str, body: Any) -> str:
         return repr(error)
 
 
+@pytest.mark.exhaustive
 def test_a_deploy_loses_no_request(serve: Serve, upstream: ScriptedUpstream) -> None:
     server = serve(make_settings(upstream, WEB_CONCURRENCY="2"), is_fresh=True)
     upstream.script(faults.slow_down(LONG, delay=0.05))
@@ -225,6 +226,7 @@ def _deploy_twice(server: Server) -> None:
         wait_until(lambda old=before: not old & {*list_workers(server)}, seconds=20)
 
 
+@pytest.mark.exhaustive
 def test_workers_that_retire_lose_no_request(serve: Serve, upstream: ScriptedUpstream) -> None:
     retiring = {"GUNICORN_MAX_REQUESTS": "40", "GUNICORN_MAX_REQUESTS_JITTER": "20"}
     server = serve(make_settings(upstream, WEB_CONCURRENCY="2", **retiring), is_fresh=True)
@@ -365,6 +367,7 @@ def test_a_slow_reader_holds_the_upstream_back(client: str, serve: Serve) -> Non
         assert httpx2.get(f"{server.url}/health", trust_env=False).status_code == 200
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("client", PATHS)
 def test_memory_stays_flat_when_slow_readers_leave(client: str, serve: Serve) -> None:
     """An answer that a client left unread is freed when it leaves."""

@@ -254,6 +254,7 @@ def find_busy(server: Server) -> list[Json]:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_usage_of_two_workers_equals_the_provider_s(
     provider: CountingUpstream, database: str, searxng: str, tmp_path: Path
 ) -> None:

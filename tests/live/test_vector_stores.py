@@ -248,6 +248,7 @@ MAX_STALL = 0.05
 
 @pytest.mark.slow
 @pytest.mark.serial
+@pytest.mark.exhaustive
 def test_neighbour_streams_on_beside_files_and_searches(
     serve: Serve, embedder: Embedder, neighbour: Neighbour
 ) -> None:

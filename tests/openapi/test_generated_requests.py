@@ -99,6 +99,7 @@ def has_parameters(operation: Any) -> bool:
 # The thread that processes files of vector stores draws random numbers while cases are generated.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_generated_requests_are_answered_as_the_document_says(app: Flask) -> None:
     schema = schemathesis.openapi.from_wsgi("/openapi.json", app).exclude(path_regex="^/docs")
     operations = [result.ok() for result in schema.get_all_operations()]
