@@ -436,6 +436,8 @@ class PostgresqlDatabase(Database):
 
     def close(self) -> None:
         super().close()
+        # Work that still runs, or starts later, must not leave its connection in a pool.
+        sa.event.listen(self._engine, "checkin", lambda connection, record: record.invalidate())
         self._engine.dispose()
 
 

@@ -6,12 +6,15 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 
 from forwarder.storage.db import postgres_connection
+from forwarder.storage.db.database import PostgresqlDatabase
 from forwarder.storage.db.postgres_connection import (
     DeadlineConnection,
     connect_with_deadlines,
@@ -35,6 +38,25 @@ def engine(server: Postgres) -> Iterator[sa.Engine]:
     connect_with_deadlines(made)
     yield made
     made.dispose()
+
+
+def test_connections_that_are_in_use_are_closed_after_the_database(server: Postgres) -> None:
+    database = PostgresqlDatabase(sa.make_url(server.url))
+    used: list[Any] = []
+
+    def use_connection(connection: sa.Connection, closes: bool) -> None:
+        used.append(connection.connection.driver_connection)
+        if closes:
+            database.close()
+        connection.execute(sa.text("SELECT 1"))
+
+    for closes in (False, True, False):
+        database.read(partial(use_connection, closes=closes))
+
+    first, closing, later = used
+    assert first is closing
+    assert later is not closing
+    assert [closing.closed, later.closed] == [True, True]
 
 
 def test_statement_timeout_is_set(engine: sa.Engine) -> None:
