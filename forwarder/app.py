@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import click
 from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -124,16 +125,7 @@ def make_app(services: Services) -> Flask:
     install_extension(app, services)
     install_replay(app, answer_replay)
     openapi.install_document(app, encode_openapi_document)
-    for command in (
-        probe_command,
-        translate_command,
-        models_group,
-        keys_group,
-        secrets_group,
-        print_usage,
-        make_openapi_command(make_app),
-        make_replay_command(answer_replay),
-    ):
+    for command in build_commands():
         app.cli.add_command(command)
     if settings.trusted_proxies:
         proxied = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=0, x_host=0)
@@ -161,6 +153,20 @@ def register_routes(app: Flask) -> None:
     for module in OTHER_MODULES:
         app.register_blueprint(module.blueprint)
     app.register_blueprint(console_blueprint)
+
+
+def build_commands() -> list[click.Command]:
+    """Return the commands that ``flask`` and ``forwarder`` have in common."""
+    return [
+        probe_command,
+        translate_command,
+        models_group,
+        keys_group,
+        secrets_group,
+        print_usage,
+        make_openapi_command(make_app),
+        make_replay_command(answer_replay),
+    ]
 
 
 def answer_replay(

@@ -8,20 +8,39 @@ import sys
 import click
 
 from forwarder import __version__
-from forwarder.app import answer_replay, make_app
-from forwarder.cli.check import check
-from forwarder.cli.keys import keys_group, secrets_group
-from forwarder.cli.models import models_group
-from forwarder.cli.openapi import make_openapi_command
-from forwarder.cli.replay import make_replay_command
-from forwarder.cli.upstream import probe_command, translate_command
-from forwarder.cli.usage import print_usage
 from forwarder.config import gunicorn_conf
 
 APPLICATION = "forwarder.wsgi:app"
 
 
-@click.group("forwarder", context_settings={"help_option_names": ["-h", "--help"]})
+class CommandGroup(click.Group):
+    """A group that imports its other commands only when they are needed.
+
+    They import the application, which takes more than a second; ``serve`` leaves that to gunicorn.
+    """
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of this name."""
+        if cmd_name not in self.commands:
+            self._add_commands()
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        self._add_commands()
+        return super().list_commands(ctx)
+
+    def _add_commands(self) -> None:
+        from forwarder.app import build_commands
+        from forwarder.cli.check import check
+
+        for command in (check, *build_commands()):
+            self.add_command(command)
+
+
+@click.group(
+    "forwarder", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="forwarder")
 def main() -> None:
     """Translate between OpenAI's Chat Completions and Responses APIs.
@@ -30,7 +49,7 @@ def main() -> None:
     """
 
 
-@click.command("serve")
+@main.command("serve")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.  [default: 8000]")
 @click.option("--workers", type=click.IntRange(1), help="Number of processes.  [default: 1]")
@@ -51,18 +70,3 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     if workers is not None:
         command += ["--workers", str(workers)]
     os.execv(sys.executable, [*command, APPLICATION])  # noqa: S606
-
-
-for _command in (
-    serve,
-    check,
-    probe_command,
-    translate_command,
-    models_group,
-    keys_group,
-    secrets_group,
-    print_usage,
-    make_openapi_command(make_app),
-    make_replay_command(answer_replay),
-):
-    main.add_command(_command)

@@ -38,6 +38,23 @@ def test_help_lists_every_command_and_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_serve_leaves_the_import_of_the_application_to_gunicorn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "forwarder.app")
+    monkeypatch.setattr("os.execv", lambda program, arguments: None)
+
+    assert CliRunner().invoke(main, ["serve", "--port", "1"]).exit_code == 0
+    assert "forwarder.app" not in sys.modules
+
+
+def test_an_unknown_command_is_reported() -> None:
+    result = CliRunner().invoke(main, ["sevre"])
+
+    assert result.exit_code == 2
+    assert "No such command 'sevre'" in result.stderr
+
+
 def test_the_version_is_the_package_s() -> None:
     assert CliRunner().invoke(main, ["--version"]).stdout == f"forwarder, version {__version__}\n"
 
