@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.distribution import distribute_tests
 from tests.helpers.serial import SerialTests
 
 LIVE = Path(__file__).parent / "live"
@@ -40,14 +41,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path == LIVE and _skips_live(config) else None
 
 
+@pytest.hookimpl(trylast=True)  # when all tests have their markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out exhaustive tests, unless the options name their marker or files of tests."""
-    if "exhaustive" in config.option.markexpr or _names_only_files(config):
-        return
-    exhaustive = [item for item in items if item.get_closest_marker("exhaustive") is not None]
-    if exhaustive:
-        config.hook.pytest_deselected(items=exhaustive)
-        items[:] = [item for item in items if item.get_closest_marker("exhaustive") is None]
+    if "exhaustive" not in config.option.markexpr and not _names_only_files(config):
+        exhaustive = [item for item in items if item.get_closest_marker("exhaustive") is not None]
+        if exhaustive:
+            config.hook.pytest_deselected(items=exhaustive)
+            items[:] = [item for item in items if item.get_closest_marker("exhaustive") is None]
+    if hasattr(config, "workerinput"):
+        items[:] = distribute_tests(items, config.workerinput["workercount"])
 
 
 def _names_only_files(config: pytest.Config) -> bool:

@@ -1,0 +1,43 @@
+"""The order in which pytest-xdist's workers get the tests.
+
+pytest-xdist cuts the list of tests into equal parts, one for each worker, and moves tests to idle
+workers later. In the order of the folders, some workers would get only live tests, which wait a
+lot, and others only tests that compute. The last live tests would then run one after the other
+while all other workers are idle.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+LIVE_SHARE = 0.5
+"""The first part of each worker's tests contains its live tests, so that short tests end the run."""
+
+
+def distribute_tests(items: list[pytest.Item], worker_count: int) -> list[pytest.Item]:
+    """Return the tests in an order in which each worker has as many live tests as the others.
+
+    The tests of a module stay together, because they share servers.
+    """
+    live, others = [], []
+    for _, group in itertools.groupby(items, key=lambda item: item.path):
+        module = list(group)
+        (live if module[0].get_closest_marker("live") else others).append(module)
+    parts = [
+        mix_modules(live[worker::worker_count], others[worker::worker_count])
+        for worker in range(worker_count)
+    ]
+    return [item for part in parts for item in part]
+
+
+def mix_modules(
+    live: list[list[pytest.Item]], others: list[list[pytest.Item]]
+) -> list[pytest.Item]:
+    placed = [
+        (share * index / len(modules), module)
+        for modules, share in ((live, LIVE_SHARE), (others, 1.0))
+        for index, module in enumerate(modules)
+    ]
+    return [item for _, module in sorted(placed, key=lambda each: each[0]) for item in module]
