@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import gevent
@@ -39,9 +38,6 @@ _MAX_RECEIVE_BYTES = 2**16
 
 _MAX_REASON_CHARACTERS = 200
 """Limit for error text that quotes the client."""
-
-_HANDSHAKE = b"HTTP/1.1 101 "
-"""The beginning of a WebSocket's handshake, which no body follows."""
 
 TURN_PAUSE_SECONDS = 1e-5
 """Pause that lets other requests run. gevent checks no sockets during a pause of 0."""
@@ -81,8 +77,6 @@ class ClientSocket:
         self._body: RequestBody | None = None
         self._head_deadline: float | None = time.monotonic() + limits.head_timeout
         self._wait_budget = limits.send_timeout
-        self._holds_head = False
-        self._head = b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -91,7 +85,6 @@ class ClientSocket:
         """Begin a request. Returns its limited body, or None without one."""
         self._head_deadline = None
         self._wait_budget = self._limits.send_timeout
-        self._holds_head = True
         self._sock.settimeout(self._limits.send_timeout)
         if getattr(request.body.reader, "length", None) != 0:
             request.body = self._body = RequestBody(request, self._limits)
@@ -100,9 +93,6 @@ class ClientSocket:
     def close_body(self) -> None:
         """End the request. The next received bytes are the head of another request."""
         self._body = None
-        self._holds_head = False
-        with suppress(OSError):  # the connection may be closed
-            self._send_held_head()  # the response has no body
         self._sock.settimeout(None)
 
     def recv(self, size: int, *flags: int) -> bytes:
@@ -123,17 +113,9 @@ class ClientSocket:
     def sendall(self, data: bytes) -> None:
         """Send ``data`` whole.
 
-        gunicorn sends the head of a response first, by itself. It is held back and sent together
-        with the beginning of the body: one packet, one system call. Raises BrokenPipeError, which
-        gunicorn handles, if the client stops reading or reads too slowly.
+        Raises BrokenPipeError, which gunicorn handles, if the client stops reading or reads too
+        slowly.
         """
-        if self._holds_head:
-            self._holds_head = False
-            if not data.startswith(_HANDSHAKE):
-                self._head = data
-                return
-        if self._head:
-            data, self._head = self._head + data, b""
         try:
             sent = self._send_part(data)
             if sent < len(data):
@@ -147,16 +129,6 @@ class ClientSocket:
                 extra={"event": "client_send_timeout"},
             )
             raise BrokenPipeError(errno.EPIPE, "The client does not read its response.") from None
-
-    def sendfile(self, *arguments: Any, **options: Any) -> int:
-        """Send a file, after the head that is held back."""
-        self._send_held_head()
-        sent: int = self._sock.sendfile(*arguments, **options)
-        return sent
-
-    def _send_held_head(self) -> None:
-        if self._head:
-            self.sendall(b"")
 
     def _send_part(self, data: bytes | memoryview) -> int:
         """Send as much as the client accepts at once, and return the number of bytes.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -35,9 +33,6 @@ SHORT_LIMITS = LIMITS._replace(head_timeout=0.3, body_timeout=0.15, send_timeout
 """For tests in which a limit ends a wait."""
 
 
-HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
-
-
 class Pair(NamedTuple):
     """Return both ends of a connection."""
 
@@ -50,11 +45,6 @@ class Pair(NamedTuple):
         self.client.sendall(head.encode())
         request = next(RequestParser(Config(), self.server, ("127.0.0.1", 1)))
         return request, self.server.open_body(request)
-
-    def begin_response(self) -> None:
-        """Read a request, and send the head of its response as gunicorn does."""
-        self.read_request()
-        self.server.sendall(HEAD)
 
     def open_body(self, *headers: str) -> tuple[Any, RequestBody]:
         request, body = self.read_request(*headers)
@@ -238,68 +228,22 @@ def test_a_connection_that_was_to_be_closed_is_closed(pair: Pair) -> None:
 # -- response --------------------------------------------------------------------------------------
 
 
-def test_a_head_is_sent_together_with_the_beginning_of_its_body(pair: Pair) -> None:
-    pair.begin_response()
-    assert not has_data(pair.client)
-
-    pair.server.sendall(b"one")
-    assert pair.client.recv(99) == HEAD + b"one"
-
-    pair.server.sendall(b"two")
-    assert pair.client.recv(99) == b"two"
-
-
-def test_a_head_without_a_body_is_sent_at_the_end_of_its_request(pair: Pair) -> None:
-    for _ in range(2):
-        pair.begin_response()
-        pair.server.close_body()
-        assert pair.client.recv(99) == HEAD
-
-
-def test_a_head_is_sent_before_a_file(pair: Pair, tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"content")
-    pair.begin_response()
-    with (tmp_path / "file").open("rb") as file:
-        pair.server.sendfile(file, offset=0, count=7)
-
-    assert pair.client.recv(len(HEAD)) == HEAD
-    assert pair.client.recv(99) == b"content"
-
-
-def test_a_websocket_handshake_is_sent_at_once(pair: Pair) -> None:
-    pair.read_request("Upgrade: websocket")
-    pair.server.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
-
-    assert pair.client.recv(99).startswith(b"HTTP/1.1 101")
-
-
-def test_the_end_of_a_request_ignores_that_the_client_has_left(pair: Pair) -> None:
-    pair.begin_response()
-    pair.server.shutdown(socket.SHUT_WR)
-
-    pair.server.close_body()
-
-
-def has_data(client: socket.socket) -> bool:
-    return bool(select.select([client], [], [], 0)[0])
-
-
 def test_an_answer_is_sent_whole_to_a_slow_client() -> None:
     sent, received = b"x" * 3_000_000, 0
     with connect(LIMITS._replace(send_timeout=0.3)) as pair:
-        pair.begin_response()
+        pair.read_request()
         sender = threading.Thread(target=pair.server.sendall, args=(sent,))
         sender.start()
-        while received < len(HEAD) + len(sent):
+        while received < len(sent):
             received += len(pair.client.recv(500_000))
             time.sleep(0.025)
         sender.join()
 
-    assert received == len(HEAD) + len(sent)
+    assert received == len(sent)
 
 
 def test_client_that_does_not_read_is_disconnected(hasty: Pair) -> None:
-    hasty.begin_response()
+    hasty.read_request()
     with pytest.raises(BrokenPipeError):
         hasty.server.sendall(b"x" * 10_000_000)
 
@@ -319,7 +263,7 @@ def test_a_client_that_reads_too_slowly_is_disconnected() -> None:
     limits = LIMITS._replace(send_timeout=0.3)
     rate, read, is_over = limits.min_send_rate, 0, threading.Event()
     with connect(limits) as pair:
-        pair.begin_response()
+        pair.read_request()
         pair.server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
 
         def read_slowly() -> None:
@@ -339,7 +283,7 @@ def test_a_client_that_reads_too_slowly_is_disconnected() -> None:
 
 
 def test_a_slow_client_that_is_fast_enough_reads_all(pair: Pair) -> None:
-    pair.begin_response()
+    pair.read_request()
     pair.server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
     read = 0
 
@@ -355,4 +299,4 @@ def test_a_slow_client_that_is_fast_enough_reads_all(pair: Pair) -> None:
         pair.server.sendall(b"x" * (LIMITS.min_send_rate // 5))
     pair.server.shutdown(socket.SHUT_WR)
     reader.join(10)
-    assert read == len(HEAD) + 16 * (LIMITS.min_send_rate // 5)
+    assert read == 16 * (LIMITS.min_send_rate // 5)
