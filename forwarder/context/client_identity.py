@@ -30,8 +30,8 @@ log = logging.getLogger("forwarder.auth")
 _MAX_CACHED_ADDRESSES = 1024
 """How many normalized addresses are cached: parsing one takes longer than hashing it."""
 
-_MAX_CACHED_IDENTIFIERS = 256
-"""How many computed identifiers are cached: an HMAC takes 20 µs, and each request needs several."""
+_MAX_CACHED_OWNERS = 1024
+"""How many owners are cached: each request derives its owner up to three times."""
 
 KEY_LABEL_LENGTH = 6
 """Hexadecimal digits in the label of a key without a name; more if two labels would be the same."""
@@ -92,7 +92,6 @@ def is_key_identity(client_key: str | None) -> bool:
     return client_key is not None and client_key.startswith(IDENTITY_PREFIX)
 
 
-@lru_cache(maxsize=_MAX_CACHED_IDENTIFIERS)
 def hash_client_key(client_key: str | None) -> str:
     """Return the SHA-256 of a client's key as 64 hexadecimal digits; ``None`` hashes as empty."""
     return hashlib.sha256((client_key or "").encode()).hexdigest()
@@ -102,7 +101,7 @@ ANONYMOUS = hash_client_key(None)
 """The owner of everything that is stored by clients without a key."""
 
 
-@lru_cache(maxsize=_MAX_CACHED_IDENTIFIERS)
+@lru_cache(maxsize=_MAX_CACHED_OWNERS)  # it keeps digests, not keys
 def derive_owner(owner_key: bytes, key_digest: str) -> str:
     """Return the database owner of a client: the HMAC of its key's digest.
 
@@ -144,14 +143,9 @@ def make_account_id(key: str | None, address: str | None, settings: Settings) ->
         text = f"key {strip_client_name(key, settings.client_names)}"
     else:
         text = f"address {normalize_address(address)}"
-    return hash_account(settings.secret_keys[0] if settings.secret_keys else None, text)
-
-
-@lru_cache(maxsize=_MAX_CACHED_IDENTIFIERS)
-def hash_account(secret: str | None, text: str) -> str:
-    if secret is None:
+    if not settings.secret_keys:
         return hashlib.sha256(text.encode()).hexdigest()
-    return hmac.digest(derive_key(secret, "payer"), text.encode(), "sha256").hex()
+    return hmac.digest(derive_key(settings.secret_keys[0], "payer"), text.encode(), "sha256").hex()
 
 
 @lru_cache(maxsize=_MAX_CACHED_ADDRESSES)
