@@ -1,8 +1,8 @@
 """Cheap detection of changes by other workers, for data that each worker caches.
 
-``read_version`` is called for each request and returns a different value after each change.
-``publish_change`` is called after a change is committed. When it returns, no worker uses the
-previous data any more.
+``read_version`` is called for each request and returns a different value after each change, at the
+latest after a short lease. ``publish_change`` is called after a change is committed. It waits for
+the leases, so no worker uses the previous data when it returns.
 """
 
 from __future__ import annotations
@@ -91,20 +91,23 @@ class FileChangeNotifier:
     def __init__(self, path: Path, now: Callable[[], float] = time.monotonic) -> None:
         self._path = str(path)
         self._now = now
-        self._version: object = None
-        self._valid_until = float("-inf")
+        self._lease: tuple[object, float] = (None, float("-inf"))  # the version and its end
 
     def read_version(self) -> object:
-        """Return the inode and the size of the file."""
+        """Return the inode and the size of the file, at most `FILE_LEASE_SECONDS` old."""
         called_at = self._now()
-        if called_at >= self._valid_until:
-            try:
-                status = os.stat(self._path)
-                self._version = status.st_ino, status.st_size
-            except OSError:
-                self._version = None
-            self._valid_until = called_at + FILE_LEASE_SECONDS
-        return self._version
+        version, valid_until = self._lease
+        if called_at >= valid_until:
+            version = self._read_file()
+            self._lease = version, called_at + FILE_LEASE_SECONDS
+        return version
+
+    def _read_file(self) -> object:
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return None
+        return status.st_ino, status.st_size
 
     def publish_change(self) -> None:
         """Append a byte to the file, or replace it if another user, such as root, made it.
@@ -120,7 +123,7 @@ class FileChangeNotifier:
             os.write(descriptor, b".")
         finally:
             os.close(descriptor)
-        self._valid_until = float("-inf")
+        self._lease = None, float("-inf")
         time.sleep(FILE_LEASE_SECONDS)
 
     def is_current(self) -> bool:
