@@ -1,6 +1,6 @@
 """The application for gunicorn and ``flask run``: ``forwarder.wsgi:app``.
 
-The import of the application takes two seconds, so gunicorn's settings are checked before it.
+The import of the application takes more than a second, so gunicorn's settings are checked before.
 """
 
 from forwarder.server.gunicorn_check import find_gunicorn_mistake, refuse_to_load

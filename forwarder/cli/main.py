@@ -13,14 +13,14 @@ from forwarder.config import gunicorn_conf
 APPLICATION = "forwarder.wsgi:app"
 
 
-class CommandGroup(click.Group):
+class LazyGroup(click.Group):
     """A group that imports its other commands only when they are needed.
 
     They import the application, which takes more than a second; ``serve`` leaves that to gunicorn.
     """
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the command of this name."""
+        """Return the command of this name; for all but ``serve``, this imports the application."""
         if cmd_name not in self.commands:
             self._add_commands()
         return super().get_command(ctx, cmd_name)
@@ -38,9 +38,7 @@ class CommandGroup(click.Group):
             self.add_command(command)
 
 
-@click.group(
-    "forwarder", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]}
-)
+@click.group("forwarder", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="forwarder")
 def main() -> None:
     """Translate between OpenAI's Chat Completions and Responses APIs.
