@@ -31,7 +31,7 @@ sys.dont_write_bytecode = False
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two workers per processor, since live tests wait a lot; none if only test files are given."""
-    if _names_only_files(config):
+    if len(_list_named_files(config)) == len(config.args):
         return 0
     return (1 if _skips_live(config) else 2) * (os.cpu_count() or 1)
 
@@ -43,18 +43,24 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(trylast=True)  # when all tests have their markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out exhaustive tests, unless the options name their marker or files of tests."""
-    if "exhaustive" not in config.option.markexpr and not _names_only_files(config):
-        exhaustive = [item for item in items if item.get_closest_marker("exhaustive") is not None]
-        if exhaustive:
-            config.hook.pytest_deselected(items=exhaustive)
-            items[:] = [item for item in items if item.get_closest_marker("exhaustive") is None]
+    """Leave out exhaustive tests, unless the options name their marker or file."""
+    if "exhaustive" not in config.option.markexpr:
+        named = _list_named_files(config)
+        left_out = {
+            item
+            for item in items
+            if item.get_closest_marker("exhaustive") and item.path not in named
+        }
+        if left_out:
+            config.hook.pytest_deselected(items=[*left_out])
+            items[:] = [item for item in items if item not in left_out]
     if hasattr(config, "workerinput"):
         items[:] = distribute_tests(items, config.workerinput["workercount"])
 
 
-def _names_only_files(config: pytest.Config) -> bool:
-    return all(Path(argument.partition("::")[0]).is_file() for argument in config.args)
+def _list_named_files(config: pytest.Config) -> list[Path]:
+    paths = (Path(argument.partition("::")[0]) for argument in config.args)
+    return [path.absolute() for path in paths if path.is_file()]
 
 
 def _skips_live(config: pytest.Config) -> bool:

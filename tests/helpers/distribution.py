@@ -12,29 +12,33 @@ import itertools
 
 import pytest
 
+Module = list[pytest.Item]
+
 LIVE_SHARE = 0.5
 """The first part of each worker's tests contains its live tests, so that short tests end the run."""
 
 
 def distribute_tests(items: list[pytest.Item], worker_count: int) -> list[pytest.Item]:
-    """Return the tests in an order in which each worker has as many live tests as the others.
+    """Return the tests in an order in which each worker has about as many live tests as the others.
 
     The tests of a module stay together, because they share servers.
     """
-    live, others = [], []
+    live: list[Module] = []
+    others: list[Module] = []
     for _, group in itertools.groupby(items, key=lambda item: item.path):
         module = list(group)
         (live if module[0].get_closest_marker("live") else others).append(module)
-    parts = [
-        mix_modules(live[worker::worker_count], others[worker::worker_count])
-        for worker in range(worker_count)
-    ]
-    return [item for part in parts for item in part]
+    parts: list[tuple[list[Module], list[Module]]] = [([], []) for _ in range(worker_count)]
+    sizes = [0] * worker_count
+    for kind, modules in enumerate((live, others)):
+        for module in sorted(modules, key=len, reverse=True):
+            smallest = sizes.index(min(sizes))
+            parts[smallest][kind].append(module)
+            sizes[smallest] += len(module)
+    return [item for part in parts for item in mix_modules(*part)]
 
 
-def mix_modules(
-    live: list[list[pytest.Item]], others: list[list[pytest.Item]]
-) -> list[pytest.Item]:
+def mix_modules(live: list[Module], others: list[Module]) -> list[pytest.Item]:
     placed = [
         (share * index / len(modules), module)
         for modules, share in ((live, LIVE_SHARE), (others, 1.0))

@@ -24,15 +24,18 @@ def make_items(module: str, count: int) -> list[Any]:
     return [FakeItem(module, number) for number in range(count)]
 
 
-def test_each_worker_gets_the_same_number_of_live_modules() -> None:
-    live = [make_items(f"live/{name}", 2) for name in "abcd"]
-    others = [make_items(f"core/{name}", 2) for name in "abcd"]
+def test_workers_get_equal_parts_with_as_many_live_tests_each() -> None:
+    live = [make_items(f"live/{count}", count) for count in (1, 2, 3, 4)]
+    others = [make_items(f"core/{count}", count) for count in (2, 4, 6, 8)]
 
     order = distribute_tests([*chain(*live, *others)], 2)
 
-    assert [str(item.path) for item in order[::2]] == [
-        *("live/a", "core/a", "live/c", "core/c"),
-        *("live/b", "core/b", "live/d", "core/d"),
+    for part in (order[:15], order[15:]):
+        assert [item.path.parent.name for item in part].count("live") == 5
+    starts = [str(item.path) for item in order if item.number == 0]
+    assert starts == [
+        *("live/4", "core/8", "live/1", "core/2"),
+        *("live/3", "core/6", "live/2", "core/4"),
     ]
 
 

@@ -58,7 +58,7 @@ def open_page(browser: Any, scheme: str = "light", width: int = 1280) -> Iterato
     )
     errors: list[str] = []
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(60_000)  # the page of the OpenAPI document is large
     page.on("console", lambda m: errors.append(m.text) if m.type in ("error", "warning") else 0)
     page.on("pageerror", lambda error: errors.append(str(error)))
     try:

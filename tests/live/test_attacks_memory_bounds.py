@@ -28,9 +28,9 @@ from tests.live.talk import ClientAnswer, ask, http
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.serial,
+    pytest.mark.serial,  # each measures stalls and memory
     pytest.mark.exhaustive,
-]  # each measures stalls and memory
+]
 
 Json = dict[str, Any]
 
