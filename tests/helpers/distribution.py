@@ -15,7 +15,7 @@ import pytest
 Module = list[pytest.Item]
 
 LIVE_SHARE = 0.5
-"""The first part of each worker's tests contains its live tests, so that short tests end the run."""
+"""The first part of each worker's modules contains its live ones, so that short tests end the run."""
 
 
 def distribute_tests(items: list[pytest.Item], worker_count: int) -> list[pytest.Item]:
@@ -31,11 +31,16 @@ def distribute_tests(items: list[pytest.Item], worker_count: int) -> list[pytest
     parts: list[tuple[list[Module], list[Module]]] = [([], []) for _ in range(worker_count)]
     sizes = [0] * worker_count
     for kind, modules in enumerate((live, others)):
-        for module in sorted(modules, key=len, reverse=True):
+        for module in sorted(modules, key=rank_module):
             smallest = sizes.index(min(sizes))
             parts[smallest][kind].append(module)
             sizes[smallest] += len(module)
     return [item for part in parts for item in mix_modules(*part)]
+
+
+def rank_module(module: Module) -> tuple[bool, int]:
+    """Return a sort key that puts slow modules first, and among others the largest."""
+    return module[0].get_closest_marker("slow") is None, -len(module)
 
 
 def mix_modules(live: list[Module], others: list[Module]) -> list[pytest.Item]:

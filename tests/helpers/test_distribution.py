@@ -17,7 +17,7 @@ class FakeItem:
         self.number = number
 
     def get_closest_marker(self, name: str) -> str | None:
-        return name if self.path.is_relative_to("live") else None
+        return name if name in self.path.parts else None
 
 
 def make_items(module: str, count: int) -> list[Any]:
@@ -37,6 +37,15 @@ def test_workers_get_equal_parts_with_as_many_live_tests_each() -> None:
         *("live/4", "core/8", "live/1", "core/2"),
         *("live/3", "core/6", "live/2", "core/4"),
     ]
+
+
+def test_slow_modules_begin_each_part() -> None:
+    modules = [make_items(f"live/{name}", 2) for name in ("a", "b", "slow/c", "slow/d")]
+
+    order = distribute_tests([*chain(*modules)], 2)
+
+    starts = [str(item.path) for item in order if item.number == 0]
+    assert starts == ["live/slow/c", "live/a", "live/slow/d", "live/b"]
 
 
 def test_no_test_is_lost_and_modules_stay_together() -> None:
