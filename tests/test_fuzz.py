@@ -22,7 +22,7 @@ from tests.helpers import generated
 from tests.helpers.hosted import host_forwarder
 from tests.live.talk import PAIRINGS, PATHS, TERMINALS, ClientAnswer, http, make_body
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 Json = dict[str, Any]
 Post = Callable[[str, bytes], ClientAnswer]

@@ -26,7 +26,7 @@ from tests.helpers import generated
 from tests.helpers.cases import list_cases
 from tests.helpers.messages import event_mistakes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 Json = dict[str, Any]
 Ask = Callable[[str, bytes], TestResponse]

@@ -24,7 +24,7 @@ from forwarder.storage.db.database import SqliteDatabase
 from tests.helpers.check_cases import check_each
 from tests.server.conftest import Serve, make_stream_response
 
-pytestmark = pytest.mark.slow  # hundreds of round trips through two workers
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]  # hundreds of round trips
 
 Json = dict[str, Any]
 
