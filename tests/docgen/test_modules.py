@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 from tests.helpers.check_cases import check_each
@@ -35,3 +37,14 @@ def test_every_module_is_listed_with_a_sentence() -> None:
             sentence = read_first_sentence(path)
             assert sentence, path
             assert any(row.startswith(f"| `{path.name}` |") for row in rows), path
+
+
+def test_guides_of_packages_name_only_modules_that_exist() -> None:
+    root = PACKAGE.parent
+    names = {path.name for folder in (PACKAGE, root / "tests") for path in folder.rglob("*.py")}
+
+    for guide in PACKAGE.rglob("__init__.py"):
+        docstring = ast.get_docstring(ast.parse(guide.read_text(encoding="utf-8"))) or ""
+        for name in re.findall(r"`([\w/]+\.py)`", docstring):
+            places = (guide.parent / name, PACKAGE / name, root / name)
+            assert any(place.exists() for place in places) or name in names, (guide, name)

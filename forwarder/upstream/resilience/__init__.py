@@ -1,20 +1,70 @@
 """Resilience before the first byte: concurrency limits, retries, circuit breakers and fallbacks.
 
-These modules decide whether, when and to which upstream a request is sent again.  They know
-handlers and contexts, but neither Flask nor the SDK.  Clocks and random numbers are injected, so
-that tests do not wait.
+These modules decide whether, when and to which upstream a request is sent again. They know handlers
+and contexts, but neither Flask nor the SDK. They act only until the first batch of an answer
+arrives: an answer that has begun is never repeated, and later batches do not pass through this
+code. Not here: the routes of a model (`models/router.py`), the affinity of a request
+(`pipeline/affinity.py`), health checks (`models/upstream_health.py`), rate limits of clients
+(`server/rate_limit.py`).
 
-They act only until the first batch of an answer arrives.  An answer that has begun is never
-repeated, and later batches do not pass through this code.
+**State**: a process has one `Resilience` (`failover.py`) and, for each upstream or endpoint, one
+`UpstreamState` (`upstream_state.py`) with its concurrency limit, retry budget, breaker, cooldowns
+and counters. The endpoints of an upstream share the limit and the budget, and those at one host
+share the breaker. Cooldowns belong to one endpoint.
 
-- `failover.py`: `Resilience` tries endpoints, members of groups and fallbacks one after the other;
-  `balance.py` chooses among those that are equal.
-- `upstream_state.py`: the state of one upstream or endpoint, which runs the retries.
-- `retry_policy.py`: which failures are retried, how often, after which pause; `retry_budget.py`
-  limits the retries of all requests together.
-- `classify.py`: which failures lead to a fallback, and which count against the upstream.
-- `breaker.py`, `cooldowns.py`, `concurrency_limit.py`: when an upstream or endpoint is not called.
-- `shared_state.py`: open breakers and cooldowns that all workers share.
+**A request**: `open_first_available` gets the routes of a request and a function that runs the
+whole pipeline for one route. It chooses
+
+1. a member of a group, or the first upstream and then its fallbacks in their order;
+2. one of the upstream's endpoints. The endpoint that stores the objects of the request comes first,
+   and is the only one if the request is pinned to it. Otherwise `balance.py` chooses, for members
+   and endpoints alike, by the key of the conversation and the load.
+
+Then `_open_endpoint` starts a new attempt in the context, and `UpstreamState.admit_request` checks
+the concurrency limit and the breaker. At the inner end of the pipeline, `with_retries` calls the
+upstream. After a failure four functions answer four questions:
+
+    is_worth_retry      `retry_policy.py`   Is the same upstream called again after a pause?
+    is_worth_fallback   `classify.py`       Is another endpoint, member or fallback called?
+    classify_outcome    `classify.py`       Does it count for or against the breaker?
+    Cooldowns.start     `cooldowns.py`      Is the endpoint left out for a while, for which models?
+
+With several endpoints there is no retry of one endpoint: the next endpoint is called at once, and
+the pauses are between rounds over all of them (`_open_route`). Only a later upstream request of an
+answer that has begun, such as a round of hosted tools, is retried at its endpoint.
+
+Rules:
+
+- A retry waits at least as long as ``Retry-After`` says. The pauses of an upstream request together
+  are limited (``RETRY_WAIT``), and `retry_budget.py` limits the retries of all requests together.
+- A time-out of the first byte is not retried: the upstream still works on the request, and a second
+  one would be billed too. Other upstreams may be called.
+- Once a fallback is called, every error leads to the next one, because the client did not request
+  it. If all fail, the client gets the error of the first upstream. A group or several endpoints end
+  with the last error, or with the refusal of the one that can be called first. Observers get the
+  failures that the client does not see.
+- Cooldowns leave endpoints and members out of a choice. `admit_request` does not check them, so an
+  upstream with one endpoint outside of groups is called in spite of a 429. Keys of clients start
+  no cooldowns.
+- A failure of a host excludes all its endpoints; a 429 or a refused key only its own. If nothing
+  else is usable, the first call of a request may go to a refused account, because such a refusal
+  may have concerned one model or one request.
+- An outcome counts only in the breaker's state in which the call began (``term``). A 5xx or an
+  invalid answer may be the fault of the request: it counts only if something else can be called,
+  and once two clients had such failures. Half open, one trial request decides; if it ends without
+  an outcome, the cleanup of its admission permits another.
+- After a disconnect of the client nothing is retried, and the failure does not count.
+- Limits, budgets, breakers and cooldowns have locks. A breaker calls ``on_change`` inside its lock,
+  so observers must not block. Clocks and random numbers are injected, so that tests do not wait.
+- If FORWARDER_RATE_LIMIT_STORAGE is a Redis, `shared_state.py` exchanges open breakers and
+  cooldowns with other processes in the background. Requests never wait for it. Names of entries
+  contain digests instead of keys, and the log names only the class of an error of Redis.
+- Logs and metrics get `get_failure_label` and ``log_detail``: messages may quote the request.
+
+To add an error of upstreams: a subclass of UpstreamError in `core/errors.py`, the answers to the
+questions above, and a row in the table of `tests/upstream/resilience/test_classify.py`, which fails
+for a class without a row. To add a reason for which an endpoint is left out: an `Obstacle` from
+`UpstreamState.find_obstacle`, which both choices ask.
 """
 
 from __future__ import annotations
