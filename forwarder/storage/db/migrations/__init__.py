@@ -1,1 +1,1 @@
-"""The schema migrations: Alembic's environment, and one module for each schema version."""
+"""The schema migrations: Alembic's environment, and one module for each released version."""

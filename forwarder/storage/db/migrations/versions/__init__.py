@@ -1,1 +1,1 @@
-"""The migrations, ordered by name. A released migration is never changed."""
+"""The migrations, ordered by name: one for each released version, which is never changed."""
