@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from forwarder.config import gunicorn_conf
 from forwarder.config.settings import Settings
 from forwarder.server.extension import get_extension
 from forwarder.services import Services
+from tests.helpers.empty_database import copy_empty_database
+from tests.helpers.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +80,24 @@ def test_a_command_lists_all_mistakes_in_the_settings(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert "\nCHAT_BASE_URL must be" in result.stderr
     assert "\nFORWARDER_STRICT must be" in result.stderr
+
+
+def test_a_command_reports_a_database_of_an_unreleased_version(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    copy_empty_database(tmp_path / "state.db")
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0009'")
+    url = f"sqlite:///{tmp_path}/state.db"
+    monkeypatch.setattr("os.environ", {"FORWARDER_DATABASE_URL": url})
+    threads = threading.active_count()
+
+    result = CliRunner().invoke(main, ["keys", "list"])
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "The database has schema version 0009" in result.stderr
+    assert "Traceback" not in result.stderr
+    wait_until(lambda: threading.active_count() <= threads)
 
 
 def test_a_command_starts_no_background_loop_and_closes_what_it_opens(

@@ -33,7 +33,7 @@ from forwarder.core.ids import generate_id
 from forwarder.core.storage_breaker import SharedTask, StorageBreaker
 from forwarder.storage.db.compression import pop_written
 from forwarder.storage.db.lease_expiry import StabilityMonitor
-from forwarder.storage.db.migrate import is_current, migrate
+from forwarder.storage.db.migrate import UnknownSchemaVersion, is_current, migrate
 from forwarder.storage.db.statements import Statement
 from forwarder.storage.db.tables import scheduled_jobs
 from forwarder.storage.db.write_batching import DatabaseWork, WriteBatcher
@@ -53,7 +53,7 @@ TRIAL_TIMEOUT_SECONDS = 5.0
 CHECK_TIMEOUT_SECONDS = 1.0
 """Seconds that ``GET /ready`` waits for the database."""
 
-DATABASE_ERRORS = (SQLAlchemyError, OSError, sqlite3.Error)
+DATABASE_ERRORS = (SQLAlchemyError, OSError, sqlite3.Error, UnknownSchemaVersion)
 
 MIGRATION_LOCK_ID = 0x666F7277
 """The advisory lock under which a PostgreSQL database is migrated."""
@@ -521,7 +521,9 @@ def is_outage(error: BaseException) -> bool:
     cause = error.orig if isinstance(error, DBAPIError) else error
     if type(cause).__name__ == "ProgramLimitExceeded" or "too many SQL variables" in str(cause):
         return False  # the statement was too large
-    if isinstance(cause, (OSError, PoolTimeout)) or type(cause) is sqlite3.DatabaseError:
+    if isinstance(cause, (OSError, PoolTimeout, UnknownSchemaVersion)):
+        return True
+    if type(cause) is sqlite3.DatabaseError:
         return True
     code = getattr(cause, "sqlstate", None) or ""
     if code == READ_ONLY_CODE:
@@ -536,7 +538,8 @@ def make_public_reason(error: BaseException) -> str:
     cause = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(cause, OSError):
         return cause.strerror or type(cause).__name__
-    return str(cause) if isinstance(cause, sqlite3.Error) else type(cause).__name__
+    has_message = isinstance(cause, (sqlite3.Error, UnknownSchemaVersion))
+    return str(cause) if has_message else type(cause).__name__
 
 
 def describe_error(error: BaseException) -> str:

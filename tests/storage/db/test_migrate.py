@@ -68,16 +68,37 @@ def test_sqlite_schema_equals_the_declared_one(database: SqliteDatabase) -> None
     assert database.read(describe_sqlite_schema) == declared
 
 
-def test_database_of_a_newer_version_is_not_changed(tmp_path: Path) -> None:
-    first = SqliteDatabase(tmp_path / "x.db")
+def create_database(path: Path, version: str) -> SqliteDatabase:
+    """Return a database whose tables claim to have this version."""
+    first = SqliteDatabase(path)
     first.prepare()
-    first.write(lambda c: c.execute(sa.text("UPDATE alembic_version SET version_num = '9999'")))
+    statement = f"UPDATE alembic_version SET version_num = '{version}'"
+    first.write(lambda c: c.exec_driver_sql(statement))
     first.close()
+    return SqliteDatabase(path)
 
-    second = SqliteDatabase(tmp_path / "x.db")
-    second.prepare()
-    assert second.read(migrate.read_version) == "9999"
-    second.close()
+
+def test_database_of_a_newer_version_is_not_changed(tmp_path: Path) -> None:
+    database = create_database(tmp_path / "x.db", "9999")
+
+    database.prepare()
+    assert database.read(migrate.read_version) == "9999"
+    database.close()
+
+
+def test_database_of_an_unreleased_version_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = create_database(tmp_path / "x.db", "0009")
+
+    with pytest.raises(StoreUnavailable):
+        database.start()
+
+    message = "schema version 0009, which an unreleased version of the forwarder created"
+    assert message in caplog.text
+    assert message in str(database.find_error(60.0))
+    assert "Traceback" not in caplog.text
+    database.close()
 
 
 def start_worker(path: str) -> None:
