@@ -59,13 +59,15 @@ Rules:
 - Callers check ids of clients and upstreams with `is_valid_id`: PostgreSQL stores no NUL, and index
   rows have a maximum size.
 - During a deploy, older workers use the migrated tables. So new columns are nullable, and
-  `migrate.py` does not change a database of a newer version.
+  `migrate.py` does not change a database of a newer version. It raises UnknownSchemaVersion for a
+  database of an unreleased version whose migration was joined with others.
 - Logs must contain no statement and no values (`describe_error`). The reason that ``GET /ready``
   shows must contain no path, address or user name either (`make_public_reason`).
 
 To add a table or a column:
 
-1. Write a migration, and set `LATEST_VERSION` in `migrate.py`.
+1. Write a migration, and set `LATEST_VERSION` in `migrate.py`. The release joins the migrations
+   since the last version into one (`CONTRIBUTING.md`).
 2. Declare it in `tables.py`. `tests/storage/db/test_migrate.py` fails if the declaration and the
    migrations differ, `test_tables.py` if a table has no owner and is not one of the operator's.
 3. Write the statements in a module here, and test them on both databases with ``any_database``.
