@@ -9,7 +9,10 @@ from forwarder.core.errors import Overloaded
 
 
 class FormDiskLimit:
-    """The disk space of all form files of a process: ``used`` of ``max_bytes`` bytes."""
+    """The disk space of all form files of a process: ``used`` of ``max_bytes`` bytes.
+
+    It has no lock: a worker runs requests in greenlets, which never switch while one is counted.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes

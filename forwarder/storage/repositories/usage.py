@@ -16,7 +16,10 @@ from forwarder.storage.db.usage import (
 
 
 class UsageRepository:
-    """The usage in a database."""
+    """The usage in a database. Every method except `close` raises StoreUnavailable.
+
+    It is a `usage.store.UsageStore`: ``is_shared`` says that the counts are those of all workers.
+    """
 
     is_shared = True
 
@@ -24,15 +27,15 @@ class UsageRepository:
         self._database = database
 
     def add_counts(self, rows: Sequence[tuple[UsageKey, UsageCounts]]) -> None:
-        """Add counts to the rows of their keys. Raises StoreUnavailable."""
+        """Add counts to the rows of their keys."""
         self._database.write(lambda c: usage.add_counts(c, rows))
 
     def sum_counts(self, query: UsageQuery, limit: int) -> list[UsageSum]:
-        """Return the sums of at most ``limit`` groups by key. Raises StoreUnavailable."""
+        """Return the sums of at most ``limit`` groups by key."""
         return self._database.read(lambda c: usage.sum_counts(c, query, limit))
 
     def sum_costs(self, query: UsageQuery, prices: Prices, limit: int) -> list[PricedSum]:
-        """Return the sums of at most ``limit`` groups with costs. Raises StoreUnavailable."""
+        """Return the sums of at most ``limit`` groups with costs."""
         return self._database.read(lambda c: usage.sum_costs(c, query, prices, limit))
 
     def close(self) -> None:

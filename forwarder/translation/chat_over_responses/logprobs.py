@@ -22,11 +22,13 @@ def attach_logprobs(chunks: Batch, entries: list[Json]) -> Batch:
 
 
 def convert_token(entry: Json) -> Json:
+    """Return a token with its alternatives in the form of Chat: ``{token, …, top_logprobs}``."""
     others = [convert_alternative(other) for other in entry.get("top_logprobs") or ()]
     return {**convert_alternative(entry), "top_logprobs": others}
 
 
 def convert_alternative(entry: Json) -> Json:
+    """Return ``{token, logprob, bytes}``; missing bytes are derived from the token."""
     token = entry.get("token") or ""
     token_bytes = entry.get("bytes")
     if token_bytes is None:
