@@ -77,6 +77,9 @@ class ClientSocket:
         self._body: RequestBody | None = None
         self._head_deadline: float | None = time.monotonic() + limits.head_timeout
         self._wait_budget = limits.send_timeout
+        self._joined: list[bytes] | None = None
+        self.gettimeout, self.settimeout = sock.gettimeout, sock.settimeout
+        self.fileno = sock.fileno
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -110,12 +113,25 @@ class ClientSocket:
         except TimeoutError:
             return b""
 
+    def begin_joined_send(self) -> None:
+        """Collect the data of `sendall` until `end_joined_send` sends all of it at once."""
+        self._joined = []
+
+    def end_joined_send(self) -> None:
+        """Send the collected data. Raises BrokenPipeError like `sendall`."""
+        joined, self._joined = self._joined, None
+        if joined:
+            self.sendall(b"".join(joined))
+
     def sendall(self, data: bytes) -> None:
         """Send ``data`` whole.
 
         Raises BrokenPipeError, which gunicorn handles, if the client stops reading or reads too
         slowly.
         """
+        if self._joined is not None:
+            self._joined.append(data)
+            return
         try:
             sent = self._send_part(data)
             if sent < len(data):

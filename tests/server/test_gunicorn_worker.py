@@ -11,11 +11,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from gunicorn.config import Config
 
 from forwarder.core.in_flight_requests import InFlightRequests
+from forwarder.server.client_socket import ClientLimits, ClientSocket
 from forwarder.server.extension import ForwarderExtension
+from forwarder.server.gunicorn_worker import JoinedResponse, cache_settings
 from tests.helpers.check_cases import check_each
 
 ROOT = Path(__file__).parents[2]
@@ -274,3 +278,95 @@ def test_methods_that_the_worker_calls_by_name_exist(owner: type, method: str) -
     source = (ROOT / "forwarder" / "server" / "gunicorn_worker.py").read_text()
     assert f'"{method}"' in source
     assert callable(getattr(owner, method))
+
+
+class RecordingSocket:
+    """Records what is sent, one entry for each call."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def send(self, data: bytes) -> int:
+        self.sent.append(bytes(data))
+        return len(data)
+
+    def gettimeout(self) -> None:
+        return None
+
+    def settimeout(self, seconds: float | None) -> None:
+        pass
+
+    def fileno(self) -> int:
+        return -1
+
+
+def make_response(method: str = "GET") -> tuple[JoinedResponse, RecordingSocket]:
+    sock = RecordingSocket()
+    request = SimpleNamespace(method=method, version=(1, 1), should_close=lambda: False)
+    return JoinedResponse(request, ClientSocket(sock, ClientLimits()), Config()), sock
+
+
+def test_head_and_body_are_sent_at_once() -> None:
+    response, sock = make_response()
+
+    response.start_response("200 OK", [("Content-Length", "2")])
+    response.write(b"ok")
+
+    [sent] = sock.sent
+    assert sent.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert sent.endswith(b"\r\n\r\nok")
+
+
+def test_each_part_of_a_stream_is_sent_when_it_is_written() -> None:
+    response, sock = make_response()
+    response.start_response("200 OK", [])
+
+    response.write(b"one")
+    assert sock.sent[0].endswith(b"\r\n\r\n3\r\none\r\n")
+    response.write(b"two")
+    assert sock.sent[1:] == [b"3\r\ntwo\r\n"]
+    response.close()
+    assert sock.sent[2:] == [b"0\r\n\r\n"]
+
+
+def test_large_first_part_is_not_copied_behind_the_head() -> None:
+    response, sock = make_response()
+    body = bytes(2**20)
+
+    response.start_response("200 OK", [("Content-Length", str(len(body)))])
+    response.write(body)
+
+    assert sock.sent[0].endswith(b"\r\n\r\n")
+    assert sock.sent[1:] == [body]
+
+
+@check_each(("method", "status"), [("HEAD", "200 OK"), ("GET", "204 No Content")])
+def test_head_without_a_body_is_sent(method: str, status: str) -> None:
+    response, sock = make_response(method)
+
+    response.start_response(status, [])
+    response.close()
+
+    assert b"".join(sock.sent).startswith(b"HTTP/1.1 " + status.encode())
+
+
+def test_head_is_sent_if_the_first_part_is_malformed() -> None:
+    response, sock = make_response()
+    response.start_response("200 OK", [("Content-Length", "2")])
+
+    with pytest.raises(TypeError):
+        response.write("text")  # type: ignore[arg-type]
+
+    [sent] = sock.sent
+    assert sent.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_cached_settings_equal_those_of_gunicorn() -> None:
+    config = Config()
+    config.set("keepalive", 7)
+    expected = {name: getattr(config, name) for name in config.settings}
+
+    cache_settings(config)
+
+    assert {name: getattr(config, name) for name in config.settings} == expected
+    assert vars(config)["keepalive"] == 7
