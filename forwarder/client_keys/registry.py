@@ -203,6 +203,8 @@ class DatabaseClientKeyRegistry(ClientKeyRegistry):
             return self._always_required
         if self._by_id:  # revoked keys stay, so the database cannot change the result
             return True
+        if self._changes.read_version() == self._seen_version:  # there are still no keys
+            return False
         self._refresh()
         return bool(self._by_id) or not self._is_loaded() or self._is_outdated()
 

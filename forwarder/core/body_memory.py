@@ -69,8 +69,6 @@ class BodyMemory:
                 self._drop_kept()
 
     def _drop_kept(self) -> None:
-        if not self._kept:
-            return
         room = self.max_bytes - self.used - max(self._large_sizes.values(), default=0)
         while self.kept > room and self._kept:
             data = next(iter(self._kept))
@@ -113,7 +111,8 @@ class BodyMemory:
             self._large_sizes[owner] = size
         else:
             self._large_sizes.pop(owner, None)
-        self._drop_kept()
+        if self._kept:
+            self._drop_kept()
 
     def check_announced(self, size: int) -> None:
         """Raise Overloaded if there is no memory now for a body that a client announces."""

@@ -17,7 +17,7 @@ import click
 import orjson
 
 from forwarder.config.parsers import ANONYMOUS_CLIENT
-from forwarder.core.errors import shorten_value
+from forwarder.core.errors import MAX_QUOTED_CHARACTERS, shorten_value
 from forwarder.core.terminal_text import escape_control_characters, escape_line
 
 UNSHORTENED_FIELDS = frozenset({"event", "message", "detail"})
@@ -68,13 +68,16 @@ def format_second(seconds: int) -> str:
 
 def shorten_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a record with the values of clients cut to a length."""
-    return {k: v if k in UNSHORTENED_FIELDS else shorten_field(v) for k, v in fields.items()}
+    return {
+        k: shorten_field(v) if isinstance(v, str | list) and k not in UNSHORTENED_FIELDS else v
+        for k, v in fields.items()
+    }
 
 
 def shorten_field(value: Any) -> Any:
     """Shorten a string or a list of names. Other values, such as bodies, stay whole."""
     if isinstance(value, str):
-        return shorten_value(value)
+        return value if len(value) <= MAX_QUOTED_CHARACTERS else shorten_value(value)
     if not isinstance(value, list):
         return value
     more = len(value) - MAX_LOGGED_NAMES

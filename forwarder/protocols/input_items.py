@@ -75,8 +75,12 @@ def read_plain_text(item: Json) -> str | None:
 
 def has_items_of(items: list[Any], types: Collection[str]) -> bool:
     """Return whether an input has an item of one of these types."""
-    kinds = [item.get("type") for item in items if isinstance(item, dict)]
-    return not {kind for kind in kinds if isinstance(kind, str)}.isdisjoint(types)
+    for item in items:
+        if isinstance(item, dict):
+            kind = item.get("type")
+            if isinstance(kind, str) and kind in types:
+                return True
+    return False
 
 
 def is_item_reference(item: Any) -> bool:

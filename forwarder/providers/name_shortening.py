@@ -22,7 +22,7 @@ _HASH_SUFFIX_LENGTH = 9
 
 def map_long_names(body: Json, limit: int) -> dict[str, str]:
     """Return short name -> client's name for all offered tools whose names must be shortened."""
-    if not limit:
+    if not limit or not body.get("tools"):
         return {}
     names = (read_name(tool) for tool in as_list(body.get("tools")))
     return {short: name for name in names if (short := shorten_name(name, limit)) != name}

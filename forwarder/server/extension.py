@@ -5,7 +5,9 @@ The forwarder's objects are ``app.extensions["forwarder"]``.
 
 from __future__ import annotations
 
-from flask import Flask, Request, current_app, request
+from typing import Any
+
+from flask import Flask, Request, current_app, g, request
 
 from forwarder.config.settings import Settings
 from forwarder.core.in_flight_requests import InFlightRequests
@@ -74,3 +76,8 @@ def get_request() -> Request:
     """Return the current request without Flask's proxy, which looks it up at each access."""
     flask_request: Request = request._get_current_object()  # type: ignore[attr-defined]
     return flask_request
+
+
+def get_globals() -> Any:
+    """Return Flask's ``g`` of the current request without its proxy."""
+    return g._get_current_object()

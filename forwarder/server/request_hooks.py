@@ -41,7 +41,7 @@ from forwarder.server.auth import Client, authenticate_client, identify_client
 from forwarder.server.base_paths import get_base_path
 from forwarder.server.client_disconnect import on_client_disconnect
 from forwarder.server.client_socket import RequestBodyError
-from forwarder.server.extension import get_request, get_services
+from forwarder.server.extension import get_globals, get_request, get_services
 from forwarder.server.form_body import FormRequest
 from forwarder.server.operator_call import find_operator_call
 from forwarder.services import Services
@@ -76,16 +76,17 @@ def install_hooks(app: Flask) -> None:
 
 def current_context() -> RequestContext:
     """Return the context of the current request."""
-    context: RequestContext = g.context
+    context: RequestContext = get_globals().context
     return context
 
 
 def open_context() -> None:
     flask_request = get_request()
-    g.context = create_context(
+    context = create_context(
         flask_request, get_services(), name_route(flask_request), is_observed_route(flask_request)
     )
-    g.context.method = flask_request.method
+    context.method = flask_request.method
+    get_globals().context = context
 
 
 def name_route(flask_request: Request) -> str:
@@ -109,9 +110,10 @@ def handle_error(error: Exception) -> Response:
 
 
 def finish_response(response: Response) -> Response:
-    context = current_context()
+    context, flask_request = current_context(), get_request()
     context.status = response.status_code
-    for name in find_api(request.path, request.headers.__contains__).request_id_headers:
+    api = find_api(flask_request.path, flask_request.headers.__contains__)
+    for name in api.request_id_headers:
         response.headers[name] = context.id
     add_headers(response.headers, context)
     if context.recorder is not None:
@@ -285,12 +287,12 @@ def receive_body(flask_request: Request, context: RequestContext) -> None:
         context.cleanup.add(space.release)
         cast(FormRequest, flask_request).read_form(context.reserve_memory(), space)
     else:
-        g.body = read_whole_body(flask_request, context)
+        get_globals().body = read_whole_body(flask_request, context)
 
 
 def pop_body() -> bytes:
     """Return the request body once. No reference remains, so that its memory can be freed."""
-    received: bytes | None = g.pop("body", None)
+    received: bytes | None = get_globals().pop("body", None)
     return read_whole_body(get_request(), current_context()) if received is None else received
 
 
@@ -332,8 +334,10 @@ def watch_disconnect(context: RequestContext) -> None:
 def add_headers(headers: Headers, context: RequestContext) -> None:
     """Add the headers of the context: request id, upstream, losses and rate limits."""
     # Not ``setdefault``: Werkzeug's makes an exception for each missing header.
-    present = {name.lower() for name in headers.keys()}  # noqa: SIM118, Headers iterates pairs
-    headers.update({k: v for k, v in context.reply_headers.items() if k.lower() not in present})
+    present = {name.lower() for name, _ in headers}
+    for name, value in context.reply_headers.items():
+        if name.lower() not in present:
+            headers[name] = value
     if context.rate_limit_headers:
         add_limit_headers(headers, context.rate_limit_headers)
     headers["X-Request-Id"] = context.id

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import orjson
 from flask import Response
+from werkzeug.datastructures import Headers
 
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ShuttingDown
@@ -126,7 +127,16 @@ def read_json_body(context: RequestContext, required: bool = True) -> Json:
     return body
 
 
-class EventStreamResponse(Response):
+class ApiResponse(Response):
+    """A response whose headers are complete when it is made."""
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        """Return the headers; Werkzeug would copy them, to adapt those that are not used here."""
+        is_plain = self.status_code == 200 and "Location" not in self.headers
+        return self.headers if is_plain else super().get_wsgi_headers(environ)
+
+
+class EventStreamResponse(ApiResponse):
     """A streamed response with chunks of bytes.
 
     Werkzeug would pass each chunk through two more iterators, one to encode text, one to close.
@@ -186,4 +196,4 @@ def encode_stream(protocol: str, stream: EventStream, context: RequestContext) -
 
 def json_answer(value: Json) -> Response:
     """Return a JSON response."""
-    return Response(orjson.dumps(value), mimetype="application/json")
+    return ApiResponse(orjson.dumps(value), mimetype="application/json")

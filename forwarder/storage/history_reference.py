@@ -80,7 +80,7 @@ def read_history_reference(request: Json) -> HistoryReference:
 
 def is_stored(request: Json) -> bool:
     """Whether the response is stored. The default is yes."""
-    return read_field(request, "store", BOOL, "store") is not False
+    return "store" not in request or read_field(request, "store", BOOL, "store") is not False
 
 
 def is_background(request: Json) -> bool:

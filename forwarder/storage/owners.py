@@ -122,9 +122,10 @@ class OwnerResolver:
             self.migrate_owner(owner)
 
     def _migrate_earlier_owners(self, repository: OwnerRepository, client_key: str) -> str:
-        owner = self.derive_owner(client_key)
         client_key = strip_client_name(client_key, self._client_names)
-        digest, earlier = hash_client_key(client_key), self._list_earlier_owners(client_key)
+        digest = hash_client_key(client_key)
+        owner = derive_owner(self._keys[0], digest) if self._keys else digest
+        earlier = self._list_earlier_owners(client_key, digest)
         if not earlier:
             return owner
         if time.monotonic() - self._checked_at.get(digest, float("-inf")) < CHECK_SECONDS:
@@ -144,11 +145,11 @@ class OwnerResolver:
                 self._checked_at.popitem(last=False)
         return owner
 
-    def _list_earlier_owners(self, client_key: str) -> list[str]:
-        digest, name = hash_client_key(client_key), self._client_names.get(client_key)
+    def _list_earlier_owners(self, client_key: str, digest: str) -> list[str]:
         earlier = [derive_owner(key, digest) for key in self._keys[1:]]
         if self._keys:
             earlier.insert(0, digest)
+        name = self._client_names.get(client_key)
         whole_key = f"{name}:{client_key}"
         if name and self._client_names.get(whole_key) == name:
             digest = hash_client_key(whole_key)

@@ -126,12 +126,14 @@ class GeventTransport(httpx2.BaseTransport):
         finally:
             unregister_socket(cut)
         chunk_reader = GeventChunkReader(message, sock, pool, timeouts.get("read"), self._heartbeat)
-        return httpx2.Response(
+        response = httpx2.Response(
             message.status_code,
             headers=[(k.encode("latin-1"), v.encode("latin-1")) for k, v in message.headers],
             stream=ResponseBody(chunk_reader),
             extensions={"http_version": message.version.encode(), "chunk_reader": chunk_reader},
         )
+        response.headers.encoding = "latin-1"  # httpx2 would decode all headers to detect it
+        return response
 
     def _can_resend(self, request: httpx2.Request) -> bool:
         """Return whether a request may be sent twice.
@@ -175,7 +177,7 @@ def encode_head(request: httpx2.Request, pool: ServerConnectionPool) -> bytes:
 
 def encode_body(request: httpx2.Request) -> bytes:
     body = request.read()
-    if "transfer-encoding" not in request.headers:
+    if b"transfer-encoding" not in {name.lower() for name, _ in request.headers.raw}:
         return body
     return (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
 

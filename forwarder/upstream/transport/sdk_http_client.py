@@ -39,13 +39,14 @@ class SdkHttpClient(httpx2.Client):
         if not isinstance(content, bytes) or options.get("params"):
             return super().build_request(method, url, timeout=timeout, **options)
         target, netloc = parse_target(str(url))
-        headers = httpx2.Headers(options["headers"])
-        host = [] if "host" in headers else [(b"Host", netloc)]  # an operator may have set one
+        headers = httpx2.Headers(options["headers"]).raw
+        names = {name.lower() for name, _ in headers}  # httpx2 decodes all headers to find one
+        host = [] if b"host" in names else [(b"Host", netloc)]  # an operator may have set one
         length = (b"Content-Length", b"%d" % len(content))
         return httpx2.Request(
             method,
             target,
-            headers=[*host, *headers.raw, length],
+            headers=[*host, *headers, length],
             stream=httpx2.ByteStream(content),  # from ``content`` it would derive all of this
             extensions={"timeout": httpx2.Timeout(timeout).as_dict()},
         )
