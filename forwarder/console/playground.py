@@ -194,11 +194,11 @@ def preview_request() -> Response:
 
 def list_dispositions(report: Json) -> Iterator[tuple[str, str, str]]:
     """Yield name, disposition and reason of each field, and of each part that is dropped."""
-    fates, dropped = report["fates"], report["dropped"]
-    for name, fate in fates.items():
-        yield escape_control_characters(name), fate["fate"], fate.get("why", "")
+    dispositions, dropped = report["dispositions"], report["dropped"]
+    for name, row in dispositions.items():
+        yield escape_control_characters(name), row["disposition"], row.get("reason", "")
     for name, reason in dropped.items():
-        if name not in fates:
+        if name not in dispositions:
             yield escape_control_characters(name), "dropped", escape_control_characters(reason)
 
 

@@ -166,16 +166,24 @@ def make_forwarder_schemas() -> dict[str, Json]:
                     ("name", "protocol", "model", "profile", "url"),
                 ),
                 "request": OBJECT,
+                "dispositions": {
+                    "type": "object",
+                    "additionalProperties": make_object(
+                        {"disposition": TEXT, "reason": TEXT}, ("disposition",)
+                    ),
+                },
                 "fates": {
                     "type": "object",
                     "additionalProperties": make_object({"fate": TEXT, "why": TEXT}, ("fate",)),
+                    "description": "The dispositions under the names of version 0.1.",
+                    "deprecated": True,
                 },
                 "dropped": {"type": "object", "additionalProperties": TEXT},
                 "emulated": {"type": "object", "additionalProperties": TEXT},
                 "would_fetch": TEXTS,
                 "would_upload": TEXTS,
             },
-            ("client", "upstream", "request", "fates", "dropped"),
+            ("client", "upstream", "request", "dispositions", "dropped"),
             description="The upstream request, and the disposition of each parameter.",
         ),
     }

@@ -141,8 +141,12 @@ def build_report(
             "url": sent.url,
         },
         "request": hide_tool_secrets_of(sent.body),
-        "fates": {
+        "dispositions": {
             name: render_disposition(disposition) for name, disposition in dispositions.items()
+        },
+        "fates": {  # the name in version 0.1
+            name: render_disposition(disposition, "fate", "why")
+            for name, disposition in dispositions.items()
         },
         "dropped": dict(dropped),
         "emulated": {
@@ -172,12 +176,12 @@ def list_dispositions(
     }
 
 
-def render_disposition(disposition: Disposition) -> Json:
-    return (
-        {"fate": disposition.kind, "why": disposition.reason}
-        if disposition.reason
-        else {"fate": disposition.kind}
-    )
+def render_disposition(
+    disposition: Disposition, kind_name: str = "disposition", reason_name: str = "reason"
+) -> Json:
+    """Return the disposition as an object, without a reason if it has none."""
+    reason = {reason_name: disposition.reason} if disposition.reason else {}
+    return {kind_name: disposition.kind, **reason}
 
 
 def find_disposition(

@@ -168,7 +168,7 @@ def test_requests_of_ollama_s_clients_are_shown_too() -> None:
 
     told = json.loads(output)
     assert (code, told["request"]["messages"]) == (0, [{"role": "user", "content": "hi"}])
-    assert told["fates"]["options.num_ctx"]["fate"] == "dropped"
+    assert told["dispositions"]["options.num_ctx"]["disposition"] == "dropped"
 
 
 @check_each(

@@ -173,7 +173,7 @@ def test_the_report_says_where_a_request_would_go(wire: Wire) -> None:
         "url": "http://chat.test/v1/chat/completions",
     }
     assert told["request"]["messages"] == [{"role": "user", "content": "hi"}]
-    assert told["fates"]["model"]["fate"] == "mapped"
+    assert told["dispositions"]["model"]["disposition"] == "mapped"
 
 
 def test_no_secret_is_shown(wire: Wire) -> None:
@@ -186,21 +186,30 @@ def test_no_secret_is_shown(wire: Wire) -> None:
     assert "sk-secret" not in json.dumps(told)
 
 
-def test_every_parameter_has_the_fate_that_its_table_says(wire: Wire) -> None:
+def test_report_has_the_dispositions_under_the_names_of_version_0_1_too(wire: Wire) -> None:
+    told = preview("chat", chat(temperature=0.5, seed=7))
+
+    assert told["fates"] == {
+        name: {"fate": row["disposition"]} | ({"why": row["reason"]} if "reason" in row else {})
+        for name, row in told["dispositions"].items()
+    }
+
+
+def test_every_parameter_has_the_disposition_of_its_table(wire: Wire) -> None:
     told = preview(
         "chat",
         chat(temperature=0.5, seed=7, logit_bias={}, n=2, verbosity="low", unheard=1, user=None),
     )
 
-    assert told["fates"] == {
-        "model": {"fate": "carried"},
-        "messages": {"fate": "mapped", "why": CHAT_OVER_RESPONSES["messages"].reason},
-        "temperature": {"fate": "carried"},
-        "seed": {"fate": "dropped", "why": CHAT_OVER_RESPONSES["seed"].reason},
-        "logit_bias": {"fate": "neutral", "why": "this value has no effect"},
-        "n": {"fate": "emulated", "why": CHAT_OVER_RESPONSES["n"].reason},
-        "verbosity": {"fate": "mapped", "why": CHAT_OVER_RESPONSES["verbosity"].reason},
-        "unheard": {"fate": "dropped", "why": "neither API knows this parameter"},
+    assert told["dispositions"] == {
+        "model": {"disposition": "carried"},
+        "messages": {"disposition": "mapped", "reason": CHAT_OVER_RESPONSES["messages"].reason},
+        "temperature": {"disposition": "carried"},
+        "seed": {"disposition": "dropped", "reason": CHAT_OVER_RESPONSES["seed"].reason},
+        "logit_bias": {"disposition": "neutral", "reason": "this value has no effect"},
+        "n": {"disposition": "emulated", "reason": CHAT_OVER_RESPONSES["n"].reason},
+        "verbosity": {"disposition": "mapped", "reason": CHAT_OVER_RESPONSES["verbosity"].reason},
+        "unheard": {"disposition": "dropped", "reason": "neither API knows this parameter"},
     }
     assert told["dropped"].keys() == {"seed", "unheard"}
     assert told["emulated"] == {"n": CHAT_OVER_RESPONSES["n"].reason}
@@ -213,8 +222,8 @@ def test_dry_run_shows_changes_of_the_profile(wire: Wire) -> None:
         CHAT_PROVIDER="mistral",
     )
 
-    fates = {name: fate["fate"] for name, fate in told["fates"].items()}
-    assert fates == {
+    dispositions = {name: row["disposition"] for name, row in told["dispositions"].items()}
+    assert dispositions == {
         "model": "mapped",
         "messages": "carried",
         "user": "dropped",
@@ -227,7 +236,7 @@ def test_dry_run_shows_changes_of_the_profile(wire: Wire) -> None:
 def test_unknown_parameter_is_dropped_by_path(wire: Wire) -> None:
     told = preview("responses", make_request(tools=[{"type": "web_search"}]))
 
-    assert told["fates"]["tools"]["fate"] == "mapped"
+    assert told["dispositions"]["tools"]["disposition"] == "mapped"
     assert told["dropped"].keys() == {"tools.web_search"}
 
 
@@ -275,7 +284,7 @@ def test_dry_run_lists_only_active_emulations(
     told = preview(client, (chat if client == "chat" else make_request)(**more))
 
     assert list(told["emulated"]) == emulated
-    kinds = [name for name, fate in told["fates"].items() if fate["fate"] == "emulated"]
+    kinds = [name for name, row in told["dispositions"].items() if row["disposition"] == "emulated"]
     assert kinds == emulated
 
 
@@ -444,7 +453,7 @@ def test_dry_run_shows_the_disposition_of_each_ollama_option() -> None:
         "ollama", {**CHAT, "model": "responses/m", "options": options, "keep_alive": "5m"}
     )
 
-    assert {name: fate["fate"] for name, fate in told["fates"].items()} == {
+    assert {name: row["disposition"] for name, row in told["dispositions"].items()} == {
         "model": "mapped",  # the client named the upstream
         "messages": "mapped",
         "keep_alive": "local",
@@ -454,5 +463,5 @@ def test_dry_run_shows_the_disposition_of_each_ollama_option() -> None:
         "options.mirostat": "neutral",
     }
     assert told["dropped"].keys() == {"options.seed", "options.num_ctx"}
-    assert told["fates"]["options.mirostat"]["why"] == "this value has no effect"
+    assert told["dispositions"]["options.mirostat"]["reason"] == "this value has no effect"
     assert told["request"]["temperature"] == 0

@@ -298,5 +298,5 @@ def test_dry_run_shows_the_upstream_request(upstream: str, field: str, demo: Fla
 
     assert field in report["request"]
     assert report["client"] == "messages"
-    assert report["fates"]["max_tokens"]["fate"] == "mapped"
-    assert report["fates"]["top_k"]["fate"] == "dropped"
+    assert report["dispositions"]["max_tokens"]["disposition"] == "mapped"
+    assert report["dispositions"]["top_k"]["disposition"] == "dropped"
