@@ -65,6 +65,7 @@ PURE = frozenset(
     {
         "__future__",
         "collections",
+        "contextlib",
         "dataclasses",
         "functools",
         "hashlib",

@@ -250,6 +250,9 @@ INCLUDE_LOGPROBS = "message.output_text.logprobs"
 RESPONSE_FORMATS = ("text", "json_object", "json_schema")
 """The format types that both protocols have."""
 
+SCHEMA_FORMAT_FIELDS = ("name", "description", "schema", "strict")
+"""The fields of ``response_format.json_schema``, and of ``text.format`` beside its type."""
+
 
 def map_format_to_responses(response_format: Json) -> Json:
     """``response_format`` -> ``text.format``: unwraps the schema."""

@@ -244,12 +244,18 @@ _PARAMETER_NAMES = {
     **list_client_names(MESSAGES_PARAMETERS),
     "messages": ("messages", "system"),
     "messages.reasoning_content": ("messages.thinking",),
+    "input.reasoning": ("messages.thinking",),
+    "input.reasoning.content": ("messages.thinking",),
     "reasoning_effort": ("thinking", "output_config"),
     "reasoning": ("thinking", "output_config"),
     "reasoning.effort": ("thinking", "output_config"),
     "response_format": ("output_config", "output_format"),
     "text": ("output_config", "output_format"),
     "text.format": ("output_config", "output_format"),
+    **dict.fromkeys(
+        ("response_format.json_schema.schema", "text.format.schema"),
+        ("output_config.format.schema", "output_format.schema"),
+    ),
     "service_tier": ("service_tier", "speed"),
     **{name: (name,) for name in ("temperature", "top_p", "top_k")},
 }

@@ -88,9 +88,9 @@ class Protocol:
     """A wire API. Protocols of embeddings have only these fields.
 
     ``parameters`` are the dispositions of a client's parameters if the upstream speaks another
-    protocol. ``parameter_names`` maps the upstream's parameter to the client's possible names for
-    it. ``upstream_api`` is the API of upstreams that serves the protocol best. ``paths`` are those
-    of its requests.
+    protocol. ``parameter_names`` maps the upstream's parameter, or a path in one, to the client's
+    possible names for it. ``upstream_api`` is the API of upstreams that serves the protocol best.
+    ``paths`` are those of its requests.
     """
 
     name: str

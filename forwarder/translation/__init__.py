@@ -3,6 +3,9 @@
 ``translate_handler`` turns a handler of the upstream's protocol into a handler of the client's.
 If both protocols are the same, it returns the handler itself, so requests pass through unchanged.
 
+A `Translation` reads the client's request, so its errors and losses have the client's names. All
+later ones have the upstream's, and `error_parameter_names.py` renames them.
+
 This package is pure: JSON in, JSON out.  Its modules never import the SDK, Flask, ``os``,
 ``time``, ``uuid`` or ``logging``.
 """
@@ -10,6 +13,7 @@ This package is pure: JSON in, JSON out.  Its modules never import the SDK, Flas
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
 from forwarder.core.translation_context import TranslationContext
@@ -22,15 +26,18 @@ from forwarder.translation import (
     ollama_over_chat,
     responses_over_chat,
 )
-from forwarder.translation.error_parameter_names import call_carrier, with_client_parameter_names
+from forwarder.translation.error_parameter_names import rename_parameters
 from forwarder.translation.ollama_over_chat.endpoints import (
     CHAT_ENDPOINT,
     GENERATE_ENDPOINT,
     OllamaEndpoint,
 )
 
-Translation = Callable[[Handler, TranslationContext], Handler]
-"""Wraps a handler of the upstream's protocol; returns a handler of the client's protocol."""
+StreamTranslation = Callable[[EventStream], EventStream]
+
+Translation = Callable[[Json, TranslationContext], tuple[Json | None, StreamTranslation]]
+"""Takes a client's request. Returns the upstream's request, None if the upstream is not called, and
+the function that translates the stream of its answer."""
 
 
 def translate_handler(
@@ -43,68 +50,67 @@ def translate_handler(
     """
     if client == upstream:
         return handler
-    wrap = TRANSLATIONS[client, upstream]
-    return with_client_parameter_names(wrap(handler, context), client)
+    translate_request = TRANSLATIONS[client, upstream]
 
-
-def with_responses_translation(handler: Handler, context: TranslationContext) -> Handler:
     def handle_request(request: Json) -> EventStream:
-        translated = responses_over_chat.translate_request(request, context)
-        return responses_over_chat.translate_stream(
-            handler(translated.chat_request), translated, context
-        )
+        upstream_request, translate_stream = translate_request(request, context)
+
+        def open_stream() -> EventStream:
+            stream = iter(()) if upstream_request is None else handler(upstream_request)
+            return translate_stream(stream)
+
+        return rename_parameters(open_stream, client, request, context.loss_report)
 
     return handle_request
 
 
-def with_chat_translation(handler: Handler, context: TranslationContext) -> Handler:
-    def handle_request(request: Json) -> EventStream:
-        translated = chat_over_responses.translate_request(request, context)
-        stream = handler(translated.responses_request)
-        return chat_over_responses.translate_stream(stream, translated, context)
-
-    return handle_request
-
-
-def make_ollama_translation(endpoint: OllamaEndpoint) -> Translation:
-    def with_ollama_translation(handler: Handler, context: TranslationContext) -> Handler:
-        def handle_request(request: Json) -> EventStream:
-            translated = ollama_over_chat.translate_request(request, context, endpoint)
-            stream: EventStream = iter(())
-            if not translated.load_action:
-                stream = call_carrier(
-                    handler, translated.chat_request, "ollama", request, context.loss_report
-                )
-            return ollama_over_chat.translate_stream(stream, translated, context)
-
-        return handle_request
-
-    return with_ollama_translation
+def translate_responses_request(
+    request: Json, context: TranslationContext
+) -> tuple[Json, StreamTranslation]:
+    translated = responses_over_chat.translate_request(request, context)
+    translate_stream = responses_over_chat.translate_stream
+    return translated.chat_request, partial(
+        translate_stream, translated=translated, context=context
+    )
 
 
-def make_messages_translation(translation: ModuleType) -> Translation:
-    def with_messages_translation(handler: Handler, context: TranslationContext) -> Handler:
-        def handle_request(request: Json) -> EventStream:
-            translated = translation.translate_request(request, context)
-            stream = call_carrier(
-                handler, translated.upstream_request, "messages", request, context.loss_report
-            )
-            answer: EventStream = translation.translate_stream(stream, translated, context)
-            return answer
+def translate_chat_request(
+    request: Json, context: TranslationContext
+) -> tuple[Json, StreamTranslation]:
+    translated = chat_over_responses.translate_request(request, context)
+    translate_stream = chat_over_responses.translate_stream
+    return translated.responses_request, partial(
+        translate_stream, translated=translated, context=context
+    )
 
-        return handle_request
 
-    return with_messages_translation
+def translate_ollama_request(
+    endpoint: OllamaEndpoint, request: Json, context: TranslationContext
+) -> tuple[Json | None, StreamTranslation]:
+    translated = ollama_over_chat.translate_request(request, context, endpoint)
+    translate_stream = ollama_over_chat.translate_stream
+    return None if translated.load_action else translated.chat_request, partial(
+        translate_stream, translated=translated, context=context
+    )
+
+
+def translate_messages_request(
+    package: ModuleType, request: Json, context: TranslationContext
+) -> tuple[Json, StreamTranslation]:
+    translated = package.translate_request(request, context)
+    return translated.upstream_request, partial(
+        package.translate_stream, translated=translated, context=context
+    )
 
 
 TRANSLATIONS: dict[tuple[str, str], Translation] = {
-    ("responses", "chat"): with_responses_translation,
-    ("chat", "responses"): with_chat_translation,
-    ("ollama", "chat"): make_ollama_translation(CHAT_ENDPOINT),
-    ("ollama_generate", "chat"): make_ollama_translation(GENERATE_ENDPOINT),
-    ("ollama_embed", "embeddings"): ollama_embeddings.with_embed_translation,
-    ("ollama_embeddings", "embeddings"): ollama_embeddings.with_embeddings_translation,
-    ("messages", "chat"): make_messages_translation(messages_over_chat),
-    ("messages", "responses"): make_messages_translation(messages_over_responses),
+    ("responses", "chat"): translate_responses_request,
+    ("chat", "responses"): translate_chat_request,
+    ("ollama", "chat"): partial(translate_ollama_request, CHAT_ENDPOINT),
+    ("ollama_generate", "chat"): partial(translate_ollama_request, GENERATE_ENDPOINT),
+    ("ollama_embed", "embeddings"): ollama_embeddings.translate_embed_request,
+    ("ollama_embeddings", "embeddings"): ollama_embeddings.translate_embeddings_request,
+    ("messages", "chat"): partial(translate_messages_request, messages_over_chat),
+    ("messages", "responses"): partial(translate_messages_request, messages_over_responses),
 }
-"""The client's protocol and the upstream's -> the wrapper that translates."""
+"""The client's protocol and the upstream's -> the translation."""

@@ -5,36 +5,34 @@ The streams of both sides have one event, the whole answer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from forwarder.core.errors import UpstreamProtocolError
 from forwarder.core.translation_context import TranslationContext
-from forwarder.core.types import EventStream, Handler, Json
+from forwarder.core.types import EventStream, Json
 from forwarder.core.validate import STR, check_type, require_field
 from forwarder.protocols.ollama import OLLAMA_EMBED, OLLAMA_EMBEDDINGS, flatten_options
 from forwarder.protocols.parameters import validate_parameters
 
 
-def with_embed_translation(handler: Handler, context: TranslationContext) -> Handler:
-    """Wrap a handler for ``/api/embed``: several texts, and vectors normalized to length one."""
-
-    def handle_request(request: Json) -> EventStream:
-        started_at = context.id_source.monotonic_ns()
-        model = require_field(request, "model", STR, "model")
-        parameters = dict(
-            validate_parameters(flatten_options(request), OLLAMA_EMBED, context.loss_report)
-        )
-        texts = parameters.get("input") or []
-        for i, text in enumerate(texts if isinstance(texts, list) else ()):
-            check_type(text, STR, f"input[{i}]")
-        return translate_embed_answer(
-            request_embeddings(handler, parameters) if texts else iter(()),
-            model,
-            started_at,
-            context,
-        )
-
-    return handle_request
+def translate_embed_request(
+    request: Json, context: TranslationContext
+) -> tuple[Json | None, Callable[[EventStream], EventStream]]:
+    """Translate ``/api/embed``: several texts, and vectors normalized to length one."""
+    started_at = context.id_source.monotonic_ns()
+    model = require_field(request, "model", STR, "model")
+    parameters = dict(
+        validate_parameters(flatten_options(request), OLLAMA_EMBED, context.loss_report)
+    )
+    texts = parameters.get("input") or []
+    for i, text in enumerate(texts if isinstance(texts, list) else ()):
+        check_type(text, STR, f"input[{i}]")
+    translate_answer = partial(
+        translate_embed_answer, model=model, started_at=started_at, context=context
+    )
+    return {**parameters, "encoding_format": "float"} if texts else None, translate_answer
 
 
 def translate_embed_answer(
@@ -52,29 +50,22 @@ def translate_embed_answer(
     yield [{**line, "prompt_eval_count": prompt_tokens} if type(prompt_tokens) is int else line]
 
 
-def with_embeddings_translation(handler: Handler, context: TranslationContext) -> Handler:
-    """Wrap a handler for the older ``/api/embeddings``: one text, and its vector unchanged."""
-
-    def handle_request(request: Json) -> EventStream:
-        require_field(request, "model", STR, "model")
-        parameters = dict(
-            validate_parameters(flatten_options(request), OLLAMA_EMBEDDINGS, context.loss_report)
-        )
-        prompt = parameters.pop("prompt", None)
-        return translate_embeddings_answer(
-            request_embeddings(handler, {**parameters, "input": prompt}) if prompt else iter(())
-        )
-
-    return handle_request
+def translate_embeddings_request(
+    request: Json, context: TranslationContext
+) -> tuple[Json | None, Callable[[EventStream], EventStream]]:
+    """Translate the older ``/api/embeddings``: one text, and its vector unchanged."""
+    require_field(request, "model", STR, "model")
+    parameters = dict(
+        validate_parameters(flatten_options(request), OLLAMA_EMBEDDINGS, context.loss_report)
+    )
+    prompt = parameters.pop("prompt", None)
+    body = {**parameters, "input": prompt, "encoding_format": "float"}
+    return body if prompt else None, translate_embeddings_answer
 
 
 def translate_embeddings_answer(stream: EventStream) -> EventStream:
     answer = read_answer(stream)
     yield [{"embedding": read_vectors(answer)[0] if answer else []}]
-
-
-def request_embeddings(handler: Handler, parameters: Json) -> EventStream:
-    return handler({**parameters, "encoding_format": "float"})
 
 
 def read_answer(stream: EventStream) -> Json:

@@ -333,6 +333,29 @@ def test_reasoning_is_not_reported_lost_if_the_client_sent_none(
     )
 
 
+def test_schema_error_of_an_emulation_names_the_clients_parameter(serve: Serve) -> None:
+    client = serve(lambda _: httpx2.Response(500), CHAT_PROVIDER="deepseek")
+    schema = {"type": "json_schema", "name": "n", "schema": {"type": "no such type"}}
+    asked = {"model": "chat/m", "input": "hi", "text": {"format": schema}}
+
+    got = client.post("/v1/responses", json=asked)
+
+    assert got.status_code == 400
+    assert got.json["error"]["param"] == "text.format.schema"
+    assert got.json["error"]["message"].startswith("Invalid schema for 'text.format.schema'")
+
+
+def test_loss_at_the_provider_is_named_by_the_clients_parameter(serve: Serve) -> None:
+    client = serve(lambda _: httpx2.Response(200, json=ANSWER["chat"]), CHAT_PROVIDER="deepseek")
+    asked = {"model": "chat/m", "input": "hi", "text": {"verbosity": "low"}}
+
+    lost = client.post("/v1/responses", json=asked)
+    refused = client.post("/v1/responses", json=asked, headers={"X-Forwarder-Strict": "true"})
+
+    assert lost.headers["X-Forwarder-Dropped"] == "text.verbosity"
+    assert refused.json["error"]["param"] == "text.verbosity"
+
+
 LONG = "long" * 25_000
 USER = {"role": "user", "content": "hi"}
 TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}

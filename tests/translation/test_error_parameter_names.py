@@ -7,15 +7,13 @@ from typing import Any
 import pytest
 
 from forwarder import translation
-from forwarder.core.errors import InvalidRequest, UpstreamRefused
+from forwarder.core.errors import InvalidRequest, Unsupported, UpstreamRefused
 from forwarder.core.translation_context import LossReport
-from forwarder.core.types import EventStream
+from forwarder.core.types import Batch, EventStream
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
 from forwarder.protocols.registry import PROTOCOLS
-from forwarder.translation.error_parameter_names import (
-    map_to_client_parameter,
-    rename_losses,
-)
+from forwarder.translation.error_parameter_names import find_client_parameter, rename_losses
+from tests.helpers.cases import Case
 from tests.helpers.check_cases import check_each
 from tests.helpers.translating import make_translator_context
 
@@ -27,13 +25,19 @@ RENAMED: list[tuple[str, str, str, Json]] = [
     ("messages.[0].role", "input", "responses", {"input": "hi"}),
     ("max_completion_tokens", "max_output_tokens", "responses", {"max_output_tokens": 5}),
     ("response_format.json_schema", "text.format", "responses", {"text": {"format": {}}}),
+    ("response_format.json_schema.schema", "text.format.schema", "responses", {"text": {"format": {"schema": {}}}}),
+    ("response_format.json_schema.schema.type", "text.format.schema", "responses", {"text": {"format": {"schema": {}}}}),
+    ("response_format.type", "text.format.type", "responses", {"text": {"format": {"type": "text"}}}),
+    ("verbosity", "verbosity", "responses", {"text": {"format": {}}}),
     ("reasoning_effort", "reasoning.effort", "responses", {"reasoning": {"effort": "max"}}),
     ("tools[2].function.name", "tools", "responses", {"tools": [{}]}),
     ("logprobs", "top_logprobs", "responses", {"top_logprobs": 2}),
+    ("logprobs", "include.message.output_text.logprobs", "responses", {"include": ["message.output_text.logprobs"]}),
     ("input[0].content[0].image_url", "messages", "chat", {"messages": []}),
     ("max_output_tokens", "max_completion_tokens", "chat", {"max_completion_tokens": 20}),
     ("max_output_tokens", "max_tokens", "chat", {"max_tokens": 20}),
     ("text.format.schema", "response_format", "chat", {"response_format": {}, "verbosity": "low"}),
+    ("text.format.name", "response_format.json_schema.name", "chat", {"response_format": {"json_schema": {"name": "a"}}}),
     ("text.verbosity", "verbosity", "chat", {"response_format": {}, "verbosity": "low"}),
     ("reasoning.effort", "reasoning_effort", "chat", {"reasoning_effort": "max"}),
     ("tools[0].name", "functions", "chat", {"functions": [{}]}),
@@ -42,6 +46,7 @@ RENAMED: list[tuple[str, str, str, Json]] = [
     ("stream_options", "stream_options", "responses", {"input": "hi"}),
     ("reasoning.summary", "reasoning.summary", "chat", {"messages": []}),
     ("[]", "[]", "chat", {"messages": []}),
+    ("text.format.schema", "output_config.format.schema", "messages", {"output_config": {"format": {"schema": {}}}}),
     ("messages[1].content", "messages", "ollama", {"messages": []}),
     ("messages[0].content", "prompt", "ollama_generate", {"prompt": "hi"}),
     ("max_tokens", "options.num_predict", "ollama", {"options": {"num_predict": 1}}),
@@ -50,14 +55,14 @@ RENAMED: list[tuple[str, str, str, Json]] = [
     ("temperature", "options.temperature", "ollama", {"options": {"temperature": 9}}),
     ("input", "input", "ollama_embed", {"input": "hi"}),
     ("input", "prompt", "ollama_embeddings", {"prompt": "hi"}),
-]
+]  # fmt: skip
 
 
 @check_each(("param", "expected", "client", "request_"), RENAMED)
 def test_parameter_is_renamed_to_the_clients(
     param: str, expected: str, client: str, request_: Json
 ) -> None:
-    assert map_to_client_parameter(param, client, request_) == expected
+    assert find_client_parameter(param, client, request_)[0] == expected
 
 
 @check_each(
@@ -73,17 +78,98 @@ def test_names_are_parameters_of_both_apis(client: str, own: Json, upstreams: Js
         assert {name.partition(".")[0] for name in ours} <= own.keys()
 
 
-def test_translated_error_names_the_clients_parameter() -> None:
+REQUESTS: dict[str, Json] = {
+    "responses": {"model": "m", "input": "hi", "tools": [], "text": {"verbosity": "low"}},
+    "chat": {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+    },
+    "messages": {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 9,
+        "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+    },
+    "ollama": {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
+    "ollama_embeddings": {"model": "m", "prompt": "hi"},
+}
+"""Protocol of a client -> a request."""
+
+PAIRS = [
+    ("responses", "chat", "messages[0].content", "input"),
+    ("chat", "responses", "input[0].content", "messages"),
+    ("messages", "chat", "max_completion_tokens", "max_tokens"),
+    ("messages", "responses", "max_output_tokens", "max_tokens"),
+    ("ollama_embeddings", "embeddings", "input", "prompt"),
+]
+
+
+@check_each(("client", "upstream", "param", "expected"), PAIRS)
+def test_upstream_error_names_the_clients_parameter(
+    client: str, upstream: str, param: str, expected: str
+) -> None:
     def refuse_request(request: Json) -> EventStream:
-        raise UpstreamRefused(400, {"message": "No.", "param": "messages[0].content"})
+        raise UpstreamRefused(400, {"message": "No.", "param": param})
 
     call = translation.translate_handler(
-        refuse_request, "responses", "chat", make_translator_context()
+        refuse_request, client, upstream, make_translator_context()
     )
     with pytest.raises(UpstreamRefused) as caught:
-        call({"model": "m", "input": "hi"})
-    assert caught.value.make_error_object()["param"] == "input"
+        call(REQUESTS[client])
+    assert caught.value.make_error_object()["param"] == expected
     assert caught.value.message == "No."
+
+
+def make_failing_stream(upstream: str, error: Json) -> EventStream:
+    """Return a stream that has begun when the upstream reports an error."""
+    case = Case("text", f"{'chat' if upstream == 'responses' else 'responses'}_over_{upstream}")
+    *begun, _ = case.read("upstream.jsonl")[:4]
+    batches: list[Batch] = [begun, [{"type": "error", "error": error}]]
+    return iter(batches)
+
+
+@check_each(("client", "upstream", "param", "expected"), PAIRS[:-1])
+def test_error_in_the_stream_names_the_clients_parameter(
+    client: str, upstream: str, param: str, expected: str
+) -> None:
+    error = {"message": "No.", "param": param, "code": 400}
+    call = translation.translate_handler(
+        lambda request: make_failing_stream(upstream, error),
+        client,
+        upstream,
+        make_translator_context(),
+    )
+    stream = call(REQUESTS[client])
+    with pytest.raises(UpstreamRefused) as caught:
+        list(stream)
+    assert caught.value.param == expected
+
+
+def test_error_of_a_later_call_names_the_clients_parameter() -> None:
+    """A stage may call the upstream again while its stream is read."""
+
+    def begin_stream(request: Json) -> EventStream:
+        yield []
+        raise InvalidRequest("Invalid value for 'input[3]': no.", param="input[3]")
+
+    call = translation.translate_handler(
+        begin_stream, "chat", "responses", make_translator_context()
+    )
+    stream = call(REQUESTS["chat"])
+    with pytest.raises(InvalidRequest) as caught:
+        list(stream)
+    assert caught.value.param == "messages"
+    assert caught.value.message == "Invalid value for 'messages': no."
+
+
+def test_error_of_the_translation_keeps_the_clients_path() -> None:
+    call = translation.translate_handler(
+        lambda request: iter(()), "responses", "chat", make_translator_context()
+    )
+    with pytest.raises(InvalidRequest) as caught:
+        call({**REQUESTS["responses"], "tools": [{"type": "function", "name": 5}]})
+    assert caught.value.param == "tools[0].name"
 
 
 @check_each(
@@ -92,6 +178,8 @@ def test_translated_error_names_the_clients_parameter() -> None:
         ("messages", "chat", "messages[1].content[0].image_url.url", "url", "messages"),
         ("messages", "responses", "tools[0].filters.blocked_domains[2]", "blocked_domains[2]", "tools"),
         ("ollama", "chat", "messages[0].content[1].image_url.url", "url", "messages"),
+        ("responses", "chat", "messages[0].content[1].image_url.url", "url", "input"),
+        ("chat", "responses", "tools[0].parameters", "parameters", "tools"),
     ],
 )  # fmt: skip
 def test_refusal_of_a_stage_below_the_translation_names_the_clients_parameter(
@@ -100,17 +188,11 @@ def test_refusal_of_a_stage_below_the_translation_names_the_clients_parameter(
     def refuse_request(request: Json) -> EventStream:
         raise InvalidRequest(f"Invalid value for '{param}': no.", param=param)
 
-    tool = {"name": "f", "input_schema": {"type": "object"}}
-    request = {
-        "model": "m",
-        "messages": [{"role": "user", "content": "hi"}],
-        **({"max_tokens": 9, "tools": [tool]} if client == "messages" else {}),
-    }
     call = translation.translate_handler(
         refuse_request, client, upstream, make_translator_context()
     )
     with pytest.raises(InvalidRequest) as caught:
-        call(request)
+        call(REQUESTS[client])
     assert caught.value.param == known
     assert caught.value.message == f"Invalid value for '{known}' ({field}): no."
 
@@ -138,16 +220,97 @@ def test_passthrough_error_is_unchanged() -> None:
     assert caught.value.param == "messages[0].content"
 
 
-def test_losses_are_renamed_to_the_clients() -> None:
+@check_each(
+    ("client", "request_", "losses"),
+    [
+        (
+            "responses",
+            {"input": [], "text": {"verbosity": "low"}, "reasoning": {"effort": "max"}},
+            {
+                "verbosity": "text.verbosity",
+                "reasoning_effort": "reasoning.effort",
+                "response_format": "response_format",  # the client did not send it
+                "messages.reasoning_details": "input.reasoning",
+                "messages.signatures": "input.signatures",
+                "tool_images": "tool_images",
+            },
+        ),
+        (
+            "chat",
+            {"messages": [], "response_format": {}, "web_search_options": {}},
+            {
+                "text": "response_format",
+                "tools.web_search": "web_search_options",
+                "input.reasoning": "messages.reasoning_content",
+            },
+        ),
+        (
+            "messages",
+            {"messages": [], "output_config": {"effort": "low"}},
+            {"reasoning_effort": "output_config", "input.reasoning": "messages.thinking"},
+        ),
+        (
+            "ollama",
+            {"messages": [], "options": {"seed": 1}},
+            {
+                "options.num_ctx": "options.num_ctx",
+                "seed": "options.seed",
+                "messages.reasoning_content": "messages.thinking",
+                "metadata": "metadata",
+            },
+        ),
+    ],
+)
+def test_losses_are_renamed_to_the_clients(
+    client: str, request_: Json, losses: dict[str, str]
+) -> None:
     loss_report = LossReport()
-    for name in ("options.num_ctx", "seed", "messages.reasoning_content", "metadata"):
+    for name in losses:
         loss_report.drop(name, f"why {name}")
 
-    rename_losses(loss_report, "ollama", {"messages": [], "options": {"seed": 1}})
+    rename_losses(loss_report, (), client, request_)
 
-    assert loss_report.losses == {
-        "options.num_ctx": "why options.num_ctx",
-        "options.seed": "why seed",
-        "messages.thinking": "why messages.reasoning_content",
-        "metadata": "why metadata",
-    }
+    assert loss_report.losses == {expected: f"why {name}" for name, expected in losses.items()}
+
+
+def test_loss_of_an_unknown_parameter_keeps_its_name() -> None:
+    """The name of the client's own parameter may be one of the upstream's."""
+    context = make_translator_context()
+
+    def lose_verbosity(request: Json) -> EventStream:
+        context.loss_report.drop("verbosity", "not taken")
+        return iter(())
+
+    call = translation.translate_handler(lose_verbosity, "responses", "chat", context)
+    call({**REQUESTS["responses"], "reasoning_effort": "low", "reasoning": {"effort": "low"}})
+    assert context.loss_report.losses.keys() == {"reasoning_effort", "text.verbosity"}
+
+
+def test_loss_in_strict_mode_names_the_clients_parameter() -> None:
+    context = make_translator_context(strict=True)
+
+    def lose_verbosity(request: Json) -> EventStream:
+        context.loss_report.drop("verbosity", "not taken")
+        return iter(())
+
+    call = translation.translate_handler(lose_verbosity, "responses", "chat", context)
+    with pytest.raises(Unsupported) as caught:
+        call(REQUESTS["responses"])
+    assert caught.value.param == "text.verbosity"
+    assert caught.value.message == "'text.verbosity' cannot be carried: not taken."
+
+
+def test_loss_of_a_later_call_names_the_clients_parameter() -> None:
+    context = make_translator_context()
+
+    def begin_stream(request: Json) -> EventStream:
+        yield []
+        context.loss_report.note("verbosity", "not taken")
+        yield from make_failing_stream("chat", {"message": "No.", "code": 400})
+
+    stream = translation.translate_handler(begin_stream, "responses", "chat", context)(
+        REQUESTS["responses"]
+    )
+    with pytest.raises(UpstreamRefused):
+        list(stream)
+    assert context.loss_report.losses == {"text.verbosity": "not taken"}

@@ -14,8 +14,8 @@ and results match, and calls a `ConversationBuilder` for each turn: `ChatConvers
 `history.py`. Content of the user reaches it as Chat parts with their paths; a turn of the assistant
 as a list of texts, `Thinking` (text and decrypted seal) and `ToolCall`. The result has the Chat
 request and, for the answer, the client's name of the model, the settings of thinking and the stop
-sequences. `make_messages_translation` (`translation/__init__.py`) passes the request on by
-`call_carrier`, which renames parameters in the pipeline's errors and losses.
+sequences. `translate_handler` (`translation/__init__.py`) passes the request on, and renames
+parameters in the pipeline's errors and losses.
 
     Messages (request, then answer)         Chat
     system, system messages                 system messages, without Claude Code's billing block

@@ -9,7 +9,7 @@ translations are in `responses_over_chat`.
 
 ``/api/chat`` and ``/api/generate`` are two protocols with one translation. An `OllamaEndpoint`
 (`endpoints.py`) holds their differences: the table of parameters, the reader of the input, and the
-form of a line. `make_ollama_translation` (`translation/__init__.py`) passes it to
+form of a line. `translate_ollama_request` (`translation/__init__.py`) passes it to
 ``translate_request``.
 
 The request: `request.py` moves ``options`` to the top level, as ``options.<name>``, and validates
@@ -43,7 +43,7 @@ and so have to be complete; images by index, because a later one replaces an ear
 beginning of ``<think>``; the usage; the finish reason; the time of the first output.
 
 Losses: `validate_parameters` reports parameters and options, `history.py` fields that a role does
-not have. Losses of the Chat pipeline get Ollama's names by ``parameter_names`` of the protocol.
+not have.
 
 Rules:
 

@@ -54,6 +54,9 @@ Rules for all five translations:
   nothing in the request. ``translate_stream`` changes no event that it received or sent.
 - An empty batch is a heartbeat and is passed on at once. UpstreamError is raised after the events
   of the same batch that precede it. Exceptions of malformed chunks are converted by the pipeline.
+- Errors and losses from below a translation, and errors in the upstream's stream, have the names
+  of the upstream. `error_parameter_names.py` renames them by ``parameter_names`` of the client's
+  protocol, which comes from ``sent_as`` and ``fields`` of the parameters' table.
 - Ids and times come from ``context.id_source``. No translation imports another
   (`tests/test_imports.py`).
 
