@@ -32,14 +32,14 @@ gets from the shared modules by `translation/content_parts.py`.
 
 The answer (`stream.py`) is read as in `chat_over_responses`: a table of handlers, events without a
 handler ignored, and characters counted for each place, so that done events add only the rest of
-texts and calls, and the terminal event only items without a done event. `BlockWriter` puts
-interleaved items in order; the done events of texts and items tell it that a block is done. If the
-upstream streams without output indexes, the terminal event adds nothing, because items that were
-sent cannot be recognized.
+texts, reasoning and calls, and the terminal event only items without a done event. `BlockWriter`
+puts interleaved items in order; the done events of texts and items tell it that a block is done. If
+the upstream streams without output indexes, the terminal event adds nothing, because items that
+were sent cannot be recognized.
 
 State during the stream: one block and a count of characters for each place; the form of each
-reasoning item that is shown; finished output indexes; texts with sent citations; ids of calls; the
-refusal; the number of searches, which usage reports.
+reasoning item that is shown, and a count for each of its parts; finished output indexes; texts with
+sent citations; ids of calls; the refusal; the number of searches, which usage reports.
 
 Rules:
 

@@ -84,6 +84,8 @@ class ResponsesToMessagesBuilder:
         self._writer = BlockWriter()
         self._blocks: dict[Place, Block] = {}
         self._sent: dict[Place, int] = {}  # characters of texts and calls
+        # Output index, form and index of a part of reasoning -> characters.
+        self._sent_reasoning: dict[tuple[Any, str, Any], int] = {}
         # Output index -> the form and the index of the last reasoning part that was shown.
         self._reasoning_parts: dict[Any, tuple[str, Any]] = {}
         self._finished: set[Any] = set()  # output indexes of items
@@ -189,16 +191,26 @@ class ResponsesToMessagesBuilder:
         place = (event.get("output_index"), event.get("summary_index"))
         return self._append_reasoning(place, "summary", event.get("delta"))
 
+    def on_reasoning_done(self, event: Event) -> Batch:
+        place = (event.get("output_index"), event.get("content_index"))
+        return self._finish_reasoning_part(place, "text", event.get("text"))
+
+    def on_summary_done(self, event: Event) -> Batch:
+        place = (event.get("output_index"), event.get("summary_index"))
+        return self._finish_reasoning_part(place, "summary", event.get("text"))
+
     def _append_reasoning(self, place: Place, form: str, delta: Any) -> Batch:
         """Show the first form that an item has, text or summary, with a paragraph for each part."""
         if type(delta or "") is not str:
             raise make_non_text_error()
-        index = place[0]
+        index, part = place
         shown = self._reasoning_parts.get(index)
         if not delta or not self._thinking.is_shown or (shown is not None and shown[0] != form):
             return []
-        self._reasoning_parts[index] = (form, place[1])
-        if shown is not None and shown[1] != place[1]:
+        self._reasoning_parts[index] = (form, part)
+        sent = self._sent_reasoning.get((index, form, part), 0)
+        self._sent_reasoning[index, form, part] = sent + len(delta)
+        if shown is not None and shown[1] != part:
             delta = f"\n\n{delta}"
         key = (index, THINKING)
         block = self._blocks.get(key)
@@ -210,15 +222,21 @@ class ResponsesToMessagesBuilder:
             return events
         return [*events, *self._writer.append(block, delta)]
 
+    def _finish_reasoning_part(self, place: Place, form: str, whole: Any) -> Batch:
+        """Show the end of a part of reasoning that its deltas omitted."""
+        if type(whole or "") is not str:
+            raise make_non_text_error()
+        sent = self._sent_reasoning.get((place[0], form, place[1]), 0)
+        return self._append_reasoning(place, form, (whole or "")[sent:])
+
     def _finish_reasoning(self, index: Any, item: Json) -> Batch:
-        """Sign the reasoning; an item without any text is sent as data only."""
+        """Show the rest of the reasoning and sign it; without any text it is sent as data only."""
         if not self._thinking.is_shown:
             return []
         events: Batch = []
-        if (index, THINKING) not in self._blocks:
-            for form, field in (("text", "content"), ("summary", "summary")):
-                for i, part in enumerate(item.get(field) or ()):
-                    events += self._append_reasoning((index, i), form, part.get("text"))
+        for form, field in (("text", "content"), ("summary", "summary")):
+            for i, part in enumerate(item.get(field) or ()):
+                events += self._finish_reasoning_part((index, i), form, part.get("text"))
         sealed: Json = {"item": item} if item.get("encrypted_content") else {}
         block = self._blocks.get((index, THINKING))
         if block is None:
@@ -346,9 +364,12 @@ EVENT_HANDLERS: dict[Any, Callable[[ResponsesToMessagesBuilder, Event], Batch]] 
     "response.refusal.delta": ResponsesToMessagesBuilder.on_refusal,
     "response.refusal.done": ResponsesToMessagesBuilder.on_refusal_done,
     "response.reasoning_text.delta": ResponsesToMessagesBuilder.on_reasoning,
-    # Open Responses has its own name for this event.
+    "response.reasoning_text.done": ResponsesToMessagesBuilder.on_reasoning_done,
+    # Open Responses has its own names for these two events.
     "response.reasoning.delta": ResponsesToMessagesBuilder.on_reasoning,
+    "response.reasoning.done": ResponsesToMessagesBuilder.on_reasoning_done,
     "response.reasoning_summary_text.delta": ResponsesToMessagesBuilder.on_summary,
+    "response.reasoning_summary_text.done": ResponsesToMessagesBuilder.on_summary_done,
     "response.output_item.added": ResponsesToMessagesBuilder.on_item_added,
     "response.output_item.done": ResponsesToMessagesBuilder.on_item_done,
     "response.function_call_arguments.delta": ResponsesToMessagesBuilder.on_arguments,

@@ -98,6 +98,51 @@ def test_reasoning_without_text_is_redacted_thinking() -> None:
     assert block["data"].startswith(SEAL)
 
 
+def make_reasoning_event(kind: str, part: int = 0, **fields: Any) -> Json:
+    name = "summary_index" if "summary" in kind else "content_index"
+    return {"type": f"response.{kind}", "output_index": 0, name: part, **fields}
+
+
+@check_each(
+    ("stem", "field"),
+    [
+        ("reasoning_text", "content"),
+        ("reasoning", "content"),
+        ("reasoning_summary_text", "summary"),
+    ],
+)
+def test_reasoning_that_its_deltas_omit_is_shown(stem: str, field: str) -> None:
+    """An upstream may send the end of a part, or whole parts, in done events only."""
+    begun = make_reasoning_event(f"{stem}.delta", delta="Hm")
+    done = [
+        make_reasoning_event(f"{stem}.done", text="Hmm"),
+        make_reasoning_event(f"{stem}.done", part=1, text="So"),
+    ]
+    parts = [{"text": "Hmm"}, {"text": "So"}]
+    item: Json = {"type": "reasoning", "id": "rs_1", "encrypted_content": "x", field: parts}
+    for events in ([], [begun], [begun, done[0]], [begun, *done], done):
+        for end in ([make_item_done(item)], []):
+            thinking = answer(*events, *end, make_completed(item))["content"][0]
+            assert thinking["thinking"] == "Hmm\n\nSo"
+            assert thinking["signature"].startswith(SEAL)
+
+
+@check_each("shown", ["text", "summary"])
+def test_second_form_of_reasoning_is_not_shown(shown: str) -> None:
+    texts = [
+        make_reasoning_event("reasoning_text.delta", delta="tex"),
+        make_reasoning_event("reasoning_text.done", text="text"),
+    ]
+    summaries = [
+        make_reasoning_event("reasoning_summary_text.delta", delta="summ"),
+        make_reasoning_event("reasoning_summary_text.done", text="summary"),
+    ]
+    item = {"type": "reasoning", "content": [{"text": "text"}], "summary": [{"text": "summary"}]}
+    streamed = [*texts, *summaries] if shown == "text" else [*summaries, *texts]
+
+    assert answer(*streamed, make_completed(item))["content"][0]["thinking"] == shown
+
+
 def test_hidden_text_is_in_the_seal() -> None:
     item = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "so"}]}
     thinking = {"type": "adaptive", "display": "omitted"}
