@@ -38,6 +38,7 @@ class SignatureCollector:
     def __init__(self) -> None:
         self._message: Json = {}
         self._calls: dict[int, Json] = {}
+        self._changed_calls: set[int] = set()  # since the last `pop_calls`
 
     def add_delta(self, delta: Json) -> None:
         """Merge the signatures of the message from one of its deltas."""
@@ -55,6 +56,7 @@ class SignatureCollector:
         fields = read_call_signatures(call)
         if fields:
             self._calls[number] = merge_value(self._calls.get(number), fields)
+            self._changed_calls.add(number)
 
     @property
     def has_message(self) -> bool:
@@ -70,6 +72,11 @@ class SignatureCollector:
         """Return the merged fields of the calls by number.  Copies them like `read_message`."""
         fields: dict[int, Json] = read_merged(self._calls)
         return fields
+
+    def pop_calls(self) -> dict[int, Json]:
+        """Return the merged fields of the calls that have new ones since this was last called."""
+        changed, self._changed_calls = self._changed_calls, set()
+        return {number: read_merged(self._calls[number]) for number in sorted(changed)}
 
     def pop_message_fields(self) -> Json:
         """Return the merged fields of the message and start with none again."""

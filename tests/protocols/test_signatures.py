@@ -61,6 +61,17 @@ def test_collector_selects_signatures_of_mixed_fields() -> None:
     assert collector.pop_message_fields() == {}
 
 
+def test_collector_returns_whole_fields_of_changed_calls() -> None:
+    collector = SignatureCollector()
+    collector.add_call(0, {**CALL, "thought_signature": "s"})
+    collector.add_call(1, CALL)
+    assert collector.pop_calls() == {0: {"thought_signature": "s"}}
+    assert collector.pop_calls() == {}
+
+    collector.add_call(0, {"extra_content": GOOGLE})
+    assert collector.pop_calls() == {0: {"thought_signature": "s", "extra_content": GOOGLE}}
+
+
 def test_call_signatures_keep_their_place() -> None:
     signed = {**CALL, "extra_content": GOOGLE}
     signed["function"] = {**CALL["function"], "provider_specific_fields": {"thought_signature": 1}}

@@ -18,6 +18,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from forwarder.protocols.fold import fold_chat, fold_responses
+from forwarder.protocols.messages import fold_messages
 from forwarder.protocols.signatures import CALL_FIELDS, MESSAGE_FIELDS
 from forwarder.protocols.unfold import unfold_answer as whole_events
 from forwarder.storage.db.database import SqliteDatabase
@@ -323,6 +324,34 @@ class OllamaClient:
         calls = [{"function": made["function"]} for made in calls]
         self.messages.append({"role": "assistant", "content": content, "tool_calls": calls})
         self.messages += [{"role": "tool", "tool_name": "f", "content": "42"} for _ in calls]
+
+
+class MessagesClient:
+    """A client of the Messages API that sees thinking; it keeps the blocks of each answer."""
+
+    def __init__(self, workers: list[FlaskClient], stream: bool) -> None:
+        self.workers = workers
+        self.stream = stream
+        self.messages: list[Json] = []
+
+    def turn(self, said: str | None = None) -> None:
+        results = [
+            {"type": "tool_result", "tool_use_id": block["id"], "content": "42"}
+            for block in (self.messages[-1]["content"] if self.messages else ())
+            if block["type"] == "tool_use"
+        ]
+        texts = [] if said is None else [{"type": "text", "text": said}]
+        self.messages.append({"role": "user", "content": [*results, *texts]})
+        tool = {"name": "f", "input_schema": {"type": "object"}}
+        body = {"model": "chat/m", "messages": self.messages, "tools": [tool], "max_tokens": 9000}
+        body |= {"stream": self.stream, "thinking": {"type": "enabled", "budget_tokens": 5000}}
+        self.workers.append(self.workers.pop(0))
+        answer = self.workers[0].post("/v1/messages", json=body)
+        assert answer.status_code == 200, answer.text
+        whole = (
+            fold_messages(iter([parse_events(answer.text)])) if self.stream else answer.get_json()
+        )
+        self.messages.append({"role": "assistant", "content": whole["content"]})
 
 
 def serialize_again(made: Json) -> Json:
@@ -670,3 +699,16 @@ def test_signatures_come_back_for_an_ollama_client(form: str, stream: bool, work
 
     signed = [[*provider.get_signatures(turn).values()] for turn in (1, 2, 3)]
     assert [[*given.values()] for given in provider.given_back] == signed
+
+
+@check_each("stream", [False, True], ids=["whole", "streamed"])
+@check_each("form", FORMS)
+def test_signatures_come_back_for_a_messages_client(form: str, stream: bool, workers: Any) -> None:
+    """Its blocks contain the signatures, so that no cache is needed."""
+    provider = Provider(form)
+    talk = MessagesClient(workers(provider, FORWARDER_REASONING_TTL="0"), stream)
+
+    for said in ("What is it?", None, None, "Are you sure?"):
+        talk.turn(said)
+
+    assert provider.given_back == [provider.get_signatures(turn) for turn in (1, 2, 3)]

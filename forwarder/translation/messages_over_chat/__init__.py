@@ -49,9 +49,9 @@ refusal, the usage.
 Thinking: without it in the request the client gets no thinking blocks, and signatures reach the
 next turn only through the signature cache. A seal contains the provider's signature fields, the
 reasoning that ``display: omitted`` hides, and the origin. It is sent when its block closes.
-Signatures without reasoning come in a ``redacted_thinking`` block: before the text if they precede
-it, else at the end, with those of the calls. In the next turn signatures go only to the same
-origin; another model gets the text.
+Signatures without reasoning come in a ``redacted_thinking`` block: before the text or the first
+call if they precede it or come with it, else at the end. In the next turn signatures go only to the
+same origin; another model gets the text.
 
 Losses: `messages_parameters.py` reports parameters, fields and tools; blocks are reported with the
 reasons of `protocols/messages_dispositions.py`, foreign signatures by `check_origin`. `request.py`

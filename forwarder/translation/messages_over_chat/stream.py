@@ -103,6 +103,8 @@ class ChatToMessagesBuilder:
         self._signatures = SignatureCollector()
         self._call_index = ToolCallIndex()
         self._calls: list[StreamedCall] = []
+        self._has_call_block = False
+        self._unsealed_calls: dict[int, Json] = {}  # number of a call -> its signatures
         self._ids: set[str] = set()
         self._choice_selector = ChoiceSelector()
         self._images: set[str] = set()
@@ -271,18 +273,23 @@ class ChatToMessagesBuilder:
         """Begin a block.  Text, thinking and calls with complete input before it are done.
 
         A call with incomplete input may continue, because upstreams may interleave calls; then
-        later blocks wait for the end of the answer.  Signatures that came without any reasoning get
-        a block of their own before the new one.
+        later blocks wait for the end of the answer.
+
+        In Anthropic's answers thinking precedes the calls.  So signatures that are known before the
+        first call, also its own, come before it: in the seal of the thinking block that ends here,
+        otherwise in a block of their own.  Calls are streamed, so signatures that arrive after the
+        first one follow at the end of the answer.
         """
         last = self._blocks.last_block
         self._blanks = []
         if last is not None and (last.kind != CALL or is_complete_input(last.text)):
             last.is_done = True
-        if block.kind != THINKING and self._signatures.has_message and not self._calls:
-            is_sealed = last is not None and last.kind == THINKING
-            if not is_sealed and self._translated.thinking.is_shown:
-                return [*self._emit_signatures({}), *self._blocks.begin(block)]
-        return self._blocks.begin(block)
+        events: Batch = []
+        is_sealed = last is not None and last.kind == THINKING
+        if block.kind != THINKING and not self._has_call_block and not is_sealed:
+            events = self._emit_signatures()
+        self._has_call_block = self._has_call_block or block.kind == CALL
+        return [*events, *self._blocks.begin(block)]
 
     def _add_image(self, image: Any) -> Batch:
         """Add an image as Markdown: messages of this API have no images of the assistant."""
@@ -331,31 +338,42 @@ class ChatToMessagesBuilder:
         """Sign a thinking block."""
         if block.kind != THINKING:
             return
-        signature = self._seal({"reasoning_content": "".join(block.hidden)} if block.hidden else {})
+        fields = {"reasoning_content": "".join(block.hidden)} if block.hidden else {}
+        signature = self._seal({**fields, **self._pop_signatures()})
         block.last_deltas.append({"type": "signature_delta", "signature": signature})
 
     def _seal(self, fields: Json) -> str:
         origin = {"origin": self._context.origin} if self._context.origin else {}
-        return self._context.encrypt({**fields, **self._signatures.pop_message_fields(), **origin})
+        return self._context.encrypt({**fields, **origin})
 
-    def _emit_signatures(self, fields: Json) -> Batch:
+    def _pop_signatures(self) -> Json:
+        """Return the signatures of the message and of its calls that are in no seal yet."""
+        self._unsealed_calls |= self._signatures.pop_calls()
+        calls: Json = {}  # id -> signatures
+        for number in list(self._unsealed_calls):
+            call = self._calls[number]
+            if call.block is not None:  # its id is final
+                calls[call.call_id] = self._unsealed_calls.pop(number)
+        fields = self._signatures.pop_message_fields()
+        return {**fields, "calls": calls} if calls else fields
+
+    def _emit_signatures(self) -> Batch:
         """Emit signatures that came without reasoning, in a ``redacted_thinking`` block."""
-        return self._blocks.begin(make_redacted_block(self._seal(fields)))
+        if not self._translated.thinking.is_shown:
+            return []
+        fields = self._pop_signatures()
+        return self._blocks.begin(make_redacted_block(self._seal(fields))) if fields else []
 
     def _emit_late_signatures(self) -> Batch:
         """Emit signatures that arrived after the text or the calls that they belong to."""
-        numbered = self._signatures.read_calls()
-        calls = {self._calls[number].call_id: fields for number, fields in numbered.items()}
-        if not calls and not self._signatures.has_message:
-            return []
         last = self._blocks.last_block
-        if last is not None and last.kind == THINKING and not calls:
+        if last is not None and last.kind == THINKING:
             return []  # the block is signed when it is closed
-        if not self._translated.thinking.is_shown:
-            if not self._context.caches_signatures:
-                reason = "the answer's signatures are neither included nor cached"
-                self._context.loss_report.note("output.signatures", reason)
-            return []
-        if last is not None:
-            last.is_done = True
-        return self._emit_signatures({"calls": calls} if calls else {})
+        if self._translated.thinking.is_shown:
+            if last is not None:
+                last.is_done = True
+            return self._emit_signatures()
+        if self._pop_signatures() and not self._context.caches_signatures:
+            reason = "the answer's signatures are neither included nor cached"
+            self._context.loss_report.note("output.signatures", reason)
+        return []

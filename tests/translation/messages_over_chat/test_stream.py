@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from forwarder.protocols.messages import fold_messages
 from forwarder.translation.messages_over_chat import translate_request, translate_stream
 from tests.helpers.check_cases import check_each
 from tests.helpers.messages import REQUEST
-from tests.helpers.translating import collect_events, make_translator_context
+from tests.helpers.translating import SEAL, collect_events, make_translator_context
 
 Json = dict[str, Any]
 
@@ -140,11 +141,54 @@ def test_images_become_markdown_once() -> None:
     assert message["content"][0]["text"] == "See\n\n![image](https://example.com/a.png)\n\n"
 
 
-def test_signatures_of_calls_are_redacted_thinking_at_the_end() -> None:
-    signed = call("{}", id="a", name="f", extra_content={"google": {"thought_signature": "x"}})
+def sign(name: str) -> Json:
+    return {"extra_content": {"google": {"thought_signature": name}}}
 
-    kinds = [block["type"] for block in answer(signed, STOP)["content"]]
-    assert kinds == ["tool_use", "redacted_thinking"]
+
+OPAQUE = make_chunk({"reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]})
+REASONING = make_chunk({"reasoning_content": "Hm."})
+SIGNED_CALL = call("{}", id="a", name="f", **sign("x"))
+LATE_SIGNATURE = make_chunk({"tool_calls": [{"index": 0, **sign("x")}]})
+
+
+@check_each(
+    ("chunks", "expected"),
+    [
+        # Signatures that are known before the first call
+        ([SIGNED_CALL], ["redacted_thinking", "tool_use"]),
+        ([OPAQUE, call("{}", id="a", name="f")], ["redacted_thinking", "tool_use"]),
+        ([call("", id="a", name="f", **sign("x")), call("{}")], ["redacted_thinking", "tool_use"]),
+        ([make_chunk({"content": "a"}), SIGNED_CALL], ["text", "redacted_thinking", "tool_use"]),
+        # The thinking block before the call is signed
+        ([REASONING, SIGNED_CALL], ["thinking", "tool_use"]),
+        ([REASONING, OPAQUE, SIGNED_CALL], ["thinking", "tool_use"]),
+        # Signatures that arrive later
+        ([call("{}", id="a", name="f"), LATE_SIGNATURE], ["tool_use", "redacted_thinking"]),
+        ([call("{}", id="a", name="f"), OPAQUE], ["tool_use", "redacted_thinking"]),
+        (
+            [SIGNED_CALL, call("{}", 1, id="b", name="f", **sign("y"))],
+            ["redacted_thinking", "tool_use", "tool_use", "redacted_thinking"],
+        ),
+    ],
+)
+def test_known_signatures_precede_the_first_call(chunks: list[Json], expected: list[str]) -> None:
+    assert [block["type"] for block in answer(*chunks, STOP)["content"]] == expected
+
+
+def test_each_signature_of_a_call_is_in_one_seal() -> None:
+    second = call("{}", 1, id="b", name="f", **sign("y"))
+    first, _, _, last = answer(SIGNED_CALL, second, STOP)["content"]
+
+    assert json.loads(first["data"].removeprefix(SEAL))["calls"] == {"a": sign("x")}
+    assert json.loads(last["data"].removeprefix(SEAL))["calls"] == {"b": sign("y")}
+
+
+def test_seal_of_thinking_has_the_signatures_of_its_call() -> None:
+    thinking, _ = answer(REASONING, OPAQUE, SIGNED_CALL, STOP)["content"]
+
+    sealed = json.loads(thinking["signature"].removeprefix(SEAL))
+    assert sealed["calls"] == {"a": sign("x")}
+    assert sealed["reasoning_details"] == [{"type": "reasoning.encrypted", "data": "x"}]
 
 
 def test_signatures_are_a_loss_if_nothing_keeps_them() -> None:
