@@ -34,6 +34,14 @@ class ToolCallIndex:
         return number
 
 
+def read_call_deltas(delta: Json) -> list[Json]:
+    """Return the tool calls of a message or delta; a legacy ``function_call`` is the only one."""
+    calls = delta.get("tool_calls")
+    if not calls and delta.get("function_call"):
+        return [{"index": 0, "function": delta["function_call"]}]
+    return list(calls or ())
+
+
 def stringify_arguments(arguments: Any) -> str:
     """Return arguments as text; some vendors send an object."""
     if arguments is None:

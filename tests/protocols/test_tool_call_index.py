@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_arguments
+from forwarder.protocols.tool_call_index import ToolCallIndex, read_call_deltas, stringify_arguments
 from tests.helpers.check_cases import check_each
 
 
@@ -36,3 +36,16 @@ def test_tool_call_index_find(deltas: list[dict[str, Any]], numbers: list[int]) 
 )
 def test_stringify_arguments(arguments: Any, text: str) -> None:
     assert stringify_arguments(arguments) == text
+
+
+@check_each(
+    ("delta", "calls"),
+    [
+        ({"content": "a"}, []),
+        ({"tool_calls": None, "function_call": None}, []),
+        ({"function_call": {"name": "f"}}, [{"index": 0, "function": {"name": "f"}}]),
+        ({"tool_calls": [{"index": 1}], "function_call": {"name": "f"}}, [{"index": 1}]),
+    ],
+)
+def test_read_call_deltas(delta: dict[str, Any], calls: list[Any]) -> None:
+    assert read_call_deltas(delta) == calls

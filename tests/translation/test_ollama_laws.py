@@ -49,7 +49,7 @@ def chunks_of(case: Case) -> list[Event]:
 def is_supported(case: Case) -> bool:
     """Whether an Ollama client can request the answer, and its calls have valid arguments."""
     text = json.dumps(chunks_of(case))
-    if any(word in text for word in ('"custom"', '"function_call"', '"error"')):
+    if any(word in text for word in ('"custom"', '"error"')):
         return False
     choice = completion_of(case)["choices"][0]
     calls = choice["message"].get("tool_calls") or () if choice["finish_reason"] != "length" else ()

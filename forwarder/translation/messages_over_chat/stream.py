@@ -22,7 +22,7 @@ from forwarder.protocols.chat_responses_mappings import (
     to_upstream_error,
 )
 from forwarder.protocols.signatures import SignatureCollector
-from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_arguments
+from forwarder.protocols.tool_call_index import ToolCallIndex, read_call_deltas, stringify_arguments
 from forwarder.translation.messages_answer_blocks import (
     CALL,
     TEXT,
@@ -186,10 +186,7 @@ class ChatToMessagesBuilder:
         if delta.get("refusal"):
             self._refusal.append("".join(delta["refusal"]))
             events += self._emit_text(self._refusal[-1])
-        calls = delta.get("tool_calls")
-        if not calls and delta.get("function_call"):
-            calls = [{"index": 0, "function": delta["function_call"]}]
-        for call in calls or ():
+        for call in read_call_deltas(delta):
             events += self._add_call(call)
         return events
 

@@ -22,6 +22,7 @@ from forwarder.protocols.chat_responses_mappings import (
     read_usage,
     to_upstream_error,
 )
+from forwarder.protocols.tool_call_index import read_call_deltas
 from forwarder.translation.ollama_over_chat.calls import OllamaToolCallCollector
 from forwarder.translation.ollama_over_chat.request import TranslatedOllamaRequest
 
@@ -148,7 +149,7 @@ class OllamaBuilder:
             lines += self._emit_text("".join(delta["refusal"]))
         for image in delta.get("images") or ():
             self._add_image(image)
-        for call in delta.get("tool_calls") or ():
+        for call in read_call_deltas(delta):
             self._calls.add_delta(call)
         return lines
 

@@ -12,7 +12,7 @@ from forwarder.core.errors import UpstreamProtocolError
 from forwarder.core.ids import IdSource
 from forwarder.core.types import Batch, Json
 from forwarder.protocols.signatures import SignatureCollector
-from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_arguments
+from forwarder.protocols.tool_call_index import ToolCallIndex, read_call_deltas, stringify_arguments
 from forwarder.translation.responses_over_chat.items import OutputItem, ToolCallItem
 from forwarder.translation.responses_over_chat.tools import Toolbox
 
@@ -140,8 +140,3 @@ class ToolCallItemWriter:
         item = ToolCallItem(item_id, len(self._items), call_id, tool, native)
         self._items.append(item)
         return item
-
-
-def read_call_deltas(delta: Json) -> list[Json]:
-    calls = delta.get("tool_calls")
-    return list(calls) if calls else [{"index": 0, "function": delta["function_call"]}]

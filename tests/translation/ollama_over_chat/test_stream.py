@@ -108,6 +108,20 @@ def test_refusal_becomes_text() -> None:
     assert read_values(translate_lines([[make_chunk(refusal="I can't.")], [END]])) == ["I can't."]
 
 
+def test_legacy_function_call_is_a_call() -> None:
+    pieces: list[Json] = [
+        {"name": "f", "arguments": ""},
+        {"arguments": '{"a"'},
+        {"arguments": ":1}"},
+    ]
+    chunks = [make_chunk(function_call=piece) for piece in pieces]
+
+    lines = translate_lines([[chunk] for chunk in [*chunks, make_chunk("function_call")]])
+
+    call = {"function": {"index": 0, "name": "f", "arguments": {"a": 1}}}
+    assert [line["message"].get("tool_calls") for line in lines] == [[call], None]
+
+
 def test_calls_follow_the_text_whole() -> None:
     def make_call_chunk(text: str, **more: Any) -> Json:
         return make_chunk(tool_calls=[{"index": 0, "function": {"arguments": text, **more}}])
