@@ -52,8 +52,9 @@ Rules:
 - Most clients drop the ids of calls. Missing ids are counted from the start of the history, so that
   they stay the same when it grows; an id that the client sent is not used for another call. A
   result finds its call by id, then by the name of the tool, then by order.
-- Arguments that are not a JSON object raise UpstreamProtocolError. If the answer was cut by the
-  token limit, such calls, and those without arguments, are left out instead.
+- A call without a name, or with arguments that are not a JSON object, raises
+  UpstreamProtocolError. If the answer was cut by the token limit, such calls, and those without
+  arguments, are left out instead.
 
 To add
 

@@ -30,14 +30,17 @@ class OllamaToolCallCollector:
     def build_calls(self, is_cut: bool) -> list[Json]:
         """Return all calls as Ollama's ``tool_calls``.
 
-        If the answer ``is_cut``, calls with missing or incomplete arguments are omitted.  Otherwise
-        arguments that are not a JSON object raise UpstreamProtocolError.
+        If the answer ``is_cut``, calls without a name and those with missing or incomplete
+        arguments are omitted.  Otherwise a missing name, or arguments that are not a JSON object,
+        raise UpstreamProtocolError.
         """
         tool_calls: list[Json] = []
         for i, call in enumerate(self._calls):
             arguments = None if is_cut and call.is_empty else call.parse_arguments()
-            if arguments is not None:
+            if call.name and arguments is not None:
                 tool_calls.append(call.to_tool_call(i, arguments))
+            elif not is_cut and not call.name:
+                raise UpstreamProtocolError("The upstream sent a tool call without a name.")
             elif not is_cut:
                 raise UpstreamProtocolError(
                     f"The arguments of the model's call of '{call.name}' are not a JSON object."

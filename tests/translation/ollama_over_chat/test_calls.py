@@ -67,5 +67,12 @@ def test_invalid_arguments_are_an_upstream_error_unless_cut(text: str) -> None:
     ]
 
 
+@check_each("text", ["{}", "", "{"])
+def test_call_without_a_name_is_an_upstream_error_unless_cut(text: str) -> None:
+    with pytest.raises(UpstreamProtocolError, match="without a name"):
+        collect_calls(make_delta(0, text, id="c0"))
+    assert collect_calls(make_delta(0, text, id="c0"), is_cut=True) == []
+
+
 def test_cut_call_without_arguments_is_omitted() -> None:
     assert collect_calls(make_delta(0, "", "f"), is_cut=True) == []
