@@ -191,7 +191,7 @@ def read_user_turn(
 ) -> None:
     """Read a turn of the user: first the results of calls, then everything else."""
     parts: list[PathBlock] = []
-    for block, place in blocks:
+    for block, place in iter_paced(blocks):
         kind = block.get("type")
         if kind == "tool_result":
             call_id = require_field(block, "tool_use_id", STR, f"{place}.tool_use_id")
@@ -218,7 +218,7 @@ def read_result(block: Json, path: str, loss_report: LossReport) -> list[PathBlo
         content = [{"type": "text", "text": content}]
     parts = [
         part
-        for i, inner in enumerate(content)
+        for i, inner in enumerate(iter_paced(content))
         for part in convert_block(
             check_type(inner, DICT, f"{path}.content[{i}]"), f"{path}.content[{i}]", loss_report
         )
@@ -236,7 +236,7 @@ def read_assistant_turn(
 ) -> list[AssistantBlock]:
     """Return the texts, reasoning and calls of a turn, in their order."""
     turn: list[AssistantBlock] = []
-    for block, path in blocks:
+    for block, path in iter_paced(blocks):
         kind = require_field(block, "type", STR, f"{path}.type")
         if kind in USER_BLOCKS and kind not in ("text", "compaction"):
             raise InvalidRequest(

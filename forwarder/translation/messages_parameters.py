@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 from forwarder.core.errors import InvalidRequest, Unsupported, shorten_value
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import (
@@ -171,12 +172,12 @@ def iter_markable_objects(request: Json) -> Iterator[Json]:
     """Yield the tools and blocks that may be marked; the last messages are marked most often."""
     for name in ("system", "tools", "messages"):
         entries = request.get(name)
-        for entry in reversed(entries) if isinstance(entries, list) else ():
+        for entry in iter_paced(entries[::-1] if isinstance(entries, list) else ()):
             if not isinstance(entry, dict):
                 continue
             yield entry
             content = entry.get("content")
-            for block in content if isinstance(content, list) else ():
+            for block in iter_paced(content if isinstance(content, list) else ()):
                 if isinstance(block, dict):
                     yield block
 
@@ -299,14 +300,14 @@ def read_tools(request: Json, loss_report: LossReport) -> ToolSettings:
 
 def iter_tools(request: Json) -> Iterator[tuple[Json, str]]:
     """Yield the tools in ``tools`` and those that system messages define, with their paths."""
-    for i, tool in enumerate(read_field(request, "tools", LIST, "tools") or ()):
+    for i, tool in enumerate(iter_paced(read_field(request, "tools", LIST, "tools") or ())):
         yield check_type(tool, DICT, f"tools[{i}]"), f"tools[{i}]"
     messages = request.get("messages")
-    for i, message in enumerate(messages if isinstance(messages, list) else ()):
+    for i, message in enumerate(iter_paced(messages if isinstance(messages, list) else ())):
         if not isinstance(message, dict) or message.get("role") != "system":
             continue
         content = message.get("content")
-        for j, block in enumerate(content if isinstance(content, list) else ()):
+        for j, block in enumerate(iter_paced(content if isinstance(content, list) else ())):
             if isinstance(block, dict) and block.get("type") == "tool_addition":
                 path = f"messages[{i}].content[{j}].tool"
                 added = require_field(block, "tool", DICT, path)

@@ -11,6 +11,7 @@ from typing import Any
 
 from forwarder.core.base64_text import is_base64
 from forwarder.core.errors import InvalidRequest, shorten_value
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
 from forwarder.core.validate import (
@@ -33,7 +34,7 @@ PathBlock = tuple[Json, str]
 
 def join_texts(blocks: list[Any], path: str) -> str:
     """Join text blocks to one text with paragraphs."""
-    texts = [read_text(block, f"{path}[{i}]") for i, block in enumerate(blocks)]
+    texts = [read_text(block, f"{path}[{i}]") for i, block in enumerate(iter_paced(blocks))]
     return "\n\n".join(filter(None, texts))
 
 
@@ -48,7 +49,8 @@ def list_blocks(message: Json, path: str) -> list[PathBlock]:
     if isinstance(content, str):
         return [({"type": "text", "text": content}, path)]
     return [
-        (check_type(block, DICT, f"{path}[{i}]"), f"{path}[{i}]") for i, block in enumerate(content)
+        (check_type(block, DICT, f"{path}[{i}]"), f"{path}[{i}]")
+        for i, block in enumerate(iter_paced(content))
     ]
 
 

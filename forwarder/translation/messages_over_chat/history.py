@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.protocols.signatures import MESSAGE_FIELDS, attach_call_signatures
@@ -46,7 +47,7 @@ class ChatConversationBuilder:
     def add_assistant(self, blocks: list[AssistantBlock]) -> None:
         reasoning: dict[str, list[Any]] = {}
         signatures: dict[str, Json] = {}
-        for block in blocks:
+        for block in iter_paced(blocks):
             if isinstance(block, Thinking):
                 for name, value in self._read_thinking(block, signatures).items():
                     reasoning.setdefault(name, []).append(value)

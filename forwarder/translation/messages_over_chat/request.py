@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from forwarder.core.errors import InvalidRequest
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, STR, require_field
@@ -81,7 +82,10 @@ def set_tools(chat: Json, request: Json, tools: ToolSettings, context: Translati
         set_search(chat, tools, context)
     if not tools.functions:
         return
-    chat["tools"] = [{"type": "function", "function": make_function(t)} for t in tools.functions]
+    chat["tools"] = [
+        {"type": "function", "function": make_function(tool)}
+        for tool in iter_paced(tools.functions)
+    ]
     if choice is None:
         return
     if choice.name in tools.names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.translation.content_parts import USER_TO_RESPONSES, convert_part
@@ -41,7 +42,7 @@ class ResponsesConversationBuilder:
     def add_assistant(self, blocks: list[AssistantBlock]) -> None:
         """Add a turn, without reasoning at its end, which OpenAI refuses."""
         ends = [i for i, block in enumerate(blocks, 1) if not isinstance(block, Thinking)]
-        for block in blocks[: ends[-1] if ends else 0]:
+        for block in iter_paced(blocks[: ends[-1] if ends else 0]):
             if isinstance(block, Thinking):
                 self._add_thinking(block)
             elif isinstance(block, ToolCall):
@@ -71,4 +72,4 @@ class ResponsesConversationBuilder:
 
 
 def convert_parts(parts: list[PathBlock]) -> list[Json]:
-    return [convert_part(part, USER_TO_RESPONSES, path) for part, path in parts]
+    return [convert_part(part, USER_TO_RESPONSES, path) for part, path in iter_paced(parts)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from forwarder.core.errors import InvalidRequest
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import LIST, STR, require_field
@@ -89,7 +90,7 @@ def make_reasoning(thinking: ThinkingSettings, context: TranslationContext) -> J
 
 def set_tools(out: Json, request: Json, tools: ToolSettings) -> None:
     choice = read_tool_choice(request, tools)
-    offered = [make_function(tool) for tool in tools.functions]
+    offered = [make_function(tool) for tool in iter_paced(tools.functions)]
     if tools.search is not None:
         offered.append(tools.search)
         if tools.max_searches is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from forwarder.core.base64_text import is_base64
 from forwarder.core.errors import InvalidRequest, shorten_value
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
 from forwarder.core.validate import (
@@ -39,7 +40,9 @@ _ROLE_FIELDS = {
 
 def make_content(text: str, images: list[Any], path: str) -> str | list[Json]:
     """Return the content of a chat message: the text alone, or parts if there are images."""
-    image_parts = [convert_image(image, f"{path}[{i}]") for i, image in enumerate(images)]
+    image_parts = [
+        convert_image(image, f"{path}[{i}]") for i, image in enumerate(iter_paced(images))
+    ]
     text_parts = [{"type": "text", "text": text}] if text else []
     return [*text_parts, *image_parts] if image_parts else text
 
@@ -72,7 +75,10 @@ class OllamaHistoryReader:
     def read_messages(self, messages: list[Any]) -> list[Json]:
         """Return the chat messages for a list of Ollama messages."""
         self._client_ids = set(iterate_call_ids(messages))
-        return [self._read_message(each, f"messages[{i}]") for i, each in enumerate(messages)]
+        return [
+            self._read_message(each, f"messages[{i}]")
+            for i, each in enumerate(iter_paced(messages))
+        ]
 
     def _read_message(self, value: Any, path: str) -> Json:
         message = check_type(value, DICT, path)
@@ -107,7 +113,8 @@ class OllamaHistoryReader:
         if calls:
             converted["content"] = text or None
             converted["tool_calls"] = [
-                self._read_call(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(calls)
+                self._read_call(call, f"{path}.tool_calls[{i}]")
+                for i, call in enumerate(iter_paced(calls))
             ]
         return converted
 
@@ -146,8 +153,8 @@ class OllamaHistoryReader:
 
 
 def iterate_call_ids(messages: list[Any]) -> Iterator[str]:
-    for message in messages:
+    for message in iter_paced(messages):
         calls = message.get("tool_calls") if isinstance(message, dict) else None
-        for call in calls if isinstance(calls, list) else ():
+        for call in iter_paced(calls if isinstance(calls, list) else ()):
             if isinstance(call, dict) and isinstance(call.get("id"), str):
                 yield call["id"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from forwarder.core.errors import InvalidRequest, Unsupported, shorten_value
+from forwarder.core.paced_iteration import iter_paced
 from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import (
@@ -163,7 +164,9 @@ def to_integer(value: float, path: str) -> int:
 
 def set_tools(value: list[Any], out: Json) -> None:
     if value:
-        out["tools"] = [convert_tool(tool, f"tools[{i}]") for i, tool in enumerate(value)]
+        out["tools"] = [
+            convert_tool(tool, f"tools[{i}]") for i, tool in enumerate(iter_paced(value))
+        ]
 
 
 _FUNCTION_FIELDS = ("name", "description", "parameters", "strict")

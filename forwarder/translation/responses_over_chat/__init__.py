@@ -57,14 +57,15 @@ Rules for all five translations:
 - Errors and losses from below a translation, and errors in the upstream's stream, have the names
   of the upstream. `error_parameter_names.py` renames them by ``parameter_names`` of the client's
   protocol, which comes from ``sent_as`` and ``fields`` of the parameters' table.
+- Loops over the client's lists are paced (`iter_paced`), so that a long request does not stall the
+  other requests of a worker (`tests/translation/test_long_requests.py`).
 - Ids and times come from ``context.id_source``. No translation imports another
   (`tests/test_imports.py`).
 
 Rules of this one:
 
 - A chat history must have the tool messages directly after their assistant message. So
-  `AssistantTurn` holds back messages between a call and its output. The loop over the items is
-  paced (`iter_paced`), so that a long history does not stall the other requests of a worker.
+  `AssistantTurn` holds back messages between a call and its output.
 - ``instructions`` stay a message of their own; the prompt begins with the same bytes every turn.
 - `number_events` alone sets sequence numbers. Only the last item may be incomplete. The output has
   at least one item, since clients read the first.
