@@ -329,6 +329,36 @@ def test_messages_request_costs_grow_linearly(make: Callable[[int], Json], over:
     assert_path_is_linear("messages", over, make, **PICKY)
 
 
+USER: Json = {"role": "user", "content": TEXT}
+OLLAMA_CALL: Json = {"function": {"name": "f", "arguments": {"x": TEXT}}}
+
+OLLAMA: dict[str, Callable[[int], Json]] = {
+    "turns": lambda n: {
+        "messages": [{"role": role, "content": TEXT} for role in ("user", "assistant") * n]
+    },
+    "calls": lambda n: {
+        "messages": [
+            {"role": "assistant", "tool_calls": [OLLAMA_CALL] * n},
+            *[{"role": "tool", "tool_name": "f", "content": TEXT}] * n,
+        ]
+    },
+    "calls without results": lambda n: {
+        "messages": [{"role": "assistant", "tool_calls": [OLLAMA_CALL]}, USER] * n
+    },
+    "images": lambda n: {"messages": [{"role": "user", "images": [PNG] * n}]},
+    "tools": lambda n: {
+        "messages": [USER],
+        "tools": [{"type": "function", "function": {"name": f"f{i}"}} for i in range(n)],
+    },
+}
+
+
+@pytest.mark.parametrize("make", OLLAMA.values(), ids=OLLAMA)
+@pytest.mark.parametrize("over", ["chat", "responses"])
+def test_ollama_request_costs_grow_linearly(make: Callable[[int], Json], over: str) -> None:
+    assert_path_is_linear("ollama", over, make, **PICKY)
+
+
 def make_items(*item: Json, size: int, **more: Any) -> Json:
     return {"input": [{"role": "user", "content": "hi"}, *item * size], **more}
 

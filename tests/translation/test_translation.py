@@ -116,6 +116,24 @@ def test_ollama_client_is_served_over_a_responses_upstream() -> None:
     assert answer["done"]
 
 
+def test_ollama_call_without_a_result_is_sent_to_a_responses_upstream() -> None:
+    requests: list[Json] = []
+
+    def handler(request: Json) -> EventStream:
+        requests.append(request)
+        return iter(())
+
+    chat = translate_handler(handler, "chat", "responses", make_translator_context())
+    call = {"function": {"name": "f", "arguments": {}}}
+    messages = [{"role": "assistant", "tool_calls": [call]}, {"role": "user", "content": "Go on."}]
+    translate_handler(chat, "ollama", "chat", make_translator_context())(
+        {"model": "m", "messages": messages}
+    )
+
+    kinds = [item["type"] for item in requests[0]["input"]]
+    assert kinds == ["function_call", "function_call_output", "message"]
+
+
 def test_ollama_load_request_sends_no_upstream_request() -> None:
     def handler(request: Json) -> EventStream:
         raise AssertionError("the handler was called")

@@ -51,7 +51,10 @@ Rules:
   broken answer is never ``done``.
 - Most clients drop the ids of calls. Missing ids are counted from the start of the history, so that
   they stay the same when it grows; an id that the client sent is not used for another call. A
-  result finds its call by id, then by the name of the tool, then by order.
+  result finds its call by id, then by the name of the tool, then by order; the last two only in the
+  assistant's last turn.
+- Chat requires all results directly after their calls, Ollama does not. So each call gets a tool
+  message with a note, which its result replaces, wherever it is in the history.
 - A call without a name, or with arguments that are not a JSON object, raises
   UpstreamProtocolError. If the answer was cut by the token limit, such calls, and those without
   arguments, are left out instead.

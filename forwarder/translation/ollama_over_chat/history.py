@@ -3,11 +3,16 @@
 Chat requires ids of tool calls, but most Ollama clients drop them.  Missing ids are numbered from
 the start of the history, so they stay the same when the conversation grows.  A tool result is
 matched to its call by id, else by the tool's name, else by order.
+
+Chat also requires the results of all calls directly after them, and most upstreams refuse other
+histories.  Ollama accepts any order and calls without a result, so results move to their calls, and
+a note replaces those that are missing.
 """
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,24 +68,32 @@ def serialize_arguments(arguments: Any) -> str:
     return json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
 
 
+NO_RESULT_NOTE = "[The tool call has no result.]"
+"""The result of a call for which the history has none."""
+
+
 class OllamaHistoryReader:
     """Reads one history, message by message, and tracks the calls that have no result yet."""
 
     def __init__(self, loss_report: LossReport) -> None:
         self._loss_report = loss_report
+        self._chat_messages: list[Json] = []
         self._call_count = 0
         self._client_ids: set[str] = set()  # call ids that the client sent
-        self._unanswered: dict[str, str] = {}  # id of a call -> name of its tool
+        self._unanswered: dict[str, Json] = {}  # id of a call -> its result, which is a note so far
+        # Ids of calls of the assistant's last turn, to match results that have no id.
+        self._turn_calls: deque[str] = deque()
+        self._turn_calls_by_tool: dict[str, deque[str]] = {}
+        self._is_turn_over = False
 
     def read_messages(self, messages: list[Any]) -> list[Json]:
         """Return the chat messages for a list of Ollama messages."""
         self._client_ids = set(iterate_call_ids(messages))
-        return [
-            self._read_message(each, f"messages[{i}]")
-            for i, each in enumerate(iter_paced(messages))
-        ]
+        for i, message in enumerate(iter_paced(messages)):
+            self._read_message(message, f"messages[{i}]")
+        return self._chat_messages
 
-    def _read_message(self, value: Any, path: str) -> Json:
+    def _read_message(self, value: Any, path: str) -> None:
         message = check_type(value, DICT, path)
         role = require_field(message, "role", STR, f"{path}.role").lower()
         field_names = _ROLE_FIELDS[check_enum(role, tuple(_ROLE_FIELDS), f"{path}.role")]
@@ -92,17 +105,22 @@ class OllamaHistoryReader:
         text = read_field(message, "content", STR, f"{path}.content") or ""
         images = read_field(message, "images", LIST, f"{path}.images") or []
         if role == "assistant":
-            return self._read_assistant_message(message, text, images, path)
+            self._read_assistant_message(message, text, images, path)
+            return
         content = make_content(text, images, f"{path}.images") if "images" in field_names else text
         if role == "tool":
-            call_id = self._find_call_id(message, path)
-            del self._unanswered[call_id]
-            return {"role": "tool", "tool_call_id": call_id, "content": content}
-        return {"role": role, "content": content}
+            self._pop_result(message, path)["content"] = content
+            return
+        self._is_turn_over = True
+        self._chat_messages.append({"role": role, "content": content})
 
     def _read_assistant_message(
         self, message: Json, text: str, images: list[Any], path: str
-    ) -> Json:
+    ) -> None:
+        if self._is_turn_over:
+            self._is_turn_over = False
+            self._turn_calls.clear()
+            self._turn_calls_by_tool.clear()
         converted: Json = {"role": "assistant", "content": text}
         thinking = read_field(message, "thinking", STR, f"{path}.thinking")
         calls = read_field(message, "tool_calls", LIST, f"{path}.tool_calls") or []
@@ -110,13 +128,14 @@ class OllamaHistoryReader:
             converted["reasoning_content"] = thinking
         if images:
             converted["images"] = make_content("", images, f"{path}.images")
+        self._chat_messages.append(converted)
         if calls:
             converted["content"] = text or None
             converted["tool_calls"] = [
                 self._read_call(call, f"{path}.tool_calls[{i}]")
                 for i, call in enumerate(iter_paced(calls))
             ]
-        return converted
+            self._add_results(converted["tool_calls"])
 
     def _read_call(self, value: Any, path: str) -> Json:
         call = check_type(value, DICT, path)
@@ -125,31 +144,44 @@ class OllamaHistoryReader:
         arguments_path = f"{path}.function.arguments"
         arguments = read_field(function, "arguments", (dict, str), arguments_path) or {}
         call_id = read_field(call, "id", STR, f"{path}.id") or self._make_call_id()
-        self._unanswered[call_id] = name
         function = {"name": name, "arguments": serialize_arguments(arguments)}
         return {"id": call_id, "type": "function", "function": function}
 
     def _make_call_id(self) -> str:
-        self._call_count += 1
-        call_id = f"call_{self._call_count}"
-        return self._make_call_id() if call_id in self._client_ids else call_id
+        while True:
+            self._call_count += 1
+            call_id = f"call_{self._call_count}"
+            if call_id not in self._client_ids:
+                return call_id
 
-    def _find_call_id(self, message: Json, path: str) -> str:
-        """Return the id of the call that a tool message answers."""
+    def _add_results(self, calls: list[Json]) -> None:
+        """Add a note as the result of each call; the result replaces it if the history has one."""
+        for call in iter_paced(calls):
+            call_id, name = call["id"], call["function"]["name"]
+            result = {"role": "tool", "tool_call_id": call_id, "content": NO_RESULT_NOTE}
+            self._chat_messages.append(result)
+            self._unanswered[call_id] = result
+            self._turn_calls.append(call_id)
+            self._turn_calls_by_tool.setdefault(name, deque()).append(call_id)
+
+    def _pop_result(self, message: Json, path: str) -> Json:
+        """Return the result of the call that a tool message answers."""
         sent_id: str | None = read_field(message, "tool_call_id", STR, f"{path}.tool_call_id")
         if sent_id is not None and sent_id in self._unanswered:
-            return sent_id
+            return self._unanswered.pop(sent_id)
         name = read_field(message, "tool_name", STR, f"{path}.tool_name")
         name = name or read_field(message, "name", STR, f"{path}.name")
-        same_name = [call_id for call_id, tool in self._unanswered.items() if tool == name]
-        if not self._unanswered or (name and not same_name):
-            of_tool = f" of '{shorten_value(name)}'" if name else ""
-            raise InvalidRequest(
-                f"'{path}' is a tool result, but no earlier call{of_tool} is missing a result.",
-                param=path,
-                code="invalid_value",
-            )
-        return next(iter(same_name or self._unanswered))
+        candidates = self._turn_calls_by_tool.get(name, deque()) if name else self._turn_calls
+        while candidates:
+            call_id = candidates.popleft()
+            if call_id in self._unanswered:
+                return self._unanswered.pop(call_id)
+        of_tool = f" of '{shorten_value(name)}'" if name else ""
+        raise InvalidRequest(
+            f"'{path}' is a tool result, but no earlier call{of_tool} is missing a result.",
+            param=path,
+            code="invalid_value",
+        )
 
 
 def iterate_call_ids(messages: list[Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ import pytest
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.translation_context import LossReport
 from forwarder.translation.ollama_over_chat.history import (
+    NO_RESULT_NOTE,
     OllamaHistoryReader,
     make_content,
     serialize_arguments,
@@ -160,6 +161,58 @@ def test_result_without_a_call_is_refused(messages: list[Json]) -> None:
     with pytest.raises(InvalidRequest, match="no earlier call") as caught:
         read_history(*messages)
     assert caught.value.param == f"messages[{len(messages) - 1}]"
+
+
+def test_many_client_ids_are_skipped() -> None:
+    own = [{"id": f"call_{i}", "function": {"name": "f"}} for i in range(1, 3000)]
+    message = {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}, *own]}
+    assert read_call_ids(read_history(message))[0] == "call_3000"
+
+
+USER = {"role": "user", "content": "go on"}
+SYSTEM = {"role": "system", "content": "be brief"}
+
+
+@check_each(
+    ("messages", "expected"),
+    [
+        # Ollama accepts calls without a result, and Chat does not
+        ([make_calls("a")], ["call_1", NO_RESULT_NOTE]),
+        ([make_calls("a"), USER], ["call_1", NO_RESULT_NOTE, "go on"]),
+        (
+            [make_calls("a", "b"), make_result("B", tool_name="b"), USER],
+            ["call_1 call_2", NO_RESULT_NOTE, "B", "go on"],
+        ),
+        # A result that comes later moves to its call
+        ([make_calls("a"), SYSTEM, make_result("A")], ["call_1", "A", "be brief"]),
+        (
+            [make_calls("a"), make_calls("a"), make_result("A1"), make_result("A2")],
+            ["call_1", "A1", "call_2", "A2"],
+        ),
+        (
+            [make_calls("a", "b"), make_result("B", name="b"), make_result("A", name="a")],
+            ["call_1 call_2", "A", "B"],
+        ),
+        # A result without an id belongs to the last turn with calls
+        (
+            [make_calls("a"), USER, make_calls("a"), make_result("A")],
+            ["call_1", NO_RESULT_NOTE, "go on", "call_2", "A"],
+        ),
+        (
+            [make_calls("a"), USER, make_calls("a"), make_result("A", tool_call_id="call_1")],
+            ["call_1", "A", "go on", "call_2", NO_RESULT_NOTE],
+        ),
+    ],
+)
+def test_results_directly_follow_their_calls(messages: list[Json], expected: list[str]) -> None:
+    converted = read_history(*messages)
+    shown = [
+        " ".join(call["id"] for call in m["tool_calls"]) if "tool_calls" in m else m["content"]
+        for m in converted
+    ]
+    assert shown == expected
+    answered = [m["tool_call_id"] for m in converted if m["role"] == "tool"]
+    assert answered == read_call_ids(converted)
 
 
 def test_result_may_have_images() -> None:
