@@ -16,7 +16,9 @@ from forwarder.hosted_tools.chat_loop import with_hosted_chat_tools
 from forwarder.middleware.reasoning_cache.signatures import ChoiceReader
 from forwarder.protocols.fold import fold_chat
 from forwarder.protocols.messages import fold_messages
+from forwarder.protocols.ollama import fold_ollama
 from tests.helpers.messages import REQUEST
+from tests.helpers.ollama import translate_lines
 from tests.helpers.translating import collect_events, make_translator_context, translate
 from tests.hosted_tools.test_chat_loop import make_context
 from tests.test_linear_work import assert_linear
@@ -91,6 +93,15 @@ def test_costs_of_an_answer_over_chat_grow_linearly(
 
 def test_costs_of_a_message_over_chat_grow_linearly(make_delta: Callable[[int], Json]) -> None:
     assert_message_is_linear("chat", lambda size: chunks_of(make_delta, size))
+
+
+def test_costs_of_ollama_lines_grow_linearly(make_delta: Callable[[int], Json]) -> None:
+    def make_work(size: int) -> Callable[[], Any]:
+        chunks = chunks_of(make_delta, size)
+        chunks[-1] = [make_chunk({"content": "."}, "length")]  # the arguments are not JSON
+        return lambda: fold_ollama(iter([translate_lines(chunks)]))
+
+    assert_linear(make_work)
 
 
 def assert_message_is_linear(over: str, make_batches: Callable[[int], list[Batch]]) -> None:

@@ -54,7 +54,7 @@ class OllamaToolCall:
     def __init__(self) -> None:
         self.name = ""
         self._id: str | None = None
-        self._text = ""
+        self._pieces: list[str] = []
 
     def add_delta(self, delta: Json) -> None:
         function = delta.get("function") or {}
@@ -62,16 +62,16 @@ class OllamaToolCall:
         name = function.get("name") or ""
         if name != self.name:  # some vendors repeat the whole name in every delta
             self.name += name
-        self._text += stringify_arguments(function.get("arguments"))
+        self._pieces.append(stringify_arguments(function.get("arguments")))
 
     @property
     def is_empty(self) -> bool:
-        return not self._text
+        return not any(self._pieces)
 
     def parse_arguments(self) -> Json | None:
         """Return the arguments; ``{}`` if they are empty, ``None`` if they are not an object."""
         try:
-            value: Any = json.loads(self._text.strip() or "{}", strict=False)
+            value: Any = json.loads("".join(self._pieces).strip() or "{}", strict=False)
         except (ValueError, RecursionError):
             return None
         if value is None:
