@@ -148,5 +148,26 @@ def _function_calls_only(choice: Json) -> Json:
     return {**choice, "delta": {**delta, "tool_calls": calls}} if calls else choice
 
 
-EVENT_TYPES = frozenset(_event_models())
-"""Every type of event that a Responses stream may have."""
+_QUIET_EVENTS = frozenset(
+    {
+        "response.queued", "response.in_progress", "response.compaction.compacting",
+        # other events have their content
+        "response.content_part.added", "response.content_part.done",
+        "response.reasoning_summary_part.added", "response.reasoning_summary_part.done",
+        "response.function_call_arguments.done", "response.custom_tool_call_input.done",
+    }
+)  # fmt: skip
+_HOSTED_TOOL_EVENTS = (
+    "response.audio", "response.code_interpreter", "response.file_search",
+    "response.image_generation_call.generating", "response.image_generation_call.in_progress",
+    "response.image_generation_call.completed", "response.mcp", "response.web_search",
+    "response.shell",
+)  # fmt: skip
+"""The beginnings of events of hosted tools; the item of a call has its result."""
+
+CONTENT_EVENT_TYPES = frozenset(
+    kind
+    for kind in _event_models()
+    if kind not in _QUIET_EVENTS and not kind.startswith(_HOSTED_TOOL_EVENTS)
+)
+"""The types of events in a Responses stream that may change the answer of another API."""

@@ -345,3 +345,23 @@ def test_omitted_thinking_has_a_signature_and_no_text(case: Case) -> None:
         if block["type"] == "thinking":
             assert block["thinking"] == ""
             assert block["signature"]
+
+
+# -- values -------------------------------------------------------------------------------------
+
+
+@check_each("case", [*list_cases(streams=True), *(c for c in OWN if c.values[0].streams)])
+@every_chunking
+@check_each("shown", [True, False])
+def test_events_are_never_modified(case: Case, chunking: str, shown: bool) -> None:
+    """Neither the emitted events nor the upstream's."""
+    upstream = CHUNKINGS[chunking](case.read("upstream.jsonl"))
+    before = copy.deepcopy(upstream)
+    emitted: list[Batch] = []
+    copies: list[Batch] = []
+    thinking = REQUEST["thinking"] if shown else None
+    for batch in translate(case, upstream, thinking=thinking):
+        emitted.append(batch)
+        copies.append(copy.deepcopy(batch))
+    assert emitted == copies
+    assert upstream == before

@@ -54,8 +54,9 @@ Rules:
 - The answer ends with the terminal event; without one UpstreamProtocolError is raised.
 
 To add an event, add a handler to `EVENT_HANDLERS`; to add an output item, add a branch to
-`_finish_item`, which serves streams and whole answers. No test compares this table with the SDK's
-events: add a case ``messages_over_responses`` in `tests/cases`. The streams of the cases
+`_finish_item`, which serves streams and whole answers; in both cases add a case
+``messages_over_responses`` in `tests/cases`. The package's `test_stream.py` fails for an event of
+the SDK without a handler, unless the test lists it as ignored. The streams of the cases
 ``chat_over_responses`` are translated for Messages clients too, by
 `tests/translation/test_messages_laws.py`.
 """

@@ -9,8 +9,10 @@ import pytest
 from forwarder.core.errors import UpstreamError, UpstreamProtocolError
 from forwarder.protocols.messages import fold_messages
 from forwarder.translation.messages_over_responses import translate_request, translate_stream
+from forwarder.translation.messages_over_responses.stream import EVENT_HANDLERS
 from tests.helpers.check_cases import check_each
 from tests.helpers.messages import REQUEST, message_mistakes
+from tests.helpers.sdk import CONTENT_EVENT_TYPES
 from tests.helpers.translating import SEAL, collect_events, make_translator_context
 
 Json = dict[str, Any]
@@ -228,3 +230,13 @@ def test_failures_are_raised(event: Json) -> None:
 def test_stream_without_an_end_is_an_error() -> None:
     with pytest.raises(UpstreamProtocolError):
         translate({"type": "response.created", "response": {}})
+
+
+IGNORED_EVENTS = {
+    "response.created",  # a message has the client's name of the model and an id of its own
+    "response.image_generation_call.partial_image",  # a text cannot be replaced by a better one
+}
+
+
+def test_all_content_events_have_handlers() -> None:
+    assert CONTENT_EVENT_TYPES - EVENT_HANDLERS.keys() == IGNORED_EVENTS
