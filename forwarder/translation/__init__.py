@@ -1,13 +1,51 @@
 """Translations between the client's protocol and the upstream's.
 
-``translate_handler`` turns a handler of the upstream's protocol into a handler of the client's.
-If both protocols are the same, it returns the handler itself, so requests pass through unchanged.
+`translate_handler` turns a handler of the upstream's protocol into a handler of the client's. If
+both protocols are the same, it returns the handler itself, so requests pass through unchanged. Not
+here: parameters and items that have no counterpart (stages of `middleware`, `storage` and
+`hosted_tools` emulate them), differences between providers (`providers`), and mappings of single
+values that other packages need too (`protocols/chat_responses_mappings.py`).
 
-A `Translation` reads the client's request, so its errors and losses have the client's names. All
-later ones have the upstream's, and `error_parameter_names.py` renames them.
+Each of the five packages has two functions, which a row of `TRANSLATIONS` joins:
 
-This package is pure: JSON in, JSON out.  Its modules never import the SDK, Flask, ``os``,
-``time``, ``uuid`` or ``logging``.
+1. ``translate_request(request, context)`` returns a tuple: the upstream's request, and the facts
+   about the client's request that the answer needs. The `TranslationContext`
+   (`core/translation_context.py`) has the ids, the clock, the seals and the loss report;
+   `pipeline/attempt.py` makes one for each attempt.
+2. The inner handler gets the upstream's request. Between Chat and Responses it is the next stage.
+   For Messages and Ollama it is the whole pipeline of the carrier.
+3. ``translate_stream(stream, translated, context)`` translates the answer batch by batch. A whole
+   answer is a stream with one event, such as a completion with a ``message`` or a terminal event
+   (`protocols/unfold.py`), and takes the same path.
+
+``translate_request`` reads the client's request, so its errors and losses have the client's names.
+All later ones, of stages, providers and the upstream's stream, have the names of the upstream;
+`error_parameter_names.py` renames them by ``parameter_names`` of the client's protocol, which comes
+from ``sent_as`` and ``fields`` of the parameters' table. Ollama's embeddings are two functions in
+one module, `ollama_embeddings.py`.
+
+Shared modules: `content_parts.py` converts content parts between Chat and Responses, `images.py`
+Base64 and data URLs, and the modules `messages_*` are the common part of the two translations of
+Messages: `messages_over_chat` describes them.
+
+Rules for all translations:
+
+- ``translate_request`` raises InvalidRequest or Unsupported with the client's path, and changes
+  nothing in the request. ``translate_stream`` changes no event that it received or sent
+  (`tests/translation/test_laws.py`).
+- An empty batch is a heartbeat and is passed on at once. UpstreamError is raised after the events
+  of the same batch that precede it. Exceptions of malformed events are converted by the pipeline.
+- The package is pure. Ids and times come from ``context.id_source``. No translation imports another
+  (`tests/test_imports.py`).
+- Loops over the client's lists are paced (`iter_paced`), so that a long request does not stall the
+  other requests of a worker (`tests/translation/test_long_requests.py`).
+- Ids that are made for a history are counted from its start. They are the same in every turn, so
+  that the upstream's prompt cache matches.
+
+To add a translation, see *Add an API for clients* in `CONTRIBUTING.md`. Besides: the tuple
+``TRANSLATIONS`` in `tests/test_imports.py`, and the tables of `tests/helpers/cases.py` and
+`tests/helpers/translating.py`, which run the cases under `tests/cases`. A case is a folder with the
+client's request, the upstream's request and stream, and the client's answer.
 """
 
 from __future__ import annotations

@@ -4,14 +4,15 @@ Stages outside emulate the parameters and items that Chat lacks: earlier turns a
 (`storage`), compaction (`middleware/compaction`), hosted tools (`hosted_tools`), media that the
 upstream does not take (`middleware/media`). The translator refuses references, compaction items,
 images by file id and files by URL that still reach it. ``truncation`` is emulated below the
-translation. Converters of content parts are in `translation/content_parts.py`.
+translation. The rules for all translations are in `translation/__init__.py`.
 
 The request (`request.py`): `validate_parameters` yields the parameters; `_PARAMETER_MAPPERS`
 converts those that change. A `Toolbox` (`tools.py`) takes ``tools``; `client_tool_kinds.py`
 converts each kind. `ResponsesHistoryReader` (`history.py`) reads ``input``, and adds the tools of
 ``additional_tools`` and ``tool_search_output`` items to the toolbox. Then ``configuration_update``
 items override parameters. ``tool_choice`` follows, because it may name a tool of the history.
-`unread_fields` reports fields that were not read.
+`unread_fields` reports fields that were not read. `storage/items.py` checks items that clients
+store with the same readers (`check_item`).
 
 The result has the Chat request, the toolbox and the client's request. The answer needs the toolbox
 to return calls under the client's names and kinds, and the request for the fields that a Response
@@ -48,21 +49,7 @@ Losses are reported by `validate_parameters`, `unread_fields`, `request.py` (set
 ``include``), `tools.py` (hosted tools, settings of the search) and `history.py` (foreign encrypted
 reasoning, records of hosted tools). `stream.py` notes signatures that are neither sent nor cached.
 
-Rules for all five translations:
-
-- ``translate_request`` raises InvalidRequest or Unsupported with the client's path, and changes
-  nothing in the request. ``translate_stream`` changes no event that it received or sent.
-- An empty batch is a heartbeat and is passed on at once. UpstreamError is raised after the events
-  of the same batch that precede it. Exceptions of malformed chunks are converted by the pipeline.
-- Errors and losses from below a translation, and errors in the upstream's stream, have the names
-  of the upstream. `error_parameter_names.py` renames them by ``parameter_names`` of the client's
-  protocol, which comes from ``sent_as`` and ``fields`` of the parameters' table.
-- Loops over the client's lists are paced (`iter_paced`), so that a long request does not stall the
-  other requests of a worker (`tests/translation/test_long_requests.py`).
-- Ids and times come from ``context.id_source``. No translation imports another
-  (`tests/test_imports.py`).
-
-Rules of this one:
+Rules:
 
 - A chat history must have the tool messages directly after their assistant message. So
   `AssistantTurn` holds back messages between a call and its output.
@@ -77,9 +64,9 @@ To add
 - a kind of tool that the client runs: a `ClientToolKind` and its row in `TOOL_KINDS`;
   `_INPUT_EVENTS` in `items.py` if its input streams; `is_hosted` in `tools.py` if a server may run
   it too; its rows in `protocols/item_dispositions.py`, which a test compares with the behaviour;
-  its fields in `protocols/unread_fields.py`; the types of its items in the lists of
-  `hosted_tools/history.py`, `hosted_tools/response_merger.py` and `storage/items.py`, which no
-  test checks;
+  its fields in `protocols/unread_fields.py`; the types of its items in ``_CLIENT_CALLS`` of
+  `hosted_tools/history.py`, ``CLIENT_CALLS`` of `hosted_tools/response_merger.py` and
+  ``TYPES_WITH_STATUS`` of `storage/items.py`, which no test checks;
 - another input item: a reader in `_ITEM_READERS` of `history.py`, its row and its fields;
 - a vendor's form of an image or annotation: `_SOURCE_READERS` in `images.py`, `_ANNOTATION_FIELDS`
   in `citations.py`;
