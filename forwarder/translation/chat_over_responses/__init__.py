@@ -1,11 +1,11 @@
 """A Chat client served over a Responses upstream.
 
-Stages outside do the work of ``n``, ``stop`` and token limits below 16 (`multiple_choices.py`,
-`stop_sequences.py`, `token_limit.py` of `middleware`), and give reasoning the client's style
-(`reasoning_style.py`). Below the translation, `middleware/reasoning_cache` inserts earlier
-encrypted reasoning, which Chat clients cannot send back, and `hosted_tools` runs the tools that the
-upstream does not run. The rules for all translations are in `responses_over_chat`, the converters
-of content parts in `translation/content_parts.py`.
+Stages outside do the work of ``n``, ``stop`` and token limits below ``MIN_OUTPUT_TOKENS``
+(`multiple_choices.py`, `stop_sequences.py`, `token_limit.py` of `middleware`), and give reasoning
+the client's style (`reasoning_style.py`). Below the translation, `middleware/reasoning_cache`
+inserts earlier encrypted reasoning, which Chat clients cannot send back, and `hosted_tools` runs
+the tools that the upstream does not run. The rules for all translations are in
+`translation/__init__.py`.
 
 The request (`request.py`): `validate_parameters` yields the parameters, also those in
 ``context.extensions``, which this upstream takes beyond its API. Mappers write into the new
@@ -26,10 +26,12 @@ only a terminal event, takes the same path.
     tool message                            the output item of the type of its call
     function_call, function messages        function_call items and outputs with ids made here
     images of the assistant                 image_generation_call with its id, else a user's image
-    max_tokens, max_completion_tokens       max_output_tokens, at least 16
-    reasoning_effort                        reasoning.effort, and summary auto
+    max_tokens, max_completion_tokens       max_output_tokens, at least MIN_OUTPUT_TOKENS
+    reasoning_effort                        reasoning.effort
+    (not requested)                         reasoning.summary auto, if an effort is set or the model
+                                            reasons; not with the effort none
     response_format, verbosity              text.format, text.verbosity
-    logprobs                                a value of include
+    logprobs, top_logprobs                  a value of include, top_logprobs
     web_search_options, modalities          the tools web_search and image_generation
 
     content, refusal                        texts and refusals of message items
@@ -56,15 +58,13 @@ Rules:
 - Annotations are sent in one delta before the finish reason, because the SDK cannot merge lists of
   several deltas.
 - If a stage outside cuts the answer, the position of the cut is unknown here. After each annotation
-  and each item the builder sends all annotations and files with their positions in the internal
-  field ``notes`` (`SIDE_DATA`). `middleware/annotations_of_cut_answers.py` removes it. Both ask
-  `is_answer_cut`, so ``stop`` must stay in the request until it is translated.
+  and each item the builder sends all annotations and files with their positions in an internal
+  field of a delta (`SIDE_DATA`). `middleware/annotations_of_cut_answers.py` removes it. Both call
+  `is_answer_cut`, so no stage before the translation may remove ``stop`` or the token limit.
 - The upstream stores nothing unless the client sets ``store``; the Responses API stores by default.
   Functions always have ``strict``; without it that API tries strict mode.
 - The provider has answered calls with an id that begins with one of ``context.server_calls``. The
   client does not get them, and they do not make the finish reason ``tool_calls``.
-- Ids that are made for history items depend only on the messages before them, so that they are the
-  same in every turn.
 - A stream without a terminal event raises UpstreamProtocolError.
 
 To add

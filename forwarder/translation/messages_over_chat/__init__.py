@@ -5,7 +5,7 @@ Most of the translation is in modules beside this package, which `messages_over_
 `messages_answer_blocks.py`. A conversion that both upstream APIs need belongs there; here is only
 its Chat form. Errors, ``fold`` and lists of models are in `protocols/messages.py`. Features of the
 Chat pipeline (media, hosted search, single calls …) apply to the translated request, because the
-handler below is that pipeline. The rules for all translations are in `responses_over_chat`.
+handler below is that pipeline. The rules for all translations are in `translation/__init__.py`.
 
 The request: `request.py` calls `copy_parameters`, which validates all parameters and returns those
 that keep their names, and then the readers of `messages_parameters.py` for the others.
@@ -14,8 +14,7 @@ and results match, and calls a `ConversationBuilder` for each turn: `ChatConvers
 `history.py`. Content of the user reaches it as Chat parts with their paths; a turn of the assistant
 as a list of texts, `Thinking` (text and decrypted seal) and `ToolCall`. The result has the Chat
 request and, for the answer, the client's name of the model, the settings of thinking and the stop
-sequences. `translate_handler` (`translation/__init__.py`) passes the request on, and renames
-parameters in the pipeline's errors and losses.
+sequences.
 
     Messages (request, then answer)         Chat
     system, system messages                 system messages, without Claude Code's billing block
@@ -70,8 +69,8 @@ To add
 - a block of requests: a converter in `USER_BLOCKS` or `_ASSISTANT_BLOCKS`; a kind of tool:
   `read_tools` or `KNOWN_TOOLS`; both with a row in `protocols/messages_dispositions.py`.
   `tests/protocols/test_messages.py` fails for a block, tool or parameter of the SDK without a row;
-- a parameter: see `CONTRIBUTING.md`; its reader is in `messages_parameters.py`, and both modules
-  `request.py` call it;
+- a parameter: see `CONTRIBUTING.md`; `_COPIED` in `messages_parameters.py` if it keeps its name,
+  else a reader there that both modules `request.py` call;
 - in each case a folder ``messages_over_chat`` in `tests/cases`, which
   `tests/translation/test_messages_laws.py` checks with Anthropic's types and accumulator.
 """

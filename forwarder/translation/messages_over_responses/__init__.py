@@ -3,9 +3,9 @@
 It shares four modules with `messages_over_chat`. The guide there describes them, the order of the
 request, and the places to change for a new block, tool or parameter; this one has the differences.
 The handler below is the Responses pipeline, so hosted tools run there. The Responses API has no
-stop sequences and no limit below 16 tokens. So the stage `messages_stop_and_token_limit.py` of
-`middleware` cuts the answer outside of this translation, which validates ``stop_sequences`` but
-does not send them.
+stop sequences and no token limit below ``MIN_OUTPUT_TOKENS``. So the stage
+`messages_stop_and_token_limit.py` of `middleware` cuts the answer outside of this translation,
+which validates ``stop_sequences`` but does not send them.
 
 `ResponsesConversationBuilder` (`history.py`) builds the input, and converts the Chat parts that it
 gets from the shared modules by `translation/content_parts.py`.
@@ -20,13 +20,14 @@ gets from the shared modules by `translation/content_parts.py`.
     web_search tool                         web_search, with its filters and location
     max_uses of the search                  max_tool_calls
     a forced web_search                     tool_choice allowed_tools, mode required
-    max_tokens                              max_output_tokens, at least 16
+    max_tokens                              max_output_tokens, at least MIN_OUTPUT_TOKENS
 
     text block                              output_text or refusal; images as Markdown
     thinking block                          the first form that an item has: text or summary
-    signature                               the seal of the item, if it has encrypted_content
+    signature                               a seal of the item if it has encrypted_content, else of
+                                            the text that the client does not see
     redacted_thinking                       an item with encrypted_content and no text
-    server_tool_use, web_search_tool_result web_search_call with its query and sources
+    server_tool_use, web_search_tool_result web_search_call of a search: its query and sources
     stop_reason refusal                     a refusal, or incomplete with content_filter
     stop_reason max_tokens                  incomplete with another reason, except steered
 
@@ -45,9 +46,8 @@ Rules:
 
 - Encrypted reasoning is requested if ``context.can_summarize`` is set, since seals need it. A
   summary is requested only for clients that see thinking.
-- A seal goes back only to the upstream and model that made it. Its item is sent unchanged.
-- A turn is sent without reasoning at its end, which OpenAI refuses. Ids of reasoning items that are
-  made from text depend only on the items before them, so that they are the same in every turn.
+- A sealed item goes back only to the upstream and model that made it, and is sent unchanged.
+- A turn is sent without reasoning at its end, which OpenAI refuses.
 - The upstream stores nothing. Functions always have ``strict``; without it the API tries strict
   mode.
 - Calls that the provider has answered (``context.server_calls``) are left out of the answer.

@@ -5,7 +5,7 @@ upstream that pipeline contains `chat_over_responses`, so this package knows onl
 gets the reasoning style ``reasoning_content``. Embeddings are in
 `translation/ollama_embeddings.py`; tables of parameters and ``fold`` in `protocols/ollama.py`;
 models (``/api/tags``, ``/api/show`` …) in `server/ollama.py` and `models`. The rules for all
-translations are in `responses_over_chat`.
+translations are in `translation/__init__.py`.
 
 ``/api/chat`` and ``/api/generate`` are two protocols with one translation. An `OllamaEndpoint`
 (`endpoints.py`) holds their differences: the table of parameters, the reader of the input, and the
@@ -29,7 +29,7 @@ wants reasoning and log probabilities.
     options.num_predict                     max_completion_tokens; 0 or less is no limit
     think                                   reasoning_effort: true is medium, false is none
     format                                  response_format: json, or a schema
-    keep_alive                              not sent; 0 selects unload in a request without messages
+    keep_alive                              not sent; 0 unloads in a request without messages
 
     message.content, response               content and refusal; images as Markdown at the end
     message.thinking, thinking              reasoning fields, thinking parts, <think> at the start
@@ -62,9 +62,10 @@ Rules:
 To add
 
 - a parameter or option: its row in `protocols/ollama.py`, and there in `_PARAMETER_NAMES` if
-  errors may name it; `_PARAMETER_MAPPERS` in `request.py` if it is mapped; then
-  `python -m tools.docgen --write`. `tests/protocols/test_ollama.py` fails for a parameter of the
-  `ollama` package without a row, and for a dropped, offered or refused one that behaves otherwise;
+  errors may name it; in `request.py` `_PARAMETER_MAPPERS` if it is mapped, `_EXTENSION_NAMES` if
+  upstreams have other names for it; then `python -m tools.docgen --write`.
+  `tests/protocols/test_ollama.py` fails for a parameter of the `ollama` package without a row, and
+  for a dropped, offered or refused one that behaves otherwise;
 - a field of messages: `_ROLE_FIELDS` in `history.py`, and the method that reads it;
 - a field of lines: `stream.py`, and ``fold_ollama`` if its pieces have to be joined.
   `tests/translation/test_ollama_laws.py` translates the streams of the cases and fails if a whole
