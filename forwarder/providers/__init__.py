@@ -1,10 +1,67 @@
 """Provider profiles: differences from OpenAI's documented APIs, and functions that apply them.
 
-Translators write requests as OpenAI documents them.  `profile.py` defines the profile fields and
-`builtin.py` the known providers.  This module selects the profile for an upstream, by provider or
-URL, and applies its overrides for a model.  `adapt.py` changes a request to fit the provider and
-repairs the answer.  `learn.py` infers quirks from refusals, and `quirk_probe_requests.py` holds the
-requests that find all quirks of an unknown provider.
+Clients and translators write requests as OpenAI documents them. `upstream/client.py` adapts each
+request after all stages of the pipeline, and repairs the answer before them. Not here: forms of an
+answer that are recognized without a profile (`protocols`), the classification of errors (`core`),
+media that are fetched or uploaded (`middleware/media`), and the sending of probes
+(`upstream/quirk_probe.py`).
+
+A `Profile` (`profile.py`) is a frozen set of fields; each has a default that suits most servers,
+and a check of its values. The providers are in `builtin.py`. A *quirk* is a field with another
+value, whatever its source. The profile of a request is made in three steps:
+
+1. `select_profile`, once for each upstream: the profile of the provider that the settings name or
+   that the base URL shows, changed by the quirks of the settings. `config` checks these with
+   `validate_quirks`.
+2. `apply_model_overrides` adds the changes in ``models`` that match the upstream's name of the
+   model.
+3. `LearnedQuirks.apply_to` (`learned_cache.py`) adds the quirks that refusals of this upstream and
+   model have taught.
+
+`Upstream.get_profile` joins steps 2 and 3. An `Attempt` of the pipeline has the same profile, since
+stages read fields too: hosted tools, media, extra parameters, stored responses. `connection.py` of
+`upstream` reads the paths and the header of the key, from the profile of step 1. A Chat client's
+own body for an unknown provider gets `PASSTHROUGH_PROFILE` and the learned quirks.
+
+A request and its answer:
+
+1. `adapt_request` (`adapt.py`) runs the steps of the upstream's protocol over a copy of the body.
+   The order in `_ADAPTATION_STEPS` matters: `adapt_tools` before `adapt_forced_choice`, because the
+   mode of ``allowed_tools`` becomes the choice; this before `apply_thinking_switch`, because it may
+   disable thinking; `adapt_schemas` before `adapt_response_format`, because the schema may become
+   an instruction; this before `adapt_messages`, which gives the instruction its role; `fit_names`
+   last.
+2. If the provider refuses the request, `infer_quirk` (`learn.py`) reads the adapted body and the
+   message. `error_parsing.py` finds the kind of complaint or the names of parameters, and a rule
+   makes profile changes of it. `upstream/client.py` adapts the original body again and sends it
+   once more. If that helped, it remembers the changes, unless they concern this request only.
+3. `adapt_response` restores shortened names of tools (Chat), or adds the missing parts of events if
+   the profile has ``repair_responses`` (`responses_repair.py`).
+
+Rules:
+
+- Adaptation keeps nothing from one request to the next. Only `LearnedQuirks` does; it is in the
+  memory of the process and forgets after ``MAX_AGE_SECONDS``. The endpoints of one upstream share
+  it.
+- A learned quirk must change the profile. So each retry differs from the request before it.
+- Quirks are learned only from the statuses in ``REQUEST_ERROR_STATUSES``, and only if the profile
+  allows it (``learn``). The first rule that changes the profile wins; the patterns of phrases come
+  before the names of parameters.
+- A body that a client passes through was not checked before. A step that finds a wrong type raises
+  InvalidRequest.
+
+To add
+
+- a provider or a field: see `CONTRIBUTING.md`. `tests/docgen/test_providers.py` fails for a field
+  without a description, `tests/providers/test_builtin.py` for an invalid profile; it also counts
+  the profiles. A set or tuple needs a row in `_FIELD_TYPES` of this module, because settings hold
+  lists; no test checks this for a new field. A field that ``forwarder probe`` should find needs an
+  entry in `_PROBED_FIELDS` and a request in `PROBES` (`quirk_probe_requests.py`);
+- a refusal that teaches a quirk: a pattern in `_COMPLAINT_PATTERNS` and the rule of its kind in
+  `_RULES_BY_PHRASE`, or the parameter in `_RULES_BY_PARAMETER` (and in `_NESTED_PARAMETERS` if it
+  is inside another one), or in `_RULES_BY_VALUE` if only one value is refused; and the message in
+  `tests/providers/test_learn.py`;
+- a dialect of JSON Schema: `DIALECTS` in `schemas.py` and the values of ``schema_dialect``.
 """
 
 from __future__ import annotations
