@@ -45,8 +45,8 @@ A request and its answer:
 
 Rules:
 
-- The package is pure. `tests/test_imports.py` checks the imports of all modules but `framing.py`,
-  which alone encodes and decodes streams.
+- The package is pure: `tests/test_imports.py` checks its imports. Only `framing.py` is excepted. It
+  encodes and decodes the streams.
 - Objects that outlive a request hold a protocol's name. Only `pipeline` and `upstream` test names
   for equality, by ``CHAT.name`` and never by a literal; other code asks the protocol for a fact
   (`tests/protocols/test_registry.py`).
