@@ -18,8 +18,8 @@ value, whatever its source. The profile of a request is made in three steps:
 3. `LearnedQuirks.apply_to` (`learned_cache.py`) adds the quirks that refusals of this upstream and
    model have taught.
 
-`Upstream.get_profile` joins steps 2 and 3. An `Attempt` of the pipeline has the same profile, since
-stages read fields too: hosted tools, media, extra parameters, stored responses. `connection.py` of
+`Upstream.get_profile` joins steps 2 and 3. An `Attempt` of the pipeline calls it too, because
+stages read fields: hosted tools, media, extra parameters, stored responses. `connection.py` of
 `upstream` reads the paths and the header of the key, from the profile of step 1. A Chat client's
 own body for an unknown provider gets `PASSTHROUGH_PROFILE` and the learned quirks.
 
