@@ -1,8 +1,61 @@
 """Conversation state that outlives a request: stored responses, conversations and completions.
 
 `ConversationStore` is the interface. `DatabaseConversationStore` uses a database, and
-`NullConversationStore` replaces it if no database is configured; it rejects requests that need one.
-Both wrap handlers and streams and depend neither on Flask nor on an SQL dialect.
+`NullConversationStore` replaces it if no database is configured. Both wrap handlers and streams and
+depend neither on Flask nor on an SQL dialect. `background` runs responses without their client;
+`repositories` and `db` access the database. Beside conversations, here are the owners of all stored
+data (`owners.py`), the files of clients (`files.py`) and the database behind the reasoning cache
+(`reasoning_cache.py`). Not here: the routes for stored objects (`server/stored_answers.py`,
+`server/conversations.py`, `server/stored_files.py`), and the packages that use repositories of
+their own: `vector_stores`, `usage`, `models`, `client_keys`.
+
+A request (`Gateway.stream`, in this order):
+
+1. `make_recorder`, before any upstream is called. For a Responses client it locks the conversation
+   (`conversation_lock.py`). For a Chat client with ``store: true`` it checks the request, and
+   requests usage from the upstream.
+2. `with_history`, a stage of each attempt. `read_history_reference` validates the parameters, and
+   `HistoryRepository.read_history` finds the earlier items and the items that the input refers to.
+   `UpstreamMemory` decides: an upstream that stored the previous response itself gets its own id
+   for it; a history that only the upstream can know stays a parameter; otherwise `earlier_items.py`
+   puts the items before the input. It corrects positions in errors, and repeats the call without
+   media of earlier turns that no longer exist.
+3. `ResponseRecorder.record` (or `CompletionRecorder.record`) wraps the answer. It replaces the id
+   and sets the fields of the history in the opening events and the last one, collects the event
+   log, and stores everything in one transaction before it passes the terminal event on. If that
+   fails, the client gets an error instead. `include_filter.py` hides seals that only the store
+   needs.
+
+Routes then read by the repositories, with `pagination.py` for lists, `items.py` to complete items
+and `IncludeFilter` to hide fields that ``include`` does not name.
+
+Without a database, a passed-through request is left to the upstream. For a translated one,
+references to items of recent answers are resolved from memory
+(`middleware/item_reference_cache.py`), and requests that need more are refused.
+
+Rules:
+
+- Each row of a client has an owner. `OwnerResolver.find_owner` may first move rows of earlier
+  owners, so it is called only if something is stored or looked up. `derive_owner` needs no query.
+- Ids of upstreams may collide. A stored answer keeps the id only if the upstream stores it too or
+  if the forwarder made the id.
+- The API stores responses by default. While the database is not writable, a response that need not
+  be stored (no ``store``, no conversation, not in strict mode) is answered with ``store: false``
+  and a note in the loss report. Otherwise StoreUnavailable is raised before the upstream is called.
+- A failed response is stored, but its items are not added to the conversation. A completion that
+  ends with an error is not stored.
+- Stored data that becomes part of a request or an answer is counted before it is parsed
+  (`StoredDataLimit`, ``spend``); too much raises TooLarge or Overloaded.
+
+To add
+
+- a kind of stored object: the steps in `storage.db` and `storage.repositories`, a module here for
+  its checks and its API object, and routes that get store and owner from `open_store`
+  (`server/stored_route_helpers.py`);
+- a value of ``include``: `HIDDEN_FIELDS` in `include_filter.py`, and ``_INCLUDABLE_VALUES`` in
+  `translation/responses_over_chat/request.py`;
+- a type of item: see `protocols`. ``ITEM_TYPES`` follows its tables; ``TYPES_WITH_STATUS`` and
+  ``ID_PREFIXES`` do not.
 """
 
 from __future__ import annotations
