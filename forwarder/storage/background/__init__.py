@@ -16,17 +16,16 @@ the routes (`server/serving.py`, `server/stored_answers.py`), and the statements
    event the next sequence number, and the response in an event its own id and history. It drops the
    upstream's opening events. If these show that the upstream runs the response in the background
    too, they give the job its ``origin``: the upstream, and the id of the response there.
-3. `progress.py` is one loop per process, while `running_jobs.py` has jobs. Every 0.2 seconds it
-   appends the pending events of each job, which renews the lease of that job, and stops the jobs
-   that this worker no longer owns. Every 3 seconds it renews the leases of all jobs.
+3. `progress.py` is one loop per process, while `running_jobs.py` has jobs. Every ``WRITE_SECONDS``
+   it appends the pending events of each job, which renews the lease of that job, and stops the jobs
+   that this worker no longer owns. Every ``LEASE_RENEW_SECONDS`` it renews the leases of all jobs.
 4. `execution.py` stores the terminal event, the final response and the items of its conversation in
    one transaction.
 
-Readers on any worker use the store only: `BackgroundRunner.stream_events` polls it every 0.2
-seconds.
+Readers on any worker use the store only: `BackgroundRunner.stream_events` polls it.
 
 **When a worker ends**: on shutdown, a job that may be repeated is released. The lease of a dead
-worker expires. `takeover.py` looks for such jobs every second, and there are three cases:
+worker expires. `takeover.py` polls the database for such jobs, and there are three cases:
 
 - The job has an origin, and therefore a stored request: the new worker follows it. It reads the
   upstream's stream from the first event and skips the ``known_events``; the log continues. The same
@@ -34,8 +33,9 @@ worker expires. `takeover.py` looks for such jobs every second, and there are th
 - Its encrypted request is stored: the request is sent again. Events of the earlier attempt are
   deleted; the log continues with ``response.queued`` under the next sequence number.
 - Otherwise the response fails with the output so far. The request is not stored if a tool may act
-  at the upstream (`is_repeatable` in `stored_request.py`) or if only the upstream has the
-  conversation, and it is removed when the last attempt begins.
+  at the upstream (`is_repeatable` in `stored_request.py`), if only the upstream has the
+  conversation, or if FORWARDER_BACKGROUND_ATTEMPTS is 1. It is removed when the last attempt
+  begins.
 
 Rules:
 
@@ -49,12 +49,12 @@ Rules:
 - Sequence numbers grow over all attempts, so that ``starting_after`` remains valid.
 - `stopping.py` stops a job once. The route of ``cancel`` or ``DELETE`` also cancels the response at
   its upstream if the origin is stored; if not, the worker that runs the job does. If that upstream
-  has not answered yet, the job waits up to 10 seconds for the origin.
+  has not answered yet, the job waits up to ``ORIGIN_WAIT_SECONDS`` for the origin.
 - If the database is not available, events stay in memory. Above FORWARDER_BACKGROUND_UNSAVED_MAX
   the largest job is dropped. A final response is kept for FORWARDER_BACKGROUND_UNSAVED_AGE.
 - The request contains the client's key, so it is stored only encrypted, and deleted with the end of
   the job. A worker leaves a request alone that it cannot decrypt or that has other fields than its
-  own version; an hour after its lease such a response fails.
+  own version; ``MAX_UNREADABLE_SECONDS`` after the end of its lease such a response fails.
 - An exception of one job must not end a loop or delay other jobs.
 - The job closes its context, which frees its slot and memory and counts its usage.
 

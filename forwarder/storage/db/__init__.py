@@ -13,10 +13,10 @@ trial write. If this fails, the worker starts anyway, and the trial is repeated 
 `Database.write`.
 
 - While the breaker for reads or for writes is open, `database.py` raises StoreUnavailable at once.
-- SQLite, under gevent: a read runs in one of four native threads. Writes wait in
-  `write_batching.py`; one native thread runs up to 50 of them in one transaction. PostgreSQL: the
-  function runs in the caller's greenlet on a pooled connection, and all its statements share a
-  deadline (`postgres_connection.py`).
+- SQLite, under gevent: a read runs in one of ``READER_THREADS`` native threads. Writes wait in
+  `write_batching.py`; one native thread runs up to ``MAX_BATCH_SIZE`` of them in one transaction.
+  PostgreSQL: the function runs in the caller's greenlet on a pooled connection, and all its
+  statements share a deadline (`postgres_connection.py`).
 - The function calls the modules for one kind of data (`responses.py`, `conversations.py`,
   `files.py` …). They get the connection and, for data of clients, the owner, and return named
   tuples such as `StoredResponse`. They build statements of the tables in `tables.py`; for queries
@@ -27,23 +27,24 @@ trial write. If this fails, the worker starts anyway, and the trial is repeated 
   deltas that differ in nothing else share one record. The size of large values goes to
   ``count_written``.
 - Lists that the database pages are ordered by a column ``number``, which is also the position of
-  their cursors. `tombstones.py` keeps the position of a deleted row for a day, so that it remains a
-  cursor.
+  their cursors. `tombstones.py` keeps the position of a deleted row for ``TOMBSTONE_SECONDS``, so
+  that it remains a cursor.
 
 **Leases**: a turn locks its conversation, and a worker owns a background response or a file that it
-processes, for 15 seconds at a time. The clock of the database grants and evaluates leases
+processes, for ``LEASE_SECONDS`` at a time. The clock of the database grants and evaluates leases
 (`clock.py`), because machines have different clocks. An expired lease of a background response
-counts only after the database has accepted writes for 8 seconds (`lease_expiry.py`): after an
-outage the leases of running workers have expired, too.
+counts only after the database has accepted writes for ``MIN_STABLE_SECONDS`` (`lease_expiry.py`):
+after an outage the leases of running workers have expired, too.
 
-**Retention** (`retention.py`): every five minutes, or after many written bytes, one worker deletes
-rows that were not used for long, and expired files. Above FORWARDER_STORE_MAX_SIZE it deletes from
-the owners with the most data, so that no owner loses data because of another one.
+**Retention** (`retention.py`): once in ``PRUNE_SECONDS`` one worker deletes rows that were not used
+for long, expired files and old usage. Above FORWARDER_STORE_MAX_SIZE it deletes from the owners
+with the most data, so that no owner loses data because of another one. A worker that has written
+many bytes does the latter at once.
 
 **Cached data**: each worker caches the registered models and the client keys. A change increments a
 counter in the table ``generations``, in the same transaction. Then the registry announces it with
 `change_notifier.py`: SQLite has a file beside the database for this, in PostgreSQL the workers poll
-the counter.
+the counter. Marks of the reasoning cache use such a file without a counter.
 
 Rules:
 
@@ -71,9 +72,10 @@ To add a table or a column:
 2. Declare it in `tables.py`. `tests/storage/db/test_migrate.py` fails if the declaration and the
    migrations differ, `test_tables.py` if a table has no owner and is not one of the operator's.
 3. Write the statements in a module here, and test them on both databases with ``any_database``.
-4. For a table of clients, extend `move_owner`, `list_owners` and `FIND_ANY_ROW` in `owners.py`,
-   with retention columns also `PRUNED_TABLES` in `retention.py`; for encrypted values
-   `ENCRYPTED_COLUMNS` in `reencryption.py`. No test finds a table that is missing there.
+4. For a table of clients, extend in `owners.py` the groups of tables that `move_owner` moves, and
+   for a table without a parent also `list_owners` and `FIND_ANY_ROW`; with retention columns
+   `PRUNED_TABLES` in `retention.py`; for encrypted values `ENCRYPTED_COLUMNS` in `reencryption.py`.
+   No test finds a table that is missing there.
 """
 
 from forwarder.storage.db.database import Database
