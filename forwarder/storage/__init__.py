@@ -6,8 +6,8 @@ depend neither on Flask nor on an SQL dialect. `background` runs responses witho
 `repositories` and `db` access the database. Beside conversations, here are the owners of all stored
 data (`owners.py`), the files of clients (`files.py`) and the database behind the reasoning cache
 (`reasoning_cache.py`). Not here: the routes for stored objects (`server/stored_answers.py`,
-`server/conversations.py`, `server/stored_files.py`), and the packages that use repositories of
-their own: `vector_stores`, `usage`, `models`, `client_keys`.
+`server/conversations.py`, `server/stored_files.py`), and the packages that call their repositories
+themselves: `vector_stores`, `usage`, `models`, `client_keys`.
 
 A request (`Gateway.stream`, in this order):
 
@@ -26,8 +26,8 @@ A request (`Gateway.stream`, in this order):
    fails, the client gets an error instead. `include_filter.py` hides seals that only the store
    needs.
 
-Routes then read by the repositories, with `pagination.py` for lists, `items.py` to complete items
-and `IncludeFilter` to hide fields that ``include`` does not name.
+Routes read stored objects by the repositories, with `pagination.py` for lists, `items.py` to
+complete items and `IncludeFilter` to hide fields that ``include`` does not name.
 
 Without a database, a passed-through request is left to the upstream. For a translated one,
 references to items of recent answers are resolved from memory
@@ -42,8 +42,8 @@ Rules:
 - The API stores responses by default. While the database is not writable, a response that need not
   be stored (no ``store``, no conversation, not in strict mode) is answered with ``store: false``
   and a note in the loss report. Otherwise StoreUnavailable is raised before the upstream is called.
-- A failed response is stored, but its items are not added to the conversation. A completion that
-  ends with an error is not stored.
+- An answer whose stream raises is not stored, nor a completion that ends with an error. A response
+  that ends with ``response.failed`` is stored, but its items are not added to the conversation.
 - Stored data that becomes part of a request or an answer is counted before it is parsed
   (`StoredDataLimit`, ``spend``); too much raises TooLarge or Overloaded.
 
