@@ -5,20 +5,20 @@ document can therefore not stop, slow down or harm the worker. Callers provide t
 limit how many are processed at the same time: `vector_stores/ingest.py` (one file per worker) and
 `hosted_tools/page_reader.py`.
 
-    function            document          limit of the text         seconds: CPU, until killed
-    `extract_file`      uploaded file     20 million characters     60, 120
-    `extract_page`      HTML page         cut at one million        20, 40
-    `extract_pdf_page`  PDF as a page     cut at one million        20, 40
+    function            document          length of the text             time until it is killed
+    `extract_file`      uploaded file     MAX_CHARACTERS, else refused   FILE_SECONDS
+    `extract_page`      HTML page         cut at MAX_PAGE_CHARACTERS     PAGE_SECONDS
+    `extract_pdf_page`  PDF as a page     cut at MAX_PAGE_CHARACTERS     PAGE_SECONDS
 
 The path of a document:
 
 1. `extraction_process.extract_text` writes the content to a temporary file and starts
    ``python -I extract.py KIND NAME`` with it as standard input. Standard output is another
    temporary file.
-2. The program limits its own memory, CPU time and priority, and calls the function of the kind
-   (`KINDS`). For a file, `choose_extractor` looks at the content, and at the name only if the
-   content is ambiguous. An extractor yields pieces of text, so that too long texts end early. For
-   an HTML page, the result is the main text and the links, as JSON.
+2. The program limits its own memory, CPU time (``CPU_SECONDS``) and priority, and calls the
+   function of the kind (`KINDS`). For a file, `choose_extractor` looks at the content, and at the
+   name only if the content is ambiguous. An extractor yields pieces of text, so that too long texts
+   end early. For an HTML page, the result is the main text and the links, as JSON.
 3. The first line of the output has a status and a number of bytes, the text or the reason follows.
    `extraction_process.extract_text` returns the text or raises ExtractionError with the code and
    the message. If the output is missing or has another length, the process has died or was killed:
@@ -32,8 +32,6 @@ Rules:
   worker imports it too, for its constants. `tests/test_imports.py` fails if another module imports
   a parser.
 - The process has an empty environment, so it knows no secrets. Its standard error is discarded.
-- The process is started by ``posix_spawn`` and awaited by polling: gevent's `subprocess` forks the
-  whole worker. It works with files, because a pipe would let a greenlet wait.
 - The process is killed when the time is over or ``is_cancelled`` returns True, and it is always
   reaped.
 - The text of a file has no NUL: neither database stores it.
