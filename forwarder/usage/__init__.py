@@ -24,31 +24,31 @@ Rules:
   requested; `PriceTable` also tries the upstream's name for it. A request without an upstream
   counts for the model ``unknown`` and the upstream ``none``.
 - A request is an error, cancelled, or neither, never both.
-- Clients choose names of models, so rows are bounded: per worker, 100 pairs of model and upstream
-  for a client and hour, then ``other``; 20,000 rows that wait for the store, then requests are lost
-  and logged (``usage_lost``). A report has at most 10,000 lines and looks up 500 prices; its total
-  includes all usage.
+- Clients choose names of models, so rows are bounded: per worker, ``MAX_CLIENT_ROWS`` pairs of
+  model and upstream for a client and hour, then ``other``; ``MAX_PENDING_ROWS`` that wait for the
+  store, then requests are lost and logged (``usage_lost``). A report has at most ``MAX_ROWS`` lines
+  and looks up ``MAX_PRICED_MODELS``; its total includes all usage.
 - Counts cannot exceed a column: tokens of one request are limited, cached tokens are at most the
   input, reasoning tokens at most the output.
 - `add_counts` adds all rows or raises; then the counter puts them back, with the counts that came
   since. Of consecutive failures, the first one is logged.
 - `on_complete` runs in many greenlets or threads and only takes a lock for a few additions. Sums of
-  rows in memory, lines and encodings are made in a native thread, because they take up to 0.2
-  seconds.
-- Rows contain the client's name, not the owner of its data, and no content. A client with a key
-  sees only its own usage; `server/usage.py` decides.
+  rows in memory, lines and encodings take so long that they are made in a native thread.
+- Rows contain the client's name, not the owner of its data, and no content. `server/usage.py` shows
+  a client with a key only its own usage.
 - No CSV cell begins like a formula of a spreadsheet.
 - Both stores return the same sums in the same order; `tests/storage/db/test_usage.py` compares
   them.
 
 To add a count:
 
-1. A field at the end of `UsageCounts`, a column in `usage_hours` (`storage/db/tables.py`), and a
-   migration. The statements use the fields of the tuple. The test of the table's migration compares
-   the columns with them.
+1. A field at the end of `UsageCounts`, a column at the end of `usage_hours`
+   (`storage/db/tables.py`), and a migration. The statements use the fields of the tuple. A test
+   under `tests/storage/db/migrations` compares the columns with them.
 2. Its value, at the same place, in `count_request`.
-3. `COUNT_COLUMNS` and `UsageLine.to_json`. `SUM_COLUMNS` are the first fields of `UsageCounts`, not
-   the last. The schema of the API follows `COUNT_COLUMNS` (`openapi/forwarder_schemas.py`).
+3. If reports show it, `COUNT_COLUMNS` and `UsageLine.to_json`: `SUM_COLUMNS` has only the first
+   fields of `UsageCounts`. The schema of the API follows `COUNT_COLUMNS`
+   (`openapi/forwarder_schemas.py`).
 
 To add a price, add a pattern to ``prices.toml``. Prices in FORWARDER_PRICES come first, then the
 longest pattern wins.
