@@ -6,7 +6,8 @@ package stores and checks keys. Their limits are enforced in several places:
 
     expiry, revocation            `registry.py`, when a client authenticates
     budget                        `budgets.py`, before each request
-    models                        `pipeline/upstream_calls.py`; routes that list models
+    models                        `pipeline/upstream_calls.py`, `server/images.py`; routes that list
+                                  models
     requests, tokens per minute   `server/rate_limit.py`
     reasoning styles              `pipeline/attempt.py`
 
@@ -14,8 +15,8 @@ package stores and checks keys. Their limits are enforced in several places:
 the change version (`storage/db/change_notifier.py`), reloads all keys if they have changed, and
 finds the `ClientKey` (`key.py`) by the SHA-256 of the sent key in a dict. Only texts that begin
 with `KEY_PREFIX` are looked up. The context of the request gets the grants and, as the client's
-key, `ClientKey.identity`. Then `BudgetObserver.authorize` compares the usage of the client's name
-with its budget.
+key, `ClientKey.identity`. Then ``context.authorize`` calls the observers, of which `BudgetObserver`
+compares the usage of the client's name with its budget.
 
 **A change**: the routes, the console and the commands pass a body of the API, or a name, to the
 registry. `key.py` parses the limits, `ClientKeyRepository` stores a `ClientKeyRow`, and
@@ -31,20 +32,18 @@ Rules:
 - Names are unique among keys that are not revoked, and differ from those of FORWARDER_API_KEYS.
   Usage and budgets belong to the name: a new key continues those of a revoked key of its name.
 - Revoked keys stay in the table, and `are_required` counts them: with FORWARDER_CLIENT_KEYS=auto,
-  revoking the last key must not admit clients without one. Above the maximum number of keys, those
-  that were revoked first are deleted.
+  revoking the last key must not admit clients without one. Above ``MAX_KEYS`` those that were
+  revoked first are deleted.
 - While the database is unavailable, loaded keys are accepted. An unknown key gets a 503, because it
   may be new. While nothing was loaded, clients that need a key get a 503. With ``auto`` every
   client does, unless the file of the change notifier shows that there never was a key.
 - The registry replaces its dicts as a whole. Requests read them without a lock; only one reload
   runs at a time (`SharedTask`).
-- The last use of a key is stored at most once a minute, without an announcement.
+- The last use of a key is stored by a task of its own, without an announcement: it changes no
+  decision, so the other workers need not reload.
 - A stored budget that cannot be parsed becomes `NO_BUDGET`: the key may use nothing.
-- `BudgetObserver` comes after `UsageCounter` in the list of observers. A request that ends while
-  the store is read is then counted twice for some seconds, instead of being missed.
-- A budget is read from the store at most every 3 seconds, and the usage of this worker is added in
-  memory. Running requests are not ended: a budget may be exceeded by requests at the same time.
-  Models without a price cost nothing. If the store is unavailable, the last sums count.
+- `services.py` puts `BudgetObserver` after `UsageCounter` in the list of observers; the class says
+  why. Models without a price cost nothing. If the store is unavailable, the last sums count.
 
 To add a limit:
 
