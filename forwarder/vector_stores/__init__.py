@@ -17,14 +17,15 @@ Differences from OpenAI:
 **Processing**: `service.py` checks a request and stores a `NewStoreFile` for each file, with the
 status ``in_progress``. It wakes the `Ingestor` (`ingest.py`), a loop in every worker. The loop
 claims a `PendingFile`: the file that has waited longest, of a random owner. The text of the file is
-extracted in a process and split by `chunking.py`. For 16 passages at a time, the loop adds words
-(`full_text_words.py`), embeds the texts, and stores `NewChunk`s: text, words, vector and its bits
-(`vectors.py`). At the end the file becomes ``completed``, or ``failed`` with an error.
+extracted in a process and split by `chunking.py`. For ``BATCH_SIZE`` passages at a time, the loop
+embeds the texts, splits them into words (`full_text_words.py`), and stores `NewChunk`s: text,
+words, vector and its bits (`vectors.py`). At the end the file becomes ``completed``, or ``failed``
+with an error.
 
 **Search**: routes and tool read a filter (`attributes.py`) and ranking options, and `service.py`
 checks the stores. `Searcher.search` (`search.py`) reads the files of the stores that are completed,
 available and match the filter, and embeds all queries once per embedding model. For each store and
-query there are up to two lists of at most 100 passages:
+query there are up to two lists of at most ``MAX_CANDIDATES`` passages:
 
 - by words: the full-text index of the database;
 - by vectors: the bits of all passages are compared, then the vectors of the nearest ones.
@@ -36,8 +37,8 @@ Rules:
 
 - A claim is a lease of a worker. `FileClaim` renews it in the background; each write names the
   worker and has no effect if the file was removed, cancelled or claimed again (ClaimLost). A claim
-  deletes the passages of earlier attempts. A file fails after `MAX_ATTEMPTS`; each deploy may take
-  one.
+  deletes the passages of earlier attempts. A file fails after `MAX_ATTEMPTS`. After an outage of
+  the database another worker may claim the file although the first one is alive.
 - Only passages of completed files are found, so a search never sees half a file.
 - If the database fails during processing, the file waits until its lease ends. An upstream that is
   busy or not available is asked again after growing pauses; other errors fail the file.
@@ -55,8 +56,13 @@ Rules:
 - Every method of `VectorStoreService` for clients takes the owner, and raises the same error for
   data of others as for unknown ids.
 
-To add a filter operator, extend `OPERATORS` and `read_comparison` in `attributes.py`. To add a
-method of search, add its list and weight in `Searcher.search`, and the weight to `RankingOptions`.
-To add a field of a store, change its row in `storage/db/vector_stores.py` (see `storage.db` for
-columns), `render_store`, and the route. New file types belong to `text_extraction`.
+To add
+
+- a filter operator: `OPERATORS` and `read_comparison` in `attributes.py`;
+- a method of search: its list and weight in `Searcher.search`, the weight in `RankingOptions` and
+  `read_ranking_options`;
+- a field of a store or of a file in it: the column (see `storage.db`) and a field at the end of
+  `VectorStore` or `StoreFile` in `storage/db/vector_stores.py` (`to_store` and `to_file` decode
+  JSON by the place of the column), then `create_store` or `NewStoreFile`, the function that renders
+  it, and the route.
 """
