@@ -228,8 +228,8 @@ class Router:
     ) -> str | None:
         """Return the owner of a model, or ``None`` if only the default rule can route it.
 
-        The owner is an upstream name or `REGISTERED_OWNER`. A Codex helper model belongs to the
-        upstream that serves it to one of the protocols in ``clients``.
+        The owner is an upstream name, `REGISTERED_OWNER` or `GROUP_OWNER`. A Codex helper model
+        belongs to the upstream that serves it to one of the protocols in ``clients``.
         """
         head, _, rest = name.partition("/")
         if rest and head in self._by_name:
