@@ -1,49 +1,78 @@
 """Runs hosted tools (such as ``mcp`` and ``web_search``) for upstreams that do not run them.
 
-Design:
+The stages are in the list of `pipeline/pipeline.py`. `pipeline/attempt.py` decides for each attempt
+which tools the upstream runs itself (``native_tools``). The loop runs those of the others that the
+settings allow (``loop_context``).
 
-- **The loop** is one stage of the pipeline. `responses_loop.py` works with Responses requests,
-  before a translation to Chat, so it is the same for Chat and Responses upstreams. It offers hosted
-  tools to the model as functions. When the model calls them, it runs them and asks the model again,
-  until the model answers or calls a tool of the client. `chat_loop.py` does the same between a Chat
-  client and a Chat upstream. `dropped_tools.py` removes tools that nothing can run.
-- **Kinds** (`tool_kind.py`): each kind of hosted tools is a class in its own module and a row of
-  the table in `kind_table.py`. It knows its tools, its items, and its names in ``tool_choice`` and
-  ``include``. `request_preparation.py` asks the kinds for the functions of a request, and
-  `tool_choice.py` converts ``tool_choice``. `tool_services.py` builds the kinds that the settings
-  allow.
-- **One response** (`response_merger.py`): the events of all rounds are renumbered as one stream. A
-  call of a hosted function is shown as the item of its kind (`hosted_function.py`), with the events
-  of that kind. Calls of one round run at the same time and are shown one after the other. Usage is
-  summed. A non-streamed answer has only its terminal event.
-- **No state**: the next turn is built from the items that the client sends back or that storage
-  returns. Item ids contain the round and the upstream's call id. From them `history.py` rebuilds
-  the same function calls and outputs, in parallel where they were parallel, so that the upstream's
-  prompt cache matches.
-- **Mixed turns**: hosted calls are run, calls of the client's tools are passed to the client, and
-  the response ends. An approval request also ends it; the approved call is run first in the next
-  turn.
-- **Tool failures are results**: an item with ``error``, and an output that the model sees. If a
-  server cannot list its tools, the client and the model are told so. Only malformed requests are
-  rejected, with status 400 and the name of the parameter.
-- **MCP** (`mcp_kind.py`, `mcp_client.py`, `mcp_session.py`) uses the official SDK, in one asyncio
-  loop in a native thread (`asyncio_thread.py`). The loop waits with the system's selector and never
-  enters gevent's hub; an async watcher wakes greenlets. Sessions belong to a response. Sessions
-  with commands (`mcp_stdio.py`), which only the operator can configure, are shared. Lists of tools
-  are cached by server and credentials. `mcp_mapped_tools.py` maps hosted tools to tools of MCP
-  servers.
-- **Web search** (`web_search.py`): three functions (search, open a page, find text in a page). They
-  use the operator's search engine (`web_search_backends.py`), an upstream with a web search
-  (`web_search_upstream.py`) or a tool of an MCP server (`web_search_mcp.py`), and read pages
-  through the guarded fetcher (`page_reader.py`). Links in the answer to pages that the model has
-  seen become ``url_citation`` annotations (`citations.py`). Codex's own search (`codex_search.py`)
-  uses the same engine and page reader.
-- **File search** (`file_search.py`) searches the vector stores of the forwarder.
-- **Images** (`image_generation.py`): one function. It uses the images API of an upstream, or a
-  model that generates images (`image_makers.py`). The client receives the image, the model a note.
-- **Limits**: clients' URLs are resolved once, by the address guard, and the connection goes to the
-  resolved address (`mcp_http.py`). The number, size and duration of all operations are limited.
-  Secrets of servers appear in no item, error or log.
+**The loop** offers the hosted tools to the model as functions. When the model calls them, it runs
+them and asks the model again, in a further round, until the model answers, calls a tool of the
+client, or needs an approval; the next turn begins with the approved call. There are two loops:
+
+- `responses_loop.py` works with Responses requests: for a Responses client before the translation,
+  so that it is the same over Chat and Responses upstreams, and for a Chat client over a Responses
+  upstream after it.
+- `chat_loop.py` works between a Chat client and a Chat upstream. The client gets the texts of all
+  rounds as one message, and sees no calls.
+
+Messages and Ollama clients get one of them with the pipeline that carries them. `dropped_tools.py`
+removes tools that nothing can run, for Responses upstreams; the translation to Chat does so itself.
+
+**A request** in `responses_loop.py` (`chat_loop.py` shares the first step and the limits):
+
+1. `request_preparation.py` gets functions from each kind (`tool_kind.py`) for its tools.
+   `tool_choice.py` converts ``tool_choice``.
+2. `history.py` makes function calls and outputs of the hosted items in the input. The id of an item
+   (`make_item_id`) contains the round and the call id of the upstream, so parallel calls become
+   parallel again, and the prompt cache of the upstream matches. A call id that does not match
+   `_EMBEDDABLE_CALL_ID` is replaced by the id of the item, and the round is lost.
+3. `response_merger.py` numbers the events of all rounds as one stream and sums their usage. It
+   shows each call as the item of its kind (`hosted_function.py`), with the events of that kind.
+   Calls of one round run at the same time and are shown one after the other.
+4. In the last of `MAX_ROUNDS` rounds and after `MAX_CALLS` calls, no hosted function may be called.
+
+**Kinds**
+
+- ``mcp``: `mcp_kind.py`, `mcp_client.py`, `mcp_session.py`. The official SDK runs in one asyncio
+  loop in a native thread (`asyncio_thread.py`). A session belongs to a response; sessions with
+  commands (`mcp_stdio.py`) are shared. Lists of tools are cached by server and credentials.
+- ``web_search``: `web_search.py`. It searches by a search engine (`web_search_backends.py`), an
+  upstream or an MCP tool, and reads pages by the guarded fetcher (`page_reader.py`). Codex's own
+  search (`codex_search.py`) is a route that uses the same parts.
+- ``file_search``: the pipeline passes in the search, because vector stores are a higher layer.
+- ``image_generation``: the client gets the image, and the model a note.
+- Tools that the operator maps to MCP tools (`mcp_mapped_tools.py`) replace the kind of that name.
+
+Links to pages, and ids of files, that the model has seen become annotations (`citations.py`).
+
+Rules:
+
+- Nothing is kept between turns: the next one is built from the items that the client sends back or
+  that storage returns. If an item lacks its result, the model gets `UNKNOWN_RESULT`.
+- In a round that also calls tools of the client, hosted calls are run only if the client can send
+  them back (``keeps_calls``). Otherwise the model repeats them in the next turn.
+- A failed call is an item with status ``failed`` or an error, and an output for the model. The
+  model is told which tools are missing; a Chat client over Chat finds this in the loss report. Only
+  wrong requests are refused, with the name of the parameter.
+- A fallback to another upstream must not repeat approved calls: their outcomes are in
+  ``ToolRequest.memory``. With ``is_preview``, no server may be called.
+- Rounds are not stored by the upstream (`with_unstored_rounds`) and send no idempotency key.
+  Requests that tools themselves send to upstreams (`UpstreamAccess`) run no hosted tools.
+- Without client keys, no URL of a client is called (``without_urls`` in `tool_services.py`). The
+  guard checks the addresses of a URL, and the connection goes to one that it has checked.
+- The asyncio loop must not use modules that gevent patches, nor block: use `run_in_native_thread`.
+  All other calls run in greenlets (`greenlet_call.py`). All are cancelled if the client leaves.
+- Number, size and time of every operation have a limit. Pages and images count in the `BodyMemory`.
+  Secrets of servers must be in no item, error or log (`McpServer.hide_secrets`).
+
+To add
+
+- a kind: subclasses of `HostedFunction`, `ToolSet` and `ToolKind` in a module of its own, a row of
+  `KIND_BUILDERS`, and a field of `ToolResources` that `tool_services.py` fills from the settings. A
+  new name needs a row of `HOSTED_TOOLS` (`protocols/hosted_tool_names.py`), a new item type one of
+  `protocols/item_dispositions.py`, and a new value of ``include`` one of `HIDDEN_FIELDS`
+  (`storage/include_filter.py`). Describe the kind in `docs/tools.md`.
+- a type of calls that the client answers: `CLIENT_CALLS` and `_CLIENT_CALLS` (`history.py`).
+- a search engine: a row of `BACKENDS`, and its name in `SEARCH_ENGINES` of `config/parsers.py`.
 """
 
 from forwarder.hosted_tools.chat_loop import with_hosted_chat_tools, with_search_parameter_names
