@@ -1,7 +1,7 @@
 """The request context under Flask: creation, authentication, error responses, headers.
 
-Flask hooks open a `RequestContext` before routing and close it after the response. So each
-response has a request id and each request has a log record, including failed ones.
+Flask hooks open a `RequestContext` before the view, also if no route matches, and close it after
+the response. So each response has a request id, and each request has a log record.
 """
 
 from __future__ import annotations
