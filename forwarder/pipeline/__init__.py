@@ -23,14 +23,17 @@ may lock the conversation, and calls `UpstreamCalls.open_stream` (`upstream_call
 5. When the stream comes back, the upstream has begun to answer. The recorder and `convert_errors`
    wrap the stream.
 
-A protocol with a carrier passes `CARRIED_PIPELINE` and is translated. `build_carried_handler` then
-builds the pipeline of the carrier for the translated request, as if a client had sent it.
+For a protocol with a carrier, `build_carried_handler` puts `CARRIED_PIPELINE` and the translation
+around a handler that builds the pipeline of the carrier for each translated request, as if a client
+had sent it.
 
-**Other entries** use the same `UpstreamCalls`: `background_work.py` for background responses,
-also those of workers that have stopped, and `own_upstream_requests.py` and `text_embedder.py` for
-requests of hosted tools and vector stores. Lower packages do not import this one, so `Gateway` and
-`build_vector_stores` hand these objects down. `dry_run.py` is the preview: the same stages, with
-placeholders for media and a terminal handler that raises `DryRunFinished`.
+**Other entries** use the same `UpstreamCalls`: `Gateway.compact`, whose attempts have
+`make_compact_handler` in the place of compaction; `Gateway.embed`, whose attempts have only
+metering and translation; `background_work.py` for background responses, also those of workers that
+have stopped; `own_upstream_requests.py` and `text_embedder.py` for requests of hosted tools and
+vector stores. Lower packages do not import this one, so `Gateway` and `build_vector_stores` hand
+these objects down. `dry_run.py` is the preview: the same stages, with placeholders for media and a
+terminal handler that raises `DryRunFinished`.
 
 The order of `PIPELINE`:
 
@@ -41,7 +44,8 @@ The order of `PIPELINE`:
 - Choices are outside ``stop`` and the token limit, because each choice is cut by itself. Cut
   annotations are outside both, because they need the length of the text that is sent.
 - Reasoning caches, single calls, JSON schemas and truncation are inside the translation, because
-  they work on the upstream's request. The upstream's defaults come last.
+  they work on the upstream's request. So do the hosted tools of a Chat client over a Responses
+  upstream. The upstream's defaults come last.
 
 Rules:
 
@@ -53,8 +57,8 @@ Rules:
   context, such as ``tool_memory``.
 - A stage reaches the network through its handler or through `MediaIO`. If it needs another way, it
   checks ``is_preview``, because a preview calls nothing.
-- While the stream is read, AttributeError, TypeError, KeyError, IndexError and ValueError become a
-  502 for a malformed event, and the traceback is logged. The cause may be a bug of a stage.
+- While the stream is read, `MALFORMED_EVENT_ERRORS` such as KeyError become a 502 for a malformed
+  event, and the traceback is logged. The cause may be a bug of a stage.
 - If `Gateway.stream` raises, it has closed everything that it opened.
 
 To add a stage:
@@ -64,6 +68,6 @@ To add a stage:
    carrier. If a new fact selects it, add a field to `AttemptKind`.
 3. If it emulates a parameter, set its disposition in `protocols/parameters.py` to ``emulated``. If
    that depends on the value or the profile, add a row to ``_EMULATIONS`` in `dry_run.py`.
-4. Test its place in `tests/pipeline/test_pipeline.py`. Add it to the drawing in
-   `docs/architecture.md`.
+4. Test its place in `tests/pipeline/test_pipeline.py`: no test compares the whole order. Add it to
+   the drawing in `docs/architecture.md` and to the table in `middleware/__init__.py`.
 """
