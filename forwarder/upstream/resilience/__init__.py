@@ -8,9 +8,7 @@ code. Not here: the routes of a model (`models/router.py`), the affinity of a re
 (`server/rate_limit.py`).
 
 **State**: a process has one `Resilience` (`failover.py`) and, for each upstream or endpoint, one
-`UpstreamState` (`upstream_state.py`) with its concurrency limit, retry budget, breaker, cooldowns
-and counters. The endpoints of an upstream share the limit and the budget, and those at one host
-share the breaker. Cooldowns belong to one endpoint.
+`UpstreamState` (`upstream_state.py`), whose docstring says what endpoints share.
 
 **A request**: `open_first_available` gets the routes of a request and a function that runs the
 whole pipeline for one route. It chooses
@@ -22,7 +20,8 @@ whole pipeline for one route. It chooses
 
 Then `_open_endpoint` starts a new attempt in the context, and `UpstreamState.admit_request` checks
 the concurrency limit and the breaker. At the inner end of the pipeline, `with_retries` calls the
-upstream. After a failure four functions answer four questions:
+upstream; uploads of media use `run_with_retries` directly. After a failure four functions answer
+four questions:
 
     is_worth_retry      `retry_policy.py`   Is the same upstream called again after a pause?
     is_worth_fallback   `classify.py`       Is another endpoint, member or fallback called?
@@ -36,19 +35,22 @@ answer that has begun, such as a round of hosted tools, is retried at its endpoi
 Rules:
 
 - A retry waits at least as long as ``Retry-After`` says. The pauses of an upstream request together
-  are limited (``RETRY_WAIT``), and `retry_budget.py` limits the retries of all requests together.
+  are limited (``RETRY_WAIT``): if ``Retry-After`` is longer, there is no retry. `retry_budget.py`
+  limits the retries of all requests together.
 - A time-out of the first byte is not retried: the upstream still works on the request, and a second
   one would be billed too. Other upstreams may be called.
 - Once a fallback is called, every error leads to the next one, because the client did not request
-  it. If all fail, the client gets the error of the first upstream. A group or several endpoints end
-  with the last error, or with the refusal of the one that can be called first. Observers get the
-  failures that the client does not see.
+  it. If all fail, the client gets the error of the first upstream. A group ends with the error of
+  the last member, several endpoints with the error of the last one. If no member or endpoint could
+  be called, or each endpoint now has an `Obstacle` and one of these ends by itself, the client gets
+  the refusal of the one that can be called first. Observers get the failures that the client does
+  not see.
 - Cooldowns leave endpoints and members out of a choice. `admit_request` does not check them, so an
-  upstream with one endpoint outside of groups is called in spite of a 429. Keys of clients start
-  no cooldowns.
-- A failure of a host excludes all its endpoints; a 429 or a refused key only its own. If nothing
-  else is usable, the first call of a request may go to a refused account, because such a refusal
-  may have concerned one model or one request.
+  upstream with one endpoint outside of groups is called in spite of a 429, and so is a pinned
+  endpoint. Keys of clients start no cooldowns.
+- A failure excludes all endpoints of the host from the rest of a round; a 429 or a refused key only
+  its own endpoint. If nothing else is usable, the first call of a request may go to a refused
+  account, because such a refusal may have concerned one model or one request.
 - An outcome counts only in the breaker's state in which the call began (``term``). A 5xx or an
   invalid answer may be the fault of the request: it counts only if something else can be called,
   and once two clients had such failures. Half open, one trial request decides; if it ends without
@@ -59,12 +61,14 @@ Rules:
 - If FORWARDER_RATE_LIMIT_STORAGE is a Redis, `shared_state.py` exchanges open breakers and
   cooldowns with other processes in the background. Requests never wait for it. Names of entries
   contain digests instead of keys, and the log names only the class of an error of Redis.
-- Logs and metrics get `get_failure_label` and ``log_detail``: messages may quote the request.
+- Logs get `get_failure_label` and ``log_detail``, metrics the label only, because messages may
+  quote the request.
 
-To add an error of upstreams: a subclass of UpstreamError in `core/errors.py`, the answers to the
-questions above, and a row in the table of `tests/upstream/resilience/test_classify.py`, which fails
-for a class without a row. To add a reason for which an endpoint is left out: an `Obstacle` from
-`UpstreamState.find_obstacle`, which both choices ask.
+To add an error of upstreams: a subclass of UpstreamError in `core/errors.py` (`core` has the other
+steps), the answers to the questions above, and a row in the table of
+`tests/upstream/resilience/test_classify.py`, which fails for a class without a row. To add a reason
+for which an endpoint is left out: an `Obstacle` from `UpstreamState.find_obstacle`, which both
+choices ask.
 """
 
 from __future__ import annotations
