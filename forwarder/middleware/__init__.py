@@ -19,17 +19,19 @@ Before the translation, on the request of the client or of its carrier:
 
 After the translation, on the upstream's request:
 
-    Responses upstreams                        `single_tool_call_responses.py`; for Chat clients
-                                               reasoning_cache
-    Chat upstreams                             `reasoning_cache/signatures.py`, `json_schema.py`,
-                                               `single_tool_call_chat.py`, `truncation.py`
+    Responses upstreams                        for Chat clients reasoning_cache;
+                                               `single_tool_call_responses.py`, unless the upstream
+                                               stores a Responses client's answer
+    Chat upstreams                             `reasoning_cache/signatures.py`,
+                                               `single_tool_call_chat.py`, `json_schema.py`; for
+                                               Responses clients `truncation.py`
 
 `item_reference_cache.py` is no stage of its own: `storage` uses it if there is no database.
 
 **How they work together**:
 
-- `handle_request` of a middleware reads its parameter, changes a copy of the request, calls the
-  inner handler, and returns a generator over the stream.
+- The inner function `handle_request` of a ``with_…`` function reads its parameter, changes a copy
+  of the request, calls the inner handler, and returns a generator over the stream.
 - Cut answers: `stop_sequences.py` and `token_limit.py` cut the chunks of one choice, each with its
   `LogprobBuffer` (`chat_chunks.py`). During an answer that will be cut, the translator sends the
   annotations so far as side data; both pass it on, and `annotations_of_cut_answers.py` replaces it
@@ -37,7 +39,8 @@ After the translation, on the upstream's request:
   finder and token budget for Messages events.
 - Several upstream requests for one answer: `multiple_choices.py` sends them at the same time,
   `json_schema.py` (the answer does not match), `truncation.py` (the conversation is too long), the
-  reasoning caches (the upstream refuses cached reasoning) and compaction one after the other.
+  reasoning caches (the upstream refuses cached reasoning) and compaction (first the summary) one
+  after the other.
 - Usage: `usage_estimate.py` adds up the usages of several answers, and estimates the usage of an
   answer that is not read to its end. `EstimatedUsage` marks estimates for `usage/counter.py`.
 - Losses: an answer that does not match its schema has the reason in ``metadata.schema_error``;
@@ -54,7 +57,7 @@ Rules:
   translator, and the upstream may honour ``parallel_tool_calls``.
 - Empty batches are heartbeats and are passed on. A batch that becomes empty is left out:
   ``if out or not batch: yield out``.
-- Over a Responses upstream, a Chat client's stages get chunks even for a whole answer. A whole
+- The stages of a Chat client over a Responses upstream get chunks even for a whole answer. A whole
   answer of a Chat upstream is one event: its choices have ``message`` instead of ``delta``.
 - If reading stops early, `close_stream` closes the stream and thereby the upstream's response. Text
   that is held back is sent before an error is raised.
@@ -65,5 +68,5 @@ Rules:
 
 To add a middleware, see `forwarder/pipeline/__init__.py`. Test it with `Scripted` handlers
 (`tests/middleware/chatting.py`): unused parameter, heartbeats, whole answer, a failure in the
-stream, and that the SDK accepts each chunk.
+stream, and that the SDK accepts each chunk (`tests/helpers/sdk.py`).
 """
