@@ -17,8 +17,8 @@ The profile's ``image_url`` and ``file`` and the upstream's API decide:
     data in the request   kept if it declares its media type, else rewritten with the detected one;
                           files are uploaded instead if ``file`` is ``upload`` (`uploads.py`)
     URL of an image       kept if ``image_url`` is ``url``, else fetched (`fetch.py`) and inlined
-    URL of a file         kept if ``image_url`` is ``url`` and the upstream speaks Responses, else
-                          fetched, and inlined or uploaded
+    URL of a file         kept if ``image_url`` is ``url`` and the upstream speaks Responses
+                          (``has_media_ids``), else fetched, and inlined or uploaded
     id of a stored file   read from the database and inlined or uploaded, because no upstream knows
                           the id
     other id              kept, except for a Responses client over a Chat upstream: images are
@@ -41,9 +41,10 @@ Rules:
   nothing of the forwarder's network.
 - Size and time are limited for all URLs of a request together. Closing the session shuts all its
   sockets down; a name look-up can only be abandoned. So look-ups have their own threads, apart from
-  those of upstreams, and a client gets at most a quarter of them (`dns_lookups.py`).
+  those of upstreams, and a client gets only a share of them (`dns_lookups.py`).
 - A `StoredDataLimit` counts loaded media for each use, as Base64, towards the limit of the request
-  body and the memory for bodies. The numbers of URLs and of ids are limited too.
+  body and the memory for bodies. The numbers of URLs and of ids are limited too (`MAX_URLS`,
+  `MAX_FILE_IDS`).
 - A declared media type counts unless it is generic; then the data and the file name decide. Images
   must have an image type, and fetched data that of an image or a document.
 - `find_media` skips malformed parts; the translation or the upstream reports them. Loops over
@@ -57,8 +58,9 @@ without calling an upstream.
 
 To add a type of content parts, add it to ``_KINDS`` in `locations.py`, and to ``_NESTED`` if its
 value is an object of its own. To add a form that a provider needs, add a value to ``image_url`` or
-``file`` in `providers/profile.py` and the rule to `stage.py`. To add a source of data, add a field
-to `MediaIO` and build it in both functions of `pipeline/media_io.py`.
+``file`` in `providers/profile.py`, its words to `tools/docgen/providers.py`, and the rule to
+`MediaRules`. To add a source of data, add a field to `MediaIO` and build it in both functions of
+`pipeline/media_io.py`; the placeholder of the dry run is a method of `DryRun`.
 """
 
 from forwarder.core.ssrf import AddressGuard
