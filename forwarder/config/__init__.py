@@ -20,12 +20,12 @@ time (`client_keys`, `models`), warnings about valid but unsafe settings
 4. `add_replicas` combines each address with each key. Each pair is an `Endpoint`
    (`upstream_endpoints.py`) with an `UpstreamSettings` of its own; the first one stands for the
    upstream and has the others as ``replicas``. An upstream with one pair has no `Endpoint`.
-5. The ``check_…`` methods compare settings with each other. `ConfigError` reports all mistakes
-   together; otherwise the frozen `Settings` are created.
+5. The ``check_…`` methods find unknown variables and compare settings with each other.
+   `ConfigError` reports all mistakes together; otherwise the frozen `Settings` are created.
 
-`app.py` and the commands (`cli/context.py`) load the settings and pass them on; there is no global
-object. Other settings are derived from them with ``dataclasses.replace`` (replays) or made by
-`make_upstream_settings` (registered models).
+`create_app` and the commands (`cli/context.py`, `cli/check.py`) load the settings and pass them on;
+there is no global object. Other settings are derived from them with ``dataclasses.replace``
+(replays) or made by `make_upstream_settings` (registered models).
 
 `gunicorn_conf.py` is separate and has a table of its own. gunicorn's master executes the file at
 the start and again on each SIGHUP, and takes the values from its globals. The file also makes the
@@ -52,10 +52,13 @@ directory in which the metrics of all workers are combined.
 
 1. a row in `SETTINGS` or `UPSTREAM_SETTINGS`, with a parser of `parsers.py`: made by
    `make_word_parser` or `make_number_parser`, or a function under `with_error_message`;
-2. a field of the same name in `Settings` or `UpstreamSettings`, and in `collect_settings_secrets`
-   (`context/redaction.py`) if it is a key; no test notices a missing key;
+2. a field with the row's name in `Settings` or `UpstreamSettings`, explained in the docstring of
+   the class unless its name says all. A key is also added to `collect_settings_secrets` or, for an
+   upstream, to `list_secrets` (both in `context/redaction.py`); no test notices a missing one;
 3. a ``check_…`` method that `Settings.from_env` calls, if it depends on other settings;
-4. ``#NAME=default`` and a description in ``.env.example``, then ``python -m tools.docgen --write``.
+4. ``#NAME=default`` and a description in ``.env.example``, then ``python -m tools.docgen --write``;
+5. its default in `test_forwarder_defaults` or `test_upstream_defaults`
+   (`tests/config/test_settings.py`), and a row in the tables of values and mistakes there.
 
 `tests/config/test_settings.py` fails without the row, the field, the line in ``.env.example`` or
 the expected default; `tests/docgen/test_blocks.py` fails if the page of the settings is old. A
