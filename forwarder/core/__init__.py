@@ -22,8 +22,8 @@ for the client, and is read by retries, cooldowns and the checks of keys and mod
    form files in the same way.
 2. `json_lenient.py`: counts the values and measures the texts of a body before it is parsed, parses
    it, and checks that it can be serialized again (called by `server/json_body.py`).
-3. `large_bodies.py`: `take_turn` lets one step on 1 MiB or more run at a time in the event loop,
-   with a pause for other requests before it.
+3. `large_bodies.py`: `take_turn` lets one step on `LARGE_BYTES` or more run at a time in the event
+   loop, with a pause for other requests before it.
 4. `paced_iteration.py`: loops over many items call `iter_paced`, steps on long texts `give_way`.
    `make_app` sets the pause that they make, so that the translators, which use them, stay pure.
 
@@ -38,9 +38,9 @@ forwarder's own stores.
 
 **Rules:**
 
-- The code runs under gevent (workers) and under threads (``flask run``, commands); the code asks
-  ``monkey.is_module_patched("threading")``. Under gevent, ``threading`` and ``time.sleep`` are
-  gevent's. A native thread has no event loop, so its work uses the originals
+- The code runs under gevent (workers) and under threads (``flask run``, commands), and asks
+  ``monkey.is_module_patched("threading")`` which it is. Under gevent, ``threading`` and
+  ``time.sleep`` are gevent's. A native thread has no event loop, so its work uses the originals
   (``monkey.get_original``) and does not wait for greenlets. Therefore `BodyMemory` has a native
   lock, and `KeptData.drop` must not wait.
 - Of this package, translators may import only the modules in `PURE_PACKAGES` of
@@ -57,10 +57,11 @@ forwarder's own stores.
   continues.
 
 **To add an error:** a class in `errors.py` with a docstring, of which the first line is its text in
-the OpenAPI document; a line in the tree above it (`tests/core/test_errors.py` compares them); a row
-in `docs/reference/errors.md` (`tests/test_docs.py`); an entry in the tuples of
-`openapi/operation.py`. A failure of upstreams also needs the rules of retries and fallbacks
-(`retry_policy.py` and `classify.py` in `upstream/resilience`) and a row in `ERROR_KINDS` of
-`observability/metrics.py`. **To add a provider's code or wording:** a row in the tables of
-`error_kinds.py` and a case in `tests/core/test_error_classification.py`.
+the OpenAPI document; a line in the tree at the top of the module (`tests/core/test_errors.py`
+compares them); a row in `docs/reference/errors.md` (`tests/test_docs.py`); an entry in those tuples
+of `openapi/operation.py` whose routes raise it. A failure of upstreams also needs the answers of
+`upstream/resilience` (its guide has the steps) and a row in `ERROR_KINDS` of
+`observability/metrics.py`, or metrics count it as ``other``. **To add a provider's code or
+wording:** a row in the tables of `error_kinds.py` and a case in
+`tests/core/test_error_classification.py`.
 """
