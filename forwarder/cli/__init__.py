@@ -27,21 +27,22 @@ package; so `app.py` passes them to `make_openapi_command` and `make_replay_comm
 - Standard output has only the result, so that scripts can read it (the new key of ``keys create``,
   the quirks of ``probe``). Notes and warnings go to standard error.
 - Texts of clients and remote servers could control a terminal, so they go through `print_line` of
-  this module or through `escape_control_characters` (`core/terminal_text.py`).
-- A `ForwarderError` becomes a message and exit code 1 (`run_or_fail` in `models.py`). Invalid
-  settings become the list of all mistakes and exit code 2 (`InvalidConfiguration` in `check.py`).
-  ``models check`` exits with 1 if a check fails. ``replay`` exits with 1 if the answers differ, and
-  with 2 if it cannot compare them.
-- The key of a provider comes from a prompt, a variable or standard input. A key on the command line
-  is refused, because other users and the shell's history can see it.
+  this module or through `escape_control_characters` (`core/terminal_text.py`). No test finds a
+  missing call.
+- A `ForwarderError` becomes a message and exit code 1 (`run_or_fail` in `models.py`, or the same by
+  hand). Invalid settings become the list of all mistakes and exit code 2 (`InvalidConfiguration` in
+  `check.py`). ``models check`` exits with 1 if a check fails. ``replay`` exits with 1 if the
+  answers differ, and with 2 if it cannot compare them.
+- The key of a provider comes from a prompt, a variable or standard input. On the command line it is
+  refused, because other users and the shell's history can see it.
 - For keys and models, an option becomes a field of the body that the API has, and the same object
   validates it.
 
 **To add a command:** a module here with a click command under `with_services`, its row in
-`build_commands` of `app.py` (or in `LazyGroup`, if ``flask`` should not have it), and tests in
-``tests/cli``; `tests/test_imports.py` fails if the module has none. A missing row is noticed only
-by a test that runs the command through `main`; add its name to the list in
-`tests/cli/test_main.py`.
+`build_commands` of `app.py` (or in ``_add_commands`` of `LazyGroup`, if ``flask`` should not have
+it), and tests in ``tests/cli``; `tests/test_imports.py` fails if the module has none. A missing row
+is noticed only by a test that runs the command through `main`; add its name to the list in
+`tests/cli/test_main.py`. The command's docstring is its ``--help``.
 """
 
 from __future__ import annotations
