@@ -7,9 +7,9 @@ the files of ``/docs/api``: a page of this project and a vendored Swagger UI.
 
 **How the document is made:**
 
-1. `server/openapi.py` reads the routes of Flask's URL map as `DocumentRoute`: path, method,
-   endpoint and docstring of the view. At the first request, it calls the function that `app.py` has
-   installed. Only that function imports `document.py`.
+1. At the first request, `read_document` (`server/openapi.py`) reads the routes of Flask's URL map
+   as `DocumentRoute`: path, method, endpoint and docstring of the view. It passes them to the
+   function that `app.py` has installed. Only that function imports `document.py`.
 2. `build_document` looks up each route, as ``METHOD /path``, in `TAGS`: the tables of the
    ``*_operations.py`` modules, one per tag of the document.
 3. `describe_operation` joins both. The docstring of the view, or the `Operation`'s ``summary``,
@@ -19,9 +19,9 @@ the files of ``/docs/api``: a page of this project and a vendored Swagger UI.
 4. `errors.py` makes one response per status and form of errors (OpenAI, Ollama, Messages) from the
    classes of `core/errors.py` and their docstrings. `Forbidden` and `InternalError` belong to each
    operation. ``is_relayed`` adds ``4XX`` and ``5XX`` for statuses that an upstream chooses.
-5. The ``*_schemas.py`` modules and `messages_operations.py` return the forwarder's own schemas,
-   which replace those of the SDK with the same name. `add_used_schemas` adds to the document only
-   those that it refers to.
+5. The ``*_schemas.py`` modules, `messages_operations.py` and `errors.py` have the forwarder's own
+   schemas, which replace those of the SDK with the same name. `add_used_schemas` adds to the
+   document only those that it refers to.
 
 **Sources of schemas** (`schemas.py`):
 
@@ -41,7 +41,7 @@ the files of ``/docs/api``: a page of this project and a vendored Swagger UI.
   from the document.
 - The document needs no key, so it contains nothing of the installation but its public address.
 - Callers must not change the dicts of `load_sdk_schemas`, which are cached while the document is
-  built. Afterwards the cache is cleared, since it takes several megabytes.
+  built.
 - OpenAPI 3.1 has no schema for the items of a stream. `describe_stream` writes ``x-itemSchema``.
 - The Messages API reports 503 as 529 (`map_status`).
 
@@ -50,11 +50,12 @@ the files of ``/docs/api``: a page of this project and a vendored Swagger UI.
 1. the view in `server`, with a docstring of which the first paragraph is a sentence, and its
    blueprint in `app.py`;
 2. its path in `tests/test_app.py`;
-3. an `Operation` in a table of ``*_operations.py``: without it, `build_document` raises KeyError
-   and `tests/openapi/test_document.py` fails. It also checks the summary and the parameters;
-4. schemas of its own in a ``make_…_schemas`` function; a type of the SDK in `ROOTS` of
-   `tools/docgen/sdk_schemas.py`, then ``python -m tools.docgen --write``
-   (`tests/docgen/test_sdk_schemas.py`);
+3. an `Operation` in a table of ``*_operations.py``; a new table needs a row in `TAGS`. Without the
+   operation, `build_document` raises KeyError and `tests/openapi/test_document.py` fails, which
+   also checks the summary and the parameters;
+4. schemas of its own in a ``make_…_schemas`` function, and a new such function in
+   `build_document`; a type of the SDK in `ROOTS` of `tools/docgen/sdk_schemas.py`, then
+   ``python -m tools.docgen --write`` (`tests/docgen/test_sdk_schemas.py`);
 5. a request in `EXCHANGES` of `tests/openapi/test_traffic.py`. Tests of access and of unreadable
    bodies find the operation in `TAGS`.
 """
