@@ -111,7 +111,7 @@ def show(services: Services, name: str) -> None:
 def remove(services: Services, names: tuple[str, ...]) -> None:
     """Delete registered models."""
     for name in names:
-        removed = run_or_fail(lambda name=name: services.registry.remove(name))  # type: ignore[misc]
+        removed = run_or_fail(lambda name=name: services.registration.delete(name))  # type: ignore[misc]
         print_line(f"removed {strip_tag(removed.name)}")
 
 

@@ -329,9 +329,12 @@ def parse_rows(encoded: bytes) -> list[Row]:
 def parse_record(encoded: bytes) -> Json:
     """Parse a record; raises NotFound if its file is damaged."""
     try:
-        return dict(orjson.loads(encoded))
-    except (ValueError, TypeError):
-        raise NotFound("The record of this exchange is damaged.") from None
+        record = orjson.loads(encoded)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("exchange"), dict):
+        raise NotFound("The record of this exchange is damaged.")
+    return record
 
 
 def read_number(name: str) -> int:

@@ -22,6 +22,7 @@ from werkzeug.exceptions import HTTPException
 from forwarder.console.answer_events import shorten_strings
 from forwarder.console.blueprint import blueprint, render_page
 from forwarder.console.code_snippets import make_headers, write_curl, write_json, write_python
+from forwarder.console.exchanges import parse_record
 from forwarder.console.observed_call import CallRequest, ObservedCall
 from forwarder.context.redaction import (
     Redactor,
@@ -446,7 +447,7 @@ def find_record(name: str) -> Json:
     if found is None:
         where = "" if capture.store.is_shared else " in this worker"
         raise NotFound(f"There is no exchange '{name[:64]}'{where}.")
-    return dict(orjson.loads(found))
+    return parse_record(found)
 
 
 def list_targets(services: Services) -> list[tuple[str, list[tuple[str, str]]]]:

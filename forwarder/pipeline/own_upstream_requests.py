@@ -113,7 +113,9 @@ class InternalUpstreamClient:
                 raise UpstreamTimeout("The upstream did not answer in time.") from error
             raise
         except MALFORMED_EVENT_ERRORS as error:
-            raise make_malformed_event_error() from error
+            failure = make_malformed_event_error()
+            context.record_failure(failure)
+            raise failure from error
         finally:
             timer.cancel()
             context.close()

@@ -115,8 +115,7 @@ class Upstream:
         def handle_request(request: Json) -> EventStream:
             body, profile = self._prepare_request(request, route, client, context)
             if context.followed_response_id is not None:
-                response = self._connection.reopen(context.followed_response_id, context)
-                return self._read_response(response, body, route.protocol, profile, context)
+                return self._follow(context.followed_response_id, body, route, profile, context)
             try:
                 return self.send(body, route.protocol, profile, context)
             except UpstreamRefused as refusal:
@@ -127,6 +126,17 @@ class Upstream:
                 return self._retry_with_quirk(body, route, quirk, profile, refusal, context)
 
         return handle_request
+
+    def _follow(
+        self, response_id: str, body: Json, route: Route, profile: Profile, context: RequestContext
+    ) -> EventStream:
+        """Read the stream of a response that the upstream is already generating."""
+
+        def start_response() -> EventStream:
+            response = self._connection.reopen(response_id, context)
+            return self._read_response(response, body, route.protocol, profile, context)
+
+        return self._with_settings_check(start_response, context.client_key)
 
     def make_compaction_handler(self, route: Route, context: RequestContext) -> Handler:
         """Make the handler for compaction; its stream is one event, the whole answer."""

@@ -135,7 +135,14 @@ class UpstreamConnection:
         headers = self.build_headers(context)
         with self.errors, CancellationScope(context):
             unread = self.sdk.reopen_stream(response_id, request, headers, self._timeout)
-        return UpstreamResponse(unread, RESPONSES.name, True, self.settings, self._heartbeat)
+        return UpstreamResponse(
+            unread,
+            RESPONSES.name,
+            True,
+            self.settings,
+            self._heartbeat,
+            max_answer=self._max_answer,
+        )
 
     def cancel(self, response_id: str, context: RequestContext) -> None:
         """Cancel a background response."""

@@ -78,6 +78,9 @@ def test_models_are_created_listed_and_deleted(run: Run, upstream: ScriptedUpstr
     assert (code, "model 'mine' not found" in told) == (1, True)
     assert run("models", "list")[1].splitlines() == ["NAME  REMOTE MODEL  HOST"]
 
+    code, printed = run("models", "rm", "configured", CHAT_MODELS="configured")
+    assert (code, "cannot be deleted here" in printed) == (1, True)
+
 
 def test_a_key_in_the_command_line_is_refused(run: Run, upstream: ScriptedUpstream) -> None:
     arguments = ("models", "create", "mine", "--from=x", "--host", upstream.url, "--key", KEY)

@@ -267,11 +267,14 @@ def test_turns_of_a_websocket_become_commands_for_http(client: FlaskClient) -> N
 def test_damaged_record_is_named(serve: Serve, tmp_path: Path) -> None:
     client = serve(answer_chat, FORWARDER_CAPTURE=str(tmp_path))
     name = put_record(client, make_record({}))
-    (tmp_path / f"{name}.json").write_bytes(b'{"exchange":{},\n"client"')
+    pages = [f"{PATH}/{name}{part}" for part in ("", "/events", "/replay")]
+    pages.append(f"/console/playground?exchange={name}")
 
-    for path in (f"{PATH}/{name}", f"{PATH}/{name}/events"):
-        page = client.get(path)
-        assert (page.status_code, "damaged" in page.text) == (404, True)
+    for content in (b'{"exchange":{},\n"client"', b"{}", b"[]"):
+        (tmp_path / f"{name}.json").write_bytes(content)
+        for path in pages:
+            page = client.get(path)
+            assert (page.status_code, "damaged" in page.text) == (404, True), (path, content)
 
 
 def test_each_parameter_says_where_it_is_sent(client: FlaskClient) -> None:

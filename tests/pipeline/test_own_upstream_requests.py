@@ -13,7 +13,12 @@ import pytest
 from forwarder.config.settings import Settings
 from forwarder.context.client_identity import make_account_id
 from forwarder.context.request_context import RequestContext, RequestObserver
-from forwarder.core.errors import ClientDisconnected, UpstreamError, UpstreamRefused
+from forwarder.core.errors import (
+    ClientDisconnected,
+    UpstreamError,
+    UpstreamMalformedEvent,
+    UpstreamRefused,
+)
 from forwarder.hosted_tools.tool_context import GeneratedImage
 from forwarder.pipeline.own_upstream_requests import InternalUpstreamClient, make_internal_context
 from forwarder.pipeline.upstream_calls import UpstreamCalls
@@ -202,6 +207,16 @@ def test_failure_is_the_upstreams(answer: httpx2.Response, kind: type[Exception]
     with services, pytest.raises(kind):
         asker.ask(make_request("responses/m"), "account", Call())
     assert payers.paid[0][2] >= 400
+
+
+def test_malformed_answer_is_counted_as_a_failure() -> None:
+    def read_malformed_answer(response: PassthroughResponse) -> GeneratedImage:
+        raise KeyError("data")
+
+    services, client, payers = build(lambda request: httpx2.Response(200, json={}))
+    with services, pytest.raises(UpstreamMalformedEvent):
+        client.send_images("responses", "/images", {}, "account", Call(), read_malformed_answer)
+    assert payers.paid[0][2] == UpstreamMalformedEvent.status
 
 
 def test_internal_request_has_the_name_of_its_client() -> None:
