@@ -41,7 +41,8 @@ directory in which the metrics of all workers are combined.
   variable is a mistake, except those that Kubernetes sets. Under an upstream's prefix only a
   variable that resembles a setting is one, since other programs may use the prefix.
 - Both classes are frozen and hashable; caches have `UpstreamSettings` as keys. A parser returns
-  read-only mappings, and their fields have ``hash=False``. Fields with secrets have ``repr=False``.
+  read-only mappings, and their fields have ``hash=False``. Fields with secrets have ``repr=False``,
+  and their rows name the function that finds the secrets, so that they are redacted.
 - The name of an endpoint in stored data (``origin``) contains a digest of its address and key
   instead of its position in the setting, so stored objects stay with their key when the order
   changes.
@@ -51,17 +52,17 @@ directory in which the metrics of all workers are combined.
 **To add a setting:**
 
 1. a row in `SETTINGS` or `UPSTREAM_SETTINGS`, with a parser of `parsers.py`: made by
-   `make_word_parser` or `make_number_parser`, or a function under `with_error_message`;
+   `make_word_parser` or `make_number_parser`, or a function under `with_error_message`. If a value
+   may contain a secret, the row names the function of `secret_values.py` that finds it;
 2. a field with the row's name in `Settings` or `UpstreamSettings`, explained in the docstring of
-   the class unless its name says all. A key is also added to `collect_settings_secrets` or, for an
-   upstream, to `list_secrets` (both in `context/redaction.py`); no test notices a missing one;
+   the class unless its name says all, with ``repr=False`` if it is a secret;
 3. a ``check_…`` method that `Settings.from_env` calls, if it depends on other settings;
 4. ``#NAME=default`` and a description in ``.env.example``, then ``python -m tools.docgen --write``;
 5. its default in `test_forwarder_defaults` or `test_upstream_defaults`
    (`tests/config/test_settings.py`), and a row in the tables of values and mistakes there.
 
 `tests/config/test_settings.py` fails without the row, the field, the line in ``.env.example`` or
-the expected default; `tests/docgen/test_blocks.py` fails if the page of the settings is old. A
-setting of gunicorn is a row in `gunicorn_conf.py` and a line in ``.env.example``
-(`tests/config/test_gunicorn_conf.py`).
+the expected default, and for a value that may be a secret if the row names no function for it;
+`tests/docgen/test_blocks.py` fails if the page of the settings is old. A setting of gunicorn is a
+row in `gunicorn_conf.py` and a line in ``.env.example`` (`tests/config/test_gunicorn_conf.py`).
 """

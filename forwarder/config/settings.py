@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -33,6 +33,13 @@ from forwarder.config.parsers import (
     Parser,
     Price,
     ToolSource,
+)
+from forwarder.config.secret_values import (
+    find_connection_secrets,
+    find_named_secrets,
+    find_path_secrets,
+    list_key,
+    list_keys,
 )
 from forwarder.config.upstream_endpoints import Endpoint, GroupMember, list_endpoints, make_origin
 from forwarder.protocols.hosted_tool_names import HOSTED_TOOLS
@@ -338,12 +345,14 @@ class Setting(NamedTuple):
     """A variable without its prefix, its field, its parser, and its default as text.
 
     A default of ``None`` leaves the field ``None``. An empty variable counts as unset.
+    ``list_secrets`` returns the secrets in a value that may contain some.
     """
 
     suffix: str
     field: str
     parse: Parser[Any]
     default: str | None
+    list_secrets: Callable[[Any], Iterable[str]] | None = None
 
 
 MAPPABLE_TOOLS = tuple(name for name in HOSTED_TOOLS if name != "mcp")
@@ -354,7 +363,7 @@ SETTINGS = (
     Setting("GROUPS", "groups", upstream_endpoints.parse_groups, ""),
     Setting("DEFAULT_MODEL", "default_model", str, None),
     Setting("CODEX_HELPER_MODEL", "codex_helper_model", str, None),
-    Setting("API_KEYS", "api_keys", parsers.parse_client_keys, ""),
+    Setting("API_KEYS", "api_keys", parsers.parse_client_keys, "", list_keys),
     Setting("API_KEYS", "client_names", parsers.parse_client_names, ""),
     Setting(
         "CLIENT_KEYS",
@@ -362,13 +371,13 @@ SETTINGS = (
         parsers.make_word_parser("auto", "required", "optional"),
         "auto",
     ),
-    Setting("ADMIN_KEYS", "admin_keys", parsers.parse_keys, ""),
+    Setting("ADMIN_KEYS", "admin_keys", parsers.parse_keys, "", list_keys),
     Setting("HOSTS", "hosts", parsers.parse_host_patterns, ""),
     Setting("CORS_ORIGINS", "cors_origins", parsers.parse_origins, ""),
     Setting("CLIENT_HEADERS", "client_headers", parsers.parse_client_headers, ""),
     Setting("CHAT_REASONING", "chat_reasoning", parsers.parse_chat_style, "auto"),
     Setting("RESPONSES_REASONING", "responses_reasoning", parsers.parse_responses_style, "auto"),
-    Setting("KEY_REASONING", "key_reasoning", parsers.parse_key_styles, ""),
+    Setting("KEY_REASONING", "key_reasoning", parsers.parse_key_styles, "", list_keys),
     Setting("CHAT_DEFAULT_STREAM", "chat_default_stream", parsers.parse_flag, "false"),
     Setting("HOSTED_TOOLS", "hosted_tools", parsers.make_word_parser("drop", "refuse"), "drop"),
     Setting("MCP_URLS", "mcp_urls", parsers.parse_on_off, "on"),
@@ -380,8 +389,8 @@ SETTINGS = (
     Setting("TOOLS_FOR_ALL", "tools_for_all", parsers.parse_extra_tools, ""),
     Setting("TOOL_TIMEOUT", "tool_timeout", parsers.parse_seconds, "60"),
     Setting("WEB_SEARCH", "web_search", parsers.parse_search_source, "off"),
-    Setting("WEB_SEARCH_URL", "web_search_url", parsers.parse_service_url, None),
-    Setting("WEB_SEARCH_KEY", "web_search_key", parsers.parse_key, None),
+    Setting("WEB_SEARCH_URL", "web_search_url", parsers.parse_service_url, None, find_path_secrets),
+    Setting("WEB_SEARCH_KEY", "web_search_key", parsers.parse_key, None, list_key),
     Setting("IMAGE_GENERATION", "image_generation", parsers.parse_image_source, "off"),
     Setting("STOP_DRAIN", "stop_drain", parsers.parse_flag, "false"),
     Setting("MAX_CHOICES", "max_choices", parsers.make_number_parser(int, 1, 128, ""), "8"),
@@ -429,8 +438,16 @@ SETTINGS = (
     Setting("FILE_MAX", "file_max", parsers.parse_size, "64m"),
     Setting("FILES_MAX", "files_max", parsers.parse_size, "512m"),
     Setting("EMBEDDING_MODEL", "embedding_model", str, None),
-    Setting("SECRET_KEY", "secret_keys", lambda text: tuple(parsers.split_commas(text)), ""),
-    Setting("DATABASE_URL", "database_url", parsers.parse_database, "sqlite:///forwarder.db"),
+    Setting(
+        "SECRET_KEY", "secret_keys", lambda text: tuple(parsers.split_commas(text)), "", list_keys
+    ),
+    Setting(
+        "DATABASE_URL",
+        "database_url",
+        parsers.parse_database,
+        "sqlite:///forwarder.db",
+        find_connection_secrets,
+    ),
     Setting(
         "STORE_DAYS", "store_days", parsers.make_number_parser(float, 0, 36500, " of days"), "30"
     ),
@@ -457,7 +474,7 @@ SETTINGS = (
     Setting("LOG_BODIES", "log_bodies", parsers.parse_flag, "false"),
     Setting("READY_TTL", "ready_ttl", parsers.parse_seconds_from_zero, "5"),
     Setting("METRICS", "metrics", parsers.parse_flag, "true"),
-    Setting("METRICS_KEY", "metrics_key", parsers.parse_key, None),
+    Setting("METRICS_KEY", "metrics_key", parsers.parse_key, None, list_key),
     Setting(
         "USAGE_DAYS", "usage_days", parsers.make_number_parser(float, 0, 36500, " of days"), "400"
     ),
@@ -465,7 +482,13 @@ SETTINGS = (
     Setting("PRICES", "prices", parsers.parse_prices, ""),
     Setting("RATE_LIMIT_REQUESTS", "rate_requests", parsers.parse_rate, None),
     Setting("RATE_LIMIT_TOKENS", "rate_tokens", parsers.parse_rate, None),
-    Setting("RATE_LIMIT_STORAGE", "rate_storage", parsers.parse_storage, "memory://"),
+    Setting(
+        "RATE_LIMIT_STORAGE",
+        "rate_storage",
+        parsers.parse_storage,
+        "memory://",
+        find_connection_secrets,
+    ),
     Setting(
         "RATE_LIMIT_WHEN_DOWN",
         "rate_when_down",
@@ -500,18 +523,18 @@ ENDPOINT_FIELDS = ("base_urls", "api_keys", "weights")
 """Fields of the table that become the endpoints of an upstream."""
 
 UPSTREAM_SETTINGS = (
-    Setting("BASE_URL", "base_url", parse_first_url, ""),
+    Setting("BASE_URL", "base_url", parse_first_url, "", find_path_secrets),
     Setting("BASE_URL", "base_urls", upstream_endpoints.parse_base_urls, ""),
     Setting("WEIGHTS", "weights", upstream_endpoints.parse_weights, ""),
-    Setting("API_KEY", "api_key", parse_first_key, ""),
+    Setting("API_KEY", "api_key", parse_first_key, "", list_key),
     Setting("API_KEY", "api_keys", upstream_endpoints.parse_upstream_keys, ""),
     Setting("API_KEY", "passthrough_key", lambda text: text == PASSTHROUGH_KEY, ""),
     Setting("API", "apis", parsers.parse_api, "chat"),
     Setting("MODELS", "aliases", parsers.parse_aliases, ""),
     Setting("MODELS", "globs", parsers.parse_globs, ""),
     Setting("PROVIDER", "provider", parsers.parse_provider, ""),
-    Setting("HEADERS", "headers", parsers.parse_headers, ""),
-    Setting("QUERY", "query", parsers.parse_query, ""),
+    Setting("HEADERS", "headers", parsers.parse_headers, "", find_named_secrets),
+    Setting("QUERY", "query", parsers.parse_query, "", find_named_secrets),
     Setting("QUIRKS", "quirks", parsers.parse_quirks, "{}"),
     Setting("HOSTED_TOOLS", "hosted_tools", parsers.parse_tool_names, None),
     Setting("CONNECT_TIMEOUT", "connect_timeout", parsers.parse_seconds, "10"),

@@ -2,7 +2,7 @@
 
 `Redactor` removes keys, and the fields that the operator configures, from captured records. A value
 that is redacted in one place is also redacted everywhere else in the record, in plain,
-JSON-escaped and percent-encoded form. The same holds for the keys in the settings. A redacted
+JSON-escaped and percent-encoded form. The same holds for the secrets in the settings. A redacted
 value keeps its shape, so that a captured request can be replayed.
 
 `redact_secrets` and `redact_headers` remove the secrets in an upstream's settings from its errors
@@ -23,7 +23,13 @@ from urllib.parse import quote, unquote
 
 import orjson
 
-from forwarder.config.settings import Settings, UpstreamSettings
+from forwarder.config.settings import (
+    SETTINGS,
+    UPSTREAM_SETTINGS,
+    Setting,
+    Settings,
+    UpstreamSettings,
+)
 from forwarder.core.types import Json
 from forwarder.core.url_secrets import hide_url_secrets, is_secret_name, looks_like_secret
 
@@ -260,10 +266,13 @@ def redact_headers(headers: Mapping[str, str], settings: UpstreamSettings) -> di
 
 
 def collect_settings_secrets(settings: Settings) -> frozenset[str]:
-    """Return the keys in the settings, without those shorter than MIN_REDACTED_LENGTH."""
-    own = [*settings.api_keys, *settings.admin_keys, *settings.secret_keys]
-    own += [settings.metrics_key] if settings.metrics_key else []
-    return frozenset(key for key in own if len(key) >= MIN_REDACTED_LENGTH).union(
+    """Return the secrets in the settings, without those shorter than MIN_REDACTED_LENGTH.
+
+    These are the values that the tables in `config/settings.py` mark as secret, such as keys and
+    the password of the database. Files that settings name, and variables that libraries read
+    themselves, are not searched.
+    """
+    return frozenset(find_secrets(settings, SETTINGS)).union(
         *map(collect_upstream_secrets, settings.upstreams)
     )
 
@@ -280,25 +289,23 @@ def collect_client_key(client_key: str | None) -> frozenset[str]:
 
 @lru_cache(maxsize=_MAX_CACHED_UPSTREAMS)
 def list_secrets(settings: UpstreamSettings) -> tuple[str, ...]:
-    """Return the secrets among the key, headers and query, plain and percent-encoded.
+    """Return the secrets in the settings of all endpoints, plain and percent-encoded.
 
     Longer ones come first, because one secret may contain another.
     """
     secrets = {
-        *(word for each in settings.endpoints for word in split_words(each.api_key or "")),
-        *find_secret_words(settings.headers),
-        *find_secret_words(settings.query),
+        secret for each in settings.endpoints for secret in find_secrets(each, UPSTREAM_SETTINGS)
     }
     forms = secrets | {quote(word, safe="") for word in secrets}
     return tuple(sorted(forms, key=len, reverse=True))
 
 
-def find_secret_words(values: Mapping[str, str]) -> Iterator[str]:
-    for name, value in values.items():
-        if is_secret_name(name) or looks_like_secret(value):
-            yield from split_words(value)
-
-
-def split_words(value: str) -> Iterator[str]:
-    """Yield the words that are long enough to be secrets, which excludes ``Bearer``."""
-    return (word for word in value.split() if len(word) >= MIN_REDACTED_LENGTH)
+def find_secrets(
+    settings: Settings | UpstreamSettings, table: tuple[Setting, ...]
+) -> Iterator[str]:
+    """Yield the values that are long enough to be secrets, which excludes ``Bearer``."""
+    for row in table:
+        if row.list_secrets is not None:
+            for secret in row.list_secrets(getattr(settings, row.field)):
+                if len(secret) >= MIN_REDACTED_LENGTH:
+                    yield secret

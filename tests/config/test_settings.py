@@ -20,6 +20,7 @@ from forwarder.config.settings import (
     Settings,
     UpstreamSettings,
 )
+from forwarder.core.url_secrets import is_secret_name
 from forwarder.providers import PROFILE_FIELDS, PROFILES
 from tests.helpers.check_cases import check_each
 
@@ -735,6 +736,63 @@ def test_each_field_has_one_table_row(
 ) -> None:
     fields = [row.field for row in table]
     assert sorted(fields) == sorted({f.name for f in dataclasses.fields(settings)} - beside)
+
+
+WITHOUT_SECRETS = {
+    "client_names": "the same keys as api_keys",
+    "client_keys": "a word",
+    "passthrough_key": "whether there is a key",
+    "key_cooldown": "seconds",
+    "rate_tokens": "a limit",
+    "quirks": "their fields are redacted by name where they are sent",
+    "mcp_servers": "the path of a file",
+    "docs_dir": "a folder",
+    "capture": "a folder",
+    "capture_redact": "names of fields",
+    "default_model": "a model",
+    "codex_helper_model": "a model",
+    "embedding_model": "a model",
+    "aliases": "models",
+    "globs": "models",
+    "fallback": "upstreams",
+    "public_url": "known to all clients",
+}
+"""Fields with the name of a secret, hidden fields, and fields of any text, without secrets."""
+
+SAMPLES = (
+    "http://host/a1b2c3d4e5f6a7b8c9d0",
+    "postgresql://user:password@host/database",
+    "redis://:password@host",
+)
+"""Values that contain a secret."""
+
+
+def may_hold_secret(row: config.Setting, settings: type) -> bool:
+    """Whether a setting has a secret's name, is hidden, or takes a value with a secret in it."""
+    is_shown = {field.name: field.repr for field in dataclasses.fields(settings)}[row.field]
+    return not is_shown or is_secret_name(row.suffix) or any(accepts(row, text) for text in SAMPLES)
+
+
+def accepts(row: config.Setting, text: str) -> bool:
+    try:
+        row.parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+@check_each(
+    ("row", "settings"),
+    [
+        (row, settings)
+        for table, settings in ((SETTINGS, Settings), (UPSTREAM_SETTINGS, UpstreamSettings))
+        for row in table
+        if row.field in {field.name for field in dataclasses.fields(settings)}
+    ],
+)
+def test_each_setting_that_may_hold_a_secret_finds_it(row: config.Setting, settings: type) -> None:
+    is_expected = may_hold_secret(row, settings) and row.field not in WITHOUT_SECRETS
+    assert (row.list_secrets is not None) is is_expected
 
 
 # -- load -----------------------------------------------------------------------------------------

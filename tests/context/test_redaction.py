@@ -8,7 +8,13 @@ from typing import Any
 
 import orjson
 
-from forwarder.config.settings import Settings, UpstreamSettings, make_upstream_settings
+from forwarder.config.settings import (
+    SETTINGS,
+    UPSTREAM_SETTINGS,
+    Settings,
+    UpstreamSettings,
+    make_upstream_settings,
+)
 from forwarder.context.redaction import (
     Redactor,
     collect_client_key,
@@ -150,22 +156,40 @@ def test_number_of_searched_values_is_limited() -> None:
     assert len(redaction.found_secrets) == 500
 
 
-def test_settings_keys_are_secrets() -> None:
-    settings = Settings.from_env(
-        {
-            "CHAT_BASE_URL": "http://h/v1",
-            "CHAT_API_KEY": "sk-upstream",
-            "CHAT_HEADERS": "X-Auth: header-secret",
-            "FORWARDER_API_KEYS": "sk-client-1,short",
-            "FORWARDER_ADMIN_KEYS": "sk-admin-1",
-            "FORWARDER_SECRET_KEY": "sealing it",
-            "FORWARDER_METRICS_KEY": "sk-metrics",
-        }
-    )
+SECRET_SETTINGS = {
+    "CHAT_BASE_URL": ("http://h/k/p4th5ecretp4th5ecret/v1", "p4th5ecretp4th5ecret"),
+    "CHAT_API_KEY": ("sk-upstream-1,sk-upstream-2", "sk-upstream-1", "sk-upstream-2"),
+    "CHAT_HEADERS": ("X-Auth: Bearer header-secret; X-Title: harmless", "header-secret"),
+    "CHAT_QUERY": ("key=query-secret&version=2026-01-01", "query-secret"),
+    "FORWARDER_API_KEYS": ("sk-client-1,short", "sk-client-1"),
+    "FORWARDER_ADMIN_KEYS": ("sk-admin-1", "sk-admin-1"),
+    "FORWARDER_KEY_REASONING": ("sk-client-1=think", "sk-client-1"),
+    "FORWARDER_WEB_SEARCH_URL": ("http://h/5earch5earch5earch55", "5earch5earch5earch55"),
+    "FORWARDER_WEB_SEARCH_KEY": ("sk-search", "sk-search"),
+    "FORWARDER_SECRET_KEY": ("sealing it", "sealing it"),
+    "FORWARDER_DATABASE_URL": (
+        "postgresql://me:p%40ssword@h/d?sslpassword=certificate", "p%40ssword", "p@ssword", "certificate",
+    ),
+    "FORWARDER_METRICS_KEY": ("sk-metrics", "sk-metrics"),
+    "FORWARDER_RATE_LIMIT_STORAGE": ("redis://:redis-password@h/0", "redis-password"),
+}  # fmt: skip
+"""Variable -> its value and the secrets in it."""
 
-    assert collect_settings_secrets(settings) == {
-        "sk-upstream", "header-secret", "sk-client-1", "sk-admin-1", "sealing it", "sk-metrics",
-    }  # fmt: skip
+
+def test_secrets_of_all_settings_are_collected() -> None:
+    settings = Settings.from_env({name: value for name, (value, *_) in SECRET_SETTINGS.items()})
+
+    expected = {secret for _, *secrets in SECRET_SETTINGS.values() for secret in secrets}
+    assert collect_settings_secrets(settings) == expected
+
+
+def test_each_secret_setting_has_an_example_here() -> None:
+    assert SECRET_SETTINGS.keys() == {
+        prefix + row.suffix
+        for prefix, table in (("FORWARDER_", SETTINGS), ("CHAT_", UPSTREAM_SETTINGS))
+        for row in table
+        if row.list_secrets is not None
+    }
 
 
 def test_client_key_is_a_secret_unless_too_short() -> None:
