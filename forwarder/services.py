@@ -191,7 +191,12 @@ class Services:
         )
         health = HealthMonitor(health_targets.list_targets, metrics, settings.health_ask_interval)
         registration.on_verified = partial(record_verification, health_targets, health)
-        capture = make_capture_observer(settings, partial(list_registered_upstreams, registry))
+        hosted_tools = HostedToolServices(
+            settings, is_offline=replay is not None, needs_keys=client_keys.are_required
+        )
+        capture = make_capture_observer(
+            settings, partial(list_registered_upstreams, registry), hosted_tools.secrets
+        )
         usage_store = build_usage_store(settings, database)
         usage = UsageCounter(usage_store, settings.usage_interval)
         prices = PriceTable(settings)
@@ -227,9 +232,7 @@ class Services:
             uploads=uploads,
             files=build_file_store(settings, database),
             resilience=resilience,
-            hosted_tools=HostedToolServices(
-                settings, is_offline=replay is not None, needs_keys=client_keys.are_required
-            ),
+            hosted_tools=hosted_tools,
             make_fetch=build_fetch_factory(
                 settings, client_keys.are_required, replay.fetch if replay else None
             ),

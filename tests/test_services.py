@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from forwarder import services as services_module
 from forwarder.config.settings import Settings
+from forwarder.context.capture_recorder import RequestHead
 from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.errors import Unsupported
 from forwarder.core.translation_context import LossReport
@@ -230,6 +232,25 @@ def test_a_replay_stores_nothing_and_asks_its_own_transport(tmp_path: Path) -> N
     with Services.build(make_settings(tmp_path)) as services:
         assert not services.cipher.accepts_all_owners
         assert services.make_fetch(RequestContext("req_1", "chat", LossReport())) is None
+
+
+def test_captures_contain_no_secrets_of_mcp_servers(tmp_path: Path) -> None:
+    server = {"url": "http://mcp.test/", "headers": {"Authorization": "Bearer sesame-4711"}}
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": {"s": server}}))
+    settings = make_settings(tmp_path, FORWARDER_MCP_SERVERS=str(path))
+    with Services.build(settings) as services:
+        assert services.capture is not None
+        context = RequestContext("req_1", "chat", LossReport(), observers=[services.capture])
+        context.recorder = services.capture.make_recorder(
+            context, RequestHead("POST", "/v1/chat/completions", [], [])
+        )
+        assert context.recorder is not None
+        context.recorder.record_body(b'{"prompt": "I use sesame-4711."}')
+        context.close()
+
+        (summary,) = services.capture.store.list_newest(1)
+        assert b"I use ***." in (services.capture.store.find(summary["id"]) or b"")
 
 
 def test_only_configured_and_registered_upstreams_are_found(tmp_path: Path) -> None:

@@ -374,10 +374,10 @@ def write_code(request: PlaygroundRequest) -> list[tuple[str, str, str]]:
 
 
 def make_redactor(services: Services, key: str | None) -> Redactor:
-    """Return a redactor that removes the keys of all settings and upstreams from the answers."""
+    """Return a redactor that removes all secrets that the forwarder has from the answers."""
     registered = map(collect_upstream_secrets, list_registered_upstreams(services.registry))
     known = collect_settings_secrets(services.settings).union(*registered)
-    return Redactor((), known | collect_client_key(key))
+    return Redactor((), known | services.hosted_tools.secrets | collect_client_key(key))
 
 
 # -- samples and captures -------------------------------------------------------------------------

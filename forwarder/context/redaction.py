@@ -269,8 +269,8 @@ def collect_settings_secrets(settings: Settings) -> frozenset[str]:
     """Return the secrets in the settings, without those shorter than MIN_REDACTED_LENGTH.
 
     These are the values that the tables in `config/settings.py` mark as secret, such as keys and
-    the password of the database. Files that settings name, and variables that libraries read
-    themselves, are not searched.
+    the password of the database. Not here: the file of MCP servers (`HostedToolServices.secrets`),
+    and variables that only libraries read, such as OpenTelemetry's.
     """
     return frozenset(find_secrets(settings, SETTINGS)).union(
         *map(collect_upstream_secrets, settings.upstreams)

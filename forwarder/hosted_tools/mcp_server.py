@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+from forwarder.config.secret_values import find_named_secrets
 from forwarder.core.url_secrets import hide_url_secrets
 
 MAX_LABEL_LENGTH = 64
@@ -65,6 +66,18 @@ class McpServer:
             self.is_trusted,
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def find_secrets(self) -> Iterator[str]:
+        """Yield the values that are certainly secrets: by their name, their form or their place.
+
+        `hide_secrets` hides more: all headers and variables, but only in the server's own texts.
+        """
+        found: list[str] = []
+        if self.url is not None:
+            hide_url_secrets(self.url, found.append)
+        yield from found
+        yield from find_named_secrets(self.headers)
+        yield from find_named_secrets(self.environment)
 
     def hide_secrets(self, text: str) -> str:
         """Replace the server's secrets in a text of the server, which may contain them."""

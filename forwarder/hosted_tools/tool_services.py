@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from forwarder.config.settings import ConfigError, Settings
+from forwarder.context.redaction import MIN_REDACTED_LENGTH
 from forwarder.core.blocking_work import get_address_info
 from forwarder.core.cancellation import CancelToken
 from forwarder.core.data_urls import Blob
@@ -37,6 +38,7 @@ class HostedToolServices:
     With ``is_offline`` no server is called, as in a preview. ``needs_keys`` returns whether
     every client needs a key: only then are URLs of clients called. Raises ConfigError if the file
     of servers is invalid. ``upstreams`` gives tools access to upstreams; the gateway sets it.
+    ``secrets`` are those of the operator's MCP servers.
     """
 
     def __init__(
@@ -50,6 +52,12 @@ class HostedToolServices:
         guard = AddressGuard(settings.remote_allow, get_address_info)
         self.client = McpClient(guard, McpLimits(call_seconds=settings.tool_timeout))
         servers = read_servers(settings)
+        self.secrets = frozenset(
+            secret
+            for server in servers.values()
+            for secret in server.find_secrets()
+            if len(secret) >= MIN_REDACTED_LENGTH
+        )
         self.upstreams: UpstreamAccess | None = None
         self._search = search = self._build_search(settings, servers)
         self.extra_tools = [*map(make_extra_tool, settings.tools_for_all)]

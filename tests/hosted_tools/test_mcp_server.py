@@ -70,6 +70,18 @@ def test_identity_depends_on_the_credentials_but_not_on_the_label() -> None:
     )
 
 
+def test_secrets_have_the_name_the_form_or_the_place_of_one() -> None:
+    remote = McpServer(
+        "a", url="http://h/mcp?api_key=hunter2-hunter2", headers={**HEADERS, "X-Mode": "production"}
+    )
+    local = McpServer(
+        "b", command=("npx",), environment={"LOG": "debugging", "GITHUB_TOKEN": "ghp-4711-abcd"}
+    )
+
+    assert {*remote.find_secrets()} == {"hunter2-hunter2", "Bearer", "sesame-4711"}
+    assert [*local.find_secrets()] == ["ghp-4711-abcd"]
+
+
 def test_secrets_are_hidden_and_not_shown() -> None:
     server = McpServer(
         "a", url="http://h/mcp?api_key=hunter2-hunter2", headers={**HEADERS, "X": "on"}

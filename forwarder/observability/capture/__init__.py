@@ -61,18 +61,23 @@ UpstreamLister = Callable[[], Iterable[UpstreamSettings]]
 class CaptureObserver(RequestObserver):
     """Records requests and stores them without secrets in a `CaptureStore`.
 
-    A record is searched for the keys of all settings and of all upstreams that are ``registered``
-    at its completion, because a prompt for one model may contain the key of another.
+    A record is searched for the secrets of all settings, for ``other_secrets``, and for those of
+    all upstreams that are ``registered`` at its completion, because a prompt for one model may
+    contain the key of another.
     """
 
     def __init__(
-        self, settings: Settings, store: CaptureStore, registered: UpstreamLister = tuple
+        self,
+        settings: Settings,
+        store: CaptureStore,
+        registered: UpstreamLister = tuple,
+        other_secrets: frozenset[str] = frozenset(),
     ) -> None:
         self.store = store
         self._list_registered = registered
         self._max_bytes = settings.capture_max
         self._redacted_fields = settings.capture_redact
-        self._secrets = collect_settings_secrets(settings)
+        self._secrets = collect_settings_secrets(settings) | other_secrets
         self._worker = BlockingPool(1)  # encoding a long record takes about 0.1 s
         self.running = RunningExchanges(
             store.running_folder, self._make_redactor, settings.capture_max
@@ -155,12 +160,14 @@ class CaptureObserver(RequestObserver):
 
 
 def make_capture_observer(
-    settings: Settings, registered: UpstreamLister = tuple
+    settings: Settings,
+    registered: UpstreamLister = tuple,
+    other_secrets: frozenset[str] = frozenset(),
 ) -> CaptureObserver | None:
     """Return the observer for these settings, or ``None`` if capturing is off."""
     if settings.capture == CAPTURE_OFF:
         return None
-    return CaptureObserver(settings, make_capture_store(settings), registered)
+    return CaptureObserver(settings, make_capture_store(settings), registered, other_secrets)
 
 
 def make_capture_store(settings: Settings) -> CaptureStore:

@@ -85,6 +85,15 @@ def test_only_model_requests_are_captured(
     assert bool(capture_request(capturing(), route, body, status=status)) is kept
 
 
+def test_other_secrets_are_redacted() -> None:
+    store = MemoryCaptureStore(CaptureLimits(10, 100))
+    capture = CaptureObserver(make_settings(), store, other_secrets=frozenset(["sesame-4711"]))
+
+    (summary,) = capture_request(capture, "responses", b'{"input":"I use sesame-4711."}')
+
+    assert b"sesame" not in (capture.store.find(summary["id"]) or b"")
+
+
 def test_keys_of_registered_models_are_redacted() -> None:
     there: list[UpstreamSettings] = []
     store = MemoryCaptureStore(CaptureLimits(10, 100))
