@@ -44,6 +44,7 @@ DIAGNOSTICS: dict[str, Operation] = {
                 "anyOf": [
                     refer("ChatCompletionRequest"),
                     refer("ResponseRequest"),
+                    refer("MessageRequest"),
                     refer("OllamaChatRequest"),
                     refer("OllamaGenerateRequest"),
                 ]

@@ -19,7 +19,7 @@ from forwarder.protocols.messages_dispositions import MESSAGES_PARAMETERS
 from forwarder.protocols.ollama import OLLAMA_CHAT
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
 from forwarder.protocols.protocol import UpstreamProtocol
-from forwarder.protocols.registry import ALL_STYLES, UPSTREAM_PROTOCOLS
+from forwarder.protocols.registry import ALL_STYLES, CLIENT_PROTOCOLS, UPSTREAM_PROTOCOLS
 from forwarder.server.openapi import DocumentRoute, list_routes
 from tests.helpers.check_cases import check_each
 from tests.helpers.openapi import make_conformance
@@ -101,6 +101,26 @@ def test_requests_have_every_parameter_of_the_table(
     assert set(properties) == set(table)
     for name, row in table.items():
         assert row.reason in properties[name]["description"], name
+
+
+REQUEST_ROUTES = {
+    "chat": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+    "ollama": "/api/chat",
+    "ollama_generate": "/api/generate",
+}
+
+
+def test_dry_run_takes_the_requests_of_all_client_protocols(document: Json) -> None:
+    def get_schema(path: str) -> Json:
+        content: Json = document["paths"][path]["post"]["requestBody"]["content"]
+        schema: Json = content["application/json"]["schema"]
+        return schema
+
+    assert REQUEST_ROUTES.keys() == CLIENT_PROTOCOLS.keys()
+    expected = [get_schema(path) for path in REQUEST_ROUTES.values()]
+    assert get_schema("/forwarder/translate") == {"anyOf": expected}
 
 
 @check_each("protocol", UPSTREAM_PROTOCOLS.values(), ids=lambda protocol: protocol.name)
