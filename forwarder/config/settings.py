@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from dotenv import load_dotenv
@@ -271,7 +272,9 @@ class Settings:
         values = reader.read_table(ENV_PREFIX, SETTINGS)
         names = values.pop("upstreams") or ()
         targets = {name: values.pop(f"mapped_{name}") for name in MAPPABLE_TOOLS}
-        values["mapped_tools"] = {name: each for name, each in targets.items() if each is not None}
+        values["mapped_tools"] = MappingProxyType(
+            {name: each for name, each in targets.items() if each is not None}
+        )
         reader.check_variable_names(names)
         upstreams, demo = read_upstreams(reader, names)
         reader.check_fallbacks(upstreams)
