@@ -117,7 +117,7 @@ class Router:
         """Like `resolve`, but return ``None`` and log once per name if it cannot be resolved."""
         try:
             return self.resolve(name, client, key)
-        except ForwarderError as error:
+        except ForwarderError as error:  # the router's own: the message quotes names only
             if name not in self._logged_names:
                 self._logged_names.add(name)
                 log.warning(

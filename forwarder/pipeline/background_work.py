@@ -14,7 +14,7 @@ import orjson
 from forwarder.context.capture_recorder import RequestHead
 from forwarder.context.client_identity import make_account_id
 from forwarder.context.request_context import RequestContext
-from forwarder.core.errors import ForwarderError, shorten_value
+from forwarder.core.errors import ForwarderError
 from forwarder.core.ids import generate_id
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
@@ -31,6 +31,7 @@ from forwarder.storage.background.stored_request import (
 )
 from forwarder.storage.db.background_leases import ClaimedWork, ResponseOrigin
 from forwarder.storage.db.responses import StoredResponse
+from forwarder.upstream.resilience.classify import describe_failure
 
 log = logging.getLogger("forwarder.gateway")
 
@@ -173,5 +174,4 @@ class BackgroundWork:
                 upstream.cancel_response(origin.upstream_id, context)
                 log.info({"event": "upstream_cancelled", **fields})
         except ForwarderError as error:
-            failed = {"event": "upstream_cancel_failed", **fields}
-            log.warning({**failed, "detail": shorten_value(error.message)})
+            log.warning({"event": "upstream_cancel_failed", **fields, **describe_failure(error)})

@@ -186,13 +186,15 @@ def test_work_that_no_worker_can_read_fails_after_a_while_and_says_why(
 
 
 def test_work_is_cancelled_at_its_upstream_with_the_key_of_its_client(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     requests: list[httpx2.Request] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         requests.append(request)
-        return httpx2.Response(200 if len(requests) == 1 else 404, json={})
+        if len(requests) == 1:
+            return httpx2.Response(200, json={})
+        return httpx2.Response(404, json={"error": {"message": "unknown in 'my secret plan'"}})
 
     transport = httpx2.MockTransport(answer)
     monkeypatch.setattr(
@@ -209,6 +211,14 @@ def test_work_is_cancelled_at_its_upstream_with_the_key_of_its_client(
     assert [request.url.path for request in requests] == ["/v1/responses/resp_1/cancel"] * 2
     first = requests[0].headers
     assert (first["authorization"], first["x-title"]) == ("Bearer k", "Mine")
+    (failed,) = (vars(each)["msg"] for each in caplog.records if each.name == "forwarder.gateway")
+    assert failed == {
+        "event": "upstream_cancel_failed",
+        "id": failed["id"],
+        "upstream": "responses",
+        "response": "resp_1",
+        "reason": "404",
+    }
 
 
 class TwoAccounts:

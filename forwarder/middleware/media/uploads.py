@@ -16,6 +16,7 @@ from typing import Protocol
 
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import ForwarderError
+from forwarder.upstream.resilience.classify import describe_failure
 
 log = logging.getLogger("forwarder.media")
 
@@ -108,8 +109,7 @@ class UploadCache:
         try:
             self._store.delete_file(file_id, client_key)
         except ForwarderError as error:  # no request depends on the deletion
-            event = {"event": "upload_delete_failed"}
-            log.warning("could not delete an uploaded file: %s", error.message, extra=event)
+            log.warning({"event": "upload_delete_failed", **describe_failure(error)})
 
     def _schedule_sweep(self) -> None:
         """Schedule the next sweep for the oldest file; at once if there are too many files."""

@@ -61,8 +61,7 @@ Rules:
 - If FORWARDER_RATE_LIMIT_STORAGE is a Redis, `shared_state.py` exchanges open breakers and
   cooldowns with other processes in the background. Requests never wait for it. Names of entries
   contain digests instead of keys, and the log names only the class of an error of Redis.
-- Logs get `get_failure_label` and ``log_detail``, metrics the label only, because messages may
-  quote the request.
+- Logs get `describe_failure` and metrics `get_failure_label`: messages may quote the request.
 
 To add an error of upstreams: a subclass of UpstreamError in `core/errors.py` (`core` has the other
 steps), the answers to the questions above, and a row in the table of

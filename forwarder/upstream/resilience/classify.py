@@ -84,3 +84,9 @@ def get_failure_label(error: ForwarderError) -> str:
     if isinstance(error, UpstreamRefused):
         return str(error.status)
     return error.code or error.type
+
+
+def describe_failure(error: ForwarderError) -> dict[str, str]:
+    """Return the log fields of a failure: ``reason``, and ``detail`` if that quotes no request."""
+    detail = error.log_detail
+    return {"reason": get_failure_label(error)} | ({"detail": detail} if detail else {})

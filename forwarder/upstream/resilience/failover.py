@@ -24,7 +24,11 @@ from forwarder.upstream.resilience.balance import (
     Candidate,
     choose_candidate,
 )
-from forwarder.upstream.resilience.classify import get_failure_label, is_worth_fallback
+from forwarder.upstream.resilience.classify import (
+    describe_failure,
+    get_failure_label,
+    is_worth_fallback,
+)
 from forwarder.upstream.resilience.concurrency_limit import ConcurrencyLimit
 from forwarder.upstream.resilience.shared_state import SharedState
 from forwarder.upstream.resilience.upstream_state import Obstacle, UpstreamState
@@ -248,9 +252,8 @@ class Resilience:
             "id": context.id,
             "upstream": state.settings.name,
             "endpoint": endpoint.label,
-            "reason": get_failure_label(error),
         }
-        log.info(fields | ({"detail": error.log_detail} if error.log_detail else {}))
+        log.info(fields | describe_failure(error))
 
     # -- groups ---------------------------------------------------------------------------------
 
@@ -389,18 +392,17 @@ class Resilience:
     def _record_fallback(
         self, before: Route, to: Route, error: ForwarderError, context: RequestContext
     ) -> None:
-        names, reason = (before.upstream.name, to.upstream.name), get_failure_label(error)
+        names = before.upstream.name, to.upstream.name
         self.upstream_states.get_or_create(before.upstream).counts["fallbacks"] += 1
         context.failed_upstreams.append(before.upstream.name)
-        self.observer.on_fallback(*names, reason)
+        self.observer.on_fallback(*names, get_failure_label(error))
         fields = {
             "event": "upstream_fallback",
             "id": context.id,
             "upstream": names[0],
             "fallback": names[1],
-            "reason": reason,
         }
-        log.warning(fields | ({"detail": error.log_detail} if error.log_detail else {}))
+        log.warning(fields | describe_failure(error))
 
 
 def find_soonest(obstacles: Iterable[Obstacle | None]) -> Obstacle | None:

@@ -24,6 +24,7 @@ from forwarder.upstream.resilience.breaker import CLOSED, OPEN, STATES, CircuitB
 from forwarder.upstream.resilience.classify import (
     Outcome,
     classify_outcome,
+    describe_failure,
     get_failure_label,
 )
 from forwarder.upstream.resilience.concurrency_limit import ConcurrencyLimit
@@ -263,19 +264,18 @@ class UpstreamState:
         return context.wait(pause) and self.best_state == CLOSED
 
     def _record_retry(self, error: ForwarderError, pause: float, context: RequestContext) -> None:
-        name, reason = self.settings.name, get_failure_label(error)
+        name = self.settings.name
         self.counts["retries"] += 1
         context.retries += 1
         context.reply_headers = {}
-        self._observer.on_retry(name, reason)
+        self._observer.on_retry(name, get_failure_label(error))
         fields = {
             "event": "upstream_retry",
             "id": context.id,
             "upstream": name,
             "retry_in": round(pause, 3),
-            "reason": reason,
         }
-        log.info(fields | ({"detail": error.log_detail} if error.log_detail else {}))
+        log.info(fields | describe_failure(error))
 
     def record_refusal(self, error: ForwarderError) -> ForwarderError:
         """Record that a request was refused without calling the upstream; return ``error``."""

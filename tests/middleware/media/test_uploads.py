@@ -122,7 +122,7 @@ def test_least_recently_used_file_is_deleted_first() -> None:
     assert uploads.get_file_id(A) == "file-1"
 
 
-def test_failed_deletion_removes_the_cache_entry() -> None:
+def test_failed_deletion_removes_the_cache_entry(caplog: pytest.LogCaptureFixture) -> None:
     store = Store()
     uploads = UploadCache(store, 60)
     uploads.get_file_id(A)
@@ -132,6 +132,8 @@ def test_failed_deletion_removes_the_cache_entry() -> None:
     uploads.sweep()
 
     assert store.deleted == [("file-1", None)]
+    (record,) = caplog.records
+    assert record.msg == {"event": "upload_delete_failed", "reason": "404"}
     store.fails = 0
     assert uploads.get_file_id(A) == "file-2"
 

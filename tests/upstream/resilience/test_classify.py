@@ -7,6 +7,7 @@ from forwarder.core.errors import ForwarderError, Overloaded, UpstreamRefused, U
 from forwarder.upstream.resilience.classify import (
     Outcome,
     classify_outcome,
+    describe_failure,
     get_failure_label,
     is_worth_fallback,
 )
@@ -95,3 +96,13 @@ def test_payment_required_for_a_client_key_is_not_worth_fallback() -> None:
 )
 def test_reasons_come_from_a_small_set(error: ForwarderError, word: str) -> None:
     assert get_failure_label(error) == word
+    assert describe_failure(error)["reason"] == word
+
+
+def test_logged_failure_quotes_no_request() -> None:
+    refusal = UpstreamRefused(400, {"message": "'my secret plan' is wrong"})
+    assert describe_failure(refusal) == {"reason": "400"}
+    assert describe_failure(errors.UpstreamTimeout("No answer in 3 s.")) == {
+        "reason": "upstream_timeout",
+        "detail": "No answer in 3 s.",
+    }
