@@ -26,15 +26,14 @@ package; so `app.py` passes them to `make_openapi_command` and `make_replay_comm
 
 - Standard output has only the result, so that scripts can read it (the new key of ``keys create``,
   the quirks of ``probe``). Notes and warnings go to standard error.
-- Texts of clients and remote servers could control a terminal, so they go through `print_line` of
-  this module or through `escape_control_characters` (`core/terminal_text.py`). No test finds a
-  missing call.
-- A `ForwarderError` becomes a message and exit code 1 (`run_or_fail` in `models.py`, or the same by
-  hand). Invalid settings become the list of all mistakes and exit code 2 (`InvalidConfiguration` in
-  `check.py`). ``models check`` exits with 1 if a check fails. ``replay`` exits with 1 if the
-  answers differ, and with 2 if it cannot compare them.
-- The key of a provider comes from a prompt, a variable or standard input. On the command line it is
-  refused, because other users and the shell's history can see it.
+- Texts of clients and remote servers could control a terminal, so commands print them by
+  `print_line` and fail with `CommandError`, both of this module.
+- A `ForwarderError` becomes its message and exit code 1 (`run_or_fail` in `models.py`). Invalid
+  settings become the list of all mistakes and exit code 2 (`InvalidConfiguration` in `check.py`).
+  ``models check`` exits with 1 if a check fails. ``replay`` exits with 1 if the answers differ, and
+  with 2 if it cannot compare them.
+- The key of a provider comes from a prompt, a variable or standard input. A key on the command line
+  is refused, because other users and the shell's history can see it.
 - For keys and models, an option becomes a field of the body that the API has, and the same object
   validates it.
 
@@ -50,6 +49,13 @@ from __future__ import annotations
 import click
 
 from forwarder.core.terminal_text import escape_control_characters
+
+
+class CommandError(click.ClickException):
+    """A failure of a command. Its message is printed in one line, without control characters."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(escape_control_characters(" ".join(message.split())))
 
 
 def print_line(text: str, err: bool = False) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from forwarder.cli import print_line
+from forwarder.cli import CommandError, print_line
 from forwarder.cli.context import with_services
 from forwarder.cli.models import run_or_fail
 from forwarder.client_keys.key import ClientKey, format_moment
@@ -189,7 +189,7 @@ def rotate_secret(services: Services) -> None:
 
 def rotate_secrets(services: Services) -> None:
     if not services.settings.secret_keys:
-        raise click.ClickException(
+        raise CommandError(
             "FORWARDER_SECRET_KEY is not set: set it to a new secret, a comma and the secret from "
             "the file beside the database."
         )
@@ -197,7 +197,7 @@ def rotate_secrets(services: Services) -> None:
     print_line(f"re-encrypted: the keys of {result.models} models, {result.rows} other rows")
     if result.lost_models:
         lost = ", ".join(map(strip_tag, result.lost_models))
-        raise click.ClickException(f"no secret decrypts the keys of: {lost}")
+        raise CommandError(f"no secret decrypts the keys of: {lost}")
 
 
 def print_secret(created: CreatedKey) -> None:

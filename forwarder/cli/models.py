@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 import click
 import orjson
 
-from forwarder.cli import print_line
+from forwarder.cli import CommandError, print_line
 from forwarder.cli.context import with_services
 from forwarder.core.errors import ForwarderError
-from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
 from forwarder.models import ollama_views
 from forwarder.models.health_probe import ProbeResult, probe_model_list
@@ -168,7 +167,7 @@ def describe_check(check: ProbeResult) -> str:
 def find_model(services: Services, name: str) -> RegisteredModel:
     remote = services.registry.find(name)
     if remote is None:
-        raise click.ClickException(make_not_found(name).message)
+        raise CommandError(make_not_found(name).message)
     return remote
 
 
@@ -204,6 +203,4 @@ def run_or_fail(work: Callable[[], T]) -> T:
     try:
         return work()
     except ForwarderError as error:
-        raise click.ClickException(
-            escape_control_characters(" ".join(error.message.split()))
-        ) from error
+        raise CommandError(error.message) from error

@@ -7,11 +7,10 @@ from pathlib import Path
 import click
 import orjson
 
-from forwarder.cli import print_line
+from forwarder.cli import CommandError, print_line
 from forwarder.cli.context import with_settings
 from forwarder.config.settings import Settings
 from forwarder.core.errors import ForwarderError
-from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.types import Json
 from forwarder.observability.capture import (
     CAPTURE_IN_MEMORY,
@@ -26,7 +25,7 @@ from forwarder.observability.capture.replay import (
 from forwarder.server.replay_application import AnswerRequest, replay_offline, replay_to_upstream
 
 
-class ReplayError(click.ClickException):
+class ReplayError(CommandError):
     """Exits with 2, since 1 means that the responses differ."""
 
     exit_code = 2
@@ -61,7 +60,7 @@ def make_replay_command(answer: AnswerRequest) -> click.Command:
             replay = replay_to_upstream if upstream == "today" else replay_offline
             response = replay(record, key, settings, answer)
         except ForwarderError as error:
-            raise ReplayError(escape_control_characters(error.message)) from error
+            raise ReplayError(error.message) from error
         print_line("\n".join(response.format_lines()))
         differences = diff_answers(read_recorded_answer(record), response)
         print_line("\n".join(differences or ["The response equals the captured one."]), err=True)

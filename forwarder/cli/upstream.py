@@ -8,11 +8,10 @@ from typing import IO
 import click
 import orjson
 
-from forwarder.cli import print_line
+from forwarder.cli import CommandError, print_line
 from forwarder.cli.context import with_services
 from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ForwarderError, InvalidRequest
-from forwarder.core.terminal_text import escape_control_characters
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
 from forwarder.pipeline.dry_run import detect_protocol
@@ -40,7 +39,7 @@ def probe_command(services: Services, name: str, model: str | None) -> None:
         for verdict in probe.run():
             print_line(f"  {verdict.feature}: {verdict.text}", err=True)
     except ForwarderError as error:
-        raise click.ClickException(escape_control_characters(error.message)) from error
+        raise CommandError(error.message) from error
     print_line(format_quirks_setting(upstream.settings, probe.collect_changes()))
 
 
@@ -72,9 +71,7 @@ def translate_command(
         request = adapt_shape(request, client, context)
         report = Gateway(services).preview(client, request, None, context)
     except ForwarderError as error:
-        raise click.ClickException(
-            escape_control_characters(" ".join(error.message.split()))
-        ) from error
+        raise CommandError(error.message) from error
     print_line(json.dumps(report, ensure_ascii=False, indent=2))
 
 

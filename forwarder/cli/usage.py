@@ -6,7 +6,7 @@ import time
 
 import click
 
-from forwarder.cli import print_line
+from forwarder.cli import CommandError, print_line
 from forwarder.cli.context import with_services
 from forwarder.core.errors import ForwarderError
 from forwarder.core.terminal_text import escape_control_characters
@@ -40,14 +40,14 @@ def print_usage(
     """
     reports = services.usage_reports
     if not reports.is_shared:
-        raise click.ClickException(
+        raise CommandError(
             "there is no database: each worker keeps its usage in memory (GET /forwarder/usage)"
         )
     try:
         first, last = parse_range(start, end, time.time())
         report = reports.make_report(first, last, parse_group(group), client)
     except ForwarderError as error:
-        raise click.ClickException(error.message) from error
+        raise CommandError(error.message) from error
     if report.is_truncated:
         click.echo(
             f"Only the first {len(report.lines)} lines follow; the total is that of all.", err=True
