@@ -32,8 +32,9 @@ package; so `app.py` passes them to `make_openapi_command` and `make_replay_comm
   settings become the list of all mistakes and exit code 2 (`InvalidConfiguration` in `check.py`).
   ``models check`` exits with 1 if a check fails. ``replay`` exits with 1 if the answers differ, and
   with 2 if it cannot compare them.
-- The key of a provider comes from a prompt, a variable or standard input. A key on the command line
-  is refused, because other users and the shell's history can see it.
+- The key of a provider or a client comes from a prompt, a variable or standard input. A key on the
+  command line is refused, because other users and the shell's history can see it. In this version,
+  ``replay --key`` only warns of that.
 - For keys and models, an option becomes a field of the body that the API has, and the same object
   validates it.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import orjson
@@ -24,11 +26,24 @@ from forwarder.observability.capture.replay import (
 )
 from forwarder.server.replay_application import AnswerRequest, replay_offline, replay_to_upstream
 
+KEY_VARIABLE = "REPLAY_KEY"
+
 
 class ReplayError(CommandError):
     """Exits with 2, since 1 means that the responses differ."""
 
     exit_code = 2
+
+
+def warn_of_visible_key(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """Warn of a key on the command line, which earlier versions documented."""
+    if context.get_parameter_source(option.name or "") is click.core.ParameterSource.COMMANDLINE:
+        print_line(
+            "warning: other users can see a key on the command line, and the next version refuses "
+            f"--key: set {KEY_VARIABLE} or use --key-stdin",
+            err=True,
+        )
+    return value
 
 
 def make_replay_command(answer: AnswerRequest) -> click.Command:
@@ -43,17 +58,23 @@ def make_replay_command(answer: AnswerRequest) -> click.Command:
         default="today",
         help="Send to the current upstream, or replay the captured upstream responses offline.",
     )
-    @click.option(
-        "--key", envvar="REPLAY_KEY", help="The client's key. Captures do not contain it."
-    )
+    @click.option("--key-stdin", is_flag=True, help="Read the client's key from standard input.")
+    @click.option("--key", envvar=KEY_VARIABLE, hidden=True, callback=warn_of_visible_key)
     @with_settings
-    def command(settings: Settings, name: str, upstream: str, key: str | None) -> None:
+    def command(
+        settings: Settings, name: str, upstream: str, key: str | None, key_stdin: bool
+    ) -> None:
         """Resend a captured request and compare the responses.
 
         ID is the id of a capture or of its request, FILE the output of GET
         /forwarder/exchanges/ID. Exits with 1 if the responses differ. Stores nothing.
+
+        Captures do not contain the client's key. It is read from the variable REPLAY_KEY or from
+        standard input; by default, the first of FORWARDER_API_KEYS is used.
         """
         record = load_record(name, settings)
+        if key_stdin:
+            key = sys.stdin.readline().strip() or None
         try:
             for note in list_caveats(record):
                 print_line(f"note: {note}", err=True)

@@ -61,9 +61,9 @@ class Runs:
         found = client.get("/forwarder/exchanges", headers={"Authorization": "Bearer sk-admin"})
         return str(found.json["data"][0]["id"])
 
-    def replay(self, *given: str, **environment: str) -> tuple[int, str, str]:
+    def replay(self, *arguments: str, given: str = "", **environment: str) -> tuple[int, str, str]:
         app = create_app(Settings.from_env({**self.environment, **environment}))
-        result = app.test_cli_runner().invoke(args=["replay", *given])
+        result = app.test_cli_runner().invoke(args=["replay", *arguments], input=given)
         return result.exit_code, result.stdout, result.stderr
 
 
@@ -193,15 +193,23 @@ def test_replay_calls_the_current_upstream_and_compares(runs: Runs) -> None:
     assert {r.headers["authorization"] for r in runs.asked} == {"Bearer sk-upstream"}
 
 
-def test_replay_takes_the_client_key_as_option(runs: Runs) -> None:
+@pytest.mark.parametrize("source", ["variable", "standard input", "option"])
+def test_replay_takes_the_client_key(
+    source: str, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs.environment |= {"FAR_API_KEY": "passthrough", "FORWARDER_API_KEYS": ""}
     capture_id = runs.capture_request(BODY, make_stream_response(*SAYS))
     runs.answers = iter([make_stream_response(*SAYS)])
+    options = {"standard input": ("--key-stdin",), "option": ("--key", "sk-own-key")}
+    if source == "variable":
+        monkeypatch.setenv("REPLAY_KEY", "sk-own-key")
 
-    code, _, told = runs.replay(capture_id, "--key", "sk-own-key")
+    code, _, told = runs.replay(capture_id, *options.get(source, ()), given="sk-own-key\n")
 
     assert code == 0, told
     assert runs.asked[0].headers["authorization"] == "Bearer sk-own-key"
+    assert ("warning: other users can see a key" in told) is (source == "option")
+    assert "sk-own-key" not in told
 
 
 def test_a_replay_is_neither_stored_nor_captured(runs: Runs, tmp_path: Path) -> None:
