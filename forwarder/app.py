@@ -11,6 +11,7 @@ from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from forwarder.cli.context import is_loaded_for_command
 from forwarder.cli.keys import keys_group, secrets_group
 from forwarder.cli.models import models_group
 from forwarder.cli.openapi import make_openapi_command
@@ -104,13 +105,15 @@ class Application(Flask):
 def create_app(settings: Settings | None = None) -> Flask:
     """Create the WSGI application. By default it reads its settings from the environment.
 
-    Raises ConfigError, with one line per mistake, if the configuration is invalid.
+    Starts the background loops, unless ``flask`` needs the application only for a command. Raises
+    ConfigError, with one line per mistake, if the configuration is invalid.
     """
     settings = settings or load_settings()
     configure_logging(settings)
     services = Services.build(settings)
     app = make_app(services)
-    services.start()
+    if not is_loaded_for_command():
+        services.start()
     return app
 
 

@@ -16,7 +16,7 @@ is elsewhere: `models/registration.py`, `client_keys/registry.py`, `usage/report
    background loop runs. `with_settings` is for commands that build their own services (``replay``).
 3. ``flask --app wsgi`` has the commands of `build_commands` too, but neither ``serve`` nor
    ``check``. There, `with_services` passes the services of the application that ``flask`` has
-   loaded, and does not close them.
+   loaded, and does not close them. `create_app` starts them only for ``flask run``.
 
 ``check`` uses neither: it parses the settings, those of gunicorn and the file of MCP servers, and
 opens no database. ``openapi`` and ``replay`` need functions of `app.py`, which imports this

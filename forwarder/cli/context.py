@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any
 
 import click
-from flask.cli import ScriptInfo
+from flask.cli import ScriptInfo, run_command
 
 from forwarder.cli.check import InvalidConfiguration
 from forwarder.config.settings import ConfigError, Settings, load_settings
@@ -58,6 +58,14 @@ def read_settings() -> Settings:
         raise InvalidConfiguration(error.mistakes) from error
     configure_logging(settings, min_level="WARNING")  # a command prints its result
     return settings
+
+
+def is_loaded_for_command() -> bool:
+    """Return whether ``flask`` is loading the application for another command than ``run``."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.find_object(ScriptInfo) is None:
+        return False
+    return context.command is not run_command
 
 
 def find_loaded_extension() -> ForwarderExtension | None:

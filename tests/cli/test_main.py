@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from flask.cli import FlaskGroup
 
 from forwarder import __version__
 from forwarder.app import create_app
@@ -115,6 +116,24 @@ def test_a_command_starts_no_background_loop_and_closes_what_it_opens(
     assert result.exit_code == 0, result.output
     assert len(ended) == 1
     assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_started"), [(["models", "list"], False), (["--help"], False), (["run"], True)]
+)
+def test_flask_starts_background_loops_only_to_serve(
+    arguments: list[str], is_started: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Services] = []
+    monkeypatch.setattr(Services, "start", lambda self: started.append(self))
+    monkeypatch.setattr("flask.cli.run_simple", lambda *_, **options: None)
+    settings = Settings.from_env({"FORWARDER_DATABASE_URL": "none"})
+    group = FlaskGroup(create_app=lambda: create_app(settings))
+
+    result = CliRunner().invoke(group, arguments)
+
+    assert result.exit_code == 0, result.output
+    assert bool(started) is is_started
 
 
 @pytest.mark.parametrize("level", ["INFO", "DEBUG"])
