@@ -75,9 +75,12 @@ class Resilience:
     ) -> EventStream:
         """Return the answer of the first route that succeeds.
 
-        The routes of a group are tried in the order of their members. If all fail, raises the error
-        of the first route, which the client requested, and restores ``context`` to the state of
-        that route.
+        Fallbacks are tried in their order. If all fail, raises the error of the first route, which
+        the client requested, and restores ``context`` to the state of that route.
+
+        Of a group, members of a lower order come first, and `balance.py` chooses among those of
+        the same order. If all fail, raises the last error; if all are left out because they are
+        cooling down or broken, the refusal of the one that can be called first.
         """
         first, *others = routes
         if first.member is not None:
