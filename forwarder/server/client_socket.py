@@ -19,7 +19,7 @@ import gevent
 from gunicorn.http.body import Body, ChunkedReader
 from gunicorn.http.errors import ParseException
 
-log = logging.getLogger("forwarder.upstream.transport.client_socket")
+log = logging.getLogger("forwarder.server")
 
 MAX_SKIPPED_BYTES = 2**16
 """If more of a body is unread, the worker closes the connection instead of skipping the rest."""

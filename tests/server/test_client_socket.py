@@ -242,10 +242,15 @@ def test_an_answer_is_sent_whole_to_a_slow_client() -> None:
     assert received == len(sent)
 
 
-def test_client_that_does_not_read_is_disconnected(hasty: Pair) -> None:
+def test_client_that_does_not_read_is_disconnected(
+    hasty: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "forwarder")
     hasty.read_request()
     with pytest.raises(BrokenPipeError):
         hasty.server.sendall(b"x" * 10_000_000)
+    (record,) = caplog.records
+    assert (record.name, vars(record)["event"]) == ("forwarder.server", "client_send_timeout")
 
 
 def test_the_limit_for_an_answer_ends_with_its_request(pair: Pair) -> None:
