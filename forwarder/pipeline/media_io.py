@@ -42,7 +42,8 @@ def upload_file(
 ) -> str:
     """The upstream's file id of ``blob``; uploads it if the upstream does not have it."""
     key = context.client_key if route.upstream.passthrough_key else None
-    get_file_id = partial(services.uploads.get_or_create(route.upstream).get_file_id, blob, key)
+    uploads = services.uploads.get_or_create(route.upstream)
+    get_file_id = partial(uploads.get_file_id, blob, context, key)
     state = services.resilience.upstream_states.get_or_create(route.upstream)
     return state.run_with_retries(get_file_id, context)
 

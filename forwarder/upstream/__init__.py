@@ -44,8 +44,9 @@ Rules:
 - Only `connection.py`, `errors.py` and `sdk_client.py` import the SDK; `tests/test_imports.py`
   checks it. Calls, except the probes of a base URL, are made inside ``with connection.errors``. It
   turns exceptions into an UpstreamError without secrets. A refusal keeps the upstream's message.
-- Calls for answers and passed-through requests are made inside a `CancellationScope`, so that a
-  disconnect of the client ends the wait for the head. ``context.cleanup`` closes the response.
+- Calls for answers, uploads and passed-through requests are made inside a `CancellationScope`, so
+  that a disconnect of the client ends the wait for the head. ``context.cleanup`` closes the
+  response.
 - Errors can quote keys. Error bodies, events with an error, and headers for the client are redacted
   here. Other events are not searched for secrets.
 - A refusal of the forwarder's own key becomes an UpstreamKeyRefused (`key_refusal.py`). Until a

@@ -9,7 +9,7 @@ import httpx2
 
 from forwarder.context.redaction import redact_headers
 from forwarder.context.request_context import RequestContext
-from forwarder.core.cancellation import CancellationScope
+from forwarder.core.cancellation import CancellationScope, CancelToken
 from forwarder.core.data_urls import Blob
 from forwarder.core.types import Json
 from forwarder.upstream.connection import UpstreamConnection
@@ -38,9 +38,9 @@ class UpstreamFiles:
     def __init__(self, connection: UpstreamConnection) -> None:
         self._connection = connection
 
-    def upload(self, blob: Blob, client_key: str | None) -> str:
-        """Store a file; return the upstream's id of it."""
-        with self._connection.errors:
+    def upload(self, blob: Blob, client_key: str | None, token: CancelToken) -> str:
+        """Store a file for the client of ``token``; return the upstream's id of it."""
+        with self._connection.errors, CancellationScope(token):
             file = self._connection.sdk.files.create(
                 file=(blob.name or "file", blob.data, blob.type),
                 purpose="user_data",

@@ -471,6 +471,31 @@ def test_file_download_is_cancelled_when_the_client_disconnects(serve: Serve) ->
         assert left.wait(2)
 
 
+def test_file_upload_is_cancelled_when_the_client_disconnects(serve: Serve) -> None:
+    left = threading.Event()
+
+    def wait_for_close(peer: Peer) -> None:
+        if peer.request() and not peer.request():
+            left.set()
+
+    with run_server(wait_for_close) as files:
+        forwarder = serve(
+            {
+                "CHAT_BASE_URL": f"{files.url}/v1",
+                "CHAT_API_KEY": KEY,
+                "CHAT_QUIRKS": '{"file": "upload"}',
+            }
+        )
+        data = "data:application/pdf;base64,JVBERi0xLjQK"
+        part = {"type": "file", "file": {"filename": "a.pdf", "file_data": data}}
+        body = {"model": "m", "messages": [{"role": "user", "content": [part]}]}
+        with sending(forwarder, "chat", body):
+            assert wait_for(lambda: files.requests)
+            assert b"POST /v1/files" in bytes(files.requests[0])
+
+        assert left.wait(2)
+
+
 @every_pairing
 def test_a_client_that_leaves_is_no_failure_of_the_upstream(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream

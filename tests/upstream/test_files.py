@@ -8,6 +8,7 @@ import httpx2
 import pytest
 
 from forwarder.context.request_context import RequestContext
+from forwarder.core.cancellation import is_client_waiting
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import UpstreamRefused, UpstreamUnreachable
 from forwarder.core.translation_context import LossReport
@@ -22,7 +23,9 @@ def make_context() -> RequestContext:
 def test_a_file_is_uploaded_with_its_name_and_type() -> None:
     provider = Provider(lambda _: httpx2.Response(200, json={"id": "file-1"}))
 
-    file_id = make_upstream(provider).files.upload(Blob(b"abc", "text/plain", "a.txt"), None)
+    file_id = make_upstream(provider).files.upload(
+        Blob(b"abc", "text/plain", "a.txt"), None, make_context()
+    )
 
     [request] = provider.requests
     assert file_id == "file-1"
@@ -31,6 +34,20 @@ def test_a_file_is_uploaded_with_its_name_and_type() -> None:
     assert b'filename="a.txt"' in request.content
     assert b"abc" in request.content
     assert b"user_data" in request.content
+
+
+def test_an_upload_ends_when_its_client_disconnects() -> None:
+    context = make_context()
+
+    def disconnect(_: httpx2.Request) -> httpx2.Response:
+        assert is_client_waiting()
+        context.cancel()
+        assert not is_client_waiting()
+        raise httpx2.ReadError("the client has left")
+
+    with pytest.raises(UpstreamUnreachable):
+        make_upstream(Provider(disconnect)).files.upload(Blob(b"a", "text/plain"), None, context)
+    assert is_client_waiting()
 
 
 def test_a_file_is_deleted_by_its_id() -> None:
@@ -46,7 +63,7 @@ def test_refusal_of_a_file_is_an_upstream_error() -> None:
     files = make_upstream(make_refusing_provider(413, json={"error": {"message": "too big"}})).files
 
     with pytest.raises(UpstreamRefused, match="too big"):
-        files.upload(Blob(b"abc", "text/plain"), None)
+        files.upload(Blob(b"abc", "text/plain"), None, make_context())
     with pytest.raises(UpstreamRefused, match="too big"):
         files.delete_file("file-1", None)
 

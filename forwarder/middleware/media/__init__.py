@@ -50,8 +50,9 @@ Rules:
 - `find_media` skips malformed parts; the translation or the upstream reports them. Loops over
   locations pause, so that other requests run.
 - All requests to an upstream or endpoint share an `UploadCache`. It uploads a content once for each
-  key: the lock of the entry is held during the upload. It deletes files at the upstream that are
-  unused for FORWARDER_UPLOAD_MAX_AGE or too many; a failed deletion is only logged.
+  key: the lock of the entry is held during the upload, which ends if its client disconnects. The
+  cache deletes files at the upstream that are unused for FORWARDER_UPLOAD_MAX_AGE or too many; a
+  failed deletion is only logged.
 
 `Fetcher` also serves `hosted_tools`. `check_media` serves `storage/items.py`, which stores items
 without calling an upstream.

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from forwarder.core.cancellation import CancelToken
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import ForwarderError
 from forwarder.upstream.resilience.classify import describe_failure
@@ -29,7 +30,7 @@ UploadKey = tuple[str | None, bytes]
 class UpstreamFileStore(Protocol):
     """The file operations of an upstream."""
 
-    def upload(self, blob: Blob, client_key: str | None) -> str: ...
+    def upload(self, blob: Blob, client_key: str | None, token: CancelToken) -> str: ...
 
     def delete_file(self, file_id: str, client_key: str | None) -> None: ...
 
@@ -57,11 +58,11 @@ class UploadCache:
         self._sweeper: threading.Timer | None = None
         self._is_closed = False
 
-    def get_file_id(self, blob: Blob, client_key: str | None = None) -> str:
+    def get_file_id(self, blob: Blob, token: CancelToken, client_key: str | None = None) -> str:
         """Return the upstream's id of a file; upload it if it is not cached.
 
         ``client_key`` is the API key to use, ``None`` for the configured one. Raises
-        ForwarderError if the upload fails.
+        ForwarderError if the upload fails, also because the client of ``token`` disconnects.
         """
         key = client_key, hashlib.sha256(blob.data).digest()
         with self._lock:
@@ -70,7 +71,7 @@ class UploadCache:
             self._files.move_to_end(key)
         with entry.lock:
             if entry.id is None:
-                entry.id = self._store.upload(blob, client_key)
+                entry.id = self._store.upload(blob, client_key, token)
             file_id = entry.id
         self._schedule_sweep()
         return file_id
