@@ -15,7 +15,7 @@ from forwarder.server.base_paths import WsgiApp
 
 ANY = "*"
 
-_METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
+_METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 _MAX_AGE = "600"
 """Seconds for which browsers may cache a preflight response."""
 

@@ -71,6 +71,16 @@ def test_pages_of_these_origins_are_allowed(
     assert "Access-Control-Allow-Credentials" not in got.headers
 
 
+def test_preflight_allows_the_methods_of_all_routes(serve: Serve) -> None:
+    client = serve(answer, FORWARDER_CORS_ORIGINS=PAGE)
+
+    got = client.options("/forwarder/keys/alice", headers=PREFLIGHT)
+
+    allowed = set(got.headers["Access-Control-Allow-Methods"].split(", "))
+    rules = client.application.url_map.iter_rules()
+    assert allowed == {method for rule in rules for method in rule.methods or ()}
+
+
 def test_preflight_needs_no_key(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     client = serve(answer, FORWARDER_CORS_ORIGINS=PAGE, FORWARDER_API_KEYS="k")
     capsys.readouterr()
@@ -80,7 +90,7 @@ def test_preflight_needs_no_key(serve: Serve, capsys: pytest.CaptureFixture[str]
     assert (got.status_code, got.data) == (204, b"")
     assert cors_of(got) == {
         "Access-Control-Allow-Origin": PAGE,
-        "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE, OPTIONS",
+        "Access-Control-Allow-Methods": "GET, HEAD, POST, PATCH, DELETE, OPTIONS",
         "Access-Control-Allow-Headers": "authorization,content-type,x-stainless-os",
         "Access-Control-Max-Age": "600",
     }
