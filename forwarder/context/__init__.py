@@ -14,8 +14,8 @@ work and requests that the forwarder makes itself each have a `RequestContext`:
    budgets refuse here. A request that the forwarder makes itself skips these two steps
    (`make_internal_context` in `pipeline/own_upstream_requests.py`).
 3. `Resilience` calls `start_attempt` before each attempt. It replaces the fields of the previous
-   attempt: upstream, model, endpoint, losses, headers for the client, and the memory of data that
-   was added to the request.
+   attempt: upstream, model, endpoint, losses, headers for the client, whether the answer is
+   composed, and the memory of data that was added to the request.
 4. `instrument` wraps the upstream's handler in the observers, and `upstream/connection.py` takes
    headers (`collect_upstream_headers`) and a recorder (`record_attempt`) for each call.
 5. `with_metering`, a stage of the pipeline, notes the first event, the number of events and the

@@ -134,8 +134,8 @@ class RequestContext:
     upstream is already generating and that only has to be followed. ``body_memory`` is the limit of
     memory for bodies, ``body_reservation`` the request body's part of it; ``body_size`` is the
     size of the request body in bytes, ``body_text`` the bytes that its texts take beyond it.
-    ``is_answer_composed`` is true if the answer is made here of several upstream answers, so that
-    no upstream has it. ``tool_memory`` holds data of hosted tools for a fallback to another
+    ``is_answer_composed`` is true if this attempt makes the answer of several upstream answers, so
+    that no upstream has it. ``tool_memory`` holds data of hosted tools for a fallback to another
     upstream, such as the outcomes of calls that ran already. ``runs_hosted_tools`` is false for
     requests that a hosted tool itself makes.
     """
@@ -248,8 +248,9 @@ class RequestContext:
         return stream
 
     def start_attempt(self, upstream: str, model: str) -> None:
-        """Start an attempt at another upstream; discard losses and headers of the previous one."""
+        """Start an attempt at another upstream; discard the state of the previous one."""
         self.upstream, self.model, self.endpoint = upstream, model, None
+        self.is_answer_composed = False
         self.loss_report = self.loss_report.restart(self.conversion_losses)
         self.reply_headers = {}
         self.release_added_memory()

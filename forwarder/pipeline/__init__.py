@@ -53,8 +53,9 @@ Rules:
   ``wrap_…`` function sees the whole attempt, and may return the handler unchanged.
 - A stage copies what it changes, because the next route gets the same request.
 - Each attempt starts with a new loss report and without the reply headers and the added memory of
-  the one before (`RequestContext.start_attempt`). State that must survive a fallback is in the
-  context, such as ``tool_memory``.
+  the one before (`RequestContext.start_attempt`). A stage that sends several requests sets
+  ``is_answer_composed``, also of the attempt: they are sent without the client's Idempotency-Key.
+  State that must survive a fallback is in the context, such as ``tool_memory``.
 - A stage reaches the network through its handler or through `MediaIO`. If it needs another way, it
   checks ``is_preview``, because a preview calls nothing.
 - While the stream is read, `MALFORMED_EVENT_ERRORS` such as KeyError become a 502 for a malformed

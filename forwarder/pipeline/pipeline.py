@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from forwarder.core.client_headers import IDEMPOTENCY_KEY
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import STR, check_enum, check_type
 from forwarder.hosted_tools import (
@@ -160,8 +159,7 @@ def wrap_choices_of_chat_tools(handler: Handler, attempt: Attempt) -> Handler:
 def wrap_chat_tools(handler: Handler, attempt: Attempt) -> Handler:
     if not attempt.runs_tools or attempt.request.get("functions"):
         return handler
-    attempt.context.client_headers.pop(IDEMPOTENCY_KEY, None)
-    attempt.context.has_converted_body = True  # the forwarder adds messages for later rounds
+    attempt.context.is_answer_composed = True
     context, loss_report = attempt.loop_context, attempt.context.loss_report
     return with_hosted_chat_tools(handler, attempt.chat_tools, context, loss_report)
 
@@ -178,7 +176,7 @@ def wrap_hosted_tools(handler: Handler, attempt: Attempt) -> Handler:
     if not context.kinds or (attempt.compacts_natively and attempt.is_compaction):
         return handler
     if attempt.runs_tools:
-        attempt.context.client_headers.pop(IDEMPOTENCY_KEY, None)  # each round is a new request
+        attempt.context.is_answer_composed = True
         if attempt.profile.keeps_responses and attempt.route.protocol == RESPONSES.name:
             handler = with_unstored_rounds(handler)
     return with_hosted_tools(handler, context)
@@ -204,8 +202,8 @@ def wrap_media(handler: Handler, attempt: Attempt) -> Handler:
 
 
 def wrap_multiple_choices(handler: Handler, attempt: Attempt) -> Handler:
-    if attempt.request.get("n") not in (None, 1):  # several requests must not share one key
-        attempt.context.client_headers.pop(IDEMPOTENCY_KEY, None)
+    if attempt.request.get("n") not in (None, 1):
+        attempt.context.is_answer_composed = True
     return with_multiple_choices(handler, attempt.services.settings.max_choices)
 
 

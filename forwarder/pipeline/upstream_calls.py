@@ -173,7 +173,6 @@ class UpstreamCalls:
         """The stream of the upstream of one route."""
         context.loss_report.local_parameters = self.list_local_parameters(client, request, route)
         attempt = self.make_attempt(route, client, style, context, request)
-        context.is_answer_composed = attempt.runs_tools
         call = attempt.upstream.make_handler(route, client, context)
         model = request["model"]
         stream = build_handler(attempt, self._with_retries(call, route, context))(request)

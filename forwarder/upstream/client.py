@@ -182,11 +182,13 @@ class Upstream:
         self, request: Json, route: Route, client: str, context: RequestContext
     ) -> tuple[Json, Profile]:
         """Return the body for the upstream, and the profile that adapts it."""
-        # The generic profile adapts a chat client's own chat body only by learned quirks.
+        # The generic profile adapts a chat client's own chat body only by learned quirks. A body
+        # to which the forwarder adds messages is not the client's own.
         is_passthrough = (
             client == route.protocol
             and UPSTREAM_PROTOCOLS[client].passes_unadapted
             and not context.has_converted_body
+            and not context.is_answer_composed
             and self._is_generic
         )
         base = PASSTHROUGH_PROFILE if is_passthrough else None

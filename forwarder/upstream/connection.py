@@ -189,8 +189,9 @@ class UpstreamConnection:
         """Build the headers of one request; the operator's headers replace the client's.
 
         The client's ``Idempotency-Key`` applies to one body, so other bodies of the same request,
-        such as the request for a summary, are sent without it.  Clients that share the forwarder's
-        key may choose the same value, so it is replaced by a hash that differs for each client.
+        such as the request for a summary, are sent without it, and so are all bodies of a composed
+        answer.  Clients that share the forwarder's key may choose the same value, so it is
+        replaced by a hash that differs for each client.
         """
         headers = {
             name: value
@@ -198,7 +199,7 @@ class UpstreamConnection:
             if name.lower() not in self._configured_header_names
         }
         if IDEMPOTENCY_KEY in headers:
-            if not context.record_first_body(content):
+            if context.is_answer_composed or not context.record_first_body(content):
                 del headers[IDEMPOTENCY_KEY]
             elif context.account_id and not self.settings.passthrough_key:
                 text = f"{context.account_id} {headers[IDEMPOTENCY_KEY]}"

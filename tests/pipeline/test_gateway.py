@@ -45,6 +45,8 @@ class Upstreams:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bodies: list[Json] = []
+        self.keys: list[str | None] = []
+        """The ``Idempotency-Key`` of each request."""
         self.failing: dict[str, int] = {}
         """The last word of a path -> how often it still fails."""
         self.refused: dict[str, Json] = {}
@@ -57,6 +59,7 @@ class Upstreams:
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         self.bodies.append(json.loads(request.read()))
+        self.keys.append(request.headers.get("idempotency-key"))
         what = request.url.path.rpartition("/")[2]
         if self.failing.get(what, 0) > 0:
             self.failing[what] -= 1
@@ -369,6 +372,40 @@ def test_a_fallback_gets_the_request_in_its_own_protocol(
     assert "Hi" in json.dumps(events)
     assert (exchange.upstream, exchange.model) == (then, "spare")
     assert exchange.failed_upstreams == [first]
+
+
+@pytest.mark.parametrize("is_searching", [True, False])
+def test_a_fallback_that_runs_no_tools_gets_the_request_unchanged(
+    is_searching: bool, upstreams: Upstreams
+) -> None:
+    """The first upstream needs the forwarder's search, the fallback searches itself."""
+    over = bridge_of(
+        FORWARDER_UPSTREAMS="one,two",
+        ONE_BASE_URL="http://one.test/v1",
+        ONE_FALLBACK="two",
+        TWO_BASE_URL="http://two.test/v1",
+        TWO_HOSTED_TOOLS="web_search",
+        FORWARDER_WEB_SEARCH="searxng",
+        FORWARDER_WEB_SEARCH_URL="http://search.test",
+    )
+    upstreams.failing = {"completions": 1}
+    exchange = RequestContext(
+        id="req_1",
+        route="chat",
+        loss_report=LossReport(),
+        client_headers={"Idempotency-Key": "key-1"},
+    )
+    options: Json = {"web_search_options": {}} if is_searching else {}
+    messages = [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": "hi"}]
+    request = {"model": "one/m", "messages": messages, "stream": True, **options}
+
+    list(over.stream("chat", dict(request), None, exchange))
+
+    first, second = upstreams.bodies
+    assert ("tools" in first) is is_searching
+    assert first["messages"][0]["role"] == ("system" if is_searching else "developer")
+    assert {name: second.get(name) for name in request} == {**request, "model": "m"}
+    assert upstreams.keys == [None if is_searching else "key-1", "key-1"]
 
 
 def test_losses_of_a_failed_upstream_are_not_reported(
