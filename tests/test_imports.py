@@ -202,14 +202,18 @@ def test_libraries_are_imported_only_by_their_owners(path: Path) -> None:
         assert owners is None or place.startswith(owners), f"{place} imports {module}"
 
 
+QUERIES = (
+    "database.read",
+    "database.write",
+    "database.write_if_possible",
+    "database.write_without_timeout",
+)
+
+
 @every_module
 def test_only_repositories_query_the_database(path: Path) -> None:
     """Other modules call the named operations of `storage.repositories`."""
-    queries = [
-        name
-        for name in read_uses(path).attributes
-        if name.endswith(("database.read", "database.write", "database.write_without_timeout"))
-    ]
+    queries = [name for name in read_uses(path).attributes if name.endswith(QUERIES)]
     place = str(path.relative_to(PACKAGE))
     assert place.startswith(OWNERS["sqlalchemy"]) or not queries, f"{place}: {queries}"
 

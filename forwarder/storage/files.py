@@ -91,8 +91,7 @@ class FileStore:
 
     def iterate_content(self, owner: str, file_id: str) -> Iterator[bytes]:
         """Yield the content of a file in parts, and mark the file as used."""
-        if self._repository.is_writable:
-            self._repository.mark_used(owner, file_id)
+        self._repository.mark_used(owner, file_id)
         number = 0
         while True:
             data = self._repository.read_part(owner, file_id, number)

@@ -122,6 +122,16 @@ class Database:
             self._stability.restart()
             raise
 
+    def write_if_possible(self, work: DatabaseWork[object]) -> None:
+        """Like `write`, for a write that the caller does not need, such as a last use.
+
+        Does nothing while the database is not writable, because a full disk can still be read. A
+        failure is logged only.
+        """
+        if not self.write_breaker.is_open:
+            with suppress(StoreUnavailable):
+                self.write(work)
+
     def write_without_timeout(self, work: DatabaseWork[T]) -> T:
         """Like `write`, without a statement timeout."""
         return self._run_work(lambda: self._run_write_without_timeout(work), self.write_breaker)

@@ -32,7 +32,7 @@ Rules:
 
 - Only `storage.db` and this package query the database and import SQLAlchemy;
   `tests/test_imports.py` fails otherwise.
-- Every method that queries the database raises StoreUnavailable. Nothing is retried here: the
+- Every method that queries the database may raise StoreUnavailable. Nothing is retried here: the
   caller knows whether it can wait. Exceptions that the function raises (NotFound,
   ConversationLocked, TooLarge, KeyNameTaken …) roll back and reach the caller.
 - The function may run twice and, with SQLite, runs in a native thread (see `storage.db`). `claim`
@@ -41,9 +41,9 @@ Rules:
   read large data for a request take it.
 - The owner is the first parameter, or part of it (a lease, a claimed file). Methods for tables of
   the operator and for the jobs and files of all owners have none.
-- While the write breaker is open, `VectorStoreRepository.mark_used` does nothing, and callers of
-  `FileRepository` can ask `is_writable`: a full disk can still be read. `mark_used` is the one
-  method with two transactions: it writes only if a read shows that it has to.
+- A last use is written with `Database.write_if_possible`, so that requests that only read are
+  served while a disk is full. `VectorStoreRepository.mark_used` is the one method with two
+  transactions: it writes only if a read shows that it has to.
 - `ModelRepository` and `ClientKeyRepository` change the counter of their table. Their registries
   announce the change to other workers after the commit.
 - `OwnerRepository` moves owners without a statement timeout, because a move updates all their rows.

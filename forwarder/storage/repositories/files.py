@@ -35,8 +35,8 @@ class FileRepository:
         return self._database.write(lambda c: files.mark_complete(c, owner, file_id))
 
     def mark_used(self, owner: str, file_id: str) -> None:
-        """Update the last use of a file, which protects it from pruning."""
-        self._database.write(lambda c: files.mark_used(c, owner, file_id))
+        """Update the last use of a file, which protects it from pruning, if that is possible."""
+        self._database.write_if_possible(lambda c: files.mark_used(c, owner, file_id))
 
     def find(self, owner: str, file_id: str) -> StoredFile | None:
         """Return a file that is complete and has not expired."""

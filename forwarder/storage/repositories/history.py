@@ -82,10 +82,10 @@ class HistoryRepository:
         return ChainEnds(turns[0].id, turns[-1].upstream) if turns else None
 
     def note_use(self, owner: str, used_responses: Iterable[StoredResponse]) -> None:
-        """Update the last use of responses, which protects them from pruning."""
+        """Update the last use of responses, which protects them from pruning, if possible."""
         stale = [stored.id for stored in used_responses if responses.is_stale(stored)]
         if stale:
-            self._database.write(lambda c: responses.touch(c, owner, stale))
+            self._database.write_if_possible(lambda c: responses.touch(c, owner, stale))
 
     def list_input_items(
         self, owner: str, response_id: str, spend: SpendCallback | None = None

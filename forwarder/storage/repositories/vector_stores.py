@@ -60,11 +60,9 @@ class VectorStoreRepository:
         return self._database.write(lambda c: vector_stores.update(c, owner, store_id, changes))
 
     def mark_used(self, owner: str, store_ids: list[str]) -> None:
-        """Mark stores and their files as used. Does nothing while the database is not writable."""
-        if self._database.write_breaker.is_open:
-            return  # a full disk can still be searched
+        """Mark stores and their files as used, if the database is writable."""
         if self._database.read(lambda c: vector_stores.needs_mark_used(c, owner, store_ids)):
-            self._database.write(lambda c: vector_stores.mark_used(c, owner, store_ids))
+            self._database.write_if_possible(lambda c: vector_stores.mark_used(c, owner, store_ids))
 
     def remove(self, owner: str, store_id: str) -> bool:
         """Delete a store; its files stay. Returns whether it existed."""

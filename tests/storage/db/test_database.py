@@ -65,6 +65,20 @@ def test_database_error_raises_store_unavailable(
     assert database.read(list_names) == ["secret"]
 
 
+def test_optional_write_is_skipped_or_fails_silently(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.write_if_possible(lambda c: insert_name(c, "a"))
+    database.write_if_possible(lambda c: insert_name(c, "a"))
+    assert "IntegrityError" in caplog.text
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database.write_breaker, "error", "disk is full")
+        database.write_if_possible(lambda c: insert_name(c, "b"))
+
+    assert database.read(list_names) == ["a"]
+
+
 def test_writers_are_serialized(database: SqliteDatabase) -> None:
     other = SqliteDatabase(database.path)
     other.prepare()

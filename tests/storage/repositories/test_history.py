@@ -88,6 +88,19 @@ def test_use_is_recorded_once_a_day(database: SqliteDatabase) -> None:
     assert [turn.used for turn in read_turns()] == before
 
 
+def test_use_is_not_recorded_while_the_database_is_full(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = HistoryRepository(database)
+    database.write(lambda c: c.execute(sa.text("UPDATE responses SET used = 5")))
+    turns = database.read(lambda c: responses.read_chain(c, "o", "7-b"))
+
+    monkeypatch.setattr(database.write_breaker, "error", "disk is full")
+    history.note_use("o", turns)
+
+    assert database.read(lambda c: responses.read_chain(c, "o", "7-b")) == turns
+
+
 def test_conversation_item_is_found(database: SqliteDatabase) -> None:
     assert find_by_id(database, "msg_t", "msg_1") == {"msg_t": QUESTION, "msg_1": ANSWER}
     assert find_by_id(database, "msg_t", owner="p") == {}

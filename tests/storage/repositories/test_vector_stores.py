@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.core.storage_breaker import StorageBreaker
 from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.files import StoredFile
 from forwarder.storage.db.keyset_pages import NumberedPage
@@ -76,10 +75,10 @@ def test_store_and_its_files_are_changed_and_removed(repository: VectorStoreRepo
 
 
 def test_use_is_marked_while_the_database_is_writable(
-    repository: VectorStoreRepository, monkeypatch: pytest.MonkeyPatch
+    repository: VectorStoreRepository, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(StorageBreaker, "is_open", True)
+        patch.setattr(database.write_breaker, "error", "disk is full")
         repository.mark_used("o", ["vs_1"])
     unchanged = repository.find("o", "vs_1")
     assert unchanged is not None
