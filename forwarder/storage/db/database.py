@@ -522,6 +522,9 @@ def write_and_delete(connection: sa.Connection, size: int) -> None:
 CONFLICT_CODES = ("40", "55P03")
 """PostgreSQL error codes of conflicts between transactions."""
 
+DATA_EXCEPTION_CODE = "22"
+"""Begin of PostgreSQL's error codes for invalid values, whose messages quote the value."""
+
 READ_ONLY_CODE = "25006"
 """PostgreSQL error code of a read-only server, such as a replica."""
 
@@ -553,6 +556,14 @@ def make_public_reason(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Describe an error for the log, without the statement and its values."""
+    """Describe an error for the log, without the statement and its values.
+
+    The text of an error of PostgreSQL also has details, such as the row that violates a constraint.
+    """
     cause = error.orig if isinstance(error, DBAPIError) else error
-    return f"{type(cause).__name__}: {cause}"
+    diagnostic = getattr(cause, "diag", None)
+    message: object = cause if diagnostic is None else diagnostic.message_primary or cause
+    code = getattr(cause, "sqlstate", None) or ""
+    if code.startswith(DATA_EXCEPTION_CODE):
+        message = code
+    return f"{type(cause).__name__}: {message}"

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from forwarder.core.errors import NotFound, StoreUnavailable
 from forwarder.storage.db import database as database_module
-from forwarder.storage.db.database import SqliteDatabase
+from forwarder.storage.db.database import Database, SqliteDatabase, describe_error
 from forwarder.storage.db.tables import scheduled_jobs
 
 pytestmark = pytest.mark.usefixtures("_migrate_each_database")
@@ -63,6 +63,28 @@ def test_database_error_raises_store_unavailable(
     assert "IntegrityError" in caplog.text
     assert "secret" not in caplog.text
     assert database.read(list_names) == ["secret"]
+
+
+@pytest.mark.parametrize("due", ["0), ('secret', 0", "NULL"])
+def test_log_of_a_database_error_contains_no_values(
+    due: str, any_database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    statement = sa.text(f"INSERT INTO chores (name, due) VALUES ('secret', {due})")
+
+    with pytest.raises(StoreUnavailable):
+        any_database.write(lambda c: c.execute(statement))
+
+    [record] = caplog.records
+    assert "constraint" in record.getMessage()
+    assert "secret" not in record.getMessage()
+
+
+def test_invalid_value_is_not_logged() -> None:
+    error = psycopg.errors.InvalidTextRepresentation('invalid input for type integer: "secret"')
+
+    described = describe_error(sa.exc.DBAPIError("SELECT", None, error))
+
+    assert described == "InvalidTextRepresentation: 22P02"
 
 
 def test_optional_write_is_skipped_or_fails_silently(
