@@ -1,8 +1,8 @@
 """Processes files in vector stores: extracts the text, splits it, and embeds the passages.
 
 Each worker process handles one file at a time, in the background. A claimed file has a lease; if
-its worker dies, another one claims the file when the lease expires and starts again, at most
-`MAX_ATTEMPTS` times.
+its worker dies, another one claims the file when the lease expires and starts again. The file fails
+after `MAX_ATTEMPTS` attempts.
 """
 
 from __future__ import annotations
