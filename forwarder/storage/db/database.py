@@ -116,11 +116,7 @@ class Database:
 
     def write(self, work: DatabaseWork[T]) -> T:
         """Run ``work`` in one transaction, which is durable on return. Raises StoreUnavailable."""
-        try:
-            return self._run_work(lambda: self._run_write(work), self.write_breaker)
-        except StoreUnavailable:
-            self._stability.restart()
-            raise
+        return self._run_monitored_write(lambda: self._run_write(work))
 
     def write_if_possible(self, work: DatabaseWork[object]) -> None:
         """Like `write`, for a write that the caller does not need, such as a last use.
@@ -134,7 +130,7 @@ class Database:
 
     def write_without_timeout(self, work: DatabaseWork[T]) -> T:
         """Like `write`, without a statement timeout."""
-        return self._run_work(lambda: self._run_write_without_timeout(work), self.write_breaker)
+        return self._run_monitored_write(lambda: self._run_write_without_timeout(work))
 
     def find_error(self, max_age: float) -> str | None:
         """Return the current error, or None.
@@ -149,6 +145,13 @@ class Database:
     def get_error(self) -> str | None:
         """Return the error of an open breaker, or None, without a check of the database."""
         return self.read_breaker.error or self.write_breaker.error
+
+    def _run_monitored_write(self, write: Callable[[], T]) -> T:
+        try:
+            return self._run_work(write, self.write_breaker)
+        except StoreUnavailable:
+            self._stability.restart()
+            raise
 
     def _run_work(self, work: Callable[[], T], breaker: StorageBreaker) -> T:
         if breaker.is_open:
@@ -432,7 +435,9 @@ class PostgresqlDatabase(Database):
     def _run_write_without_timeout(self, work: DatabaseWork[T]) -> T:
         with self._engine.begin() as connection:
             connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-            return work(connection)
+            result = work(connection)
+            self.written_bytes += pop_written(connection)
+            return result
 
     def _create_tables(self) -> None:
         if not self._run_read(is_current):

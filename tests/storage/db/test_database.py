@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from forwarder.core.errors import NotFound, StoreUnavailable
 from forwarder.storage.db import database as database_module
+from forwarder.storage.db.compression import count_written
 from forwarder.storage.db.database import Database, SqliteDatabase, describe_error
 from forwarder.storage.db.tables import scheduled_jobs
 
@@ -85,6 +86,22 @@ def test_invalid_value_is_not_logged() -> None:
     described = describe_error(sa.exc.DBAPIError("SELECT", None, error))
 
     assert described == "InvalidTextRepresentation: 22P02"
+
+
+@pytest.mark.parametrize("method", ["write", "write_without_timeout"])
+def test_each_write_is_counted_and_its_failure_restarts_the_stability(
+    method: str, any_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, restarts = getattr(any_database, method), list[None]()
+    monkeypatch.setattr(any_database._stability, "restart", lambda: restarts.append(None))
+    before = any_database.written_bytes
+
+    write(lambda c: count_written(c, 100))
+    with pytest.raises(StoreUnavailable):
+        write(lambda c: c.execute(sa.text("SELECT nothing")))
+
+    assert any_database.written_bytes == before + 100
+    assert len(restarts) == 1
 
 
 def test_optional_write_is_skipped_or_fails_silently(
