@@ -1,7 +1,7 @@
 """Reports of usage with costs: sums by time, client, model and upstream.
 
-`UsageReporter` is for pages and commands. Its results are typed: times are Unix seconds of UTC, and
-costs USD.
+`UsageReporter` is for routes, pages and commands. Its results are typed: times are Unix seconds of
+UTC, and costs USD.
 """
 
 from __future__ import annotations

@@ -56,7 +56,8 @@ Rules:
 - A write is durable on return. With SQLite, a power failure may lose the latest ones.
 - Rows that other workers write at the same time are written in a sorted order, to prevent deadlocks
   (`usage.py`, `reasoning.py`, `client_keys.py`). SQLite has one writer and needs no row locks.
-- The keys of clients' tables contain the owner, and queries for a client are limited to its owner.
+- A key or an index of each table of clients begins with the owner, and queries for a client are
+  limited to its owner.
 - Callers check ids of clients and upstreams with `is_valid_id`: PostgreSQL stores no NUL, and index
   rows have a maximum size.
 - During a deploy, older workers use the migrated tables. So new columns are nullable, and

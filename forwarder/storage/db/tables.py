@@ -2,9 +2,10 @@
 
 ``migrations/`` creates the tables.
 
-Times are Unix seconds. ``owner`` is derived from a client's API key (`client_identity.py`) and is
-the first part of every key, so that each query is limited to one client. ``used`` is the
-last use of a row, and ``size`` its approximate number of bytes.
+Times are Unix seconds. ``owner`` is derived from a client's API key (`client_identity.py`), and
+each query for a client is limited to its owner. In tables of clients it is the first part of the
+primary key; if that is a ``number``, it is the first part of a unique key or of an index. ``used``
+is the last use of a row, and ``size`` its approximate number of bytes.
 """
 
 from __future__ import annotations
