@@ -43,9 +43,9 @@ from captures, logged bodies and pages of the console, and from captures also th
 
 **Rules:**
 
-- A context is closed once: each call of `close` counts the request again. For HTTP,
-  `finish_response` arranges that, after the last byte of a stream. If background work does not
-  start, only its ``cleanup`` is closed, so that it is not counted.
+- The first call of `close` counts the request, so it comes after the last byte of a stream; for
+  HTTP, `finish_response` arranges that. If background work does not start, only its ``cleanup`` is
+  closed, so that it is not counted.
 - Exceptions of ``on_request``, ``on_stream_start``, ``on_tool_call`` and ``on_complete`` are logged
   only. ``authorize``, ``instrument`` and ``trace_headers`` may fail the request.
 - `cancel` may come from another greenlet. ``cleanup`` and the reservations of memory may be used in

@@ -193,6 +193,7 @@ class RequestContext:
     is_answer_composed: bool = False
     tool_memory: dict[str, Any] = field(default_factory=dict)
     runs_hosted_tools: bool = True
+    _is_closed: bool = False
     _cancel_event: threading.Event | None = None
     _first_body_hash: int | None = None
     _added_memory: BodyReservation | None = None
@@ -415,7 +416,14 @@ class RequestContext:
                 log.info({"event": "stream_event_sampled", "id": self.id, "sample": sample})
 
     def close(self) -> None:
-        """Close all resources, notify the observers, and log one line about the request."""
+        """Close all resources, notify the observers, and log one line about the request.
+
+        A second call has no effect: the first one may have been interrupted by the end of the
+        process.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
         try:
             self.cleanup.close()
         finally:
@@ -423,12 +431,17 @@ class RequestContext:
                 self._added_memory.close()  # database work may still run, and read more
             self._release_stream()
             seconds = time.monotonic() - self.started_at
-            self._notify("on_complete", seconds)
-            level = self.log_level if self.status < 400 else max(self.log_level, logging.INFO)
-            if log.isEnabledFor(level):
-                # Only the text format, for people at a terminal, shows the message.
-                private = {"error_message": self.error_message}
-                log.log(level, self._make_log_fields(seconds), extra=private)
+            try:
+                self._notify("on_complete", seconds)
+            finally:
+                self._log_end(seconds)
+
+    def _log_end(self, seconds: float) -> None:
+        level = self.log_level if self.status < 400 else max(self.log_level, logging.INFO)
+        if log.isEnabledFor(level):
+            # Only the text format, for people at a terminal, shows the message.
+            private = {"error_message": self.error_message}
+            log.log(level, self._make_log_fields(seconds), extra=private)
 
     def _release_stream(self) -> None:
         """Break the reference cycle context -> run -> generator -> context.
@@ -446,12 +459,17 @@ class RequestContext:
         return read_token_counts(self.usage or self.rounds_usage or {})
 
     def _notify(self, method: str, *arguments: Any) -> None:
+        interruption: BaseException | None = None
         for observer in self.observers:
             try:
                 getattr(observer, method)(self, *arguments)
             except Exception as error:  # a faulty observer must not fail the request
                 event = {"event": "observer_failed"}
                 log.error("observer failed in request %s", self.id, exc_info=error, extra=event)
+            except BaseException as error:  # the process or the greenlet ends
+                interruption = error
+        if interruption is not None:
+            raise interruption
 
     def _make_log_fields(self, seconds: float) -> Json:
         input_tokens, output_tokens = self.token_counts

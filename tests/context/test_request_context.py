@@ -126,6 +126,20 @@ def test_closing_runs_the_cleanup() -> None:
     assert closed == ["reply"]
 
 
+def test_second_close_has_no_effect(log_messages: list[Any]) -> None:
+    completed: list[RequestContext] = []
+
+    class Observer(RequestObserver):
+        def on_complete(self, context: RequestContext, seconds: float) -> None:
+            completed.append(context)
+
+    context = make_context(observers=[Observer()])
+    context.close()
+    context.close()
+
+    assert (len(completed), len(log_messages)) == (1, 1)
+
+
 def test_cancel_ends_waits_and_closes_resources() -> None:
     closed: list[str] = []
     leaving = make_context()

@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException, abort
 
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from forwarder.context.request_context import RequestContext
+from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.body_memory import BodyReservation
 from forwarder.core.translation_context import LossReport
 from forwarder.server import request_hooks
@@ -80,6 +80,32 @@ def test_killed_request_releases_its_slot_and_is_logged(
     assert len(forwarder.running) == 0
     (line,) = [record.msg for record in caplog.records if record.name == "forwarder.exchange"]
     assert (line["status"], line["error"]) == (503, "shutting_down")
+
+
+def test_request_that_is_killed_while_it_is_closed_is_counted_once(
+    app: Flask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Observers may wait, for example for a thread, and the process may end meanwhile."""
+    completed: list[RequestObserver] = []
+
+    class Observer(RequestObserver):
+        def on_complete(self, context: RequestContext, seconds: float) -> None:
+            completed.append(self)
+
+    class KilledObserver(Observer):
+        def on_complete(self, context: RequestContext, seconds: float) -> None:
+            super().on_complete(context, seconds)
+            sys.exit(1)
+
+    observers = [Observer(), KilledObserver(), Observer()]
+    monkeypatch.setattr(get_extension(app).services, "observers", observers)
+
+    with caplog.at_level("INFO", "forwarder.exchange"), pytest.raises(SystemExit):
+        app.test_client().post("/v1/responses", data=b"{")
+
+    assert completed == observers
+    (line,) = [record.msg for record in caplog.records if record.name == "forwarder.exchange"]
+    assert line["status"] == 400
 
 
 def test_slot_is_taken_after_the_body_was_read(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
