@@ -48,11 +48,11 @@ package is its guide. This text says where to start reading.
   ``forwarder replay`` (`observability/capture`, `server/replay_application.py`).
 
 **Modules of this folder.** `create_app` (`app.py`) loads the settings, configures the log, builds
-`Services`, makes the application and, except for a command, starts the loops. `make_app` connects an
-application with given services: blueprints, commands, WSGI middleware, hooks, and the rate limiter
-among the observers. It starts nothing, so replays and ``forwarder openapi`` call it too. The guide
-of `server` has the order of the WSGI middleware and of the hooks. `wsgi.py` is the application of
-gunicorn and ``flask run``, `__main__.py` the command.
+`Services`, makes the application and, except for a command, starts the loops. `make_app` connects
+an application with given services: blueprints, commands, WSGI middleware, hooks, and the rate
+limiter among the observers. It starts nothing, so replays and ``forwarder openapi`` call it. The
+guide of `server` has the order of the WSGI middleware and of the hooks. `wsgi.py` is the
+application of gunicorn and ``flask run``, `__main__.py` the command.
 
 **Rules for all packages**, each with its test:
 
